@@ -1,0 +1,2 @@
+//! `gangplankd`.
+fn main() {}

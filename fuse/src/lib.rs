@@ -1,0 +1,2 @@
+//! The FUSE wire protocol.
+#![forbid(unsafe_code)]

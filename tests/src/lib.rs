@@ -1,0 +1,1 @@
+//! What the tests share: guests, the daemon under test, a driver without a guest.
