@@ -1,0 +1,1 @@
+//! The host directory as a FUSE file system.

@@ -1,0 +1,1 @@
+//! What the daemon gives up before it reads the first guest byte.

@@ -1,0 +1,378 @@
+//! Scattered memory that a request reads from or writes to, and file transfers straight into and out of it.
+//!
+//! The segments usually lie in guest memory, which the guest may change at any time. So they are raw
+//! addresses and never Rust references: bytes are copied out once and only the copy is looked at.
+#![allow(unsafe_code)] // raw addresses of guest memory are turned into copies and system calls here and nowhere else
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// The largest number of segments the kernel takes in one vectored call (`UIO_MAXIOV`).
+const MAX_SEGMENTS_PER_CALL: usize = 1024;
+
+/// A growable list of memory segments; adjacent ones are joined. The allocation survives [`Segments::clear`].
+#[derive(Default)]
+pub struct Segments {
+    list: Vec<libc::iovec>,
+    total: usize,
+}
+
+// SAFETY: the list holds addresses, not references; whoever makes a `Reader` or `Writer` of them answers for
+// the memory being mapped, on whatever thread that happens.
+unsafe impl Send for Segments {}
+
+impl Segments {
+    /// An empty list with room for `capacity` segments.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            list: Vec::with_capacity(capacity),
+            total: 0,
+        }
+    }
+
+    /// Appends `len` bytes at `base`, as part of the previous segment where it goes on from there.
+    /// Returns false, and appends nothing, where the total would not fit `isize`.
+    pub fn push(&mut self, base: *mut u8, len: usize) -> bool {
+        let Some(total) = self.total.checked_add(len).filter(|t| *t <= isize::MAX as usize) else {
+            return false;
+        };
+        if len == 0 {
+            return true;
+        }
+        self.total = total;
+        match self.list.last_mut() {
+            Some(last) if last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
+                last.iov_len += len;
+            }
+            _ => self.list.push(libc::iovec {
+                iov_base: base.cast(),
+                iov_len: len,
+            }),
+        }
+        true
+    }
+
+    /// Appends a local buffer; for tests and for callers that serve a request out of their own memory.
+    pub fn push_slice(&mut self, buffer: &mut [u8]) -> bool {
+        self.push(buffer.as_mut_ptr(), buffer.len())
+    }
+
+    /// Empties the list and keeps its allocation.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.total = 0;
+    }
+
+    /// Bytes in all segments.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Number of segments after joining.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Reads from the segments, from the first byte on.
+    ///
+    /// # Safety
+    /// Every segment must be mapped and readable for as long as the reader lives.
+    pub unsafe fn reader(&mut self) -> Reader<'_> {
+        Reader(Cursor {
+            remaining: self.total,
+            rest: &mut self.list,
+        })
+    }
+
+    /// Writes to the segments, from the first byte on.
+    ///
+    /// # Safety
+    /// Every segment must be mapped and writable for as long as the writer lives, and no Rust reference may
+    /// point into it.
+    pub unsafe fn writer(&mut self) -> Writer<'_> {
+        Writer(Cursor {
+            remaining: self.total,
+            rest: &mut self.list,
+        })
+    }
+}
+
+/// The part of a segment list that has not been used yet. Moving on shortens the first segment in place.
+struct Cursor<'a> {
+    rest: &'a mut [libc::iovec],
+    remaining: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn advance(&mut self, mut count: usize) {
+        count = count.min(self.remaining);
+        self.remaining -= count;
+        while count > 0 {
+            let Some(first) = self.rest.first_mut() else { return };
+            if count < first.iov_len {
+                first.iov_base = first.iov_base.cast::<u8>().wrapping_add(count).cast();
+                first.iov_len -= count;
+                return;
+            }
+            count -= first.iov_len;
+            let rest = std::mem::take(&mut self.rest);
+            self.rest = &mut rest[1..];
+        }
+    }
+
+    /// Calls `transfer` with the segments that hold the next `count` bytes, at most [`MAX_SEGMENTS_PER_CALL`]
+    /// of them, and moves on by what it returns.
+    fn vectored(
+        &mut self,
+        count: usize,
+        transfer: impl FnOnce(*const libc::iovec, usize) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut used = 0;
+        let mut left = count.min(self.remaining);
+        while left > 0 && used < self.rest.len().min(MAX_SEGMENTS_PER_CALL) {
+            let len = self.rest[used].iov_len;
+            used += 1;
+            if len > left {
+                // The last segment is lent out short, and given its length back afterwards.
+                self.rest[used - 1].iov_len = left;
+                let result = transfer(self.rest.as_ptr(), used);
+                self.rest[used - 1].iov_len = len;
+                let done = result?;
+                self.advance(done);
+                return Ok(done);
+            }
+            left -= len;
+        }
+        let done = transfer(self.rest.as_ptr(), used)?;
+        self.advance(done);
+        Ok(done)
+    }
+}
+
+/// How many bytes a vectored system call moved, or its errno.
+fn moved(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// The readable side of a request: bytes the guest sends.
+pub struct Reader<'a>(Cursor<'a>);
+
+impl Reader<'_> {
+    /// Bytes not yet read.
+    pub fn remaining(&self) -> usize {
+        self.0.remaining
+    }
+
+    /// Copies up to `buffer.len()` bytes out and returns how many there were.
+    pub fn read(&mut self, buffer: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let Some(first) = self.0.rest.first() else { break };
+            let part = first.iov_len.min(buffer.len() - filled);
+            let target = buffer[filled..filled + part].as_mut_ptr();
+            // SAFETY: `Segments::reader`'s caller keeps the segment mapped; `target` has room for `part` bytes
+            // and, being a Rust buffer, does not overlap guest memory.
+            unsafe { std::ptr::copy_nonoverlapping(first.iov_base.cast::<u8>(), target, part) };
+            filled += part;
+            self.0.advance(part);
+        }
+        filled
+    }
+
+    /// Copies a plain value out; `None`, with nothing promised about what was consumed, when too few bytes are left.
+    pub fn read_value<T: FromBytes + IntoBytes>(&mut self) -> Option<T> {
+        if self.0.remaining < size_of::<T>() {
+            return None;
+        }
+        let mut value = T::new_zeroed();
+        (self.read(value.as_mut_bytes()) == size_of::<T>()).then_some(value)
+    }
+
+    /// Writes the next bytes, at most `count`, to `file` at `offset` by one `pwritev2` with `flags` (`RWF_*`).
+    /// Returns how many were written, which may be fewer.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn write_to(&mut self, file: BorrowedFd<'_>, count: usize, offset: u64, flags: i32) -> io::Result<usize> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        self.0.vectored(count, |segments, used| {
+            // SAFETY: `segments` points to `used` segments which `Segments::reader`'s caller keeps mapped; the
+            // kernel answers EFAULT where it cannot read them.
+            moved(unsafe { libc::pwritev2(file.as_raw_fd(), segments, segment_count(used), offset, flags) })
+        })
+    }
+}
+
+/// The writable side of a request: room for bytes that the guest gets.
+pub struct Writer<'a>(Cursor<'a>);
+
+impl<'a> Writer<'a> {
+    /// Bytes for which there is still room.
+    pub fn remaining(&self) -> usize {
+        self.0.remaining
+    }
+
+    /// Copies as much of `bytes` as there is room for and returns how much that was.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        while done < bytes.len() {
+            let Some(first) = self.0.rest.first() else { break };
+            let part = first.iov_len.min(bytes.len() - done);
+            let source = bytes[done..done + part].as_ptr();
+            // SAFETY: `Segments::writer`'s caller keeps the segment mapped and free of Rust references; `source`
+            // has `part` bytes and, being a Rust slice, does not overlap it.
+            unsafe { std::ptr::copy_nonoverlapping(source, first.iov_base.cast::<u8>(), part) };
+            done += part;
+            self.0.advance(part);
+        }
+        done
+    }
+
+    /// Copies a plain value in whole, or returns false and writes nothing where there is no room for it.
+    #[must_use]
+    pub fn write_value<T: IntoBytes + Immutable>(&mut self, value: &T) -> bool {
+        self.0.remaining >= size_of::<T>() && self.write(value.as_bytes()) == size_of::<T>()
+    }
+
+    /// Reads the next bytes, at most `count`, from `file` at `offset` by one `preadv2` with `flags` (`RWF_*`).
+    /// Returns how many were read, which may be fewer; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn read_from(&mut self, file: BorrowedFd<'_>, count: usize, offset: u64, flags: i32) -> io::Result<usize> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        self.0.vectored(count, |segments, used| {
+            // SAFETY: `segments` points to `used` segments which `Segments::writer`'s caller keeps mapped; the
+            // kernel answers EFAULT where it cannot write them.
+            moved(unsafe { libc::preadv2(file.as_raw_fd(), segments, segment_count(used), offset, flags) })
+        })
+    }
+
+    /// Takes the first `N` bytes off, to be filled in after what follows them; `None` where there is no room.
+    pub fn reserve<const N: usize>(&mut self) -> Option<Reserved<'a, N>> {
+        if self.0.remaining < N {
+            return None;
+        }
+        let mut reserved = Reserved {
+            bytes: [std::ptr::null_mut(); N],
+            _memory: PhantomData,
+        };
+        for slot in &mut reserved.bytes {
+            *slot = self.0.rest.first()?.iov_base.cast();
+            self.0.advance(1);
+        }
+        Some(reserved)
+    }
+}
+
+/// Room for `N` bytes at the front of a reply, byte by byte, since the guest may have cut it anywhere.
+pub struct Reserved<'a, const N: usize> {
+    bytes: [*mut u8; N],
+    _memory: PhantomData<&'a mut libc::iovec>,
+}
+
+impl<const N: usize> Reserved<'_, N> {
+    /// Fills the room.
+    pub fn fill(self, bytes: [u8; N]) {
+        let whole = self.bytes.windows(2).all(|pair| pair[0].wrapping_add(1) == pair[1]);
+        if let (true, Some(first)) = (whole, self.bytes.first()) {
+            // SAFETY: the `N` addresses follow each other and `Segments::writer`'s caller keeps them mapped.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), *first, N) };
+            return;
+        }
+        for (target, byte) in self.bytes.iter().zip(bytes) {
+            // SAFETY: `Segments::writer`'s caller keeps each of the addresses mapped and writable.
+            unsafe { target.write_volatile(byte) };
+        }
+    }
+}
+
+/// `used` as the C library wants it; it is at most [`MAX_SEGMENTS_PER_CALL`].
+fn segment_count(used: usize) -> libc::c_int {
+    libc::c_int::try_from(used).unwrap_or(libc::c_int::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write as _};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn adjacent_segments_are_joined() {
+        let mut memory = [0u8; 8];
+        let mut segments = Segments::default();
+        let base = memory.as_mut_ptr();
+        assert!(segments.push(base, 3) && segments.push(base.wrapping_add(3), 2));
+        assert!(segments.push(base.wrapping_add(6), 2) && segments.push(base, 0));
+        assert_eq!((segments.count(), segments.total()), (2, 7));
+    }
+
+    #[test]
+    fn a_total_beyond_the_address_space_is_refused() {
+        let mut segments = Segments::default();
+        let base = std::ptr::without_provenance_mut(4096);
+        assert!(segments.push(base, isize::MAX as usize));
+        assert!(!segments.push(base, 1));
+    }
+
+    #[test]
+    fn reading_crosses_segments_and_stops_at_the_end() {
+        let (mut a, mut b) = (*b"abc", *b"defg");
+        let mut segments = Segments::default();
+        assert!(segments.push_slice(&mut a) && segments.push_slice(&mut b));
+        // SAFETY: both arrays live to the end of the test.
+        let mut reader = unsafe { segments.reader() };
+        let mut five = [0; 5];
+        assert_eq!(reader.read(&mut five), 5);
+        assert_eq!(&five, b"abcde");
+        assert_eq!(reader.remaining(), 2);
+        assert_eq!(reader.read_value::<u32>(), None);
+        assert_eq!(reader.read(&mut five), 2);
+        assert_eq!(&five[..2], b"fg");
+    }
+
+    #[test]
+    fn a_reserved_front_may_be_cut_anywhere() {
+        let (mut a, mut b, mut c) = ([0u8; 3], [0u8; 4], [0u8; 3]);
+        let mut segments = Segments::default();
+        assert!(segments.push_slice(&mut a) && segments.push_slice(&mut b) && segments.push_slice(&mut c));
+        // SAFETY: the arrays live to the end of the test.
+        let mut writer = unsafe { segments.writer() };
+        let front = writer.reserve::<4>().expect("ten bytes are there");
+        assert_eq!(writer.write(b"567890"), 6);
+        assert!(writer.reserve::<1>().is_none());
+        front.fill(*b"1234");
+        assert_eq!((&a, &b, &c), (b"123", b"4567", b"890"));
+    }
+
+    #[test]
+    fn file_transfers_move_no_more_than_asked_and_go_on_from_there() {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(b"0123456789").expect("written");
+        let (mut a, mut b) = ([0u8; 3], [0u8; 6]);
+        let mut segments = Segments::default();
+        assert!(segments.push_slice(&mut a) && segments.push_slice(&mut b));
+        // SAFETY: the arrays live to the end of the test.
+        let mut writer = unsafe { segments.writer() };
+        assert_eq!(writer.read_from(file.as_fd(), 5, 2, 0).expect("read"), 5);
+        assert_eq!(writer.remaining(), 4);
+        assert_eq!(writer.read_from(file.as_fd(), 100, 9, 0).expect("read"), 1);
+        assert_eq!((&a, &b), (b"234", b"569\0\0\0"));
+
+        segments.clear();
+        assert!(segments.push_slice(&mut a) && segments.push_slice(&mut b));
+        // SAFETY: the arrays live to the end of the test.
+        let mut reader = unsafe { segments.reader() };
+        assert_eq!(reader.write_to(file.as_fd(), 4, 0, 0).expect("written"), 4);
+        assert_eq!(reader.remaining(), 5);
+        let mut content = String::new();
+        file.rewind().expect("rewound");
+        file.read_to_string(&mut content).expect("read");
+        assert_eq!(content, "2345456789");
+    }
+}

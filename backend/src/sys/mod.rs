@@ -1,0 +1,4 @@
+//! The only callers of libc and raw system calls: typed in, typed out.
+
+pub mod buffers;
+pub mod interrupt;
