@@ -4,8 +4,14 @@
 //! FUSE request in it and calls a [`session::FileSystem`], [`passthrough`] does the work on the host's
 //! files, and the chain goes back with the reply in it.
 
+pub mod args;
+mod compat;
+pub mod config;
 pub mod device;
+pub mod logging;
 pub mod passthrough;
+pub mod rate_limit;
 pub mod sandbox;
 pub mod session;
+pub mod socket;
 pub mod sys;

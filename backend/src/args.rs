@@ -1,0 +1,426 @@
+//! The command line as typed: virtiofsd's options by the same names, and ours besides.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser};
+use log::LevelFilter;
+
+use crate::device;
+use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
+use crate::sandbox::options::{ModCaps, Mode, Seccomp};
+
+/// virtiofsd's options that are not here yet. They are known, so that they are refused by name and
+/// never mistaken for a typing error.
+const NOT_YET: &[&str] = &[
+    "posix-acl",
+    "xattrmap",
+    "security-label",
+    "uid-map",
+    "gid-map",
+    "translate-uid",
+    "translate-gid",
+    "preserve-noatime",
+    "migration-mode",
+    "migration-on-error",
+    "migration-verify-handles",
+    "migration-confirm-paths",
+];
+
+/// Everything typed. What it means together is [`crate::config::Config`]'s to say.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "gangplankd",
+    about = "Shares one host directory with every guest: a vhost-user virtio-fs daemon.",
+    version,
+    args_override_self = true,
+    arg_required_else_help = true,
+    override_usage = "gangplankd --shared-dir <DIR> --socket-path <PATH> [OPTIONS]"
+)]
+pub struct Args {
+    /// Directory to share
+    #[arg(long, value_name = "DIR", help_heading = SHARE)]
+    pub shared_dir: Option<PathBuf>,
+
+    /// Name the guest mounts by, at most 36 bytes
+    #[arg(long, value_parser = parse_tag, default_value = "myfs", help_heading = SHARE)]
+    pub tag: String,
+
+    /// Let guests change nothing
+    #[arg(long, help_heading = SHARE)]
+    pub readonly: bool,
+
+    /// Tell the guest which directories are mount points [default]
+    #[arg(long, overrides_with = "no_announce_submounts", help_heading = SHARE)]
+    pub announce_submounts: bool,
+
+    /// Do not tell the guest which directories are mount points
+    #[arg(long, overrides_with = "announce_submounts", help_heading = SHARE)]
+    pub no_announce_submounts: bool,
+
+    /// Socket to listen on; guests connect to it
+    #[arg(long, value_name = "PATH", help_heading = SOCKET)]
+    pub socket_path: Option<PathBuf>,
+
+    /// Older spelling of --socket-path [deprecated]
+    #[arg(long, value_name = "PATH", help_heading = SOCKET)]
+    pub socket: Option<PathBuf>,
+
+    /// Group that may connect to the socket
+    #[arg(long, value_name = "GROUP", help_heading = SOCKET)]
+    pub socket_group: Option<String>,
+
+    /// Descriptor of a socket that is already listening, instead of --socket-path; implies
+    /// --exit-on-disconnect
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..),
+          help_heading = SOCKET)]
+    pub fd: Option<i32>,
+
+    /// Leave when the first guest has gone, instead of waiting for the next
+    #[arg(long, help_heading = SOCKET)]
+    pub exit_on_disconnect: bool,
+
+    /// Request queues each guest is offered, 1 to 63
+    #[arg(long, value_name = "N", default_value = "1", help_heading = DEVICE,
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(device::Options::MAX_REQUEST_QUEUES)))]
+    pub num_request_queues: u16,
+
+    /// Largest ring a queue may have: a power of two, 2 to 32768
+    #[arg(long, value_name = "N", value_parser = parse_queue_size, default_value = "1024",
+          help_heading = DEVICE)]
+    pub queue_size: u16,
+
+    /// Threads that may share a guest's requests with its queues' own; 0 for none
+    #[arg(long, value_name = "N", default_value = "0", help_heading = DEVICE)]
+    pub thread_pool_size: usize,
+
+    /// Architecture of the guests, whose open flags differ: auto, x86_64, aarch64
+    #[arg(long, value_name = "ARCH", value_parser = parse_guest_arch, default_value = "auto",
+          help_heading = DEVICE)]
+    pub guest_arch: GuestArchArg,
+
+    /// What guests may cache: never, metadata, auto, always
+    #[arg(long, value_name = "POLICY", value_parser = CachePolicy::from_str,
+          default_value = "auto", help_heading = CACHE)]
+    pub cache: CachePolicy,
+
+    /// How long names and attributes stay valid in a guest, in seconds with fractions
+    /// [default: as --cache says]
+    #[arg(long, value_name = "SECS", value_parser = parse_seconds, help_heading = CACHE)]
+    pub timeout: Option<Duration>,
+
+    /// How long a guest remembers that a name does not exist, in seconds with fractions
+    /// [default: as --cache says]
+    #[arg(long, value_name = "SECS", value_parser = parse_seconds, help_heading = CACHE)]
+    pub negative_timeout: Option<Duration>,
+
+    /// Let guests collect writes in their page cache; only where nobody else changes the files
+    #[arg(long, help_heading = CACHE)]
+    pub writeback: bool,
+
+    /// Allow shared mappings with --cache=never or metadata; only where nobody else changes the
+    /// files
+    #[arg(long, help_heading = CACHE)]
+    pub allow_mmap: bool,
+
+    /// Pass a guest's O_DIRECT on to the host's files
+    #[arg(long, help_heading = CACHE)]
+    pub allow_direct_io: bool,
+
+    /// Do not offer READDIRPLUS
+    #[arg(long, help_heading = CACHE)]
+    pub no_readdirplus: bool,
+
+    /// Offer extended attributes
+    #[arg(long, help_heading = FILES)]
+    pub xattr: bool,
+
+    /// Who keeps advisory locks: host (all guests and host programs see them), guest
+    #[arg(long, value_name = "WHO", value_parser = Locks::from_str, default_value = "guest",
+          help_heading = FILES)]
+    pub locks: Locks,
+
+    /// When to remember inodes by file handle instead of an open descriptor: never, prefer,
+    /// mandatory
+    #[arg(long, value_name = "WHEN", value_parser = parse_inode_file_handles,
+          default_value = "prefer", help_heading = FILES)]
+    pub inode_file_handles: InodeFileHandlesArg,
+
+    /// Clear set-user-ID, set-group-ID and capabilities on writes ourselves
+    #[arg(long, overrides_with = "no_killpriv_v2", help_heading = FILES)]
+    pub killpriv_v2: bool,
+
+    /// Leave that to the guest [default]
+    #[arg(long, overrides_with = "killpriv_v2", help_heading = FILES)]
+    pub no_killpriv_v2: bool,
+
+    /// How the daemon is isolated: namespace, chroot, none
+    #[arg(long, value_name = "HOW", value_parser = Mode::from_str, default_value = "namespace",
+          help_heading = CONFINEMENT)]
+    pub sandbox: Mode,
+
+    /// What a system call outside the allowed list does: kill, log, trap, none
+    #[arg(long, value_name = "ACTION", value_parser = Seccomp::from_str, default_value = "kill",
+          help_heading = CONFINEMENT)]
+    pub seccomp: Seccomp,
+
+    /// Change the capabilities that are kept, such as +sys_admin:-chown
+    #[arg(long, value_name = "CHANGES", value_parser = ModCaps::from_str,
+          allow_hyphen_values = true, help_heading = CONFINEMENT)]
+    pub modcaps: Option<ModCaps>,
+
+    /// Limit of open descriptors, 0 to leave it alone
+    /// [default: the least of 1000000 and /proc/sys/fs/nr_open]
+    #[arg(long, value_name = "N", help_heading = CONFINEMENT)]
+    pub rlimit_nofile: Option<u64>,
+
+    /// How much to say: off, error, warn, info, debug, trace; RUST_LOG, when set, says it instead
+    #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, default_value = "info",
+          help_heading = LOGGING)]
+    pub log_level: LevelFilter,
+
+    /// Log to syslog instead of standard error
+    #[arg(long, help_heading = LOGGING)]
+    pub syslog: bool,
+
+    /// Print what this program can do, as vhost-user.json has it, and leave
+    #[arg(long, help_heading = LOGGING)]
+    pub print_capabilities: bool,
+
+    /// Options in the form of the older C daemon, such as source=/srv,cache=auto [deprecated]
+    #[arg(short = 'o', value_name = "OPTIONS", help_heading = DEPRECATED)]
+    pub compat_options: Vec<String>,
+
+    /// The same as --log-level=debug [deprecated]
+    #[arg(short = 'd', help_heading = DEPRECATED)]
+    pub compat_debug: bool,
+
+    /// Stay in the foreground, which is always so [deprecated]
+    #[arg(short = 'f', help_heading = DEPRECATED)]
+    pub compat_foreground: bool,
+}
+
+const SHARE: &str = "The share";
+const SOCKET: &str = "Where guests connect";
+const DEVICE: &str = "The device";
+const CACHE: &str = "Caching";
+const FILES: &str = "Files";
+const CONFINEMENT: &str = "Confinement";
+const LOGGING: &str = "Information";
+const DEPRECATED: &str = "Kept for older command lines";
+
+/// A guest architecture as typed; `auto` is `None`.
+///
+/// A type of its own, because an `Option` means "may be absent" to the derived parser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestArchArg(pub Option<GuestArch>);
+
+/// `--inode-file-handles` as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InodeFileHandlesArg {
+    /// What it means.
+    pub mode: InodeFileHandles,
+    /// The older spelling was used.
+    pub deprecated: bool,
+}
+
+/// Why there is nothing to run: a mistake in what was typed, or text that was asked for.
+#[derive(Debug)]
+pub struct Stop(clap::Error);
+
+impl Stop {
+    /// Prints the text where it belongs: help on standard output, mistakes on standard error.
+    ///
+    /// # Errors
+    /// Whatever writing there fails with.
+    pub fn print(&self) -> io::Result<()> {
+        self.0.print()
+    }
+
+    /// Exit status that goes with it: 0 for text that was asked for, 2 for a mistake.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        u8::try_from(self.0.exit_code()).unwrap_or(2)
+    }
+}
+
+impl Args {
+    /// Reads a command line, the program's name first.
+    ///
+    /// # Errors
+    /// [`Stop`] for `--help`, `--version` and whatever cannot be understood.
+    pub fn from_command_line<I, T>(words: I) -> Result<Self, Stop>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(words).map_err(Stop)?;
+        for name in NOT_YET {
+            if matches.value_source(name).is_some() {
+                let text = format!("--{name} is not supported yet");
+                return Err(Stop(command.error(ErrorKind::UnknownArgument, text)));
+            }
+        }
+        Self::from_arg_matches(&matches).map_err(|error| Stop(error.format(&mut command)))
+    }
+
+    /// A mistake in the sense of options together, printed the way mistakes in one option are.
+    #[must_use]
+    pub fn refuse(error: &crate::config::Error) -> Stop {
+        Stop(command().error(ErrorKind::ValueValidation, error))
+    }
+}
+
+fn command() -> Command {
+    Args::command().args(NOT_YET.iter().map(|name| {
+        Arg::new(*name)
+            .long(*name)
+            .num_args(0..=1)
+            .action(ArgAction::Append)
+            .hide(true)
+    }))
+}
+
+const MAX_TAG_LEN: usize = device::Options::MAX_TAG_LEN;
+const MAX_QUEUE_SIZE: u16 = device::Options::MAX_QUEUE_SIZE;
+
+fn parse_tag(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=MAX_TAG_LEN => Ok(text.to_owned()),
+        0 => Err("a tag has at least one byte".to_owned()),
+        len => Err(format!(
+            "a tag has at most {MAX_TAG_LEN} bytes, this one has {len}"
+        )),
+    }
+}
+
+fn parse_queue_size(text: &str) -> Result<u16, String> {
+    text.parse::<u16>()
+        .ok()
+        .filter(|size| size.is_power_of_two() && (2..=MAX_QUEUE_SIZE).contains(size))
+        .ok_or_else(|| format!("expected a power of two from 2 to {MAX_QUEUE_SIZE}"))
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
+    text.parse::<f64>()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or("expected seconds, such as 0, 1 or 0.5")
+}
+
+fn parse_guest_arch(text: &str) -> Result<GuestArchArg, &'static str> {
+    match text {
+        "auto" => Ok(GuestArchArg(None)),
+        "x86_64" => Ok(GuestArchArg(Some(GuestArch::X86_64))),
+        "aarch64" => Ok(GuestArchArg(Some(GuestArch::Aarch64))),
+        _ => Err("expected auto, x86_64 or aarch64"),
+    }
+}
+
+fn parse_inode_file_handles(text: &str) -> Result<InodeFileHandlesArg, &'static str> {
+    Ok(InodeFileHandlesArg {
+        mode: text.parse()?,
+        deprecated: text == "fallback",
+    })
+}
+
+fn parse_log_level(text: &str) -> Result<LevelFilter, &'static str> {
+    text.parse()
+        .map_err(|_| "expected off, error, warn, info, debug or trace")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, Stop> {
+        Args::from_command_line(std::iter::once("gangplankd").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn command_definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_value_is_named_with_what_would_be_right() {
+        let long_tag = format!("--tag={}", "x".repeat(37));
+        let table = [
+            ("--cache=sometimes", "never, metadata, auto or always"),
+            ("--sandbox=jail", "namespace, chroot or none"),
+            ("--seccomp=maybe", "kill, log, trap or none"),
+            ("--locks=both", "host or guest"),
+            ("--guest-arch=vax", "auto, x86_64 or aarch64"),
+            ("--inode-file-handles=often", "never, prefer or mandatory"),
+            ("--log-level=loud", "off, error, warn, info, debug or trace"),
+            ("--queue-size=1000", "power of two from 2 to 32768"),
+            ("--queue-size=65536", "power of two from 2 to 32768"),
+            ("--queue-size=1", "power of two from 2 to 32768"),
+            ("--num-request-queues=0", "1..=63"),
+            ("--num-request-queues=64", "1..=63"),
+            ("--timeout=-1", "expected seconds"),
+            ("--timeout=soon", "expected seconds"),
+            ("--negative-timeout=inf", "expected seconds"),
+            ("--fd=-1", "--fd"),
+            ("--modcaps=chown", "+capability or -capability"),
+            (long_tag.as_str(), "at most 36 bytes, this one has 37"),
+            ("--tag=", "at least one byte"),
+            ("--frobnicate", "--frobnicate"),
+        ];
+        for (line, hint) in table {
+            let stop = parse(line).expect_err(line);
+            let text = stop.0.to_string();
+            assert!(text.contains(hint), "{line}: {text}");
+            assert_eq!(stop.status(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn option_not_yet_supported_is_refused_by_name() {
+        for line in NOT_YET.iter().flat_map(|name| {
+            [
+                format!("--{name}"),
+                format!("--{name}=x"),
+                format!("--{name} x"),
+            ]
+        }) {
+            let stop =
+                parse(&format!("--shared-dir /srv --socket-path s {line}")).expect_err(&line);
+            let text = stop.0.to_string();
+            assert!(text.contains("is not supported yet"), "{line}: {text}");
+            assert_eq!(stop.status(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn repeated_option_takes_the_last() {
+        let args = parse("--cache=never --cache always --tag a --tag b").unwrap();
+        assert_eq!(args.cache, CachePolicy::Always);
+        assert_eq!(args.tag, "b");
+    }
+
+    #[test]
+    fn help_names_every_theme_and_succeeds() {
+        let stop = parse("--help").unwrap_err();
+        let text = stop.0.to_string();
+        for heading in [
+            SHARE,
+            SOCKET,
+            DEVICE,
+            CACHE,
+            FILES,
+            CONFINEMENT,
+            LOGGING,
+            DEPRECATED,
+        ] {
+            assert!(text.contains(&format!("{heading}:")), "{heading}");
+        }
+        assert!(!text.contains("xattrmap"));
+        assert_eq!(stop.status(), 0);
+    }
+}

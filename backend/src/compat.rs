@@ -1,0 +1,148 @@
+//! The `-o name=value,...` syntax of the older C daemon, as virtiofsd still reads it.
+
+use log::LevelFilter;
+
+use crate::args::Args;
+use crate::config::Error;
+use crate::passthrough::options::CachePolicy;
+use crate::sandbox::options::Mode;
+
+/// Writes what the `-o` options say over the options typed the present way, as virtiofsd does:
+/// `-o` has the last word wherever it stands.
+///
+/// # Errors
+/// A name that is unknown or not supported yet, or a value its name does not take.
+pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
+    for option in std::mem::take(&mut args.compat_options)
+        .iter()
+        .flat_map(|line| line.split(','))
+    {
+        match option.split_once('=') {
+            Some((name, value)) => apply_value(args, name, value)?,
+            None => apply_flag(args, option)?,
+        }
+    }
+    Ok(())
+}
+
+fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
+    let wrong = |expected: &'static str| Error::CompatValue {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        expected,
+    };
+    match name {
+        "source" => args.shared_dir = Some(value.into()),
+        "cache" => {
+            args.cache = match value {
+                // The C daemon's word for never.
+                "none" => CachePolicy::Never,
+                "auto" => CachePolicy::Auto,
+                "always" => CachePolicy::Always,
+                "metadata" => CachePolicy::Metadata,
+                _ => return Err(wrong("none, metadata, auto or always")),
+            }
+        }
+        "loglevel" => {
+            args.log_level = match value {
+                "debug" => LevelFilter::Debug,
+                "info" => LevelFilter::Info,
+                "warn" => LevelFilter::Warn,
+                "err" => LevelFilter::Error,
+                _ => return Err(wrong("err, warn, info or debug")),
+            }
+        }
+        "sandbox" => {
+            args.sandbox = match value {
+                "namespace" => Mode::Namespace,
+                "chroot" => Mode::Chroot,
+                _ => return Err(wrong("namespace or chroot")),
+            }
+        }
+        "modcaps" => {
+            args.modcaps = Some(value.parse().map_err(Error::CompatModcaps)?);
+        }
+        "xattrmap" => return Err(Error::CompatNotYet(name.to_owned())),
+        _ => return Err(Error::CompatUnknown(format!("{name}={value}"))),
+    }
+    Ok(())
+}
+
+fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
+    match name {
+        "xattr" => args.xattr = true,
+        "no_xattr" => args.xattr = false,
+        "readdirplus" => args.no_readdirplus = false,
+        "no_readdirplus" => args.no_readdirplus = true,
+        "writeback" => args.writeback = true,
+        "no_writeback" => args.writeback = false,
+        "allow_direct_io" => args.allow_direct_io = true,
+        "no_allow_direct_io" => args.allow_direct_io = false,
+        "announce_submounts" => args.no_announce_submounts = false,
+        "killpriv_v2" => args.killpriv_v2 = true,
+        "no_killpriv_v2" => args.killpriv_v2 = false,
+        // What they turn off is never on.
+        "no_posix_lock" | "no_flock" | "no_posix_acl" | "no_security_label" => {}
+        "posix_acl" | "security_label" => return Err(Error::CompatNotYet(name.to_owned())),
+        _ => return Err(Error::CompatUnknown(name.to_owned())),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(options: &str) -> Result<Args, Error> {
+        let words = ["gangplankd", "-o", options, "--cache=always", "--xattr"];
+        let mut args = Args::from_command_line(words).expect("the command line is well formed");
+        apply(&mut args).map(|()| args)
+    }
+
+    #[test]
+    fn known_options_have_the_last_word() {
+        let args = read(
+            "source=/srv,cache=none,loglevel=err,sandbox=chroot,modcaps=-mknod,no_xattr,\
+             no_readdirplus,writeback,allow_direct_io,killpriv_v2,announce_submounts,\
+             no_posix_lock,no_flock,no_posix_acl,no_security_label",
+        )
+        .unwrap();
+        assert_eq!(args.shared_dir.as_deref(), Some(Path::new("/srv")));
+        assert_eq!(args.cache, CachePolicy::Never);
+        assert_eq!(args.log_level, LevelFilter::Error);
+        assert_eq!(args.sandbox, Mode::Chroot);
+        assert_eq!(args.modcaps, Some("-mknod".parse().unwrap()));
+        assert!(!args.xattr);
+        assert!(args.no_readdirplus && args.writeback && args.allow_direct_io && args.killpriv_v2);
+    }
+
+    #[test]
+    fn value_with_an_equals_sign_is_kept_whole() {
+        let args = read("source=/srv/a=b").unwrap();
+        assert_eq!(args.shared_dir.as_deref(), Some(Path::new("/srv/a=b")));
+    }
+
+    #[test]
+    fn unknown_or_unsupported_options_are_refused_by_name() {
+        for (options, hint) in [
+            ("frob", "'-o frob'"),
+            ("timeout=3", "'-o timeout=3'"),
+            ("cache=never", "'never' for '-o cache'"),
+            ("sandbox=none", "'none' for '-o sandbox'"),
+            ("loglevel=loud", "'loud' for '-o loglevel'"),
+            ("modcaps=mknod", "'mknod'"),
+            (
+                "xattrmap=:map::user.virtiofs.:",
+                "xattrmap is not supported yet",
+            ),
+            ("posix_acl", "posix_acl is not supported yet"),
+            ("security_label", "security_label is not supported yet"),
+            ("", "'-o '"),
+        ] {
+            let message = read(options).unwrap_err().to_string();
+            assert!(message.contains(hint), "{options}: {message}");
+        }
+    }
+}

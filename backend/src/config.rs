@@ -1,0 +1,390 @@
+//! What a command line means: plain data, checked once, for each layer its own options.
+
+use std::path::PathBuf;
+
+use log::LevelFilter;
+use thiserror::Error;
+
+use crate::args::Args;
+use crate::passthrough::options::CachePolicy;
+use crate::{compat, device, logging, passthrough, sandbox, socket};
+
+/// Everything the daemon was asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The directory to share, as typed.
+    pub shared_dir: PathBuf,
+    /// Where guests connect.
+    pub socket: socket::Source,
+    /// The daemon leaves when its first guest has gone.
+    pub exit_on_disconnect: bool,
+    /// The device shown to guests.
+    pub device: device::Options,
+    /// The file system behind it.
+    pub passthrough: passthrough::Options,
+    /// How the process is confined.
+    pub sandbox: sandbox::Options,
+    /// Where messages go.
+    pub logging: logging::Options,
+    /// What the operator should hear once there is a log: deprecated ways of saying things.
+    pub notices: Vec<&'static str>,
+}
+
+/// A command line whose words are understood but do not make sense together.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Nothing to share.
+    #[error("no directory to share: pass --shared-dir <DIR>")]
+    NoSharedDir,
+    /// Nowhere to listen.
+    #[error("no socket to listen on: pass --socket-path <PATH> or --fd <FD>")]
+    NoSocket,
+    /// Two options that exclude each other.
+    #[error("{0} cannot be used together with {1}")]
+    Conflict(&'static str, &'static str),
+    /// The socket was named twice, differently.
+    #[error("--socket and --socket-path name different sockets: pass --socket-path alone")]
+    TwoSockets,
+    /// File handles need the capability that was taken away.
+    #[error(
+        "--modcaps removes dac_read_search, which --inode-file-handles={0} needs: pass \
+         --inode-file-handles=never or keep the capability"
+    )]
+    HandlesWithoutCapability(&'static str),
+    /// An `-o` name nobody knows.
+    #[error("unknown option '-o {0}'")]
+    CompatUnknown(String),
+    /// An `-o` name that has no effect yet and is therefore not accepted.
+    #[error("-o {0} is not supported yet")]
+    CompatNotYet(String),
+    /// An `-o` name with a value it does not take.
+    #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
+    CompatValue {
+        /// The name before the equals sign.
+        name: String,
+        /// The value after it.
+        value: String,
+        /// The values it takes.
+        expected: &'static str,
+    },
+    /// `-o modcaps=` with a malformed list.
+    #[error("invalid value for '-o modcaps': {0}")]
+    CompatModcaps(String),
+}
+
+impl Config {
+    /// Checks all combinations. No side effect: neither files nor the environment are looked at.
+    ///
+    /// # Errors
+    /// The first contradiction or omission, worded for the operator.
+    pub fn from_args(mut args: Args) -> Result<Self, Error> {
+        let notices = notices(&args);
+        compat::apply(&mut args)?;
+        let args = args;
+
+        let socket = socket_source(&args)?;
+        check_handles(&args)?;
+        let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
+        let Some(shared_dir) = args.shared_dir else {
+            return Err(Error::NoSharedDir);
+        };
+
+        Ok(Self {
+            shared_dir,
+            socket,
+            exit_on_disconnect,
+            device: device::Options {
+                tag: args.tag,
+                num_request_queues: args.num_request_queues,
+                max_queue_size: args.queue_size,
+                thread_pool_size: args.thread_pool_size,
+            },
+            passthrough: passthrough::Options {
+                cache: args.cache,
+                timeout: args.timeout,
+                negative_timeout: args.negative_timeout,
+                xattr: args.xattr,
+                readonly: args.readonly,
+                announce_submounts: !args.no_announce_submounts,
+                inode_file_handles: args.inode_file_handles.mode,
+                allow_mmap: args.allow_mmap,
+                // Attributes a guest may not keep are not worth gathering.
+                readdirplus: !args.no_readdirplus && args.cache != CachePolicy::Never,
+                writeback: args.writeback,
+                allow_direct_io: args.allow_direct_io,
+                killpriv_v2: args.killpriv_v2,
+                locks: args.locks,
+                guest_arch: args.guest_arch.0,
+                ..passthrough::Options::default()
+            },
+            sandbox: sandbox::Options {
+                mode: args.sandbox,
+                seccomp: args.seccomp,
+                modcaps: args.modcaps.unwrap_or_default(),
+                rlimit_nofile: args.rlimit_nofile,
+            },
+            logging: logging::Options {
+                level: if args.compat_debug {
+                    LevelFilter::Debug
+                } else {
+                    args.log_level
+                },
+                filter: None,
+                syslog: args.syslog,
+            },
+            notices,
+        })
+    }
+}
+
+fn socket_source(args: &Args) -> Result<socket::Source, Error> {
+    let path = match (&args.socket_path, &args.socket) {
+        (Some(path), Some(older)) if path != older => return Err(Error::TwoSockets),
+        (Some(path), _) | (None, Some(path)) => Some(path),
+        (None, None) => None,
+    };
+    match (path, args.fd) {
+        (Some(_), Some(_)) => Err(Error::Conflict("--fd", "--socket-path")),
+        (None, None) => Err(Error::NoSocket),
+        (None, Some(_)) if args.socket_group.is_some() => {
+            Err(Error::Conflict("--socket-group", "--fd"))
+        }
+        (None, Some(fd)) => Ok(socket::Source::Fd(fd)),
+        (Some(path), None) => Ok(socket::Source::Path {
+            path: path.clone(),
+            group: args.socket_group.clone(),
+        }),
+    }
+}
+
+/// As virtiofsd: handles and the removal of what opens them contradict each other, by default too.
+fn check_handles(args: &Args) -> Result<(), Error> {
+    use crate::passthrough::options::InodeFileHandles::{Mandatory, Never, Prefer};
+    let removed = args.modcaps.as_ref().is_some_and(|changes| {
+        changes
+            .removed
+            .contains(&caps::Capability::CAP_DAC_READ_SEARCH)
+    });
+    match args.inode_file_handles.mode {
+        Prefer if removed => Err(Error::HandlesWithoutCapability("prefer")),
+        Mandatory if removed => Err(Error::HandlesWithoutCapability("mandatory")),
+        Never | Prefer | Mandatory => Ok(()),
+    }
+}
+
+fn notices(args: &Args) -> Vec<&'static str> {
+    [
+        (
+            args.compat_foreground,
+            "-f is deprecated and has no effect: leave it out",
+        ),
+        (
+            args.compat_debug,
+            "-d is deprecated: pass --log-level=debug instead",
+        ),
+        (
+            !args.compat_options.is_empty(),
+            "-o is deprecated: pass its options by themselves, such as --cache=auto",
+        ),
+        (
+            args.socket.is_some(),
+            "--socket is deprecated: pass --socket-path instead",
+        ),
+        (
+            args.inode_file_handles.deprecated,
+            "--inode-file-handles=fallback is deprecated: pass prefer instead",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(given, notice)| given.then_some(notice))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::passthrough::options::{GuestArch, InodeFileHandles, Locks};
+    use crate::sandbox::options::{Mode, Seccomp};
+
+    fn config(line: &str) -> Result<Config, Error> {
+        let words = std::iter::once("gangplankd").chain(line.split_whitespace());
+        let args = Args::from_command_line(words).expect("the command line is well formed");
+        Config::from_args(args)
+    }
+
+    /// The configuration of `line` added to the least that makes one.
+    fn with(line: &str) -> Config {
+        config(&format!("--shared-dir /srv --socket-path /run/s {line}")).expect(line)
+    }
+
+    #[test]
+    fn least_command_line_gives_the_documented_defaults() {
+        let config = with("");
+        assert_eq!(config.shared_dir, PathBuf::from("/srv"));
+        assert_eq!(
+            config.socket,
+            socket::Source::Path {
+                path: "/run/s".into(),
+                group: None
+            }
+        );
+        assert!(!config.exit_on_disconnect);
+        assert_eq!(config.device, device::Options::default());
+        assert_eq!(config.passthrough, passthrough::Options::default());
+        assert_eq!(config.sandbox, sandbox::Options::default());
+        assert_eq!(config.logging.level, LevelFilter::Info);
+        assert!(!config.logging.syslog);
+        assert!(config.notices.is_empty());
+    }
+
+    #[test]
+    fn command_line_of_the_bao_demo_is_understood() {
+        let config = config(
+            "--socket-path=/root/Fs.sock --shared-dir /mnt --tag=myfs --announce-submounts \
+             --sandbox chroot",
+        )
+        .unwrap();
+        assert_eq!(config.shared_dir, PathBuf::from("/mnt"));
+        assert_eq!(config.device.tag, "myfs");
+        assert!(config.passthrough.announce_submounts);
+        assert_eq!(config.sandbox.mode, Mode::Chroot);
+    }
+
+    #[test]
+    fn each_option_reaches_its_layer() {
+        let config = with(
+            "--tag=t --num-request-queues 4 --queue-size 256 --thread-pool-size=8 --xattr \
+             --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
+             --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
+             --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
+             --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
+             --rlimit-nofile=4096 --log-level=trace --syslog --socket-group=kvm",
+        );
+        assert_eq!(
+            config.device,
+            device::Options {
+                tag: "t".to_owned(),
+                num_request_queues: 4,
+                max_queue_size: 256,
+                thread_pool_size: 8,
+            }
+        );
+        assert_eq!(
+            config.passthrough,
+            passthrough::Options {
+                cache: CachePolicy::Metadata,
+                timeout: Some(Duration::from_millis(500)),
+                negative_timeout: Some(Duration::from_secs(2)),
+                xattr: true,
+                readonly: true,
+                announce_submounts: false,
+                inode_file_handles: InodeFileHandles::Mandatory,
+                allow_mmap: true,
+                readdirplus: false,
+                writeback: true,
+                allow_direct_io: true,
+                killpriv_v2: true,
+                locks: Locks::Host,
+                guest_arch: Some(GuestArch::Aarch64),
+                ..passthrough::Options::default()
+            }
+        );
+        assert_eq!(
+            config.sandbox,
+            sandbox::Options {
+                mode: Mode::None,
+                seccomp: Seccomp::Log,
+                modcaps: "+sys_admin".parse().unwrap(),
+                rlimit_nofile: Some(4096),
+            }
+        );
+        assert_eq!(config.logging.level, LevelFilter::Trace);
+        assert!(config.logging.syslog);
+        assert!(config.exit_on_disconnect);
+        assert_eq!(
+            config.socket,
+            socket::Source::Path {
+                path: "/run/s".into(),
+                group: Some("kvm".to_owned())
+            }
+        );
+    }
+
+    #[test]
+    fn opposite_flags_take_the_last() {
+        let table: [(&str, bool, bool); 4] = [
+            ("--announce-submounts --no-announce-submounts", false, false),
+            ("--no-announce-submounts --announce-submounts", true, false),
+            ("--no-killpriv-v2 --killpriv-v2", true, true),
+            ("--killpriv-v2 --no-killpriv-v2", true, false),
+        ];
+        for (line, announce_submounts, killpriv_v2) in table {
+            let options = with(line).passthrough;
+            assert_eq!(options.announce_submounts, announce_submounts, "{line}");
+            assert_eq!(options.killpriv_v2, killpriv_v2, "{line}");
+        }
+    }
+
+    #[test]
+    fn readdirplus_without_cache_is_off() {
+        assert!(!with("--cache=never").passthrough.readdirplus);
+        assert!(with("--cache=metadata").passthrough.readdirplus);
+    }
+
+    #[test]
+    fn listening_descriptor_serves_one_guest() {
+        let config = config("--shared-dir /srv --fd 3").unwrap();
+        assert_eq!(config.socket, socket::Source::Fd(3));
+        assert!(config.exit_on_disconnect);
+    }
+
+    #[test]
+    fn deprecated_ways_work_and_are_noticed() {
+        let config =
+            config("--socket s -o source=/srv,cache=none -d -f --inode-file-handles=fallback")
+                .unwrap();
+        assert_eq!(config.shared_dir, PathBuf::from("/srv"));
+        assert_eq!(config.passthrough.cache, CachePolicy::Never);
+        assert_eq!(config.logging.level, LevelFilter::Debug);
+        assert_eq!(
+            config.passthrough.inode_file_handles,
+            InodeFileHandles::Prefer
+        );
+        assert_eq!(config.notices.len(), 5);
+    }
+
+    #[test]
+    fn contradictions_and_omissions_are_named() {
+        let table = [
+            ("--socket-path s", "--shared-dir"),
+            ("--shared-dir /srv", "--socket-path"),
+            (
+                "--shared-dir /srv --socket-path s --fd 3",
+                "--fd cannot be used together with --socket-path",
+            ),
+            (
+                "--shared-dir /srv --socket s --fd 3",
+                "--fd cannot be used together with --socket-path",
+            ),
+            (
+                "--shared-dir /srv --fd 3 --socket-group kvm",
+                "--socket-group cannot be used together with --fd",
+            ),
+            (
+                "--shared-dir /srv --socket a --socket-path b",
+                "different sockets",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --modcaps=-dac_read_search",
+                "--inode-file-handles=never",
+            ),
+        ];
+        for (line, hint) in table {
+            let message = config(line).expect_err(line).to_string();
+            assert!(message.contains(hint), "{line}: {message}");
+        }
+        with("--modcaps=-dac_read_search --inode-file-handles=never");
+    }
+}

@@ -1,0 +1,114 @@
+//! Logging that a guest cannot turn into a flood: each call site speaks a few times per interval.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Messages one call site may log in one [`INTERVAL`].
+pub const BURST: u32 = 5;
+
+/// Length of the window in which [`BURST`] messages are let through.
+pub const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a call site has logged lately. Made by [`rate_limited!`], one static for each use.
+#[derive(Debug)]
+pub struct RateLimit {
+    window: Mutex<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    since: Option<Instant>,
+    logged: u32,
+    suppressed: u64,
+}
+
+impl RateLimit {
+    /// A call site that has not logged yet.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "made by the macro in a static")]
+    pub const fn new() -> Self {
+        Self {
+            window: Mutex::new(Window {
+                since: None,
+                logged: 0,
+                suppressed: 0,
+            }),
+        }
+    }
+
+    /// Counts one message. `Some(n)`: log it, `n` before it were suppressed; `None`: stay silent.
+    pub fn admit(&self) -> Option<u64> {
+        self.admit_at(Instant::now())
+    }
+
+    fn admit_at(&self, now: Instant) -> Option<u64> {
+        // The window is valid whatever a thread that died in between had written.
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let expired = window
+            .since
+            .is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL);
+        if expired {
+            window.since = Some(now);
+            window.logged = 0;
+        }
+        if window.logged >= BURST {
+            window.suppressed = window.suppressed.saturating_add(1);
+            return None;
+        }
+        window.logged += 1;
+        Some(std::mem::take(&mut window.suppressed))
+    }
+}
+
+/// Logs like the `log` macro of the given level, at most [`BURST`](crate::rate_limit::BURST) times
+/// per [`INTERVAL`](crate::rate_limit::INTERVAL) from this call site, and says how many were
+/// suppressed once it may speak again.
+///
+/// For everything a guest or a frontend can make happen again and again:
+/// `rate_limited!(warn, "queue {index} stopped: {error}")`.
+#[macro_export]
+macro_rules! rate_limited {
+    ($level:ident, $($message:tt)+) => {{
+        static SITE: $crate::rate_limit::RateLimit = $crate::rate_limit::RateLimit::new();
+        match SITE.admit() {
+            None => {}
+            Some(0) => log::$level!($($message)+),
+            Some(suppressed) => {
+                log::$level!("{} ({suppressed} more like this suppressed)", format_args!($($message)+));
+            }
+        }
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admit_beyond_burst_is_silent_until_the_interval_is_over() {
+        let site = RateLimit::new();
+        let start = Instant::now();
+        for _ in 0..BURST {
+            assert_eq!(site.admit_at(start), Some(0));
+        }
+        assert_eq!(site.admit_at(start), None);
+        assert_eq!(
+            site.admit_at(start + INTERVAL - Duration::from_millis(1)),
+            None
+        );
+        assert_eq!(site.admit_at(start + INTERVAL), Some(2));
+        assert_eq!(site.admit_at(start + INTERVAL), Some(0));
+    }
+
+    #[test]
+    fn macro_in_a_loop_shares_one_site() {
+        let mut evaluated = 0;
+        for _ in 0..1000 {
+            rate_limited!(trace, "seen {}", {
+                evaluated += 1;
+                evaluated
+            });
+        }
+        assert!(evaluated <= BURST);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the operator chooses about confinement.
+
+use std::str::FromStr;
+
+use caps::{Capability, CapsHashSet};
+
+/// How the daemon is cut off from the rest of the host (`--sandbox`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Mount, process and network namespaces of its own, the share as its root; for an ordinary
+    /// user inside a user namespace.
+    #[default]
+    Namespace,
+    /// The share as its root by `chroot`; needs root.
+    Chroot,
+    /// The process stays where it is.
+    None,
+}
+
+impl FromStr for Mode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.to_lowercase().as_str() {
+            "namespace" => Ok(Self::Namespace),
+            "chroot" => Ok(Self::Chroot),
+            "none" => Ok(Self::None),
+            _ => Err("expected namespace, chroot or none"),
+        }
+    }
+}
+
+/// What happens on a system call outside the allowed list (`--seccomp`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// The kernel kills the process.
+    #[default]
+    Kill,
+    /// The kernel logs it (audit) and lets it pass.
+    Log,
+    /// The kernel raises `SIGSYS`.
+    Trap,
+    /// No list is installed.
+    None,
+}
+
+impl FromStr for Seccomp {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "kill" => Ok(Self::Kill),
+            "log" => Ok(Self::Log),
+            "trap" => Ok(Self::Trap),
+            "none" => Ok(Self::None),
+            _ => Err("expected kill, log, trap or none"),
+        }
+    }
+}
+
+/// Changes to the capabilities that are kept (`--modcaps=+sys_admin:-chown`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModCaps {
+    /// Kept beyond the default set.
+    pub added: CapsHashSet,
+    /// Given up although in the default set.
+    pub removed: CapsHashSet,
+}
+
+impl FromStr for ModCaps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut changes = Self::default();
+        for item in text.split(':') {
+            let (add, name) = match item.split_at_checked(1) {
+                Some(("+", name)) => (true, name),
+                Some(("-", name)) => (false, name),
+                _ => {
+                    return Err(format!(
+                        "'{item}' is not a change: expected +capability or -capability, \
+                         separated by ':', such as +sys_admin:-chown"
+                    ));
+                }
+            };
+            let capability = caps::to_canonical(name)
+                .parse::<Capability>()
+                .map_err(|_| {
+                    format!(
+                        "'{name}' is not a capability: expected a name as in capabilities(7), \
+                         such as chown or CAP_CHOWN"
+                    )
+                })?;
+            // The last word on a capability counts.
+            let (into, out_of) = if add {
+                (&mut changes.added, &mut changes.removed)
+            } else {
+                (&mut changes.removed, &mut changes.added)
+            };
+            out_of.remove(&capability);
+            into.insert(capability);
+        }
+        Ok(changes)
+    }
+}
+
+/// How the daemon is confined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The mechanism that isolates the process.
+    pub mode: Mode,
+    /// What happens on a system call that is not allowed.
+    pub seccomp: Seccomp,
+    /// Changes to the capabilities that are kept.
+    pub modcaps: ModCaps,
+    /// Limit of open descriptors: `Some(0)` leaves it alone, `None` raises it as far as is useful.
+    pub rlimit_nofile: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modcaps_valid_gives_both_sets_and_the_last_word_counts() {
+        let changes: ModCaps = "+sys_admin:-CAP_CHOWN:-Mknod:+mknod".parse().unwrap();
+        assert_eq!(
+            changes.added,
+            CapsHashSet::from([Capability::CAP_SYS_ADMIN, Capability::CAP_MKNOD])
+        );
+        assert_eq!(changes.removed, CapsHashSet::from([Capability::CAP_CHOWN]));
+    }
+
+    #[test]
+    fn modcaps_malformed_names_the_item() {
+        for (text, culprit) in [
+            ("", "''"),
+            ("+chown:", "''"),
+            ("chown", "'chown'"),
+            ("*chown", "'*chown'"),
+            ("+", "''"),
+            ("+fly", "'fly'"),
+            ("é", "'é'"),
+        ] {
+            let message = text.parse::<ModCaps>().unwrap_err();
+            assert!(message.contains(culprit), "{text}: {message}");
+        }
+    }
+}
