@@ -1,1 +1,24 @@
-//! The virtio-fs device on vhost-user.
+//! The virtio-fs device on vhost-user (virtio 1.2, 5.11).
+//!
+//! Each connection on the daemon's socket is a device of its own: [`connection`] carries the vhost-user messages,
+//! `backend` answers them, and every ring has a worker thread that takes [`request::Request`]s off it and hands them
+//! to a [`request::Handler`]. What a request says is the handler's business: the device knows no FUSE.
+//!
+//! ```text
+//! guest ── messages ── connection (quirks) ── vhost-user-backend ── backend ── set-up of the rings
+//!   └───── rings ───── worker ── chain ── request ── handler
+//!                         └ pool (where there is one)
+//! ```
+
+mod backend;
+mod chain;
+mod config_space;
+pub mod connection;
+mod options;
+mod pool;
+mod quirks;
+pub mod request;
+mod vring;
+mod worker;
+
+pub use options::Options;

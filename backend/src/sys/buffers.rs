@@ -36,7 +36,11 @@ impl Segments {
     /// Appends `len` bytes at `base`, as part of the previous segment where it goes on from there.
     /// Returns false, and appends nothing, where the total would not fit `isize`.
     pub fn push(&mut self, base: *mut u8, len: usize) -> bool {
-        let Some(total) = self.total.checked_add(len).filter(|t| *t <= isize::MAX as usize) else {
+        let Some(total) = self
+            .total
+            .checked_add(len)
+            .filter(|t| *t <= isize::MAX as usize)
+        else {
             return false;
         };
         if len == 0 {
@@ -111,7 +115,9 @@ impl<'a> Cursor<'a> {
         count = count.min(self.remaining);
         self.remaining -= count;
         while count > 0 {
-            let Some(first) = self.rest.first_mut() else { return };
+            let Some(first) = self.rest.first_mut() else {
+                return;
+            };
             if count < first.iov_len {
                 first.iov_base = first.iov_base.cast::<u8>().wrapping_add(count).cast();
                 first.iov_len -= count;
@@ -170,7 +176,9 @@ impl Reader<'_> {
     pub fn read(&mut self, buffer: &mut [u8]) -> usize {
         let mut filled = 0;
         while filled < buffer.len() {
-            let Some(first) = self.0.rest.first() else { break };
+            let Some(first) = self.0.rest.first() else {
+                break;
+            };
             let part = first.iov_len.min(buffer.len() - filled);
             let target = buffer[filled..filled + part].as_mut_ptr();
             // SAFETY: `Segments::reader`'s caller keeps the segment mapped; `target` has room for `part` bytes
@@ -196,12 +204,27 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// The system call's.
-    pub fn write_to(&mut self, file: BorrowedFd<'_>, count: usize, offset: u64, flags: i32) -> io::Result<usize> {
-        let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    pub fn write_to(
+        &mut self,
+        file: BorrowedFd<'_>,
+        count: usize,
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize> {
+        let offset = libc::off_t::try_from(offset)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         self.0.vectored(count, |segments, used| {
             // SAFETY: `segments` points to `used` segments which `Segments::reader`'s caller keeps mapped; the
             // kernel answers EFAULT where it cannot read them.
-            moved(unsafe { libc::pwritev2(file.as_raw_fd(), segments, segment_count(used), offset, flags) })
+            moved(unsafe {
+                libc::pwritev2(
+                    file.as_raw_fd(),
+                    segments,
+                    segment_count(used),
+                    offset,
+                    flags,
+                )
+            })
         })
     }
 }
@@ -219,7 +242,9 @@ impl<'a> Writer<'a> {
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         while done < bytes.len() {
-            let Some(first) = self.0.rest.first() else { break };
+            let Some(first) = self.0.rest.first() else {
+                break;
+            };
             let part = first.iov_len.min(bytes.len() - done);
             let source = bytes[done..done + part].as_ptr();
             // SAFETY: `Segments::writer`'s caller keeps the segment mapped and free of Rust references; `source`
@@ -242,12 +267,27 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// The system call's.
-    pub fn read_from(&mut self, file: BorrowedFd<'_>, count: usize, offset: u64, flags: i32) -> io::Result<usize> {
-        let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    pub fn read_from(
+        &mut self,
+        file: BorrowedFd<'_>,
+        count: usize,
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize> {
+        let offset = libc::off_t::try_from(offset)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         self.0.vectored(count, |segments, used| {
             // SAFETY: `segments` points to `used` segments which `Segments::writer`'s caller keeps mapped; the
             // kernel answers EFAULT where it cannot write them.
-            moved(unsafe { libc::preadv2(file.as_raw_fd(), segments, segment_count(used), offset, flags) })
+            moved(unsafe {
+                libc::preadv2(
+                    file.as_raw_fd(),
+                    segments,
+                    segment_count(used),
+                    offset,
+                    flags,
+                )
+            })
         })
     }
 
@@ -277,7 +317,10 @@ pub struct Reserved<'a, const N: usize> {
 impl<const N: usize> Reserved<'_, N> {
     /// Fills the room.
     pub fn fill(self, bytes: [u8; N]) {
-        let whole = self.bytes.windows(2).all(|pair| pair[0].wrapping_add(1) == pair[1]);
+        let whole = self
+            .bytes
+            .windows(2)
+            .all(|pair| pair[0].wrapping_add(1) == pair[1]);
         if let (true, Some(first)) = (whole, self.bytes.first()) {
             // SAFETY: the `N` addresses follow each other and `Segments::writer`'s caller keeps them mapped.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), *first, N) };
@@ -340,7 +383,11 @@ mod tests {
     fn a_reserved_front_may_be_cut_anywhere() {
         let (mut a, mut b, mut c) = ([0u8; 3], [0u8; 4], [0u8; 3]);
         let mut segments = Segments::default();
-        assert!(segments.push_slice(&mut a) && segments.push_slice(&mut b) && segments.push_slice(&mut c));
+        assert!(
+            segments.push_slice(&mut a)
+                && segments.push_slice(&mut b)
+                && segments.push_slice(&mut c)
+        );
         // SAFETY: the arrays live to the end of the test.
         let mut writer = unsafe { segments.writer() };
         let front = writer.reserve::<4>().expect("ten bytes are there");

@@ -5,6 +5,9 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
+use rustix::process::getpid;
+use rustix::thread::gettid;
+
 /// Sent to a thread to make its system call fail with EINTR; its handler does nothing.
 const WAKE_SIGNAL: libc::c_int = libc::SIGUSR1;
 
@@ -38,12 +41,13 @@ impl Interruption {
 
     /// Makes the call that [`Interruption::run`] is in, or will be in, fail with EINTR, and returns once it has.
     pub fn interrupt(&self) {
+        let process = getpid().as_raw_nonzero().get();
         let mut state = self.state();
         state.interrupted = true;
         while let Some(thread) = state.thread {
             // SAFETY: tgkill takes plain numbers. The thread is alive, since it cannot leave `run` without the lock
             // that is held here, and the signal has a handler, since `run` installed it.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, WAKE_SIGNAL) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, WAKE_SIGNAL) };
             state = self
                 .left
                 .wait_timeout(state, RETRY)
@@ -58,8 +62,7 @@ impl Interruption {
     /// EINTR when interrupted; else what `blocking` returns.
     pub fn run<T>(&self, mut blocking: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         install_handler();
-        // SAFETY: gettid has no preconditions.
-        let thread = unsafe { libc::gettid() };
+        let thread = gettid().as_raw_nonzero().get();
         {
             let mut state = self.state();
             if state.interrupted {
@@ -69,7 +72,8 @@ impl Interruption {
         }
         let result = loop {
             match blocking() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted && !self.is_interrupted() => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::Interrupted && !self.is_interrupted() => {}
                 result => break result,
             }
         };
@@ -117,10 +121,17 @@ mod tests {
         let interruption = Arc::new(Interruption::new());
         let blocked = thread::spawn({
             let interruption = Arc::clone(&interruption);
-            move || interruption.run(|| read_byte(&reader)).map_err(|e| e.kind())
+            move || {
+                interruption
+                    .run(|| read_byte(&reader))
+                    .map_err(|e| e.kind())
+            }
         });
         interruption.interrupt();
-        assert_eq!(blocked.join().expect("no panic"), Err(io::ErrorKind::Interrupted));
+        assert_eq!(
+            blocked.join().expect("no panic"),
+            Err(io::ErrorKind::Interrupted)
+        );
     }
 
     #[test]
@@ -128,7 +139,10 @@ mod tests {
         let interruption = Interruption::new();
         interruption.interrupt();
         let result = interruption.run(|| -> io::Result<()> { unreachable!("must not be called") });
-        assert_eq!(result.map_err(|e| e.kind()), Err(io::ErrorKind::Interrupted));
+        assert_eq!(
+            result.map_err(|e| e.kind()),
+            Err(io::ErrorKind::Interrupted)
+        );
     }
 
     #[test]

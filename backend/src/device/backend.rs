@@ -1,0 +1,139 @@
+//! What vhost-user-backend asks a device: its features, its configuration, its rings.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::VhostUserBackend;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+
+use super::Options;
+use super::config_space::ConfigSpace;
+use super::pool::Pool;
+use super::request::Handler;
+use super::vring::{Memory, Vring};
+use super::worker::Worker;
+
+/// The high-priority ring (virtio 1.2, 5.11.2).
+const HIGH_PRIORITY: usize = 0;
+
+/// Request rings that a frontend may set up beyond those the configuration space tells of. QEMU counts its queues by an
+/// option of its own and refuses to start where the daemon has fewer.
+const MIN_REQUEST_QUEUES: usize = 8;
+
+/// One guest's device.
+pub(super) struct FsBackend {
+    handler: Arc<dyn Handler>,
+    config_space: ConfigSpace,
+    request_queues: usize,
+    max_queue_size: u16,
+    /// One for each ring, and so for each thread.
+    workers: Vec<Mutex<Worker>>,
+}
+
+impl FsBackend {
+    /// # Errors
+    /// The threads of the pool cannot be started.
+    pub(super) fn new(options: &Options, handler: Arc<dyn Handler>) -> io::Result<Self> {
+        let request_queues = usize::from(options.num_request_queues)
+            .clamp(MIN_REQUEST_QUEUES, usize::from(Options::MAX_REQUEST_QUEUES));
+        let pool = match options.thread_pool_size {
+            0 => None,
+            size => Some(Arc::new(Pool::new(size, &handler)?)),
+        };
+        let workers = (0..=request_queues)
+            .map(|ring| {
+                // FORGET and INTERRUPT must not queue up behind the requests that fill the pool.
+                let pool = pool.clone().filter(|_| ring != HIGH_PRIORITY);
+                Mutex::new(Worker::new(Arc::clone(&handler), pool))
+            })
+            .collect();
+        Ok(Self {
+            handler,
+            config_space: ConfigSpace::new(&options.tag, options.num_request_queues.into()),
+            request_queues,
+            max_queue_size: options.max_queue_size,
+            workers,
+        })
+    }
+}
+
+impl VhostUserBackend for FsBackend {
+    type Bitmap = ();
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        self.request_queues + 1
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(self.max_queue_size)
+    }
+
+    fn features(&self) -> u64 {
+        (1 << VIRTIO_F_VERSION_1)
+            | (1 << VIRTIO_RING_F_INDIRECT_DESC)
+            | (1 << VIRTIO_RING_F_EVENT_IDX)
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    /// CONFIG is offered always: QEMU 7.2 only warns, User Mode Linux and the Bao frontend need it.
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::BACKEND_REQ
+    }
+
+    fn reset_device(&self) {
+        self.handler.reset();
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        self.config_space.read(offset, size)
+    }
+
+    /// Requests in flight keep the memory they were found in; new ones find the new memory.
+    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        (0..=self.request_queues).map(|ring| 1 << ring).collect()
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
+            .inspect_err(|error| log::error!("cannot make the event that ends a worker: {error}"))
+            .ok()
+    }
+
+    fn handle_event(
+        &self,
+        _event: u16,
+        _events: EventSet,
+        vrings: &[Vring],
+        thread: usize,
+    ) -> io::Result<()> {
+        let (Some(worker), Some(ring)) = (self.workers.get(thread), vrings.first()) else {
+            return Err(io::Error::other("a thread without a ring"));
+        };
+        // Only the ring's own thread comes here, so the lock is always free.
+        worker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .serve(ring);
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! One guest's connection, from accept to hang-up.
+//!
+//! ```text
+//! frontend ── socket ── pump (quirks put right) ── private socket ── vhost-user-backend ── rings' threads
+//! ```
+//!
+//! Only messages go through the pump, a few dozen when a guest starts. Requests and data go through the rings.
+
+pub(super) mod message;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use vhost::vhost_user::{Error as ProtocolError, Listener};
+use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use self::message::{Message, ReceiveError};
+use super::Options;
+use super::backend::FsBackend;
+use super::quirks::trim_memory_table;
+use super::request::Handler;
+
+/// Why a connection ended other than by the frontend hanging up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device could not be made.
+    #[error("cannot start the threads of a guest's device")]
+    Threads(#[source] io::Error),
+    /// The socket between pump and device could not be made.
+    #[error("cannot make a private socket")]
+    PrivateSocket(#[source] io::Error),
+    /// vhost-user-backend could not start.
+    #[error("cannot start the vhost-user service: {0}")]
+    Start(DaemonError),
+    /// The frontend broke the protocol, or the socket failed.
+    #[error("the vhost-user connection failed: {0}")]
+    Receive(String),
+    /// A message was refused.
+    #[error("the frontend sent what the vhost-user protocol does not allow: {0}")]
+    Protocol(DaemonError),
+}
+
+/// Serves the guest on `frontend` until it hangs up, or until that socket is shut down. Then all that the guest held is freed.
+///
+/// # Errors
+/// The device could not be made, or the frontend did what the protocol does not allow.
+pub fn serve(
+    frontend: &UnixStream,
+    options: &Options,
+    handler: &Arc<dyn Handler>,
+) -> Result<(), Error> {
+    let backend = Arc::new(FsBackend::new(options, Arc::clone(handler)).map_err(Error::Threads)?);
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let mut daemon =
+        VhostUserDaemon::new("vhost_user".into(), backend, memory).map_err(Error::Start)?;
+    let (private, listener) = private_socket().map_err(Error::PrivateSocket)?;
+    daemon
+        .start(&mut Listener::from(listener))
+        .map_err(Error::Start)?;
+
+    let pumped = pump(frontend, &private);
+    daemon.request_shutdown();
+    let served = daemon.wait();
+    // Requests that wait for a lock hold their rings, and so would keep the threads from ending.
+    handler.reset();
+    drop(daemon);
+    match (pumped, served) {
+        (_, Err(error)) if !is_hang_up(&error) => Err(Error::Protocol(error)),
+        (Err(error), _) => Err(Error::Receive(chain_of(&error))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the service ended because the pump closed its socket.
+fn is_hang_up(error: &DaemonError) -> bool {
+    matches!(
+        error,
+        DaemonError::HandleRequest(
+            ProtocolError::Disconnected
+                | ProtocolError::PartialMessage
+                | ProtocolError::SocketBroken(_)
+        )
+    )
+}
+
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A connected socket, and a listener whose first and only connection is that socket's other end.
+///
+/// vhost-user-backend takes nothing but a listener. The address is one that the kernel picks; with a backlog of zero the
+/// connection succeeds only while no other is waiting, so nobody else's can be the one that is accepted.
+fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
+    let new = || {
+        rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+    };
+    let listener = new()?;
+    rustix::net::bind(&listener, &SocketAddrUnix::new_unnamed())?;
+    rustix::net::listen(&listener, 0)?;
+    let near = new()?;
+    rustix::io::ioctl_fionbio(&near, true)?;
+    rustix::net::connect(
+        &near,
+        &SocketAddrUnix::try_from(rustix::net::getsockname(&listener)?)?,
+    )?;
+    rustix::io::ioctl_fionbio(&near, false)?;
+    Ok((near, UnixListener::from(listener)))
+}
+
+/// Carries messages both ways until either end closes. A message is taken from one side only once the other has room
+/// for it, so a frontend that does not read its replies blocks nothing but itself.
+fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
+    let (frontend, backend) = (frontend.as_fd(), backend.as_fd());
+    let (mut from_frontend, mut from_backend) = (PollFlags::IN, PollFlags::IN);
+    loop {
+        let mut ready = [
+            PollFd::from_borrowed_fd(frontend, from_frontend),
+            PollFd::from_borrowed_fd(backend, from_backend),
+        ];
+        wait(&mut ready, None)?;
+        let [frontend_ready, backend_ready] = ready.map(|ready| ready.revents());
+        (from_frontend, from_backend) = (PollFlags::IN, PollFlags::IN);
+        if is_readable(frontend_ready) {
+            if has_room(backend)? {
+                if !carry(frontend, backend, trim_memory_table)? {
+                    return Ok(());
+                }
+            } else {
+                (from_frontend, from_backend) =
+                    (PollFlags::empty(), PollFlags::IN | PollFlags::OUT);
+            }
+        }
+        if is_readable(backend_ready) {
+            if has_room(frontend)? {
+                if !carry(backend, frontend, |_| ())? {
+                    return Ok(());
+                }
+            } else if is_closed(frontend_ready) {
+                return Ok(());
+            } else {
+                from_backend -= PollFlags::IN;
+                from_frontend |= PollFlags::OUT;
+            }
+        }
+    }
+}
+
+/// Carries one message; false when there will be no more.
+fn carry(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    mend: impl FnOnce(&mut Message),
+) -> Result<bool, ReceiveError> {
+    let mut message = match Message::receive(from) {
+        Err(ReceiveError::HungUp) => return Ok(false),
+        message => message?,
+    };
+    mend(&mut message);
+    match message.send(to) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        sent => Ok(sent.map(|()| true)?),
+    }
+}
+
+fn has_room(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    wait(&mut ready, Some(&Timespec::default()))?;
+    Ok(!ready[0].revents().is_empty())
+}
+
+fn is_readable(ready: PollFlags) -> bool {
+    ready.contains(PollFlags::IN) || is_closed(ready)
+}
+
+fn is_closed(ready: PollFlags) -> bool {
+    ready.intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+fn wait(descriptors: &mut [PollFd<'_>], limit: Option<&Timespec>) -> io::Result<()> {
+    match poll(descriptors, limit) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

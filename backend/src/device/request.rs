@@ -1,0 +1,125 @@
+//! A request of the guest on its way through the daemon, and who handles it.
+
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+
+use super::vring::Vring;
+use crate::sys::buffers::{Reader, Segments, Writer};
+use crate::sys::interrupt::Interruption;
+
+/// Serves requests. Several threads call it at once.
+pub trait Handler: Send + Sync + 'static {
+    /// Serves `request` and says with [`Request::set_reply_len`] how much it wrote. A handler that has to wait for
+    /// something another request may bring about (a lock) keeps the request, returns `None` and calls
+    /// [`Request::finish`] later, from a thread of its own.
+    fn handle(&self, request: Box<Request>) -> Option<Box<Request>>;
+
+    /// The driver has reset the device, or has gone: whatever it held is freed.
+    fn reset(&self);
+}
+
+/// One descriptor chain, taken off a ring and not yet given back.
+///
+/// It is given back exactly once, whatever happens: by [`Request::finish`], by the worker, or on drop, and then empty.
+pub struct Request {
+    pub(super) readable: Segments,
+    pub(super) writable: Segments,
+    pub(super) origin: Option<Origin>,
+    reply_len: u32,
+    interruption: Option<Arc<Interruption>>,
+    scratch: Vec<u8>,
+}
+
+/// Where a chain came from and must go back to.
+pub(super) struct Origin {
+    pub(super) ring: Vring,
+    pub(super) head: u16,
+    /// Keeps the segments mapped, even if the guest's memory table changes meanwhile.
+    pub(super) _memory: Arc<GuestMemoryMmap>,
+}
+
+impl Request {
+    pub(super) fn new() -> Self {
+        Self {
+            readable: Segments::default(),
+            writable: Segments::default(),
+            origin: None,
+            reply_len: 0,
+            interruption: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// What the guest sends, where its reply goes, and a buffer whose allocation is kept from request to request.
+    pub fn parts(&mut self) -> (Reader<'_>, Writer<'_>, &mut Vec<u8>) {
+        let (reader, writer) = guest::buffers(&mut self.readable, &mut self.writable);
+        (reader, writer, &mut self.scratch)
+    }
+
+    /// Says how many bytes of the reply were written. None, for a request without a reply.
+    pub fn set_reply_len(&mut self, len: usize) {
+        // A chain holds at most 2^32 bytes (virtio 1.2, 2.7.5.2), and the reply fits the chain.
+        self.reply_len = u32::try_from(len).unwrap_or(u32::MAX);
+    }
+
+    pub(super) fn reply_len(&self) -> u32 {
+        self.reply_len
+    }
+
+    /// Lets the device interrupt the thread that serves this request when its ring has to stop.
+    pub fn set_interruption(&mut self, interruption: Arc<Interruption>) {
+        if let Some(origin) = &self.origin {
+            origin.ring.add_interruption(Arc::clone(&interruption));
+        }
+        self.interruption = Some(interruption);
+    }
+
+    /// Gives the chain back to the guest and tells it, if it wants to be told.
+    pub fn finish(mut self) {
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
+        if let Some(origin) = self.origin.take() {
+            if let Some(interruption) = self.interruption.take() {
+                origin.ring.remove_interruption(&interruption);
+            }
+            origin.ring.complete(&[(origin.head, self.reply_len)]);
+        }
+    }
+
+    /// Makes the request ready for the next chain.
+    pub(super) fn clear(&mut self) {
+        self.readable.clear();
+        self.writable.clear();
+        self.reply_len = 0;
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.reply_len = 0;
+        self.give_back();
+    }
+}
+
+/// The only place where guest addresses become readers and writers.
+mod guest {
+    #![allow(unsafe_code)] // vouches for guest memory being mapped while a request is out
+
+    use super::{Reader, Segments, Writer};
+
+    /// To be called with the segments of a [`super::Request`] only.
+    pub(super) fn buffers<'a>(
+        readable: &'a mut Segments,
+        writable: &'a mut Segments,
+    ) -> (Reader<'a>, Writer<'a>) {
+        // SAFETY: a request's segments were translated from its `origin`'s memory, which keeps them mapped for as long as
+        // the request lives, and the returned reader borrows from the request.
+        let reader = unsafe { readable.reader() };
+        // SAFETY: as above; guest memory is only ever reached by raw addresses, never by Rust references.
+        let writer = unsafe { writable.writer() };
+        (reader, writer)
+    }
+}

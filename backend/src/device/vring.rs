@@ -1,0 +1,315 @@
+//! A ring as the daemon uses it: vhost-user-backend's, with stopping that drains it and with descriptors that never block.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::OFlags;
+use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
+use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::sys::interrupt::Interruption;
+
+/// The guest's memory: replaced as a whole when its table changes.
+pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+/// A handle to one ring; clones are the same ring.
+#[derive(Clone)]
+pub(super) struct Vring(Arc<Ring>);
+
+struct Ring {
+    memory: Memory,
+    state: VringMutex<Memory>,
+    /// Chains taken and not yet given back, and the threads among those that serve them which may wait long.
+    outstanding: Mutex<Outstanding>,
+    drained: Condvar,
+    /// The driver broke the ring's rules: nothing is taken off it until it is set up anew.
+    broken: AtomicBool,
+    /// Tells the frontend that the ring is broken.
+    error: Mutex<Option<File>>,
+}
+
+#[derive(Default)]
+struct Outstanding {
+    chains: usize,
+    interruptions: Vec<Arc<Interruption>>,
+}
+
+/// One chain and the memory it lies in.
+pub(super) type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
+
+impl Vring {
+    /// Takes up to `limit` chains off the ring into `chains`; none when the ring is stopped, disabled or broken.
+    pub(super) fn take(&self, limit: usize, chains: &mut Vec<Chain>) -> Arc<GuestMemoryMmap> {
+        let mut state = self.0.state.get_mut();
+        let memory = self.0.memory.memory().into_inner();
+        if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
+            return memory;
+        }
+        let before = chains.len();
+        let result = state
+            .get_queue_mut()
+            .iter(Arc::clone(&memory))
+            .map(|available| chains.extend(available.take(limit)));
+        self.outstanding().chains += chains.len() - before;
+        drop(state);
+        if let Err(error) = result {
+            self.set_broken(&format!("its available ring cannot be used: {error}"));
+        }
+        memory
+    }
+
+    /// Gives chains back, each with the number of bytes written into it, and notifies the driver if it wants that.
+    pub(super) fn complete(&self, used: &[(u16, u32)]) {
+        let failed = {
+            let mut state = self.0.state.get_mut();
+            let memory = self.0.memory.memory();
+            let queue = state.get_queue_mut();
+            used.iter()
+                .try_for_each(|(head, len)| queue.add_used(&*memory, *head, *len))
+                .and_then(|()| queue.needs_notification(&*memory))
+                .map(|wanted| {
+                    if wanted {
+                        notify(&state);
+                    }
+                })
+        };
+        if let Err(error) = failed {
+            self.set_broken(&format!("its used ring cannot be written: {error}"));
+        }
+        let mut outstanding = self.outstanding();
+        outstanding.chains = outstanding.chains.saturating_sub(used.len());
+        if outstanding.chains == 0 {
+            self.0.drained.notify_all();
+        }
+    }
+
+    /// Asks the driver not to notify while the ring is being worked on.
+    pub(super) fn suppress_notifications(&self) {
+        // A ring that cannot be written to is found broken at the next look at it.
+        let _ = self.0.state.disable_notification();
+    }
+
+    /// Asks the driver to notify again, and says whether something became available meanwhile.
+    pub(super) fn allow_notifications(&self) -> bool {
+        let usable = {
+            let state = self.0.state.get_ref();
+            state.is_enabled() && state.get_queue().ready() && !self.is_broken()
+        };
+        usable && self.0.state.enable_notification().unwrap_or(false)
+    }
+
+    /// Stops the ring until it is set up anew, tells the frontend, and says so once.
+    pub(super) fn set_broken(&self, reason: &str) {
+        if self.0.broken.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        log::error!("a ring is stopped: {reason}");
+        if let Some(error) = &*self.0.error.lock().unwrap_or_else(PoisonError::into_inner) {
+            // The frontend may have closed its end: there is nobody left to tell.
+            let _ = rustix::io::write(error, &1u64.to_ne_bytes());
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_interruption(&self, interruption: Arc<Interruption>) {
+        self.outstanding().interruptions.push(interruption);
+    }
+
+    pub(super) fn remove_interruption(&self, interruption: &Arc<Interruption>) {
+        self.outstanding()
+            .interruptions
+            .retain(|other| !Arc::ptr_eq(other, interruption));
+    }
+
+    /// Waits until every chain that was taken has been given back. Requests that wait for a lock are interrupted.
+    fn drain(&self) {
+        let mut outstanding = self.outstanding();
+        while outstanding.chains > 0 {
+            let waiting = std::mem::take(&mut outstanding.interruptions);
+            if !waiting.is_empty() {
+                drop(outstanding);
+                waiting
+                    .iter()
+                    .for_each(|interruption| interruption.interrupt());
+                outstanding = self.outstanding();
+                continue;
+            }
+            outstanding = self
+                .0
+                .drained
+                .wait_timeout(outstanding, DRAIN_RECHECK)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn outstanding(&self) -> MutexGuard<'_, Outstanding> {
+        // A count and a list, both right whenever the lock is free.
+        self.0
+            .outstanding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> VringStateGuard<'a, Memory> for Vring {
+    type G = MutexGuard<'a, VringState<Memory>>;
+}
+
+impl<'a> VringStateMutGuard<'a, Memory> for Vring {
+    type G = MutexGuard<'a, VringState<Memory>>;
+}
+
+/// What vhost-user-backend asks of a ring. All but stopping, the descriptors and the broken state is its own ring's.
+impl VringT<Memory> for Vring {
+    fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
+        Ok(Self(Arc::new(Ring {
+            state: VringMutex::new(memory.clone(), max_queue_size)?,
+            memory,
+            outstanding: Mutex::default(),
+            drained: Condvar::new(),
+            broken: AtomicBool::new(false),
+            error: Mutex::new(None),
+        })))
+    }
+
+    fn get_ref(&self) -> MutexGuard<'_, VringState<Memory>> {
+        self.0.state.get_ref()
+    }
+
+    fn get_mut(&self) -> MutexGuard<'_, VringState<Memory>> {
+        self.0.state.get_mut()
+    }
+
+    fn add_used(&self, head: u16, len: u32) -> Result<(), QueueError> {
+        self.0.state.add_used(head, len)
+    }
+
+    fn signal_used_queue(&self) -> io::Result<()> {
+        self.0.state.signal_used_queue()
+    }
+
+    fn enable_notification(&self) -> Result<bool, QueueError> {
+        self.0.state.enable_notification()
+    }
+
+    fn disable_notification(&self) -> Result<(), QueueError> {
+        self.0.state.disable_notification()
+    }
+
+    fn needs_notification(&self) -> Result<bool, QueueError> {
+        self.0.state.needs_notification()
+    }
+
+    /// Disabling drains the ring: User Mode Linux resets a device by nothing else.
+    fn set_enabled(&self, enabled: bool) {
+        self.0.state.set_enabled(enabled);
+        if !enabled {
+            self.drain();
+        }
+    }
+
+    fn set_queue_info(
+        &self,
+        desc_table: u64,
+        avail_ring: u64,
+        used_ring: u64,
+    ) -> Result<(), QueueError> {
+        self.0.broken.store(false, Ordering::Relaxed);
+        self.0
+            .state
+            .set_queue_info(desc_table, avail_ring, used_ring)
+    }
+
+    fn queue_next_avail(&self) -> u16 {
+        self.0.state.queue_next_avail()
+    }
+
+    fn set_queue_next_avail(&self, base: u16) {
+        self.0.state.set_queue_next_avail(base);
+    }
+
+    fn set_queue_next_used(&self, index: u16) {
+        self.0.state.set_queue_next_used(index);
+    }
+
+    fn queue_used_idx(&self) -> Result<u16, QueueError> {
+        self.0.state.queue_used_idx()
+    }
+
+    fn set_queue_size(&self, size: u16) {
+        self.0.state.set_queue_size(size);
+    }
+
+    fn set_queue_event_idx(&self, enabled: bool) {
+        self.0.state.set_queue_event_idx(enabled);
+    }
+
+    /// Stopping drains the ring, so that the base which GET_VRING_BASE answers covers all that was taken.
+    fn set_queue_ready(&self, ready: bool) {
+        self.0.state.set_queue_ready(ready);
+        if !ready {
+            self.drain();
+        }
+    }
+
+    fn set_kick(&self, file: Option<File>) {
+        self.0.state.set_kick(file.map(non_blocking));
+    }
+
+    /// A kick that another look at the ring has consumed already is no error; a descriptor that cannot be read is.
+    fn read_kick(&self) -> io::Result<bool> {
+        match self.0.state.read_kick() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(self.0.state.get_ref().is_enabled())
+            }
+            Err(error) => {
+                self.set_broken(&format!("its kick descriptor cannot be read: {error}"));
+                Err(error)
+            }
+            enabled => enabled,
+        }
+    }
+
+    fn set_call(&self, file: Option<File>) {
+        self.0.state.set_call(file.map(non_blocking));
+    }
+
+    fn set_err(&self, file: Option<File>) {
+        *self.0.error.lock().unwrap_or_else(PoisonError::into_inner) = file.map(non_blocking);
+    }
+}
+
+/// How often a draining ring looks for requests that began to wait for a lock meanwhile.
+const DRAIN_RECHECK: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Signals the call descriptor. A full pipe (User Mode Linux has pipes there) holds a signal already, and a closed one
+/// means that the guest is gone, which its connection will tell.
+fn notify(state: &VringState<Memory>) {
+    match state.signal_used_queue() {
+        Ok(()) => {}
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::BrokenPipe
+            ) => {}
+        Err(error) => log::debug!("cannot notify the driver: {error}"),
+    }
+}
+
+/// The descriptors come from the frontend: whatever they are, and however full, they must not block a worker.
+fn non_blocking(file: File) -> File {
+    let set = rustix::fs::fcntl_getfl(file.as_fd())
+        .and_then(|flags| rustix::fs::fcntl_setfl(file.as_fd(), flags | OFlags::NONBLOCK));
+    if let Err(error) = set {
+        log::warn!("cannot make a notification descriptor non-blocking: {error}");
+    }
+    file
+}

@@ -1,0 +1,114 @@
+//! Serving one ring: taking chains off it, handing them on, giving them back.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+
+use super::chain::translate;
+use super::pool::Pool;
+use super::request::{Handler, Origin, Request};
+use super::vring::{Chain, Vring};
+
+/// Chains taken off the ring at a time.
+const BATCH: usize = 32;
+
+/// Replies of at least this many bytes are announced at once, not with the rest of their batch.
+const LARGE_REPLY: u32 = 64 * 1024;
+
+/// What one worker keeps from kick to kick.
+pub(super) struct Worker {
+    handler: Arc<dyn Handler>,
+    pool: Option<Arc<Pool>>,
+    chains: Vec<Chain>,
+    done: Vec<(u16, u32)>,
+    spare: Option<Box<Request>>,
+}
+
+impl Worker {
+    /// Requests are served right here, or by `pool` where there is one.
+    pub(super) fn new(handler: Arc<dyn Handler>, pool: Option<Arc<Pool>>) -> Self {
+        Self {
+            handler,
+            pool,
+            chains: Vec::with_capacity(BATCH),
+            done: Vec::with_capacity(BATCH),
+            spare: None,
+        }
+    }
+
+    /// Serves the ring until nothing is available.
+    pub(super) fn serve(&mut self, ring: &Vring) {
+        loop {
+            ring.suppress_notifications();
+            loop {
+                let memory = ring.take(BATCH, &mut self.chains);
+                if self.chains.is_empty() {
+                    break;
+                }
+                self.serve_batch(ring, &memory);
+            }
+            if !ring.allow_notifications() {
+                return;
+            }
+        }
+    }
+
+    fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuestMemoryMmap>) {
+        let mut chains = std::mem::take(&mut self.chains);
+        for chain in chains.drain(..) {
+            let mut request = self
+                .spare
+                .take()
+                .unwrap_or_else(|| Box::new(Request::new()));
+            request.clear();
+            let head = chain.head_index();
+            let translated = translate(chain, memory, &mut request.readable, &mut request.writable);
+            if let Err(malformed) = translated {
+                ring.set_broken(&format!(
+                    "the descriptor chain at {head} is malformed: {malformed}"
+                ));
+                self.done.push((head, 0));
+                continue;
+            }
+            request.origin = Some(Origin {
+                ring: ring.clone(),
+                head,
+                _memory: Arc::clone(memory),
+            });
+            if let Some(pool) = &self.pool {
+                pool.submit(request);
+                continue;
+            }
+            if let Some(mut served) = handle(&*self.handler, ring, request) {
+                served.origin = None;
+                self.done.push((head, served.reply_len()));
+                if served.reply_len() >= LARGE_REPLY {
+                    self.give_back(ring);
+                }
+                self.spare = Some(served);
+            }
+        }
+        self.chains = chains;
+        self.give_back(ring);
+    }
+
+    fn give_back(&mut self, ring: &Vring) {
+        if !self.done.is_empty() {
+            ring.complete(&self.done);
+            self.done.clear();
+        }
+    }
+}
+
+/// Calls the handler. Should it panic, then its ring is stopped and the daemon goes on.
+pub(super) fn handle(
+    handler: &dyn Handler,
+    ring: &Vring,
+    request: Box<Request>,
+) -> Option<Box<Request>> {
+    catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
+        ring.set_broken("serving a request failed inside the daemon; please report this");
+        None
+    })
+}
