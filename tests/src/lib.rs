@@ -1,1 +1,8 @@
 //! What the tests share: guests, the daemon under test, a driver without a guest.
+
+pub mod cache;
+pub mod daemon;
+pub mod guest;
+pub mod packages;
+pub mod process;
+pub mod tools;

@@ -1,0 +1,73 @@
+//! Advisory locks within one guest.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::io::Errno;
+
+/// The argument by which this program calls itself for [`try_lock`].
+pub(crate) const TRY_LOCK: &str = "--try-posix-lock";
+
+/// Exit status of [`try_lock`] when somebody else holds the lock.
+const HELD: i32 = 7;
+
+fn open(path: &Path) -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))
+}
+
+/// An exclusive `flock` on one open file keeps another open file out until it is released.
+pub(crate) fn flock_excludes(dir: &Path) -> Result<()> {
+    let path = dir.join("file");
+    let (one, other) = (open(&path)?, open(&path)?);
+    flock(&one, FlockOperation::LockExclusive).context("first lock")?;
+    let refused = flock(&other, FlockOperation::NonBlockingLockExclusive);
+    ensure!(
+        refused == Err(Errno::WOULDBLOCK),
+        "second lock: {refused:?}"
+    );
+    flock(&one, FlockOperation::Unlock).context("unlock")?;
+    flock(&other, FlockOperation::NonBlockingLockExclusive).context("lock after unlock")
+}
+
+/// A POSIX record lock keeps other processes out, and goes with the process that holds it.
+pub(crate) fn posix_lock_excludes_processes(dir: &Path) -> Result<()> {
+    let path = dir.join("file");
+    let file = open(&path)?;
+    ensure!(another_process_gets(&path)?, "nobody holds the lock yet");
+    fcntl_lock(&file, FlockOperation::LockExclusive).context("first lock")?;
+    ensure!(!another_process_gets(&path)?, "the lock kept nobody out");
+    fcntl_lock(&file, FlockOperation::Unlock).context("unlock")?;
+    ensure!(another_process_gets(&path)?, "the lock stayed after unlock");
+    Ok(())
+}
+
+fn another_process_gets(path: &Path) -> Result<bool> {
+    let status = Command::new("/proc/self/exe")
+        .arg(path)
+        .arg(TRY_LOCK)
+        .status()
+        .context("starting the second process")?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(HELD) => Ok(false),
+        _ => bail!("the second process ended with {status}"),
+    }
+}
+
+/// The second process: takes the lock if it can be had, and ends.
+pub(crate) fn try_lock(path: &Path) -> Result<()> {
+    match fcntl_lock(open(path)?, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::AGAIN | Errno::ACCESS) => std::process::exit(HELD),
+        Err(error) => Err(error).context("locking in the second process"),
+    }
+}

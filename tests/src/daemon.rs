@@ -1,0 +1,165 @@
+//! The daemon under test: started on a socket of its own, stopped by pid, its log kept.
+
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{self, User};
+use crate::tools;
+
+/// How long the socket may take to appear, and the daemon to end when told to.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The tag every test daemon announces.
+pub const TAG: &str = "myfs";
+
+/// How to start a daemon.
+#[derive(Clone, Debug)]
+pub struct Options {
+    share: PathBuf,
+    arguments: Vec<String>,
+    user: Option<User>,
+}
+
+impl Options {
+    /// A daemon that shares `share` and has no further options.
+    #[must_use]
+    pub fn new(share: &Path) -> Self {
+        Self {
+            share: share.to_owned(),
+            arguments: Vec::new(),
+            user: None,
+        }
+    }
+
+    /// The same with `arguments` appended to its command line.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// The same run as `user`, who has to own the share.
+    #[must_use]
+    pub const fn user(mut self, user: User) -> Self {
+        self.user = Some(user);
+        self
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    socket: PathBuf,
+    dir: TempDir,
+}
+
+impl Daemon {
+    /// Starts the daemon and waits until its socket file is there. Nobody connects to find out:
+    /// a connection is a guest.
+    ///
+    /// # Errors
+    /// When it ends instead, or takes too long; with its log.
+    pub fn start(options: &Options) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-daemon-")
+            .tempdir()
+            .context("creating the daemon's directory")?;
+        let socket = dir.path().join("fs.sock");
+        if let Some(user) = options.user {
+            chown(dir.path(), Some(user.uid), Some(user.gid))?;
+        }
+        let program = tools::gangplankd()?;
+        let program = match options.user {
+            // The user may not be able to enter the build directory.
+            Some(_) => {
+                let copy = dir.path().join("gangplankd");
+                fs::copy(&program, &copy).context("copying the daemon for its user")?;
+                copy
+            }
+            None => program,
+        };
+        let mut command = process::tied(&program, options.user);
+        command
+            .arg(format!("--socket-path={}", socket.display()))
+            .arg(format!("--shared-dir={}", options.share.display()))
+            .arg(format!("--tag={TAG}"))
+            .args(&options.arguments)
+            .current_dir(dir.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(File::create(dir.path().join("stdout"))?)
+            .stderr(File::create(dir.path().join("log"))?);
+        let described = format!("{command:?}");
+        let child =
+            process::spawn(command).with_context(|| format!("starting the daemon: {described}"))?;
+        let mut daemon = Self { child, socket, dir };
+        daemon
+            .wait_for_socket()
+            .with_context(|| format!("{described}\n{}", daemon.log()))?;
+        Ok(daemon)
+    }
+
+    /// Its vhost-user socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process id on the host.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When its status cannot be asked for.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it by SIGTERM; returns its exit status and its log.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn stop(mut self) -> Result<(ExitStatus, String)> {
+        process::signal(&self.child, Signal::TERM)?;
+        let status = process::wait_within(&mut self.child, LIMIT)
+            .with_context(|| format!("ending the daemon by SIGTERM\n{}", self.log()))?;
+        Ok((status, self.log()))
+    }
+
+    fn wait_for_socket(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.socket.exists() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the daemon ended at once: {status}");
+            }
+            if Instant::now() >= deadline {
+                bail!("the daemon made no socket within {LIMIT:?}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+    }
+}

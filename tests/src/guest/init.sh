@@ -1,0 +1,56 @@
+#!/bin/busybox sh
+# shellcheck shell=dash
+# The guest's first process. What it does is told on the kernel command line:
+#   gangplank=agent              serve commands on the console
+#   gangplank=shell              mount gangplank.tag on /mnt, give the console to a person
+#   gangplank=root               make the share gangplank.tag the root file system, then serve
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=linux
+mkdir -p /dev/shm /dev/pts
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /dev/shm
+mount -t devpts devpts /dev/pts
+hostname gangplank-guest
+for module in /modules/*.ko; do
+    [ -e "$module" ] && insmod "$module"
+done
+
+mode=agent
+tag=
+# shellcheck disable=SC2013 # words are what it consists of
+for word in $(cat /proc/cmdline); do
+    case "$word" in
+    gangplank=*) mode=${word#*=} ;;
+    gangplank.tag=*) tag=${word#*=} ;;
+    esac
+done
+
+case "$mode" in
+shell)
+    mount -t virtiofs "$tag" /mnt || echo "mounting $tag failed"
+    cat /banner 2>/dev/null
+    cd /mnt || cd /
+    setsid cttyhack sh
+    cd /
+    umount /mnt
+    poweroff -f
+    ;;
+root)
+    if mount -t virtiofs "$tag" /newroot; then
+        for name in dev proc sys run; do
+            mkdir -p "/newroot/$name"
+            mount --move "/$name" "/newroot/$name"
+        done
+        exec switch_root -c /dev/console /newroot /bin/sh /gangplank-agent
+    fi
+    echo "no root file system on tag $tag"
+    exec sh /agent
+    ;;
+*)
+    exec sh /agent
+    ;;
+esac

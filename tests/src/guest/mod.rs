@@ -1,0 +1,341 @@
+//! Stock guests: booted from Debian's kernels, driven over their console.
+
+pub mod console;
+pub mod cpio;
+pub mod initramfs;
+pub mod kernel;
+mod qemu;
+mod qmp;
+mod uml;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use self::console::{Console, Output};
+use self::initramfs::Extra;
+use self::kernel::{Kernel, Release};
+use crate::packages::Arch;
+use crate::process::{self, User};
+
+/// What a guest command may take unless its test says otherwise.
+pub const USUAL: Duration = Duration::from_secs(120);
+
+/// Booting under emulation on a busy machine.
+const BOOT: Duration = Duration::from_secs(240);
+
+/// The machines the project promises to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// User Mode Linux, `virtio_uml`.
+    Uml,
+    /// QEMU's q35 machine, `vhost-user-fs-pci`.
+    QemuX86_64,
+    /// QEMU's aarch64 virt machine, `vhost-user-fs-pci`.
+    QemuAarch64,
+}
+
+impl Machine {
+    /// The architecture of programs that run in it.
+    #[must_use]
+    pub const fn arch(self) -> Arch {
+        match self {
+            Self::Uml | Self::QemuX86_64 => Arch::Amd64,
+            Self::QemuAarch64 => Arch::Arm64,
+        }
+    }
+
+    /// Its stock kernel.
+    ///
+    /// # Errors
+    /// When the kernel's package cannot be had.
+    pub fn kernel(self, release: Release) -> Result<Kernel> {
+        match self {
+            Self::Uml => Kernel::uml(),
+            Self::QemuX86_64 | Self::QemuAarch64 => Kernel::cloud(self.arch(), release),
+        }
+    }
+}
+
+/// A share as the guest's hypervisor is told of it.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// The daemon's vhost-user socket.
+    pub socket: PathBuf,
+    /// The tag; for User Mode Linux the daemon alone decides it.
+    pub tag: String,
+}
+
+/// What the guest does once it has booted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Serves commands from its initramfs.
+    Agent,
+    /// Mounts this tag as its root file system and serves commands from there.
+    Root(String),
+    /// Mounts this tag on `/mnt` and gives the console to a person.
+    Shell(String),
+}
+
+/// How to boot a guest.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// On what.
+    pub machine: Machine,
+    /// Which kernel, where there is a choice.
+    pub release: Release,
+    /// What it does then.
+    pub role: Role,
+    /// Its virtio-fs devices.
+    pub shares: Vec<Share>,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Virtual processors (QEMU).
+    pub processors: u32,
+    /// Entries of each virtqueue (QEMU; a power of two up to 1024).
+    pub queue_size: u16,
+    /// Request queues of each device (QEMU).
+    pub request_queues: u16,
+    /// Who runs it on the host; `None` is the caller.
+    pub user: Option<User>,
+    /// Files added to the initramfs.
+    pub extras: Vec<Extra>,
+}
+
+impl Options {
+    /// A guest on `machine` without shares: 512 MiB, one processor, one request queue.
+    #[must_use]
+    pub fn new(machine: Machine) -> Self {
+        Self {
+            machine,
+            release: Release::Stable,
+            role: Role::Agent,
+            shares: Vec::new(),
+            memory_mib: 512,
+            processors: 1,
+            queue_size: 1024,
+            request_queues: 1,
+            user: None,
+            extras: Vec::new(),
+        }
+    }
+
+    /// The same with one more virtio-fs device.
+    #[must_use]
+    pub fn share(mut self, socket: &Path, tag: &str) -> Self {
+        self.shares.push(Share {
+            socket: socket.to_owned(),
+            tag: tag.to_owned(),
+        });
+        self
+    }
+
+    /// The same with `host` in the initramfs as the program `/bin/<name>`.
+    #[must_use]
+    pub fn program(mut self, name: &str, host: &Path) -> Self {
+        self.extras.push(Extra {
+            guest: format!("bin/{name}"),
+            host: host.to_owned(),
+            mode: 0o755,
+        });
+        self
+    }
+
+    /// What `init.sh` reads from the kernel command line.
+    fn kernel_arguments(&self) -> Vec<String> {
+        let (mode, tag) = match &self.role {
+            Role::Agent => ("agent", None),
+            Role::Root(tag) => ("root", Some(tag)),
+            Role::Shell(tag) => ("shell", Some(tag)),
+        };
+        let mut arguments = vec![format!("gangplank={mode}")];
+        arguments.extend(tag.map(|tag| format!("gangplank.tag={tag}")));
+        arguments
+    }
+
+    /// The command that boots this guest with its console on standard input and output, and the
+    /// directory it needs while it runs.
+    ///
+    /// # Errors
+    /// When the kernel cannot be had or the initramfs cannot be written.
+    pub fn command(&self) -> Result<(Command, TempDir)> {
+        let kernel = self.machine.kernel(self.release)?;
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-guest-")
+            .tempdir()
+            .context("creating the guest's directory")?;
+        let initrd = dir.path().join("initramfs.cpio");
+        initramfs::write(&initrd, &kernel, self.machine.arch(), &self.extras)?;
+        if let Some(user) = self.user {
+            std::os::unix::fs::chown(dir.path(), Some(user.uid), Some(user.gid))?;
+        }
+        let command = match self.machine {
+            Machine::Uml => uml::command(&kernel, self, &initrd, dir.path()),
+            Machine::QemuX86_64 | Machine::QemuAarch64 => {
+                qemu::command(&kernel, self, &initrd, dir.path())
+            }
+        };
+        Ok((command, dir))
+    }
+}
+
+/// A running guest; killed when dropped.
+pub struct Guest {
+    machine: Machine,
+    console: Console,
+    child: Child,
+    /// Why no further command can be sent, once one went unanswered.
+    stuck: Option<String>,
+    dir: TempDir,
+}
+
+impl Guest {
+    /// Boots a guest and waits until it serves commands.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not come up; with the end of its console.
+    pub fn boot(options: &Options) -> Result<Self> {
+        ensure!(
+            !matches!(options.role, Role::Shell(_)),
+            "a guest with a shell serves no commands"
+        );
+        let (mut command, dir) = options.command()?;
+        let log = std::fs::File::create(dir.path().join("stderr"))?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let described = format!("{command:?}");
+        let mut child =
+            process::spawn(command).with_context(|| format!("starting the guest: {described}"))?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            process::kill_group(&mut child);
+            bail!("the guest has no console");
+        };
+        let mut guest = Self {
+            machine: options.machine,
+            console: Console::new(input, output),
+            child,
+            stuck: None,
+            dir,
+        };
+        guest.wait_ready().with_context(|| {
+            let said = std::fs::read_to_string(guest.dir.path().join("stderr"));
+            format!("{described}: {}", said.unwrap_or_default())
+        })?;
+        Ok(guest)
+    }
+
+    /// The machine it runs on.
+    #[must_use]
+    pub const fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    /// Whether a command went unanswered, so that the guest has to be replaced.
+    #[must_use]
+    pub const fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
+    }
+
+    /// Runs shell text in the guest, whatever its exit status.
+    ///
+    /// # Errors
+    /// When it does not end within `limit` or the guest is gone.
+    pub fn run(&mut self, command: &str, limit: Duration) -> Result<Output> {
+        if let Some(stuck) = &self.stuck {
+            bail!("the guest is stuck since an earlier command: {stuck}");
+        }
+        self.console.run(command, limit).inspect_err(|error| {
+            self.stuck = Some(format!("{error:#}"));
+        })
+    }
+
+    /// Runs shell text that has to succeed; returns what it printed.
+    ///
+    /// # Errors
+    /// As [`Guest::run`], and when the exit status is not 0.
+    pub fn sh(&mut self, command: &str) -> Result<String> {
+        self.sh_within(command, USUAL)
+    }
+
+    /// [`Guest::sh`] with another limit than [`USUAL`].
+    ///
+    /// # Errors
+    /// As [`Guest::sh`].
+    pub fn sh_within(&mut self, command: &str, limit: Duration) -> Result<String> {
+        let output = self.run(command, limit)?;
+        ensure!(
+            output.status == 0,
+            "in the {:?} guest, status {}: {command}\n{}",
+            self.machine,
+            output.status,
+            output.text
+        );
+        Ok(output.text)
+    }
+
+    /// Mounts the share `tag` on `directory`, which is made.
+    ///
+    /// # Errors
+    /// When the guest's mount fails.
+    pub fn mount(&mut self, tag: &str, directory: &str) -> Result<()> {
+        self.sh(&format!(
+            "mkdir -p {directory} && mount -t virtiofs {tag} {directory} || {{ s=$?; dmesg | tail -n 15; exit $s; }}"
+        ))
+        .map(drop)
+    }
+
+    /// Reboots the guest from inside without unmounting anything, and waits until it serves again.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.console.send_only("reboot -f")?;
+        self.wait_ready()
+    }
+
+    /// Presses the machine's reset button (QEMU), and waits until it serves again.
+    ///
+    /// # Errors
+    /// When QEMU cannot be told or the guest does not come back.
+    pub fn reset(&mut self) -> Result<()> {
+        qmp::execute(&self.dir.path().join("qmp.sock"), "system_reset")?;
+        self.wait_ready()
+    }
+
+    /// Kills the guest at once, as `kill -9` does.
+    pub fn kill(mut self) {
+        process::kill_group(&mut self.child);
+    }
+
+    /// Lets the guest power itself off and waits until its process has ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn power_off(mut self) -> Result<()> {
+        self.console.send_only("poweroff -f")?;
+        process::wait_within(&mut self.child, USUAL)
+            .with_context(|| format!("powering the guest off\n{}", self.console.tail()))?;
+        Ok(())
+    }
+
+    /// The last lines of its console.
+    #[must_use]
+    pub fn console_tail(&self) -> String {
+        self.console.tail()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        self.console.wait_ready(BOOT)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+    }
+}

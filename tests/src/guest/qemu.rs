@@ -1,0 +1,67 @@
+//! The command line of a QEMU guest, emulated: no KVM, so it runs wherever the tests run.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::kernel::Kernel;
+use super::{Machine, Options};
+use crate::process;
+
+/// What makes emulated guests several times faster: no translation-cache misses from randomised
+/// layouts, no work-arounds for real processors' leaks.
+const FAST: &str = "norandmaps nokaslr mitigations=off";
+
+/// A command that boots `kernel` with its console on standard input and output and the monitor
+/// protocol on `dir`'s `qmp.sock`.
+pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &Path) -> Command {
+    let (program, machine, cpu, console) = match options.machine {
+        Machine::QemuAarch64 => ("qemu-system-aarch64", "virt", "cortex-a57", "ttyAMA0"),
+        _ => ("qemu-system-x86_64", "q35", "qemu64", "ttyS0"),
+    };
+    let memory = options.memory_mib;
+    let mut append = format!("console={console} panic=-1 quiet {FAST}");
+    for argument in options.kernel_arguments() {
+        append.push(' ');
+        append.push_str(&argument);
+    }
+    let mut command = process::tied(program, options.user);
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args([
+            "-machine",
+            &format!("{machine},accel=tcg,memory-backend=mem"),
+        ])
+        .args(["-cpu", cpu])
+        .args(["-smp", &options.processors.to_string()])
+        .args(["-m", &format!("{memory}M")])
+        .args([
+            "-object",
+            &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
+        ])
+        .args(["-chardev", "stdio,id=console,signal=off"])
+        .args(["-serial", "chardev:console"])
+        .arg("-qmp")
+        .arg(format!(
+            "unix:{},server=on,wait=off",
+            dir.join("qmp.sock").display()
+        ))
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", &append]);
+    for (index, share) in options.shares.iter().enumerate() {
+        command
+            .arg("-chardev")
+            .arg(format!(
+                "socket,id=fs{index},path={}",
+                share.socket.display()
+            ))
+            .arg("-device")
+            .arg(format!(
+                "vhost-user-fs-pci,chardev=fs{index},tag={},queue-size={},num-request-queues={}",
+                share.tag, options.queue_size, options.request_queues
+            ));
+    }
+    command
+}

@@ -1,0 +1,125 @@
+//! Child processes that never outlive the test program, whatever ends it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+/// An ordinary user of the host, to run a program as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Numeric user id.
+    pub uid: u32,
+    /// Numeric group id; the only group the program gets.
+    pub gid: u32,
+}
+
+impl User {
+    /// `nobody`, the user every Debian system has and nothing belongs to.
+    pub const NOBODY: Self = Self {
+        uid: 65534,
+        gid: 65534,
+    };
+
+    /// Whether the calling process is root, and so able to become somebody else.
+    #[must_use]
+    pub fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+}
+
+/// A command for `program` that dies with this process and leads a process group of its own.
+///
+/// `setpriv` (util-linux) sets the parent death signal and then becomes the program, so the
+/// child's pid is the program's.
+pub fn tied(program: impl AsRef<OsStr>, user: Option<User>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if let Some(user) = user {
+        command.args([
+            format!("--reuid={}", user.uid),
+            format!("--regid={}", user.gid),
+            "--clear-groups".to_owned(),
+        ]);
+    }
+    command.arg("--").arg(program).process_group(0);
+    command
+}
+
+/// Spawns `command` from a thread that lives as long as the process.
+///
+/// The parent death signal is sent when the *thread* that forked goes away, and the test runner's
+/// threads come and go.
+///
+/// # Errors
+/// What [`Command::spawn`] said.
+pub fn spawn(command: Command) -> io::Result<Child> {
+    type Order = (Command, mpsc::Sender<io::Result<Child>>);
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                // Nobody waiting for the answer any more means nobody wants the child.
+                if let Err(mpsc::SendError(Ok(mut child))) = answer.send(command.spawn()) {
+                    let _ = child.kill();
+                }
+            }
+        });
+        orders
+    });
+    let (answer, result) = mpsc::channel();
+    spawner
+        .send((command, answer))
+        .map_err(|_| io::Error::other("the spawning thread is gone"))?;
+    result
+        .recv()
+        .map_err(|_| io::Error::other("the spawning thread is gone"))?
+}
+
+/// Sends `signal` to the child alone.
+///
+/// # Errors
+/// ESRCH when it was already reaped.
+pub fn signal(child: &Child, signal: Signal) -> io::Result<()> {
+    rustix::process::kill_process(pid_of(child), signal).map_err(io::Error::from)
+}
+
+/// Kills the child and every process in the group it leads, then reaps it.
+///
+/// User Mode Linux runs each guest process as a host process; they share its group.
+pub fn kill_group(child: &mut Child) {
+    // Failing means that the group is already empty.
+    let _ = rustix::process::kill_process_group(pid_of(child), Signal::KILL);
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Waits until the child ends, at most `limit`.
+///
+/// # Errors
+/// `TimedOut` when it has not ended by then, or what waiting for it said.
+pub fn wait_within(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("process {} did not end within {limit:?}", child.id()),
+            ));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
+}

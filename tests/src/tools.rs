@@ -1,0 +1,106 @@
+//! Programs the tests build: the daemon, the check program for guests, other people's test suites.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::Result;
+
+use crate::cache;
+use crate::packages::{self, Arch};
+
+/// The daemon under test: `$GANGPLANKD_BIN`, or gangplankd as it is released, a static build.
+///
+/// # Errors
+/// When it does not build.
+pub fn gangplankd() -> Result<PathBuf> {
+    match std::env::var_os("GANGPLANKD_BIN") {
+        Some(program) => Ok(cache::workspace().join(program)),
+        None => built("gangplank-backend", "gangplankd", host_arch()),
+    }
+}
+
+/// The static program that checks, inside a guest or on the host, what a shell cannot.
+///
+/// # Errors
+/// When it does not build.
+pub fn guest_check(arch: Arch) -> Result<PathBuf> {
+    built("gangplank-tests", "guest-check", arch)
+}
+
+/// pjdfstest, the POSIX conformance suite, as a static program.
+///
+/// # Errors
+/// When it cannot be fetched or does not build.
+pub fn pjdfstest() -> Result<PathBuf> {
+    installed("pjdfstest", "0.2.2")
+}
+
+/// fsx, the file system exerciser, as a static program.
+///
+/// # Errors
+/// When it cannot be fetched or does not build.
+pub fn fsx() -> Result<PathBuf> {
+    installed("fsx", "0.3.2")
+}
+
+/// The architecture the tests run on.
+#[must_use]
+pub fn host_arch() -> Arch {
+    if cfg!(target_arch = "aarch64") {
+        Arch::Arm64
+    } else {
+        Arch::Amd64
+    }
+}
+
+/// Builds a program of the workspace as a static release; once per process, cargo does the rest.
+fn built(package: &str, program: &str, arch: Arch) -> Result<PathBuf> {
+    static DONE: OnceLock<std::sync::Mutex<Vec<PathBuf>>> = OnceLock::new();
+    let target = arch.musl_target();
+    let path = cache::target_dir()
+        .join(target)
+        .join("release")
+        .join(program);
+    let mut done = DONE
+        .get_or_init(Default::default)
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !done.contains(&path) {
+        packages::run(
+            Command::new(cargo())
+                .current_dir(cache::workspace())
+                .args([
+                    "build",
+                    "--quiet",
+                    "--locked",
+                    "--release",
+                    "--target",
+                    target,
+                ])
+                .args(["--package", package, "--bin", program]),
+        )?;
+        done.push(path.clone());
+    }
+    Ok(path)
+}
+
+/// Installs a program from crates.io into the cache.
+fn installed(name: &str, version: &str) -> Result<PathBuf> {
+    let target = host_arch().musl_target();
+    let root = cache::once(&format!("tools/{name}-{version}"), |root: &Path| {
+        packages::run(
+            Command::new(cargo())
+                .current_dir(cache::workspace())
+                .args(["install", "--quiet", "--locked", "--target", target])
+                .args([name, "--version", version, "--root"])
+                .arg(root)
+                .env("CARGO_TARGET_DIR", cache::dir()?.join("build")),
+        )
+    })?;
+    Ok(root.join("bin").join(name))
+}
+
+fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
