@@ -13,11 +13,12 @@
 mod backend;
 mod chain;
 mod config_space;
-pub mod connection;
+mod connection;
 mod options;
 mod pool;
 mod quirks;
 pub mod request;
+pub mod server;
 mod vring;
 mod worker;
 

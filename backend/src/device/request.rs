@@ -28,7 +28,16 @@ pub struct Request {
     pub(super) origin: Option<Origin>,
     reply_len: u32,
     interruption: Option<Arc<Interruption>>,
-    scratch: Vec<u8>,
+    scratch: Scratch,
+}
+
+/// Buffers for the handler, with whatever they were left with; their allocation is kept from request to request.
+#[derive(Default)]
+pub struct Scratch {
+    /// For what is copied out of the request.
+    pub input: Vec<u8>,
+    /// For what is put together before it goes into the reply.
+    pub output: Vec<u8>,
 }
 
 /// Where a chain came from and must go back to.
@@ -47,12 +56,12 @@ impl Request {
             origin: None,
             reply_len: 0,
             interruption: None,
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
-    /// What the guest sends, where its reply goes, and a buffer whose allocation is kept from request to request.
-    pub fn parts(&mut self) -> (Reader<'_>, Writer<'_>, &mut Vec<u8>) {
+    /// What the guest sends, where its reply goes, and buffers to work in.
+    pub fn parts(&mut self) -> (Reader<'_>, Writer<'_>, &mut Scratch) {
         let (reader, writer) = guest::buffers(&mut self.readable, &mut self.writable);
         (reader, writer, &mut self.scratch)
     }

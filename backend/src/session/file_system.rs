@@ -4,10 +4,12 @@ use std::ffi::CStr;
 use std::io;
 
 use gangplank_fuse::{
-    AttrOut, CopyFileRangeIn, CreateIn, DirentWriter, EntryOut, FallocateIn, FileLock, Handle, InitFlags, Kstatfs,
-    LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SetattrIn, SetxattrIn, StatxIn, StatxOut,
-    SupplementaryGroups, WriteIn,
+    AttrOut, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, Handle, InitFlags,
+    Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SetattrIn, SetxattrIn,
+    StatxIn, StatxOut, SupplementaryGroups, WriteIn,
 };
+
+use gangplank_fuse::dir::DirentWriter;
 
 use super::Name;
 use crate::sys::buffers::{Reader, Writer};
@@ -83,7 +85,13 @@ pub trait FileSystem: Send + Sync {
     fn readlink(&self, node: NodeId, target: &mut [u8]) -> io::Result<usize>;
 
     /// Makes a symbolic link.
-    fn symlink(&self, creator: &Creator<'_>, parent: NodeId, name: Name<'_>, target: &CStr) -> io::Result<EntryOut>;
+    fn symlink(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        target: &CStr,
+    ) -> io::Result<EntryOut>;
 
     /// Makes a file, device node, FIFO or socket.
     fn mknod(
@@ -96,7 +104,13 @@ pub trait FileSystem: Send + Sync {
     ) -> io::Result<EntryOut>;
 
     /// Makes a directory.
-    fn mkdir(&self, creator: &Creator<'_>, parent: NodeId, name: Name<'_>, mode: u32) -> io::Result<EntryOut>;
+    fn mkdir(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        mode: u32,
+    ) -> io::Result<EntryOut>;
 
     /// Removes a name that is not a directory.
     fn unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()>;
@@ -131,7 +145,12 @@ pub trait FileSystem: Send + Sync {
     ) -> io::Result<(EntryOut, OpenOut)>;
 
     /// Makes a file without a name in the directory `parent` and opens it (`O_TMPFILE`).
-    fn tmpfile(&self, creator: &Creator<'_>, parent: NodeId, args: &CreateIn) -> io::Result<(EntryOut, OpenOut)> {
+    fn tmpfile(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        args: &CreateIn,
+    ) -> io::Result<(EntryOut, OpenOut)> {
         Err(unsupported())
     }
 
@@ -156,7 +175,13 @@ pub trait FileSystem: Send + Sync {
     fn fsync(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()>;
 
     /// Sets an extended attribute.
-    fn setxattr(&self, node: NodeId, args: &SetxattrIn, name: &CStr, value: &[u8]) -> io::Result<()> {
+    fn setxattr(
+        &self,
+        node: NodeId,
+        args: &SetxattrIn,
+        name: &CStr,
+        value: &[u8],
+    ) -> io::Result<()> {
         Err(unsupported())
     }
 
@@ -179,10 +204,20 @@ pub trait FileSystem: Send + Sync {
     fn opendir(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut>;
 
     /// Lists a directory from the cookie `args.offset` on, as far as `entries` has room.
-    fn readdir(&self, node: NodeId, args: &ReadIn, entries: &mut DirentWriter<'_>) -> io::Result<()>;
+    fn readdir(
+        &self,
+        node: NodeId,
+        args: &ReadIn,
+        entries: &mut DirentWriter<'_>,
+    ) -> io::Result<()>;
 
     /// Like [`FileSystem::readdir`], with a look-up of each entry; one whose look-up fails is listed with node id 0.
-    fn readdirplus(&self, node: NodeId, args: &ReadIn, entries: &mut DirentWriter<'_>) -> io::Result<()>;
+    fn readdirplus(
+        &self,
+        node: NodeId,
+        args: &ReadIn,
+        entries: &mut DirentWriter<'_>,
+    ) -> io::Result<()>;
 
     /// Closes a directory handle.
     fn releasedir(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()>;

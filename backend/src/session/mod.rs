@@ -1,7 +1,243 @@
 //! One guest's FUSE session: INIT negotiation, decoding, the call of a [`FileSystem`], encoding.
+//!
+//! A request's bytes are copied out of guest memory once and only the copy is looked at; file data is not copied but
+//! moves straight between guest memory and the file. What a guest sends wrong costs it an error reply, and nobody else
+//! anything.
 
+mod dispatch;
 mod file_system;
 mod name;
+mod negotiation;
+mod reply;
+mod waiting;
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use gangplank_fuse::{Dialect, InHeader, LkIn, NodeId, Opcode, Operation, Unique};
 
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use name::{InvalidName, Name};
+
+use self::dispatch::Call;
+use self::reply::{Front, refuse};
+use self::waiting::Waiting;
+use crate::device::request::{Handler, Request, Scratch};
+use crate::rate_limited;
+use crate::sys::buffers::{Reader, Writer};
+
+/// Longest arguments a request may have, bulk data not counted: an extended attribute of 64 KiB with its name, and room.
+const MAX_ARGS_LEN: usize = 128 * 1024;
+
+/// A session of one guest on a file system of its own.
+pub struct Session<F> {
+    file_system: Arc<F>,
+    waiting: Arc<Waiting>,
+    /// What INIT agreed on; `None` before INIT and after DESTROY.
+    dialect: RwLock<Option<Dialect>>,
+}
+
+/// How a request went.
+#[derive(Debug)]
+pub enum Served {
+    /// This many bytes of the reply were written, none for a request that has no reply.
+    Replied(usize),
+    /// It asks for a lock that another holds, and wants to wait.
+    Waits(LockRequest),
+}
+
+/// A lock that a guest waits for.
+#[derive(Debug)]
+pub struct LockRequest {
+    unique: Unique,
+    node: NodeId,
+    args: LkIn,
+}
+
+impl<F: FileSystem + 'static> Session<F> {
+    /// A session that waits for INIT.
+    pub fn new(file_system: F) -> Self {
+        Self {
+            file_system: Arc::new(file_system),
+            waiting: Arc::new(Waiting::default()),
+            dialect: RwLock::new(None),
+        }
+    }
+
+    /// Serves the request in `request` and writes its reply into `reply`.
+    pub fn serve(
+        &self,
+        request: &mut Reader<'_>,
+        reply: &mut Writer<'_>,
+        scratch: &mut Scratch,
+    ) -> Served {
+        let total = request.remaining();
+        let Some(header) = request.read_value::<InHeader>() else {
+            rate_limited!(
+                warn,
+                "a guest sent a request of {total} bytes, less than its header has"
+            );
+            return Served::Replied(refuse(reply, Unique::new(0), libc::EINVAL));
+        };
+        let unique = header.unique();
+        if usize::try_from(header.len) != Ok(total) {
+            let claimed = header.len;
+            rate_limited!(
+                warn,
+                "a guest sent a request of {total} bytes whose header claims {claimed}"
+            );
+            return Served::Replied(refuse(reply, unique, libc::EINVAL));
+        }
+        let opcode = match header.opcode() {
+            Ok(opcode) => opcode,
+            Err(unknown) => {
+                rate_limited!(warn, "a guest sent a request that is not known: {unknown}");
+                return Served::Replied(refuse(reply, unique, libc::ENOSYS));
+            }
+        };
+        let args_len = opcode
+            .bulk_offset()
+            .unwrap_or(usize::MAX)
+            .min(request.remaining());
+        if args_len > MAX_ARGS_LEN {
+            rate_limited!(
+                warn,
+                "a guest sent {args_len} bytes of arguments with {}",
+                opcode.name()
+            );
+            return Served::Replied(refuse(reply, unique, libc::E2BIG));
+        }
+        scratch.input.resize(args_len, 0);
+        request.read(&mut scratch.input);
+
+        let dialect = *self.dialect.read().unwrap_or_else(PoisonError::into_inner);
+        let decoded = Operation::decode(&header, &scratch.input, dialect.unwrap_or_default());
+        let decoded = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                rate_limited!(warn, "a guest sent a malformed request: {error}");
+                return Served::Replied(refuse(reply, unique, libc::EINVAL));
+            }
+        };
+        log::debug!(
+            "{} of node {}, unique {}",
+            opcode.name(),
+            header.node(),
+            unique
+        );
+
+        if let (Operation::Setlkw(args), Some(_)) = (&decoded.operation, dialect) {
+            return self.lock_or_wait(reply, unique, header.node(), *args);
+        }
+        let Some(front) = Front::reserve(reply, opcode) else {
+            rate_limited!(
+                warn,
+                "a guest left no room for the reply to {}",
+                opcode.name()
+            );
+            return Served::Replied(0);
+        };
+        let result = if dialect.is_none() && opcode != Opcode::Init {
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        } else {
+            let mut call = Call {
+                header: &header,
+                data: request,
+                reply,
+                buffer: &mut scratch.output,
+            };
+            self.dispatch(&decoded, &mut call)
+        };
+        Served::Replied(front.fill(unique, result))
+    }
+
+    /// Waits for the lock on the calling thread, and writes the reply.
+    pub fn wait_for_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> usize {
+        let result = self.waiting.wait(lock, &*self.file_system);
+        Front::reserve(reply, Opcode::Setlkw)
+            .map_or(0, |front| front.fill(lock.unique, result.map(|()| 0)))
+    }
+
+    /// Ends the session, if there is one: all that the guest held is freed, and all that wait for a lock fail.
+    pub fn end(&self) {
+        let ended = self
+            .dialect
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.waiting.interrupt_all();
+        if ended.is_some() {
+            self.file_system.destroy();
+        }
+    }
+
+    /// Takes the lock if it is free, so that only those that really wait cost a thread.
+    fn lock_or_wait(
+        &self,
+        reply: &mut Writer<'_>,
+        unique: Unique,
+        node: NodeId,
+        args: LkIn,
+    ) -> Served {
+        let result = self.file_system.setlk(node, &args, LockWait::No);
+        if result
+            .as_ref()
+            .is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+        {
+            return match self.waiting.enter(unique) {
+                Ok(()) => Served::Waits(LockRequest { unique, node, args }),
+                Err(too_many) => Served::Replied(refuse(reply, unique, too_many)),
+            };
+        }
+        let front = Front::reserve(reply, Opcode::Setlkw);
+        Served::Replied(front.map_or(0, |front| front.fill(unique, result.map(|()| 0))))
+    }
+}
+
+/// A session as the device sees it.
+pub struct SessionHandler<F>(Arc<Session<F>>);
+
+impl<F: FileSystem + 'static> SessionHandler<F> {
+    /// Hands a device's requests to `session`.
+    pub fn new(session: Session<F>) -> Self {
+        Self(Arc::new(session))
+    }
+
+    /// Gives the request a thread to wait on.
+    fn wait_apart(&self, mut request: Box<Request>, lock: LockRequest) -> Option<Box<Request>> {
+        if let Some(interruption) = self.0.waiting.interruption(lock.unique) {
+            request.set_interruption(interruption);
+        }
+        let session = Arc::clone(&self.0);
+        // The closure is dropped, and the request with it given back, should the thread not start.
+        let started = std::thread::Builder::new()
+            .name("lock_wait".into())
+            .spawn(move || {
+                let (_, mut reply, _) = request.parts();
+                let written = session.wait_for_lock(&lock, &mut reply);
+                request.set_reply_len(written);
+                request.finish();
+            });
+        if let Err(error) = started {
+            rate_limited!(error, "cannot start a thread to wait for a lock: {error}");
+        }
+        None
+    }
+}
+
+impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
+    fn handle(&self, mut request: Box<Request>) -> Option<Box<Request>> {
+        let (mut reader, mut writer, scratch) = request.parts();
+        match self.0.serve(&mut reader, &mut writer, scratch) {
+            Served::Replied(len) => {
+                request.set_reply_len(len);
+                Some(request)
+            }
+            Served::Waits(lock) => self.wait_apart(request, lock),
+        }
+    }
+
+    fn reset(&self) {
+        self.0.end();
+    }
+}

@@ -27,7 +27,7 @@ use super::request::Handler;
 
 /// Why a connection ended other than by the frontend hanging up.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// The device could not be made.
     #[error("cannot start the threads of a guest's device")]
     Threads(#[source] io::Error),
@@ -38,8 +38,8 @@ pub enum Error {
     #[error("cannot start the vhost-user service: {0}")]
     Start(DaemonError),
     /// The frontend broke the protocol, or the socket failed.
-    #[error("the vhost-user connection failed: {0}")]
-    Receive(String),
+    #[error("the vhost-user connection failed")]
+    Receive(#[source] ReceiveError),
     /// A message was refused.
     #[error("the frontend sent what the vhost-user protocol does not allow: {0}")]
     Protocol(DaemonError),
@@ -49,7 +49,7 @@ pub enum Error {
 ///
 /// # Errors
 /// The device could not be made, or the frontend did what the protocol does not allow.
-pub fn serve(
+pub(super) fn serve(
     frontend: &UnixStream,
     options: &Options,
     handler: &Arc<dyn Handler>,
@@ -71,7 +71,7 @@ pub fn serve(
     drop(daemon);
     match (pumped, served) {
         (_, Err(error)) if !is_hang_up(&error) => Err(Error::Protocol(error)),
-        (Err(error), _) => Err(Error::Receive(chain_of(&error))),
+        (Err(error), _) => Err(Error::Receive(error)),
         _ => Ok(()),
     }
 }
@@ -86,16 +86,6 @@ fn is_hang_up(error: &DaemonError) -> bool {
                 | ProtocolError::SocketBroken(_)
         )
     )
-}
-
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A connected socket, and a listener whose first and only connection is that socket's other end.

@@ -1,0 +1,204 @@
+//! The daemon's socket: every connection on it is one guest, with a device and a handler of its own.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use super::request::Handler;
+use super::{Options, connection};
+use crate::rate_limited;
+
+/// How long to wait before accepting again when descriptors or memory have run out.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Why the daemon cannot go on serving.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An event that is needed to wait for several things at once cannot be made.
+    #[error("cannot make the event that tells of guests that have gone")]
+    Event(#[source] io::Error),
+    /// Waiting failed.
+    #[error("cannot wait for connections")]
+    Wait(#[source] io::Error),
+}
+
+/// When to stop serving.
+#[derive(Debug, Clone, Copy)]
+pub struct Until<'a> {
+    /// Readable when the operator asks for it.
+    pub stop: BorrowedFd<'a>,
+    /// Whether to stop when the last guest has gone.
+    pub guests_gone: bool,
+}
+
+/// Tells the main thread which guests have gone.
+struct Departures {
+    event: OwnedFd,
+    numbers: Mutex<Vec<u64>>,
+}
+
+/// A guest that is being served.
+struct Guest {
+    number: u64,
+    socket: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+/// Serves all who connect to `listener`, each with a handler made by `new_handler`, until told to stop. Then the requests
+/// that guests have in flight are finished and all that they held is freed.
+///
+/// # Errors
+/// The daemon cannot wait any longer. What goes wrong with one guest is logged and ends with that guest.
+pub fn serve(
+    listener: &UnixListener,
+    options: &Options,
+    new_handler: impl Fn() -> Arc<dyn Handler>,
+    until: Until<'_>,
+) -> Result<(), Error> {
+    let departures = Arc::new(Departures::new().map_err(Error::Event)?);
+    let mut guests: Vec<Guest> = Vec::new();
+    let mut number = 0;
+    let result = loop {
+        let mut ready = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::from_borrowed_fd(until.stop, PollFlags::IN),
+            PollFd::new(&departures.event, PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => break Err(Error::Wait(error.into())),
+        }
+        let [connecting, stopping, leaving] = ready.map(|ready| !ready.revents().is_empty());
+        if stopping {
+            break Ok(());
+        }
+        if leaving {
+            departures.reap(&mut guests);
+            if until.guests_gone && guests.is_empty() {
+                break Ok(());
+            }
+        }
+        if connecting {
+            number += 1;
+            if let Some(guest) = accept(listener, options, number, &new_handler, &departures) {
+                guests.push(guest);
+            }
+        }
+    };
+    for guest in &guests {
+        // A guest that has hung up is not connected any more, which is as well.
+        let _ = guest.socket.shutdown(Shutdown::Both);
+    }
+    guests.into_iter().for_each(join);
+    result
+}
+
+fn accept(
+    listener: &UnixListener,
+    options: &Options,
+    number: u64,
+    new_handler: &impl Fn() -> Arc<dyn Handler>,
+    departures: &Arc<Departures>,
+) -> Option<Guest> {
+    let socket = match listener.accept() {
+        Ok((socket, _)) => socket,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted
+            ) =>
+        {
+            return None;
+        }
+        Err(error) => {
+            rate_limited!(error, "cannot accept a guest's connection: {error}");
+            thread::sleep(ACCEPT_RETRY);
+            return None;
+        }
+    };
+    let handler = new_handler();
+    let (options, departures) = (options.clone(), Arc::clone(departures));
+    let started = socket.try_clone().and_then(|served| {
+        thread::Builder::new()
+            .name(format!("guest_{number}"))
+            .spawn(move || {
+                serve_guest(number, &served, &options, &handler);
+                departures.add(number);
+            })
+    });
+    match started {
+        Ok(thread) => Some(Guest {
+            number,
+            socket,
+            thread,
+        }),
+        Err(error) => {
+            rate_limited!(error, "cannot start a thread for guest {number}: {error}");
+            None
+        }
+    }
+}
+
+fn serve_guest(number: u64, socket: &UnixStream, options: &Options, handler: &Arc<dyn Handler>) {
+    log::info!("guest {number} has connected");
+    match connection::serve(socket, options, handler) {
+        Ok(()) => log::info!("guest {number} has gone"),
+        Err(error) => log::error!("guest {number} is dropped: {error}{}", causes(&error)),
+    }
+    // The other end learns of it now, not when the main thread gets to joining this one.
+    let _ = socket.shutdown(Shutdown::Both);
+}
+
+/// The causes of an error, each after a colon.
+fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source())
+        .map(|cause| format!(": {cause}"))
+        .collect()
+}
+
+impl Departures {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            numbers: Mutex::default(),
+        })
+    }
+
+    /// The last thing a guest's thread does.
+    fn add(&self, number: u64) {
+        self.numbers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(number);
+        if let Err(error) = rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
+            log::error!("cannot tell that guest {number} has gone: {error}");
+        }
+    }
+
+    /// Joins the threads of guests that have gone.
+    fn reap(&self, guests: &mut Vec<Guest>) {
+        // Resets the event; the list tells who has gone.
+        let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        let gone =
+            std::mem::take(&mut *self.numbers.lock().unwrap_or_else(PoisonError::into_inner));
+        guests
+            .extract_if(.., |guest| gone.contains(&guest.number))
+            .for_each(join);
+    }
+}
+
+fn join(guest: Guest) {
+    if guest.thread.join().is_err() {
+        log::error!(
+            "serving guest {} failed inside the daemon; please report this",
+            guest.number
+        );
+    }
+}

@@ -1,0 +1,309 @@
+//! From a decoded operation to the call of the file system, and from its result to the reply's payload.
+
+use std::io;
+
+use gangplank_fuse::dir::DirentWriter;
+use gangplank_fuse::{
+    CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, Extensions, FsyncFlags, FsyncIn,
+    GetattrFlags, GetxattrOut, Handle, InHeader, LkOut, LseekOut, NodeId, OpenOut, Operation,
+    ReadIn, Request, StatfsOut, Unique, WriteOut,
+};
+
+use super::reply::{put, put_bytes};
+use super::{Caller, Creator, FileSystem, LockWait, Name, Session};
+use crate::sys::buffers::{Reader, Writer};
+
+/// Largest extended attribute value, and longest list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const XATTR_MAX: usize = 64 * 1024;
+
+/// Longest symbolic link target, in bytes without a NUL (`PATH_MAX`).
+const TARGET_MAX: usize = 4096;
+
+/// Most bytes that one COPY_FILE_RANGE may copy, since its reply counts in 32 bits: whole pages below that.
+const COPY_MAX: u64 = 0xffff_f000;
+
+/// Largest reply to one READDIR.
+const DIRECTORY_MAX: usize = 256 * 1024;
+
+/// A request underway.
+pub(super) struct Call<'a, 'r, 'w> {
+    pub(super) header: &'a InHeader,
+    /// What follows the decoded arguments: data to be written.
+    pub(super) data: &'a mut Reader<'r>,
+    /// The reply behind its header.
+    pub(super) reply: &'a mut Writer<'w>,
+    /// For replies that are put together before they are sent.
+    pub(super) buffer: &'a mut Vec<u8>,
+}
+
+impl Call<'_, '_, '_> {
+    fn caller(&self) -> Caller {
+        Caller {
+            uid: self.header.uid,
+            gid: self.header.gid,
+            pid: self.header.pid,
+        }
+    }
+
+    fn creator<'e>(&self, umask: u32, extensions: &Extensions<'e>) -> Creator<'e> {
+        Creator {
+            caller: self.caller(),
+            umask,
+            groups: extensions.groups,
+        }
+    }
+
+    /// At most `wanted` bytes of the buffer, and no more than the reply has room for.
+    fn buffer(&mut self, wanted: usize, limit: usize) -> &mut [u8] {
+        let len = wanted.min(limit).min(self.reply.remaining());
+        if self.buffer.len() < len {
+            self.buffer.resize(len, 0);
+        }
+        &mut self.buffer[..len]
+    }
+
+    fn put_buffer(&mut self, len: usize) -> io::Result<usize> {
+        put_bytes(self.reply, self.buffer.get(..len).unwrap_or_default())
+    }
+
+    fn put_opened(&mut self, (entry, opened): (EntryOut, OpenOut)) -> io::Result<usize> {
+        Ok(put(self.reply, &entry)? + put(self.reply, &opened)?)
+    }
+
+    /// Answers GETXATTR or LISTXATTR: the length alone where `size` is 0.
+    fn put_xattr(
+        &mut self,
+        size: u32,
+        get: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        if size == 0 {
+            let size = u32::try_from(get(&mut [])?).unwrap_or(u32::MAX);
+            return put(self.reply, &GetxattrOut { size, padding: 0 });
+        }
+        let len = get(self.buffer(to_len(size), XATTR_MAX))?;
+        self.put_buffer(len)
+    }
+
+    fn put_entries(
+        &mut self,
+        args: &ReadIn,
+        list: impl FnOnce(&mut DirentWriter<'_>) -> io::Result<()>,
+    ) -> io::Result<usize> {
+        let mut entries = DirentWriter::new(self.buffer(to_len(args.size), DIRECTORY_MAX));
+        list(&mut entries)?;
+        let len = entries.written();
+        self.put_buffer(len)
+    }
+}
+
+fn to_len(size: u32) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+impl<F: FileSystem + 'static> Session<F> {
+    /// Carries out the operation and writes the payload of its reply; returns the payload's length.
+    pub(super) fn dispatch(
+        &self,
+        request: &Request<'_>,
+        call: &mut Call<'_, '_, '_>,
+    ) -> io::Result<usize> {
+        use Operation as Op;
+
+        let fs = &*self.file_system;
+        let node = call.header.node();
+        let extensions = &request.extensions;
+        let caller = call.caller();
+        match &request.operation {
+            Op::Init(args) => put(call.reply, &self.init(args)?),
+            Op::Destroy => {
+                self.end();
+                Ok(0)
+            }
+            Op::Interrupt(args) => self.interrupt(Unique::new(args.unique)),
+
+            Op::Lookup { name } => put(call.reply, &fs.lookup(node, Name::new(name)?)?),
+            Op::Forget(args) => {
+                fs.forget(node, args.nlookup);
+                Ok(0)
+            }
+            Op::BatchForget(nodes) => {
+                nodes
+                    .iter()
+                    .for_each(|one| fs.forget(one.node(), one.nlookup));
+                Ok(0)
+            }
+            Op::Getattr(args) => {
+                let named =
+                    GetattrFlags::from_bits_retain(args.getattr_flags).contains(GetattrFlags::FH);
+                put(
+                    call.reply,
+                    &fs.getattr(node, named.then(|| Handle::new(args.fh)))?,
+                )
+            }
+            Op::Statx(args) => put(call.reply, &fs.statx(node, args)?),
+            Op::Setattr(args) => put(call.reply, &fs.setattr(caller, node, args)?),
+            Op::Access(args) => done(fs.access(caller, node, args.mask)),
+            Op::Statfs => put(
+                call.reply,
+                &StatfsOut {
+                    st: fs.statfs(node)?,
+                },
+            ),
+            Op::Syncfs(_) => done(fs.syncfs(node)),
+
+            Op::Readlink => {
+                let len = fs.readlink(node, call.buffer(TARGET_MAX, TARGET_MAX))?;
+                call.put_buffer(len)
+            }
+            Op::Symlink { name, target } => {
+                let creator = call.creator(0, extensions);
+                put(
+                    call.reply,
+                    &fs.symlink(&creator, node, Name::new(name)?, target)?,
+                )
+            }
+            Op::Mknod { args, name } => {
+                let creator = call.creator(args.umask, extensions);
+                put(
+                    call.reply,
+                    &fs.mknod(&creator, node, Name::new(name)?, args.mode, args.rdev)?,
+                )
+            }
+            Op::Mkdir { args, name } => {
+                let creator = call.creator(args.umask, extensions);
+                put(
+                    call.reply,
+                    &fs.mkdir(&creator, node, Name::new(name)?, args.mode)?,
+                )
+            }
+            Op::Unlink { name } => done(fs.unlink(node, Name::new(name)?)),
+            Op::Rmdir { name } => done(fs.rmdir(node, Name::new(name)?)),
+            Op::Rename {
+                args,
+                name,
+                new_name,
+            } => {
+                let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
+                done(fs.rename(
+                    &creator,
+                    node,
+                    Name::new(name)?,
+                    to,
+                    Name::new(new_name)?,
+                    0,
+                ))
+            }
+            Op::Rename2 {
+                args,
+                name,
+                new_name,
+            } => {
+                let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
+                done(fs.rename(
+                    &creator,
+                    node,
+                    Name::new(name)?,
+                    to,
+                    Name::new(new_name)?,
+                    args.flags,
+                ))
+            }
+            Op::Link { args, name } => {
+                let old = NodeId::new(args.oldnodeid);
+                put(call.reply, &fs.link(old, node, Name::new(name)?)?)
+            }
+
+            Op::Open(args) => put(call.reply, &fs.open(node, args)?),
+            Op::Create { args, name } => {
+                let creator = create_creator(call, args, extensions);
+                call.put_opened(fs.create(&creator, node, Name::new(name)?, args)?)
+            }
+            Op::Tmpfile { args, .. } => {
+                let creator = create_creator(call, args, extensions);
+                call.put_opened(fs.tmpfile(&creator, node, args)?)
+            }
+            Op::Read(args) => fs.read(node, args, call.reply),
+            Op::Write(args) => {
+                if to_len(args.size) != call.data.remaining() {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                let written = fs.write(node, args, call.data)?;
+                let size = u32::try_from(written).unwrap_or(u32::MAX);
+                put(call.reply, &WriteOut { size, padding: 0 })
+            }
+            Op::Release(args) => done(fs.release(node, args)),
+            Op::Flush(args) => done(fs.flush(node, Handle::new(args.fh), args.lock_owner)),
+            Op::Fsync(args) => done(fs.fsync(node, Handle::new(args.fh), is_data_only(args))),
+            Op::Fallocate(args) => done(fs.fallocate(node, args)),
+            Op::Lseek(args) => put(
+                call.reply,
+                &LseekOut {
+                    offset: fs.lseek(node, args)?,
+                },
+            ),
+            Op::CopyFileRange(args) => {
+                let len = args.len.min(COPY_MAX);
+                let copied = fs.copy_file_range(node, &CopyFileRangeIn { len, ..*args })?;
+                let size = u32::try_from(copied).unwrap_or(u32::MAX);
+                put(call.reply, &WriteOut { size, padding: 0 })
+            }
+            Op::CopyFileRange64(args) => {
+                let bytes_copied = fs.copy_file_range(node, args)?;
+                put(call.reply, &CopyFileRangeOut { bytes_copied })
+            }
+
+            Op::Opendir(args) => put(call.reply, &fs.opendir(node, args)?),
+            Op::Readdir(args) => call.put_entries(args, |entries| fs.readdir(node, args, entries)),
+            Op::Readdirplus(args) => {
+                call.put_entries(args, |entries| fs.readdirplus(node, args, entries))
+            }
+            Op::Releasedir(args) => done(fs.releasedir(node, args)),
+            Op::Fsyncdir(args) => done(fs.fsyncdir(node, Handle::new(args.fh), is_data_only(args))),
+
+            Op::Setxattr { args, name, value } => done(fs.setxattr(node, args, name, value)),
+            Op::Getxattr { args, name } => {
+                call.put_xattr(args.size, |value| fs.getxattr(node, name, value))
+            }
+            Op::Listxattr(args) => call.put_xattr(args.size, |names| fs.listxattr(node, names)),
+            Op::Removexattr { name } => done(fs.removexattr(node, name)),
+
+            Op::Getlk(args) => put(
+                call.reply,
+                &LkOut {
+                    lk: fs.getlk(node, args)?,
+                },
+            ),
+            // SETLKW comes here only before INIT, and is refused there.
+            Op::Setlk(args) | Op::Setlkw(args) => done(fs.setlk(node, args, LockWait::No)),
+
+            _ => {
+                log::debug!("request {} is not supported", call.header.opcode);
+                Err(io::Error::from_raw_os_error(libc::ENOSYS))
+            }
+        }
+    }
+
+    /// EAGAIN asks the guest to send INTERRUPT again: the request it is about may still be on its way.
+    fn interrupt(&self, unique: Unique) -> io::Result<usize> {
+        if self.waiting.interrupt(unique) {
+            return Ok(0);
+        }
+        Err(io::Error::from_raw_os_error(libc::EAGAIN))
+    }
+}
+
+fn done(result: io::Result<()>) -> io::Result<usize> {
+    result.map(|()| 0)
+}
+
+fn create_creator<'e>(
+    call: &Call<'_, '_, '_>,
+    args: &CreateIn,
+    extensions: &Extensions<'e>,
+) -> Creator<'e> {
+    call.creator(args.umask, extensions)
+}
+
+fn is_data_only(args: &FsyncIn) -> bool {
+    FsyncFlags::from_bits_retain(args.fsync_flags).contains(FsyncFlags::FDATASYNC)
+}

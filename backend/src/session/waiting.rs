@@ -1,0 +1,70 @@
+//! Requests that wait for a lock, each on a thread of its own, and INTERRUPT that ends the wait.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gangplank_fuse::Unique;
+
+use super::{FileSystem, LockRequest, LockWait};
+use crate::sys::interrupt::Interruption;
+
+/// How many requests of one guest may wait at a time: each costs a thread.
+const MAX_WAITING: usize = 256;
+
+/// The requests of one session that wait.
+#[derive(Default)]
+pub(super) struct Waiting(Mutex<HashMap<Unique, Arc<Interruption>>>);
+
+impl Waiting {
+    /// Notes that the request is about to wait, so that INTERRUPT finds it.
+    ///
+    /// # Errors
+    /// The errno to refuse it with: too many wait already.
+    pub(super) fn enter(&self, unique: Unique) -> Result<(), i32> {
+        let mut waiting = self.lock();
+        if waiting.len() >= MAX_WAITING {
+            return Err(libc::ENOLCK);
+        }
+        waiting.insert(unique, Arc::new(Interruption::new()));
+        Ok(())
+    }
+
+    /// The handle by which the request's wait is ended.
+    pub(super) fn interruption(&self, unique: Unique) -> Option<Arc<Interruption>> {
+        self.lock().get(&unique).cloned()
+    }
+
+    /// Waits for the lock on the calling thread.
+    ///
+    /// # Errors
+    /// EINTR when interrupted; else the file system's.
+    pub(super) fn wait(&self, lock: &LockRequest, file_system: &impl FileSystem) -> io::Result<()> {
+        let interruption = self
+            .interruption(lock.unique)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINTR))?;
+        let result = file_system.setlk(lock.node, &lock.args, LockWait::UntilFree(&interruption));
+        self.lock().remove(&lock.unique);
+        result
+    }
+
+    /// Ends the wait of a request; false if it does not wait, or not yet.
+    pub(super) fn interrupt(&self, unique: Unique) -> bool {
+        // Interrupting waits for the thread, which needs the map to take itself off it.
+        let found = self.interruption(unique);
+        found
+            .inspect(|interruption| interruption.interrupt())
+            .is_some()
+    }
+
+    /// Ends all waits.
+    pub(super) fn interrupt_all(&self) {
+        let all: Vec<_> = self.lock().values().cloned().collect();
+        all.iter().for_each(|interruption| interruption.interrupt());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Unique, Arc<Interruption>>> {
+        // Insertions and removals are whole whenever the lock is free.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
