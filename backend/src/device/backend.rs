@@ -9,6 +9,7 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
@@ -16,6 +17,7 @@ use vmm_sys_util::event::{
 
 use super::Options;
 use super::config_space::ConfigSpace;
+use super::guards::Guards;
 use super::pool::Pool;
 use super::request::Handler;
 use super::vring::{Memory, Vring};
@@ -34,6 +36,7 @@ pub(super) struct FsBackend {
     config_space: ConfigSpace,
     request_queues: usize,
     max_queue_size: u16,
+    guards: Arc<Guards>,
     /// One for each ring, and so for each thread.
     workers: Vec<Mutex<Worker>>,
 }
@@ -48,11 +51,12 @@ impl FsBackend {
             0 => None,
             size => Some(Arc::new(Pool::new(size, &handler)?)),
         };
+        let guards = Arc::new(Guards::default());
         let workers = (0..=request_queues)
             .map(|ring| {
                 // FORGET and INTERRUPT must not queue up behind the requests that fill the pool.
                 let pool = pool.clone().filter(|_| ring != HIGH_PRIORITY);
-                Mutex::new(Worker::new(Arc::clone(&handler), pool))
+                Mutex::new(Worker::new(Arc::clone(&handler), pool, Arc::clone(&guards)))
             })
             .collect();
         Ok(Self {
@@ -60,6 +64,7 @@ impl FsBackend {
             config_space: ConfigSpace::new(&options.tag, options.num_request_queues.into()),
             request_queues,
             max_queue_size: options.max_queue_size,
+            guards,
             workers,
         })
     }
@@ -105,8 +110,8 @@ impl VhostUserBackend for FsBackend {
     }
 
     /// Requests in flight keep the memory they were found in; new ones find the new memory.
-    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
-        Ok(())
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        self.guards.add(&memory.memory().into_inner())
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {

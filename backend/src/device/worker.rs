@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vm_memory::GuestMemoryMmap;
 
 use super::chain::translate;
+use super::guards::Guards;
 use super::pool::Pool;
 use super::request::{Handler, Origin, Request};
 use super::vring::{Chain, Vring};
@@ -20,6 +21,7 @@ const LARGE_REPLY: u32 = 64 * 1024;
 pub(super) struct Worker {
     handler: Arc<dyn Handler>,
     pool: Option<Arc<Pool>>,
+    guards: Arc<Guards>,
     chains: Vec<Chain>,
     done: Vec<(u16, u32)>,
     spare: Option<Box<Request>>,
@@ -27,10 +29,15 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Requests are served right here, or by `pool` where there is one.
-    pub(super) fn new(handler: Arc<dyn Handler>, pool: Option<Arc<Pool>>) -> Self {
+    pub(super) fn new(
+        handler: Arc<dyn Handler>,
+        pool: Option<Arc<Pool>>,
+        guards: Arc<Guards>,
+    ) -> Self {
         Self {
             handler,
             pool,
+            guards,
             chains: Vec::with_capacity(BATCH),
             done: Vec::with_capacity(BATCH),
             spare: None,
@@ -47,6 +54,9 @@ impl Worker {
                     break;
                 }
                 self.serve_batch(ring, &memory);
+                if self.guards.is_torn() {
+                    ring.set_broken("the guest's memory was cut off under it");
+                }
             }
             if !ring.allow_notifications() {
                 return;

@@ -1,0 +1,214 @@
+//! Surviving guest memory that shrinks.
+//!
+//! Guest memory is a mapped file that the guest's virtual machine monitor owns. If it cuts the file short, then touching a
+//! page behind the new end raises SIGBUS, which would end the daemon and with it the service of all other guests. So each
+//! mapping is noted in a table, and the signal's handler puts an empty page under an address that lies in one of them and
+//! marks the mapping as torn. Any other SIGBUS ends the process as ever.
+#![allow(unsafe_code)] // a signal handler and the memory mapping it repairs
+
+use std::io;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+use rustix::param::page_size;
+
+/// Mappings of all guests together that can be noted at a time.
+const SLOTS: usize = 8192;
+
+/// All mappings. A signal handler can take no lock, so each slot is a few atomics.
+static TABLE: [Slot; SLOTS] = [const { Slot::empty() }; SLOTS];
+
+/// How many times a mapping was found torn: a cheap look before the table is searched.
+static TEARS: AtomicUsize = AtomicUsize::new(0);
+
+struct Slot {
+    taken: AtomicBool,
+    base: AtomicPtr<u8>,
+    /// Bytes; 0 while the slot is not in use. Written last and read first.
+    len: AtomicUsize,
+    torn: AtomicBool,
+}
+
+impl Slot {
+    const fn empty() -> Self {
+        Self {
+            taken: AtomicBool::new(false),
+            base: AtomicPtr::new(std::ptr::null_mut()),
+            len: AtomicUsize::new(0),
+            torn: AtomicBool::new(false),
+        }
+    }
+
+    /// The mapping's first address and length, if `address` lies in it.
+    fn holds(&self, address: usize) -> Option<(*mut u8, usize)> {
+        let len = self.len.load(Ordering::Acquire);
+        let base = self.base.load(Ordering::Acquire);
+        let offset = address.checked_sub(base.addr())?;
+        (offset < len).then_some((base, len))
+    }
+}
+
+/// A mapping of guest memory that is noted in the table until this is dropped.
+#[derive(Debug)]
+pub struct Guarded {
+    slot: &'static Slot,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot")
+            .field("base", &self.base)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guarded {
+    /// Notes `len` bytes of mapped guest memory at `base`, a page's beginning. Must outlive every use of the mapping.
+    ///
+    /// # Errors
+    /// ENOSPC: too many mappings.
+    pub fn new(base: *mut u8, len: usize) -> io::Result<Self> {
+        install_handler();
+        for slot in &TABLE {
+            if !slot.taken.swap(true, Ordering::AcqRel) {
+                slot.torn.store(false, Ordering::Release);
+                slot.base.store(base, Ordering::Release);
+                slot.len.store(len, Ordering::Release);
+                return Ok(Self { slot });
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+    }
+
+    /// Whether a part of the mapping was found to have no memory behind it.
+    pub fn is_torn(&self) -> bool {
+        self.slot.torn.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.slot.len.store(0, Ordering::Release);
+        self.slot.taken.store(false, Ordering::Release);
+    }
+}
+
+/// Grows whenever some mapping, of whichever guest, is found torn.
+pub fn tears() -> usize {
+    TEARS.load(Ordering::Acquire)
+}
+
+fn install_handler() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        // SAFETY: all-zero is a valid `sigaction` with an empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = repair;
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO;
+        // SAFETY: `action` is initialised, and its handler keeps to what is allowed in a signal handler.
+        if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) } != 0 {
+            log::warn!(
+                "cannot guard against guest memory that shrinks: {}",
+                io::Error::last_os_error()
+            );
+        }
+    });
+}
+
+/// Runs within the instruction that failed, on the thread that failed: takes no lock, allocates nothing.
+extern "C" fn repair(
+    _signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel hands a valid `siginfo_t` to a handler installed with SA_SIGINFO.
+    let info = unsafe { &*info };
+    // SAFETY: SIGBUS carries an address.
+    let address = unsafe { info.si_addr() };
+    for slot in &TABLE {
+        if let Some((base, len)) = slot.holds(address.addr()) {
+            slot.torn.store(true, Ordering::Release);
+            TEARS.fetch_add(1, Ordering::AcqRel);
+            let page = page_size();
+            let start = address.map_addr(|a| a & !(page - 1));
+            // Huge pages cannot be replaced one small page at a time: then the whole mapping is.
+            if put_empty_memory(start, page) || put_empty_memory(base.cast(), len) {
+                return;
+            }
+        }
+    }
+    // Not ours: back to the default action, which the instruction meets as soon as it is tried again.
+    // SAFETY: `signal` is allowed in a handler and takes plain numbers.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+}
+
+/// Replaces mapped memory by empty pages of our own.
+fn put_empty_memory(start: *mut libc::c_void, len: usize) -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: the range lies within a mapping of guest memory, which is only ever reached by raw addresses and which
+    // its owner unmaps as a range, whatever is mapped there.
+    let mapped = unsafe { libc::mmap(start, len, protection, flags, -1, 0) };
+    mapped != libc::MAP_FAILED
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use vm_memory::{
+        Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    };
+
+    use super::*;
+
+    fn shared_memory(len: usize) -> (File, GuestMemoryMmap, Guarded) {
+        let file = tempfile::tempfile().expect("a temporary file");
+        file.set_len(len as u64).expect("grown");
+        let backing = FileOffset::new(file.try_clone().expect("cloned"), 0);
+        let memory =
+            GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), len, Some(backing))])
+                .expect("mapped");
+        let region = memory.iter().next().expect("one region");
+        let guarded = Guarded::new(
+            region.as_ptr(),
+            usize::try_from(region.len()).expect("small"),
+        )
+        .expect("noted");
+        (file, memory, guarded)
+    }
+
+    #[test]
+    fn memory_that_was_cut_off_reads_as_zeroes_and_is_marked() {
+        let (file, memory, guarded) = shared_memory(4 * page_size());
+        let end = GuestAddress(3 * page_size() as u64);
+        memory.write_obj(7u64, end).expect("in range");
+        let before = tears();
+        assert!(!guarded.is_torn());
+        file.set_len(page_size() as u64).expect("cut");
+        assert_eq!(memory.read_obj::<u64>(end).expect("in range"), 0);
+        assert!(guarded.is_torn() && tears() > before);
+        memory.write_obj(9u64, end).expect("in range");
+        assert_eq!(
+            memory.read_obj::<u64>(GuestAddress(0)).expect("in range"),
+            0
+        );
+    }
+
+    #[test]
+    fn one_guest_s_tear_leaves_another_s_mapping_whole() {
+        let (file, memory, guarded) = shared_memory(2 * page_size());
+        let (_other_file, other_memory, other) = shared_memory(2 * page_size());
+        file.set_len(0).expect("cut");
+        assert_eq!(
+            memory.read_obj::<u32>(GuestAddress(0)).expect("in range"),
+            0
+        );
+        other_memory
+            .write_obj(5u32, GuestAddress(8))
+            .expect("in range");
+        assert!(guarded.is_torn() && !other.is_torn());
+    }
+}
