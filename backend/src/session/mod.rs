@@ -9,6 +9,8 @@ mod file_system;
 mod name;
 mod negotiation;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 use std::io;
