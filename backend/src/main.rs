@@ -1,2 +1,52 @@
-//! `gangplankd`.
-fn main() {}
+//! `gangplankd`: parse, confine, serve.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use gangplank_backend::args::{Args, Stop};
+use gangplank_backend::config::Config;
+use gangplank_backend::run;
+
+/// What management software asks a vhost-user file system daemon for (`docs/interop/vhost-user.json`
+/// of QEMU, `VHostUserBackendCapabilities`). `separate-options`: options stand by themselves, not
+/// behind `-o`.
+const CAPABILITIES: &str = r#"{
+  "type": "fs",
+  "features": [
+    "separate-options"
+  ]
+}
+"#;
+
+fn main() -> ExitCode {
+    let args = match Args::from_command_line(std::env::args_os()) {
+        Ok(args) => args,
+        Err(stop) => return told(&stop),
+    };
+    if args.print_capabilities {
+        return match io::stdout().write_all(CAPABILITIES.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let mut config = match Config::from_args(args) {
+        Ok(config) => config,
+        Err(error) => return told(&Args::refuse(&error)),
+    };
+    config.logging.filter = std::env::var("RUST_LOG").ok();
+    match run::run(config) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            // There is nowhere left to complain to if this fails.
+            let _ = writeln!(io::stderr(), "gangplankd: error: {}", run::in_full(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn told(stop: &Stop) -> ExitCode {
+    match stop.print() {
+        Ok(()) => ExitCode::from(stop.status()),
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,133 @@
+//! Capabilities: a file server's, and no others.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use super::Error;
+use super::options::ModCaps;
+
+/// What acting for a guest's users takes: virtiofsd's set.
+const NEEDED: [Capability; 8] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETUID,
+    Capability::CAP_MKNOD,
+    Capability::CAP_SETFCAP,
+];
+
+/// What opening a file by its handle takes (open_by_handle_at(2)).
+const FOR_HANDLES: Capability = Capability::CAP_DAC_READ_SEARCH;
+
+/// What removing the socket from another user's directory takes.
+const FOR_SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
+
+/// Reduces all sets of the calling process to what is needed, and returns what is left.
+///
+/// What the process does not have it cannot keep: for the needed ones that is no error, since an
+/// ordinary user serves with fewer.
+pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSet, Error> {
+    let permitted = read(CapSet::Permitted, "permitted")?;
+    let keep = selection(&permitted, changes, keep_handles)?;
+    apply(&keep)?;
+    Ok(keep)
+}
+
+/// Reduces the sets of the process that only waits.
+pub(super) fn reduce_supervisor() -> Result<(), Error> {
+    let permitted = read(CapSet::Permitted, "permitted")?;
+    let keep = permitted
+        .intersection(&CapsHashSet::from([FOR_SUPERVISOR]))
+        .copied()
+        .collect();
+    apply(&keep)
+}
+
+/// Whether these suffice to take on a caller's user and group.
+pub(super) fn change_credentials(kept: &CapsHashSet) -> bool {
+    kept.contains(&Capability::CAP_SETUID) && kept.contains(&Capability::CAP_SETGID)
+}
+
+fn selection(
+    permitted: &CapsHashSet,
+    changes: &ModCaps,
+    keep_handles: bool,
+) -> Result<CapsHashSet, Error> {
+    if let Some(missing) = changes.added.difference(permitted).next() {
+        return Err(Error::CapabilityMissing(*missing));
+    }
+    Ok(NEEDED
+        .into_iter()
+        .chain(keep_handles.then_some(FOR_HANDLES))
+        .filter(|capability| permitted.contains(capability))
+        .filter(|capability| !changes.removed.contains(capability))
+        .chain(changes.added.iter().copied())
+        .collect())
+}
+
+fn apply(keep: &CapsHashSet) -> Result<(), Error> {
+    // First the sets whose change takes a capability that is about to go.
+    drop_bounding(keep)?;
+    let failed = |set| move |source| Error::Capabilities { set, source };
+    caps::clear(None, CapSet::Ambient).map_err(failed("ambient"))?;
+    caps::set(None, CapSet::Effective, keep).map_err(failed("effective"))?;
+    caps::set(None, CapSet::Permitted, keep).map_err(failed("permitted"))?;
+    caps::clear(None, CapSet::Inheritable).map_err(failed("inheritable"))
+}
+
+/// The bounding set matters to programs that are executed. None is, so being unable to change it
+/// (as an ordinary user is) is no error.
+fn drop_bounding(keep: &CapsHashSet) -> Result<(), Error> {
+    if !read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETPCAP) {
+        return Ok(());
+    }
+    for capability in read(CapSet::Bounding, "bounding")?.difference(keep) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(|source| Error::Capabilities {
+            set: "bounding",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn read(set: CapSet, name: &'static str) -> Result<CapsHashSet, Error> {
+    caps::read(None, set).map_err(|source| Error::Capabilities { set: name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(text: &str) -> ModCaps {
+        text.parse().expect("well-formed changes")
+    }
+
+    #[test]
+    fn selection_of_root_is_the_needed_set_and_the_changes() {
+        let all = caps::all();
+        let needed = CapsHashSet::from(NEEDED);
+        let none = ModCaps::default();
+        assert_eq!(selection(&all, &none, false).unwrap(), needed);
+
+        let with_handles = selection(&all, &none, true).unwrap();
+        assert!(with_handles.contains(&FOR_HANDLES));
+        assert_eq!(with_handles.len(), needed.len() + 1);
+
+        let changed = selection(&all, &changes("+sys_admin:-mknod"), false).unwrap();
+        assert!(changed.contains(&Capability::CAP_SYS_ADMIN));
+        assert!(!changed.contains(&Capability::CAP_MKNOD));
+        assert!(!change_credentials(
+            &selection(&all, &changes("-setuid"), false).unwrap()
+        ));
+    }
+
+    #[test]
+    fn selection_without_capabilities_keeps_none_but_refuses_to_add() {
+        let nothing = CapsHashSet::new();
+        let kept = selection(&nothing, &changes("-chown"), true).unwrap();
+        assert!(kept.is_empty());
+        let error = selection(&nothing, &changes("+sys_admin"), true).unwrap_err();
+        assert!(error.to_string().contains("CAP_SYS_ADMIN"), "{error}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The list of system calls, in force for every thread from here on.
+
+mod calls;
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+use super::Error;
+use super::options::Seccomp;
+use calls::{Conditional, Width};
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCH: TargetArch = TargetArch::aarch64;
+
+/// Installs the list for the whole process, for good.
+pub(super) fn install(action: Seccomp) -> Result<(), Error> {
+    let mismatch = match action {
+        Seccomp::None => return Ok(()),
+        Seccomp::Kill => SeccompAction::KillProcess,
+        Seccomp::Log => SeccompAction::Log,
+        Seccomp::Trap => SeccompAction::Trap,
+    };
+    for program in programs(mismatch).map_err(Error::SeccompList)? {
+        seccompiler::apply_filter_all_threads(&program).map_err(Error::SeccompInstall)?;
+    }
+    Ok(())
+}
+
+/// The filters, in the order of their installation. Of several filters' verdicts on a call the
+/// kernel takes the severest (seccomp(2)), so calls that only get an error are allowed by the last.
+fn programs(mismatch: SeccompAction) -> Result<Vec<BpfProgram>, BackendError> {
+    // Who asks for a log wants to see these calls too, not the errors.
+    let refused: &[_] = match mismatch {
+        SeccompAction::Log => &[],
+        _ => calls::REFUSED,
+    };
+    let mut programs = Vec::new();
+    for (call, errno) in refused {
+        let rules = BTreeMap::from([(*call, Vec::new())]);
+        let error = SeccompAction::Errno(errno.cast_unsigned());
+        programs.push(compile(rules, SeccompAction::Allow, error)?);
+    }
+    let allowed = allowed_rules(refused)?;
+    programs.push(compile(allowed, mismatch, SeccompAction::Allow)?);
+    Ok(programs)
+}
+
+fn allowed_rules(
+    refused: &[(libc::c_long, i32)],
+) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+    let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
+    for condition in calls::conditional() {
+        let rule = SeccompRule::new(vec![in_filter_terms(&condition)?])?;
+        rules.entry(condition.call).or_default().push(rule);
+    }
+    // A call without rules is one with any arguments.
+    for call in calls::ALLOWED.iter().copied().flatten() {
+        rules.insert(*call, Vec::new());
+    }
+    for (call, _) in refused {
+        rules.insert(*call, Vec::new());
+    }
+    Ok(rules)
+}
+
+fn in_filter_terms(condition: &Conditional) -> Result<SeccompCondition, BackendError> {
+    let width = match condition.width {
+        Width::Int => SeccompCmpArgLen::Dword,
+        Width::Long => SeccompCmpArgLen::Qword,
+    };
+    let operator = match condition.mask {
+        u64::MAX => SeccompCmpOp::Eq,
+        mask => SeccompCmpOp::MaskedEq(mask),
+    };
+    SeccompCondition::new(condition.argument, width, operator, condition.value)
+}
+
+fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    mismatch: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(rules, mismatch, matched, ARCH)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::UdpSocket;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::process::Command;
+
+    use rustix::fs::CWD;
+    use rustix::io::Errno;
+    use rustix::thread::UnshareFlags;
+
+    use super::*;
+
+    /// Runs `body` in a thread that is under the list, with an error in place of the process's end.
+    fn under_the_list(body: impl FnOnce() + Send + 'static) {
+        std::thread::spawn(|| {
+            let action = SeccompAction::Errno(libc::EDOM.cast_unsigned());
+            for program in programs(action).expect("the list compiles") {
+                seccompiler::apply_filter(&program).expect("the kernel has seccomp");
+            }
+            body();
+        })
+        .join()
+        .expect("the body succeeds");
+    }
+
+    fn refusal<T>(result: io::Result<T>) -> Option<i32> {
+        result.err().and_then(|error| error.raw_os_error())
+    }
+
+    #[test]
+    fn list_under_each_action_compiles() {
+        let table = [
+            (SeccompAction::KillProcess, calls::REFUSED.len() + 1),
+            (SeccompAction::Trap, calls::REFUSED.len() + 1),
+            (SeccompAction::Log, 1),
+        ];
+        for (action, filters) in table {
+            assert_eq!(programs(action).unwrap().len(), filters);
+        }
+    }
+
+    #[test]
+    fn no_call_is_listed_twice() {
+        let mut all: Vec<_> = calls::ALLOWED.iter().copied().flatten().collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+        for condition in calls::conditional() {
+            assert!(!all.contains(&&condition.call), "{}", condition.call);
+        }
+    }
+
+    #[test]
+    fn what_a_file_server_does_is_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        under_the_list(move || {
+            std::fs::write(path.join("f"), "x").unwrap();
+            rustix::fs::renameat(CWD, path.join("f"), CWD, path.join("g")).unwrap();
+            assert_eq!(path.read_dir().unwrap().count(), 1);
+            assert_eq!(std::fs::metadata(path.join("g")).unwrap().len(), 1);
+
+            let listener = UnixListener::bind(path.join("s")).unwrap();
+            let client = UnixStream::connect(path.join("s")).unwrap();
+            client.set_nonblocking(true).unwrap();
+            listener.accept().unwrap();
+
+            crate::sys::process::unshare(UnshareFlags::FS).unwrap();
+            let threads: Vec<_> = (0..4)
+                .map(|number| {
+                    std::thread::Builder::new()
+                        .name(format!("worker {number}"))
+                        .spawn(move || number)
+                        .unwrap()
+                })
+                .collect();
+            let numbers: u32 = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum();
+            assert_eq!(numbers, 6);
+        });
+    }
+
+    #[test]
+    fn what_a_file_server_never_does_is_refused() {
+        under_the_list(|| {
+            let refused = Some(libc::EDOM);
+            assert_eq!(refusal(UdpSocket::bind("127.0.0.1:0")), refused);
+            assert_eq!(refusal(Command::new("/bin/true").spawn()), refused);
+            assert_eq!(
+                refusal(crate::sys::process::unshare(UnshareFlags::NEWUSER)),
+                refused
+            );
+            assert_eq!(
+                rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::CONT
+                ),
+                Err(Errno::DOM)
+            );
+            assert_eq!(rustix::process::chroot("/"), Err(Errno::DOM));
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            assert_eq!(
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit),
+                Err(Errno::DOM)
+            );
+        });
+    }
+}

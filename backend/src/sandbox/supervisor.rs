@@ -1,0 +1,108 @@
+//! The process that stays outside while its child is confined.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, waitpid,
+};
+
+use super::{Error, capabilities};
+use crate::sys::process::{self, Forked};
+use crate::sys::signal::TerminationSignals;
+
+/// Exit status of a process ended by a signal, less the signal's number, as shells have it.
+const SIGNALLED: i32 = 128;
+
+/// Watches over the confined process.
+#[derive(Debug)]
+pub struct Supervisor {
+    child: Pid,
+    /// The child, as something that can be waited for together with signals.
+    handle: OwnedFd,
+}
+
+/// Starts the process that is to be confined. It gets `None`, and dies when its parent does.
+pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
+    let fork_failed = |error: Errno| Error::Fork(error.into());
+    let parent = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(fork_failed)?;
+    match process::fork().map_err(Error::Fork)? {
+        Forked::Parent(child) => {
+            let handle = pidfd_open(child, PidfdFlags::empty()).map_err(fork_failed)?;
+            Ok(Some(Supervisor { child, handle }))
+        }
+        Forked::Child => {
+            set_parent_process_death_signal(Some(Signal::KILL)).map_err(fork_failed)?;
+            // The parent may have died before that. Its number says nothing in another process
+            // namespace, but its descriptor becomes readable.
+            let mut fds = [PollFd::new(&parent, PollFlags::IN)];
+            match poll(&mut fds, Some(&Timespec::default())) {
+                Ok(0) => Ok(None),
+                Ok(_) => Err(Error::Orphaned),
+                Err(error) => Err(fork_failed(error)),
+            }
+        }
+    }
+}
+
+impl Supervisor {
+    /// Waits until the confined process has ended, passing on what asks it to. Returns the exit
+    /// status to leave with.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be waited for.
+    pub fn wait(self, signals: &TerminationSignals) -> Result<u8, Error> {
+        capabilities::reduce_supervisor()?;
+        loop {
+            let mut fds = [
+                PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+                PollFd::new(&self.handle, PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Error::Supervise(error.into())),
+            }
+            while let Some(signal) = signals.take().map_err(Error::Supervise)? {
+                log::debug!("signal {signal}: asking the confined process to end");
+                match pidfd_send_signal(&self.handle, Signal::TERM) {
+                    // Gone meanwhile: there is a status to fetch.
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(error) => return Err(Error::Supervise(error.into())),
+                }
+            }
+            if let Some(status) = self.status()? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// The status once the child has ended.
+    fn status(&self) -> Result<Option<u8>, Error> {
+        let waited = waitpid(Some(self.child), WaitOptions::NOHANG)
+            .map_err(|error| Error::Supervise(error.into()))?;
+        let Some((_, status)) = waited else {
+            return Ok(None);
+        };
+        let code = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => {
+                log::error!("{}", ended_by(signal));
+                SIGNALLED.saturating_add(signal)
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(u8::try_from(code).unwrap_or(u8::MAX)))
+    }
+}
+
+fn ended_by(signal: i32) -> String {
+    let hint = if signal == libc::SIGSYS {
+        ": it made a system call that is not on the list (the kernel's audit log names it; \
+         --seccomp=log lets it pass)"
+    } else {
+        ""
+    };
+    format!("the confined process was ended by signal {signal}{hint}")
+}

@@ -1,0 +1,94 @@
+//! File handles: a name for an inode that outlives every descriptor (`name_to_handle_at(2)`).
+#![allow(unsafe_code)] // the two system calls have no safe wrapper
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The longest handle, in bytes (`MAX_HANDLE_SZ`, `linux/exportfs.h`).
+const MAX_BYTES: usize = 128;
+
+/// `struct file_handle` with room for the longest one.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawHandle {
+    bytes: u32,
+    kind: i32,
+    data: [u8; MAX_BYTES],
+}
+
+/// What the file system calls an inode: the same inode and no other, also after its number was used again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileHandle {
+    kind: i32,
+    data: Box<[u8]>,
+}
+
+impl FileHandle {
+    /// The handle of what `file` stands for.
+    ///
+    /// # Errors
+    /// `name_to_handle_at(2)`'s; EOPNOTSUPP where the file system has no handles.
+    pub fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut raw = RawHandle {
+            bytes: 128,
+            kind: 0,
+            data: [0; MAX_BYTES],
+        };
+        let mut mount = 0i32;
+        // SAFETY: `raw` has the room that its `bytes` announces, the name is a NUL-terminated string, and all
+        // pointers outlive the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                &raw mut raw,
+                &raw mut mount,
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let length = usize::try_from(raw.bytes).unwrap_or(MAX_BYTES);
+        let data = raw
+            .data
+            .get(..length)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        Ok(Self {
+            kind: raw.kind,
+            data: data.into(),
+        })
+    }
+
+    /// Opens the inode, given any descriptor that is not `O_PATH` on its mount.
+    ///
+    /// # Errors
+    /// `open_by_handle_at(2)`'s: ESTALE where the inode is gone, EPERM without `CAP_DAC_READ_SEARCH`.
+    pub fn open(&self, mount: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
+        let mut raw = RawHandle {
+            bytes: u32::try_from(self.data.len()).unwrap_or(u32::MAX),
+            kind: self.kind,
+            data: [0; MAX_BYTES],
+        };
+        let room = raw
+            .data
+            .get_mut(..self.data.len())
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        room.copy_from_slice(&self.data);
+        // SAFETY: `raw` holds as many bytes as it announces and outlives the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_open_by_handle_at,
+                mount.as_raw_fd(),
+                &raw mut raw,
+                flags | libc::O_CLOEXEC,
+            )
+        };
+        match i32::try_from(result) {
+            // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+            Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Termination signals as a readable descriptor.
+#![allow(
+    unsafe_code,
+    reason = "signal sets and signalfd have no safe wrapper in the crates used"
+)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// What asks the daemon to end.
+const TERMINATION: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// The signals that ask the daemon to end, readable instead of deadly.
+///
+/// Inherited by `fork`, a reader gets the signals of its own process (signalfd(2)).
+#[derive(Debug)]
+pub struct TerminationSignals(OwnedFd);
+
+impl TerminationSignals {
+    /// Blocks the signals in the calling thread, so in those it starts later too, and opens the
+    /// descriptor they arrive at. To be called before any thread is started.
+    ///
+    /// # Errors
+    /// As signalfd(2).
+    pub fn block() -> io::Result<Self> {
+        let set = termination_set();
+        // SAFETY: `set` is an initialised signal set, and no previous set is asked for.
+        let code =
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        if code != 0 {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        // SAFETY: `set` is an initialised signal set; -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call above has just returned this descriptor to us alone.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes one signal that has arrived, or `None` when none has.
+    ///
+    /// # Errors
+    /// As read(2), `EAGAIN` and `EINTR` aside.
+    pub fn take(&self) -> io::Result<Option<i32>> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: `info` is writable for `size` bytes.
+        let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+        if read < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+                _ => Err(error),
+            };
+        }
+        // SAFETY: all-zero bytes are a valid value of this plain structure, and the kernel writes
+        // whole ones only.
+        let info = unsafe { info.assume_init() };
+        Ok(i32::try_from(info.ssi_signo).ok())
+    }
+}
+
+impl AsFd for TerminationSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn termination_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is writable; the call initialises it whole.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in TERMINATION {
+        // SAFETY: `set` was initialised above and the signal's number is valid.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    }
+    // SAFETY: initialised by `sigemptyset`.
+    unsafe { set.assume_init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocked_signal_is_taken_once() {
+        // A thread of its own, so that the mask of the test runner's threads stays as it is.
+        std::thread::spawn(|| {
+            let signals = TerminationSignals::block().unwrap();
+            assert_eq!(signals.take().unwrap(), None);
+            // SAFETY: has no conditions.
+            let this_thread = unsafe { libc::pthread_self() };
+            // SAFETY: directed at the calling thread, which has the signal blocked.
+            unsafe { libc::pthread_kill(this_thread, libc::SIGHUP) };
+            assert_eq!(signals.take().unwrap(), Some(libc::SIGHUP));
+            assert_eq!(signals.take().unwrap(), None);
+        })
+        .join()
+        .unwrap();
+    }
+}
