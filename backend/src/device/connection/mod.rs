@@ -19,6 +19,8 @@ use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+#[cfg(test)]
+use self::message::HEADER_LEN;
 use self::message::{Message, ReceiveError};
 use super::Options;
 use super::backend::FsBackend;
@@ -64,7 +66,8 @@ pub(super) fn serve(
         .map_err(Error::Start)?;
 
     let pumped = pump(frontend, &private);
-    daemon.request_shutdown();
+    // The service reads the end of its socket, unless it was the one that hung up, and then tells why.
+    drop(private);
     let served = daemon.wait();
     // Requests that wait for a lock hold their rings, and so would keep the threads from ending.
     handler.reset();
@@ -187,5 +190,93 @@ fn wait(descriptors: &mut [PollFd<'_>], limit: Option<&Timespec>) -> io::Result<
     match poll(descriptors, limit) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+    use crate::device::request::Request;
+
+    /// `VHOST_USER_GET_FEATURES`, `VHOST_USER_SET_OWNER`.
+    const GET_FEATURES: u32 = 1;
+    const SET_OWNER: u32 = 3;
+
+    /// Hands every request straight back.
+    struct Idle;
+
+    impl Handler for Idle {
+        fn handle(&self, request: Box<Request>) -> Option<Box<Request>> {
+            Some(request)
+        }
+
+        fn reset(&self) {}
+    }
+
+    fn connect() -> (UnixStream, JoinHandle<Result<(), Error>>) {
+        let (near, far) = UnixStream::pair().expect("a socket pair");
+        let handler: Arc<dyn Handler> = Arc::new(Idle);
+        let served = thread::spawn(move || serve(&far, &Options::default(), &handler));
+        (near, served)
+    }
+
+    #[test]
+    fn a_frontend_is_answered_and_may_hang_up() {
+        let (frontend, served) = connect();
+        Message::new(SET_OWNER, b"")
+            .send(frontend.as_fd())
+            .expect("sent");
+        Message::new(GET_FEATURES, b"")
+            .send(frontend.as_fd())
+            .expect("sent");
+        let answer = Message::receive(frontend.as_fd()).expect("answered");
+        assert_eq!(answer.request(), GET_FEATURES);
+        let features = u64::from_le_bytes(answer.bytes[HEADER_LEN..].try_into().expect("8 bytes"));
+        // VERSION_1, protocol features, EVENT_IDX, INDIRECT_DESC.
+        assert_eq!(features, 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28);
+        drop(frontend);
+        assert!(served.join().expect("no panic").is_ok());
+    }
+
+    #[test]
+    fn a_frontend_that_sends_rubbish_is_dropped() {
+        for rubbish in [
+            &[0xff; 64][..],
+            b"GET / HTTP/1.1\r\n\r\n",
+            &Message::new(4711, b"x").bytes,
+        ] {
+            let (mut frontend, served) = connect();
+            frontend.write_all(rubbish).expect("written");
+            assert!(served.join().expect("no panic").is_err());
+        }
+    }
+
+    #[test]
+    fn a_frontend_that_never_reads_does_not_keep_its_connection_alive() {
+        let (mut frontend, served) = connect();
+        frontend
+            .set_write_timeout(Some(std::time::Duration::from_millis(100)))
+            .expect("set");
+        let ask = Message::new(GET_FEATURES, b"").bytes.repeat(64);
+        // Until all buffers on the way are full of answers nobody takes.
+        while frontend.write_all(&ask).is_ok() {}
+        drop(frontend);
+        assert!(!matches!(
+            served.join().expect("no panic"),
+            Err(Error::Threads(_) | Error::PrivateSocket(_))
+        ));
+    }
+
+    #[test]
+    fn the_private_socket_leads_to_its_own_listener() {
+        let (near, listener) = private_socket().expect("made");
+        let (mut far, _) = listener.accept().expect("accepted");
+        far.write_all(b"x").expect("written");
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&near, &mut byte).expect("read"), 1);
+        assert_eq!(&byte, b"x");
     }
 }
