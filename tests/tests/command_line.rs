@@ -1,0 +1,342 @@
+//! The daemon's command line, as a person meets it: what it says, refuses and leaves behind.
+
+mod launch;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Stdio;
+
+use anyhow::Result;
+use launch::{Place, root_or_skip};
+use rustix::process::Signal;
+
+#[test]
+fn help_is_grouped_by_theme() -> Result<()> {
+    let ended = Place::new()?.run(&["--help"])?;
+    assert_eq!(ended.status.code(), Some(0));
+    for heading in [
+        "The share:",
+        "Where guests connect:",
+        "Caching:",
+        "Confinement:",
+    ] {
+        assert!(
+            ended.output.contains(heading),
+            "{heading}\n{}",
+            ended.output
+        );
+    }
+    assert_eq!(ended.errors, "");
+    Ok(())
+}
+
+#[test]
+fn version_is_told() -> Result<()> {
+    let ended = Place::new()?.run(&["--version"])?;
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(ended.output.starts_with("gangplankd "), "{}", ended.output);
+    Ok(())
+}
+
+#[test]
+fn capabilities_are_printed_for_management_software() -> Result<()> {
+    let ended = Place::new()?.run(&["--print-capabilities"])?;
+    assert_eq!(ended.status.code(), Some(0));
+    let words: String = ended.output.split_whitespace().collect();
+    assert_eq!(words, r#"{"type":"fs","features":["separate-options"]}"#);
+    Ok(())
+}
+
+#[test]
+fn mistakes_end_with_status_2_and_what_would_be_right() -> Result<()> {
+    let place = Place::new()?;
+    let least = ["--socket-path=s", "--shared-dir=share"];
+    let table: &[(&[&str], &str)] = &[
+        (&["--cache=sometimes"], "never, metadata, auto or always"),
+        (&["--sandbox=jail"], "namespace, chroot or none"),
+        (
+            &["--tag", "0123456789012345678901234567890123456"],
+            "at most 36 bytes",
+        ),
+        (&["--queue-size=1000"], "power of two"),
+        (&["--num-request-queues=64"], "1..=63"),
+        (
+            &["--fd=3"],
+            "--fd cannot be used together with --socket-path",
+        ),
+        (&["--socket=other"], "different sockets"),
+        (&["--modcaps=chown"], "+capability or -capability"),
+        (
+            &["--xattrmap=:map::user.:"],
+            "--xattrmap is not supported yet",
+        ),
+        (&["--posix-acl"], "--posix-acl is not supported yet"),
+        (
+            &["--uid-map", ":0:1000:1:"],
+            "--uid-map is not supported yet",
+        ),
+        (
+            &["--migration-mode=find-paths"],
+            "--migration-mode is not supported yet",
+        ),
+        (&["-o", "frobnicate"], "unknown option '-o frobnicate'"),
+        (&["--frobnicate"], "--frobnicate"),
+    ];
+    for (arguments, hint) in table {
+        let ended = place.run(&[&least, *arguments].concat())?;
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
+        assert!(ended.errors.contains(hint), "{arguments:?}: {ended:?}");
+    }
+    for (arguments, hint) in [
+        (vec!["--socket-path=s"], "--shared-dir"),
+        (vec!["--shared-dir=share"], "--socket-path"),
+        (vec![], "Usage:"),
+    ] {
+        let ended = place.run(&arguments)?;
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
+        assert!(ended.errors.contains(hint), "{arguments:?}: {ended:?}");
+    }
+    assert!(!place.file("s").exists());
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_had_ends_with_status_1_and_its_name() -> Result<()> {
+    let place = Place::new()?;
+    fs::write(place.file("regular"), "")?;
+    for (socket, share, hint) in [
+        ("s", "none", "shared directory \"none\""),
+        ("s", "regular", "shared directory \"regular\""),
+        ("none/s", "share", "directory \"none\""),
+        ("regular", "share", "a regular file, not a socket"),
+    ] {
+        let ended = place.run(&[
+            "--sandbox=none",
+            "--socket-path",
+            socket,
+            "--shared-dir",
+            share,
+        ])?;
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.errors.contains(hint), "{hint}: {ended:?}");
+        assert!(!place.file("s").exists(), "{hint}: the socket is left");
+        assert!(
+            !place.file("s.pid").exists(),
+            "{hint}: the pid file is left"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn command_line_of_the_bao_demo_runs() -> Result<()> {
+    if !root_or_skip("command_line_of_the_bao_demo_runs") {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let socket = format!("--socket-path={}", place.file("Fs.sock").display());
+    let share = place.file("share").display().to_string();
+    let daemon = place.start(&[
+        &socket,
+        "--shared-dir",
+        &share,
+        "--tag=myfs",
+        "--announce-submounts",
+        "--sandbox",
+        "chroot",
+    ])?;
+    assert!(place.file("Fs.sock").exists());
+    assert!(daemon.signal(Signal::TERM)?.status.success());
+    Ok(())
+}
+
+#[test]
+fn command_line_of_the_c_daemon_runs_and_is_noticed() -> Result<()> {
+    let place = Place::new()?;
+    let daemon = place.start(&[
+        "-f",
+        "-d",
+        "--socket-path=fs.sock",
+        "-o",
+        "source=share,cache=none,no_flock",
+        "--sandbox=none",
+    ])?;
+    let ended = daemon.signal(Signal::TERM)?;
+    assert!(ended.status.success());
+    for notice in ["-f is deprecated", "-d is deprecated", "-o is deprecated"] {
+        assert!(ended.errors.contains(notice), "{notice}: {}", ended.errors);
+    }
+    Ok(())
+}
+
+#[test]
+fn termination_signals_end_it_cleanly() -> Result<()> {
+    for sandbox in sandboxes() {
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+            let place = Place::new()?;
+            let daemon = place.serve(&[sandbox])?;
+            let mode = place.file("fs.sock").metadata()?.permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            let pid = fs::read_to_string(place.file("fs.sock.pid"))?;
+            assert_eq!(pid.trim(), daemon.pid().to_string());
+
+            let ended = daemon.signal(signal)?;
+            assert!(ended.status.success(), "{sandbox} {signal:?}: {ended:?}");
+            assert!(!place.file("fs.sock").exists(), "{sandbox} {signal:?}");
+            assert!(!place.file("fs.sock.pid").exists(), "{sandbox} {signal:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn live_socket_of_another_daemon_is_refused_with_its_pid() -> Result<()> {
+    for sandbox in sandboxes() {
+        let place = Place::new()?;
+        let first = place.serve(&[sandbox])?;
+        let second = place.run(&["--socket-path=fs.sock", "--shared-dir=share", sandbox])?;
+        assert_eq!(second.status.code(), Some(1));
+        let pid = format!("process {}", first.pid());
+        assert!(second.errors.contains(&pid), "{sandbox}: {second:?}");
+        assert!(place.file("fs.sock").exists());
+        assert!(first.signal(Signal::TERM)?.status.success());
+    }
+    Ok(())
+}
+
+#[test]
+fn live_socket_of_another_program_is_refused_without_a_connection() -> Result<()> {
+    let place = Place::new()?;
+    let listener = UnixListener::bind(place.file("fs.sock"))?;
+    listener.set_nonblocking(true)?;
+    let ended = place.run(&["--socket-path=fs.sock", "--shared-dir=share"])?;
+    assert_eq!(ended.status.code(), Some(1));
+    let pid = format!("process {}", std::process::id());
+    assert!(ended.errors.contains(&pid), "{ended:?}");
+    let nobody = listener.accept().expect_err("nobody has connected");
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+    Ok(())
+}
+
+#[test]
+fn stale_socket_is_replaced() -> Result<()> {
+    let place = Place::new()?;
+    let mut killed = place.serve(&["--sandbox=none"])?;
+    rustix::process::kill_process(pid(killed.pid()), Signal::KILL)?;
+    killed.end()?;
+    assert!(place.file("fs.sock").exists());
+
+    let daemon = place.serve(&["--sandbox=none"])?;
+    UnixStream::connect(place.file("fs.sock"))?;
+    assert!(daemon.signal(Signal::TERM)?.status.success());
+    assert!(!place.file("fs.sock").exists());
+    Ok(())
+}
+
+#[test]
+fn inherited_socket_is_served_and_its_file_left_alone() -> Result<()> {
+    for sandbox in sandboxes() {
+        let place = Place::new()?;
+        let listener = UnixListener::bind(place.file("given.sock"))?;
+        let mut command = place.command(&["--fd=0", "--shared-dir=share", sandbox]);
+        command.stdin(Stdio::from(OwnedFd::from(listener)));
+        let daemon = place.start_command(command)?;
+        assert!(daemon.signal(Signal::TERM)?.status.success());
+        assert!(place.file("given.sock").exists());
+    }
+    Ok(())
+}
+
+#[test]
+fn inherited_descriptor_that_does_not_listen_is_refused_by_what_it_is() -> Result<()> {
+    let place = Place::new()?;
+    let (one, _other) = UnixStream::pair()?;
+    let mut command = place.command(&["--fd=0", "--shared-dir=share"]);
+    command.stdin(Stdio::from(OwnedFd::from(one)));
+    let ended = place.finish(command)?;
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.errors.contains("does not listen"), "{ended:?}");
+
+    let ended = place.run(&["--fd=0", "--shared-dir=share"])?;
+    assert!(ended.errors.contains("no socket"), "{ended:?}");
+    let ended = place.run(&["--fd=777", "--shared-dir=share"])?;
+    assert!(
+        ended.errors.contains("descriptor 777 cannot be used"),
+        "{ended:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn limit_of_descriptors_is_the_one_asked_for() -> Result<()> {
+    let place = Place::new()?;
+    for (argument, soft) in [("--rlimit-nofile=777", "777"), ("--rlimit-nofile=0", "999")] {
+        let mut command = std::process::Command::new("prlimit");
+        let daemon = place.command(&[
+            "--socket-path=fs.sock",
+            "--shared-dir=share",
+            "--sandbox=none",
+            argument,
+        ]);
+        command
+            .arg("--nofile=999:1000")
+            .arg(daemon.get_program())
+            .args(daemon.get_args())
+            .current_dir(place.path());
+        let daemon = place.start_command(command)?;
+        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid()))?;
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let shown = line.and_then(|line| line.split_whitespace().nth(3));
+        assert_eq!(shown, Some(soft), "{limits}");
+        assert!(daemon.signal(Signal::TERM)?.status.success());
+    }
+    for (argument, hint) in [
+        ("--rlimit-nofile=99", "at least"),
+        ("--rlimit-nofile=9999999999", "nr_open"),
+    ] {
+        let ended = place.run(&["--socket-path=s", "--shared-dir=share", argument])?;
+        assert_eq!(ended.status.code(), Some(1));
+        assert!(ended.errors.contains(hint), "{ended:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn log_level_follows_the_option_and_rust_log() -> Result<()> {
+    let place = Place::new()?;
+    let arguments = [
+        "--socket-path=fs.sock",
+        "--shared-dir=share",
+        "--sandbox=none",
+    ];
+    let daemon = place.start(&[&arguments[..], &["--log-level=debug"]].concat())?;
+    assert!(daemon.log().contains("DEBUG"), "{}", daemon.log());
+    daemon.signal(Signal::TERM)?;
+
+    let mut command = place.command(&[&arguments[..], &["--log-level=off"]].concat());
+    command.env("RUST_LOG", "debug");
+    let daemon = place.start_command(command)?;
+    assert!(daemon.log().contains("DEBUG"), "{}", daemon.log());
+    daemon.signal(Signal::TERM)?;
+    Ok(())
+}
+
+/// The sandboxes that the user who runs the tests can have.
+fn sandboxes() -> Vec<&'static str> {
+    let mut sandboxes = vec!["--sandbox=none", "--sandbox=namespace"];
+    if root_or_skip("--sandbox=chroot") {
+        sandboxes.push("--sandbox=chroot");
+    }
+    sandboxes
+}
+
+fn pid(number: u32) -> rustix::process::Pid {
+    i32::try_from(number)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a process's number")
+}
