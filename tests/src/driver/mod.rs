@@ -1,0 +1,475 @@
+//! A virtio-fs guest without a guest: a vhost-user frontend and a FUSE client in this process.
+//!
+//! [`Driver`] does everything right, one request after another or many in flight; its parts ([`vhost_user::Peer`],
+//! [`memory::Memory`], [`ring::Ring`]) are public, so that a test can do anything wrong. Whatever is waited for has a deadline.
+
+mod calls;
+pub mod error;
+pub mod memory;
+pub mod neighbour;
+pub mod ring;
+pub mod vhost_user;
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use gangplank_fuse::reply::Reply as Decoded;
+use gangplank_fuse::{
+    Dialect, InitFlags, NodeId, Operation, OutHeader, Request, RequestHeader, Unique,
+};
+use rustix::io::Errno;
+
+pub use calls::{NameAndNode, NodeAndFile};
+pub use error::{Error, Result};
+
+use memory::Memory;
+use ring::{CallKind, Layout, Ring, Segment};
+use vhost_user::{
+    F_PROTOCOL_FEATURES, PROTOCOL_REPLY_ACK, Peer, message, ring_addresses, ring_state, words,
+};
+
+/// How long a request may take before the test fails.
+pub const REPLY_LIMIT: Duration = Duration::from_secs(20);
+
+/// `VIRTIO_F_VERSION_1`.
+const F_VERSION_1: u64 = 1 << 32;
+
+/// `VIRTIO_RING_F_INDIRECT_DESC`.
+const F_INDIRECT: u64 = 1 << 28;
+
+/// `VIRTIO_RING_F_EVENT_IDX`.
+const F_EVENT_IDX: u64 = 1 << 29;
+
+/// What kind of guest to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Request queues beside the high-priority one.
+    pub request_queues: u32,
+    /// Descriptors in each ring.
+    pub ring_size: u16,
+    /// Use indirect tables.
+    pub indirect: bool,
+    /// Ask for notifications by index.
+    pub event_idx: bool,
+    /// What the daemon signals through.
+    pub call: CallKind,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            request_queues: 1,
+            ring_size: 256,
+            indirect: false,
+            event_idx: false,
+            call: CallKind::Event,
+            memory: 16 << 20,
+        }
+    }
+}
+
+/// A guest that is connected and whose rings run.
+pub struct Driver {
+    /// The vhost-user connection.
+    pub peer: Peer,
+    /// Guest memory.
+    pub memory: Memory,
+    /// The high-priority ring, then the request rings.
+    pub rings: Vec<Ring>,
+    /// What goes into the header of each request beside number and node.
+    pub header: RequestHeader,
+    /// The ring that calls go through, unless they say otherwise.
+    pub queue: usize,
+    /// What INIT offers.
+    pub offer: InitFlags,
+    dialect: Dialect,
+    unique: u64,
+    early: Vec<(Ticket, u32)>,
+}
+
+/// A request in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "its memory is lost until it is waited for"]
+pub struct Ticket {
+    /// The request's number.
+    pub unique: Unique,
+    queue: usize,
+    head: u16,
+    request: (u64, usize),
+    reply: (u64, usize),
+}
+
+/// Where the parts of a request that is submitted come from.
+#[derive(Clone, Copy, Debug)]
+struct Bytes<'a> {
+    request: &'a [u8],
+    data: &'a [u8],
+}
+
+impl Driver {
+    /// Connects and sets the rings up. The session is yet to be opened by [`Driver::init`].
+    ///
+    /// # Errors
+    /// What the daemon refuses.
+    pub fn connect(socket: &Path, setup: &Setup) -> Result<Self> {
+        Self::on_peer(Peer::connect(socket)?, setup)
+    }
+
+    /// The same on a socket that is connected already.
+    ///
+    /// # Errors
+    /// What the daemon refuses.
+    pub fn on_stream(socket: UnixStream, setup: &Setup) -> Result<Self> {
+        Self::on_peer(Peer::new(socket)?, setup)
+    }
+
+    /// Connects and opens a session: what mounting does.
+    ///
+    /// # Errors
+    /// What the daemon refuses.
+    pub fn mount(socket: &Path, setup: &Setup) -> Result<Self> {
+        let mut driver = Self::connect(socket, setup)?;
+        driver.init()?;
+        Ok(driver)
+    }
+
+    fn on_peer(mut peer: Peer, setup: &Setup) -> Result<Self> {
+        let wanted = F_VERSION_1
+            | F_PROTOCOL_FEATURES
+            | if setup.indirect { F_INDIRECT } else { 0 }
+            | if setup.event_idx { F_EVENT_IDX } else { 0 };
+        peer.tell(message::SET_OWNER, &[], &[])?;
+        let offered = peer.ask_u64(message::GET_FEATURES)?;
+        if offered & wanted != wanted {
+            return Err(Error::Exhausted("virtio feature"));
+        }
+        let protocol = peer.ask_u64(message::GET_PROTOCOL_FEATURES)?;
+        // MQ, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, as far as they are offered.
+        let known = (1 << 0) | PROTOCOL_REPLY_ACK | (1 << 9) | (1 << 13) | (1 << 15);
+        let protocol = words(&[protocol & known]);
+        peer.tell(message::SET_PROTOCOL_FEATURES, &protocol, &[])?;
+        peer.set_need_reply();
+        peer.tell(message::SET_FEATURES, &words(&[wanted]), &[])?;
+
+        let mut memory = Memory::new(setup.memory)?;
+        let rings = (0..=setup.request_queues)
+            .map(|index| {
+                let layout = Layout {
+                    index,
+                    size: setup.ring_size,
+                    indirect: setup.indirect,
+                    event_idx: setup.event_idx,
+                    call: setup.call,
+                };
+                Ring::new(&mut memory, layout)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut driver = Self {
+            peer,
+            memory,
+            rings,
+            header: RequestHeader::default(),
+            queue: 1,
+            offer: InitFlags::all() - InitFlags::INIT_RESERVED,
+            dialect: Dialect::default(),
+            unique: 0,
+            early: Vec::new(),
+        };
+        driver.share_memory()?;
+        for index in 0..driver.rings.len() {
+            driver.start_ring(index)?;
+        }
+        Ok(driver)
+    }
+
+    /// Shares the memory with the daemon.
+    ///
+    /// # Errors
+    /// The daemon refuses it.
+    pub fn share_memory(&self) -> Result<()> {
+        let table = vhost_user::memory_table(&[self.memory.region()]);
+        self.peer
+            .tell(message::SET_MEM_TABLE, &table, &[self.memory.file()])
+    }
+
+    /// Sets the ring up from where it stands, and enables it.
+    ///
+    /// # Errors
+    /// The daemon refuses it.
+    pub fn start_ring(&mut self, index: usize) -> Result<()> {
+        let ring = self.rings.get(index).ok_or(Error::Exhausted("ring"))?;
+        start_ring(&self.peer, &self.memory, ring)?;
+        let number = ring.layout().index;
+        self.peer
+            .tell(message::SET_VRING_ENABLE, &ring_state(number, 1), &[])
+    }
+
+    /// Stops the ring by GET_VRING_BASE, and returns where the daemon stopped.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn stop_ring(&mut self, index: usize) -> Result<u32> {
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        let answer = self
+            .peer
+            .ask(message::GET_VRING_BASE, &ring_state(number, 0))?;
+        let base = answer.get(4..).and_then(|rest| rest.first_chunk());
+        base.map(|base| u32::from_le_bytes(*base))
+            .ok_or(Error::WrongAnswer {
+                request: message::GET_VRING_BASE,
+                answer: message::GET_VRING_BASE,
+                len: answer.len(),
+            })
+    }
+
+    /// What INIT agreed on.
+    #[must_use]
+    pub const fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The header that the next request gets.
+    pub fn next_header(&mut self, node: NodeId) -> RequestHeader {
+        // Linux counts in twos: the odd numbers are for INTERRUPT.
+        self.unique += 2;
+        RequestHeader {
+            unique: Unique::new(self.unique),
+            node,
+            ..self.header
+        }
+    }
+
+    /// Sends a request, with room for `capacity` bytes of reply behind its header, and waits for the reply's payload.
+    ///
+    /// # Errors
+    /// The errno in the reply, or why there is none.
+    pub fn call(
+        &mut self,
+        node: NodeId,
+        operation: Operation<'_>,
+        data: &[u8],
+        capacity: usize,
+    ) -> Result<Vec<u8>> {
+        let ticket = self.submit(self.queue, node, operation, data, capacity)?;
+        self.finish(ticket)
+    }
+
+    /// Sends a request and does not wait.
+    ///
+    /// # Errors
+    /// The ring or memory is full, or the request cannot be encoded.
+    pub fn submit(
+        &mut self,
+        queue: usize,
+        node: NodeId,
+        operation: Operation<'_>,
+        data: &[u8],
+        capacity: usize,
+    ) -> Result<Ticket> {
+        let header = self.next_header(node);
+        let room = if operation.opcode().expects_reply() {
+            size_of::<OutHeader>() + capacity
+        } else {
+            0
+        };
+        let mut request = Vec::new();
+        Request::from(operation).encode(&header, self.dialect, &mut request)?;
+        let bytes = Bytes {
+            request: &request,
+            data,
+        };
+        self.submit_parts(queue, header.unique, bytes, room)
+    }
+
+    /// Sends any bytes as a request, with room for `room` bytes of reply, header included.
+    ///
+    /// # Errors
+    /// The ring or memory is full.
+    pub fn submit_bytes(
+        &mut self,
+        queue: usize,
+        unique: Unique,
+        request: &[u8],
+        room: usize,
+    ) -> Result<Ticket> {
+        let bytes = Bytes { request, data: &[] };
+        self.submit_parts(queue, unique, bytes, room)
+    }
+
+    fn submit_parts(
+        &mut self,
+        queue: usize,
+        unique: Unique,
+        bytes: Bytes<'_>,
+        room: usize,
+    ) -> Result<Ticket> {
+        let len = bytes.request.len() + bytes.data.len();
+        let request = (self.memory.allocate(len)?, len);
+        self.memory.write(request.0, bytes.request);
+        let data_at = request.0 + bytes.request.len() as u64;
+        self.memory.write(data_at, bytes.data);
+        let reply = (self.memory.allocate(room)?, room);
+        // What the last reply left there must not pass for this one's.
+        self.memory.write(reply.0, &vec![0xa5; room]);
+        // Linux cuts header, arguments and data apart; the seams must not matter.
+        let seams = [40.min(bytes.request.len()), bytes.request.len(), len];
+        let mut segments = Vec::with_capacity(5);
+        let mut start = 0;
+        for end in seams {
+            push(&mut segments, request.0, start, end, false);
+            start = end;
+        }
+        push(&mut segments, reply.0, 0, 16.min(room), true);
+        push(&mut segments, reply.0, 16.min(room), room, true);
+        let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
+        let head = ring.publish_chain(&mut self.memory, &segments)?;
+        ring.kick(&self.memory)?;
+        Ok(Ticket {
+            unique,
+            queue,
+            head,
+            request,
+            reply,
+        })
+    }
+
+    /// Waits for a request's reply and returns its payload.
+    ///
+    /// # Errors
+    /// The errno in the reply, or why there is none.
+    pub fn finish(&mut self, ticket: Ticket) -> Result<Vec<u8>> {
+        self.finish_within(ticket, REPLY_LIMIT)
+    }
+
+    /// The same with a deadline of one's own.
+    ///
+    /// # Errors
+    /// The errno in the reply, or why there is none.
+    pub fn finish_within(&mut self, ticket: Ticket, limit: Duration) -> Result<Vec<u8>> {
+        let used = self.wait_used(ticket, limit)?;
+        let reply = self.memory.read(ticket.reply.0, ticket.reply.1);
+        self.memory.release(ticket.request.0, ticket.request.1);
+        self.memory.release(ticket.reply.0, ticket.reply.1);
+        let used_len = usize::try_from(used).unwrap_or(usize::MAX);
+        if ticket.reply.1 == 0 && used == 0 {
+            return Ok(Vec::new());
+        }
+        let written = reply.get(..used_len).ok_or(Error::BadUsed {
+            head: ticket.head.into(),
+            len: used,
+        })?;
+        if used_len < size_of::<OutHeader>() {
+            return Err(Error::NoReply { used });
+        }
+        let decoded = Decoded::decode(written)?;
+        if decoded.unique != ticket.unique {
+            return Err(Error::WrongUnique {
+                expected: ticket.unique.get(),
+                found: decoded.unique.get(),
+            });
+        }
+        match decoded.result {
+            Ok(payload) if payload.len() + size_of::<OutHeader>() == used_len => {
+                Ok(payload.to_vec())
+            }
+            Ok(_) => Err(Error::BadUsed {
+                head: ticket.head.into(),
+                len: used,
+            }),
+            Err(errno) => Err(Error::Errno(Errno::from_raw_os_error(errno))),
+        }
+    }
+
+    /// Whether the request is answered already.
+    ///
+    /// # Errors
+    /// The daemon has used something that it was not given.
+    pub fn is_finished(&mut self, ticket: &Ticket) -> Result<bool> {
+        self.collect(ticket.queue)?;
+        Ok(self.early.iter().any(|(early, _)| is_of(early, ticket)))
+    }
+
+    fn wait_used(&mut self, ticket: Ticket, limit: Duration) -> Result<u32> {
+        loop {
+            self.collect(ticket.queue)?;
+            let found = self
+                .early
+                .iter()
+                .position(|(early, _)| is_of(early, &ticket));
+            if let Some(at) = found {
+                return Ok(self.early.swap_remove(at).1);
+            }
+            let ring = self
+                .rings
+                .get(ticket.queue)
+                .ok_or(Error::Exhausted("ring"))?;
+            ring.wait(&self.memory, limit)?;
+        }
+    }
+
+    /// Takes everything used off a ring, in whatever order the daemon used it.
+    fn collect(&mut self, queue: usize) -> Result<()> {
+        let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
+        while let Some((head, len)) = ring.take_used(&mut self.memory)? {
+            let ticket = Ticket {
+                unique: Unique::default(),
+                queue,
+                head,
+                request: (0, 0),
+                reply: (0, 0),
+            };
+            self.early.push((ticket, len));
+        }
+        Ok(())
+    }
+}
+
+/// A head is used once until it is collected, so queue and head tell requests apart.
+fn is_of(early: &Ticket, ticket: &Ticket) -> bool {
+    (early.queue, early.head) == (ticket.queue, ticket.head)
+}
+
+fn push(segments: &mut Vec<Segment>, base: u64, start: usize, end: usize, writable: bool) {
+    if start < end {
+        segments.push(Segment {
+            address: base + start as u64,
+            len: u32::try_from(end - start).unwrap_or(u32::MAX),
+            writable,
+        });
+    }
+}
+
+/// Tells the daemon where a ring lies, in the order that User Mode Linux does, without enabling it.
+///
+/// # Errors
+/// The daemon refuses it.
+pub fn start_ring(peer: &Peer, memory: &Memory, ring: &Ring) -> Result<()> {
+    let number = ring.layout().index;
+    let descriptor = words(&[u64::from(number)]);
+    peer.tell(
+        message::SET_VRING_CALL,
+        &descriptor,
+        &[ring.call_descriptor()],
+    )?;
+    peer.tell(
+        message::SET_VRING_ERR,
+        &descriptor,
+        &[ring.error_descriptor()],
+    )?;
+    let size = ring_state(number, ring.layout().size.into());
+    peer.tell(message::SET_VRING_NUM, &size, &[])?;
+    let base = ring_state(number, ring.used_index(memory).into());
+    peer.tell(message::SET_VRING_BASE, &base, &[])?;
+    let [descriptors, used, available] =
+        [ring.descriptors, ring.used, ring.available].map(Memory::user_address);
+    let addresses = ring_addresses(number, descriptors, used, available, u64::MAX);
+    peer.tell(message::SET_VRING_ADDR, &addresses, &[])?;
+    peer.tell(
+        message::SET_VRING_KICK,
+        &descriptor,
+        &[ring.kick_descriptor()],
+    )
+}
