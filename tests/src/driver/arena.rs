@@ -1,0 +1,253 @@
+//! A daemon, a share, a neighbour that must not notice anything, and what must be true of the daemon afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use super::neighbour::Neighbour;
+use super::{Driver, Setup};
+use crate::daemon::{Daemon, Options};
+
+/// How long the daemon may take to free what a guest held.
+const FREEING: Duration = Duration::from_secs(20);
+
+/// Most memory that the daemon may ever have had in use, with the guests' shared memory that it touched.
+const MAX_RESIDENT_KB: u64 = 256 * 1024;
+
+/// Most address space that it may ever have had: far less than the 4 GiB that a hostile length asks for.
+const MAX_VIRTUAL_KB: u64 = 3 * 1024 * 1024;
+
+/// Most lines that one misbehaving guest may cause in the log: what repeats is rate-limited.
+const MAX_LOG_LINES: usize = 600;
+
+/// What no log may hold.
+const FAULTS_OF_OURS: [&str; 3] = ["panicked", "please report", "RUST_BACKTRACE"];
+
+/// A daemon with a neighbour at work.
+pub struct Arena {
+    /// The daemon.
+    pub daemon: Daemon,
+    dir: TempDir,
+    neighbour: Option<Neighbour>,
+    idle: Footprint,
+    serving: u32,
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Footprint {
+    /// Of a process.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn of(pid: u32) -> Result<Self> {
+        let count = |what: &str| -> Result<usize> {
+            let path = format!("/proc/{pid}/{what}");
+            Ok(fs::read_dir(&path).with_context(|| path.clone())?.count())
+        };
+        Ok(Self {
+            descriptors: count("fd")?,
+            threads: count("task")?,
+        })
+    }
+}
+
+impl Arena {
+    /// Starts a daemon with further `arguments`, and a neighbour.
+    ///
+    /// # Errors
+    /// Either cannot be started.
+    pub fn new(arguments: &[&str]) -> Result<Self> {
+        let mut arena = Self::quiet(arguments)?;
+        arena.neighbour = Some(Neighbour::start(arena.daemon.socket(), "neighbour")?);
+        Ok(arena)
+    }
+
+    /// The same without a neighbour.
+    ///
+    /// # Errors
+    /// The daemon cannot be started.
+    pub fn quiet(arguments: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-arena-")
+            .tempdir()?;
+        let share = dir.path().join("share");
+        fs::create_dir(&share)?;
+        fs::create_dir(dir.path().join("outside"))?;
+        let daemon = Daemon::start(&Options::new(&share).arguments(arguments))?;
+        let serving = serving_process(daemon.pid())?;
+        Ok(Self {
+            idle: Footprint::of(serving)?,
+            daemon,
+            dir,
+            neighbour: None,
+            serving,
+        })
+    }
+
+    /// The shared directory.
+    #[must_use]
+    pub fn share(&self) -> PathBuf {
+        self.dir.path().join("share")
+    }
+
+    /// A directory beside the share, where nothing of a guest's may get to.
+    #[must_use]
+    pub fn outside(&self) -> PathBuf {
+        self.dir.path().join("outside")
+    }
+
+    /// The daemon's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        self.daemon.socket()
+    }
+
+    /// The process that serves: the daemon, or its child in the sandbox.
+    #[must_use]
+    pub const fn serving(&self) -> u32 {
+        self.serving
+    }
+
+    /// What the daemon held before anybody connected.
+    #[must_use]
+    pub const fn idle(&self) -> Footprint {
+        self.idle
+    }
+
+    /// A guest that has mounted.
+    ///
+    /// # Errors
+    /// It cannot mount.
+    pub fn guest(&self, setup: &Setup) -> Result<Driver> {
+        Ok(Driver::mount(self.socket(), setup)?)
+    }
+
+    /// The neighbour goes on working: nothing that happened so far has stopped it.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn neighbour_goes_on(&mut self) -> Result<()> {
+        match &mut self.neighbour {
+            Some(neighbour) => neighbour
+                .wait_for_rounds(3)
+                .with_context(|| self.daemon.log()),
+            None => bail!("there is no neighbour"),
+        }
+    }
+
+    /// Waits until the daemon holds no more than before anybody connected.
+    ///
+    /// # Errors
+    /// It goes on holding more.
+    pub fn wait_until_idle(&self) -> Result<()> {
+        let deadline = Instant::now() + FREEING;
+        loop {
+            let now = Footprint::of(self.serving)?;
+            if now == self.idle {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the daemon holds {now:?}, and held {:?} before:\n{}",
+                self.idle,
+                descriptors(self.serving)
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// With all offenders gone: the neighbour has noticed nothing, the daemon lives, has freed what they held, has said
+    /// each of `told` in its log and has said it briefly.
+    ///
+    /// # Errors
+    /// Which of that is not so.
+    pub fn survive(mut self, told: &[&str]) -> Result<()> {
+        if self.neighbour.is_some() {
+            self.neighbour_goes_on()?;
+        }
+        ensure!(
+            self.daemon.is_running()?,
+            "the daemon has ended:\n{}",
+            self.daemon.log()
+        );
+        ensure!(
+            serving_process(self.daemon.pid())? == self.serving,
+            "the serving process is another one:\n{}",
+            self.daemon.log()
+        );
+        if let Some(neighbour) = self.neighbour.take() {
+            neighbour.stop().with_context(|| self.daemon.log())?;
+        }
+        self.wait_until_idle().with_context(|| self.daemon.log())?;
+        let (resident, virtual_size) = (
+            status_kb(self.serving, "VmHWM:")?,
+            status_kb(self.serving, "VmPeak:")?,
+        );
+        ensure!(resident < MAX_RESIDENT_KB, "the daemon used {resident} KiB");
+        ensure!(
+            virtual_size < MAX_VIRTUAL_KB,
+            "the daemon mapped {virtual_size} KiB"
+        );
+        let (status, log) = self.daemon.stop()?;
+        ensure!(status.success(), "the daemon ended with {status}:\n{log}");
+        for fault in FAULTS_OF_OURS {
+            ensure!(!log.contains(fault), "the log has {fault:?}:\n{log}");
+        }
+        for words in told {
+            ensure!(log.contains(words), "the log lacks {words:?}:\n{log}");
+        }
+        ensure!(
+            log.lines().count() < MAX_LOG_LINES,
+            "the log is long:\n{log}"
+        );
+        Ok(())
+    }
+}
+
+/// The process that serves guests: a sandbox with name spaces has one of its own for that.
+///
+/// # Errors
+/// The daemon is gone.
+pub fn serving_process(daemon: u32) -> Result<u32> {
+    let path = format!("/proc/{daemon}/task/{daemon}/children");
+    let children = fs::read_to_string(&path).with_context(|| path.clone())?;
+    match children.split_whitespace().next() {
+        Some(child) => Ok(child.parse()?),
+        None => Ok(daemon),
+    }
+}
+
+fn status_kb(pid: u32, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .with_context(|| format!("no {field} in the status of {pid}"))?;
+    let number = line.split_whitespace().next().unwrap_or_default();
+    Ok(number.parse()?)
+}
+
+/// What each open descriptor of a process is, a line for each kind.
+fn descriptors(pid: u32) -> String {
+    let links = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    let mut targets: Vec<String> = links
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .map(|target| target.display().to_string())
+        .collect();
+    targets.sort();
+    targets.join("\n")
+}
