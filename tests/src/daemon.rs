@@ -16,13 +16,14 @@ use crate::tools;
 /// How long the socket may take to appear, and the daemon to end when told to.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The tag every test daemon announces.
+/// The tag a test daemon announces unless told otherwise.
 pub const TAG: &str = "myfs";
 
 /// How to start a daemon.
 #[derive(Clone, Debug)]
 pub struct Options {
     share: PathBuf,
+    tag: String,
     arguments: Vec<String>,
     user: Option<User>,
 }
@@ -33,9 +34,17 @@ impl Options {
     pub fn new(share: &Path) -> Self {
         Self {
             share: share.to_owned(),
+            tag: TAG.to_owned(),
             arguments: Vec::new(),
             user: None,
         }
+    }
+
+    /// The same announcing `tag` instead of [`TAG`].
+    #[must_use]
+    pub fn tag(mut self, tag: &str) -> Self {
+        tag.clone_into(&mut self.tag);
+        self
     }
 
     /// The same with `arguments` appended to its command line.
@@ -90,7 +99,7 @@ impl Daemon {
         command
             .arg(format!("--socket-path={}", socket.display()))
             .arg(format!("--shared-dir={}", options.share.display()))
-            .arg(format!("--tag={TAG}"))
+            .arg(format!("--tag={}", options.tag))
             .args(&options.arguments)
             .current_dir(dir.path())
             .stdin(std::process::Stdio::null())
@@ -124,6 +133,14 @@ impl Daemon {
     /// When its status cannot be asked for.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// How many descriptors it and the processes it started have open.
+    ///
+    /// # Errors
+    /// When the process table cannot be read.
+    pub fn descriptors(&self) -> Result<usize> {
+        open_descriptors(self.child.id())
     }
 
     /// What it has logged so far.
@@ -162,4 +179,20 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         process::kill_group(&mut self.child);
     }
+}
+
+/// Open descriptors of `pid` and all its descendants.
+fn open_descriptors(pid: u32) -> Result<usize> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let mut count = fs::read_dir(process.join("fd"))
+        .with_context(|| format!("listing the descriptors of process {pid}"))?
+        .count();
+    for task in fs::read_dir(process.join("task"))? {
+        // A thread may end while the list is read; it has no children then.
+        let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            count += open_descriptors(child.parse()?)?;
+        }
+    }
+    Ok(count)
 }

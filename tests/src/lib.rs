@@ -6,4 +6,7 @@ pub mod driver;
 pub mod guest;
 pub mod packages;
 pub mod process;
+pub mod promises;
+pub mod stage;
 pub mod tools;
+pub mod trials;

@@ -33,7 +33,7 @@ impl User {
     }
 }
 
-/// A command for `program` that dies with this process and leads a process group of its own.
+/// A command for `program` that dies with this process, run as `user` or the caller.
 ///
 /// `setpriv` (util-linux) sets the parent death signal and then becomes the program, so the
 /// child's pid is the program's.
@@ -47,11 +47,11 @@ pub fn tied(program: impl AsRef<OsStr>, user: Option<User>) -> Command {
             "--clear-groups".to_owned(),
         ]);
     }
-    command.arg("--").arg(program).process_group(0);
+    command.arg("--").arg(program);
     command
 }
 
-/// Spawns `command` from a thread that lives as long as the process.
+/// Spawns `command`, as leader of a process group, from a thread that lives as long as the process.
 ///
 /// The parent death signal is sent when the *thread* that forked goes away, and the test runner's
 /// threads come and go.
@@ -65,6 +65,7 @@ pub fn spawn(command: Command) -> io::Result<Child> {
         let (orders, inbox) = mpsc::channel::<Order>();
         thread::spawn(move || {
             for (mut command, answer) in inbox {
+                command.process_group(0);
                 // Nobody waiting for the answer any more means nobody wants the child.
                 if let Err(mpsc::SendError(Ok(mut child))) = answer.send(command.spawn()) {
                     let _ = child.kill();

@@ -1,0 +1,78 @@
+//! The demonstration: a stock Debian kernel mounts a directory of this machine, and both sides
+//! show each other files. `scripts/demo` builds what it needs and runs it.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the console"
+)]
+
+mod shell;
+mod story;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::guest::Machine;
+
+/// What was typed.
+struct Arguments {
+    machine: Machine,
+    shell: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
+    let mut arguments = Arguments {
+        machine: Machine::Uml,
+        shell: false,
+    };
+    for word in words {
+        match word.as_str() {
+            "uml" => arguments.machine = Machine::Uml,
+            "qemu-x86_64" => arguments.machine = Machine::QemuX86_64,
+            "qemu-aarch64" => arguments.machine = Machine::QemuAarch64,
+            "--shell" => arguments.shell = true,
+            other => bail!("'{other}' is neither a guest nor an option"),
+        }
+    }
+    Ok(arguments)
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let share = tempfile::Builder::new()
+        .prefix("gangplank-demo-")
+        .tempdir()
+        .context("creating a directory to share")?;
+    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    if arguments.shell {
+        shell::give(arguments.machine, share.path(), &daemon)?;
+    } else {
+        story::tell(arguments.machine, share.path(), &daemon)?;
+    }
+    let (status, log) = daemon.stop()?;
+    if !status.success() {
+        bail!("gangplankd ended with {status}:\n{log}");
+    }
+    share
+        .close()
+        .context("removing the directory that was shared")?;
+    println!("gangplankd ended cleanly; the directory and the guest are gone.");
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! What every kind of guest is promised, each as one function on a [`Stage`](crate::stage::Stage).
+
+mod data;
+mod lifetime;
+mod names;
+mod programs;
+
+use anyhow::Result;
+
+use crate::guest::Machine;
+use crate::stage::Stage;
+use crate::trials::Trials;
+
+type Promise = fn(&mut Stage) -> Result<()>;
+
+/// The promises by name, in an order in which the earlier explain failures of the later.
+const PROMISES: &[(&str, Promise)] = &[
+    ("mount", lifetime::mounts_by_tag),
+    ("create_read", names::files_are_created_and_read_both_ways),
+    ("change", names::changes_show_on_the_other_side),
+    ("rename_unlink", names::renames_and_unlinks_show_both_ways),
+    ("kinds", names::every_kind_of_file_crosses),
+    ("odd_names", names::odd_names_cross),
+    ("directory", names::large_directory_lists_completely),
+    ("tree", data::tree_survives_tar_and_diff),
+    ("sequential", data::sequential_256_mib),
+    ("programs", programs::checks_pass),
+    ("programs_direct", programs::checks_pass_uncached),
+    ("direct_dd", programs::direct_dd_works),
+    ("remount", lifetime::remounts),
+    ("reboot", lifetime::reboots),
+    ("killed", lifetime::killed_guest_is_replaced),
+];
+
+/// Runs every promise for `machine` as trials named `<prefix>::<promise>`.
+pub fn run(trials: &mut Trials, prefix: &str, machine: Machine) {
+    if !trials.wants_group(&format!("{prefix}::")) {
+        for (name, _) in PROMISES {
+            trials.run(&format!("{prefix}::{name}"), || Ok(()));
+        }
+        return;
+    }
+    let mut stage = match Stage::new(machine) {
+        Ok(stage) => stage,
+        Err(error) => {
+            trials.run(&format!("{prefix}::start"), || Err(error));
+            return;
+        }
+    };
+    for (name, promise) in PROMISES {
+        trials.run(&format!("{prefix}::{name}"), || {
+            promise(&mut stage)?;
+            stage.daemons_run()
+        });
+    }
+}
