@@ -10,6 +10,7 @@
 //! passed over, as their length allows.
 
 use core::ffi::CStr;
+use core::fmt;
 
 use zerocopy::IntoBytes;
 
@@ -73,7 +74,7 @@ pub struct SecurityContext<'a> {
 }
 
 /// The security labels that came with a request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 pub struct SecurityContexts<'a> {
     count: u32,
     /// `count` contexts, checked when this was made.
@@ -133,6 +134,21 @@ impl<'a> SecurityContexts<'a> {
         (0..self.count).map_while(move |_| next_context(&mut cursor).ok())
     }
 }
+
+impl fmt::Debug for SecurityContexts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for SecurityContexts<'_> {
+    /// By label: padding does not count.
+    fn eq(&self, other: &Self) -> bool {
+        self.count == other.count && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for SecurityContexts<'_> {}
 
 fn next_context<'a>(cursor: &mut Cursor<'a>) -> Result<SecurityContext<'a>, DecodeError> {
     let before = cursor.left();

@@ -49,6 +49,9 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// Longest target of a symbolic link, in bytes (Linux: `PATH_MAX`, of which the NUL is not sent).
+const PATH_MAX: usize = 4096;
+
 /// A reply's payload that is one structure and nothing else.
 fn whole<T: FromBytes>(what: &'static str, payload: &[u8]) -> Result<T, DecodeError> {
     let mut cursor = Cursor::new(what, payload);
@@ -149,6 +152,73 @@ pub fn decode_xattr_names(payload: &[u8]) -> impl Iterator<Item = Result<&[u8], 
                 present: cut.len(),
             }),
         })
+}
+
+impl Operation<'_> {
+    /// Most bytes that may follow the header of a successful reply: what a client must offer.
+    #[must_use]
+    pub fn reply_capacity(&self) -> usize {
+        let bytes = |size: u32| usize::try_from(size).unwrap_or(usize::MAX);
+        match self {
+            Operation::Lookup { .. }
+            | Operation::Symlink { .. }
+            | Operation::Mknod { .. }
+            | Operation::Mkdir { .. }
+            | Operation::Link { .. } => size_of::<EntryOut>(),
+            Operation::Create { .. } | Operation::Tmpfile { .. } => {
+                size_of::<EntryOut>() + size_of::<OpenOut>()
+            }
+            Operation::Getattr(_) | Operation::Setattr(_) => size_of::<AttrOut>(),
+            Operation::Statx(_) => size_of::<StatxOut>(),
+            Operation::Readlink => PATH_MAX,
+            Operation::Open(_) | Operation::Opendir(_) => size_of::<OpenOut>(),
+            Operation::Read(args) | Operation::Readdir(args) | Operation::Readdirplus(args) => {
+                bytes(args.size)
+            }
+            Operation::Write(_) | Operation::CopyFileRange(_) => size_of::<WriteOut>(),
+            Operation::CopyFileRange64(_) => size_of::<CopyFileRangeOut>(),
+            Operation::Statfs => size_of::<StatfsOut>(),
+            Operation::Getxattr { args, .. } | Operation::Listxattr(args) => match args.size {
+                0 => size_of::<GetxattrOut>(),
+                size => bytes(size),
+            },
+            Operation::Init(_) => size_of::<InitOut>(),
+            Operation::Getlk(_) => size_of::<LkOut>(),
+            Operation::Bmap(_) => size_of::<BmapOut>(),
+            Operation::Ioctl(args) => {
+                let vectors = bytes(IOCTL_MAX_IOV) * size_of::<IoctlIovec>();
+                bytes(args.out_size)
+                    .max(vectors)
+                    .saturating_add(size_of::<IoctlOut>())
+            }
+            Operation::Poll(_) => size_of::<PollOut>(),
+            Operation::Lseek(_) => size_of::<LseekOut>(),
+            Operation::CuseInit(_) => size_of::<CuseInitOut>() + CUSE_INIT_INFO_MAX,
+            Operation::Forget(_)
+            | Operation::BatchForget(_)
+            | Operation::Unlink { .. }
+            | Operation::Rmdir { .. }
+            | Operation::Rename { .. }
+            | Operation::Rename2 { .. }
+            | Operation::Release(_)
+            | Operation::Releasedir(_)
+            | Operation::Fsync(_)
+            | Operation::Fsyncdir(_)
+            | Operation::Flush(_)
+            | Operation::Setxattr { .. }
+            | Operation::Removexattr { .. }
+            | Operation::Setlk(_)
+            | Operation::Setlkw(_)
+            | Operation::Access(_)
+            | Operation::Interrupt(_)
+            | Operation::Destroy
+            | Operation::NotifyReply(_)
+            | Operation::Fallocate(_)
+            | Operation::Setupmapping(_)
+            | Operation::Removemapping(_)
+            | Operation::Syncfs(_) => 0,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -276,16 +276,18 @@ impl<'a> Operation<'a> {
 
         let mut cursor = Cursor::new(opcode.name(), args);
         let operation = Self::decode_arguments(opcode, &mut cursor, dialect)?;
-        let uncounted = if extlen == 0 && dialect.security_ctx && opcode.creates() {
-            // Linux 5.17 to 6.2: the security context follows the names and is counted nowhere.
-            cursor.rest()
+        let extensions = if extlen == 0 && dialect.security_ctx && opcode.creates() {
+            // Linux 5.17 to 6.2: the security context, alone, follows the names and is counted nowhere.
+            let groups = None;
+            Extensions {
+                groups,
+                ..Extensions::decode(opcode, cursor.rest())?
+            }
         } else {
-            &[]
+            Extensions::decode(opcode, extensions)?
         };
         cursor.finish()?;
         operation.check_sizes(length)?;
-        let extensions =
-            Extensions::decode(opcode, if extlen == 0 { uncounted } else { extensions })?;
         Ok(Request {
             operation,
             extensions,

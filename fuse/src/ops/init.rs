@@ -163,9 +163,10 @@ impl InitIn {
         cursor.extensible(8)
     }
 
-    /// As Linux does: the short form unless it offers features of the upper word.
+    /// As Linux does: the short form before it offered features of the upper word.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let extended = self.features().contains(InitFlags::INIT_EXT);
+        let beyond = self.flags2 != 0 || self.unused != [0; 11];
+        let extended = beyond || self.features().contains(InitFlags::INIT_EXT);
         let length = if extended {
             size_of::<Self>()
         } else {
@@ -194,7 +195,7 @@ wire_struct! {
         max_write: u32 => 20,
         /// Granularity of timestamps, in nanoseconds: a power of ten, 1 to 1 000 000 000 (7.23).
         time_gran: u32 => 24,
-        /// Largest request, in pages of 4096 bytes, with `InitFlags::MAX_PAGES` (7.28).
+        /// Largest request, in pages of the client's size, with `InitFlags::MAX_PAGES` (7.28).
         max_pages: u16 => 28,
         /// log2 of the alignment of DAX offsets, with `InitFlags::MAP_ALIGNMENT` (7.31).
         map_alignment: u16 => 30,

@@ -81,7 +81,7 @@ wire_struct! {
         fh: u64 => 0,
         /// From where, in bytes; signed, carried as unsigned.
         offset: u64 => 8,
-        /// `SEEK_*`; Linux sends SEEK_DATA, SEEK_HOLE and, for files with neither cache nor size, SEEK_END.
+        /// `SEEK_*`; Linux sends SEEK_DATA and SEEK_HOLE and settles the others itself.
         whence: u32 => 16,
         /// Zero.
         padding: u32 => 20,
