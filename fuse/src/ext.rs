@@ -298,6 +298,13 @@ mod tests {
     }
 
     #[test]
+    fn an_extension_begins_aligned_whatever_the_size_before_it() {
+        let sent = bytes(&[12, 33, 7, 0, 16, 32, 1, 5]);
+        let found = Extensions::decode(Opcode::Mkdir, &sent).unwrap();
+        assert!(found.groups.unwrap().iter().eq([5]));
+    }
+
+    #[test]
     fn sizes_that_do_not_hold_are_errors() {
         for (words, why) in [
             (&[0, 32, 1, 5][..], "a size below the header's"),
