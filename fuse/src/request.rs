@@ -1,106 +1,14 @@
-//! A whole request: from bytes for the server, to bytes for the client.
+//! A whole request: one table of operations, from which the server's decoder and the client's encoder both come.
+
+mod argument;
+mod encode;
 
 use core::ffi::CStr;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
+use self::argument::Argument;
+pub use self::encode::RequestHeader;
 use crate::cursor::{Cursor, RECORD_ALIGN};
 use crate::*;
-
-/// Something between a request's header and its end.
-trait Argument<'a>: Sized {
-    fn decode(cursor: &mut Cursor<'a>, dialect: Dialect) -> Result<Self, DecodeError>;
-    fn encode(&self, dialect: Dialect, out: &mut Vec<u8>);
-}
-
-/// A structure that has one layout in every dialect.
-trait Fixed: FromBytes + IntoBytes + Immutable {}
-
-macro_rules! fixed {
-    ($($name:ident)*) => { $( impl Fixed for $name {} )* };
-}
-
-fixed! {
-    ForgetIn GetattrIn SetattrIn StatxIn MknodIn MkdirIn RenameIn Rename2In LinkIn OpenIn CreateIn ReleaseIn FlushIn FsyncIn
-    ReadIn WriteIn LseekIn FallocateIn CopyFileRangeIn GetxattrIn LkIn AccessIn InterruptIn SyncfsIn BmapIn IoctlIn PollIn
-    NotifyRetrieveIn SetupmappingIn CuseInitIn
-}
-
-impl<T: Fixed> Argument<'_> for T {
-    fn decode(cursor: &mut Cursor<'_>, _: Dialect) -> Result<Self, DecodeError> {
-        cursor.fixed()
-    }
-
-    fn encode(&self, _: Dialect, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.as_bytes());
-    }
-}
-
-impl Argument<'_> for InitIn {
-    fn decode(cursor: &mut Cursor<'_>, _: Dialect) -> Result<Self, DecodeError> {
-        InitIn::decode(cursor)
-    }
-
-    fn encode(&self, _: Dialect, out: &mut Vec<u8>) {
-        InitIn::encode(self, out);
-    }
-}
-
-impl Argument<'_> for SetxattrIn {
-    fn decode(cursor: &mut Cursor<'_>, dialect: Dialect) -> Result<Self, DecodeError> {
-        SetxattrIn::decode(cursor, dialect)
-    }
-
-    fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) {
-        SetxattrIn::encode(self, dialect, out);
-    }
-}
-
-impl<'a> Argument<'a> for &'a CStr {
-    fn decode(cursor: &mut Cursor<'a>, _: Dialect) -> Result<Self, DecodeError> {
-        cursor.name()
-    }
-
-    fn encode(&self, _: Dialect, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.to_bytes_with_nul());
-    }
-}
-
-impl<'a> Argument<'a> for &'a [u8] {
-    fn decode(cursor: &mut Cursor<'a>, _: Dialect) -> Result<Self, DecodeError> {
-        Ok(cursor.rest())
-    }
-
-    fn encode(&self, _: Dialect, out: &mut Vec<u8>) {
-        out.extend_from_slice(self);
-    }
-}
-
-impl<'a> Argument<'a> for BatchForget<'a> {
-    fn decode(cursor: &mut Cursor<'a>, _: Dialect) -> Result<Self, DecodeError> {
-        let head: BatchForgetIn = cursor.fixed()?;
-        cursor.records(head.count)
-    }
-
-    fn encode(&self, _: Dialect, out: &mut Vec<u8>) {
-        let count = u32::try_from(self.len()).unwrap_or(u32::MAX);
-        out.extend_from_slice(BatchForgetIn { count, dummy: 0 }.as_bytes());
-        out.extend_from_slice(self.as_bytes());
-    }
-}
-
-impl<'a> Argument<'a> for Removemapping<'a> {
-    fn decode(cursor: &mut Cursor<'a>, _: Dialect) -> Result<Self, DecodeError> {
-        let head: RemovemappingIn = cursor.fixed()?;
-        cursor.records(head.count)
-    }
-
-    fn encode(&self, _: Dialect, out: &mut Vec<u8>) {
-        let count = u32::try_from(self.len()).unwrap_or(u32::MAX);
-        out.extend_from_slice(RemovemappingIn { count }.as_bytes());
-        out.extend_from_slice(self.as_bytes());
-    }
-}
 
 /// Declares every operation once: its name, its arguments in the order of the wire. [`Operation`], the decoder, the encoder
 /// and [`Operation::opcode`] all come from the same line.
@@ -331,105 +239,6 @@ impl<'a> Operation<'a> {
             count,
             present,
         })
-    }
-}
-
-/// What a client puts into a request's header; lengths and opcode are filled in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RequestHeader {
-    /// Number of the request.
-    pub unique: Unique,
-    /// The node it is about.
-    pub node: NodeId,
-    /// On whose behalf: user.
-    pub uid: u32,
-    /// On whose behalf: group.
-    pub gid: u32,
-    /// On whose behalf: thread.
-    pub pid: u32,
-}
-
-impl Request<'_> {
-    /// Appends the request to `out`: header, arguments, extensions. Bulk data is counted in the header's `len` and is the
-    /// caller's to send behind.
-    ///
-    /// What the dialect cannot express is left out: `setxattr_flags` without `setxattr_ext`, groups before 7.38.
-    ///
-    /// # Errors
-    /// [`EncodeError`] if lengths do not fit in the header; `out` is as before then.
-    pub fn encode(
-        &self,
-        header: &RequestHeader,
-        dialect: Dialect,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        let start = out.len();
-        let encoded = self.try_encode(header, dialect, out);
-        if encoded.is_err() {
-            out.truncate(start);
-        }
-        encoded
-    }
-
-    fn try_encode(
-        &self,
-        header: &RequestHeader,
-        dialect: Dialect,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        let opcode = self.operation.opcode();
-        let start = out.len();
-        out.extend_from_slice(InHeader::default().as_bytes());
-        self.operation.sized().encode_arguments(dialect, out);
-        let before_extensions = out.len();
-        let counted = dialect.minor >= 38;
-        if counted {
-            self.extensions.encode(out);
-        } else if dialect.security_ctx && opcode.creates() {
-            Extensions {
-                groups: None,
-                ..self.extensions
-            }
-            .encode(out);
-        }
-        let extensions = out.len() - before_extensions;
-        if extensions != 0 && opcode.bulk_offset().is_some() {
-            return Err(EncodeError::MisplacedExtension { opcode });
-        }
-        let units = u16::try_from(extensions / RECORD_ALIGN).map_err(|_| {
-            EncodeError::ExtensionsTooLong {
-                opcode,
-                bytes: extensions,
-            }
-        })?;
-        let bytes = (out.len() - start) as u64 + u64::from(self.operation.bulk_len());
-        let len = u32::try_from(bytes).map_err(|_| EncodeError::TooLong { opcode, bytes })?;
-        let header = InHeader {
-            len,
-            opcode: opcode as u32,
-            unique: header.unique.get(),
-            nodeid: header.node.get(),
-            uid: header.uid,
-            gid: header.gid,
-            pid: header.pid,
-            total_extlen: if counted { units } else { 0 },
-            padding: 0,
-        };
-        if let Some(place) = out.get_mut(start..start.saturating_add(size_of::<InHeader>())) {
-            place.copy_from_slice(header.as_bytes());
-        }
-        Ok(())
-    }
-}
-
-impl Operation<'_> {
-    /// With the sizes that follow from its own slices.
-    fn sized(mut self) -> Self {
-        if let Operation::Setxattr { args, value, .. } = &mut self {
-            // Longer values are refused for the length of the request.
-            args.size = u32::try_from(value.len()).unwrap_or(u32::MAX);
-        }
-        self
     }
 }
 

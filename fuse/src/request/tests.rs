@@ -1,5 +1,7 @@
 //! Requests as kernels lay them out, and what is not a request.
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::*;
 
 /// A header for `args` that all belong to the request.
