@@ -80,7 +80,7 @@ pub struct Args {
           help_heading = SOCKET)]
     pub fd: Option<i32>,
 
-    /// Leave when the first guest has gone, instead of waiting for the next
+    /// Leave when the last guest has gone, instead of waiting for the next
     #[arg(long, help_heading = SOCKET)]
     pub exit_on_disconnect: bool,
 

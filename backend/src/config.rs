@@ -16,7 +16,7 @@ pub struct Config {
     pub shared_dir: PathBuf,
     /// Where guests connect.
     pub socket: socket::Source,
-    /// The daemon leaves when its first guest has gone.
+    /// The daemon leaves when its last guest has gone.
     pub exit_on_disconnect: bool,
     /// The device shown to guests.
     pub device: device::Options,

@@ -4,7 +4,7 @@ mod launch;
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 
@@ -174,7 +174,7 @@ fn command_line_of_the_c_daemon_runs_and_is_noticed() -> Result<()> {
 #[test]
 fn termination_signals_end_it_cleanly() -> Result<()> {
     for sandbox in sandboxes() {
-        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        for signal in [Signal::TERM, Signal::INT] {
             let place = Place::new()?;
             let daemon = place.serve(&[sandbox])?;
             let mode = place.file("fs.sock").metadata()?.permissions().mode();
@@ -188,6 +188,53 @@ fn termination_signals_end_it_cleanly() -> Result<()> {
             assert!(!place.file("fs.sock.pid").exists(), "{sandbox} {signal:?}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn hang_up_ends_it_unless_it_was_started_to_survive_that() -> Result<()> {
+    let place = Place::new()?;
+    let with_hang_up = |disposition: &str| {
+        let daemon = place.command(&[
+            "--socket-path=fs.sock",
+            "--shared-dir=share",
+            "--log-level=debug",
+        ]);
+        let mut command = std::process::Command::new("env");
+        command
+            .arg(format!("--{disposition}-signal=HUP"))
+            .arg(daemon.get_program())
+            .args(daemon.get_args())
+            .current_dir(place.path());
+        command
+    };
+    let daemon = place.start_command(with_hang_up("default"))?;
+    assert!(daemon.signal(Signal::HUP)?.status.success());
+
+    let daemon = place.start_command(with_hang_up("ignore"))?;
+    let serving = daemon.serving_pid()?;
+    for process in [daemon.pid(), serving] {
+        rustix::process::kill_process(pid(process), Signal::HUP)?;
+    }
+    // Were the signal heeded, it would come before the next and be told of.
+    let ended = daemon.signal(Signal::TERM)?;
+    assert!(ended.status.success());
+    assert!(!ended.errors.contains("signal 1:"), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn group_named_may_connect() -> Result<()> {
+    if !root_or_skip("group_named_may_connect") {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let daemon = place.serve(&["--socket-group=nogroup"])?;
+    let metadata = place.file("fs.sock").metadata()?;
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o660);
+    assert_eq!(metadata.gid(), 65534);
+    assert!(daemon.signal(Signal::TERM)?.status.success());
+    assert!(!place.file("fs.sock").exists());
     Ok(())
 }
 

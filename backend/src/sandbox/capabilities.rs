@@ -49,6 +49,11 @@ pub(super) fn change_credentials(kept: &CapsHashSet) -> bool {
     kept.contains(&Capability::CAP_SETUID) && kept.contains(&Capability::CAP_SETGID)
 }
 
+/// Whether the process may change the groups it is in.
+pub(super) fn may_set_groups() -> Result<bool, Error> {
+    Ok(read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETGID))
+}
+
 fn selection(
     permitted: &CapsHashSet,
     changes: &ModCaps,

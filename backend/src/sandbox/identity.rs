@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::Error;
+use super::{Error, capabilities};
 
 /// The users and groups that exist in the process's user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn count(map: &str) -> u64 {
 pub(super) fn give_up_groups() -> Result<(), Error> {
     let denied = std::fs::read_to_string("/proc/self/setgroups")
         .is_ok_and(|setting| setting.trim() == "deny");
-    if !is_root() || denied {
+    if denied || !capabilities::may_set_groups()? {
         return Ok(());
     }
     // There is a single thread yet, so the thread's groups are the process's.

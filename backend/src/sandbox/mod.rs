@@ -153,6 +153,9 @@ pub enum Error {
     /// The process's own descriptors under /proc.
     #[error("cannot open /proc/self/fd: /proc must be mounted")]
     ProcSelfFd(#[source] io::Error),
+    /// Descriptors cannot be opened anew.
+    #[error("cannot open the shared directory through /proc/self/fd")]
+    Reopen(#[source] io::Error),
     /// A capability asked for that cannot be kept.
     #[error(
         "--modcaps adds {0}, which this process does not have: start it with that capability or leave it out"
@@ -213,13 +216,15 @@ pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Resu
     let kept = capabilities::reduce(&options.modcaps, keep_handles)?;
     rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))?;
 
+    // Every file is opened this way, so it is tried before a guest does.
+    let mount = proc_self::open_anew(&proc_self_fd, &root)?;
     let namespaced_user = options.mode == Mode::Namespace && !identity::is_root();
     let confined = Confined {
         can_change_credentials: ids.more_than_one()
             && !namespaced_user
             && capabilities::change_credentials(&kept),
         can_open_by_handle: keep_handles
-            && can_open_by_handle(&root, ids.initial && !namespaced_user, &kept),
+            && can_open_by_handle(&mount, ids.initial && !namespaced_user, &kept),
         root,
         proc_self_fd,
     };
@@ -238,13 +243,8 @@ fn open_share(path: &Path) -> Result<OwnedFd, Error> {
 /// Tries it, for what permits it has changed over kernel versions. A root without handles says
 /// nothing about file systems below it, so there the capability decides.
 fn can_open_by_handle(root: &OwnedFd, initial_user: bool, kept: &caps::CapsHashSet) -> bool {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let tried = rustix::fs::openat(root, c".", flags, FileMode::empty())
-        .map_err(io::Error::from)
-        .and_then(|mount| {
-            let handle = FileHandle::of(mount.as_fd())?;
-            handle.open(mount.as_fd(), libc::O_PATH)
-        });
+    let tried =
+        FileHandle::of(root.as_fd()).and_then(|handle| handle.open(root.as_fd(), libc::O_PATH));
     match tried {
         Ok(_) => true,
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {

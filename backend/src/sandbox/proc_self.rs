@@ -1,6 +1,6 @@
 //! A way to open the process's own descriptors anew, by number, after /proc is out of reach.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -21,4 +21,12 @@ pub(super) fn open() -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, PATH, flags, Mode::empty())
         .map_err(|error| Error::ProcSelfFd(error.into()))
+}
+
+/// Opens a directory held by an `O_PATH` descriptor, for reading.
+pub(super) fn open_anew(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Error> {
+    let number = directory.as_raw_fd().to_string();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(proc_self_fd, number, flags, Mode::empty())
+        .map_err(|error| Error::Reopen(error.into()))
 }

@@ -96,7 +96,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::Command;
 
-    use rustix::fs::CWD;
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
     use rustix::io::Errno;
     use rustix::thread::UnshareFlags;
 
@@ -148,10 +148,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
         under_the_list(move || {
-            std::fs::write(path.join("f"), "x").unwrap();
+            // Not by std::fs: where musl is below it, its open() is one that is refused.
+            let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = openat(CWD, path.join("f"), create, Mode::RUSR).unwrap();
+            assert_eq!(rustix::io::pwrite(&file, b"x", 0).unwrap(), 1);
             rustix::fs::renameat(CWD, path.join("f"), CWD, path.join("g")).unwrap();
-            assert_eq!(path.read_dir().unwrap().count(), 1);
-            assert_eq!(std::fs::metadata(path.join("g")).unwrap().len(), 1);
+            let found = rustix::fs::statat(CWD, path.join("g"), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            assert_eq!(found.st_size, 1);
+            let dir = openat(CWD, &path, OFlags::RDONLY, Mode::empty()).unwrap();
+            assert_eq!(rustix::fs::Dir::new(dir).unwrap().count(), 3);
 
             let listener = UnixListener::bind(path.join("s")).unwrap();
             let client = UnixStream::connect(path.join("s")).unwrap();

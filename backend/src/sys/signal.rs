@@ -8,8 +8,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What asks the daemon to end.
-const TERMINATION: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+/// What asks the daemon to end, always.
+const TERMINATION: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
+
+/// What asks it to end unless the operator had it ignored, as nohup(1) does.
+const HANG_UP: libc::c_int = libc::SIGHUP;
 
 /// The signals that ask the daemon to end, readable instead of deadly.
 ///
@@ -74,12 +77,23 @@ fn termination_set() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is writable; the call initialises it whole.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    for signal in TERMINATION {
+    let hang_up = (!is_ignored(HANG_UP)).then_some(HANG_UP);
+    for signal in TERMINATION.into_iter().chain(hang_up) {
         // SAFETY: `set` was initialised above and the signal's number is valid.
         unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
     }
     // SAFETY: initialised by `sigemptyset`.
     unsafe { set.assume_init() }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: no new action is set; `action` is writable.
+    let code = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all-zero bytes are a valid value of this plain structure, and the call overwrites it
+    // whole or not at all.
+    let action = unsafe { action.assume_init() };
+    code == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 #[cfg(test)]
@@ -95,8 +109,8 @@ mod tests {
             // SAFETY: has no conditions.
             let this_thread = unsafe { libc::pthread_self() };
             // SAFETY: directed at the calling thread, which has the signal blocked.
-            unsafe { libc::pthread_kill(this_thread, libc::SIGHUP) };
-            assert_eq!(signals.take().unwrap(), Some(libc::SIGHUP));
+            unsafe { libc::pthread_kill(this_thread, libc::SIGINT) };
+            assert_eq!(signals.take().unwrap(), Some(libc::SIGINT));
             assert_eq!(signals.take().unwrap(), None);
         })
         .join()
