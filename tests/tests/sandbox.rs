@@ -235,7 +235,7 @@ fn root_without_the_privilege_for_namespaces_is_told_so() -> Result<()> {
         let mut command = Command::new("setpriv");
         command
             .args(["--bounding-set=-sys_admin", "--"])
-            .arg(place.file("gangplankd"))
+            .arg(place.program())
             .args(["--socket-path=fs.sock", "--shared-dir=share", sandbox])
             .current_dir(place.path());
         command

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::process::{self, User};
 use gangplank_tests::tools;
 use rustix::process::Signal;
@@ -24,6 +24,7 @@ const READY: &str = "waiting for guests";
 /// A directory with a share in it, in which the daemon is started.
 pub(crate) struct Place {
     dir: TempDir,
+    program: PathBuf,
     user: Option<User>,
 }
 
@@ -39,15 +40,29 @@ impl Place {
             .prefix("gangplank-launch-")
             .tempdir()?;
         fs::create_dir(dir.path().join("share"))?;
-        // The user may not be able to enter the build directory.
-        fs::copy(tools::gangplankd()?, dir.path().join("gangplankd"))?;
+        let mut program = tools::gangplankd()?;
         if let Some(user) = user {
             for path in [dir.path().to_owned(), dir.path().join("share")] {
                 chown(path, Some(user.uid), Some(user.gid))?;
             }
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+            // The user may not be able to enter the build directory. Not copied by this process:
+            // another thread's child would inherit the descriptor it is written by for a moment,
+            // and a program that is open for writing cannot be executed.
+            let copy = dir.path().join("gangplankd");
+            let copied = Command::new("cp").arg(&program).arg(&copy).status()?;
+            ensure!(
+                copied.success(),
+                "copying the daemon for its user: {copied}"
+            );
+            program = copy;
         }
-        Ok(Self { dir, user })
+        Ok(Self { dir, program, user })
+    }
+
+    /// The daemon's program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -61,7 +76,7 @@ impl Place {
 
     /// The daemon with `arguments`, to be started in the place.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = process::tied(self.file("gangplankd"), self.user);
+        let mut command = process::tied(&self.program, self.user);
         command
             .args(arguments)
             .current_dir(self.path())
