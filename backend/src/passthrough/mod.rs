@@ -1,5 +1,34 @@
 //! The host directory as a FUSE file system.
+//!
+//! [`Share`] is what all guests have in common, [`PassthroughFs`] is one guest's file system on it.
 
 pub mod options;
 
+mod attributes;
+mod budget;
+mod change_attributes;
+mod credentials;
+mod directory;
+mod extended_attributes;
+mod fs;
+mod inodes;
+mod io;
+mod locks;
+mod lookup;
+mod negotiation;
+mod numbers;
+mod open;
+mod open_files;
+mod open_flags;
+mod places;
+mod ranges;
+mod share;
+mod slab;
+mod tree;
+
+pub use fs::PassthroughFs;
 pub use options::Options;
+pub use share::{Abilities, Share, ShareError};
+
+#[cfg(test)]
+mod tests;

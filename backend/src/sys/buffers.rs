@@ -13,6 +13,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// The largest number of segments the kernel takes in one vectored call (`UIO_MAXIOV`).
 const MAX_SEGMENTS_PER_CALL: usize = 1024;
 
+/// The largest number of bytes the kernel moves in one call (`MAX_RW_COUNT`, with pages of up to 64 KiB).
+const MAX_BYTES_PER_CALL: usize = 0x7fff_0000;
+
 /// A growable list of memory segments; adjacent ones are joined. The allocation survives [`Segments::clear`].
 #[derive(Default)]
 pub struct Segments {
@@ -260,6 +263,11 @@ impl<'a> Writer<'a> {
     #[must_use]
     pub fn write_value<T: IntoBytes + Immutable>(&mut self, value: &T) -> bool {
         self.0.remaining >= size_of::<T>() && self.write(value.as_bytes()) == size_of::<T>()
+    }
+
+    /// Whether one call of [`Writer::read_from`] can fill the next `count` bytes: whether a short read means something.
+    pub fn fits_one_call(&self, count: usize) -> bool {
+        self.0.rest.len() <= MAX_SEGMENTS_PER_CALL && count <= MAX_BYTES_PER_CALL
     }
 
     /// Reads the next bytes, at most `count`, from `file` at `offset` by one `preadv2` with `flags` (`RWF_*`).

@@ -1,8 +1,13 @@
 //! The only callers of libc and raw system calls: typed in, typed out.
 
 pub mod buffers;
+pub mod file;
 pub mod file_handle;
+pub mod file_lock;
 pub mod guest_memory;
 pub mod interrupt;
 pub mod process;
 pub mod signal;
+pub mod thread;
+pub mod tree;
+pub mod xattr;

@@ -1,0 +1,250 @@
+//! The host's attributes as the guest gets them.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use gangplank_fuse::{
+    Attr, AttrOut, EntryOut, GetattrFlags, Handle, InitFlags, Kstatfs, NodeId, StatxIn, StatxOut,
+    SxTime,
+};
+
+use super::fs::PassthroughFs;
+use super::inodes::Kind;
+use super::options::Options;
+use super::places::{Identity, PlaceIndex};
+use crate::sys::file::{self, Statx, StatxTimestamp};
+
+/// How long the guest may rely on what it is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Validity {
+    /// Entries and attributes.
+    positive: (u64, u32),
+    /// Names that do not exist; `None` where that is not to be remembered.
+    negative: Option<(u64, u32)>,
+}
+
+impl Validity {
+    /// As the options say.
+    pub(super) fn new(options: &Options) -> Self {
+        let parts = |time: Duration| (time.as_secs(), time.subsec_nanos());
+        let negative = options.negative_timeout();
+        Self {
+            positive: parts(options.timeout()),
+            negative: (!negative.is_zero()).then(|| parts(negative)),
+        }
+    }
+}
+
+impl PassthroughFs {
+    /// Attributes, through the handle where the guest names one.
+    pub(super) fn do_getattr(&self, id: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
+        if let Some(handle) = handle
+            && let Ok(open) = self.files.get(handle, id)
+        {
+            return Ok(self.attr_out(&file::stat(open.as_fd())?));
+        }
+        let node = self.node(id)?;
+        Ok(self.attr_out(&file::stat(node.as_fd())?))
+    }
+
+    /// The attributes that the guest asks for, birth time included.
+    pub(super) fn do_statx(&self, id: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
+        // What decides how fresh the answer has to be; other flags are about names.
+        const SYNC: u32 = (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC).cast_unsigned();
+        let mask = args.sx_mask | libc::STATX_INO | libc::STATX_TYPE | libc::STATX_MNT_ID;
+        // A mask with this bit is for kernels to come, and refused by all that are.
+        let mask = mask & !libc::STATX__RESERVED.cast_unsigned();
+        let flags = GetattrFlags::from_bits_retain(args.getattr_flags);
+        let open = flags
+            .contains(GetattrFlags::FH)
+            .then(|| self.files.get(Handle::new(args.fh), id).ok())
+            .flatten();
+        let stat = match open {
+            Some(open) => file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?,
+            None => file::stat_with(self.node(id)?.as_fd(), mask, args.sx_flags & SYNC)?,
+        };
+        Ok(StatxOut {
+            attr_valid: self.validity.positive.0,
+            attr_valid_nsec: self.validity.positive.1,
+            stat: self.wire_statx(&stat),
+            ..StatxOut::default()
+        })
+    }
+
+    /// Figures of the file system that holds a node.
+    pub(super) fn do_statfs(&self, id: NodeId) -> io::Result<Kstatfs> {
+        let figures = file::file_system_figures(self.node(id)?.as_fd())?;
+        Ok(Kstatfs {
+            blocks: figures.f_blocks,
+            bfree: figures.f_bfree,
+            bavail: figures.f_bavail,
+            files: figures.f_files,
+            ffree: figures.f_ffree,
+            bsize: u32::try_from(figures.f_bsize).unwrap_or(4096),
+            namelen: u32::try_from(figures.f_namemax).unwrap_or(255),
+            frsize: u32::try_from(figures.f_frsize).unwrap_or(4096),
+            ..Kstatfs::default()
+        })
+    }
+
+    /// The reply to a look-up that found an inode.
+    pub(super) fn entry(
+        &self,
+        id: NodeId,
+        parent: PlaceIndex,
+        place: PlaceIndex,
+        stat: &Statx,
+    ) -> EntryOut {
+        let mut attr = self.attr(stat, place);
+        if place != parent
+            && self.session.has(InitFlags::SUBMOUNTS)
+            && Kind::from_mode(attr.mode) == Kind::Directory
+        {
+            attr.flags |= gangplank_fuse::AttrFlags::SUBMOUNT.bits();
+        }
+        let (seconds, nanoseconds) = self.validity.positive;
+        EntryOut {
+            nodeid: id.get(),
+            // Node ids are never used again, so one generation is enough.
+            generation: 0,
+            entry_valid: seconds,
+            attr_valid: seconds,
+            entry_valid_nsec: nanoseconds,
+            attr_valid_nsec: nanoseconds,
+            attr,
+        }
+    }
+
+    /// The reply to a look-up that found nothing.
+    pub(super) fn no_entry(&self) -> io::Result<EntryOut> {
+        let (seconds, nanoseconds) = self
+            .validity
+            .negative
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        Ok(EntryOut {
+            entry_valid: seconds,
+            entry_valid_nsec: nanoseconds,
+            ..EntryOut::default()
+        })
+    }
+
+    /// Attributes as a reply.
+    pub(super) fn attr_out(&self, stat: &Statx) -> AttrOut {
+        let place = self.share.places.find(stat, PlaceIndex::ROOT);
+        AttrOut {
+            attr_valid: self.validity.positive.0,
+            attr_valid_nsec: self.validity.positive.1,
+            dummy: 0,
+            attr: self.attr(stat, place.unwrap_or(PlaceIndex::ROOT)),
+        }
+    }
+
+    /// The inode number that the guest sees.
+    pub(super) fn number(&self, ino: u64, place: PlaceIndex) -> u64 {
+        if self.session.has(InitFlags::SUBMOUNTS) {
+            return ino;
+        }
+        self.numbers.distinct(Identity { place, ino })
+    }
+
+    fn attr(&self, stat: &Statx, place: PlaceIndex) -> Attr {
+        let (atime, atimensec) = time(&stat.stx_atime);
+        let (mtime, mtimensec) = time(&stat.stx_mtime);
+        let (ctime, ctimensec) = time(&stat.stx_ctime);
+        Attr {
+            ino: self.number(stat.stx_ino, place),
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            atime,
+            mtime,
+            ctime,
+            atimensec,
+            mtimensec,
+            ctimensec,
+            mode: u32::from(stat.stx_mode),
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: device(stat.stx_rdev_major, stat.stx_rdev_minor),
+            blksize: stat.stx_blksize,
+            flags: 0,
+        }
+    }
+
+    fn wire_statx(&self, stat: &Statx) -> gangplank_fuse::Statx {
+        let place = self.share.places.find(stat, PlaceIndex::ROOT);
+        let time = |time: &StatxTimestamp| SxTime {
+            tv_sec: time.tv_sec,
+            tv_nsec: time.tv_nsec,
+            ..SxTime::default()
+        };
+        gangplank_fuse::Statx {
+            // The mount is the guest's own business.
+            mask: stat.stx_mask & !libc::STATX_MNT_ID,
+            blksize: stat.stx_blksize,
+            attributes: stat.stx_attributes.bits(),
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            mode: stat.stx_mode,
+            ino: self.number(stat.stx_ino, place.unwrap_or(PlaceIndex::ROOT)),
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            attributes_mask: stat.stx_attributes_mask.bits(),
+            atime: time(&stat.stx_atime),
+            btime: time(&stat.stx_btime),
+            ctime: time(&stat.stx_ctime),
+            mtime: time(&stat.stx_mtime),
+            rdev_major: stat.stx_rdev_major,
+            rdev_minor: stat.stx_rdev_minor,
+            dev_major: stat.stx_dev_major,
+            dev_minor: stat.stx_dev_minor,
+            ..gangplank_fuse::Statx::default()
+        }
+    }
+}
+
+/// Seconds go over the wire as they are in memory: negative ones, before 1970, come out right in the guest.
+fn time(time: &StatxTimestamp) -> (u64, u32) {
+    (time.tv_sec.cast_unsigned(), time.tv_nsec)
+}
+
+/// A device number as the kernel packs it into 32 bits (`new_encode_dev`, `linux/kdev_t.h`).
+pub(super) fn device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)
+}
+
+/// Major and minor number of a packed device number.
+pub(super) fn device_parts(device: u32) -> (u32, u32) {
+    (
+        (device >> 8) & 0xfff,
+        (device & 0xff) | ((device >> 12) & 0xf_ff00),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_survive_packing() {
+        for (major, minor) in [(0, 0), (1, 3), (8, 255), (259, 256), (0xfff, 0xf_ffff)] {
+            assert_eq!(device_parts(device(major, minor)), (major, minor));
+        }
+        assert_eq!(device(1, 3), 0x103);
+        for raw in [0, u32::MAX, 0x1234_5678] {
+            let (major, minor) = device_parts(raw);
+            assert_eq!(device(major, minor), raw);
+        }
+    }
+
+    #[test]
+    fn times_before_1970_stay_negative() {
+        let mut stamp = file::stat(std::fs::File::open("/").expect("opened").as_fd())
+            .expect("attributes")
+            .stx_atime;
+        stamp.tv_sec = -1;
+        assert_eq!(time(&stamp).0.cast_signed(), -1);
+    }
+}

@@ -1,0 +1,91 @@
+//! Changing mode, owner, size and times.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use gangplank_fuse::{AttrOut, Handle, NodeId, SetattrIn, SetattrValid};
+
+use super::credentials::without_set_id;
+use super::fs::{Node, PassthroughFs};
+use super::inodes::Kind;
+use super::open::not_openable;
+use crate::sys::file::{self, NewTime};
+
+impl PassthroughFs {
+    /// Changes what `args.valid` names and returns the attributes as they are then.
+    ///
+    /// The owner comes first, since changing it takes set-user-ID and set-group-ID bits away which the mode may set.
+    pub(super) fn do_setattr(&self, id: NodeId, args: &SetattrIn) -> io::Result<AttrOut> {
+        self.check_writable()?;
+        let node = self.node(id)?;
+        let valid = SetattrValid::from_bits_retain(args.valid);
+        if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
+            let uid = valid.contains(SetattrValid::UID).then_some(args.uid);
+            let gid = valid.contains(SetattrValid::GID).then_some(args.gid);
+            file::change_owner(node.as_fd(), uid, gid)?;
+        }
+        if valid.contains(SetattrValid::MODE) {
+            if node.kind == Kind::Symlink {
+                return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            }
+            file::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
+        }
+        if valid.contains(SetattrValid::SIZE) {
+            self.change_size(&node, valid, args)?;
+        }
+        // A change of ctime alone cannot be asked of the host, which keeps it by itself.
+        if valid.intersects(
+            SetattrValid::ATIME
+                | SetattrValid::MTIME
+                | SetattrValid::ATIME_NOW
+                | SetattrValid::MTIME_NOW,
+        ) {
+            let accessed = new_time(
+                valid.contains(SetattrValid::ATIME),
+                valid.contains(SetattrValid::ATIME_NOW),
+                (args.atime, args.atimensec),
+            );
+            let modified = new_time(
+                valid.contains(SetattrValid::MTIME),
+                valid.contains(SetattrValid::MTIME_NOW),
+                (args.mtime, args.mtimensec),
+            );
+            file::set_times(node.as_fd(), accessed, modified)?;
+        }
+        Ok(self.attr_out(&file::stat(node.as_fd())?))
+    }
+
+    /// Sets the size through the handle that the guest names, or one opened for the purpose.
+    fn change_size(&self, node: &Node, valid: SetattrValid, args: &SetattrIn) -> io::Result<()> {
+        if i64::try_from(args.size).is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        let truncate = |file: BorrowedFd<'_>| {
+            if valid.contains(SetattrValid::KILL_SUIDGID) {
+                return without_set_id(|| file::truncate(file, args.size));
+            }
+            file::truncate(file, args.size)
+        };
+        let open = valid
+            .contains(SetattrValid::FH)
+            .then(|| self.files.get(Handle::new(args.fh), node.id).ok())
+            .flatten();
+        if let Some(open) = open.filter(|open| open.writable) {
+            return truncate(open.as_fd());
+        }
+        if node.kind != Kind::Regular {
+            return Err(not_openable(node.kind, true));
+        }
+        let _permit = self.share.permit()?;
+        let flags = libc::O_WRONLY | libc::O_NONBLOCK;
+        truncate(file::reopen(self.share.proc_self_fd(), node.as_fd(), flags)?.as_fd())
+    }
+}
+
+fn new_time(given: bool, now: bool, time: (u64, u32)) -> NewTime {
+    match (now, given) {
+        (true, _) => NewTime::Now,
+        (false, true) => NewTime::At(time.0.cast_signed(), time.1),
+        (false, false) => NewTime::Omit,
+    }
+}

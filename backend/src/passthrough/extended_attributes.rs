@@ -1,0 +1,100 @@
+//! Extended attributes (`--xattr`).
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd;
+
+use gangplank_fuse::{NodeId, SetxattrIn};
+
+use super::fs::PassthroughFs;
+use crate::sys::xattr;
+
+/// Access control lists as attributes. The guest's kernel does not enforce them, so it must not believe that it has
+/// set one.
+const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// What the kernel refuses to be exceeded by a list of names (`XATTR_LIST_MAX`).
+const LIST_MAX: usize = 65_536;
+
+impl PassthroughFs {
+    /// Sets an attribute.
+    pub(super) fn do_setxattr(
+        &self,
+        id: NodeId,
+        args: &SetxattrIn,
+        name: &CStr,
+        value: &[u8],
+    ) -> io::Result<()> {
+        self.check_xattr(name)?;
+        self.check_writable()?;
+        let node = self.node(id)?;
+        let proc = self.share.proc_self_fd();
+        xattr::set(proc, node.as_fd(), name, value, args.flags)
+    }
+
+    /// Gets an attribute.
+    pub(super) fn do_getxattr(
+        &self,
+        id: NodeId,
+        name: &CStr,
+        value: &mut [u8],
+    ) -> io::Result<usize> {
+        self.check_xattr(name)?;
+        let node = self.node(id)?;
+        xattr::get(self.share.proc_self_fd(), node.as_fd(), name, value)
+    }
+
+    /// Gets the names of all attributes that the guest may know.
+    pub(super) fn do_listxattr(&self, id: NodeId, names: &mut [u8]) -> io::Result<usize> {
+        self.check_enabled()?;
+        let node = self.node(id)?;
+        let proc = self.share.proc_self_fd();
+        // All names first: what is left out decides the length, and what fits.
+        let length = xattr::list(proc, node.as_fd(), &mut [])?;
+        if length == 0 {
+            return Ok(0);
+        }
+        // Names may be added in between, so there is a little more room than needed.
+        let mut all = vec![0; (length + 256).min(LIST_MAX)];
+        let length = xattr::list(proc, node.as_fd(), &mut all)?;
+        all.truncate(length);
+        let visible = all
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| !ACL_NAMES.contains(&name.strip_suffix(b"\0").unwrap_or(name)));
+        let total: usize = visible.clone().map(<[u8]>::len).sum();
+        if names.is_empty() {
+            return Ok(total);
+        }
+        let room = names
+            .get_mut(..total)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ERANGE))?;
+        let bytes = visible.flatten();
+        for (target, byte) in room.iter_mut().zip(bytes) {
+            *target = *byte;
+        }
+        Ok(total)
+    }
+
+    /// Removes an attribute.
+    pub(super) fn do_removexattr(&self, id: NodeId, name: &CStr) -> io::Result<()> {
+        self.check_xattr(name)?;
+        self.check_writable()?;
+        let node = self.node(id)?;
+        xattr::remove(self.share.proc_self_fd(), node.as_fd(), name)
+    }
+
+    fn check_enabled(&self) -> io::Result<()> {
+        if self.share.options.xattr {
+            return Ok(());
+        }
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
+
+    fn check_xattr(&self, name: &CStr) -> io::Result<()> {
+        self.check_enabled()?;
+        if ACL_NAMES.contains(&name.to_bytes()) {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        Ok(())
+    }
+}

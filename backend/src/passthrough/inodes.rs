@@ -1,0 +1,539 @@
+//! The inodes a guest knows, and how each is held.
+//!
+//! An inode is found by node id, or by identity when a look-up comes upon it again. It is held by an `O_PATH`
+//! descriptor, which keeps its inode number from being used for another one. When descriptors get scarce some are
+//! closed, the least used first, and the inode's file handle is kept in their place.
+//!
+//! Locks: the table is split into shards, each under a lock of its own. Nobody takes two of them at once, and no
+//! system call is made while one is held for writing.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use gangplank_fuse::NodeId;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::budget::Descriptor;
+use super::places::{Identity, PlaceIndex};
+use super::slab::{KEY_BITS, Key, Slab};
+use crate::rate_limited;
+use crate::sys::file_handle::FileHandle;
+
+/// Number of shards: what the bits of a node id above a [`Key`] can tell.
+const SHARDS: usize = 1 << (64 - KEY_BITS);
+
+/// What an inode is, as far as it decides what may be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device node, FIFO or socket: never opened by the daemon.
+    Special,
+}
+
+impl Kind {
+    /// From a mode's type bits.
+    pub(super) fn from_mode(mode: u32) -> Self {
+        match mode & libc::S_IFMT {
+            libc::S_IFREG => Self::Regular,
+            libc::S_IFDIR => Self::Directory,
+            libc::S_IFLNK => Self::Symlink,
+            _ => Self::Special,
+        }
+    }
+
+    /// Whether opening it has no effect but a descriptor.
+    pub(super) fn can_be_opened(self) -> bool {
+        matches!(self, Self::Regular | Self::Directory)
+    }
+}
+
+/// One inode. At least one of `descriptor` and `handle` is there.
+struct Inode {
+    identity: Identity,
+    kind: Kind,
+    /// Used since the clock's hand last passed.
+    used: AtomicBool,
+    /// Open files of the guest, which may be all that keeps an unlinked inode alive.
+    opens: AtomicU32,
+    /// Look-ups that the guest has not undone.
+    lookups: AtomicU64,
+    descriptor: Option<Arc<Descriptor>>,
+    handle: Option<Box<FileHandle>>,
+}
+
+#[derive(Default)]
+struct Shard {
+    slab: Slab<Inode>,
+    by_identity: HashTable<u32>,
+    /// Where the clock's hand stands.
+    hand: AtomicU32,
+}
+
+/// All inodes that one guest knows, but the root.
+pub(super) struct Inodes {
+    shards: [RwLock<Shard>; SHARDS],
+    hasher: DefaultHashBuilder,
+    /// Descriptors that the table holds.
+    descriptors: AtomicU64,
+    /// The shard that gives up descriptors next.
+    next_shard: AtomicUsize,
+}
+
+impl fmt::Debug for Inodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inodes")
+            .field("descriptors", &self.descriptors)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How an inode can be reached.
+pub(super) enum Access {
+    /// By this descriptor.
+    Descriptor(Arc<Descriptor>),
+    /// By opening this handle.
+    Handle(FileHandle),
+}
+
+/// What the table knows of a node id.
+pub(super) struct Known {
+    /// What it is.
+    pub(super) kind: Kind,
+    /// Which it is.
+    pub(super) identity: Identity,
+    /// How to reach it.
+    pub(super) access: Access,
+}
+
+/// What a look-up by identity comes upon.
+pub(super) enum Found {
+    /// The same inode, one look-up added.
+    Same(NodeId),
+    /// An inode with the same number, which may be gone since: it is held by handle only.
+    Perhaps,
+    /// None.
+    New,
+}
+
+/// An inode that might give up its descriptor.
+pub(super) struct Candidate {
+    id: NodeId,
+    /// What it is.
+    pub(super) kind: Kind,
+    /// Where it is.
+    pub(super) place: PlaceIndex,
+    /// What it would give up.
+    pub(super) descriptor: Arc<Descriptor>,
+    /// Whether its handle is known already.
+    pub(super) has_handle: bool,
+}
+
+impl Default for Inodes {
+    fn default() -> Self {
+        Self {
+            shards: Default::default(),
+            hasher: DefaultHashBuilder::default(),
+            descriptors: AtomicU64::new(0),
+            next_shard: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Inodes {
+    /// Number of inodes.
+    pub(super) fn len(&self) -> usize {
+        (0..SHARDS).map(|shard| self.read(shard).slab.len()).sum()
+    }
+
+    /// Descriptors that the table holds.
+    pub(super) fn descriptors(&self) -> u64 {
+        self.descriptors.load(Ordering::Relaxed)
+    }
+
+    /// The inode of a node id.
+    ///
+    /// # Errors
+    /// ESTALE for a node id that the guest does not have.
+    pub(super) fn get(&self, id: NodeId) -> io::Result<Known> {
+        let (shard, key) = split(id)?;
+        let shard = self.read(shard);
+        let inode = shard.slab.get(key).ok_or_else(stale)?;
+        inode.touch();
+        let access = match (&inode.descriptor, &inode.handle) {
+            (Some(descriptor), _) => Access::Descriptor(Arc::clone(descriptor)),
+            (None, Some(handle)) => Access::Handle(FileHandle::clone(handle)),
+            (None, None) => return Err(stale()),
+        };
+        Ok(Known {
+            kind: inode.kind,
+            identity: inode.identity,
+            access,
+        })
+    }
+
+    /// Looks for an inode and adds a look-up where it is certain to be the one.
+    pub(super) fn look_up(&self, identity: Identity) -> Found {
+        let (hash, number) = self.place(identity);
+        let shard = self.read(number);
+        let Some((key, inode)) = shard.find(hash, identity) else {
+            return Found::New;
+        };
+        if inode.descriptor.is_none() {
+            return Found::Perhaps;
+        }
+        inode.touch();
+        inode.lookups.fetch_add(1, Ordering::Relaxed);
+        Found::Same(join(number, key))
+    }
+
+    /// Adds a look-up of the inode that `descriptor` stands for; makes it known if need be.
+    ///
+    /// `handle` gives the inode's handle. It is asked for only where an inode of the same number is held by handle, to
+    /// tell whether it is the same one.
+    ///
+    /// # Errors
+    /// ENFILE where the table is full.
+    pub(super) fn insert(
+        &self,
+        identity: Identity,
+        kind: Kind,
+        descriptor: Arc<Descriptor>,
+        handle: impl FnOnce() -> Option<FileHandle>,
+    ) -> io::Result<NodeId> {
+        let mut handle = match self.look_up(identity) {
+            Found::Same(id) => return Ok(id),
+            Found::Perhaps => handle(),
+            Found::New => None,
+        };
+        let (hash, number) = self.place(identity);
+        let mut guard = self.write(number);
+        let shard = &mut *guard;
+        if let Some((key, inode)) = shard.find(hash, identity) {
+            let same = match (&inode.descriptor, &inode.handle) {
+                (Some(_), _) => true,
+                (None, known) => known
+                    .as_deref()
+                    .is_some_and(|known| Some(known) == handle.as_ref()),
+            };
+            if same {
+                inode.touch();
+                inode.lookups.fetch_add(1, Ordering::Relaxed);
+                if let Some(inode) = shard
+                    .slab
+                    .get_mut(key)
+                    .filter(|inode| inode.descriptor.is_none())
+                {
+                    inode.descriptor = Some(descriptor);
+                    self.descriptors.fetch_add(1, Ordering::Relaxed);
+                }
+                return Ok(join(number, key));
+            }
+            // The old one is gone, and its number used again. Its node id stays, and leads to ESTALE.
+            shard.unlist(hash, key);
+        }
+        let key = shard.slab.insert(Inode {
+            identity,
+            kind,
+            used: AtomicBool::new(true),
+            opens: AtomicU32::new(0),
+            lookups: AtomicU64::new(1),
+            descriptor: Some(descriptor),
+            handle: handle.take().map(Box::new),
+        })?;
+        self.descriptors.fetch_add(1, Ordering::Relaxed);
+        let (slab, hasher) = (&shard.slab, &self.hasher);
+        shard.by_identity.insert_unique(hash, key.index(), |index| {
+            slab.at(*index)
+                .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
+        });
+        Ok(join(number, key))
+    }
+
+    /// Adds a look-up of an inode that the guest has named by its node id.
+    ///
+    /// # Errors
+    /// ESTALE for a node id that the guest does not have.
+    pub(super) fn count_lookup(&self, id: NodeId) -> io::Result<()> {
+        let (shard, key) = split(id)?;
+        let shard = self.read(shard);
+        let inode = shard.slab.get(key).ok_or_else(stale)?;
+        inode.lookups.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Undoes look-ups; at none the inode is forgotten, and what held it is let go.
+    pub(super) fn forget(&self, id: NodeId, count: u64) {
+        let Ok((number, key)) = split(id) else {
+            rate_limited!(
+                warn,
+                "a guest forgets node {:#x}, which it cannot know",
+                id.get()
+            );
+            return;
+        };
+        let emptied = {
+            let shard = self.read(number);
+            let Some(inode) = shard.slab.get(key) else {
+                rate_limited!(
+                    warn,
+                    "a guest forgets node {:#x}, which it does not have",
+                    id.get()
+                );
+                return;
+            };
+            inode.undo_lookups(id, count)
+        };
+        if emptied {
+            drop(self.remove_unused(number, key));
+        }
+    }
+
+    /// Takes an inode out unless it was looked up again in between.
+    fn remove_unused(&self, number: usize, key: Key) -> Option<Inode> {
+        let mut guard = self.write(number);
+        let shard = &mut *guard;
+        let inode = shard.slab.get(key)?;
+        if inode.lookups.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let hash = hash_of(&self.hasher, inode.identity);
+        shard.unlist(hash, key);
+        let inode = shard.slab.remove(key)?;
+        if inode.descriptor.is_some() {
+            self.descriptors.fetch_sub(1, Ordering::Relaxed);
+        }
+        shard.shrink(&self.hasher);
+        // Returned, so that the descriptor is closed without the lock.
+        Some(inode)
+    }
+
+    /// Notes that the guest has one open file more of an inode, or one fewer.
+    pub(super) fn count_open(&self, id: NodeId, change: OpenChange) {
+        let Ok((shard, key)) = split(id) else { return };
+        let shard = self.read(shard);
+        let Some(inode) = shard.slab.get(key) else {
+            return;
+        };
+        let change = |opens: u32| match change {
+            OpenChange::Opened => opens.checked_add(1),
+            OpenChange::Closed => opens.checked_sub(1),
+        };
+        // At the limits nothing changes; the count only delays eviction.
+        let _ = inode
+            .opens
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// Gives an inode that was held by handle a descriptor again, and returns the one that it has now.
+    pub(super) fn hold(
+        &self,
+        id: NodeId,
+        descriptor: Arc<Descriptor>,
+    ) -> io::Result<Arc<Descriptor>> {
+        let (number, key) = split(id)?;
+        let mut shard = self.write(number);
+        let inode = shard.slab.get_mut(key).ok_or_else(stale)?;
+        if let Some(present) = &inode.descriptor {
+            return Ok(Arc::clone(present));
+        }
+        inode.descriptor = Some(Arc::clone(&descriptor));
+        self.descriptors.fetch_add(1, Ordering::Relaxed);
+        Ok(descriptor)
+    }
+
+    /// Up to `count` inodes of one shard that were not used lately; the next call looks at the next shard.
+    pub(super) fn candidates(&self, count: usize) -> Vec<Candidate> {
+        let number = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        let shard = self.read(number);
+        let start = shard.hand.load(Ordering::Relaxed);
+        let mut found = Vec::new();
+        let round = shard.slab.iter_from(start).chain(
+            shard
+                .slab
+                .iter_from(0)
+                .take_while(|(key, _)| key.index() < start),
+        );
+        for (key, inode) in round {
+            shard
+                .hand
+                .store(key.index().wrapping_add(1), Ordering::Relaxed);
+            let Some(descriptor) = &inode.descriptor else {
+                continue;
+            };
+            if inode.used.swap(false, Ordering::Relaxed) || inode.opens.load(Ordering::Relaxed) != 0
+            {
+                continue;
+            }
+            found.push(Candidate {
+                id: join(number, key),
+                kind: inode.kind,
+                place: inode.identity.place,
+                descriptor: Arc::clone(descriptor),
+                has_handle: inode.handle.is_some(),
+            });
+            if found.len() >= count {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Takes the descriptor from an inode, which is held by handle from now on. Returns false where the inode was
+    /// opened or forgotten in between, or has no handle.
+    pub(super) fn release(&self, candidate: Candidate, handle: Option<FileHandle>) -> bool {
+        let Ok((number, key)) = split(candidate.id) else {
+            return false;
+        };
+        let taken = {
+            let mut shard = self.write(number);
+            let Some(inode) = shard.slab.get_mut(key) else {
+                return false;
+            };
+            if let Some(handle) = handle {
+                inode.handle.get_or_insert_with(|| Box::new(handle));
+            }
+            if inode.handle.is_none() || inode.opens.load(Ordering::Relaxed) != 0 {
+                return false;
+            }
+            inode.descriptor.take()
+        };
+        if taken.is_some() {
+            self.descriptors.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken.is_some()
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        for number in 0..SHARDS {
+            let old = std::mem::take(&mut *self.write(number));
+            let held = old
+                .slab
+                .iter_from(0)
+                .filter(|(_, inode)| inode.descriptor.is_some())
+                .count();
+            self.descriptors.fetch_sub(held as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn place(&self, identity: Identity) -> (u64, usize) {
+        let hash = hash_of(&self.hasher, identity);
+        // The table inside a shard uses the upper seven and the lower bits, so the shard takes some between.
+        // Less than `SHARDS`, which is 16.
+        (hash, usize::try_from(hash >> 48).unwrap_or(0) % SHARDS)
+    }
+
+    // A table is right whenever its lock is free, also after a panic: every change is made in one piece.
+    fn read(&self, number: usize) -> RwLockReadGuard<'_, Shard> {
+        self.shards[number % SHARDS]
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, number: usize) -> RwLockWriteGuard<'_, Shard> {
+        self.shards[number % SHARDS]
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What happens to an inode's count of open files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpenChange {
+    /// One more.
+    Opened,
+    /// One fewer.
+    Closed,
+}
+
+impl Inode {
+    fn touch(&self) {
+        // Most often it is set already, and a shared cache line is better left alone.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether no look-up is left.
+    fn undo_lookups(&self, id: NodeId, count: u64) -> bool {
+        let before = self
+            .lookups
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lookups| {
+                Some(lookups.saturating_sub(count))
+            })
+            .unwrap_or(0);
+        if before < count {
+            rate_limited!(
+                warn,
+                "a guest forgets node {:#x} {count} times, and looked it up {before} times",
+                id.get()
+            );
+        }
+        before <= count
+    }
+}
+
+impl Shard {
+    fn find(&self, hash: u64, identity: Identity) -> Option<(Key, &Inode)> {
+        let same = |index: &u32| {
+            self.slab
+                .at(*index)
+                .is_some_and(|(_, inode)| inode.identity == identity)
+        };
+        self.slab.at(*self.by_identity.find(hash, same)?)
+    }
+
+    /// Takes an inode out of the index, if it is in it.
+    fn unlist(&mut self, hash: u64, key: Key) {
+        if let Ok(entry) = self
+            .by_identity
+            .find_entry(hash, |index| *index == key.index())
+        {
+            entry.remove();
+        }
+    }
+
+    /// Gives memory of the index back when most of it is unused.
+    fn shrink(&mut self, hasher: &DefaultHashBuilder) {
+        if self.by_identity.capacity() > 4 * self.by_identity.len() + 64 {
+            let slab = &self.slab;
+            let room = 2 * self.by_identity.len();
+            self.by_identity.shrink_to(room, |index| {
+                slab.at(*index)
+                    .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
+            });
+        }
+    }
+}
+
+fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
+    let mut state = hasher.build_hasher();
+    state.write_u32(identity.place.0);
+    state.write_u64(identity.ino);
+    state.finish()
+}
+
+/// Shard and key of a node id. Keys are large, so 0 and the root's 1 are no inode of the table.
+fn split(id: NodeId) -> io::Result<(usize, Key)> {
+    let raw = id.get();
+    let key = Key::from_raw(raw >> SHARDS.trailing_zeros()).ok_or_else(stale)?;
+    // Less than `SHARDS`, which is 16.
+    Ok((usize::try_from(raw % SHARDS as u64).unwrap_or(0), key))
+}
+
+fn join(shard: usize, key: Key) -> NodeId {
+    NodeId::new(key.raw() << SHARDS.trailing_zeros() | shard as u64)
+}
+
+/// What a guest gets for an inode that it does not have, or that is no more.
+pub(super) fn stale() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESTALE)
+}

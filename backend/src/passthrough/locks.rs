@@ -1,0 +1,227 @@
+//! Advisory locks on the host's files (`--locks=host`).
+//!
+//! A guest process's POSIX locks on a file belong to one owner, whatever handle it uses. So each (inode, owner) gets an
+//! open file description of its own, which carries them as its locks. They go with it: when the owner closes the
+//! file, when the last handle goes, when the session ends.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gangplank_fuse::{FileLock, Handle, LkFlags, LkIn, NodeId};
+
+use super::budget::Descriptor;
+use super::fs::{Node, PassthroughFs};
+use super::inodes::Kind;
+use super::open::not_openable;
+use super::options::Locks;
+use crate::session::LockWait;
+use crate::sys::file;
+use crate::sys::file_lock::{self, LockKind, RangeLock};
+
+/// The last byte of a lock that reaches to the end of the file, wherever that is (`OFFSET_MAX`, `linux/fs.h`).
+const TO_END: u64 = i64::MAX.cast_unsigned();
+
+/// Whose locks: a node id and an owner.
+type Owner = (NodeId, u64);
+
+/// The open file descriptions that carry POSIX locks.
+#[derive(Debug, Default)]
+pub(super) struct RangeLocks {
+    carriers: Mutex<HashMap<Owner, Arc<Descriptor>>>,
+}
+
+impl RangeLocks {
+    /// Gives back all locks of an owner on a node.
+    pub(super) fn release(&self, node: NodeId, owner: u64) {
+        let carrier = self.lock().remove(&(node, owner));
+        if let Some(carrier) = carrier {
+            // A thread that still waits for a lock keeps the descriptor; the locks must go now.
+            let all = RangeLock {
+                kind: LockKind::Unlock,
+                start: 0,
+                length: 0,
+            };
+            if let Err(error) = file_lock::set_range_lock(carrier.as_fd(), all, false) {
+                log::warn!("cannot give back the locks of a file that was closed: {error}");
+            }
+        }
+    }
+
+    /// Gives back all locks.
+    pub(super) fn clear(&self) {
+        let carriers = std::mem::take(&mut *self.lock());
+        drop(carriers);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Arc<Descriptor>>> {
+        self.carriers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PassthroughFs {
+    /// Finds a POSIX lock that would be in the way.
+    pub(super) fn do_getlk(&self, id: NodeId, args: &LkIn) -> io::Result<FileLock> {
+        self.check_host_locks()?;
+        let lock = range(&args.lk)?;
+        self.files.get(Handle::new(args.fh), id)?;
+        let carrier = self.carrier(id, args.owner)?;
+        let Some(found) = file_lock::find_range_lock(carrier.as_fd(), lock)? else {
+            return Ok(FileLock {
+                r#type: libc::F_UNLCK.cast_unsigned(),
+                ..args.lk
+            });
+        };
+        let start = found.start.cast_unsigned();
+        let end = match found.length {
+            0 => TO_END,
+            length => start
+                .saturating_add(length.cast_unsigned())
+                .saturating_sub(1),
+        };
+        Ok(FileLock {
+            start,
+            end,
+            r#type: wire_kind(found.kind),
+            // Its holder is no process that the guest could know.
+            pid: 0,
+        })
+    }
+
+    /// Takes or gives back a lock.
+    pub(super) fn do_setlk(&self, id: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
+        self.check_host_locks()?;
+        let file = self.files.get(Handle::new(args.fh), id)?;
+        if LkFlags::from_bits_retain(args.lk_flags).contains(LkFlags::FLOCK) {
+            let kind = kind(args.lk.r#type)?;
+            return waiting(wait, |wait| {
+                file_lock::set_whole_lock(file.as_fd(), kind, wait)
+            });
+        }
+        let lock = range(&args.lk)?;
+        if lock.kind == LockKind::Unlock && !self.range_locks.lock().contains_key(&(id, args.owner))
+        {
+            return Ok(());
+        }
+        let carrier = self.carrier(id, args.owner)?;
+        waiting(wait, |wait| {
+            file_lock::set_range_lock(carrier.as_fd(), lock, wait)
+        })
+    }
+
+    fn check_host_locks(&self) -> io::Result<()> {
+        if self.share.options.locks == Locks::Host {
+            return Ok(());
+        }
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
+
+    /// The open file description that carries an owner's locks on a node.
+    fn carrier(&self, id: NodeId, owner: u64) -> io::Result<Arc<Descriptor>> {
+        if let Some(carrier) = self.range_locks.lock().get(&(id, owner)) {
+            return Ok(Arc::clone(carrier));
+        }
+        let node = self.node(id)?;
+        if node.kind != Kind::Regular {
+            return Err(not_openable(node.kind, false));
+        }
+        let permit = self.share.permit()?;
+        let carrier = Arc::new(Descriptor::new(self.open_carrier(&node)?, permit));
+        match self.range_locks.lock().entry((id, owner)) {
+            Entry::Occupied(present) => Ok(Arc::clone(present.get())),
+            Entry::Vacant(place) => Ok(Arc::clone(place.insert(carrier))),
+        }
+    }
+
+    /// Opens a node for reading and writing, as locks of both kinds need; for one of them where that is all there is.
+    fn open_carrier(&self, node: &Node) -> io::Result<OwnedFd> {
+        let open = |mode| {
+            let flags = mode | libc::O_NONBLOCK;
+            file::reopen(self.share.proc_self_fd(), node.as_fd(), flags)
+        };
+        if self.share.options.readonly {
+            return open(libc::O_RDONLY);
+        }
+        open(libc::O_RDWR)
+            .or_else(|_| open(libc::O_RDONLY))
+            .or_else(|_| open(libc::O_WRONLY))
+    }
+}
+
+/// Calls `lock` so that it fails where it would have to wait, or waits until it is interrupted.
+fn waiting(wait: LockWait<'_>, lock: impl Fn(bool) -> io::Result<()>) -> io::Result<()> {
+    match wait {
+        LockWait::No => lock(false),
+        LockWait::UntilFree(interruption) => interruption.run(|| lock(true)),
+    }
+}
+
+fn kind(kind: u32) -> io::Result<LockKind> {
+    match kind.cast_signed() {
+        libc::F_RDLCK => Ok(LockKind::Read),
+        libc::F_WRLCK => Ok(LockKind::Write),
+        libc::F_UNLCK => Ok(LockKind::Unlock),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+fn wire_kind(kind: LockKind) -> u32 {
+    let number = match kind {
+        LockKind::Read => libc::F_RDLCK,
+        LockKind::Write => libc::F_WRLCK,
+        LockKind::Unlock => libc::F_UNLCK,
+    };
+    number.cast_unsigned()
+}
+
+/// A lock's range, from first and last byte to first byte and length.
+fn range(lock: &FileLock) -> io::Result<RangeLock> {
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let start = i64::try_from(lock.start).map_err(|_| invalid())?;
+    let length = if lock.end >= TO_END {
+        0
+    } else {
+        let length = lock.end.checked_sub(lock.start).ok_or_else(invalid)?;
+        i64::try_from(length)
+            .ok()
+            .and_then(|length| length.checked_add(1))
+            .ok_or_else(invalid)?
+    };
+    Ok(RangeLock {
+        kind: kind(lock.r#type)?,
+        start,
+        length,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(start: u64, end: u64) -> FileLock {
+        FileLock {
+            start,
+            end,
+            r#type: libc::F_RDLCK.cast_unsigned(),
+            pid: 0,
+        }
+    }
+
+    #[test]
+    fn ranges_are_translated() {
+        for (start, end, length) in [(0, 0, 1), (5, 9, 5), (5, TO_END, 0), (5, u64::MAX, 0)] {
+            let range = range(&lock(start, end)).expect("valid");
+            assert_eq!((range.start.cast_unsigned(), range.length), (start, length));
+        }
+    }
+
+    #[test]
+    fn impossible_ranges_and_kinds_are_refused() {
+        for (start, end) in [(9, 5), (u64::MAX, u64::MAX), (1 << 63, TO_END)] {
+            assert!(range(&lock(start, end)).is_err(), "{start} to {end}");
+        }
+        assert!(kind(3).is_err() && kind(u32::MAX).is_err());
+    }
+}

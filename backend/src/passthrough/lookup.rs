@@ -1,0 +1,79 @@
+//! Finding an inode by name, and making it known.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use gangplank_fuse::{EntryOut, NodeId};
+
+use super::budget::{Descriptor, Permit};
+use super::fs::{Node, PassthroughFs};
+use super::inodes::{Found, Kind};
+use super::places::{Identity, PlaceIndex};
+use crate::session::Name;
+use crate::sys::file::{self, Statx};
+
+impl PassthroughFs {
+    /// Looks a name up; one system call for an inode that the guest has already, and for a name that does not exist.
+    pub(super) fn do_lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
+        let parent = self.directory(parent)?;
+        match self.look_up_in(&parent, name.as_c_str()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.no_entry(),
+            result => result,
+        }
+    }
+
+    /// Looks a name up in a directory at hand.
+    pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
+        let stat = file::stat_at(parent.as_fd(), name)?;
+        if let Some(place) = self.share.places.find(&stat, parent.identity.place) {
+            let identity = Identity {
+                place,
+                ino: stat.stx_ino,
+            };
+            if let Found::Same(id) = self.inodes.look_up(identity) {
+                return Ok(self.entry(id, parent.identity.place, place, &stat));
+            }
+        }
+        self.look_up_new(parent, name)
+    }
+
+    /// Looks up a name whose inode the guest does not have, as far as can be known.
+    pub(super) fn look_up_new(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
+        let permit = self.share.permit()?;
+        let file = file::open_path(parent.as_fd(), name)?;
+        // The name may have come to mean something else meanwhile: what was opened decides.
+        let stat = file::stat(file.as_fd())?;
+        self.insert(parent.identity.place, file, permit, &stat)
+    }
+
+    /// Makes an inode known by an `O_PATH` descriptor, or counts one look-up more where it is.
+    pub(super) fn insert(
+        &self,
+        parent: PlaceIndex,
+        file: OwnedFd,
+        permit: Permit,
+        stat: &Statx,
+    ) -> io::Result<EntryOut> {
+        let place = self.share.place_of_new(stat, file.as_fd())?;
+        let kind = Kind::from_mode(u32::from(stat.stx_mode));
+        let identity = Identity {
+            place,
+            ino: stat.stx_ino,
+        };
+        let descriptor = Arc::new(Descriptor::new(file, permit));
+        let handle = || {
+            let place = self.share.place(place).ok()?;
+            place.handle_of(
+                self.share.proc_self_fd(),
+                descriptor.as_fd(),
+                kind.can_be_opened(),
+            )
+        };
+        let id = self
+            .inodes
+            .insert(identity, kind, Arc::clone(&descriptor), handle)?;
+        Ok(self.entry(id, parent, place, stat))
+    }
+}

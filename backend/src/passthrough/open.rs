@@ -1,0 +1,308 @@
+//! Opening, creating and closing files and directories.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use gangplank_fuse::{
+    CreateIn, EntryOut, FopenFlags, Handle, InitFlags, NodeId, OpenIn, OpenInFlags, OpenOut,
+    ReleaseFlags, ReleaseIn,
+};
+
+use super::budget::{Descriptor, Permit};
+use super::credentials::without_set_id;
+use super::directory::Listing;
+use super::fs::{Node, PassthroughFs};
+use super::inodes::{Kind, OpenChange, stale};
+use super::open_files::OpenFile;
+use super::open_flags::OpenRequest;
+use super::options::{CachePolicy, Locks};
+use crate::session::{Creator, Name};
+use crate::sys::file;
+use crate::sys::file_lock::{self, LockKind};
+
+/// How often a file that others make and remove all the time is tried.
+const CREATE_ATTEMPTS: u32 = 8;
+
+impl PassthroughFs {
+    /// Opens a regular file.
+    pub(super) fn do_open(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
+        let request = self.request(args.flags)?;
+        let node = self.node(id)?;
+        if node.kind != Kind::Regular {
+            return Err(not_openable(node.kind, request.write));
+        }
+        let kill =
+            OpenInFlags::from_bits_retain(args.open_flags).contains(OpenInFlags::KILL_SUIDGID);
+        self.open_node(&node, request, kill && request.truncate)
+    }
+
+    /// Makes a file and opens it; or opens it where it is there already and may be.
+    pub(super) fn do_create(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        args: &CreateIn,
+    ) -> io::Result<(EntryOut, OpenOut)> {
+        self.check_writable()?;
+        let request = self.request(args.flags)?;
+        let parent = self.directory(parent)?;
+        let name = name.as_c_str();
+        let permits = (self.share.permit()?, self.share.permit()?);
+        // Made in any case, never opened by this call: an existing file has to pass the checks of an open, and may
+        // be something that must not be opened at all.
+        let flags = (request.host_flags() & !libc::O_TRUNC) | libc::O_CREAT | libc::O_EXCL;
+        let mut attempts = 0;
+        loop {
+            let made = self.impersonation().create(creator, args.mode, |mode| {
+                file::open_at(parent.as_fd(), name, flags, mode)
+            });
+            match made {
+                Ok(made) => return self.made(&parent, made, permits, request),
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !request.exclusive => {}
+                Err(error) => return Err(error),
+            }
+            attempts += 1;
+            match self.open_existing(&parent, name, request, args) {
+                // Removed since the first attempt.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOENT) && attempts < CREATE_ATTEMPTS => {
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Makes a file without a name and opens it.
+    pub(super) fn do_tmpfile(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        args: &CreateIn,
+    ) -> io::Result<(EntryOut, OpenOut)> {
+        self.check_writable()?;
+        let request = self.request(args.flags)?;
+        let parent = self.directory(parent)?;
+        let permits = (self.share.permit()?, self.share.permit()?);
+        let mut flags = (request.host_flags() & !libc::O_TRUNC) | libc::O_TMPFILE;
+        if request.exclusive {
+            // Says that the file will never get a name.
+            flags |= libc::O_EXCL;
+        }
+        let made = self.impersonation().create(creator, args.mode, |mode| {
+            file::open_at(parent.as_fd(), c".", flags, mode)
+        })?;
+        self.made(&parent, made, permits, request)
+    }
+
+    /// Opens a directory.
+    pub(super) fn do_opendir(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
+        self.numbering.learn(args.flags);
+        let node = self.directory(id)?;
+        let permit = self.share.permit()?;
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let fd = self.reopen(&node, flags)?;
+        let file = OpenFile::directory(
+            id,
+            Descriptor::new(fd, permit),
+            Listing::new(node.identity.place),
+        );
+        let mut open_flags = FopenFlags::empty();
+        if matches!(
+            self.share.options.cache,
+            CachePolicy::Metadata | CachePolicy::Always
+        ) {
+            open_flags |= FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE;
+        }
+        self.opened(file, open_flags)
+    }
+
+    /// Closes a file or directory.
+    pub(super) fn do_release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
+        let file = self.files.remove(Handle::new(args.fh), id)?;
+        self.inodes.count_open(id, OpenChange::Closed);
+        if self.share.options.locks == Locks::Host {
+            let flags = ReleaseFlags::from_bits_retain(args.release_flags);
+            if flags.contains(ReleaseFlags::FLOCK_UNLOCK) {
+                // A thread still at work on the file may keep the descriptor, and with it the lock, for a while.
+                file_lock::set_whole_lock(file.as_fd(), LockKind::Unlock, false)?;
+            }
+            self.range_locks.release(id, args.lock_owner);
+        }
+        Ok(())
+    }
+
+    /// A guest process closes a descriptor.
+    pub(super) fn do_flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
+        let host_locks = self.share.options.locks == Locks::Host;
+        if !host_locks && !self.share.places.any_close_reports() {
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
+        let file = self.files.get(handle, id)?;
+        if host_locks {
+            self.range_locks.release(id, lock_owner);
+        }
+        if file.close_reports {
+            return file::close_duplicate(file.as_fd());
+        }
+        Ok(())
+    }
+
+    /// Brings a file or directory to stable storage.
+    pub(super) fn do_fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
+        file::sync(self.files.get(handle, id)?.as_fd(), data_only)
+    }
+
+    /// Reads a guest's open flags as far as the share allows what they ask for.
+    fn request(&self, raw: u32) -> io::Result<OpenRequest> {
+        let mut request = self.numbering.decode(raw)?;
+        if request.changes() {
+            self.check_writable()?;
+        }
+        if !self.share.options.allow_direct_io {
+            request.direct = false;
+        }
+        if self.session.has(InitFlags::WRITEBACK_CACHE) && request.write {
+            // The guest reads what it writes a part of.
+            request.read = true;
+        }
+        Ok(request)
+    }
+
+    fn open_node(&self, node: &Node, request: OpenRequest, kill: bool) -> io::Result<OpenOut> {
+        let permit = self.share.permit()?;
+        let flags = request.host_flags();
+        let fd = if kill {
+            without_set_id(|| self.reopen(node, flags))?
+        } else {
+            self.reopen(node, flags)?
+        };
+        self.opened_file(node, fd, permit, request)
+    }
+
+    /// Opens what a node stands for; without moving its access time where nothing may change.
+    fn reopen(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
+        let open = |flags| file::reopen(self.share.proc_self_fd(), node.as_fd(), flags);
+        let quiet = if self.share.options.readonly {
+            flags | libc::O_NOATIME
+        } else {
+            flags
+        };
+        let result = match open(quiet) {
+            // Only a file's owner may have that.
+            Err(error)
+                if quiet & libc::O_NOATIME != 0 && error.raw_os_error() == Some(libc::EPERM) =>
+            {
+                open(quiet & !libc::O_NOATIME)
+            }
+            // A file system that cannot do it says so when a file is opened.
+            Err(error)
+                if quiet & libc::O_DIRECT != 0 && error.raw_os_error() == Some(libc::EINVAL) =>
+            {
+                open(quiet & !libc::O_DIRECT)
+            }
+            result => result,
+        };
+        match result {
+            // The inode is held, so that it is not a name that is missing.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                Err(io::Error::from_raw_os_error(libc::ESTALE))
+            }
+            result => result,
+        }
+    }
+
+    /// Replies to a file just made: makes its inode and its handle known.
+    fn made(
+        &self,
+        parent: &Node,
+        made: OwnedFd,
+        permits: (Permit, Permit),
+        request: OpenRequest,
+    ) -> io::Result<(EntryOut, OpenOut)> {
+        let stat = file::stat(made.as_fd())?;
+        // The inode gets a descriptor of its own. With the opened one, the file would count as open for writing on
+        // the host for as long as the guest remembers it.
+        let path = file::reopen(self.share.proc_self_fd(), made.as_fd(), libc::O_PATH)?;
+        let entry = self.insert(parent.identity.place, path, permits.0, &stat)?;
+        let id = NodeId::new(entry.nodeid);
+        let open = self
+            .node(id)
+            .and_then(|node| self.opened_file(&node, made, permits.1, request));
+        match open {
+            Ok(open) => Ok((entry, open)),
+            Err(error) => {
+                self.inodes.forget(id, 1);
+                Err(error)
+            }
+        }
+    }
+
+    fn open_existing(
+        &self,
+        parent: &Node,
+        name: &CStr,
+        request: OpenRequest,
+        args: &CreateIn,
+    ) -> io::Result<(EntryOut, OpenOut)> {
+        let entry = self.look_up_in(parent, name)?;
+        let id = NodeId::new(entry.nodeid);
+        let kill =
+            OpenInFlags::from_bits_retain(args.open_flags).contains(OpenInFlags::KILL_SUIDGID);
+        let open = self.node(id).and_then(|node| {
+            if node.kind != Kind::Regular {
+                // The guest asks to create only what it believes to be absent. This makes its kernel look again,
+                // and then treat what is there as what it is.
+                return Err(stale());
+            }
+            self.open_node(&node, request, kill && request.truncate)
+        });
+        match open {
+            Ok(open) => Ok((entry, open)),
+            Err(error) => {
+                self.inodes.forget(id, 1);
+                Err(error)
+            }
+        }
+    }
+
+    fn opened_file(
+        &self,
+        node: &Node,
+        fd: OwnedFd,
+        permit: Permit,
+        request: OpenRequest,
+    ) -> io::Result<OpenOut> {
+        let place = self.share.place(node.identity.place)?;
+        let file = OpenFile::file(node.id, Descriptor::new(fd, permit), request, &place);
+        let flags = match self.share.options.cache {
+            CachePolicy::Never | CachePolicy::Metadata => {
+                FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES
+            }
+            CachePolicy::Auto => FopenFlags::empty(),
+            CachePolicy::Always => FopenFlags::KEEP_CACHE,
+        };
+        self.opened(file, flags)
+    }
+
+    fn opened(&self, file: OpenFile, flags: FopenFlags) -> io::Result<OpenOut> {
+        let node = file.node;
+        let handle = self.files.insert(file)?;
+        self.inodes.count_open(node, OpenChange::Opened);
+        Ok(OpenOut {
+            fh: handle.get(),
+            open_flags: flags.bits(),
+            ..OpenOut::default()
+        })
+    }
+}
+
+/// What a guest gets for opening what is not a file: devices, FIFOs and sockets are its own kernel's business.
+pub(super) fn not_openable(kind: Kind, write: bool) -> io::Error {
+    io::Error::from_raw_os_error(match kind {
+        Kind::Directory if write => libc::EISDIR,
+        Kind::Symlink => libc::ELOOP,
+        Kind::Directory | Kind::Regular | Kind::Special => libc::ENXIO,
+    })
+}

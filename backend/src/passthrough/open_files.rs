@@ -1,0 +1,143 @@
+//! The files and directories a guest has open.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use gangplank_fuse::{Handle, NodeId};
+
+use super::budget::Descriptor;
+use super::directory::Listing;
+use super::open_flags::OpenRequest;
+use super::places::Place;
+use super::slab::{Key, Slab};
+
+/// One open file or directory.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    /// What it is open on.
+    pub(super) node: NodeId,
+    descriptor: Descriptor,
+    /// Whether it may be written through.
+    pub(super) writable: bool,
+    /// Whether transfers go past the page cache; given up when that cannot be done.
+    pub(super) direct: AtomicBool,
+    /// Whether a read that returns less than asked has come to the end.
+    pub(super) short_read_is_end: bool,
+    /// Whether closing it can report an error that nothing else reports.
+    pub(super) close_reports: bool,
+    /// For a directory: how far it was listed.
+    pub(super) listing: Option<Listing>,
+}
+
+impl OpenFile {
+    /// An open file, not in any table yet.
+    pub(super) fn file(
+        node: NodeId,
+        descriptor: Descriptor,
+        request: OpenRequest,
+        place: &Place,
+    ) -> Self {
+        Self {
+            node,
+            descriptor,
+            writable: request.write,
+            direct: AtomicBool::new(request.direct),
+            short_read_is_end: place.short_read_is_end(),
+            close_reports: place.close_reports(),
+            listing: None,
+        }
+    }
+
+    /// An open directory, not in any table yet.
+    pub(super) fn directory(node: NodeId, descriptor: Descriptor, listing: Listing) -> Self {
+        Self {
+            node,
+            descriptor,
+            writable: false,
+            direct: AtomicBool::new(false),
+            short_read_is_end: true,
+            close_reports: false,
+            listing: Some(listing),
+        }
+    }
+
+    /// Whether transfers go past the page cache.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct.load(Ordering::Relaxed)
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// All that one guest has open.
+#[derive(Debug, Default)]
+pub(super) struct OpenFiles {
+    table: RwLock<Slab<Arc<OpenFile>>>,
+}
+
+impl OpenFiles {
+    /// Adds an open file.
+    ///
+    /// # Errors
+    /// ENFILE where the table is full.
+    pub(super) fn insert(&self, file: OpenFile) -> io::Result<Handle> {
+        let file = Arc::new(file);
+        let key = self
+            .table
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(file)?;
+        Ok(Handle::new(key.raw()))
+    }
+
+    /// The open file of a handle, which must be one of `node`.
+    ///
+    /// # Errors
+    /// EBADF for a handle that the guest does not have, or has of another node.
+    pub(super) fn get(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let file = Key::from_raw(handle.get()).and_then(|key| table.get(key));
+        file.filter(|file| file.node == node)
+            .cloned()
+            .ok_or_else(bad_handle)
+    }
+
+    /// Takes the open file of a handle out.
+    ///
+    /// # Errors
+    /// EBADF for a handle that the guest does not have, or has of another node.
+    pub(super) fn remove(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
+        let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if table.get(key).is_none_or(|file| file.node != node) {
+            return Err(bad_handle());
+        }
+        table.remove(key).ok_or_else(bad_handle)
+    }
+
+    /// Closes everything.
+    pub(super) fn clear(&self) {
+        let old = std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
+        // Without the lock: closing may take its time.
+        drop(old);
+    }
+
+    /// Number of open files.
+    pub(super) fn len(&self) -> usize {
+        self.table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+}
+
+/// What a guest gets for a handle that it does not have.
+pub(super) fn bad_handle() -> io::Error {
+    io::Error::from_raw_os_error(libc::EBADF)
+}

@@ -1,0 +1,286 @@
+//! The mounts and devices that the share is made of, and what is known of each.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use crate::sys::file::{self, Statx};
+use crate::sys::file_handle::FileHandle;
+
+/// One (mount, device) pair. A mount has several devices where its file system has subvolumes.
+#[derive(Debug)]
+pub(super) struct Place {
+    index: PlaceIndex,
+    kind: StorageKind,
+    handles: AtomicU8,
+    /// A descriptor on this mount which `open_by_handle_at` accepts.
+    mount: OnceLock<OwnedFd>,
+}
+
+/// Position of a [`Place`] in the share's list; the root's is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct PlaceIndex(pub(super) u32);
+
+impl PlaceIndex {
+    /// Where the share's root is.
+    pub(super) const ROOT: Self = Self(0);
+}
+
+/// Which inode: what no two inodes have in common as long as both exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    /// Mount and device.
+    pub(super) place: PlaceIndex,
+    /// Inode number.
+    pub(super) ino: u64,
+}
+
+/// What may be relied on when a file system answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StorageKind {
+    /// A file system of this kernel: a short read means the end of the file, and closing a file reports nothing.
+    Local,
+    /// A remote or unknown one.
+    Other,
+}
+
+const HANDLES_UNKNOWN: u8 = 0;
+const HANDLES_WORK: u8 = 1;
+const HANDLES_FAIL: u8 = 2;
+
+impl Place {
+    fn new(index: PlaceIndex, file: BorrowedFd<'_>) -> Self {
+        let magic = file::file_system_magic(file).unwrap_or(0);
+        Self {
+            index,
+            kind: storage_kind(magic),
+            handles: AtomicU8::new(HANDLES_UNKNOWN),
+            mount: OnceLock::new(),
+        }
+    }
+
+    /// Its position in the list.
+    pub(super) fn index(&self) -> PlaceIndex {
+        self.index
+    }
+
+    /// Whether a read that returns less than asked has come to the end of the file.
+    pub(super) fn short_read_is_end(&self) -> bool {
+        self.kind == StorageKind::Local
+    }
+
+    /// Whether closing a file can report an error that nothing else reports.
+    pub(super) fn close_reports(&self) -> bool {
+        self.kind == StorageKind::Other
+    }
+
+    /// The handle of `file`, which is on this place, where handles work here; `None` where they do not.
+    /// `can_mount` says whether `file` may be opened for reading without harm, which one file must be so that
+    /// handles can be tried.
+    pub(super) fn handle_of(
+        &self,
+        proc_self_fd: BorrowedFd<'_>,
+        file: BorrowedFd<'_>,
+        can_mount: bool,
+    ) -> Option<FileHandle> {
+        match self.handles.load(Ordering::Acquire) {
+            HANDLES_WORK => FileHandle::of(file).ok(),
+            HANDLES_FAIL => None,
+            _ if !can_mount => None,
+            _ => match self.try_handles(proc_self_fd, file) {
+                Ok(handle) => {
+                    self.handles.store(HANDLES_WORK, Ordering::Release);
+                    Some(handle)
+                }
+                Err(error) => {
+                    log::info!("a file system in the share has no usable file handles: {error}");
+                    self.handles.store(HANDLES_FAIL, Ordering::Release);
+                    None
+                }
+            },
+        }
+    }
+
+    /// Opens the inode that a handle of this place names.
+    pub(super) fn open(&self, handle: &FileHandle, flags: i32) -> io::Result<OwnedFd> {
+        let mount = self
+            .mount
+            .get()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?;
+        handle.open(mount.as_fd(), flags)
+    }
+
+    /// Makes a handle, opens it and sees whether it leads back to the same inode.
+    fn try_handles(
+        &self,
+        proc_self_fd: BorrowedFd<'_>,
+        file: BorrowedFd<'_>,
+    ) -> io::Result<FileHandle> {
+        let handle = FileHandle::of(file)?;
+        if self.mount.get().is_none() {
+            let mount = file::reopen(proc_self_fd, file, libc::O_RDONLY | libc::O_NONBLOCK)?;
+            // Another thread may have been faster; its descriptor does as well.
+            drop(self.mount.set(mount));
+        }
+        let again = file::stat(self.open(&handle, libc::O_PATH)?.as_fd())?;
+        let first = file::stat(file)?;
+        if key_of(&again) == key_of(&first) && again.stx_ino == first.stx_ino {
+            return Ok(handle);
+        }
+        Err(io::Error::other("a handle leads to another inode"))
+    }
+}
+
+/// All places of a share. They are few, and remembered for as long as the daemon runs.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    list: Vec<(PlaceKey, Arc<Place>)>,
+    index: HashMap<PlaceKey, PlaceIndex>,
+}
+
+/// Mount id and device number.
+type PlaceKey = (u64, u64);
+
+fn key_of(stat: &Statx) -> PlaceKey {
+    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+    (stat.stx_mnt_id, device)
+}
+
+impl Places {
+    /// Where attributes come from, if that place is known. `guess` is tried first.
+    pub(super) fn find(&self, stat: &Statx, guess: PlaceIndex) -> Option<PlaceIndex> {
+        let key = key_of(stat);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        match known.list.get(guess.0 as usize) {
+            Some((guessed, _)) if *guessed == key => Some(guess),
+            _ => known.index.get(&key).copied(),
+        }
+    }
+
+    /// Where `file` is, whose attributes are `stat`; made known if need be.
+    pub(super) fn find_or_add(&self, stat: &Statx, file: BorrowedFd<'_>) -> io::Result<Arc<Place>> {
+        if let Some(place) = self
+            .find(stat, PlaceIndex::ROOT)
+            .and_then(|index| self.get(index))
+        {
+            return Ok(place);
+        }
+        let key = key_of(stat);
+        let count = self
+            .known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .list
+            .len();
+        let number =
+            u32::try_from(count).map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?;
+        let place = Arc::new(Place::new(PlaceIndex(number), file));
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = known.index.get(&key).copied() {
+            return self.list_entry(&known, index);
+        }
+        // Others may have been added since, so that the number is another one now.
+        let index = PlaceIndex(
+            u32::try_from(known.list.len())
+                .map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?,
+        );
+        let place = if place.index == index {
+            place
+        } else {
+            Arc::new(Place {
+                index,
+                kind: place.kind,
+                handles: AtomicU8::new(HANDLES_UNKNOWN),
+                mount: OnceLock::new(),
+            })
+        };
+        known.list.push((key, Arc::clone(&place)));
+        known.index.insert(key, index);
+        Ok(place)
+    }
+
+    /// The place at a position.
+    pub(super) fn get(&self, index: PlaceIndex) -> Option<Arc<Place>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known
+            .list
+            .get(index.0 as usize)
+            .map(|(_, place)| Arc::clone(place))
+    }
+
+    /// Whether closing a file anywhere can report an error that nothing else reports.
+    pub(super) fn any_close_reports(&self) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.list.iter().any(|(_, place)| place.close_reports())
+    }
+
+    fn list_entry(&self, known: &Known, index: PlaceIndex) -> io::Result<Arc<Place>> {
+        let entry = known.list.get(index.0 as usize);
+        entry
+            .map(|(_, place)| Arc::clone(place))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
+    }
+}
+
+/// Sorts file systems by their magic number (`linux/magic.h` and the file systems' own headers). Only those known
+/// to return less than asked at the end of a file alone are called local.
+fn storage_kind(magic: u64) -> StorageKind {
+    const LOCAL: [u64; 15] = [
+        0xEF53,      // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683E, // btrfs
+        0x0102_1994, // tmpfs
+        0x8584_58F6, // ramfs
+        0xF2F5_2010, // f2fs
+        0x794C_7630, // overlayfs, which has a local upper layer
+        0x2FC1_2FC1, // zfs
+        0xCA45_1A4E, // bcachefs
+        0x4D44,      // vfat
+        0x2011_BAB0, // exfat
+        0x9660,      // iso9660
+        0x7371_7368, // squashfs
+        0xE0F5_E1E2, // erofs
+        0x3153_464A, // jfs
+    ];
+    if LOCAL.contains(&magic) {
+        StorageKind::Local
+    } else {
+        StorageKind::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn two_directories_of_one_file_system_are_one_place_and_proc_is_another() {
+        let places = Places::default();
+        let directory = tempfile::tempdir().expect("a directory");
+        let inner = directory.path().join("inner");
+        std::fs::create_dir(&inner).expect("made");
+        let index = |path: &std::path::Path| {
+            let file = File::open(path).expect("opened");
+            let stat = file::stat(file.as_fd()).expect("attributes");
+            let place = places.find_or_add(&stat, file.as_fd()).expect("a place");
+            assert_eq!(places.find(&stat, PlaceIndex::ROOT), Some(place.index()));
+            place.index()
+        };
+        assert_eq!(index(directory.path()), PlaceIndex::ROOT);
+        assert_eq!(index(&inner), PlaceIndex::ROOT);
+        assert_eq!(index("/proc".as_ref()), PlaceIndex(1));
+        let proc = places.get(PlaceIndex(1)).expect("known");
+        assert!(!proc.short_read_is_end());
+        assert!(places.any_close_reports());
+        assert!(places.get(PlaceIndex(2)).is_none());
+    }
+}

@@ -1,0 +1,89 @@
+//! Allocating, searching and copying ranges of files, and syncing the whole.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use gangplank_fuse::{CopyFileRangeIn, FallocateIn, Handle, LseekIn, NodeId};
+
+use super::fs::PassthroughFs;
+use crate::sys::file::{self, SeekFor};
+
+/// The most bytes copied for one request: what a request may take must not be the guest's choice.
+const COPY_LIMIT: u64 = 1 << 30;
+
+impl PassthroughFs {
+    /// Allocates, punches, zeroes, collapses or inserts a range.
+    pub(super) fn do_fallocate(&self, id: NodeId, args: &FallocateIn) -> io::Result<()> {
+        const KNOWN: i32 = libc::FALLOC_FL_KEEP_SIZE
+            | libc::FALLOC_FL_PUNCH_HOLE
+            | libc::FALLOC_FL_COLLAPSE_RANGE
+            | libc::FALLOC_FL_ZERO_RANGE
+            | libc::FALLOC_FL_INSERT_RANGE
+            | libc::FALLOC_FL_UNSHARE_RANGE;
+        self.check_writable()?;
+        let file = self.files.get(Handle::new(args.fh), id)?;
+        if args.mode & !KNOWN.cast_unsigned() != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        signed(args.offset)?;
+        signed(args.length)?;
+        file::allocate(file.as_fd(), args.mode, args.offset, args.length)
+    }
+
+    /// Finds data or a hole.
+    pub(super) fn do_lseek(&self, id: NodeId, args: &LseekIn) -> io::Result<u64> {
+        let file = self.files.get(Handle::new(args.fh), id)?;
+        let what = match args.whence.cast_signed() {
+            libc::SEEK_DATA => SeekFor::Data,
+            libc::SEEK_HOLE => SeekFor::Hole,
+            // The guest's kernel moves positions by itself.
+            _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+        if file.listing.is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        // Beyond what a file can be, there is nothing.
+        signed(args.offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
+        file::seek(file.as_fd(), args.offset, what)
+    }
+
+    /// Copies between two open files, inside the host.
+    pub(super) fn do_copy_file_range(&self, id: NodeId, args: &CopyFileRangeIn) -> io::Result<u64> {
+        self.check_writable()?;
+        if args.flags != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let source = self.files.get(Handle::new(args.fh_in), id)?;
+        let target = self
+            .files
+            .get(Handle::new(args.fh_out), NodeId::new(args.nodeid_out))?;
+        signed(args.off_in)?;
+        signed(args.off_out)?;
+        let length = usize::try_from(args.len.min(COPY_LIMIT)).unwrap_or(usize::MAX);
+        let copied = file::copy_range(
+            source.as_fd(),
+            args.off_in,
+            target.as_fd(),
+            args.off_out,
+            length,
+        )?;
+        Ok(copied as u64)
+    }
+
+    /// Brings the whole file system that holds a node to stable storage.
+    pub(super) fn do_syncfs(&self, id: NodeId) -> io::Result<()> {
+        let directory = self.directory(id)?;
+        let _permit = self.share.permit()?;
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let open = file::reopen(self.share.proc_self_fd(), directory.as_fd(), flags)?;
+        file::sync_file_system(open.as_fd())
+    }
+}
+
+/// Checks that an offset or a length is one that the host's calls can take.
+fn signed(number: u64) -> io::Result<()> {
+    match i64::try_from(number) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}

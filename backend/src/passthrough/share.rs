@@ -1,0 +1,268 @@
+//! What all guests have in common: the directory, the options, the descriptor budget.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::budget::{Budget, Descriptor, Permit, exhausted};
+use super::inodes::{Inodes, stale};
+use super::options::{InodeFileHandles, Options};
+use super::places::{Identity, Place, PlaceIndex, Places};
+use crate::rate_limited;
+use crate::sys::file::{self, Statx};
+use crate::sys::file_handle::FileHandle;
+
+/// What the process is allowed to do, found out when it was confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// Threads may take on other user and group ids (`CAP_SETUID`, `CAP_SETGID`).
+    pub can_change_credentials: bool,
+    /// Files may be opened by handle (`CAP_DAC_READ_SEARCH` where it counts).
+    pub can_open_by_handle: bool,
+}
+
+/// Why a directory cannot be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// Its attributes could not be read.
+    #[error("cannot read the attributes of the shared directory")]
+    Attributes(#[source] io::Error),
+    /// It is something else.
+    #[error("what is to be shared is not a directory")]
+    NotDirectory,
+    /// File handles were demanded.
+    #[error(
+        "--inode-file-handles=mandatory: files cannot be opened by handle here, for lack of CAP_DAC_READ_SEARCH or of \
+         a file system that has handles; use --inode-file-handles=prefer or =never"
+    )]
+    NoHandles,
+}
+
+/// The shared directory and what is known of it. One for the daemon, made once it is confined.
+#[derive(Debug)]
+pub struct Share {
+    pub(super) root: Arc<Descriptor>,
+    pub(super) root_identity: Identity,
+    pub(super) proc_self_fd: OwnedFd,
+    pub(super) options: Options,
+    pub(super) abilities: Abilities,
+    pub(super) places: Places,
+    budget: Arc<Budget>,
+    guests: Mutex<Vec<Weak<Inodes>>>,
+}
+
+/// Descriptors given up at a time, so that the search for them is not repeated for every single one.
+const EVICTION_BATCH: u64 = 256;
+
+/// Shards looked at in one search: each twice, since the first visit only takes away the sign of recent use.
+const EVICTION_VISITS: usize = 33;
+
+/// Whether an inode must have a name to be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    Required,
+    Optional,
+}
+
+impl Share {
+    /// Shares the directory `root`. `proc_self_fd` is an open `/proc/self/fd`, by which the process reopens its own
+    /// descriptors wherever it may be confined.
+    ///
+    /// # Errors
+    /// See [`ShareError`].
+    pub fn new(
+        root: OwnedFd,
+        proc_self_fd: OwnedFd,
+        options: Options,
+        abilities: Abilities,
+    ) -> Result<Arc<Self>, ShareError> {
+        let stat = file::stat(root.as_fd()).map_err(ShareError::Attributes)?;
+        if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFDIR {
+            return Err(ShareError::NotDirectory);
+        }
+        let places = Places::default();
+        let place = places
+            .find_or_add(&stat, root.as_fd())
+            .map_err(ShareError::Attributes)?;
+        if options.inode_file_handles == InodeFileHandles::Mandatory {
+            let handle = place.handle_of(proc_self_fd.as_fd(), root.as_fd(), true);
+            if !abilities.can_open_by_handle || handle.is_none() {
+                return Err(ShareError::NoHandles);
+            }
+        }
+        // The root comes on top of what the guests may hold.
+        let permit = Budget::new(1)
+            .take()
+            .ok_or(ShareError::Attributes(exhausted()))?;
+        Ok(Arc::new(Self {
+            root: Arc::new(Descriptor::new(root, permit)),
+            root_identity: Identity {
+                place: place.index(),
+                ino: stat.stx_ino,
+            },
+            proc_self_fd,
+            budget: Budget::new(options.fd_budget),
+            options,
+            abilities,
+            places,
+            guests: Mutex::default(),
+        }))
+    }
+
+    /// The options it was made with.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Descriptors that guests hold at present, all together.
+    #[must_use]
+    pub fn held_descriptors(&self) -> u64 {
+        self.budget.held()
+    }
+
+    pub(super) fn proc_self_fd(&self) -> BorrowedFd<'_> {
+        self.proc_self_fd.as_fd()
+    }
+
+    /// Adds a guest's table to those that give up descriptors when they get scarce.
+    pub(super) fn register(&self, inodes: &Arc<Inodes>) {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.retain(|guest| guest.strong_count() > 0);
+        guests.push(Arc::downgrade(inodes));
+    }
+
+    /// Whether inodes may be held by handle.
+    pub(super) fn uses_handles(&self) -> bool {
+        self.abilities.can_open_by_handle
+            && self.options.inode_file_handles != InodeFileHandles::Never
+    }
+
+    /// The right to open one more descriptor for a guest, if need be by taking one from an inode that was not
+    /// used lately.
+    ///
+    /// # Errors
+    /// ENFILE where none can be had.
+    pub(super) fn permit(&self) -> io::Result<Permit> {
+        if let Some(permit) = self.budget.take() {
+            return Ok(permit);
+        }
+        self.make_room();
+        self.budget.take().ok_or_else(|| {
+            let limit = self.budget.limit();
+            rate_limited!(
+                error,
+                "guests hold {limit} descriptors, the limit that --rlimit-nofile sets, and none can be given up: \
+                 guests get ENFILE"
+            );
+            exhausted()
+        })
+    }
+
+    /// The descriptor of an inode held by handle: opened anew.
+    pub(super) fn open_by_handle(
+        &self,
+        identity: Identity,
+        handle: &FileHandle,
+    ) -> io::Result<Arc<Descriptor>> {
+        let place = self.place(identity.place)?;
+        let permit = self.permit()?;
+        let fd = place.open(handle, libc::O_PATH | libc::O_NOFOLLOW)?;
+        Ok(Arc::new(Descriptor::new(fd, permit)))
+    }
+
+    /// The place at a position.
+    pub(super) fn place(&self, index: PlaceIndex) -> io::Result<Arc<Place>> {
+        self.places.get(index).ok_or_else(stale)
+    }
+
+    /// The place of a file that was just opened.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where handles are mandatory and this place has none.
+    pub(super) fn place_of_new(
+        &self,
+        stat: &Statx,
+        file: BorrowedFd<'_>,
+    ) -> io::Result<PlaceIndex> {
+        let known = self.places.find(stat, PlaceIndex::ROOT);
+        if let (Some(index), true) = (
+            known,
+            self.options.inode_file_handles != InodeFileHandles::Mandatory,
+        ) {
+            return Ok(index);
+        }
+        let place = self.places.find_or_add(stat, file)?;
+        if self.options.inode_file_handles == InodeFileHandles::Mandatory {
+            let regular_or_directory = matches!(
+                u32::from(stat.stx_mode) & libc::S_IFMT,
+                libc::S_IFREG | libc::S_IFDIR
+            );
+            if place
+                .handle_of(self.proc_self_fd(), file, regular_or_directory)
+                .is_none()
+            {
+                rate_limited!(
+                    error,
+                    "--inode-file-handles=mandatory, and a file system in the share has no handles: guests get EOPNOTSUPP"
+                );
+                return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            }
+        }
+        Ok(place.index())
+    }
+
+    /// Has inodes give up descriptors: of the guest that holds most first.
+    fn make_room(&self) {
+        if !self.uses_handles() {
+            return;
+        }
+        let mut guests: Vec<Arc<Inodes>> = {
+            let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+            guests.iter().filter_map(Weak::upgrade).collect()
+        };
+        guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
+        let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
+        let mut freed = 0;
+        // An inode without a name may live by its descriptor alone. Those go last, and may be stale from then on.
+        for names in [Names::Required, Names::Optional] {
+            for guest in &guests {
+                for _ in 0..EVICTION_VISITS {
+                    if freed >= wanted {
+                        return;
+                    }
+                    freed += self.evict(guest, wanted - freed, names);
+                }
+            }
+            if freed > 0 {
+                return;
+            }
+        }
+    }
+
+    /// Has one shard of a guest's table give up to `wanted` descriptors; returns how many it gave up.
+    fn evict(&self, guest: &Inodes, wanted: u64, names: Names) -> u64 {
+        let mut freed = 0;
+        for candidate in guest.candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
+            let file = candidate.descriptor.as_fd();
+            if names == Names::Required && !file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0) {
+                continue;
+            }
+            let handle = if candidate.has_handle {
+                None
+            } else {
+                let Ok(place) = self.place(candidate.place) else {
+                    continue;
+                };
+                match place.handle_of(self.proc_self_fd(), file, candidate.kind.can_be_opened()) {
+                    Some(handle) => Some(handle),
+                    None => continue,
+                }
+            };
+            if guest.release(candidate, handle) {
+                freed += 1;
+            }
+        }
+        freed
+    }
+}

@@ -1,0 +1,173 @@
+//! Who owns what is created.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use gangplank_fuse::SupplementaryGroups;
+
+use super::*;
+
+const ROOT: NodeId = NodeId::ROOT;
+
+fn owner(guest: &Guest, name: &str) -> (u32, u32, u32) {
+    let metadata = std::fs::symlink_metadata(guest.path(name)).expect("there");
+    (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+}
+
+/// A directory of mode `mode` that belongs to `uid` and `gid`.
+fn directory(guest: &Guest, name: &CStr, uid: u32, gid: u32, mode: u32) -> NodeId {
+    let path = guest.path(name.to_str().expect("UTF-8"));
+    std::fs::create_dir(&path).expect("made");
+    std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("owned");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("set");
+    guest.find(ROOT, name)
+}
+
+#[test]
+fn every_kind_of_object_belongs_to_its_creator() {
+    if skipped_without_root("every_kind_of_object_belongs_to_its_creator") {
+        return;
+    }
+    let guest = Guest::new();
+    let home = directory(&guest, c"home", 1000, 1001, 0o700);
+    let user = creator(1000, 1001);
+    guest
+        .create_as(&user, home, c"file", libc::O_RDWR, 0o666)
+        .expect("made");
+    guest
+        .fs
+        .mkdir(&user, home, checked(c"directory"), 0o777)
+        .expect("made");
+    guest
+        .fs
+        .symlink(&user, home, checked(c"link"), c"x")
+        .expect("made");
+    guest
+        .fs
+        .mknod(&user, home, checked(c"fifo"), libc::S_IFIFO | 0o666, 0)
+        .expect("made");
+    assert_eq!(owner(&guest, "home/file"), (1000, 1001, 0o644));
+    assert_eq!(owner(&guest, "home/directory"), (1000, 1001, 0o755));
+    assert_eq!(owner(&guest, "home/fifo"), (1000, 1001, 0o644));
+    assert_eq!(owner(&guest, "home/link"), (1000, 1001, 0o777));
+    let args = CreateIn {
+        flags: libc::O_RDWR.cast_unsigned(),
+        mode: 0o666,
+        ..CreateIn::default()
+    };
+    let (unnamed, _) = guest.fs.tmpfile(&user, home, &args).expect("made");
+    assert_eq!((unnamed.attr.uid, unnamed.attr.gid), (1000, 1001));
+    // And the thread is itself again.
+    let (entry, _) = guest.create(ROOT, c"roots", libc::O_RDWR).expect("made");
+    assert_eq!((entry.attr.uid, entry.attr.gid), (0, 0));
+}
+
+#[test]
+fn the_umask_is_the_callers_or_the_guests_business() {
+    let guest = Guest::new();
+    let strict = Creator {
+        umask: 0o077,
+        ..root_creator()
+    };
+    guest
+        .create_as(&strict, ROOT, c"strict", libc::O_RDWR, 0o666)
+        .expect("made");
+    assert_eq!(owner(&guest, "strict").2, 0o600);
+    // A guest that keeps the umask to itself has applied it already.
+    guest.fs.init(InitFlags::all() - InitFlags::DONT_MASK);
+    guest
+        .create_as(&strict, ROOT, c"loose", libc::O_RDWR, 0o666)
+        .expect("made");
+    assert_eq!(owner(&guest, "loose").2, 0o666);
+}
+
+#[test]
+fn a_setgid_directory_gives_its_group() {
+    if skipped_without_root("a_setgid_directory_gives_its_group") {
+        return;
+    }
+    let guest = Guest::new();
+    let shared = directory(&guest, c"shared", 0, 2000, 0o2777);
+    let user = creator(1000, 1001);
+    guest
+        .create_as(&user, shared, c"file", libc::O_RDWR, 0o2775)
+        .expect("made");
+    // Set-group-ID on a file of a group that one is not in is not for an ordinary user.
+    assert_eq!(owner(&guest, "shared/file"), (1000, 2000, 0o755));
+    guest
+        .fs
+        .mkdir(&user, shared, checked(c"directory"), 0o777)
+        .expect("made");
+    assert_eq!(owner(&guest, "shared/directory"), (1000, 2000, 0o2755));
+    let groups = [2000];
+    let member = Creator {
+        groups: Some(SupplementaryGroups::new(&groups)),
+        ..user
+    };
+    guest
+        .create_as(&member, shared, c"members", libc::O_RDWR, 0o2775)
+        .expect("made");
+    assert_eq!(owner(&guest, "shared/members"), (1000, 2000, 0o2755));
+    guest
+        .create_as(&user, shared, c"again", libc::O_RDWR, 0o2775)
+        .expect("made");
+    assert_eq!(
+        owner(&guest, "shared/again").2,
+        0o755,
+        "the group is given back"
+    );
+}
+
+#[test]
+fn a_directory_open_to_a_group_that_the_host_does_not_know_of_is_open() {
+    if skipped_without_root("a_directory_open_to_a_group") {
+        return;
+    }
+    let guest = Guest::new();
+    let shared = directory(&guest, c"shared", 0, 2000, 0o770);
+    // The guest's kernel has found the caller in group 2000, and says nothing of it.
+    guest
+        .create_as(&creator(1000, 1001), shared, c"file", libc::O_RDWR, 0o644)
+        .expect("made");
+    assert_eq!(owner(&guest, "shared/file"), (1000, 1001, 0o644));
+}
+
+#[test]
+fn ids_that_do_not_exist_are_refused() {
+    if skipped_without_root("ids_that_do_not_exist_are_refused") {
+        return;
+    }
+    let guest = Guest::new();
+    for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
+        // The number that means "leave it" in the system call must not make the object root's unnoticed.
+        let made = guest.create_as(&creator(uid, gid), ROOT, c"file", libc::O_RDWR, 0o644);
+        assert_eq!(errno(made), Some(libc::EINVAL), "{uid}, {gid}");
+    }
+    assert!(!guest.path("file").exists());
+}
+
+#[test]
+fn an_ordinary_user_creates_as_itself() {
+    let guest = {
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let open = |path: &Path| OwnedFd::from(File::open(path).expect("opened"));
+        let share = Share::new(
+            open(directory.path()),
+            open("/proc/self/fd".as_ref()),
+            Options::default(),
+            Abilities {
+                can_change_credentials: false,
+                can_open_by_handle: false,
+            },
+        );
+        Guest {
+            fs: PassthroughFs::new(share.expect("shared")),
+            directory,
+        }
+    };
+    let agreed = guest.fs.init(InitFlags::all());
+    assert!(!agreed.contains(InitFlags::CREATE_SUPP_GROUP));
+    let (entry, _) = guest
+        .create_as(&creator(12_345, 12_345), ROOT, c"file", libc::O_RDWR, 0o644)
+        .expect("made");
+    assert_eq!(entry.attr.uid, rustix::process::geteuid().as_raw());
+}

@@ -1,0 +1,182 @@
+//! More inodes than descriptors.
+
+use super::*;
+use crate::passthrough::options::InodeFileHandles;
+
+const ROOT: NodeId = NodeId::ROOT;
+
+/// A guest with 16 descriptors, in a directory of 1,000 files, all of them looked up; `None` where handles do not work.
+fn crowded(test: &str) -> Option<(Guest, Vec<NodeId>)> {
+    if skipped_without_root(test) {
+        return None;
+    }
+    let guest = Guest::with(Options {
+        fd_budget: 16,
+        ..Options::default()
+    });
+    for n in 0..1000 {
+        std::fs::write(guest.path(&format!("file{n}")), n.to_string()).expect("written");
+    }
+    let mut nodes = Vec::new();
+    for n in 0..1000 {
+        match guest.lookup(ROOT, &c_string(format!("file{n}"))) {
+            Ok(entry) => nodes.push(NodeId::new(entry.nodeid)),
+            Err(error) if error.raw_os_error() == Some(libc::ENFILE) => {
+                eprintln!(
+                    "SKIPPED: {test} needs file handles in {}",
+                    std::env::temp_dir().display()
+                );
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    Some((guest, nodes))
+}
+
+#[test]
+fn a_thousand_files_live_on_sixteen_descriptors() {
+    let Some((guest, nodes)) = crowded("a_thousand_files_live_on_sixteen_descriptors") else {
+        return;
+    };
+    assert!(guest.fs.share.held_descriptors() <= 16);
+    assert_eq!(guest.fs.held_inodes(), 1000);
+    for (n, node) in nodes.iter().enumerate() {
+        let handle = guest.open(*node, libc::O_RDONLY).expect("opened");
+        let mut buffer = [0; 8];
+        let length = guest.read(*node, handle, 0, &mut buffer).expect("read");
+        assert_eq!(buffer[..length], *n.to_string().as_bytes());
+        guest.release(*node, handle);
+        assert!(guest.fs.share.held_descriptors() <= 16);
+    }
+    // Known by handle only, they are found to be the same.
+    for (n, node) in nodes.iter().enumerate() {
+        assert_eq!(guest.find(ROOT, &c_string(format!("file{n}"))), *node);
+        guest.fs.forget(*node, 2);
+    }
+    assert_eq!(
+        (guest.fs.held_inodes(), guest.fs.share.held_descriptors()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file() {
+    let Some((guest, nodes)) = crowded("what_is_gone_while_held_by_handle_is_stale") else {
+        return;
+    };
+    for n in 0..1000 {
+        std::fs::remove_file(guest.path(&format!("file{n}"))).expect("removed");
+    }
+    for n in 0..1000 {
+        std::fs::write(guest.path(&format!("file{n}")), b"new").expect("written");
+    }
+    for (n, node) in nodes.iter().enumerate() {
+        assert_ne!(guest.find(ROOT, &c_string(format!("file{n}"))), *node);
+    }
+    let stale = nodes
+        .iter()
+        .filter(|node| errno(guest.fs.getattr(**node, None)) == Some(libc::ESTALE))
+        .count();
+    // The few that a descriptor held when they were removed live on, as on any file system.
+    assert!(stale >= 1000 - 16, "{stale} of 1000");
+    for node in &nodes {
+        guest.fs.forget(*node, 1);
+    }
+    assert_eq!(guest.fs.held_inodes(), 1000);
+}
+
+#[test]
+fn an_open_file_without_a_name_is_not_given_up() {
+    let Some((guest, nodes)) = crowded("an_open_file_without_a_name_is_not_given_up") else {
+        return;
+    };
+    let (entry, _) = guest.create(ROOT, c"open", libc::O_RDWR).expect("made");
+    guest.fs.unlink(ROOT, checked(c"open")).expect("removed");
+    for node in nodes {
+        guest.fs.getattr(node, None).expect("reopened");
+    }
+    let attributes = guest
+        .fs
+        .getattr(NodeId::new(entry.nodeid), None)
+        .expect("alive");
+    assert_eq!(attributes.attr.nlink, 0);
+}
+
+#[test]
+fn open_files_alone_use_the_budget_up_and_give_it_back() {
+    let guest = Guest::with(Options {
+        fd_budget: 8,
+        ..Options::default()
+    });
+    std::fs::write(guest.path("file"), b"").expect("written");
+    let node = guest.find(ROOT, c"file");
+    let handles: Vec<_> = (0..7)
+        .map(|_| guest.open(node, libc::O_RDONLY).expect("opened"))
+        .collect();
+    assert_eq!(errno(guest.open(node, libc::O_RDONLY)), Some(libc::ENFILE));
+    for handle in handles {
+        guest.release(node, handle);
+    }
+    guest.open(node, libc::O_RDONLY).expect("opened");
+}
+
+#[test]
+fn without_handles_the_budget_ends_in_enfile() {
+    let guest = Guest::with(Options {
+        fd_budget: 16,
+        inode_file_handles: InodeFileHandles::Never,
+        ..Options::default()
+    });
+    for n in 0..20 {
+        std::fs::write(guest.path(&format!("file{n}")), b"").expect("written");
+    }
+    let found: Vec<_> = (0..20)
+        .map(|n| guest.lookup(ROOT, &c_string(format!("file{n}"))))
+        .collect();
+    assert_eq!(found.iter().filter(|entry| entry.is_ok()).count(), 16);
+    assert_eq!(errno(guest.lookup(ROOT, c"file19")), Some(libc::ENFILE));
+    assert_eq!(errno(guest.lookup(ROOT, c"missing")), Some(libc::ENOENT));
+}
+
+#[test]
+fn a_guest_that_holds_much_makes_room_for_one_that_holds_little() {
+    let Some((greedy, _)) = crowded("a_guest_that_holds_much_makes_room") else {
+        return;
+    };
+    let modest = Guest {
+        fs: PassthroughFs::new(Arc::clone(&greedy.fs.share)),
+        directory: Arc::clone(&greedy.directory),
+    };
+    modest.fs.init(InitFlags::all());
+    modest.find(ROOT, c"file0");
+    modest.create(ROOT, c"new", libc::O_RDWR).expect("made");
+}
+
+#[test]
+fn many_threads_on_few_descriptors_find_the_right_files() {
+    let Some((guest, nodes)) = crowded("many_threads_on_few_descriptors") else {
+        return;
+    };
+    let numbers: Vec<u64> = (0..1000)
+        .map(|n| {
+            let path = guest.path(&format!("file{n}"));
+            std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("there"))
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (guest, nodes, numbers) = (&guest, &nodes, &numbers);
+            scope.spawn(move || {
+                for step in 0..2000 {
+                    let n = (step * 37 + thread * 251) % 1000;
+                    match guest.fs.getattr(nodes[n], None) {
+                        Ok(attributes) => assert_eq!(attributes.attr.ino, numbers[n]),
+                        // Each thread may hold a descriptor that was given up.
+                        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENFILE)),
+                    }
+                }
+            });
+        }
+    });
+}

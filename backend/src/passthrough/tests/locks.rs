@@ -1,0 +1,189 @@
+//! Locks that others see.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use gangplank_fuse::{FileLock, LkFlags, LkIn, ReleaseFlags};
+
+use super::*;
+use crate::passthrough::options::Locks;
+use crate::session::LockWait;
+use crate::sys::interrupt::Interruption;
+
+const ROOT: NodeId = NodeId::ROOT;
+
+fn lock(handle: Handle, owner: u64, kind: i32, start: u64, end: u64) -> LkIn {
+    LkIn {
+        fh: handle.get(),
+        owner,
+        lk: FileLock {
+            start,
+            end,
+            r#type: kind.cast_unsigned(),
+            pid: 1,
+        },
+        ..LkIn::default()
+    }
+}
+
+/// Two guests on one directory with a file that each has open.
+fn pair() -> [(Guest, NodeId, Handle); 2] {
+    let first = Guest::with(Options {
+        locks: Locks::Host,
+        ..Options::default()
+    });
+    std::fs::write(first.path("file"), b"0123456789").expect("written");
+    let second = Guest {
+        fs: PassthroughFs::new(Arc::clone(&first.fs.share)),
+        directory: Arc::clone(&first.directory),
+    };
+    let agreed = second.fs.init(InitFlags::all());
+    assert!(agreed.contains(InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS));
+    [first, second].map(|guest| {
+        let node = guest.find(ROOT, c"file");
+        let handle = guest.open(node, libc::O_RDWR).expect("opened");
+        (guest, node, handle)
+    })
+}
+
+#[test]
+fn a_range_lock_is_seen_by_another_owner_and_another_guest() {
+    let [(first, node, handle), (second, node2, handle2)] = pair();
+    let take = |owner, kind, start, end| {
+        first
+            .fs
+            .setlk(node, &lock(handle, owner, kind, start, end), LockWait::No)
+    };
+    take(1, libc::F_WRLCK, 2, 5).expect("taken");
+    take(1, libc::F_WRLCK, 2, 5).expect("one's own is no obstacle");
+    assert_eq!(errno(take(2, libc::F_RDLCK, 5, 9)), Some(libc::EAGAIN));
+    take(2, libc::F_RDLCK, 6, u64::MAX).expect("taken");
+    let test = second
+        .fs
+        .getlk(node2, &lock(handle2, 1, libc::F_WRLCK, 0, 3))
+        .expect("asked");
+    assert_eq!(
+        (test.start, test.end, test.r#type),
+        (2, 5, libc::F_WRLCK.cast_unsigned())
+    );
+    let test = second
+        .fs
+        .getlk(node2, &lock(handle2, 1, libc::F_WRLCK, 100, 101))
+        .expect("asked");
+    assert_eq!((test.start, test.end), (6, i64::MAX.cast_unsigned()));
+    let test = second
+        .fs
+        .getlk(node2, &lock(handle2, 1, libc::F_RDLCK, 100, 101))
+        .expect("asked");
+    assert_eq!(test.r#type, libc::F_UNLCK.cast_unsigned());
+}
+
+#[test]
+fn closing_gives_the_owners_locks_back() {
+    let [(first, node, handle), (second, node2, handle2)] = pair();
+    let take = |owner| {
+        first.fs.setlk(
+            node,
+            &lock(handle, owner, libc::F_WRLCK, 0, 0),
+            LockWait::No,
+        )
+    };
+    let theirs = || {
+        second
+            .fs
+            .setlk(node2, &lock(handle2, 9, libc::F_WRLCK, 0, 0), LockWait::No)
+    };
+    take(1).expect("taken");
+    first
+        .fs
+        .flush(node, handle, 2)
+        .expect("another owner closes");
+    assert_eq!(errno(theirs()), Some(libc::EAGAIN));
+    first.fs.flush(node, handle, 1).expect("closed");
+    theirs().expect("free");
+    second.fs.flush(node2, handle2, 9).expect("closed");
+    take(1).expect("taken");
+    first.fs.destroy();
+    theirs().expect("a session's end frees all");
+}
+
+#[test]
+fn a_waiting_lock_is_granted_or_interrupted() {
+    let [(first, node, handle), (second, node2, handle2)] = pair();
+    let held = lock(handle, 1, libc::F_WRLCK, 0, 9);
+    first.fs.setlk(node, &held, LockWait::No).expect("taken");
+    let interruption = Interruption::new();
+    thread::scope(|scope| {
+        let (done, result) = mpsc::channel();
+        let (second, interruption) = (&second, &interruption);
+        scope.spawn(move || {
+            let wanted = lock(handle2, 1, libc::F_RDLCK, 3, 3);
+            let outcome = second
+                .fs
+                .setlk(node2, &wanted, LockWait::UntilFree(interruption));
+            done.send(outcome).expect("heard");
+        });
+        assert!(
+            result.recv_timeout(Duration::from_millis(50)).is_err(),
+            "it waits"
+        );
+        interruption.interrupt();
+        let outcome = result
+            .recv_timeout(Duration::from_secs(10))
+            .expect("interrupted");
+        assert_eq!(errno(outcome), Some(libc::EINTR));
+    });
+    let interruption = Interruption::new();
+    thread::scope(|scope| {
+        let (second, interruption) = (&second, &interruption);
+        let waiting = scope.spawn(move || {
+            let wanted = lock(handle2, 1, libc::F_RDLCK, 3, 3);
+            second
+                .fs
+                .setlk(node2, &wanted, LockWait::UntilFree(interruption))
+        });
+        first.fs.flush(node, handle, 1).expect("closed");
+        waiting.join().expect("no panic").expect("granted");
+    });
+}
+
+#[test]
+fn a_whole_lock_belongs_to_the_handle() {
+    let [(first, node, handle), (second, node2, handle2)] = pair();
+    let whole = |handle, kind| LkIn {
+        lk_flags: LkFlags::FLOCK.bits(),
+        ..lock(handle, 5, kind, 0, 0)
+    };
+    first
+        .fs
+        .setlk(node, &whole(handle, libc::F_WRLCK), LockWait::No)
+        .expect("taken");
+    let theirs = || {
+        second
+            .fs
+            .setlk(node2, &whole(handle2, libc::F_RDLCK), LockWait::No)
+    };
+    assert_eq!(errno(theirs()), Some(libc::EAGAIN));
+    let release = ReleaseIn {
+        fh: handle.get(),
+        release_flags: ReleaseFlags::FLOCK_UNLOCK.bits(),
+        ..ReleaseIn::default()
+    };
+    first.fs.release(node, &release).expect("closed");
+    theirs().expect("free");
+}
+
+#[test]
+fn locks_are_the_guests_business_by_default() {
+    let guest = Guest::new();
+    std::fs::write(guest.path("file"), b"").expect("written");
+    let node = guest.find(ROOT, c"file");
+    let handle = guest.open(node, libc::O_RDWR).expect("opened");
+    let args = lock(handle, 1, libc::F_WRLCK, 0, 0);
+    assert_eq!(
+        errno(guest.fs.setlk(node, &args, LockWait::No)),
+        Some(libc::ENOSYS)
+    );
+    assert_eq!(errno(guest.fs.getlk(node, &args)), Some(libc::ENOSYS));
+}

@@ -1,0 +1,1 @@
+//! How many system calls each operation takes.

@@ -1,0 +1,271 @@
+//! Reading, writing and everything else about content.
+
+use std::os::fd::AsFd;
+
+use gangplank_fuse::{CopyFileRangeIn, FallocateIn, LseekIn, OpenInFlags, WriteFlags};
+
+use super::*;
+use crate::passthrough::options::{CachePolicy, GuestArch};
+
+const ROOT: NodeId = NodeId::ROOT;
+
+fn file(guest: &Guest, content: &[u8], flags: i32) -> (NodeId, Handle) {
+    std::fs::write(guest.path("file"), content).expect("written");
+    let node = guest.find(ROOT, c"file");
+    (node, guest.open(node, flags).expect("opened"))
+}
+
+/// The status flags of a handle's descriptor on the host.
+fn status_flags(guest: &Guest, node: NodeId, handle: Handle) -> i32 {
+    let file = guest.fs.files.get(handle, node).expect("open");
+    let flags = rustix::fs::fcntl_getfl(file.as_fd()).expect("flags");
+    flags.bits().cast_signed()
+}
+
+#[test]
+fn reads_end_where_the_file_ends() {
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, b"0123456789", libc::O_RDONLY);
+    let mut buffer = [0xaa; 16];
+    assert_eq!(guest.read(node, handle, 4, &mut buffer).expect("read"), 6);
+    assert_eq!(&buffer[..7], b"456789\xaa");
+    assert_eq!(guest.read(node, handle, 10, &mut buffer).expect("read"), 0);
+    assert_eq!(
+        guest
+            .read(node, handle, 1 << 40, &mut buffer)
+            .expect("read"),
+        0
+    );
+    assert_eq!(errno(guest.write(node, handle, 0, b"x")), Some(libc::EBADF));
+}
+
+#[test]
+fn more_segments_than_one_call_takes_are_all_read_and_written() {
+    let guest = Guest::new();
+    let content: Vec<u8> = (0..3000u32).map(|n| n.to_le_bytes()[0]).collect();
+    let (node, handle) = file(&guest, &content, libc::O_RDWR);
+    let mut memory = vec![0u8; 6000];
+    let mut segments = Segments::default();
+    for byte in memory.iter_mut().step_by(2) {
+        assert!(segments.push_slice(std::slice::from_mut(byte)));
+    }
+    let args = ReadIn {
+        fh: handle.get(),
+        size: u32::MAX,
+        ..ReadIn::default()
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: the memory lives to the end of the test and is not used while the writer is.
+    let read = guest
+        .fs
+        .read(node, &args, &mut unsafe { segments.writer() });
+    assert_eq!(read.expect("read"), 3000);
+    assert!(memory.iter().step_by(2).eq(&content));
+}
+
+#[test]
+fn appending_writes_go_to_the_end_unless_they_come_from_the_cache() {
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, b"0123", libc::O_WRONLY | libc::O_APPEND);
+    let mut args = WriteIn {
+        fh: handle.get(),
+        flags: (libc::O_WRONLY | libc::O_APPEND).cast_unsigned(),
+        ..WriteIn::default()
+    };
+    assert_eq!(guest.write_with(node, &args, b"45").expect("written"), 2);
+    args.write_flags = WriteFlags::CACHE.bits();
+    assert_eq!(guest.write_with(node, &args, b"x").expect("written"), 1);
+    assert_eq!(std::fs::read(guest.path("file")).expect("read"), b"x12345");
+}
+
+#[test]
+fn direct_io_is_stripped_unless_allowed() {
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, b"0123", libc::O_RDWR | libc::O_DIRECT);
+    assert_eq!(status_flags(&guest, node, handle) & libc::O_DIRECT, 0);
+    let (entry, open) = guest
+        .create(ROOT, c"new", libc::O_RDWR | libc::O_DIRECT)
+        .expect("made");
+    let flags = status_flags(&guest, NodeId::new(entry.nodeid), Handle::new(open.fh));
+    assert_eq!(flags & libc::O_DIRECT, 0);
+}
+
+#[test]
+fn direct_io_falls_back_where_memory_does_not_suit() {
+    let guest = Guest::with(Options {
+        allow_direct_io: true,
+        ..Options::default()
+    });
+    let (node, handle) = file(&guest, &[7; 8192], libc::O_RDWR | libc::O_DIRECT);
+    if status_flags(&guest, node, handle) & libc::O_DIRECT == 0 {
+        eprintln!("SKIPPED: the temporary directory has no direct I/O");
+        return;
+    }
+    let mut buffer = [0; 1001];
+    assert_eq!(
+        guest.read(node, handle, 3, &mut buffer[1..]).expect("read"),
+        1000
+    );
+    assert_eq!(buffer[1..], [7; 1000]);
+    assert_eq!(guest.write(node, handle, 1, b"odd").expect("written"), 3);
+}
+
+#[test]
+fn an_arm_guests_flags_are_understood() {
+    let guest = Guest::with(Options {
+        guest_arch: Some(GuestArch::Aarch64),
+        allow_direct_io: true,
+        ..Options::default()
+    });
+    std::fs::write(guest.path("file"), b"0123").expect("written");
+    let node = guest.find(ROOT, c"file");
+    // O_LARGEFILE and O_NOFOLLOW of arm64.
+    for raw in [0x2_0000, 0x2_8000] {
+        let open = guest
+            .fs
+            .open(
+                node,
+                &OpenIn {
+                    flags: raw,
+                    ..OpenIn::default()
+                },
+            )
+            .expect("opened");
+        let flags = status_flags(&guest, node, Handle::new(open.fh));
+        assert_eq!(flags & (libc::O_DIRECT | libc::O_DIRECTORY), 0);
+    }
+}
+
+#[test]
+fn cache_policies_show_in_the_open_flags() {
+    use gangplank_fuse::FopenFlags;
+    for (cache, expected) in [
+        (
+            CachePolicy::Never,
+            FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
+        ),
+        (
+            CachePolicy::Metadata,
+            FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES,
+        ),
+        (CachePolicy::Auto, FopenFlags::empty()),
+        (CachePolicy::Always, FopenFlags::KEEP_CACHE),
+    ] {
+        let guest = Guest::with(Options {
+            cache,
+            ..Options::default()
+        });
+        let (_, open) = guest.create(ROOT, c"file", libc::O_RDWR).expect("made");
+        assert_eq!(open.open_flags, expected.bits(), "{cache:?}");
+    }
+}
+
+#[test]
+fn writeback_opens_write_only_files_for_reading_too() {
+    let guest = Guest::with(Options {
+        writeback: true,
+        ..Options::default()
+    });
+    let (node, handle) = file(&guest, b"0123", libc::O_WRONLY);
+    assert_eq!(guest.read(node, handle, 0, &mut [0; 4]).expect("read"), 4);
+}
+
+#[test]
+fn writing_as_an_ordinary_user_takes_set_id_bits() {
+    if skipped_without_root("writing_as_an_ordinary_user_takes_set_id_bits") {
+        return;
+    }
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, b"0123", libc::O_RDWR);
+    let mode = || {
+        std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(guest.path("file")).expect("there"))
+            & 0o7777
+    };
+    let set = || {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o6755);
+        std::fs::set_permissions(guest.path("file"), permissions).expect("set");
+    };
+    set();
+    guest.write(node, handle, 0, b"x").expect("written");
+    assert_eq!(mode(), 0o6755, "the guest's root keeps them");
+    let args = WriteIn {
+        fh: handle.get(),
+        write_flags: WriteFlags::KILL_SUIDGID.bits(),
+        ..WriteIn::default()
+    };
+    guest.write_with(node, &args, b"x").expect("written");
+    assert_eq!(mode(), 0o755);
+    set();
+    let open = OpenIn {
+        flags: (libc::O_WRONLY | libc::O_TRUNC).cast_unsigned(),
+        open_flags: OpenInFlags::KILL_SUIDGID.bits(),
+    };
+    guest.fs.open(node, &open).expect("opened");
+    assert_eq!(mode(), 0o755);
+    set();
+    guest.write(node, handle, 0, b"x").expect("written");
+    assert_eq!(mode(), 0o6755, "the thread has its capability back");
+}
+
+#[test]
+fn ranges_are_allocated_sought_and_copied() {
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, &[1; 65_536], libc::O_RDWR);
+    let fh = handle.get();
+    let punch = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE).cast_unsigned();
+    let hole = FallocateIn {
+        fh,
+        offset: 16_384,
+        length: 16_384,
+        mode: punch,
+        padding: 0,
+    };
+    guest.fs.fallocate(node, &hole).expect("punched");
+    let seek = |offset, whence: i32| {
+        let whence = whence.cast_unsigned();
+        guest.fs.lseek(
+            node,
+            &LseekIn {
+                fh,
+                offset,
+                whence,
+                padding: 0,
+            },
+        )
+    };
+    assert_eq!(seek(0, libc::SEEK_HOLE).expect("found"), 16_384);
+    assert_eq!(seek(16_384, libc::SEEK_DATA).expect("found"), 32_768);
+    assert_eq!(errno(seek(1 << 40, libc::SEEK_DATA)), Some(libc::ENXIO));
+    assert_eq!(errno(seek(u64::MAX, libc::SEEK_DATA)), Some(libc::ENXIO));
+    assert_eq!(errno(seek(0, libc::SEEK_END)), Some(libc::EINVAL));
+    let (entry, open) = guest.create(ROOT, c"copy", libc::O_RDWR).expect("made");
+    let copy = CopyFileRangeIn {
+        fh_in: fh,
+        off_in: 32_768,
+        nodeid_out: entry.nodeid,
+        fh_out: open.fh,
+        off_out: 0,
+        len: u64::MAX,
+        flags: 0,
+    };
+    assert_eq!(
+        guest.fs.copy_file_range(node, &copy).expect("copied"),
+        32_768
+    );
+    assert_eq!(
+        std::fs::read(guest.path("copy")).expect("read"),
+        [1; 32_768]
+    );
+}
+
+#[test]
+fn flush_is_not_needed_on_a_local_file_system() {
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, b"", libc::O_RDWR);
+    let local = !guest.fs.share.places.any_close_reports();
+    let answer = errno(guest.fs.flush(node, handle, 1));
+    assert_eq!(answer, local.then_some(libc::ENOSYS));
+    guest.fs.fsync(node, handle, true).expect("synced");
+    guest.fs.fsync(node, handle, false).expect("synced");
+    guest.fs.syncfs(ROOT).expect("synced");
+}

@@ -1,0 +1,139 @@
+//! Making, removing and renaming what a directory holds.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd;
+
+use gangplank_fuse::{EntryOut, NodeId};
+
+use super::attributes::device_parts;
+use super::fs::PassthroughFs;
+use super::inodes::Kind;
+use crate::session::{Creator, Name};
+use crate::sys::{file, tree};
+
+impl PassthroughFs {
+    /// Makes a directory.
+    pub(super) fn do_mkdir(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        mode: u32,
+    ) -> io::Result<EntryOut> {
+        self.check_writable()?;
+        let parent = self.directory(parent)?;
+        let name = name.as_c_str();
+        self.impersonation().create(creator, mode, |mode| {
+            tree::make_directory(parent.as_fd(), name, mode)
+        })?;
+        self.look_up_new(&parent, name)
+    }
+
+    /// Makes a file, FIFO, socket or device node.
+    pub(super) fn do_mknod(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        mode: u32,
+        rdev: u32,
+    ) -> io::Result<EntryOut> {
+        self.check_writable()?;
+        let parent = self.directory(parent)?;
+        let name = name.as_c_str();
+        let (major, minor) = device_parts(rdev);
+        self.impersonation().create(creator, mode, |mode| {
+            tree::make_node(parent.as_fd(), name, mode, major, minor)
+        })?;
+        self.look_up_new(&parent, name)
+    }
+
+    /// Makes a symbolic link.
+    pub(super) fn do_symlink(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        target: &CStr,
+    ) -> io::Result<EntryOut> {
+        self.check_writable()?;
+        let parent = self.directory(parent)?;
+        let name = name.as_c_str();
+        self.impersonation().create(creator, 0o777, |_| {
+            tree::make_symlink(target, parent.as_fd(), name)
+        })?;
+        self.look_up_new(&parent, name)
+    }
+
+    /// The target of a symbolic link.
+    pub(super) fn do_readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
+        let node = self.node(id)?;
+        if node.kind != Kind::Symlink {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        file::read_link(node.as_fd(), target)
+    }
+
+    /// Gives an inode another name.
+    pub(super) fn do_link(
+        &self,
+        id: NodeId,
+        new_parent: NodeId,
+        new_name: Name<'_>,
+    ) -> io::Result<EntryOut> {
+        self.check_writable()?;
+        let node = self.node(id)?;
+        let parent = self.directory(new_parent)?;
+        tree::link(
+            self.share.proc_self_fd(),
+            node.as_fd(),
+            parent.as_fd(),
+            new_name.as_c_str(),
+        )?;
+        // Not looked up by name: it is this inode, whatever the name may mean by now.
+        let stat = file::stat(node.as_fd())?;
+        self.inodes.count_lookup(id)?;
+        Ok(self.entry(id, parent.identity.place, node.identity.place, &stat))
+    }
+
+    /// Removes a name that is not a directory.
+    pub(super) fn do_unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
+        self.check_writable()?;
+        tree::unlink(self.directory(parent)?.as_fd(), name.as_c_str())
+    }
+
+    /// Removes an empty directory.
+    pub(super) fn do_rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
+        self.check_writable()?;
+        tree::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
+    }
+
+    /// Renames.
+    pub(super) fn do_rename(
+        &self,
+        creator: &Creator<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        new_parent: NodeId,
+        new_name: Name<'_>,
+        flags: u32,
+    ) -> io::Result<()> {
+        const KNOWN: u32 = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
+        self.check_writable()?;
+        if flags & !KNOWN != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let from = self.directory(parent)?;
+        let to = self.directory(new_parent)?;
+        let rename = || {
+            let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
+            tree::rename(from.as_fd(), name, to.as_fd(), new_name, flags)
+        };
+        if flags & libc::RENAME_WHITEOUT == 0 {
+            return rename();
+        }
+        // The whiteout is a new object, which belongs to the caller.
+        self.impersonation().create(creator, 0, |_| rename())
+    }
+}

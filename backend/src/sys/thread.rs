@@ -1,0 +1,177 @@
+//! What the kernel keeps for each thread: credentials, capabilities, umask, working directory.
+//!
+//! Unlike the C library's functions these change the calling thread alone.
+#![allow(unsafe_code)] // unshare: descriptors must stay shared, or two threads would own the same numbers
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::Mode;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, UnshareFlags};
+
+thread_local! {
+    /// Whether the thread has a working directory and umask of its own, and which umask.
+    static OWN_FS: Cell<OwnFs> = const { Cell::new(OwnFs::Unknown) };
+}
+
+#[derive(Clone, Copy)]
+enum OwnFs {
+    Unknown,
+    Refused(i32),
+    Yes {
+        umask: Option<u32>,
+        in_descriptors: bool,
+    },
+}
+
+/// Gives the calling thread a umask and a working directory of its own, once.
+fn own_fs() -> io::Result<(Option<u32>, bool)> {
+    OWN_FS.with(|own| match own.get() {
+        OwnFs::Yes {
+            umask,
+            in_descriptors,
+        } => Ok((umask, in_descriptors)),
+        OwnFs::Refused(errno) => Err(io::Error::from_raw_os_error(errno)),
+        OwnFs::Unknown => {
+            // SAFETY: CLONE_FS stops sharing umask, root and working directory; descriptors stay shared.
+            match unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) } {
+                Ok(()) => {
+                    own.set(OwnFs::Yes {
+                        umask: None,
+                        in_descriptors: false,
+                    });
+                    Ok((None, false))
+                }
+                Err(errno) => {
+                    own.set(OwnFs::Refused(errno.raw_os_error()));
+                    Err(errno.into())
+                }
+            }
+        }
+    })
+}
+
+/// Sets the calling thread's umask, by a system call only where it differs from the last one set.
+///
+/// # Errors
+/// `unshare(2)`'s where the thread cannot have a umask of its own.
+pub fn set_umask(umask: u32) -> io::Result<()> {
+    let umask = umask & 0o777;
+    let (current, in_descriptors) = own_fs()?;
+    if current != Some(umask) {
+        rustix::process::umask(Mode::from_raw_mode(umask));
+        OWN_FS.set(OwnFs::Yes {
+            umask: Some(umask),
+            in_descriptors,
+        });
+    }
+    Ok(())
+}
+
+/// Makes `/proc/self/fd` the calling thread's working directory, once, so that calls which know only paths reach
+/// a file by its descriptor's number.
+///
+/// # Errors
+/// `unshare(2)`'s and `fchdir(2)`'s.
+pub fn enter_descriptors(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
+    let (umask, in_descriptors) = own_fs()?;
+    if !in_descriptors {
+        rustix::process::fchdir(proc_self_fd)?;
+        OWN_FS.set(OwnFs::Yes {
+            umask,
+            in_descriptors: true,
+        });
+    }
+    Ok(())
+}
+
+/// The calling thread's effective user and group id.
+pub fn effective_ids() -> (u32, u32) {
+    (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    )
+}
+
+/// Sets the calling thread's effective, and with it its file system, user id. Away from 0 the effective
+/// capabilities go, back to 0 the permitted ones become effective again.
+///
+/// # Errors
+/// `setresuid(2)`'s: EINVAL for an id that the user namespace does not know, EPERM.
+pub fn set_effective_uid(uid: u32) -> io::Result<()> {
+    check_id(uid)?;
+    Ok(rustix::thread::set_thread_res_uid(
+        None::<Uid>,
+        Uid::from_raw(uid),
+        None::<Uid>,
+    )?)
+}
+
+/// Sets the calling thread's effective, and with it its file system, group id.
+///
+/// # Errors
+/// `setresgid(2)`'s.
+pub fn set_effective_gid(gid: u32) -> io::Result<()> {
+    check_id(gid)?;
+    Ok(rustix::thread::set_thread_res_gid(
+        None::<Gid>,
+        Gid::from_raw(gid),
+        None::<Gid>,
+    )?)
+}
+
+/// Sets the calling thread's supplementary groups.
+///
+/// # Errors
+/// `setgroups(2)`'s.
+pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+    let mut ids = [Gid::ROOT; MAX_GROUPS];
+    let ids = ids
+        .get_mut(..groups.len())
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    for (id, group) in ids.iter_mut().zip(groups) {
+        check_id(*group)?;
+        *id = Gid::from_raw(*group);
+    }
+    Ok(rustix::thread::set_thread_groups(ids)?)
+}
+
+/// Refuses the number that means "none" or "as it is" wherever ids are given.
+fn check_id(id: u32) -> io::Result<()> {
+    if id == u32::MAX {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(())
+}
+
+/// Most groups that [`set_groups`] takes.
+pub const MAX_GROUPS: usize = 32;
+
+/// A capability that the daemon gives up or takes back around single calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    /// Keeps set-user-ID and set-group-ID bits over a write (`CAP_FSETID`).
+    KeepSetId,
+    /// Overrides permission bits (`CAP_DAC_OVERRIDE`).
+    OverridePermissions,
+}
+
+/// Makes a permitted capability effective for the calling thread or not, and returns what it was before.
+///
+/// # Errors
+/// `capset(2)`'s: EPERM where it is not permitted.
+pub fn set_capability(capability: Capability, effective: bool) -> io::Result<bool> {
+    let bit = match capability {
+        Capability::KeepSetId => CapabilitySet::FSETID,
+        Capability::OverridePermissions => CapabilitySet::DAC_OVERRIDE,
+    };
+    let mut sets = rustix::thread::capabilities(None)?;
+    let before = sets.effective.contains(bit);
+    if before != effective {
+        sets.effective.set(bit, effective);
+        rustix::thread::set_capabilities(None, sets)?;
+    }
+    Ok(before)
+}
