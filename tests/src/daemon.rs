@@ -149,6 +149,15 @@ impl Daemon {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// When it does not in time; with its log.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        process::wait_within(&mut self.child, LIMIT)
+            .with_context(|| format!("waiting for the daemon to end\n{}", self.log()))
+    }
+
     /// Ends it by SIGTERM; returns its exit status and its log.
     ///
     /// # Errors

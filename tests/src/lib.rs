@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod daemon;
+pub mod debian_tree;
 pub mod driver;
 pub mod guest;
 pub mod packages;

@@ -135,3 +135,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("without a text")
 }
+
+/// Prints what a passing trial found that is worth knowing.
+pub fn note(text: &str) {
+    println!("\n    {text}");
+}

@@ -162,7 +162,7 @@ impl Options {
     /// # Errors
     /// When the kernel cannot be had or the initramfs cannot be written.
     pub fn command(&self) -> Result<(Command, TempDir)> {
-        let kernel = self.machine.kernel(self.release)?;
+        let mut kernel = self.machine.kernel(self.release)?;
         let dir = tempfile::Builder::new()
             .prefix("gangplank-guest-")
             .tempdir()
@@ -171,6 +171,10 @@ impl Options {
         initramfs::write(&initrd, &kernel, self.machine.arch(), &self.extras)?;
         if let Some(user) = self.user {
             std::os::unix::fs::chown(dir.path(), Some(user.uid), Some(user.gid))?;
+            // The user may not be able to enter the cache.
+            let copy = dir.path().join("kernel");
+            std::fs::copy(&kernel.image, &copy).context("copying the kernel for its user")?;
+            kernel.image = copy;
         }
         let command = match self.machine {
             Machine::Uml => uml::command(&kernel, self, &initrd, dir.path()),

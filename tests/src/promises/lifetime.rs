@@ -75,7 +75,7 @@ pub(super) fn killed_guest_is_replaced(stage: &mut Stage) -> Result<()> {
     let idle = settled_descriptors(stage)?;
     stage.guest()?.sh(
         "mkdir -p /mnt/held && cd /mnt/held && for i in $(seq 200); do echo $i >file-$i; done && \
-         ls -lR . >/dev/null && (exec 3<file-1 4<file-2; sleep 1000) >/dev/null 2>&1 & sleep 1",
+         ls -lR . >/dev/null && sync && { sleep 1000 3<file-1 4<file-2 >/dev/null 2>&1 & }",
     )?;
     let held = stage.daemon().descriptors()?;
     ensure!(

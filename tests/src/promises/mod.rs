@@ -3,7 +3,7 @@
 mod data;
 mod lifetime;
 mod names;
-mod programs;
+pub mod programs;
 
 use anyhow::Result;
 

@@ -20,7 +20,7 @@ const NEWER_CHECKS: &str = "tmpfile birth-time";
 ///
 /// # Errors
 /// With every check's result when one fails.
-pub(crate) fn run_checks(guest: &mut Guest, directory: &str) -> Result<()> {
+pub fn run_checks(guest: &mut Guest, directory: &str) -> Result<()> {
     let release = guest.sh("uname -r")?;
     let old = release.starts_with("6.1.");
     let newer = if old { "" } else { NEWER_CHECKS };
@@ -39,24 +39,24 @@ pub(super) fn checks_pass(stage: &mut Stage) -> Result<()> {
 /// Every check but the shared mappings passes on a share that caches nothing and lets `O_DIRECT`
 /// through; a second device of the same guest, on the same directory.
 pub(super) fn checks_pass_uncached(stage: &mut Stage) -> Result<()> {
-    let guest = stage.guest()?;
-    guest.mount(DIRECT_TAG, "/direct")?;
     let unmapped: Vec<&str> = CHECKS
         .split_whitespace()
         // Without --allow-mmap, cache=never has no page cache that a mapping could show.
         .filter(|check| !check.starts_with("mmap"))
         .collect();
-    guest.sh(&format!(
-        "mkdir /direct/uncached && guest-check /direct/uncached {}",
-        unmapped.join(" ")
-    ))?;
-    guest.sh("umount /direct").map(drop)
+    let guest = mounted_directly(stage)?;
+    guest
+        .sh(&format!(
+            "mkdir /direct/uncached && guest-check /direct/uncached {}",
+            unmapped.join(" ")
+        ))
+        .map(drop)
 }
 
 /// `dd` with `O_DIRECT` on both sides works whether or not the daemon lets the flag through. An
 /// arm64 guest spells the flag as an x86 host spells `O_DIRECTORY`.
 pub(super) fn direct_dd_works(stage: &mut Stage) -> Result<()> {
-    stage.guest()?.mount(DIRECT_TAG, "/direct")?;
+    mounted_directly(stage)?;
     for mount in ["/mnt", "/direct"] {
         stage.guest()?.sh(&format!(
             "cd {mount} && dd if=/dev/urandom of=dd-a bs=64k count=16 oflag=direct && \
@@ -74,5 +74,15 @@ pub(super) fn direct_dd_works(stage: &mut Stage) -> Result<()> {
         fs::remove_file(stage.host_path("dd-a"))?;
         fs::remove_file(stage.host_path("dd-b"))?;
     }
-    stage.guest()?.sh("umount /direct").map(drop)
+    Ok(())
+}
+
+/// The guest with the second share on `/direct`.
+fn mounted_directly(stage: &mut Stage) -> Result<&mut Guest> {
+    let guest = stage.guest()?;
+    if guest.sh("cat /proc/mounts")?.contains(" /direct virtiofs ") {
+        return Ok(guest);
+    }
+    guest.mount(DIRECT_TAG, "/direct")?;
+    Ok(guest)
 }
