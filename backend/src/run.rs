@@ -146,7 +146,7 @@ fn serve_share(
         config.shared_dir,
         config.device.tag
     );
-    serve::serve(listener, share, config, signals)?;
+    serve::serve(&listener, share, config, signals)?;
     log::info!("done");
     Ok(0)
 }

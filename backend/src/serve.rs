@@ -1,42 +1,53 @@
 //! Serving the confined share to whoever connects.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::device::request::Handler;
+use crate::device::server::{self, Until};
+use crate::passthrough::{Abilities, PassthroughFs, Share, ShareError};
 use crate::sandbox::Confined;
+use crate::session::{Session, SessionHandler};
 
 /// Why serving ended.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Waiting failed.
-    #[error("cannot wait for guests")]
-    Wait(#[source] io::Error),
+    /// The directory cannot be shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// Connections cannot be waited for.
+    #[error(transparent)]
+    Server(#[from] server::Error),
 }
 
-/// Accepts and closes connections until `stop` is readable.
+/// Gives every guest that connects a file system of its own on the share, until `stop` is readable
+/// or, where the configuration says so, the last guest has gone.
 ///
 /// # Errors
-/// [`Error`] where connections cannot be waited for.
+/// [`Error`].
 pub fn serve(
-    listener: UnixListener,
-    _share: Confined,
-    _config: &Config,
+    listener: &UnixListener,
+    confined: Confined,
+    config: &Config,
     stop: impl AsFd,
 ) -> Result<(), Error> {
-    loop {
-        let mut fds = [
-            PollFd::new(&listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
-        ];
-        poll(&mut fds, None).map_err(|error| Error::Wait(error.into()))?;
-        if fds.iter().skip(1).any(|fd| !fd.revents().is_empty()) {
-            return Ok(());
-        }
-        drop(listener.accept());
-    }
+    let abilities = Abilities {
+        can_change_credentials: confined.can_change_credentials,
+        can_open_by_handle: confined.can_open_by_handle,
+    };
+    let options = config.passthrough.clone();
+    let share = Share::new(confined.root, confined.proc_self_fd, options, abilities)?;
+    let new_handler = || -> Arc<dyn Handler> {
+        let file_system = PassthroughFs::new(Arc::clone(&share));
+        Arc::new(SessionHandler::new(Session::new(file_system)))
+    };
+    let until = Until {
+        stop: stop.as_fd(),
+        guests_gone: config.exit_on_disconnect,
+    };
+    Ok(server::serve(listener, &config.device, new_handler, until)?)
 }

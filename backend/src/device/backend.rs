@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -37,6 +38,9 @@ pub(super) struct FsBackend {
     request_queues: usize,
     max_queue_size: u16,
     guards: Arc<Guards>,
+    /// The channel for requests to the frontend. Nothing is asked of it, but it is kept: User Mode Linux takes its
+    /// closing for the end of the daemon and its device for broken.
+    frontend: Mutex<Option<Backend>>,
     /// One for each ring, and so for each thread.
     workers: Vec<Mutex<Worker>>,
 }
@@ -65,6 +69,7 @@ impl FsBackend {
             request_queues,
             max_queue_size: options.max_queue_size,
             guards,
+            frontend: Mutex::new(None),
             workers,
         })
     }
@@ -112,6 +117,10 @@ impl VhostUserBackend for FsBackend {
     /// Requests in flight keep the memory they were found in; new ones find the new memory.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         self.guards.add(&memory.memory().into_inner())
+    }
+
+    fn set_backend_req_fd(&self, frontend: Backend) {
+        *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = Some(frontend);
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {
