@@ -8,7 +8,6 @@ mod identity;
 mod listing;
 mod locks;
 mod submounts;
-mod system_calls;
 mod transfer;
 mod tree;
 

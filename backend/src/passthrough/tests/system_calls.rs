@@ -1,1 +1,0 @@
-//! How many system calls each operation takes.
