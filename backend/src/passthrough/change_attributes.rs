@@ -78,7 +78,11 @@ impl PassthroughFs {
         }
         let _permit = self.share.permit()?;
         let flags = libc::O_WRONLY | libc::O_NONBLOCK;
-        truncate(file::reopen(self.share.proc_self_fd(), node.as_fd(), flags)?.as_fd())
+        let proc = self.share.proc_self_fd();
+        let file = self
+            .share
+            .open(|| file::reopen(proc, node.as_fd(), flags))?;
+        truncate(file.as_fd())
     }
 }
 

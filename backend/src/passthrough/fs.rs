@@ -101,8 +101,8 @@ impl PassthroughFs {
         let known = self.inodes.get(id)?;
         let descriptor = match known.access {
             Access::Descriptor(descriptor) => descriptor,
-            Access::Handle(handle) => {
-                let descriptor = self.share.open_by_handle(known.identity, &handle)?;
+            Access::Recall(recall) => {
+                let descriptor = self.share.find_again(known.identity, &recall)?;
                 self.inodes.hold(id, descriptor)?
             }
         };

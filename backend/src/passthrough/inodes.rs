@@ -2,7 +2,7 @@
 //!
 //! An inode is found by node id, or by identity when a look-up comes upon it again. It is held by an `O_PATH`
 //! descriptor, which keeps its inode number from being used for another one. When descriptors get scarce some are
-//! closed, the least used first, and the inode's file handle is kept in their place.
+//! closed, the least used first, and how to find the inode again ([`Recall`]) is kept in their place.
 //!
 //! Locks: the table is split into shards, each under a lock of its own. Nobody takes two of them at once, and no
 //! system call is made while one is held for writing.
@@ -17,10 +17,10 @@ use gangplank_fuse::NodeId;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::budget::Descriptor;
-use super::places::{Identity, PlaceIndex};
+use super::places::Identity;
+use super::recall::{Evidence, Recall};
 use super::slab::{KEY_BITS, Key, Slab};
 use crate::rate_limited;
-use crate::sys::file_handle::FileHandle;
 
 /// Number of shards: what the bits of a node id above a [`Key`] can tell.
 const SHARDS: usize = 1 << (64 - KEY_BITS);
@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// One inode. At least one of `descriptor` and `handle` is there.
+/// One inode. At least one of `descriptor` and `recall` is there.
 struct Inode {
     identity: Identity,
     kind: Kind,
@@ -66,7 +66,7 @@ struct Inode {
     /// Look-ups that the guest has not undone.
     lookups: AtomicU64,
     descriptor: Option<Arc<Descriptor>>,
-    handle: Option<Box<FileHandle>>,
+    recall: Option<Box<Recall>>,
 }
 
 #[derive(Default)]
@@ -99,8 +99,8 @@ impl fmt::Debug for Inodes {
 pub(super) enum Access {
     /// By this descriptor.
     Descriptor(Arc<Descriptor>),
-    /// By opening this handle.
-    Handle(FileHandle),
+    /// By finding it again.
+    Recall(Recall),
 }
 
 /// What the table knows of a node id.
@@ -117,7 +117,7 @@ pub(super) struct Known {
 pub(super) enum Found {
     /// The same inode, one look-up added.
     Same(NodeId),
-    /// An inode with the same number, which may be gone since: it is held by handle only.
+    /// An inode with the same number, which may be gone since: no descriptor holds it.
     Perhaps,
     /// None.
     New,
@@ -128,12 +128,12 @@ pub(super) struct Candidate {
     id: NodeId,
     /// What it is.
     pub(super) kind: Kind,
-    /// Where it is.
-    pub(super) place: PlaceIndex,
     /// What it would give up.
     pub(super) descriptor: Arc<Descriptor>,
-    /// Whether its handle is known already.
-    pub(super) has_handle: bool,
+    /// Which it is.
+    pub(super) identity: Identity,
+    /// Whether it is known already how to find it again.
+    pub(super) has_recall: bool,
 }
 
 impl Default for Inodes {
@@ -167,9 +167,9 @@ impl Inodes {
         let shard = self.read(shard);
         let inode = shard.slab.get(key).ok_or_else(stale)?;
         inode.touch();
-        let access = match (&inode.descriptor, &inode.handle) {
+        let access = match (&inode.descriptor, &inode.recall) {
             (Some(descriptor), _) => Access::Descriptor(Arc::clone(descriptor)),
-            (None, Some(handle)) => Access::Handle(FileHandle::clone(handle)),
+            (None, Some(recall)) => Access::Recall(Recall::clone(recall)),
             (None, None) => return Err(stale()),
         };
         Ok(Known {
@@ -196,8 +196,8 @@ impl Inodes {
 
     /// Adds a look-up of the inode that `descriptor` stands for; makes it known if need be.
     ///
-    /// `handle` gives the inode's handle. It is asked for only where an inode of the same number is held by handle, to
-    /// tell whether it is the same one.
+    /// `evidence` is asked for only where an inode of the same number is known that no descriptor holds, to tell whether
+    /// it is the same one.
     ///
     /// # Errors
     /// ENFILE where the table is full.
@@ -205,23 +205,39 @@ impl Inodes {
         &self,
         identity: Identity,
         kind: Kind,
-        descriptor: Arc<Descriptor>,
-        handle: impl FnOnce() -> Option<FileHandle>,
+        descriptor: &Arc<Descriptor>,
+        evidence: impl Fn() -> Option<Evidence>,
     ) -> io::Result<NodeId> {
-        let mut handle = match self.look_up(identity) {
+        let mut known = match self.look_up(identity) {
             Found::Same(id) => return Ok(id),
-            Found::Perhaps => handle(),
+            Found::Perhaps => Some(evidence()),
             Found::New => None,
         };
+        loop {
+            if let Some(inserted) = self.try_insert(identity, kind, descriptor, known.as_ref()) {
+                return inserted;
+            }
+            // It came, and gave its descriptor up, since it was looked for.
+            known = Some(evidence());
+        }
+    }
+
+    /// Inserts, or counts a look-up; `None` where evidence is needed that was not asked for yet.
+    fn try_insert(
+        &self,
+        identity: Identity,
+        kind: Kind,
+        descriptor: &Arc<Descriptor>,
+        evidence: Option<&Option<Evidence>>,
+    ) -> Option<io::Result<NodeId>> {
         let (hash, number) = self.place(identity);
         let mut guard = self.write(number);
         let shard = &mut *guard;
         if let Some((key, inode)) = shard.find(hash, identity) {
-            let same = match (&inode.descriptor, &inode.handle) {
-                (Some(_), _) => true,
-                (None, known) => known
-                    .as_deref()
-                    .is_some_and(|known| Some(known) == handle.as_ref()),
+            let same = inode.descriptor.is_some() || {
+                let evidence = evidence?.as_ref();
+                let recall = inode.recall.as_deref();
+                recall.is_some_and(|recall| evidence.is_some_and(|of| recall.is_of(of)))
             };
             if same {
                 inode.touch();
@@ -231,30 +247,34 @@ impl Inodes {
                     .get_mut(key)
                     .filter(|inode| inode.descriptor.is_none())
                 {
-                    inode.descriptor = Some(descriptor);
+                    inode.descriptor = Some(Arc::clone(descriptor));
                     self.descriptors.fetch_add(1, Ordering::Relaxed);
                 }
-                return Ok(join(number, key));
+                return Some(Ok(join(number, key)));
             }
             // The old one is gone, and its number used again. Its node id stays, and leads to ESTALE.
             shard.unlist(hash, key);
         }
-        let key = shard.slab.insert(Inode {
+        let inserted = shard.slab.insert(Inode {
             identity,
             kind,
             used: AtomicBool::new(true),
             opens: AtomicU32::new(0),
             lookups: AtomicU64::new(1),
-            descriptor: Some(descriptor),
-            handle: handle.take().map(Box::new),
-        })?;
+            descriptor: Some(Arc::clone(descriptor)),
+            recall: None,
+        });
+        let key = match inserted {
+            Ok(key) => key,
+            Err(full) => return Some(Err(full.into())),
+        };
         self.descriptors.fetch_add(1, Ordering::Relaxed);
         let (slab, hasher) = (&shard.slab, &self.hasher);
         shard.by_identity.insert_unique(hash, key.index(), |index| {
             slab.at(*index)
                 .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
         });
-        Ok(join(number, key))
+        Some(Ok(join(number, key)))
     }
 
     /// Adds a look-up of an inode that the guest has named by its node id.
@@ -332,7 +352,7 @@ impl Inodes {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
-    /// Gives an inode that was held by handle a descriptor again, and returns the one that it has now.
+    /// Gives an inode that no descriptor held one again, and returns the one that it has now.
     pub(super) fn hold(
         &self,
         id: NodeId,
@@ -375,9 +395,9 @@ impl Inodes {
             found.push(Candidate {
                 id: join(number, key),
                 kind: inode.kind,
-                place: inode.identity.place,
+                identity: inode.identity,
                 descriptor: Arc::clone(descriptor),
-                has_handle: inode.handle.is_some(),
+                has_recall: inode.recall.is_some(),
             });
             if found.len() >= count {
                 break;
@@ -386,9 +406,9 @@ impl Inodes {
         found
     }
 
-    /// Takes the descriptor from an inode, which is held by handle from now on. Returns false where the inode was
-    /// opened or forgotten in between, or has no handle.
-    pub(super) fn release(&self, candidate: Candidate, handle: Option<FileHandle>) -> bool {
+    /// Takes the descriptor from an inode, which has to be found again from now on. Returns false where the inode was
+    /// opened or forgotten in between, or cannot be found again.
+    pub(super) fn release(&self, candidate: Candidate, recall: Option<Recall>) -> bool {
         let Ok((number, key)) = split(candidate.id) else {
             return false;
         };
@@ -397,10 +417,10 @@ impl Inodes {
             let Some(inode) = shard.slab.get_mut(key) else {
                 return false;
             };
-            if let Some(handle) = handle {
-                inode.handle.get_or_insert_with(|| Box::new(handle));
+            if let Some(recall) = recall {
+                inode.recall = Some(Box::new(recall));
             }
-            if inode.handle.is_none() || inode.opens.load(Ordering::Relaxed) != 0 {
+            if inode.recall.is_none() || inode.opens.load(Ordering::Relaxed) != 0 {
                 return false;
             }
             inode.descriptor.take()
@@ -536,4 +556,24 @@ fn join(shard: usize, key: Key) -> NodeId {
 /// What a guest gets for an inode that it does not have, or that is no more.
 pub(super) fn stale() -> io::Error {
     io::Error::from_raw_os_error(libc::ESTALE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_inodes_fit_a_small_machine() {
+        // An inode takes a slot, five bytes of the index, and an allocation for the descriptor or for the way back.
+        assert!(size_of::<Option<(Key, Inode)>>() <= 72);
+    }
+
+    #[test]
+    fn numbers_that_are_no_node_ids_are_not_taken_apart() {
+        for raw in [0, 1, 15, u64::MAX] {
+            let found = split(NodeId::new(raw)).map(|(shard, key)| join(shard, key));
+            assert!(found.is_err() || found.is_ok_and(|id| id.get() == raw));
+        }
+        assert!(Inodes::default().get(NodeId::ROOT).is_err());
+    }
 }

@@ -139,7 +139,8 @@ impl PassthroughFs {
     fn open_carrier(&self, node: &Node) -> io::Result<OwnedFd> {
         let open = |mode| {
             let flags = mode | libc::O_NONBLOCK;
-            file::reopen(self.share.proc_self_fd(), node.as_fd(), flags)
+            let proc = self.share.proc_self_fd();
+            self.share.open(|| file::reopen(proc, node.as_fd(), flags))
         };
         if self.share.options.readonly {
             return open(libc::O_RDONLY);

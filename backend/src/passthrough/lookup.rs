@@ -42,7 +42,7 @@ impl PassthroughFs {
     /// Looks up a name whose inode the guest does not have, as far as can be known.
     pub(super) fn look_up_new(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
         let permit = self.share.permit()?;
-        let file = file::open_path(parent.as_fd(), name)?;
+        let file = self.share.open(|| file::open_path(parent.as_fd(), name))?;
         // The name may have come to mean something else meanwhile: what was opened decides.
         let stat = file::stat(file.as_fd())?;
         self.insert(parent.identity.place, file, permit, &stat)
@@ -63,17 +63,12 @@ impl PassthroughFs {
             ino: stat.stx_ino,
         };
         let descriptor = Arc::new(Descriptor::new(file, permit));
-        let handle = || {
-            let place = self.share.place(place).ok()?;
-            place.handle_of(
-                self.share.proc_self_fd(),
-                descriptor.as_fd(),
-                kind.can_be_opened(),
-            )
+        let evidence = || {
+            let can_be_opened = kind.can_be_opened();
+            self.share
+                .evidence(place, descriptor.as_fd(), stat, can_be_opened)
         };
-        let id = self
-            .inodes
-            .insert(identity, kind, Arc::clone(&descriptor), handle)?;
+        let id = self.inodes.insert(identity, kind, &descriptor, evidence)?;
         Ok(self.entry(id, parent, place, stat))
     }
 }

@@ -22,6 +22,7 @@ mod open_files;
 mod open_flags;
 mod places;
 mod ranges;
+mod recall;
 mod share;
 mod slab;
 mod tree;

@@ -55,8 +55,11 @@ impl PassthroughFs {
         let flags = (request.host_flags() & !libc::O_TRUNC) | libc::O_CREAT | libc::O_EXCL;
         let mut attempts = 0;
         loop {
-            let made = self.impersonation().create(creator, args.mode, |mode| {
-                file::open_at(parent.as_fd(), name, flags, mode)
+            // Making room is not for the caller's credentials, so it is outside.
+            let made = self.share.open(|| {
+                self.impersonation().create(creator, args.mode, |mode| {
+                    file::open_at(parent.as_fd(), name, flags, mode)
+                })
             });
             match made {
                 Ok(made) => return self.made(&parent, made, permits, request),
@@ -90,8 +93,10 @@ impl PassthroughFs {
             // Says that the file will never get a name.
             flags |= libc::O_EXCL;
         }
-        let made = self.impersonation().create(creator, args.mode, |mode| {
-            file::open_at(parent.as_fd(), c".", flags, mode)
+        let made = self.share.open(|| {
+            self.impersonation().create(creator, args.mode, |mode| {
+                file::open_at(parent.as_fd(), c".", flags, mode)
+            })
         })?;
         self.made(&parent, made, permits, request)
     }
@@ -183,7 +188,8 @@ impl PassthroughFs {
 
     /// Opens what a node stands for; without moving its access time where nothing may change.
     fn reopen(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
-        let open = |flags| file::reopen(self.share.proc_self_fd(), node.as_fd(), flags);
+        let proc = self.share.proc_self_fd();
+        let open = |flags| self.share.open(|| file::reopen(proc, node.as_fd(), flags));
         let quiet = if self.share.options.readonly {
             flags | libc::O_NOATIME
         } else {
@@ -224,7 +230,10 @@ impl PassthroughFs {
         let stat = file::stat(made.as_fd())?;
         // The inode gets a descriptor of its own. With the opened one, the file would count as open for writing on
         // the host for as long as the guest remembers it.
-        let path = file::reopen(self.share.proc_self_fd(), made.as_fd(), libc::O_PATH)?;
+        let proc = self.share.proc_self_fd();
+        let path = self
+            .share
+            .open(|| file::reopen(proc, made.as_fd(), libc::O_PATH))?;
         let entry = self.insert(parent.identity.place, path, permits.0, &stat)?;
         let id = NodeId::new(entry.nodeid);
         let open = self

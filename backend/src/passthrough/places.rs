@@ -94,6 +94,15 @@ impl Place {
                     self.handles.store(HANDLES_WORK, Ordering::Release);
                     Some(handle)
                 }
+                // That may be better next time.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+                    ) =>
+                {
+                    None
+                }
                 Err(error) => {
                     log::info!("a file system in the share has no usable file handles: {error}");
                     self.handles.store(HANDLES_FAIL, Ordering::Release);

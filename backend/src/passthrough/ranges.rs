@@ -75,7 +75,10 @@ impl PassthroughFs {
         let directory = self.directory(id)?;
         let _permit = self.share.permit()?;
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-        let open = file::reopen(self.share.proc_self_fd(), directory.as_fd(), flags)?;
+        let proc = self.share.proc_self_fd();
+        let open = self
+            .share
+            .open(|| file::reopen(proc, directory.as_fd(), flags))?;
         file::sync_file_system(open.as_fd())
     }
 }

@@ -8,9 +8,9 @@ use super::budget::{Budget, Descriptor, Permit, exhausted};
 use super::inodes::{Inodes, stale};
 use super::options::{InodeFileHandles, Options};
 use super::places::{Identity, Place, PlaceIndex, Places};
+use super::recall::Recall;
 use crate::rate_limited;
 use crate::sys::file::{self, Statx};
-use crate::sys::file_handle::FileHandle;
 
 /// What the process is allowed to do, found out when it was confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,10 +132,19 @@ impl Share {
         guests.push(Arc::downgrade(inodes));
     }
 
-    /// Whether inodes may be held by handle.
-    pub(super) fn uses_handles(&self) -> bool {
-        self.abilities.can_open_by_handle
-            && self.options.inode_file_handles != InodeFileHandles::Never
+    /// Whether inodes may give up their descriptors.
+    fn may_recall(&self) -> bool {
+        match self.options.inode_file_handles {
+            InodeFileHandles::Never => false,
+            InodeFileHandles::Prefer => true,
+            InodeFileHandles::Mandatory => self.abilities.can_open_by_handle,
+        }
+    }
+
+    /// Whether inodes without a descriptor are found by where they were, for lack of anything better.
+    pub(super) fn recalls_by_path(&self) -> bool {
+        !self.abilities.can_open_by_handle
+            && self.options.inode_file_handles == InodeFileHandles::Prefer
     }
 
     /// The right to open one more descriptor for a guest, if need be by taking one from an inode that was not
@@ -159,16 +168,39 @@ impl Share {
         })
     }
 
-    /// The descriptor of an inode held by handle: opened anew.
-    pub(super) fn open_by_handle(
+    /// A descriptor for an inode that none holds.
+    ///
+    /// # Errors
+    /// ESTALE where the inode is gone, ENFILE.
+    pub(super) fn find_again(
         &self,
         identity: Identity,
-        handle: &FileHandle,
+        recall: &Recall,
     ) -> io::Result<Arc<Descriptor>> {
-        let place = self.place(identity.place)?;
         let permit = self.permit()?;
-        let fd = place.open(handle, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let fd = self.open(|| self.open_recalled(identity, recall))?;
         Ok(Arc::new(Descriptor::new(fd, permit)))
+    }
+
+    /// Calls `open`, and once more with fewer descriptors held where the process or the system has no more: others than
+    /// the guests' files need them too.
+    ///
+    /// # Errors
+    /// Those of `open`; ENFILE where the second attempt fails like the first.
+    pub(super) fn open<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match open() {
+            Err(error) if out_of_descriptors(&error) => {
+                self.make_room();
+                open().map_err(|error| {
+                    if !out_of_descriptors(&error) {
+                        return error;
+                    }
+                    rate_limited!(error, "no descriptor is left for guests' files: {error}");
+                    exhausted()
+                })
+            }
+            result => result,
+        }
     }
 
     /// The place at a position.
@@ -214,7 +246,7 @@ impl Share {
 
     /// Has inodes give up descriptors: of the guest that holds most first.
     fn make_room(&self) {
-        if !self.uses_handles() {
+        if !self.may_recall() {
             return;
         }
         let mut guests: Vec<Arc<Inodes>> = {
@@ -245,24 +277,28 @@ impl Share {
         let mut freed = 0;
         for candidate in guest.candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
             let file = candidate.descriptor.as_fd();
-            if names == Names::Required && !file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0) {
+            let has_name = file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0);
+            if names == Names::Required && !has_name {
                 continue;
             }
-            let handle = if candidate.has_handle {
+            // Where it was may have changed since it was last found there; its handle has not.
+            let recall = if candidate.has_recall && !self.recalls_by_path() {
                 None
             } else {
-                let Ok(place) = self.place(candidate.place) else {
-                    continue;
-                };
-                match place.handle_of(self.proc_self_fd(), file, candidate.kind.can_be_opened()) {
-                    Some(handle) => Some(handle),
-                    None => continue,
+                match self.recall(candidate.identity, file, candidate.kind.can_be_opened()) {
+                    Some(recall) => Some(recall),
+                    None if has_name => continue,
+                    None => Some(Recall::Gone),
                 }
             };
-            if guest.release(candidate, handle) {
+            if guest.release(candidate, recall) {
                 freed += 1;
             }
         }
         freed
     }
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

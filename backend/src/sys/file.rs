@@ -353,6 +353,23 @@ pub fn read_link(link: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::fs::readlinkat_raw(link, c"", target)?)
 }
 
+/// What the kernel says is the path of an open file, with remarks of its own where it has none; cut to the buffer.
+///
+/// # Errors
+/// `readlinkat(2)`'s.
+pub fn own_path(
+    proc_self_fd: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    path: &mut [u8],
+) -> io::Result<usize> {
+    let name = DescriptorName::new(file);
+    Ok(rustix::fs::readlinkat_raw(
+        proc_self_fd,
+        name.as_c_str(),
+        path,
+    )?)
+}
+
 /// Calls again while a signal interrupts.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {

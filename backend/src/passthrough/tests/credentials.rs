@@ -147,23 +147,12 @@ fn ids_that_do_not_exist_are_refused() {
 
 #[test]
 fn an_ordinary_user_creates_as_itself() {
-    let guest = {
-        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
-        let open = |path: &Path| OwnedFd::from(File::open(path).expect("opened"));
-        let share = Share::new(
-            open(directory.path()),
-            open("/proc/self/fd".as_ref()),
-            Options::default(),
-            Abilities {
-                can_change_credentials: false,
-                can_open_by_handle: false,
-            },
-        );
-        Guest {
-            fs: PassthroughFs::new(share.expect("shared")),
-            directory,
-        }
+    let abilities = Abilities {
+        can_change_credentials: false,
+        can_open_by_handle: false,
     };
+    let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+    let guest = Guest::able(directory, Options::default(), abilities);
     let agreed = guest.fs.init(InitFlags::all());
     assert!(!agreed.contains(InitFlags::CREATE_SUPP_GROUP));
     let (entry, _) = guest

@@ -5,15 +5,29 @@ use crate::passthrough::options::InodeFileHandles;
 
 const ROOT: NodeId = NodeId::ROOT;
 
-/// A guest with 16 descriptors, in a directory of 1,000 files, all of them looked up; `None` where handles do not work.
-fn crowded(test: &str) -> Option<(Guest, Vec<NodeId>)> {
-    if skipped_without_root(test) {
+/// How inodes without a descriptor are found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Handle,
+    Path,
+}
+
+/// A guest with 16 descriptors, in a directory of 1,000 files, all of them looked up; `None` where that way cannot be
+/// tried.
+fn crowded(test: &str, way: Way) -> Option<(Guest, Vec<NodeId>)> {
+    if way == Way::Handle && skipped_without_root(test) {
         return None;
     }
-    let guest = Guest::with(Options {
+    let options = Options {
         fd_budget: 16,
         ..Options::default()
-    });
+    };
+    let abilities = Abilities {
+        can_open_by_handle: way == Way::Handle,
+        ..abilities()
+    };
+    let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+    let guest = Guest::able(directory, options, abilities);
     for n in 0..1000 {
         std::fs::write(guest.path(&format!("file{n}")), n.to_string()).expect("written");
     }
@@ -23,7 +37,7 @@ fn crowded(test: &str) -> Option<(Guest, Vec<NodeId>)> {
             Ok(entry) => nodes.push(NodeId::new(entry.nodeid)),
             Err(error) if error.raw_os_error() == Some(libc::ENFILE) => {
                 eprintln!(
-                    "SKIPPED: {test} needs file handles in {}",
+                    "SKIPPED: {test} needs file handles, or birth times, in {}",
                     std::env::temp_dir().display()
                 );
                 return None;
@@ -36,7 +50,13 @@ fn crowded(test: &str) -> Option<(Guest, Vec<NodeId>)> {
 
 #[test]
 fn a_thousand_files_live_on_sixteen_descriptors() {
-    let Some((guest, nodes)) = crowded("a_thousand_files_live_on_sixteen_descriptors") else {
+    for way in [Way::Handle, Way::Path] {
+        check_a_thousand_files_live_on_sixteen_descriptors(way);
+    }
+}
+
+fn check_a_thousand_files_live_on_sixteen_descriptors(way: Way) {
+    let Some((guest, nodes)) = crowded("a_thousand_files_live_on_sixteen_descriptors", way) else {
         return;
     };
     assert!(guest.fs.share.held_descriptors() <= 16);
@@ -62,7 +82,13 @@ fn a_thousand_files_live_on_sixteen_descriptors() {
 
 #[test]
 fn what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file() {
-    let Some((guest, nodes)) = crowded("what_is_gone_while_held_by_handle_is_stale") else {
+    for way in [Way::Handle, Way::Path] {
+        check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(way);
+    }
+}
+
+fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(way: Way) {
+    let Some((guest, nodes)) = crowded("what_is_gone_while_held_by_handle_is_stale", way) else {
         return;
     };
     for n in 0..1000 {
@@ -88,7 +114,13 @@ fn what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file() {
 
 #[test]
 fn an_open_file_without_a_name_is_not_given_up() {
-    let Some((guest, nodes)) = crowded("an_open_file_without_a_name_is_not_given_up") else {
+    for way in [Way::Handle, Way::Path] {
+        check_an_open_file_without_a_name_is_not_given_up(way);
+    }
+}
+
+fn check_an_open_file_without_a_name_is_not_given_up(way: Way) {
+    let Some((guest, nodes)) = crowded("an_open_file_without_a_name_is_not_given_up", way) else {
         return;
     };
     let (entry, _) = guest.create(ROOT, c"open", libc::O_RDWR).expect("made");
@@ -141,7 +173,13 @@ fn without_handles_the_budget_ends_in_enfile() {
 
 #[test]
 fn a_guest_that_holds_much_makes_room_for_one_that_holds_little() {
-    let Some((greedy, _)) = crowded("a_guest_that_holds_much_makes_room") else {
+    for way in [Way::Handle, Way::Path] {
+        check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way);
+    }
+}
+
+fn check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way: Way) {
+    let Some((greedy, _)) = crowded("a_guest_that_holds_much_makes_room", way) else {
         return;
     };
     let modest = Guest {
@@ -155,7 +193,13 @@ fn a_guest_that_holds_much_makes_room_for_one_that_holds_little() {
 
 #[test]
 fn many_threads_on_few_descriptors_find_the_right_files() {
-    let Some((guest, nodes)) = crowded("many_threads_on_few_descriptors") else {
+    for way in [Way::Handle, Way::Path] {
+        check_many_threads_on_few_descriptors_find_the_right_files(way);
+    }
+}
+
+fn check_many_threads_on_few_descriptors_find_the_right_files(way: Way) {
+    let Some((guest, nodes)) = crowded("many_threads_on_few_descriptors", way) else {
         return;
     };
     let numbers: Vec<u64> = (0..1000)
@@ -179,4 +223,57 @@ fn many_threads_on_few_descriptors_find_the_right_files() {
             });
         }
     });
+}
+
+#[test]
+fn an_inode_moved_on_the_host_keeps_its_node_id() {
+    let Some((guest, nodes)) = crowded("an_inode_moved_on_the_host_keeps_its_node_id", Way::Path)
+    else {
+        return;
+    };
+    std::fs::create_dir(guest.path("directory")).expect("made");
+    for n in 0..1000 {
+        let to = guest.path(&format!("directory/moved{n}"));
+        std::fs::rename(guest.path(&format!("file{n}")), to).expect("renamed");
+    }
+    let directory = guest.find(ROOT, c"directory");
+    let lost = nodes
+        .iter()
+        .filter(|node| errno(guest.fs.getattr(**node, None)) == Some(libc::ESTALE))
+        .count();
+    assert!(lost > 900, "{lost} of 1000 are not where they were");
+    // The guest's kernel looks up again then.
+    for (n, node) in nodes.iter().enumerate() {
+        assert_eq!(guest.find(directory, &c_string(format!("moved{n}"))), *node);
+        guest.fs.getattr(*node, None).expect("found again");
+    }
+}
+
+#[test]
+fn a_walk_back_never_follows_a_link() {
+    let outside = tempfile::tempdir().expect("a directory");
+    let Some((guest, _)) = crowded("a_walk_back_never_follows_a_link", Way::Path) else {
+        return;
+    };
+    std::fs::create_dir(guest.path("directory")).expect("made");
+    let directory = guest.find(ROOT, c"directory");
+    let nodes: Vec<_> = (0..100)
+        .map(|n| {
+            std::fs::write(guest.path(&format!("directory/{n}")), b"").expect("written");
+            guest.find(directory, &c_string(n.to_string()))
+        })
+        .collect();
+    let moved = outside.path().join("directory");
+    if std::fs::rename(guest.path("directory"), &moved).is_err() {
+        eprintln!(
+            "SKIPPED: a_walk_back_never_follows_a_link needs one file system for all temporary files"
+        );
+        return;
+    }
+    std::os::unix::fs::symlink(&moved, guest.path("directory")).expect("made");
+    let stale = nodes
+        .iter()
+        .filter(|node| errno(guest.fs.getattr(**node, None)) == Some(libc::ESTALE))
+        .count();
+    assert!(stale > 80, "{stale} of 100");
 }

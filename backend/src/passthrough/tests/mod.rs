@@ -60,7 +60,11 @@ impl Guest {
     }
 
     fn in_directory(directory: Arc<TempDir>, options: Options) -> Self {
-        let fs = PassthroughFs::new(share(directory.path(), options));
+        Self::able(directory, options, abilities())
+    }
+
+    fn able(directory: Arc<TempDir>, options: Options, abilities: Abilities) -> Self {
+        let fs = PassthroughFs::new(share(directory.path(), options, abilities));
         fs.init(InitFlags::all());
         Self { fs, directory }
     }
@@ -171,13 +175,13 @@ impl Guest {
     }
 }
 
-fn share(directory: &Path, options: Options) -> Arc<Share> {
+fn share(directory: &Path, options: Options, abilities: Abilities) -> Arc<Share> {
     let open = |path: &Path| OwnedFd::from(File::open(path).expect("opened"));
     Share::new(
         open(directory),
         open("/proc/self/fd".as_ref()),
         options,
-        abilities(),
+        abilities,
     )
     .expect("shared")
 }
