@@ -1,6 +1,7 @@
 //! What vhost-user-backend asks a device: its features, its configuration, its rings.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vhost::vhost_user::Backend;
@@ -38,6 +39,7 @@ pub(super) struct FsBackend {
     request_queues: usize,
     max_queue_size: u16,
     guards: Arc<Guards>,
+    ending: Arc<AtomicBool>,
     /// The channel for requests to the frontend. Nothing is asked of it, but it is kept: User Mode Linux takes its
     /// closing for the end of the daemon and its device for broken.
     frontend: Mutex<Option<Backend>>,
@@ -56,11 +58,17 @@ impl FsBackend {
             size => Some(Arc::new(Pool::new(size, &handler)?)),
         };
         let guards = Arc::new(Guards::default());
+        let ending = Arc::new(AtomicBool::new(false));
         let workers = (0..=request_queues)
             .map(|ring| {
                 // FORGET and INTERRUPT must not queue up behind the requests that fill the pool.
                 let pool = pool.clone().filter(|_| ring != HIGH_PRIORITY);
-                Mutex::new(Worker::new(Arc::clone(&handler), pool, Arc::clone(&guards)))
+                Mutex::new(Worker::new(
+                    Arc::clone(&handler),
+                    pool,
+                    Arc::clone(&guards),
+                    Arc::clone(&ending),
+                ))
             })
             .collect();
         Ok(Self {
@@ -69,9 +77,17 @@ impl FsBackend {
             request_queues,
             max_queue_size: options.max_queue_size,
             guards,
+            ending,
             frontend: Mutex::new(None),
             workers,
         })
+    }
+}
+
+impl FsBackend {
+    /// Has the workers take nothing more off their rings, so that their threads can end.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 }
 

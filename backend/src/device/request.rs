@@ -21,7 +21,8 @@ pub trait Handler: Send + Sync + 'static {
 
 /// One descriptor chain, taken off a ring and not yet given back.
 ///
-/// It is given back exactly once, whatever happens: by [`Request::finish`], by the worker, or on drop, and then empty.
+/// It is given back once, by [`Request::finish`] or by the worker. One that is dropped instead is not given back, since the
+/// driver would take whatever lies in its buffers for the reply; its ring is stopped.
 pub struct Request {
     pub(super) readable: Segments,
     pub(super) writable: Segments,
@@ -86,10 +87,6 @@ impl Request {
 
     /// Gives the chain back to the guest and tells it, if it wants to be told.
     pub fn finish(mut self) {
-        self.give_back();
-    }
-
-    fn give_back(&mut self) {
         if let Some(origin) = self.origin.take() {
             if let Some(interruption) = self.interruption.take() {
                 origin.ring.remove_interruption(&interruption);
@@ -108,8 +105,12 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.reply_len = 0;
-        self.give_back();
+        if let Some(origin) = self.origin.take() {
+            origin
+                .ring
+                .set_broken("a request was lost inside the daemon");
+            origin.ring.abandon(1);
+        }
     }
 }
 

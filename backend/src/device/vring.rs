@@ -11,6 +11,7 @@ use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutG
 use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
+use crate::rate_limited;
 use crate::sys::interrupt::Interruption;
 
 /// The guest's memory: replaced as a whole when its table changes.
@@ -80,8 +81,13 @@ impl Vring {
         if let Err(error) = failed {
             self.set_broken(&format!("its used ring cannot be written: {error}"));
         }
+        self.abandon(used.len());
+    }
+
+    /// Counts chains as dealt with that are not given back, for want of anything that could be said in them.
+    pub(super) fn abandon(&self, count: usize) {
         let mut outstanding = self.outstanding();
-        outstanding.chains = outstanding.chains.saturating_sub(used.len());
+        outstanding.chains = outstanding.chains.saturating_sub(count);
         if outstanding.chains == 0 {
             self.0.drained.notify_all();
         }
@@ -107,7 +113,7 @@ impl Vring {
         if self.0.broken.swap(true, Ordering::Relaxed) {
             return;
         }
-        log::error!("a ring is stopped: {reason}");
+        rate_limited!(error, "a ring is stopped: {reason}");
         if let Some(error) = &*self.0.error.lock().unwrap_or_else(PoisonError::into_inner) {
             // The frontend may have closed its end: there is nobody left to tell.
             let _ = rustix::io::write(error, &1u64.to_ne_bytes());

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::GuestMemoryMmap;
 
@@ -22,6 +23,8 @@ pub(super) struct Worker {
     handler: Arc<dyn Handler>,
     pool: Option<Arc<Pool>>,
     guards: Arc<Guards>,
+    /// Set when the device ends: a guest that never runs out of requests must not keep it from ending.
+    ending: Arc<AtomicBool>,
     chains: Vec<Chain>,
     done: Vec<(u16, u32)>,
     spare: Option<Box<Request>>,
@@ -33,22 +36,24 @@ impl Worker {
         handler: Arc<dyn Handler>,
         pool: Option<Arc<Pool>>,
         guards: Arc<Guards>,
+        ending: Arc<AtomicBool>,
     ) -> Self {
         Self {
             handler,
             pool,
             guards,
+            ending,
             chains: Vec::with_capacity(BATCH),
             done: Vec::with_capacity(BATCH),
             spare: None,
         }
     }
 
-    /// Serves the ring until nothing is available.
+    /// Serves the ring until nothing is available, or the device ends.
     pub(super) fn serve(&mut self, ring: &Vring) {
         loop {
             ring.suppress_notifications();
-            loop {
+            while !self.is_ending() {
                 let memory = ring.take(BATCH, &mut self.chains);
                 if self.chains.is_empty() {
                     break;
@@ -58,10 +63,14 @@ impl Worker {
                     ring.set_broken("the guest's memory was cut off under it");
                 }
             }
-            if !ring.allow_notifications() {
+            if self.is_ending() || !ring.allow_notifications() {
                 return;
             }
         }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuestMemoryMmap>) {
@@ -78,7 +87,7 @@ impl Worker {
                 ring.set_broken(&format!(
                     "the descriptor chain at {head} is malformed: {malformed}"
                 ));
-                self.done.push((head, 0));
+                ring.abandon(1);
                 continue;
             }
             request.origin = Some(Origin {

@@ -14,7 +14,7 @@ mod tests;
 mod waiting;
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gangplank_fuse::{Dialect, InHeader, LkIn, NodeId, Opcode, Operation, Unique};
 
@@ -205,25 +205,36 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
         Self(Arc::new(session))
     }
 
-    /// Gives the request a thread to wait on.
+    /// Gives the request a thread to wait on; gives it back where there is none to be had.
     fn wait_apart(&self, mut request: Box<Request>, lock: LockRequest) -> Option<Box<Request>> {
         if let Some(interruption) = self.0.waiting.interruption(lock.unique) {
             request.set_interruption(interruption);
         }
-        let session = Arc::clone(&self.0);
-        // The closure is dropped, and the request with it given back, should the thread not start.
+        let unique = lock.unique;
+        // A thread that does not start drops its closure, which must not take the request with it.
+        let kept = Arc::new(Mutex::new(Some(request)));
+        let (session, given) = (Arc::clone(&self.0), Arc::clone(&kept));
+        let take = |kept: &Mutex<Option<Box<Request>>>| {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
         let started = std::thread::Builder::new()
             .name("lock_wait".into())
             .spawn(move || {
-                let (_, mut reply, _) = request.parts();
-                let written = session.wait_for_lock(&lock, &mut reply);
-                request.set_reply_len(written);
-                request.finish();
+                if let Some(mut request) = take(&given) {
+                    let (_, mut reply, _) = request.parts();
+                    let written = session.wait_for_lock(&lock, &mut reply);
+                    request.set_reply_len(written);
+                    request.finish();
+                }
             });
-        if let Err(error) = started {
-            rate_limited!(error, "cannot start a thread to wait for a lock: {error}");
-        }
-        None
+        let Err(error) = started else { return None };
+        rate_limited!(error, "cannot start a thread to wait for a lock: {error}");
+        self.0.waiting.leave(unique);
+        let mut request = take(&kept)?;
+        let (_, mut reply, _) = request.parts();
+        let written = refuse(&mut reply, unique, libc::ENOLCK);
+        request.set_reply_len(written);
+        Some(request)
     }
 }
 

@@ -44,8 +44,13 @@ impl Waiting {
             .interruption(lock.unique)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINTR))?;
         let result = file_system.setlk(lock.node, &lock.args, LockWait::UntilFree(&interruption));
-        self.lock().remove(&lock.unique);
+        self.leave(lock.unique);
         result
+    }
+
+    /// Notes that the request waits no longer.
+    pub(super) fn leave(&self, unique: Unique) {
+        self.lock().remove(&unique);
     }
 
     /// Ends the wait of a request; false if it does not wait, or not yet.

@@ -58,8 +58,8 @@ pub(super) fn serve(
 ) -> Result<(), Error> {
     let backend = Arc::new(FsBackend::new(options, Arc::clone(handler)).map_err(Error::Threads)?);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let mut daemon =
-        VhostUserDaemon::new("vhost_user".into(), backend, memory).map_err(Error::Start)?;
+    let mut daemon = VhostUserDaemon::new("vhost_user".into(), Arc::clone(&backend), memory)
+        .map_err(Error::Start)?;
     let (private, listener) = private_socket().map_err(Error::PrivateSocket)?;
     daemon
         .start(&mut Listener::from(listener))
@@ -69,6 +69,7 @@ pub(super) fn serve(
     // The service reads the end of its socket, unless it was the one that hung up, and then tells why.
     drop(private);
     let served = daemon.wait();
+    backend.end();
     // Requests that wait for a lock hold their rings, and so would keep the threads from ending.
     handler.reset();
     drop(daemon);
