@@ -87,12 +87,18 @@ impl Request {
 
     /// Gives the chain back to the guest and tells it, if it wants to be told.
     pub fn finish(mut self) {
-        if let Some(origin) = self.origin.take() {
-            if let Some(interruption) = self.interruption.take() {
-                origin.ring.remove_interruption(&interruption);
-            }
+        if let Some(origin) = self.take_origin() {
             origin.ring.complete(&[(origin.head, self.reply_len)]);
         }
+    }
+
+    /// Parts the request from its chain, which whoever takes the origin gives back.
+    pub(super) fn take_origin(&mut self) -> Option<Origin> {
+        let origin = self.origin.take()?;
+        if let Some(interruption) = self.interruption.take() {
+            origin.ring.remove_interruption(&interruption);
+        }
+        Some(origin)
     }
 
     /// Makes the request ready for the next chain.
@@ -105,7 +111,7 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if let Some(origin) = self.origin.take() {
+        if let Some(origin) = self.take_origin() {
             origin
                 .ring
                 .set_broken("a request was lost inside the daemon");

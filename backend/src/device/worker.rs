@@ -100,7 +100,7 @@ impl Worker {
                 continue;
             }
             if let Some(mut served) = handle(&*self.handler, ring, request) {
-                served.origin = None;
+                drop(served.take_origin());
                 self.done.push((head, served.reply_len()));
                 if served.reply_len() >= LARGE_REPLY {
                     self.give_back(ring);
