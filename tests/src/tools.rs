@@ -20,6 +20,14 @@ pub fn gangplankd() -> Result<PathBuf> {
     }
 }
 
+/// The daemon as it is released for `arch`, a static build, to be run in a guest.
+///
+/// # Errors
+/// When it does not build.
+pub fn gangplankd_for(arch: Arch) -> Result<PathBuf> {
+    built("gangplank-backend", "gangplankd", arch)
+}
+
 /// The static program that checks, inside a guest or on the host, what a shell cannot.
 ///
 /// # Errors

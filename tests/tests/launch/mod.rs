@@ -172,12 +172,16 @@ impl Running {
 
     /// The process that serves: the started one's child, where it has one.
     pub(crate) fn serving_pid(&self) -> Result<u32> {
-        let pid = self.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        match children.split_whitespace().next() {
-            Some(child) => Ok(child.parse()?),
-            None => Ok(pid),
-        }
+        // Not every kernel lists a process's children.
+        let parent = format!("PPid:\t{}\n", self.pid());
+        let child = fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+            .find(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/status"))
+                    .is_ok_and(|status| status.contains(&parent))
+            });
+        Ok(child.unwrap_or(self.pid()))
     }
 
     /// What it has written to standard error so far.
