@@ -29,12 +29,13 @@ pub(crate) fn several_request_queues_serve() -> Result<()> {
         guest.mount(TAG, "/mnt").with_context(|| daemon.log())?;
         let before = interrupts(&mut guest)?;
         ensure!(before.len() == usize::from(QUEUES), "queues: {before:?}");
-        guest.sh_within(
-            "for cpu in 0 1; do taskset -c $cpu sh -c \"mkdir /mnt/$0-$cpu; \
-             for i in \\$(seq 100); do echo \\$i >/mnt/$0-$cpu/\\$i; done; cat /mnt/$0-$cpu/* >/dev/null\" & done; wait; \
-             ls /mnt/*-0 /mnt/*-1 | wc -l",
+        let counted = guest.sh_within(
+            "echo 'mkdir /mnt/d$1; for i in $(seq 100); do echo $i >/mnt/d$1/$i; done; cat /mnt/d$1/*' >/tmp/work; \
+             for cpu in 0 1; do taskset -c $cpu sh /tmp/work $cpu >/tmp/by-$cpu 2>&1 & done; wait; \
+             cat /tmp/by-0 /tmp/by-1 | wc -l",
             Duration::from_secs(120),
         )?;
+        ensure!(counted == "200\n", "both processors read {counted} lines");
         let after = interrupts(&mut guest)?;
         ensure!(
             before.iter().zip(&after).all(|(one, other)| other > one),
