@@ -52,16 +52,9 @@ pub fn run(config: Config) -> Result<u8, Error> {
     if let Err(error) = &result
         && syslog
     {
-        log::error!("{}", in_full(error));
+        log::error!("{}", logging::in_full(error));
     }
     result
-}
-
-/// An error and what has led to it, in one line.
-#[must_use]
-pub fn in_full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn gather(mut config: Config) -> Result<u8, Error> {

@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::request::Handler;
 use super::{Options, connection};
+use crate::logging::in_full;
 use crate::rate_limited;
 
 /// How long to wait before accepting again when descriptors or memory have run out.
@@ -147,20 +148,13 @@ fn accept(
 }
 
 fn serve_guest(number: u64, socket: &UnixStream, options: &Options, handler: &Arc<dyn Handler>) {
-    log::info!("guest {number} has connected");
+    rate_limited!(info, "guest {number} has connected");
     match connection::serve(socket, options, handler) {
-        Ok(()) => log::info!("guest {number} has gone"),
-        Err(error) => log::error!("guest {number} is dropped: {error}{}", causes(&error)),
+        Ok(()) => rate_limited!(info, "guest {number} has gone"),
+        Err(error) => rate_limited!(error, "guest {number} is dropped: {}", in_full(&error)),
     }
     // The other end learns of it now, not when the main thread gets to joining this one.
     let _ = socket.shutdown(Shutdown::Both);
-}
-
-/// The causes of an error, each after a colon.
-fn causes(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |cause| cause.source())
-        .map(|cause| format!(": {cause}"))
-        .collect()
 }
 
 impl Departures {

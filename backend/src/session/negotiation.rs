@@ -8,6 +8,7 @@ use gangplank_fuse::{
 };
 
 use super::{FileSystem, Session};
+use crate::rate_limited;
 
 /// Largest READ and WRITE, in bytes.
 const MAX_TRANSFER: u32 = 1 << 20;
@@ -41,7 +42,8 @@ impl<F: FileSystem + 'static> Session<F> {
             });
         }
         if asked.major < KERNEL_VERSION || asked.minor < MIN_KERNEL_MINOR_VERSION {
-            log::error!(
+            rate_limited!(
+                error,
                 "a guest speaks FUSE {}.{}; {KERNEL_VERSION}.{MIN_KERNEL_MINOR_VERSION} (Linux 4.19) is the oldest supported",
                 asked.major,
                 asked.minor
@@ -64,7 +66,11 @@ impl<F: FileSystem + 'static> Session<F> {
             ..InitOut::default()
         };
         answer.set_features(taken);
-        log::info!("a guest speaks FUSE 7.{}; agreed on {taken:?}", asked.minor);
+        rate_limited!(
+            info,
+            "a guest speaks FUSE 7.{}; agreed on {taken:?}",
+            asked.minor
+        );
         *self.dialect.write().unwrap_or_else(PoisonError::into_inner) = Some(answer.dialect(asked));
         Ok(answer)
     }
