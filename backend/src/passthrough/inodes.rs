@@ -335,21 +335,25 @@ impl Inodes {
         Some(inode)
     }
 
-    /// Notes that the guest has one open file more of an inode, or one fewer.
-    pub(super) fn count_open(&self, id: NodeId, change: OpenChange) {
-        let Ok((shard, key)) = split(id) else { return };
+    /// Notes that the guest has one open file more of an inode, or one fewer, and returns how many it has now.
+    pub(super) fn count_open(&self, id: NodeId, change: OpenChange) -> u32 {
+        let Ok((shard, key)) = split(id) else {
+            return 0;
+        };
         let shard = self.read(shard);
         let Some(inode) = shard.slab.get(key) else {
-            return;
+            return 0;
         };
         let change = |opens: u32| match change {
-            OpenChange::Opened => opens.checked_add(1),
-            OpenChange::Closed => opens.checked_sub(1),
+            OpenChange::Opened => opens.saturating_add(1),
+            OpenChange::Closed => opens.saturating_sub(1),
         };
-        // At the limits nothing changes; the count only delays eviction.
-        let _ = inode
+        let before = inode
             .opens
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |opens| {
+                Some(change(opens))
+            });
+        change(before.unwrap_or(0))
     }
 
     /// Gives an inode that no descriptor held one again, and returns the one that it has now.

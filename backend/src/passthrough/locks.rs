@@ -50,6 +50,13 @@ impl RangeLocks {
         }
     }
 
+    /// Gives back all locks on a node that is not open any more. Their owners have closed it, so there are none left but
+    /// of a guest that does not say so.
+    pub(super) fn release_all(&self, node: NodeId) {
+        let released: Vec<_> = self.lock().extract_if(|(of, _), _| *of == node).collect();
+        drop(released);
+    }
+
     /// Gives back all locks.
     pub(super) fn clear(&self) {
         let carriers = std::mem::take(&mut *self.lock());

@@ -1,27 +1,35 @@
 //! Inode numbers as the guest sees them.
 //!
 //! Where mounts below the share are announced, the guest gives each a device number of its own and inode numbers pass
-//! unchanged. Where they are not, the guest sees one file system, in which two files must not have one number: those
-//! of other mounts then get the mount's position in their upper bits.
+//! unchanged. Where they are not, the guest sees one file system, in which two files must not have one number. Then
+//!
+//! ```text
+//!  63 62 61           48 47                    0
+//!   0 ------------ number ---------------------    the share's own file system
+//!   1  0 --- place ----- ------- number ---------  another place, a number below 2^48
+//!   1  1 ------------- hash ---------------------  the rest: rare, and distinct as far as a hash is
+//! ```
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::hash::{BuildHasher, RandomState};
 
 use super::places::{Identity, PlaceIndex};
 
-/// Set in every number that is made here; file systems do not get that far.
+/// Set in every number that is made here; file systems do not get that far, but for stacked ones.
 const MADE: u64 = 1 << 63;
 
-/// Bits for the inode number in a made number.
+/// Set in the made numbers that are a hash.
+const HASHED: u64 = 1 << 62;
+
+/// Bits for the inode number in a made number that is not a hash.
 const INO_BITS: u32 = 48;
 
-/// Above the last place that fits a made number: numbers counted up as they are needed.
-const COUNTED: u64 = 0x7fff;
+/// Places whose numbers need no hash.
+const PLACES: u32 = 1 << 14;
 
-/// The numbers made up one by one, for the rare inodes whose own number leaves no room for the place.
+/// Makes numbers. Nothing is remembered: what a guest looks up must not cost memory for ever.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    counted: Mutex<HashMap<Identity, u64>>,
+    hasher: RandomState,
 }
 
 impl Numbers {
@@ -31,13 +39,10 @@ impl Numbers {
         if place == PlaceIndex::ROOT && ino & MADE == 0 {
             return ino;
         }
-        if ino >> INO_BITS == 0 && u64::from(place.0) < COUNTED && place != PlaceIndex::ROOT {
+        if place != PlaceIndex::ROOT && place.0 < PLACES && ino >> INO_BITS == 0 {
             return MADE | u64::from(place.0) << INO_BITS | ino;
         }
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = counted.len() as u64;
-        let number = *counted.entry(identity).or_insert(next);
-        MADE | COUNTED << INO_BITS | number
+        MADE | HASHED | self.hasher.hash_one(identity)
     }
 }
 
@@ -52,7 +57,7 @@ mod tests {
         let numbers = Numbers::default();
         let mut seen = HashSet::new();
         let inos = [1, 2, (1 << 48) - 1, 1 << 48, 1 << 62, 1 << 63, u64::MAX];
-        let places = [0, 1, 2, 0x7ffe, 0x7fff, 0x8000, u32::MAX];
+        let places = [0, 1, 2, PLACES - 1, PLACES, u32::MAX];
         let all = || {
             places.iter().flat_map(|place| {
                 inos.iter().map(|ino| Identity {

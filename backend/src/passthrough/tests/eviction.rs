@@ -1,6 +1,7 @@
 //! More inodes than descriptors.
 
 use super::*;
+use crate::passthrough::ShareError;
 use crate::passthrough::options::InodeFileHandles;
 
 const ROOT: NodeId = NodeId::ROOT;
@@ -276,4 +277,40 @@ fn a_walk_back_never_follows_a_link() {
         .filter(|node| errno(guest.fs.getattr(**node, None)) == Some(libc::ESTALE))
         .count();
     assert!(stale > 80, "{stale} of 100");
+}
+
+#[test]
+fn demanded_handles_are_used_or_refused_at_the_start() {
+    let options = Options {
+        inode_file_handles: InodeFileHandles::Mandatory,
+        fd_budget: 16,
+        ..Options::default()
+    };
+    let open = |path: &Path| OwnedFd::from(File::open(path).expect("opened"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let attempt = |can_open_by_handle| {
+        let abilities = Abilities {
+            can_open_by_handle,
+            ..abilities()
+        };
+        let proc_self_fd = open("/proc/self/fd".as_ref());
+        Share::new(
+            open(directory.path()),
+            proc_self_fd,
+            options.clone(),
+            abilities,
+        )
+    };
+    assert!(matches!(attempt(false), Err(ShareError::NoHandles)));
+    if skipped_without_root("demanded_handles_are_used_or_refused_at_the_start") {
+        return;
+    }
+    match attempt(true) {
+        Ok(share) => {
+            let fs = PassthroughFs::new(share);
+            std::fs::write(directory.path().join("file"), b"").expect("written");
+            fs.lookup(ROOT, checked(c"file")).expect("found");
+        }
+        Err(error) => assert!(matches!(error, ShareError::NoHandles)),
+    }
 }

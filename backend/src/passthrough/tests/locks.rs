@@ -187,3 +187,19 @@ fn locks_are_the_guests_business_by_default() {
     );
     assert_eq!(errno(guest.fs.getlk(node, &args)), Some(libc::ENOSYS));
 }
+
+#[test]
+fn the_last_handle_takes_forgotten_locks_along() {
+    let [(first, node, handle), (second, node2, handle2)] = pair();
+    let again = first.open(node, libc::O_RDWR).expect("opened");
+    let held = lock(handle, 1, libc::F_WRLCK, 0, 9);
+    first.fs.setlk(node, &held, LockWait::No).expect("taken");
+    let theirs = || {
+        let wanted = lock(handle2, 9, libc::F_RDLCK, 0, 9);
+        second.fs.setlk(node2, &wanted, LockWait::No)
+    };
+    first.release(node, again);
+    assert_eq!(errno(theirs()), Some(libc::EAGAIN));
+    first.release(node, handle);
+    theirs().expect("free");
+}
