@@ -160,3 +160,33 @@ fn an_ordinary_user_creates_as_itself() {
         .expect("made");
     assert_eq!(entry.attr.uid, rustix::process::geteuid().as_raw());
 }
+
+#[test]
+fn a_default_acl_of_the_host_comes_before_the_umask() {
+    let guest = Guest::new();
+    // Version 2, then tag, permissions and id of owner, group and others (`linux/posix_acl_xattr.h`).
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions) in [(0x01u16, 7u16), (0x04, 7), (0x20, 5)] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(u32::MAX.to_le_bytes());
+    }
+    let set = rustix::fs::setxattr(
+        guest.directory.path(),
+        c"system.posix_acl_default",
+        &acl,
+        rustix::fs::XattrFlags::empty(),
+    );
+    if set.is_err() {
+        eprintln!("SKIPPED: the temporary directory has no access control lists");
+        return;
+    }
+    let strict = Creator {
+        umask: 0o077,
+        ..root_creator()
+    };
+    guest
+        .create_as(&strict, ROOT, c"file", libc::O_RDWR, 0o666)
+        .expect("made");
+    assert_eq!(owner(&guest, "file").2, 0o664);
+}

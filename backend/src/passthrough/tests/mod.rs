@@ -2,6 +2,7 @@
 
 mod attributes;
 mod credentials;
+mod crowd;
 mod eviction;
 mod hostile;
 mod identity;
