@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::rate_limited;
@@ -51,14 +51,21 @@ impl Vring {
             return memory;
         }
         let before = chains.len();
-        let result = state
-            .get_queue_mut()
-            .iter(Arc::clone(&memory))
-            .map(|available| chains.extend(available.take(limit)));
+        let waiting = waiting(state.get_queue(), &memory);
+        let result = waiting.and_then(|waiting| {
+            let available = state.get_queue_mut().iter(Arc::clone(&memory))?;
+            chains.extend(available.take(limit));
+            Ok(waiting && chains.len() == before)
+        });
         self.outstanding().chains += chains.len() - before;
         drop(state);
-        if let Err(error) = result {
-            self.set_broken(&format!("its available ring cannot be used: {error}"));
+        match result {
+            Ok(false) => {}
+            // What is waiting cannot be taken and never will be.
+            Ok(true) => self.set_broken("its available ring does not lie in guest memory"),
+            Err(error) => {
+                self.set_broken(&format!("its available ring cannot be used: {error}"));
+            }
         }
         memory
     }
@@ -291,6 +298,12 @@ impl VringT<Memory> for Vring {
     fn set_err(&self, file: Option<File>) {
         *self.0.error.lock().unwrap_or_else(PoisonError::into_inner) = file.map(non_blocking);
     }
+}
+
+/// Whether the driver's index says that something is available.
+fn waiting(queue: &Queue, memory: &GuestMemoryMmap) -> Result<bool, QueueError> {
+    let index = queue.avail_idx(memory, Ordering::Acquire)?;
+    Ok(index.0 != queue.next_avail())
 }
 
 /// How often a draining ring looks for requests that began to wait for a lock meanwhile.
