@@ -10,8 +10,6 @@ use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-use rustix::param::page_size;
-
 /// Mappings of all guests together that can be noted at a time.
 const SLOTS: usize = 8192;
 
@@ -97,6 +95,14 @@ impl Drop for Guarded {
 /// Grows whenever some mapping, of whichever guest, is found torn.
 pub fn tears() -> usize {
     TEARS.load(Ordering::Acquire)
+}
+
+/// Bytes of a page. Asked of the C library, which knows it without a system call: a signal handler in the sandbox may make
+/// none but the listed ones.
+fn page_size() -> usize {
+    // SAFETY: sysconf takes a plain number.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096)
 }
 
 fn install_handler() {
