@@ -11,14 +11,13 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
-use vm_memory::GuestAddressSpace;
+use vm_memory::{GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{
-    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
-};
+use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
 use super::Options;
 use super::config_space::ConfigSpace;
+use super::exit_event::ExitEvents;
 use super::guards::Guards;
 use super::pool::Pool;
 use super::request::Handler;
@@ -43,13 +42,14 @@ pub(super) struct FsBackend {
     /// The channel for requests to the frontend. Nothing is asked of it, but it is kept: User Mode Linux takes its
     /// closing for the end of the daemon and its device for broken.
     frontend: Mutex<Option<Backend>>,
+    exit_events: ExitEvents,
     /// One for each ring, and so for each thread.
     workers: Vec<Mutex<Worker>>,
 }
 
 impl FsBackend {
     /// # Errors
-    /// The threads of the pool cannot be started.
+    /// The threads of the pool cannot be started, or no descriptor is left.
     pub(super) fn new(options: &Options, handler: Arc<dyn Handler>) -> io::Result<Self> {
         let request_queues = usize::from(options.num_request_queues)
             .clamp(MIN_REQUEST_QUEUES, usize::from(Options::MAX_REQUEST_QUEUES));
@@ -79,6 +79,7 @@ impl FsBackend {
             guards,
             ending,
             frontend: Mutex::new(None),
+            exit_events: ExitEvents::new(request_queues + 1)?,
             workers,
         })
     }
@@ -88,6 +89,11 @@ impl FsBackend {
     /// Has the workers take nothing more off their rings, so that their threads can end.
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the rings' threads when the service could not be started in whole.
+    pub(super) fn end_threads(&self) {
+        self.exit_events.end_threads();
     }
 }
 
@@ -132,7 +138,14 @@ impl VhostUserBackend for FsBackend {
 
     /// Requests in flight keep the memory they were found in; new ones find the new memory.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        self.guards.add(&memory.memory().into_inner())
+        let memory = memory.memory().into_inner();
+        if let Some(region) = memory.iter().find(|region| !is_backed(region)) {
+            let (address, len) = (region.start_addr().0, region.len());
+            return Err(io::Error::other(format!(
+                "the memory of {len} bytes at {address:#x} goes on behind the end of its file"
+            )));
+        }
+        self.guards.add(&memory)
     }
 
     fn set_backend_req_fd(&self, frontend: Backend) {
@@ -143,10 +156,8 @@ impl VhostUserBackend for FsBackend {
         (0..=self.request_queues).map(|ring| 1 << ring).collect()
     }
 
-    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
-            .inspect_err(|error| log::error!("cannot make the event that ends a worker: {error}"))
-            .ok()
+    fn exit_event(&self, thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        self.exit_events.lend(thread)
     }
 
     fn handle_event(
@@ -165,5 +176,19 @@ impl VhostUserBackend for FsBackend {
             .unwrap_or_else(PoisonError::into_inner)
             .serve(ring);
         Ok(())
+    }
+}
+
+/// Whether a region's file is long enough for it. Only regular files tell; a device's memory is as long as it maps.
+fn is_backed(region: &GuestRegionMmap) -> bool {
+    let Some(offset) = region.file_offset() else {
+        return true;
+    };
+    match offset.file().metadata() {
+        Ok(file) if file.is_file() => offset
+            .start()
+            .checked_add(region.len())
+            .is_some_and(|end| end <= file.len()),
+        _ => true,
     }
 }

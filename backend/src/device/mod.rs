@@ -14,6 +14,7 @@ mod backend;
 mod chain;
 mod config_space;
 mod connection;
+mod exit_event;
 mod guards;
 mod options;
 mod pool;

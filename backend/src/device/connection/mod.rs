@@ -59,7 +59,10 @@ pub(super) fn serve(
     let backend = Arc::new(FsBackend::new(options, Arc::clone(handler)).map_err(Error::Threads)?);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("vhost_user".into(), Arc::clone(&backend), memory)
-        .map_err(Error::Start)?;
+        .map_err(|error| {
+            backend.end_threads();
+            Error::Start(error)
+        })?;
     let (private, listener) = private_socket().map_err(Error::PrivateSocket)?;
     daemon
         .start(&mut Listener::from(listener))
