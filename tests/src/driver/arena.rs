@@ -21,8 +21,11 @@ const MAX_RESIDENT_KB: u64 = 256 * 1024;
 /// Most address space that it may ever have had: far less than the 4 GiB that a hostile length asks for.
 const MAX_VIRTUAL_KB: u64 = 3 * 1024 * 1024;
 
-/// Most lines that one misbehaving guest may cause in the log: what repeats is rate-limited.
-const MAX_LOG_LINES: usize = 600;
+/// Most lines that one connection may cause in the log, on top of [`MAX_LOG_LINES`]: what a guest repeats is rate-limited.
+const MAX_LINES_PER_GUEST: usize = 4;
+
+/// Lines that the log of any daemon may have.
+const MAX_LOG_LINES: usize = 100;
 
 /// What no log may hold.
 const FAULTS_OF_OURS: [&str; 3] = ["panicked", "please report", "RUST_BACKTRACE"];
@@ -70,7 +73,8 @@ impl Arena {
     /// Either cannot be started.
     pub fn new(arguments: &[&str]) -> Result<Self> {
         let mut arena = Self::quiet(arguments)?;
-        arena.neighbour = Some(Neighbour::start(arena.daemon.socket(), "neighbour")?);
+        let neighbour = Neighbour::start(arena.daemon.socket(), "neighbour");
+        arena.neighbour = Some(neighbour.with_context(|| arena.log())?);
         Ok(arena)
     }
 
@@ -86,9 +90,10 @@ impl Arena {
         fs::create_dir(&share)?;
         fs::create_dir(dir.path().join("outside"))?;
         let daemon = Daemon::start(&Options::new(&share).arguments(arguments))?;
+        wait_for_log(&daemon, "waiting for guests")?;
         let serving = serving_process(daemon.pid())?;
         Ok(Self {
-            idle: Footprint::of(serving)?,
+            idle: settled(serving)?,
             daemon,
             dir,
             neighbour: None,
@@ -120,6 +125,12 @@ impl Arena {
         self.serving
     }
 
+    /// What the daemon has logged, shortened for the report of a failed test.
+    #[must_use]
+    pub fn log(&self) -> String {
+        excerpt(&self.daemon.log())
+    }
+
     /// What the daemon held before anybody connected.
     #[must_use]
     pub const fn idle(&self) -> Footprint {
@@ -140,9 +151,7 @@ impl Arena {
     /// It does not.
     pub fn neighbour_goes_on(&mut self) -> Result<()> {
         match &mut self.neighbour {
-            Some(neighbour) => neighbour
-                .wait_for_rounds(3)
-                .with_context(|| self.daemon.log()),
+            Some(neighbour) => neighbour.wait_for_rounds(3).with_context(|| self.log()),
             None => bail!("there is no neighbour"),
         }
     }
@@ -180,17 +189,17 @@ impl Arena {
         ensure!(
             self.daemon.is_running()?,
             "the daemon has ended:\n{}",
-            self.daemon.log()
+            self.log()
         );
         ensure!(
             serving_process(self.daemon.pid())? == self.serving,
             "the serving process is another one:\n{}",
-            self.daemon.log()
+            self.log()
         );
         if let Some(neighbour) = self.neighbour.take() {
-            neighbour.stop().with_context(|| self.daemon.log())?;
+            neighbour.stop().with_context(|| self.log())?;
         }
-        self.wait_until_idle().with_context(|| self.daemon.log())?;
+        self.wait_until_idle().with_context(|| self.log())?;
         let (resident, virtual_size) = (
             status_kb(self.serving, "VmHWM:")?,
             status_kb(self.serving, "VmPeak:")?,
@@ -201,19 +210,53 @@ impl Arena {
             "the daemon mapped {virtual_size} KiB"
         );
         let (status, log) = self.daemon.stop()?;
-        ensure!(status.success(), "the daemon ended with {status}:\n{log}");
+        let shown = excerpt(&log);
+        ensure!(status.success(), "the daemon ended with {status}:\n{shown}");
         for fault in FAULTS_OF_OURS {
-            ensure!(!log.contains(fault), "the log has {fault:?}:\n{log}");
+            ensure!(!log.contains(fault), "the log has {fault:?}:\n{shown}");
         }
         for words in told {
-            ensure!(log.contains(words), "the log lacks {words:?}:\n{log}");
+            ensure!(log.contains(words), "the log lacks {words:?}:\n{shown}");
         }
+        let guests = log.matches("has connected").count();
+        let limit = MAX_LOG_LINES + MAX_LINES_PER_GUEST * guests;
         ensure!(
-            log.lines().count() < MAX_LOG_LINES,
-            "the log is long:\n{log}"
+            log.lines().count() < limit,
+            "the log is long:
+{shown}"
         );
         Ok(())
     }
+}
+
+/// What a process holds once it has come to rest.
+fn settled(pid: u32) -> Result<Footprint> {
+    let mut last = Footprint::of(pid)?;
+    let mut same = 0;
+    while same < 5 {
+        thread::sleep(Duration::from_millis(10));
+        let now = Footprint::of(pid)?;
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    Ok(last)
+}
+
+/// Waits until the daemon has said something in its log.
+///
+/// # Errors
+/// It has not in time.
+pub fn wait_for_log(daemon: &Daemon, words: &str) -> Result<()> {
+    let deadline = Instant::now() + FREEING;
+    while !daemon.log().contains(words) {
+        ensure!(
+            Instant::now() < deadline,
+            "the log lacks {words:?}:\n{}",
+            daemon.log()
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// The process that serves guests: a sandbox with name spaces has one of its own for that.
@@ -237,6 +280,26 @@ fn status_kb(pid: u32, field: &str) -> Result<u64> {
         .with_context(|| format!("no {field} in the status of {pid}"))?;
     let number = line.split_whitespace().next().unwrap_or_default();
     Ok(number.parse()?)
+}
+
+/// The beginning and the end of a log.
+fn excerpt(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    match lines.as_slice() {
+        [first @ .., _] if first.len() < 80 => log.to_owned(),
+        all => {
+            let (first, last) = (
+                &all[..40.min(all.len())],
+                &all[all.len().saturating_sub(20)..],
+            );
+            format!(
+                "{}\n[{} lines]\n{}",
+                first.join("\n"),
+                all.len(),
+                last.join("\n")
+            )
+        }
+    }
 }
 
 /// What each open descriptor of a process is, a line for each kind.

@@ -167,6 +167,14 @@ impl Memory {
             .expect("an address in guest memory");
     }
 
+    /// The same, or zero where there is no memory.
+    #[must_use]
+    pub fn load_or_zero(&self, address: u64) -> u16 {
+        self.map
+            .load(GuestAddress(address), Ordering::Acquire)
+            .unwrap_or_default()
+    }
+
     /// Loads a number that the daemon may change meanwhile, before all that is read after.
     ///
     /// # Panics

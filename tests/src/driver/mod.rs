@@ -103,6 +103,14 @@ pub struct Ticket {
     reply: (u64, usize),
 }
 
+impl Ticket {
+    /// Where the request's bytes lie in guest memory.
+    #[must_use]
+    pub const fn request_address(&self) -> u64 {
+        self.request.0
+    }
+}
+
 /// Where the parts of a request that is submitted come from.
 #[derive(Clone, Copy, Debug)]
 struct Bytes<'a> {
@@ -168,7 +176,7 @@ impl Driver {
                 Ring::new(&mut memory, layout)
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut driver = Self {
+        let driver = Self {
             peer,
             memory,
             rings,
@@ -200,7 +208,7 @@ impl Driver {
     ///
     /// # Errors
     /// The daemon refuses it.
-    pub fn start_ring(&mut self, index: usize) -> Result<()> {
+    pub fn start_ring(&self, index: usize) -> Result<()> {
         let ring = self.rings.get(index).ok_or(Error::Exhausted("ring"))?;
         start_ring(&self.peer, &self.memory, ring)?;
         let number = ring.layout().index;
@@ -212,7 +220,7 @@ impl Driver {
     ///
     /// # Errors
     /// The daemon does not answer.
-    pub fn stop_ring(&mut self, index: usize) -> Result<u32> {
+    pub fn stop_ring(&self, index: usize) -> Result<u32> {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let answer = self
             .peer
@@ -283,6 +291,49 @@ impl Driver {
             data,
         };
         self.submit_parts(queue, header.unique, bytes, room)
+    }
+
+    /// The bytes of a request, with the number it got.
+    ///
+    /// # Errors
+    /// The request cannot be encoded.
+    pub fn encode(&mut self, node: NodeId, operation: Operation<'_>) -> Result<(Unique, Vec<u8>)> {
+        let header = self.next_header(node);
+        let mut request = Vec::new();
+        Request::from(operation).encode(&header, self.dialect, &mut request)?;
+        Ok((header.unique, request))
+    }
+
+    /// Hands a chain of `segments` to the daemon, whatever they are, waits for it and returns how much was written.
+    ///
+    /// # Errors
+    /// The ring is full, or the chain does not come back.
+    pub fn exchange(&mut self, queue: usize, segments: &[Segment]) -> Result<u32> {
+        let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
+        let head = ring.publish_chain(&mut self.memory, segments)?;
+        ring.kick(&self.memory)?;
+        let ticket = Ticket {
+            unique: Unique::default(),
+            queue,
+            head,
+            request: (0, 0),
+            reply: (0, 0),
+        };
+        self.wait_used(ticket, REPLY_LIMIT)
+    }
+
+    /// Fills the descriptor table of a ring that is not in use from the start on, makes the chain at its first entry
+    /// available and kicks.
+    ///
+    /// # Errors
+    /// The kick descriptor cannot be written.
+    pub fn offer_table(&mut self, queue: usize, table: &[ring::Descriptor]) -> Result<()> {
+        let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
+        for (index, descriptor) in (0..).zip(table) {
+            ring.put_descriptor(&self.memory, index, *descriptor);
+        }
+        ring.publish(&self.memory, 0);
+        ring.kick_anyway()
     }
 
     /// Sends any bytes as a request, with room for `room` bytes of reply, header included.
@@ -462,7 +513,7 @@ pub fn start_ring(peer: &Peer, memory: &Memory, ring: &Ring) -> Result<()> {
     )?;
     let size = ring_state(number, ring.layout().size.into());
     peer.tell(message::SET_VRING_NUM, &size, &[])?;
-    let base = ring_state(number, ring.used_index(memory).into());
+    let base = ring_state(number, memory.load_or_zero(ring.used + 2).into());
     peer.tell(message::SET_VRING_BASE, &base, &[])?;
     let [descriptors, used, available] =
         [ring.descriptors, ring.used, ring.available].map(Memory::user_address);
