@@ -1,0 +1,5 @@
+//! `gangplank-frontend`'s library: what stands on the driver's side of a vhost-user virtio-fs daemon.
+//!
+//! It shares no code with the backend but the FUSE wire, and works with any virtio-fs daemon.
+
+pub mod args;
