@@ -13,7 +13,7 @@ use gangplank_fuse::{
 };
 
 use super::attributes::Validity;
-use super::budget::Descriptor;
+use super::budget::{Descriptor, Permit, exhausted};
 use super::directory::ListingBuffers;
 use super::inodes::{Access, Inodes, Kind};
 use super::locks::RangeLocks;
@@ -21,8 +21,10 @@ use super::negotiation::Session;
 use super::numbers::Numbers;
 use super::open_files::OpenFiles;
 use super::open_flags::GuestNumbering;
+use super::options::Locks;
 use super::places::Identity;
 use super::share::Share;
+use crate::rate_limited;
 use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
 use crate::sys::buffers::{Reader, Writer};
 
@@ -101,10 +103,11 @@ impl PassthroughFs {
         let known = self.inodes.get(id)?;
         let descriptor = match known.access {
             Access::Descriptor(descriptor) => descriptor,
-            Access::Recall(recall) => {
-                let descriptor = self.share.find_again(known.identity, &recall)?;
-                self.inodes.hold(id, descriptor)?
-            }
+            Access::Recall(recall) => match self.share.find_again(known.identity, &recall) {
+                Ok(descriptor) => self.inodes.hold(id, descriptor)?,
+                // What cannot be found may still be open.
+                Err(error) => self.files.any_of(id).ok_or(error)?,
+            },
         };
         Ok(Node {
             id,
@@ -124,6 +127,45 @@ impl PassthroughFs {
             return Ok(node);
         }
         Err(io::Error::from_raw_os_error(libc::ENOTDIR))
+    }
+
+    /// The right to hold one more open file, or another descriptor that cannot be taken back.
+    ///
+    /// # Errors
+    /// ENFILE where this guest has its part, or none can be had.
+    pub(super) fn permit_open(&self) -> io::Result<Permit> {
+        if self.fixed_descriptors() >= self.share.guest_limit() {
+            rate_limited!(
+                error,
+                "a guest holds {} descriptors, all that --rlimit-nofile leaves for it, and gets ENFILE",
+                self.fixed_descriptors()
+            );
+            return Err(exhausted());
+        }
+        self.share.permit()
+    }
+
+    /// The right to hold one more inode by a descriptor.
+    ///
+    /// # Errors
+    /// ENFILE where this guest has its part and cannot give up another, or none can be had.
+    pub(super) fn permit_inode(&self) -> io::Result<Permit> {
+        if self.share.may_recall() {
+            return self.share.permit();
+        }
+        self.permit_open()
+    }
+
+    /// Descriptors that the guest holds and that cannot be taken from it.
+    fn fixed_descriptors(&self) -> u64 {
+        let mut open = self.files.len() as u64;
+        if self.share.options.locks == Locks::Host {
+            open += self.range_locks.len() as u64;
+        }
+        if self.share.may_recall() {
+            return open;
+        }
+        open + self.inodes.descriptors()
     }
 
     /// Refuses a change of a read-only share.
@@ -147,6 +189,7 @@ impl PassthroughFs {
 impl Drop for PassthroughFs {
     fn drop(&mut self) {
         self.free_all();
+        self.share.unregister();
     }
 }
 

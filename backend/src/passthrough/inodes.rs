@@ -19,11 +19,14 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::budget::Descriptor;
 use super::places::Identity;
 use super::recall::{Evidence, Recall};
-use super::slab::{KEY_BITS, Key, Slab};
+use super::slab::{Full, KEY_BITS, Key, Slab};
 use crate::rate_limited;
 
 /// Number of shards: what the bits of a node id above a [`Key`] can tell.
 const SHARDS: usize = 1 << (64 - KEY_BITS);
+
+/// Inodes that a shard takes: 16 million in all, some two gigabytes. A guest that never forgets gets no further.
+const SHARD_CAPACITY: usize = 1 << 20;
 
 /// What an inode is, as far as it decides what may be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,7 @@ struct Inode {
     kind: Kind,
     /// Used since the clock's hand last passed.
     used: AtomicBool,
-    /// Open files of the guest, which may be all that keeps an unlinked inode alive.
+    /// Open files of the guest.
     opens: AtomicU32,
     /// Look-ups that the guest has not undone.
     lookups: AtomicU64,
@@ -132,7 +135,7 @@ pub(super) struct Candidate {
     pub(super) descriptor: Arc<Descriptor>,
     /// Which it is.
     pub(super) identity: Identity,
-    /// Whether it is known already how to find it again.
+    /// Whether it is known already how to find it again, whatever happens meanwhile.
     pub(super) has_recall: bool,
 }
 
@@ -206,7 +209,7 @@ impl Inodes {
         identity: Identity,
         kind: Kind,
         descriptor: &Arc<Descriptor>,
-        evidence: impl Fn() -> Option<Evidence>,
+        evidence: impl Fn() -> Evidence,
     ) -> io::Result<NodeId> {
         let mut known = match self.look_up(identity) {
             Found::Same(id) => return Ok(id),
@@ -228,16 +231,16 @@ impl Inodes {
         identity: Identity,
         kind: Kind,
         descriptor: &Arc<Descriptor>,
-        evidence: Option<&Option<Evidence>>,
+        evidence: Option<&Evidence>,
     ) -> Option<io::Result<NodeId>> {
         let (hash, number) = self.place(identity);
         let mut guard = self.write(number);
         let shard = &mut *guard;
         if let Some((key, inode)) = shard.find(hash, identity) {
             let same = inode.descriptor.is_some() || {
-                let evidence = evidence?.as_ref();
+                let evidence = evidence?;
                 let recall = inode.recall.as_deref();
-                recall.is_some_and(|recall| evidence.is_some_and(|of| recall.is_of(of)))
+                recall.is_some_and(|recall| recall.is_of(evidence))
             };
             if same {
                 inode.touch();
@@ -254,6 +257,10 @@ impl Inodes {
             }
             // The old one is gone, and its number used again. Its node id stays, and leads to ESTALE.
             shard.unlist(hash, key);
+        }
+        if shard.slab.len() >= SHARD_CAPACITY {
+            rate_limited!(error, "a guest knows 16 million files and gets no more");
+            return Some(Err(Full.into()));
         }
         let inserted = shard.slab.insert(Inode {
             identity,
@@ -392,8 +399,7 @@ impl Inodes {
             let Some(descriptor) = &inode.descriptor else {
                 continue;
             };
-            if inode.used.swap(false, Ordering::Relaxed) || inode.opens.load(Ordering::Relaxed) != 0
-            {
+            if inode.used.swap(false, Ordering::Relaxed) {
                 continue;
             }
             found.push(Candidate {
@@ -401,7 +407,7 @@ impl Inodes {
                 kind: inode.kind,
                 identity: inode.identity,
                 descriptor: Arc::clone(descriptor),
-                has_recall: inode.recall.is_some(),
+                has_recall: inode.recall.as_ref().is_some_and(|recall| recall.lasts()),
             });
             if found.len() >= count {
                 break;
@@ -411,7 +417,7 @@ impl Inodes {
     }
 
     /// Takes the descriptor from an inode, which has to be found again from now on. Returns false where the inode was
-    /// opened or forgotten in between, or cannot be found again.
+    /// forgotten in between, or cannot be found again.
     pub(super) fn release(&self, candidate: Candidate, recall: Option<Recall>) -> bool {
         let Ok((number, key)) = split(candidate.id) else {
             return false;
@@ -424,7 +430,7 @@ impl Inodes {
             if let Some(recall) = recall {
                 inode.recall = Some(Box::new(recall));
             }
-            if inode.recall.is_none() || inode.opens.load(Ordering::Relaxed) != 0 {
+            if inode.recall.is_none() {
                 return false;
             }
             inode.descriptor.take()

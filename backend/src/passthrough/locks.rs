@@ -50,6 +50,11 @@ impl RangeLocks {
         }
     }
 
+    /// Descriptors in use.
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Gives back all locks on a node that is not open any more. Their owners have closed it, so there are none left but
     /// of a guest that does not say so.
     pub(super) fn release_all(&self, node: NodeId) {
@@ -134,7 +139,7 @@ impl PassthroughFs {
         if node.kind != Kind::Regular {
             return Err(not_openable(node.kind, false));
         }
-        let permit = self.share.permit()?;
+        let permit = self.permit_open()?;
         let carrier = Arc::new(Descriptor::new(self.open_carrier(&node)?, permit));
         match self.range_locks.lock().entry((id, owner)) {
             Entry::Occupied(present) => Ok(Arc::clone(present.get())),

@@ -41,7 +41,7 @@ impl PassthroughFs {
 
     /// Looks up a name whose inode the guest does not have, as far as can be known.
     pub(super) fn look_up_new(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
-        let permit = self.share.permit()?;
+        let permit = self.permit_inode()?;
         let file = self.share.open(|| file::open_path(parent.as_fd(), name))?;
         // The name may have come to mean something else meanwhile: what was opened decides.
         let stat = file::stat(file.as_fd())?;

@@ -49,7 +49,7 @@ impl PassthroughFs {
         let request = self.request(args.flags)?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permits = (self.share.permit()?, self.share.permit()?);
+        let permits = (self.permit_inode()?, self.permit_open()?);
         // Made in any case, never opened by this call: an existing file has to pass the checks of an open, and may
         // be something that must not be opened at all.
         let flags = (request.host_flags() & !libc::O_TRUNC) | libc::O_CREAT | libc::O_EXCL;
@@ -87,7 +87,7 @@ impl PassthroughFs {
         self.check_writable()?;
         let request = self.request(args.flags)?;
         let parent = self.directory(parent)?;
-        let permits = (self.share.permit()?, self.share.permit()?);
+        let permits = (self.permit_inode()?, self.permit_open()?);
         let mut flags = (request.host_flags() & !libc::O_TRUNC) | libc::O_TMPFILE;
         if request.exclusive {
             // Says that the file will never get a name.
@@ -105,7 +105,7 @@ impl PassthroughFs {
     pub(super) fn do_opendir(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
         self.numbering.learn(args.flags);
         let node = self.directory(id)?;
-        let permit = self.share.permit()?;
+        let permit = self.permit_open()?;
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         let fd = self.reopen(&node, flags)?;
         let file = OpenFile::directory(
@@ -178,7 +178,7 @@ impl PassthroughFs {
     }
 
     fn open_node(&self, node: &Node, request: OpenRequest, kill: bool) -> io::Result<OpenOut> {
-        let permit = self.share.permit()?;
+        let permit = self.permit_open()?;
         let flags = request.host_flags();
         let fd = if kill {
             without_set_id(|| self.reopen(node, flags))?

@@ -18,7 +18,7 @@ use super::slab::{Key, Slab};
 pub(super) struct OpenFile {
     /// What it is open on.
     pub(super) node: NodeId,
-    descriptor: Descriptor,
+    descriptor: Arc<Descriptor>,
     /// Whether it may be written through.
     pub(super) writable: bool,
     /// Whether transfers go past the page cache; given up when that cannot be done.
@@ -41,7 +41,7 @@ impl OpenFile {
     ) -> Self {
         Self {
             node,
-            descriptor,
+            descriptor: Arc::new(descriptor),
             writable: request.write,
             direct: AtomicBool::new(request.direct),
             short_read_is_end: place.short_read_is_end(),
@@ -54,7 +54,7 @@ impl OpenFile {
     pub(super) fn directory(node: NodeId, descriptor: Descriptor, listing: Listing) -> Self {
         Self {
             node,
-            descriptor,
+            descriptor: Arc::new(descriptor),
             writable: false,
             direct: AtomicBool::new(false),
             short_read_is_end: true,
@@ -119,6 +119,14 @@ impl OpenFiles {
             return Err(bad_handle());
         }
         table.remove(key).ok_or_else(bad_handle)
+    }
+
+    /// A descriptor of any open file of a node, the slow way.
+    pub(super) fn any_of(&self, node: NodeId) -> Option<Arc<Descriptor>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let mut files = table.iter_from(0).map(|(_, file)| file);
+        let file = files.find(|file| file.node == node)?;
+        Some(Arc::clone(&file.descriptor))
     }
 
     /// Closes everything.

@@ -1,7 +1,7 @@
 //! Finding an inode again that no descriptor holds.
 //!
-//! A file handle does that best, for whoever may open handles. An ordinary user's daemon remembers where in the share
-//! the inode was and when it was born: it walks there, and what it finds is the inode if it has the same number and
+//! A file handle does that best, for whoever may open handles, on file systems that have them. Else the daemon remembers
+//! where in the share the inode was and when it was born: it walks there, and what it finds is the inode if it has the same number and
 //! was born at the same time. An inode that was moved meanwhile is stale; the guest's kernel then walks by itself, its
 //! look-up comes upon the inode, and it has the node id that it had.
 
@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::inodes::stale;
+use super::options::InodeFileHandles;
 use super::places::{Identity, PlaceIndex};
 use super::share::Share;
 use crate::session::Name;
@@ -42,22 +43,25 @@ pub(super) enum Recall {
 type Birth = (i64, u32);
 
 /// What tells whether an inode of the same number is the same inode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Evidence {
-    /// Its handle.
-    Handle(FileHandle),
-    /// When it was born.
-    Born(Birth),
+#[derive(Debug, Clone)]
+pub(super) struct Evidence {
+    handle: Option<FileHandle>,
+    born: Option<Birth>,
 }
 
 impl Recall {
     /// Whether the inode is the one that the evidence is of.
     pub(super) fn is_of(&self, evidence: &Evidence) -> bool {
-        match (self, evidence) {
-            (Self::Handle(handle), Evidence::Handle(other)) => handle == other,
-            (Self::Path { born, .. }, Evidence::Born(other)) => born == other,
-            _ => false,
+        match self {
+            Self::Handle(handle) => evidence.handle.as_ref() == Some(handle),
+            Self::Path { born, .. } => evidence.born == Some(*born),
+            Self::Gone => false,
         }
+    }
+
+    /// Whether it stays right whatever happens to the inode's names.
+    pub(super) fn lasts(&self) -> bool {
+        matches!(self, Self::Handle(_))
     }
 }
 
@@ -69,13 +73,11 @@ impl Share {
         file: BorrowedFd<'_>,
         stat: &Statx,
         can_be_opened: bool,
-    ) -> Option<Evidence> {
-        if self.recalls_by_path() {
-            return born(stat).map(Evidence::Born);
+    ) -> Evidence {
+        Evidence {
+            handle: self.handle_of(place, file, can_be_opened),
+            born: born(stat),
         }
-        let place = self.place(place).ok()?;
-        let handle = place.handle_of(self.proc_self_fd(), file, can_be_opened)?;
-        Some(Evidence::Handle(handle))
     }
 
     /// How to find the inode of `file` again, if there is a way.
@@ -85,16 +87,32 @@ impl Share {
         file: BorrowedFd<'_>,
         can_be_opened: bool,
     ) -> Option<Recall> {
-        if !self.recalls_by_path() {
-            let place = self.place(identity.place).ok()?;
-            let handle = place.handle_of(self.proc_self_fd(), file, can_be_opened)?;
+        if let Some(handle) = self.handle_of(identity.place, file, can_be_opened) {
             return Some(Recall::Handle(handle));
+        }
+        if self.options.inode_file_handles != InodeFileHandles::Prefer {
+            return None;
         }
         let born = born(&file::stat(file).ok()?)?;
         let path = self.path_in_share(file).ok()??;
         // The kernel's word for where it is may be misleading: names can look like its remarks. So it is tried.
         self.walk(&path, identity, born).ok()?;
         Some(Recall::Path { path, born })
+    }
+
+    fn handle_of(
+        &self,
+        place: PlaceIndex,
+        file: BorrowedFd<'_>,
+        can_be_opened: bool,
+    ) -> Option<FileHandle> {
+        if !self.abilities.can_open_by_handle
+            || self.options.inode_file_handles == InodeFileHandles::Never
+        {
+            return None;
+        }
+        let place = self.place(place).ok()?;
+        place.handle_of(self.proc_self_fd(), file, can_be_opened)
     }
 
     /// Opens an inode that no descriptor holds (`O_PATH`).

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::budget::{Budget, Descriptor, Permit, exhausted};
@@ -49,6 +50,7 @@ pub struct Share {
     pub(super) places: Places,
     budget: Arc<Budget>,
     guests: Mutex<Vec<Weak<Inodes>>>,
+    guest_count: AtomicU64,
 }
 
 /// Descriptors given up at a time, so that the search for them is not repeated for every single one.
@@ -106,6 +108,7 @@ impl Share {
             abilities,
             places,
             guests: Mutex::default(),
+            guest_count: AtomicU64::new(0),
         }))
     }
 
@@ -130,10 +133,11 @@ impl Share {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.retain(|guest| guest.strong_count() > 0);
         guests.push(Arc::downgrade(inodes));
+        self.guest_count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether inodes may give up their descriptors.
-    fn may_recall(&self) -> bool {
+    pub(super) fn may_recall(&self) -> bool {
         match self.options.inode_file_handles {
             InodeFileHandles::Never => false,
             InodeFileHandles::Prefer => true,
@@ -141,10 +145,23 @@ impl Share {
         }
     }
 
-    /// Whether inodes without a descriptor are found by where they were, for lack of anything better.
-    pub(super) fn recalls_by_path(&self) -> bool {
-        !self.abilities.can_open_by_handle
-            && self.options.inode_file_handles == InodeFileHandles::Prefer
+    /// Descriptors that one guest may hold which cannot be taken from it: most of them as long as it is alone, its part
+    /// of them otherwise. So one guest cannot keep all others, or those to come, from their files.
+    pub(super) fn guest_limit(&self) -> u64 {
+        let limit = self.budget.limit();
+        match self.count_guests() {
+            0 | 1 => limit - limit / 8,
+            guests => limit / guests,
+        }
+    }
+
+    fn count_guests(&self) -> u64 {
+        self.guest_count.load(Ordering::Relaxed)
+    }
+
+    /// A guest is gone.
+    pub(super) fn unregister(&self) {
+        self.guest_count.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The right to open one more descriptor for a guest, if need be by taking one from an inode that was not
@@ -256,7 +273,7 @@ impl Share {
         guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
         let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
         let mut freed = 0;
-        // An inode without a name may live by its descriptor alone. Those go last, and may be stale from then on.
+        // An inode without a name, and not open, lives by its descriptor alone. Those go last, and are stale from then on.
         for names in [Names::Required, Names::Optional] {
             for guest in &guests {
                 for _ in 0..EVICTION_VISITS {
@@ -281,8 +298,7 @@ impl Share {
             if names == Names::Required && !has_name {
                 continue;
             }
-            // Where it was may have changed since it was last found there; its handle has not.
-            let recall = if candidate.has_recall && !self.recalls_by_path() {
+            let recall = if candidate.has_recall {
                 None
             } else {
                 match self.recall(candidate.identity, file, candidate.kind.can_be_opened()) {
