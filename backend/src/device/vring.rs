@@ -36,6 +36,8 @@ struct Ring {
 #[derive(Default)]
 struct Outstanding {
     chains: usize,
+    /// Threads that wait for there being none: nobody is woken, at the price of a system call for each batch, without any.
+    waiting: usize,
     interruptions: Vec<Arc<Interruption>>,
 }
 
@@ -95,7 +97,7 @@ impl Vring {
     pub(super) fn abandon(&self, count: usize) {
         let mut outstanding = self.outstanding();
         outstanding.chains = outstanding.chains.saturating_sub(count);
-        if outstanding.chains == 0 {
+        if outstanding.chains == 0 && outstanding.waiting > 0 {
             self.0.drained.notify_all();
         }
     }
@@ -144,6 +146,7 @@ impl Vring {
     /// Waits until every chain that was taken has been given back. Requests that wait for a lock are interrupted.
     fn drain(&self) {
         let mut outstanding = self.outstanding();
+        outstanding.waiting += 1;
         while outstanding.chains > 0 {
             let waiting = std::mem::take(&mut outstanding.interruptions);
             if !waiting.is_empty() {
@@ -161,6 +164,7 @@ impl Vring {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+        outstanding.waiting -= 1;
     }
 
     fn outstanding(&self) -> MutexGuard<'_, Outstanding> {
