@@ -58,7 +58,7 @@ impl Impersonation {
         if !self.identity {
             return Ok(None);
         }
-        let (uid, gid) = thread::effective_ids();
+        let (uid, gid) = thread::own_ids();
         let caller = creator.caller;
         let mut guard = Guard::default();
         if caller.uid != uid

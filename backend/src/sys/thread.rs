@@ -87,12 +87,16 @@ pub fn enter_descriptors(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The calling thread's effective user and group id.
-pub fn effective_ids() -> (u32, u32) {
-    (
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    )
+/// The effective user and group id that the calling thread has when it has taken on nobody else's. Asked of the kernel
+/// once for each thread; to be called first while that is so.
+pub fn own_ids() -> (u32, u32) {
+    thread_local! {
+        static OWN: (u32, u32) = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+    }
+    OWN.with(|ids| *ids)
 }
 
 /// Sets the calling thread's effective, and with it its file system, user id. Away from 0 the effective
