@@ -9,7 +9,9 @@ use super::credentials::without_set_id;
 use super::fs::{Node, PassthroughFs};
 use super::inodes::Kind;
 use super::open::not_openable;
-use crate::sys::file::{self, NewTime};
+use crate::sys::file;
+use crate::sys::file_attributes::{self, NewTime};
+use crate::sys::file_content;
 
 impl PassthroughFs {
     /// Changes what `args.valid` names and returns the attributes as they are then.
@@ -22,13 +24,13 @@ impl PassthroughFs {
         if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
             let uid = valid.contains(SetattrValid::UID).then_some(args.uid);
             let gid = valid.contains(SetattrValid::GID).then_some(args.gid);
-            file::change_owner(node.as_fd(), uid, gid)?;
+            file_attributes::change_owner(node.as_fd(), uid, gid)?;
         }
         if valid.contains(SetattrValid::MODE) {
             if node.kind == Kind::Symlink {
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
-            file::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
+            file_attributes::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
         }
         if valid.contains(SetattrValid::SIZE) {
             self.change_size(&node, valid, args)?;
@@ -50,7 +52,7 @@ impl PassthroughFs {
                 valid.contains(SetattrValid::MTIME_NOW),
                 (args.mtime, args.mtimensec),
             );
-            file::set_times(node.as_fd(), accessed, modified)?;
+            file_attributes::set_times(node.as_fd(), accessed, modified)?;
         }
         Ok(self.attr_out(&file::stat(node.as_fd())?))
     }
@@ -62,9 +64,9 @@ impl PassthroughFs {
         }
         let truncate = |file: BorrowedFd<'_>| {
             if valid.contains(SetattrValid::KILL_SUIDGID) {
-                return without_set_id(|| file::truncate(file, args.size));
+                return without_set_id(|| file_content::truncate(file, args.size));
             }
-            file::truncate(file, args.size)
+            file_content::truncate(file, args.size)
         };
         let open = valid
             .contains(SetattrValid::FH)

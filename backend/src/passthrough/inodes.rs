@@ -8,18 +8,19 @@
 //! system call is made while one is held for writing.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gangplank_fuse::NodeId;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 
 use super::budget::Descriptor;
+pub(super) use super::inode::Kind;
+use super::inode::{Inode, Shard, hash_of};
 use super::places::Identity;
 use super::recall::{Evidence, Recall};
-use super::slab::{Full, KEY_BITS, Key, Slab};
+use super::slab::{Full, KEY_BITS, Key};
 use crate::rate_limited;
 
 /// Number of shards: what the bits of a node id above a [`Key`] can tell.
@@ -27,58 +28,6 @@ const SHARDS: usize = 1 << (64 - KEY_BITS);
 
 /// Inodes that a shard takes: 16 million in all, some two gigabytes. A guest that never forgets gets no further.
 const SHARD_CAPACITY: usize = 1 << 20;
-
-/// What an inode is, as far as it decides what may be done with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A regular file.
-    Regular,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A device node, FIFO or socket: never opened by the daemon.
-    Special,
-}
-
-impl Kind {
-    /// From a mode's type bits.
-    pub(super) fn from_mode(mode: u32) -> Self {
-        match mode & libc::S_IFMT {
-            libc::S_IFREG => Self::Regular,
-            libc::S_IFDIR => Self::Directory,
-            libc::S_IFLNK => Self::Symlink,
-            _ => Self::Special,
-        }
-    }
-
-    /// Whether opening it has no effect but a descriptor.
-    pub(super) fn can_be_opened(self) -> bool {
-        matches!(self, Self::Regular | Self::Directory)
-    }
-}
-
-/// One inode. At least one of `descriptor` and `recall` is there.
-struct Inode {
-    identity: Identity,
-    kind: Kind,
-    /// Used since the clock's hand last passed.
-    used: AtomicBool,
-    /// Open files of the guest.
-    opens: AtomicU32,
-    /// Look-ups that the guest has not undone.
-    lookups: AtomicU64,
-    descriptor: Option<Arc<Descriptor>>,
-    recall: Option<Box<Recall>>,
-}
-
-#[derive(Default)]
-struct Shard {
-    slab: Slab<Inode>,
-    by_identity: HashTable<u32>,
-    /// Where the clock's hand stands.
-    hand: AtomicU32,
-}
 
 /// All inodes that one guest knows, but the root.
 pub(super) struct Inodes {
@@ -484,73 +433,6 @@ pub(super) enum OpenChange {
     Closed,
 }
 
-impl Inode {
-    fn touch(&self) {
-        // Most often it is set already, and a shared cache line is better left alone.
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether no look-up is left.
-    fn undo_lookups(&self, id: NodeId, count: u64) -> bool {
-        let before = self
-            .lookups
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lookups| {
-                Some(lookups.saturating_sub(count))
-            })
-            .unwrap_or(0);
-        if before < count {
-            rate_limited!(
-                warn,
-                "a guest forgets node {:#x} {count} times, and looked it up {before} times",
-                id.get()
-            );
-        }
-        before <= count
-    }
-}
-
-impl Shard {
-    fn find(&self, hash: u64, identity: Identity) -> Option<(Key, &Inode)> {
-        let same = |index: &u32| {
-            self.slab
-                .at(*index)
-                .is_some_and(|(_, inode)| inode.identity == identity)
-        };
-        self.slab.at(*self.by_identity.find(hash, same)?)
-    }
-
-    /// Takes an inode out of the index, if it is in it.
-    fn unlist(&mut self, hash: u64, key: Key) {
-        if let Ok(entry) = self
-            .by_identity
-            .find_entry(hash, |index| *index == key.index())
-        {
-            entry.remove();
-        }
-    }
-
-    /// Gives memory of the index back when most of it is unused.
-    fn shrink(&mut self, hasher: &DefaultHashBuilder) {
-        if self.by_identity.capacity() > 4 * self.by_identity.len() + 64 {
-            let slab = &self.slab;
-            let room = 2 * self.by_identity.len();
-            self.by_identity.shrink_to(room, |index| {
-                slab.at(*index)
-                    .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
-            });
-        }
-    }
-}
-
-fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
-    let mut state = hasher.build_hasher();
-    state.write_u32(identity.place.0);
-    state.write_u64(identity.ino);
-    state.finish()
-}
-
 /// Shard and key of a node id. Keys are large, so 0 and the root's 1 are no inode of the table.
 fn split(id: NodeId) -> io::Result<(usize, Key)> {
     let raw = id.get();
@@ -571,12 +453,6 @@ pub(super) fn stale() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_million_inodes_fit_a_small_machine() {
-        // An inode takes a slot, five bytes of the index, and an allocation for the descriptor or for the way back.
-        assert!(size_of::<Option<(Key, Inode)>>() <= 72);
-    }
 
     #[test]
     fn numbers_that_are_no_node_ids_are_not_taken_apart() {

@@ -19,6 +19,7 @@ use super::open_flags::OpenRequest;
 use super::options::{CachePolicy, Locks};
 use crate::session::{Creator, Name};
 use crate::sys::file;
+use crate::sys::file_content;
 use crate::sys::file_lock::{self, LockKind};
 
 /// How often a file that others make and remove all the time is tried.
@@ -158,7 +159,7 @@ impl PassthroughFs {
 
     /// Brings a file or directory to stable storage.
     pub(super) fn do_fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        file::sync(self.files.get(handle, id)?.as_fd(), data_only)
+        file_content::sync(self.files.get(handle, id)?.as_fd(), data_only)
     }
 
     /// Reads a guest's open flags as far as the share allows what they ask for.

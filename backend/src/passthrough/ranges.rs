@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use gangplank_fuse::{CopyFileRangeIn, FallocateIn, Handle, LseekIn, NodeId};
 
 use super::fs::PassthroughFs;
-use crate::sys::file::{self, SeekFor};
+use crate::sys::file;
+use crate::sys::file_content::{self, SeekFor};
 
 /// The most bytes copied for one request: what a request may take must not be the guest's choice.
 const COPY_LIMIT: u64 = 1 << 30;
@@ -27,7 +28,7 @@ impl PassthroughFs {
         }
         signed(args.offset)?;
         signed(args.length)?;
-        file::allocate(file.as_fd(), args.mode, args.offset, args.length)
+        file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
     }
 
     /// Finds data or a hole.
@@ -44,7 +45,7 @@ impl PassthroughFs {
         }
         // Beyond what a file can be, there is nothing.
         signed(args.offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
-        file::seek(file.as_fd(), args.offset, what)
+        file_content::seek(file.as_fd(), args.offset, what)
     }
 
     /// Copies between two open files, inside the host.
@@ -60,7 +61,7 @@ impl PassthroughFs {
         signed(args.off_in)?;
         signed(args.off_out)?;
         let length = usize::try_from(args.len.min(COPY_LIMIT)).unwrap_or(usize::MAX);
-        let copied = file::copy_range(
+        let copied = file_content::copy_range(
             source.as_fd(),
             args.off_in,
             target.as_fd(),
@@ -79,7 +80,7 @@ impl PassthroughFs {
         let open = self
             .share
             .open(|| file::reopen(proc, directory.as_fd(), flags))?;
-        file::sync_file_system(open.as_fd())
+        file_content::sync_file_system(open.as_fd())
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::budget::{Budget, Descriptor, Permit, exhausted};
+use super::budget::{Budget, Descriptor, exhausted};
 use super::inodes::{Inodes, stale};
 use super::options::{InodeFileHandles, Options};
 use super::places::{Identity, Place, PlaceIndex, Places};
@@ -48,22 +48,9 @@ pub struct Share {
     pub(super) options: Options,
     pub(super) abilities: Abilities,
     pub(super) places: Places,
-    budget: Arc<Budget>,
+    pub(super) budget: Arc<Budget>,
     guests: Mutex<Vec<Weak<Inodes>>>,
     guest_count: AtomicU64,
-}
-
-/// Descriptors given up at a time, so that the search for them is not repeated for every single one.
-const EVICTION_BATCH: u64 = 256;
-
-/// Shards looked at in one search: each twice, since the first visit only takes away the sign of recent use.
-const EVICTION_VISITS: usize = 33;
-
-/// Whether an inode must have a name to be given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Names {
-    Required,
-    Optional,
 }
 
 impl Share {
@@ -136,15 +123,6 @@ impl Share {
         self.guest_count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether inodes may give up their descriptors.
-    pub(super) fn may_recall(&self) -> bool {
-        match self.options.inode_file_handles {
-            InodeFileHandles::Never => false,
-            InodeFileHandles::Prefer => true,
-            InodeFileHandles::Mandatory => self.abilities.can_open_by_handle,
-        }
-    }
-
     /// Descriptors that one guest may hold which cannot be taken from it: most of them as long as it is alone, its part
     /// of them otherwise. So one guest cannot keep all others, or those to come, from their files.
     pub(super) fn guest_limit(&self) -> u64 {
@@ -155,6 +133,12 @@ impl Share {
         }
     }
 
+    /// The tables of all guests.
+    pub(super) fn registered(&self) -> Vec<Arc<Inodes>> {
+        let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.iter().filter_map(Weak::upgrade).collect()
+    }
+
     fn count_guests(&self) -> u64 {
         self.guest_count.load(Ordering::Relaxed)
     }
@@ -162,27 +146,6 @@ impl Share {
     /// A guest is gone.
     pub(super) fn unregister(&self) {
         self.guest_count.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The right to open one more descriptor for a guest, if need be by taking one from an inode that was not
-    /// used lately.
-    ///
-    /// # Errors
-    /// ENFILE where none can be had.
-    pub(super) fn permit(&self) -> io::Result<Permit> {
-        if let Some(permit) = self.budget.take() {
-            return Ok(permit);
-        }
-        self.make_room();
-        self.budget.take().ok_or_else(|| {
-            let limit = self.budget.limit();
-            rate_limited!(
-                error,
-                "guests hold {limit} descriptors, the limit that --rlimit-nofile sets, and none can be given up: \
-                 guests get ENFILE"
-            );
-            exhausted()
-        })
     }
 
     /// A descriptor for an inode that none holds.
@@ -197,27 +160,6 @@ impl Share {
         let permit = self.permit()?;
         let fd = self.open(|| self.open_recalled(identity, recall))?;
         Ok(Arc::new(Descriptor::new(fd, permit)))
-    }
-
-    /// Calls `open`, and once more with fewer descriptors held where the process or the system has no more: others than
-    /// the guests' files need them too.
-    ///
-    /// # Errors
-    /// Those of `open`; ENFILE where the second attempt fails like the first.
-    pub(super) fn open<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        match open() {
-            Err(error) if out_of_descriptors(&error) => {
-                self.make_room();
-                open().map_err(|error| {
-                    if !out_of_descriptors(&error) {
-                        return error;
-                    }
-                    rate_limited!(error, "no descriptor is left for guests' files: {error}");
-                    exhausted()
-                })
-            }
-            result => result,
-        }
     }
 
     /// The place at a position.
@@ -260,61 +202,4 @@ impl Share {
         }
         Ok(place.index())
     }
-
-    /// Has inodes give up descriptors: of the guest that holds most first.
-    fn make_room(&self) {
-        if !self.may_recall() {
-            return;
-        }
-        let mut guests: Vec<Arc<Inodes>> = {
-            let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-            guests.iter().filter_map(Weak::upgrade).collect()
-        };
-        guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
-        let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
-        let mut freed = 0;
-        // An inode without a name, and not open, lives by its descriptor alone. Those go last, and are stale from then on.
-        for names in [Names::Required, Names::Optional] {
-            for guest in &guests {
-                for _ in 0..EVICTION_VISITS {
-                    if freed >= wanted {
-                        return;
-                    }
-                    freed += self.evict(guest, wanted - freed, names);
-                }
-            }
-            if freed > 0 {
-                return;
-            }
-        }
-    }
-
-    /// Has one shard of a guest's table give up to `wanted` descriptors; returns how many it gave up.
-    fn evict(&self, guest: &Inodes, wanted: u64, names: Names) -> u64 {
-        let mut freed = 0;
-        for candidate in guest.candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
-            let file = candidate.descriptor.as_fd();
-            let has_name = file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0);
-            if names == Names::Required && !has_name {
-                continue;
-            }
-            let recall = if candidate.has_recall {
-                None
-            } else {
-                match self.recall(candidate.identity, file, candidate.kind.can_be_opened()) {
-                    Some(recall) => Some(recall),
-                    None if has_name => continue,
-                    None => Some(Recall::Gone),
-                }
-            };
-            if guest.release(candidate, recall) {
-                freed += 1;
-            }
-        }
-        freed
-    }
-}
-
-fn out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

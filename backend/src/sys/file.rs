@@ -1,16 +1,14 @@
-//! System calls on one file: opening, attributes, content.
+//! System calls on one file: opening, attributes, listing.
 //!
 //! Every name is a single component or a descriptor's own number; nothing here follows a symbolic link
 //! but the magic ones in the directory of the process's own descriptors.
-#![allow(unsafe_code)] // getdents64 and fcntl have no safe wrapper that takes raw buffers and flags
+#![allow(unsafe_code)] // getdents64 into a plain buffer and a close that reports have no safe wrapper
 
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, SeekFrom, StatxFlags, Timespec, Timestamps,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, StatxFlags};
 
 pub use rustix::fs::{StatFs, StatVfs, Statx, StatxTimestamp};
 
@@ -125,134 +123,6 @@ pub fn reopen(
     })
 }
 
-/// Changes the permission bits of what `file` stands for.
-///
-/// # Errors
-/// `fchmodat(2)`'s.
-pub fn change_mode(
-    proc_self_fd: BorrowedFd<'_>,
-    file: BorrowedFd<'_>,
-    mode: u32,
-) -> io::Result<()> {
-    let name = DescriptorName::new(file);
-    Ok(rustix::fs::chmodat(
-        proc_self_fd,
-        name.as_c_str(),
-        mode_bits(mode),
-        AtFlags::empty(),
-    )?)
-}
-
-/// Changes owner and group; `None` leaves one as it is.
-///
-/// # Errors
-/// `fchownat(2)`'s; EINVAL for the number that means "as it is".
-pub fn change_owner(file: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
-    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    let (uid, gid) = (
-        uid.map(rustix::fs::Uid::from_raw),
-        gid.map(rustix::fs::Gid::from_raw),
-    );
-    Ok(rustix::fs::chownat(file, c"", uid, gid, flags)?)
-}
-
-/// What becomes of a time stamp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NewTime {
-    /// Stays as it is.
-    Omit,
-    /// Becomes the host's present time.
-    Now,
-    /// Becomes this: seconds since the epoch and nanoseconds below 1,000,000,000.
-    At(i64, u32),
-}
-
-impl NewTime {
-    fn timespec(self) -> io::Result<Timespec> {
-        let (tv_sec, tv_nsec) = match self {
-            Self::Omit => (0, rustix::fs::UTIME_OMIT),
-            Self::Now => (0, rustix::fs::UTIME_NOW),
-            // Larger ones could be mistaken for the two special values.
-            Self::At(_, nanoseconds) if nanoseconds >= 1_000_000_000 => {
-                return Err(io::Error::from_raw_os_error(libc::EINVAL));
-            }
-            Self::At(seconds, nanoseconds) => (seconds, nanoseconds.into()),
-        };
-        Ok(Timespec { tv_sec, tv_nsec })
-    }
-}
-
-/// Sets access and modification time of what `file` stands for, a symbolic link included.
-///
-/// # Errors
-/// `utimensat(2)`'s; EINVAL for nanoseconds out of range.
-pub fn set_times(file: BorrowedFd<'_>, accessed: NewTime, modified: NewTime) -> io::Result<()> {
-    let times = Timestamps {
-        last_access: accessed.timespec()?,
-        last_modification: modified.timespec()?,
-    };
-    Ok(rustix::fs::utimensat(
-        file,
-        c"",
-        &times,
-        AtFlags::EMPTY_PATH,
-    )?)
-}
-
-/// Sets the size of a file opened for writing.
-///
-/// # Errors
-/// `ftruncate(2)`'s.
-pub fn truncate(file: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-    retry(|| rustix::fs::ftruncate(file, size))
-}
-
-/// Allocates, punches, zeroes, collapses or inserts a range, as `mode` (`FALLOC_FL_*`) says.
-///
-/// # Errors
-/// `fallocate(2)`'s.
-pub fn allocate(file: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> io::Result<()> {
-    retry(|| rustix::fs::fallocate(file, FallocateFlags::from_bits_retain(mode), offset, length))
-}
-
-/// Copies up to `length` bytes inside the host and returns how many.
-///
-/// # Errors
-/// `copy_file_range(2)`'s.
-pub fn copy_range(
-    source: BorrowedFd<'_>,
-    mut from: u64,
-    target: BorrowedFd<'_>,
-    mut to: u64,
-    length: usize,
-) -> io::Result<usize> {
-    retry(|| rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length))
-}
-
-/// What [`seek`] looks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SeekFor {
-    /// Bytes that are stored.
-    Data,
-    /// A hole, or the end of the file.
-    Hole,
-}
-
-/// The offset of the next data or hole at or after `offset`.
-///
-/// # Errors
-/// `lseek(2)`'s; ENXIO beyond the end.
-pub fn seek(file: BorrowedFd<'_>, offset: u64, what: SeekFor) -> io::Result<u64> {
-    let position = match what {
-        SeekFor::Data => SeekFrom::Data(offset),
-        SeekFor::Hole => SeekFrom::Hole(offset),
-    };
-    Ok(rustix::fs::seek(file, position)?)
-}
-
 /// Moves a directory's position to a cookie that [`read_directory`] gave.
 ///
 /// # Errors
@@ -277,28 +147,6 @@ pub fn read_directory(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resul
         )
     };
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
-}
-
-/// Brings a file's content, and unless `data_only` its attributes, to stable storage.
-///
-/// # Errors
-/// `fsync(2)`'s.
-pub fn sync(file: BorrowedFd<'_>, data_only: bool) -> io::Result<()> {
-    retry(|| {
-        if data_only {
-            rustix::fs::fdatasync(file)
-        } else {
-            rustix::fs::fsync(file)
-        }
-    })
-}
-
-/// Brings the whole file system that holds `file` to stable storage.
-///
-/// # Errors
-/// `syncfs(2)`'s.
-pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(file)?)
 }
 
 /// Figures of the file system that holds `file`.
@@ -371,7 +219,7 @@ pub fn own_path(
 }
 
 /// Calls again while a signal interrupts.
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(rustix::io::Errno::INTR) => {}
@@ -408,16 +256,6 @@ mod tests {
     }
 
     #[test]
-    fn nanoseconds_that_would_mean_something_else_are_refused() {
-        let file = tempfile::tempfile().expect("a temporary file");
-        let now = NewTime::At(0, u32::try_from(libc::UTIME_NOW).expect("positive"));
-        let error = set_times(file.as_fd(), now, NewTime::Omit).expect_err("out of range");
-        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-        set_times(file.as_fd(), NewTime::At(5, 6), NewTime::Now).expect("set");
-        assert_eq!(stat(file.as_fd()).expect("attributes").stx_atime.tv_sec, 5);
-    }
-
-    #[test]
     fn a_link_is_read_and_not_followed() {
         let directory = tempfile::tempdir().expect("a directory");
         std::os::unix::fs::symlink("/etc/passwd", directory.path().join("link")).expect("a link");
@@ -440,7 +278,7 @@ mod tests {
         let file = tempfile::tempfile().expect("a temporary file");
         let path = reopen(proc_self_fd.as_fd(), file.as_fd(), libc::O_PATH).expect("reopened");
         let again = reopen(proc_self_fd.as_fd(), path.as_fd(), libc::O_RDWR).expect("reopened");
-        truncate(again.as_fd(), 9).expect("truncated");
+        crate::sys::file_content::truncate(again.as_fd(), 9).expect("truncated");
         assert_eq!(stat(path.as_fd()).expect("attributes").stx_size, 9);
         close_duplicate(again.as_fd()).expect("closed");
     }

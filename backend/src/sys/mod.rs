@@ -2,6 +2,8 @@
 
 pub mod buffers;
 pub mod file;
+pub mod file_attributes;
+pub mod file_content;
 pub mod file_handle;
 pub mod file_lock;
 pub mod guest_memory;

@@ -1,0 +1,136 @@
+//! Making do with the descriptors there are.
+//!
+//! When the guests' budget is used up, or the process or the system has no descriptor left, inodes that were not used
+//! lately give up theirs, those of the guest that holds most first.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::budget::{Permit, exhausted};
+use super::inodes::Inodes;
+use super::options::InodeFileHandles;
+use super::recall::Recall;
+use super::share::Share;
+use crate::rate_limited;
+use crate::sys::file;
+
+/// Descriptors given up at a time, so that the search for them is not repeated for every single one.
+const EVICTION_BATCH: u64 = 256;
+
+/// Shards looked at in one search: each twice, since the first visit only takes away the sign of recent use.
+const EVICTION_VISITS: usize = 33;
+
+/// Whether an inode must have a name to be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    Required,
+    Optional,
+}
+
+impl Share {
+    /// Whether inodes may give up their descriptors.
+    pub(super) fn may_recall(&self) -> bool {
+        match self.options.inode_file_handles {
+            InodeFileHandles::Never => false,
+            InodeFileHandles::Prefer => true,
+            InodeFileHandles::Mandatory => self.abilities.can_open_by_handle,
+        }
+    }
+
+    /// The right to open one more descriptor for a guest, if need be by taking one from an inode that was not
+    /// used lately.
+    ///
+    /// # Errors
+    /// ENFILE where none can be had.
+    pub(super) fn permit(&self) -> io::Result<Permit> {
+        if let Some(permit) = self.budget.take() {
+            return Ok(permit);
+        }
+        self.make_room();
+        self.budget.take().ok_or_else(|| {
+            let limit = self.budget.limit();
+            rate_limited!(
+                error,
+                "guests hold {limit} descriptors, the limit that --rlimit-nofile sets, and none can be given up: \
+                 guests get ENFILE"
+            );
+            exhausted()
+        })
+    }
+
+    /// Calls `open`, and once more with fewer descriptors held where the process or the system has no more: others than
+    /// the guests' files need them too.
+    ///
+    /// # Errors
+    /// Those of `open`; ENFILE where the second attempt fails like the first.
+    pub(super) fn open<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match open() {
+            Err(error) if out_of_descriptors(&error) => {
+                self.make_room();
+                open().map_err(|error| {
+                    if !out_of_descriptors(&error) {
+                        return error;
+                    }
+                    rate_limited!(error, "no descriptor is left for guests' files: {error}");
+                    exhausted()
+                })
+            }
+            result => result,
+        }
+    }
+
+    /// Has inodes give up descriptors: of the guest that holds most first.
+    fn make_room(&self) {
+        if !self.may_recall() {
+            return;
+        }
+        let mut guests: Vec<Arc<Inodes>> = self.registered();
+        guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
+        let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
+        let mut freed = 0;
+        // An inode without a name, and not open, lives by its descriptor alone. Those go last, and are stale from then on.
+        for names in [Names::Required, Names::Optional] {
+            for guest in &guests {
+                for _ in 0..EVICTION_VISITS {
+                    if freed >= wanted {
+                        return;
+                    }
+                    freed += self.evict(guest, wanted - freed, names);
+                }
+            }
+            if freed > 0 {
+                return;
+            }
+        }
+    }
+
+    /// Has one shard of a guest's table give up to `wanted` descriptors; returns how many it gave up.
+    fn evict(&self, guest: &Inodes, wanted: u64, names: Names) -> u64 {
+        let mut freed = 0;
+        for candidate in guest.candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
+            let file = candidate.descriptor.as_fd();
+            let has_name = file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0);
+            if names == Names::Required && !has_name {
+                continue;
+            }
+            let recall = if candidate.has_recall {
+                None
+            } else {
+                match self.recall(candidate.identity, file, candidate.kind.can_be_opened()) {
+                    Some(recall) => Some(recall),
+                    None if has_name => continue,
+                    None => Some(Recall::Gone),
+                }
+            };
+            if guest.release(candidate, recall) {
+                freed += 1;
+            }
+        }
+        freed
+    }
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}

@@ -1,0 +1,153 @@
+//! One inode as a guest's table keeps it, and a part of the table.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use gangplank_fuse::NodeId;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::budget::Descriptor;
+use super::places::Identity;
+use super::recall::Recall;
+use super::slab::{Key, Slab};
+use crate::rate_limited;
+
+/// What an inode is, as far as it decides what may be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device node, FIFO or socket: never opened by the daemon.
+    Special,
+}
+
+impl Kind {
+    /// From a mode's type bits.
+    pub(super) fn from_mode(mode: u32) -> Self {
+        match mode & libc::S_IFMT {
+            libc::S_IFREG => Self::Regular,
+            libc::S_IFDIR => Self::Directory,
+            libc::S_IFLNK => Self::Symlink,
+            _ => Self::Special,
+        }
+    }
+
+    /// Whether opening it has no effect but a descriptor.
+    pub(super) fn can_be_opened(self) -> bool {
+        matches!(self, Self::Regular | Self::Directory)
+    }
+}
+
+/// One inode. At least one of `descriptor` and `recall` is there.
+pub(super) struct Inode {
+    /// Which it is.
+    pub(super) identity: Identity,
+    /// What it is.
+    pub(super) kind: Kind,
+    /// Used since the clock's hand last passed.
+    pub(super) used: AtomicBool,
+    /// Open files of the guest.
+    pub(super) opens: AtomicU32,
+    /// Look-ups that the guest has not undone.
+    pub(super) lookups: AtomicU64,
+    /// What holds it.
+    pub(super) descriptor: Option<Arc<Descriptor>>,
+    /// How to find it without.
+    pub(super) recall: Option<Box<Recall>>,
+}
+
+#[derive(Default)]
+pub(super) struct Shard {
+    /// The inodes.
+    pub(super) slab: Slab<Inode>,
+    /// Their positions, by what [`hash_of`] makes of their identity.
+    pub(super) by_identity: HashTable<u32>,
+    /// Where the clock's hand stands.
+    pub(super) hand: AtomicU32,
+}
+
+impl Inode {
+    /// Notes that it was used.
+    pub(super) fn touch(&self) {
+        // Most often it is set already, and a shared cache line is better left alone.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether no look-up is left.
+    pub(super) fn undo_lookups(&self, id: NodeId, count: u64) -> bool {
+        let before = self
+            .lookups
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lookups| {
+                Some(lookups.saturating_sub(count))
+            })
+            .unwrap_or(0);
+        if before < count {
+            rate_limited!(
+                warn,
+                "a guest forgets node {:#x} {count} times, and looked it up {before} times",
+                id.get()
+            );
+        }
+        before <= count
+    }
+}
+
+impl Shard {
+    /// The inode of an identity that hashes to `hash`.
+    pub(super) fn find(&self, hash: u64, identity: Identity) -> Option<(Key, &Inode)> {
+        let same = |index: &u32| {
+            self.slab
+                .at(*index)
+                .is_some_and(|(_, inode)| inode.identity == identity)
+        };
+        self.slab.at(*self.by_identity.find(hash, same)?)
+    }
+
+    /// Takes an inode out of the index, if it is in it.
+    pub(super) fn unlist(&mut self, hash: u64, key: Key) {
+        if let Ok(entry) = self
+            .by_identity
+            .find_entry(hash, |index| *index == key.index())
+        {
+            entry.remove();
+        }
+    }
+
+    /// Gives memory of the index back when most of it is unused.
+    pub(super) fn shrink(&mut self, hasher: &DefaultHashBuilder) {
+        if self.by_identity.capacity() > 4 * self.by_identity.len() + 64 {
+            let slab = &self.slab;
+            let room = 2 * self.by_identity.len();
+            self.by_identity.shrink_to(room, |index| {
+                slab.at(*index)
+                    .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
+            });
+        }
+    }
+}
+
+/// Where in an index an identity belongs.
+pub(super) fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
+    let mut state = hasher.build_hasher();
+    state.write_u32(identity.place.0);
+    state.write_u64(identity.ino);
+    state.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_inodes_fit_a_small_machine() {
+        // An inode takes a slot, some bytes of the index, and an allocation for the descriptor or for the way back.
+        assert!(size_of::<Option<(Key, Inode)>>() <= 72);
+    }
+}
