@@ -3,3 +3,4 @@
 //! It shares no code with the backend but the FUSE wire, and works with any virtio-fs daemon.
 
 pub mod args;
+pub mod vhost_user;

@@ -1,0 +1,79 @@
+//! The vhost-user messages that are used here, and nothing else of the protocol.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Result;
+
+/// A range of guest memory, as SET_MEM_TABLE tells it. The address the frontend itself uses is the guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Region<'a> {
+    /// Guest physical address of its first byte.
+    pub guest_address: u64,
+    /// Length, in bytes.
+    pub len: u64,
+    /// The file it is mapped from.
+    pub file: BorrowedFd<'a>,
+    /// Where in the file it begins, in bytes.
+    pub mmap_offset: u64,
+}
+
+/// Where a ring's parts are, as guest physical addresses (virtio 1.2, 2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub descriptors: u64,
+    /// Available ring, the driver's.
+    pub available: u64,
+    /// Used ring, the device's.
+    pub used: u64,
+}
+
+/// Something that carries messages to a daemon and waits for each answer, never longer than a deadline.
+///
+/// Each method is the message of its name (vhost-user, "Front-end message types"), and fails as [`super::Error`] tells.
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "every method fails in the same ways, told above"
+)]
+pub trait Messages {
+    /// Where the daemon is, for messages to people.
+    fn daemon(&self) -> &Path;
+    /// `SET_OWNER`, once per connection.
+    fn set_owner(&mut self) -> Result<()>;
+    /// `GET_FEATURES`.
+    fn features(&mut self) -> Result<u64>;
+    /// `SET_FEATURES`.
+    fn set_features(&mut self, features: u64) -> Result<()>;
+    /// `GET_PROTOCOL_FEATURES`.
+    fn protocol_features(&mut self) -> Result<VhostUserProtocolFeatures>;
+    /// `SET_PROTOCOL_FEATURES`; from then on every message asks for an acknowledgement, if that is among them.
+    fn set_protocol_features(&mut self, features: VhostUserProtocolFeatures) -> Result<()>;
+    /// `GET_QUEUE_NUM`.
+    fn queue_count(&mut self) -> Result<u64>;
+    /// `GET_CONFIG` from offset 0; fills `config`.
+    fn config(&mut self, config: &mut [u8]) -> Result<()>;
+    /// `SET_MEM_TABLE`.
+    fn set_memory(&mut self, regions: &[Region<'_>]) -> Result<()>;
+    /// `SET_VRING_NUM`.
+    fn set_ring_size(&mut self, ring: usize, size: u16) -> Result<()>;
+    /// `SET_VRING_ADDR`.
+    fn set_ring_addresses(&mut self, ring: usize, addresses: &RingAddresses) -> Result<()>;
+    /// `SET_VRING_BASE`.
+    fn set_ring_base(&mut self, ring: usize, base: u16) -> Result<()>;
+    /// `SET_VRING_CALL`.
+    fn set_ring_call(&mut self, ring: usize, call: &EventFd) -> Result<()>;
+    /// `SET_VRING_ERR`.
+    fn set_ring_error(&mut self, ring: usize, error: &EventFd) -> Result<()>;
+    /// `SET_VRING_KICK`; starts the ring.
+    fn set_ring_kick(&mut self, ring: usize, kick: &EventFd) -> Result<()>;
+    /// `SET_VRING_ENABLE`.
+    fn set_ring_enabled(&mut self, ring: usize, enabled: bool) -> Result<()>;
+    /// `GET_VRING_BASE`; stops the ring and tells where.
+    fn ring_base(&mut self, ring: usize) -> Result<u32>;
+    /// `RESET_DEVICE`.
+    fn reset_device(&mut self) -> Result<()>;
+}

@@ -1,0 +1,251 @@
+//! The order of messages: from a connection to running rings, and back.
+
+use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Error, Messages, Region, Result, RingAddresses, feature};
+
+/// Bytes of a file system device's tag (virtio 1.2, 5.11.4).
+pub const TAG_LEN: usize = 36;
+
+/// Bytes of a file system device's configuration: tag and `num_request_queues` (virtio 1.2, 5.11.4).
+pub const CONFIG_LEN: usize = TAG_LEN + 4;
+
+/// A file system device's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FsConfig {
+    bytes: [u8; CONFIG_LEN],
+}
+
+impl FsConfig {
+    /// Takes it as it is on the wire.
+    #[must_use]
+    pub const fn new(bytes: [u8; CONFIG_LEN]) -> Self {
+        Self { bytes }
+    }
+
+    /// As it is on the wire.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; CONFIG_LEN] {
+        &self.bytes
+    }
+
+    /// The tag, without the NULs that fill its field.
+    #[must_use]
+    pub fn tag(&self) -> &[u8] {
+        let field = self.bytes.get(..TAG_LEN).unwrap_or_default();
+        field.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// Request queues, beside the high-priority one.
+    #[must_use]
+    pub fn num_request_queues(&self) -> u32 {
+        let field = self.bytes.last_chunk().copied().unwrap_or_default();
+        u32::from_le_bytes(field)
+    }
+}
+
+/// One ring, ready to be used.
+#[derive(Clone, Copy, Debug)]
+pub struct RingSetup<'a> {
+    /// Its number: 0 is the high-priority queue.
+    pub index: usize,
+    /// Descriptors in it.
+    pub size: u16,
+    /// Where it is.
+    pub addresses: RingAddresses,
+    /// Next available index the daemon takes; 0 for a fresh ring.
+    pub base: u16,
+    /// What the daemon signals through.
+    pub call: &'a EventFd,
+    /// What the daemon is signalled through.
+    pub kick: &'a EventFd,
+    /// Where the daemon tells that the ring is broken.
+    pub error: Option<&'a EventFd>,
+}
+
+/// A connection that has been negotiated.
+#[derive(Debug)]
+pub struct Session<M> {
+    messages: M,
+    offered: u64,
+    protocol: Option<Protocol>,
+    config: Option<FsConfig>,
+    max_rings: Option<u64>,
+    running: Vec<usize>,
+}
+
+impl<M: Messages> Session<M> {
+    /// What is taken when it is offered.
+    const WANTED: Protocol = Protocol::MQ
+        .union(Protocol::REPLY_ACK)
+        .union(Protocol::CONFIG)
+        .union(Protocol::RESET_DEVICE);
+
+    /// Everything that is said once per connection, before any ring: owner, features, queue count, configuration.
+    ///
+    /// # Errors
+    /// The daemon fails to answer, or offers no VERSION_1.
+    pub fn negotiate(mut messages: M) -> Result<Self> {
+        messages.set_owner()?;
+        let offered = messages.features()?;
+        if offered & feature::VERSION_1 == 0 {
+            return Err(Error::Lacks {
+                what: "VIRTIO_F_VERSION_1".to_owned(),
+                daemon: messages.daemon().to_owned(),
+            });
+        }
+        let mut protocol = None;
+        if offered & feature::PROTOCOL_FEATURES != 0 {
+            let agreed = messages.protocol_features()? & Self::WANTED;
+            messages.set_protocol_features(agreed)?;
+            protocol = Some(agreed);
+        }
+        let has = |bit| protocol.is_some_and(|agreed| agreed.contains(bit));
+        let max_rings = match has(Protocol::MQ) {
+            true => Some(messages.queue_count()?),
+            false => None,
+        };
+        let mut config = None;
+        if has(Protocol::CONFIG) {
+            let mut bytes = [0; CONFIG_LEN];
+            messages.config(&mut bytes)?;
+            config = Some(FsConfig::new(bytes));
+        }
+        Ok(Self {
+            messages,
+            offered,
+            protocol,
+            config,
+            max_rings,
+            running: Vec::new(),
+        })
+    }
+
+    /// What carries the messages.
+    pub const fn messages(&self) -> &M {
+        &self.messages
+    }
+
+    /// Feature bits that a driver may take: the daemon's, less what is vhost-user's own or the platform's.
+    #[must_use]
+    pub const fn offered(&self) -> u64 {
+        self.offered & !(feature::LOG_ALL | feature::PROTOCOL_FEATURES | feature::ACCESS_PLATFORM)
+    }
+
+    /// The device's configuration as read when connecting; `None` if the daemon has none to tell.
+    pub const fn config(&self) -> Option<&FsConfig> {
+        self.config.as_ref()
+    }
+
+    /// Rings the daemon takes, the high-priority one included; `None` if it did not say.
+    #[must_use]
+    pub const fn max_rings(&self) -> Option<u64> {
+        self.max_rings
+    }
+
+    /// Whether the daemon can be told to forget everything.
+    #[must_use]
+    pub fn can_reset(&self) -> bool {
+        self.has(Protocol::RESET_DEVICE)
+    }
+
+    /// Whether rings run.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    fn has(&self, bit: Protocol) -> bool {
+        self.protocol.is_some_and(|agreed| agreed.contains(bit))
+    }
+
+    /// Hands over the features a driver took, its memory and its rings, and starts them. Each is kicked once: buffers may be
+    /// in it already, and their kick may have been lost.
+    ///
+    /// # Errors
+    /// [`Error::Lacks`] for features that were not offered; or the daemon refuses. What was started is best stopped then.
+    pub fn start(
+        &mut self,
+        features: u64,
+        regions: &[Region<'_>],
+        rings: &[RingSetup<'_>],
+    ) -> Result<()> {
+        if self.is_running() {
+            return Err(Error::Misuse("the rings run already"));
+        }
+        let features = features & !feature::ACCESS_PLATFORM;
+        let foreign = features & !self.offered();
+        if foreign != 0 {
+            return Err(Error::Lacks {
+                what: format!("virtio features {foreign:#x}"),
+                daemon: self.messages.daemon().to_owned(),
+            });
+        }
+        let ours = self.offered & feature::PROTOCOL_FEATURES;
+        self.messages.set_features(features | ours)?;
+        self.messages.set_memory(regions)?;
+        for ring in rings {
+            self.running.push(ring.index);
+            self.set_up(ring)?;
+        }
+        if ours != 0 {
+            for ring in rings {
+                self.messages.set_ring_enabled(ring.index, true)?;
+            }
+        }
+        for ring in rings {
+            ring.kick.write(1).map_err(|source| Error::System {
+                what: "kicking a fresh ring",
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The address needs the memory table, the kick starts the ring: so everything else comes between.
+    fn set_up(&mut self, ring: &RingSetup<'_>) -> Result<()> {
+        let messages = &mut self.messages;
+        messages.set_ring_size(ring.index, ring.size)?;
+        messages.set_ring_addresses(ring.index, &ring.addresses)?;
+        messages.set_ring_base(ring.index, ring.base)?;
+        messages.set_ring_call(ring.index, ring.call)?;
+        if let Some(error) = ring.error {
+            messages.set_ring_error(ring.index, error)?;
+        }
+        messages.set_ring_kick(ring.index, ring.kick)
+    }
+
+    /// Stops the rings that run. Where each stopped, with its number.
+    ///
+    /// # Errors
+    /// The daemon fails to answer; the rings count as stopped all the same.
+    pub fn stop(&mut self) -> Result<Vec<(usize, u32)>> {
+        let rings = std::mem::take(&mut self.running);
+        let mut bases = Vec::with_capacity(rings.len());
+        if self.offered & feature::PROTOCOL_FEATURES != 0 {
+            for ring in &rings {
+                self.messages.set_ring_enabled(*ring, false)?;
+            }
+        }
+        for ring in rings {
+            bases.push((ring, self.messages.ring_base(ring)?));
+        }
+        Ok(bases)
+    }
+
+    /// Stops the rings and has the daemon forget the driver, where it can be told to. Features come first next time.
+    ///
+    /// # Errors
+    /// The daemon fails to answer.
+    pub fn reset(&mut self) -> Result<()> {
+        self.stop()?;
+        if self.can_reset() {
+            self.messages.reset_device()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
