@@ -63,11 +63,7 @@ impl PassthroughFs {
             ino: stat.stx_ino,
         };
         let descriptor = Arc::new(Descriptor::new(file, permit));
-        let evidence = || {
-            let can_be_opened = kind.can_be_opened();
-            self.share
-                .evidence(place, descriptor.as_fd(), stat, can_be_opened)
-        };
+        let evidence = || self.share.evidence(place, descriptor.as_fd(), stat);
         let id = self.inodes.insert(identity, kind, &descriptor, evidence)?;
         Ok(self.entry(id, parent, place, stat))
     }

@@ -17,6 +17,7 @@ mod inodes;
 mod io;
 mod locks;
 mod lookup;
+mod mount_handles;
 mod negotiation;
 mod numbers;
 mod open;

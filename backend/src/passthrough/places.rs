@@ -2,21 +2,19 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::mount_handles::MountHandles;
 
 use crate::sys::file::{self, Statx};
-use crate::sys::file_handle::FileHandle;
 
 /// One (mount, device) pair. A mount has several devices where its file system has subvolumes.
 #[derive(Debug)]
 pub(super) struct Place {
     index: PlaceIndex,
     kind: StorageKind,
-    handles: AtomicU8,
-    /// A descriptor on this mount which `open_by_handle_at` accepts.
-    mount: OnceLock<OwnedFd>,
+    handles: MountHandles,
 }
 
 /// Position of a [`Place`] in the share's list; the root's is 0.
@@ -46,18 +44,13 @@ enum StorageKind {
     Other,
 }
 
-const HANDLES_UNKNOWN: u8 = 0;
-const HANDLES_WORK: u8 = 1;
-const HANDLES_FAIL: u8 = 2;
-
 impl Place {
     fn new(index: PlaceIndex, file: BorrowedFd<'_>) -> Self {
         let magic = file::file_system_magic(file).unwrap_or(0);
         Self {
             index,
             kind: storage_kind(magic),
-            handles: AtomicU8::new(HANDLES_UNKNOWN),
-            mount: OnceLock::new(),
+            handles: MountHandles::default(),
         }
     }
 
@@ -76,69 +69,9 @@ impl Place {
         self.kind == StorageKind::Other
     }
 
-    /// The handle of `file`, which is on this place, where handles work here; `None` where they do not.
-    /// `can_mount` says whether `file` may be opened for reading without harm, which one file must be so that
-    /// handles can be tried.
-    pub(super) fn handle_of(
-        &self,
-        proc_self_fd: BorrowedFd<'_>,
-        file: BorrowedFd<'_>,
-        can_mount: bool,
-    ) -> Option<FileHandle> {
-        match self.handles.load(Ordering::Acquire) {
-            HANDLES_WORK => FileHandle::of(file).ok(),
-            HANDLES_FAIL => None,
-            _ if !can_mount => None,
-            _ => match self.try_handles(proc_self_fd, file) {
-                Ok(handle) => {
-                    self.handles.store(HANDLES_WORK, Ordering::Release);
-                    Some(handle)
-                }
-                // That may be better next time.
-                Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
-                    ) =>
-                {
-                    None
-                }
-                Err(error) => {
-                    log::info!("a file system in the share has no usable file handles: {error}");
-                    self.handles.store(HANDLES_FAIL, Ordering::Release);
-                    None
-                }
-            },
-        }
-    }
-
-    /// Opens the inode that a handle of this place names.
-    pub(super) fn open(&self, handle: &FileHandle, flags: i32) -> io::Result<OwnedFd> {
-        let mount = self
-            .mount
-            .get()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?;
-        handle.open(mount.as_fd(), flags)
-    }
-
-    /// Makes a handle, opens it and sees whether it leads back to the same inode.
-    fn try_handles(
-        &self,
-        proc_self_fd: BorrowedFd<'_>,
-        file: BorrowedFd<'_>,
-    ) -> io::Result<FileHandle> {
-        let handle = FileHandle::of(file)?;
-        if self.mount.get().is_none() {
-            let mount = file::reopen(proc_self_fd, file, libc::O_RDONLY | libc::O_NONBLOCK)?;
-            // Another thread may have been faster; its descriptor does as well.
-            drop(self.mount.set(mount));
-        }
-        let again = file::stat(self.open(&handle, libc::O_PATH)?.as_fd())?;
-        let first = file::stat(file)?;
-        if key_of(&again) == key_of(&first) && again.stx_ino == first.stx_ino {
-            return Ok(handle);
-        }
-        Err(io::Error::other("a handle leads to another inode"))
+    /// The handles of its files.
+    pub(super) fn handles(&self) -> &MountHandles {
+        &self.handles
     }
 }
 
@@ -206,8 +139,7 @@ impl Places {
             Arc::new(Place {
                 index,
                 kind: place.kind,
-                handles: AtomicU8::new(HANDLES_UNKNOWN),
-                mount: OnceLock::new(),
+                handles: MountHandles::default(),
             })
         };
         known.list.push((key, Arc::clone(&place)));
@@ -268,6 +200,7 @@ fn storage_kind(magic: u64) -> StorageKind {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsFd;
 
     use super::*;
 

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::inodes::stale;
+use super::mount_handles::OpenableHandle;
 use super::options::InodeFileHandles;
 use super::places::{Identity, PlaceIndex};
 use super::share::Share;
@@ -27,7 +28,7 @@ const PATH_MAX: usize = 4096;
 #[derive(Debug, Clone)]
 pub(super) enum Recall {
     /// By the name that the file system has for it.
-    Handle(FileHandle),
+    Handle(OpenableHandle),
     /// By the place where it was.
     Path {
         /// From the share's root, without a `/` at either end.
@@ -53,7 +54,7 @@ impl Recall {
     /// Whether the inode is the one that the evidence is of.
     pub(super) fn is_of(&self, evidence: &Evidence) -> bool {
         match self {
-            Self::Handle(handle) => evidence.handle.as_ref() == Some(handle),
+            Self::Handle(handle) => evidence.handle.as_ref() == Some(handle.handle()),
             Self::Path { born, .. } => evidence.born == Some(*born),
             Self::Gone => false,
         }
@@ -72,10 +73,13 @@ impl Share {
         place: PlaceIndex,
         file: BorrowedFd<'_>,
         stat: &Statx,
-        can_be_opened: bool,
     ) -> Evidence {
+        let place = self
+            .uses_handles()
+            .then(|| self.place(place).ok())
+            .flatten();
         Evidence {
-            handle: self.handle_of(place, file, can_be_opened),
+            handle: place.and_then(|place| place.handles().known(file)),
             born: born(stat),
         }
     }
@@ -87,7 +91,7 @@ impl Share {
         file: BorrowedFd<'_>,
         can_be_opened: bool,
     ) -> Option<Recall> {
-        if let Some(handle) = self.handle_of(identity.place, file, can_be_opened) {
+        if let Some(handle) = self.openable_handle(identity, file, can_be_opened) {
             return Some(Recall::Handle(handle));
         }
         if self.options.inode_file_handles != InodeFileHandles::Prefer {
@@ -100,19 +104,28 @@ impl Share {
         Some(Recall::Path { path, born })
     }
 
-    fn handle_of(
+    fn uses_handles(&self) -> bool {
+        self.abilities.can_open_by_handle
+            && self.options.inode_file_handles != InodeFileHandles::Never
+    }
+
+    /// A handle of `file`, where handles may be used and are to be had.
+    pub(super) fn openable_handle(
         &self,
-        place: PlaceIndex,
+        identity: Identity,
         file: BorrowedFd<'_>,
         can_be_opened: bool,
-    ) -> Option<FileHandle> {
-        if !self.abilities.can_open_by_handle
-            || self.options.inode_file_handles == InodeFileHandles::Never
-        {
-            return None;
-        }
-        let place = self.place(place).ok()?;
-        place.handle_of(self.proc_self_fd(), file, can_be_opened)
+    ) -> Option<OpenableHandle> {
+        let place = self
+            .uses_handles()
+            .then(|| self.place(identity.place).ok())
+            .flatten()?;
+        // The descriptor may live long, and an inode with it: the root's does no harm.
+        let source = match identity.place {
+            PlaceIndex::ROOT => Some(self.root.as_fd()),
+            _ => can_be_opened.then_some(file),
+        };
+        place.handles().openable(self.proc_self_fd(), file, source)
     }
 
     /// Opens an inode that no descriptor holds (`O_PATH`).
@@ -121,10 +134,7 @@ impl Share {
     /// ESTALE where it cannot be found.
     pub(super) fn open_recalled(&self, identity: Identity, recall: &Recall) -> io::Result<OwnedFd> {
         match recall {
-            Recall::Handle(handle) => {
-                let place = self.place(identity.place)?;
-                place.open(handle, libc::O_PATH | libc::O_NOFOLLOW)
-            }
+            Recall::Handle(handle) => handle.open(),
             Recall::Path { path, born } => self.walk(path, identity, *born),
             Recall::Gone => Err(stale()),
         }

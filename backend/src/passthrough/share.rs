@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::budget::{Budget, Descriptor, exhausted};
-use super::inodes::{Inodes, stale};
+use super::inodes::{Inodes, Kind, stale};
 use super::options::{InodeFileHandles, Options};
 use super::places::{Identity, Place, PlaceIndex, Places};
 use super::recall::Recall;
@@ -74,7 +74,10 @@ impl Share {
             .find_or_add(&stat, root.as_fd())
             .map_err(ShareError::Attributes)?;
         if options.inode_file_handles == InodeFileHandles::Mandatory {
-            let handle = place.handle_of(proc_self_fd.as_fd(), root.as_fd(), true);
+            let handle =
+                place
+                    .handles()
+                    .openable(proc_self_fd.as_fd(), root.as_fd(), Some(root.as_fd()));
             if !abilities.can_open_by_handle || handle.is_none() {
                 return Err(ShareError::NoHandles);
             }
@@ -185,12 +188,13 @@ impl Share {
         }
         let place = self.places.find_or_add(stat, file)?;
         if self.options.inode_file_handles == InodeFileHandles::Mandatory {
-            let regular_or_directory = matches!(
-                u32::from(stat.stx_mode) & libc::S_IFMT,
-                libc::S_IFREG | libc::S_IFDIR
-            );
-            if place
-                .handle_of(self.proc_self_fd(), file, regular_or_directory)
+            let kind = Kind::from_mode(u32::from(stat.stx_mode));
+            let identity = Identity {
+                place: place.index(),
+                ino: stat.stx_ino,
+            };
+            if self
+                .openable_handle(identity, file, kind.can_be_opened())
                 .is_none()
             {
                 rate_limited!(

@@ -1,0 +1,187 @@
+//! The file handles of one mount: whether they work, and the descriptor that they need to be opened.
+//!
+//! `open_by_handle_at` wants a descriptor on the handle's mount. It is there as long as any handle is remembered, and no
+//! longer: while it is, the host cannot unmount.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::sys::file;
+use crate::sys::file_handle::FileHandle;
+
+const UNKNOWN: u8 = 0;
+const WORK: u8 = 1;
+const FAIL: u8 = 2;
+
+/// What is known of a mount's handles.
+#[derive(Debug, Default)]
+pub(super) struct MountHandles {
+    state: AtomicU8,
+    mount: Mutex<Weak<OwnedFd>>,
+}
+
+/// A handle, and what it takes to open it.
+#[derive(Debug, Clone)]
+pub(super) struct OpenableHandle {
+    handle: FileHandle,
+    mount: Arc<OwnedFd>,
+}
+
+impl OpenableHandle {
+    /// Opens the inode (`O_PATH`).
+    ///
+    /// # Errors
+    /// ESTALE where it is gone; ENFILE and the like.
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        self.handle.open(self.mount.as_fd(), flags)
+    }
+
+    /// The handle alone.
+    pub(super) fn handle(&self) -> &FileHandle {
+        &self.handle
+    }
+}
+
+impl MountHandles {
+    /// The handle of `file`, if handles are known to work on its mount.
+    pub(super) fn known(&self, file: BorrowedFd<'_>) -> Option<FileHandle> {
+        match self.state.load(Ordering::Acquire) {
+            WORK => FileHandle::of(file).ok(),
+            _ => None,
+        }
+    }
+
+    /// A handle of `file` that can be opened; `None` where there is none, or none yet: the mount's descriptor comes of
+    /// `source`, a directory or file on the mount that may be opened for reading.
+    pub(super) fn openable(
+        &self,
+        proc_self_fd: BorrowedFd<'_>,
+        file: BorrowedFd<'_>,
+        source: Option<BorrowedFd<'_>>,
+    ) -> Option<OpenableHandle> {
+        if self.state.load(Ordering::Acquire) == FAIL {
+            return None;
+        }
+        let mount = self.mount(proc_self_fd, source)?;
+        let handle = match FileHandle::of(file) {
+            Ok(handle) => OpenableHandle { handle, mount },
+            Err(error) => {
+                self.note_failure(&error);
+                return None;
+            }
+        };
+        if self.state.load(Ordering::Acquire) == UNKNOWN {
+            match leads_back(&handle, file) {
+                Ok(()) => self.state.store(WORK, Ordering::Release),
+                Err(error) => {
+                    self.note_failure(&error);
+                    return None;
+                }
+            }
+        }
+        Some(handle)
+    }
+
+    /// The mount's descriptor; one opened now where there is none.
+    fn mount(
+        &self,
+        proc_self_fd: BorrowedFd<'_>,
+        source: Option<BorrowedFd<'_>>,
+    ) -> Option<Arc<OwnedFd>> {
+        let present = || self.mount.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = present().upgrade();
+        if found.is_some() {
+            return found;
+        }
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+        let opened = Arc::new(file::reopen(proc_self_fd, source?, flags).ok()?);
+        let mut mount = present();
+        // Another thread may have been faster.
+        Some(mount.upgrade().unwrap_or_else(|| {
+            *mount = Arc::downgrade(&opened);
+            opened
+        }))
+    }
+
+    fn note_failure(&self, error: &io::Error) {
+        // That says nothing of handles.
+        let passing = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
+        if error
+            .raw_os_error()
+            .is_some_and(|errno| passing.contains(&errno))
+        {
+            return;
+        }
+        if self.state.swap(FAIL, Ordering::AcqRel) != FAIL {
+            log::info!("a file system in the share has no usable file handles: {error}");
+        }
+    }
+}
+
+/// Opens a handle and sees whether it leads to the same inode.
+fn leads_back(handle: &OpenableHandle, file: BorrowedFd<'_>) -> io::Result<()> {
+    let found = file::stat(handle.open()?.as_fd())?;
+    let meant = file::stat(file)?;
+    let device = |stat: &file::Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id);
+    if device(&found) == device(&meant) && found.stx_ino == meant.stx_ino {
+        return Ok(());
+    }
+    Err(io::Error::other("a handle leads to another inode"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn the_mounts_descriptor_lives_as_long_as_a_handle() {
+        let proc_self_fd = File::open("/proc/self/fd").expect("opened");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file::open_path(
+            File::open(file.path().parent().expect("a parent"))
+                .expect("opened")
+                .as_fd(),
+            &std::ffi::CString::new(file.path().file_name().expect("a name").as_encoded_bytes())
+                .expect("no NUL"),
+        )
+        .expect("opened");
+        let handles = MountHandles::default();
+        assert!(
+            handles
+                .openable(proc_self_fd.as_fd(), path.as_fd(), None)
+                .is_none()
+        );
+        let Some(handle) = handles.openable(proc_self_fd.as_fd(), path.as_fd(), Some(path.as_fd()))
+        else {
+            eprintln!("SKIPPED: handles do not work here");
+            return;
+        };
+        assert_eq!(handles.known(path.as_fd()).as_ref(), Some(handle.handle()));
+        let mount = Arc::downgrade(&handle.mount);
+        let second = handles
+            .openable(proc_self_fd.as_fd(), path.as_fd(), None)
+            .expect("a handle");
+        drop(handle);
+        second.open().expect("opened");
+        drop(second);
+        assert!(mount.upgrade().is_none());
+    }
+
+    #[test]
+    fn file_systems_without_handles_are_found_out() {
+        let proc_self_fd = File::open("/proc/self/fd").expect("opened");
+        let file = File::open("/proc/self/status").expect("opened");
+        let handles = MountHandles::default();
+        assert!(
+            handles
+                .openable(proc_self_fd.as_fd(), file.as_fd(), Some(file.as_fd()))
+                .is_none()
+        );
+        assert!(handles.known(file.as_fd()).is_none());
+    }
+}
