@@ -53,16 +53,22 @@ impl Vring {
             return memory;
         }
         let before = chains.len();
+        let mut outstanding = self.outstanding();
+        // A driver has as many chains as the ring has entries. Only one that offers a chain again before it got it back
+        // can have more, and so have the daemon hold any number of them.
+        let room = usize::from(state.get_queue().size()).saturating_sub(outstanding.chains);
         let waiting = waiting(state.get_queue(), &memory);
         let result = waiting.and_then(|waiting| {
             let available = state.get_queue_mut().iter(Arc::clone(&memory))?;
-            chains.extend(available.take(limit));
+            chains.extend(available.take(limit.min(room)));
             Ok(waiting && chains.len() == before)
         });
-        self.outstanding().chains += chains.len() - before;
+        outstanding.chains += chains.len() - before;
+        drop(outstanding);
         drop(state);
         match result {
             Ok(false) => {}
+            Ok(true) if room == 0 => self.set_broken("its driver offers chains that are in use"),
             // What is waiting cannot be taken and never will be.
             Ok(true) => self.set_broken("its available ring does not lie in guest memory"),
             Err(error) => {
@@ -74,23 +80,21 @@ impl Vring {
 
     /// Gives chains back, each with the number of bytes written into it, and notifies the driver if it wants that.
     pub(super) fn complete(&self, used: &[(u16, u32)]) {
-        let failed = {
-            let mut state = self.0.state.get_mut();
-            let memory = self.0.memory.memory();
-            let queue = state.get_queue_mut();
-            used.iter()
-                .try_for_each(|(head, len)| queue.add_used(&*memory, *head, *len))
-                .and_then(|()| queue.needs_notification(&*memory))
-                .map(|wanted| {
-                    if wanted {
-                        notify(&state);
-                    }
-                })
-        };
-        if let Err(error) = failed {
-            self.set_broken(&format!("its used ring cannot be written: {error}"));
-        }
+        let mut state = self.0.state.get_mut();
+        let memory = self.0.memory.memory();
+        let queue = state.get_queue_mut();
+        let given_back = used
+            .iter()
+            .try_for_each(|(head, len)| queue.add_used(&*memory, *head, *len));
+        // Counted while the ring is locked: from now on the driver may offer these chains again.
         self.abandon(used.len());
+        match given_back.and_then(|()| queue.needs_notification(&*memory)) {
+            Ok(true) => notify(&state),
+            Ok(false) => {}
+            Err(error) => {
+                self.set_broken(&format!("its used ring cannot be written: {error}"));
+            }
+        }
     }
 
     /// Counts chains as dealt with that are not given back, for want of anything that could be said in them.

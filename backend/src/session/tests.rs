@@ -749,6 +749,23 @@ fn no_more_requests_wait_than_there_are_threads_for() {
     assert_eq!(waiting, 256);
 }
 
+#[test]
+fn a_request_s_number_waits_only_once() {
+    let mut guest = Guest::new();
+    let wait = encode(
+        Operation::Setlkw(LkIn::default()),
+        Extensions::default(),
+        &[],
+    );
+    assert!(matches!(
+        guest.send(&mut wait.clone(), 16, 4096).0,
+        Served::Waits(_)
+    ));
+    let (_, reply) = guest.send(&mut wait.clone(), 16, 4096);
+    let header = OutHeader::read_from_bytes(&reply).expect("a header");
+    assert_eq!(header, OutHeader::error(Unique::new(42), libc::EINVAL));
+}
+
 proptest! {
     #[test]
     fn any_bytes_get_a_reply_that_fits_and_harm_nothing(

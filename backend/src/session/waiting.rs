@@ -1,6 +1,7 @@
 //! Requests that wait for a lock, each on a thread of its own, and INTERRUPT that ends the wait.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,14 +21,19 @@ impl Waiting {
     /// Notes that the request is about to wait, so that INTERRUPT finds it.
     ///
     /// # Errors
-    /// The errno to refuse it with: too many wait already.
+    /// The errno to refuse it with: too many wait already, or one of that number does.
     pub(super) fn enter(&self, unique: Unique) -> Result<(), i32> {
         let mut waiting = self.lock();
         if waiting.len() >= MAX_WAITING {
             return Err(libc::ENOLCK);
         }
-        waiting.insert(unique, Arc::new(Interruption::new()));
-        Ok(())
+        match waiting.entry(unique) {
+            Entry::Occupied(_) => Err(libc::EINVAL),
+            Entry::Vacant(place) => {
+                place.insert(Arc::new(Interruption::new()));
+                Ok(())
+            }
+        }
     }
 
     /// The handle by which the request's wait is ended.
