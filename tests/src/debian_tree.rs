@@ -2,6 +2,7 @@
 //! from.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,17 +14,34 @@ use crate::guest::initramfs;
 use crate::packages::{self, Arch};
 
 /// What the tree is for; dependencies come along.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 17] = [
     "base-files",
     "bash",
+    "busybox",
     "coreutils",
     "dash",
+    "debianutils",
     "diffutils",
+    "findutils",
     "fio",
     "git",
+    "grep",
+    "gzip",
     "mount",
     "procps",
+    "sed",
+    "tar",
+    "util-linux",
 ];
+
+/// Accounts that programs look up; the ids are Debian's.
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
+    games:x:5:60:games:/:/bin/sh\n\
+    nobody:x:65534:65534:nobody:/:/bin/sh\n";
+const GROUP: &str = "root:x:0:\ngames:x:60:\nnogroup:x:65534:\n";
+
+/// Commands that maintainer scripts choose a program for.
+const LINKS: [(&str, &str); 2] = [("sh", "dash"), ("which", "which.debianutils")];
 
 /// Where the tree keeps the agent that serves the host's commands.
 const AGENT: &str = "gangplank-agent";
@@ -43,22 +61,25 @@ pub fn copy_to(destination: &Path, arch: Arch) -> Result<()> {
 }
 
 fn tree(arch: Arch) -> Result<PathBuf> {
-    cache::once(&format!("debian-{}", arch.debian()), |root| {
+    // A cached tree is of use only while it would be made the same way.
+    let mut recipe = DefaultHasher::new();
+    (PACKAGES, PASSWD, GROUP, LINKS, initramfs::AGENT).hash(&mut recipe);
+    let name = format!("debian-{}-{:016x}", arch.debian(), recipe.finish());
+    cache::once(&name, |root| {
         packages::unpack_closure(&PACKAGES, arch, root)?;
         // The rest is what maintainer scripts would have done.
         for name in ["dev", "proc", "sys", "run", "tmp", "root"] {
             fs::create_dir_all(root.join(name))?;
         }
         fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
-        let shell = root.join("usr/bin/sh");
-        if fs::symlink_metadata(&shell).is_err() {
-            symlink("dash", &shell)?;
+        for (name, target) in LINKS {
+            let link = root.join("usr/bin").join(name);
+            if fs::symlink_metadata(&link).is_err() {
+                symlink(target, link)?;
+            }
         }
-        fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
-        )?;
-        fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+        fs::write(root.join("etc/passwd"), PASSWD)?;
+        fs::write(root.join("etc/group"), GROUP)?;
         fs::write(root.join(AGENT), initramfs::AGENT)
             .with_context(|| format!("writing the agent into {}", root.display()))?;
         Ok(())

@@ -45,8 +45,8 @@ fn boots_to_a_shell(machine: Machine) -> Result<()> {
             mounts.contains(&format!("{TAG} / virtiofs rw")),
             "mounted: {mounts}"
         );
-        let shell = guest.sh("bash -c 'echo $BASH_VERSION; readlink /proc/$$/exe'")?;
-        ensure!(shell.ends_with("/usr/bin/bash\n"), "the shell: {shell}");
+        let shell = guest.sh("bash -c 'realpath /proc/$$/exe; echo $BASH_VERSION'")?;
+        ensure!(shell.starts_with("/usr/bin/bash\n5."), "the shell: {shell}");
         guest.sh(&format!(
             "git --version && ps -e >/dev/null && cat /etc/debian_version && \
              echo boot {boot} >>/root/boots && git init --quiet /root/repository-{boot} && sync"

@@ -298,7 +298,7 @@ impl Guest {
     /// # Errors
     /// When it does not come back.
     pub fn reboot(&mut self) -> Result<()> {
-        self.console.send_only("reboot -f")?;
+        self.console.send_only("reboot -f || busybox reboot -f")?;
         self.wait_ready()
     }
 
@@ -321,7 +321,8 @@ impl Guest {
     /// # Errors
     /// When it does not end.
     pub fn power_off(mut self) -> Result<()> {
-        self.console.send_only("poweroff -f")?;
+        self.console
+            .send_only("poweroff -f || busybox poweroff -f")?;
         process::wait_within(&mut self.child, USUAL)
             .with_context(|| format!("powering the guest off\n{}", self.console.tail()))?;
         Ok(())

@@ -8,6 +8,8 @@ mod fsx;
 mod git;
 mod pjdfstest;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,13 +31,12 @@ struct Bench {
 
 impl Bench {
     fn new(machine: Machine) -> Result<Self> {
-        let share = tempfile::Builder::new()
-            .prefix("gangplank-conformance-")
-            .tempdir()?;
+        let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
+        // The suites become other users, who have to get this far.
+        fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
         let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&["--xattr"]))?;
         let mut options = Options::new(machine)
             .share(daemon.socket(), TAG)
-            .program("pjdfstest", &tools::pjdfstest()?)
             .program("fsx", &tools::fsx()?);
         options.memory_mib = 1024;
         let mut guest = Guest::boot(&options)?;
@@ -62,6 +63,7 @@ impl Bench {
         self.guest
             .sh(
                 "mount -t proc proc /mnt/debian/proc && mount -o bind /dev /mnt/debian/dev && \
+                 mount -o bind /dev/shm /mnt/debian/dev/shm && \
                  mkdir -p /mnt/debian/work",
             )
             .map(drop)
