@@ -1,6 +1,7 @@
 //! A daemon, a share, a neighbour that must not notice anything, and what must be true of the daemon afterwards.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 use super::neighbour::Neighbour;
 use super::{Driver, Setup};
 use crate::daemon::{Daemon, Options};
+use crate::process::User;
 
 /// How long the daemon may take to free what a guest held.
 const FREEING: Duration = Duration::from_secs(20);
@@ -83,13 +85,27 @@ impl Arena {
     /// # Errors
     /// The daemon cannot be started.
     pub fn quiet(arguments: &[&str]) -> Result<Self> {
+        Self::quiet_as(arguments, None)
+    }
+
+    /// The same with the daemon run as another user, to whom the share then belongs.
+    ///
+    /// # Errors
+    /// The daemon cannot be started.
+    pub fn quiet_as(arguments: &[&str], user: Option<User>) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-arena-")
             .tempdir()?;
         let share = dir.path().join("share");
         fs::create_dir(&share)?;
         fs::create_dir(dir.path().join("outside"))?;
-        let daemon = Daemon::start(&Options::new(&share).arguments(arguments))?;
+        let mut options = Options::new(&share).arguments(arguments);
+        if let Some(user) = user {
+            fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+            chown(&share, Some(user.uid), Some(user.gid))?;
+            options = options.user(user);
+        }
+        let daemon = Daemon::start(&options)?;
         wait_for_log(&daemon, "waiting for guests")?;
         let serving = serving_process(daemon.pid())?;
         Ok(Self {
@@ -135,6 +151,15 @@ impl Arena {
     #[must_use]
     pub const fn idle(&self) -> Footprint {
         self.idle
+    }
+
+    /// What the daemon holds now, with no guest connected, is what it may go on holding.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn settle(&mut self) -> Result<()> {
+        self.idle = settled(self.serving)?;
+        Ok(())
     }
 
     /// A guest that has mounted.
@@ -234,7 +259,7 @@ fn settled(pid: u32) -> Result<Footprint> {
     let mut last = Footprint::of(pid)?;
     let mut same = 0;
     while same < 5 {
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(20));
         let now = Footprint::of(pid)?;
         same = if now == last { same + 1 } else { 0 };
         last = now;
