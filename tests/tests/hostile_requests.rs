@@ -1077,3 +1077,33 @@ fn init_of_other_versions_is_answered_as_the_protocol_says() -> Result<()> {
     drop(guest);
     arena.survive(&[])
 }
+#[test]
+fn many_open_files_run_into_a_limit_and_not_into_the_neighbour() -> Result<()> {
+    let arena = Arena::new(&["--rlimit-nofile=1024"])?;
+    fs::write(arena.share().join("good"), "good")?;
+    let mut guest = arena.guest(&Setup::default())?;
+    let node = NodeId::new(guest.lookup(NodeId::ROOT, c"good")?.nodeid);
+    let mut opened = 0;
+    let refused = loop {
+        match guest.open(node, OFlags::RDONLY) {
+            Ok(_) => opened += 1,
+            Err(error) => break error.errno(),
+        }
+        ensure!(
+            opened < 4096,
+            "{opened} files are open although 1024 are the limit"
+        );
+    };
+    ensure!(
+        matches!(refused, Some(Errno::NFILE | Errno::MFILE)),
+        "{refused:?} after {opened}"
+    );
+    let mut arena = arena;
+    arena.neighbour_goes_on()?;
+    // Somebody else can still come.
+    arena
+        .guest(&Setup::default())?
+        .getattr(NodeId::ROOT, None)?;
+    drop(guest);
+    arena.survive(&[])
+}
