@@ -146,6 +146,22 @@ impl Inodes {
         Found::Same(join(number, key))
     }
 
+    /// Adds a look-up of an inode that no descriptor holds, if the evidence is of it and it can be found again wherever
+    /// the name has gone.
+    pub(super) fn confirm(&self, identity: Identity, evidence: &Evidence) -> Option<NodeId> {
+        let (hash, number) = self.place(identity);
+        let shard = self.read(number);
+        let (key, inode) = shard.find(hash, identity)?;
+        let same = inode.descriptor.is_some()
+            || (inode.recall.as_ref())
+                .is_some_and(|recall| recall.lasts() && recall.is_of(evidence));
+        if !same {
+            return None;
+        }
+        inode.lookups.fetch_add(1, Ordering::Relaxed);
+        Some(join(number, key))
+    }
+
     /// Adds a look-up of the inode that `descriptor` stands for; makes it known if need be.
     ///
     /// `evidence` is asked for only where an inode of the same number is known that no descriptor holds, to tell whether

@@ -15,7 +15,8 @@ use crate::session::Name;
 use crate::sys::file::{self, Statx};
 
 impl PassthroughFs {
-    /// Looks a name up; one system call for an inode that the guest has already, and for a name that does not exist.
+    /// Looks a name up; one system call for an inode that the guest has already, and for a name that does not exist, and
+    /// one more for an inode whose handle has to be compared.
     pub(super) fn do_lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         let parent = self.directory(parent)?;
         match self.look_up_in(&parent, name.as_c_str()) {
@@ -32,7 +33,16 @@ impl PassthroughFs {
                 place,
                 ino: stat.stx_ino,
             };
-            if let Found::Same(id) = self.inodes.look_up(identity) {
+            let found = match self.inodes.look_up(identity) {
+                Found::Same(id) => Some(id),
+                Found::Perhaps => {
+                    let dir = parent.as_fd();
+                    let evidence = self.share.evidence_at(place, dir, name, &stat);
+                    self.inodes.confirm(identity, &evidence)
+                }
+                Found::New => None,
+            };
+            if let Some(id) = found {
                 return Ok(self.entry(id, parent.identity.place, place, &stat));
             }
         }

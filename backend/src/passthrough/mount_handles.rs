@@ -3,6 +3,7 @@
 //! `open_by_handle_at` wants a descriptor on the handle's mount. It is there as long as any handle is remembered, and no
 //! longer: while it is, the host cannot unmount.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -50,6 +51,14 @@ impl MountHandles {
     pub(super) fn known(&self, file: BorrowedFd<'_>) -> Option<FileHandle> {
         match self.state.load(Ordering::Acquire) {
             WORK => FileHandle::of(file).ok(),
+            _ => None,
+        }
+    }
+
+    /// The handle of `name` in `dir`, if handles are known to work on the mount where it is.
+    pub(super) fn known_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<FileHandle> {
+        match self.state.load(Ordering::Acquire) {
+            WORK => FileHandle::at(dir, name).ok(),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@
 //! was born at the same time. An inode that was moved meanwhile is stale; the guest's kernel then walks by itself, its
 //! look-up comes upon the inode, and it has the node id that it had.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -80,6 +80,24 @@ impl Share {
             .flatten();
         Evidence {
             handle: place.and_then(|place| place.handles().known(file)),
+            born: born(stat),
+        }
+    }
+
+    /// What tells the inode that `name` leads to, whose attributes are `stat`, from others that had its number.
+    pub(super) fn evidence_at(
+        &self,
+        place: PlaceIndex,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        stat: &Statx,
+    ) -> Evidence {
+        let place = self
+            .uses_handles()
+            .then(|| self.place(place).ok())
+            .flatten();
+        Evidence {
+            handle: place.and_then(|place| place.handles().known_at(dir, name)),
             born: born(stat),
         }
     }

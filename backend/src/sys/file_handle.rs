@@ -1,6 +1,7 @@
 //! File handles: a name for an inode that outlives every descriptor (`name_to_handle_at(2)`).
 #![allow(unsafe_code)] // the two system calls have no safe wrapper
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -29,6 +30,18 @@ impl FileHandle {
     /// # Errors
     /// `name_to_handle_at(2)`'s; EOPNOTSUPP where the file system has no handles.
     pub fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::ask(file, c"", libc::AT_EMPTY_PATH)
+    }
+
+    /// The handle of `name` in `dir`; of a symbolic link itself where it is one.
+    ///
+    /// # Errors
+    /// `name_to_handle_at(2)`'s; EOPNOTSUPP where the file system has no handles.
+    pub fn at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
+        Self::ask(dir, name, 0)
+    }
+
+    fn ask(file: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<Self> {
         let mut raw = RawHandle {
             bytes: 128,
             kind: 0,
@@ -41,10 +54,10 @@ impl FileHandle {
             libc::syscall(
                 libc::SYS_name_to_handle_at,
                 file.as_raw_fd(),
-                c"".as_ptr(),
+                name.as_ptr(),
                 &raw mut raw,
                 &raw mut mount,
-                libc::AT_EMPTY_PATH,
+                flags,
             )
         };
         if result != 0 {
