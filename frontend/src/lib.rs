@@ -3,4 +3,8 @@
 //! It shares no code with the backend but the FUSE wire, and works with any virtio-fs daemon.
 
 pub mod args;
+pub mod fake;
+pub mod hypervisor;
+pub mod mmio;
+pub mod model;
 pub mod vhost_user;

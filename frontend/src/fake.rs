@@ -1,0 +1,264 @@
+//! A hypervisor in memory, with one device and the guest that uses it: for tests of devices without a hypervisor.
+//!
+//! It is as strict as a real one is fragile: an access completed twice, or one that was never made, is noted as a fault.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::MemfdFlags;
+
+use crate::hypervisor::{Access, GuestMemory, GuestRange, Operation, Port, PortError, Token};
+use crate::mmio::Register;
+
+/// The device model's side.
+#[derive(Debug)]
+pub struct FakePort {
+    window: GuestRange,
+    memory: GuestMemory,
+    shared: Arc<Shared>,
+}
+
+/// The guest's side. Clones are CPUs of the same guest.
+#[derive(Clone, Debug)]
+pub struct FakeGuest {
+    window: GuestRange,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    made: u64,
+    waiting: VecDeque<Access>,
+    in_hand: HashSet<u64>,
+    answers: HashMap<u64, u64>,
+    attached: bool,
+    gone: bool,
+    interruptions: u32,
+    kicks: Vec<(u16, OwnedFd)>,
+    interrupts: Vec<OwnedFd>,
+    faults: Vec<String>,
+}
+
+/// Why a guest's access had no end.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the access to {address:#x} was not completed within {limit:?}")]
+pub struct Frozen {
+    /// Where it went.
+    pub address: u64,
+    /// How long was waited.
+    pub limit: Duration,
+}
+
+/// A guest with `memory` of shared memory and a device at `window`. Fails as `memfd_create` does.
+pub fn fake(window: GuestRange, memory: GuestRange) -> std::io::Result<(FakePort, FakeGuest)> {
+    let descriptor = rustix::fs::memfd_create("fake guest", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&descriptor, memory.len())?;
+    let shared = Arc::new(Shared::default());
+    let port = FakePort {
+        window,
+        memory: GuestMemory {
+            descriptor,
+            range: memory,
+        },
+        shared: Arc::clone(&shared),
+    };
+    Ok((port, FakeGuest { window, shared }))
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Port for FakePort {
+    fn window(&self) -> GuestRange {
+        self.window
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    fn next_access(&self) -> Result<Access, PortError> {
+        let mut state = self.shared.state();
+        if std::mem::replace(&mut state.attached, true) {
+            state.faults.push("two threads waited".to_owned());
+            return Err(PortError::Busy);
+        }
+        let next = loop {
+            if state.gone {
+                break Err(PortError::Gone);
+            }
+            if state.interruptions > 0 {
+                state.interruptions -= 1;
+                break Err(PortError::Interrupted);
+            }
+            if let Some(access) = state.waiting.pop_front() {
+                let number = access.token.0[0];
+                state.in_hand.insert(number);
+                break Ok(access);
+            }
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        };
+        state.attached = false;
+        next
+    }
+
+    fn complete(&self, access: Access, answer: u64) -> Result<(), PortError> {
+        let mut state = self.shared.state();
+        let number = access.token.0[0];
+        if !state.in_hand.remove(&number) {
+            state.faults.push(format!("{access:?} was not in hand"));
+            return Err(PortError::Gone);
+        }
+        let answer = match access.operation {
+            Operation::Read => answer,
+            Operation::Write(_) | Operation::Unknown(_) => 0,
+        };
+        state.answers.insert(number, answer);
+        drop(state);
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    fn connect_kick(&self, queue: u16, kick: BorrowedFd<'_>) -> Result<(), PortError> {
+        let kick = duplicate(kick)?;
+        let mut state = self.shared.state();
+        if state.kicks.iter().any(|(known, _)| *known == queue) {
+            state
+                .faults
+                .push(format!("queue {queue}'s kick was connected twice"));
+        }
+        state.kicks.push((queue, kick));
+        Ok(())
+    }
+
+    fn connect_interrupt(&self, interrupt: BorrowedFd<'_>) -> Result<(), PortError> {
+        let interrupt = duplicate(interrupt)?;
+        self.shared.state().interrupts.push(interrupt);
+        Ok(())
+    }
+}
+
+fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, PortError> {
+    descriptor
+        .try_clone_to_owned()
+        .map_err(|source| PortError::Failed {
+            doing: "keep an eventfd",
+            source,
+        })
+}
+
+impl FakeGuest {
+    /// One load or store of `width` bytes at `offset` of the window; the CPU stands still until it is completed, but no
+    /// longer than `limit`. The answer of a store is 0.
+    pub fn access(
+        &self,
+        offset: u64,
+        width: u64,
+        operation: Operation,
+        limit: Duration,
+    ) -> Result<u64, Frozen> {
+        let mut state = self.shared.state();
+        if let Operation::Write(value) = operation
+            && offset == Register::QueueNotify.offset()
+            && width <= 4
+            && !state.kicks.is_empty()
+        {
+            // Taken by the hypervisor, whether it finds the queue's eventfd or not.
+            if let Some((_, kick)) = state
+                .kicks
+                .iter()
+                .find(|(queue, _)| u64::from(*queue) == value)
+            {
+                signal(kick.as_fd());
+            }
+            return Ok(0);
+        }
+        state.made += 1;
+        let number = state.made;
+        let address = self.window.start().wrapping_add(offset);
+        state.waiting.push_back(Access {
+            address,
+            width,
+            operation,
+            token: Token([number, 0, 0, 0, 0, 0, 0, 0]),
+        });
+        self.shared.changed.notify_all();
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(answer) = state.answers.remove(&number) {
+                return Ok(answer);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Frozen { address, limit });
+            }
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Whether the interrupt line is raised within `limit`. It stays so until the device model has looked.
+    pub fn interrupted(&self, limit: Duration) -> bool {
+        let state = self.shared.state();
+        let interrupts: Vec<OwnedFd> = state
+            .interrupts
+            .iter()
+            .filter_map(|interrupt| interrupt.try_clone().ok())
+            .collect();
+        drop(state);
+        let mut polled: Vec<PollFd<'_>> = interrupts
+            .iter()
+            .map(|interrupt| PollFd::new(interrupt, PollFlags::IN))
+            .collect();
+        let limit = Timespec::try_from(limit).ok();
+        matches!(poll(&mut polled, limit.as_ref()), Ok(ready) if ready > 0)
+    }
+
+    /// Ends the present or next wait for an access without one, as a signal would.
+    pub fn interrupt_wait(&self) {
+        self.shared.state().interruptions += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Takes the device away: waiting for accesses ends with [`PortError::Gone`].
+    pub fn take_away(&self) {
+        self.shared.state().gone = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// What the device model did that a hypervisor would not have borne.
+    pub fn faults(&self) -> Vec<String> {
+        self.shared.state().faults.clone()
+    }
+
+    /// Accesses that were made and neither completed nor begun to be handled, and those that were begun only.
+    pub fn unanswered(&self) -> (usize, usize) {
+        let state = self.shared.state();
+        (state.waiting.len(), state.in_hand.len())
+    }
+}
+
+/// A full counter says the same as one more.
+fn signal(eventfd: BorrowedFd<'_>) {
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}

@@ -1,0 +1,44 @@
+//! A virtio-mmio device, version 2 of the interface (virtio 1.2, 4.2): its registers and the life of its status.
+//!
+//! It knows no hypervisor and no device type: accesses come in as offset, width and value, and what makes the device a
+//! file system or anything else is a [`Device`]. Whatever a guest does has one answer, given before the access ends.
+//!
+//! ```text
+//!              0                  ACKNOWLEDGE, DRIVER       FEATURES_OK              DRIVER_OK
+//!   reset ──────────> registers ───────────────> features ─────────────> queues ───────────────> running
+//!     ^                                                     if they can             Device::activate │
+//!     └─────────────────── Status = 0, from anywhere: Device::reset ────── NEEDS_RESET or FAILED <───┘
+//! ```
+
+mod device;
+mod features;
+mod queue;
+mod register;
+mod status;
+mod transport;
+mod wires;
+
+#[cfg(test)]
+mod tests;
+
+pub use device::{Activation, Device, ReadyQueue};
+pub use features::FeatureBits;
+pub use register::Register;
+pub use status::Status;
+pub use transport::Transport;
+pub use wires::Wires;
+
+/// `MagicValue`: "virt", little-endian.
+pub const MAGIC: u32 = 0x7472_6976;
+
+/// `Version` of the interface.
+pub const VERSION: u32 = 2;
+
+/// `VendorID`: "GPLK", little-endian. Any constant would do.
+pub const VENDOR: u32 = 0x4b4c_5047;
+
+/// Where the device type's configuration space begins.
+pub const CONFIG_SPACE: u64 = 0x100;
+
+/// Bytes of the smallest window that a device with a configuration space fits in, and of the usual one.
+pub const WINDOW_LEN: u64 = 0x200;

@@ -1,0 +1,453 @@
+//! The registers of one device, and what reading and writing them does.
+
+use std::sync::Arc;
+
+use log::{debug, info, warn};
+
+use super::device::{Activation, Device};
+use super::features::FeatureBits;
+use super::queue::Queue;
+use super::register::Register;
+use super::status::{Action, Status};
+use super::wires::Wires;
+use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
+use crate::hypervisor::{Access, GuestRange, Operation};
+
+/// `InterruptStatus`: a queue has used buffers.
+const USED_BUFFERS: u32 = 1;
+
+/// `InterruptStatus`: the configuration space or the status changed.
+const CONFIG_CHANGE: u32 = 2;
+
+/// What a register reads as that tells of a shared memory region that is not there (virtio 1.2, 4.2.2, `SHMLen`).
+const NO_REGION: u32 = u32::MAX;
+
+/// One device as the guest sees it.
+#[derive(Debug)]
+pub struct Transport<D> {
+    device: D,
+    wires: Arc<Wires>,
+    window: GuestRange,
+    memory: GuestRange,
+    driver: Driver,
+    /// Interrupts that were raised here, for changes of the configuration, and not for used buffers.
+    own_calls: u64,
+    /// Not part of what a reset forgets: it has to differ when the content does.
+    config_generation: u32,
+}
+
+/// All that a driver has written and that a reset forgets.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Driver {
+    status: Status,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    features: u64,
+    queue_sel: u32,
+    /// As many as the device has; empty after a reset until one is written to.
+    queues: Vec<Queue>,
+    interrupt_status: u32,
+    /// Whether the device has been told to run since the last reset.
+    activated: bool,
+}
+
+impl<D: Device> Transport<D> {
+    /// A device that was just reset. `window` is where its registers are, `memory` is the guest's, and `wires` has been
+    /// connected with one kick per queue of `device`.
+    pub fn new(device: D, wires: Arc<Wires>, window: GuestRange, memory: GuestRange) -> Self {
+        Self {
+            device,
+            wires,
+            window,
+            memory,
+            driver: Driver::default(),
+            own_calls: 0,
+            config_generation: 0,
+        }
+    }
+
+    /// What stands behind it.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// What stands behind it, to be told something by others than the guest.
+    pub fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
+    /// Its eventfds.
+    pub fn wires(&self) -> Arc<Wires> {
+        Arc::clone(&self.wires)
+    }
+
+    /// Whether all that a reset forgets is as in `other`.
+    #[cfg(test)]
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        self.driver == other.driver && self.own_calls == other.own_calls
+    }
+
+    /// `Status` as the guest would read it.
+    pub fn status(&self) -> Status {
+        self.driver.status
+    }
+
+    /// Handles one access of the guest: the answer to a read, and 0 to all else. An access that makes no sense reads 0
+    /// or does nothing.
+    pub fn handle(&mut self, access: &Access) -> u64 {
+        let Some(offset) = self.window.offset_of(access.address) else {
+            debug!(
+                "an access to {:#x}, outside the window {}",
+                access.address, self.window
+            );
+            return 0;
+        };
+        match access.operation {
+            Operation::Read => self.read(offset, access.width),
+            Operation::Write(value) => {
+                self.write(offset, access.width, value);
+                0
+            }
+            Operation::Unknown(_) => 0,
+        }
+    }
+
+    /// What `width` bytes at `offset` of the window read as, zero-extended.
+    pub fn read(&mut self, offset: u64, width: u64) -> u64 {
+        if let Some(offset) = offset.checked_sub(CONFIG_SPACE) {
+            return self.read_config(offset, width);
+        }
+        match Register::at(offset) {
+            Some(register) if width == 4 => u64::from(self.read_register(register)),
+            _ => 0,
+        }
+    }
+
+    /// Writes the lower `width` bytes of `value` at `offset` of the window.
+    pub fn write(&mut self, offset: u64, width: u64, value: u64) {
+        if let Some(offset) = offset.checked_sub(CONFIG_SPACE) {
+            return self.write_config(offset, width, value);
+        }
+        if let (Some(register), 4) = (Register::at(offset), width) {
+            self.write_register(register, low_word(value));
+        }
+    }
+
+    /// The configuration space changed: the guest is told, if it has a driver running.
+    pub fn config_changed(&mut self) {
+        self.config_generation = self.config_generation.wrapping_add(1);
+        self.interrupt_for_config();
+    }
+
+    /// The device is broken until it is reset, and the guest is told, if it has a driver running.
+    pub fn needs_reset(&mut self) {
+        if !self.driver.status.contains(Status::NEEDS_RESET) {
+            self.driver.status |= Status::NEEDS_RESET;
+            self.interrupt_for_config();
+        }
+    }
+
+    fn read_register(&mut self, register: Register) -> u32 {
+        let driver = &self.driver;
+        match register {
+            Register::MagicValue => MAGIC,
+            Register::Version => VERSION,
+            Register::DeviceId => self.device.device_id(),
+            Register::VendorId => VENDOR,
+            Register::DeviceFeatures => word(self.offered(), driver.device_features_sel),
+            Register::QueueNumMax => self.selected_max().map_or(0, u32::from),
+            Register::QueueReady => u32::from(self.selected().is_some_and(|queue| queue.ready)),
+            Register::InterruptStatus => self.read_interrupt_status(),
+            Register::Status => driver.status.bits(),
+            Register::ShmLenLow
+            | Register::ShmLenHigh
+            | Register::ShmBaseLow
+            | Register::ShmBaseHigh => NO_REGION,
+            Register::ConfigGeneration => self.config_generation,
+            Register::DeviceFeaturesSel
+            | Register::DriverFeatures
+            | Register::DriverFeaturesSel
+            | Register::QueueSel
+            | Register::QueueNum
+            | Register::QueueNotify
+            | Register::InterruptAck
+            | Register::QueueDescLow
+            | Register::QueueDescHigh
+            | Register::QueueDriverLow
+            | Register::QueueDriverHigh
+            | Register::QueueDeviceLow
+            | Register::QueueDeviceHigh
+            | Register::ShmSel => 0,
+        }
+    }
+
+    fn write_register(&mut self, register: Register, value: u32) {
+        let driver = &mut self.driver;
+        match register {
+            Register::DeviceFeaturesSel => driver.device_features_sel = value,
+            Register::DriverFeaturesSel => driver.driver_features_sel = value,
+            Register::DriverFeatures => self.write_features(value),
+            Register::QueueSel => driver.queue_sel = value,
+            Register::QueueNum => self.set_up(|queue| queue.size = value),
+            Register::QueueReady => self.write_ready(value),
+            Register::QueueNotify => self.notify(value),
+            Register::InterruptAck => driver.interrupt_status &= !value,
+            Register::Status => self.write_status(value),
+            Register::QueueDescLow => self.set_up(|queue| set_low(&mut queue.descriptors, value)),
+            Register::QueueDescHigh => self.set_up(|queue| set_high(&mut queue.descriptors, value)),
+            Register::QueueDriverLow => self.set_up(|queue| set_low(&mut queue.available, value)),
+            Register::QueueDriverHigh => self.set_up(|queue| set_high(&mut queue.available, value)),
+            Register::QueueDeviceLow => self.set_up(|queue| set_low(&mut queue.used, value)),
+            Register::QueueDeviceHigh => self.set_up(|queue| set_high(&mut queue.used, value)),
+            Register::MagicValue
+            | Register::Version
+            | Register::DeviceId
+            | Register::VendorId
+            | Register::DeviceFeatures
+            | Register::QueueNumMax
+            | Register::InterruptStatus
+            | Register::ShmSel
+            | Register::ShmLenLow
+            | Register::ShmLenHigh
+            | Register::ShmBaseLow
+            | Register::ShmBaseHigh
+            | Register::ConfigGeneration => {}
+        }
+    }
+
+    fn offered(&self) -> u64 {
+        FeatureBits::offered(self.device.features())
+    }
+
+    /// Replaces one half: a driver that writes it again means the second only.
+    fn write_features(&mut self, value: u32) {
+        let driver = &mut self.driver;
+        if !driver.status.contains(Status::DRIVER)
+            || driver
+                .status
+                .intersects(Status::FEATURES_OK | Status::FAILED)
+        {
+            return;
+        }
+        match driver.driver_features_sel {
+            0 => set_low(&mut driver.features, value),
+            1 => set_high(&mut driver.features, value),
+            _ => {}
+        }
+    }
+
+    fn write_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        for step in self.driver.status.steps(value) {
+            if step.possible(self.driver.status) && self.take(step.action) {
+                self.driver.status |= step.sets;
+                if step.action == Action::Start && self.driver.status.contains(Status::NEEDS_RESET)
+                {
+                    self.interrupt_for_config();
+                }
+            }
+        }
+    }
+
+    /// Whether the step's bit is to be set.
+    fn take(&mut self, action: Action) -> bool {
+        match action {
+            Action::Note => true,
+            Action::Negotiate => {
+                let (driver, offered) = (self.driver.features, self.offered());
+                let acceptable = FeatureBits::acceptable(driver, offered);
+                if !acceptable {
+                    debug!("the driver's features {driver:#x} do not go with {offered:#x}");
+                }
+                acceptable
+            }
+            Action::Start => {
+                if !self.driver.status.contains(Status::NEEDS_RESET) {
+                    self.activate();
+                }
+                true
+            }
+            Action::Stop => {
+                debug!("the driver has given up");
+                self.stop();
+                true
+            }
+        }
+    }
+
+    fn activate(&mut self) {
+        let queues = (0..)
+            .zip(&self.driver.queues)
+            .zip(self.device.queue_sizes())
+            .filter(|((_, queue), _)| queue.ready)
+            // Each fitted when it was made ready, and has not changed since.
+            .filter_map(|((index, queue), &max)| queue.fit(index, max, self.memory).ok())
+            .collect();
+        self.driver.activated = true;
+        let features = self.driver.features;
+        match self.device.activate(Activation { features, queues }) {
+            Ok(()) => info!("the driver is ready, with features {features:#x}"),
+            Err(error) => {
+                warn!("the device cannot be started: {error}");
+                self.driver.status |= Status::NEEDS_RESET;
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if std::mem::take(&mut self.driver.activated) {
+            self.device.reset();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.stop();
+        self.wires.drain();
+        self.own_calls = 0;
+        self.driver = Driver::default();
+    }
+
+    fn selected_max(&self) -> Option<u16> {
+        let index = usize::try_from(self.driver.queue_sel).ok()?;
+        self.device.queue_sizes().get(index).copied()
+    }
+
+    fn selected(&self) -> Option<&Queue> {
+        let index = usize::try_from(self.driver.queue_sel).ok()?;
+        self.driver.queues.get(index)
+    }
+
+    fn selected_mut(&mut self) -> Option<&mut Queue> {
+        let index = usize::try_from(self.driver.queue_sel).ok()?;
+        let count = self.device.queue_sizes().len();
+        self.driver.queues.resize(count, Queue::default());
+        self.driver.queues.get_mut(index)
+    }
+
+    /// Changes the selected queue, if there is one and it has not been handed over.
+    fn set_up(&mut self, change: impl FnOnce(&mut Queue)) {
+        if let Some(queue) = self.selected_mut()
+            && !queue.ready
+        {
+            change(queue);
+        }
+    }
+
+    fn write_ready(&mut self, value: u32) {
+        let (status, memory) = (self.driver.status, self.memory);
+        let Some((max, index)) = self
+            .selected_max()
+            .zip(u16::try_from(self.driver.queue_sel).ok())
+        else {
+            return;
+        };
+        let activated = self.driver.activated;
+        let Some(queue) = self.selected_mut() else {
+            return;
+        };
+        match (value, queue.ready) {
+            (0, true) => {
+                queue.ready = false;
+                if activated {
+                    self.device.stop_queue(index);
+                }
+            }
+            (1, false)
+                if status.contains(Status::FEATURES_OK)
+                    && !status.intersects(Status::DRIVER_OK | Status::FAILED) =>
+            {
+                match queue.fit(index, max, memory) {
+                    Ok(_) => queue.ready = true,
+                    Err(unfit) => debug!("queue {index} is not made ready: {unfit}"),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A kick that came as an access after all, as one wider than what the hypervisor takes itself does.
+    fn notify(&mut self, value: u32) {
+        let running = self.driver.status.contains(Status::DRIVER_OK);
+        if let Ok(index) = u16::try_from(value)
+            && running
+            && let Some(queue) = self.driver.queues.get(usize::from(index))
+            && queue.ready
+        {
+            self.wires.signal_kick(index);
+        }
+    }
+
+    /// Whoever uses buffers signals the eventfd, which interrupts the guest without passing here. But its counter has risen
+    /// before the guest's handler can ask: so what it counts beyond this side's own signals are used buffers.
+    fn read_interrupt_status(&mut self) -> u32 {
+        let calls = self.wires.take_calls();
+        if calls > std::mem::take(&mut self.own_calls) {
+            self.driver.interrupt_status |= USED_BUFFERS;
+        }
+        self.driver.interrupt_status
+    }
+
+    fn interrupt_for_config(&mut self) {
+        if self.driver.status.contains(Status::DRIVER_OK) {
+            self.driver.interrupt_status |= CONFIG_CHANGE;
+            self.own_calls = self.own_calls.saturating_add(1);
+            self.wires.signal_call();
+        }
+    }
+
+    fn read_config(&self, offset: u64, width: u64) -> u64 {
+        let mut value = [0; 8];
+        let wanted = usize::try_from(offset)
+            .ok()
+            .filter(|_| is_aligned(offset, width))
+            .and_then(|offset| self.device.config().get(offset..))
+            .zip(usize::try_from(width).ok());
+        if let Some((config, width)) = wanted {
+            // Shorter than asked for at the end of the space: the rest reads 0.
+            for (to, from) in value.iter_mut().zip(config).take(width) {
+                *to = *from;
+            }
+        }
+        u64::from_le_bytes(value)
+    }
+
+    fn write_config(&mut self, offset: u64, width: u64, value: u64) {
+        let bytes = value.to_le_bytes();
+        let written = usize::try_from(width)
+            .ok()
+            .filter(|_| is_aligned(offset, width))
+            .and_then(|width| bytes.get(..width));
+        if let Some(bytes) = written {
+            self.device.write_config(offset, bytes);
+        }
+    }
+}
+
+/// Whether an access of `width` bytes at `offset` is one that a CPU makes to a configuration space.
+fn is_aligned(offset: u64, width: u64) -> bool {
+    matches!(width, 1 | 2 | 4 | 8) && offset.is_multiple_of(width)
+}
+
+/// The 32 bits of `bits` that a selector register selects; there are none above 1.
+fn word(bits: u64, selector: u32) -> u32 {
+    match selector {
+        0 => low_word(bits),
+        1 => low_word(bits >> 32),
+        _ => 0,
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // the lower half is what is asked for
+fn low_word(value: u64) -> u32 {
+    value as u32
+}
+
+fn set_low(register: &mut u64, value: u32) {
+    *register = *register >> 32 << 32 | u64::from(value);
+}
+
+fn set_high(register: &mut u64, value: u32) {
+    *register = u64::from(low_word(*register)) | u64::from(value) << 32;
+}

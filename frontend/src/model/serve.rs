@@ -1,0 +1,290 @@
+//! The loop that answers a guest's accesses.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use log::{error, warn};
+
+use crate::hypervisor::{Pending, Port, PortError};
+use crate::mmio::{Device, Transport};
+
+/// How often in a row waiting for an access may be in vain before it is taken for broken, rather than interrupted.
+const VAIN_WAITS: u32 = 1000;
+
+/// How long to pause after a wait in vain: a signal's effect is over by then, and a broken port costs little.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What happened on a port, for whoever wants to know.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Accesses that were handled.
+    pub accesses: AtomicU64,
+    /// Accesses among them that could not be completed, or whose handler panicked.
+    pub faults: AtomicU64,
+}
+
+/// Why a device is not served any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The port gave no more accesses.
+    #[error("the guest's accesses cannot be had any more")]
+    Port(#[source] PortError),
+}
+
+/// Answers every access that comes through `port` by the registers of `transport`, until `stop` is seen set after a wait.
+///
+/// Whatever goes wrong with one access ends neither the loop nor the guest: it is completed all the same. Runs on a thread
+/// of its own, as [`Port::next_access`] asks.
+pub fn serve<P: Port + ?Sized, D: Device>(
+    port: &P,
+    transport: &Mutex<Transport<D>>,
+    counters: &Counters,
+    stop: &AtomicBool,
+) -> Result<(), ServeError> {
+    let mut vain = 0;
+    while !stop.load(Ordering::Acquire) {
+        match Pending::next(port) {
+            Ok(pending) => {
+                vain = 0;
+                answer(pending, transport, counters);
+            }
+            Err(PortError::Interrupted) if vain < VAIN_WAITS => {
+                vain += 1;
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(ServeError::Port(error)),
+        }
+    }
+    Ok(())
+}
+
+fn answer<P: Port + ?Sized, D: Device>(
+    pending: Pending<'_, P>,
+    transport: &Mutex<Transport<D>>,
+    counters: &Counters,
+) {
+    let completed = pending.answer(|access| {
+        // Poisoned by a panic in an earlier access: its registers are as good as any a guest could have written.
+        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        catch_unwind(AssertUnwindSafe(|| transport.handle(access))).unwrap_or_else(|_| {
+            error!("handling a guest's access panicked; the device needs a reset");
+            counters.faults.fetch_add(1, Ordering::Relaxed);
+            transport.needs_reset();
+            0
+        })
+    });
+    counters.accesses.fetch_add(1, Ordering::Relaxed);
+    if let Err(error) = completed {
+        counters.faults.fetch_add(1, Ordering::Relaxed);
+        warn!("a guest's access could not be completed: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fake::{FakeGuest, FakePort, fake};
+    use crate::hypervisor::{GuestRange, Operation};
+    use crate::mmio::{Activation, Register, Wires};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A device that panics when its configuration space is written to.
+    struct Brittle;
+
+    impl Device for Brittle {
+        type Error = Infallible;
+
+        fn device_id(&self) -> u32 {
+            26
+        }
+
+        fn features(&self) -> u64 {
+            0
+        }
+
+        fn queue_sizes(&self) -> &[u16] {
+            &[64, 64]
+        }
+
+        fn config(&self) -> &[u8] {
+            b"brittle"
+        }
+
+        fn write_config(&mut self, _: u64, _: &[u8]) {
+            panic!("written to");
+        }
+
+        fn activate(&mut self, _: Activation) -> Result<(), Infallible> {
+            Ok(())
+        }
+
+        fn stop_queue(&mut self, _: u16) {}
+
+        fn reset(&mut self) {}
+    }
+
+    /// A device being served, until [`Served::end`].
+    struct Served {
+        guest: FakeGuest,
+        counters: Arc<Counters>,
+        thread: thread::JoinHandle<Result<(), ServeError>>,
+    }
+
+    fn parts() -> (FakePort, FakeGuest, Transport<Brittle>) {
+        let window = GuestRange::new(0xa00_3e00, 0x200).unwrap();
+        let memory = GuestRange::new(0x1000_0000, 0x10_0000).unwrap();
+        let (port, guest) = fake(window, memory).unwrap();
+        let wires = Arc::new(Wires::connect(&port, 2).unwrap());
+        (port, guest, Transport::new(Brittle, wires, window, memory))
+    }
+
+    fn served() -> Served {
+        let (port, guest, transport) = parts();
+        let counters = Arc::new(Counters::default());
+        let of_thread = Arc::clone(&counters);
+        let thread = thread::spawn(move || {
+            serve(
+                &port,
+                &Mutex::new(transport),
+                &of_thread,
+                &AtomicBool::new(false),
+            )
+        });
+        Served {
+            guest,
+            counters,
+            thread,
+        }
+    }
+
+    impl Served {
+        fn read(&self, register: Register) -> u64 {
+            let read = self
+                .guest
+                .access(register.offset(), 4, Operation::Read, LIMIT);
+            read.unwrap()
+        }
+
+        fn write(&self, offset: u64, value: u64) {
+            let written = self.guest.access(offset, 4, Operation::Write(value), LIMIT);
+            written.unwrap();
+        }
+
+        fn end(self) -> u64 {
+            self.guest.take_away();
+            let ended = self.thread.join().unwrap();
+            assert!(matches!(ended, Err(ServeError::Port(PortError::Gone))));
+            assert_eq!(self.guest.faults(), [""; 0]);
+            assert_eq!(self.guest.unanswered(), (0, 0));
+            self.counters.accesses.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn access_whose_handler_panics_is_completed_and_the_device_goes_on() {
+        let served = served();
+        for status in [1, 3] {
+            served.write(Register::Status.offset(), status);
+        }
+        served.write(0x100, 1);
+        assert_eq!(served.read(Register::Status), 0x43);
+        served.write(Register::Status.offset(), 0);
+        assert_eq!(served.read(Register::Status), 0);
+        assert_eq!(served.counters.faults.load(Ordering::Relaxed), 1);
+        assert_eq!(served.end(), 6);
+    }
+
+    #[test]
+    fn interrupted_waits_end_nothing() {
+        let served = served();
+        for _ in 0..5 {
+            served.guest.interrupt_wait();
+            assert_eq!(served.read(Register::MagicValue), 0x7472_6976);
+        }
+        served.end();
+    }
+
+    #[test]
+    fn kicks_reach_their_eventfd_and_never_the_registers() {
+        let served = served();
+        for queue in [0, 1, 7, u64::from(u32::MAX)] {
+            served.write(Register::QueueNotify.offset(), queue);
+        }
+        assert_eq!(served.end(), 0);
+    }
+
+    #[test]
+    fn stopped_loop_takes_no_further_access() {
+        let (port, guest, transport) = parts();
+        let stopped = AtomicBool::new(true);
+        serve(
+            &port,
+            &Mutex::new(transport),
+            &Counters::default(),
+            &stopped,
+        )
+        .unwrap();
+        guest.interrupt_wait();
+        assert_eq!(guest.unanswered(), (0, 0));
+    }
+
+    #[test]
+    fn change_that_the_guest_is_told_of_raises_its_interrupt_line() {
+        let (port, guest, mut transport) = parts();
+        for status in [1, 3] {
+            transport.write(Register::Status.offset(), 4, status);
+        }
+        transport.write(Register::DriverFeaturesSel.offset(), 4, 1);
+        transport.write(Register::DriverFeatures.offset(), 4, 3);
+        transport.write(Register::Status.offset(), 4, 0xf);
+        assert!(!guest.interrupted(Duration::ZERO));
+        transport.needs_reset();
+        assert!(guest.interrupted(LIMIT));
+        drop(port);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_access_of_every_cpu_is_completed_exactly_once(
+            per_cpu in prop::collection::vec(
+                prop::collection::vec((0u64..0x280, 0u64..10, any::<Option<u64>>()), 1..40),
+                1..4,
+            ),
+        ) {
+            let served = served();
+            let wanted: usize = per_cpu.iter().map(Vec::len).sum();
+            let kicks = per_cpu
+                .iter()
+                .flatten()
+                .filter(|(offset, width, value)| *offset == 0x50 && *width <= 4 && value.is_some())
+                .count();
+            let cpus: Vec<_> = per_cpu
+                .into_iter()
+                .map(|accesses| {
+                    let guest = served.guest.clone();
+                    thread::spawn(move || {
+                        for (offset, width, value) in accesses {
+                            let operation = value.map_or(Operation::Read, Operation::Write);
+                            guest.access(offset, width, operation, LIMIT).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            for cpu in cpus {
+                cpu.join().unwrap();
+            }
+            prop_assert_eq!(served.end(), u64::try_from(wanted - kicks).unwrap());
+        }
+    }
+}
