@@ -5,10 +5,11 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::budget::{Permit, exhausted};
-use super::inodes::Inodes;
+use super::inodes::{Inodes, SHARDS};
 use super::options::InodeFileHandles;
 use super::recall::Recall;
 use super::share::Share;
@@ -19,7 +20,10 @@ use crate::sys::file;
 const EVICTION_BATCH: u64 = 256;
 
 /// Shards looked at in one search: each twice, since the first visit only takes away the sign of recent use.
-const EVICTION_VISITS: usize = 33;
+const EVICTION_VISITS: usize = 2 * SHARDS + 1;
+
+/// How long nothing is sought after nothing was found.
+const BARREN: Duration = Duration::from_millis(20);
 
 /// Whether an inode must have a name to be given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +84,23 @@ impl Share {
         }
     }
 
-    /// Has inodes give up descriptors: of the guest that holds most first.
+    /// Has inodes give up descriptors, unless that was tried in vain a moment ago: a guest that asks for more and more
+    /// must not make the daemon search all the time.
     fn make_room(&self) {
-        if !self.may_recall() {
+        let recently = |last: &Instant| last.elapsed() < BARREN;
+        let last_vain = || {
+            let last = self.last_vain_search.lock();
+            last.unwrap_or_else(PoisonError::into_inner)
+        };
+        if !self.may_recall() || last_vain().as_ref().is_some_and(recently) {
             return;
         }
+        let freed = self.give_up_descriptors();
+        *last_vain() = (freed == 0).then(Instant::now);
+    }
+
+    /// Has inodes give up descriptors, of the guest that holds most first, and returns how many.
+    fn give_up_descriptors(&self) -> u64 {
         let mut guests: Vec<Arc<Inodes>> = self.registered();
         guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
         let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
@@ -94,15 +110,16 @@ impl Share {
             for guest in &guests {
                 for _ in 0..EVICTION_VISITS {
                     if freed >= wanted {
-                        return;
+                        return freed;
                     }
                     freed += self.evict(guest, wanted - freed, names);
                 }
             }
             if freed > 0 {
-                return;
+                break;
             }
         }
+        freed
     }
 
     /// Has one shard of a guest's table give up to `wanted` descriptors; returns how many it gave up.

@@ -61,6 +61,7 @@ pub(super) struct Inode {
     pub(super) recall: Option<Box<Recall>>,
 }
 
+/// A part of the table, to be put under a lock.
 #[derive(Default)]
 pub(super) struct Shard {
     /// The inodes.

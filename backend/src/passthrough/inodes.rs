@@ -24,7 +24,7 @@ use super::slab::{Full, KEY_BITS, Key};
 use crate::rate_limited;
 
 /// Number of shards: what the bits of a node id above a [`Key`] can tell.
-const SHARDS: usize = 1 << (64 - KEY_BITS);
+pub(super) const SHARDS: usize = 1 << (64 - KEY_BITS);
 
 /// Inodes that a shard takes: 16 million in all, some two gigabytes. A guest that never forgets gets no further.
 const SHARD_CAPACITY: usize = 1 << 20;

@@ -107,7 +107,7 @@ fn transfer(file: &OpenFile, mut call: impl FnMut() -> io::Result<usize>) -> io:
                     warn,
                     "direct I/O into guest memory fails ({error}): the file goes through the host's page cache"
                 );
-                file::clear_direct(file.as_fd())?;
+                file::set_direct(file.as_fd(), false)?;
                 file.direct.store(false, Ordering::Relaxed);
             }
             _ => return Err(error),

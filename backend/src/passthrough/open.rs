@@ -53,7 +53,7 @@ impl PassthroughFs {
         let permits = (self.permit_inode()?, self.permit_open()?);
         // Made in any case, never opened by this call: an existing file has to pass the checks of an open, and may
         // be something that must not be opened at all.
-        let flags = (request.host_flags() & !libc::O_TRUNC) | libc::O_CREAT | libc::O_EXCL;
+        let flags = creation_flags(request) | libc::O_CREAT | libc::O_EXCL;
         let mut attempts = 0;
         loop {
             // Making room is not for the caller's credentials, so it is outside.
@@ -89,7 +89,7 @@ impl PassthroughFs {
         let request = self.request(args.flags)?;
         let parent = self.directory(parent)?;
         let permits = (self.permit_inode()?, self.permit_open()?);
-        let mut flags = (request.host_flags() & !libc::O_TRUNC) | libc::O_TMPFILE;
+        let mut flags = creation_flags(request) | libc::O_TMPFILE;
         if request.exclusive {
             // Says that the file will never get a name.
             flags |= libc::O_EXCL;
@@ -128,15 +128,16 @@ impl PassthroughFs {
     pub(super) fn do_release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
         let file = self.files.remove(Handle::new(args.fh), id)?;
         let left = self.inodes.count_open(id, OpenChange::Closed);
-        if self.share.options.locks == Locks::Host {
-            let flags = ReleaseFlags::from_bits_retain(args.release_flags);
-            if flags.contains(ReleaseFlags::FLOCK_UNLOCK) {
-                // A thread still at work on the file may keep the descriptor, and with it the lock, for a while.
-                file_lock::set_whole_lock(file.as_fd(), LockKind::Unlock, false)?;
-            }
-            if left == 0 {
-                self.range_locks.release_all(id);
-            }
+        if self.share.options.locks != Locks::Host {
+            return Ok(());
+        }
+        if left == 0 {
+            self.range_locks.release_all(id);
+        }
+        let flags = ReleaseFlags::from_bits_retain(args.release_flags);
+        if flags.contains(ReleaseFlags::FLOCK_UNLOCK) {
+            // A thread still at work on the file may keep the descriptor, and with it the lock, for a while.
+            file_lock::set_whole_lock(file.as_fd(), LockKind::Unlock, false)?;
         }
         Ok(())
     }
@@ -228,9 +229,10 @@ impl PassthroughFs {
         parent: &Node,
         made: OwnedFd,
         permits: (Permit, Permit),
-        request: OpenRequest,
+        mut request: OpenRequest,
     ) -> io::Result<(EntryOut, OpenOut)> {
         let stat = file::stat(made.as_fd())?;
+        request.direct = request.direct && file::set_direct(made.as_fd(), true).is_ok();
         // The inode gets a descriptor of its own. With the opened one, the file would count as open for writing on
         // the host for as long as the guest remembers it.
         let proc = self.share.proc_self_fd();
@@ -308,6 +310,12 @@ impl PassthroughFs {
             ..OpenOut::default()
         })
     }
+}
+
+/// The flags for a new file. `O_DIRECT` comes when it is there: with it, a file system that has none would make the file
+/// and then refuse to open it.
+fn creation_flags(request: OpenRequest) -> i32 {
+    request.host_flags() & !(libc::O_TRUNC | libc::O_DIRECT)
 }
 
 /// What a guest gets for opening what is not a file: devices, FIFOs and sockets are its own kernel's business.

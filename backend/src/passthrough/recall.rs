@@ -1,9 +1,9 @@
 //! Finding an inode again that no descriptor holds.
 //!
-//! A file handle does that best, for whoever may open handles, on file systems that have them. Else the daemon remembers
-//! where in the share the inode was and when it was born: it walks there, and what it finds is the inode if it has the same number and
-//! was born at the same time. An inode that was moved meanwhile is stale; the guest's kernel then walks by itself, its
-//! look-up comes upon the inode, and it has the node id that it had.
+//! A file handle does that best, for whoever may open handles, on file systems that have them. Else the daemon
+//! remembers where in the share the inode was and when it was born: it walks there, and what it finds is the inode if it
+//! has the same number and was born at the same time. An inode that was moved meanwhile is stale; the guest's kernel then
+//! walks by itself, its look-up comes upon the inode, and it has the node id that it had.
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use super::budget::{Budget, Descriptor, exhausted};
 use super::inodes::{Inodes, Kind, stale};
@@ -51,6 +52,8 @@ pub struct Share {
     pub(super) budget: Arc<Budget>,
     guests: Mutex<Vec<Weak<Inodes>>>,
     guest_count: AtomicU64,
+    /// When inodes were last asked for descriptors, if none gave any.
+    pub(super) last_vain_search: Mutex<Option<Instant>>,
 }
 
 impl Share {
@@ -99,6 +102,7 @@ impl Share {
             places,
             guests: Mutex::default(),
             guest_count: AtomicU64::new(0),
+            last_vain_search: Mutex::default(),
         }))
     }
 

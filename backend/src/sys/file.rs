@@ -171,13 +171,14 @@ pub fn file_system_magic(file: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::from(rustix::fs::fstatfs(file)?.f_type as u32))
 }
 
-/// Has transfers of `file` go through the page cache from now on (`O_DIRECT` cleared).
+/// Has transfers of `file` go past the page cache (`O_DIRECT`), or through it, from now on.
 ///
 /// # Errors
-/// `fcntl(2)`'s.
-pub fn clear_direct(file: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(file)?;
-    Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
+/// `fcntl(2)`'s: EINVAL where the file system cannot do without the cache.
+pub fn set_direct(file: BorrowedFd<'_>, direct: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(OFlags::DIRECT, direct);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
 }
 
 /// Closes a duplicate of `file`, which is what makes a network file system report delayed write errors.

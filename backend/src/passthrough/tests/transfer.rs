@@ -269,3 +269,18 @@ fn flush_is_not_needed_on_a_local_file_system() {
     guest.fs.fsync(node, handle, false).expect("synced");
     guest.fs.syncfs(ROOT).expect("synced");
 }
+
+#[test]
+fn a_new_file_gets_direct_io_where_there_is_any_and_is_made_in_any_case() {
+    let guest = Guest::with(Options {
+        allow_direct_io: true,
+        ..Options::default()
+    });
+    let (node, handle) = file(&guest, b"", libc::O_RDWR | libc::O_DIRECT);
+    let expected = status_flags(&guest, node, handle) & libc::O_DIRECT;
+    let (entry, open) = guest
+        .create(ROOT, c"new", libc::O_RDWR | libc::O_DIRECT)
+        .expect("made");
+    let flags = status_flags(&guest, NodeId::new(entry.nodeid), Handle::new(open.fh));
+    assert_eq!(flags & libc::O_DIRECT, expected);
+}
