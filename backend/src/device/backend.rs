@@ -11,14 +11,14 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
-use vm_memory::{GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
 use super::Options;
 use super::config_space::ConfigSpace;
 use super::exit_event::ExitEvents;
-use super::guards::Guards;
+use super::memory::MemoryCell;
 use super::pool::Pool;
 use super::request::Handler;
 use super::vring::{Memory, Vring};
@@ -37,7 +37,7 @@ pub(super) struct FsBackend {
     config_space: ConfigSpace,
     request_queues: usize,
     max_queue_size: u16,
-    guards: Arc<Guards>,
+    memory: Arc<MemoryCell>,
     ending: Arc<AtomicBool>,
     /// The channel for requests to the frontend. Nothing is asked of it, but it is kept: User Mode Linux takes its
     /// closing for the end of the daemon and its device for broken.
@@ -57,7 +57,7 @@ impl FsBackend {
             0 => None,
             size => Some(Arc::new(Pool::new(size, &handler)?)),
         };
-        let guards = Arc::new(Guards::default());
+        let memory = Arc::new(MemoryCell::default());
         let ending = Arc::new(AtomicBool::new(false));
         let workers = (0..=request_queues)
             .map(|ring| {
@@ -66,7 +66,7 @@ impl FsBackend {
                 Mutex::new(Worker::new(
                     Arc::clone(&handler),
                     pool,
-                    Arc::clone(&guards),
+                    Arc::clone(&memory),
                     Arc::clone(&ending),
                 ))
             })
@@ -76,7 +76,7 @@ impl FsBackend {
             config_space: ConfigSpace::new(&options.tag, options.num_request_queues.into()),
             request_queues,
             max_queue_size: options.max_queue_size,
-            guards,
+            memory,
             ending,
             frontend: Mutex::new(None),
             exit_events: ExitEvents::new(request_queues + 1)?,
@@ -138,14 +138,7 @@ impl VhostUserBackend for FsBackend {
 
     /// Requests in flight keep the memory they were found in; new ones find the new memory.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        let memory = memory.memory().into_inner();
-        if let Some(region) = memory.iter().find(|region| !is_backed(region)) {
-            let (address, len) = (region.start_addr().0, region.len());
-            return Err(io::Error::other(format!(
-                "the memory of {len} bytes at {address:#x} goes on behind the end of its file"
-            )));
-        }
-        self.guards.add(&memory)
+        self.memory.replace(memory.memory().into_inner())
     }
 
     fn set_backend_req_fd(&self, frontend: Backend) {
@@ -176,19 +169,5 @@ impl VhostUserBackend for FsBackend {
             .unwrap_or_else(PoisonError::into_inner)
             .serve(ring);
         Ok(())
-    }
-}
-
-/// Whether a region's file is long enough for it. Only regular files tell; a device's memory is as long as it maps.
-fn is_backed(region: &GuestRegionMmap) -> bool {
-    let Some(offset) = region.file_offset() else {
-        return true;
-    };
-    match offset.file().metadata() {
-        Ok(file) if file.is_file() => offset
-            .start()
-            .checked_add(region.len())
-            .is_some_and(|end| end <= file.len()),
-        _ => true,
     }
 }

@@ -15,7 +15,7 @@ mod chain;
 mod config_space;
 mod connection;
 mod exit_event;
-mod guards;
+mod memory;
 mod options;
 mod pool;
 mod quirks;

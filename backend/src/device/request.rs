@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use vm_memory::GuestMemoryMmap;
-
+use super::memory::GuardedMemory;
 use super::vring::Vring;
 use crate::sys::buffers::{Reader, Segments, Writer};
 use crate::sys::interrupt::Interruption;
@@ -46,7 +45,7 @@ pub(super) struct Origin {
     pub(super) ring: Vring,
     pub(super) head: u16,
     /// Keeps the segments mapped, even if the guest's memory table changes meanwhile.
-    pub(super) _memory: Arc<GuestMemoryMmap>,
+    pub(super) memory: Arc<GuardedMemory>,
 }
 
 impl Request {
@@ -88,7 +87,8 @@ impl Request {
     /// Gives the chain back to the guest and tells it, if it wants to be told.
     pub fn finish(mut self) {
         if let Some(origin) = self.take_origin() {
-            origin.ring.complete(&[(origin.head, self.reply_len)]);
+            let used = [(origin.head, self.reply_len)];
+            origin.ring.complete(&origin.memory, &used);
         }
     }
 

@@ -9,12 +9,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::OFlags;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::memory::GuardedMemory;
 use crate::rate_limited;
 use crate::sys::interrupt::Interruption;
 
-/// The guest's memory: replaced as a whole when its table changes.
+/// The guest's memory as vhost-user-backend keeps it; rings take it from a [`super::memory::MemoryCell`] instead.
 pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// A handle to one ring; clones are the same ring.
@@ -22,7 +23,6 @@ pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 pub(super) struct Vring(Arc<Ring>);
 
 struct Ring {
-    memory: Memory,
     state: VringMutex<Memory>,
     /// Chains taken and not yet given back, and the threads among those that serve them which may wait long.
     outstanding: Mutex<Outstanding>,
@@ -41,25 +41,24 @@ struct Outstanding {
     interruptions: Vec<Arc<Interruption>>,
 }
 
-/// One chain and the memory it lies in.
+/// One chain, in memory that whoever took it has to keep.
 pub(super) type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
 
 impl Vring {
     /// Takes up to `limit` chains off the ring into `chains`; none when the ring is stopped, disabled or broken.
-    pub(super) fn take(&self, limit: usize, chains: &mut Vec<Chain>) -> Arc<GuestMemoryMmap> {
+    pub(super) fn take(&self, memory: &GuardedMemory, limit: usize, chains: &mut Vec<Chain>) {
         let mut state = self.0.state.get_mut();
-        let memory = self.0.memory.memory().into_inner();
         if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
-            return memory;
+            return;
         }
         let before = chains.len();
         let mut outstanding = self.outstanding();
         // A driver has as many chains as the ring has entries. Only one that offers a chain again before it got it back
         // can have more, and so have the daemon hold any number of them.
         let room = usize::from(state.get_queue().size()).saturating_sub(outstanding.chains);
-        let waiting = waiting(state.get_queue(), &memory);
+        let waiting = waiting(state.get_queue(), memory);
         let result = waiting.and_then(|waiting| {
-            let available = state.get_queue_mut().iter(Arc::clone(&memory))?;
+            let available = state.get_queue_mut().iter(Arc::clone(memory.mmap()))?;
             chains.extend(available.take(limit.min(room)));
             Ok(waiting && chains.len() == before)
         });
@@ -75,20 +74,18 @@ impl Vring {
                 self.set_broken(&format!("its available ring cannot be used: {error}"));
             }
         }
-        memory
     }
 
     /// Gives chains back, each with the number of bytes written into it, and notifies the driver if it wants that.
-    pub(super) fn complete(&self, used: &[(u16, u32)]) {
+    pub(super) fn complete(&self, memory: &GuardedMemory, used: &[(u16, u32)]) {
         let mut state = self.0.state.get_mut();
-        let memory = self.0.memory.memory();
         let queue = state.get_queue_mut();
         let given_back = used
             .iter()
-            .try_for_each(|(head, len)| queue.add_used(&*memory, *head, *len));
+            .try_for_each(|(head, len)| queue.add_used(&**memory, *head, *len));
         // Counted while the ring is locked: from now on the driver may offer these chains again.
         self.abandon(used.len());
-        match given_back.and_then(|()| queue.needs_notification(&*memory)) {
+        match given_back.and_then(|()| queue.needs_notification(&**memory)) {
             Ok(true) => notify(&state),
             Ok(false) => {}
             Err(error) => {
@@ -107,18 +104,20 @@ impl Vring {
     }
 
     /// Asks the driver not to notify while the ring is being worked on.
-    pub(super) fn suppress_notifications(&self) {
+    pub(super) fn suppress_notifications(&self, memory: &GuardedMemory) {
+        let mut state = self.0.state.get_mut();
         // A ring that cannot be written to is found broken at the next look at it.
-        let _ = self.0.state.disable_notification();
+        let _ = state.get_queue_mut().disable_notification(&**memory);
     }
 
     /// Asks the driver to notify again, and says whether something became available meanwhile.
-    pub(super) fn allow_notifications(&self) -> bool {
-        let usable = {
-            let state = self.0.state.get_ref();
-            state.is_enabled() && state.get_queue().ready() && !self.is_broken()
-        };
-        usable && self.0.state.enable_notification().unwrap_or(false)
+    pub(super) fn allow_notifications(&self, memory: &GuardedMemory) -> bool {
+        let mut state = self.0.state.get_mut();
+        if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
+            return false;
+        }
+        let enabled = state.get_queue_mut().enable_notification(&**memory);
+        enabled.unwrap_or(false)
     }
 
     /// Stops the ring until it is set up anew, tells the frontend, and says so once.
@@ -192,8 +191,7 @@ impl<'a> VringStateMutGuard<'a, Memory> for Vring {
 impl VringT<Memory> for Vring {
     fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
         Ok(Self(Arc::new(Ring {
-            state: VringMutex::new(memory.clone(), max_queue_size)?,
-            memory,
+            state: VringMutex::new(memory, max_queue_size)?,
             outstanding: Mutex::default(),
             drained: Condvar::new(),
             broken: AtomicBool::new(false),
@@ -336,7 +334,10 @@ fn non_blocking(file: File) -> File {
     let set = rustix::fs::fcntl_getfl(file.as_fd())
         .and_then(|flags| rustix::fs::fcntl_setfl(file.as_fd(), flags | OFlags::NONBLOCK));
     if let Err(error) = set {
-        log::warn!("cannot make a notification descriptor non-blocking: {error}");
+        rate_limited!(
+            warn,
+            "cannot make a notification descriptor non-blocking: {error}"
+        );
     }
     file
 }

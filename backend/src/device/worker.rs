@@ -4,10 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vm_memory::GuestMemoryMmap;
-
 use super::chain::translate;
-use super::guards::Guards;
+use super::memory::{GuardedMemory, MemoryCell};
 use super::pool::Pool;
 use super::request::{Handler, Origin, Request};
 use super::vring::{Chain, Vring};
@@ -22,7 +20,7 @@ const LARGE_REPLY: u32 = 64 * 1024;
 pub(super) struct Worker {
     handler: Arc<dyn Handler>,
     pool: Option<Arc<Pool>>,
-    guards: Arc<Guards>,
+    memory: Arc<MemoryCell>,
     /// Set when the device ends: a guest that never runs out of requests must not keep it from ending.
     ending: Arc<AtomicBool>,
     chains: Vec<Chain>,
@@ -35,13 +33,13 @@ impl Worker {
     pub(super) fn new(
         handler: Arc<dyn Handler>,
         pool: Option<Arc<Pool>>,
-        guards: Arc<Guards>,
+        memory: Arc<MemoryCell>,
         ending: Arc<AtomicBool>,
     ) -> Self {
         Self {
             handler,
             pool,
-            guards,
+            memory,
             ending,
             chains: Vec::with_capacity(BATCH),
             done: Vec::with_capacity(BATCH),
@@ -52,18 +50,21 @@ impl Worker {
     /// Serves the ring until nothing is available, or the device ends.
     pub(super) fn serve(&mut self, ring: &Vring) {
         loop {
-            ring.suppress_notifications();
+            let memory = self.memory.current();
+            ring.suppress_notifications(&memory);
             while !self.is_ending() {
-                let memory = ring.take(BATCH, &mut self.chains);
+                let memory = self.memory.current();
+                ring.take(&memory, BATCH, &mut self.chains);
                 if self.chains.is_empty() {
                     break;
                 }
                 self.serve_batch(ring, &memory);
-                if self.guards.is_torn() {
-                    ring.set_broken("the guest's memory was cut off under it");
-                }
             }
-            if self.is_ending() || !ring.allow_notifications() {
+            let more = !self.is_ending() && ring.allow_notifications(&memory);
+            if memory.is_torn() {
+                ring.set_broken("the guest's memory was cut off under it");
+            }
+            if !more {
                 return;
             }
         }
@@ -73,7 +74,7 @@ impl Worker {
         self.ending.load(Ordering::Relaxed)
     }
 
-    fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuestMemoryMmap>) {
+    fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuardedMemory>) {
         let mut chains = std::mem::take(&mut self.chains);
         for chain in chains.drain(..) {
             let mut request = self
@@ -93,7 +94,7 @@ impl Worker {
             request.origin = Some(Origin {
                 ring: ring.clone(),
                 head,
-                _memory: Arc::clone(memory),
+                memory: Arc::clone(memory),
             });
             if let Some(pool) = &self.pool {
                 pool.submit(request);
@@ -103,18 +104,18 @@ impl Worker {
                 drop(served.take_origin());
                 self.done.push((head, served.reply_len()));
                 if served.reply_len() >= LARGE_REPLY {
-                    self.give_back(ring);
+                    self.give_back(ring, memory);
                 }
                 self.spare = Some(served);
             }
         }
         self.chains = chains;
-        self.give_back(ring);
+        self.give_back(ring, memory);
     }
 
-    fn give_back(&mut self, ring: &Vring) {
+    fn give_back(&mut self, ring: &Vring, memory: &GuardedMemory) {
         if !self.done.is_empty() {
-            ring.complete(&self.done);
+            ring.complete(memory, &self.done);
             self.done.clear();
         }
     }

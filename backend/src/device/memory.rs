@@ -1,0 +1,181 @@
+//! A guest's memory as the rings use it: never before it is guarded against being cut off, and never after.
+
+use std::io;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+
+use crate::sys::guest_memory::Guarded;
+
+/// Memory regions that one guest may have, as vhost-user-backend answers to GET_MAX_MEM_SLOTS.
+const MAX_REGIONS: usize = 509;
+
+/// Regions of one guest that may be guarded at a time: those it has, and those that requests in flight still use since
+/// its table changed.
+const MAX_GUARDED_REGIONS: usize = 3 * MAX_REGIONS;
+
+/// One guest's memory now.
+///
+/// vhost-user-backend has an atomic of its own for it, but there a new table is in use before anybody has looked at it.
+#[derive(Default)]
+pub(super) struct MemoryCell {
+    current: RwLock<Arc<GuardedMemory>>,
+    guarded_regions: Arc<AtomicUsize>,
+}
+
+/// A guest's memory as it was under one memory table.
+#[derive(Default)]
+pub(super) struct GuardedMemory {
+    // Dropped in this order: a guard that outlived its mapping would watch over whatever is mapped there next.
+    guards: Vec<Guarded>,
+    _count: Option<RegionCount>,
+    mmap: Arc<GuestMemoryMmap>,
+}
+
+/// Regions counted for as long as they are guarded.
+struct RegionCount {
+    total: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl MemoryCell {
+    /// The memory to take requests from. A request keeps it for as long as it needs it.
+    pub(super) fn current(&self) -> Arc<GuardedMemory> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Checks and guards `mmap`, and uses it from now on.
+    ///
+    /// # Errors
+    /// A region goes on behind the end of its file, or there are too many. The memory before stays in use.
+    pub(super) fn replace(&self, mmap: Arc<GuestMemoryMmap>) -> io::Result<()> {
+        if let Some(region) = mmap.iter().find(|region| !is_backed(region)) {
+            let (address, len) = (region.start_addr().0, region.len());
+            return Err(io::Error::other(format!(
+                "the memory of {len} bytes at {address:#x} goes on behind the end of its file"
+            )));
+        }
+        let regions = mmap.num_regions();
+        let count = RegionCount::new(&self.guarded_regions, regions);
+        if regions > MAX_REGIONS || count.total.load(Ordering::Relaxed) > MAX_GUARDED_REGIONS {
+            return Err(io::Error::other(format!(
+                "{regions} memory regions are too many; a guest may have {MAX_REGIONS}"
+            )));
+        }
+        let guards = mmap
+            .iter()
+            .map(|region| {
+                let len = usize::try_from(region.len()).unwrap_or(usize::MAX);
+                Guarded::new(region.as_ptr(), len)
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let memory = Arc::new(GuardedMemory {
+            guards,
+            _count: Some(count),
+            mmap,
+        });
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = memory;
+        Ok(())
+    }
+}
+
+impl GuardedMemory {
+    /// The same memory for those who need to share it. To be used only while this is there.
+    pub(super) fn mmap(&self) -> &Arc<GuestMemoryMmap> {
+        &self.mmap
+    }
+
+    /// Whether a part of it turned out to be gone.
+    pub(super) fn is_torn(&self) -> bool {
+        self.guards.iter().any(Guarded::is_torn)
+    }
+}
+
+impl Deref for GuardedMemory {
+    type Target = GuestMemoryMmap;
+
+    fn deref(&self) -> &GuestMemoryMmap {
+        &self.mmap
+    }
+}
+
+impl RegionCount {
+    fn new(total: &Arc<AtomicUsize>, own: usize) -> Self {
+        total.fetch_add(own, Ordering::Relaxed);
+        Self {
+            total: Arc::clone(total),
+            own,
+        }
+    }
+}
+
+impl Drop for RegionCount {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
+/// Whether a region's file is long enough for it. Only regular files tell; a device's memory is as long as it maps.
+fn is_backed(region: &GuestRegionMmap) -> bool {
+    let Some(offset) = region.file_offset() else {
+        return true;
+    };
+    match offset.file().metadata() {
+        Ok(file) if file.is_file() => offset
+            .start()
+            .checked_add(region.len())
+            .is_some_and(|end| end <= file.len()),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{FileOffset, GuestAddress};
+
+    use super::*;
+
+    fn memory(regions: u64) -> Arc<GuestMemoryMmap> {
+        let ranges: Vec<_> = (0..regions)
+            .map(|index| (GuestAddress(index * 0x2000), 0x1000))
+            .collect();
+        Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("mapped"))
+    }
+
+    #[test]
+    fn memory_in_use_outlives_its_table_and_is_counted_until_then() {
+        let cell = MemoryCell::default();
+        cell.replace(memory(2)).expect("taken");
+        let in_use = cell.current();
+        cell.replace(memory(3)).expect("taken");
+        assert_eq!((in_use.num_regions(), cell.current().num_regions()), (2, 3));
+        assert_eq!(cell.guarded_regions.load(Ordering::Relaxed), 5);
+        drop(in_use);
+        assert_eq!(cell.guarded_regions.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn too_many_regions_are_refused_and_leave_the_memory_before() {
+        let cell = MemoryCell::default();
+        cell.replace(memory(1)).expect("taken");
+        assert!(cell.replace(memory(510)).is_err());
+        assert_eq!(cell.current().num_regions(), 1);
+        assert_eq!(cell.guarded_regions.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_region_longer_than_its_file_is_refused() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        file.set_len(0x2000).expect("grown");
+        let backing = FileOffset::new(file.try_clone().expect("cloned"), 0);
+        let mmap =
+            GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), 0x2000, Some(backing))]);
+        file.set_len(0x1000).expect("cut");
+        let refused = MemoryCell::default().replace(Arc::new(mmap.expect("mapped")));
+        assert!(
+            refused.is_err_and(|error| error.to_string().contains("behind the end of its file"))
+        );
+    }
+}
