@@ -11,6 +11,7 @@ pub mod neighbour;
 pub mod ring;
 pub mod vhost_user;
 
+use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -88,7 +89,8 @@ pub struct Driver {
     pub offer: InitFlags,
     dialect: Dialect,
     unique: u64,
-    early: Vec<(Ticket, u32)>,
+    /// What was used before it was waited for: queue and head, and how much was written. A head is used once until then.
+    early: HashMap<(usize, u16), u32>,
 }
 
 /// A request in flight.
@@ -185,7 +187,7 @@ impl Driver {
             offer: InitFlags::all() - InitFlags::INIT_RESERVED,
             dialect: Dialect::default(),
             unique: 0,
-            early: Vec::new(),
+            early: HashMap::new(),
         };
         driver.share_memory()?;
         for index in 0..driver.rings.len() {
@@ -441,18 +443,14 @@ impl Driver {
     /// The daemon has used something that it was not given.
     pub fn is_finished(&mut self, ticket: &Ticket) -> Result<bool> {
         self.collect(ticket.queue)?;
-        Ok(self.early.iter().any(|(early, _)| is_of(early, ticket)))
+        Ok(self.early.contains_key(&(ticket.queue, ticket.head)))
     }
 
     fn wait_used(&mut self, ticket: Ticket, limit: Duration) -> Result<u32> {
         loop {
             self.collect(ticket.queue)?;
-            let found = self
-                .early
-                .iter()
-                .position(|(early, _)| is_of(early, &ticket));
-            if let Some(at) = found {
-                return Ok(self.early.swap_remove(at).1);
+            if let Some(used) = self.early.remove(&(ticket.queue, ticket.head)) {
+                return Ok(used);
             }
             let ring = self
                 .rings
@@ -466,22 +464,10 @@ impl Driver {
     fn collect(&mut self, queue: usize) -> Result<()> {
         let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
         while let Some((head, len)) = ring.take_used(&mut self.memory)? {
-            let ticket = Ticket {
-                unique: Unique::default(),
-                queue,
-                head,
-                request: (0, 0),
-                reply: (0, 0),
-            };
-            self.early.push((ticket, len));
+            self.early.insert((queue, head), len);
         }
         Ok(())
     }
-}
-
-/// A head is used once until it is collected, so queue and head tell requests apart.
-fn is_of(early: &Ticket, ticket: &Ticket) -> bool {
-    (early.queue, early.head) == (ticket.queue, ticket.head)
 }
 
 fn push(segments: &mut Vec<Segment>, base: u64, start: usize, end: usize, writable: bool) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::error::{Error, Result};
@@ -60,8 +61,11 @@ impl Descriptor {
 pub enum CallKind {
     /// An eventfd, as QEMU's.
     Event,
-    /// A non-blocking pipe, as User Mode Linux's.
+    /// A non-blocking pipe.
     Pipe,
+    /// A non-blocking pair of stream sockets: what User Mode Linux makes where it speaks of a pipe (`os_pipe`,
+    /// `arch/um/os-Linux/file.c`).
+    Socket,
 }
 
 /// How a ring is laid out and which features were agreed on for it.
@@ -139,6 +143,12 @@ impl Ring {
             CallKind::Pipe => {
                 let (near, far) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
                     .map_err(Error::system("making a pipe"))?;
+                (near, Some(far))
+            }
+            CallKind::Socket => {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+                    .map_err(Error::system("making a pair of sockets"))?;
                 (near, Some(far))
             }
         };
