@@ -14,6 +14,9 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Request::finish`] later, from a thread of its own.
     fn handle(&self, request: Box<Request>) -> Option<Box<Request>>;
 
+    /// The connection ends: requests that wait fail, and so do those that would begin to.
+    fn end_waits(&self);
+
     /// The driver has reset the device, or has gone: whatever it held is freed.
     fn reset(&self);
 }

@@ -6,9 +6,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::request::Handler;
 use super::{Options, connection};
@@ -17,6 +17,13 @@ use crate::rate_limited;
 
 /// How long to wait before accepting again when descriptors or memory have run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Guests served at a time. Each costs a thread for every ring and some forty descriptors before it has sent anything.
+const MAX_GUESTS: usize = 256;
+
+/// How long requests in flight may take when the daemon ends. One that waits for a file server which does not answer,
+/// say, must not keep it from ending.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Why the daemon cannot go on serving.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +69,8 @@ pub fn serve(
     new_handler: impl Fn() -> Arc<dyn Handler>,
     until: Until<'_>,
 ) -> Result<(), Error> {
+    // Another process may take the connection that was waiting here.
+    listener.set_nonblocking(true).map_err(Error::Wait)?;
     let departures = Arc::new(Departures::new().map_err(Error::Event)?);
     let mut guests: Vec<Guest> = Vec::new();
     let mut number = 0;
@@ -88,50 +97,59 @@ pub fn serve(
         }
         if connecting {
             number += 1;
-            if let Some(guest) = accept(listener, options, number, &new_handler, &departures) {
-                guests.push(guest);
+            let Some(socket) = accept(listener) else {
+                continue;
+            };
+            if guests.len() >= MAX_GUESTS {
+                rate_limited!(
+                    error,
+                    "guest {number} is refused: {MAX_GUESTS} are being served"
+                );
+                continue;
             }
+            guests.extend(start(socket, options, number, new_handler(), &departures));
         }
     };
     for guest in &guests {
         // A guest that has hung up is not connected any more, which is as well.
         let _ = guest.socket.shutdown(Shutdown::Both);
     }
-    guests.into_iter().for_each(join);
+    departures.wait_for_all(guests);
     result
 }
 
-fn accept(
-    listener: &UnixListener,
-    options: &Options,
-    number: u64,
-    new_handler: &impl Fn() -> Arc<dyn Handler>,
-    departures: &Arc<Departures>,
-) -> Option<Guest> {
-    let socket = match listener.accept() {
-        Ok((socket, _)) => socket,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted
-            ) =>
-        {
-            return None;
-        }
+fn accept(listener: &UnixListener) -> Option<UnixStream> {
+    use io::ErrorKind::{ConnectionAborted, WouldBlock};
+
+    match listener.accept() {
+        Ok((socket, _)) => Some(socket),
+        Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => None,
         Err(error) => {
             rate_limited!(error, "cannot accept a guest's connection: {error}");
             thread::sleep(ACCEPT_RETRY);
-            return None;
+            None
         }
+    }
+}
+
+fn start(
+    socket: UnixStream,
+    options: &Options,
+    number: u64,
+    handler: Arc<dyn Handler>,
+    departures: &Arc<Departures>,
+) -> Option<Guest> {
+    let options = options.clone();
+    let departure = Departure {
+        number,
+        departures: Arc::clone(departures),
     };
-    let handler = new_handler();
-    let (options, departures) = (options.clone(), Arc::clone(departures));
     let started = socket.try_clone().and_then(|served| {
         thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn(move || {
-                serve_guest(number, &served, &options, &handler);
-                departures.add(number);
+                let departure = departure;
+                serve_guest(departure.number, &served, &options, &handler);
             })
     });
     match started {
@@ -157,6 +175,18 @@ fn serve_guest(number: u64, socket: &UnixStream, options: &Options, handler: &Ar
     let _ = socket.shutdown(Shutdown::Both);
 }
 
+/// The last thing a guest's thread lets go, however it ends.
+struct Departure {
+    number: u64,
+    departures: Arc<Departures>,
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        self.departures.add(self.number);
+    }
+}
+
 impl Departures {
     fn new() -> io::Result<Self> {
         Ok(Self {
@@ -165,12 +195,9 @@ impl Departures {
         })
     }
 
-    /// The last thing a guest's thread does.
     fn add(&self, number: u64) {
-        self.numbers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(number);
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers.push(number);
         if let Err(error) = rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
             log::error!("cannot tell that guest {number} has gone: {error}");
         }
@@ -185,6 +212,24 @@ impl Departures {
         guests
             .extract_if(.., |guest| gone.contains(&guest.number))
             .for_each(join);
+    }
+
+    /// Waits until all guests have gone, but no longer than [`GRACE`].
+    fn wait_for_all(&self, mut guests: Vec<Guest>) {
+        let end = Instant::now() + GRACE;
+        while !guests.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            let mut ready = [PollFd::new(&self.event, PollFlags::IN)];
+            let polled = poll(&mut ready, Timespec::try_from(left).ok().as_ref());
+            if left.is_zero() || polled.is_err_and(|error| error != rustix::io::Errno::INTR) {
+                log::error!(
+                    "requests of {} guests do not end; leaving all the same",
+                    guests.len()
+                );
+                return;
+            }
+            self.reap(&mut guests);
+        }
     }
 }
 

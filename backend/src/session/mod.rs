@@ -250,6 +250,10 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
         }
     }
 
+    fn end_waits(&self) {
+        self.0.waiting.close();
+    }
+
     fn reset(&self) {
         self.0.end();
     }

@@ -15,19 +15,29 @@ const MAX_WAITING: usize = 256;
 
 /// The requests of one session that wait.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<HashMap<Unique, Arc<Interruption>>>);
+pub(super) struct Waiting(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// Nothing may begin to wait any more.
+    closed: bool,
+    requests: HashMap<Unique, Arc<Interruption>>,
+}
 
 impl Waiting {
     /// Notes that the request is about to wait, so that INTERRUPT finds it.
     ///
     /// # Errors
-    /// The errno to refuse it with: too many wait already, or one of that number does.
+    /// The errno to refuse it with: the session ends, too many wait already, or one of that number does.
     pub(super) fn enter(&self, unique: Unique) -> Result<(), i32> {
-        let mut waiting = self.lock();
-        if waiting.len() >= MAX_WAITING {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(libc::EINTR);
+        }
+        if state.requests.len() >= MAX_WAITING {
             return Err(libc::ENOLCK);
         }
-        match waiting.entry(unique) {
+        match state.requests.entry(unique) {
             Entry::Occupied(_) => Err(libc::EINVAL),
             Entry::Vacant(place) => {
                 place.insert(Arc::new(Interruption::new()));
@@ -38,7 +48,7 @@ impl Waiting {
 
     /// The handle by which the request's wait is ended.
     pub(super) fn interruption(&self, unique: Unique) -> Option<Arc<Interruption>> {
-        self.lock().get(&unique).cloned()
+        self.lock().requests.get(&unique).cloned()
     }
 
     /// Waits for the lock on the calling thread.
@@ -56,7 +66,7 @@ impl Waiting {
 
     /// Notes that the request waits no longer.
     pub(super) fn leave(&self, unique: Unique) {
-        self.lock().remove(&unique);
+        self.lock().requests.remove(&unique);
     }
 
     /// Ends the wait of a request; false if it does not wait, or not yet.
@@ -68,13 +78,19 @@ impl Waiting {
             .is_some()
     }
 
+    /// Ends all waits, and lets none begin.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.interrupt_all();
+    }
+
     /// Ends all waits.
     pub(super) fn interrupt_all(&self) {
-        let all: Vec<_> = self.lock().values().cloned().collect();
+        let all: Vec<_> = self.lock().requests.values().cloned().collect();
         all.iter().for_each(|interruption| interruption.interrupt());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Unique, Arc<Interruption>>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Insertions and removals are whole whenever the lock is free.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -71,11 +71,14 @@ pub(super) fn serve(
     let pumped = pump(frontend, &private);
     // The service reads the end of its socket, unless it was the one that hung up, and then tells why.
     drop(private);
+    // Requests that wait for a lock hold their rings, and so would keep the threads from ending. All others are served
+    // to their end before anything that the guest held is freed.
+    handler.end_waits();
     let served = daemon.wait();
     backend.end();
-    // Requests that wait for a lock hold their rings, and so would keep the threads from ending.
-    handler.reset();
     drop(daemon);
+    drop(backend);
+    handler.reset();
     match (pumped, served) {
         (_, Err(error)) if !is_hang_up(&error) => Err(Error::Protocol(error)),
         (Err(error), _) => Err(Error::Receive(error)),
@@ -216,6 +219,8 @@ mod tests {
         fn handle(&self, request: Box<Request>) -> Option<Box<Request>> {
             Some(request)
         }
+
+        fn end_waits(&self) {}
 
         fn reset(&self) {}
     }
