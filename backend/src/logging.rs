@@ -12,6 +12,19 @@ const FACILITY_USER: u8 = 1 << 3;
 /// Where programs of the host hand in their syslog messages.
 const SYSLOG_SOCKET: &str = "/dev/log";
 
+/// Libraries that write a line for every message or ring entry that is wrong, as often as a frontend cares to send one.
+/// What matters of it is said here as well, with a limit.
+const LIBRARIES: [&str; 4] = ["vhost", "vhost_user_backend", "virtio_queue", "vm_memory"];
+
+/// How much those libraries may say: nothing, unless somebody is looking for something.
+fn library_level(level: LevelFilter) -> LevelFilter {
+    if level >= LevelFilter::Debug {
+        level
+    } else {
+        LevelFilter::Off
+    }
+}
+
 /// What to log, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -58,7 +71,12 @@ fn start_stderr(options: &Options) -> Result<(), Error> {
     let mut builder = env_logger::Builder::new();
     match &options.filter {
         Some(filter) => builder.parse_filters(filter),
-        None => builder.filter_level(options.level),
+        None => {
+            for library in LIBRARIES {
+                builder.filter_module(library, library_level(options.level));
+            }
+            builder.filter_level(options.level)
+        }
     };
     Ok(builder.try_init()?)
 }
@@ -85,7 +103,13 @@ impl Syslog {
 
 impl Log for Syslog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+        let module = metadata.target().split("::").next().unwrap_or_default();
+        let level = if LIBRARIES.contains(&module) {
+            library_level(self.level)
+        } else {
+            self.level
+        };
+        metadata.level() <= level
     }
 
     fn log(&self, record: &Record<'_>) {

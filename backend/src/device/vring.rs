@@ -29,6 +29,8 @@ struct Ring {
     drained: Condvar,
     /// The driver broke the ring's rules: nothing is taken off it until it is set up anew.
     broken: AtomicBool,
+    /// The last size the frontend asked for is not a power of two.
+    size_refused: AtomicBool,
     /// Tells the frontend that the ring is broken.
     error: Mutex<Option<File>>,
 }
@@ -195,6 +197,7 @@ impl VringT<Memory> for Vring {
             outstanding: Mutex::default(),
             drained: Condvar::new(),
             broken: AtomicBool::new(false),
+            size_refused: AtomicBool::new(false),
             error: Mutex::new(None),
         })))
     }
@@ -241,6 +244,9 @@ impl VringT<Memory> for Vring {
         avail_ring: u64,
         used_ring: u64,
     ) -> Result<(), QueueError> {
+        if self.0.size_refused.load(Ordering::Relaxed) {
+            return Err(QueueError::InvalidSize);
+        }
         self.0.broken.store(false, Ordering::Relaxed);
         self.0
             .state
@@ -263,8 +269,11 @@ impl VringT<Memory> for Vring {
         self.0.state.queue_used_idx()
     }
 
+    /// A size that no ring can have is remembered until the ring gets its addresses, where it can be refused.
     fn set_queue_size(&self, size: u16) {
         self.0.state.set_queue_size(size);
+        let taken = self.0.state.get_ref().get_queue().size() == size;
+        self.0.size_refused.store(!taken, Ordering::Relaxed);
     }
 
     fn set_queue_event_idx(&self, enabled: bool) {
