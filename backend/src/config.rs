@@ -98,6 +98,7 @@ impl Config {
                 num_request_queues: args.num_request_queues,
                 max_queue_size: args.queue_size,
                 thread_pool_size: args.thread_pool_size,
+                ..device::Options::default()
             },
             passthrough: passthrough::Options {
                 cache: args.cache,
@@ -269,6 +270,7 @@ mod tests {
                 num_request_queues: 4,
                 max_queue_size: 256,
                 thread_pool_size: 8,
+                ..device::Options::default()
             }
         );
         assert_eq!(

@@ -72,6 +72,8 @@ fn gather(mut config: Config) -> Result<u8, Error> {
 
     let limit = limits::raise_open_files(config.sandbox.rlimit_nofile)?;
     config.passthrough.fd_budget = limits::budget(limit);
+    let for_guests = limit.saturating_sub(config.passthrough.fd_budget);
+    config.device.max_guests = config.device.guests_for(for_guests);
     log::debug!(
         "{limit} descriptors may be open, {} of them the file system's",
         config.passthrough.fd_budget

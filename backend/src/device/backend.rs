@@ -27,10 +27,6 @@ use super::worker::Worker;
 /// The high-priority ring (virtio 1.2, 5.11.2).
 const HIGH_PRIORITY: usize = 0;
 
-/// Request rings that a frontend may set up beyond those the configuration space tells of. QEMU counts its queues by an
-/// option of its own and refuses to start where the daemon has fewer.
-const MIN_REQUEST_QUEUES: usize = 8;
-
 /// One guest's device.
 pub(super) struct FsBackend {
     handler: Arc<dyn Handler>,
@@ -51,8 +47,11 @@ impl FsBackend {
     /// # Errors
     /// The threads of the pool cannot be started, or no descriptor is left.
     pub(super) fn new(options: &Options, handler: Arc<dyn Handler>) -> io::Result<Self> {
-        let request_queues = usize::from(options.num_request_queues)
-            .clamp(MIN_REQUEST_QUEUES, usize::from(Options::MAX_REQUEST_QUEUES));
+        let request_queues = usize::from(
+            options
+                .num_request_queues
+                .clamp(Options::MIN_REQUEST_QUEUES, Options::MAX_REQUEST_QUEUES),
+        );
         let pool = match options.thread_pool_size {
             0 => None,
             size => Some(Arc::new(Pool::new(size, &handler)?)),

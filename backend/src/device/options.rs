@@ -15,6 +15,8 @@ pub struct Options {
     /// Threads that may serve requests of one device beside its queue workers; 0 serves each
     /// request on the worker of its queue.
     pub thread_pool_size: usize,
+    /// Guests served at a time; more are refused.
+    pub max_guests: usize,
 }
 
 impl Options {
@@ -27,6 +29,19 @@ impl Options {
     /// one of them.
     pub const MAX_REQUEST_QUEUES: u16 = 63;
 
+    /// Request queues that each device has at least, whatever it announces: QEMU counts its queues by an option of its
+    /// own and refuses to start where the daemon has fewer.
+    pub const MIN_REQUEST_QUEUES: u16 = 8;
+
+    /// How many guests `descriptors` suffice for, at least one.
+    #[must_use]
+    pub fn guests_for(&self, descriptors: u64) -> usize {
+        let rings = u64::from(self.num_request_queues.max(Self::MIN_REQUEST_QUEUES)) + 1;
+        // For each ring an epoll instance, the kick, the call, and two events; for the guest three sockets, its memory.
+        let each = rings * 5 + 16;
+        usize::try_from((descriptors / each).max(1)).unwrap_or(usize::MAX)
+    }
+
     /// Largest ring a split virtqueue can have (virtio 1.2, 2.7).
     pub const MAX_QUEUE_SIZE: u16 = 32768;
 }
@@ -38,6 +53,25 @@ impl Default for Options {
             num_request_queues: 1,
             max_queue_size: 1024,
             thread_pool_size: 0,
+            max_guests: 64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_daemon_has_room_for_a_guest_and_a_large_one_for_hundreds() {
+        let options = Options::default();
+        assert_eq!(options.guests_for(0), 1);
+        assert_eq!(options.guests_for(256), 4);
+        assert_eq!(options.guests_for(16384), 268);
+        let many_queues = Options {
+            num_request_queues: 63,
+            ..options
+        };
+        assert_eq!(many_queues.guests_for(16384), 48);
     }
 }

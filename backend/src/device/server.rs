@@ -18,9 +18,6 @@ use crate::rate_limited;
 /// How long to wait before accepting again when descriptors or memory have run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Guests served at a time. Each costs a thread for every ring and some forty descriptors before it has sent anything.
-const MAX_GUESTS: usize = 256;
-
 /// How long requests in flight may take when the daemon ends. One that waits for a file server which does not answer,
 /// say, must not keep it from ending.
 const GRACE: Duration = Duration::from_secs(10);
@@ -100,10 +97,11 @@ pub fn serve(
             let Some(socket) = accept(listener) else {
                 continue;
             };
-            if guests.len() >= MAX_GUESTS {
+            if guests.len() >= options.max_guests {
                 rate_limited!(
                     error,
-                    "guest {number} is refused: {MAX_GUESTS} are being served"
+                    "guest {number} is refused: {} are being served, and descriptors suffice for no more (--rlimit-nofile)",
+                    guests.len()
                 );
                 continue;
             }

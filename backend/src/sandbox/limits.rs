@@ -57,7 +57,7 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
 /// memory's and the connections'.
 #[must_use]
 pub fn budget(limit: u64) -> u64 {
-    let reserve = (limit / 4).clamp(LEAST / 2, 4096);
+    let reserve = (limit / 4).clamp(LEAST / 2, 16384);
     limit.saturating_sub(reserve)
 }
 
@@ -109,6 +109,6 @@ mod tests {
     fn budget_leaves_room_for_the_rest_of_the_daemon() {
         assert_eq!(budget(LEAST), LEAST / 2);
         assert_eq!(budget(1024), 768);
-        assert_eq!(budget(1_000_000), 995_904);
+        assert_eq!(budget(1_000_000), 983_616);
     }
 }
