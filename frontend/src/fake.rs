@@ -3,12 +3,13 @@
 //! It is as strict as a real one is fragile: an access completed twice, or one that was never made, is noted as a fault.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::hypervisor::{Access, GuestMemory, GuestRange, Operation, Port, PortError, Token};
 use crate::mmio::Register;
@@ -43,8 +44,8 @@ struct State {
     attached: bool,
     gone: bool,
     interruptions: u32,
-    kicks: Vec<(u16, OwnedFd)>,
-    interrupts: Vec<OwnedFd>,
+    kicks: Vec<(u16, EventFd)>,
+    interrupts: Vec<EventFd>,
     faults: Vec<String>,
 }
 
@@ -135,7 +136,7 @@ impl Port for FakePort {
         Ok(())
     }
 
-    fn connect_kick(&self, queue: u16, kick: BorrowedFd<'_>) -> Result<(), PortError> {
+    fn connect_kick(&self, queue: u16, kick: &EventFd) -> Result<(), PortError> {
         let kick = duplicate(kick)?;
         let mut state = self.shared.state();
         if state.kicks.iter().any(|(known, _)| *known == queue) {
@@ -147,20 +148,29 @@ impl Port for FakePort {
         Ok(())
     }
 
-    fn connect_interrupt(&self, interrupt: BorrowedFd<'_>) -> Result<(), PortError> {
+    fn connect_interrupt(&self, interrupt: &EventFd) -> Result<(), PortError> {
         let interrupt = duplicate(interrupt)?;
         self.shared.state().interrupts.push(interrupt);
         Ok(())
     }
+
+    fn disconnect_kick(&self, queue: u16, _: &EventFd) -> Result<(), PortError> {
+        let mut state = self.shared.state();
+        state.kicks.retain(|(known, _)| *known != queue);
+        Ok(())
+    }
+
+    fn disconnect_interrupt(&self, _: &EventFd) -> Result<(), PortError> {
+        self.shared.state().interrupts.clear();
+        Ok(())
+    }
 }
 
-fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, PortError> {
-    descriptor
-        .try_clone_to_owned()
-        .map_err(|source| PortError::Failed {
-            doing: "keep an eventfd",
-            source,
-        })
+fn duplicate(eventfd: &EventFd) -> Result<EventFd, PortError> {
+    eventfd.try_clone().map_err(|source| PortError::Failed {
+        doing: "keep an eventfd",
+        source,
+    })
 }
 
 impl FakeGuest {
@@ -185,7 +195,8 @@ impl FakeGuest {
                 .iter()
                 .find(|(queue, _)| u64::from(*queue) == value)
             {
-                signal(kick.as_fd());
+                // A full counter says the same as one more.
+                let _ = kick.write(1);
             }
             return Ok(0);
         }
@@ -217,21 +228,16 @@ impl FakeGuest {
         }
     }
 
-    /// Whether the interrupt line is raised within `limit`. It stays so until the device model has looked.
-    pub fn interrupted(&self, limit: Duration) -> bool {
-        let state = self.shared.state();
-        let interrupts: Vec<OwnedFd> = state
-            .interrupts
-            .iter()
-            .filter_map(|interrupt| interrupt.try_clone().ok())
-            .collect();
-        drop(state);
-        let mut polled: Vec<PollFd<'_>> = interrupts
-            .iter()
-            .map(|interrupt| PollFd::new(interrupt, PollFlags::IN))
-            .collect();
-        let limit = Timespec::try_from(limit).ok();
-        matches!(poll(&mut polled, limit.as_ref()), Ok(ready) if ready > 0)
+    /// Whether the interrupt line is raised within `limit`. It stays so until the device model has looked. Fails as
+    /// `epoll_wait` does.
+    pub fn interrupted(&self, limit: Duration) -> std::io::Result<bool> {
+        let epoll = Epoll::new()?;
+        for interrupt in &self.shared.state().interrupts {
+            let readable = EpollEvent::new(EventSet::IN, 0);
+            epoll.ctl(ControlOperation::Add, interrupt.as_raw_fd(), readable)?;
+        }
+        let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+        Ok(epoll.wait(limit, &mut [EpollEvent::default()])? > 0)
     }
 
     /// Ends the present or next wait for an access without one, as a signal would.
@@ -256,9 +262,4 @@ impl FakeGuest {
         let state = self.shared.state();
         (state.waiting.len(), state.in_hand.len())
     }
-}
-
-/// A full counter says the same as one more.
-fn signal(eventfd: BorrowedFd<'_>) {
-    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }

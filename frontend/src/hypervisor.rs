@@ -8,7 +8,9 @@ mod pending;
 mod range;
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
+
+use vmm_sys_util::eventfd::EventFd;
 
 pub use pending::Pending;
 pub use range::GuestRange;
@@ -32,12 +34,18 @@ pub trait Port: Send + Sync {
     fn complete(&self, access: Access, answer: u64) -> Result<(), PortError>;
 
     /// From now on a guest's write of `queue` to the register `QueueNotify` signals `kick`, without an access being seen.
-    /// Once per queue: a hypervisor need not be able to undo it. After the first, no write to that register is seen.
-    fn connect_kick(&self, queue: u16, kick: BorrowedFd<'_>) -> Result<(), PortError>;
+    /// Once per queue. After the first, no write to that register is seen, whether it is of a queue or not.
+    fn connect_kick(&self, queue: u16, kick: &EventFd) -> Result<(), PortError>;
 
     /// From now on every write to the eventfd `interrupt`, by whichever process, raises the device's interrupt line. Its
-    /// counter is left alone.
-    fn connect_interrupt(&self, interrupt: BorrowedFd<'_>) -> Result<(), PortError>;
+    /// counter is left alone. Not to be signalled before the guest's driver is ready.
+    fn connect_interrupt(&self, interrupt: &EventFd) -> Result<(), PortError>;
+
+    /// Undoes [`Port::connect_kick`]: kicks come as accesses again, and wait for whoever serves the device next.
+    fn disconnect_kick(&self, queue: u16, kick: &EventFd) -> Result<(), PortError>;
+
+    /// Undoes [`Port::connect_interrupt`].
+    fn disconnect_interrupt(&self, interrupt: &EventFd) -> Result<(), PortError>;
 }
 
 /// The memory that a guest shares with the device model, whole: nothing else of the guest can be reached.

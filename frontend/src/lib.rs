@@ -3,6 +3,7 @@
 //! It shares no code with the backend but the FUSE wire, and works with any virtio-fs daemon.
 
 pub mod args;
+pub mod bao;
 pub mod fake;
 pub mod hypervisor;
 pub mod mmio;

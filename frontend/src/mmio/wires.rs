@@ -1,10 +1,8 @@
 //! The eventfds between guest and device: one per queue for its kicks, one for the interrupt line.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::Errno;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::hypervisor::{Port, PortError};
 
@@ -12,8 +10,8 @@ use crate::hypervisor::{Port, PortError};
 /// one, so they outlast every driver and every process at the other end.
 #[derive(Debug)]
 pub struct Wires {
-    kicks: Vec<OwnedFd>,
-    call: OwnedFd,
+    kicks: Vec<EventFd>,
+    call: EventFd,
 }
 
 impl Wires {
@@ -24,15 +22,24 @@ impl Wires {
             source,
         })?;
         for (queue, kick) in (0..queues).zip(&wires.kicks) {
-            port.connect_kick(queue, kick.as_fd())?;
+            port.connect_kick(queue, kick)?;
         }
-        port.connect_interrupt(wires.call.as_fd())?;
+        port.connect_interrupt(&wires.call)?;
         Ok(wires)
+    }
+
+    /// Disconnects all that [`Wires::connect`] has connected at `port`, as far as that can be done; the first failure.
+    pub fn disconnect<P: Port + ?Sized>(&self, port: &P) -> Result<(), PortError> {
+        let mut done = port.disconnect_interrupt(&self.call);
+        for (queue, kick) in (0..).zip(&self.kicks) {
+            done = done.and(port.disconnect_kick(queue, kick));
+        }
+        done
     }
 
     /// Eventfds for `queues` queues that nothing is connected to.
     pub fn new(queues: u16) -> io::Result<Self> {
-        let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let new = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
         Ok(Self {
             kicks: (0..queues).map(|_| new()).collect::<Result<_, _>>()?,
             call: new()?,
@@ -40,13 +47,13 @@ impl Wires {
     }
 
     /// What a queue's kicks come through: for the device's `SET_VRING_KICK`.
-    pub fn kick(&self, queue: u16) -> Option<BorrowedFd<'_>> {
-        self.kicks.get(usize::from(queue)).map(AsFd::as_fd)
+    pub fn kick(&self, queue: u16) -> Option<&EventFd> {
+        self.kicks.get(usize::from(queue))
     }
 
     /// What raises the interrupt line, for all queues: for the device's `SET_VRING_CALL`.
-    pub fn call(&self) -> BorrowedFd<'_> {
-        self.call.as_fd()
+    pub fn call(&self) -> &EventFd {
+        &self.call
     }
 
     /// Kicks a queue as the guest would; nothing if there is no such queue. A kick that is pending already says the same,
@@ -59,12 +66,12 @@ impl Wires {
 
     /// Raises the interrupt line.
     pub(super) fn signal_call(&self) {
-        add_one(self.call());
+        add_one(&self.call);
     }
 
     /// How often the interrupt line was raised since this was last asked, by anybody.
     pub(super) fn take_calls(&self) -> u64 {
-        take(self.call())
+        take(&self.call)
     }
 
     /// How often a queue was kicked since this was last asked.
@@ -76,32 +83,18 @@ impl Wires {
     /// Forgets kicks and interrupts that nobody has looked at.
     pub(super) fn drain(&self) {
         for kick in &self.kicks {
-            take(kick.as_fd());
+            take(kick);
         }
-        take(self.call());
+        take(&self.call);
     }
 }
 
-/// Neither blocks nor fails but for a counter about to overflow, which is as good as signalled.
-fn add_one(eventfd: BorrowedFd<'_>) {
-    let written = retry(|| rustix::io::write(eventfd, &1u64.to_ne_bytes()));
-    debug_assert!(matches!(written, Ok(8) | Err(Errno::AGAIN)), "{written:?}");
+/// Fails only where the counter is about to overflow, which is as good as signalled.
+fn add_one(eventfd: &EventFd) {
+    let _ = eventfd.write(1);
 }
 
-/// The counter, which is 0 afterwards.
-fn take(eventfd: BorrowedFd<'_>) -> u64 {
-    let mut counter = [0; 8];
-    match retry(|| rustix::io::read(eventfd, &mut counter)) {
-        Ok(_) => u64::from_ne_bytes(counter),
-        Err(_) => 0, // EAGAIN: it is 0
-    }
-}
-
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            done => return done,
-        }
-    }
+/// The counter, which is 0 afterwards: reading fails only where it is 0.
+fn take(eventfd: &EventFd) -> u64 {
+    eventfd.read().unwrap_or(0)
 }

@@ -1,0 +1,197 @@
+//! The driver's descriptors, with a safe function for each of its calls.
+#![allow(unsafe_code)] // the ioctls themselves, and the descriptors that two of them return
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use vmm_sys_util::eventfd::EventFd;
+use zerocopy::IntoBytes;
+
+use super::sys::{
+    CREATE, Call, GET_INFO, IOEVENTFD_DATAMATCH, IOEVENTFD_DEASSIGN, IRQFD_DEASSIGN, Info,
+    Ioeventfd, Irqfd,
+};
+
+/// A request in the words that it has in every generation; the shorter ones leave the end alone.
+pub(super) type Request = [u64; 8];
+
+/// Who answers the calls: the kernel, or a test that plays it.
+pub trait Driver: Send + Sync {
+    /// Makes `call` on `file`. Without `argument` its address is null, which no call survives: each copies its argument
+    /// before it does anything.
+    fn call(
+        &self,
+        file: BorrowedFd<'_>,
+        call: Call,
+        argument: Option<&mut [u8]>,
+    ) -> Result<i32, Errno>;
+
+    /// Takes possession of the descriptor that a call returned.
+    fn adopt(&self, descriptor: i32) -> Option<OwnedFd>;
+}
+
+/// The driver in the kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel;
+
+struct Argument {
+    call: Call,
+    address: *mut c_void,
+}
+
+// SAFETY: the calls read and write no more at `address` than the size in their number, which `Kernel::call` has compared.
+unsafe impl Ioctl for Argument {
+    type Output = i32;
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.call.code()
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.address
+    }
+
+    unsafe fn output_from_ptr(output: IoctlOutput, _: *mut c_void) -> rustix::io::Result<i32> {
+        Ok(output)
+    }
+}
+
+impl Driver for Kernel {
+    fn call(
+        &self,
+        file: BorrowedFd<'_>,
+        call: Call,
+        argument: Option<&mut [u8]>,
+    ) -> Result<i32, Errno> {
+        let address = match argument {
+            Some(bytes) if bytes.len() < call.size() => return Err(Errno::INVAL),
+            Some(bytes) => bytes.as_mut_ptr().cast(),
+            None => std::ptr::null_mut(),
+        };
+        let argument = Argument { call, address };
+        // SAFETY: `address` is null or that of a buffer that is borrowed for this call and long enough for it.
+        unsafe { ioctl(file, argument) }
+    }
+
+    fn adopt(&self, descriptor: i32) -> Option<OwnedFd> {
+        (descriptor >= 0).then(|| {
+            // SAFETY: the driver has just made it for this process, and told nobody else.
+            unsafe { OwnedFd::from_raw_fd(descriptor) }
+        })
+    }
+}
+
+/// Whether the driver behind `file` knows `call`, asked without effect.
+pub(super) fn knows(driver: &impl Driver, file: impl AsFd, call: Call) -> io::Result<bool> {
+    match driver.call(file.as_fd(), call, None) {
+        Ok(_) | Err(Errno::FAULT) => Ok(true),
+        Err(Errno::NOTTY) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Creates device model `id`: its descriptor.
+pub(super) fn create(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result<OwnedFd> {
+    let mut argument = id;
+    let descriptor = driver.call(node.as_fd(), CREATE, Some(argument.as_mut_bytes()))?;
+    driver.adopt(descriptor).ok_or_else(|| Errno::BADF.into())
+}
+
+/// What the driver knows of device model `id`, and a descriptor of it.
+pub(super) fn info(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result<(Info, OwnedFd)> {
+    let mut info = Info {
+        id,
+        fd: -1,
+        ..Info::default()
+    };
+    driver.call(node.as_fd(), GET_INFO, Some(info.as_mut_bytes()))?;
+    let descriptor = driver.adopt(info.fd);
+    Ok((info, descriptor.ok_or(Errno::BADF)?))
+}
+
+/// Waits for a request, or hands one back: ATTACH and COMPLETE of whichever generation.
+pub(super) fn exchange(
+    driver: &impl Driver,
+    device: impl AsFd,
+    call: Call,
+    request: &mut Request,
+) -> Result<(), Errno> {
+    let bytes = request.as_mut_bytes();
+    driver.call(device.as_fd(), call, Some(bytes)).map(|_| ())
+}
+
+/// Has stores of `data`, 32 bits wide, at `addr` signal `eventfd`.
+pub(super) fn assign_ioeventfd(
+    driver: &impl Driver,
+    device: impl AsFd,
+    call: Call,
+    eventfd: &EventFd,
+    addr: u64,
+    data: u64,
+) -> io::Result<()> {
+    let mut argument = Ioeventfd {
+        fd: number(eventfd)?,
+        flags: IOEVENTFD_DATAMATCH,
+        addr,
+        len: 4,
+        reserved: 0,
+        data,
+    };
+    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes())) {
+        // The same eventfd with the same address and data: it is kept from an earlier life of this program.
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Undoes [`assign_ioeventfd`]. All known drivers remove the entry and then assign it again, unless its length is one they
+/// refuse: 0 is, and the removal does not look at it.
+pub(super) fn deassign_ioeventfd(
+    driver: &impl Driver,
+    device: impl AsFd,
+    call: Call,
+    eventfd: &EventFd,
+    addr: u64,
+    data: u64,
+) -> io::Result<()> {
+    let mut argument = Ioeventfd {
+        fd: number(eventfd)?,
+        flags: IOEVENTFD_DATAMATCH | IOEVENTFD_DEASSIGN,
+        addr,
+        len: 0,
+        reserved: 0,
+        data,
+    };
+    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes())) {
+        Ok(_) | Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has `eventfd` raise the device's interrupt line, or no longer.
+pub(super) fn connect_irqfd(
+    driver: &impl Driver,
+    device: impl AsFd,
+    call: Call,
+    eventfd: &EventFd,
+    connected: bool,
+) -> io::Result<()> {
+    let mut argument = Irqfd {
+        fd: eventfd.as_raw_fd(),
+        flags: if connected { 0 } else { IRQFD_DEASSIGN },
+    };
+    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes())) {
+        // The same eventfd: it is kept from an earlier life of this program.
+        Err(Errno::BUSY) if connected => Ok(()),
+        done => Ok(done.map(|_| ())?),
+    }
+}
+
+fn number(eventfd: &EventFd) -> io::Result<u32> {
+    u32::try_from(eventfd.as_raw_fd()).map_err(|_| Errno::BADF.into())
+}

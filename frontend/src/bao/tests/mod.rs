@@ -1,0 +1,333 @@
+//! The port against a played driver of every generation.
+
+mod played;
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::io::Errno;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::fd::{Driver, Kernel};
+use super::sys::{Abi, CREATE, Family, GENERATIONS, GET_INFO};
+use super::{BaoError, BaoPort, Node, Wanted};
+use crate::hypervisor::{GuestRange, Operation, Pending, Port, PortError};
+use crate::mmio::Wires;
+use played::{Played, node};
+
+const WINDOW: u64 = 0xa00_3e00;
+const NOTIFY: u64 = WINDOW + 0x50;
+
+fn memory() -> GuestRange {
+    GuestRange::new(0x1000_0000, 0x100_0000).unwrap()
+}
+
+/// Device 3, its memory configured as a file at `path` where the driver does not tell.
+fn wanted(path: Option<&Path>) -> Wanted {
+    Wanted {
+        id: 3,
+        window: GuestRange::new(WINDOW, 0x200).unwrap(),
+        memory: path.map(|path| (memory(), path.to_owned())),
+    }
+}
+
+fn port(played: &Played) -> BaoPort<Played> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let node = Node::new(played.clone(), Path::new("/dev/played"), node()).unwrap();
+    node.device(&wanted(Some(file.path()))).unwrap()
+}
+
+fn every_generation() -> impl Iterator<Item = (&'static Abi, Played)> {
+    GENERATIONS.iter().map(|abi| (abi, Played::new(abi)))
+}
+
+/// A guest's access as the driver hands it out; the last words differ from generation to generation.
+fn request(op: u64, value: u64) -> [u64; 8] {
+    [
+        3,
+        WINDOW + 0x70,
+        op,
+        value,
+        4,
+        77,
+        78,
+        0x5555_0000_0000_0001,
+    ]
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    let (words, rest) = bytes.as_chunks();
+    assert!(rest.is_empty());
+    words.iter().map(|word| u64::from_le_bytes(*word)).collect()
+}
+
+#[test]
+fn every_generation_is_found_by_null_pointers_alone() {
+    for (abi, played) in every_generation() {
+        let port = port(&played);
+        assert_eq!(port.generation(), abi.name);
+        let only = match abi.family {
+            Family::Created => CREATE,
+            Family::Described => GET_INFO,
+        };
+        assert_eq!(played.state().made, [only.code()], "{}", abi.name);
+    }
+}
+
+#[test]
+fn driver_of_no_known_generation_is_refused_with_the_known_ones() {
+    for (abi, played) in every_generation() {
+        played.state().missing = vec![abi.attach];
+        let node = Node::new(played, Path::new("/dev/played"), node()).unwrap();
+        let error = node.device(&wanted(None)).unwrap_err();
+        assert!(matches!(error, BaoError::Generation { .. }), "{error}");
+        for known in &GENERATIONS {
+            assert!(error.to_string().contains(known.name));
+        }
+    }
+}
+
+#[test]
+fn file_that_is_no_node_of_the_driver_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let nodes = [PathBuf::from("/nonexistent/node"), file.path().to_owned()];
+    let error = Node::open(&nodes).unwrap_err();
+    assert!(
+        matches!(&error, BaoError::NotBao { node } if node == file.path()),
+        "{error}"
+    );
+}
+
+#[test]
+fn absent_node_is_named() {
+    let nodes = ["/nonexistent/a", "/nonexistent/b"].map(PathBuf::from);
+    let error = Node::open(&nodes).unwrap_err();
+    assert!(
+        matches!(&error, BaoError::Node { node, .. } if *node == nodes[1]),
+        "{error}"
+    );
+}
+
+#[test]
+fn unknown_device_is_named() {
+    let played = Played::new(&GENERATIONS[0]);
+    let node = Node::new(played, Path::new("/dev/played"), node()).unwrap();
+    let wanted = Wanted {
+        id: 16,
+        ..wanted(None)
+    };
+    let error = node.device(&wanted).unwrap_err();
+    assert!(matches!(error, BaoError::Device { id: 16, .. }), "{error}");
+}
+
+#[test]
+fn read_is_completed_as_it_came_but_for_its_value() {
+    for (abi, played) in every_generation() {
+        let port = port(&played);
+        played.ask(Ok(request(1, 0)));
+        let access = port.next_access().unwrap();
+        assert_eq!((access.address, access.width), (WINDOW + 0x70, 4));
+        assert_eq!(access.operation, Operation::Read);
+        port.complete(access, 0xabcd).unwrap();
+        let mut expected = request(1, 0xabcd).to_vec();
+        expected.truncate(abi.complete.size() / 8);
+        assert_eq!(played.state().completed.len(), 1);
+        assert_eq!(
+            words(&played.state().completed[0]),
+            expected,
+            "{}",
+            abi.name
+        );
+    }
+}
+
+#[test]
+fn write_is_completed_as_it_came() {
+    for (abi, played) in every_generation() {
+        let port = port(&played);
+        for op in [0, 7] {
+            played.ask(Ok(request(op, u64::MAX)));
+            let access = port.next_access().unwrap();
+            let expected = match op {
+                0 => Operation::Write(u64::MAX),
+                other => Operation::Unknown(other),
+            };
+            assert_eq!(access.operation, expected);
+            port.complete(access, 0xabcd).unwrap();
+            let mut expected = request(op, u64::MAX).to_vec();
+            expected.truncate(abi.complete.size() / 8);
+            let completed = std::mem::take(&mut played.state().completed);
+            assert_eq!(words(&completed[0]), expected, "{}", abi.name);
+        }
+    }
+}
+
+#[test]
+fn attach_that_a_signal_ended_is_told_from_a_device_that_is_gone() {
+    for (abi, played) in every_generation() {
+        let port = port(&played);
+        let by_signal = match abi.family {
+            Family::Created => Errno::EXIST,
+            Family::Described => Errno::FAULT,
+        };
+        for errno in [by_signal, Errno::INTR] {
+            played.ask(Err(errno));
+            assert!(matches!(port.next_access(), Err(PortError::Interrupted)));
+        }
+        played.ask(Err(Errno::INVAL));
+        assert!(matches!(port.next_access(), Err(PortError::Gone)));
+        played.ask(Err(Errno::IO));
+        assert!(matches!(port.next_access(), Err(PortError::Failed { .. })));
+    }
+    let played = Played::new(&GENERATIONS[0]);
+    let port = port(&played);
+    played.ask(Err(Errno::PERM));
+    assert!(matches!(port.next_access(), Err(PortError::Gone)));
+}
+
+#[test]
+fn refused_completion_is_told_and_never_repeated() {
+    for (_, played) in every_generation() {
+        let port = port(&played);
+        for errno in [Errno::PERM, Errno::NOENT, Errno::SRCH, Errno::INTR] {
+            played.state().refusal = Some(errno);
+            played.ask(Ok(request(1, 0)));
+            let pending = Pending::next(&port).unwrap();
+            let refused = pending.answer(|_| 1);
+            assert!(matches!(refused, Err(PortError::Failed { .. })));
+            assert_eq!(std::mem::take(&mut played.state().completed).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn second_thread_that_waits_is_turned_away() {
+    let played = Played::new(&GENERATIONS[2]);
+    let port = Arc::new(port(&played));
+    let first = {
+        let port = Arc::clone(&port);
+        thread::spawn(move || port.next_access().map(|access| access.operation))
+    };
+    played.until_attached();
+    assert!(matches!(port.next_access(), Err(PortError::Busy)));
+    played.ask(Ok(request(1, 0)));
+    assert_eq!(first.join().unwrap().unwrap(), Operation::Read);
+    played.ask(Ok(request(1, 0)));
+    assert!(port.next_access().is_ok());
+}
+
+#[test]
+fn kicks_are_matched_by_queue_on_32_bits_of_queue_notify() {
+    for (abi, played) in every_generation() {
+        let port = port(&played);
+        let wires = Wires::connect(&port, 3).unwrap();
+        let number = |queue| u32::try_from(wires.kick(queue).unwrap().as_raw_fd()).unwrap();
+        let expected = [0, 1, 2].map(|queue| (number(queue), NOTIFY, u64::from(queue)));
+        assert_eq!(played.state().ioeventfds, expected, "{}", abi.name);
+        assert_eq!(played.state().irqfds, [wires.call().as_raw_fd()]);
+    }
+}
+
+#[test]
+fn disconnecting_gets_around_a_driver_that_assigns_again_and_works_with_a_mended_one() {
+    for mended in [false, true] {
+        for (abi, played) in every_generation() {
+            played.state().mended = mended;
+            let port = port(&played);
+            let wires = Wires::connect(&port, 2).unwrap();
+            wires.disconnect(&port).unwrap();
+            assert_eq!(played.state().ioeventfds, [], "{}", abi.name);
+            assert_eq!(played.state().irqfds, [], "{}", abi.name);
+        }
+    }
+}
+
+#[test]
+fn eventfds_kept_from_an_earlier_life_are_connected_already() {
+    for (_, played) in every_generation() {
+        let port = port(&played);
+        let kept = EventFd::new(EFD_NONBLOCK).unwrap();
+        for _ in 0..2 {
+            port.connect_kick(0, &kept).unwrap();
+            port.connect_interrupt(&kept).unwrap();
+        }
+        assert_eq!(played.state().ioeventfds.len(), 1);
+        assert_eq!(played.state().irqfds.len(), 1);
+    }
+}
+
+#[test]
+fn devices_descriptor_outlives_its_port_and_every_failure() {
+    for (_, played) in every_generation() {
+        drop(port(&played));
+        let node = Node::new(played.clone(), Path::new("/dev/played"), node()).unwrap();
+        let absent = wanted(Some(Path::new("/nonexistent/memory")));
+        assert!(node.device(&absent).is_err());
+        let open = fs::read_dir("/proc/self/fd").unwrap();
+        let devices = open
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .filter(|target| target.to_string_lossy().contains(&played.name));
+        assert_eq!(devices.count(), 2);
+    }
+}
+
+#[test]
+fn memory_is_the_drivers_where_it_tells_and_must_not_differ() {
+    for (abi, played) in every_generation() {
+        let node = Node::new(played.clone(), Path::new("/dev/played"), node()).unwrap();
+        match (node.device(&wanted(None)), abi.family) {
+            (Ok(port), Family::Described) => assert_eq!(port.memory().range, memory()),
+            (Err(BaoError::NoMemory { id: 3 }), Family::Created) => {}
+            (other, _) => panic!("{}: {other:?}", abi.name),
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        played.state().memory.1 -= 0x1000;
+        match (node.device(&wanted(Some(file.path()))), abi.family) {
+            (Err(BaoError::OtherMemory { configured, .. }), Family::Described) => {
+                assert_eq!(configured, memory());
+            }
+            (Ok(port), Family::Created) => assert_eq!(port.memory().range, memory()),
+            (other, _) => panic!("{}: {other:?}", abi.name),
+        }
+        played.state().memory = (u64::MAX, 2);
+        if abi.family == Family::Described {
+            let error = node.device(&wanted(None)).unwrap_err();
+            assert!(matches!(error, BaoError::BadMemory { .. }), "{error}");
+        }
+        let absent = wanted(Some(Path::new("/nonexistent/memory")));
+        played.state().memory = (0x1000_0000, 0x100_0000);
+        let error = node.device(&absent).unwrap_err();
+        assert!(matches!(error, BaoError::MemoryNode { .. }), "{error}");
+    }
+}
+
+#[test]
+fn memory_with_a_node_of_its_own_is_reached_through_that() {
+    for (_, played) in every_generation() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let node = Node::new(played, Path::new("/dev/played"), node()).unwrap();
+        let port = node.device(&wanted(Some(file.path()))).unwrap();
+        let descriptor = port.memory().descriptor.as_raw_fd();
+        let target = fs::read_link(format!("/proc/self/fd/{descriptor}")).unwrap();
+        assert_eq!(target, file.path());
+    }
+}
+
+#[test]
+fn kernel_is_not_asked_with_an_argument_too_short_for_the_call() {
+    let refused = Kernel.call(
+        std::os::fd::AsFd::as_fd(&node()),
+        GENERATIONS[0].attach,
+        Some(&mut [0; 47]),
+    );
+    assert_eq!(refused, Err(Errno::INVAL));
+    let unknown = Kernel.call(
+        std::os::fd::AsFd::as_fd(&node()),
+        GENERATIONS[0].attach,
+        Some(&mut [0; 48]),
+    );
+    assert_eq!(unknown, Err(Errno::NOTTY));
+}

@@ -1,0 +1,213 @@
+//! The driver, played: what each of its calls does by its source, faults and all.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::bao::fd::{Driver, Request};
+use crate::bao::sys::{Abi, CREATE, Call, Family, GET_INFO, Info, Ioeventfd, Irqfd};
+
+/// The driver of one generation, or of one that has some calls only.
+#[derive(Clone, Debug)]
+pub(super) struct Played {
+    abi: &'static Abi,
+    /// What its devices' files are called: no other's are.
+    pub(super) name: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What the driver has been told and has in store.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// What ATTACH finds, in turn; it blocks when there is nothing.
+    pub(super) requests: VecDeque<Result<Request, Errno>>,
+    /// Threads in ATTACH.
+    pub(super) attached: usize,
+    /// What was given to COMPLETE, as long as it is.
+    pub(super) completed: Vec<Vec<u8>>,
+    /// What COMPLETE answers.
+    pub(super) refusal: Option<Errno>,
+    /// The eventfd, address and data of each entry.
+    pub(super) ioeventfds: Vec<(u32, u64, u64)>,
+    pub(super) irqfds: Vec<RawFd>,
+    /// Whether DEASSIGN is as broken as in all known drivers.
+    pub(super) mended: bool,
+    /// Calls that this driver does not have.
+    pub(super) missing: Vec<Call>,
+    /// The region that it tells of.
+    pub(super) memory: (u64, u64),
+    /// Every call that had an argument.
+    pub(super) made: Vec<u32>,
+    /// Every device by its descriptor's number, and the descriptor until its caller owns it.
+    devices: HashMap<RawFd, Option<OwnedFd>>,
+}
+
+impl Played {
+    pub(super) fn new(abi: &'static Abi) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let played = Self {
+            abi,
+            name: format!("device of played driver {number};"),
+            shared: Arc::default(),
+        };
+        played.state().memory = (0x1000_0000, 0x100_0000);
+        played
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap()
+    }
+
+    /// Gives ATTACH something to find.
+    pub(super) fn ask(&self, found: Result<Request, Errno>) {
+        self.state().requests.push_back(found);
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until a thread is in ATTACH.
+    pub(super) fn until_attached(&self) {
+        let waiting = |state: &mut State| state.attached == 0;
+        let state = self.shared.changed.wait_while(self.state(), waiting);
+        assert_eq!(state.unwrap().attached, 1);
+    }
+
+    /// A descriptor of a new device, as it is before its caller owns it.
+    fn device(&self) -> RawFd {
+        let device = rustix::fs::memfd_create(&self.name, MemfdFlags::CLOEXEC).unwrap();
+        let number = device.as_raw_fd();
+        self.state().devices.insert(number, Some(device));
+        number
+    }
+
+    fn knows(&self, on_device: bool, call: Call) -> bool {
+        let abi = self.abi;
+        let here = match (on_device, abi.family) {
+            (false, Family::Created) => call == CREATE,
+            (false, Family::Described) => call == GET_INFO,
+            (true, _) => [abi.attach, abi.complete, abi.ioeventfd, abi.irqfd].contains(&call),
+        };
+        here && !self.state().missing.contains(&call)
+    }
+
+    fn attach(&self, argument: &mut [u8]) -> Result<i32, Errno> {
+        let mut state = self.state();
+        state.attached += 1;
+        self.shared.changed.notify_all();
+        let empty = |state: &mut State| state.requests.is_empty();
+        let mut state = self.shared.changed.wait_while(state, empty).unwrap();
+        state.attached -= 1;
+        let request = state.requests.pop_front().unwrap()?;
+        let (filled, _) = argument.split_at_mut(self.abi.attach.size());
+        filled.copy_from_slice(&request.as_bytes()[..filled.len()]);
+        Ok(0)
+    }
+
+    fn complete(&self, argument: &[u8]) -> Result<i32, Errno> {
+        let mut state = self.state();
+        let len = self.abi.complete.size();
+        state.completed.push(argument[..len].to_vec());
+        state.refusal.map_or(Ok(0), Err)
+    }
+
+    fn ioeventfd(&self, argument: &[u8]) -> Result<i32, Errno> {
+        let (
+            Ioeventfd {
+                fd,
+                flags,
+                addr,
+                len,
+                data,
+                ..
+            },
+            _,
+        ) = Ioeventfd::read_from_prefix(argument).unwrap();
+        let mut state = self.state();
+        if flags & 4 != 0 {
+            let before = state.ioeventfds.len();
+            state.ioeventfds.retain(|entry| entry.0 != fd);
+            if state.mended {
+                let found = state.ioeventfds.len() < before;
+                return if found { Ok(0) } else { Err(Errno::NOENT) };
+            }
+        }
+        if !matches!(len, 1 | 2 | 4 | 8) {
+            return Err(Errno::INVAL);
+        }
+        if state.ioeventfds.contains(&(fd, addr, data)) {
+            return Err(Errno::EXIST);
+        }
+        state.ioeventfds.push((fd, addr, data));
+        Ok(0)
+    }
+
+    fn irqfd(&self, argument: &[u8]) -> Result<i32, Errno> {
+        let (Irqfd { fd, flags }, _) = Irqfd::read_from_prefix(argument).unwrap();
+        let mut state = self.state();
+        let known = state.irqfds.contains(&fd);
+        match (flags, known) {
+            (0, true) => return Err(Errno::BUSY),
+            (0, false) => state.irqfds.push(fd),
+            _ => state.irqfds.retain(|known| *known != fd),
+        }
+        Ok(0)
+    }
+}
+
+impl Driver for Played {
+    fn call(
+        &self,
+        file: BorrowedFd<'_>,
+        call: Call,
+        argument: Option<&mut [u8]>,
+    ) -> Result<i32, Errno> {
+        let on_device = self.state().devices.contains_key(&file.as_raw_fd());
+        if !self.knows(on_device, call) {
+            return Err(Errno::NOTTY);
+        }
+        let argument = argument.ok_or(Errno::FAULT)?;
+        assert!(argument.len() >= call.size());
+        self.state().made.push(call.code());
+        if call == CREATE {
+            return Ok(self.device());
+        }
+        if call == GET_INFO {
+            let (mut info, _) = Info::read_from_prefix(argument).unwrap();
+            if info.id > 15 {
+                return Err(Errno::INVAL);
+            }
+            (info.shmem_addr, info.shmem_size) = self.state().memory;
+            info.fd = self.device();
+            argument.copy_from_slice(info.as_bytes());
+            return Ok(1);
+        }
+        let abi = self.abi;
+        match call {
+            _ if call == abi.attach => self.attach(argument),
+            _ if call == abi.complete => self.complete(argument),
+            _ if call == abi.ioeventfd => self.ioeventfd(argument),
+            _ => self.irqfd(argument),
+        }
+    }
+
+    fn adopt(&self, descriptor: i32) -> Option<OwnedFd> {
+        self.state().devices.get_mut(&descriptor)?.take()
+    }
+}
+
+/// A node that stands for the driver's: it answers nothing itself.
+pub(super) fn node() -> File {
+    File::from(rustix::fs::memfd_create("played node", MemfdFlags::CLOEXEC).unwrap())
+}
