@@ -1,6 +1,7 @@
 //! The command line of a User Mode Linux guest.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Options;
@@ -21,9 +22,7 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
         .arg(format!("uml_dir={}/", dir.display()))
         .arg("umid=guest")
         .args(["con0=fd:0,fd:1", "con=null", "ssl=null", "quiet"])
-        // The kernel's memory file goes where it can be mapped shared; the C library would take
-        // the caller's TMPDIR, which may be a slow disk.
-        .env("TMPDIR", "/dev/shm")
+        .env("TMPDIR", memory_dir(options.memory_mib))
         .args(options.kernel_arguments());
     for share in &options.shares {
         command.arg(format!(
@@ -32,4 +31,18 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
         ));
     }
     command
+}
+
+/// Where the guest's memory file goes: `/dev/shm`, unless that is too small for it, as it is in
+/// containers; then the usual directory for temporary files, which may be a slow disk.
+fn memory_dir(memory_mib: u32) -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    let room = rustix::fs::statvfs(&shared)
+        .map(|told| told.f_bavail.saturating_mul(told.f_frsize) >> 20)
+        .unwrap_or(0);
+    if room > u64::from(memory_mib) {
+        shared
+    } else {
+        env::temp_dir()
+    }
 }
