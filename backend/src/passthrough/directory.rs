@@ -138,7 +138,7 @@ impl PassthroughFs {
         entries: &mut DirentWriter<'_>,
     ) -> io::Result<()> {
         let file = self.files.get(Handle::new(args.fh), id)?;
-        let listing = file.listing.as_ref().ok_or_else(bad_handle)?;
+        let listing = file.listing.as_deref().ok_or_else(bad_handle)?;
         self.list(&file, listing, args.offset, |entry| {
             let number = self.number(entry.ino, listing.place);
             let name = entry.name.to_bytes();
@@ -157,7 +157,7 @@ impl PassthroughFs {
         entries: &mut DirentWriter<'_>,
     ) -> io::Result<()> {
         let file = self.files.get(Handle::new(args.fh), id)?;
-        let listing = file.listing.as_ref().ok_or_else(bad_handle)?;
+        let listing = file.listing.as_deref().ok_or_else(bad_handle)?;
         let parent = self.directory(id)?;
         self.list(&file, listing, args.offset, |entry| {
             let name = entry.name.to_bytes();

@@ -61,8 +61,10 @@ pub(super) struct Inode {
     pub(super) recall: Option<Box<Recall>>,
 }
 
+/// Inodes that the index has room for from the start.
+const FIRST_INODES: usize = 56;
+
 /// A part of the table, to be put under a lock.
-#[derive(Default)]
 pub(super) struct Shard {
     /// The inodes.
     pub(super) slab: Slab<Inode>,
@@ -70,6 +72,16 @@ pub(super) struct Shard {
     pub(super) by_identity: HashTable<u32>,
     /// Where the clock's hand stands.
     pub(super) hand: AtomicU32,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self {
+            slab: Slab::default(),
+            by_identity: HashTable::with_capacity(FIRST_INODES),
+            hand: AtomicU32::new(0),
+        }
+    }
 }
 
 impl Inode {
@@ -123,9 +135,9 @@ impl Shard {
 
     /// Gives memory of the index back when most of it is unused.
     pub(super) fn shrink(&mut self, hasher: &DefaultHashBuilder) {
-        if self.by_identity.capacity() > 4 * self.by_identity.len() + 64 {
+        if self.by_identity.capacity() > 4 * self.by_identity.len() + 4 * FIRST_INODES {
             let slab = &self.slab;
-            let room = 2 * self.by_identity.len();
+            let room = (2 * self.by_identity.len()).max(FIRST_INODES);
             self.by_identity.shrink_to(room, |index| {
                 slab.at(*index)
                     .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))

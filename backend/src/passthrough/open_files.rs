@@ -28,7 +28,7 @@ pub(super) struct OpenFile {
     /// Whether closing it can report an error that nothing else reports.
     pub(super) close_reports: bool,
     /// For a directory: how far it was listed.
-    pub(super) listing: Option<Listing>,
+    pub(super) listing: Option<Box<Listing>>,
 }
 
 impl OpenFile {
@@ -59,7 +59,7 @@ impl OpenFile {
             direct: AtomicBool::new(false),
             short_read_is_end: true,
             close_reports: false,
-            listing: Some(listing),
+            listing: Some(Box::new(listing)),
         }
     }
 

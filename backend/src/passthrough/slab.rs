@@ -59,11 +59,22 @@ struct Chunk<T> {
     slots: [Option<(Key, T)>; CHUNK],
 }
 
+impl<T> Chunk<T> {
+    fn empty() -> Box<Self> {
+        Box::new(Self {
+            used: 0,
+            slots: [const { None }; CHUNK],
+        })
+    }
+}
+
 /// The table. Entries stay where they are, in chunks that come and go.
 pub(super) struct Slab<T> {
     chunks: Vec<Option<Box<Chunk<T>>>>,
     /// Chunks that may have room, the best last; entries may be outdated.
     room: Vec<u32>,
+    /// An empty chunk: a table that fills a little and empties again must not ask for memory each time.
+    spare: Option<Box<Chunk<T>>>,
     made: u64,
     len: usize,
 }
@@ -81,6 +92,7 @@ impl<T> Default for Slab<T> {
         Self {
             chunks: Vec::new(),
             room: Vec::new(),
+            spare: Some(Chunk::empty()),
             made: 0,
             len: 0,
         }
@@ -158,7 +170,7 @@ impl<T> Slab<T> {
         chunk.used &= !(1 << slot);
         self.len -= 1;
         if chunk.used == 0 {
-            *place = None;
+            self.spare = place.take();
             self.trim();
         } else if was_full {
             // Positions have 24 bits.
@@ -193,10 +205,7 @@ impl<T> Slab<T> {
         if number >= CAPACITY / CHUNK {
             return Err(Full);
         }
-        let chunk = Some(Box::new(Chunk {
-            used: 0,
-            slots: [const { None }; CHUNK],
-        }));
+        let chunk = Some(self.spare.take().unwrap_or_else(Chunk::empty));
         match self.chunks.get_mut(number) {
             Some(hole) => *hole = chunk,
             None => self.chunks.push(chunk),
