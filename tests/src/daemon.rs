@@ -26,6 +26,7 @@ pub struct Options {
     tag: String,
     arguments: Vec<String>,
     user: Option<User>,
+    program: Option<PathBuf>,
 }
 
 impl Options {
@@ -37,7 +38,15 @@ impl Options {
             tag: TAG.to_owned(),
             arguments: Vec::new(),
             user: None,
+            program: None,
         }
+    }
+
+    /// The same run by another program that takes virtiofsd's options.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
     }
 
     /// The same announcing `tag` instead of [`TAG`].
@@ -85,7 +94,10 @@ impl Daemon {
         if let Some(user) = options.user {
             chown(dir.path(), Some(user.uid), Some(user.gid))?;
         }
-        let program = tools::gangplankd()?;
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => tools::gangplankd()?,
+        };
         let program = match options.user {
             // The user may not be able to enter the build directory.
             Some(_) => {
@@ -125,6 +137,14 @@ impl Daemon {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends `signal` to it and all the processes it has started.
+    ///
+    /// # Errors
+    /// When it was already reaped.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        process::signal_group(&self.child, signal).context("signalling the daemon's processes")
     }
 
     /// Whether it still runs.

@@ -91,6 +91,14 @@ pub fn signal(child: &Child, signal: Signal) -> io::Result<()> {
     rustix::process::kill_process(pid_of(child), signal).map_err(io::Error::from)
 }
 
+/// Sends `signal` to the child and every process in the group it leads.
+///
+/// # Errors
+/// ESRCH when the group is empty.
+pub fn signal_group(child: &Child, signal: Signal) -> io::Result<()> {
+    rustix::process::kill_process_group(pid_of(child), signal).map_err(io::Error::from)
+}
+
 /// Kills the child and every process in the group it leads, then reaps it.
 ///
 /// User Mode Linux runs each guest process as a host process; they share its group.

@@ -28,6 +28,29 @@ pub fn gangplankd_for(arch: Arch) -> Result<PathBuf> {
     built("gangplank-backend", "gangplankd", arch)
 }
 
+/// The frontend under test: `$GANGPLANK_FRONTEND_BIN`, or as it is released, a static build.
+///
+/// # Errors
+/// When it does not build.
+pub fn frontend() -> Result<PathBuf> {
+    match std::env::var_os("GANGPLANK_FRONTEND_BIN") {
+        Some(program) => Ok(cache::workspace().join(program)),
+        None => built("gangplank-frontend", "gangplank-frontend", host_arch()),
+    }
+}
+
+/// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a C linker and the host's
+/// libseccomp and libcap-ng.
+///
+/// # Errors
+/// When it cannot be fetched or does not build.
+pub fn virtiofsd() -> Result<PathBuf> {
+    match std::env::var_os("VIRTIOFSD_BIN") {
+        Some(program) => Ok(cache::workspace().join(program)),
+        None => installed_for("virtiofsd", "1.14.0", None),
+    }
+}
+
 /// The static program that checks, inside a guest or on the host, what a shell cannot.
 ///
 /// # Errors
@@ -93,14 +116,23 @@ fn built(package: &str, program: &str, arch: Arch) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Installs a program from crates.io into the cache.
+/// Installs a program from crates.io into the cache, as a static build.
 fn installed(name: &str, version: &str) -> Result<PathBuf> {
-    let target = host_arch().musl_target();
+    installed_for(name, version, Some(host_arch().musl_target()))
+}
+
+/// Installs a program from crates.io into the cache, for `target` or as the host builds it.
+fn installed_for(name: &str, version: &str, target: Option<&str>) -> Result<PathBuf> {
     let root = cache::once(&format!("tools/{name}-{version}"), |root: &Path| {
+        let mut command = Command::new(cargo());
+        command
+            .current_dir(cache::workspace())
+            .args(["install", "--quiet", "--locked"]);
+        if let Some(target) = target {
+            command.args(["--target", target]);
+        }
         packages::run(
-            Command::new(cargo())
-                .current_dir(cache::workspace())
-                .args(["install", "--quiet", "--locked", "--target", target])
+            command
                 .args([name, "--version", version, "--root"])
                 .arg(root)
                 .env("CARGO_TARGET_DIR", cache::dir()?.join("build")),

@@ -1,0 +1,134 @@
+//! What a queue's leader sleeps on: the daemon's notifications, its hanging up, and a bell of our own.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::error::{Error, Result};
+
+/// Which descriptor an event is of.
+const CALL: u64 = 0;
+const OWN: u64 = 1;
+const HANG_UP: u64 = 2;
+
+/// The descriptors of one queue.
+pub(super) struct Bell {
+    call: EventFd,
+    own: EventFd,
+    epoll: Epoll,
+    /// Open as long as it is waited on.
+    _hang_up: Arc<OwnedFd>,
+}
+
+impl std::fmt::Debug for Bell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bell").finish_non_exhaustive()
+    }
+}
+
+/// What ended a sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rung {
+    /// A notification, the own bell, or time.
+    Awake,
+    /// The daemon has gone.
+    HungUp,
+}
+
+impl Bell {
+    /// `hang_up` polls as `RDHUP` when the daemon has gone.
+    pub(super) fn new(hang_up: &Arc<OwnedFd>) -> Result<Self> {
+        let failed = |source| Error::System {
+            what: "making what a queue waits on",
+            source,
+        };
+        let call = event().map_err(failed)?;
+        let own = event().map_err(failed)?;
+        let epoll = Epoll::new().map_err(failed)?;
+        let descriptors = [
+            (call.as_raw_fd(), EventSet::IN, CALL),
+            (own.as_raw_fd(), EventSet::IN, OWN),
+            (hang_up.as_raw_fd(), EventSet::READ_HANG_UP, HANG_UP),
+        ];
+        for (descriptor, events, which) in descriptors {
+            epoll
+                .ctl(
+                    ControlOperation::Add,
+                    descriptor,
+                    EpollEvent::new(events, which),
+                )
+                .map_err(failed)?;
+        }
+        Ok(Self {
+            call,
+            own,
+            epoll,
+            _hang_up: Arc::clone(hang_up),
+        })
+    }
+
+    /// What the daemon notifies through.
+    pub(super) const fn call(&self) -> &EventFd {
+        &self.call
+    }
+
+    /// Ends a sleep, or the next.
+    pub(super) fn ring(&self) {
+        // A counter that is full rings already.
+        let _ = self.own.write(1);
+    }
+
+    /// Sleeps until something happens, at most `limit`; may wake early.
+    pub(super) fn sleep(&self, limit: Duration) -> std::io::Result<Rung> {
+        let mut events = [EpollEvent::default(); 3];
+        // Rounded up, or the last millisecond would be waited for busily.
+        let milliseconds = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        let count = match self.epoll.wait(milliseconds, &mut events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
+        let mut rung = Rung::Awake;
+        for event in events.iter().take(count) {
+            match event.data() {
+                // Neither read waits; if somebody was faster, it is as good as read.
+                CALL => drop(self.call.read()),
+                OWN => drop(self.own.read()),
+                _ => rung = Rung::HungUp,
+            }
+        }
+        Ok(rung)
+    }
+}
+
+/// An event descriptor that nobody can be made to wait on.
+pub(super) fn event() -> std::io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn each_reason_ends_a_sleep_once() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let bell = Bell::new(&Arc::new(ours.into())).unwrap();
+        let long = Duration::from_secs(60);
+        bell.ring();
+        assert_eq!(bell.sleep(long).unwrap(), Rung::Awake);
+        bell.call().write(1).unwrap();
+        assert_eq!(bell.sleep(long).unwrap(), Rung::Awake);
+        let started = Instant::now();
+        bell.sleep(Duration::from_millis(20)).unwrap();
+        assert!(started.elapsed() >= Duration::from_millis(20));
+        drop(theirs);
+        assert_eq!(bell.sleep(long).unwrap(), Rung::HungUp);
+    }
+}

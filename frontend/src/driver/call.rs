@@ -1,0 +1,366 @@
+//! Every operation as a function: what is asked, and what it is answered with.
+//!
+//! Each line of the table gives a function here, which makes a [`Call`] to be submitted or called, and a method of
+//! [`Session`] that asks and waits. Bulk data has functions of its own at the end.
+
+use std::ffi::CStr;
+
+use gangplank_fuse::dir::{Direntplusses, Dirents};
+use gangplank_fuse::{
+    AccessIn, AttrOut, BmapIn, CopyFileRangeIn, CreateIn, EntryOut, Extensions, FallocateIn,
+    FileLock, FlushIn, FsyncIn, GetattrFlags, GetattrIn, GetxattrIn, Handle, IoctlIn, IoctlOut,
+    Kstatfs, LinkIn, LkIn, LseekIn, MkdirIn, MknodIn, NodeId, OpenIn, OpenOut, Operation, PollIn,
+    ReadIn, ReleaseIn, Rename2In, RenameIn, Request, SetattrIn, SetxattrIn, StatxIn, StatxOut,
+    SyncfsIn, WriteIn, reply,
+};
+
+use super::error::{BadReply, Result};
+use super::memory::Buffer;
+use super::pending::{Answer, Data, Decode};
+use super::session::Session;
+
+/// A request that is answered with a `T`.
+#[derive(Debug)]
+#[must_use = "it is not asked yet"]
+pub struct Call<'a, T> {
+    pub(super) node: NodeId,
+    pub(super) request: Request<'a>,
+    pub(super) send: Option<(Buffer, u32)>,
+    pub(super) receive: Option<(Buffer, u32)>,
+    pub(super) decode: Decode<T>,
+}
+
+impl<'a, T> Call<'a, T> {
+    pub(super) fn new(node: NodeId, operation: Operation<'a>, decode: Decode<T>) -> Self {
+        Self {
+            node,
+            request: operation.into(),
+            send: None,
+            receive: None,
+            decode,
+        }
+    }
+
+    /// The same with extensions behind it: a security context, supplementary groups.
+    pub const fn with_extensions(mut self, extensions: Extensions<'a>) -> Self {
+        self.request.extensions = extensions;
+        self
+    }
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Inode number, as the daemon shows it.
+    pub ino: u64,
+    /// Where reading goes on behind it.
+    pub offset: u64,
+    /// `DT_*` of readdir(3).
+    pub kind: u32,
+    /// The node, by READDIRPLUS: one more reference to it. None for "." and "..", nor where the daemon gave none.
+    pub node: Option<EntryOut>,
+}
+
+/// Declares operations: the method of [`Session`] and the function that makes the call, from one line.
+macro_rules! operations {
+    ($lifetime:lifetime; $(
+        $(#[$meta:meta])*
+        $name:ident($($argument:ident: $ty:ty),*) -> $out:ty
+            = $node:expr, $operation:expr, $decode:expr;
+    )*) => {
+        $(
+            $(#[$meta])*
+            pub fn $name<$lifetime>($($argument: $ty),*) -> Call<$lifetime, $out> {
+                Call::new($node, $operation, $decode)
+            }
+        )*
+
+        /// Each asks and waits for the answer, or fails with the daemon's errno, or why there is no answer.
+        #[allow(clippy::missing_errors_doc, reason = "all of them fail alike, told above")]
+        #[allow(
+            clippy::needless_lifetimes,
+            clippy::extra_unused_lifetimes,
+            reason = "the table's types name it, where they need it"
+        )]
+        impl Session {
+            $(
+                $(#[$meta])*
+                pub fn $name<$lifetime>(&self, $($argument: $ty),*) -> Result<$out> {
+                    self.call($name($($argument),*))
+                }
+            )*
+        }
+    };
+}
+
+operations! { 'a;
+    /// LOOKUP. The node's number is zero if the daemon knows that there is no such name; others answer ENOENT.
+    lookup(parent: NodeId, name: &'a CStr) -> EntryOut
+        = parent, Operation::Lookup { name }, entry;
+    /// GETATTR, of an open file where one is given.
+    getattr(node: NodeId, file: Option<Handle>) -> AttrOut
+        = node, Operation::Getattr(getattr_in(file)), attributes;
+    /// SETATTR.
+    setattr(node: NodeId, args: SetattrIn) -> AttrOut
+        = node, Operation::Setattr(args), attributes;
+    /// STATX.
+    statx(node: NodeId, args: StatxIn) -> StatxOut
+        = node, Operation::Statx(args), |answer| Ok(reply::decode_statx(&answer.payload)?);
+    /// READLINK: the link's target.
+    readlink(node: NodeId) -> Vec<u8>
+        = node, Operation::Readlink, |answer| Ok(answer.payload);
+    /// SYMLINK.
+    symlink(parent: NodeId, name: &'a CStr, target: &'a CStr) -> EntryOut
+        = parent, Operation::Symlink { name, target }, entry;
+    /// MKNOD.
+    mknod(parent: NodeId, name: &'a CStr, args: MknodIn) -> EntryOut
+        = parent, Operation::Mknod { args, name }, entry;
+    /// MKDIR.
+    mkdir(parent: NodeId, name: &'a CStr, args: MkdirIn) -> EntryOut
+        = parent, Operation::Mkdir { args, name }, entry;
+    /// UNLINK.
+    unlink(parent: NodeId, name: &'a CStr) -> ()
+        = parent, Operation::Unlink { name }, nothing;
+    /// RMDIR.
+    rmdir(parent: NodeId, name: &'a CStr) -> ()
+        = parent, Operation::Rmdir { name }, nothing;
+    /// RENAME.
+    rename(parent: NodeId, name: &'a CStr, new_parent: NodeId, new_name: &'a CStr) -> ()
+        = parent,
+          Operation::Rename { args: RenameIn { newdir: new_parent.get() }, name, new_name },
+          nothing;
+    /// RENAME2, with `RENAME_*` flags of renameat2(2).
+    rename2(parent: NodeId, name: &'a CStr, new_parent: NodeId, new_name: &'a CStr, flags: u32) -> ()
+        = parent,
+          Operation::Rename2 {
+              args: Rename2In { newdir: new_parent.get(), flags, padding: 0 }, name, new_name
+          },
+          nothing;
+    /// LINK: another name for `node`.
+    link(node: NodeId, new_parent: NodeId, new_name: &'a CStr) -> EntryOut
+        = new_parent, Operation::Link { args: LinkIn { oldnodeid: node.get() }, name: new_name }, entry;
+    /// OPEN.
+    open(node: NodeId, args: OpenIn) -> OpenOut
+        = node, Operation::Open(args), |answer| Ok(reply::decode_open(&answer.payload)?);
+    /// OPENDIR.
+    opendir(node: NodeId, args: OpenIn) -> OpenOut
+        = node, Operation::Opendir(args), |answer| Ok(reply::decode_open(&answer.payload)?);
+    /// CREATE.
+    create(parent: NodeId, name: &'a CStr, args: CreateIn) -> (EntryOut, OpenOut)
+        = parent, Operation::Create { args, name }, created;
+    /// TMPFILE.
+    tmpfile(parent: NodeId, args: CreateIn) -> (EntryOut, OpenOut)
+        = parent, Operation::Tmpfile { args, name: c"/" }, created;
+    /// RELEASE.
+    release(node: NodeId, args: ReleaseIn) -> ()
+        = node, Operation::Release(args), nothing;
+    /// RELEASEDIR.
+    releasedir(node: NodeId, args: ReleaseIn) -> ()
+        = node, Operation::Releasedir(args), nothing;
+    /// FLUSH.
+    flush(node: NodeId, args: FlushIn) -> ()
+        = node, Operation::Flush(args), nothing;
+    /// FSYNC.
+    fsync(node: NodeId, args: FsyncIn) -> ()
+        = node, Operation::Fsync(args), nothing;
+    /// FSYNCDIR.
+    fsyncdir(node: NodeId, args: FsyncIn) -> ()
+        = node, Operation::Fsyncdir(args), nothing;
+    /// STATFS.
+    statfs(node: NodeId) -> Kstatfs
+        = node, Operation::Statfs, |answer| Ok(reply::decode_statfs(&answer.payload)?.st);
+    /// SYNCFS.
+    syncfs(node: NodeId) -> ()
+        = node, Operation::Syncfs(SyncfsIn::default()), nothing;
+    /// ACCESS, with the mask of access(2).
+    access(node: NodeId, mask: u32) -> ()
+        = node, Operation::Access(AccessIn { mask, padding: 0 }), nothing;
+    /// SETXATTR; the length comes from `value`.
+    setxattr(node: NodeId, name: &'a CStr, value: &'a [u8], args: SetxattrIn) -> ()
+        = node, Operation::Setxattr { args, name, value }, nothing;
+    /// GETXATTR of at most `size` bytes, not zero.
+    getxattr(node: NodeId, name: &'a CStr, size: u32) -> Vec<u8>
+        = node, Operation::Getxattr { args: GetxattrIn { size, padding: 0 }, name },
+          |answer| Ok(answer.payload);
+    /// GETXATTR of the value's length, in bytes.
+    getxattr_size(node: NodeId, name: &'a CStr) -> u32
+        = node, Operation::Getxattr { args: GetxattrIn::default(), name },
+          |answer| Ok(reply::decode_xattr_size(&answer.payload)?.size);
+    /// LISTXATTR of at most `size` bytes, not zero; [`reply::decode_xattr_names`] takes it apart.
+    listxattr(node: NodeId, size: u32) -> Vec<u8>
+        = node, Operation::Listxattr(GetxattrIn { size, padding: 0 }),
+          |answer| Ok(answer.payload);
+    /// LISTXATTR of the list's length, in bytes.
+    listxattr_size(node: NodeId) -> u32
+        = node, Operation::Listxattr(GetxattrIn::default()),
+          |answer| Ok(reply::decode_xattr_size(&answer.payload)?.size);
+    /// REMOVEXATTR.
+    removexattr(node: NodeId, name: &'a CStr) -> ()
+        = node, Operation::Removexattr { name }, nothing;
+    /// GETLK: a lock in the way, or one of type `F_UNLCK`.
+    getlk(node: NodeId, args: LkIn) -> FileLock
+        = node, Operation::Getlk(args), |answer| Ok(reply::decode_lk(&answer.payload)?.lk);
+    /// SETLK.
+    setlk(node: NodeId, args: LkIn) -> ()
+        = node, Operation::Setlk(args), nothing;
+    /// SETLKW: waits for whoever holds the lock, if the session's limit and the daemon let it.
+    setlkw(node: NodeId, args: LkIn) -> ()
+        = node, Operation::Setlkw(args), nothing;
+    /// LSEEK: the position found, in bytes.
+    lseek(node: NodeId, args: LseekIn) -> u64
+        = node, Operation::Lseek(args), |answer| Ok(reply::decode_lseek(&answer.payload)?.offset);
+    /// FALLOCATE.
+    fallocate(node: NodeId, args: FallocateIn) -> ()
+        = node, Operation::Fallocate(args), nothing;
+    /// COPY_FILE_RANGE: bytes copied.
+    copy_file_range(node: NodeId, args: CopyFileRangeIn) -> u32
+        = node, Operation::CopyFileRange(args),
+          |answer| Ok(reply::decode_write(&answer.payload)?.size);
+    /// COPY_FILE_RANGE_64: bytes copied.
+    copy_file_range_64(node: NodeId, args: CopyFileRangeIn) -> u64
+        = node, Operation::CopyFileRange64(args),
+          |answer| Ok(reply::decode_copy_file_range_64(&answer.payload)?.bytes_copied);
+    /// READDIR: the names that `args.size` bytes hold. None at the end of the directory.
+    readdir(node: NodeId, args: ReadIn) -> Vec<Entry>
+        = node, Operation::Readdir(args), names;
+    /// READDIRPLUS: the names that `args.size` bytes hold, each with a reference to its node. None at the end.
+    readdirplus(node: NodeId, args: ReadIn) -> Vec<Entry>
+        = node, Operation::Readdirplus(args), names_and_nodes;
+    /// BMAP: the block on the device.
+    bmap(node: NodeId, args: BmapIn) -> u64
+        = node, Operation::Bmap(args), |answer| Ok(reply::decode_bmap(&answer.payload)?.block);
+    /// POLL: the `EPOLL*` events that hold.
+    poll(node: NodeId, args: PollIn) -> u32
+        = node, Operation::Poll(args), |answer| Ok(reply::decode_poll(&answer.payload)?.revents);
+    /// IOCTL that sends no data: its result and what it answers with.
+    ioctl(node: NodeId, args: IoctlIn) -> (IoctlOut, Vec<u8>)
+        = node, Operation::Ioctl(IoctlIn { in_size: 0, ..args }), |answer| {
+            let (out, data) = reply::decode_ioctl(&answer.payload)?;
+            Ok((out, data.to_vec()))
+        };
+}
+
+/// READ into the whole of `buffer`.
+pub fn read<'a>(node: NodeId, args: ReadIn, buffer: Buffer) -> Call<'a, Data> {
+    let size = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+    let args = ReadIn { size, ..args };
+    let decode: Decode<Data> = |answer| {
+        let counted = 0;
+        answer.data.ok_or(BadReply::Count {
+            counted,
+            asked: answer.asked,
+        })
+    };
+    Call {
+        receive: Some((buffer, size)),
+        ..Call::new(node, Operation::Read(args), decode)
+    }
+}
+
+/// WRITE of the first `args.size` bytes of `buffer`: bytes written.
+pub fn write<'a>(node: NodeId, args: WriteIn, buffer: Buffer) -> Call<'a, u32> {
+    let most = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+    let size = args.size.min(most);
+    let args = WriteIn { size, ..args };
+    let decode: Decode<u32> = |answer| {
+        let size = reply::decode_write(&answer.payload)?.size;
+        let counted = u64::from(size);
+        if counted > answer.asked {
+            let asked = answer.asked;
+            return Err(BadReply::Count { counted, asked });
+        }
+        Ok(size)
+    };
+    Call {
+        send: Some((buffer, size)),
+        ..Call::new(node, Operation::Write(args), decode)
+    }
+}
+
+/// Reading and writing.
+impl Session {
+    /// READ of at most `size` bytes at `offset`.
+    ///
+    /// # Errors
+    /// The daemon's errno, or why there is no answer.
+    pub fn read(&self, node: NodeId, file: Handle, offset: u64, size: u32) -> Result<Data> {
+        let buffer = self.buffer(usize::try_from(size).unwrap_or(usize::MAX))?;
+        let args = ReadIn {
+            fh: file.get(),
+            offset,
+            ..ReadIn::default()
+        };
+        self.call(read(node, args, buffer))
+    }
+
+    /// WRITE of `data`, a copy of it, at `offset`: bytes written.
+    ///
+    /// # Errors
+    /// The daemon's errno, or why there is no answer.
+    pub fn write(&self, node: NodeId, file: Handle, offset: u64, data: &[u8]) -> Result<u32> {
+        let buffer = self.buffer(data.len())?;
+        buffer.bytes().copy_from(data);
+        let args = WriteIn {
+            fh: file.get(),
+            offset,
+            size: u32::try_from(data.len()).unwrap_or(u32::MAX),
+            ..WriteIn::default()
+        };
+        self.call(write(node, args, buffer))
+    }
+}
+
+fn getattr_in(file: Option<Handle>) -> GetattrIn {
+    let flags = file.map_or(GetattrFlags::empty(), |_| GetattrFlags::FH);
+    GetattrIn {
+        getattr_flags: flags.bits(),
+        dummy: 0,
+        fh: file.unwrap_or_default().get(),
+    }
+}
+
+fn nothing(_: Answer) -> std::result::Result<(), BadReply> {
+    Ok(())
+}
+
+fn entry(answer: Answer) -> std::result::Result<EntryOut, BadReply> {
+    Ok(reply::decode_entry(&answer.payload)?)
+}
+
+fn attributes(answer: Answer) -> std::result::Result<AttrOut, BadReply> {
+    Ok(reply::decode_attr(&answer.payload)?)
+}
+
+fn created(answer: Answer) -> std::result::Result<(EntryOut, OpenOut), BadReply> {
+    Ok(reply::decode_create(&answer.payload)?)
+}
+
+fn names(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
+    let entries = Dirents::new(&answer.payload).map(|entry| {
+        let entry = entry?;
+        Ok(Entry {
+            name: entry.name.to_vec(),
+            ino: entry.dirent.ino,
+            offset: entry.dirent.off,
+            kind: entry.dirent.r#type,
+            node: None,
+        })
+    });
+    entries.collect()
+}
+
+fn names_and_nodes(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
+    let entries = Direntplusses::new(&answer.payload).map(|entry| {
+        let entry = entry?;
+        Ok(Entry {
+            name: entry.name.to_vec(),
+            ino: entry.dirent.ino,
+            offset: entry.dirent.off,
+            kind: entry.dirent.r#type,
+            node: (entry.entry_out.nodeid != 0).then_some(entry.entry_out),
+        })
+    });
+    entries.collect()
+}

@@ -1,0 +1,300 @@
+//! What all handles of one device share: its queues, and waiting on them.
+//!
+//! Any number of threads wait on a queue at once. One of them, the leader, sleeps on the daemon's notifications; the
+//! others sleep on a condition variable. Whoever finds answers, leader or not, wakes those who wait for them. Locks: a queue's
+//! state, and within it the memory's list of free parts; nobody holds two queues, or any lock while sleeping.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gangplank_fuse::{Opcode, Unique};
+use rustix::io::Errno;
+
+use super::Waiting;
+use super::bell::{self, Bell, Rung};
+use super::error::{Error, Fault, Result};
+use super::memory::Memory;
+use super::slots::{Finished, Order, Slots};
+use crate::vhost_user::{EventFd, RingAddresses, Session, Socket};
+
+/// How many looks at a ring go between two at the clock and the connection, when waiting busily.
+const LOOKS: u32 = 256;
+
+/// One queue and who waits on it.
+#[derive(Debug)]
+pub(super) struct Queue {
+    kick: EventFd,
+    bell: Bell,
+    state: Mutex<State>,
+    /// Answers have come, the leader has left, or the device is broken.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    slots: Slots,
+    /// Somebody sleeps on the daemon's notifications.
+    led: bool,
+}
+
+impl Queue {
+    pub(super) fn new(slots: Slots, bell: Bell) -> Result<Self> {
+        let kick = bell::event().map_err(|source| Error::System {
+            what: "making what a queue is kicked by",
+            source,
+        })?;
+        Ok(Self {
+            kick,
+            bell,
+            state: Mutex::new(State { slots, led: false }),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where its ring is, and how large.
+    pub(super) fn layout(&self) -> (RingAddresses, u16) {
+        let state = self.lock();
+        let ring = state.slots.ring();
+        (ring.addresses(), ring.size())
+    }
+
+    /// What the daemon is kicked by.
+    pub(super) const fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
+    /// What the daemon notifies through.
+    pub(super) const fn call(&self) -> &EventFd {
+        self.bell.call()
+    }
+}
+
+/// One device.
+#[derive(Debug)]
+pub(super) struct Core {
+    /// Closed first, so that the daemon is done with the memory before that goes.
+    pub(super) connection: Mutex<Session<Socket>>,
+    pub(super) daemon: PathBuf,
+    pub(super) memory: Arc<Memory>,
+    /// The high-priority queue, then the request queues.
+    pub(super) queues: Vec<Queue>,
+    pub(super) waiting: Waiting,
+    pub(super) broken: OnceLock<Fault>,
+    pub(super) last_unique: AtomicU64,
+}
+
+/// Why waiting ended without what was waited for.
+enum Ended {
+    /// Time is over.
+    Late,
+    /// The device is broken.
+    Broken(Error),
+}
+
+impl Core {
+    /// The next request's number. They go in twos: the odd ones are for INTERRUPT.
+    pub(super) fn next_unique(&self) -> Unique {
+        Unique::new(
+            self.last_unique
+                .fetch_add(2, Ordering::Relaxed)
+                .wrapping_add(2),
+        )
+    }
+
+    /// The device's end, if it has come.
+    pub(super) fn broken(&self) -> Option<Error> {
+        self.broken.get().map(|fault| Error::Broken {
+            daemon: self.daemon.clone(),
+            source: *fault,
+        })
+    }
+
+    /// Requests that a queue takes at once.
+    pub(super) fn depth(&self, queue: usize) -> usize {
+        self.queues
+            .get(queue)
+            .map_or(0, |queue| queue.lock().slots.depth())
+    }
+
+    /// Sends a request on `queue`; waits for a free slot if need be. The slot.
+    pub(super) fn submit(
+        &self,
+        number: usize,
+        opcode: Opcode,
+        order: Order,
+        limit: Duration,
+    ) -> Result<u16> {
+        let queue = self.queue(number)?;
+        let spill = Slots::spill(&self.memory, &order)?;
+        let mut order = Some((order, spill));
+        let submitted = self.wait_until(queue, limit, |slots| slots.submit(&mut order));
+        let (slot, kick) = submitted.map_err(|ended| match ended {
+            Ended::Late => Error::Full {
+                opcode,
+                queue: number,
+                limit,
+            },
+            Ended::Broken(error) => error,
+        })?;
+        if kick {
+            // A counter that is full is a kick already.
+            let _ = queue.kick.write(1);
+        }
+        Ok(slot)
+    }
+
+    /// Waits for the answer in `slot`.
+    pub(super) fn answer(
+        &self,
+        number: usize,
+        slot: u16,
+        opcode: Opcode,
+        limit: Duration,
+    ) -> Result<Finished> {
+        let queue = self.queue(number)?;
+        let answer = self.wait_until(queue, limit, |slots| slots.take_answer(slot));
+        answer.map_err(|ended| match ended {
+            Ended::Late => Error::Late { opcode, limit },
+            Ended::Broken(error) => error,
+        })
+    }
+
+    /// Whether the answer in `slot` is there.
+    pub(super) fn is_answered(&self, number: usize, slot: u16) -> Result<bool> {
+        let queue = self.queue(number)?;
+        let mut state = queue.lock();
+        let collected = self.collect(queue, &mut state);
+        let answered = state.slots.is_answered(slot);
+        drop(state);
+        if let Err(fault) = collected {
+            return Err(self.declare_broken(fault));
+        }
+        match self.broken() {
+            Some(error) if !answered => Err(error),
+            _ => Ok(answered),
+        }
+    }
+
+    /// Nobody waits for `slot` any longer.
+    pub(super) fn abandon(&self, number: usize, slot: u16) {
+        if let Ok(queue) = self.queue(number) {
+            queue.lock().slots.abandon(slot);
+        }
+    }
+
+    fn queue(&self, number: usize) -> Result<&Queue> {
+        self.queues.get(number).ok_or(Error::NoQueue {
+            wanted: number,
+            available: self.queues.len().saturating_sub(1),
+        })
+    }
+
+    /// Takes off the ring what the device has used, and wakes whoever waits for it.
+    fn collect(&self, queue: &Queue, state: &mut State) -> std::result::Result<(), Fault> {
+        if state.slots.collect()? != 0 {
+            queue.changed.notify_all();
+            if state.led {
+                // The leader sleeps for a notification that has lost its purpose.
+                queue.bell.ring();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until `ready` finds what it looks for.
+    fn wait_until<R>(
+        &self,
+        queue: &Queue,
+        limit: Duration,
+        mut ready: impl FnMut(&mut Slots) -> Option<R>,
+    ) -> std::result::Result<R, Ended> {
+        let deadline = Instant::now().checked_add(limit);
+        let mut looks = 0_u32;
+        let mut state = queue.lock();
+        loop {
+            if let Err(fault) = self.collect(queue, &mut state) {
+                drop(state);
+                return Err(Ended::Broken(self.declare_broken(fault)));
+            }
+            // What has been answered counts, even if the daemon has gone since.
+            if let Some(found) = ready(&mut state.slots) {
+                return Ok(found);
+            }
+            if let Some(error) = self.broken() {
+                return Err(Ended::Broken(error));
+            }
+            looks = looks.wrapping_add(1);
+            let busy = matches!(self.waiting, Waiting::Busy);
+            if busy && !looks.is_multiple_of(LOOKS) {
+                drop(state);
+                std::hint::spin_loop();
+                state = queue.lock();
+                continue;
+            }
+            let left = left_of(deadline).ok_or(Ended::Late)?;
+            if busy {
+                drop(state);
+                thread::yield_now();
+                self.sleep(queue, Duration::ZERO);
+                state = queue.lock();
+            } else if state.led {
+                state = queue
+                    .changed
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            } else if !state.slots.ask_for_notice() {
+                state.led = true;
+                drop(state);
+                self.sleep(queue, left);
+                state = queue.lock();
+                state.led = false;
+                state.slots.decline_notice();
+                // Somebody else has to lead if this one leaves now.
+                queue.changed.notify_all();
+            }
+        }
+    }
+
+    /// Sleeps until the daemon notifies, somebody rings, the daemon goes, or `limit` is over. No queue may be locked.
+    fn sleep(&self, queue: &Queue, limit: Duration) {
+        let fault = match queue.bell.sleep(limit) {
+            Ok(Rung::Awake) => return,
+            Ok(Rung::HungUp) => Fault::HungUp,
+            Err(error) => Fault::Wait(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        };
+        self.declare_broken(fault);
+    }
+
+    /// From now on every call fails; all who wait are woken. The first fault counts. No queue may be locked.
+    pub(super) fn declare_broken(&self, fault: Fault) -> Error {
+        let fault = *self.broken.get_or_init(|| fault);
+        for queue in &self.queues {
+            queue.bell.ring();
+            // Whoever has found the device whole and is about to sleep holds the lock until then.
+            drop(queue.lock());
+            queue.changed.notify_all();
+        }
+        Error::Broken {
+            daemon: self.daemon.clone(),
+            source: fault,
+        }
+    }
+}
+
+/// What is left until `deadline`; `None` if it is over. Without a deadline there is always a day.
+fn left_of(deadline: Option<Instant>) -> Option<Duration> {
+    const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+    let Some(deadline) = deadline else {
+        return Some(LONG);
+    };
+    let left = deadline.checked_duration_since(Instant::now())?;
+    (!left.is_zero()).then(|| left.min(LONG))
+}

@@ -1,0 +1,335 @@
+//! The driver's side of a split virtqueue (virtio 1.2, 2.7).
+//!
+//! Everything the driver has to rely on is kept privately, since the daemon could rewrite all that it shares: how many chains are
+//! out, where reading goes on. From the daemon's memory come three things only: how far it has got, and of each chain its head
+//! and a length; all are checked here or by whoever knows the chains.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use super::error::{Fault, Result};
+use super::memory::Memory;
+use crate::vhost_user::RingAddresses;
+
+/// Bytes of a descriptor.
+pub(super) const DESCRIPTOR_LEN: usize = 16;
+
+/// A further descriptor follows (`VIRTQ_DESC_F_NEXT`).
+const NEXT: u16 = 1;
+/// The device writes (`VIRTQ_DESC_F_WRITE`).
+const WRITE: u16 = 2;
+/// It is a table of descriptors (`VIRTQ_DESC_F_INDIRECT`).
+const INDIRECT: u16 = 4;
+
+/// Of the available ring's flags: no notification, please (`VIRTQ_AVAIL_F_NO_INTERRUPT`).
+const NO_INTERRUPT: u16 = 1;
+/// Of the used ring's flags: no kick, please (`VIRTQ_USED_F_NO_NOTIFY`).
+const NO_NOTIFY: u16 = 1;
+
+/// A piece of memory in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// Where.
+    pub(super) address: u64,
+    /// How long, in bytes.
+    pub(super) len: u32,
+    /// For the device to write, not to read.
+    pub(super) writable: bool,
+}
+
+/// A chain that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Used {
+    /// What the device says its head is; any number.
+    pub(super) head: u32,
+    /// What the device says it has written; any number.
+    pub(super) len: u32,
+}
+
+/// One ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    memory: Arc<Memory>,
+    index: usize,
+    size: u16,
+    event_idx: bool,
+    addresses: RingAddresses,
+    /// Chains made available so far, modulo 2^16.
+    available: u16,
+    /// Chains taken back so far, modulo 2^16.
+    used: u16,
+}
+
+impl Ring {
+    /// A fresh ring of `size` descriptors, a power of two.
+    pub(super) fn new(
+        memory: &Arc<Memory>,
+        index: usize,
+        size: u16,
+        event_idx: bool,
+    ) -> Result<Self> {
+        let entries = usize::from(size);
+        let descriptors = entries * DESCRIPTOR_LEN;
+        let available = (6 + 2 * entries).next_multiple_of(4);
+        let used = 6 + 8 * entries;
+        let len = descriptors + available + used;
+        let address = memory.allocate(len)?;
+        memory.write(address, &vec![0; len]);
+        let addresses = RingAddresses {
+            descriptors: address,
+            available: address + descriptors as u64,
+            used: address + (descriptors + available) as u64,
+        };
+        Ok(Self {
+            memory: Arc::clone(memory),
+            index,
+            size,
+            event_idx,
+            addresses,
+            available: 0,
+            used: 0,
+        })
+    }
+
+    pub(super) const fn addresses(&self) -> RingAddresses {
+        self.addresses
+    }
+
+    pub(super) const fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Chains that the device has.
+    pub(super) const fn in_flight(&self) -> u16 {
+        self.available.wrapping_sub(self.used)
+    }
+
+    /// Writes a chain into the ring's own table, from descriptor `first` on.
+    pub(super) fn chain(&self, first: u16, segments: &[Segment]) {
+        let table = self.addresses.descriptors;
+        write_chain(&self.memory, table, first, segments);
+    }
+
+    /// Writes a chain into a table of its own at `table`, and into descriptor `head` where that is.
+    pub(super) fn indirect_chain(&self, head: u16, table: u64, segments: &[Segment]) {
+        write_chain(&self.memory, table, 0, segments);
+        let len = u32::try_from(segments.len() * DESCRIPTOR_LEN).unwrap_or(u32::MAX);
+        let at = self.addresses.descriptors + u64::from(head) * DESCRIPTOR_LEN as u64;
+        let bytes = descriptor(table, len, INDIRECT, 0);
+        self.memory.write(at, &bytes);
+    }
+
+    /// Makes the chain at `head` available. Whether the device wants to be kicked for it.
+    pub(super) fn publish(&mut self, head: u16) -> bool {
+        let entry = u64::from(self.available % self.size);
+        let base = self.addresses.available;
+        self.memory.store(base + 4 + 2 * entry, head);
+        let old = self.available;
+        self.available = old.wrapping_add(1);
+        self.memory.store(base + 2, self.available);
+        // The index must be out before it is looked up what the device asks for.
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let event: u16 = self.memory.load(self.available_event());
+            passes(event, self.available, old)
+        } else {
+            let flags: u16 = self.memory.load(self.addresses.used);
+            flags & NO_NOTIFY == 0
+        }
+    }
+
+    /// The next chain that came back.
+    ///
+    /// # Errors
+    /// [`Fault::UsedIndex`] if more came back than was out.
+    pub(super) fn take_used(&mut self) -> std::result::Result<Option<Used>, Fault> {
+        let claimed = self.claimed();
+        let in_flight = self.in_flight();
+        if claimed > in_flight {
+            return Err(Fault::UsedIndex {
+                queue: self.index,
+                claimed,
+                in_flight,
+            });
+        }
+        if claimed == 0 {
+            return Ok(None);
+        }
+        let entry = u64::from(self.used % self.size);
+        let at = self.addresses.used + 4 + 8 * entry;
+        self.used = self.used.wrapping_add(1);
+        Ok(Some(Used {
+            head: self.memory.load(at),
+            len: self.memory.load(at + 4),
+        }))
+    }
+
+    /// Asks to be notified of the next chain that comes back. Whether one has come meanwhile, and perhaps without notice.
+    pub(super) fn ask_for_notice(&self) -> bool {
+        if self.event_idx {
+            self.memory.store(self.used_event(), self.used);
+        } else {
+            self.memory.store(self.addresses.available, 0_u16);
+        }
+        // The wish must be out before it is looked up whether it came too late.
+        fence(Ordering::SeqCst);
+        self.claimed() != 0
+    }
+
+    /// Asks for no notifications. By index there is nothing to do: what was asked for comes once.
+    pub(super) fn decline_notice(&self) {
+        if !self.event_idx {
+            self.memory.store(self.addresses.available, NO_INTERRUPT);
+        }
+    }
+
+    /// Chains that the device claims to have given back beyond those taken.
+    fn claimed(&self) -> u16 {
+        let index: u16 = self.memory.load(self.addresses.used + 2);
+        index.wrapping_sub(self.used)
+    }
+
+    /// Where the driver says from which used index on it wants to be notified.
+    fn used_event(&self) -> u64 {
+        self.addresses.available + 4 + 2 * u64::from(self.size)
+    }
+
+    /// Where the device says from which available index on it wants to be kicked.
+    fn available_event(&self) -> u64 {
+        self.addresses.used + 4 + 8 * u64::from(self.size)
+    }
+}
+
+/// Whether the step from `old` to `new` passes `event` (virtio 1.2, 2.7.7.1).
+const fn passes(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+fn write_chain(memory: &Memory, table: u64, first: u16, segments: &[Segment]) {
+    let last = segments.len().saturating_sub(1);
+    for (number, (segment, at)) in segments.iter().zip(first..).enumerate() {
+        let more = if number < last { NEXT } else { 0 };
+        let flags = more | if segment.writable { WRITE } else { 0 };
+        let bytes = descriptor(segment.address, segment.len, flags, at.wrapping_add(1));
+        memory.write(table + u64::from(at) * DESCRIPTOR_LEN as u64, &bytes);
+    }
+}
+
+fn descriptor(address: u64, len: u32, flags: u16, next: u16) -> [u8; DESCRIPTOR_LEN] {
+    let number = u128::from(address)
+        | u128::from(len) << 64
+        | u128::from(flags) << 96
+        | u128::from(next) << 112;
+    number.to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::fake::FakeDevice;
+
+    fn ring(size: u16, event_idx: bool) -> (Ring, FakeDevice) {
+        let memory = Arc::new(Memory::new(1 << 20).unwrap());
+        let ring = Ring::new(&memory, 1, size, event_idx).unwrap();
+        let device = FakeDevice::new(&memory, ring.addresses(), size);
+        (ring, device)
+    }
+
+    #[test]
+    fn chains_come_out_of_both_kinds_of_table_as_they_went_in() {
+        let (mut ring, mut device) = ring(8, false);
+        let table = ring.memory.allocate(256).unwrap();
+        let segments = [
+            Segment {
+                address: table,
+                len: 40,
+                writable: false,
+            },
+            Segment {
+                address: table + 64,
+                len: 16,
+                writable: true,
+            },
+        ];
+        ring.chain(4, &segments);
+        ring.publish(4);
+        ring.indirect_chain(1, table, &segments);
+        ring.publish(1);
+        assert_eq!(device.take(), Some((4, segments.to_vec())));
+        assert_eq!(device.take(), Some((1, segments.to_vec())));
+        assert_eq!(device.take(), None);
+    }
+
+    #[test]
+    fn chains_come_back_in_the_devices_order_across_the_wrap() {
+        let (mut ring, mut device) = ring(4, true);
+        for round in 0..70_000_u32 {
+            for head in 0..2 {
+                ring.publish(head);
+            }
+            let (first, second) = (device.take().unwrap().0, device.take().unwrap().0);
+            device.give_back(u32::from(second), round);
+            device.give_back(u32::from(first), round + 1);
+            assert_eq!(
+                ring.take_used(),
+                Ok(Some(Used {
+                    head: 1,
+                    len: round
+                }))
+            );
+            assert_eq!(
+                ring.take_used(),
+                Ok(Some(Used {
+                    head: 0,
+                    len: round + 1
+                }))
+            );
+            assert_eq!((ring.take_used(), ring.in_flight()), (Ok(None), 0));
+        }
+    }
+
+    #[test]
+    fn a_used_index_beyond_what_is_out_is_a_fault() {
+        for claim in [2, 1000, u16::MAX] {
+            let (mut ring, mut device) = ring(8, true);
+            ring.publish(0);
+            device.claim(claim);
+            assert_eq!(
+                ring.take_used(),
+                Err(Fault::UsedIndex {
+                    queue: 1,
+                    claimed: claim,
+                    in_flight: 1
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn kicks_are_spared_as_the_device_asks() {
+        let (mut by_index, mut device) = ring(8, true);
+        assert!(by_index.publish(0), "the device waits for the first");
+        device.want_kick_at(2);
+        assert!(!by_index.publish(1));
+        assert!(by_index.publish(2));
+        assert!(!by_index.publish(3));
+        let (mut by_flag, mut device) = ring(8, false);
+        assert!(by_flag.publish(0));
+        device.want_kicks(false);
+        assert!(!by_flag.publish(1));
+    }
+
+    #[test]
+    fn what_came_back_before_notice_was_asked_for_is_seen() {
+        for event_idx in [false, true] {
+            let (mut ring, mut device) = ring(8, event_idx);
+            ring.decline_notice();
+            assert!(!device.wants_notice(event_idx) || event_idx);
+            assert!(!ring.ask_for_notice());
+            assert!(device.wants_notice(event_idx));
+            ring.publish(0);
+            device.give_back(0, 0);
+            assert!(ring.ask_for_notice());
+        }
+    }
+}
