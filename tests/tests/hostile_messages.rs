@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -328,16 +329,12 @@ fn ring_setups_that_cannot_be_are_refused() -> Result<()> {
             &memory_table(&[memory.region()]),
             &[memory.file()],
         )?;
-        // A size that is no power of two is only found out where it is used.
         let refused = peer.tell(request, &payload, &[]);
         if request == message::SET_VRING_NUM && refused.is_ok() {
+            // A size that is no power of two is refused with the ring's addresses.
             let addresses = ring_addresses(1, at, at + 0x10_000, at + 0x20_000, 0);
-            let _ = peer.tell(message::SET_VRING_ADDR, &addresses, &[]);
-            let _ = peer.tell(message::SET_VRING_KICK, &words(&[1]), &[event.as_fd()]);
-            let _ = peer.tell(message::SET_VRING_ENABLE, &ring_state(1, 1), &[]);
-            rustix::io::write(&event, &1u64.to_ne_bytes())?;
-            peer.ask_u64(message::GET_FEATURES)
-                .with_context(|| case.clone())?;
+            let refused = peer.tell(message::SET_VRING_ADDR, &addresses, &[]);
+            assert_refused(&case, refused)?;
             continue;
         }
         assert_refused(&case, refused)?;
@@ -572,6 +569,36 @@ fn memory_that_is_taken_away_under_running_rings_stops_them() -> Result<()> {
             .with_context(|| format!("by slot: {by_slot}\n{}", arena.log()))?;
     }
     arena.survive(&["a ring is stopped"])
+}
+
+/// The rings' threads must not get at a memory table before it has been looked at: this one's file has no pages.
+#[test]
+fn a_table_over_an_empty_file_hurts_nobody_while_its_ring_is_kicked() -> Result<()> {
+    let arena = Arena::new(&[])?;
+    for round in 0..30 {
+        let guest = arena
+            .guest(&Setup::default())
+            .with_context(|| format!("round {round}"))?;
+        let kick = guest.rings[1].kick_descriptor().try_clone_to_owned()?;
+        let kicking = AtomicBool::new(true);
+        let answer = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while kicking.load(Ordering::Relaxed) {
+                    // The daemon may have closed its end already.
+                    let _ = rustix::io::write(&kick, &1u64.to_ne_bytes());
+                }
+            });
+            let empty = shared(0)?;
+            let table = memory_table(&[guest.memory.region()]);
+            let answer = guest
+                .peer
+                .tell(message::SET_MEM_TABLE, &table, &[empty.as_fd()]);
+            kicking.store(false, Ordering::Relaxed);
+            anyhow::Ok(answer)
+        })?;
+        assert_refused("a table over an empty file", answer)?;
+    }
+    arena.survive(&["is dropped"])
 }
 
 #[test]
