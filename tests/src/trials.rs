@@ -47,15 +47,10 @@ impl Trials {
             && (self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter)))
     }
 
-    /// Whether any trial whose name starts with `group` may be wanted.
+    /// Whether the trials are only to be named.
     #[must_use]
-    pub fn wants_group(&self, group: &str) -> bool {
-        !self.list
-            && (self.filters.is_empty()
-                || self
-                    .filters
-                    .iter()
-                    .any(|filter| filter.starts_with(group) || group.contains(filter.as_str())))
+    pub const fn lists_only(&self) -> bool {
+        self.list
     }
 
     /// Runs one trial. Its failure, a panic included, does not stop the others.
@@ -139,4 +134,38 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 /// Prints what a passing trial found that is worth knowing.
 pub fn note(text: &str) {
     println!("\n    {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trials(filters: &[&str]) -> Trials {
+        Trials {
+            filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
+            list: false,
+            passed: 0,
+            skipped: 0,
+            failures: Vec::new(),
+            started: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn run_counts_a_panic_as_a_failure_and_goes_on() {
+        let mut trials = trials(&[]);
+        trials.run("panics", || panic!("as it should"));
+        trials.run("fails", || Err(anyhow!("as it should")));
+        trials.run("passes", || Ok(()));
+        assert_eq!(trials.failures, ["panics", "fails"]);
+        assert_eq!(trials.passed, 1);
+    }
+
+    #[test]
+    fn run_leaves_out_what_no_filter_names() {
+        let mut trials = trials(&["uml::"]);
+        trials.run("qemu::mount", || panic!("not wanted"));
+        trials.run("uml::mount", || Ok(()));
+        assert_eq!((trials.passed, trials.failures.len()), (1, 0));
+    }
 }

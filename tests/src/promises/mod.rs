@@ -34,10 +34,17 @@ const PROMISES: &[(&str, Promise)] = &[
 
 /// Runs every promise for `machine` as trials named `<prefix>::<promise>`.
 pub fn run(trials: &mut Trials, prefix: &str, machine: Machine) {
-    if !trials.wants_group(&format!("{prefix}::")) {
-        for (name, _) in PROMISES {
-            trials.run(&format!("{prefix}::{name}"), || Ok(()));
+    let names: Vec<String> = PROMISES
+        .iter()
+        .map(|(name, _)| format!("{prefix}::{name}"))
+        .collect();
+    if trials.lists_only() {
+        for name in &names {
+            trials.run(name, || Ok(()));
         }
+        return;
+    }
+    if !names.iter().any(|name| trials.wants(name)) {
         return;
     }
     let mut stage = match Stage::new(machine) {
@@ -47,8 +54,8 @@ pub fn run(trials: &mut Trials, prefix: &str, machine: Machine) {
             return;
         }
     };
-    for (name, promise) in PROMISES {
-        trials.run(&format!("{prefix}::{name}"), || {
+    for (name, (_, promise)) in names.iter().zip(PROMISES) {
+        trials.run(name, || {
             promise(&mut stage)?;
             stage.daemons_run()
         });
