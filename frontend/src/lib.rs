@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod bao;
+pub mod config;
 pub mod driver;
 pub mod fake;
 pub mod hypervisor;

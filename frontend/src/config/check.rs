@@ -1,0 +1,457 @@
+//! From what a file says to what it means, or to all that is wrong with it.
+
+use std::path::PathBuf;
+
+use log::LevelFilter;
+
+use super::document::{At, Device, Document};
+use super::fault::Fault;
+use super::{Config, DeviceConfig, usual_nodes};
+use crate::hypervisor::GuestRange;
+use crate::mmio::WINDOW_LEN;
+
+/// The largest window: more than any device has registers for.
+const LARGEST_WINDOW: u64 = 0x1_0000;
+
+/// Registers are 32 bits wide and accessed as such.
+const WINDOW_ALIGNMENT: u64 = 4;
+
+/// What memory can be mapped by.
+const PAGE: u64 = 4096;
+
+/// Bytes of a file system's tag at most (virtio 1.2, 5.11.4).
+const LONGEST_TAG: usize = 36;
+
+/// Linux takes 4 entries of each request for headers, and wants some left.
+const SMALLEST_QUEUE: u32 = 8;
+
+/// The largest split virtqueue (virtio 1.2, 2.7).
+const LARGEST_QUEUE: u32 = 32768;
+
+/// vhost-user numbers queues by a byte, and the first is of high priority.
+const MOST_REQUEST_QUEUES: u32 = 255;
+
+/// The last shared peripheral interrupt of a GIC, counted from its first.
+const LAST_IRQ: u32 = 987;
+
+/// A device that has been checked by itself, with what is needed to compare it with others.
+struct Checked {
+    config: DeviceConfig,
+    line: u64,
+    frontend_vm: Option<String>,
+}
+
+/// The faults found so far.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add<T>(&mut self, at: &At<T>, key: &str, what: impl Into<String>) {
+        self.0.push(Fault::new(at.referenced.line(), key, what));
+    }
+}
+
+pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let log_level = document
+        .log_level
+        .as_ref()
+        .and_then(|level| check_level(level, &mut faults));
+    let nodes = match &document.nodes {
+        None => usual_nodes(),
+        Some(nodes) => check_nodes(nodes, &mut faults),
+    };
+    if document.devices.value.is_empty() {
+        faults.add(
+            &document.devices,
+            "devices",
+            "there is none; one would be right",
+        );
+    }
+    let checked: Vec<Checked> = document
+        .devices
+        .value
+        .iter()
+        .filter_map(|device| check_device(device, &mut faults))
+        .collect();
+    for (index, device) in checked.iter().enumerate() {
+        for other in checked.iter().take(index) {
+            compare(other, device, &mut faults);
+        }
+    }
+    if faults.0.is_empty() {
+        Ok(Config {
+            log_level,
+            nodes,
+            devices: checked.into_iter().map(|device| device.config).collect(),
+        })
+    } else {
+        faults.0.sort_by_key(|fault| fault.line);
+        Err(faults.0)
+    }
+}
+
+fn check_level(level: &At<String>, faults: &mut Faults) -> Option<LevelFilter> {
+    let parsed = level.value.parse().ok();
+    if parsed.is_none() {
+        let right = "off, error, warn, info, debug or trace would be right";
+        faults.add(
+            level,
+            "log_level",
+            format!("{:?} is none; {right}", level.value),
+        );
+    }
+    parsed
+}
+
+fn check_nodes(nodes: &At<Vec<At<String>>>, faults: &mut Faults) -> Vec<PathBuf> {
+    if nodes.value.is_empty() {
+        faults.add(
+            nodes,
+            "nodes",
+            "there is none; leave the key out for the usual ones",
+        );
+    }
+    let check = |node: &At<String>| check_path(node, "nodes", faults);
+    nodes.value.iter().filter_map(check).collect()
+}
+
+fn check_path(path: &At<String>, key: &str, faults: &mut Faults) -> Option<PathBuf> {
+    if path.value.is_empty() || path.value.contains('\0') {
+        faults.add(path, key, "this is no path; /dev/bao would be one");
+        return None;
+    }
+    Some(PathBuf::from(&path.value))
+}
+
+fn check_device(at: &At<Device>, faults: &mut Faults) -> Option<Checked> {
+    let device = &at.value;
+    if !check_kind(device, faults) {
+        return None; // the other keys mean something else then
+    }
+    check_foreign_keys(device, faults);
+    check_irq(device, faults);
+    let window = check_window(device, faults);
+    let memory = check_memory(at, faults);
+    let socket = check_socket(at, faults);
+    let tag = device.tag.as_ref().map(|tag| check_tag(tag, faults));
+    let num_request_queues = check_queue_count(device, faults);
+    let queue_size = check_queue_size(device, faults);
+    if let (Some(Some((range, _))), Some(count), Some(size)) =
+        (&memory, num_request_queues, queue_size)
+    {
+        check_room(device, *range, count, size, faults);
+    }
+    if let (Some(window), Some(Some((range, _)))) = (window, &memory)
+        && window.overlaps(*range)
+    {
+        let what = format!("the registers {window} lie in the shared memory {range}");
+        faults.add(&device.mmio_addr, "mmio_addr", what);
+    }
+    Some(Checked {
+        config: DeviceConfig {
+            id: device.id.value,
+            window: window?,
+            memory: memory?,
+            socket: socket?,
+            tag: match tag {
+                None => None,
+                Some(tag) => Some(tag?),
+            },
+            num_request_queues: num_request_queues?,
+            queue_size: queue_size?,
+        },
+        line: at.referenced.line(),
+        frontend_vm: device.frontend_vm.as_ref().map(|vm| vm.value.clone()),
+    })
+}
+
+/// Whether it is a file system behind vhost-user.
+fn check_kind(device: &Device, faults: &mut Faults) -> bool {
+    let kinds = [
+        (&device.device_type, "type", "fs"),
+        (&device.data_plane, "data_plane", "vhost_user"),
+    ];
+    let mut right = true;
+    for (written, key, served) in kinds {
+        if written.value != served {
+            let what = format!("{:?} is not served here; {served} is", written.value);
+            faults.add(written, key, what);
+            right = false;
+        }
+    }
+    right
+}
+
+fn check_foreign_keys(device: &Device, faults: &mut Faults) {
+    let mut refuse = |line: Option<u64>, key: &str, owner: &str| {
+        if let Some(line) = line {
+            let what = format!("this belongs to a {owner}; a file system is right without it");
+            faults.0.push(Fault::new(line, key, what));
+        }
+    };
+    refuse(line(&device.file_path), "file_path", "block device");
+    refuse(line(&device.read_only), "read_only", "block device");
+    refuse(line(&device.root_device), "root_device", "block device");
+    refuse(
+        line(&device.advertise_flush),
+        "advertise_flush",
+        "block device",
+    );
+    refuse(line(&device.tap_name), "tap_name", "network device");
+    refuse(line(&device.mac_addr), "mac_addr", "network device");
+    refuse(line(&device.guest_cid), "guest_cid", "vsock device");
+    refuse(line(&device.pty_alias), "pty_alias", "console");
+}
+
+fn line<T>(written: &Option<At<T>>) -> Option<u64> {
+    written.as_ref().map(|at| at.referenced.line())
+}
+
+/// The device model has no use for it, but a number that cannot be is a sign of a mistake.
+fn check_irq(device: &Device, faults: &mut Faults) {
+    if let Some(irq) = &device.irq
+        && irq.value > LAST_IRQ
+    {
+        let what = format!("there is no interrupt {}; 0 to {LAST_IRQ} are", irq.value);
+        faults.add(irq, "irq", what);
+    }
+}
+
+fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
+    let len = device
+        .window_size
+        .as_ref()
+        .map_or(WINDOW_LEN, |at| at.value);
+    if let Some(at) = &device.window_size
+        && (!(WINDOW_LEN..=LARGEST_WINDOW).contains(&len) || !len.is_multiple_of(WINDOW_ALIGNMENT))
+    {
+        let right = format!(
+            "a multiple of {WINDOW_ALIGNMENT} from {WINDOW_LEN:#x} to {LARGEST_WINDOW:#x} would be right"
+        );
+        faults.add(at, "window_size", format!("it is {len:#x}; {right}"));
+        return None;
+    }
+    let address = &device.mmio_addr;
+    if !address.value.is_multiple_of(WINDOW_ALIGNMENT) {
+        let what = misaligned(address.value, WINDOW_ALIGNMENT);
+        faults.add(address, "mmio_addr", what);
+        return None;
+    }
+    let window = GuestRange::new(address.value, len);
+    if window.is_none() {
+        let what = format!(
+            "{len:#x} bytes from {:#x} go past the last address; {:#x} is the highest that does not",
+            address.value,
+            u64::MAX - len + 1
+        );
+        faults.add(address, "mmio_addr", what);
+    }
+    window
+}
+
+/// The memory, or that the driver is to tell it; none if what is written cannot be.
+fn check_memory(at: &At<Device>, faults: &mut Faults) -> Option<Option<(GuestRange, PathBuf)>> {
+    let device = &at.value;
+    let (addr, size, path) = match (&device.shmem_addr, &device.shmem_size, &device.shmem_path) {
+        (None, None, None) => return Some(None),
+        (Some(addr), Some(size), Some(path)) => (addr, size, path),
+        (addr, size, path) => {
+            let keys = [
+                ("shmem_addr", addr.is_none()),
+                ("shmem_size", size.is_none()),
+                ("shmem_path", path.is_none()),
+            ];
+            for (key, _) in keys.into_iter().filter(|(_, missing)| *missing) {
+                let right = "shmem_addr, shmem_size and shmem_path go together, or none of them";
+                faults.add(at, key, format!("it is missing here: {right}"));
+            }
+            return None;
+        }
+    };
+    let mut right = true;
+    for (key, written) in [("shmem_addr", addr), ("shmem_size", size)] {
+        if !written.value.is_multiple_of(PAGE) {
+            faults.add(written, key, misaligned(written.value, PAGE));
+            right = false;
+        }
+    }
+    let path = check_path(path, "shmem_path", faults);
+    let range = GuestRange::new(addr.value, size.value);
+    if range.is_none() {
+        let what = match size.value {
+            0 => "there is no memory in 0 bytes; 0x1000000 would be 16 MiB".to_owned(),
+            _ => format!(
+                "{:#x} bytes from {:#x} go past the last address",
+                size.value, addr.value
+            ),
+        };
+        faults.add(size, "shmem_size", what);
+    }
+    right.then_some(Some((range?, path?)))
+}
+
+fn misaligned(value: u64, alignment: u64) -> String {
+    let below = value - value % alignment;
+    let next = match below.checked_add(alignment) {
+        Some(above) => format!("{below:#x} and {above:#x} are next"),
+        None => format!("{below:#x} is next"),
+    };
+    format!("{value:#x} is no multiple of {alignment:#x}; {next}")
+}
+
+/// The socket as it is, or as the two programs whose files are accepted would call it: they differ, and so do their files.
+fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
+    let device = &at.value;
+    match (&device.socket, &device.socket_path) {
+        (Some(socket), None) => check_path(socket, "socket", faults),
+        (None, Some(prefix)) => {
+            let name = match device.shmem_path {
+                Some(_) => "Fs.sock".to_owned(),
+                None => format!("Fs{}.sock", device.id.value),
+            };
+            let mut path = check_path(prefix, "socket_path", faults)?.into_os_string();
+            path.push(name);
+            Some(path.into())
+        }
+        (Some(socket), Some(_)) => {
+            let right = "either of them would be right";
+            faults.add(
+                socket,
+                "socket",
+                format!("there is a socket_path as well; {right}"),
+            );
+            None
+        }
+        (None, None) => {
+            let right = "socket, the daemon's, would be right";
+            faults.add(
+                at,
+                "socket",
+                format!("it is missing here, and so is socket_path; {right}"),
+            );
+            None
+        }
+    }
+}
+
+fn check_tag(tag: &At<String>, faults: &mut Faults) -> Option<String> {
+    let len = tag.value.len();
+    if !(1..=LONGEST_TAG).contains(&len) {
+        let what = format!("it has {len} bytes; 1 to {LONGEST_TAG} would be right");
+        faults.add(tag, "tag", what);
+        return None;
+    }
+    if tag.value.contains(['\n', '\0']) {
+        let right = "a word would be right";
+        faults.add(
+            tag,
+            "tag",
+            format!("it has a line break or a zero byte in it; {right}"),
+        );
+        return None;
+    }
+    Some(tag.value.clone())
+}
+
+fn check_queue_count(device: &Device, faults: &mut Faults) -> Option<u16> {
+    let Some(count) = &device.num_request_queues else {
+        return Some(1);
+    };
+    if !(1..=MOST_REQUEST_QUEUES).contains(&count.value) {
+        let what = format!(
+            "it is {}; 1 to {MOST_REQUEST_QUEUES} would be right",
+            count.value
+        );
+        faults.add(count, "num_request_queues", what);
+        return None;
+    }
+    u16::try_from(count.value).ok()
+}
+
+fn check_queue_size(device: &Device, faults: &mut Faults) -> Option<u16> {
+    let Some(size) = &device.queue_size else {
+        return Some(1024);
+    };
+    if !(SMALLEST_QUEUE..=LARGEST_QUEUE).contains(&size.value) || !size.value.is_power_of_two() {
+        let what = format!(
+            "it is {}; a power of two from {SMALLEST_QUEUE} to {LARGEST_QUEUE} would be right",
+            size.value
+        );
+        faults.add(size, "queue_size", what);
+        return None;
+    }
+    u16::try_from(size.value).ok()
+}
+
+/// Whether the queues fit into the memory at all, buffers aside.
+fn check_room(device: &Device, memory: GuestRange, requests: u16, size: u16, faults: &mut Faults) {
+    let entries = u64::from(size);
+    let rings = (16 * entries + 6 + 2 * entries + 6 + 8 * entries) * (u64::from(requests) + 1);
+    if let Some(at) = &device.shmem_size
+        && memory.len() <= rings
+    {
+        let what = format!(
+            "it is {:#x}, but the rings alone take {rings:#x} bytes; larger memory or smaller or fewer queues would be right",
+            memory.len()
+        );
+        faults.add(at, "shmem_size", what);
+    }
+}
+
+/// Compares a device with one before it.
+fn compare(first: &Checked, second: &Checked, faults: &mut Faults) {
+    let mut add = |key: &str, what: String| faults.0.push(Fault::new(second.line, key, what));
+    let (a, b) = (&first.config, &second.config);
+    let before = first.line;
+    if a.id == b.id {
+        let what = format!(
+            "{} is the device's in line {before}; each has its own",
+            b.id
+        );
+        add("id", what);
+    }
+    if let (Some((of_a, path_a)), Some((of_b, path_b))) = (&a.memory, &b.memory)
+        && path_a == path_b
+        && of_a != of_b
+    {
+        let what = format!(
+            "{} is {of_a} for the device in line {before}, and {of_b} here; the same would be right",
+            path_b.display()
+        );
+        add("shmem_path", what);
+    }
+    if first.frontend_vm != second.frontend_vm {
+        return; // what follows is about one guest's addresses
+    }
+    if a.window.overlaps(b.window) {
+        let what = format!(
+            "{} overlaps the device's in line {before}, {}; if they are of different VMs, tell by frontend_vm",
+            b.window, a.window
+        );
+        add("mmio_addr", what);
+    }
+    for (window, memory) in [(a.window, &b.memory), (b.window, &a.memory)] {
+        if let Some((memory, _)) = memory
+            && window.overlaps(*memory)
+        {
+            let what = format!(
+                "registers {window} and shared memory {memory} overlap between this device and that in line {before}"
+            );
+            add("mmio_addr", what);
+        }
+    }
+    if let (Some((of_a, _)), Some((of_b, _))) = (&a.memory, &b.memory)
+        && of_a != of_b
+        && of_a.overlaps(*of_b)
+    {
+        let what = format!(
+            "{of_b} overlaps {of_a}, of the device in line {before}; the same or apart would be right"
+        );
+        add("shmem_addr", what);
+    }
+    if a.tag.is_some() && a.tag == b.tag {
+        let what = format!("the device in line {before} has it already; each has its own");
+        add("tag", what);
+    }
+}

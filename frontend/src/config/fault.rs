@@ -1,0 +1,71 @@
+//! What is wrong with a configuration.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be meant so: a line for each fault.
+    #[error("{}", lines(file, faults))]
+    Faults {
+        /// The file.
+        file: PathBuf,
+        /// At least one.
+        faults: Vec<Fault>,
+    },
+}
+
+/// One thing that is wrong in a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Fault {
+    /// The line, from 1; 0 where none is to blame.
+    pub line: u64,
+    /// The key, if one is to blame.
+    pub key: Option<String>,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl Fault {
+    pub(super) fn new(line: u64, key: &str, what: impl Into<String>) -> Self {
+        Self {
+            line,
+            key: Some(key.to_owned()),
+            what: what.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "{}: ", self.line)?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, "{key}: ")?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+fn lines(file: &Path, faults: &[Fault]) -> String {
+    let lines: Vec<String> = faults
+        .iter()
+        .map(|fault| match fault.line {
+            0 => format!("{}: {fault}", file.display()),
+            _ => format!("{}:{fault}", file.display()),
+        })
+        .collect();
+    lines.join("\n")
+}

@@ -1,0 +1,41 @@
+//! What a configuration comes to, for people.
+
+use std::fmt;
+
+use super::{Config, DeviceConfig};
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| node.display().to_string())
+            .collect();
+        writeln!(f, "hypervisor: Bao, by {}", nodes.join(", else "))?;
+        if let Some(level) = self.log_level {
+            writeln!(f, "log level: {}", level.as_str().to_lowercase())?;
+        }
+        self.devices.iter().try_for_each(|device| device.fmt(f))
+    }
+}
+
+impl fmt::Display for DeviceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "device {}: file system", self.id)?;
+        match &self.tag {
+            Some(tag) => writeln!(f, "  tag        {tag}")?,
+            None => writeln!(f, "  tag        the daemon's; the guest waits for it")?,
+        }
+        writeln!(f, "  daemon     {}", self.socket.display())?;
+        writeln!(f, "  registers  {}", self.window)?;
+        match &self.memory {
+            Some((range, path)) => writeln!(f, "  memory     {range}, from {}", path.display())?,
+            None => writeln!(f, "  memory     as the hypervisor's driver tells")?,
+        }
+        writeln!(
+            f,
+            "  queues     1 of high priority, {} for requests, of up to {} entries",
+            self.num_request_queues, self.queue_size
+        )
+    }
+}
