@@ -114,9 +114,9 @@ pub struct Args {
     pub timeout: Option<Duration>,
 
     /// How long a guest remembers that a name does not exist, in seconds with fractions
-    /// [default: as --cache says]
-    #[arg(long, value_name = "SECS", value_parser = parse_seconds, help_heading = CACHE)]
-    pub negative_timeout: Option<Duration>,
+    #[arg(long, value_name = "SECS", value_parser = parse_seconds, default_value = "0",
+          help_heading = CACHE)]
+    pub negative_timeout: Duration,
 
     /// Let guests collect writes in their page cache; only where nobody else changes the files
     #[arg(long, help_heading = CACHE)]

@@ -278,7 +278,7 @@ mod tests {
             passthrough::Options {
                 cache: CachePolicy::Metadata,
                 timeout: Some(Duration::from_millis(500)),
-                negative_timeout: Some(Duration::from_secs(2)),
+                negative_timeout: Duration::from_secs(2),
                 xattr: true,
                 readonly: true,
                 announce_submounts: false,

@@ -129,7 +129,9 @@ fn serve_share(
             return Err(Error::NoFileHandles);
         }
         InodeFileHandles::Prefer if !share.can_open_by_handle => {
-            log::info!("files cannot be opened by handle here; inodes are kept open instead");
+            log::info!(
+                "files cannot be opened by handle here; they are found again by name where descriptors run short"
+            );
         }
         _ => {}
     }

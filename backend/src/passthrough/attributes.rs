@@ -28,7 +28,7 @@ impl Validity {
     /// As the options say.
     pub(super) fn new(options: &Options) -> Self {
         let parts = |time: Duration| (time.as_secs(), time.subsec_nanos());
-        let negative = options.negative_timeout();
+        let negative = options.negative_timeout;
         Self {
             positive: parts(options.timeout()),
             negative: (!negative.is_zero()).then(|| parts(negative)),

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
-use gangplank_fuse::{Handle, NodeId, ReadIn, WriteFlags, WriteIn};
+use gangplank_fuse::{Handle, InitFlags, NodeId, ReadIn, WriteFlags, WriteIn};
 
 use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
@@ -56,13 +56,12 @@ impl PassthroughFs {
         self.check_writable()?;
         let file = self.files.get(Handle::new(args.fh), id)?;
         let flags = WriteFlags::from_bits_retain(args.write_flags);
-        // The guest's page cache writes at fixed offsets; only a process's own write appends.
-        let append = args.flags.cast_signed() & libc::O_APPEND != 0;
-        let how = if append && !flags.contains(WriteFlags::CACHE) {
-            libc::RWF_APPEND
-        } else {
-            0
-        };
+        // The guest's page cache writes at fixed offsets; only a process's own write appends. Where the guest collects
+        // writes, it alone knows where the file ends.
+        let append = args.flags.cast_signed() & libc::O_APPEND != 0
+            && !flags.contains(WriteFlags::CACHE)
+            && !self.session.has(InitFlags::WRITEBACK_CACHE);
+        let how = if append { libc::RWF_APPEND } else { 0 };
         if flags.contains(WriteFlags::KILL_SUIDGID) {
             return without_set_id(|| write_all(&file, args, how, data));
         }

@@ -7,6 +7,7 @@ use gangplank_fuse::InitFlags;
 use super::credentials::Impersonation;
 use super::fs::PassthroughFs;
 use super::options::{CachePolicy, Locks, Options};
+use crate::rate_limited;
 use crate::sys::thread;
 
 /// The flags in force, once agreed on.
@@ -62,7 +63,10 @@ impl PassthroughFs {
             ),
         ] {
             if asked && !offered.contains(flag) {
-                log::info!("{option} has no effect: the guest's kernel does not know it");
+                rate_limited!(
+                    info,
+                    "{option} has no effect: the guest's kernel does not know it"
+                );
             }
         }
         self.session.flags.store(agreed.bits(), Ordering::Relaxed);
@@ -84,6 +88,7 @@ fn wanted(options: &Options) -> InitFlags {
         | InitFlags::ATOMIC_O_TRUNC
         | InitFlags::BIG_WRITES
         | InitFlags::DONT_MASK
+        | InitFlags::AUTO_INVAL_DATA
         | InitFlags::ASYNC_DIO
         | InitFlags::PARALLEL_DIROPS
         // Node ids mean nothing after a restart, so a guest must not hand them out as file handles.
@@ -92,10 +97,6 @@ fn wanted(options: &Options) -> InitFlags {
         (
             options.readdirplus,
             InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO,
-        ),
-        (
-            options.cache == CachePolicy::Auto,
-            InitFlags::AUTO_INVAL_DATA,
         ),
         (
             options.cache != CachePolicy::Never,
@@ -140,8 +141,6 @@ mod tests {
         assert!(other.contains(
             InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS | InitFlags::WRITEBACK_CACHE
         ));
-        assert!(!other.intersects(
-            InitFlags::AUTO_INVAL_DATA | InitFlags::SUBMOUNTS | InitFlags::DO_READDIRPLUS
-        ));
+        assert!(!other.intersects(InitFlags::SUBMOUNTS | InitFlags::DO_READDIRPLUS));
     }
 }

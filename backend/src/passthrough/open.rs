@@ -1,6 +1,5 @@
 //! Opening, creating and closing files and directories.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -22,9 +21,6 @@ use crate::sys::file;
 use crate::sys::file_content;
 use crate::sys::file_lock::{self, LockKind};
 
-/// How often a file that others make and remove all the time is tried.
-const CREATE_ATTEMPTS: u32 = 8;
-
 impl PassthroughFs {
     /// Opens a regular file.
     pub(super) fn do_open(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
@@ -38,7 +34,11 @@ impl PassthroughFs {
         self.open_node(&node, request, kill && request.truncate)
     }
 
-    /// Makes a file and opens it; or opens it where it is there already and may be.
+    /// Makes a file and opens it.
+    ///
+    /// # Errors
+    /// ESTALE where the name is taken, unless the guest wants to know just that. The guest believed the name to be free, and
+    /// so has checked no permission to open what is there. It then looks again, finds it, and opens it with all checks.
     pub(super) fn do_create(
         &self,
         creator: &Creator<'_>,
@@ -51,30 +51,19 @@ impl PassthroughFs {
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
         let permits = (self.permit_inode()?, self.permit_open()?);
-        // Made in any case, never opened by this call: an existing file has to pass the checks of an open, and may
-        // be something that must not be opened at all.
         let flags = creation_flags(request) | libc::O_CREAT | libc::O_EXCL;
-        let mut attempts = 0;
-        loop {
-            // Making room is not for the caller's credentials, so it is outside.
-            let made = self.share.open(|| {
-                self.impersonation().create(creator, args.mode, |mode| {
-                    file::open_at(parent.as_fd(), name, flags, mode)
-                })
-            });
-            match made {
-                Ok(made) => return self.made(&parent, made, permits, request),
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !request.exclusive => {}
-                Err(error) => return Err(error),
+        // Making room is not for the caller's credentials, so it is outside.
+        let made = self.share.open(|| {
+            self.impersonation().create(creator, args.mode, |mode| {
+                file::open_at(parent.as_fd(), name, flags, mode)
+            })
+        });
+        match made {
+            Ok(made) => self.made(&parent, made, permits, request),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !request.exclusive => {
+                Err(stale())
             }
-            attempts += 1;
-            match self.open_existing(&parent, name, request, args) {
-                // Removed since the first attempt.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::ENOENT) && attempts < CREATE_ATTEMPTS => {
-                }
-                result => return result,
-            }
+            Err(error) => Err(error),
         }
     }
 
@@ -143,13 +132,13 @@ impl PassthroughFs {
     }
 
     /// A guest process closes a descriptor.
+    ///
+    /// ENOSYS would spare the guest all further ones, but for every file of the mount, and so for those of a network file
+    /// system that is come upon later and whose close reports what could not be written. Files of which nothing depends on it
+    /// are opened with [`FopenFlags::NOFLUSH`] instead.
     pub(super) fn do_flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
-        let host_locks = self.share.options.locks == Locks::Host;
-        if !host_locks && !self.share.places.any_close_reports() {
-            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
-        }
         let file = self.files.get(handle, id)?;
-        if host_locks {
+        if self.share.options.locks == Locks::Host {
             self.range_locks.release(id, lock_owner);
         }
         if file.close_reports {
@@ -253,34 +242,6 @@ impl PassthroughFs {
         }
     }
 
-    fn open_existing(
-        &self,
-        parent: &Node,
-        name: &CStr,
-        request: OpenRequest,
-        args: &CreateIn,
-    ) -> io::Result<(EntryOut, OpenOut)> {
-        let entry = self.look_up_in(parent, name)?;
-        let id = NodeId::new(entry.nodeid);
-        let kill =
-            OpenInFlags::from_bits_retain(args.open_flags).contains(OpenInFlags::KILL_SUIDGID);
-        let open = self.node(id).and_then(|node| {
-            if node.kind != Kind::Regular {
-                // The guest asks to create only what it believes to be absent. This makes its kernel look again,
-                // and then treat what is there as what it is.
-                return Err(stale());
-            }
-            self.open_node(&node, request, kill && request.truncate)
-        });
-        match open {
-            Ok(open) => Ok((entry, open)),
-            Err(error) => {
-                self.inodes.forget(id, 1);
-                Err(error)
-            }
-        }
-    }
-
     fn opened_file(
         &self,
         node: &Node,
@@ -290,13 +251,16 @@ impl PassthroughFs {
     ) -> io::Result<OpenOut> {
         let place = self.share.place(node.identity.place)?;
         let file = OpenFile::file(node.id, Descriptor::new(fd, permit), request, &place);
-        let flags = match self.share.options.cache {
+        let mut flags = match self.share.options.cache {
             CachePolicy::Never | CachePolicy::Metadata => {
                 FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES
             }
             CachePolicy::Auto => FopenFlags::empty(),
             CachePolicy::Always => FopenFlags::KEEP_CACHE,
         };
+        if self.share.options.locks == Locks::Guest && !file.close_reports {
+            flags |= FopenFlags::NOFLUSH;
+        }
         self.opened(file, flags)
     }
 

@@ -30,18 +30,6 @@ impl CachePolicy {
             Self::Metadata | Self::Always => TRUSTED_TIMEOUT,
         }
     }
-
-    /// How long the guest may remember that a name does not exist.
-    ///
-    /// Only where the policy says that nobody else changes the directory; otherwise a file made
-    /// on the host would stay invisible to a guest that looked for it a moment too early.
-    #[must_use]
-    pub fn negative_timeout(self) -> Duration {
-        match self {
-            Self::Never | Self::Auto => Duration::ZERO,
-            Self::Metadata | Self::Always => TRUSTED_TIMEOUT,
-        }
-    }
 }
 
 impl FromStr for CachePolicy {
@@ -124,8 +112,9 @@ pub struct Options {
     pub cache: CachePolicy,
     /// Validity of entries and attributes; `None` takes the policy's. See [`Options::timeout`].
     pub timeout: Option<Duration>,
-    /// Validity of "no such file"; `None` takes the policy's. See [`Options::negative_timeout`].
-    pub negative_timeout: Option<Duration>,
+    /// Validity of "no such file". Zero unless asked for, whatever the policy: a file that the host makes later would stay
+    /// invisible to a guest that looked for it too early.
+    pub negative_timeout: Duration,
     /// Extended attributes are offered.
     pub xattr: bool,
     /// The guest changes nothing: every modifying request is answered `EROFS`.
@@ -161,13 +150,6 @@ impl Options {
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or_else(|| self.cache.timeout())
     }
-
-    /// Validity of "no such file" in force: the operator's, else the policy's.
-    #[must_use]
-    pub fn negative_timeout(&self) -> Duration {
-        self.negative_timeout
-            .unwrap_or_else(|| self.cache.negative_timeout())
-    }
 }
 
 impl Default for Options {
@@ -176,7 +158,7 @@ impl Default for Options {
         Self {
             cache: CachePolicy::Auto,
             timeout: None,
-            negative_timeout: None,
+            negative_timeout: Duration::ZERO,
             xattr: false,
             readonly: false,
             announce_submounts: true,
@@ -200,12 +182,12 @@ mod tests {
     #[test]
     fn timeout_unset_follows_the_policy() {
         let table = [
-            (CachePolicy::Never, 0, 0),
-            (CachePolicy::Metadata, 86_400, 86_400),
-            (CachePolicy::Auto, 1, 0),
-            (CachePolicy::Always, 86_400, 86_400),
+            (CachePolicy::Never, 0),
+            (CachePolicy::Metadata, 86_400),
+            (CachePolicy::Auto, 1),
+            (CachePolicy::Always, 86_400),
         ];
-        for (cache, positive, negative) in table {
+        for (cache, positive) in table {
             let options = Options {
                 cache,
                 ..Options::default()
@@ -215,11 +197,7 @@ mod tests {
                 Duration::from_secs(positive),
                 "{cache:?}"
             );
-            assert_eq!(
-                options.negative_timeout(),
-                Duration::from_secs(negative),
-                "{cache:?}"
-            );
+            assert_eq!(options.negative_timeout, Duration::ZERO);
         }
     }
 
@@ -228,10 +206,8 @@ mod tests {
         let options = Options {
             cache: CachePolicy::Always,
             timeout: Some(Duration::from_millis(250)),
-            negative_timeout: Some(Duration::from_secs(2)),
             ..Options::default()
         };
         assert_eq!(options.timeout(), Duration::from_millis(250));
-        assert_eq!(options.negative_timeout(), Duration::from_secs(2));
     }
 }

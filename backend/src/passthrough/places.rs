@@ -156,12 +156,6 @@ impl Places {
             .map(|(_, place)| Arc::clone(place))
     }
 
-    /// Whether closing a file anywhere can report an error that nothing else reports.
-    pub(super) fn any_close_reports(&self) -> bool {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.list.iter().any(|(_, place)| place.close_reports())
-    }
-
     fn list_entry(&self, known: &Known, index: PlaceIndex) -> io::Result<Arc<Place>> {
         let entry = known.list.get(index.0 as usize);
         entry
@@ -222,7 +216,7 @@ mod tests {
         assert_eq!(index("/proc".as_ref()), PlaceIndex(1));
         let proc = places.get(PlaceIndex(1)).expect("known");
         assert!(!proc.short_read_is_end());
-        assert!(places.any_close_reports());
+        assert!(proc.close_reports());
         assert!(places.get(PlaceIndex(2)).is_none());
     }
 }

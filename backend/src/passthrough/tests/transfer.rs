@@ -2,10 +2,12 @@
 
 use std::os::fd::AsFd;
 
-use gangplank_fuse::{CopyFileRangeIn, FallocateIn, LseekIn, OpenInFlags, WriteFlags};
+use gangplank_fuse::{
+    CopyFileRangeIn, FallocateIn, FopenFlags, LseekIn, OpenIn, OpenInFlags, WriteFlags,
+};
 
 use super::*;
-use crate::passthrough::options::{CachePolicy, GuestArch};
+use crate::passthrough::options::{CachePolicy, GuestArch, Locks};
 
 const ROOT: NodeId = NodeId::ROOT;
 
@@ -138,7 +140,6 @@ fn an_arm_guests_flags_are_understood() {
 
 #[test]
 fn cache_policies_show_in_the_open_flags() {
-    use gangplank_fuse::FopenFlags;
     for (cache, expected) in [
         (
             CachePolicy::Never,
@@ -156,7 +157,8 @@ fn cache_policies_show_in_the_open_flags() {
             ..Options::default()
         });
         let (_, open) = guest.create(ROOT, c"file", libc::O_RDWR).expect("made");
-        assert_eq!(open.open_flags, expected.bits(), "{cache:?}");
+        let flags = FopenFlags::from_bits_retain(open.open_flags) - FopenFlags::NOFLUSH;
+        assert_eq!(flags, expected, "{cache:?}");
     }
 }
 
@@ -259,15 +261,50 @@ fn ranges_are_allocated_sought_and_copied() {
 }
 
 #[test]
-fn flush_is_not_needed_on_a_local_file_system() {
-    let guest = Guest::new();
-    let (node, handle) = file(&guest, b"", libc::O_RDWR);
-    let local = !guest.fs.share.places.any_close_reports();
-    let answer = errno(guest.fs.flush(node, handle, 1));
-    assert_eq!(answer, local.then_some(libc::ENOSYS));
-    guest.fs.fsync(node, handle, true).expect("synced");
-    guest.fs.fsync(node, handle, false).expect("synced");
-    guest.fs.syncfs(ROOT).expect("synced");
+fn flush_is_not_asked_for_where_nothing_depends_on_it() {
+    for locks in [Locks::Guest, Locks::Host] {
+        let guest = Guest::with(Options {
+            locks,
+            ..Options::default()
+        });
+        let (node, handle) = file(&guest, b"", libc::O_RDWR);
+        let args = OpenIn::default();
+        let opened = guest.fs.open(node, &args).expect("opened");
+        let spared = FopenFlags::from_bits_retain(opened.open_flags).contains(FopenFlags::NOFLUSH);
+        let reports = guest
+            .fs
+            .files
+            .get(handle, node)
+            .expect("open")
+            .close_reports;
+        assert_eq!(spared, locks == Locks::Guest && !reports);
+        guest
+            .fs
+            .flush(node, handle, 1)
+            .expect("flushed all the same");
+        guest.fs.fsync(node, handle, true).expect("synced");
+        guest.fs.fsync(node, handle, false).expect("synced");
+        guest.fs.syncfs(ROOT).expect("synced");
+    }
+}
+
+#[test]
+fn appends_go_to_the_offset_the_guest_says_where_it_collects_writes() {
+    for (writeback, expected) in [(false, &b"0123x"[..]), (true, b"01x3")] {
+        let guest = Guest::with(Options {
+            writeback,
+            ..Options::default()
+        });
+        let (node, handle) = file(&guest, b"0123", libc::O_RDWR);
+        let args = WriteIn {
+            fh: handle.get(),
+            offset: 2,
+            flags: libc::O_APPEND.cast_unsigned(),
+            ..WriteIn::default()
+        };
+        assert_eq!(guest.write_with(node, &args, b"x").expect("written"), 1);
+        assert_eq!(std::fs::read(guest.path("file")).expect("read"), expected);
+    }
 }
 
 #[test]
