@@ -55,10 +55,20 @@ impl RangeLocks {
         self.lock().len()
     }
 
-    /// Gives back all locks on a node that is not open any more. Their owners have closed it, so there are none left but
-    /// of a guest that does not say so.
-    pub(super) fn release_all(&self, node: NodeId) {
-        let released: Vec<_> = self.lock().extract_if(|(of, _), _| *of == node).collect();
+    /// Counts an open file of a node out by `close`, which returns how many are left, and with the last one gives back
+    /// all locks on the node. Their owners have closed it, so there are none left but of a guest that does not say so.
+    ///
+    /// Nobody can take a lock in between: one who opens the node meanwhile was either counted before, and then it is
+    /// still open, or takes its locks when the old ones are out.
+    pub(super) fn release_with_last(&self, node: NodeId, close: impl FnOnce() -> u32) {
+        let released: Vec<_> = {
+            let mut carriers = self.lock();
+            if close() > 0 {
+                return;
+            }
+            carriers.extract_if(|(of, _), _| *of == node).collect()
+        };
+        // Closed without the lock: that may take its time.
         drop(released);
     }
 
@@ -228,6 +238,18 @@ mod tests {
             let range = range(&lock(start, end)).expect("valid");
             assert_eq!((range.start.cast_unsigned(), range.length), (start, length));
         }
+    }
+
+    #[test]
+    fn no_lock_is_taken_while_a_file_is_counted_out() {
+        let locks = RangeLocks::default();
+        let mut was_free = true;
+        locks.release_with_last(NodeId::new(99), || {
+            was_free = locks.carriers.try_lock().is_ok();
+            0
+        });
+        assert!(!was_free);
+        assert!(locks.carriers.try_lock().is_ok());
     }
 
     #[test]

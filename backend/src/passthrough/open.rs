@@ -116,13 +116,12 @@ impl PassthroughFs {
     /// Closes a file or directory.
     pub(super) fn do_release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
         let file = self.files.remove(Handle::new(args.fh), id)?;
-        let left = self.inodes.count_open(id, OpenChange::Closed);
+        let close = || self.inodes.count_open(id, OpenChange::Closed);
         if self.share.options.locks != Locks::Host {
+            close();
             return Ok(());
         }
-        if left == 0 {
-            self.range_locks.release_all(id);
-        }
+        self.range_locks.release_with_last(id, close);
         let flags = ReleaseFlags::from_bits_retain(args.release_flags);
         if flags.contains(ReleaseFlags::FLOCK_UNLOCK) {
             // A thread still at work on the file may keep the descriptor, and with it the lock, for a while.

@@ -188,6 +188,38 @@ fn locks_are_the_guests_business_by_default() {
     assert_eq!(errno(guest.fs.getlk(node, &args)), Some(libc::ENOSYS));
 }
 
+/// Linux does not wait for its RELEASE: another process may open the file and lock it while that is underway.
+#[test]
+fn a_close_underway_leaves_a_new_openers_locks_alone() {
+    let [(first, node, handle), (second, node2, handle2)] = pair();
+    first.release(node, handle);
+    let start = std::sync::Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2000 {
+                let closing = first.open(node, libc::O_RDWR).expect("opened");
+                start.wait();
+                first.release(node, closing);
+                start.wait();
+            }
+        });
+        let mut lost = 0;
+        for _ in 0..2000 {
+            start.wait();
+            let handle = first.open(node, libc::O_RDWR).expect("opened");
+            let held = lock(handle, 1, libc::F_WRLCK, 0, 9);
+            first.fs.setlk(node, &held, LockWait::No).expect("taken");
+            start.wait();
+            let wanted = lock(handle2, 9, libc::F_RDLCK, 0, 9);
+            let found = second.fs.getlk(node2, &wanted).expect("asked");
+            lost += u32::from(found.r#type == libc::F_UNLCK.cast_unsigned());
+            first.fs.flush(node, handle, 1).expect("closed");
+            first.release(node, handle);
+        }
+        assert_eq!(lost, 0);
+    });
+}
+
 #[test]
 fn the_last_handle_takes_forgotten_locks_along() {
     let [(first, node, handle), (second, node2, handle2)] = pair();
