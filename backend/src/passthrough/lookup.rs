@@ -51,7 +51,16 @@ impl PassthroughFs {
 
     /// Looks up a name whose inode the guest does not have, as far as can be known.
     pub(super) fn look_up_new(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
-        let permit = self.permit_inode()?;
+        self.look_up_with(self.permit_inode()?, parent, name)
+    }
+
+    /// Looks up a name whose inode the guest does not have, with the right to hold it.
+    pub(super) fn look_up_with(
+        &self,
+        permit: Permit,
+        parent: &Node,
+        name: &CStr,
+    ) -> io::Result<EntryOut> {
         let file = self.share.open(|| file::open_path(parent.as_fd(), name))?;
         // The name may have come to mean something else meanwhile: what was opened decides.
         let stat = file::stat(file.as_fd())?;

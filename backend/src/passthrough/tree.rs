@@ -24,10 +24,12 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
+        // Before it is made: an object that is there must not be reported as an error.
+        let permit = self.permit_inode()?;
         self.impersonation().create(creator, mode, |mode| {
             tree::make_directory(parent.as_fd(), name, mode)
         })?;
-        self.look_up_new(&parent, name)
+        self.look_up_with(permit, &parent, name)
     }
 
     /// Makes a file, FIFO, socket or device node.
@@ -42,11 +44,12 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
+        let permit = self.permit_inode()?;
         let (major, minor) = device_parts(rdev);
         self.impersonation().create(creator, mode, |mode| {
             tree::make_node(parent.as_fd(), name, mode, major, minor)
         })?;
-        self.look_up_new(&parent, name)
+        self.look_up_with(permit, &parent, name)
     }
 
     /// Makes a symbolic link.
@@ -60,10 +63,11 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
+        let permit = self.permit_inode()?;
         self.impersonation().create(creator, 0o777, |_| {
             tree::make_symlink(target, parent.as_fd(), name)
         })?;
-        self.look_up_new(&parent, name)
+        self.look_up_with(permit, &parent, name)
     }
 
     /// The target of a symbolic link.

@@ -174,6 +174,34 @@ fn without_handles_the_budget_ends_in_enfile() {
 }
 
 #[test]
+fn what_cannot_be_held_is_not_made() {
+    let guest = Guest::with(Options {
+        fd_budget: 16,
+        inode_file_handles: InodeFileHandles::Never,
+        ..Options::default()
+    });
+    for n in 0..20 {
+        std::fs::write(guest.path(&format!("file{n}")), b"").expect("written");
+        let _ = guest.lookup(ROOT, &c_string(format!("file{n}")));
+    }
+    let (creator, name) = (root_creator(), checked(c"new"));
+    let made = [
+        guest.fs.mkdir(&creator, ROOT, name, 0o755),
+        guest
+            .fs
+            .mknod(&creator, ROOT, name, libc::S_IFREG | 0o644, 0),
+        guest.fs.symlink(&creator, ROOT, name, c"target"),
+    ];
+    for made in made {
+        assert_eq!(errno(made), Some(libc::ENFILE));
+    }
+    assert!(guest.path("new").symlink_metadata().is_err());
+    // Another name costs no descriptor.
+    let node = guest.find(ROOT, c"file0");
+    guest.fs.link(node, ROOT, name).expect("made");
+}
+
+#[test]
 fn a_guest_that_holds_much_makes_room_for_one_that_holds_little() {
     for way in [Way::Handle, Way::Path] {
         check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way);
