@@ -394,16 +394,21 @@ impl FileSystem for PassthroughFs {
         self.do_setlk(node, args, wait)
     }
 
-    fn fallocate(&self, node: NodeId, args: &FallocateIn) -> io::Result<()> {
-        self.do_fallocate(node, args)
+    fn fallocate(&self, caller: Caller, node: NodeId, args: &FallocateIn) -> io::Result<()> {
+        self.do_fallocate(caller, node, args)
     }
 
     fn lseek(&self, node: NodeId, args: &LseekIn) -> io::Result<u64> {
         self.do_lseek(node, args)
     }
 
-    fn copy_file_range(&self, node: NodeId, args: &CopyFileRangeIn) -> io::Result<u64> {
-        self.do_copy_file_range(node, args)
+    fn copy_file_range(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        args: &CopyFileRangeIn,
+    ) -> io::Result<u64> {
+        self.do_copy_file_range(caller, node, args)
     }
 
     fn syncfs(&self, node: NodeId) -> io::Result<()> {

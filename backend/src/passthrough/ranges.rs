@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use gangplank_fuse::{CopyFileRangeIn, FallocateIn, Handle, LseekIn, NodeId};
+use gangplank_fuse::{CopyFileRangeIn, FallocateIn, Handle, InitFlags, LseekIn, NodeId};
 
+use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
+use crate::session::Caller;
 use crate::sys::file;
 use crate::sys::file_content::{self, SeekFor};
 
@@ -14,7 +16,12 @@ const COPY_LIMIT: u64 = 1 << 30;
 
 impl PassthroughFs {
     /// Allocates, punches, zeroes, collapses or inserts a range.
-    pub(super) fn do_fallocate(&self, id: NodeId, args: &FallocateIn) -> io::Result<()> {
+    pub(super) fn do_fallocate(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        args: &FallocateIn,
+    ) -> io::Result<()> {
         const KNOWN: i32 = libc::FALLOC_FL_KEEP_SIZE
             | libc::FALLOC_FL_PUNCH_HOLE
             | libc::FALLOC_FL_COLLAPSE_RANGE
@@ -28,7 +35,9 @@ impl PassthroughFs {
         }
         signed(args.offset)?;
         signed(args.length)?;
-        file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
+        self.changing_content(caller, || {
+            file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
+        })
     }
 
     /// Finds data or a hole.
@@ -49,7 +58,12 @@ impl PassthroughFs {
     }
 
     /// Copies between two open files, inside the host.
-    pub(super) fn do_copy_file_range(&self, id: NodeId, args: &CopyFileRangeIn) -> io::Result<u64> {
+    pub(super) fn do_copy_file_range(
+        &self,
+        caller: Caller,
+        id: NodeId,
+        args: &CopyFileRangeIn,
+    ) -> io::Result<u64> {
         self.check_writable()?;
         if args.flags != 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -61,14 +75,31 @@ impl PassthroughFs {
         signed(args.off_in)?;
         signed(args.off_out)?;
         let length = usize::try_from(args.len.min(COPY_LIMIT)).unwrap_or(usize::MAX);
-        let copied = file_content::copy_range(
-            source.as_fd(),
-            args.off_in,
-            target.as_fd(),
-            args.off_out,
-            length,
-        )?;
+        let copied = self.changing_content(caller, || {
+            file_content::copy_range(
+                source.as_fd(),
+                args.off_in,
+                target.as_fd(),
+                args.off_out,
+                length,
+            )
+        })?;
         Ok(copied as u64)
+    }
+
+    /// Calls `change` so that set-id bits go as they would for the caller.
+    ///
+    /// Neither FALLOCATE nor COPY_FILE_RANGE has a flag for that, as WRITE has: the guest's kernel relies on the file
+    /// system to know. Of the caller's capabilities it tells nothing, so root alone is taken to have `CAP_FSETID`.
+    fn changing_content<T>(
+        &self,
+        caller: Caller,
+        change: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if caller.uid != 0 && self.session.has(InitFlags::HANDLE_KILLPRIV_V2) {
+            return without_set_id(change);
+        }
+        change()
     }
 
     /// Brings the whole file system that holds a node to stable storage.

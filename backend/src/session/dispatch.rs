@@ -234,7 +234,7 @@ impl<F: FileSystem + 'static> Session<F> {
             Op::Release(args) => done(fs.release(node, args)),
             Op::Flush(args) => done(fs.flush(node, Handle::new(args.fh), args.lock_owner)),
             Op::Fsync(args) => done(fs.fsync(node, Handle::new(args.fh), is_data_only(args))),
-            Op::Fallocate(args) => done(fs.fallocate(node, args)),
+            Op::Fallocate(args) => done(fs.fallocate(caller, node, args)),
             Op::Lseek(args) => put(
                 call.reply,
                 &LseekOut {
@@ -243,12 +243,12 @@ impl<F: FileSystem + 'static> Session<F> {
             ),
             Op::CopyFileRange(args) => {
                 let len = args.len.min(COPY_MAX);
-                let copied = fs.copy_file_range(node, &CopyFileRangeIn { len, ..*args })?;
+                let copied = fs.copy_file_range(caller, node, &CopyFileRangeIn { len, ..*args })?;
                 let size = u32::try_from(copied).unwrap_or(u32::MAX);
                 put(call.reply, &WriteOut { size, padding: 0 })
             }
             Op::CopyFileRange64(args) => {
-                let bytes_copied = fs.copy_file_range(node, args)?;
+                let bytes_copied = fs.copy_file_range(caller, node, args)?;
                 put(call.reply, &CopyFileRangeOut { bytes_copied })
             }
 

@@ -240,8 +240,9 @@ pub trait FileSystem: Send + Sync {
         Err(unsupported())
     }
 
-    /// Allocates, punches, zeroes, collapses or inserts a range.
-    fn fallocate(&self, node: NodeId, args: &FallocateIn) -> io::Result<()> {
+    /// Allocates, punches, zeroes, collapses or inserts a range. Set-id bits go unless `caller` may keep them, where
+    /// [`InitFlags::HANDLE_KILLPRIV_V2`] was negotiated.
+    fn fallocate(&self, caller: Caller, node: NodeId, args: &FallocateIn) -> io::Result<()> {
         Err(unsupported())
     }
 
@@ -250,8 +251,14 @@ pub trait FileSystem: Send + Sync {
         Err(unsupported())
     }
 
-    /// Copies from `node` to another file and returns how many bytes.
-    fn copy_file_range(&self, node: NodeId, args: &CopyFileRangeIn) -> io::Result<u64> {
+    /// Copies from `node` to another file and returns how many bytes. For that file's set-id bits, see
+    /// [`FileSystem::fallocate`].
+    fn copy_file_range(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        args: &CopyFileRangeIn,
+    ) -> io::Result<u64> {
         Err(unsupported())
     }
 

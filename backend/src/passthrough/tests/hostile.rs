@@ -172,11 +172,11 @@ proptest! {
             fh, size: numbers[1], atime: numbers[2], mtime: numbers[3], atimensec: half(numbers[4]),
             mtimensec: half(numbers[5]), mode: half(numbers[6]), uid: half(numbers[7]), gid: flags, ..SetattrIn::default()
         });
-        let _ = guest.fs.fallocate(pick(numbers[1]), &FallocateIn {
+        let _ = guest.fs.fallocate(ROOT_USER, pick(numbers[1]), &FallocateIn {
             fh, offset: numbers[1], length: numbers[2] | 1 << 63, mode: flags, padding: 0,
         });
         let _ = guest.fs.lseek(pick(numbers[2]), &LseekIn { fh, offset: numbers[3], whence: flags % 8, padding: 0 });
-        let _ = guest.fs.copy_file_range(pick(numbers[3]), &CopyFileRangeIn {
+        let _ = guest.fs.copy_file_range(ROOT_USER, pick(numbers[3]), &CopyFileRangeIn {
             fh_in: fh, off_in: numbers[1], nodeid_out: node.get(), fh_out: handle, off_out: numbers[2], len: numbers[3],
             flags: numbers[4] & 1,
         });

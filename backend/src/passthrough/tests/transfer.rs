@@ -210,6 +210,66 @@ fn writing_as_an_ordinary_user_takes_set_id_bits() {
 }
 
 #[test]
+fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
+    if skipped_without_root("allocating_and_copying_as_an_ordinary_user_takes_set_id_bits") {
+        return;
+    }
+    let guest = Guest::with(Options {
+        killpriv_v2: true,
+        ..Options::default()
+    });
+    assert!(guest.fs.session.has(InitFlags::HANDLE_KILLPRIV_V2));
+    let (node, handle) = file(&guest, b"0123", libc::O_RDWR);
+    std::fs::write(guest.path("source"), b"source").expect("written");
+    let source = guest.find(ROOT, c"source");
+    let from = guest.open(source, libc::O_RDONLY).expect("opened");
+    let path = guest.path("file");
+    let set = || {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o6755);
+        std::fs::set_permissions(&path, permissions).expect("set");
+    };
+    let mode =
+        || std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("there")) & 0o7777;
+    let allocate = FallocateIn {
+        fh: handle.get(),
+        length: 4096,
+        ..FallocateIn::default()
+    };
+    let copy = CopyFileRangeIn {
+        fh_in: from.get(),
+        nodeid_out: node.get(),
+        fh_out: handle.get(),
+        len: 6,
+        ..CopyFileRangeIn::default()
+    };
+    // Not every file system takes them at an allocation; whether this one does, one without the capability sees.
+    set();
+    let local = File::options().write(true).open(&path).expect("opened");
+    crate::passthrough::credentials::without_set_id(|| {
+        crate::sys::file_content::allocate(local.as_fd(), 0, 0, 4096)
+    })
+    .expect("allocated");
+    let allocated = mode();
+    let user = Caller {
+        uid: 1000,
+        gid: 1000,
+        pid: 1,
+    };
+    for (caller, allocated, copied) in [(user, allocated, 0o755), (ROOT_USER, 0o6755, 0o6755)] {
+        set();
+        guest
+            .fs
+            .fallocate(caller, node, &allocate)
+            .expect("allocated");
+        assert_eq!(mode(), allocated, "{caller:?} allocates");
+        set();
+        let count = guest.fs.copy_file_range(caller, source, &copy);
+        assert_eq!(count.expect("copied"), 6);
+        assert_eq!(mode(), copied, "{caller:?} copies");
+    }
+}
+
+#[test]
 fn ranges_are_allocated_sought_and_copied() {
     let guest = Guest::new();
     let (node, handle) = file(&guest, &[1; 65_536], libc::O_RDWR);
@@ -222,7 +282,7 @@ fn ranges_are_allocated_sought_and_copied() {
         mode: punch,
         padding: 0,
     };
-    guest.fs.fallocate(node, &hole).expect("punched");
+    guest.fs.fallocate(ROOT_USER, node, &hole).expect("punched");
     let seek = |offset, whence: i32| {
         let whence = whence.cast_unsigned();
         guest.fs.lseek(
@@ -251,7 +311,10 @@ fn ranges_are_allocated_sought_and_copied() {
         flags: 0,
     };
     assert_eq!(
-        guest.fs.copy_file_range(node, &copy).expect("copied"),
+        guest
+            .fs
+            .copy_file_range(ROOT_USER, node, &copy)
+            .expect("copied"),
         32_768
     );
     assert_eq!(

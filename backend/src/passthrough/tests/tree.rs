@@ -257,8 +257,8 @@ fn a_read_only_share_changes_in_no_way() {
         errno(guest.fs.setattr(ROOT_USER, node, &attributes)),
         errno(guest.fs.setxattr(node, &setxattr, c"user.x", b"")),
         errno(guest.fs.removexattr(node, c"user.x")),
-        errno(guest.fs.fallocate(node, &fallocate)),
-        errno(guest.fs.copy_file_range(node, &copy)),
+        errno(guest.fs.fallocate(ROOT_USER, node, &fallocate)),
+        errno(guest.fs.copy_file_range(ROOT_USER, node, &copy)),
         errno(guest.fs.tmpfile(&creator, ROOT, &CreateIn::default())),
         errno(guest.write(node, handle, 0, b"x")),
     ];
