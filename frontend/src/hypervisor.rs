@@ -57,6 +57,16 @@ pub struct GuestMemory {
     pub range: GuestRange,
 }
 
+impl GuestMemory {
+    /// The same memory by another descriptor of it. Fails as `dup` does.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            descriptor: self.descriptor.try_clone()?,
+            range: self.range,
+        })
+    }
+}
+
 /// One load or store of the guest. Neither cloned nor copied: it is completed once, by being given up.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Access {

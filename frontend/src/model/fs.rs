@@ -1,0 +1,294 @@
+//! A file system device: what the guest's driver sets up, brought together with a daemon that may come and go.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use log::{info, warn};
+use rustix::net::Shutdown;
+
+use crate::config::DeviceConfig;
+use crate::hypervisor::GuestMemory;
+use crate::mmio::{Activation, Device, ReadyQueue, Wires};
+use crate::vhost_user::{
+    self, CONFIG_LEN, Messages, Region, RingAddresses, RingSetup, Session, TAG_LEN, feature,
+};
+
+/// `DeviceID` of a file system (virtio 1.2, 5.11.1).
+const FILE_SYSTEM: u32 = 26;
+
+/// A file system device. It is made without a daemon, and lives on without one.
+#[derive(Debug)]
+pub struct FsDevice<M> {
+    memory: GuestMemory,
+    wires: Arc<Wires>,
+    queue_sizes: Vec<u16>,
+    num_request_queues: u16,
+    /// Whether the tag is the daemon's to tell.
+    foreign_tag: bool,
+    config: [u8; CONFIG_LEN],
+    daemon: Option<Daemon<M>>,
+    /// What the driver has set up, from when it is ready until it resets or its daemon is lost.
+    driver: Option<Activation>,
+    /// Whether the daemon has been given that.
+    started: bool,
+}
+
+#[derive(Debug)]
+struct Daemon<M> {
+    session: Session<M>,
+    /// The connection, to cut it by.
+    line: Arc<OwnedFd>,
+}
+
+/// What a daemon's coming or going has changed for the guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// Nothing that it could see.
+    Nothing,
+    /// The configuration space.
+    Config,
+    /// The device is broken: what the guest's driver had begun cannot be gone on with.
+    Broken,
+}
+
+/// Why a daemon does not serve a device.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// The daemon has fewer queues than the device.
+    #[error("the daemon has {has} queues, but the device is configured with {wanted}")]
+    Queues {
+        /// The daemon's, the one of high priority among them.
+        has: u64,
+        /// The device's, likewise.
+        wanted: usize,
+    },
+    /// Nobody tells the tag.
+    #[error("the daemon tells no tag: configure one, or start it with one")]
+    NoTag,
+    /// The rings could not be started.
+    #[error("the daemon did not start the device's queues")]
+    Start(#[source] vhost_user::Error),
+}
+
+impl<M: Messages> FsDevice<M> {
+    /// The device that `config` describes, with the guest's `memory` and with `wires` of as many queues as it has.
+    pub fn new(config: &DeviceConfig, memory: GuestMemory, wires: Arc<Wires>) -> Self {
+        let queues = usize::from(config.num_request_queues) + 1;
+        let tag = config.tag.as_deref().unwrap_or_default();
+        Self {
+            memory,
+            wires,
+            queue_sizes: vec![config.queue_size; queues],
+            num_request_queues: config.num_request_queues,
+            foreign_tag: config.tag.is_none(),
+            config: config_space(tag.as_bytes(), config.num_request_queues),
+            daemon: None,
+            driver: None,
+            started: false,
+        }
+    }
+
+    /// A daemon is there: `line` is its connection. If the driver is ready, its queues are started. On an error the
+    /// connection is cut, and if the driver was waiting for it, the device is broken: see [`FsDevice::lost`].
+    pub fn attach(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<Change, FsError> {
+        let wanted = self.queue_sizes.len();
+        if let Some(has) = session.max_rings()
+            && usize::try_from(has).is_ok_and(|has| has < wanted)
+        {
+            return Err(FsError::Queues { has, wanted });
+        }
+        let mut change = Change::Nothing;
+        if self.foreign_tag {
+            let told = session.config().filter(|config| !config.tag().is_empty());
+            let tag = told.ok_or(FsError::NoTag)?.tag();
+            let config = config_space(tag, self.num_request_queues);
+            if config != self.config {
+                self.config = config;
+                change = Change::Config;
+            }
+        }
+        self.daemon = Some(Daemon { session, line });
+        if self.driver.is_some() {
+            self.start()?;
+        }
+        Ok(change)
+    }
+
+    /// The daemon is not there any more. What it knew of the guest's files went with it, so a driver that worked with it
+    /// cannot go on; one that only waits for a daemon can.
+    pub fn detach(&mut self) -> Change {
+        self.cut();
+        match std::mem::take(&mut self.started) {
+            true => self.lost(),
+            false => Change::Nothing,
+        }
+    }
+
+    /// Forgets a driver whose queues no daemon can go on with.
+    pub fn lost(&mut self) -> Change {
+        self.started = false;
+        match self.driver.take() {
+            Some(_) => Change::Broken,
+            None => Change::Nothing,
+        }
+    }
+
+    /// Whether a daemon is connected.
+    pub fn is_attached(&self) -> bool {
+        self.daemon.is_some()
+    }
+
+    fn start(&mut self) -> Result<(), FsError> {
+        let (Some(driver), Some(daemon)) = (&self.driver, &mut self.daemon) else {
+            return Ok(());
+        };
+        let features = driver.features;
+        let started = start_rings(
+            daemon,
+            features,
+            &self.memory,
+            &self.wires,
+            driver.queues.iter().map(|queue| (queue, 0)),
+        );
+        match started {
+            Ok(()) => {
+                self.started = true;
+                info!("{} queues run", driver.queues.len());
+                Ok(())
+            }
+            Err(error) => {
+                self.cut();
+                Err(FsError::Start(error))
+            }
+        }
+    }
+
+    /// Ends the connection, so that the daemon stops whatever it still does.
+    fn cut(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            // It fails only where the daemon was faster.
+            let _ = rustix::net::shutdown(&daemon.line, Shutdown::Both);
+        }
+    }
+
+    /// Stops all queues, and starts the others again where they were: a session runs its queues together.
+    fn stop_one(&mut self, index: u16) -> Result<(), vhost_user::Error> {
+        let (Some(driver), Some(daemon)) = (&mut self.driver, &mut self.daemon) else {
+            return Ok(());
+        };
+        let bases = daemon.session.stop()?;
+        driver.queues.retain(|queue| queue.index != index);
+        let base = |queue: &ReadyQueue| {
+            let stopped = bases
+                .iter()
+                .find(|(ring, _)| *ring == usize::from(queue.index));
+            stopped.map_or(0, |(_, base)| u16::try_from(base & 0xffff).unwrap_or(0))
+        };
+        let left = driver.queues.iter().map(|queue| (queue, base(queue)));
+        start_rings(daemon, driver.features, &self.memory, &self.wires, left)
+    }
+}
+
+fn start_rings<'a, M: Messages>(
+    daemon: &mut Daemon<M>,
+    features: u64,
+    memory: &GuestMemory,
+    wires: &'a Wires,
+    queues: impl Iterator<Item = (&'a ReadyQueue, u16)>,
+) -> Result<(), vhost_user::Error> {
+    let rings: Vec<RingSetup<'a>> = queues
+        .filter_map(|(queue, base)| {
+            Some(RingSetup {
+                index: usize::from(queue.index),
+                size: queue.size,
+                addresses: RingAddresses {
+                    descriptors: queue.descriptors,
+                    available: queue.available,
+                    used: queue.used,
+                },
+                base,
+                call: wires.call(),
+                kick: wires.kick(queue.index)?,
+                error: None,
+            })
+        })
+        .collect();
+    let region = Region {
+        guest_address: memory.range.start(),
+        len: memory.range.len(),
+        file: memory.descriptor.as_fd(),
+        mmap_offset: 0,
+    };
+    daemon.session.start(features, &[region], &rings)
+}
+
+impl<M: Messages + Send> Device for FsDevice<M> {
+    type Error = FsError;
+
+    fn device_id(&self) -> u32 {
+        FILE_SYSTEM
+    }
+
+    /// The daemon's, or while there is none, what every daemon has.
+    fn features(&self) -> u64 {
+        match &self.daemon {
+            Some(daemon) => daemon.session.offered(),
+            None => feature::VERSION_1,
+        }
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// All of it is for reading only (virtio 1.2, 5.11.4).
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+
+    /// Starts the queues, or has them started when a daemon comes: until then the guest's requests wait in them.
+    fn activate(&mut self, activation: Activation) -> Result<(), FsError> {
+        self.driver = Some(activation);
+        let started = self.start();
+        if started.is_err() {
+            self.lost();
+        }
+        started
+    }
+
+    fn stop_queue(&mut self, index: u16) {
+        if !self.started {
+            if let Some(driver) = &mut self.driver {
+                driver.queues.retain(|queue| queue.index != index);
+            }
+        } else if let Err(error) = self.stop_one(index) {
+            warn!("the daemon did not stop queue {index}; its connection is cut: {error}");
+            self.cut();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.driver = None;
+        if std::mem::take(&mut self.started)
+            && let Some(daemon) = &mut self.daemon
+            && let Err(error) = daemon.session.reset()
+        {
+            warn!("the daemon did not reset; its connection is cut: {error}");
+            self.cut();
+        }
+    }
+}
+
+/// Tag and number of request queues (virtio 1.2, 5.11.4); a tag that is too long is cut.
+fn config_space(tag: &[u8], num_request_queues: u16) -> [u8; CONFIG_LEN] {
+    let mut space = [0; CONFIG_LEN];
+    let count = u32::from(num_request_queues).to_le_bytes();
+    let field = tag.iter().copied().chain(std::iter::repeat(0));
+    let bytes = field.take(TAG_LEN).chain(count);
+    for (to, from) in space.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    space
+}

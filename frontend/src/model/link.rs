@@ -1,0 +1,133 @@
+//! Keeping a device in touch with its daemon, whichever of them is there first, and whenever it comes back.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+
+use super::fs::{Change, FsDevice, FsError};
+use super::stop::{Stop, Waited};
+use crate::mmio::Transport;
+use crate::vhost_user::{self, Deadlines, Messages, Session, Socket};
+
+/// How long the first pause between two attempts is; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a pause is at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A way to a daemon.
+pub trait Connector {
+    /// What carries the messages.
+    type Messages: Messages + Send;
+
+    /// Connects and negotiates, within deadlines: the session, and a descriptor that is hung up when the daemon goes.
+    fn connect(&self) -> vhost_user::Result<(Session<Self::Messages>, OwnedFd)>;
+}
+
+/// A daemon that listens on a socket.
+#[derive(Clone, Debug)]
+pub struct ToSocket {
+    /// The socket's path.
+    pub path: PathBuf,
+    /// How long the daemon may take.
+    pub deadlines: Deadlines,
+}
+
+impl Connector for ToSocket {
+    type Messages = Socket;
+
+    fn connect(&self) -> vhost_user::Result<(Session<Socket>, OwnedFd)> {
+        let session = Session::negotiate(Socket::connect(&self.path, self.deadlines)?)?;
+        let line = session.messages().hang_up()?;
+        Ok((session, line))
+    }
+}
+
+/// Connects, reconnects and tells the guest what has changed for it, until `stop` is said. `connections` counts;
+/// `ready` is called whenever a daemon has been attached.
+pub fn keep<C: Connector>(
+    connector: &C,
+    transport: &Mutex<Transport<FsDevice<C::Messages>>>,
+    stop: &Stop,
+    connections: &AtomicU64,
+    mut ready: impl FnMut(),
+) {
+    let mut pause = FIRST_PAUSE;
+    let mut absent = false;
+    loop {
+        match connector.connect() {
+            Ok((session, line)) => {
+                absent = false;
+                let line = Arc::new(line);
+                if attach(transport, session, Arc::clone(&line)) {
+                    pause = FIRST_PAUSE;
+                    connections.fetch_add(1, Ordering::Relaxed);
+                    ready();
+                    match stop.wait(Some(&line), None) {
+                        Ok(Waited::Stopped) => return,
+                        Ok(Waited::HungUp | Waited::TimedOut) => warn!("the daemon has gone"),
+                        Err(error) => error!("cannot watch the daemon's connection: {error}"),
+                    }
+                }
+                let mut transport = lock(transport);
+                let change = transport.device_mut().detach();
+                tell(&mut transport, change);
+            }
+            Err(error) if absent => debug!("still no daemon: {error}"),
+            Err(error) => {
+                absent = error.is_absence();
+                info!("there is no daemon; it is waited for: {error}");
+            }
+        }
+        match stop.wait(None, Some(pause)) {
+            Ok(Waited::Stopped) => return,
+            Ok(_) => pause = LONGEST_PAUSE.min(pause.saturating_mul(2)),
+            Err(error) => {
+                error!("cannot wait for the daemon, and gives it up: {error}");
+                return;
+            }
+        }
+    }
+}
+
+fn attach<M: Messages + Send>(
+    transport: &Mutex<Transport<FsDevice<M>>>,
+    session: Session<M>,
+    line: Arc<OwnedFd>,
+) -> bool {
+    let mut transport = lock(transport);
+    let change = match transport.device_mut().attach(session, line) {
+        Ok(change) => {
+            info!("a daemon is connected");
+            change
+        }
+        Err(error) => {
+            warn!("the daemon does not serve this device: {error}");
+            match error {
+                FsError::Start(_) => transport.device_mut().lost(),
+                FsError::Queues { .. } | FsError::NoTag => Change::Nothing,
+            }
+        }
+    };
+    tell(&mut transport, change);
+    transport.device().is_attached()
+}
+
+fn tell<M: Messages + Send>(transport: &mut Transport<FsDevice<M>>, change: Change) {
+    match change {
+        Change::Nothing => {}
+        Change::Config => transport.config_changed(),
+        Change::Broken => {
+            warn!("the guest has to reset the device: its daemon knows no more of its files");
+            transport.needs_reset();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

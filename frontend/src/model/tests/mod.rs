@@ -1,0 +1,441 @@
+//! Guest, device and daemon in every order of coming and going.
+
+mod daemon;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::config::DeviceConfig;
+use crate::fake::{FakeGuest, fake};
+use crate::hypervisor::{GuestRange, Operation, Port};
+use crate::mmio::{Register, Transport, Wires};
+use crate::vhost_user::feature;
+use daemon::{Connection, Daemon};
+
+const LIMIT: Duration = Duration::from_secs(10);
+const MEMORY: u64 = 0x1000_0000;
+
+/// Bits that a guest needs.
+const REQUIRED: u64 = feature::VERSION_1 | feature::ACCESS_PLATFORM;
+
+/// A device being served, and its guest and daemon.
+struct Stage {
+    guest: FakeGuest,
+    daemon: Daemon,
+    transport: Arc<Mutex<Transport<FsDevice<Connection>>>>,
+    connections: Arc<AtomicU64>,
+    attached: mpsc::Receiver<()>,
+    stop: Arc<Stop>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+fn config(tag: Option<&str>) -> DeviceConfig {
+    DeviceConfig {
+        id: 0,
+        window: GuestRange::new(0xa00_3e00, 0x200).unwrap(),
+        memory: None,
+        socket: "/nonexistent".into(),
+        tag: tag.map(str::to_owned),
+        num_request_queues: 1,
+        queue_size: 256,
+    }
+}
+
+impl Stage {
+    fn set(daemon: Daemon, tag: Option<&str>) -> Self {
+        let config = config(tag);
+        let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
+        let (port, guest) = fake(config.window, memory).unwrap();
+        let wires = Arc::new(Wires::connect(&port, 2).unwrap());
+        let device = FsDevice::new(
+            &config,
+            port.memory().try_clone().unwrap(),
+            Arc::clone(&wires),
+        );
+        let transport = Transport::new(device, wires, config.window, memory);
+        let transport = Arc::new(Mutex::new(transport));
+        let stop = Arc::new(Stop::new().unwrap());
+        let connections = Arc::new(AtomicU64::new(0));
+        let (attaches, attached) = mpsc::channel();
+        let serving = Arc::clone(&transport);
+        let keeping = (
+            Arc::clone(&transport),
+            Arc::clone(&stop),
+            Arc::clone(&connections),
+            daemon.clone(),
+        );
+        let threads = vec![
+            thread::spawn(move || {
+                let served = serve(
+                    &port,
+                    &serving,
+                    &Counters::default(),
+                    &AtomicBool::new(false),
+                );
+                assert!(served.is_err());
+            }),
+            thread::spawn(move || {
+                let (transport, stop, connections, daemon) = keeping;
+                keep(&daemon, &transport, &stop, &connections, || {
+                    attaches.send(()).unwrap();
+                });
+            }),
+        ];
+        Self {
+            guest,
+            daemon,
+            transport,
+            connections,
+            attached,
+            stop,
+            threads,
+        }
+    }
+
+    fn until_attached(&self) {
+        self.attached.recv_timeout(LIMIT).unwrap();
+    }
+
+    fn get(&self, register: Register) -> u64 {
+        self.read(register.offset(), 4)
+    }
+
+    fn read(&self, offset: u64, width: u64) -> u64 {
+        self.guest
+            .access(offset, width, Operation::Read, LIMIT)
+            .unwrap()
+    }
+
+    fn set_to(&self, register: Register, value: u64) {
+        let write = Operation::Write(value);
+        self.guest
+            .access(register.offset(), 4, write, LIMIT)
+            .unwrap();
+    }
+
+    fn offered(&self) -> u64 {
+        let words = [0, 1].map(|selector| {
+            self.set_to(Register::DeviceFeaturesSel, selector);
+            self.get(Register::DeviceFeatures)
+        });
+        words[0] | words[1] << 32
+    }
+
+    /// A driver up to FEATURES_OK, with everything that is offered.
+    fn negotiate(&self) -> u64 {
+        self.set_to(Register::Status, 0);
+        self.set_to(Register::Status, 1);
+        self.set_to(Register::Status, 3);
+        let features = self.offered();
+        for (selector, word) in [(1, features >> 32), (0, features & 0xffff_ffff)] {
+            self.set_to(Register::DriverFeaturesSel, selector);
+            self.set_to(Register::DriverFeatures, word);
+        }
+        self.set_to(Register::Status, 0xb);
+        assert_eq!(self.get(Register::Status), 0xb);
+        features
+    }
+
+    /// The rest of a driver's way: its queues, then DRIVER_OK. The status that comes of it.
+    fn go(&self) -> u64 {
+        for queue in [0, 1] {
+            let base = MEMORY + queue * 0x10000;
+            self.set_to(Register::QueueSel, queue);
+            self.set_to(Register::QueueNum, 128);
+            self.set_to(Register::QueueDescLow, base);
+            self.set_to(Register::QueueDriverLow, base + 0x4000);
+            self.set_to(Register::QueueDeviceLow, base + 0x8000);
+            self.set_to(Register::QueueReady, 1);
+        }
+        self.set_to(Register::Status, 0xf);
+        self.get(Register::Status)
+    }
+
+    /// Waits for a status, which comes with an interrupt.
+    fn until_broken(&self) {
+        assert!(self.guest.interrupted(LIMIT).unwrap());
+        assert_eq!(self.get(Register::Status), 0x4f);
+        assert_eq!(self.get(Register::InterruptStatus), 2);
+    }
+
+    /// Ends all threads; nothing is left undone.
+    fn end(self) {
+        self.stop.say();
+        self.guest.take_away();
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(self.guest.faults(), [""; 0]);
+        assert_eq!(self.guest.unanswered(), (0, 0));
+    }
+}
+
+/// All that a daemon is told when both queues start, from `bases`.
+fn started(features: u64, bases: [u16; 2]) -> Vec<String> {
+    let mut told = vec![
+        format!("SET_FEATURES {:#x}", features | feature::PROTOCOL_FEATURES),
+        "SET_MEM_TABLE 0x10000000 0x100000".to_owned(),
+    ];
+    for (ring, base) in bases.into_iter().enumerate() {
+        told.push(format!("SET_VRING_NUM {ring} 128"));
+        told.push(format!("SET_VRING_ADDR {ring} 0x100{ring}0000"));
+        told.push(format!("SET_VRING_BASE {ring} {base}"));
+        told.push(format!("SET_VRING_CALL {ring}"));
+        told.push(format!("SET_VRING_KICK {ring}"));
+    }
+    for ring in 0..bases.len() {
+        told.push(format!("SET_VRING_ENABLE {ring} true"));
+    }
+    told
+}
+
+const STOPPED: [&str; 5] = [
+    "SET_VRING_ENABLE 0 false",
+    "SET_VRING_ENABLE 1 false",
+    "GET_VRING_BASE 0",
+    "GET_VRING_BASE 1",
+    "RESET_DEVICE",
+];
+
+#[test]
+fn daemon_first_starts_and_resets_and_starts_again() {
+    let stage = Stage::set(Daemon::default(), None);
+    stage.until_attached();
+    for _ in 0..3 {
+        let features = stage.negotiate();
+        assert_eq!(features, REQUIRED | feature::EVENT_IDX);
+        assert_eq!(stage.daemon.told(), [""; 0]);
+        assert_eq!(stage.go(), 0xf);
+        let told = started(feature::VERSION_1 | feature::EVENT_IDX, [0, 0]);
+        assert_eq!(stage.daemon.told(), told);
+        stage.set_to(Register::Status, 0);
+        assert_eq!(stage.daemon.told(), STOPPED);
+    }
+    assert_eq!(stage.daemon.state().connections, 1);
+    stage.end();
+}
+
+#[test]
+fn guest_first_waits_in_its_queues_until_a_daemon_comes() {
+    let daemon = Daemon::default();
+    daemon.die();
+    let stage = Stage::set(daemon, Some("myfs"));
+    // What every daemon has, and what was configured.
+    assert_eq!(stage.negotiate(), REQUIRED);
+    assert_eq!(
+        stage.read(0x100, 4),
+        u64::from(u32::from_le_bytes(*b"myfs"))
+    );
+    assert_eq!(stage.read(0x124, 4), 1);
+    assert_eq!(stage.go(), 0xf);
+    stage.daemon.come_back();
+    stage.until_attached();
+    assert_eq!(stage.daemon.told(), started(feature::VERSION_1, [0, 0]));
+    assert_eq!(stage.get(Register::Status), 0xf);
+    assert_eq!(stage.get(Register::InterruptStatus), 0);
+    stage.end();
+}
+
+#[test]
+fn guest_that_resets_before_a_daemon_came_leaves_nothing_to_start() {
+    let daemon = Daemon::default();
+    daemon.die();
+    let stage = Stage::set(daemon, Some("myfs"));
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    stage.set_to(Register::Status, 0);
+    stage.daemon.come_back();
+    stage.until_attached();
+    assert_eq!(stage.daemon.told(), [""; 0]);
+    stage.end();
+}
+
+#[test]
+fn daemon_that_dies_under_a_running_driver_needs_a_reset_and_may_come_back() {
+    let stage = Stage::set(Daemon::default(), None);
+    stage.until_attached();
+    for _ in 0..2 {
+        stage.negotiate();
+        assert_eq!(stage.go(), 0xf);
+        stage.daemon.die();
+        stage.until_broken();
+        stage.daemon.come_back();
+        stage.until_attached();
+        // The new daemon is not given the rings of one that knew the guest's files.
+        assert_eq!(stage.get(Register::Status), 0x4f);
+        let rings = |told: &Vec<String>| told.iter().filter(|word| word.contains("VRING")).count();
+        assert_eq!(rings(&stage.daemon.told()), 0);
+        let begun = Instant::now();
+        stage.set_to(Register::Status, 0);
+        assert!(begun.elapsed() < LIMIT);
+        assert_eq!(stage.get(Register::Status), 0);
+    }
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    assert_eq!(stage.connections.load(Ordering::Relaxed), 3);
+    stage.end();
+}
+
+#[test]
+fn daemon_that_is_replaced_before_the_driver_is_ready_is_not_noticed() {
+    let stage = Stage::set(Daemon::default(), Some("myfs"));
+    stage.until_attached();
+    stage.negotiate();
+    stage.daemon.die();
+    stage.daemon.come_back();
+    stage.until_attached();
+    assert_eq!(stage.go(), 0xf);
+    let told = started(feature::VERSION_1 | feature::EVENT_IDX, [0, 0]);
+    assert_eq!(stage.daemon.told(), told);
+    stage.end();
+}
+
+#[test]
+fn daemon_with_less_than_was_negotiated_is_not_given_the_driver() {
+    let stage = Stage::set(Daemon::default(), Some("myfs"));
+    stage.until_attached();
+    assert_eq!(stage.negotiate() & feature::EVENT_IDX, feature::EVENT_IDX);
+    stage.daemon.die();
+    stage.daemon.state().features &= !feature::EVENT_IDX;
+    stage.daemon.come_back();
+    stage.until_attached();
+    assert_eq!(stage.go(), 0x4f);
+    let told = stage.daemon.told();
+    assert!(!told.iter().any(|word| word.contains("VRING")), "{told:?}");
+    stage.end();
+}
+
+#[test]
+fn daemon_that_refuses_to_start_breaks_the_device_and_is_cut() {
+    let daemon = Daemon::default();
+    daemon.state().refuses = Some("SET_VRING_KICK 1");
+    let stage = Stage::set(daemon, None);
+    stage.until_attached();
+    stage.negotiate();
+    assert_eq!(stage.go(), 0x4f);
+    assert_eq!(stage.get(Register::InterruptStatus), 2);
+    stage.daemon.state().refuses = None;
+    stage.until_attached();
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    stage.end();
+}
+
+#[test]
+fn daemon_that_comes_late_and_refuses_breaks_the_device() {
+    let daemon = Daemon::default();
+    daemon.die();
+    daemon.state().refuses = Some("SET_MEM_TABLE");
+    let stage = Stage::set(daemon, Some("myfs"));
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    stage.daemon.come_back();
+    stage.until_broken();
+    stage.end();
+}
+
+#[test]
+fn reset_is_complete_though_the_daemon_does_not_take_part() {
+    let stage = Stage::set(Daemon::default(), None);
+    stage.until_attached();
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    stage.daemon.state().refuses = Some("GET_VRING_BASE");
+    stage.set_to(Register::Status, 0);
+    assert_eq!(stage.get(Register::Status), 0);
+    // A daemon that may still use the rings is cut off.
+    stage.until_attached();
+    stage.daemon.state().refuses = None;
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    assert_eq!(stage.daemon.state().connections, 2);
+    stage.end();
+}
+
+#[test]
+fn stopped_queue_stays_stopped_and_the_other_goes_on_where_it_was() {
+    let stage = Stage::set(Daemon::default(), None);
+    stage.until_attached();
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    stage.daemon.told();
+    stage.set_to(Register::QueueSel, 0);
+    stage.set_to(Register::QueueReady, 0);
+    assert_eq!(stage.get(Register::QueueReady), 0);
+    let told = stage.daemon.told();
+    assert_eq!(told[..4], STOPPED[..4]);
+    let again: Vec<&String> = told[4..]
+        .iter()
+        .filter(|word| word.contains("VRING"))
+        .collect();
+    assert!(again.iter().all(|word| word.contains(" 1")), "{told:?}");
+    assert!(told.contains(&"SET_VRING_BASE 1 41".to_owned()), "{told:?}");
+    assert!(told.contains(&"SET_VRING_ENABLE 1 true".to_owned()));
+    stage.end();
+}
+
+#[test]
+fn daemons_tag_is_shown_and_its_change_is_told() {
+    let stage = Stage::set(Daemon::default(), None);
+    stage.until_attached();
+    assert_eq!(
+        stage.read(0x100, 4),
+        u64::from(u32::from_le_bytes(*b"myfs"))
+    );
+    // As many queues as are configured, whatever the daemon says.
+    assert_eq!(stage.read(0x124, 4), 1);
+    let generation = stage.get(Register::ConfigGeneration);
+    stage.daemon.die();
+    stage.daemon.state().tag = b"next";
+    stage.daemon.come_back();
+    stage.until_attached();
+    assert_eq!(
+        stage.read(0x100, 4),
+        u64::from(u32::from_le_bytes(*b"next"))
+    );
+    assert_ne!(stage.get(Register::ConfigGeneration), generation);
+    stage.end();
+}
+
+#[test]
+fn daemon_without_enough_queues_or_a_tag_is_tried_again_and_not_used() {
+    let daemon = Daemon::default();
+    daemon.state().queues = 1;
+    let stage = Stage::set(daemon, None);
+    let deadline = Instant::now() + LIMIT;
+    while stage.daemon.state().connections < 2 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!stage.transport.lock().unwrap().device().is_attached());
+    stage.daemon.state().queues = 2;
+    stage.daemon.state().tag = b"";
+    let tried = stage.daemon.state().connections;
+    while stage.daemon.state().connections < tried + 2 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(stage.connections.load(Ordering::Relaxed), 0);
+    stage.daemon.state().tag = b"myfs";
+    stage.until_attached();
+    stage.end();
+}
+
+#[test]
+fn cut_connection_is_seen_by_the_daemon() {
+    let daemon = Daemon::default();
+    let (session, line) = daemon.connect().unwrap();
+    let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
+    let config = config(Some("myfs"));
+    let (port, _guest) = fake(config.window, memory).unwrap();
+    let wires = Arc::new(Wires::new(2).unwrap());
+    let mut device = FsDevice::new(&config, port.memory().try_clone().unwrap(), wires);
+    assert_eq!(
+        device.attach(session, Arc::new(line)).unwrap(),
+        Change::Nothing
+    );
+    assert!(!daemon.is_cut());
+    assert_eq!(device.detach(), Change::Nothing);
+    assert!(daemon.is_cut());
+}
