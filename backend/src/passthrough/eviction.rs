@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::budget::{Permit, exhausted};
 use super::inodes::{Inodes, SHARDS};
 use super::options::InodeFileHandles;
-use super::recall::Recall;
+use super::recall::{NoRecall, Recall};
 use super::share::Share;
 use crate::rate_limited;
 use crate::sys::file;
@@ -135,9 +135,14 @@ impl Share {
                 None
             } else {
                 match self.recall(candidate.identity, file, candidate.kind.can_be_opened()) {
-                    Some(recall) => Some(recall),
-                    None if has_name => continue,
-                    None => Some(Recall::Gone),
+                    Ok(recall) => Some(recall),
+                    Err(_) if !has_name => Some(Recall::Gone),
+                    Err(NoRecall::Now) => continue,
+                    Err(NoRecall::Ever) => {
+                        // Not tried again for each call from now on, and counted as the guest's own.
+                        candidate.descriptor.pin(guest.account());
+                        continue;
+                    }
                 }
             };
             if guest.release(candidate, recall) {

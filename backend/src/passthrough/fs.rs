@@ -13,7 +13,7 @@ use gangplank_fuse::{
 };
 
 use super::attributes::Validity;
-use super::budget::{Descriptor, Permit, exhausted};
+use super::budget::{Descriptor, Permit, Use, exhausted};
 use super::directory::ListingBuffers;
 use super::inodes::{Access, Inodes, Kind};
 use super::locks::RangeLocks;
@@ -21,7 +21,6 @@ use super::negotiation::Session;
 use super::numbers::Numbers;
 use super::open_files::OpenFiles;
 use super::open_flags::GuestNumbering;
-use super::options::Locks;
 use super::places::Identity;
 use super::share::Share;
 use crate::rate_limited;
@@ -134,15 +133,7 @@ impl PassthroughFs {
     /// # Errors
     /// ENFILE where this guest has its part, or none can be had.
     pub(super) fn permit_open(&self) -> io::Result<Permit> {
-        if self.fixed_descriptors() >= self.share.guest_limit() {
-            rate_limited!(
-                error,
-                "a guest holds {} descriptors, all that --rlimit-nofile leaves for it, and gets ENFILE",
-                self.fixed_descriptors()
-            );
-            return Err(exhausted());
-        }
-        self.share.permit()
+        self.permit_fixed(Use::File)
     }
 
     /// The right to hold one more inode by a descriptor.
@@ -150,22 +141,32 @@ impl PassthroughFs {
     /// # Errors
     /// ENFILE where this guest has its part and cannot give up another, or none can be had.
     pub(super) fn permit_inode(&self) -> io::Result<Permit> {
-        if self.share.may_recall() {
-            return self.share.permit();
+        if !self.share.may_recall() {
+            return self.permit_fixed(Use::Inode);
         }
-        self.permit_open()
+        if !self.share.budget.may_pin(self.inodes.account()) {
+            return Err(self.has_its_part());
+        }
+        self.share.permit()
     }
 
-    /// Descriptors that the guest holds and that cannot be taken from it.
-    fn fixed_descriptors(&self) -> u64 {
-        let mut open = self.files.len() as u64;
-        if self.share.options.locks == Locks::Host {
-            open += self.range_locks.len() as u64;
+    fn permit_fixed(&self, purpose: Use) -> io::Result<Permit> {
+        let account = self.inodes.account();
+        if !self.share.budget.has_share_left(account) {
+            return Err(self.has_its_part());
         }
-        if self.share.may_recall() {
-            return open;
-        }
-        open + self.inodes.descriptors()
+        let permit = self.share.permit()?;
+        permit.fix(account, purpose);
+        Ok(permit)
+    }
+
+    fn has_its_part(&self) -> io::Error {
+        rate_limited!(
+            error,
+            "a guest holds {} descriptors that cannot be given up, all that --rlimit-nofile leaves for it, and gets ENFILE",
+            self.inodes.account().fixed()
+        );
+        exhausted()
     }
 
     /// Refuses a change of a read-only share.
@@ -189,7 +190,6 @@ impl PassthroughFs {
 impl Drop for PassthroughFs {
     fn drop(&mut self) {
         self.free_all();
-        self.share.unregister();
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use gangplank_fuse::NodeId;
 use hashbrown::DefaultHashBuilder;
 
-use super::budget::Descriptor;
+use super::budget::{Account, Descriptor};
 pub(super) use super::inode::Kind;
 use super::inode::{Inode, Shard, hash_of};
 use super::places::Identity;
@@ -33,6 +33,8 @@ const SHARD_CAPACITY: usize = 1 << 20;
 pub(super) struct Inodes {
     shards: [RwLock<Shard>; SHARDS],
     hasher: DefaultHashBuilder,
+    /// What the guest holds that cannot be taken from it.
+    account: Arc<Account>,
     /// Descriptors that the table holds.
     descriptors: AtomicU64,
     /// The shard that gives up descriptors next.
@@ -93,6 +95,7 @@ impl Default for Inodes {
         Self {
             shards: Default::default(),
             hasher: DefaultHashBuilder::default(),
+            account: Arc::default(),
             descriptors: AtomicU64::new(0),
             next_shard: AtomicUsize::new(0),
         }
@@ -103,6 +106,11 @@ impl Inodes {
     /// Number of inodes.
     pub(super) fn len(&self) -> usize {
         (0..SHARDS).map(|shard| self.read(shard).slab.len()).sum()
+    }
+
+    /// What the guest holds that cannot be taken from it: inodes here, and open files.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// Descriptors that the table holds.
@@ -364,6 +372,10 @@ impl Inodes {
             let Some(descriptor) = &inode.descriptor else {
                 continue;
             };
+            // There is no way to find it again, as far as was found out.
+            if descriptor.is_fixed() {
+                continue;
+            }
             if inode.used.swap(false, Ordering::Relaxed) {
                 continue;
             }

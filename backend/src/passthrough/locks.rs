@@ -50,11 +50,6 @@ impl RangeLocks {
         }
     }
 
-    /// Descriptors in use.
-    pub(super) fn len(&self) -> usize {
-        self.lock().len()
-    }
-
     /// Counts an open file of a node out by `close`, which returns how many are left, and with the last one gives back
     /// all locks on the node. Their owners have closed it, so there are none left but of a guest that does not say so.
     ///

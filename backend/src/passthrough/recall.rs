@@ -66,6 +66,15 @@ impl Recall {
     }
 }
 
+/// Why there is no way to find an inode again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoRecall {
+    /// Something failed that may not fail later.
+    Now,
+    /// For what and where it is.
+    Ever,
+}
+
 impl Share {
     /// What tells the inode of `file` from others that had its number.
     pub(super) fn evidence(
@@ -102,24 +111,37 @@ impl Share {
         }
     }
 
-    /// How to find the inode of `file` again, if there is a way.
+    /// How to find the inode of `file` again.
+    ///
+    /// # Errors
+    /// Whether there may be a way at another time.
     pub(super) fn recall(
         &self,
         identity: Identity,
         file: BorrowedFd<'_>,
         can_be_opened: bool,
-    ) -> Option<Recall> {
+    ) -> Result<Recall, NoRecall> {
         if let Some(handle) = self.openable_handle(identity, file, can_be_opened) {
-            return Some(Recall::Handle(handle));
+            return Ok(Recall::Handle(handle));
         }
         if self.options.inode_file_handles != InodeFileHandles::Prefer {
-            return None;
+            return Err(NoRecall::Now);
         }
-        let born = born(&file::stat(file).ok()?)?;
-        let path = self.path_in_share(file).ok()??;
-        // The kernel's word for where it is may be misleading: names can look like its remarks. So it is tried.
-        self.walk(&path, identity, born).ok()?;
-        Some(Recall::Path { path, born })
+        let stat = file::stat(file).map_err(|_| NoRecall::Now)?;
+        let born = born(&stat).ok_or(NoRecall::Ever)?;
+        let path = self.path_in_share(file).map_err(|error| {
+            if error.raw_os_error() == Some(libc::ENAMETOOLONG) {
+                NoRecall::Ever
+            } else {
+                NoRecall::Now
+            }
+        })?;
+        let path = path.ok_or(NoRecall::Ever)?;
+        // The kernel's word for where it is may be misleading: names can look like its remarks. So it is tried. When
+        // that fails, names may be changing just now, or no descriptor be left for it.
+        self.walk(&path, identity, born)
+            .map_err(|_| NoRecall::Now)?;
+        Ok(Recall::Path { path, born })
     }
 
     fn uses_handles(&self) -> bool {

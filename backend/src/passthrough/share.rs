@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -51,7 +50,6 @@ pub struct Share {
     pub(super) places: Places,
     pub(super) budget: Arc<Budget>,
     guests: Mutex<Vec<Weak<Inodes>>>,
-    guest_count: AtomicU64,
     /// When inodes were last asked for descriptors, if none gave any.
     pub(super) last_vain_search: Mutex<Option<Instant>>,
 }
@@ -101,7 +99,6 @@ impl Share {
             abilities,
             places,
             guests: Mutex::default(),
-            guest_count: AtomicU64::new(0),
             last_vain_search: Mutex::default(),
         }))
     }
@@ -127,32 +124,12 @@ impl Share {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.retain(|guest| guest.strong_count() > 0);
         guests.push(Arc::downgrade(inodes));
-        self.guest_count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Descriptors that one guest may hold which cannot be taken from it: most of them as long as it is alone, its part
-    /// of them otherwise. So one guest cannot keep all others, or those to come, from their files.
-    pub(super) fn guest_limit(&self) -> u64 {
-        let limit = self.budget.limit();
-        match self.count_guests() {
-            0 | 1 => limit - limit / 8,
-            guests => limit / guests,
-        }
     }
 
     /// The tables of all guests.
     pub(super) fn registered(&self) -> Vec<Arc<Inodes>> {
         let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    fn count_guests(&self) -> u64 {
-        self.guest_count.load(Ordering::Relaxed)
-    }
-
-    /// A guest is gone.
-    pub(super) fn unregister(&self) {
-        self.guest_count.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A descriptor for an inode that none holds.
