@@ -52,7 +52,7 @@ impl PassthroughFs {
     pub(super) fn do_statx(&self, id: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
         // What decides how fresh the answer has to be; other flags are about names.
         const SYNC: u32 = (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC).cast_unsigned();
-        let mask = args.sx_mask | libc::STATX_INO | libc::STATX_TYPE | libc::STATX_MNT_ID;
+        let mask = args.sx_mask | libc::STATX_INO | libc::STATX_TYPE | file::MOUNT;
         // A mask with this bit is for kernels to come, and refused by all that are.
         let mask = mask & !libc::STATX__RESERVED.cast_unsigned();
         let flags = GetattrFlags::from_bits_retain(args.getattr_flags);
@@ -181,7 +181,7 @@ impl PassthroughFs {
         };
         gangplank_fuse::Statx {
             // The mount is the guest's own business.
-            mask: stat.stx_mask & !libc::STATX_MNT_ID,
+            mask: stat.stx_mask & !file::MOUNT,
             blksize: stat.stx_blksize,
             attributes: stat.stx_attributes.bits(),
             nlink: stat.stx_nlink,

@@ -87,7 +87,7 @@ struct Known {
     index: HashMap<PlaceKey, PlaceIndex>,
 }
 
-/// Mount id and device number.
+/// Mount id and device number. Before Linux 6.8, another mount may get the id of one that is gone.
 type PlaceKey = (u64, u64);
 
 fn key_of(stat: &Statx) -> PlaceKey {
@@ -197,6 +197,20 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn mounts_are_told_apart_by_what_is_not_used_again() {
+        let file = File::open("/proc").expect("opened");
+        let stat = file::stat(file.as_fd()).expect("attributes");
+        let asked = file::stat_with(file.as_fd(), file::MOUNT, 0).expect("attributes");
+        assert_eq!(key_of(&stat), key_of(&asked));
+        if stat.stx_mask & file::MOUNT & !libc::STATX_MNT_ID == 0 {
+            eprintln!("SKIPPED: this kernel has no unique mount ids");
+            return;
+        }
+        // They start where the others end.
+        assert!(stat.stx_mnt_id > u64::from(u32::MAX) >> 1);
+    }
 
     #[test]
     fn two_directories_of_one_file_system_are_one_place_and_proc_is_another() {

@@ -15,7 +15,11 @@ pub use rustix::fs::{StatFs, StatVfs, Statx, StatxTimestamp};
 /// What every look-up asks of `statx(2)`: all that a reply and an identity need.
 const LOOKUP_MASK: StatxFlags = StatxFlags::BASIC_STATS
     .union(StatxFlags::BTIME)
-    .union(StatxFlags::MNT_ID);
+    .union(StatxFlags::from_bits_retain(MOUNT));
+
+/// Asks `statx(2)` for the mount: by the number that is never used again, where the kernel has it
+/// (`STATX_MNT_ID_UNIQUE`, `linux/stat.h`, Linux 6.8), and by the one that is used again after an unmount elsewhere.
+pub const MOUNT: u32 = libc::STATX_MNT_ID | 0x4000;
 
 /// A descriptor's number as the name it has in `/proc/self/fd`, without an allocation.
 pub struct DescriptorName {
