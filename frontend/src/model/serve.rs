@@ -23,6 +23,15 @@ pub struct Counters {
     pub accesses: AtomicU64,
     /// Accesses among them that could not be completed, or whose handler panicked.
     pub faults: AtomicU64,
+    /// Held while an access is handled.
+    hand: Mutex<()>,
+}
+
+impl Counters {
+    /// Waits until no access is in hand.
+    pub(super) fn until_idle(&self) {
+        drop(self.hand.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// Why a device is not served any more.
@@ -65,7 +74,9 @@ fn answer<P: Port + ?Sized, D: Device>(
     transport: &Mutex<Transport<D>>,
     counters: &Counters,
 ) {
+    let _hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
     let completed = pending.answer(|access| {
+        counters.accesses.fetch_add(1, Ordering::Relaxed);
         // Poisoned by a panic in an earlier access: its registers are as good as any a guest could have written.
         let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
         catch_unwind(AssertUnwindSafe(|| transport.handle(access))).unwrap_or_else(|_| {
@@ -75,7 +86,6 @@ fn answer<P: Port + ?Sized, D: Device>(
             0
         })
     });
-    counters.accesses.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = completed {
         counters.faults.fetch_add(1, Ordering::Relaxed);
         warn!("a guest's access could not be completed: {error}");

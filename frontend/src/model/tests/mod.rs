@@ -1,6 +1,7 @@
 //! Guest, device and daemon in every order of coming and going.
 
 mod daemon;
+mod running;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};

@@ -1,0 +1,213 @@
+//! One device at work: its two threads, and how they end.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{Builder, JoinHandle};
+
+use log::{error, info, warn};
+
+use super::fs::{Change, FsDevice};
+use super::link::{Connector, keep};
+use super::serve::{Counters, ServeError, serve};
+use super::stop::Stop;
+use crate::config::DeviceConfig;
+use crate::hypervisor::{Port, PortError};
+use crate::mmio::{Status, Transport, Wires};
+use crate::vhost_user::Messages;
+
+/// A device that is being served.
+#[derive(Debug)]
+pub struct Running<P, M> {
+    id: u32,
+    port: Arc<P>,
+    wires: Arc<Wires>,
+    pub(super) transport: Arc<Mutex<Transport<FsDevice<M>>>>,
+    counters: Arc<Counters>,
+    connections: Arc<AtomicU64>,
+    stop: Arc<Stop>,
+    stopping: Arc<AtomicBool>,
+    keeper: JoinHandle<()>,
+    server: JoinHandle<Result<(), ServeError>>,
+}
+
+/// Why a device is not served at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The hypervisor did not take its eventfds.
+    #[error("cannot connect device {id} to the hypervisor")]
+    Wires {
+        /// The device.
+        id: u32,
+        /// Why not.
+        #[source]
+        source: PortError,
+    },
+    /// The host has no room for it.
+    #[error("cannot {doing} for device {id}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The device.
+        id: u32,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What there is to tell of a device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// The device.
+    pub id: u32,
+    /// `Status` as its guest reads it.
+    pub status: Status,
+    /// Whether a daemon is connected.
+    pub daemon: bool,
+    /// Accesses of the guest that were handled.
+    pub accesses: u64,
+    /// Those among them that went wrong.
+    pub faults: u64,
+    /// How often a daemon was connected.
+    pub connections: u64,
+}
+
+impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
+    /// Serves the device of `config` to the guest behind `port`, with the daemon that `connector` leads to. Neither has to
+    /// be there; but without a configured tag, the guest's first access waits for the daemon's.
+    pub fn start(
+        config: &DeviceConfig,
+        port: Arc<P>,
+        connector: impl Connector<Messages = M> + Send + 'static,
+    ) -> Result<Self, StartError> {
+        let id = config.id;
+        let system = |doing| move |source| StartError::System { doing, id, source };
+        let queues = config.num_request_queues.saturating_add(1);
+        let wires =
+            Wires::connect(&*port, queues).map_err(|source| StartError::Wires { id, source })?;
+        let wires = Arc::new(wires);
+        let memory = port.memory().try_clone();
+        let memory = memory.map_err(system("duplicate the memory's descriptor"))?;
+        let range = memory.range;
+        let device = FsDevice::new(config, memory, Arc::clone(&wires));
+        let transport = Transport::new(device, Arc::clone(&wires), port.window(), range);
+        let transport = Arc::new(Mutex::new(transport));
+        let stop = Arc::new(Stop::new().map_err(system("make an eventfd"))?);
+        let connections = Arc::new(AtomicU64::new(0));
+        let counters = Arc::new(Counters::default());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (attaches, attached) = mpsc::channel();
+
+        let keeper = {
+            let transport = Arc::clone(&transport);
+            let stop = Arc::clone(&stop);
+            let connections = Arc::clone(&connections);
+            Builder::new().name(format!("daemon {id}")).spawn(move || {
+                keep(&connector, &transport, &stop, &connections, || {
+                    // Nobody listens once the first was heard.
+                    let _ = attaches.send(());
+                });
+            })
+        };
+        let keeper = keeper.map_err(system("start a thread"))?;
+        let server = {
+            let first = config.tag.is_none().then_some(attached);
+            let port = Arc::clone(&port);
+            let transport = Arc::clone(&transport);
+            let counters = Arc::clone(&counters);
+            let stopping = Arc::clone(&stopping);
+            Builder::new().name(format!("guest {id}")).spawn(move || {
+                if let Some(first) = first
+                    && first.recv().is_err()
+                {
+                    return Ok(()); // told to end before a daemon came
+                }
+                let served = serve(&*port, &transport, &counters, &stopping);
+                if let Err(error) = &served {
+                    error!("device {id} is not served any more: {error}");
+                }
+                served
+            })
+        };
+        let server = server.map_err(|source| {
+            stop.say();
+            system("start a thread")(source)
+        })?;
+        info!("device {id} is ready for its guest");
+        Ok(Self {
+            id,
+            port,
+            wires,
+            transport,
+            counters,
+            connections,
+            stop,
+            stopping,
+            keeper,
+            server,
+        })
+    }
+}
+
+impl<P: Port, M: Messages + Send> Running<P, M> {
+    /// How it stands.
+    pub fn report(&self) -> Report {
+        let transport = self.transport.lock();
+        let transport = transport.unwrap_or_else(PoisonError::into_inner);
+        Report {
+            id: self.id,
+            status: transport.status(),
+            daemon: transport.device().is_attached(),
+            accesses: self.counters.accesses.load(Ordering::Relaxed),
+            faults: self.counters.faults.load(Ordering::Relaxed),
+            connections: self.connections.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether its guest cannot be served any more.
+    pub fn has_ended(&self) -> bool {
+        self.server.is_finished()
+    }
+
+    /// Ends it as the whole process is about to end: the daemon is let go, a running driver is told to reset, kicks turn
+    /// back into accesses, which wait for whoever serves the device next, and the access in hand is completed. The thread
+    /// that waits for the guest goes on until the process ends: not every hypervisor's driver can be waited on otherwise.
+    pub fn end(self) {
+        self.stop.say();
+        if self.keeper.join().is_err() {
+            warn!("device {}: the daemon's thread panicked", self.id);
+        }
+        {
+            let transport = self.transport.lock();
+            let mut transport = transport.unwrap_or_else(PoisonError::into_inner);
+            if transport.device_mut().detach() == Change::Broken {
+                transport.needs_reset();
+            }
+        }
+        if let Err(error) = self.wires.disconnect(&*self.port) {
+            warn!("device {}: {error}", self.id);
+        }
+        self.stopping.store(true, Ordering::Release);
+        self.counters.until_idle();
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let daemon = match self.daemon {
+            true => "connected",
+            false => "absent",
+        };
+        write!(
+            f,
+            "device {}: status {:#x}, daemon {daemon}, {} connections, {} accesses, {} faults",
+            self.id,
+            self.status.bits(),
+            self.connections,
+            self.accesses,
+            self.faults
+        )
+    }
+}
