@@ -1,4 +1,5 @@
 //! The command line as typed: virtiofsd's options by the same names, and ours besides.
+#![allow(rustdoc::broken_intra_doc_links)] // the comments are the help text, and its brackets are not links
 
 use std::ffi::OsString;
 use std::io;

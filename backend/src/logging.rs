@@ -48,7 +48,7 @@ pub struct Error(#[from] log::SetLoggerError);
 /// messages go to standard error and the first says why.
 ///
 /// # Errors
-/// [`Error`] when a logger is already in place.
+/// [`struct@Error`] when a logger is already in place.
 pub fn start(options: &Options) -> Result<(), Error> {
     if !options.syslog {
         return start_stderr(options);

@@ -9,7 +9,7 @@ pub const BURST: u32 = 5;
 /// Length of the window in which [`BURST`] messages are let through.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a call site has logged lately. Made by [`rate_limited!`], one static for each use.
+/// What a call site has logged lately. Made by `rate_limited!`, one static for each use.
 #[derive(Debug)]
 pub struct RateLimit {
     window: Mutex<Window>,
@@ -60,8 +60,8 @@ impl RateLimit {
     }
 }
 
-/// Logs like the `log` macro of the given level, at most [`BURST`](crate::rate_limit::BURST) times
-/// per [`INTERVAL`](crate::rate_limit::INTERVAL) from this call site, and says how many were
+/// Logs like the `log` macro of the given level, at most [`BURST`] times
+/// per [`INTERVAL`] from this call site, and says how many were
 /// suppressed once it may speak again.
 ///
 /// For everything a guest or a frontend can make happen again and again:

@@ -45,7 +45,7 @@ pub enum Error {
 /// returns in both.
 ///
 /// # Errors
-/// [`Error`], worded for the operator; also written to the log where that is not standard error.
+/// [`enum@Error`], worded for the operator; also written to the log where that is not standard error.
 pub fn run(config: Config) -> Result<u8, Error> {
     let syslog = config.logging.syslog;
     let result = gather(config);

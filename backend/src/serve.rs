@@ -28,7 +28,7 @@ pub enum Error {
 /// or, where the configuration says so, the last guest has gone.
 ///
 /// # Errors
-/// [`Error`].
+/// [`enum@Error`].
 pub fn serve(
     listener: &UnixListener,
     confined: Confined,

@@ -164,7 +164,7 @@ impl Files {
 /// Makes the socket at `path`, where the owner may connect and `group`, if any.
 ///
 /// # Errors
-/// [`Error`], worded for the operator.
+/// [`enum@Error`], worded for the operator.
 pub fn bind(path: &Path, group: Option<&str>) -> Result<Listening, Error> {
     // Looked up first: a mistyped group leaves nothing behind.
     let group = group.map(lookup_group).transpose()?;
@@ -296,7 +296,7 @@ fn open_to_group(files: &Files, group: Gid) -> io::Result<()> {
 /// Takes over a socket that is already listening, before anything else has opened a descriptor.
 ///
 /// # Errors
-/// [`Error`] saying what the descriptor is instead.
+/// [`enum@Error`] saying what the descriptor is instead.
 pub fn inherit(fd: i32) -> Result<Listening, Error> {
     let wrong = |what| Error::WrongDescriptor { fd, what };
     let failed = |source: io::Error| Error::Descriptor { fd, source };

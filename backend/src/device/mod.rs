@@ -1,6 +1,6 @@
 //! The virtio-fs device on vhost-user (virtio 1.2, 5.11).
 //!
-//! Each connection on the daemon's socket is a device of its own: [`connection`] carries the vhost-user messages,
+//! Each connection on the daemon's socket is a device of its own: `connection` carries the vhost-user messages,
 //! `backend` answers them, and every ring has a worker thread that takes [`request::Request`]s off it and hands them
 //! to a [`request::Handler`]. What a request says is the handler's business: the device knows no FUSE.
 //!

@@ -19,7 +19,7 @@ const USUAL_NR_OPEN: u64 = 1 << 20;
 /// useful and allowed. Returns the limit in force.
 ///
 /// # Errors
-/// [`Error`] where `wanted` cannot be had, or what there is does not suffice.
+/// [`enum@Error`] where `wanted` cannot be had, or what there is does not suffice.
 pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
         .ok()

@@ -52,7 +52,7 @@ impl Supervisor {
     /// status to leave with.
     ///
     /// # Errors
-    /// [`Error`] where it cannot be waited for.
+    /// [`enum@Error`] where it cannot be waited for.
     pub fn wait(self, signals: &TerminationSignals) -> Result<u8, Error> {
         capabilities::reduce_supervisor()?;
         loop {

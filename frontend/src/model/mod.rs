@@ -1,7 +1,7 @@
 //! A device of the model: a hypervisor's port, the registers, and a file system behind them.
 //!
 //! Two threads serve each device, and share its registers under one lock that neither holds while it waits for the
-//! guest or for a daemon to appear: [`serve`] answers the guest's accesses, [`keep`] keeps in touch with the daemon.
+//! guest or for a daemon to appear: `serve` answers the guest's accesses, `keep` keeps in touch with the daemon.
 
 mod fs;
 mod link;

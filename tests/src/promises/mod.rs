@@ -1,4 +1,4 @@
-//! What every kind of guest is promised, each as one function on a [`Stage`](crate::stage::Stage).
+//! What every kind of guest is promised, each as one function on a [`Stage`].
 
 mod data;
 mod lifetime;
