@@ -1,0 +1,159 @@
+//! The directory that is shared, and what lies beside it.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use gangplank_backend::passthrough::options::{InodeFileHandles, Locks};
+use gangplank_backend::passthrough::{Abilities, Options, PassthroughFs, Share};
+use tempfile::TempDir;
+
+/// What a file outside the share holds.
+const SECRET: &[u8] = b"outside";
+
+/// Longest file, in bytes: a guest's offsets must not fill the disk.
+const MAX_FILE_LEN: u64 = 16 << 20;
+
+/// One for the whole process.
+pub struct World {
+    dir: TempDir,
+    share: Arc<Share>,
+    /// Descriptors the share holds when nobody uses it, once there was somebody.
+    idle: OnceLock<usize>,
+}
+
+impl World {
+    pub fn get() -> &'static Self {
+        static WORLD: OnceLock<World> = OnceLock::new();
+        WORLD.get_or_init(|| {
+            limit_file_len();
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let share = dir.path().join("share");
+            fs::create_dir(&share).expect("made");
+            fs::write(dir.path().join("secret"), SECRET).expect("written");
+            let options = Options {
+                xattr: true,
+                locks: Locks::Host,
+                inode_file_handles: InodeFileHandles::Never,
+                fd_budget: 256,
+                ..Options::default()
+            };
+            let abilities = Abilities {
+                can_change_credentials: false,
+                can_open_by_handle: false,
+            };
+            let share = Share::new(
+                path_only(&share),
+                path_only(Path::new("/proc/self/fd")),
+                options,
+                abilities,
+            )
+            .expect("a directory can be shared");
+            Self {
+                dir,
+                share,
+                idle: OnceLock::new(),
+            }
+        })
+    }
+
+    pub fn file_system(&self) -> PassthroughFs {
+        fill(&self.dir.path().join("share"));
+        PassthroughFs::new(Arc::clone(&self.share))
+    }
+
+    /// With the session gone: nothing is held, nothing outside has changed.
+    pub fn check_and_clean(&self) {
+        assert_eq!(
+            self.share.held_descriptors(),
+            0,
+            "an ended session holds descriptors"
+        );
+        let mut outside: Vec<PathBuf> = fs::read_dir(self.dir.path())
+            .expect("listed")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        outside.sort();
+        let expected = ["secret", "share"].map(|name| self.dir.path().join(name));
+        assert_eq!(
+            outside, expected,
+            "something was made or removed outside the share"
+        );
+        let secret = fs::read(self.dir.path().join("secret")).expect("read");
+        assert_eq!(secret, SECRET, "a file outside the share was changed");
+        clean(&self.dir.path().join("share"));
+        let open = open_descriptors();
+        let idle = self.idle.get_or_init(|| open.len());
+        assert!(
+            open.len() <= *idle,
+            "{idle} descriptors were open before, now there are {open:#?}"
+        );
+    }
+}
+
+/// What each open descriptor of this process is, but for pipes: the sanitizer talks to its symbolizer through some.
+fn open_descriptors() -> Vec<PathBuf> {
+    fs::read_dir("/proc/self/fd")
+        .expect("listed")
+        .filter_map(|entry| fs::read_link(entry.expect("an entry").path()).ok())
+        .filter(|target| !target.as_os_str().as_encoded_bytes().starts_with(b"pipe:"))
+        .collect()
+}
+
+/// What every sequence finds.
+fn fill(share: &Path) {
+    fs::create_dir(share.join("d")).expect("made");
+    fs::write(share.join("d/f"), "inner").expect("written");
+    fs::write(share.join("f"), "content").expect("written");
+    std::os::unix::fs::symlink("../secret", share.join("l")).expect("linked");
+}
+
+/// Removes all that is in the share, whatever its permissions have become.
+fn clean(share: &Path) {
+    fs::set_permissions(share, fs::Permissions::from_mode(0o755)).expect("changed");
+    for entry in fs::read_dir(share).expect("listed") {
+        let path = entry.expect("an entry").path();
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+            open_up(&path);
+            fs::remove_dir_all(&path).expect("removed");
+        } else {
+            fs::remove_file(&path).expect("removed");
+        }
+    }
+}
+
+/// Gives a tree the permissions that removing it takes.
+fn open_up(dir: &Path) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("changed");
+    for entry in fs::read_dir(dir).expect("listed") {
+        let path = entry.expect("an entry").path();
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+            open_up(&path);
+        }
+    }
+}
+
+fn path_only(path: &Path) -> OwnedFd {
+    let file: File = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)
+        .expect("opened");
+    file.into()
+}
+
+fn limit_file_len() {
+    let limit = libc::rlimit {
+        rlim_cur: MAX_FILE_LEN,
+        rlim_max: MAX_FILE_LEN,
+    };
+    // SAFETY: `limit` is initialised, and the resource is one that there is.
+    assert_eq!(
+        unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) },
+        0
+    );
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
