@@ -7,6 +7,7 @@ pub mod bao;
 pub mod config;
 pub mod driver;
 pub mod fake;
+pub mod fs;
 pub mod hypervisor;
 pub mod mmio;
 pub mod model;

@@ -47,7 +47,13 @@ pub fn frontend() -> Result<PathBuf> {
 pub fn virtiofsd() -> Result<PathBuf> {
     match std::env::var_os("VIRTIOFSD_BIN") {
         Some(program) => Ok(cache::workspace().join(program)),
-        None => installed_for("virtiofsd", "1.14.0", None),
+        None => {
+            // Where it does not build, it is not tried again for each test.
+            static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+            let once = || installed_for("virtiofsd", "1.14.0", None);
+            let built = ONCE.get_or_init(|| once().map_err(|error| format!("{error:#}")));
+            built.clone().map_err(anyhow::Error::msg)
+        }
     }
 }
 

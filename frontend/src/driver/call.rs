@@ -147,7 +147,7 @@ operations! { 'a;
     /// OPENDIR.
     opendir(node: NodeId, args: OpenIn) -> OpenOut
         = node, Operation::Opendir(args), |answer| Ok(reply::decode_open(&answer.payload)?);
-    /// CREATE.
+    /// CREATE, of a name that a LOOKUP has not found. If it is taken all the same, daemons open it, or answer EEXIST or ESTALE.
     create(parent: NodeId, name: &'a CStr, args: CreateIn) -> (EntryOut, OpenOut)
         = parent, Operation::Create { args, name }, created;
     /// TMPFILE.

@@ -18,7 +18,7 @@ use super::slots::Finished;
 /// Most negative error of an answer (fs/fuse/dev.c takes what is above -512 and not positive).
 const LEAST_ERROR: i32 = -511;
 
-/// File data that has been read, where the daemon has put it.
+/// File data where the daemon has put it, or will find it.
 #[derive(Debug)]
 pub struct Data {
     buffer: Buffer,
@@ -26,13 +26,22 @@ pub struct Data {
 }
 
 impl Data {
-    /// Bytes read.
+    /// The first `len` bytes of `buffer`, at most all of it.
+    #[must_use]
+    pub fn new(buffer: Buffer, len: usize) -> Self {
+        Self {
+            len: len.min(buffer.len()),
+            buffer,
+        }
+    }
+
+    /// Bytes of data.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing was read: the file ends before.
+    /// Whether there is nothing: the file ends before.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -227,10 +236,9 @@ pub(super) fn examine(
         error => return Err(bad(BadReply::Error { error, written })),
     }
     payload.drain(..size_of::<OutHeader>());
-    let data = finished.received.map(|(buffer, len)| Data {
-        len: usize::try_from(len).unwrap_or(usize::MAX),
-        buffer,
-    });
+    let data = finished
+        .received
+        .map(|(buffer, len)| Data::new(buffer, usize::try_from(len).unwrap_or(usize::MAX)));
     Ok(Answer {
         payload,
         data,

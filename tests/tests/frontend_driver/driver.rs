@@ -1,4 +1,4 @@
-//! The frontend's driver against daemons as they are released: ours, and virtiofsd.
+//! Every operation, many requests in flight, and what happens when a daemon does not do its part.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
@@ -9,80 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_frontend::driver::{
-    Caller, Data, Driver, Error, Fault, Options, Pending, Session, Waiting, Wishes, call,
+    Caller, Data, Error, Fault, Options, Pending, Session, Waiting, Wishes, call,
 };
 use gangplank_fuse::{
     CopyFileRangeIn, CreateIn, FallocateIn, FileLock, FlushIn, FsyncIn, Handle, LkIn, LseekIn,
     MkdirIn, MknodIn, NodeId, OpenIn, ReadIn, ReleaseIn, SetattrIn, SetattrValid, SetxattrIn,
     StatxIn, WriteIn,
 };
-use gangplank_tests::daemon::{self, Daemon};
-use gangplank_tests::{process, tools};
+use gangplank_tests::process;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-/// How long a call may take where nothing goes wrong.
-const LIMIT: Duration = Duration::from_secs(20);
-
-/// A daemon with a share of its own.
-struct Place {
-    share: TempDir,
-    daemon: Daemon,
-    ours: bool,
-}
-
-impl Place {
-    fn ours(arguments: &[&str]) -> Result<Self> {
-        let share = tempfile::tempdir()?;
-        let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(arguments))?;
-        Ok(Self {
-            share,
-            daemon,
-            ours: true,
-        })
-    }
-
-    fn virtiofsd(arguments: &[&str]) -> Result<Self> {
-        let share = tempfile::tempdir()?;
-        let options = daemon::Options::new(share.path())
-            .program(&tools::virtiofsd()?)
-            .arguments(&["--sandbox=none"])
-            .arguments(arguments);
-        let daemon = Daemon::start(&options)?;
-        Ok(Self {
-            share,
-            daemon,
-            ours: false,
-        })
-    }
-
-    /// One place per daemon that can be had.
-    fn each(arguments: &[&str]) -> Result<Vec<Self>> {
-        let mut places = vec![Self::ours(arguments)?];
-        match Self::virtiofsd(arguments) {
-            Ok(place) => places.push(place),
-            Err(error) => eprintln!("SKIPPED virtiofsd, which cannot be had: {error:#}"),
-        }
-        Ok(places)
-    }
-
-    fn driver(&self, options: &Options) -> Result<Driver> {
-        let options = Options {
-            limit: LIMIT,
-            ..*options
-        };
-        Driver::connect(self.daemon.socket(), &options)
-            .with_context(|| format!("connecting\n{}", self.daemon.log()))
-    }
-
-    fn session(&self) -> Result<Session> {
-        Ok(self
-            .driver(&Options::default())?
-            .session(&Wishes::default())?)
-    }
-}
+use crate::place::{LIMIT, Place};
 
 fn create_in(mode: u32) -> CreateIn {
     CreateIn {
@@ -402,6 +341,7 @@ fn every_kind_of_ring_carries_requests() -> Result<()> {
                     .to_vec();
                 let expected: Vec<u8> = (0..300_u64).flat_map(u64::to_le_bytes).collect();
                 ensure!(all == expected, "{options:?}");
+                fs.unlink(NodeId::ROOT, c"file")?;
             }
         }
     }
@@ -509,10 +449,14 @@ fn a_daemon_that_hangs_is_late_and_one_that_is_killed_is_gone() -> Result<()> {
     for place in Place::each(&[])? {
         let fs = place.session()?;
         place.daemon.signal_all(Signal::STOP)?;
-        let late = fs
-            .within(Duration::from_millis(300))
-            .getattr(NodeId::ROOT, None);
-        ensure!(matches!(late, Err(Error::Late { .. })), "{late:?}");
+        // A busy machine takes its time to stop all threads.
+        let begun = Instant::now();
+        let impatient = fs.within(Duration::from_millis(300));
+        while let answered = impatient.getattr(NodeId::ROOT, None)
+            && !matches!(answered, Err(Error::Late { .. }))
+        {
+            ensure!(begun.elapsed() < LIMIT, "it answers: {answered:?}");
+        }
 
         let started = Instant::now();
         let waiting = fs.clone();

@@ -1,0 +1,187 @@
+//! `mkdir`, `rm`, `mv`, `ln`: changes to the tree of names.
+
+use std::ffi::CString;
+use std::rc::Rc;
+
+use gangplank_fuse::MkdirIn;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::error::{Error, Result};
+use super::listing::MAX_DEPTH;
+use super::path::{Last, Node, Share, text};
+use crate::driver;
+
+impl Share {
+    /// Makes a directory, and with `parents` those that lead there.
+    pub(super) fn make(&self, path: &str, parents: bool) -> Result<()> {
+        if !parents {
+            return self.make_one(path).map_err(refused("make", path));
+        }
+        let mut so_far = String::new();
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            so_far = format!("{so_far}/{name}");
+            match self.find(&so_far, Last::Follow) {
+                Ok(node) if node.kind() == FileType::Directory => {}
+                Ok(_) => return Err(Error::NotDirectory(so_far)),
+                Err(Error::Missing(_)) => match self.make_one(&so_far) {
+                    // Somebody else was faster.
+                    Err(Made::Refused(error)) if error.errno() == Some(Errno::EXIST) => {}
+                    made => made.map_err(refused("make", &so_far))?,
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn make_one(&self, path: &str) -> std::result::Result<(), Made> {
+        let (parent, name) = self.parent(path).map_err(Made::Path)?;
+        let mode = MkdirIn {
+            mode: 0o755,
+            umask: 0,
+        };
+        let entry = self.session.mkdir(parent.id, &name, mode);
+        let entry = entry.map_err(Made::Refused)?;
+        drop(Node::of(&self.session, &entry));
+        Ok(())
+    }
+
+    /// Removes a file, and with `recursive` a directory with all below it.
+    pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let node = self
+            .child(&parent, name.as_bytes(), path)?
+            .ok_or_else(|| Error::Missing(path.to_owned()))?;
+        if node.kind() != FileType::Directory {
+            return self.remove_name(&parent, &name, &node, path);
+        }
+        if !recursive {
+            return Err(Error::Directory(path.to_owned()));
+        }
+        self.remove_below(&node, path, 0)?;
+        self.remove_name(&parent, &name, &node, path)
+    }
+
+    fn remove_below(&self, directory: &Node, path: &str, depth: usize) -> Result<()> {
+        if depth >= MAX_DEPTH {
+            let why = "directories are too deep within one another";
+            let path = path.to_owned();
+            return Err(Error::Path { path, why });
+        }
+        for (name, node) in self.entries(directory, path)? {
+            let below = format!("{path}/{}", text(&name));
+            if node.kind() == FileType::Directory {
+                self.remove_below(&node, &below, depth + 1)?;
+            }
+            let name = CString::new(name).map_err(|_| Error::Path {
+                path: below.clone(),
+                why: "a name cannot hold a NUL",
+            })?;
+            self.remove_name(directory, &name, &node, &below)?;
+        }
+        Ok(())
+    }
+
+    fn remove_name(&self, parent: &Node, name: &CString, node: &Node, path: &str) -> Result<()> {
+        let removed = if node.kind() == FileType::Directory {
+            self.session.rmdir(parent.id, name)
+        } else {
+            self.session.unlink(parent.id, name)
+        };
+        removed.map_err(|source| Error::Refused {
+            what: "remove",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Renames a file or directory.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let (parent, name) = self.parent(from)?;
+        if self.child(&parent, name.as_bytes(), from)?.is_none() {
+            return Err(Error::Missing(from.to_owned()));
+        }
+        let (new_parent, new_name, _) = self.place(to, &name)?;
+        let renamed = self
+            .session
+            .rename(parent.id, &name, new_parent.id, &new_name);
+        renamed.map_err(|source| Error::Refused {
+            what: "rename",
+            path: from.to_owned(),
+            source,
+        })
+    }
+
+    /// Makes a link at `path`.
+    pub(super) fn link(&self, target: &str, path: &str, symbolic: bool) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let made = if symbolic {
+            let target = CString::new(target).map_err(|_| Error::Path {
+                path: target.to_owned(),
+                why: "a link's target cannot hold a NUL",
+            })?;
+            self.session.symlink(parent.id, &name, &target)
+        } else {
+            let node = self.find(target, Last::Follow)?;
+            self.session.link(node.id, parent.id, &name)
+        };
+        let entry = made.map_err(|source| Error::Refused {
+            what: "make",
+            path: path.to_owned(),
+            source,
+        })?;
+        drop(Node::of(&self.session, &entry));
+        Ok(())
+    }
+
+    /// Where something called `name` goes that is sent to `to`: into it, if that is a directory. With what is there already.
+    pub(super) fn place(
+        &self,
+        to: &str,
+        name: &CString,
+    ) -> Result<(Rc<Node>, CString, Option<Rc<Node>>)> {
+        match self.find_if_there(to)? {
+            Some(node) if node.kind() == FileType::Directory => {
+                let there = match self.child(&node, name.as_bytes(), to)? {
+                    Some(link) if link.kind() == FileType::Symlink && self.follow => {
+                        self.find_if_there(&format!("{to}/{}", name.to_string_lossy()))?
+                    }
+                    there => there.map(Rc::new),
+                };
+                Ok((node, name.clone(), there))
+            }
+            there => {
+                let (parent, name) = self.parent(to)?;
+                Ok((parent, name, there))
+            }
+        }
+    }
+
+    fn find_if_there(&self, path: &str) -> Result<Option<Rc<Node>>> {
+        match self.find(path, Last::Follow) {
+            Ok(node) => Ok(Some(node)),
+            Err(Error::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Why a directory was not made.
+enum Made {
+    /// Its path leads nowhere.
+    Path(Error),
+    /// The daemon refused.
+    Refused(driver::Error),
+}
+
+fn refused<'a>(what: &'static str, path: &'a str) -> impl FnOnce(Made) -> Error + 'a {
+    move |made| match made {
+        Made::Path(error) => error,
+        Made::Refused(source) => Error::Refused {
+            what,
+            path: path.to_owned(),
+            source,
+        },
+    }
+}

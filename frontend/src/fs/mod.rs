@@ -1,0 +1,83 @@
+//! `gangplank-frontend fs`: a small file client on the driver, to look into a share without any guest.
+
+mod change;
+mod copy;
+mod error;
+mod format;
+mod listing;
+mod path;
+mod show;
+mod transfer;
+
+use std::io::Write;
+
+pub use error::{Error, Result};
+
+use self::path::Share;
+use crate::args::{FsAction, FsArgs, Owner};
+use crate::driver::{Caller, Driver, Options, Wishes};
+
+/// Does what the command line asks for; what is to be seen goes to `out`.
+///
+/// # Errors
+/// The first thing that could not be done; nothing after it was tried.
+pub fn run(args: &FsArgs, out: &mut impl Write) -> Result<()> {
+    let options = Options {
+        request_queues: Some(1),
+        limit: args.limit,
+        ..Options::default()
+    };
+    let driver = Driver::connect(&args.socket, &options).map_err(Error::Daemon)?;
+    if let (Some(wanted), Some(config)) = (&args.tag, driver.config())
+        && wanted.as_bytes() != config.tag()
+    {
+        return Err(Error::Tag {
+            wanted: wanted.clone(),
+            found: path::text(config.tag()),
+        });
+    }
+    let owner = args.owner.unwrap_or_else(|| Owner {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    });
+    let caller = Caller {
+        uid: owner.uid,
+        gid: owner.gid,
+        pid: rustix::process::getpid()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs(),
+    };
+    let session = driver.session(&Wishes::default()).map_err(Error::Daemon)?;
+    let share = Share {
+        session: session.as_caller(caller),
+        follow: args.follow,
+    };
+    act(&share, &args.action, out)?;
+    drop(share);
+    session.destroy().map_err(Error::Daemon)
+}
+
+fn act(share: &Share, action: &FsAction, out: &mut impl Write) -> Result<()> {
+    match action {
+        FsAction::Ls { all, paths } => share.list(paths, *all, out),
+        FsAction::Cat { paths } => each(paths, |path| share.cat(path)),
+        FsAction::Cp { from, to } => share.copy(from, to),
+        FsAction::Stat { paths } => each(paths, |path| share.stat(path, out)),
+        FsAction::Tree { path } => share.tree(path, out),
+        FsAction::Write { append, path } => share.write_input(path, *append),
+        FsAction::Mkdir { parents, paths } => each(paths, |path| share.make(path, *parents)),
+        FsAction::Rm { recursive, paths } => each(paths, |path| share.remove(path, *recursive)),
+        FsAction::Mv { from, to } => share.rename(from, to),
+        FsAction::Ln {
+            symbolic,
+            target,
+            path,
+        } => share.link(target, path, *symbolic),
+        FsAction::Df => share.space(out),
+    }
+}
+
+fn each(paths: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    paths.iter().try_for_each(|path| act(path))
+}

@@ -1,0 +1,212 @@
+//! From a path to a node: one component after another, in the share and never out of it.
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::rc::Rc;
+
+use gangplank_fuse::{Attr, EntryOut, NodeId};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::error::{Error, Result};
+use crate::driver::Session;
+
+/// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+
+/// A node of the share that is held by one reference, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Node {
+    session: Session,
+    pub(super) id: NodeId,
+    pub(super) attr: Attr,
+}
+
+impl Node {
+    /// Takes over the reference that came with `entry`.
+    pub(super) fn of(session: &Session, entry: &EntryOut) -> Self {
+        Self {
+            session: session.clone(),
+            id: NodeId::new(entry.nodeid),
+            attr: entry.attr,
+        }
+    }
+
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.attr.mode)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The daemon's end is told by the next call that matters.
+        let _ = self.session.forget(self.id, 1);
+    }
+}
+
+/// Whether a path's last component is followed where it is a link, if links are followed at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    Follow,
+    Keep,
+}
+
+/// The share as the commands see it.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) session: Session,
+    pub(super) follow: bool,
+}
+
+impl Share {
+    /// The node at `path`.
+    pub(super) fn find(&self, path: &str, last: Last) -> Result<Rc<Node>> {
+        let mut ahead: VecDeque<Vec<u8>> = components(path.as_bytes()).collect();
+        let root = Rc::new(self.root()?);
+        let mut trail = vec![Rc::clone(&root)];
+        let mut links = 0;
+        while let Some(name) = ahead.pop_front() {
+            let here = trail.last().map_or_else(|| Rc::clone(&root), Rc::clone);
+            if here.kind() != FileType::Directory {
+                return Err(Error::NotDirectory(path.to_owned()));
+            }
+            if name == b".." {
+                // Above the root is the root.
+                if trail.len() > 1 {
+                    trail.pop();
+                }
+                continue;
+            }
+            let child = self
+                .child(&here, &name, path)?
+                .ok_or_else(|| Error::Missing(path.to_owned()))?;
+            let is_last = ahead.is_empty();
+            if child.kind() != FileType::Symlink
+                || (is_last && (last == Last::Keep || !self.follow))
+            {
+                trail.push(Rc::new(child));
+                continue;
+            }
+            let target = self.target(&child, path)?;
+            if !self.follow {
+                return Err(Error::Link {
+                    path: text(&name),
+                    target: text(&target),
+                });
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Error::Loop(path.to_owned()));
+            }
+            if target.starts_with(b"/") {
+                trail.truncate(1);
+            }
+            for component in components(&target).collect::<Vec<_>>().into_iter().rev() {
+                ahead.push_front(component);
+            }
+        }
+        Ok(trail.pop().unwrap_or(root))
+    }
+
+    /// The directory that `path`'s last name is in, and that name.
+    pub(super) fn parent(&self, path: &str) -> Result<(Rc<Node>, CString)> {
+        let bad = |why| Error::Path {
+            path: path.to_owned(),
+            why,
+        };
+        let trimmed = path.trim_end_matches('/');
+        let (before, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
+        if matches!(name, "" | "." | "..") {
+            return Err(bad("the path ends in no name"));
+        }
+        let name = CString::new(name).map_err(|_| bad("a name cannot hold a NUL"))?;
+        let parent = self.find(before, Last::Follow)?;
+        if parent.kind() != FileType::Directory {
+            return Err(Error::NotDirectory(before.to_owned()));
+        }
+        Ok((parent, name))
+    }
+
+    /// What `name` in a directory is, if there is such a name. `path` is for messages.
+    pub(super) fn child(&self, parent: &Node, name: &[u8], path: &str) -> Result<Option<Node>> {
+        let name = CString::new(name).map_err(|_| Error::Path {
+            path: path.to_owned(),
+            why: "a name cannot hold a NUL",
+        })?;
+        match self.session.lookup(parent.id, &name) {
+            // So a daemon tells for how long the name does not exist.
+            Ok(entry) if entry.nodeid == 0 => Ok(None),
+            Ok(entry) => Ok(Some(Node::of(&self.session, &entry))),
+            Err(error) if error.errno() == Some(Errno::NOENT) => Ok(None),
+            Err(source) => Err(Error::Refused {
+                what: "find",
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Where a symbolic link leads.
+    pub(super) fn target(&self, link: &Node, path: &str) -> Result<Vec<u8>> {
+        let target = self.session.readlink(link.id);
+        target.map_err(|source| Error::Refused {
+            what: "read the link",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn root(&self) -> Result<Node> {
+        let attr = self.session.getattr(NodeId::ROOT, None);
+        let attr = attr.map_err(|source| Error::Refused {
+            what: "look at",
+            path: "/".to_owned(),
+            source,
+        })?;
+        Ok(Node {
+            session: self.session.clone(),
+            id: NodeId::ROOT,
+            attr: attr.attr,
+        })
+    }
+}
+
+/// Bytes that need not be text, for people: control characters escaped.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let lossy = String::from_utf8_lossy(bytes);
+    let mut text = String::with_capacity(lossy.len());
+    for character in lossy.chars() {
+        if character.is_control() {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
+/// The names in a path; "." and nothing are left out.
+fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let names = path.split(|byte| *byte == b'/');
+    names
+        .filter(|name| !matches!(*name, b"" | b"."))
+        .map(<[u8]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_fall_apart_into_names() {
+        let names: Vec<_> = components(b"//a/./b/../c/").collect();
+        assert_eq!(names, [&b"a"[..], b"b", b"..", b"c"]);
+        assert_eq!(components(b"/").count(), 0);
+    }
+
+    #[test]
+    fn names_that_would_move_the_cursor_are_escaped() {
+        assert_eq!(text(b"a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(text("Gangplanke\u{301}".as_bytes()), "Gangplanke\u{301}");
+    }
+}
