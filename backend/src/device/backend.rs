@@ -82,9 +82,7 @@ impl FsBackend {
             workers,
         })
     }
-}
 
-impl FsBackend {
     /// Has the workers take nothing more off their rings, so that their threads can end.
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);

@@ -82,11 +82,9 @@ impl PassthroughFs {
     }
 }
 
-/// What the options ask for.
+/// What the options ask for. Message sizes and the like are the session's to agree on.
 fn wanted(options: &Options) -> InitFlags {
-    let mut wanted = InitFlags::ASYNC_READ
-        | InitFlags::ATOMIC_O_TRUNC
-        | InitFlags::BIG_WRITES
+    let mut wanted = InitFlags::ATOMIC_O_TRUNC
         | InitFlags::DONT_MASK
         | InitFlags::AUTO_INVAL_DATA
         | InitFlags::ASYNC_DIO

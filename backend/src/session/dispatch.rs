@@ -4,9 +4,9 @@ use std::io;
 
 use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{
-    CopyFileRangeIn, CopyFileRangeOut, CreateIn, EntryOut, Extensions, FsyncFlags, FsyncIn,
-    GetattrFlags, GetxattrOut, Handle, InHeader, LkOut, LseekOut, NodeId, OpenOut, Operation,
-    ReadIn, Request, StatfsOut, Unique, WriteOut,
+    CopyFileRangeIn, CopyFileRangeOut, EntryOut, Extensions, FsyncFlags, FsyncIn, GetattrFlags,
+    GetxattrOut, Handle, InHeader, LkOut, LseekOut, NodeId, OpenOut, Operation, ReadIn, Request,
+    StatfsOut, Unique, WriteOut,
 };
 
 use super::reply::{put, put_bytes};
@@ -215,11 +215,11 @@ impl<F: FileSystem + 'static> Session<F> {
 
             Op::Open(args) => put(call.reply, &fs.open(node, args)?),
             Op::Create { args, name } => {
-                let creator = create_creator(call, args, extensions);
+                let creator = call.creator(args.umask, extensions);
                 call.put_opened(fs.create(&creator, node, Name::new(name)?, args)?)
             }
             Op::Tmpfile { args, .. } => {
-                let creator = create_creator(call, args, extensions);
+                let creator = call.creator(args.umask, extensions);
                 call.put_opened(fs.tmpfile(&creator, node, args)?)
             }
             Op::Read(args) => fs.read(node, args, call.reply),
@@ -294,14 +294,6 @@ impl<F: FileSystem + 'static> Session<F> {
 
 fn done(result: io::Result<()>) -> io::Result<usize> {
     result.map(|()| 0)
-}
-
-fn create_creator<'e>(
-    call: &Call<'_, '_, '_>,
-    args: &CreateIn,
-    extensions: &Extensions<'e>,
-) -> Creator<'e> {
-    call.creator(args.umask, extensions)
 }
 
 fn is_data_only(args: &FsyncIn) -> bool {
