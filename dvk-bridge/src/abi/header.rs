@@ -1,0 +1,521 @@
+//! The header of a command on the wire between nodes, in its three generations.
+//!
+//! ```text
+//! current  cmd dcid src dst snode dnode rcode len pid batch flags snd ack time  message(36) copy(24)   120 bytes
+//! legacy   cmd dcid src dst snode dnode rcode len     batch flags snd ack time  message(76) | copy     132 bytes
+//! early    the same as legacy                                                   message(36) | copy      92 bytes
+//! ```
+//!
+//! No magic number, version or checksum: which generation a peer speaks is configured. [`Header::check`] finds what cannot
+//! be a header, and [`Generation::guess`] which generation it may be one of.
+
+use std::fmt;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::command::Command;
+use super::endpoint::{DcId, Endpoint, NodeId};
+use super::message::Message;
+use super::wire::wire_struct;
+
+/// Most bytes that may follow a header: a copy is done in such pieces (`MAXCOPYBUF`).
+pub const MAX_PAYLOAD: usize = 65_536;
+
+/// Most headers that may follow another: more than any proxy is known to gather.
+pub const MAX_BATCH: usize = 1024;
+
+/// A binary layout of messages and headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Generation {
+    /// Early 2019: messages of 36 bytes, headers of 92.
+    Early,
+    /// 2019 to January 2022: messages of 76 bytes, headers of 132.
+    Legacy,
+    /// From January 2022 on: messages of 36 bytes, headers of 120.
+    #[default]
+    Current,
+}
+
+impl Generation {
+    /// All of them, the likeliest first.
+    pub const ALL: [Self; 3] = [Self::Current, Self::Legacy, Self::Early];
+
+    /// Bytes of a message.
+    pub const fn message_size(self) -> usize {
+        match self {
+            Self::Early | Self::Current => 36,
+            Self::Legacy => 76,
+        }
+    }
+
+    /// Bytes of a header.
+    pub const fn header_size(self) -> usize {
+        match self {
+            Self::Early => 92,
+            Self::Legacy => 132,
+            Self::Current => 120,
+        }
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Early => "early",
+            Self::Legacy => "legacy",
+            Self::Current => "current",
+        })
+    }
+}
+
+bitflags::bitflags! {
+    /// What else there is to know of a command.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct HeaderFlags: u32 {
+        /// The payload is further headers.
+        const BATCH = 1;
+        /// The payload is an LZ4 frame.
+        const LZ4 = 1 << 1;
+        /// A load balancer has rewritten the header.
+        const BALANCED = 1 << 2;
+        const _ = !0;
+    }
+}
+
+wire_struct! {
+    /// Which bytes are copied.
+    pub CopyBlock = "vcopy_t", 24 bytes from 0 {
+        /// Endpoint whose memory is read.
+        #[doc(alias = "v_src")]
+        src: i32 => 0,
+        /// Endpoint whose memory is written.
+        #[doc(alias = "v_dst")]
+        dst: i32 => 4,
+        /// Endpoint that wants it.
+        #[doc(alias = "v_rqtr")]
+        requester: i32 => 8,
+        /// Address in the source's memory.
+        #[doc(alias = "v_saddr")]
+        src_address: u32 => 12,
+        /// Address in the destination's memory.
+        #[doc(alias = "v_daddr")]
+        dst_address: u32 => 16,
+        /// How many.
+        #[doc(alias = "v_bytes")]
+        bytes: i32 => 20,
+    }
+}
+
+wire_struct! {
+    /// A point in time.
+    pub Timestamp = "struct timespec", 8 bytes from 0 {
+        /// Seconds since 1970.
+        sec: i32 => 0,
+        /// Nanoseconds.
+        nsec: i32 => 4,
+    }
+}
+
+wire_struct! {
+    Current = "cmd_t (2022)", 120 bytes from 0 {
+        cmd: i32 => 0,
+        dcid: i32 => 4,
+        src: i32 => 8,
+        dst: i32 => 12,
+        snode: i32 => 16,
+        dnode: i32 => 20,
+        rcode: i32 => 24,
+        len: i32 => 28,
+        pid: i32 => 32,
+        batch_nr: i32 => 36,
+        flags: u32 => 40,
+        snd_seq: u32 => 44,
+        ack_seq: u32 => 48,
+        timestamp: Timestamp => 52,
+        message: [u8; 36] => 60,
+        copy: CopyBlock => 96,
+    }
+}
+
+wire_struct! {
+    Legacy = "cmd_t (2019)", 132 bytes from 0 {
+        cmd: i32 => 0,
+        dcid: i32 => 4,
+        src: i32 => 8,
+        dst: i32 => 12,
+        snode: i32 => 16,
+        dnode: i32 => 20,
+        rcode: i32 => 24,
+        len: i32 => 28,
+        batch_nr: i32 => 32,
+        flags: u32 => 36,
+        snd_seq: u32 => 40,
+        ack_seq: u32 => 44,
+        timestamp: Timestamp => 48,
+        content: [u8; 76] => 56,
+    }
+}
+
+wire_struct! {
+    Early = "cmd_t (early 2019)", 92 bytes from 0 {
+        cmd: i32 => 0,
+        dcid: i32 => 4,
+        src: i32 => 8,
+        dst: i32 => 12,
+        snode: i32 => 16,
+        dnode: i32 => 20,
+        rcode: i32 => 24,
+        len: i32 => 28,
+        batch_nr: i32 => 32,
+        flags: u32 => 36,
+        snd_seq: u32 => 40,
+        ack_seq: u32 => 44,
+        timestamp: Timestamp => 48,
+        content: [u8; 36] => 56,
+    }
+}
+
+/// A command between nodes, whatever the generation that carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What it asks for or acknowledges.
+    pub command: Command,
+    /// In which container.
+    pub dc: i32,
+    /// Whose command it is: the requester of a copy, the answering side of an acknowledgement.
+    pub src: Endpoint,
+    /// Whom it is for.
+    pub dst: Endpoint,
+    /// Node of the source.
+    pub snode: i32,
+    /// Node of the destination.
+    pub dnode: i32,
+    /// How it went; of a notification the update bit or -1.
+    pub rcode: i32,
+    /// Bytes that follow.
+    pub len: i32,
+    /// Process id of the source on its node, 0 where the generation has none.
+    pub pid: i32,
+    /// How many headers follow as payload.
+    pub batch_nr: i32,
+    /// How to read what follows.
+    pub flags: HeaderFlags,
+    /// Counts what was sent; information only.
+    pub snd_seq: u32,
+    /// Counts what was received; information only.
+    pub ack_seq: u32,
+    /// When it was sent; information only.
+    pub timestamp: Timestamp,
+    /// The message. Where the generation has one place for both, what is read of a copy's block is here too.
+    pub message: Message,
+    /// The copy. Where the generation has one place for both, what is read of a message is here too.
+    pub copy: CopyBlock,
+}
+
+/// Why bytes cannot be a header from the peer they came from.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Less than a header.
+    #[error("{got} bytes where a header has {wanted}")]
+    Short {
+        /// How many there are.
+        got: usize,
+        /// How many it takes.
+        wanted: usize,
+    },
+    /// A command that nobody knows.
+    #[error("there is no command {0:#x}")]
+    Command(i32),
+    /// A length that cannot be.
+    #[error("{len} bytes cannot follow a {command}")]
+    Length {
+        /// The length.
+        len: i32,
+        /// Whose.
+        command: Command,
+    },
+    /// A batch that does not add up.
+    #[error("a batch of {batch_nr} headers cannot be {len} bytes")]
+    Batch {
+        /// How many headers.
+        batch_nr: i32,
+        /// How many bytes.
+        len: i32,
+    },
+    /// A source node other than the peer.
+    #[error("it is from node {got}, and the peer is node {wanted}")]
+    SourceNode {
+        /// By the header.
+        got: i32,
+        /// By the configuration.
+        wanted: NodeId,
+    },
+    /// A destination node other than this.
+    #[error("it is for node {got}, and this is node {wanted}")]
+    DestinationNode {
+        /// By the header.
+        got: i32,
+        /// By the configuration.
+        wanted: NodeId,
+    },
+    /// A container that cannot be.
+    #[error("there is no container {0}")]
+    Container(i32),
+}
+
+impl Header {
+    /// A header of `command`, all else zero.
+    pub fn new(command: Command) -> Self {
+        Self {
+            command,
+            dc: 0,
+            src: Endpoint::from_raw(0),
+            dst: Endpoint::from_raw(0),
+            snode: 0,
+            dnode: 0,
+            rcode: 0,
+            len: 0,
+            pid: 0,
+            batch_nr: 0,
+            flags: HeaderFlags::empty(),
+            snd_seq: 0,
+            ack_seq: 0,
+            timestamp: Timestamp::default(),
+            message: Message::default(),
+            copy: CopyBlock::default(),
+        }
+    }
+
+    /// Reads a header of `generation` from the first of `bytes`.
+    pub fn decode(bytes: &[u8], generation: Generation) -> Result<Self, HeaderError> {
+        match generation {
+            Generation::Current => Current::read_from_prefix(bytes)
+                .ok()
+                .map(|(it, _)| it.into()),
+            Generation::Legacy => Legacy::read_from_prefix(bytes)
+                .ok()
+                .map(|(it, _)| it.into()),
+            Generation::Early => Early::read_from_prefix(bytes).ok().map(|(it, _)| it.into()),
+        }
+        .ok_or(HeaderError::Short {
+            got: bytes.len(),
+            wanted: generation.header_size(),
+        })
+    }
+
+    /// The header as `generation` has it, behind what is in `bytes`.
+    pub fn encode(&self, generation: Generation, bytes: &mut Vec<u8>) {
+        match generation {
+            Generation::Current => bytes.extend_from_slice(Current::from(self).as_bytes()),
+            Generation::Legacy => bytes.extend_from_slice(Legacy::from(self).as_bytes()),
+            Generation::Early => bytes.extend_from_slice(Early::from(self).as_bytes()),
+        }
+    }
+
+    /// Examines what a receiver depends on, of a header of `generation` that node `peer` sent to node `here`.
+    ///
+    /// A sign of life ([`Command::NONE`]) is examined less: some peers leave in it whatever they sent last.
+    pub fn check(
+        &self,
+        generation: Generation,
+        peer: NodeId,
+        here: NodeId,
+    ) -> Result<(), HeaderError> {
+        if self.command.name().is_none() {
+            return Err(HeaderError::Command(self.command.raw()));
+        }
+        self.payload(generation)?;
+        if self.command == Command::NONE {
+            return Ok(());
+        }
+        self.check_addresses(peer, here)
+    }
+
+    fn check_addresses(&self, peer: NodeId, here: NodeId) -> Result<(), HeaderError> {
+        if self.snode != peer.raw() {
+            return Err(HeaderError::SourceNode {
+                got: self.snode,
+                wanted: peer,
+            });
+        }
+        if self.dnode != here.raw() {
+            return Err(HeaderError::DestinationNode {
+                got: self.dnode,
+                wanted: here,
+            });
+        }
+        if self.dc != -1 && DcId::new(self.dc).is_none() {
+            return Err(HeaderError::Container(self.dc));
+        }
+        Ok(())
+    }
+
+    /// How many bytes follow; an error if it cannot be so many. At most [`MAX_PAYLOAD`], or [`MAX_BATCH`] headers, whatever
+    /// the header says.
+    pub fn payload(&self, generation: Generation) -> Result<usize, HeaderError> {
+        let (command, len) = (self.command, self.len);
+        if self.is_batch() {
+            let headers = usize::try_from(self.batch_nr).ok();
+            let headers = headers.filter(|&headers| headers <= MAX_BATCH);
+            let bytes = headers.map(|headers| headers * generation.header_size());
+            return bytes
+                .filter(|&bytes| usize::try_from(len) == Ok(bytes))
+                .ok_or(HeaderError::Batch {
+                    batch_nr: self.batch_nr,
+                    len,
+                });
+        }
+        match usize::try_from(len) {
+            Ok(bytes) if bytes <= MAX_PAYLOAD => Ok(bytes),
+            _ => Err(HeaderError::Length { len, command }),
+        }
+    }
+
+    /// Whether its payload is further headers. Signs of life may have the flag left from an earlier command.
+    pub fn is_batch(&self) -> bool {
+        self.flags.contains(HeaderFlags::BATCH) && self.command != Command::NONE
+    }
+}
+
+/// Bytes from a header's first to the last that [`Header::check`] looks at, batches aside; the same in every generation.
+const EXAMINED: usize = 32;
+
+impl Generation {
+    /// The generations by which `bytes`, from node `peer` to node `here`, begin with something that can be a header and
+    /// are followed by another that can.
+    pub fn guess(bytes: &[u8], peer: NodeId, here: NodeId) -> Vec<Self> {
+        // Much that is no header passes for a sign of life, so those are examined as all others here.
+        let can_be = |bytes: &[u8], generation| {
+            let header = Header::decode(bytes, generation)?;
+            header.check(generation, peer, here)?;
+            header.check_addresses(peer, here)?;
+            Ok::<_, HeaderError>(header)
+        };
+        let fits = |generation: &Self| {
+            let Ok(first) = can_be(bytes, *generation) else {
+                return false;
+            };
+            let behind = generation.header_size() + first.payload(*generation).unwrap_or(0);
+            match bytes.get(behind..) {
+                Some(rest) if rest.len() >= EXAMINED => {
+                    let mut second = rest.to_vec();
+                    second.resize(generation.header_size().max(rest.len()), 0);
+                    can_be(&second, *generation).is_ok()
+                }
+                _ => true,
+            }
+        };
+        Self::ALL.into_iter().filter(fits).collect()
+    }
+}
+
+impl From<Current> for Header {
+    fn from(wire: Current) -> Self {
+        Self {
+            command: Command::from_raw(wire.cmd),
+            dc: wire.dcid,
+            src: Endpoint::from_raw(wire.src),
+            dst: Endpoint::from_raw(wire.dst),
+            snode: wire.snode,
+            dnode: wire.dnode,
+            rcode: wire.rcode,
+            len: wire.len,
+            pid: wire.pid,
+            batch_nr: wire.batch_nr,
+            flags: HeaderFlags::from_bits_retain(wire.flags),
+            snd_seq: wire.snd_seq,
+            ack_seq: wire.ack_seq,
+            timestamp: wire.timestamp,
+            message: Message::decode(&wire.message).unwrap_or_default(),
+            copy: wire.copy,
+        }
+    }
+}
+
+impl From<&Header> for Current {
+    fn from(header: &Header) -> Self {
+        let mut message = [0; 36];
+        header.message.encode(&mut message);
+        Self {
+            cmd: header.command.raw(),
+            dcid: header.dc,
+            src: header.src.raw(),
+            dst: header.dst.raw(),
+            snode: header.snode,
+            dnode: header.dnode,
+            rcode: header.rcode,
+            len: header.len,
+            pid: header.pid,
+            batch_nr: header.batch_nr,
+            flags: header.flags.bits(),
+            snd_seq: header.snd_seq,
+            ack_seq: header.ack_seq,
+            timestamp: header.timestamp,
+            message,
+            copy: header.copy,
+        }
+    }
+}
+
+/// The two generations whose message and copy share a place, and which tell no process id.
+macro_rules! shared_place {
+    ($wire:ident, $size:literal) => {
+        impl From<$wire> for Header {
+            fn from(wire: $wire) -> Self {
+                Self {
+                    command: Command::from_raw(wire.cmd),
+                    dc: wire.dcid,
+                    src: Endpoint::from_raw(wire.src),
+                    dst: Endpoint::from_raw(wire.dst),
+                    snode: wire.snode,
+                    dnode: wire.dnode,
+                    rcode: wire.rcode,
+                    len: wire.len,
+                    pid: 0,
+                    batch_nr: wire.batch_nr,
+                    flags: HeaderFlags::from_bits_retain(wire.flags),
+                    snd_seq: wire.snd_seq,
+                    ack_seq: wire.ack_seq,
+                    timestamp: wire.timestamp,
+                    message: Message::decode(&wire.content).unwrap_or_default(),
+                    copy: CopyBlock::read_from_prefix(&wire.content)
+                        .map_or_else(|_| CopyBlock::default(), |(copy, _)| copy),
+                }
+            }
+        }
+
+        impl From<&Header> for $wire {
+            fn from(header: &Header) -> Self {
+                let mut content = [0; $size];
+                // What lies behind a copy is of no meaning, and comes back as it came.
+                header.message.encode(&mut content);
+                if header.command.is_copy() {
+                    // The place is longer than the copy.
+                    let _ = header.copy.write_to_prefix(&mut content);
+                }
+                Self {
+                    cmd: header.command.raw(),
+                    dcid: header.dc,
+                    src: header.src.raw(),
+                    dst: header.dst.raw(),
+                    snode: header.snode,
+                    dnode: header.dnode,
+                    rcode: header.rcode,
+                    len: header.len,
+                    batch_nr: header.batch_nr,
+                    flags: header.flags.bits(),
+                    snd_seq: header.snd_seq,
+                    ack_seq: header.ack_seq,
+                    timestamp: header.timestamp,
+                    content,
+                }
+            }
+        }
+    };
+}
+
+shared_place!(Legacy, 76);
+shared_place!(Early, 36);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! What rhostfs puts into its client's memory: attributes, directory entries, the state of a file system, times.
+
+use zerocopy::little_endian::{I64, U64};
+
+use super::wire::wire_struct;
+
+wire_struct! {
+    /// A file's attributes.
+    pub UsrStat = "struct USR_stat", 68 bytes from 0 {
+        /// Device the file is on.
+        dev: u32 => 0,
+        /// Inode number.
+        ino: u32 => 4,
+        /// Type and permission bits.
+        mode: u32 => 8,
+        /// Links.
+        nlink: u32 => 12,
+        /// Owner.
+        uid: u32 => 16,
+        /// Group.
+        gid: u32 => 20,
+        /// Zero.
+        pad0: u32 => 24,
+        /// Device the file is, in glibc's encoding cut to 32 bits.
+        rdev: u32 => 28,
+        /// Bytes.
+        size: u32 => 32,
+        /// Bytes of a good transfer.
+        blksize: u32 => 36,
+        /// Blocks of 512 bytes.
+        blocks: u32 => 40,
+        /// Last access, seconds since 1970.
+        atime: I64 => 44,
+        /// Last modification, seconds since 1970.
+        mtime: I64 => 52,
+        /// Last change of the attributes, seconds since 1970.
+        ctime: I64 => 60,
+    }
+}
+
+wire_struct! {
+    /// One entry of a directory.
+    pub UsrDirent = "struct USR_dirent", 268 bytes from 0 {
+        /// Inode number.
+        ino: u32 => 0,
+        /// Position behind this entry.
+        off: i32 => 4,
+        /// 12 and the name's length, rounded up to 4.
+        reclen: u16 => 8,
+        /// `DT_*`.
+        kind: u8 => 10,
+        /// Name and a zero.
+        name: [u8; 256] => 11,
+        /// Zero.
+        padding: u8 => 267,
+    }
+}
+
+wire_struct! {
+    /// The state of a file system.
+    pub Statfs64 = "struct statfs64", 84 bytes from 0 {
+        /// Magic number.
+        kind: u32 => 0,
+        /// Bytes of a block.
+        bsize: u32 => 4,
+        /// Blocks.
+        blocks: U64 => 8,
+        /// Free blocks.
+        bfree: U64 => 16,
+        /// Free blocks that are not root's alone.
+        bavail: U64 => 24,
+        /// Inodes.
+        files: U64 => 32,
+        /// Free inodes.
+        ffree: U64 => 40,
+        /// Id of the file system.
+        fsid: [u32; 2] => 48,
+        /// Longest name.
+        namelen: u32 => 56,
+        /// Bytes of a fragment.
+        frsize: u32 => 60,
+        /// Mount flags.
+        flags: u32 => 64,
+        /// Zero.
+        spare: [u32; 4] => 68,
+    }
+}
+
+wire_struct! {
+    /// A point in time.
+    pub Timeval = "struct timeval", 8 bytes from 0 {
+        /// Seconds since 1970.
+        sec: i32 => 0,
+        /// Microseconds.
+        usec: i32 => 4,
+    }
+}
+
+wire_struct! {
+    /// What `utimes` and `futimes` are given.
+    pub Utimes = "struct timeval[2]", 16 bytes from 0 {
+        /// Last access.
+        atime: Timeval => 0,
+        /// Last modification.
+        mtime: Timeval => 8,
+    }
+}

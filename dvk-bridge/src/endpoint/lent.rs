@@ -1,0 +1,162 @@
+//! Memory that one who asks lends to the one who answers.
+
+/// First address that is given out where addresses are labels.
+#[cfg(not(target_pointer_width = "32"))]
+const FIRST: u32 = 0x1000_0000;
+/// What addresses are a multiple of, and what lies unused between two loans at least.
+#[cfg(not(target_pointer_width = "32"))]
+const PAGE: u32 = 4096;
+
+/// Buffers by 32-bit addresses: all that a partner's copies can reach.
+///
+/// On machines of 32 bits a buffer's address is the true one, as the kernel's DVK needs; elsewhere it is a label.
+#[derive(Debug, Default)]
+pub struct Lent<'a> {
+    loans: Vec<Loan<'a>>,
+}
+
+#[derive(Debug)]
+struct Loan<'a> {
+    address: u32,
+    bytes: Bytes<'a>,
+}
+
+#[derive(Debug)]
+enum Bytes<'a> {
+    ReadOnly(&'a [u8]),
+    Writable(&'a mut [u8]),
+}
+
+impl Bytes<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::ReadOnly(bytes) => bytes,
+            Self::Writable(bytes) => bytes,
+        }
+    }
+}
+
+/// A copy to or from memory that is not lent, or not so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes at {address:#x} are not lent for that")]
+pub struct NotLent {
+    /// Where.
+    pub address: u32,
+    /// How much.
+    pub bytes: usize,
+}
+
+impl<'a> Lent<'a> {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lends `bytes` to be read: their address, to be told in the message.
+    pub fn read_only(&mut self, bytes: &'a [u8]) -> u32 {
+        self.lend(Bytes::ReadOnly(bytes))
+    }
+
+    /// Lends `bytes` to be written, and read: their address, to be told in the message.
+    pub fn writable(&mut self, bytes: &'a mut [u8]) -> u32 {
+        self.lend(Bytes::Writable(bytes))
+    }
+
+    fn lend(&mut self, bytes: Bytes<'a>) -> u32 {
+        let address = self.address_for(bytes.as_slice());
+        self.loans.push(Loan { address, bytes });
+        address
+    }
+
+    #[cfg(target_pointer_width = "32")]
+    fn address_for(&self, bytes: &[u8]) -> u32 {
+        // A pointer of this machine is no wider.
+        u32::try_from(bytes.as_ptr().addr()).unwrap_or(u32::MAX)
+    }
+
+    /// The next page but one behind all that is lent. Beyond 4 GiB nothing can be addressed, and copies fail.
+    #[cfg(not(target_pointer_width = "32"))]
+    fn address_for(&self, _: &[u8]) -> u32 {
+        let Some(last) = self.loans.last() else {
+            return FIRST;
+        };
+        let length = u32::try_from(last.bytes.as_slice().len()).unwrap_or(u32::MAX);
+        let end = last.address.saturating_add(length).saturating_add(PAGE);
+        end.checked_next_multiple_of(PAGE).unwrap_or(u32::MAX)
+    }
+
+    /// A partner's copy of what is lent at `address`.
+    pub fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotLent> {
+        let bytes = into.len();
+        let fault = NotLent { address, bytes };
+        let found = self.loans.iter().find_map(|loan| {
+            let from = offset(loan, address)?;
+            loan.bytes.as_slice().get(from..from.checked_add(bytes)?)
+        });
+        into.copy_from_slice(found.ok_or(fault)?);
+        Ok(())
+    }
+
+    /// A partner's copy to what is lent at `address`.
+    pub fn write(&mut self, address: u32, from: &[u8]) -> Result<(), NotLent> {
+        let bytes = from.len();
+        let fault = NotLent { address, bytes };
+        let found = self.loans.iter_mut().find_map(|loan| {
+            let to = offset(loan, address)?;
+            match &mut loan.bytes {
+                Bytes::Writable(lent) => lent.get_mut(to..to.checked_add(bytes)?),
+                Bytes::ReadOnly(_) => None,
+            }
+        });
+        found.ok_or(fault)?.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+fn offset(loan: &Loan<'_>, address: u32) -> Option<usize> {
+    usize::try_from(address.checked_sub(loan.address)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_reach_what_is_lent_and_no_further() {
+        let name = *b"//\0";
+        let mut buffer = [0; 8];
+        let mut lent = Lent::new();
+        let name_at = lent.read_only(&name);
+        let buffer_at = lent.writable(&mut buffer);
+
+        let mut copy = [0; 2];
+        lent.read(name_at + 1, &mut copy).unwrap();
+        assert_eq!(copy, *b"/\0");
+        lent.write(buffer_at + 6, &[1, 2]).unwrap();
+
+        for (address, bytes) in [
+            (name_at + 2, 2),
+            (name_at.wrapping_sub(1), 1),
+            (buffer_at + 7, 2),
+            (u32::MAX, 1),
+        ] {
+            let refused = NotLent { address, bytes };
+            assert_eq!(lent.read(address, &mut vec![0; bytes]), Err(refused));
+        }
+        assert!(lent.write(name_at, &[0]).is_err(), "lent to be read");
+        assert_eq!(buffer, [0, 0, 0, 0, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn loans_do_not_touch() {
+        let bytes = vec![0; 3 * 4096 + 1];
+        let mut lent = Lent::new();
+        let first = lent.read_only(&bytes);
+        let second = lent.read_only(&bytes);
+        if cfg!(not(target_pointer_width = "32")) {
+            assert!(second - first >= 4 * 4096);
+        }
+        let end = first + u32::try_from(bytes.len()).unwrap();
+        assert!(lent.read(end, &mut [0]).is_err() || cfg!(target_pointer_width = "32"));
+    }
+}

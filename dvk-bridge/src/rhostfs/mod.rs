@@ -1,0 +1,1 @@
+//! rhostfs: a file system's calls as DVK messages, for the machines whose kernel knows that and nothing newer.
