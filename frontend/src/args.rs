@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use log::LevelFilter;
 
 /// Heading of the options that say which daemon and how.
 const DAEMON: &str = "Daemon";
@@ -15,15 +16,42 @@ const FILES: &str = "Files";
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "gangplank-frontend",
-    about = "The driver's side of virtio-fs over vhost-user: works with any virtio-fs daemon.",
+    about = "The driver's side of virtio-fs over vhost-user: a device model for hypervisors that have none, and a file client.\n\n\
+             With --config, serves the devices of a configuration to their guests.",
     version,
     arg_required_else_help = true,
-    subcommand_required = true
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit status: 0 done, or told to end by SIGTERM, SIGINT or SIGHUP; 1 a device could not be served, or not to the end; \
+                  2 wrong command line or configuration. SIGUSR1 has the status written to the log."
 )]
 pub struct Args {
-    /// What to do.
+    /// What to do instead of serving devices.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
+
+    /// Which devices to serve.
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// The device model.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// The devices, in YAML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Only check the configuration and show what it comes to; no device is touched
+    #[arg(long, requires = "config")]
+    pub check: bool,
+
+    /// Where to listen for everybody who wants to know how the devices stand
+    #[arg(long, value_name = "PATH", requires = "config")]
+    pub status_socket: Option<PathBuf>,
+
+    /// What to log: off, error, warn, info, debug or trace [default: the configuration's, or info]
+    #[arg(long, value_name = "LEVEL", requires = "config")]
+    pub log_level: Option<LevelFilter>,
 }
 
 /// What to do.
@@ -219,8 +247,27 @@ mod tests {
 
     #[test]
     fn the_root_is_listed_by_default() {
-        let Command::Fs(args) = parse("fs --socket s --as 1:2 ls").unwrap().command;
+        let parsed = parse("fs --socket s --as 1:2 ls").unwrap();
+        let Some(Command::Fs(args)) = parsed.command else {
+            panic!("another command: {parsed:?}");
+        };
         assert_eq!(args.owner, Some(Owner { uid: 1, gid: 2 }));
         assert!(matches!(args.action, FsAction::Ls { paths, .. } if paths == ["/"]));
+    }
+
+    #[test]
+    fn device_model_takes_its_configuration_and_no_subcommand() {
+        let parsed = parse("--config c.yaml --check --log-level debug").unwrap();
+        assert_eq!(parsed.model.config, Some("c.yaml".into()));
+        assert_eq!(parsed.model.log_level, Some(LevelFilter::Debug));
+        assert!(parsed.model.check && parsed.command.is_none());
+        for line in [
+            "--check",
+            "--status-socket s",
+            "--config c.yaml --log-level loud",
+            "--config c.yaml fs -s s ls",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
     }
 }

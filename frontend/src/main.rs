@@ -1,39 +1,54 @@
 //! `gangplank-frontend`: parse and run.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use gangplank_frontend::args::{Args, Command};
+use clap::{CommandFactory, Parser};
+use gangplank_frontend::args::{Args, Command, FsArgs, ModelArgs};
+use gangplank_frontend::failure::in_full;
 use gangplank_frontend::fs;
+use gangplank_frontend::program::{self, Outcome};
 
 fn main() -> ExitCode {
-    let Command::Fs(args) = Args::parse().command;
-    match fs::run(&args, &mut io::stdout().lock()) {
+    let args = Args::parse();
+    match args.command {
+        Some(Command::Fs(args)) => run_fs(&args),
+        None => run_model(&args.model),
+    }
+}
+
+fn run_fs(args: &FsArgs) -> ExitCode {
+    match fs::run(args, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough.
         Err(fs::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            // There is nowhere left to complain to if this fails.
-            let _ = writeln!(
-                io::stderr(),
-                "gangplank-frontend: error: {}",
-                in_full(&error)
-            );
-            ExitCode::from(error.status())
-        }
+        Err(error) => complain(&error, error.status()),
     }
 }
 
-/// An error with all its causes.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+fn run_model(args: &ModelArgs) -> ExitCode {
+    let Some(config) = &args.config else {
+        // Reached by options that ask for one only: without any, clap has shown the help.
+        let missing = clap::error::ErrorKind::MissingRequiredArgument;
+        Args::command().error(missing, "--config is missing").exit()
+    };
+    let filter = std::env::var("RUST_LOG").ok();
+    match program::run(config, args, filter.as_deref(), &mut io::stdout()) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(error) => complain(&error, error.status()),
     }
-    text
+}
+
+fn complain(error: &dyn Error, status: u8) -> ExitCode {
+    // There is nowhere left to complain to if this fails.
+    let _ = writeln!(
+        io::stderr(),
+        "gangplank-frontend: error: {}",
+        in_full(error)
+    );
+    ExitCode::from(status)
 }

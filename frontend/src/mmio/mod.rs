@@ -25,7 +25,7 @@ pub use device::{Activation, Device, ReadyQueue};
 pub use features::FeatureBits;
 pub use register::Register;
 pub use status::Status;
-pub use transport::Transport;
+pub use transport::{Counts, Transport};
 pub use wires::Wires;
 
 /// `MagicValue`: "virt", little-endian.

@@ -32,8 +32,19 @@ pub struct Transport<D> {
     driver: Driver,
     /// Interrupts that were raised here, for changes of the configuration, and not for used buffers.
     own_calls: u64,
+    /// Signals that this side gave so far, and kicks that came as an access; for people.
+    counts: Counts,
     /// Not part of what a reset forgets: it has to differ when the content does.
     config_generation: u32,
+}
+
+/// What passed through the registers that mostly goes past them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Interrupts that were raised for a change of the configuration or of the status.
+    pub own_interrupts: u64,
+    /// Kicks that came as an access and were passed on.
+    pub kicks: u64,
 }
 
 /// All that a driver has written and that a reset forgets.
@@ -62,6 +73,7 @@ impl<D: Device> Transport<D> {
             memory,
             driver: Driver::default(),
             own_calls: 0,
+            counts: Counts::default(),
             config_generation: 0,
         }
     }
@@ -85,6 +97,11 @@ impl<D: Device> Transport<D> {
     #[cfg(test)]
     pub(super) fn is_as(&self, other: &Self) -> bool {
         self.driver == other.driver && self.own_calls == other.own_calls
+    }
+
+    /// What passed through it so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// `Status` as the guest would read it.
@@ -375,6 +392,7 @@ impl<D: Device> Transport<D> {
             && let Some(queue) = self.driver.queues.get(usize::from(index))
             && queue.ready
         {
+            self.counts.kicks = self.counts.kicks.saturating_add(1);
             self.wires.signal_kick(index);
         }
     }
@@ -393,6 +411,7 @@ impl<D: Device> Transport<D> {
         if self.driver.status.contains(Status::DRIVER_OK) {
             self.driver.interrupt_status |= CONFIG_CHANGE;
             self.own_calls = self.own_calls.saturating_add(1);
+            self.counts.own_interrupts = self.counts.own_interrupts.saturating_add(1);
             self.wires.signal_call();
         }
     }

@@ -1,6 +1,9 @@
 //! The eventfds between guest and device: one per queue for its kicks, one for the interrupt line.
 
+use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -12,6 +15,8 @@ use crate::hypervisor::{Port, PortError};
 pub struct Wires {
     kicks: Vec<EventFd>,
     call: EventFd,
+    /// What has been taken off the counter of `call` so far.
+    calls: AtomicU64,
 }
 
 impl Wires {
@@ -43,6 +48,7 @@ impl Wires {
         Ok(Self {
             kicks: (0..queues).map(|_| new()).collect::<Result<_, _>>()?,
             call: new()?,
+            calls: AtomicU64::new(0),
         })
     }
 
@@ -71,7 +77,21 @@ impl Wires {
 
     /// How often the interrupt line was raised since this was last asked, by anybody.
     pub(super) fn take_calls(&self) -> u64 {
-        take(&self.call)
+        let taken = take(&self.call);
+        self.calls.fetch_add(taken, Ordering::Relaxed);
+        taken
+    }
+
+    /// How often the interrupt line was raised so far, by anybody: only this side takes anything off that counter. None
+    /// where the system does not tell. Not while [`Wires::take_calls`] runs in another thread.
+    pub fn calls(&self) -> Option<u64> {
+        let taken = self.calls.load(Ordering::Relaxed);
+        Some(taken.saturating_add(look(&self.call)?))
+    }
+
+    /// How many kicks of each queue nobody has taken yet; none where the system does not tell.
+    pub fn kicks_waiting(&self) -> Vec<Option<u64>> {
+        self.kicks.iter().map(look).collect()
     }
 
     /// How often a queue was kicked since this was last asked.
@@ -85,7 +105,7 @@ impl Wires {
         for kick in &self.kicks {
             take(kick);
         }
-        take(&self.call);
+        self.take_calls();
     }
 }
 
@@ -97,4 +117,40 @@ fn add_one(eventfd: &EventFd) {
 /// The counter, which is 0 afterwards: reading fails only where it is 0.
 fn take(eventfd: &EventFd) -> u64 {
     eventfd.read().unwrap_or(0)
+}
+
+/// The counter, which stays as it is (proc(5), `/proc/pid/fdinfo`).
+fn look(eventfd: &EventFd) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd())).ok()?;
+    let count = info
+        .lines()
+        .find_map(|line| line.strip_prefix("eventfd-count:"))?;
+    u64::from_str_radix(count.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_at_kicks_takes_none_of_them() {
+        let wires = Wires::new(2).unwrap();
+        for _ in 0..18 {
+            wires.signal_kick(1);
+        }
+        assert_eq!(wires.kicks_waiting(), [Some(0), Some(18)]);
+        assert_eq!(wires.take_kicks(1), 18);
+    }
+
+    #[test]
+    fn interrupts_are_counted_whether_the_guest_has_looked_or_not() {
+        let wires = Wires::new(1).unwrap();
+        wires.signal_call();
+        wires.call().write(2).unwrap();
+        assert_eq!(wires.take_calls(), 3);
+        wires.signal_call();
+        assert_eq!(wires.calls(), Some(4));
+        wires.drain();
+        assert_eq!(wires.calls(), Some(4));
+    }
 }

@@ -5,6 +5,7 @@
 
 mod fs;
 mod link;
+mod report;
 mod running;
 mod serve;
 mod stop;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use fs::{Change, FsDevice, FsError};
 pub use link::{Connector, ToSocket, keep};
-pub use running::{Report, Running, StartError};
+pub use report::Report;
+pub use running::{Running, StartError};
 pub use serve::{Counters, ServeError, serve};
 pub use stop::{Stop, Waited};

@@ -1,20 +1,23 @@
 //! One device at work: its two threads, and how they end.
 
-use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 use log::{error, info, warn};
 
 use super::fs::{Change, FsDevice};
 use super::link::{Connector, keep};
-use super::serve::{Counters, ServeError, serve};
+use super::report::Report;
+use super::serve::{Counters, serve};
 use super::stop::Stop;
 use crate::config::DeviceConfig;
+use crate::failure::in_full;
 use crate::hypervisor::{Port, PortError};
-use crate::mmio::{Status, Transport, Wires};
+use crate::mmio::{Transport, Wires};
 use crate::vhost_user::Messages;
 
 /// A device that is being served.
@@ -28,8 +31,9 @@ pub struct Running<P, M> {
     connections: Arc<AtomicU64>,
     stop: Arc<Stop>,
     stopping: Arc<AtomicBool>,
+    ended: Arc<Stop>,
+    since: Instant,
     keeper: JoinHandle<()>,
-    server: JoinHandle<Result<(), ServeError>>,
 }
 
 /// Why a device is not served at all.
@@ -57,21 +61,13 @@ pub enum StartError {
     },
 }
 
-/// What there is to tell of a device.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Report {
-    /// The device.
-    pub id: u32,
-    /// `Status` as its guest reads it.
-    pub status: Status,
-    /// Whether a daemon is connected.
-    pub daemon: bool,
-    /// Accesses of the guest that were handled.
-    pub accesses: u64,
-    /// Those among them that went wrong.
-    pub faults: u64,
-    /// How often a daemon was connected.
-    pub connections: u64,
+/// Says it however the thread that has it ends.
+struct SayAtEnd(Arc<Stop>);
+
+impl Drop for SayAtEnd {
+    fn drop(&mut self) {
+        self.0.say();
+    }
 }
 
 impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
@@ -98,6 +94,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
         let connections = Arc::new(AtomicU64::new(0));
         let counters = Arc::new(Counters::default());
         let stopping = Arc::new(AtomicBool::new(false));
+        let ended = Arc::new(Stop::new().map_err(system("make an eventfd"))?);
         let (attaches, attached) = mpsc::channel();
 
         let keeper = {
@@ -118,20 +115,20 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
             let transport = Arc::clone(&transport);
             let counters = Arc::clone(&counters);
             let stopping = Arc::clone(&stopping);
+            let end = SayAtEnd(Arc::clone(&ended));
             Builder::new().name(format!("guest {id}")).spawn(move || {
+                let _end = end;
                 if let Some(first) = first
                     && first.recv().is_err()
                 {
-                    return Ok(()); // told to end before a daemon came
+                    return; // told to end before a daemon came
                 }
-                let served = serve(&*port, &transport, &counters, &stopping);
-                if let Err(error) = &served {
-                    error!("device {id} is not served any more: {error}");
+                if let Err(error) = serve(&*port, &transport, &counters, &stopping) {
+                    error!("device {id} is not served any more: {}", in_full(&error));
                 }
-                served
             })
         };
-        let server = server.map_err(|source| {
+        server.map_err(|source| {
             stop.say();
             system("start a thread")(source)
         })?;
@@ -145,8 +142,9 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
             connections,
             stop,
             stopping,
+            ended,
+            since: Instant::now(),
             keeper,
-            server,
         })
     }
 }
@@ -160,15 +158,25 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
             id: self.id,
             status: transport.status(),
             daemon: transport.device().is_attached(),
+            connections: self.connections.load(Ordering::Relaxed),
             accesses: self.counters.accesses.load(Ordering::Relaxed),
             faults: self.counters.faults.load(Ordering::Relaxed),
-            connections: self.connections.load(Ordering::Relaxed),
+            interrupts: self.wires.calls(),
+            own_interrupts: transport.counts().own_interrupts,
+            kicks_seen: transport.counts().kicks,
+            kicks_waiting: self.wires.kicks_waiting(),
+            uptime: self.since.elapsed(),
         }
+    }
+
+    /// What becomes readable, for good, when its guest cannot be served any more.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
     }
 
     /// Whether its guest cannot be served any more.
     pub fn has_ended(&self) -> bool {
-        self.server.is_finished()
+        self.ended.is_said()
     }
 
     /// Ends it as the whole process is about to end: the daemon is let go, a running driver is told to reset, kicks turn
@@ -191,23 +199,5 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
         }
         self.stopping.store(true, Ordering::Release);
         self.counters.until_idle();
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let daemon = match self.daemon {
-            true => "connected",
-            false => "absent",
-        };
-        write!(
-            f,
-            "device {}: status {:#x}, daemon {daemon}, {} connections, {} accesses, {} faults",
-            self.id,
-            self.status.bits(),
-            self.connections,
-            self.accesses,
-            self.faults
-        )
     }
 }

@@ -1,15 +1,15 @@
 //! Telling a thread that waits to end.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 /// Said once, and heard by every wait from then on.
 #[derive(Debug)]
-pub struct Stop(EventFd);
+pub struct Stop(OwnedFd);
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,48 +22,83 @@ pub enum Waited {
     TimedOut,
 }
 
-/// What an event is of.
-const STOP: u64 = 0;
-const LINE: u64 = 1;
-
 impl Stop {
     /// Not said yet. Fails as `eventfd` does.
     pub fn new() -> io::Result<Self> {
-        EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map(Self)
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(eventfd(0, flags)?))
     }
 
     /// Says it.
     pub fn say(&self) {
         // Fails only where it was said as often as a counter counts.
-        let _ = self.0.write(1);
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Whether it was said.
+    pub fn is_said(&self) -> bool {
+        matches!(self.wait(None, Some(Duration::ZERO)), Ok(Waited::Stopped))
     }
 
     /// Waits for it to be said, for `line` to be hung up if there is one, but no longer than `limit` if there is one.
     pub fn wait(&self, line: Option<&OwnedFd>, limit: Option<Duration>) -> io::Result<Waited> {
-        let epoll = Epoll::new()?;
-        let said = EpollEvent::new(EventSet::IN, STOP);
-        epoll.ctl(ControlOperation::Add, self.0.as_raw_fd(), said)?;
-        if let Some(line) = line {
-            let hung_up = EpollEvent::new(EventSet::READ_HANG_UP, LINE);
-            epoll.ctl(ControlOperation::Add, line.as_raw_fd(), hung_up)?;
-        }
-        let limit = limit.map_or(-1, |limit| {
-            i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
-        });
-        let mut events = [EpollEvent::default(); 2];
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let mut awaited = vec![PollFd::new(&self.0, PollFlags::IN)];
+        awaited.extend(line.map(|line| PollFd::new(line, PollFlags::RDHUP)));
         loop {
-            match epoll.wait(limit, &mut events) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = left.map(Timespec::try_from).transpose();
+            match poll(&mut awaited, left.map_err(io::Error::other)?.as_ref()) {
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
                 Ok(0) => return Ok(Waited::TimedOut),
-                Ok(count) => {
-                    let stopped = events.iter().take(count).any(|event| event.data() == STOP);
-                    return Ok(match stopped {
-                        true => Waited::Stopped,
-                        false => Waited::HungUp,
-                    });
-                }
+                Ok(_) => break,
             }
         }
+        let said = awaited
+            .first()
+            .is_some_and(|stop| !stop.revents().is_empty());
+        Ok(match said {
+            true => Waited::Stopped,
+            false => Waited::HungUp,
+        })
+    }
+}
+
+/// Readable, for good, once it was said. Nothing may be read from it.
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_was_said_is_heard_by_every_wait_before_anything_else() {
+        let stop = Stop::new().unwrap();
+        let (line, other) = UnixStream::pair().unwrap();
+        drop(other);
+        let line = OwnedFd::from(line);
+        assert!(!stop.is_said());
+        assert_eq!(stop.wait(Some(&line), None).unwrap(), Waited::HungUp);
+        stop.say();
+        for _ in 0..2 {
+            assert_eq!(stop.wait(Some(&line), None).unwrap(), Waited::Stopped);
+            assert!(stop.is_said());
+        }
+    }
+
+    #[test]
+    fn wait_with_nothing_to_hear_ends_in_time() {
+        let stop = Stop::new().unwrap();
+        let (line, _other) = UnixStream::pair().unwrap();
+        let limit = Some(Duration::from_millis(20));
+        let waited = stop.wait(Some(&line.into()), limit).unwrap();
+        assert_eq!(waited, Waited::TimedOut);
     }
 }

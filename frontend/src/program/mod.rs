@@ -1,0 +1,170 @@
+//! The device model as a program: from a configuration to devices that are served until it is told to end.
+//!
+//! The main thread starts everything and then only waits: for a signal, for somebody who asks for the status, for the end of a
+//! device. A device that cannot be started, or ends, harms no other; the program goes on while one lives.
+
+mod devices;
+mod logging;
+mod manager;
+mod signals;
+mod status;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use log::{LevelFilter, error, info};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::args::ModelArgs;
+use crate::bao::BaoError;
+use crate::config::{Config, ConfigError};
+use devices::Devices;
+use signals::{Signals, Told};
+use status::StatusSocket;
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// All that was asked for was done, to the end.
+    Done,
+    /// Devices that were asked for could not be served, or not to the end; the log says why.
+    Failed,
+}
+
+/// Why no device was served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is none.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The plan could not be written.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// No log.
+    #[error("cannot start logging")]
+    Logging(#[from] log::SetLoggerError),
+    /// The status socket cannot be had.
+    #[error("cannot listen on {}, which is to tell the status", path.display())]
+    Status {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The hypervisor's driver is not there.
+    #[error(transparent)]
+    Node(#[from] BaoError),
+    /// The host refuses a resource.
+    #[error("cannot wait for {what}")]
+    System {
+        /// What was to be waited for.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The status to leave with: 2 where what was typed or configured is wrong, 1 for everything else.
+    #[must_use]
+    pub const fn status(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Serves the devices of the configuration at `config`, or only checks it and writes the plan to `out`. `filter` says in
+/// env_logger's form what is logged, whatever else says so.
+///
+/// To be called once, before any thread is started.
+///
+/// # Errors
+/// [`enum@Error`], if not a single device could be tried.
+pub fn run(
+    config: &Path,
+    args: &ModelArgs,
+    filter: Option<&str>,
+    out: &mut impl Write,
+) -> Result<Outcome, Error> {
+    let config = Config::load(config)?;
+    if args.check {
+        write!(out, "{config}").map_err(Error::Output)?;
+        return Ok(Outcome::Done);
+    }
+    let level = args.log_level.or(config.log_level);
+    logging::start(level.unwrap_or(LevelFilter::Info), filter)?;
+    let signals = Signals::block().map_err(|source| Error::System {
+        what: "signals",
+        source,
+    })?;
+    let status = match &args.status_socket {
+        None => None,
+        Some(path) => Some(StatusSocket::bind(path).map_err(|source| Error::Status {
+            path: path.clone(),
+            source,
+        })?),
+    };
+    let mut devices = Devices::start(&config)?;
+    if devices.alive() > 0 {
+        let summary = format!(
+            "{} of {} devices are served",
+            devices.alive(),
+            config.devices.len()
+        );
+        info!("ready: {summary}");
+        manager::ready(&summary);
+        serve(&mut devices, &signals, status.as_ref())?;
+        manager::stopping();
+    }
+    let outcome = match devices.failed() {
+        0 => Outcome::Done,
+        _ => Outcome::Failed,
+    };
+    devices.end();
+    info!("done");
+    Ok(outcome)
+}
+
+/// Waits until it is told to end, or until there is no device left.
+fn serve(
+    devices: &mut Devices,
+    signals: &Signals,
+    status: Option<&StatusSocket>,
+) -> Result<(), Error> {
+    let system = |source| Error::System {
+        what: "signals and devices",
+        source,
+    };
+    while devices.alive() > 0 {
+        let mut awaited = vec![PollFd::new(signals, PollFlags::IN)];
+        awaited.extend(status.map(|status| PollFd::new(status, PollFlags::IN)));
+        let ends: Vec<_> = devices.ends().collect();
+        awaited.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
+        match poll(&mut awaited, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(system(error.into())),
+        }
+        drop(awaited);
+        drop(ends);
+        devices.notice_ends();
+        if let Some(status) = status {
+            status.answer(|| devices.to_string());
+        }
+        while let Some(told) = signals.take().map_err(system)? {
+            match told {
+                Told::End => {
+                    info!("told to end");
+                    return Ok(());
+                }
+                Told::Report => devices.to_string().lines().for_each(|line| info!("{line}")),
+            }
+        }
+    }
+    error!("there is no device left");
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The signals that this program is told something by, as a readable descriptor.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Told {
+    /// To end.
+    End,
+    /// To say how the devices stand.
+    Report,
+}
+
+/// Signals that are read instead of being deadly.
+#[derive(Debug)]
+pub(super) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks the signals in the calling thread, so in those it starts later too, and opens the descriptor that they
+    /// arrive at. To be called before any thread is started. Fails as `signalfd` does.
+    pub(super) fn block() -> io::Result<Self> {
+        let mut set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
+        if !is_ignored(Signal::SIGHUP) {
+            set.add(Signal::SIGHUP);
+        }
+        set.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&set, flags)?))
+    }
+
+    /// Takes one signal that has arrived; none if none has. Fails as `read` does.
+    pub(super) fn take(&self) -> io::Result<Option<Told>> {
+        let report = Signal::SIGUSR1 as u32;
+        Ok(self.0.read_signal()?.map(|signal| match signal.ssi_signo {
+            number if number == report => Told::Report,
+            _ => Told::End,
+        }))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whether whoever started this process had `signal` ignored, as nohup(1) does: once blocked, it would arrive all the same.
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.is_some_and(|set| set & 1 << (signal as u32 - 1) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[test]
+    fn each_signal_is_taken_once_and_means_what_it_does() {
+        // A thread of its own, so that the mask of the test runner's threads stays as it is.
+        std::thread::spawn(|| {
+            let signals = Signals::block().unwrap();
+            assert_eq!(signals.take().unwrap(), None);
+            for (signal, told) in [
+                (Signal::SIGUSR1, Told::Report),
+                (Signal::SIGINT, Told::End),
+                (Signal::SIGTERM, Told::End),
+            ] {
+                raise(signal).unwrap();
+                assert_eq!(signals.take().unwrap(), Some(told), "{signal}");
+                assert_eq!(signals.take().unwrap(), None);
+            }
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,0 +1,113 @@
+//! A socket that tells everybody who connects how the devices stand.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use log::debug;
+
+/// The socket, as long as it listens. Its file goes when this does.
+#[derive(Debug)]
+pub(super) struct StatusSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl StatusSocket {
+    /// Listens at `path`, in place of a socket that a process has left behind which is no more. Fails as `bind` does, which
+    /// is with [`io::ErrorKind::AddrInUse`] where somebody listens already, or where there is something other than a socket.
+    pub(super) fn bind(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+                fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Sends `report` to everybody who has connected since. Whoever reads too slowly gets less of it: nobody is waited for.
+    pub(super) fn answer(&self, report: impl Fn() -> String) {
+        while let Ok((mut stream, _)) = self.listener.accept() {
+            let sent = stream
+                .set_nonblocking(true)
+                .and_then(|()| stream.write_all(report().as_bytes()));
+            if let Err(error) = sent {
+                debug!("somebody who asked for the status did not get it: {error}");
+            }
+        }
+    }
+}
+
+impl AsFd for StatusSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            debug!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Whether nobody listens on the socket at `path`. Connecting to a file that is none is refused just as well.
+fn is_stale(path: &Path) -> bool {
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+        && UnixStream::connect(path).is_err_and(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn everybody_who_connects_gets_the_report_and_the_end_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status");
+        let socket = StatusSocket::bind(&path).unwrap();
+        let mut asking: Vec<_> = (0..3)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect();
+        socket.answer(|| "all is well\n".to_owned());
+        for stream in &mut asking {
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard).unwrap();
+            assert_eq!(heard, "all is well\n");
+        }
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn socket_left_behind_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status");
+        drop(UnixListener::bind(&path).unwrap());
+        let _first = StatusSocket::bind(&path).unwrap();
+        let second = StatusSocket::bind(&path).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status");
+        fs::write(&path, "notes").unwrap();
+        StatusSocket::bind(&path).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "notes");
+    }
+}
