@@ -12,7 +12,7 @@ use gangplank_fuse::{
 use rustix::fs::OFlags;
 
 use super::error::Result;
-use super::{Driver, Ticket};
+use super::{Driver, Line, Ticket};
 
 /// Room for the reply of any operation that answers with structures alone.
 const STRUCTURES: usize = 512;
@@ -29,7 +29,7 @@ pub struct NodeAndFile {
 /// A name and the node it was found to be; node id zero if it was not looked up.
 pub type NameAndNode = (Vec<u8>, NodeId);
 
-impl Driver {
+impl<L: Line> Driver<L> {
     /// Opens the session, as Linux 6.18 would.
     ///
     /// # Errors

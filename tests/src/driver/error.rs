@@ -56,6 +56,9 @@ pub enum Error {
         /// The daemon's answer, not zero.
         code: u64,
     },
+    /// The device says that it needs a reset.
+    #[error("the device needs a reset")]
+    NeedsReset,
     /// The daemon closed the connection.
     #[error("the daemon closed the connection while {0}")]
     HungUp(&'static str),

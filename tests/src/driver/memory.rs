@@ -37,7 +37,15 @@ impl Memory {
         let what = "making shared memory";
         let file = memfd_create("guest", MemfdFlags::CLOEXEC).map_err(Error::system(what))?;
         ftruncate(&file, len).map_err(Error::system(what))?;
-        let file = File::from(file);
+        Self::of(File::from(file), len)
+    }
+
+    /// The first `len` bytes, a multiple of the page size, of a `file` that others may have mapped already.
+    ///
+    /// # Errors
+    /// The file cannot be mapped.
+    pub fn of(file: File, len: u64) -> Result<Self> {
+        let what = "mapping shared memory";
         let backing = file
             .try_clone()
             .map_err(|source| Error::System { what, source })?;

@@ -73,10 +73,36 @@ impl Default for Setup {
     }
 }
 
+/// How a driver and its device tell each other that there is something in a ring.
+pub trait Line {
+    /// Tells the device to look at `ring`.
+    ///
+    /// # Errors
+    /// The device cannot be told.
+    fn kick(&self, ring: &Ring) -> Result<()>;
+
+    /// Waits until the device tells that something more was used in `ring`, or it is there already.
+    ///
+    /// # Errors
+    /// It does not within `limit`, or is broken.
+    fn wait(&self, ring: &Ring, memory: &Memory, limit: Duration) -> Result<()>;
+}
+
+/// A vhost-user daemon is told, and tells, by the rings' own descriptors.
+impl Line for Peer {
+    fn kick(&self, ring: &Ring) -> Result<()> {
+        ring.kick_anyway()
+    }
+
+    fn wait(&self, ring: &Ring, memory: &Memory, limit: Duration) -> Result<()> {
+        ring.wait(memory, limit)
+    }
+}
+
 /// A guest that is connected and whose rings run.
-pub struct Driver {
-    /// The vhost-user connection.
-    pub peer: Peer,
+pub struct Driver<L = Peer> {
+    /// The vhost-user connection, or whatever else leads to the device.
+    pub peer: L,
     /// Guest memory.
     pub memory: Memory,
     /// The high-priority ring, then the request rings.
@@ -178,17 +204,7 @@ impl Driver {
                 Ring::new(&mut memory, layout)
             })
             .collect::<Result<Vec<_>>>()?;
-        let driver = Self {
-            peer,
-            memory,
-            rings,
-            header: RequestHeader::default(),
-            queue: 1,
-            offer: InitFlags::all() - InitFlags::INIT_RESERVED,
-            dialect: Dialect::default(),
-            unique: 0,
-            early: HashMap::new(),
-        };
+        let driver = Self::over(peer, memory, rings);
         driver.share_memory()?;
         for index in 0..driver.rings.len() {
             driver.start_ring(index)?;
@@ -234,6 +250,24 @@ impl Driver {
                 answer: message::GET_VRING_BASE,
                 len: answer.len(),
             })
+    }
+}
+
+impl<L: Line> Driver<L> {
+    /// On a device that runs `rings` in `memory`, and is reached through `line`.
+    #[must_use]
+    pub fn over(line: L, memory: Memory, rings: Vec<Ring>) -> Self {
+        Self {
+            peer: line,
+            memory,
+            rings,
+            header: RequestHeader::default(),
+            queue: 1,
+            offer: InitFlags::all() - InitFlags::INIT_RESERVED,
+            dialect: Dialect::default(),
+            unique: 0,
+            early: HashMap::new(),
+        }
     }
 
     /// What INIT agreed on.
@@ -313,7 +347,9 @@ impl Driver {
     pub fn exchange(&mut self, queue: usize, segments: &[Segment]) -> Result<u32> {
         let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
         let head = ring.publish_chain(&mut self.memory, segments)?;
-        ring.kick(&self.memory)?;
+        if ring.wants_kick(&self.memory) {
+            self.peer.kick(ring)?;
+        }
         let ticket = Ticket {
             unique: Unique::default(),
             queue,
@@ -335,7 +371,7 @@ impl Driver {
             ring.put_descriptor(&self.memory, index, *descriptor);
         }
         ring.publish(&self.memory, 0);
-        ring.kick_anyway()
+        self.peer.kick(ring)
     }
 
     /// Sends any bytes as a request, with room for `room` bytes of reply, header included.
@@ -380,7 +416,9 @@ impl Driver {
         push(&mut segments, reply.0, 16.min(room), room, true);
         let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
         let head = ring.publish_chain(&mut self.memory, &segments)?;
-        ring.kick(&self.memory)?;
+        if ring.wants_kick(&self.memory) {
+            self.peer.kick(ring)?;
+        }
         Ok(Ticket {
             unique,
             queue,
@@ -456,7 +494,7 @@ impl Driver {
                 .rings
                 .get(ticket.queue)
                 .ok_or(Error::Exhausted("ring"))?;
-            ring.wait(&self.memory, limit)?;
+            self.peer.wait(ring, &self.memory, limit)?;
         }
     }
 

@@ -307,6 +307,15 @@ impl Ring {
     /// # Errors
     /// The kick descriptor cannot be written.
     pub fn kick(&mut self, memory: &Memory) -> Result<bool> {
+        let wanted = self.wants_kick(memory);
+        if wanted {
+            self.kick_anyway()?;
+        }
+        Ok(wanted)
+    }
+
+    /// Whether the daemon wants to be told of what was made available since this was last asked.
+    pub fn wants_kick(&mut self, memory: &Memory) -> bool {
         // The index must be visible before the daemon's wish is looked at (virtio 1.2, 2.7.13.4.1).
         fence(Ordering::SeqCst);
         let wanted = if self.layout.event_idx {
@@ -317,10 +326,7 @@ impl Ring {
             memory.load::<u16>(self.used) & NO_NOTIFY == 0
         };
         self.kicked = self.published;
-        if wanted {
-            self.kick_anyway()?;
-        }
-        Ok(wanted)
+        wanted
     }
 
     /// Tells the daemon to look at the ring, wanted or not.
@@ -364,6 +370,18 @@ impl Ring {
         memory.load(self.used + 2)
     }
 
+    /// Asks the daemon to signal when something more is used; says whether something is already.
+    #[must_use]
+    pub fn ask_for_notice(&self, memory: &Memory) -> bool {
+        if self.layout.event_idx {
+            let wish = self.available + 4 + 2 * u64::from(self.layout.size);
+            memory.store(wish, self.seen);
+        }
+        // The wish must be visible before the used index is looked at for the last time.
+        fence(Ordering::SeqCst);
+        self.used_index(memory) != self.seen
+    }
+
     /// Waits until the daemon signals that something more was used, or has it already.
     ///
     /// # Errors
@@ -371,13 +389,7 @@ impl Ring {
     pub fn wait(&self, memory: &Memory, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
-            if self.layout.event_idx {
-                let wish = self.available + 4 + 2 * u64::from(self.layout.size);
-                memory.store(wish, self.seen);
-            }
-            // The wish must be visible before the used index is looked at for the last time.
-            fence(Ordering::SeqCst);
-            if self.used_index(memory) != self.seen {
+            if self.ask_for_notice(memory) {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
