@@ -1,5 +1,6 @@
-//! What the tests share: guests, the daemon under test, a driver without a guest.
+//! What the tests share: guests, the daemon under test, a driver without a guest, a played hypervisor.
 
+pub mod bao;
 pub mod cache;
 pub mod daemon;
 pub mod debian_tree;

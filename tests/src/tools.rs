@@ -65,6 +65,14 @@ pub fn guest_check(arch: Arch) -> Result<PathBuf> {
     built("gangplank-tests", "guest-check", arch)
 }
 
+/// The static program that tries the device model under a played Bao.
+///
+/// # Errors
+/// When it does not build.
+pub fn bao_check(arch: Arch) -> Result<PathBuf> {
+    built("gangplank-tests", "bao-check", arch)
+}
+
 /// pjdfstest, the POSIX conformance suite, as a static program.
 ///
 /// # Errors

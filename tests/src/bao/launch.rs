@@ -1,0 +1,208 @@
+//! Programs under the played driver: started behind a filter, their calls answered as long as they live.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::process::{Pid, Signal};
+
+use super::device::kill_and_wait;
+use super::kernel::Kernel;
+use super::seccomp::{self, Listener};
+use crate::process;
+
+/// The first argument by which a program that uses this module is told to become another one: see [`become_program`].
+pub const LAUNCH: &str = "--launch";
+
+/// How long a program may take to end when told to.
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
+
+/// The far end of [`Program::start`]: puts this process behind the filter, sends the listener through standard input, which
+/// then is at its end, and becomes the program that `arguments` name. Returns only if that fails.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn become_program(
+    mut arguments: impl Iterator<Item = std::ffi::OsString>,
+) -> Result<Infallible> {
+    let program = arguments.next().context("no program to become")?;
+    // The driver dies with its test, and so must its programs.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let listener = seccomp::install().context("installing the filter")?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [listener.as_fd()];
+    beside.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(
+        std::io::stdin(),
+        &[IoSlice::new(&[0])],
+        &mut beside,
+        SendFlags::empty(),
+    )
+    .context("sending the listener")?;
+    drop(listener);
+    Err(anyhow!(Command::new(&program).args(arguments).exec())
+        .context(format!("becoming {}", program.display())))
+}
+
+fn receive(socket: &UnixStream) -> Result<OwnedFd> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut beside,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
+            && let Some(listener) = descriptors.next()
+        {
+            return Ok(listener);
+        }
+    }
+    bail!("the program ended before it could be watched")
+}
+
+/// A program under the played driver; killed when dropped.
+pub struct Program {
+    child: Child,
+    kernel: Arc<Kernel>,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts `program`, with what it says going to the end of the file `log`. This process has to be of a program that
+    /// heeds [`LAUNCH`].
+    ///
+    /// # Errors
+    /// It cannot be started, or the kernel has no user notifications.
+    pub fn start(
+        kernel: &Arc<Kernel>,
+        program: &Path,
+        arguments: &[String],
+        log: &Path,
+    ) -> Result<Self> {
+        let (near, far) = UnixStream::pair()?;
+        near.set_read_timeout(Some(LIMIT))?;
+        let said = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg(LAUNCH)
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::from(OwnedFd::from(far)))
+            .stdout(said.try_clone()?)
+            .stderr(said);
+        let mut child =
+            process::spawn(command).with_context(|| format!("starting {}", program.display()))?;
+        let listener = receive(&near).inspect_err(|_| process::kill_group(&mut child));
+        let listener = Arc::new(Listener::new(
+            listener.with_context(|| program.display().to_string())?,
+        ));
+        {
+            // It ends with the last process behind the filter, which may outlive the program itself.
+            let kernel = Arc::clone(kernel);
+            thread::spawn(move || {
+                loop {
+                    match listener.next() {
+                        Ok(Some(note)) => kernel.answer(&listener, note),
+                        Ok(None) => break,
+                        Err(error) => {
+                            kernel
+                                .faults
+                                .add(format!("calls cannot be answered any more: {error}"));
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+        Ok(Self {
+            child,
+            kernel: Arc::clone(kernel),
+            log: log.to_owned(),
+        })
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// What it, and whoever wrote to the same file before it, has said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has been waited for already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        process::signal(&self.child, signal).context("signalling a program")
+    }
+
+    /// Kills it at once, while nothing happens in the driver, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It does not go.
+    pub fn kill(&mut self) -> Result<()> {
+        {
+            let _frozen = self.kernel.freeze();
+            kill_and_wait(self.pid())?;
+        }
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// The host does not tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It does not in time; with its log.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        process::wait_within(&mut self.child, LIMIT).with_context(|| self.log())
+    }
+
+    /// Ends it by SIGTERM.
+    ///
+    /// # Errors
+    /// It does not end in time; with its log.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.wait()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Not its group: children of its own may be meant to live on.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

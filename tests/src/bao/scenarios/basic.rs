@@ -1,0 +1,57 @@
+//! Where nothing goes wrong.
+
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::Trial;
+use crate::bao::place::{Setup, TAG};
+use crate::bao::work;
+
+/// The device model finds the driver's generation, the guest its device, and its files are the host's.
+pub(super) fn guest_mounts_and_works_with_files(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let frontend = place.start_frontend()?;
+        let (mut guest, probed) = place.cpu(0)?.probe()?;
+        ensure!(probed.tag == TAG && probed.queues == 1, "{probed:?}");
+        guest.init().context("INIT")?;
+        for round in 0..3 {
+            work::with_files(&mut guest, &place.share(0), round)?;
+        }
+        place.device(0)?.wires.expect((2, 1))?;
+        place.finish(frontend)
+    })
+}
+
+/// The devices of several guests, all at the same address, are served side by side.
+pub(super) fn several_guests_work_at_once_each_with_its_own_share(trial: &Trial) -> Result<()> {
+    let setup = Setup {
+        devices: 3,
+        ..trial.setup
+    };
+    trial.place(setup, |place| {
+        let _daemons = place.start_daemons()?;
+        let frontend = place.start_frontend()?;
+        thread::scope(|scope| {
+            let guests: Vec<_> = (0..3)
+                .map(|id| {
+                    scope.spawn(move || -> Result<()> {
+                        let (mut guest, _) = place.cpu(id)?.probe()?;
+                        guest.init().context("INIT")?;
+                        for round in 0..10 {
+                            // The same names in each share: whoever mixes them up is caught.
+                            work::with_files(&mut guest, &place.share(id), round)
+                                .with_context(|| format!("guest {id}"))?;
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            guests
+                .into_iter()
+                .try_for_each(|guest| guest.join().map_err(|_| anyhow!("a guest panicked"))?)
+        })?;
+        place.finish(frontend)
+    })
+}
