@@ -4,6 +4,7 @@
 //! stands still without a word.
 
 mod agreement;
+mod boot;
 mod configuration;
 mod run_bao;
 mod tree;

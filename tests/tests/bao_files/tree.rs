@@ -57,15 +57,8 @@ pub(crate) struct Shared {
 }
 
 impl Tree {
-    /// Compiles `source`, of which the compiler may have nothing to say.
     pub(crate) fn load(source: &Path) -> Result<Self> {
-        let place = tempfile::tempdir()?;
-        let blob = place.path().join("dtb");
-        let mut compile = Command::new("dtc");
-        compile.args(["-O", "dtb", "-o"]).arg(&blob).arg(source);
-        let warnings = run(&mut compile)?;
-        ensure!(warnings.is_empty(), "{}: {warnings}", source.display());
-        let bytes = std::fs::read(&blob)?;
+        let bytes = compile(source)?;
         let tree = Fdt::new(&bytes).map_err(|error| anyhow::anyhow!("{error}"))?;
         Self::read(&tree.root()).with_context(|| format!("what {} says", source.display()))
     }
@@ -104,6 +97,17 @@ impl Tree {
                 .collect::<Result<_>>()?,
         })
     }
+}
+
+/// Compiles `source`, of which the compiler may have nothing to say.
+pub(crate) fn compile(source: &Path) -> Result<Vec<u8>> {
+    let place = tempfile::tempdir()?;
+    let blob = place.path().join("dtb");
+    let mut compile = Command::new("dtc");
+    compile.args(["-O", "dtb", "-o"]).arg(&blob).arg(source);
+    let warnings = run(&mut compile)?;
+    ensure!(warnings.is_empty(), "{}: {warnings}", source.display());
+    Ok(std::fs::read(&blob)?)
 }
 
 fn all(root: &FdtNode<'_>, compatible: &str) -> Result<Vec<Bound>> {
