@@ -1,0 +1,108 @@
+//! Files for the host's own software: what it makes of them, and whether the daemon does what they say.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use gangplank_tests::cache;
+use rustix::process::Signal;
+use serde_json::Value;
+
+mod launch;
+
+use launch::Place;
+
+/// Where all of them look for the daemon.
+const DAEMON: &str = "/usr/local/bin/gangplankd";
+
+/// Units that the shares' unit names without a word, as every service does.
+const STANDARD_UNITS: [&str; 4] = ["sysinit", "basic", "shutdown", "multi-user"];
+
+fn shipped(name: &str) -> PathBuf {
+    cache::workspace().join("configs").join(name)
+}
+
+/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt looks for a backend by its type, and asks it for the rest.
+#[test]
+fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Result<()> {
+    let text = fs::read_to_string(shipped("qemu/50-gangplankd.json"))?;
+    let backend: Value = serde_json::from_str(&text)?;
+    let members = backend.as_object().context("no object")?;
+    let known = ["description", "type", "binary", "tags"];
+    ensure!(members.keys().all(|name| known.contains(&name.as_str())));
+    ensure!(members["description"].is_string());
+    ensure!(members["binary"] == DAEMON);
+
+    let ended = Place::new()?.run(&["--print-capabilities"])?;
+    let own: Value = serde_json::from_str(&ended.output)?;
+    ensure!(members["type"] == "fs" && own["type"] == members["type"]);
+    ensure!(own["features"].is_array());
+    Ok(())
+}
+
+/// A file system in which systemd finds the unit, the standard ones and something for the daemon.
+fn install(root: &Path) -> Result<()> {
+    let units = root.join("usr/lib/systemd/system");
+    fs::create_dir_all(&units)?;
+    for name in STANDARD_UNITS {
+        let text = format!("[Unit]\nDescription={name}\n");
+        fs::write(units.join(format!("{name}.target")), text)?;
+    }
+    let own = root.join("etc/systemd/system");
+    fs::create_dir_all(&own)?;
+    for entry in fs::read_dir(shipped("systemd"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), own.join(entry.file_name()))?;
+    }
+    let program = root.join(DAEMON.trim_start_matches('/'));
+    fs::create_dir_all(program.parent().context("a program in no directory")?)?;
+    fs::write(&program, "#!/bin/sh\n")?;
+    Ok(fs::set_permissions(
+        program,
+        fs::Permissions::from_mode(0o755),
+    )?)
+}
+
+#[test]
+fn systemd_takes_the_unit_and_has_nothing_to_say() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    install(root.path())?;
+    let verified = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(format!("--root={}", root.path().display()))
+        .arg("gangplankd@home.service")
+        .output()
+        .context("starting systemd-analyze")?;
+    let said = [verified.stdout, verified.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    ensure!(verified.status.success() && said.is_empty(), "{said}");
+    Ok(())
+}
+
+/// The unit's own command line, with its directories moved to where a test may write.
+#[test]
+fn unit_serves_the_share_of_its_name() -> Result<()> {
+    let unit = fs::read_to_string(shipped("systemd/gangplankd@.service"))?;
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .context("no ExecStart")?;
+    let line = line.replace("%i", "share");
+    let mut words = line.split(' ');
+    ensure!(words.next() == Some(DAEMON));
+
+    let place = Place::new()?;
+    let here = place.path().display().to_string();
+    let arguments: Vec<String> = words
+        .map(|word| word.replace("/run/gangplank", &here).replace("/srv", &here))
+        .collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let daemon = place.start(&arguments)?;
+    ensure!(place.file("share.sock").exists());
+    let ended = daemon.signal(Signal::TERM)?;
+    ensure!(ended.status.success(), "{ended:?}");
+    ensure!(!place.file("share.sock").exists());
+    Ok(())
+}
