@@ -1,0 +1,108 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::contestant::Contestant;
+use crate::placement::{PLACEMENTS, Placement};
+use crate::work::{CATALOGUE, Entry};
+
+/// Measures virtio-fs daemons side by side, without a guest: rounds of each in turn, beside the same work done by system calls.
+#[derive(Debug, Parser)]
+#[command(name = "scripts/bench", version)]
+pub(crate) struct Args {
+    /// Fewer and shorter rounds, and no crowds: less than three minutes
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// A daemon to measure, by NAME=COMMAND with {socket}, {share} and perhaps {queues} in it. The first is compared with the
+    /// others. Without any: gangplankd, virtiofsd 1.14.0 and QEMU's former virtiofsd
+    #[arg(long = "daemon", value_name = "NAME=COMMAND", value_parser = Contestant::parse)]
+    pub(crate) daemons: Vec<Contestant>,
+
+    /// Measure these beside the daemons that are measured by default
+    #[arg(long = "beside", value_name = "NAME=COMMAND", value_parser = Contestant::parse)]
+    pub(crate) beside: Vec<Contestant>,
+
+    /// Workloads to measure, by the beginning of their names
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) workloads: Vec<String>,
+
+    /// Who runs where: one, two, two-busy
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = placement)]
+    pub(crate) placements: Vec<Placement>,
+
+    /// Rounds of each workload
+    #[arg(long)]
+    pub(crate) rounds: Option<usize>,
+
+    /// Milliseconds of each round
+    #[arg(long, value_name = "MS")]
+    pub(crate) time: Option<u64>,
+
+    /// Leave out start-up, idling and crowds
+    #[arg(long)]
+    pub(crate) no_footprint: bool,
+
+    /// A directory on a disk's file system, to work in
+    #[arg(long, value_name = "DIR")]
+    pub(crate) disk: Option<PathBuf>,
+
+    /// A directory on tmpfs, to work in
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    pub(crate) ram: PathBuf,
+
+    /// Write all numbers there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Draw the rates there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+
+    /// Put the tables into a document that has a place for them, with .json and .svg beside it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) document: Option<PathBuf>,
+}
+
+fn placement(name: &str) -> Result<Placement, String> {
+    let found = PLACEMENTS.into_iter().find(|known| known.name == name);
+    found.ok_or_else(|| "it is one, two or two-busy".to_owned())
+}
+
+impl Args {
+    /// How many rounds.
+    pub(crate) fn rounds(&self) -> usize {
+        let usual = if self.quick { 3 } else { 11 };
+        self.rounds.unwrap_or(usual).max(1)
+    }
+
+    /// How long each takes.
+    pub(crate) fn time(&self) -> Duration {
+        let usual = if self.quick { 60 } else { 250 };
+        Duration::from_millis(self.time.unwrap_or(usual).max(1))
+    }
+
+    /// The workloads that were asked for with a placement.
+    pub(crate) fn entries(&self, placement: Placement) -> Vec<Entry> {
+        let asked = |entry: &&Entry| match self.workloads.as_slice() {
+            // Apart, what is waited for counts; what is copied does not change.
+            [] => !placement.apart || APART.contains(&entry.name),
+            names => names
+                .iter()
+                .any(|name| entry.name.starts_with(name.as_str())),
+        };
+        CATALOGUE.iter().filter(asked).copied().collect()
+    }
+}
+
+/// What is measured with a daemon apart, unless it is asked for otherwise.
+const APART: [&str; 5] = [
+    "getattr",
+    "getattr-32",
+    "lookup-forget",
+    "random-read-4k-32",
+    "read-1m",
+];

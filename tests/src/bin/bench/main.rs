@@ -1,0 +1,288 @@
+//! `scripts/bench`: virtio-fs daemons side by side, without a guest.
+//!
+//! ```text
+//!   contestants: direct, gangplankd, virtiofsd, ...     each with its own share, all of them running
+//!   for each workload:  rounds of direct, A, B, C; A, B, C, direct; ...
+//! ```
+//!
+//! Whatever disturbs the machine so disturbs all of them, and the ratios of one round are worth more than any rate.
+#![allow(clippy::print_stdout, reason = "a program for the console")]
+
+mod args;
+mod contestant;
+mod device;
+mod footprint;
+mod lane;
+mod memory;
+mod placement;
+mod report;
+mod score;
+mod tree;
+mod usage;
+mod work;
+mod workload;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use gangplank_tests::cache;
+
+use args::Args;
+use contestant::{Contestant, Running};
+use footprint::{Crowd, Footprint};
+use placement::{PLACEMENTS, Placement, Processors};
+use report::Report;
+use score::{DIRECT, Round, Table, scores};
+use tree::Tree;
+use work::{Entry, Place};
+
+/// Files in the crowds of a whole run, and of a quick one.
+const CROWDS: [usize; 2] = [100_000, 1_000_000];
+const QUICK_CROWD: usize = 10_000;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let mut notes = Vec::new();
+    let mut note = |text: &str| {
+        eprintln!("bench: {text}");
+        notes.push(text.to_owned());
+    };
+    let mut contestants = args.daemons.clone();
+    if contestants.is_empty() {
+        contestants = contestant::defaults(&mut note)?;
+    }
+    contestants.extend(args.beside.iter().cloned());
+    let processors = Processors::find()?;
+    let mut placements = args.placements.clone();
+    if placements.is_empty() {
+        placements = PLACEMENTS.to_vec();
+    }
+    if !processors.has_two() && placements.iter().any(|placement| placement.apart) {
+        note("with one processor, no daemon has one of its own");
+        placements.retain(|placement| !placement.apart);
+    }
+    let mut report = Report::new(&contestants, args.rounds(), args.time());
+    processors.pin_driver()?;
+
+    let disk = match &args.disk {
+        Some(disk) => disk.clone(),
+        None => cache::target_dir().join("bench"),
+    };
+    std::fs::create_dir_all(&disk).with_context(|| format!("making {}", disk.display()))?;
+    let shares = Shares {
+        disk: Tree::new(&disk)?,
+        ram: Tree::new(&args.ram)?,
+    };
+    for placement in placements {
+        let entries = args.entries(placement);
+        let queues: &[usize] = if placement.apart { &[1, 2] } else { &[1] };
+        for queues in queues {
+            let able: Vec<_> = contestants
+                .iter()
+                .filter(|contestant| *queues == 1 || contestant.has_queues())
+                .collect();
+            let entries = entries.iter().copied();
+            // One after another they are on one queue, however many there are.
+            let entries: Vec<_> = entries
+                .filter(|entry| *queues == 1 || entry.depth > 1)
+                .collect();
+            if able.is_empty() || entries.is_empty() {
+                continue;
+            }
+            let match_ = Match {
+                placement,
+                queues: *queues,
+                processors: &processors,
+                shares: &shares,
+                rounds: args.rounds(),
+                time: args.time(),
+            };
+            let tables = match_.play(&able, &entries)?;
+            report.add_tables(&match_.title(), tables);
+        }
+    }
+    if !args.no_footprint {
+        report.add_footprints(footprints(args, &contestants, &processors)?);
+    }
+    report.notes = notes;
+    report.check()?;
+    if let Some(path) = &args.json {
+        report.write_json(path)?;
+    }
+    if let Some(path) = &args.svg {
+        report.write_svg(path)?;
+    }
+    if let Some(path) = &args.document {
+        report.write_document(path)?;
+    }
+    Ok(())
+}
+
+/// The directories that are shared, each by each daemon.
+struct Shares {
+    disk: Tree,
+    ram: Tree,
+}
+
+impl Shares {
+    fn at(&self, place: Place) -> &Tree {
+        match place {
+            Place::Disk => &self.disk,
+            Place::Ram => &self.ram,
+        }
+    }
+}
+
+/// Contestants against each other under the same conditions.
+struct Match<'a> {
+    placement: Placement,
+    queues: usize,
+    processors: &'a Processors,
+    shares: &'a Shares,
+    rounds: usize,
+    time: Duration,
+}
+
+impl Match<'_> {
+    fn title(&self) -> String {
+        match self.queues {
+            1 => self.placement.meaning.to_owned(),
+            queues => format!("{}, {queues} request queues", self.placement.meaning),
+        }
+    }
+
+    fn play(&self, contestants: &[&Contestant], entries: &[Entry]) -> Result<Vec<Table>> {
+        let start = |place| -> Result<Vec<Running>> {
+            let share = self.shares.at(place).path();
+            let started = contestants.iter().map(|contestant| {
+                let Placement { apart, waiting, .. } = self.placement;
+                contestant.start(share, self.queues, self.processors, apart, waiting)
+            });
+            started.collect()
+        };
+        let mut on_disk = start(Place::Disk)?;
+        let mut in_ram = start(Place::Ram)?;
+        let mut tables = Vec::new();
+        for entry in entries {
+            let running = match entry.place() {
+                Place::Disk => &mut on_disk,
+                Place::Ram => &mut in_ram,
+            };
+            eprintln!("bench: {} ({})", entry.name, self.title());
+            tables.push(self.workload(contestants, running, entry)?);
+        }
+        Ok(tables)
+    }
+
+    fn workload(
+        &self,
+        contestants: &[&Contestant],
+        running: &mut [Running],
+        entry: &Entry,
+    ) -> Result<Table> {
+        let names = contestants.iter().map(|contestant| contestant.name.clone());
+        let names = std::iter::once(DIRECT.to_owned()).chain(names);
+        let mut rounds: Vec<(String, Vec<Round>)> = names.map(|name| (name, Vec::new())).collect();
+        let count = rounds.len();
+        for round in 0..self.rounds {
+            // Whoever comes first has found what the last one left in the processor's caches.
+            for turn in 0..count {
+                let at = (round + turn) % count;
+                let done = match at.checked_sub(1).and_then(|at| running.get_mut(at)) {
+                    None => self.directly(entry),
+                    Some(running) => self.by_daemon(entry, running),
+                };
+                if let Some((name, rounds)) = rounds.get_mut(at) {
+                    rounds.push(done.with_context(|| format!("{} by {name}", entry.name))?);
+                }
+            }
+        }
+        Ok(Table {
+            workload: entry.name,
+            placement: self.placement.name,
+            depth: entry.depth,
+            queues: self.queues,
+            unit: entry.unit().name(),
+            scores: scores(&rounds, entry.unit()),
+        })
+    }
+
+    fn directly(&self, entry: &Entry) -> Result<Round> {
+        let share = self.shares.at(entry.place()).path();
+        let mut clock = Clock::new(usage::own_processor_ns);
+        let run = entry.directly(share, self.time, &mut || clock.look())?;
+        clock.round(run)
+    }
+
+    fn by_daemon(&self, entry: &Entry, running: &mut Running) -> Result<Round> {
+        let share = self.shares.at(entry.place()).path();
+        let pid = running.pid();
+        let mut clock = Clock::new(|| usage::processor_ns(pid));
+        let mut workload = entry.workload(share);
+        let driven = workload::drive(
+            &mut running.device,
+            &mut *workload,
+            entry.depth,
+            self.time,
+            || clock.look(),
+        );
+        let run = driven.with_context(|| running.log())?;
+        clock.round(run)
+    }
+}
+
+/// Processor time between two looks.
+struct Clock<F> {
+    read: F,
+    seen: Vec<u64>,
+}
+
+impl<F: Fn() -> Result<u64>> Clock<F> {
+    fn new(read: F) -> Self {
+        let seen = Vec::with_capacity(2);
+        Self { read, seen }
+    }
+
+    fn look(&mut self) -> Result<()> {
+        self.seen.push((self.read)()?);
+        Ok(())
+    }
+
+    fn round(&self, run: workload::Run) -> Result<Round> {
+        let [before, after] = self.seen.as_slice() else {
+            anyhow::bail!("a run that was not looked at before and after");
+        };
+        ensure!(run.units > 0, "nothing was done in time");
+        let processor_ns = after.saturating_sub(*before);
+        Ok(Round { run, processor_ns })
+    }
+}
+
+fn footprints(
+    args: &Args,
+    contestants: &[Contestant],
+    processors: &Processors,
+) -> Result<Vec<Footprint>> {
+    let sizes: &[usize] = if args.quick { &[QUICK_CROWD] } else { &CROWDS };
+    let (starts, idle) = if args.quick { (3, 1) } else { (11, 5) };
+    eprintln!("bench: start-up, idling, and many files");
+    let crowds = sizes.iter().map(|files| Crowd::new(&args.ram, *files));
+    let crowds = crowds.collect::<Result<Vec<_>>>()?;
+    let measured = contestants.iter().map(|contestant| {
+        let idle = Duration::from_secs(idle);
+        footprint::measure(contestant, processors, starts, idle, &crowds)
+            .with_context(|| contestant.name.clone())
+    });
+    measured.collect()
+}

@@ -1,0 +1,168 @@
+//! What a run is reported as: tables for people, JSON for machines, a drawing.
+
+mod document;
+mod svg;
+mod text;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::contestant::Contestant;
+use crate::footprint::Footprint;
+use crate::score::Table;
+
+/// All that a run came to.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    machine: Machine,
+    daemons: Vec<Daemon>,
+    rounds: usize,
+    round_ms: u128,
+    /// What was left out, and why.
+    pub(crate) notes: Vec<String>,
+    /// Each workload.
+    pub(crate) tables: Vec<Table>,
+    /// Each daemon.
+    pub(crate) footprints: Vec<Footprint>,
+    /// What was printed.
+    #[serde(skip)]
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Machine {
+    processor: String,
+    processors: usize,
+    kernel: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Daemon {
+    name: String,
+    command: String,
+}
+
+impl Report {
+    /// An empty one of this machine.
+    pub(crate) fn new(contestants: &[Contestant], rounds: usize, time: Duration) -> Self {
+        let daemons = contestants.iter().map(|contestant| Daemon {
+            name: contestant.name.clone(),
+            command: contestant.command.join(" "),
+        });
+        Self {
+            machine: Machine::this(),
+            daemons: daemons.collect(),
+            rounds,
+            round_ms: time.as_millis(),
+            notes: Vec::new(),
+            tables: Vec::new(),
+            footprints: Vec::new(),
+            text: String::new(),
+        }
+    }
+
+    /// Takes the workloads of one match, and prints them.
+    pub(crate) fn add_tables(&mut self, title: &str, tables: Vec<Table>) {
+        self.print(&text::tables(title, &tables));
+        self.tables.extend(tables);
+    }
+
+    /// Takes what daemons take beside time, and prints it.
+    pub(crate) fn add_footprints(&mut self, footprints: Vec<Footprint>) {
+        self.print(&text::footprints(&footprints));
+        self.footprints.extend(footprints);
+    }
+
+    fn print(&mut self, text: &str) {
+        print!("{text}");
+        self.text += text;
+    }
+
+    /// That every daemon has every number: none is missing, none is nonsense.
+    pub(crate) fn check(&self) -> Result<()> {
+        for table in &self.tables {
+            let missing = || format!("{} has no numbers", table.workload);
+            ensure!(table.scores.len() > 1, missing());
+            for score in &table.scores {
+                let numbers = [score.rate, score.processor_us]
+                    .into_iter()
+                    .flat_map(|spread| [spread.median, spread.min, spread.max])
+                    .chain(score.times.values().copied())
+                    .chain(score.p50_us)
+                    .chain(score.p99_us);
+                for number in numbers {
+                    ensure!(
+                        number.is_finite() && number > 0.0,
+                        "{} by {} has a number that is {number}",
+                        table.workload,
+                        score.name
+                    );
+                }
+                let alone = table.depth == 1 || score.name == crate::score::DIRECT;
+                ensure!(score.p50_us.is_some() || !alone, missing());
+            }
+        }
+        for footprint in &self.footprints {
+            ensure!(
+                footprint.memory > 0 && footprint.descriptors > 0,
+                "{} is said to hold nothing",
+                footprint.name
+            );
+        }
+        ensure!(
+            !self.tables.is_empty() || !self.footprints.is_empty(),
+            "there is no workload of that name"
+        );
+        Ok(())
+    }
+
+    /// Writes everything as JSON.
+    pub(crate) fn write_json(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Puts what was printed into the document at `path`, in the place of what was there, and everything else beside it.
+    pub(crate) fn write_document(&self, path: &Path) -> Result<()> {
+        let document = fs::read_to_string(path);
+        let document = document.with_context(|| format!("reading {}", path.display()))?;
+        let Machine {
+            processor,
+            processors,
+            kernel,
+        } = &self.machine;
+        let told = format!(
+            "{processor}, {processors} processors, Linux {kernel}; medians of {} interleaved rounds of {} ms.\n{}",
+            self.rounds, self.round_ms, self.text
+        );
+        let filled = document::fill(&document, &told)
+            .with_context(|| format!("{} has no place for results", path.display()))?;
+        fs::write(path, filled).with_context(|| format!("writing {}", path.display()))?;
+        self.write_json(&path.with_extension("json"))?;
+        self.write_svg(&path.with_extension("svg"))
+    }
+
+    /// Draws the rates.
+    pub(crate) fn write_svg(&self, path: &Path) -> Result<()> {
+        fs::write(path, svg::draw(&self.tables))
+            .with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+impl Machine {
+    fn this() -> Self {
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = info.lines().find(|line| line.starts_with("model name"));
+        let model = model.and_then(|line| line.split_once(": "));
+        let uname = rustix::system::uname();
+        Self {
+            processor: model.map_or("unknown", |(_, model)| model).to_owned(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: uname.release().to_string_lossy().into_owned(),
+        }
+    }
+}
