@@ -1,1 +1,3 @@
 //! rhostfs: a file system's calls as DVK messages, for the machines whose kernel knows that and nothing newer.
+
+pub mod mount;

@@ -1,0 +1,578 @@
+//! The calls of rhostfs, as functions: names and numbers go out, what the server answers comes back examined.
+
+use log::debug;
+use rustix::io::Errno;
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::dialect::Dialect;
+use super::line::{Line, LineError};
+use super::number;
+use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
+use crate::abi::{Arm, M1, M2, M7, Message};
+use crate::endpoint::Lent;
+
+/// A root path with its NUL is no longer (the original's buffer).
+const ROOT_PATH: usize = 4097;
+/// A link's target with its NUL is no longer.
+const TARGET: usize = 4096;
+
+/// Why a call did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The server says no.
+    #[error("the server refused {call}: {errno}")]
+    Refused {
+        /// The call.
+        call: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+    /// There is no answer.
+    #[error("{call} got no answer")]
+    Line {
+        /// The call.
+        call: &'static str,
+        /// Why.
+        #[source]
+        cause: LineError,
+    },
+    /// The answer cannot be.
+    #[error("the server's answer to {call} makes no sense: {what}")]
+    Garbled {
+        /// The call.
+        call: &'static str,
+        /// What about it.
+        what: &'static str,
+    },
+    /// The server cannot do it, or the protocol cannot say it.
+    #[error("{what}")]
+    Impossible {
+        /// What cannot be done.
+        what: &'static str,
+        /// What the caller is told.
+        errno: Errno,
+    },
+}
+
+impl CallError {
+    /// What the caller of a file operation is told.
+    pub(crate) fn errno(&self) -> Errno {
+        match self {
+            Self::Refused { errno, .. } | Self::Impossible { errno, .. } => *errno,
+            Self::Line { cause, .. } => cause.errno(),
+            Self::Garbled { .. } => Errno::IO,
+        }
+    }
+
+    /// Whether the server refused for the reason `errno`.
+    pub(crate) fn is(&self, errno: Errno) -> bool {
+        matches!(self, Self::Refused { errno: told, .. } if *told == errno)
+    }
+}
+
+type Result<T> = std::result::Result<T, CallError>;
+
+/// A file by its path, without NUL, or by a handle that the server gave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// By path, from the server's root.
+    Path(&'a [u8]),
+    /// By handle.
+    Handle(i32),
+}
+
+/// The server's calls, one at a time.
+pub(crate) struct Calls {
+    line: Line,
+    dialect: Dialect,
+    /// Marks each question, so that an answer to an earlier one is known for what it is.
+    stamp: i32,
+}
+
+impl Calls {
+    /// The calls of the server at the end of `line`, which has the habits of `dialect`.
+    pub(crate) const fn new(line: Line, dialect: Dialect) -> Self {
+        Self {
+            line,
+            dialect,
+            stamp: 0,
+        }
+    }
+
+    /// The server's habits.
+    pub(crate) const fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// How often the server was lost; handles from before count as gone.
+    pub(crate) const fn losses(&self) -> u64 {
+        self.line.losses()
+    }
+
+    /// Tells the server that a client has begun, and asks for the name of the directory that it serves.
+    pub(crate) fn root_path(&mut self) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; ROOT_PATH];
+        let mut lent = Lent::new();
+        let arm = M1 {
+            p1: lent.writable(&mut buffer),
+            ..M1::default()
+        };
+        self.ask(number::GET_ROOTPATH, &arm, lent)?;
+        buffer.truncate(text_length(&buffer));
+        Ok(buffer)
+    }
+
+    /// A file's attributes; a symbolic link's own.
+    pub(crate) fn stat(&mut self, target: Target<'_>) -> Result<UsrStat> {
+        let mut stat = UsrStat::new_zeroed();
+        let call = match target {
+            Target::Path(path) => {
+                let name = Name::new(path);
+                let mut lent = Lent::new();
+                let arm = M1 {
+                    i1: name.length,
+                    p1: lent.read_only(&name.bytes),
+                    p2: lent.writable(stat.as_mut_bytes()),
+                    ..M1::default()
+                };
+                self.ask(number::LSTAT64, &arm, lent)?;
+                "lstat64"
+            }
+            Target::Handle(handle) => {
+                let mut lent = Lent::new();
+                let arm = M1 {
+                    i1: handle,
+                    p1: lent.writable(stat.as_mut_bytes()),
+                    ..M1::default()
+                };
+                self.ask(number::FSTAT64, &arm, lent)?;
+                "fstat64"
+            }
+        };
+        if stat.mode == 0 {
+            return Err(CallError::Garbled {
+                call,
+                what: "it left no attributes",
+            });
+        }
+        Ok(stat)
+    }
+
+    /// Opens a file with i386's flags; returns the server's handle. `mode` is that of a file that this makes.
+    pub(crate) fn open(&mut self, path: &[u8], flags: i32, mode: u32) -> Result<i32> {
+        let name = Name::new(path);
+        let mut lent = Lent::new();
+        let arm = M1 {
+            i1: name.length,
+            i2: flags,
+            i3: self.dialect.open_mode(flags, mode),
+            p1: lent.read_only(&name.bytes),
+            ..M1::default()
+        };
+        Ok(self.ask(number::OPEN, &arm, lent)?.kind)
+    }
+
+    /// Closes a handle.
+    pub(crate) fn close(&mut self, handle: i32) -> Result<()> {
+        self.by_handle(number::CLOSE, handle, 0, 0)
+    }
+
+    /// Reads one piece of a file at `position`, no longer than the dialect's; less at the file's end.
+    pub(crate) fn read_piece(
+        &mut self,
+        handle: i32,
+        position: u64,
+        into: &mut [u8],
+    ) -> Result<usize> {
+        let asked = into.len();
+        let mut lent = Lent::new();
+        let arm = M2 {
+            p1: lent.writable(into),
+            ..data_arm(handle, position, asked)
+        };
+        let told = self.ask(number::PREAD64, &arm, lent)?.kind;
+        self.dialect.read_result(told, asked)
+    }
+
+    /// Writes one piece of a file at `position`, no longer than the dialect's.
+    pub(crate) fn write_piece(&mut self, handle: i32, position: u64, from: &[u8]) -> Result<usize> {
+        let mut lent = Lent::new();
+        let arm = M2 {
+            p1: lent.read_only(from),
+            ..data_arm(handle, position, from.len())
+        };
+        let told = self.ask(number::PWRITE64, &arm, lent)?.kind;
+        self.dialect.write_result(told, from.len())
+    }
+
+    /// Makes `new` another name of `old`.
+    pub(crate) fn link(&mut self, old: &[u8], new: &[u8]) -> Result<()> {
+        self.by_names(number::LINK, old, new)
+    }
+
+    /// Makes the symbolic link `path` with the text `target`.
+    pub(crate) fn symlink(&mut self, target: &[u8], path: &[u8]) -> Result<()> {
+        self.by_names(number::SYMLINK, target, path)
+    }
+
+    /// Renames `old` to `new`, with Linux's flags for it.
+    pub(crate) fn rename(&mut self, old: &[u8], new: &[u8], flags: u32) -> Result<()> {
+        if flags == 0 && !self.dialect.renames_by_flags_alone() {
+            return self.by_names(number::RENAME, old, new);
+        }
+        let (old, new) = (Name::new(old), Name::new(new));
+        let mut lent = Lent::new();
+        let arm = M7 {
+            i1: old.length,
+            i2: new.length,
+            i4: flags.cast_signed(),
+            p1: lent.read_only(&old.bytes),
+            p2: lent.read_only(&new.bytes),
+            ..M7::default()
+        };
+        self.ask(number::RENAMEAT2, &arm, lent).map(drop)
+    }
+
+    /// Removes a name that is no directory's.
+    pub(crate) fn unlink(&mut self, path: &[u8]) -> Result<()> {
+        self.by_name(number::UNLINK, path, 0, 0)
+    }
+
+    /// Removes an empty directory.
+    pub(crate) fn rmdir(&mut self, path: &[u8]) -> Result<()> {
+        self.by_name(number::RMDIR, path, 0, 0)
+    }
+
+    /// Makes a directory.
+    pub(crate) fn mkdir(&mut self, path: &[u8], mode: u32) -> Result<()> {
+        self.by_name(number::MKDIR, path, mode.cast_signed(), 0)
+    }
+
+    /// Makes a file of any kind but a directory or a link; `mode` has its kind, `dev` is encoded as Linux's `new_encode_dev`.
+    pub(crate) fn mknod(&mut self, path: &[u8], mode: u32, dev: u32) -> Result<()> {
+        self.by_name(number::MKNOD, path, mode.cast_signed(), dev.cast_signed())
+    }
+
+    /// Sets permission bits.
+    pub(crate) fn chmod(&mut self, target: Target<'_>, mode: u32) -> Result<()> {
+        match target {
+            Target::Path(path) => self.by_name(number::CHMOD, path, mode.cast_signed(), 0),
+            Target::Handle(handle) => self.by_handle(number::FCHMOD, handle, mode.cast_signed(), 0),
+        }
+    }
+
+    /// Sets owner and group; what is not given stays.
+    pub(crate) fn chown(
+        &mut self,
+        target: Target<'_>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> Result<()> {
+        let uid = uid.map_or(-1, u32::cast_signed);
+        let gid = gid.map_or(-1, u32::cast_signed);
+        match target {
+            Target::Path(path) => self.by_name(number::CHOWN, path, uid, gid),
+            Target::Handle(handle) => self.by_handle(number::FCHOWN, handle, uid, gid),
+        }
+    }
+
+    /// Sets a file's size, of which the protocol has 32 bits.
+    pub(crate) fn truncate(&mut self, target: Target<'_>, size: u32) -> Result<()> {
+        let size = size.cast_signed();
+        match target {
+            Target::Path(path) => {
+                let name = Name::new(path);
+                let mut lent = Lent::new();
+                let arm = M2 {
+                    i1: name.length,
+                    l1: size,
+                    p1: lent.read_only(&name.bytes),
+                    ..M2::default()
+                };
+                self.ask(number::TRUNCATE, &arm, lent)?;
+            }
+            Target::Handle(handle) => {
+                let arm = M2 {
+                    i1: handle,
+                    l1: size,
+                    ..M2::default()
+                };
+                self.ask(number::FTRUNCATE, &arm, Lent::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the times of last access and modification.
+    pub(crate) fn utimes(
+        &mut self,
+        target: Target<'_>,
+        atime: Timeval,
+        mtime: Timeval,
+    ) -> Result<()> {
+        if !self.dialect.sets_times() {
+            return Err(CallError::Impossible {
+                what: "the original server sets times to whatever is on its stack; none are sent to it",
+                errno: Errno::OPNOTSUPP,
+            });
+        }
+        let times = Utimes { atime, mtime };
+        let mut lent = Lent::new();
+        match target {
+            Target::Path(path) => {
+                let name = Name::new(path);
+                let arm = M1 {
+                    i1: name.length,
+                    p1: lent.read_only(&name.bytes),
+                    p2: lent.read_only(times.as_bytes()),
+                    ..M1::default()
+                };
+                self.ask(number::UTIMES, &arm, lent)?;
+            }
+            Target::Handle(handle) => {
+                let arm = M1 {
+                    i1: handle,
+                    p1: lent.read_only(times.as_bytes()),
+                    ..M1::default()
+                };
+                self.ask(number::FUTIMES, &arm, lent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks whether the server may read (4), write (2), execute (1) the file.
+    pub(crate) fn access(&mut self, path: &[u8], mask: i32) -> Result<()> {
+        self.by_name(number::ACCESS, path, mask, 0)
+    }
+
+    /// A symbolic link's text.
+    pub(crate) fn read_link(&mut self, path: &[u8]) -> Result<Vec<u8>> {
+        let name = Name::new(path);
+        let mut buffer = vec![0; TARGET];
+        let mut lent = Lent::new();
+        let arm = M1 {
+            i1: name.length,
+            i2: i32::try_from(TARGET).unwrap_or(i32::MAX),
+            p1: lent.read_only(&name.bytes),
+            p2: lent.writable(&mut buffer),
+            ..M1::default()
+        };
+        self.ask(number::READLINK, &arm, lent)?;
+        // What was copied counts, not what was answered: the original answers what its copy returned.
+        buffer.truncate(text_length(&buffer));
+        if buffer.is_empty() {
+            return Err(CallError::Garbled {
+                call: "readlink",
+                what: "it left no text",
+            });
+        }
+        Ok(buffer)
+    }
+
+    /// The state of the file system that `path` is in.
+    pub(crate) fn statfs(&mut self, path: &[u8]) -> Result<Statfs64> {
+        let name = Name::new(path);
+        let mut state = Statfs64::new_zeroed();
+        let mut lent = Lent::new();
+        let arm = M1 {
+            i1: name.length,
+            p1: lent.read_only(&name.bytes),
+            p2: lent.writable(state.as_mut_bytes()),
+            ..M1::default()
+        };
+        self.ask(number::STATFS64, &arm, lent)?;
+        Ok(state)
+    }
+
+    /// Puts a file's data on stable storage, and with `data_only` what it takes to find them.
+    pub(crate) fn sync(&mut self, handle: i32, data_only: bool) -> Result<()> {
+        let number = if data_only {
+            number::FDATASYNC
+        } else {
+            number::FSYNC
+        };
+        self.by_handle(number, handle, 0, 0)
+    }
+
+    /// Opens a directory for listing; returns a handle of its own kind.
+    pub(crate) fn open_directory(&mut self, path: &[u8]) -> Result<u32> {
+        let name = Name::new(path);
+        let mut lent = Lent::new();
+        let arm = M1 {
+            i1: name.length,
+            p1: lent.read_only(&name.bytes),
+            ..M1::default()
+        };
+        match self.ask(number::OPENDIR, &arm, lent)?.arm::<M1>().p2 {
+            0 => Err(CallError::Garbled {
+                call: "opendir",
+                what: "it gave no handle",
+            }),
+            handle => Ok(handle),
+        }
+    }
+
+    /// Goes back to a directory's start.
+    pub(crate) fn rewind(&mut self, directory: u32) -> Result<()> {
+        let arm = M2 {
+            p1: directory,
+            ..M2::default()
+        };
+        self.ask(number::SEEKDIR, &arm, Lent::new()).map(drop)
+    }
+
+    /// The next entry; nothing at the end.
+    pub(crate) fn next_entry(&mut self, directory: u32) -> Result<Option<UsrDirent>> {
+        let mut entry = UsrDirent::new_zeroed();
+        let mut lent = Lent::new();
+        let arm = M1 {
+            p1: directory,
+            p2: lent.writable(entry.as_mut_bytes()),
+            ..M1::default()
+        };
+        let answer = self.ask(number::READDIR, &arm, lent)?;
+        Ok((answer.arm::<M1>().p3 != 0).then_some(entry))
+    }
+
+    /// Closes a directory.
+    pub(crate) fn close_directory(&mut self, directory: u32) -> Result<()> {
+        let arm = M1 {
+            p1: directory,
+            ..M1::default()
+        };
+        self.ask(number::CLOSEDIR, &arm, Lent::new()).map(drop)
+    }
+
+    /// A call with one name and two numbers.
+    fn by_name(&mut self, number: i32, path: &[u8], i2: i32, i3: i32) -> Result<()> {
+        let name = Name::new(path);
+        let mut lent = Lent::new();
+        let arm = M1 {
+            i1: name.length,
+            i2,
+            i3,
+            p1: lent.read_only(&name.bytes),
+            ..M1::default()
+        };
+        self.ask(number, &arm, lent).map(drop)
+    }
+
+    /// A call with two names.
+    fn by_names(&mut self, number: i32, one: &[u8], two: &[u8]) -> Result<()> {
+        let (one, two) = (Name::new(one), Name::new(two));
+        let mut lent = Lent::new();
+        let arm = M1 {
+            i1: one.length,
+            i2: two.length,
+            p1: lent.read_only(&one.bytes),
+            p2: lent.read_only(&two.bytes),
+            ..M1::default()
+        };
+        self.ask(number, &arm, lent).map(drop)
+    }
+
+    /// A call with a handle and two numbers.
+    fn by_handle(&mut self, number: i32, handle: i32, i2: i32, i3: i32) -> Result<()> {
+        let arm = M1 {
+            i1: handle,
+            i2,
+            i3,
+            ..M1::default()
+        };
+        self.ask(number, &arm, Lent::new()).map(drop)
+    }
+
+    /// Asks, and takes the answer apart: a negative result is an error.
+    fn ask(&mut self, number: i32, arm: &impl Arm, mut lent: Lent<'_>) -> Result<Message> {
+        let call = number::name(number);
+        self.stamp = self.stamp.wrapping_add(1);
+        let mut question = Message::new(number, arm);
+        put_stamp(&mut question, self.stamp);
+        let answer = self
+            .line
+            .ask(&question, &mut lent)
+            .map_err(|cause| CallError::Line { call, cause })?;
+        if stamp_of(number, &answer) != self.stamp {
+            let cause = self.line.out_of_step();
+            return Err(CallError::Line { call, cause });
+        }
+        debug!("{call}: {}", answer.kind);
+        match answer.kind {
+            0.. => Ok(answer),
+            result => Err(CallError::Refused {
+                call,
+                errno: self.dialect.errno(result),
+            }),
+        }
+    }
+}
+
+/// A path as the server takes it.
+struct Name {
+    bytes: Vec<u8>,
+    /// With the NUL.
+    length: i32,
+}
+
+impl Name {
+    fn new(path: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(path.len() + 1);
+        bytes.extend_from_slice(path);
+        bytes.push(0);
+        // Longer ones the server refuses; this one would be refused as well.
+        let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
+        Self { bytes, length }
+    }
+}
+
+/// What reading and writing have in common: the position's low word first.
+fn data_arm(handle: i32, position: u64, count: usize) -> M2 {
+    let [a, b, c, d, e, f, g, h] = position.to_le_bytes();
+    M2 {
+        i1: handle,
+        // Pieces are far shorter.
+        i2: i32::try_from(count).unwrap_or(i32::MAX),
+        l1: i32::from_le_bytes([a, b, c, d]),
+        l2: i32::from_le_bytes([e, f, g, h]),
+        ..M2::default()
+    }
+}
+
+/// How much of `buffer` comes before a NUL.
+fn text_length(buffer: &[u8]) -> usize {
+    buffer
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(buffer.len())
+}
+
+/// Whether a call's third integer is taken, so that its stamp goes into the third address.
+const fn third_integer_is_taken(number: i32) -> bool {
+    matches!(
+        number,
+        number::OPEN | number::MKNOD | number::CHOWN | number::FCHOWN
+    )
+}
+
+/// Marks a question in a number that the call leaves free. Servers answer with the message they were asked with, so the
+/// answer has the mark as well. The third integer is at the same place in every shape of message that rhostfs has.
+fn put_stamp(question: &mut Message, stamp: i32) {
+    let mut arm: M1 = question.arm();
+    if third_integer_is_taken(question.kind) {
+        arm.p3 = stamp.cast_unsigned();
+    } else {
+        arm.i3 = stamp;
+    }
+    question.set_arm(&arm);
+}
+
+/// The mark in the answer to the call `number`.
+fn stamp_of(number: i32, answer: &Message) -> i32 {
+    let arm: M1 = answer.arm();
+    if third_integer_is_taken(number) {
+        arm.p3.cast_signed()
+    } else {
+        arm.i3
+    }
+}

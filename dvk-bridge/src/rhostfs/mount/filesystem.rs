@@ -1,0 +1,423 @@
+//! The kernel's requests, handed to the view and answered with what it says.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
+};
+use log::warn;
+
+use super::attributes::file_attr;
+use super::view::{Changes, Creator, View};
+use crate::abi::rhostfs::UsrStat;
+
+/// The most that the kernel sends or asks for at once. It becomes many calls; more of it would only keep others waiting.
+const LARGEST: u32 = 1 << 20;
+
+/// A view with the kernel in front of it.
+pub(crate) struct Mounted {
+    view: Mutex<View>,
+    /// How long the kernel may believe what it was told of names and attributes.
+    believe: Duration,
+}
+
+impl Mounted {
+    /// Shows `view`, which may change without the kernel's doing; it believes what it was told for as long as `believe`.
+    pub(crate) const fn new(view: View, believe: Duration) -> Self {
+        Self {
+            view: Mutex::new(view),
+            believe,
+        }
+    }
+
+    /// The view. A request that panicked has left it as good as any error would.
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer_entry(&self, reply: ReplyEntry, done: Result<(u64, UsrStat), rustix::io::Errno>) {
+        match done {
+            Ok((node, stat)) => {
+                reply.entry(&self.believe, &file_attr(node, &stat), Generation(0));
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn answer_attr(
+        &self,
+        reply: ReplyAttr,
+        node: INodeNo,
+        done: Result<UsrStat, rustix::io::Errno>,
+    ) {
+        match done {
+            Ok(stat) => reply.attr(&self.believe, &file_attr(node.0, &stat)),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+}
+
+impl Filesystem for Mounted {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // What the kernel cannot do is done without: it drops its pages less often, or sends less at once.
+        for wanted in [
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_BIG_WRITES,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+        ] {
+            if let Err(lacking) = config.add_capabilities(wanted) {
+                warn!("this kernel's FUSE lacks {lacking:?}");
+            }
+        }
+        let _ = config.set_max_write(LARGEST);
+        // rhostfs tells whole seconds. The kernel then keeps no more itself, and no time is ever seen to jump back.
+        let _ = config.set_time_granularity(Duration::from_secs(1));
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.answer_entry(reply, self.view().look_up(parent.0, name));
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, times: u64) {
+        self.view().forget(node.0, times);
+    }
+
+    fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.answer_attr(reply, node, self.view().stat(node.0, fh.map(|fh| fh.0)));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = Changes {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
+        let done = self.view().change(node.0, fh.map(|fh| fh.0), &changes);
+        self.answer_attr(reply, node, done);
+    }
+
+    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        match self.view().read_link(node.0) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let done = self
+            .view()
+            .make_node(parent.0, name, mode, rdev, creator(request));
+        self.answer_entry(reply, done);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let done = self
+            .view()
+            .make_directory(parent.0, name, mode, creator(request));
+        self.answer_entry(reply, done);
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(reply, self.view().unlink(parent.0, name));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(reply, self.view().remove_directory(parent.0, name));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let done = self
+            .view()
+            .make_link(parent.0, name, target, creator(request));
+        self.answer_entry(reply, done);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let done = self
+            .view()
+            .rename((parent.0, name), (new_parent.0, new_name), flags.bits());
+        answer(reply, done);
+    }
+
+    fn link(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.answer_entry(reply, self.view().link(node.0, new_parent.0, new_name));
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let done = self
+            .view()
+            .create(parent.0, name, mode, flags, creator(request));
+        match done {
+            Ok((node, stat, fh)) => reply.created(
+                &self.believe,
+                &file_attr(node, &stat),
+                Generation(0),
+                FileHandle(fh),
+                FopenFlags::empty(),
+            ),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.view().open(node.0, flags.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        // The kernel asks for no more than it was told to.
+        let size = usize::try_from(size.min(LARGEST)).unwrap_or(0);
+        match self.view().read(fh.0, offset, size) {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.view().write(fh.0, offset, data) {
+            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    /// Every write has reached the server when it returns, so closing has nothing to tell. Refused, the kernel does not ask
+    /// again.
+    fn flush(
+        &self,
+        _: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.view().close(fh.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(reply, self.view().sync(fh.0, datasync));
+    }
+
+    fn opendir(&self, _: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.view().open_directory(node.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let mut view = self.view();
+        if offset == 0
+            && let Err(error) = view.rewind(fh.0)
+        {
+            return reply.error(errno(error));
+        }
+        let mut position = offset;
+        loop {
+            match view.entry(fh.0, position) {
+                Ok(Some(entry)) => {
+                    if reply.add(INodeNo(entry.ino), entry.next, entry.kind, &entry.name) {
+                        break;
+                    }
+                    position = entry.next;
+                }
+                Ok(None) => break,
+                // What is in the answer already goes out; the error is met again behind it.
+                Err(_) if position > offset => break,
+                Err(error) => return reply.error(errno(error)),
+            }
+        }
+        drop(view);
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.view().close_directory(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(reply, self.view().sync_directory(node.0, datasync));
+    }
+
+    fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
+        match self.view().file_system(node.0) {
+            Ok(state) => reply.statfs(
+                state.blocks.get(),
+                state.bfree.get(),
+                state.bavail.get(),
+                state.files.get(),
+                state.ffree.get(),
+                state.bsize,
+                state.namelen,
+                state.frsize,
+            ),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn access(&self, _: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        answer(reply, self.view().access(node.0, mask.bits()));
+    }
+}
+
+fn creator(request: &Request) -> Creator {
+    Creator {
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+fn answer(reply: ReplyEmpty, done: Result<(), rustix::io::Errno>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_i32(error.raw_os_error())
+}

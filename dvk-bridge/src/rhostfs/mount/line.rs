@@ -1,0 +1,147 @@
+//! The way to the server: one bound endpoint, given up when the server stops answering and bound again when it may be back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use rustix::io::Errno;
+
+use crate::abi::{Code, DcId, Endpoint, Message};
+use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Lent};
+
+/// How long calls fail at once after the server was lost, before one is let through again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whom to ask, and as whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parties {
+    /// The container both are in.
+    pub(crate) dc: DcId,
+    /// Our endpoint.
+    pub(crate) client: Endpoint,
+    /// The server's.
+    pub(crate) server: Endpoint,
+    /// How long an answer may take.
+    pub(crate) limit: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum LineError {
+    /// The carrier says no, or nothing came.
+    #[error("no answer from the server")]
+    Failed(#[source] EndpointError),
+    /// The server was lost a moment ago.
+    #[error("the server was lost, and is tried again in a moment")]
+    Down,
+    /// The answer belongs to an earlier question.
+    #[error("the server's answer belongs to an earlier question")]
+    OutOfStep,
+}
+
+/// The endpoint and what became of it.
+pub(crate) struct Line {
+    carrier: Box<dyn Carrier>,
+    parties: Parties,
+    bound: Option<Arc<dyn BoundEndpoint>>,
+    /// When the next attempt may be made, while the server is lost.
+    retry_at: Option<Instant>,
+    /// How often the server was lost.
+    losses: u64,
+}
+
+impl Line {
+    /// A line that binds its endpoint when first used.
+    pub(crate) fn new(carrier: Box<dyn Carrier>, parties: Parties) -> Self {
+        Self {
+            carrier,
+            parties,
+            bound: None,
+            retry_at: None,
+            losses: 0,
+        }
+    }
+
+    /// How often the server was lost. What it held for us is to be counted as gone since.
+    pub(crate) const fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Asks the server; it may copy from and to what is `lent` meanwhile.
+    ///
+    /// # Errors
+    /// When there is no answer within the limit. Then the endpoint is given up, and for a moment every call fails at
+    /// once, so that programs that wait one behind another do not each wait the limit.
+    pub(crate) fn ask(
+        &mut self,
+        message: &Message,
+        lent: &mut Lent<'_>,
+    ) -> Result<Message, LineError> {
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return Err(LineError::Down);
+        }
+        let answer = self.bound().and_then(|endpoint| {
+            endpoint.sendrec(self.parties.server, message, lent, self.parties.limit)
+        });
+        match answer {
+            Ok(answer) => {
+                if self.retry_at.take().is_some() {
+                    info!("endpoint {} answers again", self.parties.server);
+                }
+                Ok(answer)
+            }
+            Err(error) => {
+                if self.retry_at.is_none() {
+                    warn!("lost the server, endpoint {}: {error}", self.parties.server);
+                } else {
+                    debug!("endpoint {} is still lost: {error}", self.parties.server);
+                }
+                self.lose();
+                Err(LineError::Failed(error))
+            }
+        }
+    }
+
+    /// Gives the endpoint up, since what comes on it next may answer a question that nobody asks any more.
+    pub(crate) fn out_of_step(&mut self) -> LineError {
+        warn!(
+            "endpoint {} answered an earlier question; starting anew",
+            self.parties.server
+        );
+        self.lose();
+        LineError::OutOfStep
+    }
+
+    fn lose(&mut self) {
+        if let Some(endpoint) = self.bound.take() {
+            endpoint.unbind();
+        }
+        self.losses += 1;
+        self.retry_at = Some(Instant::now() + PAUSE);
+    }
+
+    fn bound(&mut self) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+        if let Some(endpoint) = &self.bound {
+            return Ok(Arc::clone(endpoint));
+        }
+        let endpoint = self
+            .carrier
+            .bind(self.parties.dc, self.parties.client, "gangplank-dvk")?;
+        self.bound = Some(Arc::clone(&endpoint));
+        Ok(endpoint)
+    }
+}
+
+impl LineError {
+    /// What the caller of a file operation is told: nothing there to talk to, or something went wrong on the way.
+    pub(crate) fn errno(&self) -> Errno {
+        match self {
+            Self::Down => Errno::NOTCONN,
+            Self::Failed(error) => match error.code() {
+                Code::EDVSNOTCONN | Code::EDVSDSTDIED | Code::EDVSNOTBIND => Errno::NOTCONN,
+                _ => Errno::IO,
+            },
+            Self::OutOfStep => Errno::IO,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! From a server's endpoint to a mounted directory, and to its end.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::{Config, SessionACL};
+use log::{debug, info};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::calls::Calls;
+use super::dialect::Dialect;
+use super::filesystem::Mounted;
+use super::line::{Line, Parties};
+use super::view::{Owner, View};
+use crate::abi::{DcId, Endpoint};
+use crate::endpoint::Carrier;
+
+/// Threads that take requests from the kernel: one asks the server, the other copies meanwhile.
+const THREADS: usize = 2;
+
+/// Between two attempts to reach a server that is not there yet.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What to mount, where and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// What `/proc/mounts` shows as the source.
+    pub source: String,
+    /// The container that both endpoints are in.
+    pub dc: DcId,
+    /// Our endpoint.
+    pub client: Endpoint,
+    /// The server's endpoint.
+    pub server: Endpoint,
+    /// How long an answer may take, and how long the server may take to appear.
+    pub limit: Duration,
+    /// Which server it is.
+    pub dialect: Dialect,
+    /// To whom new files belong.
+    pub owner: Owner,
+    /// How long names and attributes are believed.
+    pub believe: Duration,
+    /// Whether this machine's kernel decides who may do what, by owners and modes; else the server's answer counts, whoever asks.
+    pub local_permissions: bool,
+    /// Whether nothing may be changed.
+    pub read_only: bool,
+}
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The server does not answer.
+    #[error("cannot reach an rhostfs server at endpoint {server} of container {dc}")]
+    Server {
+        /// Its endpoint.
+        server: Endpoint,
+        /// Its container.
+        dc: DcId,
+        /// What the attempt came to.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory to mount on is none.
+    #[error("cannot mount on {}", mountpoint.display())]
+    Mountpoint {
+        /// The directory.
+        mountpoint: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel has no FUSE, or not for us.
+    #[error("cannot open /dev/fuse (is the module 'fuse' loaded?)")]
+    Device(#[source] io::Error),
+    /// The kernel and we do not get on.
+    #[error("cannot serve the kernel's file requests")]
+    Kernel(#[source] io::Error),
+}
+
+/// A mount that is there.
+pub struct Session {
+    fuse: fuser::Session<Mounted>,
+    mountpoint: PathBuf,
+}
+
+impl Session {
+    /// Reaches the server through `carrier`, and mounts what it has.
+    ///
+    /// # Errors
+    /// When the server does not answer in time, or there can be no mount.
+    pub fn start(options: &Options, carrier: Box<dyn Carrier>) -> Result<Self, MountError> {
+        let parties = Parties {
+            dc: options.dc,
+            client: options.client,
+            server: options.server,
+            limit: options.limit,
+        };
+        let calls = Calls::new(Line::new(carrier, parties), options.dialect);
+        let mut view = View::new(calls, options.owner);
+        reach(&mut view, options.limit).map_err(|error| MountError::Server {
+            server: options.server,
+            dc: options.dc,
+            source: error.into(),
+        })?;
+
+        let wrong = |source: io::Error| MountError::Mountpoint {
+            mountpoint: options.mountpoint.clone(),
+            source,
+        };
+        let mountpoint = fs::canonicalize(&options.mountpoint).map_err(wrong)?;
+        let metadata = fs::metadata(&mountpoint).map_err(wrong)?;
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .map_err(MountError::Device)?;
+        mount(options, &mountpoint, metadata.mode(), &device).map_err(wrong)?;
+
+        let mut config = Config::default();
+        config.n_threads = Some(THREADS);
+        let mounted = Mounted::new(view, options.believe);
+        let served =
+            fuser::Session::from_fd(mounted, OwnedFd::from(device), SessionACL::All, config);
+        match served {
+            Ok(fuse) => {
+                info!("{} is mounted on {}", options.source, mountpoint.display());
+                Ok(Self { fuse, mountpoint })
+            }
+            Err(error) => {
+                detach(&mountpoint);
+                Err(MountError::Kernel(error))
+            }
+        }
+    }
+
+    /// What ends the mount, from any thread.
+    #[must_use]
+    pub fn unmounter(&self) -> Unmounter {
+        Unmounter {
+            mountpoint: self.mountpoint.clone(),
+        }
+    }
+
+    /// Serves until the mount is gone: by `umount`, or by the [`Unmounter`].
+    ///
+    /// # Errors
+    /// When the kernel's requests cannot be read any more; the mount is taken away then.
+    pub fn run(self) -> Result<(), MountError> {
+        let served = self.fuse.run();
+        if served.is_err() {
+            detach(&self.mountpoint);
+        }
+        info!("{} is unmounted", self.mountpoint.display());
+        served.map_err(MountError::Kernel)
+    }
+}
+
+/// Ends a mount.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    mountpoint: PathBuf,
+}
+
+impl Unmounter {
+    /// Takes the mount away, whoever uses it: programs that have files open there get errors from then on.
+    pub fn unmount(&self) {
+        match rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::BUSY) => {
+                info!("{} is in use; it is taken away", self.mountpoint.display());
+                detach(&self.mountpoint);
+            }
+            Err(error) => debug!("unmounting {}: {error}", self.mountpoint.display()),
+        }
+    }
+}
+
+/// Greets the server, for as long as `limit` if it is not there yet.
+fn reach(view: &mut View, limit: Duration) -> Result<(), Errno> {
+    let end = Instant::now() + limit;
+    loop {
+        match view.greet() {
+            Err(Errno::NOTCONN | Errno::IO) if Instant::now() + PAUSE < end => thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+}
+
+/// Mounts what the kernel asks `device` for. Only root may; nobody else could serve other users.
+fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::Result<()> {
+    let mut data = format!(
+        "fd={},rootmode={:o},user_id={},group_id={},allow_other",
+        device.as_raw_fd(),
+        mode & 0o170_000,
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    if options.local_permissions {
+        data.push_str(",default_permissions");
+    }
+    // As for any file system from elsewhere: what its server calls a device or set-user-id is none here.
+    let mut flags = MountFlags::NODEV | MountFlags::NOSUID;
+    if options.read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    let data = CString::new(data)?;
+    rustix::mount::mount(
+        options.source.as_str(),
+        mountpoint,
+        "fuse.rhostfs",
+        flags,
+        data.as_c_str(),
+    )?;
+    Ok(())
+}
+
+/// Ends whatever waits on the mount, and takes it from where it is.
+fn detach(mountpoint: &Path) {
+    let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    if let Err(error) = rustix::mount::unmount(mountpoint, flags) {
+        debug!("taking {} away: {error}", mountpoint.display());
+    }
+}

@@ -1,0 +1,153 @@
+//! What files are, and changing it.
+
+use std::ffi::OsStr;
+use std::time::SystemTime;
+
+use fuser::TimeOrNow;
+use rustix::io::Errno;
+
+use super::super::attributes::{timeval, timeval_of_seconds};
+use super::super::calls::Target;
+use super::super::nodes::ROOT;
+use super::{Result, View, identity};
+use crate::abi::rhostfs::{Statfs64, UsrStat};
+
+/// What is to be changed of a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Changes {
+    /// Permission bits.
+    pub(crate) mode: Option<u32>,
+    /// Owner.
+    pub(crate) uid: Option<u32>,
+    /// Group.
+    pub(crate) gid: Option<u32>,
+    /// Bytes.
+    pub(crate) size: Option<u64>,
+    /// Time of last access.
+    pub(crate) atime: Option<TimeOrNow>,
+    /// Time of last modification.
+    pub(crate) mtime: Option<TimeOrNow>,
+}
+
+impl View {
+    /// Looks `name` up in the directory `parent`; the kernel is told of the node that is returned.
+    pub(crate) fn look_up(&mut self, parent: u64, name: &OsStr) -> Result<(u64, UsrStat)> {
+        let path = self.path_of(parent, name)?;
+        match self.calls.stat(Target::Path(&path)) {
+            Ok(stat) => {
+                let node = self.adopt(parent, name, &stat);
+                self.nodes.looked_up(node);
+                Ok((node, stat))
+            }
+            Err(error) => {
+                if error.is(Errno::NOENT) {
+                    self.nodes.unbind(parent, name);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Notes that the kernel has forgotten the node `times` times.
+    pub(crate) fn forget(&mut self, node: u64, times: u64) {
+        self.nodes.forget(node, times);
+    }
+
+    /// The node's attributes.
+    pub(crate) fn stat(&mut self, node: u64, fh: Option<u64>) -> Result<UsrStat> {
+        let handles = self.calls.dialect().stats_handles();
+        let stat = match fh.filter(|_| handles) {
+            Some(fh) => self.with_file(fh, |calls, handle| calls.stat(Target::Handle(handle)))?,
+            None => self.on_node(node, |calls, target| match target {
+                Target::Handle(_) if !handles => Err(super::CallError::Impossible {
+                    what: "the original server does not tell what an open file without a name is",
+                    errno: Errno::STALE,
+                }),
+                _ => calls.stat(target),
+            })?,
+        };
+        if node != ROOT && self.nodes.identity(node) != Some(identity(&stat)) {
+            // Another file has its name now.
+            self.nodes.unbind_all(node);
+            return Err(Errno::STALE);
+        }
+        self.note(node, &stat);
+        Ok(stat)
+    }
+
+    /// Changes the node; returns what it is then. An open file is named where the caller did.
+    pub(crate) fn change(
+        &mut self,
+        node: u64,
+        fh: Option<u64>,
+        changes: &Changes,
+    ) -> Result<UsrStat> {
+        if let Some(size) = changes.size {
+            // More than 32 bits the protocol would silently cut off.
+            let size = u32::try_from(size).map_err(|_| Errno::FBIG)?;
+            self.on_file_or_node(node, fh, |calls, target| calls.truncate(target, size))?;
+        }
+        if changes.uid.is_some() || changes.gid.is_some() {
+            self.on_file_or_node(node, fh, |calls, target| {
+                calls.chown(target, changes.uid, changes.gid)
+            })?;
+        }
+        if let Some(mode) = changes.mode {
+            self.on_file_or_node(node, fh, |calls, target| calls.chmod(target, mode & 0o7777))?;
+        }
+        if changes.atime.is_some() || changes.mtime.is_some() {
+            self.set_times(node, fh, changes)?;
+        }
+        self.stat(node, fh)
+    }
+
+    /// Sets both times, as the call does; one that is to stay is set to what it is, in whole seconds as it is told.
+    fn set_times(&mut self, node: u64, fh: Option<u64>, changes: &Changes) -> Result<()> {
+        let now = SystemTime::now();
+        let (atime, mtime) = match (changes.atime, changes.mtime) {
+            (Some(atime), Some(mtime)) => (timeval(atime, now), timeval(mtime, now)),
+            (atime, mtime) => {
+                let stat = self.stat(node, fh)?;
+                let old = |seconds: zerocopy::little_endian::I64| timeval_of_seconds(seconds.get());
+                (
+                    atime.map_or_else(|| old(stat.atime), |time| timeval(time, now)),
+                    mtime.map_or_else(|| old(stat.mtime), |time| timeval(time, now)),
+                )
+            }
+        };
+        self.on_file_or_node(node, fh, |calls, target| calls.utimes(target, atime, mtime))
+    }
+
+    /// Asks the server whether it may read (4), write (2), execute (1) the node.
+    pub(crate) fn access(&mut self, node: u64, mask: i32) -> Result<()> {
+        let path = self.path(node)?;
+        Ok(self.calls.access(&path, mask)?)
+    }
+
+    /// The text of a symbolic link.
+    pub(crate) fn read_link(&mut self, node: u64) -> Result<Vec<u8>> {
+        let path = self.path(node)?;
+        Ok(self.calls.read_link(&path)?)
+    }
+
+    /// The state of the file system that the node is in.
+    pub(crate) fn file_system(&mut self, node: u64) -> Result<Statfs64> {
+        let path = match self.path(node) {
+            Err(Errno::STALE) => b"/".to_vec(),
+            path => path?,
+        };
+        Ok(self.calls.statfs(&path)?)
+    }
+
+    fn on_file_or_node(
+        &mut self,
+        node: u64,
+        fh: Option<u64>,
+        mut call: impl FnMut(&mut super::Calls, Target<'_>) -> std::result::Result<(), super::CallError>,
+    ) -> Result<()> {
+        match fh {
+            Some(fh) => self.with_file(fh, |calls, handle| call(calls, Target::Handle(handle))),
+            None => self.on_node(node, call),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Making, moving and removing names.
+
+use std::ffi::OsStr;
+
+use log::warn;
+use rustix::io::Errno;
+
+use super::super::calls::Target;
+use super::super::nodes::{DIRECTORY, KIND};
+use super::{Owner, Result, View, identity};
+use crate::abi::rhostfs::UsrStat;
+
+/// A set-group-id directory gives its group to what is made in it.
+const SET_GROUP_ID: u32 = 0o2000;
+/// The bits that changing the owner takes away.
+const SET_IDS: u32 = 0o6000;
+const SYMLINK: u32 = 0o120_000;
+
+/// Linux's flags of renameat2 that the protocol has.
+const RENAME_NOREPLACE: u32 = 1;
+const RENAME_EXCHANGE: u32 = 2;
+
+/// Who makes a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Creator {
+    /// Owner.
+    pub(crate) uid: u32,
+    /// Group.
+    pub(crate) gid: u32,
+}
+
+impl View {
+    /// Makes a directory.
+    pub(crate) fn make_directory(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        creator: Creator,
+    ) -> Result<(u64, UsrStat)> {
+        let path = self.path_of(parent, name)?;
+        self.calls.mkdir(&path, mode & 0o7777)?;
+        self.made(parent, name, &path, mode, creator)
+    }
+
+    /// Makes a file of another kind than directory and link. `mode` has its kind.
+    pub(crate) fn make_node(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        dev: u32,
+        creator: Creator,
+    ) -> Result<(u64, UsrStat)> {
+        let path = self.path_of(parent, name)?;
+        self.calls.mknod(&path, mode, dev)?;
+        self.made(parent, name, &path, mode, creator)
+    }
+
+    /// Makes a symbolic link with the text `target`.
+    pub(crate) fn make_link(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        target: &[u8],
+        creator: Creator,
+    ) -> Result<(u64, UsrStat)> {
+        let path = self.path_of(parent, name)?;
+        self.calls.symlink(target, &path)?;
+        self.made(parent, name, &path, 0, creator)
+    }
+
+    /// Gives the node another name.
+    pub(crate) fn link(&mut self, node: u64, parent: u64, name: &OsStr) -> Result<(u64, UsrStat)> {
+        let old = self.path(node)?;
+        let new = self.path_of(parent, name)?;
+        self.calls.link(&old, &new)?;
+        let stat = self.calls.stat(Target::Path(&new))?;
+        let node = if self.nodes.identity(node) == Some(identity(&stat)) {
+            self.nodes.bind(parent, name, node);
+            node
+        } else {
+            self.adopt(parent, name, &stat)
+        };
+        self.note(node, &stat);
+        self.nodes.looked_up(node);
+        Ok((node, stat))
+    }
+
+    /// Removes a name that is no directory's.
+    pub(crate) fn unlink(&mut self, parent: u64, name: &OsStr) -> Result<()> {
+        let path = self.path_of(parent, name)?;
+        self.calls.unlink(&path)?;
+        self.nodes.unbind(parent, name);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub(crate) fn remove_directory(&mut self, parent: u64, name: &OsStr) -> Result<()> {
+        let path = self.path_of(parent, name)?;
+        self.calls.rmdir(&path)?;
+        self.nodes.unbind(parent, name);
+        Ok(())
+    }
+
+    /// Renames, with Linux's flags for it.
+    pub(crate) fn rename(
+        &mut self,
+        old: (u64, &OsStr),
+        new: (u64, &OsStr),
+        flags: u32,
+    ) -> Result<()> {
+        if flags & !(RENAME_NOREPLACE | RENAME_EXCHANGE) != 0 {
+            return Err(Errno::INVAL);
+        }
+        let old_path = self.path_of(old.0, old.1)?;
+        let new_path = self.path_of(new.0, new.1)?;
+        self.calls.rename(&old_path, &new_path, flags)?;
+        self.nodes.renamed(old, new, flags & RENAME_EXCHANGE != 0);
+        Ok(())
+    }
+
+    /// What has just been made at `path`, given to its creator and known to the kernel from now on.
+    fn made(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        path: &[u8],
+        mode: u32,
+        creator: Creator,
+    ) -> Result<(u64, UsrStat)> {
+        let mut stat = self.calls.stat(Target::Path(path))?;
+        self.give(Target::Path(path), parent, &mut stat, mode, creator);
+        let node = self.adopt(parent, name, &stat);
+        self.nodes.looked_up(node);
+        Ok((node, stat))
+    }
+
+    /// Gives what was just made in `parent` to its creator, if that is how it is to be.
+    pub(super) fn give(
+        &mut self,
+        target: Target<'_>,
+        parent: u64,
+        stat: &mut UsrStat,
+        mode: u32,
+        creator: Creator,
+    ) {
+        let groups = self.nodes.permissions(parent) & SET_GROUP_ID == 0;
+        let uid = (stat.uid != creator.uid).then_some(creator.uid);
+        let gid = (groups && stat.gid != creator.gid).then_some(creator.gid);
+        let wanted = self.owner == Owner::Caller && !self.keeps_files;
+        let possible = stat.mode & KIND != SYMLINK || self.calls.dialect().owns_links();
+        if !wanted || !possible || (uid, gid) == (None, None) {
+            return;
+        }
+        let given = self.calls.chown(target, uid, gid).and_then(|()| {
+            // Changing the owner took these bits from all but directories.
+            if mode & SET_IDS != 0 && stat.mode & KIND != DIRECTORY {
+                self.calls.chmod(target, mode & 0o7777)
+            } else {
+                Ok(())
+            }
+        });
+        match given {
+            Ok(()) => {
+                stat.uid = uid.unwrap_or(stat.uid);
+                stat.gid = gid.unwrap_or(stat.gid);
+            }
+            Err(error) if error.is(Errno::PERM) => {
+                warn!("the server cannot give files away; new ones belong to whom it works for");
+                self.keeps_files = true;
+            }
+            Err(error) => warn!(
+                "a new file could not be given to user {}: {error}",
+                creator.uid
+            ),
+        }
+    }
+}

@@ -1,0 +1,444 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::TimeOrNow;
+use tempfile::TempDir;
+
+use super::super::double::Double;
+use super::super::number;
+use super::*;
+use crate::rhostfs::mount::Dialect;
+
+const O_RDWR: i32 = 2;
+const O_EXCL: i32 = 0o200;
+
+/// A view of a temporary directory, and the server in between.
+struct Bench {
+    view: View,
+    server: Double,
+    dir: TempDir,
+}
+
+fn bench(dialect: Dialect) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Double::new(dir.path().to_owned(), dialect);
+    let view = View::new(Calls::new(server.line(), dialect), Owner::Caller);
+    Bench { view, server, dir }
+}
+
+impl Bench {
+    fn host(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn look(&mut self, name: &str) -> Result<(u64, UsrStat)> {
+        self.view.look_up(ROOT, name.as_ref())
+    }
+
+    fn create(&mut self, name: &str, flags: i32) -> Result<(u64, UsrStat, u64)> {
+        self.view.create(ROOT, name.as_ref(), 0o640, flags, us())
+    }
+
+    fn names(&mut self, fh: u64) -> Vec<String> {
+        let mut names = Vec::new();
+        while let Some(entry) = self.view.entry(fh, names.len() as u64).unwrap() {
+            names.push(entry.name.into_string().unwrap());
+        }
+        names[2..].sort();
+        names
+    }
+}
+
+/// Whoever runs the tests, so that files need not be given away.
+fn us() -> Creator {
+    Creator {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    }
+}
+
+#[test]
+fn files_are_created_written_read_and_found_again() {
+    let mut bench = bench(Dialect::Ours);
+    let (node, stat, fh) = bench.create("file", O_RDWR).unwrap();
+    assert_eq!((stat.mode, stat.size), (0o100_640, 0));
+    assert_eq!(bench.view.write(fh, 3, b"ahoy").unwrap(), 4);
+    assert_eq!(bench.view.read(fh, 0, 100).unwrap(), b"\0\0\0ahoy");
+    assert_eq!(bench.view.read(fh, 7, 100).unwrap(), b"");
+    bench.view.sync(fh, true).unwrap();
+    assert_eq!(fs::read(bench.host("file")).unwrap(), b"\0\0\0ahoy");
+    let (again, stat) = bench.look("file").unwrap();
+    assert_eq!((again, stat.size), (node, 7));
+    assert_eq!(node, fs::metadata(bench.host("file")).unwrap().ino());
+    bench.view.close(fh);
+    assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
+}
+
+#[test]
+fn large_data_goes_in_pieces_of_the_longest_copy_there_is() {
+    let mut bench = bench(Dialect::Ours);
+    let (_, _, fh) = bench.create("file", O_RDWR).unwrap();
+    let data: Vec<u8> = (0..2_500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
+    assert_eq!(bench.view.write(fh, 10, &data).unwrap(), data.len());
+    assert_eq!(bench.view.read(fh, 10, 1 << 24).unwrap(), data);
+    assert_eq!(bench.server.state.lock().unwrap().longest, 1 << 20);
+}
+
+#[test]
+fn create_opens_what_somebody_else_was_quicker_with_unless_that_is_excluded() {
+    let mut bench = bench(Dialect::Ours);
+    fs::write(bench.host("file"), "theirs").unwrap();
+    assert_eq!(bench.create("file", O_RDWR | O_EXCL), Err(Errno::EXIST));
+    let (_, stat, fh) = bench.create("file", O_RDWR).unwrap();
+    assert_eq!(stat.size, 6);
+    assert_eq!(bench.view.read(fh, 0, 10).unwrap(), b"theirs");
+}
+
+#[test]
+fn sizes_beyond_the_protocols_are_refused_and_never_cut() {
+    let mut bench = bench(Dialect::Ours);
+    let (node, _, fh) = bench.create("file", O_RDWR).unwrap();
+    let to = |size| Changes {
+        size: Some(size),
+        ..Changes::default()
+    };
+    assert_eq!(
+        bench.view.change(node, None, &to(1 << 32)),
+        Err(Errno::FBIG)
+    );
+    let grown = bench.view.change(node, Some(fh), &to(u64::from(u32::MAX)));
+    assert_eq!(grown.unwrap().size, u32::MAX);
+    assert_eq!(bench.view.write(fh, (1 << 32) - 3, b"abcdef"), Ok(2));
+    assert_eq!(bench.view.write(fh, (1 << 32) - 1, b"x"), Err(Errno::FBIG));
+    // One that was made larger elsewhere is told as what it is: too large.
+    let host = fs::File::options()
+        .write(true)
+        .open(bench.host("file"))
+        .unwrap();
+    host.set_len(1 << 33).unwrap();
+    assert_eq!(bench.view.stat(node, None), Err(Errno::OVERFLOW));
+    assert_eq!(bench.look("file"), Err(Errno::OVERFLOW));
+}
+
+#[test]
+fn attributes_change_by_name_and_by_handle() {
+    let mut bench = bench(Dialect::Ours);
+    let (node, _, fh) = bench.create("file", O_RDWR).unwrap();
+    for (with, mode) in [(None, 0o604), (Some(fh), 0o4711)] {
+        let seconds = u64::from(mode);
+        let changes = Changes {
+            mode: Some(mode),
+            mtime: Some(TimeOrNow::SpecificTime(
+                UNIX_EPOCH + Duration::from_secs(seconds),
+            )),
+            ..Changes::default()
+        };
+        let stat = bench.view.change(node, with, &changes).unwrap();
+        assert_eq!(
+            (stat.mode & 0o7777, stat.mtime.get()),
+            (mode, i64::from(mode))
+        );
+        let host = fs::metadata(bench.host("file")).unwrap();
+        assert_eq!(
+            (host.mode() & 0o7777, host.mtime()),
+            (mode, i64::from(mode))
+        );
+        assert!(host.atime() > 1_000_000_000, "the time of access stays");
+    }
+}
+
+#[test]
+fn an_unlinked_file_lives_on_in_its_handle() {
+    let mut bench = bench(Dialect::Ours);
+    let (node, _, fh) = bench.create("file", O_RDWR).unwrap();
+    bench.view.unlink(ROOT, "file".as_ref()).unwrap();
+    bench.view.write(fh, 0, b"still").unwrap();
+    let stat = bench.view.stat(node, None).unwrap();
+    assert_eq!((stat.size, stat.nlink), (5, 0));
+    let changes = Changes {
+        mode: Some(0o600),
+        ..Changes::default()
+    };
+    assert_eq!(
+        bench.view.change(node, None, &changes).unwrap().mode & 0o777,
+        0o600
+    );
+    bench.view.close(fh);
+    assert_eq!(bench.view.stat(node, None), Err(Errno::STALE));
+}
+
+#[test]
+fn names_are_made_moved_and_removed() {
+    let mut bench = bench(Dialect::Ours);
+    let (dir, stat) = bench
+        .view
+        .make_directory(ROOT, "dir".as_ref(), 0o750, us())
+        .unwrap();
+    assert_eq!(stat.mode, 0o040_750);
+    let (link, stat) = bench
+        .view
+        .make_link(dir, "link".as_ref(), b"../target", us())
+        .unwrap();
+    assert_eq!(stat.mode & KIND, 0o120_000);
+    assert_eq!(bench.view.read_link(link).unwrap(), b"../target");
+    let (pipe, stat) = bench
+        .view
+        .make_node(ROOT, "pipe".as_ref(), 0o010_644, 0, us())
+        .unwrap();
+    assert_eq!(stat.mode, 0o010_644);
+
+    bench
+        .view
+        .rename((ROOT, "dir".as_ref()), (ROOT, "moved".as_ref()), 0)
+        .unwrap();
+    assert_eq!(bench.view.read_link(link).unwrap(), b"../target");
+    let onto = bench
+        .view
+        .rename((ROOT, "pipe".as_ref()), (ROOT, "moved".as_ref()), 1);
+    assert_eq!(onto, Err(Errno::EXIST));
+    bench
+        .view
+        .rename((ROOT, "pipe".as_ref()), (dir, "link".as_ref()), 2)
+        .unwrap();
+    assert_eq!(bench.look("pipe").unwrap().0, link);
+    assert_eq!(bench.view.look_up(dir, "link".as_ref()).unwrap().0, pipe);
+    assert_eq!(
+        bench
+            .view
+            .rename((ROOT, "pipe".as_ref()), (ROOT, "x".as_ref()), 4),
+        Err(Errno::INVAL)
+    );
+
+    assert_eq!(
+        bench.view.remove_directory(ROOT, "moved".as_ref()),
+        Err(Errno::NOTEMPTY)
+    );
+    bench.view.unlink(dir, "link".as_ref()).unwrap();
+    bench.view.remove_directory(ROOT, "moved".as_ref()).unwrap();
+    bench.view.unlink(ROOT, "pipe".as_ref()).unwrap();
+    assert_eq!(fs::read_dir(bench.dir.path()).unwrap().count(), 0);
+    assert_eq!(bench.look("pipe"), Err(Errno::NOENT));
+}
+
+#[test]
+fn two_names_of_a_file_are_one_node() {
+    let mut bench = bench(Dialect::Ours);
+    let (node, _, fh) = bench.create("one", O_RDWR).unwrap();
+    let (linked, stat) = bench.view.link(node, ROOT, "two".as_ref()).unwrap();
+    assert_eq!((linked, stat.nlink), (node, 2));
+    // Made by somebody else.
+    fs::hard_link(bench.host("one"), bench.host("three")).unwrap();
+    assert_eq!(bench.look("three").unwrap().0, node);
+    bench.view.unlink(ROOT, "one".as_ref()).unwrap();
+    bench.view.close(fh);
+    assert_eq!(bench.view.stat(node, None).unwrap().nlink, 2);
+}
+
+#[test]
+fn what_somebody_else_moved_keeps_its_node() {
+    let mut bench = bench(Dialect::Ours);
+    fs::create_dir(bench.host("dir")).unwrap();
+    fs::write(bench.host("dir/file"), "").unwrap();
+    let (dir, _) = bench.look("dir").unwrap();
+    let (file, _) = bench.view.look_up(dir, "file".as_ref()).unwrap();
+    fs::rename(bench.host("dir"), bench.host("moved")).unwrap();
+    assert_eq!(bench.view.stat(file, None), Err(Errno::STALE));
+    assert_eq!(bench.look("moved").unwrap().0, dir);
+    assert_eq!(bench.view.look_up(dir, "file".as_ref()).unwrap().0, file);
+    assert!(bench.view.stat(file, None).is_ok());
+}
+
+#[test]
+fn what_somebody_else_replaced_is_stale_and_then_another_node() {
+    let mut bench = bench(Dialect::Ours);
+    fs::write(bench.host("file"), "old").unwrap();
+    fs::write(bench.host("new"), "newer").unwrap();
+    let (old, _) = bench.look("file").unwrap();
+    fs::rename(bench.host("new"), bench.host("file")).unwrap();
+    assert_eq!(bench.view.open(old, 0), Err(Errno::STALE));
+    let (new, _) = bench.look("file").unwrap();
+    assert_ne!(new, old);
+    let fh = bench.view.open(new, 0).unwrap();
+    assert_eq!(bench.view.read(fh, 0, 9).unwrap(), b"newer");
+}
+
+#[test]
+fn a_directory_lists_once_and_anew_after_a_rewind() {
+    let mut bench = bench(Dialect::Ours);
+    for name in ["a", "b", "c"] {
+        fs::write(bench.host(name), "").unwrap();
+    }
+    let fh = bench.view.open_directory(ROOT).unwrap();
+    assert_eq!(bench.names(fh), [".", "..", "a", "b", "c"]);
+    fs::remove_file(bench.host("a")).unwrap();
+    fs::create_dir(bench.host("d")).unwrap();
+    assert_eq!(bench.names(fh), [".", "..", "a", "b", "c"]);
+    bench.view.rewind(fh).unwrap();
+    // The double lists when a directory is opened, so its old list starts again, and a new one takes a new open.
+    assert_eq!(bench.names(fh), [".", "..", "a", "b", "c"]);
+    bench.server.state.lock().unwrap().restart();
+    bench.view.rewind(fh).unwrap();
+    assert_eq!(bench.names(fh), [".", "..", "b", "c", "d"]);
+    bench.view.sync_directory(ROOT, false).unwrap();
+    bench.view.close_directory(fh);
+    assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
+}
+
+#[test]
+fn a_new_file_is_given_to_who_makes_it() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut bench = bench(Dialect::Ours);
+    let creator = Creator { uid: 12, gid: 34 };
+    let (_, stat, _) = bench
+        .view
+        .create(ROOT, "file".as_ref(), 0o4755, O_RDWR, creator)
+        .unwrap();
+    assert_eq!((stat.uid, stat.gid), (12, 34));
+    let host = fs::metadata(bench.host("file")).unwrap();
+    assert_eq!((host.uid(), host.gid(), host.mode()), (12, 34, 0o104_755));
+    let (_, stat) = bench
+        .view
+        .make_link(ROOT, "link".as_ref(), b"nowhere", creator)
+        .unwrap();
+    assert_eq!((stat.uid, stat.gid), (12, 34));
+
+    // A directory with the set-group-id bit gives its group itself.
+    fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o2755)).unwrap();
+    bench.view.stat(ROOT, None).unwrap();
+    let (_, stat) = bench
+        .view
+        .make_directory(ROOT, "dir".as_ref(), 0o755, creator)
+        .unwrap();
+    assert_eq!((stat.uid, stat.gid), (12, us().gid));
+}
+
+#[test]
+fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
+    let mut bench = bench(Dialect::Ours);
+    let (_, _, fh) = bench.create("file", O_RDWR).unwrap();
+    bench.view.write(fh, 0, b"before").unwrap();
+    {
+        let mut state = bench.server.state.lock().unwrap();
+        state.silent = 1;
+        state.restart();
+    }
+    assert!(bench.view.read(fh, 0, 9).is_err());
+    // For a moment nobody waits for a limit again.
+    assert_eq!(bench.view.read(fh, 0, 9), Err(Errno::NOTCONN));
+    assert_eq!(bench.look("file"), Err(Errno::NOTCONN));
+    std::thread::sleep(Duration::from_millis(1050));
+    assert_eq!(bench.view.read(fh, 0, 9).unwrap(), b"before");
+    bench.view.close(fh);
+    assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
+}
+
+#[test]
+fn a_server_that_started_again_unnoticed_gets_files_opened_again() {
+    let mut bench = bench(Dialect::Ours);
+    let (_, _, kept) = bench.create("kept", O_RDWR).unwrap();
+    let (_, _, gone) = bench.create("gone", O_RDWR).unwrap();
+    fs::remove_file(bench.host("gone")).unwrap();
+    bench.server.state.lock().unwrap().restart();
+    assert_eq!(bench.view.write(kept, 0, b"x"), Ok(1));
+    assert_eq!(bench.view.write(gone, 0, b"x"), Err(Errno::STALE));
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_is_no_answer() {
+    let mut bench = bench(Dialect::Ours);
+    fs::write(bench.host("file"), "").unwrap();
+    bench.look("file").unwrap();
+    bench.server.state.lock().unwrap().late = true;
+    assert_eq!(bench.look("file"), Err(Errno::IO));
+    assert_eq!(bench.look("file"), Err(Errno::NOTCONN));
+}
+
+#[test]
+fn d1_a_file_is_opened_for_writing_by_either_field() {
+    for dialect in [Dialect::Ours, Dialect::Original] {
+        let mut bench = bench(dialect);
+        fs::write(bench.host("file"), "").unwrap();
+        let (node, _) = bench.look("file").unwrap();
+        let fh = bench.view.open(node, O_RDWR).unwrap();
+        let changes = Changes {
+            size: Some(7),
+            ..Changes::default()
+        };
+        // Only a handle that can be written is of use here.
+        bench.view.change(node, Some(fh), &changes).unwrap();
+        assert_eq!(fs::metadata(bench.host("file")).unwrap().len(), 7);
+    }
+}
+
+#[test]
+fn d2_the_originals_reads_end_where_the_file_does_and_its_lost_writes_are_errors() {
+    let mut bench = bench(Dialect::Original);
+    fs::write(bench.host("file"), vec![b'x'; 5000]).unwrap();
+    let (node, _) = bench.look("file").unwrap();
+    let fh = bench.view.open(node, O_RDWR).unwrap();
+    assert_eq!(bench.view.read(fh, 0, 100_000).unwrap(), vec![b'x'; 5000]);
+    assert_eq!(bench.view.read(fh, 5000, 10).unwrap(), b"");
+    assert_eq!(bench.server.state.lock().unwrap().longest, 4096);
+    assert_eq!(bench.view.write(fh, 0, b"lost"), Err(Errno::IO));
+}
+
+#[test]
+fn d4_the_originals_open_files_are_looked_at_by_name() {
+    let mut bench = bench(Dialect::Original);
+    let (node, _, fh) = bench.create("file", O_RDWR).unwrap();
+    assert!(bench.view.stat(node, Some(fh)).is_ok());
+    bench.view.unlink(ROOT, "file".as_ref()).unwrap();
+    assert_eq!(bench.view.stat(node, Some(fh)), Err(Errno::STALE));
+    assert!(
+        !bench
+            .server
+            .state
+            .lock()
+            .unwrap()
+            .asked
+            .contains(&number::FSTAT64)
+    );
+}
+
+#[test]
+fn d7_the_original_renames_by_the_call_that_takes_both_names() {
+    let mut bench = bench(Dialect::Original);
+    fs::write(bench.host("one"), "").unwrap();
+    bench.look("one").unwrap();
+    bench
+        .view
+        .rename((ROOT, "one".as_ref()), (ROOT, "two".as_ref()), 0)
+        .unwrap();
+    assert!(bench.host("two").exists() && !bench.host("one").exists());
+}
+
+#[test]
+fn d9_d10_d13_links_state_and_lists_of_the_original_are_read() {
+    let mut bench = bench(Dialect::Original);
+    std::os::unix::fs::symlink("target", bench.host("link")).unwrap();
+    let (link, _) = bench.look("link").unwrap();
+    assert_eq!(bench.view.read_link(link).unwrap(), b"target");
+    let state = bench.view.file_system(ROOT).unwrap();
+    assert_eq!((state.bsize, state.namelen, state.flags), (4096, 255, 0));
+    let fh = bench.view.open_directory(ROOT).unwrap();
+    assert_eq!(bench.names(fh), [".", "..", "link"]);
+}
+
+#[test]
+fn d11_the_original_is_sent_no_times() {
+    let mut bench = bench(Dialect::Original);
+    fs::write(bench.host("file"), "").unwrap();
+    let (node, _) = bench.look("file").unwrap();
+    let changes = Changes {
+        mtime: Some(TimeOrNow::Now),
+        ..Changes::default()
+    };
+    assert_eq!(
+        bench.view.change(node, None, &changes),
+        Err(Errno::OPNOTSUPP)
+    );
+}
