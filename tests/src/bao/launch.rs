@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -158,6 +158,29 @@ impl Program {
     /// It has been waited for already.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         process::signal(&self.child, signal).context("signalling a program")
+    }
+
+    /// Stops all of its threads, as SIGSTOP does in its own time; SIGCONT lets them go on.
+    ///
+    /// # Errors
+    /// They do not stop.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let deadline = Instant::now() + LIMIT;
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let stopped = || -> Result<bool> {
+            let mut all = true;
+            for task in std::fs::read_dir(&tasks)? {
+                let status = std::fs::read_to_string(task?.path().join("status"))?;
+                all &= status.contains("\nState:\tT");
+            }
+            Ok(all)
+        };
+        while !stopped()? {
+            ensure!(Instant::now() < deadline, "a thread does not stop");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Kills it at once, while nothing happens in the driver, and waits until it is gone.

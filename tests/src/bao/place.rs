@@ -58,6 +58,8 @@ pub struct Setup {
     pub queues: u32,
     /// Whether the device model knows the tag, and need not wait for the daemon to tell.
     pub tag: bool,
+    /// Devices that are configured beside those, and that the driver does not have.
+    pub missing: u32,
     /// Whether the memory has a node of its own although the driver gives it too.
     pub memory_node: bool,
 }
@@ -70,6 +72,7 @@ impl Setup {
             abi,
             server: Server::Ours,
             devices: 1,
+            missing: 0,
             queues: 1,
             tag: true,
             memory_node: false,
@@ -111,8 +114,8 @@ impl Place {
 
     fn config(&self) -> Result<String> {
         let mut text = format!("nodes: [{}]\ndevices:\n", self.kernel.node().display());
-        for (id, device) in self.kernel.devices.iter().enumerate() {
-            writeln!(text, "  - id: {}", device.id)?;
+        for id in 0..usize::try_from(self.setup.devices + self.setup.missing)? {
+            writeln!(text, "  - id: {id}")?;
             writeln!(text, "    type: fs\n    data_plane: vhost_user")?;
             // The same address in each: they are of different virtual machines.
             writeln!(text, "    mmio_addr: {WINDOW:#x}\n    frontend_vm: vm{id}")?;

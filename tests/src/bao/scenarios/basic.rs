@@ -24,6 +24,29 @@ pub(super) fn guest_mounts_and_works_with_files(trial: &Trial) -> Result<()> {
     })
 }
 
+/// Several request queues are served, each by itself; the tag is the daemon's, and the memory's node is its own.
+pub(super) fn queues_tag_and_memory_are_as_configured(trial: &Trial) -> Result<()> {
+    let setup = Setup {
+        queues: 3,
+        tag: false,
+        memory_node: true,
+        ..trial.setup
+    };
+    trial.place(setup, |place| {
+        let frontend = place.start_frontend()?;
+        let _daemon = place.start_daemon(0)?;
+        let (mut guest, probed) = place.cpu(0)?.probe()?;
+        ensure!(probed.tag == TAG && probed.queues == 3, "{probed:?}");
+        guest.init().context("INIT")?;
+        for round in 0..9 {
+            guest.queue = 1 + round % 3;
+            work::with_files(&mut guest, &place.share(0), round)?;
+        }
+        place.device(0)?.wires.expect((4, 1))?;
+        place.finish(frontend)
+    })
+}
+
 /// The devices of several guests, all at the same address, are served side by side.
 pub(super) fn several_guests_work_at_once_each_with_its_own_share(trial: &Trial) -> Result<()> {
     let setup = Setup {

@@ -1,6 +1,12 @@
 //! What the device model has to stand, each with a name that says the promise.
 
 mod basic;
+mod calls;
+mod daemons;
+mod ending;
+mod order;
+mod played;
+mod reset;
 
 use anyhow::{Context, Result};
 
@@ -42,20 +48,85 @@ const CURRENT: &[Abi] = &[A, B];
 const BOTH: &[Server] = &[Server::Ours, Server::Theirs];
 const OURS: &[Server] = &[Server::Ours];
 
+/// A scenario by its function, whose name is the promise.
+macro_rules! scenario {
+    ($module:ident::$name:ident, $abis:expr, $servers:expr) => {
+        Scenario {
+            name: stringify!($name),
+            abis: $abis,
+            servers: $servers,
+            run: $module::$name,
+        }
+    };
+}
+
 /// All of them.
 const ALL: &[Scenario] = &[
-    Scenario {
-        name: "guest_mounts_and_works_with_files",
-        abis: EVERY,
-        servers: BOTH,
-        run: basic::guest_mounts_and_works_with_files,
-    },
-    Scenario {
-        name: "several_guests_work_at_once_each_with_its_own_share",
-        abis: CURRENT,
-        servers: OURS,
-        run: basic::several_guests_work_at_once_each_with_its_own_share,
-    },
+    scenario!(
+        played::what_a_driver_would_not_survive_is_noticed,
+        CURRENT,
+        OURS
+    ),
+    scenario!(basic::guest_mounts_and_works_with_files, EVERY, BOTH),
+    scenario!(
+        basic::several_guests_work_at_once_each_with_its_own_share,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        basic::queues_tag_and_memory_are_as_configured,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        order::guest_model_and_daemon_start_in_any_order,
+        CURRENT,
+        BOTH
+    ),
+    scenario!(
+        reset::guest_resets_under_load_and_works_again,
+        CURRENT,
+        BOTH
+    ),
+    scenario!(
+        calls::wait_that_ends_without_an_access_is_begun_again,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        calls::refused_completion_is_not_repeated_and_ends_nothing,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        calls::access_that_makes_no_sense_is_completed,
+        CURRENT,
+        OURS
+    ),
+    scenario!(calls::stray_kick_is_nobodys, CURRENT, OURS),
+    scenario!(
+        daemons::guest_waits_for_a_late_daemon_in_its_queues_only,
+        CURRENT,
+        BOTH
+    ),
+    scenario!(
+        daemons::guest_is_told_of_a_killed_daemon_and_works_with_the_next,
+        CURRENT,
+        BOTH
+    ),
+    scenario!(
+        daemons::guest_is_not_frozen_by_a_daemon_that_hangs,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        daemons::guest_is_told_of_a_daemon_that_hangs_from_the_start,
+        CURRENT,
+        OURS
+    ),
+    scenario!(ending::sigterm_leaves_no_access_unanswered, CURRENT, OURS),
+    scenario!(ending::failing_device_harms_no_other, CURRENT, OURS),
+    scenario!(ending::status_is_told, CURRENT, OURS),
 ];
 
 /// The scenarios in each form that they are tried in: `b::virtiofsd::promise`.

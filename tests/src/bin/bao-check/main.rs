@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use gangplank_tests::bao::place::{Programs, Server};
-use gangplank_tests::bao::{LAUNCH, become_program, scenarios};
+use gangplank_tests::bao::{LAUNCH, MISUSE, become_program, misuse, scenarios};
 use gangplank_tests::process;
 use gangplank_tests::trials::Trials;
 
@@ -35,6 +35,9 @@ fn run() -> Result<ExitCode> {
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.peek().is_some_and(|first| first == LAUNCH) {
         return become_program(arguments.skip(1)).map(|never| match never {});
+    }
+    if arguments.peek().is_some_and(|first| first == MISUSE) {
+        return misuse(arguments.skip(1)).map(|()| ExitCode::SUCCESS);
     }
     let (mut programs, mut names, mut alone) = (Programs::default(), Vec::new(), false);
     for argument in arguments {

@@ -1,0 +1,187 @@
+//! Device models that do wrong, each in one way: whether the played driver notices is tried with them.
+#![allow(unsafe_code)] // ioctls as wrong as they can be, a mapping, and a signal mask
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::abi::{A, Abi, B, Request, word};
+
+/// The first argument by which a program that uses this module is told to do wrong: see [`misuse`].
+pub const MISUSE: &str = "--misuse";
+
+/// What is done, and what the driver is expected to say of it; nothing where it is not wrong.
+pub(super) const WAYS: &[(Way, &str)] = &[
+    (Way::Right, ""),
+    (Way::CompletesTwice, "a second time"),
+    (Way::Alters, "came back as"),
+    (Way::AnswersStores, "came back as"),
+    (Way::WaitsTwice, "two threads in ATTACH"),
+    (Way::LetsSignalsIn, "lets signals in"),
+    (Way::Closes, "closed by the last"),
+    (Way::Destroys, "destroy"),
+    (Way::CallsWhatIsNotThere, "unknown call"),
+    (Way::MapsFromFurtherOn, "is mapped from 0x1000 on"),
+];
+
+/// One way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Right,
+    CompletesTwice,
+    Alters,
+    AnswersStores,
+    WaitsTwice,
+    LetsSignalsIn,
+    Closes,
+    Destroys,
+    CallsWhatIsNotThere,
+    MapsFromFurtherOn,
+}
+
+impl Way {
+    /// Whether it waits for accesses and gives them back, in whatever way.
+    pub(super) const fn takes_accesses(self) -> bool {
+        matches!(
+            self,
+            Self::Right
+                | Self::CompletesTwice
+                | Self::Alters
+                | Self::AnswersStores
+                | Self::LetsSignalsIn
+        )
+    }
+}
+
+/// Is such a device model. `arguments` are the way's name, that of the generation, and the node.
+///
+/// # Errors
+/// The driver does not do what even such a one may expect.
+pub fn misuse(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
+    let mut next = || arguments.next().context("an argument is missing");
+    let (name, abi, node) = (next()?, next()?, next()?);
+    let way = WAYS
+        .iter()
+        .find(|(way, _)| format!("{way:?}").as_str() == name);
+    let (way, _) = *way.context("no such way")?;
+    behave(way, if abi == A.name { A } else { B }, Path::new(&node))
+}
+
+fn behave(way: Way, abi: Abi, node: &Path) -> Result<()> {
+    let node = File::options().read(true).write(true).open(node)?;
+    let device = open(&node, abi)?;
+    let file = device.as_raw_fd();
+    if way != Way::LetsSignalsIn {
+        block_signals();
+    }
+    match way {
+        Way::Closes => {
+            drop(device);
+            return Ok(());
+        }
+        Way::Destroys => {
+            return call(node.as_raw_fd(), A.destroy.unwrap_or_default(), &mut 0u32).map(drop);
+        }
+        Way::CallsWhatIsNotThere => {
+            let done = call(file, 0xc020_a6ff, &mut [0u64; 4]);
+            ensure!(done.is_err(), "a call that is not there has been made");
+            return Ok(());
+        }
+        Way::MapsFromFurtherOn => return map(file, 0x1000),
+        Way::WaitsTwice => {
+            // There is no access yet: the first that returns is the one that is turned away.
+            let (done, first) = mpsc::channel();
+            for _ in 0..2 {
+                let done = done.clone();
+                thread::spawn(move || done.send(attach(file, abi).is_err()));
+            }
+            ensure!(first.recv()?, "two wait, and none is turned away");
+            return Ok(());
+        }
+        _ => {}
+    }
+    // A store comes first, then a load.
+    for _ in 0..2 {
+        let mut request = attach(file, abi)?;
+        let is_store = request[word::OP] == super::abi::WRITE;
+        match way {
+            Way::Alters => request[word::ADDR] ^= 4,
+            Way::AnswersStores if is_store => request[word::VALUE] = 1,
+            _ if is_store => {}
+            _ => request[word::VALUE] = 0x1234,
+        }
+        call(file, abi.complete, &mut request)?;
+        if way == Way::CompletesTwice {
+            ensure!(
+                call(file, abi.complete, &mut request).is_err(),
+                "completed twice"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn open(node: &File, abi: Abi) -> Result<OwnedFd> {
+    let mut info = [0u8; 32];
+    let value = call(node.as_raw_fd(), abi.open, &mut info)?;
+    let number = match info.last_chunk() {
+        _ if abi.creates => value,
+        Some(number) => {
+            ensure!(value == 1, "get info returns {value}");
+            RawFd::from_ne_bytes(*number)
+        }
+        None => bail!("no number"),
+    };
+    ensure!(number > 2, "descriptor {number}");
+    // SAFETY: the driver has just put it into this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn attach(file: RawFd, abi: Abi) -> Result<Request> {
+    let mut request: Request = [0; 8];
+    call(file, abi.attach, &mut request)?;
+    Ok(request)
+}
+
+fn call<T>(file: RawFd, number: u32, argument: &mut T) -> Result<i32> {
+    let (number, argument) = (u64::from(number), std::ptr::from_mut(argument));
+    // SAFETY: whatever the call is, it is answered by the test, which writes no further than its argument is long. (The C
+    // libraries do not agree on the type of the number.)
+    let value = unsafe { libc::syscall(libc::SYS_ioctl, file, number, argument) };
+    match i32::try_from(value) {
+        Ok(value @ 0..) => Ok(value),
+        _ => Err(io::Error::last_os_error().into()),
+    }
+}
+
+fn map(file: RawFd, offset: i64) -> Result<()> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, at an address of the kernel's choice, that nobody uses.
+    let mapped = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            0x1000,
+            access,
+            libc::MAP_SHARED,
+            file,
+            offset,
+        )
+    };
+    ensure!(mapped != libc::MAP_FAILED, "{}", io::Error::last_os_error());
+    Ok(())
+}
+
+fn block_signals() {
+    // SAFETY: a set of signals is plain data.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set outlives the call.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: the set outlives the call; no old one is asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) };
+}

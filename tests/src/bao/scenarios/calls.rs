@@ -1,0 +1,130 @@
+//! A driver, and a guest, that do not do what is expected of them.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
+
+use super::Trial;
+use crate::bao::abi::{READ, WRITE};
+use crate::bao::guest::{LIMIT, WINDOW, register};
+use crate::bao::work;
+
+/// A wait that a signal would have ended in the real driver, which says so by an odd error, is begun again.
+pub(super) fn wait_that_ends_without_an_access_is_begun_again(trial: &Trial) -> Result<()> {
+    let errno = trial.setup.abi.interrupted();
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let frontend = place.start_frontend()?;
+        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+        // With nothing to do, and then in the middle of it.
+        for errno in [errno, Errno::INTR, errno] {
+            device.until_attached(LIMIT)?;
+            device.fail_attach(errno);
+        }
+        let (mut guest, _) = cpu.probe()?;
+        guest.init().context("INIT")?;
+        for round in 0..5 {
+            device.fail_attach(errno);
+            cpu.get(register::STATUS)?;
+            work::with_files(&mut guest, &place.share(0), round)?;
+        }
+        place.finish(frontend)
+    })
+}
+
+/// A completion that the hypervisor refuses is not tried again, and keeps nobody from the next access.
+pub(super) fn refused_completion_is_not_repeated_and_ends_nothing(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let frontend = place.start_frontend()?;
+        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+        let (mut guest, _) = cpu.probe()?;
+        guest.init().context("INIT")?;
+        for (round, errno) in [Errno::PERM, Errno::SRCH, Errno::NOENT]
+            .into_iter()
+            .enumerate()
+        {
+            for _ in 0..3 {
+                device.fail_complete(errno);
+                let magic = cpu.get(register::MAGIC_VALUE)?;
+                ensure!(magic == 0x7472_6976, "magic value {magic:#x}");
+            }
+            work::with_files(&mut guest, &place.share(0), round)?;
+        }
+        place.finish(frontend)
+    })
+}
+
+/// Whatever a guest does in its window, and whatever the hypervisor makes of it, it goes on.
+pub(super) fn access_that_makes_no_sense_is_completed(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let frontend = place.start_frontend()?;
+        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+        let (mut guest, _) = cpu.probe()?;
+        let before = cpu.get(register::STATUS)?;
+        for width in [0, 1, 2, 3, 8, 16, u64::MAX] {
+            for offset in [0x000, 0x002, 0x070, 0x0fc, 0x1fc] {
+                let answer = device.access(WINDOW + offset, width, READ, 0, LIMIT)?;
+                ensure!(answer == 0, "{width} bytes at {offset:#x} read {answer:#x}");
+                device.access(WINDOW + offset, width, WRITE, 0, LIMIT)?;
+            }
+        }
+        for address in [0, WINDOW - 4, WINDOW + 0x200, u64::MAX - 3, u64::MAX] {
+            let answer = device.access(address, 4, READ, 0, LIMIT)?;
+            ensure!(answer == 0, "{address:#x}, outside, read {answer:#x}");
+            device.access(address, 4, WRITE, u64::MAX, LIMIT)?;
+        }
+        for op in [2, 4, 77, u64::MAX] {
+            device.access(WINDOW + register::STATUS, 4, op, 0, LIMIT)?;
+        }
+        // An unaligned one, one of a register that is for writing only, one to a register that is not there.
+        for offset in [0x071, 0x014, 0x0c0, 0x200 - 4] {
+            let answer = device.access(WINDOW + offset, 4, READ, 0, LIMIT)?;
+            ensure!(answer == 0, "{offset:#x} read {answer:#x}");
+        }
+        // Wider than what the kernel takes for kicks, so it comes as an access.
+        device.access(WINDOW + register::QUEUE_NOTIFY, 8, WRITE, 1, LIMIT)?;
+        ensure!(
+            cpu.get(register::STATUS)? == before,
+            "the status has changed"
+        );
+        guest.init().context("INIT")?;
+        work::with_files(&mut guest, &place.share(0), 0)?;
+        place.finish(frontend)
+    })
+}
+
+/// Kicks of queues that are not there, or not by the width they have, disturb nobody.
+pub(super) fn stray_kick_is_nobodys(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let frontend = place.start_frontend()?;
+        let cpu = place.cpu(0)?;
+        let kick = |width, queue| cpu.store(register::QUEUE_NOTIFY, width, queue);
+        place.device(0)?.until_attached(LIMIT)?;
+        for queue in [0, 1, 2, 1000, u64::MAX] {
+            kick(4, queue)?; // before there is a driver
+        }
+        let (mut guest, _) = cpu.probe()?;
+        guest.init().context("INIT")?;
+        thread::scope(|scope| {
+            let kicking = scope.spawn(|| -> Result<()> {
+                for round in 0..200 {
+                    kick([1, 2, 4][round % 3], [0, 1, 7, 1 << 32][round % 4])?;
+                    thread::sleep(Duration::from_micros(200));
+                }
+                Ok(())
+            });
+            for round in 0..5 {
+                work::with_files(&mut guest, &place.share(0), round)?;
+            }
+            kicking
+                .join()
+                .map_err(|_| anyhow::anyhow!("a CPU panicked"))?
+        })?;
+        place.finish(frontend)
+    })
+}

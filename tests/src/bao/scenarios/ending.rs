@@ -1,0 +1,150 @@
+//! Devices, and the device model, that end; and what it tells of itself.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+use super::Trial;
+use crate::bao::guest::{LIMIT, register};
+use crate::bao::place::{Place, Setup};
+use crate::bao::{Hold, work};
+
+/// Told to end in the middle of an access, the device model completes it first; accesses that it has not taken wait.
+pub(super) fn sigterm_leaves_no_access_unanswered(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let mut frontend = place.start_frontend()?;
+        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+        let (mut guest, _) = cpu.probe()?;
+        guest.init().context("INIT")?;
+        thread::scope(|scope| -> Result<()> {
+            device.hold_completion(Hold::Before);
+            let access = scope.spawn(|| cpu.get(register::MAGIC_VALUE));
+            device.until_held(LIMIT)?;
+            frontend.signal(Signal::TERM)?;
+            // It waits for the access, and not the other way round.
+            thread::sleep(Duration::from_millis(100));
+            ensure!(frontend.ended()?.is_none(), "ended with an access in hand");
+            device.release()?;
+            let magic = access
+                .join()
+                .map_err(|_| anyhow::anyhow!("a CPU panicked"))??;
+            ensure!(magic == 0x7472_6976, "magic value {magic:#x}");
+            Ok(())
+        })?;
+        let status = frontend.wait()?;
+        ensure!(status.success(), "ended with {status}");
+        ensure!(
+            device.unanswered().1 == 0,
+            "an access was taken and not completed"
+        );
+        // Nobody is left who could hear of a kick: it has to come as an access.
+        let waiting = thread::spawn({
+            let cpu = cpu.within(Duration::from_secs(1));
+            move || cpu.store(register::QUEUE_NOTIFY, 4, 1)
+        });
+        device
+            .until_waiting(LIMIT)
+            .context("a kick after the end")?;
+        let _ = waiting.join();
+        place.kernel.faults.none()
+    })
+}
+
+/// A device that the driver takes away, or never had, is told of in the status and the exit status, and harms no other.
+pub(super) fn failing_device_harms_no_other(trial: &Trial) -> Result<()> {
+    let setup = Setup {
+        devices: 2,
+        missing: 1,
+        ..trial.setup
+    };
+    trial.place(setup, |place| {
+        let _daemons = place.start_daemons()?;
+        let frontend = place.start_frontend()?;
+        let cpu = place.cpu(1)?;
+        place.cpu(0)?.probe()?;
+        let (mut guest, _) = cpu.probe()?;
+        guest.init().context("INIT")?;
+        work::with_files(&mut guest, &place.share(1), 0)?;
+        // What a device that is being destroyed answers.
+        let gone = if place.setup().abi.creates {
+            Errno::INVAL
+        } else {
+            Errno::PERM
+        };
+        place.device(0)?.until_attached(LIMIT)?;
+        place.device(0)?.fail_attach(gone);
+        for round in 1..5 {
+            work::with_files(&mut guest, &place.share(1), round)?;
+        }
+        let status = until_status(place, |text| text.matches("failed:").count() == 2)?;
+        ensure!(status.contains("device 1:"), "{status}");
+        place.kernel.faults.none()?;
+        let ended = frontend.stop()?;
+        ensure!(
+            !ended.success(),
+            "two devices failed, and the exit status says nothing of it"
+        );
+        place.kernel.faults.none()
+    })
+}
+
+/// The status that the socket tells is what happened, and so is what SIGUSR1 has logged.
+pub(super) fn status_is_told(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let frontend = place.start_frontend()?;
+        place.device(0)?.until_attached(LIMIT)?;
+        let before = until_status(place, |text| text.contains("device 0:"))?;
+        ensure!(before.contains("daemon absent"), "{before}");
+        let _daemon = place.start_daemon(0)?;
+        let (mut guest, _) = place.cpu(0)?.probe()?;
+        guest.init().context("INIT")?;
+        work::with_files(&mut guest, &place.share(0), 0)?;
+        let accesses = format!("accesses {},", place.device(0)?.completions());
+        let status = until_status(place, |text| text.contains(&accesses))?;
+        for part in [
+            "status 0xf ",
+            "daemon connected",
+            "connections 1,",
+            "faults 0,",
+        ] {
+            ensure!(status.contains(part), "no {part:?} in {status}");
+        }
+        let already = frontend.log().matches(&accesses).count();
+        frontend.signal(Signal::USR1)?;
+        let deadline = std::time::Instant::now() + LIMIT;
+        while frontend.log().matches(&accesses).count() == already {
+            ensure!(
+                std::time::Instant::now() < deadline,
+                "SIGUSR1 has no effect"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        place.finish(frontend)
+    })
+}
+
+/// Asks for the status until it is as it is to be.
+fn until_status(place: &Place, is: impl Fn(&str) -> bool) -> Result<String> {
+    let deadline = std::time::Instant::now() + LIMIT;
+    loop {
+        let mut text = String::new();
+        let mut socket =
+            UnixStream::connect(place.status_socket()).context("asking for the status")?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        socket.read_to_string(&mut text)?;
+        if is(&text) {
+            return Ok(text);
+        }
+        ensure!(
+            std::time::Instant::now() < deadline,
+            "the status stays {text}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+}

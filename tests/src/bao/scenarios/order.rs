@@ -1,0 +1,83 @@
+//! Guest, device model and daemon, started in any order.
+
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::Trial;
+use crate::bao::guest::LIMIT;
+use crate::bao::place::{Place, Setup};
+use crate::bao::work;
+
+/// What is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Guest,
+    Model,
+    Daemon,
+}
+
+use Part::{Daemon, Guest, Model};
+
+const ORDERS: [[Part; 3]; 6] = [
+    [Guest, Model, Daemon],
+    [Guest, Daemon, Model],
+    [Model, Guest, Daemon],
+    [Model, Daemon, Guest],
+    [Daemon, Guest, Model],
+    [Daemon, Model, Guest],
+];
+
+/// All six, with the tag configured and with the daemon's own, which is then waited for.
+pub(super) fn guest_model_and_daemon_start_in_any_order(trial: &Trial) -> Result<()> {
+    for tag in [true, false] {
+        for order in ORDERS {
+            let setup = Setup { tag, ..trial.setup };
+            trial
+                .place(setup, |place| start(place, order))
+                .with_context(|| format!("{order:?}, tag configured: {tag}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn start(place: &Place, order: [Part; 3]) -> Result<()> {
+    let cpu = place.cpu(0)?;
+    let device = place.device(0)?;
+    let (mut model, mut daemon) = (None, None);
+    thread::scope(|scope| {
+        let (tell, told) = mpsc::channel::<()>();
+        let (mut guest, mut tell) = (None, Some(tell));
+        for part in order {
+            match part {
+                Guest => {
+                    let (cpu, tell) = (cpu.clone(), tell.take());
+                    guest = Some(scope.spawn(move || -> Result<()> {
+                        let (mut guest, probed) = cpu.probe()?;
+                        drop(tell);
+                        anyhow::ensure!(probed.tag == crate::bao::place::TAG, "{probed:?}");
+                        guest.init().context("INIT")?;
+                        work::with_files(&mut guest, &place.share(0), 0)
+                    }));
+                    if model.is_none() || (daemon.is_none() && !place.setup().tag) {
+                        device.until_waiting(LIMIT)?;
+                    } else {
+                        // The channel ends when the guest has probed, or has failed to.
+                        let _ = told.recv_timeout(LIMIT);
+                    }
+                }
+                Model => {
+                    model = Some(place.start_frontend()?);
+                    if place.setup().tag {
+                        device.until_attached(LIMIT)?;
+                    }
+                }
+                Daemon => daemon = Some(place.start_daemon(0)?),
+            }
+        }
+        let guest = guest.context("no guest")?;
+        guest.join().map_err(|_| anyhow!("the guest panicked"))?
+    })?;
+    place.finish(model.context("no device model")?)
+}

@@ -1,0 +1,116 @@
+//! Guests that reset their device, whatever it is doing.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gangplank_fuse::{NodeId, Operation, WriteIn};
+
+use super::Trial;
+use crate::bao::guest::{Cpu, Guest, register};
+use crate::bao::work;
+use crate::driver::memory::{GUEST_BASE, Memory};
+
+/// Requests that are on their way when the reset comes.
+const IN_FLIGHT: usize = 24;
+
+/// How long is looked whether anybody still writes to memory that is not his any more.
+const WATCH: Duration = Duration::from_millis(20);
+
+/// What the memory is filled with meanwhile.
+const FILL: u8 = 0x5c;
+
+/// The guest's driver lets the device go with requests in flight and takes it again, over and over, while its other CPUs
+/// look at registers. After a reset nobody touches the guest's memory, or interrupts it, for what was before.
+pub(super) fn guest_resets_under_load_and_works_again(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let frontend = place.start_frontend()?;
+        let cpu = place.cpu(0)?;
+        let (mut guest, mut probed) = cpu.probe()?;
+        let (over, looks) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| -> Result<()> {
+            let others: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| look(&cpu, &over, &looks)))
+                .collect();
+            let worked = (0..12).try_for_each(|round| -> Result<()> {
+                guest.init().context("INIT")?;
+                work::with_files(&mut guest, &place.share(0), round)?;
+                load(&mut guest, round)?;
+                if round % 2 == 0 {
+                    cpu.unbind(probed.queues)?;
+                } else {
+                    // As a kernel that was started without a word finds it.
+                    cpu.find()?;
+                }
+                untouched(&cpu)?;
+                (guest, probed) = cpu.bind()?;
+                Ok(())
+            });
+            over.store(true, Ordering::Relaxed);
+            for other in others {
+                other
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a CPU panicked"))??;
+            }
+            worked
+        })?;
+        ensure!(
+            looks.load(Ordering::Relaxed) > 100,
+            "the other CPUs hardly ran"
+        );
+        place.finish(frontend)
+    })
+}
+
+/// Another CPU of the guest, which reads what never changes.
+fn look(cpu: &Cpu, over: &AtomicBool, looks: &AtomicU64) -> Result<()> {
+    while !over.load(Ordering::Relaxed) {
+        let magic = cpu.get(register::MAGIC_VALUE)?;
+        ensure!(magic == 0x7472_6976, "magic value {magic:#x}");
+        let count = cpu.load(register::NUM_REQUEST_QUEUES, 4)?;
+        ensure!(count == 1, "{count} request queues");
+        looks.fetch_add(2, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Sends requests that take the daemon a while, and waits for none but the first.
+fn load(guest: &mut Guest, round: usize) -> Result<()> {
+    let name = std::ffi::CString::new(format!("load-{round}"))?;
+    let file = guest.create(NodeId::ROOT, &name, 0o600).context("CREATE")?;
+    let data = vec![1; 128 << 10];
+    let mut first = None;
+    for at in 0..IN_FLIGHT {
+        let operation = Operation::Write(WriteIn {
+            fh: file.file.get(),
+            offset: (at * data.len()) as u64,
+            size: u32::try_from(data.len())?,
+            ..WriteIn::default()
+        });
+        let ticket = guest.submit(1, file.node, operation, &data, 512)?;
+        first.get_or_insert(ticket);
+    }
+    guest
+        .finish(first.context("nothing sent")?)
+        .context("WRITE")?;
+    Ok(())
+}
+
+/// Fails if the memory changes although the device has been reset.
+fn untouched(cpu: &Cpu) -> Result<()> {
+    let file = cpu.device().memory().try_clone()?;
+    let len = file.metadata()?.len();
+    let memory = Memory::of(file, len)?;
+    let fill = vec![FILL; usize::try_from(len)?];
+    memory.write(GUEST_BASE, &fill);
+    thread::sleep(WATCH);
+    let found = memory.read(GUEST_BASE, fill.len());
+    ensure!(found == fill, "memory was written to after the reset");
+    ensure!(
+        !cpu.device().wires.interrupted(Duration::ZERO)?,
+        "the guest was interrupted after the reset"
+    );
+    Ok(())
+}
