@@ -7,8 +7,11 @@ mod code;
 mod command;
 mod endpoint;
 mod header;
+pub mod ioctl;
 mod message;
 pub mod rhostfs;
+#[cfg(test)]
+mod vectors;
 mod wire;
 
 pub use code::Code;
