@@ -4,5 +4,6 @@
 //! messages of fixed size, and let their partners copy from and to their memory meanwhile.
 
 pub mod abi;
+pub mod carrier;
 pub mod endpoint;
 pub mod rhostfs;

@@ -1,0 +1,388 @@
+//! A bound endpoint's operations, as commands to the peers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::desk::{Desk, answer};
+use super::lane::{Awaited, Failure, Lane};
+use super::line::PeerId;
+use super::mailbox::{Answer, Received};
+use super::question::{Asking, Event, Next};
+use super::station::Station;
+use crate::abi::{
+    Code, Command, CopyBlock, DcId, DcLimits, Endpoint, Header, M9, MAX_PAYLOAD, Message,
+};
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation};
+
+/// The endpoint, bound until this is dropped.
+pub(crate) struct Bound {
+    station: Arc<Station>,
+    desk: Arc<Desk>,
+    copies: AtomicU32,
+}
+
+/// Why an operation failed, before it is said which.
+enum Trouble {
+    Failure(Failure),
+    Unbound,
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Code> for Trouble {
+    fn from(code: Code) -> Self {
+        Self::Failure(Failure::Refused(code))
+    }
+}
+
+impl Bound {
+    /// Binds `endpoint` at `station`.
+    pub(crate) fn new(
+        station: Arc<Station>,
+        dc: DcId,
+        endpoint: Endpoint,
+        name: &str,
+    ) -> Result<Self, EndpointError> {
+        let operation = Operation::Bind { dc, endpoint };
+        let refused = |code| EndpointError::Refused { operation, code };
+        let desk = station.open(dc, endpoint, name).map_err(refused)?;
+        Ok(Self {
+            station,
+            desk,
+            copies: AtomicU32::new(0),
+        })
+    }
+
+    /// Adds what was being done, and for how long, to what went wrong.
+    fn explain<T>(
+        &self,
+        result: Result<T, Trouble>,
+        operation: Operation,
+        limit: Duration,
+    ) -> Result<T, EndpointError> {
+        result.map_err(|trouble| match trouble {
+            Trouble::Failure(Failure::Refused(code)) => EndpointError::Refused { operation, code },
+            Trouble::Failure(Failure::TimedOut) => EndpointError::TimedOut { operation, limit },
+            Trouble::Failure(Failure::NotConnected) => EndpointError::NotConnected { operation },
+            Trouble::Unbound | Trouble::Failure(Failure::Unbound) => {
+                EndpointError::Unbound { operation }
+            }
+        })
+    }
+
+    /// What DVK lets only system processes do.
+    fn must_be_system(&self) -> Result<(), Trouble> {
+        if self.desk.limits.is_system(self.desk.endpoint) {
+            Ok(())
+        } else {
+            Err(Code::EDVSBADCALL.into())
+        }
+    }
+
+    /// Whether messages can be for `to` at all.
+    fn must_be_partner(&self, to: Endpoint) -> Result<PeerId, Trouble> {
+        if !self.desk.limits.contains(to) || to == Endpoint::HARDWARE {
+            return Err(Code::EDVSBADDEST.into());
+        }
+        if to == self.desk.endpoint {
+            return Err(Code::EDVSENDPOINT.into());
+        }
+        let peer = self.station.route(&self.desk, to);
+        peer.ok_or_else(|| Code::EDVSNOPROXY.into())
+    }
+
+    fn lane(&self, peer: PeerId, partner: Endpoint) -> Result<Arc<Lane>, Trouble> {
+        let line = self.station.line(peer).ok_or(Failure::NotConnected)?;
+        Ok(self.desk.lane(peer, partner, &line))
+    }
+
+    /// A command with a message for `to`.
+    fn carrying(&self, command: Command, to: Endpoint, message: &Message) -> Header {
+        let mut header = self.desk.header(command, to);
+        header.message = *message;
+        // The peer hands the message on as it is.
+        header.message.source = self.desk.endpoint;
+        header
+    }
+
+    fn try_receive(&self, limit: Duration) -> Result<Delivery, Trouble> {
+        self.must_be_system()?;
+        match self.desk.mailbox.receive(Instant::now() + limit) {
+            Received::Event(delivery, None) => Ok(delivery),
+            Received::Event(delivery, Some(peer)) => {
+                if let Delivery::Message { client, .. } = delivery {
+                    let received = self.desk.header(Command::SEND_ACK, client);
+                    self.lane(peer, client)?.acknowledge(received, &[]);
+                }
+                Ok(delivery)
+            }
+            Received::Nothing => Err(Failure::TimedOut.into()),
+            Received::Closed => Err(Trouble::Unbound),
+        }
+    }
+
+    fn try_reply(&self, client: Endpoint, message: &Message) -> Result<(), Trouble> {
+        self.must_be_system()?;
+        let peer = match self.desk.mailbox.answer(client)? {
+            Answer::Deliver(peer) => peer,
+            Answer::Superseded => return Ok(()),
+        };
+        let header = self.carrying(Command::REPLY_MSG, client, message);
+        let lane = self.lane(peer, client)?;
+        let limit = self.station.exchange_limit();
+        // A request can come before our own connection is there. Who asked has nobody else to answer it.
+        lane.wait_for_line(Instant::now() + limit);
+        lane.exchange(header, &[], Awaited::Sent, limit)?;
+        Ok(())
+    }
+
+    fn try_send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), Trouble> {
+        self.must_be_system()?;
+        let peer = self.must_be_partner(to)?;
+        let header = self.carrying(Command::SEND_MSG, to, message);
+        let lane = self.lane(peer, to)?;
+        lane.exchange(header, &[], Awaited::Sent, limit)?;
+        Ok(())
+    }
+
+    fn try_notify(&self, to: Endpoint) -> Result<(), Trouble> {
+        self.must_be_system()?;
+        let peer = self.must_be_partner(to)?;
+        if !self.desk.limits.is_system(to) {
+            return Err(Code::EDVSTRAPDENIED.into());
+        }
+        let message = Message::notification(self.desk.endpoint, &M9::default());
+        let mut header = self.carrying(Command::NTFY_MSG, to, &message);
+        header.rcode = NO_UPDATE_BIT;
+        let deadline = Instant::now() + self.station.exchange_limit();
+        self.lane(peer, to)?.tell(header, &[], deadline)?;
+        Ok(())
+    }
+
+    fn try_sendrec(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, Trouble> {
+        let deadline = Instant::now() + limit;
+        let peer = self.must_be_partner(to)?;
+        let lane = self.lane(peer, to)?;
+        let asking = self.desk.question.ask(to, peer, deadline);
+        let mut asking = asking.ok_or(Failure::TimedOut)?;
+        let header = self.carrying(Command::SNDREC_MSG, to, message);
+        if let Err(failure) = lane.tell(header, &[], deadline) {
+            asking.never_asked();
+            return Err(failure.into());
+        }
+        self.answered(&mut asking, &lane, lent, deadline)
+    }
+
+    /// Waits for the answer, and copies meanwhile.
+    fn answered(
+        &self,
+        asking: &mut Asking<'_>,
+        lane: &Lane,
+        lent: &mut Lent<'_>,
+        deadline: Instant,
+    ) -> Result<Message, Trouble> {
+        loop {
+            match asking.next(deadline) {
+                Next::Event(Event::CopyOut(header)) => self.copy_out(lane, lent, &header),
+                Next::Event(Event::CopyIn(header, bytes)) => {
+                    self.copy_in(lane, lent, &header, &bytes);
+                }
+                Next::Event(Event::Answer(message)) => return Ok(message),
+                Next::Event(Event::Failed(code)) => return Err(code.into()),
+                Next::Event(Event::Lost) => return Err(Failure::NotConnected.into()),
+                Next::Nothing => return Err(Failure::TimedOut.into()),
+                Next::Closed => return Err(Trouble::Unbound),
+            }
+        }
+    }
+
+    /// Answers a copy from what is lent.
+    fn copy_out(&self, lane: &Lane, lent: &Lent<'_>, header: &Header) {
+        let asked = usize::try_from(header.copy.bytes).ok();
+        let asked = asked.filter(|bytes| (1..=MAX_PAYLOAD).contains(bytes));
+        let code = match asked {
+            Some(bytes) if header.copy.src == self.desk.endpoint.raw() => {
+                let mut data = vec![0; bytes];
+                if lent.read(header.copy.src_address, &mut data).is_ok() {
+                    lane.acknowledge(answer(header, Command::COPYOUT_DATA, 0), &data);
+                    return;
+                }
+                Code::EFAULT
+            }
+            Some(_) => Code::EDVSBADPROC,
+            None => Code::EDVSBADRANGE,
+        };
+        lane.acknowledge(answer(header, Command::COPYOUT_DATA, code.result()), &[]);
+    }
+
+    /// Answers a copy to what is lent.
+    fn copy_in(&self, lane: &Lane, lent: &mut Lent<'_>, header: &Header, bytes: &[u8]) {
+        let result = if header.copy.dst != self.desk.endpoint.raw() {
+            Code::EDVSBADPROC.result()
+        } else if usize::try_from(header.copy.bytes) != Ok(bytes.len()) || bytes.is_empty() {
+            Code::EDVSBADRANGE.result()
+        } else if lent.write(header.copy.dst_address, bytes).is_err() {
+            Code::EFAULT.result()
+        } else {
+            header.copy.bytes
+        };
+        lane.acknowledge(answer(header, Command::COPYIN_ACK, result), &[]);
+    }
+
+    fn try_copy_from(
+        &self,
+        client: Endpoint,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<(), Trouble> {
+        self.must_be_system()?;
+        let mut address = address;
+        for piece in into.chunks_mut(MAX_PAYLOAD) {
+            let bytes = i32::try_from(piece.len()).map_err(|_| Code::EDVSBADRANGE)?;
+            let tag = self.copies.fetch_add(1, Ordering::Relaxed);
+            let mut header = self.desk.header(Command::COPYOUT_RQST, client);
+            header.copy = CopyBlock {
+                src: client.raw(),
+                dst: self.desk.endpoint.raw(),
+                requester: self.desk.endpoint.raw(),
+                src_address: address,
+                dst_address: tag,
+                bytes,
+            };
+            let awaited = Awaited::CopiedOut { bytes, tag };
+            let data = self.copy(client, header, &[], awaited)?;
+            // As many as were asked for, or it would have been a failure.
+            piece.copy_from_slice(data.get(..piece.len()).ok_or(Code::EFAULT)?);
+            address = address.wrapping_add_signed(bytes);
+        }
+        Ok(())
+    }
+
+    fn try_copy_to(&self, client: Endpoint, address: u32, from: &[u8]) -> Result<(), Trouble> {
+        self.must_be_system()?;
+        let mut address = address;
+        for piece in from.chunks(MAX_PAYLOAD) {
+            let bytes = i32::try_from(piece.len()).map_err(|_| Code::EDVSBADRANGE)?;
+            let tag = self.copies.fetch_add(1, Ordering::Relaxed);
+            let mut header = self.desk.header(Command::COPYIN_DATA, client);
+            header.copy = CopyBlock {
+                src: self.desk.endpoint.raw(),
+                dst: client.raw(),
+                requester: self.desk.endpoint.raw(),
+                src_address: tag,
+                dst_address: address,
+                bytes,
+            };
+            let awaited = Awaited::CopiedIn { bytes, tag };
+            self.copy(client, header, piece, awaited)?;
+            address = address.wrapping_add_signed(bytes);
+        }
+        Ok(())
+    }
+
+    fn copy(
+        &self,
+        client: Endpoint,
+        header: Header,
+        payload: &[u8],
+        awaited: Awaited,
+    ) -> Result<Vec<u8>, Trouble> {
+        let peer = self.desk.mailbox.serving(client)?;
+        let lane = self.lane(peer, client)?;
+        Ok(lane.exchange(header, payload, awaited, self.station.exchange_limit())?)
+    }
+}
+
+/// What a notification says that updates nothing in particular.
+const NO_UPDATE_BIT: i32 = -1;
+
+impl BoundEndpoint for Bound {
+    fn dc(&self) -> DcId {
+        self.desk.dc
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        self.desk.endpoint
+    }
+
+    fn limits(&self) -> DcLimits {
+        self.desk.limits
+    }
+
+    fn receive(&self, limit: Duration) -> Result<Delivery, EndpointError> {
+        self.explain(self.try_receive(limit), Operation::Receive, limit)
+    }
+
+    fn reply(&self, client: Endpoint, message: &Message) -> Result<(), EndpointError> {
+        let limit = self.station.exchange_limit();
+        let operation = Operation::Reply { client };
+        self.explain(self.try_reply(client, message), operation, limit)
+    }
+
+    fn send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), EndpointError> {
+        let operation = Operation::Send { to };
+        self.explain(self.try_send(to, message, limit), operation, limit)
+    }
+
+    fn sendrec(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, EndpointError> {
+        let operation = Operation::SendRec { to };
+        self.explain(self.try_sendrec(to, message, lent, limit), operation, limit)
+    }
+
+    fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
+        let limit = self.station.exchange_limit();
+        self.explain(self.try_notify(to), Operation::Notify { to }, limit)
+    }
+
+    fn copy_from(
+        &self,
+        client: Endpoint,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<(), EndpointError> {
+        let operation = Operation::CopyFrom {
+            client,
+            address,
+            bytes: into.len(),
+        };
+        let limit = self.station.exchange_limit();
+        self.explain(self.try_copy_from(client, address, into), operation, limit)
+    }
+
+    fn copy_to(&self, client: Endpoint, address: u32, from: &[u8]) -> Result<(), EndpointError> {
+        let operation = Operation::CopyTo {
+            client,
+            address,
+            bytes: from.len(),
+        };
+        let limit = self.station.exchange_limit();
+        self.explain(self.try_copy_to(client, address, from), operation, limit)
+    }
+
+    fn unbind(&self) {
+        self.station.close(&self.desk);
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.unbind();
+    }
+}

@@ -1,0 +1,180 @@
+//! One bound endpoint: its mailbox, its question, its lanes to the peers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::lane::Lane;
+use super::line::{Line, PeerId};
+use super::mailbox::{Caller, Mailbox, Waiting};
+use super::question::{Event, Question, Taken};
+use super::station::Lanes;
+use super::sync::lock;
+use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
+use crate::endpoint::Gone;
+
+/// Everything about one bound endpoint.
+pub(super) struct Desk {
+    pub(super) dc: DcId,
+    pub(super) endpoint: Endpoint,
+    pub(super) name: String,
+    pub(super) limits: DcLimits,
+    pub(super) mailbox: Mailbox,
+    pub(super) question: Question,
+    rule: Lanes,
+    lanes: Mutex<HashMap<(PeerId, i32), Arc<Lane>>>,
+}
+
+impl Desk {
+    pub(super) fn new(
+        dc: DcId,
+        endpoint: Endpoint,
+        name: &str,
+        limits: DcLimits,
+        rule: Lanes,
+    ) -> Self {
+        Self {
+            dc,
+            endpoint,
+            name: name.to_owned(),
+            limits,
+            mailbox: Mailbox::default(),
+            question: Question::default(),
+            rule,
+            lanes: Mutex::default(),
+        }
+    }
+
+    /// A command from this endpoint to `to`.
+    pub(super) fn header(&self, command: Command, to: Endpoint) -> Header {
+        Header {
+            dc: self.dc.raw(),
+            src: self.endpoint,
+            dst: to,
+            ..Header::new(command)
+        }
+    }
+
+    /// The lane to `partner`, whom `peer` has, on `line`. There is one for each peer, or for each slot of the container.
+    pub(super) fn lane(&self, peer: PeerId, partner: Endpoint, line: &Arc<dyn Line>) -> Arc<Lane> {
+        let key = (peer, self.rule.key(partner));
+        let mut lanes = lock(&self.lanes);
+        let lane = lanes.entry(key);
+        lane.or_insert_with(|| Arc::new(Lane::new(line.clone())))
+            .clone()
+    }
+
+    /// Takes a command of `peer` for this endpoint: at once what acknowledges it, or says that it failed.
+    pub(super) fn deliver(
+        &self,
+        peer: PeerId,
+        line: &Arc<dyn Line>,
+        header: &Header,
+        payload: &[u8],
+    ) {
+        let lane = self.lane(peer, header.src, line);
+        let mut message = header.message;
+        // The header is what the node vouches for.
+        message.source = header.src;
+        let from = Caller {
+            endpoint: header.src,
+            peer,
+            pid: (header.pid > 0).then_some(header.pid),
+        };
+        let result = match header.command {
+            Command::SNDREC_MSG => self.mailbox.request(from, message).err(),
+            Command::REPLY_MSG => match self.question.offer(header.src, Event::Answer(message)) {
+                Taken::Yes | Taken::Late => Some(OK),
+                Taken::No => Some(Code::EDVSPROCSTS),
+            },
+            // A message from one that was asked is the answer, else it is for the mailbox.
+            Command::SEND_MSG => match self.question.offer(header.src, Event::Answer(message)) {
+                Taken::Yes | Taken::Late => Some(OK),
+                Taken::No => self.mailbox.message(from, message).err(),
+            },
+            Command::NTFY_MSG => self.mailbox.notification(from).err(),
+            Command::COPYIN_DATA => self.copy(header, Event::CopyIn(*header, payload.to_vec())),
+            Command::COPYOUT_RQST => self.copy(header, Event::CopyOut(*header)),
+            Command::COPYLCL_RQST | Command::COPYRMT_RQST | Command::COPYIN_RQST => {
+                Some(Code::ENOSYS)
+            }
+            _ => {
+                self.acknowledged(&lane, header, payload);
+                None
+            }
+        };
+        if let (Some(code), Some(command)) = (result, header.command.failure()) {
+            lane.acknowledge(answer(header, command, code.result()), &[]);
+        }
+    }
+
+    /// Leaves a copy for who asks; the refusal if nobody has asked its requester.
+    fn copy(&self, header: &Header, event: Event) -> Option<Code> {
+        let refused = self.question.offer(header.src, event) != Taken::Yes;
+        refused.then_some(Code::EPERM)
+    }
+
+    fn acknowledged(&self, lane: &Lane, header: &Header, payload: &[u8]) {
+        let code = Code::from_result(header.rcode);
+        if code.is_some_and(|code| GONE.contains(&code)) {
+            self.mailbox.gone(header.src, Gone::Unbound);
+        }
+        if lane.acknowledged(header, payload) {
+            return;
+        }
+        // That a question could not be asked is told as of any other message by a kernel, and by us as of a question.
+        let question = matches!(header.command, Command::SEND_ACK | Command::SNDREC_ACK);
+        if let Some(code) = code.filter(|_| question)
+            && self.question.offer(header.src, Event::Failed(code)) != Taken::No
+        {
+            return;
+        }
+        log::debug!(
+            "{} from {} to {} with result {} was not waited for",
+            header.command,
+            header.src,
+            header.dst,
+            header.rcode
+        );
+    }
+
+    /// What goes on with `peer` fails. Those it has may still be there.
+    pub(super) fn interrupted(&self, peer: PeerId) {
+        self.question.peer_lost(peer);
+        for lane in self.all_lanes(|it| it == peer) {
+            lane.lost();
+        }
+    }
+
+    /// The endpoint is given up: all that goes on fails. Those who wait for it.
+    pub(super) fn close(&self) -> Vec<Waiting> {
+        self.question.close();
+        for lane in self.all_lanes(|_| true) {
+            lane.close();
+        }
+        self.mailbox.close()
+    }
+
+    fn all_lanes(&self, concerned: impl Fn(PeerId) -> bool) -> Vec<Arc<Lane>> {
+        let lanes = lock(&self.lanes);
+        let lanes = lanes.iter().filter(|((peer, _), _)| concerned(*peer));
+        lanes.map(|(_, lane)| lane.clone()).collect()
+    }
+}
+
+/// What an acknowledgement says of a process that is not there any more.
+const GONE: [Code; 3] = [Code::EDVSSRCDIED, Code::EDVSDSTDIED, Code::EDVSDEADSRCDST];
+
+/// No failure, where a code is told.
+const OK: Code = Code::new(0);
+
+/// The acknowledgement `command` of `header`, with its result.
+pub(super) fn answer(header: &Header, command: Command, rcode: i32) -> Header {
+    Header {
+        dc: header.dc,
+        src: header.dst,
+        dst: header.src,
+        rcode,
+        copy: header.copy,
+        ..Header::new(command)
+    }
+}

@@ -1,0 +1,257 @@
+//! One endpoint's commands to one peer: one exchange at a time, and what has to wait for its end.
+//!
+//! A DVK loses, without a word, a command from an endpoint whose earlier one it has not finished. So from a command that is
+//! acknowledged until its acknowledgement, nothing else is sent: other commands queue for their turn, acknowledgements of
+//! our own are kept back.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::line::{Line, NotConnected};
+use super::sync::{lock, wait_until};
+use super::turn::Turn;
+use crate::abi::{Code, Command, Endpoint, Header};
+
+/// Most acknowledgements that are kept back. Each belongs to a partner that waits for it and sends nothing else meanwhile.
+const MOST_KEPT_BACK: usize = 1024;
+
+/// Why an exchange did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The peer says no.
+    Refused(Code),
+    /// There was no acknowledgement, or no turn, in time.
+    TimedOut,
+    /// There is no connection, or there is none any more.
+    NotConnected,
+    /// The endpoint was given up.
+    Unbound,
+}
+
+/// What ends an exchange well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The message was received.
+    Sent,
+    /// So many bytes were copied to the partner, by the copy of this tag.
+    CopiedIn {
+        /// Bytes.
+        bytes: i32,
+        /// The address that means nothing to the peer, and comes back.
+        tag: u32,
+    },
+    /// So many bytes of the partner come along, by the copy of this tag.
+    CopiedOut {
+        /// Bytes.
+        bytes: i32,
+        /// The address that means nothing to the peer, and comes back.
+        tag: u32,
+    },
+}
+
+struct InFlight {
+    partner: Endpoint,
+    awaited: Awaited,
+    outcome: Option<Result<Vec<u8>, Failure>>,
+}
+
+#[derive(Default)]
+struct State {
+    in_flight: Option<InFlight>,
+    kept_back: VecDeque<(Header, Vec<u8>)>,
+    /// The last exchange was not finished in time.
+    stuck: bool,
+}
+
+/// The lane.
+pub(super) struct Lane {
+    line: Arc<dyn Line>,
+    turn: Turn,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Lane {
+    pub(super) fn new(line: Arc<dyn Line>) -> Self {
+        Self {
+            line,
+            turn: Turn::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Waits until there is a connection, or `deadline`.
+    pub(super) fn wait_for_line(&self, deadline: Instant) {
+        self.line.wait(deadline);
+    }
+
+    /// Sends a command to `header.dst` and waits at most `limit` for what is `awaited`: the bytes that came along.
+    pub(super) fn exchange(
+        &self,
+        header: Header,
+        payload: &[u8],
+        awaited: Awaited,
+        limit: Duration,
+    ) -> Result<Vec<u8>, Failure> {
+        let deadline = Instant::now() + limit;
+        let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
+        let (partner, command) = (header.dst, header.command);
+        let mut state = lock(&self.state);
+        self.line.post(header, payload)?;
+        state.in_flight = Some(InFlight {
+            partner,
+            awaited,
+            outcome: None,
+        });
+        // A turn that came late leaves its exchange some time all the same.
+        let deadline = deadline.max(Instant::now() + limit / 2);
+        let outcome = loop {
+            let outcome = state.in_flight.as_mut().and_then(|it| it.outcome.take());
+            if let Some(outcome) = outcome {
+                break outcome;
+            }
+            let late;
+            (state, late) = wait_until(&self.changed, state, deadline);
+            if late {
+                let outcome = state.in_flight.as_mut().and_then(|it| it.outcome.take());
+                break outcome.unwrap_or(Err(Failure::TimedOut));
+            }
+        };
+        state.in_flight = None;
+        self.note(&mut state, &outcome, command, partner);
+        for (header, payload) in state.kept_back.drain(..) {
+            // Without a connection nobody waits for it any more.
+            let _ = self.line.post(header, &payload);
+        }
+        outcome
+    }
+
+    /// Says once that the peer does not answer, and once that it does again.
+    fn note(
+        &self,
+        state: &mut State,
+        outcome: &Result<Vec<u8>, Failure>,
+        command: Command,
+        partner: Endpoint,
+    ) {
+        match outcome {
+            Err(Failure::TimedOut) if !state.stuck => {
+                state.stuck = true;
+                log::warn!(
+                    "{command} to {partner} was not acknowledged in time: its node may lose what we send until it does"
+                );
+            }
+            Ok(_) if state.stuck => {
+                state.stuck = false;
+                log::info!("{partner}'s node acknowledges again");
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends a command that nobody acknowledges, when it is its turn.
+    pub(super) fn tell(
+        &self,
+        header: Header,
+        payload: &[u8],
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
+        self.line.post(header, payload)?;
+        Ok(())
+    }
+
+    /// Sends an acknowledgement, or keeps it back until the exchange that is going on is over. Never waits.
+    pub(super) fn acknowledge(&self, header: Header, payload: &[u8]) {
+        let mut state = lock(&self.state);
+        if state.in_flight.is_none() {
+            // Without a connection nobody waits for it any more.
+            let _ = self.line.post(header, payload);
+        } else if state.kept_back.len() < MOST_KEPT_BACK {
+            state.kept_back.push_back((header, payload.to_vec()));
+        } else {
+            log::warn!(
+                "{MOST_KEPT_BACK} acknowledgements wait for {}'s node to finish one exchange: {} is dropped",
+                header.dst,
+                header.command
+            );
+        }
+    }
+
+    /// Takes an acknowledgement that came. Whether it was waited for.
+    pub(super) fn acknowledged(&self, header: &Header, payload: &[u8]) -> bool {
+        let mut state = lock(&self.state);
+        let Some(in_flight) = &mut state.in_flight else {
+            return false;
+        };
+        if in_flight.partner != header.src || in_flight.outcome.is_some() {
+            return false;
+        }
+        let Some(outcome) = outcome(in_flight.awaited, header, payload) else {
+            return false;
+        };
+        in_flight.outcome = Some(outcome);
+        self.changed.notify_all();
+        true
+    }
+
+    /// The connection is lost: what is going on fails, what was kept back has nobody to go to.
+    pub(super) fn lost(&self) {
+        lock(&self.state).kept_back.clear();
+        self.fail(Failure::NotConnected);
+    }
+
+    /// The endpoint is given up.
+    pub(super) fn close(&self) {
+        self.fail(Failure::Unbound);
+    }
+
+    fn fail(&self, failure: Failure) {
+        let mut state = lock(&self.state);
+        if let Some(in_flight) = &mut state.in_flight {
+            in_flight.outcome.get_or_insert(Err(failure));
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl From<NotConnected> for Failure {
+    fn from(_: NotConnected) -> Self {
+        Self::NotConnected
+    }
+}
+
+/// What an acknowledgement means for an exchange; nothing if it is another's.
+///
+/// A failure's copy block is of some earlier copy in real nodes, so only that of a success is looked at: by its tag, an
+/// answer to an earlier copy that came too late is not mistaken for this one's.
+fn outcome(awaited: Awaited, header: &Header, payload: &[u8]) -> Option<Result<Vec<u8>, Failure>> {
+    let refused = Code::from_result(header.rcode).map(|code| Err(Failure::Refused(code)));
+    match (awaited, header.command) {
+        (Awaited::Sent, Command::SEND_ACK) => Some(refused.unwrap_or(Ok(Vec::new()))),
+        (Awaited::CopiedIn { bytes, tag }, Command::COPYIN_ACK) => {
+            if refused.is_some() {
+                return refused;
+            }
+            let whole = header.rcode == bytes || header.rcode == 0;
+            let result = whole.then_some(Vec::new());
+            (header.copy.src_address == tag).then_some(result.ok_or(short()))
+        }
+        (Awaited::CopiedOut { bytes, tag }, Command::COPYOUT_DATA) => {
+            if refused.is_some() {
+                return refused;
+            }
+            let whole = usize::try_from(bytes) == Ok(payload.len());
+            let result = whole.then(|| payload.to_vec());
+            (header.copy.dst_address == tag).then_some(result.ok_or(short()))
+        }
+        _ => None,
+    }
+}
+
+/// Less was copied than was asked for: the memory ended.
+fn short() -> Failure {
+    Failure::Refused(Code::EFAULT)
+}

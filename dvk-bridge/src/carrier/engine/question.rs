@@ -1,0 +1,185 @@
+//! The question that an endpoint has asked, and what comes for it until it is answered.
+//!
+//! Copies to and from what was lent are done by the thread that lent it: whoever reads the connection only leaves them
+//! here. So nothing lent is touched by another thread, or after the question is over.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+use super::line::PeerId;
+use super::sync::{lock, wait_until};
+use super::turn::{Had, Turn};
+use crate::abi::{Code, Endpoint, Header, Message};
+
+/// Most that may come between two looks. A partner has one copy going at a time.
+const MOST_EVENTS: usize = 64;
+
+/// What can come for a question.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A copy from what is lent.
+    CopyOut(Header),
+    /// A copy to what is lent, with the bytes.
+    CopyIn(Header, Vec<u8>),
+    /// The answer.
+    Answer(Message),
+    /// There will be none.
+    Failed(Code),
+    /// There will be none: the connection is lost.
+    Lost,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It was left for who asks.
+    Yes,
+    /// It answers a question that was given up.
+    Late,
+    /// Nobody asked.
+    No,
+}
+
+struct Asked {
+    to: Endpoint,
+    peer: PeerId,
+    events: VecDeque<Event>,
+}
+
+#[derive(Default)]
+struct State {
+    asked: Option<Asked>,
+    /// Those who still owe an answer to a question that was given up, by slot: their next answer is that one.
+    owing: BTreeMap<i32, PeerId>,
+    closed: bool,
+}
+
+/// The question of one endpoint: one at a time.
+#[derive(Default)]
+pub(super) struct Question {
+    turn: Turn,
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+/// The right to ask, and what has been asked, until this is dropped.
+pub(super) struct Asking<'a> {
+    question: &'a Question,
+    to: Endpoint,
+    peer: PeerId,
+    finished: bool,
+    _turn: Had<'a>,
+}
+
+impl Question {
+    /// Prepares to ask `to`, which is reached by `peer`: nothing if others ask, or `to` owes an earlier answer, until
+    /// `deadline`.
+    pub(super) fn ask(&self, to: Endpoint, peer: PeerId, deadline: Instant) -> Option<Asking<'_>> {
+        let turn = self.turn.take(deadline)?;
+        let mut state = lock(&self.state);
+        while state.owing.contains_key(&to.slot()) && !state.closed {
+            let late;
+            (state, late) = wait_until(&self.arrived, state, deadline);
+            if late && state.owing.contains_key(&to.slot()) {
+                return None;
+            }
+        }
+        state.asked = Some(Asked {
+            to,
+            peer,
+            events: VecDeque::new(),
+        });
+        Some(Asking {
+            question: self,
+            to,
+            peer,
+            finished: false,
+            _turn: turn,
+        })
+    }
+
+    /// Leaves what came from `from` for who asks.
+    pub(super) fn offer(&self, from: Endpoint, event: Event) -> Taken {
+        let mut state = lock(&self.state);
+        let ends = matches!(event, Event::Answer(_) | Event::Failed(_));
+        if ends && state.owing.remove(&from.slot()).is_some() {
+            self.arrived.notify_all();
+            return Taken::Late;
+        }
+        match &mut state.asked {
+            Some(asked) if asked.to == from && asked.events.len() < MOST_EVENTS => {
+                asked.events.push_back(event);
+                self.arrived.notify_all();
+                Taken::Yes
+            }
+            _ => Taken::No,
+        }
+    }
+
+    /// The connection to `peer` is lost. What is owed will not come: answers come by connections.
+    pub(super) fn peer_lost(&self, peer: PeerId) {
+        let mut state = lock(&self.state);
+        state.owing.retain(|_, owing| *owing != peer);
+        if let Some(asked) = state.asked.as_mut().filter(|it| it.peer == peer) {
+            asked.events.push_back(Event::Lost);
+        }
+        self.arrived.notify_all();
+    }
+
+    /// The endpoint is given up.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.arrived.notify_all();
+    }
+}
+
+/// What [`Asking::next`] found.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// This.
+    Event(Event),
+    /// Nothing in time.
+    Nothing,
+    /// The endpoint was given up.
+    Closed,
+}
+
+impl Asking<'_> {
+    /// Waits for what comes next, at most until `deadline`.
+    pub(super) fn next(&mut self, deadline: Instant) -> Next {
+        let mut state = lock(&self.question.state);
+        let mut late = false;
+        loop {
+            if state.closed {
+                return Next::Closed;
+            }
+            let event = state.asked.as_mut().and_then(|it| it.events.pop_front());
+            if let Some(event) = event {
+                self.finished = !matches!(event, Event::CopyIn(..) | Event::CopyOut(_));
+                return Next::Event(event);
+            }
+            if late {
+                return Next::Nothing;
+            }
+            (state, late) = wait_until(&self.question.arrived, state, deadline);
+        }
+    }
+
+    /// Nothing was asked after all: nothing is owed.
+    pub(super) fn never_asked(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.question.state);
+        // What came and was not looked at may be the end.
+        let events = state.asked.take().map(|it| it.events).unwrap_or_default();
+        let ended = |event: &Event| !matches!(event, Event::CopyIn(..) | Event::CopyOut(_));
+        if !self.finished && !events.iter().any(ended) {
+            state.owing.insert(self.to.slot(), self.peer);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! All endpoints that this process has bound on one carrier, and the peers that it reaches by it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::desk::{Desk, answer};
+use super::line::{Line, PeerId};
+use super::sync::lock;
+use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
+
+/// With whom an endpoint has one exchange at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// With each peer, as DVK's nodes need it.
+    OfPeers,
+}
+
+impl Lanes {
+    /// What tells lanes to the same peer apart.
+    pub(super) fn key(self, _: Endpoint) -> i32 {
+        match self {
+            Self::OfPeers => 0,
+        }
+    }
+}
+
+/// What a carrier decides about its endpoints.
+#[derive(Clone, Debug)]
+pub(crate) struct Tuning {
+    /// With whom an endpoint has one exchange at a time.
+    pub(crate) lanes: Lanes,
+    /// How long a peer may take for an acknowledgement.
+    pub(crate) exchange_limit: Duration,
+    /// The containers, and their dimensions.
+    pub(crate) dcs: HashMap<DcId, DcLimits>,
+}
+
+/// The station.
+pub(crate) struct Station {
+    tuning: Tuning,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By container and slot.
+    desks: HashMap<(DcId, i32), Arc<Desk>>,
+    lines: HashMap<PeerId, Arc<dyn Line>>,
+    /// Where endpoints are that nothing came from yet.
+    routes: HashMap<(DcId, i32), PeerId>,
+}
+
+impl Station {
+    pub(crate) fn new(tuning: Tuning) -> Self {
+        Self {
+            tuning,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Adds a peer, to which `line` leads.
+    pub(crate) fn add_peer(&self, peer: PeerId, line: Arc<dyn Line>) {
+        lock(&self.state).lines.insert(peer, line);
+    }
+
+    /// Says that `peer` has `endpoint`.
+    pub(crate) fn add_route(&self, dc: DcId, endpoint: Endpoint, peer: PeerId) {
+        let mut state = lock(&self.state);
+        state.routes.insert((dc, endpoint.slot()), peer);
+    }
+
+    pub(super) fn exchange_limit(&self) -> Duration {
+        self.tuning.exchange_limit
+    }
+
+    /// Whether an endpoint can be bound, and the dimensions of its container if so.
+    pub(super) fn dimensions(&self, dc: DcId, endpoint: Endpoint) -> Result<DcLimits, Code> {
+        let limits = self.tuning.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
+        if !limits.contains(endpoint) {
+            return Err(Code::EDVSBADRANGE);
+        }
+        if endpoint == Endpoint::HARDWARE || endpoint.generation() != 0 {
+            return Err(Code::EDVSENDPOINT);
+        }
+        Ok(*limits)
+    }
+
+    /// Adds a desk for `endpoint`.
+    pub(super) fn open(&self, dc: DcId, endpoint: Endpoint, name: &str) -> Result<Arc<Desk>, Code> {
+        let limits = self.dimensions(dc, endpoint)?;
+        let mut state = lock(&self.state);
+        let key = (dc, endpoint.slot());
+        if state.desks.contains_key(&key) {
+            return Err(Code::EDVSSLOTUSED);
+        }
+        let desk = Arc::new(Desk::new(dc, endpoint, name, limits, self.tuning.lanes));
+        state.desks.insert(key, desk.clone());
+        Ok(desk)
+    }
+
+    /// Removes `desk`: who waits for it is told.
+    pub(super) fn close(&self, desk: &Arc<Desk>) {
+        let key = (desk.dc, desk.endpoint.slot());
+        let mut state = lock(&self.state);
+        if !state
+            .desks
+            .get(&key)
+            .is_some_and(|it| Arc::ptr_eq(it, desk))
+        {
+            return;
+        }
+        state.desks.remove(&key);
+        drop(state);
+        for waiting in desk.close() {
+            let Some(line) = self.line(waiting.peer) else {
+                continue;
+            };
+            let command = if waiting.asks {
+                Command::SNDREC_ACK
+            } else {
+                Command::SEND_ACK
+            };
+            let mut header = desk.header(command, waiting.endpoint);
+            header.rcode = Code::EDVSSRCDIED.result();
+            let lane = desk.lane(waiting.peer, waiting.endpoint, &line);
+            lane.acknowledge(header, &[]);
+        }
+    }
+
+    pub(super) fn line(&self, peer: PeerId) -> Option<Arc<dyn Line>> {
+        lock(&self.state).lines.get(&peer).cloned()
+    }
+
+    /// By which peer `to` is reached from `desk`: whence it came, or by configuration, or the only one there is.
+    pub(super) fn route(&self, desk: &Desk, to: Endpoint) -> Option<PeerId> {
+        if let Some(peer) = desk.mailbox.peer_of(to) {
+            return Some(peer);
+        }
+        let state = lock(&self.state);
+        if let Some(&peer) = state.routes.get(&(desk.dc, to.slot())) {
+            return Some(peer);
+        }
+        let mut peers = state.lines.keys();
+        let only = peers.next().copied();
+        only.filter(|_| peers.next().is_none())
+    }
+
+    /// Takes a command of `peer`. Never waits.
+    pub(crate) fn deliver(&self, peer: PeerId, header: &Header, payload: &[u8]) {
+        let Some(line) = self.line(peer) else {
+            return;
+        };
+        match self.receiver(header) {
+            Ok(desk) => desk.deliver(peer, &line, header, payload),
+            Err(code) => {
+                log::debug!(
+                    "{} from {} to {} of container {}: {code}",
+                    header.command,
+                    header.src,
+                    header.dst,
+                    header.dc
+                );
+                if let Some(command) = header.command.failure() {
+                    // Without a connection nobody waits for it any more.
+                    let _ = line.post(answer(header, command, code.result()), &[]);
+                }
+            }
+        }
+    }
+
+    fn receiver(&self, header: &Header) -> Result<Arc<Desk>, Code> {
+        let dc = DcId::new(header.dc).ok_or(Code::EDVSBADDCID)?;
+        let limits = self.tuning.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
+        if !limits.contains(header.src) {
+            return Err(Code::EDVSBADRANGE);
+        }
+        let state = lock(&self.state);
+        let desk = state.desks.get(&(dc, header.dst.slot()));
+        let desk = desk.filter(|it| it.endpoint == header.dst);
+        desk.cloned().ok_or(Code::EDVSDSTDIED)
+    }
+
+    /// What goes on with `peer` fails, since the connection to it was lost. Those it has may still be there.
+    pub(crate) fn interrupted(&self, peer: PeerId) {
+        for desk in self.desks() {
+            desk.interrupted(peer);
+        }
+    }
+
+    /// `peer` is lost, and with it all it has.
+    pub(crate) fn peer_lost(&self, peer: PeerId) {
+        for desk in self.desks() {
+            desk.interrupted(peer);
+            desk.mailbox.peer_lost(peer);
+        }
+    }
+
+    /// What is bound: containers, endpoints, names.
+    pub(crate) fn bound(&self) -> Vec<(DcId, Endpoint, String)> {
+        let desks = self.desks();
+        let desks = desks.iter();
+        desks
+            .map(|desk| (desk.dc, desk.endpoint, desk.name.clone()))
+            .collect()
+    }
+
+    fn desks(&self) -> Vec<Arc<Desk>> {
+        lock(&self.state).desks.values().cloned().collect()
+    }
+}

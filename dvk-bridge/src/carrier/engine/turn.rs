@@ -1,0 +1,104 @@
+//! A place that one thread at a time has: in the order in which they came, or after a deadline not at all.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+use super::sync::{lock, wait_until};
+
+/// The place, and who waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// The first has the place.
+    tickets: VecDeque<u64>,
+    next: u64,
+}
+
+/// The place, had until this is dropped.
+#[derive(Debug)]
+pub(super) struct Had<'a> {
+    turn: &'a Turn,
+}
+
+impl Turn {
+    /// Waits for the place; nothing if it was not to be had before `deadline`.
+    pub(super) fn take(&self, deadline: Instant) -> Option<Had<'_>> {
+        let mut queue = lock(&self.queue);
+        let ticket = queue.next;
+        queue.next = queue.next.wrapping_add(1);
+        queue.tickets.push_back(ticket);
+        while queue.tickets.front() != Some(&ticket) {
+            let late;
+            (queue, late) = wait_until(&self.changed, queue, deadline);
+            if late && queue.tickets.front() != Some(&ticket) {
+                queue.tickets.retain(|&waiting| waiting != ticket);
+                return None;
+            }
+        }
+        Some(Had { turn: self })
+    }
+}
+
+impl Drop for Had<'_> {
+    fn drop(&mut self) {
+        lock(&self.turn.queue).tickets.pop_front();
+        self.turn.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    fn late() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn who_comes_too_late_does_not_hold_up_the_next() {
+        let turn = Turn::default();
+        let first = turn.take(soon()).unwrap();
+        assert!(turn.take(soon()).is_none());
+        drop(first);
+        assert!(turn.take(soon()).is_some());
+    }
+
+    #[test]
+    fn they_come_in_their_order() {
+        let turn = Arc::new(Turn::default());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let first = turn.take(late()).unwrap();
+        let threads: Vec<_> = (0..8)
+            .map(|index| {
+                let (here, log) = (turn.clone(), order.clone());
+                let thread = thread::spawn(move || {
+                    let _had = here.take(late());
+                    lock(&log).push(index);
+                });
+                while lock(&turn.queue).tickets.len() < index + 2 {
+                    thread::yield_now();
+                }
+                thread
+            })
+            .collect();
+        drop(first);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(*lock(&order), [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+}

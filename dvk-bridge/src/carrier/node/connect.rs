@@ -1,0 +1,143 @@
+//! Connections made and accepted, with limits.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_socket_reuseaddr, set_tcp_keepcnt, set_tcp_keepidle,
+    set_tcp_keepintvl, set_tcp_nodelay, socket_error,
+};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, getpeername, listen,
+    socket_with,
+};
+
+use super::config::{NodeConfig, NodeError, PeerConfig};
+
+/// A dead host is noticed in about a minute, although proxies may be silent for ever.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Listens for `peer`.
+pub(super) fn listen_for(config: &NodeConfig, peer: &PeerConfig) -> Result<OwnedFd, NodeError> {
+    let port = config.port_base.saturating_add(offset(peer.id));
+    let address = SocketAddr::new(config.address, port);
+    let try_listen = || -> Result<OwnedFd, Errno> {
+        let socket = tcp(address.ip())?;
+        // Connections of an earlier life of this node do not hold the port.
+        set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &address)?;
+        listen(&socket, 1)?;
+        Ok(socket)
+    };
+    try_listen().map_err(|error| NodeError::Listen {
+        peer: peer.id,
+        address: config.address,
+        port,
+        source: error.into(),
+    })
+}
+
+fn offset(id: crate::abi::NodeId) -> u16 {
+    u16::try_from(id.raw()).unwrap_or(0) // at most 31
+}
+
+/// Accepts who is at the door of `peer`, if that is the peer by its address.
+pub(super) fn accept_from(
+    listener: &OwnedFd,
+    peer: &PeerConfig,
+) -> io::Result<(OwnedFd, SocketAddr)> {
+    let socket = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let address = getpeername(&socket)?
+        .ok_or(Errno::NOTCONN)
+        .and_then(SocketAddr::try_from)?;
+    let allowed = addresses(peer, 0)?;
+    if !allowed.iter().any(|it| it.ip() == address.ip()) {
+        let text = format!("{} is not {}, whose port this is", address.ip(), peer.host);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    prepare(&socket)?;
+    Ok((socket, address))
+}
+
+/// Connects to `peer`, at most for as long as the configuration allows.
+pub(super) fn connect_to(config: &NodeConfig, peer: &PeerConfig) -> io::Result<OwnedFd> {
+    let port = peer.port_base.saturating_add(offset(config.id));
+    let deadline = Instant::now() + config.limits.connect;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address of our kind");
+    for address in addresses(peer, port)? {
+        // We can only come from where we are expected to.
+        if address.is_ipv4() != config.address.is_ipv4() {
+            continue;
+        }
+        match connect_once(config.address, address, deadline) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+fn addresses(peer: &PeerConfig, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((peer.host.as_str(), port).to_socket_addrs()?.collect())
+}
+
+fn connect_once(from: IpAddr, to: SocketAddr, deadline: Instant) -> Result<OwnedFd, Errno> {
+    let socket = tcp(from)?;
+    bind(&socket, &SocketAddr::new(from, 0))?;
+    match connect(&socket, &to) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut ready = [PollFd::new(&socket, PollFlags::OUT)];
+            if poll_for(&mut ready, left)? == 0 {
+                return Err(Errno::TIMEDOUT);
+            }
+            socket_error(&socket)??;
+        }
+        Err(error) => return Err(error),
+    }
+    prepare(&socket)?;
+    Ok(socket)
+}
+
+fn tcp(address: IpAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(family, SocketType::STREAM, flags, None)
+}
+
+fn prepare(socket: impl AsFd) -> Result<(), Errno> {
+    // Commands are short and waited for.
+    set_tcp_nodelay(&socket, true)?;
+    set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
+    set_socket_keepalive(&socket, true)
+}
+
+/// Waits until one of `ready` is, at most for `limit`: how many are. Signals do not end it early.
+pub(super) fn poll_for(ready: &mut [PollFd<'_>], limit: Duration) -> Result<usize, Errno> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or(Timespec {
+            tv_sec: i32::MAX.into(),
+            tv_nsec: 0,
+        });
+        match poll(ready, Some(&left)) {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! This process as a node of a DVS: its endpoints are reached by the proxies of real nodes, or by others like it, over TCP.
+//!
+//! ```text
+//!   node L                                   node R
+//!   listens at 3000 + R  <──── commands ──── writes
+//!   writes               ───── commands ───> listens at 3000 + L
+//! ```
+//!
+//! Each of the two connections goes one way. Two threads per peer: one listens and reads, the other connects and sends
+//! what could not be sent at once. Nothing of this is secured: whoever can send from a peer's address is the peer.
+
+mod config;
+mod connect;
+mod frames;
+mod outbox;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+
+pub use config::{NodeConfig, NodeError, NodeLimits, PORT_BASE, PeerConfig};
+
+use super::engine::{Bound, Lanes, PeerId, Station, Tuning, lock};
+use crate::abi::{DcId, Endpoint, M3, Message};
+use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
+use outbox::{Outbox, proxys};
+
+/// A running node. Dropping it ends the connections.
+pub struct Node {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What a node's threads share.
+struct Shared {
+    config: NodeConfig,
+    station: Arc<Station>,
+    stopping: AtomicBool,
+    /// Readable for ever once the node is to stop.
+    stop: OwnedFd,
+    peers: Vec<Arc<Peer>>,
+}
+
+/// One peer, with what is known of it.
+struct Peer {
+    config: PeerConfig,
+    outbox: Arc<Outbox>,
+    /// Where it has connected from, if it has.
+    incoming: Mutex<Option<SocketAddr>>,
+}
+
+impl Peer {
+    fn id(&self) -> PeerId {
+        PeerId(self.config.id.raw())
+    }
+
+    /// Both connections are there.
+    fn is_up(&self) -> bool {
+        lock(&self.incoming).is_some() && self.outbox.is_connected()
+    }
+
+    /// Says so, once the second of the two connections is there.
+    fn note_up(&self) {
+        if self.is_up() {
+            log::info!("{self} is connected both ways");
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} ({})", self.config.id, self.config.host)
+    }
+}
+
+impl Node {
+    /// Starts the node: it listens for its peers when this returns, and connects to them for as long as it lives.
+    pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        config.check()?;
+        let station = Arc::new(Station::new(Tuning {
+            lanes: Lanes::OfPeers,
+            exchange_limit: config.limits.exchange,
+            dcs: config.dcs.clone(),
+        }));
+        let mut peers = Vec::new();
+        for peer in &config.peers {
+            let thread = |error: rustix::io::Errno| NodeError::Thread {
+                peer: peer.id,
+                source: error.into(),
+            };
+            let outbox = Outbox::new(config.id, peer.id, peer.generation).map_err(thread)?;
+            let outbox = Arc::new(outbox);
+            let id = PeerId(peer.id.raw());
+            station.add_peer(id, outbox.clone());
+            for &(dc, endpoint) in &peer.endpoints {
+                station.add_route(dc, endpoint, id);
+            }
+            peers.push(Arc::new(Peer {
+                config: peer.clone(),
+                outbox,
+                incoming: Mutex::default(),
+            }));
+        }
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let stop = stop.map_err(|error| NodeError::Thread {
+            peer: config.id,
+            source: error.into(),
+        })?;
+        let mut node = Self {
+            shared: Arc::new(Shared {
+                config,
+                station,
+                stopping: AtomicBool::new(false),
+                stop,
+                peers,
+            }),
+            threads: Vec::new(),
+        };
+        // Whoever cannot be listened for ends the node again, with the threads that it has.
+        for peer in node.shared.peers.clone() {
+            node.start_peer(peer)?;
+        }
+        Ok(node)
+    }
+
+    fn start_peer(&mut self, peer: Arc<Peer>) -> Result<(), NodeError> {
+        let listener = connect::listen_for(&self.shared.config, &peer.config)?;
+        let id = peer.config.id;
+        let start = |name: String, body: Box<dyn FnOnce() + Send>| {
+            let thread = thread::Builder::new().name(name).spawn(body);
+            thread.map_err(|source| NodeError::Thread { peer: id, source })
+        };
+        let (shared, reading) = (self.shared.clone(), peer.clone());
+        self.threads.push(start(
+            format!("node_read_{id}"),
+            Box::new(move || reader::run(&shared, &reading, &listener)),
+        )?);
+        let shared = self.shared.clone();
+        self.threads.push(start(
+            format!("node_write_{id}"),
+            Box::new(move || writer::run(&shared, &peer)),
+        )?);
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Asks a proxy that can to bind what is bound here.
+    fn announce(&self, peer: &Peer) {
+        if !peer.config.announce {
+            return;
+        }
+        for (dc, endpoint, name) in self.station.bound() {
+            announce(&self.config, peer, dc, endpoint, &name);
+        }
+    }
+}
+
+/// A message's kind between proxies: please bind an endpoint as a remote process.
+const REMOTE_BIND: i32 = 7;
+
+fn announce(config: &NodeConfig, peer: &Peer, dc: DcId, endpoint: Endpoint, name: &str) {
+    let mut arm = M3 {
+        i1: dc.raw(),
+        i2: endpoint.raw(),
+        p1: config.id.raw().unsigned_abs(),
+        ..M3::default()
+    };
+    // The last byte stays zero.
+    for (to, from) in arm.ca1.iter_mut().take(13).zip(name.bytes()) {
+        *to = from;
+    }
+    let mut message = Message::new(REMOTE_BIND, &arm);
+    message.source = Endpoint::from_raw(config.id.raw());
+    // When there is a connection, it is announced then.
+    let _ = peer.outbox.tell(proxys(message));
+}
+
+impl Carrier for Node {
+    fn bind(
+        &self,
+        dc: DcId,
+        endpoint: Endpoint,
+        name: &str,
+    ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+        let bound = Bound::new(self.shared.station.clone(), dc, endpoint, name)?;
+        for peer in self.shared.peers.iter().filter(|it| it.config.announce) {
+            announce(&self.shared.config, peer, dc, endpoint, name);
+        }
+        Ok(Arc::new(bound))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        // A counter that is full wakes as well.
+        let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+        for thread in self.threads.drain(..) {
+            // It has said on its way why it ended.
+            let _ = thread.join();
+        }
+        for peer in &self.shared.peers {
+            self.shared.station.peer_lost(peer.id());
+        }
+    }
+}

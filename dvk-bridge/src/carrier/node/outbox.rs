@@ -1,0 +1,273 @@
+//! What is on its way to a peer: whole commands in their order, sent by whoever can without waiting, the rest by a thread.
+
+use std::os::fd::AsFd;
+use std::sync::{Condvar, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+
+use crate::abi::{Command, Endpoint, Generation, Header, M5, Message, NodeId, Timestamp};
+use crate::carrier::engine::{Line, NotConnected, lock, wait_until};
+
+/// Most bytes that wait for a peer to take them. Nobody sends more than a few exchanges ahead, so that one who lets so much
+/// wait asks for copies and does not read them.
+const MOST_WAITING: usize = 8 << 20;
+
+/// Most bytes that are kept although they are sent, to save moving the rest.
+const SENT_KEPT: usize = 1 << 20;
+
+/// The outgoing half of a pair of connections.
+pub(super) struct Outbox {
+    here: NodeId,
+    peer: NodeId,
+    generation: Generation,
+    state: Mutex<State>,
+    /// Signalled when something waits, or the connection is given up.
+    wake: OwnedFd,
+    /// Notified when the peer can be talked to.
+    usable: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stream: Option<OwnedFd>,
+    /// The other half is there: what the peer answers will come.
+    heard: bool,
+    waiting: Vec<u8>,
+    /// Bytes of `waiting` that are sent.
+    sent: usize,
+    /// Given up by a sender: why.
+    broken: Option<Broken>,
+    sequence: u32,
+    counters: Sent,
+}
+
+/// What was sent to a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Commands.
+    pub(crate) commands: u64,
+    /// Bytes, headers included.
+    pub(crate) bytes: u64,
+}
+
+/// Why nothing more can be sent on a connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Broken {
+    /// The system says so.
+    #[error("{0}")]
+    Io(#[from] Errno),
+    /// It does not read.
+    #[error("it does not read: {MOST_WAITING} bytes wait for it")]
+    Full,
+    /// It does not read, for a long time.
+    #[error("it has not read for {0:?}")]
+    Slow(std::time::Duration),
+    /// It has closed.
+    #[error("it has closed the connection")]
+    Closed,
+}
+
+impl Outbox {
+    pub(super) fn new(here: NodeId, peer: NodeId, generation: Generation) -> Result<Self, Errno> {
+        Ok(Self {
+            here,
+            peer,
+            generation,
+            state: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            usable: Condvar::new(),
+        })
+    }
+
+    /// Sends from now on by `stream`, which does not block.
+    pub(super) fn connect(&self, stream: OwnedFd) {
+        let mut state = lock(&self.state);
+        state.stream = Some(stream);
+        state.waiting.clear();
+        state.sent = 0;
+        state.broken = None;
+        self.usable.notify_all();
+    }
+
+    /// Notes whether the peer's half of the pair is there. Without it nobody is asked anything, since no answer can come.
+    pub(super) fn set_heard(&self, heard: bool) {
+        lock(&self.state).heard = heard;
+        self.usable.notify_all();
+    }
+
+    /// Sends nothing any more. What was waiting is lost.
+    pub(super) fn disconnect(&self) {
+        let mut state = lock(&self.state);
+        state.stream = None;
+        state.waiting = Vec::new();
+        state.sent = 0;
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        lock(&self.state).stream.is_some()
+    }
+
+    pub(super) fn counters(&self) -> Sent {
+        lock(&self.state).counters
+    }
+
+    /// What becomes readable when [`Self::flush`] is to be called.
+    pub(super) fn wake(&self) -> &OwnedFd {
+        &self.wake
+    }
+
+    /// Sends what waits, as far as the peer takes it: whether some is left.
+    pub(super) fn flush(&self) -> Result<bool, Broken> {
+        let mut counter = [0; 8];
+        // Nothing to read is as well.
+        let _ = rustix::io::read(&self.wake, &mut counter);
+        let mut state = lock(&self.state);
+        state.push()?;
+        Ok(!state.waiting.is_empty())
+    }
+
+    /// Bytes that wait for the peer.
+    pub(super) fn unsent(&self) -> usize {
+        lock(&self.state).unsent()
+    }
+
+    /// A sign of life, with the least that a proxy can make of it: no load.
+    pub(super) fn hello(&self) -> Result<(), NotConnected> {
+        let mut message = Message::new(LOAD_LEVEL, &M5::default());
+        message.source = Endpoint::from_raw(self.here.raw());
+        self.tell(proxys(message))
+    }
+
+    fn wake_up(&self) {
+        // A counter that is full wakes as well.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// A message's kind between proxies: how much the sender's machine has to do.
+const LOAD_LEVEL: i32 = 5;
+
+/// A command from one proxy to another: no process's.
+pub(super) fn proxys(message: Message) -> Header {
+    Header {
+        dc: -1,
+        src: Endpoint::NONE,
+        dst: Endpoint::NONE,
+        message,
+        ..Header::new(Command::NONE)
+    }
+}
+
+impl Line for Outbox {
+    fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
+        let mut state = lock(&self.state);
+        if !state.heard {
+            return Err(NotConnected);
+        }
+        self.put(&mut state, header, payload)
+    }
+
+    fn wait(&self, deadline: Instant) -> bool {
+        let mut state = lock(&self.state);
+        let mut late = false;
+        while !state.is_usable() && !late {
+            (state, late) = wait_until(&self.usable, state, deadline);
+        }
+        state.is_usable()
+    }
+}
+
+impl Outbox {
+    /// The same as [`Line::post`] for what is not to be answered.
+    pub(super) fn tell(&self, header: Header) -> Result<(), NotConnected> {
+        self.put(&mut lock(&self.state), header, &[])
+    }
+
+    fn put(&self, state: &mut State, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
+        if state.stream.is_none() || state.broken.is_some() {
+            return Err(NotConnected);
+        }
+        state.sequence = state.sequence.wrapping_add(1);
+        let header = Header {
+            snode: self.here.raw(),
+            dnode: self.peer.raw(),
+            len: i32::try_from(payload.len()).unwrap_or(i32::MAX),
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            snd_seq: state.sequence,
+            timestamp: now(),
+            ..header
+        };
+        let before = state.waiting.len();
+        header.encode(self.generation, &mut state.waiting);
+        state.waiting.extend_from_slice(payload);
+        state.counters.commands += 1;
+        state.counters.bytes += u64::try_from(state.waiting.len() - before).unwrap_or(0);
+        // Whoever is in the middle of a command goes on with it before this one.
+        if before == 0 {
+            if let Err(broken) = state.push() {
+                state.broken = Some(broken);
+            }
+        } else if state.unsent() > MOST_WAITING {
+            state.broken = Some(Broken::Full);
+        }
+        if state.broken.is_some() || state.unsent() > 0 {
+            self.wake_up();
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn is_usable(&self) -> bool {
+        self.heard && self.stream.is_some() && self.broken.is_none()
+    }
+
+    fn unsent(&self) -> usize {
+        self.waiting.len().saturating_sub(self.sent)
+    }
+
+    /// Sends what the peer takes at once.
+    fn push(&mut self) -> Result<(), Broken> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let Some(stream) = &self.stream else {
+            return Err(Broken::Closed);
+        };
+        while let Some(rest @ [_, ..]) = self.waiting.get(self.sent..) {
+            match send(
+                stream.as_fd(),
+                rest,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
+                Ok(sent) => self.sent += sent,
+                Err(Errno::AGAIN) => {
+                    if self.sent > SENT_KEPT {
+                        self.waiting.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return Ok(());
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.waiting.clear();
+        self.sent = 0;
+        Ok(())
+    }
+}
+
+/// The time in a header, which has 32 bits for it.
+fn now() -> Timestamp {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    Timestamp {
+        sec: i32::try_from(now.as_secs()).unwrap_or(i32::MAX),
+        nsec: i32::try_from(now.subsec_nanos()).unwrap_or(0),
+    }
+}

@@ -1,0 +1,203 @@
+//! The thread that listens for a peer and reads what it sends.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+
+use super::connect::{accept_from, poll_for};
+use super::frames::{FrameError, Frames};
+use super::{Peer, Shared};
+use crate::abi::{Code, Command, Header, HeaderFlags, M1};
+use crate::carrier::engine::lock;
+
+/// How long the thread sleeps when nothing happens. It is woken for everything, so this only bounds mistakes.
+const NAP: Duration = Duration::from_secs(60);
+
+/// The connection of a peer.
+struct Incoming {
+    socket: OwnedFd,
+    frames: Frames,
+    /// When the command began that is not whole yet.
+    since: Option<Instant>,
+}
+
+/// Why a connection is given up.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("it has closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] Errno),
+    #[error("it breaks the rules: {0}")]
+    Rules(#[from] FrameError),
+    #[error("it breaks off: {0}")]
+    Half(String),
+    #[error("it has connected again")]
+    Replaced,
+}
+
+/// Listens and reads until the node stops.
+pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
+    let mut incoming: Option<Incoming> = None;
+    while !shared.is_stopping() {
+        let limit = incoming.as_ref().map_or(NAP, |it| it.patience(shared));
+        let (knocked, readable) = match wait(shared, listener, incoming.as_ref(), limit) {
+            Ok(ready) => ready,
+            Err(error) => {
+                log::error!("cannot wait for {peer}: {error}");
+                return;
+            }
+        };
+        if let Some(connection) = &mut incoming
+            && let Err(end) = connection.serve(shared, peer, readable)
+        {
+            lost(shared, peer, &end);
+            incoming = None;
+        }
+        if knocked && let Some(socket) = admit(peer, listener) {
+            if incoming.take().is_some() {
+                lost(shared, peer, &End::Replaced);
+            }
+            incoming = Some(Incoming::new(shared, peer, socket));
+            peer.note_up();
+        }
+    }
+}
+
+/// Waits for the door or the connection: whether there is something to do at either.
+fn wait(
+    shared: &Shared,
+    listener: &OwnedFd,
+    incoming: Option<&Incoming>,
+    limit: Duration,
+) -> Result<(bool, bool), Errno> {
+    let mut ready = vec![
+        PollFd::new(&shared.stop, PollFlags::IN),
+        PollFd::new(listener, PollFlags::IN),
+    ];
+    ready.extend(incoming.map(|it| PollFd::new(&it.socket, PollFlags::IN)));
+    poll_for(&mut ready, limit)?;
+    let is_ready = |index: usize| ready.get(index).is_some_and(|it| !it.revents().is_empty());
+    Ok((is_ready(1), is_ready(2)))
+}
+
+fn admit(peer: &Peer, listener: &OwnedFd) -> Option<OwnedFd> {
+    match accept_from(listener, &peer.config) {
+        Ok((socket, address)) => {
+            log::debug!("{peer} has connected from {address}");
+            note(peer, Some(address));
+            Some(socket)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+        Err(error) => {
+            log::warn!("a connection at the port of {peer} is refused: {error}");
+            None
+        }
+    }
+}
+
+fn note(peer: &Peer, address: Option<SocketAddr>) {
+    peer.outbox.set_heard(address.is_some());
+    *lock(&peer.incoming) = address;
+}
+
+/// All that `peer` has is gone for us.
+fn lost(shared: &Shared, peer: &Peer, end: &End) {
+    if !matches!(end, End::Replaced) {
+        note(peer, None);
+    }
+    log::warn!("the connection from {peer} is lost: {end}");
+    shared.station.peer_lost(peer.id());
+}
+
+impl Incoming {
+    fn new(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            frames: Frames::new(shared.config.id, peer.config.id, peer.config.generation),
+            since: None,
+        }
+    }
+
+    /// How long it may take until something has to be done about it.
+    fn patience(&self, shared: &Shared) -> Duration {
+        let limit = shared.config.limits.transfer;
+        self.since
+            .map_or(NAP, |since| limit.saturating_sub(since.elapsed()))
+    }
+
+    /// Does what came.
+    fn serve(&mut self, shared: &Shared, peer: &Peer, readable: bool) -> Result<(), End> {
+        if readable {
+            let read = self
+                .frames
+                .fill(|room| rustix::io::read(&self.socket, room));
+            match read {
+                Ok(0) => return Err(End::Closed),
+                Ok(_) => {}
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            while self
+                .frames
+                .next(|header, payload| deliver(shared, peer, header, payload))?
+            {
+                self.since = None;
+            }
+        }
+        if !self.frames.is_inside() {
+            self.since = None;
+        } else if self.since.get_or_insert_with(Instant::now).elapsed()
+            >= shared.config.limits.transfer
+        {
+            return Err(End::Half(self.frames.describe_rest()));
+        }
+        Ok(())
+    }
+}
+
+fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
+    if header.command == Command::NONE {
+        proxys_own(peer, header);
+    } else if header.flags.contains(HeaderFlags::LZ4) {
+        log::warn!(
+            "{peer} compresses, which is not understood here: configure its proxy with compress NO ({} from {} is refused)",
+            header.command,
+            header.src
+        );
+        // As it would be without its data: what is waited for fails, what is new is answered.
+        let refused = Header {
+            rcode: if header.command.is_ack() {
+                Code::ENOSYS.result()
+            } else {
+                header.rcode
+            },
+            len: 0,
+            flags: HeaderFlags::empty(),
+            ..*header
+        };
+        shared.station.deliver(peer.id(), &refused, &[]);
+    } else {
+        shared.station.deliver(peer.id(), header, payload);
+    }
+}
+
+/// A message's kind between proxies: what became of a request to bind.
+const REMOTE_BIND_DONE: i32 = 0x1007;
+
+/// A message from proxy to proxy, or a sign of life.
+fn proxys_own(peer: &Peer, header: &Header) {
+    if header.dc == -1 && header.message.kind == REMOTE_BIND_DONE {
+        let result = header.message.arm::<M1>().i1;
+        match Code::from_result(result) {
+            // The endpoints of tasks are negative too.
+            Some(code) if code > Code::EDVSERRCODE => {
+                log::warn!("{peer} could not bind our endpoint: {code}");
+            }
+            _ => log::info!("{peer} has bound our endpoint {result}"),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Two nodes that talk to each other over loopback addresses.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::abi::{Code, Generation, M1, NodeId};
+use crate::carrier::engine::Line;
+use crate::endpoint::{Delivery, Gone, Lent};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const SERVER: Endpoint = Endpoint::from_raw(1);
+const CLIENT: Endpoint = Endpoint::from_raw(10);
+
+fn dc() -> DcId {
+    DcId::new(0).unwrap()
+}
+
+/// Node `id` at 127.0.`net`.`id + 1`, with node `peer` beside it.
+fn node(net: u8, id: u8, peer: u8, generation: Generation) -> Node {
+    let number = |id: u8| NodeId::new(i32::from(id)).unwrap();
+    let address = |id: u8| IpAddr::from([127, 0, net, id + 1]);
+    let mut config = NodeConfig::new(number(id));
+    config.address = address(id);
+    config.limits.retry = Duration::from_millis(20);
+    config.peers = vec![PeerConfig {
+        generation,
+        ..PeerConfig::new(number(peer), &address(peer).to_string())
+    }];
+    Node::start(config).unwrap()
+}
+
+/// Waits until `from` can talk to its peer.
+fn connected(from: &Node) {
+    let deadline = std::time::Instant::now() + LIMIT;
+    assert!(from.shared.peers[0].outbox.wait(deadline));
+}
+
+/// Answers one request: reads three bytes of the client, writes them back doubled, answers how many.
+fn serve_once(server: &dyn BoundEndpoint) {
+    let Delivery::Request {
+        client, message, ..
+    } = server.receive(LIMIT).unwrap()
+    else {
+        panic!("no request");
+    };
+    let M1 { p1, p2, .. } = message.arm();
+    let mut bytes = [0; 3];
+    server.copy_from(client, p1, &mut bytes).unwrap();
+    server
+        .copy_to(client, p2, &[bytes, bytes].concat())
+        .unwrap();
+    server.reply(client, &message.answer(6)).unwrap();
+}
+
+#[test]
+fn a_question_is_answered_with_copies_in_every_generation() {
+    for (net, generation) in [
+        (1, Generation::Current),
+        (2, Generation::Legacy),
+        (3, Generation::Early),
+    ] {
+        let (left, right) = (node(net, 0, 1, generation), node(net, 1, 0, generation));
+        let server = right.bind(dc(), SERVER, "server").unwrap();
+        let client = left.bind(dc(), CLIENT, "client").unwrap();
+        connected(&left);
+        let serving = thread::spawn(move || serve_once(&*server));
+
+        let mut buffer = [0; 8];
+        let mut lent = Lent::new();
+        let (p1, p2) = (lent.read_only(b"abc"), lent.writable(&mut buffer));
+        let request = Message::new(
+            33,
+            &M1 {
+                i1: 3,
+                p1,
+                p2,
+                ..M1::default()
+            },
+        );
+        let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+
+        assert_eq!((answer.source, answer.kind), (SERVER, 6));
+        assert_eq!(answer.arm::<M1>(), request.arm());
+        assert_eq!(&buffer, b"abcabc\0\0");
+        serving.join().unwrap();
+    }
+}
+
+#[test]
+fn large_copies_are_done_in_pieces() {
+    let (left, right) = (
+        node(4, 0, 1, Generation::Current),
+        node(4, 1, 0, Generation::Current),
+    );
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    connected(&left);
+    let data: Vec<u8> = (0..300_000u32).map(|index| (index % 251) as u8).collect();
+    let length = data.len();
+    let serving = thread::spawn(move || {
+        let Delivery::Request {
+            client, message, ..
+        } = server.receive(LIMIT).unwrap()
+        else {
+            panic!("no request");
+        };
+        let M1 { p1, p2, .. } = message.arm();
+        let mut bytes = vec![0; length];
+        server.copy_from(client, p1, &mut bytes).unwrap();
+        server.copy_to(client, p2, &bytes).unwrap();
+        let mut beyond = vec![0; 2];
+        let error = server
+            .copy_from(client, p2 + 299_999, &mut beyond)
+            .unwrap_err();
+        server
+            .reply(client, &message.answer(error.code().result()))
+            .unwrap();
+    });
+    let mut buffer = vec![0; length];
+    let mut lent = Lent::new();
+    let (p1, p2) = (lent.read_only(&data), lent.writable(&mut buffer));
+    let request = Message::new(
+        1,
+        &M1 {
+            p1,
+            p2,
+            ..M1::default()
+        },
+    );
+    let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+    serving.join().unwrap();
+    assert_eq!(answer.kind, Code::EFAULT.result());
+    assert_eq!(buffer, data);
+}
+
+#[test]
+fn nobody_there_is_told_at_once() {
+    let (left, right) = (
+        node(5, 0, 1, Generation::Current),
+        node(5, 1, 0, Generation::Current),
+    );
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    let request = Message::new(1, &M1::default());
+    connected(&left);
+    let error = client
+        .sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot ask 1: destination has died (EDVSDSTDIED)"
+    );
+
+    drop(right);
+    while client
+        .sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        .unwrap_err()
+        .code()
+        != Code::EDVSNOTCONN
+    {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn clients_of_a_lost_node_are_reported_gone() {
+    let (left, right) = (
+        node(6, 0, 1, Generation::Current),
+        node(6, 1, 0, Generation::Current),
+    );
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    connected(&left);
+    let asking = thread::spawn(move || {
+        let request = Message::new(1, &M1::default());
+        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+    });
+    let Delivery::Request {
+        client, message, ..
+    } = server.receive(LIMIT).unwrap()
+    else {
+        panic!("no request");
+    };
+    drop(left);
+    assert_eq!(
+        asking.join().unwrap().unwrap_err().code(),
+        Code::EDVSNOTCONN
+    );
+    assert_eq!(
+        server.receive(LIMIT).unwrap(),
+        Delivery::Gone {
+            client: CLIENT,
+            reason: Gone::NodeLost
+        }
+    );
+    let error = server.reply(client, &message.answer(0)).unwrap_err();
+    assert_eq!(error.code(), Code::EDVSPROCSTS);
+}
+
+#[test]
+fn who_waits_is_told_when_the_server_goes() {
+    let (left, right) = (
+        node(7, 0, 1, Generation::Current),
+        node(7, 1, 0, Generation::Current),
+    );
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    connected(&left);
+    let asking = thread::spawn(move || {
+        let request = Message::new(1, &M1::default());
+        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+    });
+    server.receive(LIMIT).unwrap();
+    server.unbind();
+    assert_eq!(
+        asking.join().unwrap().unwrap_err().code(),
+        Code::EDVSSRCDIED
+    );
+    let error = server.receive(LIMIT).unwrap_err();
+    assert_eq!(error.code(), Code::EDVSNOTBIND);
+}
+
+#[test]
+fn messages_and_notifications_come_to_system_processes() {
+    let (left, right) = (
+        node(8, 0, 1, Generation::Current),
+        node(8, 1, 0, Generation::Current),
+    );
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let other = left.bind(dc(), Endpoint::from_raw(2), "other").unwrap();
+    let user = left.bind(dc(), Endpoint::from_raw(40), "user").unwrap();
+    connected(&left);
+    other.notify(SERVER).unwrap();
+    let sending = thread::spawn(move || {
+        let message = Message::new(77, &M1::default());
+        other.send(SERVER, &message, LIMIT)
+    });
+    let source = Endpoint::from_raw(2);
+    assert_eq!(
+        server.receive(LIMIT).unwrap(),
+        Delivery::Notification { source }
+    );
+    let Delivery::Message { client, message } = server.receive(LIMIT).unwrap() else {
+        panic!("no message");
+    };
+    assert_eq!((client, message.kind), (source, 77));
+    sending.join().unwrap().unwrap();
+
+    assert_eq!(user.notify(SERVER).unwrap_err().code(), Code::EDVSBADCALL);
+    assert_eq!(user.receive(LIMIT).unwrap_err().code(), Code::EDVSBADCALL);
+}

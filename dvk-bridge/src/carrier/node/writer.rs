@@ -1,0 +1,125 @@
+//! The thread that connects to a peer, sends what could not be sent at once, and gives signs of life.
+
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+
+use super::connect::{connect_to, poll_for};
+use super::outbox::Broken;
+use super::{Peer, Shared};
+
+/// Connects and sends until the node stops.
+pub(super) fn run(shared: &Shared, peer: &Peer) {
+    // Said once for each time that it goes away.
+    let mut said = false;
+    while !shared.is_stopping() {
+        match connect_to(&shared.config, &peer.config) {
+            Ok(socket) => {
+                said = false;
+                if let Err(end) = serve(shared, peer, socket) {
+                    log::warn!("the connection to {peer} is lost: {end}");
+                }
+                peer.outbox.disconnect();
+                shared.station.interrupted(peer.id());
+            }
+            Err(error) if said => log::debug!("cannot connect to {peer}: {error}"),
+            Err(error) => {
+                said = true;
+                let retry = shared.config.limits.retry;
+                log::info!("cannot connect to {peer}, and will try every {retry:?}: {error}");
+            }
+        }
+        if let Err(error) = rest(shared) {
+            log::error!("cannot wait for {peer}: {error}");
+            return;
+        }
+    }
+}
+
+/// Sleeps until the next try, or the node's end.
+fn rest(shared: &Shared) -> Result<(), Errno> {
+    let mut stop = [PollFd::new(&shared.stop, PollFlags::IN)];
+    poll_for(&mut stop, shared.config.limits.retry)?;
+    Ok(())
+}
+
+/// Sends by `socket` until it breaks or the node stops.
+fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), Broken> {
+    let outbox = &peer.outbox;
+    outbox.connect(
+        socket
+            .try_clone()
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?,
+    );
+    peer.note_up();
+    shared.announce(peer);
+    let limits = &shared.config.limits;
+    let mut sent = outbox.counters();
+    let mut active = Instant::now();
+    let mut waiting = false;
+    while !shared.is_stopping() {
+        let now = outbox.counters();
+        if now != sent {
+            sent = now;
+            active = Instant::now();
+        }
+        // While something waits for the peer, only its taking some of it counts.
+        let limit = if waiting {
+            limits.transfer
+        } else {
+            limits.hello
+        };
+        let patience = limit.saturating_sub(active.elapsed());
+        if patience.is_zero() {
+            if waiting {
+                return Err(Broken::Slow(limit));
+            }
+            // If there is no connection any more, that is noticed below.
+            let _ = outbox.hello();
+        }
+        wait(shared, peer, &socket, waiting, patience)?;
+        let before = outbox.unsent();
+        waiting = outbox.flush()?;
+        if outbox.unsent() < before {
+            active = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+/// Waits until there is something to send and room for it, or the peer closes.
+fn wait(
+    shared: &Shared,
+    peer: &Peer,
+    socket: &OwnedFd,
+    waiting: bool,
+    limit: Duration,
+) -> Result<(), Broken> {
+    let room = if waiting {
+        PollFlags::OUT
+    } else {
+        PollFlags::empty()
+    };
+    let mut ready = [
+        PollFd::new(&shared.stop, PollFlags::IN),
+        PollFd::new(peer.outbox.wake(), PollFlags::IN),
+        PollFd::new(socket, room | PollFlags::IN | PollFlags::RDHUP),
+    ];
+    poll_for(&mut ready, limit)?;
+    let [_, _, socket_ready] = &ready;
+    if socket_ready
+        .revents()
+        .intersects(PollFlags::IN | PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    {
+        // Nothing ever comes here but its end.
+        let mut byte = [0; 64];
+        return match rustix::io::read(socket, &mut byte) {
+            Ok(0) => Err(Broken::Closed),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    Ok(())
+}
