@@ -89,7 +89,9 @@ fn unit_serves_the_share_of_its_name() -> Result<()> {
         .lines()
         .find_map(|line| line.strip_prefix("ExecStart="))
         .context("no ExecStart")?;
-    let line = line.replace("%i", "share");
+    let line = line
+        .replace("%i", "share")
+        .replace("$OPTIONS", "--readonly --cache=always");
     let mut words = line.split(' ');
     ensure!(words.next() == Some(DAEMON));
 
