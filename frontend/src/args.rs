@@ -59,6 +59,8 @@ pub struct ModelArgs {
 pub enum Command {
     /// Look at a daemon's share, and change it, without a guest
     Fs(FsArgs),
+    /// Stand between a guest and a daemon that may come late, be replaced, or go
+    Relay(crate::relay::RelayArgs),
 }
 
 /// `fs`: a file client.

@@ -13,4 +13,5 @@ pub mod hypervisor;
 pub mod mmio;
 pub mod model;
 pub mod program;
+pub mod relay;
 pub mod vhost_user;

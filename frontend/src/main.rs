@@ -9,11 +9,13 @@ use gangplank_frontend::args::{Args, Command, FsArgs, ModelArgs};
 use gangplank_frontend::failure::in_full;
 use gangplank_frontend::fs;
 use gangplank_frontend::program::{self, Outcome};
+use gangplank_frontend::relay::{self, RelayArgs};
 
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
+        Some(Command::Relay(args)) => run_relay(&args),
         None => run_model(&args.model),
     }
 }
@@ -26,6 +28,14 @@ fn run_fs(args: &FsArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => complain(&error, error.status()),
+    }
+}
+
+fn run_relay(args: &RelayArgs) -> ExitCode {
+    let filter = std::env::var("RUST_LOG").ok();
+    match relay::run(args, filter.as_deref(), &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod guest;
 pub mod packages;
 pub mod process;
 pub mod promises;
+pub mod relay;
 pub mod stage;
 pub mod tools;
 pub mod trials;

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use crate::daemon::{self, Daemon, TAG};
 use crate::guest::{self, Guest, Machine};
+use crate::relay::Relay;
 use crate::tools;
 
 /// Tag of the second share, whose daemon lets `O_DIRECT` through and caches nothing.
@@ -15,13 +16,29 @@ pub const DIRECT_TAG: &str = "direct";
 /// Where the guest mounts the first share.
 pub const MOUNT: &str = "/mnt";
 
+/// Whose daemons serve the guest, and what stands before them.
+#[derive(Clone, Debug, Default)]
+pub struct Setting {
+    /// Another daemon than gangplankd, with virtiofsd's options.
+    pub program: Option<PathBuf>,
+    /// Whether the guest is connected by a relay.
+    pub is_relayed: bool,
+}
+
+/// A daemon, and the relay before it.
+struct Post {
+    daemon: Daemon,
+    relay: Option<Relay>,
+}
+
 /// A guest with the daemons that serve it and the host directory they share.
 pub struct Stage {
     guest: Option<Guest>,
     options: guest::Options,
-    daemon: Daemon,
-    /// Kept for the guest's second device.
-    direct: Daemon,
+    setting: Setting,
+    first: Post,
+    /// For the guest's second device.
+    direct: Post,
     share: TempDir,
 }
 
@@ -31,15 +48,24 @@ impl Stage {
     /// # Errors
     /// When a daemon does not start or a program for the guest does not build.
     pub fn new(machine: Machine) -> Result<Self> {
+        Self::with(machine, Setting::default())
+    }
+
+    /// A stage for `machine` with other daemons, or with relays before them.
+    ///
+    /// # Errors
+    /// As [`Stage::new`].
+    pub fn with(machine: Machine, setting: Setting) -> Result<Self> {
         let share = tempfile::Builder::new()
             .prefix("gangplank-share-")
             .tempdir()?;
-        let (daemon, direct) = start_daemons(share.path())?;
-        let options = guest_options(machine, &daemon, &direct)?;
+        let (first, direct) = start_daemons(share.path(), &setting)?;
+        let options = guest_options(machine, &first, &direct)?;
         Ok(Self {
             guest: None,
             options,
-            daemon,
+            setting,
+            first,
             direct,
             share,
         })
@@ -59,7 +85,7 @@ impl Stage {
 
     /// The daemon of the first share.
     pub const fn daemon(&mut self) -> &mut Daemon {
-        &mut self.daemon
+        &mut self.first.daemon
     }
 
     /// The guest with the first share on [`MOUNT`]: booted, or replaced when it is stuck, and
@@ -71,8 +97,8 @@ impl Stage {
         if self.daemons_run().is_err() {
             // The trial that ended them has failed already; the next ones have their own chance.
             self.guest = None;
-            (self.daemon, self.direct) = start_daemons(self.share.path())?;
-            self.options = guest_options(self.options.machine, &self.daemon, &self.direct)?;
+            (self.first, self.direct) = start_daemons(self.share.path(), &self.setting)?;
+            self.options = guest_options(self.options.machine, &self.first, &self.direct)?;
         }
         let mut guest = match self.guest.take() {
             Some(guest) if !guest.is_stuck() => guest,
@@ -103,7 +129,7 @@ impl Stage {
     /// # Errors
     /// With their logs when one has ended.
     pub fn daemons_run(&mut self) -> Result<()> {
-        let (first, second) = (self.daemon.is_running()?, self.direct.is_running()?);
+        let (first, second) = (self.first.runs()?, self.direct.runs()?);
         ensure!(first && second, "a daemon ended\n{}", self.logs());
         Ok(())
     }
@@ -111,26 +137,63 @@ impl Stage {
     fn logs(&self) -> String {
         format!(
             "daemon's log:\n{}\nsecond daemon's log:\n{}",
-            self.daemon.log(),
+            self.first.log(),
             self.direct.log()
         )
     }
 }
 
-fn start_daemons(share: &Path) -> Result<(Daemon, Daemon)> {
-    let daemon = Daemon::start(&daemon::Options::new(share).arguments(&["--xattr"]))?;
-    let direct = Daemon::start(&daemon::Options::new(share).tag(DIRECT_TAG).arguments(&[
+impl Post {
+    fn start(options: &daemon::Options, setting: &Setting) -> Result<Self> {
+        let daemon = match &setting.program {
+            Some(program) => Daemon::start(&options.clone().program(program))?,
+            None => Daemon::start(options)?,
+        };
+        let relay = setting
+            .is_relayed
+            .then(|| Relay::start(daemon.socket(), &[]))
+            .transpose()?;
+        Ok(Self { daemon, relay })
+    }
+
+    /// Where the guest connects.
+    fn socket(&self) -> PathBuf {
+        match &self.relay {
+            Some(relay) => relay.socket(),
+            None => self.daemon.socket().to_owned(),
+        }
+    }
+
+    fn runs(&mut self) -> Result<bool> {
+        let relay = self.relay.as_mut().map_or(Ok(true), Relay::is_running)?;
+        Ok(relay && self.daemon.is_running()?)
+    }
+
+    fn log(&self) -> String {
+        match &self.relay {
+            Some(relay) => format!("{}\nits relay's:\n{}", self.daemon.log(), relay.log()),
+            None => self.daemon.log(),
+        }
+    }
+}
+
+fn start_daemons(share: &Path, setting: &Setting) -> Result<(Post, Post)> {
+    let first = daemon::Options::new(share).arguments(&["--xattr"]);
+    let direct = daemon::Options::new(share).tag(DIRECT_TAG).arguments(&[
         "--xattr",
         "--allow-direct-io",
         "--cache=never",
-    ]))?;
-    Ok((daemon, direct))
+    ]);
+    Ok((
+        Post::start(&first, setting)?,
+        Post::start(&direct, setting)?,
+    ))
 }
 
-fn guest_options(machine: Machine, daemon: &Daemon, direct: &Daemon) -> Result<guest::Options> {
+fn guest_options(machine: Machine, first: &Post, direct: &Post) -> Result<guest::Options> {
     let check = tools::guest_check(machine.arch())?;
     Ok(guest::Options::new(machine)
-        .share(daemon.socket(), TAG)
-        .share(direct.socket(), DIRECT_TAG)
+        .share(&first.socket(), TAG)
+        .share(&direct.socket(), DIRECT_TAG)
         .program("guest-check", &check))
 }

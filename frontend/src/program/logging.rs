@@ -10,7 +10,7 @@ const LIBRARIES: [&str; 2] = ["vhost", "vm_memory"];
 ///
 /// # Errors
 /// Somebody else logs already.
-pub(super) fn start(level: LevelFilter, filter: Option<&str>) -> Result<(), log::SetLoggerError> {
+pub(crate) fn start(level: LevelFilter, filter: Option<&str>) -> Result<(), log::SetLoggerError> {
     let mut builder = env_logger::Builder::new();
     match filter {
         Some(filter) => builder.parse_filters(filter),

@@ -4,9 +4,9 @@
 //! device. A device that cannot be started, or ends, harms no other; the program goes on while one lives.
 
 mod devices;
-mod logging;
+pub(crate) mod logging;
 mod manager;
-mod signals;
+pub(crate) mod signals;
 mod status;
 
 use std::io::{self, Write};

@@ -9,7 +9,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Told {
+pub(crate) enum Told {
     /// To end.
     End,
     /// To say how the devices stand.
@@ -18,12 +18,12 @@ pub(super) enum Told {
 
 /// Signals that are read instead of being deadly.
 #[derive(Debug)]
-pub(super) struct Signals(SignalFd);
+pub(crate) struct Signals(SignalFd);
 
 impl Signals {
     /// Blocks the signals in the calling thread, so in those it starts later too, and opens the descriptor that they
     /// arrive at. To be called before any thread is started. Fails as `signalfd` does.
-    pub(super) fn block() -> io::Result<Self> {
+    pub(crate) fn block() -> io::Result<Self> {
         let mut set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
         if !is_ignored(Signal::SIGHUP) {
             set.add(Signal::SIGHUP);
@@ -34,7 +34,7 @@ impl Signals {
     }
 
     /// Takes one signal that has arrived; none if none has. Fails as `read` does.
-    pub(super) fn take(&self) -> io::Result<Option<Told>> {
+    pub(crate) fn take(&self) -> io::Result<Option<Told>> {
         let report = Signal::SIGUSR1 as u32;
         Ok(self.0.read_signal()?.map(|signal| match signal.ssi_signo {
             number if number == report => Told::Report,

@@ -8,7 +8,7 @@ pub mod programs;
 use anyhow::Result;
 
 use crate::guest::Machine;
-use crate::stage::Stage;
+use crate::stage::{Setting, Stage};
 use crate::trials::Trials;
 
 type Promise = fn(&mut Stage) -> Result<()>;
@@ -34,27 +34,39 @@ const PROMISES: &[(&str, Promise)] = &[
 
 /// Runs every promise for `machine` as trials named `<prefix>::<promise>`.
 pub fn run(trials: &mut Trials, prefix: &str, machine: Machine) {
-    let names: Vec<String> = PROMISES
+    run_in(trials, prefix, machine, Setting::default(), &[]);
+}
+
+/// The same in another setting, without the promises in `except`.
+pub fn run_in(
+    trials: &mut Trials,
+    prefix: &str,
+    machine: Machine,
+    setting: Setting,
+    except: &[&str],
+) {
+    let promises: Vec<(String, Promise)> = PROMISES
         .iter()
-        .map(|(name, _)| format!("{prefix}::{name}"))
+        .filter(|(name, _)| !except.contains(name))
+        .map(|(name, promise)| (format!("{prefix}::{name}"), *promise))
         .collect();
     if trials.lists_only() {
-        for name in &names {
+        for (name, _) in &promises {
             trials.run(name, || Ok(()));
         }
         return;
     }
-    if !names.iter().any(|name| trials.wants(name)) {
+    if !promises.iter().any(|(name, _)| trials.wants(name)) {
         return;
     }
-    let mut stage = match Stage::new(machine) {
+    let mut stage = match Stage::with(machine, setting) {
         Ok(stage) => stage,
         Err(error) => {
             trials.run(&format!("{prefix}::start"), || Err(error));
             return;
         }
     };
-    for (name, (_, promise)) in names.iter().zip(PROMISES) {
+    for (name, promise) in &promises {
         trials.run(name, || {
             promise(&mut stage)?;
             stage.daemons_run()

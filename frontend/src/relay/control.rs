@@ -1,0 +1,178 @@
+//! What an operator tells a running relay: a line of text on its control socket, and the answer.
+//!
+//! ```text
+//!   status | pause | resume | switch SOCKET | switch-without-state SOCKET
+//! ```
+//!
+//! The answer begins with `ok` or `error`, and has one line for each guest.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use super::replace::Files;
+
+/// Bytes of a command at most: a path and a word.
+const MAX_COMMAND_LEN: u64 = 4200;
+
+/// Bytes of an answer at most.
+const MAX_ANSWER_LEN: u64 = 1 << 20;
+
+/// How long an operator's program may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Something to be done for each guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Tell how it is.
+    Status,
+    /// Stop the rings.
+    Pause,
+    /// Start them again.
+    Resume,
+    /// Leave the daemon for another.
+    Switch {
+        /// The other's socket.
+        socket: PathBuf,
+        /// What becomes of open files.
+        files: Files,
+    },
+}
+
+/// A command to one guest.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// The guest's number.
+    pub(super) guest: u64,
+    /// What to do.
+    pub(super) command: Command,
+    /// Where to say how it went.
+    pub(super) answer: Sender<(u64, Result<String, String>)>,
+}
+
+impl Order {
+    pub(super) fn answer(&self, answer: Result<String, String>) {
+        // Whoever asked may have given up waiting.
+        let _ = self.answer.send((self.guest, answer));
+    }
+}
+
+impl Command {
+    /// Reads a line.
+    pub(super) fn decode(line: &[u8]) -> Option<Self> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let mut words = line.splitn(2, |byte| *byte == b' ');
+        let (word, rest) = (words.next()?, words.next());
+        let socket = || {
+            let path = rest.filter(|path| path.first() == Some(&b'/'))?;
+            Some(PathBuf::from(OsStr::from_bytes(path)))
+        };
+        Some(match (word, rest) {
+            (b"status", None) => Self::Status,
+            (b"pause", None) => Self::Pause,
+            (b"resume", None) => Self::Resume,
+            (b"switch", Some(_)) => Self::Switch {
+                socket: socket()?,
+                files: Files::Kept,
+            },
+            (b"switch-without-state", Some(_)) => Self::Switch {
+                socket: socket()?,
+                files: Files::Lost,
+            },
+            _ => return None,
+        })
+    }
+
+    /// The line that [`Command::decode`] reads.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let (word, path) = match self {
+            Self::Status => ("status", None),
+            Self::Pause => ("pause", None),
+            Self::Resume => ("resume", None),
+            Self::Switch {
+                socket,
+                files: Files::Kept,
+            } => ("switch", Some(socket)),
+            Self::Switch {
+                socket,
+                files: Files::Lost,
+            } => ("switch-without-state", Some(socket)),
+        };
+        let mut line = word.as_bytes().to_vec();
+        if let Some(path) = path {
+            line.push(b' ');
+            line.extend_from_slice(path.as_os_str().as_bytes());
+        }
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Reads an operator's command.
+pub(super) fn receive(stream: &UnixStream) -> io::Result<Option<Command>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = Vec::new();
+    BufReader::new(stream.take(MAX_COMMAND_LEN)).read_until(b'\n', &mut line)?;
+    Ok(Command::decode(&line))
+}
+
+/// Sends a command to the relay whose control socket is at `path`; its answer, and whether all went well.
+pub(super) fn send(path: &Path, command: &Command, limit: Duration) -> io::Result<(bool, String)> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(&command.encode())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER_LEN).read_to_string(&mut answer)?;
+    match answer.split_once('\n') {
+        Some(("ok", text)) => Ok((true, text.to_owned())),
+        Some(("error", text)) => Ok((false, text.to_owned())),
+        _ => Err(io::Error::other("the relay did not answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read_as_they_are_written() {
+        for command in [
+            Command::Status,
+            Command::Pause,
+            Command::Resume,
+            Command::Switch {
+                socket: "/run/new fs.sock".into(),
+                files: Files::Kept,
+            },
+            Command::Switch {
+                socket: "/run/new.sock".into(),
+                files: Files::Lost,
+            },
+        ] {
+            assert_eq!(Command::decode(&command.encode()), Some(command));
+        }
+    }
+
+    #[test]
+    fn other_lines_are_no_commands() {
+        for line in [
+            "",
+            "\n",
+            "stop",
+            "status now",
+            "switch",
+            "switch ",
+            "switch relative.sock",
+            " pause",
+        ] {
+            assert_eq!(Command::decode(line.as_bytes()), None, "{line:?}");
+        }
+    }
+}

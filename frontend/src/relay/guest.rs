@@ -1,0 +1,389 @@
+//! A guest's connection: its messages, taken one by one and answered (vhost-user, "Front-end message types").
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::control::{Command, Order};
+use super::memory::Memory;
+use super::message::{Inbox, Message, WireError, request};
+use super::replace::ReplaceError;
+use super::ring::Signal;
+use super::session::{Fatal, Phase, Refusal, Session};
+use crate::failure::in_full;
+
+/// Protocol features that guests are offered: several queues, acknowledgements, a channel for requests to the guest, the
+/// configuration space, reset. Nothing is ever asked over the channel; but without it User Mode Linux (6.1) has no interrupt.
+const PROTOCOL: u64 = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13;
+
+/// SET_VRING_KICK and its like: no descriptor comes with it.
+const NO_DESCRIPTOR: u64 = 1 << 8;
+
+/// Bytes of configuration space that can be asked for at a time (vhost-user, "Device configuration space").
+const MAX_CONFIG_LEN: u32 = 256;
+
+/// How long a guest may take for the rest of a message, and to take an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a guest's connection ended other than by the guest hanging up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GuestError {
+    /// The guest broke the protocol, or its socket failed.
+    #[error("its connection failed")]
+    Wire(#[from] WireError),
+    /// The guest sent a message that has another form.
+    #[error("it sent a malformed message {0}")]
+    Malformed(u32),
+    /// The guest cannot be helped any more.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// Nothing can be waited for any more.
+    #[error("cannot wait for what comes next")]
+    Wait(#[source] Errno),
+}
+
+/// What the relay does upon a message.
+enum Answer {
+    /// Sends this as the answer that the message has of its own.
+    Payload(Vec<u8>),
+    /// Acknowledges, where that is wanted.
+    Done,
+}
+
+/// One guest's connection.
+pub(super) struct Guest {
+    socket: UnixStream,
+    inbox: Inbox,
+    /// When a message began that is not whole.
+    begun: Option<Instant>,
+    /// The channel for requests to the guest. User Mode Linux takes its closing for the end of the device, and so it is kept.
+    channel: Option<OwnedFd>,
+    session: Session,
+}
+
+impl Guest {
+    pub(super) fn new(socket: UnixStream, session: Session) -> Self {
+        Self {
+            socket,
+            inbox: Inbox::default(),
+            begun: None,
+            channel: None,
+            session,
+        }
+    }
+
+    /// Serves the guest until it hangs up. `told` is readable when there may be something in `orders`.
+    pub(super) fn serve(
+        &mut self,
+        orders: &Receiver<Order>,
+        told: &OwnedFd,
+    ) -> Result<(), GuestError> {
+        loop {
+            let ready = self.wait(told)?;
+            if ready.guest && !self.take_messages()? {
+                return Ok(());
+            }
+            if let Some(begun) = self.begun
+                && begun.elapsed() > PATIENCE
+            {
+                return Err(WireError::Late(PATIENCE).into());
+            }
+            if ready.daemon && self.session.daemon().is_some() {
+                self.session.daemon_hung_up()?;
+            }
+            if ready.orders {
+                // Only a counter, to be reset.
+                let _ = rustix::io::read(told, &mut [0; 8]);
+                for order in orders.try_iter() {
+                    self.obey(order)?;
+                }
+            }
+            self.session.refuse_all();
+            self.session.look_for_daemon()?;
+        }
+    }
+
+    fn wait(&self, told: &OwnedFd) -> Result<Ready, GuestError> {
+        let kicks = self.session.kicks();
+        let mut awaited = vec![
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::new(told, PollFlags::IN),
+        ];
+        let daemon = self.session.daemon();
+        awaited.extend(daemon.map(|daemon| PollFd::new(daemon, PollFlags::IN)));
+        let kicks = kicks.into_iter();
+        awaited.extend(kicks.map(|kick| PollFd::from_borrowed_fd(kick, PollFlags::IN)));
+        let patience = self.begun.map(|begun| begun + PATIENCE);
+        let until = [self.session.next_attempt(), patience];
+        let until = until.into_iter().flatten().min();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // A millisecond more, so that the time has come when the wait is over.
+        let left = left.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
+        match poll(&mut awaited, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(GuestError::Wait(errno)),
+        }
+        let is_ready = |at: usize| {
+            let ready = awaited.get(at).map(|ready| ready.revents());
+            ready.is_some_and(|ready| !ready.is_empty())
+        };
+        Ok(Ready {
+            guest: is_ready(0),
+            orders: is_ready(1),
+            daemon: daemon.is_some() && is_ready(2),
+        })
+    }
+
+    /// Takes what the guest has sent; false when it has hung up.
+    fn take_messages(&mut self) -> Result<bool, GuestError> {
+        loop {
+            match self.inbox.receive(self.socket.as_fd()) {
+                Ok(Some(message)) => {
+                    self.begun = None;
+                    self.take(message)?;
+                }
+                Ok(None) => {
+                    let begun = self.begun.unwrap_or_else(Instant::now);
+                    self.begun = self.inbox.has_begun().then_some(begun);
+                    return Ok(true);
+                }
+                Err(WireError::HungUp) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn take(&mut self, mut message: Message) -> Result<(), GuestError> {
+        message.check_request()?;
+        let descriptors = std::mem::take(&mut message.descriptors);
+        let answer = match self.answer(&message, descriptors) {
+            Ok(Answer::Payload(payload)) => Some(payload),
+            Ok(Answer::Done) => acknowledgement(&message, 0),
+            Err(Failure::Malformed) => return Err(GuestError::Malformed(message.request)),
+            Err(Failure::Refused(Refusal::Fatal(fatal))) => return Err(fatal.into()),
+            Err(Failure::Refused(refusal)) => {
+                warn!(
+                    "the guest's message {} is refused: {}",
+                    message.request,
+                    in_full(&refusal)
+                );
+                acknowledgement(&message, 1)
+            }
+        };
+        if let Some(payload) = answer {
+            match message
+                .answer(payload)
+                .send(self.socket.as_fd(), &[], PATIENCE)
+            {
+                // It is seen when the next message is waited for.
+                Ok(()) | Err(WireError::HungUp) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        message: &Message,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, Failure> {
+        let session = &mut self.session;
+        let number = |number: u64| Ok(Answer::Payload(number.to_le_bytes().to_vec()));
+        match message.request {
+            request::SET_OWNER => {}
+            request::GET_FEATURES => return number(session.offered()),
+            request::GET_PROTOCOL_FEATURES => return number(PROTOCOL),
+            request::SET_PROTOCOL_FEATURES => {
+                let taken = message.u64().ok_or(Failure::Malformed)?;
+                let foreign = taken & !PROTOCOL;
+                if foreign != 0 {
+                    let text = format!("it takes the protocol features {foreign:#x}");
+                    return Err(Refusal::Senseless(text).into());
+                }
+            }
+            request::GET_QUEUE_NUM => {
+                return number(u64::from(session.num_request_queues()) + 1);
+            }
+            request::SET_BACKEND_REQ_FD => match descriptors.pop() {
+                Some(channel) => self.channel = Some(channel),
+                None => return Err(Failure::Malformed),
+            },
+            request::GET_CONFIG => return Ok(Answer::Payload(self.config(&message.payload)?)),
+            request::SET_FEATURES => {
+                session.set_features(message.u64().ok_or(Failure::Malformed)?)?;
+            }
+            request::SET_MEM_TABLE => {
+                let memory = Memory::decode(&message.payload, descriptors);
+                let memory = memory.map_err(|error| Refusal::Senseless(error.to_string()))?;
+                session.set_memory(memory)?;
+            }
+            request::SET_VRING_NUM => {
+                let (ring, size) = message.ring_state().ok_or(Failure::Malformed)?;
+                session.change(ring, |ring| ring.set_size(size))?;
+            }
+            request::SET_VRING_BASE => {
+                let (ring, base) = message.ring_state().ok_or(Failure::Malformed)?;
+                session.change(ring, |ring| {
+                    let base = u16::try_from(base);
+                    ring.base = base.unwrap_or(ring.base);
+                    base.is_ok()
+                })?;
+            }
+            request::SET_VRING_ADDR => {
+                let ring = message.payload.first_chunk().ok_or(Failure::Malformed)?;
+                session.set_addresses(u32::from_le_bytes(*ring), &message.payload)?;
+            }
+            request::SET_VRING_ENABLE => {
+                let (ring, enabled) = message.ring_state().ok_or(Failure::Malformed)?;
+                session.change(ring, |ring| {
+                    ring.enabled = enabled == 1;
+                    enabled <= 1
+                })?;
+            }
+            request::GET_VRING_BASE => {
+                let (ring, _) = message.ring_state().ok_or(Failure::Malformed)?;
+                let base = u32::from(session.stop_ring(ring)?);
+                let state = [ring.to_le_bytes(), base.to_le_bytes()];
+                return Ok(Answer::Payload(state.concat()));
+            }
+            request::SET_VRING_KICK | request::SET_VRING_CALL | request::SET_VRING_ERR => {
+                let told = message.u64().ok_or(Failure::Malformed)?;
+                let wanted = usize::from(told & NO_DESCRIPTOR == 0);
+                if descriptors.len() != wanted {
+                    let text = format!("message {} has a wrong descriptor", message.request);
+                    return Err(Refusal::Senseless(text).into());
+                }
+                let ring = u32::try_from(told & 0xff).unwrap_or(u32::MAX);
+                let descriptor = descriptors.pop();
+                match message.request {
+                    request::SET_VRING_KICK => session.change(ring, |ring| {
+                        ring.set_signal(Signal::Kick, descriptor);
+                        true
+                    })?,
+                    request::SET_VRING_CALL => {
+                        session.set_signal(ring, Signal::Call, descriptor)?;
+                    }
+                    _ => session.set_signal(ring, Signal::Error, descriptor)?,
+                }
+            }
+            request::RESET_DEVICE | request::RESET_OWNER => session.reset()?,
+            other => {
+                let text = format!("there is no message {other}");
+                return Err(Refusal::Senseless(text).into());
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    /// GET_CONFIG: the answer has exactly the size asked for; User Mode Linux asks for every size from 1 to 40.
+    fn config(&mut self, payload: &[u8]) -> Result<Vec<u8>, Failure> {
+        let (offset, rest) = payload.split_first_chunk::<4>().ok_or(Failure::Malformed)?;
+        let size = rest.first_chunk().ok_or(Failure::Malformed)?;
+        let (offset, size) = (u32::from_le_bytes(*offset), u32::from_le_bytes(*size));
+        if size == 0 || size > MAX_CONFIG_LEN || payload.len() < 12 {
+            return Err(Failure::Malformed);
+        }
+        let Some(config) = self.session.config().map_err(Refusal::from)? else {
+            // An answer without content means that it failed.
+            warn!("no daemon tells the tag, and none is given by --tag");
+            return Ok(Vec::new());
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let size = usize::try_from(size).unwrap_or(0);
+        let mut answer = payload.get(..12).unwrap_or_default().to_vec();
+        let bytes = config.bytes().iter().copied().chain(std::iter::repeat(0));
+        answer.extend(bytes.skip(from.min(config.bytes().len())).take(size));
+        Ok(answer)
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), GuestError> {
+        let session = &mut self.session;
+        let done = match &order.command {
+            Command::Status => Ok(self.status()),
+            Command::Pause => session.pause().map(str::to_owned),
+            Command::Resume => session.resume().map(str::to_owned),
+            Command::Switch { socket, files } => session.switch(socket, *files),
+        };
+        let done = match done {
+            Err(ReplaceError::Fatal(fatal)) => {
+                order.answer(Err(in_full(&fatal)));
+                return Err(fatal.into());
+            }
+            Err(error) => {
+                error!("{:?}: {}", order.command, in_full(&error));
+                Err(in_full(&error))
+            }
+            Ok(text) => {
+                debug!("{:?}: {text}", order.command);
+                Ok(text)
+            }
+        };
+        order.answer(done);
+        Ok(())
+    }
+
+    /// One line for an operator.
+    fn status(&self) -> String {
+        let session = &self.session;
+        let phase = match &session.phase {
+            Phase::Waiting => format!("waits for a daemon at {}", session.backend.display()),
+            Phase::Served(daemon) => format!("served by {}", daemon.path().display()),
+            Phase::Paused { state, .. } => match state {
+                Some(state) => format!("paused, {} bytes of state saved", state.len()),
+                None => "paused".to_owned(),
+            },
+            Phase::Lost => "has lost its daemon; requests are refused until it mounts anew".into(),
+        };
+        let ready = session.rings.iter().filter(|ring| ring.is_ready()).count();
+        let counters = session.counters;
+        format!(
+            "{phase}; rings {ready}, daemons {}, losses {}, requests refused {}",
+            counters.daemons, counters.losses, counters.refused
+        )
+    }
+}
+
+/// What a wait found.
+struct Ready {
+    guest: bool,
+    orders: bool,
+    daemon: bool,
+}
+
+/// Why a message is not obeyed.
+enum Failure {
+    Malformed,
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn acknowledgement(message: &Message, code: u64) -> Option<Vec<u8>> {
+    let wanted = message.wants_acknowledgement();
+    wanted.then(|| code.to_le_bytes().to_vec())
+}
+
+/// Serves a guest from its first message to its last, and says how it ended.
+pub(super) fn run(number: u64, guest: &mut Guest, orders: &Receiver<Order>, told: &OwnedFd) {
+    info!("guest {number} has connected");
+    match guest.serve(orders, told) {
+        Ok(()) => info!("guest {number} has gone"),
+        Err(error) => error!("guest {number} is dropped: {}", in_full(&error)),
+    }
+}
+
+impl AsFd for Guest {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

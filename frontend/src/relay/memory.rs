@@ -1,0 +1,313 @@
+//! A guest's memory: the table of its regions, and single bytes of it where the relay has to look.
+//!
+//! Nothing is mapped. The relay reads and writes a few bytes at a time, and only when a daemon is replaced or lost; a guest that
+//! cuts its memory off then costs an error here, where a mapping would cost the process.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+/// Regions of a table (vhost-user, "Memory regions description").
+const MAX_REGIONS: usize = 8;
+
+/// `num_regions` and padding.
+const HEAD_LEN: usize = 8;
+
+/// Guest address, size, user address, offset in the file: 8 bytes each.
+const REGION_LEN: usize = 32;
+
+/// Why a memory table is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TableError {
+    /// The message's length does not fit its count.
+    #[error("a memory table of {regions} regions has {len} bytes")]
+    Length {
+        /// Regions it counts.
+        regions: usize,
+        /// Bytes of its payload.
+        len: usize,
+    },
+    /// Each region has a descriptor, and each descriptor a region.
+    #[error("a memory table of {regions} regions has {descriptors} descriptors")]
+    Descriptors {
+        /// Regions it counts.
+        regions: usize,
+        /// Descriptors beside it.
+        descriptors: usize,
+    },
+    /// A region is empty or goes on behind the end of what can be addressed.
+    #[error("the memory region of {len} bytes at {address:#x} is impossible")]
+    Region {
+        /// Guest address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Two regions have an address in common.
+    #[error("two memory regions lie at {0:#x}")]
+    Overlap(u64),
+}
+
+/// A range of the guest's memory.
+#[derive(Debug)]
+struct Region {
+    /// Guest physical address of its first byte.
+    guest: u64,
+    len: u64,
+    /// Address of its first byte in the guest's virtual machine monitor.
+    user: u64,
+    /// Where in the file it begins.
+    offset: u64,
+    file: OwnedFd,
+}
+
+impl Region {
+    /// Where in the file the `len` bytes lie that are `from` their region's first address, if they are all in it.
+    fn place(&self, first: u64, address: u64, len: u64) -> Option<u64> {
+        let offset = address.checked_sub(first)?;
+        let end = offset.checked_add(len)?;
+        (end <= self.len).then(|| self.offset + offset)
+    }
+}
+
+/// A guest's memory table.
+#[derive(Debug)]
+pub(super) struct Memory {
+    regions: Vec<Region>,
+}
+
+impl Memory {
+    /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions' room, also where it counts only one.
+    pub(super) fn decode(payload: &[u8], files: Vec<OwnedFd>) -> Result<Self, TableError> {
+        let count = payload
+            .first_chunk()
+            .map_or(0, |count| u32::from_le_bytes(*count));
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let len = payload.len();
+        let table = payload.get(HEAD_LEN..).unwrap_or_default();
+        let whole = table.len().is_multiple_of(REGION_LEN);
+        if !(1..=MAX_REGIONS).contains(&count) || !whole || table.len() / REGION_LEN < count {
+            return Err(TableError::Length {
+                regions: count,
+                len,
+            });
+        }
+        if files.len() != count {
+            return Err(TableError::Descriptors {
+                regions: count,
+                descriptors: files.len(),
+            });
+        }
+        let mut regions: Vec<Region> = Vec::with_capacity(count);
+        for (slot, file) in table.chunks_exact(REGION_LEN).zip(files) {
+            let word = |index: usize| {
+                let bytes = slot.get(index * 8..).and_then(|rest| rest.first_chunk());
+                bytes.map_or(0, |word| u64::from_le_bytes(*word))
+            };
+            let region = Region {
+                guest: word(0),
+                len: word(1),
+                user: word(2),
+                offset: word(3),
+                file,
+            };
+            let ends_in_file = |start: u64| {
+                let end = start.checked_add(region.len);
+                end.is_some_and(|end| i64::try_from(end).is_ok())
+            };
+            let possible = ends_in_file(region.guest)
+                && ends_in_file(region.offset)
+                && region.user.checked_add(region.len).is_some();
+            if region.len == 0 || !possible {
+                return Err(TableError::Region {
+                    address: region.guest,
+                    len: region.len,
+                });
+            }
+            let meets = |other: &Region| {
+                region.guest < other.guest + other.len && other.guest < region.guest + region.len
+            };
+            if regions.iter().any(meets) {
+                return Err(TableError::Overlap(region.guest));
+            }
+            regions.push(region);
+        }
+        Ok(Self { regions })
+    }
+
+    /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors beside it.
+    pub(super) fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+        let count = u64::try_from(self.regions.len()).unwrap_or(u64::MAX);
+        let mut payload = count.to_le_bytes().to_vec();
+        for region in &self.regions {
+            for word in [region.guest, region.len, region.user, region.offset] {
+                payload.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+        let files = self.regions.iter().map(|region| region.file.as_fd());
+        (payload, files.collect())
+    }
+
+    /// The guest physical address of `len` bytes that the guest's monitor has at `user`, if they lie in one region.
+    pub(super) fn guest_address(&self, user: u64, len: u64) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            region.place(region.user, user, len)?;
+            Some(region.guest + (user - region.user))
+        })
+    }
+
+    /// Fills `bytes` from guest physical `address` on.
+    ///
+    /// # Errors
+    /// EFAULT where the guest has no memory; or what the file says.
+    pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let (file, mut at) = self.find(address, bytes.len())?;
+        let mut filled = 0;
+        while let Some(rest @ [_, ..]) = bytes.get_mut(filled..) {
+            match rustix::io::pread(file, rest, at) {
+                // The file is shorter than the region.
+                Ok(0) => return Err(Errno::FAULT.into()),
+                Ok(part) => {
+                    filled += part;
+                    at += u64::try_from(part).unwrap_or(0);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` at guest physical `address`. Two or four of them that do not cross a boundary of their size arrive
+    /// together, since the kernel copies them so.
+    ///
+    /// # Errors
+    /// As [`Memory::read`].
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, mut at) = self.find(address, bytes.len())?;
+        let mut written = 0;
+        while let Some(rest @ [_, ..]) = bytes.get(written..) {
+            match rustix::io::pwrite(file, rest, at) {
+                Ok(0) => return Err(Errno::FAULT.into()),
+                Ok(part) => {
+                    written += part;
+                    at += u64::try_from(part).unwrap_or(0);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A little-endian number of two bytes.
+    ///
+    /// # Errors
+    /// As [`Memory::read`].
+    pub(super) fn read_u16(&self, address: u64) -> io::Result<u16> {
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    fn find(&self, address: u64, len: usize) -> io::Result<(BorrowedFd<'_>, u64)> {
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        let found = self.regions.iter().find_map(|region| {
+            let at = region.place(region.guest, address, len)?;
+            Some((region.file.as_fd(), at))
+        });
+        found.ok_or_else(|| Errno::FAULT.into())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// A file of `len` bytes in memory.
+    pub(in crate::relay) fn file(len: u64) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(len).unwrap();
+        file
+    }
+
+    /// `len` bytes of memory at `guest`, which the monitor has at `user`.
+    pub(in crate::relay) fn memory(guest: u64, user: u64, len: u64) -> (Memory, File) {
+        let file = file(len);
+        let shared = OwnedFd::from(file.try_clone().unwrap());
+        let payload = table(1, &[[guest, len, user, 0]]);
+        (Memory::decode(&payload, vec![shared]).unwrap(), file)
+    }
+
+    fn table(count: u64, regions: &[[u64; 4]]) -> Vec<u8> {
+        let words = [count].into_iter().chain(regions.iter().flatten().copied());
+        words.flat_map(u64::to_le_bytes).collect()
+    }
+
+    fn files(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| OwnedFd::from(file(0x4000))).collect()
+    }
+
+    #[test]
+    fn unused_slot_of_user_mode_linux_goes_no_further() {
+        let regions = [[0x1000, 0x1000, 0x1000, 0x1000], [0; 4]];
+        let memory = Memory::decode(&table(1, &regions), files(1)).unwrap();
+        let (payload, beside) = memory.encode();
+        assert_eq!(payload, table(1, &regions[..1]));
+        assert_eq!(beside.len(), 1);
+    }
+
+    #[test]
+    fn impossible_tables_are_refused() {
+        let whole = [0x1000, 0x1000, 0, 0];
+        for (payload, descriptors) in [
+            (table(0, &[]), 0),
+            (table(9, &[whole; 9]), 9),
+            (table(2, &[whole]), 2),
+            (table(u64::MAX, &[whole]), 1),
+            (table(1, &[whole])[..39].to_vec(), 1),
+            (vec![1, 0], 1),
+            (table(1, &[whole]), 0),
+            (table(1, &[whole]), 2),
+            (table(1, &[[0, 0, 0, 0]]), 1),
+            (table(1, &[[u64::MAX, 2, 0, 0]]), 1),
+            (table(1, &[[0, 2, u64::MAX, 0]]), 1),
+            (table(1, &[[0, 2, 0, u64::MAX]]), 1),
+            (table(1, &[[0, 2, 0, i64::MAX.unsigned_abs()]]), 1),
+            (table(2, &[whole, [0x1fff, 0x10, 0x9000, 0]]), 2),
+        ] {
+            assert!(
+                Memory::decode(&payload, files(descriptors)).is_err(),
+                "{payload:x?} with {descriptors}"
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_lead_to_their_region_or_nowhere() {
+        let regions = [[0x1000, 0x1000, 0x7000, 0x2000], [0x8000, 0x800, 0x1000, 0]];
+        let memory = Memory::decode(&table(2, &regions), files(2)).unwrap();
+        assert_eq!(memory.guest_address(0x7010, 0x10), Some(0x1010));
+        assert_eq!(memory.guest_address(0x1000, 0x800), Some(0x8000));
+        assert_eq!(memory.guest_address(0x1000, 0x801), None);
+        assert_eq!(memory.guest_address(0x7fff, u64::MAX), None);
+        memory.write(0x1ffe, &[1, 2]).unwrap();
+        assert_eq!(memory.read_u16(0x1ffe).unwrap(), 0x201);
+        for (address, len) in [(0x1fff, 2), (0xfff, 1), (0x87ff, 2), (u64::MAX, 1)] {
+            let error = memory.read(address, &mut vec![0; len]).unwrap_err();
+            assert_eq!(Errno::from_io_error(&error), Some(Errno::FAULT));
+            assert!(memory.write(address, &vec![0; len]).is_err());
+        }
+    }
+
+    #[test]
+    fn memory_that_was_cut_off_is_an_error() {
+        let (memory, file) = memory(0, 0, 0x2000);
+        file.set_len(0x1000).unwrap();
+        assert!(memory.read_u16(0x1000).is_err());
+        assert!(memory.read_u16(0xffe).is_ok());
+    }
+}

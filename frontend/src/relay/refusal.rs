@@ -1,0 +1,325 @@
+//! Answering a guest's FUSE requests when there is nobody who could do them.
+//!
+//! A daemon that ends takes with it what it knew of the guest's files, and the requests it had in hand. Left alone, the guest
+//! would wait for those for ever. So the relay takes the rings over and tells each request that the share is not connected, until
+//! the guest opens a new session: that request is left where it is, for the next daemon.
+
+use std::time::{Duration, Instant};
+
+use gangplank_fuse::{InHeader, Opcode, OutHeader, Unique};
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::memory::Memory;
+use super::outstanding::Window;
+use super::split::{Split, SplitError};
+
+/// How often a ring that a daemon may still work on is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How long a ring has to stay as it is for its daemon to count as gone.
+const STILL: Duration = Duration::from_millis(50);
+
+/// How long is waited for that.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// How far a ring was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// All that was in it.
+    All,
+    /// Up to a request that opens a session, which waits for a daemon.
+    UpToInit,
+}
+
+/// What became of the requests that a daemon had in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The ring goes on from here. So many requests were refused already, since the daemon had left earlier ones behind later
+    /// ones.
+    At {
+        /// Index of the next available entry.
+        base: u16,
+        /// Refused requests.
+        refused: u16,
+    },
+    /// It cannot be told which requests they are.
+    Unknown,
+}
+
+/// Answers all that is in the ring from `base` on, and moves `base` on. `count` counts.
+///
+/// # Errors
+/// The ring's driver breaks its rules, or the memory is out of reach.
+pub(super) fn refuse(
+    split: &Split<'_>,
+    memory: &Memory,
+    base: &mut u16,
+    count: &mut u64,
+) -> Result<Answered, SplitError> {
+    loop {
+        while split.waiting(*base)? > 0 {
+            let head = split.available_head(*base)?;
+            if refuse_one(split, memory, head)? == Answered::UpToInit {
+                return Ok(Answered::UpToInit);
+            }
+            *base = base.wrapping_add(1);
+            *count += 1;
+        }
+        split.ask_for_kick(*base)?;
+        if split.waiting(*base)? == 0 {
+            return Ok(Answered::All);
+        }
+    }
+}
+
+/// Deals with what a lost daemon had taken off a ring and not given back.
+///
+/// # Errors
+/// As [`refuse`].
+pub(super) fn settle(split: &Split<'_>, memory: &Memory) -> Result<Settled, SplitError> {
+    let used = still(split)?;
+    let taken = split.waiting(used)?;
+    if taken == 0 {
+        return Ok(Settled::At {
+            base: used,
+            refused: 0,
+        });
+    }
+    let window = Window::read(split, used, taken)?;
+    let Some(guess) = window.outstanding() else {
+        return Ok(Settled::Unknown);
+    };
+    if !guess.is_certain {
+        for head in &guess.heads {
+            if is_answered(split, memory, *head)? {
+                return Ok(Settled::Unknown);
+            }
+        }
+    }
+    if guess.is_in_order {
+        return Ok(Settled::At {
+            base: used,
+            refused: 0,
+        });
+    }
+    for head in &guess.heads {
+        // One that opens a session is refused as well: the guest has others in flight, so that cannot be.
+        let chain = split.chain(*head)?;
+        let request = chain.read(memory)?.map(header);
+        let len = request.map_or(Ok(0), |request| reply(&chain, memory, &request))?;
+        split.complete(*head, len)?;
+    }
+    Ok(Settled::At {
+        base: used.wrapping_add(taken),
+        refused: taken,
+    })
+}
+
+/// The used index once nothing comes back any more: a daemon may have been cut off while it was giving back what it had.
+fn still(split: &Split<'_>) -> Result<u16, SplitError> {
+    let begun = Instant::now();
+    let (mut used, mut since) = (split.used_index()?, Instant::now());
+    while split.waiting(used)? > 0 && since.elapsed() < STILL && begun.elapsed() < SETTLING {
+        std::thread::sleep(LOOK);
+        let now = split.used_index()?;
+        if now != used {
+            (used, since) = (now, Instant::now());
+        }
+    }
+    Ok(used)
+}
+
+/// Whether everything taken off the ring up to `base` has come back, waiting for it as long as `limit`.
+///
+/// # Errors
+/// As [`refuse`].
+pub(super) fn is_drained(
+    split: &Split<'_>,
+    base: u16,
+    limit: Duration,
+) -> Result<bool, SplitError> {
+    let begun = Instant::now();
+    loop {
+        if split.used_index()? == base {
+            return Ok(true);
+        }
+        if begun.elapsed() >= limit {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn header(bytes: [u8; size_of::<InHeader>()]) -> InHeader {
+    InHeader::read_from_bytes(&bytes).unwrap_or_default()
+}
+
+fn refuse_one(split: &Split<'_>, memory: &Memory, head: u16) -> Result<Answered, SplitError> {
+    let chain = split.chain(head)?;
+    let len = match chain.read(memory)?.map(header) {
+        Some(request) if request.opcode() == Ok(Opcode::Init) => return Ok(Answered::UpToInit),
+        Some(request) => reply(&chain, memory, &request)?,
+        // No request at all: there is nothing to be said about it.
+        None => 0,
+    };
+    split.complete(head, len)?;
+    Ok(Answered::All)
+}
+
+/// Writes the reply to a request, where it has room for one; its length.
+fn reply(
+    chain: &super::split::Chain,
+    memory: &Memory,
+    request: &InHeader,
+) -> Result<u32, SplitError> {
+    let unique = Unique::new(request.unique);
+    let reply = match request.opcode() {
+        // The session ends, as it should.
+        Ok(Opcode::Destroy) => OutHeader::ok(unique, 0),
+        _ => OutHeader::error(unique, Errno::NOTCONN.raw_os_error()),
+    };
+    match chain.write(memory, reply.as_bytes())? {
+        true => Ok(reply.len),
+        false => Ok(0),
+    }
+}
+
+/// Whether the chain holds a reply to the request that is in it.
+fn is_answered(split: &Split<'_>, memory: &Memory, head: u16) -> Result<bool, SplitError> {
+    let chain = split.chain(head)?;
+    let (Some(request), Some(reply)) = (chain.read(memory)?, chain.peek(memory)?) else {
+        return Ok(false);
+    };
+    let reply: [u8; size_of::<OutHeader>()] = reply;
+    let reply = OutHeader::read_from_bytes(&reply).unwrap_or_default();
+    Ok(reply.unique == header(request).unique)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::split::tests::Driver;
+    use super::*;
+
+    fn request(opcode: Opcode, unique: u64) -> Vec<u8> {
+        let header = InHeader {
+            len: 40,
+            opcode: opcode as u32,
+            unique,
+            ..InHeader::default()
+        };
+        header.as_bytes().to_vec()
+    }
+
+    fn reply_of(driver: &Driver, head: u16) -> (i32, u64) {
+        let reply = OutHeader::read_from_bytes(&driver.reply(head)).unwrap();
+        assert_eq!(reply.len, 16);
+        (reply.error, reply.unique)
+    }
+
+    fn refuse_all(driver: &Driver, base: &mut u16) -> Answered {
+        let split = driver.split(true);
+        refuse(&split, &driver.memory, base, &mut 0).unwrap()
+    }
+
+    #[test]
+    fn every_request_is_told_that_nothing_is_connected_and_init_is_left() {
+        let mut driver = Driver::new(8);
+        for (head, opcode, has_room) in [
+            (0, Opcode::Lookup, true),
+            (1, Opcode::Forget, false),
+            (2, Opcode::Destroy, true),
+            (3, Opcode::Init, true),
+        ] {
+            driver.request(head, &request(opcode, 100 + u64::from(head)), has_room);
+            driver.offer(head);
+        }
+        let mut base = 0;
+        assert_eq!(refuse_all(&driver, &mut base), Answered::UpToInit);
+        assert_eq!(base, 3);
+        assert_eq!(reply_of(&driver, 0), (-107, 100));
+        assert_eq!(reply_of(&driver, 2), (0, 102));
+        assert_eq!(
+            [driver.used(0), driver.used(1), driver.used(2)],
+            [(0, 16), (1, 0), (2, 16)]
+        );
+        assert_eq!(driver.split(true).used_index().unwrap(), 3);
+    }
+
+    #[test]
+    fn rubbish_comes_back_unanswered() {
+        let mut driver = Driver::new(8);
+        driver.request(5, b"short", true);
+        driver.offer(5);
+        let mut base = 0;
+        assert_eq!(refuse_all(&driver, &mut base), Answered::All);
+        assert_eq!((base, driver.used(0)), (1, (5, 0)));
+    }
+
+    #[test]
+    fn what_was_in_hand_in_order_is_answered_from_there() {
+        let mut driver = Driver::new(8);
+        for head in [0, 1, 2] {
+            driver.request(head, &request(Opcode::Read, u64::from(head)), true);
+            driver.offer(head);
+        }
+        driver.split(true).complete(0, 16).unwrap();
+        let settled = settle(&driver.split(true), &driver.memory).unwrap();
+        assert_eq!(
+            settled,
+            Settled::At {
+                base: 1,
+                refused: 0
+            }
+        );
+    }
+
+    #[test]
+    fn what_was_left_behind_is_answered_at_once() {
+        let mut driver = Driver::new(8);
+        for head in [4, 1, 2] {
+            driver.request(head, &request(Opcode::Read, 7 + u64::from(head)), true);
+            driver.offer(head);
+        }
+        driver.split(true).complete(2, 16).unwrap();
+        let settled = settle(&driver.split(true), &driver.memory).unwrap();
+        assert_eq!(
+            settled,
+            Settled::At {
+                base: 3,
+                refused: 2
+            }
+        );
+        assert_eq!(reply_of(&driver, 4), (-107, 11));
+        assert_eq!(reply_of(&driver, 1), (-107, 8));
+        assert_eq!(driver.split(true).used_index().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_request_that_waits_for_ever_behind_one_head_is_never_guessed() {
+        let mut driver = Driver::new(8);
+        // Request 1 waits for a lock; request 0 comes and goes until nothing else is left in the ring.
+        driver.request(1, &request(Opcode::Setlkw, 5), true);
+        driver.offer(1);
+        driver.request(0, &request(Opcode::Read, 6), true);
+        for _ in 0..20 {
+            driver.offer(0);
+            driver.split(true).complete(0, 16).unwrap();
+        }
+        let done = OutHeader::ok(Unique::new(6), 0);
+        driver.set_reply(0, done.as_bytes().try_into().unwrap());
+        let settled = settle(&driver.split(true), &driver.memory).unwrap();
+        assert_eq!(settled, Settled::Unknown);
+    }
+
+    #[test]
+    fn draining_is_waited_for_within_a_limit() {
+        let mut driver = Driver::new(8);
+        driver.offer(0);
+        let short = Duration::from_millis(20);
+        assert!(is_drained(&driver.split(true), 0, short).unwrap());
+        assert!(!is_drained(&driver.split(true), 1, short).unwrap());
+        driver.split(true).complete(0, 0).unwrap();
+        assert!(is_drained(&driver.split(true), 1, short).unwrap());
+    }
+}

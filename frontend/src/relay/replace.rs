@@ -1,0 +1,247 @@
+//! Replacing a guest's daemon by another, as an operator asks for it.
+//!
+//! ```text
+//!   connect to the new one ── stop the rings ── all requests back? ── save ── load ── start the rings ── leave the old one
+//!                                 └── on any failure the old one goes on ──┘
+//! ```
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::daemon::{Daemon, DaemonError};
+use super::refusal::is_drained;
+use super::session::{Fatal, Phase, Session};
+use super::split::SplitError;
+use crate::failure::in_full;
+
+/// How often a daemon that is not there yet is looked for when it has to be there.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What becomes of the guest's open files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    /// They stay open: the new daemon gets the old one's state.
+    Kept,
+    /// They are lost, and the guest has to mount anew.
+    Lost,
+}
+
+/// Why a daemon was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplaceError {
+    /// There is no daemon whose rings could be stopped.
+    #[error("{0}")]
+    NotNow(&'static str),
+    /// A daemon did not do its part. The guest goes on as before.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// Requests are still on their way.
+    #[error("requests in flight do not end within {0:?}")]
+    Busy(Duration),
+    /// The rings cannot be looked at.
+    #[error("cannot see whether requests are in flight")]
+    Rings(#[from] SplitError),
+    /// The state cannot be handed on.
+    #[error("{0} cannot hand on what it knows of the guest's files (DEVICE_STATE)")]
+    NoState(&'static str),
+    /// Worse.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+impl Session {
+    /// Stops the rings and saves what the daemon knows, where it can tell. What the guest asks for waits.
+    pub(super) fn pause(&mut self) -> Result<&'static str, ReplaceError> {
+        let Phase::Served(mut daemon) = self.take_phase() else {
+            return Err(ReplaceError::NotNow("no daemon serves the guest"));
+        };
+        if let Err(error) = self.take_all(&mut daemon) {
+            return Err(self.gone(error));
+        }
+        if let Err(error) = self.wait_until_drained() {
+            self.go_on(daemon)?;
+            return Err(error);
+        }
+        let mut state = None;
+        let mut said = "paused; the daemon cannot hand on what it knows of the guest's files";
+        if daemon.has_state() {
+            match daemon.save() {
+                Ok(saved) => {
+                    info!("the daemon's state is saved: {} bytes", saved.len());
+                    state = Some(saved);
+                    said = "paused, and the daemon's state is saved";
+                }
+                Err(error @ DaemonError::Wire { .. }) => return Err(self.gone(error)),
+                Err(error) => {
+                    warn!("{}", in_full(&error));
+                    said = "paused; the daemon did not hand on what it knows of the guest's files";
+                }
+            }
+        }
+        self.phase = Phase::Paused {
+            daemon: Some(daemon),
+            state,
+        };
+        Ok(said)
+    }
+
+    /// Starts the rings again: with the daemon that had them, or if that has gone, with one that is loaded with its state.
+    pub(super) fn resume(&mut self) -> Result<&'static str, ReplaceError> {
+        match self.take_phase() {
+            Phase::Paused {
+                daemon: Some(daemon),
+                ..
+            } => {
+                self.go_on(daemon)?;
+                Ok("resumed with the same daemon")
+            }
+            Phase::Paused {
+                daemon: None,
+                state: Some(state),
+            } => {
+                let resumed = self.find().and_then(|mut daemon| {
+                    daemon.load(&state)?;
+                    self.start(daemon)
+                });
+                if let Err(error) = resumed {
+                    self.phase = Phase::Paused {
+                        daemon: None,
+                        state: Some(state),
+                    };
+                    return Err(error.into());
+                }
+                Ok("resumed with another daemon")
+            }
+            // Nothing was known: the guest had reset the device.
+            Phase::Paused { .. } => {
+                self.phase = Phase::Waiting;
+                self.hurry();
+                Ok("resumed")
+            }
+            phase => {
+                self.phase = phase;
+                Err(ReplaceError::NotNow("the guest is not paused"))
+            }
+        }
+    }
+
+    /// Leaves the daemon for the one at `path`. On an error the guest goes on as before.
+    pub(super) fn switch(&mut self, path: &Path, files: Files) -> Result<String, ReplaceError> {
+        if matches!(self.phase, Phase::Waiting | Phase::Lost) {
+            path.clone_into(&mut self.backend);
+            self.hurry();
+            return Ok("a daemon will be looked for there".to_owned());
+        }
+        let mut next = Daemon::connect(path, self.limits())?;
+        self.check(&next)?;
+        if files == Files::Kept && !next.has_state() {
+            return Err(ReplaceError::NoState("the new daemon"));
+        }
+        if let Phase::Served(daemon) = &self.phase {
+            if files == Files::Kept && !daemon.has_state() {
+                return Err(ReplaceError::NoState("the daemon"));
+            }
+            let begun = Instant::now();
+            self.pause()?;
+            info!("paused within {:?}", begun.elapsed());
+        }
+        let Phase::Paused { daemon, state } = self.take_phase() else {
+            return Err(ReplaceError::NotNow("the guest is not paused"));
+        };
+        let loaded = match (files, &state) {
+            (Files::Lost, _) => {
+                drop(daemon);
+                path.clone_into(&mut self.backend);
+                self.phase = Phase::Paused {
+                    daemon: None,
+                    state: None,
+                };
+                drop(next);
+                self.lose("it is replaced without its state")?;
+                return Ok("replaced; the guest has to mount anew".to_owned());
+            }
+            (Files::Kept, None) => Err(ReplaceError::NoState("the daemon")),
+            (Files::Kept, Some(state)) => next.load(state).map_err(ReplaceError::from),
+        };
+        let started = loaded.and_then(|()| Ok(self.start(next)?));
+        match (started, daemon) {
+            (Ok(()), old) => {
+                drop(old);
+                path.clone_into(&mut self.backend);
+                info!("served by the daemon at {}", path.display());
+                let len = state.map_or(0, |state| state.len());
+                Ok(format!("replaced, with {len} bytes of state"))
+            }
+            (Err(error), Some(old)) => {
+                self.go_on(old)?;
+                Err(error)
+            }
+            (Err(error), None) => {
+                self.phase = Phase::Paused {
+                    daemon: None,
+                    state,
+                };
+                Err(error)
+            }
+        }
+    }
+
+    fn take_phase(&mut self) -> Phase {
+        std::mem::replace(&mut self.phase, Phase::Waiting)
+    }
+
+    /// The daemon has the rings again.
+    fn go_on(&mut self, daemon: Daemon) -> Result<(), ReplaceError> {
+        match self.start(daemon) {
+            Ok(()) => {
+                // It is the same one.
+                self.counters.daemons -= 1;
+                Ok(())
+            }
+            Err(error) => Err(self.gone(error)),
+        }
+    }
+
+    /// The daemon went while the rings were being stopped or started.
+    fn gone(&mut self, error: DaemonError) -> ReplaceError {
+        self.phase = Phase::Paused {
+            daemon: None,
+            state: None,
+        };
+        match self.lose(&in_full(&error)) {
+            Ok(()) => error.into(),
+            Err(fatal) => fatal.into(),
+        }
+    }
+
+    fn find(&self) -> Result<Daemon, DaemonError> {
+        let until = Instant::now() + self.limits().connect;
+        loop {
+            let found = Daemon::connect(&self.backend, self.limits()).and_then(|daemon| {
+                self.check(&daemon)?;
+                Ok(daemon)
+            });
+            match found {
+                Err(DaemonError::Connect { .. }) if Instant::now() < until => {
+                    std::thread::sleep(RETRY);
+                }
+                found => return found,
+            }
+        }
+    }
+
+    /// A daemon may answer that a ring is stopped while requests of it are still being dealt with.
+    fn wait_until_drained(&self) -> Result<(), ReplaceError> {
+        let limit = self.limits().answer;
+        let until = Instant::now() + limit;
+        for (split, base) in self.splits() {
+            let left = until.saturating_duration_since(Instant::now());
+            if !is_drained(&split, base, left)? {
+                return Err(ReplaceError::Busy(limit));
+            }
+        }
+        Ok(())
+    }
+}

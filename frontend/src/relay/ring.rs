@@ -1,0 +1,227 @@
+//! What a guest has told of one of its rings.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use log::warn;
+use rustix::fs::OFlags;
+
+use super::memory::Memory;
+
+/// Descriptors of a ring at most (virtio 1.2, 2.7).
+const MAX_SIZE: u32 = 32768;
+
+/// Where a ring's parts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Addresses {
+    /// As the guest's monitor has them: descriptors, used ring, available ring.
+    user: [u64; 3],
+    /// Descriptor table, as a guest physical address.
+    pub(super) descriptors: u64,
+    /// Used ring, likewise.
+    pub(super) used: u64,
+    /// Available ring, likewise.
+    pub(super) available: u64,
+}
+
+/// A ring's descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// The guest tells that something is in the ring.
+    Kick,
+    /// The guest is told that something came back.
+    Call,
+    /// The guest is told that the ring is broken.
+    Error,
+}
+
+/// One ring.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    /// Descriptors in it; 0 until it is told.
+    pub(super) size: u16,
+    pub(super) addresses: Option<Addresses>,
+    /// Index of the next available entry to be taken. Right while no daemon has the ring.
+    pub(super) base: u16,
+    pub(super) kick: Option<OwnedFd>,
+    pub(super) call: Option<OwnedFd>,
+    pub(super) error: Option<OwnedFd>,
+    /// The guest allows it to be used.
+    pub(super) enabled: bool,
+    /// A daemon has it.
+    pub(super) is_out: bool,
+    /// Its driver broke the ring's rules while the relay answered.
+    pub(super) broken: bool,
+}
+
+impl Ring {
+    /// Whether all is known that is needed to use it, and it may be used.
+    pub(super) fn is_ready(&self) -> bool {
+        self.enabled && self.size > 0 && self.addresses.is_some() && self.kick.is_some()
+    }
+
+    /// SET_VRING_NUM; whether it is possible.
+    pub(super) fn set_size(&mut self, size: u32) -> bool {
+        let possible = size.is_power_of_two() && size <= MAX_SIZE;
+        if possible {
+            self.size = u16::try_from(size).unwrap_or(0);
+        }
+        possible
+    }
+
+    /// SET_VRING_ADDR's payload behind the ring's number: flags, and the addresses of descriptors, used ring, available ring,
+    /// log. Whether all of it lies in `memory`.
+    pub(super) fn set_addresses(&mut self, payload: &[u8], memory: &Memory) -> bool {
+        let word = |index: usize| {
+            let bytes = payload.get(4 + index * 8..)?.first_chunk()?;
+            Some(u64::from_le_bytes(*bytes))
+        };
+        let size = u64::from(self.size);
+        let addresses = (|| {
+            let user = [word(0)?, word(1)?, word(2)?];
+            let [descriptors, used, available] = user;
+            Some(Addresses {
+                user,
+                descriptors: memory.guest_address(descriptors, size * 16)?,
+                used: memory.guest_address(used, 6 + size * 8)?,
+                available: memory.guest_address(available, 6 + size * 2)?,
+            })
+        })();
+        if addresses.is_some() {
+            self.addresses = addresses;
+            self.broken = false;
+        }
+        addresses.is_some()
+    }
+
+    /// SET_VRING_KICK and its like. None means that the guest polls, or does not want to be told.
+    pub(super) fn set_signal(&mut self, signal: Signal, descriptor: Option<OwnedFd>) {
+        let descriptor = descriptor.inspect(make_non_blocking);
+        match signal {
+            Signal::Kick => self.kick = descriptor,
+            Signal::Call => self.call = descriptor,
+            Signal::Error => self.error = descriptor,
+        }
+    }
+
+    /// The payload of SET_VRING_ADDR for this ring. There is no log: the relay does not offer one.
+    pub(super) fn encode_addresses(&self, index: u32) -> Option<Vec<u8>> {
+        let addresses = self.addresses?;
+        let mut payload = index.to_le_bytes().to_vec();
+        payload.extend_from_slice(&0u32.to_le_bytes());
+        for address in addresses.user.into_iter().chain([0]) {
+            payload.extend_from_slice(&address.to_le_bytes());
+        }
+        Some(payload)
+    }
+
+    /// Tells the guest that something came back.
+    pub(super) fn signal_call(&self) {
+        signal(self.call.as_ref());
+    }
+
+    /// Has whoever serves the ring look at it.
+    pub(super) fn signal_kick(&self) {
+        signal(self.kick.as_ref());
+    }
+
+    /// Tells the guest's monitor that the ring is broken.
+    pub(super) fn signal_error(&self) {
+        signal(self.error.as_ref());
+    }
+
+    /// Takes the kicks that have come.
+    pub(super) fn take_kicks(&self) {
+        if let Some(kick) = &self.kick {
+            // Empty is as good as emptied.
+            let _ = rustix::io::read(kick, &mut [0; 8]);
+        }
+    }
+}
+
+/// A full one holds a signal already, and a closed one has nobody behind it.
+fn signal(descriptor: Option<&OwnedFd>) {
+    if let Some(descriptor) = descriptor {
+        let _ = rustix::io::write(descriptor, &1u64.to_ne_bytes());
+    }
+}
+
+/// The descriptors come from the guest: whatever they are, they must not block the relay.
+fn make_non_blocking(descriptor: &OwnedFd) {
+    let descriptor = descriptor.as_fd();
+    let set = rustix::fs::fcntl_getfl(descriptor)
+        .and_then(|flags| rustix::fs::fcntl_setfl(descriptor, flags | OFlags::NONBLOCK));
+    if let Err(error) = set {
+        warn!("cannot make a guest's notification descriptor non-blocking: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::super::memory::tests::memory;
+    use super::*;
+
+    fn payload(user: [u64; 3]) -> Vec<u8> {
+        let mut payload = 0u32.to_le_bytes().to_vec();
+        // User Mode Linux sends a log address of all ones.
+        for word in user.into_iter().chain([u64::MAX]) {
+            payload.extend_from_slice(&word.to_le_bytes());
+        }
+        payload
+    }
+
+    #[test]
+    fn ring_is_ready_once_everything_is_told() {
+        let (memory, _file) = memory(0x10_0000, 0x5000, 0x4000);
+        let mut ring = Ring::default();
+        assert!(ring.set_size(128));
+        assert!(ring.set_addresses(&payload([0x5000, 0x6000, 0x7000]), &memory));
+        let addresses = ring.addresses.unwrap();
+        assert_eq!(
+            [addresses.descriptors, addresses.used, addresses.available],
+            [0x10_0000, 0x10_1000, 0x10_2000]
+        );
+        ring.enabled = true;
+        assert!(!ring.is_ready());
+        let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        ring.set_signal(Signal::Kick, Some(kick));
+        assert!(ring.is_ready());
+        ring.take_kicks();
+        ring.signal_kick();
+        ring.take_kicks();
+        ring.take_kicks();
+        let mut told = 7u32.to_le_bytes().to_vec();
+        told.extend_from_slice(&payload([0x5000, 0x6000, 0x7000]));
+        let len = told.len();
+        told[len - 8..].fill(0);
+        assert_eq!(ring.encode_addresses(7).unwrap(), told);
+    }
+
+    #[test]
+    fn sizes_are_powers_of_two_up_to_the_greatest() {
+        let mut ring = Ring::default();
+        for size in [0, 3, 65536, 1 << 31, u32::MAX] {
+            assert!(!ring.set_size(size), "{size}");
+        }
+        assert!(ring.set_size(32768) && ring.size == 32768);
+    }
+
+    #[test]
+    fn rings_outside_memory_or_cut_off_are_refused() {
+        let (memory, _file) = memory(0, 0x5000, 0x4000);
+        let mut ring = Ring::default();
+        ring.set_size(256);
+        for user in [
+            [0x4000, 0x6000, 0x7000],
+            [0x8001, 0x6000, 0x7000],
+            [0x5000, 0x8fff, 0x7000],
+            [0x5000, 0x6000, u64::MAX],
+        ] {
+            assert!(!ring.set_addresses(&payload(user), &memory), "{user:x?}");
+        }
+        let whole = payload([0x5000, 0x6000, 0x7000]);
+        assert!(!ring.set_addresses(&whole[..27], &memory));
+        assert!(ring.addresses.is_none());
+    }
+}

@@ -1,0 +1,276 @@
+//! The relay as a program: its sockets, a thread for each guest, orders from an operator.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info, warn};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+
+use super::control::{self, Command, Order};
+use super::guest::{self, Guest};
+use super::listening::Listening;
+use super::replace::Files;
+use super::session::{Plan, Session};
+use crate::program::signals::{Signals, Told};
+
+/// Guests that are served at a time. Each has a thread and some ten descriptors.
+const MAX_GUESTS: usize = 256;
+
+/// How long to wait before accepting again when descriptors or memory have run out.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Why the relay cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A socket cannot be made.
+    #[error("cannot listen at {}", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing can be waited for.
+    #[error("cannot wait for guests")]
+    Wait(#[source] io::Error),
+    /// A running relay cannot be told.
+    #[error("cannot tell the relay at {}", path.display())]
+    Control {
+        /// Where it is told.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A running relay did not do what it was told.
+    #[error("{0}")]
+    Refused(String),
+    /// Logging cannot be started.
+    #[error("cannot start logging")]
+    Logging(#[from] log::SetLoggerError),
+}
+
+/// A guest that is served.
+struct Served {
+    number: u64,
+    orders: Sender<Order>,
+    told: Arc<OwnedFd>,
+    thread: JoinHandle<()>,
+}
+
+/// The relay.
+pub(super) struct Relay {
+    plan: Arc<Plan>,
+    /// Where the next guest's daemon is looked for.
+    backend: PathBuf,
+    guests: Vec<Served>,
+    /// Guests so far.
+    count: u64,
+}
+
+impl Relay {
+    pub(super) fn new(plan: Plan, backend: PathBuf) -> Self {
+        Self {
+            plan: Arc::new(plan),
+            backend,
+            guests: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// Serves guests that connect at `listener`, and operators at `control`, until it is told to end.
+    pub(super) fn serve(
+        &mut self,
+        listener: &Listening,
+        control: Option<&Listening>,
+        signals: &Signals,
+    ) -> Result<(), Error> {
+        loop {
+            let mut awaited = vec![
+                PollFd::new(listener, PollFlags::IN),
+                PollFd::new(signals, PollFlags::IN),
+            ];
+            awaited.extend(control.map(|control| PollFd::new(control, PollFlags::IN)));
+            match poll(&mut awaited, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::Wait(errno.into())),
+            }
+            self.guests.retain(|guest| !guest.thread.is_finished());
+            match signals.take().map_err(Error::Wait)? {
+                Some(Told::End) => return Ok(()),
+                Some(Told::Report) => self.report(),
+                None => {}
+            }
+            if let Some(stream) = accept(listener) {
+                self.take(stream);
+            }
+            if let Some(stream) = control.and_then(accept) {
+                self.obey(&stream);
+            }
+        }
+    }
+
+    fn report(&mut self) {
+        let (Ok(text) | Err(text)) = self.tell(&Command::Status);
+        info!("status: {}", text.trim_end());
+    }
+
+    fn take(&mut self, stream: UnixStream) {
+        if self.guests.len() >= MAX_GUESTS {
+            error!("a guest is refused: {MAX_GUESTS} are served already");
+            return;
+        }
+        self.count += 1;
+        let number = self.count;
+        match self.start(number, stream) {
+            Ok(served) => self.guests.push(served),
+            Err(error) => error!("cannot serve guest {number}: {error}"),
+        }
+    }
+
+    fn start(&self, number: u64, stream: UnixStream) -> io::Result<Served> {
+        stream.set_nonblocking(true)?;
+        let told = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (orders, inbox) = mpsc::channel();
+        let heard = Arc::clone(&told);
+        let (plan, backend) = (Arc::clone(&self.plan), self.backend.clone());
+        let thread = thread::Builder::new()
+            .name(format!("guest_{number}"))
+            .spawn(move || {
+                let mut guest = Guest::new(stream, Session::new(plan, backend));
+                guest::run(number, &mut guest, &inbox, &heard);
+            })?;
+        Ok(Served {
+            number,
+            orders,
+            told,
+            thread,
+        })
+    }
+
+    /// Does what an operator wants, for all guests at once.
+    fn obey(&mut self, stream: &UnixStream) {
+        let answer = match stream
+            .set_nonblocking(false)
+            .and_then(|()| control::receive(stream))
+        {
+            Ok(Some(command)) => self.tell(&command),
+            Ok(None) => Err("there is no such command".to_owned()),
+            Err(error) => {
+                warn!("an order cannot be read: {error}");
+                return;
+            }
+        };
+        let (word, text) = match answer {
+            Ok(text) => ("ok", text),
+            Err(text) => ("error", text),
+        };
+        let mut stream = stream;
+        if let Err(error) = write!(stream, "{word}\n{}\n", text.trim_end()) {
+            warn!("an order cannot be answered: {error}");
+        }
+    }
+
+    fn tell(&mut self, command: &Command) -> Result<String, String> {
+        debug!("told: {command:?}");
+        let (answer, answers) = mpsc::channel();
+        for guest in &self.guests {
+            // One that has just gone does not answer.
+            let _ = guest.orders.send(Order {
+                guest: guest.number,
+                command: command.clone(),
+                answer: answer.clone(),
+            });
+            let _ = rustix::io::write(&*guest.told, &1u64.to_ne_bytes());
+        }
+        drop(answer);
+        let until = Instant::now() + self.patience();
+        let (mut lines, mut is_done) = (Vec::new(), true);
+        while lines.len() < self.guests.len() {
+            let left = until.saturating_duration_since(Instant::now());
+            match answers.recv_timeout(left) {
+                Ok((guest, Ok(text))) => lines.push((guest, text)),
+                Ok((guest, Err(text))) => {
+                    is_done = false;
+                    lines.push((guest, text));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    is_done = false;
+                    lines.push((0, "some guests do not answer yet".to_owned()));
+                    break;
+                }
+            }
+        }
+        lines.sort();
+        let mut text: String = lines
+            .iter()
+            .map(|(guest, text)| format!("guest {guest}: {text}\n"))
+            .collect();
+        if lines.is_empty() {
+            text = "no guest is connected\n".to_owned();
+        }
+        if let Command::Switch { socket, .. } = command
+            && is_done
+        {
+            socket.clone_into(&mut self.backend);
+            text.push_str(&format!("new guests go to {}\n", socket.display()));
+        }
+        match is_done {
+            true => Ok(text),
+            false => Err(text),
+        }
+    }
+
+    /// How long guests may take to do as they are told.
+    fn patience(&self) -> Duration {
+        let limits = self.plan.limits;
+        limits.connect + limits.state * 2 + limits.answer * 4
+    }
+}
+
+fn accept(listener: &Listening) -> Option<UnixStream> {
+    use io::ErrorKind::{ConnectionAborted, WouldBlock};
+    match listener.accept() {
+        Ok((stream, _)) => Some(stream),
+        Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => None,
+        Err(error) => {
+            error!("cannot accept a connection: {error}");
+            thread::sleep(ACCEPT_RETRY);
+            None
+        }
+    }
+}
+
+/// Tells a relay that runs what to do, and returns what it says.
+pub(super) fn tell(path: &Path, command: &Command, limit: Duration) -> Result<String, Error> {
+    let answer = control::send(path, command, limit);
+    let (is_done, text) = answer.map_err(|source| Error::Control {
+        path: path.to_owned(),
+        source,
+    })?;
+    match is_done {
+        true => Ok(text),
+        false => Err(Error::Refused(text.trim_end().to_owned())),
+    }
+}
+
+/// The command for replacing a daemon.
+pub(super) fn switch(socket: &Path, without_state: bool) -> io::Result<Command> {
+    Ok(Command::Switch {
+        // The relay may run in another directory.
+        socket: std::path::absolute(socket)?,
+        files: match without_state {
+            true => Files::Lost,
+            false => Files::Kept,
+        },
+    })
+}

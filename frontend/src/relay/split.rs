@@ -1,0 +1,416 @@
+//! A split virtqueue from the device's side, read and written a few bytes at a time (virtio 1.2, 2.7).
+//!
+//! This is not made for speed: it is used when a daemon is replaced or lost, and never in between.
+
+use std::io;
+use std::sync::atomic::{Ordering, fence};
+
+use rustix::io::Errno;
+
+use super::memory::Memory;
+use super::ring::{Addresses, Ring};
+
+/// The descriptor goes on at `next` (`VIRTQ_DESC_F_NEXT`).
+const NEXT: u16 = 1;
+
+/// The device writes to the buffer (`VIRTQ_DESC_F_WRITE`).
+const WRITE: u16 = 2;
+
+/// The buffer is a table of descriptors (`VIRTQ_DESC_F_INDIRECT`).
+const INDIRECT: u16 = 4;
+
+/// Bytes of a descriptor.
+const DESCRIPTOR_LEN: u64 = 16;
+
+/// Bytes of an element of the used ring.
+const USED_LEN: u64 = 8;
+
+/// What is wrong with a ring.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SplitError {
+    /// It lies where the guest has no memory, or the memory's file takes no reads or writes.
+    #[error("the guest's memory cannot be read or written")]
+    Memory(#[from] io::Error),
+    /// The driver offers more than the ring holds.
+    #[error("its driver offers {0} buffers more than the ring holds")]
+    Overrun(u16),
+    /// A chain does not end, or leaves the table.
+    #[error("its driver offers a chain of descriptors that does not end")]
+    Chain,
+}
+
+/// A ring that nobody else works on at the device's side.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Split<'a> {
+    memory: &'a Memory,
+    addresses: Addresses,
+    size: u16,
+    event_idx: bool,
+}
+
+/// A piece of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    address: u64,
+    len: u32,
+}
+
+/// What a driver offers: bytes to be read, and room to be written.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    readable: Vec<Piece>,
+    writable: Vec<Piece>,
+}
+
+impl<'a> Split<'a> {
+    /// The ring as the guest told of it; None while it has not told all.
+    pub(super) fn new(memory: &'a Memory, ring: &Ring, event_idx: bool) -> Option<Self> {
+        Some(Self {
+            memory,
+            addresses: ring.addresses?,
+            size: (ring.size > 0).then_some(ring.size)?,
+            event_idx,
+        })
+    }
+
+    pub(super) const fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Index behind the last entry that the driver made available.
+    pub(super) fn available_index(&self) -> Result<u16, SplitError> {
+        let index = self.memory.read_u16(self.addresses.available + 2)?;
+        // What lies before the index is read after it.
+        fence(Ordering::Acquire);
+        Ok(index)
+    }
+
+    /// Index behind the last entry that came back.
+    pub(super) fn used_index(&self) -> Result<u16, SplitError> {
+        Ok(self.memory.read_u16(self.addresses.used + 2)?)
+    }
+
+    /// The chain that was made available as number `index`.
+    pub(super) fn available_head(&self, index: u16) -> Result<u16, SplitError> {
+        let slot = u64::from(index % self.size);
+        let at = self.addresses.available + 4 + slot * 2;
+        Ok(self.memory.read_u16(at)?)
+    }
+
+    /// The chain that came back as number `index`.
+    pub(super) fn used_head(&self, index: u16) -> Result<u16, SplitError> {
+        Ok(self.memory.read_u16(self.used_at(index))?)
+    }
+
+    /// Entries from `index` on that wait to be taken.
+    pub(super) fn waiting(&self, index: u16) -> Result<u16, SplitError> {
+        let waiting = self.available_index()?.wrapping_sub(index);
+        match waiting.checked_sub(self.size) {
+            None | Some(0) => Ok(waiting),
+            Some(beyond) => Err(SplitError::Overrun(beyond)),
+        }
+    }
+
+    /// Gives a chain back, with `len` bytes written into it.
+    pub(super) fn complete(&self, head: u16, len: u32) -> Result<(), SplitError> {
+        let index = self.used_index()?;
+        let mut element = u32::from(head).to_le_bytes().to_vec();
+        element.extend_from_slice(&len.to_le_bytes());
+        self.memory.write(self.used_at(index), &element)?;
+        // The element is there before the index says so.
+        fence(Ordering::Release);
+        let next = index.wrapping_add(1).to_le_bytes();
+        Ok(self.memory.write(self.addresses.used + 2, &next)?)
+    }
+
+    /// Asks the driver to kick once it makes the entry `index` available. What was made available meanwhile has to be looked
+    /// for afterwards.
+    pub(super) fn ask_for_kick(&self, index: u16) -> Result<(), SplitError> {
+        if self.event_idx {
+            let event = self.addresses.used + 4 + u64::from(self.size) * USED_LEN;
+            self.memory.write(event, &index.to_le_bytes())?;
+        } else {
+            // A daemon that has gone may have asked for none (`VIRTQ_USED_F_NO_NOTIFY`).
+            self.memory.write(self.addresses.used, &[0, 0])?;
+        }
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn used_at(&self, index: u16) -> u64 {
+        self.addresses.used + 4 + u64::from(index % self.size) * USED_LEN
+    }
+
+    /// Follows the chain from `head` on.
+    pub(super) fn chain(&self, head: u16) -> Result<Chain, SplitError> {
+        let mut chain = Chain::default();
+        let (mut table, mut entries) = (self.addresses.descriptors, u64::from(self.size));
+        let mut next = u64::from(head);
+        let mut is_indirect = false;
+        // No chain is longer than the table it is in.
+        let mut left = entries;
+        loop {
+            if next >= entries || left == 0 {
+                return Err(SplitError::Chain);
+            }
+            left -= 1;
+            let mut bytes = [0; 16];
+            self.memory
+                .read(table + next * DESCRIPTOR_LEN, &mut bytes)?;
+            let [a, b, c, d, e, f, g, h, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
+            let piece = Piece {
+                address: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+                len: u32::from_le_bytes([l0, l1, l2, l3]),
+            };
+            let flags = u16::from_le_bytes([f0, f1]);
+            if flags & INDIRECT != 0 {
+                entries = u64::from(piece.len) / DESCRIPTOR_LEN;
+                if is_indirect || entries > u64::from(u16::MAX) {
+                    return Err(SplitError::Chain);
+                }
+                // Its addresses must not overflow before they are looked up.
+                let end = piece.address.checked_add(u64::from(piece.len));
+                end.ok_or(SplitError::Chain)?;
+                (table, next, left, is_indirect) = (piece.address, 0, entries, true);
+                continue;
+            }
+            match flags & WRITE {
+                0 => chain.readable.push(piece),
+                _ => chain.writable.push(piece),
+            }
+            if flags & NEXT == 0 {
+                return Ok(chain);
+            }
+            next = u64::from(u16::from_le_bytes([n0, n1]));
+        }
+    }
+}
+
+impl Chain {
+    /// The first `N` bytes that are to be read; None if there are fewer.
+    pub(super) fn read<const N: usize>(&self, memory: &Memory) -> io::Result<Option<[u8; N]>> {
+        let mut bytes = [0; N];
+        let filled = walk(&self.readable, N, |address, from, len| {
+            let part = bytes.get_mut(from..from + len).unwrap_or_default();
+            memory.read(address, part)
+        })?;
+        Ok((filled == N).then_some(bytes))
+    }
+
+    /// The first `N` bytes of the room that is to be written, as they are now; None if there are fewer.
+    pub(super) fn peek<const N: usize>(&self, memory: &Memory) -> io::Result<Option<[u8; N]>> {
+        let mut bytes = [0; N];
+        let filled = walk(&self.writable, N, |address, from, len| {
+            let part = bytes.get_mut(from..from + len).unwrap_or_default();
+            memory.read(address, part)
+        })?;
+        Ok((filled == N).then_some(bytes))
+    }
+
+    /// Writes `bytes`, if there is room for all of them; whether there was.
+    pub(super) fn write(&self, memory: &Memory, bytes: &[u8]) -> io::Result<bool> {
+        let room: u64 = self.writable.iter().map(|piece| u64::from(piece.len)).sum();
+        if room < u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
+            return Ok(false);
+        }
+        walk(&self.writable, bytes.len(), |address, from, len| {
+            memory.write(address, bytes.get(from..from + len).unwrap_or_default())
+        })?;
+        Ok(true)
+    }
+}
+
+/// Calls `each` with address, offset and length of the pieces' parts, up to `wanted` bytes in all; how many there were.
+fn walk(
+    pieces: &[Piece],
+    wanted: usize,
+    mut each: impl FnMut(u64, usize, usize) -> io::Result<()>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    for piece in pieces {
+        if done == wanted {
+            break;
+        }
+        let len = usize::try_from(piece.len)
+            .unwrap_or(usize::MAX)
+            .min(wanted - done);
+        if piece.address.checked_add(u64::from(piece.len)).is_none() {
+            return Err(Errno::FAULT.into());
+        }
+        each(piece.address, done, len)?;
+        done += len;
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::memory::tests::memory;
+    use super::*;
+
+    /// Where the parts of a [`Driver`]'s ring are.
+    const DESCRIPTORS: u64 = 0;
+    const AVAILABLE: u64 = 0x1000;
+    const USED: u64 = 0x2000;
+
+    /// A guest's driver on a ring in memory of its own.
+    pub(in crate::relay) struct Driver {
+        pub(in crate::relay) memory: Memory,
+        pub(in crate::relay) ring: Ring,
+        available: u16,
+    }
+
+    impl Driver {
+        pub(in crate::relay) fn new(size: u16) -> Self {
+            let (memory, _) = memory(0, 0, 0x1_0000);
+            let mut ring = Ring::default();
+            assert!(ring.set_size(size.into()));
+            let mut payload = vec![0; 4];
+            for word in [DESCRIPTORS, USED, AVAILABLE] {
+                payload.extend_from_slice(&word.to_le_bytes());
+            }
+            assert!(ring.set_addresses(&payload, &memory));
+            Self {
+                memory,
+                ring,
+                available: 0,
+            }
+        }
+
+        pub(in crate::relay) fn split(&self, event_idx: bool) -> Split<'_> {
+            Split::new(&self.memory, &self.ring, event_idx).unwrap()
+        }
+
+        pub(in crate::relay) fn descriptor(
+            &self,
+            at: u64,
+            address: u64,
+            len: u32,
+            flags: u16,
+            next: u16,
+        ) {
+            let mut bytes = address.to_le_bytes().to_vec();
+            bytes.extend_from_slice(&len.to_le_bytes());
+            bytes.extend_from_slice(&flags.to_le_bytes());
+            bytes.extend_from_slice(&next.to_le_bytes());
+            self.memory.write(at, &bytes).unwrap();
+        }
+
+        /// Makes a chain at `head` of a request and room for a reply of 16 bytes, beginning with zeroes.
+        pub(in crate::relay) fn request(&self, head: u16, request: &[u8], has_room: bool) {
+            let table = DESCRIPTORS + u64::from(head) * 16;
+            let at = 0x4000 + u64::from(head) * 0x100;
+            self.memory.write(at, request).unwrap();
+            self.memory.write(at + 0x80, &[0; 16]).unwrap();
+            let len = u32::try_from(request.len()).unwrap();
+            match has_room {
+                true => {
+                    self.descriptor(table, at + 0xc0, 32, INDIRECT, 0);
+                    self.descriptor(at + 0xc0, at, len, NEXT, 1);
+                    self.descriptor(at + 0xd0, at + 0x80, 16, WRITE, 0);
+                }
+                false => self.descriptor(table, at, len, 0, 0),
+            }
+        }
+
+        pub(in crate::relay) fn reply(&self, head: u16) -> [u8; 16] {
+            let mut reply = [0; 16];
+            let at = 0x4080 + u64::from(head) * 0x100;
+            self.memory.read(at, &mut reply).unwrap();
+            reply
+        }
+
+        pub(in crate::relay) fn set_reply(&self, head: u16, reply: &[u8; 16]) {
+            let at = 0x4080 + u64::from(head) * 0x100;
+            self.memory.write(at, reply).unwrap();
+        }
+
+        pub(in crate::relay) fn offer(&mut self, head: u16) {
+            let slot = u64::from(self.available % self.ring.size);
+            let at = AVAILABLE + 4 + slot * 2;
+            self.memory.write(at, &head.to_le_bytes()).unwrap();
+            self.available = self.available.wrapping_add(1);
+            self.memory
+                .write(AVAILABLE + 2, &self.available.to_le_bytes())
+                .unwrap();
+        }
+
+        /// Number and length of what came back as number `index`.
+        pub(in crate::relay) fn used(&self, index: u16) -> (u32, u32) {
+            let mut element = [0; 8];
+            let at = USED + 4 + u64::from(index % self.ring.size) * 8;
+            self.memory.read(at, &mut element).unwrap();
+            let [a, b, c, d, e, f, g, h] = element;
+            (
+                u32::from_le_bytes([a, b, c, d]),
+                u32::from_le_bytes([e, f, g, h]),
+            )
+        }
+    }
+
+    #[test]
+    fn chain_is_read_and_written_where_its_descriptors_say() {
+        let mut driver = Driver::new(8);
+        driver.request(3, b"request", true);
+        driver.offer(3);
+        let split = driver.split(true);
+        assert_eq!(split.waiting(0).unwrap(), 1);
+        let head = split.available_head(0).unwrap();
+        let chain = split.chain(head).unwrap();
+        assert_eq!(
+            &chain.read::<7>(&driver.memory).unwrap().unwrap(),
+            b"request"
+        );
+        assert!(chain.read::<8>(&driver.memory).unwrap().is_none());
+        assert!(chain.peek::<17>(&driver.memory).unwrap().is_none());
+        assert!(!chain.write(&driver.memory, &[1; 17]).unwrap());
+        assert!(chain.write(&driver.memory, &[1; 16]).unwrap());
+        assert_eq!(driver.reply(3), [1; 16]);
+        assert_eq!(chain.peek(&driver.memory).unwrap(), Some([1; 16]));
+        split.complete(head, 16).unwrap();
+        assert_eq!((split.used_index().unwrap(), driver.used(0)), (1, (3, 16)));
+        assert_eq!(split.used_head(0).unwrap(), 3);
+    }
+
+    #[test]
+    fn kicks_are_asked_for_as_the_driver_wants_to_be_asked() {
+        let driver = Driver::new(8);
+        driver.memory.write(USED, &[1, 0]).unwrap();
+        driver.split(true).ask_for_kick(0x102).unwrap();
+        let event = driver.memory.read_u16(USED + 4 + 8 * 8).unwrap();
+        assert_eq!((event, driver.memory.read_u16(USED).unwrap()), (0x102, 1));
+        driver.split(false).ask_for_kick(0).unwrap();
+        assert_eq!(driver.memory.read_u16(USED).unwrap(), 0);
+    }
+
+    #[test]
+    fn drivers_that_break_the_rules_are_errors() {
+        let mut driver = Driver::new(4);
+        for _ in 0..5 {
+            driver.offer(0);
+        }
+        assert!(matches!(
+            driver.split(true).waiting(0),
+            Err(SplitError::Overrun(1))
+        ));
+        let chain = |driver: &Driver, head| driver.split(true).chain(head);
+        assert!(matches!(chain(&driver, 4), Err(SplitError::Chain)));
+        // In a circle; out of the table; a table in a table; a table without an entry; a table at the end of everything.
+        driver.descriptor(0, 0x4000, 1, NEXT, 0);
+        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        driver.descriptor(0, 0x4000, 1, NEXT, 9);
+        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        driver.descriptor(0, 0x4000, 16, INDIRECT, 0);
+        driver.descriptor(0x4000, 0x4000, 16, INDIRECT, 0);
+        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        driver.descriptor(0, 0x4000, 15, INDIRECT, 0);
+        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        driver.descriptor(0, u64::MAX, 16, INDIRECT, 0);
+        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        driver.descriptor(0, 0x1_0000, 16, INDIRECT, 0);
+        assert!(matches!(chain(&driver, 0), Err(SplitError::Memory(_))));
+        driver.descriptor(0, u64::MAX, 16, 0, 0);
+        let chain = chain(&driver, 0).unwrap();
+        assert!(chain.read::<8>(&driver.memory).is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! A relay under test: started on a socket of its own before a daemon's, told things, its log kept.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::process;
+use crate::tools;
+
+/// How long the socket may take to appear.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running relay; killed when dropped.
+pub struct Relay {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Relay {
+    /// Starts a relay to the daemon at `backend`, who need not be there, and waits until guests can connect.
+    ///
+    /// # Errors
+    /// When it ends instead, or takes too long; with its log.
+    pub fn start(backend: &Path, arguments: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-relay-")
+            .tempdir()
+            .context("creating the relay's directory")?;
+        let mut command = process::tied(tools::frontend()?, None);
+        command
+            .arg("relay")
+            .arg("--listen")
+            .arg(dir.path().join("guest.sock"))
+            .arg("--backend")
+            .arg(backend)
+            .arg("--control")
+            .arg(dir.path().join("control.sock"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.path().join("log"))?);
+        let child = process::spawn(command).context("starting the relay")?;
+        let mut relay = Self { child, dir };
+        let deadline = Instant::now() + LIMIT;
+        while !relay.socket().exists() {
+            if let Some(status) = relay.child.try_wait()? {
+                bail!("the relay ended at once: {status}\n{}", relay.log());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the relay made no socket within {LIMIT:?}\n{}",
+                relay.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(relay)
+    }
+
+    /// Where guests connect.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("guest.sock")
+    }
+
+    /// Tells it something, such as `status` or `switch SOCKET`; what it says.
+    ///
+    /// # Errors
+    /// When it does not do it; with what it says.
+    pub fn tell(&self, words: &[&str]) -> Result<String> {
+        let (word, rest) = words.split_first().context("nothing to tell")?;
+        let output = Command::new(tools::frontend()?)
+            .args(["relay", word, "--control"])
+            .arg(self.dir.path().join("control.sock"))
+            .args(rest)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{words:?}: {}: {said}{complained}",
+            output.status
+        );
+        Ok(said)
+    }
+
+    /// Waits until its status has `text` in it; the status.
+    ///
+    /// # Errors
+    /// When it has not in time.
+    pub fn wait_for(&self, text: &str) -> Result<String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let status = self.tell(&["status"])?;
+            if status.contains(text) {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "not {text:?} within {LIMIT:?}, but {status}\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When its status cannot be asked for.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it by SIGTERM; its log.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
+    pub fn stop(mut self) -> Result<String> {
+        process::signal(&self.child, rustix::process::Signal::TERM)?;
+        let status = process::wait_within(&mut self.child, LIMIT)
+            .with_context(|| format!("ending the relay by SIGTERM\n{}", self.log()))?;
+        ensure!(status.success(), "{status}\n{}", self.log());
+        ensure!(!self.socket().exists(), "its socket is left behind");
+        Ok(self.log())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+    }
+}
