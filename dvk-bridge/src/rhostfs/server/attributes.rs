@@ -1,0 +1,190 @@
+//! stat, access, chmod, chown, truncate, utimes, statfs.
+
+use std::sync::Arc;
+
+use gangplank_frontend::driver::call;
+use gangplank_fuse::{Attr, Handle, NodeId, SetattrIn, SetattrValid};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use zerocopy::IntoBytes;
+
+use super::call::{File, Name};
+use super::failure::Result;
+use super::handle::Opened;
+use super::identity::Access;
+use super::tree::{Found, Last};
+use super::wire;
+use super::work::{Answer, Subject, Work};
+use crate::abi::rhostfs::Utimes;
+
+/// Permission bits that chmod sets.
+const MODE_BITS: u32 = 0o7777;
+
+/// What changes a node's attributes.
+struct Changing {
+    node: NodeId,
+    fh: Option<Handle>,
+    attr: Attr,
+    /// Whether it was opened before: then permissions to read and write were checked.
+    open: bool,
+    /// Keeps the node.
+    _held: Held,
+}
+
+/// What keeps a node known to the daemon.
+enum Held {
+    Found(#[allow(dead_code, reason = "held, not used")] Found),
+    Open(#[allow(dead_code, reason = "held, not used")] Arc<Opened>),
+}
+
+impl Work<'_> {
+    pub(super) fn stat(&self, file: File, buffer: u32) -> Result<Answer> {
+        let attr = match file {
+            File::Name(name) => self.look(name)?.attr,
+            File::Handle(_) => self.subject(file, Last::Keep)?.attr,
+        };
+        let stat = wire::stat(&attr)?;
+        self.copy_to("attributes", buffer, stat.as_bytes())?;
+        Ok(Answer::DONE)
+    }
+
+    /// What a client is shown under a name: what a link leads to where links are followed, and the link if that is nothing.
+    fn look(&self, name: Name) -> Result<Found> {
+        let path = self.path(name)?;
+        let missing = match self.tree().find(&path, Last::Follow) {
+            Err(failure) if self.tree().follows() && !failure.is_daemon_lost() => failure,
+            found => return found,
+        };
+        match self.tree().find(&path, Last::Keep) {
+            // So that it can be removed.
+            Ok(link) if link.kind() == FileType::Symlink => Ok(link),
+            _ => Err(missing),
+        }
+    }
+
+    pub(super) fn access(&self, name: Name, mask: u32) -> Result<Answer> {
+        let wanted = Access::from_bits(mask)?;
+        let found = self.look(name)?;
+        if self.settings.read_only && wanted.writes() {
+            return Err(Errno::ROFS.into());
+        }
+        self.settings.identity.check(&found.attr, wanted)?;
+        Ok(Answer::DONE)
+    }
+
+    pub(super) fn chmod(&self, file: File, mode: u32) -> Result<Answer> {
+        let changing = self.subject(file, Last::Follow)?;
+        self.settings.identity.check_owner(&changing.attr)?;
+        self.set(&changing, SetattrValid::MODE, |args| {
+            args.mode = mode & MODE_BITS;
+        })
+    }
+
+    /// An id of -1 stays as it is.
+    pub(super) fn chown(&self, file: File, uid: i32, gid: i32) -> Result<Answer> {
+        let given = |id: i32| (id != -1).then_some(id.cast_unsigned());
+        let (uid, gid) = (given(uid), given(gid));
+        // Where links are shown as such, their owner is what is meant.
+        let changing = self.subject(file, Last::Follow)?;
+        self.settings
+            .identity
+            .check_give(&changing.attr, uid, gid)?;
+        let mut valid = SetattrValid::empty();
+        valid.set(SetattrValid::UID, uid.is_some());
+        valid.set(SetattrValid::GID, gid.is_some());
+        self.set(&changing, valid, |args| {
+            args.uid = uid.unwrap_or_default();
+            args.gid = gid.unwrap_or_default();
+        })
+    }
+
+    /// The client has cut the length to 32 bits, of which none is a sign.
+    pub(super) fn truncate(&self, file: File, length: u32) -> Result<Answer> {
+        let changing = self.subject(file, Last::Follow)?;
+        match FileType::from_raw_mode(changing.attr.mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::ISDIR.into()),
+            _ => return Err(Errno::INVAL.into()),
+        }
+        if !changing.open {
+            self.settings
+                .identity
+                .check(&changing.attr, Access::WRITE)?;
+        }
+        self.set(&changing, SetattrValid::SIZE, |args| {
+            args.size = length.into();
+        })
+    }
+
+    pub(super) fn utimes(&self, file: File, times: u32) -> Result<Answer> {
+        let times: Utimes = self.value("times", times)?;
+        let [accessed, modified] = wire::times(&times)?;
+        // "No link following": the name of a link means the link, unless the client is not to see any.
+        let changing = self.subject(file, Last::Follow)?;
+        self.settings.identity.check_owner(&changing.attr)?;
+        self.set(
+            &changing,
+            SetattrValid::ATIME | SetattrValid::MTIME,
+            |args| {
+                (args.atime, args.atimensec) = (accessed.0.cast_unsigned(), accessed.1);
+                (args.mtime, args.mtimensec) = (modified.0.cast_unsigned(), modified.1);
+            },
+        )
+    }
+
+    pub(super) fn statfs(&self, name: Name, buffer: u32) -> Result<Answer> {
+        let path = self.path(name)?;
+        let found = self.tree().find(&path, Last::Follow)?;
+        let st = self.session.statfs(found.id())?;
+        self.copy_to(
+            "a file system's figures",
+            buffer,
+            wire::statfs(&st).as_bytes(),
+        )?;
+        Ok(Answer::DONE)
+    }
+
+    fn set(
+        &self,
+        changing: &Changing,
+        valid: SetattrValid,
+        fill: impl FnOnce(&mut SetattrIn),
+    ) -> Result<Answer> {
+        let mut args = SetattrIn::default();
+        fill(&mut args);
+        let mut valid = valid;
+        if let Some(fh) = changing.fh {
+            valid |= SetattrValid::FH;
+            args.fh = fh.get();
+        }
+        args.valid = valid.bits();
+        self.session.call(call::setattr(changing.node, args))?;
+        Ok(Answer::DONE)
+    }
+
+    /// What is to be changed or shown, with its attributes as they are now.
+    fn subject(&self, file: File, last: Last) -> Result<Changing> {
+        match self.file(file, last)? {
+            Subject::Found(found) => Ok(Changing {
+                node: found.id(),
+                fh: None,
+                attr: found.attr,
+                open: false,
+                _held: Held::Found(found),
+            }),
+            Subject::Open(file) => {
+                let opened = file.opened(self.link)?;
+                let fh = opened.fh();
+                let attr = self.session.getattr(opened.id(), fh)?.attr;
+                Ok(Changing {
+                    node: opened.id(),
+                    // The client sets sizes by handles that only read, having checked that it may.
+                    fh: fh.filter(|_| file.writes()),
+                    attr,
+                    open: true,
+                    _held: Held::Open(opened),
+                })
+            }
+        }
+    }
+}

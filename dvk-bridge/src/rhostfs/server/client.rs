@@ -1,0 +1,147 @@
+//! What one client holds, and who the clients are.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use log::info;
+
+use super::cookies::Cookies;
+use super::handle::Handles;
+use super::path::Path;
+use super::stream::Streams;
+use crate::abi::{Endpoint, Message};
+
+/// A client, from its first request until it goes. What it holds is freed with it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) endpoint: Endpoint,
+    /// Its process on its own machine, where that is known.
+    pid: Option<i32>,
+    handles: Mutex<Handles>,
+    listing: Mutex<Listing>,
+    /// The last answer, in case that it asks for it again.
+    last: Mutex<Option<Message>>,
+    /// The number of the request that it is the answer to.
+    settled: AtomicU64,
+    /// Its latest request's number: the only one that it waits for.
+    latest: AtomicU64,
+}
+
+/// A client's open directories and its positions in directories.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) streams: Streams,
+    pub(super) cookies: Cookies,
+}
+
+impl Client {
+    fn new(endpoint: Endpoint, pid: Option<i32>) -> Self {
+        Self {
+            endpoint,
+            pid,
+            handles: Mutex::default(),
+            listing: Mutex::default(),
+            last: Mutex::default(),
+            settled: AtomicU64::new(0),
+            latest: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn handles(&self) -> MutexGuard<'_, Handles> {
+        lock(&self.handles)
+    }
+
+    pub(super) fn listing(&self) -> MutexGuard<'_, Listing> {
+        lock(&self.listing)
+    }
+
+    pub(super) fn last(&self) -> Option<Message> {
+        *lock(&self.last)
+    }
+
+    /// Its request of that number is about to be answered.
+    pub(super) fn settle(&self, request: u64, answer: &Message) {
+        *lock(&self.last) = Some(*answer);
+        self.settled.store(request, Ordering::Relaxed);
+    }
+
+    /// Whether it waits for nothing and has nothing open.
+    fn is_idle(&self) -> bool {
+        self.waits_for(self.settled.load(Ordering::Relaxed)) && self.handles().count() == 0
+    }
+
+    /// A request came: its number.
+    pub(super) fn asks(&self) -> u64 {
+        self.latest
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1)
+    }
+
+    /// Whether it still waits for its request of that number.
+    pub(super) fn waits_for(&self, request: u64) -> bool {
+        self.latest.load(Ordering::Relaxed) == request
+    }
+}
+
+/// The clients of one endpoint.
+#[derive(Debug)]
+pub(super) struct Clients {
+    most: usize,
+    known: Mutex<HashMap<Endpoint, Arc<Client>>>,
+}
+
+impl Clients {
+    /// Nobody; at most `most` later.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Who asks. Another process than before at the same endpoint is another client, and what the one before held is freed.
+    /// None if there are too many; one that holds nothing makes way, though.
+    pub(super) fn meet(&self, endpoint: Endpoint, pid: Option<i32>) -> Option<Arc<Client>> {
+        let mut known = lock(&self.known);
+        let mut gone = None;
+        if let Some(client) = known.get(&endpoint) {
+            let another = matches!((pid, client.pid), (Some(now), Some(then)) if now != then);
+            if !another {
+                return Some(Arc::clone(client));
+            }
+            gone = known.remove(&endpoint);
+        } else if known.len() >= self.most {
+            let idle = known.values().find(|client| client.is_idle());
+            let idle = idle.map(|client| client.endpoint)?;
+            gone = known.remove(&idle);
+        }
+        let client = Arc::new(Client::new(endpoint, pid));
+        known.insert(endpoint, Arc::clone(&client));
+        drop(known);
+        // What it held is given back with nothing locked.
+        drop(gone);
+        Some(client)
+    }
+
+    /// Frees what a client held.
+    pub(super) fn gone(&self, endpoint: Endpoint) {
+        let client = lock(&self.known).remove(&endpoint);
+        if let Some(client) = client {
+            let files = client.handles().count();
+            info!("client {endpoint} has gone; {files} open files are closed");
+        }
+    }
+
+    /// Something was renamed: open files are found again by where they are now.
+    pub(super) fn moved(&self, from: &Path, to: &Path) {
+        let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        for client in clients {
+            client.handles().moved(from, to);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

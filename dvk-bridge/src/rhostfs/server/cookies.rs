@@ -1,0 +1,154 @@
+//! Positions in directories as a client keeps them: 31 bits that outlive the listing they come from.
+//!
+//! A daemon's positions have 64 bits, most of which the host's file system may use. Those below 2^30 are told as they are. The
+//! others get a number from 2^30 on, by directory; the client opens the directory anew for every few entries, and then wants to
+//! go on from such a number. Counting entries instead would lose some whenever others are removed in between.
+
+use std::collections::HashMap;
+
+/// First cookie that stands for a position it is not.
+const FIRST: u64 = 1 << 30;
+
+/// Positions that one client can come back to. A directory being listed needs its latest only.
+const MOST: usize = 1 << 16;
+
+/// Directories whose positions are remembered.
+const MOST_DIRECTORIES: usize = 64;
+
+/// A client's positions in directories.
+#[derive(Debug, Default)]
+pub(super) struct Cookies {
+    /// By inode number.
+    directories: HashMap<u64, Positions>,
+    /// Counts uses, to tell the least recent.
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Positions {
+    /// Positions by cookie, beginning with that of `first`.
+    by_cookie: std::collections::VecDeque<u64>,
+    /// The number of positions that were let go.
+    first: u64,
+    by_position: HashMap<u64, u64>,
+    used: u64,
+}
+
+impl Cookies {
+    /// The cookie of a position in the directory with inode number `ino`. Zero is the beginning, and no cookie is.
+    pub(super) fn cookie(&mut self, ino: u64, position: u64) -> i32 {
+        if (1..FIRST).contains(&position) {
+            return i32::try_from(position).unwrap_or(i32::MAX);
+        }
+        let positions = self.directory(ino);
+        let known = positions.by_position.get(&position).copied();
+        let number = known.unwrap_or_else(|| positions.add(position));
+        // Numbers begin anew behind 2^30 entries of one directory: then the oldest, long let go, are given again.
+        i32::try_from(FIRST + number % FIRST).unwrap_or(i32::MAX)
+    }
+
+    /// The position that a cookie stands for; none for a cookie that is not known.
+    pub(super) fn position(&mut self, ino: u64, cookie: i32) -> Option<u64> {
+        let cookie = u64::try_from(cookie).ok()?;
+        if cookie < FIRST {
+            return Some(cookie);
+        }
+        if !self.directories.contains_key(&ino) {
+            return None;
+        }
+        let positions = self.directory(ino);
+        let past = (cookie - FIRST).wrapping_sub(positions.first) % FIRST;
+        positions
+            .by_cookie
+            .get(usize::try_from(past).ok()?)
+            .copied()
+    }
+
+    fn directory(&mut self, ino: u64) -> &mut Positions {
+        self.clock = self.clock.saturating_add(1);
+        if self.directories.len() >= MOST_DIRECTORIES && !self.directories.contains_key(&ino) {
+            let least = self
+                .directories
+                .iter()
+                .min_by_key(|(_, positions)| positions.used);
+            if let Some(least) = least.map(|(ino, _)| *ino) {
+                self.directories.remove(&least);
+            }
+        }
+        let positions = self.directories.entry(ino).or_default();
+        positions.used = self.clock;
+        positions
+    }
+}
+
+impl Positions {
+    fn add(&mut self, position: u64) -> u64 {
+        if self.by_cookie.len() >= MOST
+            && let Some(oldest) = self.by_cookie.pop_front()
+        {
+            self.by_position.remove(&oldest);
+            self.first = self.first.saturating_add(1);
+        }
+        let number = self.first.saturating_add(self.by_cookie.len() as u64);
+        self.by_cookie.push_back(position);
+        self.by_position.insert(position, number);
+        number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_positions_are_their_own_cookies() {
+        let mut cookies = Cookies::default();
+        assert_eq!(cookies.cookie(1, 7), 7);
+        assert_eq!(cookies.position(2, 7), Some(7));
+        assert_eq!(cookies.position(2, 0), Some(0));
+    }
+
+    #[test]
+    fn d13_large_positions_get_31_bits_and_are_found_again() {
+        let mut cookies = Cookies::default();
+        let large = [u64::MAX, 1 << 62, 1 << 30, 0];
+        let given: Vec<i32> = large.iter().map(|at| cookies.cookie(5, *at)).collect();
+        for (cookie, position) in given.iter().zip(large) {
+            assert!(*cookie > 0);
+            assert_eq!(cookies.position(5, *cookie), Some(position));
+            assert_eq!(cookies.cookie(5, position), *cookie, "the same again");
+        }
+    }
+
+    #[test]
+    fn unknown_cookies_stand_for_nothing() {
+        let mut cookies = Cookies::default();
+        let known = cookies.cookie(5, u64::MAX);
+        for (ino, cookie) in [(6, known), (5, known + 1), (5, i32::MAX), (5, -1)] {
+            assert_eq!(cookies.position(ino, cookie), None, "{ino} {cookie}");
+        }
+    }
+
+    #[test]
+    fn the_latest_positions_of_a_huge_directory_are_kept() {
+        let mut cookies = Cookies::default();
+        let position = |entry: u64| (1 << 40) + entry;
+        let given: Vec<i32> = (0..70_000)
+            .map(|entry| cookies.cookie(5, position(entry)))
+            .collect();
+        assert_eq!(cookies.position(5, given[69_999]), Some(position(69_999)));
+        assert_eq!(cookies.position(5, given[10_000]), Some(position(10_000)));
+        assert_eq!(cookies.position(5, given[0]), None);
+    }
+
+    #[test]
+    fn directories_are_let_go_when_there_are_many() {
+        let mut cookies = Cookies::default();
+        let first = cookies.cookie(0, u64::MAX);
+        for ino in 1..=MOST_DIRECTORIES as u64 {
+            cookies.cookie(ino, u64::MAX);
+        }
+        assert_eq!(cookies.position(0, first), None);
+        assert_eq!(cookies.directories.len(), MOST_DIRECTORIES);
+    }
+}

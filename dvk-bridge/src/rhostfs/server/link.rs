@@ -1,0 +1,281 @@
+//! The connection to the daemon: made, watched, and made again when it is lost.
+//!
+//! ```text
+//!   no daemon ── connected, root found ──> linked ── a call finds it lost ──> no daemon
+//!       └── failed: wait, twice as long each time, up to a limit ──┘
+//! ```
+//!
+//! One thread does it. Calls never wait for it: without a daemon they fail at once.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{io, thread};
+
+use gangplank_frontend::driver::{self, Driver, Session, Wishes};
+use log::{debug, error, info, warn};
+
+use super::failure::{Failure, Result};
+use super::path::Path;
+use super::tree::{Rules, Tree};
+
+/// Wait after the first failure to connect.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// Longest wait between two attempts to connect.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// How often a daemon that nobody asks is asked whether it is still there; what was let go is forgotten then, too.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// Descriptors in each ring to the daemon.
+const QUEUE_SIZE: u16 = 256;
+
+/// Pieces of one read or write that are in flight at once at most.
+const MOST_PIECES: usize = 4;
+
+/// Where the share is and how it is used.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// The daemon's vhost-user socket.
+    pub(super) socket: PathBuf,
+    /// The directory in the share that is the root.
+    pub(super) root: Path,
+    /// The same as the operator wrote it.
+    pub(super) root_name: String,
+    pub(super) rules: Rules,
+    /// How long the daemon may take for a request.
+    pub(super) limit: Duration,
+    /// Threads that ask at once at most.
+    pub(super) workers: usize,
+}
+
+/// A daemon in use, from one connection to its loss.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Which connection it is, from 1. Nodes and open files of another mean nothing here.
+    pub(super) number: u64,
+    pub(super) session: Session,
+    pub(super) tree: Tree,
+    /// Request queues of the device.
+    pub(super) queues: usize,
+    /// Requests that one thread can have in flight at once, so that there is room for as many of each other's.
+    pub(super) pieces: usize,
+}
+
+/// The daemon, there or not.
+#[derive(Debug)]
+pub(super) struct Links {
+    shared: Arc<Shared>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: Target,
+    current: RwLock<Option<Arc<Link>>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The number of the last connection that was found lost.
+    lost: u64,
+    /// There is a connection.
+    linked: bool,
+    ending: bool,
+}
+
+impl Links {
+    /// Starts to connect, in the background.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(super) fn start(target: Target) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            target,
+            current: RwLock::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let keeper = thread::Builder::new()
+            .name("rhostfs_link".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.keep()
+            })?;
+        Ok(Self {
+            shared,
+            keeper: Some(keeper),
+        })
+    }
+
+    /// The daemon in use.
+    ///
+    /// # Errors
+    /// [`Failure::NoDaemon`].
+    pub(super) fn current(&self) -> Result<Arc<Link>> {
+        let current = self.shared.current.read();
+        let current = current.unwrap_or_else(PoisonError::into_inner);
+        current.clone().ok_or(Failure::NoDaemon)
+    }
+
+    /// A call found that `link` is lost.
+    pub(super) fn lost(&self, link: &Link) {
+        let mut state = self.shared.lock();
+        state.lost = state.lost.max(link.number);
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until the daemon is in use, at most `limit`: whether it is.
+    pub(super) fn wait(&self, limit: Duration) -> bool {
+        let state = self.shared.lock();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, limit, |state| !state.linked)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.linked
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.shared.lock().ending = true;
+        self.shared.changed.notify_all();
+        if let Some(keeper) = self.keeper.take() {
+            // It has panicked, which is logged, or ended.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread: connects, and again when the connection is lost, until all is to end.
+    fn keep(&self) {
+        let mut wait = FIRST_WAIT;
+        let mut complained = false;
+        for number in 1.. {
+            let socket = self.target.socket.display();
+            match self.connect(number) {
+                Ok(link) => {
+                    info!(
+                        "{socket}: in use, {} of the share is the root",
+                        self.target.root_name
+                    );
+                    (wait, complained) = (FIRST_WAIT, false);
+                    let link = Arc::new(link);
+                    self.publish(Some(Arc::clone(&link)));
+                    let ending = self.watch(&link);
+                    self.publish(None);
+                    if ending {
+                        return;
+                    }
+                    warn!("{socket}: the daemon has gone; requests fail until it is back");
+                }
+                Err(reason) if complained => debug!("{socket}: {}", in_full(&reason)),
+                Err(reason) => {
+                    error!(
+                        "{socket}: cannot be used, and is tried again: {}",
+                        in_full(&reason)
+                    );
+                    complained = true;
+                }
+            }
+            if self.sleep(wait) {
+                return;
+            }
+            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn connect(&self, number: u64) -> Result<Link> {
+        let options = driver::Options {
+            queue_size: QUEUE_SIZE,
+            limit: self.target.limit,
+            ..driver::Options::default()
+        };
+        let driver = Driver::connect(&self.target.socket, &options)?;
+        let caller = self.target.rules.identity.caller();
+        let session = driver.session(&Wishes::default())?.as_caller(caller);
+        let tree = Tree::open(&session, &self.target.root, self.target.rules)?;
+        let queues = session.request_queues();
+        let pieces = session.depth() / self.target.workers.max(1);
+        Ok(Link {
+            number,
+            session,
+            tree,
+            queues,
+            pieces: pieces.clamp(1, MOST_PIECES),
+        })
+    }
+
+    fn publish(&self, link: Option<Arc<Link>>) {
+        let linked = link.is_some();
+        let before = {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, link)
+        };
+        self.lock().linked = linked;
+        self.changed.notify_all();
+        drop(before);
+    }
+
+    /// Waits until `link` is lost; whether all is to end.
+    fn watch(&self, link: &Link) -> bool {
+        loop {
+            let state = self.lock();
+            let idle = |state: &mut State| !state.ending && state.lost < link.number;
+            let (state, _) = self
+                .changed
+                .wait_timeout_while(state, PULSE, idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.ending {
+                return true;
+            }
+            if state.lost >= link.number {
+                return false;
+            }
+            drop(state);
+            let alive = link
+                .session
+                .flush_forgets()
+                .and_then(|()| link.session.statfs(gangplank_fuse::NodeId::ROOT));
+            if let Err(error) = alive {
+                if error.is_fatal() {
+                    debug!("{}", in_full(&error));
+                    return false;
+                }
+                debug!("{}: {}", self.target.socket.display(), in_full(&error));
+            }
+        }
+    }
+
+    /// Waits; whether all is to end.
+    fn sleep(&self, limit: Duration) -> bool {
+        let state = self.lock();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, limit, |state| !state.ending)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.ending
+    }
+}
+
+/// An error with all its causes.
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

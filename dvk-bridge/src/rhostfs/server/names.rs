@@ -1,0 +1,207 @@
+//! link, unlink, mknod, mkdir, rmdir, symlink, readlink, rename.
+
+use std::ffi::{CStr, CString};
+
+use gangplank_fuse::{EntryOut, MkdirIn, MknodIn};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::call::Name;
+use super::failure::Result;
+use super::identity::Access;
+use super::path::Path;
+use super::tree::{Found, Last, Links};
+use super::work::{Answer, Work};
+
+/// Both names change places (`RENAME_EXCHANGE`).
+const EXCHANGE: u32 = 2;
+/// The new name must not exist (`RENAME_NOREPLACE`).
+const NO_REPLACE: u32 = 1;
+
+/// Type bits of a mode (`S_IFMT`), and those of a regular file.
+const TYPE_BITS: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+
+/// Whether a name that ends in a slash can be meant.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Slash {
+    Allowed,
+    /// What is to be made is no directory.
+    Refused,
+}
+
+impl Work<'_> {
+    pub(super) fn link(&self, old: Name, new: Name) -> Result<Answer> {
+        let (old, new) = (self.path(old)?, self.path(new)?);
+        let found = self.tree().find(&old, Last::Keep)?;
+        if found.is_directory() {
+            return Err(Errno::PERM.into());
+        }
+        let (parent, name) = self.place(&new, Slash::Refused)?;
+        let entry = self.session.link(found.id(), parent.id(), name)?;
+        self.made(&entry)
+    }
+
+    pub(super) fn unlink(&self, name: Name) -> Result<Answer> {
+        let path = self.path(name)?;
+        let (parent, name) = self.tree().parent(&path, Errno::ISDIR)?;
+        let found = self.removable(&parent, name)?;
+        match (path.means_directory(), found.is_directory()) {
+            (_, true) => return Err(Errno::ISDIR.into()),
+            (true, false) => return Err(Errno::NOTDIR.into()),
+            (false, false) => {}
+        }
+        self.session.unlink(parent.id(), name)?;
+        self.tree().changed(&parent, name);
+        Ok(Answer::DONE)
+    }
+
+    pub(super) fn rmdir(&self, name: Name) -> Result<Answer> {
+        let path = self.path(name)?;
+        let root_or_dot = if path.names().is_empty() {
+            Errno::BUSY
+        } else {
+            Errno::INVAL
+        };
+        let (parent, name) = self.tree().parent(&path, root_or_dot)?;
+        let found = self.removable(&parent, name)?;
+        if !found.is_directory() {
+            return Err(Errno::NOTDIR.into());
+        }
+        self.session.rmdir(parent.id(), name)?;
+        self.tree().changed(&parent, name);
+        Ok(Answer::DONE)
+    }
+
+    pub(super) fn mknod(&self, name: Name, mode: u32, device: u32) -> Result<Answer> {
+        let path = self.path(name)?;
+        let (parent, name) = self.place(&path, Slash::Refused)?;
+        let kind = match mode & TYPE_BITS {
+            0 => REGULAR,
+            kind => kind,
+        };
+        if FileType::from_raw_mode(kind) == FileType::Directory {
+            return Err(Errno::PERM.into());
+        }
+        let args = MknodIn {
+            mode: kind | mode & 0o7777,
+            rdev: device,
+            ..MknodIn::default()
+        };
+        let entry = self.session.mknod(parent.id(), name, args)?;
+        self.made(&entry)
+    }
+
+    pub(super) fn mkdir(&self, name: Name, mode: u32) -> Result<Answer> {
+        let path = self.path(name)?;
+        let (parent, name) = self.place(&path, Slash::Allowed)?;
+        let args = MkdirIn {
+            mode: mode & 0o7777,
+            umask: 0,
+        };
+        let entry = self.session.mkdir(parent.id(), name, args)?;
+        self.made(&entry)
+    }
+
+    /// The link's text is as the client wants it, wherever it may lead: links are followed beneath the root alone.
+    pub(super) fn symlink(&self, target: Name, link: Name) -> Result<Answer> {
+        let target = self.text(target, "a link's target")?;
+        let target = CString::from_vec_with_nul(target).map_err(|_| Errno::INVAL)?;
+        if target.is_empty() {
+            return Err(Errno::NOENT.into());
+        }
+        let path = self.path(link)?;
+        let (parent, name) = self.place(&path, Slash::Refused)?;
+        let entry = self.session.symlink(parent.id(), name, &target)?;
+        self.made(&entry)
+    }
+
+    /// An unpatched client does not say where its buffer is, and copying to where it seems to be would ruin its kernel.
+    pub(super) fn readlink(&self, name: Name, size: i32, buffer: u32) -> Result<Answer> {
+        if self.settings.links != Links::Patched {
+            return Err(Errno::IO.into());
+        }
+        let room = usize::try_from(size).ok().filter(|size| *size > 0);
+        let room = room.ok_or(Errno::INVAL)?;
+        let path = self.path(name)?;
+        let found = self.tree().find(&path, Last::Keep)?;
+        if found.kind() != FileType::Symlink {
+            return Err(Errno::INVAL.into());
+        }
+        let mut target = self.session.readlink(found.id())?;
+        let length = target.len().min(room);
+        target.push(0);
+        target.truncate(room);
+        self.copy_to("a link's target", buffer, &target)?;
+        Ok(Answer::Result(
+            i32::try_from(length).map_err(|_| Errno::IO)?,
+        ))
+    }
+
+    pub(super) fn rename(&self, old: Name, new: Name, flags: u32) -> Result<Answer> {
+        if flags & !(NO_REPLACE | EXCHANGE) != 0 || flags == NO_REPLACE | EXCHANGE {
+            return Err(Errno::INVAL.into());
+        }
+        let (old, new) = (self.path(old)?, self.path(new)?);
+        let (old_parent, old_name) = self.tree().parent(&old, Errno::BUSY)?;
+        let moving = self.removable(&old_parent, old_name)?;
+        let (new_parent, new_name) = self.tree().parent(&new, Errno::BUSY)?;
+        self.check_change(&new_parent)?;
+        if (old.means_directory() || new.means_directory()) && !moving.is_directory() {
+            return Err(Errno::NOTDIR.into());
+        }
+        if let Some(there) = self.tree().child(&new_parent, new_name)? {
+            self.settings
+                .identity
+                .check_sticky(&new_parent.attr, &there.attr)?;
+        }
+        let (from, to) = (old_parent.id(), new_parent.id());
+        if flags == 0 {
+            self.session.rename(from, old_name, to, new_name)?;
+        } else {
+            self.session.rename2(from, old_name, to, new_name, flags)?;
+        }
+        self.tree().changed(&old_parent, old_name);
+        self.tree().changed(&new_parent, new_name);
+        if flags & EXCHANGE == 0 {
+            self.clients.moved(&old, &new);
+        }
+        Ok(Answer::DONE)
+    }
+
+    /// Where something is to be made: nothing may be there, which the daemon makes sure of.
+    fn place<'a>(&self, path: &'a Path, slash: Slash) -> Result<(Found, &'a CStr)> {
+        let (parent, name) = self.tree().parent(path, Errno::EXIST)?;
+        if path.means_directory() && slash == Slash::Refused {
+            return Err(Errno::NOENT.into());
+        }
+        match self.check_change(&parent) {
+            Ok(()) => Ok((parent, name)),
+            // What is there already is the better reason.
+            Err(refused) => match self.tree().child(&parent, name)? {
+                Some(_) => Err(Errno::EXIST.into()),
+                None => Err(refused),
+            },
+        }
+    }
+
+    /// What `name` is, if it may be taken out of its directory.
+    fn removable(&self, parent: &Found, name: &CStr) -> Result<Found> {
+        let found = self.tree().child(parent, name)?.ok_or(Errno::NOENT)?;
+        self.check_change(parent)?;
+        self.settings
+            .identity
+            .check_sticky(&parent.attr, &found.attr)?;
+        Ok(found)
+    }
+
+    pub(super) fn check_change(&self, directory: &Found) -> Result<()> {
+        self.tree().check(directory, Access::CHANGE)
+    }
+
+    /// Gives back the reference that came with what was made.
+    fn made(&self, entry: &EntryOut) -> Result<Answer> {
+        drop(self.tree().found(entry));
+        Ok(Answer::DONE)
+    }
+}

@@ -1,0 +1,231 @@
+//! The threads that do the work: as many as there is work for, up to a limit.
+//!
+//! Each client's requests are done one after another, those of different clients at once. A client has one request at most that
+//! it waits for; if it asks again before it is answered, it has given up the one before, and of several in waiting only the
+//! latest is done.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use log::warn;
+
+use crate::abi::Endpoint;
+
+/// How long a thread without work stays.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The threads.
+pub(super) struct Pool<J> {
+    shared: Arc<Shared<J>>,
+}
+
+struct Shared<J> {
+    most: usize,
+    work: Box<dyn Fn(J) + Send + Sync>,
+    state: Mutex<State<J>>,
+    changed: Condvar,
+}
+
+struct State<J> {
+    /// What can be done now, and for whom.
+    ready: VecDeque<(Endpoint, J)>,
+    /// Clients with a request that is ready or being done, and the one behind it.
+    behind: HashMap<Endpoint, Option<J>>,
+    idle: usize,
+    threads: Vec<JoinHandle<()>>,
+    running: usize,
+    ending: bool,
+}
+
+impl<J: Send + 'static> Pool<J> {
+    /// At most `most` threads, which do `work`.
+    pub(super) fn new(most: usize, work: impl Fn(J) + Send + Sync + 'static) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                most: most.max(1),
+                work: Box::new(work),
+                state: Mutex::new(State {
+                    ready: VecDeque::new(),
+                    behind: HashMap::new(),
+                    idle: 0,
+                    threads: Vec::new(),
+                    running: 0,
+                    ending: false,
+                }),
+                changed: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Has `job` done for `client`, after what is being done for it, and instead of what waits for that.
+    pub(super) fn submit(&self, client: Endpoint, job: J) {
+        let mut state = self.shared.lock();
+        if let Some(behind) = state.behind.get_mut(&client) {
+            let given_up = behind.replace(job);
+            drop(state);
+            drop(given_up);
+            return;
+        }
+        state.behind.insert(client, None);
+        state.ready.push_back((client, job));
+        if state.ready.len() > state.idle && state.running < self.shared.most {
+            self.shared.start(&mut state);
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl<J> Drop for Pool<J> {
+    /// Ends when what is being done is done.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.ending = true;
+        let threads = std::mem::take(&mut state.threads);
+        drop(state);
+        self.shared.changed.notify_all();
+        for thread in threads {
+            // It has panicked, which is logged, or ended.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<J> Shared<J> {
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J: Send + 'static> Shared<J> {
+    fn start(self: &Arc<Self>, state: &mut State<J>) {
+        let shared = Arc::clone(self);
+        let builder = thread::Builder::new().name("rhostfs_work".to_owned());
+        match builder.spawn(move || shared.serve()) {
+            Ok(thread) => {
+                state.running = state.running.saturating_add(1);
+                state.threads.retain(|thread| !thread.is_finished());
+                state.threads.push(thread);
+            }
+            Err(error) if state.running > 0 => {
+                warn!(
+                    "cannot start another thread, {} go on: {error}",
+                    state.running
+                );
+            }
+            // The next request tries again, and serves this one, too.
+            Err(error) => warn!("cannot start a thread to serve with: {error}"),
+        }
+    }
+
+    /// A thread.
+    fn serve(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some((client, job)) = state.ready.pop_front() {
+                drop(state);
+                (self.work)(job);
+                state = self.lock();
+                match state.behind.get_mut(&client).and_then(Option::take) {
+                    Some(next) => state.ready.push_back((client, next)),
+                    None => {
+                        state.behind.remove(&client);
+                    }
+                }
+                continue;
+            }
+            if state.ending {
+                break;
+            }
+            state.idle = state.idle.saturating_add(1);
+            let (now, waited) = self
+                .changed
+                .wait_timeout(state, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = now;
+            state.idle = state.idle.saturating_sub(1);
+            if waited.timed_out() && state.ready.is_empty() {
+                break;
+            }
+        }
+        state.running = state.running.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn requests_of_different_clients_are_done_at_once() {
+        let (entered, inside) = mpsc::channel();
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let pool = Pool::new(3, move |job: i32| {
+            entered.send(job).unwrap();
+            gate.lock().unwrap().recv().unwrap();
+        });
+        for client in 0..3 {
+            pool.submit(Endpoint::from_raw(client), client);
+        }
+        let mut seen: Vec<i32> = (0..3)
+            .map(|_| inside.recv_timeout(LIMIT).unwrap())
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2]);
+        for _ in 0..3 {
+            open.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_clients_requests_are_done_in_turn_and_given_up_ones_not_at_all() {
+        let (entered, inside) = mpsc::channel();
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let pool = Pool::new(3, move |job: i32| {
+            entered.send(job).unwrap();
+            gate.lock().unwrap().recv().unwrap();
+        });
+        let client = Endpoint::from_raw(10);
+        pool.submit(client, 1);
+        assert_eq!(inside.recv_timeout(LIMIT), Ok(1));
+        pool.submit(client, 2);
+        pool.submit(client, 3);
+        assert!(inside.try_recv().is_err(), "the first is being done");
+        open.send(()).unwrap();
+        assert_eq!(inside.recv_timeout(LIMIT), Ok(3));
+        open.send(()).unwrap();
+        drop(pool);
+        assert!(inside.recv().is_err(), "nothing else was done");
+    }
+
+    #[test]
+    fn no_more_threads_run_than_allowed() {
+        let (done, results) = mpsc::channel();
+        let at_once = Mutex::new((0, 0));
+        let pool = Pool::new(4, move |job: i32| {
+            let mut counts = at_once.lock().unwrap();
+            counts.0 += 1;
+            counts.1 = counts.0.max(counts.1);
+            drop(counts);
+            thread::yield_now();
+            let mut counts = at_once.lock().unwrap();
+            counts.0 -= 1;
+            done.send((job, counts.1)).unwrap();
+        });
+        for client in 0..100 {
+            pool.submit(Endpoint::from_raw(client), client);
+        }
+        let most = (0..100)
+            .map(|_| results.recv_timeout(LIMIT).unwrap().1)
+            .max();
+        assert!(most <= Some(4), "{most:?}");
+    }
+}

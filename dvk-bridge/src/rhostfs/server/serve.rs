@@ -1,0 +1,342 @@
+//! From requests to answers: who asks, when it is done, and what comes back.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{io, thread};
+
+use log::{debug, error, info, warn};
+use rustix::io::Errno;
+
+use super::Settings;
+use super::cache::Limits;
+use super::call::{Call, NoCall};
+use super::client::{Client, Clients};
+use super::failure::{Failure, Result};
+use super::identity::Identity;
+use super::link::{self, Target, in_full};
+use super::path::Path;
+use super::pool::Pool;
+use super::tree::{Links, Rules};
+use super::work::{Answer, Work};
+use crate::abi::{Endpoint, Message};
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError};
+
+/// How long to wait for a request before looking whether to stop.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Wait after an endpoint has failed to receive, so that one that keeps failing is not asked all the time.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// How a server serves.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// The daemon's vhost-user socket.
+    pub socket: PathBuf,
+    /// The directory of the share that clients have as their root, from the share's own root on.
+    pub root: String,
+    /// On whose behalf all is done.
+    pub identity: Identity,
+    /// What becomes of symbolic links.
+    pub links: Links,
+    /// Nothing may be changed.
+    pub read_only: bool,
+    /// Clients at once.
+    pub clients: usize,
+    /// Open files of one client.
+    pub handles: usize,
+    /// Requests that are served at once.
+    pub workers: usize,
+    /// Directories that are remembered by name.
+    pub directories: usize,
+    /// How long at most they are believed to be where they were.
+    pub believed: Duration,
+    /// How long the daemon may take for a request.
+    pub limit: Duration,
+}
+
+impl Options {
+    /// The root of the share behind `socket`, for this process's user.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            root: "/".to_owned(),
+            identity: Identity::own(),
+            links: Links::default(),
+            read_only: false,
+            clients: 1024,
+            handles: 16_384,
+            workers: 64,
+            directories: 4096,
+            believed: Duration::from_secs(1),
+            limit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a server does not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The root can be in no share.
+    #[error("{root:?} is no directory that a share can have: {why}")]
+    Root {
+        /// As given.
+        root: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The host refuses a thread.
+    #[error("cannot start the thread that keeps in touch with the daemon")]
+    Thread(#[source] io::Error),
+}
+
+/// The directory of a share that `root` names: absolute, and without what is resolved by looking.
+pub(in crate::rhostfs) fn parse_root(root: &str) -> std::result::Result<(), &'static str> {
+    if !root.starts_with('/') {
+        return Err("it is a path from the share's root on, and begins with a slash");
+    }
+    if root.split('/').any(|name| matches!(name, "." | "..")) {
+        return Err("it leads through . or ..");
+    }
+    if root.contains('\0') || root.len() >= super::path::LONGEST {
+        return Err("no path is so long, or holds a NUL");
+    }
+    Ok(())
+}
+
+/// A server of one endpoint.
+pub struct Server {
+    shared: Arc<Shared>,
+    workers: usize,
+    stop: AtomicBool,
+}
+
+struct Shared {
+    endpoint: Arc<dyn BoundEndpoint>,
+    settings: Settings,
+    clients: Clients,
+    links: link::Links,
+}
+
+/// A request to be served.
+struct Job {
+    /// None if there are too many clients already.
+    client: Option<Arc<Client>>,
+    from: Endpoint,
+    /// Its number among the client's.
+    request: u64,
+    message: Message,
+}
+
+impl Server {
+    /// A server behind `endpoint`. It begins to connect to the daemon, and serves when [`Server::run`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(
+        endpoint: Arc<dyn BoundEndpoint>,
+        options: &Options,
+    ) -> std::result::Result<Self, StartError> {
+        let bad_root = |why| StartError::Root {
+            root: options.root.clone(),
+            why,
+        };
+        parse_root(&options.root).map_err(bad_root)?;
+        let root = Path::parse(format!("{}\0", options.root).as_bytes());
+        let root = root.map_err(|_| bad_root("it is no path"))?;
+        let target = Target {
+            socket: options.socket.clone(),
+            root,
+            root_name: options.root.clone(),
+            rules: Rules {
+                identity: options.identity,
+                links: options.links,
+                cache: Limits {
+                    directories: options.directories,
+                    longest: options.believed,
+                },
+            },
+            limit: options.limit,
+            workers: options.workers,
+        };
+        let shared = Shared {
+            endpoint,
+            settings: Settings {
+                identity: options.identity,
+                links: options.links,
+                read_only: options.read_only,
+                handles: options.handles,
+                root_name: options.root.clone(),
+            },
+            clients: Clients::new(options.clients),
+            links: link::Links::start(target).map_err(StartError::Thread)?,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            workers: options.workers,
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits until the daemon is in use, at most `limit`: whether it is.
+    #[must_use]
+    pub fn wait_for_daemon(&self, limit: Duration) -> bool {
+        self.shared.links.wait(limit)
+    }
+
+    /// Serves until [`Server::stop`], or until the endpoint is given up.
+    pub fn run(&self) {
+        let pool = Pool::new(self.workers, {
+            let shared = Arc::clone(&self.shared);
+            move |job| shared.serve(&job)
+        });
+        while !self.stop.load(Ordering::Relaxed) {
+            match self.shared.endpoint.receive(PATIENCE) {
+                Ok(delivery) => self.shared.take(&pool, delivery),
+                Err(EndpointError::TimedOut { .. }) => {}
+                Err(EndpointError::Unbound { .. }) => break,
+                Err(error) => {
+                    warn!("{}", in_full(&error));
+                    thread::sleep(AFTER_FAILURE);
+                }
+            }
+        }
+    }
+
+    /// Has [`Server::run`] end within a second, when what is being done is done.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn take(&self, pool: &Pool<Job>, delivery: Delivery) {
+        match delivery {
+            Delivery::Request {
+                client,
+                pid,
+                message,
+            } => {
+                let known = self.clients.meet(client, pid);
+                let job = Job {
+                    from: client,
+                    request: known.as_ref().map_or(0, |known| known.asks()),
+                    client: known,
+                    message,
+                };
+                pool.submit(client, job);
+            }
+            Delivery::Message { client, message } => {
+                debug!("{client} has sent {message:?}, and does not wait for an answer");
+            }
+            Delivery::Notification { source } => debug!("{source} has notified"),
+            Delivery::Gone { client, reason } => {
+                debug!("{client}: {reason:?}");
+                self.clients.gone(client);
+            }
+        }
+    }
+
+    /// Does a request and answers it.
+    fn serve(&self, job: &Job) {
+        let Some(client) = &job.client else {
+            warn!("client {} is turned away: there are too many", job.from);
+            self.reply(job, &job.message.answer(-Errno::NFILE.raw_os_error()));
+            return;
+        };
+        // Whatever happens, the client is not left without an answer.
+        let answer = catch_unwind(AssertUnwindSafe(|| self.answer(job, client)));
+        let answer = answer.unwrap_or_else(|_| {
+            error!("serving {:?} failed", job.message);
+            Some(job.message.answer(-Errno::IO.raw_os_error()))
+        });
+        let Some(answer) = answer else {
+            debug!("client {} has given its request up", job.from);
+            return;
+        };
+        client.settle(job.request, &answer);
+        self.reply(job, &answer);
+    }
+
+    fn reply(&self, job: &Job, answer: &Message) {
+        if let Err(error) = self.endpoint.reply(job.from, answer) {
+            info!("{}", in_full(&error));
+        }
+    }
+
+    /// The answer to a request; none if it has been given up.
+    fn answer(&self, job: &Job, client: &Client) -> Option<Message> {
+        let message = &job.message;
+        let refuse = |errno: Errno| Some(message.answer(-errno.raw_os_error()));
+        let call = match Call::decode(message) {
+            Ok(call) => call,
+            Err(NoCall::Again) => return client.last().or_else(|| refuse(Errno::NOSYS)),
+            // As with zero, it may be an answer that is sent back as a request; nothing else looks like that.
+            Err(NoCall::Negative) if is_answer(message, client.last().as_ref()) => {
+                return client.last();
+            }
+            Err(NoCall::Negative) => return refuse(Errno::INVAL),
+            Err(NoCall::Unknown) => {
+                debug!("client {}: there is no call {}", job.from, message.kind);
+                return refuse(Errno::NOSYS);
+            }
+        };
+        let answer = self.work(job, client, &call);
+        if !client.waits_for(job.request) {
+            return None;
+        }
+        match answer {
+            Ok(answer) => {
+                debug!("client {}: {call:?}: {answer:?}", job.from);
+                Some(answer.to(message))
+            }
+            Err(failure) => {
+                let errno = failure.errno();
+                debug!(
+                    "client {}: {call:?}: -{errno}: {}",
+                    job.from,
+                    in_full(&failure)
+                );
+                Some(message.answer(-errno))
+            }
+        }
+    }
+
+    fn work(&self, job: &Job, client: &Client, call: &Call) -> Result<Answer> {
+        let link = self.links.current()?;
+        let slot = usize::try_from(job.from.slot()).unwrap_or_default();
+        let queue = 1 + slot % link.queues.max(1);
+        let done = link
+            .session
+            .on_queue(queue)
+            .map_err(Failure::from)
+            .and_then(|session| {
+                let work = Work {
+                    settings: &self.settings,
+                    endpoint: &*self.endpoint,
+                    clients: &self.clients,
+                    client,
+                    request: job.request,
+                    link: &link,
+                    session,
+                };
+                work.run(call)
+            });
+        if let Err(failure) = &done
+            && failure.is_daemon_lost()
+        {
+            self.links.lost(&link);
+        }
+        done
+    }
+}
+
+/// Whether a request is the answer that its client got last.
+fn is_answer(message: &Message, last: Option<&Message>) -> bool {
+    last.is_some_and(|last| {
+        last.kind == message.kind && last.arm::<crate::abi::M7>() == message.arm()
+    })
+}

@@ -1,0 +1,139 @@
+//! A client's open directories.
+//!
+//! The client opens a directory for each of its kernel's few reads of it, and asks for one entry at a time. So entries are
+//! fetched from the daemon many at a time, and few directories are open at once; one that a client has forgotten to close
+//! makes way for the next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gangplank_frontend::driver::{Entry, Session, call};
+use gangplank_fuse::{Handle, OpenIn, ReadIn, ReleaseIn};
+use rustix::io::Errno;
+
+use super::failure::Result;
+use super::link::Link;
+use super::tree::{Found, Node};
+
+/// Bytes of entries that the daemon is asked for at a time.
+const FETCHED: u32 = 32 * 1024;
+
+/// Directories that a client has open at once.
+const MOST: usize = 8;
+
+/// An open directory; closed when dropped.
+#[derive(Debug)]
+pub(super) struct Stream {
+    link: u64,
+    session: Session,
+    node: Arc<Node>,
+    fh: Handle,
+    /// The directory's inode number.
+    ino: u64,
+    fetched: VecDeque<Entry>,
+    /// Where the daemon goes on behind what was fetched.
+    position: u64,
+    ended: bool,
+}
+
+impl Stream {
+    /// Opens a directory.
+    pub(super) fn open(link: &Link, found: &Found) -> Result<Self> {
+        let open = link.session.opendir(found.id(), OpenIn::default())?;
+        Ok(Self {
+            link: link.number,
+            session: link.session.clone(),
+            node: Arc::clone(&found.node),
+            fh: Handle::new(open.fh),
+            ino: found.attr.ino,
+            fetched: VecDeque::new(),
+            position: 0,
+            ended: false,
+        })
+    }
+
+    pub(super) const fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// Goes on from `position`, or has no more entries if there is none.
+    pub(super) fn seek(&mut self, position: Option<u64>) {
+        self.fetched.clear();
+        self.position = position.unwrap_or_default();
+        self.ended = position.is_none();
+    }
+
+    /// The next entry; none at the end.
+    pub(super) fn next(&mut self, link: &Link) -> Result<Option<Entry>> {
+        if self.link != link.number {
+            // The daemon has been another meanwhile; the client comes back to where it was by a cookie.
+            return Err(Errno::STALE.into());
+        }
+        if self.fetched.is_empty() && !self.ended {
+            let args = ReadIn {
+                fh: self.fh.get(),
+                offset: self.position,
+                size: FETCHED,
+                ..ReadIn::default()
+            };
+            self.fetched = self.session.readdir(self.node.id(), args)?.into();
+            match self.fetched.back() {
+                Some(last) => self.position = last.offset,
+                None => self.ended = true,
+            }
+        }
+        Ok(self.fetched.pop_front())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let args = ReleaseIn {
+            fh: self.fh.get(),
+            ..ReleaseIn::default()
+        };
+        // Nobody waits for it, and a daemon that has gone has closed it.
+        drop(self.session.submit(call::releasedir(self.node.id(), args)));
+    }
+}
+
+/// A client's open directories by number, none of which is zero.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    open: VecDeque<(u32, Stream)>,
+    last: u32,
+}
+
+impl Streams {
+    /// Gives a directory a number. Returns one that had to make way.
+    pub(super) fn insert(&mut self, stream: Stream) -> (u32, Option<Stream>) {
+        let oldest = if self.open.len() >= MOST {
+            self.open.pop_front().map(|(_, stream)| stream)
+        } else {
+            None
+        };
+        // Positive, in case that a client looks at it as a number with a sign.
+        self.last = self.last % i32::MAX.cast_unsigned() + 1;
+        self.open.push_back((self.last, stream));
+        (self.last, oldest)
+    }
+
+    /// The directory of that number.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub(super) fn get(&mut self, number: u32) -> Result<&mut Stream> {
+        let found = self.open.iter_mut().find(|(known, _)| *known == number);
+        Ok(found.map(|(_, stream)| stream).ok_or(Errno::BADF)?)
+    }
+
+    /// Frees a number: the directory it meant.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub(super) fn remove(&mut self, number: u32) -> Result<Stream> {
+        let at = self.open.iter().position(|(known, _)| *known == number);
+        let removed = at.and_then(|at| self.open.remove(at));
+        Ok(removed.map(|(_, stream)| stream).ok_or(Errno::BADF)?)
+    }
+}

@@ -1,0 +1,302 @@
+//! From path names to nodes: one look-up after another, beneath the root and never out of it.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gangplank_frontend::driver::Session;
+use gangplank_fuse::{Attr, EntryOut, NodeId};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::cache::{Cache, Limits};
+use super::failure::Result;
+use super::identity::{Access, Identity};
+use super::path::{LONGEST, Path};
+
+/// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
+const MOST_LINKS: usize = 40;
+
+/// Names that a path may lead through in all, those in links included: as many as the longest path has, for each link.
+const MOST_NAMES: usize = MOST_LINKS * LONGEST / 2;
+
+/// A node of the share that is held by one reference, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Node {
+    session: Session,
+    id: NodeId,
+}
+
+impl Node {
+    pub(super) const fn id(&self) -> NodeId {
+        self.id
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The daemon's end is told by the next call that matters.
+        let _ = self.session.forget(self.id, 1);
+    }
+}
+
+/// A node and what was known of it when it was found.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) node: Arc<Node>,
+    pub(super) attr: Attr,
+}
+
+impl Found {
+    pub(super) fn id(&self) -> NodeId {
+        self.node.id
+    }
+
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.attr.mode)
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.kind() == FileType::Directory
+    }
+}
+
+/// What becomes of symbolic links.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Links {
+    /// They are shown as links, and cannot be read: the client has no way to say where to.
+    #[default]
+    Refuse,
+    /// They are followed here, so that the client sees what they lead to. One that leads nowhere is shown as a link.
+    Follow,
+    /// They are shown as links, and read to where a patched client says.
+    Patched,
+}
+
+/// Whether a path's last name is followed where it is a link, if links are followed at all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Last {
+    Follow,
+    Keep,
+}
+
+/// What names are looked up for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Aim {
+    /// For what is at their end, as it is now.
+    Target(Last),
+    /// For the directory at their end, as it was a moment ago.
+    Way,
+}
+
+/// How names are looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) identity: Identity,
+    pub(super) links: Links,
+    pub(super) cache: Limits,
+}
+
+/// What is beneath a directory of the share, in one session.
+#[derive(Debug)]
+pub(super) struct Tree {
+    session: Session,
+    rules: Rules,
+    root: Arc<Node>,
+    /// The root's attributes as they were last seen, and until when they are believed.
+    top: Mutex<Option<(Attr, Instant)>>,
+    cache: Cache,
+}
+
+impl Tree {
+    /// The tree beneath `root` of the share.
+    ///
+    /// # Errors
+    /// There is no such directory, or a link is on the way there.
+    pub(super) fn open(session: &Session, root: &Path, rules: Rules) -> Result<Self> {
+        let top = Self {
+            session: session.clone(),
+            rules: Rules {
+                // The operator chooses the directory, whoever may search it.
+                identity: Identity { uid: 0, gid: 0 },
+                links: Links::Refuse,
+                ..rules
+            },
+            root: Arc::new(Node {
+                session: session.clone(),
+                id: NodeId::ROOT,
+            }),
+            top: Mutex::default(),
+            cache: Cache::new(rules.cache),
+        };
+        let found = top.find_names(root.names(), Aim::Target(Last::Keep))?;
+        if !found.is_directory() {
+            return Err(Errno::NOTDIR.into());
+        }
+        Ok(Self {
+            rules,
+            root: found.node,
+            top: Mutex::default(),
+            ..top
+        })
+    }
+
+    /// What is at `path`.
+    pub(super) fn find(&self, path: &Path, last: Last) -> Result<Found> {
+        // A slash behind a link means what it leads to.
+        let last = if path.means_directory() {
+            Last::Follow
+        } else {
+            last
+        };
+        let found = self.find_names(path.names(), Aim::Target(last))?;
+        if path.means_directory() && !found.is_directory() {
+            return Err(Errno::NOTDIR.into());
+        }
+        Ok(found)
+    }
+
+    /// The directory that `path`'s last name is in, and that name; `errno` if it ends in none.
+    pub(super) fn parent<'a>(&self, path: &'a Path, errno: Errno) -> Result<(Found, &'a CStr)> {
+        let (before, name) = path.split_last().ok_or(errno)?;
+        let parent = self.find_names(before, Aim::Way)?;
+        self.check_search(&parent)?;
+        Ok((parent, name))
+    }
+
+    /// What `name` in a directory is; none if there is no such name. A link is not followed.
+    pub(super) fn child(&self, parent: &Found, name: &CStr) -> Result<Option<Found>> {
+        match self.session.lookup(parent.id(), name) {
+            // So a daemon tells for how long the name does not exist.
+            Ok(entry) if entry.nodeid == 0 => Ok(None),
+            Ok(entry) => {
+                let found = self.found(&entry);
+                if found.is_directory() {
+                    let valid = validity(entry.entry_valid, entry.entry_valid_nsec);
+                    self.cache.put(parent.id(), name.to_bytes(), &found, valid);
+                }
+                Ok(Some(found))
+            }
+            Err(error) if error.errno() == Some(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes over the reference that came with `entry`.
+    pub(super) fn found(&self, entry: &EntryOut) -> Found {
+        Found {
+            node: Arc::new(Node {
+                session: self.session.clone(),
+                id: NodeId::new(entry.nodeid),
+            }),
+            attr: entry.attr,
+        }
+    }
+
+    /// A name in a directory is not what it was.
+    pub(super) fn changed(&self, parent: &Found, name: &CStr) {
+        self.cache.forget(parent.id(), name.to_bytes());
+    }
+
+    /// Whether the last name of a path is followed where it is a link.
+    pub(super) const fn follows(&self) -> bool {
+        matches!(self.rules.links, Links::Follow)
+    }
+
+    fn find_names(&self, names: &[CString], aim: Aim) -> Result<Found> {
+        let mut ahead: VecDeque<CString> = names.iter().cloned().collect();
+        let mut trail: Vec<Found> = Vec::new();
+        let (mut links, mut steps) = (0, 0);
+        while let Some(name) = ahead.pop_front() {
+            steps += 1;
+            if steps > MOST_NAMES {
+                return Err(Errno::LOOP.into());
+            }
+            if name.as_bytes() == b".." {
+                // Above the root is the root.
+                trail.pop();
+                continue;
+            }
+            let here = match trail.last() {
+                Some(here) => here.clone(),
+                None => self.top(Aim::Way)?,
+            };
+            self.check_search(&here)?;
+            let is_target = ahead.is_empty() && aim != Aim::Way;
+            let known = if is_target {
+                None
+            } else {
+                self.cache.get(here.id(), name.to_bytes())
+            };
+            let child = match known {
+                Some(child) => child,
+                None => self.child(&here, &name)?.ok_or(Errno::NOENT)?,
+            };
+            let kept = is_target && (aim == Aim::Target(Last::Keep) || !self.follows());
+            if kept || child.kind() != FileType::Symlink {
+                trail.push(child);
+                continue;
+            }
+            links += 1;
+            if links > MOST_LINKS || !self.follows() {
+                return Err(Errno::LOOP.into());
+            }
+            let target = self.session.readlink(child.id())?;
+            if target.starts_with(b"/") {
+                trail.clear();
+            }
+            let names = target.split(|byte| *byte == b'/');
+            let names = names.filter(|name| !matches!(*name, b"" | b"."));
+            for name in names.rev() {
+                ahead.push_front(CString::new(name).map_err(|_| Errno::IO)?);
+            }
+        }
+        match trail.pop() {
+            Some(found) => Ok(found),
+            None => self.top(aim),
+        }
+    }
+
+    fn check_search(&self, directory: &Found) -> Result<()> {
+        if !directory.is_directory() {
+            return Err(Errno::NOTDIR.into());
+        }
+        self.check(directory, Access::SEARCH)
+    }
+
+    /// Whether something may be done with what was found; by what it is now, if it was not allowed when it was found.
+    pub(super) fn check(&self, found: &Found, access: Access) -> Result<()> {
+        let identity = self.rules.identity;
+        if identity.check(&found.attr, access).is_ok() {
+            return Ok(());
+        }
+        let attr = self.session.getattr(found.id(), None)?.attr;
+        Ok(identity.check(&attr, access)?)
+    }
+
+    /// The root, as it is now or was a moment ago.
+    fn top(&self, aim: Aim) -> Result<Found> {
+        let known = *self.top.lock().unwrap_or_else(PoisonError::into_inner);
+        let attr = match known {
+            Some((attr, until)) if aim == Aim::Way && Instant::now() < until => attr,
+            _ => {
+                let now = self.session.getattr(self.root.id, None)?;
+                let valid = validity(now.attr_valid, now.attr_valid_nsec);
+                let until = Instant::now() + valid.min(self.rules.cache.longest);
+                *self.top.lock().unwrap_or_else(PoisonError::into_inner) = Some((now.attr, until));
+                now.attr
+            }
+        };
+        Ok(Found {
+            node: Arc::clone(&self.root),
+            attr,
+        })
+    }
+}
+
+/// How long the daemon allows something to be believed.
+fn validity(seconds: u64, nanoseconds: u32) -> Duration {
+    let nanoseconds = Duration::from_nanos(nanoseconds.into());
+    Duration::from_secs(seconds).saturating_add(nanoseconds)
+}

@@ -1,0 +1,200 @@
+//! One request at work: whose it is, what it may use, and how it reaches its client's memory.
+
+use gangplank_frontend::driver::Session;
+use log::debug;
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::Settings;
+use super::call::{Call, File, Name};
+use super::client::{Client, Clients};
+use super::failure::{Failure, Result};
+use super::handle::OpenFile;
+use super::link::Link;
+use super::path::{LONGEST, Path};
+use super::tree::{Found, Last, Tree};
+use crate::abi::{M1, Message};
+use crate::endpoint::BoundEndpoint;
+
+/// A request at work.
+pub(super) struct Work<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) endpoint: &'a dyn BoundEndpoint,
+    pub(super) clients: &'a Clients,
+    pub(super) client: &'a Client,
+    /// The request's number among the client's.
+    pub(super) request: u64,
+    pub(super) link: &'a Link,
+    /// The session over the queue that the client's requests take.
+    pub(super) session: Session,
+}
+
+/// What a call is answered with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Answer {
+    /// A result alone.
+    Result(i32),
+    /// Success, and the number of an open directory.
+    Stream(u32),
+    /// Success, and whether there was an entry.
+    Entry(bool),
+}
+
+impl Answer {
+    /// Success, and nothing to tell.
+    pub(super) const DONE: Self = Self::Result(0);
+
+    /// The answer's message to `request`: all but the result, and what some calls tell besides, is as it was.
+    pub(super) fn to(self, request: &Message) -> Message {
+        let mut m1: M1 = request.arm();
+        match self {
+            Self::Result(result) => return request.answer(result),
+            Self::Stream(number) => m1.p2 = number,
+            Self::Entry(there) => m1.p3 = there.into(),
+        }
+        let mut answer = request.answer(0);
+        answer.set_arm(&m1);
+        answer
+    }
+}
+
+impl Work<'_> {
+    /// Does what `call` asks.
+    pub(super) fn run(&self, call: &Call) -> Result<Answer> {
+        if self.settings.read_only && call.changes() {
+            return Err(Errno::ROFS.into());
+        }
+        match *call {
+            Call::Open { name, flags, mode } => self.open(name, flags, mode),
+            Call::Close { handle } => self.close(handle),
+            Call::Dup2 { old, new } => self.dup2(old, new),
+            Call::Sync { handle, data_only } => self.sync(handle, data_only),
+            Call::Stat { file, buffer } => self.stat(file, buffer),
+            Call::Access { name, mask } => self.access(name, mask),
+            Call::Chmod { file, mode } => self.chmod(file, mode),
+            Call::Chown { file, uid, gid } => self.chown(file, uid, gid),
+            Call::Truncate { file, length } => self.truncate(file, length),
+            Call::Utimes { file, times } => self.utimes(file, times),
+            Call::Statfs { name, buffer } => self.statfs(name, buffer),
+            Call::Pread {
+                handle,
+                count,
+                position,
+                buffer,
+            } => self.pread(handle, count, position, buffer),
+            Call::Pwrite {
+                handle,
+                count,
+                position,
+                buffer,
+            } => self.pwrite(handle, count, position, buffer),
+            Call::Link { old, new } => self.link(old, new),
+            Call::Unlink { name } => self.unlink(name),
+            Call::Mknod { name, mode, device } => self.mknod(name, mode, device),
+            Call::Mkdir { name, mode } => self.mkdir(name, mode),
+            Call::Rmdir { name } => self.rmdir(name),
+            Call::Symlink { target, link } => self.symlink(target, link),
+            Call::Readlink { name, size, buffer } => self.readlink(name, size, buffer),
+            Call::Rename { old, new, flags } => self.rename(old, new, flags),
+            Call::Opendir { name } => self.opendir(name),
+            Call::Seekdir { stream, cookie } => self.seekdir(stream, cookie),
+            Call::Readdir { stream, buffer } => self.readdir(stream, buffer),
+            Call::Closedir { stream } => self.closedir(stream),
+            Call::RootPath { buffer } => self.root_path(buffer),
+        }
+    }
+
+    pub(super) const fn tree(&self) -> &Tree {
+        &self.link.tree
+    }
+
+    /// The path name that a client has.
+    pub(super) fn path(&self, name: Name) -> Result<Path> {
+        let bytes = self.text(name, "a name")?;
+        let path = Path::parse(&bytes)?;
+        debug!("client {}: {:?}", self.client.endpoint, path.names());
+        Ok(path)
+    }
+
+    /// A text in the client's memory, with the NUL that ends it.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG or EINVAL for a length that no path name has.
+    pub(super) fn text(&self, name: Name, what: &'static str) -> Result<Vec<u8>> {
+        let len = match usize::try_from(name.len) {
+            Ok(len @ 1..=LONGEST) => len,
+            Ok(0) | Err(_) => return Err(Errno::INVAL.into()),
+            Ok(_) => return Err(Errno::NAMETOOLONG.into()),
+        };
+        let mut bytes = vec![0; len];
+        self.copy_from(what, name.address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A structure in the client's memory.
+    pub(super) fn value<T: FromBytes + IntoBytes>(
+        &self,
+        what: &'static str,
+        address: u32,
+    ) -> Result<T> {
+        let mut value = T::new_zeroed();
+        self.copy_from(what, address, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Copies from the client's memory.
+    pub(super) fn copy_from(
+        &self,
+        what: &'static str,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<()> {
+        self.check_wanted()?;
+        let copied = self.endpoint.copy_from(self.client.endpoint, address, into);
+        copied.map_err(|source| Failure::Copy {
+            what,
+            way: "from",
+            source,
+        })
+    }
+
+    /// Copies to the client's memory.
+    pub(super) fn copy_to(&self, what: &'static str, address: u32, from: &[u8]) -> Result<()> {
+        self.check_wanted()?;
+        let copied = self.endpoint.copy_to(self.client.endpoint, address, from);
+        copied.map_err(|source| Failure::Copy {
+            what,
+            way: "to",
+            source,
+        })
+    }
+
+    /// Where a request was given up, its memory may be something else by now.
+    fn check_wanted(&self) -> Result<()> {
+        if self.client.waits_for(self.request) {
+            Ok(())
+        } else {
+            Err(Failure::GivenUp)
+        }
+    }
+
+    /// What a name stands for, or the open file that a handle does.
+    pub(super) fn file(&self, file: File, last: Last) -> Result<Subject> {
+        match file {
+            File::Name(name) => {
+                let path = self.path(name)?;
+                Ok(Subject::Found(self.tree().find(&path, last)?))
+            }
+            File::Handle(handle) => {
+                let file = self.client.handles().get(handle)?;
+                Ok(Subject::Open(file))
+            }
+        }
+    }
+}
+
+/// What a call is about.
+pub(super) enum Subject {
+    Found(Found),
+    Open(std::sync::Arc<OpenFile>),
+}

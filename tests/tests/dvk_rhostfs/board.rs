@@ -1,0 +1,291 @@
+//! Endpoints within one process: a carrier that has nothing to carry over, so that what fails is the server.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
+use gangplank_dvk::endpoint::{
+    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation,
+};
+
+/// Where endpoints are bound.
+#[derive(Clone, Default)]
+pub(crate) struct Board(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    slots: Mutex<HashMap<(DcId, Endpoint), Slot>>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Which process it is, by a number of its own.
+    pid: i32,
+    inbox: VecDeque<Delivery>,
+    /// How it is reached while it asks.
+    asks: Option<Sender<Exchange>>,
+}
+
+/// What one who is asked does with one who asks.
+enum Exchange {
+    Read(u32, usize, Sender<Option<Vec<u8>>>),
+    Write(u32, Vec<u8>, Sender<bool>),
+    Answer(Box<Message>),
+}
+
+/// An endpoint on the board.
+struct Bound {
+    board: Board,
+    dc: DcId,
+    endpoint: Endpoint,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(DcId, Endpoint), Slot>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Binds an endpoint to the process `pid`; another process that had it is replaced without having said goodbye.
+    pub(crate) fn bind_as(&self, dc: DcId, endpoint: Endpoint, pid: i32) -> Arc<dyn BoundEndpoint> {
+        let slot = Slot {
+            pid,
+            ..Slot::default()
+        };
+        self.lock().insert((dc, endpoint), slot);
+        Arc::new(Bound {
+            board: self.clone(),
+            dc,
+            endpoint,
+        })
+    }
+}
+
+impl Carrier for Board {
+    fn bind(
+        &self,
+        dc: DcId,
+        endpoint: Endpoint,
+        _name: &str,
+    ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+        Ok(self.bind_as(dc, endpoint, 1))
+    }
+}
+
+impl Bound {
+    fn slots(&self) -> MutexGuard<'_, HashMap<(DcId, Endpoint), Slot>> {
+        self.board.lock()
+    }
+
+    /// The way to a client that asks.
+    fn way(
+        &self,
+        client: Endpoint,
+        operation: Operation,
+    ) -> Result<Sender<Exchange>, EndpointError> {
+        let slots = self.slots();
+        let way = slots
+            .get(&(self.dc, client))
+            .and_then(|slot| slot.asks.clone());
+        way.ok_or(EndpointError::Refused {
+            operation,
+            code: Code::EDVSPROCSTS,
+        })
+    }
+}
+
+impl BoundEndpoint for Bound {
+    fn dc(&self) -> DcId {
+        self.dc
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    fn limits(&self) -> DcLimits {
+        DcLimits {
+            procs: 221,
+            tasks: 34,
+            sysprocs: 64,
+        }
+    }
+
+    fn receive(&self, limit: Duration) -> Result<Delivery, EndpointError> {
+        let operation = Operation::Receive;
+        let deadline = Instant::now() + limit;
+        let mut slots = self.slots();
+        loop {
+            let slot = slots
+                .get_mut(&(self.dc, self.endpoint))
+                .ok_or(EndpointError::Unbound { operation })?;
+            if let Some(delivery) = slot.inbox.pop_front() {
+                return Ok(delivery);
+            }
+            let left = deadline
+                .checked_duration_since(Instant::now())
+                .ok_or(EndpointError::TimedOut { operation, limit })?;
+            let waited = self.board.0.changed.wait_timeout(slots, left);
+            slots = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn reply(&self, client: Endpoint, message: &Message) -> Result<(), EndpointError> {
+        let operation = Operation::Reply { client };
+        let way = self.way(client, operation)?;
+        let mut answer = *message;
+        answer.source = self.endpoint;
+        if let Some(slot) = self.slots().get_mut(&(self.dc, client)) {
+            slot.asks = None;
+        }
+        way.send(Exchange::Answer(Box::new(answer)))
+            .map_err(|_| EndpointError::Refused {
+                operation,
+                code: Code::EDVSPROCSTS,
+            })
+    }
+
+    fn send(&self, to: Endpoint, message: &Message, _: Duration) -> Result<(), EndpointError> {
+        let mut message = *message;
+        message.source = self.endpoint;
+        let delivery = Delivery::Message {
+            client: self.endpoint,
+            message,
+        };
+        if let Some(slot) = self.slots().get_mut(&(self.dc, to)) {
+            slot.inbox.push_back(delivery);
+        }
+        self.board.0.changed.notify_all();
+        Ok(())
+    }
+
+    fn sendrec(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, EndpointError> {
+        let operation = Operation::SendRec { to };
+        let mut message = *message;
+        message.source = self.endpoint;
+        let (way, exchanges): (_, Receiver<Exchange>) = mpsc::channel();
+        {
+            let mut slots = self.slots();
+            let own = slots
+                .get_mut(&(self.dc, self.endpoint))
+                .ok_or(EndpointError::Unbound { operation })?;
+            own.asks = Some(way);
+            let pid = Some(own.pid);
+            let server = slots
+                .get_mut(&(self.dc, to))
+                .ok_or(EndpointError::Refused {
+                    operation,
+                    code: Code::EDVSDEADSRCDST,
+                })?;
+            server.inbox.push_back(Delivery::Request {
+                client: self.endpoint,
+                pid,
+                message,
+            });
+        }
+        self.board.0.changed.notify_all();
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match exchanges.recv_timeout(left) {
+                Ok(Exchange::Read(address, len, answer)) => {
+                    let mut bytes = vec![0; len];
+                    let read = lent.read(address, &mut bytes);
+                    let _ = answer.send(read.is_ok().then_some(bytes));
+                }
+                Ok(Exchange::Write(address, bytes, answer)) => {
+                    let _ = answer.send(lent.write(address, &bytes).is_ok());
+                }
+                Ok(Exchange::Answer(answer)) => return Ok(*answer),
+                Err(_) => {
+                    if let Some(own) = self.slots().get_mut(&(self.dc, self.endpoint)) {
+                        own.asks = None;
+                    }
+                    return Err(EndpointError::TimedOut { operation, limit });
+                }
+            }
+        }
+    }
+
+    fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
+        let delivery = Delivery::Notification {
+            source: self.endpoint,
+        };
+        if let Some(slot) = self.slots().get_mut(&(self.dc, to)) {
+            slot.inbox.push_back(delivery);
+        }
+        self.board.0.changed.notify_all();
+        Ok(())
+    }
+
+    fn copy_from(
+        &self,
+        client: Endpoint,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<(), EndpointError> {
+        let bytes = into.len();
+        let operation = Operation::CopyFrom {
+            client,
+            address,
+            bytes,
+        };
+        let fault = EndpointError::Refused {
+            operation,
+            code: Code::EFAULT,
+        };
+        let (answer, read) = mpsc::channel();
+        let _ = self
+            .way(client, operation)?
+            .send(Exchange::Read(address, bytes, answer));
+        let copied = read.recv().ok().flatten().ok_or(fault)?;
+        into.copy_from_slice(&copied);
+        Ok(())
+    }
+
+    fn copy_to(&self, client: Endpoint, address: u32, from: &[u8]) -> Result<(), EndpointError> {
+        let operation = Operation::CopyTo {
+            client,
+            address,
+            bytes: from.len(),
+        };
+        let fault = EndpointError::Refused {
+            operation,
+            code: Code::EFAULT,
+        };
+        let (answer, written) = mpsc::channel();
+        let _ = self
+            .way(client, operation)?
+            .send(Exchange::Write(address, from.to_vec(), answer));
+        written
+            .recv()
+            .ok()
+            .filter(|done| *done)
+            .map(|_| ())
+            .ok_or(fault)
+    }
+
+    fn unbind(&self) {
+        let mut slots = self.slots();
+        if slots.remove(&(self.dc, self.endpoint)).is_some() {
+            for ((dc, _), slot) in slots.iter_mut() {
+                if *dc == self.dc {
+                    slot.inbox.push_back(Delivery::Gone {
+                        client: self.endpoint,
+                        reason: Gone::Unbound,
+                    });
+                }
+            }
+        }
+        drop(slots);
+        self.board.0.changed.notify_all();
+    }
+}

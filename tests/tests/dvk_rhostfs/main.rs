@@ -1,0 +1,7 @@
+//! The rhostfs server on a real daemon, driven by a client that does as the original does.
+
+mod board;
+mod client;
+mod discrepancies;
+mod faults;
+mod scene;
