@@ -21,7 +21,7 @@ use super::line::{Line, Parties};
 use super::number as call;
 use crate::abi::rhostfs::{Statfs64, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, M1, M2, M7, Message};
-use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, Lent, Operation};
+use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation};
 
 /// What the tests and the server both see.
 #[derive(Default)]
@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) longest: usize,
     /// Answers each call with the answer to the one before, if there is one.
     pub(super) late: bool,
+    /// Whether its departure is yet to be heard of.
+    pub(super) gone: bool,
     held: Option<Message>,
     files: HashMap<i32, (File, PathBuf)>,
     directories: HashMap<u32, (Vec<UsrDirent>, usize)>,
@@ -45,6 +47,7 @@ impl State {
     pub(super) fn restart(&mut self) {
         self.files.clear();
         self.directories.clear();
+        self.next = 0;
     }
 
     /// How many handles there are, of both kinds.
@@ -105,7 +108,6 @@ impl Double {
         let named = |lent: &Lent<'_>| self.path(lent, m1.p1, m1.i1);
         match asked.kind {
             call::GET_ROOTPATH => {
-                state.restart();
                 lent.write(m1.p1, b"/srv\0").unwrap();
             }
             call::LSTAT64 => {
@@ -310,6 +312,12 @@ impl BoundEndpoint for Double {
     fn unbind(&self) {}
 
     fn receive(&self, _: Duration) -> Result<Delivery, EndpointError> {
+        if std::mem::take(&mut self.state.lock().unwrap().gone) {
+            return Ok(Delivery::Gone {
+                client: Endpoint::from_raw(1),
+                reason: Gone::Unbound,
+            });
+        }
         Err(refused(Operation::Receive))
     }
 

@@ -1,4 +1,4 @@
-//! The way to the server: one bound endpoint, given up when the server stops answering and bound again when it may be back.
+//! The way to the server: one bound endpoint, and what is known of whether the server is there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,10 +7,13 @@ use log::{debug, info, warn};
 use rustix::io::Errno;
 
 use crate::abi::{Code, DcId, Endpoint, Message};
-use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Lent};
+use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, Lent};
 
 /// How long calls fail at once after the server was lost, before one is let through again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is heard at most before a question is asked; the rest before the next.
+const MOST_NEWS: u32 = 64;
 
 /// Whom to ask, and as whom.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +65,7 @@ impl Line {
         }
     }
 
-    /// How often the server was lost. What it held for us is to be counted as gone since.
+    /// How often the server was lost. What it held for us before is gone.
     pub(crate) const fn losses(&self) -> u64 {
         self.losses
     }
@@ -70,8 +73,8 @@ impl Line {
     /// Asks the server; it may copy from and to what is `lent` meanwhile.
     ///
     /// # Errors
-    /// When there is no answer within the limit. Then the endpoint is given up, and for a moment every call fails at
-    /// once, so that programs that wait one behind another do not each wait the limit.
+    /// When there is no answer within the limit. For a moment every call fails at once then, so that programs that wait one
+    /// behind another do not each wait the limit.
     pub(crate) fn ask(
         &mut self,
         message: &Message,
@@ -81,6 +84,7 @@ impl Line {
             return Err(LineError::Down);
         }
         let answer = self.bound().and_then(|endpoint| {
+            self.notice_departure(endpoint.as_ref());
             endpoint.sendrec(self.parties.server, message, lent, self.parties.limit)
         });
         match answer {
@@ -92,11 +96,17 @@ impl Line {
             }
             Err(error) => {
                 if self.retry_at.is_none() {
-                    warn!("lost the server, endpoint {}: {error}", self.parties.server);
+                    warn!("no answer: {error}");
                 } else {
-                    debug!("endpoint {} is still lost: {error}", self.parties.server);
+                    debug!("still no answer: {error}");
                 }
-                self.lose();
+                self.retry_at = Some(Instant::now() + PAUSE);
+                match error {
+                    // It may yet answer, and still hold what it held; the carrier keeps the answer away from later questions.
+                    EndpointError::TimedOut { .. } => {}
+                    EndpointError::Unbound { .. } => self.unbind(),
+                    _ => self.losses += 1,
+                }
                 Err(LineError::Failed(error))
             }
         }
@@ -108,16 +118,32 @@ impl Line {
             "endpoint {} answered an earlier question; starting anew",
             self.parties.server
         );
-        self.lose();
+        self.retry_at = Some(Instant::now() + PAUSE);
+        self.unbind();
         LineError::OutOfStep
     }
 
-    fn lose(&mut self) {
+    /// Hears whether the server went since it was last asked. Another may have its place already, which knows nothing of us.
+    fn notice_departure(&mut self, endpoint: &dyn BoundEndpoint) {
+        for _ in 0..MOST_NEWS {
+            let Ok(delivery) = endpoint.receive(Duration::ZERO) else {
+                return;
+            };
+            match delivery {
+                Delivery::Gone { client, reason } if client == self.parties.server => {
+                    info!("the server, endpoint {client}, has gone: {reason:?}");
+                    self.losses += 1;
+                }
+                other => debug!("not for a client: {other:?}"),
+            }
+        }
+    }
+
+    fn unbind(&mut self) {
         if let Some(endpoint) = self.bound.take() {
             endpoint.unbind();
         }
         self.losses += 1;
-        self.retry_at = Some(Instant::now() + PAUSE);
     }
 
     fn bound(&mut self) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {

@@ -348,6 +348,22 @@ fn a_server_that_started_again_unnoticed_gets_files_opened_again() {
 }
 
 #[test]
+fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another() {
+    let mut bench = bench(Dialect::Ours);
+    let (_, _, one) = bench.create("one", O_RDWR).unwrap();
+    let (_, _, two) = bench.create("two", O_RDWR).unwrap();
+    {
+        let mut state = bench.server.state.lock().unwrap();
+        state.restart();
+        state.gone = true;
+    }
+    bench.view.write(two, 0, b"two").unwrap();
+    bench.view.write(one, 0, b"one").unwrap();
+    assert_eq!(fs::read(bench.host("one")).unwrap(), b"one");
+    assert_eq!(fs::read(bench.host("two")).unwrap(), b"two");
+}
+
+#[test]
 fn an_answer_to_an_earlier_question_is_no_answer() {
     let mut bench = bench(Dialect::Ours);
     fs::write(bench.host("file"), "").unwrap();
