@@ -4,6 +4,7 @@
 //! messages of fixed size, and let their partners copy from and to their memory meanwhile.
 
 pub mod abi;
+pub mod args;
 pub mod carrier;
 pub mod endpoint;
 pub mod rhostfs;

@@ -5,8 +5,10 @@
 //!                        (replies)    (nodes)  (messages)
 //! ```
 
+mod args;
 mod attributes;
 mod calls;
+mod command;
 mod dialect;
 mod directories;
 #[cfg(test)]
@@ -19,6 +21,10 @@ mod number;
 mod session;
 mod view;
 
+pub use args::{
+    GenerationName, MountArgs, OwnerName, PeerName, PermissionsName, Ports, ServerName,
+};
+pub use command::{CommandError, run};
 pub use dialect::Dialect;
 pub use session::{MountError, Options, Session};
 pub use view::Owner;

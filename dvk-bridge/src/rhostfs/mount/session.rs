@@ -230,3 +230,149 @@ fn detach(mountpoint: &Path) {
         debug!("taking {} away: {error}", mountpoint.display());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::mpsc;
+
+    use super::super::double::Double;
+    use super::*;
+
+    /// A directory, and the same served by the double and mounted.
+    struct Bench {
+        served: tempfile::TempDir,
+        mounted: tempfile::TempDir,
+        server: Double,
+        unmounter: Unmounter,
+        ended: mpsc::Receiver<Result<(), MountError>>,
+    }
+
+    fn options(mountpoint: &Path, dialect: Dialect, limit: Duration) -> Options {
+        Options {
+            mountpoint: mountpoint.to_owned(),
+            source: "double".to_owned(),
+            dc: DcId::new(0).unwrap(),
+            client: Endpoint::from_raw(10),
+            server: Endpoint::from_raw(1),
+            limit,
+            dialect,
+            owner: Owner::Caller,
+            believe: Duration::ZERO,
+            local_permissions: true,
+            read_only: false,
+        }
+    }
+
+    /// Nothing, loudly, where nobody may mount.
+    fn bench(dialect: Dialect) -> Option<Bench> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+            eprintln!("SKIPPED: takes root and /dev/fuse");
+            return None;
+        }
+        let (served, mounted) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let server = Double::new(served.path().to_owned(), dialect);
+        let options = options(mounted.path(), dialect, Duration::from_secs(5));
+        let session = Session::start(&options, Box::new(server.clone())).unwrap();
+        let unmounter = session.unmounter();
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || sender.send(session.run()));
+        Some(Bench {
+            served,
+            mounted,
+            server,
+            unmounter,
+            ended,
+        })
+    }
+
+    impl Bench {
+        fn ends(&self) {
+            let ended = self.ended.recv_timeout(Duration::from_secs(10));
+            ended.expect("the session ends").expect("and well");
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.unmounter.unmount();
+        }
+    }
+
+    #[test]
+    fn a_mounted_directory_is_the_served_one() {
+        let Some(bench) = bench(Dialect::Ours) else {
+            return;
+        };
+        let (here, there) = (bench.mounted.path(), bench.served.path());
+        fs::create_dir(here.join("dir")).unwrap();
+        fs::write(here.join("dir/file"), "ahoy").unwrap();
+        fs::rename(here.join("dir/file"), here.join("moved")).unwrap();
+        fs::hard_link(here.join("moved"), here.join("linked")).unwrap();
+        std::os::unix::fs::symlink("moved", here.join("symbolic")).unwrap();
+        assert_eq!(fs::read_to_string(there.join("moved")).unwrap(), "ahoy");
+        assert_eq!(fs::read_to_string(here.join("symbolic")).unwrap(), "ahoy");
+        fs::write(there.join("theirs"), "also").unwrap();
+        assert_eq!(fs::read_to_string(here.join("theirs")).unwrap(), "also");
+        let mut names: Vec<_> = fs::read_dir(here)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["dir", "linked", "moved", "symbolic", "theirs"]);
+        assert_eq!(
+            fs::metadata(here.join("linked")).unwrap().ino(),
+            fs::metadata(there.join("moved")).unwrap().ino()
+        );
+        fs::remove_dir(here.join("dir")).unwrap();
+        fs::remove_file(here.join("linked")).unwrap();
+
+        let kind = rustix::fs::statfs(here).unwrap();
+        assert_eq!((kind.f_blocks, kind.f_namelen), (1000, 255));
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let line = format!("double {} fuse.rhostfs rw,nosuid,nodev", here.display());
+        assert!(mounts.contains(&line), "{line} in {mounts}");
+        bench.unmounter.unmount();
+        bench.ends();
+        assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
+    }
+
+    #[test]
+    fn a_directory_in_use_is_taken_away_when_the_program_is_told_to_end() {
+        let Some(bench) = bench(Dialect::Ours) else {
+            return;
+        };
+        let held = File::create(bench.mounted.path().join("held")).unwrap();
+        bench.unmounter.unmount();
+        bench.ends();
+        assert!(held.write_at(b"x", 0).is_err());
+        assert_eq!(fs::read_dir(bench.mounted.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_silent_server_fails_what_is_asked_and_unmounting_works() {
+        let Some(bench) = bench(Dialect::Ours) else {
+            return;
+        };
+        bench.server.state.lock().unwrap().silent = u32::MAX;
+        assert!(fs::read_dir(bench.mounted.path()).is_err());
+        assert!(fs::metadata(bench.mounted.path().join("x")).is_err());
+        rustix::mount::unmount(bench.mounted.path(), UnmountFlags::NOFOLLOW).unwrap();
+        bench.ends();
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_no_mount() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let server = Double::new(dir.path().join("missing"), Dialect::Ours);
+        let options = options(dir.path(), Dialect::Ours, Duration::from_millis(50));
+        let refused = Session::start(&options, Box::new(server)).map(drop);
+        assert!(
+            matches!(refused, Err(MountError::Server { .. })),
+            "{refused:?}"
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! The command line as typed.
+
+use clap::{Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::rhostfs::mount::MountArgs;
+
+/// Everything typed.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "gangplank-dvk",
+    about = "DVK endpoints, and a shared directory as an rhostfs on them",
+    version,
+    arg_required_else_help = true
+)]
+pub struct Args {
+    /// What to log: off, error, warn, info, debug or trace; RUST_LOG says it more finely
+    #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
+    pub log_level: LevelFilter,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Mount a far rhostfs on a directory of this machine
+    Mount(MountArgs),
+}

@@ -1,0 +1,46 @@
+//! `gangplank-dvk`: parse and run.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use gangplank_dvk::args::{Args, Command};
+use gangplank_dvk::rhostfs::mount;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_logging(&args);
+    let done = match &args.command {
+        Command::Mount(args) => mount::run(args).map_err(|error| in_full(&error)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // There is nowhere left to complain to if this fails.
+            let _ = writeln!(io::stderr(), "gangplank-dvk: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Standard error, as much of it as is asked for.
+fn start_logging(args: &Args) {
+    let mut builder = env_logger::Builder::new();
+    match std::env::var("RUST_LOG") {
+        Ok(filter) => builder.parse_filters(&filter),
+        Err(_) => builder.filter_level(args.log_level),
+    };
+    builder.init();
+}
+
+/// An error with all its causes, each after a colon.
+fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
