@@ -27,6 +27,10 @@ struct Slot {
     inbox: VecDeque<Delivery>,
     /// How it is reached while it asks.
     asks: Option<Sender<Exchange>>,
+    /// Its question was not answered yet, even if it has given up waiting.
+    open: bool,
+    /// What it has asked since.
+    again: Option<Delivery>,
 }
 
 /// What one who is asked does with one who asks.
@@ -86,8 +90,9 @@ impl Bound {
         operation: Operation,
     ) -> Result<Sender<Exchange>, EndpointError> {
         let slots = self.slots();
-        let way = slots
-            .get(&(self.dc, client))
+        let slot = slots.get(&(self.dc, client));
+        let way = slot
+            .filter(|slot| slot.again.is_none())
             .and_then(|slot| slot.asks.clone());
         way.ok_or(EndpointError::Refused {
             operation,
@@ -134,17 +139,27 @@ impl BoundEndpoint for Bound {
 
     fn reply(&self, client: Endpoint, message: &Message) -> Result<(), EndpointError> {
         let operation = Operation::Reply { client };
-        let way = self.way(client, operation)?;
+        let refused = EndpointError::Refused {
+            operation,
+            code: Code::EDVSPROCSTS,
+        };
+        let mut slots = self.slots();
+        let slot = slots.get_mut(&(self.dc, client));
+        let slot = slot.filter(|slot| slot.open).ok_or(refused.clone())?;
+        if let Some(again) = slot.again.take() {
+            // It has given up what is answered.
+            if let Some(own) = slots.get_mut(&(self.dc, self.endpoint)) {
+                own.inbox.push_back(again);
+            }
+            self.board.0.changed.notify_all();
+            return Ok(());
+        }
+        slot.open = false;
+        let way = slot.asks.take().ok_or(refused.clone())?;
         let mut answer = *message;
         answer.source = self.endpoint;
-        if let Some(slot) = self.slots().get_mut(&(self.dc, client)) {
-            slot.asks = None;
-        }
-        way.send(Exchange::Answer(Box::new(answer)))
-            .map_err(|_| EndpointError::Refused {
-                operation,
-                code: Code::EDVSPROCSTS,
-            })
+        let sent = way.send(Exchange::Answer(Box::new(answer)));
+        sent.map_err(|_| refused)
     }
 
     fn send(&self, to: Endpoint, message: &Message, _: Duration) -> Result<(), EndpointError> {
@@ -178,18 +193,22 @@ impl BoundEndpoint for Bound {
                 .get_mut(&(self.dc, self.endpoint))
                 .ok_or(EndpointError::Unbound { operation })?;
             own.asks = Some(way);
-            let pid = Some(own.pid);
-            let server = slots
-                .get_mut(&(self.dc, to))
-                .ok_or(EndpointError::Refused {
+            let delivery = Delivery::Request {
+                client: self.endpoint,
+                pid: Some(own.pid),
+                message,
+            };
+            if own.open {
+                own.again = Some(delivery);
+            } else {
+                own.open = true;
+                let server = slots.get_mut(&(self.dc, to));
+                let server = server.ok_or(EndpointError::Refused {
                     operation,
                     code: Code::EDVSDEADSRCDST,
                 })?;
-            server.inbox.push_back(Delivery::Request {
-                client: self.endpoint,
-                pid,
-                message,
-            });
+                server.inbox.push_back(delivery);
+            }
         }
         self.board.0.changed.notify_all();
         let deadline = Instant::now() + limit;

@@ -4,4 +4,5 @@ mod board;
 mod client;
 mod discrepancies;
 mod faults;
+mod restarts;
 mod scene;

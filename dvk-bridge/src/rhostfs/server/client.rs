@@ -1,7 +1,7 @@
 //! What one client holds, and who the clients are.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::info;
@@ -22,10 +22,10 @@ pub(super) struct Client {
     listing: Mutex<Listing>,
     /// The last answer, in case that it asks for it again.
     last: Mutex<Option<Message>>,
-    /// The number of the request that it is the answer to.
-    settled: AtomicU64,
-    /// Its latest request's number: the only one that it waits for.
-    latest: AtomicU64,
+    /// Requests of it that were taken and not answered yet.
+    asks: AtomicUsize,
+    /// It has gone: nobody waits for an answer, and its memory may be somebody else's.
+    gone: AtomicBool,
 }
 
 /// A client's open directories and its positions in directories.
@@ -43,8 +43,8 @@ impl Client {
             handles: Mutex::default(),
             listing: Mutex::default(),
             last: Mutex::default(),
-            settled: AtomicU64::new(0),
-            latest: AtomicU64::new(0),
+            asks: AtomicUsize::new(0),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -60,27 +60,25 @@ impl Client {
         *lock(&self.last)
     }
 
-    /// Its request of that number is about to be answered.
-    pub(super) fn settle(&self, request: u64, answer: &Message) {
+    /// A request of it was taken.
+    pub(super) fn asks(&self) {
+        self.asks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its request is about to be answered.
+    pub(super) fn settle(&self, answer: &Message) {
         *lock(&self.last) = Some(*answer);
-        self.settled.store(request, Ordering::Relaxed);
+        self.asks.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether it has gone.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Whether it waits for nothing and has nothing open.
     fn is_idle(&self) -> bool {
-        self.waits_for(self.settled.load(Ordering::Relaxed)) && self.handles().count() == 0
-    }
-
-    /// A request came: its number.
-    pub(super) fn asks(&self) -> u64 {
-        self.latest
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1)
-    }
-
-    /// Whether it still waits for its request of that number.
-    pub(super) fn waits_for(&self, request: u64) -> bool {
-        self.latest.load(Ordering::Relaxed) == request
+        self.asks.load(Ordering::Relaxed) == 0 && self.handles().count() == 0
     }
 }
 
@@ -119,8 +117,9 @@ impl Clients {
         let client = Arc::new(Client::new(endpoint, pid));
         known.insert(endpoint, Arc::clone(&client));
         drop(known);
-        // What it held is given back with nothing locked.
-        drop(gone);
+        if let Some(gone) = gone {
+            gone.gone.store(true, Ordering::Release);
+        }
         Some(client)
     }
 
@@ -128,6 +127,7 @@ impl Clients {
     pub(super) fn gone(&self, endpoint: Endpoint) {
         let client = lock(&self.known).remove(&endpoint);
         if let Some(client) = client {
+            client.gone.store(true, Ordering::Release);
             let files = client.handles().count();
             info!("client {endpoint} has gone; {files} open files are closed");
         }

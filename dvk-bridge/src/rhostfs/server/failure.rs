@@ -38,9 +38,9 @@ pub(super) enum Failure {
         #[source]
         source: EndpointError,
     },
-    /// The client has asked something else meanwhile, and so waits for this answer no longer.
-    #[error("the client has given this request up")]
-    GivenUp,
+    /// The client has gone, and nobody waits for the answer.
+    #[error("the client has gone")]
+    ClientGone,
 }
 
 impl Failure {
@@ -50,7 +50,7 @@ impl Failure {
             Self::Refused(errno) => *errno,
             Self::Daemon(driver::Error::NoMemory { .. }) => Errno::NOMEM,
             Self::Daemon(error) => error.errno().unwrap_or(Errno::IO),
-            Self::NoDaemon | Self::GivenUp => Errno::IO,
+            Self::NoDaemon | Self::ClientGone => Errno::IO,
             Self::Copy { source, .. } => copy_errno(source),
         };
         match errno.raw_os_error() {

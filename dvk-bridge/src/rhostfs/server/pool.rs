@@ -1,8 +1,7 @@
 //! The threads that do the work: as many as there is work for, up to a limit.
 //!
-//! Each client's requests are done one after another, those of different clients at once. A client has one request at most that
-//! it waits for; if it asks again before it is answered, it has given up the one before, and of several in waiting only the
-//! latest is done.
+//! Each client's requests are done one after another, those of different clients at once. A client waits for one answer at most;
+//! if another request comes from its endpoint before, that is another process, and of several in waiting only the latest is.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

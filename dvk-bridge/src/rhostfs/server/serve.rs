@@ -21,7 +21,7 @@ use super::path::Path;
 use super::pool::Pool;
 use super::tree::{Links, Rules};
 use super::work::{Answer, Work};
-use crate::abi::{Endpoint, Message};
+use crate::abi::{Endpoint, M7, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError};
 
 /// How long to wait for a request before looking whether to stop.
@@ -126,8 +126,6 @@ struct Job {
     /// None if there are too many clients already.
     client: Option<Arc<Client>>,
     from: Endpoint,
-    /// Its number among the client's.
-    request: u64,
     message: Message,
 }
 
@@ -221,9 +219,11 @@ impl Shared {
                 message,
             } => {
                 let known = self.clients.meet(client, pid);
+                if let Some(known) = &known {
+                    known.asks();
+                }
                 let job = Job {
                     from: client,
-                    request: known.as_ref().map_or(0, |known| known.asks()),
                     client: known,
                     message,
                 };
@@ -251,14 +251,13 @@ impl Shared {
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(job, client)));
         let answer = answer.unwrap_or_else(|_| {
             error!("serving {:?} failed", job.message);
-            Some(job.message.answer(-Errno::IO.raw_os_error()))
+            job.message.answer(-Errno::IO.raw_os_error())
         });
-        let Some(answer) = answer else {
-            debug!("client {} has given its request up", job.from);
-            return;
-        };
-        client.settle(job.request, &answer);
-        self.reply(job, &answer);
+        client.settle(&answer);
+        // Another may have its endpoint by now, and wait for another answer.
+        if !client.is_gone() {
+            self.reply(job, &answer);
+        }
     }
 
     fn reply(&self, job: &Job, answer: &Message) {
@@ -267,31 +266,27 @@ impl Shared {
         }
     }
 
-    /// The answer to a request; none if it has been given up.
-    fn answer(&self, job: &Job, client: &Client) -> Option<Message> {
+    /// The answer to a request.
+    fn answer(&self, job: &Job, client: &Client) -> Message {
         let message = &job.message;
-        let refuse = |errno: Errno| Some(message.answer(-errno.raw_os_error()));
+        let refuse = |errno: Errno| message.answer(-errno.raw_os_error());
         let call = match Call::decode(message) {
             Ok(call) => call,
-            Err(NoCall::Again) => return client.last().or_else(|| refuse(Errno::NOSYS)),
-            // As with zero, it may be an answer that is sent back as a request; nothing else looks like that.
-            Err(NoCall::Negative) if is_answer(message, client.last().as_ref()) => {
-                return client.last();
+            Err(NoCall::Again) => return client.last().unwrap_or_else(|| refuse(Errno::NOSYS)),
+            Err(NoCall::Negative) => {
+                // As with zero, it may be an answer that is sent back as a request; nothing else looks like that.
+                let last = client.last().filter(|last| is_same(message, last));
+                return last.unwrap_or_else(|| refuse(Errno::INVAL));
             }
-            Err(NoCall::Negative) => return refuse(Errno::INVAL),
             Err(NoCall::Unknown) => {
                 debug!("client {}: there is no call {}", job.from, message.kind);
                 return refuse(Errno::NOSYS);
             }
         };
-        let answer = self.work(job, client, &call);
-        if !client.waits_for(job.request) {
-            return None;
-        }
-        match answer {
+        match self.work(job, client, &call) {
             Ok(answer) => {
                 debug!("client {}: {call:?}: {answer:?}", job.from);
-                Some(answer.to(message))
+                answer.to(message)
             }
             Err(failure) => {
                 let errno = failure.errno();
@@ -300,7 +295,7 @@ impl Shared {
                     job.from,
                     in_full(&failure)
                 );
-                Some(message.answer(-errno))
+                message.answer(-errno)
             }
         }
     }
@@ -319,7 +314,6 @@ impl Shared {
                     endpoint: &*self.endpoint,
                     clients: &self.clients,
                     client,
-                    request: job.request,
                     link: &link,
                     session,
                 };
@@ -334,9 +328,7 @@ impl Shared {
     }
 }
 
-/// Whether a request is the answer that its client got last.
-fn is_answer(message: &Message, last: Option<&Message>) -> bool {
-    last.is_some_and(|last| {
-        last.kind == message.kind && last.arm::<crate::abi::M7>() == message.arm()
-    })
+/// Whether a request is what its client was answered last.
+fn is_same(message: &Message, last: &Message) -> bool {
+    last.kind == message.kind && last.arm::<M7>() == message.arm()
 }

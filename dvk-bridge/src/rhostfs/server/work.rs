@@ -22,8 +22,6 @@ pub(super) struct Work<'a> {
     pub(super) endpoint: &'a dyn BoundEndpoint,
     pub(super) clients: &'a Clients,
     pub(super) client: &'a Client,
-    /// The request's number among the client's.
-    pub(super) request: u64,
     pub(super) link: &'a Link,
     /// The session over the queue that the client's requests take.
     pub(super) session: Session,
@@ -169,12 +167,12 @@ impl Work<'_> {
         })
     }
 
-    /// Where a request was given up, its memory may be something else by now.
+    /// The memory of one that has gone may be somebody else's by now.
     fn check_wanted(&self) -> Result<()> {
-        if self.client.waits_for(self.request) {
-            Ok(())
+        if self.client.is_gone() {
+            Err(Failure::ClientGone)
         } else {
-            Err(Failure::GivenUp)
+            Ok(())
         }
     }
 
