@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::rhostfs::mount::MountArgs;
+use crate::rhostfs::service::ServeArgs;
 
 /// Everything typed.
 #[derive(Clone, Debug, Parser)]
@@ -28,4 +29,6 @@ pub struct Args {
 pub enum Command {
     /// Mount a far rhostfs on a directory of this machine
     Mount(MountArgs),
+    /// Serve a share to DVS machines, as their rhostfs
+    Serve(ServeArgs),
 }

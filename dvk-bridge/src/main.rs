@@ -6,13 +6,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
-use gangplank_dvk::rhostfs::mount;
+use gangplank_dvk::rhostfs::{mount, service};
 
 fn main() -> ExitCode {
     let args = Args::parse();
     start_logging(&args);
     let done = match &args.command {
         Command::Mount(args) => mount::run(args).map_err(|error| in_full(&error)),
+        Command::Serve(args) => service::run(args).map_err(|error| in_full(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub(crate) fn dc() -> DcId {
 /// A server at work, until it is dropped.
 pub(crate) struct Serving {
     server: Arc<Server>,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,12 +36,14 @@ impl Serving {
     pub(crate) fn start(carrier: &dyn Carrier, options: &Options) -> Result<Self> {
         let endpoint = carrier.bind(dc(), SERVER, "rhostfsd")?;
         let server = Arc::new(Server::start(endpoint, options)?);
+        let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
-            let server = Arc::clone(&server);
-            move || server.run()
+            let (server, stop) = (Arc::clone(&server), Arc::clone(&stop));
+            move || server.run(&stop)
         });
         Ok(Self {
             server,
+            stop,
             thread: Some(thread),
         })
     }
@@ -47,7 +51,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.server.stop();
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the server has not panicked");
         }

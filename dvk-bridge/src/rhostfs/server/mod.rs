@@ -35,6 +35,7 @@ mod wire;
 mod work;
 
 pub use identity::Identity;
+pub(super) use serve::check_root;
 pub use serve::{Options, Server, StartError};
 pub use tree::Links;
 

@@ -93,8 +93,8 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// The directory of a share that `root` names: absolute, and without what is resolved by looking.
-pub(in crate::rhostfs) fn parse_root(root: &str) -> std::result::Result<(), &'static str> {
+/// Whether `root` can name a directory of a share, from the share's own root on.
+pub(in crate::rhostfs) fn check_root(root: &str) -> std::result::Result<(), &'static str> {
     if !root.starts_with('/') {
         return Err("it is a path from the share's root on, and begins with a slash");
     }
@@ -111,7 +111,6 @@ pub(in crate::rhostfs) fn parse_root(root: &str) -> std::result::Result<(), &'st
 pub struct Server {
     shared: Arc<Shared>,
     workers: usize,
-    stop: AtomicBool,
 }
 
 struct Shared {
@@ -142,7 +141,7 @@ impl Server {
             root: options.root.clone(),
             why,
         };
-        parse_root(&options.root).map_err(bad_root)?;
+        check_root(&options.root).map_err(bad_root)?;
         let root = Path::parse(format!("{}\0", options.root).as_bytes());
         let root = root.map_err(|_| bad_root("it is no path"))?;
         let target = Target {
@@ -175,7 +174,6 @@ impl Server {
         Ok(Self {
             shared: Arc::new(shared),
             workers: options.workers,
-            stop: AtomicBool::new(false),
         })
     }
 
@@ -185,13 +183,14 @@ impl Server {
         self.shared.links.wait(limit)
     }
 
-    /// Serves until [`Server::stop`], or until the endpoint is given up.
-    pub fn run(&self) {
+    /// Serves until `stop` is set, or until the endpoint is given up. It ends within a second, or when what is being done is
+    /// done.
+    pub fn run(&self, stop: &AtomicBool) {
         let pool = Pool::new(self.workers, {
             let shared = Arc::clone(&self.shared);
             move |job| shared.serve(&job)
         });
-        while !self.stop.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) {
             match self.shared.endpoint.receive(PATIENCE) {
                 Ok(delivery) => self.shared.take(&pool, delivery),
                 Err(EndpointError::TimedOut { .. }) => {}
@@ -202,11 +201,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    /// Has [`Server::run`] end within a second, when what is being done is done.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,380 @@
+//! From what the files say to what they mean, or to all that is wrong with them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::entries::{Choice, Entries, YES_NO, first_word};
+use super::fault::{At, Fault};
+use super::tree::Line;
+use super::{Block, Carriage, Config, LocalPart};
+use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
+use crate::carrier::node::{NodeConfig, PeerConfig};
+use crate::rhostfs::server::{self, Links};
+
+const SERVER_KEYS: &[&str] = &[
+    "rhs_dcid",
+    "rhs_ep",
+    "rhs_dir",
+    "rhs_socket",
+    "rhs_carrier",
+    "rhs_links",
+    "rhs_uid",
+    "rhs_gid",
+    "rhs_readonly",
+    "rhs_clients",
+    "rhs_files",
+    "rhs_threads",
+    "rhs_cache_ms",
+    "rhs_limit_s",
+];
+/// `dcid` is what the key was called in 2019.
+const SERVER_ALIASES: &[(&str, &str)] = &[("dcid", "rhs_dcid")];
+const NODE_KEYS: &[&str] = &["node_id", "node_address", "node_port_base"];
+const PEER_KEYS: &[&str] = &[
+    "peer_id",
+    "peer_host",
+    "peer_port_base",
+    "peer_generation",
+    "peer_announce",
+];
+const LOCAL_KEYS: &[&str] = &["local_socket", "local_switch_uid"];
+const DC_KEYS: &[&str] = &["dc_id", "dc_procs", "dc_tasks", "dc_sysprocs"];
+
+const CARRIAGES: Choice<'static, Carriage> = &[
+    ("node", Carriage::Node),
+    ("local", Carriage::Local),
+    ("device", Carriage::Device),
+];
+const LINKS: Choice<'static, Links> = &[
+    ("refuse", Links::Refuse),
+    ("follow", Links::Follow),
+    ("patched", Links::Patched),
+];
+const GENERATIONS: Choice<'static, Generation> = &[
+    ("current", Generation::Current),
+    ("legacy", Generation::Legacy),
+    ("early", Generation::Early),
+];
+
+/// Most processes, tasks or system processes of a container: no DVK has more.
+const MOST_PROCS: u32 = 4096;
+/// Last port that 32 nodes' ports can begin with.
+const LAST_PORT_BASE: u32 = 65_535 - 31;
+
+/// The blocks of a file by kind.
+#[derive(Default)]
+struct Blocks {
+    servers: Vec<Entries<'static>>,
+    peers: Vec<Entries<'static>>,
+    dcs: Vec<Entries<'static>>,
+    node: Option<Entries<'static>>,
+    local: Option<Entries<'static>>,
+}
+
+/// What the lines of `file` mean. `socket` is the daemon's where a server names none.
+pub(super) fn check(
+    file: &Path,
+    lines: &[Line],
+    socket: Option<&Path>,
+    faults: &mut Vec<Fault>,
+) -> Config {
+    let blocks = sort(lines, faults);
+    let dcs = containers(&blocks.dcs, faults);
+    let mut servers = Vec::new();
+    for entries in &blocks.servers {
+        servers.extend(server(entries, &dcs, socket, faults));
+    }
+    for (index, (block, at)) in servers.iter().enumerate() {
+        let same =
+            |(other, _): &&(Block, _)| (block.dc, block.endpoint) == (other.dc, other.endpoint);
+        if let Some((other, _)) = servers.iter().take(index).find(same) {
+            let what = format!("{} has the same container and endpoint", other.name);
+            faults.push(Fault::new(at, block.name.clone(), what));
+        }
+    }
+    let mut node = node(&blocks, faults);
+    let local = blocks
+        .local
+        .as_ref()
+        .and_then(|local| local_part(local, faults));
+    for (block, at) in &servers {
+        let lacks = match block.carriage {
+            Carriage::Node if blocks.node.is_none() => "a block `node` says which node this is",
+            Carriage::Local if blocks.local.is_none() => "a block `local` says where the switch is",
+            _ => continue,
+        };
+        faults.push(Fault::new(
+            at,
+            block.name.clone(),
+            format!("{lacks}; there is none"),
+        ));
+    }
+    if blocks.servers.is_empty() && faults.is_empty() {
+        let at = At {
+            file: file.into(),
+            line: 1,
+        };
+        faults.push(Fault::new(&at, "rhs", "no block says what is to be served"));
+    }
+    if let Some(node) = &mut node {
+        node.dcs = dimensions(&servers, &dcs);
+    }
+    Config {
+        dcs: dimensions(&servers, &dcs),
+        servers: servers.into_iter().map(|(block, _)| block).collect(),
+        node,
+        local,
+        warnings: Vec::new(),
+    }
+}
+
+fn sort(lines: &[Line], faults: &mut Vec<Fault>) -> Blocks {
+    let mut blocks = Blocks::default();
+    for line in lines {
+        let word = first_word(line);
+        let once = |known: &Option<Entries<'static>>, faults: &mut Vec<Fault>| {
+            if let Some(known) = known {
+                let what = format!("there is one in line {} already", known.at.line);
+                faults.push(Fault::new(&line.at, word.clone(), what));
+            }
+        };
+        match word.as_str() {
+            "rhs" => {
+                let read = Entries::read(line, SERVER_KEYS, SERVER_ALIASES, faults);
+                blocks.servers.extend(read);
+            }
+            "peer" => blocks
+                .peers
+                .extend(Entries::read(line, PEER_KEYS, &[], faults)),
+            "dc" => blocks.dcs.extend(Entries::read(line, DC_KEYS, &[], faults)),
+            "node" => {
+                once(&blocks.node, faults);
+                blocks.node = Entries::read(line, NODE_KEYS, &[], faults);
+            }
+            "local" => {
+                once(&blocks.local, faults);
+                blocks.local = Entries::read(line, LOCAL_KEYS, &[], faults);
+            }
+            _ => {
+                let what = "a file has blocks rhs, node, peer, local, dc, and includes";
+                faults.push(Fault::new(&line.at, word, what));
+            }
+        }
+    }
+    blocks
+}
+
+fn containers(blocks: &[Entries<'_>], faults: &mut Vec<Fault>) -> HashMap<DcId, DcLimits> {
+    let mut dcs = HashMap::new();
+    for entries in blocks {
+        let usual = DcLimits::USUAL;
+        let mut number = |key, otherwise| {
+            let number = entries.number(key, 1, MOST_PROCS, faults);
+            number
+                .and_then(|number| i32::try_from(number).ok())
+                .unwrap_or(otherwise)
+        };
+        let limits = DcLimits {
+            procs: number("dc_procs", usual.procs),
+            tasks: number("dc_tasks", usual.tasks),
+            sysprocs: number("dc_sysprocs", usual.sysprocs),
+        };
+        if limits.sysprocs <= limits.tasks {
+            entries.wrong("dc_sysprocs", "more than dc_tasks is right", faults);
+        }
+        let Some(dc) = dc_id(entries, "dc_id", faults) else {
+            continue;
+        };
+        if dcs.insert(dc, limits).is_some() {
+            entries.wrong("dc_id", "another block is about the same container", faults);
+        }
+    }
+    dcs
+}
+
+/// The containers that are served in, with the dimensions that they have unless told otherwise.
+fn dimensions<A>(servers: &[(Block, A)], dcs: &HashMap<DcId, DcLimits>) -> HashMap<DcId, DcLimits> {
+    let limits = |dc: DcId| dcs.get(&dc).copied().unwrap_or(DcLimits::USUAL);
+    servers
+        .iter()
+        .map(|(block, _)| (block.dc, limits(block.dc)))
+        .collect()
+}
+
+fn dc_id(entries: &Entries<'_>, key: &str, faults: &mut Vec<Fault>) -> Option<DcId> {
+    if !entries.has(key) {
+        entries.missing(key, faults);
+        return None;
+    }
+    let most = u32::from(DcId::COUNT) - 1;
+    let number = entries.number(key, 0, most, faults)?;
+    DcId::new(i32::try_from(number).ok()?)
+}
+
+fn node_id(entries: &Entries<'_>, key: &str, faults: &mut Vec<Fault>) -> Option<NodeId> {
+    if !entries.has(key) {
+        entries.missing(key, faults);
+        return None;
+    }
+    let most = u32::from(NodeId::COUNT) - 1;
+    let number = entries.number(key, 0, most, faults)?;
+    NodeId::new(i32::try_from(number).ok()?)
+}
+
+fn server(
+    entries: &Entries<'_>,
+    dcs: &HashMap<DcId, DcLimits>,
+    socket: Option<&Path>,
+    faults: &mut Vec<Fault>,
+) -> Option<(Block, At)> {
+    let dc = dc_id(entries, "rhs_dcid", faults);
+    let limits = dc
+        .and_then(|dc| dcs.get(&dc))
+        .copied()
+        .unwrap_or(DcLimits::USUAL);
+    for key in ["rhs_ep", "rhs_dir"] {
+        if !entries.has(key) {
+            entries.missing(key, faults);
+        }
+    }
+    // A user process could not copy from and to its clients.
+    let last = limits
+        .sysprocs
+        .saturating_sub(limits.tasks)
+        .saturating_sub(1);
+    let last = u32::try_from(last).unwrap_or_default();
+    let slot = entries.number("rhs_ep", 0, last, faults);
+    let endpoint = slot
+        .and_then(|slot| i32::try_from(slot).ok())
+        .map(Endpoint::from_raw);
+    let root = entries.quoted("rhs_dir", faults);
+    if let Some(Err(why)) = root.map(server::check_root) {
+        entries.wrong("rhs_dir", why, faults);
+    }
+    let socket = match entries.has("rhs_socket") {
+        true => entries.quoted("rhs_socket", faults).map(PathBuf::from),
+        false => socket.map(Path::to_owned),
+    };
+    if socket.is_none() && !entries.has("rhs_socket") {
+        entries.missing("rhs_socket", faults);
+    }
+    let carriage = entries.choice("rhs_carrier", CARRIAGES, faults);
+    let mut options = server::Options::new(socket.clone().unwrap_or_default());
+    options.root = root.unwrap_or("/").to_owned();
+    if let Some(links) = entries.choice("rhs_links", LINKS, faults) {
+        options.links = links;
+    }
+    if let Some(read_only) = entries.choice("rhs_readonly", YES_NO, faults) {
+        options.read_only = read_only;
+    }
+    // The last number stands for none.
+    if let Some(uid) = entries.number("rhs_uid", 0, u32::MAX - 1, faults) {
+        options.identity.uid = uid;
+    }
+    if let Some(gid) = entries.number("rhs_gid", 0, u32::MAX - 1, faults) {
+        options.identity.gid = gid;
+    }
+    if entries.has("rhs_uid") != entries.has("rhs_gid") {
+        let (there, lacking) = match entries.has("rhs_uid") {
+            true => ("rhs_uid", "rhs_gid"),
+            false => ("rhs_gid", "rhs_uid"),
+        };
+        entries.wrong(there, format!("it goes with {lacking}"), faults);
+    }
+    let mut amount = |key, most, to: &mut usize| {
+        let number = entries.number(key, 1, most, faults);
+        if let Some(number) = number.and_then(|number| usize::try_from(number).ok()) {
+            *to = number;
+        }
+    };
+    amount("rhs_clients", 1 << 20, &mut options.clients);
+    amount("rhs_files", 1 << 20, &mut options.handles);
+    amount("rhs_threads", 256, &mut options.workers);
+    if let Some(ms) = entries.number("rhs_cache_ms", 0, 3_600_000, faults) {
+        options.believed = Duration::from_millis(ms.into());
+    }
+    if let Some(seconds) = entries.number("rhs_limit_s", 1, 3600, faults) {
+        options.limit = Duration::from_secs(seconds.into());
+    }
+    let block = Block {
+        name: entries.name.clone(),
+        dc: dc?,
+        endpoint: endpoint?,
+        // What the original has.
+        carriage: carriage.unwrap_or(Carriage::Device),
+        options,
+    };
+    socket.and(root).map(|_| (block, entries.at.clone()))
+}
+
+fn node(blocks: &Blocks, faults: &mut Vec<Fault>) -> Option<NodeConfig> {
+    let mut peers = Vec::new();
+    for entries in &blocks.peers {
+        let Some(peer) = peer(entries, faults) else {
+            continue;
+        };
+        if peers.iter().any(|known: &PeerConfig| known.id == peer.id) {
+            entries.wrong("peer_id", "another block is about the same node", faults);
+        }
+        peers.push(peer);
+    }
+    let Some(entries) = &blocks.node else {
+        if let Some(peer) = blocks.peers.first() {
+            let what = "a block `node` says which node has it as a peer; there is none";
+            faults.push(Fault::new(&peer.at, peer.name.clone(), what));
+        }
+        return None;
+    };
+    let id = node_id(entries, "node_id", faults)?;
+    let mut config = NodeConfig::new(id);
+    if let Some(address) = entries.word("node_address") {
+        match address.parse::<IpAddr>() {
+            Ok(address) => config.address = address,
+            Err(_) => entries.wrong("node_address", "an address of this host is right", faults),
+        }
+    }
+    if let Some(base) = port_base(entries, "node_port_base", faults) {
+        config.port_base = base;
+    }
+    if peers.is_empty() {
+        let what = "blocks `peer` say whom it serves; there is none";
+        faults.push(Fault::new(&entries.at, entries.name.clone(), what));
+    }
+    config.peers = peers;
+    if let Err(error) = config.check() {
+        entries.wrong("node_id", error.to_string(), faults);
+    }
+    Some(config)
+}
+
+fn peer(entries: &Entries<'_>, faults: &mut Vec<Fault>) -> Option<PeerConfig> {
+    let id = node_id(entries, "peer_id", faults);
+    let host = entries.word("peer_host");
+    if host.is_none() {
+        entries.missing("peer_host", faults);
+    }
+    let generation = entries.choice("peer_generation", GENERATIONS, faults);
+    let announce = entries.choice("peer_announce", YES_NO, faults);
+    let base = port_base(entries, "peer_port_base", faults);
+    let mut peer = PeerConfig::new(id?, host?);
+    peer.generation = generation.unwrap_or_default();
+    peer.announce = announce.unwrap_or_default();
+    peer.port_base = base.unwrap_or(peer.port_base);
+    Some(peer)
+}
+
+fn port_base(entries: &Entries<'_>, key: &str, faults: &mut Vec<Fault>) -> Option<u16> {
+    let base = entries.number(key, 1, LAST_PORT_BASE, faults)?;
+    u16::try_from(base).ok()
+}
+
+fn local_part(entries: &Entries<'_>, faults: &mut Vec<Fault>) -> Option<LocalPart> {
+    if !entries.has("local_socket") {
+        entries.missing("local_socket", faults);
+    }
+    let switch_uid = entries.number("local_switch_uid", 0, u32::MAX - 1, faults);
+    let socket = PathBuf::from(entries.quoted("local_socket", faults)?);
+    Some(LocalPart { socket, switch_uid })
+}

@@ -1,0 +1,178 @@
+//! A block's lines as keys and values: each key known, at most once, with one value.
+
+use std::collections::HashMap;
+
+use super::fault::{At, Fault};
+use super::tree::{Item, Line};
+use super::words::{Kind, Token};
+
+/// A block of a file: `KIND NAME { KEY VALUE; ... };`
+pub(super) struct Entries<'a> {
+    /// What the operator calls it.
+    pub(super) name: String,
+    pub(super) at: At,
+    values: HashMap<&'a str, Token>,
+}
+
+/// A choice of words for a value, and what each means.
+pub(super) type Choice<'a, T> = &'a [(&'a str, T)];
+
+/// Yes and no.
+pub(super) const YES_NO: Choice<'static, bool> = &[("yes", true), ("no", false)];
+
+impl<'a> Entries<'a> {
+    /// Reads a block that may have `keys`. An alias stands for the key behind it.
+    pub(super) fn read(
+        line: &Line,
+        keys: &[&'a str],
+        aliases: &[(&str, &'a str)],
+        faults: &mut Vec<Fault>,
+    ) -> Option<Self> {
+        let [kind, name, block, extra @ ..] = line.items.as_slice() else {
+            let what = "a block is right: a name, and keys in braces";
+            faults.push(Fault::new(&line.at, first_word(line), what));
+            return None;
+        };
+        let (Item::Word(name), Item::Block(lines, _)) = (name, block) else {
+            let what = "a block is right: a name, and keys in braces";
+            faults.push(Fault::new(kind.at(), kind.written(), what));
+            return None;
+        };
+        if let Some(extra) = extra.first() {
+            let what =
+                "it is on the line of the block before it, and would be overlooked: a ; is missing";
+            faults.push(Fault::new(extra.at(), extra.written(), what));
+        }
+        let mut entries = Self {
+            name: text(name).to_owned(),
+            at: kind.at().clone(),
+            values: HashMap::new(),
+        };
+        for line in lines {
+            entries.add(line, keys, aliases, faults);
+        }
+        Some(entries)
+    }
+
+    fn add(
+        &mut self,
+        line: &Line,
+        keys: &[&'a str],
+        aliases: &[(&str, &'a str)],
+        faults: &mut Vec<Fault>,
+    ) {
+        let written = first_word(line);
+        let mut fault =
+            |at: &At, token: &str, what: String| faults.push(Fault::new(at, token, what));
+        let alias = aliases.iter().find(|(alias, _)| *alias == written);
+        let wanted = alias.map_or(written.as_str(), |(_, key)| key);
+        let Some(key) = keys.iter().find(|key| **key == wanted) else {
+            let what = format!("there is no such key here, but {}", keys.join(", "));
+            return fault(&line.at, &written, what);
+        };
+        let [Item::Word(value), extra @ ..] = line.items.get(1..).unwrap_or_default() else {
+            return fault(&line.at, &written, "one value is right".to_owned());
+        };
+        if let Some(extra) = extra.first() {
+            let what = format!(
+                "it is on the line of {written}, and would be overlooked: a ; is missing before it"
+            );
+            fault(extra.at(), &extra.written(), what);
+        }
+        if let Some(before) = self.values.insert(key, value.clone()) {
+            let what = format!("it was given in line {} already", before.at.line);
+            fault(&line.at, &written, what);
+        }
+    }
+
+    /// Where a key is, or else the block.
+    pub(super) fn at(&self, key: &str) -> &At {
+        self.values.get(key).map_or(&self.at, |value| &value.at)
+    }
+
+    /// Notes that a key is missing.
+    pub(super) fn missing(&self, key: &str, faults: &mut Vec<Fault>) {
+        let what = format!("it is missing in {}", self.name);
+        faults.push(Fault::new(&self.at, key, what));
+    }
+
+    /// Notes what is wrong with a key's value.
+    pub(super) fn wrong(&self, key: &str, what: impl Into<String>, faults: &mut Vec<Fault>) {
+        let written = self.values.get(key).map(|value| value.kind.written());
+        let token = format!("{key} {}", written.unwrap_or_default());
+        faults.push(Fault::new(self.at(key), token.trim_end(), what));
+    }
+
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// A number from `least` to `most`.
+    pub(super) fn number(
+        &self,
+        key: &str,
+        least: u32,
+        most: u32,
+        faults: &mut Vec<Fault>,
+    ) -> Option<u32> {
+        let value = self.values.get(key)?;
+        let digits = match &value.kind {
+            Kind::Word(word) if word.bytes().all(|byte| byte.is_ascii_digit()) => word.parse().ok(),
+            _ => None,
+        };
+        let number = digits.filter(|number| (least..=most).contains(number));
+        if number.is_none() {
+            self.wrong(
+                key,
+                format!("a number from {least} to {most} is right"),
+                faults,
+            );
+        }
+        number
+    }
+
+    /// One of several words.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        key: &str,
+        choice: Choice<'_, T>,
+        faults: &mut Vec<Fault>,
+    ) -> Option<T> {
+        let value = self.values.get(key)?;
+        let found = choice.iter().find(|(word, _)| *word == text(value));
+        if found.is_none() {
+            let words: Vec<&str> = choice.iter().map(|(word, _)| *word).collect();
+            self.wrong(key, format!("one of {} is right", words.join(", ")), faults);
+        }
+        found.map(|(_, meaning)| *meaning)
+    }
+
+    /// A string in quotes, that is not empty.
+    pub(super) fn quoted(&self, key: &str, faults: &mut Vec<Fault>) -> Option<&str> {
+        match &self.values.get(key)?.kind {
+            Kind::Text(text) if !text.is_empty() => Some(text),
+            _ => {
+                self.wrong(key, "a string in quotes is right", faults);
+                None
+            }
+        }
+    }
+
+    /// A word or a string.
+    pub(super) fn word(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(text)
+    }
+}
+
+/// What a line begins with, as written.
+pub(super) fn first_word(line: &Line) -> String {
+    line.items.first().map(Item::written).unwrap_or_default()
+}
+
+fn text(token: &Token) -> &str {
+    match &token.kind {
+        Kind::Word(text) | Kind::Text(text) => text,
+        Kind::End | Kind::Open | Kind::Close => "",
+    }
+}

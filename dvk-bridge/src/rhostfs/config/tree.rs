@@ -1,0 +1,210 @@
+//! Tokens as lines and blocks, with the files they include.
+//!
+//! A line is words up to `;`, to the `}` around it or to the end of the file; a newline ends nothing. `include FILE;` stands for
+//! the lines of another file, relative to the one it is in; a file that is not there has none.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::fault::{At, ConfigError, Fault};
+use super::words::{Kind, Token, split};
+
+/// Largest file that is read, in bytes.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// Files that may be included one within another, so that none includes itself.
+const DEEPEST_INCLUDE: usize = 8;
+
+/// Blocks that may stand one within another.
+const DEEPEST_BLOCK: usize = 8;
+
+/// Files that may be read in all.
+const MOST_FILES: usize = 64;
+
+/// A line: its first word says what it is about.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) items: Vec<Item>,
+    pub(super) at: At,
+}
+
+/// A part of a line.
+#[derive(Clone, Debug)]
+pub(super) enum Item {
+    /// A word or a string.
+    Word(Token),
+    /// Lines in braces.
+    Block(Vec<Line>, At),
+}
+
+impl Item {
+    pub(super) const fn at(&self) -> &At {
+        match self {
+            Self::Word(token) => &token.at,
+            Self::Block(_, at) => at,
+        }
+    }
+
+    /// As it was written, for messages.
+    pub(super) fn written(&self) -> String {
+        match self {
+            Self::Word(token) => token.kind.written(),
+            Self::Block(..) => "{".to_owned(),
+        }
+    }
+}
+
+/// What was read, and what was odd about it.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    pub(super) lines: Vec<Line>,
+    pub(super) faults: Vec<Fault>,
+    /// Included files that are not there.
+    pub(super) missing: Vec<Fault>,
+}
+
+/// Reads `file` and all it includes.
+pub(super) fn read(file: &Path) -> Result<Tree, ConfigError> {
+    let bytes = bytes_of(file).map_err(|source| ConfigError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    let mut reader = Reader {
+        tree: Tree::default(),
+        files: 1,
+    };
+    let lines = reader.file(file, &bytes, 0);
+    Ok(Tree {
+        lines,
+        ..reader.tree
+    })
+}
+
+struct Reader {
+    tree: Tree,
+    files: usize,
+}
+
+impl Reader {
+    fn file(&mut self, file: &Path, bytes: &[u8], depth: usize) -> Vec<Line> {
+        let name: Arc<Path> = file.into();
+        let mut tokens = split(&name, bytes, &mut self.tree.faults).into();
+        let lines = self.lines(&mut tokens, depth, 0);
+        if let Some(Token { kind, at }) = tokens.front() {
+            let what = "there is no block that it could end";
+            self.fault(at, kind.written(), what);
+        }
+        lines
+    }
+
+    /// Lines up to the end of the tokens or to a `}`, which is left there.
+    fn lines(&mut self, tokens: &mut VecDeque<Token>, depth: usize, nested: usize) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let mut items = Vec::new();
+        loop {
+            let ends = match tokens.front().map(|token| &token.kind) {
+                None | Some(Kind::Close) => true,
+                Some(Kind::End) => {
+                    tokens.pop_front();
+                    self.line(&mut lines, &mut items, depth);
+                    continue;
+                }
+                Some(_) => false,
+            };
+            if ends {
+                self.line(&mut lines, &mut items, depth);
+                return lines;
+            }
+            let Some(token) = tokens.pop_front() else {
+                return lines;
+            };
+            if token.kind != Kind::Open {
+                items.push(Item::Word(token));
+                continue;
+            }
+            if nested >= DEEPEST_BLOCK {
+                self.fault(&token.at, "{", "blocks are nested too deep");
+                tokens.clear();
+                return lines;
+            }
+            let block = self.lines(tokens, depth, nested + 1);
+            if tokens.pop_front().is_none() {
+                self.fault(&token.at, "{", "the block has no end: a } is missing");
+            }
+            items.push(Item::Block(block, token.at));
+        }
+    }
+
+    /// A line is complete: what it includes, or itself.
+    fn line(&mut self, lines: &mut Vec<Line>, items: &mut Vec<Item>, depth: usize) {
+        let items = std::mem::take(items);
+        let Some(first) = items.first() else {
+            return;
+        };
+        let at = first.at().clone();
+        let includes =
+            matches!(first, Item::Word(token) if token.kind == Kind::Word("include".to_owned()));
+        if !includes {
+            lines.push(Line { items, at });
+            return;
+        }
+        match items.as_slice() {
+            [
+                _,
+                Item::Word(Token {
+                    kind: Kind::Word(file) | Kind::Text(file),
+                    ..
+                }),
+            ] => {
+                lines.extend(self.include(&at, file, depth));
+            }
+            _ => self.fault(&at, "include", "one file is right: include FILE;"),
+        }
+    }
+
+    fn include(&mut self, at: &At, file: &str, depth: usize) -> Vec<Line> {
+        if depth >= DEEPEST_INCLUDE || self.files >= MOST_FILES {
+            self.fault(at, file, "too many files include one another");
+            return Vec::new();
+        }
+        self.files += 1;
+        let path = relative_to(&at.file, file);
+        match bytes_of(&path) {
+            Ok(bytes) => self.file(&path, &bytes, depth + 1),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let what = "the file is not there, and counts as empty";
+                self.tree.missing.push(Fault::new(at, file, what));
+                Vec::new()
+            }
+            Err(error) => {
+                self.fault(at, file, format!("the file cannot be read: {error}"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn fault(&mut self, at: &At, token: impl Into<String>, what: impl Into<String>) {
+        self.tree.faults.push(Fault::new(at, token, what));
+    }
+}
+
+fn relative_to(from: &Path, file: &str) -> PathBuf {
+    from.parent().unwrap_or(Path::new("")).join(file)
+}
+
+fn bytes_of(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?
+        .take(LARGEST_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is longer than a configuration can be",
+        ));
+    }
+    Ok(bytes)
+}
