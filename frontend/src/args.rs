@@ -49,6 +49,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "PATH", requires = "config")]
     pub status_socket: Option<PathBuf>,
 
+    /// Name of the process that keeps the devices over a restart of this one [default: one for each driver's node and user]
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub holder: Option<String>,
+
     /// What to log: off, error, warn, info, debug or trace [default: the configuration's, or info]
     #[arg(long, value_name = "LEVEL", requires = "config")]
     pub log_level: Option<LevelFilter>,
@@ -61,6 +65,13 @@ pub enum Command {
     Fs(FsArgs),
     /// Stand between a guest and a daemon that may come late, be replaced, or go
     Relay(crate::relay::RelayArgs),
+    /// Keep devices over a restart of the device model, which starts this by itself
+    #[command(hide = true)]
+    Hold {
+        /// Tells it from others in a list of processes
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
 }
 
 /// `fs`: a file client.

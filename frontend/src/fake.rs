@@ -3,6 +3,7 @@
 //! It is as strict as a real one is fragile: an access completed twice, or one that was never made, is noted as a fault.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -139,18 +140,26 @@ impl Port for FakePort {
     fn connect_kick(&self, queue: u16, kick: &EventFd) -> Result<(), PortError> {
         let kick = duplicate(kick)?;
         let mut state = self.shared.state();
-        if state.kicks.iter().any(|(known, _)| *known == queue) {
-            state
-                .faults
-                .push(format!("queue {queue}'s kick was connected twice"));
+        match state.kicks.iter().find(|(known, _)| *known == queue) {
+            None => state.kicks.push((queue, kick)),
+            Some((_, known)) if identity(known)? == identity(&kick)? => {}
+            Some(_) => {
+                let fault = format!("queue {queue} was given another kick, which nobody hears");
+                state.faults.push(fault);
+            }
         }
-        state.kicks.push((queue, kick));
         Ok(())
     }
 
     fn connect_interrupt(&self, interrupt: &EventFd) -> Result<(), PortError> {
         let interrupt = duplicate(interrupt)?;
-        self.shared.state().interrupts.push(interrupt);
+        let mut state = self.shared.state();
+        for known in &state.interrupts {
+            if identity(known)? == identity(&interrupt)? {
+                return Ok(());
+            }
+        }
+        state.interrupts.push(interrupt);
         Ok(())
     }
 
@@ -164,6 +173,17 @@ impl Port for FakePort {
         self.shared.state().interrupts.clear();
         Ok(())
     }
+}
+
+/// By what the kernel tells two eventfds apart.
+fn identity(eventfd: &EventFd) -> Result<String, PortError> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd()));
+    let info = info.map_err(|source| PortError::Failed {
+        doing: "tell eventfds apart",
+        source,
+    })?;
+    let id = info.lines().find(|line| line.starts_with("eventfd-id:"));
+    Ok(id.unwrap_or_default().to_owned())
 }
 
 fn duplicate(eventfd: &EventFd) -> Result<EventFd, PortError> {

@@ -34,11 +34,11 @@ pub trait Port: Send + Sync {
     fn complete(&self, access: Access, answer: u64) -> Result<(), PortError>;
 
     /// From now on a guest's write of `queue` to the register `QueueNotify` signals `kick`, without an access being seen.
-    /// Once per queue. After the first, no write to that register is seen, whether it is of a queue or not.
+    /// Once per queue; the same eventfd again changes nothing. After the first, no write to that register is seen, whether it is of a queue or not.
     fn connect_kick(&self, queue: u16, kick: &EventFd) -> Result<(), PortError>;
 
     /// From now on every write to the eventfd `interrupt`, by whichever process, raises the device's interrupt line. Its
-    /// counter is left alone. Not to be signalled before the guest's driver is ready.
+    /// counter is left alone; the same eventfd again changes nothing. Not to be signalled before the guest's driver is ready.
     fn connect_interrupt(&self, interrupt: &EventFd) -> Result<(), PortError>;
 
     /// Undoes [`Port::connect_kick`]: kicks come as accesses again, and wait for whoever serves the device next.

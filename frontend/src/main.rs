@@ -7,15 +7,19 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use gangplank_frontend::args::{Args, Command, FsArgs, ModelArgs};
 use gangplank_frontend::failure::in_full;
-use gangplank_frontend::fs;
 use gangplank_frontend::program::{self, Outcome};
 use gangplank_frontend::relay::{self, RelayArgs};
+use gangplank_frontend::{fs, holder};
 
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
         Some(Command::Relay(args)) => run_relay(&args),
+        Some(Command::Hold { .. }) => match holder::hold() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error, 1),
+        },
         None => run_model(&args.model),
     }
 }

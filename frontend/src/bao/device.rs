@@ -4,15 +4,30 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Builder};
+use std::time::{Duration, Instant};
 
+use log::{debug, info};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::fd::{self, Driver, Kernel, Request};
+use super::fd::{self, Driver, Kernel};
 use super::signals;
 use super::sys::{Abi, Family, op, word};
 use crate::hypervisor::{Access, GuestMemory, GuestRange, Operation, Port, PortError, Token};
+use crate::journal::{Inherited, Journal, Request};
 use crate::mmio::Register;
+
+/// How long a guest has to leave a device alone until it is taken for sure that it would have made another access by now, had it
+/// been let to.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// How long that is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// One device of the driver. See [`super::Node::device`].
 #[derive(Debug)]
@@ -23,8 +38,13 @@ pub struct BaoPort<D = Kernel> {
     device: ManuallyDrop<OwnedFd>,
     window: GuestRange,
     memory: GuestMemory,
-    /// Whether a thread is in ATTACH: two may get the same request, which the driver then frees twice.
-    attached: AtomicBool,
+    /// Since when a thread is in ATTACH: two may get the same request, which the driver then frees twice.
+    attached: Mutex<Option<Instant>>,
+    journal: Arc<Journal>,
+    /// What a predecessor took and did not complete.
+    inherited: Mutex<Option<Request>>,
+    /// Whether it is doubtful of some requests whether it completed them.
+    doubts: AtomicBool,
 }
 
 impl<D: Driver> BaoPort<D> {
@@ -34,14 +54,31 @@ impl<D: Driver> BaoPort<D> {
         device: ManuallyDrop<OwnedFd>,
         window: GuestRange,
         memory: GuestMemory,
+        journal: Arc<Journal>,
     ) -> Self {
+        let mut inherited = None;
+        match journal.inherited() {
+            None => {}
+            Some(Inherited::InHand(request)) => {
+                info!("goes on with the access that was in hand");
+                inherited = Some(request);
+            }
+            Some(Inherited::Doubtful(request)) => {
+                journal.doubt(request);
+                journal.free();
+            }
+        }
+        let doubts = AtomicBool::new(!journal.doubts().is_empty());
         Self {
             driver,
             abi,
             device,
             window,
             memory,
-            attached: AtomicBool::new(false),
+            attached: Mutex::new(None),
+            journal,
+            inherited: Mutex::new(inherited),
+            doubts,
         }
     }
 
@@ -51,12 +88,36 @@ impl<D: Driver> BaoPort<D> {
     }
 
     fn attach(&self) -> Result<Access, PortError> {
-        let mut request: Request = [0; 8];
-        request[word::OP] = op::ASK;
-        match fd::exchange(&self.driver, &*self.device, self.abi.attach, &mut request) {
-            Ok(()) => Ok(to_access(request)),
-            Err(error) => Err(self.no_access(error)),
+        let place = self.journal.lay_out();
+        if let Err(error) = fd::exchange(&self.driver, &*self.device, self.abi.attach, place) {
+            self.journal.free();
+            return Err(self.no_access(error));
         }
+        let request = self.journal.request();
+        if self.doubts.load(Ordering::Relaxed) {
+            self.settle_by(&request);
+        }
+        Ok(to_access(request))
+    }
+
+    /// A guest's CPU that makes an access has had the one before completed.
+    fn settle_by(&self, request: &Request) {
+        self.journal
+            .settle(|doubt| doubt[word::PLACE] == request[word::PLACE]);
+        let left = !self.journal.doubts().is_empty();
+        self.doubts.store(left, Ordering::Relaxed);
+    }
+
+    /// Gives a request back, from the journal's `place`.
+    fn give_back(&self, request: Request) -> Result<(), Errno> {
+        let place = self.journal.about_to_complete(request);
+        let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
+        self.journal.free();
+        given
+    }
+
+    fn attached(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an ATTACH that brought no request means.
@@ -92,12 +153,20 @@ impl<D: Driver> Port for BaoPort<D> {
     }
 
     fn next_access(&self) -> Result<Access, PortError> {
-        if self.attached.swap(true, Ordering::Acquire) {
+        if self.attached().replace(Instant::now()).is_some() {
             return Err(PortError::Busy);
         }
         signals::block_all();
-        let access = self.attach();
-        self.attached.store(false, Ordering::Release);
+        let inherited = self
+            .inherited
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let access = match inherited {
+            Some(request) => Ok(to_access(request)),
+            None => self.attach(),
+        };
+        *self.attached() = None;
         access
     }
 
@@ -108,17 +177,15 @@ impl<D: Driver> Port for BaoPort<D> {
         if access.operation == Operation::Read {
             request[word::VALUE] = answer;
         }
-        fd::exchange(&self.driver, &*self.device, self.abi.complete, &mut request).map_err(
-            |error| {
-                let doing = match error {
-                    Errno::PERM => "complete an access: the hypervisor is not waiting for it",
-                    Errno::NOENT => "complete an access: this hypervisor has no remote I/O",
-                    Errno::SRCH => "complete an access: the hypervisor knows no such device",
-                    _ => "complete an access",
-                };
-                failed(doing)(error.into())
-            },
-        )
+        self.give_back(request).map_err(|error| {
+            let doing = match error {
+                Errno::PERM => "complete an access: the hypervisor is not waiting for it",
+                Errno::NOENT => "complete an access: this hypervisor has no remote I/O",
+                Errno::SRCH => "complete an access: the hypervisor knows no such device",
+                _ => "complete an access",
+            };
+            failed(doing)(error.into())
+        })
     }
 
     fn connect_kick(&self, queue: u16, kick: &EventFd) -> Result<(), PortError> {
@@ -163,6 +230,62 @@ impl<D: Driver> Port for BaoPort<D> {
             false,
         )
         .map_err(failed("disconnect the interrupt line"))
+    }
+}
+
+impl<D: Driver + 'static> BaoPort<D> {
+    /// Has the requests completed of which it is doubtful whether a predecessor completed them: it ended within the call. To be
+    /// called once the device is served.
+    ///
+    /// If such a request has been completed, its place may be another's by now, which must not be completed in its stead; if not, a
+    /// CPU of the guest stands still for ever. So it is waited until the guest leaves the device alone. Had its CPU been let
+    /// go on, it would either have made another access, by which the doubt is settled, or has no request here at all, and the
+    /// hypervisor refuses to complete one. What remains is the moment in which an access is made just then.
+    ///
+    /// Fails as starting a thread does.
+    pub fn settle_doubts(self: &Arc<Self>) -> io::Result<()> {
+        if !self.doubts.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let port = Arc::clone(self);
+        let thread = Builder::new().name("doubts".to_owned());
+        thread.spawn(move || port.settle_when_quiet()).map(|_| ())
+    }
+
+    fn settle_when_quiet(&self) {
+        let began = Instant::now();
+        loop {
+            thread::sleep(LOOK);
+            if !self.doubts.load(Ordering::Relaxed) {
+                debug!("an access that was about to be completed had been");
+                return;
+            }
+            let wanted = match began.elapsed() < PATIENCE {
+                true => QUIET,
+                false => Duration::ZERO,
+            };
+            let attached = self.attached();
+            if attached.is_some_and(|since| since.elapsed() >= wanted) {
+                return self.complete_doubts();
+            }
+        }
+    }
+
+    /// While a thread is in ATTACH, so that the journal's place for a request is not to be touched.
+    fn complete_doubts(&self) {
+        for mut request in self.journal.doubts() {
+            let place = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
+            let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
+            info!(
+                "an access that was about to be completed {}",
+                match given {
+                    Ok(()) => "is completed now".to_owned(),
+                    Err(error) => format!("had been, it seems: {error}"),
+                }
+            );
+        }
+        self.journal.settle(|_| true);
+        self.doubts.store(false, Ordering::Relaxed);
     }
 }
 

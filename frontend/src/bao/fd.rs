@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::IntoBytes;
 
@@ -14,9 +15,6 @@ use super::sys::{
     CREATE, Call, GET_INFO, IOEVENTFD_DATAMATCH, IOEVENTFD_DEASSIGN, IRQFD_DEASSIGN, Info,
     Ioeventfd, Irqfd,
 };
-
-/// A request in the words that it has in every generation; the shorter ones leave the end alone.
-pub(super) type Request = [u64; 8];
 
 /// Who answers the calls: the kernel, or a test that plays it.
 pub trait Driver: Send + Sync {
@@ -26,7 +24,7 @@ pub trait Driver: Send + Sync {
         &self,
         file: BorrowedFd<'_>,
         call: Call,
-        argument: Option<&mut [u8]>,
+        argument: Option<VolatileSlice<'_>>,
     ) -> Result<i32, Errno>;
 
     /// Takes possession of the descriptor that a call returned.
@@ -66,15 +64,20 @@ impl Driver for Kernel {
         &self,
         file: BorrowedFd<'_>,
         call: Call,
-        argument: Option<&mut [u8]>,
+        argument: Option<VolatileSlice<'_>>,
     ) -> Result<i32, Errno> {
-        let address = match argument {
+        // Kept to the end of the call: it is what keeps the memory.
+        let place = match argument {
             Some(bytes) if bytes.len() < call.size() => return Err(Errno::INVAL),
-            Some(bytes) => bytes.as_mut_ptr().cast(),
-            None => std::ptr::null_mut(),
+            Some(bytes) => Some(bytes.ptr_guard_mut()),
+            None => None,
         };
+        let address = place
+            .as_ref()
+            .map_or(std::ptr::null_mut(), |place| place.as_ptr().cast());
         let argument = Argument { call, address };
-        // SAFETY: `address` is null or that of a buffer that is borrowed for this call and long enough for it.
+        // SAFETY: `address` is null or that of memory that is there for this call and long enough for it, to be written to by
+        // anybody at any time.
         unsafe { ioctl(file, argument) }
     }
 
@@ -98,7 +101,7 @@ pub(super) fn knows(driver: &impl Driver, file: impl AsFd, call: Call) -> io::Re
 /// Creates device model `id`: its descriptor.
 pub(super) fn create(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result<OwnedFd> {
     let mut argument = id;
-    let descriptor = driver.call(node.as_fd(), CREATE, Some(argument.as_mut_bytes()))?;
+    let descriptor = driver.call(node.as_fd(), CREATE, Some(argument.as_mut_bytes().into()))?;
     driver.adopt(descriptor).ok_or_else(|| Errno::BADF.into())
 }
 
@@ -109,20 +112,20 @@ pub(super) fn info(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result
         fd: -1,
         ..Info::default()
     };
-    driver.call(node.as_fd(), GET_INFO, Some(info.as_mut_bytes()))?;
+    driver.call(node.as_fd(), GET_INFO, Some(info.as_mut_bytes().into()))?;
     let descriptor = driver.adopt(info.fd);
     Ok((info, descriptor.ok_or(Errno::BADF)?))
 }
 
-/// Waits for a request, or hands one back: ATTACH and COMPLETE of whichever generation.
+/// Waits for a request, or hands one back: ATTACH and COMPLETE of whichever generation. The shorter ones leave the end of `place`
+/// alone.
 pub(super) fn exchange(
     driver: &impl Driver,
     device: impl AsFd,
     call: Call,
-    request: &mut Request,
+    place: VolatileSlice<'_>,
 ) -> Result<(), Errno> {
-    let bytes = request.as_mut_bytes();
-    driver.call(device.as_fd(), call, Some(bytes)).map(|_| ())
+    driver.call(device.as_fd(), call, Some(place)).map(|_| ())
 }
 
 /// Has stores of `data`, 32 bits wide, at `addr` signal `eventfd`.
@@ -142,7 +145,7 @@ pub(super) fn assign_ioeventfd(
         reserved: 0,
         data,
     };
-    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes())) {
+    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes().into())) {
         // The same eventfd with the same address and data: it is kept from an earlier life of this program.
         Ok(_) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
@@ -167,7 +170,7 @@ pub(super) fn deassign_ioeventfd(
         reserved: 0,
         data,
     };
-    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes())) {
+    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes().into())) {
         Ok(_) | Err(Errno::INVAL) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -185,7 +188,7 @@ pub(super) fn connect_irqfd(
         fd: eventfd.as_raw_fd(),
         flags: if connected { 0 } else { IRQFD_DEASSIGN },
     };
-    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes())) {
+    match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes().into())) {
         // The same eventfd: it is kept from an earlier life of this program.
         Err(Errno::BUSY) if connected => Ok(()),
         done => Ok(done.map(|_| ())?),

@@ -5,7 +5,8 @@
 //! null pointer fails with EFAULT if it is known and with ENOTTY if not.
 //!
 //! What the driver does not survive is kept from it: one thread at a time waits for requests, no signal reaches it, each
-//! request is given back once and as it came, and a device's descriptor is never closed.
+//! request is given back once and as it came, and a device's descriptor is never closed. A request goes from the kernel straight
+//! into the device's journal and from there back, so that a successor completes what this process was ended before it could.
 
 mod device;
 mod error;
@@ -19,4 +20,4 @@ mod tests;
 
 pub use device::BaoPort;
 pub use error::BaoError;
-pub use node::{NODES, Node, Wanted};
+pub use node::{NODES, Node, Taken, Wanted};

@@ -3,16 +3,18 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use log::info;
 
 use super::device::BaoPort;
 use super::error::BaoError;
 use super::fd::{self, Driver, Kernel};
-use super::sys::{Abi, CREATE, Family, GENERATIONS, GET_INFO, Info};
+use super::sys::{Abi, CREATE, Family, GENERATIONS, GET_INFO};
 use crate::hypervisor::{GuestMemory, GuestRange};
+use crate::journal::Journal;
 
 /// The nodes of the driver, in the order in which they are looked for: of B, B' and A', and of A.
 pub const NODES: [&str; 2] = ["/dev/bao-io-dispatcher", "/dev/bao"];
@@ -36,6 +38,36 @@ pub struct Wanted {
     /// The memory that it shares with the guest, where that is configured: its range and the node it is mapped from.
     /// Needed where the driver does not tell, and otherwise compared.
     pub memory: Option<(GuestRange, PathBuf)>,
+}
+
+/// A device as the driver gave it.
+#[derive(Debug)]
+pub struct Taken {
+    /// Never closed.
+    descriptor: ManuallyDrop<OwnedFd>,
+    /// First byte and length of its memory, where the driver tells.
+    memory: Option<(u64, u64)>,
+}
+
+impl Taken {
+    /// One that a predecessor has taken, and the memory that the driver told it.
+    pub fn left(descriptor: OwnedFd, memory: Option<GuestRange>) -> Self {
+        Self {
+            descriptor: ManuallyDrop::new(descriptor),
+            memory: memory.map(|range| (range.start(), range.len())),
+        }
+    }
+
+    /// What is to be kept.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// The memory, where the driver tells one that can be.
+    pub fn memory(&self) -> Option<GuestRange> {
+        self.memory
+            .and_then(|(start, len)| GuestRange::new(start, len))
+    }
 }
 
 impl Node {
@@ -89,35 +121,52 @@ impl<D: Driver> Node<D> {
         })
     }
 
-    /// Gets one device, to be asked once for each: the driver does not survive that its descriptor is closed, so it is
-    /// kept open as long as this process lives, whatever else goes wrong.
-    pub fn device(&self, wanted: &Wanted) -> Result<BaoPort<D>, BaoError>
-    where
-        D: Clone,
-    {
-        let id = wanted.id;
-        let (info, descriptor) = match self.family {
-            Family::Created => fd::create(&self.driver, &self.file, id).map(|fd| (None, fd)),
-            Family::Described => {
-                fd::info(&self.driver, &self.file, id).map(|(info, fd)| (Some(info), fd))
-            }
-        }
-        .map_err(|source| BaoError::Device {
+    /// Takes one device from the driver, once as long as the machine runs: the driver does not survive that its descriptor is
+    /// closed, so it is kept open as long as this process lives, whatever else goes wrong, and is to be kept beyond that.
+    pub fn take(&self, id: u32) -> Result<Taken, BaoError> {
+        let taken = match self.family {
+            Family::Created => fd::create(&self.driver, &self.file, id).map(|fd| (fd, None)),
+            Family::Described => fd::info(&self.driver, &self.file, id)
+                .map(|(info, fd)| (fd, Some((info.shmem_addr, info.shmem_size)))),
+        };
+        let (descriptor, memory) = taken.map_err(|source| BaoError::Device {
             id,
             node: self.path.clone(),
             source,
         })?;
-        let descriptor = ManuallyDrop::new(descriptor);
+        Ok(Taken {
+            descriptor: ManuallyDrop::new(descriptor),
+            memory,
+        })
+    }
+
+    /// The device that was taken, by now or by a predecessor, as `wanted`; `journal` is its own.
+    pub fn device(
+        &self,
+        taken: Taken,
+        wanted: &Wanted,
+        journal: Arc<Journal>,
+    ) -> Result<BaoPort<D>, BaoError>
+    where
+        D: Clone,
+    {
+        let descriptor = taken.descriptor;
         let abi = self.generation(&descriptor)?;
-        let memory = memory(wanted, info, &descriptor)?;
-        info!("device {id}: Bao's generation {}", abi.name);
+        let memory = memory(wanted, taken.memory, &descriptor)?;
+        info!("device {}: Bao's generation {}", wanted.id, abi.name);
         Ok(BaoPort::new(
             self.driver.clone(),
             abi,
             descriptor,
             wanted.window,
             memory,
+            journal,
         ))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn generation(&self, device: &OwnedFd) -> Result<&'static Abi, BaoError> {
@@ -141,17 +190,18 @@ impl<D: Driver> Node<D> {
 
 /// The shared memory, by the driver's word or the configuration's, and from the node of its own where one is configured:
 /// whoever holds the device's descriptor could answer for it.
-fn memory(wanted: &Wanted, info: Option<Info>, device: &OwnedFd) -> Result<GuestMemory, BaoError> {
+fn memory(
+    wanted: &Wanted,
+    told: Option<(u64, u64)>,
+    device: &OwnedFd,
+) -> Result<GuestMemory, BaoError> {
     let id = wanted.id;
-    let driver = match info {
+    let driver = match told {
         None => None,
-        Some(info) => Some(GuestRange::new(info.shmem_addr, info.shmem_size).ok_or(
-            BaoError::BadMemory {
-                id,
-                addr: info.shmem_addr,
-                len: info.shmem_size,
-            },
-        )?),
+        Some((addr, len)) => {
+            let range = GuestRange::new(addr, len);
+            Some(range.ok_or(BaoError::BadMemory { id, addr, len })?)
+        }
     };
     let (descriptor, range) = match (&wanted.memory, driver) {
         (None, None) => return Err(BaoError::NoMemory { id }),

@@ -116,6 +116,9 @@ pub(super) mod word {
     pub(crate) const OP: usize = 2;
     pub(crate) const VALUE: usize = 3;
     pub(crate) const ACCESS_WIDTH: usize = 4;
+    /// By which the hypervisor finds the request again, and nothing else: the request's number, or the CPU's and the virtual CPU's.
+    /// Words that a generation does not have stay 0.
+    pub(crate) const PLACE: std::ops::Range<usize> = 5..7;
 }
 
 const _: () = {
@@ -156,8 +159,8 @@ const _: () = {
 pub(super) mod op {
     pub(crate) const WRITE: u64 = 0;
     pub(crate) const READ: u64 = 1;
-    /// What the argument of ATTACH says before it is filled. Never completed with: that would swallow a request.
-    pub(crate) const ASK: u64 = 2;
+    // 2 is what the argument of ATTACH says before it is filled: see the journal. Never completed with, as that would
+    // swallow a request.
 }
 
 /// `Ioeventfd::flags`: only stores of exactly `data` signal.

@@ -27,6 +27,10 @@ pub trait Device: Send {
     /// broken until it is reset.
     fn activate(&mut self, activation: Activation) -> Result<(), Self::Error>;
 
+    /// Go on where a predecessor left off: `config` was its configuration space, as long as this one's, and `running` is what
+    /// the driver had set up, if it was running. Called before anything else, if at all.
+    fn resume(&mut self, config: &[u8], running: Option<Activation>);
+
     /// Stop one queue, before this returns: nothing of it is touched any more.
     fn stop_queue(&mut self, index: u16);
 

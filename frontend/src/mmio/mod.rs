@@ -14,6 +14,7 @@ mod device;
 mod features;
 mod queue;
 mod register;
+mod registers;
 mod status;
 mod transport;
 mod wires;
@@ -23,9 +24,11 @@ mod tests;
 
 pub use device::{Activation, Device, ReadyQueue};
 pub use features::FeatureBits;
+pub use queue::QueueRegisters;
 pub use register::Register;
+pub use registers::{Ledger, Registers};
 pub use status::Status;
-pub use transport::{Counts, Transport};
+pub use transport::{Counts, Misfit, Transport};
 pub use wires::Wires;
 
 /// `MagicValue`: "virt", little-endian.

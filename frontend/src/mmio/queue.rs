@@ -5,17 +5,17 @@ use crate::hypervisor::GuestRange;
 
 /// What the driver has said of one split virtqueue.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Queue {
+pub struct QueueRegisters {
     /// Entries, as written: not checked before the queue is made ready.
-    pub(super) size: u32,
+    pub size: u32,
     /// The descriptor area.
-    pub(super) descriptors: u64,
+    pub descriptors: u64,
     /// The driver area: the available ring.
-    pub(super) available: u64,
+    pub available: u64,
     /// The device area: the used ring.
-    pub(super) used: u64,
+    pub used: u64,
     /// Whether the driver has handed it over. Nothing above changes while it is.
-    pub(super) ready: bool,
+    pub ready: bool,
 }
 
 /// Why a queue cannot be made ready.
@@ -37,7 +37,7 @@ pub(super) enum Unfit {
     },
 }
 
-impl Queue {
+impl QueueRegisters {
     /// Checks it against the largest size and the memory that guest and device share: queue `index` as the device gets it.
     /// Lengths and alignments: virtio 1.2, 2.7.
     pub(super) fn fit(
@@ -89,6 +89,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use super::QueueRegisters as Queue;
     use super::*;
 
     const BASE: u64 = 0x1000_0000;

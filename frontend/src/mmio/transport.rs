@@ -6,8 +6,9 @@ use log::{debug, info, warn};
 
 use super::device::{Activation, Device};
 use super::features::FeatureBits;
-use super::queue::Queue;
+use super::queue::QueueRegisters;
 use super::register::Register;
+use super::registers::{Ledger, Registers};
 use super::status::{Action, Status};
 use super::wires::Wires;
 use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
@@ -36,6 +37,8 @@ pub struct Transport<D> {
     counts: Counts,
     /// Not part of what a reset forgets: it has to differ when the content does.
     config_generation: u32,
+    /// Where all of it is written down.
+    ledger: Option<Box<dyn Ledger>>,
 }
 
 /// What passed through the registers that mostly goes past them.
@@ -47,6 +50,20 @@ pub struct Counts {
     pub kicks: u64,
 }
 
+/// Why a device cannot go on where its predecessor left off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Misfit {
+    /// It has fewer queues or another configuration space.
+    #[error("the device had more queues or another configuration space")]
+    Shape,
+    /// A queue that is in use cannot be had.
+    #[error("the driver's queue {index} does not fit the device as it is configured now")]
+    Queue {
+        /// Which one.
+        index: u16,
+    },
+}
+
 /// All that a driver has written and that a reset forgets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Driver {
@@ -56,7 +73,7 @@ struct Driver {
     features: u64,
     queue_sel: u32,
     /// As many as the device has; empty after a reset until one is written to.
-    queues: Vec<Queue>,
+    queues: Vec<QueueRegisters>,
     interrupt_status: u32,
     /// Whether the device has been told to run since the last reset.
     activated: bool,
@@ -75,7 +92,63 @@ impl<D: Device> Transport<D> {
             own_calls: 0,
             counts: Counts::default(),
             config_generation: 0,
+            ledger: None,
         }
+    }
+
+    /// Has the registers written down from now on, before whoever changed them learns of it.
+    pub fn write_down(&mut self, ledger: Box<dyn Ledger>) {
+        self.ledger = Some(ledger);
+        self.note();
+    }
+
+    /// Goes on where a predecessor left off, whose registers were `left`; the device is told. Interrupts that were on their way
+    /// to the guest may have been lost, so it is made to look once.
+    ///
+    /// # Errors
+    /// [`Misfit`], if the device is another by now. It is as it was made then.
+    pub fn restore(&mut self, left: Registers) -> Result<(), Misfit> {
+        let sizes = self.device.queue_sizes();
+        if left.queues.len() > sizes.len() || left.config.len() != self.device.config().len() {
+            return Err(Misfit::Shape);
+        }
+        let mut ready = Vec::new();
+        for ((index, queue), &max) in (0..).zip(&left.queues).zip(sizes) {
+            if queue.ready {
+                let fit = queue.fit(index, max, self.memory);
+                ready.push(fit.map_err(|_| Misfit::Queue { index })?);
+            }
+        }
+        let runs = left.activated && !left.status.intersects(Status::NEEDS_RESET | Status::FAILED);
+        let activation = runs.then_some(Activation {
+            features: left.features,
+            queues: ready,
+        });
+        self.device.resume(&left.config, activation);
+        self.config_generation = left.config_generation;
+        self.driver = Driver {
+            status: left.status,
+            device_features_sel: left.device_features_sel,
+            driver_features_sel: left.driver_features_sel,
+            features: left.features,
+            queue_sel: left.queue_sel,
+            queues: left.queues,
+            interrupt_status: left.interrupt_status,
+            activated: left.activated,
+        };
+        if self.driver.status.contains(Status::DRIVER_OK) {
+            self.driver.interrupt_status |= USED_BUFFERS;
+            self.wires.signal_call();
+        }
+        self.note();
+        Ok(())
+    }
+
+    /// A predecessor's guest may be in the middle of anything, and nothing is known of it: the device has to be reset. Its
+    /// driver is not told, as it is not known to have got that far.
+    pub fn restore_broken(&mut self) {
+        self.driver.status |= Status::NEEDS_RESET;
+        self.note();
     }
 
     /// What stands behind it.
@@ -119,14 +192,16 @@ impl<D: Device> Transport<D> {
             );
             return 0;
         };
-        match access.operation {
+        let answer = match access.operation {
             Operation::Read => self.read(offset, access.width),
             Operation::Write(value) => {
                 self.write(offset, access.width, value);
                 0
             }
             Operation::Unknown(_) => 0,
-        }
+        };
+        self.note();
+        answer
     }
 
     /// What `width` bytes at `offset` of the window read as, zero-extended.
@@ -154,6 +229,7 @@ impl<D: Device> Transport<D> {
     pub fn config_changed(&mut self) {
         self.config_generation = self.config_generation.wrapping_add(1);
         self.interrupt_for_config();
+        self.note();
     }
 
     /// The device is broken until it is reset, and the guest is told, if it has a driver running.
@@ -161,6 +237,25 @@ impl<D: Device> Transport<D> {
         if !self.driver.status.contains(Status::NEEDS_RESET) {
             self.driver.status |= Status::NEEDS_RESET;
             self.interrupt_for_config();
+            self.note();
+        }
+    }
+
+    fn note(&self) {
+        if let Some(ledger) = &self.ledger {
+            let driver = &self.driver;
+            ledger.save(&Registers {
+                status: driver.status,
+                device_features_sel: driver.device_features_sel,
+                driver_features_sel: driver.driver_features_sel,
+                features: driver.features,
+                queue_sel: driver.queue_sel,
+                interrupt_status: driver.interrupt_status,
+                config_generation: self.config_generation,
+                activated: driver.activated,
+                queues: driver.queues.clone(),
+                config: self.device.config().to_vec(),
+            });
         }
     }
 
@@ -331,20 +426,20 @@ impl<D: Device> Transport<D> {
         self.device.queue_sizes().get(index).copied()
     }
 
-    fn selected(&self) -> Option<&Queue> {
+    fn selected(&self) -> Option<&QueueRegisters> {
         let index = usize::try_from(self.driver.queue_sel).ok()?;
         self.driver.queues.get(index)
     }
 
-    fn selected_mut(&mut self) -> Option<&mut Queue> {
+    fn selected_mut(&mut self) -> Option<&mut QueueRegisters> {
         let index = usize::try_from(self.driver.queue_sel).ok()?;
         let count = self.device.queue_sizes().len();
-        self.driver.queues.resize(count, Queue::default());
+        self.driver.queues.resize(count, QueueRegisters::default());
         self.driver.queues.get_mut(index)
     }
 
     /// Changes the selected queue, if there is one and it has not been handed over.
-    fn set_up(&mut self, change: impl FnOnce(&mut Queue)) {
+    fn set_up(&mut self, change: impl FnOnce(&mut QueueRegisters)) {
         if let Some(queue) = self.selected_mut()
             && !queue.ready
         {

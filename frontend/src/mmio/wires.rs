@@ -26,11 +26,25 @@ impl Wires {
             doing: "make eventfds for kicks and interrupts",
             source,
         })?;
-        for (queue, kick) in (0..queues).zip(&wires.kicks) {
+        wires.connect_to(port)?;
+        Ok(wires)
+    }
+
+    /// Those of a predecessor.
+    pub fn of(kicks: Vec<EventFd>, call: EventFd) -> Self {
+        Self {
+            kicks,
+            call,
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    /// Connects them at `port`, which may have them connected already.
+    pub fn connect_to<P: Port + ?Sized>(&self, port: &P) -> Result<(), PortError> {
+        for (queue, kick) in (0..).zip(&self.kicks) {
             port.connect_kick(queue, kick)?;
         }
-        port.connect_interrupt(&wires.call)?;
-        Ok(wires)
+        port.connect_interrupt(&self.call)
     }
 
     /// Disconnects all that [`Wires::connect`] has connected at `port`, as far as that can be done; the first failure.
@@ -45,11 +59,8 @@ impl Wires {
     /// Eventfds for `queues` queues that nothing is connected to.
     pub fn new(queues: u16) -> io::Result<Self> {
         let new = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
-        Ok(Self {
-            kicks: (0..queues).map(|_| new()).collect::<Result<_, _>>()?,
-            call: new()?,
-            calls: AtomicU64::new(0),
-        })
+        let kicks = (0..queues).map(|_| new()).collect::<Result<_, _>>()?;
+        Ok(Self::of(kicks, new()?))
     }
 
     /// What a queue's kicks come through: for the device's `SET_VRING_KICK`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use log::{info, warn};
 use rustix::net::Shutdown;
 
+use super::handover::Handover;
 use crate::config::DeviceConfig;
 use crate::hypervisor::GuestMemory;
 use crate::mmio::{Activation, Device, ReadyQueue, Wires};
@@ -31,6 +32,8 @@ pub struct FsDevice<M> {
     driver: Option<Activation>,
     /// Whether the daemon has been given that.
     started: bool,
+    /// What a successor is to find.
+    handover: Option<Arc<Handover>>,
 }
 
 #[derive(Debug)]
@@ -85,7 +88,18 @@ impl<M: Messages> FsDevice<M> {
             daemon: None,
             driver: None,
             started: false,
+            handover: None,
         }
+    }
+
+    /// Has a successor find what there is to find of the daemon.
+    pub fn hand_over(&mut self, handover: Arc<Handover>) {
+        self.handover = Some(handover);
+    }
+
+    /// Whether the guest can be told the tag.
+    pub fn knows_tag(&self) -> bool {
+        self.config.first().is_some_and(|byte| *byte != 0)
     }
 
     /// A daemon is there: `line` is its connection. If the driver is ready, its queues are started. On an error the
@@ -107,10 +121,12 @@ impl<M: Messages> FsDevice<M> {
                 change = Change::Config;
             }
         }
-        self.daemon = Some(Daemon { session, line });
-        if self.driver.is_some() {
-            self.start()?;
+        if let Some(handover) = &self.handover {
+            handover.connected(&line);
+            handover.agreed(&session.facts());
         }
+        self.daemon = Some(Daemon { session, line });
+        self.start()?;
         Ok(change)
     }
 
@@ -143,13 +159,11 @@ impl<M: Messages> FsDevice<M> {
             return Ok(());
         };
         let features = driver.features;
-        let started = start_rings(
-            daemon,
-            features,
-            &self.memory,
-            &self.wires,
-            driver.queues.iter().map(|queue| (queue, 0)),
-        );
+        let fresh = driver.queues.iter().map(|queue| (queue, 0));
+        let (memory, wires) = (&self.memory, &self.wires);
+        let started = telling(self.handover.as_deref(), daemon, |daemon| {
+            start_rings(daemon, features, memory, wires, fresh)
+        });
         match started {
             Ok(()) => {
                 self.started = true;
@@ -166,6 +180,9 @@ impl<M: Messages> FsDevice<M> {
     /// Ends the connection, so that the daemon stops whatever it still does.
     fn cut(&mut self) {
         if let Some(daemon) = self.daemon.take() {
+            if let Some(handover) = &self.handover {
+                handover.gone();
+            }
             // It fails only where the daemon was faster.
             let _ = rustix::net::shutdown(&daemon.line, Shutdown::Both);
         }
@@ -176,17 +193,36 @@ impl<M: Messages> FsDevice<M> {
         let (Some(driver), Some(daemon)) = (&mut self.driver, &mut self.daemon) else {
             return Ok(());
         };
-        let bases = daemon.session.stop()?;
-        driver.queues.retain(|queue| queue.index != index);
-        let base = |queue: &ReadyQueue| {
-            let stopped = bases
-                .iter()
-                .find(|(ring, _)| *ring == usize::from(queue.index));
-            stopped.map_or(0, |(_, base)| u16::try_from(base & 0xffff).unwrap_or(0))
-        };
-        let left = driver.queues.iter().map(|queue| (queue, base(queue)));
-        start_rings(daemon, driver.features, &self.memory, &self.wires, left)
+        let (memory, wires) = (&self.memory, &self.wires);
+        telling(self.handover.as_deref(), daemon, |daemon| {
+            let bases = daemon.session.stop()?;
+            driver.queues.retain(|queue| queue.index != index);
+            let base = |queue: &ReadyQueue| {
+                let stopped = bases
+                    .iter()
+                    .find(|(ring, _)| *ring == usize::from(queue.index));
+                stopped.map_or(0, |(_, base)| u16::try_from(base & 0xffff).unwrap_or(0))
+            };
+            let left = driver.queues.iter().map(|queue| (queue, base(queue)));
+            start_rings(daemon, driver.features, memory, wires, left)
+        })
     }
+}
+
+/// Has messages exchanged with the daemon so that a successor can tell whether they were.
+fn telling<M: Messages, R>(
+    handover: Option<&Handover>,
+    daemon: &mut Daemon<M>,
+    exchange: impl FnOnce(&mut Daemon<M>) -> Result<R, vhost_user::Error>,
+) -> Result<R, vhost_user::Error> {
+    if let Some(handover) = handover {
+        handover.busy();
+    }
+    let exchanged = exchange(daemon)?;
+    if let Some(handover) = handover {
+        handover.agreed(&daemon.session.facts());
+    }
+    Ok(exchanged)
 }
 
 fn start_rings<'a, M: Messages>(
@@ -220,6 +256,29 @@ fn start_rings<'a, M: Messages>(
         mmap_offset: 0,
     };
     daemon.session.start(features, &[region], &rings)
+}
+
+impl<M: Messages + Send> FsDevice<M> {
+    /// Takes over the daemon that a predecessor worked with, on `line`; after [`Device::resume`], if at all. Errors as
+    /// [`FsDevice::attach`].
+    pub fn adopt(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<(), FsError> {
+        self.started = session.is_running();
+        self.daemon = Some(Daemon { session, line });
+        match (self.started, &self.driver) {
+            (true, Some(driver)) => {
+                // A kick may have been lost between the two.
+                for queue in &driver.queues {
+                    self.wires.signal_kick(queue.index);
+                }
+                Ok(())
+            }
+            (true, None) => {
+                self.reset();
+                Ok(())
+            }
+            (false, _) => self.start(),
+        }
+    }
 }
 
 impl<M: Messages + Send> Device for FsDevice<M> {
@@ -258,6 +317,15 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         started
     }
 
+    fn resume(&mut self, config: &[u8], running: Option<Activation>) {
+        if self.foreign_tag
+            && let Ok(config) = config.try_into()
+        {
+            self.config = config;
+        }
+        self.driver = running;
+    }
+
     fn stop_queue(&mut self, index: u16) {
         if !self.started {
             if let Some(driver) = &mut self.driver {
@@ -273,10 +341,17 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         self.driver = None;
         if std::mem::take(&mut self.started)
             && let Some(daemon) = &mut self.daemon
-            && let Err(error) = daemon.session.reset()
+            && let Err(error) = telling(self.handover.as_deref(), daemon, |daemon| {
+                daemon.session.reset()
+            })
         {
             warn!("the daemon did not reset; its connection is cut: {error}");
             self.cut();
+        }
+        if self.daemon.is_none()
+            && let Some(handover) = &self.handover
+        {
+            handover.over();
         }
     }
 }

@@ -11,7 +11,7 @@ use log::{debug, error, info, warn};
 use super::fs::{Change, FsDevice, FsError};
 use super::stop::{Stop, Waited};
 use crate::mmio::Transport;
-use crate::vhost_user::{self, Deadlines, Messages, Session, Socket};
+use crate::vhost_user::{self, Deadlines, Facts, Messages, Session, Socket};
 
 /// How long the first pause between two attempts is; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -24,8 +24,16 @@ pub trait Connector {
     /// What carries the messages.
     type Messages: Messages + Send;
 
-    /// Connects and negotiates, within deadlines: the session, and a descriptor that is hung up when the daemon goes.
+    /// Connects and negotiates, within deadlines: the session, and a descriptor that is hung up when the daemon goes. By that
+    /// descriptor, another process can take the connection over.
     fn connect(&self) -> vhost_user::Result<(Session<Self::Messages>, OwnedFd)>;
+
+    /// Takes over a connection on which `facts` were agreed on: as [`Connector::connect`].
+    fn resume(
+        &self,
+        connection: OwnedFd,
+        facts: &Facts,
+    ) -> vhost_user::Result<(Session<Self::Messages>, OwnedFd)>;
 }
 
 /// A daemon that listens on a socket.
@@ -45,12 +53,24 @@ impl Connector for ToSocket {
         let line = session.messages().hang_up()?;
         Ok((session, line))
     }
+
+    fn resume(
+        &self,
+        connection: OwnedFd,
+        facts: &Facts,
+    ) -> vhost_user::Result<(Session<Socket>, OwnedFd)> {
+        let socket = Socket::from_stream(connection.into(), &self.path, self.deadlines.answer)?;
+        let session = Session::resume(socket, facts)?;
+        let line = session.messages().hang_up()?;
+        Ok((session, line))
+    }
 }
 
-/// Connects, reconnects and tells the guest what has changed for it, until `stop` is said. `connections` counts;
-/// `ready` is called whenever a daemon has been attached.
+/// Connects, reconnects and tells the guest what has changed for it, until `stop` is said. `line` is that of a daemon which is
+/// attached already. `connections` counts; `ready` is called whenever a daemon has been attached.
 pub fn keep<C: Connector>(
     connector: &C,
+    mut line: Option<Arc<OwnedFd>>,
     transport: &Mutex<Transport<FsDevice<C::Messages>>>,
     stop: &Stop,
     connections: &AtomicU64,
@@ -59,29 +79,35 @@ pub fn keep<C: Connector>(
     let mut pause = FIRST_PAUSE;
     let mut absent = false;
     loop {
-        match connector.connect() {
-            Ok((session, line)) => {
-                absent = false;
-                let line = Arc::new(line);
-                if attach(transport, session, Arc::clone(&line)) {
-                    pause = FIRST_PAUSE;
-                    connections.fetch_add(1, Ordering::Relaxed);
-                    ready();
-                    match stop.wait(Some(&line), None) {
-                        Ok(Waited::Stopped) => return,
-                        Ok(Waited::HungUp | Waited::TimedOut) => warn!("the daemon has gone"),
-                        Err(error) => error!("cannot watch the daemon's connection: {error}"),
-                    }
+        if line.is_none() {
+            line = match connector.connect() {
+                Ok((session, line)) => {
+                    absent = false;
+                    attach(transport, session, Arc::new(line))
                 }
-                let mut transport = lock(transport);
-                let change = transport.device_mut().detach();
-                tell(&mut transport, change);
+                Err(error) => {
+                    if absent {
+                        debug!("still no daemon: {error}");
+                    } else {
+                        info!("there is no daemon; it is waited for: {error}");
+                    }
+                    absent = error.is_absence();
+                    None
+                }
+            };
+            connections.fetch_add(line.is_some().into(), Ordering::Relaxed);
+        }
+        if let Some(line) = line.take() {
+            pause = FIRST_PAUSE;
+            ready();
+            match stop.wait(Some(&line), None) {
+                Ok(Waited::Stopped) => return,
+                Ok(Waited::HungUp | Waited::TimedOut) => warn!("the daemon has gone"),
+                Err(error) => error!("cannot watch the daemon's connection: {error}"),
             }
-            Err(error) if absent => debug!("still no daemon: {error}"),
-            Err(error) => {
-                absent = error.is_absence();
-                info!("there is no daemon; it is waited for: {error}");
-            }
+            let mut transport = lock(transport);
+            let change = transport.device_mut().detach();
+            tell(&mut transport, change);
         }
         match stop.wait(None, Some(pause)) {
             Ok(Waited::Stopped) => return,
@@ -94,13 +120,14 @@ pub fn keep<C: Connector>(
     }
 }
 
+/// The connection, if the daemon serves the device.
 fn attach<M: Messages + Send>(
     transport: &Mutex<Transport<FsDevice<M>>>,
     session: Session<M>,
     line: Arc<OwnedFd>,
-) -> bool {
+) -> Option<Arc<OwnedFd>> {
     let mut transport = lock(transport);
-    let change = match transport.device_mut().attach(session, line) {
+    let change = match transport.device_mut().attach(session, Arc::clone(&line)) {
         Ok(change) => {
             info!("a daemon is connected");
             change
@@ -114,10 +141,10 @@ fn attach<M: Messages + Send>(
         }
     };
     tell(&mut transport, change);
-    transport.device().is_attached()
+    transport.device().is_attached().then_some(line)
 }
 
-fn tell<M: Messages + Send>(transport: &mut Transport<FsDevice<M>>, change: Change) {
+pub(super) fn tell<M: Messages + Send>(transport: &mut Transport<FsDevice<M>>, change: Change) {
     match change {
         Change::Nothing => {}
         Change::Config => transport.config_changed(),

@@ -4,8 +4,10 @@
 //! guest or for a daemon to appear: `serve` answers the guest's accesses, `keep` keeps in touch with the daemon.
 
 mod fs;
+mod handover;
 mod link;
 mod report;
+mod restore;
 mod running;
 mod serve;
 mod stop;
@@ -14,6 +16,7 @@ mod stop;
 mod tests;
 
 pub use fs::{Change, FsDevice, FsError};
+pub use handover::{Handover, WiresError};
 pub use link::{Connector, ToSocket, keep};
 pub use report::Report;
 pub use running::{Running, StartError};

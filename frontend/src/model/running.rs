@@ -10,13 +10,15 @@ use std::time::Instant;
 use log::{error, info, warn};
 
 use super::fs::{Change, FsDevice};
+use super::handover::{Handover, WiresError};
 use super::link::{Connector, keep};
 use super::report::Report;
+use super::restore::restore;
 use super::serve::{Counters, serve};
 use super::stop::Stop;
 use crate::config::DeviceConfig;
 use crate::failure::in_full;
-use crate::hypervisor::{Port, PortError};
+use crate::hypervisor::Port;
 use crate::mmio::{Transport, Wires};
 use crate::vhost_user::Messages;
 
@@ -29,6 +31,8 @@ pub struct Running<P, M> {
     pub(super) transport: Arc<Mutex<Transport<FsDevice<M>>>>,
     counters: Arc<Counters>,
     connections: Arc<AtomicU64>,
+    /// Whether there is a successor to leave it to.
+    is_left: bool,
     stop: Arc<Stop>,
     stopping: Arc<AtomicBool>,
     ended: Arc<Stop>,
@@ -39,14 +43,14 @@ pub struct Running<P, M> {
 /// Why a device is not served at all.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The hypervisor did not take its eventfds.
+    /// The hypervisor did not take its eventfds, or they are not kept.
     #[error("cannot connect device {id} to the hypervisor")]
     Wires {
         /// The device.
         id: u32,
         /// Why not.
         #[source]
-        source: PortError,
+        source: WiresError,
     },
     /// The host has no room for it.
     #[error("cannot {doing} for device {id}")]
@@ -78,17 +82,42 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
         port: Arc<P>,
         connector: impl Connector<Messages = M> + Send + 'static,
     ) -> Result<Self, StartError> {
+        Self::start_with(config, port, connector, None)
+    }
+
+    /// As [`Running::start`], going on where a predecessor left off, and leaving everything to a successor in the end.
+    pub fn take_over(
+        config: &DeviceConfig,
+        port: Arc<P>,
+        connector: impl Connector<Messages = M> + Send + 'static,
+        handover: Handover,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, port, connector, Some(Arc::new(handover)))
+    }
+
+    fn start_with(
+        config: &DeviceConfig,
+        port: Arc<P>,
+        connector: impl Connector<Messages = M> + Send + 'static,
+        handover: Option<Arc<Handover>>,
+    ) -> Result<Self, StartError> {
         let id = config.id;
         let system = |doing| move |source| StartError::System { doing, id, source };
         let queues = config.num_request_queues.saturating_add(1);
-        let wires =
-            Wires::connect(&*port, queues).map_err(|source| StartError::Wires { id, source })?;
-        let wires = Arc::new(wires);
+        let wires = match &handover {
+            None => Wires::connect(&*port, queues).map_err(WiresError::from),
+            Some(handover) => handover.wires(&*port, queues),
+        };
+        let wires = Arc::new(wires.map_err(|source| StartError::Wires { id, source })?);
         let memory = port.memory().try_clone();
         let memory = memory.map_err(system("duplicate the memory's descriptor"))?;
         let range = memory.range;
         let device = FsDevice::new(config, memory, Arc::clone(&wires));
-        let transport = Transport::new(device, Arc::clone(&wires), port.window(), range);
+        let mut transport = Transport::new(device, Arc::clone(&wires), port.window(), range);
+        let line = handover
+            .as_ref()
+            .and_then(|handover| restore(&mut transport, handover, &connector));
+        let knows_tag = transport.device().knows_tag();
         let transport = Arc::new(Mutex::new(transport));
         let stop = Arc::new(Stop::new().map_err(system("make an eventfd"))?);
         let connections = Arc::new(AtomicU64::new(0));
@@ -102,7 +131,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
             let stop = Arc::clone(&stop);
             let connections = Arc::clone(&connections);
             Builder::new().name(format!("daemon {id}")).spawn(move || {
-                keep(&connector, &transport, &stop, &connections, || {
+                keep(&connector, line, &transport, &stop, &connections, || {
                     // Nobody listens once the first was heard.
                     let _ = attaches.send(());
                 });
@@ -110,7 +139,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
         };
         let keeper = keeper.map_err(system("start a thread"))?;
         let server = {
-            let first = config.tag.is_none().then_some(attached);
+            let first = (!knows_tag).then_some(attached);
             let port = Arc::clone(&port);
             let transport = Arc::clone(&transport);
             let counters = Arc::clone(&counters);
@@ -140,6 +169,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
             transport,
             counters,
             connections,
+            is_left: handover.is_some(),
             stop,
             stopping,
             ended,
@@ -179,23 +209,27 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
         self.ended.is_said()
     }
 
-    /// Ends it as the whole process is about to end: the daemon is let go, a running driver is told to reset, kicks turn
-    /// back into accesses, which wait for whoever serves the device next, and the access in hand is completed. The thread
-    /// that waits for the guest goes on until the process ends: not every hypervisor's driver can be waited on otherwise.
+    /// Ends it as the whole process is about to end; the access in hand is completed. The thread that waits for the guest goes on
+    /// until the process ends: not every hypervisor's driver can be waited on otherwise.
+    ///
+    /// One that is left to a successor stays as it is for the guest and the daemon, who go on without this process until the guest
+    /// touches a register. Otherwise the daemon is let go, a running driver is told to reset, and kicks turn back into accesses,
+    /// which wait for whoever serves the device next.
     pub fn end(self) {
         self.stop.say();
         if self.keeper.join().is_err() {
             warn!("device {}: the daemon's thread panicked", self.id);
         }
-        {
+        if !self.is_left {
             let transport = self.transport.lock();
             let mut transport = transport.unwrap_or_else(PoisonError::into_inner);
             if transport.device_mut().detach() == Change::Broken {
                 transport.needs_reset();
             }
-        }
-        if let Err(error) = self.wires.disconnect(&*self.port) {
-            warn!("device {}: {error}", self.id);
+            drop(transport);
+            if let Err(error) = self.wires.disconnect(&*self.port) {
+                warn!("device {}: {error}", self.id);
+            }
         }
         self.stopping.store(true, Ordering::Release);
         self.counters.until_idle();

@@ -137,6 +137,8 @@ mod tests {
             Ok(())
         }
 
+        fn resume(&mut self, _: &[u8], _: Option<Activation>) {}
+
         fn stop_queue(&mut self, _: u16) {}
 
         fn reset(&mut self) {}

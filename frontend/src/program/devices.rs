@@ -1,17 +1,20 @@
 //! The devices of one configuration: started together, each alive or not by itself.
 
+use std::error::Error as StdError;
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use log::error;
 
 use super::Error;
-use crate::bao::{BaoPort, Node, Wanted};
+use crate::bao::{BaoPort, Node, Taken, Wanted};
 use crate::config::{Config, DeviceConfig};
 use crate::failure::in_full;
-use crate::model::{Running, ToSocket};
+use crate::holder::{Holder, HolderError, Keep, Slot, name_for};
+use crate::journal::Journal;
+use crate::model::{Handover, Running, ToSocket};
 use crate::vhost_user::{Deadlines, Socket};
 
 /// A device that was started.
@@ -20,6 +23,7 @@ type Served = Running<BaoPort, Socket>;
 /// All devices of a configuration.
 #[derive(Debug)]
 pub(super) struct Devices {
+    holder: Arc<Holder>,
     devices: Vec<Device>,
     since: Instant,
 }
@@ -27,6 +31,8 @@ pub(super) struct Devices {
 #[derive(Debug)]
 struct Device {
     id: u32,
+    /// None if it could not be had.
+    keep: Option<Arc<Keep>>,
     state: State,
 }
 
@@ -37,27 +43,58 @@ enum State {
 }
 
 impl Devices {
-    /// Starts every device that can be started; the others are told to the log and stay failed.
+    /// Starts every device that can be started, going on with what the holder has of it: the one that is called `holder`, or that of
+    /// the driver's node. The others are told to the log and stay failed.
     ///
     /// # Errors
-    /// [`Error::Node`] where there is no driver to have any from.
-    pub(super) fn start(config: &Config) -> Result<Self, Error> {
+    /// [`Error::Node`] where there is no driver to have any from; [`Error::Holder`] where nothing can be kept.
+    pub(super) fn start(config: &Config, holder: Option<&str>) -> Result<Self, Error> {
         let node = Node::open(&config.nodes)?;
-        let devices = config.devices.iter().map(|config| Device {
-            id: config.id,
-            state: match start(&node, config) {
+        let name = holder.map_or_else(|| name_for(node.path()), str::to_owned);
+        let holder = Arc::new(Holder::connect(&name)?);
+        let devices = config.devices.iter().map(|config| {
+            let id = config.id;
+            let claimed = Keep::claim(Arc::clone(&holder), id).map(Arc::new);
+            let keep = claimed.as_ref().ok().map(Arc::clone);
+            let started = claimed
+                .map_err(Failure::from)
+                .and_then(|keep| start(&node, config, &keep));
+            let state = match started {
                 Ok(running) => State::Served(running),
                 Err(error) => {
                     let why = in_full(&*error);
-                    error!("device {} is not served: {why}", config.id);
+                    error!("device {id} is not served: {why}");
                     State::Failed { why }
                 }
-            },
+            };
+            Device { id, keep, state }
         });
         Ok(Self {
             devices: devices.collect(),
+            holder,
             since: Instant::now(),
         })
+    }
+
+    /// What polls as `RDHUP` when the holder has gone.
+    pub(super) fn holder_line(&self) -> Arc<OwnedFd> {
+        self.holder.line()
+    }
+
+    /// Has everything kept by another holder, as the one there was has gone.
+    ///
+    /// # Errors
+    /// There is none to be had. What it kept is open in this process, as long as that lives.
+    pub(super) fn renew_holder(&self) -> Result<(), HolderError> {
+        self.holder.renew()?;
+        for keep in self
+            .devices
+            .iter()
+            .filter_map(|device| device.keep.as_ref())
+        {
+            keep.renew()?;
+        }
+        Ok(())
     }
 
     /// How many are served.
@@ -107,20 +144,41 @@ impl Devices {
     }
 }
 
-fn start(
-    node: &Node,
-    config: &DeviceConfig,
-) -> Result<Served, Box<dyn std::error::Error + Send + Sync>> {
-    let port = node.device(&Wanted {
+type Failure = Box<dyn StdError + Send + Sync>;
+
+fn start(node: &Node, config: &DeviceConfig, keep: &Arc<Keep>) -> Result<Served, Failure> {
+    let wanted = Wanted {
         id: config.id,
         window: config.window,
         memory: config.memory.clone(),
-    })?;
+    };
+    let (journal, readable) = match keep.left(Slot::Journal)? {
+        Some(left) => Journal::open(left, config.id)?,
+        None => {
+            let journal = Journal::new(config.id)?;
+            keep.keep(Slot::Journal, journal.descriptor())?;
+            (journal, true)
+        }
+    };
+    let taken = match keep.left(Slot::Device)? {
+        Some(left) => Taken::left(left, journal.told_memory()),
+        None => {
+            let taken = node.take(config.id)?;
+            journal.note_memory(taken.memory());
+            keep.keep(Slot::Device, taken.descriptor())?;
+            taken
+        }
+    };
+    let journal = Arc::new(journal);
+    let handover = Handover::new(Arc::clone(keep), Arc::clone(&journal), readable);
+    let port = Arc::new(node.device(taken, &wanted, journal)?);
     let connector = ToSocket {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
     };
-    Ok(Running::start(config, Arc::new(port), connector)?)
+    let running = Running::take_over(config, Arc::clone(&port), connector, handover)?;
+    port.settle_doubts()?;
+    Ok(running)
 }
 
 /// The report: a line for the program and one for each device.
@@ -128,9 +186,10 @@ impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "gangplank-frontend {}: process {}, up {} s, devices {}, failed {}",
+            "gangplank-frontend {}: process {}, holder process {}, up {} s, devices {}, failed {}",
             env!("CARGO_PKG_VERSION"),
             std::process::id(),
+            self.holder.process(),
             self.since.elapsed().as_secs(),
             self.devices.len(),
             self.failed()

@@ -1,6 +1,10 @@
 //! Where messages go: standard error, as much of them as is asked for.
 
-use log::LevelFilter;
+use std::io::{self, Write};
+use std::thread;
+
+use env_logger::fmt::Formatter;
+use log::{LevelFilter, Record};
 
 /// Libraries that write a line for every message that is wrong. What matters of it is said here as well.
 const LIBRARIES: [&str; 2] = ["vhost", "vm_memory"];
@@ -21,6 +25,7 @@ pub(crate) fn start(level: LevelFilter, filter: Option<&str>) -> Result<(), log:
             builder.filter_level(level)
         }
     };
+    builder.format(write_line);
     builder.try_init()
 }
 
@@ -30,5 +35,17 @@ fn library_level(level: LevelFilter) -> LevelFilter {
         level
     } else {
         LevelFilter::Off
+    }
+}
+
+/// When, how serious, on which thread: those of a device are called after it.
+fn write_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let (time, level) = (out.timestamp_millis(), record.level());
+    let thread = thread::current();
+    match thread.name() {
+        Some(name) if name != "main" => {
+            writeln!(out, "[{time} {level:<5}] {name}: {}", record.args())
+        }
+        _ => writeln!(out, "[{time} {level:<5}] {}", record.args()),
     }
 }

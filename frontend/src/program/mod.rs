@@ -12,13 +12,15 @@ mod status;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use log::{LevelFilter, error, info};
+use log::{LevelFilter, error, info, warn};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::args::ModelArgs;
 use crate::bao::BaoError;
 use crate::config::{Config, ConfigError};
+use crate::failure::in_full;
+use crate::holder::HolderError;
 use devices::Devices;
 use signals::{Signals, Told};
 use status::StatusSocket;
@@ -56,6 +58,9 @@ pub enum Error {
     /// The hypervisor's driver is not there.
     #[error(transparent)]
     Node(#[from] BaoError),
+    /// Nothing outlives this program.
+    #[error(transparent)]
+    Holder(#[from] HolderError),
     /// The host refuses a resource.
     #[error("cannot wait for {what}")]
     System {
@@ -109,7 +114,7 @@ pub fn run(
             source,
         })?),
     };
-    let mut devices = Devices::start(&config)?;
+    let mut devices = Devices::start(&config, args.holder.as_deref())?;
     if devices.alive() > 0 {
         let summary = format!(
             "{} of {} devices are served",
@@ -140,17 +145,26 @@ fn serve(
         what: "signals and devices",
         source,
     };
+    let mut is_held = true;
     while devices.alive() > 0 {
         let mut awaited = vec![PollFd::new(signals, PollFlags::IN)];
         awaited.extend(status.map(|status| PollFd::new(status, PollFlags::IN)));
+        let holder = devices.holder_line();
+        awaited.extend(is_held.then(|| PollFd::new(&holder, PollFlags::RDHUP)));
+        let of_holder = awaited.len();
         let ends: Vec<_> = devices.ends().collect();
         awaited.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
         match poll(&mut awaited, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(system(error.into())),
         }
+        let at_holder = awaited.get(of_holder.saturating_sub(1));
+        let holder_gone = is_held && at_holder.is_some_and(|at| !at.revents().is_empty());
         drop(awaited);
         drop(ends);
+        if holder_gone {
+            is_held = hold_again(devices);
+        }
         devices.notice_ends();
         if let Some(status) = status {
             status.answer(|| devices.to_string());
@@ -167,4 +181,16 @@ fn serve(
     }
     error!("there is no device left");
     Ok(())
+}
+
+/// Whether there is another holder.
+fn hold_again(devices: &Devices) -> bool {
+    warn!("the process that kept the devices has gone; another one is started");
+    let renewed = devices.renew_holder();
+    renewed
+        .inspect_err(|error| {
+            let why = in_full(error);
+            error!("this program must not end before its guests: nothing keeps the devices: {why}");
+        })
+        .is_ok()
 }

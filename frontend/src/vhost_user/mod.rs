@@ -18,7 +18,7 @@ mod watchdog;
 
 pub use error::{Error, Result};
 pub use messages::{Messages, Region, RingAddresses};
-pub use session::{CONFIG_LEN, FsConfig, RingSetup, Session, TAG_LEN};
+pub use session::{CONFIG_LEN, Facts, FsConfig, RingSetup, Session, TAG_LEN};
 pub use socket::{Deadlines, Socket};
 pub use vmm_sys_util::eventfd::EventFd;
 

@@ -72,7 +72,25 @@ pub struct Session<M> {
     protocol: Option<Protocol>,
     config: Option<FsConfig>,
     max_rings: Option<u64>,
+    acknowledged: Option<u64>,
     running: Vec<usize>,
+}
+
+/// All that was agreed on over a connection, while no message is on its way: with it, another process can go on.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Facts {
+    /// Features as the daemon offers them.
+    pub offered: u64,
+    /// Protocol features, as bits; none if they are not negotiated.
+    pub protocol: Option<u64>,
+    /// The device's configuration.
+    pub config: Option<[u8; CONFIG_LEN]>,
+    /// Rings the daemon takes.
+    pub max_rings: Option<u64>,
+    /// Features of the last SET_FEATURES.
+    pub acknowledged: Option<u64>,
+    /// Rings that run.
+    pub running: Vec<usize>,
 }
 
 impl<M: Messages> Session<M> {
@@ -118,8 +136,52 @@ impl<M: Messages> Session<M> {
             protocol,
             config,
             max_rings,
+            acknowledged: None,
             running: Vec::new(),
         })
+    }
+
+    /// Takes over a connection on which `facts` were agreed on. What has to be said again for this end to know it changes nothing
+    /// for the daemon, whose rings go on running.
+    ///
+    /// # Errors
+    /// The daemon fails to answer, or is not the same any more.
+    pub fn resume(mut messages: M, facts: &Facts) -> Result<Self> {
+        let offered = messages.features()?;
+        if offered != facts.offered {
+            return Err(Error::Lacks {
+                what: format!("virtio features {:#x} any more", facts.offered & !offered),
+                daemon: messages.daemon().to_owned(),
+            });
+        }
+        let protocol = facts.protocol.map(Protocol::from_bits_truncate);
+        if let Some(agreed) = protocol {
+            messages.set_protocol_features(agreed)?;
+        }
+        if let Some(acknowledged) = facts.acknowledged {
+            messages.set_features(acknowledged)?;
+        }
+        Ok(Self {
+            messages,
+            offered,
+            protocol,
+            config: facts.config.map(FsConfig::new),
+            max_rings: facts.max_rings,
+            acknowledged: facts.acknowledged,
+            running: facts.running.clone(),
+        })
+    }
+
+    /// What has been agreed on so far.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            offered: self.offered,
+            protocol: self.protocol.map(|agreed| agreed.bits()),
+            config: self.config.map(|config| *config.bytes()),
+            max_rings: self.max_rings,
+            acknowledged: self.acknowledged,
+            running: self.running.clone(),
+        }
     }
 
     /// What carries the messages.
@@ -184,6 +246,7 @@ impl<M: Messages> Session<M> {
         }
         let ours = self.offered & feature::PROTOCOL_FEATURES;
         self.messages.set_features(features | ours)?;
+        self.acknowledged = Some(features | ours);
         self.messages.set_memory(regions)?;
         for ring in rings {
             self.running.push(ring.index);
@@ -242,6 +305,7 @@ impl<M: Messages> Session<M> {
         self.stop()?;
         if self.can_reset() {
             self.messages.reset_device()?;
+            self.acknowledged = None;
         }
         Ok(())
     }

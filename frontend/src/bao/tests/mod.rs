@@ -15,6 +15,7 @@ use super::fd::{Driver, Kernel};
 use super::sys::{Abi, CREATE, Family, GENERATIONS, GET_INFO};
 use super::{BaoError, BaoPort, Node, Wanted};
 use crate::hypervisor::{GuestRange, Operation, Pending, Port, PortError};
+use crate::journal::Journal;
 use crate::mmio::Wires;
 use played::{Played, node};
 
@@ -37,7 +38,12 @@ fn wanted(path: Option<&Path>) -> Wanted {
 fn port(played: &Played) -> BaoPort<Played> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let node = Node::new(played.clone(), Path::new("/dev/played"), node()).unwrap();
-    node.device(&wanted(Some(file.path()))).unwrap()
+    device(&node, &wanted(Some(file.path()))).unwrap()
+}
+
+fn device(node: &Node<Played>, wanted: &Wanted) -> Result<BaoPort<Played>, BaoError> {
+    let journal = Arc::new(Journal::new(wanted.id).unwrap());
+    node.device(node.take(wanted.id)?, wanted, journal)
 }
 
 fn every_generation() -> impl Iterator<Item = (&'static Abi, Played)> {
@@ -82,7 +88,7 @@ fn driver_of_no_known_generation_is_refused_with_the_known_ones() {
     for (abi, played) in every_generation() {
         played.state().missing = vec![abi.attach];
         let node = Node::new(played, Path::new("/dev/played"), node()).unwrap();
-        let error = node.device(&wanted(None)).unwrap_err();
+        let error = device(&node, &wanted(None)).unwrap_err();
         assert!(matches!(error, BaoError::Generation { .. }), "{error}");
         for known in &GENERATIONS {
             assert!(error.to_string().contains(known.name));
@@ -119,7 +125,7 @@ fn unknown_device_is_named() {
         id: 16,
         ..wanted(None)
     };
-    let error = node.device(&wanted).unwrap_err();
+    let error = device(&node, &wanted).unwrap_err();
     assert!(matches!(error, BaoError::Device { id: 16, .. }), "{error}");
 }
 
@@ -265,7 +271,7 @@ fn devices_descriptor_outlives_its_port_and_every_failure() {
         drop(port(&played));
         let node = Node::new(played.clone(), Path::new("/dev/played"), node()).unwrap();
         let absent = wanted(Some(Path::new("/nonexistent/memory")));
-        assert!(node.device(&absent).is_err());
+        assert!(device(&node, &absent).is_err());
         let open = fs::read_dir("/proc/self/fd").unwrap();
         let devices = open
             .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
@@ -278,14 +284,14 @@ fn devices_descriptor_outlives_its_port_and_every_failure() {
 fn memory_is_the_drivers_where_it_tells_and_must_not_differ() {
     for (abi, played) in every_generation() {
         let node = Node::new(played.clone(), Path::new("/dev/played"), node()).unwrap();
-        match (node.device(&wanted(None)), abi.family) {
+        match (device(&node, &wanted(None)), abi.family) {
             (Ok(port), Family::Described) => assert_eq!(port.memory().range, memory()),
             (Err(BaoError::NoMemory { id: 3 }), Family::Created) => {}
             (other, _) => panic!("{}: {other:?}", abi.name),
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         played.state().memory.1 -= 0x1000;
-        match (node.device(&wanted(Some(file.path()))), abi.family) {
+        match (device(&node, &wanted(Some(file.path()))), abi.family) {
             (Err(BaoError::OtherMemory { configured, .. }), Family::Described) => {
                 assert_eq!(configured, memory());
             }
@@ -294,12 +300,12 @@ fn memory_is_the_drivers_where_it_tells_and_must_not_differ() {
         }
         played.state().memory = (u64::MAX, 2);
         if abi.family == Family::Described {
-            let error = node.device(&wanted(None)).unwrap_err();
+            let error = device(&node, &wanted(None)).unwrap_err();
             assert!(matches!(error, BaoError::BadMemory { .. }), "{error}");
         }
         let absent = wanted(Some(Path::new("/nonexistent/memory")));
         played.state().memory = (0x1000_0000, 0x100_0000);
-        let error = node.device(&absent).unwrap_err();
+        let error = device(&node, &absent).unwrap_err();
         assert!(matches!(error, BaoError::MemoryNode { .. }), "{error}");
     }
 }
@@ -309,7 +315,7 @@ fn memory_with_a_node_of_its_own_is_reached_through_that() {
     for (_, played) in every_generation() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let node = Node::new(played, Path::new("/dev/played"), node()).unwrap();
-        let port = node.device(&wanted(Some(file.path()))).unwrap();
+        let port = device(&node, &wanted(Some(file.path()))).unwrap();
         let descriptor = port.memory().descriptor.as_raw_fd();
         let target = fs::read_link(format!("/proc/self/fd/{descriptor}")).unwrap();
         assert_eq!(target, file.path());
@@ -321,13 +327,108 @@ fn kernel_is_not_asked_with_an_argument_too_short_for_the_call() {
     let refused = Kernel.call(
         std::os::fd::AsFd::as_fd(&node()),
         GENERATIONS[0].attach,
-        Some(&mut [0; 47]),
+        Some([0; 47].as_mut_slice().into()),
     );
     assert_eq!(refused, Err(Errno::INVAL));
     let unknown = Kernel.call(
         std::os::fd::AsFd::as_fd(&node()),
         GENERATIONS[0].attach,
-        Some(&mut [0; 48]),
+        Some([0; 48].as_mut_slice().into()),
     );
     assert_eq!(unknown, Err(Errno::NOTTY));
+}
+
+/// The port that a successor has of the same driver and journal.
+fn successor(played: &Played, journal: &Arc<Journal>) -> Arc<BaoPort<Played>> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let node = Node::new(played.clone(), Path::new("/dev/played"), node()).unwrap();
+    let taken = node.take(3).unwrap();
+    let wanted = wanted(Some(file.path()));
+    Arc::new(node.device(taken, &wanted, Arc::clone(journal)).unwrap())
+}
+
+#[test]
+fn access_in_hand_is_completed_by_the_successor_once() {
+    for (_, played) in every_generation() {
+        let journal = Arc::new(Journal::new(3).unwrap());
+        let first = successor(&played, &journal);
+        played.ask(Ok(request(1, 0)));
+        // Its process ends here: what it took is neither completed nor dropped.
+        let _ = first.next_access().unwrap();
+        for _ in 0..2 {
+            let second = successor(&played, &journal);
+            let access = second.next_access().unwrap();
+            assert_eq!(
+                (access.address, access.operation),
+                (WINDOW + 0x70, Operation::Read)
+            );
+            assert_eq!(played.state().completed.len(), 0);
+        }
+        let third = successor(&played, &journal);
+        let access = third.next_access().unwrap();
+        third.complete(access, 7).unwrap();
+        assert_eq!(played.state().completed.len(), 1);
+        played.ask(Ok(request(0, 5)));
+        let next = successor(&played, &journal).next_access().unwrap();
+        assert_eq!(next.operation, Operation::Write(5));
+    }
+}
+
+/// A journal as it is left by a process that was ended within COMPLETE.
+fn left_completing(abi: &Abi) -> Arc<Journal> {
+    let journal = Journal::new(3).unwrap();
+    let mut request = request(1, 7);
+    request[abi.complete.size() / 8..].fill(0);
+    journal.about_to_complete(request);
+    Arc::new(journal)
+}
+
+fn attach(port: &Arc<BaoPort<Played>>) -> thread::JoinHandle<Operation> {
+    let port = Arc::clone(port);
+    thread::spawn(move || port.next_access().unwrap().operation)
+}
+
+#[test]
+fn completion_in_doubt_is_made_up_for_while_the_guest_is_quiet() {
+    for (abi, played) in every_generation() {
+        let journal = left_completing(abi);
+        let port = successor(&played, &journal);
+        let attached = attach(&port);
+        played.until_attached();
+        port.settle_doubts().unwrap();
+        let completed = played.until_completed();
+        let mut expected = request(1, 7).to_vec();
+        expected.truncate(abi.complete.size() / 8);
+        assert_eq!(words(&completed), expected, "{}", abi.name);
+        played.ask(Ok(request(1, 0)));
+        assert_eq!(attached.join().unwrap(), Operation::Read);
+        assert_eq!(journal.doubts(), [[0; 8]; 0]);
+        assert_eq!(played.state().completed.len(), 1);
+    }
+}
+
+#[test]
+fn completion_in_doubt_is_settled_by_the_next_access_from_the_same_place() {
+    for (abi, played) in every_generation() {
+        let journal = left_completing(abi);
+        let port = successor(&played, &journal);
+        played.ask(Ok(request(0, 1)));
+        assert_eq!(port.next_access().unwrap().operation, Operation::Write(1));
+        assert_eq!(journal.doubts(), [[0; 8]; 0]);
+        port.settle_doubts().unwrap();
+        assert_eq!(played.state().completed.len(), 0);
+    }
+}
+
+#[test]
+fn completion_in_doubt_is_not_settled_by_another_cpu() {
+    for (abi, played) in every_generation() {
+        let journal = left_completing(abi);
+        let port = successor(&played, &journal);
+        let mut other = request(0, 1);
+        other[5] += 1;
+        played.ask(Ok(other));
+        port.next_access().unwrap();
+        assert_eq!(journal.doubts().len(), 1);
+    }
 }

@@ -8,10 +8,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
+use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::bao::fd::{Driver, Request};
+use crate::bao::fd::Driver;
 use crate::bao::sys::{Abi, CREATE, Call, Family, GET_INFO, Info, Ioeventfd, Irqfd};
+use crate::journal::Request;
 
 /// The driver of one generation, or of one that has some calls only.
 #[derive(Clone, Debug)]
@@ -84,6 +86,13 @@ impl Played {
         assert_eq!(state.unwrap().attached, 1);
     }
 
+    /// Waits until something was given to COMPLETE: that.
+    pub(super) fn until_completed(&self) -> Vec<u8> {
+        let none = |state: &mut State| state.completed.is_empty();
+        let state = self.shared.changed.wait_while(self.state(), none);
+        state.unwrap().completed[0].clone()
+    }
+
     /// A descriptor of a new device, as it is before its caller owns it.
     fn device(&self) -> RawFd {
         let device = rustix::fs::memfd_create(&self.name, MemfdFlags::CLOEXEC).unwrap();
@@ -119,6 +128,7 @@ impl Played {
         let mut state = self.state();
         let len = self.abi.complete.size();
         state.completed.push(argument[..len].to_vec());
+        self.shared.changed.notify_all();
         state.refusal.map_or(Ok(0), Err)
     }
 
@@ -171,13 +181,27 @@ impl Driver for Played {
         &self,
         file: BorrowedFd<'_>,
         call: Call,
-        argument: Option<&mut [u8]>,
+        argument: Option<VolatileSlice<'_>>,
     ) -> Result<i32, Errno> {
         let on_device = self.state().devices.contains_key(&file.as_raw_fd());
         if !self.knows(on_device, call) {
             return Err(Errno::NOTTY);
         }
-        let argument = argument.ok_or(Errno::FAULT)?;
+        let place = argument.ok_or(Errno::FAULT)?;
+        let mut argument = vec![0; place.len()];
+        place.copy_to(&mut argument);
+        let answer = self.answer(call, &mut argument);
+        place.copy_from(&argument);
+        answer
+    }
+
+    fn adopt(&self, descriptor: i32) -> Option<OwnedFd> {
+        self.state().devices.get_mut(&descriptor)?.take()
+    }
+}
+
+impl Played {
+    fn answer(&self, call: Call, argument: &mut [u8]) -> Result<i32, Errno> {
         assert!(argument.len() >= call.size());
         self.state().made.push(call.code());
         if call == CREATE {
@@ -200,10 +224,6 @@ impl Driver for Played {
             _ if call == abi.ioeventfd => self.ioeventfd(argument),
             _ => self.irqfd(argument),
         }
-    }
-
-    fn adopt(&self, descriptor: i32) -> Option<OwnedFd> {
-        self.state().devices.get_mut(&descriptor)?.take()
     }
 }
 

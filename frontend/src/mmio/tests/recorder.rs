@@ -18,6 +18,7 @@ pub(super) enum Told {
     StopQueue(u16),
     Reset,
     Config(u64, Vec<u8>),
+    Resume(Vec<u8>, Option<Activation>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,10 @@ impl Device for Recorder {
     fn activate(&mut self, activation: Activation) -> Result<(), ToldToFail> {
         self.told.push(Told::Activate(activation));
         if self.fails { Err(ToldToFail) } else { Ok(()) }
+    }
+
+    fn resume(&mut self, config: &[u8], running: Option<Activation>) {
+        self.told.push(Told::Resume(config.to_vec(), running));
     }
 
     fn stop_queue(&mut self, index: u16) {

@@ -11,7 +11,7 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
 use crate::model::Connector;
 use crate::vhost_user::{
-    Error, EventFd, Messages, Region, Result, RingAddresses, Session, TAG_LEN, feature,
+    Error, EventFd, Facts, Messages, Region, Result, RingAddresses, Session, TAG_LEN, feature,
 };
 
 /// The daemon, or the lack of one.
@@ -104,6 +104,11 @@ impl Connector for Daemon {
         let session = Session::negotiate(Connection(self.clone()))?;
         self.told();
         Ok((session, line))
+    }
+
+    fn resume(&self, connection: OwnedFd, facts: &Facts) -> Result<(Session<Connection>, OwnedFd)> {
+        let session = Session::resume(Connection(self.clone()), facts)?;
+        Ok((session, connection))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod daemon;
 mod running;
+mod succession;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -80,7 +81,7 @@ impl Stage {
             }),
             thread::spawn(move || {
                 let (transport, stop, connections, daemon) = keeping;
-                keep(&daemon, &transport, &stop, &connections, || {
+                keep(&daemon, None, &transport, &stop, &connections, || {
                     attaches.send(()).unwrap();
                 });
             }),

@@ -262,3 +262,32 @@ fn reset_stops_the_rings_first() {
     assert_eq!(said.last().unwrap(), "RESET_DEVICE");
     assert_eq!(said[said.len() - 2], "GET_VRING_BASE 1");
 }
+
+#[test]
+fn connection_that_is_taken_over_goes_on_without_a_word_about_its_rings() {
+    let session = Session::negotiate(Recorder::new()).unwrap();
+    let mut facts = session.facts();
+    facts.acknowledged = Some(feature::VERSION_1 | feature::PROTOCOL_FEATURES);
+    facts.running = vec![0, 1];
+    let mut taken = Session::resume(Recorder::new(), &facts).unwrap();
+    assert_eq!(
+        taken.messages().said,
+        [
+            "GET_FEATURES".to_owned(),
+            format!("SET_PROTOCOL_FEATURES {:#x}", facts.protocol.unwrap()),
+            format!("SET_FEATURES {:#x}", facts.acknowledged.unwrap()),
+        ]
+    );
+    assert_eq!(taken.facts(), facts);
+    assert_eq!(taken.config(), session.config());
+    assert_eq!(taken.stop().unwrap().len(), 2);
+}
+
+#[test]
+fn daemon_that_offers_something_else_is_not_taken_over() {
+    let facts = Session::negotiate(Recorder::new()).unwrap().facts();
+    let mut other = Recorder::new();
+    other.features &= !feature::EVENT_IDX;
+    let error = Session::resume(other, &facts).unwrap_err();
+    assert!(matches!(error, Error::Lacks { .. }), "{error}");
+}

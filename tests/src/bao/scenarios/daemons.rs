@@ -121,7 +121,9 @@ pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(trial: &Trial)
         let mut daemon = place.start_daemon(0)?;
         let frontend = place.start_frontend()?;
         let cpu = place.cpu(0)?;
-        let (guest, _) = cpu.probe()?;
+        let (mut guest, _) = cpu.probe()?;
+        // By its answer, the daemon is known to be connected.
+        guest.init().context("INIT")?;
         drop(guest);
         cpu.unbind(1)?;
         daemon.pause()?;

@@ -1,0 +1,316 @@
+//! The device model's side: finding the holder or starting it, and asking.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::info;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
+
+use super::channel::{Received, receive, send};
+use super::error::HolderError;
+use super::message::{Answer, Request, Slot};
+
+/// How long the holder may take: it does nothing that takes time.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How often it is looked for, where others start one at the same time.
+const ATTEMPTS: u32 = 50;
+
+/// How long to pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 16;
+
+/// Bytes of an abstract name (unix(7)): those of `sun_path`, less the zero byte that marks it.
+const LONGEST_NAME: usize = 107;
+
+/// What the holder's processes are called by ps(1). By the sign in front, a service manager lets it live until the machine is
+/// switched off.
+const TITLE: &str = "@gangplank-frontend";
+
+/// A connection to the holder.
+#[derive(Debug)]
+pub struct Holder {
+    name: String,
+    link: Mutex<Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    socket: Arc<OwnedFd>,
+    process: u32,
+}
+
+impl Holder {
+    /// Connects to the holder of that name; starts one if there is none.
+    ///
+    /// # Errors
+    /// [`HolderError::Start`], [`HolderError::Stranger`], [`HolderError::Lost`].
+    pub fn connect(name: &str) -> Result<Self, HolderError> {
+        Ok(Self {
+            name: name.to_owned(),
+            link: Mutex::new(find(name)?),
+        })
+    }
+
+    /// Takes a connection that is there already.
+    #[cfg(test)]
+    pub(super) fn on(socket: OwnedFd) -> Self {
+        let socket = Arc::new(socket);
+        Self {
+            name: "test".to_owned(),
+            link: Mutex::new(Link { socket, process: 0 }),
+        }
+    }
+
+    /// The holder's process.
+    pub fn process(&self) -> u32 {
+        self.link
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .process
+    }
+
+    /// A descriptor that polls as `RDHUP` once the holder has gone. Nothing may be read from it.
+    pub fn line(&self) -> Arc<OwnedFd> {
+        Arc::clone(
+            &self
+                .link
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .socket,
+        )
+    }
+
+    /// Connects anew, to another holder if need be. It keeps nothing of what the one before has kept.
+    ///
+    /// # Errors
+    /// As [`Holder::connect`].
+    pub fn renew(&self) -> Result<(), HolderError> {
+        let link = find(&self.name)?;
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
+        Ok(())
+    }
+
+    pub(super) fn claim(&self, device: u32) -> Result<(), HolderError> {
+        let doing = "let this process have a device";
+        match self.ask(doing, Request::Claim { device }, None)?.0 {
+            Answer::Done { .. } => Ok(()),
+            Answer::Busy { process } => Err(HolderError::Busy { device, process }),
+            _ => Err(HolderError::Refused { doing }),
+        }
+    }
+
+    pub(super) fn get(&self, device: u32, slot: Slot) -> Result<Option<OwnedFd>, HolderError> {
+        let doing = "hand over what it keeps";
+        match self.ask(doing, Request::Get { device, slot }, None)? {
+            (Answer::Done { .. }, Some(descriptor)) => Ok(Some(descriptor)),
+            (Answer::Empty, _) => Ok(None),
+            _ => Err(HolderError::Refused { doing }),
+        }
+    }
+
+    pub(super) fn put(
+        &self,
+        device: u32,
+        slot: Slot,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), HolderError> {
+        let doing = "keep a descriptor";
+        match self
+            .ask(doing, Request::Put { device, slot }, Some(descriptor))?
+            .0
+        {
+            Answer::Done { .. } => Ok(()),
+            _ => Err(HolderError::Refused { doing }),
+        }
+    }
+
+    pub(super) fn drop_kept(&self, device: u32, slot: Slot) -> Result<(), HolderError> {
+        let doing = "let go of a descriptor";
+        match self.ask(doing, Request::Drop { device, slot }, None)?.0 {
+            Answer::Done { .. } | Answer::Empty => Ok(()),
+            _ => Err(HolderError::Refused { doing }),
+        }
+    }
+
+    fn ask(
+        &self,
+        doing: &'static str,
+        request: Request,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(Answer, Option<OwnedFd>), HolderError> {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(&link.socket, request, descriptor).map_err(|errno| {
+            // Nobody could tell a late answer from the next one.
+            let _ = rustix::net::shutdown(&link.socket, rustix::net::Shutdown::Both);
+            let source = errno.into();
+            HolderError::Lost { doing, source }
+        })
+    }
+}
+
+/// The name of the holder for the devices of a driver's node: one for each user.
+#[must_use]
+pub fn name_for(node: &Path) -> String {
+    let node = fs::canonicalize(node).unwrap_or_else(|_| node.to_owned());
+    let user = rustix::process::geteuid().as_raw();
+    let name = format!("gangplank-holder:{user}:{}", node.display());
+    if name.len() <= LONGEST_NAME {
+        return name;
+    }
+    format!(
+        "gangplank-holder:{user}:{:016x}",
+        fnv_1a(node.as_os_str().as_bytes())
+    )
+}
+
+/// A hash that stays the same in every version of this program, as the one of the standard library need not (FNV-1a).
+fn fnv_1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+fn ask(
+    socket: &OwnedFd,
+    request: Request,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<(Answer, Option<OwnedFd>), Errno> {
+    send(socket, request.to_wire(), descriptor)?;
+    match receive(socket)? {
+        Received::End => Err(Errno::PIPE),
+        Received::Message { wire, descriptor } => match Answer::from_wire(wire) {
+            None => Err(Errno::PROTO),
+            Some(answer) => Ok((answer, descriptor)),
+        },
+    }
+}
+
+fn find(name: &str) -> Result<Link, HolderError> {
+    let failed = |doing| {
+        move |errno: Errno| HolderError::Start {
+            doing,
+            name: name.to_owned(),
+            source: errno.into(),
+        }
+    };
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(failed("name"))?;
+    let mut last = Errno::CONNREFUSED;
+    for _ in 0..ATTEMPTS {
+        let socket = seqpacket().map_err(failed("connect to"))?;
+        match connect(&socket, &address) {
+            Ok(()) => match greet(name, socket) {
+                // It was about to end, as it had nothing to keep.
+                Err(HolderError::Lost { .. }) => thread::sleep(PAUSE),
+                greeted => return greeted,
+            },
+            Err(Errno::CONNREFUSED) => {
+                let listener = seqpacket().map_err(failed("start"))?;
+                match bind(&listener, &address) {
+                    Ok(()) => start(name, listener).map_err(failed("start"))?,
+                    // Somebody is about to start one.
+                    Err(Errno::ADDRINUSE) => thread::sleep(PAUSE),
+                    Err(errno) => return Err(failed("start")(errno)),
+                }
+            }
+            // Its queue of connections is full.
+            Err(errno @ (Errno::AGAIN | Errno::INTR)) => {
+                last = errno;
+                thread::sleep(PAUSE);
+            }
+            Err(errno) => return Err(failed("connect to")(errno)),
+        }
+    }
+    Err(failed("connect to")(last))
+}
+
+fn seqpacket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(LIMIT))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(LIMIT))?;
+    Ok(socket)
+}
+
+/// Starts this program once more, as the holder. Whoever connects from now on waits for it.
+fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
+    set_socket_timeout(&listener, Timeout::Recv, None)?;
+    listen(&listener, BACKLOG)?;
+    let started = Command::new("/proc/self/exe")
+        .arg0(TITLE)
+        .args(["hold", name])
+        .stdin(Stdio::from(listener))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        // What a terminal or a shell tells this program is not meant for it.
+        .process_group(0)
+        .spawn();
+    let mut child =
+        started.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::CHILD))?;
+    info!("process {} keeps the devices over a restart", child.id());
+    // Should it end before this process, nobody else would take note of that.
+    let wait = move || {
+        let _ = child.wait();
+    };
+    let waiting = thread::Builder::new().name("holder".to_owned()).spawn(wait);
+    waiting.map(|_| ()).map_err(|_| Errno::AGAIN)
+}
+
+fn greet(name: &str, socket: OwnedFd) -> Result<Link, HolderError> {
+    let lost = |errno: Errno| HolderError::Lost {
+        doing: "say who it is",
+        source: errno.into(),
+    };
+    let user = socket_peercred(socket.as_fd()).map_err(lost)?.uid;
+    if !user.is_root() && user != rustix::process::geteuid() {
+        return Err(HolderError::Stranger {
+            name: name.to_owned(),
+            user: user.as_raw(),
+        });
+    }
+    match ask(&socket, Request::Hello, None).map_err(lost)? {
+        (Answer::Done { process }, _) => Ok(Link {
+            socket: Arc::new(socket),
+            process,
+        }),
+        _ => Err(lost(Errno::PROTO)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_fits_whatever_the_node_is_called() {
+        let user = rustix::process::geteuid().as_raw();
+        assert_eq!(
+            name_for(Path::new("/dev/null")),
+            format!("gangplank-holder:{user}:/dev/null")
+        );
+        let long = |last| format!("/nonexistent/{}/{last}", "x".repeat(200));
+        let names = ["a", "b"].map(|last| name_for(Path::new(&long(last))));
+        assert!(names.iter().all(|name| name.len() <= LONGEST_NAME));
+        assert_ne!(names[0], names[1]);
+    }
+
+    #[test]
+    fn hash_is_the_published_one() {
+        assert_eq!(fnv_1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv_1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

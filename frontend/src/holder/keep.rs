@@ -1,0 +1,120 @@
+//! What is kept of one device, as the device model that serves it sees it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::client::Holder;
+use super::error::HolderError;
+use super::eventfd::{as_descriptor, from_descriptor};
+use super::message::Slot;
+
+/// A device that this process, and no other, serves.
+#[derive(Debug)]
+pub struct Keep {
+    holder: Arc<Holder>,
+    device: u32,
+    /// Duplicates of all that the holder keeps, to be kept by another should it go.
+    kept: Mutex<BTreeMap<Slot, OwnedFd>>,
+}
+
+impl Keep {
+    /// Claims `device` as long as the process lives.
+    ///
+    /// # Errors
+    /// [`HolderError::Busy`] where another process serves it; or the holder does not answer.
+    pub fn claim(holder: Arc<Holder>, device: u32) -> Result<Self, HolderError> {
+        holder.claim(device)?;
+        Ok(Self {
+            holder,
+            device,
+            kept: Mutex::default(),
+        })
+    }
+
+    /// What a predecessor has left in `slot`.
+    ///
+    /// # Errors
+    /// The holder does not answer, or there is no descriptor left.
+    pub fn left(&self, slot: Slot) -> Result<Option<OwnedFd>, HolderError> {
+        let Some(descriptor) = self.holder.get(self.device, slot)? else {
+            return Ok(None);
+        };
+        let duplicate = duplicate(descriptor.as_fd())?;
+        self.kept().insert(slot, duplicate);
+        Ok(Some(descriptor))
+    }
+
+    /// Has `descriptor` kept.
+    ///
+    /// # Errors
+    /// The holder does not answer, or will not; or there is no descriptor left.
+    pub fn keep(&self, slot: Slot, descriptor: BorrowedFd<'_>) -> Result<(), HolderError> {
+        let duplicate = duplicate(descriptor)?;
+        self.holder.put(self.device, slot, descriptor)?;
+        self.kept().insert(slot, duplicate);
+        Ok(())
+    }
+
+    /// Has what is in `slot` let go of: [`Slot::Daemon`] or [`Slot::Journal`].
+    ///
+    /// # Errors
+    /// The holder does not answer, or will not.
+    pub fn forget(&self, slot: Slot) -> Result<(), HolderError> {
+        self.kept().remove(&slot);
+        self.holder.drop_kept(self.device, slot)
+    }
+
+    /// The eventfd that is kept in `slot`; a new one if there is none.
+    ///
+    /// # Errors
+    /// As [`Keep::keep`].
+    pub fn eventfd(&self, slot: Slot) -> Result<EventFd, HolderError> {
+        if let Some(left) = self.left(slot)? {
+            return Ok(from_descriptor(left));
+        }
+        let made = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
+        let made = made.map_err(|source| HolderError::System {
+            doing: "make an eventfd",
+            source,
+        })?;
+        self.keep(slot, as_descriptor(&made))?;
+        Ok(made)
+    }
+
+    /// Has everything kept by the holder that the connection leads to by now.
+    ///
+    /// # Errors
+    /// As [`Keep::claim`] and [`Keep::keep`].
+    pub fn renew(&self) -> Result<(), HolderError> {
+        self.holder.claim(self.device)?;
+        for (slot, descriptor) in &*self.kept() {
+            self.holder.put(self.device, *slot, descriptor.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Which device it is.
+    pub fn device(&self) -> u32 {
+        self.device
+    }
+
+    #[cfg(test)]
+    pub(super) fn moved_to(self, holder: Arc<Holder>) -> Self {
+        Self { holder, ..self }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<Slot, OwnedFd>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, HolderError> {
+    let duplicate = descriptor.try_clone_to_owned();
+    duplicate.map_err(|source| HolderError::System {
+        doing: "duplicate a descriptor",
+        source,
+    })
+}

@@ -1,0 +1,170 @@
+//! The holder's process: accepts, asks who is there, keeps.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::SigSet;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{
+    Timeout, set_socket_timeout, socket_acceptconn, socket_peercred, socket_type,
+};
+use rustix::net::{SocketFlags, SocketType, accept_with};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::channel::{Received, receive, send};
+use super::message::{Answer, Request};
+use super::store::{Client, Store};
+
+/// Connections at most; further ones wait.
+const MOST_CLIENTS: usize = 64;
+
+/// How long a client may take to have its answer delivered.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// How long to pause when this process has no descriptor left for another connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What ps(1) shows: fifteen bytes at most.
+const NAME: &std::ffi::CStr = c"gangplank-hold";
+
+/// Why nothing is held.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// Started by hand.
+    #[error("standard input is no socket to listen on: the device model starts this by itself")]
+    NotStarted,
+    /// The host refuses something.
+    #[error("cannot {doing}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+struct Connection {
+    client: Client,
+    socket: OwnedFd,
+}
+
+/// Holds what the clients of the socket at standard input give it, as long as there is anything to hold or anybody there.
+///
+/// # Errors
+/// [`HoldError`]; only before anything is held.
+pub fn hold() -> Result<(), HoldError> {
+    let failed = |doing| {
+        move |errno: Errno| HoldError::System {
+            doing,
+            source: errno.into(),
+        }
+    };
+    // Told to end by somebody who means well, it would take the machine with it.
+    SigSet::all()
+        .thread_block()
+        .map_err(|errno| HoldError::System {
+            doing: "block signals",
+            source: errno.into(),
+        })?;
+    let input = io::stdin();
+    let input = input.as_fd();
+    let listens = socket_acceptconn(input).unwrap_or(false)
+        && socket_type(input).is_ok_and(|kind| kind == SocketType::SEQPACKET);
+    if !listens {
+        return Err(HoldError::NotStarted);
+    }
+    let listener = rustix::io::fcntl_dupfd_cloexec(input, 0).map_err(failed("have a socket"))?;
+    survive();
+    serve(&listener).map_err(failed("wait for connections"))
+}
+
+/// What makes it last longer, where this user may do it.
+fn survive() {
+    let _ = rustix::thread::set_name(NAME);
+    // The last process to be ended when memory runs out.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let _ = setrlimit(Resource::Nofile, all);
+}
+
+/// Serves until nothing is kept and nobody is there.
+pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
+    let mut store = Store::default();
+    let mut connections: Vec<Connection> = Vec::new();
+    let mut met = 0;
+    loop {
+        let mut awaited: Vec<PollFd<'_>> = Vec::with_capacity(connections.len() + 1);
+        for connection in &connections {
+            awaited.push(PollFd::new(&connection.socket, PollFlags::IN));
+        }
+        if connections.len() < MOST_CLIENTS {
+            awaited.push(PollFd::new(listener, PollFlags::IN));
+        }
+        match poll(&mut awaited, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let ready: Vec<bool> = awaited.iter().map(|at| !at.revents().is_empty()).collect();
+        let mut ready = ready.into_iter();
+        connections.retain(|connection| {
+            let stays = !ready.next().unwrap_or(false) || answer(&mut store, connection);
+            if !stays {
+                store.leave(connection.client);
+            }
+            stays
+        });
+        if ready.next().unwrap_or(false) {
+            met += 1;
+            connections.extend(accept(listener.as_fd(), met));
+        } else if met > 0 && connections.is_empty() && store.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// The next who connects, if it is one of this user's or root.
+fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
+    let socket = match accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(socket) => socket,
+        Err(errno) => {
+            if matches!(
+                errno,
+                Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS
+            ) {
+                thread::sleep(PAUSE);
+            }
+            return None;
+        }
+    };
+    let peer = socket_peercred(&socket).ok()?;
+    if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
+        return None;
+    }
+    for direction in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(&socket, direction, Some(LIMIT)).ok()?;
+    }
+    let process = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
+    let client = Client { number, process };
+    Some(Connection { client, socket })
+}
+
+/// Answers one request. Whether the client is still there.
+fn answer(store: &mut Store, connection: &Connection) -> bool {
+    let Ok(Received::Message { wire, descriptor }) = receive(&connection.socket) else {
+        return false;
+    };
+    let (answer, given) = match Request::from_wire(wire) {
+        Some(request) => store.answer(connection.client, request, descriptor),
+        None => (Answer::Unknown, None),
+    };
+    send(&connection.socket, answer.to_wire(), given).is_ok()
+}

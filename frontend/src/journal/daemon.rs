@@ -1,0 +1,134 @@
+//! What was agreed on with a daemon, for whoever takes over the connection to it.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Journal;
+use super::layout::{DAEMON, DAEMON_VALID};
+use crate::vhost_user::{CONFIG_LEN, Facts};
+
+/// Rings that vhost-user can number.
+const RINGS: usize = 256;
+
+/// What there is of it.
+mod present {
+    pub(super) const PROTOCOL: u32 = 1;
+    pub(super) const CONFIG: u32 = 2;
+    pub(super) const MAX_RINGS: u32 = 4;
+    pub(super) const ACKNOWLEDGED: u32 = 8;
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+struct Saved {
+    offered: u64,
+    protocol: u64,
+    max_rings: u64,
+    acknowledged: u64,
+    /// A bit for each ring.
+    running: [u64; RINGS / 64],
+    present: u32,
+    padding: u32,
+    config: [u8; CONFIG_LEN],
+}
+
+const _: () = assert!(size_of::<Saved>() == 112 && DAEMON + size_of::<Saved>() <= 1024);
+
+impl Journal {
+    /// Notes that messages are on their way: whoever took over now could not tell the answers apart.
+    pub fn note_daemon_busy(&self) {
+        self.store::<u64>(DAEMON_VALID, 0);
+    }
+
+    /// Notes that there is no daemon.
+    pub fn note_daemon_gone(&self) {
+        self.note_daemon_busy();
+    }
+
+    /// Notes how things stand with the daemon, and that no message is on its way.
+    pub fn note_daemon(&self, facts: &Facts) {
+        self.write(DAEMON, to_saved(facts));
+        self.store::<u64>(DAEMON_VALID, 1);
+    }
+
+    /// How things stood with the daemon; none if there was none, or a message was on its way.
+    pub fn daemon(&self) -> Option<Facts> {
+        (self.load(DAEMON_VALID) == 1).then(|| from_saved(&self.read(DAEMON)))
+    }
+}
+
+fn to_saved(facts: &Facts) -> Saved {
+    let flag = |is_present, bit| if is_present { bit } else { 0 };
+    let mut running = [0; RINGS / 64];
+    for ring in &facts.running {
+        if let Some(word) = running.get_mut(ring / 64) {
+            *word |= 1 << (ring % 64);
+        }
+    }
+    Saved {
+        offered: facts.offered,
+        protocol: facts.protocol.unwrap_or(0),
+        max_rings: facts.max_rings.unwrap_or(0),
+        acknowledged: facts.acknowledged.unwrap_or(0),
+        running,
+        present: flag(facts.protocol.is_some(), present::PROTOCOL)
+            | flag(facts.config.is_some(), present::CONFIG)
+            | flag(facts.max_rings.is_some(), present::MAX_RINGS)
+            | flag(facts.acknowledged.is_some(), present::ACKNOWLEDGED),
+        padding: 0,
+        config: facts.config.unwrap_or([0; CONFIG_LEN]),
+    }
+}
+
+fn from_saved(saved: &Saved) -> Facts {
+    let has = |bit| saved.present & bit != 0;
+    let runs = |ring: &usize| {
+        let word = saved.running.get(ring / 64);
+        word.is_some_and(|word| word & 1 << (ring % 64) != 0)
+    };
+    Facts {
+        offered: saved.offered,
+        protocol: has(present::PROTOCOL).then_some(saved.protocol),
+        config: has(present::CONFIG).then_some(saved.config),
+        max_rings: has(present::MAX_RINGS).then_some(saved.max_rings),
+        acknowledged: has(present::ACKNOWLEDGED).then_some(saved.acknowledged),
+        running: (0..RINGS).filter(runs).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_set;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn successor_reads_what_was_agreed_on_unless_a_message_was_on_its_way(
+            offered in any::<u64>(),
+            words in any::<[Option<u64>; 3]>(),
+            config in any::<Option<[u8; 8]>>(),
+            running in btree_set(0..RINGS, 0..RINGS),
+        ) {
+            let config = config.map(|start| {
+                let mut config = [7; CONFIG_LEN];
+                config[..8].copy_from_slice(&start);
+                config
+            });
+            let facts = Facts {
+                offered,
+                protocol: words[0],
+                config,
+                max_rings: words[1],
+                acknowledged: words[2],
+                running: running.into_iter().collect(),
+            };
+            let journal = Journal::new(0).unwrap();
+            prop_assert_eq!(journal.daemon(), None);
+            journal.note_daemon(&facts);
+            prop_assert_eq!(journal.daemon(), Some(facts));
+            journal.note_daemon_busy();
+            prop_assert_eq!(journal.daemon(), None);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Where everything stands in a journal.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Request;
+
+/// Bytes of a journal.
+pub(super) const LEN: u64 = 0x8000;
+
+/// "GPJOURNL", little-endian.
+pub(super) const MAGIC: u64 = 0x4c4e_5255_4f4a_5047;
+
+/// Of all that stands behind the head. The head itself, and [`crate::holder`]'s messages, never change.
+pub(super) const VERSION: u32 = 1;
+
+/// [`Head`].
+pub(super) const HEAD: usize = 0;
+
+/// A [`Request`]: the one in hand.
+pub(super) const REQUEST: usize = 64;
+
+/// A [`Phase`]'s word: what is being done with it.
+pub(super) const PHASE: usize = 128;
+
+/// The requests that were put aside: [`Doubt`].
+pub(super) const DOUBTS: [usize; 4] = [192, 272, 352, 432];
+
+/// Whether [`DAEMON`] counts.
+pub(super) const DAEMON_VALID: usize = 512;
+
+/// What was agreed on with the daemon.
+pub(super) const DAEMON: usize = 520;
+
+/// Which of [`REGISTERS`] counts: 1 or 2; none if 0.
+pub(super) const CURRENT: usize = 1024;
+
+/// The registers.
+pub(super) const REGISTERS: [usize; 2] = [2048, 2048 + REGISTERS_LEN];
+
+/// Bytes for them.
+pub(super) const REGISTERS_LEN: usize = 0x3800;
+
+#[allow(clippy::cast_possible_truncation)] // a constant that is smaller
+const _: () = assert!(REGISTERS[1] + REGISTERS_LEN <= LEN as usize);
+const _: () = assert!(REQUEST + size_of::<Request>() <= PHASE);
+const _: () = assert!(DOUBTS[3] + size_of::<Doubt>() <= DAEMON_VALID);
+
+/// What every version can read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+pub(super) struct Head {
+    pub(super) magic: u64,
+    pub(super) version: u32,
+    pub(super) device: u32,
+    /// The memory that the driver told; no bytes if it did not.
+    pub(super) memory_start: u64,
+    pub(super) memory_len: u64,
+}
+
+impl Head {
+    pub(super) fn new(device: u32) -> Self {
+        Self {
+            magic: MAGIC,
+            version: VERSION,
+            device,
+            ..Self::default()
+        }
+    }
+}
+
+/// A request whose completion is in doubt.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+pub(super) struct Doubt {
+    /// Whether there is one.
+    pub(super) set: u64,
+    pub(super) request: Request,
+}
+
+const _: () = assert!(size_of::<Head>() == 32 && size_of::<Doubt>() == 72);
+
+/// What is being done with the request in hand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u64)]
+pub(super) enum Phase {
+    /// There is none.
+    Free = 0,
+    /// The driver may write it at any time, or has: see [`op`].
+    Waiting = 1,
+    /// It is given back to the driver, or was.
+    Completing = 2,
+}
+
+impl Phase {
+    pub(super) fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Waiting,
+            2 => Self::Completing,
+            _ => Self::Free,
+        }
+    }
+}
+
+/// How it is told whether the driver has written a request: no request of a guest has this operation.
+pub(super) mod op {
+    /// Which word of a request says what the guest does.
+    pub(crate) const WORD: usize = 2;
+    /// What it is before the driver has written.
+    pub(crate) const ASK: u64 = 2;
+}

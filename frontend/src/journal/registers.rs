@@ -1,0 +1,253 @@
+//! A device's registers, written so that the last whole ones always count.
+
+use std::sync::PoisonError;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::layout::{CURRENT, REGISTERS, REGISTERS_LEN};
+use super::{Journal, Left};
+use crate::mmio::{QueueRegisters, Registers, Status};
+
+/// Bytes of a configuration space at most.
+const CONFIG: usize = 64;
+
+/// What stands in front of the queues.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+struct Saved {
+    features: u64,
+    status: u32,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    queue_sel: u32,
+    interrupt_status: u32,
+    config_generation: u32,
+    activated: u32,
+    queue_count: u32,
+    config_len: u32,
+    padding: u32,
+    config: [u8; CONFIG],
+}
+
+/// One queue.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+struct SavedQueue {
+    descriptors: u64,
+    available: u64,
+    used: u64,
+    size: u32,
+    ready: u32,
+}
+
+const _: () = assert!(size_of::<Saved>() == 112 && size_of::<SavedQueue>() == 32);
+
+/// Queues of a device at most: those of vhost-user.
+const MOST_QUEUES: usize = 256;
+
+const _: () = {
+    assert!(size_of::<Saved>() + MOST_QUEUES * size_of::<SavedQueue>() <= REGISTERS_LEN);
+};
+
+impl Journal {
+    /// Writes the registers down. What a device has that is larger than any has is left out, and so not had back.
+    pub fn save(&self, registers: &Registers) {
+        let bytes = to_bytes(registers);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == bytes || bytes.len() > REGISTERS_LEN {
+            return;
+        }
+        let (at, word) = match self.load(CURRENT) {
+            1 => (REGISTERS[1], 2),
+            _ => (REGISTERS[0], 1),
+        };
+        self.place(at, bytes.len()).copy_from(&bytes);
+        self.store::<u64>(CURRENT, word);
+        *last = bytes;
+    }
+
+    /// The registers as a predecessor wrote them down last.
+    pub fn left(&self) -> Left {
+        let at = match self.load(CURRENT) {
+            0 => return Left::Nothing,
+            1 => REGISTERS[0],
+            2 => REGISTERS[1],
+            _ => return Left::Unreadable,
+        };
+        let mut bytes = vec![0; REGISTERS_LEN];
+        self.place(at, REGISTERS_LEN).copy_to(&mut bytes);
+        match from_bytes(&bytes) {
+            Some(registers) => Left::Registers(Box::new(registers)),
+            None => Left::Unreadable,
+        }
+    }
+
+    pub(super) fn forget_registers(&self) {
+        self.store::<u64>(CURRENT, 0);
+    }
+}
+
+fn to_bytes(registers: &Registers) -> Vec<u8> {
+    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    let mut config = [0; CONFIG];
+    for (to, from) in config.iter_mut().zip(&registers.config) {
+        *to = *from;
+    }
+    let saved = Saved {
+        features: registers.features,
+        status: registers.status.bits(),
+        device_features_sel: registers.device_features_sel,
+        driver_features_sel: registers.driver_features_sel,
+        queue_sel: registers.queue_sel,
+        interrupt_status: registers.interrupt_status,
+        config_generation: registers.config_generation,
+        activated: registers.activated.into(),
+        queue_count: count(registers.queues.len()),
+        config_len: count(registers.config.len()),
+        padding: 0,
+        config,
+    };
+    let mut bytes = saved.as_bytes().to_vec();
+    for queue in &registers.queues {
+        let saved = SavedQueue {
+            descriptors: queue.descriptors,
+            available: queue.available,
+            used: queue.used,
+            size: queue.size,
+            ready: queue.ready.into(),
+        };
+        bytes.extend_from_slice(saved.as_bytes());
+    }
+    bytes
+}
+
+/// None where they cannot have been written by [`to_bytes`].
+fn from_bytes(bytes: &[u8]) -> Option<Registers> {
+    let (saved, rest) = Saved::read_from_prefix(bytes).ok()?;
+    let count = usize::try_from(saved.queue_count).ok()?;
+    if count > MOST_QUEUES {
+        return None;
+    }
+    let config_len = usize::try_from(saved.config_len).ok()?;
+    let len = count.checked_mul(size_of::<SavedQueue>())?;
+    let chunks = rest.get(..len)?.chunks_exact(size_of::<SavedQueue>());
+    let queues = chunks.map(|bytes| to_queue(SavedQueue::read_from_bytes(bytes).ok()?));
+    Some(Registers {
+        status: Status::from_bits(saved.status)?,
+        device_features_sel: saved.device_features_sel,
+        driver_features_sel: saved.driver_features_sel,
+        features: saved.features,
+        queue_sel: saved.queue_sel,
+        interrupt_status: saved.interrupt_status,
+        config_generation: saved.config_generation,
+        activated: to_bool(saved.activated)?,
+        queues: queues.collect::<Option<_>>()?,
+        config: saved.config.get(..config_len)?.to_vec(),
+    })
+}
+
+fn to_queue(saved: SavedQueue) -> Option<QueueRegisters> {
+    Some(QueueRegisters {
+        size: saved.size,
+        descriptors: saved.descriptors,
+        available: saved.available,
+        used: saved.used,
+        ready: to_bool(saved.ready)?,
+    })
+}
+
+fn to_bool(word: u32) -> Option<bool> {
+    match word {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn queue() -> impl Strategy<Value = QueueRegisters> {
+        (any::<[u64; 3]>(), any::<u32>(), any::<bool>()).prop_map(|(areas, size, ready)| {
+            let [descriptors, available, used] = areas;
+            QueueRegisters {
+                size,
+                descriptors,
+                available,
+                used,
+                ready,
+            }
+        })
+    }
+
+    prop_compose! {
+        fn registers()(
+            words in any::<[u32; 5]>(),
+            features in any::<u64>(),
+            status in prop::sample::select(vec![0, 1, 3, 0xb, 0xf, 0x4f, 0x83]),
+            activated in any::<bool>(),
+            queues in prop::collection::vec(queue(), 0..=MOST_QUEUES),
+            config in prop::collection::vec(any::<u8>(), 0..=CONFIG),
+        ) -> Registers {
+            Registers {
+                status: Status::from_bits_truncate(status),
+                device_features_sel: words[0],
+                driver_features_sel: words[1],
+                features,
+                queue_sel: words[2],
+                interrupt_status: words[3],
+                config_generation: words[4],
+                activated,
+                queues,
+                config,
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn successor_reads_what_was_written_last(all in prop::collection::vec(registers(), 1..4)) {
+            let journal = Journal::new(0).unwrap();
+            prop_assert_eq!(journal.left(), Left::Nothing);
+            for registers in &all {
+                journal.save(registers);
+            }
+            let last = all.last().unwrap().clone();
+            prop_assert_eq!(journal.left(), Left::Registers(Box::new(last)));
+        }
+
+        #[test]
+        fn half_written_registers_do_not_count(whole in registers(), half in registers(), cut in 0usize..200) {
+            let journal = Journal::new(0).unwrap();
+            journal.save(&whole);
+            let bytes = to_bytes(&half);
+            let cut = cut.min(bytes.len());
+            journal.place(REGISTERS[1], cut).copy_from(&bytes[..cut]);
+            prop_assert_eq!(journal.left(), Left::Registers(Box::new(whole)));
+        }
+
+        #[test]
+        fn noise_is_unreadable_or_something_that_could_have_been_written(noise in prop::collection::vec(any::<u8>(), 0..2000)) {
+            if let Some(registers) = from_bytes(&noise) {
+                prop_assert_eq!(from_bytes(&to_bytes(&registers)), Some(registers));
+            }
+        }
+    }
+
+    #[test]
+    fn registers_that_no_device_has_are_unreadable() {
+        let good = to_bytes(&Registers::default());
+        assert!(from_bytes(&good).is_some());
+        // Status, activated, queue count, length of the configuration space.
+        for (offset, value) in [(8, 0x10), (32, 2), (36, 0xff), (37, 2), (40, 65)] {
+            let mut bad = good.clone();
+            bad[offset] = value;
+            assert_eq!(from_bytes(&bad), None, "{offset}");
+        }
+    }
+}

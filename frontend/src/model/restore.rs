@@ -1,0 +1,93 @@
+//! Going on where a predecessor left off.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use log::{info, warn};
+use rustix::net::Shutdown;
+
+use super::fs::{Change, FsDevice};
+use super::handover::Handover;
+use super::link::{Connector, tell};
+use crate::failure::in_full;
+use crate::journal::Left;
+use crate::mmio::Transport;
+
+/// Restores `transport` as `handover` has it, and has its daemon go on, if it is there and can: its connection. What cannot be
+/// gone on with is told to the guest by the device's status.
+pub(super) fn restore<C: Connector>(
+    transport: &mut Transport<FsDevice<C::Messages>>,
+    handover: &Arc<Handover>,
+    connector: &C,
+) -> Option<Arc<OwnedFd>> {
+    let left = handover.left().clone();
+    transport.device_mut().hand_over(Arc::clone(handover));
+    match left {
+        Left::Nothing => {}
+        Left::Registers(registers) => match transport.restore(*registers) {
+            Ok(()) => info!("goes on with status {:#x}", transport.status().bits()),
+            Err(misfit) => {
+                warn!("the guest has to reset the device: {misfit}");
+                transport.restore_broken();
+            }
+        },
+        Left::Unreadable => {
+            warn!("the guest has to reset the device: what was known of it cannot be read");
+            transport.restore_broken();
+        }
+    }
+    let line = adopt(transport, handover, connector);
+    transport.write_down(handover.ledger());
+    line
+}
+
+fn adopt<C: Connector>(
+    transport: &mut Transport<FsDevice<C::Messages>>,
+    handover: &Handover,
+    connector: &C,
+) -> Option<Arc<OwnedFd>> {
+    let (connection, facts) = match handover.daemon() {
+        Ok(None) => return None,
+        Ok(Some((connection, facts))) => (Some(connection), facts),
+        Err(error) => {
+            warn!("{}", in_full(&error));
+            (None, None)
+        }
+    };
+    let duplicate = connection.as_ref().map(OwnedFd::try_clone);
+    let resumed = match connection.zip(facts) {
+        Some((connection, facts)) => {
+            let resumed = connector.resume(connection, &facts);
+            resumed.map_err(|error| in_full(&error))
+        }
+        None => Err("it had gone, or a message to it was on its way".to_owned()),
+    };
+    let adopted = resumed.and_then(|(session, line)| {
+        let line = Arc::new(line);
+        let device = transport.device_mut();
+        match device.adopt(session, Arc::clone(&line)) {
+            Ok(()) => Ok(line),
+            Err(error) => Err(in_full(&error)),
+        }
+    });
+    match adopted {
+        Ok(line) => {
+            info!("goes on with its daemon, which has noticed nothing");
+            Some(line)
+        }
+        Err(why) => {
+            handover.gone();
+            if let Some(Ok(connection)) = duplicate {
+                // It is kept, but nobody can use it: the daemon is to know. It fails where that has gone.
+                let _ = rustix::net::shutdown(&connection, Shutdown::Both);
+            }
+            let change = transport.device_mut().lost();
+            match change {
+                Change::Broken => warn!("cannot go on with its daemon: {why}"),
+                _ => info!("waits for another daemon: {why}"),
+            }
+            tell(transport, change);
+            None
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A device model that ends, and one that goes on in its place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::daemon::{Connection, Daemon};
+use super::{LIMIT, MEMORY, config};
+use crate::config::DeviceConfig;
+use crate::fake::{FakeGuest, FakePort, fake};
+use crate::holder::Slot;
+use crate::holder::tests::{Held, claim_when_free};
+use crate::hypervisor::{GuestRange, Operation};
+use crate::journal::Journal;
+use crate::mmio::Register;
+use crate::model::{Handover, Running};
+
+/// A guest and a daemon who see device models come and go.
+struct Stage {
+    held: Held,
+    port: Arc<FakePort>,
+    guest: FakeGuest,
+    daemon: Daemon,
+    config: DeviceConfig,
+}
+
+impl Stage {
+    fn set(name: &str, tag: Option<&str>) -> Self {
+        let config = config(tag);
+        let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
+        let (port, guest) = fake(config.window, memory).unwrap();
+        Self {
+            held: Held::start(name),
+            port: Arc::new(port),
+            guest,
+            daemon: Daemon::default(),
+            config,
+        }
+    }
+
+    /// The next device model, as the program starts one, after `change` was made to what the last one left.
+    fn next_after(&self, change: impl FnOnce(&Journal)) -> Running<FakePort, Connection> {
+        let keep = Arc::new(claim_when_free(&self.held, 0));
+        let (journal, readable) = match keep.left(Slot::Journal).unwrap() {
+            Some(left) => Journal::open(left, 0).unwrap(),
+            None => {
+                let journal = Journal::new(0).unwrap();
+                keep.keep(Slot::Journal, journal.descriptor()).unwrap();
+                (journal, true)
+            }
+        };
+        change(&journal);
+        let handover = Handover::new(keep, Arc::new(journal), readable);
+        let port = Arc::clone(&self.port);
+        Running::take_over(&self.config, port, self.daemon.clone(), handover).unwrap()
+    }
+
+    fn next(&self) -> Running<FakePort, Connection> {
+        self.next_after(|_| {})
+    }
+
+    fn end(&self, running: Running<FakePort, Connection>) {
+        let ended = running.ended().try_clone_to_owned().unwrap();
+        running.end();
+        // The thread that waits for the guest ends with its process, or when it is woken up.
+        self.guest.interrupt_wait();
+        let mut awaited = [PollFd::new(&ended, PollFlags::IN)];
+        poll(&mut awaited, None).unwrap();
+    }
+
+    fn get(&self, register: Register) -> u64 {
+        let read = self
+            .guest
+            .access(register.offset(), 4, Operation::Read, LIMIT);
+        read.unwrap()
+    }
+
+    fn read_tag(&self) -> u64 {
+        self.guest.access(0x100, 4, Operation::Read, LIMIT).unwrap()
+    }
+
+    fn set_to(&self, register: Register, value: u64) {
+        let write = Operation::Write(value);
+        self.guest
+            .access(register.offset(), 4, write, LIMIT)
+            .unwrap();
+    }
+
+    /// A driver with one queue of 128 entries.
+    fn drive(&self) {
+        for (register, value) in [
+            (Register::Status, 0),
+            (Register::Status, 1),
+            (Register::Status, 3),
+            (Register::DriverFeaturesSel, 1),
+            (Register::DriverFeatures, 3),
+            (Register::Status, 0xb),
+            (Register::QueueSel, 1),
+            (Register::QueueNum, 128),
+            (Register::QueueDescLow, MEMORY),
+            (Register::QueueDriverLow, MEMORY + 0x4000),
+            (Register::QueueDeviceLow, MEMORY + 0x8000),
+            (Register::QueueReady, 1),
+            (Register::Status, 0xf),
+        ] {
+            self.set_to(register, value);
+        }
+        assert_eq!(self.get(Register::Status), 0xf);
+    }
+
+    fn until_daemon(&self, running: &Running<FakePort, Connection>) {
+        let deadline = Instant::now() + LIMIT;
+        while !running.report().daemon {
+            assert!(Instant::now() < deadline, "no daemon");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn rings(told: &[String]) -> usize {
+    told.iter().filter(|word| word.contains("VRING")).count()
+}
+
+#[test]
+fn successor_goes_on_and_neither_guest_nor_daemon_notices() {
+    let stage = Stage::set("goes on", None);
+    let mut running = stage.next();
+    stage.until_daemon(&running);
+    stage.drive();
+    assert!(rings(&stage.daemon.told()) > 0);
+    for _ in 0..3 {
+        stage.end(running);
+        running = stage.next();
+        assert!(running.report().daemon);
+        assert_eq!(stage.get(Register::Status), 0xf);
+        assert_eq!(stage.get(Register::QueueReady), 1);
+        assert_eq!(stage.read_tag(), u64::from(u32::from_le_bytes(*b"myfs")));
+        // An interrupt may have been lost, so the guest is made to look.
+        assert!(stage.guest.interrupted(LIMIT).unwrap());
+        assert_eq!(stage.get(Register::InterruptStatus), 1);
+        stage.set_to(Register::InterruptAck, 1);
+        assert_eq!(rings(&stage.daemon.told()), 0);
+    }
+    assert_eq!(stage.daemon.state().connections, 1);
+    stage.set_to(Register::Status, 0);
+    let stopped = [
+        "SET_VRING_ENABLE 1 false",
+        "GET_VRING_BASE 1",
+        "RESET_DEVICE",
+    ];
+    assert_eq!(stage.daemon.told(), stopped);
+    stage.drive();
+    stage.end(running);
+    assert!(!stage.daemon.is_cut());
+    assert_eq!(stage.guest.faults(), [""; 0]);
+}
+
+#[test]
+fn daemon_that_died_meanwhile_or_was_being_told_something_is_lost_and_the_guest_is_told() {
+    for lost in [true, false] {
+        let stage = Stage::set(if lost { "died" } else { "told" }, Some("myfs"));
+        let first = stage.next();
+        stage.until_daemon(&first);
+        stage.drive();
+        stage.end(first);
+        let second = match lost {
+            true => {
+                stage.daemon.die();
+                stage.next()
+            }
+            false => stage.next_after(Journal::note_daemon_busy),
+        };
+        assert_eq!(stage.get(Register::Status), 0x4f);
+        assert_eq!(stage.get(Register::InterruptStatus), 3);
+        stage.daemon.come_back();
+        stage.until_daemon(&second);
+        stage.drive();
+        stage.end(second);
+        assert_eq!(stage.guest.faults(), [""; 0]);
+    }
+}
+
+#[test]
+fn driver_that_waits_for_a_daemon_is_started_by_the_successor() {
+    let stage = Stage::set("waits", Some("myfs"));
+    stage.daemon.die();
+    let first = stage.next();
+    stage.drive();
+    stage.end(first);
+    stage.daemon.come_back();
+    let second = stage.next();
+    stage.until_daemon(&second);
+    assert_eq!(stage.get(Register::Status), 0xf);
+    assert!(rings(&stage.daemon.told()) > 0);
+    stage.end(second);
+    assert_eq!(stage.guest.faults(), [""; 0]);
+}
+
+#[test]
+fn driver_whose_queues_do_not_fit_the_device_any_more_has_to_reset() {
+    let mut stage = Stage::set("smaller", Some("myfs"));
+    let first = stage.next();
+    stage.until_daemon(&first);
+    stage.drive();
+    stage.end(first);
+    stage.daemon.told();
+    stage.config.queue_size = 64;
+    let second = stage.next();
+    assert_eq!(stage.get(Register::Status) & 0x40, 0x40);
+    let told = stage.daemon.told();
+    assert!(told.contains(&"GET_VRING_BASE 1".to_owned()), "{told:?}");
+    stage.set_to(Register::Status, 0);
+    assert_eq!(stage.get(Register::Status), 0);
+    stage.end(second);
+}
+
+#[test]
+fn registers_of_another_version_are_told_as_a_broken_device() {
+    let stage = Stage::set("another version", Some("myfs"));
+    let first = stage.next();
+    stage.until_daemon(&first);
+    stage.drive();
+    stage.end(first);
+    let keep = Arc::new(claim_when_free(&stage.held, 0));
+    let left = keep.left(Slot::Journal).unwrap().unwrap();
+    let (journal, _) = Journal::open(left, 0).unwrap();
+    let handover = Handover::new(keep, Arc::new(journal), false);
+    let port = Arc::clone(&stage.port);
+    let daemon = stage.daemon.clone();
+    let second = Running::take_over(&stage.config, port, daemon, handover).unwrap();
+    assert_eq!(stage.get(Register::Status), 0x40);
+    stage.drive();
+    stage.end(second);
+}
