@@ -5,6 +5,8 @@ use log::LevelFilter;
 
 use crate::rhostfs::mount::MountArgs;
 use crate::rhostfs::service::ServeArgs;
+use crate::status::StatusArgs;
+use crate::switch::SwitchArgs;
 
 /// Everything typed.
 #[derive(Clone, Debug, Parser)]
@@ -31,4 +33,8 @@ pub enum Command {
     Mount(MountArgs),
     /// Serve a share to DVS machines, as their rhostfs
     Serve(ServeArgs),
+    /// Let programs of this host bind endpoints and reach each other's
+    Switch(SwitchArgs),
+    /// Show the state of a running switch, server or mount
+    Status(StatusArgs),
 }

@@ -8,3 +8,5 @@ pub mod args;
 pub mod carrier;
 pub mod endpoint;
 pub mod rhostfs;
+pub mod status;
+pub mod switch;

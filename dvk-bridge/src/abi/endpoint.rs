@@ -76,6 +76,9 @@ macro_rules! index {
         pub struct $name(u8);
 
         impl $name {
+            /// Number 0.
+            pub const FIRST: Self = Self(0);
+
             /// How many there can be: the compile-time limit of every DVK.
             pub const COUNT: u8 = 32;
 

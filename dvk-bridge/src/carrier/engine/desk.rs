@@ -7,7 +7,7 @@ use super::lane::Lane;
 use super::line::{Line, PeerId};
 use super::mailbox::{Caller, Mailbox, Waiting};
 use super::question::{Event, Question, Taken};
-use super::station::Lanes;
+use super::station::Kind;
 use super::sync::lock;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
 use crate::endpoint::Gone;
@@ -20,7 +20,7 @@ pub(super) struct Desk {
     pub(super) limits: DcLimits,
     pub(super) mailbox: Mailbox,
     pub(super) question: Question,
-    rule: Lanes,
+    kind: Kind,
     lanes: Mutex<HashMap<(PeerId, i32), Arc<Lane>>>,
 }
 
@@ -30,7 +30,7 @@ impl Desk {
         endpoint: Endpoint,
         name: &str,
         limits: DcLimits,
-        rule: Lanes,
+        kind: Kind,
     ) -> Self {
         Self {
             dc,
@@ -39,7 +39,7 @@ impl Desk {
             limits,
             mailbox: Mailbox::default(),
             question: Question::default(),
-            rule,
+            kind,
             lanes: Mutex::default(),
         }
     }
@@ -56,7 +56,7 @@ impl Desk {
 
     /// The lane to `partner`, whom `peer` has, on `line`. There is one for each peer, or for each slot of the container.
     pub(super) fn lane(&self, peer: PeerId, partner: Endpoint, line: &Arc<dyn Line>) -> Arc<Lane> {
-        let key = (peer, self.rule.key(partner));
+        let key = (peer, self.kind.lane(partner));
         let mut lanes = lock(&self.lanes);
         let lane = lanes.entry(key);
         lane.or_insert_with(|| Arc::new(Lane::new(line.clone())))
@@ -137,6 +137,15 @@ impl Desk {
         );
     }
 
+    /// Another endpoint has gone.
+    pub(super) fn partner_gone(&self, partner: Endpoint, reason: Gone) {
+        self.mailbox.gone(partner, reason);
+        self.question.partner_gone(partner, Code::EDVSSRCDIED);
+        for lane in self.all_lanes(|_| true) {
+            lane.partner_gone(partner, Code::EDVSDSTDIED);
+        }
+    }
+
     /// What goes on with `peer` fails. Those it has may still be there.
     pub(super) fn interrupted(&self, peer: PeerId) {
         self.question.peer_lost(peer);
@@ -152,6 +161,39 @@ impl Desk {
             lane.close();
         }
         self.mailbox.close()
+    }
+
+    /// Describes the endpoint: its clients, whom it asks, what goes on with whom.
+    pub(super) fn report(&self, kind: Kind, to: &mut String) {
+        let clients = self.mailbox.clients();
+        let waiting = clients.iter().filter(|(_, _, asks)| *asks).count();
+        to.push_str(&format!(
+            "endpoint {} of container {}, {:?}: {} clients, {waiting} of them wait for an answer\n",
+            self.endpoint,
+            self.dc,
+            self.name,
+            clients.len()
+        ));
+        for (client, peer, asks) in clients {
+            let by = match kind {
+                Kind::Nodes => format!(" of node {}", peer.0),
+                Kind::Switch => String::new(),
+            };
+            let state = if asks {
+                "waits for an answer"
+            } else {
+                "waits for nothing"
+            };
+            to.push_str(&format!("  client {client}{by} {state}\n"));
+        }
+        if let Some(asked) = self.question.asked() {
+            to.push_str(&format!("  waits for an answer of {asked}\n"));
+        }
+        for lane in self.all_lanes(|_| true) {
+            if let Some(text) = lane.describe() {
+                to.push_str(&format!("  {text}\n"));
+            }
+        }
     }
 
     fn all_lanes(&self, concerned: impl Fn(PeerId) -> bool) -> Vec<Arc<Lane>> {

@@ -51,6 +51,8 @@ pub(super) enum Awaited {
 }
 
 struct InFlight {
+    command: Command,
+    since: Instant,
     partner: Endpoint,
     awaited: Awaited,
     outcome: Option<Result<Vec<u8>, Failure>>,
@@ -101,6 +103,8 @@ impl Lane {
         let mut state = lock(&self.state);
         self.line.post(header, payload)?;
         state.in_flight = Some(InFlight {
+            command,
+            since: Instant::now(),
             partner,
             awaited,
             outcome: None,
@@ -197,20 +201,47 @@ impl Lane {
         true
     }
 
+    /// The partner is known to have gone: what waits for it fails.
+    pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
+        self.fail(Failure::Refused(code), |in_flight| {
+            in_flight.partner == partner
+        });
+    }
+
     /// The connection is lost: what is going on fails, what was kept back has nobody to go to.
     pub(super) fn lost(&self) {
         lock(&self.state).kept_back.clear();
-        self.fail(Failure::NotConnected);
+        self.fail(Failure::NotConnected, |_| true);
     }
 
     /// The endpoint is given up.
     pub(super) fn close(&self) {
-        self.fail(Failure::Unbound);
+        self.fail(Failure::Unbound, |_| true);
     }
 
-    fn fail(&self, failure: Failure) {
+    /// What goes on; nothing if nothing does, and nothing is wrong.
+    pub(super) fn describe(&self) -> Option<String> {
+        let state = lock(&self.state);
+        let stuck = if state.stuck {
+            "; an earlier one was not acknowledged in time"
+        } else {
+            ""
+        };
+        match &state.in_flight {
+            Some(it) => Some(format!(
+                "{} to {} for {} ms, {} acknowledgements wait for its end{stuck}",
+                it.command,
+                it.partner,
+                it.since.elapsed().as_millis(),
+                state.kept_back.len()
+            )),
+            None => state.stuck.then(|| format!("no exchange{stuck}")),
+        }
+    }
+
+    fn fail(&self, failure: Failure, concerned: impl Fn(&InFlight) -> bool) {
         let mut state = lock(&self.state);
-        if let Some(in_flight) = &mut state.in_flight {
+        if let Some(in_flight) = state.in_flight.as_mut().filter(|it| concerned(it)) {
             in_flight.outcome.get_or_insert(Err(failure));
             self.changed.notify_all();
         }
@@ -255,3 +286,6 @@ fn outcome(awaited: Awaited, header: &Header, payload: &[u8]) -> Option<Result<V
 fn short() -> Failure {
     Failure::Refused(Code::EFAULT)
 }
+
+#[cfg(test)]
+mod tests;

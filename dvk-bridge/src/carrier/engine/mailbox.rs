@@ -227,6 +227,13 @@ impl Mailbox {
             .collect()
     }
 
+    /// Those that something came from, and whether they wait for an answer.
+    pub(super) fn clients(&self) -> Vec<(Endpoint, PeerId, bool)> {
+        let state = lock(&self.state);
+        let clients = state.clients.values();
+        clients.map(|it| (it.endpoint, it.peer, it.asks)).collect()
+    }
+
     fn open(&self) -> Result<std::sync::MutexGuard<'_, State>, Code> {
         let state = lock(&self.state);
         if state.closed {
@@ -301,3 +308,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,5 +24,5 @@ mod turn;
 
 pub(crate) use bound::Bound;
 pub(crate) use line::{Line, NotConnected, PeerId};
-pub(crate) use station::{Lanes, Station, Tuning};
+pub(crate) use station::{Kind, Station, Tuning};
 pub(crate) use sync::{lock, wait_until};

@@ -117,6 +117,16 @@ impl Question {
         }
     }
 
+    /// `partner` has gone: it answers nothing any more.
+    pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
+        let mut state = lock(&self.state);
+        state.owing.remove(&partner.slot());
+        if let Some(asked) = state.asked.as_mut().filter(|it| it.to == partner) {
+            asked.events.push_back(Event::Failed(code));
+        }
+        self.arrived.notify_all();
+    }
+
     /// The connection to `peer` is lost. What is owed will not come: answers come by connections.
     pub(super) fn peer_lost(&self, peer: PeerId) {
         let mut state = lock(&self.state);
@@ -131,6 +141,11 @@ impl Question {
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.arrived.notify_all();
+    }
+
+    /// Whom the endpoint asks at the moment.
+    pub(super) fn asked(&self) -> Option<Endpoint> {
+        lock(&self.state).asked.as_ref().map(|asked| asked.to)
     }
 }
 
@@ -183,3 +198,6 @@ impl Drop for Asking<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,19 +8,24 @@ use super::desk::{Desk, answer};
 use super::line::{Line, PeerId};
 use super::sync::lock;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
+use crate::endpoint::Gone;
 
-/// With whom an endpoint has one exchange at a time.
+/// What a carrier's peers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lanes {
-    /// With each peer, as DVK's nodes need it.
-    OfPeers,
+pub(crate) enum Kind {
+    /// Nodes: each endpoint has one exchange at a time with each.
+    Nodes,
+    /// The switch, which is told what is bound and what is not any more: each endpoint has one exchange at a time with each
+    /// partner behind it.
+    Switch,
 }
 
-impl Lanes {
-    /// What tells lanes to the same peer apart.
-    pub(super) fn key(self, _: Endpoint) -> i32 {
+impl Kind {
+    /// What tells an endpoint's lanes to the same peer apart.
+    pub(super) fn lane(self, partner: Endpoint) -> i32 {
         match self {
-            Self::OfPeers => 0,
+            Self::Nodes => 0,
+            Self::Switch => partner.slot(),
         }
     }
 }
@@ -28,8 +33,8 @@ impl Lanes {
 /// What a carrier decides about its endpoints.
 #[derive(Clone, Debug)]
 pub(crate) struct Tuning {
-    /// With whom an endpoint has one exchange at a time.
-    pub(crate) lanes: Lanes,
+    /// What its peers are.
+    pub(crate) kind: Kind,
     /// How long a peer may take for an acknowledgement.
     pub(crate) exchange_limit: Duration,
     /// The containers, and their dimensions.
@@ -94,7 +99,7 @@ impl Station {
         if state.desks.contains_key(&key) {
             return Err(Code::EDVSSLOTUSED);
         }
-        let desk = Arc::new(Desk::new(dc, endpoint, name, limits, self.tuning.lanes));
+        let desk = Arc::new(Desk::new(dc, endpoint, name, limits, self.tuning.kind));
         state.desks.insert(key, desk.clone());
         Ok(desk)
     }
@@ -125,6 +130,26 @@ impl Station {
             header.rcode = Code::EDVSSRCDIED.result();
             let lane = desk.lane(waiting.peer, waiting.endpoint, &line);
             lane.acknowledge(header, &[]);
+        }
+        if self.tuning.kind == Kind::Switch {
+            self.tell_all(&desk.header(Command::PROCUNBIND, Endpoint::NONE));
+        }
+    }
+
+    /// Hands `header` to every peer that is connected.
+    fn tell_all(&self, header: &Header) {
+        let lines: Vec<_> = lock(&self.state).lines.values().cloned().collect();
+        for line in lines {
+            // Those who are not connected learn by that.
+            let _ = line.post(*header, &[]);
+        }
+    }
+
+    /// Closes the desk of `endpoint`, if there is one.
+    pub(crate) fn give_up(&self, dc: DcId, endpoint: Endpoint) {
+        let desk = lock(&self.state).desks.get(&(dc, endpoint.slot())).cloned();
+        if let Some(desk) = desk {
+            self.close(&desk);
         }
     }
 
@@ -181,6 +206,13 @@ impl Station {
         desk.cloned().ok_or(Code::EDVSDSTDIED)
     }
 
+    /// `endpoint` has gone.
+    pub(crate) fn partner_gone(&self, dc: DcId, endpoint: Endpoint, reason: Gone) {
+        for desk in self.desks().iter().filter(|it| it.dc == dc) {
+            desk.partner_gone(endpoint, reason);
+        }
+    }
+
     /// What goes on with `peer` fails, since the connection to it was lost. Those it has may still be there.
     pub(crate) fn interrupted(&self, peer: PeerId) {
         for desk in self.desks() {
@@ -203,6 +235,15 @@ impl Station {
         desks
             .map(|desk| (desk.dc, desk.endpoint, desk.name.clone()))
             .collect()
+    }
+
+    /// Describes every endpoint.
+    pub(crate) fn report(&self, to: &mut String) {
+        let mut desks = self.desks();
+        desks.sort_by_key(|desk| (desk.dc, desk.endpoint));
+        for desk in desks {
+            desk.report(self.tuning.kind, to);
+        }
     }
 
     fn desks(&self) -> Vec<Arc<Desk>> {

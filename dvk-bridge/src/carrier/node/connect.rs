@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
@@ -18,6 +18,7 @@ use rustix::net::{
 };
 
 use super::config::{NodeConfig, NodeError, PeerConfig};
+use crate::carrier::stream::poll_for;
 
 /// A dead host is noticed in about a minute, although proxies may be silent for ever.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -124,20 +125,4 @@ fn prepare(socket: impl AsFd) -> Result<(), Errno> {
     set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
     set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
     set_socket_keepalive(&socket, true)
-}
-
-/// Waits until one of `ready` is, at most for `limit`: how many are. Signals do not end it early.
-pub(super) fn poll_for(ready: &mut [PollFd<'_>], limit: Duration) -> Result<usize, Errno> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).unwrap_or(Timespec {
-            tv_sec: i32::MAX.into(),
-            tv_nsec: 0,
-        });
-        match poll(ready, Some(&left)) {
-            Err(Errno::INTR) => {}
-            done => return done,
-        }
-    }
 }

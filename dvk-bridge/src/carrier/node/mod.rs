@@ -11,8 +11,6 @@
 
 mod config;
 mod connect;
-mod frames;
-mod outbox;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -29,10 +27,11 @@ use rustix::fd::OwnedFd;
 
 pub use config::{NodeConfig, NodeError, NodeLimits, PORT_BASE, PeerConfig};
 
-use super::engine::{Bound, Lanes, PeerId, Station, Tuning, lock};
+use super::engine::{Bound, Kind, PeerId, Station, Tuning, lock};
+use super::stream::{Outbox, Traffic, proxys};
 use crate::abi::{DcId, Endpoint, M3, Message};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
-use outbox::{Outbox, proxys};
+use crate::status::Report;
 
 /// A running node. Dropping it ends the connections.
 pub struct Node {
@@ -56,6 +55,7 @@ struct Peer {
     outbox: Arc<Outbox>,
     /// Where it has connected from, if it has.
     incoming: Mutex<Option<SocketAddr>>,
+    received: Mutex<Traffic>,
 }
 
 impl Peer {
@@ -87,7 +87,7 @@ impl Node {
     pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
         config.check()?;
         let station = Arc::new(Station::new(Tuning {
-            lanes: Lanes::OfPeers,
+            kind: Kind::Nodes,
             exchange_limit: config.limits.exchange,
             dcs: config.dcs.clone(),
         }));
@@ -108,6 +108,7 @@ impl Node {
                 config: peer.clone(),
                 outbox,
                 incoming: Mutex::default(),
+                received: Mutex::default(),
             }));
         }
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -186,7 +187,7 @@ fn announce(config: &NodeConfig, peer: &Peer, dc: DcId, endpoint: Endpoint, name
     let mut message = Message::new(REMOTE_BIND, &arm);
     message.source = Endpoint::from_raw(config.id.raw());
     // When there is a connection, it is announced then.
-    let _ = peer.outbox.tell(proxys(message));
+    let _ = peer.outbox.tell(proxys(message), &[]);
 }
 
 impl Carrier for Node {
@@ -201,6 +202,30 @@ impl Carrier for Node {
             announce(&self.shared.config, peer, dc, endpoint, name);
         }
         Ok(Arc::new(bound))
+    }
+}
+
+impl Report for Node {
+    fn report(&self, to: &mut String) {
+        let config = &self.shared.config;
+        to.push_str(&format!("node {} at {}\n", config.id, config.address));
+        for peer in &self.shared.peers {
+            let incoming = *lock(&peer.incoming);
+            let incoming =
+                incoming.map_or("not connected".to_owned(), |it| format!("connected ({it})"));
+            let outgoing = if peer.outbox.is_connected() {
+                "connected"
+            } else {
+                "not connected"
+            };
+            to.push_str(&format!(
+                "  {peer}, {}: from it {incoming}, {}; to it {outgoing}, {}\n",
+                peer.config.generation,
+                *lock(&peer.received),
+                peer.outbox.counters()
+            ));
+        }
+        self.shared.station.report(to);
     }
 }
 

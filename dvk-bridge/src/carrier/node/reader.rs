@@ -7,14 +7,11 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::connect::{accept_from, poll_for};
-use super::frames::{FrameError, Frames};
+use super::connect::accept_from;
 use super::{Peer, Shared};
 use crate::abi::{Code, Command, Header, HeaderFlags, M1};
 use crate::carrier::engine::lock;
-
-/// How long the thread sleeps when nothing happens. It is woken for everything, so this only bounds mistakes.
-const NAP: Duration = Duration::from_secs(60);
+use crate::carrier::stream::{FrameError, Frames, NAP, poll_for};
 
 /// The connection of a peer.
 struct Incoming {
@@ -160,6 +157,7 @@ impl Incoming {
 }
 
 fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
+    lock(&peer.received).count(peer.config.generation.header_size() + payload.len());
     if header.command == Command::NONE {
         proxys_own(peer, header);
     } else if header.flags.contains(HeaderFlags::LZ4) {

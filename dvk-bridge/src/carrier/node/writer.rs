@@ -6,9 +6,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::connect::{connect_to, poll_for};
-use super::outbox::Broken;
+use super::connect::connect_to;
 use super::{Peer, Shared};
+use crate::carrier::stream::{Broken, poll_for};
 
 /// Connects and sends until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer) {

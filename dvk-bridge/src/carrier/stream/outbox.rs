@@ -1,5 +1,6 @@
 //! What is on its way to a peer: whole commands in their order, sent by whoever can without waiting, the rest by a thread.
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -20,7 +21,7 @@ const MOST_WAITING: usize = 8 << 20;
 const SENT_KEPT: usize = 1 << 20;
 
 /// The outgoing half of a pair of connections.
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     here: NodeId,
     peer: NodeId,
     generation: Generation,
@@ -42,21 +43,35 @@ struct State {
     /// Given up by a sender: why.
     broken: Option<Broken>,
     sequence: u32,
-    counters: Sent,
+    counters: Traffic,
 }
 
-/// What was sent to a peer.
+/// What was sent to a peer, or came from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sent {
+pub(crate) struct Traffic {
     /// Commands.
     pub(crate) commands: u64,
     /// Bytes, headers included.
     pub(crate) bytes: u64,
 }
 
+impl Traffic {
+    /// Counts a command of so many bytes.
+    pub(crate) fn count(&mut self, bytes: usize) {
+        self.commands += 1;
+        self.bytes += u64::try_from(bytes).unwrap_or(0);
+    }
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} commands ({} bytes)", self.commands, self.bytes)
+    }
+}
+
 /// Why nothing more can be sent on a connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The system says so.
     #[error("{0}")]
     Io(#[from] Errno),
@@ -72,7 +87,7 @@ pub(super) enum Broken {
 }
 
 impl Outbox {
-    pub(super) fn new(here: NodeId, peer: NodeId, generation: Generation) -> Result<Self, Errno> {
+    pub(crate) fn new(here: NodeId, peer: NodeId, generation: Generation) -> Result<Self, Errno> {
         Ok(Self {
             here,
             peer,
@@ -84,7 +99,7 @@ impl Outbox {
     }
 
     /// Sends from now on by `stream`, which does not block.
-    pub(super) fn connect(&self, stream: OwnedFd) {
+    pub(crate) fn connect(&self, stream: OwnedFd) {
         let mut state = lock(&self.state);
         state.stream = Some(stream);
         state.waiting.clear();
@@ -94,34 +109,34 @@ impl Outbox {
     }
 
     /// Notes whether the peer's half of the pair is there. Without it nobody is asked anything, since no answer can come.
-    pub(super) fn set_heard(&self, heard: bool) {
+    pub(crate) fn set_heard(&self, heard: bool) {
         lock(&self.state).heard = heard;
         self.usable.notify_all();
     }
 
     /// Sends nothing any more. What was waiting is lost.
-    pub(super) fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         let mut state = lock(&self.state);
         state.stream = None;
         state.waiting = Vec::new();
         state.sent = 0;
     }
 
-    pub(super) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         lock(&self.state).stream.is_some()
     }
 
-    pub(super) fn counters(&self) -> Sent {
+    pub(crate) fn counters(&self) -> Traffic {
         lock(&self.state).counters
     }
 
     /// What becomes readable when [`Self::flush`] is to be called.
-    pub(super) fn wake(&self) -> &OwnedFd {
+    pub(crate) fn wake(&self) -> &OwnedFd {
         &self.wake
     }
 
     /// Sends what waits, as far as the peer takes it: whether some is left.
-    pub(super) fn flush(&self) -> Result<bool, Broken> {
+    pub(crate) fn flush(&self) -> Result<bool, Broken> {
         let mut counter = [0; 8];
         // Nothing to read is as well.
         let _ = rustix::io::read(&self.wake, &mut counter);
@@ -131,15 +146,15 @@ impl Outbox {
     }
 
     /// Bytes that wait for the peer.
-    pub(super) fn unsent(&self) -> usize {
+    pub(crate) fn unsent(&self) -> usize {
         lock(&self.state).unsent()
     }
 
     /// A sign of life, with the least that a proxy can make of it: no load.
-    pub(super) fn hello(&self) -> Result<(), NotConnected> {
+    pub(crate) fn hello(&self) -> Result<(), NotConnected> {
         let mut message = Message::new(LOAD_LEVEL, &M5::default());
         message.source = Endpoint::from_raw(self.here.raw());
-        self.tell(proxys(message))
+        self.tell(proxys(message), &[])
     }
 
     fn wake_up(&self) {
@@ -152,7 +167,7 @@ impl Outbox {
 const LOAD_LEVEL: i32 = 5;
 
 /// A command from one proxy to another: no process's.
-pub(super) fn proxys(message: Message) -> Header {
+pub(crate) fn proxys(message: Message) -> Header {
     Header {
         dc: -1,
         src: Endpoint::NONE,
@@ -183,8 +198,8 @@ impl Line for Outbox {
 
 impl Outbox {
     /// The same as [`Line::post`] for what is not to be answered.
-    pub(super) fn tell(&self, header: Header) -> Result<(), NotConnected> {
-        self.put(&mut lock(&self.state), header, &[])
+    pub(crate) fn tell(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
+        self.put(&mut lock(&self.state), header, payload)
     }
 
     fn put(&self, state: &mut State, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
@@ -204,8 +219,8 @@ impl Outbox {
         let before = state.waiting.len();
         header.encode(self.generation, &mut state.waiting);
         state.waiting.extend_from_slice(payload);
-        state.counters.commands += 1;
-        state.counters.bytes += u64::try_from(state.waiting.len() - before).unwrap_or(0);
+        let bytes = state.waiting.len() - before;
+        state.counters.count(bytes);
         // Whoever is in the middle of a command goes on with it before this one.
         if before == 0 {
             if let Err(broken) = state.push() {

@@ -1,0 +1,179 @@
+//! One exchange at a time, whatever the peer answers, and when.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::*;
+use crate::abi::CopyBlock;
+
+const CLIENT: Endpoint = Endpoint::from_raw(10);
+const LIMIT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(30);
+
+/// A line that keeps what is sent.
+#[derive(Default)]
+struct Kept {
+    sent: Mutex<Vec<Command>>,
+    more: Condvar,
+    down: AtomicBool,
+}
+
+impl Kept {
+    /// Waits until so many commands were sent: they.
+    fn sent(&self, count: usize) -> Vec<Command> {
+        let mut sent = lock(&self.sent);
+        while sent.len() < count {
+            let late;
+            (sent, late) = wait_until(&self.more, sent, Instant::now() + LIMIT);
+            assert!(!late, "only {} were sent", sent.len());
+        }
+        sent.clone()
+    }
+}
+
+impl Line for Kept {
+    fn post(&self, header: Header, _: &[u8]) -> Result<(), NotConnected> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(NotConnected);
+        }
+        lock(&self.sent).push(header.command);
+        self.more.notify_all();
+        Ok(())
+    }
+
+    fn wait(&self, _: Instant) -> bool {
+        true
+    }
+}
+
+fn lane() -> (Arc<Kept>, Arc<Lane>) {
+    let line = Arc::new(Kept::default());
+    (line.clone(), Arc::new(Lane::new(line)))
+}
+
+fn to_client(command: Command) -> Header {
+    Header {
+        dst: CLIENT,
+        ..Header::new(command)
+    }
+}
+
+fn from_client(command: Command, rcode: i32, tag: u32) -> Header {
+    Header {
+        src: CLIENT,
+        rcode,
+        copy: CopyBlock {
+            src_address: tag,
+            dst_address: tag,
+            ..CopyBlock::default()
+        },
+        ..Header::new(command)
+    }
+}
+
+/// Starts an exchange in a thread.
+fn start(
+    lane: &Arc<Lane>,
+    command: Command,
+    awaited: Awaited,
+) -> thread::JoinHandle<Result<Vec<u8>, Failure>> {
+    let lane = lane.clone();
+    thread::spawn(move || lane.exchange(to_client(command), &[], awaited, LIMIT))
+}
+
+#[test]
+fn the_next_command_waits_for_the_acknowledgement() {
+    let (line, lane) = lane();
+    let first = start(&lane, Command::REPLY_MSG, Awaited::Sent);
+    line.sent(1);
+    let second = start(&lane, Command::SEND_MSG, Awaited::Sent);
+    lane.acknowledge(to_client(Command::COPYIN_ACK), &[]);
+    assert_eq!(line.sent(1), [Command::REPLY_MSG], "nothing goes past it");
+
+    assert!(lane.acknowledged(&from_client(Command::SEND_ACK, 0, 0), &[]));
+    assert_eq!(first.join().unwrap(), Ok(Vec::new()));
+    let sent = line.sent(3);
+    assert_eq!(
+        sent,
+        [Command::REPLY_MSG, Command::COPYIN_ACK, Command::SEND_MSG]
+    );
+    assert!(lane.acknowledged(&from_client(Command::SEND_ACK, -109, 0), &[]));
+    assert_eq!(
+        second.join().unwrap(),
+        Err(Failure::Refused(Code::EDVSDSTDIED))
+    );
+}
+
+#[test]
+fn data_of_an_earlier_copy_is_not_taken_for_this_ones() {
+    let (line, lane) = lane();
+    let copy = start(
+        &lane,
+        Command::COPYOUT_RQST,
+        Awaited::CopiedOut { bytes: 2, tag: 5 },
+    );
+    line.sent(1);
+    assert!(!lane.acknowledged(&from_client(Command::COPYOUT_DATA, 0, 4), b"xx"));
+    assert!(!lane.acknowledged(&from_client(Command::COPYIN_ACK, 2, 5), &[]));
+    assert!(lane.acknowledged(&from_client(Command::COPYOUT_DATA, 0, 5), b"ab"));
+    assert_eq!(copy.join().unwrap(), Ok(b"ab".to_vec()));
+}
+
+#[test]
+fn a_failures_copy_block_may_be_stale() {
+    let (line, lane) = lane();
+    let copy = start(
+        &lane,
+        Command::COPYIN_DATA,
+        Awaited::CopiedIn { bytes: 2, tag: 5 },
+    );
+    line.sent(1);
+    assert!(lane.acknowledged(&from_client(Command::COPYIN_ACK, -324, 99), &[]));
+    assert_eq!(
+        copy.join().unwrap(),
+        Err(Failure::Refused(Code::EDVSPROCSTS))
+    );
+}
+
+#[test]
+fn less_than_was_asked_for_is_a_failure() {
+    let (line, lane) = lane();
+    let copy = start(
+        &lane,
+        Command::COPYOUT_RQST,
+        Awaited::CopiedOut { bytes: 3, tag: 5 },
+    );
+    line.sent(1);
+    assert!(lane.acknowledged(&from_client(Command::COPYOUT_DATA, 0, 5), b"ab"));
+    assert_eq!(copy.join().unwrap(), Err(Failure::Refused(Code::EFAULT)));
+}
+
+#[test]
+fn silence_ends_at_the_limit_and_not_the_lane() {
+    let (line, lane) = lane();
+    let late = lane.exchange(to_client(Command::REPLY_MSG), &[], Awaited::Sent, SHORT);
+    assert_eq!(late, Err(Failure::TimedOut));
+    assert!(!lane.acknowledged(&from_client(Command::SEND_ACK, 0, 0), &[]));
+    let next = start(&lane, Command::REPLY_MSG, Awaited::Sent);
+    line.sent(2);
+    assert!(lane.acknowledged(&from_client(Command::SEND_ACK, 0, 0), &[]));
+    assert_eq!(next.join().unwrap(), Ok(Vec::new()));
+}
+
+#[test]
+fn a_lost_connection_ends_what_goes_on() {
+    let (line, lane) = lane();
+    let copy = start(&lane, Command::REPLY_MSG, Awaited::Sent);
+    line.sent(1);
+    lane.acknowledge(to_client(Command::COPYIN_ACK), &[]);
+    line.down.store(true, Ordering::Relaxed);
+    lane.lost();
+    assert_eq!(copy.join().unwrap(), Err(Failure::NotConnected));
+    let next = lane.exchange(to_client(Command::REPLY_MSG), &[], Awaited::Sent, LIMIT);
+    assert_eq!(next, Err(Failure::NotConnected));
+    assert_eq!(
+        line.sent(1),
+        [Command::REPLY_MSG],
+        "what was kept back is dropped"
+    );
+}

@@ -1,0 +1,161 @@
+//! What comes in which order, and what becomes of it when somebody asks again or goes.
+
+use std::time::Duration;
+
+use super::*;
+use crate::abi::M1;
+
+const PEER: PeerId = PeerId(3);
+
+fn from(raw: i32) -> Caller {
+    Caller {
+        endpoint: Endpoint::from_raw(raw),
+        peer: PEER,
+        pid: Some(77),
+    }
+}
+
+fn message(kind: i32) -> Message {
+    Message::new(kind, &M1::default())
+}
+
+/// What is there, without waiting.
+fn receive(mailbox: &Mailbox) -> Received {
+    mailbox.receive(Instant::now())
+}
+
+fn request(client: i32, kind: i32) -> Received {
+    let client = Endpoint::from_raw(client);
+    let request = Delivery::Request {
+        client,
+        pid: Some(77),
+        message: message(kind),
+    };
+    Received::Event(request, None)
+}
+
+fn gone(client: i32, reason: Gone) -> Received {
+    let client = Endpoint::from_raw(client);
+    Received::Event(Delivery::Gone { client, reason }, None)
+}
+
+#[test]
+fn requests_are_received_in_their_order_and_answered_once() {
+    let mailbox = Mailbox::default();
+    mailbox.request(from(10), message(1)).unwrap();
+    mailbox.request(from(11), message(2)).unwrap();
+    assert_eq!(receive(&mailbox), request(10, 1));
+    assert_eq!(receive(&mailbox), request(11, 2));
+    assert_eq!(receive(&mailbox), Received::Nothing);
+    let client = Endpoint::from_raw(10);
+    assert_eq!(mailbox.serving(client), Ok(PEER));
+    assert_eq!(mailbox.answer(client), Ok(Answer::Deliver(PEER)));
+    assert_eq!(mailbox.answer(client), Err(Code::EDVSPROCSTS));
+    assert_eq!(mailbox.serving(client), Err(Code::EDVSPROCSTS));
+}
+
+#[test]
+fn who_asks_again_gets_the_answer_to_the_newest() {
+    let mailbox = Mailbox::default();
+    let client = Endpoint::from_raw(10);
+    for kind in 1..=3 {
+        mailbox.request(from(10), message(kind)).unwrap();
+    }
+    assert_eq!(receive(&mailbox), request(10, 1));
+    assert_eq!(receive(&mailbox), Received::Nothing, "one at a time");
+    assert_eq!(
+        mailbox.serving(client),
+        Err(Code::EDVSPROCSTS),
+        "no copies for the old one"
+    );
+    assert_eq!(mailbox.answer(client), Ok(Answer::Superseded));
+    assert_eq!(receive(&mailbox), request(10, 3));
+    assert_eq!(mailbox.answer(client), Ok(Answer::Deliver(PEER)));
+}
+
+#[test]
+fn a_sender_is_told_when_its_message_is_received() {
+    let mailbox = Mailbox::default();
+    mailbox.message(from(2), message(5)).unwrap();
+    assert_eq!(
+        mailbox.message(from(2), message(6)),
+        Err(Code::EDVSENQUEUED)
+    );
+    let delivery = Delivery::Message {
+        client: Endpoint::from_raw(2),
+        message: message(5),
+    };
+    assert_eq!(receive(&mailbox), Received::Event(delivery, Some(PEER)));
+    mailbox.message(from(2), message(6)).unwrap();
+}
+
+#[test]
+fn notifications_are_merged() {
+    let mailbox = Mailbox::default();
+    for _ in 0..3 {
+        mailbox.notification(from(4)).unwrap();
+    }
+    let source = Endpoint::from_raw(4);
+    let delivery = Delivery::Notification { source };
+    assert_eq!(receive(&mailbox), Received::Event(delivery, None));
+    assert_eq!(receive(&mailbox), Received::Nothing);
+}
+
+#[test]
+fn who_goes_takes_along_what_was_not_received() {
+    let mailbox = Mailbox::default();
+    mailbox.request(from(10), message(1)).unwrap();
+    assert_eq!(receive(&mailbox), request(10, 1));
+    mailbox.request(from(11), message(2)).unwrap();
+    mailbox.peer_lost(PEER);
+    assert_eq!(receive(&mailbox), gone(10, Gone::NodeLost));
+    assert_eq!(
+        receive(&mailbox),
+        Received::Nothing,
+        "11 was never heard of"
+    );
+}
+
+#[test]
+fn another_in_the_same_slot_replaces_the_first() {
+    let mailbox = Mailbox::default();
+    mailbox.request(from(10), message(1)).unwrap();
+    assert_eq!(receive(&mailbox), request(10, 1));
+    let later = Endpoint::new(1, 10).unwrap().raw();
+    mailbox.request(from(later), message(2)).unwrap();
+    assert_eq!(receive(&mailbox), gone(10, Gone::Replaced));
+    assert_eq!(receive(&mailbox), request(later, 2));
+    assert_eq!(
+        mailbox.answer(Endpoint::from_raw(10)),
+        Err(Code::EDVSPROCSTS)
+    );
+}
+
+#[test]
+fn giving_up_names_those_who_wait() {
+    let mailbox = Mailbox::default();
+    mailbox.request(from(10), message(1)).unwrap();
+    mailbox.message(from(2), message(5)).unwrap();
+    mailbox.notification(from(4)).unwrap();
+    let waiting: Vec<_> = mailbox
+        .close()
+        .into_iter()
+        .map(|it| (it.endpoint.raw(), it.asks))
+        .collect();
+    assert_eq!(waiting, [(2, false), (10, true)]);
+    assert_eq!(receive(&mailbox), Received::Closed);
+    assert_eq!(
+        mailbox.request(from(10), message(1)),
+        Err(Code::EDVSDSTDIED)
+    );
+}
+
+#[test]
+fn one_who_waits_is_woken_by_what_comes() {
+    let mailbox = std::sync::Arc::new(Mailbox::default());
+    let here = mailbox.clone();
+    let waiting =
+        std::thread::spawn(move || here.receive(Instant::now() + Duration::from_secs(20)));
+    mailbox.request(from(10), message(1)).unwrap();
+    assert_eq!(waiting.join().unwrap(), request(10, 1));
+}

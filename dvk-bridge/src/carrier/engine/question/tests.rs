@@ -1,0 +1,92 @@
+//! Questions that are answered, given up, answered late, or lost.
+
+use std::time::Duration;
+
+use super::*;
+use crate::abi::M1;
+
+const PEER: PeerId = PeerId(3);
+const SERVER: Endpoint = Endpoint::from_raw(1);
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn soon() -> Instant {
+    now() + Duration::from_millis(20)
+}
+
+fn answer(kind: i32) -> Event {
+    Event::Answer(Message::new(kind, &M1::default()))
+}
+
+fn is_answer(next: &Next, kind: i32) -> bool {
+    matches!(next, Next::Event(Event::Answer(message)) if message.kind == kind)
+}
+
+#[test]
+fn the_answer_comes_to_who_asked() {
+    let question = Question::default();
+    let mut asking = question.ask(SERVER, PEER, now()).unwrap();
+    assert_eq!(question.offer(Endpoint::from_raw(2), answer(7)), Taken::No);
+    assert_eq!(question.offer(SERVER, answer(8)), Taken::Yes);
+    assert!(is_answer(&asking.next(now()), 8));
+    drop(asking);
+    assert_eq!(
+        question.offer(SERVER, answer(9)),
+        Taken::No,
+        "it was answered"
+    );
+}
+
+#[test]
+fn a_late_answer_is_not_taken_for_the_next() {
+    let question = Question::default();
+    let mut asking = question.ask(SERVER, PEER, now()).unwrap();
+    assert!(matches!(asking.next(now()), Next::Nothing));
+    drop(asking);
+    assert!(
+        question.ask(SERVER, PEER, soon()).is_none(),
+        "it owes an answer"
+    );
+    assert!(question.ask(Endpoint::from_raw(2), PEER, now()).is_some());
+    assert_eq!(question.offer(SERVER, answer(7)), Taken::Late);
+    let mut asking = question.ask(SERVER, PEER, now()).unwrap();
+    question.offer(SERVER, answer(8));
+    assert!(is_answer(&asking.next(now()), 8));
+}
+
+#[test]
+fn a_lost_peer_owes_nothing() {
+    let question = Question::default();
+    drop(question.ask(SERVER, PEER, now()).unwrap());
+    question.peer_lost(PeerId(4));
+    assert!(question.ask(SERVER, PEER, soon()).is_none());
+    question.peer_lost(PEER);
+    let mut asking = question.ask(SERVER, PEER, now()).unwrap();
+    question.peer_lost(PEER);
+    assert!(matches!(asking.next(now()), Next::Event(Event::Lost)));
+}
+
+#[test]
+fn what_was_never_asked_is_not_owed() {
+    let question = Question::default();
+    question.ask(SERVER, PEER, now()).unwrap().never_asked();
+    assert!(question.ask(SERVER, PEER, now()).is_some());
+}
+
+#[test]
+fn one_asks_at_a_time() {
+    let question = Question::default();
+    let first = question.ask(SERVER, PEER, now()).unwrap();
+    assert!(question.ask(Endpoint::from_raw(2), PEER, soon()).is_none());
+    drop(first);
+}
+
+#[test]
+fn an_endpoint_that_is_given_up_asks_no_more() {
+    let question = Question::default();
+    let mut asking = question.ask(SERVER, PEER, now()).unwrap();
+    question.close();
+    assert!(matches!(asking.next(now()), Next::Closed));
+}

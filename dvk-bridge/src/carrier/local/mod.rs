@@ -1,0 +1,235 @@
+//! Endpoints of programs on one host, which meet at a switch: DVK without the kernel's module, and without nodes.
+//!
+//! Each program has one connection to the switch's Unix socket, on which commands travel both ways in the current
+//! generation's layout. Three commands that nodes define and never use are put to use here: a program says PROCBIND and
+//! PROCUNBIND of its endpoints, and the switch tells PROCUNBIND of those of others. The switch fills in who sends, and each
+//! side examines the other's user id.
+
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+
+use super::engine::{Bound, Kind, Line, NotConnected, PeerId, Station, Tuning, lock, wait_until};
+use super::stream::Outbox;
+use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Generation, Header, NodeId};
+use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Operation};
+use crate::status::Report;
+
+/// The switch, as a peer.
+const SWITCH: PeerId = PeerId(-1);
+
+/// The generation that is spoken on the socket.
+pub(crate) const GENERATION: Generation = Generation::Current;
+
+/// What stands where nodes have their ids: there are none.
+pub(crate) fn no_node() -> NodeId {
+    NodeId::FIRST
+}
+
+/// How a program reaches the switch.
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// The switch's socket.
+    pub socket: PathBuf,
+    /// The containers, and their dimensions.
+    pub dcs: HashMap<DcId, DcLimits>,
+    /// User that the switch may run as, beside root and the program's own.
+    pub switch_uid: Option<u32>,
+    /// How long a partner may take for an acknowledgement.
+    pub exchange: Duration,
+    /// How long the switch may take to bind an endpoint, or to take what is sent.
+    pub answer: Duration,
+    /// Until the next try, after there was no switch or it was lost.
+    pub retry: Duration,
+}
+
+impl LocalConfig {
+    /// The switch at `socket`, with container 0 of the usual dimensions.
+    pub fn new(socket: PathBuf) -> Self {
+        let dcs = DcId::new(0).map(|dc| (dc, DcLimits::USUAL));
+        Self {
+            socket,
+            dcs: dcs.into_iter().collect(),
+            switch_uid: None,
+            exchange: Duration::from_secs(30),
+            answer: Duration::from_secs(5),
+            retry: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Why a program cannot have endpoints on a switch.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The system has no thread or descriptor left.
+    #[error("cannot start what talks to the switch")]
+    Start(#[source] std::io::Error),
+}
+
+/// A program's connection to the switch, made again whenever it is lost. Dropping it ends it.
+pub struct Local {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the program's threads share.
+struct Shared {
+    config: LocalConfig,
+    station: Arc<Station>,
+    outbox: Arc<Outbox>,
+    stopping: AtomicBool,
+    /// Readable for ever once the connection is to end.
+    stop: OwnedFd,
+    /// What the switch says to bindings that are waited for.
+    verdicts: Mutex<HashMap<(DcId, i32), Verdict>>,
+    decided: Condvar,
+}
+
+impl Local {
+    /// Starts to connect to the switch, which need not be there yet.
+    pub fn start(config: LocalConfig) -> Result<Self, LocalError> {
+        let failed = |error: Errno| LocalError::Start(error.into());
+        let station = Arc::new(Station::new(Tuning {
+            kind: Kind::Switch,
+            exchange_limit: config.exchange,
+            dcs: config.dcs.clone(),
+        }));
+        let outbox = Outbox::new(no_node(), no_node(), GENERATION).map_err(failed)?;
+        let outbox = Arc::new(outbox);
+        station.add_peer(SWITCH, outbox.clone());
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let shared = Arc::new(Shared {
+            config,
+            station,
+            outbox,
+            stopping: AtomicBool::new(false),
+            stop: stop.map_err(failed)?,
+            verdicts: Mutex::default(),
+            decided: Condvar::new(),
+        });
+        let running = shared.clone();
+        let thread = thread::Builder::new().name("local_switch".to_owned());
+        let thread = thread.spawn(move || connection::run(&running));
+        Ok(Self {
+            shared,
+            thread: Some(thread.map_err(LocalError::Start)?),
+        })
+    }
+
+    /// Asks the switch for `endpoint`, and waits for what it says.
+    fn ask(&self, dc: DcId, endpoint: Endpoint, name: &str) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let deadline = Instant::now() + shared.config.answer;
+        if !shared.outbox.wait(deadline) {
+            return Err(Refusal::NotConnected);
+        }
+        let key = (dc, endpoint.slot());
+        let mut verdicts = lock(&shared.verdicts);
+        verdicts.insert(key, None);
+        shared
+            .outbox
+            .post(binding(dc, endpoint), name_bytes(name))?;
+        let mut late = false;
+        loop {
+            match verdicts.get(&key) {
+                Some(None) if !late => {
+                    (verdicts, late) = wait_until(&shared.decided, verdicts, deadline);
+                }
+                Some(Some(_)) => {
+                    let verdict = verdicts.remove(&key).flatten();
+                    return verdict.unwrap_or(Ok(())).map_err(Refusal::Code);
+                }
+                // The connection was lost, or the switch is silent.
+                _ => {
+                    verdicts.remove(&key);
+                    return Err(Refusal::NotConnected);
+                }
+            }
+        }
+    }
+}
+
+/// What the switch says to a binding, once it does.
+type Verdict = Option<Result<(), Code>>;
+
+/// Why the switch does not bind an endpoint.
+enum Refusal {
+    Code(Code),
+    NotConnected,
+}
+
+impl From<NotConnected> for Refusal {
+    fn from(_: NotConnected) -> Self {
+        Self::NotConnected
+    }
+}
+
+fn binding(dc: DcId, endpoint: Endpoint) -> Header {
+    Header {
+        dc: dc.raw(),
+        src: endpoint,
+        dst: Endpoint::NONE,
+        ..Header::new(Command::PROCBIND)
+    }
+}
+
+/// As much of a name as others may see.
+fn name_bytes(name: &str) -> &[u8] {
+    let bytes = name.as_bytes();
+    bytes.get(..15).unwrap_or(bytes)
+}
+
+impl Carrier for Local {
+    fn bind(
+        &self,
+        dc: DcId,
+        endpoint: Endpoint,
+        name: &str,
+    ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+        // What comes for it as soon as the switch has it finds it there.
+        let bound = Bound::new(self.shared.station.clone(), dc, endpoint, name)?;
+        let operation = Operation::Bind { dc, endpoint };
+        match self.ask(dc, endpoint, name) {
+            Ok(()) => Ok(Arc::new(bound)),
+            Err(Refusal::Code(code)) => Err(EndpointError::Refused { operation, code }),
+            Err(Refusal::NotConnected) => Err(EndpointError::NotConnected { operation }),
+        }
+    }
+}
+
+impl Report for Local {
+    fn report(&self, to: &mut String) {
+        let connected = if self.shared.outbox.is_connected() {
+            "connected"
+        } else {
+            "not connected"
+        };
+        let socket = self.shared.config.socket.display();
+        let sent = self.shared.outbox.counters();
+        to.push_str(&format!("switch {socket}: {connected}, sent {sent}\n"));
+        self.shared.station.report(to);
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        // A counter that is full wakes as well.
+        let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // It has said on its way why it ended.
+            let _ = thread.join();
+        }
+    }
+}

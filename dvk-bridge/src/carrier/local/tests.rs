@@ -1,0 +1,269 @@
+//! Programs at a switch that runs in a thread.
+
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::abi::{M1, Message};
+use crate::endpoint::{Delivery, Gone, Lent};
+use crate::switch::{Admission, Stop, Switch, SwitchConfig};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const SERVER: Endpoint = Endpoint::from_raw(1);
+const CLIENT: Endpoint = Endpoint::from_raw(10);
+
+fn dc() -> DcId {
+    DcId::new(0).unwrap()
+}
+
+/// A switch, until it is dropped.
+struct Running {
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(directory: &TempDir, admission: Admission) -> Self {
+        let switch = Switch::new(SwitchConfig {
+            socket: directory.path().join("switch"),
+            mode: 0o600,
+            admission,
+            dcs: HashMap::from([(dc(), DcLimits::USUAL)]),
+            status: Some(directory.path().join("status")),
+        });
+        let switch = switch.unwrap();
+        Self {
+            stop: switch.stopper(),
+            thread: Some(thread::spawn(move || switch.run().unwrap())),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.stop();
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(ended.is_some_and(|it| it.is_ok()) || thread::panicking());
+    }
+}
+
+fn everything() -> Admission {
+    Admission::only(rustix::process::geteuid().as_raw())
+}
+
+fn program(directory: &TempDir) -> Local {
+    let mut config = LocalConfig::new(directory.path().join("switch"));
+    config.retry = Duration::from_millis(20);
+    Local::start(config).unwrap()
+}
+
+fn request() -> Message {
+    Message::new(33, &M1::default())
+}
+
+/// Waits for the next request.
+fn next_request(server: &dyn BoundEndpoint) -> (Endpoint, Option<i32>, Message) {
+    match server.receive(LIMIT).unwrap() {
+        Delivery::Request {
+            client,
+            pid,
+            message,
+        } => (client, pid, message),
+        other => panic!("no request but {other:?}"),
+    }
+}
+
+#[test]
+fn a_question_is_answered_with_copies() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    let serving = thread::spawn(move || {
+        let (client, pid, message) = next_request(&*server);
+        let M1 { p1, p2, .. } = message.arm();
+        let mut bytes = vec![0; 200_000];
+        server.copy_from(client, p1, &mut bytes).unwrap();
+        bytes.reverse();
+        server.copy_to(client, p2, &bytes).unwrap();
+        server.reply(client, &message.answer(0)).unwrap();
+        pid
+    });
+    let data: Vec<u8> = (0..200_000u32).map(|index| (index % 241) as u8).collect();
+    let mut buffer = vec![0; data.len()];
+    let mut lent = Lent::new();
+    let (p1, p2) = (lent.read_only(&data), lent.writable(&mut buffer));
+    let request = Message::new(
+        1,
+        &M1 {
+            p1,
+            p2,
+            ..M1::default()
+        },
+    );
+    let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+    assert_eq!(answer.kind, 0);
+    assert!(buffer.iter().rev().eq(&data));
+    let pid = serving.join().unwrap();
+    assert_eq!(
+        pid,
+        i32::try_from(std::process::id()).ok(),
+        "the switch vouches for it"
+    );
+}
+
+#[test]
+fn a_slot_is_bound_once_and_free_again() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let first = left.bind(dc(), SERVER, "first").unwrap();
+    let error = right.bind(dc(), SERVER, "second").err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "cannot bind endpoint 1 of container 0: slot is in use (EDVSSLOTUSED)"
+    );
+    drop(first);
+    while right.bind(dc(), SERVER, "second").is_err() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_program_that_goes_is_told_to_who_knows_it() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    next_request(&*server);
+    drop(left);
+    assert_eq!(
+        asking.join().unwrap().unwrap_err().code(),
+        Code::EDVSNOTCONN
+    );
+    let reason = Gone::Unbound;
+    assert_eq!(
+        server.receive(LIMIT).unwrap(),
+        Delivery::Gone {
+            client: CLIENT,
+            reason
+        }
+    );
+
+    let left = program(&directory);
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    next_request(&*server);
+    drop((server, right));
+    assert_eq!(
+        asking.join().unwrap().unwrap_err().code(),
+        Code::EDVSSRCDIED
+    );
+}
+
+#[test]
+fn endpoints_outlive_the_switch() {
+    let directory = TempDir::new().unwrap();
+    let switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    drop(switch);
+    let _switch = Running::start(&directory, everything());
+    let serving = thread::spawn(move || {
+        let (client, _, message) = next_request(&*server);
+        server.reply(client, &message.answer(5)).unwrap();
+    });
+    let answer = loop {
+        // Until both have come back.
+        match client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT) {
+            Ok(answer) => break answer,
+            Err(_) => thread::yield_now(),
+        }
+    };
+    assert_eq!(answer.kind, 5);
+    serving.join().unwrap();
+}
+
+#[test]
+fn the_status_names_endpoints_and_who_waits() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let (client, _, message) = next_request(&*server);
+
+    let text = crate::status::ask(&directory.path().join("status")).unwrap();
+    assert!(
+        text.contains("endpoint 1 of container 0, \"server\""),
+        "{text}"
+    );
+    let mut text = String::new();
+    right.report(&mut text);
+    assert!(
+        text.contains("endpoint 1 of container 0, \"server\": 1 clients, 1 of them wait"),
+        "{text}"
+    );
+    assert!(text.contains("client 10 waits for an answer"), "{text}");
+    let mut text = String::new();
+    left.report(&mut text);
+    assert!(text.contains("waits for an answer of 1"), "{text}");
+
+    server.reply(client, &message.answer(0)).unwrap();
+    asking.join().unwrap().unwrap();
+}
+
+#[test]
+fn many_clients_are_served_at_once() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let asking: Vec<_> = (30..220)
+        .map(|slot| {
+            let client = left.bind(dc(), Endpoint::from_raw(slot), "client").unwrap();
+            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT))
+        })
+        .collect();
+    // All ask before one is answered: nobody's question holds up another's.
+    let asked: Vec<_> = asking.iter().map(|_| next_request(&*server)).collect();
+    for (client, _, message) in asked.into_iter().rev() {
+        server.reply(client, &message.answer(client.raw())).unwrap();
+    }
+    for (slot, asking) in (30..220).zip(asking) {
+        assert_eq!(asking.join().unwrap().unwrap().kind, slot);
+    }
+}
+
+#[test]
+fn who_may_bind_nothing_is_not_let_in() {
+    let directory = TempDir::new().unwrap();
+    let mut admission = Admission::only(4_000_000);
+    let own = rustix::process::geteuid().as_raw();
+    let switch = Running::start(&directory, admission.clone());
+    let program = program(&directory);
+    assert!(program.bind(dc(), SERVER, "server").is_err());
+    drop(switch);
+
+    admission.add(format!("{own}=10").parse().unwrap());
+    let _switch = Running::start(&directory, admission);
+    let error = program.bind(dc(), SERVER, "server").err().unwrap();
+    assert_eq!(error.code(), Code::EACCES);
+    program.bind(dc(), CLIENT, "client").unwrap();
+}
+
+#[test]
+fn nobody_at_the_socket_is_told_after_the_limit() {
+    let directory = TempDir::new().unwrap();
+    let mut config = LocalConfig::new(directory.path().join("switch"));
+    config.answer = Duration::from_millis(50);
+    let program = Local::start(config).unwrap();
+    let error = program.bind(dc(), SERVER, "server").err().unwrap();
+    assert_eq!(error.code(), Code::EDVSNOTCONN);
+}

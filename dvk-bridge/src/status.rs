@@ -1,0 +1,210 @@
+//! The state of a running program, told as text to who connects to its status socket.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::fd::OwnedFd;
+
+use crate::carrier::stream::{NAP, poll_for};
+
+/// How long who asks may take, and who is asked.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest status that is read.
+const LONGEST: u64 = 4 << 20;
+
+/// Something with a state to tell.
+pub trait Report: Send + Sync {
+    /// Adds what there is to tell, as lines.
+    fn report(&self, to: &mut String);
+}
+
+/// Why a status cannot be told or had.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The socket cannot be had.
+    #[error("cannot tell the status at {}", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another program tells its status there.
+    #[error("another program tells its status at {}", .0.display())]
+    Used(PathBuf),
+    /// Nobody answers.
+    #[error("cannot ask {} for a status", path.display())]
+    Ask {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A thread that tells the status until this is dropped.
+pub struct StatusServer {
+    path: PathBuf,
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StatusServer {
+    /// Tells the state of all `parts`, in their order, to each who connects to `path`.
+    pub fn start(path: &Path, parts: Vec<Arc<dyn Report>>) -> Result<Self, StatusError> {
+        let listener = listen(path)?;
+        let failed = |source| StatusError::Listen {
+            path: path.to_owned(),
+            source,
+        };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let stop = Arc::new(stop.map_err(|error| failed(error.into()))?);
+        let stopped = stop.clone();
+        let thread = thread::Builder::new().name("status".to_owned());
+        let thread = thread.spawn(move || serve(&listener, &stopped, &parts));
+        Ok(Self {
+            path: path.to_owned(),
+            stop,
+            thread: Some(thread.map_err(failed)?),
+        })
+    }
+}
+
+impl Drop for StatusServer {
+    fn drop(&mut self) {
+        // A counter that is full wakes as well.
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say but the status.
+            let _ = thread.join();
+        }
+        // Somebody else may have removed it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn serve(listener: &UnixListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
+    loop {
+        let mut ready = [
+            PollFd::new(stop, PollFlags::IN),
+            PollFd::new(listener, PollFlags::IN),
+        ];
+        let waited = poll_for(&mut ready, NAP);
+        let [stopped, asked] = &ready;
+        if waited.is_err() || !stopped.revents().is_empty() {
+            return;
+        }
+        if asked.revents().is_empty() {
+            continue;
+        }
+        let mut text = String::new();
+        for part in parts {
+            part.report(&mut text);
+        }
+        if let Err(error) = tell(listener, &text) {
+            log::debug!("cannot tell the status: {error}");
+        }
+    }
+}
+
+/// Listens at `path`, for the program's own user alone. A socket that nobody listens at any more is replaced.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, StatusError> {
+    let failed = |source| StatusError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if UnixStream::connect(path).is_ok() {
+                return Err(StatusError::Used(path.to_owned()));
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+            UnixListener::bind(path).map_err(failed)?
+        }
+        listener => listener.map_err(failed)?,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let permissions = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, permissions).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Tells `text` to who is at the door, as far as it takes it at once: whoever waits with that is not waited for.
+pub(crate) fn tell(listener: &UnixListener, text: &str) -> io::Result<()> {
+    let (mut who, _) = listener.accept()?;
+    who.set_nonblocking(true)?;
+    who.write_all(text.as_bytes())
+}
+
+/// The status of the program whose status socket is at `path`.
+pub fn ask(path: &Path) -> Result<String, StatusError> {
+    let ask = || {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let mut text = Vec::new();
+        stream.take(LONGEST).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    ask().map_err(|source| StatusError::Ask {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// `status`: what another of these programs does at the moment.
+#[derive(Clone, Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct StatusArgs {
+    /// The status socket that the program was given
+    #[arg(value_name = "SOCKET")]
+    pub socket: PathBuf,
+}
+
+/// Shows a program's status.
+pub fn run(args: &StatusArgs, to: &mut impl Write) -> Result<(), StatusError> {
+    let text = ask(&args.socket)?;
+    // Whoever reads has seen enough.
+    let _ = to.write_all(text.as_bytes());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Part(&'static str);
+
+    impl Report for Part {
+        fn report(&self, to: &mut String) {
+            to.push_str(self.0);
+        }
+    }
+
+    #[test]
+    fn all_parts_are_told_in_their_order_to_everyone_who_asks() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("status");
+        // Of an earlier life.
+        drop(UnixListener::bind(&path).unwrap());
+        let parts: Vec<Arc<dyn Report>> = vec![Arc::new(Part("one\n")), Arc::new(Part("two\n"))];
+        let server = StatusServer::start(&path, parts).unwrap();
+        for _ in 0..2 {
+            assert_eq!(ask(&path).unwrap(), "one\ntwo\n");
+        }
+        let second = StatusServer::start(&path, Vec::new());
+        assert!(matches!(second, Err(StatusError::Used(_))));
+        drop(server);
+        assert!(matches!(ask(&path), Err(StatusError::Ask { .. })));
+    }
+}

@@ -1,0 +1,117 @@
+//! `switch`'s command line: as typed, and what it means.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use rustix::process::geteuid;
+
+use super::{Admission, Rule, Switch, SwitchConfig, SwitchError};
+use crate::abi::{DcId, DcLimits};
+
+/// `switch`: a meeting place for the programs of one host.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Programs of the same user may bind every endpoint, those of others what --allow says. Stays until it is ended."
+)]
+pub struct SwitchArgs {
+    /// Where programs connect
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+
+    /// Permission bits of the socket, octal; who may connect is asked for by --allow as well
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode)]
+    pub mode: u32,
+
+    /// A user whose programs may bind endpoints: all, or those listed, such as 1000=1,10..20
+    #[arg(long, value_name = "UID[=EP,EP..EP]")]
+    pub allow: Vec<Rule>,
+
+    /// A container there is; container 0 if none is given
+    #[arg(long = "dc", value_name = "ID", value_parser = parse_dc)]
+    pub dcs: Vec<DcId>,
+
+    /// Tell the state to who connects here
+    #[arg(long, value_name = "PATH")]
+    pub status: Option<PathBuf>,
+}
+
+fn parse_mode(text: &str) -> Result<u32, &'static str> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("permission bits are octal, such as 660"),
+    }
+}
+
+fn parse_dc(text: &str) -> Result<DcId, &'static str> {
+    let raw = text.parse().ok();
+    raw.and_then(DcId::new)
+        .ok_or("containers are numbered from 0 to 31")
+}
+
+impl From<&SwitchArgs> for SwitchConfig {
+    fn from(args: &SwitchArgs) -> Self {
+        let mut admission = Admission::only(geteuid().as_raw());
+        for rule in &args.allow {
+            admission.add(rule.clone());
+        }
+        let given = args.dcs.iter().copied();
+        let mut dcs: HashMap<_, _> = given.map(|dc| (dc, DcLimits::USUAL)).collect();
+        if dcs.is_empty() {
+            dcs.insert(DcId::FIRST, DcLimits::USUAL);
+        }
+        Self {
+            socket: args.socket.clone(),
+            mode: args.mode,
+            admission,
+            dcs,
+            status: args.status.clone(),
+        }
+    }
+}
+
+/// Runs a switch until the process is ended.
+pub fn run(args: &SwitchArgs) -> Result<(), SwitchError> {
+    let switch = Switch::new(args.into())?;
+    log::info!("switch at {}", args.socket.display());
+    switch.run()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: SwitchArgs,
+    }
+
+    fn parse(line: &str) -> Result<SwitchConfig, String> {
+        let words = std::iter::once("switch").chain(line.split_whitespace());
+        let typed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
+        Ok((&typed.args).into())
+    }
+
+    #[test]
+    fn the_own_user_and_container_zero_are_there_by_default() {
+        let config = parse("--socket s").unwrap();
+        assert_eq!(config.admission, Admission::only(geteuid().as_raw()));
+        assert_eq!(config.dcs.keys().collect::<Vec<_>>(), [&DcId::FIRST]);
+        assert_eq!(config.mode, 0o600);
+    }
+
+    #[test]
+    fn wrong_values_say_what_would_be_right() {
+        for (line, right) in [
+            ("--socket s --mode 888", "such as 660"),
+            ("--socket s --dc 32", "from 0 to 31"),
+            ("--socket s --allow root", "such as 1000"),
+        ] {
+            let text = parse(line).unwrap_err();
+            assert!(text.contains(right), "{line}: {text}");
+        }
+    }
+}

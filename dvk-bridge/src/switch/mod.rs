@@ -1,0 +1,436 @@
+//! The switch: programs of one host bind endpoints on it and reach each other's, without the kernel's module.
+//!
+//! One thread waits for all connections. What comes from a program is examined, stamped with who sent it, and put behind
+//! what waits for whom it is for. A program whose partner does not read is not read itself until that has caught up, so
+//! that nobody can make the switch keep more than a little for each.
+
+mod admission;
+mod args;
+mod program;
+mod table;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+
+pub use admission::{Admission, AdmissionError, Rule};
+pub use args::{SwitchArgs, run};
+
+use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
+use crate::carrier::stream::{NAP, poll_for};
+use crate::status::{self, StatusError};
+use program::{End, Program};
+use table::Table;
+
+/// Most programs at a time.
+const MOST_PROGRAMS: usize = 512;
+
+/// How long a program may take to read what waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a switch is told before it starts.
+#[derive(Clone, Debug)]
+pub struct SwitchConfig {
+    /// Where programs connect.
+    pub socket: PathBuf,
+    /// Permission bits of the socket.
+    pub mode: u32,
+    /// Who may bind what.
+    pub admission: Admission,
+    /// The containers, and their dimensions.
+    pub dcs: HashMap<DcId, DcLimits>,
+    /// Where its status is told.
+    pub status: Option<PathBuf>,
+}
+
+/// Why a switch does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The socket cannot be had.
+    #[error("cannot listen at {}", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another switch is there.
+    #[error("there is a switch at {} already", .0.display())]
+    Used(PathBuf),
+    /// There is nowhere to tell the status.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// The system does not let it wait.
+    #[error("cannot wait for programs")]
+    Wait(#[source] io::Error),
+}
+
+/// A switch that listens.
+pub struct Switch {
+    config: SwitchConfig,
+    listener: UnixListener,
+    status: Option<UnixListener>,
+    stop: Arc<OwnedFd>,
+    programs: BTreeMap<u64, Program>,
+    next: u64,
+    table: Table,
+}
+
+/// Ends a switch from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<OwnedFd>);
+
+impl Stop {
+    /// Has [`Switch::run`] return.
+    pub fn stop(&self) {
+        // A counter that is full wakes as well.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl Switch {
+    /// Listens. A socket that nobody listens at any more is replaced.
+    pub fn new(config: SwitchConfig) -> Result<Self, SwitchError> {
+        let listener = listen(&config)?;
+        let status = config.status.as_deref().map(status::listen).transpose()?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let stop = stop.map_err(|error| SwitchError::Wait(error.into()))?;
+        Ok(Self {
+            table: Table::new(config.dcs.clone()),
+            config,
+            listener,
+            status,
+            stop: Arc::new(stop),
+            programs: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    /// What ends it.
+    pub fn stopper(&self) -> Stop {
+        Stop(self.stop.clone())
+    }
+
+    /// Serves programs until it is stopped.
+    pub fn run(mut self) -> Result<(), SwitchError> {
+        loop {
+            let ready = self
+                .wait()
+                .map_err(|error| SwitchError::Wait(error.into()))?;
+            if ready.stop {
+                return Ok(());
+            }
+            for (id, events) in ready.programs {
+                self.serve(id, events);
+            }
+            self.resume();
+            self.drop_slow();
+            if ready.listener {
+                self.accept();
+            }
+            if ready.status {
+                self.tell_status();
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Ready, Errno> {
+        let mut descriptors = vec![
+            PollFd::new(&*self.stop, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        // In the place of a status socket that there is not, what is waited for anyway.
+        let status = self.status.as_ref().unwrap_or(&self.listener);
+        descriptors.push(PollFd::new(status, PollFlags::IN));
+        let ids: Vec<u64> = self.programs.keys().copied().collect();
+        for program in self.programs.values() {
+            descriptors.push(PollFd::new(program.socket(), program.interest()));
+        }
+        let patience = self.programs.values().filter_map(|it| it.waits_since());
+        let patience = patience.map(|since| PATIENCE.saturating_sub(since.elapsed()));
+        poll_for(&mut descriptors, patience.min().unwrap_or(NAP))?;
+        let mut events = descriptors.iter().map(PollFd::revents);
+        let mut is_ready = || events.next().is_some_and(|it| !it.is_empty());
+        Ok(Ready {
+            stop: is_ready(),
+            listener: is_ready(),
+            status: is_ready(),
+            programs: ids
+                .into_iter()
+                .zip(events)
+                .filter(|(_, events)| !events.is_empty())
+                .collect(),
+        })
+    }
+
+    /// Tells who connects to the status socket.
+    fn tell_status(&self) {
+        if let Some(listener) = &self.status
+            && let Err(error) = status::tell(listener, &self.report())
+        {
+            log::warn!("cannot tell the status: {error}");
+        }
+    }
+
+    fn accept(&mut self) {
+        let socket = match self.listener.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                log::warn!("cannot accept a program: {error}");
+                return;
+            }
+        };
+        if self.programs.len() >= MOST_PROGRAMS {
+            log::warn!("a program is refused: there are {MOST_PROGRAMS} already");
+            return;
+        }
+        match Program::new(socket.into()) {
+            Ok(program) if self.config.admission.admits(program.uid()) => {
+                log::info!("{program} has connected");
+                self.programs.insert(self.next, program);
+                self.next += 1;
+            }
+            Ok(program) => log::warn!("{program} is refused: its user may bind nothing"),
+            Err(error) => log::warn!("a program is refused: {error}"),
+        }
+    }
+
+    /// Reads what program `id` sends and passes it on, and sends what waits for it.
+    fn serve(&mut self, id: u64, events: PollFlags) {
+        let Some(program) = self.programs.get_mut(&id) else {
+            return;
+        };
+        let done = program.send().and_then(|()| program.read(events));
+        if let Err(end) = done.and_then(|()| self.pass_on(id)) {
+            self.remove(id, &end);
+        }
+    }
+
+    /// Passes on what came whole from program `id`, until one that it is for has too much waiting.
+    fn pass_on(&mut self, id: u64) -> Result<(), End> {
+        loop {
+            let Some(program) = self.programs.get_mut(&id) else {
+                return Ok(());
+            };
+            let Some((header, payload)) = program.next()? else {
+                return Ok(());
+            };
+            if let Some(full) = self.route(id, header, &payload) {
+                if let Some(program) = self.programs.get_mut(&id) {
+                    program.pause(full);
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what program `id` says: the program that has too much waiting now, if one has.
+    fn route(&mut self, id: u64, header: Header, payload: &[u8]) -> Option<u64> {
+        let program = self.programs.get(&id)?;
+        let header = Header {
+            pid: program.pid(),
+            len: 0,
+            ..header
+        };
+        match header.command {
+            Command::NONE => None,
+            Command::PROCBIND => {
+                let verdict = self.bind(id, &header, payload);
+                let ack = Header {
+                    src: Endpoint::NONE,
+                    dst: header.src,
+                    rcode: verdict.err().map_or(0, Code::result),
+                    ..Header::new(Command::PROCBIND_ACK)
+                };
+                self.put(
+                    id,
+                    Header {
+                        dc: header.dc,
+                        ..ack
+                    },
+                    &[],
+                )
+            }
+            Command::PROCUNBIND => {
+                if self.table.unbind(id, header.dc, header.src) {
+                    self.tell_gone(&[(header.dc, header.src)]);
+                }
+                let full = self.programs.iter().find(|(_, it)| it.is_full());
+                full.map(|(&full, _)| full)
+            }
+            _ => match self.table.receiver(id, &header) {
+                Ok(receiver) => self.put(receiver, header, payload),
+                Err(code) => {
+                    log::debug!(
+                        "{} from {} to {}: {code}",
+                        header.command,
+                        header.src,
+                        header.dst
+                    );
+                    let command = header.command.failure()?;
+                    let refusal = Header {
+                        dc: header.dc,
+                        src: header.dst,
+                        dst: header.src,
+                        rcode: code.result(),
+                        copy: header.copy,
+                        ..Header::new(command)
+                    };
+                    self.put(id, refusal, &[])
+                }
+            },
+        }
+    }
+
+    fn bind(&mut self, id: u64, header: &Header, name: &[u8]) -> Result<(), Code> {
+        let program = self.programs.get(&id).ok_or(Code::EDVSNOTBIND)?;
+        if !self.config.admission.allows(program.uid(), header.src) {
+            log::warn!("{program} may not bind endpoint {}", header.src);
+            return Err(Code::EACCES);
+        }
+        let name = String::from_utf8_lossy(name.get(..15).unwrap_or(name)).into_owned();
+        self.table.bind(id, header.dc, header.src, &name)?;
+        log::info!(
+            "{program} has bound endpoint {} of container {} as {name:?}",
+            header.src,
+            header.dc
+        );
+        Ok(())
+    }
+
+    /// Puts a command behind what waits for program `id`: that program, if that is too much.
+    fn put(&mut self, id: u64, header: Header, payload: &[u8]) -> Option<u64> {
+        let program = self.programs.get_mut(&id)?;
+        program.put(header, payload);
+        program.is_full().then_some(id)
+    }
+
+    /// Goes on with the programs whose partners have caught up, or gone.
+    fn resume(&mut self) {
+        let paused: Vec<(u64, u64)> = self
+            .programs
+            .iter()
+            .filter_map(|(&id, it)| Some((id, it.paused_for()?)))
+            .collect();
+        for (id, full) in paused {
+            if self.programs.get(&full).is_some_and(Program::is_full) {
+                continue;
+            }
+            if let Some(program) = self.programs.get_mut(&id) {
+                program.unpause();
+            }
+            if let Err(end) = self.pass_on(id) {
+                self.remove(id, &end);
+            }
+        }
+    }
+
+    /// Ends programs that do not read.
+    fn drop_slow(&mut self) {
+        let slow = |program: &Program| {
+            let since = program.waits_since();
+            since.is_some_and(|since| since.elapsed() >= PATIENCE)
+        };
+        let slow: Vec<u64> = self
+            .programs
+            .iter()
+            .filter_map(|(&id, program)| slow(program).then_some(id))
+            .collect();
+        for id in slow {
+            self.remove(id, &End::Slow(PATIENCE));
+        }
+    }
+
+    fn remove(&mut self, id: u64, end: &End) {
+        let Some(program) = self.programs.remove(&id) else {
+            return;
+        };
+        match end {
+            End::Closed => log::info!("{program} has gone"),
+            end => log::warn!("{program} is dropped: {end}"),
+        }
+        let gone = self.table.unbind_all(id);
+        self.tell_gone(&gone);
+    }
+
+    /// Describes programs and endpoints.
+    fn report(&self) -> String {
+        let mut text = format!("switch {}\n", self.config.socket.display());
+        for (id, program) in &self.programs {
+            text.push_str(&format!("  {program}: {}\n", program.state()));
+            for (dc, endpoint, _, name) in self.table.entries().filter(|it| it.2 == *id) {
+                text.push_str(&format!(
+                    "    endpoint {endpoint} of container {dc}, {name:?}\n"
+                ));
+            }
+        }
+        text
+    }
+
+    /// Tells every program of endpoints that are not bound any more.
+    fn tell_gone(&mut self, gone: &[(i32, Endpoint)]) {
+        for &(dc, src) in gone {
+            for program in self.programs.values_mut() {
+                let header = Header {
+                    dc,
+                    src,
+                    dst: Endpoint::NONE,
+                    ..Header::new(Command::PROCUNBIND)
+                };
+                program.put(header, &[]);
+            }
+        }
+    }
+}
+
+/// What there is to do.
+struct Ready {
+    stop: bool,
+    listener: bool,
+    status: bool,
+    programs: Vec<(u64, PollFlags)>,
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // Somebody else may have removed it.
+        let _ = std::fs::remove_file(&self.config.socket);
+    }
+}
+
+fn listen(config: &SwitchConfig) -> Result<UnixListener, SwitchError> {
+    let path = &config.socket;
+    let failed = |source| SwitchError::Listen {
+        path: path.clone(),
+        source,
+    };
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(SwitchError::Used(path.clone()));
+            }
+            replace(path).map_err(failed)?
+        }
+        listener => listener.map_err(failed)?,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let permissions = std::fs::Permissions::from_mode(config.mode);
+    std::fs::set_permissions(path, permissions).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Listens at the socket of a switch that is no more.
+fn replace(path: &Path) -> io::Result<UnixListener> {
+    std::fs::remove_file(path)?;
+    UnixListener::bind(path)
+}
