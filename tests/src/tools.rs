@@ -39,6 +39,17 @@ pub fn frontend() -> Result<PathBuf> {
     }
 }
 
+/// The DVK bridge under test: `$GANGPLANK_DVK_BIN`, or as it is released, a static build.
+///
+/// # Errors
+/// When it does not build.
+pub fn dvk() -> Result<PathBuf> {
+    match std::env::var_os("GANGPLANK_DVK_BIN") {
+        Some(program) => Ok(cache::workspace().join(program)),
+        None => built("gangplank-dvk", "gangplank-dvk", host_arch()),
+    }
+}
+
 /// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a C linker and the host's
 /// libseccomp and libcap-ng.
 ///

@@ -49,6 +49,17 @@ impl Serving {
     }
 }
 
+impl Serving {
+    /// Waits until its daemon is in use.
+    pub(crate) fn wait(&self) -> Result<()> {
+        ensure!(
+            self.server.wait_for_daemon(Duration::from_secs(20)),
+            "no daemon"
+        );
+        Ok(())
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -88,11 +99,7 @@ impl Scene {
         let mut options = options(daemon.socket());
         choose(&mut options);
         let serving = Serving::start(&board, &options)?;
-        ensure!(
-            serving.server.wait_for_daemon(Duration::from_secs(20)),
-            "no daemon\n{}",
-            daemon.log()
-        );
+        serving.wait().with_context(|| daemon.log())?;
         Ok(Self {
             share,
             board,

@@ -1,0 +1,220 @@
+//! The same server over carriers that carry something.
+
+use std::fs;
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use gangplank_dvk::abi::{Endpoint, Generation, Message, NodeId};
+use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
+use gangplank_dvk::endpoint::{Carrier, EndpointError, Lent};
+use gangplank_frontend::driver::{Driver, Options, Wishes};
+use gangplank_fuse::{Handle, NodeId as FuseNode, OpenIn};
+use gangplank_tests::daemon::{self, Daemon};
+use tempfile::TempDir;
+
+use crate::board::Board;
+use crate::client::{Client, LIMIT, STACK_1};
+use crate::scene::{CLIENT, SERVER, Serving, dc, options, wait_until};
+
+/// Two nodes that know each other: the server's and the clients'.
+struct Nodes {
+    server: NodeConfig,
+    client: NodeConfig,
+}
+
+impl Nodes {
+    fn new(generation: Generation) -> Result<Self> {
+        let id = |raw| NodeId::new(raw).expect("there are 32");
+        let (mut server, mut client) = (NodeConfig::new(id(1)), NodeConfig::new(id(0)));
+        // Each listens at its first port and the other's id.
+        server.port_base = free_port()?;
+        client.port_base = free_port()? - 1;
+        let peer = |of: &NodeConfig| PeerConfig {
+            port_base: of.port_base,
+            generation,
+            ..PeerConfig::new(of.id, "127.0.0.1")
+        };
+        let (to_server, to_client) = (peer(&server), peer(&client));
+        server.peers = vec![to_client];
+        client.peers = vec![PeerConfig {
+            endpoints: vec![(dc(), SERVER)],
+            ..to_server
+        }];
+        for config in [&mut server, &mut client] {
+            config.limits.retry = Duration::from_millis(50);
+        }
+        Ok(Self { server, client })
+    }
+
+    fn clients(&self) -> Result<Node> {
+        Ok(Node::start(self.client.clone())?)
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A daemon and a server on a node of its own.
+struct Place {
+    share: TempDir,
+    daemon: Daemon,
+    nodes: Nodes,
+    _serving: Serving,
+    _server: Node,
+}
+
+impl Place {
+    fn new(generation: Generation) -> Result<Self> {
+        let share = tempfile::tempdir()?;
+        let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+        let nodes = Nodes::new(generation)?;
+        let server = Node::start(nodes.server.clone())?;
+        let serving = Serving::start(&server, &options(daemon.socket()))?;
+        serving.wait()?;
+        Ok(Self {
+            share,
+            daemon,
+            nodes,
+            _serving: serving,
+            _server: server,
+        })
+    }
+}
+
+/// A client on a carrier, once that is connected.
+pub(crate) fn client_on(carrier: &dyn Carrier, endpoint: Endpoint) -> Result<Client> {
+    let bound = carrier.bind(dc(), endpoint, "client")?;
+    let nonsense = Message::new(19, &STACK_1);
+    wait_until("the nodes are connected", || {
+        let answer = bound.sendrec(SERVER, &nonsense, &mut Lent::new(), LIMIT);
+        !matches!(answer, Err(EndpointError::NotConnected { .. }))
+    })?;
+    Ok(Client::new(bound, SERVER))
+}
+
+/// Work of every kind in a directory of its own.
+fn work(client: &Client, directory: &str) {
+    client.mkdir(directory, 0o700).unwrap();
+    let name = |name: &str| format!("{directory}/{name}");
+    let file = client.create(&name("file"), 0o644).unwrap();
+    let data: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+    for (piece, at) in data.chunks(4096).zip((0..).step_by(4096)) {
+        assert_eq!(client.pwrite(file, piece, at), Ok(piece.len()));
+    }
+    assert_eq!(client.fstat_by(197, file).unwrap().size, 200_000);
+    assert_eq!(
+        client.pread(file, 200_001, 0).as_deref(),
+        Ok(&data[..]),
+        "in one call"
+    );
+    assert_eq!(client.pwrite(file, &data, 200_000), Ok(200_000));
+    client.close(file).unwrap();
+    client.rename(&name("file"), &name("moved")).unwrap();
+    client.link(&name("moved"), &name("second")).unwrap();
+    assert_eq!(client.names(directory).unwrap(), ["moved", "second"]);
+    assert_eq!(client.lstat64(&name("moved")).unwrap().size, 400_000);
+    client.unlink(&name("moved")).unwrap();
+    client.unlink(&name("second")).unwrap();
+    client.rmdir(directory).unwrap();
+}
+
+#[test]
+fn a_node_serves_another_in_each_generation() -> Result<()> {
+    for generation in Generation::ALL {
+        let place = Place::new(generation)?;
+        let clients = place.nodes.clients()?;
+        work(&client_on(&clients, CLIENT)?, "//work");
+        ensure!(
+            fs::read_dir(place.share.path())?.next().is_none(),
+            "{generation:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn clients_of_a_node_work_at_once() -> Result<()> {
+    let place = Place::new(Generation::Current)?;
+    let clients = place.nodes.clients()?;
+    thread::scope(|scope| {
+        for raw in 10..16 {
+            let client = client_on(&clients, Endpoint::from_raw(raw)).unwrap();
+            scope.spawn(move || work(&client, &format!("//work-{raw}")));
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn what_clients_held_goes_with_their_node() -> Result<()> {
+    let place = Place::new(Generation::Current)?;
+    fs::write(place.share.path().join("file"), b"contents")?;
+    let idle = place.daemon.descriptors()?;
+    for _ in 0..2 {
+        let clients = place.nodes.clients()?;
+        let client = client_on(&clients, CLIENT)?;
+        for number in 0..20 {
+            ensure!(client.open("//file", 0) == Ok(number), "nothing was open");
+        }
+        ensure!(place.daemon.descriptors()? >= idle + 20);
+        // Without a goodbye of the client.
+        std::mem::forget(client);
+        drop(clients);
+        wait_until("its files are closed", || {
+            place.daemon.descriptors().is_ok_and(|now| now <= idle + 1)
+        })?;
+    }
+    Ok(())
+}
+
+/// How long each of `count` goes takes: the one in the middle.
+fn median(count: usize, mut go: impl FnMut()) -> Duration {
+    let mut times: Vec<Duration> = (0..count)
+        .map(|_| {
+            let started = Instant::now();
+            go();
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[count / 2]
+}
+
+/// Shows what a stat and a read of a page take: the driver alone, the server without a carrier, the server over a node.
+#[test]
+#[ignore = "for people, who look at the figures"]
+fn latency() -> Result<()> {
+    const ROUNDS: usize = 2000;
+    let place = Place::new(Generation::Current)?;
+    fs::write(place.share.path().join("file"), vec![7; 4096])?;
+
+    let driver = Driver::connect(place.daemon.socket(), &Options::default())?;
+    let session = driver.session(&Wishes::default())?;
+    let entry = session.lookup(FuseNode::ROOT, c"file")?;
+    let node = FuseNode::new(entry.nodeid);
+    let open = session.open(node, OpenIn::default())?;
+    let stat = median(ROUNDS, || drop(session.lookup(FuseNode::ROOT, c"file")));
+    let read = median(ROUNDS, || {
+        drop(session.read(node, Handle::new(open.fh), 0, 4096))
+    });
+    eprintln!("driver alone        stat {stat:>10?}   read of 4 KiB {read:>10?}");
+
+    let board = Board::default();
+    let serving = Serving::start(&board, &options(place.daemon.socket()))?;
+    serving.wait()?;
+    let clients = place.nodes.clients()?;
+    for (what, client) in [
+        ("without a carrier", client_on(&board, CLIENT)?),
+        ("over a node", client_on(&clients, CLIENT)?),
+    ] {
+        let file = client.open("//file", 0).unwrap();
+        let stat = median(ROUNDS, || assert!(client.lstat64("//file").is_ok()));
+        let read = median(ROUNDS, || assert!(client.pread(file, 4096, 0).is_ok()));
+        eprintln!("{what:<19} stat {stat:>10?}   read of 4 KiB {read:>10?}");
+        ensure!(stat < Duration::from_millis(100) && read < Duration::from_millis(100));
+    }
+    Ok(())
+}

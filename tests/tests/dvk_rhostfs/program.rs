@@ -1,0 +1,140 @@
+//! `gangplank-dvk serve` as a program.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_dvk::abi::NodeId;
+use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
+use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::{process, tools};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::carriers::client_on;
+use crate::scene::{CLIENT, SERVER, dc};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The program with a configuration, in a directory of its own; killed when dropped.
+struct Program {
+    child: Child,
+    place: TempDir,
+}
+
+impl Program {
+    fn start(config: &str, arguments: &[&str]) -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        fs::write(place.path().join("rhostfs.cfg"), config)?;
+        let mut command = process::tied(tools::dvk()?, None);
+        command
+            .args(["serve", "--config", "rhostfs.cfg"])
+            .args(arguments)
+            .current_dir(place.path())
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(place.path().join("out"))?)
+            .stderr(fs::File::create(place.path().join("log"))?);
+        let child = process::spawn(command).context("starting gangplank-dvk")?;
+        Ok(Self { child, place })
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.place.path().join(name)).unwrap_or_default()
+    }
+
+    /// Waits until it ends: whether well, and all that it said.
+    fn end(&mut self) -> Result<(bool, String)> {
+        let status =
+            process::wait_within(&mut self.child, LIMIT).with_context(|| self.text("log"))?;
+        Ok((status.success(), self.text("out") + &self.text("log")))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+    }
+}
+
+/// A configuration of a server on node 1, and node 0 that knows it.
+fn nodes(socket: &Path) -> Result<(String, NodeConfig)> {
+    let free = || -> Result<u16> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
+    let (own, theirs) = (free()?, free()? - 1);
+    let config = format!(
+        "rhs SERVER {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"{}\"; rhs_carrier node; }};\n\
+         node HERE {{ node_id 1; node_port_base {own}; }};\n\
+         peer THERE {{ peer_id 0; peer_host 127.0.0.1; peer_port_base {theirs}; }};\n",
+        socket.display()
+    );
+    let id = |raw| NodeId::new(raw).context("there are 32 nodes");
+    let mut client = NodeConfig::new(id(0)?);
+    client.port_base = theirs;
+    client.peers = vec![PeerConfig {
+        port_base: own,
+        endpoints: vec![(dc(), SERVER)],
+        ..PeerConfig::new(id(1)?, "127.0.0.1")
+    }];
+    client.limits.retry = Duration::from_millis(50);
+    Ok((config, client))
+}
+
+#[test]
+fn the_program_serves_what_its_configuration_says_until_it_is_told_to_end() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    let (config, client) = nodes(daemon.socket())?;
+    let mut program = Program::start(&config, &[])?;
+    let clients = Node::start(client)?;
+    let client = client_on(&clients, CLIENT)?;
+    crate::scene::wait_until("the share is there", || client.lstat64("//").is_ok())?;
+    let file = client.create("//made", 0o600).unwrap();
+    ensure!(client.pwrite(file, b"over a node", 0) == Ok(11));
+    ensure!(fs::read(share.path().join("made"))? == b"over a node");
+    let started = Instant::now();
+    process::signal(&program.child, Signal::TERM)?;
+    let (well, said) = program.end()?;
+    ensure!(well && started.elapsed() < Duration::from_secs(5), "{said}");
+    ensure!(
+        said.contains("SERVER: endpoint 1 of container 0 serves / of"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_configuration_is_examined_without_serving() -> Result<()> {
+    let (config, _) = nodes(&PathBuf::from("/nonexistent/fs.sock"))?;
+    let (well, said) = Program::start(&config, &["--check"])?.end()?;
+    ensure!(
+        well && said.contains("serves / of /nonexistent/fs.sock"),
+        "{said}"
+    );
+    let (well, said) =
+        Program::start(&config.replace("rhs_ep 1", "rhs_ep 1 rhs_x"), &["--check"])?.end()?;
+    ensure!(
+        !well && said.contains("rhostfs.cfg:1: rhs_x: it is on the line of rhs_ep"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_served_ends_the_program_with_the_reason() -> Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let (config, client) = nodes(Path::new("/nonexistent/fs.sock"))?;
+    let own = format!("node_port_base {}", client.peers[0].port_base);
+    let port = taken.local_addr()?.port();
+    let config = config.replace(&own, &format!("node_port_base {port}"));
+    let (well, said) = Program::start(&config, &[])?.end()?;
+    ensure!(!well, "{said}");
+    ensure!(
+        said.contains(&format!(
+            "cannot listen for node 0 at 127.0.0.1 port {port}"
+        )),
+        "{said}"
+    );
+    Ok(())
+}
