@@ -48,6 +48,15 @@ pub fn dvk() -> Result<PathBuf> {
         Some(program) => Ok(cache::workspace().join(program)),
         None => built("gangplank-dvk", "gangplank-dvk", host_arch()),
     }
+    }
+}
+
+/// The frontend as it is released for `arch`, a static build, to be run in a guest.
+///
+/// # Errors
+/// When it does not build.
+pub fn frontend_for(arch: Arch) -> Result<PathBuf> {
+    built("gangplank-frontend", "gangplank-frontend", arch)
 }
 
 /// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a C linker and the host's

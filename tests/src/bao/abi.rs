@@ -32,8 +32,8 @@ pub mod word {
     pub const VALUE: usize = 3;
     /// Bytes.
     pub const WIDTH: usize = 4;
-    /// The first of those that say which request it is.
-    pub const OWN: usize = 5;
+    /// The place that it takes: the first of those that say which request it is.
+    pub const PLACE: usize = 5;
 }
 
 /// A request: 8 words, of which generation B has the first 6.
@@ -129,14 +129,14 @@ impl Abi {
         }
     }
 
-    /// The words that say which request it is. They are unlike those of any other, so that whatever is completed twice is
-    /// seen, although the driver uses them again.
+    /// The words that say which request it is, by the place that it takes in the hypervisor: a number that is another's
+    /// as soon as it is free. Where there is room for it, `number` makes it unlike all others.
     #[must_use]
-    pub const fn own_words(&self, number: u64) -> [u64; 3] {
+    pub const fn own_words(&self, place: u64, number: u64) -> [u64; 3] {
         match self.request_len() {
-            48 => [number, 0, 0],
+            48 => [place, 0, 0],
             // CPU, virtual CPU, and how many are pending behind it: 32 bits, then padding with whatever was there.
-            _ => [number, !number, 0xdead_beef_0000_0000 | number & 0xf],
+            _ => [place, place, number << 32 | 1],
         }
     }
 }

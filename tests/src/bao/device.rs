@@ -51,19 +51,42 @@ pub struct Device {
 struct State {
     made: u64,
     /// Accesses nobody has taken.
-    waiting: VecDeque<(u64, Request)>,
+    waiting: VecDeque<Made>,
     /// Who waits for one.
     attached: Option<Caller>,
-    /// Accesses that were taken.
-    in_hand: HashMap<u64, Request>,
+    /// Accesses that were taken, by their places.
+    in_hand: HashMap<u64, Made>,
     answers: HashMap<u64, u64>,
-    /// Accesses that were given back, whether that was refused or not.
-    over: HashSet<u64>,
+    /// What was given back last from each place.
+    over: HashMap<u64, Request>,
+    /// What was given back by somebody who did not live to hear of it.
+    doubtful: Vec<Request>,
     completions: u64,
     script: Script,
     held: Option<Held>,
     /// Threads known to keep signals out.
     quiet: HashSet<u32>,
+}
+
+/// An access.
+#[derive(Clone, Copy)]
+struct Made {
+    number: u64,
+    request: Request,
+}
+
+impl State {
+    /// The first place that no access takes.
+    fn free_place(&self) -> u64 {
+        let taken = |place: &u64| {
+            self.in_hand.contains_key(place)
+                || self
+                    .waiting
+                    .iter()
+                    .any(|made| made.request[word::PLACE] == *place)
+        };
+        (0..).find(|place| !taken(place)).unwrap_or_default()
+    }
 }
 
 /// What is to go wrong.
@@ -95,6 +118,8 @@ pub enum Hold {
 struct Held {
     caller: Caller,
     hold: Hold,
+    /// What was given back, where that has come about.
+    given: Option<Request>,
 }
 
 impl Caller {
@@ -224,18 +249,18 @@ impl Device {
         let mut state = self.state();
         state.made += 1;
         let number = state.made;
-        let [own, second, third] = self.abi.own_words(number);
+        let [place, second, third] = self.abi.own_words(state.free_place(), number);
         let request = [
             self.id.into(),
             address,
             op,
             value,
             width,
-            own,
+            place,
             second,
             third,
         ];
-        state.waiting.push_back((number, request));
+        state.waiting.push_back(Made { number, request });
         self.deliver(&mut state);
         self.changed.notify_all();
         let deadline = Instant::now() + limit;
@@ -245,7 +270,7 @@ impl Device {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let place = if state.in_hand.contains_key(&number) {
+                let place = if state.in_hand.values().any(|made| made.number == number) {
                     "in hand"
                 } else {
                     "not taken"
@@ -287,6 +312,16 @@ impl Device {
     pub fn until_waiting(&self, limit: Duration) -> Result<()> {
         self.until(limit, "an access that waits", |state| {
             !state.waiting.is_empty()
+        })
+    }
+
+    /// Waits until `count` accesses have been given back since the beginning.
+    ///
+    /// # Errors
+    /// They are not within `limit`.
+    pub fn until_completed(&self, count: u64, limit: Duration) -> Result<()> {
+        self.until(limit, "further accesses", |state| {
+            state.completions >= count
         })
     }
 
@@ -339,6 +374,17 @@ impl Device {
     /// None is within `limit`.
     pub fn until_held(&self, limit: Duration) -> Result<()> {
         self.until(limit, "a completion to hold", |state| state.held.is_some())
+    }
+
+    /// Forgets the COMPLETE that is kept from returning: who made it has been killed, and never heard whether it came about.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn abandon(&self) -> Result<()> {
+        let mut state = self.state();
+        let held = state.held.take().context("no completion is held")?;
+        state.doubtful.extend(held.given);
+        Ok(())
     }
 
     /// Lets the COMPLETE that is kept from returning go on, whoever made it being alive.
@@ -396,14 +442,14 @@ impl Device {
 
     /// Hands the oldest access to whoever waits for one.
     fn deliver(&self, state: &mut State) {
-        let Some(&(number, request)) = state.waiting.front() else {
+        let Some(&made) = state.waiting.front() else {
             return;
         };
         // Whoever was killed meanwhile takes nothing.
         let Some(caller) = state.attached.take().filter(Caller::is_waiting) else {
             return;
         };
-        let bytes = to_bytes(&request);
+        let bytes = to_bytes(&made.request);
         let written = bytes
             .get(..self.abi.request_len())
             .map_or(Err(Errno::INVAL.into()), |bytes| {
@@ -417,7 +463,7 @@ impl Device {
             return;
         }
         state.waiting.pop_front();
-        state.in_hand.insert(number, request);
+        state.in_hand.insert(made.request[word::PLACE], made);
         if let Some(process) = state.script.strike.take()
             && let Err(error) = kill_and_wait(process)
         {
@@ -439,6 +485,7 @@ impl Device {
                 state.held = Some(Held {
                     caller,
                     hold: Hold::Before,
+                    given: None,
                 });
                 self.changed.notify_all();
             }
@@ -449,6 +496,7 @@ impl Device {
                     state.held = Some(Held {
                         caller,
                         hold: Hold::After,
+                        given: None,
                     });
                 }
                 self.complete_now(&mut state, &caller);
@@ -467,7 +515,13 @@ impl Device {
             return; // killed before the hypervisor has heard of it
         }
         let outcome = match read {
-            Ok(()) => self.take_back(state, &from_bytes(&bytes)),
+            Ok(()) => {
+                let given = from_bytes(&bytes);
+                if let Some(held) = &mut state.held {
+                    held.given = Some(given);
+                }
+                self.take_back(state, &given)
+            }
             Err(_) => Err(Errno::FAULT),
         };
         if !matches!(&state.held, Some(held) if held.caller.note.id == caller.note.id) {
@@ -481,13 +535,19 @@ impl Device {
 
     fn take_back(&self, state: &mut State, given: &Request) -> Result<(), Errno> {
         let id = self.id;
-        let number = given[word::OWN];
+        let place = given[word::PLACE];
         if given[word::OP] == super::abi::NOTIFY {
             self.wires.raise();
             return Ok(());
         }
-        let Some(request) = state.in_hand.get(&number) else {
-            let what = if state.over.contains(&number) {
+        let Some(Made { number, request }) = state.in_hand.get(&place).copied() else {
+            // Whoever comes after one that died while it gave this back cannot know, and asks.
+            if let Some(at) = state.doubtful.iter().position(|doubtful| doubtful == given) {
+                state.doubtful.swap_remove(at);
+                return Err(Errno::PERM);
+            }
+            let again = |over: &Request| over == given;
+            let what = if state.over.get(&place).is_some_and(again) {
                 "a second time"
             } else {
                 "without having it"
@@ -496,7 +556,7 @@ impl Device {
                 .add(format!("device {id}: completed {given:x?} {what}"));
             return Err(Errno::PERM);
         };
-        let mut expected = *request;
+        let mut expected = request;
         if request[word::OP] == READ {
             expected[word::VALUE] = given[word::VALUE];
         }
@@ -506,8 +566,8 @@ impl Device {
                 .add(format!("device {id}: {request:x?} came back as {given:x?}"));
         }
         let is_read = request[word::OP] == READ;
-        state.in_hand.remove(&number);
-        state.over.insert(number);
+        state.in_hand.remove(&place);
+        state.over.insert(place, *given);
         state.completions += 1;
         state
             .answers

@@ -202,6 +202,16 @@ impl Place {
         )
     }
 
+    /// Starts another beside the one that runs.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_second_frontend(&self) -> Result<Program> {
+        let arguments = [format!("--config={}", self.path("config.yaml").display())];
+        let log = self.path("second.log");
+        Program::start(&self.kernel, &self.programs.frontend, &arguments, &log)
+    }
+
     /// Starts device `id`'s daemon, and waits until guests can connect.
     ///
     /// # Errors
@@ -274,7 +284,7 @@ impl Place {
         self.kernel.check()?;
         let status = frontend.stop()?;
         ensure!(status.success(), "the device model ended with {status}");
-        self.kernel.faults.none()
+        self.kernel.check()
     }
 
     /// What everybody has logged, for whoever wants to know what went wrong.

@@ -2,6 +2,7 @@
 
 mod basic;
 mod calls;
+mod crash;
 mod daemons;
 mod ending;
 mod order;
@@ -124,6 +125,32 @@ const ALL: &[Scenario] = &[
         CURRENT,
         OURS
     ),
+    scenario!(
+        crash::guest_goes_on_with_the_successor_of_a_killed_device_model,
+        CURRENT,
+        BOTH
+    ),
+    scenario!(
+        crash::access_being_completed_by_a_killed_device_model_is_completed_once,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        crash::access_just_taken_by_a_killed_device_model_is_not_lost,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        crash::no_guest_notices_that_the_device_model_is_killed_under_load,
+        CURRENT,
+        OURS
+    ),
+    scenario!(
+        crash::guest_is_told_of_a_daemon_that_died_while_there_was_no_device_model,
+        CURRENT,
+        OURS
+    ),
+    scenario!(crash::second_device_model_is_turned_away, CURRENT, OURS),
     scenario!(ending::sigterm_leaves_no_access_unanswered, CURRENT, OURS),
     scenario!(ending::failing_device_harms_no_other, CURRENT, OURS),
     scenario!(ending::status_is_told, CURRENT, OURS),
