@@ -26,7 +26,8 @@ impl Table {
         }
     }
 
-    /// Binds `endpoint` of container `dc` for `program`.
+    /// Binds `endpoint` of container `dc` for `program`. To bind again what it has bound changes nothing: a program that
+    /// connects while it binds may say so twice.
     pub(super) fn bind(
         &mut self,
         program: u64,
@@ -40,8 +41,9 @@ impl Table {
             return Err(Code::EDVSBADRANGE);
         }
         let key = (dc, endpoint.slot());
-        if self.entries.contains_key(&key) {
-            return Err(Code::EDVSSLOTUSED);
+        if let Some(entry) = self.entries.get(&key) {
+            let own = entry.program == program && entry.endpoint == endpoint;
+            return own.then_some(()).ok_or(Code::EDVSSLOTUSED);
         }
         let name = name.to_owned();
         self.entries.insert(
@@ -115,6 +117,7 @@ mod tests {
     fn a_slot_is_one_programs() {
         let mut table = table();
         let one = Endpoint::from_raw(1);
+        assert_eq!(table.bind(7, 0, one, "a"), Ok(()));
         assert_eq!(table.bind(7, 0, one, "a"), Ok(()));
         assert_eq!(table.bind(8, 0, one, "b"), Err(Code::EDVSSLOTUSED));
         assert_eq!(table.bind(8, 1, one, "b"), Err(Code::EDVSBADDCID));

@@ -9,7 +9,7 @@ use super::mailbox::{Caller, Mailbox, Waiting};
 use super::question::{Event, Question, Taken};
 use super::station::Kind;
 use super::sync::lock;
-use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
+use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header, Message};
 use crate::endpoint::Gone;
 
 /// Everything about one bound endpoint.
@@ -82,13 +82,13 @@ impl Desk {
         };
         let result = match header.command {
             Command::SNDREC_MSG => self.mailbox.request(from, message).err(),
-            Command::REPLY_MSG => match self.question.offer(header.src, Event::Answer(message)) {
-                Taken::Yes | Taken::Late => Some(OK),
+            Command::REPLY_MSG => match self.answered(&lane, header, message) {
+                Taken::Yes | Taken::Late => None,
                 Taken::No => Some(Code::EDVSPROCSTS),
             },
             // A message from one that was asked is the answer, else it is for the mailbox.
-            Command::SEND_MSG => match self.question.offer(header.src, Event::Answer(message)) {
-                Taken::Yes | Taken::Late => Some(OK),
+            Command::SEND_MSG => match self.answered(&lane, header, message) {
+                Taken::Yes | Taken::Late => None,
                 Taken::No => self.mailbox.message(from, message).err(),
             },
             Command::NTFY_MSG => self.mailbox.notification(from).err(),
@@ -105,6 +105,14 @@ impl Desk {
         if let (Some(code), Some(command)) = (result, header.command.failure()) {
             lane.acknowledge(answer(header, command, code.result()), &[]);
         }
+    }
+
+    /// Acknowledges an answer and leaves it for who asks, if anybody does.
+    fn answered(&self, lane: &Lane, header: &Header, message: Message) -> Taken {
+        let event = Event::Answer(message);
+        self.question.offer_after(header.src, event, || {
+            lane.acknowledge(answer(header, Command::SEND_ACK, 0), &[]);
+        })
     }
 
     /// Leaves a copy for who asks; the refusal if nobody has asked its requester.
@@ -205,9 +213,6 @@ impl Desk {
 
 /// What an acknowledgement says of a process that is not there any more.
 const GONE: [Code; 3] = [Code::EDVSSRCDIED, Code::EDVSDSTDIED, Code::EDVSDEADSRCDST];
-
-/// No failure, where a code is told.
-const OK: Code = Code::new(0);
 
 /// The acknowledgement `command` of `header`, with its result.
 pub(super) fn answer(header: &Header, command: Command, rcode: i32) -> Header {

@@ -101,14 +101,22 @@ impl Question {
 
     /// Leaves what came from `from` for who asks.
     pub(super) fn offer(&self, from: Endpoint, event: Event) -> Taken {
+        self.offer_after(from, event, || ())
+    }
+
+    /// The same, with `first` done before who asks can know of it, if it is taken at all: as soon as a process has its
+    /// answer it may give its endpoint up, and nothing can be acknowledged for it any more.
+    pub(super) fn offer_after(&self, from: Endpoint, event: Event, first: impl FnOnce()) -> Taken {
         let mut state = lock(&self.state);
         let ends = matches!(event, Event::Answer(_) | Event::Failed(_));
         if ends && state.owing.remove(&from.slot()).is_some() {
+            first();
             self.arrived.notify_all();
             return Taken::Late;
         }
         match &mut state.asked {
             Some(asked) if asked.to == from && asked.events.len() < MOST_EVENTS => {
+                first();
                 asked.events.push_back(event);
                 self.arrived.notify_all();
                 Taken::Yes

@@ -145,12 +145,14 @@ impl Station {
         }
     }
 
-    /// Closes the desk of `endpoint`, if there is one.
-    pub(crate) fn give_up(&self, dc: DcId, endpoint: Endpoint) {
+    /// Closes the desk of `endpoint`; whether there was one.
+    pub(crate) fn give_up(&self, dc: DcId, endpoint: Endpoint) -> bool {
         let desk = lock(&self.state).desks.get(&(dc, endpoint.slot())).cloned();
-        if let Some(desk) = desk {
-            self.close(&desk);
-        }
+        let Some(desk) = desk else {
+            return false;
+        };
+        self.close(&desk);
+        true
     }
 
     pub(super) fn line(&self, peer: PeerId) -> Option<Arc<dyn Line>> {

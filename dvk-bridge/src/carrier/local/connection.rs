@@ -173,9 +173,10 @@ impl Shared {
         }
         drop(verdicts);
         // One that was bound before the switch was lost, and that another has bound since.
-        if let Some(code) = code {
+        if let Some(code) = code
+            && self.station.give_up(dc, header.dst)
+        {
             log::error!("cannot bind endpoint {} again: {code}", header.dst);
-            self.station.give_up(dc, header.dst);
         }
     }
 }
