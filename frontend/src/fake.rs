@@ -20,6 +20,7 @@ use crate::mmio::Register;
 pub struct FakePort {
     window: GuestRange,
     memory: GuestMemory,
+    is_wait_fragile: bool,
     shared: Arc<Shared>,
 }
 
@@ -67,6 +68,7 @@ pub fn fake(window: GuestRange, memory: GuestRange) -> std::io::Result<(FakePort
     let shared = Arc::new(Shared::default());
     let port = FakePort {
         window,
+        is_wait_fragile: false,
         memory: GuestMemory {
             descriptor,
             range: memory,
@@ -74,6 +76,17 @@ pub fn fake(window: GuestRange, memory: GuestRange) -> std::io::Result<(FakePort
         shared: Arc::clone(&shared),
     };
     Ok((port, FakeGuest { window, shared }))
+}
+
+impl FakePort {
+    /// The same, with a wait for accesses that must not be cut short.
+    #[must_use]
+    pub fn fragile(self) -> Self {
+        Self {
+            is_wait_fragile: true,
+            ..self
+        }
+    }
 }
 
 impl Shared {
@@ -118,6 +131,10 @@ impl Port for FakePort {
         };
         state.attached = false;
         next
+    }
+
+    fn is_wait_fragile(&self) -> bool {
+        self.is_wait_fragile
     }
 
     fn complete(&self, access: Access, answer: u64) -> Result<(), PortError> {

@@ -29,6 +29,11 @@ pub trait Port: Send + Sync {
     /// lets no signal in from its first call on. [`PortError::Interrupted`] asks to be called again.
     fn next_access(&self) -> Result<Access, PortError>;
 
+    /// Whether the hypervisor's driver may come to harm if a process ends while a thread of it is in [`Port::next_access`].
+    fn is_wait_fragile(&self) -> bool {
+        false
+    }
+
     /// Ends `access` and lets the guest's CPU go on; a read gets `answer`, zero-extended. Not to be repeated on failure:
     /// by then the hypervisor may have given the request's place to somebody else.
     fn complete(&self, access: Access, answer: u64) -> Result<(), PortError>;

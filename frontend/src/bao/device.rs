@@ -170,6 +170,11 @@ impl<D: Driver> Port for BaoPort<D> {
         access
     }
 
+    /// In the older generations, a wait that ends without a request unlocks a lock that it does not hold.
+    fn is_wait_fragile(&self) -> bool {
+        self.abi.family == Family::Created
+    }
+
     fn complete(&self, access: Access, answer: u64) -> Result<(), PortError> {
         // As it was received, and only a read's value changed: by its op the hypervisor decides whether the guest's
         // register is written.

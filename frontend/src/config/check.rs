@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
+use super::compare::{Checked, compare};
 use super::document::{At, Device, Document};
 use super::fault::Fault;
 use super::{Config, DeviceConfig, usual_nodes};
@@ -33,13 +34,6 @@ const MOST_REQUEST_QUEUES: u32 = 255;
 
 /// The last shared peripheral interrupt of a GIC, counted from its first.
 const LAST_IRQ: u32 = 987;
-
-/// A device that has been checked by itself, with what is needed to compare it with others.
-struct Checked {
-    config: DeviceConfig,
-    line: u64,
-    frontend_vm: Option<String>,
-}
 
 /// The faults found so far.
 #[derive(Default)]
@@ -74,11 +68,7 @@ pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
         .iter()
         .filter_map(|device| check_device(device, &mut faults))
         .collect();
-    for (index, device) in checked.iter().enumerate() {
-        for other in checked.iter().take(index) {
-            compare(other, device, &mut faults);
-        }
-    }
+    faults.0.extend(compare(&checked));
     if faults.0.is_empty() {
         Ok(Config {
             log_level,
@@ -396,62 +386,5 @@ fn check_room(device: &Device, memory: GuestRange, requests: u16, size: u16, fau
             memory.len()
         );
         faults.add(at, "shmem_size", what);
-    }
-}
-
-/// Compares a device with one before it.
-fn compare(first: &Checked, second: &Checked, faults: &mut Faults) {
-    let mut add = |key: &str, what: String| faults.0.push(Fault::new(second.line, key, what));
-    let (a, b) = (&first.config, &second.config);
-    let before = first.line;
-    if a.id == b.id {
-        let what = format!(
-            "{} is the device's in line {before}; each has its own",
-            b.id
-        );
-        add("id", what);
-    }
-    if let (Some((of_a, path_a)), Some((of_b, path_b))) = (&a.memory, &b.memory)
-        && path_a == path_b
-        && of_a != of_b
-    {
-        let what = format!(
-            "{} is {of_a} for the device in line {before}, and {of_b} here; the same would be right",
-            path_b.display()
-        );
-        add("shmem_path", what);
-    }
-    if first.frontend_vm != second.frontend_vm {
-        return; // what follows is about one guest's addresses
-    }
-    if a.window.overlaps(b.window) {
-        let what = format!(
-            "{} overlaps the device's in line {before}, {}; if they are of different VMs, tell by frontend_vm",
-            b.window, a.window
-        );
-        add("mmio_addr", what);
-    }
-    for (window, memory) in [(a.window, &b.memory), (b.window, &a.memory)] {
-        if let Some((memory, _)) = memory
-            && window.overlaps(*memory)
-        {
-            let what = format!(
-                "registers {window} and shared memory {memory} overlap between this device and that in line {before}"
-            );
-            add("mmio_addr", what);
-        }
-    }
-    if let (Some((of_a, _)), Some((of_b, _))) = (&a.memory, &b.memory)
-        && of_a != of_b
-        && of_a.overlaps(*of_b)
-    {
-        let what = format!(
-            "{of_b} overlaps {of_a}, of the device in line {before}; the same or apart would be right"
-        );
-        add("shmem_addr", what);
-    }
-    if a.tag.is_some() && a.tag == b.tag {
-        let what = format!("the device in line {before} has it already; each has its own");
-        add("tag", what);
     }
 }

@@ -4,6 +4,7 @@
 //! that is wrong is told at once, each by file, line, key and what would be right.
 
 mod check;
+mod compare;
 mod document;
 mod fault;
 mod plan;

@@ -37,8 +37,12 @@ struct SavedQueue {
     available: u64,
     used: u64,
     size: u32,
-    ready: u32,
+    /// [`READY`] or [`REFUSED`] or neither.
+    state: u32,
 }
+
+const READY: u32 = 1;
+const REFUSED: u32 = 2;
 
 const _: () = assert!(size_of::<Saved>() == 112 && size_of::<SavedQueue>() == 32);
 
@@ -114,7 +118,11 @@ fn to_bytes(registers: &Registers) -> Vec<u8> {
             available: queue.available,
             used: queue.used,
             size: queue.size,
-            ready: queue.ready.into(),
+            state: match (queue.ready, queue.refused) {
+                (true, _) => READY,
+                (false, true) => REFUSED,
+                (false, false) => 0,
+            },
         };
         bytes.extend_from_slice(saved.as_bytes());
     }
@@ -147,12 +155,13 @@ fn from_bytes(bytes: &[u8]) -> Option<Registers> {
 }
 
 fn to_queue(saved: SavedQueue) -> Option<QueueRegisters> {
-    Some(QueueRegisters {
+    (saved.state <= REFUSED).then_some(QueueRegisters {
         size: saved.size,
         descriptors: saved.descriptors,
         available: saved.available,
         used: saved.used,
-        ready: to_bool(saved.ready)?,
+        ready: saved.state == READY,
+        refused: saved.state == REFUSED,
     })
 }
 
@@ -171,14 +180,15 @@ mod tests {
     use super::*;
 
     fn queue() -> impl Strategy<Value = QueueRegisters> {
-        (any::<[u64; 3]>(), any::<u32>(), any::<bool>()).prop_map(|(areas, size, ready)| {
+        (any::<[u64; 3]>(), any::<u32>(), 0..3u8).prop_map(|(areas, size, state)| {
             let [descriptors, available, used] = areas;
             QueueRegisters {
                 size,
                 descriptors,
                 available,
                 used,
-                ready,
+                ready: state == 1,
+                refused: state == 2,
             }
         })
     }

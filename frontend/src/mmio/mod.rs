@@ -12,10 +12,12 @@
 
 mod device;
 mod features;
+mod interrupts;
 mod queue;
 mod register;
 mod registers;
 mod status;
+mod succession;
 mod transport;
 mod wires;
 
@@ -28,7 +30,8 @@ pub use queue::QueueRegisters;
 pub use register::Register;
 pub use registers::{Ledger, Registers};
 pub use status::Status;
-pub use transport::{Counts, Misfit, Transport};
+pub use succession::Misfit;
+pub use transport::{Counts, Transport};
 pub use wires::Wires;
 
 /// `MagicValue`: "virt", little-endian.

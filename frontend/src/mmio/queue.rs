@@ -16,6 +16,8 @@ pub struct QueueRegisters {
     pub used: u64,
     /// Whether the driver has handed it over. Nothing above changes while it is.
     pub ready: bool,
+    /// Whether it was to be handed over last and could not be had.
+    pub refused: bool,
 }
 
 /// Why a queue cannot be made ready.
@@ -35,6 +37,18 @@ pub(super) enum Unfit {
         address: u64,
         memory: GuestRange,
     },
+}
+
+impl Unfit {
+    /// What the likeliest reason is, for the log.
+    pub(super) const fn hint(self) -> &'static str {
+        match self {
+            Self::Outside { .. } => {
+                "; the guest's kernel needs CONFIG_DMA_RESTRICTED_POOL, and the device's node a memory-region"
+            }
+            Self::Size { .. } | Self::Alignment { .. } => "",
+        }
+    }
 }
 
 impl QueueRegisters {
@@ -99,6 +113,7 @@ mod tests {
         available: BASE + 4096,
         used: BASE + 8192,
         ready: false,
+        refused: false,
     };
 
     fn fit(queue: Queue) -> Result<ReadyQueue, Unfit> {

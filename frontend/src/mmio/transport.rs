@@ -1,44 +1,44 @@
 //! The registers of one device, and what reading and writing them does.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
 use super::device::{Activation, Device};
 use super::features::FeatureBits;
-use super::queue::QueueRegisters;
+use super::queue::{QueueRegisters, Unfit};
 use super::register::Register;
-use super::registers::{Ledger, Registers};
+use super::registers::Ledger;
 use super::status::{Action, Status};
 use super::wires::Wires;
 use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
 use crate::hypervisor::{Access, GuestRange, Operation};
 
-/// `InterruptStatus`: a queue has used buffers.
-const USED_BUFFERS: u32 = 1;
-
-/// `InterruptStatus`: the configuration space or the status changed.
-const CONFIG_CHANGE: u32 = 2;
-
 /// What a register reads as that tells of a shared memory region that is not there (virtio 1.2, 4.2.2, `SHMLen`).
 const NO_REGION: u32 = u32::MAX;
+
+/// How often the log is told what a guest can do as often as it likes.
+const SELDOM: Duration = Duration::from_secs(10);
 
 /// One device as the guest sees it.
 #[derive(Debug)]
 pub struct Transport<D> {
-    device: D,
-    wires: Arc<Wires>,
-    window: GuestRange,
-    memory: GuestRange,
-    driver: Driver,
+    pub(super) device: D,
+    pub(super) wires: Arc<Wires>,
+    pub(super) window: GuestRange,
+    pub(super) memory: GuestRange,
+    pub(super) driver: Driver,
     /// Interrupts that were raised here, for changes of the configuration, and not for used buffers.
-    own_calls: u64,
+    pub(super) own_calls: u64,
     /// Signals that this side gave so far, and kicks that came as an access; for people.
-    counts: Counts,
+    pub(super) counts: Counts,
     /// Not part of what a reset forgets: it has to differ when the content does.
-    config_generation: u32,
+    pub(super) config_generation: u32,
+    /// When the log was last told of a queue that does not fit.
+    pub(super) warned: Option<Instant>,
     /// Where all of it is written down.
-    ledger: Option<Box<dyn Ledger>>,
+    pub(super) ledger: Option<Box<dyn Ledger>>,
 }
 
 /// What passed through the registers that mostly goes past them.
@@ -50,33 +50,19 @@ pub struct Counts {
     pub kicks: u64,
 }
 
-/// Why a device cannot go on where its predecessor left off.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Misfit {
-    /// It has fewer queues or another configuration space.
-    #[error("the device had more queues or another configuration space")]
-    Shape,
-    /// A queue that is in use cannot be had.
-    #[error("the driver's queue {index} does not fit the device as it is configured now")]
-    Queue {
-        /// Which one.
-        index: u16,
-    },
-}
-
 /// All that a driver has written and that a reset forgets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Driver {
-    status: Status,
-    device_features_sel: u32,
-    driver_features_sel: u32,
-    features: u64,
-    queue_sel: u32,
+pub(super) struct Driver {
+    pub(super) status: Status,
+    pub(super) device_features_sel: u32,
+    pub(super) driver_features_sel: u32,
+    pub(super) features: u64,
+    pub(super) queue_sel: u32,
     /// As many as the device has; empty after a reset until one is written to.
-    queues: Vec<QueueRegisters>,
-    interrupt_status: u32,
+    pub(super) queues: Vec<QueueRegisters>,
+    pub(super) interrupt_status: u32,
     /// Whether the device has been told to run since the last reset.
-    activated: bool,
+    pub(super) activated: bool,
 }
 
 impl<D: Device> Transport<D> {
@@ -92,63 +78,9 @@ impl<D: Device> Transport<D> {
             own_calls: 0,
             counts: Counts::default(),
             config_generation: 0,
+            warned: None,
             ledger: None,
         }
-    }
-
-    /// Has the registers written down from now on, before whoever changed them learns of it.
-    pub fn write_down(&mut self, ledger: Box<dyn Ledger>) {
-        self.ledger = Some(ledger);
-        self.note();
-    }
-
-    /// Goes on where a predecessor left off, whose registers were `left`; the device is told. Interrupts that were on their way
-    /// to the guest may have been lost, so it is made to look once.
-    ///
-    /// # Errors
-    /// [`Misfit`], if the device is another by now. It is as it was made then.
-    pub fn restore(&mut self, left: Registers) -> Result<(), Misfit> {
-        let sizes = self.device.queue_sizes();
-        if left.queues.len() > sizes.len() || left.config.len() != self.device.config().len() {
-            return Err(Misfit::Shape);
-        }
-        let mut ready = Vec::new();
-        for ((index, queue), &max) in (0..).zip(&left.queues).zip(sizes) {
-            if queue.ready {
-                let fit = queue.fit(index, max, self.memory);
-                ready.push(fit.map_err(|_| Misfit::Queue { index })?);
-            }
-        }
-        let runs = left.activated && !left.status.intersects(Status::NEEDS_RESET | Status::FAILED);
-        let activation = runs.then_some(Activation {
-            features: left.features,
-            queues: ready,
-        });
-        self.device.resume(&left.config, activation);
-        self.config_generation = left.config_generation;
-        self.driver = Driver {
-            status: left.status,
-            device_features_sel: left.device_features_sel,
-            driver_features_sel: left.driver_features_sel,
-            features: left.features,
-            queue_sel: left.queue_sel,
-            queues: left.queues,
-            interrupt_status: left.interrupt_status,
-            activated: left.activated,
-        };
-        if self.driver.status.contains(Status::DRIVER_OK) {
-            self.driver.interrupt_status |= USED_BUFFERS;
-            self.wires.signal_call();
-        }
-        self.note();
-        Ok(())
-    }
-
-    /// A predecessor's guest may be in the middle of anything, and nothing is known of it: the device has to be reset. Its
-    /// driver is not told, as it is not known to have got that far.
-    pub fn restore_broken(&mut self) {
-        self.driver.status |= Status::NEEDS_RESET;
-        self.note();
     }
 
     /// What stands behind it.
@@ -222,40 +154,6 @@ impl<D: Device> Transport<D> {
         }
         if let (Some(register), 4) = (Register::at(offset), width) {
             self.write_register(register, low_word(value));
-        }
-    }
-
-    /// The configuration space changed: the guest is told, if it has a driver running.
-    pub fn config_changed(&mut self) {
-        self.config_generation = self.config_generation.wrapping_add(1);
-        self.interrupt_for_config();
-        self.note();
-    }
-
-    /// The device is broken until it is reset, and the guest is told, if it has a driver running.
-    pub fn needs_reset(&mut self) {
-        if !self.driver.status.contains(Status::NEEDS_RESET) {
-            self.driver.status |= Status::NEEDS_RESET;
-            self.interrupt_for_config();
-            self.note();
-        }
-    }
-
-    fn note(&self) {
-        if let Some(ledger) = &self.ledger {
-            let driver = &self.driver;
-            ledger.save(&Registers {
-                status: driver.status,
-                device_features_sel: driver.device_features_sel,
-                driver_features_sel: driver.driver_features_sel,
-                features: driver.features,
-                queue_sel: driver.queue_sel,
-                interrupt_status: driver.interrupt_status,
-                config_generation: self.config_generation,
-                activated: driver.activated,
-                queues: driver.queues.clone(),
-                config: self.device.config().to_vec(),
-            });
         }
     }
 
@@ -376,6 +274,10 @@ impl<D: Device> Transport<D> {
                 acceptable
             }
             Action::Start => {
+                // The driver takes them for ready: Linux does not look.
+                if self.driver.queues.iter().any(|queue| queue.refused) {
+                    self.driver.status |= Status::NEEDS_RESET;
+                }
                 if !self.driver.status.contains(Status::NEEDS_RESET) {
                     self.activate();
                 }
@@ -390,7 +292,7 @@ impl<D: Device> Transport<D> {
     }
 
     fn activate(&mut self) {
-        let queues = (0..)
+        let queues: Vec<_> = (0..)
             .zip(&self.driver.queues)
             .zip(self.device.queue_sizes())
             .filter(|((_, queue), _)| queue.ready)
@@ -399,8 +301,9 @@ impl<D: Device> Transport<D> {
             .collect();
         self.driver.activated = true;
         let features = self.driver.features;
+        let count = queues.len();
         match self.device.activate(Activation { features, queues }) {
-            Ok(()) => info!("the driver is ready, with features {features:#x}"),
+            Ok(()) => info!("the driver is ready, with features {features:#x} and {count} queues"),
             Err(error) => {
                 warn!("the device cannot be started: {error}");
                 self.driver.status |= Status::NEEDS_RESET;
@@ -471,11 +374,26 @@ impl<D: Device> Transport<D> {
                     && !status.intersects(Status::DRIVER_OK | Status::FAILED) =>
             {
                 match queue.fit(index, max, memory) {
-                    Ok(_) => queue.ready = true,
-                    Err(unfit) => debug!("queue {index} is not made ready: {unfit}"),
+                    Ok(_) => {
+                        queue.ready = true;
+                        queue.refused = false;
+                    }
+                    Err(unfit) => {
+                        queue.refused = true;
+                        self.warn_of(index, unfit);
+                    }
                 }
             }
+            (0, false) => queue.refused = false,
             _ => {}
+        }
+    }
+
+    /// What an operator is to know of a guest whose memory is not set up as it has to be.
+    fn warn_of(&mut self, index: u16, unfit: Unfit) {
+        if self.warned.is_none_or(|at| at.elapsed() >= SELDOM) {
+            self.warned = Some(Instant::now());
+            warn!("queue {index} is not made ready: {unfit}{}", unfit.hint());
         }
     }
 
@@ -489,25 +407,6 @@ impl<D: Device> Transport<D> {
         {
             self.counts.kicks = self.counts.kicks.saturating_add(1);
             self.wires.signal_kick(index);
-        }
-    }
-
-    /// Whoever uses buffers signals the eventfd, which interrupts the guest without passing here. But its counter has risen
-    /// before the guest's handler can ask: so what it counts beyond this side's own signals are used buffers.
-    fn read_interrupt_status(&mut self) -> u32 {
-        let calls = self.wires.take_calls();
-        if calls > std::mem::take(&mut self.own_calls) {
-            self.driver.interrupt_status |= USED_BUFFERS;
-        }
-        self.driver.interrupt_status
-    }
-
-    fn interrupt_for_config(&mut self) {
-        if self.driver.status.contains(Status::DRIVER_OK) {
-            self.driver.interrupt_status |= CONFIG_CHANGE;
-            self.own_calls = self.own_calls.saturating_add(1);
-            self.counts.own_interrupts = self.counts.own_interrupts.saturating_add(1);
-            self.wires.signal_call();
         }
     }
 

@@ -32,6 +32,8 @@ pub struct FsDevice<M> {
     driver: Option<Activation>,
     /// Whether the daemon has been given that.
     started: bool,
+    /// What the last daemon offered: the next one is most likely the same.
+    known_features: u64,
     /// What a successor is to find.
     handover: Option<Arc<Handover>>,
 }
@@ -88,6 +90,7 @@ impl<M: Messages> FsDevice<M> {
             daemon: None,
             driver: None,
             started: false,
+            known_features: feature::VERSION_1,
             handover: None,
         }
     }
@@ -125,6 +128,7 @@ impl<M: Messages> FsDevice<M> {
             handover.connected(&line);
             handover.agreed(&session.facts());
         }
+        self.known_features = session.offered();
         self.daemon = Some(Daemon { session, line });
         self.start()?;
         Ok(change)
@@ -263,6 +267,7 @@ impl<M: Messages + Send> FsDevice<M> {
     /// [`FsDevice::attach`].
     pub fn adopt(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<(), FsError> {
         self.started = session.is_running();
+        self.known_features = session.offered();
         self.daemon = Some(Daemon { session, line });
         match (self.started, &self.driver) {
             (true, Some(driver)) => {
@@ -288,11 +293,12 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         FILE_SYSTEM
     }
 
-    /// The daemon's, or while there is none, what every daemon has.
+    /// The daemon's; while there is none, the last one's, or what every daemon has. A daemon that has less than was negotiated by
+    /// then is not given the driver.
     fn features(&self) -> u64 {
         match &self.daemon {
             Some(daemon) => daemon.session.offered(),
-            None => feature::VERSION_1,
+            None => self.known_features,
         }
     }
 

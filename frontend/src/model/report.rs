@@ -24,6 +24,8 @@ pub struct Report {
     pub accesses: u64,
     /// Those among them that went wrong.
     pub faults: u64,
+    /// How long a CPU of the guest stood still for the slowest of them at most, in microseconds, on this program's account.
+    pub slowest_us: u64,
     /// How often the interrupt line was raised; none where the system does not tell.
     pub interrupts: Option<u64>,
     /// How often of these by the device model itself, for a change of configuration or status.
@@ -52,13 +54,14 @@ impl fmt::Display for Report {
         let waiting: Vec<String> = self.kicks_waiting.iter().map(known).collect();
         write!(
             f,
-            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, accesses {}, faults {}, \
+            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, accesses {}, faults {}, slowest {} us, \
              interrupts {}, own interrupts {}, kicks seen {}, kicks waiting {}, up {} s",
             self.id,
             self.status.bits(),
             self.connections,
             self.accesses,
             self.faults,
+            self.slowest_us,
             known(&self.interrupts),
             self.own_interrupts,
             self.kicks_seen,
@@ -81,6 +84,7 @@ mod tests {
             connections: 1,
             accesses: 85,
             faults: 0,
+            slowest_us: 412,
             interrupts: None,
             own_interrupts: 2,
             kicks_seen: 4,
@@ -89,7 +93,7 @@ mod tests {
         };
         assert_eq!(
             report.to_string(),
-            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, accesses 85, faults 0, \
+            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, accesses 85, faults 0, slowest 412 us, \
              interrupts unknown, own interrupts 2, kicks seen 4, kicks waiting 1 unknown, up 12 s"
         );
         let reset = Report {

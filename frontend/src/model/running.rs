@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
@@ -15,12 +15,15 @@ use super::link::{Connector, keep};
 use super::report::Report;
 use super::restore::restore;
 use super::serve::{Counters, serve};
-use super::stop::Stop;
+use super::stop::{Stop, Waited};
 use crate::config::DeviceConfig;
 use crate::failure::in_full;
 use crate::hypervisor::Port;
 use crate::mmio::{Transport, Wires};
 use crate::vhost_user::Messages;
+
+/// How long a guest may take to make an access that it is prompted to.
+const PROMPTED: Duration = Duration::from_secs(1);
 
 /// A device that is being served.
 #[derive(Debug)]
@@ -37,7 +40,8 @@ pub struct Running<P, M> {
     stopping: Arc<AtomicBool>,
     ended: Arc<Stop>,
     since: Instant,
-    keeper: JoinHandle<()>,
+    /// Until it is waited for.
+    keeper: Option<JoinHandle<()>>,
 }
 
 /// Why a device is not served at all.
@@ -137,7 +141,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
                 });
             })
         };
-        let keeper = keeper.map_err(system("start a thread"))?;
+        let keeper = Some(keeper.map_err(system("start a thread"))?);
         let server = {
             let first = (!knows_tag).then_some(attached);
             let port = Arc::clone(&port);
@@ -191,6 +195,7 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
             connections: self.connections.load(Ordering::Relaxed),
             accesses: self.counters.accesses.load(Ordering::Relaxed),
             faults: self.counters.faults.load(Ordering::Relaxed),
+            slowest_us: self.counters.slowest_us.load(Ordering::Relaxed),
             interrupts: self.wires.calls(),
             own_interrupts: transport.counts().own_interrupts,
             kicks_seen: transport.counts().kicks,
@@ -215,9 +220,10 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
     /// One that is left to a successor stays as it is for the guest and the daemon, who go on without this process until the guest
     /// touches a register. Otherwise the daemon is let go, a running driver is told to reset, and kicks turn back into accesses,
     /// which wait for whoever serves the device next.
-    pub fn end(self) {
+    pub fn end(mut self) {
         self.stop.say();
-        if self.keeper.join().is_err() {
+        let keeper = self.keeper.take().map(JoinHandle::join);
+        if keeper.is_some_and(|ended| ended.is_err()) {
             warn!("device {}: the daemon's thread panicked", self.id);
         }
         if !self.is_left {
@@ -233,5 +239,22 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
         }
         self.stopping.store(true, Ordering::Release);
         self.counters.until_idle();
+        if self.port.is_wait_fragile() && !self.has_ended() {
+            self.have_wait_end();
+        }
+    }
+
+    /// Has the guest make an access, which ends the wait for one, and the thread with it. A guest without a driver makes none: then
+    /// there is nothing to be done.
+    fn have_wait_end(&self) {
+        let transport = self.transport.lock();
+        let prompted = transport.unwrap_or_else(PoisonError::into_inner).prompt();
+        let waited = prompted.then(|| self.ended.wait(None, Some(PROMPTED)));
+        if !matches!(waited, Some(Ok(Waited::Stopped))) {
+            warn!(
+                "device {}: ends in the middle of a wait for the guest, which this generation of the driver may not survive",
+                self.id
+            );
+        }
     }
 }

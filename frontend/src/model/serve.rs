@@ -3,10 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, warn};
 
+use crate::failure::in_full;
 use crate::hypervisor::{Pending, Port, PortError};
 use crate::mmio::{Device, Transport};
 
@@ -23,6 +24,8 @@ pub struct Counters {
     pub accesses: AtomicU64,
     /// Accesses among them that could not be completed, or whose handler panicked.
     pub faults: AtomicU64,
+    /// How long the one took that took longest, in microseconds, from when the hypervisor gave it to when it took it back.
+    pub slowest_us: AtomicU64,
     /// Held while an access is handled.
     hand: Mutex<()>,
 }
@@ -75,6 +78,7 @@ fn answer<P: Port + ?Sized, D: Device>(
     counters: &Counters,
 ) {
     let _hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
+    let began = Instant::now();
     let completed = pending.answer(|access| {
         counters.accesses.fetch_add(1, Ordering::Relaxed);
         // Poisoned by a panic in an earlier access: its registers are as good as any a guest could have written.
@@ -88,8 +92,13 @@ fn answer<P: Port + ?Sized, D: Device>(
     });
     if let Err(error) = completed {
         counters.faults.fetch_add(1, Ordering::Relaxed);
-        warn!("a guest's access could not be completed: {error}");
+        warn!(
+            "a guest's access could not be completed: {}",
+            in_full(&error)
+        );
     }
+    let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    counters.slowest_us.fetch_max(took, Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -203,6 +203,25 @@ fn queues_that_do_not_fit_are_not_made_ready() {
 }
 
 #[test]
+fn driver_that_takes_a_refused_queue_for_ready_is_told_that_the_device_is_broken() {
+    let mut device = transport();
+    device.negotiate(3 << 32);
+    device.set_up_queue(0, 1024);
+    device.set_up_queue(1, 1024); // larger than its largest size
+    device.set(Register::Status, 0xf);
+    assert_eq!(device.get(Register::Status), 0x4f);
+    assert_eq!(device.get(Register::InterruptStatus), 2);
+    assert!(device.told().is_empty());
+    device.set(Register::Status, 0);
+    device.negotiate(3 << 32);
+    device.set_up_queue(1, 1024);
+    device.set(Register::QueueReady, 0);
+    device.set_up_queue(0, 1024);
+    device.set(Register::Status, 0xf);
+    assert_eq!(device.get(Register::Status), 0xf);
+}
+
+#[test]
 fn ready_queues_cannot_be_changed() {
     let mut device = transport();
     device.negotiate(3 << 32);

@@ -311,6 +311,24 @@ fn daemon_with_less_than_was_negotiated_is_not_given_the_driver() {
 }
 
 #[test]
+fn guest_is_offered_what_the_last_daemon_had_while_the_next_is_awaited() {
+    let stage = Stage::set(Daemon::default(), Some("myfs"));
+    stage.until_attached();
+    stage.negotiate();
+    assert_eq!(stage.go(), 0xf);
+    stage.daemon.die();
+    stage.until_broken();
+    assert_eq!(stage.negotiate(), REQUIRED | feature::EVENT_IDX);
+    assert_eq!(stage.go(), 0xf);
+    stage.daemon.told();
+    stage.daemon.come_back();
+    stage.until_attached();
+    let told = started(feature::VERSION_1 | feature::EVENT_IDX, [0, 0]);
+    assert_eq!(stage.daemon.told(), told);
+    stage.end();
+}
+
+#[test]
 fn daemon_that_refuses_to_start_breaks_the_device_and_is_cut() {
     let daemon = Daemon::default();
     daemon.state().refuses = Some("SET_VRING_KICK 1");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::daemon::{Connection, Daemon};
 use super::{LIMIT, MEMORY, config};
@@ -232,4 +232,33 @@ fn registers_of_another_version_are_told_as_a_broken_device() {
     assert_eq!(stage.get(Register::Status), 0x40);
     stage.drive();
     stage.end(second);
+}
+
+#[test]
+fn wait_that_must_not_be_cut_short_is_ended_by_the_guest_itself() {
+    let mut stage = Stage::set("fragile", Some("myfs"));
+    let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
+    let (port, guest) = fake(stage.config.window, memory).unwrap();
+    stage.port = Arc::new(port.fragile());
+    stage.guest = guest;
+    let running = stage.next();
+    stage.drive();
+    let ended = running.ended().try_clone_to_owned().unwrap();
+    let cpu = stage.guest.clone();
+    let handler = std::thread::spawn(move || {
+        assert!(cpu.interrupted(LIMIT).unwrap());
+        cpu.access(
+            Register::InterruptStatus.offset(),
+            4,
+            Operation::Read,
+            LIMIT,
+        )
+    });
+    running.end();
+    let mut awaited = [PollFd::new(&ended, PollFlags::IN)];
+    assert_eq!(poll(&mut awaited, Some(&Timespec::default())).unwrap(), 1);
+    // It has been told nothing, and so makes no further access.
+    assert_eq!(handler.join().unwrap(), Ok(0));
+    assert_eq!(stage.guest.unanswered(), (0, 0));
+    assert_eq!(stage.guest.faults(), [""; 0]);
 }
