@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use gangplank_tests::cache;
+use gangplank_tests::{cache, tools};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -14,10 +14,11 @@ mod launch;
 
 use launch::Place;
 
-/// Where all of them look for the daemon.
+/// Where all of them look for the programs.
 const DAEMON: &str = "/usr/local/bin/gangplankd";
+const FRONTEND: &str = "/usr/local/bin/gangplank-frontend";
 
-/// Units that the shares' unit names without a word, as every service does.
+/// Units that every service names without a word.
 const STANDARD_UNITS: [&str; 4] = ["sysinit", "basic", "shutdown", "multi-user"];
 
 fn shipped(name: &str) -> PathBuf {
@@ -42,7 +43,7 @@ fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Re
     Ok(())
 }
 
-/// A file system in which systemd finds the unit, the standard ones and something for the daemon.
+/// A file system in which systemd finds the units, the standard ones and something for the programs.
 fn install(root: &Path) -> Result<()> {
     let units = root.join("usr/lib/systemd/system");
     fs::create_dir_all(&units)?;
@@ -56,23 +57,23 @@ fn install(root: &Path) -> Result<()> {
         let entry = entry?;
         fs::copy(entry.path(), own.join(entry.file_name()))?;
     }
-    let program = root.join(DAEMON.trim_start_matches('/'));
-    fs::create_dir_all(program.parent().context("a program in no directory")?)?;
-    fs::write(&program, "#!/bin/sh\n")?;
-    Ok(fs::set_permissions(
-        program,
-        fs::Permissions::from_mode(0o755),
-    )?)
+    for program in [DAEMON, FRONTEND] {
+        let program = root.join(program.trim_start_matches('/'));
+        fs::create_dir_all(program.parent().context("a program in no directory")?)?;
+        fs::write(&program, "#!/bin/sh\n")?;
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 #[test]
-fn systemd_takes_the_unit_and_has_nothing_to_say() -> Result<()> {
+fn systemd_takes_the_units_and_has_nothing_to_say() -> Result<()> {
     let root = tempfile::tempdir()?;
     install(root.path())?;
     let verified = Command::new("systemd-analyze")
         .arg("verify")
         .arg(format!("--root={}", root.path().display()))
-        .arg("gangplankd@home.service")
+        .args(["gangplankd@home.service", "gangplank-frontend.service"])
         .output()
         .context("starting systemd-analyze")?;
     let said = [verified.stdout, verified.stderr].concat();
@@ -81,15 +82,18 @@ fn systemd_takes_the_unit_and_has_nothing_to_say() -> Result<()> {
     Ok(())
 }
 
+/// What a unit starts.
+fn command_line(unit: &str) -> Result<String> {
+    let text = fs::read_to_string(shipped("systemd").join(unit))?;
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix("ExecStart="));
+    Ok(line.context("no ExecStart")?.to_owned())
+}
+
 /// The unit's own command line, with its directories moved to where a test may write.
 #[test]
 fn unit_serves_the_share_of_its_name() -> Result<()> {
-    let unit = fs::read_to_string(shipped("systemd/gangplankd@.service"))?;
-    let line = unit
-        .lines()
-        .find_map(|line| line.strip_prefix("ExecStart="))
-        .context("no ExecStart")?;
-    let line = line
+    let line = command_line("gangplankd@.service")?
         .replace("%i", "share")
         .replace("$OPTIONS", "--readonly --cache=always");
     let mut words = line.split(' ');
@@ -106,5 +110,23 @@ fn unit_serves_the_share_of_its_name() -> Result<()> {
     let ended = daemon.signal(Signal::TERM)?;
     ensure!(ended.status.success(), "{ended:?}");
     ensure!(!place.file("share.sock").exists());
+    Ok(())
+}
+
+/// Nothing is served where there is no Bao; that its options are taken shows before.
+#[test]
+fn device_models_unit_has_options_that_it_takes() -> Result<()> {
+    let line = command_line("gangplank-frontend.service")?;
+    let words: Vec<&str> = line.split(' ').collect();
+    let [FRONTEND, "--config", "/etc/gangplank.yaml", options @ ..] = &words[..] else {
+        anyhow::bail!("{line}");
+    };
+    let checked = Command::new(tools::frontend()?)
+        .arg("--config")
+        .arg(shipped("bao/config-fs-full.yaml"))
+        .args(options)
+        .arg("--check")
+        .output()?;
+    ensure!(checked.status.success(), "{checked:?}");
     Ok(())
 }
