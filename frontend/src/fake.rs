@@ -283,6 +283,12 @@ impl FakeGuest {
         self.shared.changed.notify_all();
     }
 
+    /// Whether the device model waits for an access.
+    pub fn is_awaited(&self) -> bool {
+        let state = self.shared.state();
+        state.attached && state.waiting.is_empty()
+    }
+
     /// Takes the device away: waiting for accesses ends with [`PortError::Gone`].
     pub fn take_away(&self) {
         self.shared.state().gone = true;

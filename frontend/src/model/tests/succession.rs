@@ -254,6 +254,9 @@ fn wait_that_must_not_be_cut_short_is_ended_by_the_guest_itself() {
             LIMIT,
         )
     });
+    while !stage.guest.is_awaited() {
+        std::thread::yield_now();
+    }
     running.end();
     let mut awaited = [PollFd::new(&ended, PollFlags::IN)];
     assert_eq!(poll(&mut awaited, Some(&Timespec::default())).unwrap(), 1);
