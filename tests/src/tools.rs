@@ -48,7 +48,6 @@ pub fn dvk() -> Result<PathBuf> {
         Some(program) => Ok(cache::workspace().join(program)),
         None => built("gangplank-dvk", "gangplank-dvk", host_arch()),
     }
-    }
 }
 
 /// The frontend as it is released for `arch`, a static build, to be run in a guest.
