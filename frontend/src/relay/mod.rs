@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Only messages pass through the relay, a few dozen when a guest starts; requests and data go between guest and daemon directly. The
-//! guest's end is [`guest`], the daemon's [`daemon`]; [`session`] is what the guest has set up, from which any daemon can be set up
-//! at any time. Stopping the rings and starting them elsewhere is [`replace`]. When a daemon dies, [`refusal`] answers what it left.
+//! guest's end is `guest`, the daemon's `daemon`; `session` is what the guest has set up, from which any daemon can be set up
+//! at any time. Stopping the rings and starting them elsewhere is `replace`. When a daemon dies, `refusal` answers what it left.
 
 mod args;
 mod control;
@@ -112,3 +112,6 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     );
     Relay::new(plan, backend.clone()).serve(&listener, control.as_ref(), &signals)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,8 +54,12 @@ pub(super) enum ReplaceError {
 impl Session {
     /// Stops the rings and saves what the daemon knows, where it can tell. What the guest asks for waits.
     pub(super) fn pause(&mut self) -> Result<&'static str, ReplaceError> {
-        let Phase::Served(mut daemon) = self.take_phase() else {
-            return Err(ReplaceError::NotNow("no daemon serves the guest"));
+        let mut daemon = match self.take_phase() {
+            Phase::Served(daemon) => daemon,
+            phase => {
+                self.phase = phase;
+                return Err(ReplaceError::NotNow("no daemon serves the guest"));
+            }
         };
         if let Err(error) = self.take_all(&mut daemon) {
             return Err(self.gone(error));
@@ -134,36 +138,26 @@ impl Session {
             self.hurry();
             return Ok("a daemon will be looked for there".to_owned());
         }
+        if files == Files::Lost {
+            return self.switch_without_state(path);
+        }
         let mut next = Daemon::connect(path, self.limits())?;
         self.check(&next)?;
-        if files == Files::Kept && !next.has_state() {
+        if !next.has_state() {
             return Err(ReplaceError::NoState("the new daemon"));
         }
         if let Phase::Served(daemon) = &self.phase {
-            if files == Files::Kept && !daemon.has_state() {
+            if !daemon.has_state() {
                 return Err(ReplaceError::NoState("the daemon"));
             }
-            let begun = Instant::now();
             self.pause()?;
-            info!("paused within {:?}", begun.elapsed());
         }
         let Phase::Paused { daemon, state } = self.take_phase() else {
             return Err(ReplaceError::NotNow("the guest is not paused"));
         };
-        let loaded = match (files, &state) {
-            (Files::Lost, _) => {
-                drop(daemon);
-                path.clone_into(&mut self.backend);
-                self.phase = Phase::Paused {
-                    daemon: None,
-                    state: None,
-                };
-                drop(next);
-                self.lose("it is replaced without its state")?;
-                return Ok("replaced; the guest has to mount anew".to_owned());
-            }
-            (Files::Kept, None) => Err(ReplaceError::NoState("the daemon")),
-            (Files::Kept, Some(state)) => next.load(state).map_err(ReplaceError::from),
+        let loaded = match &state {
+            Some(state) => next.load(state).map_err(ReplaceError::from),
+            None => Err(ReplaceError::NoState("the daemon")),
         };
         let started = loaded.and_then(|()| Ok(self.start(next)?));
         match (started, daemon) {
@@ -186,6 +180,20 @@ impl Session {
                 Err(error)
             }
         }
+    }
+
+    /// The new daemon is connected to when the guest mounts anew.
+    fn switch_without_state(&mut self, path: &Path) -> Result<String, ReplaceError> {
+        if matches!(self.phase, Phase::Served(_)) {
+            self.pause()?;
+        }
+        self.phase = Phase::Paused {
+            daemon: None,
+            state: None,
+        };
+        self.lose("it is replaced without its state")?;
+        path.clone_into(&mut self.backend);
+        Ok("replaced; the guest has to mount anew".to_owned())
     }
 
     fn take_phase(&mut self) -> Phase {

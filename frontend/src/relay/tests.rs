@@ -1,0 +1,516 @@
+//! Both ends at once: a guest that sends what User Mode Linux sends, and a daemon that writes down what it is told.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::control::{Command, Order};
+use super::daemon::{Daemon, DaemonError, Limits};
+use super::guest::{Guest, GuestError};
+use super::memory::tests::file;
+use super::message::{Inbox, Message, WireError, request};
+use super::replace::Files;
+use super::session::{Plan, Session};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+const LIMITS: Limits = Limits {
+    connect: LIMIT,
+    answer: LIMIT,
+    state: LIMIT,
+};
+
+/// VERSION_1, protocol features, EVENT_IDX, INDIRECT_DESC.
+const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28;
+
+/// How a daemon behaves.
+#[derive(Clone, Copy, Debug, Default)]
+struct Manner {
+    /// Refuses this message.
+    refuses: Option<u32>,
+    /// Does not answer this one.
+    ignores: Option<u32>,
+    /// Hangs up at this one.
+    leaves_at: Option<u32>,
+    has_no_state: bool,
+}
+
+/// What a daemon was told: each message's number and first bytes.
+type Told = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
+
+/// A daemon at a socket in a directory of its own.
+struct Played {
+    path: PathBuf,
+    told: Told,
+    _dir: tempfile::TempDir,
+}
+
+impl Played {
+    fn new(manner: Manner) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fs.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let told = Told::default();
+        let noted = Arc::clone(&told);
+        // It ends with the test's process; nobody connects any more.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, noted) = (stream.unwrap(), Arc::clone(&noted));
+                thread::spawn(move || play(&stream, manner, &noted));
+            }
+        });
+        Self {
+            path,
+            told,
+            _dir: dir,
+        }
+    }
+
+    fn connect(&self) -> Result<Daemon, DaemonError> {
+        let limits = Limits {
+            answer: Duration::from_millis(100),
+            ..LIMITS
+        };
+        Daemon::connect(&self.path, limits)
+    }
+
+    fn requests(&self) -> Vec<u32> {
+        let told = self.told.lock().unwrap();
+        told.iter().map(|(request, _)| *request).collect()
+    }
+}
+
+fn play(stream: &UnixStream, manner: Manner, told: &Told) {
+    let mut inbox = Inbox::default();
+    let mut state: Option<(u32, OwnedFd)> = None;
+    while let Ok(mut message) = inbox.wait(stream.as_fd(), Duration::from_secs(600)) {
+        let number = message.request;
+        told.lock().unwrap().push((number, message.payload.clone()));
+        if manner.leaves_at == Some(number) {
+            return;
+        }
+        if manner.ignores == Some(number) {
+            continue;
+        }
+        let word = |value: u64| Some(value.to_le_bytes().to_vec());
+        let refused = manner.refuses == Some(number);
+        let payload = match number {
+            request::GET_FEATURES => word(FEATURES),
+            // MQ, REPLY_ACK, CONFIG, RESET_DEVICE, DEVICE_STATE, and one that is not wanted.
+            request::GET_PROTOCOL_FEATURES if manner.has_no_state => word(0x2209),
+            request::GET_PROTOCOL_FEATURES => word(1 << 19 | 0x2209 | 1 << 15),
+            request::GET_QUEUE_NUM => word(3),
+            request::GET_CONFIG => {
+                let mut payload = message.payload.clone();
+                payload[12..16].copy_from_slice(b"told");
+                payload[48] = 2;
+                Some(payload)
+            }
+            request::GET_VRING_BASE => {
+                let ring = message.ring_state().unwrap().0;
+                Some([ring.to_le_bytes(), (40 + ring).to_le_bytes()].concat())
+            }
+            request::SET_DEVICE_STATE_FD => {
+                let pipe = message.descriptors.pop().unwrap();
+                state = Some((message.ring_state().unwrap().0, pipe));
+                word(if refused { 0x101 } else { 0x100 })
+            }
+            request::CHECK_DEVICE_STATE => word(u64::from(refused)),
+            _ if message.wants_acknowledgement() => word(u64::from(refused)),
+            _ => None,
+        };
+        if let Some(payload) = payload {
+            message
+                .answer(payload)
+                .send(stream.as_fd(), &[], LIMIT)
+                .unwrap();
+        }
+        match state.take() {
+            Some((0, pipe)) if number == request::SET_DEVICE_STATE_FD && !refused => {
+                rustix::io::write(&pipe, b"what I know").unwrap();
+            }
+            Some((1, pipe)) if number == request::SET_DEVICE_STATE_FD && !refused => {
+                let mut bytes = [0; 64];
+                let len = rustix::io::read(&pipe, &mut bytes).unwrap();
+                told.lock().unwrap().push((0, bytes[..len].to_vec()));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A guest's end of a relay that runs in this process.
+struct PlayedGuest {
+    socket: UnixStream,
+    inbox: Inbox,
+    orders: Sender<Order>,
+    told: Arc<OwnedFd>,
+    answers: Receiver<(u64, Result<String, String>)>,
+    answer: Sender<(u64, Result<String, String>)>,
+    served: JoinHandle<Result<(), GuestError>>,
+}
+
+impl PlayedGuest {
+    fn connect(backend: &Path, tag: Option<&str>) -> Self {
+        let (socket, far) = UnixStream::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        let plan = Plan {
+            tag: tag.map(str::to_owned),
+            num_request_queues: None,
+            limits: Limits {
+                answer: Duration::from_secs(1),
+                ..LIMITS
+            },
+            patience: Duration::from_millis(50),
+        };
+        let told = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let (orders, inbox) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        let (heard, backend) = (Arc::clone(&told), backend.to_owned());
+        let served = thread::spawn(move || {
+            Guest::new(far, Session::new(Arc::new(plan), backend)).serve(&inbox, &heard)
+        });
+        Self {
+            socket,
+            inbox: Inbox::default(),
+            orders,
+            told,
+            answers,
+            answer,
+            served,
+        }
+    }
+
+    fn ask(&mut self, request: u32, payload: Vec<u8>) -> Vec<u8> {
+        Message::new(request, payload)
+            .send(self.socket.as_fd(), &[], LIMIT)
+            .unwrap();
+        let answer = self.inbox.wait(self.socket.as_fd(), LIMIT).unwrap();
+        assert!(answer.answers(request), "{answer:?}");
+        answer.payload
+    }
+
+    /// Sends a message that has no answer of its own; what it is acknowledged by.
+    fn tell(&mut self, request: u32, payload: Vec<u8>, beside: Option<&OwnedFd>) -> u64 {
+        let message = Message::new(request, payload).acknowledged();
+        let beside: Vec<_> = beside.map(AsFd::as_fd).into_iter().collect();
+        message.send(self.socket.as_fd(), &beside, LIMIT).unwrap();
+        let answer = self.inbox.wait(self.socket.as_fd(), LIMIT).unwrap();
+        answer.u64().unwrap()
+    }
+
+    fn order(&self, command: Command) -> Result<String, String> {
+        let order = Order {
+            guest: 1,
+            command,
+            answer: self.answer.clone(),
+        };
+        self.orders.send(order).unwrap();
+        rustix::io::write(&*self.told, &1u64.to_ne_bytes()).unwrap();
+        self.answers.recv_timeout(LIMIT).unwrap().1
+    }
+
+    /// What User Mode Linux says until its rings run; each is acknowledged by 0.
+    fn set_up(&mut self) {
+        assert_eq!(
+            self.tell(request::SET_FEATURES, FEATURES.to_le_bytes().to_vec(), None),
+            0
+        );
+        let memory = OwnedFd::from(file(0x10_0000));
+        let table = [1, 0, 0x10_0000, 0, 0, 0, 0, 0, 0u64];
+        let table = table.into_iter().flat_map(u64::to_le_bytes).collect();
+        assert_eq!(self.tell(request::SET_MEM_TABLE, table, Some(&memory)), 0);
+        for ring in 0..2u32 {
+            let state = |value: u32| [ring.to_le_bytes(), value.to_le_bytes()].concat();
+            let number = || u64::from(ring).to_le_bytes().to_vec();
+            let at = u64::from(ring + 1) * 0x1_0000;
+            let mut addresses = state(0);
+            for address in [at, at + 0x2000, at + 0x1000, u64::MAX] {
+                addresses.extend_from_slice(&address.to_le_bytes());
+            }
+            let (_far, call) = UnixStream::pair().unwrap();
+            let kick = eventfd(0, EventfdFlags::empty()).unwrap();
+            let call = OwnedFd::from(call);
+            for (request, payload, beside) in [
+                (request::SET_VRING_CALL, number(), Some(&call)),
+                (request::SET_VRING_NUM, state(128), None),
+                (request::SET_VRING_BASE, state(0), None),
+                (request::SET_VRING_ADDR, addresses, None),
+                (request::SET_VRING_KICK, number(), Some(&kick)),
+                (request::SET_VRING_ENABLE, state(1), None),
+            ] {
+                assert_eq!(self.tell(request, payload, beside), 0, "message {request}");
+            }
+        }
+    }
+
+    fn status(&self) -> String {
+        self.order(Command::Status).unwrap()
+    }
+
+    fn hang_up(self) -> Result<(), GuestError> {
+        drop(self.socket);
+        self.served.join().unwrap()
+    }
+}
+
+/// How every daemon wants a ring to be set up.
+const RING: [u32; 6] = [
+    request::SET_VRING_NUM,
+    request::SET_VRING_ADDR,
+    request::SET_VRING_BASE,
+    request::SET_VRING_CALL,
+    request::SET_VRING_KICK,
+    request::SET_VRING_ENABLE,
+];
+
+const NEGOTIATION: [u32; 6] = [
+    request::SET_OWNER,
+    request::GET_FEATURES,
+    request::GET_PROTOCOL_FEATURES,
+    request::SET_PROTOCOL_FEATURES,
+    request::GET_QUEUE_NUM,
+    request::GET_CONFIG,
+];
+
+#[test]
+fn guest_is_told_what_the_daemon_tells_and_its_rings_arrive_in_order() {
+    let daemon = Played::new(Manner::default());
+    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    let config = guest.ask(
+        request::GET_CONFIG,
+        [0, 40, 0].map(u32::to_le_bytes).concat(),
+    );
+    assert_eq!((config.len(), &config[12..17]), (52, &b"told\0"[..]));
+    assert_eq!(config[48], 2);
+    let rings = guest.ask(request::GET_QUEUE_NUM, Vec::new());
+    assert_eq!(rings, 3u64.to_le_bytes());
+    guest.set_up();
+    assert!(guest.status().contains("served by"), "{}", guest.status());
+    let base = guest.ask(request::GET_VRING_BASE, 1u64.to_le_bytes().to_vec());
+    assert_eq!(base, [1u32.to_le_bytes(), 41u32.to_le_bytes()].concat());
+    guest.hang_up().unwrap();
+    let mut expected = NEGOTIATION.to_vec();
+    expected.extend([request::SET_FEATURES, request::SET_MEM_TABLE]);
+    expected.extend(RING);
+    expected.extend(RING);
+    expected.extend([request::SET_VRING_ENABLE, request::GET_VRING_BASE]);
+    assert_eq!(daemon.requests(), expected);
+    // The slot that User Mode Linux leaves empty does not get there.
+    let told = daemon.told.lock().unwrap();
+    let table = told.iter().find(|(request, _)| *request == 5).unwrap();
+    assert_eq!(table.1.len(), 40);
+}
+
+#[test]
+fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("fs.sock");
+    let mut guest = PlayedGuest::connect(&place, Some("mine"));
+    assert_eq!(
+        guest.ask(request::GET_FEATURES, Vec::new()),
+        FEATURES.to_le_bytes()
+    );
+    let config = guest.ask(
+        request::GET_CONFIG,
+        [0, 5, 0].map(u32::to_le_bytes).concat(),
+    );
+    assert_eq!(&config[12..], b"mine\0");
+    guest.set_up();
+    assert!(guest.status().contains("waits"), "{}", guest.status());
+    let daemon = Played::new(Manner::default());
+    std::os::unix::fs::symlink(&daemon.path, &place).unwrap();
+    while !guest.status().contains("served") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    guest.hang_up().unwrap();
+    let mut expected = NEGOTIATION.to_vec();
+    expected.extend([request::SET_FEATURES, request::SET_MEM_TABLE]);
+    expected.extend(RING);
+    expected.extend(RING);
+    assert_eq!(daemon.requests(), expected);
+}
+
+#[test]
+fn guest_that_asks_what_nobody_knows_gets_an_empty_answer() {
+    let mut guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), None);
+    let payload = [0, 5, 0].map(u32::to_le_bytes).concat();
+    assert!(guest.ask(request::GET_CONFIG, payload).is_empty());
+    guest.hang_up().unwrap();
+}
+
+#[test]
+fn state_goes_from_one_daemon_to_the_next() {
+    let (old, new) = (
+        Played::new(Manner::default()),
+        Played::new(Manner::default()),
+    );
+    let mut guest = PlayedGuest::connect(&old.path, None);
+    guest.set_up();
+    // Rings of which the daemon took 40 entries and gave none back.
+    let busy = guest.order(Command::Pause);
+    assert!(busy.is_err_and(|text| text.contains("in flight")));
+    assert!(guest.status().contains("served by"));
+    drop(guest);
+    let mut daemon = old.connect().unwrap();
+    let state = daemon.save().unwrap();
+    assert_eq!(state, b"what I know");
+    new.connect().unwrap().load(&state).unwrap();
+    let told = new.told.lock().unwrap();
+    assert!(told.contains(&(0, b"what I know".to_vec())));
+    assert_eq!(told.last().unwrap().0, request::CHECK_DEVICE_STATE);
+}
+
+#[test]
+fn daemon_without_state_is_not_left_unless_that_is_wanted() {
+    let without = Played::new(Manner {
+        has_no_state: true,
+        ..Manner::default()
+    });
+    let guest = PlayedGuest::connect(&without.path, None);
+    let command = |files| Command::Switch {
+        socket: without.path.clone(),
+        files,
+    };
+    let refused = guest.order(command(Files::Kept)).unwrap_err();
+    assert!(refused.contains("DEVICE_STATE"), "{refused}");
+    assert!(guest.order(command(Files::Lost)).is_ok());
+    assert!(guest.order(Command::Resume).is_err());
+    guest.hang_up().unwrap();
+}
+
+#[test]
+fn daemons_that_do_not_do_their_part_are_named_with_the_message() {
+    for (manner, expected) in [
+        (
+            Manner {
+                refuses: Some(request::SET_PROTOCOL_FEATURES),
+                ..Manner::default()
+            },
+            None,
+        ),
+        (
+            Manner {
+                ignores: Some(request::GET_FEATURES),
+                ..Manner::default()
+            },
+            Some("GET_FEATURES to the daemon at"),
+        ),
+        (
+            Manner {
+                leaves_at: Some(request::GET_CONFIG),
+                ..Manner::default()
+            },
+            Some("GET_CONFIG to the daemon at"),
+        ),
+    ] {
+        let connected = Played::new(manner).connect();
+        let text = connected.err().map(|error| error.to_string());
+        assert_eq!(text.is_some(), expected.is_some(), "{manner:?}: {text:?}");
+        let expected = expected.unwrap_or_default();
+        assert!(text.unwrap_or_default().starts_with(expected), "{expected}");
+    }
+    for refused in [request::SET_DEVICE_STATE_FD, request::CHECK_DEVICE_STATE] {
+        let daemon = Played::new(Manner {
+            refuses: Some(refused),
+            ..Manner::default()
+        });
+        let mut daemon = daemon.connect().unwrap();
+        let error = daemon.load(b"state").unwrap_err();
+        assert!(matches!(error, DaemonError::Refused { .. }), "{error}");
+        assert!(daemon.save().is_err());
+    }
+}
+
+#[test]
+fn refusal_of_a_daemon_reaches_the_guest() {
+    let daemon = Played::new(Manner {
+        refuses: Some(request::SET_MEM_TABLE),
+        ..Manner::default()
+    });
+    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    let memory = OwnedFd::from(file(0x1000));
+    let table = [1u64, 0, 0x1000, 0, 0];
+    let table = table.into_iter().flat_map(u64::to_le_bytes).collect();
+    assert_eq!(guest.tell(request::SET_MEM_TABLE, table, Some(&memory)), 1);
+    guest.hang_up().unwrap();
+}
+
+#[test]
+fn senseless_messages_are_refused_and_malformed_ones_cost_the_connection() {
+    let mut guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
+    let state = |ring: u32, value: u32| [ring.to_le_bytes(), value.to_le_bytes()].concat();
+    for (request, payload) in [
+        (request::SET_FEATURES, u64::MAX.to_le_bytes().to_vec()),
+        (request::SET_FEATURES, (1u64 << 32).to_le_bytes().to_vec()),
+        (
+            request::SET_PROTOCOL_FEATURES,
+            u64::MAX.to_le_bytes().to_vec(),
+        ),
+        (request::SET_MEM_TABLE, vec![0; 40]),
+        (request::SET_VRING_NUM, state(0, 3)),
+        (request::SET_VRING_NUM, state(2, 128)),
+        (request::SET_VRING_NUM, state(u32::MAX, 128)),
+        (request::SET_VRING_BASE, state(0, 65536)),
+        (request::SET_VRING_ENABLE, state(0, 2)),
+        (request::SET_VRING_ADDR, vec![0; 40]),
+        (request::SET_VRING_KICK, 0u64.to_le_bytes().to_vec()),
+        (4711, Vec::new()),
+    ] {
+        assert_eq!(guest.tell(request, payload, None), 1, "message {request}");
+    }
+    assert!(guest.hang_up().is_ok());
+    for (request, payload) in [
+        (request::SET_FEATURES, vec![0; 7]),
+        (request::SET_VRING_NUM, vec![0; 9]),
+        (request::SET_VRING_ADDR, vec![0; 3]),
+        (request::SET_BACKEND_REQ_FD, Vec::new()),
+        (request::GET_CONFIG, vec![0; 12]),
+        (
+            request::GET_CONFIG,
+            [0, 257, 0].map(u32::to_le_bytes).concat(),
+        ),
+    ] {
+        let guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
+        Message::new(request, payload)
+            .send(guest.socket.as_fd(), &[], LIMIT)
+            .unwrap();
+        let ended = guest.served.join().unwrap();
+        assert!(
+            matches!(ended, Err(GuestError::Malformed(it)) if it == request),
+            "{request}: {ended:?}"
+        );
+    }
+    let guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), None);
+    let answer = Message::new(request::GET_FEATURES, Vec::new()).answer(Vec::new());
+    answer.send(guest.socket.as_fd(), &[], LIMIT).unwrap();
+    let ended = guest.served.join().unwrap();
+    assert!(matches!(
+        ended,
+        Err(GuestError::Wire(WireError::Flags { .. }))
+    ));
+}
+
+#[test]
+fn daemon_that_hangs_up_leaves_a_guest_whose_requests_are_refused() {
+    let daemon = Played::new(Manner {
+        leaves_at: Some(request::RESET_DEVICE),
+        ..Manner::default()
+    });
+    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    guest.set_up();
+    // It goes while it is told to reset: the device is as good as new, and the daemon is looked for again.
+    assert_eq!(guest.tell(request::RESET_DEVICE, Vec::new(), None), 0);
+    assert!(!guest.status().contains("lost"), "{}", guest.status());
+    guest.set_up();
+    // And again, while the guest's rings are out.
+    let base = guest.ask(request::GET_VRING_BASE, 0u64.to_le_bytes().to_vec());
+    assert_eq!(base.len(), 8);
+    guest.hang_up().unwrap();
+}

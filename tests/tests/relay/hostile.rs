@@ -1,0 +1,145 @@
+//! Guests that send rubbish to a relay: they are refused or lose their connection, and nobody else notices.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gangplank_tests::driver::vhost_user::{
+    NEED_REPLY, Peer, REPLY, VERSION, encode, memory_table, message, ring_addresses, ring_state,
+    words,
+};
+use gangplank_tests::tools;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::process::Signal;
+
+use crate::place::{Kind, Place};
+
+const MEMORY_LEN: u64 = 0x10_0000;
+
+/// The features that a daemon offers and its guests take.
+const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28;
+
+fn memory() -> Result<OwnedFd> {
+    let file = memfd_create("hostile", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, MEMORY_LEN)?;
+    Ok(file)
+}
+
+/// The file client is a guest as well: it works as if nothing had been.
+fn others_are_served(place: &Place) -> Result<()> {
+    let output = Command::new(tools::frontend()?)
+        .args(["fs", "--socket"])
+        .arg(place.relay.socket())
+        .args(["cat", "file"])
+        .output()?;
+    ensure!(
+        output.stdout == b"calm\n",
+        "{}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr),
+        place.relay.log()
+    );
+    Ok(())
+}
+
+fn negotiated(place: &Place) -> Result<Peer> {
+    let mut peer = Peer::connect(&place.relay.socket())?;
+    peer.tell(message::SET_OWNER, &[], &[])?;
+    let protocol = peer.ask_u64(message::GET_PROTOCOL_FEATURES)?;
+    peer.tell(message::SET_PROTOCOL_FEATURES, &words(&[protocol]), &[])?;
+    peer.set_need_reply();
+    peer.tell(message::SET_FEATURES, &words(&[FEATURES]), &[])?;
+    Ok(peer)
+}
+
+/// Every message with every kind of wrong payload, flags and descriptors.
+pub(crate) fn rubbish_harms_nobody() -> Result<()> {
+    let place = Place::new(&[])?;
+    fs::write(place.host("file"), "calm\n")?;
+    let daemon = place.daemon(Kind::Gangplankd, &[])?;
+    place.put(&daemon)?;
+    let file = memory()?;
+    for request in 0..=48 {
+        for len in [0, 1, 7, 8, 9, 40, 4096] {
+            for byte in [0, 0xff] {
+                let peer = negotiated(&place)?;
+                let beside = vec![file.as_fd(); len % 3];
+                peer.send(request, VERSION | NEED_REPLY, &vec![byte; len], &beside)?;
+                // It answers, or hangs up; it does not keep the guest waiting.
+                let answer = peer.receive();
+                ensure!(
+                    !matches!(answer, Err(gangplank_tests::driver::Error::Late { .. })),
+                    "request {request} with {len} bytes is not answered"
+                );
+            }
+        }
+    }
+    for flags in [0, 2, 3, REPLY | VERSION, u32::MAX, 0x10 | VERSION] {
+        let peer = Peer::connect(&place.relay.socket())?;
+        peer.send(message::GET_FEATURES, flags, &[], &[])?;
+        peer.wait_for_hang_up()
+            .with_context(|| format!("flags {flags:#x}"))?;
+    }
+    for len in [4097, 65_536, u32::MAX] {
+        let peer = Peer::connect(&place.relay.socket())?;
+        peer.send_bytes(&encode(message::SET_FEATURES, VERSION, len, &[0; 8]), &[])?;
+        peer.wait_for_hang_up()
+            .with_context(|| format!("a length of {len}"))?;
+    }
+    let peer = Peer::connect(&place.relay.socket())?;
+    peer.send_bytes(&encode(message::GET_FEATURES, VERSION, 0, &[])[..7], &[])?;
+    peer.wait_for_hang_up()
+        .context("a message that does not go on")?;
+    others_are_served(&place)?;
+    let log = place.relay.stop()?;
+    ensure!(!log.contains("panicked"), "{log}");
+    Ok(())
+}
+
+/// A guest whose memory is gone, or full of nonsense, when its daemon dies.
+pub(crate) fn rings_of_nonsense_harm_nobody() -> Result<()> {
+    let place = Place::new(&["--tag=myfs"])?;
+    fs::write(place.host("file"), "calm\n")?;
+    let daemon = place.daemon(Kind::Gangplankd, &[])?;
+    place.put(&daemon)?;
+    let mut guests = Vec::new();
+    for (is_cut, fill) in [(true, 0), (false, 0x5a), (false, 0xff)] {
+        let file = memory()?;
+        let peer = negotiated(&place)?;
+        let table = memory_table(&[[0, MEMORY_LEN, 0, 0]]);
+        peer.tell(message::SET_MEM_TABLE, &table, &[file.as_fd()])?;
+        let kick = eventfd(0, EventfdFlags::empty())?;
+        for ring in 0..2 {
+            let number = words(&[u64::from(ring)]);
+            peer.tell(message::SET_VRING_NUM, &ring_state(ring, 128), &[])?;
+            let addresses = ring_addresses(ring, 0x1000, 0x3000, 0x2000, 0);
+            peer.tell(message::SET_VRING_ADDR, &addresses, &[])?;
+            peer.tell(message::SET_VRING_KICK, &number, &[kick.as_fd()])?;
+            peer.tell(message::SET_VRING_ENABLE, &ring_state(ring, 1), &[])?;
+        }
+        let file = File::from(file);
+        match is_cut {
+            true => file.set_len(0)?,
+            false => std::os::unix::fs::FileExt::write_all_at(&file, &[fill; 0x8000], 0)?,
+        }
+        guests.push((peer, kick, file));
+    }
+    daemon.signal_all(Signal::KILL)?;
+    drop(daemon);
+    let status = place.relay.wait_for("guest")?;
+    ensure!(!status.contains("served by"), "{status}");
+    for (_, kick, _) in &guests {
+        rustix::io::write(kick, &1u64.to_ne_bytes())?;
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let daemon = place.daemon(Kind::Gangplankd, &[])?;
+    place.put(&daemon)?;
+    others_are_served(&place)?;
+    drop(guests);
+    let log = place.relay.stop()?;
+    ensure!(!log.contains("panicked"), "{log}");
+    Ok(())
+}
