@@ -41,7 +41,7 @@ const NO_DESCRIPTOR: u64 = 1 << 8;
 /// How long a daemon may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// To take the connection.
+    /// To take the connection, and to answer each of the first questions on it.
     pub(super) connect: Duration,
     /// To answer a message. Stopping a ring waits for the requests in it.
     pub(super) answer: Duration,
@@ -129,7 +129,11 @@ impl Daemon {
             path: path.to_owned(),
             socket,
             inbox: Inbox::default(),
-            limits,
+            // One that serves another guest already may have taken the connection and never say a word.
+            limits: Limits {
+                answer: limits.connect.min(limits.answer),
+                ..limits
+            },
             offered: 0,
             protocol: 0,
             max_rings: None,
@@ -160,6 +164,7 @@ impl Daemon {
         if agreed & protocol::CONFIG != 0 {
             daemon.config = Some(daemon.ask_config()?);
         }
+        daemon.limits = limits;
         Ok(daemon)
     }
 

@@ -1,6 +1,6 @@
 //! A guest's connection: its messages, taken one by one and answered (vhost-user, "Front-end message types").
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -168,8 +168,9 @@ impl Guest {
             Err(Failure::Refused(Refusal::Fatal(fatal))) => return Err(fatal.into()),
             Err(Failure::Refused(refusal)) => {
                 warn!(
-                    "the guest's message {} is refused: {}",
+                    "message {} of guest {} is refused: {}",
                     message.request,
+                    self.session.guest(),
                     in_full(&refusal)
                 );
                 acknowledgement(&message, 1)
@@ -291,7 +292,10 @@ impl Guest {
         }
         let Some(config) = self.session.config().map_err(Refusal::from)? else {
             // An answer without content means that it failed.
-            warn!("no daemon tells the tag, and none is given by --tag");
+            warn!(
+                "guest {} asks for the tag: no daemon tells it, and none is given by --tag",
+                self.session.guest()
+            );
             return Ok(Vec::new());
         };
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -316,11 +320,16 @@ impl Guest {
                 return Err(fatal.into());
             }
             Err(error) => {
-                error!("{:?}: {}", order.command, in_full(&error));
+                error!(
+                    "guest {}: {:?}: {}",
+                    order.guest,
+                    order.command,
+                    in_full(&error)
+                );
                 Err(in_full(&error))
             }
             Ok(text) => {
-                debug!("{:?}: {text}", order.command);
+                debug!("guest {}: {:?}: {text}", order.guest, order.command);
                 Ok(text)
             }
         };
@@ -373,17 +382,11 @@ fn acknowledgement(message: &Message, code: u64) -> Option<Vec<u8>> {
     wanted.then(|| code.to_le_bytes().to_vec())
 }
 
-/// Serves a guest from its first message to its last, and says how it ended.
-pub(super) fn run(number: u64, guest: &mut Guest, orders: &Receiver<Order>, told: &OwnedFd) {
-    info!("guest {number} has connected");
+/// Serves a guest to its last message, and says how it ended.
+pub(super) fn run(guest: &mut Guest, orders: &Receiver<Order>, told: &OwnedFd) {
+    let number = guest.session.guest();
     match guest.serve(orders, told) {
         Ok(()) => info!("guest {number} has gone"),
         Err(error) => error!("guest {number} is dropped: {}", in_full(&error)),
-    }
-}
-
-impl AsFd for Guest {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

@@ -73,13 +73,17 @@ impl Session {
         if daemon.has_state() {
             match daemon.save() {
                 Ok(saved) => {
-                    info!("the daemon's state is saved: {} bytes", saved.len());
+                    info!(
+                        "guest {}: its daemon's state is saved, {} bytes",
+                        self.guest(),
+                        saved.len()
+                    );
                     state = Some(saved);
                     said = "paused, and the daemon's state is saved";
                 }
                 Err(error @ DaemonError::Wire { .. }) => return Err(self.gone(error)),
                 Err(error) => {
-                    warn!("{}", in_full(&error));
+                    warn!("guest {}: {}", self.guest(), in_full(&error));
                     said = "paused; the daemon did not hand on what it knows of the guest's files";
                 }
             }
@@ -164,7 +168,11 @@ impl Session {
             (Ok(()), old) => {
                 drop(old);
                 path.clone_into(&mut self.backend);
-                info!("served by the daemon at {}", path.display());
+                info!(
+                    "guest {} is served by the daemon at {}",
+                    self.guest(),
+                    path.display()
+                );
                 let len = state.map_or(0, |state| state.len());
                 Ok(format!("replaced, with {len} bytes of state"))
             }

@@ -145,8 +145,10 @@ impl Relay {
         let thread = thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn(move || {
-                let mut guest = Guest::new(stream, Session::new(plan, backend));
-                guest::run(number, &mut guest, &inbox, &heard);
+                // The guest is answered once its daemon is, or is not there.
+                info!("guest {number} has connected");
+                let mut guest = Guest::new(stream, Session::new(number, plan, backend));
+                guest::run(&mut guest, &inbox, &heard);
             })?;
         Ok(Served {
             number,

@@ -113,6 +113,8 @@ pub(super) struct Counters {
 /// One guest's device.
 #[derive(Debug)]
 pub(super) struct Session {
+    /// The guest's number, for messages to people.
+    guest: u64,
     plan: Arc<Plan>,
     /// The socket where a daemon is looked for.
     pub(super) backend: PathBuf,
@@ -132,8 +134,9 @@ pub(super) struct Session {
 
 impl Session {
     /// A device that nobody has set up, with a daemon if there is one.
-    pub(super) fn new(plan: Arc<Plan>, backend: PathBuf) -> Self {
+    pub(super) fn new(guest: u64, plan: Arc<Plan>, backend: PathBuf) -> Self {
         let mut session = Self {
+            guest,
             queues: plan.num_request_queues,
             tag: plan.tag.clone(),
             plan,
@@ -150,6 +153,11 @@ impl Session {
         // Without a guest's rings there is nothing to be lost.
         let _ = session.look_for_daemon();
         session
+    }
+
+    /// The guest's number.
+    pub(super) const fn guest(&self) -> u64 {
+        self.guest
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -381,7 +389,11 @@ impl Session {
         let started = found.and_then(|daemon| self.start(daemon));
         match started {
             Ok(()) => {
-                info!("served by the daemon at {}", self.backend.display());
+                info!(
+                    "guest {} is served by the daemon at {}",
+                    self.guest,
+                    self.backend.display()
+                );
                 self.is_absence_told = false;
                 self.pause = FIRST_PAUSE;
             }
@@ -390,9 +402,17 @@ impl Session {
             }
             Err(error) => {
                 if self.is_absence_told {
-                    debug!("still no daemon: {}", in_full(&error));
+                    debug!(
+                        "still no daemon for guest {}: {}",
+                        self.guest,
+                        in_full(&error)
+                    );
                 } else {
-                    info!("there is no daemon; it is waited for: {}", in_full(&error));
+                    info!(
+                        "guest {} waits for a daemon: {}",
+                        self.guest,
+                        in_full(&error)
+                    );
                 }
                 self.is_absence_told = true;
                 self.next_attempt = Instant::now() + self.pause;
@@ -529,7 +549,10 @@ impl Session {
         match &mut self.phase {
             Phase::Paused { daemon, state } if state.is_some() => {
                 *daemon = None;
-                info!("the paused daemon has gone; its state is kept");
+                info!(
+                    "the daemon of guest {}, which is paused, has gone; its state is kept",
+                    self.guest
+                );
                 Ok(())
             }
             Phase::Waiting | Phase::Lost => Ok(()),
@@ -544,12 +567,12 @@ impl Session {
         self.phase = Phase::Waiting;
         self.hurry();
         if !was_out && !was_paused {
-            warn!("the daemon at {} has gone: {why}", self.backend.display());
+            warn!("the daemon of guest {} has gone: {why}", self.guest);
             return Ok(());
         }
         error!(
-            "the daemon at {} has gone, and what it knew of the guest's files: requests fail until the guest mounts anew: {why}",
-            self.backend.display()
+            "guest {} has lost its daemon, and its requests fail until it mounts anew: {why}",
+            self.guest
         );
         self.counters.losses += 1;
         self.phase = Phase::Lost;
@@ -610,14 +633,18 @@ impl Session {
                 Ok(Answered::All) => {}
                 Ok(Answered::UpToInit) => is_opened = true,
                 Err(error) => {
-                    error!("ring {index} is stopped: {}", in_full(&error));
+                    error!(
+                        "ring {index} of guest {} is stopped: {}",
+                        self.guest,
+                        in_full(&error)
+                    );
                     ring.broken = true;
                     ring.signal_error();
                 }
             }
         }
         if is_opened {
-            info!("the guest mounts anew");
+            info!("guest {} mounts anew", self.guest);
             self.phase = Phase::Waiting;
             self.hurry();
         }

@@ -174,7 +174,7 @@ impl PlayedGuest {
         let (answer, answers) = mpsc::channel();
         let (heard, backend) = (Arc::clone(&told), backend.to_owned());
         let served = thread::spawn(move || {
-            Guest::new(far, Session::new(Arc::new(plan), backend)).serve(&inbox, &heard)
+            Guest::new(far, Session::new(1, Arc::new(plan), backend)).serve(&inbox, &heard)
         });
         Self {
             socket,

@@ -86,6 +86,39 @@ pub(crate) fn replaced_without_state(machine: Machine) -> Result<()> {
     Ok(())
 }
 
+/// Two guests on one relay: both are told of their daemon's end, and both go on with the next one.
+pub(crate) fn several_guests() -> Result<()> {
+    let place = Place::new(&["--tag", TAG])?;
+    let daemon = place.daemon(Kind::Gangplankd, &[])?;
+    place.put(&daemon)?;
+    let mut guests = Vec::new();
+    for machine in [Machine::Uml, Machine::QemuX86_64] {
+        let mut guest = place.boot(machine)?;
+        guest
+            .mount(TAG, "/mnt")
+            .with_context(|| place.relay.log())?;
+        guest.sh(&format!("echo {machine:?} >/mnt/{machine:?}"))?;
+        guests.push(guest);
+    }
+    let status = place.relay.tell(&["status"])?;
+    ensure!(status.matches("served by").count() == 2, "{status}");
+    ensure!(place.relay.tell(&["pause"])?.matches("paused").count() == 2);
+    ensure!(place.relay.tell(&["resume"])?.matches("resumed").count() == 2);
+    daemon.signal_all(Signal::KILL)?;
+    drop(daemon);
+    let daemon = place.daemon(Kind::Gangplankd, &[])?;
+    place.put(&daemon)?;
+    for guest in &mut guests {
+        let said = guest.sh("ls /mnt; umount /mnt && mount -t virtiofs myfs /mnt && cat /mnt/*")?;
+        ensure!(
+            said.contains("not connected") && said.ends_with("QemuX86_64\nUml\n"),
+            "{said}\n{}",
+            place.relay.log()
+        );
+    }
+    Ok(())
+}
+
 /// A guest that has lost its daemon and is reset, or killed, is as good as new.
 pub(crate) fn guest_starts_anew() -> Result<()> {
     let place = Place::new(&["--tag", TAG])?;

@@ -58,6 +58,7 @@ fn ours(trials: &mut Trials) {
     trials.run("lost::qemu_gangplankd_pool", || {
         lost::guest_is_told(Machine::QemuX86_64, Kind::Gangplankd, POOL)
     });
+    trials.run("lost::several", lost::several_guests);
     trials.run("lost::reset", lost::guest_starts_anew);
 }
 
