@@ -96,7 +96,7 @@ pub(crate) fn client_on(carrier: &dyn Carrier, endpoint: Endpoint) -> Result<Cli
 }
 
 /// Work of every kind in a directory of its own.
-fn work(client: &Client, directory: &str) {
+pub(crate) fn work(client: &Client, directory: &str) {
     client.mkdir(directory, 0o700).unwrap();
     let name = |name: &str| format!("{directory}/{name}");
     let file = client.create(&name("file"), 0o644).unwrap();

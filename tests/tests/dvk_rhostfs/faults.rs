@@ -3,9 +3,13 @@
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use gangplank_dvk::abi::Endpoint;
+use gangplank_dvk::abi::{Endpoint, M7, Message};
+use gangplank_dvk::endpoint::Lent;
+use gangplank_dvk::rhostfs::server::Links;
+use gangplank_tests::{daemon, tools};
 use rustix::io::Errno;
 
 use crate::scene::Scene;
@@ -91,5 +95,118 @@ fn clients_work_at_once() -> Result<()> {
         }
     });
     ensure!(fs::read_dir(scene.path("common"))?.count() == 240);
+    Ok(())
+}
+
+/// Numbers that look random and are the same each time (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn pick(&mut self, from: &[i32]) -> i32 {
+        from[usize::try_from(self.next() % from.len() as u64).unwrap()]
+    }
+}
+
+#[test]
+fn rubbish_in_every_field_is_answered_and_does_no_harm() -> Result<()> {
+    const CALLS: [i32; 37] = [
+        5, 6, 9, 10, 14, 15, 33, 38, 39, 40, 63, 83, 85, 92, 93, 94, 95, 107, 108, 118, 148, 180,
+        181, 182, 196, 197, 268, 271, 299, 353, 371, 0x1000, 0x1001, 0x1002, 0x1003, 0x1004, 0,
+    ];
+    let outside = tempfile::tempdir()?;
+    fs::write(outside.path().join("victim"), b"unharmed")?;
+    let scene = Scene::with(&[], |options| options.links = Links::Patched)?;
+    std::os::unix::fs::symlink(outside.path(), scene.path("out"))?;
+    let client = scene.client();
+    let mut numbers = Numbers(1);
+    let name = b"//../out/victim\0";
+    for _ in 0..4000 {
+        let mut memory = vec![0xee; 5000];
+        memory[..name.len()].copy_from_slice(name);
+        let mut lent = Lent::new();
+        let address = i32::from_ne_bytes(lent.writable(&mut memory).to_ne_bytes());
+        let length = i32::try_from(name.len())?;
+        let odd = [
+            address,
+            address + 5,
+            address + 4999,
+            0,
+            1,
+            2,
+            3,
+            -1,
+            16,
+            length,
+            4096,
+            4097,
+            0x42,
+            0x0010_0000,
+            i32::MAX,
+            i32::MIN,
+        ];
+        let arm = M7 {
+            i1: numbers.pick(&odd),
+            i2: numbers.pick(&odd),
+            i3: numbers.pick(&odd),
+            i4: numbers.pick(&odd),
+            p1: numbers.pick(&odd).cast_unsigned(),
+            p2: numbers.pick(&odd).cast_unsigned(),
+        };
+        let kind = numbers.pick(&CALLS);
+        let answer = client.ask(&Message::new(kind, &arm), &mut lent).kind;
+        ensure!(answer >= -133, "{kind} {arm:?} is answered with {answer}");
+    }
+    ensure!(fs::read(outside.path().join("victim"))? == b"unharmed");
+    ensure!(fs::read_dir(outside.path())?.count() == 1);
+    ensure!(client.root_path().as_deref() == Ok("/"));
+    Ok(())
+}
+
+#[test]
+fn what_others_change_is_seen_in_a_moment() -> Result<()> {
+    for (arguments, patience) in [(&["--cache=never"][..], 0), (&["--cache=auto"], 1500)] {
+        let scene = Scene::with(arguments, |_| ())?;
+        let client = scene.client();
+        fs::create_dir_all(scene.path("a/b"))?;
+        scene.put("a/b/file", b"old")?;
+        ensure!(client.contents("//a/b/file").as_deref() == Ok(b"old".as_slice()));
+        fs::rename(scene.path("a"), scene.path("c"))?;
+        fs::create_dir_all(scene.path("a/b"))?;
+        scene.put("a/b/file", b"new")?;
+        thread::sleep(Duration::from_millis(patience));
+        ensure!(
+            client.contents("//a/b/file").as_deref() == Ok(b"new".as_slice()),
+            "{arguments:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_others_wrote_is_served_from_as_well() -> Result<()> {
+    let program = match tools::virtiofsd() {
+        Ok(program) => program,
+        Err(error) => {
+            eprintln!("SKIPPED: virtiofsd cannot be had: {error:#}");
+            return Ok(());
+        }
+    };
+    let share = tempfile::tempdir()?;
+    let options = daemon::Options::new(share.path())
+        .program(&program)
+        .arguments(&["--sandbox=none"]);
+    let scene = Scene::behind(share, &options, |options| options.links = Links::Follow)?;
+    crate::carriers::work(&scene.client(), "//work");
+    std::os::unix::fs::symlink("/file", scene.path("link"))?;
+    scene.put("file", b"contents")?;
+    ensure!(scene.client().contents("//link").as_deref() == Ok(b"contents".as_slice()));
     Ok(())
 }

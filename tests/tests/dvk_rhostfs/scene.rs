@@ -94,7 +94,17 @@ impl Scene {
         arguments: &[&str],
         choose: impl FnOnce(&mut Options),
     ) -> Result<Self> {
-        let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(arguments))?;
+        let options = daemon::Options::new(share.path()).arguments(arguments);
+        Self::behind(share, &options, choose)
+    }
+
+    /// The same behind a daemon of those options.
+    pub(crate) fn behind(
+        share: TempDir,
+        daemon: &daemon::Options,
+        choose: impl FnOnce(&mut Options),
+    ) -> Result<Self> {
+        let daemon = Daemon::start(daemon)?;
         let board = Board::default();
         let mut options = options(daemon.socket());
         choose(&mut options);

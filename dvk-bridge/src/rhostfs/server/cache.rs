@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use gangplank_fuse::NodeId;
 
-use super::tree::Found;
-
 /// How much is remembered, and for how long.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Limits {
@@ -23,26 +21,35 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug)]
-struct Known {
-    found: Found,
+struct Known<T> {
+    found: T,
     until: Instant,
 }
 
 /// Names in directories, by the directories' nodes.
-type Names = HashMap<NodeId, HashMap<Box<[u8]>, Known>>;
+type Names<T> = HashMap<NodeId, HashMap<Box<[u8]>, Known<T>>>;
 
-#[derive(Debug, Default)]
-struct Half {
-    names: Names,
+#[derive(Debug)]
+struct Half<T> {
+    names: Names<T>,
     count: usize,
 }
 
-impl Half {
-    fn get(&self, parent: NodeId, name: &[u8]) -> Option<&Known> {
+impl<T> Default for Half<T> {
+    fn default() -> Self {
+        Self {
+            names: HashMap::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<T> Half<T> {
+    fn get(&self, parent: NodeId, name: &[u8]) -> Option<&Known<T>> {
         self.names.get(&parent)?.get(name)
     }
 
-    fn insert(&mut self, parent: NodeId, name: &[u8], known: Known) -> Option<Known> {
+    fn insert(&mut self, parent: NodeId, name: &[u8], known: Known<T>) -> Option<Known<T>> {
         let names = self.names.entry(parent).or_default();
         let before = names.insert(name.into(), known);
         if before.is_none() {
@@ -51,7 +58,7 @@ impl Half {
         before
     }
 
-    fn remove(&mut self, parent: NodeId, name: &[u8]) -> Option<Known> {
+    fn remove(&mut self, parent: NodeId, name: &[u8]) -> Option<Known<T>> {
         let names = self.names.get_mut(&parent)?;
         let known = names.remove(name)?;
         self.count = self.count.saturating_sub(1);
@@ -62,29 +69,32 @@ impl Half {
     }
 }
 
-#[derive(Debug, Default)]
-struct Halves {
-    young: Half,
-    old: Half,
+#[derive(Debug)]
+struct Halves<T> {
+    young: Half<T>,
+    old: Half<T>,
 }
 
 /// Directories by name.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct Cache<T> {
     limits: Limits,
-    halves: Mutex<Halves>,
+    halves: Mutex<Halves<T>>,
 }
 
-impl Cache {
+impl<T: Clone> Cache<T> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            halves: Mutex::default(),
+            halves: Mutex::new(Halves {
+                young: Half::default(),
+                old: Half::default(),
+            }),
         }
     }
 
     /// The directory `name` in `parent`, if it is known and still believed.
-    pub(super) fn get(&self, parent: NodeId, name: &[u8]) -> Option<Found> {
+    pub(super) fn get(&self, parent: NodeId, name: &[u8]) -> Option<T> {
         let now = Instant::now();
         let mut halves = self.lock();
         if let Some(known) = halves.young.get(parent, name) {
@@ -104,7 +114,7 @@ impl Cache {
     }
 
     /// Remembers that `name` in `parent` is a directory, for as long as the daemon says it may be `valid`.
-    pub(super) fn put(&self, parent: NodeId, name: &[u8], found: &Found, valid: Duration) {
+    pub(super) fn put(&self, parent: NodeId, name: &[u8], found: &T, valid: Duration) {
         let valid = valid.min(self.limits.longest);
         if valid.is_zero() || self.limits.directories == 0 {
             return;
@@ -133,11 +143,11 @@ impl Cache {
 
     fn insert_young(
         &self,
-        halves: &mut Halves,
+        halves: &mut Halves<T>,
         parent: NodeId,
         name: &[u8],
-        known: Known,
-    ) -> (Option<Known>, Option<Half>) {
+        known: Known<T>,
+    ) -> (Option<Known<T>>, Option<Half<T>>) {
         let let_go = if halves.young.count.saturating_mul(2) >= self.limits.directories {
             let young = std::mem::take(&mut halves.young);
             Some(std::mem::replace(&mut halves.old, young))
@@ -147,7 +157,77 @@ impl Cache {
         (halves.young.insert(parent, name, known), let_go)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Halves> {
+    fn lock(&self) -> MutexGuard<'_, Halves<T>> {
         self.halves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn cache(directories: usize) -> Cache<Arc<u32>> {
+        let longest = LONG;
+        Cache::new(Limits {
+            directories,
+            longest,
+        })
+    }
+
+    fn parent() -> NodeId {
+        NodeId::new(7)
+    }
+
+    #[test]
+    fn names_belong_to_their_directory() {
+        let cache = cache(10);
+        cache.put(parent(), b"a", &Arc::new(1), LONG);
+        assert_eq!(cache.get(parent(), b"a").as_deref(), Some(&1));
+        assert_eq!(cache.get(NodeId::new(8), b"a"), None);
+        assert_eq!(cache.get(parent(), b"b"), None);
+        cache.put(parent(), b"a", &Arc::new(2), LONG);
+        assert_eq!(cache.get(parent(), b"a").as_deref(), Some(&2));
+        cache.forget(parent(), b"a");
+        assert_eq!(cache.get(parent(), b"a"), None);
+    }
+
+    #[test]
+    fn nothing_is_believed_longer_than_the_daemon_and_the_operator_allow() {
+        let cache = cache(10);
+        cache.put(parent(), b"never", &Arc::new(1), Duration::ZERO);
+        assert_eq!(cache.get(parent(), b"never"), None);
+        cache.put(parent(), b"short", &Arc::new(1), Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(cache.get(parent(), b"short"), None);
+        let operators = Cache::new(Limits {
+            directories: 10,
+            longest: Duration::ZERO,
+        });
+        operators.put(parent(), b"a", &1, LONG);
+        assert_eq!(operators.get(parent(), b"a"), None);
+    }
+
+    #[test]
+    fn what_is_used_stays_and_what_is_not_is_let_go() {
+        let cache = cache(10);
+        let used = Arc::new(1);
+        let unused = Arc::new(2);
+        cache.put(parent(), b"used", &used, LONG);
+        cache.put(parent(), b"unused", &unused, LONG);
+        for number in 0..100_u32 {
+            cache.put(parent(), &number.to_le_bytes(), &Arc::new(3), LONG);
+            assert!(
+                cache.get(parent(), b"used").is_some(),
+                "after {number} others"
+            );
+            let halves = cache.lock();
+            assert!(halves.young.count + halves.old.count <= 10);
+        }
+        assert_eq!(Arc::strong_count(&unused), 1, "forgotten");
+        assert_eq!(cache.get(parent(), b"unused"), None);
     }
 }

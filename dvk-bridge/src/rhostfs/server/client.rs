@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use log::info;
+use log::debug;
 
 use super::cookies::Cookies;
 use super::handle::Handles;
@@ -129,7 +129,7 @@ impl Clients {
         if let Some(client) = client {
             client.gone.store(true, Ordering::Release);
             let files = client.handles().count();
-            info!("client {endpoint} has gone; {files} open files are closed");
+            debug!("client {endpoint} has gone; {files} open files are closed");
         }
     }
 

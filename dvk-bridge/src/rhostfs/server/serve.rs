@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
-use log::{debug, error, info, warn};
+use log::{debug, error, warn};
 use rustix::io::Errno;
 
 use super::Settings;
@@ -118,6 +118,8 @@ struct Shared {
     settings: Settings,
     clients: Clients,
     links: link::Links,
+    /// Requests of clients beyond the limit.
+    turned_away: AtomicU64,
 }
 
 /// A request to be served.
@@ -170,6 +172,7 @@ impl Server {
             },
             clients: Clients::new(options.clients),
             links: link::Links::start(target).map_err(StartError::Thread)?,
+            turned_away: AtomicU64::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -237,7 +240,17 @@ impl Shared {
     /// Does a request and answers it.
     fn serve(&self, job: &Job) {
         let Some(client) = &job.client else {
-            warn!("client {} is turned away: there are too many", job.from);
+            let times = self
+                .turned_away
+                .fetch_add(1, Ordering::Relaxed)
+                .saturating_add(1);
+            // They can come as often as they like.
+            if times.is_power_of_two() {
+                warn!(
+                    "client {} is turned away, as there are too many: for the {times}th time",
+                    job.from
+                );
+            }
             self.reply(job, &job.message.answer(-Errno::NFILE.raw_os_error()));
             return;
         };
@@ -256,7 +269,7 @@ impl Shared {
 
     fn reply(&self, job: &Job, answer: &Message) {
         if let Err(error) = self.endpoint.reply(job.from, answer) {
-            info!("{}", in_full(&error));
+            debug!("{}", in_full(&error));
         }
     }
 

@@ -106,7 +106,7 @@ pub(super) struct Tree {
     root: Arc<Node>,
     /// The root's attributes as they were last seen, and until when they are believed.
     top: Mutex<Option<(Attr, Instant)>>,
-    cache: Cache,
+    cache: Cache<Found>,
 }
 
 impl Tree {

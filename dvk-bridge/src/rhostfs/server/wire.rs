@@ -98,3 +98,78 @@ pub(super) fn times(times: &Utimes) -> Result<[(i64, u32); 2], Errno> {
     };
     Ok([time(&times.atime)?, time(&times.mtime)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d5_inode_numbers_keep_32_bits_and_are_never_zero() {
+        assert_eq!(ino(77), 77);
+        assert_eq!(ino(0), u32::MAX);
+        assert_eq!(ino(0x5_0000_0005), u32::MAX);
+        assert_eq!(ino(0x1_0000_0005), 4);
+    }
+
+    #[test]
+    fn d5_attributes_that_fit_are_told_and_a_size_that_does_not_is_refused() {
+        let attr = Attr {
+            ino: 77,
+            size: u32::MAX.into(),
+            blocks: 1 << 40,
+            atime: (-1_i64).cast_unsigned(),
+            mode: 0o020_660,
+            rdev: 0x0011_032c,
+            ..Attr::default()
+        };
+        let told = stat(&attr).unwrap();
+        assert_eq!(
+            (told.size, told.blocks, told.atime.get()),
+            (u32::MAX, u32::MAX, -1)
+        );
+        assert_eq!(
+            (told.mode, told.rdev, told.pad0),
+            (0o020_660, 0x0011_032c, 0)
+        );
+        let larger = Attr {
+            size: 1 << 32,
+            ..attr
+        };
+        assert_eq!(stat(&larger), Err(Errno::OVERFLOW));
+    }
+
+    fn entry(name: &[u8]) -> Entry {
+        Entry {
+            name: name.to_vec(),
+            ino: 1_056_357,
+            offset: 0,
+            kind: 8,
+            node: None,
+        }
+    }
+
+    #[test]
+    fn d13_an_entry_is_filled_to_its_end() {
+        let told = dirent(&entry(b"hola.txt"), 992_853_236, 8).unwrap();
+        assert_eq!(
+            (told.ino, told.off, told.reclen, told.kind),
+            (1_056_357, 992_853_236, 20, 8)
+        );
+        assert!(told.name.starts_with(b"hola.txt\0"));
+        assert!(told.name.iter().skip(8).all(|byte| *byte == 0));
+        assert!(dirent(&entry(&[b'n'; 255]), 1, 8).is_some());
+        assert_eq!(dirent(&entry(&[b'n'; 256]), 1, 8), None);
+    }
+
+    #[test]
+    fn d11_microseconds_are_less_than_a_second() {
+        let time = |usec| Utimes {
+            atime: Timeval { sec: -3, usec },
+            mtime: Timeval { sec: 4, usec: 0 },
+        };
+        assert_eq!(times(&time(999_999)), Ok([(-3, 999_999_000), (4, 0)]));
+        for usec in [-1, 1_000_000, i32::MAX] {
+            assert_eq!(times(&time(usec)), Err(Errno::INVAL));
+        }
+    }
+}
