@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::config::{Block, Carriage, Config, ConfigError};
 use super::server::{Server, StartError};
+use crate::carrier::local::{Local, LocalError};
 use crate::carrier::node::{Node, NodeError};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
+use crate::status::{Report, StatusError, StatusServer};
 
 /// Wait between two attempts to bind an endpoint whose carrier is not there yet.
 const RETRY: Duration = Duration::from_secs(1);
@@ -30,6 +32,10 @@ pub struct ServeArgs {
     #[arg(long, short, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
+    /// Tell the state of carriers, servers and clients to each who connects to this socket
+    #[arg(long, value_name = "PATH")]
+    pub status: Option<PathBuf>,
+
     /// Only examine the configuration, and say what would be served
     #[arg(long)]
     pub check: bool,
@@ -44,6 +50,12 @@ pub enum ServeError {
     /// The node does not start.
     #[error("cannot become a node")]
     Node(#[from] NodeError),
+    /// There is no way to the switch.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// There is nowhere to tell the status.
+    #[error(transparent)]
+    Status(#[from] StatusError),
     /// A server is to be reached in a way that this program has not.
     #[error("{server}: this program cannot be reached by its rhs_carrier")]
     NoCarrier {
@@ -113,11 +125,20 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let carriers = Arc::new(Carriers::start(&config)?);
     let stop = Arc::new(AtomicBool::new(false));
     let (tell, told) = mpsc::channel();
+    let servers = config.servers.into_iter();
+    let servers: Vec<_> = servers.map(|block| Arc::new(Served::new(block))).collect();
+    let status = args.status.as_ref().map(|path| {
+        let servers = servers
+            .iter()
+            .map(|server| Arc::clone(server) as Arc<dyn Report>);
+        StatusServer::start(path, carriers.parts().chain(servers).collect())
+    });
+    let _status = status.transpose()?;
     let mut threads = Vec::new();
-    for block in config.servers {
+    for server in servers {
         let (carriers, stop, tell) = (Arc::clone(&carriers), Arc::clone(&stop), tell.clone());
         threads.push(start("rhostfs", move || {
-            let served = serve(&block, &carriers, &stop);
+            let served = server.serve(&carriers, &stop);
             // Nobody listens any more when all is to end.
             let _ = tell.send(served.err());
         })?);
@@ -156,7 +177,8 @@ fn start(
 
 /// The ways to servers' endpoints.
 struct Carriers {
-    node: Option<Node>,
+    node: Option<Arc<Node>>,
+    local: Option<Arc<Local>>,
 }
 
 impl Carriers {
@@ -169,41 +191,78 @@ impl Carriers {
                 .any(|block| block.carriage == carriage)
         };
         let node = config.node.clone().filter(|_| wanted(Carriage::Node));
+        let local = config.local.clone().filter(|_| wanted(Carriage::Local));
         Ok(Self {
-            node: node.map(Node::start).transpose()?,
+            node: node.map(Node::start).transpose()?.map(Arc::new),
+            local: local.map(Local::start).transpose()?.map(Arc::new),
         })
     }
 
     fn get(&self, block: &Block) -> Result<&dyn Carrier, ServeError> {
         let carrier = match block.carriage {
-            Carriage::Node => self.node.as_ref().map(|node| node as &dyn Carrier),
-            Carriage::Local | Carriage::Device => None,
+            Carriage::Node => self.node.as_deref().map(|node| node as &dyn Carrier),
+            Carriage::Local => self.local.as_deref().map(|local| local as &dyn Carrier),
+            Carriage::Device => None,
         };
         carrier.ok_or_else(|| ServeError::NoCarrier {
             server: block.name.clone(),
         })
     }
+
+    /// Those that have a state to tell.
+    fn parts(&self) -> impl Iterator<Item = Arc<dyn Report>> {
+        let node = self.node.clone().map(|node| node as Arc<dyn Report>);
+        let local = self.local.clone().map(|local| local as Arc<dyn Report>);
+        node.into_iter().chain(local)
+    }
 }
 
-/// A thread: one server.
-fn serve(block: &Block, carriers: &Carriers, stop: &AtomicBool) -> Result<(), ServeError> {
-    let carrier = carriers.get(block)?;
-    let Some(endpoint) = bind(block, carrier, stop)? else {
-        return Ok(());
-    };
-    let failed = |source| ServeError::Start {
-        server: block.name.clone(),
-        source,
-    };
-    let server = Server::start(endpoint, &block.options).map_err(failed)?;
-    info!("{}", described(block));
-    server.run(stop);
-    if stop.load(Ordering::Relaxed) {
-        return Ok(());
+/// One server, from its block to its end.
+struct Served {
+    block: Block,
+    /// There once its endpoint is bound.
+    server: OnceLock<Server>,
+}
+
+impl Served {
+    fn new(block: Block) -> Self {
+        Self {
+            block,
+            server: OnceLock::new(),
+        }
     }
-    Err(ServeError::Unbound {
-        server: block.name.clone(),
-    })
+
+    /// A thread.
+    fn serve(&self, carriers: &Carriers, stop: &AtomicBool) -> Result<(), ServeError> {
+        let block = &self.block;
+        let Some(endpoint) = bind(block, carriers.get(block)?, stop)? else {
+            return Ok(());
+        };
+        let server = Server::start(endpoint, &block.options);
+        let server = server.map_err(|source| ServeError::Start {
+            server: block.name.clone(),
+            source,
+        })?;
+        info!("{}", described(block));
+        self.server.get_or_init(|| server).run(stop);
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(ServeError::Unbound {
+            server: block.name.clone(),
+        })
+    }
+}
+
+impl Report for Served {
+    fn report(&self, to: &mut String) {
+        to.push_str(&described(&self.block));
+        to.push('\n');
+        match self.server.get() {
+            Some(server) => server.report(to),
+            None => to.push_str("  its endpoint is not bound yet\n"),
+        }
+    }
 }
 
 /// Binds a server's endpoint, as soon as its carrier is there; none if all is to end before.

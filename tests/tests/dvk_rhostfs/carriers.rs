@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use gangplank_dvk::abi::{Endpoint, Generation, Message, NodeId};
+use gangplank_dvk::abi::{DcLimits, Endpoint, Generation, Message, NodeId};
+use gangplank_dvk::carrier::local::{Local, LocalConfig};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
-use gangplank_dvk::endpoint::{Carrier, EndpointError, Lent};
+use gangplank_dvk::endpoint::{Carrier, Lent};
+use gangplank_dvk::switch::{Admission, Stop, Switch, SwitchConfig};
 use gangplank_frontend::driver::{Driver, Options, Wishes};
 use gangplank_fuse::{Handle, NodeId as FuseNode, OpenIn};
 use gangplank_tests::daemon::{self, Daemon};
@@ -84,13 +86,14 @@ impl Place {
     }
 }
 
-/// A client on a carrier, once that is connected.
+/// A client on a carrier, once the server is reached.
 pub(crate) fn client_on(carrier: &dyn Carrier, endpoint: Endpoint) -> Result<Client> {
     let bound = carrier.bind(dc(), endpoint, "client")?;
     let nonsense = Message::new(19, &STACK_1);
-    wait_until("the nodes are connected", || {
-        let answer = bound.sendrec(SERVER, &nonsense, &mut Lent::new(), LIMIT);
-        !matches!(answer, Err(EndpointError::NotConnected { .. }))
+    wait_until("the server is reached", || {
+        bound
+            .sendrec(SERVER, &nonsense, &mut Lent::new(), LIMIT)
+            .is_ok()
     })?;
     Ok(Client::new(bound, SERVER))
 }
@@ -170,6 +173,77 @@ fn what_clients_held_goes_with_their_node() -> Result<()> {
     Ok(())
 }
 
+/// A switch, until it is dropped.
+struct Switching {
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+    place: TempDir,
+}
+
+impl Switching {
+    fn start() -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        let switch = Switch::new(SwitchConfig {
+            socket: place.path().join("dvk.sock"),
+            mode: 0o600,
+            admission: Admission::only(rustix::process::getuid().as_raw()),
+            dcs: [(dc(), DcLimits::USUAL)].into(),
+            status: None,
+        })?;
+        let stop = switch.stopper();
+        let thread = thread::spawn(move || switch.run().expect("the switch serves to its end"));
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+            place,
+        })
+    }
+
+    /// A program's connection.
+    fn join(&self) -> Result<Local> {
+        Ok(Local::start(LocalConfig::new(
+            self.place.path().join("dvk.sock"),
+        ))?)
+    }
+}
+
+impl Drop for Switching {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the switch has not panicked");
+        }
+    }
+}
+
+#[test]
+fn programs_of_one_host_are_served_by_a_switch() -> Result<()> {
+    let switch = Switching::start()?;
+    let share = tempfile::tempdir()?;
+    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    let server = switch.join()?;
+    let serving = Serving::start(&server, &options(daemon.socket()))?;
+    serving.wait()?;
+    let idle = daemon.descriptors()?;
+    thread::scope(|scope| {
+        for raw in 10..14 {
+            let clients = switch.join().unwrap();
+            let client = client_on(&clients, Endpoint::from_raw(raw)).unwrap();
+            scope.spawn(move || {
+                work(&client, &format!("//work-{raw}"));
+                client.create(&format!("//left-{raw}"), 0o600).unwrap();
+                // Its program ends without a word.
+                drop(clients);
+            });
+        }
+    });
+    wait_until("what clients left open is closed", || {
+        daemon.descriptors().is_ok_and(|now| now <= idle + 5)
+    })?;
+    ensure!(fs::read_dir(share.path())?.count() == 4);
+    Ok(())
+}
+
 /// How long each of `count` goes takes: the one in the middle.
 fn median(count: usize, mut go: impl FnMut()) -> Duration {
     let mut times: Vec<Duration> = (0..count)
@@ -206,8 +280,13 @@ fn latency() -> Result<()> {
     let serving = Serving::start(&board, &options(place.daemon.socket()))?;
     serving.wait()?;
     let clients = place.nodes.clients()?;
+    let switch = Switching::start()?;
+    let local = (switch.join()?, switch.join()?);
+    let locally = Serving::start(&local.0, &options(place.daemon.socket()))?;
+    locally.wait()?;
     for (what, client) in [
         ("without a carrier", client_on(&board, CLIENT)?),
+        ("by a switch", client_on(&local.1, CLIENT)?),
         ("over a node", client_on(&clients, CLIENT)?),
     ] {
         let file = client.open("//file", 0).unwrap();

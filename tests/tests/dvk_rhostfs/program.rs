@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_dvk::abi::NodeId;
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
+use gangplank_dvk::status;
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::{process, tools};
 use rustix::process::Signal;
@@ -86,13 +87,21 @@ fn the_program_serves_what_its_configuration_says_until_it_is_told_to_end() -> R
     let share = tempfile::tempdir()?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
     let (config, client) = nodes(daemon.socket())?;
-    let mut program = Program::start(&config, &[])?;
+    let mut program = Program::start(&config, &["--status", "status"])?;
     let clients = Node::start(client)?;
     let client = client_on(&clients, CLIENT)?;
     crate::scene::wait_until("the share is there", || client.lstat64("//").is_ok())?;
     let file = client.create("//made", 0o600).unwrap();
     ensure!(client.pwrite(file, b"over a node", 0) == Ok(11));
     ensure!(fs::read(share.path().join("made"))? == b"over a node");
+    let status = status::ask(&program.place.path().join("status"))?;
+    for told in [
+        "node 1 at 127.0.0.1",
+        "serves / of",
+        "client 10: 1 open files, idle",
+    ] {
+        ensure!(status.contains(told), "{status}");
+    }
     let started = Instant::now();
     process::signal(&program.child, Signal::TERM)?;
     let (well, said) = program.end()?;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::entries::{Choice, Entries, YES_NO, first_word};
 use super::fault::{At, Fault};
 use super::tree::Line;
-use super::{Block, Carriage, Config, LocalPart};
+use super::{Block, Carriage, Config};
 use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
+use crate::carrier::local::LocalConfig;
 use crate::carrier::node::{NodeConfig, PeerConfig};
 use crate::rhostfs::server::{self, Links};
 
@@ -95,10 +96,10 @@ pub(super) fn check(
         }
     }
     let mut node = node(&blocks, faults);
-    let local = blocks
+    let mut local = blocks
         .local
         .as_ref()
-        .and_then(|local| local_part(local, faults));
+        .and_then(|entries| local(entries, faults));
     for (block, at) in &servers {
         let lacks = match block.carriage {
             Carriage::Node if blocks.node.is_none() => "a block `node` says which node this is",
@@ -120,6 +121,9 @@ pub(super) fn check(
     }
     if let Some(node) = &mut node {
         node.dcs = dimensions(&servers, &dcs);
+    }
+    if let Some(local) = &mut local {
+        local.dcs = dimensions(&servers, &dcs);
     }
     Config {
         dcs: dimensions(&servers, &dcs),
@@ -370,11 +374,14 @@ fn port_base(entries: &Entries<'_>, key: &str, faults: &mut Vec<Fault>) -> Optio
     u16::try_from(base).ok()
 }
 
-fn local_part(entries: &Entries<'_>, faults: &mut Vec<Fault>) -> Option<LocalPart> {
+fn local(entries: &Entries<'_>, faults: &mut Vec<Fault>) -> Option<LocalConfig> {
     if !entries.has("local_socket") {
         entries.missing("local_socket", faults);
     }
     let switch_uid = entries.number("local_switch_uid", 0, u32::MAX - 1, faults);
     let socket = PathBuf::from(entries.quoted("local_socket", faults)?);
-    Some(LocalPart { socket, switch_uid })
+    Some(LocalConfig {
+        switch_uid,
+        ..LocalConfig::new(socket)
+    })
 }

@@ -20,11 +20,12 @@ mod tree;
 mod words;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use fault::{At, ConfigError, Fault};
 
 use crate::abi::{DcId, DcLimits, Endpoint};
+use crate::carrier::local::LocalConfig;
 use crate::carrier::node::NodeConfig;
 use crate::rhostfs::server;
 
@@ -36,7 +37,7 @@ pub struct Config {
     /// The node that this process is, if any server is to be reached so.
     pub node: Option<NodeConfig>,
     /// The switch on this host, if any server is to be reached so.
-    pub local: Option<LocalPart>,
+    pub local: Option<LocalConfig>,
     /// The containers that are served in, and their dimensions.
     pub dcs: HashMap<DcId, DcLimits>,
     /// What is odd and was taken all the same.
@@ -67,15 +68,6 @@ pub enum Carriage {
     Local,
     /// By the kernel's DVK, `/dev/dvk`.
     Device,
-}
-
-/// A switch on this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalPart {
-    /// Its socket.
-    pub socket: PathBuf,
-    /// User that it may run as, beside root and our own.
-    pub switch_uid: Option<u32>,
 }
 
 impl Config {

@@ -133,6 +133,23 @@ impl Clients {
         }
     }
 
+    /// Tells of each, as lines.
+    pub(super) fn report(&self, to: &mut String) {
+        let mut clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        clients.sort_unstable_by_key(|client| client.endpoint);
+        for client in clients {
+            let files = client.handles().count();
+            let state = match client.asks.load(Ordering::Relaxed) {
+                0 => "idle",
+                _ => "being served",
+            };
+            let endpoint = client.endpoint;
+            to.push_str(&format!(
+                "  client {endpoint}: {files} open files, {state}\n"
+            ));
+        }
+    }
+
     /// Something was renamed: open files are found again by where they are now.
     pub(super) fn moved(&self, from: &Path, to: &Path) {
         let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();

@@ -23,6 +23,7 @@ use super::tree::{Links, Rules};
 use super::work::{Answer, Work};
 use crate::abi::{Endpoint, M7, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError};
+use crate::status::Report;
 
 /// How long to wait for a request before looking whether to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -118,6 +119,16 @@ struct Shared {
     settings: Settings,
     clients: Clients,
     links: link::Links,
+    counts: Counts,
+}
+
+/// What was done so far.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Requests that were answered.
+    answered: AtomicU64,
+    /// Those of them that were refused.
+    refused: AtomicU64,
     /// Requests of clients beyond the limit.
     turned_away: AtomicU64,
 }
@@ -172,7 +183,7 @@ impl Server {
             },
             clients: Clients::new(options.clients),
             links: link::Links::start(target).map_err(StartError::Thread)?,
-            turned_away: AtomicU64::new(0),
+            counts: Counts::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -204,6 +215,30 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+impl Report for Server {
+    fn report(&self, to: &mut String) {
+        let Shared {
+            links,
+            clients,
+            counts,
+            ..
+        } = &*self.shared;
+        let daemon = match links.current() {
+            Ok(link) => format!("in use, by connection {}", link.number),
+            Err(failure) => failure.to_string(),
+        };
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let numbers = format!(
+            "{} requests answered, {} of them refused; {} turned away",
+            count(&counts.answered),
+            count(&counts.refused),
+            count(&counts.turned_away)
+        );
+        to.push_str(&format!("  daemon {daemon}\n  {numbers}\n"));
+        clients.report(to);
     }
 }
 
@@ -241,6 +276,7 @@ impl Shared {
     fn serve(&self, job: &Job) {
         let Some(client) = &job.client else {
             let times = self
+                .counts
                 .turned_away
                 .fetch_add(1, Ordering::Relaxed)
                 .saturating_add(1);
@@ -261,6 +297,10 @@ impl Shared {
             job.message.answer(-Errno::IO.raw_os_error())
         });
         client.settle(&answer);
+        self.counts.answered.fetch_add(1, Ordering::Relaxed);
+        if answer.kind < 0 {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        }
         // Another may have its endpoint by now, and wait for another answer.
         if !client.is_gone() {
             self.reply(job, &answer);
