@@ -210,3 +210,38 @@ fn a_daemon_that_others_wrote_is_served_from_as_well() -> Result<()> {
     ensure!(scene.client().contents("//link").as_deref() == Ok(b"contents".as_slice()));
     Ok(())
 }
+
+#[test]
+fn files_that_are_not_used_cost_the_daemon_nothing() -> Result<()> {
+    let scene = Scene::with(&["--inode-file-handles=prefer"], |options| options.open = 8)?;
+    let client = scene.client();
+    let idle = scene.daemon.descriptors()?;
+    let files: Vec<i32> = (0..100)
+        .map(|number| client.create(&format!("//file-{number}"), 0o600).unwrap())
+        .collect();
+    // Each inode has a descriptor, each file that is open another.
+    let open = scene.daemon.descriptors()?.saturating_sub(idle + 100);
+    ensure!(open <= 9, "{open} files are open");
+
+    client.unlink("//file-0").unwrap();
+    client.rename("//file-2", "//file-1").unwrap();
+    fs::remove_file(scene.path("file-3"))?;
+    for (number, file) in files.iter().enumerate() {
+        let data = format!("of {number}");
+        ensure!(
+            client.pwrite(*file, data.as_bytes(), 0) == Ok(data.len()),
+            "{number}"
+        );
+    }
+    for (number, file) in files.iter().enumerate().rev() {
+        let data = format!("of {number}").into_bytes();
+        ensure!(client.pread(*file, 100, 0) == Ok(data), "{number}");
+    }
+    ensure!(
+        fs::read(scene.path("file-1"))? == b"of 2" && fs::read(scene.path("file-99"))? == b"of 99"
+    );
+    for file in files {
+        ensure!(client.close(file) == Ok(()));
+    }
+    Ok(())
+}

@@ -26,6 +26,7 @@ const SERVER_KEYS: &[&str] = &[
     "rhs_readonly",
     "rhs_clients",
     "rhs_files",
+    "rhs_open",
     "rhs_threads",
     "rhs_cache_ms",
     "rhs_limit_s",
@@ -295,6 +296,7 @@ fn server(
     };
     amount("rhs_clients", 1 << 20, &mut options.clients);
     amount("rhs_files", 1 << 20, &mut options.handles);
+    amount("rhs_open", 1 << 20, &mut options.open);
     amount("rhs_threads", 256, &mut options.workers);
     if let Some(ms) = entries.number("rhs_cache_ms", 0, 3_600_000, faults) {
         options.believed = Duration::from_millis(ms.into());

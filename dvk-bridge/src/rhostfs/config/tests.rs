@@ -74,7 +74,7 @@ local HERE { local_socket "/run/switch"; local_switch_uid 7; };
 dc BIG { dc_id 3; dc_procs 300; dc_tasks 35; dc_sysprocs 70 };
 rhs A {
     rhs_dcid 3; rhs_ep 34; rhs_dir "/"; rhs_socket "/run/a.sock"; rhs_carrier node;
-    rhs_links follow; rhs_uid 1000; rhs_gid 100; rhs_readonly yes; rhs_clients 5; rhs_files 6;
+    rhs_links follow; rhs_uid 1000; rhs_gid 100; rhs_readonly yes; rhs_clients 5; rhs_files 6; rhs_open 4;
     rhs_threads 7; rhs_cache_ms 0; rhs_limit_s 9
 };
 rhs B { rhs_dcid 0; rhs_ep 0; rhs_dir '/sub/dir'; rhs_socket '/run/b.sock'; rhs_carrier local };
@@ -108,6 +108,7 @@ fn several_servers_are_served_each_in_its_own_way() {
         (options.believed.as_millis(), options.limit.as_secs()),
         (0, 9)
     );
+    assert_eq!((options.open, b.options.open), (4, 512));
     let node = config.node.unwrap();
     assert_eq!((node.id, node.port_base), (NodeId::new(1).unwrap(), 4000));
     assert_eq!(node.peers[0].host, "dvs0.example");

@@ -10,8 +10,8 @@ use zerocopy::IntoBytes;
 
 use super::call::{File, Name};
 use super::failure::Result;
-use super::handle::Opened;
 use super::identity::Access;
+use super::opened::Opened;
 use super::tree::{Found, Last};
 use super::wire;
 use super::work::{Answer, Subject, Work};

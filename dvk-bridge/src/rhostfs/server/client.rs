@@ -8,6 +8,8 @@ use log::debug;
 
 use super::cookies::Cookies;
 use super::handle::Handles;
+use super::link::Link;
+use super::opened::OpenCount;
 use super::path::Path;
 use super::stream::Streams;
 use crate::abi::{Endpoint, Message};
@@ -19,6 +21,9 @@ pub(super) struct Client {
     /// Its process on its own machine, where that is known.
     pid: Option<i32>,
     handles: Mutex<Handles>,
+    /// How many of those the daemon has open, and how many it may before some are parked.
+    pub(super) open: OpenCount,
+    park_at: AtomicUsize,
     listing: Mutex<Listing>,
     /// The last answer, in case that it asks for it again.
     last: Mutex<Option<Message>>,
@@ -41,6 +46,8 @@ impl Client {
             endpoint,
             pid,
             handles: Mutex::default(),
+            open: OpenCount::default(),
+            park_at: AtomicUsize::new(0),
             listing: Mutex::default(),
             last: Mutex::default(),
             asks: AtomicUsize::new(0),
@@ -58,6 +65,24 @@ impl Client {
 
     pub(super) fn last(&self) -> Option<Message> {
         *lock(&self.last)
+    }
+
+    /// Parks what was used least, if more than `most` files are open.
+    pub(super) fn park_idle(&self, link: &Link, most: usize) {
+        let open = self.open.get();
+        if open <= most.max(self.park_at.load(Ordering::Relaxed)) {
+            return;
+        }
+        let enough = most - most / 4;
+        for file in self.handles().least_used(open - enough) {
+            if let Err(failure) = file.park(link) {
+                debug!("client {}: an open file stays so: {failure}", self.endpoint);
+            }
+        }
+        // Those that cannot be parked are not tried each time.
+        let left = self.open.get();
+        let next = if left > most { left + most / 4 } else { 0 };
+        self.park_at.store(next, Ordering::Relaxed);
     }
 
     /// A request of it was taken.
@@ -147,6 +172,18 @@ impl Clients {
             to.push_str(&format!(
                 "  client {endpoint}: {files} open files, {state}\n"
             ));
+        }
+    }
+
+    /// An inode may lose its last name: what of it is parked is opened, and so outlives that.
+    pub(super) fn wake(&self, ino: u64, link: &Link) {
+        let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        for client in clients {
+            let parked = client.handles().parked(ino);
+            for file in parked {
+                // One that cannot be opened now will fail its client when it is used.
+                drop(file.opened(link));
+            }
         }
     }
 

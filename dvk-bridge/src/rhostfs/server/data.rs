@@ -12,7 +12,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::failure::{Failure, Result};
-use super::handle::{OpenFile, Opened};
+use super::handle::OpenFile;
+use super::opened::Opened;
 use super::work::{Answer, Work};
 
 /// Most bytes of one call: what DVK copies at most (`MAXCOPYLEN`). Of more that is asked, so much is done.

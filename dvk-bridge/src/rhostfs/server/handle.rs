@@ -3,138 +3,24 @@
 //! No number means anything to another client, or to the process. Two numbers may name the same open file (dup2); it is
 //! closed with the last. A file that was open when the daemon went is opened again by its name, if that still names the same
 //! inode; its client cannot do so, having bound the number to an inode of its own kernel.
+//!
+//! That kernel closes a file when it has no more memory for the inode, which may be never. So what has not been used for long is
+//! parked: closed with the daemon, whose descriptors are everybody's, and opened again when it is used.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gangplank_frontend::driver::{Session, call};
-use gangplank_fuse::{Attr, FlushIn, FopenFlags, Handle, NodeId, OpenIn, OpenOut, ReleaseIn};
+use gangplank_fuse::Attr;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::failure::Result;
 use super::link::Link;
+use super::opened::{OpenCount, Opened, flag};
 use super::path::Path;
-use super::tree::{Found, Last, Node};
-
-/// Flags of open(2) that mean the same in every numbering.
-pub(super) mod flag {
-    /// Access mode (`O_ACCMODE`).
-    pub(in super::super) const ACCESS: u32 = 3;
-    pub(in super::super) const WRITE_ONLY: u32 = 1;
-    pub(in super::super) const READ_WRITE: u32 = 2;
-    pub(in super::super) const CREATE: u32 = 0x40;
-    pub(in super::super) const EXCLUSIVE: u32 = 0x80;
-    pub(in super::super) const TRUNCATE: u32 = 0x200;
-    pub(in super::super) const APPEND: u32 = 0x400;
-    /// On i386 (arch/x86 takes asm-generic/fcntl.h).
-    pub(in super::super) const DIRECTORY: u32 = 0x1_0000;
-}
-
-/// What an open file is to the daemon.
-#[derive(Debug)]
-pub(super) enum Content {
-    /// A regular file, open there.
-    File {
-        /// The daemon's handle.
-        fh: Handle,
-        /// Whether closing has to be told before it is done.
-        flush: bool,
-    },
-    /// Anything else: only its node counts.
-    Other,
-}
-
-/// An open file in one connection to the daemon; closed when dropped.
-#[derive(Debug)]
-pub(super) struct Opened {
-    /// The connection's number.
-    link: u64,
-    session: Session,
-    pub(super) node: Arc<Node>,
-    pub(super) content: Content,
-}
-
-impl Opened {
-    /// A file that the daemon has opened.
-    pub(super) fn file(link: &Link, node: Arc<Node>, open: &OpenOut) -> Self {
-        let flags = FopenFlags::from_bits_retain(open.open_flags);
-        Self {
-            link: link.number,
-            session: link.session.clone(),
-            node,
-            content: Content::File {
-                fh: Handle::new(open.fh),
-                flush: !flags.contains(FopenFlags::NOFLUSH),
-            },
-        }
-    }
-
-    /// What need not be opened.
-    pub(super) fn other(link: &Link, node: Arc<Node>) -> Self {
-        Self {
-            link: link.number,
-            session: link.session.clone(),
-            node,
-            content: Content::Other,
-        }
-    }
-
-    /// What a node is when it is opened with `flags`.
-    pub(super) fn open(link: &Link, found: &Found, flags: u32) -> Result<Self> {
-        if found.kind() != FileType::RegularFile {
-            return Ok(Self::other(link, Arc::clone(&found.node)));
-        }
-        let args = OpenIn {
-            flags,
-            open_flags: 0,
-        };
-        let open = link.session.open(found.id(), args)?;
-        Ok(Self::file(link, Arc::clone(&found.node), &open))
-    }
-
-    /// The daemon's handle, for calls that take one.
-    pub(super) const fn fh(&self) -> Option<Handle> {
-        match self.content {
-            Content::File { fh, .. } => Some(fh),
-            Content::Other => None,
-        }
-    }
-
-    pub(super) fn id(&self) -> NodeId {
-        self.node.id()
-    }
-
-    /// Tells the daemon that the client closes: what could not be written may come to light.
-    fn flush(&self) -> Result<()> {
-        let Content::File { fh, flush: true } = self.content else {
-            return Ok(());
-        };
-        let args = FlushIn {
-            fh: fh.get(),
-            ..FlushIn::default()
-        };
-        match self.session.flush(self.node.id(), args) {
-            // A daemon that does not care.
-            Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
-            flushed => Ok(flushed?),
-        }
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let Content::File { fh, .. } = self.content {
-            let args = ReleaseIn {
-                fh: fh.get(),
-                ..ReleaseIn::default()
-            };
-            // Nobody waits for it, and a daemon that has gone has closed it.
-            drop(self.session.submit(call::release(self.node.id(), args)));
-        }
-    }
-}
+use super::tree::Last;
 
 /// An open file, whatever the connection.
 #[derive(Debug)]
@@ -144,6 +30,10 @@ pub(super) struct OpenFile {
     ino: u64,
     kind: FileType,
     state: Mutex<State>,
+    /// Its client's count.
+    count: OpenCount,
+    /// When it was used last, by its client's clock.
+    used: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -154,7 +44,13 @@ struct State {
 
 impl OpenFile {
     /// What `opened` is, found at `path`.
-    pub(super) fn new(path: Path, attr: &Attr, flags: u32, opened: Opened) -> Self {
+    pub(super) fn new(
+        path: Path,
+        attr: &Attr,
+        flags: u32,
+        opened: Opened,
+        count: &OpenCount,
+    ) -> Self {
         Self {
             flags: flags & (flag::ACCESS | flag::APPEND),
             ino: attr.ino,
@@ -163,6 +59,8 @@ impl OpenFile {
                 path,
                 opened: Arc::new(opened),
             }),
+            count: count.clone(),
+            used: AtomicU64::new(0),
         }
     }
 
@@ -193,7 +91,10 @@ impl OpenFile {
     /// ESTALE: it was open in another, and its name means something else now.
     pub(super) fn opened(&self, link: &Link) -> Result<Arc<Opened>> {
         let mut state = self.lock();
-        if state.opened.link == link.number {
+        if state.opened.is_of(link) {
+            if let Some(opened) = state.opened.reopen(link, self.flags, &self.count)? {
+                state.opened = Arc::new(opened);
+            }
             return Ok(Arc::clone(&state.opened));
         }
         let found = match link.tree.find(&state.path, Last::Follow) {
@@ -205,9 +106,28 @@ impl OpenFile {
         if (found.attr.ino, found.kind()) != (self.ino, self.kind) {
             return Err(Errno::STALE.into());
         }
-        let opened = Arc::new(Opened::open(link, &found, self.flags)?);
+        let opened = Arc::new(Opened::open(link, &found, self.flags, &self.count)?);
         state.opened = Arc::clone(&opened);
         Ok(opened)
+    }
+
+    /// Has the daemon close it until it is used again.
+    pub(super) fn park(&self, link: &Link) -> Result<()> {
+        let mut state = self.lock();
+        if state.opened.is_of(link)
+            && let Some(parked) = state.opened.park(link)?
+        {
+            state.opened = Arc::new(parked);
+        }
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        self.lock().opened.is_open()
+    }
+
+    fn is_parked(&self) -> bool {
+        self.lock().opened.is_parked()
     }
 
     /// What its name leads through was renamed.
@@ -229,6 +149,8 @@ pub(super) struct Handles {
     files: Vec<Option<Arc<OpenFile>>>,
     /// Numbers in between that mean nothing, the lowest first.
     free: BinaryHeap<Reverse<usize>>,
+    /// Counts uses.
+    clock: u64,
 }
 
 impl Handles {
@@ -242,6 +164,8 @@ impl Handles {
         if at >= limit {
             return Err(Errno::MFILE.into());
         }
+        self.clock = self.clock.saturating_add(1);
+        file.used.store(self.clock, Ordering::Relaxed);
         let file = Some(Arc::new(file));
         match self.files.get_mut(at) {
             Some(place) => {
@@ -257,11 +181,14 @@ impl Handles {
     ///
     /// # Errors
     /// EBADF.
-    pub(super) fn get(&self, number: i32) -> Result<Arc<OpenFile>> {
+    pub(super) fn get(&mut self, number: i32) -> Result<Arc<OpenFile>> {
+        self.clock = self.clock.saturating_add(1);
         let file = usize::try_from(number)
             .ok()
             .and_then(|at| self.files.get(at));
-        file.cloned().flatten().ok_or(Errno::BADF.into())
+        let file = file.cloned().flatten().ok_or(Errno::BADF)?;
+        file.used.store(self.clock, Ordering::Relaxed);
+        Ok(file)
     }
 
     /// Makes `new` mean what `old` does; what it meant is closed if nothing else means it.
@@ -296,6 +223,22 @@ impl Handles {
         self.files.len().saturating_sub(self.free.len())
     }
 
+    /// The `count` files that were used least of those that the daemon has open.
+    pub(super) fn least_used(&self, count: usize) -> Vec<Arc<OpenFile>> {
+        let open = self.files.iter().flatten().filter(|file| file.is_open());
+        let mut open: Vec<_> = open.map(Arc::clone).collect();
+        open.sort_unstable_by_key(|file| file.used.load(Ordering::Relaxed));
+        open.truncate(count);
+        open
+    }
+
+    /// The parked files of that inode.
+    pub(super) fn parked(&self, ino: u64) -> Vec<Arc<OpenFile>> {
+        let files = self.files.iter().flatten();
+        let parked = files.filter(|file| file.ino == ino && file.is_parked());
+        parked.map(Arc::clone).collect()
+    }
+
     /// Something was renamed.
     pub(super) fn moved(&self, from: &Path, to: &Path) {
         for file in self.files.iter().flatten() {
@@ -311,7 +254,7 @@ pub(super) fn close(file: Arc<OpenFile>, link: &Link) -> Result<()> {
     };
     let state = file.state.into_inner();
     let state = state.unwrap_or_else(PoisonError::into_inner);
-    if state.opened.link == link.number {
+    if state.opened.is_of(link) {
         state.opened.flush()?;
     }
     Ok(())

@@ -26,6 +26,7 @@ mod link;
 mod listing;
 mod names;
 mod open;
+mod opened;
 mod path;
 mod pool;
 mod serve;
@@ -47,6 +48,8 @@ struct Settings {
     read_only: bool,
     /// Open files of one client.
     handles: usize,
+    /// Those of them that the daemon has open at once.
+    open: usize,
     /// The root's path, as the client is told it.
     root_name: String,
 }

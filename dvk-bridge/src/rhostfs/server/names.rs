@@ -51,6 +51,7 @@ impl Work<'_> {
             (true, false) => return Err(Errno::NOTDIR.into()),
             (false, false) => {}
         }
+        self.clients.wake(found.attr.ino, self.link);
         self.session.unlink(parent.id(), name)?;
         self.tree().changed(&parent, name);
         Ok(Answer::DONE)
@@ -154,6 +155,7 @@ impl Work<'_> {
             self.settings
                 .identity
                 .check_sticky(&new_parent.attr, &there.attr)?;
+            self.clients.wake(there.attr.ino, self.link);
         }
         let (from, to) = (old_parent.id(), new_parent.id());
         if flags == 0 {

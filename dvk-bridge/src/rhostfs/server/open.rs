@@ -8,8 +8,9 @@ use rustix::io::Errno;
 
 use super::call::Name;
 use super::failure::Result;
-use super::handle::{self, Content, OpenFile, Opened, flag};
+use super::handle::{self, OpenFile};
 use super::identity::Access;
+use super::opened::{Content, Opened, flag};
 use super::path::Path;
 use super::tree::{Found, Last};
 use super::work::{Answer, Work};
@@ -101,8 +102,15 @@ impl Work<'_> {
         };
         let (entry, open) = self.session.create(parent.id(), name, args)?;
         let found = self.tree().found(&entry);
-        let opened = Opened::file(self.link, found.node, &open);
-        Ok(OpenFile::new(path.clone(), &found.attr, flags, opened))
+        let count = &self.client.open;
+        let opened = Opened::file(self.link, found.node, &open, count);
+        Ok(OpenFile::new(
+            path.clone(),
+            &found.attr,
+            flags,
+            opened,
+            count,
+        ))
     }
 
     fn open_found(&self, path: Path, found: &Found, flags: u32) -> Result<OpenFile> {
@@ -131,8 +139,9 @@ impl Work<'_> {
             access
         };
         self.settings.identity.check(&found.attr, access)?;
-        let opened = Opened::open(self.link, found, flags & HANDED_ON)?;
-        Ok(OpenFile::new(path, &found.attr, flags, opened))
+        let count = &self.client.open;
+        let opened = Opened::open(self.link, found, flags & HANDED_ON, count)?;
+        Ok(OpenFile::new(path, &found.attr, flags, opened, count))
     }
 
     pub(super) fn close(&self, handle: i32) -> Result<Answer> {
@@ -158,7 +167,7 @@ impl Work<'_> {
         };
         let synced = match (&opened.content, file.kind()) {
             (Content::File { fh, .. }, _) => self.session.fsync(opened.id(), sync(fh.get())),
-            (Content::Other, FileType::Directory) => {
+            (_, FileType::Directory) => {
                 let open = self.session.opendir(opened.id(), OpenIn::default())?;
                 let synced = self.session.fsyncdir(opened.id(), sync(open.fh));
                 let release = gangplank_fuse::ReleaseIn {
@@ -168,7 +177,7 @@ impl Work<'_> {
                 self.session.releasedir(opened.id(), release)?;
                 synced
             }
-            (Content::Other, _) => return Err(Errno::INVAL.into()),
+            _ => return Err(Errno::INVAL.into()),
         };
         match synced {
             // A daemon that writes nothing behind.

@@ -48,6 +48,8 @@ pub struct Options {
     pub clients: usize,
     /// Open files of one client.
     pub handles: usize,
+    /// Those of them that the daemon has open at once. The others are opened again when they are used.
+    pub open: usize,
     /// Requests that are served at once.
     pub workers: usize,
     /// Directories that are remembered by name.
@@ -70,6 +72,7 @@ impl Options {
             read_only: false,
             clients: 1024,
             handles: 16_384,
+            open: 512,
             workers: 64,
             directories: 4096,
             believed: Duration::from_secs(1),
@@ -179,6 +182,7 @@ impl Server {
                 links: options.links,
                 read_only: options.read_only,
                 handles: options.handles,
+                open: options.open.max(1),
                 root_name: options.root.clone(),
             },
             clients: Clients::new(options.clients),
@@ -364,7 +368,9 @@ impl Shared {
                     link: &link,
                     session,
                 };
-                work.run(call)
+                let answer = work.run(call);
+                client.park_idle(&link, self.settings.open);
+                answer
             });
         if let Err(failure) = &done
             && failure.is_daemon_lost()

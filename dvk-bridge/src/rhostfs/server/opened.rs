@@ -1,0 +1,209 @@
+//! A file as it is open with the daemon, in one connection to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gangplank_frontend::driver::{Session, call};
+use gangplank_fuse::{FlushIn, FopenFlags, Handle, NodeId, OpenIn, OpenOut, ReleaseIn};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::failure::Result;
+use super::link::Link;
+use super::tree::{Found, Node};
+
+/// Flags of open(2) that mean the same in every numbering.
+pub(super) mod flag {
+    /// Access mode (`O_ACCMODE`).
+    pub(in super::super) const ACCESS: u32 = 3;
+    pub(in super::super) const WRITE_ONLY: u32 = 1;
+    pub(in super::super) const READ_WRITE: u32 = 2;
+    pub(in super::super) const CREATE: u32 = 0x40;
+    pub(in super::super) const EXCLUSIVE: u32 = 0x80;
+    pub(in super::super) const TRUNCATE: u32 = 0x200;
+    pub(in super::super) const APPEND: u32 = 0x400;
+    /// On i386 (arch/x86 takes asm-generic/fcntl.h).
+    pub(in super::super) const DIRECTORY: u32 = 0x1_0000;
+}
+
+/// What an open file is to the daemon.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// A regular file, open there.
+    File {
+        /// The daemon's handle.
+        fh: Handle,
+        /// Whether closing has to be told before it is done.
+        flush: bool,
+        /// Its place in its client's count.
+        _counted: One,
+    },
+    /// A regular file that is opened again when it is used.
+    Parked,
+    /// Anything else: only its node counts.
+    Other,
+}
+
+/// How many files of a client are open there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OpenCount(Arc<AtomicUsize>);
+
+impl OpenCount {
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn one(&self) -> One {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        One(Arc::clone(&self.0))
+    }
+}
+
+/// One file in a count.
+#[derive(Debug)]
+pub(super) struct One(Arc<AtomicUsize>);
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An open file in one connection to the daemon; closed when dropped.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The connection's number.
+    link: u64,
+    session: Session,
+    pub(super) node: Arc<Node>,
+    pub(super) content: Content,
+}
+
+impl Opened {
+    /// A file that the daemon has opened.
+    pub(super) fn file(link: &Link, node: Arc<Node>, open: &OpenOut, count: &OpenCount) -> Self {
+        let flags = FopenFlags::from_bits_retain(open.open_flags);
+        let content = Content::File {
+            fh: Handle::new(open.fh),
+            flush: !flags.contains(FopenFlags::NOFLUSH),
+            _counted: count.one(),
+        };
+        Self::with(link, node, content)
+    }
+
+    /// What a node is when it is opened with `flags`.
+    pub(super) fn open(link: &Link, found: &Found, flags: u32, count: &OpenCount) -> Result<Self> {
+        if found.kind() == FileType::RegularFile {
+            return Self::open_file(link, Arc::clone(&found.node), flags, count);
+        }
+        Ok(Self::with(link, Arc::clone(&found.node), Content::Other))
+    }
+
+    fn open_file(link: &Link, node: Arc<Node>, flags: u32, count: &OpenCount) -> Result<Self> {
+        let args = OpenIn {
+            flags,
+            open_flags: 0,
+        };
+        let open = link.session.open(node.id(), args)?;
+        Ok(Self::file(link, node, &open, count))
+    }
+
+    /// The same open once more, if it is parked.
+    pub(super) fn reopen(
+        &self,
+        link: &Link,
+        flags: u32,
+        count: &OpenCount,
+    ) -> Result<Option<Self>> {
+        match self.content {
+            Content::Parked => {
+                Self::open_file(link, Arc::clone(&self.node), flags, count).map(Some)
+            }
+            Content::File { .. } | Content::Other => Ok(None),
+        }
+    }
+
+    /// The same parked, if it is open and can be opened again: it still has a name, and all that was written is well.
+    pub(super) fn park(&self, link: &Link) -> Result<Option<Self>> {
+        let Content::File { fh, .. } = self.content else {
+            return Ok(None);
+        };
+        let attr = link.session.getattr(self.id(), Some(fh))?.attr;
+        if attr.nlink == 0 {
+            return Ok(None);
+        }
+        self.flush()?;
+        Ok(Some(Self::with(
+            link,
+            Arc::clone(&self.node),
+            Content::Parked,
+        )))
+    }
+
+    fn with(link: &Link, node: Arc<Node>, content: Content) -> Self {
+        Self {
+            link: link.number,
+            session: link.session.clone(),
+            node,
+            content,
+        }
+    }
+
+    /// Whether it is of this connection.
+    pub(super) const fn is_of(&self, link: &Link) -> bool {
+        self.link == link.number
+    }
+
+    /// Whether the daemon has it open.
+    pub(super) const fn is_open(&self) -> bool {
+        matches!(self.content, Content::File { .. })
+    }
+
+    pub(super) const fn is_parked(&self) -> bool {
+        matches!(self.content, Content::Parked)
+    }
+
+    /// The daemon's handle, for calls that take one.
+    pub(super) const fn fh(&self) -> Option<Handle> {
+        match self.content {
+            Content::File { fh, .. } => Some(fh),
+            Content::Parked | Content::Other => None,
+        }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.node.id()
+    }
+
+    /// Tells the daemon that the client closes: what could not be written may come to light.
+    pub(super) fn flush(&self) -> Result<()> {
+        let Content::File {
+            fh, flush: true, ..
+        } = self.content
+        else {
+            return Ok(());
+        };
+        let args = FlushIn {
+            fh: fh.get(),
+            ..FlushIn::default()
+        };
+        match self.session.flush(self.node.id(), args) {
+            // A daemon that does not care.
+            Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
+            flushed => Ok(flushed?),
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Content::File { fh, .. } = self.content {
+            let args = ReleaseIn {
+                fh: fh.get(),
+                ..ReleaseIn::default()
+            };
+            // Nobody waits for it, and a daemon that has gone has closed it.
+            drop(self.session.submit(call::release(self.node.id(), args)));
+        }
+    }
+}
