@@ -17,9 +17,6 @@ use super::wire;
 use super::work::{Answer, Subject, Work};
 use crate::abi::rhostfs::Utimes;
 
-/// Permission bits that chmod sets.
-const MODE_BITS: u32 = 0o7777;
-
 /// What changes a node's attributes.
 struct Changing {
     node: NodeId,
@@ -74,9 +71,11 @@ impl Work<'_> {
 
     pub(super) fn chmod(&self, file: File, mode: u32) -> Result<Answer> {
         let changing = self.subject(file, Last::Follow)?;
-        self.settings.identity.check_owner(&changing.attr)?;
+        let identity = self.settings.identity;
+        identity.check_owner(&changing.attr)?;
+        let mode = identity.mode(&changing.attr, mode);
         self.set(&changing, SetattrValid::MODE, |args| {
-            args.mode = mode & MODE_BITS;
+            args.mode = mode;
         })
     }
 

@@ -103,7 +103,9 @@ impl Client {
 
     /// Whether it waits for nothing and has nothing open.
     fn is_idle(&self) -> bool {
-        self.asks.load(Ordering::Relaxed) == 0 && self.handles().count() == 0
+        // One whose files are being looked at is left alone, and not waited for.
+        let handles = self.handles.try_lock();
+        self.asks.load(Ordering::Relaxed) == 0 && handles.is_ok_and(|handles| handles.count() == 0)
     }
 }
 

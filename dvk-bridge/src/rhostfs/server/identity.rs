@@ -52,6 +52,10 @@ impl Access {
 /// Sticky bit of a directory (`S_ISVTX`).
 const STICKY: u32 = 0o1000;
 
+/// Permission bits, and set-group-ID among them (`S_ISGID`).
+const MODE_BITS: u32 = 0o7777;
+const SET_GROUP_ID: u32 = 0o2000;
+
 impl Identity {
     /// The user of this process.
     #[must_use]
@@ -110,6 +114,16 @@ impl Identity {
             Ok(())
         } else {
             Err(Errno::PERM)
+        }
+    }
+
+    /// What a mode that the user sets becomes: nobody makes a file run as a group that is not the user's.
+    pub(super) const fn mode(self, attr: &Attr, mode: u32) -> u32 {
+        let mode = mode & MODE_BITS;
+        if self.is_root() || self.gid == attr.gid {
+            mode
+        } else {
+            mode & !SET_GROUP_ID
         }
     }
 
@@ -212,6 +226,13 @@ mod tests {
             Err(Errno::PERM)
         );
         assert!(ROOT.check_give(&attr(0, 7, 1), Some(8), Some(9)).is_ok());
+    }
+
+    #[test]
+    fn set_group_id_is_for_groups_of_ones_own() {
+        assert_eq!(USER.mode(&attr(0, 7, 70), 0o102_755), 0o2755);
+        assert_eq!(USER.mode(&attr(0, 7, 1), 0o2755), 0o755);
+        assert_eq!(ROOT.mode(&attr(0, 7, 1), 0o2755), 0o2755);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use gangplank_frontend::driver::{self, Driver, Session, Wishes};
-use log::{debug, error, info, warn};
+use log::{debug, info, warn};
 
 use super::failure::{Failure, Result};
 use super::path::Path;
@@ -163,13 +163,10 @@ impl Shared {
         let mut wait = FIRST_WAIT;
         let mut complained = false;
         for number in 1.. {
-            let socket = self.target.socket.display();
+            let (socket, root) = (self.target.socket.display(), &self.target.root_name);
             match self.connect(number) {
                 Ok(link) => {
-                    info!(
-                        "{socket}: in use, {} of the share is the root",
-                        self.target.root_name
-                    );
+                    info!("{socket}: in use, {root} of its share is served");
                     (wait, complained) = (FIRST_WAIT, false);
                     let link = Arc::new(link);
                     self.publish(Some(Arc::clone(&link)));
@@ -182,8 +179,8 @@ impl Shared {
                 }
                 Err(reason) if complained => debug!("{socket}: {}", in_full(&reason)),
                 Err(reason) => {
-                    error!(
-                        "{socket}: cannot be used, and is tried again: {}",
+                    warn!(
+                        "{socket}: {root} of its share cannot be served, and is tried again: {}",
                         in_full(&reason)
                     );
                     complained = true;

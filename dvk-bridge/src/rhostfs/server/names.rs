@@ -148,6 +148,10 @@ impl Work<'_> {
         let moving = self.removable(&old_parent, old_name)?;
         let (new_parent, new_name) = self.tree().parent(&new, Errno::BUSY)?;
         self.check_change(&new_parent)?;
+        if moving.is_directory() && old_parent.id() != new_parent.id() {
+            // Its `..` changes.
+            self.tree().check(&moving, Access::WRITE)?;
+        }
         if (old.means_directory() || new.means_directory()) && !moving.is_directory() {
             return Err(Errno::NOTDIR.into());
         }
