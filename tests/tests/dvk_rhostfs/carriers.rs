@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -88,14 +89,23 @@ impl Place {
 
 /// A client on a carrier, once the server is reached.
 pub(crate) fn client_on(carrier: &dyn Carrier, endpoint: Endpoint) -> Result<Client> {
+    client_of(carrier, endpoint, SERVER)
+}
+
+/// The same of another server.
+pub(crate) fn client_of(
+    carrier: &dyn Carrier,
+    endpoint: Endpoint,
+    server: Endpoint,
+) -> Result<Client> {
     let bound = carrier.bind(dc(), endpoint, "client")?;
     let nonsense = Message::new(19, &STACK_1);
     wait_until("the server is reached", || {
         bound
-            .sendrec(SERVER, &nonsense, &mut Lent::new(), LIMIT)
+            .sendrec(server, &nonsense, &mut Lent::new(), LIMIT)
             .is_ok()
     })?;
-    Ok(Client::new(bound, SERVER))
+    Ok(Client::new(bound, server))
 }
 
 /// Work of every kind in a directory of its own.
@@ -174,17 +184,17 @@ fn what_clients_held_goes_with_their_node() -> Result<()> {
 }
 
 /// A switch, until it is dropped.
-struct Switching {
+pub(crate) struct Switching {
     stop: Stop,
     thread: Option<JoinHandle<()>>,
-    place: TempDir,
+    socket: PathBuf,
 }
 
 impl Switching {
-    fn start() -> Result<Self> {
-        let place = tempfile::tempdir()?;
+    /// A switch that listens at `socket`.
+    pub(crate) fn start_at(socket: &Path) -> Result<Self> {
         let switch = Switch::new(SwitchConfig {
-            socket: place.path().join("dvk.sock"),
+            socket: socket.to_owned(),
             mode: 0o600,
             admission: Admission::only(rustix::process::getuid().as_raw()),
             dcs: [(dc(), DcLimits::USUAL)].into(),
@@ -195,15 +205,13 @@ impl Switching {
         Ok(Self {
             stop,
             thread: Some(thread),
-            place,
+            socket: socket.to_owned(),
         })
     }
 
     /// A program's connection.
-    fn join(&self) -> Result<Local> {
-        Ok(Local::start(LocalConfig::new(
-            self.place.path().join("dvk.sock"),
-        ))?)
+    pub(crate) fn join(&self) -> Result<Local> {
+        Ok(Local::start(LocalConfig::new(self.socket.clone()))?)
     }
 }
 
@@ -218,7 +226,8 @@ impl Drop for Switching {
 
 #[test]
 fn programs_of_one_host_are_served_by_a_switch() -> Result<()> {
-    let switch = Switching::start()?;
+    let place_of_switch = tempfile::tempdir()?;
+    let switch = Switching::start_at(&place_of_switch.path().join("dvk.sock"))?;
     let share = tempfile::tempdir()?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
     let server = switch.join()?;
@@ -280,7 +289,8 @@ fn latency() -> Result<()> {
     let serving = Serving::start(&board, &options(place.daemon.socket()))?;
     serving.wait()?;
     let clients = place.nodes.clients()?;
-    let switch = Switching::start()?;
+    let place_of_switch = tempfile::tempdir()?;
+    let switch = Switching::start_at(&place_of_switch.path().join("dvk.sock"))?;
     let local = (switch.join()?, switch.join()?);
     let locally = Serving::start(&local.0, &options(place.daemon.socket()))?;
     locally.wait()?;

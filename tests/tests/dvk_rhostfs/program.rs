@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_dvk::abi::NodeId;
+use gangplank_dvk::abi::{Endpoint, NodeId};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
 use gangplank_dvk::status;
 use gangplank_tests::daemon::{self, Daemon};
@@ -15,7 +15,7 @@ use gangplank_tests::{process, tools};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::carriers::client_on;
+use crate::carriers::{Switching, client_of, client_on};
 use crate::scene::{CLIENT, SERVER, dc};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -145,5 +145,46 @@ fn what_cannot_be_served_ends_the_program_with_the_reason() -> Result<()> {
         )),
         "{said}"
     );
+    Ok(())
+}
+
+#[test]
+fn several_servers_wait_for_their_switch_and_serve_what_is_theirs() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    for name in ["first", "second"] {
+        fs::create_dir(share.path().join(name))?;
+        fs::write(share.path().join(name).join("file"), name)?;
+    }
+    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    let place = tempfile::tempdir()?;
+    let switch = place.path().join("dvk.sock");
+    let block = |name: &str, endpoint: i32| {
+        format!(
+            "rhs {name} {{ rhs_dcid 0; rhs_ep {endpoint}; rhs_dir \"/{name}\"; rhs_socket \"{}\"; rhs_carrier local }};\n",
+            daemon.socket().display()
+        )
+    };
+    let config = format!(
+        "{}{}local HERE {{ local_socket \"{}\" }};\n",
+        block("first", 1),
+        block("second", 2),
+        switch.display()
+    );
+    let program = Program::start(&config, &[])?;
+    crate::scene::wait_until("the servers look for the switch", || {
+        program.text("log").contains("there is no switch")
+    })?;
+    let switch = Switching::start_at(&switch)?;
+    let clients = switch.join()?;
+    for (name, server) in [("first", 1), ("second", 2)] {
+        let endpoint = Endpoint::from_raw(10 + server);
+        let client = client_of(&clients, endpoint, Endpoint::from_raw(server))?;
+        crate::scene::wait_until("the share is there", || client.lstat64("//").is_ok())?;
+        ensure!(
+            client.contents("//file").as_deref() == Ok(name.as_bytes()),
+            "{name}"
+        );
+        ensure!(client.root_path() == Ok(format!("/{name}")));
+    }
     Ok(())
 }
