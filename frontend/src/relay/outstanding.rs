@@ -8,6 +8,10 @@ use std::collections::HashMap;
 
 use super::split::{Split, SplitError};
 
+/// Entries that have to agree before chance is ruled out: a daemon that gives back in any order does so in this order, too, but
+/// not for long.
+const EVIDENCE: usize = 16;
+
 /// The entries of a ring that are still there: the last `size` that were made available, and as many of those that came back.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -24,7 +28,7 @@ pub(super) struct Guess {
     pub(super) heads: Vec<u16>,
     /// Whether they are the last that were made available.
     pub(super) is_in_order: bool,
-    /// Whether nothing else is possible, but for a daemon that gave back in another order when nothing shows it.
+    /// Whether there is no doubt. Else each of them has to be looked at.
     pub(super) is_certain: bool,
 }
 
@@ -71,16 +75,20 @@ impl Window {
         let taken = self.available.len() - self.used.len();
         let is_in_order =
             self.available.get(self.used.len()..) == Some(&*heads) && available.starts_with(used);
-        // Seen from the oldest entry on: had `shift` chains been outstanding since before all this, each of the others would have come back that many
-        // entries earlier. If entries contradict that for every number, it was not so.
+        // Had `shift` chains been outstanding since before all this, each of the others would have come back that many
+        // entries earlier. If entries enough contradict that for every number, it was not so.
         let contradicts = |shift: usize| {
             let shifted = available.get(shift..).unwrap_or_default();
-            used.iter().zip(shifted).any(|(back, made)| back != made)
+            let pairs = used.iter().zip(shifted);
+            pairs.filter(|(back, made)| back != made).count() >= EVIDENCE
         };
         Some(Guess {
             heads,
             is_in_order,
-            is_certain: from == 0 && is_in_order && (1..=taken).all(contradicts),
+            is_certain: from == 0
+                && is_in_order
+                && used.len() >= EVIDENCE
+                && (1..=taken).all(contradicts),
         })
     }
 }
@@ -99,9 +107,13 @@ mod tests {
 
     #[test]
     fn chains_given_back_in_order_leave_the_last() {
-        let guess = guess(&[0, 1, 2, 0, 1, 2, 3, 0], &[0, 1, 2, 0, 1, 2]).unwrap();
-        assert_eq!(guess.heads, [3, 0]);
-        assert!(guess.is_in_order && guess.is_certain);
+        let few = guess(&[0, 1, 2, 0, 1, 2, 3, 0], &[0, 1, 2, 0, 1, 2]).unwrap();
+        assert_eq!(few.heads, [3, 0]);
+        assert!(few.is_in_order && !few.is_certain);
+        let heads: Vec<u16> = (0..64).map(|entry| entry % 7).collect();
+        let many = guess(&heads, &heads[..61]).unwrap();
+        assert_eq!(many.heads, heads[61..]);
+        assert!(many.is_in_order && many.is_certain);
     }
 
     #[test]

@@ -198,6 +198,10 @@ fn is_answered(split: &Split<'_>, memory: &Memory, head: u16) -> Result<bool, Sp
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::super::split::tests::Driver;
     use super::*;
 
@@ -321,5 +325,116 @@ mod tests {
         assert!(!is_drained(&driver.split(true), 1, short).unwrap());
         driver.split(true).complete(0, 0).unwrap();
         assert!(is_drained(&driver.split(true), 1, short).unwrap());
+    }
+
+    /// A driver and a daemon at work on one ring, step by step.
+    struct Work {
+        driver: Driver,
+        /// Chains the driver may use, the last freed first, as Linux does it.
+        free: Vec<u16>,
+        /// Chains the daemon has, oldest first, with the number of each one's request.
+        in_hand: Vec<(u16, u64)>,
+        requests: u64,
+    }
+
+    impl Work {
+        fn new(size: u16) -> Self {
+            Self {
+                driver: Driver::new(size),
+                free: (0..size).rev().collect(),
+                in_hand: Vec::new(),
+                requests: 0,
+            }
+        }
+
+        fn ask(&mut self) {
+            if let Some(head) = self.free.pop() {
+                self.requests += 1;
+                let request = request(Opcode::Getattr, self.requests);
+                self.driver.request(head, &request, true);
+                self.driver.offer(head);
+                self.in_hand.push((head, self.requests));
+            }
+        }
+
+        fn write_reply(&self, which: usize) -> Option<u16> {
+            let (head, unique) = *self.in_hand.get(which)?;
+            let reply = OutHeader::ok(Unique::new(unique), 0);
+            self.driver
+                .set_reply(head, reply.as_bytes().try_into().unwrap());
+            Some(head)
+        }
+
+        fn give_back(&mut self, which: usize) {
+            if let Some(head) = self.write_reply(which) {
+                self.driver.split(true).complete(head, 16).unwrap();
+                self.in_hand.remove(which);
+                self.free.push(head);
+            }
+        }
+
+        /// The daemon dies. Whether the requests that it had are known; then each was answered once, and no other.
+        fn die(&mut self) -> bool {
+            let split = self.driver.split(true);
+            let before = split.used_index().unwrap();
+            let Settled::At { mut base, .. } = settle(&split, &self.driver.memory).unwrap() else {
+                return false;
+            };
+            refuse(&split, &self.driver.memory, &mut base, &mut 0).unwrap();
+            let after = split.used_index().unwrap();
+            let answered: Vec<u16> = (0..after.wrapping_sub(before))
+                .map(|offset| split.used_head(before.wrapping_add(offset)).unwrap())
+                .collect();
+            let unique: BTreeSet<u16> = answered.iter().copied().collect();
+            let expected: BTreeSet<u16> = self.in_hand.iter().map(|(head, _)| *head).collect();
+            assert_eq!(unique, expected);
+            assert_eq!(answered.len(), expected.len());
+            assert_eq!(base, after);
+            true
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn requests_of_a_daemon_that_answers_in_order_are_known(
+            steps in prop::collection::vec(any::<bool>(), 0..300),
+            size in prop::sample::select(&[8u16, 64][..]),
+            is_half_answered: bool,
+        ) {
+            let mut work = Work::new(size);
+            // Several chains in use, so that entries differ.
+            for _ in 0..3 {
+                work.ask();
+            }
+            for step in steps {
+                match step {
+                    true => work.ask(),
+                    false if work.in_hand.len() > 2 => work.give_back(0),
+                    false => {}
+                }
+            }
+            if is_half_answered {
+                work.write_reply(0);
+            }
+            // It may be in doubt only where it died between a reply and giving it back.
+            let is_known = work.die();
+            prop_assert!(is_known || is_half_answered);
+        }
+
+        #[test]
+        fn requests_of_a_daemon_that_answers_in_any_order_are_known_or_not_guessed(
+            steps in prop::collection::vec((any::<bool>(), 0usize..8), 0..300),
+        ) {
+            let mut work = Work::new(8);
+            for (asks, which) in steps {
+                match asks {
+                    true => work.ask(),
+                    false => work.give_back(which),
+                }
+            }
+            work.die();
+        }
     }
 }
