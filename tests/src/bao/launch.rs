@@ -14,13 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::device::kill_and_wait;
 use super::kernel::Kernel;
 use super::seccomp::{self, Listener};
 use crate::process;
@@ -77,6 +77,22 @@ fn receive(socket: &UnixStream) -> Result<OwnedFd> {
         }
     }
     bail!("the program ended before it could be watched")
+}
+
+/// Kills `process` and waits until it is gone, though its parent has not asked for it.
+///
+/// # Errors
+/// It cannot be killed.
+pub fn kill_and_wait(process: Pid) -> Result<()> {
+    let handle = pidfd_open(process, PidfdFlags::empty())?;
+    pidfd_send_signal(&handle, Signal::KILL)?;
+    let limit = Timespec::try_from(LIMIT)?;
+    let mut ready = [PollFd::new(&handle, PollFlags::IN)];
+    ensure!(
+        poll(&mut ready, Some(&limit))? == 1,
+        "not gone within {LIMIT:?}"
+    );
+    Ok(())
 }
 
 /// A program under the played driver; killed when dropped.

@@ -20,8 +20,8 @@ mod seccomp;
 pub mod wires;
 pub mod work;
 
-pub use device::{Device, Hold, kill_and_wait};
+pub use device::{Device, Hold};
 pub use faults::Faults;
 pub use kernel::Kernel;
-pub use launch::{LAUNCH, Program, become_program};
+pub use launch::{LAUNCH, Program, become_program, kill_and_wait};
 pub use misuse::{MISUSE, misuse};

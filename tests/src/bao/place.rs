@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -159,10 +161,54 @@ impl Place {
         self.path(format!("fs{id}.sock"))
     }
 
-    /// The socket at which the device model tells how it stands.
-    #[must_use]
-    pub fn status_socket(&self) -> PathBuf {
+    fn status_socket(&self) -> PathBuf {
         self.path("status.sock")
+    }
+
+    /// How the device model says that it stands.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn status(&self) -> Result<String> {
+        let socket = UnixStream::connect(self.status_socket());
+        let mut socket = socket.context("asking the device model for its status")?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Asks for the status until it is as it is to be.
+    ///
+    /// # Errors
+    /// It does not become so; with what it is.
+    pub fn until_status(&self, is: impl Fn(&str) -> bool) -> Result<String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = self.status()?;
+            if is(&text) {
+                return Ok(text);
+            }
+            ensure!(Instant::now() < deadline, "the status stays {text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The process that keeps the devices over a restart: a child of the device model that started it, or of this process
+    /// once that has ended.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn holder(&self, model: &Program) -> Result<Pid> {
+        let parents = [model.pid(), rustix::process::getpid()];
+        let held = |child: &Pid| {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.as_raw_nonzero()));
+            status.is_ok_and(|status| {
+                status.starts_with("Name:\tgangplank-hold\n") && !status.contains("\nState:\tZ")
+            })
+        };
+        let mut found = parents.into_iter().flat_map(children_of).filter(held);
+        found.next().context("there is no holder")
     }
 
     /// Device `id`.
@@ -305,24 +351,22 @@ impl Place {
 
 /// Ends every process that this one has started, or that was left to it: see [`adopt`].
 pub fn end_all() {
-    let own = std::process::id();
     // Killing one may leave its children to this process.
-    while let Some(child) = child_of(own) {
+    while let Some(child) = children_of(rustix::process::getpid()).next() {
         let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
         let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
     }
 }
 
-fn child_of(parent: u32) -> Option<Pid> {
-    let wanted = format!("PPid:\t{parent}");
-    fs::read_dir("/proc").ok()?.find_map(|entry| {
+fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
+    let wanted = format!("PPid:\t{}", parent.as_raw_nonzero());
+    let processes = fs::read_dir("/proc").into_iter().flatten();
+    processes.filter_map(move |entry| {
         let entry = entry.ok()?;
         let process: i32 = entry.file_name().to_str()?.parse().ok()?;
         let status = fs::read_to_string(entry.path().join("status")).ok()?;
-        status
-            .lines()
-            .any(|line| line == wanted)
-            .then(|| Pid::from_raw(process))?
+        let is_child = status.lines().any(|line| line == wanted);
+        is_child.then(|| Pid::from_raw(process))?
     })
 }
 

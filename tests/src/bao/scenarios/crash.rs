@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gangplank_fuse::{NodeId, Operation};
@@ -10,7 +10,7 @@ use gangplank_fuse::{NodeId, Operation};
 use super::Trial;
 use crate::bao::guest::{Cpu, Guest, LIMIT, READY, register};
 use crate::bao::place::{Place, Setup};
-use crate::bao::{Hold, work};
+use crate::bao::{Hold, kill_and_wait, work};
 use crate::driver::Error;
 
 /// How often the device model is killed in a scenario.
@@ -34,12 +34,9 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(
             place.kernel.check()?;
             // A kick needs no device model, and neither does the answer.
             let statfs = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
-            let deadline = std::time::Instant::now() + LIMIT;
+            let deadline = Instant::now() + LIMIT;
             while !guest.is_finished(&statfs)? {
-                ensure!(
-                    std::time::Instant::now() < deadline,
-                    "the daemon has noticed"
-                );
+                ensure!(Instant::now() < deadline, "the daemon has noticed");
                 thread::sleep(Duration::from_millis(1));
             }
             frontend = place.start_frontend()?;
@@ -228,6 +225,33 @@ pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_mode
         }
         guest.init().context("INIT")?;
         work::with_files(&mut guest, &place.share(0), 99)?;
+        place.finish(frontend)
+    })
+}
+
+/// The process that keeps the devices is killed; the device model has another one keep them, and can be killed itself then.
+pub(super) fn killed_holder_is_replaced_before_it_is_needed(trial: &Trial) -> Result<()> {
+    trial.place(trial.setup, |place| {
+        let _daemon = place.start_daemon(0)?;
+        let mut frontend = place.start_frontend()?;
+        let (mut guest, _) = place.cpu(0)?.probe()?;
+        guest.init().context("INIT")?;
+        for round in 0..3 {
+            let before = place.holder(&frontend)?;
+            kill_and_wait(before)?;
+            let deadline = Instant::now() + LIMIT;
+            while place.holder(&frontend).is_err() {
+                ensure!(Instant::now() < deadline, "there is no other holder");
+                thread::sleep(Duration::from_millis(2));
+            }
+            // The device model tells it when it has given the new one everything.
+            place.status()?;
+            work::with_files(&mut guest, &place.share(0), round)?;
+            frontend.kill()?;
+            place.kernel.check()?;
+            frontend = place.start_frontend()?;
+            work::with_files(&mut guest, &place.share(0), round)?;
+        }
         place.finish(frontend)
     })
 }

@@ -1,7 +1,5 @@
 //! Devices, and the device model, that end; and what it tells of itself.
 
-use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use rustix::process::Signal;
 
 use super::Trial;
 use crate::bao::guest::{LIMIT, register};
-use crate::bao::place::{Place, Setup};
+use crate::bao::place::Setup;
 use crate::bao::{Hold, work};
 
 /// Told to end in the middle of an access, the device model completes it first. Accesses that it has not taken wait for the next
@@ -87,7 +85,7 @@ pub(super) fn failing_device_harms_no_other(trial: &Trial) -> Result<()> {
         for round in 1..5 {
             work::with_files(&mut guest, &place.share(1), round)?;
         }
-        let status = until_status(place, |text| text.matches("failed:").count() == 2)?;
+        let status = place.until_status(|text| text.matches("failed:").count() == 2)?;
         ensure!(status.contains("device 1:"), "{status}");
         place.kernel.faults.none()?;
         let ended = frontend.stop()?;
@@ -104,14 +102,14 @@ pub(super) fn status_is_told(trial: &Trial) -> Result<()> {
     trial.place(trial.setup, |place| {
         let frontend = place.start_frontend()?;
         place.device(0)?.until_attached(LIMIT)?;
-        let before = until_status(place, |text| text.contains("device 0:"))?;
+        let before = place.until_status(|text| text.contains("device 0:"))?;
         ensure!(before.contains("daemon absent"), "{before}");
         let _daemon = place.start_daemon(0)?;
         let (mut guest, _) = place.cpu(0)?.probe()?;
         guest.init().context("INIT")?;
         work::with_files(&mut guest, &place.share(0), 0)?;
         let accesses = format!("accesses {},", place.device(0)?.completions());
-        let status = until_status(place, |text| text.contains(&accesses))?;
+        let status = place.until_status(|text| text.contains(&accesses))?;
         for part in [
             "status 0xf ",
             "daemon connected",
@@ -132,24 +130,4 @@ pub(super) fn status_is_told(trial: &Trial) -> Result<()> {
         }
         place.finish(frontend)
     })
-}
-
-/// Asks for the status until it is as it is to be.
-fn until_status(place: &Place, is: impl Fn(&str) -> bool) -> Result<String> {
-    let deadline = std::time::Instant::now() + LIMIT;
-    loop {
-        let mut text = String::new();
-        let mut socket =
-            UnixStream::connect(place.status_socket()).context("asking for the status")?;
-        socket.set_read_timeout(Some(LIMIT))?;
-        socket.read_to_string(&mut text)?;
-        if is(&text) {
-            return Ok(text);
-        }
-        ensure!(
-            std::time::Instant::now() < deadline,
-            "the status stays {text}"
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -150,6 +150,11 @@ const ALL: &[Scenario] = &[
         CURRENT,
         OURS
     ),
+    scenario!(
+        crash::killed_holder_is_replaced_before_it_is_needed,
+        CURRENT,
+        OURS
+    ),
     scenario!(crash::second_device_model_is_turned_away, CURRENT, OURS),
     scenario!(ending::sigterm_leaves_no_access_unanswered, CURRENT, OURS),
     scenario!(ending::failing_device_harms_no_other, CURRENT, OURS),

@@ -1,0 +1,296 @@
+//! One device of the played driver: a guest's accesses wait in it, are handed to the device model, and come back.
+//!
+//! ```text
+//!   Device::access ── queue ── ATTACH ──> in hand ── COMPLETE ──> answered
+//!        │                                   └ as long as it takes, whoever dies meanwhile
+//!        └ in the range of an ioeventfd: the kernel's own client, at once
+//! ```
+
+mod calls;
+mod script;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use self::calls::Caller;
+pub use self::script::Hold;
+use self::script::{Held, Script};
+use super::abi::{Abi, Request, WRITE, word};
+use super::faults::Faults;
+use super::seccomp;
+use super::wires::{Kick, Wires};
+
+/// One device.
+pub struct Device {
+    /// The device model's id.
+    pub id: u32,
+    abi: Abi,
+    /// What the device model's descriptors of it are openings of.
+    file: File,
+    memory: File,
+    /// Openings so far.
+    openings: AtomicU64,
+    /// Its eventfds.
+    pub wires: Wires,
+    state: Mutex<State>,
+    changed: Condvar,
+    faults: Faults,
+}
+
+#[derive(Default)]
+struct State {
+    made: u64,
+    /// Accesses nobody has taken.
+    waiting: VecDeque<Made>,
+    /// Who waits for one.
+    attached: Option<Caller>,
+    /// Accesses that were taken, by their places.
+    in_hand: HashMap<u64, Made>,
+    answers: HashMap<u64, u64>,
+    /// What was given back last from each place.
+    over: HashMap<u64, Request>,
+    /// What was given back by somebody who did not live to hear of it.
+    doubtful: Vec<Request>,
+    completions: u64,
+    script: Script,
+    held: Option<Held>,
+    /// Threads known to keep signals out.
+    quiet: HashSet<u32>,
+}
+
+/// An access.
+#[derive(Clone, Copy)]
+struct Made {
+    number: u64,
+    request: Request,
+}
+
+impl State {
+    /// The first place that no access takes.
+    fn free_place(&self) -> u64 {
+        let taken = |place: &u64| {
+            self.in_hand.contains_key(place)
+                || self
+                    .waiting
+                    .iter()
+                    .any(|made| made.request[word::PLACE] == *place)
+        };
+        (0..).find(|place| !taken(place)).unwrap_or_default()
+    }
+}
+
+impl Device {
+    /// A device of `abi`'s kind with `memory`, which its own file gives too from generation B on.
+    ///
+    /// # Errors
+    /// The host has no room for it.
+    pub fn new(id: u32, abi: Abi, memory: File, faults: Faults) -> Result<Self> {
+        let file = if abi.creates {
+            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            File::from(rustix::fs::memfd_create("bao-dm", flags)?)
+        } else {
+            memory.try_clone()?
+        };
+        Ok(Self {
+            id,
+            abi,
+            file,
+            memory,
+            openings: AtomicU64::new(0),
+            wires: Wires::new()?,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            faults,
+        })
+    }
+
+    /// The memory that its guest shares.
+    pub const fn memory(&self) -> &File {
+        &self.memory
+    }
+
+    /// Whether `inode` is that of the device or of its memory.
+    pub(super) fn is_at(&self, inode: u64) -> bool {
+        self.opens(inode)
+            || self
+                .memory
+                .metadata()
+                .is_ok_and(|memory| memory.ino() == inode)
+    }
+
+    /// Whether `inode` is the device's.
+    pub(super) fn opens(&self, inode: u64) -> bool {
+        self.file.metadata().is_ok_and(|file| file.ino() == inode)
+    }
+
+    /// Opens it once more.
+    pub(super) fn open(&self) -> Result<File> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let opening = File::options().read(true).write(true).open(path)?;
+        seccomp::mark(
+            opening.as_fd(),
+            self.openings.fetch_add(1, Ordering::AcqRel),
+        )?;
+        Ok(opening)
+    }
+
+    /// Whether it was ever opened.
+    pub fn is_created(&self) -> bool {
+        self.openings.load(Ordering::Acquire) > 0
+    }
+
+    /// Notes a fault if the last descriptor of any opening was closed: the driver frees the device then, and uses it still.
+    ///
+    /// # Errors
+    /// The host does not tell.
+    pub fn check_openings(&self) -> Result<()> {
+        for number in 0..self.openings.load(Ordering::Acquire) {
+            if !seccomp::is_marked(self.file.as_fd(), number)? {
+                self.faults.add(format!(
+                    "device {}'s descriptor (opening {number}) was closed by the last who had it",
+                    self.id
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the device from doing anything until the guard is dropped.
+    pub(super) fn freeze(&self) -> impl Sized + '_ {
+        self.state()
+    }
+
+    /// One load or store of a guest's CPU, which stands still until it is completed, but no longer than `limit`: the
+    /// answer of a load, and 0 of a store. `op` is what the hypervisor would say.
+    ///
+    /// # Errors
+    /// Nobody has completed it.
+    pub fn access(
+        &self,
+        address: u64,
+        width: u64,
+        op: u64,
+        value: u64,
+        limit: Duration,
+    ) -> Result<u64> {
+        let kick = Kick {
+            address,
+            width,
+            written: (op == WRITE).then_some(value),
+        };
+        if self.wires.takes(&kick) {
+            return Ok(0);
+        }
+        let mut state = self.state();
+        state.made += 1;
+        let number = state.made;
+        let [place, second, third] = self.abi.own_words(state.free_place(), number);
+        let request = [
+            self.id.into(),
+            address,
+            op,
+            value,
+            width,
+            place,
+            second,
+            third,
+        ];
+        state.waiting.push_back(Made { number, request });
+        self.deliver(&mut state);
+        self.changed.notify_all();
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(answer) = state.answers.remove(&number) {
+                return Ok(answer);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let place = if state.in_hand.values().any(|made| made.number == number) {
+                    "in hand"
+                } else {
+                    "not taken"
+                };
+                bail!(
+                    "device {}: the access to {address:#x} (op {op}, width {width}) was not completed within \
+                     {limit:?}: {place}",
+                    self.id
+                );
+            }
+            state = self.wait(state, left);
+        }
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout(state, limit);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn until(&self, limit: Duration, what: &str, is: impl Fn(&State) -> bool) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.state();
+        while !is(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(
+                !left.is_zero(),
+                "device {}: {what} did not come about within {limit:?}",
+                self.id
+            );
+            state = self.wait(state, left);
+        }
+        Ok(())
+    }
+
+    /// Waits until an access waits that nobody has taken.
+    ///
+    /// # Errors
+    /// None does within `limit`.
+    pub fn until_waiting(&self, limit: Duration) -> Result<()> {
+        self.until(limit, "an access that waits", |state| {
+            !state.waiting.is_empty()
+        })
+    }
+
+    /// Waits until `count` accesses have been given back since the beginning.
+    ///
+    /// # Errors
+    /// They are not within `limit`.
+    pub fn until_completed(&self, count: u64, limit: Duration) -> Result<()> {
+        self.until(limit, "further accesses", |state| {
+            state.completions >= count
+        })
+    }
+
+    /// Waits until somebody waits for an access.
+    ///
+    /// # Errors
+    /// Nobody does within `limit`.
+    pub fn until_attached(&self, limit: Duration) -> Result<()> {
+        self.until(limit, "a wait for accesses", |state| {
+            state.attached.as_ref().is_some_and(Caller::is_waiting)
+        })
+    }
+
+    /// Accesses that nobody has taken, and those that were taken and not given back.
+    #[must_use]
+    pub fn unanswered(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.waiting.len(), state.in_hand.len())
+    }
+
+    /// How often an access was given back.
+    #[must_use]
+    pub fn completions(&self) -> u64 {
+        self.state().completions
+    }
+}
