@@ -5,6 +5,7 @@ pub mod cache;
 pub mod daemon;
 pub mod debian_tree;
 pub mod driver;
+pub mod dvk_peer;
 pub mod guest;
 pub mod packages;
 pub mod process;
