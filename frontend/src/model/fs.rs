@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use log::{debug, warn};
+use log::{info, warn};
 use rustix::net::Shutdown;
 
 use super::handover::Handover;
@@ -171,7 +171,7 @@ impl<M: Messages> FsDevice<M> {
         match started {
             Ok(()) => {
                 self.started = true;
-                debug!("{} queues run", driver.queues.len());
+                info!("{} queues run", driver.queues.len());
                 Ok(())
             }
             Err(error) => {

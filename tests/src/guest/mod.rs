@@ -101,6 +101,8 @@ pub struct Options {
     pub request_queues: u16,
     /// Who runs it on the host; `None` is the caller.
     pub user: Option<User>,
+    /// The network namespace in which it runs and has a card (User Mode Linux), at the tap device [`crate::network::TAP`].
+    pub network: Option<PathBuf>,
     /// Files added to the initramfs.
     pub extras: Vec<Extra>,
 }
@@ -119,6 +121,7 @@ impl Options {
             queue_size: 1024,
             request_queues: 1,
             user: None,
+            network: None,
             extras: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::Options;
 use super::kernel::Kernel;
+use crate::network::{self, TAP};
 use crate::process;
 
 /// virtio id of the file system device (virtio 1.2, 5.11.1).
@@ -14,7 +15,14 @@ const VIRTIO_ID_FS: u32 = 26;
 /// A command that boots `kernel` with its console on standard input and output. `dir` is the
 /// guest's own directory on the host.
 pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &Path) -> Command {
-    let mut command = process::tied(&kernel.image, options.user);
+    let mut command = match &options.network {
+        Some(namespace) => {
+            let mut command = network::command(namespace, &kernel.image);
+            command.arg(format!("eth0=tuntap,{TAP}"));
+            command
+        }
+        None => process::tied(&kernel.image, options.user),
+    };
     command
         .arg(format!("mem={}M", options.memory_mib))
         .arg(format!("initrd={}", initrd.display()))

@@ -254,8 +254,7 @@ impl Shared {
                 pid,
                 message,
             } => {
-                let begins = Call::begins(&message);
-                let known = self.clients.meet(client, pid, begins);
+                let known = self.clients.meet(client, pid);
                 if let Some(known) = &known {
                     known.asks();
                 }

@@ -6,6 +6,7 @@
     reason = "a program for the console"
 )]
 
+mod dvk;
 mod shell;
 mod story;
 
@@ -17,15 +18,26 @@ use gangplank_tests::guest::Machine;
 
 /// What was typed.
 struct Arguments {
-    machine: Machine,
+    play: Play,
     shell: bool,
+}
+
+/// What is shown.
+#[derive(Clone, Copy)]
+enum Play {
+    /// One guest.
+    Guest(Machine),
+    /// Three guests, one of them by way of DVK.
+    Dvk,
 }
 
 fn main() -> ExitCode {
     let arguments = match parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => {
-            eprintln!("demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]");
+            eprintln!(
+                "demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]\n       demo dvk"
+            );
             return ExitCode::from(2);
         }
     };
@@ -40,17 +52,21 @@ fn main() -> ExitCode {
 
 fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
     let mut arguments = Arguments {
-        machine: Machine::Uml,
+        play: Play::Guest(Machine::Uml),
         shell: false,
     };
     for word in words {
         match word.as_str() {
-            "uml" => arguments.machine = Machine::Uml,
-            "qemu-x86_64" => arguments.machine = Machine::QemuX86_64,
-            "qemu-aarch64" => arguments.machine = Machine::QemuAarch64,
+            "uml" => arguments.play = Play::Guest(Machine::Uml),
+            "qemu-x86_64" => arguments.play = Play::Guest(Machine::QemuX86_64),
+            "qemu-aarch64" => arguments.play = Play::Guest(Machine::QemuAarch64),
+            "dvk" => arguments.play = Play::Dvk,
             "--shell" => arguments.shell = true,
             other => bail!("'{other}' is neither a guest nor an option"),
         }
+    }
+    if let (Play::Dvk, true) = (arguments.play, arguments.shell) {
+        bail!("there is no shell in three guests");
     }
     Ok(arguments)
 }
@@ -61,10 +77,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         .tempdir()
         .context("creating a directory to share")?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
-    if arguments.shell {
-        shell::give(arguments.machine, share.path(), &daemon)?;
-    } else {
-        story::tell(arguments.machine, share.path(), &daemon)?;
+    match (arguments.play, arguments.shell) {
+        (Play::Guest(machine), true) => shell::give(machine, share.path(), &daemon)?,
+        (Play::Guest(machine), false) => story::tell(machine, share.path(), &daemon)?,
+        (Play::Dvk, _) => dvk::tell(share.path(), &daemon)?,
     }
     let (status, log) = daemon.stop()?;
     if !status.success() {
@@ -73,6 +89,6 @@ fn run(arguments: &Arguments) -> Result<()> {
     share
         .close()
         .context("removing the directory that was shared")?;
-    println!("gangplankd ended cleanly; the directory and the guest are gone.");
+    println!("gangplankd ended cleanly; the directory and what ran on it are gone.");
     Ok(())
 }

@@ -93,15 +93,15 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     Ok(())
 }
 
-fn scene(title: &str) {
+pub(crate) fn scene(title: &str) {
     println!("\n== {title}");
 }
 
-fn host(command: &str) {
+pub(crate) fn host(command: &str) {
     println!("   host$  {command}");
 }
 
-fn said(text: &str) {
+pub(crate) fn said(text: &str) {
     for line in text.lines() {
         println!("          {line}");
     }
@@ -115,7 +115,7 @@ fn typed(guest: &mut Guest, command: &str) -> Result<String> {
     Ok(output)
 }
 
-fn seconds(duration: Duration) -> String {
+pub(crate) fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }
 

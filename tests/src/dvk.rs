@@ -1,0 +1,255 @@
+//! `gangplank-dvk` as a server and as a mount, each as node of a DVS of two.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::network::{self, Network};
+use crate::process;
+use crate::tools;
+
+/// How long a server or a mount may take to come about, and to end.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The server's node.
+pub const SERVER_NODE: u8 = 1;
+/// The mount's node.
+pub const CLIENT_NODE: u8 = 2;
+
+/// Where the two nodes are.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The server's address.
+    pub server: String,
+    /// The mount's address.
+    pub client: String,
+    /// First port of the server, and of the mount.
+    pub ports: (u16, u16),
+    namespace: Option<PathBuf>,
+}
+
+impl Place {
+    /// Both on the loopback device, at ports from `base` on: 32 for each.
+    #[must_use]
+    pub fn loopback(base: u16) -> Self {
+        Self {
+            server: "127.0.0.1".to_owned(),
+            client: "127.0.0.1".to_owned(),
+            ports: (base, base.saturating_add(32)),
+            namespace: None,
+        }
+    }
+
+    /// The server on the host's side of `network`, the mount in the guest, both at the ports that every DVS has.
+    #[must_use]
+    pub fn network(network: &Network) -> Self {
+        Self {
+            server: network::HOST.to_owned(),
+            client: network::GUEST.to_owned(),
+            ports: (3000, 3000),
+            namespace: Some(network.namespace()),
+        }
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        match &self.namespace {
+            Some(namespace) => network::command(namespace, program),
+            None => process::tied(program, None),
+        }
+    }
+
+    /// What to type after `gangplank-dvk` to mount on `directory`.
+    #[must_use]
+    pub fn mount_arguments(&self, directory: &str) -> Vec<String> {
+        [
+            "mount",
+            "--background",
+            "--peer",
+            &format!("{}:{SERVER_NODE}", self.server),
+            "--node",
+            &CLIENT_NODE.to_string(),
+            "--address",
+            &self.client,
+            "--ports",
+            &format!("{}:{}", self.ports.1, self.ports.0),
+            directory,
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+}
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Server {
+    /// Serves the share of the daemon at `socket`. It waits for the mount, and the mount for it.
+    ///
+    /// # Errors
+    /// When it ends at once; with its log.
+    pub fn start(place: &Place, socket: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-dvk-")
+            .tempdir()?;
+        let config = dir.path().join("rhostfs.cfg");
+        fs::write(&config, configuration(place, socket))?;
+        let mut command = place.command(&tools::dvk()?);
+        command
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.path().join("log"))?);
+        let child = process::spawn(command).context("starting the rhostfs server")?;
+        let mut server = Self { child, dir };
+        if let Ok(status) = process::wait_within(&mut server.child, Duration::from_millis(50)) {
+            bail!(
+                "the rhostfs server ended at once: {status}\n{}",
+                server.log()
+            );
+        }
+        Ok(server)
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Stops it in its tracks, or has it go on.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        process::signal_group(&self.child, signal).context("signalling the rhostfs server")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+    }
+}
+
+/// What the server is told: the share's root at endpoint 1 of container 0, links for clients that can read them.
+fn configuration(place: &Place, socket: &Path) -> String {
+    format!(
+        "rhs SHARE {{\n rhs_dcid 0;\n rhs_ep 1;\n rhs_dir \"/\";\n rhs_socket \"{}\";\n \
+         rhs_carrier node;\n rhs_links patched;\n }};\n\
+         node HERE {{\n node_id {SERVER_NODE};\n node_address {};\n node_port_base {};\n }};\n\
+         peer GUEST {{\n peer_id {CLIENT_NODE};\n peer_host {};\n peer_port_base {};\n }};\n",
+        socket.display(),
+        place.server,
+        place.ports.0,
+        place.client,
+        place.ports.1
+    )
+}
+
+/// A mount on this machine; taken away when dropped.
+pub struct Mount {
+    child: Child,
+    dir: TempDir,
+    point: PathBuf,
+}
+
+impl Mount {
+    /// Mounts what the server at `place` has, with the further options `options`.
+    ///
+    /// # Errors
+    /// When there is no mount in time; with its log.
+    pub fn start(place: &Place, options: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-mount-")
+            .tempdir()?;
+        let point = dir.path().join("mnt");
+        fs::create_dir(&point)?;
+        let mut command = process::tied(tools::dvk()?, None);
+        let arguments = place.mount_arguments(&point.to_string_lossy());
+        command
+            .args(arguments.iter().filter(|word| *word != "--background"))
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.path().join("log"))?);
+        let child = process::spawn(command).context("starting the mount")?;
+        let mut mount = Self { child, dir, point };
+        let deadline = Instant::now() + LIMIT;
+        while !mount.is_mounted()? {
+            if let Some(status) = mount.child.try_wait()? {
+                bail!("the mount ended: {status}\n{}", mount.log());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no mount in time\n{}",
+                mount.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(mount)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Whether it is there.
+    ///
+    /// # Errors
+    /// When the table of mounts cannot be read.
+    pub fn is_mounted(&self) -> Result<bool> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let line = format!(" {} fuse.rhostfs ", self.point.display());
+        Ok(mounts.contains(&line))
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Tells it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not end in time, or badly.
+    pub fn end(&mut self) -> Result<()> {
+        process::signal(&self.child, Signal::TERM)?;
+        self.ended()
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not end in time, or badly.
+    pub fn ended(&mut self) -> Result<()> {
+        let status = process::wait_within(&mut self.child, LIMIT)
+            .with_context(|| format!("ending the mount\n{}", self.log()))?;
+        ensure!(
+            status.success(),
+            "the mount ended with {status}\n{}",
+            self.log()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+        // What is left is a mount without anybody behind it.
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        let _ = rustix::mount::unmount(&self.point, flags);
+    }
+}
