@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long = "beside", value_name = "NAME=COMMAND", value_parser = Contestant::parse)]
     pub(crate) beside: Vec<Contestant>,
 
-    /// Workloads to measure, by the beginning of their names
+    /// Workloads to measure, by name or by what the names of several begin with
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) workloads: Vec<String>,
 
@@ -90,9 +90,10 @@ impl Args {
         let asked = |entry: &&Entry| match self.workloads.as_slice() {
             // Apart, what is waited for counts; what is copied does not change.
             [] => !placement.apart || APART.contains(&entry.name),
-            names => names
-                .iter()
-                .any(|name| entry.name.starts_with(name.as_str())),
+            names => names.iter().any(|name| {
+                let exact = CATALOGUE.iter().any(|entry| entry.name == name);
+                entry.name == name || !exact && entry.name.starts_with(name.as_str())
+            }),
         };
         CATALOGUE.iter().filter(asked).copied().collect()
     }
