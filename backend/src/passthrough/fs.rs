@@ -17,6 +17,7 @@ use super::budget::{Descriptor, Permit, Use, exhausted};
 use super::directory::ListingBuffers;
 use super::inodes::{Access, Inodes, Kind};
 use super::locks::RangeLocks;
+use super::lookup::Expectation;
 use super::negotiation::Session;
 use super::numbers::Numbers;
 use super::open_files::OpenFiles;
@@ -39,6 +40,7 @@ pub struct PassthroughFs {
     pub(super) numbers: Numbers,
     pub(super) numbering: GuestNumbering,
     pub(super) validity: Validity,
+    pub(super) expectation: Expectation,
 }
 
 /// An inode in use by a request, with the descriptor that reaches it.
@@ -70,6 +72,7 @@ impl PassthroughFs {
             numbers: Numbers::default(),
             numbering: GuestNumbering::new(share.options.guest_arch),
             validity: Validity::new(&share.options),
+            expectation: Expectation::default(),
             share,
         }
     }
@@ -134,6 +137,16 @@ impl PassthroughFs {
     /// ENFILE where this guest has its part, or none can be had.
     pub(super) fn permit_open(&self) -> io::Result<Permit> {
         self.permit_fixed(Use::File)
+    }
+
+    /// Whether this guest has not had its part yet.
+    pub(super) fn may_hold_inode(&self) -> bool {
+        let (budget, account) = (&self.share.budget, self.inodes.account());
+        if self.share.may_recall() {
+            budget.may_pin(account)
+        } else {
+            budget.has_share_left(account)
+        }
     }
 
     /// The right to hold one more inode by a descriptor.

@@ -77,6 +77,15 @@ pub(super) enum Found {
     New,
 }
 
+/// Whether a look-up came upon an inode that the guest had already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Came {
+    /// It did.
+    Known,
+    /// It did not.
+    New,
+}
+
 /// An inode that might give up its descriptor.
 pub(super) struct Candidate {
     id: NodeId,
@@ -173,7 +182,7 @@ impl Inodes {
     /// Adds a look-up of the inode that `descriptor` stands for; makes it known if need be.
     ///
     /// `evidence` is asked for only where an inode of the same number is known that no descriptor holds, to tell whether
-    /// it is the same one.
+    /// it is the same one. Returned with the node id is whether it was known.
     ///
     /// # Errors
     /// ENFILE where the table is full.
@@ -183,9 +192,9 @@ impl Inodes {
         kind: Kind,
         descriptor: &Arc<Descriptor>,
         evidence: impl Fn() -> Evidence,
-    ) -> io::Result<NodeId> {
+    ) -> io::Result<(NodeId, Came)> {
         let mut known = match self.look_up(identity) {
-            Found::Same(id) => return Ok(id),
+            Found::Same(id) => return Ok((id, Came::Known)),
             Found::Perhaps => Some(evidence()),
             Found::New => None,
         };
@@ -205,7 +214,7 @@ impl Inodes {
         kind: Kind,
         descriptor: &Arc<Descriptor>,
         evidence: Option<&Evidence>,
-    ) -> Option<io::Result<NodeId>> {
+    ) -> Option<io::Result<(NodeId, Came)>> {
         let (hash, number) = self.place(identity);
         let mut guard = self.write(number);
         let shard = &mut *guard;
@@ -226,7 +235,7 @@ impl Inodes {
                     inode.descriptor = Some(Arc::clone(descriptor));
                     self.descriptors.fetch_add(1, Ordering::Relaxed);
                 }
-                return Some(Ok(join(number, key)));
+                return Some(Ok((join(number, key), Came::Known)));
             }
             // The old one is gone, and its number used again. Its node id stays, and leads to ESTALE.
             shard.unlist(hash, key);
@@ -254,7 +263,7 @@ impl Inodes {
             slab.at(*index)
                 .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
         });
-        Some(Ok(join(number, key)))
+        Some(Ok((join(number, key), Came::New)))
     }
 
     /// Adds a look-up of an inode that the guest has named by its node id.

@@ -4,19 +4,21 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use gangplank_fuse::{EntryOut, NodeId};
 
 use super::budget::{Descriptor, Permit};
 use super::fs::{Node, PassthroughFs};
-use super::inodes::{Found, Kind};
+use super::inodes::{Came, Found, Kind};
 use super::places::{Identity, PlaceIndex};
 use crate::session::Name;
 use crate::sys::file::{self, Statx};
 
 impl PassthroughFs {
     /// Looks a name up; one system call for an inode that the guest has already, and for a name that does not exist, and
-    /// one more for an inode whose handle has to be compared.
+    /// one more for an inode whose handle has to be compared. Two for an inode that the guest does not have, where that was
+    /// to be expected.
     pub(super) fn do_lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         let parent = self.directory(parent)?;
         match self.look_up_in(&parent, name.as_c_str()) {
@@ -27,6 +29,17 @@ impl PassthroughFs {
 
     /// Looks a name up in a directory at hand.
     pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
+        // With no descriptor left for another inode, one that is known has to be found all the same.
+        if self.expectation.is_new()
+            && self.may_hold_inode()
+            && let Ok(permit) = self.permit_inode()
+        {
+            let found = self.look_up_with(permit, parent, name);
+            if found.is_err() {
+                self.expectation.failed();
+            }
+            return found;
+        }
         let stat = file::stat_at(parent.as_fd(), name)?;
         if let Some(place) = self.share.places.find(&stat, parent.identity.place) {
             let identity = Identity {
@@ -43,14 +56,10 @@ impl PassthroughFs {
                 Found::New => None,
             };
             if let Some(id) = found {
+                self.expectation.was(Came::Known);
                 return Ok(self.entry(id, parent.identity.place, place, &stat));
             }
         }
-        self.look_up_new(parent, name)
-    }
-
-    /// Looks up a name whose inode the guest does not have, as far as can be known.
-    pub(super) fn look_up_new(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
         self.look_up_with(self.permit_inode()?, parent, name)
     }
 
@@ -83,7 +92,62 @@ impl PassthroughFs {
         };
         let descriptor = Arc::new(Descriptor::new(file, permit));
         let evidence = || self.share.evidence(place, descriptor.as_fd(), stat);
-        let id = self.inodes.insert(identity, kind, &descriptor, evidence)?;
+        let (id, came) = self.inodes.insert(identity, kind, &descriptor, evidence)?;
+        self.expectation.was(came);
         Ok(self.entry(id, parent, place, stat))
+    }
+}
+
+/// Whether the next look-up is expected to come upon an inode that the guest does not have.
+///
+/// An inode that the guest has is found by one look at the name, which is in vain for one that it does not have: that has to
+/// be opened, and opening it first tells all that the look would. Guests look up what they have (to see whether it is still
+/// there) or what they do not have (walking through a tree) many times in a row.
+#[derive(Debug, Default)]
+pub(super) struct Expectation {
+    /// New ones in a row.
+    new: AtomicU8,
+}
+
+impl Expectation {
+    /// So many have to be new before the next is expected to be.
+    const ENOUGH: u8 = 2;
+
+    fn is_new(&self) -> bool {
+        self.new.load(Ordering::Relaxed) >= Self::ENOUGH
+    }
+
+    /// There was no inode. Opening what is not there costs most of all.
+    fn failed(&self) {
+        self.was(Came::Known);
+    }
+
+    fn was(&self, came: Came) {
+        let new = match came {
+            Came::New => (self.new.load(Ordering::Relaxed) + 1).min(Self::ENOUGH),
+            Came::Known => 0,
+        };
+        // Several threads at once may get it wrong, at the price of a system call.
+        self.new.store(new, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_row_of_new_inodes_lets_expect_another() {
+        let expectation = Expectation::default();
+        for came in [Came::New, Came::Known, Came::New] {
+            expectation.was(came);
+            assert!(!expectation.is_new());
+        }
+        for _ in 0..1000 {
+            expectation.was(Came::New);
+            assert!(expectation.is_new());
+        }
+        expectation.was(Came::Known);
+        assert!(!expectation.is_new());
     }
 }
