@@ -62,7 +62,10 @@ pub(super) fn put<T: IntoBytes + Immutable>(
     reply: &mut Writer<'_>,
     value: &T,
 ) -> io::Result<usize> {
-    put_bytes(reply, value.as_bytes())
+    if !reply.write_value(value) {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
+    }
+    Ok(size_of::<T>())
 }
 
 /// Writes bytes behind the header.

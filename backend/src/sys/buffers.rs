@@ -114,6 +114,12 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// Where the next `count` bytes are, if they are in one segment.
+    fn whole(&self, count: usize) -> Option<*mut u8> {
+        let first = self.rest.first()?;
+        (first.iov_len >= count).then_some(first.iov_base.cast())
+    }
+
     fn advance(&mut self, mut count: usize) {
         count = count.min(self.remaining);
         self.remaining -= count;
@@ -198,6 +204,13 @@ impl Reader<'_> {
         if self.0.remaining < size_of::<T>() {
             return None;
         }
+        // Nearly always a value is whole, and its copy a few moves of known length.
+        if let Some(base) = self.0.whole(size_of::<T>()) {
+            // SAFETY: `Segments::reader`'s caller keeps the segment mapped, and it has as many bytes; any are a `T`.
+            let value = unsafe { base.cast::<T>().read_unaligned() };
+            self.0.advance(size_of::<T>());
+            return Some(value);
+        }
         let mut value = T::new_zeroed();
         (self.read(value.as_mut_bytes()) == size_of::<T>()).then_some(value)
     }
@@ -262,6 +275,14 @@ impl<'a> Writer<'a> {
     /// Copies a plain value in whole, or returns false and writes nothing where there is no room for it.
     #[must_use]
     pub fn write_value<T: IntoBytes + Immutable>(&mut self, value: &T) -> bool {
+        if let Some(base) = self.0.whole(size_of::<T>()) {
+            let bytes = value.as_bytes().as_ptr();
+            // SAFETY: `Segments::writer`'s caller keeps the segment mapped and free of Rust references, and it has as many
+            // bytes as the value.
+            unsafe { std::ptr::copy_nonoverlapping(bytes, base, size_of::<T>()) };
+            self.0.advance(size_of::<T>());
+            return true;
+        }
         self.0.remaining >= size_of::<T>() && self.write(value.as_bytes()) == size_of::<T>()
     }
 
@@ -304,39 +325,52 @@ impl<'a> Writer<'a> {
         if self.0.remaining < N {
             return None;
         }
-        let mut reserved = Reserved {
-            bytes: [std::ptr::null_mut(); N],
-            _memory: PhantomData,
-        };
-        for slot in &mut reserved.bytes {
+        if let Some(base) = self.0.whole(N) {
+            self.0.advance(N);
+            return Some(Reserved {
+                place: Place::Whole(base),
+                _memory: PhantomData,
+            });
+        }
+        let mut bytes = [std::ptr::null_mut(); N];
+        for slot in &mut bytes {
             *slot = self.0.rest.first()?.iov_base.cast();
             self.0.advance(1);
         }
-        Some(reserved)
+        Some(Reserved {
+            place: Place::Cut(bytes),
+            _memory: PhantomData,
+        })
     }
 }
 
-/// Room for `N` bytes at the front of a reply, byte by byte, since the guest may have cut it anywhere.
+/// Room for `N` bytes at the front of a reply.
 pub struct Reserved<'a, const N: usize> {
-    bytes: [*mut u8; N],
+    place: Place<N>,
     _memory: PhantomData<&'a mut libc::iovec>,
+}
+
+enum Place<const N: usize> {
+    /// One byte after another from here on.
+    Whole(*mut u8),
+    /// Each byte on its own, since the guest may have cut the room anywhere.
+    Cut([*mut u8; N]),
 }
 
 impl<const N: usize> Reserved<'_, N> {
     /// Fills the room.
     pub fn fill(self, bytes: [u8; N]) {
-        let whole = self
-            .bytes
-            .windows(2)
-            .all(|pair| pair[0].wrapping_add(1) == pair[1]);
-        if let (true, Some(first)) = (whole, self.bytes.first()) {
-            // SAFETY: the `N` addresses follow each other and `Segments::writer`'s caller keeps them mapped.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), *first, N) };
-            return;
-        }
-        for (target, byte) in self.bytes.iter().zip(bytes) {
-            // SAFETY: `Segments::writer`'s caller keeps each of the addresses mapped and writable.
-            unsafe { target.write_volatile(byte) };
+        match self.place {
+            Place::Whole(base) => {
+                // SAFETY: `Segments::writer`'s caller keeps the segment mapped, and it has `N` bytes from here on.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, N) };
+            }
+            Place::Cut(targets) => {
+                for (target, byte) in targets.into_iter().zip(bytes) {
+                    // SAFETY: `Segments::writer`'s caller keeps each of the addresses mapped and writable.
+                    unsafe { target.write_volatile(byte) };
+                }
+            }
         }
     }
 }
