@@ -1,11 +1,56 @@
 //! From a descriptor chain to memory segments.
 
-use std::sync::Arc;
-
-use virtio_queue::DescriptorChain;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use virtio_bindings::bindings::virtio_ring::{
+    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
+};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::sys::buffers::Segments;
+
+/// Descriptors copied out of an indirect table at a time: most tables are read at once, and a table that is claimed to be long
+/// is not read for nothing.
+const BLOCK: usize = 64;
+
+/// One descriptor (virtio 1.2, 2.7.5).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Descriptor {
+    address: U64,
+    len: U32,
+    flags: U16,
+    next: U16,
+}
+
+const _: () = assert!(size_of::<Descriptor>() == 16);
+
+impl Descriptor {
+    fn has(&self, flag: u32) -> bool {
+        u32::from(self.flags.get()) & flag != 0
+    }
+}
+
+/// A table of descriptors in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Table {
+    /// Guest physical address.
+    pub(super) address: u64,
+    /// How many descriptors it has.
+    pub(super) entries: u16,
+}
+
+/// A chain that was made available in a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// Its first descriptor.
+    pub(super) head: u16,
+    /// The ring's table, in which that is.
+    pub(super) table: Table,
+}
 
 /// Why a chain cannot be served. A guest's driver that makes one is broken or hostile, so its ring is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,98 +71,318 @@ pub(super) enum MalformedChain {
     ReadableAfterWritable,
 }
 
-/// Translates the chain's descriptors into `readable` and `writable` segments of this process's memory.
-///
-/// # Errors
-/// The chain is malformed; the segment lists then hold what came before the fault.
-pub(super) fn translate(
-    chain: DescriptorChain<Arc<GuestMemoryMmap>>,
-    memory: &GuestMemoryMmap,
-    readable: &mut Segments,
-    writable: &mut Segments,
-) -> Result<(), MalformedChain> {
-    let mut ended = false;
-    for descriptor in chain {
-        ended = !descriptor.has_next();
-        let side = if descriptor.is_write_only() {
-            &mut *writable
-        } else if writable.total() > 0 {
-            return Err(MalformedChain::ReadableAfterWritable);
-        } else {
-            &mut *readable
-        };
-        append(memory, descriptor.addr(), descriptor.len(), side)?;
-    }
-    if ended {
-        Ok(())
-    } else {
-        Err(MalformedChain::Unterminated)
+/// Makes memory segments of chains; what it needs room for it keeps.
+pub(super) struct Translator {
+    /// A part of a table, from `first` on.
+    block: [Descriptor; BLOCK],
+    first: u16,
+    count: u16,
+}
+
+impl Default for Translator {
+    fn default() -> Self {
+        Self {
+            block: FromZeros::new_zeroed(),
+            first: 0,
+            count: 0,
+        }
     }
 }
 
-/// Appends `len` bytes at guest address `address`, which may span several memory regions.
-fn append(
-    memory: &GuestMemoryMmap,
-    address: GuestAddress,
-    len: u32,
-    segments: &mut Segments,
-) -> Result<(), MalformedChain> {
-    let outside = MalformedChain::OutsideMemory {
-        address: address.0,
-        len,
-    };
-    let count = usize::try_from(len).map_err(|_| outside)?;
-    for slice in memory.get_slices(address, count) {
-        let slice = slice.map_err(|_| outside)?;
-        if !segments.push(slice.ptr_guard_mut().as_ptr(), slice.len()) {
-            return Err(outside);
+impl Translator {
+    /// Translates the chain's descriptors into `readable` and `writable` segments of this process's memory.
+    ///
+    /// Each descriptor is copied once, and only the copy is looked at.
+    ///
+    /// # Errors
+    /// The chain is malformed; the segment lists then hold what came before the fault.
+    pub(super) fn translate(
+        &mut self,
+        chain: Chain,
+        memory: &GuestMemoryMmap,
+        readable: &mut Segments,
+        writable: &mut Segments,
+    ) -> Result<(), MalformedChain> {
+        let mut regions = Regions::new(memory);
+        let (mut table, mut index) = (chain.table, chain.head);
+        let (mut left, mut is_indirect) = (table.entries, false);
+        let mut bytes = 0_u32;
+        // A ring's own table holds many chains, and what of it lies behind a descriptor is another's.
+        self.count = 0;
+        loop {
+            if left == 0 || index >= table.entries {
+                return Err(MalformedChain::Unterminated);
+            }
+            let descriptor = if is_indirect {
+                self.in_block(&mut regions, table, index)
+            } else {
+                read(&mut regions, table, index)
+            };
+            let descriptor = descriptor.ok_or(MalformedChain::Unterminated)?;
+            let len = descriptor.len.get();
+            if descriptor.has(VRING_DESC_F_INDIRECT) {
+                if is_indirect {
+                    return Err(MalformedChain::Unterminated);
+                }
+                table = indirect(&descriptor).ok_or(MalformedChain::Unterminated)?;
+                (index, left, is_indirect) = (0, table.entries, true);
+                continue;
+            }
+            // A chain holds at most 2^32 bytes (virtio 1.2, 2.7.5.2).
+            bytes = bytes.checked_add(len).ok_or(MalformedChain::Unterminated)?;
+            let side = if descriptor.has(VRING_DESC_F_WRITE) {
+                &mut *writable
+            } else if writable.total() > 0 {
+                return Err(MalformedChain::ReadableAfterWritable);
+            } else {
+                &mut *readable
+            };
+            regions.append(descriptor.address.get(), len, side)?;
+            if !descriptor.has(VRING_DESC_F_NEXT) {
+                return Ok(());
+            }
+            index = descriptor.next.get();
+            left -= 1;
         }
     }
-    Ok(())
+
+    /// A descriptor out of the block at hand, or of another that begins with it.
+    fn in_block(
+        &mut self,
+        regions: &mut Regions<'_>,
+        table: Table,
+        index: u16,
+    ) -> Option<Descriptor> {
+        let at = index.wrapping_sub(self.first);
+        if index >= self.first && at < self.count {
+            return self.block.get(usize::from(at)).copied();
+        }
+        let count = usize::from(table.entries - index).min(BLOCK);
+        let block = self.block.get_mut(..count)?;
+        regions.read(address_of(table, index)?, block.as_mut_bytes())?;
+        (self.first, self.count) = (index, u16::try_from(count).ok()?);
+        block.first().copied()
+    }
+}
+
+/// A descriptor of a ring's own table.
+fn read(regions: &mut Regions<'_>, table: Table, index: u16) -> Option<Descriptor> {
+    let mut descriptor = Descriptor::new_zeroed();
+    regions.read(address_of(table, index)?, descriptor.as_mut_bytes())?;
+    Some(descriptor)
+}
+
+fn address_of(table: Table, index: u16) -> Option<u64> {
+    let offset = u64::from(index) * size_of::<Descriptor>() as u64;
+    table.address.checked_add(offset)
+}
+
+/// The table that a descriptor refers to: whole descriptors, no more than can be numbered (virtio 1.2, 2.7.5.3).
+fn indirect(descriptor: &Descriptor) -> Option<Table> {
+    let size = u32::try_from(size_of::<Descriptor>()).ok()?;
+    let len = descriptor.len.get();
+    if !len.is_multiple_of(size) {
+        return None;
+    }
+    Some(Table {
+        address: descriptor.address.get(),
+        entries: u16::try_from(len / size).ok()?,
+    })
+}
+
+/// Guest memory as its regions are mapped here. Most of what a chain consists of lies in the same region.
+struct Regions<'a> {
+    memory: &'a GuestMemoryMmap,
+    /// The last that was looked for.
+    last: Option<&'a GuestRegionMmap>,
+}
+
+impl<'a> Regions<'a> {
+    const fn new(memory: &'a GuestMemoryMmap) -> Self {
+        Self { memory, last: None }
+    }
+
+    /// Copies bytes at guest address `address` out; none where there are not as many.
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Option<()> {
+        let (region, offset) = self.region_of(address)?;
+        if let Ok(slice) = region.get_slice(MemoryRegionAddress(offset), bytes.len()) {
+            slice.copy_to(bytes);
+            return Some(());
+        }
+        // It may go on in the next region.
+        self.memory.read_slice(bytes, GuestAddress(address)).ok()
+    }
+
+    /// Appends `len` bytes at guest address `address`, which may span several memory regions.
+    fn append(
+        &mut self,
+        address: u64,
+        len: u32,
+        segments: &mut Segments,
+    ) -> Result<(), MalformedChain> {
+        let outside = MalformedChain::OutsideMemory { address, len };
+        let (mut at, mut left) = (address, u64::from(len));
+        while left > 0 {
+            let (region, offset) = self.region_of(at).ok_or(outside)?;
+            let part = left.min(region.len() - offset);
+            let sizes = usize::try_from(offset).ok().zip(usize::try_from(part).ok());
+            let (offset, count) = sizes.ok_or(outside)?;
+            if !segments.push(region.as_ptr().wrapping_add(offset), count) {
+                return Err(outside);
+            }
+            left -= part;
+            if left > 0 {
+                at = at.checked_add(part).ok_or(outside)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The region with `address` in it, and where in it that is.
+    fn region_of(&mut self, address: u64) -> Option<(&'a GuestRegionMmap, u64)> {
+        let within = |region: &GuestRegionMmap| {
+            let offset = address.wrapping_sub(region.start_addr().0);
+            (offset < region.len()).then_some(offset)
+        };
+        if let Some(region) = self.last
+            && let Some(offset) = within(region)
+        {
+            return Some((region, offset));
+        }
+        let region = self.memory.find_region(GuestAddress(address))?;
+        self.last = Some(region);
+        Some((region, within(region)?))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-    use virtio_queue::desc::RawDescriptor;
-    use virtio_queue::desc::split::Descriptor;
-    use virtio_queue::{Queue, QueueT};
-    use vm_memory::Bytes;
-
     use super::*;
 
     #[allow(clippy::cast_possible_truncation)] // bindgen gives 16-bit flags as u32
     const NEXT: u16 = VRING_DESC_F_NEXT as u16;
     #[allow(clippy::cast_possible_truncation)]
     const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+    #[allow(clippy::cast_possible_truncation)]
+    const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
-    /// Puts the descriptors into a ring of a guest with two adjacent regions of 64 KiB and translates the chain.
-    fn translated(descriptors: &[(u64, u32, u16, u16)]) -> Result<(usize, usize), MalformedChain> {
+    /// Where an indirect table lies: over the seam of the two regions.
+    const TABLE: u64 = 0xff80;
+
+    /// Address, length, flags, next.
+    type Parts = (u64, u32, u16, u16);
+
+    /// A guest with two adjacent regions of 64 KiB.
+    fn guest() -> GuestMemoryMmap {
         let regions = [(GuestAddress(0), 0x10000), (GuestAddress(0x10000), 0x10000)];
-        let memory = Arc::new(GuestMemoryMmap::from_ranges(&regions).expect("memory"));
+        GuestMemoryMmap::from_ranges(&regions).expect("memory")
+    }
+
+    fn put(memory: &GuestMemoryMmap, table: u64, descriptors: &[Parts]) {
         for (index, (address, len, flags, next)) in descriptors.iter().enumerate() {
-            let raw = RawDescriptor::from(Descriptor::new(*address, *len, *flags, *next));
-            memory
-                .write_obj(raw, GuestAddress(16 * index as u64))
-                .expect("in memory");
+            let descriptor = Descriptor {
+                address: U64::new(*address),
+                len: U32::new(*len),
+                flags: U16::new(*flags),
+                next: U16::new(*next),
+            };
+            let at = GuestAddress(table + 16 * index as u64);
+            let written = memory.write_slice(descriptor.as_bytes(), at);
+            written.expect("in memory");
         }
-        let mut queue = Queue::new(16).expect("a power of two");
-        queue
-            .try_set_avail_ring_address(GuestAddress(0x1000))
-            .expect("aligned");
-        queue
-            .try_set_used_ring_address(GuestAddress(0x2000))
-            .expect("aligned");
-        queue.set_ready(true);
-        memory
-            .write_obj(1u16, GuestAddress(0x1002))
-            .expect("in memory");
-        let chain = queue
-            .pop_descriptor_chain(Arc::clone(&memory))
-            .expect("one is available");
+    }
+
+    fn chain_of(memory: &GuestMemoryMmap) -> Result<(Segments, Segments), MalformedChain> {
+        let table = Table {
+            address: 0,
+            entries: 16,
+        };
         let (mut readable, mut writable) = (Segments::default(), Segments::default());
-        translate(chain, &memory, &mut readable, &mut writable)?;
-        Ok((readable.total(), writable.total()))
+        Translator::default().translate(
+            Chain { head: 0, table },
+            memory,
+            &mut readable,
+            &mut writable,
+        )?;
+        Ok((readable, writable))
+    }
+
+    /// Puts the descriptors into a ring's table and translates the chain at its beginning: bytes that are read and written.
+    fn translated(descriptors: &[Parts]) -> Result<(usize, usize), MalformedChain> {
+        let memory = guest();
+        put(&memory, 0, descriptors);
+        chain_of(&memory).map(|(readable, writable)| (readable.total(), writable.total()))
+    }
+
+    /// The same with the descriptors in an indirect table of `len` bytes.
+    fn translated_indirectly(
+        descriptors: &[Parts],
+        len: u32,
+    ) -> Result<(usize, usize), MalformedChain> {
+        let memory = guest();
+        put(&memory, TABLE, descriptors);
+        put(&memory, 0, &[(TABLE, len, INDIRECT, 0)]);
+        chain_of(&memory).map(|(readable, writable)| (readable.total(), writable.total()))
+    }
+
+    #[test]
+    fn a_table_of_its_own_may_be_long_and_in_any_order() {
+        // More than a block, every other descriptor first, then those between.
+        let count = 150_u16;
+        let next = |index: u16| match index + 2 {
+            next if next < count => next,
+            _ if index.is_multiple_of(2) => 1,
+            _ => 0,
+        };
+        let last = |index| index == count - 1;
+        let descriptors: Vec<Parts> = (0..count)
+            .map(|index| {
+                let more = if last(index) { 0 } else { NEXT };
+                (0x3000, 8, more, next(index))
+            })
+            .collect();
+        let len = 16 * u32::from(count);
+        assert_eq!(translated_indirectly(&descriptors, len), Ok((1200, 0)));
+        assert_eq!(
+            translated_indirectly(&descriptors, len - 16),
+            Err(MalformedChain::Unterminated),
+            "a table that ends before its chain"
+        );
+    }
+
+    #[test]
+    fn tables_that_cannot_be_are_refused() {
+        let one = [(0x3000, 8, 0, 0)];
+        assert_eq!(translated_indirectly(&one, 16), Ok((8, 0)));
+        for len in [0, 8, 24, 16 << 16, u32::MAX] {
+            let refused = translated_indirectly(&one, len);
+            assert_eq!(refused, Err(MalformedChain::Unterminated), "{len}");
+        }
+        let nested = [(0x3000, 16, INDIRECT, 0)];
+        let refused = translated_indirectly(&nested, 16);
+        assert_eq!(refused, Err(MalformedChain::Unterminated));
+        let looped = [(0x3000, 8, NEXT, 0)];
+        let refused = translated_indirectly(&looped, 16);
+        assert_eq!(refused, Err(MalformedChain::Unterminated));
+    }
+
+    #[test]
+    fn adjacent_descriptors_are_one_segment_and_regions_are_not() {
+        let memory = guest();
+        let chain = [
+            (0x3000, 0x1000, NEXT, 1),
+            (0x4000, 0x1000, NEXT, 2),
+            (0x6000, 0x1000, 0, 0),
+        ];
+        put(&memory, 0, &chain);
+        let (readable, _) = chain_of(&memory).expect("a good chain");
+        assert_eq!((readable.total(), readable.count()), (0x3000, 2));
+    }
+
+    #[test]
+    fn more_than_a_chain_may_hold_is_refused() {
+        let chain = [(0x3000, 8, NEXT, 1), (0x3000, u32::MAX, 0, 0)];
+        assert_eq!(translated(&chain), Err(MalformedChain::Unterminated));
     }
 
     #[test]

@@ -82,11 +82,6 @@ impl MemoryCell {
 }
 
 impl GuardedMemory {
-    /// The same memory for those who need to share it. To be used only while this is there.
-    pub(super) fn mmap(&self) -> &Arc<GuestMemoryMmap> {
-        &self.mmap
-    }
-
     /// Whether a part of it turned out to be gone.
     pub(super) fn is_torn(&self) -> bool {
         self.guards.iter().any(Guarded::is_torn)

@@ -8,9 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::{DescriptorChain, Error as QueueError, Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::chain::{Chain, Table};
 use super::memory::GuardedMemory;
 use crate::rate_limited;
 use crate::sys::interrupt::Interruption;
@@ -43,11 +44,9 @@ struct Outstanding {
     interruptions: Vec<Arc<Interruption>>,
 }
 
-/// One chain, in memory that whoever took it has to keep.
-pub(super) type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
-
 impl Vring {
-    /// Takes up to `limit` chains off the ring into `chains`; none when the ring is stopped, disabled or broken.
+    /// Takes up to `limit` chains off the ring into `chains`, to be translated in the same memory; none when the ring is
+    /// stopped, disabled or broken.
     pub(super) fn take(&self, memory: &GuardedMemory, limit: usize, chains: &mut Vec<Chain>) {
         let mut state = self.0.state.get_mut();
         if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
@@ -60,8 +59,16 @@ impl Vring {
         let room = usize::from(state.get_queue().size()).saturating_sub(outstanding.chains);
         let waiting = waiting(state.get_queue(), memory);
         let result = waiting.and_then(|waiting| {
-            let available = state.get_queue_mut().iter(Arc::clone(memory.mmap()))?;
-            chains.extend(available.take(limit.min(room)));
+            let queue = state.get_queue_mut();
+            let table = Table {
+                address: queue.desc_table(),
+                entries: queue.size(),
+            };
+            let available = queue.iter(&**memory)?.take(limit.min(room));
+            chains.extend(available.map(|chain| Chain {
+                head: chain.head_index(),
+                table,
+            }));
             Ok(waiting && chains.len() == before)
         });
         outstanding.chains += chains.len() - before;

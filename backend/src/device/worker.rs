@@ -4,11 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::chain::translate;
+use super::chain::{Chain, Translator};
 use super::memory::{GuardedMemory, MemoryCell};
 use super::pool::Pool;
 use super::request::{Handler, Origin, Request};
-use super::vring::{Chain, Vring};
+use super::vring::Vring;
 
 /// Chains taken off the ring at a time.
 const BATCH: usize = 32;
@@ -24,6 +24,7 @@ pub(super) struct Worker {
     /// Set when the device ends: a guest that never runs out of requests must not keep it from ending.
     ending: Arc<AtomicBool>,
     chains: Vec<Chain>,
+    translator: Translator,
     done: Vec<(u16, u32)>,
     spare: Option<Box<Request>>,
 }
@@ -42,6 +43,7 @@ impl Worker {
             memory,
             ending,
             chains: Vec::with_capacity(BATCH),
+            translator: Translator::default(),
             done: Vec::with_capacity(BATCH),
             spare: None,
         }
@@ -82,8 +84,13 @@ impl Worker {
                 .take()
                 .unwrap_or_else(|| Box::new(Request::new()));
             request.clear();
-            let head = chain.head_index();
-            let translated = translate(chain, memory, &mut request.readable, &mut request.writable);
+            let head = chain.head;
+            let translated = self.translator.translate(
+                chain,
+                memory,
+                &mut request.readable,
+                &mut request.writable,
+            );
             if let Err(malformed) = translated {
                 ring.set_broken(&format!(
                     "the descriptor chain at {head} is malformed: {malformed}"
