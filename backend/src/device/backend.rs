@@ -65,6 +65,7 @@ impl FsBackend {
                 Mutex::new(Worker::new(
                     Arc::clone(&handler),
                     pool,
+                    ring == HIGH_PRIORITY,
                     Arc::clone(&memory),
                     Arc::clone(&ending),
                 ))

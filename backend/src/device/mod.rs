@@ -17,6 +17,7 @@ mod connection;
 mod exit_event;
 mod memory;
 mod options;
+mod patience;
 mod pool;
 mod quirks;
 pub mod request;

@@ -119,6 +119,13 @@ impl Vring {
         let _ = state.get_queue_mut().disable_notification(&**memory);
     }
 
+    /// Whether there may be something to take.
+    pub(super) fn has_available(&self, memory: &GuardedMemory) -> bool {
+        let state = self.0.state.get_ref();
+        // Whatever is wrong with the ring, the next look at it finds out.
+        waiting(state.get_queue(), memory).unwrap_or(true)
+    }
+
     /// Asks the driver to notify again, and says whether something became available meanwhile.
     pub(super) fn allow_notifications(&self, memory: &GuardedMemory) -> bool {
         let mut state = self.0.state.get_mut();

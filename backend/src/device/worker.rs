@@ -3,9 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::chain::{Chain, Translator};
 use super::memory::{GuardedMemory, MemoryCell};
+use super::patience::Patience;
 use super::pool::Pool;
 use super::request::{Handler, Origin, Request};
 use super::vring::Vring;
@@ -16,60 +18,106 @@ const BATCH: usize = 32;
 /// Replies of at least this many bytes are announced at once, not with the rest of their batch.
 const LARGE_REPLY: u32 = 64 * 1024;
 
+/// How long requests are gathered on the high-priority ring before they are looked at, once there was one. FORGET comes by the
+/// thousand, one by one, and nobody waits for it: waking up for each would cost more than all the rest of it.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// With as many at once gathering takes too long: the driver may run out of room.
+const GATHERED: usize = 32;
+
 /// What one worker keeps from kick to kick.
 pub(super) struct Worker {
     handler: Arc<dyn Handler>,
     pool: Option<Arc<Pool>>,
     memory: Arc<MemoryCell>,
+    /// Whether requests are gathered.
+    gathers: bool,
     /// Set when the device ends: a guest that never runs out of requests must not keep it from ending.
     ending: Arc<AtomicBool>,
     chains: Vec<Chain>,
     translator: Translator,
+    patience: Patience,
+    /// When there was nothing left to do.
+    idle_since: Option<Instant>,
     done: Vec<(u16, u32)>,
     spare: Option<Box<Request>>,
 }
 
 impl Worker {
-    /// Requests are served right here, or by `pool` where there is one.
+    /// Requests are served right here, or by `pool` where there is one; `gathers` those that nobody waits for.
     pub(super) fn new(
         handler: Arc<dyn Handler>,
         pool: Option<Arc<Pool>>,
+        gathers: bool,
         memory: Arc<MemoryCell>,
         ending: Arc<AtomicBool>,
     ) -> Self {
         Self {
             handler,
             pool,
+            gathers,
             memory,
             ending,
             chains: Vec::with_capacity(BATCH),
             translator: Translator::default(),
+            patience: Patience::default(),
+            idle_since: None,
             done: Vec::with_capacity(BATCH),
             spare: None,
         }
     }
 
-    /// Serves the ring until nothing is available, or the device ends.
+    /// Serves the ring until nothing is available, nor likely to be soon, or the device ends.
     pub(super) fn serve(&mut self, ring: &Vring) {
+        let mut slept = self.idle_since.take().map(|idle| idle.elapsed());
         loop {
             let memory = self.memory.current();
             ring.suppress_notifications(&memory);
-            while !self.is_ending() {
-                let memory = self.memory.current();
-                ring.take(&memory, BATCH, &mut self.chains);
-                if self.chains.is_empty() {
-                    break;
-                }
-                self.serve_batch(ring, &memory);
-            }
-            let more = !self.is_ending() && ring.allow_notifications(&memory);
+            let served = self.drain(ring);
             if memory.is_torn() {
                 ring.set_broken("the guest's memory was cut off under it");
             }
-            if !more {
+            if self.is_ending() || ring.is_broken() {
+                return;
+            }
+            if self.gathers && (1..GATHERED).contains(&served) {
+                // What it is mapped at is not to be kept for longer than it is used.
+                drop(memory);
+                std::thread::sleep(GATHER);
+                continue;
+            }
+            let idle_since = Instant::now();
+            if served > 0 && !self.gathers && self.pool.is_none() {
+                if let Some(slept) = slept.take() {
+                    self.patience.learn(slept);
+                }
+                if self
+                    .patience
+                    .look(|| idle_since.elapsed(), || ring.has_available(&memory))
+                {
+                    continue;
+                }
+            }
+            if !ring.allow_notifications(&memory) {
+                self.idle_since = Some(idle_since);
                 return;
             }
         }
+    }
+
+    /// Serves what is available, and what becomes so meanwhile. How much that was.
+    fn drain(&mut self, ring: &Vring) -> usize {
+        let mut served = 0;
+        while !self.is_ending() {
+            let memory = self.memory.current();
+            ring.take(&memory, BATCH, &mut self.chains);
+            if self.chains.is_empty() {
+                break;
+            }
+            served += self.chains.len();
+            self.serve_batch(ring, &memory);
+        }
+        served
     }
 
     fn is_ending(&self) -> bool {
