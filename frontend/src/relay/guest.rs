@@ -103,7 +103,7 @@ impl Guest {
                     self.obey(order)?;
                 }
             }
-            self.session.refuse_all();
+            self.session.refuse_all()?;
             self.session.look_for_daemon()?;
         }
     }

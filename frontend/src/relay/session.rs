@@ -577,8 +577,7 @@ impl Session {
         self.counters.losses += 1;
         self.phase = Phase::Lost;
         self.settle_all()?;
-        self.refuse_all();
-        Ok(())
+        self.refuse_all()
     }
 
     fn settle_all(&mut self) -> Result<(), Fatal> {
@@ -608,10 +607,13 @@ impl Session {
 
     /// While the daemon is lost: refuses what is in the rings. A request that opens a session makes the device wait for a
     /// daemon again.
-    pub(super) fn refuse_all(&mut self) {
+    ///
+    /// # Errors
+    /// The guest's memory cannot be written, so that nothing can be said in it.
+    pub(super) fn refuse_all(&mut self) -> Result<(), Fatal> {
         let event_idx = self.has_event_idx();
         let (Phase::Lost, Some(memory)) = (&self.phase, &self.memory) else {
-            return;
+            return Ok(());
         };
         let mut is_opened = false;
         for (index, ring) in self.rings.iter_mut().enumerate() {
@@ -632,6 +634,7 @@ impl Session {
             match answered {
                 Ok(Answered::All) => {}
                 Ok(Answered::UpToInit) => is_opened = true,
+                Err(error @ SplitError::Memory(_)) => return Err(error.into()),
                 Err(error) => {
                     error!(
                         "ring {index} of guest {} is stopped: {}",
@@ -648,6 +651,7 @@ impl Session {
             self.phase = Phase::Waiting;
             self.hurry();
         }
+        Ok(())
     }
 
     /// Rings that are set up, with the memory they are in.

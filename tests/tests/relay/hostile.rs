@@ -12,7 +12,7 @@ use gangplank_tests::driver::vhost_user::{
 };
 use gangplank_tests::tools;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, ftruncate, memfd_create};
 use rustix::process::Signal;
 
 use crate::place::{Kind, Place};
@@ -23,9 +23,20 @@ const MEMORY_LEN: u64 = 0x10_0000;
 const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28;
 
 fn memory() -> Result<OwnedFd> {
-    let file = memfd_create("hostile", MemfdFlags::CLOEXEC)?;
+    let file = memfd_create("hostile", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&file, MEMORY_LEN)?;
     Ok(file)
+}
+
+/// How a guest's memory is when its daemon dies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// Cut off.
+    Gone,
+    /// Not to be written by descriptor, as huge pages are not.
+    ReadOnly,
+    /// Full of this.
+    Filled(u8),
 }
 
 /// The file client is a guest as well: it works as if nothing had been.
@@ -99,14 +110,20 @@ pub(crate) fn rubbish_harms_nobody() -> Result<()> {
     Ok(())
 }
 
-/// A guest whose memory is gone, or full of nonsense, when its daemon dies.
+/// A guest whose memory is gone, cannot be written, or is full of nonsense when its daemon dies. Where nothing can be said in its
+/// memory, its connection is closed.
 pub(crate) fn rings_of_nonsense_harm_nobody() -> Result<()> {
     let place = Place::new(&["--tag=myfs"])?;
     fs::write(place.host("file"), "calm\n")?;
     let daemon = place.daemon(Kind::Gangplankd, &[])?;
     place.put(&daemon)?;
     let mut guests = Vec::new();
-    for (is_cut, fill) in [(true, 0), (false, 0x5a), (false, 0xff)] {
+    for kind in [
+        Memory::Gone,
+        Memory::ReadOnly,
+        Memory::Filled(0x5a),
+        Memory::Filled(0xff),
+    ] {
         let file = memory()?;
         let peer = negotiated(&place)?;
         let table = memory_table(&[[0, MEMORY_LEN, 0, 0]]);
@@ -121,18 +138,26 @@ pub(crate) fn rings_of_nonsense_harm_nobody() -> Result<()> {
             peer.tell(message::SET_VRING_ENABLE, &ring_state(ring, 1), &[])?;
         }
         let file = File::from(file);
-        match is_cut {
-            true => file.set_len(0)?,
-            false => std::os::unix::fs::FileExt::write_all_at(&file, &[fill; 0x8000], 0)?,
+        match kind {
+            Memory::Gone => file.set_len(0)?,
+            Memory::ReadOnly => {
+                rustix::fs::fcntl_add_seals(&file, SealFlags::FUTURE_WRITE)?;
+            }
+            Memory::Filled(byte) => {
+                std::os::unix::fs::FileExt::write_all_at(&file, &[byte; 0x8000], 0)?;
+            }
         }
-        guests.push((peer, kick, file));
+        guests.push((kind, peer, kick, file));
     }
     daemon.signal_all(Signal::KILL)?;
     drop(daemon);
-    let status = place.relay.wait_for("guest")?;
-    ensure!(!status.contains("served by"), "{status}");
-    for (_, kick, _) in &guests {
+    place.relay.wait_for("has lost its daemon")?;
+    for (kind, peer, kick, _) in &guests {
         rustix::io::write(kick, &1u64.to_ne_bytes())?;
+        if matches!(kind, Memory::Gone | Memory::ReadOnly) {
+            peer.wait_for_hang_up()
+                .context("memory that cannot be written")?;
+        }
     }
     std::thread::sleep(Duration::from_millis(200));
     let daemon = place.daemon(Kind::Gangplankd, &[])?;
