@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
 
+use crate::dump::DumpArgs;
 use crate::rhostfs::mount::MountArgs;
 use crate::rhostfs::service::ServeArgs;
 use crate::status::StatusArgs;
@@ -35,6 +36,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Let programs of this host bind endpoints and reach each other's
     Switch(SwitchArgs),
+    /// Show what nodes say to each other
+    Dump(DumpArgs),
     /// Show the state of a running switch, server or mount
     Status(StatusArgs),
 }

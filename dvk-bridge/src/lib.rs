@@ -6,6 +6,7 @@
 pub mod abi;
 pub mod args;
 pub mod carrier;
+pub mod dump;
 pub mod endpoint;
 pub mod rhostfs;
 pub mod status;

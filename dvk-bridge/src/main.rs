@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
 use gangplank_dvk::rhostfs::{mount, service};
-use gangplank_dvk::{status, switch};
+use gangplank_dvk::{dump, status, switch};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args).map_err(|error| in_full(&error)),
         Command::Serve(args) => service::run(args).map_err(|error| in_full(&error)),
         Command::Switch(args) => switch::run(args).map_err(|error| in_full(&error)),
+        Command::Dump(args) => {
+            dump::run(args, &mut io::stdout().lock()).map_err(|error| in_full(&error))
+        }
         Command::Status(args) => {
             status::run(args, &mut io::stdout().lock()).map_err(|error| in_full(&error))
         }

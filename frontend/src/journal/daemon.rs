@@ -20,6 +20,7 @@ mod present {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 struct Saved {
+    daemon: u64,
     offered: u64,
     protocol: u64,
     max_rings: u64,
@@ -31,7 +32,7 @@ struct Saved {
     config: [u8; CONFIG_LEN],
 }
 
-const _: () = assert!(size_of::<Saved>() == 112 && DAEMON + size_of::<Saved>() <= 1024);
+const _: () = assert!(size_of::<Saved>() == 120 && DAEMON + size_of::<Saved>() <= 1024);
 
 impl Journal {
     /// Notes that messages are on their way: whoever took over now could not tell the answers apart.
@@ -65,6 +66,7 @@ fn to_saved(facts: &Facts) -> Saved {
         }
     }
     Saved {
+        daemon: facts.daemon,
         offered: facts.offered,
         protocol: facts.protocol.unwrap_or(0),
         max_rings: facts.max_rings.unwrap_or(0),
@@ -86,6 +88,7 @@ fn from_saved(saved: &Saved) -> Facts {
         word.is_some_and(|word| word & 1 << (ring % 64) != 0)
     };
     Facts {
+        daemon: saved.daemon,
         offered: saved.offered,
         protocol: has(present::PROTOCOL).then_some(saved.protocol),
         config: has(present::CONFIG).then_some(saved.config),
@@ -116,6 +119,7 @@ mod tests {
                 config
             });
             let facts = Facts {
+                daemon: !offered,
                 offered,
                 protocol: words[0],
                 config,

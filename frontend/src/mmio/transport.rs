@@ -1,7 +1,6 @@
 //! The registers of one device, and what reading and writing them does.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
@@ -13,13 +12,12 @@ use super::registers::Ledger;
 use super::status::{Action, Status};
 use super::wires::Wires;
 use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
+use crate::failure::in_full;
 use crate::hypervisor::{Access, GuestRange, Operation};
+use crate::seldom::Seldom;
 
 /// What a register reads as that tells of a shared memory region that is not there (virtio 1.2, 4.2.2, `SHMLen`).
 const NO_REGION: u32 = u32::MAX;
-
-/// How often the log is told what a guest can do as often as it likes.
-const SELDOM: Duration = Duration::from_secs(10);
 
 /// One device as the guest sees it.
 #[derive(Debug)]
@@ -35,8 +33,10 @@ pub struct Transport<D> {
     pub(super) counts: Counts,
     /// Not part of what a reset forgets: it has to differ when the content does.
     pub(super) config_generation: u32,
-    /// When the log was last told of a queue that does not fit.
-    pub(super) warned: Option<Instant>,
+    /// What the guest can have logged: a queue that does not fit, a driver that is ready, one that cannot be served.
+    pub(super) unfit: Seldom,
+    pub(super) ready: Seldom,
+    pub(super) failed: Seldom,
     /// Where all of it is written down.
     pub(super) ledger: Option<Box<dyn Ledger>>,
 }
@@ -78,7 +78,9 @@ impl<D: Device> Transport<D> {
             own_calls: 0,
             counts: Counts::default(),
             config_generation: 0,
-            warned: None,
+            unfit: Seldom::default(),
+            ready: Seldom::default(),
+            failed: Seldom::default(),
             ledger: None,
         }
     }
@@ -303,9 +305,14 @@ impl<D: Device> Transport<D> {
         let features = self.driver.features;
         let count = queues.len();
         match self.device.activate(Activation { features, queues }) {
-            Ok(()) => info!("the driver is ready, with features {features:#x} and {count} queues"),
+            Ok(()) if self.ready.is_due() => {
+                info!("the driver is ready, with features {features:#x} and {count} queues");
+            }
+            Ok(()) => debug!("the driver is ready again, with {count} queues"),
             Err(error) => {
-                warn!("the device cannot be started: {error}");
+                if self.failed.is_due() {
+                    warn!("the device cannot be started: {}", in_full(&error));
+                }
                 self.driver.status |= Status::NEEDS_RESET;
             }
         }
@@ -391,8 +398,7 @@ impl<D: Device> Transport<D> {
 
     /// What an operator is to know of a guest whose memory is not set up as it has to be.
     fn warn_of(&mut self, index: u16, unfit: Unfit) {
-        if self.warned.is_none_or(|at| at.elapsed() >= SELDOM) {
-            self.warned = Some(Instant::now());
+        if self.unfit.is_due() {
             warn!("queue {index} is not made ready: {unfit}{}", unfit.hint());
         }
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use log::{info, warn};
+use log::{debug, warn};
 use rustix::net::Shutdown;
 
 use super::handover::Handover;
@@ -171,7 +171,7 @@ impl<M: Messages> FsDevice<M> {
         match started {
             Ok(()) => {
                 self.started = true;
-                info!("{} queues run", driver.queues.len());
+                debug!("{} queues run", driver.queues.len());
                 Ok(())
             }
             Err(error) => {

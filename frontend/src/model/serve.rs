@@ -10,6 +10,7 @@ use log::{error, warn};
 use crate::failure::in_full;
 use crate::hypervisor::{Pending, Port, PortError};
 use crate::mmio::{Device, Transport};
+use crate::seldom::Seldom;
 
 /// How often in a row waiting for an access may be in vain before it is taken for broken, rather than interrupted.
 const VAIN_WAITS: u32 = 1000;
@@ -26,8 +27,8 @@ pub struct Counters {
     pub faults: AtomicU64,
     /// How long the one took that took longest, in microseconds, from when the hypervisor gave it to when it took it back.
     pub slowest_us: AtomicU64,
-    /// Held while an access is handled.
-    hand: Mutex<()>,
+    /// Held while an access is handled; whether to say that one could not be completed.
+    hand: Mutex<Seldom>,
 }
 
 impl Counters {
@@ -77,7 +78,7 @@ fn answer<P: Port + ?Sized, D: Device>(
     transport: &Mutex<Transport<D>>,
     counters: &Counters,
 ) {
-    let _hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
     let began = Instant::now();
     let completed = pending.answer(|access| {
         counters.accesses.fetch_add(1, Ordering::Relaxed);
@@ -92,10 +93,12 @@ fn answer<P: Port + ?Sized, D: Device>(
     });
     if let Err(error) = completed {
         counters.faults.fetch_add(1, Ordering::Relaxed);
-        warn!(
-            "a guest's access could not be completed: {}",
-            in_full(&error)
-        );
+        if hand.is_due() {
+            warn!(
+                "a guest's access could not be completed: {}",
+                in_full(&error)
+            );
+        }
     }
     let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     counters.slowest_us.fetch_max(took, Ordering::Relaxed);

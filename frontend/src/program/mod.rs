@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use log::{LevelFilter, error, info, warn};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::ModelArgs;
 use crate::bao::BaoError;
@@ -114,6 +115,7 @@ pub fn run(
             source,
         })?),
     };
+    raise_open_files();
     let mut devices = Devices::start(&config, args.holder.as_deref())?;
     if devices.alive() > 0 {
         let summary = format!(
@@ -133,6 +135,16 @@ pub fn run(
     devices.end();
     info!("done");
     Ok(outcome)
+}
+
+/// A device has a descriptor or two for each queue; where it is not permitted, there are those that there are.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let _ = setrlimit(Resource::Nofile, all);
 }
 
 /// Waits until it is told to end, or until there is no device left.

@@ -1,9 +1,12 @@
 //! The order of messages: from a connection to running rings, and back.
 
+use std::os::unix::ffi::OsStrExt;
+
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Error, Messages, Region, Result, RingAddresses, feature};
+use crate::fnv::fnv_1a;
 
 /// Bytes of a file system device's tag (virtio 1.2, 5.11.4).
 pub const TAG_LEN: usize = 36;
@@ -79,6 +82,8 @@ pub struct Session<M> {
 /// All that was agreed on over a connection, while no message is on its way: with it, another process can go on.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
+    /// Where the daemon was reached: a hash of its socket's path.
+    pub daemon: u64,
     /// Features as the daemon offers them.
     pub offered: u64,
     /// Protocol features, as bits; none if they are not negotiated.
@@ -147,6 +152,11 @@ impl<M: Messages> Session<M> {
     /// # Errors
     /// The daemon fails to answer, or is not the same any more.
     pub fn resume(mut messages: M, facts: &Facts) -> Result<Self> {
+        if place(&messages) != facts.daemon {
+            return Err(Error::Misuse(
+                "the connection is to a daemon on another socket",
+            ));
+        }
         let offered = messages.features()?;
         if offered != facts.offered {
             return Err(Error::Lacks {
@@ -175,6 +185,7 @@ impl<M: Messages> Session<M> {
     /// What has been agreed on so far.
     pub fn facts(&self) -> Facts {
         Facts {
+            daemon: place(&self.messages),
             offered: self.offered,
             protocol: self.protocol.map(|agreed| agreed.bits()),
             config: self.config.map(|config| *config.bytes()),
@@ -309,6 +320,10 @@ impl<M: Messages> Session<M> {
         }
         Ok(())
     }
+}
+
+fn place(messages: &impl Messages) -> u64 {
+    fnv_1a(messages.daemon().as_os_str().as_bytes())
 }
 
 #[cfg(test)]

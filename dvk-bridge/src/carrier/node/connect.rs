@@ -67,8 +67,12 @@ pub(super) fn accept_from(
     Ok((socket, address))
 }
 
-/// Connects to `peer`, at most for as long as the configuration allows.
-pub(super) fn connect_to(config: &NodeConfig, peer: &PeerConfig) -> io::Result<OwnedFd> {
+/// Connects to `peer`, at most for as long as the configuration allows, or until `stop` is readable.
+pub(super) fn connect_to(
+    config: &NodeConfig,
+    peer: &PeerConfig,
+    stop: &OwnedFd,
+) -> io::Result<OwnedFd> {
     let port = peer.port_base.saturating_add(offset(config.id));
     let deadline = Instant::now() + config.limits.connect;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address of our kind");
@@ -77,7 +81,7 @@ pub(super) fn connect_to(config: &NodeConfig, peer: &PeerConfig) -> io::Result<O
         if address.is_ipv4() != config.address.is_ipv4() {
             continue;
         }
-        match connect_once(config.address, address, deadline) {
+        match connect_once(config.address, address, deadline, stop) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error.into(),
         }
@@ -89,15 +93,25 @@ fn addresses(peer: &PeerConfig, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((peer.host.as_str(), port).to_socket_addrs()?.collect())
 }
 
-fn connect_once(from: IpAddr, to: SocketAddr, deadline: Instant) -> Result<OwnedFd, Errno> {
+fn connect_once(
+    from: IpAddr,
+    to: SocketAddr,
+    deadline: Instant,
+    stop: &OwnedFd,
+) -> Result<OwnedFd, Errno> {
     let socket = tcp(from)?;
     bind(&socket, &SocketAddr::new(from, 0))?;
     match connect(&socket, &to) {
         Ok(()) => {}
         Err(Errno::INPROGRESS) => {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut ready = [PollFd::new(&socket, PollFlags::OUT)];
-            if poll_for(&mut ready, left)? == 0 {
+            let mut ready = [
+                PollFd::new(&socket, PollFlags::OUT),
+                PollFd::new(stop, PollFlags::IN),
+            ];
+            poll_for(&mut ready, left)?;
+            let [connected, _] = &ready;
+            if connected.revents().is_empty() {
                 return Err(Errno::TIMEDOUT);
             }
             socket_error(&socket)??;

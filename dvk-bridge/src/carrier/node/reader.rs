@@ -21,6 +21,9 @@ struct Incoming {
     since: Option<Instant>,
 }
 
+/// How often it is looked whether there is a connection to answer by.
+const NOT_YET: Duration = Duration::from_millis(50);
+
 /// Why a connection is given up.
 #[derive(Debug, thiserror::Error)]
 enum End {
@@ -40,8 +43,7 @@ enum End {
 pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
     let mut incoming: Option<Incoming> = None;
     while !shared.is_stopping() {
-        let limit = incoming.as_ref().map_or(NAP, |it| it.patience(shared));
-        let (knocked, readable) = match wait(shared, listener, incoming.as_ref(), limit) {
+        let (knocked, readable) = match wait(shared, peer, listener, incoming.as_ref()) {
             Ok(ready) => ready,
             Err(error) => {
                 log::error!("cannot wait for {peer}: {error}");
@@ -65,17 +67,30 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
 }
 
 /// Waits for the door or the connection: whether there is something to do at either.
+///
+/// While nothing can be answered nothing is read, but its end: whoever asked would wait for ever.
 fn wait(
     shared: &Shared,
+    peer: &Peer,
     listener: &OwnedFd,
     incoming: Option<&Incoming>,
-    limit: Duration,
 ) -> Result<(bool, bool), Errno> {
+    let answerable = peer.outbox.is_connected();
+    let interest = if answerable {
+        PollFlags::IN
+    } else {
+        PollFlags::RDHUP
+    };
     let mut ready = vec![
         PollFd::new(&shared.stop, PollFlags::IN),
         PollFd::new(listener, PollFlags::IN),
     ];
-    ready.extend(incoming.map(|it| PollFd::new(&it.socket, PollFlags::IN)));
+    ready.extend(incoming.map(|it| PollFd::new(&it.socket, interest)));
+    let limit = match incoming {
+        Some(_) if !answerable => NOT_YET,
+        Some(incoming) => incoming.patience(shared),
+        None => NAP,
+    };
     poll_for(&mut ready, limit)?;
     let is_ready = |index: usize| ready.get(index).is_some_and(|it| !it.revents().is_empty());
     Ok((is_ready(1), is_ready(2)))

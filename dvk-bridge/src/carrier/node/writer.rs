@@ -15,7 +15,7 @@ pub(super) fn run(shared: &Shared, peer: &Peer) {
     // Said once for each time that it goes away.
     let mut said = false;
     while !shared.is_stopping() {
-        match connect_to(&shared.config, &peer.config) {
+        match connect_to(&shared.config, &peer.config, &shared.stop) {
             Ok(socket) => {
                 said = false;
                 if let Err(end) = serve(shared, peer, socket) {

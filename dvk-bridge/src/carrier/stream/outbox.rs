@@ -10,7 +10,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use crate::abi::{Command, Endpoint, Generation, Header, M5, Message, NodeId, Timestamp};
+use crate::abi::{Command, Endpoint, Generation, Header, M1, Message, NodeId, Timestamp};
 use crate::carrier::engine::{Line, NotConnected, lock, wait_until};
 
 /// Most bytes that wait for a peer to take them. Nobody sends more than a few exchanges ahead, so that one who lets so much
@@ -150,9 +150,13 @@ impl Outbox {
         lock(&self.state).unsent()
     }
 
-    /// A sign of life, with the least that a proxy can make of it: no load.
+    /// A sign of life, as proxies tell their load: none, every 30 seconds.
     pub(crate) fn hello(&self) -> Result<(), NotConnected> {
-        let mut message = Message::new(LOAD_LEVEL, &M5::default());
+        let load = M1 {
+            i3: 30,
+            ..M1::default()
+        };
+        let mut message = Message::new(LOAD_LEVEL, &load);
         message.source = Endpoint::from_raw(self.here.raw());
         self.tell(proxys(message), &[])
     }

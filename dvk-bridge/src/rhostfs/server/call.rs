@@ -5,6 +5,9 @@
 
 use crate::abi::{M1, M2, M7, Message};
 
+/// The number of the call that a client mounts with.
+const ROOT_PATH: i32 = 0x1004;
+
 /// A path name in the client's memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Name {
@@ -299,9 +302,14 @@ impl Call {
                 buffer: p2,
             },
             0x1003 => Self::Closedir { stream: p1 },
-            0x1004 => Self::RootPath { buffer: p1 },
+            ROOT_PATH => Self::RootPath { buffer: p1 },
             _ => return Err(NoCall::Unknown),
         })
+    }
+
+    /// Whether a request is one that a client begins with: it asks for the root's path when it mounts.
+    pub(super) const fn begins(message: &Message) -> bool {
+        message.kind == ROOT_PATH
     }
 
     /// Whether it can change something in the share, so that a read-only server refuses it.

@@ -125,14 +125,20 @@ impl Clients {
         }
     }
 
-    /// Who asks. Another process than before at the same endpoint is another client, and what the one before held is freed.
-    /// None if there are too many; one that holds nothing makes way, though.
-    pub(super) fn meet(&self, endpoint: Endpoint, pid: Option<i32>) -> Option<Arc<Client>> {
+    /// Who asks. If it `begins`, and is another process than the one before at the same endpoint, it is another client, and what
+    /// the one before held is freed: so a machine that boots again is known. None if there are too many; one that holds
+    /// nothing makes way, though.
+    pub(super) fn meet(
+        &self,
+        endpoint: Endpoint,
+        pid: Option<i32>,
+        begins: bool,
+    ) -> Option<Arc<Client>> {
         let mut known = lock(&self.known);
         let mut gone = None;
         if let Some(client) = known.get(&endpoint) {
             let another = matches!((pid, client.pid), (Some(now), Some(then)) if now != then);
-            if !another {
+            if !(begins && another) {
                 return Some(Arc::clone(client));
             }
             gone = known.remove(&endpoint);

@@ -254,7 +254,8 @@ impl Shared {
                 pid,
                 message,
             } => {
-                let known = self.clients.meet(client, pid);
+                let begins = Call::begins(&message);
+                let known = self.clients.meet(client, pid, begins);
                 if let Some(known) = &known {
                     known.asks();
                 }

@@ -284,6 +284,14 @@ fn connection_that_is_taken_over_goes_on_without_a_word_about_its_rings() {
 }
 
 #[test]
+fn daemon_on_another_socket_is_not_taken_over() {
+    let mut facts = Session::negotiate(Recorder::new()).unwrap().facts();
+    facts.daemon ^= 1;
+    let error = Session::resume(Recorder::new(), &facts).unwrap_err();
+    assert!(error.to_string().contains("another socket"), "{error}");
+}
+
+#[test]
 fn daemon_that_offers_something_else_is_not_taken_over() {
     let facts = Session::negotiate(Recorder::new()).unwrap().facts();
     let mut other = Recorder::new();

@@ -59,6 +59,10 @@ fn d18_a_client_that_boots_again_has_nothing_open() -> Result<()> {
     let first = scene.client();
     let file = first.open("//file", READ).unwrap();
     let second = scene.client_at(crate::scene::CLIENT, 101);
+    ensure!(
+        is(&second.pread(file, 8, 0), b"contents"),
+        "a process id alone says nothing: it may be another thread's"
+    );
     ensure!(second.root_path().as_deref() == Ok("/"));
     ensure!(second.pread(file, 8, 0) == Err(EBADF));
     std::mem::forget(first);

@@ -1,0 +1,188 @@
+//! A node of a DVS as the kernel and its proxies make one, played in memory: the order of its checks, what it acknowledges
+//! and what it loses without a word.
+//!
+//! Written from the protocol's description, and sharing nothing with the library that is tried against it. Client
+//! processes of the node are driven as the original file system drives its one: a request in a message, memory that the
+//! server copies to and from while the process waits, a reply.
+
+mod kernel;
+mod layout;
+mod proxies;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use kernel::Kernel;
+pub use kernel::{Lost, Reason};
+pub use layout::{Field, Frame, Layout};
+use proxies::Proxies;
+
+/// Longest wait for anything.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Who the node is, and whom it has beside it.
+#[derive(Clone, Debug)]
+pub struct PeerSetup {
+    /// Its id.
+    pub id: i32,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The other node's id.
+    pub other: i32,
+    /// The other node's address.
+    pub other_address: Ipv4Addr,
+    /// The layout that it speaks.
+    pub layout: Layout,
+    /// Remote endpoints of container 0 that it has bound to the other node.
+    pub servers: Vec<i32>,
+    /// How long its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor it is queued on is busy, and
+    /// other commands of the same endpoint are lost.
+    pub queued: Duration,
+}
+
+/// The node.
+pub struct Peer {
+    shared: Arc<Shared>,
+    proxies: Proxies,
+}
+
+/// What the node's threads share.
+pub(crate) struct Shared {
+    setup: PeerSetup,
+    kernel: Mutex<Kernel>,
+    changed: Condvar,
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().expect("a thread of the node panicked")
+    }
+}
+
+/// What a process's SENDREC came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The reply's bytes.
+    Reply(Vec<u8>),
+    /// This code, negative.
+    Failed(i32),
+    /// It still waits.
+    Blocked,
+}
+
+impl Peer {
+    /// Starts the node: it listens when this returns, and goes on to connect.
+    pub fn start(setup: PeerSetup) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            kernel: Mutex::new(Kernel::new(&setup)),
+            changed: Condvar::new(),
+            setup,
+        });
+        let proxies = Proxies::start(shared.clone())?;
+        Ok(Self { shared, proxies })
+    }
+
+    /// Waits until both connections are there.
+    pub fn wait_connected(&self) {
+        drop(self.wait_until("be connected both ways", |kernel| {
+            kernel.connected == (true, true)
+        }));
+    }
+
+    /// Waits until the other node has closed the connection that this one writes to.
+    pub fn wait_dropped(&self) {
+        drop(self.wait_until("be dropped", |kernel| kernel.dropped));
+    }
+
+    /// Waits until `count` frames of command `command` have come: they.
+    pub fn wait_for(&self, command: i32, count: usize) -> Vec<Frame> {
+        let of_command = |kernel: &Kernel| -> Vec<Frame> {
+            let frames = kernel.received.iter();
+            frames
+                .filter(|it| it.get(Field::Command) == command)
+                .cloned()
+                .collect()
+        };
+        let what = format!("get {count} frames of command {command:#x}");
+        let kernel = self.wait_until(&what, |kernel| of_command(kernel).len() >= count);
+        of_command(&kernel)
+    }
+
+    /// Starts SENDREC: process `client` asks `server`, with `memory` by address.
+    pub fn ask(&self, client: i32, server: i32, message: &[u8], memory: BTreeMap<u32, Vec<u8>>) {
+        let frame = self.shared.lock().ask(client, server, message, memory);
+        self.send(&frame);
+    }
+
+    /// The request of [`Self::ask`] without sending it.
+    pub fn asked(
+        &self,
+        client: i32,
+        server: i32,
+        message: &[u8],
+        memory: BTreeMap<u32, Vec<u8>>,
+    ) -> Frame {
+        self.shared.lock().ask(client, server, message, memory)
+    }
+
+    /// Waits for what process `client`'s SENDREC comes to.
+    pub fn outcome(&self, client: i32) -> Outcome {
+        let what = format!("have an answer for process {client}");
+        let kernel = self.wait_until(&what, |kernel| kernel.outcome(client) != Outcome::Blocked);
+        kernel.outcome(client)
+    }
+
+    /// What process `client`'s SENDREC has come to so far.
+    pub fn outcome_now(&self, client: i32) -> Outcome {
+        self.shared.lock().outcome(client)
+    }
+
+    /// Bytes of process `client`'s memory.
+    pub fn memory(&self, client: i32, address: u32) -> Vec<u8> {
+        self.shared.lock().memory(client, address)
+    }
+
+    /// A signal ends process `client`'s wait: it does not wait for its server any more.
+    pub fn interrupt(&self, client: i32) {
+        self.shared.lock().interrupt(client);
+    }
+
+    /// Commands that were lost without a word.
+    pub fn lost(&self) -> Vec<Lost> {
+        self.shared.lock().lost.clone()
+    }
+
+    /// From now on commands of this kind are neither obeyed nor acknowledged.
+    pub fn ignore(&self, command: i32) {
+        self.shared.lock().ignored.push(command);
+    }
+
+    /// Sends `frame`, whatever it is.
+    pub fn send(&self, frame: &Frame) {
+        self.send_bytes(&[frame.header.as_slice(), &frame.payload].concat());
+    }
+
+    /// Sends bytes.
+    pub fn send_bytes(&self, bytes: &[u8]) {
+        self.proxies.send(bytes);
+    }
+
+    fn wait_until(&self, what: &str, done: impl Fn(&Kernel) -> bool) -> MutexGuard<'_, Kernel> {
+        let deadline = Instant::now() + LIMIT;
+        let mut kernel = self.shared.lock();
+        while !done(&kernel) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "the node did not {what}; lost: {:?}",
+                kernel.lost
+            );
+            let waited = self.shared.changed.wait_timeout(kernel, left);
+            kernel = waited.expect("a thread of the node panicked").0;
+        }
+        kernel
+    }
+}

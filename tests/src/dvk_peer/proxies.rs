@@ -1,0 +1,184 @@
+//! The node's pair of proxies: one connection in, one out, commands as they come.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+
+use super::Shared;
+use super::kernel::Answer;
+use super::layout::Frame;
+
+/// First port of every node's proxies.
+const PORTS: u16 = 3000;
+
+/// The proxies. Dropping them closes both connections, as when the node's machine is switched off.
+pub(crate) struct Proxies {
+    stop: Arc<AtomicBool>,
+    outgoing: Arc<Mutex<Option<TcpStream>>>,
+    incoming: Arc<Mutex<Option<TcpStream>>>,
+    listening: SocketAddr,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Proxies {
+    pub(crate) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        let setup = &shared.setup;
+        let port = |id: i32| PORTS + u16::try_from(id).expect("a node's id is small");
+        let listening = SocketAddr::from((setup.address, port(setup.other)));
+        let target = SocketAddrV4::new(setup.other_address, port(setup.id));
+        let from = setup.address;
+        let listener = TcpListener::bind(listening)?;
+        let mut proxies = Self {
+            stop: Arc::new(AtomicBool::new(false)),
+            outgoing: Arc::default(),
+            incoming: Arc::default(),
+            listening,
+            threads: Vec::new(),
+        };
+        let (answers, queue) = channel::<Answer>();
+        let (stop, incoming, reading) = (
+            proxies.stop.clone(),
+            proxies.incoming.clone(),
+            shared.clone(),
+        );
+        proxies.threads.push(thread::spawn(move || {
+            receive(&reading, &listener, &stop, &incoming, &answers);
+        }));
+        let (stop, outgoing) = (proxies.stop.clone(), proxies.outgoing.clone());
+        let connecting = shared.clone();
+        proxies.threads.push(thread::spawn(move || {
+            keep_connected(&connecting, from, target, &stop, &outgoing);
+        }));
+        let outgoing = proxies.outgoing.clone();
+        proxies.threads.push(thread::spawn(move || {
+            for answer in queue {
+                // As long as it is in the proxy's queue.
+                thread::sleep(shared.setup.queued);
+                // The descriptor is free when the command is fetched, before it is on the network.
+                shared.lock().sent(answer.busy);
+                write(
+                    &outgoing,
+                    &[answer.frame.header, answer.frame.payload].concat(),
+                );
+            }
+        }));
+        Ok(proxies)
+    }
+
+    pub(crate) fn send(&self, bytes: &[u8]) {
+        write(&self.outgoing, bytes);
+    }
+}
+
+fn write(outgoing: &Mutex<Option<TcpStream>>, bytes: &[u8]) {
+    let mut outgoing = outgoing.lock().expect("a writer panicked");
+    if let Some(stream) = outgoing.as_mut() {
+        // A proxy whose peer has gone loses what it sends.
+        let _ = stream.write_all(bytes);
+    }
+}
+
+/// Reads commands from whoever connects, one after the other.
+fn receive(
+    shared: &Shared,
+    listener: &TcpListener,
+    stop: &AtomicBool,
+    incoming: &Mutex<Option<TcpStream>>,
+    answers: &Sender<Answer>,
+) {
+    while let Ok((stream, _)) = listener.accept() {
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        *incoming.lock().expect("a reader panicked") = stream.try_clone().ok();
+        note(shared, |kernel| kernel.connected.0 = true);
+        // Until the other node closes, or the test switches this one off.
+        let _ = read_all(shared, stream, answers);
+        note(shared, |kernel| kernel.connected.0 = false);
+    }
+}
+
+fn note(shared: &Shared, change: impl FnOnce(&mut super::Kernel)) {
+    change(&mut shared.lock());
+    shared.changed.notify_all();
+}
+
+fn read_all(shared: &Shared, mut stream: TcpStream, answers: &Sender<Answer>) -> io::Result<()> {
+    loop {
+        let mut frame = Frame::new(shared.setup.layout);
+        stream.read_exact(&mut frame.header)?;
+        let length = frame.get(super::Field::Length);
+        frame.payload = vec![0; usize::try_from(length).unwrap_or(0).min(65_536)];
+        stream.read_exact(&mut frame.payload)?;
+        let answer = shared.lock().put(frame);
+        shared.changed.notify_all();
+        if let Some(answer) = answer {
+            // The writer lives as long as there are answers.
+            let _ = answers.send(answer);
+        }
+    }
+}
+
+/// Connects, and connects again, and notices when the other node closes.
+fn keep_connected(
+    shared: &Shared,
+    from: Ipv4Addr,
+    target: SocketAddrV4,
+    stop: &AtomicBool,
+    outgoing: &Mutex<Option<TcpStream>>,
+) {
+    while !stop.load(Ordering::Acquire) {
+        let Ok(stream) = connect_from(from, target) else {
+            thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        let watched = stream.try_clone();
+        *outgoing.lock().expect("a writer panicked") = Some(stream);
+        note(shared, |kernel| kernel.connected.1 = true);
+        if let Ok(mut watched) = watched {
+            // Nothing ever comes here but its end.
+            let _ = watched.read(&mut [0]);
+        }
+        *outgoing.lock().expect("a writer panicked") = None;
+        note(shared, |kernel| {
+            kernel.connected.1 = false;
+            kernel.dropped = true;
+        });
+    }
+}
+
+/// Connects from an address of the node's own.
+pub(crate) fn connect_from(from: Ipv4Addr, to: SocketAddrV4) -> io::Result<TcpStream> {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    bind(&socket, &SocketAddrV4::new(from, 0))?;
+    connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
+}
+
+impl Drop for Proxies {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for stream in [&self.outgoing, &self.incoming] {
+            if let Some(stream) = stream.lock().expect("a proxy panicked").as_ref() {
+                // It may be closed already.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        // Wakes the one that accepts.
+        let _ = TcpStream::connect(self.listening);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("a proxy panicked");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Peers that go away, fall silent, or do not keep to the protocol.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gangplank_dvk::abi::{Code, Endpoint};
+use gangplank_dvk::carrier::node::Node;
+use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone};
+use gangplank_tests::dvk_peer::{Field, Layout, Outcome, Peer, Reason};
+
+use crate::scene::{
+    CLIENT, LIMIT, NAME_AT, Net, SERVER, access, bind, name, next_request, serve_access,
+};
+
+fn ask(peer: &Peer) {
+    peer.wait_connected();
+    peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+}
+
+/// Asserts that the client is reported gone, and that another life of its node is served.
+fn assert_gone_and_served_again(net: Net, server: &dyn BoundEndpoint) {
+    let client = Endpoint::from_raw(CLIENT);
+    let reason = Gone::NodeLost;
+    assert_eq!(
+        server.receive(LIMIT).unwrap(),
+        Delivery::Gone { client, reason }
+    );
+    let peer = net.peer(Layout::Current);
+    ask(&peer);
+    serve_access(server);
+    assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
+}
+
+#[test]
+fn a_peer_may_go_while_its_request_is_served() {
+    let net = Net(40);
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    ask(&peer);
+    let (client, message) = next_request(&*server);
+    drop(peer);
+    let client_gone = server.receive(LIMIT).unwrap();
+    assert_eq!(
+        client_gone,
+        Delivery::Gone {
+            client,
+            reason: Gone::NodeLost
+        }
+    );
+    assert_eq!(
+        server.reply(client, &message.answer(0)).unwrap_err().code(),
+        Code::EDVSPROCSTS
+    );
+    let peer = net.peer(Layout::Current);
+    ask(&peer);
+    serve_access(&*server);
+    assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
+}
+
+/// Has the peer go while it owes the acknowledgement of `command`, which `operation` waits for.
+fn goes_in_the_middle(
+    net: Net,
+    command: i32,
+    operation: impl FnOnce(&dyn BoundEndpoint, Endpoint) -> Result<(), EndpointError> + Send + 'static,
+) {
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    peer.ignore(command);
+    ask(&peer);
+    let (client, _) = next_request(&*server);
+    let here = server.clone();
+    let waiting = thread::spawn(move || operation(&*here, client));
+    peer.wait_for(command, 1);
+    let since = Instant::now();
+    drop(peer);
+    assert_eq!(
+        waiting.join().unwrap().unwrap_err().code(),
+        Code::EDVSNOTCONN
+    );
+    assert!(since.elapsed() < LIMIT / 2, "long before the limit");
+    assert_gone_and_served_again(net, &*server);
+}
+
+#[test]
+fn a_peer_may_go_before_it_sends_data() {
+    goes_in_the_middle(Net(41), 6, |server, client| {
+        server.copy_from(client, NAME_AT, &mut [0; 3])
+    });
+}
+
+#[test]
+fn a_peer_may_go_before_it_acknowledges_data() {
+    goes_in_the_middle(Net(42), 5, |server, client| {
+        server.copy_to(client, NAME_AT, &[0; 3])
+    });
+}
+
+#[test]
+fn a_peer_may_go_before_it_acknowledges_a_reply() {
+    goes_in_the_middle(Net(43), 4, |server, client| {
+        server.reply(client, &gangplank_dvk::abi::Message::default())
+    });
+}
+
+#[test]
+fn silence_ends_at_the_limit_and_others_are_served() {
+    let net = Net(44);
+    let mut config = net.config(Layout::Current, &[0]);
+    config.limits.exchange = Duration::from_millis(200);
+    let node = Node::start(config).unwrap();
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    ask(&peer);
+    let (client, _) = next_request(&*server);
+    // A process that runs: the kernel's handler says nothing.
+    peer.interrupt(CLIENT);
+    let error = server.copy_from(client, NAME_AT, &mut [0; 3]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot copy 3 bytes from 0x47d11000 of 10: nothing came within 200ms"
+    );
+    assert!(peer.lost().iter().all(|lost| lost.reason == Reason::Copy));
+    peer.ask(11, SERVER, &access(11, Layout::Current), name());
+    serve_access(&*server);
+    assert!(matches!(peer.outcome(11), Outcome::Reply(_)));
+}
+
+/// What a peer sends instead of commands.
+type Nonsense = fn(&Peer);
+
+#[test]
+fn a_peer_that_breaks_the_rules_is_dropped_and_another_is_served() {
+    let nonsense: [(u8, Nonsense); 5] = [
+        (50, |peer| peer.send_bytes(&[0x55; 300])),
+        (51, |peer| {
+            let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
+            peer.send(&frame.with(Field::Command, 0x77));
+        }),
+        (52, |peer| {
+            let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
+            peer.send(&frame.with(Field::Length, i32::MAX));
+        }),
+        (53, |peer| {
+            let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
+            peer.send(&frame.with(Field::SourceNode, 2));
+        }),
+        // And no more than that.
+        (54, |peer| {
+            peer.send_bytes(&[3, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0])
+        }),
+    ];
+    for (net, send) in nonsense {
+        let net = Net(net);
+        let node = Node::start(net.config(Layout::Current, &[0, 2])).unwrap();
+        let server = bind(&node);
+        let bad = net.peer(Layout::Current);
+        let good = net.peer_of(2, Layout::Current, Duration::ZERO);
+        bad.wait_connected();
+        good.wait_connected();
+        send(&bad);
+        bad.wait_dropped();
+        good.ask(12, SERVER, &access(12, Layout::Current), name());
+        serve_access(&*server);
+        assert!(matches!(good.outcome(12), Outcome::Reply(_)));
+    }
+}
+
+#[test]
+fn a_peer_of_another_generation_is_dropped() {
+    for (net, ours, theirs) in [
+        (60, Layout::Current, Layout::Legacy),
+        (61, Layout::Legacy, Layout::Current),
+        (62, Layout::Current, Layout::Early),
+    ] {
+        let net = Net(net);
+        let node = net.node(ours);
+        let _server = bind(&node);
+        let peer = net.peer(theirs);
+        peer.wait_connected();
+        for client in 10..14 {
+            peer.ask(client, SERVER, &access(client, theirs), name());
+        }
+        peer.wait_dropped();
+    }
+}
+
+#[test]
+fn strangers_are_not_let_in() {
+    let net = Net(63);
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    let port = SocketAddr::from((net.of(1), 3000));
+    // From the machine's usual loopback address, which is no peer's.
+    let mut stranger = TcpStream::connect(port).unwrap();
+    stranger.set_read_timeout(Some(LIMIT)).unwrap();
+    let ended = std::io::Read::read(&mut stranger, &mut [0; 1]);
+    assert!(
+        matches!(ended, Ok(0) | Err(_))
+            && stranger.local_addr().unwrap().ip() == Ipv4Addr::LOCALHOST
+    );
+    let peer = net.peer(Layout::Current);
+    ask(&peer);
+    serve_access(&*server);
+    assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
+}

@@ -1,0 +1,6 @@
+//! The library's node beside a node that keeps to the kernel's rules, without a guest and without rhostfs.
+
+mod faults;
+mod golden;
+mod rules;
+mod scene;

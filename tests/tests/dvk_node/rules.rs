@@ -1,0 +1,190 @@
+//! The kernel's rules, kept: one exchange at a time, batches, several nodes, errors that are told and errors that are not.
+
+use std::thread;
+use std::time::Duration;
+
+use gangplank_dvk::abi::{Code, M1};
+use gangplank_dvk::carrier::node::Node;
+use gangplank_dvk::endpoint::Delivery;
+use gangplank_tests::dvk_peer::{Field, Layout, Outcome};
+
+use crate::scene::{
+    CLIENT, LIMIT, NAME_AT, Net, SERVER, access, bind, name, next_request, serve_access,
+};
+
+#[test]
+fn no_command_is_lost_however_many_clients_are_served_at_once() {
+    let net = Net(20);
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    // While an acknowledgement is queued, every other command of the server would be lost.
+    let peer = net.peer_of(0, Layout::Current, Duration::from_millis(2));
+    peer.wait_connected();
+    let clients = 30..46;
+    let serving: Vec<_> = clients
+        .clone()
+        .map(|_| {
+            let server = server.clone();
+            thread::spawn(move || serve_access(&*server))
+        })
+        .collect();
+    for client in clients.clone() {
+        peer.ask(client, SERVER, &access(client, Layout::Current), name());
+    }
+    for client in clients {
+        assert!(matches!(peer.outcome(client), Outcome::Reply(_)));
+    }
+    for serving in serving {
+        serving.join().unwrap();
+    }
+    assert_eq!(peer.lost(), []);
+}
+
+#[test]
+fn a_batch_is_served_whole() {
+    let net = Net(21);
+    let node = net.node(Layout::Legacy);
+    let server = bind(&node);
+    let peer = net.peer(Layout::Legacy);
+    peer.wait_connected();
+    let serving = thread::spawn(move || (0..3).for_each(|_| serve_access(&*server)));
+    let [mut first, second, third] = [10, 11, 12]
+        .map(|client| peer.asked(client, SERVER, &access(client, Layout::Legacy), name()));
+    let batch_at = first.layout.batch_at();
+    first.set_word(batch_at, 2);
+    first.set_word(batch_at + 4, 1);
+    let rest = [second.header, third.header].concat();
+    peer.send(&first.with_payload(&rest));
+    for client in [10, 11, 12] {
+        assert!(matches!(peer.outcome(client), Outcome::Reply(_)));
+    }
+    serving.join().unwrap();
+}
+
+#[test]
+fn a_bad_address_is_told_by_an_acknowledgement_with_a_stale_copy_block() {
+    let net = Net(22);
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    let (client, message) = next_request(&*server);
+    let mut bytes = [0; 3];
+    for address in [0, NAME_AT + 1, NAME_AT - 1, u32::MAX] {
+        let error = server.copy_from(client, address, &mut bytes).unwrap_err();
+        assert_eq!(error.code(), Code::EFAULT, "{address:#x}");
+        let error = server.copy_to(client, address, &bytes).unwrap_err();
+        assert_eq!(error.code(), Code::EFAULT, "{address:#x}");
+    }
+    server.copy_from(client, NAME_AT, &mut bytes).unwrap();
+    server.reply(client, &message.answer(0)).unwrap();
+    assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
+}
+
+#[test]
+fn compressed_data_is_refused_and_the_exchange_with_it() {
+    let net = Net(23);
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    peer.ignore(6);
+    peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    let (client, message) = next_request(&*server);
+    let arm: M1 = message.arm();
+    let copying = server.clone();
+    let copying = thread::spawn(move || copying.copy_from(client, arm.p1, &mut [0; 3]));
+    let mut data = peer.wait_for(6, 1)[0].clone();
+    for (field, value) in [
+        (Field::Command, 0x2006),
+        (Field::Source, CLIENT),
+        (Field::Destination, SERVER),
+        (Field::SourceNode, 0),
+        (Field::DestinationNode, 1),
+    ] {
+        data = data.with(field, value);
+    }
+    data.set_word(data.layout.batch_at() + 4, 2);
+    peer.send(&data.with_payload(b"\x04\x22\x4d\x18"));
+    let error = copying.join().unwrap().unwrap_err();
+    assert_eq!(error.code(), Code::ENOSYS);
+}
+
+#[test]
+fn nodes_are_served_beside_each_other() {
+    let net = Net(24);
+    let node = Node::start(net.config(Layout::Current, &[0, 2])).unwrap();
+    let server = bind(&node);
+    let peers = [0, 2].map(|id| net.peer_of(id, Layout::Current, Duration::ZERO));
+    for (peer, client) in peers.iter().zip([10, 12]) {
+        peer.wait_connected();
+        peer.ask(client, SERVER, &access(client, Layout::Current), name());
+    }
+    let first = next_request(&*server);
+    let second = next_request(&*server);
+    // One waits for the acknowledgement of the other's copy only if they are of the same node.
+    for (client, message) in [second, first] {
+        server.copy_from(client, NAME_AT, &mut [0; 3]).unwrap();
+        server.reply(client, &message.answer(client.raw())).unwrap();
+    }
+    for (peer, client) in peers.iter().zip([10, 12]) {
+        let Outcome::Reply(reply) = peer.outcome(client) else {
+            panic!("no reply");
+        };
+        assert_eq!(reply[4..8], client.to_le_bytes());
+    }
+}
+
+#[test]
+fn what_nobody_implements_is_refused_in_its_own_way() {
+    let net = Net(25);
+    let node = net.node(Layout::Current);
+    let _server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    let frame = peer.asked(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    for (command, ack, code) in [
+        (7, 0x2007, -38),
+        (8, 0x2008, -38),
+        (6, 0x2006, -1),
+        (5, 0x2005, -1),
+    ] {
+        let copy = [CLIENT, SERVER, CLIENT, 1, 2, 3];
+        peer.send(&frame.clone().with(Field::Command, command).with_copy(copy));
+        let answer = &peer.wait_for(ack, 1)[0];
+        assert_eq!(
+            (answer.get(Field::Result), answer.copy()),
+            (code, copy),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn a_client_that_was_interrupted_and_asks_again_gets_the_newer_answer() {
+    let net = Net(26);
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    let (client, message) = next_request(&*server);
+    peer.interrupt(CLIENT);
+    let mut again = access(CLIENT, Layout::Current);
+    again[4] = 40;
+    peer.ask(CLIENT, SERVER, &again, name());
+    while server.copy_from(client, NAME_AT, &mut [0; 3]).is_ok() {
+        // Until the second has come.
+    }
+    server.reply(client, &message.answer(-4)).unwrap();
+    let Delivery::Request { message, .. } = server.receive(LIMIT).unwrap() else {
+        panic!("no request");
+    };
+    assert_eq!(message.kind, 40);
+    server.reply(client, &message.answer(0)).unwrap();
+    let Outcome::Reply(reply) = peer.outcome(CLIENT) else {
+        panic!("no reply");
+    };
+    assert_eq!(reply[4..8], [0; 4], "and not that to the first");
+}
