@@ -23,6 +23,9 @@ const PAGE: u64 = 4096;
 /// Bytes of a file system's tag at most (virtio 1.2, 5.11.4).
 const LONGEST_TAG: usize = 36;
 
+/// Bytes of a socket's path at most (unix(7)), less the zero byte behind it.
+const LONGEST_SOCKET: usize = 107;
+
 /// Linux takes 4 entries of each request for headers, and wants some left.
 const SMALLEST_QUEUE: u32 = 8;
 
@@ -294,7 +297,10 @@ fn misaligned(value: u64, alignment: u64) -> String {
 fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
     let device = &at.value;
     match (&device.socket, &device.socket_path) {
-        (Some(socket), None) => check_path(socket, "socket", faults),
+        (Some(socket), None) => {
+            let path = check_path(socket, "socket", faults)?;
+            check_socket_len(path, socket, "socket", faults)
+        }
         (None, Some(prefix)) => {
             let name = match device.shmem_path {
                 Some(_) => "Fs.sock".to_owned(),
@@ -302,7 +308,7 @@ fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
             };
             let mut path = check_path(prefix, "socket_path", faults)?.into_os_string();
             path.push(name);
-            Some(path.into())
+            check_socket_len(path.into(), prefix, "socket_path", faults)
         }
         (Some(socket), Some(_)) => {
             let right = "either of them would be right";
@@ -323,6 +329,24 @@ fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
             None
         }
     }
+}
+
+fn check_socket_len(
+    path: PathBuf,
+    at: &At<String>,
+    key: &str,
+    faults: &mut Faults,
+) -> Option<PathBuf> {
+    let len = path.as_os_str().len();
+    if len > LONGEST_SOCKET {
+        let what = format!(
+            "{} has {len} bytes; no socket's path has more than {LONGEST_SOCKET}",
+            path.display()
+        );
+        faults.add(at, key, what);
+        return None;
+    }
+    Some(path)
 }
 
 fn check_tag(tag: &At<String>, faults: &mut Faults) -> Option<String> {

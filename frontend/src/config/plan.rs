@@ -15,7 +15,21 @@ impl fmt::Display for Config {
         if let Some(level) = self.log_level {
             writeln!(f, "log level: {}", level.as_str().to_lowercase())?;
         }
-        self.devices.iter().try_for_each(|device| device.fmt(f))
+        self.devices.iter().try_for_each(|device| device.fmt(f))?;
+        for (index, device) in self.devices.iter().enumerate() {
+            let before = self.devices.iter().take(index);
+            let same = before
+                .into_iter()
+                .find(|other| other.socket == device.socket);
+            if let Some(other) = same {
+                writeln!(
+                    f,
+                    "note: devices {} and {} have the same daemon, which has to serve several guests, as gangplankd does",
+                    other.id, device.id
+                )?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -389,3 +389,28 @@ proptest! {
         let _ = parse(&devices(&[&device(!0xfff), &device(!0xfff)]));
     }
 }
+
+#[test]
+fn socket_whose_path_no_socket_can_have_is_refused() {
+    let long = format!("/run/{}.sock", "x".repeat(98));
+    assert!(refused(&one(&[("socket", &long)])).contains("no socket's path has more than 107"));
+    let prefix = format!("/run/{}/", "x".repeat(96));
+    let refusal = refused(&one(&[("socket", ""), ("socket_path", &prefix)]));
+    assert!(
+        refusal.contains("socket_path: ") && refusal.contains("more than 107"),
+        "{refusal}"
+    );
+    assert!(parse(&one(&[("socket", &long[..107])])).is_ok());
+}
+
+#[test]
+fn devices_of_one_daemon_are_noted_in_the_plan() {
+    let second = device(&[("id", "1"), ("mmio_addr", "0xa003c00")]);
+    let plan = parse(&devices(&[&device(&[]), &second]))
+        .unwrap()
+        .to_string();
+    assert!(
+        plan.contains("devices 0 and 1 have the same daemon"),
+        "{plan}"
+    );
+}

@@ -139,6 +139,30 @@ impl Holder {
         }
     }
 
+    /// As [`Holder::put`], where it may be kept already.
+    pub(super) fn put_again(
+        &self,
+        device: u32,
+        slot: Slot,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), HolderError> {
+        let doing = "keep a descriptor";
+        match self
+            .ask(doing, Request::Put { device, slot }, Some(descriptor))?
+            .0
+        {
+            Answer::Done { .. } => Ok(()),
+            Answer::Occupied if !slot.is_passing() => Ok(()),
+            _ => Err(HolderError::Refused { doing }),
+        }
+    }
+
+    /// Ends the connection, so that whoever watches it makes another.
+    pub(super) fn hang_up(&self) {
+        // It fails where the holder was faster.
+        let _ = rustix::net::shutdown(self.line(), rustix::net::Shutdown::Both);
+    }
+
     pub(super) fn drop_kept(&self, device: u32, slot: Slot) -> Result<(), HolderError> {
         let doing = "let go of a descriptor";
         match self.ask(doing, Request::Drop { device, slot }, None)?.0 {

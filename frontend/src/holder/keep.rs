@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use log::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::client::Holder;
 use super::error::HolderError;
 use super::eventfd::{as_descriptor, from_descriptor};
 use super::message::Slot;
+use crate::failure::in_full;
 
 /// A device that this process, and no other, serves.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Keep {
     device: u32,
     /// Duplicates of all that the holder keeps, to be kept by another should it go.
     kept: Mutex<BTreeMap<Slot, OwnedFd>>,
+    /// Whether something that must not be lost is in this process only.
+    is_pending: AtomicBool,
 }
 
 impl Keep {
@@ -31,6 +36,7 @@ impl Keep {
             holder,
             device,
             kept: Mutex::default(),
+            is_pending: AtomicBool::new(false),
         })
     }
 
@@ -56,6 +62,30 @@ impl Keep {
         self.holder.put(self.device, slot, descriptor)?;
         self.kept().insert(slot, duplicate);
         Ok(())
+    }
+
+    /// Has `descriptor` kept, in whatever time it takes: it must not be lost. Where the holder does not do it at once, the connection
+    /// is ended, and everything is kept when there is another: see [`Keep::renew`].
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn keep_for_good(&self, slot: Slot, descriptor: BorrowedFd<'_>) -> Result<(), HolderError> {
+        self.kept().insert(slot, duplicate(descriptor)?);
+        if let Err(error) = self.holder.put(self.device, slot, descriptor) {
+            self.is_pending.store(true, Ordering::Relaxed);
+            warn!(
+                "device {} is not kept yet: {}",
+                self.device,
+                in_full(&error)
+            );
+            self.holder.hang_up();
+        }
+        Ok(())
+    }
+
+    /// Whether this process must not end before [`Keep::renew`] has succeeded.
+    pub fn is_pending(&self) -> bool {
+        self.is_pending.load(Ordering::Relaxed)
     }
 
     /// Has what is in `slot` let go of: [`Slot::Daemon`] or [`Slot::Journal`].
@@ -91,8 +121,10 @@ impl Keep {
     pub fn renew(&self) -> Result<(), HolderError> {
         self.holder.claim(self.device)?;
         for (slot, descriptor) in &*self.kept() {
-            self.holder.put(self.device, *slot, descriptor.as_fd())?;
+            self.holder
+                .put_again(self.device, *slot, descriptor.as_fd())?;
         }
+        self.is_pending.store(false, Ordering::Relaxed);
         Ok(())
     }
 

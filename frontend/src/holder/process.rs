@@ -111,6 +111,11 @@ pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
         }
         match poll(&mut awaited, None) {
             Ok(_) | Err(Errno::INTR) => {}
+            // Memory comes back; what is kept here does not.
+            Err(Errno::NOMEM | Errno::AGAIN) => {
+                thread::sleep(PAUSE);
+                continue;
+            }
             Err(errno) => return Err(errno),
         }
         let ready: Vec<bool> = awaited.iter().map(|at| !at.revents().is_empty()).collect();

@@ -99,6 +99,41 @@ fn everything_is_kept_again_where_the_holder_was_lost() {
 }
 
 #[test]
+fn everything_is_kept_again_by_a_holder_that_has_it_already() {
+    let held = Held::start("again");
+    let keep = Keep::claim(held.client(), 2).unwrap();
+    keep.keep_for_good(Slot::Device, std::io::stdin().as_fd())
+        .unwrap();
+    keep.eventfd(Slot::Kick(0)).unwrap();
+    for _ in 0..2 {
+        keep.renew().unwrap();
+    }
+    assert!(!keep.is_pending());
+}
+
+#[test]
+fn what_must_not_be_lost_is_pending_until_there_is_a_holder() {
+    let [lost, next] = ["gone", "there"].map(Held::start);
+    let client = lost.client();
+    let keep = Keep::claim(Arc::clone(&client), 2).unwrap();
+    client.hang_up();
+    keep.keep_for_good(Slot::Device, std::io::stdin().as_fd())
+        .unwrap();
+    assert!(keep.is_pending());
+    assert!(keep.renew().is_err() && keep.is_pending());
+    let keep = keep.moved_to(next.client());
+    keep.renew().unwrap();
+    assert!(!keep.is_pending());
+    drop(keep);
+    assert!(
+        claim_when_free(&next, 2)
+            .left(Slot::Device)
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[test]
 fn noise_is_answered_and_harms_nobody() {
     let held = Held::start("noise");
     let keep = Keep::claim(held.client(), 0).unwrap();

@@ -10,7 +10,8 @@ pub(super) const LEN: u64 = 0x8000;
 /// "GPJOURNL", little-endian.
 pub(super) const MAGIC: u64 = 0x4c4e_5255_4f4a_5047;
 
-/// Of all that stands behind the head. The head itself, and [`crate::holder`]'s messages, never change.
+/// Of the registers and the daemon. The head, the request in hand, its phase, the doubts and [`crate::holder`]'s messages never
+/// change: a guest's CPU waits for what they say.
 pub(super) const VERSION: u32 = 1;
 
 /// [`Head`].

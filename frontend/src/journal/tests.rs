@@ -54,7 +54,7 @@ fn doubts_are_kept_until_they_are_settled() {
 }
 
 #[test]
-fn memory_that_the_driver_told_is_known_to_every_version() {
+fn memory_and_request_in_hand_are_known_to_every_version() {
     let journal = Journal::new(3).unwrap();
     assert_eq!(journal.told_memory(), None);
     let memory = GuestRange::new(0x1000_0000, 0x100_0000);
@@ -71,7 +71,10 @@ fn memory_that_the_driver_told_is_known_to_every_version() {
     later.start_over();
     let successor = succeed(&later);
     assert_eq!(successor.told_memory(), memory);
-    assert_eq!(successor.inherited(), None);
+    assert_eq!(
+        successor.inherited(),
+        Some(Inherited::InHand(REQUEST_OF_GUEST))
+    );
     assert_eq!(successor.left(), Left::Nothing);
 }
 

@@ -1,6 +1,6 @@
 //! Registers that are written down, and had back by a successor.
 
-use super::device::{Activation, Device};
+use super::device::{Activation, Device, ReadyQueue};
 use super::interrupts::USED_BUFFERS;
 use super::registers::{Ledger, Registers};
 use super::status::Status;
@@ -31,25 +31,17 @@ impl<D: Device> Transport<D> {
     /// to the guest may have been lost, so it is made to look once.
     ///
     /// # Errors
-    /// [`Misfit`], if the device is another by now. It is as it was made then.
+    /// [`Misfit`], if the device is another by now: it is broken then, and the driver is told.
     pub fn restore(&mut self, left: Registers) -> Result<(), Misfit> {
-        let sizes = self.device.queue_sizes();
-        if left.queues.len() > sizes.len() || left.config.len() != self.device.config().len() {
-            return Err(Misfit::Shape);
-        }
-        let mut ready = Vec::new();
-        for ((index, queue), &max) in (0..).zip(&left.queues).zip(sizes) {
-            if queue.ready {
-                let fit = queue.fit(index, max, self.memory);
-                ready.push(fit.map_err(|_| Misfit::Queue { index })?);
-            }
-        }
+        let fit = self.fit(&left);
         let runs = left.activated && !left.status.intersects(Status::NEEDS_RESET | Status::FAILED);
-        let activation = runs.then_some(Activation {
-            features: left.features,
-            queues: ready,
-        });
-        self.device.resume(&left.config, activation);
+        if let Ok(queues) = &fit {
+            let activation = runs.then(|| Activation {
+                features: left.features,
+                queues: queues.clone(),
+            });
+            self.device.resume(&left.config, activation);
+        }
         self.config_generation = left.config_generation;
         self.driver = Driver {
             status: left.status,
@@ -57,16 +49,34 @@ impl<D: Device> Transport<D> {
             driver_features_sel: left.driver_features_sel,
             features: left.features,
             queue_sel: left.queue_sel,
-            queues: left.queues,
+            queues: if fit.is_ok() { left.queues } else { Vec::new() },
             interrupt_status: left.interrupt_status,
             activated: left.activated,
         };
-        if self.driver.status.contains(Status::DRIVER_OK) {
+        if fit.is_err() {
+            self.needs_reset();
+        } else if self.driver.status.contains(Status::DRIVER_OK) {
             self.driver.interrupt_status |= USED_BUFFERS;
             self.raise_own();
         }
         self.note();
-        Ok(())
+        fit.map(|_| ())
+    }
+
+    /// The queues that are ready, if the device can still have them.
+    fn fit(&self, left: &Registers) -> Result<Vec<ReadyQueue>, Misfit> {
+        let sizes = self.device.queue_sizes();
+        if left.queues.len() > sizes.len() || left.config.len() != self.device.config().len() {
+            return Err(Misfit::Shape);
+        }
+        let queues = (0..).zip(&left.queues).zip(sizes);
+        queues
+            .filter(|((_, queue), _)| queue.ready)
+            .map(|((index, queue), &max)| {
+                let fit = queue.fit(index, max, self.memory);
+                fit.map_err(|_| Misfit::Queue { index })
+            })
+            .collect()
     }
 
     /// A predecessor's guest may be in the middle of anything, and nothing is known of it: the device has to be reset. Its

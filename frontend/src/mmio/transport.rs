@@ -287,6 +287,7 @@ impl<D: Device> Transport<D> {
             }
             Action::Stop => {
                 debug!("the driver has given up");
+                self.driver.status |= Status::FAILED;
                 self.stop();
                 true
             }
@@ -318,17 +319,24 @@ impl<D: Device> Transport<D> {
         }
     }
 
+    /// Written down first: a successor that found the old registers and no queue running would take them for never started.
     fn stop(&mut self) {
-        if std::mem::take(&mut self.driver.activated) {
+        let activated = std::mem::take(&mut self.driver.activated);
+        self.note();
+        if activated {
             self.device.reset();
         }
     }
 
     fn reset(&mut self) {
+        let activated = self.driver.activated;
+        self.driver = Driver {
+            activated,
+            ..Driver::default()
+        };
+        self.own_calls = 0;
         self.stop();
         self.wires.drain();
-        self.own_calls = 0;
-        self.driver = Driver::default();
     }
 
     fn selected_max(&self) -> Option<u16> {
@@ -373,6 +381,7 @@ impl<D: Device> Transport<D> {
             (0, true) => {
                 queue.ready = false;
                 if activated {
+                    self.note();
                     self.device.stop_queue(index);
                 }
             }

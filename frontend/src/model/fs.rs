@@ -267,12 +267,21 @@ impl<M: Messages + Send> FsDevice<M> {
     /// [`FsDevice::attach`].
     pub fn adopt(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<(), FsError> {
         self.started = session.is_running();
+        let running = session.facts().running;
         self.known_features = session.offered();
         self.daemon = Some(Daemon { session, line });
-        match (self.started, &self.driver) {
-            (true, Some(driver)) => {
+        let wanted = self.driver.as_ref().map(|driver| driver.queues.clone());
+        match (self.started, wanted) {
+            (true, Some(queues)) => {
+                // What was to be stopped when its process ended.
+                let wants =
+                    |ring: &usize| queues.iter().any(|queue| usize::from(queue.index) == *ring);
+                let stray: Vec<usize> = running.into_iter().filter(|ring| !wants(ring)).collect();
+                for ring in stray {
+                    self.stop_queue(u16::try_from(ring).unwrap_or(u16::MAX));
+                }
                 // A kick may have been lost between the two.
-                for queue in &driver.queues {
+                for queue in &queues {
                     self.wires.signal_kick(queue.index);
                 }
                 Ok(())

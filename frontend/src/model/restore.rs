@@ -26,10 +26,7 @@ pub(super) fn restore<C: Connector>(
         Left::Nothing => {}
         Left::Registers(registers) => match transport.restore(*registers) {
             Ok(()) => info!("goes on with status {:#x}", transport.status().bits()),
-            Err(misfit) => {
-                warn!("the guest has to reset the device: {misfit}");
-                transport.restore_broken();
-            }
+            Err(misfit) => warn!("the guest has to reset the device: {misfit}"),
         },
         Left::Unreadable => {
             warn!("the guest has to reset the device: what was known of it cannot be read");

@@ -87,14 +87,21 @@ impl Devices {
     /// There is none to be had. What it kept is open in this process, as long as that lives.
     pub(super) fn renew_holder(&self) -> Result<(), HolderError> {
         self.holder.renew()?;
-        for keep in self
+        let keeps = self
             .devices
             .iter()
-            .filter_map(|device| device.keep.as_ref())
-        {
-            keep.renew()?;
-        }
-        Ok(())
+            .filter_map(|device| device.keep.as_ref());
+        // Each by itself: one that is not kept must not keep others from it.
+        keeps.map(|keep| keep.renew()).fold(Ok(()), Result::and)
+    }
+
+    /// Whether the driver would not survive the end of this process, as something that must be kept is not.
+    pub(super) fn must_not_end(&self) -> bool {
+        let mut keeps = self
+            .devices
+            .iter()
+            .filter_map(|device| device.keep.as_ref());
+        keeps.any(|keep| keep.is_pending())
     }
 
     /// How many are served.
@@ -165,7 +172,7 @@ fn start(node: &Node, config: &DeviceConfig, keep: &Arc<Keep>) -> Result<Served,
         None => {
             let taken = node.take(config.id)?;
             journal.note_memory(taken.memory());
-            keep.keep(Slot::Device, taken.descriptor())?;
+            keep.keep_for_good(Slot::Device, taken.descriptor())?;
             taken
         }
     };

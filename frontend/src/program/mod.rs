@@ -11,9 +11,11 @@ mod status;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use log::{LevelFilter, error, info, warn};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -22,6 +24,7 @@ use crate::bao::BaoError;
 use crate::config::{Config, ConfigError};
 use crate::failure::in_full;
 use crate::holder::HolderError;
+use crate::seldom::Seldom;
 use devices::Devices;
 use signals::{Signals, Told};
 use status::StatusSocket;
@@ -84,6 +87,12 @@ impl Error {
     }
 }
 
+/// How often a holder is looked for where there is none to be had.
+const HOLD_AGAIN: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
 /// Serves the devices of the configuration at `config`, or only checks it and writes the plan to `out`. `filter` says in
 /// env_logger's form what is logged, whatever else says so.
 ///
@@ -132,6 +141,12 @@ pub fn run(
         0 => Outcome::Done,
         _ => Outcome::Failed,
     };
+    let mut complaint = Seldom::default();
+    while devices.must_not_end() {
+        if !hold_again(&devices, &mut complaint) {
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
     devices.end();
     info!("done");
     Ok(outcome)
@@ -158,6 +173,7 @@ fn serve(
         source,
     };
     let mut is_held = true;
+    let mut complaint = Seldom::default();
     while devices.alive() > 0 {
         let mut awaited = vec![PollFd::new(signals, PollFlags::IN)];
         awaited.extend(status.map(|status| PollFd::new(status, PollFlags::IN)));
@@ -166,7 +182,8 @@ fn serve(
         let of_holder = awaited.len();
         let ends: Vec<_> = devices.ends().collect();
         awaited.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
-        match poll(&mut awaited, None) {
+        let pause = (!is_held).then_some(&HOLD_AGAIN);
+        match poll(&mut awaited, pause) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(system(error.into())),
         }
@@ -175,7 +192,10 @@ fn serve(
         drop(awaited);
         drop(ends);
         if holder_gone {
-            is_held = hold_again(devices);
+            warn!("the process that keeps the devices has gone, or does not answer");
+        }
+        if holder_gone || !is_held {
+            is_held = hold_again(devices, &mut complaint);
         }
         devices.notice_ends();
         if let Some(status) = status {
@@ -195,14 +215,19 @@ fn serve(
     Ok(())
 }
 
-/// Whether there is another holder.
-fn hold_again(devices: &Devices) -> bool {
-    warn!("the process that kept the devices has gone; another one is started");
-    let renewed = devices.renew_holder();
-    renewed
-        .inspect_err(|error| {
-            let why = in_full(error);
-            error!("this program must not end before its guests: nothing keeps the devices: {why}");
-        })
-        .is_ok()
+/// Whether there is another holder, or the same one again.
+fn hold_again(devices: &Devices, complaint: &mut Seldom) -> bool {
+    match devices.renew_holder() {
+        Ok(()) => {
+            info!("the devices are kept again");
+            true
+        }
+        Err(error) => {
+            if complaint.is_due() {
+                let why = in_full(&error);
+                error!("nothing keeps the devices, so this program must not end: {why}");
+            }
+            false
+        }
+    }
 }

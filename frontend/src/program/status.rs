@@ -6,8 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use log::debug;
+
+/// How long to pause where nobody can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket, as long as it listens. Its file goes when this does.
 #[derive(Debug)]
@@ -36,7 +41,17 @@ impl StatusSocket {
 
     /// Sends `report` to everybody who has connected since. Whoever reads too slowly gets less of it: nobody is waited for.
     pub(super) fn answer(&self, report: impl Fn() -> String) {
-        while let Ok((mut stream, _)) = self.listener.accept() {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // Without a descriptor for it, whoever asks stays asking: not to be asked about at once.
+                    debug!("somebody who asked for the status cannot be heard: {error}");
+                    thread::sleep(PAUSE);
+                    return;
+                }
+            };
             let sent = stream
                 .set_nonblocking(true)
                 .and_then(|()| stream.write_all(report().as_bytes()));

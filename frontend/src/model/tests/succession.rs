@@ -13,7 +13,7 @@ use crate::holder::Slot;
 use crate::holder::tests::{Held, claim_when_free};
 use crate::hypervisor::{GuestRange, Operation};
 use crate::journal::Journal;
-use crate::mmio::Register;
+use crate::mmio::{Register, Registers};
 use crate::model::{Handover, Running};
 
 /// A guest and a daemon who see device models come and go.
@@ -207,12 +207,35 @@ fn driver_whose_queues_do_not_fit_the_device_any_more_has_to_reset() {
     stage.daemon.told();
     stage.config.queue_size = 64;
     let second = stage.next();
-    assert_eq!(stage.get(Register::Status) & 0x40, 0x40);
+    assert_eq!(stage.get(Register::Status), 0x4f);
+    assert_eq!(stage.get(Register::InterruptStatus), 2);
     let told = stage.daemon.told();
     assert!(told.contains(&"GET_VRING_BASE 1".to_owned()), "{told:?}");
     stage.set_to(Register::Status, 0);
     assert_eq!(stage.get(Register::Status), 0);
     stage.end(second);
+}
+
+#[test]
+fn device_model_that_ends_within_a_reset_is_succeeded_by_one_that_has_reset() {
+    let stage = Stage::set("within a reset", Some("myfs"));
+    let first = stage.next();
+    stage.until_daemon(&first);
+    stage.drive();
+    stage.end(first);
+    stage.daemon.told();
+    // The registers were written down, and the daemon was not told yet.
+    let reset = Registers {
+        config: vec![0; 40],
+        ..Registers::default()
+    };
+    let second = stage.next_after(|journal| journal.save(&reset));
+    let told = stage.daemon.told();
+    assert!(told.contains(&"RESET_DEVICE".to_owned()), "{told:?}");
+    assert_eq!(stage.get(Register::Status), 0);
+    stage.drive();
+    stage.end(second);
+    assert_eq!(stage.guest.faults(), [""; 0]);
 }
 
 #[test]
