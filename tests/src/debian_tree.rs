@@ -14,7 +14,7 @@ use crate::guest::initramfs;
 use crate::packages::{self, Arch};
 
 /// What the tree is for; dependencies come along.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 19] = [
     "base-files",
     "bash",
     "busybox",
@@ -27,10 +27,12 @@ const PACKAGES: [&str; 17] = [
     "git",
     "grep",
     "gzip",
+    "libc6-dev",
     "mount",
     "procps",
     "sed",
     "tar",
+    "tcc",
     "util-linux",
 ];
 

@@ -92,6 +92,14 @@ pub fn bao_check(arch: Arch) -> Result<PathBuf> {
     built("gangplank-tests", "bao-check", arch)
 }
 
+/// The static program that times workloads inside a guest or on the host.
+///
+/// # Errors
+/// When it does not build.
+pub fn guest_bench(arch: Arch) -> Result<PathBuf> {
+    built("gangplank-tests", "guest-bench", arch)
+}
+
 /// pjdfstest, the POSIX conformance suite, as a static program.
 ///
 /// # Errors

@@ -1,0 +1,97 @@
+//! The benchmark at guest level: what people do with files, in one guest on several file systems in turn, and on the host.
+//!
+//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--json FILE] [WORKLOAD...]
+//!
+//! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay; in QEMU virtiofsd and 9p. All of them serve
+//! directories of one host file system, mounted side by side in one guest, and every workload is run on each of them
+//! in each round. `guest-bench` is what runs in the guest.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the console"
+)]
+
+mod results;
+mod scene;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use gangplank_tests::guest::Machine;
+
+use crate::results::Results;
+use crate::scene::{Scene, WORKLOADS};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!(
+                "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] \
+                 [--json FILE] [WORKLOAD...]"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-guests: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What was typed.
+struct Arguments {
+    machine: Machine,
+    rounds: u32,
+    percent: u32,
+    json: Option<PathBuf>,
+    workloads: Vec<String>,
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
+        let mut parsed = Self {
+            machine: Machine::Uml,
+            rounds: 5,
+            percent: 100,
+            json: None,
+            workloads: Vec::new(),
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word} has no value"));
+            match word.as_str() {
+                "uml" => parsed.machine = Machine::Uml,
+                "qemu-x86_64" => parsed.machine = Machine::QemuX86_64,
+                "--rounds" => parsed.rounds = value()?.parse().context("--rounds")?,
+                "--size" => parsed.percent = value()?.parse().context("--size")?,
+                "--json" => parsed.json = Some(value()?.into()),
+                option if option.starts_with('-') => bail!("there is no option {option}"),
+                workload => parsed.workloads.push(workload.to_owned()),
+            }
+        }
+        if parsed.workloads.is_empty() {
+            parsed.workloads.extend(WORKLOADS.map(str::to_owned));
+        }
+        Ok(parsed)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let mut scene = Scene::new(arguments.machine, arguments.percent)?;
+    let mut results = Results::default();
+    for workload in &arguments.workloads {
+        eprintln!("{workload} ...");
+        results.read(&scene.in_guest(workload, arguments.rounds)?)?;
+        results.read(&scene.on_host(workload, arguments.rounds)?)?;
+    }
+    println!("{}", results.table(scene.peers()));
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, results.json())
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What was measured, and how it is told.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::scene::OURS;
+
+/// Rates by workload, in the order in which they came, and by file system.
+#[derive(Default)]
+pub(crate) struct Results {
+    workloads: Vec<Workload>,
+}
+
+struct Workload {
+    name: String,
+    unit: String,
+    /// Units a second, of each round.
+    rates: BTreeMap<String, Vec<f64>>,
+}
+
+impl Results {
+    /// Takes in what guest-bench printed.
+    pub(crate) fn read(&mut self, printed: &str) -> Result<()> {
+        for line in printed.lines() {
+            self.line(line)
+                .with_context(|| format!("guest-bench said: {line}"))?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [name, system, seconds, count, unit] = fields[..] else {
+            anyhow::bail!("not a result");
+        };
+        let seconds: f64 = seconds.parse().context("seconds")?;
+        let count: f64 = count.parse().context("count")?;
+        ensure!(seconds > 0.0, "it took no time");
+        let known = self.workloads.iter().position(|known| known.name == name);
+        let at = known.unwrap_or_else(|| {
+            self.workloads.push(Workload {
+                name: name.to_owned(),
+                unit: unit.to_owned(),
+                rates: BTreeMap::new(),
+            });
+            self.workloads.len() - 1
+        });
+        if let Some(workload) = self.workloads.get_mut(at) {
+            let rates = workload.rates.entry(system.to_owned()).or_default();
+            rates.push(count / seconds);
+        }
+        Ok(())
+    }
+
+    /// A table for people: ours, and each of `peers` with how many times as fast ours is.
+    pub(crate) fn table(&self, peers: &[&str]) -> String {
+        let mut text = format!("| workload | unit/s | {OURS} |");
+        for peer in peers {
+            let _ = write!(text, " {peer} | ratio |");
+        }
+        text.push_str("\n| --- | --- | ---: |");
+        text.push_str(&" ---: | ---: |".repeat(peers.len()));
+        text.push('\n');
+        for workload in &self.workloads {
+            let ours = workload.median(OURS);
+            let (scale, unit) = match workload.unit.as_str() {
+                "bytes" => (f64::from(1 << 20), "MiB"),
+                unit => (1.0, unit),
+            };
+            let _ = write!(
+                text,
+                "| {} | {unit} | {} |",
+                workload.name,
+                told(ours, scale)
+            );
+            for peer in peers {
+                let theirs = workload.median(peer);
+                let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+                let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+                let _ = write!(text, " {} | {ratio} |", told(theirs, scale));
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// The same for machines: units a second of every round.
+    pub(crate) fn json(&self) -> String {
+        let workloads: Vec<String> = self.workloads.iter().map(Workload::json).collect();
+        format!("[\n{}\n]\n", workloads.join(",\n"))
+    }
+}
+
+impl Workload {
+    fn median(&self, system: &str) -> Option<f64> {
+        let mut rates = self.rates.get(system)?.clone();
+        rates.sort_by(f64::total_cmp);
+        rates.get(rates.len() / 2).copied()
+    }
+
+    fn json(&self) -> String {
+        let systems: Vec<String> = self
+            .rates
+            .iter()
+            .map(|(system, rates)| {
+                let rates: Vec<String> = rates.iter().map(|rate| format!("{rate:.3}")).collect();
+                format!("\"{system}\": [{}]", rates.join(", "))
+            })
+            .collect();
+        format!(
+            "  {{\"workload\": \"{}\", \"unit\": \"{}\", \"per_second\": {{{}}}}}",
+            self.name,
+            self.unit,
+            systems.join(", ")
+        )
+    }
+}
+
+fn told(rate: Option<f64>, scale: f64) -> String {
+    match rate.map(|rate| rate / scale) {
+        Some(rate) if rate >= 100.0 => format!("{rate:.0}"),
+        Some(rate) => format!("{rate:.2}"),
+        None => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_tells_medians_and_ratios() {
+        let mut results = Results::default();
+        let printed = "find gangplankd 1.0 400 entries\nfind gangplankd 2.0 400 entries\n\
+                       find gangplankd 4.0 400 entries\nfind hostfs 4.0 400 entries\n";
+        results.read(printed).unwrap();
+        let table = results.table(&["hostfs", "host"]);
+        assert!(
+            table.ends_with("| find | entries | 200 | 100 | 2.00 | - | - |\n"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn anything_but_a_result_is_refused() {
+        let mut results = Results::default();
+        assert!(results.read("guest-bench: cannot").is_err());
+        assert!(results.read("find host 0.0 5 entries").is_err());
+    }
+}
