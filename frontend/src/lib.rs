@@ -13,6 +13,7 @@ pub mod fs;
 pub mod holder;
 pub mod hypervisor;
 pub mod journal;
+mod limits;
 pub mod mmio;
 pub mod model;
 pub mod program;

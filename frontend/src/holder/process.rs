@@ -13,11 +13,11 @@ use rustix::net::sockopt::{
     Timeout, set_socket_timeout, socket_acceptconn, socket_peercred, socket_type,
 };
 use rustix::net::{SocketFlags, SocketType, accept_with};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::channel::{Received, receive, send};
 use super::message::{Answer, Request};
 use super::store::{Client, Store};
+use crate::limits::raise_descriptor_limit;
 
 /// Connections at most; further ones wait.
 const MOST_CLIENTS: usize = 64;
@@ -88,12 +88,7 @@ fn survive() {
     let _ = rustix::thread::set_name(NAME);
     // The last process to be ended when memory runs out.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    let _ = setrlimit(Resource::Nofile, all);
+    raise_descriptor_limit();
 }
 
 /// Serves until nothing is kept and nobody is there.

@@ -94,7 +94,7 @@ impl Wires {
     }
 
     /// How often the interrupt line was raised so far, by anybody: only this side takes anything off that counter. None
-    /// where the system does not tell. Not while [`Wires::take_calls`] runs in another thread.
+    /// where the system does not tell. Not while calls are taken in another thread.
     pub fn calls(&self) -> Option<u64> {
         let taken = self.calls.load(Ordering::Relaxed);
         Some(taken.saturating_add(look(&self.call)?))

@@ -39,7 +39,7 @@ pub struct RelayArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
     pub num_request_queues: Option<u16>,
 
-    /// How long a daemon may take to answer, in seconds; stopping a ring waits for the requests in it
+    /// How long a daemon may take to answer, in seconds; it may take longer to stop a ring, until the requests in it are done
     #[arg(long, value_name = "SECS", default_value = "10", value_parser = parse_seconds)]
     pub limit: Duration,
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use log::warn;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -43,7 +44,7 @@ const NO_DESCRIPTOR: u64 = 1 << 8;
 pub(super) struct Limits {
     /// To take the connection, and to answer each of the first questions on it.
     pub(super) connect: Duration,
-    /// To answer a message. Stopping a ring waits for the requests in it.
+    /// To answer a message, but for one that stops a ring: that waits for the requests in it.
     pub(super) answer: Duration,
     /// To save its state, or to load it.
     pub(super) state: Duration,
@@ -102,6 +103,8 @@ pub(super) enum DaemonError {
 #[derive(Debug)]
 pub(super) struct Daemon {
     path: PathBuf,
+    /// Which file that was: another daemon may make one of the same name.
+    place: Option<(u64, u64)>,
     socket: UnixStream,
     inbox: Inbox,
     limits: Limits,
@@ -127,6 +130,7 @@ impl Daemon {
     fn negotiate(socket: UnixStream, path: &Path, limits: Limits) -> Result<Self> {
         let mut daemon = Self {
             path: path.to_owned(),
+            place: place(path),
             socket,
             inbox: Inbox::default(),
             // One that serves another guest already may have taken the connection and never say a word.
@@ -171,6 +175,11 @@ impl Daemon {
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is the one that listens at `path`.
+    pub(super) fn listens_at(&self, path: &Path) -> bool {
+        self.place.is_some() && self.place == place(path)
     }
 
     /// Virtio feature bits it offers, vhost-user's own among them.
@@ -262,16 +271,25 @@ impl Daemon {
     }
 
     /// Takes a ring back; where it stopped.
+    ///
+    /// A daemon answers when the requests in the ring are done, and is waited for without limit while it is connected: as long
+    /// as it has them, it writes where the guest's requests are, and nobody else may answer them.
     pub(super) fn stop_ring(&mut self, index: u32) -> Result<u16> {
         let state = [index.to_le_bytes(), [0; 4]].concat();
-        self.tell(
-            "SET_VRING_ENABLE",
-            request::SET_VRING_ENABLE,
-            state.clone(),
-            &[],
-        )?;
+        let name = "SET_VRING_ENABLE";
+        let disable = Message::new(request::SET_VRING_ENABLE, state.clone());
+        if self.protocol & protocol::REPLY_ACK == 0 {
+            self.send(name, &disable, &[])?;
+        } else {
+            let disable = disable.acknowledged();
+            self.send(name, &disable, &[])?;
+            let answer = self.receive_in_the_end(name, &disable)?;
+            self.acknowledged(name, &answer)?;
+        }
         let message = "GET_VRING_BASE";
-        let answer = self.ask(message, request::GET_VRING_BASE, state)?;
+        let question = Message::new(request::GET_VRING_BASE, state);
+        self.send(message, &question, &[])?;
+        let answer = self.receive_in_the_end(message, &question)?;
         match answer.ring_state() {
             Some((ring, base)) if ring == index => {
                 Ok(u16::try_from(base & 0xffff).unwrap_or_default())
@@ -357,7 +375,12 @@ impl Daemon {
         }
         let message = message.acknowledged();
         self.send(name, &message, beside)?;
-        match self.receive(name, &message)?.u64() {
+        let answer = self.receive(name, &message)?;
+        self.acknowledged(name, &answer)
+    }
+
+    fn acknowledged(&self, name: &'static str, answer: &Message) -> Result<()> {
+        match answer.u64() {
             Some(0) => Ok(()),
             Some(_) => Err(self.refused(name)),
             None => Err(self.nonsense(name)),
@@ -395,6 +418,22 @@ impl Daemon {
 
     fn receive(&mut self, name: &'static str, question: &Message) -> Result<Message> {
         self.receive_within(name, question, self.limits.answer)
+    }
+
+    /// An answer that comes when requests are done, if the daemon does not hang up before.
+    fn receive_in_the_end(&mut self, name: &'static str, question: &Message) -> Result<Message> {
+        loop {
+            match self.receive(name, question) {
+                Err(DaemonError::Wire {
+                    source: WireError::Late(limit),
+                    ..
+                }) => warn!(
+                    "the daemon at {} has not answered {name} for {limit:?}: requests are in flight",
+                    self.path.display()
+                ),
+                received => return received,
+            }
+        }
     }
 
     fn receive_within(
@@ -441,11 +480,30 @@ impl Daemon {
     }
 }
 
+impl DaemonError {
+    /// Whether the daemon is there no more. Any other may go on with what it has.
+    pub(super) const fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Wire {
+                source: WireError::HungUp | WireError::Cut | WireError::Socket(_),
+                ..
+            }
+        )
+    }
+}
+
 impl AsFd for Daemon {
     /// The connection. It becomes readable between two messages only when the daemon has hung up.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Device and inode number of a socket's file.
+fn place(path: &Path) -> Option<(u64, u64)> {
+    let found = rustix::fs::stat(path).ok()?;
+    Some((found.st_dev, found.st_ino))
 }
 
 fn read_all(pipe: &OwnedFd, limit: Duration) -> io::Result<Vec<u8>> {

@@ -27,6 +27,9 @@ const NO_DESCRIPTOR: u64 = 1 << 8;
 /// Bytes of configuration space that can be asked for at a time (vhost-user, "Device configuration space").
 const MAX_CONFIG_LEN: u32 = 256;
 
+/// Messages that are taken in a row, before anything else has its turn.
+const MESSAGES: usize = 64;
+
 /// How long a guest may take for the rest of a message, and to take an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,9 @@ pub(super) enum GuestError {
     /// The guest sent a message that has another form.
     #[error("it sent a malformed message {0}")]
     Malformed(u32),
+    /// A message that has no answer for what has happened.
+    #[error("its message {0} cannot be obeyed, and has no answer for that")]
+    Unanswerable(u32),
     /// The guest cannot be helped any more.
     #[error(transparent)]
     Fatal(#[from] Fatal),
@@ -93,7 +99,8 @@ impl Guest {
             {
                 return Err(WireError::Late(PATIENCE).into());
             }
-            if ready.daemon && self.session.daemon().is_some() {
+            // By the guest's messages there may be another one since.
+            if ready.daemon && self.session.daemon().is_some_and(is_readable) {
                 self.session.daemon_hung_up()?;
             }
             if ready.orders {
@@ -139,9 +146,9 @@ impl Guest {
         })
     }
 
-    /// Takes what the guest has sent; false when it has hung up.
+    /// Takes some of what the guest has sent; false when it has hung up.
     fn take_messages(&mut self) -> Result<bool, GuestError> {
-        loop {
+        for _ in 0..MESSAGES {
             match self.inbox.receive(self.socket.as_fd()) {
                 Ok(Some(message)) => {
                     self.begun = None;
@@ -156,6 +163,8 @@ impl Guest {
                 Err(error) => return Err(error.into()),
             }
         }
+        // The rest lies in the socket, and makes the next wait short.
+        Ok(true)
     }
 
     fn take(&mut self, mut message: Message) -> Result<(), GuestError> {
@@ -173,7 +182,12 @@ impl Guest {
                     self.session.guest(),
                     in_full(&refusal)
                 );
-                acknowledgement(&message, 1)
+                let refused = acknowledgement(&message, 1);
+                if refused.is_none() && message.request == request::GET_VRING_BASE {
+                    // It would be waited for without end, and there is no answer that means no.
+                    return Err(GuestError::Unanswerable(message.request));
+                }
+                refused
             }
         };
         if let Some(payload) = answer {
@@ -375,6 +389,12 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
+}
+
+/// Whether there is something to be read, or the end, right now.
+fn is_readable(descriptor: &impl AsFd) -> bool {
+    let mut awaited = [PollFd::new(descriptor, PollFlags::IN)];
+    matches!(poll(&mut awaited, Some(&Timespec::default())), Ok(1..))
 }
 
 fn acknowledgement(message: &Message, code: u64) -> Option<Vec<u8>> {

@@ -38,6 +38,7 @@ use self::daemon::Limits;
 use self::listening::Listening;
 use self::serve::Relay;
 use self::session::Plan;
+use crate::limits::raise_descriptor_limit;
 use crate::program::logging;
 use crate::program::signals::Signals;
 
@@ -100,6 +101,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         })
     };
     logging::start(args.log_level, filter)?;
+    raise_descriptor_limit();
     let signals = Signals::block().map_err(Error::Wait)?;
     let control = args.control.as_deref();
     let control = control.map(|path| listening(path, Some(Mode::RUSR | Mode::WUSR)));

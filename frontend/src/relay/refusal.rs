@@ -28,6 +28,8 @@ const SETTLING: Duration = Duration::from_secs(2);
 pub(super) enum Answered {
     /// All that was in it.
     All,
+    /// As many as the ring has entries; there are more, since the guest goes on meanwhile.
+    Some,
     /// Up to a request that opens a session, which waits for a daemon.
     UpToInit,
 }
@@ -47,7 +49,7 @@ pub(super) enum Settled {
     Unknown,
 }
 
-/// Answers all that is in the ring from `base` on, and moves `base` on. `count` counts.
+/// Answers what is in the ring from `base` on, and moves `base` on. `count` counts.
 ///
 /// # Errors
 /// The ring's driver breaks its rules, or the memory is out of reach.
@@ -57,8 +59,12 @@ pub(super) fn refuse(
     base: &mut u16,
     count: &mut u64,
 ) -> Result<Answered, SplitError> {
+    let begun = *count;
     loop {
         while split.waiting(*base)? > 0 {
+            if count.saturating_sub(begun) >= u64::from(split.size()) {
+                return Ok(Answered::Some);
+            }
             let head = split.available_head(*base)?;
             if refuse_one(split, memory, head)? == Answered::UpToInit {
                 return Ok(Answered::UpToInit);

@@ -12,7 +12,7 @@ use log::{info, warn};
 
 use super::daemon::{Daemon, DaemonError};
 use super::refusal::is_drained;
-use super::session::{Fatal, Phase, Session};
+use super::session::{Fatal, Phase, Session, Unstarted};
 use super::split::SplitError;
 use crate::failure::in_full;
 
@@ -109,18 +109,22 @@ impl Session {
                 daemon: None,
                 state: Some(state),
             } => {
-                let resumed = self.find().and_then(|mut daemon| {
+                let found = self.find().map_err(Unstarted::from);
+                let resumed = found.and_then(|mut daemon| {
                     daemon.load(&state)?;
                     self.start(daemon)
                 });
-                if let Err(error) = resumed {
-                    self.phase = Phase::Paused {
-                        daemon: None,
-                        state: Some(state),
-                    };
-                    return Err(error.into());
+                match resumed {
+                    Ok(()) => Ok("resumed with another daemon"),
+                    Err(unstarted) if unstarted.had_rings => Err(self.gone(unstarted.why)),
+                    Err(unstarted) => {
+                        self.phase = Phase::Paused {
+                            daemon: None,
+                            state: Some(state),
+                        };
+                        Err(unstarted.why.into())
+                    }
                 }
-                Ok("resumed with another daemon")
             }
             // Nothing was known: the guest had reset the device.
             Phase::Paused { .. } => {
@@ -135,8 +139,16 @@ impl Session {
         }
     }
 
-    /// Leaves the daemon for the one at `path`. On an error the guest goes on as before.
+    /// Leaves the daemon for the one at `path`. On an error the guest goes on as before, if the other daemon had none of its
+    /// rings: what that did with the requests in them, the one before does not know.
     pub(super) fn switch(&mut self, path: &Path, files: Files) -> Result<String, ReplaceError> {
+        if let Phase::Served(daemon) = &self.phase
+            && files == Files::Kept
+            && daemon.listens_at(path)
+        {
+            return Ok("it is served by that daemon already".to_owned());
+        }
+        let was_paused = matches!(self.phase, Phase::Paused { .. });
         if matches!(self.phase, Phase::Waiting | Phase::Lost) {
             path.clone_into(&mut self.backend);
             self.hurry();
@@ -163,7 +175,12 @@ impl Session {
             Some(state) => next.load(state).map_err(ReplaceError::from),
             None => Err(ReplaceError::NoState("the daemon")),
         };
-        let started = loaded.and_then(|()| Ok(self.start(next)?));
+        let started = match loaded.map(|()| self.start(next)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(unstarted)) if unstarted.had_rings => return Err(self.gone(unstarted.why)),
+            Ok(Err(unstarted)) => Err(unstarted.why.into()),
+            Err(error) => Err(error),
+        };
         match (started, daemon) {
             (Ok(()), old) => {
                 drop(old);
@@ -176,15 +193,12 @@ impl Session {
                 let len = state.map_or(0, |state| state.len());
                 Ok(format!("replaced, with {len} bytes of state"))
             }
-            (Err(error), Some(old)) => {
+            (Err(error), Some(old)) if !was_paused => {
                 self.go_on(old)?;
                 Err(error)
             }
-            (Err(error), None) => {
-                self.phase = Phase::Paused {
-                    daemon: None,
-                    state,
-                };
+            (Err(error), daemon) => {
+                self.phase = Phase::Paused { daemon, state };
                 Err(error)
             }
         }
@@ -216,17 +230,13 @@ impl Session {
                 self.counters.daemons -= 1;
                 Ok(())
             }
-            Err(error) => Err(self.gone(error)),
+            Err(unstarted) => Err(self.gone(unstarted.why)),
         }
     }
 
     /// The daemon went while the rings were being stopped or started.
     fn gone(&mut self, error: DaemonError) -> ReplaceError {
-        self.phase = Phase::Paused {
-            daemon: None,
-            state: None,
-        };
-        match self.lose(&in_full(&error)) {
+        match self.lose_with_rings(&error) {
             Ok(()) => error.into(),
             Err(fatal) => fatal.into(),
         }

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -69,8 +69,8 @@ struct Served {
 /// The relay.
 pub(super) struct Relay {
     plan: Arc<Plan>,
-    /// Where the next guest's daemon is looked for.
-    backend: PathBuf,
+    /// Where the next guest's daemon is looked for. An order that has been obeyed changes it.
+    backend: Arc<Mutex<PathBuf>>,
     guests: Vec<Served>,
     /// Guests so far.
     count: u64,
@@ -80,7 +80,7 @@ impl Relay {
     pub(super) fn new(plan: Plan, backend: PathBuf) -> Self {
         Self {
             plan: Arc::new(plan),
-            backend,
+            backend: Arc::new(Mutex::new(backend)),
             guests: Vec::new(),
             count: 0,
         }
@@ -113,14 +113,16 @@ impl Relay {
                 self.take(stream);
             }
             if let Some(stream) = control.and_then(accept) {
-                self.obey(&stream);
+                self.obey(stream);
             }
         }
     }
 
     fn report(&mut self) {
-        let (Ok(text) | Err(text)) = self.tell(&Command::Status);
-        info!("status: {}", text.trim_end());
+        self.order(Command::Status, |answer| {
+            let (Ok(text) | Err(text)) = answer;
+            info!("status: {}", text.trim_end());
+        });
     }
 
     fn take(&mut self, stream: UnixStream) {
@@ -141,7 +143,9 @@ impl Relay {
         let told = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (orders, inbox) = mpsc::channel();
         let heard = Arc::clone(&told);
-        let (plan, backend) = (Arc::clone(&self.plan), self.backend.clone());
+        let plan = Arc::clone(&self.plan);
+        let backend = self.backend.lock();
+        let backend = backend.unwrap_or_else(PoisonError::into_inner).clone();
         let thread = thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn(move || {
@@ -159,29 +163,27 @@ impl Relay {
     }
 
     /// Does what an operator wants, for all guests at once.
-    fn obey(&mut self, stream: &UnixStream) {
-        let answer = match stream
+    fn obey(&mut self, stream: UnixStream) {
+        let command = match stream
             .set_nonblocking(false)
-            .and_then(|()| control::receive(stream))
+            .and_then(|()| control::receive(&stream))
         {
-            Ok(Some(command)) => self.tell(&command),
-            Ok(None) => Err("there is no such command".to_owned()),
+            Ok(Some(command)) => command,
+            Ok(None) => return answer(&stream, Err("there is no such command".to_owned())),
             Err(error) => {
                 warn!("an order cannot be read: {error}");
                 return;
             }
         };
-        let (word, text) = match answer {
-            Ok(text) => ("ok", text),
-            Err(text) => ("error", text),
-        };
-        let mut stream = stream;
-        if let Err(error) = write!(stream, "{word}\n{}\n", text.trim_end()) {
-            warn!("an order cannot be answered: {error}");
-        }
+        self.order(command, move |told| answer(&stream, told));
     }
 
-    fn tell(&mut self, command: &Command) -> Result<String, String> {
+    /// Has every guest obey `command`, and `then` hear what came of it, on a thread of its own: guests may take their time.
+    fn order(
+        &mut self,
+        command: Command,
+        then: impl FnOnce(Result<String, String>) + Send + 'static,
+    ) {
         debug!("told: {command:?}");
         let (answer, answers) = mpsc::channel();
         for guest in &self.guests {
@@ -193,49 +195,80 @@ impl Relay {
             });
             let _ = rustix::io::write(&*guest.told, &1u64.to_ne_bytes());
         }
-        drop(answer);
-        let until = Instant::now() + self.patience();
-        let (mut lines, mut is_done) = (Vec::new(), true);
-        while lines.len() < self.guests.len() {
-            let left = until.saturating_duration_since(Instant::now());
-            match answers.recv_timeout(left) {
-                Ok((guest, Ok(text))) => lines.push((guest, text)),
-                Ok((guest, Err(text))) => {
-                    is_done = false;
-                    lines.push((guest, text));
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    is_done = false;
-                    lines.push((0, "some guests do not answer yet".to_owned()));
-                    break;
-                }
-            }
-        }
-        lines.sort();
-        let mut text: String = lines
-            .iter()
-            .map(|(guest, text)| format!("guest {guest}: {text}\n"))
-            .collect();
-        if lines.is_empty() {
-            text = "no guest is connected\n".to_owned();
-        }
-        if let Command::Switch { socket, .. } = command
-            && is_done
-        {
-            socket.clone_into(&mut self.backend);
-            text.push_str(&format!("new guests go to {}\n", socket.display()));
-        }
-        match is_done {
-            true => Ok(text),
-            false => Err(text),
+        let count = self.guests.len();
+        let patience = self.patience();
+        let backend = Arc::clone(&self.backend);
+        let started = thread::Builder::new()
+            .name("order".to_owned())
+            .spawn(move || {
+                then(collect(&answers, count, patience).map(|mut text| {
+                    if let Command::Switch { socket, .. } = command {
+                        text.push_str(&format!("new guests go to {}\n", socket.display()));
+                        *backend.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+                    }
+                    text
+                }));
+            });
+        if let Err(error) = started {
+            error!("nobody can wait for the guests' answers: {error}");
         }
     }
 
-    /// How long guests may take to do as they are told.
+    /// How long guests may take to do as they are told, but for requests that take longer.
     fn patience(&self) -> Duration {
         let limits = self.plan.limits;
         limits.connect + limits.state * 2 + limits.answer * 4
+    }
+}
+
+/// What `count` guests answer within `patience`.
+fn collect(
+    answers: &Receiver<(u64, Result<String, String>)>,
+    count: usize,
+    patience: Duration,
+) -> Result<String, String> {
+    let until = Instant::now() + patience;
+    let (mut lines, mut is_done) = (Vec::new(), true);
+    while lines.len() < count {
+        let left = until.saturating_duration_since(Instant::now());
+        match answers.recv_timeout(left) {
+            Ok((guest, Ok(text))) => lines.push((guest, text)),
+            Ok((guest, Err(text))) => {
+                is_done = false;
+                lines.push((guest, text));
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                is_done = false;
+                let text =
+                    "some guests have not answered yet, and do as they are told when they can";
+                lines.push((0, text.to_owned()));
+                break;
+            }
+        }
+    }
+    lines.sort();
+    let text: String = match lines.is_empty() {
+        true => "no guest is connected\n".to_owned(),
+        false => lines
+            .iter()
+            .map(|(guest, text)| format!("guest {guest}: {text}\n"))
+            .collect(),
+    };
+    match is_done {
+        true => Ok(text),
+        false => Err(text),
+    }
+}
+
+/// Tells an operator what came of an order.
+fn answer(mut stream: &UnixStream, told: Result<String, String>) {
+    let (word, text) = match told {
+        Ok(text) => ("ok", text),
+        Err(text) => ("error", text),
+    };
+    if let Err(error) = write!(stream, "{word}\n{}\n", text.trim_end()) {
+        warn!("an order cannot be answered: {error}");
     }
 }
 

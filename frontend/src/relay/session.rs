@@ -83,6 +83,29 @@ pub(super) enum Fatal {
     /// The guest's rings cannot be worked on.
     #[error("the daemon left requests behind that cannot be answered")]
     Split(#[from] SplitError),
+    /// A daemon that is there may still write where the requests are that it has.
+    #[error(
+        "the daemon does not do as it is told, and has requests that nobody else may answer: {0}"
+    )]
+    Alive(String),
+}
+
+/// A daemon could not be set up.
+#[derive(Debug)]
+pub(super) struct Unstarted {
+    /// Why.
+    pub(super) why: DaemonError,
+    /// Whether it had a ring for a moment. What it did with the requests in it no other daemon knows.
+    pub(super) had_rings: bool,
+}
+
+impl From<DaemonError> for Unstarted {
+    fn from(why: DaemonError) -> Self {
+        Self {
+            why,
+            had_rings: false,
+        }
+    }
 }
 
 /// What a guest is told when it asks for something that cannot be done.
@@ -127,6 +150,8 @@ pub(super) struct Session {
     /// What the guest was told of the device, which does not change from then on.
     queues: Option<u16>,
     tag: Option<String>,
+    /// How long a guest that asks for the tag is kept waiting, from its first question on.
+    tag_awaited_until: Option<Instant>,
     next_attempt: Instant,
     pause: Duration,
     is_absence_told: bool,
@@ -146,6 +171,7 @@ impl Session {
             counters: Counters::default(),
             features: None,
             memory: None,
+            tag_awaited_until: None,
             next_attempt: Instant::now(),
             pause: FIRST_PAUSE,
             is_absence_told: false,
@@ -217,7 +243,10 @@ impl Session {
 
     /// The device's configuration. Where only a daemon knows the tag, one is waited for; None if there is none in time.
     pub(super) fn config(&mut self) -> Result<Option<FsConfig>, Fatal> {
-        let until = Instant::now() + self.plan.patience;
+        // User Mode Linux reads the tag byte by byte, with one question each.
+        let until = *self
+            .tag_awaited_until
+            .get_or_insert_with(|| Instant::now() + self.plan.patience);
         while self.tag.is_none() {
             let told = self.daemon().and_then(Daemon::config);
             let tag = told.map(|config| String::from_utf8_lossy(config.tag()).into_owned());
@@ -386,7 +415,9 @@ impl Session {
             self.check(&daemon)?;
             Ok(daemon)
         });
-        let started = found.and_then(|daemon| self.start(daemon));
+        let started = found
+            .map_err(Unstarted::from)
+            .and_then(|daemon| self.start(daemon));
         match started {
             Ok(()) => {
                 info!(
@@ -397,10 +428,8 @@ impl Session {
                 self.is_absence_told = false;
                 self.pause = FIRST_PAUSE;
             }
-            Err(error) if self.rings.iter().any(|ring| ring.is_out) => {
-                self.lose(&in_full(&error))?;
-            }
-            Err(error) => {
+            Err(unstarted) if unstarted.had_rings => self.lose_with_rings(&unstarted.why)?,
+            Err(Unstarted { why: error, .. }) => {
                 if self.is_absence_told {
                     debug!(
                         "still no daemon for guest {}: {}",
@@ -445,7 +474,7 @@ impl Session {
     }
 
     /// Hands a daemon all that the guest has set up. On an error the daemon is left, and a ring is out only if it went with it.
-    pub(super) fn start(&mut self, mut daemon: Daemon) -> Result<(), DaemonError> {
+    pub(super) fn start(&mut self, mut daemon: Daemon) -> Result<(), Unstarted> {
         let started = self.hand_all(&mut daemon);
         match started {
             Ok(()) => {
@@ -453,10 +482,11 @@ impl Session {
                 self.phase = Phase::Served(daemon);
                 Ok(())
             }
-            Err(error) => {
-                // What it did in between is as if it had not been: its rings go on from where they stop.
+            Err(why) => {
+                let had_rings = self.rings.iter().any(|ring| ring.is_out);
+                // Taken back, they go on from where it stopped; if it has hung up, that is found out later.
                 let _ = self.take_all(&mut daemon);
-                Err(error)
+                Err(Unstarted { why, had_rings })
             }
         }
     }
@@ -534,7 +564,7 @@ impl Session {
     fn failed(&mut self, error: DaemonError) -> Result<(), Refusal> {
         match error {
             error @ DaemonError::Refused { .. } => Err(error.into()),
-            error => Ok(self.lose(&in_full(&error))?),
+            error => Ok(self.lose_to(&error)?),
         }
     }
 
@@ -558,6 +588,24 @@ impl Session {
             Phase::Waiting | Phase::Lost => Ok(()),
             _ => self.lose("it closed the connection"),
         }
+    }
+
+    /// [`Session::lose`] by what the daemon did. One that has rings and is still there is not to be helped: the guest's
+    /// connection has to be closed, which leaves its memory to the daemon.
+    pub(super) fn lose_to(&mut self, error: &DaemonError) -> Result<(), Fatal> {
+        if !error.is_end() && self.rings.iter().any(|ring| ring.is_out) {
+            return Err(Fatal::Alive(in_full(error)));
+        }
+        self.lose(&in_full(error))
+    }
+
+    /// [`Session::lose_to`] by a daemon that has had requests, also where it has none any more: what it did with them is lost.
+    pub(super) fn lose_with_rings(&mut self, error: &DaemonError) -> Result<(), Fatal> {
+        self.phase = Phase::Paused {
+            daemon: None,
+            state: None,
+        };
+        self.lose_to(error)
     }
 
     /// The daemon is gone, and with it what it knew. What it had in hand is refused, and whatever comes after it.
@@ -633,6 +681,8 @@ impl Session {
             }
             match answered {
                 Ok(Answered::All) => {}
+                // The rest has its turn after everything else that waits.
+                Ok(Answered::Some) => ring.signal_kick(),
                 Ok(Answered::UpToInit) => is_opened = true,
                 Err(error @ SplitError::Memory(_)) => return Err(error.into()),
                 Err(error) => {

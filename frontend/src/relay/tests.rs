@@ -16,7 +16,7 @@ use super::guest::{Guest, GuestError};
 use super::memory::tests::file;
 use super::message::{Inbox, Message, WireError, request};
 use super::replace::Files;
-use super::session::{Plan, Session};
+use super::session::{Fatal, Plan, Session};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -36,9 +36,15 @@ struct Manner {
     refuses: Option<u32>,
     /// Does not answer this one.
     ignores: Option<u32>,
+    /// Answers this one late.
+    delays: Option<(u32, Duration)>,
     /// Hangs up at this one.
     leaves_at: Option<u32>,
+    /// So many of those messages it still takes well.
+    well: usize,
     has_no_state: bool,
+    /// Gives rings back as it got them.
+    takes_nothing: bool,
 }
 
 /// What a daemon was told: each message's number and first bytes.
@@ -89,14 +95,20 @@ impl Played {
 fn play(stream: &UnixStream, manner: Manner, told: &Told) {
     let mut inbox = Inbox::default();
     let mut state: Option<(u32, OwnedFd)> = None;
+    let mut well = manner.well;
     while let Ok(mut message) = inbox.wait(stream.as_fd(), Duration::from_secs(600)) {
         let number = message.request;
         told.lock().unwrap().push((number, message.payload.clone()));
-        if manner.leaves_at == Some(number) {
+        let befallen = [manner.leaves_at, manner.ignores].contains(&Some(number));
+        if befallen && well > 0 {
+            well -= 1;
+        } else if manner.leaves_at == Some(number) {
             return;
-        }
-        if manner.ignores == Some(number) {
+        } else if manner.ignores == Some(number) {
             continue;
+        }
+        if let Some((_, delay)) = manner.delays.filter(|(late, _)| *late == number) {
+            thread::sleep(delay);
         }
         let word = |value: u64| Some(value.to_le_bytes().to_vec());
         let refused = manner.refuses == Some(number);
@@ -114,7 +126,8 @@ fn play(stream: &UnixStream, manner: Manner, told: &Told) {
             }
             request::GET_VRING_BASE => {
                 let ring = message.ring_state().unwrap().0;
-                Some([ring.to_le_bytes(), (40 + ring).to_le_bytes()].concat())
+                let base = if manner.takes_nothing { 0 } else { 40 + ring };
+                Some([ring.to_le_bytes(), base.to_le_bytes()].concat())
             }
             request::SET_DEVICE_STATE_FD => {
                 let pipe = message.descriptors.pop().unwrap();
@@ -369,13 +382,14 @@ fn state_goes_from_one_daemon_to_the_next() {
 
 #[test]
 fn daemon_without_state_is_not_left_unless_that_is_wanted() {
-    let without = Played::new(Manner {
+    let manner = Manner {
         has_no_state: true,
         ..Manner::default()
-    });
+    };
+    let (without, other) = (Played::new(manner), Played::new(manner));
     let guest = PlayedGuest::connect(&without.path, None);
     let command = |files| Command::Switch {
-        socket: without.path.clone(),
+        socket: other.path.clone(),
         files,
     };
     let refused = guest.order(command(Files::Kept)).unwrap_err();
@@ -512,5 +526,95 @@ fn daemon_that_hangs_up_leaves_a_guest_whose_requests_are_refused() {
     // And again, while the guest's rings are out.
     let base = guest.ask(request::GET_VRING_BASE, 0u64.to_le_bytes().to_vec());
     assert_eq!(base.len(), 8);
+    guest.hang_up().unwrap();
+}
+
+#[test]
+fn daemon_that_is_late_to_stop_a_ring_is_waited_for_and_keeps_its_requests() {
+    let daemon = Played::new(Manner {
+        delays: Some((request::SET_VRING_ENABLE, Duration::from_millis(300))),
+        ..Manner::default()
+    });
+    let mut daemon = daemon.connect().unwrap();
+    assert_eq!(daemon.stop_ring(1).unwrap(), 41);
+}
+
+#[test]
+fn daemon_that_has_rings_and_does_not_answer_costs_the_guest_its_connection() {
+    let daemon = Played::new(Manner {
+        ignores: Some(request::SET_VRING_CALL),
+        well: 2,
+        ..Manner::default()
+    });
+    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    guest.set_up();
+    let message = Message::new(request::SET_VRING_CALL, 0x100u64.to_le_bytes().to_vec());
+    message.send(guest.socket.as_fd(), &[], LIMIT).unwrap();
+    let ended = guest.served.join().unwrap();
+    assert!(
+        matches!(ended, Err(GuestError::Fatal(Fatal::Alive(_)))),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn daemon_that_had_a_ring_for_a_moment_is_not_followed_by_the_one_before() {
+    let old = Played::new(Manner {
+        takes_nothing: true,
+        ..Manner::default()
+    });
+    // It takes the first ring, and goes when it is given the second.
+    let new = Played::new(Manner {
+        leaves_at: Some(request::SET_VRING_KICK),
+        well: 1,
+        ..Manner::default()
+    });
+    let mut guest = PlayedGuest::connect(&old.path, None);
+    guest.set_up();
+    let switched = guest.order(Command::Switch {
+        socket: new.path.clone(),
+        files: Files::Kept,
+    });
+    let text = switched.unwrap_err();
+    assert!(text.contains("SET_VRING_KICK"), "{text}");
+    assert!(guest.status().contains("lost"), "{}", guest.status());
+    guest.hang_up().unwrap();
+}
+
+#[test]
+fn paused_guest_stays_paused_where_the_other_daemon_fails() {
+    let old = Played::new(Manner {
+        takes_nothing: true,
+        ..Manner::default()
+    });
+    let new = Played::new(Manner {
+        refuses: Some(request::CHECK_DEVICE_STATE),
+        ..Manner::default()
+    });
+    let mut guest = PlayedGuest::connect(&old.path, None);
+    guest.set_up();
+    guest.order(Command::Pause).unwrap();
+    let switched = guest.order(Command::Switch {
+        socket: new.path.clone(),
+        files: Files::Kept,
+    });
+    assert!(switched.is_err());
+    assert!(guest.status().contains("paused"), "{}", guest.status());
+    guest.order(Command::Resume).unwrap();
+    assert!(guest.status().contains("served"), "{}", guest.status());
+    guest.hang_up().unwrap();
+}
+
+#[test]
+fn guest_is_not_moved_to_the_daemon_that_it_has() {
+    let daemon = Played::new(Manner::default());
+    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    guest.set_up();
+    let command = Command::Switch {
+        socket: daemon.path.clone(),
+        files: Files::Kept,
+    };
+    let text = guest.order(command).unwrap();
+    assert!(text.contains("already"), "{text}");
     guest.hang_up().unwrap();
 }

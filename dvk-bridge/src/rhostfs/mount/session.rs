@@ -150,7 +150,7 @@ impl Session {
         }
     }
 
-    /// Serves until the mount is gone: by `umount`, or by the [`Unmounter`].
+    /// Serves until the mount is gone: by `umount`, or by [`Self::unmounter`].
     ///
     /// # Errors
     /// When the kernel's requests cannot be read any more; the mount is taken away then.
