@@ -1,6 +1,8 @@
 //! One guest on one or two shares of running daemons, with what trials do to them.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -12,6 +14,9 @@ use crate::tools;
 
 /// Tag of the second share, whose daemon lets `O_DIRECT` through and caches nothing.
 pub const DIRECT_TAG: &str = "direct";
+
+/// How long a daemon may take to end after its guest.
+const LEAVING: Duration = Duration::from_secs(10);
 
 /// Where the guest mounts the first share.
 pub const MOUNT: &str = "/mnt";
@@ -121,6 +126,19 @@ impl Stage {
     pub fn kill_guest(&mut self) {
         if let Some(guest) = self.guest.take() {
             guest.kill();
+            if self.setting.program.is_some() {
+                self.wait_for_daemons_end();
+            }
+        }
+    }
+
+    /// Another daemon than gangplankd ends with its guest; the next guest must not meet it on its way out.
+    fn wait_for_daemons_end(&mut self) {
+        let until = Instant::now() + LEAVING;
+        for post in [&mut self.first, &mut self.direct] {
+            while post.daemon.is_running().unwrap_or(false) && Instant::now() < until {
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 

@@ -69,6 +69,8 @@ pub(super) struct Guest {
     begun: Option<Instant>,
     /// The channel for requests to the guest. User Mode Linux takes its closing for the end of the device, and so it is kept.
     channel: Option<OwnedFd>,
+    /// Whether it has been said that the guest asked for a tag that nobody knows.
+    is_tag_missed: bool,
     session: Session,
 }
 
@@ -79,6 +81,7 @@ impl Guest {
             inbox: Inbox::default(),
             begun: None,
             channel: None,
+            is_tag_missed: false,
             session,
         }
     }
@@ -305,11 +308,14 @@ impl Guest {
             return Err(Failure::Malformed);
         }
         let Some(config) = self.session.config().map_err(Refusal::from)? else {
+            // User Mode Linux asks for each byte of it.
+            if !std::mem::replace(&mut self.is_tag_missed, true) {
+                warn!(
+                    "guest {} asks for the tag: no daemon tells it, and none is given by --tag",
+                    self.session.guest()
+                );
+            }
             // An answer without content means that it failed.
-            warn!(
-                "guest {} asks for the tag: no daemon tells it, and none is given by --tag",
-                self.session.guest()
-            );
             return Ok(Vec::new());
         };
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
