@@ -1,6 +1,5 @@
 //! `gangplank-dvk`: parse and run.
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -8,6 +7,7 @@ use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
 use gangplank_dvk::rhostfs::{mount, service};
 use gangplank_dvk::{dump, status, switch};
+use gangplank_frontend::failure::in_full;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -41,15 +41,4 @@ fn start_logging(args: &Args) {
         Err(_) => builder.filter_level(args.log_level),
     };
     builder.init();
-}
-
-/// An error with all its causes, each after a colon.
-fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -1,15 +1,16 @@
 //! The state of a running program, told as text to who connects to its status socket.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gangplank_frontend::listening::Listening;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
+use rustix::fs::Mode;
 
 use crate::carrier::stream::{NAP, poll_for};
 
@@ -53,7 +54,6 @@ pub enum StatusError {
 
 /// A thread that tells the status until this is dropped.
 pub struct StatusServer {
-    path: PathBuf,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,7 +72,6 @@ impl StatusServer {
         let thread = thread::Builder::new().name("status".to_owned());
         let thread = thread.spawn(move || serve(&listener, &stopped, &parts));
         Ok(Self {
-            path: path.to_owned(),
             stop,
             thread: Some(thread.map_err(failed)?),
         })
@@ -87,12 +86,10 @@ impl Drop for StatusServer {
             // It has nothing to say but the status.
             let _ = thread.join();
         }
-        // Somebody else may have removed it.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
-fn serve(listener: &UnixListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
+fn serve(listener: &Listening, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
     loop {
         let mut ready = [
             PollFd::new(stop, PollFlags::IN),
@@ -117,29 +114,20 @@ fn serve(listener: &UnixListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
 }
 
 /// Listens at `path`, for the program's own user alone. A socket that nobody listens at any more is replaced.
-pub(crate) fn listen(path: &Path) -> Result<UnixListener, StatusError> {
-    let failed = |source| StatusError::Listen {
-        path: path.to_owned(),
-        source,
-    };
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(StatusError::Used(path.to_owned()));
-            }
-            std::fs::remove_file(path).map_err(failed)?;
-            UnixListener::bind(path).map_err(failed)?
+pub(crate) fn listen(path: &Path) -> Result<Listening, StatusError> {
+    Listening::bind(path, Some(Mode::RUSR | Mode::WUSR)).map_err(|source| {
+        match source.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok() {
+            true => StatusError::Used(path.to_owned()),
+            false => StatusError::Listen {
+                path: path.to_owned(),
+                source,
+            },
         }
-        listener => listener.map_err(failed)?,
-    };
-    listener.set_nonblocking(true).map_err(failed)?;
-    let permissions = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(path, permissions).map_err(failed)?;
-    Ok(listener)
+    })
 }
 
 /// Tells `text` to who is at the door, as far as it takes it at once: whoever waits with that is not waited for.
-pub(crate) fn tell(listener: &UnixListener, text: &str) -> io::Result<()> {
+pub(crate) fn tell(listener: &Listening, text: &str) -> io::Result<()> {
     let (mut who, _) = listener.accept()?;
     who.set_nonblocking(true)?;
     who.write_all(text.as_bytes())
@@ -179,6 +167,8 @@ pub fn run(args: &StatusArgs, to: &mut impl Write) -> Result<(), StatusError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -206,5 +196,15 @@ mod tests {
         assert!(matches!(second, Err(StatusError::Used(_))));
         drop(server);
         assert!(matches!(ask(&path), Err(StatusError::Ask { .. })));
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("notes");
+        std::fs::write(&path, "precious").unwrap();
+        let refused = StatusServer::start(&path, Vec::new());
+        assert!(matches!(refused, Err(StatusError::Listen { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

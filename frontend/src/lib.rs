@@ -5,6 +5,7 @@
 pub mod args;
 pub mod bao;
 pub mod config;
+mod connecting;
 pub mod driver;
 pub mod failure;
 pub mod fake;
@@ -14,6 +15,7 @@ pub mod holder;
 pub mod hypervisor;
 pub mod journal;
 mod limits;
+pub mod listening;
 pub mod mmio;
 pub mod model;
 pub mod program;

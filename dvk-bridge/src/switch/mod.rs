@@ -11,14 +11,15 @@ mod table;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gangplank_frontend::listening::Listening;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 pub use admission::{Admission, AdmissionError, Rule};
@@ -77,8 +78,8 @@ pub enum SwitchError {
 /// A switch that listens.
 pub struct Switch {
     config: SwitchConfig,
-    listener: UnixListener,
-    status: Option<UnixListener>,
+    listener: Listening,
+    status: Option<Listening>,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
     next: u64,
@@ -401,36 +402,15 @@ struct Ready {
     programs: Vec<(u64, PollFlags)>,
 }
 
-impl Drop for Switch {
-    fn drop(&mut self) {
-        // Somebody else may have removed it.
-        let _ = std::fs::remove_file(&self.config.socket);
-    }
-}
-
-fn listen(config: &SwitchConfig) -> Result<UnixListener, SwitchError> {
+fn listen(config: &SwitchConfig) -> Result<Listening, SwitchError> {
     let path = &config.socket;
-    let failed = |source| SwitchError::Listen {
-        path: path.clone(),
-        source,
-    };
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(SwitchError::Used(path.clone()));
-            }
-            replace(path).map_err(failed)?
+    Listening::bind(path, Some(Mode::from_raw_mode(config.mode))).map_err(|source| {
+        match source.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok() {
+            true => SwitchError::Used(path.clone()),
+            false => SwitchError::Listen {
+                path: path.clone(),
+                source,
+            },
         }
-        listener => listener.map_err(failed)?,
-    };
-    listener.set_nonblocking(true).map_err(failed)?;
-    let permissions = std::fs::Permissions::from_mode(config.mode);
-    std::fs::set_permissions(path, permissions).map_err(failed)?;
-    Ok(listener)
-}
-
-/// Listens at the socket of a switch that is no more.
-fn replace(path: &Path) -> io::Result<UnixListener> {
-    std::fs::remove_file(path)?;
-    UnixListener::bind(path)
+    })
 }

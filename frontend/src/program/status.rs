@@ -1,48 +1,32 @@
 //! A socket that tells everybody who connects how the devices stand.
 
-use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use log::debug;
 
+use crate::listening::Listening;
+
 /// How long to pause where nobody can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The socket, as long as it listens. Its file goes when this does.
+/// The socket, as long as it listens.
 #[derive(Debug)]
-pub(super) struct StatusSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub(super) struct StatusSocket(Listening);
 
 impl StatusSocket {
-    /// Listens at `path`, in place of a socket that a process has left behind which is no more. Fails as `bind` does, which
-    /// is with [`io::ErrorKind::AddrInUse`] where somebody listens already, or where there is something other than a socket.
+    /// Listens at `path`. Fails as [`Listening::bind`].
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-                fs::remove_file(path)?;
-                UnixListener::bind(path)?
-            }
-            bound => bound?,
-        };
-        listener.set_nonblocking(true)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        Listening::bind(path, None).map(Self)
     }
 
     /// Sends `report` to everybody who has connected since. Whoever reads too slowly gets less of it: nobody is waited for.
     pub(super) fn answer(&self, report: impl Fn() -> String) {
         loop {
-            let mut stream = match self.listener.accept() {
+            let mut stream = match self.0.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -64,28 +48,15 @@ impl StatusSocket {
 
 impl AsFd for StatusSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.0.as_fd()
     }
-}
-
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            debug!("cannot remove {}: {error}", self.path.display());
-        }
-    }
-}
-
-/// Whether nobody listens on the socket at `path`. Connecting to a file that is none is refused just as well.
-fn is_stale(path: &Path) -> bool {
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && UnixStream::connect(path).is_err_and(refused)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Read;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
 

@@ -4,17 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::warn;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::memory::Memory;
 use super::message::{Deadline, Inbox, Message, WireError, request};
 use super::ring::{Ring, Signal};
+use crate::connecting::connect_within;
 use crate::vhost_user::{CONFIG_LEN, FsConfig, feature};
 
 /// Protocol features (vhost-user, "Protocol features") that are taken when they are offered.
@@ -26,9 +26,6 @@ mod protocol {
     pub(super) const DEVICE_STATE: u64 = 1 << 19;
     pub(super) const WANTED: u64 = MQ | REPLY_ACK | CONFIG | RESET_DEVICE | DEVICE_STATE;
 }
-
-/// How often a socket whose queue of connections is full is tried again.
-const RETRY: Duration = Duration::from_millis(10);
 
 /// Bytes of state that a daemon may have; some hundred for each file that its guest knows.
 const MAX_STATE_LEN: usize = 1 << 30;
@@ -276,16 +273,14 @@ impl Daemon {
     /// as it has them, it writes where the guest's requests are, and nobody else may answer them.
     pub(super) fn stop_ring(&mut self, index: u32) -> Result<u16> {
         let state = [index.to_le_bytes(), [0; 4]].concat();
-        let name = "SET_VRING_ENABLE";
-        let disable = Message::new(request::SET_VRING_ENABLE, state.clone());
-        if self.protocol & protocol::REPLY_ACK == 0 {
-            self.send(name, &disable, &[])?;
-        } else {
-            let disable = disable.acknowledged();
-            self.send(name, &disable, &[])?;
-            let answer = self.receive_in_the_end(name, &disable)?;
-            self.acknowledged(name, &answer)?;
-        }
+        let disable = state.clone();
+        self.tell_by(
+            Self::receive_in_the_end,
+            "SET_VRING_ENABLE",
+            request::SET_VRING_ENABLE,
+            disable,
+            &[],
+        )?;
         let message = "GET_VRING_BASE";
         let question = Message::new(request::GET_VRING_BASE, state);
         self.send(message, &question, &[])?;
@@ -369,18 +364,25 @@ impl Daemon {
         payload: Vec<u8>,
         beside: &[BorrowedFd<'_>],
     ) -> Result<()> {
+        self.tell_by(Self::receive, name, request, payload, beside)
+    }
+
+    /// [`Daemon::tell`], with the acknowledgement waited for by `receive`.
+    fn tell_by(
+        &mut self,
+        receive: impl FnOnce(&mut Self, &'static str, &Message) -> Result<Message>,
+        name: &'static str,
+        request: u32,
+        payload: Vec<u8>,
+        beside: &[BorrowedFd<'_>],
+    ) -> Result<()> {
         let message = Message::new(request, payload);
         if self.protocol & protocol::REPLY_ACK == 0 {
             return self.send(name, &message, beside);
         }
         let message = message.acknowledged();
         self.send(name, &message, beside)?;
-        let answer = self.receive(name, &message)?;
-        self.acknowledged(name, &answer)
-    }
-
-    fn acknowledged(&self, name: &'static str, answer: &Message) -> Result<()> {
-        match answer.u64() {
+        match receive(self, name, &message)?.u64() {
             Some(0) => Ok(()),
             Some(_) => Err(self.refused(name)),
             None => Err(self.nonsense(name)),
@@ -541,20 +543,4 @@ fn write_all(pipe: &OwnedFd, state: &[u8], limit: Duration) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// A plain connect waits without limit while the socket's queue of connections is full.
-fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let begun = Instant::now();
-    loop {
-        match connect(&socket, &address) {
-            Ok(()) => return Ok(UnixStream::from(socket)),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if begun.elapsed() < limit => std::thread::sleep(RETRY),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
 }

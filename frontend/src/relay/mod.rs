@@ -13,7 +13,6 @@ mod args;
 mod control;
 mod daemon;
 mod guest;
-mod listening;
 mod memory;
 mod message;
 mod outstanding;
@@ -35,10 +34,10 @@ pub use serve::Error;
 
 use self::control::Command;
 use self::daemon::Limits;
-use self::listening::Listening;
 use self::serve::Relay;
 use self::session::Plan;
 use crate::limits::raise_descriptor_limit;
+use crate::listening::Listening;
 use crate::program::logging;
 use crate::program::signals::Signals;
 

@@ -15,9 +15,9 @@ use rustix::io::Errno;
 
 use super::control::{self, Command, Order};
 use super::guest::{self, Guest};
-use super::listening::Listening;
 use super::replace::Files;
 use super::session::{Plan, Session};
+use crate::listening::Listening;
 use crate::program::signals::{Signals, Told};
 
 /// Guests that are served at a time. Each has a thread and some ten descriptors.

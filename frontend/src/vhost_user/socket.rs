@@ -4,11 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
 };
@@ -18,12 +15,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::watchdog::Watchdog;
 use super::{Error, Messages, Region, Result, RingAddresses};
+use crate::connecting::connect_within;
 
 /// Rings a daemon may have at most (vhost-user, SET_VRING_KICK: the index has 8 bits).
 const MAX_RINGS: u64 = 256;
-
-/// How often a socket whose queue of connections is full is tried again.
-const RETRY: Duration = Duration::from_millis(10);
 
 /// How long a daemon may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +63,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Connect`] at once if nobody listens there, [`Error::LateConnect`] if whoever does takes no connection.
     pub fn connect(path: &Path, deadlines: Deadlines) -> Result<Self> {
-        let stream = connect_within(path, deadlines.connect)?;
+        let stream = connect(path, deadlines.connect)?;
         Self::from_stream(stream, path, deadlines.answer)
     }
 
@@ -260,32 +255,18 @@ impl Messages for Socket {
     }
 }
 
-/// A plain connect waits without limit while the socket's queue of connections is full.
-fn connect_within(path: &Path, limit: Duration) -> Result<UnixStream> {
-    let failed = |errno: Errno| Error::Connect {
-        daemon: path.to_owned(),
-        source: io::Error::from(errno),
-    };
-    let address = SocketAddrUnix::new(path).map_err(failed)?;
-    let started = Instant::now();
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
-    loop {
-        match connect(&socket, &address) {
-            Ok(()) => break,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if started.elapsed() >= limit => {
-                return Err(Error::LateConnect {
-                    daemon: path.to_owned(),
-                    limit,
-                });
-            }
-            Err(Errno::AGAIN) => thread::sleep(RETRY),
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-    let stream = UnixStream::from(socket);
+/// The connection, for a crate that waits for answers.
+fn connect(path: &Path, limit: Duration) -> Result<UnixStream> {
+    let stream = connect_within(path, limit).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => Error::LateConnect {
+            daemon: path.to_owned(),
+            limit,
+        },
+        _ => Error::Connect {
+            daemon: path.to_owned(),
+            source,
+        },
+    })?;
     stream
         .set_nonblocking(false)
         .map_err(|source| Error::System {
@@ -298,6 +279,8 @@ fn connect_within(path: &Path, limit: Duration) -> Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
     use super::*;
 

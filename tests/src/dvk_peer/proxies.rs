@@ -93,15 +93,25 @@ fn receive(
     answers: &Sender<Answer>,
 ) {
     while let Ok((stream, _)) = listener.accept() {
-        if stop.load(Ordering::Acquire) {
+        if !keep(incoming, stream.try_clone().ok(), stop) {
             return;
         }
-        *incoming.lock().expect("a reader panicked") = stream.try_clone().ok();
         note(shared, |kernel| kernel.connected.0 = true);
         // Until the other node closes, or the test switches this one off.
         let _ = read_all(shared, stream, answers);
         note(shared, |kernel| kernel.connected.0 = false);
     }
+}
+
+/// Puts `stream` where the end of the node finds it, unless that has come.
+fn keep(place: &Mutex<Option<TcpStream>>, stream: Option<TcpStream>, stop: &AtomicBool) -> bool {
+    let mut place = place.lock().expect("a proxy panicked");
+    // Looked at under the lock: an end that comes from now on closes the stream.
+    let goes_on = !stop.load(Ordering::Acquire);
+    if goes_on {
+        *place = stream;
+    }
+    goes_on
 }
 
 fn note(shared: &Shared, change: impl FnOnce(&mut super::Kernel)) {
@@ -139,7 +149,9 @@ fn keep_connected(
             continue;
         };
         let watched = stream.try_clone();
-        *outgoing.lock().expect("a writer panicked") = Some(stream);
+        if !keep(outgoing, Some(stream), stop) {
+            return;
+        }
         note(shared, |kernel| kernel.connected.1 = true);
         if let Ok(mut watched) = watched {
             // Nothing ever comes here but its end.

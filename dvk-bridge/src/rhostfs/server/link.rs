@@ -14,6 +14,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use gangplank_frontend::driver::{self, Driver, Session, Wishes};
+use gangplank_frontend::failure::in_full;
 use log::{debug, info, warn};
 
 use super::failure::{Failure, Result};
@@ -264,15 +265,4 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner);
         state.ending
     }
-}
-
-/// An error with all its causes.
-pub(super) fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

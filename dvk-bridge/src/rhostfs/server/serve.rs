@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
+use gangplank_frontend::failure::in_full;
 use log::{debug, error, warn};
 use rustix::io::Errno;
 
@@ -16,7 +17,7 @@ use super::call::{Call, NoCall};
 use super::client::{Client, Clients};
 use super::failure::{Failure, Result};
 use super::identity::Identity;
-use super::link::{self, Target, in_full};
+use super::link::{self, Target};
 use super::path::Path;
 use super::pool::Pool;
 use super::tree::{Links, Rules};

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use gangplank_tests::guest::Machine;
 
 use crate::results::Results;
-use crate::scene::{Scene, WORKLOADS};
+use crate::scene::Scene;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
@@ -73,9 +73,6 @@ impl Arguments {
                 workload => parsed.workloads.push(workload.to_owned()),
             }
         }
-        if parsed.workloads.is_empty() {
-            parsed.workloads.extend(WORKLOADS.map(str::to_owned));
-        }
         Ok(parsed)
     }
 }
@@ -83,7 +80,11 @@ impl Arguments {
 fn run(arguments: &Arguments) -> Result<()> {
     let mut scene = Scene::new(arguments.machine, arguments.percent)?;
     let mut results = Results::default();
-    for workload in &arguments.workloads {
+    let workloads = match arguments.workloads.is_empty() {
+        true => scene.workloads()?,
+        false => arguments.workloads.clone(),
+    };
+    for workload in &workloads {
         eprintln!("{workload} ...");
         results.read(&scene.in_guest(workload, arguments.rounds)?)?;
         results.read(&scene.on_host(workload, arguments.rounds)?)?;

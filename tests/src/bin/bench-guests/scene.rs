@@ -1,43 +1,17 @@
 //! One guest with a directory of the host mounted in each way that is compared.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::debian_tree;
 use gangplank_tests::guest::{Guest, Machine, Options};
-use gangplank_tests::{process, tools};
+use gangplank_tests::relay::Relay;
+use gangplank_tests::{packages, tools};
 use tempfile::TempDir;
-
-/// All workloads of guest-bench.
-pub(crate) const WORKLOADS: [&str; 23] = [
-    "untar",
-    "find",
-    "ls-lR",
-    "cat",
-    "cat-again",
-    "git-status",
-    "git-status-again",
-    "compile",
-    "create",
-    "stat",
-    "missing",
-    "rename",
-    "unlink",
-    "mkdir",
-    "remove-tree",
-    "append",
-    "fsync",
-    "sequential-write",
-    "sequential-read",
-    "fio-read-1m",
-    "fio-write-1m",
-    "fio-randread-4k",
-    "fio-randwrite-4k",
-];
 
 /// What ours is called in the results; the host's own file system is `host`.
 pub(crate) const OURS: &str = "gangplankd";
@@ -94,8 +68,9 @@ impl Scene {
         if machine == Machine::Uml
             && let Some(last) = sockets.last_mut()
         {
-            let started = Relay::start(last, dir.path())?;
-            started.socket.clone_into(last);
+            // User Mode Linux can use that daemon by it only.
+            let started = Relay::start(last, &[])?;
+            *last = started.socket();
             relay = Some(started);
         }
         let program = tools::guest_bench(machine.arch())?;
@@ -138,6 +113,12 @@ impl Scene {
         &self.peers
     }
 
+    /// All workloads there are, by name.
+    pub(crate) fn workloads(&self) -> Result<Vec<String>> {
+        let listed = packages::output(Command::new(&self.program).arg("--list"))?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
     /// Runs `workload` on every file system of the guest in turn, `rounds` times; what guest-bench prints.
     pub(crate) fn in_guest(&mut self, workload: &str, rounds: u32) -> Result<String> {
         let places: Vec<String> = std::iter::once(OURS)
@@ -167,42 +148,5 @@ impl Scene {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "guest-bench on the host: {text}");
         Ok(text)
-    }
-}
-
-/// `gangplank-frontend relay`, so that User Mode Linux can use a daemon that does not know its ways.
-struct Relay {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Relay {
-    fn start(backend: &Path, dir: &Path) -> Result<Self> {
-        let socket = dir.join("relay.sock");
-        let mut command = process::tied(tools::frontend()?, None);
-        command
-            .arg("relay")
-            .arg("--listen")
-            .arg(&socket)
-            .arg("--backend")
-            .arg(backend)
-            .stdin(Stdio::null());
-        let child = process::spawn(command).context("starting the relay")?;
-        let mut relay = Self { child, socket };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !relay.socket.exists() {
-            if let Some(status) = relay.child.try_wait()? {
-                bail!("the relay ended with {status}");
-            }
-            ensure!(Instant::now() < deadline, "the relay does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(relay)
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        process::kill_group(&mut self.child);
     }
 }

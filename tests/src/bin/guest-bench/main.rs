@@ -2,6 +2,7 @@
 //! guest; it runs on the host just as well, for comparison.
 //!
 //!     guest-bench [--root TOOLS] [--rounds N] [--size PERCENT] [--drop-caches] NAME=DIRECTORY... -- WORKLOAD...
+//!     guest-bench --list
 //!
 //! Each result is one line: workload, name, seconds, how many of the workload's units that was for, the unit. Programs that a
 //! workload runs are those of the system tree TOOLS, beneath which the directories have to be then. Without one,
@@ -23,6 +24,12 @@ use crate::place::Place;
 use crate::workload::{WORKLOADS, Workload};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == "--list") {
+        WORKLOADS
+            .iter()
+            .for_each(|known| println!("{}", known.name));
+        return ExitCode::SUCCESS;
+    }
     let done = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| run(&arguments));
     match done {
         Ok(()) => ExitCode::SUCCESS,

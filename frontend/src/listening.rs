@@ -1,4 +1,4 @@
-//! A socket that the relay listens at: made when it starts, removed when it ends.
+//! A Unix socket that a program listens at: made when it starts, removed when it ends.
 
 use std::fs;
 use std::io;
@@ -9,41 +9,43 @@ use std::path::{Path, PathBuf};
 
 use log::debug;
 use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
+/// Connections that wait to be accepted; further ones are made to wait.
+const BACKLOG: i32 = 128;
 
 /// The socket, as long as it listens. Its file goes when this does.
 #[derive(Debug)]
-pub(super) struct Listening {
+pub struct Listening {
     listener: UnixListener,
     path: PathBuf,
 }
 
 impl Listening {
-    /// Makes the socket, for everybody whom the process's mask allows, or for those whom `mode` does. To be called before any
-    /// thread is started: the mask is the process's.
+    /// Makes the socket, for everybody whom the process's mask allows, or for those whom `mode` does, in place of one that a
+    /// process has left behind which is no more. It does not block.
     ///
     /// # Errors
-    /// As `bind`; [`io::ErrorKind::AddrInUse`] where somebody listens already, or where there is something other than a socket
-    /// that a process has left behind.
-    pub(super) fn bind(path: &Path, mode: Option<Mode>) -> io::Result<Self> {
-        let before = mode.map(|mode| rustix::process::umask(!mode));
-        let listener = match UnixListener::bind(path) {
+    /// As `bind`; [`io::ErrorKind::AddrInUse`] where somebody listens already, or where there is something other than a socket.
+    pub fn bind(path: &Path, mode: Option<Mode>) -> io::Result<Self> {
+        let listener = match listen(path, mode) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
-                fs::remove_file(path).and_then(|()| UnixListener::bind(path))
+                fs::remove_file(path)?;
+                listen(path, mode)?
             }
-            bound => bound,
+            listener => listener?,
         };
-        before.map(rustix::process::umask);
-        let listener = listener?;
-        // Another process may take a connection that was waiting.
-        listener.set_nonblocking(true)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
         })
     }
 
-    /// A connection, if one waits.
-    pub(super) fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
+    /// A connection, if one waits; [`io::ErrorKind::WouldBlock`] if none does.
+    ///
+    /// # Errors
+    /// As `accept`.
+    pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         self.listener.accept()
     }
 }
@@ -62,7 +64,23 @@ impl Drop for Listening {
     }
 }
 
-/// Whether nobody listens at the socket any more.
+fn listen(path: &Path, mode: Option<Mode>) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The file gets no more than the socket has (unix(7)), so it is nobody else's for a moment.
+    if let Some(mode) = mode {
+        rustix::fs::fchmod(&socket, mode)?;
+    }
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // And less by the process's mask.
+    if let Some(mode) = mode {
+        rustix::fs::chmod(path, mode)?;
+    }
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
+/// Whether nobody listens at the socket any more. Connecting to a file that is none is refused just as well.
 fn is_left_behind(path: &Path) -> bool {
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
