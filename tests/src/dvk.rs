@@ -1,6 +1,7 @@
-//! `gangplank-dvk` as a server and as a mount, each as node of a DVS of two.
+//! `gangplank-dvk` as a server and as a mount: each as node of a DVS of two, or both at a switch.
 
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,26 +22,39 @@ pub const SERVER_NODE: u8 = 1;
 /// The mount's node.
 pub const CLIENT_NODE: u8 = 2;
 
-/// Where the two nodes are.
+/// Where server and mount meet.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The server's address.
-    pub server: String,
-    /// The mount's address.
-    pub client: String,
-    /// First port of the server, and of the mount.
-    pub ports: (u16, u16),
+    way: Way,
     namespace: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+enum Way {
+    /// Over TCP, from node to node.
+    Nodes {
+        /// The server's address.
+        server: String,
+        /// The mount's address.
+        client: String,
+        /// First port of the server, and of the mount.
+        ports: (u16, u16),
+    },
+    /// At the switch with this socket.
+    Switch(PathBuf),
 }
 
 impl Place {
     /// Both on the loopback device, at ports from `base` on: 32 for each.
     #[must_use]
     pub fn loopback(base: u16) -> Self {
-        Self {
+        let way = Way::Nodes {
             server: "127.0.0.1".to_owned(),
             client: "127.0.0.1".to_owned(),
             ports: (base, base.saturating_add(32)),
+        };
+        Self {
+            way,
             namespace: None,
         }
     }
@@ -48,11 +62,23 @@ impl Place {
     /// The server on the host's side of `network`, the mount in the guest, both at the ports that every DVS has.
     #[must_use]
     pub fn network(network: &Network) -> Self {
-        Self {
+        let way = Way::Nodes {
             server: network::HOST.to_owned(),
             client: network::GUEST.to_owned(),
             ports: (3000, 3000),
+        };
+        Self {
+            way,
             namespace: Some(network.namespace()),
+        }
+    }
+
+    /// Both at the switch with this socket.
+    #[must_use]
+    pub const fn switch(socket: PathBuf) -> Self {
+        Self {
+            way: Way::Switch(socket),
+            namespace: None,
         }
     }
 
@@ -66,21 +92,78 @@ impl Place {
     /// What to type after `gangplank-dvk` to mount on `directory`.
     #[must_use]
     pub fn mount_arguments(&self, directory: &str) -> Vec<String> {
-        [
-            "mount",
-            "--background",
-            "--peer",
-            &format!("{}:{SERVER_NODE}", self.server),
-            "--node",
-            &CLIENT_NODE.to_string(),
-            "--address",
-            &self.client,
-            "--ports",
-            &format!("{}:{}", self.ports.1, self.ports.0),
-            directory,
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        let mut words = vec!["mount".to_owned(), "--background".to_owned()];
+        match &self.way {
+            Way::Nodes {
+                server,
+                client,
+                ports,
+            } => words.extend([
+                "--peer".to_owned(),
+                format!("{server}:{SERVER_NODE}"),
+                "--node".to_owned(),
+                CLIENT_NODE.to_string(),
+                "--address".to_owned(),
+                client.clone(),
+                "--ports".to_owned(),
+                format!("{}:{}", ports.1, ports.0),
+            ]),
+            Way::Switch(socket) => {
+                words.extend(["--switch".to_owned(), socket.display().to_string()]);
+            }
+        }
+        words.push(directory.to_owned());
+        words
+    }
+}
+
+/// A running switch; killed when dropped, and its socket left behind.
+pub struct Switch {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Switch {
+    /// Starts one whose socket is to be at `socket`, and its log beside that.
+    ///
+    /// # Errors
+    /// When there is no socket in time; with its log.
+    pub fn start(socket: &Path) -> Result<Self> {
+        let log = socket.with_extension("log");
+        let mut command = process::tied(tools::dvk()?, None);
+        command
+            .args(["switch", "--socket"])
+            .arg(socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?);
+        let child = process::spawn(command).context("starting the switch")?;
+        let mut switch = Self { child, log };
+        let deadline = Instant::now() + LIMIT;
+        while UnixStream::connect(socket).is_err() {
+            if let Some(status) = switch.child.try_wait()? {
+                bail!("the switch ended: {status}\n{}", switch.log());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no switch in time\n{}",
+                switch.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(switch)
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
     }
 }
 
@@ -91,7 +174,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the share of the daemon at `socket`. It waits for the mount, and the mount for it.
+    /// Serves the share of the daemon at `socket`. Server and mount wait for each other, and for a switch between them.
     ///
     /// # Errors
     /// When it ends at once; with its log.
@@ -142,16 +225,31 @@ impl Drop for Server {
 
 /// What the server is told: the share's root at endpoint 1 of container 0, links for clients that can read them.
 fn configuration(place: &Place, socket: &Path) -> String {
+    let (carrier, way) = match &place.way {
+        Way::Nodes {
+            server,
+            client,
+            ports,
+        } => (
+            "node",
+            format!(
+                "node HERE {{\n node_id {SERVER_NODE};\n node_address {server};\n node_port_base {};\n }};\n\
+                 peer GUEST {{\n peer_id {CLIENT_NODE};\n peer_host {client};\n peer_port_base {};\n }};\n",
+                ports.0, ports.1
+            ),
+        ),
+        Way::Switch(switch) => (
+            "local",
+            format!(
+                "local SWITCH {{\n local_socket \"{}\";\n }};\n",
+                switch.display()
+            ),
+        ),
+    };
     format!(
         "rhs SHARE {{\n rhs_dcid 0;\n rhs_ep 1;\n rhs_dir \"/\";\n rhs_socket \"{}\";\n \
-         rhs_carrier node;\n rhs_links patched;\n }};\n\
-         node HERE {{\n node_id {SERVER_NODE};\n node_address {};\n node_port_base {};\n }};\n\
-         peer GUEST {{\n peer_id {CLIENT_NODE};\n peer_host {};\n peer_port_base {};\n }};\n",
-        socket.display(),
-        place.server,
-        place.ports.0,
-        place.client,
-        place.ports.1
+         rhs_carrier {carrier};\n rhs_links patched;\n }};\n{way}",
+        socket.display()
     )
 }
 

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::Bench;
 
 /// The mount's limit is 5 s; an operation may be several calls, and the machine busy.
-const LIMIT: Duration = Duration::from_secs(25);
+pub(crate) const LIMIT: Duration = Duration::from_secs(25);
 
 /// How long until everything is connected again.
 const RECOVERY: Duration = Duration::from_secs(40);
@@ -67,7 +67,7 @@ pub(crate) fn a_restarted_daemon_is_found_again(bench: &mut Bench) -> Result<()>
     fails_in_time(&bench.here("file"))?;
     // A daemon's socket is in a directory of its own here, so the new one's is put where the old one's was.
     let replacement = gangplank_tests::daemon::Daemon::start(
-        &gangplank_tests::daemon::Options::new(bench.share.path()),
+        &gangplank_tests::daemon::Options::new(&bench.there("")),
     )?;
     let old = bench.daemon.socket();
     let _ = fs::remove_file(old);
@@ -102,7 +102,7 @@ pub(crate) fn a_mount_in_use_ends_when_told(bench: &mut Bench) -> Result<()> {
 }
 
 /// Looking at `path` is an error, and soon.
-fn fails_in_time(path: &Path) -> Result<()> {
+pub(crate) fn fails_in_time(path: &Path) -> Result<()> {
     let started = Instant::now();
     let seen = fs::metadata(path);
     let took = started.elapsed();
@@ -116,7 +116,7 @@ fn fails_in_time(path: &Path) -> Result<()> {
 }
 
 /// Waits until `path` can be looked at again.
-fn recovers(path: &Path) -> Result<()> {
+pub(crate) fn recovers(path: &Path) -> Result<()> {
     let deadline = Instant::now() + RECOVERY;
     loop {
         match fs::metadata(path) {

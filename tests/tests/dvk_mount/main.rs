@@ -1,10 +1,11 @@
-//! `gangplank-dvk mount` on this machine, over TCP from `gangplank-dvk serve` and a daemon: files, other people's test suites,
-//! and a server that goes away. Needs root and FUSE.
+//! `gangplank-dvk mount` on this machine, from `gangplank-dvk serve` and a daemon, over TCP or by a switch: files, other people's
+//! test suites, and a server that goes away. Needs root and FUSE.
 //!
 //! It runs in a mount namespace of its own, so that no mount is left behind whatever ends it.
 
 mod faults;
 mod files;
+mod local;
 mod pjdfstest;
 mod suites;
 
@@ -16,7 +17,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use gangplank_tests::daemon::{self, Daemon};
-use gangplank_tests::dvk::{Mount, Place, Server};
+use gangplank_tests::dvk::{Mount, Place, Server, Switch};
 use gangplank_tests::process::User;
 use gangplank_tests::trials::{Trials, note};
 use tempfile::TempDir;
@@ -32,20 +33,31 @@ struct Bench {
     share: TempDir,
     daemon: Daemon,
     place: Place,
+    /// None between nodes, and while it is gone.
+    switch: Option<Switch>,
     /// None while it is gone.
     server: Option<Server>,
     mount: Mount,
 }
 
 impl Bench {
-    /// All three, the mount with the further options `options`. Nothing is believed without asking, so that what is seen is
-    /// what is there.
-    fn new(ports: u16, options: &[&str]) -> Result<Self> {
-        let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
-        // The suites become other users, who have to get this far.
-        fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
-        let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    /// All three over TCP, the mount with the further options `options`. Nothing is believed without asking, so that what is
+    /// seen is what is there.
+    fn over_tcp(ports: u16, options: &[&str]) -> Result<Self> {
         let place = Place::loopback(ports);
+        Self::new(shared()?, place, None, options)
+    }
+
+    /// All three by a switch, whose socket is [`Self::switch_socket`].
+    fn by_switch(options: &[&str]) -> Result<Self> {
+        let share = shared()?;
+        let socket = switch_socket(share.path());
+        let switch = Switch::start(&socket)?;
+        Self::new(share, Place::switch(socket), Some(switch), options)
+    }
+
+    fn new(share: TempDir, place: Place, switch: Option<Switch>, options: &[&str]) -> Result<Self> {
+        let daemon = Daemon::start(&daemon::Options::new(&share.path().join(SHARED)))?;
         let server = Server::start(&place, daemon.socket())?;
         let mount = Mount::start(&place, options).map_err(|error| error.context(server.log()))?;
         fs::set_permissions(parent(mount.point()), Permissions::from_mode(0o755))?;
@@ -53,14 +65,19 @@ impl Bench {
             share,
             daemon,
             place,
+            switch,
             server: Some(server),
             mount,
         })
     }
 
+    fn switch_socket(&self) -> PathBuf {
+        switch_socket(self.share.path())
+    }
+
     /// `name` in the share, on the host.
     fn there(&self, name: &str) -> PathBuf {
-        self.share.path().join(name)
+        self.share.path().join(SHARED).join(name)
     }
 
     /// `name` in the mount.
@@ -71,12 +88,30 @@ impl Bench {
     /// What everybody has logged.
     fn logs(&self) -> String {
         let server = self.server.as_ref().map(Server::log).unwrap_or_default();
+        let switch = self.switch.as_ref().map(Switch::log).unwrap_or_default();
         format!(
-            "daemon: {}\nserver: {server}\nmount: {}",
+            "daemon: {}\nserver: {server}\nswitch: {switch}\nmount: {}",
             self.daemon.log(),
             self.mount.log()
         )
     }
+}
+
+/// The shared directory in a bench's own.
+const SHARED: &str = "share";
+
+/// A bench's own directory, with the shared one in it.
+fn shared() -> Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
+    // The suites become other users, who have to get this far.
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+    fs::create_dir(dir.path().join(SHARED))?;
+    fs::set_permissions(dir.path().join(SHARED), Permissions::from_mode(0o755))?;
+    Ok(dir)
+}
+
+fn switch_socket(dir: &Path) -> PathBuf {
+    dir.join("dvk.sock")
 }
 
 type Trial = fn(&mut Bench) -> Result<()>;
@@ -120,21 +155,57 @@ const TRIALS: &[(&str, Trial)] = &[
     ),
 ];
 
+/// The same by a switch, as far as that makes a difference.
+const BY_SWITCH: &[(&str, Trial)] = &[
+    ("local::files_cross_both_ways", files::cross_both_ways),
+    (
+        "local::files_do_what_programs_ask",
+        files::do_what_programs_ask,
+    ),
+    ("local::copy", suites::sixty_four_mebibytes),
+    (
+        "local::a_restarted_server_is_found_again",
+        faults::a_restarted_server_is_found_again,
+    ),
+    (
+        "local::a_restarted_switch_is_found_again",
+        local::a_restarted_switch_is_found_again,
+    ),
+    (
+        "local::a_second_mount_needs_an_endpoint_of_its_own",
+        local::a_second_mount_needs_an_endpoint_of_its_own,
+    ),
+    (
+        "local::a_mount_without_a_switch_unmounts",
+        local::a_mount_without_a_switch_unmounts,
+    ),
+];
+
+/// Nothing is believed without asking, so that what is seen is what is there.
+const OPTIONS: [&str; 4] = ["--timeout", "0", "--limit", "5"];
+
 fn main() -> ExitCode {
     let mut trials = Trials::from_arguments();
     let possible = User::is_root() && Path::new("/dev/fuse").exists();
     if possible && !trials.lists_only() && std::env::var_os(INSIDE).is_none() {
         return inside();
     }
-    for (index, (name, trial)) in TRIALS.iter().enumerate() {
+    let over_tcp = TRIALS.iter().enumerate().map(|(index, (name, trial))| {
+        // Ports are not free again at once.
+        let ports = u16::try_from(64 * index).ok().map(|more| PORTS + more);
+        (name, trial, ports)
+    });
+    let by_switch = BY_SWITCH.iter().map(|(name, trial)| (name, trial, None));
+    for (name, trial, ports) in over_tcp.chain(by_switch) {
         if !possible {
             trials.skip(name, "needs root and /dev/fuse");
             continue;
         }
         trials.run(name, || {
-            // Ports are not free again at once.
-            let ports = PORTS + 64 * u16::try_from(index)?;
-            let mut bench = Bench::new(ports, &["--timeout", "0", "--limit", "5"])?;
+            let mut bench = match ports {
+                Some(ports) => Bench::over_tcp(ports, &OPTIONS)?,
+                None => Bench::by_switch(&OPTIONS)?,
+            };
             trial(&mut bench).map_err(|error| error.context(bench.logs()))
         });
     }

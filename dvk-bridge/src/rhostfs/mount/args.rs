@@ -1,7 +1,7 @@
 //! `mount`'s command line as typed.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,12 +24,20 @@ const FILES: &str = "Files";
 )]
 pub struct MountArgs {
     /// The server's node: its host, and its id in the DVS
-    #[arg(long, value_name = "HOST:ID", help_heading = SERVER)]
-    pub peer: PeerName,
+    #[arg(long, value_name = "HOST:ID", required_unless_present = "switch", requires = "node", help_heading = SERVER)]
+    pub peer: Option<PeerName>,
 
     /// This machine's id in the DVS
-    #[arg(long, value_name = "ID", value_parser = parse_node, help_heading = SERVER)]
-    pub node: NodeId,
+    #[arg(long, value_name = "ID", requires = "peer", value_parser = parse_node, help_heading = SERVER)]
+    pub node: Option<NodeId>,
+
+    /// The socket of a switch on this host, at which the server is (rhs_carrier local), instead of a node
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["peer", "node", "address", "ports", "generation", "server"], help_heading = SERVER)]
+    pub switch: Option<PathBuf>,
+
+    /// Number of a user that the switch may run as, beside root and this program's own
+    #[arg(long, value_name = "UID", requires = "switch", conflicts_with = "peer", help_heading = SERVER)]
+    pub switch_uid: Option<u32>,
 
     /// The server's endpoint
     #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
@@ -90,6 +98,26 @@ pub struct MountArgs {
     /// Where to mount it
     #[arg(value_name = "DIRECTORY")]
     pub mountpoint: PathBuf,
+}
+
+/// How the server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way<'a> {
+    /// From this machine as a node to the server's.
+    Node(NodeId, &'a PeerName),
+    /// By the switch at this socket.
+    Switch(&'a Path),
+}
+
+impl MountArgs {
+    /// How the server is reached; none where the command line was not clap's.
+    pub(super) fn way(&self) -> Option<Way<'_>> {
+        match (&self.switch, self.node, &self.peer) {
+            (Some(socket), _, _) => Some(Way::Switch(socket)),
+            (None, Some(node), Some(peer)) => Some(Way::Node(node, peer)),
+            _ => None,
+        }
+    }
 }
 
 /// A node, and where it is.
@@ -238,11 +266,11 @@ mod tests {
     #[test]
     fn the_shortest_line_names_a_peer_a_node_and_a_directory() {
         let args = parse("--peer far.example:3 --node 2 /mnt").unwrap();
-        assert_eq!(
-            (args.peer.host.as_str(), args.peer.node.raw()),
-            ("far.example", 3)
-        );
-        assert_eq!((args.node.raw(), args.dc.raw()), (2, 0));
+        let Some(Way::Node(node, peer)) = args.way() else {
+            panic!("{args:?}");
+        };
+        assert_eq!((peer.host.as_str(), peer.node.raw()), ("far.example", 3));
+        assert_eq!((node.raw(), args.dc.raw()), (2, 0));
         assert_eq!((args.endpoint.raw(), args.client_endpoint.raw()), (1, 10));
         assert!(args.address.is_loopback());
         assert_eq!(
@@ -270,8 +298,38 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_takes_the_place_of_a_peer_and_a_node() {
+        let args = parse("--switch /run/dvk.sock --client-endpoint 11 /mnt").unwrap();
+        assert_eq!(args.way(), Some(Way::Switch(Path::new("/run/dvk.sock"))));
+        assert_eq!((args.endpoint.raw(), args.client_endpoint.raw()), (1, 11));
+        let args = parse("--switch /run/dvk.sock --switch-uid 7 /mnt").unwrap();
+        assert_eq!(args.switch_uid, Some(7));
+    }
+
+    #[test]
+    fn what_is_of_nodes_does_not_go_with_a_switch() {
+        for line in [
+            "--peer far:3 --node 2",
+            "--node 2",
+            "--address 127.0.0.1",
+            "--ports 3000",
+            "--generation current",
+            "--server ours",
+        ] {
+            let error = parse(&format!("--switch /run/dvk.sock {line} /mnt")).unwrap_err();
+            let option = line.split(' ').next().unwrap_or_default();
+            let text = error.to_string();
+            assert!(text.contains("--switch") && text.contains(option), "{text}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         for line in [
+            "/mnt",
+            "--node 2 /mnt",
+            "--peer far:3 /mnt",
+            "--peer far:3 --node 2 --switch-uid 7 /mnt",
             "--peer far:3 --node 2",
             "--peer far --node 2 /mnt",
             "--peer :3 --node 2 /mnt",

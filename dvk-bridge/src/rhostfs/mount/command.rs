@@ -2,15 +2,19 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, thread};
 
 use log::info;
 use nix::sys::signal::{SigSet, Signal};
 
-use super::args::{MountArgs, OwnerName, PermissionsName, ServerName};
+use super::args::{MountArgs, OwnerName, PeerName, PermissionsName, ServerName, Way};
 use super::{Dialect, MountError, Options, Owner, Session};
+use crate::abi::{DcLimits, NodeId};
+use crate::carrier::local::{Local, LocalConfig, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError, PeerConfig};
+use crate::endpoint::Carrier;
 
 /// What is told when the directory is mounted.
 const MOUNTED: &str = "mounted";
@@ -21,6 +25,12 @@ pub enum CommandError {
     /// This process cannot be a node.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// There is no way to the switch.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// Nothing says how.
+    #[error("cannot reach a server without a peer and a node, or a switch")]
+    NoWay,
     /// There is no mount.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -52,8 +62,8 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         what: "take over signals",
         source,
     })?;
-    let node = Node::start(node_config(args))?;
-    let session = Session::start(&options(args), Box::new(node))?;
+    let way = args.way().ok_or(CommandError::NoWay)?;
+    let session = Session::start(&options(args, way), carrier(args, way)?)?;
     let unmounter = session.unmounter();
     thread::Builder::new()
         .name("signals".to_owned())
@@ -111,24 +121,47 @@ fn block_signals() -> io::Result<SigSet> {
     Ok(set)
 }
 
-fn node_config(args: &MountArgs) -> NodeConfig {
-    let mut peer = PeerConfig::new(args.peer.node, &args.peer.host);
+/// What takes messages to the server.
+fn carrier(args: &MountArgs, way: Way<'_>) -> Result<Box<dyn Carrier>, CommandError> {
+    Ok(match way {
+        Way::Node(node, peer) => Box::new(Node::start(node_config(args, node, peer))?),
+        Way::Switch(socket) => Box::new(Local::start(local_config(args, socket))?),
+    })
+}
+
+fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {
+    let config = LocalConfig::new(socket.to_owned());
+    LocalConfig {
+        dcs: [(args.dc, DcLimits::USUAL)].into(),
+        switch_uid: args.switch_uid,
+        exchange: args.limit,
+        answer: config.answer.min(args.limit),
+        ..config
+    }
+}
+
+fn node_config(args: &MountArgs, node: NodeId, server: &PeerName) -> NodeConfig {
+    let mut peer = PeerConfig::new(server.node, &server.host);
     peer.port_base = args.ports.peer;
     peer.generation = args.generation.into();
     peer.endpoints = vec![(args.dc, args.endpoint)];
-    let mut config = NodeConfig::new(args.node);
+    let mut config = NodeConfig::new(node);
     config.address = args.address;
     config.port_base = args.ports.own;
     config.peers = vec![peer];
-    config.dcs = [(args.dc, crate::abi::DcLimits::USUAL)].into();
+    config.dcs = [(args.dc, DcLimits::USUAL)].into();
     config.limits.exchange = args.limit;
     config
 }
 
-fn options(args: &MountArgs) -> Options {
+fn options(args: &MountArgs, way: Way<'_>) -> Options {
+    let server = match way {
+        Way::Node(_, peer) => format!("{}:{}", peer.host, peer.node),
+        Way::Switch(socket) => socket.display().to_string(),
+    };
     Options {
         mountpoint: args.mountpoint.clone(),
-        source: format!("{}:{}:{}", args.peer.host, args.peer.node, args.endpoint),
+        source: format!("{server}:{}", args.endpoint),
         dc: args.dc,
         client: args.client_endpoint,
         server: args.endpoint,

@@ -70,6 +70,14 @@ impl Line {
         self.losses
     }
 
+    /// Binds the endpoint, if it is not bound.
+    ///
+    /// # Errors
+    /// As the carrier says.
+    pub(crate) fn bind(&mut self) -> Result<(), EndpointError> {
+        self.bound().map(drop)
+    }
+
     /// Asks the server; it may copy from and to what is `lent` meanwhile.
     ///
     /// # Errors

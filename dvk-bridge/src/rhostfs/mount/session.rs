@@ -20,7 +20,7 @@ use super::filesystem::Mounted;
 use super::line::{Line, Parties};
 use super::view::{Owner, View};
 use crate::abi::{DcId, Endpoint};
-use crate::endpoint::Carrier;
+use crate::endpoint::{Carrier, EndpointError};
 
 /// Threads that take requests from the kernel: one asks the server, the other copies meanwhile.
 const THREADS: usize = 2;
@@ -69,6 +69,9 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// Another has the mount's endpoint, or it is not for us.
+    #[error("cannot be a client of an rhostfs server")]
+    Endpoint(#[source] EndpointError),
     /// The directory to mount on is none.
     #[error("cannot mount on {}", mountpoint.display())]
     Mountpoint {
@@ -104,9 +107,11 @@ impl Session {
             server: options.server,
             limit: options.limit,
         };
-        let calls = Calls::new(Line::new(carrier, parties), options.dialect);
-        let mut view = View::new(calls, options.owner);
-        reach(&mut view, options.limit).map_err(|error| MountError::Server {
+        let end = Instant::now() + options.limit;
+        let mut line = Line::new(carrier, parties);
+        bind(&mut line, end)?;
+        let mut view = View::new(Calls::new(line, options.dialect), options.owner);
+        reach(&mut view, end).map_err(|error| MountError::Server {
             server: options.server,
             dc: options.dc,
             source: error.into(),
@@ -184,9 +189,22 @@ impl Unmounter {
     }
 }
 
-/// Greets the server, for as long as `limit` if it is not there yet.
-fn reach(view: &mut View, limit: Duration) -> Result<(), Errno> {
-    let end = Instant::now() + limit;
+/// Binds our endpoint, until `end` if its carrier is not there yet. If it is refused, waiting does not help.
+fn bind(line: &mut Line, end: Instant) -> Result<(), MountError> {
+    loop {
+        match line.bind() {
+            Err(EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. })
+                if Instant::now() + PAUSE < end =>
+            {
+                thread::sleep(PAUSE);
+            }
+            done => return done.map_err(MountError::Endpoint),
+        }
+    }
+}
+
+/// Greets the server, until `end` if it is not there yet.
+fn reach(view: &mut View, end: Instant) -> Result<(), Errno> {
     loop {
         match view.greet() {
             Err(Errno::NOTCONN | Errno::IO) if Instant::now() + PAUSE < end => thread::sleep(PAUSE),
