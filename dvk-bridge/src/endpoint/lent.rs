@@ -1,15 +1,11 @@
 //! Memory that one who asks lends to the one who answers.
 
-/// First address that is given out where addresses are labels.
-#[cfg(not(target_pointer_width = "32"))]
-const FIRST: u32 = 0x1000_0000;
-/// What addresses are a multiple of, and what lies unused between two loans at least.
-#[cfg(not(target_pointer_width = "32"))]
-const PAGE: u32 = 4096;
+use super::label::label;
 
 /// Buffers by 32-bit addresses: all that a partner's copies can reach.
 ///
-/// On machines of 32 bits a buffer's address is the true one, as the kernel's DVK needs; elsewhere it is a label.
+/// On machines of 32 bits a buffer's address is the true one, as the kernel's DVK needs; elsewhere it is a label, and no
+/// label is given out again before all others were: a copy that comes long after its question reaches nothing of the next.
 #[derive(Debug, Default)]
 pub struct Lent<'a> {
     loans: Vec<Loan<'a>>,
@@ -63,26 +59,9 @@ impl<'a> Lent<'a> {
     }
 
     fn lend(&mut self, bytes: Bytes<'a>) -> u32 {
-        let address = self.address_for(bytes.as_slice());
+        let address = label(bytes.as_slice());
         self.loans.push(Loan { address, bytes });
         address
-    }
-
-    #[cfg(target_pointer_width = "32")]
-    fn address_for(&self, bytes: &[u8]) -> u32 {
-        // A pointer of this machine is no wider.
-        u32::try_from(bytes.as_ptr().addr()).unwrap_or(u32::MAX)
-    }
-
-    /// The next page but one behind all that is lent. Beyond 4 GiB nothing can be addressed, and copies fail.
-    #[cfg(not(target_pointer_width = "32"))]
-    fn address_for(&self, _: &[u8]) -> u32 {
-        let Some(last) = self.loans.last() else {
-            return FIRST;
-        };
-        let length = u32::try_from(last.bytes.as_slice().len()).unwrap_or(u32::MAX);
-        let end = last.address.saturating_add(length).saturating_add(PAGE);
-        end.checked_next_multiple_of(PAGE).unwrap_or(u32::MAX)
     }
 
     /// A partner's copy of what is lent at `address`.
@@ -120,6 +99,16 @@ fn offset(loan: &Loan<'_>, address: u32) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_of_an_earlier_question_reaches_nothing_of_the_next() {
+        let mut buffer = [0; 8];
+        let earlier = Lent::new().writable(&mut [0; 8]);
+        let mut lent = Lent::new();
+        lent.writable(&mut buffer);
+        let late = lent.write(earlier, &[1]);
+        assert!(late.is_err() || cfg!(target_pointer_width = "32"));
+    }
 
     #[test]
     fn copies_reach_what_is_lent_and_no_further() {

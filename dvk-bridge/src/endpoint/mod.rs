@@ -6,19 +6,26 @@
 //!   to and from its memory.
 //! - Memory is named by addresses of 32 bits in the asking process. Here they are labels of what it lends for the time of
 //!   its question ([`Lent`]).
+//! - A request has a name of its own ([`RequestId`]), by which it is answered and copied for. One whose client has gone, has
+//!   been replaced or has asked again since is not served any more: nothing is sent for it from then on, not even to another
+//!   that has bound the same endpoint. What was sent before can still be on its way; carriers whose two ends are ours tell
+//!   it from what is due, a DVK cannot.
 //! - A notification has no content worth speaking of, and is merged with others from the same source.
 //!
 //! What a carrier has to keep to, such as one exchange at a time with a peer, it keeps to by itself: every method may be
 //! called from any thread at any time.
 
 mod error;
+mod label;
 mod lent;
+mod request;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{EndpointError, Operation};
 pub use lent::Lent;
+pub use request::RequestId;
 
 use crate::abi::{DcId, DcLimits, Endpoint, Message};
 
@@ -48,11 +55,13 @@ pub trait BoundEndpoint: Send + Sync {
     /// event goes to one of them.
     fn receive(&self, limit: Duration) -> Result<Delivery, EndpointError>;
 
-    /// Answers the request of `client` with `message`, whose source is filled in. To be done once for each
-    /// [`Delivery::Request`], after all copies for it. Fails with [`crate::abi::Code::EDVSPROCSTS`] if the client does not wait any more.
-    fn reply(&self, client: Endpoint, message: &Message) -> Result<(), EndpointError>;
+    /// Answers `request` with `message`, whose source is filled in. To be done once for each [`Delivery::Request`], after all
+    /// copies for it. Fails with [`crate::abi::Code::EDVSPROCSTS`] if its client does not wait for it any more; if that has
+    /// asked again, it succeeds, and the newer request is received next.
+    fn reply(&self, request: RequestId, message: &Message) -> Result<(), EndpointError>;
 
-    /// Sends `message` to `to`, and returns when it has been received, at most after `limit`.
+    /// Sends `message` to `to`, and returns when it has been received, at most after `limit`. To one whose request is being
+    /// served it is the answer.
     fn send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), EndpointError>;
 
     /// Asks `to`, and waits at most `limit` for the answer. Meanwhile `to` may copy to and from what is `lent`, and from
@@ -69,18 +78,19 @@ pub trait BoundEndpoint: Send + Sync {
     /// Notifies `to`, without waiting and without hearing whether it came.
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError>;
 
-    /// Copies from `address` in the memory of `client`, which waits for our answer, until `into` is full: all or an error.
-    /// Nothing to copy is no exchange, and succeeds.
+    /// Copies from `address` in the memory of the client of `request`, which waits for our answer, until `into` is full: all
+    /// or an error, [`crate::abi::Code::EDVSPROCSTS`] if the client does not wait for that answer any more. Nothing to copy
+    /// is no exchange, and succeeds.
     fn copy_from(
         &self,
-        client: Endpoint,
+        request: RequestId,
         address: u32,
         into: &mut [u8],
     ) -> Result<(), EndpointError>;
 
-    /// Copies all of `from` to `address` in the memory of `client`, which waits for our answer: all or an error, which may
-    /// leave a part copied. Nothing to copy is no exchange, and succeeds.
-    fn copy_to(&self, client: Endpoint, address: u32, from: &[u8]) -> Result<(), EndpointError>;
+    /// Copies all of `from` to `address` in the memory of the client of `request`, as [`Self::copy_from`] does the other way.
+    /// An error may leave a part copied.
+    fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError>;
 
     /// Gives the endpoint up: whoever waits on it, or tries anything later, gets [`EndpointError::Unbound`]. Dropping the
     /// endpoint does the same.
@@ -92,12 +102,12 @@ pub trait BoundEndpoint: Send + Sync {
 pub enum Delivery {
     /// Somebody asks, and waits for [`BoundEndpoint::reply`].
     Request {
-        /// Who.
-        client: Endpoint,
-        /// Its process id on its own machine, where the carrier knows. Another one than before is another process that
+        /// Who asks, and what to name it by.
+        request: RequestId,
+        /// The asking process's id on its own machine, where the carrier knows. Another one than before is another process that
         /// bound the same endpoint.
         pid: Option<i32>,
-        /// What; its source is `client`.
+        /// What; its source is the client.
         message: Message,
     },
     /// Somebody sent, and does not wait.

@@ -284,6 +284,7 @@ impl Switch {
                         src: header.dst,
                         dst: header.src,
                         rcode: code.result(),
+                        ack_seq: header.ack_seq,
                         copy: header.copy,
                         ..Header::new(command)
                     };

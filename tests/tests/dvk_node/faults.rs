@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, Endpoint};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone};
+use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, RequestId};
 use gangplank_tests::dvk_peer::{Field, Layout, Outcome, Peer, Reason};
 
 use crate::scene::{
@@ -39,18 +39,21 @@ fn a_peer_may_go_while_its_request_is_served() {
     let server = bind(&node);
     let peer = net.peer(Layout::Current);
     ask(&peer);
-    let (client, message) = next_request(&*server);
+    let (request, message) = next_request(&*server);
     drop(peer);
     let client_gone = server.receive(LIMIT).unwrap();
     assert_eq!(
         client_gone,
         Delivery::Gone {
-            client,
+            client: request.client(),
             reason: Gone::NodeLost
         }
     );
     assert_eq!(
-        server.reply(client, &message.answer(0)).unwrap_err().code(),
+        server
+            .reply(request, &message.answer(0))
+            .unwrap_err()
+            .code(),
         Code::EDVSPROCSTS
     );
     let peer = net.peer(Layout::Current);
@@ -63,7 +66,7 @@ fn a_peer_may_go_while_its_request_is_served() {
 fn goes_in_the_middle(
     net: Net,
     command: i32,
-    operation: impl FnOnce(&dyn BoundEndpoint, Endpoint) -> Result<(), EndpointError> + Send + 'static,
+    operation: impl FnOnce(&dyn BoundEndpoint, RequestId) -> Result<(), EndpointError> + Send + 'static,
 ) {
     let node = net.node(Layout::Current);
     let server = bind(&node);
@@ -71,9 +74,9 @@ fn goes_in_the_middle(
     peer.wait_connected();
     peer.ignore(command);
     ask(&peer);
-    let (client, _) = next_request(&*server);
+    let (request, _) = next_request(&*server);
     let here = server.clone();
-    let waiting = thread::spawn(move || operation(&*here, client));
+    let waiting = thread::spawn(move || operation(&*here, request));
     peer.wait_for(command, 1);
     let since = Instant::now();
     drop(peer);
@@ -87,22 +90,22 @@ fn goes_in_the_middle(
 
 #[test]
 fn a_peer_may_go_before_it_sends_data() {
-    goes_in_the_middle(Net(41), 6, |server, client| {
-        server.copy_from(client, NAME_AT, &mut [0; 3])
+    goes_in_the_middle(Net(41), 6, |server, request| {
+        server.copy_from(request, NAME_AT, &mut [0; 3])
     });
 }
 
 #[test]
 fn a_peer_may_go_before_it_acknowledges_data() {
-    goes_in_the_middle(Net(42), 5, |server, client| {
-        server.copy_to(client, NAME_AT, &[0; 3])
+    goes_in_the_middle(Net(42), 5, |server, request| {
+        server.copy_to(request, NAME_AT, &[0; 3])
     });
 }
 
 #[test]
 fn a_peer_may_go_before_it_acknowledges_a_reply() {
-    goes_in_the_middle(Net(43), 4, |server, client| {
-        server.reply(client, &gangplank_dvk::abi::Message::default())
+    goes_in_the_middle(Net(43), 4, |server, request| {
+        server.reply(request, &gangplank_dvk::abi::Message::default())
     });
 }
 
@@ -115,10 +118,10 @@ fn silence_ends_at_the_limit_and_others_are_served() {
     let server = bind(&node);
     let peer = net.peer(Layout::Current);
     ask(&peer);
-    let (client, _) = next_request(&*server);
+    let (request, _) = next_request(&*server);
     // A process that runs: the kernel's handler says nothing.
     peer.interrupt(CLIENT);
-    let error = server.copy_from(client, NAME_AT, &mut [0; 3]).unwrap_err();
+    let error = server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "cannot copy 3 bytes from 0x47d11000 of 10: nothing came within 200ms"

@@ -67,9 +67,9 @@ fn data_for_a_client_is_as_the_golden_vector_has_it() {
     let stat = vector("lstat64_root_payload");
     let written = stat.clone();
     let serving = thread::spawn(move || {
-        let (client, message) = next_request(&*server);
-        server.copy_to(client, 0x4849_bc90, &written).unwrap();
-        server.reply(client, &message.answer(0)).unwrap();
+        let (request, message) = next_request(&*server);
+        server.copy_to(request, 0x4849_bc90, &written).unwrap();
+        server.reply(request, &message.answer(0)).unwrap();
     });
     let memory = BTreeMap::from([(0x4849_bc90, vec![0xa5; 68])]);
     peer.ask(CLIENT, SERVER, &vector("lstat64_root_request"), memory);

@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use gangplank_dvk::abi::{Code, M1};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::Delivery;
 use gangplank_tests::dvk_peer::{Field, Layout, Outcome};
 
-use crate::scene::{
-    CLIENT, LIMIT, NAME_AT, Net, SERVER, access, bind, name, next_request, serve_access,
-};
+use crate::scene::{CLIENT, NAME_AT, Net, SERVER, access, bind, name, next_request, serve_access};
 
 #[test]
 fn no_command_is_lost_however_many_clients_are_served_at_once() {
@@ -69,16 +66,16 @@ fn a_bad_address_is_told_by_an_acknowledgement_with_a_stale_copy_block() {
     let peer = net.peer(Layout::Current);
     peer.wait_connected();
     peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
-    let (client, message) = next_request(&*server);
+    let (request, message) = next_request(&*server);
     let mut bytes = [0; 3];
     for address in [0, NAME_AT + 1, NAME_AT - 1, u32::MAX] {
-        let error = server.copy_from(client, address, &mut bytes).unwrap_err();
+        let error = server.copy_from(request, address, &mut bytes).unwrap_err();
         assert_eq!(error.code(), Code::EFAULT, "{address:#x}");
-        let error = server.copy_to(client, address, &bytes).unwrap_err();
+        let error = server.copy_to(request, address, &bytes).unwrap_err();
         assert_eq!(error.code(), Code::EFAULT, "{address:#x}");
     }
-    server.copy_from(client, NAME_AT, &mut bytes).unwrap();
-    server.reply(client, &message.answer(0)).unwrap();
+    server.copy_from(request, NAME_AT, &mut bytes).unwrap();
+    server.reply(request, &message.answer(0)).unwrap();
     assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
 }
 
@@ -91,10 +88,10 @@ fn compressed_data_is_refused_and_the_exchange_with_it() {
     peer.wait_connected();
     peer.ignore(6);
     peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
-    let (client, message) = next_request(&*server);
+    let (request, message) = next_request(&*server);
     let arm: M1 = message.arm();
     let copying = server.clone();
-    let copying = thread::spawn(move || copying.copy_from(client, arm.p1, &mut [0; 3]));
+    let copying = thread::spawn(move || copying.copy_from(request, arm.p1, &mut [0; 3]));
     let mut data = peer.wait_for(6, 1)[0].clone();
     for (field, value) in [
         (Field::Command, 0x2006),
@@ -124,9 +121,11 @@ fn nodes_are_served_beside_each_other() {
     let first = next_request(&*server);
     let second = next_request(&*server);
     // One waits for the acknowledgement of the other's copy only if they are of the same node.
-    for (client, message) in [second, first] {
-        server.copy_from(client, NAME_AT, &mut [0; 3]).unwrap();
-        server.reply(client, &message.answer(client.raw())).unwrap();
+    for (request, message) in [second, first] {
+        server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap();
+        server
+            .reply(request, &message.answer(request.client().raw()))
+            .unwrap();
     }
     for (peer, client) in peers.iter().zip([10, 12]) {
         let Outcome::Reply(reply) = peer.outcome(client) else {
@@ -169,20 +168,20 @@ fn a_client_that_was_interrupted_and_asks_again_gets_the_newer_answer() {
     let peer = net.peer(Layout::Current);
     peer.wait_connected();
     peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
-    let (client, message) = next_request(&*server);
+    let (request, message) = next_request(&*server);
     peer.interrupt(CLIENT);
     let mut again = access(CLIENT, Layout::Current);
     again[4] = 40;
     peer.ask(CLIENT, SERVER, &again, name());
-    while server.copy_from(client, NAME_AT, &mut [0; 3]).is_ok() {
+    while server.copy_from(request, NAME_AT, &mut [0; 3]).is_ok() {
         // Until the second has come.
     }
-    server.reply(client, &message.answer(-4)).unwrap();
-    let Delivery::Request { message, .. } = server.receive(LIMIT).unwrap() else {
-        panic!("no request");
-    };
+    server.reply(request, &message.answer(-4)).unwrap();
+    let (newer, message) = next_request(&*server);
     assert_eq!(message.kind, 40);
-    server.reply(client, &message.answer(0)).unwrap();
+    let again = server.reply(request, &message.answer(-4)).unwrap_err();
+    assert_eq!(again.code(), Code::EDVSPROCSTS, "that was answered");
+    server.reply(newer, &message.answer(0)).unwrap();
     let Outcome::Reply(reply) = peer.outcome(CLIENT) else {
         panic!("no reply");
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gangplank_dvk::abi::{DcId, Endpoint, Generation, M1, Message, NodeId};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
-use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Delivery};
+use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Delivery, RequestId};
 use gangplank_tests::dvk_peer::{Layout, Peer, PeerSetup};
 
 /// Longest wait for what must come.
@@ -107,21 +107,21 @@ pub(crate) fn name() -> BTreeMap<u32, Vec<u8>> {
 }
 
 /// Waits for the next request.
-pub(crate) fn next_request(server: &dyn BoundEndpoint) -> (Endpoint, Message) {
+pub(crate) fn next_request(server: &dyn BoundEndpoint) -> (RequestId, Message) {
     match server.receive(LIMIT).unwrap() {
         Delivery::Request {
-            client, message, ..
-        } => (client, message),
+            request, message, ..
+        } => (request, message),
         other => panic!("no request but {other:?}"),
     }
 }
 
 /// Answers the next request after a look at its name.
 pub(crate) fn serve_access(server: &dyn BoundEndpoint) {
-    let (client, message) = next_request(server);
+    let (request, message) = next_request(server);
     let arm: M1 = message.arm();
     let mut name = [0; 3];
-    server.copy_from(client, arm.p1, &mut name).unwrap();
+    server.copy_from(request, arm.p1, &mut name).unwrap();
     assert_eq!((message.kind, &name), (ACCESS, b"//\0"));
-    server.reply(client, &message.answer(0)).unwrap();
+    server.reply(request, &message.answer(0)).unwrap();
 }

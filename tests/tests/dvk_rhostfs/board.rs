@@ -1,13 +1,14 @@
 //! Endpoints within one process: a carrier that has nothing to carry over, so that what fails is the server.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use gangplank_dvk::endpoint::{
-    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation,
+    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation, RequestId,
 };
 
 /// Where endpoints are bound.
@@ -18,6 +19,8 @@ pub(crate) struct Board(Arc<Shared>);
 struct Shared {
     slots: Mutex<HashMap<(DcId, Endpoint), Slot>>,
     changed: Condvar,
+    /// What was ever asked.
+    asked: AtomicU64,
 }
 
 #[derive(Default)]
@@ -31,6 +34,8 @@ struct Slot {
     open: bool,
     /// What it has asked since.
     again: Option<Delivery>,
+    /// The number of what it has asked last.
+    asked: u64,
 }
 
 /// What one who is asked does with one who asks.
@@ -86,13 +91,13 @@ impl Bound {
     /// The way to a client that asks.
     fn way(
         &self,
-        client: Endpoint,
+        request: RequestId,
         operation: Operation,
     ) -> Result<Sender<Exchange>, EndpointError> {
         let slots = self.slots();
-        let slot = slots.get(&(self.dc, client));
+        let slot = slots.get(&(self.dc, request.client()));
         let way = slot
-            .filter(|slot| slot.again.is_none())
+            .filter(|slot| slot.again.is_none() && slot.asked == request.number())
             .and_then(|slot| slot.asks.clone());
         way.ok_or(EndpointError::Refused {
             operation,
@@ -137,7 +142,8 @@ impl BoundEndpoint for Bound {
         }
     }
 
-    fn reply(&self, client: Endpoint, message: &Message) -> Result<(), EndpointError> {
+    fn reply(&self, request: RequestId, message: &Message) -> Result<(), EndpointError> {
+        let client = request.client();
         let operation = Operation::Reply { client };
         let refused = EndpointError::Refused {
             operation,
@@ -145,7 +151,10 @@ impl BoundEndpoint for Bound {
         };
         let mut slots = self.slots();
         let slot = slots.get_mut(&(self.dc, client));
-        let slot = slot.filter(|slot| slot.open).ok_or(refused.clone())?;
+        // One that has asked again has another number by now.
+        let due = |slot: &&mut Slot| slot.again.is_some() || slot.asked == request.number();
+        let slot = slot.filter(|slot| slot.open).filter(due);
+        let slot = slot.ok_or(refused.clone())?;
         if let Some(again) = slot.again.take() {
             // It has given up what is answered.
             if let Some(own) = slots.get_mut(&(self.dc, self.endpoint)) {
@@ -193,8 +202,9 @@ impl BoundEndpoint for Bound {
                 .get_mut(&(self.dc, self.endpoint))
                 .ok_or(EndpointError::Unbound { operation })?;
             own.asks = Some(way);
+            own.asked = self.board.0.asked.fetch_add(1, Ordering::Relaxed);
             let delivery = Delivery::Request {
-                client: self.endpoint,
+                request: RequestId::new(self.endpoint, own.asked),
                 pid: Some(own.pid),
                 message,
             };
@@ -247,13 +257,13 @@ impl BoundEndpoint for Bound {
 
     fn copy_from(
         &self,
-        client: Endpoint,
+        request: RequestId,
         address: u32,
         into: &mut [u8],
     ) -> Result<(), EndpointError> {
         let bytes = into.len();
         let operation = Operation::CopyFrom {
-            client,
+            client: request.client(),
             address,
             bytes,
         };
@@ -263,16 +273,16 @@ impl BoundEndpoint for Bound {
         };
         let (answer, read) = mpsc::channel();
         let _ = self
-            .way(client, operation)?
+            .way(request, operation)?
             .send(Exchange::Read(address, bytes, answer));
         let copied = read.recv().ok().flatten().ok_or(fault)?;
         into.copy_from_slice(&copied);
         Ok(())
     }
 
-    fn copy_to(&self, client: Endpoint, address: u32, from: &[u8]) -> Result<(), EndpointError> {
+    fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError> {
         let operation = Operation::CopyTo {
-            client,
+            client: request.client(),
             address,
             bytes: from.len(),
         };
@@ -282,7 +292,7 @@ impl BoundEndpoint for Bound {
         };
         let (answer, written) = mpsc::channel();
         let _ = self
-            .way(client, operation)?
+            .way(request, operation)?
             .send(Exchange::Write(address, from.to_vec(), answer));
         written
             .recv()

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::desk::{Desk, answer};
 use super::lane::{Awaited, Failure, Lane};
 use super::line::PeerId;
-use super::mailbox::{Answer, Received};
+use super::mailbox::{Idle, Received};
 use super::question::{Asking, Event, Next};
 use super::station::Station;
 use crate::abi::{
     Code, Command, CopyBlock, DcId, DcLimits, Endpoint, Header, M9, MAX_PAYLOAD, Message,
 };
-use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation};
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, RequestId};
 
 /// The endpoint, bound until this is dropped.
 pub(crate) struct Bound {
@@ -23,20 +23,32 @@ pub(crate) struct Bound {
 }
 
 /// Why an operation failed, before it is said which.
-enum Trouble {
-    Failure(Failure),
-    Unbound,
-}
+struct Trouble(Failure);
 
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
+        Self(failure)
     }
 }
 
 impl From<Code> for Trouble {
     fn from(code: Code) -> Self {
-        Self::Failure(Failure::Refused(code))
+        Self(Failure::Refused(code))
+    }
+}
+
+impl From<Idle> for Failure {
+    fn from(idle: Idle) -> Self {
+        match idle {
+            Idle::NotWaiting => Self::Refused(Code::EDVSPROCSTS),
+            Idle::Unbound => Self::Unbound,
+        }
+    }
+}
+
+impl From<Idle> for Trouble {
+    fn from(idle: Idle) -> Self {
+        Self(idle.into())
     }
 }
 
@@ -65,13 +77,11 @@ impl Bound {
         operation: Operation,
         limit: Duration,
     ) -> Result<T, EndpointError> {
-        result.map_err(|trouble| match trouble {
-            Trouble::Failure(Failure::Refused(code)) => EndpointError::Refused { operation, code },
-            Trouble::Failure(Failure::TimedOut) => EndpointError::TimedOut { operation, limit },
-            Trouble::Failure(Failure::NotConnected) => EndpointError::NotConnected { operation },
-            Trouble::Unbound | Trouble::Failure(Failure::Unbound) => {
-                EndpointError::Unbound { operation }
-            }
+        result.map_err(|Trouble(failure)| match failure {
+            Failure::Refused(code) => EndpointError::Refused { operation, code },
+            Failure::TimedOut => EndpointError::TimedOut { operation, limit },
+            Failure::NotConnected => EndpointError::NotConnected { operation },
+            Failure::Unbound => EndpointError::Unbound { operation },
         })
     }
 
@@ -86,6 +96,9 @@ impl Bound {
 
     /// Whether messages can be for `to` at all.
     fn must_be_partner(&self, to: Endpoint) -> Result<PeerId, Trouble> {
+        if self.desk.mailbox.is_closed() {
+            return Err(Failure::Unbound.into());
+        }
         if !self.desk.limits.contains(to) || to == Endpoint::HARDWARE {
             return Err(Code::EDVSBADDEST.into());
         }
@@ -114,39 +127,64 @@ impl Bound {
         self.must_be_system()?;
         match self.desk.mailbox.receive(Instant::now() + limit) {
             Received::Event(delivery, None) => Ok(delivery),
-            Received::Event(delivery, Some(peer)) => {
+            Received::Event(delivery, Some(way)) => {
                 if let Delivery::Message { client, .. } = delivery {
-                    let received = self.desk.header(Command::SEND_ACK, client);
-                    self.lane(peer, client)?.acknowledge(received, &[]);
+                    let mut received = self.desk.header(Command::SEND_ACK, client);
+                    received.ack_seq = way.mark;
+                    self.lane(way.peer, client)?.acknowledge(received, &[]);
                 }
                 Ok(delivery)
             }
             Received::Nothing => Err(Failure::TimedOut.into()),
-            Received::Closed => Err(Trouble::Unbound),
+            Received::Closed => Err(Failure::Unbound.into()),
         }
     }
 
-    fn try_reply(&self, client: Endpoint, message: &Message) -> Result<(), Trouble> {
+    fn try_reply(&self, request: RequestId, message: &Message) -> Result<(), Trouble> {
         self.must_be_system()?;
-        let peer = match self.desk.mailbox.answer(client)? {
-            Answer::Deliver(peer) => peer,
-            Answer::Superseded => return Ok(()),
+        let header = self.carrying(Command::REPLY_MSG, request.client(), message);
+        self.answer(request, header, self.station.exchange_limit())
+    }
+
+    /// Ends `request` with a command, which is not sent if nobody waits for it when its turn comes.
+    fn answer(&self, request: RequestId, header: Header, limit: Duration) -> Result<(), Trouble> {
+        let done = self.try_answer(request, header, limit);
+        if done.is_err() {
+            // Its client can ask again, whatever became of this. If it has ended already, that stays.
+            let _ = self.desk.mailbox.answer(request);
+        }
+        done
+    }
+
+    fn try_answer(
+        &self,
+        request: RequestId,
+        header: Header,
+        limit: Duration,
+    ) -> Result<(), Trouble> {
+        let way = self.desk.mailbox.way(request)?;
+        let lane = self.lane(way.peer, request.client())?;
+        let header = Header {
+            ack_seq: way.mark,
+            ..header
         };
-        let header = self.carrying(Command::REPLY_MSG, client, message);
-        let lane = self.lane(peer, client)?;
-        let limit = self.station.exchange_limit();
         // A request can come before our own connection is there. Who asked has nobody else to answer it.
         lane.wait_for_line(Instant::now() + limit);
-        lane.exchange(header, &[], Awaited::Sent, limit)?;
+        let permit = || Ok(self.desk.mailbox.answer(request)?);
+        lane.exchange(header, &[], Awaited::Sent, limit, permit)?;
         Ok(())
     }
 
     fn try_send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), Trouble> {
         self.must_be_system()?;
         let peer = self.must_be_partner(to)?;
-        let header = self.carrying(Command::SEND_MSG, to, message);
+        let mut header = self.carrying(Command::SEND_MSG, to, message);
+        if let Some(request) = self.desk.mailbox.served(to) {
+            return self.answer(request, header, limit);
+        }
+        header.ack_seq = self.desk.question.mark();
         let lane = self.lane(peer, to)?;
-        lane.exchange(header, &[], Awaited::Sent, limit)?;
+        lane.exchange(header, &[], Awaited::Sent, limit, || Ok(Some(())))?;
         Ok(())
     }
 
@@ -176,7 +214,8 @@ impl Bound {
         let lane = self.lane(peer, to)?;
         let asking = self.desk.question.ask(to, peer, deadline);
         let mut asking = asking.ok_or(Failure::TimedOut)?;
-        let header = self.carrying(Command::SNDREC_MSG, to, message);
+        let mut header = self.carrying(Command::SNDREC_MSG, to, message);
+        header.ack_seq = asking.mark();
         if let Err(failure) = lane.tell(header, &[], deadline) {
             asking.never_asked();
             return Err(failure.into());
@@ -202,7 +241,7 @@ impl Bound {
                 Next::Event(Event::Failed(code)) => return Err(code.into()),
                 Next::Event(Event::Lost) => return Err(Failure::NotConnected.into()),
                 Next::Nothing => return Err(Failure::TimedOut.into()),
-                Next::Closed => return Err(Trouble::Unbound),
+                Next::Closed => return Err(Failure::Unbound.into()),
             }
         }
     }
@@ -242,11 +281,12 @@ impl Bound {
 
     fn try_copy_from(
         &self,
-        client: Endpoint,
+        request: RequestId,
         address: u32,
         into: &mut [u8],
     ) -> Result<(), Trouble> {
         self.must_be_system()?;
+        let client = request.client();
         let mut address = address;
         for piece in into.chunks_mut(MAX_PAYLOAD) {
             let bytes = i32::try_from(piece.len()).map_err(|_| Code::EDVSBADRANGE)?;
@@ -261,7 +301,7 @@ impl Bound {
                 bytes,
             };
             let awaited = Awaited::CopiedOut { bytes, tag };
-            let data = self.copy(client, header, &[], awaited)?;
+            let data = self.copy(request, header, &[], awaited)?;
             // As many as were asked for, or it would have been a failure.
             piece.copy_from_slice(data.get(..piece.len()).ok_or(Code::EFAULT)?);
             address = address.wrapping_add_signed(bytes);
@@ -269,8 +309,9 @@ impl Bound {
         Ok(())
     }
 
-    fn try_copy_to(&self, client: Endpoint, address: u32, from: &[u8]) -> Result<(), Trouble> {
+    fn try_copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), Trouble> {
         self.must_be_system()?;
+        let client = request.client();
         let mut address = address;
         for piece in from.chunks(MAX_PAYLOAD) {
             let bytes = i32::try_from(piece.len()).map_err(|_| Code::EDVSBADRANGE)?;
@@ -285,22 +326,29 @@ impl Bound {
                 bytes,
             };
             let awaited = Awaited::CopiedIn { bytes, tag };
-            self.copy(client, header, piece, awaited)?;
+            self.copy(request, header, piece, awaited)?;
             address = address.wrapping_add_signed(bytes);
         }
         Ok(())
     }
 
+    /// One copy, if the client of `request` still waits for its answer when its turn comes.
     fn copy(
         &self,
-        client: Endpoint,
+        request: RequestId,
         header: Header,
         payload: &[u8],
         awaited: Awaited,
     ) -> Result<Vec<u8>, Trouble> {
-        let peer = self.desk.mailbox.serving(client)?;
-        let lane = self.lane(peer, client)?;
-        Ok(lane.exchange(header, payload, awaited, self.station.exchange_limit())?)
+        let way = self.desk.mailbox.way(request)?;
+        let lane = self.lane(way.peer, request.client())?;
+        let header = Header {
+            ack_seq: way.mark,
+            ..header
+        };
+        let limit = self.station.exchange_limit();
+        let permit = || Ok(Some(self.desk.mailbox.serving(request)?));
+        Ok(lane.exchange(header, payload, awaited, limit, permit)?)
     }
 }
 
@@ -324,10 +372,11 @@ impl BoundEndpoint for Bound {
         self.explain(self.try_receive(limit), Operation::Receive, limit)
     }
 
-    fn reply(&self, client: Endpoint, message: &Message) -> Result<(), EndpointError> {
+    fn reply(&self, request: RequestId, message: &Message) -> Result<(), EndpointError> {
         let limit = self.station.exchange_limit();
+        let client = request.client();
         let operation = Operation::Reply { client };
-        self.explain(self.try_reply(client, message), operation, limit)
+        self.explain(self.try_reply(request, message), operation, limit)
     }
 
     fn send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), EndpointError> {
@@ -353,27 +402,27 @@ impl BoundEndpoint for Bound {
 
     fn copy_from(
         &self,
-        client: Endpoint,
+        request: RequestId,
         address: u32,
         into: &mut [u8],
     ) -> Result<(), EndpointError> {
         let operation = Operation::CopyFrom {
-            client,
+            client: request.client(),
             address,
             bytes: into.len(),
         };
         let limit = self.station.exchange_limit();
-        self.explain(self.try_copy_from(client, address, into), operation, limit)
+        self.explain(self.try_copy_from(request, address, into), operation, limit)
     }
 
-    fn copy_to(&self, client: Endpoint, address: u32, from: &[u8]) -> Result<(), EndpointError> {
+    fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError> {
         let operation = Operation::CopyTo {
-            client,
+            client: request.client(),
             address,
             bytes: from.len(),
         };
         let limit = self.station.exchange_limit();
-        self.explain(self.try_copy_to(client, address, from), operation, limit)
+        self.explain(self.try_copy_to(request, address, from), operation, limit)
     }
 
     fn unbind(&self) {

@@ -38,7 +38,7 @@ impl Desk {
             name: name.to_owned(),
             limits,
             mailbox: Mailbox::default(),
-            question: Question::default(),
+            question: Question::new(kind.says_marks()),
             kind,
             lanes: Mutex::default(),
         }
@@ -59,7 +59,7 @@ impl Desk {
         let key = (peer, self.kind.lane(partner));
         let mut lanes = lock(&self.lanes);
         let lane = lanes.entry(key);
-        lane.or_insert_with(|| Arc::new(Lane::new(line.clone())))
+        lane.or_insert_with(|| Arc::new(Lane::new(line.clone(), self.kind.says_marks())))
             .clone()
     }
 
@@ -79,6 +79,7 @@ impl Desk {
             endpoint: header.src,
             peer,
             pid: (header.pid > 0).then_some(header.pid),
+            mark: header.ack_seq,
         };
         let result = match header.command {
             Command::SNDREC_MSG => self.mailbox.request(from, message).err(),
@@ -110,14 +111,15 @@ impl Desk {
     /// Acknowledges an answer and leaves it for who asks, if anybody does.
     fn answered(&self, lane: &Lane, header: &Header, message: Message) -> Taken {
         let event = Event::Answer(message);
-        self.question.offer_after(header.src, event, || {
-            lane.acknowledge(answer(header, Command::SEND_ACK, 0), &[]);
-        })
+        self.question
+            .offer_after(header.src, header.ack_seq, event, || {
+                lane.acknowledge(answer(header, Command::SEND_ACK, 0), &[]);
+            })
     }
 
     /// Leaves a copy for who asks; the refusal if nobody has asked its requester.
     fn copy(&self, header: &Header, event: Event) -> Option<Code> {
-        let refused = self.question.offer(header.src, event) != Taken::Yes;
+        let refused = self.question.offer(header.src, header.ack_seq, event) != Taken::Yes;
         refused.then_some(Code::EPERM)
     }
 
@@ -132,7 +134,10 @@ impl Desk {
         // That a question could not be asked is told as of any other message by a kernel, and by us as of a question.
         let question = matches!(header.command, Command::SEND_ACK | Command::SNDREC_ACK);
         if let Some(code) = code.filter(|_| question)
-            && self.question.offer(header.src, Event::Failed(code)) != Taken::No
+            && self
+                .question
+                .offer(header.src, header.ack_seq, Event::Failed(code))
+                != Taken::No
         {
             return;
         }
@@ -221,6 +226,7 @@ pub(super) fn answer(header: &Header, command: Command, rcode: i32) -> Header {
         src: header.dst,
         dst: header.src,
         rcode,
+        ack_seq: header.ack_seq,
         copy: header.copy,
         ..Header::new(command)
     }

@@ -52,6 +52,7 @@ pub(super) enum Awaited {
 
 struct InFlight {
     command: Command,
+    mark: u32,
     since: Instant,
     partner: Endpoint,
     awaited: Awaited,
@@ -69,15 +70,19 @@ struct State {
 /// The lane.
 pub(super) struct Lane {
     line: Arc<dyn Line>,
+    /// Acknowledgements say the mark of what they acknowledge.
+    marked: bool,
     turn: Turn,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Lane {
-    pub(super) fn new(line: Arc<dyn Line>) -> Self {
+    /// A lane on `line`. `marked` says whether an acknowledgement has the mark (`c_ack_seq`) of what it acknowledges.
+    pub(super) fn new(line: Arc<dyn Line>, marked: bool) -> Self {
         Self {
             line,
+            marked,
             turn: Turn::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -90,20 +95,29 @@ impl Lane {
     }
 
     /// Sends a command to `header.dst` and waits at most `limit` for what is `awaited`: the bytes that came along.
-    pub(super) fn exchange(
+    ///
+    /// When it is its turn, `permit` says whether it is still to be sent, and what it gives is held until it is; if it gives
+    /// nothing, there is nothing to be done any more.
+    pub(super) fn exchange<H>(
         &self,
         header: Header,
         payload: &[u8],
         awaited: Awaited,
         limit: Duration,
+        permit: impl FnOnce() -> Result<Option<H>, Failure>,
     ) -> Result<Vec<u8>, Failure> {
         let deadline = Instant::now() + limit;
         let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
-        let (partner, command) = (header.dst, header.command);
+        let (partner, command, mark) = (header.dst, header.command, header.ack_seq);
+        let Some(held) = permit()? else {
+            return Ok(Vec::new());
+        };
         let mut state = lock(&self.state);
         self.line.post(header, payload)?;
+        drop(held);
         state.in_flight = Some(InFlight {
             command,
+            mark,
             since: Instant::now(),
             partner,
             awaited,
@@ -190,7 +204,8 @@ impl Lane {
         let Some(in_flight) = &mut state.in_flight else {
             return false;
         };
-        if in_flight.partner != header.src || in_flight.outcome.is_some() {
+        let due = !self.marked || in_flight.mark == header.ack_seq;
+        if !due || in_flight.partner != header.src || in_flight.outcome.is_some() {
             return false;
         }
         let Some(outcome) = outcome(in_flight.awaited, header, payload) else {

@@ -5,13 +5,13 @@
 //! only then is the newer one delivered, so that a client's requests never run into each other.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::line::PeerId;
 use super::sync::{lock, wait_until};
 use crate::abi::{Code, Endpoint, Message};
-use crate::endpoint::{Delivery, Gone};
+use crate::endpoint::{Delivery, Gone, RequestId};
 
 /// Who something comes from.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,15 @@ pub(super) struct Caller {
     pub(super) endpoint: Endpoint,
     pub(super) peer: PeerId,
     pub(super) pid: Option<i32>,
+    /// The number that it has given to what it says, to be told with all that belongs to that.
+    pub(super) mark: u32,
+}
+
+/// A request, as far as it matters until it is answered.
+struct Request {
+    number: u64,
+    mark: u32,
+    received: bool,
 }
 
 /// What is known of one that something came from.
@@ -28,11 +37,11 @@ struct Client {
     /// Something of it was received, so that it matters if it goes.
     known: bool,
     /// It waits for an answer.
-    asks: bool,
+    asks: Option<Request>,
     /// The same, again, while its older question is still being served.
-    asks_again: Option<(Option<i32>, Message)>,
-    /// It waits for its message to be received.
-    sends: bool,
+    asks_again: Option<(Caller, Message)>,
+    /// It waits for its message, of this mark, to be received.
+    sends: Option<u32>,
     /// Its notification was not received yet.
     notifies: bool,
 }
@@ -41,6 +50,8 @@ struct Client {
 struct State {
     closed: bool,
     events: VecDeque<Delivery>,
+    /// Requests that ever came.
+    requests: u64,
     /// By slot: a slot has one process at a time, so this cannot grow beyond a container's dimensions.
     clients: BTreeMap<i32, Client>,
 }
@@ -56,27 +67,39 @@ pub(super) struct Mailbox {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// This, and whom to tell that its message was received.
-    Event(Delivery, Option<PeerId>),
+    Event(Delivery, Option<Way>),
     /// Nothing in time.
     Nothing,
     /// The endpoint was given up.
     Closed,
 }
 
-/// What becomes of an answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// It goes to the client, by this peer.
-    Deliver(PeerId),
-    /// The client has asked again, and waits for another.
-    Superseded,
+/// How a client is reached, and the number it has given to what is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) peer: PeerId,
+    pub(super) mark: u32,
+}
+
+/// Why nothing is done for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// Its client does not wait for it.
+    NotWaiting,
+    /// The endpoint was given up.
+    Unbound,
+}
+
+/// The mailbox as it is: as long as this is held, nobody goes, comes or asks again.
+pub(super) struct Held<'a> {
+    _state: MutexGuard<'a, State>,
 }
 
 /// One that waited when the endpoint was given up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Waiting {
     pub(super) endpoint: Endpoint,
-    pub(super) peer: PeerId,
+    pub(super) way: Way,
     /// For an answer, or else for its message to be received.
     pub(super) asks: bool,
 }
@@ -86,16 +109,11 @@ impl Mailbox {
     pub(super) fn request(&self, from: Caller, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from);
-        if client.asks {
-            client.asks_again = Some((from.pid, message));
+        if client.asks.is_some() {
+            client.asks_again = Some((from, message));
             return Ok(());
         }
-        client.asks = true;
-        state.events.push_back(Delivery::Request {
-            client: from.endpoint,
-            pid: from.pid,
-            message,
-        });
+        state.ask(from, message);
         self.arrived.notify_one();
         Ok(())
     }
@@ -104,10 +122,10 @@ impl Mailbox {
     pub(super) fn message(&self, from: Caller, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from);
-        if client.sends {
+        if client.sends.is_some() {
             return Err(Code::EDVSENQUEUED);
         }
-        client.sends = true;
+        client.sends = Some(from.mark);
         state.events.push_back(Delivery::Message {
             client: from.endpoint,
             message,
@@ -149,33 +167,51 @@ impl Mailbox {
         }
     }
 
-    /// The peer of `client`, if that waits for the answer to what is being served, and so may be copied with.
-    pub(super) fn serving(&self, client: Endpoint) -> Result<PeerId, Code> {
-        let state = self.open()?;
-        match state.clients.get(&client.slot()) {
-            Some(it) if it.endpoint == client && it.asks && it.asks_again.is_none() => Ok(it.peer),
-            _ => Err(Code::EDVSPROCSTS),
-        }
+    /// The way to the client of `request`, which may have asked again.
+    pub(super) fn way(&self, request: RequestId) -> Result<Way, Idle> {
+        let state = self.own()?;
+        let (client, mark) = state.asking(request)?;
+        let peer = client.peer;
+        Ok(Way { peer, mark })
     }
 
-    /// Ends what is being served for `client`.
-    pub(super) fn answer(&self, client: Endpoint) -> Result<Answer, Code> {
-        let mut state = self.open()?;
-        let found = state.clients.get_mut(&client.slot());
-        let it = found
-            .filter(|it| it.endpoint == client && it.asks)
-            .ok_or(Code::EDVSPROCSTS)?;
-        let Some((pid, message)) = it.asks_again.take() else {
-            it.asks = false;
-            return Ok(Answer::Deliver(it.peer));
+    /// Holds the mailbox if the client of `request` waits for the answer to that and so may be copied with.
+    pub(super) fn serving(&self, request: RequestId) -> Result<Held<'_>, Idle> {
+        let state = self.own()?;
+        let (client, _) = state.asking(request)?;
+        if client.asks_again.is_some() {
+            return Err(Idle::NotWaiting);
+        }
+        Ok(Held { _state: state })
+    }
+
+    /// Ends `request`: holds the mailbox if its client is to get the answer, and has nothing to hold if that has asked again
+    /// and waits for another.
+    pub(super) fn answer(&self, request: RequestId) -> Result<Option<Held<'_>>, Idle> {
+        let mut state = self.own()?;
+        state.asking(request)?;
+        let client = state.clients.get_mut(&request.client().slot());
+        let client = client.ok_or(Idle::NotWaiting)?;
+        client.asks = None;
+        let Some((from, message)) = client.asks_again.take() else {
+            return Ok(Some(Held { _state: state }));
         };
-        state.events.push_back(Delivery::Request {
-            client,
-            pid,
-            message,
-        });
+        state.ask(from, message);
         self.arrived.notify_one();
-        Ok(Answer::Superseded)
+        Ok(None)
+    }
+
+    /// The request of `client` that is being served, if one is.
+    pub(super) fn served(&self, client: Endpoint) -> Option<RequestId> {
+        let state = lock(&self.state);
+        let it = state.clients.get(&client.slot())?;
+        let request = it.asks.as_ref().filter(|request| request.received)?;
+        (it.endpoint == client).then(|| RequestId::new(client, request.number))
+    }
+
+    /// Whether the endpoint was given up.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
     }
 
     /// The peer of `endpoint`, if anything ever came from that.
@@ -218,11 +254,18 @@ impl Mailbox {
         self.arrived.notify_all();
         let clients = std::mem::take(&mut state.clients).into_values();
         clients
-            .filter(|it| it.asks || it.sends)
-            .map(|it| Waiting {
-                endpoint: it.endpoint,
-                peer: it.peer,
-                asks: it.asks,
+            .filter_map(|it| {
+                // Who has asked again waits for the answer to that alone.
+                let again = it.asks_again.map(|(from, _)| from.mark);
+                let question = again.or(it.asks.map(|request| request.mark));
+                Some(Waiting {
+                    endpoint: it.endpoint,
+                    way: Way {
+                        peer: it.peer,
+                        mark: question.or(it.sends)?,
+                    },
+                    asks: question.is_some(),
+                })
             })
             .collect()
     }
@@ -231,10 +274,22 @@ impl Mailbox {
     pub(super) fn clients(&self) -> Vec<(Endpoint, PeerId, bool)> {
         let state = lock(&self.state);
         let clients = state.clients.values();
-        clients.map(|it| (it.endpoint, it.peer, it.asks)).collect()
+        clients
+            .map(|it| (it.endpoint, it.peer, it.asks.is_some()))
+            .collect()
     }
 
-    fn open(&self) -> Result<std::sync::MutexGuard<'_, State>, Code> {
+    /// The state, for what the endpoint itself does.
+    fn own(&self) -> Result<MutexGuard<'_, State>, Idle> {
+        let state = lock(&self.state);
+        if state.closed {
+            return Err(Idle::Unbound);
+        }
+        Ok(state)
+    }
+
+    /// The state, for what comes.
+    fn open(&self) -> Result<MutexGuard<'_, State>, Code> {
         let state = lock(&self.state);
         if state.closed {
             return Err(Code::EDVSDSTDIED);
@@ -255,11 +310,38 @@ impl State {
             endpoint: from.endpoint,
             peer: from.peer,
             known: false,
-            asks: false,
+            asks: None,
             asks_again: None,
-            sends: false,
+            sends: None,
             notifies: false,
         })
+    }
+
+    /// The client of `request`, and the mark of that, if it was not answered yet.
+    fn asking(&self, request: RequestId) -> Result<(&Client, u32), Idle> {
+        let client = self.clients.get(&request.client().slot());
+        let client = client.filter(|it| it.endpoint == request.client());
+        let client = client.ok_or(Idle::NotWaiting)?;
+        match &client.asks {
+            Some(asks) if asks.number == request.number() => Ok((client, asks.mark)),
+            _ => Err(Idle::NotWaiting),
+        }
+    }
+
+    /// Has what `from` asks received in its turn.
+    fn ask(&mut self, from: Caller, message: Message) {
+        let number = self.requests;
+        self.requests += 1;
+        self.client(from).asks = Some(Request {
+            number,
+            mark: from.mark,
+            received: false,
+        });
+        self.events.push_back(Delivery::Request {
+            request: RequestId::new(from.endpoint, number),
+            pid: from.pid,
+            message,
+        });
     }
 
     /// Forgets the client in `slot`, and what came from it and was not received.
@@ -269,9 +351,8 @@ impl State {
         };
         let endpoint = client.endpoint;
         self.events.retain(|event| match event {
-            Delivery::Request { client, .. } | Delivery::Message { client, .. } => {
-                *client != endpoint
-            }
+            Delivery::Request { request, .. } => request.client() != endpoint,
+            Delivery::Message { client, .. } => *client != endpoint,
             Delivery::Notification { source } => *source != endpoint,
             Delivery::Gone { .. } => true,
         });
@@ -284,18 +365,20 @@ impl State {
     }
 
     /// Notes that `event` was received: whom to tell.
-    fn received(&mut self, event: &Delivery) -> Option<PeerId> {
+    fn received(&mut self, event: &Delivery) -> Option<Way> {
         let from = match event {
-            Delivery::Request { client, .. } | Delivery::Message { client, .. } => client,
-            Delivery::Notification { source } => source,
+            Delivery::Request { request, .. } => request.client(),
+            Delivery::Message { client, .. } => *client,
+            Delivery::Notification { source } => *source,
             Delivery::Gone { .. } => return None,
         };
         let client = self.clients.get_mut(&from.slot())?;
         match event {
             Delivery::Message { .. } => {
                 client.known = true;
-                client.sends = false;
-                Some(client.peer)
+                let mark = client.sends.take()?;
+                let peer = client.peer;
+                Some(Way { peer, mark })
             }
             Delivery::Notification { .. } => {
                 client.notifies = false;
@@ -303,6 +386,9 @@ impl State {
             }
             _ => {
                 client.known = true;
+                if let Some(request) = &mut client.asks {
+                    request.received = true;
+                }
                 None
             }
         }

@@ -2,8 +2,12 @@
 //!
 //! Copies to and from what was lent are done by the thread that lent it: whoever reads the connection only leaves them
 //! here. So nothing lent is touched by another thread, or after the question is over.
+//!
+//! Each question has a mark, and at a switch all that comes for it says that mark, so that what is late is known for what
+//! it is. Nodes do not say it: of them an answer to a question that was given up is waited for before the next is asked.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
@@ -44,20 +48,30 @@ pub(super) enum Taken {
 struct Asked {
     to: Endpoint,
     peer: PeerId,
+    mark: u32,
     events: VecDeque<Event>,
 }
 
 #[derive(Default)]
 struct State {
     asked: Option<Asked>,
+    /// The last question's.
+    mark: u32,
     /// Those who still owe an answer to a question that was given up, by slot: their next answer is that one.
-    owing: BTreeMap<i32, PeerId>,
+    owing: BTreeMap<i32, Owing>,
     closed: bool,
 }
 
+/// Who owes an answer, and to which question.
+struct Owing {
+    peer: PeerId,
+    mark: u32,
+}
+
 /// The question of one endpoint: one at a time.
-#[derive(Default)]
 pub(super) struct Question {
+    /// Whether marks are said, and so have to be right.
+    marked: bool,
     turn: Turn,
     state: Mutex<State>,
     arrived: Condvar,
@@ -68,11 +82,32 @@ pub(super) struct Asking<'a> {
     question: &'a Question,
     to: Endpoint,
     peer: PeerId,
+    mark: u32,
     finished: bool,
     _turn: Had<'a>,
 }
 
 impl Question {
+    /// No question yet. `marked` says whether who answers says which question by its mark.
+    pub(super) fn new(marked: bool) -> Self {
+        // Begun anywhere: another process that had this endpoint has asked questions too.
+        let mark = anywhere();
+        Self {
+            marked,
+            turn: Turn::default(),
+            state: Mutex::new(State {
+                mark,
+                ..State::default()
+            }),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// A mark for something else that is acknowledged, different from those of questions and from each other.
+    pub(super) fn mark(&self) -> u32 {
+        lock(&self.state).next_mark()
+    }
+
     /// Prepares to ask `to`, which is reached by `peer`: nothing if others ask, or `to` owes an earlier answer, until
     /// `deadline`.
     pub(super) fn ask(&self, to: Endpoint, peer: PeerId, deadline: Instant) -> Option<Asking<'_>> {
@@ -85,37 +120,51 @@ impl Question {
                 return None;
             }
         }
+        let mark = state.next_mark();
         state.asked = Some(Asked {
             to,
             peer,
+            mark,
             events: VecDeque::new(),
         });
         Some(Asking {
             question: self,
             to,
             peer,
+            mark,
             finished: false,
             _turn: turn,
         })
     }
 
-    /// Leaves what came from `from` for who asks.
-    pub(super) fn offer(&self, from: Endpoint, event: Event) -> Taken {
-        self.offer_after(from, event, || ())
+    /// Leaves what came from `from`, for the question of this mark, for who asks.
+    pub(super) fn offer(&self, from: Endpoint, mark: u32, event: Event) -> Taken {
+        self.offer_after(from, mark, event, || ())
     }
 
     /// The same, with `first` done before who asks can know of it, if it is taken at all: as soon as a process has its
     /// answer it may give its endpoint up, and nothing can be acknowledged for it any more.
-    pub(super) fn offer_after(&self, from: Endpoint, event: Event, first: impl FnOnce()) -> Taken {
+    pub(super) fn offer_after(
+        &self,
+        from: Endpoint,
+        mark: u32,
+        event: Event,
+        first: impl FnOnce(),
+    ) -> Taken {
         let mut state = lock(&self.state);
+        let due = |of: u32| !self.marked || of == mark;
         let ends = matches!(event, Event::Answer(_) | Event::Failed(_));
-        if ends && state.owing.remove(&from.slot()).is_some() {
+        let owing = state.owing.get(&from.slot());
+        if ends && owing.is_some_and(|owing| due(owing.mark)) {
+            state.owing.remove(&from.slot());
             first();
             self.arrived.notify_all();
             return Taken::Late;
         }
         match &mut state.asked {
-            Some(asked) if asked.to == from && asked.events.len() < MOST_EVENTS => {
+            Some(asked)
+                if asked.to == from && due(asked.mark) && asked.events.len() < MOST_EVENTS =>
+            {
                 first();
                 asked.events.push_back(event);
                 self.arrived.notify_all();
@@ -138,7 +187,7 @@ impl Question {
     /// The connection to `peer` is lost. What is owed will not come: answers come by connections.
     pub(super) fn peer_lost(&self, peer: PeerId) {
         let mut state = lock(&self.state);
-        state.owing.retain(|_, owing| *owing != peer);
+        state.owing.retain(|_, owing| owing.peer != peer);
         if let Some(asked) = state.asked.as_mut().filter(|it| it.peer == peer) {
             asked.events.push_back(Event::Lost);
         }
@@ -168,7 +217,25 @@ pub(super) enum Next {
     Closed,
 }
 
+impl State {
+    fn next_mark(&mut self) -> u32 {
+        self.mark = self.mark.wrapping_add(1);
+        self.mark
+    }
+}
+
+/// A number that nobody can expect.
+fn anywhere() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
 impl Asking<'_> {
+    /// The question's mark.
+    pub(super) fn mark(&self) -> u32 {
+        self.mark
+    }
+
     /// Waits for what comes next, at most until `deadline`.
     pub(super) fn next(&mut self, deadline: Instant) -> Next {
         let mut state = lock(&self.question.state);
@@ -202,7 +269,8 @@ impl Drop for Asking<'_> {
         let events = state.asked.take().map(|it| it.events).unwrap_or_default();
         let ended = |event: &Event| !matches!(event, Event::CopyIn(..) | Event::CopyOut(_));
         if !self.finished && !events.iter().any(ended) {
-            state.owing.insert(self.to.slot(), self.peer);
+            let (peer, mark) = (self.peer, self.mark);
+            state.owing.insert(self.to.slot(), Owing { peer, mark });
         }
     }
 }

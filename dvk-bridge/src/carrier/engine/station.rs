@@ -21,6 +21,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether all that belongs to a question or a message says its mark in `c_ack_seq`, which DVK leaves to proxies.
+    pub(super) fn says_marks(self) -> bool {
+        self == Self::Switch
+    }
+
     /// What tells an endpoint's lanes to the same peer apart.
     pub(super) fn lane(self, partner: Endpoint) -> i32 {
         match self {
@@ -118,7 +123,7 @@ impl Station {
         state.desks.remove(&key);
         drop(state);
         for waiting in desk.close() {
-            let Some(line) = self.line(waiting.peer) else {
+            let Some(line) = self.line(waiting.way.peer) else {
                 continue;
             };
             let command = if waiting.asks {
@@ -128,7 +133,8 @@ impl Station {
             };
             let mut header = desk.header(command, waiting.endpoint);
             header.rcode = Code::EDVSSRCDIED.result();
-            let lane = desk.lane(waiting.peer, waiting.endpoint, &line);
+            header.ack_seq = waiting.way.mark;
+            let lane = desk.lane(waiting.way.peer, waiting.endpoint, &line);
             lane.acknowledge(header, &[]);
         }
         if self.tuning.kind == Kind::Switch {

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::abi::{M1, Message};
-use crate::endpoint::{Delivery, Gone, Lent};
+use crate::endpoint::{Delivery, Gone, Lent, RequestId};
 use crate::switch::{Admission, Stop, Switch, SwitchConfig};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -63,13 +63,13 @@ fn request() -> Message {
 }
 
 /// Waits for the next request.
-fn next_request(server: &dyn BoundEndpoint) -> (Endpoint, Option<i32>, Message) {
+fn next_request(server: &dyn BoundEndpoint) -> (RequestId, Option<i32>, Message) {
     match server.receive(LIMIT).unwrap() {
         Delivery::Request {
-            client,
+            request,
             pid,
             message,
-        } => (client, pid, message),
+        } => (request, pid, message),
         other => panic!("no request but {other:?}"),
     }
 }
@@ -82,13 +82,13 @@ fn a_question_is_answered_with_copies() {
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
     let serving = thread::spawn(move || {
-        let (client, pid, message) = next_request(&*server);
+        let (request, pid, message) = next_request(&*server);
         let M1 { p1, p2, .. } = message.arm();
         let mut bytes = vec![0; 200_000];
-        server.copy_from(client, p1, &mut bytes).unwrap();
+        server.copy_from(request, p1, &mut bytes).unwrap();
         bytes.reverse();
-        server.copy_to(client, p2, &bytes).unwrap();
-        server.reply(client, &message.answer(0)).unwrap();
+        server.copy_to(request, p2, &bytes).unwrap();
+        server.reply(request, &message.answer(0)).unwrap();
         pid
     });
     let data: Vec<u8> = (0..200_000u32).map(|index| (index % 241) as u8).collect();
@@ -166,6 +166,101 @@ fn a_program_that_goes_is_told_to_who_knows_it() {
 }
 
 #[test]
+fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let right = program(&directory);
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let ask = |kind| {
+        let left = program(&directory);
+        thread::spawn(move || {
+            let client = left.bind(dc(), CLIENT, "client").unwrap();
+            let mut buffer = [0; 4];
+            let mut lent = Lent::new();
+            let p1 = lent.writable(&mut buffer);
+            let message = Message::new(
+                kind,
+                &M1 {
+                    p1,
+                    ..M1::default()
+                },
+            );
+            let limit = if kind == 1 { LIMIT / 100 } else { LIMIT };
+            let answer = client.sendrec(SERVER, &message, &mut lent, limit);
+            (answer, buffer)
+        })
+    };
+    let first = ask(1);
+    let (gone, _, _) = next_request(&*server);
+    assert!(first.join().unwrap().0.is_err(), "it gives up and goes");
+    let reason = Gone::Unbound;
+    let client = CLIENT;
+    assert_eq!(
+        server.receive(LIMIT).unwrap(),
+        Delivery::Gone { client, reason }
+    );
+    let second = ask(2);
+    let (request, _, message) = next_request(&*server);
+    let at: M1 = message.arm();
+    let late = [
+        server.copy_to(gone, at.p1, &[7; 4]),
+        server.copy_from(gone, at.p1, &mut [0; 4]),
+        server.reply(gone, &message.answer(-5)),
+    ];
+    for late in late {
+        assert_eq!(late.unwrap_err().code(), Code::EDVSPROCSTS);
+    }
+    server.reply(request, &message.answer(0)).unwrap();
+    let (answer, buffer) = second.join().unwrap();
+    assert_eq!((answer.unwrap().kind, buffer), (0, [0; 4]));
+}
+
+#[test]
+fn a_message_to_one_that_is_served_is_its_answer() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    for kind in [5, 6] {
+        let client = client.clone();
+        let asking =
+            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+        let (_, _, message) = next_request(&*server);
+        server.send(CLIENT, &message.answer(kind), LIMIT).unwrap();
+        assert_eq!(asking.join().unwrap().unwrap().kind, kind);
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_given_up_does_nothing_any_more() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let (request, _, message) = next_request(&*server);
+    server.unbind();
+    let refused = [
+        server.reply(request, &message).unwrap_err(),
+        server.copy_from(request, 0, &mut [0]).unwrap_err(),
+        server.send(CLIENT, &message, LIMIT).unwrap_err(),
+        server.notify(CLIENT).unwrap_err(),
+        server
+            .sendrec(CLIENT, &message, &mut Lent::new(), LIMIT)
+            .unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(error, EndpointError::Unbound { .. }), "{error}");
+    }
+    assert_eq!(
+        asking.join().unwrap().unwrap_err().code(),
+        Code::EDVSSRCDIED
+    );
+}
+
+#[test]
 fn endpoints_outlive_the_switch() {
     let directory = TempDir::new().unwrap();
     let switch = Running::start(&directory, everything());
@@ -175,8 +270,8 @@ fn endpoints_outlive_the_switch() {
     drop(switch);
     let _switch = Running::start(&directory, everything());
     let serving = thread::spawn(move || {
-        let (client, _, message) = next_request(&*server);
-        server.reply(client, &message.answer(5)).unwrap();
+        let (request, _, message) = next_request(&*server);
+        server.reply(request, &message.answer(5)).unwrap();
     });
     let answer = loop {
         // Until both have come back.
@@ -197,7 +292,7 @@ fn the_status_names_endpoints_and_who_waits() {
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
     let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
-    let (client, _, message) = next_request(&*server);
+    let (request, _, message) = next_request(&*server);
 
     let text = crate::status::ask(&directory.path().join("status")).unwrap();
     assert!(
@@ -215,7 +310,7 @@ fn the_status_names_endpoints_and_who_waits() {
     left.report(&mut text);
     assert!(text.contains("waits for an answer of 1"), "{text}");
 
-    server.reply(client, &message.answer(0)).unwrap();
+    server.reply(request, &message.answer(0)).unwrap();
     asking.join().unwrap().unwrap();
 }
 
@@ -233,8 +328,10 @@ fn many_clients_are_served_at_once() {
         .collect();
     // All ask before one is answered: nobody's question holds up another's.
     let asked: Vec<_> = asking.iter().map(|_| next_request(&*server)).collect();
-    for (client, _, message) in asked.into_iter().rev() {
-        server.reply(client, &message.answer(client.raw())).unwrap();
+    for (request, _, message) in asked.into_iter().rev() {
+        server
+            .reply(request, &message.answer(request.client().raw()))
+            .unwrap();
     }
     for (slot, asking) in (30..220).zip(asking) {
         assert_eq!(asking.join().unwrap().unwrap().kind, slot);

@@ -40,18 +40,18 @@ fn connected(from: &Node) {
 /// Answers one request: reads three bytes of the client, writes them back doubled, answers how many.
 fn serve_once(server: &dyn BoundEndpoint) {
     let Delivery::Request {
-        client, message, ..
+        request, message, ..
     } = server.receive(LIMIT).unwrap()
     else {
         panic!("no request");
     };
     let M1 { p1, p2, .. } = message.arm();
     let mut bytes = [0; 3];
-    server.copy_from(client, p1, &mut bytes).unwrap();
+    server.copy_from(request, p1, &mut bytes).unwrap();
     server
-        .copy_to(client, p2, &[bytes, bytes].concat())
+        .copy_to(request, p2, &[bytes, bytes].concat())
         .unwrap();
-    server.reply(client, &message.answer(6)).unwrap();
+    server.reply(request, &message.answer(6)).unwrap();
 }
 
 #[test]
@@ -101,21 +101,21 @@ fn large_copies_are_done_in_pieces() {
     let length = data.len();
     let serving = thread::spawn(move || {
         let Delivery::Request {
-            client, message, ..
+            request, message, ..
         } = server.receive(LIMIT).unwrap()
         else {
             panic!("no request");
         };
         let M1 { p1, p2, .. } = message.arm();
         let mut bytes = vec![0; length];
-        server.copy_from(client, p1, &mut bytes).unwrap();
-        server.copy_to(client, p2, &bytes).unwrap();
+        server.copy_from(request, p1, &mut bytes).unwrap();
+        server.copy_to(request, p2, &bytes).unwrap();
         let mut beyond = vec![0; 2];
         let error = server
-            .copy_from(client, p2 + 299_999, &mut beyond)
+            .copy_from(request, p2 + 299_999, &mut beyond)
             .unwrap_err();
         server
-            .reply(client, &message.answer(error.code().result()))
+            .reply(request, &message.answer(error.code().result()))
             .unwrap();
     });
     let mut buffer = vec![0; length];
@@ -177,7 +177,7 @@ fn clients_of_a_lost_node_are_reported_gone() {
         client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
     });
     let Delivery::Request {
-        client, message, ..
+        request, message, ..
     } = server.receive(LIMIT).unwrap()
     else {
         panic!("no request");
@@ -194,7 +194,7 @@ fn clients_of_a_lost_node_are_reported_gone() {
             reason: Gone::NodeLost
         }
     );
-    let error = server.reply(client, &message.answer(0)).unwrap_err();
+    let error = server.reply(request, &message.answer(0)).unwrap_err();
     assert_eq!(error.code(), Code::EDVSPROCSTS);
 }
 

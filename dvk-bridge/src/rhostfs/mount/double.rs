@@ -21,7 +21,9 @@ use super::line::{Line, Parties};
 use super::number as call;
 use crate::abi::rhostfs::{Statfs64, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, M1, M2, M7, Message};
-use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation};
+use crate::endpoint::{
+    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation, RequestId,
+};
 
 /// What the tests and the server both see.
 #[derive(Default)]
@@ -321,7 +323,8 @@ impl BoundEndpoint for Double {
         Err(refused(Operation::Receive))
     }
 
-    fn reply(&self, client: Endpoint, _: &Message) -> Result<(), EndpointError> {
+    fn reply(&self, request: RequestId, _: &Message) -> Result<(), EndpointError> {
+        let client = request.client();
         Err(refused(Operation::Reply { client }))
     }
 
@@ -333,11 +336,11 @@ impl BoundEndpoint for Double {
         Err(refused(Operation::Notify { to }))
     }
 
-    fn copy_from(&self, _: Endpoint, _: u32, _: &mut [u8]) -> Result<(), EndpointError> {
+    fn copy_from(&self, _: RequestId, _: u32, _: &mut [u8]) -> Result<(), EndpointError> {
         Err(refused(Operation::Receive))
     }
 
-    fn copy_to(&self, _: Endpoint, _: u32, _: &[u8]) -> Result<(), EndpointError> {
+    fn copy_to(&self, _: RequestId, _: u32, _: &[u8]) -> Result<(), EndpointError> {
         Err(refused(Operation::Receive))
     }
 }

@@ -22,8 +22,8 @@ use super::path::Path;
 use super::pool::Pool;
 use super::tree::{Links, Rules};
 use super::work::{Answer, Work};
-use crate::abi::{Endpoint, M7, Message};
-use crate::endpoint::{BoundEndpoint, Delivery, EndpointError};
+use crate::abi::{M7, Message};
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
 /// How long to wait for a request before looking whether to stop.
@@ -141,7 +141,7 @@ struct Counts {
 struct Job {
     /// None if there are too many clients already.
     client: Option<Arc<Client>>,
-    from: Endpoint,
+    request: RequestId,
     message: Message,
 }
 
@@ -251,17 +251,18 @@ impl Shared {
     fn take(&self, pool: &Pool<Job>, delivery: Delivery) {
         match delivery {
             Delivery::Request {
-                client,
+                request,
                 pid,
                 message,
             } => {
+                let client = request.client();
                 let begins = Call::begins(&message);
                 let known = self.clients.meet(client, pid, begins);
                 if let Some(known) = &known {
                     known.asks();
                 }
                 let job = Job {
-                    from: client,
+                    request,
                     client: known,
                     message,
                 };
@@ -290,7 +291,7 @@ impl Shared {
             if times.is_power_of_two() {
                 warn!(
                     "client {} is turned away, as there are too many: for the {times}th time",
-                    job.from
+                    job.request.client()
                 );
             }
             self.reply(job, &job.message.answer(-Errno::NFILE.raw_os_error()));
@@ -307,14 +308,11 @@ impl Shared {
         if answer.kind < 0 {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
         }
-        // Another may have its endpoint by now, and wait for another answer.
-        if !client.is_gone() {
-            self.reply(job, &answer);
-        }
+        self.reply(job, &answer);
     }
 
     fn reply(&self, job: &Job, answer: &Message) {
-        if let Err(error) = self.endpoint.reply(job.from, answer) {
+        if let Err(error) = self.endpoint.reply(job.request, answer) {
             debug!("{}", in_full(&error));
         }
     }
@@ -332,20 +330,24 @@ impl Shared {
                 return last.unwrap_or_else(|| refuse(Errno::INVAL));
             }
             Err(NoCall::Unknown) => {
-                debug!("client {}: there is no call {}", job.from, message.kind);
+                debug!(
+                    "client {}: there is no call {}",
+                    job.request.client(),
+                    message.kind
+                );
                 return refuse(Errno::NOSYS);
             }
         };
         match self.work(job, client, &call) {
             Ok(answer) => {
-                debug!("client {}: {call:?}: {answer:?}", job.from);
+                debug!("client {}: {call:?}: {answer:?}", job.request.client());
                 answer.to(message)
             }
             Err(failure) => {
                 let errno = failure.errno();
                 debug!(
                     "client {}: {call:?}: -{errno}: {}",
-                    job.from,
+                    job.request.client(),
                     in_full(&failure)
                 );
                 message.answer(-errno)
@@ -355,7 +357,7 @@ impl Shared {
 
     fn work(&self, job: &Job, client: &Client, call: &Call) -> Result<Answer> {
         let link = self.links.current()?;
-        let slot = usize::try_from(job.from.slot()).unwrap_or_default();
+        let slot = usize::try_from(job.request.client().slot()).unwrap_or_default();
         let queue = 1 + slot % link.queues.max(1);
         let done = link
             .session
@@ -367,6 +369,7 @@ impl Shared {
                     endpoint: &*self.endpoint,
                     clients: &self.clients,
                     client,
+                    request: job.request,
                     link: &link,
                     session,
                 };

@@ -14,7 +14,7 @@ use super::link::Link;
 use super::path::{LONGEST, Path};
 use super::tree::{Found, Last, Tree};
 use crate::abi::{M1, Message};
-use crate::endpoint::BoundEndpoint;
+use crate::endpoint::{BoundEndpoint, RequestId};
 
 /// A request at work.
 pub(super) struct Work<'a> {
@@ -22,6 +22,8 @@ pub(super) struct Work<'a> {
     pub(super) endpoint: &'a dyn BoundEndpoint,
     pub(super) clients: &'a Clients,
     pub(super) client: &'a Client,
+    /// What it is named by.
+    pub(super) request: RequestId,
     pub(super) link: &'a Link,
     /// The session over the queue that the client's requests take.
     pub(super) session: Session,
@@ -148,7 +150,7 @@ impl Work<'_> {
         into: &mut [u8],
     ) -> Result<()> {
         self.check_wanted()?;
-        let copied = self.endpoint.copy_from(self.client.endpoint, address, into);
+        let copied = self.endpoint.copy_from(self.request, address, into);
         copied.map_err(|source| Failure::Copy {
             what,
             way: "from",
@@ -159,7 +161,7 @@ impl Work<'_> {
     /// Copies to the client's memory.
     pub(super) fn copy_to(&self, what: &'static str, address: u32, from: &[u8]) -> Result<()> {
         self.check_wanted()?;
-        let copied = self.endpoint.copy_to(self.client.endpoint, address, from);
+        let copied = self.endpoint.copy_to(self.request, address, from);
         copied.map_err(|source| Failure::Copy {
             what,
             way: "to",

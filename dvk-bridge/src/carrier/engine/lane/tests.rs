@@ -48,7 +48,7 @@ impl Line for Kept {
 
 fn lane() -> (Arc<Kept>, Arc<Lane>) {
     let line = Arc::new(Kept::default());
-    (line.clone(), Arc::new(Lane::new(line)))
+    (line.clone(), Arc::new(Lane::new(line, false)))
 }
 
 fn to_client(command: Command) -> Header {
@@ -71,6 +71,11 @@ fn from_client(command: Command, rcode: i32, tag: u32) -> Header {
     }
 }
 
+/// Nothing speaks against it.
+fn at_once() -> Result<Option<()>, Failure> {
+    Ok(Some(()))
+}
+
 /// Starts an exchange in a thread.
 fn start(
     lane: &Arc<Lane>,
@@ -78,7 +83,7 @@ fn start(
     awaited: Awaited,
 ) -> thread::JoinHandle<Result<Vec<u8>, Failure>> {
     let lane = lane.clone();
-    thread::spawn(move || lane.exchange(to_client(command), &[], awaited, LIMIT))
+    thread::spawn(move || lane.exchange(to_client(command), &[], awaited, LIMIT, at_once))
 }
 
 #[test]
@@ -151,7 +156,13 @@ fn less_than_was_asked_for_is_a_failure() {
 #[test]
 fn silence_ends_at_the_limit_and_not_the_lane() {
     let (line, lane) = lane();
-    let late = lane.exchange(to_client(Command::REPLY_MSG), &[], Awaited::Sent, SHORT);
+    let late = lane.exchange(
+        to_client(Command::REPLY_MSG),
+        &[],
+        Awaited::Sent,
+        SHORT,
+        at_once,
+    );
     assert_eq!(late, Err(Failure::TimedOut));
     assert!(!lane.acknowledged(&from_client(Command::SEND_ACK, 0, 0), &[]));
     let next = start(&lane, Command::REPLY_MSG, Awaited::Sent);
@@ -169,11 +180,50 @@ fn a_lost_connection_ends_what_goes_on() {
     line.down.store(true, Ordering::Relaxed);
     lane.lost();
     assert_eq!(copy.join().unwrap(), Err(Failure::NotConnected));
-    let next = lane.exchange(to_client(Command::REPLY_MSG), &[], Awaited::Sent, LIMIT);
+    let next = lane.exchange(
+        to_client(Command::REPLY_MSG),
+        &[],
+        Awaited::Sent,
+        LIMIT,
+        at_once,
+    );
     assert_eq!(next, Err(Failure::NotConnected));
     assert_eq!(
         line.sent(1),
         [Command::REPLY_MSG],
         "what was kept back is dropped"
     );
+}
+
+#[test]
+fn what_is_not_to_be_sent_any_more_when_its_turn_comes_is_not() {
+    let (line, lane) = lane();
+    let header = to_client(Command::REPLY_MSG);
+    let refused = Failure::Refused(Code::EDVSPROCSTS);
+    let permit = || -> Result<Option<()>, Failure> { Err(refused) };
+    let done = lane.exchange(header, &[], Awaited::Sent, LIMIT, permit);
+    assert_eq!(done, Err(refused));
+    let spare = || -> Result<Option<()>, Failure> { Ok(None) };
+    let done = lane.exchange(header, &[], Awaited::Sent, LIMIT, spare);
+    assert_eq!(done, Ok(Vec::new()));
+    assert_eq!(line.sent(0), []);
+}
+
+#[test]
+fn an_acknowledgement_of_another_mark_is_not_taken_for_this_ones() {
+    let line = Arc::new(Kept::default());
+    let lane = Arc::new(Lane::new(line.clone(), true));
+    let here = lane.clone();
+    let header = Header {
+        ack_seq: 8,
+        ..to_client(Command::REPLY_MSG)
+    };
+    let reply = thread::spawn(move || here.exchange(header, &[], Awaited::Sent, LIMIT, at_once));
+    line.sent(1);
+    let mut ack = from_client(Command::SEND_ACK, 0, 0);
+    ack.ack_seq = 7;
+    assert!(!lane.acknowledged(&ack, &[]));
+    ack.ack_seq = 8;
+    assert!(lane.acknowledged(&ack, &[]));
+    assert_eq!(reply.join().unwrap(), Ok(Vec::new()));
 }

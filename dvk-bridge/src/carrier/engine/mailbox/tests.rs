@@ -6,12 +6,18 @@ use super::*;
 use crate::abi::M1;
 
 const PEER: PeerId = PeerId(3);
+const MARK: u32 = 5;
+const WAY: Way = Way {
+    peer: PEER,
+    mark: MARK,
+};
 
 fn from(raw: i32) -> Caller {
     Caller {
         endpoint: Endpoint::from_raw(raw),
         peer: PEER,
         pid: Some(77),
+        mark: MARK,
     }
 }
 
@@ -24,10 +30,13 @@ fn receive(mailbox: &Mailbox) -> Received {
     mailbox.receive(Instant::now())
 }
 
-fn request(client: i32, kind: i32) -> Received {
-    let client = Endpoint::from_raw(client);
+fn id(client: i32, number: u64) -> RequestId {
+    RequestId::new(Endpoint::from_raw(client), number)
+}
+
+fn request(client: i32, number: u64, kind: i32) -> Received {
     let request = Delivery::Request {
-        client,
+        request: id(client, number),
         pid: Some(77),
         message: message(kind),
     };
@@ -39,38 +48,86 @@ fn gone(client: i32, reason: Gone) -> Received {
     Received::Event(Delivery::Gone { client, reason }, None)
 }
 
+/// Whether the answer to `request` is to be sent.
+fn answer(mailbox: &Mailbox, request: RequestId) -> Result<bool, Idle> {
+    mailbox.answer(request).map(|held| held.is_some())
+}
+
+fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), Idle> {
+    mailbox.serving(request).map(|_| ())
+}
+
 #[test]
 fn requests_are_received_in_their_order_and_answered_once() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     mailbox.request(from(11), message(2)).unwrap();
-    assert_eq!(receive(&mailbox), request(10, 1));
-    assert_eq!(receive(&mailbox), request(11, 2));
+    assert_eq!(receive(&mailbox), request(10, 0, 1));
+    assert_eq!(receive(&mailbox), request(11, 1, 2));
     assert_eq!(receive(&mailbox), Received::Nothing);
-    let client = Endpoint::from_raw(10);
-    assert_eq!(mailbox.serving(client), Ok(PEER));
-    assert_eq!(mailbox.answer(client), Ok(Answer::Deliver(PEER)));
-    assert_eq!(mailbox.answer(client), Err(Code::EDVSPROCSTS));
-    assert_eq!(mailbox.serving(client), Err(Code::EDVSPROCSTS));
+    let first = id(10, 0);
+    assert_eq!(mailbox.way(first), Ok(WAY));
+    assert_eq!(serving(&mailbox, first), Ok(()));
+    assert_eq!(answer(&mailbox, first), Ok(true));
+    assert_eq!(answer(&mailbox, first), Err(Idle::NotWaiting));
+    assert_eq!(serving(&mailbox, first), Err(Idle::NotWaiting));
 }
 
 #[test]
 fn who_asks_again_gets_the_answer_to_the_newest() {
     let mailbox = Mailbox::default();
-    let client = Endpoint::from_raw(10);
     for kind in 1..=3 {
         mailbox.request(from(10), message(kind)).unwrap();
     }
-    assert_eq!(receive(&mailbox), request(10, 1));
+    assert_eq!(receive(&mailbox), request(10, 0, 1));
     assert_eq!(receive(&mailbox), Received::Nothing, "one at a time");
     assert_eq!(
-        mailbox.serving(client),
-        Err(Code::EDVSPROCSTS),
+        serving(&mailbox, id(10, 0)),
+        Err(Idle::NotWaiting),
         "no copies for the old one"
     );
-    assert_eq!(mailbox.answer(client), Ok(Answer::Superseded));
-    assert_eq!(receive(&mailbox), request(10, 3));
-    assert_eq!(mailbox.answer(client), Ok(Answer::Deliver(PEER)));
+    assert_eq!(answer(&mailbox, id(10, 0)), Ok(false));
+    assert_eq!(receive(&mailbox), request(10, 1, 3));
+    assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
+}
+
+#[test]
+fn nothing_is_done_for_an_answered_request_when_its_client_asks_the_next() {
+    let mailbox = Mailbox::default();
+    mailbox.request(from(10), message(1)).unwrap();
+    receive(&mailbox);
+    assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
+    mailbox.request(from(10), message(2)).unwrap();
+    receive(&mailbox);
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
+}
+
+#[test]
+fn nothing_is_done_for_one_that_has_gone_when_another_has_its_endpoint() {
+    let mailbox = Mailbox::default();
+    mailbox.request(from(10), message(1)).unwrap();
+    receive(&mailbox);
+    mailbox.gone(Endpoint::from_raw(10), Gone::Unbound);
+    mailbox.request(from(10), message(2)).unwrap();
+    assert_eq!(receive(&mailbox), gone(10, Gone::Unbound));
+    assert_eq!(receive(&mailbox), request(10, 1, 2));
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(serving(&mailbox, id(10, 1)), Ok(()));
+}
+
+#[test]
+fn what_is_served_is_known_by_its_client() {
+    let mailbox = Mailbox::default();
+    let client = Endpoint::from_raw(10);
+    mailbox.request(from(10), message(1)).unwrap();
+    assert_eq!(mailbox.served(client), None, "not received");
+    receive(&mailbox);
+    assert_eq!(mailbox.served(client), Some(id(10, 0)));
+    assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
+    assert_eq!(mailbox.served(client), None);
 }
 
 #[test]
@@ -85,7 +142,7 @@ fn a_sender_is_told_when_its_message_is_received() {
         client: Endpoint::from_raw(2),
         message: message(5),
     };
-    assert_eq!(receive(&mailbox), Received::Event(delivery, Some(PEER)));
+    assert_eq!(receive(&mailbox), Received::Event(delivery, Some(WAY)));
     mailbox.message(from(2), message(6)).unwrap();
 }
 
@@ -105,7 +162,7 @@ fn notifications_are_merged() {
 fn who_goes_takes_along_what_was_not_received() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
-    assert_eq!(receive(&mailbox), request(10, 1));
+    assert_eq!(receive(&mailbox), request(10, 0, 1));
     mailbox.request(from(11), message(2)).unwrap();
     mailbox.peer_lost(PEER);
     assert_eq!(receive(&mailbox), gone(10, Gone::NodeLost));
@@ -120,15 +177,12 @@ fn who_goes_takes_along_what_was_not_received() {
 fn another_in_the_same_slot_replaces_the_first() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
-    assert_eq!(receive(&mailbox), request(10, 1));
+    assert_eq!(receive(&mailbox), request(10, 0, 1));
     let later = Endpoint::new(1, 10).unwrap().raw();
     mailbox.request(from(later), message(2)).unwrap();
     assert_eq!(receive(&mailbox), gone(10, Gone::Replaced));
-    assert_eq!(receive(&mailbox), request(later, 2));
-    assert_eq!(
-        mailbox.answer(Endpoint::from_raw(10)),
-        Err(Code::EDVSPROCSTS)
-    );
+    assert_eq!(receive(&mailbox), request(later, 1, 2));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
 }
 
 #[test]
@@ -157,5 +211,5 @@ fn one_who_waits_is_woken_by_what_comes() {
     let waiting =
         std::thread::spawn(move || here.receive(Instant::now() + Duration::from_secs(20)));
     mailbox.request(from(10), message(1)).unwrap();
-    assert_eq!(waiting.join().unwrap(), request(10, 1));
+    assert_eq!(waiting.join().unwrap(), request(10, 0, 1));
 }

@@ -26,14 +26,17 @@ fn is_answer(next: &Next, kind: i32) -> bool {
 
 #[test]
 fn the_answer_comes_to_who_asked() {
-    let question = Question::default();
+    let question = Question::new(false);
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
-    assert_eq!(question.offer(Endpoint::from_raw(2), answer(7)), Taken::No);
-    assert_eq!(question.offer(SERVER, answer(8)), Taken::Yes);
+    assert_eq!(
+        question.offer(Endpoint::from_raw(2), 0, answer(7)),
+        Taken::No
+    );
+    assert_eq!(question.offer(SERVER, 0, answer(8)), Taken::Yes);
     assert!(is_answer(&asking.next(now()), 8));
     drop(asking);
     assert_eq!(
-        question.offer(SERVER, answer(9)),
+        question.offer(SERVER, 0, answer(9)),
         Taken::No,
         "it was answered"
     );
@@ -41,7 +44,7 @@ fn the_answer_comes_to_who_asked() {
 
 #[test]
 fn a_late_answer_is_not_taken_for_the_next() {
-    let question = Question::default();
+    let question = Question::new(false);
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
     assert!(matches!(asking.next(now()), Next::Nothing));
     drop(asking);
@@ -50,15 +53,15 @@ fn a_late_answer_is_not_taken_for_the_next() {
         "it owes an answer"
     );
     assert!(question.ask(Endpoint::from_raw(2), PEER, now()).is_some());
-    assert_eq!(question.offer(SERVER, answer(7)), Taken::Late);
+    assert_eq!(question.offer(SERVER, 0, answer(7)), Taken::Late);
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
-    question.offer(SERVER, answer(8));
+    question.offer(SERVER, 0, answer(8));
     assert!(is_answer(&asking.next(now()), 8));
 }
 
 #[test]
 fn a_lost_peer_owes_nothing() {
-    let question = Question::default();
+    let question = Question::new(false);
     drop(question.ask(SERVER, PEER, now()).unwrap());
     question.peer_lost(PeerId(4));
     assert!(question.ask(SERVER, PEER, soon()).is_none());
@@ -70,14 +73,31 @@ fn a_lost_peer_owes_nothing() {
 
 #[test]
 fn what_was_never_asked_is_not_owed() {
-    let question = Question::default();
+    let question = Question::new(false);
     question.ask(SERVER, PEER, now()).unwrap().never_asked();
     assert!(question.ask(SERVER, PEER, now()).is_some());
 }
 
 #[test]
+fn what_is_said_of_another_question_is_not_taken() {
+    let question = Question::new(true);
+    let given_up = question.ask(SERVER, PEER, now()).unwrap();
+    let late = given_up.mark();
+    drop(given_up);
+    assert_eq!(question.offer(SERVER, late, answer(7)), Taken::Late);
+    let mut asking = question.ask(SERVER, PEER, now()).unwrap();
+    let mark = asking.mark();
+    assert_ne!(mark, late);
+    let copy = || Event::CopyOut(Header::new(crate::abi::Command::COPYOUT_RQST));
+    assert_eq!(question.offer(SERVER, late, copy()), Taken::No);
+    assert_eq!(question.offer(SERVER, late, answer(7)), Taken::No);
+    assert_eq!(question.offer(SERVER, mark, answer(8)), Taken::Yes);
+    assert!(is_answer(&asking.next(now()), 8));
+}
+
+#[test]
 fn one_asks_at_a_time() {
-    let question = Question::default();
+    let question = Question::new(false);
     let first = question.ask(SERVER, PEER, now()).unwrap();
     assert!(question.ask(Endpoint::from_raw(2), PEER, soon()).is_none());
     drop(first);
@@ -85,7 +105,7 @@ fn one_asks_at_a_time() {
 
 #[test]
 fn an_endpoint_that_is_given_up_asks_no_more() {
-    let question = Question::default();
+    let question = Question::new(false);
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
     question.close();
     assert!(matches!(asking.next(now()), Next::Closed));
