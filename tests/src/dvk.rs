@@ -154,6 +154,12 @@ impl Switch {
         Ok(switch)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -200,6 +206,12 @@ impl Server {
             );
         }
         Ok(server)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has logged so far.
@@ -310,6 +322,12 @@ impl Mount {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let line = format!(" {} fuse.rhostfs ", self.point.display());
         Ok(mounts.contains(&line))
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has logged so far.

@@ -46,6 +46,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) no_footprint: bool,
 
+    /// Measure only rhostfs beside virtio-fs. All of it measures that as well, unless workloads or placements are named
+    #[arg(long, conflicts_with_all = ["daemons", "beside", "workloads", "placements", "no_footprint"])]
+    pub(crate) rhostfs: bool,
+
     /// A directory on a disk's file system, to work in
     #[arg(long, value_name = "DIR")]
     pub(crate) disk: Option<PathBuf>,
@@ -54,11 +58,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     pub(crate) ram: PathBuf,
 
-    /// Write all numbers there
+    /// Write all numbers there; those of rhostfs into a file of their own, with -rhostfs in its name
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
-    /// Draw the rates there
+    /// Draw the rates there; rhostfs's likewise
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 
@@ -73,6 +77,11 @@ fn placement(name: &str) -> Result<Placement, String> {
 }
 
 impl Args {
+    /// Whether rhostfs is measured.
+    pub(crate) fn with_rhostfs(&self) -> bool {
+        self.rhostfs || self.workloads.is_empty() && self.placements.is_empty()
+    }
+
     /// How many rounds.
     pub(crate) fn rounds(&self) -> usize {
         let usual = if self.quick { 3 } else { 11 };

@@ -1,4 +1,4 @@
-//! `scripts/bench`: virtio-fs daemons side by side, without a guest.
+//! `scripts/bench`: virtio-fs daemons side by side, without a guest; and rhostfs beside them.
 //!
 //! ```text
 //!   contestants: direct, gangplankd, virtiofsd, ...     each with its own share, all of them running
@@ -16,6 +16,7 @@ mod lane;
 mod memory;
 mod placement;
 mod report;
+mod rhostfs;
 mod score;
 mod tree;
 mod usage;
@@ -33,7 +34,7 @@ use args::Args;
 use contestant::{Contestant, Running};
 use footprint::{Crowd, Footprint};
 use placement::{PLACEMENTS, Placement, Processors};
-use report::Report;
+use report::{Part, Report};
 use score::{DIRECT, Round, Table, scores};
 use tree::Tree;
 use work::{Entry, Place};
@@ -53,6 +54,47 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    // First, since its processes go wherever this one may.
+    if args.with_rhostfs() {
+        rhostfs(args)?;
+    }
+    if args.rhostfs {
+        return Ok(());
+    }
+    daemons(args)
+}
+
+/// Measures rhostfs beside virtio-fs.
+fn rhostfs(args: &Args) -> Result<()> {
+    let mut notes = Vec::new();
+    let mut scene = rhostfs::Scene::start(&args.ram, |text| {
+        eprintln!("bench: {text}");
+        notes.push(text.to_owned());
+    })?;
+    let mut report = Report::new(Part::Rhostfs, scene.names(), args.rounds(), args.time());
+    let tables = rhostfs::tables(&mut scene, args.rounds(), args.time())?;
+    report.add_tables(rhostfs::TITLE, tables);
+    report.notes = notes;
+    written(args, &report)
+}
+
+/// Puts a report where it is wanted.
+fn written(args: &Args, report: &Report) -> Result<()> {
+    report.check()?;
+    if let Some(path) = &args.json {
+        report.write_json(path)?;
+    }
+    if let Some(path) = &args.svg {
+        report.write_svg(path)?;
+    }
+    if let Some(path) = &args.document {
+        report.write_document(path)?;
+    }
+    Ok(())
+}
+
+/// Measures daemons side by side.
+fn daemons(args: &Args) -> Result<()> {
     let mut notes = Vec::new();
     let mut note = |text: &str| {
         eprintln!("bench: {text}");
@@ -72,7 +114,10 @@ fn run(args: &Args) -> Result<()> {
         note("with one processor, no daemon has one of its own");
         placements.retain(|placement| !placement.apart);
     }
-    let mut report = Report::new(&contestants, args.rounds(), args.time());
+    let commands = contestants
+        .iter()
+        .map(|it| (it.name.clone(), it.command.join(" ")));
+    let mut report = Report::new(Part::Daemons, commands, args.rounds(), args.time());
     processors.pin_driver()?;
 
     let disk = match &args.disk {
@@ -116,17 +161,7 @@ fn run(args: &Args) -> Result<()> {
         report.add_footprints(footprints(args, &contestants, &processors)?);
     }
     report.notes = notes;
-    report.check()?;
-    if let Some(path) = &args.json {
-        report.write_json(path)?;
-    }
-    if let Some(path) = &args.svg {
-        report.write_svg(path)?;
-    }
-    if let Some(path) = &args.document {
-        report.write_document(path)?;
-    }
-    Ok(())
+    written(args, &report)
 }
 
 /// The directories that are shared, each by each daemon.

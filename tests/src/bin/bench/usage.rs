@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use rustix::time::ClockId;
 
 /// A process and all that it has started.
 pub(crate) fn family(pid: u32) -> Vec<u32> {
@@ -34,7 +35,16 @@ pub(crate) fn processor_ns(pid: u32) -> Result<u64> {
 
 /// Nanoseconds that the calling thread has run so far.
 pub(crate) fn own_processor_ns() -> Result<u64> {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    clock_ns(ClockId::ThreadCPUTime)
+}
+
+/// Nanoseconds that all threads of this process have run so far.
+pub(crate) fn whole_processor_ns() -> Result<u64> {
+    clock_ns(ClockId::ProcessCPUTime)
+}
+
+fn clock_ns(clock: ClockId) -> Result<u64> {
+    let time = rustix::time::clock_gettime(clock);
     let nanoseconds = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
     u64::try_from(nanoseconds).context("a clock before its beginning")
 }

@@ -5,19 +5,44 @@ mod svg;
 mod text;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::contestant::Contestant;
 use crate::footprint::Footprint;
 use crate::score::Table;
 
-/// All that a run came to.
+/// What is measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Daemons side by side.
+    Daemons,
+    /// rhostfs beside virtio-fs.
+    Rhostfs,
+}
+
+impl Part {
+    /// Where its numbers go if everything's are wanted at `path`.
+    fn file(self, path: &Path) -> PathBuf {
+        match self {
+            Self::Daemons => path.to_owned(),
+            Self::Rhostfs => {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                let extension = path.extension().unwrap_or_default();
+                path.with_file_name(format!("{stem}-rhostfs"))
+                    .with_extension(extension)
+            }
+        }
+    }
+}
+
+/// All that a part of a run came to.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
+    #[serde(skip)]
+    part: Part,
     machine: Machine,
     daemons: Vec<Daemon>,
     rounds: usize,
@@ -47,13 +72,16 @@ struct Daemon {
 }
 
 impl Report {
-    /// An empty one of this machine.
-    pub(crate) fn new(contestants: &[Contestant], rounds: usize, time: Duration) -> Self {
-        let daemons = contestants.iter().map(|contestant| Daemon {
-            name: contestant.name.clone(),
-            command: contestant.command.join(" "),
-        });
+    /// An empty one of this machine, with what is measured by name and command line, or what else says what it is.
+    pub(crate) fn new(
+        part: Part,
+        contestants: impl Iterator<Item = (String, String)>,
+        rounds: usize,
+        time: Duration,
+    ) -> Self {
+        let daemons = contestants.map(|(name, command)| Daemon { name, command });
         Self {
+            part,
             machine: Machine::this(),
             daemons: daemons.collect(),
             rounds,
@@ -122,8 +150,9 @@ impl Report {
 
     /// Writes everything as JSON.
     pub(crate) fn write_json(&self, path: &Path) -> Result<()> {
+        let path = self.part.file(path);
         let text = serde_json::to_string_pretty(self)?;
-        fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
+        fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
     }
 
     /// Puts what was printed into the document at `path`, in the place of what was there, and everything else beside it.
@@ -139,7 +168,7 @@ impl Report {
             "{processor}, {processors} processors, Linux {kernel}; medians of {} interleaved rounds of {} ms.\n{}",
             self.rounds, self.round_ms, self.text
         );
-        let filled = document::fill(&document, &told)
+        let filled = document::fill(&document, self.part, &told)
             .with_context(|| format!("{} has no place for results", path.display()))?;
         fs::write(path, filled).with_context(|| format!("writing {}", path.display()))?;
         self.write_json(&path.with_extension("json"))?;
@@ -148,7 +177,8 @@ impl Report {
 
     /// Draws the rates.
     pub(crate) fn write_svg(&self, path: &Path) -> Result<()> {
-        fs::write(path, svg::draw(&self.tables))
+        let path = self.part.file(path);
+        fs::write(&path, svg::draw(&self.tables))
             .with_context(|| format!("writing {}", path.display()))
     }
 }

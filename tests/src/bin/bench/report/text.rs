@@ -69,7 +69,11 @@ fn first(table: &Table) -> Option<&Score> {
 fn line(table: &Table, score: &Score) -> String {
     let number =
         |number: Option<f64>| number.map_or_else(String::new, |number| format!("{number:.1}"));
-    let ratio = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+    let ratio = |ratio: Option<f64>| match ratio {
+        Some(ratio) if ratio < 0.1 => format!("{ratio:.4}"),
+        Some(ratio) => format!("{ratio:.2}"),
+        None => String::new(),
+    };
     let ahead = first(table).and_then(|first| first.times.get(&score.name).copied());
     format!(
         "| {} | {} | {} | {} to {} | {} | {} | {:.2} | {} | {} |\n",
@@ -86,9 +90,11 @@ fn line(table: &Table, score: &Score) -> String {
     )
 }
 
-/// A rate with its unit: thousands, or gigabytes.
+/// A rate with its unit: thousands, megabytes or gigabytes.
 pub(super) fn rate(rate: f64, unit: &str) -> String {
-    if unit == "bytes" {
+    if unit == "bytes" && rate < 1e8 {
+        format!("{:.1} MB/s", rate / 1e6)
+    } else if unit == "bytes" {
         format!("{:.2} GB/s", rate / 1e9)
     } else {
         format!("{:.1} k/s", rate / 1e3)

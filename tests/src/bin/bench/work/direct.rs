@@ -129,14 +129,21 @@ fn transfer(
     })
 }
 
-struct Timed<'a> {
-    time: Duration,
-    at: &'a mut dyn FnMut() -> Result<()>,
+/// Something that is done for a time.
+pub(crate) struct Timed<'a> {
+    /// How long.
+    pub(crate) time: Duration,
+    /// Told when counting begins and ends.
+    pub(crate) at: &'a mut dyn FnMut() -> Result<()>,
 }
 
 impl Timed<'_> {
     /// Repeats an operation that counts for `units` until the time is over or it says that it was the last.
-    fn repeat(self, units: u64, mut operation: impl FnMut() -> Result<bool>) -> Result<Run> {
+    pub(crate) fn repeat(
+        self,
+        units: u64,
+        mut operation: impl FnMut() -> Result<bool>,
+    ) -> Result<Run> {
         let mut latencies = Vec::with_capacity(LATENCIES);
         (self.at)()?;
         let started = Instant::now();

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+pub(crate) use direct::Timed;
 pub(crate) use lookup::Sort;
-pub(crate) use transfer::{Direction, Order};
+pub(crate) use transfer::{Direction, Order, Places};
 
 use crate::workload::Workload;
 

@@ -137,7 +137,7 @@ impl Workload for Transfer {
 }
 
 /// Offsets in the file, one after another.
-pub(super) struct Places {
+pub(crate) struct Places {
     size: u64,
     order: Order,
     done: u64,
@@ -146,7 +146,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) const fn new(size: usize, order: Order) -> Self {
+    /// For transfers of `size` bytes each.
+    pub(crate) const fn new(size: usize, order: Order) -> Self {
         Self {
             size: size as u64,
             order,
@@ -155,7 +156,8 @@ impl Places {
         }
     }
 
-    pub(super) const fn next(&mut self) -> u64 {
+    /// The next.
+    pub(crate) const fn next(&mut self) -> u64 {
         let count = LARGE_LEN / self.size;
         let number = match self.order {
             Order::Forward | Order::Cold => self.done,
