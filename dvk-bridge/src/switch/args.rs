@@ -1,11 +1,8 @@
 //! `switch`'s command line: as typed, and what it means.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
-use rustix::process::geteuid;
-
-use super::{Admission, Rule, Switch, SwitchConfig, SwitchError};
+use super::{Rule, Switch, SwitchConfig, SwitchError};
 use crate::abi::{DcId, DcLimits};
 
 /// `switch`: a meeting place for the programs of one host.
@@ -51,22 +48,17 @@ fn parse_dc(text: &str) -> Result<DcId, &'static str> {
 
 impl From<&SwitchArgs> for SwitchConfig {
     fn from(args: &SwitchArgs) -> Self {
-        let mut admission = Admission::only(geteuid().as_raw());
+        let mut config = Self::new(args.socket.clone());
         for rule in &args.allow {
-            admission.add(rule.clone());
+            config.admission.add(rule.clone());
         }
-        let given = args.dcs.iter().copied();
-        let mut dcs: HashMap<_, _> = given.map(|dc| (dc, DcLimits::USUAL)).collect();
-        if dcs.is_empty() {
-            dcs.insert(DcId::FIRST, DcLimits::USUAL);
+        if !args.dcs.is_empty() {
+            let given = args.dcs.iter();
+            config.dcs = given.map(|&dc| (dc, DcLimits::USUAL)).collect();
         }
-        Self {
-            socket: args.socket.clone(),
-            mode: args.mode,
-            admission,
-            dcs,
-            status: args.status.clone(),
-        }
+        config.mode = args.mode;
+        config.status.clone_from(&args.status);
+        config
     }
 }
 
@@ -80,8 +72,10 @@ pub fn run(args: &SwitchArgs) -> Result<(), SwitchError> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use rustix::process::geteuid;
 
     use super::*;
+    use crate::switch::Admission;
 
     #[derive(Parser)]
     struct Typed {

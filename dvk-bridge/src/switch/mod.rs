@@ -8,6 +8,8 @@ mod admission;
 mod args;
 mod program;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -21,6 +23,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 pub use admission::{Admission, AdmissionError, Rule};
 pub use args::{SwitchArgs, run};
@@ -33,9 +36,6 @@ use table::Table;
 
 /// Most programs at a time.
 const MOST_PROGRAMS: usize = 512;
-
-/// How long a program may take to read what waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a switch is told before it starts.
 #[derive(Clone, Debug)]
@@ -50,6 +50,22 @@ pub struct SwitchConfig {
     pub dcs: HashMap<DcId, DcLimits>,
     /// Where its status is told.
     pub status: Option<PathBuf>,
+    /// How long a program may take to read some of what waits for it. Until then its partners wait with it.
+    pub patience: Duration,
+}
+
+impl SwitchConfig {
+    /// A switch at `socket` for the programs of this process's user alone, with container 0 of the usual dimensions.
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            mode: 0o600,
+            admission: Admission::only(geteuid().as_raw()),
+            dcs: HashMap::from([(DcId::FIRST, DcLimits::USUAL)]),
+            status: None,
+            patience: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Why a switch does not start, or ends.
@@ -133,8 +149,9 @@ impl Switch {
             for (id, events) in ready.programs {
                 self.serve(id, events);
             }
-            self.resume();
             self.drop_slow();
+            // Last, as whoever goes lets others go on that nothing else would wake.
+            while self.resume() {}
             if ready.listener {
                 self.accept();
             }
@@ -157,7 +174,7 @@ impl Switch {
             descriptors.push(PollFd::new(program.socket(), program.interest()));
         }
         let patience = self.programs.values().filter_map(|it| it.waits_since());
-        let patience = patience.map(|since| PATIENCE.saturating_sub(since.elapsed()));
+        let patience = patience.map(|since| self.config.patience.saturating_sub(since.elapsed()));
         poll_for(&mut descriptors, patience.min().unwrap_or(NAP))?;
         let mut events = descriptors.iter().map(PollFd::revents);
         let mut is_ready = || events.next().is_some_and(|it| !it.is_empty());
@@ -317,8 +334,9 @@ impl Switch {
         program.is_full().then_some(id)
     }
 
-    /// Goes on with the programs whose partners have caught up, or gone.
-    fn resume(&mut self) {
+    /// Goes on with the programs whose partners have caught up, or gone: whether one of them was dropped over it.
+    fn resume(&mut self) -> bool {
+        let before = self.programs.len();
         let paused: Vec<(u64, u64)> = self
             .programs
             .iter()
@@ -335,13 +353,15 @@ impl Switch {
                 self.remove(id, &end);
             }
         }
+        self.programs.len() < before
     }
 
     /// Ends programs that do not read.
     fn drop_slow(&mut self) {
+        let patience = self.config.patience;
         let slow = |program: &Program| {
             let since = program.waits_since();
-            since.is_some_and(|since| since.elapsed() >= PATIENCE)
+            since.is_some_and(|since| since.elapsed() >= patience)
         };
         let slow: Vec<u64> = self
             .programs
@@ -349,7 +369,7 @@ impl Switch {
             .filter_map(|(&id, program)| slow(program).then_some(id))
             .collect();
         for id in slow {
-            self.remove(id, &End::Slow(PATIENCE));
+            self.remove(id, &End::Slow(patience));
         }
     }
 

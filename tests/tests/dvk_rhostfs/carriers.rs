@@ -7,11 +7,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use gangplank_dvk::abi::{DcLimits, Endpoint, Generation, Message, NodeId};
+use gangplank_dvk::abi::{Endpoint, Generation, Message, NodeId};
 use gangplank_dvk::carrier::local::{Local, LocalConfig};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
 use gangplank_dvk::endpoint::{Carrier, Lent};
-use gangplank_dvk::switch::{Admission, Stop, Switch, SwitchConfig};
+use gangplank_dvk::switch::{Stop, Switch, SwitchConfig};
 use gangplank_frontend::driver::{Driver, Options, Wishes};
 use gangplank_fuse::{Handle, NodeId as FuseNode, OpenIn};
 use gangplank_tests::daemon::{self, Daemon};
@@ -193,13 +193,7 @@ pub(crate) struct Switching {
 impl Switching {
     /// A switch that listens at `socket`.
     pub(crate) fn start_at(socket: &Path) -> Result<Self> {
-        let switch = Switch::new(SwitchConfig {
-            socket: socket.to_owned(),
-            mode: 0o600,
-            admission: Admission::only(rustix::process::getuid().as_raw()),
-            dcs: [(dc(), DcLimits::USUAL)].into(),
-            status: None,
-        })?;
+        let switch = Switch::new(SwitchConfig::new(socket.to_owned()))?;
         let stop = switch.stopper();
         let thread = thread::spawn(move || switch.run().expect("the switch serves to its end"));
         Ok(Self {

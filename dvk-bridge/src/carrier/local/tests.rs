@@ -17,6 +17,10 @@ fn dc() -> DcId {
     DcId::new(0).unwrap()
 }
 
+fn second_dc() -> DcId {
+    DcId::new(7).unwrap()
+}
+
 /// A switch, until it is dropped.
 struct Running {
     stop: Stop,
@@ -26,11 +30,10 @@ struct Running {
 impl Running {
     fn start(directory: &TempDir, admission: Admission) -> Self {
         let switch = Switch::new(SwitchConfig {
-            socket: directory.path().join("switch"),
-            mode: 0o600,
             admission,
-            dcs: HashMap::from([(dc(), DcLimits::USUAL)]),
+            dcs: [dc(), second_dc()].map(|dc| (dc, DcLimits::USUAL)).into(),
             status: Some(directory.path().join("status")),
+            ..SwitchConfig::new(directory.path().join("switch"))
         });
         let switch = switch.unwrap();
         Self {
@@ -55,6 +58,7 @@ fn everything() -> Admission {
 fn program(directory: &TempDir) -> Local {
     let mut config = LocalConfig::new(directory.path().join("switch"));
     config.retry = Duration::from_millis(20);
+    config.dcs.insert(second_dc(), DcLimits::USUAL);
     Local::start(config).unwrap()
 }
 
@@ -129,6 +133,28 @@ fn a_slot_is_bound_once_and_free_again() {
     while right.bind(dc(), SERVER, "second").is_err() {
         thread::yield_now();
     }
+}
+
+#[test]
+fn containers_have_the_same_endpoints_and_different_processes() {
+    let directory = TempDir::new().unwrap();
+    let _switch = Running::start(&directory, everything());
+    let (left, right) = (program(&directory), program(&directory));
+    let both = [dc(), second_dc()].map(|dc| {
+        let server = right.bind(dc, SERVER, "server").unwrap();
+        let client = left.bind(dc, CLIENT, "client").unwrap();
+        let asking =
+            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+        (dc, server, asking)
+    });
+    for (dc, server, asking) in both {
+        let (request, _, message) = next_request(&*server);
+        server.reply(request, &message.answer(dc.raw())).unwrap();
+        assert_eq!(asking.join().unwrap().unwrap().kind, dc.raw());
+    }
+    let unknown = DcId::new(3).unwrap();
+    let error = left.bind(unknown, CLIENT, "client").err().unwrap();
+    assert_eq!(error.code(), Code::EDVSBADDCID);
 }
 
 #[test]

@@ -1,0 +1,167 @@
+//! Programs that do not read what waits for them, written down byte by byte.
+
+use std::io::{ErrorKind, Read, Write};
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::abi::{CopyBlock, MAX_PAYLOAD};
+use crate::carrier::local::GENERATION;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// A program that does nothing by itself.
+struct Raw(UnixStream);
+
+impl Raw {
+    fn connect(directory: &TempDir) -> Self {
+        let stream = UnixStream::connect(directory.path().join("switch")).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
+        Self(stream)
+    }
+
+    fn send(&mut self, header: Header, payload: &[u8]) -> io::Result<()> {
+        let len = i32::try_from(payload.len()).unwrap();
+        let mut bytes = Vec::new();
+        Header { len, ..header }.encode(GENERATION, &mut bytes);
+        bytes.extend_from_slice(payload);
+        self.0.write_all(&bytes)
+    }
+
+    fn receive(&mut self) -> Header {
+        let mut bytes = [0; 120];
+        self.0.read_exact(&mut bytes).unwrap();
+        let header = Header::decode(&bytes, GENERATION).unwrap();
+        let mut payload = vec![0; usize::try_from(header.len).unwrap()];
+        self.0.read_exact(&mut payload).unwrap();
+        header
+    }
+
+    fn bind(&mut self, endpoint: i32) {
+        let src = Endpoint::from_raw(endpoint);
+        let binding = Header {
+            src,
+            ..Header::new(Command::PROCBIND)
+        };
+        self.send(binding, b"raw").unwrap();
+        let verdict = self.receive();
+        assert_eq!((verdict.command, verdict.rcode), (Command::PROCBIND_ACK, 0));
+    }
+
+    /// Gives a program of another endpoint as much as a copy can have.
+    fn copy_to(&mut self, from: i32, to: i32) -> io::Result<()> {
+        let header = Header {
+            src: Endpoint::from_raw(from),
+            dst: Endpoint::from_raw(to),
+            copy: CopyBlock {
+                src: from,
+                dst: to,
+                requester: from,
+                ..CopyBlock::default()
+            },
+            ..Header::new(Command::COPYIN_DATA)
+        };
+        self.send(header, &[0x5a; MAX_PAYLOAD])
+    }
+}
+
+fn start(directory: &TempDir) -> (Stop, thread::JoinHandle<()>) {
+    let switch = Switch::new(SwitchConfig {
+        patience: PATIENCE,
+        status: Some(directory.path().join("status")),
+        ..SwitchConfig::new(directory.path().join("switch"))
+    });
+    let switch = switch.unwrap();
+    (
+        switch.stopper(),
+        thread::spawn(move || switch.run().unwrap()),
+    )
+}
+
+#[test]
+fn who_does_not_read_is_dropped_and_its_partners_go_on() {
+    let directory = TempDir::new().unwrap();
+    let (stop, thread) = start(&directory);
+    let [mut deaf, mut partner, mut other] = [2, 3, 4].map(|endpoint| {
+        let mut program = Raw::connect(&directory);
+        program.bind(endpoint);
+        program
+    });
+    // More than the switch keeps and the sockets hold: the partner is held up, and goes on when the other is dropped.
+    for _ in 0..64 {
+        partner.copy_to(3, 2).unwrap();
+    }
+    let gone = partner.receive();
+    assert_eq!(
+        (gone.command, gone.src),
+        (Command::PROCUNBIND, Endpoint::from_raw(2))
+    );
+    let refused = partner.receive();
+    assert_eq!(
+        (refused.command, refused.rcode),
+        (Command::COPYIN_ACK, Code::EDVSDSTDIED.result())
+    );
+    // Whoever has nothing to do with them is told, and served.
+    assert_eq!(other.receive().command, Command::PROCUNBIND);
+    other.bind(5);
+    // What was sent to it before is still there, then the end.
+    let mut rest = Vec::new();
+    let ended = deaf.0.read_to_end(&mut rest);
+    assert!(ended.is_ok() || ended.is_err_and(|it| it.kind() == ErrorKind::ConnectionReset));
+    assert!(rest.len() >= MAX_PAYLOAD);
+    stop.stop();
+    thread.join().unwrap();
+}
+
+#[test]
+fn who_reads_slowly_is_waited_for() {
+    let directory = TempDir::new().unwrap();
+    let (stop, thread) = start(&directory);
+    let [mut slow, mut partner] = [2, 3].map(|endpoint| {
+        let mut program = Raw::connect(&directory);
+        program.bind(endpoint);
+        program
+    });
+    let sending = thread::spawn(move || {
+        for _ in 0..64 {
+            partner.copy_to(3, 2).unwrap();
+        }
+        partner
+    });
+    for _ in 0..64 {
+        // Never as long as it may take, and longer than that in all.
+        thread::sleep(PATIENCE / 20);
+        assert_eq!(slow.receive().command, Command::COPYIN_DATA);
+    }
+    drop(sending.join().unwrap());
+    assert_eq!(slow.receive().command, Command::PROCUNBIND);
+    stop.stop();
+    thread.join().unwrap();
+}
+
+#[test]
+fn the_status_says_whose_partner_does_not_read() {
+    let directory = TempDir::new().unwrap();
+    let (stop, thread) = start(&directory);
+    let [deaf, mut partner] = [2, 3].map(|endpoint| {
+        let mut program = Raw::connect(&directory);
+        program.bind(endpoint);
+        program
+    });
+    let sending = thread::spawn(move || (0..64).all(|_| partner.copy_to(3, 2).is_ok()));
+    loop {
+        let text = status::ask(&directory.path().join("status")).unwrap();
+        if text.contains("not read until a partner of its reads") {
+            break;
+        }
+        assert!(!sending.is_finished(), "{text}");
+        thread::yield_now();
+    }
+    assert!(sending.join().unwrap());
+    drop(deaf);
+    stop.stop();
+    thread.join().unwrap();
+}
