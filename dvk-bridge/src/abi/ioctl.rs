@@ -307,6 +307,12 @@ wire_struct! {
 
 /// [`ProcUsr::rts_flags`] of a slot that nobody has.
 pub const SLOT_FREE: u32 = 1;
+/// [`ProcUsr::rts_flags`] of one that waits for a message.
+pub const RECEIVING: u32 = 8;
+/// [`ProcUsr::rts_flags`] of one that a copy is under way with.
+pub const ONCOPY: u32 = 0x400;
+/// [`ProcUsr::rts_flags`] of one that is on another node.
+pub const REMOTE: u32 = 0x1000;
 
 #[cfg(test)]
 mod tests {

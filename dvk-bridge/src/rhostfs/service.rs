@@ -1,7 +1,7 @@
 //! `gangplank-dvk serve`: a configuration's servers, from their carriers to their end.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::config::{Block, Carriage, Config, ConfigError};
 use super::server::{Server, StartError};
+use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
 use crate::carrier::node::{Node, NodeError};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
@@ -53,11 +54,14 @@ pub enum ServeError {
     /// There is no way to the switch.
     #[error(transparent)]
     Local(#[from] LocalError),
+    /// The kernel's DVK cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// There is nowhere to tell the status.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// A server is to be reached in a way that this program has not.
-    #[error("{server}: this program cannot be reached by its rhs_carrier")]
+    /// A server is to be reached in a way that was not started.
+    #[error("{server}: nothing was started to reach it by its rhs_carrier")]
     NoCarrier {
         /// The server.
         server: String,
@@ -179,6 +183,7 @@ fn start(
 struct Carriers {
     node: Option<Arc<Node>>,
     local: Option<Arc<Local>>,
+    device: Option<Arc<Device>>,
 }
 
 impl Carriers {
@@ -195,6 +200,10 @@ impl Carriers {
         Ok(Self {
             node: node.map(Node::start).transpose()?.map(Arc::new),
             local: local.map(Local::start).transpose()?.map(Arc::new),
+            device: wanted(Carriage::Device)
+                .then(|| Device::open(Path::new(device::PATH)))
+                .transpose()?
+                .map(Arc::new),
         })
     }
 
@@ -202,7 +211,7 @@ impl Carriers {
         let carrier = match block.carriage {
             Carriage::Node => self.node.as_deref().map(|node| node as &dyn Carrier),
             Carriage::Local => self.local.as_deref().map(|local| local as &dyn Carrier),
-            Carriage::Device => None,
+            Carriage::Device => self.device.as_deref().map(|device| device as &dyn Carrier),
         };
         carrier.ok_or_else(|| ServeError::NoCarrier {
             server: block.name.clone(),
@@ -213,7 +222,8 @@ impl Carriers {
     fn parts(&self) -> impl Iterator<Item = Arc<dyn Report>> {
         let node = self.node.clone().map(|node| node as Arc<dyn Report>);
         let local = self.local.clone().map(|local| local as Arc<dyn Report>);
-        node.into_iter().chain(local)
+        let device = self.device.clone().map(|device| device as Arc<dyn Report>);
+        node.into_iter().chain(local).chain(device)
     }
 }
 

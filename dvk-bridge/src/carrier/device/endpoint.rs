@@ -1,0 +1,103 @@
+//! An endpoint of the kernel's: the engine's, but for questions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::question::Question;
+use super::way::{Way, Work};
+use crate::abi::{Code, DcId, DcLimits, Endpoint, Message};
+use crate::carrier::engine::Bound;
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, RequestId};
+
+/// How long the end of the endpoint's thread is waited for. Only what the kernel has for another node takes longer.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// The endpoint, bound until this is dropped.
+pub(super) struct DeviceEndpoint {
+    pub(super) bound: Bound,
+    pub(super) way: Arc<Way>,
+}
+
+impl BoundEndpoint for DeviceEndpoint {
+    fn dc(&self) -> DcId {
+        self.bound.dc()
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        self.bound.endpoint()
+    }
+
+    fn limits(&self) -> DcLimits {
+        self.bound.limits()
+    }
+
+    fn receive(&self, limit: Duration) -> Result<Delivery, EndpointError> {
+        self.bound.receive(limit)
+    }
+
+    fn reply(&self, request: RequestId, message: &Message) -> Result<(), EndpointError> {
+        self.bound.reply(request, message)
+    }
+
+    fn send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), EndpointError> {
+        self.bound.send(to, message, limit)
+    }
+
+    /// The engine's question would be over before the kernel's is, which can touch what is lent until then.
+    fn sendrec(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, EndpointError> {
+        let operation = Operation::SendRec { to };
+        let question = Arc::new(Question::new(to, *message, limit));
+        if self.way.put(Work::Question(question.clone())).is_err() {
+            return Err(EndpointError::Unbound { operation });
+        }
+        let outcome = question.wait();
+        // The kernel may have changed it, at the addresses that were told.
+        std::hint::black_box(lent);
+        outcome.map_err(|code| match code {
+            Code::EDVSTIMEDOUT => EndpointError::TimedOut { operation, limit },
+            Code::EDVSNOTCONN => EndpointError::NotConnected { operation },
+            Code::EDVSNOTBIND => EndpointError::Unbound { operation },
+            code => EndpointError::Refused { operation, code },
+        })
+    }
+
+    fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
+        self.bound.notify(to)
+    }
+
+    fn copy_from(
+        &self,
+        request: RequestId,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<(), EndpointError> {
+        self.bound.copy_from(request, address, into)
+    }
+
+    fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError> {
+        self.bound.copy_to(request, address, from)
+    }
+
+    fn unbind(&self) {
+        self.bound.unbind();
+        self.way.stop();
+        if !self.way.wait_for_end(ENDING) {
+            log::warn!(
+                "endpoint {} is given up as soon as the kernel has done what it was told last",
+                self.endpoint()
+            );
+        }
+    }
+}
+
+impl Drop for DeviceEndpoint {
+    fn drop(&mut self) {
+        self.unbind();
+    }
+}

@@ -1,0 +1,159 @@
+//! The memory that a message is handed to the kernel in, and how long the kernel's messages are.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::abi::{Code, Generation, Message};
+
+/// Bytes of the longest message that any build of DVK has: the legacy one on a machine of 64 bits.
+const LONGEST: usize = 144;
+
+/// What untouched bytes are.
+const PATTERN: u8 = 0xa5;
+
+/// Room for a message of any length. A kernel copies as many bytes as its own messages have, whatever was meant.
+#[derive(Clone)]
+#[repr(C, align(8))]
+pub(super) struct Slate {
+    bytes: [u8; LONGEST],
+}
+
+impl Slate {
+    /// To be written to: all pattern, so that what is written can be told.
+    pub(super) fn blank() -> Self {
+        Self {
+            bytes: [PATTERN; LONGEST],
+        }
+    }
+
+    /// To be read from: `message`, as long as any kernel may take it.
+    pub(super) fn carrying(message: &Message) -> Self {
+        let mut bytes = [0; LONGEST];
+        message.encode(&mut bytes);
+        Self { bytes }
+    }
+
+    /// All of it, for the kernel.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// Bytes from the first to the last that is not pattern any more.
+    fn written(&self) -> usize {
+        let last = self.bytes.iter().rposition(|&byte| byte != PATTERN);
+        last.map_or(0, |last| last + 1)
+    }
+
+    /// The message in the first bytes.
+    fn message(&self, size: usize) -> Message {
+        let bytes = self.bytes.get(..size).unwrap_or(&self.bytes);
+        Message::decode(bytes).unwrap_or_default() // every size has room for source and type
+    }
+}
+
+/// How long the kernel's messages are, as far as that was seen.
+#[derive(Debug, Default)]
+pub(super) struct MessageSize(AtomicUsize);
+
+impl MessageSize {
+    /// The message that was written to `slate`, which was blank; nothing if none was.
+    ///
+    /// The end of a message can look like pattern, so what was seen earlier counts as well.
+    pub(super) fn received(&self, slate: &Slate) -> Result<Option<Message>, Code> {
+        let written = slate.written();
+        if written == 0 {
+            return Ok(None);
+        }
+        let sizes = [Generation::Current, Generation::Legacy].map(Generation::message_size);
+        let size = sizes.into_iter().find(|&size| written <= size);
+        let size = size.ok_or(Code::EDVSMSGSIZE)?;
+        let known = self.0.fetch_max(size, Ordering::Relaxed).max(size);
+        Ok(Some(slate.message(known)))
+    }
+
+    /// The message that has taken another's place in `slate`.
+    pub(super) fn answered(&self, slate: &Slate) -> Message {
+        let least = Generation::Current.message_size();
+        slate.message(self.0.load(Ordering::Relaxed).max(least))
+    }
+}
+
+impl fmt::Display for MessageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.load(Ordering::Relaxed) {
+            0 => f.write_str("messages of a length not seen yet"),
+            size => write!(f, "messages of {size} bytes"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{M1, MBLegacy};
+
+    /// What a kernel with messages of `size` bytes writes.
+    fn written(message: &Message, size: usize) -> Slate {
+        let mut slate = Slate::blank();
+        message.encode(&mut slate.bytes[..size]);
+        slate
+    }
+
+    #[test]
+    fn the_size_is_seen_in_what_is_written() {
+        let message = Message::new(33, &M1::default());
+        for (size, text) in [(36, "messages of 36 bytes"), (76, "messages of 76 bytes")] {
+            let seen = MessageSize::default();
+            let received = seen.received(&written(&message, size)).unwrap();
+            assert_eq!(received, Some(message));
+            assert_eq!(seen.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_message_that_ends_in_pattern_is_as_long_as_those_before() {
+        let seen = MessageSize::default();
+        let long = Message::new(1, &MBLegacy::default());
+        seen.received(&written(&long, 76)).unwrap();
+        let arm = MBLegacy {
+            nr: 7,
+            md5: [i32::from_ne_bytes([PATTERN; 4]); 16],
+        };
+        let like_pattern = Message::new(2, &arm);
+        let received = seen.received(&written(&like_pattern, 76)).unwrap();
+        assert_eq!(received, Some(like_pattern));
+    }
+
+    #[test]
+    fn what_was_not_touched_is_no_message() {
+        let seen = MessageSize::default();
+        assert_eq!(seen.received(&Slate::blank()), Ok(None));
+        assert_eq!(seen.to_string(), "messages of a length not seen yet");
+    }
+
+    #[test]
+    fn messages_of_a_64_bit_kernel_are_refused() {
+        let seen = MessageSize::default();
+        let mut slate = Slate::blank();
+        slate.bytes[..144].fill(1);
+        assert_eq!(seen.received(&slate), Err(Code::EDVSMSGSIZE));
+    }
+
+    #[test]
+    fn an_answer_is_read_as_long_as_messages_are() {
+        let seen = MessageSize::default();
+        let arm = MBLegacy {
+            nr: 1,
+            md5: [7; 16],
+        };
+        let answer = Message::new(0, &arm);
+        let slate = Slate::carrying(&answer);
+        assert_eq!(
+            seen.answered(&slate).arm::<MBLegacy>().md5[15],
+            0,
+            "36 bytes until more is known"
+        );
+        seen.received(&written(&answer, 76)).unwrap();
+        assert_eq!(seen.answered(&slate), answer);
+    }
+}

@@ -1,0 +1,276 @@
+//! The calls as the kernel takes them.
+#![allow(unsafe_code)] // the ioctls: their arguments are addresses, in blocks that have addresses in them
+
+use std::ffi::c_void;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use zerocopy::FromBytes;
+
+use super::driver::{Driver, Sending};
+use super::slate::Slate;
+use crate::abi::ioctl::{
+    Bind, CPU_MASK, Call, DcUsr, DvsUsr, GetDcInfo, GetProcInfo, Ipc, Notify, ProcUsr, SELF_BIND,
+    Unbind,
+};
+use crate::abi::{Code, CopyBlock, DcId, Endpoint};
+
+/// A notification that updates nothing in particular.
+const NO_UPDATE: i32 = -1;
+
+/// How long an endpoint's end is waited for.
+const UNBIND_LIMIT: Duration = Duration::from_secs(1);
+
+/// The kernel's DVK.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    device: File,
+}
+
+impl Kernel {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // Only ioctls work on it, whatever it was opened for.
+        let device = OpenOptions::new().read(true).open(path)?;
+        Ok(Self { device })
+    }
+
+    /// Makes `call` with `block`.
+    ///
+    /// # Safety
+    /// What `block` has the addresses of is there until this returns, for the kernel to read and write as `call` does.
+    unsafe fn call<T>(&self, call: Call, block: &mut T) -> Result<i32, Code> {
+        let argument = Argument { call, block };
+        // SAFETY: the block is as the call takes it, and what it refers to is there by this function's own contract.
+        outcome(unsafe { ioctl(&self.device, argument) })
+    }
+
+    fn ipc(
+        &self,
+        call: Call,
+        with: Endpoint,
+        slate: &mut Slate,
+        limit: Duration,
+    ) -> Result<i32, Code> {
+        let mut block = Ipc {
+            ep: with.raw(),
+            message: address(slate.bytes_mut().as_mut_ptr())?,
+            timeout: millis(limit),
+        };
+        // SAFETY: the kernel reads and writes one message of its own, and a slate has room for the longest there is.
+        unsafe { self.call(call, &mut block) }
+    }
+
+    fn copy(&self, mut block: CopyBlock, bytes: usize) -> Result<i32, Code> {
+        block.bytes = i32::try_from(bytes).map_err(|_| Code::EDVSBADRANGE)?;
+        // SAFETY: the one address of this process is that of a slice of as many bytes, which both callers hold until this
+        // returns, mutably where the kernel writes. The other is another process's.
+        unsafe { self.call(Call::VCOPY, &mut block) }
+    }
+}
+
+struct Argument<'a, T> {
+    call: Call,
+    block: &'a mut T,
+}
+
+// SAFETY: each call is made with the block that its number takes, and reads and writes no more of it than there is.
+unsafe impl<T> Ioctl for Argument<'_, T> {
+    type Output = i32;
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.call.code()
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self.block).cast()
+    }
+
+    unsafe fn output_from_ptr(output: IoctlOutput, _: *mut c_void) -> rustix::io::Result<i32> {
+        Ok(output)
+    }
+}
+
+/// A result as the kernel gives it: a failure is an errno, whose number is the code.
+fn outcome(result: Result<i32, Errno>) -> Result<i32, Code> {
+    match result {
+        Ok(number) => Code::from_result(number).map_or(Ok(number), Err),
+        Err(errno) => Err(Code::new(errno.raw_os_error())),
+    }
+}
+
+/// The address of what is handed to the kernel, which has 32 bits for it.
+fn address(pointer: *mut u8) -> Result<u32, Code> {
+    u32::try_from(pointer.expose_provenance()).map_err(|_| Code::EFAULT)
+}
+
+/// A limit in the kernel's unit. Zero would be no waiting at all, and anything negative waiting for ever.
+fn millis(limit: Duration) -> i32 {
+    i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
+impl Driver for Kernel {
+    fn dvs(&self) -> Result<i32, Code> {
+        let mut dvs = DvsUsr::default();
+        // SAFETY: the kernel writes one of these, and it has no addresses in it.
+        unsafe { self.call(Call::GETDVSINFO, &mut dvs) }
+    }
+
+    fn container(&self, dc: DcId) -> Result<DcUsr, Code> {
+        let mut info = [0; size_of::<DcUsr>() + CPU_MASK];
+        let mut block = GetDcInfo {
+            dcid: dc.raw(),
+            info: address(info.as_mut_ptr())?,
+        };
+        // SAFETY: `info` has room for the structure with the longest mask that a kernel has.
+        unsafe { self.call(Call::GETDCINFO, &mut block) }?;
+        let read = DcUsr::read_from_prefix(&info);
+        read.map(|(info, _)| info).map_err(|_| Code::EIO)
+    }
+
+    fn process(&self, dc: DcId, slot: i32) -> Result<ProcUsr, Code> {
+        let mut info = [0; size_of::<ProcUsr>() + CPU_MASK];
+        let mut block = GetProcInfo {
+            dcid: dc.raw(),
+            p_nr: slot,
+            info: address(info.as_mut_ptr())?,
+        };
+        // SAFETY: `info` has room for the structure with the longest mask that a kernel has.
+        unsafe { self.call(Call::GETPROCINFO, &mut block) }?;
+        let read = ProcUsr::read_from_prefix(&info);
+        read.map(|(info, _)| info).map_err(|_| Code::EIO)
+    }
+
+    fn bind(&self, dc: DcId, endpoint: Endpoint) -> Result<i32, Code> {
+        let mut block = Bind {
+            cmd: SELF_BIND,
+            dcid: dc.raw(),
+            pid: -1,
+            ep: endpoint.raw(),
+            nodeid: -1,
+        };
+        // SAFETY: there are no addresses in it: the pid is one only where another node's process is bound.
+        unsafe { self.call(Call::BIND, &mut block) }
+    }
+
+    fn unbind(&self, dc: DcId, endpoint: Endpoint) -> Result<i32, Code> {
+        let mut block = Unbind {
+            dcid: dc.raw(),
+            ep: endpoint.raw(),
+            timeout: millis(UNBIND_LIMIT),
+        };
+        // SAFETY: there are no addresses in it.
+        unsafe { self.call(Call::UNBIND, &mut block) }
+    }
+
+    fn receive(&self, slate: &mut Slate, limit: Duration) -> Result<i32, Code> {
+        self.ipc(Call::RECEIVE, Endpoint::ANY, slate, limit)
+    }
+
+    fn send(
+        &self,
+        sending: Sending,
+        to: Endpoint,
+        slate: &mut Slate,
+        limit: Duration,
+    ) -> Result<i32, Code> {
+        let call = match sending {
+            Sending::Send => Call::SEND,
+            Sending::Reply => Call::REPLY,
+            Sending::SendRec => Call::SENDREC,
+        };
+        self.ipc(call, to, slate, limit)
+    }
+
+    fn notify(&self, to: Endpoint) -> Result<i32, Code> {
+        let mut block = Notify {
+            src: Endpoint::SELF.raw(),
+            dst: to.raw(),
+            value: NO_UPDATE,
+        };
+        // SAFETY: there are no addresses in it.
+        unsafe { self.call(Call::NOTIFY, &mut block) }
+    }
+
+    fn wake(&self, dc: DcId, endpoint: Endpoint) -> Result<i32, Code> {
+        let mut block = Notify {
+            src: Endpoint::HARDWARE.raw(),
+            dst: endpoint.raw(),
+            // The hardware is in no container, so it is said which.
+            value: dc.raw(),
+        };
+        // SAFETY: there are no addresses in it.
+        unsafe { self.call(Call::NOTIFY, &mut block) }
+    }
+
+    fn copy_from(&self, from: Endpoint, at: u32, into: &mut [u8]) -> Result<i32, Code> {
+        let block = CopyBlock {
+            src: from.raw(),
+            dst: Endpoint::SELF.raw(),
+            src_address: at,
+            dst_address: address(into.as_mut_ptr())?,
+            ..CopyBlock::default()
+        };
+        self.copy(block, into.len())
+    }
+
+    fn copy_to(&self, to: Endpoint, at: u32, from: &[u8]) -> Result<i32, Code> {
+        let block = CopyBlock {
+            src: Endpoint::SELF.raw(),
+            dst: to.raw(),
+            // Read only.
+            src_address: address(from.as_ptr().cast_mut())?,
+            dst_address: at,
+            ..CopyBlock::default()
+        };
+        self.copy(block, from.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_result_is_a_number_or_a_code() {
+        assert_eq!(outcome(Ok(36)), Ok(36));
+        assert_eq!(outcome(Ok(-61)), Err(Code::EDVSTIMEDOUT));
+        for number in 1..4096 {
+            let errno = Errno::from_raw_os_error(number);
+            assert_eq!(outcome(Err(errno)), Err(Code::new(number)));
+        }
+    }
+
+    #[test]
+    fn a_limit_is_never_none_and_never_for_ever() {
+        assert_eq!(millis(Duration::ZERO), 1);
+        assert_eq!(millis(Duration::from_micros(1500)), 1);
+        assert_eq!(millis(Duration::from_secs(30)), 30_000);
+        assert_eq!(millis(Duration::MAX), i32::MAX);
+    }
+
+    #[test]
+    fn what_is_no_dvk_knows_no_call() {
+        let kernel = Kernel::open(Path::new("/dev/null")).unwrap();
+        assert_eq!(kernel.dvs(), Err(Code::ENOTTY));
+        let dc = DcId::FIRST;
+        assert_eq!(kernel.bind(dc, Endpoint::from_raw(1)), Err(Code::ENOTTY));
+        let narrow = if cfg!(target_pointer_width = "32") {
+            Code::ENOTTY
+        } else {
+            Code::EFAULT
+        };
+        // On the heap, beyond what 32 bits can name.
+        let mut slate = Box::new(Slate::blank());
+        let received = kernel.receive(&mut slate, Duration::from_millis(1));
+        assert_eq!(received, Err(narrow));
+        let copied = kernel.copy_from(Endpoint::from_raw(10), 0, &mut [0; 8]);
+        assert_eq!(copied, Err(narrow));
+        assert_eq!(kernel.container(dc).unwrap_err(), narrow);
+    }
+}

@@ -1,0 +1,505 @@
+//! Endpoints at a played kernel.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::fake::{Client, Fake, MEMORY};
+use super::*;
+use crate::abi::{M1, MBLegacy, Message};
+use crate::endpoint::{Delivery, Gone, Lent, RequestId};
+
+/// How long anything may take that is to come.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// As good as at once, and less than a receive lasts that nobody ends.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+const SERVER: i32 = 1;
+
+fn device(fake: &Arc<Fake>) -> Device {
+    Device::on(fake.clone(), PATH.into()).unwrap()
+}
+
+fn bind(fake: &Arc<Fake>, slot: i32) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+    device(fake).bind(DcId::FIRST, Endpoint::from_raw(slot), "server")
+}
+
+fn request(kind: i32) -> Message {
+    let arm = M1 {
+        i1: 3,
+        p1: MEMORY,
+        ..M1::default()
+    };
+    Message::new(kind, &arm)
+}
+
+/// The next request, and who asks.
+fn next_request(server: &dyn BoundEndpoint) -> (RequestId, Message) {
+    match server.receive(LIMIT).unwrap() {
+        Delivery::Request {
+            request, message, ..
+        } => (request, message),
+        other => panic!("{other:?} is no request"),
+    }
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, EndpointError>) -> Code {
+    result.unwrap_err().code()
+}
+
+#[test]
+fn a_request_is_received_copied_for_and_answered_whatever_messages_are_long() {
+    for size in [36, 76] {
+        let fake = Fake::new();
+        lock(&fake.state).size = size;
+        let device = device(&fake);
+        let server = device.bind(DcId::FIRST, Endpoint::from_raw(SERVER), "server");
+        let server = server.unwrap();
+        let client = fake.client(10, Some(77));
+        client.ask(SERVER, &request(196)).unwrap();
+
+        let delivery = server.receive(LIMIT).unwrap();
+        let Delivery::Request {
+            request: from,
+            pid,
+            message,
+        } = delivery
+        else {
+            panic!("{delivery:?}");
+        };
+        assert_eq!(
+            (from.client().raw(), pid, message.kind),
+            (10, Some(77), 196)
+        );
+        assert_eq!(message.source, from.client());
+        let mut name = [0; 4];
+        server.copy_from(from, MEMORY + 2, &mut name).unwrap();
+        assert_eq!(name, [2, 3, 4, 5]);
+        server.copy_to(from, MEMORY + 250, b"answer").unwrap();
+        let mut answer = message.answer(0);
+        answer.set_arm(&MBLegacy {
+            nr: 1,
+            md5: [9; 16],
+        });
+        server.reply(from, &answer).unwrap();
+
+        let answered = client.answer().unwrap();
+        assert_eq!((answered.source.raw(), answered.kind), (SERVER, 0));
+        assert_eq!(client.memory()[250..], *b"answer");
+        let mut text = String::new();
+        device.report(&mut text);
+        assert!(
+            text.contains(&format!("messages of {size} bytes")),
+            "{text}"
+        );
+    }
+}
+
+/// Serves until told to stop: two copies and an answer for each request, each by a thread of its own.
+fn serve(server: &Arc<dyn BoundEndpoint>, stop: &AtomicBool) {
+    std::thread::scope(|scope| {
+        while !stop.load(Ordering::Relaxed) {
+            let Ok(Delivery::Request {
+                request, message, ..
+            }) = server.receive(Duration::from_millis(100))
+            else {
+                continue;
+            };
+            scope.spawn(move || {
+                let mut bytes = [0; 16];
+                server.copy_from(request, MEMORY, &mut bytes).unwrap();
+                server.copy_to(request, MEMORY + 16, &bytes).unwrap();
+                server.reply(request, &message.answer(7)).unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn many_clients_are_served_by_many_threads_and_all_calls_are_one_threads() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let clients: Vec<Client> = (30..50).map(|slot| fake.client(slot, Some(slot))).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve(&server, &stop));
+        let asking = clients.iter().map(|client| {
+            scope.spawn(move || {
+                for kind in 1..=20 {
+                    client.ask(SERVER, &request(kind)).unwrap();
+                    assert_eq!(client.answer().unwrap().kind, 7);
+                }
+                assert_eq!(client.memory()[16..32], client.memory()[..16]);
+            })
+        });
+        for client in asking.collect::<Vec<_>>() {
+            client.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let made = lock(&fake.state).made.clone();
+    let calls = ["BIND", "RECEIVE", "REPLY", "VCOPY"];
+    let threads = made.iter().filter(|(call, _)| calls.contains(call));
+    let threads: HashSet<_> = threads.map(|(_, thread)| thread).collect();
+    assert_eq!(threads.len(), 1);
+    let count = |call| made.iter().filter(|(made, _)| *made == call).count();
+    assert_eq!((count("REPLY"), count("VCOPY")), (400, 800));
+    let woken: HashSet<_> = made.iter().filter(|(call, _)| *call == "WAKE").collect();
+    assert!(woken.len() > 1, "others wake it");
+}
+
+#[test]
+fn an_answer_does_not_wait_behind_a_receive() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(10, Some(77));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        client.ask(SERVER, &request(5)).unwrap();
+        let (from, message) = next_request(&*server);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let nothing = server.receive(Duration::from_millis(50));
+                assert!(nothing.is_err(), "{nothing:?}: what wakes is nobody's");
+            }
+        });
+        for round in 0..20 {
+            // Into the middle of a receive, and to its beginning and end.
+            std::thread::sleep(Duration::from_millis(round * 3));
+            let before = Instant::now();
+            server.copy_to(from, MEMORY, &[1]).unwrap();
+            assert!(before.elapsed() < AT_ONCE, "{:?}", before.elapsed());
+        }
+        server.reply(from, &message.answer(0)).unwrap();
+        client.answer().unwrap();
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn where_nobody_can_be_woken_a_receive_is_short() {
+    let fake = Fake::new();
+    lock(&fake.state).wake = Err(Code::EDVSPRIVILEGES);
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(10, Some(77));
+    client.ask(SERVER, &request(5)).unwrap();
+    let (from, message) = next_request(&*server);
+    let before = Instant::now();
+    server.copy_to(from, MEMORY, &[1]).unwrap();
+    server.reply(from, &message.answer(0)).unwrap();
+    client.answer().unwrap();
+    assert!(before.elapsed() < AT_ONCE);
+}
+
+#[test]
+fn a_notification_is_told_from_a_call_of_the_same_number() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    // As get_rootpath from endpoint 4 would look.
+    let source = Endpoint::from_raw(4);
+    fake.notification(source, SERVER);
+    assert_eq!(server.receive(LIMIT), Ok(Delivery::Notification { source }));
+    let source = Endpoint::HARDWARE;
+    // One that is not for waking, since nobody has anything to hand over.
+    Driver::wake(&*fake, DcId::FIRST, Endpoint::from_raw(SERVER)).unwrap();
+    assert_eq!(server.receive(LIMIT), Ok(Delivery::Notification { source }));
+    assert_eq!(
+        code(server.receive(Duration::from_millis(50))),
+        Code::EDVSTIMEDOUT
+    );
+}
+
+#[test]
+fn a_message_that_comes_as_the_limit_passes_is_not_lost() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    lock(&fake.state).late = true;
+    let client = fake.client(10, Some(77));
+    client.ask(SERVER, &request(5)).unwrap();
+    let (from, message) = next_request(&*server);
+    server.reply(from, &message.answer(0)).unwrap();
+    client.answer().unwrap();
+}
+
+#[test]
+fn a_client_that_has_gone_is_missed() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(10, Some(77));
+    client.ask(SERVER, &request(5)).unwrap();
+    let (from, message) = next_request(&*server);
+    client.end();
+    let gone = Delivery::Gone {
+        client: from.client(),
+        reason: Gone::Unbound,
+    };
+    assert_eq!(server.receive(LIMIT), Ok(gone));
+    let copied = server.copy_from(from, MEMORY, &mut [0]);
+    assert_eq!(code(copied), Code::EDVSPROCSTS);
+    assert_eq!(
+        code(server.reply(from, &message.answer(0))),
+        Code::EDVSPROCSTS
+    );
+}
+
+#[test]
+fn who_takes_a_clients_place_gets_neither_its_answer_nor_its_copies() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let first = fake.client(10, Some(77));
+    first.ask(SERVER, &request(5)).unwrap();
+    let (from, message) = next_request(&*server);
+    first.end();
+    let second = fake.client(10, Some(78));
+    let other = fake.client(2, Some(2));
+    // It waits for another, so the kernel would copy.
+    second.ask(other.slot, &request(6)).unwrap();
+    let copied = server.copy_to(from, MEMORY, &[9]);
+    assert!(copied.is_err(), "{copied:?}");
+    assert!(server.reply(from, &message.answer(0)).is_err());
+    assert_eq!(second.memory()[0], 0);
+    second.interrupt();
+
+    second.ask(SERVER, &request(8)).unwrap();
+    let gone = server.receive(LIMIT).unwrap();
+    assert!(
+        matches!(gone, Delivery::Gone { client, .. } if client == from.client()),
+        "{gone:?}"
+    );
+    let (from, message) = next_request(&*server);
+    assert_eq!(message.kind, 8);
+    server.reply(from, &message.answer(1)).unwrap();
+    assert_eq!(second.answer().unwrap().kind, 1);
+}
+
+#[test]
+fn copies_are_whole_or_fail() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(10, Some(77));
+    client.ask(SERVER, &request(5)).unwrap();
+    let (from, _) = next_request(&*server);
+    let over = server.copy_from(from, MEMORY + 250, &mut [0; 7]);
+    assert_eq!(code(over), Code::EFAULT);
+    assert_eq!(code(server.copy_to(from, MEMORY + 256, &[1])), Code::EFAULT);
+    client.interrupt();
+    assert_eq!(code(server.copy_to(from, MEMORY, &[1])), Code::EDVSPROCSTS);
+}
+
+#[test]
+fn a_copy_with_another_node_tells_no_number() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(70, None);
+    client.ask(SERVER, &request(5)).unwrap();
+    let (from, message) = next_request(&*server);
+    let mut bytes = [0; 3];
+    server.copy_from(from, MEMORY + 7, &mut bytes).unwrap();
+    assert_eq!(bytes, [7, 8, 9]);
+    server.copy_to(from, MEMORY, &[5, 5]).unwrap();
+    assert_eq!(client.memory()[..3], [5, 5, 2]);
+    server.reply(from, &message.answer(2)).unwrap();
+    assert_eq!(client.answer().unwrap().kind, 2);
+}
+
+#[test]
+fn an_interrupted_client_gets_the_answer_to_its_newest_request() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(10, Some(77));
+    client.ask(SERVER, &request(5)).unwrap();
+    let (from, first) = next_request(&*server);
+    client.interrupt();
+    assert_eq!(
+        code(server.reply(from, &first.answer(0))),
+        Code::EDVSPROCSTS
+    );
+    client.ask(SERVER, &request(6)).unwrap();
+    let (from, second) = next_request(&*server);
+    server.reply(from, &second.answer(0)).unwrap();
+    client.answer().unwrap();
+}
+
+#[test]
+fn an_endpoint_asks_and_is_answered() {
+    let fake = Fake::new();
+    let endpoint = bind(&fake, 10).unwrap();
+    let server = fake.client(SERVER, Some(77));
+    let to = Endpoint::from_raw(SERVER);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut lent = Lent::new();
+            endpoint.sendrec(to, &request(33), &mut lent, LIMIT)
+        });
+        let asked = server.receive().unwrap();
+        assert_eq!((asked.source.raw(), asked.kind), (10, 33));
+        let answer = asked.answer(-2);
+        server.reply(10, &answer);
+        assert_eq!(asking.join().unwrap(), Ok(answer));
+    });
+}
+
+#[test]
+fn a_question_ends_with_its_limit_and_with_its_partner() {
+    let fake = Fake::new();
+    let endpoint = bind(&fake, 10).unwrap();
+    let to = Endpoint::from_raw(SERVER);
+    let ask = |limit| endpoint.sendrec(to, &request(33), &mut Lent::new(), limit);
+    assert_eq!(code(ask(LIMIT)), Code::EDVSDEADSRCDST);
+    let server = fake.client(SERVER, Some(77));
+    let limit = Duration::from_millis(20);
+    let operation = Operation::SendRec { to };
+    assert_eq!(
+        ask(limit),
+        Err(EndpointError::TimedOut { operation, limit })
+    );
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(LIMIT));
+        server.receive().unwrap();
+        server.end();
+        assert_eq!(code(asking.join().unwrap()), Code::EDVSSRCDIED);
+    });
+}
+
+#[test]
+fn an_endpoint_sends_and_notifies() {
+    let fake = Fake::new();
+    let endpoint = bind(&fake, SERVER).unwrap();
+    let partner = fake.client(2, Some(77));
+    let to = Endpoint::from_raw(2);
+    endpoint.notify(to).unwrap();
+    assert!(partner.receive().unwrap().is_notification());
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| endpoint.send(to, &request(9), LIMIT));
+        assert_eq!(partner.receive().unwrap().kind, 9);
+        sending.join().unwrap().unwrap();
+    });
+    let nobody = Endpoint::from_raw(3);
+    assert_eq!(
+        code(endpoint.send(nobody, &request(9), LIMIT)),
+        Code::EDVSDSTDIED
+    );
+}
+
+#[test]
+fn an_endpoint_that_is_given_up_wakes_who_waits_and_can_be_bound_again() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| server.receive(LIMIT));
+        std::thread::sleep(Duration::from_millis(20));
+        let before = Instant::now();
+        server.unbind();
+        assert!(before.elapsed() < AT_ONCE, "{:?}", before.elapsed());
+        let ended = receiving.join().unwrap();
+        assert!(
+            matches!(ended, Err(EndpointError::Unbound { .. })),
+            "{ended:?}"
+        );
+    });
+    assert!(!fake.has(SERVER));
+    let asked = server.sendrec(Endpoint::from_raw(2), &request(1), &mut Lent::new(), LIMIT);
+    assert!(matches!(asked, Err(EndpointError::Unbound { .. })));
+    drop(bind(&fake, SERVER).unwrap());
+    assert!(!fake.has(SERVER));
+}
+
+#[test]
+fn a_client_is_told_when_its_server_goes() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(10, Some(77));
+    client.ask(SERVER, &request(5)).unwrap();
+    next_request(&*server);
+    drop(server);
+    assert_eq!(client.answer(), Err(Code::EDVSSRCDIED));
+}
+
+#[test]
+fn an_endpoint_that_the_kernel_takes_away_is_lost() {
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    Driver::unbind(&*fake, DcId::FIRST, Endpoint::from_raw(SERVER)).unwrap();
+    let lost = server.receive(LIMIT);
+    assert!(
+        matches!(lost, Err(EndpointError::Unbound { .. })),
+        "{lost:?}"
+    );
+}
+
+#[test]
+fn what_cannot_be_bound_says_why() {
+    let fake = Fake::new();
+    fake.client(SERVER, Some(1));
+    assert_eq!(code(bind(&fake, SERVER).map(drop)), Code::EDVSSLOTUSED);
+    assert_eq!(code(bind(&fake, 221).map(drop)), Code::EDVSBADRANGE);
+    let elsewhere = device(&fake).bind(DcId::new(3).unwrap(), Endpoint::from_raw(2), "");
+    assert_eq!(code(elsewhere.map(drop)), Code::EDVSBADDCID);
+    lock(&fake.state).bind = Some(Code::EDVSPRIVILEGES);
+    let refused = bind(&fake, 2).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("EDVSPRIVILEGES"), "{refused}");
+    lock(&fake.state).container.flags = 2;
+    assert_eq!(code(bind(&fake, 2).map(drop)), Code::EDVSDCNOTRUN);
+}
+
+#[test]
+fn an_endpoint_below_zero_is_no_error() {
+    let fake = Fake::new();
+    let task = bind(&fake, -2).unwrap();
+    assert!(fake.has(-2));
+    drop(task);
+    // The same number as an error, and nobody bound.
+    lock(&fake.state).bind = Some(Code::ENOENT);
+    assert_eq!(code(bind(&fake, -2).map(drop)), Code::ENOENT);
+}
+
+#[test]
+fn a_machine_without_a_dvs_says_so() {
+    let fake = Fake::new();
+    for (answer, text) in [
+        (Code::EPERM, "no DVS is initialised"),
+        (Code::ENOTTY, "does not know DVK's calls"),
+        (Code::EDVSPRIVILEGES, "EDVSPRIVILEGES"),
+    ] {
+        lock(&fake.state).dvs = Err(answer);
+        let error = Device::on(fake.clone(), PATH.into()).err().unwrap();
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+#[test]
+fn a_program_that_cannot_use_the_device_says_what_can() {
+    let error = Device::open(Path::new("/dev/no-such-device"))
+        .err()
+        .unwrap();
+    let text = error.to_string();
+    if cfg!(target_arch = "x86") {
+        assert!(
+            text.contains("/dev/no-such-device") && text.contains("insmod"),
+            "{text}"
+        );
+    } else {
+        assert!(text.contains("i686 build"), "{text}");
+    }
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn an_rhostfs_server_answers_here_as_everywhere() {
+    use crate::rhostfs::server::{Options, Server};
+
+    let fake = Fake::new();
+    let server = bind(&fake, SERVER).unwrap();
+    let client = fake.client(10, Some(77));
+    let server = Server::start(server, &Options::new("/no/such/daemon".into())).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.run(&stop));
+        client.ask(SERVER, &request(196)).unwrap();
+        assert_eq!(client.answer().unwrap().kind, -5, "it has no daemon");
+        client.ask(SERVER, &request(4711)).unwrap();
+        assert_eq!(client.answer().unwrap().kind, -38, "there is no such call");
+        stop.store(true, Ordering::Relaxed);
+    });
+}

@@ -1,0 +1,428 @@
+//! The thread that is an endpoint to the kernel, and makes all its calls.
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::KERNEL;
+use super::driver::{Driver, Sending};
+use super::question::Question;
+use super::slate::{MessageSize, Slate};
+use super::way::{Next, Way, Work};
+use crate::abi::ioctl::{ONCOPY, ProcUsr, REMOTE, SLOT_FREE};
+use crate::abi::{Code, Command, DcId, Endpoint, Header, MAX_PAYLOAD, Message};
+use crate::carrier::engine::Station;
+use crate::endpoint::Gone;
+
+/// How long the kernel may take to hand an answer to another node.
+const HANDING_OVER: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether those who have asked are still there.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+
+/// How long the first notification to oneself may take. It is there at once or not at all.
+const FIRST_NOTIFICATION: Duration = Duration::from_millis(200);
+
+/// Wait after the kernel failed for no reason that is known, so that it is not asked all the time.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// Between two looks whether a copy is over.
+const COPYING: Duration = Duration::from_millis(1);
+
+/// One that has asked.
+struct Partner {
+    endpoint: Endpoint,
+    /// Its process here; none if it is on another node.
+    pid: Option<i32>,
+}
+
+/// What the thread has.
+pub(super) struct Caller {
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) dc: DcId,
+    pub(super) endpoint: Endpoint,
+    pub(super) station: Arc<Station>,
+    pub(super) way: Arc<Way>,
+    pub(super) size: Arc<MessageSize>,
+    /// By slot: a container has no more.
+    pub(super) partners: Partners,
+}
+
+/// Those who have asked, as far as they are known.
+#[derive(Default)]
+pub(super) struct Partners {
+    known: HashMap<i32, Partner>,
+    looked: Option<Instant>,
+}
+
+/// What a call is made of.
+enum Received {
+    Message(Message),
+    /// Somebody wants the thread to look what there is to do.
+    Wake,
+    Nothing,
+}
+
+impl Caller {
+    /// Binds the endpoint, says how that went, and serves until it is to stop.
+    pub(super) fn run(mut self, bound: &mpsc::SyncSender<Result<(), Code>>) {
+        let outcome = self.bind();
+        let is_bound = outcome.is_ok();
+        if is_bound {
+            self.try_waking();
+        }
+        // Who wanted it may have waited no longer.
+        let wanted = bound.send(outcome).is_ok();
+        if is_bound {
+            if wanted {
+                self.serve();
+            }
+            if let Err(code) = self.driver.unbind(self.dc, self.endpoint) {
+                // The thread's end does it, too.
+                log::debug!("cannot give endpoint {} up: {code}", self.endpoint);
+            }
+        }
+    }
+
+    fn bind(&self) -> Result<(), Code> {
+        let Err(code) = self.driver.bind(self.dc, self.endpoint) else {
+            return Ok(());
+        };
+        // An endpoint below zero comes as if it were an error.
+        if code.result() != self.endpoint.raw() {
+            return Err(code);
+        }
+        let process = self.driver.process(self.dc, self.endpoint.slot())?;
+        if process.rts_flags & SLOT_FREE == 0 {
+            Ok(())
+        } else {
+            Err(code)
+        }
+    }
+
+    /// Finds out whether a receive can be ended by a notification, and on the way how long messages are.
+    fn try_waking(&mut self) {
+        if let Err(code) = self.driver.wake(self.dc, self.endpoint) {
+            log::info!(
+                "endpoint {}: a receive cannot be interrupted, and is done by the moment: {code}",
+                self.endpoint
+            );
+            return;
+        }
+        let deadline = Instant::now() + FIRST_NOTIFICATION;
+        while Instant::now() < deadline {
+            match self.receive(FIRST_NOTIFICATION, true) {
+                Ok(Received::Wake) => {
+                    self.way.set_wakes(true);
+                    return;
+                }
+                Ok(Received::Message(message)) => self.deliver(message),
+                Ok(Received::Nothing) => {}
+                Err(_) => return,
+            }
+        }
+        log::info!(
+            "endpoint {}: a receive is not interrupted by notifications, and is done by the moment",
+            self.endpoint
+        );
+    }
+
+    fn serve(&mut self) {
+        // A notification that was for waking and has not come yet.
+        let mut owed = false;
+        loop {
+            match self.way.next() {
+                Next::Stop => return,
+                Next::Work(Work::Command(header, payload)) => self.perform(&header, &payload),
+                Next::Work(Work::Question(question)) => self.ask(&question),
+                Next::Receive(limit) => {
+                    let received = self.receive(limit, owed);
+                    // It can have been woken while a message came.
+                    owed |= self.way.received();
+                    match received {
+                        Ok(Received::Message(message)) if owed && self.is_wake(&message) => {
+                            owed = false;
+                        }
+                        Ok(Received::Message(message)) => self.deliver(message),
+                        Ok(Received::Wake) => owed = false,
+                        Ok(Received::Nothing) => {}
+                        Err(code) if is_lost(code) => {
+                            log::error!(
+                                "endpoint {} of container {} is lost: {code}",
+                                self.endpoint,
+                                self.dc
+                            );
+                            return;
+                        }
+                        Err(code) => {
+                            log::warn!("endpoint {} cannot receive: {code}", self.endpoint);
+                            thread::sleep(AFTER_FAILURE);
+                        }
+                    }
+                }
+            }
+            self.look_for_partners();
+        }
+    }
+
+    /// Receives once. One who wakes is told from the hardware if it is known to have woken.
+    fn receive(&self, limit: Duration, woken: bool) -> Result<Received, Code> {
+        let mut slate = Slate::blank();
+        let received = self.driver.receive(&mut slate, limit);
+        // A message that came just when the limit passed is there all the same, and its sender waits for an answer.
+        let message = self.size.received(&slate)?;
+        match (received, message) {
+            (Ok(_), Some(message)) if woken && self.is_wake(&message) => Ok(Received::Wake),
+            (Ok(_), Some(message)) => Ok(Received::Message(message)),
+            (Ok(_), None) => Ok(Received::Nothing),
+            (Err(code), message) if is_harmless(code) => {
+                Ok(message.map_or(Received::Nothing, Received::Message))
+            }
+            (Err(code), _) => Err(code),
+        }
+    }
+
+    /// Whether it is the notification that comes in the hardware's name. Its type has our own slot in it.
+    fn is_wake(&self, message: &Message) -> bool {
+        message.source == Endpoint::HARDWARE || message.source == self.endpoint
+    }
+
+    fn deliver(&mut self, message: Message) {
+        let mut command = Command::SNDREC_MSG;
+        let mut pid = None;
+        if self.is_wake(&message) || message.is_notification() {
+            command = Command::NTFY_MSG;
+        } else {
+            pid = self.meet(message.source);
+        }
+        let header = Header {
+            dc: self.dc.raw(),
+            src: message.source,
+            dst: self.endpoint,
+            pid: pid.unwrap_or_default(),
+            message,
+            ..Header::new(command)
+        };
+        self.station.deliver(KERNEL, &header, &[]);
+    }
+
+    /// Notes who asks: its process, if it is one of this machine.
+    fn meet(&mut self, endpoint: Endpoint) -> Option<i32> {
+        let process = self.driver.process(self.dc, endpoint.slot()).ok();
+        let pid = process.as_ref().and_then(local_pid);
+        let known = self
+            .partners
+            .known
+            .insert(endpoint.slot(), Partner { endpoint, pid });
+        if let Some(known) = known
+            && (known.endpoint != endpoint || (pid.is_some() && known.pid != pid))
+        {
+            self.station
+                .partner_gone(self.dc, known.endpoint, Gone::Replaced);
+        }
+        pid
+    }
+
+    /// Looks from time to time who of those that have asked is not there any more: a kernel tells nobody.
+    fn look_for_partners(&mut self) {
+        let now = Instant::now();
+        let looked = *self.partners.looked.get_or_insert(now);
+        if now.saturating_duration_since(looked) < LOOK {
+            return;
+        }
+        self.partners.looked = Some(now);
+        let mut gone = Vec::new();
+        for (&slot, partner) in &self.partners.known {
+            let Ok(process) = self.driver.process(self.dc, slot) else {
+                continue;
+            };
+            if let Err(reason) = partner.is(&process) {
+                gone.push((slot, partner.endpoint, reason));
+            }
+        }
+        for (slot, endpoint, reason) in gone {
+            self.partners.known.remove(&slot);
+            self.station.partner_gone(self.dc, endpoint, reason);
+        }
+    }
+
+    /// Whether `endpoint` is still who has asked, and on which kind of node.
+    fn examine(&self, endpoint: Endpoint) -> Result<Place, Code> {
+        let process = self.driver.process(self.dc, endpoint.slot())?;
+        let partner = self.partners.known.get(&endpoint.slot());
+        if partner.is_some_and(|partner| partner.is(&process).is_err()) {
+            return Err(Code::EDVSDSTDIED);
+        }
+        Ok(if process.rts_flags & REMOTE == 0 {
+            Place::Here
+        } else {
+            Place::Elsewhere
+        })
+    }
+
+    /// Does what the engine has the kernel do, and tells it what came of it.
+    fn perform(&self, header: &Header, payload: &[u8]) {
+        let partner = header.dst;
+        match header.command {
+            Command::REPLY_MSG => {
+                let outcome = self.examine(partner);
+                let outcome = outcome.and_then(|_| self.send(Sending::Reply, header));
+                self.acknowledge(header, Command::SEND_ACK, outcome.map(|_| 0), &[]);
+            }
+            Command::SEND_MSG => {
+                let outcome = self.send(Sending::Send, header);
+                self.acknowledge(header, Command::SEND_ACK, outcome.map(|_| 0), &[]);
+            }
+            Command::COPYOUT_RQST => {
+                let asked = usize::try_from(header.copy.bytes).unwrap_or(0);
+                let mut data = vec![0; asked.min(MAX_PAYLOAD)];
+                let outcome = self.examine(partner).and_then(|place| {
+                    let from = header.copy.src_address;
+                    place.whole(self.driver.copy_from(partner, from, &mut data), data.len())
+                });
+                let data = if outcome.is_ok() { &data[..] } else { &[] };
+                self.acknowledge(header, Command::COPYOUT_DATA, outcome.map(|_| 0), data);
+            }
+            Command::COPYIN_DATA => {
+                let outcome = self.examine(partner).and_then(|place| {
+                    let to = header.copy.dst_address;
+                    place.whole(self.driver.copy_to(partner, to, payload), payload.len())
+                });
+                let outcome = outcome.map(|()| header.copy.bytes);
+                self.acknowledge(header, Command::COPYIN_ACK, outcome, &[]);
+            }
+            Command::NTFY_MSG => {
+                if let Err(code) = self.driver.notify(partner) {
+                    log::debug!("cannot notify {partner}: {code}");
+                }
+            }
+            // Nothing else is handed over.
+            _ => {}
+        }
+    }
+
+    fn send(&self, sending: Sending, header: &Header) -> Result<i32, Code> {
+        let mut slate = Slate::carrying(&header.message);
+        self.driver
+            .send(sending, header.dst, &mut slate, HANDING_OVER)
+    }
+
+    fn acknowledge(
+        &self,
+        header: &Header,
+        command: Command,
+        outcome: Result<i32, Code>,
+        payload: &[u8],
+    ) {
+        let acknowledgement = Header {
+            dc: header.dc,
+            src: header.dst,
+            dst: header.src,
+            rcode: outcome.unwrap_or_else(Code::result),
+            ack_seq: header.ack_seq,
+            copy: header.copy,
+            ..Header::new(command)
+        };
+        self.station.deliver(KERNEL, &acknowledgement, payload);
+    }
+
+    /// Asks, and waits for the answer.
+    fn ask(&self, question: &Question) {
+        let Some(limit) = question.take() else {
+            return;
+        };
+        let mut slate = Slate::carrying(&question.message);
+        let sent = self
+            .driver
+            .send(Sending::SendRec, question.to, &mut slate, limit);
+        if sent.is_err() {
+            self.wait_for_copies();
+        }
+        question.end(sent.map(|_| self.size.answered(&slate)));
+    }
+
+    /// A question that was given up can leave a copy behind it that is under way, to or from what is lent. The kernel limits
+    /// copies; there is no other way to end one.
+    fn wait_for_copies(&self) {
+        let slot = self.endpoint.slot();
+        while let Ok(process) = self.driver.process(self.dc, slot)
+            && process.rts_flags & ONCOPY != 0
+        {
+            thread::sleep(COPYING);
+        }
+    }
+}
+
+impl Drop for Caller {
+    /// However the thread ends, nobody waits for it any longer.
+    fn drop(&mut self) {
+        self.way.end();
+        self.station.give_up(self.dc, self.endpoint);
+    }
+}
+
+impl Partner {
+    /// Whether `process`, which has its slot, is it.
+    fn is(&self, process: &ProcUsr) -> Result<(), Gone> {
+        if process.rts_flags & SLOT_FREE != 0 {
+            return Err(match self.pid {
+                Some(_) => Gone::Unbound,
+                // The processes of another node are unbound with it.
+                None => Gone::NodeLost,
+            });
+        }
+        let other = self.pid.is_some() && local_pid(process) != self.pid;
+        if other || process.endpoint != self.endpoint.raw() {
+            return Err(Gone::Replaced);
+        }
+        Ok(())
+    }
+}
+
+/// Where a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Here,
+    Elsewhere,
+}
+
+impl Place {
+    /// Whether a copy of `bytes` was done whole. One with another node is done whole or fails, and tells no number.
+    fn whole(self, copied: Result<i32, Code>, bytes: usize) -> Result<(), Code> {
+        let copied = copied?;
+        if self == Self::Here && usize::try_from(copied) != Ok(bytes) {
+            return Err(Code::EFAULT);
+        }
+        Ok(())
+    }
+}
+
+/// The process of this machine that has a slot.
+fn local_pid(process: &ProcUsr) -> Option<i32> {
+    let local = process.rts_flags & (REMOTE | SLOT_FREE) == 0 && process.lpid > 0;
+    local.then_some(process.lpid)
+}
+
+/// Whether a receive that ends so can simply be tried again.
+fn is_harmless(code: Code) -> bool {
+    matches!(
+        code,
+        Code::EINTR | Code::EAGAIN | Code::EDVSTIMEDOUT | Code::EDVSWOKENUP | Code::EDVSRESTARTSYS
+    )
+}
+
+/// Whether there is no endpoint any more.
+fn is_lost(code: Code) -> bool {
+    matches!(
+        code,
+        Code::EDVSNOTBIND
+            | Code::EDVSDCNOTRUN
+            | Code::EDVSBADDCID
+            | Code::EDVSDVSINIT
+            | Code::EDVSMSGSIZE
+            | Code::ENOTTY
+            | Code::EBADF
+            | Code::ENODEV
+    )
+}

@@ -1,0 +1,186 @@
+//! What an endpoint's thread is to do: handed over by all other threads, and how it is woken for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::driver::Driver;
+use super::question::Question;
+use crate::abi::{Code, Command, DcId, Endpoint, Header};
+use crate::carrier::engine::{Line, NotConnected, lock, wait_until};
+
+/// Most that can wait. An endpoint has one exchange at a time; beside that there are notifications.
+const MOST: usize = 1024;
+
+/// How long the kernel may keep the thread in a receive where it can be woken. Were a call to wake it ever lost, nothing waits
+/// longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same where it cannot be woken: the longest that everything else has to wait.
+const IMPATIENCE: Duration = Duration::from_millis(5);
+
+/// Something to do.
+pub(super) enum Work {
+    /// A command of the engine's, with its payload.
+    Command(Header, Vec<u8>),
+    /// A question.
+    Question(Arc<Question>),
+}
+
+/// What the thread does next.
+pub(super) enum Next {
+    /// This.
+    Work(Work),
+    /// It receives, and waits no longer than this.
+    Receive(Duration),
+    /// It gives the endpoint up.
+    Stop,
+}
+
+struct State {
+    work: VecDeque<Work>,
+    /// The thread is about to receive, or does.
+    receives: bool,
+    /// It was woken since.
+    woken: bool,
+    /// Waking works.
+    wakes: bool,
+    stopping: bool,
+    ended: bool,
+}
+
+/// The way to the thread.
+pub(super) struct Way {
+    driver: Arc<dyn Driver>,
+    dc: DcId,
+    endpoint: Endpoint,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Way {
+    pub(super) fn new(driver: Arc<dyn Driver>, dc: DcId, endpoint: Endpoint) -> Self {
+        Self {
+            driver,
+            dc,
+            endpoint,
+            state: Mutex::new(State {
+                work: VecDeque::new(),
+                receives: false,
+                woken: false,
+                wakes: false,
+                stopping: false,
+                ended: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Hands something over. Never waits.
+    pub(super) fn put(&self, work: Work) -> Result<(), NotConnected> {
+        let mut state = lock(&self.state);
+        if state.stopping || state.ended || state.work.len() >= MOST {
+            return Err(NotConnected);
+        }
+        state.work.push_back(work);
+        self.wake(&mut state);
+        Ok(())
+    }
+
+    /// Has the thread stop, whatever is still to do.
+    pub(super) fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopping = true;
+        self.wake(&mut state);
+    }
+
+    /// Waits until the thread has stopped, at most `limit`: whether it has.
+    pub(super) fn wait_for_end(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut state = lock(&self.state);
+        while !state.ended {
+            let late;
+            (state, late) = wait_until(&self.changed, state, deadline);
+            if late {
+                return state.ended;
+            }
+        }
+        true
+    }
+
+    /// Takes the thread out of its receive. A notification waits for the thread if it is not there yet, so none is lost.
+    fn wake(&self, state: &mut State) {
+        if !state.receives || state.woken || !state.wakes {
+            return;
+        }
+        match self.driver.wake(self.dc, self.endpoint) {
+            // It is there already.
+            Ok(_) | Err(Code::EDVSOVERRUN) => state.woken = true,
+            Err(code) => {
+                log::warn!(
+                    "endpoint {}: a receive cannot be interrupted any more, and is done by the moment: {code}",
+                    self.endpoint
+                );
+                state.wakes = false;
+            }
+        }
+    }
+
+    /// The thread: what it does next.
+    pub(super) fn next(&self) -> Next {
+        let mut state = lock(&self.state);
+        if state.stopping {
+            return Next::Stop;
+        }
+        if let Some(work) = state.work.pop_front() {
+            return Next::Work(work);
+        }
+        state.receives = true;
+        state.woken = false;
+        let limit = if state.wakes { PATIENCE } else { IMPATIENCE };
+        Next::Receive(limit)
+    }
+
+    /// The thread: its receive is over. Whether it was woken, and so has a notification before it that is nobody's, or had it.
+    pub(super) fn received(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.receives = false;
+        state.woken
+    }
+
+    /// The thread: whether it can be woken.
+    pub(super) fn set_wakes(&self, wakes: bool) {
+        lock(&self.state).wakes = wakes;
+    }
+
+    /// The thread: it has ended. What is still to do is given up.
+    pub(super) fn end(&self) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        for work in state.work.drain(..) {
+            if let Work::Question(question) = work {
+                question.fail(Code::EDVSNOTBIND);
+            }
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl Line for Way {
+    fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
+        match header.command {
+            // What others have asked for, the kernel has answered itself.
+            Command::REPLY_MSG
+            | Command::SEND_MSG
+            | Command::NTFY_MSG
+            | Command::COPYIN_DATA
+            | Command::COPYOUT_RQST => self.put(Work::Command(header, payload.to_vec())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The kernel is there as long as the endpoint is.
+    fn wait(&self, _: Instant) -> bool {
+        !lock(&self.state).ended
+    }
+}
