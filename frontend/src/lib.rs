@@ -34,6 +34,7 @@ pub mod listening;
 pub mod mmio;
 #[cfg(target_pointer_width = "64")]
 pub mod model;
+pub mod peer;
 #[cfg(target_pointer_width = "64")]
 pub mod program;
 #[cfg(target_pointer_width = "64")]

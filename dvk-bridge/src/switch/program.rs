@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use gangplank_frontend::peer::Peer;
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send, sockopt};
+use rustix::net::{SendFlags, send};
 
 use crate::abi::{Header, HeaderFlags};
 use crate::carrier::local::{GENERATION, no_node};
@@ -34,7 +35,8 @@ pub(super) enum End {
 pub(super) struct Program {
     socket: OwnedFd,
     uid: u32,
-    pid: i32,
+    /// None if the process is in a pid namespace that the switch does not see into.
+    pid: Option<i32>,
     frames: Frames,
     waiting: Vec<u8>,
     /// Bytes of `waiting` that are sent.
@@ -49,11 +51,11 @@ impl Program {
     /// Whoever is at the other end of `socket`.
     pub(super) fn new(socket: OwnedFd) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let credentials = sockopt::socket_peercred(&socket)?;
+        let peer = Peer::of(&socket)?;
         Ok(Self {
             socket,
-            uid: credentials.uid.as_raw(),
-            pid: credentials.pid.as_raw_nonzero().get(),
+            uid: peer.user,
+            pid: peer.process.and_then(|it| i32::try_from(it.get()).ok()),
             frames: Frames::new(no_node(), no_node(), GENERATION),
             waiting: Vec::new(),
             sent: 0,
@@ -66,8 +68,9 @@ impl Program {
         self.uid
     }
 
+    /// Its process, or what stands for one that is not known in headers.
     pub(super) fn pid(&self) -> i32 {
-        self.pid
+        self.pid.unwrap_or(0)
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
@@ -192,6 +195,9 @@ impl Program {
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "program {} of user {}", self.pid, self.uid)
+        match self.pid {
+            Some(pid) => write!(f, "program {pid} of user {}", self.uid),
+            None => write!(f, "a container's program of user {}", self.uid),
+        }
     }
 }

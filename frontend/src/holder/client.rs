@@ -1,7 +1,7 @@
 //! The device model's side: finding the holder or starting it, and asking.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use log::info;
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
@@ -21,6 +21,7 @@ use super::channel::{Received, receive, send};
 use super::error::HolderError;
 use super::message::{Answer, Request, Slot};
 use crate::fnv::fnv_1a;
+use crate::peer::Peer;
 
 /// How long the holder may take: it does nothing that takes time.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -293,11 +294,11 @@ fn greet(name: &str, socket: OwnedFd) -> Result<Link, HolderError> {
         doing: "say who it is",
         source: errno.into(),
     };
-    let user = socket_peercred(socket.as_fd()).map_err(lost)?.uid;
-    if !user.is_root() && user != rustix::process::geteuid() {
+    let peer = Peer::of(&socket).map_err(lost)?;
+    if !peer.is_root_or_own() {
         return Err(HolderError::Stranger {
             name: name.to_owned(),
-            user: user.as_raw(),
+            user: peer.user,
         });
     }
     match ask(&socket, Request::Hello, None).map_err(lost)? {

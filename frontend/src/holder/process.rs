@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
@@ -9,15 +10,14 @@ use std::time::Duration;
 use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{
-    Timeout, set_socket_timeout, socket_acceptconn, socket_peercred, socket_type,
-};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn, socket_type};
 use rustix::net::{SocketFlags, SocketType, accept_with};
 
 use super::channel::{Received, receive, send};
 use super::message::{Answer, Request};
 use super::store::{Client, Store};
 use crate::limits::raise_descriptor_limit;
+use crate::peer::Peer;
 
 /// Connections at most; further ones wait.
 const MOST_CLIENTS: usize = 64;
@@ -145,14 +145,11 @@ fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
             return None;
         }
     };
-    let peer = socket_peercred(&socket).ok()?;
-    if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
-        return None;
-    }
+    let peer = Peer::of(&socket).ok().filter(Peer::is_root_or_own)?;
     for direction in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&socket, direction, Some(LIMIT)).ok()?;
     }
-    let process = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
+    let process = peer.process.map_or(0, NonZeroU32::get);
     let client = Client { number, process };
     Some(Connection { client, socket })
 }

@@ -3,13 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use gangplank_frontend::peer::Peer;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
-};
-use rustix::process::geteuid;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::{GENERATION, SWITCH, Shared, binding, name_bytes, no_node};
 use crate::abi::{Code, Command, DcId, Header};
@@ -63,13 +61,11 @@ fn connect_to_switch(shared: &Shared) -> Result<OwnedFd, End> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(&shared.config.socket)?)?;
-    let uid = sockopt::socket_peercred(&socket)?.uid;
-    let trusted =
-        uid.is_root() || uid == geteuid() || shared.config.switch_uid == Some(uid.as_raw());
-    if trusted {
+    let peer = Peer::of(&socket)?;
+    if peer.is_root_or_own() || shared.config.switch_uid == Some(peer.user) {
         Ok(socket)
     } else {
-        Err(End::User(uid.as_raw()))
+        Err(End::User(peer.user))
     }
 }
 

@@ -1,0 +1,62 @@
+//! Who is at the other end of a Unix socket.
+
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+/// Who has connected, or listens where we have connected, as the kernel tells (`SO_PEERCRED`, socket(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// User id.
+    pub user: u32,
+    /// Process id; none if the process is in a pid namespace that this one does not see into, as a container's may be.
+    pub process: Option<NonZeroU32>,
+}
+
+impl Peer {
+    /// Who is at the other end of `socket`.
+    ///
+    /// # Errors
+    /// As `getsockopt`.
+    pub fn of(socket: impl AsFd) -> Result<Self, Errno> {
+        // Not by rustix 1.1, whose process ids cannot be zero, as the kernel's are here for a process that is not seen.
+        let told = getsockopt(&socket, PeerCredentials)
+            .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+        Ok(Self {
+            user: told.uid(),
+            process: u32::try_from(told.pid()).ok().and_then(NonZeroU32::new),
+        })
+    }
+
+    /// Whether it is root or this process's own user.
+    #[must_use]
+    pub fn is_root_or_own(&self) -> bool {
+        self.user == 0 || self.user == geteuid().as_raw()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn own_socket_is_of_this_process_and_user() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&one).unwrap();
+        assert_eq!(peer.process.map(NonZeroU32::get), Some(std::process::id()));
+        assert!(peer.is_root_or_own());
+    }
+
+    #[test]
+    fn what_is_no_socket_has_no_other_end() {
+        let file = File::open("/dev/null").unwrap();
+        assert_eq!(Peer::of(&file), Err(Errno::NOTSOCK));
+    }
+}
