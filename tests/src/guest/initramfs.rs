@@ -11,7 +11,14 @@ use super::kernel::Kernel;
 use crate::packages::{self, Arch};
 
 /// Modules that some kernel builds in and another does not.
-const MODULES: [&str; 4] = ["virtio_pci", "virtio_mmio", "fuse", "virtiofs"];
+const MODULES: [&str; 6] = [
+    "virtio_pci",
+    "virtio_mmio",
+    "fuse",
+    "virtiofs",
+    "9pnet_virtio",
+    "9p",
+];
 
 /// Serves commands on the console; also put into a root file system on the share.
 pub const AGENT: &str = include_str!("agent.sh");

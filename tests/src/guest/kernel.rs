@@ -16,6 +16,8 @@ pub enum Release {
     Stable,
     /// 6.12, which uses as many request queues as the device offers.
     Linux6_12,
+    /// The release's kernel for all machines, which has file systems that the cloud kernel lacks: 9P.
+    General,
 }
 
 /// A kernel image with its modules.
@@ -26,14 +28,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Debian's cloud kernel for `arch`.
+    /// A kernel of Debian's for `arch`.
     ///
     /// # Errors
     /// When the package cannot be had or holds no kernel.
-    pub fn cloud(arch: Arch, release: Release) -> Result<Self> {
+    pub fn debian(arch: Arch, release: Release) -> Result<Self> {
         let meta = match release {
             Release::Stable => format!("linux-image-cloud-{}", arch.debian()),
             Release::Linux6_12 => format!("linux-image-6.12-cloud-{}", arch.debian()),
+            Release::General => format!("linux-image-{}", arch.debian()),
         };
         let package = packages::first_dependency(&meta, arch)?;
         let tree = packages::unpacked(&package, arch)?;

@@ -55,7 +55,7 @@ impl Machine {
     pub fn kernel(self, release: Release) -> Result<Kernel> {
         match self {
             Self::Uml => Kernel::uml(),
-            Self::QemuX86_64 | Self::QemuAarch64 => Kernel::cloud(self.arch(), release),
+            Self::QemuX86_64 | Self::QemuAarch64 => Kernel::debian(self.arch(), release),
         }
     }
 }
@@ -91,6 +91,8 @@ pub struct Options {
     pub role: Role,
     /// Its virtio-fs devices.
     pub shares: Vec<Share>,
+    /// Directories that the hypervisor itself serves by 9P, with their tags (QEMU).
+    pub plan9: Vec<(PathBuf, String)>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
     /// Virtual processors (QEMU).
@@ -116,6 +118,7 @@ impl Options {
             release: Release::Stable,
             role: Role::Agent,
             shares: Vec::new(),
+            plan9: Vec::new(),
             memory_mib: 512,
             processors: 1,
             queue_size: 1024,

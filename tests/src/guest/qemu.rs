@@ -63,5 +63,15 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
                 share.tag, options.queue_size, options.request_queues
             ));
     }
+    for (index, (directory, tag)) in options.plan9.iter().enumerate() {
+        command
+            .arg("-fsdev")
+            .arg(format!(
+                "local,id=plan9_{index},path={},security_model=passthrough,multidevs=remap",
+                directory.display()
+            ))
+            .arg("-device")
+            .arg(format!("virtio-9p-pci,fsdev=plan9_{index},mount_tag={tag}"));
+    }
     command
 }

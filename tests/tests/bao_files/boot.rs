@@ -41,7 +41,7 @@ poweroff -f
 fn boot(source: &str) -> Result<String> {
     let place = tempfile::tempdir()?;
     let file = |name: &str| place.path().join(name);
-    let kernel = Kernel::cloud(Arch::Arm64, Release::Stable)?;
+    let kernel = Kernel::debian(Arch::Arm64, Release::Stable)?;
     write_initramfs(&file("initrd"), &kernel)?;
     let source = cache::workspace().join("configs/bao").join(source);
     fs::write(file("dtb"), tree::compile(&source)?)?;

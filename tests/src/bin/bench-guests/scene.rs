@@ -1,20 +1,27 @@
 //! One guest with a directory of the host mounted in each way that is compared.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::debian_tree;
+use gangplank_tests::guest::kernel::Release;
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::relay::Relay;
 use gangplank_tests::{packages, tools};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// What ours is called in the results; the host's own file system is `host`.
+/// What ours is called in the results, and the host's own file system.
 pub(crate) const OURS: &str = "gangplankd";
+const HOST: &str = "host";
+
+/// Longest message of 9P, in bytes.
+const PLAN9_MSIZE: u32 = 512 << 10;
 
 /// How long one workload may take on all file systems of a guest, for each round.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -36,6 +43,23 @@ pub(crate) struct Scene {
     _dir: TempDir,
 }
 
+/// The devices that programs ask for on the host; a guest has its own there.
+fn make_devices(tree: &Path) -> Result<()> {
+    let (kind, mode) = (FileType::CharacterDevice, Mode::from_raw_mode(0o666));
+    for (name, minor) in [("null", 3), ("zero", 5), ("urandom", 9)] {
+        let path = tree.join("dev").join(name);
+        match mknodat(CWD, &path, kind, mode, makedev(1, minor)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("making the programs' /dev/{name}, which takes root")
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Scene {
     /// Starts everything on `machine`; workloads do `percent` of what they usually do.
     pub(crate) fn new(machine: Machine, percent: u32) -> Result<Self> {
@@ -44,6 +68,7 @@ impl Scene {
             .tempdir()?;
         let tree = dir.path().join("tree");
         debian_tree::copy_to(&tree, machine.arch())?;
+        make_devices(&tree)?;
         let work = |name: &str| -> Result<PathBuf> {
             let path = tree.join("work").join(name);
             fs::create_dir_all(&path)?;
@@ -79,26 +104,32 @@ impl Scene {
         for (socket, tag) in sockets.iter().zip([TOOLS, OURS, "virtiofsd"]) {
             options = options.share(socket, tag);
         }
+        // What the guest's hypervisor serves without any daemon.
+        let own = match machine {
+            Machine::Uml => "hostfs",
+            _ => "9p",
+        };
+        let directory = work(own)?;
+        if own == "9p" {
+            options.release = Release::General;
+            options.plan9.push((directory.clone(), own.to_owned()));
+        }
         let mut guest = Guest::boot(&options)?;
         guest.mount(TOOLS, "/tools")?;
         guest.sh("mount -t tmpfs tmpfs /tools/tmp && mount -o bind /dev /tools/dev && mount -t proc proc /tools/proc")?;
         for name in [OURS, "virtiofsd"] {
             guest.sh(&format!("mount -t virtiofs {name} /tools/work/{name}"))?;
         }
-        let mut peers = vec!["virtiofsd"];
-        if machine == Machine::Uml {
-            let directory = work("hostfs")?;
-            guest.sh(&format!(
-                "mount -t hostfs none /tools/work/hostfs -o {}",
-                directory.display()
-            ))?;
-            peers.push("hostfs");
-        }
-        work("host")?;
-        peers.push("host");
+        let how = match own {
+            // As large as QEMU's documentation advises.
+            "9p" => format!("-t 9p -o trans=virtio,version=9p2000.L,msize={PLAN9_MSIZE} 9p"),
+            _ => format!("-t hostfs -o {} none", directory.display()),
+        };
+        guest.sh(&format!("mount {how} /tools/work/{own}"))?;
+        work(HOST)?;
         Ok(Self {
             guest,
-            peers,
+            peers: vec!["virtiofsd", own, HOST],
             percent,
             tree,
             program,
@@ -122,7 +153,7 @@ impl Scene {
     /// Runs `workload` on every file system of the guest in turn, `rounds` times; what guest-bench prints.
     pub(crate) fn in_guest(&mut self, workload: &str, rounds: u32) -> Result<String> {
         let places: Vec<String> = std::iter::once(OURS)
-            .chain(self.peers.iter().copied().filter(|peer| *peer != "host"))
+            .chain(self.peers.iter().copied().filter(|peer| *peer != HOST))
             .map(|name| format!("{name}=/tools/work/{name}"))
             .collect();
         let command = format!(
@@ -141,7 +172,10 @@ impl Scene {
             .arg(&self.tree)
             .args(["--rounds", &rounds.to_string()])
             .args(["--size", &self.percent.to_string()])
-            .arg(format!("host={}", self.tree.join("work/host").display()))
+            .arg(format!(
+                "{HOST}={}",
+                self.tree.join("work").join(HOST).display()
+            ))
             .args(["--", workload])
             .output()
             .context("running guest-bench on the host")?;
