@@ -13,6 +13,7 @@ pub mod network;
 pub mod packages;
 pub mod process;
 pub mod promises;
+pub mod published;
 pub mod relay;
 pub mod stage;
 pub mod tools;

@@ -1,6 +1,6 @@
 //! The benchmark at guest level: what people do with files, in one guest on several file systems in turn, and on the host.
 //!
-//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--json FILE] [WORKLOAD...]
+//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--json FILE] [--document FILE] [WORKLOAD...]
 //!
 //! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay; in QEMU virtiofsd and 9p. All of them serve
 //! directories of one host file system, mounted side by side in one guest, and every workload is run on each of them
@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use gangplank_tests::guest::Machine;
+use gangplank_tests::published;
 
 use crate::results::Results;
 use crate::scene::Scene;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!(
                 "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] \
-                 [--json FILE] [WORKLOAD...]"
+                 [--json FILE] [--document FILE] [WORKLOAD...]"
             );
             return ExitCode::from(2);
         }
@@ -49,6 +50,7 @@ struct Arguments {
     rounds: u32,
     percent: u32,
     json: Option<PathBuf>,
+    document: Option<PathBuf>,
     workloads: Vec<String>,
 }
 
@@ -59,6 +61,7 @@ impl Arguments {
             rounds: 5,
             percent: 100,
             json: None,
+            document: None,
             workloads: Vec::new(),
         };
         while let Some(word) = words.next() {
@@ -68,6 +71,7 @@ impl Arguments {
                 "qemu-x86_64" => parsed.machine = Machine::QemuX86_64,
                 "--rounds" => parsed.rounds = value()?.parse().context("--rounds")?,
                 "--size" => parsed.percent = value()?.parse().context("--size")?,
+                "--document" => parsed.document = Some(value()?.into()),
                 "--json" => parsed.json = Some(value()?.into()),
                 option if option.starts_with('-') => bail!("there is no option {option}"),
                 workload => parsed.workloads.push(workload.to_owned()),
@@ -89,10 +93,32 @@ fn run(arguments: &Arguments) -> Result<()> {
         results.read(&scene.in_guest(workload, arguments.rounds)?)?;
         results.read(&scene.on_host(workload, arguments.rounds)?)?;
     }
-    println!("{}", results.table(scene.peers()));
+    let table = results.table(scene.peers());
+    println!("{table}");
     if let Some(path) = &arguments.json {
         std::fs::write(path, results.json())
             .with_context(|| format!("writing {}", path.display()))?;
     }
+    if let Some(path) = &arguments.document {
+        let told = format!(
+            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size.\n\n{table}",
+            published::Machine::this(),
+            arguments.rounds,
+            arguments.percent
+        );
+        published::put(path, mark(arguments.machine), &told)?;
+    }
     Ok(())
+}
+
+/// What stands before the results of guests on `machine` in a document.
+const fn mark(machine: Machine) -> &'static str {
+    match machine {
+        Machine::Uml => {
+            "<!-- results in uml: scripts/bench --guests uml --document puts them here -->"
+        }
+        _ => {
+            "<!-- results in qemu: scripts/bench --guests qemu-x86_64 --document puts them here -->"
+        }
+    }
 }

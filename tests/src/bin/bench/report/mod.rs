@@ -1,6 +1,5 @@
 //! What a run is reported as: tables for people, JSON for machines, a drawing.
 
-mod document;
 mod svg;
 mod text;
 
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use gangplank_tests::published::{self, Machine};
 use serde::Serialize;
 
 use crate::footprint::Footprint;
@@ -24,6 +24,14 @@ pub(crate) enum Part {
 }
 
 impl Part {
+    /// What stands before its results in a document.
+    const fn mark(self) -> &'static str {
+        match self {
+            Self::Daemons => "<!-- results: scripts/bench --document puts them here -->",
+            Self::Rhostfs => "<!-- results of rhostfs: scripts/bench --document puts them here -->",
+        }
+    }
+
     /// Where its numbers go if everything's are wanted at `path`.
     fn file(self, path: &Path) -> PathBuf {
         match self {
@@ -56,13 +64,6 @@ pub(crate) struct Report {
     /// What was printed.
     #[serde(skip)]
     text: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    processors: usize,
-    kernel: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -157,20 +158,11 @@ impl Report {
 
     /// Puts what was printed into the document at `path`, in the place of what was there, and everything else beside it.
     pub(crate) fn write_document(&self, path: &Path) -> Result<()> {
-        let document = fs::read_to_string(path);
-        let document = document.with_context(|| format!("reading {}", path.display()))?;
-        let Machine {
-            processor,
-            processors,
-            kernel,
-        } = &self.machine;
         let told = format!(
-            "{processor}, {processors} processors, Linux {kernel}; medians of {} interleaved rounds of {} ms.\n{}",
-            self.rounds, self.round_ms, self.text
+            "{}; medians of {} interleaved rounds of {} ms.\n{}",
+            self.machine, self.rounds, self.round_ms, self.text
         );
-        let filled = document::fill(&document, self.part, &told)
-            .with_context(|| format!("{} has no place for results", path.display()))?;
-        fs::write(path, filled).with_context(|| format!("writing {}", path.display()))?;
+        published::put(path, self.part.mark(), &told)?;
         self.write_json(&path.with_extension("json"))?;
         self.write_svg(&path.with_extension("svg"))
     }
@@ -180,19 +172,5 @@ impl Report {
         let path = self.part.file(path);
         fs::write(&path, svg::draw(&self.tables))
             .with_context(|| format!("writing {}", path.display()))
-    }
-}
-
-impl Machine {
-    fn this() -> Self {
-        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info.lines().find(|line| line.starts_with("model name"));
-        let model = model.and_then(|line| line.split_once(": "));
-        let uname = rustix::system::uname();
-        Self {
-            processor: model.map_or("unknown", |(_, model)| model).to_owned(),
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: uname.release().to_string_lossy().into_owned(),
-        }
     }
 }
