@@ -84,9 +84,18 @@ impl Share {
         }
     }
 
-    /// Has inodes give up descriptors, unless that was tried in vain a moment ago: a guest that asks for more and more
-    /// must not make the daemon search all the time.
+    /// Closes what guests have closed, or else has inodes give up descriptors, unless that was tried in vain a moment ago: a
+    /// guest that asks for more and more must not make the daemon search all the time.
     fn make_room(&self) {
+        let guests = self.registered();
+        if guests
+            .iter()
+            .map(|guest| guest.closed().close_all())
+            .sum::<usize>()
+            > 0
+        {
+            return;
+        }
         let recently = |last: &Instant| last.elapsed() < BARREN;
         let last_vain = || {
             let last = self.last_vain_search.lock();

@@ -165,7 +165,8 @@ impl PassthroughFs {
 
     fn permit_fixed(&self, purpose: Use) -> io::Result<Permit> {
         let account = self.inodes.account();
-        if !self.share.budget.has_share_left(account) {
+        let has_share_left = || self.share.budget.has_share_left(account);
+        if !has_share_left() && (self.inodes.closed().close_all() == 0 || !has_share_left()) {
             return Err(self.has_its_part());
         }
         let permit = self.share.permit()?;

@@ -16,6 +16,7 @@ use gangplank_fuse::NodeId;
 use hashbrown::DefaultHashBuilder;
 
 use super::budget::{Account, Descriptor};
+use super::closed_files::ClosedFiles;
 pub(super) use super::inode::Kind;
 use super::inode::{Inode, Shard, hash_of};
 use super::places::Identity;
@@ -39,6 +40,8 @@ pub(super) struct Inodes {
     descriptors: AtomicU64,
     /// The shard that gives up descriptors next.
     next_shard: AtomicUsize,
+    /// Files of these inodes that the guest has closed.
+    closed: ClosedFiles,
 }
 
 impl fmt::Debug for Inodes {
@@ -107,6 +110,7 @@ impl Default for Inodes {
             account: Arc::default(),
             descriptors: AtomicU64::new(0),
             next_shard: AtomicUsize::new(0),
+            closed: ClosedFiles::default(),
         }
     }
 }
@@ -120,6 +124,11 @@ impl Inodes {
     /// What the guest holds that cannot be taken from it: inodes here, and open files.
     pub(super) fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// Files of these inodes that the guest has closed. They go with their inodes.
+    pub(super) fn closed(&self) -> &ClosedFiles {
+        &self.closed
     }
 
     /// Descriptors that the table holds.
@@ -300,8 +309,9 @@ impl Inodes {
             };
             inode.undo_lookups(id, count)
         };
-        if emptied {
-            drop(self.remove_unused(number, key));
+        if emptied && let Some(inode) = self.remove_unused(number, key) {
+            drop(inode);
+            self.closed.forget(id);
         }
     }
 
@@ -438,6 +448,7 @@ impl Inodes {
                 .count();
             self.descriptors.fetch_sub(held as u64, Ordering::Relaxed);
         }
+        self.closed.close_all();
     }
 
     fn place(&self, identity: Identity) -> (u64, usize) {

@@ -7,6 +7,7 @@ pub mod options;
 mod attributes;
 mod budget;
 mod change_attributes;
+mod closed_files;
 mod credentials;
 mod directory;
 mod eviction;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use gangplank_fuse::{
     CreateIn, EntryOut, FopenFlags, Handle, InitFlags, NodeId, OpenIn, OpenInFlags, OpenOut,
@@ -119,6 +120,9 @@ impl PassthroughFs {
         let close = || self.inodes.count_open(id, OpenChange::Closed);
         if self.share.options.locks != Locks::Host {
             close();
+            if file.may_be_kept && self.keeps_closed() {
+                self.inodes.closed().keep(id, Arc::clone(file.descriptor()));
+            }
             return Ok(());
         }
         self.range_locks.release_with_last(id, close);
@@ -168,6 +172,12 @@ impl PassthroughFs {
     }
 
     fn open_node(&self, node: &Node, request: OpenRequest, kill: bool) -> io::Result<OpenOut> {
+        if request.only_reads()
+            && self.keeps_closed()
+            && let Some(kept) = self.inodes.closed().take(node.id)
+        {
+            return self.opened_file(node, kept, request);
+        }
         let permit = self.permit_open()?;
         let flags = request.host_flags();
         let fd = if kill {
@@ -175,7 +185,14 @@ impl PassthroughFs {
         } else {
             self.reopen(node, flags)?
         };
-        self.opened_file(node, fd, permit, request)
+        self.opened_file(node, Arc::new(Descriptor::new(fd, permit)), request)
+    }
+
+    /// Whether files that were closed may be used again. A host's lock belongs to what was opened, and so do the permissions
+    /// with which it was: who wants to see every change at once sees that of a permission, too.
+    fn keeps_closed(&self) -> bool {
+        let options = &self.share.options;
+        options.locks != Locks::Host && options.cache != CachePolicy::Never
     }
 
     /// Opens what a node stands for; without moving its access time where nothing may change.
@@ -229,9 +246,10 @@ impl PassthroughFs {
             .open(|| file::reopen(proc, made.as_fd(), libc::O_PATH))?;
         let entry = self.insert(parent.identity.place, path, permits.0, &stat)?;
         let id = NodeId::new(entry.nodeid);
+        let opened = Arc::new(Descriptor::new(made, permits.1));
         let open = self
             .node(id)
-            .and_then(|node| self.opened_file(&node, made, permits.1, request));
+            .and_then(|node| self.opened_file(&node, opened, request));
         match open {
             Ok(open) => Ok((entry, open)),
             Err(error) => {
@@ -244,12 +262,11 @@ impl PassthroughFs {
     fn opened_file(
         &self,
         node: &Node,
-        fd: OwnedFd,
-        permit: Permit,
+        descriptor: Arc<Descriptor>,
         request: OpenRequest,
     ) -> io::Result<OpenOut> {
         let place = self.share.place(node.identity.place)?;
-        let file = OpenFile::file(node.id, Descriptor::new(fd, permit), request, &place);
+        let file = OpenFile::file(node.id, descriptor, request, &place);
         let mut flags = match self.share.options.cache {
             CachePolicy::Never | CachePolicy::Metadata => {
                 FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES

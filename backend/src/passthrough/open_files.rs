@@ -27,6 +27,8 @@ pub(super) struct OpenFile {
     pub(super) short_read_is_end: bool,
     /// Whether closing it can report an error that nothing else reports.
     pub(super) close_reports: bool,
+    /// Whether it may be used again by another who opens it, when it was closed.
+    pub(super) may_be_kept: bool,
     /// For a directory: how far it was listed.
     pub(super) listing: Option<Box<Listing>>,
 }
@@ -35,17 +37,20 @@ impl OpenFile {
     /// An open file, not in any table yet.
     pub(super) fn file(
         node: NodeId,
-        descriptor: Descriptor,
+        descriptor: Arc<Descriptor>,
         request: OpenRequest,
         place: &Place,
     ) -> Self {
         Self {
             node,
-            descriptor: Arc::new(descriptor),
+            descriptor,
             writable: request.write,
             direct: AtomicBool::new(request.direct),
             short_read_is_end: place.short_read_is_end(),
             close_reports: place.close_reports(),
+            may_be_kept: request.only_reads()
+                && place.short_read_is_end()
+                && !place.close_reports(),
             listing: None,
         }
     }
@@ -59,8 +64,14 @@ impl OpenFile {
             direct: AtomicBool::new(false),
             short_read_is_end: true,
             close_reports: false,
+            may_be_kept: false,
             listing: Some(Box::new(listing)),
         }
+    }
+
+    /// What it was opened by.
+    pub(super) fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.descriptor
     }
 
     /// Whether transfers go past the page cache.

@@ -95,6 +95,11 @@ impl OpenRequest {
         self.write || self.truncate
     }
 
+    /// Whether it wants to read, and nothing else: any two of these can share what was opened.
+    pub(super) fn only_reads(self) -> bool {
+        self.host_flags() == libc::O_RDONLY
+    }
+
     /// The host's flags for opening what is there. `O_APPEND` is not among them: each write tells by itself
     /// whether it appends, since the guest may change its mind (`F_SETFL`) and a mapping never appends.
     pub(super) fn host_flags(self) -> i32 {

@@ -8,6 +8,7 @@ mod hostile;
 mod identity;
 mod listing;
 mod locks;
+mod reopening;
 mod submounts;
 mod transfer;
 mod tree;
