@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::dump::DumpArgs;
+use crate::forward::ForwardArgs;
 use crate::rhostfs::mount::MountArgs;
 use crate::rhostfs::service::ServeArgs;
 use crate::status::StatusArgs;
@@ -34,6 +35,8 @@ pub enum Command {
     Mount(MountArgs),
     /// Serve a share to DVS machines, as their rhostfs
     Serve(ServeArgs),
+    /// Let a server elsewhere serve the processes of this machine's DVK
+    Forward(ForwardArgs),
     /// Let programs of this host bind endpoints and reach each other's
     Switch(SwitchArgs),
     /// Show what nodes say to each other

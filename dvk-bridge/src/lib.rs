@@ -8,6 +8,7 @@ pub mod args;
 pub mod carrier;
 pub mod dump;
 pub mod endpoint;
+pub mod forward;
 pub mod rhostfs;
 pub mod status;
 pub mod switch;

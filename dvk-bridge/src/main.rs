@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
 use gangplank_dvk::rhostfs::{mount, service};
-use gangplank_dvk::{dump, status, switch};
+use gangplank_dvk::{dump, forward, status, switch};
 use gangplank_frontend::failure::in_full;
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let done = match &args.command {
         Command::Mount(args) => mount::run(args).map_err(|error| in_full(&error)),
         Command::Serve(args) => service::run(args).map_err(|error| in_full(&error)),
+        Command::Forward(args) => forward::run(args).map_err(|error| in_full(&error)),
         Command::Switch(args) => switch::run(args).map_err(|error| in_full(&error)),
         Command::Dump(args) => {
             dump::run(args, &mut io::stdout().lock()).map_err(|error| in_full(&error))

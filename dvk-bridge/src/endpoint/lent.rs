@@ -1,14 +1,35 @@
 //! Memory that one who asks lends to the one who answers.
 
+use std::fmt;
+
 use super::label::label;
 
 /// Buffers by 32-bit addresses: all that a partner's copies can reach.
 ///
 /// On machines of 32 bits a buffer's address is the true one, as the kernel's DVK needs; elsewhere it is a label, and no
 /// label is given out again before all others were: a copy that comes long after its question reaches nothing of the next.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Lent<'a> {
     loans: Vec<Loan<'a>>,
+    others: Option<&'a dyn Memory>,
+}
+
+/// Memory that is not our own, and is reached by asking for it to be copied.
+pub trait Memory: Sync {
+    /// Copies what is at `address`, as much as `into` has room for.
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotLent>;
+
+    /// Copies `from` to `address`.
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), NotLent>;
+}
+
+impl fmt::Debug for Lent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lent")
+            .field("loans", &self.loans)
+            .field("others", &self.others.is_some())
+            .finish()
+    }
 }
 
 #[derive(Debug)]
@@ -48,6 +69,14 @@ impl<'a> Lent<'a> {
         Self::default()
     }
 
+    /// All of `memory`, by its own addresses.
+    pub fn passed_on(memory: &'a dyn Memory) -> Self {
+        Self {
+            loans: Vec::new(),
+            others: Some(memory),
+        }
+    }
+
     /// Lends `bytes` to be read: their address, to be told in the message.
     pub fn read_only(&mut self, bytes: &'a [u8]) -> u32 {
         self.lend(Bytes::ReadOnly(bytes))
@@ -72,7 +101,11 @@ impl<'a> Lent<'a> {
             let from = offset(loan, address)?;
             loan.bytes.as_slice().get(from..from.checked_add(bytes)?)
         });
-        into.copy_from_slice(found.ok_or(fault)?);
+        match (found, self.others) {
+            (Some(found), _) => into.copy_from_slice(found),
+            (None, Some(others)) => others.read(address, into)?,
+            (None, None) => return Err(fault),
+        }
         Ok(())
     }
 
@@ -87,7 +120,11 @@ impl<'a> Lent<'a> {
                 Bytes::ReadOnly(_) => None,
             }
         });
-        found.ok_or(fault)?.copy_from_slice(from);
+        match (found, self.others) {
+            (Some(found), _) => found.copy_from_slice(from),
+            (None, Some(others)) => others.write(address, from)?,
+            (None, None) => return Err(fault),
+        }
         Ok(())
     }
 }

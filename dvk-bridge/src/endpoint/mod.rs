@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{EndpointError, Operation};
-pub use lent::Lent;
+pub use lent::{Lent, Memory, NotLent};
 pub use request::RequestId;
 
 use crate::abi::{DcId, DcLimits, Endpoint, Message};

@@ -55,8 +55,16 @@ pub enum ServeError {
     #[error(transparent)]
     Local(#[from] LocalError),
     /// The kernel's DVK cannot be had.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
+    #[error(
+        "{server}: its rhs_carrier, device, cannot be had; it is what is meant where there is none"
+    )]
+    Device {
+        /// The first server that is to be reached so.
+        server: String,
+        /// Why not.
+        #[source]
+        source: DeviceError,
+    },
     /// There is nowhere to tell the status.
     #[error(transparent)]
     Status(#[from] StatusError),
@@ -190,20 +198,25 @@ impl Carriers {
     /// Those that the configuration's servers need.
     fn start(config: &Config) -> Result<Self, ServeError> {
         let wanted = |carriage| {
-            config
-                .servers
-                .iter()
-                .any(|block| block.carriage == carriage)
+            let mut servers = config.servers.iter();
+            servers.find(|block| block.carriage == carriage)
         };
-        let node = config.node.clone().filter(|_| wanted(Carriage::Node));
-        let local = config.local.clone().filter(|_| wanted(Carriage::Local));
+        let device = wanted(Carriage::Device).map(|block| {
+            let device = Device::open(Path::new(device::PATH));
+            device.map_err(|source| ServeError::Device {
+                server: block.name.clone(),
+                source,
+            })
+        });
+        let device = device.transpose()?;
+        let node = config.node.clone();
+        let node = node.filter(|_| wanted(Carriage::Node).is_some());
+        let local = config.local.clone();
+        let local = local.filter(|_| wanted(Carriage::Local).is_some());
         Ok(Self {
             node: node.map(Node::start).transpose()?.map(Arc::new),
             local: local.map(Local::start).transpose()?.map(Arc::new),
-            device: wanted(Carriage::Device)
-                .then(|| Device::open(Path::new(device::PATH)))
-                .transpose()?
-                .map(Arc::new),
+            device: device.map(Arc::new),
         })
     }
 

@@ -15,7 +15,8 @@ pub struct ServeArgs {
 pub enum ServeError {
     /// The virtio-fs driver maps memory as only machines of 64 bits can.
     #[error(
-        "a share is served by the gangplank-dvk of a 64-bit machine, since memory is shared with a virtio-fs daemon as only such do"
+        "a share is served by the 64-bit gangplank-dvk, on another machine where this one is of 32 bits; \
+         `gangplank-dvk forward` passes on to it what the processes of this machine's DVK ask"
     )]
     Narrow,
 }

@@ -216,21 +216,21 @@ pub enum PermissionsName {
     Server,
 }
 
-fn parse_node(text: &str) -> Result<NodeId, &'static str> {
+pub(crate) fn parse_node(text: &str) -> Result<NodeId, &'static str> {
     text.parse()
         .ok()
         .and_then(NodeId::new)
         .ok_or("a node's id is a number from 0 to 31")
 }
 
-fn parse_dc(text: &str) -> Result<DcId, &'static str> {
+pub(crate) fn parse_dc(text: &str) -> Result<DcId, &'static str> {
     text.parse()
         .ok()
         .and_then(DcId::new)
         .ok_or("a container's id is a number from 0 to 31")
 }
 
-fn parse_endpoint(text: &str) -> Result<Endpoint, &'static str> {
+pub(crate) fn parse_endpoint(text: &str) -> Result<Endpoint, &'static str> {
     text.parse()
         .ok()
         .map(Endpoint::from_raw)
@@ -238,7 +238,7 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, &'static str> {
         .ok_or("no container has such an endpoint")
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
     text.parse()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

@@ -1,0 +1,187 @@
+//! Who asks a server elsewhere in the place of a client here.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use crate::abi::{Endpoint, Message};
+use crate::carrier::engine::lock;
+use crate::endpoint::{BoundEndpoint, EndpointError, Lent, Memory, NotLent, RequestId};
+
+/// Requests of one client that can wait. It waits for the answer to one itself.
+const MOST: usize = 2;
+
+/// The least between two warnings about one client.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// The visitor of one client.
+pub(super) struct Visitor {
+    requests: SyncSender<(RequestId, Message)>,
+    place: Arc<Place>,
+    thread: JoinHandle<()>,
+}
+
+/// The client's endpoint elsewhere.
+#[derive(Default)]
+struct Place(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    ended: bool,
+    bound: Option<Arc<dyn BoundEndpoint>>,
+}
+
+impl Visitor {
+    /// A visitor in the place of `client`, once `former`, which has ended, has left it.
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        client: Endpoint,
+        former: Option<Self>,
+    ) -> io::Result<Self> {
+        let (requests, taken) = mpsc::sync_channel(MOST);
+        let place = Arc::new(Place::default());
+        let there = place.clone();
+        let thread = thread::Builder::new().name(format!("forward_{client}"));
+        let thread = thread.spawn(move || {
+            former.into_iter().for_each(Self::wait);
+            visit(&shared, client, &there, &taken);
+        })?;
+        Ok(Self {
+            requests,
+            place,
+            thread,
+        })
+    }
+
+    /// Hands a request over: whether it is taken.
+    pub(super) fn ask(&self, request: RequestId, message: Message) -> bool {
+        self.requests.try_send((request, message)).is_ok()
+    }
+
+    /// Leaves, whatever it waits for.
+    pub(super) fn end(&self) {
+        let mut state = lock(&self.place.0);
+        state.ended = true;
+        if let Some(bound) = state.bound.take() {
+            bound.unbind();
+        }
+    }
+
+    /// Waits for the end of one that is to leave.
+    pub(super) fn wait(self) {
+        drop(self.requests);
+        // It has panicked, which is logged, or ended.
+        let _ = self.thread.join();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        lock(&self.place.0).ended
+    }
+}
+
+/// The thread: asks for one request after another.
+fn visit(
+    shared: &Shared,
+    client: Endpoint,
+    place: &Place,
+    requests: &Receiver<(RequestId, Message)>,
+) {
+    let mut said = None;
+    while let Ok((request, message)) = requests.recv() {
+        match pass(shared, client, place, request, &message) {
+            Ok(answer) => {
+                shared.answered.fetch_add(1, Ordering::Relaxed);
+                shared.answer(request, &answer);
+            }
+            Err(error) => {
+                let now = Instant::now();
+                let due = said.is_none_or(|said| now.saturating_duration_since(said) > SILENCE);
+                if due && !lock(&place.0).ended {
+                    said = Some(now);
+                    log::warn!("client {client} is not served: {error}");
+                }
+                shared.refuse(request, &message);
+            }
+        }
+        if lock(&place.0).ended {
+            return;
+        }
+    }
+}
+
+/// Asks for one request.
+fn pass(
+    shared: &Shared,
+    client: Endpoint,
+    place: &Place,
+    request: RequestId,
+    message: &Message,
+) -> Result<Message, EndpointError> {
+    let bound = place.bind(shared, client)?;
+    let memory = Passed {
+        here: &*shared.here,
+        request,
+    };
+    let server = shared.here.endpoint();
+    let mut lent = Lent::passed_on(&memory);
+    let answer = bound.sendrec(server, message, &mut lent, shared.limit);
+    if let Err(EndpointError::Unbound { .. }) = answer {
+        // It was taken away there; it is bound anew for the next request.
+        lock(&place.0).bound = None;
+    }
+    answer
+}
+
+impl Place {
+    /// The endpoint there, bound if it is not yet.
+    fn bind(
+        &self,
+        shared: &Shared,
+        client: Endpoint,
+    ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+        if let Some(bound) = &lock(&self.0).bound {
+            return Ok(bound.clone());
+        }
+        let dc = shared.here.dc();
+        let bound = shared.there.bind(dc, client, "forwarded")?;
+        let mut state = lock(&self.0);
+        if state.ended {
+            // Nobody would end it any more.
+            bound.unbind();
+        } else {
+            state.bound = Some(bound.clone());
+        }
+        Ok(bound)
+    }
+}
+
+/// The client's memory, by way of the endpoint here.
+#[derive(Clone, Copy)]
+struct Passed<'a> {
+    here: &'a dyn BoundEndpoint,
+    request: RequestId,
+}
+
+impl Passed<'_> {
+    fn fault(error: &EndpointError, address: u32, bytes: usize) -> NotLent {
+        log::debug!("{error}");
+        NotLent { address, bytes }
+    }
+}
+
+impl Memory for Passed<'_> {
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotLent> {
+        let bytes = into.len();
+        let read = self.here.copy_from(self.request, address, into);
+        read.map_err(|error| Self::fault(&error, address, bytes))
+    }
+
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), NotLent> {
+        let written = self.here.copy_to(self.request, address, from);
+        written.map_err(|error| Self::fault(&error, address, from.len()))
+    }
+}
