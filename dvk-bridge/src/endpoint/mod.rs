@@ -75,6 +75,11 @@ pub trait BoundEndpoint: Send + Sync {
         limit: Duration,
     ) -> Result<Message, EndpointError>;
 
+    /// How often what `of` held for this endpoint may have been lost, since this was bound: `of` went, or a connection to where
+    /// it is was lost, in whichever direction. The number says nothing but that: if it is another than before, something was.
+    /// It has grown before anything can be sent to whoever is there next.
+    fn losses(&self, of: Endpoint) -> u64;
+
     /// Notifies `to`, without waiting and without hearing whether it came.
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError>;
 

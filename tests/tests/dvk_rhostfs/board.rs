@@ -244,6 +244,11 @@ impl BoundEndpoint for Bound {
         }
     }
 
+    /// Nobody here asks: clients on the board are the original's, which has nothing of the kind.
+    fn losses(&self, _: Endpoint) -> u64 {
+        0
+    }
+
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
         let delivery = Delivery::Notification {
             source: self.endpoint,

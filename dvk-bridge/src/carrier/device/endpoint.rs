@@ -67,6 +67,10 @@ impl BoundEndpoint for DeviceEndpoint {
         })
     }
 
+    fn losses(&self, of: Endpoint) -> u64 {
+        self.bound.losses(of)
+    }
+
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
         self.bound.notify(to)
     }

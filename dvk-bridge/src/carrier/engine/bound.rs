@@ -395,6 +395,10 @@ impl BoundEndpoint for Bound {
         self.explain(self.try_sendrec(to, message, lent, limit), operation, limit)
     }
 
+    fn losses(&self, of: Endpoint) -> u64 {
+        self.desk.losses(of, self.station.route(&self.desk, of))
+    }
+
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
         let limit = self.station.exchange_limit();
         self.explain(self.try_notify(to), Operation::Notify { to }, limit)

@@ -22,6 +22,15 @@ pub(super) struct Desk {
     pub(super) question: Question,
     kind: Kind,
     lanes: Mutex<HashMap<(PeerId, i32), Arc<Lane>>>,
+    losses: Mutex<Losses>,
+}
+
+/// How often others were lost.
+#[derive(Default)]
+struct Losses {
+    peers: HashMap<PeerId, u64>,
+    /// By slot.
+    partners: HashMap<i32, u64>,
 }
 
 impl Desk {
@@ -41,7 +50,16 @@ impl Desk {
             question: Question::new(kind.says_marks()),
             kind,
             lanes: Mutex::default(),
+            losses: Mutex::default(),
         }
+    }
+
+    /// How often `partner`, whom `peer` has if any does, was lost by itself or with that.
+    pub(super) fn losses(&self, partner: Endpoint, peer: Option<PeerId>) -> u64 {
+        let losses = lock(&self.losses);
+        let with_peer = peer.and_then(|peer| losses.peers.get(&peer));
+        let itself = losses.partners.get(&partner.slot());
+        with_peer.copied().unwrap_or(0) + itself.copied().unwrap_or(0)
     }
 
     /// A command from this endpoint to `to`.
@@ -152,6 +170,8 @@ impl Desk {
 
     /// Another endpoint has gone.
     pub(super) fn partner_gone(&self, partner: Endpoint, reason: Gone) {
+        let slot = partner.slot();
+        *lock(&self.losses).partners.entry(slot).or_default() += 1;
         self.mailbox.gone(partner, reason);
         self.question.partner_gone(partner, Code::EDVSSRCDIED);
         for lane in self.all_lanes(|_| true) {
@@ -161,6 +181,7 @@ impl Desk {
 
     /// What goes on with `peer` fails. Those it has may still be there.
     pub(super) fn interrupted(&self, peer: PeerId) {
+        *lock(&self.losses).peers.entry(peer).or_default() += 1;
         self.question.peer_lost(peer);
         for lane in self.all_lanes(|it| it == peer) {
             lane.lost();

@@ -250,3 +250,54 @@ fn messages_and_notifications_come_to_system_processes() {
     assert_eq!(user.notify(SERVER).unwrap_err().code(), Code::EDVSBADCALL);
     assert_eq!(user.receive(LIMIT).unwrap_err().code(), Code::EDVSBADCALL);
 }
+
+/// A client that only ever asks, and may not receive, learns so that what the server held for it is gone.
+#[test]
+fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
+    let (left, right) = (
+        node(9, 0, 1, Generation::Current),
+        node(9, 1, 0, Generation::Current),
+    );
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), Endpoint::from_raw(70), "client").unwrap();
+    let ask = || {
+        let request = Message::new(1, &M1::default());
+        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+    };
+    let answer = || {
+        let Delivery::Request {
+            request, message, ..
+        } = server.receive(LIMIT).unwrap()
+        else {
+            panic!("no request");
+        };
+        server.reply(request, &message.answer(7)).unwrap();
+    };
+    let grows = |before: u64| {
+        let deadline = std::time::Instant::now() + LIMIT;
+        while client.losses(SERVER) == before {
+            assert!(std::time::Instant::now() < deadline, "nothing was noticed");
+            thread::yield_now();
+        }
+    };
+    connected(&left);
+    connected(&right);
+    thread::scope(|scope| {
+        scope.spawn(answer);
+        assert_eq!(ask().unwrap().kind, 7);
+    });
+    let before = client.losses(SERVER);
+
+    // The server's node loses what we send by: it frees all that we had, and nothing else happens.
+    left.shared.peers[0].outbox.cut();
+    grows(before);
+    connected(&left);
+    let before = client.losses(SERVER);
+    right.shared.peers[0].outbox.cut();
+    grows(before);
+
+    let before = client.losses(SERVER);
+    drop(server);
+    drop(right);
+    grows(before);
+}

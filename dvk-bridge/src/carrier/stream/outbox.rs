@@ -126,6 +126,14 @@ impl Outbox {
         lock(&self.state).stream.is_some()
     }
 
+    /// Breaks the connection, as a network does.
+    #[cfg(test)]
+    pub(crate) fn cut(&self) {
+        let state = lock(&self.state);
+        let stream = state.stream.as_ref().expect("there is a connection");
+        rustix::net::shutdown(stream, rustix::net::Shutdown::Both).expect("it can be broken");
+    }
+
     pub(crate) fn counters(&self) -> Traffic {
         lock(&self.state).counters
     }

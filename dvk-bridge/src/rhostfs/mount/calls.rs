@@ -105,7 +105,7 @@ impl Calls {
     }
 
     /// How often the server was lost; handles from before count as gone.
-    pub(crate) const fn losses(&self) -> u64 {
+    pub(crate) fn losses(&self) -> u64 {
         self.line.losses()
     }
 

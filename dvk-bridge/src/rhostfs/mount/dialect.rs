@@ -39,6 +39,12 @@ impl Dialect {
         matches!(self, Self::Ours)
     }
 
+    /// Whether a handle is never given out again for another file, by the server or by the one after it. The original's are
+    /// its file descriptors.
+    pub(crate) const fn tells_handles_apart(self) -> bool {
+        matches!(self, Self::Ours)
+    }
+
     /// Whether a read beyond the file's end tells where the end is. The original copies and answers what it was asked for,
     /// whatever it has read.
     pub(crate) const fn tells_end(self) -> bool {

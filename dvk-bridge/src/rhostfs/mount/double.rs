@@ -22,7 +22,7 @@ use super::number as call;
 use crate::abi::rhostfs::{Statfs64, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, M1, M2, M7, Message};
 use crate::endpoint::{
-    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation, RequestId,
+    BoundEndpoint, Carrier, Delivery, EndpointError, Lent, Operation, RequestId,
 };
 
 /// What the tests and the server both see.
@@ -36,8 +36,11 @@ pub(super) struct State {
     pub(super) longest: usize,
     /// Answers each call with the answer to the one before, if there is one.
     pub(super) late: bool,
-    /// Whether its departure is yet to be heard of.
-    pub(super) gone: bool,
+    /// How often a connection to it was lost.
+    pub(super) losses: u64,
+    /// How often a client's endpoint was bound, and given up.
+    pub(super) bound: u32,
+    pub(super) given_up: u32,
     held: Option<Message>,
     files: HashMap<i32, (File, PathBuf)>,
     directories: HashMap<u32, (Vec<UsrDirent>, usize)>,
@@ -273,6 +276,7 @@ impl Double {
 
 impl Carrier for Double {
     fn bind(&self, _: DcId, _: Endpoint, _: &str) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+        self.state.lock().unwrap().bound += 1;
         Ok(Arc::new(self.clone()))
     }
 }
@@ -311,15 +315,15 @@ impl BoundEndpoint for Double {
         Ok(earlier.filter(|_| state.late).unwrap_or(answer))
     }
 
-    fn unbind(&self) {}
+    fn losses(&self, _: Endpoint) -> u64 {
+        self.state.lock().unwrap().losses
+    }
+
+    fn unbind(&self) {
+        self.state.lock().unwrap().given_up += 1;
+    }
 
     fn receive(&self, _: Duration) -> Result<Delivery, EndpointError> {
-        if std::mem::take(&mut self.state.lock().unwrap().gone) {
-            return Ok(Delivery::Gone {
-                client: Endpoint::from_raw(1),
-                reason: Gone::Unbound,
-            });
-        }
         Err(refused(Operation::Receive))
     }
 

@@ -7,13 +7,10 @@ use log::{debug, info, warn};
 use rustix::io::Errno;
 
 use crate::abi::{Code, DcId, Endpoint, Message};
-use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, Lent};
+use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Lent};
 
 /// How long calls fail at once after the server was lost, before one is let through again.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// What is heard at most before a question is asked; the rest before the next.
-const MOST_NEWS: u32 = 64;
 
 /// Whom to ask, and as whom.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +46,7 @@ pub(crate) struct Line {
     bound: Option<Arc<dyn BoundEndpoint>>,
     /// When the next attempt may be made, while the server is lost.
     retry_at: Option<Instant>,
-    /// How often the server was lost.
+    /// How often the server was lost, but for what the bound endpoint counts.
     losses: u64,
 }
 
@@ -65,9 +62,12 @@ impl Line {
         }
     }
 
-    /// How often the server was lost. What it held for us before is gone.
-    pub(crate) const fn losses(&self) -> u64 {
-        self.losses
+    /// Grows whenever the server may have been lost, by ourselves or with a connection: what it held for us before is gone, or
+    /// is as good as gone.
+    pub(crate) fn losses(&self) -> u64 {
+        let server = self.parties.server;
+        let counted = self.bound.as_ref().map(|endpoint| endpoint.losses(server));
+        self.losses + counted.unwrap_or(0)
     }
 
     /// Binds the endpoint, if it is not bound.
@@ -92,7 +92,6 @@ impl Line {
             return Err(LineError::Down);
         }
         let answer = self.bound().and_then(|endpoint| {
-            self.notice_departure(endpoint.as_ref());
             endpoint.sendrec(self.parties.server, message, lent, self.parties.limit)
         });
         match answer {
@@ -110,9 +109,9 @@ impl Line {
                 }
                 self.retry_at = Some(Instant::now() + PAUSE);
                 match error {
-                    // It may yet answer, and still hold what it held; the carrier keeps the answer away from later questions.
-                    EndpointError::TimedOut { .. } => {}
-                    EndpointError::Unbound { .. } => self.unbind(),
+                    // It may never answer, and another question would wait for that; bound anew, none does. Should it answer
+                    // yet, the carrier or the stamp in its message tells that from what is asked then.
+                    EndpointError::TimedOut { .. } | EndpointError::Unbound { .. } => self.unbind(),
                     _ => self.losses += 1,
                 }
                 Err(LineError::Failed(error))
@@ -131,24 +130,9 @@ impl Line {
         LineError::OutOfStep
     }
 
-    /// Hears whether the server went since it was last asked. Another may have its place already, which knows nothing of us.
-    fn notice_departure(&mut self, endpoint: &dyn BoundEndpoint) {
-        for _ in 0..MOST_NEWS {
-            let Ok(delivery) = endpoint.receive(Duration::ZERO) else {
-                return;
-            };
-            match delivery {
-                Delivery::Gone { client, reason } if client == self.parties.server => {
-                    info!("the server, endpoint {client}, has gone: {reason:?}");
-                    self.losses += 1;
-                }
-                other => debug!("not for a client: {other:?}"),
-            }
-        }
-    }
-
     fn unbind(&mut self) {
         if let Some(endpoint) = self.bound.take() {
+            self.losses += endpoint.losses(self.parties.server);
             endpoint.unbind();
         }
         self.losses += 1;

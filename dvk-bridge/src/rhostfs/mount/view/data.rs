@@ -20,8 +20,8 @@ impl View {
     /// Opens a file. `flags` are Linux's; they are the same on i386 as far as they matter.
     pub(crate) fn open(&mut self, node: u64, flags: i32) -> Result<u64> {
         let flags = flags & (O_ACCMODE | O_APPEND);
-        let handle = self.open_node(node, flags)?;
-        Ok(self.add_file(node, handle, flags))
+        let (handle, losses) = self.open_node(node, flags)?;
+        Ok(self.add_file(node, handle, flags, losses))
     }
 
     /// Makes and opens a file. Where somebody else was quicker, and the caller does not mind, theirs is opened.
@@ -34,6 +34,7 @@ impl View {
         creator: Creator,
     ) -> Result<(u64, UsrStat, u64)> {
         let path = self.path_of(parent, name)?;
+        let losses = self.calls.losses();
         let kept = flags & (O_ACCMODE | O_APPEND);
         let (handle, is_new) = match self.calls.open(&path, kept | O_CREAT | O_EXCL, mode) {
             Ok(handle) => (handle, true),
@@ -59,7 +60,7 @@ impl View {
         }
         let node = self.adopt(parent, name, &stat);
         self.nodes.looked_up(node);
-        Ok((node, stat, self.add_file(node, handle, kept)))
+        Ok((node, stat, self.add_file(node, handle, kept, losses)))
     }
 
     /// Reads up to `size` bytes from `position`; less at the end of the file.
@@ -137,9 +138,7 @@ impl View {
         let Some(file) = self.files.remove(fh) else {
             return;
         };
-        if file.losses == self.calls.losses() {
-            self.close_handle(file.handle);
-        }
+        self.close_lost_or_not(&file);
         self.nodes.closed(file.node);
     }
 
@@ -158,15 +157,18 @@ impl View {
                 done => return Ok(done?),
             }
         }
-        let handle = self.open_node(file.node, file.flags)?;
+        self.close_lost_or_not(&file);
+        let (handle, losses) = self.open_node(file.node, file.flags)?;
         debug!("opened node {:#x} again", file.node);
-        self.files.reopened(fh, handle, self.calls.losses());
+        self.files.reopened(fh, handle, losses);
         Ok(call(&mut self.calls, handle)?)
     }
 
-    /// Opens a file that is known, and makes sure that it is still the one.
-    fn open_node(&mut self, node: u64, flags: i32) -> Result<i32> {
+    /// Opens a file that is known, and makes sure that it is still the one: the handle, and how often the server had been lost
+    /// when it was asked for.
+    fn open_node(&mut self, node: u64, flags: i32) -> Result<(i32, u64)> {
         let path = self.path(node)?;
+        let losses = self.calls.losses();
         let handle = match self.calls.open(&path, flags, 0) {
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::NOTDIR) => {
                 return Err(Errno::STALE);
@@ -181,7 +183,7 @@ impl View {
         match told {
             Ok(stat) if self.nodes.identity(node) == Some(identity(&stat)) => {
                 self.note(node, &stat);
-                Ok(handle)
+                Ok((handle, losses))
             }
             Ok(_) => {
                 self.close_handle(handle);
@@ -195,14 +197,22 @@ impl View {
         }
     }
 
-    fn add_file(&mut self, node: u64, handle: i32, flags: i32) -> u64 {
+    fn add_file(&mut self, node: u64, handle: i32, flags: i32, losses: u64) -> u64 {
         self.nodes.opened(node);
         self.files.add(OpenFile {
             node,
             handle,
             flags,
-            losses: self.calls.losses(),
+            losses,
         })
+    }
+
+    /// Closes an open file's handle. A server that was lost may hold it all the same; one that does not knows no such handle,
+    /// but for the original, which may have given its number to another file.
+    fn close_lost_or_not(&mut self, file: &OpenFile) {
+        if file.losses == self.calls.losses() || self.calls.dialect().tells_handles_apart() {
+            self.close_handle(file.handle);
+        }
     }
 
     /// Closes a handle; that it could not be closed is nobody's concern but the log's.

@@ -32,6 +32,7 @@ impl View {
     /// Opens a directory.
     pub(crate) fn open_directory(&mut self, node: u64) -> Result<u64> {
         let path = self.path(node)?;
+        let losses = self.calls.losses();
         let handle = match self.calls.open_directory(&path) {
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::NOTDIR) => {
                 return Err(Errno::STALE);
@@ -42,7 +43,7 @@ impl View {
         Ok(self.directories.add(Directory {
             node,
             handle,
-            losses: self.calls.losses(),
+            losses,
             entries: Vec::new(),
             complete: false,
         }))

@@ -75,6 +75,7 @@ impl View {
         if self.greeted == Some(self.calls.losses()) {
             return Ok(());
         }
+        let losses = self.calls.losses();
         let path = self.calls.root_path()?;
         let root = self.calls.stat(Target::Path(b"/"))?;
         if root.mode & KIND != DIRECTORY {
@@ -87,7 +88,7 @@ impl View {
             "the server has {}",
             String::from_utf8_lossy(&path).escape_debug()
         );
-        self.greeted = Some(self.calls.losses());
+        self.greeted = Some(losses);
         Ok(())
     }
 

@@ -355,12 +355,37 @@ fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another(
     {
         let mut state = bench.server.state.lock().unwrap();
         state.restart();
-        state.gone = true;
+        state.losses += 1;
     }
     bench.view.write(two, 0, b"two").unwrap();
     bench.view.write(one, 0, b"one").unwrap();
     assert_eq!(fs::read(bench.host("one")).unwrap(), b"one");
     assert_eq!(fs::read(bench.host("two")).unwrap(), b"two");
+}
+
+#[test]
+fn a_server_that_was_thought_lost_keeps_no_file_open_twice() {
+    let mut bench = bench(Dialect::Ours);
+    let (_, _, used) = bench.create("used", O_RDWR).unwrap();
+    let (_, _, closed) = bench.create("closed", O_RDWR).unwrap();
+    bench.server.state.lock().unwrap().losses += 1;
+    bench.view.write(used, 0, b"x").unwrap();
+    assert_eq!(bench.server.state.lock().unwrap().handles(), 2);
+    bench.view.close(closed);
+    assert_eq!(bench.server.state.lock().unwrap().handles(), 1);
+}
+
+#[test]
+fn a_question_without_an_answer_keeps_no_other_from_being_asked() {
+    let mut bench = bench(Dialect::Ours);
+    fs::write(bench.host("file"), "").unwrap();
+    bench.look("file").unwrap();
+    bench.server.state.lock().unwrap().silent = 1;
+    assert_eq!(bench.look("file"), Err(Errno::IO));
+    std::thread::sleep(Duration::from_millis(1050));
+    bench.look("file").unwrap();
+    let state = bench.server.state.lock().unwrap();
+    assert_eq!((state.bound, state.given_up), (2, 1));
 }
 
 #[test]
