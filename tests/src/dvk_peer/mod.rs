@@ -8,17 +8,20 @@
 mod kernel;
 mod layout;
 mod proxies;
+mod seat;
+mod servers;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kernel::Kernel;
-pub use kernel::{Lost, Reason};
+pub use kernel::{Autobind, Lost, Reason};
 pub use layout::{Field, Frame, Layout};
 use proxies::Proxies;
+pub use seat::Seat;
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -41,6 +44,39 @@ pub struct PeerSetup {
     /// How long its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor it is queued on is busy, and
     /// other commands of the same endpoint are lost.
     pub queued: Duration,
+    /// Which unknown sources its proxy binds by itself.
+    pub autobind: Autobind,
+    /// Its proxy binds what the other node asks it to (MT_RMTBIND), as multi_proxy does.
+    pub binds_when_told: bool,
+    /// How long its proxy waits for something to come before it closes the connection: 30 s in multi_proxy, for ever in
+    /// others.
+    pub silence: Option<Duration>,
+    /// How long its processes wait for an acknowledgement: 30 s in the kernel.
+    pub exchange: Duration,
+}
+
+impl PeerSetup {
+    /// Node `id` at `address`, with node `other` beside it: container 0, a proxy that does nothing by itself, the kernel's
+    /// limits.
+    pub fn new(
+        layout: Layout,
+        (id, address): (i32, Ipv4Addr),
+        (other, other_address): (i32, Ipv4Addr),
+    ) -> Self {
+        Self {
+            id,
+            address,
+            other,
+            other_address,
+            layout,
+            servers: Vec::new(),
+            queued: Duration::ZERO,
+            autobind: Autobind::Never,
+            binds_when_told: false,
+            silence: None,
+            exchange: Duration::from_secs(30),
+        }
+    }
 }
 
 /// The node.
@@ -58,7 +94,25 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Kernel> {
-        self.kernel.lock().expect("a thread of the node panicked")
+        // A test that fails while it holds this is to be heard, and not the threads that it leaves behind.
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a change, or fails for `what` did not happen until `deadline`.
+    fn wait<'a>(
+        &'a self,
+        kernel: MutexGuard<'a, Kernel>,
+        deadline: Instant,
+        what: &str,
+    ) -> MutexGuard<'a, Kernel> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(
+            !left.is_zero(),
+            "the node did not {what}; lost: {:?}",
+            kernel.lost
+        );
+        let waited = self.changed.wait_timeout(kernel, left);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -111,43 +165,89 @@ impl Peer {
         of_command(&kernel)
     }
 
+    /// Waits until the other node has connected to here `count` times in all.
+    pub fn wait_connections(&self, count: usize) {
+        let what = format!("be connected to {count} times");
+        drop(self.wait_until(&what, |kernel| kernel.connections >= count));
+    }
+
+    /// How often the other node has connected to here.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections
+    }
+
+    /// Adds a container that nodes `nodes` are in.
+    pub fn add_container(&self, dc: i32, nodes: &[i32]) {
+        self.shared.lock().add_container(dc, nodes);
+    }
+
+    /// RMT_BIND of an endpoint of node `node`: the endpoint, or the code.
+    pub fn bind_remote(&self, seat: impl Into<Seat>, node: i32) -> i32 {
+        self.shared.lock().bind_remote(seat.into(), node)
+    }
+
+    /// SETPRIV of a remote process: what it may not call, by the command that it comes as, and whom it may not address.
+    pub fn deny(&self, seat: impl Into<Seat>, calls: &[i32], destinations: &[i32]) {
+        self.shared.lock().deny(seat.into(), calls, destinations);
+    }
+
     /// Starts SENDREC: process `client` asks `server`, with `memory` by address.
-    pub fn ask(&self, client: i32, server: i32, message: &[u8], memory: BTreeMap<u32, Vec<u8>>) {
-        let frame = self.shared.lock().ask(client, server, message, memory);
+    pub fn ask(
+        &self,
+        client: impl Into<Seat>,
+        server: i32,
+        message: &[u8],
+        memory: BTreeMap<u32, Vec<u8>>,
+    ) {
+        let frame = self.asked(client, server, message, memory);
         self.send(&frame);
     }
 
     /// The request of [`Self::ask`] without sending it.
     pub fn asked(
         &self,
-        client: i32,
+        client: impl Into<Seat>,
         server: i32,
         message: &[u8],
         memory: BTreeMap<u32, Vec<u8>>,
     ) -> Frame {
-        self.shared.lock().ask(client, server, message, memory)
+        let (frame, late) = self
+            .shared
+            .lock()
+            .ask(client.into(), server, message, memory);
+        self.proxies.put(late);
+        frame
     }
 
     /// Waits for what process `client`'s SENDREC comes to.
-    pub fn outcome(&self, client: i32) -> Outcome {
-        let what = format!("have an answer for process {client}");
+    pub fn outcome(&self, client: impl Into<Seat>) -> Outcome {
+        let client = client.into();
+        let what = format!("have an answer for process {client:?}");
         let kernel = self.wait_until(&what, |kernel| kernel.outcome(client) != Outcome::Blocked);
         kernel.outcome(client)
     }
 
     /// What process `client`'s SENDREC has come to so far.
-    pub fn outcome_now(&self, client: i32) -> Outcome {
-        self.shared.lock().outcome(client)
+    pub fn outcome_now(&self, client: impl Into<Seat>) -> Outcome {
+        self.shared.lock().outcome(client.into())
     }
 
     /// Bytes of process `client`'s memory.
-    pub fn memory(&self, client: i32, address: u32) -> Vec<u8> {
-        self.shared.lock().memory(client, address)
+    pub fn memory(&self, client: impl Into<Seat>, address: u32) -> Vec<u8> {
+        self.shared.lock().memory(client.into(), address)
     }
 
     /// A signal ends process `client`'s wait: it does not wait for its server any more.
-    pub fn interrupt(&self, client: i32) {
-        self.shared.lock().interrupt(client);
+    pub fn interrupt(&self, client: impl Into<Seat>) {
+        self.shared.lock().interrupt(client.into());
+    }
+
+    /// Waits until a command was lost for `reason`.
+    pub fn wait_lost(&self, reason: Reason) {
+        let what = format!("lose a command: {reason:?}");
+        drop(self.wait_until(&what, |kernel| {
+            kernel.lost.iter().any(|lost| lost.reason == reason)
+        }));
     }
 
     /// Commands that were lost without a word.
@@ -174,14 +274,7 @@ impl Peer {
         let deadline = Instant::now() + LIMIT;
         let mut kernel = self.shared.lock();
         while !done(&kernel) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "the node did not {what}; lost: {:?}",
-                kernel.lost
-            );
-            let waited = self.shared.changed.wait_timeout(kernel, left);
-            kernel = waited.expect("a thread of the node panicked").0;
+            kernel = self.shared.wait(kernel, deadline, what);
         }
         kernel
     }

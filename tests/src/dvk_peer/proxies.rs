@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::Shared;
-use super::kernel::Answer;
+use super::kernel::Outgoing;
 use super::layout::Frame;
 
 /// First port of every node's proxies.
@@ -23,6 +23,8 @@ pub(crate) struct Proxies {
     outgoing: Arc<Mutex<Option<TcpStream>>>,
     incoming: Arc<Mutex<Option<TcpStream>>>,
     listening: SocketAddr,
+    /// What the kernel has for the sender proxy. None at the end, which is the sender's.
+    answers: Option<Sender<Outgoing>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -39,9 +41,11 @@ impl Proxies {
             outgoing: Arc::default(),
             incoming: Arc::default(),
             listening,
+            answers: None,
             threads: Vec::new(),
         };
-        let (answers, queue) = channel::<Answer>();
+        let (answers, queue) = channel::<Outgoing>();
+        proxies.answers = Some(answers.clone());
         let (stop, incoming, reading) = (
             proxies.stop.clone(),
             proxies.incoming.clone(),
@@ -71,6 +75,17 @@ impl Proxies {
         Ok(proxies)
     }
 
+    /// Gives what the kernel has to the sender proxy.
+    pub(crate) fn put(&self, outgoing: impl IntoIterator<Item = Outgoing>) {
+        let Some(answers) = &self.answers else {
+            return;
+        };
+        for outgoing in outgoing {
+            // The writer lives as long as there are answers.
+            let _ = answers.send(outgoing);
+        }
+    }
+
     pub(crate) fn send(&self, bytes: &[u8]) {
         write(&self.outgoing, bytes);
     }
@@ -90,13 +105,20 @@ fn receive(
     listener: &TcpListener,
     stop: &AtomicBool,
     incoming: &Mutex<Option<TcpStream>>,
-    answers: &Sender<Answer>,
+    answers: &Sender<Outgoing>,
 ) {
     while let Ok((stream, _)) = listener.accept() {
         if !keep(incoming, stream.try_clone().ok(), stop) {
             return;
         }
-        note(shared, |kernel| kernel.connected.0 = true);
+        // One that is not silent for so long is kept.
+        if stream.set_read_timeout(shared.setup.silence).is_err() {
+            return;
+        }
+        note(shared, |kernel| {
+            kernel.connected.0 = true;
+            kernel.connections += 1;
+        });
         // Until the other node closes, or the test switches this one off.
         let _ = read_all(shared, stream, answers);
         note(shared, |kernel| kernel.connected.0 = false);
@@ -119,7 +141,7 @@ fn note(shared: &Shared, change: impl FnOnce(&mut super::Kernel)) {
     shared.changed.notify_all();
 }
 
-fn read_all(shared: &Shared, mut stream: TcpStream, answers: &Sender<Answer>) -> io::Result<()> {
+fn read_all(shared: &Shared, mut stream: TcpStream, answers: &Sender<Outgoing>) -> io::Result<()> {
     loop {
         let mut frame = Frame::new(shared.setup.layout);
         stream.read_exact(&mut frame.header)?;
@@ -187,10 +209,12 @@ impl Drop for Proxies {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
+        self.answers = None;
         // Wakes the one that accepts.
         let _ = TcpStream::connect(self.listening);
         for thread in self.threads.drain(..) {
-            thread.join().expect("a proxy panicked");
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking(), "a proxy panicked");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The library's node beside a node that keeps to the kernel's rules, without a guest and without rhostfs.
 
+mod asking;
+mod containers;
 mod faults;
 mod golden;
 mod rules;

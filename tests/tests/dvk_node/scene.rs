@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{DcId, Endpoint, Generation, M1, Message, NodeId};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
 use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Delivery, RequestId};
+use gangplank_dvk::status::Report;
 use gangplank_tests::dvk_peer::{Layout, Peer, PeerSetup};
 
 /// Longest wait for what must come.
@@ -39,15 +41,16 @@ impl Net {
     /// Node `id`, whose acknowledgements stay in its proxy's queue for a while.
     pub(crate) fn peer_of(self, id: i32, layout: Layout, queued: Duration) -> Peer {
         Peer::start(PeerSetup {
-            id,
-            address: self.of(id),
-            other: 1,
-            other_address: self.of(1),
-            layout,
             servers: vec![SERVER],
             queued,
+            ..self.setup(id, layout)
         })
         .unwrap()
+    }
+
+    /// Node `id` beside ours, with nothing bound.
+    pub(crate) fn setup(self, id: i32, layout: Layout) -> PeerSetup {
+        PeerSetup::new(layout, (id, self.of(id)), (1, self.of(1)))
     }
 
     /// Node 1 beside nodes `peers`, ours, with limits for tests.
@@ -67,6 +70,21 @@ impl Net {
     /// The same, running.
     pub(crate) fn node(self, layout: Layout) -> Node {
         Node::start(self.config(layout, &[0])).unwrap()
+    }
+}
+
+/// Waits until `node` can talk to `peer`, both ways.
+pub(crate) fn connect(node: &Node, peer: &Peer) {
+    peer.wait_connected();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let mut text = String::new();
+        node.report(&mut text);
+        if !text.contains("not connected") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        thread::yield_now();
     }
 }
 

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::desk::{Desk, answer};
+use super::desk::Desk;
 use super::lane::{Awaited, Failure, Lane};
 use super::line::PeerId;
 use super::mailbox::{Idle, Received};
-use super::question::{Asking, Event, Next};
 use super::station::Station;
 use crate::abi::{
     Code, Command, CopyBlock, DcId, DcLimits, Endpoint, Header, M9, MAX_PAYLOAD, Message,
@@ -18,12 +17,12 @@ use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, R
 /// The endpoint, bound until this is dropped.
 pub(crate) struct Bound {
     station: Arc<Station>,
-    desk: Arc<Desk>,
+    pub(super) desk: Arc<Desk>,
     copies: AtomicU32,
 }
 
 /// Why an operation failed, before it is said which.
-struct Trouble(Failure);
+pub(super) struct Trouble(pub(super) Failure);
 
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
@@ -95,7 +94,7 @@ impl Bound {
     }
 
     /// Whether messages can be for `to` at all.
-    fn must_be_partner(&self, to: Endpoint) -> Result<PeerId, Trouble> {
+    pub(super) fn must_be_partner(&self, to: Endpoint) -> Result<PeerId, Trouble> {
         if self.desk.mailbox.is_closed() {
             return Err(Failure::Unbound.into());
         }
@@ -109,13 +108,13 @@ impl Bound {
         peer.ok_or_else(|| Code::EDVSNOPROXY.into())
     }
 
-    fn lane(&self, peer: PeerId, partner: Endpoint) -> Result<Arc<Lane>, Trouble> {
+    pub(super) fn lane(&self, peer: PeerId, partner: Endpoint) -> Result<Arc<Lane>, Trouble> {
         let line = self.station.line(peer).ok_or(Failure::NotConnected)?;
         Ok(self.desk.lane(peer, partner, &line))
     }
 
     /// A command with a message for `to`.
-    fn carrying(&self, command: Command, to: Endpoint, message: &Message) -> Header {
+    pub(super) fn carrying(&self, command: Command, to: Endpoint, message: &Message) -> Header {
         let mut header = self.desk.header(command, to);
         header.message = *message;
         // The peer hands the message on as it is.
@@ -200,83 +199,6 @@ impl Bound {
         let deadline = Instant::now() + self.station.exchange_limit();
         self.lane(peer, to)?.tell(header, &[], deadline)?;
         Ok(())
-    }
-
-    fn try_sendrec(
-        &self,
-        to: Endpoint,
-        message: &Message,
-        lent: &mut Lent<'_>,
-        limit: Duration,
-    ) -> Result<Message, Trouble> {
-        let deadline = Instant::now() + limit;
-        let peer = self.must_be_partner(to)?;
-        let lane = self.lane(peer, to)?;
-        let asking = self.desk.question.ask(to, peer, deadline);
-        let mut asking = asking.ok_or(Failure::TimedOut)?;
-        let mut header = self.carrying(Command::SNDREC_MSG, to, message);
-        header.ack_seq = asking.mark();
-        if let Err(failure) = lane.tell(header, &[], deadline) {
-            asking.never_asked();
-            return Err(failure.into());
-        }
-        self.answered(&mut asking, &lane, lent, deadline)
-    }
-
-    /// Waits for the answer, and copies meanwhile.
-    fn answered(
-        &self,
-        asking: &mut Asking<'_>,
-        lane: &Lane,
-        lent: &mut Lent<'_>,
-        deadline: Instant,
-    ) -> Result<Message, Trouble> {
-        loop {
-            match asking.next(deadline) {
-                Next::Event(Event::CopyOut(header)) => self.copy_out(lane, lent, &header),
-                Next::Event(Event::CopyIn(header, bytes)) => {
-                    self.copy_in(lane, lent, &header, &bytes);
-                }
-                Next::Event(Event::Answer(message)) => return Ok(message),
-                Next::Event(Event::Failed(code)) => return Err(code.into()),
-                Next::Event(Event::Lost) => return Err(Failure::NotConnected.into()),
-                Next::Nothing => return Err(Failure::TimedOut.into()),
-                Next::Closed => return Err(Failure::Unbound.into()),
-            }
-        }
-    }
-
-    /// Answers a copy from what is lent.
-    fn copy_out(&self, lane: &Lane, lent: &Lent<'_>, header: &Header) {
-        let asked = usize::try_from(header.copy.bytes).ok();
-        let asked = asked.filter(|bytes| (1..=MAX_PAYLOAD).contains(bytes));
-        let code = match asked {
-            Some(bytes) if header.copy.src == self.desk.endpoint.raw() => {
-                let mut data = vec![0; bytes];
-                if lent.read(header.copy.src_address, &mut data).is_ok() {
-                    lane.acknowledge(answer(header, Command::COPYOUT_DATA, 0), &data);
-                    return;
-                }
-                Code::EFAULT
-            }
-            Some(_) => Code::EDVSBADPROC,
-            None => Code::EDVSBADRANGE,
-        };
-        lane.acknowledge(answer(header, Command::COPYOUT_DATA, code.result()), &[]);
-    }
-
-    /// Answers a copy to what is lent.
-    fn copy_in(&self, lane: &Lane, lent: &mut Lent<'_>, header: &Header, bytes: &[u8]) {
-        let result = if header.copy.dst != self.desk.endpoint.raw() {
-            Code::EDVSBADPROC.result()
-        } else if usize::try_from(header.copy.bytes) != Ok(bytes.len()) || bytes.is_empty() {
-            Code::EDVSBADRANGE.result()
-        } else if lent.write(header.copy.dst_address, bytes).is_err() {
-            Code::EFAULT.result()
-        } else {
-            header.copy.bytes
-        };
-        lane.acknowledge(answer(header, Command::COPYIN_ACK, result), &[]);
     }
 
     fn try_copy_from(

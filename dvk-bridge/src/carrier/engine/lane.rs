@@ -5,7 +5,7 @@
 //! our own are kept back.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::line::{Line, NotConnected};
@@ -59,12 +59,33 @@ struct InFlight {
     outcome: Option<Result<Vec<u8>, Failure>>,
 }
 
+/// When to try again what cannot be done while its partner moves to another node: a DVK tells so, and expects that.
+#[derive(Debug)]
+pub(super) struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(Duration::from_millis(20))
+    }
+}
+
+impl Patience {
+    /// When to try next, if that is before `deadline`: each time later, up to half a second.
+    pub(super) fn until(&mut self, deadline: Instant) -> Option<Instant> {
+        let time = Instant::now() + self.0;
+        self.0 = self.0.saturating_mul(2).min(Duration::from_millis(500));
+        (time < deadline).then_some(time)
+    }
+}
+
 #[derive(Default)]
 struct State {
     in_flight: Option<InFlight>,
     kept_back: VecDeque<(Header, Vec<u8>)>,
     /// The last exchange was not finished in time.
     stuck: bool,
+    /// The endpoint was given up.
+    closed: bool,
 }
 
 /// The lane.
@@ -108,42 +129,67 @@ impl Lane {
     ) -> Result<Vec<u8>, Failure> {
         let deadline = Instant::now() + limit;
         let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
-        let (partner, command, mark) = (header.dst, header.command, header.ack_seq);
         let Some(held) = permit()? else {
             return Ok(Vec::new());
         };
         let mut state = lock(&self.state);
         self.line.post(header, payload)?;
         drop(held);
+        // A turn that came late leaves its exchange some time all the same.
+        let deadline = deadline.max(Instant::now() + limit / 2);
+        let mut patience = Patience::default();
+        loop {
+            let outcome;
+            (state, outcome) = self.wait_for_outcome(state, &header, awaited, deadline);
+            self.note(&mut state, &outcome, header.command, header.dst);
+            for (header, payload) in state.kept_back.drain(..) {
+                // Without a connection nobody waits for it any more.
+                let _ = self.line.post(header, &payload);
+            }
+            let migrates = outcome == Err(Failure::Refused(Code::EDVSMIGRATE));
+            let Some(again) = patience.until(deadline).filter(|_| migrates) else {
+                return outcome;
+            };
+            let mut late = false;
+            while !late && !state.closed {
+                (state, late) = wait_until(&self.changed, state, again);
+            }
+            if state.closed {
+                return Err(Failure::Unbound);
+            }
+            self.line.post(header, payload)?;
+        }
+    }
+
+    /// Waits for the end of what was just sent.
+    fn wait_for_outcome<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        header: &Header,
+        awaited: Awaited,
+        deadline: Instant,
+    ) -> (MutexGuard<'a, State>, Result<Vec<u8>, Failure>) {
         state.in_flight = Some(InFlight {
-            command,
-            mark,
+            command: header.command,
+            mark: header.ack_seq,
             since: Instant::now(),
-            partner,
+            partner: header.dst,
             awaited,
             outcome: None,
         });
-        // A turn that came late leaves its exchange some time all the same.
-        let deadline = deadline.max(Instant::now() + limit / 2);
+        let mut late = false;
         let outcome = loop {
             let outcome = state.in_flight.as_mut().and_then(|it| it.outcome.take());
             if let Some(outcome) = outcome {
                 break outcome;
             }
-            let late;
-            (state, late) = wait_until(&self.changed, state, deadline);
             if late {
-                let outcome = state.in_flight.as_mut().and_then(|it| it.outcome.take());
-                break outcome.unwrap_or(Err(Failure::TimedOut));
+                break Err(Failure::TimedOut);
             }
+            (state, late) = wait_until(&self.changed, state, deadline);
         };
         state.in_flight = None;
-        self.note(&mut state, &outcome, command, partner);
-        for (header, payload) in state.kept_back.drain(..) {
-            // Without a connection nobody waits for it any more.
-            let _ = self.line.post(header, &payload);
-        }
-        outcome
+        (state, outcome)
     }
 
     /// Says once that the peer does not answer, and once that it does again.
@@ -231,6 +277,8 @@ impl Lane {
 
     /// The endpoint is given up.
     pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_all();
         self.fail(Failure::Unbound, |_| true);
     }
 

@@ -12,6 +12,7 @@
 //! A carrier gives every command that comes to [`Station::deliver`], in the order in which they come, and makes a [`Line`]
 //! for each peer. Nothing in `deliver` waits, so one thread can read many connections.
 
+mod asking;
 mod bound;
 mod desk;
 mod lane;

@@ -256,6 +256,11 @@ impl Asking<'_> {
         }
     }
 
+    /// What looked like the end was none.
+    pub(super) fn goes_on(&mut self) {
+        self.finished = false;
+    }
+
     /// Nothing was asked after all: nothing is owed.
     pub(super) fn never_asked(mut self) {
         self.finished = true;

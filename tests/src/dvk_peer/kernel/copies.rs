@@ -1,0 +1,111 @@
+//! Copies: to and from processes here that wait for their server, and those that servers here want.
+
+use super::super::Seat;
+use super::super::layout::{Field, Frame};
+use super::tables::{Exchange, Reason};
+use super::{Kernel, Outgoing, command};
+
+impl Kernel {
+    pub(super) fn copy_in(&mut self, frame: &Frame) -> Outgoing {
+        let copy = frame.copy();
+        let code = self.copy_code(frame, copy[4], |memory| {
+            memory.copy_from_slice(&frame.payload)
+        });
+        if code < 0 {
+            let stale = self.stale;
+            return self.answer(frame, command::COPYIN_ACK, code, stale);
+        }
+        self.stale = copy;
+        self.answer(frame, command::COPYIN_ACK, copy[5], copy)
+    }
+
+    pub(super) fn copy_out(&mut self, frame: &Frame) -> Option<Outgoing> {
+        let copy = frame.copy();
+        let in_order = copy[0] == frame.get(Field::Destination) && (1..=65_536).contains(&copy[5]);
+        if !in_order {
+            self.lose(frame, Reason::Copy);
+            return None;
+        }
+        let mut data = Vec::new();
+        let code = self.copy_code(frame, copy[3], |memory| data.extend_from_slice(memory));
+        match code {
+            // A process that runs is an error that the handler keeps to itself.
+            -324 => {
+                self.lose(frame, Reason::Copy);
+                None
+            }
+            0 => {
+                self.stale = copy;
+                let answer = self.answer(frame, command::COPYOUT_DATA, 0, copy);
+                Some(Outgoing {
+                    frame: answer.frame.with_payload(&data),
+                    ..answer
+                })
+            }
+            code => {
+                let stale = self.stale;
+                Some(self.answer(frame, command::COPYOUT_DATA, code, stale))
+            }
+        }
+    }
+
+    /// Gives the bytes that a copy is about to `done`, or says why there are none.
+    fn copy_code(&mut self, frame: &Frame, address: i32, done: impl FnOnce(&mut [u8])) -> i32 {
+        let length = usize::try_from(frame.copy()[5]).unwrap_or(usize::MAX);
+        let process = self.processes.get_mut(&Seat::destination(frame));
+        let Some(process) = process.filter(|it| it.waits_for == Some(frame.get(Field::Source)))
+        else {
+            return -324;
+        };
+        let address = address.cast_unsigned();
+        let below = process.memory.range_mut(..=address).next_back();
+        let found = below.and_then(|(&start, bytes)| {
+            let from = usize::try_from(address - start).ok()?;
+            bytes.get_mut(from..from.checked_add(length)?)
+        });
+        match found {
+            Some(bytes) => {
+                done(bytes);
+                0
+            }
+            None => -14,
+        }
+    }
+
+    /// VCOPY of a server here, from the memory of one elsewhere.
+    pub(crate) fn ask_for_copy(
+        &mut self,
+        seat: Seat,
+        from: i32,
+        address: u32,
+        bytes: i32,
+    ) -> Frame {
+        self.expect(seat, command::COPYOUT_DATA, from);
+        let me = seat.endpoint;
+        let copy = [from, me, me, address.cast_signed(), 0x7000, bytes];
+        self.frame(command::COPYOUT, seat, from).with_copy(copy)
+    }
+
+    /// VCOPY of a server here, to the memory of one elsewhere.
+    pub(crate) fn copy(&mut self, seat: Seat, to: i32, address: u32, bytes: &[u8]) -> Frame {
+        self.expect(seat, command::COPYIN_ACK, to);
+        let length = i32::try_from(bytes.len()).expect("a chunk is short");
+        let me = seat.endpoint;
+        let copy = [me, to, me, 0x7000, address.cast_signed(), length];
+        let frame = self.frame(command::COPYIN, seat, to).with_copy(copy);
+        frame.with_payload(bytes)
+    }
+
+    fn expect(&mut self, seat: Seat, ack: i32, partner: i32) {
+        self.process(seat).exchange = Some(Exchange {
+            ack,
+            partner,
+            done: None,
+        });
+    }
+
+    /// A copy that a server here wanted is done, or not.
+    pub(super) fn copied(&mut self, frame: &Frame) {
+        self.complete(frame, frame.get(Field::Result), frame.payload.clone());
+    }
+}

@@ -1,0 +1,149 @@
+//! What processes of the node do with messages: ask, wait, receive, answer.
+
+use std::collections::BTreeMap;
+
+use super::super::layout::{Field, Frame};
+use super::super::{Outcome, Seat};
+use super::tables::{Exchange, Process};
+use super::{Kernel, Outgoing, command};
+
+impl Kernel {
+    /// SENDREC: the request. One that was queued an answer while it did not wait for it gets that.
+    pub(crate) fn ask(
+        &mut self,
+        client: Seat,
+        server: i32,
+        message: &[u8],
+        memory: BTreeMap<u32, Vec<u8>>,
+    ) -> (Frame, Option<Outgoing>) {
+        let process = self.processes.entry(client).or_insert_with(Process::idle);
+        process.memory = memory;
+        process.waits_for = Some(server);
+        process.outcome = Outcome::Blocked;
+        let queued = process.queue.iter();
+        let queued = queued
+            .map(|it| it.get(Field::Source))
+            .position(|it| it == server);
+        let late = queued.and_then(|at| process.queue.remove(at));
+        let late = late.and_then(|frame| self.deliver(frame));
+        let request = self.frame(command::SENDREC, client, server);
+        (request.with_message(message), late)
+    }
+
+    pub(crate) fn memory(&self, client: Seat, address: u32) -> Vec<u8> {
+        self.processes[&client].memory[&address].clone()
+    }
+
+    pub(crate) fn interrupt(&mut self, client: Seat) {
+        if let Some(process) = self.processes.get_mut(&client) {
+            process.waits_for = None;
+        }
+    }
+
+    /// A process that asks nobody, until it is told what to do.
+    pub(crate) fn bind(&mut self, seat: Seat) {
+        self.processes.insert(seat, Process::idle());
+    }
+
+    /// The process at `seat` begins to move to another node, or has changed its mind.
+    pub(crate) fn set_migrating(&mut self, seat: Seat, migrates: bool) {
+        self.process(seat).migrates = migrates;
+    }
+
+    /// A message for a process: received if it waits for its source, else queued on it and acknowledged when it receives,
+    /// which a process that was interrupted may never do.
+    pub(super) fn deliver(&mut self, frame: Frame) -> Option<Outgoing> {
+        let asks = frame.get(Field::Command) == command::SENDREC;
+        if !asks && self.finish(&frame, Outcome::Reply(frame.message().to_vec())) {
+            return Some(self.answer(&frame, command::SEND_ACK, 0, [0; 6]));
+        }
+        if let Some(remote) = self.remotes.get_mut(&Seat::source(&frame)) {
+            remote.busy = true;
+        }
+        self.process(Seat::destination(&frame))
+            .queue
+            .push_back(frame);
+        None
+    }
+
+    /// RECEIVE(ANY): the message, and the acknowledgement if it was sent without waiting for an answer.
+    pub(crate) fn receive(&mut self, seat: Seat) -> Option<(Frame, Option<Outgoing>)> {
+        let frame = self.process(seat).queue.pop_front()?;
+        let source = Seat::source(&frame);
+        if frame.get(Field::Command) != command::SENDREC {
+            let ack = self.answer(&frame, command::SEND_ACK, 0, [0; 6]);
+            return Some((frame, Some(ack)));
+        }
+        if let Some(remote) = self.remotes.get_mut(&source) {
+            remote.busy = false;
+            remote.asks = Some(seat);
+        }
+        Some((frame, None))
+    }
+
+    /// REPLY, SEND or NOTIFY of a process here: what goes out.
+    pub(crate) fn send(&mut self, seat: Seat, to: i32, command: i32, message: &[u8]) -> Frame {
+        let partner = Seat {
+            endpoint: to,
+            ..seat
+        };
+        if let Some(remote) = self.remotes.get_mut(&partner)
+            && command != command::NOTIFY
+        {
+            remote.asks = None;
+        }
+        self.process(seat).exchange = Some(Exchange {
+            ack: command::SEND_ACK,
+            partner: to,
+            done: None,
+        });
+        let mut frame = self.frame(command, seat, to).with_message(message);
+        let source_at = frame.layout.message_at();
+        frame.set_word(source_at, seat.endpoint);
+        frame.with(
+            Field::Result,
+            if command == command::NOTIFY { -1 } else { 0 },
+        )
+    }
+
+    /// What the acknowledgement of the exchange of `seat` was, once it has come.
+    pub(crate) fn exchanged(&mut self, seat: Seat) -> Option<(i32, Vec<u8>)> {
+        let exchange = &mut self.process(seat).exchange;
+        let done = exchange.as_mut()?.done.take()?;
+        *exchange = None;
+        Some(done)
+    }
+
+    /// An acknowledgement of a message. A process that waits for an answer can do nothing with one of SEND.
+    pub(super) fn acknowledged(&mut self, frame: &Frame) {
+        let code = frame.get(Field::Result);
+        if frame.get(Field::Command) == command::SENDREC_ACK {
+            self.finish(frame, Outcome::Failed(code));
+            return;
+        }
+        self.complete(frame, code, Vec::new());
+    }
+
+    /// Ends the exchange that `frame` acknowledges, if there is such a one.
+    pub(super) fn complete(&mut self, frame: &Frame, code: i32, bytes: Vec<u8>) {
+        let process = self.process(Seat::destination(frame));
+        let (command, source) = (frame.get(Field::Command), frame.get(Field::Source));
+        if let Some(exchange) = &mut process.exchange
+            && (exchange.ack, exchange.partner) == (command, source)
+        {
+            exchange.done = Some((code, bytes));
+        }
+    }
+
+    /// Ends the wait of the process that `frame` is for, if it waits for its source.
+    pub(super) fn finish(&mut self, frame: &Frame, outcome: Outcome) -> bool {
+        let process = self.processes.get_mut(&Seat::destination(frame));
+        let Some(process) = process.filter(|it| it.waits_for == Some(frame.get(Field::Source)))
+        else {
+            return false;
+        };
+        process.waits_for = None;
+        process.outcome = outcome;
+        true
+    }
+}
