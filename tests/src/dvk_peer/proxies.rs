@@ -119,8 +119,9 @@ fn receive(
             kernel.connected.0 = true;
             kernel.connections += 1;
         });
-        // Until the other node closes, or the test switches this one off.
+        // Until the other node closes or is silent for too long, or the test switches this one off.
         let _ = read_all(shared, stream, answers);
+        *incoming.lock().expect("a proxy panicked") = None;
         note(shared, |kernel| kernel.connected.0 = false);
     }
 }

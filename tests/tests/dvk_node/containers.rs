@@ -59,7 +59,8 @@ fn each_containers_server_gets_the_requests_of_its_own() {
                 panic!("no reply in container {id}");
             };
             assert_eq!(reply[4..8], id.to_le_bytes());
-            assert_eq!(peer.memory((id, CLIENT), NAME_AT), [id as u8; 3]);
+            let copied = [u8::try_from(id).unwrap(); 3];
+            assert_eq!(peer.memory((id, CLIENT), NAME_AT), copied);
         }
         for serving in serving {
             serving.join().unwrap();
@@ -131,4 +132,41 @@ fn what_we_send_in_a_container_that_the_other_is_not_in_is_lost_and_ends_at_the_
     );
     assert_eq!(asked.unwrap_err().code(), Code::EDVSTIMEDOUT);
     peer.wait_lost(Reason::NoNodeOfContainer);
+}
+
+#[test]
+fn a_thousand_clients_of_a_node_are_served() {
+    let ids: Vec<i32> = (0..6).collect();
+    let (node, peer) = nodes(Net(78), Layout::Current, &ids, &ids);
+    let serving: Vec<_> = ids
+        .iter()
+        .map(|&id| {
+            let server = node.bind(dc(id), Endpoint::from_raw(SERVER), "server");
+            let server = server.unwrap();
+            thread::spawn(move || {
+                // All ask before one is answered.
+                let asked: Vec<_> = (30..220).map(|_| next_request(&*server)).collect();
+                for (request, message) in asked {
+                    server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap();
+                    let answer = message.answer(request.client().raw());
+                    server.reply(request, &answer).unwrap();
+                }
+            })
+        })
+        .collect();
+    let clients = || ids.iter().flat_map(|&id| (30..220).map(move |it| (id, it)));
+    for (id, client) in clients() {
+        let request = access(client, Layout::Current);
+        peer.ask((id, client), SERVER, &request, name());
+    }
+    for (id, client) in clients() {
+        let Outcome::Reply(reply) = peer.outcome((id, client)) else {
+            panic!("no reply for {client} of container {id}");
+        };
+        assert_eq!(reply[4..8], client.to_le_bytes());
+    }
+    for serving in serving {
+        serving.join().unwrap();
+    }
+    assert_eq!(peer.lost(), []);
 }

@@ -4,13 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gangplank_dvk::abi::{Code, Endpoint};
+use gangplank_dvk::abi::{Code, Endpoint, Message};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, RequestId};
-use gangplank_tests::dvk_peer::{Field, Layout, Outcome, Peer, Reason};
+use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, Lent, RequestId};
+use gangplank_tests::dvk_peer::{Field, Frame, Layout, Outcome, Peer, Reason};
 
 use crate::scene::{
-    CLIENT, LIMIT, NAME_AT, Net, SERVER, access, bind, name, next_request, serve_access,
+    CLIENT, LIMIT, NAME_AT, Net, SERVER, access, bind, connect, name, next_request, serve_access,
 };
 
 fn ask(peer: &Peer) {
@@ -105,8 +105,70 @@ fn a_peer_may_go_before_it_acknowledges_data() {
 #[test]
 fn a_peer_may_go_before_it_acknowledges_a_reply() {
     goes_in_the_middle(Net(43), 4, |server, request| {
-        server.reply(request, &gangplank_dvk::abi::Message::default())
+        server.reply(request, &Message::default())
     });
+}
+
+/// Has the peer go while a process of ours asks one of its own, which has received the question if `received`.
+fn goes_while_it_is_asked(net: Net, received: bool) {
+    let node = net.node(Layout::Current);
+    let client = bind(&node);
+    let peer = net.peer(Layout::Current);
+    connect(&node, &peer);
+    peer.bind(2);
+    let ask = || {
+        let client = client.clone();
+        thread::spawn(move || {
+            let to = Endpoint::from_raw(2);
+            client.sendrec(to, &Message::default(), &mut Lent::new(), LIMIT)
+        })
+    };
+    let asking = ask();
+    peer.wait_for(3, 1);
+    if received {
+        peer.receive(2);
+    }
+    let since = Instant::now();
+    drop(peer);
+    assert_eq!(
+        asking.join().unwrap().unwrap_err().code(),
+        Code::EDVSNOTCONN
+    );
+    assert!(since.elapsed() < LIMIT / 2, "long before the limit");
+    let peer = net.peer(Layout::Current);
+    peer.bind(2);
+    connect(&node, &peer);
+    let asking = ask();
+    peer.receive(2);
+    assert_eq!(peer.reply(2, SERVER, &[0; 36]), 0);
+    assert_eq!(asking.join().unwrap().unwrap().kind, 0);
+}
+
+#[test]
+fn a_peer_may_go_before_it_receives_a_question() {
+    goes_while_it_is_asked(Net(45), false);
+}
+
+#[test]
+fn a_peer_may_go_before_it_answers_a_question() {
+    goes_while_it_is_asked(Net(46), true);
+}
+
+#[test]
+fn a_command_that_comes_byte_by_byte_is_served() {
+    let net = Net(47);
+    let mut config = net.config(Layout::Current, &[0]);
+    config.limits.transfer = LIMIT;
+    let node = Node::start(config).unwrap();
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    let request = peer.asked(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    for byte in request.header {
+        peer.send_bytes(&[byte]);
+    }
+    serve_access(&*server);
+    assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
 }
 
 #[test]
@@ -132,12 +194,21 @@ fn silence_ends_at_the_limit_and_others_are_served() {
     assert!(matches!(peer.outcome(11), Outcome::Reply(_)));
 }
 
+/// A request said to be followed by so many others, in so many bytes.
+fn batch(peer: &Peer, headers: i32, bytes: usize) -> Frame {
+    let mut frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
+    let at = frame.layout.batch_at();
+    frame.set_word(at, headers);
+    frame.set_word(at + 4, 1);
+    frame.with_payload(&vec![0; bytes])
+}
+
 /// What a peer sends instead of commands.
 type Nonsense = fn(&Peer);
 
 #[test]
 fn a_peer_that_breaks_the_rules_is_dropped_and_another_is_served() {
-    let nonsense: [(u8, Nonsense); 5] = [
+    let nonsense: [(u8, Nonsense); 11] = [
         (50, |peer| peer.send_bytes(&[0x55; 300])),
         (51, |peer| {
             let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
@@ -154,6 +225,29 @@ fn a_peer_that_breaks_the_rules_is_dropped_and_another_is_served() {
         // And no more than that.
         (54, |peer| {
             peer.send_bytes(&[3, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0])
+        }),
+        // Half of the data that it speaks of.
+        (55, |peer| {
+            let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
+            peer.send(&frame.with_payload(&[0; 10]).with(Field::Length, 20));
+        }),
+        (56, |peer| {
+            let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
+            peer.send(&frame.with(Field::Length, -1));
+        }),
+        (57, |peer| {
+            let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
+            peer.send(&frame.with(Field::Dc, 32));
+        }),
+        // A batch of two thousand million headers, one that does not add up, and one with data in it.
+        (58, |peer| peer.send(&batch(peer, i32::MAX, 120))),
+        (59, |peer| peer.send(&batch(peer, 2, 120))),
+        (64, |peer| {
+            let inner = peer.asked(CLIENT, SERVER, &[0; 36], name());
+            let inner = inner.with(Field::Command, 5).with(Field::Length, 3);
+            let mut batch = batch(peer, 1, 120);
+            batch.payload = inner.header;
+            peer.send(&batch);
         }),
     ];
     for (net, send) in nonsense {

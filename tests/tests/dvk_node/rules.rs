@@ -1,13 +1,16 @@
-//! The kernel's rules, kept: one exchange at a time, batches, several nodes, errors that are told and errors that are not.
+//! The kernel's rules, kept by a server of ours: one exchange at a time, batches, several nodes, errors told and not told.
 
 use std::thread;
 use std::time::Duration;
 
 use gangplank_dvk::abi::{Code, M1};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_tests::dvk_peer::{Field, Layout, Outcome};
+use gangplank_dvk::endpoint::{Delivery, Gone};
+use gangplank_tests::dvk_peer::{Field, Layout, Outcome, Peer, PeerSetup, Reason};
 
-use crate::scene::{CLIENT, NAME_AT, Net, SERVER, access, bind, name, next_request, serve_access};
+use crate::scene::{
+    CLIENT, LIMIT, NAME_AT, Net, SERVER, access, bind, name, next_request, serve_access,
+};
 
 #[test]
 fn no_command_is_lost_however_many_clients_are_served_at_once() {
@@ -186,4 +189,200 @@ fn a_client_that_was_interrupted_and_asks_again_gets_the_newer_answer() {
         panic!("no reply");
     };
     assert_eq!(reply[4..8], [0; 4], "and not that to the first");
+}
+
+#[test]
+fn an_answer_to_one_that_moves_is_tried_again_until_it_has_settled() {
+    for (net, layout) in (110..).map(Net).zip(Layout::ALL) {
+        let node = net.node(layout);
+        let server = bind(&node);
+        let peer = net.peer(layout);
+        peer.wait_connected();
+        peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
+        peer.ask(11, SERVER, &access(11, layout), name());
+        let (request, message) = next_request(&*server);
+        peer.set_migrating(CLIENT, true);
+        let here = server.clone();
+        let replying = thread::spawn(move || {
+            let copied = here.copy_from(request, NAME_AT, &mut [0; 3]);
+            copied.and_then(|()| here.reply(request, &message.answer(0)))
+        });
+        peer.wait_for(6, 2);
+        peer.set_migrating(CLIENT, false);
+        replying.join().unwrap().unwrap();
+        assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
+        serve_access(&*server);
+        assert!(matches!(peer.outcome(11), Outcome::Reply(_)));
+        assert_eq!(peer.lost(), []);
+    }
+}
+
+#[test]
+fn what_the_server_may_not_do_is_told_or_lost_and_others_are_served() {
+    let net = Net(113);
+    let mut config = net.config(Layout::Current, &[0]);
+    config.limits.exchange = Duration::from_millis(200);
+    let node = Node::start(config).unwrap();
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    let (request, message) = next_request(&*server);
+    // Not to that client at all: told, with the copy block of some earlier copy.
+    peer.deny(SERVER, &[], &[CLIENT]);
+    let error = server.copy_from(request, NAME_AT, &mut [0; 3]);
+    assert_eq!(error.unwrap_err().code(), Code::EDVSTRAPDENIED);
+    let error = server.copy_to(request, NAME_AT, &[0; 3]);
+    assert_eq!(error.unwrap_err().code(), Code::EDVSTRAPDENIED);
+    // Not that call: lost.
+    peer.deny(SERVER, &[6], &[]);
+    let error = server.copy_from(request, NAME_AT, &mut [0; 3]);
+    assert_eq!(error.unwrap_err().code(), Code::EDVSTIMEDOUT);
+    peer.wait_lost(Reason::BadCall);
+    peer.deny(SERVER, &[], &[]);
+    server.reply(request, &message.answer(0)).unwrap();
+    assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
+    peer.ask(11, SERVER, &access(11, Layout::Current), name());
+    serve_access(&*server);
+    assert!(matches!(peer.outcome(11), Outcome::Reply(_)));
+}
+
+#[test]
+fn a_descriptor_that_an_answer_is_stuck_on_is_used_again_when_its_process_receives() {
+    for (net, layout) in (114..).map(Net).zip(Layout::ALL) {
+        let mut config = net.config(layout, &[0]);
+        config.limits.exchange = Duration::from_millis(200);
+        let node = Node::start(config).unwrap();
+        let server = bind(&node);
+        let peer = net.peer(layout);
+        peer.wait_connected();
+        peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
+        peer.ask(11, SERVER, &access(11, layout), name());
+        let (request, message) = next_request(&*server);
+        let (other, other_message) = next_request(&*server);
+        // It does not wait any more: what it is answered stays queued on it, and the server's descriptor with it.
+        peer.interrupt(CLIENT);
+        let error = server.reply(request, &message.answer(-4)).unwrap_err();
+        assert_eq!(error.code(), Code::EDVSTIMEDOUT);
+        let error = server.copy_from(other, NAME_AT, &mut [0; 3]).unwrap_err();
+        assert_eq!(error.code(), Code::EDVSTIMEDOUT);
+        peer.wait_lost(Reason::Enqueued);
+        // Its next question receives the answer to the one before.
+        peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
+        let Outcome::Reply(reply) = peer.outcome(CLIENT) else {
+            panic!("no reply");
+        };
+        assert_eq!(reply[4..8], (-4i32).to_le_bytes());
+        server.copy_from(other, NAME_AT, &mut [0; 3]).unwrap();
+        server.reply(other, &other_message.answer(0)).unwrap();
+        assert!(matches!(peer.outcome(11), Outcome::Reply(_)));
+    }
+}
+
+#[test]
+fn a_client_that_has_ended_is_found_out_and_its_successor_is_another() {
+    for (net, layout) in (117..).map(Net).zip(Layout::ALL) {
+        let node = net.node(layout);
+        let server = bind(&node);
+        let peer = net.peer(layout);
+        peer.wait_connected();
+        peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
+        let (request, message) = next_request(&*server);
+        peer.exit(CLIENT);
+        let error = server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap_err();
+        assert_eq!(error.code(), Code::EDVSDSTDIED);
+        let gone = Delivery::Gone {
+            client: request.client(),
+            reason: Gone::Unbound,
+        };
+        assert_eq!(server.receive(LIMIT).unwrap(), gone);
+        peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
+        let (successors, _) = next_request(&*server);
+        let late = [
+            server.copy_to(request, NAME_AT, &[7; 3]),
+            server.reply(request, &message.answer(-5)),
+        ];
+        for late in late {
+            assert_eq!(late.unwrap_err().code(), Code::EDVSPROCSTS);
+        }
+        assert_eq!(peer.memory(CLIENT, NAME_AT), b"//\0");
+        server.reply(successors, &message.answer(0)).unwrap();
+        let Outcome::Reply(reply) = peer.outcome(CLIENT) else {
+            panic!("no reply");
+        };
+        assert_eq!(reply[4..8], [0; 4]);
+    }
+}
+
+/// A node whose proxy closes a connection that is silent for long.
+fn impatient(net: Net) -> Peer {
+    let setup = PeerSetup {
+        servers: vec![SERVER],
+        silence: Some(Duration::from_millis(400)),
+        ..net.setup(0, Layout::Current)
+    };
+    Peer::start(setup).unwrap()
+}
+
+#[test]
+fn signs_of_life_keep_a_connection_that_is_closed_without() {
+    let net = Net(120);
+    let mut config = net.config(Layout::Current, &[0]);
+    config.limits.hello = Duration::from_millis(50);
+    let _node = Node::start(config).unwrap();
+    let peer = impatient(net);
+    peer.wait_connected();
+    peer.wait_for(0, 20);
+    assert_eq!(peer.connections(), 1);
+
+    let net = Net(121);
+    let _silent = net.node(Layout::Current);
+    let peer = impatient(net);
+    peer.wait_connections(2);
+}
+
+#[test]
+fn signs_of_life_may_have_anything_left_in_them() {
+    for (net, layout) in (122..).map(Net).zip(Layout::ALL) {
+        let node = net.node(layout);
+        let server = bind(&node);
+        let peer = net.peer(layout);
+        peer.wait_connected();
+        let mut hello = peer
+            .asked(CLIENT, SERVER, &access(CLIENT, layout), name())
+            .with(Field::Command, 0)
+            .with(Field::SourceNode, 29)
+            .with(Field::DestinationNode, 30)
+            .with(Field::Dc, 31);
+        let batch_at = layout.batch_at();
+        hello.set_word(batch_at, 5);
+        hello.set_word(batch_at + 4, 3);
+        peer.send(&hello);
+        peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
+        serve_access(&*server);
+        assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
+    }
+}
+
+#[test]
+fn commands_that_are_defined_and_that_nobody_sends_do_nothing() {
+    let net = Net(125);
+    let node = net.node(Layout::Current);
+    let server = bind(&node);
+    let peer = net.peer(Layout::Current);
+    peer.wait_connected();
+    let frame = peer.asked(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    for command in [10, 11, 12, 13, 14, 0x2002, 0x2004, 0x200c, 0x200d, 0x200e] {
+        peer.send(&frame.clone().with(Field::Command, command));
+    }
+    // Acknowledgements that nobody waits for, of whatever there is.
+    for command in [0x2001, 0x2003, 0x2005, 0x2006, 0x2007, 0x2008] {
+        for code in [0, -38, i32::MIN] {
+            let ack = frame.clone().with(Field::Command, command);
+            peer.send(&ack.with(Field::Result, code));
+        }
+    }
+    peer.send(&frame);
+    serve_access(&*server);
+    assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
 }
