@@ -191,6 +191,12 @@ impl Peer {
         self.shared.lock().deny(seat.into(), calls, destinations);
     }
 
+    /// Waits until the descriptor of a remote process has no command in it.
+    pub fn wait_free(&self, seat: impl Into<Seat>) {
+        let seat = seat.into();
+        drop(self.wait_until("be done with a command", |kernel| !kernel.is_busy(seat)));
+    }
+
     /// Starts SENDREC: process `client` asks `server`, with `memory` by address.
     pub fn ask(
         &self,

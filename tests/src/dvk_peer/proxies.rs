@@ -65,7 +65,7 @@ impl Proxies {
                 // As long as it is in the proxy's queue.
                 thread::sleep(shared.setup.queued);
                 // The descriptor is free when the command is fetched, before it is on the network.
-                shared.lock().sent(answer.busy);
+                note(&shared, |kernel| kernel.sent(answer.busy));
                 write(
                     &outgoing,
                     &[answer.frame.header, answer.frame.payload].concat(),

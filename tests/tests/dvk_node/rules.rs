@@ -273,6 +273,7 @@ fn a_descriptor_that_an_answer_is_stuck_on_is_used_again_when_its_process_receiv
             panic!("no reply");
         };
         assert_eq!(reply[4..8], (-4i32).to_le_bytes());
+        peer.wait_free(SERVER);
         server.copy_from(other, NAME_AT, &mut [0; 3]).unwrap();
         server.reply(other, &other_message.answer(0)).unwrap();
         assert!(matches!(peer.outcome(11), Outcome::Reply(_)));

@@ -139,6 +139,11 @@ impl Kernel {
         }
     }
 
+    /// Whether the descriptor of a remote process has a command in it.
+    pub(crate) fn is_busy(&self, seat: Seat) -> bool {
+        self.remotes.get(&seat).is_some_and(|remote| remote.busy)
+    }
+
     /// PUT2LCL: what goes out for `frame`.
     pub(crate) fn put(&mut self, frame: Frame) -> Option<Outgoing> {
         self.received.push(frame.clone());
