@@ -111,6 +111,29 @@ impl Command {
         }
     }
 
+    /// Whether it goes from one process to another: all that a DVK puts into a container's processes, and nothing that proxies
+    /// say to each other or that nobody sends.
+    pub fn is_between_processes(self) -> bool {
+        matches!(
+            self,
+            Self::SEND_MSG
+                | Self::NTFY_MSG
+                | Self::SNDREC_MSG
+                | Self::REPLY_MSG
+                | Self::COPYIN_DATA
+                | Self::COPYOUT_RQST
+                | Self::COPYLCL_RQST
+                | Self::COPYRMT_RQST
+                | Self::COPYIN_RQST
+                | Self::SEND_ACK
+                | Self::SNDREC_ACK
+                | Self::COPYIN_ACK
+                | Self::COPYOUT_DATA
+                | Self::COPYLCL_ACK
+                | Self::COPYRMT_ACK
+        )
+    }
+
     /// Whether it is about a copy: generations whose header has one place for a message and a copy have a copy there.
     pub fn is_copy(self) -> bool {
         matches!(
@@ -154,6 +177,16 @@ mod tests {
             copies.map(Command::raw).collect::<Vec<_>>(),
             [5, 6, 7, 8, 9, 0x2005, 0x2006, 0x2007, 0x2008]
         );
+    }
+
+    #[test]
+    fn processes_say_what_a_kernel_takes() {
+        let theirs = (0..0x3000)
+            .map(Command::from_raw)
+            .filter(|command| command.is_between_processes())
+            .map(Command::raw);
+        let taken = (1..=9).chain([0x2001, 0x2003]).chain(0x2005..=0x2008);
+        assert!(theirs.eq(taken));
     }
 
     #[test]

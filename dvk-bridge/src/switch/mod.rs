@@ -243,7 +243,7 @@ impl Switch {
             let Some((header, payload)) = program.next()? else {
                 return Ok(());
             };
-            if let Some(full) = self.route(id, header, &payload) {
+            if let Some(full) = self.route(id, header, &payload)? {
                 if let Some(program) = self.programs.get_mut(&id) {
                     program.pause(full);
                 }
@@ -253,14 +253,16 @@ impl Switch {
     }
 
     /// Does what program `id` says: the program that has too much waiting now, if one has.
-    fn route(&mut self, id: u64, header: Header, payload: &[u8]) -> Option<u64> {
-        let program = self.programs.get(&id)?;
+    fn route(&mut self, id: u64, header: Header, payload: &[u8]) -> Result<Option<u64>, End> {
+        let Some(program) = self.programs.get(&id) else {
+            return Ok(None);
+        };
         let header = Header {
             pid: program.pid(),
             len: 0,
             ..header
         };
-        match header.command {
+        Ok(match header.command {
             Command::NONE => None,
             Command::PROCBIND => {
                 let verdict = self.bind(id, &header, payload);
@@ -286,7 +288,8 @@ impl Switch {
                 let full = self.programs.iter().find(|(_, it)| it.is_full());
                 full.map(|(&full, _)| full)
             }
-            _ => match self.table.receiver(id, &header) {
+            command if !command.is_between_processes() => return Err(End::Command(command)),
+            command => match self.table.receiver(id, &header) {
                 Ok(receiver) => self.put(receiver, header, payload),
                 Err(code) => {
                     log::debug!(
@@ -295,7 +298,9 @@ impl Switch {
                         header.src,
                         header.dst
                     );
-                    let command = header.command.failure()?;
+                    let Some(command) = command.failure() else {
+                        return Ok(None);
+                    };
                     let refusal = Header {
                         dc: header.dc,
                         src: header.dst,
@@ -308,7 +313,7 @@ impl Switch {
                     self.put(id, refusal, &[])
                 }
             },
-        }
+        })
     }
 
     fn bind(&mut self, id: u64, header: &Header, name: &[u8]) -> Result<(), Code> {

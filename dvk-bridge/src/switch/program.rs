@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use crate::abi::{Header, HeaderFlags};
+use crate::abi::{Command, Header, HeaderFlags};
 use crate::carrier::local::{GENERATION, no_node};
 use crate::carrier::stream::{FrameError, Frames};
 
@@ -27,6 +27,8 @@ pub(super) enum End {
     Rules(#[from] FrameError),
     #[error("it breaks the rules: batches and compression are for nodes")]
     Packed,
+    #[error("it breaks the rules: {0} is not for programs to send")]
+    Command(Command),
     #[error("it has not read for {0:?}")]
     Slow(Duration),
 }

@@ -165,3 +165,39 @@ fn the_status_says_whose_partner_does_not_read() {
     stop.stop();
     thread.join().unwrap();
 }
+
+#[test]
+fn nobody_but_the_switch_says_what_the_switch_says() {
+    for command in [
+        Command::PROCBIND_ACK,
+        Command::PROCUNBIND_ACK,
+        Command::PROCINFO,
+        Command::SHUTDOWN,
+        Command::REPLY_ACK,
+    ] {
+        let directory = TempDir::new().unwrap();
+        let (stop, thread) = start(&directory);
+        let [mut victim, mut rogue] = [1, 20].map(|endpoint| {
+            let mut program = Raw::connect(&directory);
+            program.bind(endpoint);
+            program
+        });
+        let order = Header {
+            src: Endpoint::from_raw(20),
+            dst: Endpoint::from_raw(1),
+            rcode: -1,
+            ..Header::new(command)
+        };
+        rogue.send(order, &[]).unwrap();
+        // All that is heard of it is that it has gone, since it was dropped.
+        let heard = victim.receive();
+        assert_eq!(
+            (heard.command, heard.src),
+            (Command::PROCUNBIND, Endpoint::from_raw(20)),
+            "{command}"
+        );
+        assert_eq!(rogue.0.read(&mut [0]).unwrap(), 0);
+        stop.stop();
+        thread.join().unwrap();
+    }
+}

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::{GENERATION, SWITCH, Shared, binding, name_bytes, no_node};
-use crate::abi::{Code, Command, DcId, Header};
+use crate::abi::{Code, Command, DcId, Endpoint, Header};
 use crate::carrier::engine::lock;
 use crate::carrier::stream::{Broken, FrameError, Frames, NAP, poll_for};
 use crate::endpoint::Gone;
@@ -145,7 +145,7 @@ impl Shared {
 
     fn deliver(&self, header: &Header, payload: &[u8]) {
         match header.command {
-            Command::PROCBIND_ACK => self.decide(header),
+            Command::PROCBIND_ACK if header.src == Endpoint::NONE => self.decide(header),
             Command::PROCUNBIND => {
                 if let Some(dc) = DcId::new(header.dc) {
                     self.station.partner_gone(dc, header.src, Gone::Unbound);
