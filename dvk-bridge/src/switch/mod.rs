@@ -1,12 +1,15 @@
 //! The switch: programs of one host bind endpoints on it and reach each other's, without the kernel's module.
 //!
 //! One thread waits for all connections. What comes from a program is examined, stamped with who sent it, and put behind
-//! what waits for whom it is for. A program whose partner does not read is not read itself until that has caught up, so
-//! that nobody can make the switch keep more than a little for each.
+//! what waits for whom it is for. Whoever lets much wait and does not read is dropped: nobody else waits for it, as a server
+//! that did would be taken from all others. Two endpoints that keep to the rules have one exchange at a time. A program that
+//! says much more to one without waiting for its answers is not read itself until that has caught up, and what more is
+//! acknowledged than that can have asked for is lost.
 
 mod admission;
 mod args;
 mod program;
+mod queue;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,7 +19,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gangplank_frontend::listening::Listening;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
@@ -31,7 +34,8 @@ pub use args::{SwitchArgs, run};
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
 use crate::carrier::stream::{NAP, poll_for};
 use crate::status::{self, StatusError};
-use program::{End, Program};
+use program::{End, Pause, Program};
+use queue::Pair;
 use table::Table;
 
 /// Most programs at a time.
@@ -50,7 +54,7 @@ pub struct SwitchConfig {
     pub dcs: HashMap<DcId, DcLimits>,
     /// Where its status is told.
     pub status: Option<PathBuf>,
-    /// How long a program may take to read some of what waits for it. Until then its partners wait with it.
+    /// How long a program may take to read some when very much waits for it.
     pub patience: Duration,
 }
 
@@ -63,7 +67,7 @@ impl SwitchConfig {
             admission: Admission::only(geteuid().as_raw()),
             dcs: HashMap::from([(DcId::FIRST, DcLimits::USUAL)]),
             status: None,
-            patience: Duration::from_secs(30),
+            patience: Duration::from_secs(2),
         }
     }
 }
@@ -149,9 +153,8 @@ impl Switch {
             for (id, events) in ready.programs {
                 self.serve(id, events);
             }
-            self.drop_slow();
-            // Last, as whoever goes lets others go on that nothing else would wake.
-            while self.resume() {}
+            // Whoever goes lets others go on that nothing else would wake, and is told to all.
+            while self.drop_slow() || self.resume() {}
             if ready.listener {
                 self.accept();
             }
@@ -173,9 +176,10 @@ impl Switch {
         for program in self.programs.values() {
             descriptors.push(PollFd::new(program.socket(), program.interest()));
         }
-        let patience = self.programs.values().filter_map(|it| it.waits_since());
-        let patience = patience.map(|since| self.config.patience.saturating_sub(since.elapsed()));
-        poll_for(&mut descriptors, patience.min().unwrap_or(NAP))?;
+        let programs = self.programs.values();
+        let deadlines = programs.filter_map(|it| it.queue.deadline(self.config.patience));
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        poll_for(&mut descriptors, deadlines.min().map_or(NAP, left))?;
         let mut events = descriptors.iter().map(PollFd::revents);
         let mut is_ready = || events.next().is_some_and(|it| !it.is_empty());
         Ok(Ready {
@@ -234,7 +238,7 @@ impl Switch {
         }
     }
 
-    /// Passes on what came whole from program `id`, until one that it is for has too much waiting.
+    /// Passes on what came whole from program `id`, until too much of it waits for one that it is for.
     fn pass_on(&mut self, id: u64) -> Result<(), End> {
         loop {
             let Some(program) = self.programs.get_mut(&id) else {
@@ -243,17 +247,17 @@ impl Switch {
             let Some((header, payload)) = program.next()? else {
                 return Ok(());
             };
-            if let Some(full) = self.route(id, header, &payload)? {
+            if let Some(pause) = self.route(id, header, &payload)? {
                 if let Some(program) = self.programs.get_mut(&id) {
-                    program.pause(full);
+                    program.pause(pause);
                 }
                 return Ok(());
             }
         }
     }
 
-    /// Does what program `id` says: the program that has too much waiting now, if one has.
-    fn route(&mut self, id: u64, header: Header, payload: &[u8]) -> Result<Option<u64>, End> {
+    /// Does what program `id` says: why it is not to be read for now, if so.
+    fn route(&mut self, id: u64, header: Header, payload: &[u8]) -> Result<Option<Pause>, End> {
         let Some(program) = self.programs.get(&id) else {
             return Ok(None);
         };
@@ -272,25 +276,27 @@ impl Switch {
                     rcode: verdict.err().map_or(0, Code::result),
                     ..Header::new(Command::PROCBIND_ACK)
                 };
-                self.put(
-                    id,
-                    Header {
-                        dc: header.dc,
-                        ..ack
-                    },
-                    &[],
-                )
+                let ack = Header {
+                    dc: header.dc,
+                    ..ack
+                };
+                self.put(id, None, ack, &[])
             }
             Command::PROCUNBIND => {
                 if self.table.unbind(id, header.dc, header.src) {
                     self.tell_gone(&[(header.dc, header.src)]);
                 }
-                let full = self.programs.iter().find(|(_, it)| it.is_full());
-                full.map(|(&full, _)| full)
+                let pair = (header.dc, header.src, Endpoint::NONE);
+                let mut programs = self.programs.iter();
+                let full = programs.find(|(_, it)| it.queue.has_enough_of(&pair));
+                full.map(|(&full, _)| Pause { full, pair })
             }
             command if !command.is_between_processes() => return Err(End::Command(command)),
             command => match self.table.receiver(id, &header) {
-                Ok(receiver) => self.put(receiver, header, payload),
+                Ok(receiver) => {
+                    let pair = (header.dc, header.src, header.dst);
+                    self.put(receiver, Some(pair), header, payload)
+                }
                 Err(code) => {
                     log::debug!(
                         "{} from {} to {}: {code}",
@@ -310,7 +316,7 @@ impl Switch {
                         copy: header.copy,
                         ..Header::new(command)
                     };
-                    self.put(id, refusal, &[])
+                    self.put(id, None, refusal, &[])
                 }
             },
         })
@@ -324,7 +330,7 @@ impl Switch {
         }
         let name = String::from_utf8_lossy(name.get(..15).unwrap_or(name)).into_owned();
         self.table.bind(id, header.dc, header.src, &name)?;
-        log::info!(
+        log::debug!(
             "{program} has bound endpoint {} of container {} as {name:?}",
             header.src,
             header.dc
@@ -332,23 +338,50 @@ impl Switch {
         Ok(())
     }
 
-    /// Puts a command behind what waits for program `id`: that program, if that is too much.
-    fn put(&mut self, id: u64, header: Header, payload: &[u8]) -> Option<u64> {
-        let program = self.programs.get_mut(&id)?;
-        program.put(header, payload);
-        program.is_full().then_some(id)
+    /// Puts a command behind what waits for program `full`, as one of `pair`'s if it is anybody's: why whoever says it is not
+    /// to be read for now, if so.
+    fn put(
+        &mut self,
+        full: u64,
+        pair: Option<Pair>,
+        header: Header,
+        payload: &[u8],
+    ) -> Option<Pause> {
+        let program = self.programs.get_mut(&full)?;
+        let Some(pair) = pair else {
+            program.put(None, header, payload);
+            return None;
+        };
+        if !header.command.is_ack() {
+            program.put(Some(pair), header, payload);
+            let enough = program.queue.has_enough_of(&pair);
+            return enough.then_some(Pause { full, pair });
+        }
+        // Whoever serves one that asks and does not read is not to wait for it.
+        if program.queue.has_enough_of(&pair) {
+            log::debug!(
+                "{} from {} to {} is lost: {program} has not read the ones before",
+                header.command,
+                header.src,
+                header.dst
+            );
+        } else {
+            program.put(Some(pair), header, payload);
+        }
+        None
     }
 
     /// Goes on with the programs whose partners have caught up, or gone: whether one of them was dropped over it.
     fn resume(&mut self) -> bool {
         let before = self.programs.len();
-        let paused: Vec<(u64, u64)> = self
+        let paused: Vec<(u64, Pause)> = self
             .programs
             .iter()
             .filter_map(|(&id, it)| Some((id, it.paused_for()?)))
             .collect();
-        for (id, full) in paused {
-            if self.programs.get(&full).is_some_and(Program::is_full) {
+        for (id, Pause { full, pair }) in paused {
+            let full = self.programs.get(&full);
+            if full.is_some_and(|it| it.queue.has_enough_of(&pair)) {
                 continue;
             }
             if let Some(program) = self.programs.get_mut(&id) {
@@ -361,21 +394,17 @@ impl Switch {
         self.programs.len() < before
     }
 
-    /// Ends programs that do not read.
-    fn drop_slow(&mut self) {
+    /// Ends programs that let too much wait: whether there were any.
+    fn drop_slow(&mut self) -> bool {
         let patience = self.config.patience;
-        let slow = |program: &Program| {
-            let since = program.waits_since();
-            since.is_some_and(|since| since.elapsed() >= patience)
-        };
-        let slow: Vec<u64> = self
-            .programs
-            .iter()
-            .filter_map(|(&id, program)| slow(program).then_some(id))
+        let programs = self.programs.iter();
+        let slow: Vec<_> = programs
+            .filter_map(|(&id, program)| Some((id, program.queue.too_much(patience)?)))
             .collect();
-        for id in slow {
-            self.remove(id, &End::Slow(patience));
+        for &(id, too_much) in &slow {
+            self.remove(id, &too_much.into());
         }
+        !slow.is_empty()
     }
 
     fn remove(&mut self, id: u64, end: &End) {
@@ -414,7 +443,7 @@ impl Switch {
                     dst: Endpoint::NONE,
                     ..Header::new(Command::PROCUNBIND)
                 };
-                program.put(header, &[]);
+                program.put(Some((dc, src, Endpoint::NONE)), header, &[]);
             }
         }
     }

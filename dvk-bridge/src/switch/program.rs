@@ -1,20 +1,16 @@
-//! One program at the switch: its connection, who it is, what waits for it.
+//! One program at the switch: its connection, and who it is.
 
 use std::fmt;
-use std::time::{Duration, Instant};
 
 use gangplank_frontend::peer::Peer;
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
 
+use super::queue::{Pair, Queue, TooMuch};
 use crate::abi::{Command, Header, HeaderFlags};
 use crate::carrier::local::{GENERATION, no_node};
 use crate::carrier::stream::{FrameError, Frames};
-
-/// So many bytes waiting for a program are too much for others to add to.
-const FULL: usize = 1 << 20;
 
 /// Why a program is dropped.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +25,17 @@ pub(super) enum End {
     Packed,
     #[error("it breaks the rules: {0} is not for programs to send")]
     Command(Command),
-    #[error("it has not read for {0:?}")]
-    Slow(Duration),
+    #[error("{0}")]
+    TooMuch(#[from] TooMuch),
+}
+
+/// Why a program is not read: of what its endpoint says to another's, too much waits for that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    /// Whose program has not read it.
+    pub(super) full: u64,
+    /// Who says what to whom.
+    pub(super) pair: Pair,
 }
 
 /// The program.
@@ -40,13 +45,9 @@ pub(super) struct Program {
     /// None if the process is in a pid namespace that the switch does not see into.
     pid: Option<i32>,
     frames: Frames,
-    waiting: Vec<u8>,
-    /// Bytes of `waiting` that are sent.
-    sent: usize,
-    /// Since when nothing of what waits could be sent.
-    since: Option<Instant>,
-    /// It is not read until this one has less waiting.
-    paused_for: Option<u64>,
+    /// What waits for it.
+    pub(super) queue: Queue,
+    paused_for: Option<Pause>,
 }
 
 impl Program {
@@ -59,9 +60,7 @@ impl Program {
             uid: peer.user,
             pid: peer.process.and_then(|it| i32::try_from(it.get()).ok()),
             frames: Frames::new(no_node(), no_node(), GENERATION),
-            waiting: Vec::new(),
-            sent: 0,
-            since: None,
+            queue: Queue::default(),
             paused_for: None,
         })
     }
@@ -83,30 +82,20 @@ impl Program {
     pub(super) fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::IN, self.paused_for.is_none());
-        interest.set(PollFlags::OUT, self.unsent() > 0);
+        interest.set(PollFlags::OUT, self.queue.unsent() > 0);
         interest
     }
 
-    pub(super) fn pause(&mut self, full: u64) {
-        self.paused_for = Some(full);
+    pub(super) fn pause(&mut self, pause: Pause) {
+        self.paused_for = Some(pause);
     }
 
     pub(super) fn unpause(&mut self) {
         self.paused_for = None;
     }
 
-    pub(super) fn paused_for(&self) -> Option<u64> {
+    pub(super) fn paused_for(&self) -> Option<Pause> {
         self.paused_for
-    }
-
-    /// Whether others may not add to what waits for it.
-    pub(super) fn is_full(&self) -> bool {
-        self.unsent() > FULL
-    }
-
-    /// Since when it has taken nothing of what waits for it.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
-        self.since
     }
 
     /// How it stands with it.
@@ -116,11 +105,7 @@ impl Program {
         } else {
             ""
         };
-        format!("{} bytes wait for it{paused}", self.unsent())
-    }
-
-    fn unsent(&self) -> usize {
-        self.waiting.len().saturating_sub(self.sent)
+        format!("{} bytes wait for it{paused}", self.queue.unsent())
     }
 
     /// Reads what there is by `events`, unless it is paused. One that goes while it is paused has nothing more to say.
@@ -150,48 +135,16 @@ impl Program {
         if packed { Err(End::Packed) } else { Ok(next) }
     }
 
-    /// Puts a command behind what waits, and sends as much as it takes.
-    pub(super) fn put(&mut self, header: Header, payload: &[u8]) {
-        let header = Header {
-            snode: no_node().raw(),
-            dnode: no_node().raw(),
-            len: i32::try_from(payload.len()).unwrap_or(i32::MAX),
-            ..header
-        };
-        header.encode(GENERATION, &mut self.waiting);
-        self.waiting.extend_from_slice(payload);
+    /// Puts a command behind what waits, as one of `pair`'s if it is anybody's, and sends as much as it takes.
+    pub(super) fn put(&mut self, pair: Option<Pair>, header: Header, payload: &[u8]) {
+        self.queue.put(pair, header, payload);
         // Whatever goes wrong is found when the connection is served next.
-        let _ = self.send();
+        let _ = self.queue.send(&self.socket);
     }
 
     /// Sends what waits, as far as the program takes it.
     pub(super) fn send(&mut self) -> Result<(), End> {
-        while let Some(rest @ [_, ..]) = self.waiting.get(self.sent..) {
-            match send(
-                &self.socket,
-                rest,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            ) {
-                Ok(sent) => {
-                    self.sent += sent;
-                    self.since = None;
-                }
-                Err(Errno::AGAIN) => {
-                    self.since.get_or_insert_with(Instant::now);
-                    if self.sent > FULL {
-                        self.waiting.drain(..self.sent);
-                        self.sent = 0;
-                    }
-                    return Ok(());
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.waiting.clear();
-        self.sent = 0;
-        self.since = None;
-        Ok(())
+        Ok(self.queue.send(&self.socket)?)
     }
 }
 

@@ -69,8 +69,12 @@ impl Raw {
 }
 
 fn start(directory: &TempDir) -> (Stop, thread::JoinHandle<()>) {
+    start_with(directory, PATIENCE)
+}
+
+fn start_with(directory: &TempDir, patience: Duration) -> (Stop, thread::JoinHandle<()>) {
     let switch = Switch::new(SwitchConfig {
-        patience: PATIENCE,
+        patience,
         status: Some(directory.path().join("status")),
         ..SwitchConfig::new(directory.path().join("switch"))
     });
@@ -119,21 +123,21 @@ fn who_does_not_read_is_dropped_and_its_partners_go_on() {
 #[test]
 fn who_reads_slowly_is_waited_for() {
     let directory = TempDir::new().unwrap();
-    let (stop, thread) = start(&directory);
+    let (stop, thread) = start_with(&directory, LIMIT / 10);
     let [mut slow, mut partner] = [2, 3].map(|endpoint| {
         let mut program = Raw::connect(&directory);
         program.bind(endpoint);
         program
     });
     let sending = thread::spawn(move || {
-        for _ in 0..64 {
+        for _ in 0..128 {
             partner.copy_to(3, 2).unwrap();
         }
         partner
     });
-    for _ in 0..64 {
-        // Never as long as it may take, and longer than that in all.
-        thread::sleep(PATIENCE / 20);
+    for _ in 0..128 {
+        // A quarter of the time that it has, and longer than that in all.
+        thread::sleep(LIMIT / 640);
         assert_eq!(slow.receive().command, Command::COPYIN_DATA);
     }
     drop(sending.join().unwrap());
@@ -200,4 +204,96 @@ fn nobody_but_the_switch_says_what_the_switch_says() {
         stop.stop();
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn a_server_is_read_however_much_waits_for_one_that_it_answers() {
+    let directory = TempDir::new().unwrap();
+    let (stop, thread) = start_with(&directory, 10 * LIMIT);
+    let [mut server, mut deaf, mut client] = [1, 20, 10].map(|endpoint| {
+        let mut program = Raw::connect(&directory);
+        program.bind(endpoint);
+        program
+    });
+    let serving = thread::spawn(move || {
+        loop {
+            let request = server.receive();
+            let (command, payload): (_, &[u8]) = match request.command {
+                Command::COPYOUT_RQST => (Command::COPYOUT_DATA, &[0; MAX_PAYLOAD]),
+                Command::SNDREC_MSG => (Command::REPLY_MSG, &[]),
+                _ => return,
+            };
+            let answer = Header {
+                src: request.dst,
+                dst: request.src,
+                ..Header::new(command)
+            };
+            server.send(answer, payload).unwrap();
+        }
+    });
+    let to_server = |from, command| Header {
+        src: Endpoint::from_raw(from),
+        dst: Endpoint::from_raw(1),
+        ..Header::new(command)
+    };
+    for _ in 0..256 {
+        let flood = to_server(20, Command::COPYOUT_RQST);
+        deaf.send(flood, &[]).unwrap();
+    }
+    for _ in 0..4 {
+        let question = to_server(10, Command::SNDREC_MSG);
+        client.send(question, &[]).unwrap();
+        assert_eq!(client.receive().command, Command::REPLY_MSG);
+    }
+    // Not for a process that serves, and so its end.
+    let goodbye = to_server(10, Command::NTFY_MSG);
+    client.send(goodbye, &[]).unwrap();
+    serving.join().unwrap();
+    drop(deaf);
+    stop.stop();
+    thread.join().unwrap();
+}
+
+#[test]
+fn who_reads_a_few_bytes_now_and_then_is_dropped() {
+    let directory = TempDir::new().unwrap();
+    let (stop, thread) = start(&directory);
+    let [mut sly, mut partner] = [2, 3].map(|endpoint| {
+        let mut program = Raw::connect(&directory);
+        program.bind(endpoint);
+        program
+    });
+    let reading = thread::spawn(move || {
+        // As little as makes the system take some more of what waits.
+        let mut few = [0; MAX_PAYLOAD];
+        while sly.0.read(&mut few).is_ok_and(|read| read > 0) {
+            thread::sleep(PATIENCE / 4);
+        }
+    });
+    for _ in 0..64 {
+        partner.copy_to(3, 2).unwrap();
+    }
+    assert_eq!(partner.receive().command, Command::PROCUNBIND);
+    reading.join().unwrap();
+    stop.stop();
+    thread.join().unwrap();
+}
+
+#[test]
+fn who_does_not_read_what_it_has_brought_about_is_dropped() {
+    let directory = TempDir::new().unwrap();
+    let (stop, thread) = start(&directory);
+    let mut deaf = Raw::connect(&directory);
+    let say = |command| Header {
+        src: Endpoint::from_raw(2),
+        ..Header::new(command)
+    };
+    let started = Instant::now();
+    while deaf.send(say(Command::PROCBIND), b"deaf").is_ok()
+        && deaf.send(say(Command::PROCUNBIND), &[]).is_ok()
+    {
+        assert!(started.elapsed() < LIMIT, "it is kept");
+    }
+    stop.stop();
+    thread.join().unwrap();
 }

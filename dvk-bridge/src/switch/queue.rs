@@ -1,0 +1,248 @@
+//! What waits for a program: whole commands in their order, who says them to whom, and since when they are too much.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+
+use crate::abi::{Endpoint, Header, MAX_PAYLOAD};
+use crate::carrier::local::{GENERATION, no_node};
+
+/// So many bytes waiting for a program are too much: it has to take as many within the switch's patience, or all but half.
+pub(super) const FULL: usize = 1 << 20;
+
+/// So many bytes of one endpoint's that wait for another are enough. Whoever has so many waiting is full, although a command
+/// that is half sent still counts as a whole.
+const ENOUGH: usize = FULL + 2 * MAX_PAYLOAD;
+
+/// Most bytes that wait for a program: one copy for each endpoint of a container, and some more.
+const MOST: usize = 16 << 20;
+
+/// Who says something to whom: container, source and destination. Between two endpoints there is one exchange at a time, of
+/// at most one copy.
+pub(super) type Pair = (i32, Endpoint, Endpoint);
+
+/// What waits.
+#[derive(Default)]
+pub(super) struct Queue {
+    bytes: Vec<u8>,
+    /// Bytes of `bytes` that are sent.
+    sent: usize,
+    /// Bytes that were ever put here, and that were ever taken.
+    put: u64,
+    taken: u64,
+    /// What of `bytes` is whose, in its order.
+    parts: VecDeque<Part>,
+    /// Bytes that wait, by whose they are.
+    pairs: HashMap<Pair, usize>,
+    full: Option<Full>,
+    /// More was to be put here than there may be.
+    overrun: bool,
+}
+
+struct Part {
+    pair: Pair,
+    bytes: usize,
+    /// What is put here before its end, ever.
+    end: u64,
+}
+
+/// The program has to take some.
+#[derive(Clone, Copy)]
+struct Full {
+    since: Instant,
+    /// What it had taken by then.
+    taken: u64,
+}
+
+/// Why a program's queue is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TooMuch {
+    #[error("it has not read {FULL} of the bytes that wait for it within {0:?}")]
+    Slow(Duration),
+    #[error("it does not read: {MOST} bytes wait for it")]
+    Overrun,
+}
+
+impl Queue {
+    /// Puts a command behind what waits, as one of `pair`'s if it is anybody's. What would be too much is lost, and
+    /// [`Self::too_much`] from then on.
+    pub(super) fn put(&mut self, pair: Option<Pair>, header: Header, payload: &[u8]) {
+        let bytes = GENERATION.header_size() + payload.len();
+        if self.overrun || self.unsent() + bytes > MOST {
+            self.overrun = true;
+            return;
+        }
+        let header = Header {
+            snode: no_node().raw(),
+            dnode: no_node().raw(),
+            len: i32::try_from(payload.len()).unwrap_or(i32::MAX),
+            ..header
+        };
+        header.encode(GENERATION, &mut self.bytes);
+        self.bytes.extend_from_slice(payload);
+        self.put += count(bytes);
+        if let Some(pair) = pair {
+            let end = self.put;
+            self.parts.push_back(Part { pair, bytes, end });
+            *self.pairs.entry(pair).or_default() += bytes;
+        }
+        self.note_full();
+    }
+
+    /// Sends what the program takes at once.
+    pub(super) fn send(&mut self, socket: impl AsFd) -> Result<(), Errno> {
+        while let Some(rest @ [_, ..]) = self.bytes.get(self.sent..) {
+            match send(&socket, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => {
+                    self.sent += sent;
+                    self.taken += count(sent);
+                }
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.unsent() == 0 {
+            // What was needed once is not kept.
+            self.bytes.clear();
+            self.bytes.shrink_to(FULL);
+            self.sent = 0;
+        } else if self.sent > FULL {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+        while let Some(part) = self.parts.pop_front_if(|part| part.end <= self.taken) {
+            if let Some(bytes) = self.pairs.get_mut(&part.pair) {
+                *bytes -= part.bytes;
+                if *bytes == 0 {
+                    self.pairs.remove(&part.pair);
+                }
+            }
+        }
+        self.note_full();
+        Ok(())
+    }
+
+    /// Bytes that wait.
+    pub(super) fn unsent(&self) -> usize {
+        self.bytes.len().saturating_sub(self.sent)
+    }
+
+    /// Whether more of `pair` waits than two that keep to the rules can have there.
+    pub(super) fn has_enough_of(&self, pair: &Pair) -> bool {
+        self.pairs.get(pair).is_some_and(|&bytes| bytes > ENOUGH)
+    }
+
+    /// When it has to be looked at again although nothing happens.
+    pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
+        if self.overrun {
+            return Some(Instant::now());
+        }
+        self.full.map(|full| full.since + patience)
+    }
+
+    /// Whether the program has let more wait than it may.
+    pub(super) fn too_much(&self, patience: Duration) -> Option<TooMuch> {
+        if self.overrun {
+            return Some(TooMuch::Overrun);
+        }
+        let full = self.full?;
+        (full.since.elapsed() >= patience).then_some(TooMuch::Slow(patience))
+    }
+
+    /// Begins anew to wait for the program to take some, if it has taken that or must.
+    fn note_full(&mut self) {
+        // Not as soon as there is room for a few more, or one for which there is always more would never have to take it.
+        if self.unsent() <= FULL / 2 {
+            self.full = None;
+        }
+        let taken = self.taken;
+        let begins = match self.full {
+            Some(full) => taken - full.taken >= count(FULL),
+            None => self.unsent() > FULL,
+        };
+        if begins {
+            let since = Instant::now();
+            self.full = Some(Full { since, taken });
+        }
+    }
+}
+
+/// A size as a count of bytes that nothing ever takes away from.
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::abi::Command;
+
+    const PATIENCE: Duration = Duration::from_secs(3600);
+    const PAIR: Pair = (0, Endpoint::from_raw(1), Endpoint::from_raw(2));
+
+    /// Puts commands of `pair` into `queue` while `more`.
+    fn fill(queue: &mut Queue, pair: Option<Pair>, more: impl Fn(&Queue) -> bool) {
+        while more(queue) {
+            let header = Header::new(Command::COPYIN_DATA);
+            queue.put(pair, header, &[0; MAX_PAYLOAD]);
+        }
+    }
+
+    #[test]
+    fn what_is_taken_is_nobodys_any_more() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let mut queue = Queue::default();
+        fill(&mut queue, Some(PAIR), |it| !it.has_enough_of(&PAIR));
+        assert!(queue.deadline(PATIENCE).is_some());
+        let mut left = queue.unsent();
+        let mut room = vec![0; MAX_PAYLOAD];
+        while left > 0 {
+            queue.send(&here).unwrap();
+            left -= there.read(&mut room).unwrap();
+        }
+        assert_eq!((queue.unsent(), queue.pairs.len()), (0, 0));
+        assert_eq!(queue.deadline(PATIENCE), None);
+        assert!(queue.bytes.capacity() <= FULL);
+    }
+
+    #[test]
+    fn one_who_takes_little_has_no_more_time_than_one_who_takes_nothing() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let mut queue = Queue::default();
+        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL);
+        let deadline = queue.deadline(PATIENCE);
+        queue.send(&here).unwrap();
+        // As little as lets it take some more.
+        let mut few = [0; MAX_PAYLOAD];
+        let before = queue.taken;
+        while queue.taken == before {
+            assert!(there.read(&mut few).unwrap() > 0);
+            queue.send(&here).unwrap();
+        }
+        assert_eq!(queue.deadline(PATIENCE), deadline);
+        while queue.taken < count(FULL) {
+            assert!(there.read(&mut few).unwrap() > 0);
+            queue.send(&here).unwrap();
+        }
+        assert!(queue.deadline(PATIENCE) > deadline || queue.unsent() <= FULL);
+        assert_eq!(queue.too_much(PATIENCE), None);
+        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL);
+        let slow = TooMuch::Slow(Duration::ZERO);
+        assert_eq!(queue.too_much(Duration::ZERO), Some(slow));
+    }
+
+    #[test]
+    fn more_than_there_may_be_is_not_kept() {
+        let mut queue = Queue::default();
+        fill(&mut queue, None, |it| it.too_much(PATIENCE).is_none());
+        assert_eq!(queue.too_much(PATIENCE), Some(TooMuch::Overrun));
+        assert!(queue.unsent() <= MOST && queue.unsent() > MOST - 2 * MAX_PAYLOAD);
+    }
+}
