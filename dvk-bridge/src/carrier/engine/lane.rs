@@ -88,6 +88,20 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// An exchange is about to be sent.
+    fn begin(&mut self, header: &Header, awaited: Awaited) {
+        self.in_flight = Some(InFlight {
+            command: header.command,
+            mark: header.ack_seq,
+            since: Instant::now(),
+            partner: header.dst,
+            awaited,
+            outcome: None,
+        });
+    }
+}
+
 /// The lane.
 pub(super) struct Lane {
     line: Arc<dyn Line>,
@@ -132,15 +146,21 @@ impl Lane {
         let Some(held) = permit()? else {
             return Ok(Vec::new());
         };
-        let mut state = lock(&self.state);
-        self.line.post(header, payload)?;
+        lock(&self.state).begin(&header, awaited);
+        // The acknowledgement may be there before this returns, and who takes it is not to wait for us.
+        let mut posted = self.line.post(header, payload);
         drop(held);
         // A turn that came late leaves its exchange some time all the same.
         let deadline = deadline.max(Instant::now() + limit / 2);
         let mut patience = Patience::default();
+        let mut state = lock(&self.state);
         loop {
             let outcome;
-            (state, outcome) = self.wait_for_outcome(state, &header, awaited, deadline);
+            (state, outcome) = match posted {
+                Ok(()) => self.wait_for_outcome(state, deadline),
+                Err(error) => (state, Err(error.into())),
+            };
+            state.in_flight = None;
             self.note(&mut state, &outcome, header.command, header.dst);
             for (header, payload) in state.kept_back.drain(..) {
                 // Without a connection nobody waits for it any more.
@@ -157,7 +177,8 @@ impl Lane {
             if state.closed {
                 return Err(Failure::Unbound);
             }
-            self.line.post(header, payload)?;
+            state.begin(&header, awaited);
+            posted = self.line.post(header, payload);
         }
     }
 
@@ -165,18 +186,8 @@ impl Lane {
     fn wait_for_outcome<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        header: &Header,
-        awaited: Awaited,
         deadline: Instant,
     ) -> (MutexGuard<'a, State>, Result<Vec<u8>, Failure>) {
-        state.in_flight = Some(InFlight {
-            command: header.command,
-            mark: header.ack_seq,
-            since: Instant::now(),
-            partner: header.dst,
-            awaited,
-            outcome: None,
-        });
         let mut late = false;
         let outcome = loop {
             let outcome = state.in_flight.as_mut().and_then(|it| it.outcome.take());
@@ -188,7 +199,6 @@ impl Lane {
             }
             (state, late) = wait_until(&self.changed, state, deadline);
         };
-        state.in_flight = None;
         (state, outcome)
     }
 
@@ -258,6 +268,7 @@ impl Lane {
             return false;
         };
         in_flight.outcome = Some(outcome);
+        drop(state);
         self.changed.notify_all();
         true
     }

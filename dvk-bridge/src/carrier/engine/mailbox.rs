@@ -114,6 +114,7 @@ impl Mailbox {
             return Ok(());
         }
         state.ask(from, message);
+        drop(state);
         self.arrived.notify_one();
         Ok(())
     }

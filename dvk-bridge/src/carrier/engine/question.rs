@@ -167,6 +167,7 @@ impl Question {
             {
                 first();
                 asked.events.push_back(event);
+                drop(state);
                 self.arrived.notify_all();
                 Taken::Yes
             }

@@ -47,8 +47,13 @@ impl Turn {
 
 impl Drop for Had<'_> {
     fn drop(&mut self) {
-        lock(&self.turn.queue).tickets.pop_front();
-        self.turn.changed.notify_all();
+        let mut queue = lock(&self.turn.queue);
+        queue.tickets.pop_front();
+        let is_wanted = !queue.tickets.is_empty();
+        drop(queue);
+        if is_wanted {
+            self.turn.changed.notify_all();
+        }
     }
 }
 

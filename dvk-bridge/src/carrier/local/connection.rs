@@ -80,8 +80,8 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), End> {
     outbox.set_heard(true);
     let mut frames = Frames::new(no_node(), no_node(), GENERATION);
     let mut progress = Instant::now();
+    let mut waiting = 0;
     while !shared.is_stopping() {
-        let waiting = outbox.unsent();
         let limit = if waiting > 0 {
             shared.config.answer.saturating_sub(progress.elapsed())
         } else {
@@ -90,19 +90,33 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), End> {
         if limit.is_zero() {
             return Err(Broken::Slow(shared.config.answer).into());
         }
-        if wait(shared, socket, waiting > 0, limit)? {
+        let ready = wait(shared, socket, waiting > 0, limit)?;
+        if ready.read {
             read(shared, socket, &mut frames)?;
         }
-        outbox.flush()?;
-        if waiting == 0 || outbox.unsent() < waiting {
-            progress = Instant::now();
+        // Most of what is sent goes at once, and by whom it is from.
+        if ready.send || waiting > 0 {
+            outbox.flush()?;
+            let left = outbox.unsent();
+            if waiting == 0 || left < waiting {
+                progress = Instant::now();
+            }
+            waiting = left;
         }
     }
     Ok(())
 }
 
-/// Waits until there is something to do: whether there is something to read.
-fn wait(shared: &Shared, socket: &OwnedFd, sending: bool, limit: Duration) -> Result<bool, Errno> {
+/// What there is to do.
+struct Ready {
+    /// There is something to read.
+    read: bool,
+    /// Something could not be sent at once, or the connection is given up.
+    send: bool,
+}
+
+/// Waits until there is something to do.
+fn wait(shared: &Shared, socket: &OwnedFd, sending: bool, limit: Duration) -> Result<Ready, Errno> {
     let room = if sending {
         PollFlags::OUT
     } else {
@@ -114,8 +128,11 @@ fn wait(shared: &Shared, socket: &OwnedFd, sending: bool, limit: Duration) -> Re
         PollFd::new(socket, PollFlags::IN | room),
     ];
     poll_for(&mut ready, limit)?;
-    let [_, _, socket] = &ready;
-    Ok(!socket.revents().difference(PollFlags::OUT).is_empty())
+    let [_, wake, socket] = &ready;
+    Ok(Ready {
+        read: !socket.revents().difference(PollFlags::OUT).is_empty(),
+        send: !wake.revents().is_empty(),
+    })
 }
 
 fn read(shared: &Shared, socket: &OwnedFd, frames: &mut Frames) -> Result<(), End> {

@@ -25,6 +25,8 @@ pub(crate) struct Outbox {
     here: NodeId,
     peer: NodeId,
     generation: Generation,
+    /// This process's id, for headers.
+    pid: i32,
     state: Mutex<State>,
     /// Signalled when something waits, or the connection is given up.
     wake: OwnedFd,
@@ -92,6 +94,7 @@ impl Outbox {
             here,
             peer,
             generation,
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
             state: Mutex::default(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             usable: Condvar::new(),
@@ -223,7 +226,7 @@ impl Outbox {
             snode: self.here.raw(),
             dnode: self.peer.raw(),
             len: i32::try_from(payload.len()).unwrap_or(i32::MAX),
-            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            pid: self.pid,
             snd_seq: state.sequence,
             timestamp: now(),
             ..header
