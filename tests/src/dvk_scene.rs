@@ -1,12 +1,14 @@
 //! Three guests on one directory: User Mode Linux and QEMU by virtio-fs, and a second User Mode Linux that has neither device
 //! nor driver for it, by `gangplank-dvk mount` over its network.
 
-use anyhow::{Context, Result};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
 
 use crate::daemon::{Daemon, TAG};
 use crate::dvk::{Place, Server};
 use crate::guest::{Guest, Machine, Options};
-use crate::network::{GUEST, Network};
+use crate::network::{CARD, GUEST, Network};
 use crate::tools;
 
 /// Where each guest mounts the directory.
@@ -35,12 +37,26 @@ impl Scene {
         let server = Server::start(&Place::network(&network), daemon.socket())?;
         let mut far = Options::new(Machine::Uml).program("gangplank-dvk", &tools::dvk()?);
         far.network = Some(network.namespace());
-        let boot = |options: &Options| Guest::boot(options);
         let by_virtio = |machine| Options::new(machine).share(daemon.socket(), TAG);
+        let guests = [
+            ("User Mode Linux", by_virtio(Machine::Uml)),
+            ("QEMU", by_virtio(Machine::QemuX86_64)),
+            ("User Mode Linux with a network", far),
+        ];
+        // All at once: one that boots waits for itself half of the time.
+        let [uml, qemu, far] = thread::scope(|scope| {
+            guests
+                .each_ref()
+                .map(|(name, options)| (name, scope.spawn(|| Guest::boot(options))))
+                .map(|(name, booting)| {
+                    let booted = booting.join().map_err(|_| anyhow!("it panicked"));
+                    booted.flatten().with_context(|| format!("booting {name}"))
+                })
+        });
         Ok(Self {
-            uml: boot(&by_virtio(Machine::Uml)).context("booting User Mode Linux")?,
-            qemu: boot(&by_virtio(Machine::QemuX86_64)).context("booting QEMU")?,
-            far: boot(&far).context("booting User Mode Linux with a network")?,
+            uml: uml?,
+            qemu: qemu?,
+            far: far?,
             server,
             network,
         })
@@ -49,7 +65,9 @@ impl Scene {
     /// What to type in the third guest to give it its address.
     #[must_use]
     pub fn address_command() -> String {
-        format!("ip link set lo up && ip address add {GUEST}/24 dev eth0 && ip link set eth0 up")
+        format!(
+            "ip link set lo up && ip address add {GUEST}/24 dev {CARD} && ip link set {CARD} up"
+        )
     }
 
     /// What to type in the third guest to mount the directory, with further options.
@@ -59,7 +77,7 @@ impl Scene {
         format!("gangplank-dvk {} {options}", words.join(" "))
     }
 
-    /// Mounts the directory in all three; nobody believes for longer than a moment what he was told of names.
+    /// Mounts the directory in all three; each believes for a second what he was told of names.
     ///
     /// # Errors
     /// When one cannot mount it; with the server's log.
@@ -67,7 +85,7 @@ impl Scene {
         self.uml.mount(TAG, MOUNT)?;
         self.qemu.mount(TAG, MOUNT)?;
         self.far.sh(&Self::address_command())?;
-        let command = self.mount_command("--timeout 0");
+        let command = self.mount_command("");
         self.far
             .sh(&command)
             .with_context(|| self.server.log())

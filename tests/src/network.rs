@@ -17,6 +17,9 @@ use crate::process;
 /// The tap device's name in its namespace.
 pub const TAP: &str = "tap0";
 
+/// The guest's network card, in the guest.
+pub const CARD: &str = "vec0";
+
 /// The host's address on the tap device.
 pub const HOST: &str = "10.97.0.1";
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::Options;
 use super::kernel::Kernel;
-use crate::network::{self, TAP};
+use crate::network::{self, CARD, TAP};
 use crate::process;
 
 /// virtio id of the file system device (virtio 1.2, 5.11.1).
@@ -18,7 +18,10 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
     let mut command = match &options.network {
         Some(namespace) => {
             let mut command = network::command(namespace, &kernel.image);
-            command.arg(format!("eth0=tuntap,{TAP}"));
+            // Not eth0=tuntap, which takes one packet at a time: TCP sends some again that still wait in the tap device.
+            command.arg(format!(
+                "{CARD}:transport=hybrid,ifname={TAP},depth=64,gro=1"
+            ));
             command
         }
         None => process::tied(&kernel.image, options.user),

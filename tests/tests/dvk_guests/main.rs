@@ -34,7 +34,7 @@ type Trial = fn(&mut Stage) -> Result<()>;
 /// What each guest writes.
 const MIB: u32 = 4;
 
-/// How long what one has done may take to show elsewhere: virtio-fs believes names for a second.
+/// How long what one has done may take to show elsewhere: names are believed for a second.
 const SHOWS: Duration = Duration::from_secs(20);
 
 /// The guests, the share on the host and its daemon.
@@ -96,6 +96,7 @@ fn files_of_each_are_read_by_all(stage: &mut Stage) -> Result<()> {
     }
     for (reader, guest) in stage.scene.guests() {
         guest.sh("echo 3 >/proc/sys/vm/drop_caches")?;
+        let started = Instant::now();
         for (writer, sum) in &sums {
             let read = guest.sh(&format!("sha256sum </mnt/by-{writer}"))?;
             ensure!(
@@ -103,6 +104,8 @@ fn files_of_each_are_read_by_all(stage: &mut Stage) -> Result<()> {
                 "{reader} reads other bytes than {writer} wrote"
             );
         }
+        let took = started.elapsed().as_secs_f64();
+        note(&format!("{reader} read {} MiB in {took:.1} s", 3 * MIB));
     }
     for (writer, sum) in &sums {
         let file = File::open(stage.share.path().join(format!("by-{writer}")))?;
@@ -142,7 +145,7 @@ fn each_renames_and_removes_the_others(stage: &mut Stage) -> Result<()> {
 /// Unmounting ends the program; the next mount is served as the first was.
 fn the_far_guest_unmounts_and_mounts_again(stage: &mut Stage) -> Result<()> {
     fs::write(stage.share.path().join("kept"), "kept\n")?;
-    let command = stage.scene.mount_command("--timeout 0");
+    let command = stage.scene.mount_command("");
     let far = &mut stage.scene.far;
     far.sh("umount /mnt && ! test -e /mnt/kept")?;
     succeeds(far, "! pidof gangplank-dvk")?;
