@@ -47,7 +47,7 @@ pub(crate) struct Args {
     pub(crate) no_footprint: bool,
 
     /// Measure only rhostfs beside virtio-fs. All of it measures that as well, unless workloads or placements are named
-    #[arg(long, conflicts_with_all = ["daemons", "beside", "workloads", "placements", "no_footprint"])]
+    #[arg(long, conflicts_with_all = ["daemons", "beside", "placements", "no_footprint"])]
     pub(crate) rhostfs: bool,
 
     /// A directory on a disk's file system, to work in
@@ -99,12 +99,19 @@ impl Args {
         let asked = |entry: &&Entry| match self.workloads.as_slice() {
             // Apart, what is waited for counts; what is copied does not change.
             [] => !placement.apart || APART.contains(&entry.name),
-            names => names.iter().any(|name| {
-                let exact = CATALOGUE.iter().any(|entry| entry.name == name);
-                entry.name == name || !exact && entry.name.starts_with(name.as_str())
+            _ => self.names(entry.name, |name| {
+                CATALOGUE.iter().any(|entry| entry.name == name)
             }),
         };
         CATALOGUE.iter().filter(asked).copied().collect()
+    }
+
+    /// Whether a workload was asked for by its name, or by the beginning of it if that `is_known` as no other's name; or none was.
+    pub(crate) fn names(&self, workload: &str, is_known: impl Fn(&str) -> bool) -> bool {
+        let names = |name: &String| {
+            workload == name || !is_known(name) && workload.starts_with(name.as_str())
+        };
+        self.workloads.is_empty() || self.workloads.iter().any(names)
     }
 }
 

@@ -72,7 +72,7 @@ fn rhostfs(args: &Args) -> Result<()> {
         notes.push(text.to_owned());
     })?;
     let mut report = Report::new(Part::Rhostfs, scene.names(), args.rounds(), args.time());
-    let tables = rhostfs::tables(&mut scene, args.rounds(), args.time())?;
+    let tables = rhostfs::tables(&mut scene, args)?;
     report.add_tables(rhostfs::TITLE, tables);
     report.notes = notes;
     written(args, &report)

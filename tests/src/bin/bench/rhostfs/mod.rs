@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::args::Args;
 use crate::score::{Round, Table, scores};
 use crate::usage;
 use crate::work::{Direction, Order, Places, Timed, Unit};
@@ -87,13 +88,15 @@ const WARM_UP: u32 = 8;
 pub(crate) const TITLE: &str =
     "rhostfs beside virtio-fs, one operation after another, all processes on all processors";
 
-/// Does every job by every way in `scene`, in turn.
-pub(crate) fn tables(scene: &mut Scene, rounds: usize, time: Duration) -> Result<Vec<Table>> {
+/// Does every job that is asked for by every way in `scene`, in turn.
+pub(crate) fn tables(scene: &mut Scene, args: &Args) -> Result<Vec<Table>> {
+    let is_known = |name: &str| JOBS.iter().any(|job| job.name == name);
+    let asked = JOBS.iter().filter(|job| args.names(job.name, is_known));
     let play = |job: &Job| {
         eprintln!("bench: {} (rhostfs)", job.name);
-        table(scene.contestants(), job, rounds, time)
+        table(scene.contestants(), job, args.rounds(), args.time())
     };
-    JOBS.iter().map(play).collect()
+    asked.map(play).collect()
 }
 
 fn table(ways: &mut [Contestant], job: &Job, count: usize, time: Duration) -> Result<Table> {
