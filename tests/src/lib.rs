@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod debian_tree;
 pub mod driver;
 pub mod dvk;
+pub mod dvk_device;
 pub mod dvk_peer;
 pub mod dvk_scene;
 pub mod guest;

@@ -50,6 +50,17 @@ pub fn dvk() -> Result<PathBuf> {
     }
 }
 
+/// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or as it is released, a static build of 32 bits.
+///
+/// # Errors
+/// When it does not build.
+pub fn dvk_i686() -> Result<PathBuf> {
+    match std::env::var_os("GANGPLANK_DVK_I686_BIN") {
+        Some(program) => Ok(cache::workspace().join(program)),
+        None => built_for("gangplank-dvk", "gangplank-dvk", "i686-unknown-linux-musl"),
+    }
+}
+
 /// The frontend as it is released for `arch`, a static build, to be run in a guest.
 ///
 /// # Errors
@@ -128,8 +139,11 @@ pub fn host_arch() -> Arch {
 
 /// Builds a program of the workspace as a static release; once per process, cargo does the rest.
 fn built(package: &str, program: &str, arch: Arch) -> Result<PathBuf> {
+    built_for(package, program, arch.musl_target())
+}
+
+fn built_for(package: &str, program: &str, target: &str) -> Result<PathBuf> {
     static DONE: OnceLock<std::sync::Mutex<Vec<PathBuf>>> = OnceLock::new();
-    let target = arch.musl_target();
     let path = cache::target_dir()
         .join(target)
         .join("release")

@@ -36,13 +36,19 @@ pub(super) const LIMIT: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// What the kernel refuses.
-pub fn become_program(
+pub fn become_program(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Infallible> {
+    become_behind(&mut seccomp::filter(), arguments)
+}
+
+/// The same with the filter of `lines`.
+pub(crate) fn become_behind(
+    lines: &mut [libc::sock_filter],
     mut arguments: impl Iterator<Item = std::ffi::OsString>,
 ) -> Result<Infallible> {
     let program = arguments.next().context("no program to become")?;
     // The driver dies with its test, and so must its programs.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let listener = seccomp::install().context("installing the filter")?;
+    let listener = seccomp::install(lines).context("installing the filter")?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     let descriptors = [listener.as_fd()];
@@ -57,6 +63,31 @@ pub fn become_program(
     drop(listener);
     Err(anyhow!(Command::new(&program).args(arguments).exec())
         .context(format!("becoming {}", program.display())))
+}
+
+/// Starts `program` by way of this one, which has to heed [`LAUNCH`], with what it says going to the end of the file `log`: its
+/// process, and where the calls arrive that its filter diverts.
+pub(crate) fn start_behind(
+    program: &Path,
+    arguments: &[String],
+    log: &Path,
+) -> Result<(Child, Listener)> {
+    let (near, far) = UnixStream::pair()?;
+    near.set_read_timeout(Some(LIMIT))?;
+    let said = File::options().create(true).append(true).open(log)?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg(LAUNCH)
+        .arg(program)
+        .args(arguments)
+        .stdin(Stdio::from(OwnedFd::from(far)))
+        .stdout(said.try_clone()?)
+        .stderr(said);
+    let mut child =
+        process::spawn(command).with_context(|| format!("starting {}", program.display()))?;
+    let listener = receive(&near).inspect_err(|_| process::kill_group(&mut child));
+    let listener = listener.with_context(|| program.display().to_string())?;
+    Ok((child, Listener::new(listener)))
 }
 
 fn receive(socket: &UnixStream) -> Result<OwnedFd> {
@@ -114,23 +145,8 @@ impl Program {
         arguments: &[String],
         log: &Path,
     ) -> Result<Self> {
-        let (near, far) = UnixStream::pair()?;
-        near.set_read_timeout(Some(LIMIT))?;
-        let said = File::options().create(true).append(true).open(log)?;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(LAUNCH)
-            .arg(program)
-            .args(arguments)
-            .stdin(Stdio::from(OwnedFd::from(far)))
-            .stdout(said.try_clone()?)
-            .stderr(said);
-        let mut child =
-            process::spawn(command).with_context(|| format!("starting {}", program.display()))?;
-        let listener = receive(&near).inspect_err(|_| process::kill_group(&mut child));
-        let listener = Arc::new(Listener::new(
-            listener.with_context(|| program.display().to_string())?,
-        ));
+        let (child, listener) = start_behind(program, arguments, log)?;
+        let listener = Arc::new(listener);
         {
             // It ends with the last process behind the filter, which may outlive the program itself.
             let kernel = Arc::clone(kernel);

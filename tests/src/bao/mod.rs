@@ -12,11 +12,11 @@ mod device;
 mod faults;
 pub mod guest;
 mod kernel;
-mod launch;
+pub(crate) mod launch;
 mod misuse;
 pub mod place;
 pub mod scenarios;
-mod seccomp;
+pub(crate) mod seccomp;
 pub mod wires;
 pub mod work;
 

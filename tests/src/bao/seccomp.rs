@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use super::abi::TYPE;
 
 /// Longest that is copied from or to another process at once.
-const LONGEST: usize = 64;
+pub(crate) const LONGEST: usize = 64;
 
 /// `ioctl` and `mmap`, by this architecture's numbers.
 #[allow(
@@ -42,7 +42,7 @@ pub struct Notification {
 /// What a process called.
 #[derive(Clone, Copy, Debug)]
 pub enum Call {
-    /// An `ioctl` of Bao's type.
+    /// An `ioctl`.
     Ioctl {
         /// On this descriptor of the caller's.
         file: u32,
@@ -72,7 +72,7 @@ pub enum Answer {
 }
 
 /// One line of a filter; those that jump say over how many lines.
-const fn line(code: u32, jumps: [u8; 2], operand: u32) -> libc::sock_filter {
+pub(crate) const fn line(code: u32, jumps: [u8; 2], operand: u32) -> libc::sock_filter {
     let [jt, jf] = jumps;
     #[allow(clippy::cast_possible_truncation, reason = "codes have 16 bits")]
     let code = code as u16;
@@ -89,12 +89,12 @@ const fn line(code: u32, jumps: [u8; 2], operand: u32) -> libc::sock_filter {
     clippy::cast_possible_truncation,
     reason = "the structure has 64 bytes"
 )]
-const fn argument(index: usize) -> u32 {
+pub(crate) const fn argument(index: usize) -> u32 {
     (offset_of!(libc::seccomp_data, args) + 8 * index) as u32
 }
 
 /// Diverts ioctls of Bao's type, whatever their number, and shared mappings with an offset.
-fn filter() -> [libc::sock_filter; 15] {
+pub(super) fn filter() -> [libc::sock_filter; 15] {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const SET: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
@@ -121,13 +121,12 @@ fn filter() -> [libc::sock_filter; 15] {
     ]
 }
 
-/// Puts the calling process, and whatever it becomes or starts, under a listener.
+/// Puts the calling process, and whatever it becomes or starts, under a listener for what the filter of `lines` diverts.
 ///
 /// # Errors
 /// The kernel has no seccomp filters.
-pub(super) fn install() -> io::Result<OwnedFd> {
+pub(super) fn install(lines: &mut [libc::sock_filter]) -> io::Result<OwnedFd> {
     rustix::thread::set_no_new_privs(true)?;
-    let mut lines = filter();
     let program = libc::sock_fprog {
         len: u16::try_from(lines.len()).unwrap_or(u16::MAX),
         filter: lines.as_mut_ptr(),
@@ -189,16 +188,16 @@ impl Listener {
         self.ioctl(libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut note)?;
         let [first, second, third, _, fifth, sixth] = note.data.args;
         let low = |word: u64| u32::try_from(word & 0xffff_ffff).unwrap_or_default();
-        let call = if u32::try_from(note.data.nr) == Ok(IOCTL) {
+        let call = if u32::try_from(note.data.nr) == Ok(MMAP) {
+            Call::Mapping {
+                file: low(fifth),
+                offset: sixth,
+            }
+        } else {
             Call::Ioctl {
                 file: low(first),
                 number: low(second),
                 argument: third,
-            }
-        } else {
-            Call::Mapping {
-                file: low(fifth),
-                offset: sixth,
             }
         };
         Ok(Notification {
@@ -277,7 +276,7 @@ fn pid(thread: u32) -> io::Result<i32> {
 ///
 /// # Errors
 /// EFAULT if nothing is there, ESRCH if the caller is not.
-pub(super) fn read(thread: u32, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+pub(crate) fn read(thread: u32, address: u64, bytes: &mut [u8]) -> io::Result<()> {
     let len = bytes.len().min(LONGEST);
     let local = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -295,7 +294,7 @@ pub(super) fn read(thread: u32, address: u64, bytes: &mut [u8]) -> io::Result<()
 ///
 /// # Errors
 /// EFAULT if there is none, ESRCH if the caller is not.
-pub(super) fn write(thread: u32, address: u64, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(thread: u32, address: u64, bytes: &[u8]) -> io::Result<()> {
     let len = bytes.len().min(LONGEST);
     let local = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),

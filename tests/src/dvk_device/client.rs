@@ -1,0 +1,167 @@
+//! Clients of the test's own, as processes of the played machine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
+use gangplank_dvk::endpoint::{
+    BoundEndpoint, Carrier, Delivery, EndpointError, Lent, Operation, RequestId,
+};
+
+use super::Played;
+use super::played::{Bytes, Copy};
+
+/// The processes of the played machine, as a carrier.
+#[derive(Clone)]
+pub struct Clients(Arc<Played>);
+
+impl Clients {
+    /// Those of the machine whose module `played` is.
+    #[must_use]
+    pub fn of(played: &Arc<Played>) -> Self {
+        Self(Arc::clone(played))
+    }
+}
+
+impl Carrier for Clients {
+    fn bind(
+        &self,
+        dc: DcId,
+        endpoint: Endpoint,
+        _: &str,
+    ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
+        let operation = Operation::Bind { dc, endpoint };
+        let bound = self.0.lock().bind(endpoint.slot(), None);
+        bound.map_err(|code| EndpointError::Refused { operation, code })?;
+        Ok(Arc::new(Client {
+            played: Arc::clone(&self.0),
+            endpoint,
+        }))
+    }
+}
+
+/// The client, which only asks.
+struct Client {
+    played: Arc<Played>,
+    endpoint: Endpoint,
+}
+
+impl Client {
+    fn refused<T>(operation: Operation, code: Code) -> Result<T, EndpointError> {
+        Err(EndpointError::Refused { operation, code })
+    }
+
+    fn ask(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, Code> {
+        let deadline = Instant::now() + limit;
+        let slot = self.endpoint.slot();
+        let played = &self.played;
+        let mut state = played.lock();
+        state.ask(slot, to, message)?;
+        played.changed.notify_all();
+        let mut late = false;
+        loop {
+            let own = state.processes.get_mut(&slot).ok_or(Code::EDVSNOTBIND)?;
+            if let Some(copy) = own.copy.take() {
+                own.copied = Some(copied(copy, lent));
+                played.changed.notify_all();
+            } else if own.got.is_some() || late {
+                own.asks = None;
+                return own.got.take().unwrap_or(Err(Code::EDVSTIMEDOUT));
+            }
+            (state, late) = played.wait(state, deadline);
+        }
+    }
+}
+
+fn copied(copy: Copy, lent: &mut Lent<'_>) -> Result<Vec<u8>, Code> {
+    let copied = match copy.bytes {
+        Bytes::Out(bytes) => {
+            let mut data = vec![0; bytes];
+            lent.read(copy.address, &mut data).map(|()| data)
+        }
+        Bytes::In(data) => lent.write(copy.address, &data).map(|()| Vec::new()),
+    };
+    copied.map_err(|_| Code::EFAULT)
+}
+
+impl BoundEndpoint for Client {
+    fn dc(&self) -> DcId {
+        DcId::FIRST
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    fn limits(&self) -> DcLimits {
+        DcLimits::USUAL
+    }
+
+    fn receive(&self, _: Duration) -> Result<Delivery, EndpointError> {
+        Self::refused(Operation::Receive, Code::EDVSBADCALL)
+    }
+
+    fn reply(&self, request: RequestId, _: &Message) -> Result<(), EndpointError> {
+        let client = request.client();
+        Self::refused(Operation::Reply { client }, Code::EDVSBADCALL)
+    }
+
+    fn send(&self, to: Endpoint, _: &Message, _: Duration) -> Result<(), EndpointError> {
+        Self::refused(Operation::Send { to }, Code::EDVSBADCALL)
+    }
+
+    fn sendrec(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, EndpointError> {
+        let answer = self.ask(to, message, lent, limit);
+        answer.or_else(|code| Self::refused(Operation::SendRec { to }, code))
+    }
+
+    fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
+        Self::refused(Operation::Notify { to }, Code::EDVSBADCALL)
+    }
+
+    fn copy_from(
+        &self,
+        request: RequestId,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<(), EndpointError> {
+        let operation = Operation::CopyFrom {
+            client: request.client(),
+            address,
+            bytes: into.len(),
+        };
+        Self::refused(operation, Code::EDVSBADCALL)
+    }
+
+    fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError> {
+        let operation = Operation::CopyTo {
+            client: request.client(),
+            address,
+            bytes: from.len(),
+        };
+        Self::refused(operation, Code::EDVSBADCALL)
+    }
+
+    fn unbind(&self) {
+        self.played.lock().remove(self.endpoint.slot());
+        self.played.changed.notify_all();
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.unbind();
+    }
+}
