@@ -127,6 +127,10 @@ impl BoundEndpoint for Client {
         answer.or_else(|code| Self::refused(Operation::SendRec { to }, code))
     }
 
+    fn losses(&self, _: Endpoint) -> u64 {
+        0
+    }
+
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
         Self::refused(Operation::Notify { to }, Code::EDVSBADCALL)
     }
