@@ -39,7 +39,6 @@ pub mod peer;
 pub mod program;
 #[cfg(target_pointer_width = "64")]
 pub mod relay;
-#[cfg(target_pointer_width = "64")]
 pub mod seldom;
 #[cfg(target_pointer_width = "64")]
 pub mod vhost_user;

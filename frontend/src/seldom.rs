@@ -1,4 +1,4 @@
-//! Saying seldom what a guest can bring about as often as it likes.
+//! Saying seldom what a guest, or another peer, can bring about as often as it likes.
 
 use std::time::{Duration, Instant};
 

@@ -139,6 +139,35 @@ fn nodes_are_served_beside_each_other() {
 }
 
 #[test]
+fn an_endpoint_is_one_nodes_as_long_as_that_is_connected() {
+    let net = Net(28);
+    let node = Node::start(net.config(Layout::Current, &[0, 2])).unwrap();
+    let server = bind(&node);
+    let [first, second] = [0, 2].map(|id| net.peer_of(id, Layout::Current, Duration::ZERO));
+    for peer in [&first, &second] {
+        peer.wait_connected();
+    }
+    let ask = |peer: &Peer| peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
+    ask(&first);
+    let (request, message) = next_request(&*server);
+    ask(&second);
+    let refused = Outcome::Failed(Code::EDVSNONODE.result());
+    assert_eq!(second.outcome(CLIENT), refused);
+    server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap();
+    server.reply(request, &message.answer(0)).unwrap();
+    assert!(matches!(first.outcome(CLIENT), Outcome::Reply(_)));
+
+    drop(first);
+    let client = request.client();
+    let reason = Gone::NodeLost;
+    let gone = server.receive(LIMIT).unwrap();
+    assert_eq!(gone, Delivery::Gone { client, reason });
+    ask(&second);
+    serve_access(&*server);
+    assert!(matches!(second.outcome(CLIENT), Outcome::Reply(_)));
+}
+
+#[test]
 fn what_nobody_implements_is_refused_in_its_own_way() {
     let net = Net(25);
     let node = net.node(Layout::Current);

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use gangplank_frontend::seldom::Seldom;
+
 use super::lane::Lane;
 use super::line::{Line, PeerId};
 use super::mailbox::{Caller, Mailbox, Waiting};
@@ -23,6 +25,8 @@ pub(super) struct Desk {
     kind: Kind,
     lanes: Mutex<HashMap<(PeerId, i32), Arc<Lane>>>,
     losses: Mutex<Losses>,
+    /// When it was last said that somebody uses another's endpoint.
+    strangers: Mutex<Seldom>,
 }
 
 /// How often others were lost.
@@ -51,6 +55,7 @@ impl Desk {
             kind,
             lanes: Mutex::default(),
             losses: Mutex::default(),
+            strangers: Mutex::default(),
         }
     }
 
@@ -101,49 +106,69 @@ impl Desk {
         };
         let result = match header.command {
             Command::SNDREC_MSG => self.mailbox.request(from, message).err(),
-            Command::REPLY_MSG => match self.answered(&lane, header, message) {
+            Command::REPLY_MSG => match self.answered(&lane, peer, header, message) {
                 Taken::Yes | Taken::Late => None,
                 Taken::No => Some(Code::EDVSPROCSTS),
             },
             // A message from one that was asked is the answer, else it is for the mailbox.
-            Command::SEND_MSG => match self.answered(&lane, header, message) {
+            Command::SEND_MSG => match self.answered(&lane, peer, header, message) {
                 Taken::Yes | Taken::Late => None,
                 Taken::No => self.mailbox.message(from, message).err(),
             },
             Command::NTFY_MSG => self.mailbox.notification(from).err(),
-            Command::COPYIN_DATA => self.copy(header, Event::CopyIn(*header, payload.to_vec())),
-            Command::COPYOUT_RQST => self.copy(header, Event::CopyOut(*header)),
+            Command::COPYIN_DATA => {
+                self.copy(peer, header, Event::CopyIn(*header, payload.to_vec()))
+            }
+            Command::COPYOUT_RQST => self.copy(peer, header, Event::CopyOut(*header)),
             Command::COPYLCL_RQST | Command::COPYRMT_RQST | Command::COPYIN_RQST => {
                 Some(Code::ENOSYS)
             }
             _ => {
-                self.acknowledged(&lane, header, payload);
+                self.acknowledged(&lane, peer, header, payload);
                 None
             }
         };
+        if result == Some(Code::EDVSNONODE) {
+            self.note_stranger(peer, header.src);
+        }
         if let (Some(code), Some(command)) = (result, header.command.failure()) {
             lane.acknowledge(answer(header, command, code.result()), &[]);
         }
     }
 
+    /// Says that `peer` has used the endpoint of another peer's process, which is refused.
+    fn note_stranger(&self, peer: PeerId, endpoint: Endpoint) {
+        if lock(&self.strangers).is_due() {
+            let owner = self.mailbox.owner_of(endpoint);
+            log::warn!(
+                "{endpoint} of node {} is refused by {}: that is a process of node {}, which is connected; each process of a \
+                 container needs an endpoint of its own",
+                peer.0,
+                self.endpoint,
+                owner.map_or("another".to_owned(), |owner| owner.0.to_string())
+            );
+        }
+    }
+
     /// Acknowledges an answer and leaves it for who asks, if anybody does.
-    fn answered(&self, lane: &Lane, header: &Header, message: Message) -> Taken {
+    fn answered(&self, lane: &Lane, peer: PeerId, header: &Header, message: Message) -> Taken {
         let event = Event::Answer(message);
         self.question
-            .offer_after(header.src, header.ack_seq, event, || {
+            .offer_after(header.src, peer, header.ack_seq, event, || {
                 lane.acknowledge(answer(header, Command::SEND_ACK, 0), &[]);
             })
     }
 
     /// Leaves a copy for who asks; the refusal if nobody has asked its requester.
-    fn copy(&self, header: &Header, event: Event) -> Option<Code> {
-        let refused = self.question.offer(header.src, header.ack_seq, event) != Taken::Yes;
-        refused.then_some(Code::EPERM)
+    fn copy(&self, peer: PeerId, header: &Header, event: Event) -> Option<Code> {
+        let taken = self.question.offer(header.src, peer, header.ack_seq, event);
+        (taken != Taken::Yes).then_some(Code::EPERM)
     }
 
-    fn acknowledged(&self, lane: &Lane, header: &Header, payload: &[u8]) {
+    fn acknowledged(&self, lane: &Lane, peer: PeerId, header: &Header, payload: &[u8]) {
         let code = Code::from_result(header.rcode);
-        if code.is_some_and(|code| GONE.contains(&code)) {
+        let gone = code.is_some_and(|code| GONE.contains(&code));
+        if gone && self.mailbox.peer_of(header.src) == Some(peer) {
             self.mailbox.gone(header.src, Gone::Unbound);
         }
         if lane.acknowledged(header, payload) {
@@ -154,7 +179,7 @@ impl Desk {
         if let Some(code) = code.filter(|_| question)
             && self
                 .question
-                .offer(header.src, header.ack_seq, Event::Failed(code))
+                .offer(header.src, peer, header.ack_seq, Event::Failed(code))
                 != Taken::No
         {
             return;

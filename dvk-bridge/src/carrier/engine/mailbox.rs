@@ -108,7 +108,7 @@ impl Mailbox {
     /// A question came.
     pub(super) fn request(&self, from: Caller, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
-        let client = state.client(from);
+        let client = state.client(from)?;
         if client.asks.is_some() {
             client.asks_again = Some((from, message));
             return Ok(());
@@ -122,7 +122,7 @@ impl Mailbox {
     /// A message came, whose sender waits for it to be received.
     pub(super) fn message(&self, from: Caller, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
-        let client = state.client(from);
+        let client = state.client(from)?;
         if client.sends.is_some() {
             return Err(Code::EDVSENQUEUED);
         }
@@ -138,7 +138,7 @@ impl Mailbox {
     /// A notification came.
     pub(super) fn notification(&self, from: Caller) -> Result<(), Code> {
         let mut state = self.open()?;
-        let client = state.client(from);
+        let client = state.client(from)?;
         if !client.notifies {
             client.notifies = true;
             state.events.push_back(Delivery::Notification {
@@ -222,6 +222,12 @@ impl Mailbox {
         (client.endpoint == endpoint).then_some(client.peer)
     }
 
+    /// The peer whose process has `endpoint`'s slot, if anything ever came from one.
+    pub(super) fn owner_of(&self, endpoint: Endpoint) -> Option<PeerId> {
+        let state = lock(&self.state);
+        state.clients.get(&endpoint.slot()).map(|it| it.peer)
+    }
+
     /// `endpoint` has gone.
     pub(super) fn gone(&self, endpoint: Endpoint, reason: Gone) {
         let mut state = lock(&self.state);
@@ -300,14 +306,19 @@ impl Mailbox {
 }
 
 impl State {
-    /// The record of `from`. Another generation of its slot, or the same slot on another peer, is somebody else.
-    fn client(&mut self, from: Caller) -> &mut Client {
+    /// The record of `from`. Another generation of its slot is another process, which has replaced the first. The same slot
+    /// on another peer is nobody: as long as the first peer is there, the slot is in use.
+    fn client(&mut self, from: Caller) -> Result<&mut Client, Code> {
         let slot = from.endpoint.slot();
-        let other = self.clients.get(&slot);
-        if other.is_some_and(|it| it.endpoint != from.endpoint || it.peer != from.peer) {
-            self.remove(slot, Gone::Replaced);
+        if let Some(other) = self.clients.get(&slot) {
+            if other.peer != from.peer {
+                return Err(Code::EDVSNONODE);
+            }
+            if other.endpoint != from.endpoint {
+                self.remove(slot, Gone::Replaced);
+            }
         }
-        self.clients.entry(slot).or_insert(Client {
+        Ok(self.clients.entry(slot).or_insert(Client {
             endpoint: from.endpoint,
             peer: from.peer,
             known: false,
@@ -315,7 +326,7 @@ impl State {
             asks_again: None,
             sends: None,
             notifies: false,
-        })
+        }))
     }
 
     /// The client of `request`, and the mark of that, if it was not answered yet.
@@ -329,15 +340,18 @@ impl State {
         }
     }
 
-    /// Has what `from` asks received in its turn.
+    /// Has what `from`, whose record there is, asks received in its turn.
     fn ask(&mut self, from: Caller, message: Message) {
+        let Some(client) = self.clients.get_mut(&from.endpoint.slot()) else {
+            return;
+        };
         let number = self.requests;
-        self.requests += 1;
-        self.client(from).asks = Some(Request {
+        client.asks = Some(Request {
             number,
             mark: from.mark,
             received: false,
         });
+        self.requests += 1;
         self.events.push_back(Delivery::Request {
             request: RequestId::new(from.endpoint, number),
             pid: from.pid,

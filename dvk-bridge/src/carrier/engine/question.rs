@@ -137,9 +137,9 @@ impl Question {
         })
     }
 
-    /// Leaves what came from `from`, for the question of this mark, for who asks.
-    pub(super) fn offer(&self, from: Endpoint, mark: u32, event: Event) -> Taken {
-        self.offer_after(from, mark, event, || ())
+    /// Leaves what came from `from` by `peer`, for the question of this mark, for who asks.
+    pub(super) fn offer(&self, from: Endpoint, peer: PeerId, mark: u32, event: Event) -> Taken {
+        self.offer_after(from, peer, mark, event, || ())
     }
 
     /// The same, with `first` done before who asks can know of it, if it is taken at all: as soon as a process has its
@@ -147,15 +147,16 @@ impl Question {
     pub(super) fn offer_after(
         &self,
         from: Endpoint,
+        peer: PeerId,
         mark: u32,
         event: Event,
         first: impl FnOnce(),
     ) -> Taken {
         let mut state = lock(&self.state);
-        let due = |of: u32| !self.marked || of == mark;
+        let due = |of: PeerId, its: u32| of == peer && (!self.marked || its == mark);
         let ends = matches!(event, Event::Answer(_) | Event::Failed(_));
         let owing = state.owing.get(&from.slot());
-        if ends && owing.is_some_and(|owing| due(owing.mark)) {
+        if ends && owing.is_some_and(|owing| due(owing.peer, owing.mark)) {
             state.owing.remove(&from.slot());
             first();
             self.arrived.notify_all();
@@ -163,7 +164,9 @@ impl Question {
         }
         match &mut state.asked {
             Some(asked)
-                if asked.to == from && due(asked.mark) && asked.events.len() < MOST_EVENTS =>
+                if asked.to == from
+                    && due(asked.peer, asked.mark)
+                    && asked.events.len() < MOST_EVENTS =>
             {
                 first();
                 asked.events.push_back(event);

@@ -186,6 +186,36 @@ fn another_in_the_same_slot_replaces_the_first() {
 }
 
 #[test]
+fn a_slot_is_one_peers_as_long_as_that_is_there() {
+    let mailbox = Mailbox::default();
+    let elsewhere = Caller {
+        peer: PeerId(4),
+        ..from(10)
+    };
+    mailbox.request(from(10), message(1)).unwrap();
+    assert_eq!(receive(&mailbox), request(10, 0, 1));
+    let later = Caller {
+        endpoint: Endpoint::new(1, 10).unwrap(),
+        ..elsewhere
+    };
+    for stranger in [elsewhere, later] {
+        let refused = [
+            mailbox.request(stranger, message(2)),
+            mailbox.message(stranger, message(2)),
+            mailbox.notification(stranger),
+        ];
+        assert_eq!(refused, [Err(Code::EDVSNONODE); 3]);
+    }
+    assert_eq!(receive(&mailbox), Received::Nothing);
+    assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
+
+    mailbox.peer_lost(PEER);
+    assert_eq!(receive(&mailbox), gone(10, Gone::NodeLost));
+    mailbox.request(elsewhere, message(2)).unwrap();
+    assert_eq!(receive(&mailbox), request(10, 1, 2));
+}
+
+#[test]
 fn giving_up_names_those_who_wait() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();

@@ -29,14 +29,14 @@ fn the_answer_comes_to_who_asked() {
     let question = Question::new(false);
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
     assert_eq!(
-        question.offer(Endpoint::from_raw(2), 0, answer(7)),
+        question.offer(Endpoint::from_raw(2), PEER, 0, answer(7)),
         Taken::No
     );
-    assert_eq!(question.offer(SERVER, 0, answer(8)), Taken::Yes);
+    assert_eq!(question.offer(SERVER, PEER, 0, answer(8)), Taken::Yes);
     assert!(is_answer(&asking.next(now()), 8));
     drop(asking);
     assert_eq!(
-        question.offer(SERVER, 0, answer(9)),
+        question.offer(SERVER, PEER, 0, answer(9)),
         Taken::No,
         "it was answered"
     );
@@ -53,9 +53,9 @@ fn a_late_answer_is_not_taken_for_the_next() {
         "it owes an answer"
     );
     assert!(question.ask(Endpoint::from_raw(2), PEER, now()).is_some());
-    assert_eq!(question.offer(SERVER, 0, answer(7)), Taken::Late);
+    assert_eq!(question.offer(SERVER, PEER, 0, answer(7)), Taken::Late);
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
-    question.offer(SERVER, 0, answer(8));
+    question.offer(SERVER, PEER, 0, answer(8));
     assert!(is_answer(&asking.next(now()), 8));
 }
 
@@ -84,14 +84,14 @@ fn what_is_said_of_another_question_is_not_taken() {
     let given_up = question.ask(SERVER, PEER, now()).unwrap();
     let late = given_up.mark();
     drop(given_up);
-    assert_eq!(question.offer(SERVER, late, answer(7)), Taken::Late);
+    assert_eq!(question.offer(SERVER, PEER, late, answer(7)), Taken::Late);
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
     let mark = asking.mark();
     assert_ne!(mark, late);
     let copy = || Event::CopyOut(Header::new(crate::abi::Command::COPYOUT_RQST));
-    assert_eq!(question.offer(SERVER, late, copy()), Taken::No);
-    assert_eq!(question.offer(SERVER, late, answer(7)), Taken::No);
-    assert_eq!(question.offer(SERVER, mark, answer(8)), Taken::Yes);
+    assert_eq!(question.offer(SERVER, PEER, late, copy()), Taken::No);
+    assert_eq!(question.offer(SERVER, PEER, late, answer(7)), Taken::No);
+    assert_eq!(question.offer(SERVER, PEER, mark, answer(8)), Taken::Yes);
     assert!(is_answer(&asking.next(now()), 8));
 }
 
@@ -109,4 +109,23 @@ fn an_endpoint_that_is_given_up_asks_no_more() {
     let mut asking = question.ask(SERVER, PEER, now()).unwrap();
     question.close();
     assert!(matches!(asking.next(now()), Next::Closed));
+}
+
+#[test]
+fn another_peers_process_of_the_same_number_answers_nothing() {
+    for marked in [false, true] {
+        let question = Question::new(marked);
+        let mut asking = question.ask(SERVER, PEER, now()).unwrap();
+        let mark = asking.mark();
+        let stranger = PeerId(4);
+        assert_eq!(question.offer(SERVER, stranger, mark, answer(7)), Taken::No);
+        assert!(matches!(asking.next(now()), Next::Nothing));
+        drop(asking);
+        assert_eq!(
+            question.offer(SERVER, stranger, mark, answer(7)),
+            Taken::No,
+            "it is not what is owed either"
+        );
+        assert_eq!(question.offer(SERVER, PEER, mark, answer(8)), Taken::Late);
+    }
 }
