@@ -1,5 +1,6 @@
 //! A bound endpoint's operations, as commands to the peers.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -169,7 +170,16 @@ impl Bound {
         };
         // A request can come before our own connection is there. Who asked has nobody else to answer it.
         lane.wait_for_line(Instant::now() + limit);
-        let permit = || Ok(self.desk.mailbox.answer(request)?);
+        let sent = Cell::new(false);
+        let permit = || {
+            let mailbox = &self.desk.mailbox;
+            let held = if sent.replace(true) {
+                mailbox.answered(request)
+            } else {
+                mailbox.answer(request)
+            };
+            Ok(held?)
+        };
         lane.exchange(header, &[], Awaited::Sent, limit, permit)?;
         Ok(())
     }

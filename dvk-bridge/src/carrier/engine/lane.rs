@@ -16,6 +16,9 @@ use crate::abi::{Code, Command, Endpoint, Header};
 /// Most acknowledgements that are kept back. Each belongs to a partner that waits for it and sends nothing else meanwhile.
 const MOST_KEPT_BACK: usize = 1024;
 
+/// How often one who waits for a connection looks whether the endpoint is still there.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Why an exchange did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -86,11 +89,16 @@ struct State {
     stuck: bool,
     /// The endpoint was given up.
     closed: bool,
+    /// One whose acknowledgement did not come in time, and until when it is let pass.
+    late: Option<(Endpoint, Instant)>,
 }
 
 impl State {
-    /// An exchange is about to be sent.
-    fn begin(&mut self, header: &Header, awaited: Awaited) {
+    /// An exchange is about to be sent, unless the endpoint was given up.
+    fn begin(&mut self, header: &Header, awaited: Awaited) -> Result<(), Failure> {
+        if self.closed {
+            return Err(Failure::Unbound);
+        }
         self.in_flight = Some(InFlight {
             command: header.command,
             mark: header.ack_seq,
@@ -99,6 +107,7 @@ impl State {
             awaited,
             outcome: None,
         });
+        Ok(())
     }
 }
 
@@ -124,14 +133,20 @@ impl Lane {
         }
     }
 
-    /// Waits until there is a connection, or `deadline`.
+    /// Waits until there is a connection, or `deadline`, or the endpoint is given up.
     pub(super) fn wait_for_line(&self, deadline: Instant) {
-        self.line.wait(deadline);
+        let mut now = Instant::now();
+        while now < deadline && !lock(&self.state).closed {
+            if self.line.wait(deadline.min(now + LOOK)) {
+                return;
+            }
+            now = Instant::now();
+        }
     }
 
     /// Sends a command to `header.dst` and waits at most `limit` for what is `awaited`: the bytes that came along.
     ///
-    /// When it is its turn, `permit` says whether it is still to be sent, and what it gives is held until it is; if it gives
+    /// Each time that it is to be sent, `permit` says whether it still is, and what it gives is held until it was; if it gives
     /// nothing, there is nothing to be done any more.
     pub(super) fn exchange<H>(
         &self,
@@ -139,28 +154,30 @@ impl Lane {
         payload: &[u8],
         awaited: Awaited,
         limit: Duration,
-        permit: impl FnOnce() -> Result<Option<H>, Failure>,
+        permit: impl Fn() -> Result<Option<H>, Failure>,
     ) -> Result<Vec<u8>, Failure> {
         let deadline = Instant::now() + limit;
         let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
-        let Some(held) = permit()? else {
-            return Ok(Vec::new());
-        };
-        lock(&self.state).begin(&header, awaited);
-        // The acknowledgement may be there before this returns, and who takes it is not to wait for us.
-        let mut posted = self.line.post(header, payload);
-        drop(held);
+        self.let_late_pass(header.dst);
         // A turn that came late leaves its exchange some time all the same.
         let deadline = deadline.max(Instant::now() + limit / 2);
         let mut patience = Patience::default();
-        let mut state = lock(&self.state);
         loop {
-            let outcome;
-            (state, outcome) = match posted {
-                Ok(()) => self.wait_for_outcome(state, deadline),
-                Err(error) => (state, Err(error.into())),
+            let Some(held) = permit()? else {
+                return Ok(Vec::new());
+            };
+            lock(&self.state).begin(&header, awaited)?;
+            // The acknowledgement may be there before this returns, and who takes it is not to wait for us.
+            let posted = self.line.post(header, payload);
+            drop(held);
+            let (mut state, outcome) = match posted {
+                Ok(()) => self.wait_for_outcome(deadline),
+                Err(error) => (lock(&self.state), Err(error.into())),
             };
             state.in_flight = None;
+            if outcome == Err(Failure::TimedOut) && awaited == Awaited::Sent && !self.marked {
+                state.late = Some((header.dst, Instant::now() + limit / 30));
+            }
             self.note(&mut state, &outcome, header.command, header.dst);
             for (header, payload) in state.kept_back.drain(..) {
                 // Without a connection nobody waits for it any more.
@@ -174,20 +191,29 @@ impl Lane {
             while !late && !state.closed {
                 (state, late) = wait_until(&self.changed, state, again);
             }
-            if state.closed {
-                return Err(Failure::Unbound);
-            }
-            state.begin(&header, awaited);
-            posted = self.line.post(header, payload);
         }
     }
 
+    /// Waits for a moment if an acknowledgement of `partner`'s, which does not say of what it is, did not come in time and may
+    /// still come: it would be taken for that of what is sent next.
+    fn let_late_pass(&self, partner: Endpoint) {
+        let mut state = lock(&self.state);
+        let mut over = false;
+        while let Some((_, until)) = state.late.filter(|(late, _)| *late == partner)
+            && !over
+            && !state.closed
+        {
+            (state, over) = wait_until(&self.changed, state, until);
+        }
+        state.late = state.late.filter(|(late, _)| *late != partner);
+    }
+
     /// Waits for the end of what was just sent.
-    fn wait_for_outcome<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
+    fn wait_for_outcome(
+        &self,
         deadline: Instant,
-    ) -> (MutexGuard<'a, State>, Result<Vec<u8>, Failure>) {
+    ) -> (MutexGuard<'_, State>, Result<Vec<u8>, Failure>) {
+        let mut state = lock(&self.state);
         let mut late = false;
         let outcome = loop {
             let outcome = state.in_flight.as_mut().and_then(|it| it.outcome.take());
@@ -233,6 +259,9 @@ impl Lane {
         deadline: Instant,
     ) -> Result<(), Failure> {
         let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
+        if lock(&self.state).closed {
+            return Err(Failure::Unbound);
+        }
         self.line.post(header, payload)?;
         Ok(())
     }
@@ -258,6 +287,11 @@ impl Lane {
     pub(super) fn acknowledged(&self, header: &Header, payload: &[u8]) -> bool {
         let mut state = lock(&self.state);
         let Some(in_flight) = &mut state.in_flight else {
+            let late = state.late.is_some_and(|(late, _)| late == header.src);
+            if late && header.command == Command::SEND_ACK {
+                state.late = None;
+                self.changed.notify_all();
+            }
             return false;
         };
         let due = !self.marked || in_flight.mark == header.ack_seq;
@@ -282,11 +316,14 @@ impl Lane {
 
     /// The connection is lost: what is going on fails, what was kept back has nobody to go to.
     pub(super) fn lost(&self) {
-        lock(&self.state).kept_back.clear();
+        let mut state = lock(&self.state);
+        state.kept_back.clear();
+        state.late = None;
+        drop(state);
         self.fail(Failure::NotConnected, |_| true);
     }
 
-    /// The endpoint is given up.
+    /// The endpoint is given up: what is going on fails, and what waits for its turn when that comes.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.changed.notify_all();

@@ -38,6 +38,8 @@ struct Client {
     known: bool,
     /// It waits for an answer.
     asks: Option<Request>,
+    /// The last of its requests that was answered.
+    answered: Option<u64>,
     /// The same, again, while its older question is still being served.
     asks_again: Option<(Caller, Message)>,
     /// It waits for its message, of this mark, to be received.
@@ -194,12 +196,29 @@ impl Mailbox {
         let client = state.clients.get_mut(&request.client().slot());
         let client = client.ok_or(Idle::NotWaiting)?;
         client.asks = None;
+        client.answered = Some(request.number());
         let Some((from, message)) = client.asks_again.take() else {
             return Ok(Some(Held { _state: state }));
         };
         state.ask(from, message);
         self.arrived.notify_one();
         Ok(None)
+    }
+
+    /// Holds the mailbox if `request` was answered and its client has not asked since, so that the same answer can be sent again.
+    pub(super) fn answered(&self, request: RequestId) -> Result<Option<Held<'_>>, Idle> {
+        let state = self.own()?;
+        let client = state.clients.get(&request.client().slot());
+        let waits = client.is_some_and(|it| {
+            it.endpoint == request.client()
+                && it.answered == Some(request.number())
+                && it.asks.is_none()
+        });
+        if waits {
+            Ok(Some(Held { _state: state }))
+        } else {
+            Err(Idle::NotWaiting)
+        }
     }
 
     /// The request of `client` that is being served, if one is.
@@ -323,6 +342,7 @@ impl State {
             peer: from.peer,
             known: false,
             asks: None,
+            answered: None,
             asks_again: None,
             sends: None,
             notifies: false,

@@ -45,6 +45,14 @@ impl Turn {
     }
 }
 
+#[cfg(test)]
+impl Turn {
+    /// Whether nobody has the place.
+    pub(super) fn is_free(&self) -> bool {
+        lock(&self.queue).tickets.is_empty()
+    }
+}
+
 impl Drop for Had<'_> {
     fn drop(&mut self) {
         let mut queue = lock(&self.turn.queue);

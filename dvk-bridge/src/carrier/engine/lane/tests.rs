@@ -196,6 +196,75 @@ fn a_lost_connection_ends_what_goes_on() {
 }
 
 #[test]
+fn nothing_is_sent_for_an_endpoint_that_was_given_up() {
+    let (line, lane) = lane();
+    let first = start(&lane, Command::REPLY_MSG, Awaited::Sent);
+    line.sent(1);
+    let others = [(); 2].map(|()| start(&lane, Command::REPLY_MSG, Awaited::Sent));
+    let started = Instant::now();
+    lane.close();
+    for exchange in others.into_iter().chain([first]) {
+        assert_eq!(exchange.join().unwrap(), Err(Failure::Unbound));
+    }
+    let told = lane.tell(to_client(Command::SNDREC_MSG), &[], started + LIMIT);
+    assert_eq!(told, Err(Failure::Unbound));
+    assert!(started.elapsed() < LIMIT / 2);
+    assert_eq!(line.sent(1), [Command::REPLY_MSG]);
+}
+
+#[test]
+fn an_acknowledgement_that_comes_a_moment_too_late_is_not_taken_for_the_next() {
+    let (line, lane) = lane();
+    let limit = Duration::from_secs(3);
+    let reply = to_client(Command::REPLY_MSG);
+    let late = lane.exchange(reply, &[], Awaited::Sent, limit / 30, at_once);
+    assert_eq!(late, Err(Failure::TimedOut));
+    lane.state.lock().unwrap().late = Some((CLIENT, Instant::now() + LIMIT));
+    let here = lane.clone();
+    let next = thread::spawn(move || here.exchange(reply, &[], Awaited::Sent, LIMIT, at_once));
+    while lane.turn.is_free() {
+        thread::yield_now();
+    }
+    assert_eq!(line.sent(1).len(), 1, "the next waits");
+    assert!(!lane.acknowledged(&from_client(Command::SEND_ACK, 0, 0), &[]));
+    line.sent(2);
+    assert!(lane.acknowledged(&from_client(Command::SEND_ACK, 0, 0), &[]));
+    assert_eq!(next.join().unwrap(), Ok(Vec::new()));
+
+    // Nobody else is held up by that.
+    let other = Header {
+        dst: Endpoint::from_raw(11),
+        ..reply
+    };
+    lane.state.lock().unwrap().late = Some((CLIENT, Instant::now() + LIMIT));
+    let started = Instant::now();
+    let silent = lane.exchange(other, &[], Awaited::Sent, SHORT, at_once);
+    assert_eq!(silent, Err(Failure::TimedOut));
+    assert!(started.elapsed() < LIMIT / 2);
+}
+
+#[test]
+fn what_is_sent_again_while_its_partner_moves_is_permitted_again() {
+    let (line, lane) = lane();
+    let here = lane.clone();
+    let moving = thread::spawn(move || {
+        let times = std::cell::Cell::new(0);
+        let once = || match times.replace(times.get() + 1) {
+            0 => Ok(Some(())),
+            _ => Err(Failure::Refused(Code::EDVSPROCSTS)),
+        };
+        let header = to_client(Command::REPLY_MSG);
+        here.exchange(header, &[], Awaited::Sent, LIMIT, once)
+    });
+    line.sent(1);
+    let moves = Code::EDVSMIGRATE.result();
+    assert!(lane.acknowledged(&from_client(Command::SEND_ACK, moves, 0), &[]));
+    let refused = Failure::Refused(Code::EDVSPROCSTS);
+    assert_eq!(moving.join().unwrap(), Err(refused));
+    assert_eq!(line.sent(1).len(), 1, "it was not");
+}
+
+#[test]
 fn what_is_not_to_be_sent_any_more_when_its_turn_comes_is_not() {
     let (line, lane) = lane();
     let header = to_client(Command::REPLY_MSG);

@@ -105,6 +105,24 @@ fn nothing_is_done_for_an_answered_request_when_its_client_asks_the_next() {
 }
 
 #[test]
+fn an_answer_is_sent_again_until_its_client_asks_the_next_or_goes() {
+    let again = |mailbox: &Mailbox, number| mailbox.answered(id(10, number)).map(|_| ());
+    let mailbox = Mailbox::default();
+    mailbox.request(from(10), message(1)).unwrap();
+    receive(&mailbox);
+    assert_eq!(again(&mailbox, 0), Err(Idle::NotWaiting), "not answered");
+    assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
+    assert_eq!(again(&mailbox, 0), Ok(()));
+    mailbox.request(from(10), message(2)).unwrap();
+    assert_eq!(again(&mailbox, 0), Err(Idle::NotWaiting));
+    receive(&mailbox);
+    assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
+    assert_eq!(again(&mailbox, 1), Ok(()));
+    mailbox.gone(Endpoint::from_raw(10), Gone::Unbound);
+    assert_eq!(again(&mailbox, 1), Err(Idle::NotWaiting));
+}
+
+#[test]
 fn nothing_is_done_for_one_that_has_gone_when_another_has_its_endpoint() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
