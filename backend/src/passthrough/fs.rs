@@ -14,6 +14,7 @@ use gangplank_fuse::{
 
 use super::attributes::Validity;
 use super::budget::{Descriptor, Permit, Use, exhausted};
+use super::content::Settled;
 use super::directory::ListingBuffers;
 use super::inodes::{Access, Inodes, Kind};
 use super::locks::RangeLocks;
@@ -41,6 +42,7 @@ pub struct PassthroughFs {
     pub(super) numbering: GuestNumbering,
     pub(super) validity: Validity,
     pub(super) expectation: Expectation,
+    pub(super) settled: Settled,
 }
 
 /// An inode in use by a request, with the descriptor that reaches it.
@@ -73,6 +75,7 @@ impl PassthroughFs {
             numbering: GuestNumbering::new(share.options.guest_arch),
             validity: Validity::new(&share.options),
             expectation: Expectation::default(),
+            settled: Settled::default(),
             share,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use gangplank_fuse::NodeId;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -53,6 +53,10 @@ pub(super) struct Inode {
     pub(super) used: AtomicBool,
     /// Open files of the guest.
     pub(super) opens: AtomicU32,
+    /// When it was last changed, in nanoseconds since the epoch, as of the guest's last open; 0 where that cannot be relied on.
+    pub(super) changed: AtomicI64,
+    /// Since when that is known, in seconds that wrap.
+    pub(super) changed_known: AtomicU32,
     /// Look-ups that the guest has not undone.
     pub(super) lookups: AtomicU64,
     /// What holds it.

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gangplank_fuse::NodeId;
@@ -258,6 +258,8 @@ impl Inodes {
             kind,
             used: AtomicBool::new(true),
             opens: AtomicU32::new(0),
+            changed: AtomicI64::new(0),
+            changed_known: AtomicU32::new(0),
             lookups: AtomicU64::new(1),
             descriptor: Some(Arc::clone(descriptor)),
             recall: None,
@@ -353,6 +355,22 @@ impl Inodes {
                 Some(change(opens))
             });
         change(before.unwrap_or(0))
+    }
+
+    /// Notes when an inode that the guest opens was last changed, 0 where that is not to be relied on. For how many seconds
+    /// just that was known already, if it was.
+    pub(super) fn note_change_time(&self, id: NodeId, changed: i64, now: u32) -> Option<u32> {
+        let (shard, key) = split(id).ok()?;
+        let shard = self.read(shard);
+        let inode = shard.slab.get(key)?;
+        if inode.changed.load(Ordering::Acquire) == changed {
+            let known = now.wrapping_sub(inode.changed_known.load(Ordering::Relaxed));
+            return (changed != 0).then_some(known);
+        }
+        // In this order: whoever sees the one sees the other.
+        inode.changed_known.store(now, Ordering::Relaxed);
+        inode.changed.store(changed, Ordering::Release);
+        None
     }
 
     /// Gives an inode that no descriptor held one again, and returns the one that it has now.

@@ -8,6 +8,7 @@ mod attributes;
 mod budget;
 mod change_attributes;
 mod closed_files;
+mod content;
 mod credentials;
 mod directory;
 mod eviction;

@@ -176,7 +176,7 @@ impl PassthroughFs {
             && self.keeps_closed()
             && let Some(kept) = self.inodes.closed().take(node.id)
         {
-            return self.opened_file(node, kept, request);
+            return self.opened_again(node, kept, request);
         }
         let permit = self.permit_open()?;
         let flags = request.host_flags();
@@ -185,7 +185,23 @@ impl PassthroughFs {
         } else {
             self.reopen(node, flags)?
         };
-        self.opened_file(node, Arc::new(Descriptor::new(fd, permit)), request)
+        self.opened_again(node, Arc::new(Descriptor::new(fd, permit)), request)
+    }
+
+    /// Replies to a file opened that was there before, of which the guest may have cached something.
+    fn opened_again(
+        &self,
+        node: &Node,
+        descriptor: Arc<Descriptor>,
+        request: OpenRequest,
+    ) -> io::Result<OpenOut> {
+        let keeps = self.share.options.cache == CachePolicy::Auto
+            && self.content_is_as_before(node, descriptor.as_fd());
+        let mut opened = self.opened_file(node, descriptor, request)?;
+        if keeps {
+            opened.open_flags |= FopenFlags::KEEP_CACHE.bits();
+        }
+        Ok(opened)
     }
 
     /// Whether files that were closed may be used again. A host's lock belongs to what was opened, and so do the permissions

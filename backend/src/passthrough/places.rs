@@ -14,6 +14,7 @@ use crate::sys::file::{self, Statx};
 pub(super) struct Place {
     index: PlaceIndex,
     kind: StorageKind,
+    changes_show: bool,
     handles: MountHandles,
 }
 
@@ -50,6 +51,7 @@ impl Place {
         Self {
             index,
             kind: storage_kind(magic),
+            changes_show: changes_show(magic),
             handles: MountHandles::default(),
         }
     }
@@ -67,6 +69,11 @@ impl Place {
     /// Whether closing a file can report an error that nothing else reports.
     pub(super) fn close_reports(&self) -> bool {
         self.kind == StorageKind::Other
+    }
+
+    /// Whether every change of a file's content shows in its change time, that through a mapping as well.
+    pub(super) fn changes_show(&self) -> bool {
+        self.changes_show
     }
 
     /// The handles of its files.
@@ -139,6 +146,7 @@ impl Places {
             Arc::new(Place {
                 index,
                 kind: place.kind,
+                changes_show: place.changes_show,
                 handles: MountHandles::default(),
             })
         };
@@ -189,6 +197,18 @@ fn storage_kind(magic: u64) -> StorageKind {
     } else {
         StorageKind::Other
     }
+}
+
+/// Whether a file system notes a change time when a page that is mapped for writing becomes dirty (`page_mkwrite`), from its
+/// magic number. In tmpfs none ever is written back, and so none becomes dirty again; overlayfs keeps times of its own.
+fn changes_show(magic: u64) -> bool {
+    const THOROUGH: [u64; 4] = [
+        0xEF53,      // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683E, // btrfs
+        0xF2F5_2010, // f2fs
+    ];
+    THOROUGH.contains(&magic)
 }
 
 #[cfg(test)]
