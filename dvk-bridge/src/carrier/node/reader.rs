@@ -61,6 +61,9 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
                 lost(shared, peer, &End::Replaced);
             }
             incoming = Some(Incoming::new(shared, peer, socket));
+            if !peer.outbox.is_connected() {
+                peer.outbox.wake_up();
+            }
             peer.note_up();
         }
     }

@@ -19,11 +19,15 @@ fn dc() -> DcId {
 
 /// Node `id` at 127.0.`net`.`id + 1`, with node `peer` beside it.
 fn node(net: u8, id: u8, peer: u8, generation: Generation) -> Node {
+    node_that_retries(Duration::from_millis(20), net, id, peer, generation)
+}
+
+fn node_that_retries(retry: Duration, net: u8, id: u8, peer: u8, generation: Generation) -> Node {
     let number = |id: u8| NodeId::new(i32::from(id)).unwrap();
     let address = |id: u8| IpAddr::from([127, 0, net, id + 1]);
     let mut config = NodeConfig::new(number(id));
     config.address = address(id);
-    config.limits.retry = Duration::from_millis(20);
+    config.limits.retry = retry;
     config.peers = vec![PeerConfig {
         generation,
         ..PeerConfig::new(number(peer), &address(peer).to_string())
@@ -86,6 +90,17 @@ fn a_question_is_answered_with_copies_in_every_generation() {
         assert_eq!(&buffer, b"abcabc\0\0");
         serving.join().unwrap();
     }
+}
+
+#[test]
+fn a_peer_that_connects_is_connected_to_at_once() {
+    let day = Duration::from_secs(86_400);
+    let early = node_that_retries(day, 60, 0, 1, Generation::Current);
+    // Its first try has failed once it says so; there is nobody to hear it, and nothing to see but time.
+    thread::sleep(Duration::from_millis(200));
+    let late = node_that_retries(day, 60, 1, 0, Generation::Current);
+    connected(&late);
+    connected(&early);
 }
 
 #[test]

@@ -31,17 +31,22 @@ pub(super) fn run(shared: &Shared, peer: &Peer) {
                 log::info!("cannot connect to {peer}, and will try every {retry:?}: {error}");
             }
         }
-        if let Err(error) = rest(shared) {
+        if let Err(error) = rest(shared, peer) {
             log::error!("cannot wait for {peer}: {error}");
             return;
         }
     }
 }
 
-/// Sleeps until the next try, or the node's end.
-fn rest(shared: &Shared) -> Result<(), Errno> {
-    let mut stop = [PollFd::new(&shared.stop, PollFlags::IN)];
-    poll_for(&mut stop, shared.config.limits.retry)?;
+/// Sleeps until the next try, which is at once when the peer connects and so is there, or the node's end.
+fn rest(shared: &Shared, peer: &Peer) -> Result<(), Errno> {
+    let mut ready = [
+        PollFd::new(&shared.stop, PollFlags::IN),
+        PollFd::new(peer.outbox.wake(), PollFlags::IN),
+    ];
+    poll_for(&mut ready, shared.config.limits.retry)?;
+    // There is nothing to send by. It is what woke us that is taken back.
+    let _ = peer.outbox.flush();
     Ok(())
 }
 

@@ -172,7 +172,8 @@ impl Outbox {
         self.tell(proxys(message), &[])
     }
 
-    fn wake_up(&self) {
+    /// Has whoever waits for [`Self::wake`] look what there is to do.
+    pub(crate) fn wake_up(&self) {
         // A counter that is full wakes as well.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
