@@ -4,28 +4,35 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::{array, thread};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use gangplank_tests::tools;
 use gangplank_tests::trials::note;
 
 use crate::Bench;
 
-/// What Linux has and rhostfs has calls for; two accounts that every Debian has; a nap longer than the granularity of times in
-/// rhostfs, which are whole seconds.
+/// What Linux has and rhostfs has calls for; two accounts that every Debian has.
 const CONFIGURATION: &str = r#"
 [features]
 rename_ctime = {}
 utime_now = {}
 utimensat = {}
 
-[settings]
-naptime = 1.05
-allow_remount = false
-
 [dummy_auth]
 entries = [["nobody", "nogroup"], ["games", "games"]]
+
+[settings]
+allow_remount = false
 "#;
+
+/// Seconds between two changes of a time that are to differ, on the host: some ticks.
+const NAP_ON_HOST: f64 = 0.05;
+/// The same in the mount: rhostfs tells whole seconds.
+const NAP_IN_MOUNT: f64 = 1.05;
+
+/// Parts in which the suite runs in the mount at once. It sleeps most of the time.
+const PARTS: usize = 8;
 
 /// Tests that pass on the host and cannot pass through rhostfs, each with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[
@@ -38,13 +45,20 @@ const AT_LEAST: usize = 390;
 
 /// Every test that passes on the host's file system passes in the mount.
 pub(crate) fn passes_what_the_host_passes(bench: &mut Bench) -> Result<()> {
-    let configuration = bench.there("pjdfstest.toml");
-    fs::write(&configuration, CONFIGURATION)?;
+    let configured = |name: &str, nap: f64| {
+        let path = bench.there(name);
+        fs::write(&path, format!("{CONFIGURATION}naptime = {nap}\n")).map(|()| path)
+    };
     // Short, because the suite binds sockets below it and their addresses are short.
     fs::create_dir(bench.there("h"))?;
-    fs::create_dir(bench.there("m"))?;
-    let (host, _) = run(&configuration, &bench.there("h"))?;
-    let (mount, details) = run(&configuration, &bench.here("m"))?;
+    let (host, _) = run(
+        &configured("host.toml", NAP_ON_HOST)?,
+        &bench.there("h"),
+        &[],
+    )?;
+    let names: Vec<&str> = host.keys().map(String::as_str).collect();
+    let configuration = configured("mount.toml", NAP_IN_MOUNT)?;
+    let (mount, details) = run_in_parts(bench, &configuration, &names)?;
     ensure!(
         host.len() >= AT_LEAST,
         "only {} tests on the host",
@@ -74,14 +88,44 @@ pub(crate) fn passes_what_the_host_passes(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Runs the suite in `directory`; each test's verdict, and the report.
-fn run(configuration: &Path, directory: &Path) -> Result<(BTreeMap<String, String>, String)> {
+/// Each test's verdict, and the reports.
+type Verdicts = (BTreeMap<String, String>, String);
+
+/// Runs the tests `names` in the mount, a part of them in a directory of its own each.
+fn run_in_parts(bench: &Bench, configuration: &Path, names: &[&str]) -> Result<Verdicts> {
+    let run_part = |part: usize| -> Result<Verdicts> {
+        let name = format!("m{part}");
+        fs::create_dir(bench.there(&name))?;
+        // Neighbours are of the same length, so they are dealt out.
+        let names: Vec<_> = names.iter().skip(part).step_by(PARTS).copied().collect();
+        run(configuration, &bench.here(&name), &names)
+    };
+    let mut all = Verdicts::default();
+    for verdicts in thread::scope(|scope| {
+        let parts: [_; PARTS] = array::from_fn(|part| scope.spawn(move || run_part(part)));
+        parts.map(|part| {
+            part.join()
+                .map_err(|_| anyhow!("a part panicked"))
+                .flatten()
+        })
+    }) {
+        let (verdicts, report) = verdicts?;
+        all.0.extend(verdicts);
+        all.1.push_str(&report);
+    }
+    Ok(all)
+}
+
+/// Runs the suite in `directory`, or the tests of it that are named.
+fn run(configuration: &Path, directory: &Path, names: &[&str]) -> Result<Verdicts> {
     let done = Command::new(tools::pjdfstest()?)
         .arg("-c")
         .arg(configuration)
         .arg("-p")
         .arg(directory)
-        .args(["-s", "/dev/shm"])
+        .args(["-s", "/dev/shm", "-e"])
+        // As it names them itself, and leaves off where it reports them.
+        .args(names.iter().map(|name| format!("pjdfstest::tests::{name}")))
         .output()
         .context("running pjdfstest")?;
     let report = String::from_utf8_lossy(&done.stdout).into_owned();
