@@ -1,6 +1,10 @@
 //! Commands between nodes as lines for people: from a file with what was captured, or from a connection passed through.
 
+mod capture;
+mod conversations;
+mod decode;
 mod line;
+mod stream;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -9,8 +13,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use gangplank_frontend::failure::in_full;
 
-use crate::abi::{Generation, Header, HeaderError, MAX_BATCH, NodeId};
+use crate::abi::{Generation, HeaderError};
+use crate::carrier::node::PORT_BASE;
+use conversations::Conversations;
+use decode::Decoder;
 
 /// How long a connection to what is listened for may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -19,9 +27,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "A capture is the bytes of one of the two connections of a pair, without packets' headers: tcpflow and \
-                  Wireshark's \"follow stream\" write such. With --listen and --connect, a proxy that is told to connect to the \
-                  first is passed through to the second, one connection at a time."
+    after_help = "A capture is what tcpdump or Wireshark writes (pcap or pcapng), or the bytes of one of the two connections of \
+                  a pair, without packets' headers, as tcpflow writes them. With --listen and --connect, a proxy that is told to \
+                  connect to the first is passed through to the second, one connection at a time.\n\n\
+                  tcpdump -U -w - tcp portrange 3000-3031 | gangplank-dvk dump -"
 )]
 pub struct DumpArgs {
     /// The layout of the commands; found out if it is not given
@@ -40,6 +49,10 @@ pub struct DumpArgs {
     /// Where to pass on what it sends
     #[arg(long, value_name = "ADDRESS:PORT", requires = "listen")]
     pub connect: Option<SocketAddr>,
+
+    /// Of a capture of packets, the first of the 32 ports that nodes listen at
+    #[arg(long, value_name = "PORT", default_value_t = PORT_BASE)]
+    pub port_base: u16,
 
     /// A capture, - for standard input
     #[arg(value_name = "FILE", required_unless_present = "listen")]
@@ -79,13 +92,19 @@ pub enum DumpError {
         #[source]
         source: io::Error,
     },
-    /// The sender or receiver cannot be had.
-    #[error("cannot pass on from {listen} to {connect}")]
-    Relay {
-        /// Where the sender would come.
+    /// The capture is of a kind that is not understood.
+    #[error("cannot read {what} as packets: {why}")]
+    Capture {
+        /// Which.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// Nobody can connect.
+    #[error("cannot listen at {listen}")]
+    Listen {
+        /// Where.
         listen: SocketAddr,
-        /// Where the receiver would be.
-        connect: SocketAddr,
         /// Why not.
         #[source]
         source: io::Error,
@@ -121,17 +140,40 @@ pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
         what: what.clone(),
         source,
     };
-    if what == "-" {
-        return show(
-            &mut io::stdin().lock(),
-            &mut io::sink(),
-            generation,
-            to,
-            failed,
-        );
+    let mut input: Box<dyn Read + Send> = if what == "-" {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(&path).map_err(failed)?)
+    };
+    let mut begin = Vec::new();
+    fill(&mut input, &mut begin, MAGIC).map_err(failed)?;
+    if !capture::is_capture(&begin) {
+        return show(&mut begin.chain(input), generation, to, failed);
     }
-    let mut file = File::open(&path).map_err(failed)?;
-    show(&mut file, &mut io::sink(), generation, to, failed)
+    fill(&mut input, &mut begin, FIRST_BLOCK).map_err(failed)?;
+    let ports = args.port_base..=args.port_base.saturating_add(31);
+    let mut conversations = Conversations::new(generation, ports, to);
+    let whole = capture::read(begin.chain(input), &what, |segment| {
+        conversations.take(segment)
+    })?;
+    conversations.end()?;
+    if !whole {
+        log::warn!("{what} ends in the middle of a packet");
+    }
+    Ok(())
+}
+
+/// So many bytes tell a file of packets from others.
+const MAGIC: usize = 4;
+
+/// So many bytes have the first block of a file of packets, all of which the first look at it needs.
+const FIRST_BLOCK: usize = 24;
+
+/// Adds to `bytes` until there are `least`, or nothing comes any more.
+fn fill(from: &mut impl Read, bytes: &mut Vec<u8>, least: usize) -> io::Result<()> {
+    let missing = least.saturating_sub(bytes.len());
+    let missing = u64::try_from(missing).unwrap_or(u64::MAX);
+    from.by_ref().take(missing).read_to_end(bytes).map(|_| ())
 }
 
 /// Shows connection after connection, while they are passed on.
@@ -141,113 +183,93 @@ fn relay(
     generation: Option<Generation>,
     to: &mut impl Write,
 ) -> Result<(), DumpError> {
-    let failed = |source| DumpError::Relay {
-        listen,
-        connect,
-        source,
-    };
-    let listener = TcpListener::bind(listen).map_err(failed)?;
+    let listener =
+        TcpListener::bind(listen).map_err(|source| DumpError::Listen { listen, source })?;
     loop {
-        let (mut sender, address) = listener.accept().map_err(failed)?;
-        let mut receiver = TcpStream::connect_timeout(&connect, CONNECT).map_err(failed)?;
+        let accepted = listener.accept();
+        let (mut sender, address) =
+            accepted.map_err(|source| DumpError::Listen { listen, source })?;
+        let mut receiver = match TcpStream::connect_timeout(&connect, CONNECT) {
+            Ok(receiver) => receiver,
+            Err(error) => {
+                log::error!("{address} is turned away: cannot connect to {connect}: {error}");
+                continue;
+            }
+        };
         log::info!("{address} is passed on to {connect}");
-        match show(&mut sender, &mut receiver, generation, to, failed) {
-            Err(error @ DumpError::Write(_)) => return Err(error),
-            Err(error) => log::error!("the connection from {address} is given up: {error}"),
+        match pass_on(&mut sender, &mut receiver, generation, to) {
+            Err(Passing::Write(error)) => return Err(DumpError::Write(error)),
+            Err(Passing::Connection(error)) => {
+                log::error!("the connection from {address} is given up: {error}");
+            }
             Ok(()) => log::info!("{address} has closed the connection"),
         }
     }
 }
 
-/// Shows the commands in `from`, and gives its bytes on to `through` before it looks at them.
-fn show(
+/// Why nothing is passed on any more.
+enum Passing {
+    Connection(io::Error),
+    Write(io::Error),
+}
+
+/// Passes bytes on, and shows the commands in them. What cannot be shown is passed on all the same.
+fn pass_on(
     from: &mut impl Read,
     through: &mut impl Write,
     generation: Option<Generation>,
     to: &mut impl Write,
-    failed: impl Fn(io::Error) -> DumpError,
-) -> Result<(), DumpError> {
-    let mut bytes = Vec::new();
-    let mut generation = generation;
-    let mut at = 0;
-    let mut room = vec![0; 64 << 10];
+) -> Result<(), Passing> {
+    let mut decoder = Some(Decoder::new(generation));
+    let mut room = vec![0; ROOM];
     loop {
-        let read = from.read(&mut room).map_err(&failed)?;
+        let read = from.read(&mut room).map_err(Passing::Connection)?;
         let new = room.get(..read).unwrap_or_default();
-        through.write_all(new).map_err(&failed)?;
-        bytes.extend_from_slice(new);
-        let ended = read == 0;
-        if generation.is_none() && (ended || bytes.len() >= ENOUGH) {
-            generation = Some(guess(&bytes).ok_or(DumpError::Layout)?);
-        }
-        if let Some(generation) = generation {
-            let done = show_whole(&bytes, at, generation, to)?;
-            bytes.drain(..done);
-            at += u64::try_from(done).unwrap_or(0);
-        }
-        to.flush().map_err(DumpError::Write)?;
-        if ended {
-            if !bytes.is_empty() {
-                writeln!(to, "{} bytes of a command that does not end", bytes.len())
-                    .map_err(DumpError::Write)?;
+        through.write_all(new).map_err(Passing::Connection)?;
+        if let Some(mut it) = decoder.take() {
+            let write = |line: &str| writeln!(to, "{line}").map_err(DumpError::Write);
+            let shown = if new.is_empty() {
+                it.end(write)
+            } else {
+                it.take(new, write)
+            };
+            match shown {
+                Ok(()) => decoder = Some(it),
+                Err(DumpError::Write(error)) => return Err(Passing::Write(error)),
+                Err(error) => {
+                    log::error!("the rest is passed on and not shown: {}", in_full(&error));
+                }
             }
+            to.flush().map_err(Passing::Write)?;
+        }
+        if new.is_empty() {
             return Ok(());
         }
     }
 }
 
-/// So many bytes tell all layouts apart: two of the longest headers.
-const ENOUGH: usize = 2 * 132;
+/// Bytes that are read at once at most.
+const ROOM: usize = 64 << 10;
 
-/// The likeliest layout of `bytes`, by the nodes that every layout has in the same place.
-fn guess(bytes: &[u8]) -> Option<Generation> {
-    let word = |at: usize| {
-        let word = bytes.get(at..at.checked_add(4)?)?;
-        word.try_into().ok().map(i32::from_le_bytes)
-    };
-    let (sender, receiver) = (NodeId::new(word(16)?)?, NodeId::new(word(20)?)?);
-    let candidates = Generation::guess(bytes, sender, receiver);
-    candidates.first().copied()
-}
-
-/// Shows the commands that are whole in `bytes`: how many bytes they are.
-fn show_whole(
-    bytes: &[u8],
-    at: u64,
-    generation: Generation,
+/// Shows the commands in `from`, one direction of a connection.
+fn show(
+    from: &mut impl Read,
+    generation: Option<Generation>,
     to: &mut impl Write,
-) -> Result<usize, DumpError> {
-    let mut done = 0;
-    while let Some(rest) = bytes.get(done..)
-        && rest.len() >= generation.header_size()
-    {
-        let no_command = |source| DumpError::NoCommand {
-            at: at.saturating_add(u64::try_from(done).unwrap_or(0)),
-            generation,
-            source,
-        };
-        let header = Header::decode(rest, generation).map_err(no_command)?;
-        if header.command.name().is_none() {
-            return Err(no_command(HeaderError::Command(header.command.raw())));
+    failed: impl Fn(io::Error) -> DumpError,
+) -> Result<(), DumpError> {
+    let mut decoder = Decoder::new(generation);
+    let mut room = vec![0; ROOM];
+    loop {
+        let read = from.read(&mut room).map_err(&failed)?;
+        let new = room.get(..read).unwrap_or_default();
+        let write = |line: &str| writeln!(to, "{line}").map_err(DumpError::Write);
+        if new.is_empty() {
+            return decoder.end(write);
         }
-        let length = header.payload(generation).map_err(no_command)?;
-        let end = generation.header_size() + length;
-        let Some(payload) = rest.get(generation.header_size()..end) else {
-            break;
-        };
-        writeln!(to, "{}", line::describe(&header, payload)).map_err(DumpError::Write)?;
-        if header.is_batch() {
-            let headers = payload
-                .chunks_exact(generation.header_size())
-                .take(MAX_BATCH);
-            for inner in headers {
-                let inner = Header::decode(inner, generation).map_err(no_command)?;
-                writeln!(to, "  {}", line::describe(&inner, &[])).map_err(DumpError::Write)?;
-            }
-        }
-        done += end;
+        decoder.take(new, write)?;
+        to.flush().map_err(DumpError::Write)?;
     }
-    Ok(done)
 }
 
 #[cfg(test)]

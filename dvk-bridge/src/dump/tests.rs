@@ -21,9 +21,7 @@ fn dumped(bytes: &[u8], generation: Option<Generation>) -> Result<String, DumpEr
         what: "it".to_owned(),
         source,
     };
-    let mut through = Vec::new();
-    show(&mut &*bytes, &mut through, generation, &mut to, failed)?;
-    assert_eq!(through, bytes);
+    show(&mut &*bytes, generation, &mut to, failed)?;
     Ok(String::from_utf8(to).unwrap())
 }
 
@@ -55,7 +53,7 @@ fn failures_are_named() {
 #[test]
 fn the_layout_is_found_out() {
     let capture = [vector("legacy132_sndrec"), vector("legacy132_sndrec")].concat();
-    assert_eq!(guess(&capture), Some(Generation::Legacy));
+    assert_eq!(decode::guess(&capture), Some(Generation::Legacy));
     let text = dumped(&capture, None).unwrap();
     assert_eq!(text.lines().count(), 2, "{text}");
 }
@@ -83,4 +81,226 @@ fn what_is_no_command_ends_it_with_its_place() {
     assert!(matches!(dumped(&[0x55; 400], None), Err(DumpError::Layout)));
     let text = dumped(&capture[..119], Some(Generation::Current)).unwrap();
     assert_eq!(text, "119 bytes of a command that does not end\n");
+}
+
+#[test]
+fn what_is_passed_on_is_so_whether_it_is_understood_or_not() {
+    let request = vector("wire_1_sndrec_request");
+    let nonsense = [request.clone(), vec![0x55; 1000], request].concat();
+    let (mut through, mut to) = (Vec::new(), Vec::new());
+    let passed = pass_on(
+        &mut &*nonsense,
+        &mut through,
+        Some(Generation::Current),
+        &mut to,
+    );
+    assert!(passed.is_ok());
+    assert_eq!(through, nonsense);
+    let text = String::from_utf8(to).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+/// What has been captured, as files of packets have it.
+mod packets {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    /// A segment from node 0 to node 1, from byte `at` of the stream on.
+    fn segment(at: u32, syn: bool, data: &[u8]) -> Vec<u8> {
+        let ip = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        // The SYN has a number of its own.
+        let mut tcp = ip.tcp(40_000, 3000, 1000 + at + u32::from(!syn), 64_240);
+        if syn {
+            tcp = tcp.syn();
+        }
+        let mut packet = Vec::new();
+        tcp.write(&mut packet, data).unwrap();
+        packet
+    }
+
+    fn ethernet(packet: &[u8]) -> Vec<u8> {
+        let addresses = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        // Short frames are padded.
+        let padding = vec![0xee; 46usize.saturating_sub(packet.len())];
+        [&addresses, [8, 0].as_slice(), packet, &padding].concat()
+    }
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn length(bytes: &[u8]) -> u32 {
+        u32::try_from(bytes.len()).unwrap()
+    }
+
+    /// A file of microseconds, a packet each half of a second.
+    fn pcap(link: u32, packets: &[Vec<u8>]) -> Vec<u8> {
+        let mut file = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, link]);
+        for (index, packet) in (0u32..).zip(packets) {
+            let (seconds, micros) = (1_600_000_000 + index / 2, index % 2 * 500_000);
+            file.extend(words(&[seconds, micros, length(packet), length(packet)]));
+            file.extend_from_slice(packet);
+        }
+        file
+    }
+
+    /// The same in the newer format, with a clock of nanoseconds.
+    fn pcapng(packets: &[Vec<u8>]) -> Vec<u8> {
+        let mut file = words(&[0x0a0d_0d0a, 28, 0x1a2b_3c4d, 1, u32::MAX, u32::MAX, 28]);
+        // if_tsresol 9, end of options.
+        let interface = [1, 32, 1, 262_144, 1 << 16 | 9, 9, 0, 32];
+        file.extend(words(&interface));
+        for (index, packet) in (0u64..).zip(packets) {
+            let time = index * 500_000_000;
+            let padded = packet.len().next_multiple_of(4);
+            let whole = u32::try_from(32 + padded).unwrap();
+            let [low, high] = [time, time >> 32].map(|it| (it & 0xffff_ffff) as u32);
+            let sizes = [length(packet), length(packet)];
+            file.extend(words(&[6, whole, 0, high, low, sizes[0], sizes[1]]));
+            file.extend_from_slice(packet);
+            file.resize(file.len() + padded - packet.len(), 0);
+            file.extend(words(&[whole]));
+        }
+        file
+    }
+
+    fn shown(file: &[u8]) -> Result<String, DumpError> {
+        assert!(capture::is_capture(file));
+        let mut to = Vec::new();
+        let mut conversations = Conversations::new(None, 3000..=3031, &mut to);
+        capture::read_within(4096, file, "it", |segment| conversations.take(segment))?;
+        conversations.end()?;
+        Ok(String::from_utf8(to).unwrap())
+    }
+
+    /// A request, the data that is copied for it, and the acknowledgement.
+    fn stream() -> Vec<u8> {
+        [
+            vector("wire_1_sndrec_request"),
+            vector("wire_3_copyout_data"),
+            b"//\0".to_vec(),
+            vector("wire_5_send_ack"),
+        ]
+        .concat()
+    }
+
+    const LINES: [&str; 3] = [
+        "10.0.0.1:40000 > 10.0.0.2:3000: SNDREC_MSG 10@0 -> 1@1",
+        "10.0.0.1:40000 > 10.0.0.2:3000: COPYOUT_DATA 10@0 -> 1@1",
+        "10.0.0.1:40000 > 10.0.0.2:3000: SEND_ACK 10@0 -> 1@1",
+    ];
+
+    /// Asserts that `text` has those lines at those times.
+    fn assert_lines(text: &str, expected: &[(&str, &str)]) {
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), expected.len(), "{text}");
+        for (line, (time, rest)) in lines.iter().zip(expected) {
+            assert!(line.starts_with(&format!("{time} {rest}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn commands_are_shown_whatever_link_and_format_they_were_captured_in() {
+        let stream = stream();
+        let (first, second) = stream.split_at(250);
+        let plain = [
+            segment(0, true, &[]),
+            segment(0, false, first),
+            segment(250, false, second),
+        ];
+        let framed = plain.clone().map(|packet| ethernet(&packet));
+        // As of any interface (LINUX_SLL2): protocol, reserved, index, kind, direction, address.
+        let any = plain.clone().map(|packet| {
+            let link = [8, 0, 0, 0, 0, 0, 0, 1, 3, 4, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0];
+            [&link, packet.as_slice()].concat()
+        });
+        for file in [
+            pcap(101, &plain),
+            pcap(1, &framed),
+            pcap(276, &any),
+            pcapng(&framed),
+        ] {
+            let text = shown(&file).unwrap();
+            let times = ["1.000000"; 3];
+            let expected: Vec<_> = times.into_iter().zip(LINES).collect();
+            assert_lines(&text, &expected);
+        }
+    }
+
+    #[test]
+    fn a_capture_that_begins_in_the_middle_is_shown_from_the_next_command_on() {
+        let stream = stream();
+        let packets = [
+            segment(50, false, &stream[50..120]),
+            segment(120, false, &stream[120..243]),
+            segment(243, false, &stream[243..]),
+        ];
+        let text = shown(&pcap(101, &packets)).unwrap();
+        assert_lines(&text, &[("1.000000", LINES[1]), ("1.000000", LINES[2])]);
+    }
+
+    #[test]
+    fn what_was_not_captured_is_said_and_what_follows_is_shown() {
+        let request = vector("wire_1_sndrec_request");
+        let packets = [
+            segment(0, true, &[]),
+            segment(
+                0,
+                false,
+                &[request.clone(), request.clone(), request.clone()].concat(),
+            ),
+            segment(480, false, &request),
+        ];
+        let text = shown(&pcap(101, &packets)).unwrap();
+        let missing = "10.0.0.1:40000 > 10.0.0.2:3000: 120 bytes were not captured";
+        assert_lines(
+            &text,
+            &[
+                ("0.500000", LINES[0]),
+                ("0.500000", LINES[0]),
+                ("0.500000", LINES[0]),
+                ("1.000000", missing),
+                ("1.000000", LINES[0]),
+            ],
+        );
+    }
+
+    #[test]
+    fn other_packets_are_passed_over_and_what_is_not_understood_is_said_once() {
+        let mut other = Vec::new();
+        let udp = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(3000, 3000);
+        udp.write(&mut other, &[1, 2, 3]).unwrap();
+        let packets = [
+            other,
+            vec![0x45],
+            segment(0, true, &[]),
+            segment(0, false, &[0x55; 400]),
+            segment(400, false, &[0x55; 400]),
+        ];
+        let text = shown(&pcap(101, &packets)).unwrap();
+        let line = "10.0.0.1:40000 > 10.0.0.2:3000: the layout cannot be found out";
+        assert_lines(&text, &[("0.500000", line)]);
+    }
+
+    #[test]
+    fn a_file_that_ends_or_is_broken_anywhere_is_read_to_there() {
+        let stream = stream();
+        let packets = [segment(0, true, &[]), segment(0, false, &stream)];
+        for file in [pcap(101, &packets), pcapng(&packets)] {
+            for end in 24..file.len() {
+                // Whatever comes of it.
+                let _ = shown(&file[..end]);
+            }
+            for at in 4..file.len() {
+                let mut broken = file.clone();
+                broken[at] ^= 0xff;
+                let _ = shown(&broken);
+            }
+        }
+        let mut file = pcap(101, &packets);
+        file.pop();
+        let text = shown(&file).unwrap();
+        assert_eq!(text, "", "the only packet with data is not whole");
+    }
 }

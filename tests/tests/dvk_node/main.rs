@@ -2,6 +2,7 @@
 
 mod asking;
 mod containers;
+mod dump;
 mod faults;
 mod golden;
 mod rules;

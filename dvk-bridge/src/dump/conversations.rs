@@ -1,0 +1,198 @@
+//! The connections between nodes that a capture has segments of, each shown as its commands become whole.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use gangplank_frontend::failure::in_full;
+
+use super::DumpError;
+use super::capture::Segment;
+use super::decode::Decoder;
+use super::stream::{Part, Stream};
+use crate::abi::Generation;
+
+/// Most connections. A node has two with each of 31 others.
+const MOST: usize = 4096;
+
+/// All of them.
+pub(super) struct Conversations<'a, W> {
+    generation: Option<Generation>,
+    ports: RangeInclusive<u16>,
+    output: Output<'a, W>,
+    known: BTreeMap<(SocketAddr, SocketAddr), Conversation>,
+}
+
+/// Where lines go, and when what they are about was captured.
+struct Output<'a, W> {
+    to: &'a mut W,
+    first: Option<Duration>,
+    now: Duration,
+}
+
+/// One of them: who sends commands to whom.
+struct Conversation {
+    from: SocketAddr,
+    to: SocketAddr,
+    stream: Stream,
+    /// None once its commands are not understood.
+    decoder: Option<Decoder>,
+}
+
+impl<'a, W: Write> Conversations<'a, W> {
+    /// Those to a port of `ports`, shown on `to`.
+    pub(super) fn new(
+        generation: Option<Generation>,
+        ports: RangeInclusive<u16>,
+        to: &'a mut W,
+    ) -> Self {
+        Self {
+            generation,
+            ports,
+            output: Output {
+                to,
+                first: None,
+                now: Duration::ZERO,
+            },
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Takes what was captured next.
+    pub(super) fn take(&mut self, segment: &Segment<'_>) -> Result<(), DumpError> {
+        if !self.ports.contains(&segment.to.port()) {
+            return Ok(());
+        }
+        self.output.first.get_or_insert(segment.time);
+        self.output.now = segment.time;
+        let key = (segment.from, segment.to);
+        if !self.known.contains_key(&key) && self.known.len() >= MOST {
+            return Ok(());
+        }
+        let generation = self.generation;
+        let known = self.known.entry(key);
+        let it = known.or_insert_with(|| Conversation::joined(segment, generation));
+        if segment.begins {
+            // The one before, of the same ports, is over.
+            it.end(&mut self.output)?;
+            *it = Conversation::new(segment, generation);
+        }
+        it.take(segment, &mut self.output)?;
+        self.output.flush()
+    }
+
+    /// Nothing more was captured.
+    pub(super) fn end(mut self) -> Result<(), DumpError> {
+        if self.known.is_empty() {
+            let (first, last) = (self.ports.start(), self.ports.end());
+            log::warn!("there is no connection to a port from {first} to {last} in it");
+        }
+        for it in self.known.values_mut() {
+            it.end(&mut self.output)?;
+        }
+        self.output.flush()
+    }
+}
+
+impl Conversation {
+    /// One whose beginning is there.
+    fn new(segment: &Segment<'_>, generation: Option<Generation>) -> Self {
+        Self {
+            from: segment.from,
+            to: segment.to,
+            stream: Stream::default(),
+            decoder: Some(Decoder::new(generation)),
+        }
+    }
+
+    /// One that was there before the capture.
+    fn joined(segment: &Segment<'_>, generation: Option<Generation>) -> Self {
+        let mut it = Self::new(segment, generation);
+        if let Some(decoder) = &mut it.decoder {
+            decoder.miss(0);
+        }
+        it
+    }
+
+    fn take(
+        &mut self,
+        segment: &Segment<'_>,
+        output: &mut Output<'_, impl Write>,
+    ) -> Result<(), DumpError> {
+        let Self {
+            from,
+            to,
+            stream,
+            decoder,
+        } = self;
+        stream.take(segment.sequence, segment.begins, segment.data, |part| {
+            show(decoder, &part, |line| output.put(*from, *to, line))
+        })
+    }
+
+    fn end(&mut self, output: &mut Output<'_, impl Write>) -> Result<(), DumpError> {
+        let Self {
+            from,
+            to,
+            stream,
+            decoder,
+        } = self;
+        let mut line = |line: &str| output.put(*from, *to, line);
+        stream.end(|part| show(decoder, &part, &mut line))?;
+        match decoder.take() {
+            Some(mut it) => understood(it.end(&mut line), line).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Shows a part of a conversation, as long as its commands are understood.
+fn show(
+    decoder: &mut Option<Decoder>,
+    part: &Part<'_>,
+    mut line: impl FnMut(&str) -> Result<(), DumpError>,
+) -> Result<(), DumpError> {
+    let Some(mut it) = decoder.take() else {
+        return Ok(());
+    };
+    let shown = match part {
+        Part::Bytes(bytes) => it.take(bytes, &mut line),
+        Part::Missing(bytes) => {
+            it.miss(*bytes);
+            line(&format!("{bytes} bytes were not captured"))
+        }
+    };
+    if understood(shown, line)? {
+        *decoder = Some(it);
+    }
+    Ok(())
+}
+
+/// Whether commands were understood; a line says so if they were not.
+fn understood(
+    shown: Result<(), DumpError>,
+    mut line: impl FnMut(&str) -> Result<(), DumpError>,
+) -> Result<bool, DumpError> {
+    match shown {
+        Ok(()) => Ok(true),
+        Err(error @ DumpError::Write(_)) => Err(error),
+        Err(error) => {
+            line(&format!("{}; the rest is not shown", in_full(&error)))?;
+            Ok(false)
+        }
+    }
+}
+
+impl<W: Write> Output<'_, W> {
+    fn put(&mut self, from: SocketAddr, to: SocketAddr, line: &str) -> Result<(), DumpError> {
+        let since = self.now.saturating_sub(self.first.unwrap_or_default());
+        let (seconds, micros) = (since.as_secs(), since.subsec_micros());
+        writeln!(self.to, "{seconds}.{micros:06} {from} > {to}: {line}").map_err(DumpError::Write)
+    }
+
+    fn flush(&mut self) -> Result<(), DumpError> {
+        self.to.flush().map_err(DumpError::Write)
+    }
+}

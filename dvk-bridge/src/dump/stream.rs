@@ -1,0 +1,201 @@
+//! The bytes of one direction of a TCP connection, put in order from segments as they were captured.
+
+use std::collections::BTreeMap;
+
+/// Most bytes that are kept because earlier ones have not come: more than any window that is in use here.
+const MOST_EARLY: usize = 8 << 20;
+
+/// One direction of a connection.
+#[derive(Default)]
+pub(super) struct Stream {
+    /// The sequence number that comes next; unknown before the first segment.
+    next: Option<u32>,
+    /// What came before its turn, by how far behind `next` it was when `base` bytes had come.
+    early: BTreeMap<u64, Vec<u8>>,
+    kept: usize,
+    /// Bytes that came in order, or are missing.
+    base: u64,
+}
+
+/// A part of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    /// The next bytes.
+    Bytes(&'a [u8]),
+    /// So many bytes were not captured.
+    Missing(u64),
+}
+
+impl Stream {
+    /// Takes a segment that begins with `sequence`, and gives what is in order to `give`. `begins` says that it is a
+    /// connection's first.
+    pub(super) fn take<E>(
+        &mut self,
+        sequence: u32,
+        begins: bool,
+        data: &[u8],
+        mut give: impl FnMut(Part<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if begins {
+            // The one that comes after the SYN, of a connection that is new.
+            *self = Self {
+                next: Some(sequence.wrapping_add(1)),
+                ..Self::default()
+            };
+            return Ok(());
+        }
+        let next = *self.next.get_or_insert(sequence);
+        if data.is_empty() {
+            // An acknowledgement. Of a connection whose beginning is not there, the first tells where it is.
+            return Ok(());
+        }
+        let ahead = sequence.wrapping_sub(next).cast_signed();
+        match u64::try_from(ahead) {
+            Ok(0) => self.give(data, &mut give)?,
+            Ok(ahead) => {
+                self.keep(self.base + ahead, data);
+                return self.jump_if_full(give);
+            }
+            // Sent again: the part that is new, if there is any.
+            Err(_) => {
+                let old = usize::try_from(ahead.unsigned_abs()).unwrap_or(usize::MAX);
+                let new = data.get(old..).unwrap_or_default();
+                self.give(new, &mut give)?;
+            }
+        }
+        self.catch_up(give)
+    }
+
+    fn give<E>(
+        &mut self,
+        data: &[u8],
+        give: &mut impl FnMut(Part<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.advance(u64::try_from(data.len()).unwrap_or(0));
+        give(Part::Bytes(data))
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.base = self.base.saturating_add(bytes);
+        let [a, b, c, d, ..] = bytes.to_le_bytes();
+        let step = u32::from_le_bytes([a, b, c, d]);
+        self.next = self.next.map(|next| next.wrapping_add(step));
+    }
+
+    fn keep(&mut self, at: u64, data: &[u8]) {
+        let known = self.early.get(&at).map_or(0, Vec::len);
+        if data.len() > known {
+            self.kept += data.len() - known;
+            self.early.insert(at, data.to_vec());
+        }
+    }
+
+    /// Gives what was early and is not any more.
+    fn catch_up<E>(&mut self, mut give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
+        while let Some(entry) = self.early.first_entry()
+            && *entry.key() <= self.base
+        {
+            let (at, data) = entry.remove_entry();
+            self.kept -= data.len();
+            let old = usize::try_from(self.base - at).unwrap_or(usize::MAX);
+            self.give(data.get(old..).unwrap_or_default(), &mut give)?;
+        }
+        Ok(())
+    }
+
+    /// What is waited for will not come any more if so much has come behind it.
+    fn jump_if_full<E>(&mut self, give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
+        if self.kept <= MOST_EARLY {
+            return Ok(());
+        }
+        self.jump(give)
+    }
+
+    fn jump<E>(&mut self, mut give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
+        if let Some((&at, _)) = self.early.first_key_value() {
+            let missing = at.saturating_sub(self.base);
+            self.advance(missing);
+            give(Part::Missing(missing))?;
+        }
+        self.catch_up(give)
+    }
+
+    /// Nothing more was captured: gives what there is behind what is missing.
+    pub(super) fn end<E>(
+        &mut self,
+        mut give: impl FnMut(Part<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !self.early.is_empty() {
+            self.jump(&mut give)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of segments, with missing bytes as question marks.
+    fn ordered(segments: &[(u32, &[u8])]) -> String {
+        let mut stream = Stream::default();
+        let mut text = String::new();
+        let mut give = |part: Part<'_>| {
+            match part {
+                Part::Bytes(bytes) => text.push_str(str::from_utf8(bytes).unwrap()),
+                Part::Missing(bytes) => (0..bytes).for_each(|_| text.push('?')),
+            }
+            Ok::<_, ()>(())
+        };
+        stream.take(u32::MAX - 2, true, &[], &mut give).unwrap();
+        for (sequence, data) in segments {
+            let sequence = sequence.wrapping_sub(2);
+            stream.take(sequence, false, data, &mut give).unwrap();
+        }
+        stream.end(&mut give).unwrap();
+        text
+    }
+
+    #[test]
+    fn segments_come_in_order_whatever_order_they_were_captured_in() {
+        assert_eq!(ordered(&[(0, b"abc"), (3, b"def")]), "abcdef");
+        assert_eq!(ordered(&[(3, b"def"), (0, b"abc")]), "abcdef");
+        assert_eq!(ordered(&[(4, b"ef"), (2, b"cd"), (0, b"ab")]), "abcdef");
+    }
+
+    #[test]
+    fn what_is_sent_again_is_given_once() {
+        assert_eq!(ordered(&[(0, b"abc"), (0, b"abc"), (1, b"bcde")]), "abcde");
+        assert_eq!(ordered(&[(2, b"c"), (2, b"cde"), (0, b"abcd")]), "abcde");
+        assert_eq!(ordered(&[(0, b"abc"), (0, b""), (3, b"d")]), "abcd");
+    }
+
+    #[test]
+    fn what_was_not_captured_is_told() {
+        assert_eq!(ordered(&[(0, b"ab"), (5, b"fg"), (9, b"j")]), "ab???fg??j");
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_limit() {
+        let mut stream = Stream::default();
+        let mut missing = 0;
+        let mut came = 0;
+        let data = vec![0; 1 << 20];
+        stream.take(0, true, &[], |_| Ok::<_, ()>(())).unwrap();
+        for index in 0..32u32 {
+            let given = stream.take(101 + (index << 20), false, &data, |part| {
+                match part {
+                    Part::Bytes(bytes) => came += bytes.len(),
+                    Part::Missing(bytes) => missing += bytes,
+                }
+                Ok::<_, ()>(())
+            });
+            given.unwrap();
+            assert!(stream.kept <= MOST_EARLY);
+        }
+        assert_eq!((missing, came), (100, 32 << 20));
+    }
+}
