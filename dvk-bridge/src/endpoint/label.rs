@@ -8,10 +8,10 @@ pub(super) use ring::label;
 /// Where addresses have 32 bits, and the kernel's DVK copies by them.
 #[cfg(target_pointer_width = "32")]
 mod pointer {
-    /// The address of `bytes`.
-    pub(in crate::endpoint) fn label(bytes: &[u8]) -> u32 {
+    /// The address of what begins at `first`. It is for the kernel, which will read and write there.
+    pub(in crate::endpoint) fn label(first: *const u8, _: usize) -> u32 {
         // A pointer of this machine is no wider.
-        u32::try_from(bytes.as_ptr().addr()).unwrap_or(u32::MAX)
+        u32::try_from(first.expose_provenance()).unwrap_or(u32::MAX)
     }
 }
 
@@ -30,10 +30,10 @@ mod ring {
     /// How much of the room is given out. It is the process's, as true addresses are.
     static GIVEN: AtomicU64 = AtomicU64::new(0);
 
-    /// A label for `bytes`: behind all that was given out, or at the beginning again if there is no room left. What is
+    /// A label for `bytes` bytes, wherever they are: behind all that was given out, or at the beginning again if there is no room left. What is
     /// larger than all the room cannot be addressed, and copies of it fail.
-    pub(in crate::endpoint) fn label(bytes: &[u8]) -> u32 {
-        let Some(size) = size(bytes.len()) else {
+    pub(in crate::endpoint) fn label(_: *const u8, bytes: usize) -> u32 {
+        let Some(size) = size(bytes) else {
             return u32::MAX;
         };
         let mut given = GIVEN.load(Ordering::Relaxed);

@@ -51,6 +51,14 @@ impl Bytes<'_> {
             Self::Writable(bytes) => bytes,
         }
     }
+
+    /// Where they begin, to be written to if that is lent.
+    fn first(&mut self) -> *const u8 {
+        match self {
+            Self::ReadOnly(bytes) => bytes.as_ptr(),
+            Self::Writable(bytes) => bytes.as_mut_ptr(),
+        }
+    }
 }
 
 /// A copy to or from memory that is not lent, or not so.
@@ -87,8 +95,9 @@ impl<'a> Lent<'a> {
         self.lend(Bytes::Writable(bytes))
     }
 
-    fn lend(&mut self, bytes: Bytes<'a>) -> u32 {
-        let address = label(bytes.as_slice());
+    fn lend(&mut self, mut bytes: Bytes<'a>) -> u32 {
+        let length = bytes.as_slice().len();
+        let address = label(bytes.first(), length);
         self.loans.push(Loan { address, bytes });
         address
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_frontend::failure::in_full;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -119,14 +120,7 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
         warn!("{warning}");
     }
     if args.check {
-        let told = config
-            .servers
-            .iter()
-            .try_for_each(|block| writeln!(io::stdout(), "{}", described(block)));
-        return told.map_err(|source| ServeError::System {
-            what: "say what would be served",
-            source,
-        });
+        return tell(&config);
     }
     // Before any thread is there, so that all of them leave the signals to the one that waits for them.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
@@ -163,6 +157,23 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
         let _ = thread.join();
     }
     ended.map_or(Ok(()), Err)
+}
+
+/// Says what would be served, and what could not be.
+fn tell(config: &Config) -> Result<(), ServeError> {
+    for block in &config.servers {
+        let told = writeln!(io::stdout(), "{}", described(block));
+        told.map_err(|source| ServeError::System {
+            what: "say what would be served",
+            source,
+        })?;
+        if block.carriage == Carriage::Device
+            && let Err(error) = Device::open(Path::new(device::PATH))
+        {
+            warn!("{}: {}", block.name, in_full(&error));
+        }
+    }
+    Ok(())
 }
 
 /// A thread that tells of a signal. It is not joined: without one it waits for ever.

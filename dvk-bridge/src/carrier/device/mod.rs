@@ -56,9 +56,6 @@ use crate::status::Report;
 /// Where the device is, unless it was made elsewhere.
 pub const PATH: &str = "/dev/dvk";
 
-/// The kernel, as a peer.
-const KERNEL: PeerId = PeerId(0);
-
 /// How long the kernel may take for anything: a little longer than it allows other nodes, so that it says itself what is wrong.
 const EXCHANGE: Duration = Duration::from_secs(35);
 
@@ -200,7 +197,8 @@ impl Device {
             dcs: HashMap::from([(dc, limits)]),
         }));
         let way = Arc::new(Way::new(self.driver.clone(), dc, endpoint));
-        station.add_peer(KERNEL, way.clone());
+        let kernel = PeerId(self.node);
+        station.add_peer(kernel, way.clone());
         // What comes as soon as it is bound finds it there.
         let bound = Bound::new(station.clone(), dc, endpoint, name)?;
         let caller = Caller {
@@ -208,6 +206,7 @@ impl Device {
             dc,
             endpoint,
             station: station.clone(),
+            kernel,
             way: way.clone(),
             size: self.size.clone(),
             partners: Partners::default(),

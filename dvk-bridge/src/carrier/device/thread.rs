@@ -5,14 +5,13 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::KERNEL;
 use super::driver::{Driver, Sending};
 use super::question::Question;
 use super::slate::{MessageSize, Slate};
 use super::way::{Next, Way, Work};
 use crate::abi::ioctl::{ONCOPY, ProcUsr, REMOTE, SLOT_FREE};
 use crate::abi::{Code, Command, DcId, Endpoint, Header, MAX_PAYLOAD, Message};
-use crate::carrier::engine::Station;
+use crate::carrier::engine::{PeerId, Station};
 use crate::endpoint::Gone;
 
 /// How long the kernel may take to hand an answer to another node.
@@ -43,6 +42,8 @@ pub(super) struct Caller {
     pub(super) dc: DcId,
     pub(super) endpoint: Endpoint,
     pub(super) station: Arc<Station>,
+    /// The kernel, as the station knows it.
+    pub(super) kernel: PeerId,
     pub(super) way: Arc<Way>,
     pub(super) size: Arc<MessageSize>,
     /// By slot: a container has no more.
@@ -204,7 +205,7 @@ impl Caller {
             message,
             ..Header::new(command)
         };
-        self.station.deliver(KERNEL, &header, &[]);
+        self.station.deliver(self.kernel, &header, &[]);
     }
 
     /// Notes who asks: its process, if it is one of this machine.
@@ -324,7 +325,7 @@ impl Caller {
             copy: header.copy,
             ..Header::new(command)
         };
-        self.station.deliver(KERNEL, &acknowledgement, payload);
+        self.station.deliver(self.kernel, &acknowledgement, payload);
     }
 
     /// Asks, and waits for the answer.
