@@ -22,7 +22,7 @@ pub(super) struct Settled {
     /// Longer than the kernel lets a page be dirty (`vm.dirty_expire_centisecs` and `vm.dirty_writeback_centisecs`, 35 seconds).
     pub(super) unchanged: Duration,
     /// Longer than an answer is on its way, in whole seconds.
-    pub(super) known: u32,
+    pub(super) known: u16,
 }
 
 impl Default for Settled {
@@ -64,7 +64,7 @@ impl PassthroughFs {
             self.settled.change_time(changed, now)
         });
         // Differences count, and so it may wrap.
-        let seconds = u32::try_from(now.as_secs() & u64::from(u32::MAX)).unwrap_or(0);
+        let seconds = u16::try_from(now.as_secs() & u64::from(u16::MAX)).unwrap_or(0);
         self.inodes
             .note_change_time(node.id, changed, seconds)
             .is_some_and(|known| known >= self.settled.known)

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use gangplank_fuse::NodeId;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -56,7 +56,7 @@ pub(super) struct Inode {
     /// When it was last changed, in nanoseconds since the epoch, as of the guest's last open; 0 where that cannot be relied on.
     pub(super) changed: AtomicI64,
     /// Since when that is known, in seconds that wrap.
-    pub(super) changed_known: AtomicU32,
+    pub(super) changed_known: AtomicU16,
     /// Look-ups that the guest has not undone.
     pub(super) lookups: AtomicU64,
     /// What holds it.
@@ -165,6 +165,6 @@ mod tests {
     #[test]
     fn a_million_inodes_fit_a_small_machine() {
         // An inode takes a slot, some bytes of the index, and an allocation for the descriptor or for the way back.
-        assert!(size_of::<Option<(Key, Inode)>>() <= 72);
+        assert!(size_of::<Option<(Key, Inode)>>() <= 64);
     }
 }

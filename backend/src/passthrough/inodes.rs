@@ -9,7 +9,9 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gangplank_fuse::NodeId;
@@ -259,7 +261,7 @@ impl Inodes {
             used: AtomicBool::new(true),
             opens: AtomicU32::new(0),
             changed: AtomicI64::new(0),
-            changed_known: AtomicU32::new(0),
+            changed_known: AtomicU16::new(0),
             lookups: AtomicU64::new(1),
             descriptor: Some(Arc::clone(descriptor)),
             recall: None,
@@ -359,7 +361,7 @@ impl Inodes {
 
     /// Notes when an inode that the guest opens was last changed, 0 where that is not to be relied on. For how many seconds
     /// just that was known already, if it was.
-    pub(super) fn note_change_time(&self, id: NodeId, changed: i64, now: u32) -> Option<u32> {
+    pub(super) fn note_change_time(&self, id: NodeId, changed: i64, now: u16) -> Option<u16> {
         let (shard, key) = split(id).ok()?;
         let shard = self.read(shard);
         let inode = shard.slab.get(key)?;
