@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 
-use crate::carrier::stream::{NAP, poll_for};
+use crate::carrier::stream::{Door, NAP, poll_for};
 
 /// How long who asks may take, and who is asked.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -90,12 +90,13 @@ impl Drop for StatusServer {
 }
 
 fn serve(listener: &Listening, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
+    let mut door = Door::default();
     loop {
         let mut ready = [
             PollFd::new(stop, PollFlags::IN),
-            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(listener, door.interest()),
         ];
-        let waited = poll_for(&mut ready, NAP);
+        let waited = poll_for(&mut ready, door.shut_for().unwrap_or(NAP));
         let [stopped, asked] = &ready;
         if waited.is_err() || !stopped.revents().is_empty() {
             return;
@@ -107,7 +108,9 @@ fn serve(listener: &Listening, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
         for part in parts {
             part.report(&mut text);
         }
-        if let Err(error) = tell(listener, &text) {
+        if let Err(error) = tell(listener, &text)
+            && door.failed(&error)
+        {
             log::debug!("cannot tell the status: {error}");
         }
     }

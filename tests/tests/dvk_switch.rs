@@ -1,6 +1,7 @@
 //! `gangplank-dvk switch` and programs that are not among the processes it sees, or it not among theirs.
 
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -111,4 +112,52 @@ fn a_program_in_a_container_is_served_by_a_switch_outside() -> Result<()> {
     });
     process::kill_group(&mut switch);
     bound.with_context(|| server.log())
+}
+
+/// Clock ticks that process `pid` has been given.
+fn ticks(pid: u32) -> Result<u64> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = line.rsplit_once(')').context("there is a name")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut next = || fields.next().and_then(|it| it.parse().ok());
+    let (user, system): (Option<u64>, Option<u64>) = (next(), next());
+    Ok(user.context("no time")? + system.context("no time")?)
+}
+
+/// Whoever is refused a descriptor waits at the door, and is let in when others have gone; meanwhile nothing spins, and the log
+/// stays short.
+#[test]
+fn a_switch_without_descriptors_waits_for_some() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let (socket, log) = (place.path().join("dvk.sock"), place.path().join("log"));
+    let mut command = process::tied("sh", None);
+    command
+        .args(["-c", "ulimit -n 24; exec \"$0\" switch --socket \"$1\""])
+        .arg(tools::dvk()?)
+        .arg(&socket)
+        .stdin(Stdio::null())
+        .stderr(File::create(&log)?);
+    let mut switch = process::spawn(command).context("starting the switch")?;
+    let told = || fs::read_to_string(&log).unwrap_or_default();
+    let mut held = Vec::new();
+    let tried = wait_until("descriptors run out", || {
+        if held.len() < 40 {
+            held.extend(UnixStream::connect(&socket));
+        }
+        told().contains("cannot accept a program")
+    })
+    .and_then(|()| {
+        let before = ticks(switch.id())?;
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = ticks(switch.id())? - before;
+        ensure!(spent < 30, "{spent} of 100 ticks were spent on nothing");
+        held.clear();
+        let program = Local::start(LocalConfig::new(socket.clone()))?;
+        program.bind(DcId::FIRST, Endpoint::from_raw(1), "after")?;
+        let lines = told().lines().count();
+        ensure!(lines < 100, "{lines} lines were logged");
+        Ok(())
+    });
+    process::kill_group(&mut switch);
+    tried.with_context(told)
 }

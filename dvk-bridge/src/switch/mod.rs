@@ -32,7 +32,7 @@ pub use admission::{Admission, AdmissionError, Rule};
 pub use args::{SwitchArgs, run};
 
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
-use crate::carrier::stream::{NAP, poll_for};
+use crate::carrier::stream::{Door, NAP, poll_for};
 use crate::status::{self, StatusError};
 use program::{End, Pause, Program};
 use queue::Pair;
@@ -100,6 +100,7 @@ pub struct Switch {
     config: SwitchConfig,
     listener: Listening,
     status: Option<Listening>,
+    door: Door,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
     next: u64,
@@ -130,6 +131,7 @@ impl Switch {
             config,
             listener,
             status,
+            door: Door::default(),
             stop: Arc::new(stop),
             programs: BTreeMap::new(),
             next: 0,
@@ -167,11 +169,11 @@ impl Switch {
     fn wait(&self) -> Result<Ready, Errno> {
         let mut descriptors = vec![
             PollFd::new(&*self.stop, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::new(&self.listener, self.door.interest()),
         ];
         // In the place of a status socket that there is not, what is waited for anyway.
         let status = self.status.as_ref().unwrap_or(&self.listener);
-        descriptors.push(PollFd::new(status, PollFlags::IN));
+        descriptors.push(PollFd::new(status, self.door.interest()));
         let ids: Vec<u64> = self.programs.keys().copied().collect();
         for program in self.programs.values() {
             descriptors.push(PollFd::new(program.socket(), program.interest()));
@@ -179,7 +181,9 @@ impl Switch {
         let programs = self.programs.values();
         let deadlines = programs.filter_map(|it| it.queue.deadline(self.config.patience));
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        poll_for(&mut descriptors, deadlines.min().map_or(NAP, left))?;
+        let limit = deadlines.min().map_or(NAP, left);
+        let limit = self.door.shut_for().map_or(limit, |shut| limit.min(shut));
+        poll_for(&mut descriptors, limit)?;
         let mut events = descriptors.iter().map(PollFd::revents);
         let mut is_ready = || events.next().is_some_and(|it| !it.is_empty());
         Ok(Ready {
@@ -195,9 +199,10 @@ impl Switch {
     }
 
     /// Tells who connects to the status socket.
-    fn tell_status(&self) {
+    fn tell_status(&mut self) {
         if let Some(listener) = &self.status
             && let Err(error) = status::tell(listener, &self.report())
+            && self.door.failed(&error)
         {
             log::warn!("cannot tell the status: {error}");
         }
@@ -208,7 +213,9 @@ impl Switch {
             Ok((socket, _)) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
-                log::warn!("cannot accept a program: {error}");
+                if self.door.failed(&error) {
+                    log::warn!("cannot accept a program: {error}");
+                }
                 return;
             }
         };

@@ -80,6 +80,7 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), End> {
     outbox.set_heard(true);
     let mut frames = Frames::new(no_node(), no_node(), GENERATION);
     let mut progress = Instant::now();
+    let mut taken = outbox.taken();
     let mut waiting = 0;
     while !shared.is_stopping() {
         let limit = if waiting > 0 {
@@ -97,11 +98,12 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), End> {
         // Most of what is sent goes at once, and by whom it is from.
         if ready.send || waiting > 0 {
             outbox.flush()?;
-            let left = outbox.unsent();
-            if waiting == 0 || left < waiting {
+            let now = outbox.taken();
+            if waiting == 0 || now != taken {
+                taken = now;
                 progress = Instant::now();
             }
-            waiting = left;
+            waiting = outbox.unsent();
         }
     }
     Ok(())

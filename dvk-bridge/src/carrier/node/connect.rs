@@ -1,7 +1,7 @@
 //! Connections made and accepted, with limits.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use rustix::net::{
 };
 
 use super::config::{NodeConfig, NodeError, PeerConfig};
+use super::host::Host;
 use crate::carrier::stream::poll_for;
 
 /// A dead host is noticed in about a minute, although proxies may be silent for ever.
@@ -49,48 +50,47 @@ fn offset(id: crate::abi::NodeId) -> u16 {
     u16::try_from(id.raw()).unwrap_or(0) // at most 31
 }
 
-/// Accepts who is at the door of `peer`, if that is the peer by its address.
-pub(super) fn accept_from(
-    listener: &OwnedFd,
-    peer: &PeerConfig,
-) -> io::Result<(OwnedFd, SocketAddr)> {
+/// Accepts who is at the door of the peer at `host`, if that is the peer by its address.
+pub(super) fn accept_from(listener: &OwnedFd, host: &Host) -> io::Result<(OwnedFd, SocketAddr)> {
     let socket = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let address = getpeername(&socket)?
         .ok_or(Errno::NOTCONN)
         .and_then(SocketAddr::try_from)?;
-    let allowed = addresses(peer, 0)?;
-    if !allowed.iter().any(|it| it.ip() == address.ip()) {
-        let text = format!("{} is not {}, whose port this is", address.ip(), peer.host);
+    if !host.is_at(address.ip()) {
+        let text = format!(
+            "{} is not {}, whose port this is",
+            address.ip(),
+            host.name()
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     prepare(&socket)?;
     Ok((socket, address))
 }
 
-/// Connects to `peer`, at most for as long as the configuration allows, or until `stop` is readable.
+/// Connects to `peer` at `host`, at most for as long as the configuration allows, or until `stop` is readable.
 pub(super) fn connect_to(
     config: &NodeConfig,
     peer: &PeerConfig,
+    host: &Host,
     stop: &OwnedFd,
 ) -> io::Result<OwnedFd> {
     let port = peer.port_base.saturating_add(offset(config.id));
+    let addresses = host.resolve()?;
     let deadline = Instant::now() + config.limits.connect;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address of our kind");
-    for address in addresses(peer, port)? {
+    for address in addresses {
         // We can only come from where we are expected to.
         if address.is_ipv4() != config.address.is_ipv4() {
             continue;
         }
+        let address = SocketAddr::new(address, port);
         match connect_once(config.address, address, deadline, stop) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error.into(),
         }
     }
     Err(last)
-}
-
-fn addresses(peer: &PeerConfig, port: u16) -> io::Result<Vec<SocketAddr>> {
-    Ok((peer.host.as_str(), port).to_socket_addrs()?.collect())
 }
 
 fn connect_once(

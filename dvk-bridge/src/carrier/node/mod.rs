@@ -11,6 +11,7 @@
 
 mod config;
 mod connect;
+mod host;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 
 pub use config::{NodeConfig, NodeError, NodeLimits, PORT_BASE, PeerConfig};
+
+use host::Host;
 
 use super::engine::{Bound, Kind, PeerId, Station, Tuning, lock};
 use super::stream::{Outbox, Traffic, proxys};
@@ -52,6 +55,7 @@ struct Shared {
 /// One peer, with what is known of it.
 struct Peer {
     config: PeerConfig,
+    host: Host,
     outbox: Arc<Outbox>,
     /// Where it has connected from, if it has.
     incoming: Mutex<Option<SocketAddr>>,
@@ -106,6 +110,7 @@ impl Node {
             }
             peers.push(Arc::new(Peer {
                 config: peer.clone(),
+                host: Host::new(&peer.host),
                 outbox,
                 incoming: Mutex::default(),
                 received: Mutex::default(),

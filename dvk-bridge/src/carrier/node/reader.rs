@@ -11,7 +11,7 @@ use super::connect::accept_from;
 use super::{Peer, Shared};
 use crate::abi::{Code, Command, Header, HeaderFlags, M1};
 use crate::carrier::engine::lock;
-use crate::carrier::stream::{FrameError, Frames, NAP, poll_for};
+use crate::carrier::stream::{Door, FrameError, Frames, NAP, poll_for};
 
 /// The connection of a peer.
 struct Incoming {
@@ -42,8 +42,9 @@ enum End {
 /// Listens and reads until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
     let mut incoming: Option<Incoming> = None;
+    let mut door = Door::default();
     while !shared.is_stopping() {
-        let (knocked, readable) = match wait(shared, peer, listener, incoming.as_ref()) {
+        let (knocked, readable) = match wait(shared, peer, listener, &door, incoming.as_ref()) {
             Ok(ready) => ready,
             Err(error) => {
                 log::error!("cannot wait for {peer}: {error}");
@@ -56,7 +57,7 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
             lost(shared, peer, &end);
             incoming = None;
         }
-        if knocked && let Some(socket) = admit(peer, listener) {
+        if knocked && let Some(socket) = admit(peer, listener, &mut door) {
             if incoming.take().is_some() {
                 lost(shared, peer, &End::Replaced);
             }
@@ -71,11 +72,13 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
 
 /// Waits for the door or the connection: whether there is something to do at either.
 ///
-/// While nothing can be answered nothing is read, but its end: whoever asked would wait for ever.
+/// While nothing can be answered nothing is read, but its end: whoever asked would wait for ever. And as long as it is not
+/// known who the peer is, nobody is looked at: proxies do not come back when they are refused.
 fn wait(
     shared: &Shared,
     peer: &Peer,
     listener: &OwnedFd,
+    door: &Door,
     incoming: Option<&Incoming>,
 ) -> Result<(bool, bool), Errno> {
     let answerable = peer.outbox.is_connected();
@@ -84,23 +87,31 @@ fn wait(
     } else {
         PollFlags::RDHUP
     };
+    let known = peer.host.is_known();
+    let knocks = if known {
+        door.interest()
+    } else {
+        PollFlags::empty()
+    };
     let mut ready = vec![
         PollFd::new(&shared.stop, PollFlags::IN),
-        PollFd::new(listener, PollFlags::IN),
+        PollFd::new(listener, knocks),
     ];
     ready.extend(incoming.map(|it| PollFd::new(&it.socket, interest)));
     let limit = match incoming {
+        _ if !known => NOT_YET,
         Some(_) if !answerable => NOT_YET,
         Some(incoming) => incoming.patience(shared),
         None => NAP,
     };
+    let limit = door.shut_for().map_or(limit, |shut| limit.min(shut));
     poll_for(&mut ready, limit)?;
     let is_ready = |index: usize| ready.get(index).is_some_and(|it| !it.revents().is_empty());
     Ok((is_ready(1), is_ready(2)))
 }
 
-fn admit(peer: &Peer, listener: &OwnedFd) -> Option<OwnedFd> {
-    match accept_from(listener, &peer.config) {
+fn admit(peer: &Peer, listener: &OwnedFd, door: &mut Door) -> Option<OwnedFd> {
+    match accept_from(listener, &peer.host) {
         Ok((socket, address)) => {
             log::debug!("{peer} has connected from {address}");
             note(peer, Some(address));
@@ -108,7 +119,9 @@ fn admit(peer: &Peer, listener: &OwnedFd) -> Option<OwnedFd> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
         Err(error) => {
-            log::warn!("a connection at the port of {peer} is refused: {error}");
+            if door.failed(&error) {
+                log::warn!("a connection at the port of {peer} is refused: {error}");
+            }
             None
         }
     }

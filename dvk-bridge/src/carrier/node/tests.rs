@@ -316,3 +316,67 @@ fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
     drop(right);
     grows(before);
 }
+
+#[test]
+fn a_peer_may_be_known_by_its_name() {
+    let number = |id: i32| NodeId::new(id).unwrap();
+    let named = |id, peer, own, theirs| {
+        let mut config = NodeConfig::new(number(id));
+        config.port_base = own;
+        config.limits.retry = Duration::from_millis(20);
+        config.peers = vec![PeerConfig {
+            port_base: theirs,
+            ..PeerConfig::new(number(peer), "localhost")
+        }];
+        Node::start(config).unwrap()
+    };
+    let (left, right) = (named(0, 1, 29_300, 29_340), named(1, 0, 29_340, 29_300));
+    let server = right.bind(dc(), SERVER, "server").unwrap();
+    let client = left.bind(dc(), CLIENT, "client").unwrap();
+    connected(&left);
+    let serving = thread::spawn(move || {
+        let Delivery::Request {
+            request, message, ..
+        } = server.receive(LIMIT).unwrap()
+        else {
+            panic!("no request");
+        };
+        server.reply(request, &message.answer(5)).unwrap();
+    });
+    let request = Message::new(1, &M1::default());
+    let answer = client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT);
+    assert_eq!(answer.unwrap().kind, 5);
+    serving.join().unwrap();
+}
+
+#[test]
+fn to_be_told_more_is_not_to_take_it() {
+    let address = IpAddr::from([127, 0, 30, 2]);
+    let deaf = std::net::TcpListener::bind((address, 3000)).unwrap();
+    let mut config = NodeConfig::new(NodeId::new(0).unwrap());
+    config.address = IpAddr::from([127, 0, 30, 1]);
+    config.limits.transfer = Duration::from_millis(500);
+    config.limits.retry = LIMIT;
+    config.peers = vec![PeerConfig::new(
+        NodeId::new(1).unwrap(),
+        &address.to_string(),
+    )];
+    let node = Node::start(config).unwrap();
+    let _connection = deaf.accept().unwrap();
+    let outbox = &node.shared.peers[0].outbox;
+    let deadline = std::time::Instant::now() + LIMIT;
+    while !outbox.is_connected() {
+        assert!(std::time::Instant::now() < deadline);
+        thread::yield_now();
+    }
+    let data = crate::abi::Header::new(crate::abi::Command::COPYIN_DATA);
+    // So much that what the system has room for makes no difference.
+    while outbox.unsent() < 2 << 20 {
+        outbox.tell(data, &[0; 65_536]).unwrap();
+    }
+    while outbox.is_connected() {
+        assert!(std::time::Instant::now() < deadline, "it is waited for");
+        let _ = outbox.hello();
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -15,7 +15,7 @@ pub(super) fn run(shared: &Shared, peer: &Peer) {
     // Said once for each time that it goes away.
     let mut said = false;
     while !shared.is_stopping() {
-        match connect_to(&shared.config, &peer.config, &shared.stop) {
+        match connect_to(&shared.config, &peer.config, &peer.host, &shared.stop) {
             Ok(socket) => {
                 said = false;
                 if let Err(end) = serve(shared, peer, socket) {
@@ -61,15 +61,10 @@ fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), Broken> {
     peer.note_up();
     shared.announce(peer);
     let limits = &shared.config.limits;
-    let mut sent = outbox.counters();
+    let mut taken = outbox.taken();
     let mut active = Instant::now();
     let mut waiting = false;
     while !shared.is_stopping() {
-        let now = outbox.counters();
-        if now != sent {
-            sent = now;
-            active = Instant::now();
-        }
         // While something waits for the peer, only its taking some of it counts.
         let limit = if waiting {
             limits.transfer
@@ -85,9 +80,10 @@ fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), Broken> {
             let _ = outbox.hello();
         }
         wait(shared, peer, &socket, waiting, patience)?;
-        let before = outbox.unsent();
-        waiting = outbox.flush()?;
-        if outbox.unsent() < before {
+        let waited = std::mem::replace(&mut waiting, outbox.flush()?);
+        let now = outbox.taken();
+        if now != taken || (waiting && !waited) {
+            taken = now;
             active = Instant::now();
         }
     }

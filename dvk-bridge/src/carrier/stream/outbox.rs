@@ -42,6 +42,8 @@ struct State {
     waiting: Vec<u8>,
     /// Bytes of `waiting` that are sent.
     sent: usize,
+    /// Bytes that were ever sent.
+    taken: u64,
     /// Given up by a sender: why.
     broken: Option<Broken>,
     sequence: u32,
@@ -154,6 +156,11 @@ impl Outbox {
         let mut state = lock(&self.state);
         state.push()?;
         Ok(!state.waiting.is_empty())
+    }
+
+    /// Bytes that the peer, or the system for it, ever took: as long as this stays the same, nothing goes on.
+    pub(crate) fn taken(&self) -> u64 {
+        lock(&self.state).taken
     }
 
     /// Bytes that wait for the peer.
@@ -275,7 +282,10 @@ impl State {
                 rest,
                 SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
             ) {
-                Ok(sent) => self.sent += sent,
+                Ok(sent) => {
+                    self.sent += sent;
+                    self.taken += u64::try_from(sent).unwrap_or(0);
+                }
                 Err(Errno::AGAIN) => {
                     if self.sent > SENT_KEPT {
                         self.waiting.drain(..self.sent);

@@ -1,0 +1,78 @@
+//! Where a peer is: its host by name or address, and what the name has come to.
+
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::Mutex;
+
+use crate::carrier::engine::lock;
+
+/// A peer's host. Names are asked for when the peer is connected to, by the thread that does nothing else then, and remembered
+/// to know the peer by: strangers at its port have nobody asked.
+pub(super) struct Host {
+    name: String,
+    addresses: Mutex<Vec<IpAddr>>,
+}
+
+impl Host {
+    /// The host `name`, which may be an address.
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            addresses: Mutex::new(name.parse().into_iter().collect()),
+        }
+    }
+
+    /// As it is configured.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its addresses, asked for if it has a name. May take long, and be different from one time to the next.
+    pub(super) fn resolve(&self) -> io::Result<Vec<IpAddr>> {
+        if self.name.parse::<IpAddr>().is_err() {
+            let found = (self.name.as_str(), 0).to_socket_addrs()?;
+            let found: Vec<_> = found.map(|address| address.ip()).collect();
+            if !found.is_empty() {
+                *lock(&self.addresses) = found;
+            }
+        }
+        Ok(lock(&self.addresses).clone())
+    }
+
+    /// Whether it has an address, or its name has ever come to one.
+    pub(super) fn is_known(&self) -> bool {
+        !lock(&self.addresses).is_empty()
+    }
+
+    /// Whether it is at `address`, by what is known.
+    pub(super) fn is_at(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let addresses = lock(&self.addresses);
+        addresses.iter().any(|it| it.to_canonical() == address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_known_at_once() {
+        let host = Host::new("127.0.0.7");
+        assert!(host.is_known() && host.is_at("127.0.0.7".parse().unwrap()));
+        assert!(host.is_at("::ffff:127.0.0.7".parse().unwrap()));
+        assert!(!host.is_at("127.0.0.8".parse().unwrap()));
+    }
+
+    #[test]
+    fn name_is_known_once_it_was_asked_for_and_stays_so() {
+        let host = Host::new("localhost");
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert!(!host.is_known() && !host.is_at(loopback));
+        assert!(host.resolve().unwrap().contains(&loopback));
+        assert!(host.is_known() && host.is_at(loopback));
+
+        let unknown = Host::new("no such host.invalid");
+        assert!(unknown.resolve().is_err() && !unknown.is_known());
+    }
+}

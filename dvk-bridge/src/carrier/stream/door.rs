@@ -1,0 +1,62 @@
+//! A listener that is left alone for a moment when nobody can be let in.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use gangplank_frontend::seldom::Seldom;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+/// How long nobody is let in after there was no descriptor for one. Who knocks stays in the system's queue, and would have a
+/// poll return at once all the time.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// Whether who knocks is looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Door {
+    shut_until: Option<Instant>,
+    said: Seldom,
+}
+
+impl Door {
+    /// Notes that somebody could not be let in: whether that is to be said, since it can happen as often as others like.
+    pub(crate) fn failed(&mut self, error: &io::Error) -> bool {
+        let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+        if Errno::from_io_error(error).is_some_and(|errno| lacking.contains(&errno)) {
+            self.shut_until = Some(Instant::now() + MOMENT);
+        }
+        self.said.is_due()
+    }
+
+    /// What the listener is to be waited for.
+    pub(crate) fn interest(&self) -> PollFlags {
+        match self.shut_for() {
+            Some(_) => PollFlags::empty(),
+            None => PollFlags::IN,
+        }
+    }
+
+    /// How long it is left alone, if it is.
+    pub(crate) fn shut_for(&self) -> Option<Duration> {
+        let left = self.shut_until?.checked_duration_since(Instant::now())?;
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_would_happen_again_at_once_shuts_the_door() {
+        let mut door = Door::default();
+        assert!(door.failed(&Errno::CONNABORTED.into()));
+        assert_eq!(door.interest(), PollFlags::IN);
+        assert!(!door.failed(&Errno::MFILE.into()), "it was just said");
+        assert_eq!(door.interest(), PollFlags::empty());
+        let left = door.shut_for().unwrap();
+        assert!(left <= MOMENT);
+        door.shut_until = Instant::now().checked_sub(MOMENT);
+        assert_eq!((door.interest(), door.shut_for()), (PollFlags::IN, None));
+    }
+}
