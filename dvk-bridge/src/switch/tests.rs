@@ -41,13 +41,24 @@ impl Raw {
     }
 
     fn bind(&mut self, endpoint: i32) {
+        self.bind_in(0, endpoint);
+    }
+
+    fn bind_in(&mut self, dc: i32, endpoint: i32) {
         let src = Endpoint::from_raw(endpoint);
         let binding = Header {
+            dc,
             src,
             ..Header::new(Command::PROCBIND)
         };
         self.send(binding, b"raw").unwrap();
-        let verdict = self.receive();
+        // What others have given up meanwhile is told as well.
+        let verdict = loop {
+            let header = self.receive();
+            if header.command != Command::PROCUNBIND {
+                break header;
+            }
+        };
         assert_eq!((verdict.command, verdict.rcode), (Command::PROCBIND_ACK, 0));
     }
 
@@ -293,6 +304,43 @@ fn who_does_not_read_what_it_has_brought_about_is_dropped() {
         && deaf.send(say(Command::PROCUNBIND), &[]).is_ok()
     {
         assert!(started.elapsed() < LIMIT, "it is kept");
+    }
+    stop.stop();
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_thousand_endpoints_are_bound_and_free_again_when_their_programs_go() {
+    let directory = TempDir::new().unwrap();
+    let ids = 0..5;
+    let dcs = ids.clone().filter_map(DcId::new);
+    let switch = Switch::new(SwitchConfig {
+        dcs: dcs.map(|dc| (dc, DcLimits::USUAL)).collect(),
+        ..SwitchConfig::new(directory.path().join("switch"))
+    });
+    let switch = switch.unwrap();
+    let stop = switch.stopper();
+    let thread = thread::spawn(move || switch.run().unwrap());
+    let mut first = Raw::connect(&directory);
+    first.bind(2);
+    // The second round finds free what the first has left behind.
+    for _ in 0..2 {
+        let programs: Vec<Raw> = (0..20)
+            .map(|number| {
+                let mut program = Raw::connect(&directory);
+                for slot in 10 * (number + 1)..10 * (number + 2) {
+                    for dc in ids.clone() {
+                        program.bind_in(dc, slot);
+                    }
+                }
+                program
+            })
+            .collect();
+        assert_eq!(programs.len(), 20);
+        drop(programs);
+        for _ in 0..1000 {
+            assert_eq!(first.receive().command, Command::PROCUNBIND);
+        }
     }
     stop.stop();
     thread.join().unwrap();

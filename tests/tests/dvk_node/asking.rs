@@ -249,9 +249,15 @@ fn one_that_never_settles_is_given_up_at_the_limit() {
     peer.set_migrating(SERVER, true);
     let client = bind(&node, 2);
     let to = Endpoint::from_raw(SERVER);
-    let error = ask(&client, SHORT).join().unwrap().0.unwrap_err();
-    assert_eq!(error.code(), Code::EDVSMIGRATE);
-    let error = client.send(to, &Message::default(), SHORT).unwrap_err();
-    assert_eq!(error.code(), Code::EDVSMIGRATE);
+    // What was tried last may be on its way when the limit comes.
+    let at_the_limit = |error: EndpointError| {
+        let code = error.code();
+        assert!(
+            matches!(code, Code::EDVSMIGRATE | Code::EDVSTIMEDOUT),
+            "{error}"
+        );
+    };
+    at_the_limit(ask(&client, SHORT).join().unwrap().0.unwrap_err());
+    at_the_limit(client.send(to, &Message::default(), SHORT).unwrap_err());
     peer.wait_for(1, 2);
 }
