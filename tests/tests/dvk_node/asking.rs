@@ -14,17 +14,14 @@ use crate::scene::{LIMIT, Net, SERVER, connect};
 /// Our endpoint, which the kernel's proxies bind by themselves.
 const USER: i32 = 70;
 
-/// Long enough for an answer, short enough to wait for none.
+/// Short enough to wait for what does not come.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Our node, and a kernel whose process [`SERVER`] serves.
 fn nodes(net: Net, layout: Layout, change: impl FnOnce(&mut PeerSetup)) -> (Node, Peer) {
-    let mut config = net.config(layout, &[0]);
-    config.limits.exchange = SHORT;
-    let node = Node::start(config).unwrap();
+    let node = net.node(layout);
     let mut setup = net.setup(0, layout);
     setup.autobind = Autobind::Tcp;
-    setup.exchange = SHORT;
     change(&mut setup);
     let peer = Peer::start(setup).unwrap();
     peer.bind(SERVER);

@@ -175,7 +175,7 @@ fn a_command_that_comes_byte_by_byte_is_served() {
 fn silence_ends_at_the_limit_and_others_are_served() {
     let net = Net(44);
     let mut config = net.config(Layout::Current, &[0]);
-    config.limits.exchange = Duration::from_millis(200);
+    config.limits.exchange = Duration::from_millis(800);
     let node = Node::start(config).unwrap();
     let server = bind(&node);
     let peer = net.peer(Layout::Current);
@@ -186,7 +186,7 @@ fn silence_ends_at_the_limit_and_others_are_served() {
     let error = server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot copy 3 bytes from 0x47d11000 of 10: nothing came within 200ms"
+        "cannot copy 3 bytes from 0x47d11000 of 10: nothing came within 800ms"
     );
     assert!(peer.lost().iter().all(|lost| lost.reason == Reason::Copy));
     peer.ask(11, SERVER, &access(11, Layout::Current), name());

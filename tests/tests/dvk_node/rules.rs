@@ -250,7 +250,7 @@ fn an_answer_to_one_that_moves_is_tried_again_until_it_has_settled() {
 fn what_the_server_may_not_do_is_told_or_lost_and_others_are_served() {
     let net = Net(113);
     let mut config = net.config(Layout::Current, &[0]);
-    config.limits.exchange = Duration::from_millis(200);
+    config.limits.exchange = Duration::from_millis(800);
     let node = Node::start(config).unwrap();
     let server = bind(&node);
     let peer = net.peer(Layout::Current);
@@ -280,7 +280,7 @@ fn what_the_server_may_not_do_is_told_or_lost_and_others_are_served() {
 fn a_descriptor_that_an_answer_is_stuck_on_is_used_again_when_its_process_receives() {
     for (net, layout) in (114..).map(Net).zip(Layout::ALL) {
         let mut config = net.config(layout, &[0]);
-        config.limits.exchange = Duration::from_millis(200);
+        config.limits.exchange = Duration::from_millis(800);
         let node = Node::start(config).unwrap();
         let server = bind(&node);
         let peer = net.peer(layout);
@@ -348,7 +348,7 @@ fn a_client_that_has_ended_is_found_out_and_its_successor_is_another() {
 fn impatient(net: Net) -> Peer {
     let setup = PeerSetup {
         servers: vec![SERVER],
-        silence: Some(Duration::from_millis(400)),
+        silence: Some(Duration::from_secs(1)),
         ..net.setup(0, Layout::Current)
     };
     Peer::start(setup).unwrap()
@@ -362,7 +362,7 @@ fn signs_of_life_keep_a_connection_that_is_closed_without() {
     let _node = Node::start(config).unwrap();
     let peer = impatient(net);
     peer.wait_connected();
-    peer.wait_for(0, 20);
+    peer.wait_for(0, 40);
     assert_eq!(peer.connections(), 1);
 
     let net = Net(121);
