@@ -13,6 +13,7 @@
 //!
 //! Whatever a client sends is answered, since one that is not takes its own rubbish for success.
 
+mod aside;
 mod attributes;
 mod cache;
 mod call;

@@ -12,6 +12,7 @@ use log::{debug, error, warn};
 use rustix::io::Errno;
 
 use super::Settings;
+use super::aside::{Aside, Places};
 use super::cache::Limits;
 use super::call::{Call, NoCall};
 use super::client::{Client, Clients};
@@ -28,6 +29,10 @@ use crate::status::Report;
 
 /// How long to wait for a request before looking whether to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Threads at most, if not more requests are to be served at once: more than a container has clients, each of which can have one
+/// wait for it.
+const MOST_THREADS: usize = 256;
 
 /// Wait after an endpoint has failed to receive, so that one that keeps failing is not asked all the time.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
@@ -51,7 +56,7 @@ pub struct Options {
     pub handles: usize,
     /// Those of them that the daemon has open at once. The others are opened again when they are used.
     pub open: usize,
-    /// Requests that are served at once.
+    /// Requests that are served at once, not counting those that wait for their clients.
     pub workers: usize,
     /// Directories that are remembered by name.
     pub directories: usize,
@@ -119,7 +124,9 @@ pub struct Server {
 }
 
 struct Shared {
+    /// What is copied by it is done aside of the places.
     endpoint: Arc<dyn BoundEndpoint>,
+    places: Arc<Places>,
     settings: Settings,
     clients: Clients,
     links: link::Links,
@@ -176,8 +183,10 @@ impl Server {
             limit: options.limit,
             workers: options.workers,
         };
+        let places = Arc::new(Places::new(options.workers));
         let shared = Shared {
-            endpoint,
+            endpoint: Arc::new(Aside::new(endpoint, places.clone())),
+            places,
             settings: Settings {
                 identity: options.identity,
                 links: options.links,
@@ -205,7 +214,7 @@ impl Server {
     /// Serves until `stop` is set, or until the endpoint is given up. It ends within a second, or when what is being done is
     /// done.
     pub fn run(&self, stop: &AtomicBool) {
-        let pool = Pool::new(self.workers, {
+        let pool = Pool::new(self.workers.max(MOST_THREADS), {
             let shared = Arc::clone(&self.shared);
             move |job| shared.serve(&job)
         });
@@ -298,7 +307,9 @@ impl Shared {
             return;
         };
         // Whatever happens, the client is not left without an answer.
+        let place = self.places.enter();
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(job, client)));
+        drop(place);
         let answer = answer.unwrap_or_else(|_| {
             error!("serving {:?} failed", job.message);
             job.message.answer(-Errno::IO.raw_os_error())

@@ -1,0 +1,326 @@
+//! How many requests are done at once, not counting those that wait for their own clients.
+//!
+//! An endpoint has one exchange at a time with a node. One node that acknowledges nothing so has a thread wait for each of its
+//! clients, for half a minute at a time; if those counted, it would take the server from all other nodes' clients.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::abi::{DcId, DcLimits, Endpoint, Message};
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, RequestId};
+
+/// Places of requests that are being done.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// A place, had until this is dropped.
+#[derive(Debug)]
+pub(super) struct Place<'a>(&'a Places);
+
+impl Places {
+    /// At most `most` at once.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            free: Mutex::new(most.max(1)),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a place.
+    pub(super) fn enter(&self) -> Place<'_> {
+        self.take();
+        Place(self)
+    }
+
+    fn take(&self) {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.freed.wait_while(free, |free| *free == 0);
+        let mut free = free.unwrap_or_else(PoisonError::into_inner);
+        *free = free.saturating_sub(1);
+    }
+
+    fn give(&self) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        *free = free.saturating_add(1);
+        drop(free);
+        self.freed.notify_one();
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.give();
+    }
+}
+
+/// An endpoint whose copies are done aside: whoever makes one has a place, and leaves it to others meanwhile.
+pub(super) struct Aside {
+    endpoint: Arc<dyn BoundEndpoint>,
+    places: Arc<Places>,
+}
+
+/// A place that was left, and is taken again when this is dropped.
+struct Left<'a>(&'a Places);
+
+impl<'a> Left<'a> {
+    fn leave(places: &'a Places) -> Self {
+        places.give();
+        Self(places)
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.take();
+    }
+}
+
+impl Aside {
+    /// `endpoint`, used from `places`.
+    pub(super) fn new(endpoint: Arc<dyn BoundEndpoint>, places: Arc<Places>) -> Self {
+        Self { endpoint, places }
+    }
+}
+
+impl BoundEndpoint for Aside {
+    fn dc(&self) -> DcId {
+        self.endpoint.dc()
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        self.endpoint.endpoint()
+    }
+
+    fn limits(&self) -> DcLimits {
+        self.endpoint.limits()
+    }
+
+    fn receive(&self, limit: Duration) -> Result<Delivery, EndpointError> {
+        self.endpoint.receive(limit)
+    }
+
+    fn reply(&self, request: RequestId, message: &Message) -> Result<(), EndpointError> {
+        self.endpoint.reply(request, message)
+    }
+
+    fn send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), EndpointError> {
+        self.endpoint.send(to, message, limit)
+    }
+
+    fn sendrec(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, EndpointError> {
+        self.endpoint.sendrec(to, message, lent, limit)
+    }
+
+    fn losses(&self, of: Endpoint) -> u64 {
+        self.endpoint.losses(of)
+    }
+
+    fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
+        self.endpoint.notify(to)
+    }
+
+    fn copy_from(
+        &self,
+        request: RequestId,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<(), EndpointError> {
+        let _left = Left::leave(&self.places);
+        self.endpoint.copy_from(request, address, into)
+    }
+
+    fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError> {
+        let _left = Left::leave(&self.places);
+        self.endpoint.copy_to(request, address, from)
+    }
+
+    fn unbind(&self) {
+        self.endpoint.unbind();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::thread;
+
+    use super::*;
+    use crate::abi::{Code, M1};
+    use crate::endpoint::Operation;
+    use crate::rhostfs::server::{Options, Server};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// An endpoint whose clients from 30 on are of a node that acknowledges nothing, until it is given up.
+    struct Silent {
+        events: Mutex<Receiver<Delivery>>,
+        answered: Sender<Endpoint>,
+        waiting: Sender<()>,
+        unbound: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    type Heard = (Sender<Delivery>, Receiver<Endpoint>, Receiver<()>);
+
+    impl Silent {
+        fn new() -> (Arc<Self>, Heard) {
+            let (event, events) = mpsc::channel();
+            let (answered, answers) = mpsc::channel();
+            let (waiting, waits) = mpsc::channel();
+            let silent = Self {
+                events: Mutex::new(events),
+                answered,
+                waiting,
+                unbound: Mutex::default(),
+                changed: Condvar::new(),
+            };
+            (Arc::new(silent), (event, answers, waits))
+        }
+
+        /// An exchange with a client.
+        fn exchange(&self, client: Endpoint) -> Result<(), EndpointError> {
+            if client.slot() < 30 {
+                return Ok(());
+            }
+            self.waiting.send(()).unwrap();
+            let unbound = self.unbound.lock().unwrap();
+            drop(self.changed.wait_while(unbound, |unbound| !*unbound));
+            let operation = Operation::Reply { client };
+            Err(EndpointError::Unbound { operation })
+        }
+    }
+
+    impl BoundEndpoint for Silent {
+        fn dc(&self) -> DcId {
+            DcId::FIRST
+        }
+
+        fn endpoint(&self) -> Endpoint {
+            Endpoint::from_raw(1)
+        }
+
+        fn limits(&self) -> DcLimits {
+            DcLimits::USUAL
+        }
+
+        fn receive(&self, _: Duration) -> Result<Delivery, EndpointError> {
+            let limit = Duration::from_millis(10);
+            let event = self.events.lock().unwrap().recv_timeout(limit);
+            let operation = Operation::Receive;
+            event.map_err(|_| EndpointError::TimedOut { operation, limit })
+        }
+
+        fn reply(&self, request: RequestId, _: &Message) -> Result<(), EndpointError> {
+            self.exchange(request.client())?;
+            self.answered.send(request.client()).unwrap();
+            Ok(())
+        }
+
+        fn send(&self, to: Endpoint, _: &Message, _: Duration) -> Result<(), EndpointError> {
+            self.notify(to)
+        }
+
+        fn sendrec(
+            &self,
+            to: Endpoint,
+            _: &Message,
+            _: &mut Lent<'_>,
+            _: Duration,
+        ) -> Result<Message, EndpointError> {
+            self.notify(to).map(|()| Message::default())
+        }
+
+        fn losses(&self, _: Endpoint) -> u64 {
+            0
+        }
+
+        fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
+            Err(EndpointError::Refused {
+                operation: Operation::Notify { to },
+                code: Code::ENOSYS,
+            })
+        }
+
+        fn copy_from(&self, request: RequestId, _: u32, _: &mut [u8]) -> Result<(), EndpointError> {
+            self.exchange(request.client())
+        }
+
+        fn copy_to(&self, request: RequestId, _: u32, _: &[u8]) -> Result<(), EndpointError> {
+            self.exchange(request.client())
+        }
+
+        fn unbind(&self) {
+            *self.unbound.lock().unwrap() = true;
+            self.changed.notify_all();
+        }
+    }
+
+    #[test]
+    fn clients_of_a_node_that_acknowledges_nothing_take_nobodys_turn() {
+        let (endpoint, (event, answers, waits)) = Silent::new();
+        let mut options = Options::new(PathBuf::from("/nonexistent/fs.sock"));
+        options.workers = 2;
+        let server = Server::start(endpoint.clone(), &options).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let serving = thread::spawn(move || server.run(&stopped));
+        let ask = |slot: i32| {
+            let request = RequestId::new(Endpoint::from_raw(slot), slot.unsigned_abs().into());
+            let message = Message::new(33, &M1::default());
+            let pid = None;
+            let asked = Delivery::Request {
+                request,
+                pid,
+                message,
+            };
+            event.send(asked).unwrap();
+        };
+        for slot in 30..100 {
+            ask(slot);
+        }
+        // All of them are being answered, in vain.
+        for _ in 30..100 {
+            waits.recv_timeout(LIMIT).unwrap();
+        }
+        ask(10);
+        let answered = answers.recv_timeout(LIMIT).unwrap();
+        assert_eq!(answered, Endpoint::from_raw(10));
+        stop.store(true, Ordering::Relaxed);
+        endpoint.unbind();
+        serving.join().unwrap();
+    }
+
+    #[test]
+    fn whoever_copies_leaves_its_place_to_others_and_takes_it_again() {
+        let (endpoint, (_event, _answers, waits)) = Silent::new();
+        let places = Arc::new(Places::new(1));
+        let aside = Arc::new(Aside::new(endpoint.clone(), places.clone()));
+        let here = (aside.clone(), places.clone());
+        let copying = thread::spawn(move || {
+            let _place = here.1.enter();
+            let request = RequestId::new(Endpoint::from_raw(30), 0);
+            let copied = here.0.copy_from(request, 0, &mut [0]);
+            (copied, *here.1.free.lock().unwrap())
+        });
+        waits.recv_timeout(LIMIT).unwrap();
+        let place = places.enter();
+        endpoint.unbind();
+        assert!(!copying.is_finished(), "there is no place to go on at");
+        drop(place);
+        let (copied, free) = copying.join().unwrap();
+        assert!(copied.is_err());
+        assert_eq!(free, 0);
+        assert_eq!(*places.free.lock().unwrap(), 1);
+    }
+}
