@@ -1,5 +1,6 @@
 //! The way to the server: one bound endpoint, and what is known of whether the server is there.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,10 @@ pub(crate) struct Line {
     retry_at: Option<Instant>,
     /// How often the server was lost, but for what the bound endpoint counts.
     losses: u64,
+    /// The last question had no answer.
+    fails: bool,
+    /// There was an answer once.
+    answered: bool,
 }
 
 impl Line {
@@ -59,6 +64,8 @@ impl Line {
             bound: None,
             retry_at: None,
             losses: 0,
+            fails: false,
+            answered: false,
         }
     }
 
@@ -96,18 +103,24 @@ impl Line {
         });
         match answer {
             Ok(answer) => {
-                if self.retry_at.take().is_some() {
+                self.retry_at = None;
+                let failed = mem::take(&mut self.fails);
+                let is_first = !mem::replace(&mut self.answered, true);
+                if failed && !is_first {
                     info!("endpoint {} answers again", self.parties.server);
                 }
                 Ok(answer)
             }
             Err(error) => {
-                if self.retry_at.is_none() {
-                    warn!("no answer: {error}");
-                } else {
+                if mem::replace(&mut self.fails, true) {
                     debug!("still no answer: {error}");
+                } else {
+                    warn!("no answer: {error}");
                 }
-                self.retry_at = Some(Instant::now() + PAUSE);
+                // Before the first answer nobody waits but who mounts, and that is to be there as soon as the server is.
+                if self.answered {
+                    self.retry_at = Some(Instant::now() + PAUSE);
+                }
                 match error {
                     // It may never answer, and another question would wait for that; bound anew, none does. Should it answer
                     // yet, the carrier or the stamp in its message tells that from what is asked then.
