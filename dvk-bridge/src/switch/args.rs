@@ -16,9 +16,9 @@ pub struct SwitchArgs {
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
 
-    /// Permission bits of the socket, octal; who may connect is asked for by --allow as well
-    #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode)]
-    pub mode: u32,
+    /// Permission bits of the socket, octal: 600, or with --allow 666, since that says who may do anything there
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub mode: Option<u32>,
 
     /// A user whose programs may bind endpoints: all, or those listed, such as 1000=1,10..20
     #[arg(long, value_name = "UID[=EP,EP..EP]")]
@@ -56,7 +56,9 @@ impl From<&SwitchArgs> for SwitchConfig {
             let given = args.dcs.iter();
             config.dcs = given.map(|&dc| (dc, DcLimits::USUAL)).collect();
         }
-        config.mode = args.mode;
+        // Others cannot be allowed anything at a socket that they cannot connect to.
+        let usual = if args.allow.is_empty() { 0o600 } else { 0o666 };
+        config.mode = args.mode.unwrap_or(usual);
         config.status.clone_from(&args.status);
         config
     }
@@ -95,6 +97,13 @@ mod tests {
         assert_eq!(config.admission, Admission::only(geteuid().as_raw()));
         assert_eq!(config.dcs.keys().collect::<Vec<_>>(), [&DcId::FIRST]);
         assert_eq!(config.mode, 0o600);
+    }
+
+    #[test]
+    fn whoever_is_allowed_something_can_connect() {
+        assert_eq!(parse("--socket s --allow 1000=10").unwrap().mode, 0o666);
+        let grouped = parse("--socket s --allow 1000 --mode 660").unwrap();
+        assert_eq!(grouped.mode, 0o660);
     }
 
     #[test]

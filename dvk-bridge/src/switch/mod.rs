@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangplank_frontend::listening::Listening;
+use gangplank_frontend::seldom::Seldom;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -40,6 +41,9 @@ use table::Table;
 
 /// Most programs at a time.
 const MOST_PROGRAMS: usize = 512;
+
+/// Most of them of a user that is not the switch's own, so that none takes all places.
+const MOST_OF_A_USER: usize = 128;
 
 /// What a switch is told before it starts.
 #[derive(Clone, Debug)]
@@ -101,6 +105,8 @@ pub struct Switch {
     listener: Listening,
     status: Option<Listening>,
     door: Door,
+    /// When it was last said that a program may not do what it wants, which it can want as often as it likes.
+    complaints: Seldom,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
     next: u64,
@@ -132,6 +138,7 @@ impl Switch {
             listener,
             status,
             door: Door::default(),
+            complaints: Seldom::default(),
             stop: Arc::new(stop),
             programs: BTreeMap::new(),
             next: 0,
@@ -219,19 +226,39 @@ impl Switch {
                 return;
             }
         };
-        if self.programs.len() >= MOST_PROGRAMS {
-            log::warn!("a program is refused: there are {MOST_PROGRAMS} already");
-            return;
-        }
         match Program::new(socket.into()) {
-            Ok(program) if self.config.admission.admits(program.uid()) => {
-                log::info!("{program} has connected");
-                self.programs.insert(self.next, program);
-                self.next += 1;
-            }
-            Ok(program) => log::warn!("{program} is refused: its user may bind nothing"),
+            Ok(program) => match self.refusal(program.uid()) {
+                None => {
+                    log::info!("{program} has connected");
+                    self.programs.insert(self.next, program);
+                    self.next += 1;
+                }
+                Some(why) if self.complaints.is_due() => {
+                    log::warn!("{program} is refused: {why}");
+                }
+                Some(why) => log::debug!("{program} is refused: {why}"),
+            },
             Err(error) => log::warn!("a program is refused: {error}"),
         }
+    }
+
+    /// Why another program of user `uid` cannot be let in, if it cannot.
+    fn refusal(&self, uid: u32) -> Option<String> {
+        if !self.config.admission.admits(uid) {
+            return Some("its user may bind nothing (--allow)".to_owned());
+        }
+        let programs = self.programs.values();
+        let most = most_programs(uid, geteuid().as_raw());
+        let (of, count) = if most < MOST_PROGRAMS {
+            (
+                " of its user",
+                programs.filter(|it| it.uid() == uid).count(),
+            )
+        } else {
+            ("", programs.count())
+        };
+        let full = self.programs.len() >= MOST_PROGRAMS || count >= most;
+        full.then(|| format!("there are {count} programs{of} already"))
     }
 
     /// Reads what program `id` sends and passes it on, and sends what waits for it.
@@ -332,7 +359,9 @@ impl Switch {
     fn bind(&mut self, id: u64, header: &Header, name: &[u8]) -> Result<(), Code> {
         let program = self.programs.get(&id).ok_or(Code::EDVSNOTBIND)?;
         if !self.config.admission.allows(program.uid(), header.src) {
-            log::warn!("{program} may not bind endpoint {}", header.src);
+            if self.complaints.is_due() {
+                log::warn!("{program} may not bind endpoint {}", header.src);
+            }
             return Err(Code::EACCES);
         }
         let name = String::from_utf8_lossy(name.get(..15).unwrap_or(name)).into_owned();
@@ -453,6 +482,15 @@ impl Switch {
                 program.put(Some((dc, src, Endpoint::NONE)), header, &[]);
             }
         }
+    }
+}
+
+/// How many programs of user `uid` there may be at a switch of user `own`.
+fn most_programs(uid: u32, own: u32) -> usize {
+    if uid == own {
+        MOST_PROGRAMS
+    } else {
+        MOST_OF_A_USER
     }
 }
 

@@ -345,3 +345,29 @@ fn a_thousand_endpoints_are_bound_and_free_again_when_their_programs_go() {
     stop.stop();
     thread.join().unwrap();
 }
+
+#[test]
+fn no_other_user_takes_all_places() {
+    assert_eq!(most_programs(1000, 1000), MOST_PROGRAMS);
+    assert!(most_programs(1000, 0) <= MOST_PROGRAMS / 4);
+    assert!(most_programs(0, 1000) <= MOST_PROGRAMS / 4);
+}
+
+#[test]
+fn there_are_so_many_programs_and_no_more() {
+    let directory = TempDir::new().unwrap();
+    let switch = Switch::new(SwitchConfig::new(directory.path().join("switch")));
+    let mut switch = switch.unwrap();
+    let own = geteuid().as_raw();
+    for _ in 0..MOST_PROGRAMS {
+        assert_eq!(switch.refusal(own), None);
+        let (_, there) = UnixStream::pair().unwrap();
+        let program = Program::new(there.into()).unwrap();
+        switch.programs.insert(switch.next, program);
+        switch.next += 1;
+    }
+    let refusal = switch.refusal(own).unwrap();
+    assert_eq!(refusal, "there are 512 programs already");
+    let stranger = switch.refusal(own.wrapping_add(1)).unwrap();
+    assert_eq!(stranger, "its user may bind nothing (--allow)");
+}
