@@ -23,12 +23,15 @@ mod usage;
 mod work;
 mod workload;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
+use std::{env, io};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use gangplank_tests::cache;
+use gangplank_tests::process::User;
 
 use args::Args;
 use contestant::{Contestant, Running};
@@ -43,14 +46,35 @@ use work::{Entry, Place};
 const CROWDS: [usize; 2] = [100_000, 1_000_000];
 const QUICK_CROWD: usize = 10_000;
 
+/// Set in the program that runs in a mount namespace of its own.
+const INSIDE: &str = "GANGPLANK_OWN_MOUNTS";
+
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    if args.with_rhostfs() && User::is_root() && env::var_os(INSIDE).is_none() {
+        let error = run_inside();
+        eprintln!(
+            "bench: if it is interrupted, mounts are left behind: cannot run unshare: {error}"
+        );
+    }
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Becomes this program once more in a mount namespace of its own, so that no mount is left behind whatever ends it.
+fn run_inside() -> io::Error {
+    let program = env::current_exe().unwrap_or_default();
+    Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(program)
+        .args(env::args_os().skip(1))
+        .env(INSIDE, "yes")
+        .exec()
 }
 
 fn run(args: &Args) -> Result<()> {
