@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,20 @@ use anyhow::{Result, ensure};
 use gangplank_dvk::abi::{Endpoint, Generation, Message, NodeId};
 use gangplank_dvk::carrier::local::{Local, LocalConfig};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
-use gangplank_dvk::endpoint::{Carrier, Lent};
+use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Lent};
 use gangplank_dvk::switch::{Stop, Switch, SwitchConfig};
 use gangplank_frontend::driver::{Driver, Options, Wishes};
 use gangplank_fuse::{Handle, NodeId as FuseNode, OpenIn};
 use gangplank_tests::daemon::{self, Daemon};
 use tempfile::TempDir;
 
+use rustix::io::Errno;
+
 use crate::board::Board;
 use crate::client::{Client, LIMIT, STACK_1};
 use crate::scene::{CLIENT, SERVER, Serving, dc, options, wait_until};
+
+const EBADF: i32 = Errno::BADF.raw_os_error();
 
 /// Two nodes that know each other: the server's and the clients'.
 struct Nodes {
@@ -65,8 +70,8 @@ struct Place {
     share: TempDir,
     daemon: Daemon,
     nodes: Nodes,
-    _serving: Serving,
-    _server: Node,
+    /// None between two servers.
+    serving: Option<(Serving, Node)>,
 }
 
 impl Place {
@@ -74,16 +79,24 @@ impl Place {
         let share = tempfile::tempdir()?;
         let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
         let nodes = Nodes::new(generation)?;
-        let server = Node::start(nodes.server.clone())?;
-        let serving = Serving::start(&server, &options(daemon.socket()))?;
-        serving.wait()?;
-        Ok(Self {
+        let mut place = Self {
             share,
             daemon,
             nodes,
-            _serving: serving,
-            _server: server,
-        })
+            serving: None,
+        };
+        place.restart()?;
+        Ok(place)
+    }
+
+    /// Another server on another node in the place of this one.
+    fn restart(&mut self) -> Result<()> {
+        self.serving = None;
+        let server = Node::start(self.nodes.server.clone())?;
+        let serving = Serving::start(&server, &options(self.daemon.socket()))?;
+        serving.wait()?;
+        self.serving = Some((serving, server));
+        Ok(())
     }
 }
 
@@ -99,13 +112,18 @@ pub(crate) fn client_of(
     server: Endpoint,
 ) -> Result<Client> {
     let bound = carrier.bind(dc(), endpoint, "client")?;
+    reached(&*bound, server)?;
+    Ok(Client::new(bound, server))
+}
+
+/// Waits until `server` answers.
+fn reached(client: &dyn BoundEndpoint, server: Endpoint) -> Result<()> {
     let nonsense = Message::new(19, &STACK_1);
     wait_until("the server is reached", || {
-        bound
+        client
             .sendrec(server, &nonsense, &mut Lent::new(), LIMIT)
             .is_ok()
-    })?;
-    Ok(Client::new(bound, server))
+    })
 }
 
 /// Work of every kind in a directory of its own.
@@ -169,8 +187,10 @@ fn what_clients_held_goes_with_their_node() -> Result<()> {
     for _ in 0..2 {
         let clients = place.nodes.clients()?;
         let client = client_on(&clients, CLIENT)?;
-        for number in 0..20 {
-            ensure!(client.open("//file", 0) == Ok(number), "nothing was open");
+        let first = client.open("//file", 0).unwrap();
+        for number in 1..20 {
+            let file = client.open("//file", 0);
+            ensure!(file == Ok(first + number), "nothing was open");
         }
         ensure!(place.daemon.descriptors()? >= idle + 20);
         // Without a goodbye of the client.
@@ -180,6 +200,29 @@ fn what_clients_held_goes_with_their_node() -> Result<()> {
             place.daemon.descriptors().is_ok_and(|now| now <= idle + 1)
         })?;
     }
+    Ok(())
+}
+
+/// A kernel goes on with the numbers it has, whatever becomes of the server.
+#[test]
+fn numbers_of_an_earlier_server_mean_nothing_to_the_next() -> Result<()> {
+    let mut place = Place::new(Generation::Current)?;
+    for name in ["first", "second"] {
+        fs::write(place.share.path().join(name), name)?;
+    }
+    let clients = place.nodes.clients()?;
+    let bound = clients.bind(dc(), CLIENT, "client")?;
+    reached(&*bound, SERVER)?;
+    let client = Client::new(Arc::clone(&bound), SERVER);
+    let (first, listed) = (client.open("//first", 2), client.opendir("//"));
+    place.restart()?;
+    reached(&*bound, SERVER)?;
+    let (second, listing) = (client.open("//second", 2), client.opendir("//"));
+    ensure!(second.is_ok() && second != first && listing.is_ok() && listing != listed);
+    ensure!(client.pwrite(first.unwrap(), b"FIRST", 0) == Err(EBADF));
+    ensure!(client.readdir(listed.unwrap()) == Err(EBADF));
+    ensure!(client.close(first.unwrap()) == Err(EBADF));
+    ensure!(fs::read(place.share.path().join("second"))? == b"second");
     Ok(())
 }
 

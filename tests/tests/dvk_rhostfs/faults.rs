@@ -46,17 +46,16 @@ fn one_client_too_many_is_told_so() -> Result<()> {
     let clients: Vec<_> = (10..12)
         .map(|raw| scene.client_at(Endpoint::from_raw(raw), raw))
         .collect();
-    for client in &clients {
-        client.open("//file", 0).unwrap();
-    }
+    let opened = clients.iter().map(|client| client.open("//file", 0));
+    let files: Vec<_> = opened.map(|file| file.unwrap()).collect();
     let third = scene.client_at(Endpoint::from_raw(12), 12);
     ensure!(third.lstat64("//file") == Err(Errno::NFILE.raw_os_error()));
-    ensure!(clients[0].close(0) == Ok(()));
+    ensure!(clients[0].close(files[0]) == Ok(()));
     ensure!(
         third.lstat64("//file").is_ok(),
         "one that holds nothing makes way"
     );
-    ensure!(clients[1].pread(0, 1, 0).is_ok());
+    ensure!(clients[1].pread(files[1], 1, 0).is_ok());
     Ok(())
 }
 
@@ -65,11 +64,34 @@ fn open_files_of_a_client_are_limited() -> Result<()> {
     let scene = Scene::with(&[], |options| options.handles = 3)?;
     scene.put("file", b"")?;
     let client = scene.client();
-    for number in 0..3 {
-        ensure!(client.open("//file", 0) == Ok(number));
-    }
+    let files = [(); 3].map(|()| client.open("//file", 0).unwrap());
     ensure!(client.open("//file", 0) == Err(Errno::MFILE.raw_os_error()));
-    ensure!(client.close(1) == Ok(()) && client.open("//file", 0) == Ok(1));
+    ensure!(client.close(files[1]) == Ok(()) && client.open("//file", 0) == Ok(files[1]));
+    Ok(())
+}
+
+/// However deep its files are, a client takes so much of this program's memory and no more.
+#[test]
+fn paths_of_open_files_are_limited() -> Result<()> {
+    let scene = Scene::new()?;
+    let client = scene.client();
+    let mut deep = String::from("/");
+    for _ in 0..1000 {
+        deep.push_str("/d");
+        ensure!(client.mkdir(&deep, 0o700) == Ok(()));
+    }
+    deep.push_str("/file");
+    let file = client.create(&deep, 0o600).unwrap();
+    let mut files = 0;
+    let refused = loop {
+        match client.open(&deep, 0) {
+            Ok(_) => files += 1,
+            Err(errno) => break errno,
+        }
+        ensure!(files < 4 << 20, "there is no limit");
+    };
+    ensure!(refused == Errno::MFILE.raw_os_error() && files > 1000);
+    ensure!(client.close(file) == Ok(()) && client.open(&deep, 0).is_ok());
     Ok(())
 }
 

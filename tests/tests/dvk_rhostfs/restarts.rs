@@ -1,7 +1,7 @@
 //! A daemon that is not there yet, goes, and comes back.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -146,5 +146,39 @@ fn a_request_that_the_daemon_dies_over_is_answered() -> Result<()> {
     asked.1?;
     ensure!(asked.0.is_ok_and(|answer| answer == Err(EIO)));
     daemon.wait()?;
+    Ok(())
+}
+
+/// The same name, and by chance the same inode number: file systems give those away again at once.
+#[test]
+fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() -> Result<()> {
+    let place = Place::new()?;
+    let client = place.client();
+    let mut first = place.daemon()?;
+    wait_until("it is served", || client.lstat64("//").is_ok())?;
+    fs::write(place.path("file"), "old")?;
+    let number = fs::metadata(place.path("file"))?.ino();
+    let file = client.open("//file", 2).unwrap();
+    first.signal_all(Signal::KILL)?;
+    first.wait()?;
+    wait_until("it is noticed", || client.pread(file, 3, 0) == Err(EIO))?;
+    fs::remove_file(place.path("file"))?;
+    let has_number = |name: &Path| fs::metadata(name).is_ok_and(|made| made.ino() == number);
+    for attempt in 0..200 {
+        let made = place.path(&format!("made-{attempt}"));
+        fs::write(&made, "new")?;
+        if has_number(&made) {
+            fs::rename(&made, place.path("file"))?;
+            break;
+        }
+    }
+    if !has_number(&place.path("file")) || fs::metadata(place.path("file"))?.created().is_err() {
+        eprintln!("SKIPPED: this file system does not give inode numbers away, or knows no birth");
+        return Ok(());
+    }
+    let _second = place.daemon()?;
+    wait_until("it is served again", || client.lstat64("//file").is_ok())?;
+    ensure!(client.pwrite(file, b"old", 0) == Err(ESTALE));
+    ensure!(fs::read(place.path("file"))? == b"new");
     Ok(())
 }

@@ -8,6 +8,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+use super::birth::Birth;
 use super::call::{File, Name};
 use super::failure::Result;
 use super::identity::Access;
@@ -22,8 +23,8 @@ struct Changing {
     node: NodeId,
     fh: Option<Handle>,
     attr: Attr,
-    /// Whether it was opened before: then permissions to read and write were checked.
-    open: bool,
+    /// Whether it is open for writing: then that was allowed when it was opened.
+    writable: bool,
     /// Keeps the node.
     _held: Held,
 }
@@ -36,11 +37,16 @@ enum Held {
 
 impl Work<'_> {
     pub(super) fn stat(&self, file: File, buffer: u32) -> Result<Answer> {
-        let attr = match file {
-            File::Name(name) => self.look(name)?.attr,
-            File::Handle(_) => self.subject(file, Last::Keep)?.attr,
+        let (attr, mark) = match file {
+            File::Name(name) => (self.look(name)?.attr, 0),
+            File::Handle(handle) => {
+                let file = self.client.handles().get(handle)?;
+                let opened = file.opened(self.link)?;
+                let attr = self.session.getattr(opened.id(), opened.fh())?.attr;
+                (attr, file.birth().map_or(0, Birth::mark))
+            }
         };
-        let stat = wire::stat(&attr)?;
+        let stat = wire::stat(&attr, mark)?;
         self.copy_to("attributes", buffer, stat.as_bytes())?;
         Ok(Answer::DONE)
     }
@@ -105,7 +111,7 @@ impl Work<'_> {
             FileType::Directory => return Err(Errno::ISDIR.into()),
             _ => return Err(Errno::INVAL.into()),
         }
-        if !changing.open {
+        if !changing.writable {
             self.settings
                 .identity
                 .check(&changing.attr, Access::WRITE)?;
@@ -168,7 +174,7 @@ impl Work<'_> {
                 node: found.id(),
                 fh: None,
                 attr: found.attr,
-                open: false,
+                writable: false,
                 _held: Held::Found(found),
             }),
             Subject::Open(file) => {
@@ -177,10 +183,10 @@ impl Work<'_> {
                 let attr = self.session.getattr(opened.id(), fh)?.attr;
                 Ok(Changing {
                     node: opened.id(),
-                    // The client sets sizes by handles that only read, having checked that it may.
+                    // The client sets sizes by handles that only read, too.
                     fh: fh.filter(|_| file.writes()),
                     attr,
-                    open: true,
+                    writable: file.writes(),
                     _held: Held::Open(opened),
                 })
             }

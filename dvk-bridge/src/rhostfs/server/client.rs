@@ -9,8 +9,10 @@ use log::debug;
 use super::cookies::Cookies;
 use super::handle::Handles;
 use super::link::Link;
+use super::numbers::{Numbers, Range};
 use super::opened::OpenCount;
 use super::path::Path;
+use super::remembered::Memory;
 use super::stream::Streams;
 use crate::abi::{Endpoint, Message};
 
@@ -24,6 +26,8 @@ pub(super) struct Client {
     /// How many of those the daemon has open, and how many it may before some are parked.
     pub(super) open: OpenCount,
     park_at: AtomicUsize,
+    /// What the paths of its open files take.
+    pub(super) memory: Memory,
     listing: Mutex<Listing>,
     /// The last answer, in case that it asks for it again.
     last: Mutex<Option<Message>>,
@@ -41,13 +45,14 @@ pub(super) struct Listing {
 }
 
 impl Client {
-    fn new(endpoint: Endpoint, pid: Option<i32>) -> Self {
+    fn new(endpoint: Endpoint, pid: Option<i32>, numbers: Range) -> Self {
         Self {
             endpoint,
             pid,
-            handles: Mutex::default(),
+            handles: Mutex::new(Handles::new(numbers)),
             open: OpenCount::default(),
             park_at: AtomicUsize::new(0),
+            memory: Memory::default(),
             listing: Mutex::default(),
             last: Mutex::default(),
             asks: AtomicUsize::new(0),
@@ -74,7 +79,9 @@ impl Client {
             return;
         }
         let enough = most - most / 4;
-        for file in self.handles().least_used(open - enough) {
+        // Without the handles locked: the daemon is asked.
+        let idle = self.handles().least_used(open - enough);
+        for file in idle {
             if let Err(failure) = file.park(link) {
                 debug!("client {}: an open file stays so: {failure}", self.endpoint);
             }
@@ -113,14 +120,16 @@ impl Client {
 #[derive(Debug)]
 pub(super) struct Clients {
     most: usize,
+    numbers: Numbers,
     known: Mutex<HashMap<Endpoint, Arc<Client>>>,
 }
 
 impl Clients {
-    /// Nobody; at most `most` later.
-    pub(super) fn new(most: usize) -> Self {
+    /// Nobody; at most `most` later, each with up to `files` open files.
+    pub(super) fn new(most: usize, files: usize) -> Self {
         Self {
             most,
+            numbers: Numbers::new(files),
             known: Mutex::default(),
         }
     }
@@ -147,7 +156,7 @@ impl Clients {
             let idle = idle.map(|client| client.endpoint)?;
             gone = known.remove(&idle);
         }
-        let client = Arc::new(Client::new(endpoint, pid));
+        let client = Arc::new(Client::new(endpoint, pid, self.numbers.range()));
         known.insert(endpoint, Arc::clone(&client));
         drop(known);
         if let Some(gone) = gone {

@@ -16,10 +16,13 @@ use gangplank_fuse::Attr;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::birth::Birth;
 use super::failure::Result;
 use super::link::Link;
+use super::numbers::Range;
 use super::opened::{OpenCount, Opened, flag};
 use super::path::Path;
+use super::remembered::Remembered;
 use super::tree::Last;
 
 /// An open file, whatever the connection.
@@ -29,6 +32,7 @@ pub(super) struct OpenFile {
     flags: u32,
     ino: u64,
     kind: FileType,
+    birth: Option<Birth>,
     state: Mutex<State>,
     /// Its client's count.
     count: OpenCount,
@@ -38,15 +42,16 @@ pub(super) struct OpenFile {
 
 #[derive(Debug)]
 struct State {
-    path: Path,
+    path: Remembered,
     opened: Arc<Opened>,
 }
 
 impl OpenFile {
     /// What `opened` is, found at `path`.
     pub(super) fn new(
-        path: Path,
+        path: Remembered,
         attr: &Attr,
+        birth: Option<Birth>,
         flags: u32,
         opened: Opened,
         count: &OpenCount,
@@ -55,6 +60,7 @@ impl OpenFile {
             flags: flags & (flag::ACCESS | flag::APPEND),
             ino: attr.ino,
             kind: FileType::from_raw_mode(attr.mode),
+            birth,
             state: Mutex::new(State {
                 path,
                 opened: Arc::new(opened),
@@ -66,6 +72,11 @@ impl OpenFile {
 
     pub(super) const fn kind(&self) -> FileType {
         self.kind
+    }
+
+    /// When it was made, if that is known.
+    pub(super) const fn birth(&self) -> Option<Birth> {
+        self.birth
     }
 
     pub(super) const fn reads(&self) -> bool {
@@ -97,7 +108,7 @@ impl OpenFile {
             }
             return Ok(Arc::clone(&state.opened));
         }
-        let found = match link.tree.find(&state.path, Last::Follow) {
+        let found = match link.tree.find(state.path.path()?, Last::Follow) {
             Err(failure) if failure.is(Errno::NOENT) || failure.is(Errno::NOTDIR) => {
                 return Err(Errno::STALE.into());
             }
@@ -106,7 +117,12 @@ impl OpenFile {
         if (found.attr.ino, found.kind()) != (self.ino, self.kind) {
             return Err(Errno::STALE.into());
         }
+        let birth = link.births.ask(&link.session, found.id());
         let opened = Arc::new(Opened::open(link, &found, self.flags, &self.count)?);
+        // An inode number may be given to a new file as soon as the old one is removed.
+        if !Birth::may_be_same(self.birth, birth.wait()) {
+            return Err(Errno::STALE.into());
+        }
         state.opened = Arc::clone(&opened);
         Ok(opened)
     }
@@ -132,10 +148,7 @@ impl OpenFile {
 
     /// What its name leads through was renamed.
     fn moved(&self, from: &Path, to: &Path) {
-        let mut state = self.lock();
-        if let Some(path) = state.path.moved(from, to) {
-            state.path = path;
-        }
+        self.lock().path.moved(from, to);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -144,23 +157,35 @@ impl OpenFile {
 }
 
 /// A client's numbers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handles {
+    numbers: Range,
+    /// By index.
     files: Vec<Option<Arc<OpenFile>>>,
-    /// Numbers in between that mean nothing, the lowest first.
+    /// Indices in between that mean nothing, the lowest first.
     free: BinaryHeap<Reverse<usize>>,
     /// Counts uses.
     clock: u64,
 }
 
 impl Handles {
+    /// None yet.
+    pub(super) const fn new(numbers: Range) -> Self {
+        Self {
+            numbers,
+            files: Vec::new(),
+            free: BinaryHeap::new(),
+            clock: 0,
+        }
+    }
+
     /// Gives a file the lowest free number.
     ///
     /// # Errors
     /// EMFILE: `limit` files are open.
     pub(super) fn insert(&mut self, file: OpenFile, limit: usize) -> Result<i32> {
         let at = self.free.peek().map_or(self.files.len(), |free| free.0);
-        let number = i32::try_from(at).map_err(|_| Errno::MFILE)?;
+        let number = self.numbers.number(at).ok_or(Errno::MFILE)?;
         if at >= limit {
             return Err(Errno::MFILE.into());
         }
@@ -183,9 +208,8 @@ impl Handles {
     /// EBADF.
     pub(super) fn get(&mut self, number: i32) -> Result<Arc<OpenFile>> {
         self.clock = self.clock.saturating_add(1);
-        let file = usize::try_from(number)
-            .ok()
-            .and_then(|at| self.files.get(at));
+        let at = self.numbers.index(number);
+        let file = at.and_then(|at| self.files.get(at));
         let file = file.cloned().flatten().ok_or(Errno::BADF)?;
         file.used.store(self.clock, Ordering::Relaxed);
         Ok(file)
@@ -206,12 +230,12 @@ impl Handles {
     /// EBADF.
     pub(super) fn remove(&mut self, number: i32) -> Result<Arc<OpenFile>> {
         let file = self.replace(number, None)?;
-        self.free.extend(usize::try_from(number).map(Reverse));
+        self.free.extend(self.numbers.index(number).map(Reverse));
         Ok(file)
     }
 
     fn replace(&mut self, number: i32, with: Option<Arc<OpenFile>>) -> Result<Arc<OpenFile>> {
-        let place = usize::try_from(number).ok();
+        let place = self.numbers.index(number);
         let place = place.and_then(|at| self.files.get_mut(at));
         let place = place.filter(|place| place.is_some()).ok_or(Errno::BADF)?;
         let before = std::mem::replace(place, with);

@@ -17,6 +17,7 @@ use gangplank_frontend::driver::{self, Driver, Session, Wishes};
 use gangplank_frontend::failure::in_full;
 use log::{debug, info, warn};
 
+use super::birth::Births;
 use super::failure::{Failure, Result};
 use super::path::Path;
 use super::tree::{Rules, Tree};
@@ -59,6 +60,8 @@ pub(super) struct Link {
     pub(super) number: u64,
     pub(super) session: Session,
     pub(super) tree: Tree,
+    /// When files were made.
+    pub(super) births: Births,
     /// Request queues of the device.
     pub(super) queues: usize,
     /// Requests that one thread can have in flight at once, so that there is room for as many of each other's.
@@ -210,6 +213,7 @@ impl Shared {
             number,
             session,
             tree,
+            births: Births::new(),
             queues,
             pieces: pieces.clamp(1, MOST_PIECES),
         })

@@ -15,6 +15,7 @@
 
 mod aside;
 mod attributes;
+mod birth;
 mod cache;
 mod call;
 mod client;
@@ -26,10 +27,12 @@ mod identity;
 mod link;
 mod listing;
 mod names;
+mod numbers;
 mod open;
 mod opened;
 mod path;
 mod pool;
+mod remembered;
 mod serve;
 mod stream;
 mod tree;

@@ -94,6 +94,7 @@ impl Work<'_> {
             return Err(Errno::ROFS.into());
         }
         self.check_change(parent)?;
+        let remembered = self.client.memory.remember(path.clone())?;
         let args = CreateIn {
             flags: flags & HANDED_ON | flag::CREATE | flag::EXCLUSIVE,
             mode: 0o100_000 | mode & 0o7777,
@@ -103,10 +104,12 @@ impl Work<'_> {
         let (entry, open) = self.session.create(parent.id(), name, args)?;
         let found = self.tree().found(&entry);
         let count = &self.client.open;
+        let birth = self.link.births.ask(&self.session, found.id());
         let opened = Opened::file(self.link, found.node, &open, count);
         Ok(OpenFile::new(
-            path.clone(),
+            remembered,
             &found.attr,
+            birth.wait(),
             flags,
             opened,
             count,
@@ -139,9 +142,18 @@ impl Work<'_> {
             access
         };
         self.settings.identity.check(&found.attr, access)?;
+        let path = self.client.memory.remember(path)?;
         let count = &self.client.open;
+        let birth = self.link.births.ask(&self.session, found.id());
         let opened = Opened::open(self.link, found, flags & HANDED_ON, count)?;
-        Ok(OpenFile::new(path, &found.attr, flags, opened, count))
+        Ok(OpenFile::new(
+            path,
+            &found.attr,
+            birth.wait(),
+            flags,
+            opened,
+            count,
+        ))
     }
 
     pub(super) fn close(&self, handle: i32) -> Result<Answer> {

@@ -1,6 +1,8 @@
 //! A client's path name: checked, and resolved as far as that takes no look at the share.
 
-use std::ffi::CString;
+use std::ffi::CStr;
+use std::fmt;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -18,11 +20,27 @@ pub(super) enum End {
     Dot,
 }
 
-/// A path beneath the root: names without `.` and `..`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A path beneath the root: names without `.` and `..`. It is one piece of memory, which copies share.
+#[derive(Clone, Eq, PartialEq)]
 pub(super) struct Path {
-    names: Vec<CString>,
+    /// Names, each with the NUL that ends it.
+    names: Arc<[u8]>,
     end: End,
+}
+
+/// Names one after another.
+#[derive(Clone, Copy)]
+pub(super) struct Names<'a>(&'a [u8]);
+
+impl<'a> Names<'a> {
+    pub(super) const fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = &'a CStr> {
+        let names = self.0.split_inclusive(|byte| *byte == 0);
+        names.filter_map(|name| CStr::from_bytes_with_nul(name).ok())
+    }
 }
 
 impl Path {
@@ -38,7 +56,10 @@ impl Path {
         if path.is_empty() {
             return Err(Errno::NOENT);
         }
-        let mut names = Vec::new();
+        if path.contains(&0) {
+            return Err(Errno::INVAL);
+        }
+        let mut names = Vec::with_capacity(bytes.len());
         let mut end = End::Dot;
         for name in path.split(|byte| *byte == b'/') {
             match name {
@@ -49,21 +70,30 @@ impl Path {
                 }
                 b"." => end = End::Dot,
                 b".." => {
-                    names.pop();
+                    names.truncate(split(&names).map_or(0, |(before, _)| before.len()));
                     end = End::Dot;
                 }
                 name => {
-                    names.push(CString::new(name).map_err(|_| Errno::INVAL)?);
+                    names.extend_from_slice(name);
+                    names.push(0);
                     end = End::Name;
                 }
             }
         }
-        Ok(Self { names, end })
+        Ok(Self {
+            names: names.into(),
+            end,
+        })
     }
 
     /// The names, from the root on.
-    pub(super) fn names(&self) -> &[CString] {
-        &self.names
+    pub(super) fn names(&self) -> Names<'_> {
+        Names(&self.names)
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
     }
 
     /// Whether only a directory can be meant.
@@ -72,20 +102,38 @@ impl Path {
     }
 
     /// The last name and those before it, for calls that are about a name; none if the path ends in no name.
-    pub(super) fn split_last(&self) -> Option<(&[CString], &CString)> {
-        match (self.names.split_last(), self.end) {
-            (Some((last, before)), End::Name | End::Slash) => Some((before, last)),
-            _ => None,
+    pub(super) fn split_last(&self) -> Option<(Names<'_>, &CStr)> {
+        match self.end {
+            End::Name | End::Slash => {
+                let (before, last) = split(&self.names)?;
+                let last = CStr::from_bytes_with_nul(last).ok()?;
+                Some((Names(before), last))
+            }
+            End::Dot => None,
         }
     }
 
     /// The same with what `from` is replaced by `to`; none if it does not lead through `from`.
     pub(super) fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
-        let rest = self.names.strip_prefix(from.names.as_slice())?;
+        // Each name has its end with it, so that none is taken for the beginning of another.
+        let rest = self.names.strip_prefix(&*from.names)?;
         Some(Self {
-            names: [to.names.as_slice(), rest].concat(),
+            names: [&to.names, rest].concat().into(),
             end: self.end,
         })
+    }
+}
+
+/// The last name with its NUL, and all that is before it.
+fn split(names: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_, without_nul) = names.split_last()?;
+    let before = without_nul.iter().rposition(|byte| *byte == 0);
+    names.split_at_checked(before.map_or(0, |at| at + 1))
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names().iter()).finish()
     }
 }
 
@@ -97,7 +145,7 @@ mod tests {
 
     fn names(path: &str) -> (Vec<String>, End) {
         let path = Path::parse(format!("{path}\0").as_bytes()).unwrap();
-        let names = path.names.iter();
+        let names = path.names().iter();
         let names = names.map(|name| name.to_str().unwrap().to_owned());
         (names.collect(), path.end)
     }
@@ -130,10 +178,17 @@ mod tests {
     #[test]
     fn calls_about_a_name_need_one() {
         let path = |text: &[u8]| Path::parse(text).unwrap();
-        let (before, last) = (path(b"//a/b/\0"), c"b");
-        assert_eq!(before.split_last().unwrap().1.as_c_str(), last);
+        for (text, before, last) in [
+            (&b"//a/b/\0"[..], vec![c"a"], c"b"),
+            (b"b\0", vec![], c"b"),
+            (b"/long/er/b\0", vec![c"long", c"er"], c"b"),
+        ] {
+            let path = path(text);
+            let (names, name) = path.split_last().unwrap();
+            assert_eq!((names.iter().collect(), name), (before, last));
+        }
         for text in [&b"//\0"[..], b"//a/.\0", b"//a/b/..\0"] {
-            assert_eq!(path(text).split_last(), None);
+            assert!(path(text).split_last().is_none());
         }
     }
 
@@ -146,13 +201,17 @@ mod tests {
             Some(path(b"/x/c\0"))
         );
         assert_eq!(file.moved(&path(b"/a/bb\0"), &path(b"/x\0")), None);
+        assert_eq!(
+            path(b"/a/bb\0").moved(&path(b"/a/b\0"), &path(b"/x\0")),
+            None
+        );
     }
 
     proptest! {
         #[test]
         fn any_bytes_give_names_that_lead_down_or_an_error(bytes: Vec<u8>) {
             if let Ok(path) = Path::parse(&bytes) {
-                for name in path.names() {
+                for name in path.names().iter() {
                     let name = name.to_bytes();
                     prop_assert!(!matches!(name, b"" | b"." | b".."));
                     prop_assert!(!name.contains(&b'/'));

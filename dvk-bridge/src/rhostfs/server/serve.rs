@@ -195,7 +195,7 @@ impl Server {
                 open: options.open.max(1),
                 root_name: options.root.clone(),
             },
-            clients: Clients::new(options.clients),
+            clients: Clients::new(options.clients, options.handles),
             links: link::Links::start(target).map_err(StartError::Thread)?,
             counts: Counts::default(),
         };

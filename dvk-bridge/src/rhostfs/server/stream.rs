@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::failure::Result;
 use super::link::Link;
+use super::numbers::anything;
 use super::tree::{Found, Node};
 
 /// Bytes of entries that the daemon is asked for at a time.
@@ -97,11 +98,21 @@ impl Drop for Stream {
     }
 }
 
-/// A client's open directories by number, none of which is zero.
-#[derive(Debug, Default)]
+/// A client's open directories by number, none of which is zero. They begin anywhere, so that none of an earlier client, or of an
+/// earlier server's, means anything.
+#[derive(Debug)]
 pub(super) struct Streams {
     open: VecDeque<(u32, Stream)>,
     last: u32,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            open: VecDeque::new(),
+            last: anything(),
+        }
+    }
 }
 
 impl Streams {

@@ -1,5 +1,6 @@
 //! From path names to nodes: one look-up after another, beneath the root and never out of it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use super::cache::{Cache, Limits};
 use super::failure::Result;
 use super::identity::{Access, Identity};
-use super::path::{LONGEST, Path};
+use super::path::{LONGEST, Names, Path};
 
 /// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
 const MOST_LINKS: usize = 40;
@@ -204,8 +205,8 @@ impl Tree {
         matches!(self.rules.links, Links::Follow)
     }
 
-    fn find_names(&self, names: &[CString], aim: Aim) -> Result<Found> {
-        let mut ahead: VecDeque<CString> = names.iter().cloned().collect();
+    fn find_names(&self, names: Names<'_>, aim: Aim) -> Result<Found> {
+        let mut ahead: VecDeque<Cow<'_, CStr>> = names.iter().map(Cow::Borrowed).collect();
         let mut trail: Vec<Found> = Vec::new();
         let (mut links, mut steps) = (0, 0);
         while let Some(name) = ahead.pop_front() {
@@ -213,7 +214,7 @@ impl Tree {
             if steps > MOST_NAMES {
                 return Err(Errno::LOOP.into());
             }
-            if name.as_bytes() == b".." {
+            if name.to_bytes() == b".." {
                 // Above the root is the root.
                 trail.pop();
                 continue;
@@ -249,7 +250,8 @@ impl Tree {
             let names = target.split(|byte| *byte == b'/');
             let names = names.filter(|name| !matches!(*name, b"" | b"."));
             for name in names.rev() {
-                ahead.push_front(CString::new(name).map_err(|_| Errno::IO)?);
+                let name = CString::new(name).map_err(|_| Errno::IO)?;
+                ahead.push_front(Cow::Owned(name));
             }
         }
         match trail.pop() {

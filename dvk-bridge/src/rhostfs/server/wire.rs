@@ -23,13 +23,14 @@ pub(super) const fn ino(ino: u64) -> u32 {
     if folded == 0 { u32::MAX } else { folded }
 }
 
-/// A file's attributes.
+/// A file's attributes. `mark` tells it from others that had its inode number, and is zero if nobody knows; it is where no client
+/// of the original looks.
 ///
 /// # Errors
 /// EOVERFLOW: its size does not fit.
-pub(super) fn stat(attr: &Attr) -> Result<UsrStat, Errno> {
+pub(super) fn stat(attr: &Attr, mark: u32) -> Result<UsrStat, Errno> {
     Ok(UsrStat {
-        dev: 0,
+        dev: mark,
         ino: ino(attr.ino),
         mode: attr.mode,
         nlink: attr.nlink,
@@ -122,7 +123,7 @@ mod tests {
             rdev: 0x0011_032c,
             ..Attr::default()
         };
-        let told = stat(&attr).unwrap();
+        let told = stat(&attr, 0).unwrap();
         assert_eq!(
             (told.size, told.blocks, told.atime.get()),
             (u32::MAX, u32::MAX, -1)
@@ -135,7 +136,7 @@ mod tests {
             size: 1 << 32,
             ..attr
         };
-        assert_eq!(stat(&larger), Err(Errno::OVERFLOW));
+        assert_eq!(stat(&larger, 0), Err(Errno::OVERFLOW));
     }
 
     fn entry(name: &[u8]) -> Entry {

@@ -112,7 +112,7 @@ impl Work<'_> {
     pub(super) fn path(&self, name: Name) -> Result<Path> {
         let bytes = self.text(name, "a name")?;
         let path = Path::parse(&bytes)?;
-        debug!("client {}: {:?}", self.client.endpoint, path.names());
+        debug!("client {}: {path:?}", self.client.endpoint);
         Ok(path)
     }
 

@@ -15,12 +15,13 @@ fn d18_handles_belong_to_one_client_and_go_with_it() -> Result<()> {
     scene.put("file", b"contents")?;
     let idle = scene.daemon.descriptors()?;
     let file = client.open("//file", BOTH).unwrap();
-    ensure!(file == 0, "zero is a handle like any other");
-    for foreign in [file, 1, 3, -1, i32::MAX] {
+    let theirs = other.open("//file", BOTH).unwrap();
+    for foreign in [file, file + 1, theirs + 1, theirs - 1, -1] {
         ensure!(other.close(foreign) == Err(EBADF));
         ensure!(other.pread(foreign, 8, 0) == Err(EBADF));
-        ensure!(other.dup2(foreign, 0) == Err(EBADF));
+        ensure!(other.dup2(foreign, theirs) == Err(EBADF));
     }
+    ensure!(other.close(theirs) == Ok(()));
     ensure!(is(&client.pread(file, 8, 0), b"contents"));
     for _ in 0..20 {
         client.open("//file", BOTH).unwrap();
@@ -46,7 +47,9 @@ fn d18_dup2_widens_a_handle_as_the_client_does() -> Result<()> {
         "it means the other file now"
     );
     ensure!(client.dup2(narrow, narrow) == Ok(narrow));
-    ensure!(client.dup2(narrow, 77) == Err(EBADF) && client.dup2(77, narrow) == Err(EBADF));
+    let unknown = narrow + 77;
+    ensure!(client.dup2(narrow, unknown) == Err(EBADF));
+    ensure!(client.dup2(unknown, narrow) == Err(EBADF));
     ensure!(client.close(narrow) == Ok(()) && client.close(narrow) == Err(EBADF));
     ensure!(fs::read(scene.path("file"))? == b"CONtents");
     Ok(())
@@ -56,15 +59,22 @@ fn d18_dup2_widens_a_handle_as_the_client_does() -> Result<()> {
 fn d18_a_client_that_boots_again_has_nothing_open() -> Result<()> {
     let scene = Scene::new()?;
     scene.put("file", b"contents")?;
+    scene.put("other", b"another")?;
     let first = scene.client();
-    let file = first.open("//file", READ).unwrap();
+    let file = first.open("//file", BOTH).unwrap();
+    let listed = first.opendir("//").unwrap();
     let second = scene.client_at(crate::scene::CLIENT, 101);
     ensure!(
         is(&second.pread(file, 8, 0), b"contents"),
         "a process id alone says nothing: it may be another thread's"
     );
     ensure!(second.root_path().as_deref() == Ok("/"));
-    ensure!(second.pread(file, 8, 0) == Err(EBADF));
+    let (other, listing) = (second.open("//other", BOTH), second.opendir("//"));
+    ensure!(other.is_ok() && listing.is_ok());
+    // As the first one would, which may not have noticed.
+    ensure!(second.pwrite(file, b"for file", 0) == Err(EBADF));
+    ensure!(second.readdir(listed) == Err(EBADF));
+    ensure!(fs::read(scene.path("other"))? == b"another");
     std::mem::forget(first);
     Ok(())
 }

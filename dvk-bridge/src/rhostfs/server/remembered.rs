@@ -1,0 +1,125 @@
+//! The paths by which a client's open files are found again, and how much memory they take.
+//!
+//! A client can have thousands of files open, each by a path of 4 KiB. So each client has an amount for all of them together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+
+use super::path::{LONGEST, Path};
+
+/// Bytes of one client's paths: enough for sixty in each of 65,536 files, or for a thousand of the longest.
+const MOST: usize = 4 << 20;
+
+/// What one client's paths take.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory(Arc<AtomicUsize>);
+
+/// A path that is remembered as long as this is kept.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    /// None once the file has gone where no path leads to.
+    path: Option<Path>,
+    memory: Memory,
+}
+
+impl Memory {
+    /// Remembers `path`.
+    ///
+    /// # Errors
+    /// EMFILE: there is no room for more.
+    pub(super) fn remember(&self, path: Path) -> Result<Remembered, Errno> {
+        if !self.take(path.len()) {
+            return Err(Errno::MFILE);
+        }
+        Ok(Remembered {
+            path: Some(path),
+            memory: self.clone(),
+        })
+    }
+
+    /// Takes so many bytes, if there are as many.
+    fn take(&self, bytes: usize) -> bool {
+        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= MOST);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.0.fetch_update(set, fetch, more).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Remembered {
+    /// The path.
+    ///
+    /// # Errors
+    /// ESTALE: it has become too long to be one.
+    pub(super) fn path(&self) -> Result<&Path, Errno> {
+        self.path.as_ref().ok_or(Errno::STALE)
+    }
+
+    /// What the path may lead through was renamed.
+    pub(super) fn moved(&mut self, from: &Path, to: &Path) {
+        let Some(path) = &self.path else {
+            return;
+        };
+        let Some(moved) = path.moved(from, to) else {
+            return;
+        };
+        self.memory.give_back(path.len());
+        let fits = moved.len() <= LONGEST && self.memory.take(moved.len());
+        self.path = fits.then_some(moved);
+    }
+}
+
+impl Drop for Remembered {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            self.memory.give_back(path.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> Path {
+        Path::parse(format!("{text}\0").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_clients_paths_take_no_more_than_their_amount() {
+        let memory = Memory::default();
+        let long = path(&"/name".repeat(800));
+        let mut kept = Vec::new();
+        let refused = loop {
+            match memory.remember(long.clone()) {
+                Ok(remembered) => kept.push(remembered),
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(refused, Errno::MFILE);
+        assert_eq!(kept.len(), MOST / long.len());
+        kept.pop();
+        assert!(memory.remember(long).is_ok(), "there is room again");
+        drop(kept);
+        assert_eq!(memory.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_path_that_renames_make_too_long_leads_nowhere_and_takes_nothing() {
+        let memory = Memory::default();
+        let mut file = memory.remember(path("/a/file")).unwrap();
+        let long = path(&"/name".repeat(800));
+        file.moved(&path("/a"), &long);
+        assert!(file.path().is_ok());
+        file.moved(&path("/name"), &long);
+        assert_eq!(file.path(), Err(Errno::STALE));
+        assert_eq!(memory.0.load(Ordering::Relaxed), 0);
+        file.moved(&long, &path("/b"));
+        assert_eq!(file.path(), Err(Errno::STALE));
+    }
+}
