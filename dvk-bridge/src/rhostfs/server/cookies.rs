@@ -9,7 +9,7 @@ use std::collections::HashMap;
 /// First cookie that stands for a position it is not.
 const FIRST: u64 = 1 << 30;
 
-/// Positions that one client can come back to. A directory being listed needs its latest only.
+/// Positions that one client can come back to, in all directories together. A directory being listed needs its latest only.
 const MOST: usize = 1 << 16;
 
 /// Directories whose positions are remembered.
@@ -22,6 +22,8 @@ pub(super) struct Cookies {
     directories: HashMap<u64, Positions>,
     /// Counts uses, to tell the least recent.
     clock: u64,
+    /// Positions that are remembered.
+    count: usize,
 }
 
 #[derive(Debug, Default)]
@@ -40,9 +42,8 @@ impl Cookies {
         if (1..FIRST).contains(&position) {
             return i32::try_from(position).unwrap_or(i32::MAX);
         }
-        let positions = self.directory(ino);
-        let known = positions.by_position.get(&position).copied();
-        let number = known.unwrap_or_else(|| positions.add(position));
+        let known = self.directory(ino).by_position.get(&position).copied();
+        let number = known.unwrap_or_else(|| self.add(ino, position));
         // Numbers begin anew behind 2^30 entries of one directory: then the oldest, long let go, are given again.
         i32::try_from(FIRST + number % FIRST).unwrap_or(i32::MAX)
     }
@@ -64,16 +65,36 @@ impl Cookies {
             .copied()
     }
 
+    /// A new number for a position in a directory that was just used. There is room for it, if others are let go.
+    fn add(&mut self, ino: u64, position: u64) -> u64 {
+        while self.count >= MOST && self.directories.len() > 1 {
+            self.let_go_of_least_used();
+        }
+        let full = self.count >= MOST;
+        let positions = self.directory(ino);
+        if full {
+            positions.let_go_of_oldest();
+        }
+        let number = positions.add(position);
+        if !full {
+            self.count += 1;
+        }
+        number
+    }
+
+    fn let_go_of_least_used(&mut self) {
+        let least = self.directories.iter().min_by_key(|(_, it)| it.used);
+        if let Some(ino) = least.map(|(ino, _)| *ino)
+            && let Some(positions) = self.directories.remove(&ino)
+        {
+            self.count = self.count.saturating_sub(positions.by_cookie.len());
+        }
+    }
+
     fn directory(&mut self, ino: u64) -> &mut Positions {
         self.clock = self.clock.saturating_add(1);
         if self.directories.len() >= MOST_DIRECTORIES && !self.directories.contains_key(&ino) {
-            let least = self
-                .directories
-                .iter()
-                .min_by_key(|(_, positions)| positions.used);
-            if let Some(least) = least.map(|(ino, _)| *ino) {
-                self.directories.remove(&least);
-            }
+            self.let_go_of_least_used();
         }
         let positions = self.directories.entry(ino).or_default();
         positions.used = self.clock;
@@ -82,13 +103,14 @@ impl Cookies {
 }
 
 impl Positions {
-    fn add(&mut self, position: u64) -> u64 {
-        if self.by_cookie.len() >= MOST
-            && let Some(oldest) = self.by_cookie.pop_front()
-        {
+    fn let_go_of_oldest(&mut self) {
+        if let Some(oldest) = self.by_cookie.pop_front() {
             self.by_position.remove(&oldest);
             self.first = self.first.saturating_add(1);
         }
+    }
+
+    fn add(&mut self, position: u64) -> u64 {
         let number = self.first.saturating_add(self.by_cookie.len() as u64);
         self.by_cookie.push_back(position);
         self.by_position.insert(position, number);
@@ -139,6 +161,22 @@ mod tests {
         assert_eq!(cookies.position(5, given[69_999]), Some(position(69_999)));
         assert_eq!(cookies.position(5, given[10_000]), Some(position(10_000)));
         assert_eq!(cookies.position(5, given[0]), None);
+    }
+
+    #[test]
+    fn all_directories_together_take_no_more_than_one_could() {
+        let mut cookies = Cookies::default();
+        for ino in 0..3 {
+            for entry in 0..40_000 {
+                cookies.cookie(ino, (1 << 40) + entry);
+                let kept = cookies.directories.values();
+                let kept: usize = kept.map(|positions| positions.by_cookie.len()).sum();
+                assert!(kept == cookies.count && kept <= MOST);
+            }
+        }
+        let last = (1 << 40) + 39_999;
+        let cookie = cookies.cookie(2, last);
+        assert_eq!(cookies.position(2, cookie), Some(last));
     }
 
     #[test]
