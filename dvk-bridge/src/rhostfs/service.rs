@@ -176,12 +176,18 @@ fn tell(config: &Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// A thread that tells of a signal. It is not joined: without one it waits for ever.
+/// A thread that tells of a signal, and leaves the next to do what it does to any program. It is not joined: without one it waits
+/// for ever.
 fn await_signals(signals: SigSet, tell: Sender<Option<ServeError>>) -> Result<(), ServeError> {
     start("signals", move || {
         if let Ok(signal) = signals.wait() {
-            info!("{signal}: ending");
+            info!("{signal}: ending; another ends it at once");
             let _ = tell.send(None);
+            if signals.thread_unblock().is_ok() {
+                loop {
+                    thread::park();
+                }
+            }
         }
     })?;
     Ok(())

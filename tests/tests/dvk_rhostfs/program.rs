@@ -1,16 +1,21 @@
 //! `gangplank-dvk serve` as a program.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
+use std::mem::ManuallyDrop;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_dvk::abi::{Endpoint, NodeId};
+use gangplank_dvk::abi::{Endpoint, M1, Message, NodeId};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
+use gangplank_dvk::endpoint::{Carrier, Lent};
 use gangplank_dvk::status;
 use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::dvk_peer::{Layout, Peer, PeerSetup};
 use gangplank_tests::{process, tools};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -186,5 +191,95 @@ fn several_servers_wait_for_their_switch_and_serve_what_is_theirs() -> Result<()
         );
         ensure!(client.root_path() == Ok(format!("/{name}")));
     }
+    Ok(())
+}
+
+/// Whoever waits, and whoever is waited for: a program that is told to end does.
+#[test]
+fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() -> Result<()> {
+    const NAME_AT: u32 = 0x47d1_1000;
+    let share = tempfile::tempdir()?;
+    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    let (own, theirs) = (Ipv4Addr::new(127, 78, 1, 2), Ipv4Addr::new(127, 78, 1, 1));
+    let config = format!(
+        "rhs SERVER {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"{}\"; rhs_carrier node; }};\n\
+         node HERE {{ node_id 1; node_address {own}; }};\n\
+         peer THERE {{ peer_id 0; peer_host {theirs}; }};\n",
+        daemon.socket().display()
+    );
+    let mut program = Program::start(&config, &["--status", "status"])?;
+    let silent = Peer::start(PeerSetup {
+        servers: vec![1],
+        queued: Duration::from_secs(3600),
+        ..PeerSetup::new(Layout::Current, (0, theirs), (1, own))
+    })?;
+    silent.wait_connected();
+    // Its threads would be waited for as long as it is silent.
+    let silent = ManuallyDrop::new(silent);
+    let clients = 10..90;
+    for client in clients.clone() {
+        // access("//", X_OK): the name is asked for, and never comes.
+        let words = [client, 33, 3, 1, 0, NAME_AT.cast_signed(), 0, 0, 0];
+        let request: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
+        let memory = BTreeMap::from([(NAME_AT, b"//\0".to_vec())]);
+        silent.ask(client, 1, &request, memory);
+    }
+    let status = program.place.path().join("status");
+    crate::scene::wait_until("all of them have asked", || {
+        let told = status::ask(&status).unwrap_or_default();
+        told.matches("being served").count() == clients.len()
+    })?;
+    let started = Instant::now();
+    process::signal(&program.child, Signal::TERM)?;
+    let (well, said) = program.end()?;
+    ensure!(
+        well && started.elapsed() < Duration::from_secs(10),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Only a daemon that does not answer is waited for, and nobody has to.
+#[test]
+fn a_second_signal_ends_the_program_at_once() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    let (config, client) = nodes(daemon.socket())?;
+    let mut program = Program::start(&config, &["--status", "status"])?;
+    let clients = Node::start(client)?;
+    client_on(&clients, CLIENT)?.leave();
+    let bound = clients.bind(dc(), CLIENT, "client")?;
+    daemon.signal_all(Signal::STOP)?;
+    let asking = thread::spawn(move || {
+        let mut lent = Lent::new();
+        let opendir = M1 {
+            i1: 3,
+            p1: lent.read_only(b"//\0"),
+            ..M1::default()
+        };
+        bound.sendrec(SERVER, &Message::new(0x1000, &opendir), &mut lent, LIMIT)
+    });
+    let status = program.place.path().join("status");
+    crate::scene::wait_until("the daemon is asked", || {
+        status::ask(&status).is_ok_and(|told| told.contains("being served"))
+    })?;
+    process::signal(&program.child, Signal::TERM)?;
+    crate::scene::wait_until("it is about to end", || {
+        program.text("log").contains("ending")
+    })?;
+    ensure!(
+        program.child.try_wait()?.is_none(),
+        "it waits for the daemon"
+    );
+    process::signal(&program.child, Signal::TERM)?;
+    let started = Instant::now();
+    let (_, said) = program.end()?;
+    ensure!(started.elapsed() < Duration::from_secs(5), "{said}");
+    daemon.signal_all(Signal::CONT)?;
+    let answer = asking.join();
+    ensure!(
+        answer.is_ok_and(|answer| answer.is_err()),
+        "there was nobody to answer"
+    );
     Ok(())
 }

@@ -61,6 +61,9 @@ impl<J: Send + 'static> Pool<J> {
     /// Has `job` done for `client`, after what is being done for it, and instead of what waits for that.
     pub(super) fn submit(&self, client: Endpoint, job: J) {
         let mut state = self.shared.lock();
+        if state.ending {
+            return;
+        }
         if let Some(behind) = state.behind.get_mut(&client) {
             let given_up = behind.replace(job);
             drop(state);
@@ -77,14 +80,33 @@ impl<J: Send + 'static> Pool<J> {
     }
 }
 
+impl<J> Pool<J> {
+    /// Has nothing begun any more, and waits until what is being done is done, at most `limit`: whether it is.
+    pub(super) fn finish(&self, limit: Duration) -> bool {
+        let mut state = self.shared.lock();
+        state.ending = true;
+        let given_up = (
+            std::mem::take(&mut state.ready),
+            std::mem::take(&mut state.behind),
+        );
+        drop(state);
+        drop(given_up);
+        self.shared.changed.notify_all();
+        let state = self.shared.lock();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, limit, |state| state.running > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.running == 0
+    }
+}
+
 impl<J> Drop for Pool<J> {
     /// Ends when what is being done is done.
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.ending = true;
-        let threads = std::mem::take(&mut state.threads);
-        drop(state);
-        self.shared.changed.notify_all();
+        self.finish(Duration::ZERO);
+        let threads = std::mem::take(&mut self.shared.lock().threads);
         for thread in threads {
             // It has panicked, which is logged, or ended.
             let _ = thread.join();
@@ -150,6 +172,8 @@ impl<J: Send + 'static> Shared<J> {
             }
         }
         state.running = state.running.saturating_sub(1);
+        drop(state);
+        self.changed.notify_all();
     }
 }
 
@@ -201,6 +225,27 @@ mod tests {
         open.send(()).unwrap();
         assert_eq!(inside.recv_timeout(LIMIT), Ok(3));
         open.send(()).unwrap();
+        drop(pool);
+        assert!(inside.recv().is_err(), "nothing else was done");
+    }
+
+    #[test]
+    fn what_only_waits_is_not_begun_when_all_is_to_end() {
+        let (entered, inside) = mpsc::channel();
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let pool = Pool::new(1, move |job: i32| {
+            entered.send(job).unwrap();
+            gate.lock().unwrap().recv().unwrap();
+        });
+        for client in 0..3 {
+            pool.submit(Endpoint::from_raw(client), client);
+        }
+        pool.submit(Endpoint::from_raw(0), 4);
+        assert_eq!(inside.recv_timeout(LIMIT), Ok(0));
+        assert!(!pool.finish(Duration::from_millis(1)), "one is being done");
+        open.send(()).unwrap();
+        assert!(pool.finish(LIMIT));
         drop(pool);
         assert!(inside.recv().is_err(), "nothing else was done");
     }

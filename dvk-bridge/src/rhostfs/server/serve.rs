@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// wait for it.
 const MOST_THREADS: usize = 256;
 
+/// How long requests that are being served have when all is to end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 /// Wait after an endpoint has failed to receive, so that one that keeps failing is not asked all the time.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -211,8 +214,9 @@ impl Server {
         self.shared.links.wait(limit)
     }
 
-    /// Serves until `stop` is set, or until the endpoint is given up. It ends within a second, or when what is being done is
-    /// done.
+    /// Serves until `stop` is set, or until the endpoint is given up. What is being done then has a moment to come to its end;
+    /// who waits for more is told that there is nobody. It ends within two seconds, or when the daemon has answered what it was
+    /// asked.
     pub fn run(&self, stop: &AtomicBool) {
         let pool = Pool::new(self.workers.max(MOST_THREADS), {
             let shared = Arc::clone(&self.shared);
@@ -229,6 +233,9 @@ impl Server {
                 }
             }
         }
+        pool.finish(LAST_MOMENT);
+        // Whatever is exchanged with a client is over with this.
+        self.shared.endpoint.unbind();
     }
 }
 
