@@ -358,8 +358,10 @@ fn node(blocks: &Blocks, faults: &mut Vec<Fault>) -> Option<NodeConfig> {
 fn peer(entries: &Entries<'_>, faults: &mut Vec<Fault>) -> Option<PeerConfig> {
     let id = node_id(entries, "peer_id", faults);
     let host = entries.word("peer_host");
-    if host.is_none() {
-        entries.missing("peer_host", faults);
+    match host {
+        None => entries.missing("peer_host", faults),
+        Some("") => entries.wrong("peer_host", "a host's name or address is right", faults),
+        Some(_) => {}
     }
     let generation = entries.choice("peer_generation", GENERATIONS, faults);
     let announce = entries.choice("peer_announce", YES_NO, faults);

@@ -266,3 +266,22 @@ fn the_example_is_taken() {
     let config = Config::load(&file, None).unwrap();
     assert!(config.warnings.is_empty());
 }
+
+#[test]
+fn a_peer_has_a_host() {
+    let config = |host: &str| {
+        format!(
+            "rhs A {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"/s\"; rhs_carrier node; }};\n\
+             node N {{ node_id 1; }};\n\
+             peer P {{ peer_id 2; {host} }};\n"
+        )
+    };
+    assert!(load(&config("peer_host far;")).is_ok());
+    for host in ["peer_host \"\";", ""] {
+        let faults = faults(&config(host));
+        assert!(
+            faults.iter().any(|it| it.contains("peer_host")),
+            "{faults:?}"
+        );
+    }
+}

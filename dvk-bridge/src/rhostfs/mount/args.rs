@@ -43,9 +43,10 @@ pub struct MountArgs {
     #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
     pub endpoint: Endpoint,
 
-    /// This mount's endpoint; each mount from this node needs its own
-    #[arg(long, value_name = "EP", default_value = "10", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
-    pub client_endpoint: Endpoint,
+    /// This mount's endpoint, which no other client of the server may have, wherever it is; by default 70 and the node's id, or 10 at
+    /// a switch
+    #[arg(long, value_name = "EP", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
+    pub client_endpoint: Option<Endpoint>,
 
     /// The container that both are in
     #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc, help_heading = SERVER)]
@@ -109,7 +110,20 @@ pub(super) enum Way<'a> {
     Switch(&'a Path),
 }
 
+/// The first of the endpoints that mounts have, by their nodes: above those that a DVS has for its own, and those from 65 on are made
+/// known by a node's proxy itself.
+const FIRST_OF_NODES: i32 = 70;
+/// What a mount at a switch has, as the original client.
+const AT_A_SWITCH: i32 = 10;
+
 impl MountArgs {
+    /// This mount's endpoint: what was typed, or one that no other node's mount has if nothing was typed there either.
+    pub(super) fn client(&self) -> Endpoint {
+        let by_node = self.node.map(|node| FIRST_OF_NODES + node.raw());
+        let usual = Endpoint::from_raw(by_node.unwrap_or(AT_A_SWITCH));
+        self.client_endpoint.unwrap_or(usual)
+    }
+
     /// How the server is reached; none where the command line was not clap's.
     pub(super) fn way(&self) -> Option<Way<'_>> {
         match (&self.switch, self.node, &self.peer) {
@@ -271,7 +285,10 @@ mod tests {
         };
         assert_eq!((peer.host.as_str(), peer.node.raw()), ("far.example", 3));
         assert_eq!((node.raw(), args.dc.raw()), (2, 0));
-        assert_eq!((args.endpoint.raw(), args.client_endpoint.raw()), (1, 10));
+        assert_eq!((args.endpoint.raw(), args.client().raw()), (1, 72));
+        let other = parse("--peer far.example:3 --node 31 /mnt").unwrap();
+        assert_eq!(other.client().raw(), 101, "no two nodes have the same");
+        assert!(DcLimits::USUAL.contains(other.client()));
         assert!(args.address.is_loopback());
         assert_eq!(
             args.ports,
@@ -294,16 +311,16 @@ mod tests {
                 peer: 5000
             }
         );
-        assert_eq!(args.client_endpoint.raw(), -5);
+        assert_eq!(args.client().raw(), -5);
     }
 
     #[test]
     fn a_switch_takes_the_place_of_a_peer_and_a_node() {
         let args = parse("--switch /run/dvk.sock --client-endpoint 11 /mnt").unwrap();
         assert_eq!(args.way(), Some(Way::Switch(Path::new("/run/dvk.sock"))));
-        assert_eq!((args.endpoint.raw(), args.client_endpoint.raw()), (1, 11));
+        assert_eq!((args.endpoint.raw(), args.client().raw()), (1, 11));
         let args = parse("--switch /run/dvk.sock --switch-uid 7 /mnt").unwrap();
-        assert_eq!(args.switch_uid, Some(7));
+        assert_eq!((args.switch_uid, args.client().raw()), (Some(7), 10));
     }
 
     #[test]

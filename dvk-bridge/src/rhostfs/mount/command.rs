@@ -163,7 +163,7 @@ fn options(args: &MountArgs, way: Way<'_>) -> Options {
         mountpoint: args.mountpoint.clone(),
         source: format!("{server}:{}", args.endpoint),
         dc: args.dc,
-        client: args.client_endpoint,
+        client: args.client(),
         server: args.endpoint,
         limit: args.limit,
         dialect: match args.server {
