@@ -41,6 +41,6 @@ pub enum Command {
     Switch(SwitchArgs),
     /// Show what nodes say to each other
     Dump(DumpArgs),
-    /// Show the state of a running switch, server or mount
+    /// Show the state of a running switch or server
     Status(StatusArgs),
 }

@@ -8,6 +8,7 @@ use gangplank_dvk::args::{Args, Command};
 use gangplank_dvk::rhostfs::{mount, service};
 use gangplank_dvk::{dump, forward, status, switch};
 use gangplank_frontend::failure::in_full;
+use log::LevelFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -39,7 +40,10 @@ fn start_logging(args: &Args) {
     let mut builder = env_logger::Builder::new();
     match std::env::var("RUST_LOG") {
         Ok(filter) => builder.parse_filters(&filter),
-        Err(_) => builder.filter_level(args.log_level),
+        // fuser warns of each request that we have no answer to, such as for extended attributes: there is nothing to be done.
+        Err(_) => builder
+            .filter_level(args.log_level)
+            .filter_module("fuser", args.log_level.min(LevelFilter::Error)),
     };
     builder.init();
 }

@@ -112,8 +112,9 @@ impl Line {
                 Ok(answer)
             }
             Err(error) => {
-                if mem::replace(&mut self.fails, true) {
-                    debug!("still no answer: {error}");
+                // One that was never there is waited for.
+                if mem::replace(&mut self.fails, true) || !self.answered {
+                    debug!("no answer yet: {error}");
                 } else {
                     warn!("no answer: {error}");
                 }
