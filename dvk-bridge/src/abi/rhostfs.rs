@@ -7,7 +7,7 @@ use super::wire::wire_struct;
 wire_struct! {
     /// A file's attributes.
     pub UsrStat = "struct USR_stat", 68 bytes from 0 {
-        /// Device the file is on.
+        /// Device the file is on. Our server tells here, for open files, what tells one from a later one with its inode number.
         dev: u32 => 0,
         /// Inode number.
         ino: u32 => 4,
@@ -19,7 +19,7 @@ wire_struct! {
         uid: u32 => 16,
         /// Group.
         gid: u32 => 20,
-        /// Zero.
+        /// Zero, or the upper half of the size ([`WHOLE_SIZES`]).
         pad0: u32 => 24,
         /// Device the file is, in glibc's encoding cut to 32 bits.
         rdev: u32 => 28,
@@ -35,6 +35,26 @@ wire_struct! {
         mtime: I64 => 52,
         /// Last change of the attributes, seconds since 1970.
         ctime: I64 => 60,
+    }
+}
+
+/// What our client says in the second integer of a stat, where the original leaves rubbish: that it takes the upper half of a size
+/// in [`UsrStat::pad0`]. In that of a truncate: that it gives the upper half of the length in the second long. Odd, as no address
+/// on anybody's stack is.
+pub const WHOLE_SIZES: i32 = 0x676c_6b67;
+
+impl UsrStat {
+    /// The file's size, if both ends have agreed on [`WHOLE_SIZES`].
+    #[must_use]
+    pub fn whole_size(&self) -> u64 {
+        u64::from(self.pad0) << 32 | u64::from(self.size)
+    }
+
+    /// Sets the size, both halves.
+    pub fn set_whole_size(&mut self, size: u64) {
+        let [a, b, c, d, e, f, g, h] = size.to_le_bytes();
+        self.size = u32::from_le_bytes([a, b, c, d]);
+        self.pad0 = u32::from_le_bytes([e, f, g, h]);
     }
 }
 

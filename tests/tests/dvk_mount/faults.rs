@@ -41,6 +41,22 @@ pub(crate) fn a_restarted_server_is_found_again(bench: &mut Bench) -> Result<()>
     Ok(())
 }
 
+/// The first file that the new server opens is another than the one the old had first.
+pub(crate) fn a_restarted_server_takes_no_file_for_another(bench: &mut Bench) -> Result<()> {
+    let first = fs::File::create(bench.here("first"))?;
+    first.write_all_at(b"first", 0)?;
+    fs::write(bench.there("second"), "second")?;
+    bench.server = None;
+    bench.server = Some(Server::start(&bench.place, bench.daemon.socket())?);
+    recovers(&bench.here("second"))?;
+    let second = fs::File::options().write(true).open(bench.here("second"))?;
+    first.write_all_at(b"FIRST", 0)?;
+    second.write_all_at(b"SECOND", 0)?;
+    ensure!(fs::read(bench.there("first"))? == b"FIRST");
+    ensure!(fs::read(bench.there("second"))? == b"SECOND");
+    Ok(())
+}
+
 /// Stopped in its tracks: nobody waits longer than the limit, and what it was asked meanwhile confuses nobody later.
 pub(crate) fn a_server_that_hangs_costs_its_limit(bench: &mut Bench) -> Result<()> {
     for name in ["one", "two"] {

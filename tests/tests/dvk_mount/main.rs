@@ -124,8 +124,8 @@ const TRIALS: &[(&str, Trial)] = &[
         files::belong_to_who_makes_them,
     ),
     (
-        "files::are_as_large_as_the_protocol_tells",
-        files::are_as_large_as_the_protocol_tells,
+        "files::are_as_large_as_on_the_host",
+        files::are_as_large_as_on_the_host,
     ),
     ("files::list_completely", files::list_completely),
     ("files::do_what_programs_ask", files::do_what_programs_ask),
@@ -136,6 +136,10 @@ const TRIALS: &[(&str, Trial)] = &[
     (
         "faults::a_restarted_server_is_found_again",
         faults::a_restarted_server_is_found_again,
+    ),
+    (
+        "faults::a_restarted_server_takes_no_file_for_another",
+        faults::a_restarted_server_takes_no_file_for_another,
     ),
     (
         "faults::a_server_that_hangs_costs_its_limit",
@@ -166,6 +170,10 @@ const BY_SWITCH: &[(&str, Trial)] = &[
     (
         "local::a_restarted_server_is_found_again",
         faults::a_restarted_server_is_found_again,
+    ),
+    (
+        "local::a_restarted_server_takes_no_file_for_another",
+        faults::a_restarted_server_takes_no_file_for_another,
     ),
     (
         "local::a_restarted_switch_is_found_again",

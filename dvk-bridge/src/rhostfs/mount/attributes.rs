@@ -11,7 +11,7 @@ use crate::abi::rhostfs::{Timeval, UsrStat};
 pub(crate) fn file_attr(node: u64, stat: &UsrStat) -> FileAttr {
     FileAttr {
         ino: INodeNo(node),
-        size: u64::from(stat.size),
+        size: stat.whole_size(),
         blocks: u64::from(stat.blocks),
         atime: time(stat.atime.get()),
         mtime: time(stat.mtime.get()),

@@ -131,6 +131,7 @@ impl Calls {
                 let mut lent = Lent::new();
                 let arm = M1 {
                     i1: name.length,
+                    i2: self.dialect.sizes(),
                     p1: lent.read_only(&name.bytes),
                     p2: lent.writable(stat.as_mut_bytes()),
                     ..M1::default()
@@ -142,6 +143,7 @@ impl Calls {
                 let mut lent = Lent::new();
                 let arm = M1 {
                     i1: handle,
+                    i2: self.dialect.sizes(),
                     p1: lent.writable(stat.as_mut_bytes()),
                     ..M1::default()
                 };
@@ -149,6 +151,12 @@ impl Calls {
                 "fstat64"
             }
         };
+        if self.dialect == Dialect::Original {
+            // What its compiler left there.
+            stat.pad0 = 0;
+            // A device, and not what tells files apart.
+            stat.dev = 0;
+        }
         if stat.mode == 0 {
             return Err(CallError::Garbled {
                 call,
@@ -276,27 +284,28 @@ impl Calls {
         }
     }
 
-    /// Sets a file's size, of which the protocol has 32 bits.
-    pub(crate) fn truncate(&mut self, target: Target<'_>, size: u32) -> Result<()> {
-        let size = size.cast_signed();
+    /// Sets a file's size, which is no larger than the dialect's largest.
+    pub(crate) fn truncate(&mut self, target: Target<'_>, size: u64) -> Result<()> {
+        let [a, b, c, d, e, f, g, h] = size.to_le_bytes();
+        let arm = M2 {
+            i2: self.dialect.sizes(),
+            l1: i32::from_le_bytes([a, b, c, d]),
+            l2: i32::from_le_bytes([e, f, g, h]),
+            ..M2::default()
+        };
         match target {
             Target::Path(path) => {
                 let name = Name::new(path);
                 let mut lent = Lent::new();
                 let arm = M2 {
                     i1: name.length,
-                    l1: size,
                     p1: lent.read_only(&name.bytes),
-                    ..M2::default()
+                    ..arm
                 };
                 self.ask(number::TRUNCATE, &arm, lent)?;
             }
             Target::Handle(handle) => {
-                let arm = M2 {
-                    i1: handle,
-                    l1: size,
-                    ..M2::default()
-                };
+                let arm = M2 { i1: handle, ..arm };
                 self.ask(number::FTRUNCATE, &arm, Lent::new())?;
             }
         }

@@ -6,6 +6,7 @@
 use rustix::io::Errno;
 
 use super::calls::CallError;
+use crate::abi::rhostfs::WHOLE_SIZES;
 
 /// Longest piece that a copy between two processes takes, in every DVK (`MAXCOPYLEN`).
 const LONGEST_COPY: usize = 1 << 20;
@@ -67,9 +68,21 @@ impl Dialect {
         matches!(self, Self::Ours)
     }
 
-    /// The highest position in a file that can be read or written. Both have 64 bits for it; the original uses 32.
-    pub(crate) const fn last_position(self) -> u64 {
-        u32::MAX as u64
+    /// What the server is told of how much of a size is taken.
+    pub(crate) const fn sizes(self) -> i32 {
+        match self {
+            Self::Ours => WHOLE_SIZES,
+            Self::Original => 0,
+        }
+    }
+
+    /// The largest size of a file, and so the highest position that can be read or written. Both have 64 bits for a position; the
+    /// original uses 32.
+    pub(crate) const fn largest(self) -> u64 {
+        match self {
+            Self::Ours => i64::MAX as u64,
+            Self::Original => u32::MAX as u64,
+        }
     }
 
     /// The mode field of an open. Without O_CREAT it has the access mode once more, where the original client puts it; a

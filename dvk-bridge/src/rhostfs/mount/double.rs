@@ -19,7 +19,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::dialect::Dialect;
 use super::line::{Line, Parties};
 use super::number as call;
-use crate::abi::rhostfs::{Statfs64, UsrDirent, UsrStat, Utimes};
+use crate::abi::rhostfs::{Statfs64, UsrDirent, UsrStat, Utimes, WHOLE_SIZES};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, M1, M2, M7, Message};
 use crate::endpoint::{
     BoundEndpoint, Carrier, Delivery, EndpointError, Lent, Operation, RequestId,
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) longest: usize,
     /// Answers each call with the answer to the one before, if there is one.
     pub(super) late: bool,
+    /// What it tells of open files beside their number; the original tells a device there.
+    pub(super) mark: u32,
     /// How often a connection to it was lost.
     pub(super) losses: u64,
     /// How often a client's endpoint was bound, and given up.
@@ -116,12 +118,18 @@ impl Double {
                 lent.write(m1.p1, b"/srv\0").unwrap();
             }
             call::LSTAT64 => {
-                let stat = usr_stat(&fs::symlink_metadata(named(lent))?)?;
+                let stat = usr_stat(&fs::symlink_metadata(named(lent))?, m1.i2)?;
+                let device = if self.is_original() { 0x801 } else { 0 };
+                let stat = UsrStat {
+                    dev: device,
+                    ..stat
+                };
                 lent.write(m1.p2, stat.as_bytes()).unwrap();
             }
             call::FSTAT64 if self.is_original() => return Ok(asked.answer(-107)),
             call::FSTAT64 => {
-                let stat = usr_stat(&file(state, m1.i1)?.metadata()?)?;
+                let mut stat = usr_stat(&file(state, m1.i1)?.metadata()?, m1.i2)?;
+                stat.dev = state.mark;
                 lent.write(m1.p1, stat.as_bytes()).unwrap();
             }
             call::OPEN => return self.open(state, asked, named(lent)),
@@ -189,8 +197,8 @@ impl Double {
             call::TRUNCATE => File::options()
                 .write(true)
                 .open(self.path(lent, m2.p1, m2.i1))?
-                .set_len(u64::from(m2.l1.cast_unsigned()))?,
-            call::FTRUNCATE => file(state, m2.i1)?.set_len(u64::from(m2.l1.cast_unsigned()))?,
+                .set_len(length(&m2))?,
+            call::FTRUNCATE => file(state, m2.i1)?.set_len(length(&m2))?,
             call::FSYNC | call::FDATASYNC => file(state, m1.i1)?.sync_all()?,
             call::UTIMES | call::FUTIMES if self.is_original() => panic!("times for the original"),
             call::UTIMES => {
@@ -379,22 +387,33 @@ fn text(lent: &Lent<'_>, address: u32, length: i32) -> Vec<u8> {
     bytes
 }
 
-fn usr_stat(metadata: &Metadata) -> io::Result<UsrStat> {
-    let overflow = || io::Error::from(rustix::io::Errno::OVERFLOW);
-    Ok(UsrStat {
+/// A length of 64 bits from who says so, else of 32.
+fn length(arm: &M2) -> u64 {
+    match arm.i2 {
+        WHOLE_SIZES => position(arm),
+        _ => u64::from(arm.l1.cast_unsigned()),
+    }
+}
+
+fn usr_stat(metadata: &Metadata, sizes: i32) -> io::Result<UsrStat> {
+    if sizes != WHOLE_SIZES && u32::try_from(metadata.size()).is_err() {
+        return Err(rustix::io::Errno::OVERFLOW.into());
+    }
+    let mut stat = UsrStat {
         ino: u32::try_from(metadata.ino() & 0xffff_ffff).unwrap(),
         mode: metadata.mode(),
         nlink: u32::try_from(metadata.nlink()).unwrap(),
         uid: metadata.uid(),
         gid: metadata.gid(),
-        size: u32::try_from(metadata.size()).map_err(|_| overflow())?,
         blksize: 4096,
         blocks: u32::try_from(metadata.blocks()).unwrap(),
         atime: metadata.atime().into(),
         mtime: metadata.mtime().into(),
         ctime: metadata.ctime().into(),
         ..UsrStat::new_zeroed()
-    })
+    };
+    stat.set_whole_size(metadata.size());
+    Ok(stat)
 }
 
 fn timestamps(lent: &Lent<'_>, address: u32) -> Timestamps {

@@ -43,6 +43,8 @@ pub(crate) enum NoPath {
 #[derive(Debug)]
 struct Node {
     identity: Identity,
+    /// What tells it from a later file with its identity, once it was open; zero if that is not known.
+    mark: u32,
     /// Its permission bits when last seen.
     permissions: u32,
     /// How often the kernel was told of it and has not forgotten.
@@ -73,6 +75,7 @@ impl Nodes {
                 ino: 0,
                 kind: DIRECTORY,
             },
+            mark: 0,
             permissions: 0,
             lookups: 1,
             open: 0,
@@ -139,6 +142,19 @@ impl Nodes {
         Some(self.nodes.get(&node)?.identity)
     }
 
+    /// Whether the node can be a file with this mark. Where one of the two is not known, it can.
+    pub(crate) fn may_have(&self, node: u64, mark: u32) -> bool {
+        let known = self.nodes.get(&node).map_or(0, |node| node.mark);
+        known == 0 || mark == 0 || known == mark
+    }
+
+    /// Notes the node's mark, if it is one.
+    pub(crate) fn set_mark(&mut self, node: u64, mark: u32) {
+        if let Some(node) = self.nodes.get_mut(&node).filter(|_| mark != 0) {
+            node.mark = mark;
+        }
+    }
+
     /// Notes what the root is on the server.
     pub(crate) fn set_root(&mut self, identity: Identity) {
         if let Some(root) = self.nodes.get_mut(&ROOT) {
@@ -160,7 +176,7 @@ impl Nodes {
 
     /// Another node with this identity that has a name or is open: either the same file, by a second name or after it was
     /// moved by somebody else, or one that the server cannot tell from it.
-    pub(crate) fn candidate(&self, identity: Identity) -> Option<u64> {
+    pub(crate) fn candidate(&self, identity: Identity, mark: u32) -> Option<u64> {
         self.by_ino
             .get(&identity.ino)?
             .iter()
@@ -168,7 +184,7 @@ impl Nodes {
             .find(|number| {
                 self.nodes.get(number).is_some_and(|node| {
                     node.identity == identity && (node.open > 0 || !node.names.is_empty())
-                })
+                }) && self.may_have(*number, mark)
             })
     }
 
@@ -215,6 +231,14 @@ impl Nodes {
         }
     }
 
+    /// Notes that the file is no more: none that is found is the node.
+    pub(crate) fn end(&mut self, node: u64) {
+        let ino = self.nodes.get(&node).map(|node| node.identity.ino);
+        if let Some(same) = ino.and_then(|ino| self.by_ino.get_mut(&ino)) {
+            same.retain(|other| *other != node);
+        }
+    }
+
     /// A new node without a name, known to the kernel once [`Self::looked_up`] says so.
     pub(crate) fn create(&mut self, identity: Identity) -> u64 {
         let mut number = u64::from(identity.ino);
@@ -233,6 +257,7 @@ impl Nodes {
             number,
             Node {
                 identity,
+                mark: 0,
                 permissions: 0,
                 lookups: 0,
                 open: 0,
@@ -437,7 +462,12 @@ mod tests {
         let mut nodes = Nodes::new();
         let file = add(&mut nodes, ROOT, "one", 5, FILE);
         nodes.bind(ROOT, name("two"), file);
-        assert_eq!(nodes.candidate(Identity { ino: 5, kind: FILE }), Some(file));
+        let identity = Identity { ino: 5, kind: FILE };
+        assert_eq!(nodes.candidate(identity, 0), Some(file));
+        nodes.set_mark(file, 7);
+        assert_eq!(nodes.candidate(identity, 0), Some(file));
+        assert_eq!(nodes.candidate(identity, 7), Some(file));
+        assert_eq!(nodes.candidate(identity, 8), None, "a later file");
         nodes.unbind(ROOT, name("one"));
         assert_eq!(path(&nodes, file), "/two");
     }

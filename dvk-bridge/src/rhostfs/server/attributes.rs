@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 use super::birth::Birth;
-use super::call::{File, Name};
+use super::call::{File, Name, Sizes};
 use super::failure::Result;
 use super::identity::Access;
 use super::opened::Opened;
@@ -36,7 +36,7 @@ enum Held {
 }
 
 impl Work<'_> {
-    pub(super) fn stat(&self, file: File, buffer: u32) -> Result<Answer> {
+    pub(super) fn stat(&self, file: File, buffer: u32, sizes: Sizes) -> Result<Answer> {
         let (attr, mark) = match file {
             File::Name(name) => (self.look(name)?.attr, 0),
             File::Handle(handle) => {
@@ -46,7 +46,7 @@ impl Work<'_> {
                 (attr, file.birth().map_or(0, Birth::mark))
             }
         };
-        let stat = wire::stat(&attr, mark)?;
+        let stat = wire::stat(&attr, mark, sizes)?;
         self.copy_to("attributes", buffer, stat.as_bytes())?;
         Ok(Answer::DONE)
     }
@@ -103,13 +103,16 @@ impl Work<'_> {
         })
     }
 
-    /// The client has cut the length to 32 bits, of which none is a sign.
-    pub(super) fn truncate(&self, file: File, length: u32) -> Result<Answer> {
+    /// The original client has cut the length to 32 bits, of which none is a sign.
+    pub(super) fn truncate(&self, file: File, length: u64) -> Result<Answer> {
         let changing = self.subject(file, Last::Follow)?;
         match FileType::from_raw_mode(changing.attr.mode) {
             FileType::RegularFile => {}
             FileType::Directory => return Err(Errno::ISDIR.into()),
             _ => return Err(Errno::INVAL.into()),
+        }
+        if i64::try_from(length).is_err() {
+            return Err(Errno::INVAL.into());
         }
         if !changing.writable {
             self.settings
@@ -117,7 +120,7 @@ impl Work<'_> {
                 .check(&changing.attr, Access::WRITE)?;
         }
         self.set(&changing, SetattrValid::SIZE, |args| {
-            args.size = length.into();
+            args.size = length;
         })
     }
 

@@ -3,6 +3,7 @@
 //! Numbers are those of Linux' SuperH table, which both ends of rhostfs were compiled with, and of i386 where that differs.
 //! Whatever field a call does not use is rubbish in the message, and is not looked at.
 
+use crate::abi::rhostfs::WHOLE_SIZES;
 use crate::abi::{M1, M2, M7, Message};
 
 /// The number of the call that a client mounts with.
@@ -23,6 +24,15 @@ pub(super) enum File {
     Handle(i32),
 }
 
+/// How much of a size a client takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Sizes {
+    /// 32 bits, as the original.
+    Half,
+    /// All of it, as ours.
+    Whole,
+}
+
 /// A call with its arguments, as sent. Addresses are the client's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Call {
@@ -41,6 +51,7 @@ pub(super) enum Call {
     Stat {
         file: File,
         buffer: u32,
+        sizes: Sizes,
     },
     Access {
         name: Name,
@@ -57,7 +68,7 @@ pub(super) enum Call {
     },
     Truncate {
         file: File,
-        length: u32,
+        length: u64,
     },
     Utimes {
         file: File,
@@ -164,7 +175,16 @@ impl Call {
         };
         let by_name = File::Name(name);
         let by_handle = File::Handle(i1);
-        let length = m2.l1.cast_unsigned();
+        let sizes = if i2 == WHOLE_SIZES {
+            Sizes::Whole
+        } else {
+            Sizes::Half
+        };
+        let upper = match sizes {
+            Sizes::Whole => m2.l2.cast_unsigned(),
+            Sizes::Half => 0,
+        };
+        let length = u64::from(upper) << 32 | u64::from(m2.l1.cast_unsigned());
         Ok(match message.kind {
             0 => return Err(NoCall::Again),
             ..0 => return Err(NoCall::Negative),
@@ -233,10 +253,12 @@ impl Call {
             107 | 196 => Self::Stat {
                 file: by_name,
                 buffer: p2,
+                sizes,
             },
             108 | 197 => Self::Stat {
                 file: by_handle,
                 buffer: p1,
+                sizes,
             },
             118 => Self::Sync {
                 handle: i1,

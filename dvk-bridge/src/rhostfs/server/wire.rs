@@ -5,6 +5,7 @@ use gangplank_frontend::driver::Entry;
 use gangplank_fuse::{Attr, Kstatfs};
 use rustix::io::Errno;
 
+use super::call::Sizes;
 use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 
 /// Magic number of a FUSE file system (`FUSE_SUPER_MAGIC`, include/uapi/linux/magic.h).
@@ -27,9 +28,12 @@ pub(super) const fn ino(ino: u64) -> u32 {
 /// of the original looks.
 ///
 /// # Errors
-/// EOVERFLOW: its size does not fit.
-pub(super) fn stat(attr: &Attr, mark: u32) -> Result<UsrStat, Errno> {
-    Ok(UsrStat {
+/// EOVERFLOW: its size does not fit into what the client takes.
+pub(super) fn stat(attr: &Attr, mark: u32, sizes: Sizes) -> Result<UsrStat, Errno> {
+    if sizes == Sizes::Half && u32::try_from(attr.size).is_err() {
+        return Err(Errno::OVERFLOW);
+    }
+    let mut stat = UsrStat {
         dev: mark,
         ino: ino(attr.ino),
         mode: attr.mode,
@@ -38,13 +42,15 @@ pub(super) fn stat(attr: &Attr, mark: u32) -> Result<UsrStat, Errno> {
         gid: attr.gid,
         pad0: 0,
         rdev: attr.rdev,
-        size: u32::try_from(attr.size).map_err(|_| Errno::OVERFLOW)?,
+        size: 0,
         blksize: attr.blksize,
         blocks: u32::try_from(attr.blocks).unwrap_or(u32::MAX),
         atime: attr.atime.cast_signed().into(),
         mtime: attr.mtime.cast_signed().into(),
         ctime: attr.ctime.cast_signed().into(),
-    })
+    };
+    stat.set_whole_size(attr.size);
+    Ok(stat)
 }
 
 /// A file system's figures. Its id is zero, as FUSE has none.
@@ -123,7 +129,7 @@ mod tests {
             rdev: 0x0011_032c,
             ..Attr::default()
         };
-        let told = stat(&attr, 0).unwrap();
+        let told = stat(&attr, 0, Sizes::Half).unwrap();
         assert_eq!(
             (told.size, told.blocks, told.atime.get()),
             (u32::MAX, u32::MAX, -1)
@@ -136,7 +142,9 @@ mod tests {
             size: 1 << 32,
             ..attr
         };
-        assert_eq!(stat(&larger, 0), Err(Errno::OVERFLOW));
+        assert_eq!(stat(&larger, 0, Sizes::Half), Err(Errno::OVERFLOW));
+        let told = stat(&larger, 0, Sizes::Whole).unwrap();
+        assert_eq!((told.size, told.pad0, told.whole_size()), (0, 1, 1 << 32));
     }
 
     fn entry(name: &[u8]) -> Entry {

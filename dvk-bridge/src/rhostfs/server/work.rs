@@ -69,7 +69,11 @@ impl Work<'_> {
             Call::Close { handle } => self.close(handle),
             Call::Dup2 { old, new } => self.dup2(old, new),
             Call::Sync { handle, data_only } => self.sync(handle, data_only),
-            Call::Stat { file, buffer } => self.stat(file, buffer),
+            Call::Stat {
+                file,
+                buffer,
+                sizes,
+            } => self.stat(file, buffer, sizes),
             Call::Access { name, mask } => self.access(name, mask),
             Call::Chmod { file, mode } => self.chmod(file, mode),
             Call::Chown { file, uid, gid } => self.chown(file, uid, gid),

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::super::attributes::{timeval, timeval_of_seconds};
 use super::super::calls::Target;
 use super::super::nodes::ROOT;
-use super::{Result, View, identity};
+use super::{Result, View};
 use crate::abi::rhostfs::{Statfs64, UsrStat};
 
 /// What is to be changed of a file.
@@ -66,7 +66,7 @@ impl View {
                 _ => calls.stat(target),
             })?,
         };
-        if node != ROOT && self.nodes.identity(node) != Some(identity(&stat)) {
+        if node != ROOT && !self.is(node, &stat) {
             // Another file has its name now.
             self.nodes.unbind_all(node);
             return Err(Errno::STALE);
@@ -83,8 +83,10 @@ impl View {
         changes: &Changes,
     ) -> Result<UsrStat> {
         if let Some(size) = changes.size {
-            // More than 32 bits the protocol would silently cut off.
-            let size = u32::try_from(size).map_err(|_| Errno::FBIG)?;
+            // What the protocol has no room for would silently be cut off.
+            if size > self.calls.dialect().largest() {
+                return Err(Errno::FBIG);
+            }
             self.on_file_or_node(node, fh, |calls, target| calls.truncate(target, size))?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {

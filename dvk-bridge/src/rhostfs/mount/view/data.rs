@@ -69,7 +69,7 @@ impl View {
         let mut size = size;
         if !dialect.tells_end() {
             let file = self.files.get(fh).ok_or(Errno::BADF)?;
-            let end = u64::from(self.stat(file.node, None)?.size);
+            let end = self.stat(file.node, None)?.whole_size();
             let left = usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX);
             size = size.min(left);
         }
@@ -78,7 +78,7 @@ impl View {
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let length = rest.len().min(dialect.piece());
             let at = position.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
-            if at > dialect.last_position() {
+            if at > dialect.largest() {
                 break;
             }
             let Some(piece) = rest.get_mut(..length) else {
@@ -104,8 +104,8 @@ impl View {
     /// Writes `data` at `position`; returns how much of it.
     pub(crate) fn write(&mut self, fh: u64, position: u64, data: &[u8]) -> Result<usize> {
         let dialect = self.calls.dialect();
-        // A file of more than 32 bits of size could not be looked at any more.
-        let room = dialect.last_position().saturating_sub(position);
+        // A larger file could not be looked at any more.
+        let room = dialect.largest().saturating_sub(position);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         if room == 0 && !data.is_empty() {
             return Err(Errno::FBIG);
@@ -181,13 +181,17 @@ impl View {
             self.calls.stat(Target::Path(&path))
         };
         match told {
-            Ok(stat) if self.nodes.identity(node) == Some(identity(&stat)) => {
+            Ok(stat) if self.is(node, &stat) => {
                 self.note(node, &stat);
                 Ok((handle, losses))
             }
-            Ok(_) => {
+            Ok(stat) => {
                 self.close_handle(handle);
                 self.nodes.unbind_all(node);
+                if self.nodes.identity(node) == Some(identity(&stat)) {
+                    // Its number is given to another, so that it is nowhere any more.
+                    self.nodes.end(node);
+                }
                 Err(Errno::STALE)
             }
             Err(error) => {

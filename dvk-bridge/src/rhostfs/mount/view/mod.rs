@@ -132,10 +132,10 @@ impl View {
         let known = self
             .nodes
             .child(parent, name)
-            .filter(|known| self.nodes.identity(*known) == Some(identity));
+            .filter(|known| self.is(*known, stat));
         let node = match known {
             Some(known) => known,
-            None => match self.nodes.candidate(identity) {
+            None => match self.nodes.candidate(identity, stat.dev) {
                 Some(candidate) => {
                     // Held, so that losing its name does not end it.
                     self.nodes.opened(candidate);
@@ -182,8 +182,14 @@ impl View {
         }
     }
 
+    /// Whether `node` is the file that has the attributes `stat`, as far as they tell.
+    fn is(&self, node: u64, stat: &UsrStat) -> bool {
+        self.nodes.identity(node) == Some(identity(stat)) && self.nodes.may_have(node, stat.dev)
+    }
+
     fn note(&mut self, node: u64, stat: &UsrStat) {
         self.nodes.set_permissions(node, stat.mode & 0o7777);
+        self.nodes.set_mark(node, stat.dev);
     }
 }
 
@@ -195,10 +201,12 @@ fn identity(stat: &UsrStat) -> Identity {
     }
 }
 
-/// Whether two looks at what may be one file saw the same; looking may have changed its time of access.
+/// Whether two looks at what may be one file saw the same; looking may have changed its time of access, and only at open files the
+/// mark is seen.
 fn same_but_for_atime(one: &UsrStat, other: &UsrStat) -> bool {
     UsrStat {
         atime: other.atime,
+        dev: other.dev,
         ..*one
     } == *other
 }

@@ -97,28 +97,45 @@ fn create_opens_what_somebody_else_was_quicker_with_unless_that_is_excluded() {
 }
 
 #[test]
-fn sizes_beyond_the_protocols_are_refused_and_never_cut() {
+fn sizes_beyond_the_originals_are_told_and_set() {
     let mut bench = bench(Dialect::Ours);
     let (node, _, fh) = bench.create("file", O_RDWR).unwrap();
     let to = |size| Changes {
         size: Some(size),
         ..Changes::default()
     };
-    assert_eq!(
-        bench.view.change(node, None, &to(1 << 32)),
-        Err(Errno::FBIG)
-    );
+    let large = (5 << 32) + 7;
+    for with in [None, Some(fh)] {
+        let grown = bench.view.change(node, with, &to(large)).unwrap();
+        assert_eq!(grown.whole_size(), large);
+        assert_eq!(fs::metadata(bench.host("file")).unwrap().len(), large);
+        bench.view.change(node, with, &to(0)).unwrap();
+    }
+    assert_eq!(bench.view.write(fh, large - 3, b"abcdef"), Ok(6));
+    assert_eq!(bench.view.read(fh, large - 3, 10).unwrap(), b"abcdef");
+    let (_, seen) = bench.look("file").unwrap();
+    assert_eq!(seen.whole_size(), large + 3);
+    bench.view.unlink(ROOT, "file".as_ref()).unwrap();
+}
+
+#[test]
+fn sizes_beyond_the_originals_are_refused_and_never_cut_by_it() {
+    let mut bench = bench(Dialect::Original);
+    fs::write(bench.host("file"), "content").unwrap();
+    let (node, _) = bench.look("file").unwrap();
+    let fh = bench.view.open(node, O_RDWR).unwrap();
+    let to = |size| Changes {
+        size: Some(size),
+        ..Changes::default()
+    };
+    let refused = bench.view.change(node, None, &to(1 << 32));
+    assert_eq!(refused, Err(Errno::FBIG));
     let grown = bench.view.change(node, Some(fh), &to(u64::from(u32::MAX)));
-    assert_eq!(grown.unwrap().size, u32::MAX);
-    assert_eq!(bench.view.write(fh, (1 << 32) - 3, b"abcdef"), Ok(2));
+    assert_eq!(grown.unwrap().whole_size(), u64::from(u32::MAX));
     assert_eq!(bench.view.write(fh, (1 << 32) - 1, b"x"), Err(Errno::FBIG));
     // One that was made larger elsewhere is told as what it is: too large.
-    let host = fs::File::options()
-        .write(true)
-        .open(bench.host("file"))
-        .unwrap();
-    host.set_len(1 << 33).unwrap();
-    assert_eq!(bench.view.stat(node, None), Err(Errno::OVERFLOW));
+    let host = fs::File::options().write(true).open(bench.host("file"));
+    host.unwrap().set_len(1 << 33).unwrap();
     assert_eq!(bench.look("file"), Err(Errno::OVERFLOW));
 }
 
@@ -361,6 +378,25 @@ fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another(
     bench.view.write(one, 0, b"one").unwrap();
     assert_eq!(fs::read(bench.host("one")).unwrap(), b"one");
     assert_eq!(fs::read(bench.host("two")).unwrap(), b"two");
+}
+
+#[test]
+fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() {
+    let mut bench = bench(Dialect::Ours);
+    bench.server.state.lock().unwrap().mark = 1;
+    let (node, _, fh) = bench.create("file", O_RDWR).unwrap();
+    {
+        let mut state = bench.server.state.lock().unwrap();
+        state.restart();
+        // As if the name were another file's by now, with the same number.
+        state.mark = 2;
+    }
+    assert_eq!(bench.view.write(fh, 0, b"x"), Err(Errno::STALE));
+    assert_eq!(fs::read(bench.host("file")).unwrap(), b"");
+    let (new, _) = bench.look("file").unwrap();
+    assert!(new != node);
+    let fh = bench.view.open(new, O_RDWR).unwrap();
+    assert_eq!(bench.view.write(fh, 0, b"x"), Ok(1));
 }
 
 #[test]

@@ -20,6 +20,40 @@ fn vector(name: &str) -> Message {
 }
 
 #[test]
+fn only_our_client_has_whole_sizes() {
+    let arm = |i2| M2 {
+        i1: 7,
+        i2,
+        l1: -1,
+        l2: 5,
+        ..M2::default()
+    };
+    for (i2, sizes, length) in [
+        (0x7fbd_4949, Sizes::Half, 0xffff_ffff),
+        (WHOLE_SIZES, Sizes::Whole, 0x5_ffff_ffff),
+    ] {
+        let file = File::Handle(7);
+        let truncate = Call::decode(&Message::new(93, &arm(i2)));
+        assert_eq!(truncate, Ok(Call::Truncate { file, length }));
+        let asks = M1 {
+            i1: 7,
+            i2,
+            ..M1::default()
+        };
+        let stat = Call::decode(&Message::new(197, &asks));
+        let buffer = 0;
+        assert_eq!(
+            stat,
+            Ok(Call::Stat {
+                file,
+                buffer,
+                sizes
+            })
+        );
+    }
+}
+
+#[test]
 fn the_originals_requests_are_understood() {
     let name = |len, address| Name { len, address };
     let times = 0x4849_bd60;
@@ -42,6 +76,7 @@ fn the_originals_requests_are_understood() {
             Call::Stat {
                 file: File::Name(name(3, 0x47d1_2000)),
                 buffer: 0x4849_bc90,
+                sizes: Sizes::Half,
             },
         ),
         (
