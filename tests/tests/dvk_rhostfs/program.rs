@@ -214,6 +214,11 @@ fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() ->
         ..PeerSetup::new(Layout::Current, (0, theirs), (1, own))
     })?;
     silent.wait_connected();
+    let status = program.place.path().join("status");
+    // Without its daemon it refuses at once.
+    crate::scene::wait_until("the share is there", || {
+        status::ask(&status).is_ok_and(|told| told.contains("daemon in use"))
+    })?;
     // Its threads would be waited for as long as it is silent.
     let silent = ManuallyDrop::new(silent);
     let clients = 10..90;
@@ -224,11 +229,11 @@ fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() ->
         let memory = BTreeMap::from([(NAME_AT, b"//\0".to_vec())]);
         silent.ask(client, 1, &request, memory);
     }
-    let status = program.place.path().join("status");
-    crate::scene::wait_until("all of them have asked", || {
+    let asked = crate::scene::wait_until("all of them have asked", || {
         let told = status::ask(&status).unwrap_or_default();
         told.matches("being served").count() == clients.len()
-    })?;
+    });
+    asked.with_context(|| status::ask(&status).unwrap_or_default() + &program.text("log"))?;
     let started = Instant::now();
     process::signal(&program.child, Signal::TERM)?;
     let (well, said) = program.end()?;
@@ -247,7 +252,9 @@ fn a_second_signal_ends_the_program_at_once() -> Result<()> {
     let (config, client) = nodes(daemon.socket())?;
     let mut program = Program::start(&config, &["--status", "status"])?;
     let clients = Node::start(client)?;
-    client_on(&clients, CLIENT)?.leave();
+    let client = client_on(&clients, CLIENT)?;
+    crate::scene::wait_until("the share is there", || client.lstat64("//").is_ok())?;
+    client.leave();
     let bound = clients.bind(dc(), CLIENT, "client")?;
     daemon.signal_all(Signal::STOP)?;
     let asking = thread::spawn(move || {
