@@ -6,6 +6,7 @@
 pub mod abi;
 pub mod args;
 pub mod carrier;
+mod chance;
 pub mod dump;
 pub mod endpoint;
 pub mod forward;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gangplank_frontend::listening::Listening;
+use gangplank_frontend::listening::{Listening, is_in_use};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -118,14 +118,13 @@ fn serve(listener: &Listening, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
 
 /// Listens at `path`, for the program's own user alone. A socket that nobody listens at any more is replaced.
 pub(crate) fn listen(path: &Path) -> Result<Listening, StatusError> {
-    Listening::bind(path, Some(Mode::RUSR | Mode::WUSR)).map_err(|source| {
-        match source.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok() {
-            true => StatusError::Used(path.to_owned()),
-            false => StatusError::Listen {
-                path: path.to_owned(),
-                source,
-            },
-        }
+    let mode = Mode::RUSR | Mode::WUSR;
+    Listening::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
+        true => StatusError::Used(path.to_owned()),
+        false => StatusError::Listen {
+            path: path.to_owned(),
+            source,
+        },
     })
 }
 

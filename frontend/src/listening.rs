@@ -80,6 +80,12 @@ fn listen(path: &Path, mode: Option<Mode>) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
+/// Whether [`Listening::bind`] at `path` failed with `error` because somebody listens there, and not over what else is there.
+#[must_use]
+pub fn is_in_use(error: &io::Error, path: &Path) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok()
+}
+
 /// Whether nobody listens at the socket any more. Connecting to a file that is none is refused just as well.
 fn is_left_behind(path: &Path) -> bool {
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;

@@ -14,6 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, SystemTime};
 
 use super::fs::{Node, PassthroughFs};
+use super::places::Place;
 use crate::sys::file;
 
 /// For how long a file must not have changed, and a change time must have been known, to be relied on.
@@ -50,10 +51,14 @@ impl Settled {
 }
 
 impl PassthroughFs {
-    /// Whether the guest, which opens `file`, may go on using what it has cached since it last did.
-    pub(super) fn content_is_as_before(&self, node: &Node, file: BorrowedFd<'_>) -> bool {
-        let place = self.share.place(node.identity.place);
-        if !place.is_ok_and(|place| place.changes_show()) {
+    /// Whether the guest, which opens `file` in `place`, may go on using what it has cached since it last did.
+    pub(super) fn content_is_as_before(
+        &self,
+        node: &Node,
+        place: &Place,
+        file: BorrowedFd<'_>,
+    ) -> bool {
+        if !place.changes_show() {
             return false;
         }
         let now = SystemTime::now()

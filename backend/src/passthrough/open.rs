@@ -17,6 +17,7 @@ use super::inodes::{Kind, OpenChange, stale};
 use super::open_files::OpenFile;
 use super::open_flags::OpenRequest;
 use super::options::{CachePolicy, Locks};
+use super::places::Place;
 use crate::session::{Creator, Name};
 use crate::sys::file;
 use crate::sys::file_content;
@@ -195,9 +196,10 @@ impl PassthroughFs {
         descriptor: Arc<Descriptor>,
         request: OpenRequest,
     ) -> io::Result<OpenOut> {
+        let place = self.share.place(node.identity.place)?;
         let keeps = self.share.options.cache == CachePolicy::Auto
-            && self.content_is_as_before(node, descriptor.as_fd());
-        let mut opened = self.opened_file(node, descriptor, request)?;
+            && self.content_is_as_before(node, &place, descriptor.as_fd());
+        let mut opened = self.opened_file(node, &place, descriptor, request)?;
         if keeps {
             opened.open_flags |= FopenFlags::KEEP_CACHE.bits();
         }
@@ -263,9 +265,10 @@ impl PassthroughFs {
         let entry = self.insert(parent.identity.place, path, permits.0, &stat)?;
         let id = NodeId::new(entry.nodeid);
         let opened = Arc::new(Descriptor::new(made, permits.1));
-        let open = self
-            .node(id)
-            .and_then(|node| self.opened_file(&node, opened, request));
+        let open = self.node(id).and_then(|node| {
+            let place = self.share.place(node.identity.place)?;
+            self.opened_file(&node, &place, opened, request)
+        });
         match open {
             Ok(open) => Ok((entry, open)),
             Err(error) => {
@@ -278,11 +281,11 @@ impl PassthroughFs {
     fn opened_file(
         &self,
         node: &Node,
+        place: &Place,
         descriptor: Arc<Descriptor>,
         request: OpenRequest,
     ) -> io::Result<OpenOut> {
-        let place = self.share.place(node.identity.place)?;
-        let file = OpenFile::file(node.id, descriptor, request, &place);
+        let file = OpenFile::file(node.id, descriptor, request, place);
         let mut flags = match self.share.options.cache {
             CachePolicy::Never | CachePolicy::Metadata => {
                 FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES

@@ -286,6 +286,20 @@ impl Header {
         }
     }
 
+    /// The acknowledgement `command` of this one, with its result: back to who sent it, about the same copy.
+    #[must_use]
+    pub fn answer(&self, command: Command, rcode: i32) -> Self {
+        Self {
+            dc: self.dc,
+            src: self.dst,
+            dst: self.src,
+            rcode,
+            ack_seq: self.ack_seq,
+            copy: self.copy,
+            ..Self::new(command)
+        }
+    }
+
     /// Reads a header of `generation` from the first of `bytes`.
     pub fn decode(bytes: &[u8], generation: Generation) -> Result<Self, HeaderError> {
         match generation {

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+
+use gangplank_frontend::seldom::Seldom;
 
 use super::Shared;
 use crate::abi::{Endpoint, Message};
@@ -14,9 +15,6 @@ use crate::endpoint::{BoundEndpoint, EndpointError, Lent, Memory, NotLent, Reque
 
 /// Requests of one client that can wait. It waits for the answer to one itself.
 const MOST: usize = 2;
-
-/// The least between two warnings about one client.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// The visitor of one client.
 pub(super) struct Visitor {
@@ -90,7 +88,7 @@ fn visit(
     place: &Place,
     requests: &Receiver<(RequestId, Message)>,
 ) {
-    let mut said = None;
+    let mut complaints = Seldom::default();
     while let Ok((request, message)) = requests.recv() {
         match pass(shared, client, place, request, &message) {
             Ok(answer) => {
@@ -98,10 +96,7 @@ fn visit(
                 shared.answer(request, &answer);
             }
             Err(error) => {
-                let now = Instant::now();
-                let due = said.is_none_or(|said| now.saturating_duration_since(said) > SILENCE);
-                if due && !lock(&place.0).ended {
-                    said = Some(now);
+                if !lock(&place.0).ended && complaints.is_due() {
                     log::warn!("client {client} is not served: {error}");
                 }
                 shared.refuse(request, &message);

@@ -16,12 +16,11 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_frontend::listening::Listening;
+use gangplank_frontend::listening::{Listening, is_in_use};
 use gangplank_frontend::seldom::Seldom;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
@@ -305,14 +304,11 @@ impl Switch {
             Command::PROCBIND => {
                 let verdict = self.bind(id, &header, payload);
                 let ack = Header {
+                    dc: header.dc,
                     src: Endpoint::NONE,
                     dst: header.src,
                     rcode: verdict.err().map_or(0, Code::result),
                     ..Header::new(Command::PROCBIND_ACK)
-                };
-                let ack = Header {
-                    dc: header.dc,
-                    ..ack
                 };
                 self.put(id, None, ack, &[])
             }
@@ -341,15 +337,7 @@ impl Switch {
                     let Some(command) = command.failure() else {
                         return Ok(None);
                     };
-                    let refusal = Header {
-                        dc: header.dc,
-                        src: header.dst,
-                        dst: header.src,
-                        rcode: code.result(),
-                        ack_seq: header.ack_seq,
-                        copy: header.copy,
-                        ..Header::new(command)
-                    };
+                    let refusal = header.answer(command, code.result());
                     self.put(id, None, refusal, &[])
                 }
             },
@@ -504,13 +492,12 @@ struct Ready {
 
 fn listen(config: &SwitchConfig) -> Result<Listening, SwitchError> {
     let path = &config.socket;
-    Listening::bind(path, Some(Mode::from_raw_mode(config.mode))).map_err(|source| {
-        match source.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok() {
-            true => SwitchError::Used(path.clone()),
-            false => SwitchError::Listen {
-                path: path.clone(),
-                source,
-            },
-        }
+    let mode = Mode::from_raw_mode(config.mode);
+    Listening::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
+        true => SwitchError::Used(path.clone()),
+        false => SwitchError::Listen {
+            path: path.clone(),
+            source,
+        },
     })
 }

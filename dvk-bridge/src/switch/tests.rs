@@ -1,6 +1,7 @@
 //! Programs that do not read what waits for them, written down byte by byte.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use tempfile::TempDir;

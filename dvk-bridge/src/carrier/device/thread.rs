@@ -316,15 +316,7 @@ impl Caller {
         outcome: Result<i32, Code>,
         payload: &[u8],
     ) {
-        let acknowledgement = Header {
-            dc: header.dc,
-            src: header.dst,
-            dst: header.src,
-            rcode: outcome.unwrap_or_else(Code::result),
-            ack_seq: header.ack_seq,
-            copy: header.copy,
-            ..Header::new(command)
-        };
+        let acknowledgement = header.answer(command, outcome.unwrap_or_else(Code::result));
         self.station.deliver(self.kernel, &acknowledgement, payload);
     }
 

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::bound::{Bound, Trouble};
-use super::desk::answer;
 use super::lane::{Failure, Lane, Patience};
 use super::question::{Asking, Event, Next};
 use crate::abi::{Code, Command, Endpoint, Header, MAX_PAYLOAD, Message};
@@ -75,7 +74,7 @@ impl Bound {
             Some(bytes) if header.copy.src == self.desk.endpoint.raw() => {
                 let mut data = vec![0; bytes];
                 if lent.read(header.copy.src_address, &mut data).is_ok() {
-                    lane.acknowledge(answer(header, Command::COPYOUT_DATA, 0), &data);
+                    lane.acknowledge(header.answer(Command::COPYOUT_DATA, 0), &data);
                     return;
                 }
                 Code::EFAULT
@@ -83,7 +82,7 @@ impl Bound {
             Some(_) => Code::EDVSBADPROC,
             None => Code::EDVSBADRANGE,
         };
-        lane.acknowledge(answer(header, Command::COPYOUT_DATA, code.result()), &[]);
+        lane.acknowledge(header.answer(Command::COPYOUT_DATA, code.result()), &[]);
     }
 
     /// Answers a copy to what is lent.
@@ -97,6 +96,6 @@ impl Bound {
         } else {
             header.copy.bytes
         };
-        lane.acknowledge(answer(header, Command::COPYIN_ACK, result), &[]);
+        lane.acknowledge(header.answer(Command::COPYIN_ACK, result), &[]);
     }
 }

@@ -132,7 +132,7 @@ impl Desk {
             self.note_stranger(peer, header.src);
         }
         if let (Some(code), Some(command)) = (result, header.command.failure()) {
-            lane.acknowledge(answer(header, command, code.result()), &[]);
+            lane.acknowledge(header.answer(command, code.result()), &[]);
         }
     }
 
@@ -155,7 +155,7 @@ impl Desk {
         let event = Event::Answer(message);
         self.question
             .offer_after(header.src, peer, header.ack_seq, event, || {
-                lane.acknowledge(answer(header, Command::SEND_ACK, 0), &[]);
+                lane.acknowledge(header.answer(Command::SEND_ACK, 0), &[]);
             })
     }
 
@@ -264,16 +264,3 @@ impl Desk {
 
 /// What an acknowledgement says of a process that is not there any more.
 const GONE: [Code; 3] = [Code::EDVSSRCDIED, Code::EDVSDSTDIED, Code::EDVSDEADSRCDST];
-
-/// The acknowledgement `command` of `header`, with its result.
-pub(super) fn answer(header: &Header, command: Command, rcode: i32) -> Header {
-    Header {
-        dc: header.dc,
-        src: header.dst,
-        dst: header.src,
-        rcode,
-        ack_seq: header.ack_seq,
-        copy: header.copy,
-        ..Header::new(command)
-    }
-}

@@ -7,7 +7,6 @@
 //! it is. Nodes do not say it: of them an answer to a question that was given up is waited for before the next is asked.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use super::line::PeerId;
 use super::sync::{lock, wait_until};
 use super::turn::{Had, Turn};
 use crate::abi::{Code, Endpoint, Header, Message};
+use crate::chance::anything;
 
 /// Most that may come between two looks. A partner has one copy going at a time.
 const MOST_EVENTS: usize = 64;
@@ -91,7 +91,7 @@ impl Question {
     /// No question yet. `marked` says whether who answers says which question by its mark.
     pub(super) fn new(marked: bool) -> Self {
         // Begun anywhere: another process that had this endpoint has asked questions too.
-        let mark = anywhere();
+        let mark = anything();
         Self {
             marked,
             turn: Turn::default(),
@@ -226,12 +226,6 @@ impl State {
         self.mark = self.mark.wrapping_add(1);
         self.mark
     }
-}
-
-/// A number that nobody can expect.
-fn anywhere() -> u32 {
-    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
 }
 
 impl Asking<'_> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::desk::{Desk, answer};
+use super::desk::Desk;
 use super::line::{Line, PeerId};
 use super::sync::lock;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
@@ -196,7 +196,7 @@ impl Station {
                 );
                 if let Some(command) = header.command.failure() {
                     // Without a connection nobody waits for it any more.
-                    let _ = line.post(answer(header, command, code.result()), &[]);
+                    let _ = line.post(header.answer(command, code.result()), &[]);
                 }
             }
         }

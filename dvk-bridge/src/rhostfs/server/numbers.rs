@@ -4,8 +4,9 @@
 //! process took its endpoint for a while. It goes on with its old numbers then. They mean nothing any more as long as every
 //! client's numbers begin elsewhere, and after a start anywhere.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::chance;
 
 /// Bits of a number: none is negative.
 const BITS: u32 = 31;
@@ -65,8 +66,7 @@ impl Range {
 
 /// A number of [`BITS`] bits that nobody can expect.
 pub(super) fn anything() -> u32 {
-    let [a, b, c, d, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d]) >> (u32::BITS - BITS)
+    chance::anything() >> (u32::BITS - BITS)
 }
 
 #[cfg(test)]
