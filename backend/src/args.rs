@@ -99,6 +99,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "0", help_heading = DEVICE)]
     pub thread_pool_size: usize,
 
+    /// How long to look for a guest's next request before sleeping, where it is likely to come; 0 never looks
+    #[arg(long, value_name = "MICROSECONDS", default_value = "200", help_heading = DEVICE,
+          value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub busy_poll: u16,
+
     /// Architecture of the guests, whose open flags differ: auto, x86_64, aarch64
     #[arg(long, value_name = "ARCH", value_parser = parse_guest_arch, default_value = "auto",
           help_heading = DEVICE)]
@@ -359,6 +364,7 @@ mod tests {
             ("--guest-arch=vax", "auto, x86_64 or aarch64"),
             ("--inode-file-handles=often", "never, prefer or mandatory"),
             ("--log-level=loud", "off, error, warn, info, debug or trace"),
+            ("--busy-poll=10001", "10001 is not in 0..=10000"),
             ("--queue-size=1000", "power of two from 2 to 32768"),
             ("--queue-size=65536", "power of two from 2 to 32768"),
             ("--queue-size=1", "power of two from 2 to 32768"),

@@ -1,6 +1,7 @@
 //! What a command line means: plain data, checked once, for each layer its own options.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use log::LevelFilter;
 use thiserror::Error;
@@ -98,6 +99,7 @@ impl Config {
                 num_request_queues: args.num_request_queues,
                 max_queue_size: args.queue_size,
                 thread_pool_size: args.thread_pool_size,
+                busy_poll: Duration::from_micros(args.busy_poll.into()),
                 ..device::Options::default()
             },
             passthrough: passthrough::Options {
@@ -203,7 +205,6 @@ fn notices(args: &Args) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::passthrough::options::{GuestArch, InodeFileHandles, Locks};
@@ -257,6 +258,7 @@ mod tests {
     fn each_option_reaches_its_layer() {
         let config = with(
             "--tag=t --num-request-queues 4 --queue-size 256 --thread-pool-size=8 --xattr \
+             --busy-poll=30 \
              --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
              --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
@@ -270,6 +272,7 @@ mod tests {
                 num_request_queues: 4,
                 max_queue_size: 256,
                 thread_pool_size: 8,
+                busy_poll: Duration::from_micros(30),
                 ..device::Options::default()
             }
         );

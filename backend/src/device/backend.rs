@@ -66,6 +66,7 @@ impl FsBackend {
                     Arc::clone(&handler),
                     pool,
                     ring == HIGH_PRIORITY,
+                    options.busy_poll,
                     Arc::clone(&memory),
                     Arc::clone(&ending),
                 ))

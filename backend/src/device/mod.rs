@@ -12,6 +12,7 @@
 
 mod backend;
 mod chain;
+mod coalescing;
 mod config_space;
 mod connection;
 mod exit_event;

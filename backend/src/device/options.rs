@@ -1,5 +1,7 @@
 //! What the operator chooses about the virtio-fs device.
 
+use std::time::Duration;
+
 /// How the device presents itself to a guest and serves its queues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -15,6 +17,8 @@ pub struct Options {
     /// Threads that may serve requests of one device beside its queue workers; 0 serves each
     /// request on the worker of its queue.
     pub thread_pool_size: usize,
+    /// How long a queue worker looks for the next request before it sleeps, where that is likely to come; zero: not at all.
+    pub busy_poll: Duration,
     /// Guests served at a time; more are refused.
     pub max_guests: usize,
 }
@@ -53,6 +57,7 @@ impl Default for Options {
             num_request_queues: 1,
             max_queue_size: 1024,
             thread_pool_size: 0,
+            busy_poll: Duration::from_micros(200),
             max_guests: 64,
         }
     }

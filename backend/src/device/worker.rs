@@ -6,17 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::chain::{Chain, Translator};
+use super::coalescing::Coalescing;
 use super::memory::{GuardedMemory, MemoryCell};
 use super::patience::Patience;
 use super::pool::Pool;
 use super::request::{Handler, Origin, Request};
 use super::vring::Vring;
+use crate::sys::thread;
 
 /// Chains taken off the ring at a time.
 const BATCH: usize = 32;
 
 /// Replies of at least this many bytes are announced at once, not with the rest of their batch.
 const LARGE_REPLY: u32 = 64 * 1024;
+
+/// The others wait no longer than this for the rest of their batch, and the request at hand: files may lie on slow disks.
+const LONGEST_BATCH: Duration = Duration::from_micros(100);
 
 /// How long requests are gathered on the high-priority ring before they are looked at, once there was one. FORGET comes by the
 /// thousand, one by one, and nobody waits for it: waking up for each would cost more than all the rest of it.
@@ -37,6 +42,7 @@ pub(super) struct Worker {
     chains: Vec<Chain>,
     translator: Translator,
     patience: Patience,
+    coalescing: Coalescing,
     /// When there was nothing left to do.
     idle_since: Option<Instant>,
     done: Vec<(u16, u32)>,
@@ -44,11 +50,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Requests are served right here, or by `pool` where there is one; `gathers` those that nobody waits for.
+    /// Requests are served right here, or by `pool` where there is one; `gathers` those that nobody waits for,
+    /// and looks for others for up to `busy_poll`.
     pub(super) fn new(
         handler: Arc<dyn Handler>,
         pool: Option<Arc<Pool>>,
         gathers: bool,
+        busy_poll: Duration,
         memory: Arc<MemoryCell>,
         ending: Arc<AtomicBool>,
     ) -> Self {
@@ -60,7 +68,8 @@ impl Worker {
             ending,
             chains: Vec::with_capacity(BATCH),
             translator: Translator::default(),
-            patience: Patience::default(),
+            patience: Patience::new(busy_poll),
+            coalescing: Coalescing::default(),
             idle_since: None,
             done: Vec::with_capacity(BATCH),
             spare: None,
@@ -126,6 +135,9 @@ impl Worker {
 
     fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuardedMemory>) {
         let mut chains = std::mem::take(&mut self.chains);
+        let is_batch = chains.len() > 1;
+        let together = is_batch && self.coalescing.next_batch(thread::preemptions);
+        let mut begun = together.then(Instant::now);
         for chain in chains.drain(..) {
             let mut request = self
                 .spare
@@ -158,8 +170,10 @@ impl Worker {
             if let Some(mut served) = handle(&*self.handler, ring, request) {
                 drop(served.take_origin());
                 self.done.push((head, served.reply_len()));
-                if served.reply_len() >= LARGE_REPLY {
+                let takes_long = begun.is_some_and(|begun| begun.elapsed() >= LONGEST_BATCH);
+                if !together || takes_long || served.reply_len() >= LARGE_REPLY {
                     self.give_back(ring, memory);
+                    begun = begun.map(|_| Instant::now());
                 }
                 self.spare = Some(served);
             }

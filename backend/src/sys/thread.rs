@@ -1,10 +1,11 @@
 //! What the kernel keeps for each thread: credentials, capabilities, umask, working directory.
 //!
 //! Unlike the C library's functions these change the calling thread alone.
-#![allow(unsafe_code)] // unshare: descriptors must stay shared, or two threads would own the same numbers
+#![allow(unsafe_code)] // unshare: descriptors must stay shared, or two threads would own the same numbers; getrusage
 
 use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::Mode;
@@ -152,6 +153,16 @@ fn check_id(id: u32) -> io::Result<()> {
 
 /// Most groups that [`set_groups`] takes.
 pub const MAX_GROUPS: usize = 32;
+
+/// How often the kernel has taken the processor away from the calling thread for another (`getrusage(2)`, `ru_nivcsw`).
+pub fn preemptions() -> u64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` has room for what is written.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: plain integers, zero where the call failed.
+    let usage = unsafe { usage.assume_init() };
+    u64::try_from(usage.ru_nivcsw).unwrap_or_default()
+}
 
 /// A capability that the daemon gives up or takes back around single calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

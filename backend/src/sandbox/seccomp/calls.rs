@@ -137,6 +137,7 @@ const THREADS: &[c_long] = &[
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_sched_yield,
+    libc::SYS_getrusage,
     // glibc asks for a new thread's CPUs when it looks up the thread's stack.
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_setaffinity,
