@@ -141,7 +141,9 @@ fn name_of(call: &str) -> Option<String> {
     // Events count one, in 8 bytes: a kick that is read, a call that is written.
     let event = arguments.contains(r#""\1\0\0\0\0\0\0\0", 8"#);
     Some(match name {
-        "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "ppoll" | "poll" => "(wait)".to_owned(),
+        "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "ppoll" | "poll" | "sched_yield" => {
+            "(wait)".to_owned()
+        }
         "read" if event => "(kick)".to_owned(),
         "write" if event => "(call)".to_owned(),
         // Cut in two: what was read is in the other half.

@@ -19,7 +19,7 @@ use super::Options;
 use super::config_space::ConfigSpace;
 use super::exit_event::ExitEvents;
 use super::memory::MemoryCell;
-use super::pool::Pool;
+use super::pool::{Helpers, Pool};
 use super::request::Handler;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
@@ -56,6 +56,7 @@ impl FsBackend {
             0 => None,
             size => Some(Arc::new(Pool::new(size, &handler)?)),
         };
+        let helpers = Arc::new(Helpers::new(Arc::clone(&handler)));
         let memory = Arc::new(MemoryCell::default());
         let ending = Arc::new(AtomicBool::new(false));
         let workers = (0..=request_queues)
@@ -65,6 +66,7 @@ impl FsBackend {
                 Mutex::new(Worker::new(
                     Arc::clone(&handler),
                     pool,
+                    Arc::clone(&helpers),
                     ring == HIGH_PRIORITY,
                     options.busy_poll,
                     Arc::clone(&memory),

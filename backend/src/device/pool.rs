@@ -1,11 +1,17 @@
-//! Threads that serve the requests of a device's rings side by side (`--thread-pool-size`).
+//! Threads that serve the requests of a device's rings side by side: all of them (`--thread-pool-size`), or those that would
+//! keep others waiting.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use super::request::{Handler, Request};
 use super::worker::handle;
+use crate::rate_limited;
+
+/// Threads for what would keep others waiting. It is a disk that they wait for: their number is that of requests it gets at a
+/// time, not of processors.
+const HELPERS: usize = 16;
 
 /// A fixed number of threads on one queue of requests. The queue holds no more than the rings do.
 pub(super) struct Pool {
@@ -51,6 +57,37 @@ impl Drop for Pool {
             // A thread's panic was reported when it happened.
             let _ = thread.join();
         }
+    }
+}
+
+/// A pool that there is once it is needed: most guests never ask for anything that is not in the page cache while they also
+/// ask for something else.
+pub(super) struct Helpers {
+    handler: Arc<dyn Handler>,
+    pool: OnceLock<Option<Pool>>,
+}
+
+impl Helpers {
+    pub(super) fn new(handler: Arc<dyn Handler>) -> Self {
+        Self {
+            handler,
+            pool: OnceLock::new(),
+        }
+    }
+
+    /// The threads, if any can be had.
+    pub(super) fn pool(&self) -> Option<&Pool> {
+        let started = self.pool.get_or_init(|| {
+            Pool::new(HELPERS, &self.handler)
+                .inspect_err(|error| {
+                    rate_limited!(
+                        warn,
+                        "cannot start threads to read on, so requests wait for each other: {error}"
+                    );
+                })
+                .ok()
+        });
+        started.as_ref()
     }
 }
 

@@ -11,7 +11,9 @@ use crate::sys::interrupt::Interruption;
 pub trait Handler: Send + Sync + 'static {
     /// Serves `request` and says with [`Request::set_reply_len`] how much it wrote. A handler that has to wait for
     /// something another request may bring about (a lock) keeps the request, returns `None` and calls
-    /// [`Request::finish`] later, from a thread of its own.
+    /// [`Request::finish`] later, from a thread of its own. One that would have to wait for a disk where
+    /// [`Request::may_block`] says no does nothing, and calls [`Request::decline`]; it gets the request again on another
+    /// thread.
     fn handle(&self, request: Box<Request>) -> Option<Box<Request>>;
 
     /// The connection ends: requests that wait fail, and so do those that would begin to.
@@ -30,6 +32,8 @@ pub struct Request {
     pub(super) writable: Segments,
     pub(super) origin: Option<Origin>,
     reply_len: u32,
+    pub(super) may_block: bool,
+    declined: bool,
     interruption: Option<Arc<Interruption>>,
     scratch: Scratch,
 }
@@ -58,6 +62,8 @@ impl Request {
             writable: Segments::default(),
             origin: None,
             reply_len: 0,
+            may_block: true,
+            declined: false,
             interruption: None,
             scratch: Scratch::default(),
         }
@@ -77,6 +83,20 @@ impl Request {
 
     pub(super) fn reply_len(&self) -> u32 {
         self.reply_len
+    }
+
+    /// Whether serving it may wait for a disk: no other request waits for this one.
+    pub fn may_block(&self) -> bool {
+        self.may_block
+    }
+
+    /// Says that serving it would have to wait, and that nothing was done.
+    pub fn decline(&mut self) {
+        self.declined = true;
+    }
+
+    pub(super) fn is_declined(&self) -> bool {
+        self.declined
     }
 
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.
@@ -109,6 +129,8 @@ impl Request {
         self.readable.clear();
         self.writable.clear();
         self.reply_len = 0;
+        self.may_block = true;
+        self.declined = false;
     }
 }
 

@@ -85,6 +85,11 @@ impl Vring {
         }
     }
 
+    /// Chains that were taken and not yet given back.
+    pub(super) fn in_flight(&self) -> usize {
+        self.outstanding().chains
+    }
+
     /// Gives chains back, each with the number of bytes written into it, and notifies the driver if it wants that.
     pub(super) fn complete(&self, memory: &GuardedMemory, used: &[(u16, u32)]) {
         let mut state = self.0.state.get_mut();

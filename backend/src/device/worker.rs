@@ -9,7 +9,7 @@ use super::chain::{Chain, Translator};
 use super::coalescing::Coalescing;
 use super::memory::{GuardedMemory, MemoryCell};
 use super::patience::Patience;
-use super::pool::Pool;
+use super::pool::{Helpers, Pool};
 use super::request::{Handler, Origin, Request};
 use super::vring::Vring;
 use crate::sys::thread;
@@ -34,6 +34,7 @@ const GATHERED: usize = 32;
 pub(super) struct Worker {
     handler: Arc<dyn Handler>,
     pool: Option<Arc<Pool>>,
+    helpers: Arc<Helpers>,
     memory: Arc<MemoryCell>,
     /// Whether requests are gathered.
     gathers: bool,
@@ -55,6 +56,7 @@ impl Worker {
     pub(super) fn new(
         handler: Arc<dyn Handler>,
         pool: Option<Arc<Pool>>,
+        helpers: Arc<Helpers>,
         gathers: bool,
         busy_poll: Duration,
         memory: Arc<MemoryCell>,
@@ -63,6 +65,7 @@ impl Worker {
         Self {
             handler,
             pool,
+            helpers,
             gathers,
             memory,
             ending,
@@ -138,6 +141,7 @@ impl Worker {
         let is_batch = chains.len() > 1;
         let together = is_batch && self.coalescing.next_batch(thread::preemptions);
         let mut begun = together.then(Instant::now);
+        let is_alone = ring.in_flight() == 1;
         for chain in chains.drain(..) {
             let mut request = self
                 .spare
@@ -167,7 +171,12 @@ impl Worker {
                 pool.submit(request);
                 continue;
             }
+            request.may_block = is_alone;
             if let Some(mut served) = handle(&*self.handler, ring, request) {
+                if served.is_declined() {
+                    self.hand_over(chain, ring, memory, served);
+                    continue;
+                }
                 drop(served.take_origin());
                 self.done.push((head, served.reply_len()));
                 let takes_long = begun.is_some_and(|begun| begun.elapsed() >= LONGEST_BATCH);
@@ -180,6 +189,36 @@ impl Worker {
         }
         self.chains = chains;
         self.give_back(ring, memory);
+    }
+
+    /// Has a helper serve a request that would keep others waiting.
+    fn hand_over(
+        &mut self,
+        chain: Chain,
+        ring: &Vring,
+        memory: &GuardedMemory,
+        mut request: Box<Request>,
+    ) {
+        // Nothing was done, but the segments are used up.
+        request.clear();
+        let translated =
+            self.translator
+                .translate(chain, memory, &mut request.readable, &mut request.writable);
+        if let Err(malformed) = translated {
+            // A request that is dropped is counted off.
+            return ring.set_broken(&format!(
+                "the descriptor chain at {} is malformed: {malformed}",
+                chain.head
+            ));
+        }
+        match self.helpers.pool() {
+            Some(pool) => pool.submit(request),
+            None => {
+                if let Some(served) = handle(&*self.handler, ring, request) {
+                    served.finish();
+                }
+            }
+        }
     }
 
     fn give_back(&mut self, ring: &Vring, memory: &GuardedMemory) {

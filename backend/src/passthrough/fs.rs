@@ -327,8 +327,14 @@ impl FileSystem for PassthroughFs {
         self.do_tmpfile(creator, parent, args)
     }
 
-    fn read(&self, node: NodeId, args: &ReadIn, data: &mut Writer<'_>) -> io::Result<usize> {
-        self.do_read(node, args, data)
+    fn read(
+        &self,
+        node: NodeId,
+        args: &ReadIn,
+        data: &mut Writer<'_>,
+        may_block: bool,
+    ) -> io::Result<usize> {
+        self.do_read(node, args, data, may_block)
     }
 
     fn write(&self, node: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {

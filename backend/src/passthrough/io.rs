@@ -14,29 +14,48 @@ use crate::sys::buffers::{Reader, Writer};
 use crate::sys::file;
 
 impl PassthroughFs {
-    /// Reads at most `args.size` bytes, by one system call where a short read is known to mean the end.
+    /// Reads at most `args.size` bytes, by one system call where a short read is known to mean the end. EAGAIN where it would
+    /// have to wait for the disk, and may not.
     pub(super) fn do_read(
         &self,
         id: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
+        may_block: bool,
     ) -> io::Result<usize> {
         let file = self.files.get(Handle::new(args.fh), id)?;
+        let mut how = 0;
+        if !may_block && file.tells_waiting.load(Ordering::Relaxed) {
+            // What goes past the page cache always waits.
+            if file.is_direct() {
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+            how = libc::RWF_NOWAIT;
+        }
         let wanted = size(args.size).min(data.remaining());
         let mut done = 0;
         while done < wanted {
             let offset = position(args.offset, done)?;
             let whole = data.fits_one_call(wanted - done);
             let result = transfer(&file, || {
-                data.read_from(file.as_fd(), wanted - done, offset, 0)
+                data.read_from(file.as_fd(), wanted - done, offset, how)
             });
             match result {
                 Ok(0) => break,
                 Ok(read) => {
                     done += read;
-                    if file.short_read_is_end && whole {
+                    // Less may also be all that is in the page cache, if it is not to wait.
+                    if file.short_read_is_end && whole && how == 0 {
                         break;
                     }
+                }
+                Err(error) if how != 0 && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    file.tells_waiting.store(false, Ordering::Relaxed);
+                    how = 0;
+                }
+                // What was read so far is read again.
+                Err(error) if how != 0 && error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(error);
                 }
                 // What was read is the guest's; the error comes up again when it asks for the rest.
                 Err(_) if done > 0 => break,

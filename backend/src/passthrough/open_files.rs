@@ -23,6 +23,8 @@ pub(super) struct OpenFile {
     pub(super) writable: bool,
     /// Whether transfers go past the page cache; given up when that cannot be done.
     pub(super) direct: AtomicBool,
+    /// Whether a read can be asked not to wait for the disk (`RWF_NOWAIT`); given up when that cannot be done.
+    pub(super) tells_waiting: AtomicBool,
     /// Whether a read that returns less than asked has come to the end.
     pub(super) short_read_is_end: bool,
     /// Whether closing it can report an error that nothing else reports.
@@ -46,6 +48,7 @@ impl OpenFile {
             descriptor,
             writable: request.write,
             direct: AtomicBool::new(request.direct),
+            tells_waiting: AtomicBool::new(true),
             short_read_is_end: place.short_read_is_end(),
             close_reports: place.close_reports(),
             may_be_kept: request.only_reads()
@@ -62,6 +65,7 @@ impl OpenFile {
             descriptor: Arc::new(descriptor),
             writable: false,
             direct: AtomicBool::new(false),
+            tells_waiting: AtomicBool::new(false),
             short_read_is_end: true,
             close_reports: false,
             may_be_kept: false,

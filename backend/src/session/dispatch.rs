@@ -34,6 +34,8 @@ pub(super) struct Call<'a, 'r, 'w> {
     pub(super) reply: &'a mut Writer<'w>,
     /// For replies that are put together before they are sent.
     pub(super) buffer: &'a mut Vec<u8>,
+    /// Whether it may wait for a disk.
+    pub(super) may_block: bool,
 }
 
 impl Call<'_, '_, '_> {
@@ -222,7 +224,7 @@ impl<F: FileSystem + 'static> Session<F> {
                 let creator = call.creator(args.umask, extensions);
                 call.put_opened(fs.tmpfile(&creator, node, args)?)
             }
-            Op::Read(args) => fs.read(node, args, call.reply),
+            Op::Read(args) => fs.read(node, args, call.reply, call.may_block),
             Op::Write(args) => {
                 if to_len(args.size) != call.data.remaining() {
                     return Err(io::Error::from_raw_os_error(libc::EINVAL));

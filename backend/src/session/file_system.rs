@@ -154,8 +154,15 @@ pub trait FileSystem: Send + Sync {
         Err(unsupported())
     }
 
-    /// Reads at most `args.size` bytes straight into `data` and returns how many.
-    fn read(&self, node: NodeId, args: &ReadIn, data: &mut Writer<'_>) -> io::Result<usize>;
+    /// Reads at most `args.size` bytes straight into `data` and returns how many. EAGAIN where that means to wait for a disk and
+    /// it may not, with nothing promised about what is in `data` then.
+    fn read(
+        &self,
+        node: NodeId,
+        args: &ReadIn,
+        data: &mut Writer<'_>,
+        may_block: bool,
+    ) -> io::Result<usize>;
 
     /// Writes `args.size` bytes straight from `data` and returns how many.
     fn write(&self, node: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize>;

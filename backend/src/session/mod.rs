@@ -46,6 +46,8 @@ pub enum Served {
     Replied(usize),
     /// It asks for a lock that another holds, and wants to wait.
     Waits(LockRequest),
+    /// It would wait for a disk, which it may not; nothing was done.
+    Declined,
 }
 
 /// A lock that a guest waits for.
@@ -66,12 +68,13 @@ impl<F: FileSystem + 'static> Session<F> {
         }
     }
 
-    /// Serves the request in `request` and writes its reply into `reply`.
+    /// Serves the request in `request` and writes its reply into `reply`, unless that means to wait for a disk and it may not.
     pub fn serve(
         &self,
         request: &mut Reader<'_>,
         reply: &mut Writer<'_>,
         scratch: &mut Scratch,
+        may_block: bool,
     ) -> Served {
         let total = request.remaining();
         let Some(header) = request.read_value::<InHeader>() else {
@@ -131,6 +134,9 @@ impl<F: FileSystem + 'static> Session<F> {
         if let (Operation::Setlkw(args), Some(_)) = (&decoded.operation, dialect) {
             return self.lock_or_wait(reply, unique, header.node(), *args);
         }
+        if !may_block && waits_for_disk(opcode) {
+            return Served::Declined;
+        }
         let Some(front) = Front::reserve(reply, opcode) else {
             rate_limited!(
                 warn,
@@ -147,9 +153,13 @@ impl<F: FileSystem + 'static> Session<F> {
                 data: request,
                 reply,
                 buffer: &mut scratch.output,
+                may_block,
             };
             self.dispatch(&decoded, &mut call)
         };
+        if !may_block && opcode == Opcode::Read && would_block(&result) {
+            return Served::Declined;
+        }
         Served::Replied(front.fill(unique, result))
     }
 
@@ -182,10 +192,7 @@ impl<F: FileSystem + 'static> Session<F> {
         args: LkIn,
     ) -> Served {
         let result = self.file_system.setlk(node, &args, LockWait::No);
-        if result
-            .as_ref()
-            .is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
-        {
+        if would_block(&result) {
             return match self.waiting.enter(unique) {
                 Ok(()) => Served::Waits(LockRequest { unique, node, args }),
                 Err(too_many) => Served::Replied(refuse(reply, unique, too_many)),
@@ -194,6 +201,25 @@ impl<F: FileSystem + 'static> Session<F> {
         let front = Front::reserve(reply, Opcode::Setlkw);
         Served::Replied(front.map_or(0, |front| front.fill(unique, result.map(|()| 0))))
     }
+}
+
+/// Whether what was asked for usually waits for a disk.
+fn waits_for_disk(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::Fsync
+            | Opcode::Fsyncdir
+            | Opcode::Syncfs
+            | Opcode::Fallocate
+            | Opcode::CopyFileRange
+            | Opcode::CopyFileRange64
+    )
+}
+
+fn would_block<T>(result: &io::Result<T>) -> bool {
+    result
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// A session as the device sees it.
@@ -240,8 +266,13 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
 
 impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
     fn handle(&self, mut request: Box<Request>) -> Option<Box<Request>> {
+        let may_block = request.may_block();
         let (mut reader, mut writer, scratch) = request.parts();
-        match self.0.serve(&mut reader, &mut writer, scratch) {
+        match self.0.serve(&mut reader, &mut writer, scratch, may_block) {
+            Served::Declined => {
+                request.decline();
+                Some(request)
+            }
             Served::Replied(len) => {
                 request.set_reply_len(len);
                 Some(request)

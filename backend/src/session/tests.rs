@@ -181,7 +181,17 @@ impl FileSystem for Recorder {
         ))
     }
 
-    fn read(&self, _node: NodeId, args: &ReadIn, data: &mut Writer<'_>) -> io::Result<usize> {
+    fn read(
+        &self,
+        _node: NodeId,
+        args: &ReadIn,
+        data: &mut Writer<'_>,
+        may_block: bool,
+    ) -> io::Result<usize> {
+        if !may_block {
+            let _ = data.write(b"file");
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
         if args.offset > 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -275,6 +285,7 @@ impl FileSystem for Recorder {
 struct Guest {
     session: Session<Recorder>,
     scratch: Scratch,
+    may_block: bool,
 }
 
 impl Guest {
@@ -282,6 +293,7 @@ impl Guest {
         Self {
             session: Session::new(Recorder::default()),
             scratch: Scratch::default(),
+            may_block: true,
         }
     }
 
@@ -317,6 +329,7 @@ impl Guest {
             &mut readable,
             &mut writable,
             &mut self.scratch,
+            self.may_block,
         );
         if let Served::Replied(len) = served {
             reply.truncate(len);
@@ -359,12 +372,13 @@ fn serve(
     readable: &mut Segments,
     writable: &mut Segments,
     scratch: &mut Scratch,
+    may_block: bool,
 ) -> Served {
     // SAFETY: the callers' buffers outlive the call.
     let mut reader = unsafe { readable.reader() };
     // SAFETY: as above, and no reference into them is used meanwhile.
     let mut writer = unsafe { writable.writer() };
-    session.serve(&mut reader, &mut writer, scratch)
+    session.serve(&mut reader, &mut writer, scratch, may_block)
 }
 
 fn encode(operation: Operation<'_>, extensions: Extensions<'_>, data: &[u8]) -> Vec<u8> {
@@ -708,6 +722,7 @@ fn a_lock_that_is_held_waits_until_interrupted() {
                 &mut readable,
                 &mut writable,
                 &mut Scratch::default(),
+                true,
             )
         });
         let mut segments = Segments::default();
@@ -744,6 +759,7 @@ fn no_more_requests_wait_than_there_are_threads_for() {
         match guest.send(&mut bytes, 16, 4096).0 {
             Served::Waits(_) => waiting += 1,
             Served::Replied(len) => assert_eq!(len, 16),
+            Served::Declined => panic!("it may block"),
         }
     }
     assert_eq!(waiting, 256);
@@ -764,6 +780,27 @@ fn a_request_s_number_waits_only_once() {
     let (_, reply) = guest.send(&mut wait.clone(), 16, 4096);
     let header = OutHeader::read_from_bytes(&reply).expect("a header");
     assert_eq!(header, OutHeader::error(Unique::new(42), libc::EINVAL));
+}
+
+#[test]
+fn what_would_wait_for_a_disk_and_may_not_is_left_undone() {
+    let mut guest = Guest::new();
+    guest.calls();
+    guest.may_block = false;
+    let read = Operation::Read(ReadIn {
+        size: 9,
+        ..ReadIn::default()
+    });
+    for operation in [Operation::Fsync(gangplank_fuse::FsyncIn::default()), read] {
+        let mut bytes = encode(operation, Extensions::default(), &[]);
+        let (served, _) = guest.send(&mut bytes, 64, 4096);
+        assert!(matches!(served, Served::Declined), "{served:?}");
+    }
+    assert!(guest.calls().is_empty());
+    // Whatever does not wait is served.
+    guest
+        .call(Operation::Getattr(GetattrIn::default()))
+        .expect("attributes");
 }
 
 proptest! {

@@ -4,11 +4,12 @@ use std::ffi::CString;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use gangplank_fuse::{GetattrIn, NodeId, Operation, WriteIn};
+use gangplank_fuse::{FsyncIn, GetattrIn, NodeId, Operation, ReadIn, WriteIn};
 use gangplank_tests::driver::arena::Arena;
 use gangplank_tests::driver::ring::CallKind;
 use gangplank_tests::driver::vhost_user::{message, ring_state};
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
+use rustix::fs::{Advice, OFlags, fadvise};
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
     getattr_flags: 0,
@@ -56,6 +57,64 @@ fn every_combination_of_features_works() -> Result<()> {
             }
         }
     }
+    arena.survive(&[])
+}
+
+/// Requests that would keep others waiting are served by other threads, and answered in any order.
+#[test]
+fn what_waits_for_the_disk_among_others_is_answered_right() -> Result<()> {
+    const PART: usize = 64 << 10;
+    const PARTS: usize = 48;
+    let arena = Arena::quiet(&[])?;
+    let path = arena.share().join("cold");
+    let content: Vec<u8> = (0..PART * PARTS / 4)
+        .flat_map(|number| u32::try_from(number).unwrap_or_default().to_le_bytes())
+        .collect();
+    fs::write(&path, &content)?;
+    let host = fs::File::open(&path)?;
+    let setup = Setup {
+        ring_size: 1024,
+        memory: 64 << 20,
+        ..Setup::default()
+    };
+    let mut guest = arena.guest(&setup)?;
+    let node = NodeId::new(guest.lookup(NodeId::ROOT, c"cold")?.nodeid);
+    let file = guest.open(node, OFlags::RDONLY)?;
+    for _ in 0..5 {
+        host.sync_all()?;
+        fadvise(&host, 0, None, Advice::DontNeed)?;
+        let mut asked = Vec::new();
+        for part in 0..PARTS {
+            // The last reads past the end.
+            let offset = PART * part + PART / 2;
+            let read = Operation::Read(ReadIn {
+                fh: file.get(),
+                offset: offset as u64,
+                size: u32::try_from(PART)?,
+                ..ReadIn::default()
+            });
+            let fsync = Operation::Fsync(FsyncIn {
+                fh: file.get(),
+                ..FsyncIn::default()
+            });
+            asked.push((guest.submit(1, node, read, &[], PART)?, Some(offset)));
+            asked.push((guest.submit(1, node, fsync, &[], 0)?, None));
+            asked.push((guest.submit(1, NodeId::ROOT, GETATTR, &[], 256)?, None));
+        }
+        for (ticket, offset) in asked {
+            let answer = guest.finish(ticket)?;
+            if let Some(offset) = offset {
+                let end = content.len().min(offset + PART);
+                ensure!(
+                    content.get(offset..end) == Some(&answer[..]),
+                    "{} bytes at {offset} are not those of the file",
+                    answer.len()
+                );
+            }
+        }
+    }
+    guest.destroy()?;
+    drop(guest);
     arena.survive(&[])
 }
 

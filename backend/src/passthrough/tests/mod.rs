@@ -128,6 +128,28 @@ impl Guest {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<usize> {
+        self.read_as(node, handle, offset, buffer, true)
+    }
+
+    /// Reads what needs no waiting for the disk.
+    fn read_now(
+        &self,
+        node: NodeId,
+        handle: Handle,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> io::Result<usize> {
+        self.read_as(node, handle, offset, buffer, false)
+    }
+
+    fn read_as(
+        &self,
+        node: NodeId,
+        handle: Handle,
+        offset: u64,
+        buffer: &mut [u8],
+        may_block: bool,
+    ) -> io::Result<usize> {
         let args = ReadIn {
             fh: handle.get(),
             offset,
@@ -139,7 +161,7 @@ impl Guest {
         #[allow(unsafe_code)]
         // SAFETY: the buffer is borrowed mutably for the whole function.
         let mut writer = unsafe { segments.writer() };
-        self.fs.read(node, &args, &mut writer)
+        self.fs.read(node, &args, &mut writer, may_block)
     }
 
     fn write(&self, node: NodeId, handle: Handle, offset: u64, data: &[u8]) -> io::Result<usize> {

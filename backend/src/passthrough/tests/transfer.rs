@@ -41,6 +41,32 @@ fn reads_end_where_the_file_ends() {
     assert_eq!(errno(guest.write(node, handle, 0, b"x")), Some(libc::EBADF));
 }
 
+/// Of a file that is in memory in part, less than all would be taken for its end.
+#[test]
+fn a_read_that_may_not_wait_is_whole_or_refused() {
+    const LEN: usize = 1 << 20;
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, &vec![7; LEN], libc::O_RDONLY);
+    let host = std::fs::File::open(guest.path("file")).expect("opened");
+    for resident in [0, 1, LEN / 2, LEN - 1, LEN] {
+        host.sync_all().expect("written");
+        let rest = resident as u64;
+        rustix::fs::fadvise(&host, rest, None, rustix::fs::Advice::DontNeed).expect("dropped");
+        let mut buffer = vec![0; LEN + 4096];
+        match guest.read_now(node, handle, 0, &mut buffer) {
+            Ok(read) => assert_eq!(read, LEN),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        assert_eq!(guest.read(node, handle, 0, &mut buffer).expect("read"), LEN);
+        assert!(buffer[..LEN].iter().all(|byte| *byte == 7));
+    }
+    let mut buffer = vec![0; LEN];
+    match guest.read_now(node, handle, 0, &mut buffer) {
+        Ok(read) => assert_eq!(read, LEN),
+        Err(error) => panic!("what is in memory needs no waiting: {error}"),
+    }
+}
+
 #[test]
 fn more_segments_than_one_call_takes_are_all_read_and_written() {
     let guest = Guest::new();
@@ -60,7 +86,7 @@ fn more_segments_than_one_call_takes_are_all_read_and_written() {
     // SAFETY: the memory lives to the end of the test and is not used while the writer is.
     let read = guest
         .fs
-        .read(node, &args, &mut unsafe { segments.writer() });
+        .read(node, &args, &mut unsafe { segments.writer() }, true);
     assert_eq!(read.expect("read"), 3000);
     assert!(memory.iter().step_by(2).eq(&content));
 }

@@ -114,7 +114,7 @@ fn transfer(
     let file: OwnedFd = File::options().read(true).write(true).open(path)?.into();
     let mut buffer = vec![0x5a; size];
     let mut places = Places::new(size, order);
-    if order == Order::Cold {
+    if order.is_cold() {
         drop_from_memory(path)?;
         timed.time = LONGEST;
     }

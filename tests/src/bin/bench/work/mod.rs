@@ -142,6 +142,13 @@ pub(crate) const CATALOGUE: &[Entry] = &[
         4096,
         Order::Random,
     ),
+    transfer(
+        "random-read-4k-cold-32",
+        32,
+        Direction::Read,
+        4096,
+        Order::ColdRandom,
+    ),
     transfer("random-write-4k", 1, Direction::Write, 4096, Order::Random),
     transfer(
         "random-write-4k-32",

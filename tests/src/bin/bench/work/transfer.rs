@@ -31,6 +31,18 @@ pub(crate) enum Order {
     Cold,
     /// Anywhere.
     Random,
+    /// Anywhere, with nothing in the host's memory before.
+    ColdRandom,
+}
+
+/// Part of a cold file that is read at random: what comes to memory meanwhile is hardly ever met.
+const SCATTERED: u64 = 16;
+
+impl Order {
+    /// Whether the file has to be dropped from memory before, and so is gone through only once.
+    pub(super) const fn is_cold(self) -> bool {
+        matches!(self, Self::Cold | Self::ColdRandom)
+    }
 }
 
 pub(super) struct Transfer {
@@ -94,7 +106,7 @@ impl Workload for Transfer {
         self.node = device.lookup(NodeId::ROOT, LARGE)?;
         self.handle = device.open_file(self.node, OFlags::RDWR.bits())?;
         self.flows = vec![0; flows];
-        if self.places.order == Order::Cold {
+        if self.places.order.is_cold() {
             drop_from_memory(&self.file)?;
         }
         Ok(())
@@ -123,7 +135,7 @@ impl Workload for Transfer {
     }
 
     fn is_once(&self) -> bool {
-        self.places.order == Order::Cold
+        self.places.order.is_cold()
     }
 
     fn is_over(&self) -> bool {
@@ -161,7 +173,7 @@ impl Places {
         let count = LARGE_LEN / self.size;
         let number = match self.order {
             Order::Forward | Order::Cold => self.done,
-            Order::Random => {
+            Order::Random | Order::ColdRandom => {
                 self.state ^= self.state << 13;
                 self.state ^= self.state >> 7;
                 self.state ^= self.state << 17;
@@ -173,7 +185,12 @@ impl Places {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.order == Order::Cold && self.done >= LARGE_LEN / self.size
+        let places = LARGE_LEN / self.size;
+        match self.order {
+            Order::Cold => self.done >= places,
+            Order::ColdRandom => self.done >= places / SCATTERED,
+            Order::Forward | Order::Random => false,
+        }
     }
 }
 
