@@ -13,6 +13,7 @@ pub mod guest;
 pub mod network;
 pub mod packages;
 pub mod process;
+pub mod processors;
 pub mod promises;
 pub mod published;
 pub mod relay;

@@ -56,9 +56,9 @@ impl FsBackend {
             0 => None,
             size => Some(Arc::new(Pool::new(size, &handler)?)),
         };
-        let helpers = Arc::new(Helpers::new(Arc::clone(&handler)));
         let memory = Arc::new(MemoryCell::default());
         let ending = Arc::new(AtomicBool::new(false));
+        let helpers = Arc::new(Helpers::new(Arc::clone(&handler), Arc::clone(&ending)));
         let workers = (0..=request_queues)
             .map(|ring| {
                 // FORGET and INTERRUPT must not queue up behind the requests that fill the pool.

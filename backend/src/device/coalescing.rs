@@ -4,11 +4,14 @@
 //! the daemon. One that shares the worker's processor would take it away after every single answer, and is told at the end.
 //! Which of them it is shows in how often the kernel takes the processor away from the worker.
 
-/// Batches between two looks at how often the processor was taken away.
+/// Batches of a trial, in which is counted how often the processor is taken away.
 const TRIAL: u32 = 16;
 
-/// In that many of them it may have been, by whoever else is about.
-const TOLERATED: u64 = 4;
+/// In that many of them it may be, by whoever else is about.
+const TOLERATED: u32 = 4;
+
+/// Batches between two trials after one that went well.
+const UNTRIED: u32 = 1024;
 
 /// Batches that are announced together after a trial that went badly: at first, and at most.
 const SHORTEST: u32 = 64;
@@ -17,47 +20,75 @@ const LONGEST: u32 = 16384;
 /// What one worker has learned of its driver.
 #[derive(Debug)]
 pub(super) struct Coalescing {
-    /// Batches until the next decision.
+    phase: Phase,
+    /// Batches until the next phase.
     left: u32,
-    /// How often the processor had been taken away when the trial began; none when there is no trial.
-    trial: Option<u64>,
     /// For how long to coalesce after the next trial that goes badly.
     next: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Announcing each, and counting in how many batches the processor was taken away.
+    Trial(u32),
+    /// Announcing each.
+    Each,
+    /// Announcing all together.
+    Together,
+}
+
+/// How a batch is announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// Whether all answers are announced together.
+    pub(super) together: bool,
+    /// How often the processor had been taken away before, if that is counted.
+    before: Option<u64>,
 }
 
 impl Default for Coalescing {
     fn default() -> Self {
         Self {
-            left: 0,
-            trial: None,
+            phase: Phase::Trial(0),
+            left: TRIAL,
             next: SHORTEST,
         }
     }
 }
 
 impl Coalescing {
-    /// Whether the next batch's answers are announced together. `preemptions` tells how often the processor has been taken
-    /// away from this thread; it is seldom asked.
-    pub(super) fn next_batch(&mut self, preemptions: impl Fn() -> u64) -> bool {
-        if self.left == 0 {
-            let now = preemptions();
-            match self.trial {
-                Some(before) if now.saturating_sub(before) > TOLERATED => {
-                    self.trial = None;
-                    self.left = self.next;
-                    self.next = (self.next * 2).min(LONGEST);
-                }
-                tried => {
-                    if tried.is_some() {
-                        self.next = SHORTEST;
-                    }
-                    self.trial = Some(now);
-                    self.left = TRIAL;
-                }
-            }
+    /// How the next batch's answers are announced. `preemptions` tells how often the processor has been taken away from this
+    /// thread; it is seldom asked.
+    pub(super) fn begin(&self, preemptions: impl Fn() -> u64) -> Manner {
+        Manner {
+            together: self.phase == Phase::Together,
+            before: matches!(self.phase, Phase::Trial(_)).then(preemptions),
+        }
+    }
+
+    /// That batch is done.
+    pub(super) fn end(&mut self, manner: Manner, preemptions: impl Fn() -> u64) {
+        if let (Phase::Trial(count), Some(before)) = (&mut self.phase, manner.before)
+            && preemptions() > before
+        {
+            *count += 1;
         }
         self.left -= 1;
-        self.trial.is_none()
+        if self.left > 0 {
+            return;
+        }
+        (self.phase, self.left) = match self.phase {
+            Phase::Trial(count) if count > TOLERATED => {
+                let length = self.next;
+                self.next = (self.next * 2).min(LONGEST);
+                (Phase::Together, length)
+            }
+            Phase::Trial(_) => {
+                self.next = SHORTEST;
+                (Phase::Each, UNTRIED)
+            }
+            Phase::Each | Phase::Together => (Phase::Trial(0), TRIAL),
+        };
     }
 }
 
@@ -72,11 +103,15 @@ mod tests {
         let preemptions = Cell::new(0);
         let mut together = 0;
         for _ in 0..batches {
-            if coalescing.next_batch(|| preemptions.get()) {
+            let manner = coalescing.begin(|| preemptions.get());
+            if manner.together {
                 together += 1;
             } else {
                 preemptions.set(preemptions.get() + each);
             }
+            coalescing.end(manner, || preemptions.get());
+            // What happens between batches is the worker's own doing.
+            preemptions.set(preemptions.get() + 1);
         }
         together
     }
@@ -96,7 +131,7 @@ mod tests {
     fn a_driver_that_moves_is_found_out() {
         let mut coalescing = Coalescing::default();
         coalesced(&mut coalescing, 100_000, 1);
-        coalesced(&mut coalescing, LONGEST, 0);
+        coalesced(&mut coalescing, LONGEST + TRIAL, 0);
         assert_eq!(coalesced(&mut coalescing, 100_000, 0), 0);
         let together = coalesced(&mut coalescing, 100_000, 1);
         assert!(together > 99_000, "{together}");

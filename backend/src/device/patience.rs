@@ -19,6 +19,9 @@ const WORTH_IT: u32 = CERTAIN / 4 * 3;
 /// By what part of what is missing to it an expectation is corrected by each request.
 const INERTIA: u32 = 8;
 
+/// Whoever takes the processor for longer than this, when it is offered, needs it.
+const CROWDED: Duration = Duration::from_micros(200);
+
 /// How many requests are slept for after somebody else took the processor while it was offered: at first, and at most. The
 /// request that comes meanwhile waits for as long as the scheduler lets others run, some milliseconds.
 const SHORTEST_REST: u32 = 64;
@@ -35,6 +38,8 @@ pub(super) struct Patience {
     rest: u32,
     /// How many that will be the next time.
     next_rest: u32,
+    /// The request that is slept for was looked for in vain.
+    in_vain: bool,
 }
 
 impl Patience {
@@ -46,6 +51,7 @@ impl Patience {
             likelihood: 0,
             rest: 0,
             next_rest: SHORTEST_REST,
+            in_vain: false,
         }
     }
 
@@ -59,7 +65,7 @@ impl Patience {
         if self.rest > 0 || self.likelihood < WORTH_IT {
             return false;
         }
-        let mut offered = idle();
+        let mut offered = Duration::ZERO;
         loop {
             // First of all to the driver, which may wait for this very processor.
             std::thread::yield_now();
@@ -70,7 +76,8 @@ impl Patience {
             let now = idle();
             if has_come || now >= self.longest {
                 self.correct(now);
-                if now.saturating_sub(offered) >= self.longest {
+                self.in_vain = !has_come;
+                if now.saturating_sub(offered) >= CROWDED {
                     self.stand_back();
                 } else if has_come {
                     self.next_rest = (self.next_rest - 1).max(SHORTEST_REST);
@@ -84,7 +91,9 @@ impl Patience {
     /// The next request was slept for, and came `after` there was nothing left to do.
     pub(super) fn learn(&mut self, after: Duration) {
         self.rest = self.rest.saturating_sub(1);
-        self.correct(after);
+        if !std::mem::take(&mut self.in_vain) {
+            self.correct(after);
+        }
     }
 
     fn correct(&mut self, after: Duration) {

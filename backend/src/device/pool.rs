@@ -2,51 +2,86 @@
 //! keep others waiting.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::request::{Handler, Request};
 use super::worker::handle;
 use crate::rate_limited;
 
+/// Requests that may wait for a thread. Each keeps its buffers meanwhile, and a ring that stops waits for all of them.
+const MAX_WAITING: usize = 64;
+
 /// Threads for what would keep others waiting. It is a disk that they wait for: their number is that of requests it gets at a
 /// time, not of processors.
 const HELPERS: usize = 16;
 
-/// A fixed number of threads on one queue of requests. The queue holds no more than the rings do.
+/// A fixed number of threads on one queue of requests.
 pub(super) struct Pool {
-    queue: Option<mpsc::Sender<Box<Request>>>,
+    queue: Option<SyncSender<Box<Request>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    /// Starts `size` threads.
+    /// Starts `size` threads, or as many as can be had.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// None can be started.
     pub(super) fn new(size: usize, handler: &Arc<dyn Handler>) -> io::Result<Self> {
-        let (queue, requests) = mpsc::channel::<Box<Request>>();
+        Self::until(size, handler, &Arc::default())
+    }
+
+    /// The same, whose threads count off what waits once `ending` is set, without serving it.
+    fn until(
+        size: usize,
+        handler: &Arc<dyn Handler>,
+        ending: &Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let (queue, requests) = sync_channel::<Box<Request>>(MAX_WAITING);
         let requests = Arc::new(Mutex::new(requests));
-        let threads = (0..size)
-            .map(|index| {
-                let (requests, handler) = (Arc::clone(&requests), Arc::clone(handler));
-                thread::Builder::new()
-                    .name(format!("pool_{index}"))
-                    .spawn(move || serve(&requests, &*handler))
-            })
-            .collect::<io::Result<_>>()?;
+        let mut threads = Vec::with_capacity(size);
+        for index in 0..size {
+            let requests = Arc::clone(&requests);
+            let (handler, ending) = (Arc::clone(handler), Arc::clone(ending));
+            let started = thread::Builder::new()
+                .name(format!("pool_{index}"))
+                .spawn(move || serve(&requests, &*handler, &ending));
+            match started {
+                Ok(thread) => threads.push(thread),
+                Err(error) if threads.is_empty() => return Err(error),
+                Err(error) => {
+                    rate_limited!(
+                        warn,
+                        "{index} of {size} threads of a pool were started: {error}"
+                    );
+                    break;
+                }
+            }
+        }
         Ok(Self {
             queue: Some(queue),
             threads,
         })
     }
 
-    /// Has a thread serve `request` and give it back.
+    /// Has a thread serve `request` and give it back; waits until it may wait.
     pub(super) fn submit(&self, request: Box<Request>) {
         if let Some(queue) = &self.queue {
-            // Should every thread be gone, then the request comes back in the error and is given back empty.
+            // Should every thread be gone, then the request comes back in the error and is counted off.
             let _ = queue.send(request);
         }
+    }
+
+    /// The same, unless too many wait already: then it is given back.
+    fn offer(&self, request: Box<Request>) -> Result<(), Box<Request>> {
+        let Some(queue) = &self.queue else {
+            return Err(request);
+        };
+        queue.try_send(request).map_err(|error| match error {
+            TrySendError::Full(request) | TrySendError::Disconnected(request) => request,
+        })
     }
 }
 
@@ -64,21 +99,24 @@ impl Drop for Pool {
 /// ask for something else.
 pub(super) struct Helpers {
     handler: Arc<dyn Handler>,
+    ending: Arc<AtomicBool>,
     pool: OnceLock<Option<Pool>>,
 }
 
 impl Helpers {
-    pub(super) fn new(handler: Arc<dyn Handler>) -> Self {
+    /// No threads yet; when `ending` is set, what waits for them is left undone.
+    pub(super) fn new(handler: Arc<dyn Handler>, ending: Arc<AtomicBool>) -> Self {
         Self {
             handler,
+            ending,
             pool: OnceLock::new(),
         }
     }
 
-    /// The threads, if any can be had.
-    pub(super) fn pool(&self) -> Option<&Pool> {
+    /// Has a helper serve `request` and give it back, unless there is none, or too many wait already.
+    pub(super) fn offer(&self, request: Box<Request>) -> Result<(), Box<Request>> {
         let started = self.pool.get_or_init(|| {
-            Pool::new(HELPERS, &self.handler)
+            Pool::until(HELPERS, &self.handler, &self.ending)
                 .inspect_err(|error| {
                     rate_limited!(
                         warn,
@@ -87,17 +125,26 @@ impl Helpers {
                 })
                 .ok()
         });
-        started.as_ref()
+        match started {
+            Some(pool) => pool.offer(request),
+            None => Err(request),
+        }
     }
 }
 
-fn serve(requests: &Mutex<mpsc::Receiver<Box<Request>>>, handler: &dyn Handler) {
+fn serve(requests: &Mutex<Receiver<Box<Request>>>, handler: &dyn Handler, ending: &AtomicBool) {
     loop {
         let next = requests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .recv();
-        let Ok(request) = next else { return };
+        let Ok(mut request) = next else { return };
+        if ending.load(Ordering::Relaxed) {
+            if let Some(origin) = request.take_origin() {
+                origin.ring.abandon(1);
+            }
+            continue;
+        }
         let Some(ring) = request.origin.as_ref().map(|origin| origin.ring.clone()) else {
             continue;
         };

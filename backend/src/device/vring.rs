@@ -46,11 +46,16 @@ struct Outstanding {
 
 impl Vring {
     /// Takes up to `limit` chains off the ring into `chains`, to be translated in the same memory; none when the ring is
-    /// stopped, disabled or broken.
-    pub(super) fn take(&self, memory: &GuardedMemory, limit: usize, chains: &mut Vec<Chain>) {
+    /// stopped, disabled or broken. How many are taken and not given back then, those before included.
+    pub(super) fn take(
+        &self,
+        memory: &GuardedMemory,
+        limit: usize,
+        chains: &mut Vec<Chain>,
+    ) -> usize {
         let mut state = self.0.state.get_mut();
         if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
-            return;
+            return 0;
         }
         let before = chains.len();
         let mut outstanding = self.outstanding();
@@ -72,6 +77,7 @@ impl Vring {
             Ok(waiting && chains.len() == before)
         });
         outstanding.chains += chains.len() - before;
+        let in_flight = outstanding.chains;
         drop(outstanding);
         drop(state);
         match result {
@@ -83,11 +89,7 @@ impl Vring {
                 self.set_broken(&format!("its available ring cannot be used: {error}"));
             }
         }
-    }
-
-    /// Chains that were taken and not yet given back.
-    pub(super) fn in_flight(&self) -> usize {
-        self.outstanding().chains
+        in_flight
     }
 
     /// Gives chains back, each with the number of bytes written into it, and notifies the driver if it wants that.

@@ -21,7 +21,10 @@ const BATCH: usize = 32;
 const LARGE_REPLY: u32 = 64 * 1024;
 
 /// The others wait no longer than this for the rest of their batch, and the request at hand: files may lie on slow disks.
-const LONGEST_BATCH: Duration = Duration::from_micros(100);
+const LONGEST_BATCH: Duration = Duration::from_micros(500);
+
+/// After as many answers it is looked how long the batch has taken.
+const CLOCKED: usize = 4;
 
 /// How long requests are gathered on the high-priority ring before they are looked at, once there was one. FORGET comes by the
 /// thousand, one by one, and nobody waits for it: waking up for each would cost more than all the rest of it.
@@ -81,7 +84,8 @@ impl Worker {
 
     /// Serves the ring until nothing is available, nor likely to be soon, or the device ends.
     pub(super) fn serve(&mut self, ring: &Vring) {
-        let mut slept = self.idle_since.take().map(|idle| idle.elapsed());
+        let mut idle = self.idle_since.take();
+        let mut slept = idle.map(|idle| idle.elapsed());
         loop {
             let memory = self.memory.current();
             ring.suppress_notifications(&memory);
@@ -98,7 +102,10 @@ impl Worker {
                 std::thread::sleep(GATHER);
                 continue;
             }
-            let idle_since = Instant::now();
+            if served > 0 {
+                idle = None;
+            }
+            let idle_since = idle.unwrap_or_else(Instant::now);
             if served > 0 && !self.gathers && self.pool.is_none() {
                 if let Some(slept) = slept.take() {
                     self.patience.learn(slept);
@@ -122,12 +129,12 @@ impl Worker {
         let mut served = 0;
         while !self.is_ending() {
             let memory = self.memory.current();
-            ring.take(&memory, BATCH, &mut self.chains);
+            let in_flight = ring.take(&memory, BATCH, &mut self.chains);
             if self.chains.is_empty() {
                 break;
             }
             served += self.chains.len();
-            self.serve_batch(ring, &memory);
+            self.serve_batch(ring, &memory, in_flight == 1);
         }
         served
     }
@@ -136,12 +143,15 @@ impl Worker {
         self.ending.load(Ordering::Relaxed)
     }
 
-    fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuardedMemory>) {
+    /// Serves what was taken; it `is_alone` if the driver has asked for nothing else.
+    fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuardedMemory>, is_alone: bool) {
         let mut chains = std::mem::take(&mut self.chains);
         let is_batch = chains.len() > 1;
-        let together = is_batch && self.coalescing.next_batch(thread::preemptions);
+        // Nobody waits for what is gathered, and a pool's threads announce what they serve.
+        let manner = (is_batch && !self.gathers && self.pool.is_none())
+            .then(|| self.coalescing.begin(thread::preemptions));
+        let together = self.gathers || manner.is_some_and(|manner| manner.together);
         let mut begun = together.then(Instant::now);
-        let is_alone = ring.in_flight() == 1;
         for chain in chains.drain(..) {
             let mut request = self
                 .spare
@@ -179,7 +189,8 @@ impl Worker {
                 }
                 drop(served.take_origin());
                 self.done.push((head, served.reply_len()));
-                let takes_long = begun.is_some_and(|begun| begun.elapsed() >= LONGEST_BATCH);
+                let takes_long = self.done.len().is_multiple_of(CLOCKED)
+                    && begun.is_some_and(|begun| begun.elapsed() >= LONGEST_BATCH);
                 if !together || takes_long || served.reply_len() >= LARGE_REPLY {
                     self.give_back(ring, memory);
                     begun = begun.map(|_| Instant::now());
@@ -189,6 +200,9 @@ impl Worker {
         }
         self.chains = chains;
         self.give_back(ring, memory);
+        if let Some(manner) = manner {
+            self.coalescing.end(manner, thread::preemptions);
+        }
     }
 
     /// Has a helper serve a request that would keep others waiting.
@@ -199,6 +213,8 @@ impl Worker {
         memory: &GuardedMemory,
         mut request: Box<Request>,
     ) {
+        // This may take long, if there is no helper after all.
+        self.give_back(ring, memory);
         // Nothing was done, but the segments are used up.
         request.clear();
         let translated =
@@ -211,13 +227,10 @@ impl Worker {
                 chain.head
             ));
         }
-        match self.helpers.pool() {
-            Some(pool) => pool.submit(request),
-            None => {
-                if let Some(served) = handle(&*self.handler, ring, request) {
-                    served.finish();
-                }
-            }
+        if let Err(request) = self.helpers.offer(request)
+            && let Some(served) = handle(&*self.handler, ring, request)
+        {
+            served.finish();
         }
     }
 

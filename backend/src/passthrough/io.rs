@@ -41,6 +41,8 @@ impl PassthroughFs {
                 data.read_from(file.as_fd(), wanted - done, offset, how)
             });
             match result {
+                // Linux 5.9 and 5.10 say so of what is not in memory, too (readv(2), BUGS).
+                Ok(0) if how != 0 => how = 0,
                 Ok(0) => break,
                 Ok(read) => {
                     done += read;

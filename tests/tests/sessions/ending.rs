@@ -7,10 +7,11 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gangplank_fuse::{NodeId, Operation, WriteIn};
+use gangplank_fuse::{CopyFileRangeIn, NodeId, Operation, WriteIn};
 use gangplank_tests::driver::arena::{Arena, wait_for_log};
 use gangplank_tests::driver::{Driver, Setup};
 use gangplank_tests::{process, tools};
+use rustix::fs::OFlags;
 use tempfile::TempDir;
 
 /// How long a daemon may take to end.
@@ -152,4 +153,38 @@ fn guests_learn_that_the_daemon_has_ended() -> Result<()> {
     ensure!(status.success(), "{status}:\n{log}");
     guest.peer.wait_for_hang_up()?;
     Ok(())
+}
+
+/// What waits for a helper then is not served, and nothing of it is kept.
+#[test]
+fn a_guest_that_goes_with_much_waiting_for_the_disk_leaves_nothing() -> Result<()> {
+    const COPIED: u64 = 1 << 20;
+    let mut arena = Arena::new(&[])?;
+    let path = arena.share().join("large");
+    File::create(&path)?.set_len(COPIED)?;
+    for _ in 0..3 {
+        let setup = Setup {
+            ring_size: 1024,
+            ..Setup::default()
+        };
+        let mut guest = arena.guest(&setup)?;
+        let node = NodeId::new(guest.lookup(NodeId::ROOT, c"large")?.nodeid);
+        let target = guest.create(NodeId::ROOT, c"copy", 0o600)?;
+        let source = guest.open(node, OFlags::RDONLY)?;
+        for _ in 0..200 {
+            let copy = Operation::CopyFileRange(CopyFileRangeIn {
+                fh_in: source.get(),
+                nodeid_out: target.node.get(),
+                fh_out: target.file.get(),
+                len: COPIED,
+                ..CopyFileRangeIn::default()
+            });
+            // Nobody waits for the answers.
+            let _unanswered = guest.submit(1, node, copy, &[], 64)?;
+        }
+        drop(guest);
+        arena.neighbour_goes_on()?;
+        fs::remove_file(arena.share().join("copy"))?;
+    }
+    arena.survive(&[])
 }

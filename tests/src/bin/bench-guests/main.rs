@@ -1,10 +1,13 @@
 //! The benchmark at guest level: what people do with files, in one guest on several file systems in turn, and on the host.
 //!
-//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--json FILE] [--document FILE] [WORKLOAD...]
+//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] [--json FILE] [--document FILE] [WORKLOAD...]
 //!
 //! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay; in QEMU virtiofsd and 9p. All of them serve
 //! directories of one host file system, mounted side by side in one guest, and every workload is run on each of them
 //! in each round. `guest-bench` is what runs in the guest.
+//!
+//! Everything runs on one processor, or with `--apart` wherever the kernel puts it: where a processor takes long to wake up,
+//! and that is longest in virtual machines, it is then a matter of luck what is measured.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -19,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use gangplank_tests::guest::Machine;
-use gangplank_tests::published;
+use gangplank_tests::{processors, published};
 
 use crate::results::Results;
 use crate::scene::Scene;
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!(
-                "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] \
+                "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] \
                  [--json FILE] [--document FILE] [WORKLOAD...]"
             );
             return ExitCode::from(2);
@@ -49,6 +52,7 @@ struct Arguments {
     machine: Machine,
     rounds: u32,
     percent: u32,
+    apart: bool,
     json: Option<PathBuf>,
     document: Option<PathBuf>,
     workloads: Vec<String>,
@@ -60,6 +64,7 @@ impl Arguments {
             machine: Machine::Uml,
             rounds: 5,
             percent: 100,
+            apart: false,
             json: None,
             document: None,
             workloads: Vec::new(),
@@ -71,6 +76,7 @@ impl Arguments {
                 "qemu-x86_64" => parsed.machine = Machine::QemuX86_64,
                 "--rounds" => parsed.rounds = value()?.parse().context("--rounds")?,
                 "--size" => parsed.percent = value()?.parse().context("--size")?,
+                "--apart" => parsed.apart = true,
                 "--document" => parsed.document = Some(value()?.into()),
                 "--json" => parsed.json = Some(value()?.into()),
                 option if option.starts_with('-') => bail!("there is no option {option}"),
@@ -82,6 +88,12 @@ impl Arguments {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let machine = published::Machine::this();
+    if !arguments.apart {
+        let processor = processors::allowed()?.first().copied();
+        processors::stay_on(processor.context("no processor to run on")?)
+            .context("choosing a processor")?;
+    }
     let mut scene = Scene::new(arguments.machine, arguments.percent)?;
     let mut results = Results::default();
     let workloads = match arguments.workloads.is_empty() {
@@ -101,10 +113,15 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some(path) = &arguments.document {
         let told = format!(
-            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size.\n\n{table}",
-            published::Machine::this(),
+            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size, {}.\n\n{table}",
+            machine,
             arguments.rounds,
-            arguments.percent
+            arguments.percent,
+            if arguments.apart {
+                "processes wherever the kernel puts them"
+            } else {
+                "all on one processor"
+            }
         );
         published::put(path, mark(arguments.machine), &told)?;
     }

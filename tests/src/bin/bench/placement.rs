@@ -3,8 +3,9 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use gangplank_tests::processors::{allowed, only, stay_on};
 use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::sched_setaffinity;
 
 use crate::device::Waiting;
 use crate::usage::family;
@@ -52,10 +53,9 @@ pub(crate) struct Processors {
 }
 
 impl Processors {
-    /// The last two that this process may run on: the first has more interrupts to serve.
+    /// The last two that this process may run on.
     pub(crate) fn find() -> Result<Self> {
-        let allowed = sched_getaffinity(None)?;
-        let mut numbers = (0..CpuSet::MAX_CPU).rev().filter(|at| allowed.is_set(*at));
+        let mut numbers = allowed()?.into_iter();
         Ok(Self {
             driver: numbers.next().context("no processor to run on")?,
             other: numbers.next(),
@@ -69,7 +69,7 @@ impl Processors {
 
     /// Has the calling thread run on the driver's.
     pub(crate) fn pin_driver(&self) -> Result<()> {
-        sched_setaffinity(None, &only(self.driver)).context("choosing the driver's processor")
+        stay_on(self.driver).context("choosing the driver's processor")
     }
 
     /// Has every thread of a daemon run on the driver's processor or on the other, and so every thread it starts from now on.
@@ -93,10 +93,4 @@ impl Processors {
         }
         Ok(())
     }
-}
-
-fn only(number: usize) -> CpuSet {
-    let mut set = CpuSet::new();
-    set.set(number);
-    set
 }
