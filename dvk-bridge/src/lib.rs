@@ -13,3 +13,5 @@ pub mod forward;
 pub mod rhostfs;
 pub mod status;
 pub mod switch;
+pub mod typed;
+pub mod way;

@@ -12,11 +12,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use gangplank_frontend::failure::in_full;
 
 use crate::abi::{Generation, HeaderError};
 use crate::carrier::node::PORT_BASE;
+use crate::typed::GenerationName;
 use conversations::Conversations;
 use decode::Decoder;
 
@@ -57,27 +57,6 @@ pub struct DumpArgs {
     /// A capture, - for standard input
     #[arg(value_name = "FILE", required_unless_present = "listen")]
     pub file: Option<PathBuf>,
-}
-
-/// Layouts by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GenerationName {
-    /// Of 2022: messages of 36 bytes, headers of 120
-    Current,
-    /// Of 2019 to 2022: messages of 76 bytes, headers of 132
-    Legacy,
-    /// Of early 2019: messages of 36 bytes, headers of 92
-    Early,
-}
-
-impl From<GenerationName> for Generation {
-    fn from(name: GenerationName) -> Self {
-        match name {
-            GenerationName::Current => Self::Current,
-            GenerationName::Legacy => Self::Legacy,
-            GenerationName::Early => Self::Early,
-        }
-    }
 }
 
 /// Why nothing more can be shown.

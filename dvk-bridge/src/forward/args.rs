@@ -1,17 +1,12 @@
 //! `forward`'s command line as typed.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::abi::{DcId, Endpoint, NodeId};
+use crate::abi::{DcId, Endpoint};
 use crate::carrier::device;
-use crate::rhostfs::mount::{
-    GenerationName, PeerName, Ports, parse_dc, parse_endpoint, parse_node, parse_seconds,
-};
-
-/// Heading of the options that say where the server is.
-const SERVER: &str = "Server";
+use crate::typed::{parse_dc, parse_endpoint, parse_seconds};
+use crate::way::WayArgs;
 
 /// `forward`: a server elsewhere for the processes of this machine's DVK.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,33 +36,9 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
 
-    /// The server's node: its host, and its id
-    #[arg(long, value_name = "HOST:ID", required_unless_present = "switch", requires = "node", help_heading = SERVER)]
-    pub peer: Option<PeerName>,
-
-    /// The id that this program has as a node: the server's configuration has it as a peer's, and this machine's DVS nowhere
-    #[arg(long, value_name = "ID", requires = "peer", value_parser = parse_node, help_heading = SERVER)]
-    pub node: Option<NodeId>,
-
-    /// The socket of a switch, at which the server is (rhs_carrier local), instead of a node
-    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["peer", "node", "address", "ports", "generation"], help_heading = SERVER)]
-    pub switch: Option<PathBuf>,
-
-    /// Number of a user that the switch may run as, beside root and this program's own
-    #[arg(long, value_name = "UID", requires = "switch", conflicts_with = "peer", help_heading = SERVER)]
-    pub switch_uid: Option<u32>,
-
-    /// The address to listen on, and to connect from. Whoever sends from the server's address is believed to be it
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), help_heading = SERVER)]
-    pub address: IpAddr,
-
-    /// The first of the ports that this node listens on, and then the server's
-    #[arg(long, value_name = "PORT[:PORT]", default_value = "3000", help_heading = SERVER)]
-    pub ports: Ports,
-
-    /// The layout of the server's messages
-    #[arg(long, value_name = "NAME", default_value = "current", help_heading = SERVER)]
-    pub generation: GenerationName,
+    /// How the server is reached.
+    #[command(flatten)]
+    pub way: WayArgs,
 }
 
 #[cfg(test)]
@@ -91,7 +62,7 @@ mod tests {
     #[test]
     fn a_server_is_at_a_node_or_at_a_switch() {
         let args = parse("--peer far:1 --node 5 --address 10.0.0.5").unwrap();
-        assert_eq!(args.peer.map(|peer| peer.node.raw()), Some(1));
+        assert_eq!(args.way.peer.map(|peer| peer.node.raw()), Some(1));
         assert_eq!((args.endpoint.raw(), args.dc), (1, DcId::FIRST));
         assert!(parse("--switch /run/dvk.sock --switch-uid 5").is_ok());
         for (line, what) in [

@@ -10,10 +10,11 @@ use nix::sys::signal::{SigSet, Signal};
 use super::{Forward, ForwardArgs};
 use crate::abi::DcLimits;
 use crate::carrier::device::{Device, DeviceError};
-use crate::carrier::local::{Local, LocalConfig, LocalError};
-use crate::carrier::node::{Node, NodeConfig, NodeError, PeerConfig};
+use crate::carrier::local::{Local, LocalError};
+use crate::carrier::node::{Node, NodeError};
 use crate::endpoint::{Carrier, EndpointError};
 use crate::status::{Report, StatusError, StatusServer};
+use crate::way::Way;
 
 /// Why nothing is passed on, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -110,27 +111,16 @@ enum There {
 impl There {
     fn start(args: &ForwardArgs, limits: DcLimits) -> Result<Self, ForwardError> {
         let dcs = [(args.dc, limits)].into();
-        if let Some(socket) = &args.switch {
-            let config = LocalConfig {
-                dcs,
-                switch_uid: args.switch_uid,
-                ..LocalConfig::new(socket.clone())
-            };
-            return Ok(Self::Switch(Arc::new(Local::start(config)?)));
-        }
-        let (Some(server), Some(node)) = (&args.peer, args.node) else {
-            return Err(ForwardError::NoServer);
-        };
-        let mut peer = PeerConfig::new(server.node, &server.host);
-        peer.port_base = args.ports.peer;
-        peer.generation = args.generation.into();
-        peer.endpoints = vec![(args.dc, args.endpoint)];
-        let mut config = NodeConfig::new(node);
-        config.address = args.address;
-        config.port_base = args.ports.own;
-        config.peers = vec![peer];
-        config.dcs = dcs;
-        Ok(Self::Node(Arc::new(Node::start(config)?)))
+        Ok(match args.way.way().ok_or(ForwardError::NoServer)? {
+            Way::Switch(socket) => {
+                Self::Switch(Arc::new(Local::start(args.way.at_switch(socket, dcs))?))
+            }
+            Way::Node(node, server) => {
+                let known = (args.dc, args.endpoint);
+                let config = args.way.as_node(node, server, known, dcs);
+                Self::Node(Arc::new(Node::start(config)?))
+            }
+        })
     }
 
     fn carrier(&self) -> Arc<dyn Carrier> {
@@ -148,10 +138,10 @@ impl There {
     }
 
     fn name(&self, args: &ForwardArgs) -> String {
-        match (&args.peer, &args.switch) {
-            (Some(peer), _) => format!("node {} at {}", peer.node, peer.host),
-            (_, Some(socket)) => format!("the switch at {}", socket.display()),
-            (None, None) => String::new(),
+        match args.way.way() {
+            Some(Way::Node(_, peer)) => format!("node {} at {}", peer.node, peer.host),
+            Some(Way::Switch(socket)) => format!("the switch at {}", socket.display()),
+            None => String::new(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Rule, Switch, SwitchConfig, SwitchError};
 use crate::abi::{DcId, DcLimits};
+use crate::typed::parse_dc;
 
 /// `switch`: a meeting place for the programs of one host.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,12 +39,6 @@ fn parse_mode(text: &str) -> Result<u32, &'static str> {
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("permission bits are octal, such as 660"),
     }
-}
-
-fn parse_dc(text: &str) -> Result<DcId, &'static str> {
-    let raw = text.parse().ok();
-    raw.and_then(DcId::new)
-        .ok_or("containers are numbered from 0 to 31")
 }
 
 impl From<&SwitchArgs> for SwitchConfig {

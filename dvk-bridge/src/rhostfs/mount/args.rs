@@ -1,16 +1,14 @@
 //! `mount`'s command line as typed.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
+use crate::abi::{DcId, Endpoint};
+use crate::typed::{parse_dc, parse_endpoint, parse_seconds};
+use crate::way::{SERVER, WayArgs};
 
-/// Heading of the options that say how the server is reached.
-const SERVER: &str = "Server";
 /// Heading of the options that say what the mount is like.
 const FILES: &str = "Files";
 
@@ -23,21 +21,9 @@ const FILES: &str = "Files";
                   Exit status: 0 unmounted (mounted, with --background), 1 not mounted, or not to the end, 2 wrong command line."
 )]
 pub struct MountArgs {
-    /// The server's node: its host, and its id in the DVS
-    #[arg(long, value_name = "HOST:ID", required_unless_present = "switch", requires = "node", help_heading = SERVER)]
-    pub peer: Option<PeerName>,
-
-    /// This machine's id in the DVS
-    #[arg(long, value_name = "ID", requires = "peer", value_parser = parse_node, help_heading = SERVER)]
-    pub node: Option<NodeId>,
-
-    /// The socket of a switch on this host, at which the server is (rhs_carrier local), instead of a node
-    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["peer", "node", "address", "ports", "generation", "server"], help_heading = SERVER)]
-    pub switch: Option<PathBuf>,
-
-    /// Number of a user that the switch may run as, beside root and this program's own
-    #[arg(long, value_name = "UID", requires = "switch", conflicts_with = "peer", help_heading = SERVER)]
-    pub switch_uid: Option<u32>,
+    /// How the server is reached.
+    #[command(flatten)]
+    pub way: WayArgs,
 
     /// The server's endpoint
     #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
@@ -52,20 +38,8 @@ pub struct MountArgs {
     #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc, help_heading = SERVER)]
     pub dc: DcId,
 
-    /// The address to listen on, and to connect from. Whoever sends from the server's address is believed to be it
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), help_heading = SERVER)]
-    pub address: IpAddr,
-
-    /// The first of the ports that this node listens on, and then the server's; every real DVS has 3000
-    #[arg(long, value_name = "PORT[:PORT]", default_value = "3000", help_heading = SERVER)]
-    pub ports: Ports,
-
-    /// The layout of the server's messages
-    #[arg(long, value_name = "NAME", default_value = "current", help_heading = SERVER)]
-    pub generation: GenerationName,
-
     /// Which server it is: gangplank's, or the original rhostfsd, whose faults are worked around
-    #[arg(long, value_name = "NAME", default_value = "ours", help_heading = SERVER)]
+    #[arg(long, value_name = "NAME", default_value = "ours", conflicts_with = "switch", help_heading = SERVER)]
     pub server: ServerName,
 
     /// How long an answer may take, in seconds with fractions; also how long the server may take to appear
@@ -101,15 +75,6 @@ pub struct MountArgs {
     pub mountpoint: PathBuf,
 }
 
-/// How the server is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way<'a> {
-    /// From this machine as a node to the server's.
-    Node(NodeId, &'a PeerName),
-    /// By the switch at this socket.
-    Switch(&'a Path),
-}
-
 /// The first of the endpoints that mounts have, by their nodes: above those that a DVS has for its own, and those from 65 on are made
 /// known by a node's proxy itself.
 const FIRST_OF_NODES: i32 = 70;
@@ -119,87 +84,9 @@ const AT_A_SWITCH: i32 = 10;
 impl MountArgs {
     /// This mount's endpoint: what was typed, or one that no other node's mount has if nothing was typed there either.
     pub(super) fn client(&self) -> Endpoint {
-        let by_node = self.node.map(|node| FIRST_OF_NODES + node.raw());
+        let by_node = self.way.node.map(|node| FIRST_OF_NODES + node.raw());
         let usual = Endpoint::from_raw(by_node.unwrap_or(AT_A_SWITCH));
         self.client_endpoint.unwrap_or(usual)
-    }
-
-    /// How the server is reached; none where the command line was not clap's.
-    pub(super) fn way(&self) -> Option<Way<'_>> {
-        match (&self.switch, self.node, &self.peer) {
-            (Some(socket), _, _) => Some(Way::Switch(socket)),
-            (None, Some(node), Some(peer)) => Some(Way::Node(node, peer)),
-            _ => None,
-        }
-    }
-}
-
-/// A node, and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerName {
-    /// Its host, by name or address.
-    pub host: String,
-    /// Its id.
-    pub node: NodeId,
-}
-
-impl FromStr for PeerName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (host, id) = text
-            .rsplit_once(':')
-            .ok_or("a host and a node's id with a colon between them")?;
-        if host.is_empty() {
-            return Err("no host before the colon");
-        }
-        Ok(Self {
-            host: host.to_owned(),
-            node: parse_node(id)?,
-        })
-    }
-}
-
-/// First ports of both nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
-    /// Ours.
-    pub own: u16,
-    /// The server's.
-    pub peer: u16,
-}
-
-impl FromStr for Ports {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let port = |text: &str| text.parse().map_err(|_| "not a port");
-        let (own, peer) = text.split_once(':').unwrap_or((text, text));
-        Ok(Self {
-            own: port(own)?,
-            peer: port(peer)?,
-        })
-    }
-}
-
-/// Layouts by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GenerationName {
-    /// Of 2022: messages of 36 bytes, headers of 120
-    Current,
-    /// Of 2019 to 2022: messages of 76 bytes, headers of 132
-    Legacy,
-    /// Of early 2019: messages of 36 bytes, headers of 92
-    Early,
-}
-
-impl From<GenerationName> for Generation {
-    fn from(name: GenerationName) -> Self {
-        match name {
-            GenerationName::Current => Self::Current,
-            GenerationName::Legacy => Self::Legacy,
-            GenerationName::Early => Self::Early,
-        }
     }
 }
 
@@ -230,41 +117,16 @@ pub enum PermissionsName {
     Server,
 }
 
-pub(crate) fn parse_node(text: &str) -> Result<NodeId, &'static str> {
-    text.parse()
-        .ok()
-        .and_then(NodeId::new)
-        .ok_or("a node's id is a number from 0 to 31")
-}
-
-pub(crate) fn parse_dc(text: &str) -> Result<DcId, &'static str> {
-    text.parse()
-        .ok()
-        .and_then(DcId::new)
-        .ok_or("a container's id is a number from 0 to 31")
-}
-
-pub(crate) fn parse_endpoint(text: &str) -> Result<Endpoint, &'static str> {
-    text.parse()
-        .ok()
-        .map(Endpoint::from_raw)
-        .filter(|endpoint| DcLimits::USUAL.contains(*endpoint))
-        .ok_or("no container has such an endpoint")
-}
-
-pub(crate) fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
-    text.parse()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|duration| *duration <= Duration::from_secs(1_000_000))
-        .ok_or("a number of seconds, up to a million")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser;
 
     use super::*;
+    use crate::abi::DcLimits;
+    use crate::typed::Ports;
+    use crate::way::Way;
 
     #[derive(Debug, Parser)]
     struct Program {
@@ -280,7 +142,7 @@ mod tests {
     #[test]
     fn the_shortest_line_names_a_peer_a_node_and_a_directory() {
         let args = parse("--peer far.example:3 --node 2 /mnt").unwrap();
-        let Some(Way::Node(node, peer)) = args.way() else {
+        let Some(Way::Node(node, peer)) = args.way.way() else {
             panic!("{args:?}");
         };
         assert_eq!((peer.host.as_str(), peer.node.raw()), ("far.example", 3));
@@ -289,9 +151,9 @@ mod tests {
         let other = parse("--peer far.example:3 --node 31 /mnt").unwrap();
         assert_eq!(other.client().raw(), 101, "no two nodes have the same");
         assert!(DcLimits::USUAL.contains(other.client()));
-        assert!(args.address.is_loopback());
+        assert!(args.way.address.is_loopback());
         assert_eq!(
-            args.ports,
+            args.way.ports,
             Ports {
                 own: 3000,
                 peer: 3000
@@ -305,7 +167,7 @@ mod tests {
         let args = parse("--peer localhost:0 --node 1 --ports 4000:5000 --client-endpoint -5 /mnt")
             .unwrap();
         assert_eq!(
-            args.ports,
+            args.way.ports,
             Ports {
                 own: 4000,
                 peer: 5000
@@ -317,10 +179,13 @@ mod tests {
     #[test]
     fn a_switch_takes_the_place_of_a_peer_and_a_node() {
         let args = parse("--switch /run/dvk.sock --client-endpoint 11 /mnt").unwrap();
-        assert_eq!(args.way(), Some(Way::Switch(Path::new("/run/dvk.sock"))));
+        assert_eq!(
+            args.way.way(),
+            Some(Way::Switch(Path::new("/run/dvk.sock")))
+        );
         assert_eq!((args.endpoint.raw(), args.client().raw()), (1, 11));
         let args = parse("--switch /run/dvk.sock --switch-uid 7 /mnt").unwrap();
-        assert_eq!((args.switch_uid, args.client().raw()), (Some(7), 10));
+        assert_eq!((args.way.switch_uid, args.client().raw()), (Some(7), 10));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `mount` as a program: from its command line to a directory, and until that is unmounted.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -9,12 +10,14 @@ use std::{env, thread};
 use log::info;
 use nix::sys::signal::{SigSet, Signal};
 
-use super::args::{MountArgs, OwnerName, PeerName, PermissionsName, ServerName, Way};
+use super::args::{MountArgs, OwnerName, PermissionsName, ServerName};
 use super::{Dialect, MountError, Options, Owner, Session};
-use crate::abi::{DcLimits, NodeId};
+use crate::abi::{DcId, DcLimits, NodeId};
 use crate::carrier::local::{Local, LocalConfig, LocalError};
-use crate::carrier::node::{Node, NodeConfig, NodeError, PeerConfig};
+use crate::carrier::node::{Node, NodeConfig, NodeError};
 use crate::endpoint::Carrier;
+use crate::typed::PeerName;
+use crate::way::Way;
 
 /// What is told when the directory is mounted.
 const MOUNTED: &str = "mounted";
@@ -62,7 +65,7 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         what: "take over signals",
         source,
     })?;
-    let way = args.way().ok_or(CommandError::NoWay)?;
+    let way = args.way.way().ok_or(CommandError::NoWay)?;
     let session = Session::start(&options(args, way), carrier(args, way)?)?;
     let unmounter = session.unmounter();
     thread::Builder::new()
@@ -130,10 +133,8 @@ fn carrier(args: &MountArgs, way: Way<'_>) -> Result<Box<dyn Carrier>, CommandEr
 }
 
 fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {
-    let config = LocalConfig::new(socket.to_owned());
+    let config = args.way.at_switch(socket, containers(args));
     LocalConfig {
-        dcs: [(args.dc, DcLimits::USUAL)].into(),
-        switch_uid: args.switch_uid,
         exchange: args.limit,
         answer: config.answer.min(args.limit),
         ..config
@@ -141,17 +142,14 @@ fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {
 }
 
 fn node_config(args: &MountArgs, node: NodeId, server: &PeerName) -> NodeConfig {
-    let mut peer = PeerConfig::new(server.node, &server.host);
-    peer.port_base = args.ports.peer;
-    peer.generation = args.generation.into();
-    peer.endpoints = vec![(args.dc, args.endpoint)];
-    let mut config = NodeConfig::new(node);
-    config.address = args.address;
-    config.port_base = args.ports.own;
-    config.peers = vec![peer];
-    config.dcs = [(args.dc, DcLimits::USUAL)].into();
+    let known = (args.dc, args.endpoint);
+    let mut config = args.way.as_node(node, server, known, containers(args));
     config.limits.exchange = args.limit;
     config
+}
+
+fn containers(args: &MountArgs) -> HashMap<DcId, DcLimits> {
+    [(args.dc, DcLimits::USUAL)].into()
 }
 
 fn options(args: &MountArgs, way: Way<'_>) -> Options {

@@ -21,10 +21,7 @@ mod number;
 mod session;
 mod view;
 
-pub use args::{
-    GenerationName, MountArgs, OwnerName, PeerName, PermissionsName, Ports, ServerName,
-};
-pub(crate) use args::{parse_dc, parse_endpoint, parse_node, parse_seconds};
+pub use args::{MountArgs, OwnerName, PermissionsName, ServerName};
 pub use command::{CommandError, run};
 pub use dialect::Dialect;
 pub use session::{MountError, Options, Session};
