@@ -9,6 +9,7 @@ pub mod dvk;
 pub mod dvk_device;
 pub mod dvk_peer;
 pub mod dvk_scene;
+pub mod git;
 pub mod guest;
 pub mod network;
 pub mod packages;

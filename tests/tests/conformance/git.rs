@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use gangplank_tests::packages;
+use gangplank_tests::git::git;
 
 use crate::Bench;
 
@@ -38,7 +37,8 @@ pub(crate) fn clones_and_checks(bench: &mut Bench) -> Result<()> {
     let clone = bench.host_path("debian/work/clone");
     git(&clone, &["fsck", "--full", "--strict"])?;
     git(&clone, &["diff", "--quiet", "HEAD"])?;
-    git(&clone, &["diff", "--quiet", "HEAD~", "--", "dir-5"])
+    git(&clone, &["diff", "--quiet", "HEAD~", "--", "dir-5"])?;
+    Ok(())
 }
 
 /// A repository with a few hundred files in two commits.
@@ -56,22 +56,4 @@ fn make_repository(path: &Path) -> Result<()> {
         git(path, &["commit", "--quiet", "-m", "round"])?;
     }
     Ok(())
-}
-
-fn git(path: &Path, arguments: &[&str]) -> Result<()> {
-    packages::run(
-        Command::new("git")
-            .arg("-C")
-            .arg(path)
-            .args([
-                "-c",
-                "user.name=g",
-                "-c",
-                "user.email=g@g",
-                "-c",
-                "safe.directory=*",
-            ])
-            .args(arguments)
-            .env("GIT_CONFIG_GLOBAL", "/dev/null"),
-    )
 }

@@ -1,11 +1,11 @@
 //! Other people's programs on the mount: fsx, git, and a copy that is timed.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use gangplank_tests::git::git;
 use gangplank_tests::trials::note;
 use gangplank_tests::{packages, tools};
 
@@ -104,22 +104,4 @@ pub(crate) fn sixty_four_mebibytes(bench: &mut Bench) -> Result<()> {
         rate(read)
     ));
     Ok(())
-}
-
-fn git(path: &Path, arguments: &[&str]) -> Result<String> {
-    packages::output(
-        Command::new("git")
-            .arg("-C")
-            .arg(path)
-            .args([
-                "-c",
-                "user.name=g",
-                "-c",
-                "user.email=g@g",
-                "-c",
-                "safe.directory=*",
-            ])
-            .args(arguments)
-            .env("GIT_CONFIG_GLOBAL", "/dev/null"),
-    )
 }

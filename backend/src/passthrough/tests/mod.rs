@@ -131,17 +131,7 @@ impl Guest {
         self.read_as(node, handle, offset, buffer, true)
     }
 
-    /// Reads what needs no waiting for the disk.
-    fn read_now(
-        &self,
-        node: NodeId,
-        handle: Handle,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> io::Result<usize> {
-        self.read_as(node, handle, offset, buffer, false)
-    }
-
+    /// Reads, or where it may not block refuses to wait for the disk.
     fn read_as(
         &self,
         node: NodeId,

@@ -53,7 +53,7 @@ fn a_read_that_may_not_wait_is_whole_or_refused() {
         let rest = resident as u64;
         rustix::fs::fadvise(&host, rest, None, rustix::fs::Advice::DontNeed).expect("dropped");
         let mut buffer = vec![0; LEN + 4096];
-        match guest.read_now(node, handle, 0, &mut buffer) {
+        match guest.read_as(node, handle, 0, &mut buffer, false) {
             Ok(read) => assert_eq!(read, LEN),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
@@ -61,7 +61,7 @@ fn a_read_that_may_not_wait_is_whole_or_refused() {
         assert!(buffer[..LEN].iter().all(|byte| *byte == 7));
     }
     let mut buffer = vec![0; LEN];
-    match guest.read_now(node, handle, 0, &mut buffer) {
+    match guest.read_as(node, handle, 0, &mut buffer, false) {
         Ok(read) => assert_eq!(read, LEN),
         Err(error) => panic!("what is in memory needs no waiting: {error}"),
     }
