@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gangplank_fuse::dir::DirentWriter;
-use gangplank_fuse::{EntryOut, Handle, NodeId, ReadIn};
+use gangplank_fuse::{EntryOut, NodeId, ReadIn};
 
 use super::fs::{Node, PassthroughFs};
 use super::open_files::{OpenFile, bad_handle};
@@ -137,7 +137,7 @@ impl PassthroughFs {
         args: &ReadIn,
         entries: &mut DirentWriter<'_>,
     ) -> io::Result<()> {
-        let file = self.files.get(Handle::new(args.fh), id)?;
+        let file = self.readable(args.fh, id)?;
         let listing = file.listing.as_deref().ok_or_else(bad_handle)?;
         self.list(&file, listing, args.offset, |entry| {
             let number = self.number(entry.ino, listing.place);
@@ -156,7 +156,7 @@ impl PassthroughFs {
         args: &ReadIn,
         entries: &mut DirentWriter<'_>,
     ) -> io::Result<()> {
-        let file = self.files.get(Handle::new(args.fh), id)?;
+        let file = self.readable(args.fh, id)?;
         let listing = file.listing.as_deref().ok_or_else(bad_handle)?;
         let parent = self.directory(id)?;
         self.list(&file, listing, args.offset, |entry| {

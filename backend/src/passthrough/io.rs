@@ -23,48 +23,10 @@ impl PassthroughFs {
         data: &mut Writer<'_>,
         may_block: bool,
     ) -> io::Result<usize> {
-        let file = self.files.get(Handle::new(args.fh), id)?;
-        let mut how = 0;
-        if !may_block && file.tells_waiting.load(Ordering::Relaxed) {
-            // What goes past the page cache always waits.
-            if file.is_direct() {
-                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
-            }
-            how = libc::RWF_NOWAIT;
-        }
-        let wanted = size(args.size).min(data.remaining());
-        let mut done = 0;
-        while done < wanted {
-            let offset = position(args.offset, done)?;
-            let whole = data.fits_one_call(wanted - done);
-            let result = transfer(&file, || {
-                data.read_from(file.as_fd(), wanted - done, offset, how)
-            });
-            match result {
-                // Linux 5.9 and 5.10 say so of what is not in memory, too (readv(2), BUGS).
-                Ok(0) if how != 0 => how = 0,
-                Ok(0) => break,
-                Ok(read) => {
-                    done += read;
-                    // Less may also be all that is in the page cache, if it is not to wait.
-                    if file.short_read_is_end && whole && how == 0 {
-                        break;
-                    }
-                }
-                Err(error) if how != 0 && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                    file.tells_waiting.store(false, Ordering::Relaxed);
-                    how = 0;
-                }
-                // What was read so far is read again.
-                Err(error) if how != 0 && error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(error);
-                }
-                // What was read is the guest's; the error comes up again when it asks for the rest.
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        let file = self.readable(args.fh, id)?;
+        let result = read_all(&file, args, data, may_block);
+        self.done_reading(args.fh, &file);
+        result
     }
 
     /// Writes at most `args.size` bytes.
@@ -88,6 +50,56 @@ impl PassthroughFs {
         }
         write_all(&file, args, how, data)
     }
+}
+
+/// As [`PassthroughFs::do_read`], from what is open.
+fn read_all(
+    file: &OpenFile,
+    args: &ReadIn,
+    data: &mut Writer<'_>,
+    may_block: bool,
+) -> io::Result<usize> {
+    let mut how = 0;
+    if !may_block && file.tells_waiting.load(Ordering::Relaxed) {
+        // What goes past the page cache always waits.
+        if file.is_direct() {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        how = libc::RWF_NOWAIT;
+    }
+    let wanted = size(args.size).min(data.remaining());
+    let mut done = 0;
+    while done < wanted {
+        let offset = position(args.offset, done)?;
+        let whole = data.fits_one_call(wanted - done);
+        let result = transfer(file, || {
+            data.read_from(file.as_fd(), wanted - done, offset, how)
+        });
+        match result {
+            // Linux 5.9 and 5.10 say so of what is not in memory, too (readv(2), BUGS).
+            Ok(0) if how != 0 => how = 0,
+            Ok(0) => break,
+            Ok(read) => {
+                done += read;
+                // Less may also be all that is in the page cache, if it is not to wait.
+                if file.short_read_is_end && whole && how == 0 {
+                    break;
+                }
+            }
+            Err(error) if how != 0 && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                file.tells_waiting.store(false, Ordering::Relaxed);
+                how = 0;
+            }
+            // What was read so far is read again.
+            Err(error) if how != 0 && error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(error);
+            }
+            // What was read is the guest's; the error comes up again when it asks for the rest.
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
 }
 
 fn write_all(

@@ -31,6 +31,7 @@ mod recall;
 mod share;
 mod slab;
 mod tree;
+mod unopened;
 
 pub use fs::PassthroughFs;
 pub use options::Options;

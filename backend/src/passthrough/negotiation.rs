@@ -7,6 +7,7 @@ use gangplank_fuse::InitFlags;
 use super::credentials::Impersonation;
 use super::fs::PassthroughFs;
 use super::options::{CachePolicy, Locks, Options};
+use super::unopened::{UNOPENED_FLAGS, need_no_opening};
 use crate::rate_limited;
 use crate::sys::thread;
 
@@ -38,6 +39,10 @@ impl PassthroughFs {
         if thread::set_umask(0).is_err() {
             // The guest then applies the umask, and default ACLs of the host come second.
             wanted -= InitFlags::DONT_MASK;
+        }
+        if need_no_opening(&self.share.options) && offered.contains(UNOPENED_FLAGS) {
+            // A guest that opens by itself would take a file for empty that it has only asked to be emptied.
+            wanted = (wanted | UNOPENED_FLAGS) - InitFlags::ATOMIC_O_TRUNC;
         }
         let agreed = wanted & offered;
         for (asked, flag, option) in [

@@ -31,6 +31,9 @@ impl PassthroughFs {
         if node.kind != Kind::Regular {
             return Err(not_openable(node.kind, request.write));
         }
+        if !request.write {
+            self.refuse_needless_opening()?;
+        }
         let kill =
             OpenInFlags::from_bits_retain(args.open_flags).contains(OpenInFlags::KILL_SUIDGID);
         self.open_node(&node, request, kill && request.truncate)
@@ -97,6 +100,7 @@ impl PassthroughFs {
     pub(super) fn do_opendir(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
         self.numbering.learn(args.flags);
         let node = self.directory(id)?;
+        self.refuse_needless_opening()?;
         let permit = self.permit_open()?;
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         let fd = self.reopen(&node, flags)?;
@@ -141,6 +145,8 @@ impl PassthroughFs {
     /// system that is come upon later and whose close reports what could not be written. Files of which nothing depends on it
     /// are opened with [`FopenFlags::NOFLUSH`] instead.
     pub(super) fn do_flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
+        // There is nothing that could be reported.
+        self.refuse_needless_opening()?;
         let file = self.files.get(handle, id)?;
         if self.share.options.locks == Locks::Host {
             self.range_locks.release(id, lock_owner);
@@ -153,7 +159,7 @@ impl PassthroughFs {
 
     /// Brings a file or directory to stable storage.
     pub(super) fn do_fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        file_content::sync(self.files.get(handle, id)?.as_fd(), data_only)
+        file_content::sync(self.readable(handle.get(), id)?.as_fd(), data_only)
     }
 
     /// Reads a guest's open flags as far as the share allows what they ask for.
@@ -214,7 +220,7 @@ impl PassthroughFs {
     }
 
     /// Opens what a node stands for; without moving its access time where nothing may change.
-    fn reopen(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
+    pub(super) fn reopen(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
         let proc = self.share.proc_self_fd();
         let open = |flags| self.share.open(|| file::reopen(proc, node.as_fd(), flags));
         let quiet = if self.share.options.readonly {

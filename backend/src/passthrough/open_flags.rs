@@ -64,6 +64,18 @@ pub(super) struct OpenRequest {
 const HANDED_ON: i32 = libc::O_NONBLOCK | libc::O_DSYNC | libc::O_SYNC;
 
 impl OpenRequest {
+    /// Reading, and nothing else.
+    pub(super) const READING: Self = Self {
+        read: true,
+        write: false,
+        append: false,
+        truncate: false,
+        exclusive: false,
+        direct: false,
+        no_access_time: false,
+        same: 0,
+    };
+
     /// Reads what a guest of `arch` sent. What is in neither field is dropped here and never reaches the host:
     /// creation, following links, terminals, signals, `O_PATH`, `O_TMPFILE` are decided by the operation.
     ///

@@ -42,7 +42,7 @@ impl PassthroughFs {
 
     /// Finds data or a hole.
     pub(super) fn do_lseek(&self, id: NodeId, args: &LseekIn) -> io::Result<u64> {
-        let file = self.files.get(Handle::new(args.fh), id)?;
+        let file = self.readable(args.fh, id)?;
         let what = match args.whence.cast_signed() {
             libc::SEEK_DATA => SeekFor::Data,
             libc::SEEK_HOLE => SeekFor::Hole,

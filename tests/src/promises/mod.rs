@@ -4,6 +4,7 @@ mod data;
 mod lifetime;
 mod names;
 pub mod programs;
+mod unopened;
 
 use anyhow::Result;
 
@@ -31,6 +32,13 @@ const PROMISES: &[(&str, Promise)] = &[
     ("reboot", lifetime::reboots),
     ("killed", lifetime::killed_guest_is_replaced),
 ];
+
+/// Runs what is promised of a share that nothing changes, in a guest of its own, as a trial named `<prefix>::unopened`.
+pub fn run_unchanging(trials: &mut Trials, prefix: &str, machine: Machine) {
+    trials.run(&format!("{prefix}::unopened"), || {
+        unopened::serves_what_is_not_opened(machine)
+    });
+}
 
 /// Runs every promise for `machine` as trials named `<prefix>::<promise>`.
 pub fn run(trials: &mut Trials, prefix: &str, machine: Machine) {

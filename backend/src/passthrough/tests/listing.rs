@@ -36,7 +36,7 @@ fn list(
         .collect())
 }
 
-fn list_all(guest: &Guest, node: NodeId, handle: Handle, size: usize) -> Vec<String> {
+pub(super) fn list_all(guest: &Guest, node: NodeId, handle: Handle, size: usize) -> Vec<String> {
     let mut names = Vec::new();
     let mut offset = 0;
     loop {

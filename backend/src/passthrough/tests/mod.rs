@@ -12,6 +12,7 @@ mod reopening;
 mod submounts;
 mod transfer;
 mod tree;
+mod unopened;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
