@@ -4,6 +4,7 @@ pub mod bao;
 pub mod cache;
 pub mod daemon;
 pub mod debian_tree;
+pub mod drawing;
 pub mod driver;
 pub mod dvk;
 pub mod dvk_device;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -20,6 +20,15 @@ pub fn put(path: &Path, begin: &str, results: &str) -> Result<()> {
     let filled = fill(&document, begin, results)
         .with_context(|| format!("{} has no place for results: {begin}", path.display()))?;
     fs::write(path, filled).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The path beside `path` whose name has `suffix` behind its stem.
+#[must_use]
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().unwrap_or_default();
+    path.with_file_name(format!("{stem}{suffix}"))
+        .with_extension(extension)
 }
 
 fn fill(document: &str, begin: &str, results: &str) -> Option<String> {

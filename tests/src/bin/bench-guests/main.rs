@@ -1,6 +1,7 @@
 //! The benchmark at guest level: what people do with files, in one guest on several file systems in turn, and on the host.
 //!
-//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] [--json FILE] [--document FILE] [WORKLOAD...]
+//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] [--json FILE] [--svg FILE] [--document FILE]
+//!                  [WORKLOAD...]
 //!
 //! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay; in QEMU virtiofsd and 9p. All of them serve
 //! directories of one host file system, mounted side by side in one guest, and every workload is run on each of them
@@ -17,7 +18,7 @@
 mod results;
 mod scene;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!(
                 "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] \
-                 [--json FILE] [--document FILE] [WORKLOAD...]"
+                 [--json FILE] [--svg FILE] [--document FILE] [WORKLOAD...]"
             );
             return ExitCode::from(2);
         }
@@ -54,6 +55,7 @@ struct Arguments {
     percent: u32,
     apart: bool,
     json: Option<PathBuf>,
+    svg: Option<PathBuf>,
     document: Option<PathBuf>,
     workloads: Vec<String>,
 }
@@ -66,6 +68,7 @@ impl Arguments {
             percent: 100,
             apart: false,
             json: None,
+            svg: None,
             document: None,
             workloads: Vec::new(),
         };
@@ -79,6 +82,7 @@ impl Arguments {
                 "--apart" => parsed.apart = true,
                 "--document" => parsed.document = Some(value()?.into()),
                 "--json" => parsed.json = Some(value()?.into()),
+                "--svg" => parsed.svg = Some(value()?.into()),
                 option if option.starts_with('-') => bail!("there is no option {option}"),
                 workload => parsed.workloads.push(workload.to_owned()),
             }
@@ -107,9 +111,17 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let table = results.table(scene.peers());
     println!("{table}");
+    let (mark, name) = told_of(arguments.machine);
+    let json = |path: &Path| write(path, &results.json());
+    let svg = |path: &Path| {
+        let title = format!("files in a guest, {name}: rates, each workload to its own scale");
+        write(path, &results.drawing(&title, scene.peers()))
+    };
     if let Some(path) = &arguments.json {
-        std::fs::write(path, results.json())
-            .with_context(|| format!("writing {}", path.display()))?;
+        json(path)?;
+    }
+    if let Some(path) = &arguments.svg {
+        svg(path)?;
     }
     if let Some(path) = &arguments.document {
         let told = format!(
@@ -123,19 +135,28 @@ fn run(arguments: &Arguments) -> Result<()> {
                 "all on one processor"
             }
         );
-        published::put(path, mark(arguments.machine), &told)?;
+        published::put(path, mark, &told)?;
+        let beside = published::beside(path, &format!("-{name}"));
+        json(&beside.with_extension("json"))?;
+        svg(&beside.with_extension("svg"))?;
     }
     Ok(())
 }
 
-/// What stands before the results of guests on `machine` in a document.
-const fn mark(machine: Machine) -> &'static str {
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// What stands before the results of guests on `machine` in a document, and what their files beside it are called by.
+const fn told_of(machine: Machine) -> (&'static str, &'static str) {
     match machine {
-        Machine::Uml => {
-            "<!-- results in uml: scripts/bench --guests uml --document puts them here -->"
-        }
-        _ => {
-            "<!-- results in qemu: scripts/bench --guests qemu-x86_64 --document puts them here -->"
-        }
+        Machine::Uml => (
+            "<!-- results in uml: scripts/bench --guests uml --document puts them here -->",
+            "uml",
+        ),
+        _ => (
+            "<!-- results in qemu: scripts/bench --guests qemu-x86_64 --document puts them here -->",
+            "qemu-x86_64",
+        ),
     }
 }

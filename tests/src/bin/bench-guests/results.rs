@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, ensure};
+use gangplank_tests::drawing::{self, Bar, Group};
 
-use crate::scene::OURS;
+use crate::scene::{HOST, OURS};
 
 /// Rates by workload, in the order in which they came, and by file system.
 #[derive(Default)]
@@ -65,10 +66,7 @@ impl Results {
         text.push('\n');
         for workload in &self.workloads {
             let ours = workload.median(OURS);
-            let (scale, unit) = match workload.unit.as_str() {
-                "bytes" => (f64::from(1 << 20), "MiB"),
-                unit => (1.0, unit),
-            };
+            let (scale, unit) = workload.scale();
             let _ = write!(
                 text,
                 "| {} | {unit} | {} |",
@@ -86,6 +84,24 @@ impl Results {
         text
     }
 
+    /// The same as a drawing, but for the host, which is too far ahead to be drawn to the same scale.
+    pub(crate) fn drawing(&self, title: &str, peers: &[&str]) -> String {
+        let drawn = || {
+            let peers = peers.iter().copied().filter(|peer| *peer != HOST);
+            std::iter::once(OURS).chain(peers)
+        };
+        let groups: Vec<Group> = self
+            .workloads
+            .iter()
+            .map(|workload| Group {
+                heading: String::new(),
+                label: workload.name.clone(),
+                bars: drawn().filter_map(|who| workload.bar(who)).collect(),
+            })
+            .collect();
+        drawing::draw(title, &groups)
+    }
+
     /// The same for machines: units a second of every round.
     pub(crate) fn json(&self) -> String {
         let workloads: Vec<String> = self.workloads.iter().map(Workload::json).collect();
@@ -98,6 +114,27 @@ impl Workload {
         let mut rates = self.rates.get(system)?.clone();
         rates.sort_by(f64::total_cmp);
         rates.get(rates.len() / 2).copied()
+    }
+
+    /// What one of the told unit is in the measured one, and its name.
+    fn scale(&self) -> (f64, &str) {
+        match self.unit.as_str() {
+            "bytes" => (f64::from(1 << 20), "MiB"),
+            unit => (1.0, unit),
+        }
+    }
+
+    fn bar(&self, system: &str) -> Option<Bar> {
+        let rates = self.rates.get(system)?;
+        let median = self.median(system);
+        let (scale, unit) = self.scale();
+        Some(Bar {
+            name: system.to_owned(),
+            median: median?,
+            min: rates.iter().copied().fold(f64::INFINITY, f64::min),
+            max: rates.iter().copied().fold(0.0, f64::max),
+            told: format!("{} {unit}/s", told(median, scale)),
+        })
     }
 
     fn json(&self) -> String {
@@ -141,6 +178,17 @@ mod tests {
             table.ends_with("| find | entries | 200 | 100 | 2.00 | - | - |\n"),
             "{table}"
         );
+    }
+
+    #[test]
+    fn a_drawing_has_all_but_the_host() {
+        let mut results = Results::default();
+        let printed = "read gangplankd 1.0 1048576 bytes\nread gangplankd 2.0 1048576 bytes\n\
+                       read hostfs 4.0 1048576 bytes\nread host 0.1 1048576 bytes\n";
+        results.read(printed).unwrap();
+        let drawn = results.drawing("in a guest", &["hostfs", "host"]);
+        assert_eq!(drawn.matches("<path").count(), 2);
+        assert!(drawn.contains("0.25 MiB/s"), "{drawn}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// What ours is called in the results, and the host's own file system.
 pub(crate) const OURS: &str = "gangplankd";
-const HOST: &str = "host";
+pub(crate) const HOST: &str = "host";
 
 /// Longest message of 9P, in bytes.
 const PLAN9_MSIZE: u32 = 512 << 10;

@@ -36,12 +36,7 @@ impl Part {
     fn file(self, path: &Path) -> PathBuf {
         match self {
             Self::Daemons => path.to_owned(),
-            Self::Rhostfs => {
-                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                let extension = path.extension().unwrap_or_default();
-                path.with_file_name(format!("{stem}-rhostfs"))
-                    .with_extension(extension)
-            }
+            Self::Rhostfs => published::beside(path, "-rhostfs"),
         }
     }
 }
