@@ -205,7 +205,6 @@ fn notices(args: &Args) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::passthrough::options::{GuestArch, InodeFileHandles, Locks};
     use crate::sandbox::options::{Mode, Seccomp};

@@ -157,18 +157,8 @@ impl Worker {
                 .spare
                 .take()
                 .unwrap_or_else(|| Box::new(Request::new()));
-            request.clear();
             let head = chain.head;
-            let translated = self.translator.translate(
-                chain,
-                memory,
-                &mut request.readable,
-                &mut request.writable,
-            );
-            if let Err(malformed) = translated {
-                ring.set_broken(&format!(
-                    "the descriptor chain at {head} is malformed: {malformed}"
-                ));
+            if !self.translate(chain, ring, memory, &mut request) {
                 ring.abandon(1);
                 continue;
             }
@@ -215,23 +205,35 @@ impl Worker {
     ) {
         // This may take long, if there is no helper after all.
         self.give_back(ring, memory);
-        // Nothing was done, but the segments are used up.
-        request.clear();
-        let translated =
-            self.translator
-                .translate(chain, memory, &mut request.readable, &mut request.writable);
-        if let Err(malformed) = translated {
-            // A request that is dropped is counted off.
-            return ring.set_broken(&format!(
-                "the descriptor chain at {} is malformed: {malformed}",
-                chain.head
-            ));
+        // Nothing was done, but the segments are used up. A request that is dropped is counted off.
+        if !self.translate(chain, ring, memory, &mut request) {
+            return;
         }
         if let Err(request) = self.helpers.offer(request)
             && let Some(served) = handle(&*self.handler, ring, request)
         {
             served.finish();
         }
+    }
+
+    /// Makes `request` that of `chain`; or stops the ring, if the chain is malformed.
+    fn translate(
+        &mut self,
+        chain: Chain,
+        ring: &Vring,
+        memory: &GuardedMemory,
+        request: &mut Request,
+    ) -> bool {
+        request.clear();
+        self.translator
+            .translate(chain, memory, &mut request.readable, &mut request.writable)
+            .inspect_err(|malformed| {
+                ring.set_broken(&format!(
+                    "the descriptor chain at {} is malformed: {malformed}",
+                    chain.head
+                ));
+            })
+            .is_ok()
     }
 
     fn give_back(&mut self, ring: &Vring, memory: &GuardedMemory) {

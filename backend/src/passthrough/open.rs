@@ -101,14 +101,7 @@ impl PassthroughFs {
         self.numbering.learn(args.flags);
         let node = self.directory(id)?;
         self.refuse_needless_opening()?;
-        let permit = self.permit_open()?;
-        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-        let fd = self.reopen(&node, flags)?;
-        let file = OpenFile::directory(
-            id,
-            Descriptor::new(fd, permit),
-            Listing::new(node.identity.place),
-        );
+        let file = self.directory_of(&node)?;
         let mut open_flags = FopenFlags::empty();
         if matches!(
             self.share.options.cache,
@@ -125,9 +118,7 @@ impl PassthroughFs {
         let close = || self.inodes.count_open(id, OpenChange::Closed);
         if self.share.options.locks != Locks::Host {
             close();
-            if file.may_be_kept && self.keeps_closed() {
-                self.inodes.closed().keep(id, Arc::clone(file.descriptor()));
-            }
+            self.keep_closed(&file);
             return Ok(());
         }
         self.range_locks.release_with_last(id, close);
@@ -179,11 +170,33 @@ impl PassthroughFs {
     }
 
     fn open_node(&self, node: &Node, request: OpenRequest, kill: bool) -> io::Result<OpenOut> {
+        let descriptor = self.descriptor_of(node, request, kill)?;
+        self.opened_again(node, descriptor, request)
+    }
+
+    /// A directory, open to be listed from its beginning.
+    pub(super) fn directory_of(&self, node: &Node) -> io::Result<OpenFile> {
+        let permit = self.permit_open()?;
+        let fd = self.reopen(node, libc::O_RDONLY | libc::O_DIRECTORY)?;
+        Ok(OpenFile::directory(
+            node.id,
+            Descriptor::new(fd, permit),
+            Listing::new(node.identity.place),
+        ))
+    }
+
+    /// A descriptor of a file, which may be one that was closed lately.
+    pub(super) fn descriptor_of(
+        &self,
+        node: &Node,
+        request: OpenRequest,
+        kill: bool,
+    ) -> io::Result<Arc<Descriptor>> {
         if request.only_reads()
             && self.keeps_closed()
             && let Some(kept) = self.inodes.closed().take(node.id)
         {
-            return self.opened_again(node, kept, request);
+            return Ok(kept);
         }
         let permit = self.permit_open()?;
         let flags = request.host_flags();
@@ -192,7 +205,15 @@ impl PassthroughFs {
         } else {
             self.reopen(node, flags)?
         };
-        self.opened_again(node, Arc::new(Descriptor::new(fd, permit)), request)
+        Ok(Arc::new(Descriptor::new(fd, permit)))
+    }
+
+    /// Keeps a file that nobody reads any more for who opens it next, if that may be.
+    pub(super) fn keep_closed(&self, file: &OpenFile) {
+        if file.may_be_kept && self.keeps_closed() {
+            let descriptor = Arc::clone(file.descriptor());
+            self.inodes.closed().keep(file.node, descriptor);
+        }
     }
 
     /// Replies to a file opened that was there before, of which the guest may have cached something.
@@ -220,7 +241,7 @@ impl PassthroughFs {
     }
 
     /// Opens what a node stands for; without moving its access time where nothing may change.
-    pub(super) fn reopen(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
+    fn reopen(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
         let proc = self.share.proc_self_fd();
         let open = |flags| self.share.open(|| file::reopen(proc, node.as_fd(), flags));
         let quiet = if self.share.options.readonly {

@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use gangplank_fuse::{Handle, InitFlags, NodeId};
 
-use super::budget::Descriptor;
-use super::directory::Listing;
 use super::fs::PassthroughFs;
 use super::inodes::Kind;
 use super::open_files::{OpenFile, bad_handle};
@@ -51,38 +49,21 @@ impl PassthroughFs {
 
     /// Keeps what [`PassthroughFs::readable`] has opened for the next read.
     pub(super) fn done_reading(&self, handle: u64, file: &OpenFile) {
-        if handle == UNOPENED && file.may_be_kept {
-            let descriptor = Arc::clone(file.descriptor());
-            self.inodes.closed().keep(file.node, descriptor);
+        if handle == UNOPENED {
+            self.keep_closed(file);
         }
     }
 
     fn open_unasked(&self, id: NodeId) -> io::Result<OpenFile> {
         let node = self.node(id)?;
-        let place = self.share.place(node.identity.place)?;
         match node.kind {
             Kind::Regular => {
-                let descriptor = match self.inodes.closed().take(id) {
-                    Some(kept) => kept,
-                    None => {
-                        let permit = self.permit_open()?;
-                        let fd = self.reopen(&node, libc::O_RDONLY)?;
-                        Arc::new(Descriptor::new(fd, permit))
-                    }
-                };
                 let request = OpenRequest::READING;
+                let place = self.share.place(node.identity.place)?;
+                let descriptor = self.descriptor_of(&node, request, false)?;
                 Ok(OpenFile::file(id, descriptor, request, &place))
             }
-            Kind::Directory => {
-                let permit = self.permit_open()?;
-                let fd = self.reopen(&node, libc::O_RDONLY | libc::O_DIRECTORY)?;
-                let listing = Listing::new(node.identity.place);
-                Ok(OpenFile::directory(
-                    id,
-                    Descriptor::new(fd, permit),
-                    listing,
-                ))
-            }
+            Kind::Directory => self.directory_of(&node),
             _ => Err(bad_handle()),
         }
     }
