@@ -95,6 +95,14 @@ pub fn guest_check(arch: Arch) -> Result<PathBuf> {
     built("gangplank-tests", "guest-check", arch)
 }
 
+/// The static program that fills a disk and checks, inside a guest, that nothing is lost silently.
+///
+/// # Errors
+/// When it does not build.
+pub fn disk_check(arch: Arch) -> Result<PathBuf> {
+    built("gangplank-tests", "disk-check", arch)
+}
+
 /// The static program that tries the device model under a played Bao.
 ///
 /// # Errors

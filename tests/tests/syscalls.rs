@@ -29,7 +29,7 @@ const TIMES: usize = 100;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// What an operation may cost: calls per operation, at the most.
-const AIMS: [(&str, f64); 21] = [
+const AIMS: [(&str, f64); 23] = [
     ("LOOKUP, known", 1.0),
     ("LOOKUP, missing", 1.0),
     ("GETATTR", 1.0),
@@ -39,6 +39,8 @@ const AIMS: [(&str, f64); 21] = [
     // That look, and some calls for the first times.
     ("OPEN and RELEASE, again and again", 1.2),
     ("READ, 4 KiB", 1.0),
+    ("READ, to the end", 1.0),
+    ("READ, at the end", 1.0),
     ("WRITE, 4 KiB", 1.0),
     ("LOOKUP, new", 3.0),
     ("CREATE, same user", 3.0),
@@ -375,6 +377,13 @@ fn data(counter: &mut Counter) -> Result<()> {
     counter.section("READ, 4 KiB", TIMES, |guest| {
         for index in 0..TIMES {
             ensure!(guest.read(first, 4096 * (index as u64 % 16), 4096)?.len() == 4096);
+        }
+        Ok(())
+    })?;
+    // The guest knows the size, so that less than asked needs no second look.
+    counter.section("READ, to the end", TIMES, |guest| {
+        for _ in 0..TIMES {
+            ensure!(guest.read(first, 65_436, 4096)?.len() == 100);
         }
         Ok(())
     })?;

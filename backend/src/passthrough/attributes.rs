@@ -42,10 +42,10 @@ impl PassthroughFs {
         if let Some(handle) = handle
             && let Ok(open) = self.files.get(handle, id)
         {
-            return Ok(self.attr_out(&file::stat(open.as_fd())?));
+            return Ok(self.attr_out(id, &file::stat(open.as_fd())?));
         }
         let node = self.node(id)?;
-        Ok(self.attr_out(&file::stat(node.as_fd())?))
+        Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }
 
     /// The attributes that the guest asks for, birth time included.
@@ -64,6 +64,9 @@ impl PassthroughFs {
             Some(open) => file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?,
             None => file::stat_with(self.node(id)?.as_fd(), mask, args.sx_flags & SYNC)?,
         };
+        if stat.stx_mask & libc::STATX_SIZE != 0 {
+            self.tell_size(id, &stat);
+        }
         Ok(StatxOut {
             attr_valid: self.validity.positive.0,
             attr_valid_nsec: self.validity.positive.1,
@@ -129,14 +132,23 @@ impl PassthroughFs {
         })
     }
 
-    /// Attributes as a reply.
-    pub(super) fn attr_out(&self, stat: &Statx) -> AttrOut {
+    /// Attributes of a node as a reply.
+    pub(super) fn attr_out(&self, id: NodeId, stat: &Statx) -> AttrOut {
+        self.tell_size(id, stat);
         let place = self.share.places.find(stat, PlaceIndex::ROOT);
         AttrOut {
             attr_valid: self.validity.positive.0,
             attr_valid_nsec: self.validity.positive.1,
             dummy: 0,
             attr: self.attr(stat, place.unwrap_or(PlaceIndex::ROOT)),
+        }
+    }
+
+    /// Notes that the guest knows the size from now on.
+    fn tell_size(&self, id: NodeId, stat: &Statx) {
+        if Kind::from_mode(u32::from(stat.stx_mode)) == Kind::Regular {
+            self.inodes
+                .with_known_size(id, |known| known.set(stat.stx_size));
         }
     }
 

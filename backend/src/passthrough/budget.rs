@@ -105,6 +105,18 @@ impl Account {
 }
 
 impl Permit {
+    /// The right to hold one that is not counted.
+    pub(super) fn uncounted() -> Self {
+        Self {
+            budget: Arc::new(Budget {
+                held: AtomicU64::new(1),
+                fixed: AtomicU64::new(0),
+                limit: 1,
+            }),
+            fixed: OnceLock::new(),
+        }
+    }
+
     /// Counts it as fixed from now on.
     pub(super) fn fix(&self, account: &Arc<Account>, purpose: Use) {
         if self.fixed.set((Arc::clone(account), purpose)).is_err() {

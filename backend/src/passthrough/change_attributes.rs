@@ -54,7 +54,7 @@ impl PassthroughFs {
             );
             file_attributes::set_times(node.as_fd(), accessed, modified)?;
         }
-        Ok(self.attr_out(&file::stat(node.as_fd())?))
+        Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }
 
     /// Sets the size through the handle that the guest names, or one opened for the purpose.

@@ -252,8 +252,12 @@ fn serve_entries(
             Served::Full if served == 0 => {
                 return Err(io::Error::from_raw_os_error(libc::EINVAL));
             }
-            Served::Full => break,
+            Served::Full => return Ok(served),
         }
+    }
+    // For the same reason, entries that cannot be read must not be passed over.
+    if served == 0 && !bytes.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
     }
     Ok(served)
 }

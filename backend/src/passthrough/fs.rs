@@ -25,6 +25,7 @@ use super::open_files::OpenFiles;
 use super::open_flags::GuestNumbering;
 use super::places::Identity;
 use super::share::Share;
+use super::syncfs::SyncDirectories;
 use crate::rate_limited;
 use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
 use crate::sys::buffers::{Reader, Writer};
@@ -43,6 +44,7 @@ pub struct PassthroughFs {
     pub(super) validity: Validity,
     pub(super) expectation: Expectation,
     pub(super) settled: Settled,
+    pub(super) sync_directories: SyncDirectories,
 }
 
 /// An inode in use by a request, with the descriptor that reaches it.
@@ -76,6 +78,7 @@ impl PassthroughFs {
             validity: Validity::new(&share.options),
             expectation: Expectation::default(),
             settled: Settled::default(),
+            sync_directories: SyncDirectories::default(),
             share,
         }
     }
@@ -200,6 +203,7 @@ impl PassthroughFs {
     fn free_all(&self) {
         self.range_locks.clear();
         self.files.clear();
+        self.sync_directories.clear();
         self.inodes.clear();
     }
 }

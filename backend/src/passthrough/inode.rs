@@ -57,12 +57,60 @@ pub(super) struct Inode {
     pub(super) changed: AtomicI64,
     /// Since when that is known, in seconds that wrap.
     pub(super) changed_known: AtomicU16,
+    /// The size that the guest knows.
+    pub(super) known_size: KnownSize,
     /// Look-ups that the guest has not undone.
     pub(super) lookups: AtomicU64,
     /// What holds it.
     pub(super) descriptor: Option<Arc<Descriptor>>,
     /// How to find it without.
     pub(super) recall: Option<Box<Recall>>,
+}
+
+/// A file's size in bytes as the guest knows it: from the last attributes it got, or from its own
+/// writes since.
+///
+/// A read that is short at just this offset has come to the end of the file, as far as the guest
+/// can tell, so that it need not be asked for by another system call. Kept in 32 bits, because a
+/// guest may know millions of inodes: larger sizes count as not known.
+#[derive(Debug)]
+pub(super) struct KnownSize(AtomicU32);
+
+impl KnownSize {
+    const UNKNOWN: u32 = u32::MAX;
+
+    /// As the guest is told.
+    pub(super) fn new(size: u64) -> Self {
+        Self(AtomicU32::new(Self::pack(size)))
+    }
+
+    /// The size, unless it is not known.
+    pub(super) fn get(&self) -> Option<u64> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::UNKNOWN => None,
+            size => Some(size.into()),
+        }
+    }
+
+    /// The guest is told that the size is `size`.
+    pub(super) fn set(&self, size: u64) {
+        self.0.store(Self::pack(size), Ordering::Relaxed);
+    }
+
+    /// The guest has written up to `end`.
+    pub(super) fn grow(&self, end: u64) {
+        // Unknown is the largest value, and stays.
+        self.0.fetch_max(Self::pack(end), Ordering::Relaxed);
+    }
+
+    /// The guest has changed the size in a way that is not computed here.
+    pub(super) fn forget(&self) {
+        self.0.store(Self::UNKNOWN, Ordering::Relaxed);
+    }
+
+    fn pack(size: u64) -> u32 {
+        u32::try_from(size).unwrap_or(Self::UNKNOWN)
+    }
 }
 
 /// Inodes that the index has room for from the start.
@@ -166,5 +214,29 @@ mod tests {
     fn a_million_inodes_fit_a_small_machine() {
         // An inode takes a slot, some bytes of the index, and an allocation for the descriptor or for the way back.
         assert!(size_of::<Option<(Key, Inode)>>() <= 64);
+    }
+
+    #[test]
+    fn a_size_is_known_until_it_is_too_large_or_forgotten() {
+        let known = KnownSize::new(10);
+        known.grow(4);
+        assert_eq!(known.get(), Some(10));
+        known.grow(4096);
+        assert_eq!(known.get(), Some(4096));
+        known.set(3);
+        assert_eq!(known.get(), Some(3));
+        for large in [u64::from(u32::MAX), 1 << 32, u64::MAX] {
+            known.grow(large);
+            assert_eq!(known.get(), None);
+            known.set(0);
+            assert_eq!(known.get(), Some(0));
+            known.set(large);
+            known.grow(7);
+            assert_eq!(known.get(), None);
+            known.set(0);
+        }
+        known.forget();
+        known.grow(1);
+        assert_eq!(known.get(), None);
     }
 }

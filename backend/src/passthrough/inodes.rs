@@ -20,7 +20,7 @@ use hashbrown::DefaultHashBuilder;
 use super::budget::{Account, Descriptor};
 use super::closed_files::ClosedFiles;
 pub(super) use super::inode::Kind;
-use super::inode::{Inode, Shard, hash_of};
+use super::inode::{Inode, KnownSize, Shard, hash_of};
 use super::places::Identity;
 use super::recall::{Evidence, Recall};
 use super::slab::{Full, KEY_BITS, Key};
@@ -159,8 +159,9 @@ impl Inodes {
         })
     }
 
-    /// Looks for an inode and adds a look-up where it is certain to be the one.
-    pub(super) fn look_up(&self, identity: Identity) -> Found {
+    /// Looks for an inode and adds a look-up where it is certain to be the one. The guest is told
+    /// its `size`.
+    pub(super) fn look_up(&self, identity: Identity, size: u64) -> Found {
         let (hash, number) = self.place(identity);
         let shard = self.read(number);
         let Some((key, inode)) = shard.find(hash, identity) else {
@@ -170,13 +171,19 @@ impl Inodes {
             return Found::Perhaps;
         }
         inode.touch();
+        inode.known_size.set(size);
         inode.lookups.fetch_add(1, Ordering::Relaxed);
         Found::Same(join(number, key))
     }
 
     /// Adds a look-up of an inode that no descriptor holds, if the evidence is of it and it can be found again wherever
-    /// the name has gone.
-    pub(super) fn confirm(&self, identity: Identity, evidence: &Evidence) -> Option<NodeId> {
+    /// the name has gone. The guest is told its `size`.
+    pub(super) fn confirm(
+        &self,
+        identity: Identity,
+        size: u64,
+        evidence: &Evidence,
+    ) -> Option<NodeId> {
         let (hash, number) = self.place(identity);
         let shard = self.read(number);
         let (key, inode) = shard.find(hash, identity)?;
@@ -186,11 +193,13 @@ impl Inodes {
         if !same {
             return None;
         }
+        inode.known_size.set(size);
         inode.lookups.fetch_add(1, Ordering::Relaxed);
         Some(join(number, key))
     }
 
-    /// Adds a look-up of the inode that `descriptor` stands for; makes it known if need be.
+    /// Adds a look-up of the inode that `descriptor` stands for; makes it known if need be. The
+    /// guest is told its `size`.
     ///
     /// `evidence` is asked for only where an inode of the same number is known that no descriptor holds, to tell whether
     /// it is the same one. Returned with the node id is whether it was known.
@@ -201,16 +210,19 @@ impl Inodes {
         &self,
         identity: Identity,
         kind: Kind,
+        size: u64,
         descriptor: &Arc<Descriptor>,
         evidence: impl Fn() -> Evidence,
     ) -> io::Result<(NodeId, Came)> {
-        let mut known = match self.look_up(identity) {
+        let mut known = match self.look_up(identity, size) {
             Found::Same(id) => return Ok((id, Came::Known)),
             Found::Perhaps => Some(evidence()),
             Found::New => None,
         };
         loop {
-            if let Some(inserted) = self.try_insert(identity, kind, descriptor, known.as_ref()) {
+            if let Some(inserted) =
+                self.try_insert(identity, kind, size, descriptor, known.as_ref())
+            {
                 return inserted;
             }
             // It came, and gave its descriptor up, since it was looked for.
@@ -223,6 +235,7 @@ impl Inodes {
         &self,
         identity: Identity,
         kind: Kind,
+        size: u64,
         descriptor: &Arc<Descriptor>,
         evidence: Option<&Evidence>,
     ) -> Option<io::Result<(NodeId, Came)>> {
@@ -237,6 +250,7 @@ impl Inodes {
             };
             if same {
                 inode.touch();
+                inode.known_size.set(size);
                 inode.lookups.fetch_add(1, Ordering::Relaxed);
                 if let Some(inode) = shard
                     .slab
@@ -262,6 +276,7 @@ impl Inodes {
             opens: AtomicU32::new(0),
             changed: AtomicI64::new(0),
             changed_known: AtomicU16::new(0),
+            known_size: KnownSize::new(size),
             lookups: AtomicU64::new(1),
             descriptor: Some(Arc::clone(descriptor)),
             recall: None,
@@ -373,6 +388,18 @@ impl Inodes {
         inode.changed_known.store(now, Ordering::Relaxed);
         inode.changed.store(changed, Ordering::Release);
         None
+    }
+
+    /// Looks at the size of an inode as the guest knows it, or changes it; `None` for an inode that
+    /// the guest does not have.
+    pub(super) fn with_known_size<T>(
+        &self,
+        id: NodeId,
+        use_size: impl FnOnce(&KnownSize) -> T,
+    ) -> Option<T> {
+        let (shard, key) = split(id).ok()?;
+        let shard = self.read(shard);
+        Some(use_size(&shard.slab.get(key)?.known_size))
     }
 
     /// Gives an inode that no descriptor held one again, and returns the one that it has now.

@@ -46,12 +46,12 @@ impl PassthroughFs {
                 place,
                 ino: stat.stx_ino,
             };
-            let found = match self.inodes.look_up(identity) {
+            let found = match self.inodes.look_up(identity, stat.stx_size) {
                 Found::Same(id) => Some(id),
                 Found::Perhaps => {
                     let dir = parent.as_fd();
                     let evidence = self.share.evidence_at(place, dir, name, &stat);
-                    self.inodes.confirm(identity, &evidence)
+                    self.inodes.confirm(identity, stat.stx_size, &evidence)
                 }
                 Found::New => None,
             };
@@ -92,8 +92,16 @@ impl PassthroughFs {
         };
         let descriptor = Arc::new(Descriptor::new(file, permit));
         let evidence = || self.share.evidence(place, descriptor.as_fd(), stat);
-        let (id, came) = self.inodes.insert(identity, kind, &descriptor, evidence)?;
+        let (id, came) =
+            self.inodes
+                .insert(identity, kind, stat.stx_size, &descriptor, evidence)?;
         self.expectation.was(came);
+        if place != parent && came == Came::New && kind == Kind::Directory {
+            // A guest that is not told of mounts syncs this one with the share's root.
+            if let Ok(mount) = self.node(id) {
+                self.prepare_syncfs_of(&mount);
+            }
+        }
         Ok(self.entry(id, parent, place, stat))
     }
 }

@@ -30,6 +30,7 @@ mod ranges;
 mod recall;
 mod share;
 mod slab;
+mod syncfs;
 mod tree;
 mod unopened;
 

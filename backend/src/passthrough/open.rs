@@ -149,8 +149,16 @@ impl PassthroughFs {
     }
 
     /// Brings a file or directory to stable storage.
+    ///
+    /// The kernel reports a writeback error once to each open file, and each open file of the guest
+    /// is one of the host's.
     pub(super) fn do_fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        file_content::sync(self.readable(handle.get(), id)?.as_fd(), data_only)
+        let file = self.readable(handle.get(), id)?;
+        file_content::sync(file.as_fd(), data_only).inspect_err(|_| {
+            // Files that were closed and kept have this error yet to report. Who opens one of them
+            // now, after it was reported, would not get it on the host.
+            self.inodes.closed().close_all();
+        })
     }
 
     /// Reads a guest's open flags as far as the share allows what they ask for.
@@ -197,6 +205,9 @@ impl PassthroughFs {
             && let Some(kept) = self.inodes.closed().take(node.id)
         {
             return Ok(kept);
+        }
+        if request.write {
+            self.prepare_syncfs();
         }
         let permit = self.permit_open()?;
         let flags = request.host_flags();
@@ -281,6 +292,7 @@ impl PassthroughFs {
         permits: (Permit, Permit),
         mut request: OpenRequest,
     ) -> io::Result<(EntryOut, OpenOut)> {
+        self.prepare_syncfs();
         let stat = file::stat(made.as_fd())?;
         request.direct = request.direct && file::set_direct(made.as_fd(), true).is_ok();
         // The inode gets a descriptor of its own. With the opened one, the file would count as open for writing on
@@ -313,14 +325,21 @@ impl PassthroughFs {
         request: OpenRequest,
     ) -> io::Result<OpenOut> {
         let file = OpenFile::file(node.id, descriptor, request, place);
-        let mut flags = match self.share.options.cache {
+        let options = &self.share.options;
+        let mut flags = match options.cache {
             CachePolicy::Never | CachePolicy::Metadata => {
                 FopenFlags::DIRECT_IO | FopenFlags::PARALLEL_DIRECT_WRITES
             }
             CachePolicy::Auto => FopenFlags::empty(),
             CachePolicy::Always => FopenFlags::KEEP_CACHE,
         };
-        if self.share.options.locks == Locks::Guest && !file.close_reports {
+        // With NOFLUSH, the guest's kernel does not write back at close what a program has changed
+        // through a mapping, and so does not report there what the host could not take. Such a
+        // mapping needs a file that is open for reading and writing, and a page cache.
+        let may_be_dirty = request.read
+            && request.write
+            && (!options.cache.bypasses_page_cache() || options.allow_mmap);
+        if options.locks == Locks::Guest && !file.close_reports && !may_be_dirty {
             flags |= FopenFlags::NOFLUSH;
         }
         self.opened(file, flags)

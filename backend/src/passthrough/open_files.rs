@@ -25,8 +25,8 @@ pub(super) struct OpenFile {
     pub(super) direct: AtomicBool,
     /// Whether a read can be asked not to wait for the disk (`RWF_NOWAIT`); given up when that cannot be done.
     pub(super) tells_waiting: AtomicBool,
-    /// Whether a read that returns less than asked has come to the end.
-    pub(super) short_read_is_end: bool,
+    /// Whether a read that returns less than asked has come to the end or to an error.
+    pub(super) reads_whole: bool,
     /// Whether closing it can report an error that nothing else reports.
     pub(super) close_reports: bool,
     /// Whether it may be used again by another who opens it, when it was closed.
@@ -49,11 +49,9 @@ impl OpenFile {
             writable: request.write,
             direct: AtomicBool::new(request.direct),
             tells_waiting: AtomicBool::new(true),
-            short_read_is_end: place.short_read_is_end(),
+            reads_whole: place.reads_whole(),
             close_reports: place.close_reports(),
-            may_be_kept: request.only_reads()
-                && place.short_read_is_end()
-                && !place.close_reports(),
+            may_be_kept: request.only_reads() && place.reads_whole() && !place.close_reports(),
             listing: None,
         }
     }
@@ -66,7 +64,7 @@ impl OpenFile {
             writable: false,
             direct: AtomicBool::new(false),
             tells_waiting: AtomicBool::new(false),
-            short_read_is_end: true,
+            reads_whole: true,
             close_reports: false,
             may_be_kept: false,
             listing: Some(Box::new(listing)),

@@ -187,6 +187,11 @@ impl GuestNumbering {
         OpenRequest::decode(self.arch(), raw)
     }
 
+    /// Whether the flags of a READ or WRITE say that the guest has the file open with `O_DIRECT`.
+    pub(super) fn is_direct(&self, raw: u32) -> bool {
+        raw & Numbering::of(self.arch()).direct != 0
+    }
+
     /// Forgets what was learned: another kernel may run in the guest next time.
     pub(super) fn forget(&self) {
         self.learned.store(UNKNOWN, Ordering::Relaxed);

@@ -21,6 +21,12 @@ pub enum CachePolicy {
 }
 
 impl CachePolicy {
+    /// Whether guests read and write files past their page cache (`FOPEN_DIRECT_IO`).
+    #[must_use]
+    pub fn bypasses_page_cache(self) -> bool {
+        matches!(self, Self::Never | Self::Metadata)
+    }
+
     /// How long an entry that exists and its attributes stay valid in the guest.
     #[must_use]
     pub fn timeout(self) -> Duration {

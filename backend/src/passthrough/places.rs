@@ -19,7 +19,7 @@ pub(super) struct Place {
 }
 
 /// Position of a [`Place`] in the share's list; the root's is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PlaceIndex(pub(super) u32);
 
 impl PlaceIndex {
@@ -28,7 +28,10 @@ impl PlaceIndex {
 }
 
 /// Which inode: what no two inodes have in common as long as both exist.
+///
+/// Packed to 12 bytes, because a guest may know millions of inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(Rust, packed(4))]
 pub(super) struct Identity {
     /// Mount and device.
     pub(super) place: PlaceIndex,
@@ -39,7 +42,8 @@ pub(super) struct Identity {
 /// What may be relied on when a file system answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StorageKind {
-    /// A file system of this kernel: a short read means the end of the file, and closing a file reports nothing.
+    /// A file system of this kernel: a read is short at the end of the file or before an error,
+    /// and closing a file reports nothing.
     Local,
     /// A remote or unknown one.
     Other,
@@ -61,8 +65,8 @@ impl Place {
         self.index
     }
 
-    /// Whether a read that returns less than asked has come to the end of the file.
-    pub(super) fn short_read_is_end(&self) -> bool {
+    /// Whether a read that returns less than asked has come to the end of the file or to an error.
+    pub(super) fn reads_whole(&self) -> bool {
         self.kind == StorageKind::Local
     }
 
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(index(&inner), PlaceIndex::ROOT);
         assert_eq!(index("/proc".as_ref()), PlaceIndex(1));
         let proc = places.get(PlaceIndex(1)).expect("known");
-        assert!(!proc.short_read_is_end());
+        assert!(!proc.reads_whole());
         assert!(proc.close_reports());
         assert!(places.get(PlaceIndex(2)).is_none());
     }

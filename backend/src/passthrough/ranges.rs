@@ -1,4 +1,4 @@
-//! Allocating, searching and copying ranges of files, and syncing the whole.
+//! Allocating, searching and copying ranges of files.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,6 +7,7 @@ use gangplank_fuse::{CopyFileRangeIn, FallocateIn, Handle, InitFlags, LseekIn, N
 
 use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
+use super::inode::KnownSize;
 use crate::session::Caller;
 use crate::sys::file;
 use crate::sys::file_content::{self, SeekFor};
@@ -37,7 +38,9 @@ impl PassthroughFs {
         signed(args.length)?;
         self.changing_content(caller, || {
             file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
-        })
+        })?;
+        self.inodes.with_known_size(id, KnownSize::forget);
+        Ok(())
     }
 
     /// Finds data or a hole.
@@ -69,9 +72,8 @@ impl PassthroughFs {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let source = self.files.get(Handle::new(args.fh_in), id)?;
-        let target = self
-            .files
-            .get(Handle::new(args.fh_out), NodeId::new(args.nodeid_out))?;
+        let target_id = NodeId::new(args.nodeid_out);
+        let target = self.files.get(Handle::new(args.fh_out), target_id)?;
         signed(args.off_in)?;
         signed(args.off_out)?;
         let length = usize::try_from(args.len.min(COPY_LIMIT)).unwrap_or(usize::MAX);
@@ -84,6 +86,12 @@ impl PassthroughFs {
                 length,
             )
         })?;
+        self.inodes.with_known_size(target_id, KnownSize::forget);
+        if copied == 0 && length > 0 && args.off_in < file::stat(source.as_fd())?.stx_size {
+            // Some file systems copy nothing where they cannot copy. The guest's kernel then reads
+            // and writes by itself, and meets the error if there is one.
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
         Ok(copied as u64)
     }
 
@@ -100,18 +108,6 @@ impl PassthroughFs {
             return without_set_id(change);
         }
         change()
-    }
-
-    /// Brings the whole file system that holds a node to stable storage.
-    pub(super) fn do_syncfs(&self, id: NodeId) -> io::Result<()> {
-        let directory = self.directory(id)?;
-        let _permit = self.share.permit()?;
-        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-        let proc = self.share.proc_self_fd();
-        let open = self
-            .share
-            .open(|| file::reopen(proc, directory.as_fd(), flags))?;
-        file_content::sync_file_system(open.as_fd())
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use super::budget::{Budget, Descriptor, exhausted};
+use super::budget::{Budget, Descriptor, Permit};
 use super::inodes::{Inodes, Kind, stale};
 use super::options::{InodeFileHandles, Options};
 use super::places::{Identity, Place, PlaceIndex, Places};
@@ -84,9 +84,7 @@ impl Share {
             }
         }
         // The root comes on top of what the guests may hold.
-        let permit = Budget::new(1)
-            .take()
-            .ok_or(ShareError::Attributes(exhausted()))?;
+        let permit = Permit::uncounted();
         Ok(Arc::new(Self {
             root: Arc::new(Descriptor::new(root, permit)),
             root_identity: Identity {

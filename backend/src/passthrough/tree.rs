@@ -76,7 +76,12 @@ impl PassthroughFs {
         if node.kind != Kind::Symlink {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        file::read_link(node.as_fd(), target)
+        let length = file::read_link(node.as_fd(), target)?;
+        // The system call cuts what finds no room, and a link cut short leads elsewhere.
+        if length == target.len() {
+            return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+        }
+        Ok(length)
     }
 
     /// Gives an inode another name.
@@ -98,6 +103,8 @@ impl PassthroughFs {
         // Not looked up by name: it is this inode, whatever the name may mean by now.
         let stat = file::stat(node.as_fd())?;
         self.inodes.count_lookup(id)?;
+        self.inodes
+            .with_known_size(id, |known| known.set(stat.stx_size));
         Ok(self.entry(id, parent.identity.place, node.identity.place, &stat))
     }
 

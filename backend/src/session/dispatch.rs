@@ -16,8 +16,9 @@ use crate::sys::buffers::{Reader, Writer};
 /// Largest extended attribute value, and longest list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_MAX: usize = 64 * 1024;
 
-/// Longest symbolic link target, in bytes without a NUL (`PATH_MAX`).
-const TARGET_MAX: usize = 4096;
+/// Room for the target of a symbolic link: one byte more than the longest has (`PATH_MAX`), so that
+/// one that was cut is noticed.
+const TARGET_ROOM: usize = 4096;
 
 /// Most bytes that one COPY_FILE_RANGE may copy, since its reply counts in 32 bits: whole pages below that.
 const COPY_MAX: u64 = 0xffff_f000;
@@ -65,7 +66,9 @@ impl Call<'_, '_, '_> {
     }
 
     fn put_buffer(&mut self, len: usize) -> io::Result<usize> {
-        put_bytes(self.reply, self.buffer.get(..len).unwrap_or_default())
+        let bytes = self.buffer.get(..len);
+        let bytes = bytes.ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
+        put_bytes(self.reply, bytes)
     }
 
     fn put_opened(&mut self, (entry, opened): (EntryOut, OpenOut)) -> io::Result<usize> {
@@ -154,7 +157,9 @@ impl<F: FileSystem + 'static> Session<F> {
             Op::Syncfs(_) => done(fs.syncfs(node)),
 
             Op::Readlink => {
-                let len = fs.readlink(node, call.buffer(TARGET_MAX, TARGET_MAX))?;
+                // Whatever room the reply has: a target that does not fit must not be cut.
+                call.buffer.resize(TARGET_ROOM.max(call.buffer.len()), 0);
+                let len = fs.readlink(node, &mut call.buffer[..TARGET_ROOM])?;
                 call.put_buffer(len)
             }
             Op::Symlink { name, target } => {

@@ -286,9 +286,18 @@ impl<'a> Writer<'a> {
         self.0.remaining >= size_of::<T>() && self.write(value.as_bytes()) == size_of::<T>()
     }
 
-    /// Whether one call of [`Writer::read_from`] can fill the next `count` bytes: whether a short read means something.
-    pub fn fits_one_call(&self, count: usize) -> bool {
-        self.0.rest.len() <= MAX_SEGMENTS_PER_CALL && count <= MAX_BYTES_PER_CALL
+    /// How many of the next `count` bytes one call of [`Writer::read_from`] asks the kernel for: a
+    /// smaller result is a short read.
+    pub fn one_call_covers(&self, count: usize) -> usize {
+        let count = count.min(MAX_BYTES_PER_CALL);
+        if self.0.rest.len() <= MAX_SEGMENTS_PER_CALL {
+            return count;
+        }
+        let segments = self.0.rest.iter().take(MAX_SEGMENTS_PER_CALL);
+        segments
+            .map(|segment| segment.iov_len)
+            .sum::<usize>()
+            .min(count)
     }
 
     /// Reads the next bytes, at most `count`, from `file` at `offset` by one `preadv2` with `flags` (`RWF_*`).

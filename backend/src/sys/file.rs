@@ -223,14 +223,22 @@ pub fn own_path(
     )?)
 }
 
-/// Calls again while a signal interrupts.
-pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return Ok(result?),
+/// How often a call is repeated that a signal has interrupted. A file system may answer EINTR by
+/// itself, and for ever.
+const MAX_INTERRUPTIONS: usize = 64;
+
+/// Calls again while a signal interrupts, up to [`MAX_INTERRUPTIONS`] times.
+///
+/// # Errors
+/// The call's; EINTR where it was interrupted each time.
+pub fn retry<T, E: Into<io::Error>>(mut call: impl FnMut() -> Result<T, E>) -> io::Result<T> {
+    for _ in 0..MAX_INTERRUPTIONS {
+        match call().map_err(Into::into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
+    call().map_err(Into::into)
 }
 
 fn open_flags(flags: i32) -> OFlags {

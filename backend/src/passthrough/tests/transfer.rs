@@ -377,6 +377,80 @@ fn flush_is_not_asked_for_where_nothing_depends_on_it() {
     }
 }
 
+/// At close, a guest's kernel writes back what a program has changed through a mapping, and reports
+/// what could not be written, only of a file that is not opened with NOFLUSH.
+#[test]
+fn a_file_that_may_be_changed_through_a_mapping_is_flushed_at_close() {
+    for (cache, allow_mmap, is_flushed) in [
+        (CachePolicy::Auto, false, true),
+        (CachePolicy::Always, false, true),
+        (CachePolicy::Never, false, false),
+        (CachePolicy::Never, true, true),
+    ] {
+        let guest = Guest::with(Options {
+            cache,
+            allow_mmap,
+            ..Options::default()
+        });
+        let (node, _) = file(&guest, b"", libc::O_RDONLY);
+        for (mode, is_flushed) in [
+            (libc::O_RDONLY, false),
+            (libc::O_WRONLY, false),
+            (libc::O_RDWR, is_flushed),
+        ] {
+            let args = OpenIn {
+                flags: mode.cast_unsigned(),
+                ..OpenIn::default()
+            };
+            let flags = guest.fs.open(node, &args).expect("opened").open_flags;
+            let spared = FopenFlags::from_bits_retain(flags).contains(FopenFlags::NOFLUSH);
+            assert_eq!(spared, !is_flushed, "{cache:?} {allow_mmap} {mode}");
+        }
+    }
+}
+
+/// A read that is short where the guest knows the file to end is not asked on, and the guest knows
+/// what attributes and its own writes tell.
+#[test]
+fn the_known_size_follows_attributes_and_writes() {
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, &[1; 100], libc::O_RDWR);
+    let known = || {
+        let known = guest.fs.inodes.with_known_size(node, |known| known.get());
+        known.expect("the inode is known")
+    };
+    assert_eq!(known(), Some(100));
+    guest.write(node, handle, 50, &[2; 10]).expect("written");
+    assert_eq!(known(), Some(100));
+    guest.write(node, handle, 95, &[2; 10]).expect("written");
+    assert_eq!(known(), Some(105));
+    std::fs::write(guest.path("file"), [3; 40]).expect("written");
+    assert_eq!(known(), Some(105), "the guest has not heard of it");
+    let mut buffer = [0; 200];
+    assert_eq!(guest.read(node, handle, 0, &mut buffer).expect("read"), 40);
+    guest.fs.getattr(node, None).expect("attributes");
+    assert_eq!(known(), Some(40));
+    let allocate = FallocateIn {
+        fh: handle.get(),
+        length: 4096,
+        ..FallocateIn::default()
+    };
+    guest
+        .fs
+        .fallocate(ROOT_USER, node, &allocate)
+        .expect("allocated");
+    assert_eq!(known(), None);
+    guest.find(ROOT, c"file");
+    assert_eq!(known(), Some(4096));
+    let append = WriteIn {
+        fh: handle.get(),
+        flags: (libc::O_RDWR | libc::O_APPEND).cast_unsigned(),
+        ..WriteIn::default()
+    };
+    guest.write_with(node, &append, b"more").expect("written");
+    assert_eq!(known(), None);
+}
+
 #[test]
 fn appends_go_to_the_offset_the_guest_says_where_it_collects_writes() {
     for (writeback, expected) in [(false, &b"0123x"[..]), (true, b"01x3")] {

@@ -1,0 +1,83 @@
+//! A file mapped into memory, for programs that check what mappings show and keep.
+#![allow(
+    unsafe_code,
+    reason = "maps files and copies bytes out of and into the mapping"
+)]
+
+use std::os::fd::AsFd;
+use std::ptr;
+
+use rustix::io::Result;
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+
+/// A mapping of a whole file for reading and writing, unmapped when dropped.
+///
+/// The file must not become shorter while it lives: the kernel answers a look beyond the end by
+/// SIGBUS.
+pub struct Mapping {
+    start: *mut std::ffi::c_void,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps the first `length` bytes of a file, whose changes are the file's.
+    ///
+    /// # Errors
+    /// `mmap(2)`'s.
+    pub fn shared(file: impl AsFd, length: usize) -> Result<Self> {
+        Self::new(file, length, MapFlags::SHARED)
+    }
+
+    /// Maps the first `length` bytes of a file, whose changes stay in memory.
+    ///
+    /// # Errors
+    /// `mmap(2)`'s.
+    pub fn private(file: impl AsFd, length: usize) -> Result<Self> {
+        Self::new(file, length, MapFlags::PRIVATE)
+    }
+
+    fn new(file: impl AsFd, length: usize, flags: MapFlags) -> Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a null hint lets the kernel choose unused addresses, so no memory of this program
+        // is replaced.
+        let start = unsafe { mmap(ptr::null_mut(), length, protection, flags, file, 0) }?;
+        Ok(Self { start, length })
+    }
+
+    /// A copy of what the mapping shows.
+    #[must_use]
+    pub fn load(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.length];
+        // SAFETY: the mapping is `length` bytes long, and the vector is separate memory of the same
+        // length.
+        unsafe {
+            ptr::copy_nonoverlapping(self.start.cast::<u8>(), bytes.as_mut_ptr(), self.length)
+        };
+        bytes
+    }
+
+    /// Changes the first bytes, as many as there are in both.
+    pub fn store(&self, bytes: &[u8]) {
+        let length = bytes.len().min(self.length);
+        // SAFETY: as for `load`, in the other direction, and no longer than either side.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.cast::<u8>(), length) };
+    }
+
+    /// Has the changes written to the file, and waits.
+    ///
+    /// # Errors
+    /// `msync(2)`'s.
+    pub fn sync(&self) -> Result<()> {
+        // SAFETY: the range is exactly the live mapping.
+        unsafe { msync(self.start, self.length, MsyncFlags::SYNC) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is exactly the live mapping, and nothing refers to it after this.
+        let unmapped = unsafe { munmap(self.start, self.length) };
+        // Only a wrong range could fail, and it is right by construction.
+        debug_assert!(unmapped.is_ok());
+    }
+}
