@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gangplank_service::logging;
 use log::LevelFilter;
 use thiserror::Error;
 
 use crate::args::Args;
 use crate::passthrough::options::CachePolicy;
-use crate::{compat, device, logging, passthrough, sandbox, socket};
+use crate::{compat, device, passthrough, sandbox, socket};
 
 /// Everything the daemon was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

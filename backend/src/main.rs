@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use gangplank_backend::args::{Args, Stop};
 use gangplank_backend::config::Config;
-use gangplank_backend::{logging, run};
+use gangplank_backend::run;
+use gangplank_service::error_chain;
 
 /// What management software asks a vhost-user file system daemon for (`docs/interop/vhost-user.json`
 /// of QEMU, `VHostUserBackendCapabilities`). `separate-options`: options stand by themselves, not
@@ -38,11 +39,7 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             // There is nowhere left to complain to if this fails.
-            let _ = writeln!(
-                io::stderr(),
-                "gangplankd: error: {}",
-                logging::in_full(&error)
-            );
+            let _ = writeln!(io::stderr(), "gangplankd: error: {}", error_chain(&error));
             ExitCode::FAILURE
         }
     }

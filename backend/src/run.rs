@@ -2,15 +2,16 @@
 
 use std::os::unix::net::UnixListener;
 
+use gangplank_service::{error_chain, logging};
 use thiserror::Error;
 
 use crate::config::Config;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, Side, limits};
+use crate::serve;
 use crate::socket::{self, Listening, Source};
 use crate::sys::signal::TerminationSignals;
-use crate::{logging, serve};
 
 /// Why the daemon does not serve, or serves no longer.
 #[derive(Debug, Error)]
@@ -52,7 +53,7 @@ pub fn run(config: Config) -> Result<u8, Error> {
     if let Err(error) = &result
         && syslog
     {
-        log::error!("{}", logging::in_full(error));
+        log::error!("{}", error_chain(error));
     }
     result
 }

@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use gangplank_service::rate_limited;
+
 use super::request::{Handler, Request};
 use super::worker::handle;
-use crate::rate_limited;
 
 /// Requests that may wait for a thread. Each keeps its buffers meanwhile, and a ring that stops waits for all of them.
 const MAX_WAITING: usize = 64;

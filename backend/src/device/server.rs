@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gangplank_service::error_chain;
+use gangplank_service::rate_limited;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::request::Handler;
 use super::{Options, connection};
-use crate::logging::in_full;
-use crate::rate_limited;
 
 /// How long to wait before accepting again when descriptors or memory have run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -167,7 +167,7 @@ fn serve_guest(number: u64, socket: &UnixStream, options: &Options, handler: &Ar
     rate_limited!(info, "guest {number} has connected");
     match connection::serve(socket, options, handler) {
         Ok(()) => rate_limited!(info, "guest {number} has gone"),
-        Err(error) => rate_limited!(error, "guest {number} is dropped: {}", in_full(&error)),
+        Err(error) => rate_limited!(error, "guest {number} is dropped: {}", error_chain(&error)),
     }
     // The other end learns of it now, not when the main thread gets to joining this one.
     let _ = socket.shutdown(Shutdown::Both);

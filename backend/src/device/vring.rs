@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use gangplank_service::rate_limited;
 use rustix::fs::OFlags;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
@@ -13,7 +14,6 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::chain::{Chain, Table};
 use super::memory::GuardedMemory;
-use crate::rate_limited;
 use crate::sys::interrupt::Interruption;
 
 /// The guest's memory as vhost-user-backend keeps it; rings take it from a [`super::memory::MemoryCell`] instead.

@@ -15,9 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::NodeId;
+use gangplank_service::rate_limited;
 
 use super::budget::Descriptor;
-use crate::rate_limited;
 
 /// How many files of one guest are kept.
 const MOST: usize = 64;

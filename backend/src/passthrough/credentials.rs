@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::rate_limited;
+use gangplank_service::rate_limited;
+
 use crate::session::Creator;
 use crate::sys::thread::{self, Capability, MAX_GROUPS};
 

@@ -8,12 +8,13 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limited;
+
 use super::budget::{Permit, exhausted};
 use super::inodes::{Inodes, SHARDS};
 use super::options::InodeFileHandles;
 use super::recall::{NoRecall, Recall};
 use super::share::Share;
-use crate::rate_limited;
 use crate::sys::file;
 
 /// Descriptors given up at a time, so that the search for them is not repeated for every single one.

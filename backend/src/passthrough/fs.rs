@@ -11,6 +11,7 @@ use gangplank_fuse::{
     Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SetattrIn, SetxattrIn,
     StatxIn, StatxOut, WriteIn,
 };
+use gangplank_service::rate_limited;
 
 use super::attributes::Validity;
 use super::budget::{Descriptor, Permit, Use, exhausted};
@@ -26,7 +27,6 @@ use super::open_flags::GuestNumbering;
 use super::places::Identity;
 use super::share::Share;
 use super::syncfs::SyncDirectories;
-use crate::rate_limited;
 use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
 use crate::sys::buffers::{Reader, Writer};
 

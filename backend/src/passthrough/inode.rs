@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use gangplank_fuse::NodeId;
+use gangplank_service::rate_limited;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::budget::Descriptor;
 use super::places::Identity;
 use super::recall::Recall;
 use super::slab::{Key, Slab};
-use crate::rate_limited;
 
 /// What an inode is, as far as it decides what may be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

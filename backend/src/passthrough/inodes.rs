@@ -15,6 +15,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gangplank_fuse::NodeId;
+use gangplank_service::rate_limited;
 use hashbrown::DefaultHashBuilder;
 
 use super::budget::{Account, Descriptor};
@@ -24,7 +25,6 @@ use super::inode::{Inode, KnownSize, Shard, hash_of};
 use super::places::Identity;
 use super::recall::{Evidence, Recall};
 use super::slab::{Full, KEY_BITS, Key};
-use crate::rate_limited;
 
 /// Number of shards: what the bits of a node id above a [`Key`] can tell.
 pub(super) const SHARDS: usize = 1 << (64 - KEY_BITS);

@@ -17,12 +17,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 use gangplank_fuse::{Handle, InitFlags, NodeId, ReadFlags, ReadIn, WriteFlags, WriteIn};
+use gangplank_service::rate_limited;
 
 use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
 use super::inode::KnownSize;
 use super::open_files::OpenFile;
-use crate::rate_limited;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::file;
 

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gangplank_fuse::InitFlags;
+use gangplank_service::rate_limited;
 
 use super::credentials::Impersonation;
 use super::fs::PassthroughFs;
 use super::options::{CachePolicy, Locks, Options};
 use super::unopened::{UNOPENED_FLAGS, need_no_opening};
-use crate::rate_limited;
 use crate::sys::thread;
 
 /// The flags in force, once agreed on.

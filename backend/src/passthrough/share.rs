@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use gangplank_service::rate_limited;
+
 use super::budget::{Budget, Descriptor, Permit};
 use super::inodes::{Inodes, Kind, stale};
 use super::options::{InodeFileHandles, Options};
 use super::places::{Identity, Place, PlaceIndex, Places};
 use super::recall::Recall;
-use crate::rate_limited;
 use crate::sys::file::{self, Statx};
 
 /// What the process is allowed to do, found out when it was confined.

@@ -17,6 +17,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gangplank_fuse::{Dialect, InHeader, LkIn, NodeId, Opcode, Operation, Unique};
+use gangplank_service::rate_limited;
 
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use name::{InvalidName, Name};
@@ -25,7 +26,6 @@ use self::dispatch::Call;
 use self::reply::{Front, refuse};
 use self::waiting::Waiting;
 use crate::device::request::{Handler, Request, Scratch};
-use crate::rate_limited;
 use crate::sys::buffers::{Reader, Writer};
 
 /// Longest arguments a request may have, bulk data not counted: an extended attribute of 64 KiB with its name, and room.

@@ -6,9 +6,9 @@ use std::sync::PoisonError;
 use gangplank_fuse::{
     InitFlags, InitIn, InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION,
 };
+use gangplank_service::rate_limited;
 
 use super::{FileSystem, Session};
-use crate::rate_limited;
 
 /// Largest READ and WRITE, in bytes.
 const MAX_TRANSFER: u32 = 1 << 20;

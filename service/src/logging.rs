@@ -144,13 +144,6 @@ fn syslog_message(pid: u32, record: &Record<'_>) -> String {
     )
 }
 
-/// An error and what has led to it, in one line.
-#[must_use]
-pub fn in_full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

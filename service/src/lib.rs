@@ -1,0 +1,10 @@
+//! What makes a process a good service, in every program of the workspace.
+//!
+//! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works on
+//! machines of 32 bits too.
+
+pub mod error_chain;
+pub mod logging;
+pub mod rate_limit;
+
+pub use error_chain::error_chain;
