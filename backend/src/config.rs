@@ -128,13 +128,14 @@ impl Config {
                 rlimit_nofile: args.rlimit_nofile,
             },
             logging: logging::Options {
-                level: if args.compat_debug {
-                    LevelFilter::Debug
-                } else {
-                    args.log_level
-                },
-                filter: None,
                 syslog: args.syslog,
+                ..logging::Options::new(
+                    "gangplankd",
+                    match args.compat_debug {
+                        true => LevelFilter::Debug,
+                        false => args.log_level,
+                    },
+                )
             },
             notices,
         })

@@ -7,43 +7,45 @@ use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
 use gangplank_dvk::rhostfs::{mount, service};
 use gangplank_dvk::{dump, forward, status, switch};
-use gangplank_frontend::failure::in_full;
+use gangplank_service::{error_chain, logging};
 use log::LevelFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_logging(&args);
+    if let Err(error) = start_logging(&args) {
+        return fail(&error_chain(&error));
+    }
     let done = match &args.command {
-        Command::Mount(args) => mount::run(args).map_err(|error| in_full(&error)),
-        Command::Serve(args) => service::run(args).map_err(|error| in_full(&error)),
-        Command::Forward(args) => forward::run(args).map_err(|error| in_full(&error)),
-        Command::Switch(args) => switch::run(args).map_err(|error| in_full(&error)),
+        Command::Mount(args) => mount::run(args).map_err(|error| error_chain(&error)),
+        Command::Serve(args) => service::run(args).map_err(|error| error_chain(&error)),
+        Command::Forward(args) => forward::run(args).map_err(|error| error_chain(&error)),
+        Command::Switch(args) => switch::run(args).map_err(|error| error_chain(&error)),
         Command::Dump(args) => {
-            dump::run(args, &mut io::stdout().lock()).map_err(|error| in_full(&error))
+            dump::run(args, &mut io::stdout().lock()).map_err(|error| error_chain(&error))
         }
         Command::Status(args) => {
-            status::run(args, &mut io::stdout().lock()).map_err(|error| in_full(&error))
+            status::run(args, &mut io::stdout().lock()).map_err(|error| error_chain(&error))
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // There is nowhere left to complain to if this fails.
-            let _ = writeln!(io::stderr(), "gangplank-dvk: error: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
 }
 
-/// Standard error, as much of it as is asked for.
-fn start_logging(args: &Args) {
-    let mut builder = env_logger::Builder::new();
-    match std::env::var("RUST_LOG") {
-        Ok(filter) => builder.parse_filters(&filter),
-        // fuser warns of each request that we have no answer to, such as for extended attributes: there is nothing to be done.
-        Err(_) => builder
-            .filter_level(args.log_level)
-            .filter_module("fuser", args.log_level.min(LevelFilter::Error)),
-    };
-    builder.init();
+fn fail(error: &str) -> ExitCode {
+    // If standard error cannot be written, the error has no other place to go.
+    let _ = writeln!(io::stderr(), "gangplank-dvk: error: {error}");
+    ExitCode::FAILURE
+}
+
+/// Logs to standard error what the arguments or `RUST_LOG` ask for.
+fn start_logging(args: &Args) -> Result<(), logging::Error> {
+    logging::start(&logging::Options {
+        filter: std::env::var("RUST_LOG").ok(),
+        // fuser warns of each request that a file system does not have, such as for extended
+        // attributes, and nothing can be done about it.
+        modules: vec![("fuser", args.log_level.min(LevelFilter::Error))],
+        ..logging::Options::new("gangplank-dvk", args.log_level)
+    })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gangplank_frontend::listening::{Listening, is_in_use};
+use gangplank_service::unix_listener::{OwnedListener, is_in_use};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -89,7 +89,7 @@ impl Drop for StatusServer {
     }
 }
 
-fn serve(listener: &Listening, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
+fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
     let mut door = Door::default();
     loop {
         let mut ready = [
@@ -117,9 +117,9 @@ fn serve(listener: &Listening, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
 }
 
 /// Listens at `path`, for the program's own user alone. A socket that nobody listens at any more is replaced.
-pub(crate) fn listen(path: &Path) -> Result<Listening, StatusError> {
+pub(crate) fn listen(path: &Path) -> Result<OwnedListener, StatusError> {
     let mode = Mode::RUSR | Mode::WUSR;
-    Listening::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
+    OwnedListener::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
         true => StatusError::Used(path.to_owned()),
         false => StatusError::Listen {
             path: path.to_owned(),
@@ -129,7 +129,7 @@ pub(crate) fn listen(path: &Path) -> Result<Listening, StatusError> {
 }
 
 /// Tells `text` to who is at the door, as far as it takes it at once: whoever waits with that is not waited for.
-pub(crate) fn tell(listener: &Listening, text: &str) -> io::Result<()> {
+pub(crate) fn tell(listener: &OwnedListener, text: &str) -> io::Result<()> {
     let (mut who, _) = listener.accept()?;
     who.set_nonblocking(true)?;
     who.write_all(text.as_bytes())

@@ -11,10 +11,7 @@ pub mod bao;
 #[cfg(target_pointer_width = "64")]
 pub mod config;
 #[cfg(target_pointer_width = "64")]
-mod connecting;
-#[cfg(target_pointer_width = "64")]
 pub mod driver;
-pub mod failure;
 #[cfg(target_pointer_width = "64")]
 pub mod fake;
 #[cfg(target_pointer_width = "64")]
@@ -28,17 +25,12 @@ pub mod hypervisor;
 #[cfg(target_pointer_width = "64")]
 pub mod journal;
 #[cfg(target_pointer_width = "64")]
-mod limits;
-pub mod listening;
-#[cfg(target_pointer_width = "64")]
 pub mod mmio;
 #[cfg(target_pointer_width = "64")]
 pub mod model;
-pub mod peer;
 #[cfg(target_pointer_width = "64")]
 pub mod program;
 #[cfg(target_pointer_width = "64")]
 pub mod relay;
-pub mod seldom;
 #[cfg(target_pointer_width = "64")]
 pub mod vhost_user;

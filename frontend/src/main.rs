@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use gangplank_frontend::args::{Args, Command, FsArgs, ModelArgs};
-use gangplank_frontend::failure::in_full;
 use gangplank_frontend::program::{self, Outcome};
 use gangplank_frontend::relay::{self, RelayArgs};
 use gangplank_frontend::{fs, holder};
+use gangplank_service::error_chain;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -62,7 +62,7 @@ fn complain(error: &dyn Error, status: u8) -> ExitCode {
     let _ = writeln!(
         io::stderr(),
         "gangplank-frontend: error: {}",
-        in_full(error)
+        error_chain(error)
     );
     ExitCode::from(status)
 }

@@ -3,8 +3,14 @@
 //! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works on
 //! machines of 32 bits too.
 
+pub mod connect_timeout;
 pub mod error_chain;
 pub mod logging;
+pub mod peer_cred;
 pub mod rate_limit;
+pub mod readiness;
+pub mod rlimit;
+pub mod signals;
+pub mod unix_listener;
 
 pub use error_chain::error_chain;

@@ -1,22 +1,24 @@
-//! Where messages go: standard error, or syslog.
+//! Where log messages go: standard error, or syslog.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
+use std::thread;
 
+use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use thiserror::Error;
 
 /// Facility `LOG_USER`, as a priority value carries it (RFC 3164, 4.1.1).
 const FACILITY_USER: u8 = 1 << 3;
 
-/// Where programs of the host hand in their syslog messages.
+/// Where programs of the host send their syslog messages.
 const SYSLOG_SOCKET: &str = "/dev/log";
 
-/// Libraries that write a line for every message or ring entry that is wrong, as often as a frontend cares to send one.
-/// What matters of it is said here as well, with a limit.
+/// Libraries that log a line for every wrong message or ring entry, as often as a peer sends one. Our
+/// programs log what matters of it themselves, rate-limited.
 const LIBRARIES: [&str; 4] = ["vhost", "vhost_user_backend", "virtio_queue", "vm_memory"];
 
-/// How much those libraries may say: nothing, unless somebody is looking for something.
+/// The level of those libraries: off, unless a person debugs.
 fn library_level(level: LevelFilter) -> LevelFilter {
     if level >= LevelFilter::Debug {
         level
@@ -25,35 +27,66 @@ fn library_level(level: LevelFilter) -> LevelFilter {
     }
 }
 
+/// What a line on standard error begins with, behind the time and the level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinePrefix {
+    /// The module that logs.
+    #[default]
+    Module,
+    /// The thread that logs, if it is not the main thread.
+    Thread,
+}
+
 /// What to log, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// The program's name in syslog messages.
+    pub program: &'static str,
     /// The least severe level that is logged.
     pub level: LevelFilter,
-    /// An env_logger filter, such as `warn,gangplank_backend::device=trace`, that says it in place
-    /// of `level` on standard error.
+    /// An env_logger filter, such as `warn,gangplank_backend::device=trace`, that replaces `level` on
+    /// standard error.
     pub filter: Option<String>,
-    /// To syslog instead of standard error.
+    /// Whether messages go to syslog instead of standard error.
     pub syslog: bool,
+    /// What lines on standard error begin with.
+    pub prefix: LinePrefix,
+    /// Levels of single modules, where `filter` does not say otherwise.
+    pub modules: Vec<(&'static str, LevelFilter)>,
+}
+
+impl Options {
+    /// Everything of `program` up to `level`, on standard error.
+    #[must_use]
+    pub fn new(program: &'static str, level: LevelFilter) -> Self {
+        Self {
+            program,
+            level,
+            filter: None,
+            syslog: false,
+            prefix: LinePrefix::default(),
+            modules: Vec::new(),
+        }
+    }
 }
 
 /// Logging cannot be started.
 #[derive(Debug, Error)]
-#[error("cannot start logging: {0}")]
+#[error("cannot start logging")]
 pub struct Error(#[from] log::SetLoggerError);
 
 /// Starts logging for the rest of the process's life.
 ///
-/// Syslog is connected to here, before confinement takes it out of reach. Where that fails,
-/// messages go to standard error and the first says why.
+/// Connects to syslog here, before confinement puts it out of reach. If that fails, messages go to
+/// standard error, and the first one says why.
 ///
 /// # Errors
-/// [`struct@Error`] when a logger is already in place.
+/// [`struct@Error`] if a logger is already in place.
 pub fn start(options: &Options) -> Result<(), Error> {
     if !options.syslog {
         return start_stderr(options);
     }
-    match Syslog::connect(options.level) {
+    match Syslog::connect(options) {
         Ok(syslog) => {
             log::set_boxed_logger(Box::new(syslog))?;
             log::set_max_level(options.level);
@@ -70,34 +103,75 @@ pub fn start(options: &Options) -> Result<(), Error> {
 fn start_stderr(options: &Options) -> Result<(), Error> {
     let mut builder = env_logger::Builder::new();
     match &options.filter {
-        Some(filter) => builder.parse_filters(filter),
+        Some(filter) => {
+            builder.parse_filters(filter);
+        }
         None => {
+            builder.filter_level(options.level);
             for library in LIBRARIES {
                 builder.filter_module(library, library_level(options.level));
             }
-            builder.filter_level(options.level)
+            for (module, level) in &options.modules {
+                builder.filter_module(module, *level);
+            }
         }
-    };
+    }
+    if options.prefix == LinePrefix::Thread {
+        builder.format(write_line);
+    }
     Ok(builder.try_init()?)
 }
 
-/// The host's syslog daemon, by a datagram for each message.
+/// A line with the time, the level and the thread.
+fn write_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let (time, level) = (out.timestamp_millis(), record.level());
+    let thread = thread::current();
+    match thread.name() {
+        Some(name) if name != "main" => {
+            writeln!(out, "[{time} {level:<5}] {name}: {}", record.args())
+        }
+        _ => writeln!(out, "[{time} {level:<5}] {}", record.args()),
+    }
+}
+
+/// The host's syslog daemon. Each message is a datagram.
 struct Syslog {
     socket: UnixDatagram,
+    program: &'static str,
     level: LevelFilter,
-    /// The process the operator started; a confined process knows itself by another number.
+    /// The process that the operator started. A confined process sees another number for itself.
     pid: u32,
 }
 
 impl Syslog {
-    fn connect(level: LevelFilter) -> io::Result<Self> {
+    fn connect(options: &Options) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(SYSLOG_SOCKET)?;
         Ok(Self {
             socket,
-            level,
+            program: options.program,
+            level: options.level,
             pid: std::process::id(),
         })
+    }
+
+    /// The message without a time stamp: the syslog daemon adds one.
+    fn message(&self, record: &Record<'_>) -> String {
+        let severity = match record.level() {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 6,
+            Level::Debug | Level::Trace => 7,
+        };
+        format!(
+            "<{}>{}[{}]: {} {}: {}",
+            FACILITY_USER | severity,
+            self.program,
+            self.pid,
+            record.level(),
+            record.target(),
+            record.args()
+        )
     }
 }
 
@@ -116,32 +190,15 @@ impl Log for Syslog {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = syslog_message(self.pid, record);
+        let message = self.message(record);
         if let Err(error) = self.socket.send(message.as_bytes()) {
-            // A syslog daemon that was restarted cannot be found again from inside; a message must
-            // still not be lost without a trace. Nothing is left to try if this fails too.
+            // A confined process cannot connect to a syslog daemon that was restarted. The message
+            // goes to standard error, and if that fails too, nothing is left to try.
             let _ = writeln!(io::stderr(), "{message} (syslog: {error})");
         }
     }
 
     fn flush(&self) {}
-}
-
-/// The message without a time stamp: the daemon stamps what arrives at its socket.
-fn syslog_message(pid: u32, record: &Record<'_>) -> String {
-    let severity = match record.level() {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
-    };
-    format!(
-        "<{}>gangplankd[{pid}]: {} {}: {}",
-        FACILITY_USER | severity,
-        record.level(),
-        record.target(),
-        record.args()
-    )
 }
 
 #[cfg(test)]
@@ -150,13 +207,19 @@ mod tests {
 
     #[test]
     fn syslog_message_carries_priority_process_level_and_target() {
+        let syslog = Syslog {
+            socket: UnixDatagram::unbound().unwrap(),
+            program: "gangplankd",
+            level: LevelFilter::Info,
+            pid: 7,
+        };
         let record = Record::builder()
             .level(Level::Warn)
             .target("device")
             .args(format_args!("queue stopped"))
             .build();
         assert_eq!(
-            syslog_message(7, &record),
+            syslog.message(&record),
             "<12>gangplankd[7]: WARN device: queue stopped"
         );
     }

@@ -1,4 +1,6 @@
-//! Logging that a guest cannot turn into a flood: each call site speaks a few times per interval.
+//! Logging that a guest or another peer cannot turn into a flood.
+//!
+//! Each call site, or each connection, logs a few messages per interval.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,9 +11,10 @@ pub const BURST: u32 = 5;
 /// Length of the window in which [`BURST`] messages are let through.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a call site has logged lately. Made by `rate_limited!`, one static for each use.
+/// What a call site has logged lately. `rate_limited!` makes a static one for each use.
 #[derive(Debug)]
 pub struct RateLimit {
+    burst: u32,
     window: Mutex<Window>,
 }
 
@@ -23,11 +26,22 @@ struct Window {
 }
 
 impl RateLimit {
-    /// A call site that has not logged yet.
+    /// A call site that has not logged yet, and may log [`BURST`] messages per [`INTERVAL`].
     #[must_use]
     #[expect(clippy::new_without_default, reason = "made by the macro in a static")]
     pub const fn new() -> Self {
+        Self::with_burst(BURST)
+    }
+
+    /// One that may log a single message per [`INTERVAL`].
+    #[must_use]
+    pub const fn once() -> Self {
+        Self::with_burst(1)
+    }
+
+    const fn with_burst(burst: u32) -> Self {
         Self {
+            burst,
             window: Mutex::new(Window {
                 since: None,
                 logged: 0,
@@ -36,7 +50,7 @@ impl RateLimit {
         }
     }
 
-    /// Counts one message. `Some(n)`: log it, `n` before it were suppressed; `None`: stay silent.
+    /// Counts one message. `Some(n)`: log it, `n` before it were suppressed. `None`: suppress it.
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
@@ -51,7 +65,7 @@ impl RateLimit {
             window.since = Some(now);
             window.logged = 0;
         }
-        if window.logged >= BURST {
+        if window.logged >= self.burst {
             window.suppressed = window.suppressed.saturating_add(1);
             return None;
         }
@@ -60,11 +74,10 @@ impl RateLimit {
     }
 }
 
-/// Logs like the `log` macro of the given level, at most [`BURST`] times
-/// per [`INTERVAL`] from this call site, and says how many were
-/// suppressed once it may speak again.
+/// Logs like the `log` macro of the given level, at most [`BURST`] times per [`INTERVAL`] from this
+/// call site. The next message after that says how many were suppressed.
 ///
-/// For everything a guest or a frontend can make happen again and again:
+/// For everything that a guest or a frontend can cause again and again:
 /// `rate_limited!(warn, "queue {index} stopped: {error}")`.
 #[macro_export]
 macro_rules! rate_limited {
@@ -98,6 +111,15 @@ mod tests {
         );
         assert_eq!(site.admit_at(start + INTERVAL), Some(2));
         assert_eq!(site.admit_at(start + INTERVAL), Some(0));
+    }
+
+    #[test]
+    fn a_limit_of_one_admits_one_message_per_interval() {
+        let limit = RateLimit::once();
+        let start = Instant::now();
+        assert_eq!(limit.admit_at(start), Some(0));
+        assert_eq!(limit.admit_at(start), None);
+        assert_eq!(limit.admit_at(start + INTERVAL), Some(1));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use gangplank_frontend::failure::in_full;
+use gangplank_service::error_chain;
 
 use super::DumpError;
 use super::capture::Segment;
@@ -179,7 +179,7 @@ fn understood(
         Ok(()) => Ok(true),
         Err(error @ DumpError::Write(_)) => Err(error),
         Err(error) => {
-            line(&format!("{}; the rest is not shown", in_full(&error)))?;
+            line(&format!("{}; the rest is not shown", error_chain(&error)))?;
             Ok(false)
         }
     }

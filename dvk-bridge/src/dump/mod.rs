@@ -12,13 +12,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gangplank_frontend::failure::in_full;
-
 use crate::abi::{Generation, HeaderError};
 use crate::carrier::node::PORT_BASE;
 use crate::typed::GenerationName;
 use conversations::Conversations;
 use decode::Decoder;
+use gangplank_service::error_chain;
 
 /// How long a connection to what is listened for may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -216,7 +215,10 @@ fn pass_on(
                 Ok(()) => decoder = Some(it),
                 Err(DumpError::Write(error)) => return Err(Passing::Write(error)),
                 Err(error) => {
-                    log::error!("the rest is passed on and not shown: {}", in_full(&error));
+                    log::error!(
+                        "the rest is passed on and not shown: {}",
+                        error_chain(&error)
+                    );
                 }
             }
             to.flush().map_err(Passing::Write)?;

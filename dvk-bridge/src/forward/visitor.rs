@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use gangplank_frontend::seldom::Seldom;
+use gangplank_service::rate_limit::RateLimit;
 
 use super::Shared;
 use crate::abi::{Endpoint, Message};
@@ -88,7 +88,7 @@ fn visit(
     place: &Place,
     requests: &Receiver<(RequestId, Message)>,
 ) {
-    let mut complaints = Seldom::default();
+    let complaints = RateLimit::once();
     while let Ok((request, message)) = requests.recv() {
         match pass(shared, client, place, request, &message) {
             Ok(answer) => {
@@ -96,7 +96,7 @@ fn visit(
                 shared.answer(request, &answer);
             }
             Err(error) => {
-                if !lock(&place.0).ended && complaints.is_due() {
+                if !lock(&place.0).ended && complaints.admit().is_some() {
                     log::warn!("client {client} is not served: {error}");
                 }
                 shared.refuse(request, &message);

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use gangplank_frontend::failure::in_full;
+use gangplank_service::error_chain;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -170,7 +170,7 @@ fn tell(config: &Config) -> Result<(), ServeError> {
         if block.carriage == Carriage::Device
             && let Err(error) = Device::open(Path::new(device::PATH))
         {
-            warn!("{}: {}", block.name, in_full(&error));
+            warn!("{}: {}", block.name, error_chain(&error));
         }
     }
     Ok(())

@@ -20,8 +20,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_frontend::listening::{Listening, is_in_use};
-use gangplank_frontend::seldom::Seldom;
+use gangplank_service::rate_limit::RateLimit;
+use gangplank_service::unix_listener::{OwnedListener, is_in_use};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -101,11 +101,11 @@ pub enum SwitchError {
 /// A switch that listens.
 pub struct Switch {
     config: SwitchConfig,
-    listener: Listening,
-    status: Option<Listening>,
+    listener: OwnedListener,
+    status: Option<OwnedListener>,
     door: Door,
     /// When it was last said that a program may not do what it wants, which it can want as often as it likes.
-    complaints: Seldom,
+    complaints: RateLimit,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
     next: u64,
@@ -137,7 +137,7 @@ impl Switch {
             listener,
             status,
             door: Door::default(),
-            complaints: Seldom::default(),
+            complaints: RateLimit::once(),
             stop: Arc::new(stop),
             programs: BTreeMap::new(),
             next: 0,
@@ -232,7 +232,7 @@ impl Switch {
                     self.programs.insert(self.next, program);
                     self.next += 1;
                 }
-                Some(why) if self.complaints.is_due() => {
+                Some(why) if self.complaints.admit().is_some() => {
                     log::warn!("{program} is refused: {why}");
                 }
                 Some(why) => log::debug!("{program} is refused: {why}"),
@@ -347,7 +347,7 @@ impl Switch {
     fn bind(&mut self, id: u64, header: &Header, name: &[u8]) -> Result<(), Code> {
         let program = self.programs.get(&id).ok_or(Code::EDVSNOTBIND)?;
         if !self.config.admission.allows(program.uid(), header.src) {
-            if self.complaints.is_due() {
+            if self.complaints.admit().is_some() {
                 log::warn!("{program} may not bind endpoint {}", header.src);
             }
             return Err(Code::EACCES);
@@ -490,10 +490,10 @@ struct Ready {
     programs: Vec<(u64, PollFlags)>,
 }
 
-fn listen(config: &SwitchConfig) -> Result<Listening, SwitchError> {
+fn listen(config: &SwitchConfig) -> Result<OwnedListener, SwitchError> {
     let path = &config.socket;
     let mode = Mode::from_raw_mode(config.mode);
-    Listening::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
+    OwnedListener::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
         true => SwitchError::Used(path.clone()),
         false => SwitchError::Listen {
             path: path.clone(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gangplank_frontend::peer::Peer;
+use gangplank_service::peer_cred::PeerCred;
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -54,7 +54,7 @@ impl Program {
     /// Whoever is at the other end of `socket`.
     pub(super) fn new(socket: OwnedFd) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let peer = Peer::of(&socket)?;
+        let peer = PeerCred::of(&socket)?;
         Ok(Self {
             socket,
             uid: peer.user,

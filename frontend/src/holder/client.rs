@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::peer_cred::PeerCred;
 use log::info;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -21,7 +22,6 @@ use super::channel::{Received, receive, send};
 use super::error::HolderError;
 use super::message::{Answer, Request, Slot};
 use crate::fnv::fnv_1a;
-use crate::peer::Peer;
 
 /// How long the holder may take: it does nothing that takes time.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -294,7 +294,7 @@ fn greet(name: &str, socket: OwnedFd) -> Result<Link, HolderError> {
         doing: "say who it is",
         source: errno.into(),
     };
-    let peer = Peer::of(&socket).map_err(lost)?;
+    let peer = PeerCred::of(&socket).map_err(lost)?;
     if !peer.is_root_or_own() {
         return Err(HolderError::Stranger {
             name: name.to_owned(),

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gangplank_service::error_chain;
 use log::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -12,7 +13,6 @@ use super::client::Holder;
 use super::error::HolderError;
 use super::eventfd::{as_descriptor, from_descriptor};
 use super::message::Slot;
-use crate::failure::in_full;
 
 /// A device that this process, and no other, serves.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Keep {
             warn!(
                 "device {} is not kept yet: {}",
                 self.device,
-                in_full(&error)
+                error_chain(&error)
             );
             self.holder.hang_up();
         }

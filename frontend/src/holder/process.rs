@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::peer_cred::PeerCred;
+use gangplank_service::rlimit::raise_descriptor_limit;
 use nix::sys::signal::SigSet;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -16,8 +18,6 @@ use rustix::net::{SocketFlags, SocketType, accept_with};
 use super::channel::{Received, receive, send};
 use super::message::{Answer, Request};
 use super::store::{Client, Store};
-use crate::limits::raise_descriptor_limit;
-use crate::peer::Peer;
 
 /// Connections at most; further ones wait.
 const MOST_CLIENTS: usize = 64;
@@ -145,7 +145,9 @@ fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
             return None;
         }
     };
-    let peer = Peer::of(&socket).ok().filter(Peer::is_root_or_own)?;
+    let peer = PeerCred::of(&socket)
+        .ok()
+        .filter(PeerCred::is_root_or_own)?;
     for direction in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&socket, direction, Some(LIMIT)).ok()?;
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use gangplank_service::error_chain;
+use gangplank_service::rate_limit::RateLimit;
 use log::{debug, info, warn};
 
 use super::device::{Activation, Device};
@@ -12,9 +14,7 @@ use super::registers::Ledger;
 use super::status::{Action, Status};
 use super::wires::Wires;
 use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
-use crate::failure::in_full;
 use crate::hypervisor::{Access, GuestRange, Operation};
-use crate::seldom::Seldom;
 
 /// What a register reads as that tells of a shared memory region that is not there (virtio 1.2, 4.2.2, `SHMLen`).
 const NO_REGION: u32 = u32::MAX;
@@ -34,9 +34,9 @@ pub struct Transport<D> {
     /// Not part of what a reset forgets: it has to differ when the content does.
     pub(super) config_generation: u32,
     /// What the guest can have logged: a queue that does not fit, a driver that is ready, one that cannot be served.
-    pub(super) unfit: Seldom,
-    pub(super) ready: Seldom,
-    pub(super) failed: Seldom,
+    pub(super) unfit: RateLimit,
+    pub(super) ready: RateLimit,
+    pub(super) failed: RateLimit,
     /// Where all of it is written down.
     pub(super) ledger: Option<Box<dyn Ledger>>,
 }
@@ -78,9 +78,9 @@ impl<D: Device> Transport<D> {
             own_calls: 0,
             counts: Counts::default(),
             config_generation: 0,
-            unfit: Seldom::default(),
-            ready: Seldom::default(),
-            failed: Seldom::default(),
+            unfit: RateLimit::once(),
+            ready: RateLimit::once(),
+            failed: RateLimit::once(),
             ledger: None,
         }
     }
@@ -306,13 +306,13 @@ impl<D: Device> Transport<D> {
         let features = self.driver.features;
         let count = queues.len();
         match self.device.activate(Activation { features, queues }) {
-            Ok(()) if self.ready.is_due() => {
+            Ok(()) if self.ready.admit().is_some() => {
                 info!("the driver is ready, with features {features:#x} and {count} queues");
             }
             Ok(()) => debug!("the driver is ready again, with {count} queues"),
             Err(error) => {
-                if self.failed.is_due() {
-                    warn!("the device cannot be started: {}", in_full(&error));
+                if self.failed.admit().is_some() {
+                    warn!("the device cannot be started: {}", error_chain(&error));
                 }
                 self.driver.status |= Status::NEEDS_RESET;
             }
@@ -407,7 +407,7 @@ impl<D: Device> Transport<D> {
 
     /// What an operator is to know of a guest whose memory is not set up as it has to be.
     fn warn_of(&mut self, index: u16, unfit: Unfit) {
-        if self.unfit.is_due() {
+        if self.unfit.admit().is_some() {
             warn!("queue {index} is not made ready: {unfit}{}", unfit.hint());
         }
     }

@@ -3,9 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use gangplank_service::error_chain;
 use log::warn;
 
-use crate::failure::in_full;
 use crate::holder::{HolderError, Keep, Slot};
 use crate::hypervisor::{Port, PortError};
 use crate::journal::{Journal, Left};
@@ -104,7 +104,7 @@ impl Handover {
         let device = self.keep.device();
         warn!(
             "device {device}: its state may be lost to a successor: {}",
-            in_full(error)
+            error_chain(error)
         );
     }
 }

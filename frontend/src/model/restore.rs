@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use gangplank_service::error_chain;
 use log::{info, warn};
 use rustix::net::Shutdown;
 
 use super::fs::{Change, FsDevice};
 use super::handover::Handover;
 use super::link::{Connector, tell};
-use crate::failure::in_full;
 use crate::journal::Left;
 use crate::mmio::Transport;
 
@@ -47,7 +47,7 @@ fn adopt<C: Connector>(
         Ok(None) => return None,
         Ok(Some((connection, facts))) => (Some(connection), facts),
         Err(error) => {
-            warn!("{}", in_full(&error));
+            warn!("{}", error_chain(&error));
             (None, None)
         }
     };
@@ -55,7 +55,7 @@ fn adopt<C: Connector>(
     let resumed = match connection.zip(facts) {
         Some((connection, facts)) => {
             let resumed = connector.resume(connection, &facts);
-            resumed.map_err(|error| in_full(&error))
+            resumed.map_err(|error| error_chain(&error))
         }
         None => Err("it had gone, or a message to it was on its way".to_owned()),
     };
@@ -64,7 +64,7 @@ fn adopt<C: Connector>(
         let device = transport.device_mut();
         match device.adopt(session, Arc::clone(&line)) {
             Ok(()) => Ok(line),
-            Err(error) => Err(in_full(&error)),
+            Err(error) => Err(error_chain(&error)),
         }
     });
     match adopted {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gangplank_service::error_chain;
 use log::{error, info, warn};
 
 use super::fs::{Change, FsDevice};
@@ -17,7 +18,6 @@ use super::restore::restore;
 use super::serve::{Counters, serve};
 use super::stop::{Stop, Waited};
 use crate::config::DeviceConfig;
-use crate::failure::in_full;
 use crate::hypervisor::Port;
 use crate::mmio::{Transport, Wires};
 use crate::vhost_user::Messages;
@@ -157,7 +157,10 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
                     return; // told to end before a daemon came
                 }
                 if let Err(error) = serve(&*port, &transport, &counters, &stopping) {
-                    error!("device {id} is not served any more: {}", in_full(&error));
+                    error!(
+                        "device {id} is not served any more: {}",
+                        error_chain(&error)
+                    );
                 }
             })
         };

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gangplank_service::error_chain;
+use gangplank_service::rate_limit::RateLimit;
 use log::{error, warn};
 
-use crate::failure::in_full;
 use crate::hypervisor::{Pending, Port, PortError};
 use crate::mmio::{Device, Transport};
-use crate::seldom::Seldom;
 
 /// How often in a row waiting for an access may be in vain before it is taken for broken, rather than interrupted.
 const VAIN_WAITS: u32 = 1000;
@@ -19,7 +19,7 @@ const VAIN_WAITS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What happened on a port, for whoever wants to know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// Accesses that were handled.
     pub accesses: AtomicU64,
@@ -28,7 +28,18 @@ pub struct Counters {
     /// How long the one took that took longest, in microseconds, from when the hypervisor gave it to when it took it back.
     pub slowest_us: AtomicU64,
     /// Held while an access is handled; whether to say that one could not be completed.
-    hand: Mutex<Seldom>,
+    hand: Mutex<RateLimit>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            accesses: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            slowest_us: AtomicU64::new(0),
+            hand: Mutex::new(RateLimit::once()),
+        }
+    }
 }
 
 impl Counters {
@@ -78,7 +89,7 @@ fn answer<P: Port + ?Sized, D: Device>(
     transport: &Mutex<Transport<D>>,
     counters: &Counters,
 ) {
-    let mut hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
+    let hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
     let began = Instant::now();
     let completed = pending.answer(|access| {
         counters.accesses.fetch_add(1, Ordering::Relaxed);
@@ -93,10 +104,10 @@ fn answer<P: Port + ?Sized, D: Device>(
     });
     if let Err(error) = completed {
         counters.faults.fetch_add(1, Ordering::Relaxed);
-        if hand.is_due() {
+        if hand.admit().is_some() {
             warn!(
                 "a guest's access could not be completed: {}",
-                in_full(&error)
+                error_chain(&error)
             );
         }
     }

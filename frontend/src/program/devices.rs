@@ -6,12 +6,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use gangplank_service::error_chain;
 use log::error;
 
 use super::Error;
 use crate::bao::{BaoPort, Node, Taken, Wanted};
 use crate::config::{Config, DeviceConfig};
-use crate::failure::in_full;
 use crate::holder::{Holder, HolderError, Keep, Slot, name_for};
 use crate::journal::Journal;
 use crate::model::{Handover, Running, ToSocket};
@@ -62,7 +62,7 @@ impl Devices {
             let state = match started {
                 Ok(running) => State::Served(running),
                 Err(error) => {
-                    let why = in_full(&*error);
+                    let why = error_chain(&*error);
                     error!("device {id} is not served: {why}");
                     State::Failed { why }
                 }

@@ -4,9 +4,6 @@
 //! device. A device that cannot be started, or ends, harms no other; the program goes on while one lives.
 
 mod devices;
-pub(crate) mod logging;
-mod manager;
-pub(crate) mod signals;
 mod status;
 
 use std::io::{self, Write};
@@ -14,19 +11,21 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::error_chain;
+use gangplank_service::logging::LinePrefix;
+use gangplank_service::rate_limit::RateLimit;
+use gangplank_service::rlimit::raise_descriptor_limit;
+use gangplank_service::signals::{SignalRequest, Signals};
+use gangplank_service::{logging, readiness};
 use log::{LevelFilter, error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::ModelArgs;
 use crate::bao::BaoError;
 use crate::config::{Config, ConfigError};
-use crate::failure::in_full;
 use crate::holder::HolderError;
-use crate::seldom::Seldom;
 use devices::Devices;
-use signals::{Signals, Told};
 use status::StatusSocket;
 
 /// How the program ended.
@@ -48,8 +47,8 @@ pub enum Error {
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
     /// No log.
-    #[error("cannot start logging")]
-    Logging(#[from] log::SetLoggerError),
+    #[error(transparent)]
+    Logging(#[from] logging::Error),
     /// The status socket cannot be had.
     #[error("cannot listen on {}, which is to tell the status", path.display())]
     Status {
@@ -112,7 +111,7 @@ pub fn run(
         return Ok(Outcome::Done);
     }
     let level = args.log_level.or(config.log_level);
-    logging::start(level.unwrap_or(LevelFilter::Info), filter)?;
+    logging::start(&log_options(level.unwrap_or(LevelFilter::Info), filter))?;
     let signals = Signals::block().map_err(|source| Error::System {
         what: "signals",
         source,
@@ -124,7 +123,7 @@ pub fn run(
             source,
         })?),
     };
-    raise_open_files();
+    raise_descriptor_limit();
     let mut devices = Devices::start(&config, args.holder.as_deref())?;
     if devices.alive() > 0 {
         let summary = format!(
@@ -133,17 +132,17 @@ pub fn run(
             config.devices.len()
         );
         info!("ready: {summary}");
-        manager::ready(&summary);
+        readiness::ready(&summary);
         serve(&mut devices, &signals, status.as_ref())?;
-        manager::stopping();
+        readiness::stopping();
     }
     let outcome = match devices.failed() {
         0 => Outcome::Done,
         _ => Outcome::Failed,
     };
-    let mut complaint = Seldom::default();
+    let complaint = RateLimit::once();
     while devices.must_not_end() {
-        if !hold_again(&devices, &mut complaint) {
+        if !hold_again(&devices, &complaint) {
             thread::sleep(Duration::from_secs(1));
         }
     }
@@ -152,14 +151,14 @@ pub fn run(
     Ok(outcome)
 }
 
-/// A device has a descriptor or two for each queue; where it is not permitted, there are those that there are.
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    let _ = setrlimit(Resource::Nofile, all);
+/// What these programs log: lines carry the name of the thread, and a device's threads are named after
+/// it.
+pub(crate) fn log_options(level: LevelFilter, filter: Option<&str>) -> logging::Options {
+    logging::Options {
+        filter: filter.map(str::to_owned),
+        prefix: LinePrefix::Thread,
+        ..logging::Options::new("gangplank-frontend", level)
+    }
 }
 
 /// Waits until it is told to end, or until there is no device left.
@@ -173,7 +172,7 @@ fn serve(
         source,
     };
     let mut is_held = true;
-    let mut complaint = Seldom::default();
+    let complaint = RateLimit::once();
     while devices.alive() > 0 {
         let mut awaited = vec![PollFd::new(signals, PollFlags::IN)];
         awaited.extend(status.map(|status| PollFd::new(status, PollFlags::IN)));
@@ -195,7 +194,7 @@ fn serve(
             warn!("the process that keeps the devices has gone, or does not answer");
         }
         if holder_gone || !is_held {
-            is_held = hold_again(devices, &mut complaint);
+            is_held = hold_again(devices, &complaint);
         }
         devices.notice_ends();
         if let Some(status) = status {
@@ -203,11 +202,13 @@ fn serve(
         }
         while let Some(told) = signals.take().map_err(system)? {
             match told {
-                Told::End => {
+                SignalRequest::Terminate => {
                     info!("told to end");
                     return Ok(());
                 }
-                Told::Report => devices.to_string().lines().for_each(|line| info!("{line}")),
+                SignalRequest::Report => {
+                    devices.to_string().lines().for_each(|line| info!("{line}"))
+                }
             }
         }
     }
@@ -216,15 +217,15 @@ fn serve(
 }
 
 /// Whether there is another holder, or the same one again.
-fn hold_again(devices: &Devices, complaint: &mut Seldom) -> bool {
+fn hold_again(devices: &Devices, complaint: &RateLimit) -> bool {
     match devices.renew_holder() {
         Ok(()) => {
             info!("the devices are kept again");
             true
         }
         Err(error) => {
-            if complaint.is_due() {
-                let why = in_full(&error);
+            if complaint.admit().is_some() {
+                let why = error_chain(&error);
                 error!("nothing keeps the devices, so this program must not end: {why}");
             }
             false

@@ -6,21 +6,20 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::unix_listener::OwnedListener;
 use log::debug;
-
-use crate::listening::Listening;
 
 /// How long to pause where nobody can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket, as long as it listens.
 #[derive(Debug)]
-pub(super) struct StatusSocket(Listening);
+pub(super) struct StatusSocket(OwnedListener);
 
 impl StatusSocket {
-    /// Listens at `path`. Fails as [`Listening::bind`].
+    /// Listens at `path`. Fails as [`OwnedListener::bind`].
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        Listening::bind(path, None).map(Self)
+        OwnedListener::bind(path, None).map(Self)
     }
 
     /// Sends `report` to everybody who has connected since. Whoever reads too slowly gets less of it: nobody is waited for.

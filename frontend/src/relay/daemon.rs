@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gangplank_service::connect_timeout::connect_timeout;
 use log::warn;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -14,7 +15,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::memory::Memory;
 use super::message::{Deadline, Inbox, Message, WireError, request};
 use super::ring::{Ring, Signal};
-use crate::connecting::connect_within;
 use crate::vhost_user::{CONFIG_LEN, FsConfig, feature};
 
 /// Protocol features (vhost-user, "Protocol features") that are taken when they are offered.
@@ -117,7 +117,7 @@ impl Daemon {
     /// Connects, and says all that is said once per connection.
     pub(super) fn connect(path: &Path, limits: Limits) -> Result<Self> {
         let socket =
-            connect_within(path, limits.connect).map_err(|source| DaemonError::Connect {
+            connect_timeout(path, limits.connect).map_err(|source| DaemonError::Connect {
                 daemon: path.to_owned(),
                 source,
             })?;

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use gangplank_service::error_chain;
 use log::{debug, error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -15,7 +16,6 @@ use super::message::{Inbox, Message, WireError, request};
 use super::replace::ReplaceError;
 use super::ring::Signal;
 use super::session::{Fatal, Phase, Refusal, Session};
-use crate::failure::in_full;
 
 /// Protocol features that guests are offered: several queues, acknowledgements, a channel for requests to the guest, the
 /// configuration space, reset. Nothing is ever asked over the channel; but without it User Mode Linux (6.1) has no interrupt.
@@ -183,7 +183,7 @@ impl Guest {
                     "message {} of guest {} is refused: {}",
                     message.request,
                     self.session.guest(),
-                    in_full(&refusal)
+                    error_chain(&refusal)
                 );
                 let refused = acknowledgement(&message, 1);
                 if refused.is_none() && message.request == request::GET_VRING_BASE {
@@ -336,7 +336,7 @@ impl Guest {
         };
         let done = match done {
             Err(ReplaceError::Fatal(fatal)) => {
-                order.answer(Err(in_full(&fatal)));
+                order.answer(Err(error_chain(&fatal)));
                 return Err(fatal.into());
             }
             Err(error) => {
@@ -344,9 +344,9 @@ impl Guest {
                     "guest {}: {:?}: {}",
                     order.guest,
                     order.command,
-                    in_full(&error)
+                    error_chain(&error)
                 );
-                Err(in_full(&error))
+                Err(error_chain(&error))
             }
             Ok(text) => {
                 debug!("guest {}: {:?}: {text}", order.guest, order.command);
@@ -413,6 +413,6 @@ pub(super) fn run(guest: &mut Guest, orders: &Receiver<Order>, told: &OwnedFd) {
     let number = guest.session.guest();
     match guest.serve(orders, told) {
         Ok(()) => info!("guest {number} has gone"),
-        Err(error) => error!("guest {number} is dropped: {}", in_full(&error)),
+        Err(error) => error!("guest {number} is dropped: {}", error_chain(&error)),
     }
 }

@@ -27,7 +27,12 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::program::log_options;
 pub use args::{RelayAction, RelayArgs};
+use gangplank_service::logging;
+use gangplank_service::rlimit::raise_descriptor_limit;
+use gangplank_service::signals::Signals;
+use gangplank_service::unix_listener::OwnedListener;
 use log::info;
 use rustix::fs::Mode;
 pub use serve::Error;
@@ -36,10 +41,6 @@ use self::control::Command;
 use self::daemon::Limits;
 use self::serve::Relay;
 use self::session::Plan;
-use crate::limits::raise_descriptor_limit;
-use crate::listening::Listening;
-use crate::program::logging;
-use crate::program::signals::Signals;
 
 /// How long a daemon may take to take a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -94,12 +95,12 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         patience: GUEST_PATIENCE,
     };
     let listening = |path: &Path, mode| {
-        Listening::bind(path, mode).map_err(|source| Error::Listen {
+        OwnedListener::bind(path, mode).map_err(|source| Error::Listen {
             path: path.to_owned(),
             source,
         })
     };
-    logging::start(args.log_level, filter)?;
+    logging::start(&log_options(args.log_level, filter))?;
     raise_descriptor_limit();
     let signals = Signals::block().map_err(Error::Wait)?;
     let control = args.control.as_deref();

@@ -8,13 +8,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gangplank_service::error_chain;
 use log::{info, warn};
 
 use super::daemon::{Daemon, DaemonError};
 use super::refusal::is_drained;
 use super::session::{Fatal, Phase, Session, Unstarted};
 use super::split::SplitError;
-use crate::failure::in_full;
 
 /// How often a daemon that is not there yet is looked for when it has to be there.
 const RETRY: Duration = Duration::from_millis(50);
@@ -83,7 +83,7 @@ impl Session {
                 }
                 Err(error @ DaemonError::Wire { .. }) => return Err(self.gone(error)),
                 Err(error) => {
-                    warn!("guest {}: {}", self.guest(), in_full(&error));
+                    warn!("guest {}: {}", self.guest(), error_chain(&error));
                     said = "paused; the daemon did not hand on what it knows of the guest's files";
                 }
             }

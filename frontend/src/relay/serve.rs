@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gangplank_service::logging;
+use gangplank_service::signals::{SignalRequest, Signals};
+use gangplank_service::unix_listener::OwnedListener;
 use log::{debug, error, info, warn};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -17,8 +20,6 @@ use super::control::{self, Command, Order};
 use super::guest::{self, Guest};
 use super::replace::Files;
 use super::session::{Plan, Session};
-use crate::listening::Listening;
-use crate::program::signals::{Signals, Told};
 
 /// Guests that are served at a time. Each has a thread and some ten descriptors.
 const MAX_GUESTS: usize = 256;
@@ -54,8 +55,8 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// Logging cannot be started.
-    #[error("cannot start logging")]
-    Logging(#[from] log::SetLoggerError),
+    #[error(transparent)]
+    Logging(#[from] logging::Error),
 }
 
 /// A guest that is served.
@@ -89,8 +90,8 @@ impl Relay {
     /// Serves guests that connect at `listener`, and operators at `control`, until it is told to end.
     pub(super) fn serve(
         &mut self,
-        listener: &Listening,
-        control: Option<&Listening>,
+        listener: &OwnedListener,
+        control: Option<&OwnedListener>,
         signals: &Signals,
     ) -> Result<(), Error> {
         loop {
@@ -105,8 +106,8 @@ impl Relay {
             }
             self.guests.retain(|guest| !guest.thread.is_finished());
             match signals.take().map_err(Error::Wait)? {
-                Some(Told::End) => return Ok(()),
-                Some(Told::Report) => self.report(),
+                Some(SignalRequest::Terminate) => return Ok(()),
+                Some(SignalRequest::Report) => self.report(),
                 None => {}
             }
             if let Some(stream) = accept(listener) {
@@ -272,7 +273,7 @@ fn answer(mut stream: &UnixStream, told: Result<String, String>) {
     }
 }
 
-fn accept(listener: &Listening) -> Option<UnixStream> {
+fn accept(listener: &OwnedListener) -> Option<UnixStream> {
     use io::ErrorKind::{ConnectionAborted, WouldBlock};
     match listener.accept() {
         Ok((stream, _)) => Some(stream),

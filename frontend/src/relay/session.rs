@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gangplank_service::error_chain;
 use log::{debug, error, info, warn};
 
 use super::daemon::{Daemon, DaemonError, Limits};
@@ -24,7 +25,6 @@ use super::memory::Memory;
 use super::refusal::{Answered, Settled, refuse, settle};
 use super::ring::{Ring, Signal};
 use super::split::{Split, SplitError};
-use crate::failure::in_full;
 use crate::vhost_user::{CONFIG_LEN, FsConfig, TAG_LEN, feature};
 
 /// Virtio features that guests are offered; the relay can work a ring that has them. A daemon that has fewer narrows them.
@@ -434,13 +434,13 @@ impl Session {
                     debug!(
                         "still no daemon for guest {}: {}",
                         self.guest,
-                        in_full(&error)
+                        error_chain(&error)
                     );
                 } else {
                     info!(
                         "guest {} waits for a daemon: {}",
                         self.guest,
-                        in_full(&error)
+                        error_chain(&error)
                     );
                 }
                 self.is_absence_told = true;
@@ -594,9 +594,9 @@ impl Session {
     /// connection has to be closed, which leaves its memory to the daemon.
     pub(super) fn lose_to(&mut self, error: &DaemonError) -> Result<(), Fatal> {
         if !error.is_end() && self.rings.iter().any(|ring| ring.is_out) {
-            return Err(Fatal::Alive(in_full(error)));
+            return Err(Fatal::Alive(error_chain(error)));
         }
-        self.lose(&in_full(error))
+        self.lose(&error_chain(error))
     }
 
     /// [`Session::lose_to`] by a daemon that has had requests, also where it has none any more: what it did with them is lost.
@@ -689,7 +689,7 @@ impl Session {
                     error!(
                         "ring {index} of guest {} is stopped: {}",
                         self.guest,
-                        in_full(&error)
+                        error_chain(&error)
                     );
                     ring.broken = true;
                     ring.signal_error();

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gangplank_service::connect_timeout::connect_timeout;
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
 };
@@ -15,7 +16,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::watchdog::Watchdog;
 use super::{Error, Messages, Region, Result, RingAddresses};
-use crate::connecting::connect_within;
 
 /// Rings a daemon may have at most (vhost-user, SET_VRING_KICK: the index has 8 bits).
 const MAX_RINGS: u64 = 256;
@@ -257,7 +257,7 @@ impl Messages for Socket {
 
 /// The connection, for a crate that waits for answers.
 fn connect(path: &Path, limit: Duration) -> Result<UnixStream> {
-    let stream = connect_within(path, limit).map_err(|source| match source.kind() {
+    let stream = connect_timeout(path, limit).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => Error::LateConnect {
             daemon: path.to_owned(),
             limit,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use gangplank_frontend::seldom::Seldom;
+use gangplank_service::rate_limit::RateLimit;
 
 use super::lane::Lane;
 use super::line::{Line, PeerId};
@@ -26,7 +26,7 @@ pub(super) struct Desk {
     lanes: Mutex<HashMap<(PeerId, i32), Arc<Lane>>>,
     losses: Mutex<Losses>,
     /// When it was last said that somebody uses another's endpoint.
-    strangers: Mutex<Seldom>,
+    strangers: RateLimit,
 }
 
 /// How often others were lost.
@@ -55,7 +55,7 @@ impl Desk {
             kind,
             lanes: Mutex::default(),
             losses: Mutex::default(),
-            strangers: Mutex::default(),
+            strangers: RateLimit::once(),
         }
     }
 
@@ -138,7 +138,7 @@ impl Desk {
 
     /// Says that `peer` has used the endpoint of another peer's process, which is refused.
     fn note_stranger(&self, peer: PeerId, endpoint: Endpoint) {
-        if lock(&self.strangers).is_due() {
+        if self.strangers.admit().is_some() {
             let owner = self.mailbox.owner_of(endpoint);
             log::warn!(
                 "{endpoint} of node {} is refused by {}: that is a process of node {}, which is connected; each process of a \

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gangplank_frontend::peer::Peer;
+use gangplank_service::peer_cred::PeerCred;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -61,7 +61,7 @@ fn connect_to_switch(shared: &Shared) -> Result<OwnedFd, End> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(&shared.config.socket)?)?;
-    let peer = Peer::of(&socket)?;
+    let peer = PeerCred::of(&socket)?;
     if peer.is_root_or_own() || shared.config.switch_uid == Some(peer.user) {
         Ok(socket)
     } else {

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use gangplank_frontend::seldom::Seldom;
+use gangplank_service::rate_limit::RateLimit;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -12,10 +12,19 @@ use rustix::io::Errno;
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// Whether who knocks is looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Door {
     shut_until: Option<Instant>,
-    said: Seldom,
+    said: RateLimit,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self {
+            shut_until: None,
+            said: RateLimit::once(),
+        }
+    }
 }
 
 impl Door {
@@ -25,7 +34,7 @@ impl Door {
         if Errno::from_io_error(error).is_some_and(|errno| lacking.contains(&errno)) {
             self.shut_until = Some(Instant::now() + MOMENT);
         }
-        self.said.is_due()
+        self.said.admit().is_some()
     }
 
     /// What the listener is to be waited for.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use gangplank_frontend::driver::{self, Driver, Session, Wishes};
-use gangplank_frontend::failure::in_full;
+use gangplank_service::error_chain;
 use log::{debug, info, warn};
 
 use super::birth::Births;
@@ -181,11 +181,11 @@ impl Shared {
                     }
                     warn!("{socket}: the daemon has gone; requests fail until it is back");
                 }
-                Err(reason) if complained => debug!("{socket}: {}", in_full(&reason)),
+                Err(reason) if complained => debug!("{socket}: {}", error_chain(&reason)),
                 Err(reason) => {
                     warn!(
                         "{socket}: {root} of its share cannot be served, and is tried again: {}",
-                        in_full(&reason)
+                        error_chain(&reason)
                     );
                     complained = true;
                 }
@@ -252,10 +252,10 @@ impl Shared {
                 .and_then(|()| link.session.statfs(gangplank_fuse::NodeId::ROOT));
             if let Err(error) = alive {
                 if error.is_fatal() {
-                    debug!("{}", in_full(&error));
+                    debug!("{}", error_chain(&error));
                     return false;
                 }
-                debug!("{}: {}", self.target.socket.display(), in_full(&error));
+                debug!("{}: {}", self.target.socket.display(), error_chain(&error));
             }
         }
     }

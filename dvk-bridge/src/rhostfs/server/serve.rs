@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
-use gangplank_frontend::failure::in_full;
+use gangplank_service::error_chain;
 use log::{debug, error, warn};
 use rustix::io::Errno;
 
@@ -228,7 +228,7 @@ impl Server {
                 Err(EndpointError::TimedOut { .. }) => {}
                 Err(EndpointError::Unbound { .. }) => break,
                 Err(error) => {
-                    warn!("{}", in_full(&error));
+                    warn!("{}", error_chain(&error));
                     thread::sleep(AFTER_FAILURE);
                 }
             }
@@ -331,7 +331,7 @@ impl Shared {
 
     fn reply(&self, job: &Job, answer: &Message) {
         if let Err(error) = self.endpoint.reply(job.request, answer) {
-            debug!("{}", in_full(&error));
+            debug!("{}", error_chain(&error));
         }
     }
 
@@ -366,7 +366,7 @@ impl Shared {
                 debug!(
                     "client {}: {call:?}: -{errno}: {}",
                     job.request.client(),
-                    in_full(&failure)
+                    error_chain(&failure)
                 );
                 message.answer(-errno)
             }

@@ -1,4 +1,4 @@
-//! The signals that this program is told something by, as a readable descriptor.
+//! Signals that ask a program for something, as a readable descriptor.
 
 use std::fs;
 use std::io;
@@ -9,21 +9,24 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Told {
-    /// To end.
-    End,
-    /// To say how the devices stand.
+pub enum SignalRequest {
+    /// To end: SIGTERM, SIGINT, and SIGHUP unless the parent had it ignored.
+    Terminate,
+    /// To log the status: SIGUSR1.
     Report,
 }
 
-/// Signals that are read instead of being deadly.
+/// Signals that are read from a descriptor instead of ending the process.
 #[derive(Debug)]
-pub(crate) struct Signals(SignalFd);
+pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks the signals in the calling thread, so in those it starts later too, and opens the descriptor that they
-    /// arrive at. To be called before any thread is started. Fails as `signalfd` does.
-    pub(crate) fn block() -> io::Result<Self> {
+    /// Blocks the signals in the calling thread and in those that it starts later, and opens the
+    /// descriptor at which they arrive. Must be called before any thread is started.
+    ///
+    /// # Errors
+    /// `signalfd(2)`'s.
+    pub fn block() -> io::Result<Self> {
         let mut set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
         if !is_ignored(Signal::SIGHUP) {
             set.add(Signal::SIGHUP);
@@ -33,12 +36,15 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Takes one signal that has arrived; none if none has. Fails as `read` does.
-    pub(crate) fn take(&self) -> io::Result<Option<Told>> {
+    /// Takes one signal that has arrived, or `None`.
+    ///
+    /// # Errors
+    /// `read(2)`'s.
+    pub fn take(&self) -> io::Result<Option<SignalRequest>> {
         let report = Signal::SIGUSR1 as u32;
         Ok(self.0.read_signal()?.map(|signal| match signal.ssi_signo {
-            number if number == report => Told::Report,
-            _ => Told::End,
+            number if number == report => SignalRequest::Report,
+            _ => SignalRequest::Terminate,
         }))
     }
 }
@@ -49,7 +55,8 @@ impl AsFd for Signals {
     }
 }
 
-/// Whether whoever started this process had `signal` ignored, as nohup(1) does: once blocked, it would arrive all the same.
+/// Whether the parent process had `signal` ignored, as nohup(1) does. Once blocked, an ignored signal
+/// would arrive at the descriptor.
 fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -70,9 +77,9 @@ mod tests {
             let signals = Signals::block().unwrap();
             assert_eq!(signals.take().unwrap(), None);
             for (signal, told) in [
-                (Signal::SIGUSR1, Told::Report),
-                (Signal::SIGINT, Told::End),
-                (Signal::SIGTERM, Told::End),
+                (Signal::SIGUSR1, SignalRequest::Report),
+                (Signal::SIGINT, SignalRequest::Terminate),
+                (Signal::SIGTERM, SignalRequest::Terminate),
             ] {
                 raise(signal).unwrap();
                 assert_eq!(signals.take().unwrap(), Some(told), "{signal}");

@@ -1,4 +1,4 @@
-//! A Unix socket that a program listens at: made when it starts, removed when it ends.
+//! A Unix socket on which a program listens, and whose file it owns.
 
 use std::fs;
 use std::io;
@@ -11,22 +11,25 @@ use log::debug;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
-/// Connections that wait to be accepted; further ones are made to wait.
+/// Connections that may wait to be accepted (`listen(2)`). Further ones wait in `connect`.
 const BACKLOG: i32 = 128;
 
-/// The socket, as long as it listens. Its file goes when this does.
+/// A listening socket. Dropping it removes its file.
 #[derive(Debug)]
-pub struct Listening {
+pub struct OwnedListener {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Listening {
-    /// Makes the socket, for everybody whom the process's mask allows, or for those whom `mode` does, in place of one that a
-    /// process has left behind which is no more. It does not block.
+impl OwnedListener {
+    /// Makes the socket at `path` and listens on it. Accepting does not block.
+    ///
+    /// `mode` says who may connect; without it, the process's umask does. A socket on which no
+    /// process listens any more is replaced.
     ///
     /// # Errors
-    /// As `bind`; [`io::ErrorKind::AddrInUse`] where somebody listens already, or where there is something other than a socket.
+    /// `bind(2)`'s: [`io::ErrorKind::AddrInUse`] if a process listens there, or if the file is no
+    /// socket.
     pub fn bind(path: &Path, mode: Option<Mode>) -> io::Result<Self> {
         let listener = match listen(path, mode) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
@@ -41,22 +44,22 @@ impl Listening {
         })
     }
 
-    /// A connection, if one waits; [`io::ErrorKind::WouldBlock`] if none does.
+    /// Accepts a connection.
     ///
     /// # Errors
-    /// As `accept`.
+    /// `accept(2)`'s: [`io::ErrorKind::WouldBlock`] if no connection waits.
     pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         self.listener.accept()
     }
 }
 
-impl AsFd for Listening {
+impl AsFd for OwnedListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Drop for Listening {
+impl Drop for OwnedListener {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             debug!("cannot remove {}: {error}", self.path.display());
@@ -67,12 +70,13 @@ impl Drop for Listening {
 fn listen(path: &Path, mode: Option<Mode>) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // The file gets no more than the socket has (unix(7)), so it is nobody else's for a moment.
+    // The file gets the mode of the socket, less the umask (unix(7)), so that at no time more
+    // users than `mode` allows can connect.
     if let Some(mode) = mode {
         rustix::fs::fchmod(&socket, mode)?;
     }
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    // And less by the process's mask.
+    // The umask may have taken permissions away that `mode` gives.
     if let Some(mode) = mode {
         rustix::fs::chmod(path, mode)?;
     }
@@ -80,13 +84,15 @@ fn listen(path: &Path, mode: Option<Mode>) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
-/// Whether [`Listening::bind`] at `path` failed with `error` because somebody listens there, and not over what else is there.
+/// Whether [`OwnedListener::bind`] at `path` failed with `error` because a process listens there, and
+/// not because the file is no socket.
 #[must_use]
 pub fn is_in_use(error: &io::Error, path: &Path) -> bool {
     error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok()
 }
 
-/// Whether nobody listens at the socket any more. Connecting to a file that is none is refused just as well.
+/// Whether the file is a socket on which no process listens. Connecting to another kind of file is
+/// refused in the same way.
 fn is_left_behind(path: &Path) -> bool {
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
@@ -104,13 +110,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fs.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let listening = Listening::bind(&path, None).unwrap();
-        let busy = Listening::bind(&path, None).unwrap_err();
+        let listening = OwnedListener::bind(&path, None).unwrap();
+        let busy = OwnedListener::bind(&path, None).unwrap_err();
         assert_eq!(busy.kind(), io::ErrorKind::AddrInUse);
         drop(listening);
         assert!(!path.exists());
         fs::write(&path, b"precious").unwrap();
-        assert!(Listening::bind(&path, None).is_err());
+        assert!(OwnedListener::bind(&path, None).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
@@ -118,7 +124,7 @@ mod tests {
     fn socket_is_for_those_whom_the_mode_allows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        let _listening = Listening::bind(&path, Some(Mode::RUSR | Mode::WUSR)).unwrap();
+        let _listening = OwnedListener::bind(&path, Some(Mode::RUSR | Mode::WUSR)).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -1,4 +1,4 @@
-//! Who is at the other end of a Unix socket.
+//! The process and user at the other end of a Unix socket.
 
 use std::num::NonZeroU32;
 use std::os::fd::AsFd;
@@ -8,22 +8,24 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// Who has connected, or listens where we have connected, as the kernel tells (`SO_PEERCRED`, socket(7)).
+/// The credentials of the process that has connected, or that listens where we have connected
+/// (`SO_PEERCRED`, unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct PeerCred {
     /// User id.
     pub user: u32,
-    /// Process id; none if the process is in a pid namespace that this one does not see into, as a container's may be.
+    /// Process id; `None` if the process is in a pid namespace that this process does not see, as in
+    /// a container.
     pub process: Option<NonZeroU32>,
 }
 
-impl Peer {
-    /// Who is at the other end of `socket`.
+impl PeerCred {
+    /// The credentials at the other end of `socket`.
     ///
     /// # Errors
-    /// As `getsockopt`.
+    /// `getsockopt(2)`'s.
     pub fn of(socket: impl AsFd) -> Result<Self, Errno> {
-        // Not by rustix 1.1, whose process ids cannot be zero, as the kernel's are here for a process that is not seen.
+        // The kernel reports process 0 for one that is not seen. rustix 1.1 has no such process id.
         let told = getsockopt(&socket, PeerCredentials)
             .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
         Ok(Self {
@@ -32,7 +34,7 @@ impl Peer {
         })
     }
 
-    /// Whether it is root or this process's own user.
+    /// Whether the user is root or this process's own.
     #[must_use]
     pub fn is_root_or_own(&self) -> bool {
         self.user == 0 || self.user == geteuid().as_raw()
@@ -49,7 +51,7 @@ mod tests {
     #[test]
     fn own_socket_is_of_this_process_and_user() {
         let (one, _other) = UnixStream::pair().unwrap();
-        let peer = Peer::of(&one).unwrap();
+        let peer = PeerCred::of(&one).unwrap();
         assert_eq!(peer.process.map(NonZeroU32::get), Some(std::process::id()));
         assert!(peer.is_root_or_own());
     }
@@ -57,6 +59,6 @@ mod tests {
     #[test]
     fn what_is_no_socket_has_no_other_end() {
         let file = File::open("/dev/null").unwrap();
-        assert_eq!(Peer::of(&file), Err(Errno::NOTSOCK));
+        assert_eq!(PeerCred::of(&file), Err(Errno::NOTSOCK));
     }
 }

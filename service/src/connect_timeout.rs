@@ -1,4 +1,4 @@
-//! A connection to a Unix socket, within a limit.
+//! Connecting to a Unix socket within a time limit.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-/// How often a socket whose queue of connections is full is tried again.
-const RETRY: Duration = Duration::from_millis(10);
+/// Pause between two attempts while the listener's queue of connections is full.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Connects to the socket at `path`; the connection does not block. A plain connect waits without limit while the socket's queue
-/// of connections is full.
+/// Connects to the socket at `path`. The connection does not block.
+///
+/// A plain `connect` waits without limit while the listener's queue of connections is full.
 ///
 /// # Errors
-/// As `connect`; [`io::ErrorKind::WouldBlock`] when the queue is still full after `limit`.
-pub(crate) fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+/// `connect(2)`'s: [`io::ErrorKind::WouldBlock`] if the queue is still full after `limit`.
+pub fn connect_timeout(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -26,7 +27,7 @@ pub(crate) fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStr
         match connect(&socket, &address) {
             Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if begun.elapsed() < limit => thread::sleep(RETRY),
+            Err(Errno::AGAIN) if begun.elapsed() < limit => thread::sleep(RETRY_INTERVAL),
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -1,0 +1,26 @@
+//! What the service manager that started this program is told (`sd_notify(3)`).
+
+use std::io;
+
+use log::warn;
+use sd_notify::NotifyState;
+
+/// Tells the service manager, if there is one, that the program serves from now on, and `status` for
+/// people.
+pub fn ready(status: &str) {
+    report(sd_notify::notify(&[
+        NotifyState::Ready,
+        NotifyState::Status(status),
+    ]));
+}
+
+/// Tells the service manager, if there is one, that the program is about to end.
+pub fn stopping() {
+    report(sd_notify::notify(&[NotifyState::Stopping]));
+}
+
+fn report(result: io::Result<()>) {
+    if let Err(error) = result {
+        warn!("cannot notify the service manager: {error}");
+    }
+}
