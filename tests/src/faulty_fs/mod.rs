@@ -1,0 +1,273 @@
+//! A FUSE file system in this process's memory that fails where a test wants it to.
+//!
+//! It is mounted on a temporary directory of the host, so that a program and a daemon meet the same
+//! faults by ordinary system calls. The faults are [`rules::Rule`]s, set and cleared while it is
+//! mounted. Needs root and `/dev/fuse`.
+
+pub mod rules;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod transfers;
+mod tree;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, anyhow};
+use fuser::{Config, SessionACL};
+use rustix::mount::{MountFlags, UnmountFlags};
+use tempfile::TempDir;
+
+use self::rules::{Call, Rule, Rules};
+use self::serve::Served;
+use self::tree::{ROOT, Tree};
+
+/// Threads that take requests from the kernel.
+const THREADS: usize = 4;
+
+/// Where the host's kernel keeps what it reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostCache {
+    /// Nowhere: each read and write arrives here as it was made (`FOPEN_DIRECT_IO`).
+    None,
+    /// In the page cache.
+    Pages,
+}
+
+/// When the host's kernel writes what is in its page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostWrites {
+    /// At once.
+    Through,
+    /// Later, so that fsync or close reports what fails (`FUSE_WRITEBACK_CACHE`).
+    Back,
+}
+
+/// What is called when a trigger name is looked up, with that name.
+type Hook = Box<dyn Fn(&str) + Send + Sync>;
+
+/// A name prefix that is never a file, and what happens when such a name is looked up.
+struct Trigger {
+    prefix: String,
+    hook: Hook,
+}
+
+/// What the serving threads and the test share.
+struct Shared {
+    tree: Mutex<Tree>,
+    rules: Rules,
+    direct: AtomicBool,
+    trigger: Mutex<Option<Arc<Trigger>>>,
+}
+
+/// A handle on the file system, for a test's hooks and threads.
+#[derive(Clone)]
+pub struct Control(Arc<Shared>);
+
+/// The mounted file system; unmounted when dropped.
+pub struct FaultyFs {
+    control: Control,
+    mountpoint: PathBuf,
+    session: Option<JoinHandle<()>>,
+    _dir: TempDir,
+}
+
+impl FaultyFs {
+    /// Mounts an empty file system.
+    ///
+    /// # Errors
+    /// Without root or `/dev/fuse`.
+    pub fn mount(cache: HostCache, writes: HostWrites) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("faulty-fs-").tempdir()?;
+        let mountpoint = dir.path().join("mount");
+        std::fs::create_dir(&mountpoint)?;
+        let shared = Arc::new(Shared {
+            tree: Mutex::new(Tree::new()),
+            rules: Rules::default(),
+            direct: AtomicBool::new(cache == HostCache::None),
+            trigger: Mutex::new(None),
+        });
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .context("opening /dev/fuse")?;
+        let data = CString::new(format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+            device.as_raw_fd()
+        ))?;
+        rustix::mount::mount(
+            "faulty-fs",
+            &mountpoint,
+            "fuse.faulty",
+            MountFlags::NODEV | MountFlags::NOSUID,
+            data.as_c_str(),
+        )
+        .with_context(|| format!("mounting on {}", mountpoint.display()))?;
+        let control = Control(shared);
+        let mut mounted = Self {
+            control: control.clone(),
+            mountpoint,
+            session: None,
+            _dir: dir,
+        };
+        let mut config = Config::default();
+        config.n_threads = Some(THREADS);
+        let served = Served::new(control, writes);
+        let device = OwnedFd::from(device);
+        // Answers the kernel's INIT. When it fails, dropping `mounted` unmounts.
+        let session = fuser::Session::from_fd(served, device, SessionACL::All, config)
+            .context("serving the kernel's file requests")?;
+        mounted.session = Some(thread::spawn(move || {
+            // It ends when the mount does, with an error if a request was still in flight.
+            let _ = session.run();
+        }));
+        Ok(mounted)
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// The handle by which faults are set.
+    #[must_use]
+    pub const fn control(&self) -> &Control {
+        &self.control
+    }
+}
+
+impl Drop for FaultyFs {
+    fn drop(&mut self) {
+        // Forced, so that a daemon that still holds the mount in a namespace of its own keeps no
+        // thread of ours waiting.
+        let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        let _ = rustix::mount::unmount(&self.mountpoint, flags);
+        if let Some(session) = self.session.take() {
+            let _ = session.join();
+        }
+    }
+}
+
+impl Control {
+    /// Chooses whether files opened from now on go through the host's page cache.
+    pub fn set_cache(&self, cache: HostCache) {
+        let direct = cache == HostCache::None;
+        self.0.direct.store(direct, Ordering::SeqCst);
+    }
+
+    /// Adds a rule.
+    pub fn set(&self, rule: Rule) {
+        self.0.rules.add(rule);
+    }
+
+    /// Removes all rules.
+    pub fn clear(&self) {
+        self.0.rules.clear();
+    }
+
+    /// How many requests of this kind have come since the mount or [`Control::reset_calls`].
+    #[must_use]
+    pub fn calls(&self, call: Call) -> u64 {
+        self.0.rules.calls(call)
+    }
+
+    /// Counts from zero again.
+    pub fn reset_calls(&self) {
+        self.0.rules.reset_calls();
+    }
+
+    /// Makes the file `name` in the root directory, or replaces its content.
+    ///
+    /// # Errors
+    /// It is a directory.
+    pub fn put(&self, name: &str, content: &[u8]) -> Result<()> {
+        let mut tree = self.tree();
+        tree.put(ROOT, name, content)
+            .map_err(|errno| anyhow!("putting {name}: {errno}"))
+    }
+
+    /// Makes the directory `name` in the root directory with `entries` empty files, `entry-0000`
+    /// and so on.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn put_directory(&self, name: &str, entries: usize) -> Result<()> {
+        let mut tree = self.tree();
+        tree.put_directory(name, entries)
+            .map_err(|errno| anyhow!("putting {name}: {errno}"))
+    }
+
+    /// Sets an extended attribute of the file `name` in the root directory.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn put_xattr(&self, name: &str, attribute: &str, value: &[u8]) -> Result<()> {
+        let mut tree = self.tree();
+        tree.put_xattr(name, attribute, value)
+            .map_err(|errno| anyhow!("setting {attribute} of {name}: {errno}"))
+    }
+
+    /// What the file `name` in the root directory holds: what a host's program would read with all
+    /// caches dropped.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn content(&self, name: &str) -> Result<Vec<u8>> {
+        let tree = self.tree();
+        tree.content_of(name)
+            .map(<[u8]>::to_vec)
+            .map_err(|errno| anyhow!("reading {name}: {errno}"))
+    }
+
+    /// Removes the file `name` from the root directory, if it is there.
+    pub fn remove(&self, name: &str) {
+        let _ = self.tree().unlink(ROOT, name.as_ref());
+    }
+
+    /// Calls `hook` whenever a name with this prefix is looked up in the root directory. There is
+    /// never such a file. So a program in a guest can have the test prepare its next step.
+    pub fn on_lookup(&self, prefix: &str, hook: impl Fn(&str) + Send + Sync + 'static) {
+        let trigger = Trigger {
+            prefix: prefix.to_owned(),
+            hook: Box::new(hook),
+        };
+        *lock(&self.0.trigger) = Some(Arc::new(trigger));
+    }
+
+    /// Runs the hook that `name` triggers. Whether there is one.
+    fn pull(&self, name: &str) -> bool {
+        // Cloned, so that the hook may take its time and set rules.
+        let trigger = lock(&self.0.trigger).clone();
+        match trigger {
+            Some(trigger) if name.starts_with(&trigger.prefix) => {
+                (trigger.hook)(name);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        lock(&self.0.tree)
+    }
+
+    fn rules(&self) -> &Rules {
+        &self.0.rules
+    }
+
+    fn is_direct(&self) -> bool {
+        self.0.direct.load(Ordering::SeqCst)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

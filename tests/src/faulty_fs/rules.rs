@@ -1,0 +1,290 @@
+//! Which requests of the kernel fail, and where.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use rustix::io::Errno;
+
+use super::lock;
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// LOOKUP.
+    Lookup,
+    /// GETATTR.
+    Getattr,
+    /// SETATTR: chmod, chown, truncate, times.
+    Setattr,
+    /// CREATE.
+    Create,
+    /// OPEN.
+    Open,
+    /// READ.
+    Read,
+    /// WRITE.
+    Write,
+    /// FLUSH: close.
+    Flush,
+    /// FSYNC.
+    Fsync,
+    /// OPENDIR.
+    Opendir,
+    /// READDIR.
+    Readdir,
+    /// MKDIR.
+    Mkdir,
+    /// UNLINK.
+    Unlink,
+    /// RMDIR.
+    Rmdir,
+    /// RENAME2.
+    Rename,
+    /// GETXATTR.
+    Getxattr,
+    /// SETXATTR.
+    Setxattr,
+    /// LISTXATTR.
+    Listxattr,
+    /// REMOVEXATTR.
+    Removexattr,
+    /// STATFS.
+    Statfs,
+    /// FALLOCATE.
+    Fallocate,
+    /// LSEEK.
+    Lseek,
+    /// COPY_FILE_RANGE. Rules for reading the source and writing the target hold as well.
+    CopyFileRange,
+}
+
+/// How long a fault lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// One request fails.
+    Once,
+    /// All requests from then on fail.
+    Always,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// This byte cannot be transferred: a transfer that begins at it fails, and one that covers it
+    /// moves what lies before it. A transfer of the kernel's page cache that covers it fails as a
+    /// whole, since a short count would mean the end of the file there.
+    AtByte {
+        /// Offset in the file.
+        byte: u64,
+        /// What the transfer fails with.
+        errno: Errno,
+    },
+    /// The request after `after` further ones fails.
+    Call {
+        /// Requests that succeed before.
+        after: u64,
+        /// What it fails with.
+        errno: Errno,
+        /// Whether the ones behind it fail, too.
+        lasting: Lasting,
+    },
+    /// A transfer moves no more bytes than this, except one of the kernel's page cache.
+    AtMost {
+        /// At least 1.
+        bytes: u64,
+    },
+    /// A directory lists so many entries, `.` and `..` included, and then fails.
+    AfterEntries {
+        /// Entries that are listed.
+        entries: u64,
+        /// What the next listing fails with.
+        errno: Errno,
+    },
+}
+
+/// A fault, and the requests that meet it.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    call: Call,
+    file: Option<String>,
+    fault: Fault,
+}
+
+impl Rule {
+    /// A fault of each request of this kind.
+    #[must_use]
+    pub const fn new(call: Call, fault: Fault) -> Self {
+        Self {
+            call,
+            file: None,
+            fault,
+        }
+    }
+
+    /// The same for files of this name alone.
+    #[must_use]
+    pub fn of(mut self, file: &str) -> Self {
+        self.file = Some(file.to_owned());
+        self
+    }
+
+    fn concerns(&self, call: Call, file: &str) -> bool {
+        self.call == call && self.file.as_deref().is_none_or(|wanted| wanted == file)
+    }
+}
+
+/// Whether a transfer may move less than it was asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Short {
+    /// Its caller looks at the count.
+    Allowed,
+    /// The kernel's page cache takes less for the end of the file.
+    Refused,
+}
+
+/// All rules, and how often which request has come.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Each with the number of requests that it has concerned.
+    rules: Vec<(Rule, u64)>,
+    calls: HashMap<Call, u64>,
+}
+
+impl Rules {
+    pub(super) fn add(&self, rule: Rule) {
+        lock(&self.state).rules.push((rule, 0));
+    }
+
+    pub(super) fn clear(&self) {
+        lock(&self.state).rules.clear();
+    }
+
+    pub(super) fn calls(&self, call: Call) -> u64 {
+        lock(&self.state).calls.get(&call).copied().unwrap_or(0)
+    }
+
+    pub(super) fn reset_calls(&self) {
+        lock(&self.state).calls.clear();
+    }
+
+    /// Counts a request; the errno with which it fails, if it does as a whole.
+    pub(super) fn check(&self, call: Call, file: &str) -> Result<(), Errno> {
+        let mut state = lock(&self.state);
+        *state.calls.entry(call).or_default() += 1;
+        let mut result = Ok(());
+        for (rule, seen) in &mut state.rules {
+            if !rule.concerns(call, file) {
+                continue;
+            }
+            let before = *seen;
+            *seen += 1;
+            if let Fault::Call {
+                after,
+                errno,
+                lasting,
+            } = rule.fault
+                && (before == after || (before > after && lasting == Lasting::Always))
+            {
+                result = Err(errno);
+            }
+        }
+        result
+    }
+
+    /// How many of `length` bytes at `offset` can be transferred.
+    pub(super) fn limit(
+        &self,
+        call: Call,
+        file: &str,
+        offset: u64,
+        length: u64,
+        short: Short,
+    ) -> Result<u64, Errno> {
+        let state = lock(&self.state);
+        let mut limit = length;
+        for (rule, _) in &state.rules {
+            if !rule.concerns(call, file) {
+                continue;
+            }
+            match rule.fault {
+                Fault::AtByte { byte, errno } if (offset..offset + length).contains(&byte) => {
+                    if byte == offset || short == Short::Refused {
+                        return Err(errno);
+                    }
+                    limit = limit.min(byte - offset);
+                }
+                Fault::AtMost { bytes } if short == Short::Allowed => limit = limit.min(bytes),
+                _ => {}
+            }
+        }
+        Ok(limit)
+    }
+
+    /// After how many entries a listing of the directory fails, and with what.
+    pub(super) fn last_entry(&self, directory: &str) -> Option<(u64, Errno)> {
+        let state = lock(&self.state);
+        state.rules.iter().find_map(|(rule, _)| match rule.fault {
+            Fault::AfterEntries { entries, errno } if rule.concerns(Call::Readdir, directory) => {
+                Some((entries, errno))
+            }
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTE: Fault = Fault::AtByte {
+        byte: 100,
+        errno: Errno::IO,
+    };
+
+    #[test]
+    fn a_transfer_moves_what_lies_before_the_faulty_byte_and_then_fails() {
+        let rules = Rules::default();
+        rules.add(Rule::new(Call::Read, BYTE).of("a"));
+        let limit = |offset, length, short| rules.limit(Call::Read, "a", offset, length, short);
+        assert_eq!(limit(0, 100, Short::Refused), Ok(100));
+        assert_eq!(limit(0, 101, Short::Allowed), Ok(100));
+        assert_eq!(limit(0, 101, Short::Refused), Err(Errno::IO));
+        assert_eq!(limit(100, 1, Short::Allowed), Err(Errno::IO));
+        assert_eq!(limit(101, 50, Short::Refused), Ok(50));
+        assert_eq!(
+            rules.limit(Call::Read, "b", 0, 200, Short::Refused),
+            Ok(200)
+        );
+        assert_eq!(
+            rules.limit(Call::Write, "a", 0, 200, Short::Refused),
+            Ok(200)
+        );
+    }
+
+    #[test]
+    fn the_call_that_was_chosen_fails_once_or_from_then_on() {
+        for (lasting, expected) in [
+            (Lasting::Once, [true, false, true, true]),
+            (Lasting::Always, [true, false, false, false]),
+        ] {
+            let rules = Rules::default();
+            rules.add(Rule::new(
+                Call::Fsync,
+                Fault::Call {
+                    after: 1,
+                    errno: Errno::NOSPC,
+                    lasting,
+                },
+            ));
+            assert!(rules.check(Call::Flush, "a").is_ok());
+            let results = [(); 4].map(|()| rules.check(Call::Fsync, "a").is_ok());
+            assert_eq!(results, expected);
+            assert_eq!((rules.calls(Call::Fsync), rules.calls(Call::Flush)), (4, 1));
+        }
+    }
+}
