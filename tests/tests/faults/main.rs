@@ -1,0 +1,61 @@
+//! A host that fails: whatever could not be read or written is said, and nothing that was
+//! acknowledged is missing.
+//!
+//! `GANGPLANK_FAULTS_LONG=1` runs the random trials for longer, and `GANGPLANK_FAULTS_SEED` chooses
+//! what they do. Needs root and `/dev/fuse`.
+
+mod fixture;
+mod model;
+mod reports;
+mod transfers;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use gangplank_tests::process::User;
+use gangplank_tests::trials::{self, Trials};
+
+use fixture::Kind;
+
+/// What the random trials do unless told otherwise.
+const SEED: u64 = 0x676e_676c;
+
+/// The seed of all that is random.
+fn seed() -> u64 {
+    let told = std::env::var("GANGPLANK_FAULTS_SEED").ok();
+    told.and_then(|text| text.parse().ok()).unwrap_or(SEED)
+}
+
+/// Whether the random trials run for longer.
+fn is_long() -> bool {
+    std::env::var_os("GANGPLANK_FAULTS_LONG").is_some()
+}
+
+fn main() -> ExitCode {
+    let mut trials = Trials::from_arguments();
+    if !User::is_root() || !Path::new("/dev/fuse").exists() {
+        trials.skip("faults", "needs root and /dev/fuse");
+        return trials.finish();
+    }
+    if !trials.lists_only() {
+        trials::note(&format!("GANGPLANK_FAULTS_SEED={}", seed()));
+    }
+    for kind in Kind::ALL {
+        trials.run(&format!("driver::{}::at_a_byte", kind.name()), || {
+            transfers::a_fault_at_a_byte_is_told(kind)
+        });
+        trials.run(&format!("driver::{}::random", kind.name()), || {
+            transfers::random_faults_are_told(kind)
+        });
+    }
+    trials.run("driver::in_flight", || {
+        transfers::transfers_in_flight_are_answered_right(&[])
+    });
+    trials.run("driver::in_flight_with_thread_pool", || {
+        transfers::transfers_in_flight_are_answered_right(&["--thread-pool-size=2"])
+    });
+    for (name, trial) in reports::TRIALS {
+        trials.run(&format!("driver::{name}"), trial);
+    }
+    trials.finish()
+}
