@@ -24,4 +24,5 @@ pub mod published;
 pub mod relay;
 pub mod stage;
 pub mod tools;
+pub mod trace;
 pub mod trials;

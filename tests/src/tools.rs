@@ -103,6 +103,14 @@ pub fn disk_check(arch: Arch) -> Result<PathBuf> {
     built("gangplank-tests", "disk-check", arch)
 }
 
+/// The static program that traces file operations, inside a guest or on the host.
+///
+/// # Errors
+/// When it does not build.
+pub fn io_trace(arch: Arch) -> Result<PathBuf> {
+    built("gangplank-tests", "io-trace", arch)
+}
+
 /// The static program that tries the device model under a played Bao.
 ///
 /// # Errors
