@@ -5,6 +5,7 @@
 //! what they do. Needs root and `/dev/fuse`.
 
 mod fixture;
+mod guests;
 mod model;
 mod reports;
 mod transfers;
@@ -57,5 +58,6 @@ fn main() -> ExitCode {
     for (name, trial) in reports::TRIALS {
         trials.run(&format!("driver::{name}"), trial);
     }
+    guests::run_all(&mut trials);
     trials.finish()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use gangplank_tests::trace::Case;
-use rustix::fs::{OFlags, SeekFrom, fdatasync, fsync, seek, syncfs};
+use rustix::fs::{Mode, OFlags, SeekFrom, fdatasync, fsync, open, seek, syncfs};
 use rustix::io::dup;
 
 use crate::trace::Trace;
@@ -137,6 +137,9 @@ pub(crate) fn reopen_and_fsync(directory: &Path, case: &Case, trace: &mut Trace)
 
 /// Write, ask whether the whole file system is written, close.
 pub(crate) fn write_and_syncfs(directory: &Path, case: &Case, trace: &mut Trace) -> Result<()> {
+    // Errors of other files are reported to whoever asks first.
+    let whole = open(directory, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+    let _ = syncfs(&whole);
     write_and(directory, case, trace, OFlags::empty(), |trace, file| {
         trace.done("syncfs", syncfs(&file));
         trace.done("fsync", fsync(&file));
