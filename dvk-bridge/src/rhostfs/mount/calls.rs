@@ -213,6 +213,12 @@ impl Calls {
         self.dialect.write_result(told, from.len())
     }
 
+    /// Asks what of the data that was written by the handle the server could not write. It is the
+    /// call that makes one handle mean what another does, for a handle and itself.
+    pub(crate) fn flush(&mut self, handle: i32) -> Result<()> {
+        self.by_handle(number::DUP2, handle, handle, 0)
+    }
+
     /// Makes `new` another name of `old`.
     pub(crate) fn link(&mut self, old: &[u8], new: &[u8]) -> Result<()> {
         self.by_names(number::LINK, old, new)
@@ -369,6 +375,12 @@ impl Calls {
         };
         self.ask(number::READLINK, &arm, lent)?;
         // What was copied counts, not what was answered: the original answers what its copy returned.
+        if !buffer.contains(&0) {
+            return Err(CallError::Impossible {
+                what: "a link's text is longer than Linux has any",
+                errno: Errno::NAMETOOLONG,
+            });
+        }
         buffer.truncate(text_length(&buffer));
         if buffer.is_empty() {
             return Err(CallError::Garbled {
@@ -422,9 +434,10 @@ impl Calls {
         }
     }
 
-    /// Goes back to a directory's start.
-    pub(crate) fn rewind(&mut self, directory: u32) -> Result<()> {
+    /// Goes to the position `cookie` of a directory, zero for its start.
+    pub(crate) fn seek(&mut self, directory: u32, cookie: i32) -> Result<()> {
         let arm = M2 {
+            l1: cookie,
             p1: directory,
             ..M2::default()
         };

@@ -52,6 +52,18 @@ impl Dialect {
         matches!(self, Self::Ours)
     }
 
+    /// Whether a position in a directory means the same when the directory is opened again. The
+    /// original cuts it to 32 bits.
+    pub(crate) const fn keeps_cookies(self) -> bool {
+        matches!(self, Self::Ours)
+    }
+
+    /// Whether a handle that is made to mean what it means already has the server tell what it could
+    /// not write. To the original's kernel that is no close, and tells nothing.
+    pub(crate) const fn flushes(self) -> bool {
+        matches!(self, Self::Ours)
+    }
+
     /// Whether the call for setting times sets those it is given.
     pub(crate) const fn sets_times(self) -> bool {
         matches!(self, Self::Ours)

@@ -58,6 +58,8 @@ pub(crate) struct Directory {
     pub(crate) entries: Vec<Entry>,
     /// Whether that is all.
     pub(crate) complete: bool,
+    /// The server's position behind the last entry that came; zero at the start.
+    pub(crate) cookie: i32,
 }
 
 /// All open directories, by what the kernel calls them.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{
     FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown, symlink,
 };
@@ -43,6 +43,12 @@ pub(super) struct State {
     /// How often a client's endpoint was bound, and given up.
     pub(super) bound: u32,
     pub(super) given_up: u32,
+    /// The most bytes that it reads or writes of a call, if not all.
+    pub(super) most: Option<usize>,
+    /// Answers those calls with those errors, after so many more of them have succeeded.
+    pub(super) failing: HashMap<i32, (u32, i32)>,
+    /// What it says that every symbolic link has in it, if not what is there.
+    pub(super) target: Option<Vec<u8>>,
     held: Option<Message>,
     files: HashMap<i32, (File, PathBuf)>,
     directories: HashMap<u32, (Vec<UsrDirent>, usize)>,
@@ -55,6 +61,28 @@ impl State {
         self.files.clear();
         self.directories.clear();
         self.next = 0;
+    }
+
+    /// Closes all directories, as a server does to whoever has too many open.
+    pub(super) fn close_directories(&mut self) {
+        self.directories.clear();
+    }
+
+    /// The error that a call is to fail with now.
+    fn fault(&mut self, call: i32) -> Option<i32> {
+        let (succeed, errno) = self.failing.get_mut(&call)?;
+        match succeed.checked_sub(1) {
+            Some(left) => {
+                *succeed = left;
+                None
+            }
+            None => Some(*errno),
+        }
+    }
+
+    /// How much of a read or write of `count` bytes is done.
+    fn part(&self, count: usize) -> usize {
+        self.most.map_or(count, |most| most.min(count))
     }
 
     /// How many handles there are, of both kinds.
@@ -112,6 +140,9 @@ impl Double {
     ) -> io::Result<Message> {
         let (m1, m2): (M1, M2) = (asked.arm(), asked.arm());
         let done = asked.answer(0);
+        if let Some(errno) = state.fault(asked.kind) {
+            return Ok(asked.answer(-errno));
+        }
         let named = |lent: &Lent<'_>| self.path(lent, m1.p1, m1.i1);
         match asked.kind {
             call::GET_ROOTPATH => {
@@ -137,7 +168,7 @@ impl Double {
             call::PREAD64 => {
                 let count = usize::try_from(m2.i2).unwrap();
                 state.longest = state.longest.max(count);
-                let mut data = vec![0xee; count];
+                let mut data = vec![0xee; state.part(count)];
                 let read = file(state, m2.i1)?.read_at(&mut data, position(&m2))?;
                 if self.is_original() {
                     lent.write(m2.p1, &data).unwrap();
@@ -151,8 +182,14 @@ impl Double {
                 let mut data = vec![0; usize::try_from(m2.i2).unwrap()];
                 state.longest = state.longest.max(data.len());
                 lent.read(m2.p1, &mut data).unwrap();
+                data.truncate(state.part(data.len()));
                 file(state, m2.i1)?.write_all_at(&data, position(&m2))?;
-                return Ok(asked.answer(m2.i2));
+                return Ok(asked.answer(i32::try_from(data.len()).unwrap()));
+            }
+            call::DUP2 => {
+                file(state, m1.i1)?;
+                file(state, m1.i2)?;
+                return Ok(asked.answer(m1.i2));
             }
             call::LINK => fs::hard_link(named(lent), self.path(lent, m1.p2, m1.i2))?,
             call::SYMLINK => {
@@ -210,8 +247,9 @@ impl Double {
                 fs::symlink_metadata(named(lent))?;
             }
             call::READLINK => {
-                let target = fs::read_link(named(lent))?;
-                lent.write(m1.p2, target.as_os_str().as_bytes()).unwrap();
+                let target = fs::read_link(named(lent))?.into_os_string().into_vec();
+                let target = state.target.clone().unwrap_or(target);
+                lent.write(m1.p2, &target).unwrap();
             }
             call::STATFS64 => {
                 let state = Statfs64 {
@@ -440,13 +478,15 @@ fn list(path: &std::path::Path) -> io::Result<Vec<UsrDirent>> {
     });
     dots.into_iter()
         .chain(entries)
-        .map(|entry: io::Result<(Vec<u8>, u32, u8)>| {
+        .zip(1..)
+        .map(|(entry, off): (io::Result<(Vec<u8>, u32, u8)>, i32)| {
             let (text, ino, kind) = entry?;
             let mut name = [0; 256];
             name[..text.len()].copy_from_slice(&text);
             Ok(UsrDirent {
                 ino,
                 kind,
+                off,
                 name,
                 ..UsrDirent::default()
             })

@@ -1,6 +1,7 @@
 //! Open files: what the kernel calls them, and what the server does.
 
 use std::collections::HashMap;
+use std::mem;
 
 /// One open of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,12 @@ pub(crate) struct OpenFile {
     pub(crate) flags: i32,
     /// How often the server had been lost by then. Handles do not outlive that.
     pub(crate) losses: u64,
+    /// Data was written since the server last put the file on stable storage.
+    pub(crate) unsynced: bool,
+    /// Data was written since the server was last asked what it could not write.
+    pub(crate) unflushed: bool,
+    /// The server was lost with data that it had not yet put on stable storage.
+    pub(crate) doubtful: bool,
 }
 
 /// All open files.
@@ -20,6 +27,8 @@ pub(crate) struct OpenFile {
 pub(crate) struct Files {
     files: HashMap<u64, OpenFile>,
     by_node: HashMap<u64, Vec<u64>>,
+    /// The size of each node that is open, as the server last told it or writes have extended it.
+    sizes: HashMap<u64, u64>,
     next: u64,
 }
 
@@ -41,7 +50,47 @@ impl Files {
     pub(crate) fn reopened(&mut self, fh: u64, handle: i32, losses: u64) {
         if let Some(file) = self.files.get_mut(&fh) {
             (file.handle, file.losses) = (handle, losses);
+            file.doubtful |= file.unsynced;
+            (file.unsynced, file.unflushed) = (false, false);
         }
+    }
+
+    /// Notes that data up to `end` was written through the open file `fh`.
+    pub(crate) fn wrote(&mut self, fh: u64, end: u64) {
+        if let Some(file) = self.files.get_mut(&fh) {
+            (file.unsynced, file.unflushed) = (true, true);
+            let size = self.sizes.entry(file.node).or_default();
+            *size = end.max(*size);
+        }
+    }
+
+    /// Notes that the server has told what it could not write.
+    pub(crate) fn flushed(&mut self, fh: u64) {
+        if let Some(file) = self.files.get_mut(&fh) {
+            file.unflushed = false;
+        }
+    }
+
+    /// Notes that the file is on stable storage. Returns whether data from before may be missing
+    /// there, which is said once.
+    pub(crate) fn synced(&mut self, fh: u64) -> bool {
+        let Some(file) = self.files.get_mut(&fh) else {
+            return false;
+        };
+        (file.unsynced, file.unflushed) = (false, false);
+        mem::take(&mut file.doubtful)
+    }
+
+    /// Notes the size of a node, if it is open.
+    pub(crate) fn note_size(&mut self, node: u64, size: u64) {
+        if self.by_node.contains_key(&node) {
+            self.sizes.insert(node, size);
+        }
+    }
+
+    /// The size of a node that is open.
+    pub(crate) fn size(&self, node: u64) -> u64 {
+        self.sizes.get(&node).copied().unwrap_or_default()
     }
 
     /// Takes one away.
@@ -51,6 +100,7 @@ impl Files {
             same.retain(|other| *other != fh);
             if same.is_empty() {
                 self.by_node.remove(&file.node);
+                self.sizes.remove(&file.node);
             }
         }
         Some(file)
@@ -76,7 +126,43 @@ mod tests {
             handle: 3,
             flags,
             losses: 0,
+            unsynced: false,
+            unflushed: false,
+            doubtful: false,
         }
+    }
+
+    /// Keeps the promise that a short read is taken for the end of a file only where the file ends.
+    #[test]
+    fn the_size_of_an_open_node_follows_what_is_told_and_written() {
+        let mut files = Files::default();
+        files.note_size(5, 9);
+        assert_eq!(files.size(5), 0, "it is not open");
+        let fh = files.add(file(5, 2));
+        files.note_size(5, 9);
+        files.wrote(fh, 7);
+        assert_eq!(files.size(5), 9);
+        files.wrote(fh, 12);
+        assert_eq!(files.size(5), 12);
+        files.note_size(5, 3);
+        assert_eq!(files.size(5), 3);
+        files.remove(fh);
+        assert_eq!(files.size(5), 0);
+    }
+
+    /// Keeps the promise that data which a lost server may have lost is reported once.
+    #[test]
+    fn a_loss_is_doubtful_only_with_unsynced_data_and_is_said_once() {
+        let mut files = Files::default();
+        let fh = files.add(file(5, 2));
+        files.reopened(fh, 4, 1);
+        assert!(!files.synced(fh), "nothing was written");
+        files.wrote(fh, 1);
+        assert!(!files.synced(fh), "the server was not lost");
+        files.wrote(fh, 1);
+        files.reopened(fh, 5, 2);
+        assert!(files.synced(fh));
+        assert!(!files.synced(fh));
     }
 
     #[test]

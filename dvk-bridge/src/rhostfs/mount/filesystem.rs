@@ -16,7 +16,7 @@ use fuser::{
 use log::warn;
 
 use super::attributes::file_attr;
-use super::view::{Changes, Creator, View};
+use super::view::{Changes, Creator, Extent, View};
 use crate::abi::rhostfs::UsrStat;
 
 /// The most that the kernel sends or asks for at once. It becomes many calls; more of it would only keep others waiting.
@@ -253,12 +253,17 @@ impl Filesystem for Mounted {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         // The kernel asks for no more than it was told to.
         let size = usize::try_from(size.min(LARGEST)).unwrap_or(0);
-        match self.view().read(fh.0, offset, size) {
+        // Only a read past the page cache is some process's own.
+        let extent = match lock_owner {
+            Some(_) => Extent::Any,
+            None => Extent::Whole,
+        };
+        match self.view().read(fh.0, offset, size, extent) {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(errno(error)),
         }
@@ -271,28 +276,33 @@ impl Filesystem for Mounted {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.view().write(fh.0, offset, data) {
+        let extent = if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            Extent::Whole
+        } else {
+            Extent::Any
+        };
+        match self.view().write(fh.0, offset, data, extent) {
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         }
     }
 
-    /// Every write has reached the server when it returns, so closing has nothing to tell. Refused, the kernel does not ask
-    /// again.
+    /// Every write has reached the server when it returns. Closing tells what the server found out
+    /// since.
     fn flush(
         &self,
         _: &Request,
         _node: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        answer(reply, self.view().flush(fh.0));
     }
 
     fn release(

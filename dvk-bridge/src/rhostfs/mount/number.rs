@@ -11,6 +11,7 @@ pub(super) const ACCESS: i32 = 33;
 pub(super) const RENAME: i32 = 38;
 pub(super) const MKDIR: i32 = 39;
 pub(super) const RMDIR: i32 = 40;
+pub(super) const DUP2: i32 = 63;
 pub(super) const SYMLINK: i32 = 83;
 pub(super) const READLINK: i32 = 85;
 pub(super) const TRUNCATE: i32 = 92;
@@ -48,6 +49,7 @@ pub(super) fn name(number: i32) -> &'static str {
         RENAME => "rename",
         MKDIR => "mkdir",
         RMDIR => "rmdir",
+        DUP2 => "dup2",
         SYMLINK => "symlink",
         READLINK => "readlink",
         TRUNCATE => "truncate",

@@ -355,6 +355,38 @@ mod tests {
         assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
     }
 
+    /// Keeps the promise that programs see all of a file, or an error, through the page cache.
+    #[test]
+    fn programs_read_and_write_all_or_see_an_error() {
+        let Some(bench) = bench(Dialect::Ours) else {
+            return;
+        };
+        let file = bench.mounted.path().join("file");
+        let data: Vec<u8> = (0..500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
+        bench.server.state.lock().unwrap().most = Some(5000);
+        fs::write(&file, &data).unwrap();
+        assert!(fs::read(bench.served.path().join("file")).unwrap() == data);
+        assert!(fs::read(&file).unwrap() == data);
+        let fail = |call, after| {
+            let mut state = bench.server.state.lock().unwrap();
+            state.failing.insert(call, (after, 5));
+        };
+        // A name that the kernel has no pages of.
+        fs::copy(
+            bench.served.path().join("file"),
+            bench.served.path().join("other"),
+        )
+        .unwrap();
+        fail(super::super::number::PREAD64, 30);
+        let read = fs::read(bench.mounted.path().join("other"));
+        assert_eq!(read.unwrap_err().raw_os_error(), Some(5));
+        fail(super::super::number::DUP2, 0);
+        let written = File::options().write(true).open(&file).unwrap();
+        written.write_all_at(b"x", 0).unwrap();
+        let closed = nix::unistd::close(written);
+        assert_eq!(closed, Err(nix::errno::Errno::EIO));
+    }
+
     #[test]
     fn a_directory_in_use_is_taken_away_when_the_program_is_told_to_end() {
         let Some(bench) = bench(Dialect::Ours) else {

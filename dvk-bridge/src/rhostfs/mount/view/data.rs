@@ -15,13 +15,25 @@ const O_ACCMODE: i32 = 0o3;
 const O_CREAT: i32 = 0o100;
 const O_EXCL: i32 = 0o200;
 const O_APPEND: i32 = 0o2000;
+const O_WRONLY: i32 = 1;
+const O_TRUNC: i32 = 0o1000;
+
+/// How much of a read or write has to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// A part will do: who asked sees how much it was, and goes on behind it.
+    Any,
+    /// All of it, or it is an error. The kernel's page cache takes a short read for the end of the
+    /// file, and does not look at how much of a page was written.
+    Whole,
+}
 
 impl View {
     /// Opens a file. `flags` are Linux's; they are the same on i386 as far as they matter.
     pub(crate) fn open(&mut self, node: u64, flags: i32) -> Result<u64> {
         let flags = flags & (O_ACCMODE | O_APPEND);
-        let (handle, losses) = self.open_node(node, flags)?;
-        Ok(self.add_file(node, handle, flags, losses))
+        let (handle, losses, size) = self.open_node(node, flags)?;
+        Ok(self.add_file(node, handle, flags, losses, size))
     }
 
     /// Makes and opens a file. Where somebody else was quicker, and the caller does not mind, theirs is opened.
@@ -39,7 +51,9 @@ impl View {
         let (handle, is_new) = match self.calls.open(&path, kept | O_CREAT | O_EXCL, mode) {
             Ok(handle) => (handle, true),
             Err(error) if error.is(Errno::EXIST) && flags & O_EXCL == 0 => {
-                (self.calls.open(&path, kept | O_CREAT, mode)?, false)
+                // The kernel takes the file for new, and empties it no more.
+                let flags = kept | O_CREAT | flags & O_TRUNC;
+                (self.calls.open(&path, flags, mode)?, false)
             }
             Err(error) => return Err(error.into()),
         };
@@ -60,16 +74,24 @@ impl View {
         }
         let node = self.adopt(parent, name, &stat);
         self.nodes.looked_up(node);
-        Ok((node, stat, self.add_file(node, handle, kept, losses)))
+        let size = stat.whole_size();
+        Ok((node, stat, self.add_file(node, handle, kept, losses, size)))
     }
 
-    /// Reads up to `size` bytes from `position`; less at the end of the file.
-    pub(crate) fn read(&mut self, fh: u64, position: u64, size: usize) -> Result<Vec<u8>> {
+    /// Reads up to `size` bytes from `position`; less at the end of the file, and with
+    /// [`Extent::Any`] also where an error follows.
+    pub(crate) fn read(
+        &mut self,
+        fh: u64,
+        position: u64,
+        size: usize,
+        extent: Extent,
+    ) -> Result<Vec<u8>> {
         let dialect = self.calls.dialect();
+        let node = self.files.get(fh).ok_or(Errno::BADF)?.node;
         let mut size = size;
         if !dialect.tells_end() {
-            let file = self.files.get(fh).ok_or(Errno::BADF)?;
-            let end = self.stat(file.node, None)?.whole_size();
+            let end = self.stat(node, None)?.whole_size();
             let left = usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX);
             size = size.min(left);
         }
@@ -77,7 +99,7 @@ impl View {
         let mut done = 0;
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let length = rest.len().min(dialect.piece());
-            let at = position.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+            let at = offset(position, done);
             if at > dialect.largest() {
                 break;
             }
@@ -86,14 +108,17 @@ impl View {
             };
             let got = self.with_file(fh, |calls, handle| calls.read_piece(handle, at, piece));
             match got {
+                Ok(0) => break,
                 Ok(got) => {
                     done += got;
-                    if got < length {
+                    // A short count is the end only where the file is known to end: asked behind
+                    // it, the server tells the end by nothing, or why it stopped before.
+                    if got < length && offset(position, done) >= self.files.size(node) {
                         break;
                     }
                 }
                 // What has come is good; the rest is asked for again, and the error told then.
-                Err(_) if done > 0 => break,
+                Err(_) if done > 0 && extent == Extent::Any => break,
                 Err(error) => return Err(error),
             }
         }
@@ -101,36 +126,116 @@ impl View {
         Ok(data)
     }
 
-    /// Writes `data` at `position`; returns how much of it.
-    pub(crate) fn write(&mut self, fh: u64, position: u64, data: &[u8]) -> Result<usize> {
-        let dialect = self.calls.dialect();
+    /// Writes `data` at `position`; returns how much of it. With [`Extent::Whole`] that is all.
+    pub(crate) fn write(
+        &mut self,
+        fh: u64,
+        position: u64,
+        data: &[u8],
+        extent: Extent,
+    ) -> Result<usize> {
         // A larger file could not be looked at any more.
-        let room = dialect.largest().saturating_sub(position);
+        let room = self.calls.dialect().largest().saturating_sub(position);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
-        if room == 0 && !data.is_empty() {
+        if data.len() > room && (room == 0 || extent == Extent::Whole) {
             return Err(Errno::FBIG);
         }
         let data = data.get(..room).unwrap_or(data);
+        let file = self.files.get(fh).ok_or(Errno::BADF)?;
+        if extent == Extent::Whole && file.flags & O_APPEND != 0 {
+            return self.write_page(fh, file, position, data);
+        }
+        self.write_pieces(data, extent, |view, done, piece| {
+            let at = offset(position, done);
+            view.with_file(fh, |calls, handle| calls.write_piece(handle, at, piece))
+                .inspect(|written| view.files.wrote(fh, offset(at, *written)))
+        })
+    }
+
+    /// Writes a page of a mapping where it belongs. By the handle of a file that was opened to
+    /// append, the server would put it at the end.
+    fn write_page(&mut self, fh: u64, file: OpenFile, position: u64, data: &[u8]) -> Result<usize> {
+        let (handle, ..) = self.open_node(file.node, O_WRONLY)?;
+        let written = self.write_pieces(data, Extent::Whole, |view, done, piece| {
+            let at = offset(position, done);
+            let written = view.calls.write_piece(handle, at, piece)?;
+            view.files.wrote(fh, offset(at, written));
+            Ok(written)
+        });
+        // What the server says when it closes belongs to what was written.
+        let closed = self.calls.close(handle);
+        let written = written?;
+        closed?;
+        Ok(written)
+    }
+
+    /// Writes all of `data` piece by piece, whatever the server takes of each at once.
+    fn write_pieces(
+        &mut self,
+        data: &[u8],
+        extent: Extent,
+        mut write: impl FnMut(&mut Self, usize, &[u8]) -> Result<usize>,
+    ) -> Result<usize> {
+        let longest = self.calls.dialect().piece();
         let mut done = 0;
-        for piece in data.chunks(dialect.piece()) {
-            let at = position.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
-            match self.with_file(fh, |calls, handle| calls.write_piece(handle, at, piece)) {
-                Ok(written) => {
-                    done += written;
-                    if written < piece.len() {
-                        break;
-                    }
-                }
-                Err(_) if done > 0 => break,
+        while let Some(rest @ [_, ..]) = data.get(done..) {
+            let piece = rest.get(..longest).unwrap_or(rest);
+            let written = match write(self, done, piece) {
+                // No file system does that, and asking again might never end.
+                Ok(0) => Err(Errno::IO),
+                written => written,
+            };
+            match written {
+                Ok(written) => done += written,
+                // What is written is told; the error is met again by who writes the rest.
+                Err(_) if done > 0 && extent == Extent::Any => break,
                 Err(error) => return Err(error),
             }
         }
         Ok(done)
     }
 
+    /// Asks the server what it could not write, if data was written through the open file `fh`
+    /// since it was last asked.
+    ///
+    /// # Errors
+    /// EIO if the server was lost with data that it had not put on stable storage, until
+    /// [`Self::sync`] has said so.
+    pub(crate) fn flush(&mut self, fh: u64) -> Result<()> {
+        let file = self.files.get(fh).ok_or(Errno::BADF)?;
+        let lost = file.losses != self.calls.losses();
+        if file.doubtful || (lost && file.unsynced) {
+            return Err(Errno::IO);
+        }
+        if lost || !file.unflushed || !self.calls.dialect().flushes() {
+            return Ok(());
+        }
+        match self.calls.flush(file.handle) {
+            // A server that has started again knows no handle.
+            Err(error) if error.is(Errno::BADF) => {
+                if file.unsynced {
+                    Err(Errno::IO)
+                } else {
+                    Ok(())
+                }
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                self.files.flushed(fh);
+                Ok(())
+            }
+        }
+    }
+
     /// Puts the file on stable storage.
     pub(crate) fn sync(&mut self, fh: u64, data_only: bool) -> Result<()> {
-        self.with_file(fh, |calls, handle| calls.sync(handle, data_only))
+        self.with_file(fh, |calls, handle| calls.sync(handle, data_only))?;
+        if self.files.synced(fh) {
+            // The server was lost since data was written. It may have been with its machine and
+            // what that had not written yet, which nobody else reports.
+            return Err(Errno::IO);
+        }
+        Ok(())
     }
 
     /// Closes an open file.
@@ -158,15 +263,15 @@ impl View {
             }
         }
         self.close_lost_or_not(&file);
-        let (handle, losses) = self.open_node(file.node, file.flags)?;
+        let (handle, losses, _) = self.open_node(file.node, file.flags)?;
         debug!("opened node {:#x} again", file.node);
         self.files.reopened(fh, handle, losses);
         Ok(call(&mut self.calls, handle)?)
     }
 
-    /// Opens a file that is known, and makes sure that it is still the one: the handle, and how often the server had been lost
-    /// when it was asked for.
-    fn open_node(&mut self, node: u64, flags: i32) -> Result<(i32, u64)> {
+    /// Opens a file that is known, and makes sure that it is still the one: the handle, how often
+    /// the server had been lost when it was asked for, and the file's size.
+    fn open_node(&mut self, node: u64, flags: i32) -> Result<(i32, u64, u64)> {
         let path = self.path(node)?;
         let losses = self.calls.losses();
         let handle = match self.calls.open(&path, flags, 0) {
@@ -183,7 +288,7 @@ impl View {
         match told {
             Ok(stat) if self.is(node, &stat) => {
                 self.note(node, &stat);
-                Ok((handle, losses))
+                Ok((handle, losses, stat.whole_size()))
             }
             Ok(stat) => {
                 self.close_handle(handle);
@@ -201,14 +306,19 @@ impl View {
         }
     }
 
-    fn add_file(&mut self, node: u64, handle: i32, flags: i32, losses: u64) -> u64 {
+    fn add_file(&mut self, node: u64, handle: i32, flags: i32, losses: u64, size: u64) -> u64 {
         self.nodes.opened(node);
-        self.files.add(OpenFile {
+        let fh = self.files.add(OpenFile {
             node,
             handle,
             flags,
             losses,
-        })
+            unsynced: false,
+            unflushed: false,
+            doubtful: false,
+        });
+        self.files.note_size(node, size);
+        fh
     }
 
     /// Closes an open file's handle. A server that was lost may hold it all the same; one that does not knows no such handle,
@@ -225,4 +335,9 @@ impl View {
             debug!("handle {handle} was not closed: {error}");
         }
     }
+}
+
+/// The position `done` bytes behind `position`.
+fn offset(position: u64, done: usize) -> u64 {
+    position.saturating_add(u64::try_from(done).unwrap_or(u64::MAX))
 }

@@ -7,10 +7,11 @@ use log::{debug, warn};
 use rustix::io::Errno;
 
 use super::super::attributes::{kind_of_entry, kind_of_mode};
-use super::super::calls::Target;
+use super::super::calls::{CallError, Target};
 use super::super::directories::{Directory, Entry, MOST_ENTRIES};
 use super::super::nodes::ROOT;
 use super::{Result, View};
+use crate::abi::rhostfs::UsrDirent;
 
 /// Entries of a directory that name itself and the one above.
 const DOTS: usize = 2;
@@ -46,6 +47,7 @@ impl View {
             losses,
             entries: Vec::new(),
             complete: false,
+            cookie: 0,
         }))
     }
 
@@ -89,22 +91,25 @@ impl View {
         self.greet()?;
         let losses = self.calls.losses();
         let directory = self.directories.get_mut(fh).ok_or(Errno::BADF)?;
-        if directory.entries.is_empty() && !directory.complete && directory.losses == losses {
+        let untouched = directory.entries.is_empty() && directory.cookie == 0;
+        if untouched && !directory.complete && directory.losses == losses {
             return Ok(());
         }
-        directory.entries.clear();
-        directory.complete = false;
         let (node, handle) = (directory.node, directory.handle);
-        if directory.losses == losses {
-            match self.calls.rewind(handle) {
-                Err(error) if error.is(Errno::BADF) => {}
-                done => return Ok(done?),
+        let same = directory.losses == losses;
+        let handle = match same.then(|| self.calls.seek(handle, 0)) {
+            Some(Ok(())) => handle,
+            Some(Err(error)) if !error.is(Errno::BADF) => return Err(error.into()),
+            _ => {
+                let path = self.path(node)?;
+                self.calls.open_directory(&path)?
             }
-        }
-        let path = self.path(node)?;
-        let handle = self.calls.open_directory(&path)?;
+        };
+        // Only now: a list that was not started anew goes on where it was.
         let directory = self.directory(fh)?;
         (directory.handle, directory.losses) = (handle, losses);
+        directory.entries.clear();
+        (directory.complete, directory.cookie) = (false, 0);
         Ok(())
     }
 
@@ -144,16 +149,15 @@ impl View {
             return Err(Errno::STALE);
         }
         if directory.entries.len() >= MOST_ENTRIES {
-            warn!("a directory has more than {MOST_ENTRIES} entries; it is cut there");
-            directory.complete = true;
-            return Ok(false);
+            warn!("a directory has more than {MOST_ENTRIES} entries, which cannot be listed");
+            return Err(Errno::OVERFLOW);
         }
-        let handle = directory.handle;
         for _ in 0..=DOTS {
-            let Some(entry) = self.calls.next_entry(handle)? else {
+            let Some(entry) = self.next_entry(fh)? else {
                 self.directory(fh)?.complete = true;
                 return Ok(false);
             };
+            self.directory(fh)?.cookie = entry.off;
             match Entry::from_wire(&entry) {
                 Some(entry) if entry.is_dot() => {}
                 Some(entry) => {
@@ -167,10 +171,37 @@ impl View {
         Err(Errno::IO)
     }
 
+    /// The server's next entry. A server that keeps few directories open may have closed this one
+    /// meanwhile; opened again, it goes on behind the last entry.
+    fn next_entry(&mut self, fh: u64) -> Result<Option<UsrDirent>> {
+        let losses = self.calls.losses();
+        let directory = self.directory(fh)?;
+        let (node, handle, cookie) = (directory.node, directory.handle, directory.cookie);
+        let started = !directory.entries.is_empty();
+        match self.calls.next_entry(handle) {
+            Err(error) if error.is(Errno::BADF) && self.calls.dialect().keeps_cookies() => {}
+            entry => return Ok(entry?),
+        }
+        if started && cookie == 0 {
+            return Err(Errno::STALE);
+        }
+        debug!("opening the directory {node:#x} again");
+        let path = self.path(node)?;
+        let handle = self.calls.open_directory(&path)?;
+        self.directory(fh)?.handle = handle;
+        if self.calls.losses() != losses {
+            return Err(Errno::STALE);
+        }
+        if cookie != 0 {
+            self.calls.seek(handle, cookie)?;
+        }
+        Ok(self.calls.next_entry(handle)?)
+    }
+
     fn listed(&mut self, parent: u64, entry: Entry, next: u64) -> Result<Listed> {
         let kind = match kind_of_entry(entry.kind) {
             Some(kind) => kind,
-            None => self.kind_of(parent, &entry.name),
+            None => self.kind_of(parent, &entry.name)?,
         };
         Ok(Listed {
             ino: u64::from(entry.ino),
@@ -180,12 +211,18 @@ impl View {
         })
     }
 
-    /// The kind of what a list names without telling it. If it has gone meanwhile, any will do.
-    fn kind_of(&mut self, parent: u64, name: &OsStr) -> FileType {
-        self.path_of(parent, name)
-            .ok()
-            .and_then(|path| self.calls.stat(Target::Path(&path)).ok())
-            .map_or(FileType::RegularFile, |stat| kind_of_mode(stat.mode))
+    /// The kind of what a list names without telling it. If the server refuses to tell, since it has
+    /// gone meanwhile or leads nowhere, any will do.
+    fn kind_of(&mut self, parent: u64, name: &OsStr) -> Result<FileType> {
+        let path = match self.path_of(parent, name) {
+            Err(Errno::STALE | Errno::NAMETOOLONG) => return Ok(FileType::RegularFile),
+            path => path?,
+        };
+        match self.calls.stat(Target::Path(&path)) {
+            Ok(stat) => Ok(kind_of_mode(stat.mode)),
+            Err(CallError::Refused { .. }) => Ok(FileType::RegularFile),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn directory(&mut self, fh: u64) -> Result<&mut Directory> {

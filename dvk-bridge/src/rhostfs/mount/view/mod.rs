@@ -27,6 +27,7 @@ use super::nodes::{DIRECTORY, Identity, KIND, NoPath, Nodes, ROOT};
 use crate::abi::rhostfs::UsrStat;
 
 pub(crate) use attributes::Changes;
+pub(crate) use data::Extent;
 pub(crate) use names::Creator;
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -190,6 +191,7 @@ impl View {
     fn note(&mut self, node: u64, stat: &UsrStat) {
         self.nodes.set_permissions(node, stat.mode & 0o7777);
         self.nodes.set_mark(node, stat.dev);
+        self.files.note_size(node, stat.whole_size());
     }
 }
 

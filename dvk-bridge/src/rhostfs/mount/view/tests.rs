@@ -11,6 +11,8 @@ use super::super::number;
 use super::*;
 use crate::rhostfs::mount::Dialect;
 
+mod partial;
+
 const O_RDWR: i32 = 2;
 const O_EXCL: i32 = 0o200;
 
@@ -64,9 +66,12 @@ fn files_are_created_written_read_and_found_again() {
     let mut bench = bench(Dialect::Ours);
     let (node, stat, fh) = bench.create("file", O_RDWR).unwrap();
     assert_eq!((stat.mode, stat.size), (0o100_640, 0));
-    assert_eq!(bench.view.write(fh, 3, b"ahoy").unwrap(), 4);
-    assert_eq!(bench.view.read(fh, 0, 100).unwrap(), b"\0\0\0ahoy");
-    assert_eq!(bench.view.read(fh, 7, 100).unwrap(), b"");
+    assert_eq!(bench.view.write(fh, 3, b"ahoy", Extent::Any).unwrap(), 4);
+    assert_eq!(
+        bench.view.read(fh, 0, 100, Extent::Any).unwrap(),
+        b"\0\0\0ahoy"
+    );
+    assert_eq!(bench.view.read(fh, 7, 100, Extent::Any).unwrap(), b"");
     bench.view.sync(fh, true).unwrap();
     assert_eq!(fs::read(bench.host("file")).unwrap(), b"\0\0\0ahoy");
     let (again, stat) = bench.look("file").unwrap();
@@ -81,8 +86,11 @@ fn large_data_goes_in_pieces_of_the_longest_copy_there_is() {
     let mut bench = bench(Dialect::Ours);
     let (_, _, fh) = bench.create("file", O_RDWR).unwrap();
     let data: Vec<u8> = (0..2_500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
-    assert_eq!(bench.view.write(fh, 10, &data).unwrap(), data.len());
-    assert_eq!(bench.view.read(fh, 10, 1 << 24).unwrap(), data);
+    assert_eq!(
+        bench.view.write(fh, 10, &data, Extent::Any).unwrap(),
+        data.len()
+    );
+    assert_eq!(bench.view.read(fh, 10, 1 << 24, Extent::Any).unwrap(), data);
     assert_eq!(bench.server.state.lock().unwrap().longest, 1 << 20);
 }
 
@@ -93,7 +101,7 @@ fn create_opens_what_somebody_else_was_quicker_with_unless_that_is_excluded() {
     assert_eq!(bench.create("file", O_RDWR | O_EXCL), Err(Errno::EXIST));
     let (_, stat, fh) = bench.create("file", O_RDWR).unwrap();
     assert_eq!(stat.size, 6);
-    assert_eq!(bench.view.read(fh, 0, 10).unwrap(), b"theirs");
+    assert_eq!(bench.view.read(fh, 0, 10, Extent::Any).unwrap(), b"theirs");
 }
 
 #[test]
@@ -111,8 +119,14 @@ fn sizes_beyond_the_originals_are_told_and_set() {
         assert_eq!(fs::metadata(bench.host("file")).unwrap().len(), large);
         bench.view.change(node, with, &to(0)).unwrap();
     }
-    assert_eq!(bench.view.write(fh, large - 3, b"abcdef"), Ok(6));
-    assert_eq!(bench.view.read(fh, large - 3, 10).unwrap(), b"abcdef");
+    assert_eq!(
+        bench.view.write(fh, large - 3, b"abcdef", Extent::Any),
+        Ok(6)
+    );
+    assert_eq!(
+        bench.view.read(fh, large - 3, 10, Extent::Any).unwrap(),
+        b"abcdef"
+    );
     let (_, seen) = bench.look("file").unwrap();
     assert_eq!(seen.whole_size(), large + 3);
     bench.view.unlink(ROOT, "file".as_ref()).unwrap();
@@ -132,7 +146,10 @@ fn sizes_beyond_the_originals_are_refused_and_never_cut_by_it() {
     assert_eq!(refused, Err(Errno::FBIG));
     let grown = bench.view.change(node, Some(fh), &to(u64::from(u32::MAX)));
     assert_eq!(grown.unwrap().whole_size(), u64::from(u32::MAX));
-    assert_eq!(bench.view.write(fh, (1 << 32) - 1, b"x"), Err(Errno::FBIG));
+    assert_eq!(
+        bench.view.write(fh, (1 << 32) - 1, b"x", Extent::Any),
+        Err(Errno::FBIG)
+    );
     // One that was made larger elsewhere is told as what it is: too large.
     let host = fs::File::options().write(true).open(bench.host("file"));
     host.unwrap().set_len(1 << 33).unwrap();
@@ -171,7 +188,7 @@ fn an_unlinked_file_lives_on_in_its_handle() {
     let mut bench = bench(Dialect::Ours);
     let (node, _, fh) = bench.create("file", O_RDWR).unwrap();
     bench.view.unlink(ROOT, "file".as_ref()).unwrap();
-    bench.view.write(fh, 0, b"still").unwrap();
+    bench.view.write(fh, 0, b"still", Extent::Any).unwrap();
     let stat = bench.view.stat(node, None).unwrap();
     assert_eq!((stat.size, stat.nlink), (5, 0));
     let changes = Changes {
@@ -278,7 +295,7 @@ fn what_somebody_else_replaced_is_stale_and_then_another_node() {
     let (new, _) = bench.look("file").unwrap();
     assert_ne!(new, old);
     let fh = bench.view.open(new, 0).unwrap();
-    assert_eq!(bench.view.read(fh, 0, 9).unwrap(), b"newer");
+    assert_eq!(bench.view.read(fh, 0, 9, Extent::Any).unwrap(), b"newer");
 }
 
 #[test]
@@ -337,18 +354,18 @@ fn a_new_file_is_given_to_who_makes_it() {
 fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
     let mut bench = bench(Dialect::Ours);
     let (_, _, fh) = bench.create("file", O_RDWR).unwrap();
-    bench.view.write(fh, 0, b"before").unwrap();
+    bench.view.write(fh, 0, b"before", Extent::Any).unwrap();
     {
         let mut state = bench.server.state.lock().unwrap();
         state.silent = 1;
         state.restart();
     }
-    assert!(bench.view.read(fh, 0, 9).is_err());
+    assert!(bench.view.read(fh, 0, 9, Extent::Any).is_err());
     // For a moment nobody waits for a limit again.
-    assert_eq!(bench.view.read(fh, 0, 9), Err(Errno::NOTCONN));
+    assert_eq!(bench.view.read(fh, 0, 9, Extent::Any), Err(Errno::NOTCONN));
     assert_eq!(bench.look("file"), Err(Errno::NOTCONN));
     std::thread::sleep(Duration::from_millis(1050));
-    assert_eq!(bench.view.read(fh, 0, 9).unwrap(), b"before");
+    assert_eq!(bench.view.read(fh, 0, 9, Extent::Any).unwrap(), b"before");
     bench.view.close(fh);
     assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
 }
@@ -360,8 +377,11 @@ fn a_server_that_started_again_unnoticed_gets_files_opened_again() {
     let (_, _, gone) = bench.create("gone", O_RDWR).unwrap();
     fs::remove_file(bench.host("gone")).unwrap();
     bench.server.state.lock().unwrap().restart();
-    assert_eq!(bench.view.write(kept, 0, b"x"), Ok(1));
-    assert_eq!(bench.view.write(gone, 0, b"x"), Err(Errno::STALE));
+    assert_eq!(bench.view.write(kept, 0, b"x", Extent::Any), Ok(1));
+    assert_eq!(
+        bench.view.write(gone, 0, b"x", Extent::Any),
+        Err(Errno::STALE)
+    );
 }
 
 #[test]
@@ -374,8 +394,8 @@ fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another(
         state.restart();
         state.losses += 1;
     }
-    bench.view.write(two, 0, b"two").unwrap();
-    bench.view.write(one, 0, b"one").unwrap();
+    bench.view.write(two, 0, b"two", Extent::Any).unwrap();
+    bench.view.write(one, 0, b"one", Extent::Any).unwrap();
     assert_eq!(fs::read(bench.host("one")).unwrap(), b"one");
     assert_eq!(fs::read(bench.host("two")).unwrap(), b"two");
 }
@@ -391,12 +411,15 @@ fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() {
         // As if the name were another file's by now, with the same number.
         state.mark = 2;
     }
-    assert_eq!(bench.view.write(fh, 0, b"x"), Err(Errno::STALE));
+    assert_eq!(
+        bench.view.write(fh, 0, b"x", Extent::Any),
+        Err(Errno::STALE)
+    );
     assert_eq!(fs::read(bench.host("file")).unwrap(), b"");
     let (new, _) = bench.look("file").unwrap();
     assert!(new != node);
     let fh = bench.view.open(new, O_RDWR).unwrap();
-    assert_eq!(bench.view.write(fh, 0, b"x"), Ok(1));
+    assert_eq!(bench.view.write(fh, 0, b"x", Extent::Any), Ok(1));
 }
 
 #[test]
@@ -405,7 +428,7 @@ fn a_server_that_was_thought_lost_keeps_no_file_open_twice() {
     let (_, _, used) = bench.create("used", O_RDWR).unwrap();
     let (_, _, closed) = bench.create("closed", O_RDWR).unwrap();
     bench.server.state.lock().unwrap().losses += 1;
-    bench.view.write(used, 0, b"x").unwrap();
+    bench.view.write(used, 0, b"x", Extent::Any).unwrap();
     assert_eq!(bench.server.state.lock().unwrap().handles(), 2);
     bench.view.close(closed);
     assert_eq!(bench.server.state.lock().unwrap().handles(), 1);
@@ -457,10 +480,16 @@ fn d2_the_originals_reads_end_where_the_file_does_and_its_lost_writes_are_errors
     fs::write(bench.host("file"), vec![b'x'; 5000]).unwrap();
     let (node, _) = bench.look("file").unwrap();
     let fh = bench.view.open(node, O_RDWR).unwrap();
-    assert_eq!(bench.view.read(fh, 0, 100_000).unwrap(), vec![b'x'; 5000]);
-    assert_eq!(bench.view.read(fh, 5000, 10).unwrap(), b"");
+    assert_eq!(
+        bench.view.read(fh, 0, 100_000, Extent::Any).unwrap(),
+        vec![b'x'; 5000]
+    );
+    assert_eq!(bench.view.read(fh, 5000, 10, Extent::Any).unwrap(), b"");
     assert_eq!(bench.server.state.lock().unwrap().longest, 4096);
-    assert_eq!(bench.view.write(fh, 0, b"lost"), Err(Errno::IO));
+    assert_eq!(
+        bench.view.write(fh, 0, b"lost", Extent::Any),
+        Err(Errno::IO)
+    );
 }
 
 #[test]
