@@ -5,6 +5,8 @@ mod carriers;
 mod client;
 mod discrepancies;
 mod faults;
+mod faulty;
+mod losses;
 mod program;
 mod restarts;
 mod scene;

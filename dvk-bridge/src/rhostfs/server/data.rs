@@ -24,6 +24,7 @@ const PIECE: usize = 1 << 16;
 
 /// An open file and where in it.
 struct At {
+    file: Arc<OpenFile>,
     opened: Arc<Opened>,
     node: NodeId,
     fh: Handle,
@@ -42,10 +43,11 @@ impl Work<'_> {
     ) -> Result<Answer> {
         let (at, count) = self.place_of_data(handle, count, position, OpenFile::reads)?;
         let piece = PIECE.min(self.max_read());
+        let mut pieces = self.link.pieces;
         let mut flight: VecDeque<(usize, Pending<Data>)> = VecDeque::new();
         let (mut asked, mut done) = (0, 0);
         while done < count {
-            while asked < count && flight.len() < self.link.pieces {
+            while asked < count && flight.len() < pieces {
                 let want = piece.min(count - asked);
                 let args = ReadIn {
                     fh: at.fh.get(),
@@ -64,9 +66,15 @@ impl Work<'_> {
             let to = address(buffer, done)?;
             self.copy_to("data", to, &data)?;
             done += data.len();
-            if data.len() < want {
-                // The end. What was asked for behind it is of no interest.
+            if data.is_empty() {
                 break;
+            }
+            if data.len() < want {
+                // It may be the end, and it may be that the daemon stops before an error. The client
+                // takes a short count for the end, so the daemon is asked behind it. What it was
+                // asked for beyond that is of no interest.
+                flight.clear();
+                (asked, pieces) = (done, 1);
             }
         }
         drop(at.opened);
@@ -87,6 +95,9 @@ impl Work<'_> {
         let mut flight: VecDeque<(usize, Pending<u32>)> = VecDeque::new();
         let mut tally = Tally::default();
         let mut sent = 0;
+        if count > 0 {
+            at.file.wrote();
+        }
         loop {
             while tally.goes_on() && sent < count && flight.len() < pieces {
                 let want = piece.min(count - sent);
@@ -98,10 +109,15 @@ impl Work<'_> {
                     Err(failure) => tally.failed = Some(failure),
                 }
             }
-            let Some((want, pending)) = flight.pop_front() else {
+            if let Some((want, pending)) = flight.pop_front() {
+                tally.land(want, pending);
+            } else if tally.failed.is_none() && tally.done < count {
+                // The daemon has taken a part of a piece. It takes the rest, or says why not.
+                tally.gap = false;
+                sent = tally.done;
+            } else {
                 break;
-            };
-            tally.land(want, pending);
+            }
         }
         drop(at.opened);
         match tally.failed {
@@ -162,6 +178,7 @@ impl Work<'_> {
             appends: file.appends(),
             position,
             opened,
+            file,
         };
         Ok((at, count))
     }
@@ -192,6 +209,10 @@ impl Tally {
                 if !self.gap {
                     self.done += written;
                     self.gap = written < want;
+                    if written == 0 {
+                        // No file system does that, and asking again might never end.
+                        self.failed.get_or_insert(Errno::IO.into());
+                    }
                 }
             }
             Err(error) => {

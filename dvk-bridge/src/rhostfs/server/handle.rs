@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangplank_fuse::Attr;
@@ -17,7 +17,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::birth::Birth;
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use super::link::Link;
 use super::numbers::Range;
 use super::opened::{OpenCount, Opened, flag};
@@ -38,6 +38,10 @@ pub(super) struct OpenFile {
     count: OpenCount,
     /// When it was used last, by its client's clock.
     used: AtomicU64,
+    /// Data was written since it was last put on stable storage.
+    unsynced: AtomicBool,
+    /// What the daemon said could not be written when the client had not asked.
+    owed: Mutex<Option<Errno>>,
 }
 
 #[derive(Debug)]
@@ -67,6 +71,8 @@ impl OpenFile {
             }),
             count: count.clone(),
             used: AtomicU64::new(0),
+            unsynced: AtomicBool::new(false),
+            owed: Mutex::default(),
         }
     }
 
@@ -127,15 +133,64 @@ impl OpenFile {
         Ok(opened)
     }
 
-    /// Has the daemon close it until it is used again.
+    /// Has the daemon close it until it is used again. What was written is put on stable storage
+    /// before: a file that is opened again learns nothing of what failed for an earlier one.
     pub(super) fn park(&self, link: &Link) -> Result<()> {
         let mut state = self.lock();
-        if state.opened.is_of(link)
-            && let Some(parked) = state.opened.park(link)?
-        {
-            state.opened = Arc::new(parked);
+        if !state.opened.is_of(link) || !state.opened.can_be_parked(link)? {
+            return Ok(());
         }
+        let mut settled = state.opened.flush();
+        if settled.is_ok() && self.unsynced.load(Ordering::Relaxed) {
+            settled = state.opened.sync(true);
+        }
+        if let Err(failure) = settled {
+            if !failure.is_daemon_lost() {
+                self.owe(&failure);
+            }
+            return Err(failure);
+        }
+        self.unsynced.store(false, Ordering::Relaxed);
+        state.opened = Arc::new(state.opened.parked(link));
         Ok(())
+    }
+
+    /// Data is about to be written.
+    pub(super) fn wrote(&self) {
+        self.unsynced.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps what the daemon said for when the client asks.
+    pub(super) fn owe(&self, failure: &Failure) {
+        let errno = Errno::from_raw_os_error(failure.errno());
+        self.owed().get_or_insert(errno);
+    }
+
+    /// Tells what the daemon could not write, as close does: once.
+    pub(super) fn flush(&self, link: &Link) -> Result<()> {
+        let opened = Arc::clone(&self.lock().opened);
+        let flushed = if opened.is_of(link) {
+            opened.flush()
+        } else {
+            Ok(())
+        };
+        flushed.and(self.owed_is_told())
+    }
+
+    /// Puts the file on stable storage.
+    pub(super) fn sync(&self, link: &Link, data_only: bool) -> Result<()> {
+        let opened = self.opened(link)?;
+        opened.sync(data_only)?;
+        self.unsynced.store(false, Ordering::Relaxed);
+        self.owed_is_told()
+    }
+
+    fn owed_is_told(&self) -> Result<()> {
+        self.owed().take().map_or(Ok(()), |errno| Err(errno.into()))
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Option<Errno>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_open(&self) -> bool {
@@ -184,11 +239,7 @@ impl Handles {
     /// # Errors
     /// EMFILE: `limit` files are open.
     pub(super) fn insert(&mut self, file: OpenFile, limit: usize) -> Result<i32> {
-        let at = self.free.peek().map_or(self.files.len(), |free| free.0);
-        let number = self.numbers.number(at).ok_or(Errno::MFILE)?;
-        if at >= limit {
-            return Err(Errno::MFILE.into());
-        }
+        let (at, number) = self.room(limit)?;
         self.clock = self.clock.saturating_add(1);
         file.used.store(self.clock, Ordering::Relaxed);
         let file = Some(Arc::new(file));
@@ -200,6 +251,16 @@ impl Handles {
             None => self.files.push(file),
         }
         Ok(number)
+    }
+
+    /// The index and the number that the next file gets.
+    ///
+    /// # Errors
+    /// EMFILE: `limit` files are open.
+    pub(super) fn room(&self, limit: usize) -> Result<(usize, i32)> {
+        let at = self.free.peek().map_or(self.files.len(), |free| free.0);
+        let number = self.numbers.number(at).filter(|_| at < limit);
+        Ok((at, number.ok_or(Errno::MFILE)?))
     }
 
     /// The file of that number.
@@ -247,11 +308,15 @@ impl Handles {
         self.files.len().saturating_sub(self.free.len())
     }
 
-    /// The `count` files that were used least of those that the daemon has open.
+    /// `count` of the files that the daemon has open: those first that need not be put on stable
+    /// storage to be parked, and of them those that were used least.
     pub(super) fn least_used(&self, count: usize) -> Vec<Arc<OpenFile>> {
         let open = self.files.iter().flatten().filter(|file| file.is_open());
         let mut open: Vec<_> = open.map(Arc::clone).collect();
-        open.sort_unstable_by_key(|file| file.used.load(Ordering::Relaxed));
+        open.sort_unstable_by_key(|file| {
+            let unsynced = file.unsynced.load(Ordering::Relaxed);
+            (unsynced, file.used.load(Ordering::Relaxed))
+        });
         open.truncate(count);
         open
     }
@@ -269,17 +334,4 @@ impl Handles {
             file.moved(from, to);
         }
     }
-}
-
-/// Closes what a number meant, if nothing else means it: what the daemon has to say of it.
-pub(super) fn close(file: Arc<OpenFile>, link: &Link) -> Result<()> {
-    let Some(file) = Arc::into_inner(file) else {
-        return Ok(());
-    };
-    let state = file.state.into_inner();
-    let state = state.unwrap_or_else(PoisonError::into_inner);
-    if state.opened.is_of(link) {
-        state.opened.flush()?;
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! opendir, seekdir, readdir, closedir, and the root's path.
 
+use log::warn;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -30,7 +31,7 @@ impl Work<'_> {
         Ok(Answer::Stream(number))
     }
 
-    /// A cookie that is not known stands for the end.
+    /// Goes on from a cookie. One that is not known is told of when the directory is read.
     pub(super) fn seekdir(&self, stream: u32, cookie: i32) -> Result<Answer> {
         let mut listing = self.client.listing();
         let listing = &mut *listing;
@@ -41,7 +42,7 @@ impl Work<'_> {
     }
 
     pub(super) fn readdir(&self, stream: u32, buffer: u32) -> Result<Answer> {
-        let entry = loop {
+        let (raw, entry) = loop {
             let mut listing = self.client.listing();
             let listing = &mut *listing;
             let stream = listing.streams.get(stream)?;
@@ -54,11 +55,19 @@ impl Work<'_> {
                 LINK if self.tree().follows() => UNKNOWN,
                 kind => kind,
             };
-            if let Some(entry) = wire::dirent(&entry, cookie, kind) {
-                break entry;
+            match wire::dirent(&entry, cookie, kind) {
+                Some(wire) => break (entry, wire),
+                None => warn!("a name of {} bytes cannot be listed", entry.name.len()),
             }
         };
-        self.copy_to("a directory's entry", buffer, entry.as_bytes())?;
+        let copied = self.copy_to("a directory's entry", buffer, entry.as_bytes());
+        if copied.is_err()
+            && let Ok(stream) = self.client.listing().streams.get(stream)
+        {
+            // The client may ask again, and is not to miss it.
+            stream.put_back(raw);
+        }
+        copied?;
         Ok(Answer::Entry(true))
     }
 

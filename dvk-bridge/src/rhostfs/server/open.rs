@@ -2,24 +2,21 @@
 
 use std::ffi::CStr;
 
-use gangplank_fuse::{CreateIn, FsyncIn, OpenIn};
+use gangplank_fuse::{CreateIn, FsyncIn, OpenIn, ReleaseIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::call::Name;
 use super::failure::Result;
-use super::handle::{self, OpenFile};
+use super::handle::OpenFile;
 use super::identity::Access;
-use super::opened::{Content, Opened, flag};
+use super::opened::{DATA_ONLY, Opened, flag};
 use super::path::Path;
 use super::tree::{Found, Last};
 use super::work::{Answer, Work};
 
 /// Attempts to make a file that others make and remove at the same time.
 const ATTEMPTS: usize = 8;
-
-/// FSYNC is about data alone (`FUSE_FSYNC_FDATASYNC`).
-const DATA_ONLY: u32 = 1;
 
 /// What of `mode` is an access mode where the client puts it there: `O_ACCMODE` and `O_APPEND`.
 const MISPLACED: u32 = flag::ACCESS | flag::APPEND;
@@ -40,13 +37,14 @@ impl Work<'_> {
             return Err(Errno::INVAL.into());
         }
         let path = self.path(name)?;
+        // Before anything is made or emptied.
+        self.client.handles().room(self.settings.handles)?;
         let file = if creates {
             self.create(path, flags, mode)?
         } else {
             let found = self.tree().find(&path, Last::Follow)?;
             self.open_found(path, &found, flags)?
         };
-        // One too many is closed again.
         let number = self.client.handles().insert(file, self.settings.handles)?;
         Ok(Answer::Result(number))
     }
@@ -156,48 +154,56 @@ impl Work<'_> {
         ))
     }
 
+    /// Closes a handle. What the daemon could not write is told, whether or not another handle means
+    /// the same file: each close does so on Linux.
     pub(super) fn close(&self, handle: i32) -> Result<Answer> {
         // Not with the client's handles locked: the daemon has a say.
         let file = self.client.handles().remove(handle)?;
-        handle::close(file, self.link)?;
+        file.flush(self.link)?;
         Ok(Answer::DONE)
     }
 
+    /// Makes `new` mean what `old` does. For a handle and itself, tells what the daemon could not
+    /// write: a client asks so when a program closes a file that it keeps open.
     pub(super) fn dup2(&self, old: i32, new: i32) -> Result<Answer> {
+        let file = self.client.handles().get(old)?;
+        if old == new {
+            file.flush(self.link)?;
+            return Ok(Answer::Result(new));
+        }
         let before = self.client.handles().duplicate(old, new)?;
-        drop(before);
+        // The client goes on with `new` as the same file, and learns of this when it asks.
+        if let Err(failure) = before.flush(self.link) {
+            file.owe(&failure);
+        }
         Ok(Answer::Result(new))
     }
 
     pub(super) fn sync(&self, handle: i32, data_only: bool) -> Result<Answer> {
         let file = self.client.handles().get(handle)?;
+        if file.kind() != FileType::Directory {
+            file.sync(self.link, data_only)?;
+            return Ok(Answer::DONE);
+        }
         let opened = file.opened(self.link)?;
-        let sync = |fh: u64| FsyncIn {
-            fh,
+        let open = self.session.opendir(opened.id(), OpenIn::default())?;
+        let sync = FsyncIn {
+            fh: open.fh,
             fsync_flags: if data_only { DATA_ONLY } else { 0 },
             ..FsyncIn::default()
         };
-        let synced = match (&opened.content, file.kind()) {
-            (Content::File { fh, .. }, _) => self.session.fsync(opened.id(), sync(fh.get())),
-            (_, FileType::Directory) => {
-                let open = self.session.opendir(opened.id(), OpenIn::default())?;
-                let synced = self.session.fsyncdir(opened.id(), sync(open.fh));
-                let release = gangplank_fuse::ReleaseIn {
-                    fh: open.fh,
-                    ..gangplank_fuse::ReleaseIn::default()
-                };
-                self.session.releasedir(opened.id(), release)?;
-                synced
-            }
-            _ => return Err(Errno::INVAL.into()),
+        let synced = self.session.fsyncdir(opened.id(), sync);
+        let release = ReleaseIn {
+            fh: open.fh,
+            ..ReleaseIn::default()
         };
+        let released = self.session.releasedir(opened.id(), release);
         match synced {
             // A daemon that writes nothing behind.
-            Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(Answer::DONE),
-            synced => {
-                synced?;
-                Ok(Answer::DONE)
-            }
+            Err(error) if error.errno() == Some(Errno::NOSYS) => {}
+            synced => synced?,
         }
+        released?;
+        Ok(Answer::DONE)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gangplank_frontend::driver::{Session, call};
-use gangplank_fuse::{FlushIn, FopenFlags, Handle, NodeId, OpenIn, OpenOut, ReleaseIn};
+use gangplank_fuse::{FlushIn, FopenFlags, FsyncIn, Handle, NodeId, OpenIn, OpenOut, ReleaseIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -25,6 +25,9 @@ pub(super) mod flag {
     /// On i386 (arch/x86 takes asm-generic/fcntl.h).
     pub(in super::super) const DIRECTORY: u32 = 0x1_0000;
 }
+
+/// FSYNC is about data alone (`FUSE_FSYNC_FDATASYNC`).
+pub(super) const DATA_ONLY: u32 = 1;
 
 /// What an open file is to the daemon.
 #[derive(Debug)]
@@ -123,21 +126,17 @@ impl Opened {
         }
     }
 
-    /// The same parked, if it is open and can be opened again: it still has a name, and all that was written is well.
-    pub(super) fn park(&self, link: &Link) -> Result<Option<Self>> {
+    /// Whether it is open and can be opened again, since it still has a name.
+    pub(super) fn can_be_parked(&self, link: &Link) -> Result<bool> {
         let Content::File { fh, .. } = self.content else {
-            return Ok(None);
+            return Ok(false);
         };
-        let attr = link.session.getattr(self.id(), Some(fh))?.attr;
-        if attr.nlink == 0 {
-            return Ok(None);
-        }
-        self.flush()?;
-        Ok(Some(Self::with(
-            link,
-            Arc::clone(&self.node),
-            Content::Parked,
-        )))
+        Ok(link.session.getattr(self.id(), Some(fh))?.attr.nlink != 0)
+    }
+
+    /// The same parked.
+    pub(super) fn parked(&self, link: &Link) -> Self {
+        Self::with(link, Arc::clone(&self.node), Content::Parked)
     }
 
     fn with(link: &Link, node: Arc<Node>, content: Content) -> Self {
@@ -191,6 +190,24 @@ impl Opened {
             // A daemon that does not care.
             Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
             flushed => Ok(flushed?),
+        }
+    }
+
+    /// Has the daemon put the file on stable storage, or its data alone.
+    ///
+    /// # Errors
+    /// EINVAL for what is no regular file.
+    pub(super) fn sync(&self, data_only: bool) -> Result<()> {
+        let fh = self.fh().ok_or(Errno::INVAL)?;
+        let args = FsyncIn {
+            fh: fh.get(),
+            fsync_flags: if data_only { DATA_ONLY } else { 0 },
+            ..FsyncIn::default()
+        };
+        match self.session.fsync(self.id(), args) {
+            // A daemon that writes nothing behind.
+            Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
+            synced => Ok(synced?),
         }
     }
 }

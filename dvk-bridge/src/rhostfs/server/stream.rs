@@ -35,6 +35,8 @@ pub(super) struct Stream {
     /// Where the daemon goes on behind what was fetched.
     position: u64,
     ended: bool,
+    /// The client wants to go on from where nobody knows any more.
+    lost: bool,
 }
 
 impl Stream {
@@ -50,6 +52,7 @@ impl Stream {
             fetched: VecDeque::new(),
             position: 0,
             ended: false,
+            lost: false,
         })
     }
 
@@ -57,16 +60,22 @@ impl Stream {
         self.ino
     }
 
-    /// Goes on from `position`, or has no more entries if there is none.
+    /// Goes on from `position`. If there is none, reading is an error, as entries would be missing
+    /// without anybody's knowing.
     pub(super) fn seek(&mut self, position: Option<u64>) {
         self.fetched.clear();
         self.position = position.unwrap_or_default();
-        self.ended = position.is_none();
+        (self.ended, self.lost) = (false, position.is_none());
+    }
+
+    /// Takes back the last entry, which has not reached the client.
+    pub(super) fn put_back(&mut self, entry: Entry) {
+        self.fetched.push_front(entry);
     }
 
     /// The next entry; none at the end.
     pub(super) fn next(&mut self, link: &Link) -> Result<Option<Entry>> {
-        if self.link != link.number {
+        if self.lost || self.link != link.number {
             // The daemon has been another meanwhile; the client comes back to where it was by a cookie.
             return Err(Errno::STALE.into());
         }
