@@ -23,6 +23,8 @@ pub(super) struct Conversations<'a, W> {
     ports: RangeInclusive<u16>,
     output: Output<'a, W>,
     known: BTreeMap<(SocketAddr, SocketAddr), Conversation>,
+    /// Segments of connections beyond the most that there can be.
+    passed_over: u64,
 }
 
 /// Where lines go, and when what they are about was captured.
@@ -57,6 +59,7 @@ impl<'a, W: Write> Conversations<'a, W> {
                 now: Duration::ZERO,
             },
             known: BTreeMap::new(),
+            passed_over: 0,
         }
     }
 
@@ -69,6 +72,7 @@ impl<'a, W: Write> Conversations<'a, W> {
         self.output.now = segment.time;
         let key = (segment.from, segment.to);
         if !self.known.contains_key(&key) && self.known.len() >= MOST {
+            self.passed_over += 1;
             return Ok(());
         }
         let generation = self.generation;
@@ -91,6 +95,12 @@ impl<'a, W: Write> Conversations<'a, W> {
         }
         for it in self.known.values_mut() {
             it.end(&mut self.output)?;
+        }
+        if self.passed_over > 0 {
+            self.output.note(&format!(
+                "{} segments are not shown: they are of more than {MOST} connections",
+                self.passed_over
+            ))?;
         }
         self.output.flush()
     }
@@ -192,7 +202,41 @@ impl<W: Write> Output<'_, W> {
         writeln!(self.to, "{seconds}.{micros:06} {from} > {to}: {line}").map_err(DumpError::Write)
     }
 
+    /// A line about no connection.
+    fn note(&mut self, line: &str) -> Result<(), DumpError> {
+        writeln!(self.to, "{line}").map_err(DumpError::Write)
+    }
+
     fn flush(&mut self) -> Result<(), DumpError> {
         self.to.flush().map_err(DumpError::Write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps the promise that what is not shown is said.
+    #[test]
+    fn segments_of_too_many_connections_are_counted() {
+        let mut shown = Vec::new();
+        let mut conversations = Conversations::new(None, 3000..=3031, &mut shown);
+        for number in 0..MOST + 2 {
+            let port = u16::try_from(number).unwrap();
+            let segment = Segment {
+                time: Duration::ZERO,
+                from: SocketAddr::from(([10, 0, 0, 1], port)),
+                to: SocketAddr::from(([10, 0, 0, 2], 3000)),
+                sequence: 0,
+                begins: true,
+                data: &[],
+            };
+            conversations.take(&segment).unwrap();
+        }
+        conversations.end().unwrap();
+        let shown = String::from_utf8(shown).unwrap();
+        let last = shown.lines().last();
+        let expected = "2 segments are not shown: they are of more than 4096 connections";
+        assert_eq!(last, Some(expected), "{shown}");
     }
 }

@@ -201,7 +201,7 @@ fn pass_on(
     let mut decoder = Some(Decoder::new(generation));
     let mut room = vec![0; ROOM];
     loop {
-        let read = from.read(&mut room).map_err(Passing::Connection)?;
+        let read = read_some(from, &mut room).map_err(Passing::Connection)?;
         let new = room.get(..read).unwrap_or_default();
         through.write_all(new).map_err(Passing::Connection)?;
         if let Some(mut it) = decoder.take() {
@@ -229,6 +229,16 @@ fn pass_on(
     }
 }
 
+/// Reads once, and again if only a signal came.
+fn read_some(from: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match from.read(room) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 /// Bytes that are read at once at most.
 const ROOM: usize = 64 << 10;
 
@@ -242,7 +252,7 @@ fn show(
     let mut decoder = Decoder::new(generation);
     let mut room = vec![0; ROOM];
     loop {
-        let read = from.read(&mut room).map_err(&failed)?;
+        let read = read_some(from, &mut room).map_err(&failed)?;
         let new = room.get(..read).unwrap_or_default();
         let write = |line: &str| writeln!(to, "{line}").map_err(DumpError::Write);
         if new.is_empty() {

@@ -304,3 +304,44 @@ mod packets {
         assert_eq!(text, "", "the only packet with data is not whole");
     }
 }
+
+/// Gives what it has behind one signal.
+struct Interrupted<'a>(bool, &'a [u8]);
+
+impl Read for Interrupted<'_> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if std::mem::replace(&mut self.0, false) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        self.1.read(room)
+    }
+}
+
+/// Keeps the promise that a connection passed through ends with its peers, and not with a signal.
+#[test]
+fn a_signal_ends_nothing() {
+    let sent = vector("wire_1_sndrec_request");
+    let (mut through, mut shown) = (Vec::new(), Vec::new());
+    let passed = pass_on(
+        &mut Interrupted(true, &sent),
+        &mut through,
+        Some(Generation::Current),
+        &mut shown,
+    );
+    assert!(passed.is_ok());
+    assert_eq!((through, shown.is_empty()), (sent.clone(), false));
+    let failed = |source| DumpError::Read {
+        what: "it".to_owned(),
+        source,
+    };
+    let mut shown = Vec::new();
+    let generation = Some(Generation::Current);
+    show(
+        &mut Interrupted(true, &sent),
+        generation,
+        &mut shown,
+        failed,
+    )
+    .unwrap();
+    assert!(!shown.is_empty());
+}
