@@ -172,6 +172,22 @@ fn what_a_parked_file_could_not_write_is_said_later() -> Result<()> {
     Ok(())
 }
 
+/// A file's length is written out as its data is.
+#[test]
+fn a_file_that_was_cut_is_written_out_before_it_is_parked() -> Result<()> {
+    let faulty = Faulty::new(b"contents", |options| options.open = 4)?;
+    let client = faulty.client();
+    let file = client.open("//file", BOTH).unwrap();
+    ensure!(client.ftruncate(file, 3) == Ok(()));
+    faulty.state().failing = vec![(Opcode::Fsync, Errno::IO)];
+    for _ in 0..8 {
+        let other = client.open("//file", BOTH).unwrap();
+        ensure!(client.pwrite(other, b"x", 0) == Ok(1));
+    }
+    ensure!(fsync(&client, file) == Err(EIO));
+    Ok(())
+}
+
 /// A file that is only read costs no write-out when the server closes it to save descriptors.
 #[test]
 fn a_file_that_was_not_written_is_parked_without_more() -> Result<()> {

@@ -119,6 +119,10 @@ impl Work<'_> {
                 .identity
                 .check(&changing.attr, Access::WRITE)?;
         }
+        if let File::Handle(handle) = file {
+            // What is left of the last page is written as well.
+            self.client.handles().get(handle)?.wrote();
+        }
         self.set(&changing, SetattrValid::SIZE, |args| {
             args.size = length;
         })

@@ -88,6 +88,9 @@ impl View {
                 return Err(Errno::FBIG);
             }
             self.on_file_or_node(node, fh, |calls, target| calls.truncate(target, size))?;
+            if let Some(fh) = fh {
+                self.files.wrote(fh, size);
+            }
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             self.on_file_or_node(node, fh, |calls, target| {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use log::debug;
+use log::{debug, warn};
 use rustix::io::Errno;
 
 use super::super::calls::{CallError, Calls, Target};
@@ -331,8 +331,13 @@ impl View {
 
     /// Closes a handle; that it could not be closed is nobody's concern but the log's.
     fn close_handle(&mut self, handle: i32) {
-        if let Err(error) = self.calls.close(handle) {
-            debug!("handle {handle} was not closed: {error}");
+        match self.calls.close(handle) {
+            Ok(()) => {}
+            Err(error @ CallError::Refused { .. }) if !error.is(Errno::BADF) => {
+                // A mapping was written to after its file was closed, and no program asks any more.
+                warn!("closing handle {handle} reports what could not be written: {error}");
+            }
+            Err(error) => debug!("handle {handle} was not closed: {error}"),
         }
     }
 }

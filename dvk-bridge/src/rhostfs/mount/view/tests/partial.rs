@@ -158,11 +158,18 @@ fn a_server_lost_with_unsynced_data_is_reported_by_close_and_fsync() {
         for fh in [written, synced] {
             bench.view.write(fh, 0, b"x", Extent::Any).unwrap();
         }
+        let (node, _, cut) = bench.create("cut", O_RDWR).unwrap();
+        let changes = Changes {
+            size: Some(7),
+            ..Changes::default()
+        };
+        bench.view.change(node, Some(cut), &changes).unwrap();
         bench.view.sync(synced, false).unwrap();
         bench.server.state.lock().unwrap().losses += 1;
         if reopened {
             bench.view.read(written, 0, 1, Extent::Any).unwrap();
         }
+        assert_eq!(bench.view.flush(cut), Err(Errno::IO));
         assert_eq!(bench.view.flush(written), Err(Errno::IO));
         assert_eq!(bench.view.sync(written, true), Err(Errno::IO));
         assert_eq!(bench.view.sync(written, true), Ok(()), "it is said once");
