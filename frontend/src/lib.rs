@@ -8,6 +8,7 @@
 pub mod args;
 #[cfg(target_pointer_width = "64")]
 pub mod bao;
+pub mod broken_pipe;
 #[cfg(target_pointer_width = "64")]
 pub mod config;
 #[cfg(target_pointer_width = "64")]
@@ -28,6 +29,8 @@ pub mod journal;
 pub mod mmio;
 #[cfg(target_pointer_width = "64")]
 pub mod model;
+#[cfg(target_pointer_width = "64")]
+pub mod output;
 #[cfg(target_pointer_width = "64")]
 pub mod program;
 #[cfg(target_pointer_width = "64")]

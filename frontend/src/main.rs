@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use gangplank_frontend::args::{Args, Command, FsArgs, ModelArgs};
+use gangplank_frontend::output::Output;
 use gangplank_frontend::program::{self, Outcome};
 use gangplank_frontend::relay::{self, RelayArgs};
-use gangplank_frontend::{fs, holder};
+use gangplank_frontend::{broken_pipe, fs, holder};
 use gangplank_service::error_chain;
 
 fn main() -> ExitCode {
@@ -25,11 +26,14 @@ fn main() -> ExitCode {
 }
 
 fn run_fs(args: &FsArgs) -> ExitCode {
-    match fs::run(args, &mut io::stdout().lock()) {
+    let ran = Output::standard()
+        .map_err(fs::Error::Output)
+        .and_then(|out| fs::run(args, out));
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has seen enough.
+        // Whoever reads has seen enough, or has failed: its own status tells which.
         Err(fs::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
+            broken_pipe::end()
         }
         Err(error) => complain(&error, error.status()),
     }
@@ -37,8 +41,14 @@ fn run_fs(args: &FsArgs) -> ExitCode {
 
 fn run_relay(args: &RelayArgs) -> ExitCode {
     let filter = std::env::var("RUST_LOG").ok();
-    match relay::run(args, filter.as_deref(), &mut io::stdout()) {
+    let ran = Output::standard()
+        .map_err(relay::Error::Output)
+        .and_then(|out| relay::run(args, filter.as_deref(), out));
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
+        Err(relay::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            broken_pipe::end()
+        }
         Err(error) => complain(&error, 1),
     }
 }
@@ -50,9 +60,15 @@ fn run_model(args: &ModelArgs) -> ExitCode {
         Args::command().error(missing, "--config is missing").exit()
     };
     let filter = std::env::var("RUST_LOG").ok();
-    match program::run(config, args, filter.as_deref(), &mut io::stdout()) {
+    let ran = Output::standard()
+        .map_err(program::Error::Output)
+        .and_then(|out| program::run(config, args, filter.as_deref(), out));
+    match ran {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(program::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            broken_pipe::end()
+        }
         Err(error) => complain(&error, error.status()),
     }
 }

@@ -264,18 +264,36 @@ pub fn write<'a>(node: NodeId, args: WriteIn, buffer: Buffer) -> Call<'a, u32> {
     let most = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
     let size = args.size.min(most);
     let args = WriteIn { size, ..args };
-    let decode: Decode<u32> = |answer| {
-        let size = reply::decode_write(&answer.payload)?.size;
-        let counted = u64::from(size);
-        if counted > answer.asked {
-            let asked = answer.asked;
-            return Err(BadReply::Count { counted, asked });
-        }
-        Ok(size)
-    };
     Call {
         send: Some((buffer, size)),
-        ..Call::new(node, Operation::Write(args), decode)
+        ..Call::new(node, Operation::Write(args), |answer| written(&answer))
+    }
+}
+
+/// As [`write()`], and the data as well: the daemon may write less of it, and the rest can be sent
+/// again.
+pub fn write_and_keep<'a>(node: NodeId, args: WriteIn, buffer: Buffer) -> Call<'a, (u32, Data)> {
+    let Call {
+        node,
+        request,
+        send,
+        receive,
+        ..
+    } = write(node, args, buffer);
+    let decode: Decode<(u32, Data)> = |answer| {
+        let counted = written(&answer)?;
+        let data = answer.sent.ok_or(BadReply::Count {
+            counted: counted.into(),
+            asked: 0,
+        })?;
+        Ok((counted, data))
+    };
+    Call {
+        node,
+        request,
+        send,
+        receive,
+        decode,
     }
 }
 
@@ -318,6 +336,16 @@ fn getattr_in(file: Option<Handle>) -> GetattrIn {
         getattr_flags: flags.bits(),
         dummy: 0,
         fh: file.unwrap_or_default().get(),
+    }
+}
+
+/// Bytes that the daemon says it has written; no more than it was sent.
+fn written(answer: &Answer) -> std::result::Result<u32, BadReply> {
+    let size = reply::decode_write(&answer.payload)?.size;
+    let (counted, asked) = (u64::from(size), answer.asked);
+    match counted > asked {
+        true => Err(BadReply::Count { counted, asked }),
+        false => Ok(size),
     }
 }
 

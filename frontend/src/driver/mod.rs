@@ -20,6 +20,8 @@ mod core;
 mod error;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+pub(crate) mod fake_daemon;
 mod memory;
 mod pending;
 mod ring;

@@ -76,6 +76,8 @@ pub(super) struct Answer {
     pub(super) payload: Vec<u8>,
     /// The data behind them.
     pub(super) data: Option<Data>,
+    /// The data that the request sent.
+    pub(super) sent: Option<Data>,
     /// Most bytes the request asked to be moved, for those that count.
     pub(super) asked: u64,
 }
@@ -209,6 +211,7 @@ pub(super) fn examine(
         return Ok(Answer {
             payload,
             data: None,
+            sent: None,
             asked,
         });
     }
@@ -236,12 +239,11 @@ pub(super) fn examine(
         error => return Err(bad(BadReply::Error { error, written })),
     }
     payload.drain(..size_of::<OutHeader>());
-    let data = finished
-        .received
-        .map(|(buffer, len)| Data::new(buffer, usize::try_from(len).unwrap_or(usize::MAX)));
+    let to_data = |(buffer, len)| Data::new(buffer, usize::try_from(len).unwrap_or(usize::MAX));
     Ok(Answer {
         payload,
-        data,
+        data: finished.received.map(to_data),
+        sent: finished.sent.map(to_data),
         asked,
     })
 }
@@ -258,6 +260,7 @@ mod tests {
             written,
             reply: [header.as_bytes(), payload].concat(),
             received: None,
+            sent: None,
         }
     }
 
@@ -296,6 +299,7 @@ mod tests {
             written: 0,
             reply: Vec::new(),
             received: None,
+            sent: None,
         };
         assert!(matches!(
             look(nothing),

@@ -48,13 +48,17 @@ pub(super) struct Finished {
     pub(super) reply: Vec<u8>,
     /// The data behind them, as far as written.
     pub(super) received: Option<(Buffer, u32)>,
+    /// The data that was sent, as it was handed over.
+    pub(super) sent: Option<(Buffer, u32)>,
 }
 
 /// The memory of a request in flight.
 #[derive(Debug, Default)]
 struct Held {
-    /// What the device reads, kept for it.
-    _sent: [Option<Buffer>; 2],
+    /// A request too long for the slot, kept for the device to read.
+    _request: Option<Buffer>,
+    /// The data behind the request.
+    sent: Option<(Buffer, u32)>,
     reply: Option<Buffer>,
     reply_room: usize,
     receive: Option<(Buffer, u32)>,
@@ -164,7 +168,8 @@ impl Slots {
         }
         let received = order.receive.as_ref().map_or(0, |(_, len)| *len);
         let held = Held {
-            _sent: [spill.request, order.send.map(|(buffer, _)| buffer)],
+            _request: spill.request,
+            sent: order.send,
             reply: spill.reply,
             reply_room: order.reply_room,
             receive: order.receive,
@@ -254,6 +259,7 @@ impl Slots {
             written,
             reply,
             received,
+            sent: held.sent,
         })
     }
 

@@ -25,8 +25,13 @@ impl Share {
                 Ok(node) if node.kind() == FileType::Directory => {}
                 Ok(_) => return Err(Error::NotDirectory(so_far)),
                 Err(Error::Missing(_)) => match self.make_one(&so_far) {
-                    // Somebody else was faster.
-                    Err(Made::Refused(error)) if error.errno() == Some(Errno::EXIST) => {}
+                    // Somebody else was faster, with whatever it is.
+                    Err(Made::Refused(error)) if error.errno() == Some(Errno::EXIST) => {
+                        let node = self.find(&so_far, Last::Follow)?;
+                        if node.kind() != FileType::Directory {
+                            return Err(Error::NotDirectory(so_far));
+                        }
+                    }
                     made => made.map_err(refused("make", &so_far))?,
                 },
                 Err(error) => return Err(error),

@@ -9,33 +9,56 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use gangplank_fuse::{CreateIn, Handle, InitFlags, OpenIn, ReleaseIn, SetattrIn, SetattrValid};
+use gangplank_fuse::{
+    CreateIn, FlushIn, FopenFlags, Handle, InitFlags, OpenIn, OpenOut, ReleaseIn, SetattrIn,
+    SetattrValid,
+};
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
 use super::error::{Error, Result};
+use super::host::{Source, Target, write_all};
 use super::path::{Last, Node, Share, text};
-use super::transfer::{Open, Writer, from_host, to_host};
+use super::transfer::{Open, Position, Writer};
 use crate::driver;
+use crate::output::Output;
 
 /// Permissions of a file that standard input goes to.
 const USUAL_MODE: u32 = 0o644;
 
-/// A file of the share that is open: closed when dropped.
+/// Standard input's name in messages.
+const STANDARD_INPUT: &str = "standard input";
+
+/// A file of the share that is open: closed when dropped, but only [`OpenFile::close`] says how
+/// that went.
 struct OpenFile<'a> {
     share: &'a Share,
     node: Rc<Node>,
     file: Handle,
+    flags: FopenFlags,
     path: &'a str,
+    is_open: bool,
 }
 
-/// Begin with an empty file, or with what is in it.
+/// Begin with an empty file, or write behind what is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Contents {
     Replace,
-    Keep,
+    Append,
 }
 
-impl OpenFile<'_> {
+impl<'a> OpenFile<'a> {
+    fn new(share: &'a Share, node: Rc<Node>, opened: &OpenOut, path: &'a str) -> Self {
+        Self {
+            share,
+            node,
+            file: Handle::new(opened.fh),
+            flags: FopenFlags::from_bits_retain(opened.open_flags),
+            path,
+            is_open: true,
+        }
+    }
+
     fn open(&self) -> Open<'_> {
         Open {
             session: &self.share.session,
@@ -44,25 +67,62 @@ impl OpenFile<'_> {
             path: self.path,
         }
     }
-}
 
-impl Drop for OpenFile<'_> {
-    fn drop(&mut self) {
+    /// Closes the file: what the daemon could not write of what it has taken already, it tells now
+    /// or never.
+    fn close(mut self) -> Result<()> {
+        let flushed = self.flush();
+        self.is_open = false;
+        let closed = flushed.and(self.release());
+        closed.map_err(|source| refused("close", self.path, source))
+    }
+
+    /// FLUSH, as a kernel sends it: not where the daemon has said that it has nothing to tell.
+    fn flush(&self) -> driver::Result<()> {
+        if self.flags.contains(FopenFlags::NOFLUSH) {
+            return Ok(());
+        }
+        let args = FlushIn {
+            fh: self.file.get(),
+            ..FlushIn::default()
+        };
+        told(self.share.session.flush(self.node.id, args))
+    }
+
+    fn release(&self) -> driver::Result<()> {
         let args = ReleaseIn {
             fh: self.file.get(),
             ..ReleaseIn::default()
         };
-        // Everything written was answered; closing adds nothing that could be lost.
-        let _ = self.share.session.release(self.node.id, args);
+        told(self.share.session.release(self.node.id, args))
+    }
+}
+
+/// A daemon without the operation has nothing to tell by it.
+fn told(answer: driver::Result<()>) -> driver::Result<()> {
+    match answer {
+        Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
+        answer => answer,
+    }
+}
+
+impl Drop for OpenFile<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            // Something else has failed, and that is told.
+            let _ = self.release();
+        }
     }
 }
 
 impl Share {
     /// Writes a file to standard output.
-    pub(super) fn cat(&self, path: &str) -> Result<()> {
+    pub(super) fn cat(&self, path: &str, out: &Output) -> Result<()> {
         let from = self.open_to_read(path)?;
-        let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        from.open().read_all(|data| Ok(to_host(&mut out, &data)?))
+        let mut written = 0;
+        from.open()
+            .read_all(|data| Ok(write_all(out.file(), &data, &mut written)?))?;
+        from.close()
     }
 
     /// Copies a file; a path in the share begins with a colon.
@@ -88,16 +148,17 @@ impl Share {
             let path = target.clone();
             move |source| Error::Host { what, path, source }
         };
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(source.node.attr.mode & 0o777)
             .open(&target)
             .map_err(failed("make"))?;
-        source
-            .open()
-            .read_all(|data| to_host(&mut file, &data).map_err(failed("write")))
+        let mut file = Target::new(file, target);
+        source.open().read_all(|data| file.write(&data))?;
+        file.close()?;
+        source.close()
     }
 
     fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
@@ -108,7 +169,7 @@ impl Share {
                 source,
             }
         };
-        let mut file = File::open(from).map_err(failed("open"))?;
+        let file = File::open(from).map_err(failed("open"))?;
         let metadata = file.metadata().map_err(failed("look at"))?;
         if metadata.is_dir() {
             return Err(Error::Directory(from.display().to_string()));
@@ -117,12 +178,7 @@ impl Share {
         let name = CString::new(name.as_bytes()).unwrap_or_default();
         let target =
             self.open_to_write(to, &name, metadata.mode() & 0o777, Contents::Replace, None)?;
-        let mut writer = Writer::new(target.open(), 0);
-        let room = writer.room();
-        while let Some(data) = from_host(&mut file, &self.session, room).map_err(failed("read"))? {
-            writer.push(data)?;
-        }
-        writer.finish()
+        self.fill(target, Position::At(0), Source::new(file, from.to_owned()))
     }
 
     fn copy_within(&self, from: &str, to: &str) -> Result<()> {
@@ -130,48 +186,68 @@ impl Share {
         let mode = source.node.attr.mode & 0o777;
         let name = last_name(from)?;
         let target = self.open_to_write(to, &name, mode, Contents::Replace, Some(&source.node))?;
-        let mut writer = Writer::new(target.open(), 0);
-        source.open().read_all(|data| writer.push(data))?;
-        writer.finish()
+        let mut writer = Writer::new(target.open(), Position::At(0));
+        let read = source.open().read_all(|data| writer.push(data));
+        // What could be read is written, whatever else fails.
+        let written = writer.finish();
+        read.and(written)?;
+        target.close()?;
+        source.close()
+    }
+
+    /// Writes all that `source` has to `target`, and closes that.
+    fn fill(&self, target: OpenFile<'_>, position: Position, mut source: Source) -> Result<()> {
+        let mut writer = Writer::new(target.open(), position);
+        let room = writer.room();
+        let filled = loop {
+            match source.next(&self.session, room) {
+                Ok(None) => break Ok(()),
+                Ok(Some(data)) => {
+                    if let Err(error) = writer.push(data) {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        // What could be read is written, whatever else fails.
+        let written = writer.finish();
+        filled.and(written)?;
+        target.close()
     }
 
     /// Writes standard input to a file.
     pub(super) fn write_input(&self, path: &str, append: bool) -> Result<()> {
+        let input = io::stdin().as_fd().try_clone_to_owned();
+        let input = input.map_err(|source| Error::Host {
+            what: "read",
+            path: PathBuf::from(STANDARD_INPUT),
+            source,
+        })?;
+        let source = Source::new(input.into(), PathBuf::from(STANDARD_INPUT));
+        self.write_from(source, path, append)
+    }
+
+    /// Writes all that `source` has to a file, or behind what is in it.
+    pub(super) fn write_from(&self, source: Source, path: &str, append: bool) -> Result<()> {
         let name = last_name(path)?;
         let contents = match append {
-            true => Contents::Keep,
+            true => Contents::Append,
             false => Contents::Replace,
         };
-        let failed = |source| Error::Host {
-            what: "read",
-            path: PathBuf::from("standard input"),
-            source,
-        };
-        let input = io::stdin().as_fd().try_clone_to_owned();
-        let mut input = File::from(input.map_err(failed)?);
         let target = self.open_to_write(path, &name, USUAL_MODE, contents, None)?;
-        let offset = match contents {
-            Contents::Keep => target.node.attr.size,
-            Contents::Replace => 0,
+        let position = match contents {
+            Contents::Append => Position::End(target.node.attr.size),
+            Contents::Replace => Position::At(0),
         };
-        let mut writer = Writer::new(target.open(), offset);
-        let room = writer.room();
-        while let Some(data) = from_host(&mut input, &self.session, room).map_err(failed)? {
-            writer.push(data)?;
-        }
-        writer.finish()
+        self.fill(target, position, source)
     }
 
     fn open_to_read<'a>(&'a self, path: &'a str) -> Result<OpenFile<'a>> {
         let node = self.find(path, Last::Follow)?;
         self.must_be_regular(&node, path)?;
-        let file = self.open_node(&node, OFlags::RDONLY, path)?;
-        Ok(OpenFile {
-            share: self,
-            node,
-            file,
-            path,
-        })
+        let opened = self.open_node(&node, OFlags::RDONLY, path)?;
+        Ok(OpenFile::new(self, node, &opened, path))
     }
 
     /// Opens or makes the file at `path`, or `name` in it if it is a directory. Never the file `other`.
@@ -184,8 +260,10 @@ impl Share {
         other: Option<&Node>,
     ) -> Result<OpenFile<'a>> {
         let (parent, name, there) = self.place(path, name)?;
+        let mut flags = OFlags::WRONLY;
+        flags.set(OFlags::APPEND, contents == Contents::Append);
         let Some(node) = there else {
-            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::LARGEFILE;
+            let flags = flags | OFlags::CREATE | OFlags::LARGEFILE;
             let args = CreateIn {
                 flags: flags.bits(),
                 mode: FileType::RegularFile.as_raw_mode() | mode,
@@ -194,12 +272,8 @@ impl Share {
             };
             let created = self.session.create(parent.id, &name, args);
             let (entry, opened) = created.map_err(|source| refused("make", path, source))?;
-            return Ok(OpenFile {
-                share: self,
-                node: Rc::new(Node::of(&self.session, &entry)),
-                file: Handle::new(opened.fh),
-                path,
-            });
+            let node = Rc::new(Node::of(&self.session, &entry));
+            return Ok(OpenFile::new(self, node, &opened, path));
         };
         self.must_be_regular(&node, path)?;
         if other.is_some_and(|other| other.id == node.id) {
@@ -211,17 +285,9 @@ impl Share {
         let truncate = contents == Contents::Replace;
         let atomic = self.session.init().features();
         let atomic = atomic.contains(InitFlags::ATOMIC_O_TRUNC);
-        let flags = match truncate && atomic {
-            true => OFlags::WRONLY | OFlags::TRUNC,
-            false => OFlags::WRONLY,
-        };
-        let file = self.open_node(&node, flags, path)?;
-        let file = OpenFile {
-            share: self,
-            node,
-            file,
-            path,
-        };
+        flags.set(OFlags::TRUNC, truncate && atomic);
+        let opened = self.open_node(&node, flags, path)?;
+        let file = OpenFile::new(self, node, &opened, path);
         if truncate && !atomic {
             let args = SetattrIn {
                 valid: (SetattrValid::SIZE | SetattrValid::FH).bits(),
@@ -234,14 +300,13 @@ impl Share {
         Ok(file)
     }
 
-    fn open_node(&self, node: &Node, flags: OFlags, path: &str) -> Result<Handle> {
+    fn open_node(&self, node: &Node, flags: OFlags, path: &str) -> Result<OpenOut> {
         let args = OpenIn {
             flags: (flags | OFlags::LARGEFILE).bits(),
             open_flags: 0,
         };
         let opened = self.session.open(node.id, args);
-        let opened = opened.map_err(|source| refused("open", path, source))?;
-        Ok(Handle::new(opened.fh))
+        opened.map_err(|source| refused("open", path, source))
     }
 
     fn must_be_regular(&self, node: &Node, path: &str) -> Result<()> {

@@ -50,15 +50,28 @@ pub enum Error {
         #[source]
         source: driver::Error,
     },
-    /// The daemon wrote less than it was given.
-    #[error("cannot write {path}: only {written} of {len} bytes were taken")]
-    Short {
+    /// Data of a file did not pass.
+    #[error("cannot {what} {path} at offset {offset}")]
+    Transfer {
+        /// What was being done.
+        what: &'static str,
+        /// With which file.
+        path: String,
+        /// Where in it.
+        offset: u64,
+        /// What the daemon said.
+        #[source]
+        source: driver::Error,
+    },
+    /// The daemon answered a write with success, and wrote nothing.
+    #[error("cannot write {path} at offset {offset}: the daemon took none of {len} bytes")]
+    Unwritten {
         /// Which file.
         path: String,
-        /// Bytes taken.
-        written: u32,
+        /// Where in it.
+        offset: u64,
         /// Bytes given.
-        len: u32,
+        len: usize,
     },
     /// The share is another.
     #[error("the share's tag is {found:?}, not {wanted:?}")]
@@ -82,6 +95,19 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Data of a file of the host did not pass.
+    #[error("cannot {what} {} at offset {offset}", path.display())]
+    HostTransfer {
+        /// What was being done.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Where in it; from where reading began, in standard input.
+        offset: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// Standard output.
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
@@ -93,7 +119,7 @@ impl Error {
     pub const fn status(&self) -> u8 {
         match self {
             Self::Daemon(_) => 3,
-            Self::Refused { source, .. } if source.is_fatal() => 3,
+            Self::Refused { source, .. } | Self::Transfer { source, .. } if source.is_fatal() => 3,
             _ => 1,
         }
     }

@@ -4,24 +4,26 @@ mod change;
 mod copy;
 mod error;
 mod format;
+mod host;
 mod listing;
 mod path;
 mod show;
+#[cfg(test)]
+mod tests;
 mod transfer;
-
-use std::io::Write;
 
 pub use error::{Error, Result};
 
 use self::path::Share;
 use crate::args::{FsAction, FsArgs, Owner};
 use crate::driver::{Caller, Driver, Options, Wishes};
+use crate::output::Output;
 
 /// Does what the command line asks for; what is to be seen goes to `out`.
 ///
 /// # Errors
 /// The first thing that could not be done; nothing after it was tried.
-pub fn run(args: &FsArgs, out: &mut impl Write) -> Result<()> {
+pub fn run(args: &FsArgs, mut out: Output) -> Result<()> {
     let options = Options {
         request_queues: Some(1),
         limit: args.limit,
@@ -53,15 +55,19 @@ pub fn run(args: &FsArgs, out: &mut impl Write) -> Result<()> {
         session: session.as_caller(caller),
         follow: args.follow,
     };
-    act(&share, &args.action, out)?;
+    let acted = act(&share, &args.action, &mut out);
+    // What there was to be seen before an error is seen all the same.
+    let closed = out.close();
+    acted?;
+    closed?;
     drop(share);
     session.destroy().map_err(Error::Daemon)
 }
 
-fn act(share: &Share, action: &FsAction, out: &mut impl Write) -> Result<()> {
+fn act(share: &Share, action: &FsAction, out: &mut Output) -> Result<()> {
     match action {
         FsAction::Ls { all, paths } => share.list(paths, *all, out),
-        FsAction::Cat { paths } => each(paths, |path| share.cat(path)),
+        FsAction::Cat { paths } => each(paths, |path| share.cat(path, out)),
         FsAction::Cp { from, to } => share.copy(from, to),
         FsAction::Stat { paths } => each(paths, |path| share.stat(path, out)),
         FsAction::Tree { path } => share.tree(path, out),

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use gangplank_fuse::{NodeId, StatxIn};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use super::error::{Error, Result};
 use super::format;
@@ -91,10 +92,19 @@ impl Share {
             sx_mask: STATX_ALL,
             ..StatxIn::default()
         };
-        // Not every daemon knows STATX; there is no birth time then.
-        if let Ok(answer) = self.session.statx(node.id, args)
-            && answer.stat.mask & STATX_BTIME != 0
-        {
+        let answer = match self.session.statx(node.id, args) {
+            Ok(answer) => answer,
+            // Not every daemon knows STATX; there is no birth time then.
+            Err(error) if error.errno() == Some(Errno::NOSYS) => return Ok(()),
+            Err(source) => {
+                return Err(Error::Refused {
+                    what: "look at",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        if answer.stat.mask & STATX_BTIME != 0 {
             let born = answer.stat.btime;
             time(" Birth", born.tv_sec.cast_unsigned(), born.tv_nsec)?;
         }

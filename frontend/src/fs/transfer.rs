@@ -1,15 +1,14 @@
 //! File data in both directions, many requests in flight.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
+use std::time::Instant;
 
-use gangplank_fuse::{Handle, ReadIn, WriteIn};
-use vm_memory::{ReadVolatile, VolatileMemoryError, WriteVolatile};
+use gangplank_fuse::{Handle, ReadFlags, ReadIn, WriteIn};
+use rustix::fs::OFlags;
 
 use super::error::{Error, Result};
 use super::path::Node;
-use crate::driver::{Data, Pending, Session, call};
+use crate::driver::{self, Data, Pending, Session, call};
 
 /// Bytes of one request, where the daemon takes as many.
 const REQUEST: u32 = 1 << 20;
@@ -27,9 +26,14 @@ pub(super) struct Open<'a> {
 }
 
 impl Open<'_> {
-    fn refused(&self, what: &'static str) -> impl FnOnce(crate::driver::Error) -> Error {
+    fn refused(&self, what: &'static str, offset: u64) -> impl FnOnce(driver::Error) -> Error {
         let path = self.path.to_owned();
-        move |source| Error::Refused { what, path, source }
+        move |source| Error::Transfer {
+            what,
+            path,
+            offset,
+            source,
+        }
     }
 
     /// Half the queue at most: a copy within the share reads and writes over the same.
@@ -37,46 +41,88 @@ impl Open<'_> {
         (self.session.depth() / 2).clamp(1, DEPTH)
     }
 
-    /// Hands the whole file to `sink`, piece by piece and in order.
-    pub(super) fn read_all(&self, mut sink: impl FnMut(Data) -> Result<()>) -> Result<()> {
+    /// Hands the whole file to `sink`, piece by piece and in order. Where a read fails, `sink` has
+    /// all that could be read before it.
+    pub(super) fn read_all(&self, sink: impl FnMut(Data) -> Result<()>) -> Result<()> {
+        let mut flight = VecDeque::new();
+        let read = self.read_ahead(&mut flight, sink);
+        settle(self.session, flight.into_iter().map(|(_, pending)| pending));
+        read
+    }
+
+    fn read_ahead(
+        &self,
+        flight: &mut VecDeque<(u64, Pending<Data>)>,
+        mut sink: impl FnMut(Data) -> Result<()>,
+    ) -> Result<()> {
         // No more than can be written again at once.
         let step = self.session.max_read().min(self.session.max_write());
         let step = step.min(REQUEST);
         let size = self.node.attr.size;
         let depth = self.depth();
-        let mut flight: VecDeque<(u64, Pending<Data>)> = VecDeque::new();
         let mut next = 0_u64;
         loop {
             // Beyond the size it is known by, a file is felt for one request at a time.
             while flight.len() < depth && (next < size || flight.is_empty()) {
-                let args = ReadIn {
-                    fh: self.file.get(),
-                    offset: next,
-                    ..ReadIn::default()
-                };
-                let room = usize::try_from(step).unwrap_or(usize::MAX);
-                let buffer = self.session.buffer(room).map_err(self.refused("read"))?;
-                let call = call::read(self.node.id, args, buffer);
-                let pending = self.session.submit(call).map_err(self.refused("read"))?;
-                flight.push_back((next, pending));
+                flight.push_back((next, self.ask(next, step)?));
                 next = next.saturating_add(u64::from(step));
             }
             let Some((offset, pending)) = flight.pop_front() else {
                 return Ok(());
             };
-            let data = pending.wait().map_err(self.refused("read"))?;
+            let data = pending.wait().map_err(self.refused("read", offset))?;
             let len = data.len() as u64;
             if len == 0 {
                 return Ok(());
             }
             sink(data)?;
             if len < u64::from(step) {
-                // The end, or less than could be had: what was asked for further on has its offset wrong.
-                flight.clear();
+                // The end, or all that came before an error: only the next answer tells. The
+                // requests further on have wrong offsets by now.
+                let stale = std::mem::take(flight);
+                settle(self.session, stale.into_iter().map(|(_, pending)| pending));
                 next = offset.saturating_add(len);
             }
         }
     }
+
+    /// A direct read, by its flag: a daemon answers it with what it could read before an error,
+    /// and one for the page cache by the error alone.
+    fn ask(&self, offset: u64, len: u32) -> Result<Pending<Data>> {
+        let args = ReadIn {
+            fh: self.file.get(),
+            offset,
+            read_flags: ReadFlags::LOCKOWNER.bits(),
+            ..ReadIn::default()
+        };
+        let room = usize::try_from(len).unwrap_or(usize::MAX);
+        let buffer = self.session.buffer(room);
+        let buffer = buffer.map_err(self.refused("read", offset))?;
+        let pending = self.session.submit(call::read(self.node.id, args, buffer));
+        pending.map_err(self.refused("read", offset))
+    }
+}
+
+/// Waits until nothing of `flight` is in flight any more, for the session's limit in all: a file is
+/// not closed while the daemon still works on it. What the answers say has lost its meaning.
+fn settle<T>(session: &Session, flight: impl Iterator<Item = Pending<T>>) {
+    let begun = Instant::now();
+    for pending in flight {
+        let left = session.limit().saturating_sub(begun.elapsed());
+        match pending.wait_within(left) {
+            Err(error) if error.is_fatal() || error.errno().is_none() => return,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Where written data goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Position {
+    /// At this offset and behind it.
+    At(u64),
+    /// To the end of the file, wherever that is by then. The offset is for messages.
+    End(u64),
 }
 
 /// Writes pieces one behind another, many of them in flight.
@@ -84,15 +130,21 @@ impl Open<'_> {
 pub(super) struct Writer<'a> {
     to: Open<'a>,
     offset: u64,
-    flight: VecDeque<(u32, Pending<u32>)>,
+    appends: bool,
+    flight: VecDeque<(u64, Pending<(u32, Data)>)>,
 }
 
 impl<'a> Writer<'a> {
-    /// Begins at `offset`.
-    pub(super) const fn new(to: Open<'a>, offset: u64) -> Self {
+    /// Begins at `position`.
+    pub(super) const fn new(to: Open<'a>, position: Position) -> Self {
+        let (offset, appends) = match position {
+            Position::At(offset) => (offset, false),
+            Position::End(offset) => (offset, true),
+        };
         Self {
             to,
             offset,
+            appends,
             flight: VecDeque::new(),
         }
     }
@@ -105,21 +157,15 @@ impl<'a> Writer<'a> {
 
     /// Writes a piece, which must fit in [`Writer::room`].
     pub(super) fn push(&mut self, data: Data) -> Result<()> {
-        if self.flight.len() >= self.to.depth() {
+        // Two appends in flight may arrive in either order.
+        let depth = if self.appends { 1 } else { self.to.depth() };
+        if self.flight.len() >= depth {
             self.land()?;
         }
-        let to = &self.to;
-        let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let args = WriteIn {
-            fh: to.file.get(),
-            offset: self.offset,
-            size,
-            ..WriteIn::default()
-        };
-        let call = call::write(to.node.id, args, data.into_buffer());
-        let pending = to.session.submit(call).map_err(to.refused("write"))?;
-        self.flight.push_back((size, pending));
-        self.offset = self.offset.saturating_add(u64::from(size));
+        let len = data.len() as u64;
+        let pending = self.submit(self.offset, data)?;
+        self.flight.push_back((self.offset, pending));
+        self.offset = self.offset.saturating_add(len);
         Ok(())
     }
 
@@ -131,50 +177,67 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    fn submit(&self, offset: u64, data: Data) -> Result<Pending<(u32, Data)>> {
+        let flags = if self.appends {
+            OFlags::WRONLY | OFlags::APPEND
+        } else {
+            OFlags::WRONLY
+        };
+        let args = WriteIn {
+            fh: self.to.file.get(),
+            offset,
+            size: u32::try_from(data.len()).unwrap_or(u32::MAX),
+            flags: flags.bits(),
+            ..WriteIn::default()
+        };
+        let call = call::write_and_keep(self.to.node.id, args, data.into_buffer());
+        let pending = self.to.session.submit(call);
+        pending.map_err(self.to.refused("write", offset))
+    }
+
+    /// Waits for the piece that was sent first, and until all of it is written.
     fn land(&mut self) -> Result<()> {
-        let Some((len, pending)) = self.flight.pop_front() else {
+        let Some((offset, pending)) = self.flight.pop_front() else {
             return Ok(());
         };
-        let written = pending.wait().map_err(self.to.refused("write"))?;
-        if written < len {
-            return Err(Error::Short {
-                path: self.to.path.to_owned(),
-                written,
-                len,
-            });
+        let landed = self.write_whole(offset, pending);
+        if landed.is_err() {
+            let others = std::mem::take(&mut self.flight);
+            settle(
+                self.to.session,
+                others.into_iter().map(|(_, pending)| pending),
+            );
         }
-        Ok(())
+        landed
     }
-}
 
-/// The next piece of a file of the host, up to `room` bytes, straight into shared memory. `None` at its end.
-pub(super) fn from_host(
-    file: &mut File,
-    session: &Session,
-    room: usize,
-) -> io::Result<Option<Data>> {
-    let buffer = session.buffer(room).map_err(io::Error::other)?;
-    let mut filled = 0;
-    while filled < room {
-        let mut rest = buffer.bytes().offset(filled).map_err(to_io)?;
-        match file.read_volatile(&mut rest).map_err(to_io) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    /// A daemon that writes less than it was sent says why when it is sent the rest.
+    fn write_whole(&self, mut offset: u64, mut pending: Pending<(u32, Data)>) -> Result<()> {
+        loop {
+            let answer = pending.wait();
+            let (written, data) = answer.map_err(self.to.refused("write", offset))?;
+            let done = usize::try_from(written).unwrap_or(usize::MAX);
+            if done >= data.len() {
+                return Ok(());
+            }
+            if done == 0 {
+                return Err(Error::Unwritten {
+                    path: self.to.path.to_owned(),
+                    offset,
+                    len: data.len(),
+                });
+            }
+            offset = offset.saturating_add(u64::from(written));
+            pending = self.submit(offset, self.rest(&data, done, offset)?)?;
         }
     }
-    Ok((filled != 0).then(|| Data::new(buffer, filled)))
-}
 
-/// Writes a piece to a file of the host, straight out of shared memory.
-pub(super) fn to_host(file: &mut File, data: &Data) -> io::Result<()> {
-    file.write_all_volatile(&data.bytes()).map_err(to_io)
-}
-
-fn to_io(error: VolatileMemoryError) -> io::Error {
-    match error {
-        VolatileMemoryError::IOError(error) => error,
-        other => io::Error::other(other),
+    /// What follows the first `done` bytes of `data`, in a buffer of its own.
+    fn rest(&self, data: &Data, done: usize, offset: u64) -> Result<Data> {
+        let rest = data.to_vec().split_off(done);
+        let buffer = self.to.session.buffer(rest.len());
+        let buffer = buffer.map_err(self.to.refused("write", offset))?;
+        buffer.bytes().copy_from(&rest);
+        Ok(Data::new(buffer, rest.len()))
     }
 }

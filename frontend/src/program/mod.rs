@@ -25,6 +25,7 @@ use crate::args::ModelArgs;
 use crate::bao::BaoError;
 use crate::config::{Config, ConfigError};
 use crate::holder::HolderError;
+use crate::output::Output;
 use devices::Devices;
 use status::StatusSocket;
 
@@ -103,11 +104,12 @@ pub fn run(
     config: &Path,
     args: &ModelArgs,
     filter: Option<&str>,
-    out: &mut impl Write,
+    mut out: Output,
 ) -> Result<Outcome, Error> {
     let config = Config::load(config)?;
     if args.check {
         write!(out, "{config}").map_err(Error::Output)?;
+        out.close().map_err(Error::Output)?;
         return Ok(Outcome::Done);
     }
     let level = args.log_level.or(config.log_level);

@@ -41,6 +41,7 @@ use self::control::Command;
 use self::daemon::Limits;
 use self::serve::Relay;
 use self::session::Plan;
+use crate::output::Output;
 
 /// How long a daemon may take to take a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -56,7 +57,7 @@ const ORDER_LIMIT: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// The sockets cannot be made; or the running relay cannot be told, or does not do it.
-pub fn run(args: &RelayArgs, filter: Option<&str>, out: &mut impl Write) -> Result<(), Error> {
+pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<(), Error> {
     let Some(action) = &args.action else {
         return serve(args, filter);
     };
@@ -75,7 +76,8 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, out: &mut impl Write) -> Resu
         source,
     };
     let text = serve::tell(control, &command.map_err(failed)?, ORDER_LIMIT)?;
-    out.write_all(text.as_bytes()).map_err(failed)
+    let written = out.write_all(text.as_bytes());
+    written.and_then(|()| out.close()).map_err(Error::Output)
 }
 
 fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {

@@ -51,6 +51,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What a running relay says cannot be written.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
     /// A running relay did not do what it was told.
     #[error("{0}")]
     Refused(String),

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -232,17 +233,85 @@ fn a_daemon_that_is_not_there_has_a_status_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// `cat | head` ends as other programs do: by SIGPIPE and without a word, and not with success,
+/// since nobody knows whether the reader has had enough or has failed.
 #[test]
-fn a_reader_who_has_seen_enough_is_no_error() -> Result<()> {
+fn a_reader_who_has_gone_ends_the_client_by_sigpipe() -> Result<()> {
     let place = Place::ours(&[])?;
     fs::write(place.share.path().join("big"), vec![b'x'; 4 << 20])?;
-    let mut child = Command::new(tools::frontend()?)
-        .args(["fs", "--socket"])
-        .arg(place.daemon.socket())
-        .args(["cat", "big"])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    drop(child.stdout.take());
-    ensure!(child.wait()?.success());
+    for arguments in [&["cat", "big"][..], &["ls"]] {
+        let mut child = Command::new(tools::frontend()?)
+            .args(["fs", "--socket"])
+            .arg(place.daemon.socket())
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        drop(child.stdout.take());
+        let ended = child.wait_with_output()?;
+        let signal = ended.status.signal();
+        ensure!(
+            signal == Some(Signal::PIPE.as_raw()),
+            "{arguments:?}: {ended:?}"
+        );
+        ensure!(ended.stderr.is_empty(), "{arguments:?}: {ended:?}");
+    }
+    Ok(())
+}
+
+/// No silent loss: what standard output does not take is an error, of listings and of data.
+#[test]
+fn output_that_cannot_be_written_is_an_error() -> Result<()> {
+    let place = Place::ours(&[])?;
+    fs::write(place.share.path().join("file"), b"no newline")?;
+    let full = || File::options().write(true).open("/dev/full");
+    // Open for reading only: what the standard library takes for nobody who listens.
+    let unwritable = || File::open("/dev/null");
+    for arguments in [&["cat", "file"][..], &["ls"], &["df"], &["stat", "file"]] {
+        for output in [full()?, unwritable()?] {
+            let ended = Command::new(tools::frontend()?)
+                .args(["fs", "--socket"])
+                .arg(place.daemon.socket())
+                .args(arguments)
+                .stdout(output)
+                .output()?;
+            let text = String::from_utf8_lossy(&ended.stderr);
+            ensure!(ended.status.code() == Some(1), "{arguments:?}: {text}");
+            ensure!(
+                text.contains("cannot write to standard output"),
+                "{arguments:?}: {text}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Nothing that others write is overwritten: `write --append` goes to the end of the file as it is
+/// by then.
+#[test]
+fn appending_finds_the_end_that_others_have_made() -> Result<()> {
+    for mut place in Place::each(&[])? {
+        let file = place.share.path().join("log");
+        fs::write(&file, b"first ")?;
+        let mut child = Command::new(tools::frontend()?)
+            .args(["fs", "--socket"])
+            .arg(place.daemon.socket())
+            .args(["write", "--append", "log"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let mut input = child.stdin.take().context("no standard input")?;
+        // More than fits into a pipe: the file is open once this returns.
+        input.write_all(&[b'a'; 1 << 20])?;
+        File::options()
+            .append(true)
+            .open(&file)?
+            .write_all(b"others")?;
+        input.write_all(&[b'b'; 1 << 20])?;
+        drop(input);
+        ensure!(child.wait()?.success());
+        let length = fs::metadata(&file)?.len();
+        ensure!(length == (2 << 20) + 12, "{length}");
+        place.serve_again()?;
+    }
     Ok(())
 }

@@ -1,0 +1,129 @@
+//! A daemon for tests, in this process: it answers each request as a function says.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gangplank_fuse::{InHeader, OutHeader, Unique};
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::core::Core;
+use super::fake::FakeDevice;
+use super::{Driver, Options, Session, Wishes};
+use crate::vhost_user::feature;
+
+/// How often the rings are looked at.
+const LOOK: Duration = Duration::from_micros(50);
+
+/// What a request is answered with: the bytes behind the header, or an errno.
+pub(crate) type Reply = std::result::Result<Vec<u8>, Errno>;
+
+/// A daemon that serves until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FakeDaemon {
+    driver: Driver,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeDaemon {
+    /// `answer` is given each request's header and what is behind it, with the data of a WRITE.
+    pub(crate) fn start(answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || converse(theirs));
+        let options = Options {
+            request_queues: Some(1),
+            limit: Duration::from_secs(10),
+            ..Options::default()
+        };
+        let driver = Driver::on_stream(ours, Path::new("fake"), &options).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (core, told) = (Arc::clone(&driver.core), Arc::clone(&stop));
+        let thread = thread::spawn(move || serve(&core, &told, answer));
+        Self {
+            driver,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn session(&self) -> Session {
+        self.driver.session(&Wishes::default()).unwrap()
+    }
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking(), "the daemon panicked");
+        }
+    }
+}
+
+/// vhost-user: a daemon without protocol features answers GET_FEATURES and nothing else.
+fn converse(mut stream: UnixStream) {
+    let mut header = [0; 12];
+    while stream.read_exact(&mut header).is_ok() {
+        let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+        let mut payload = vec![0; word(8) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        if word(0) == 1 {
+            let mut reply = [1, 5, 8].map(u32::to_le_bytes).concat();
+            reply.extend_from_slice(&feature::VERSION_1.to_le_bytes());
+            stream.write_all(&reply).unwrap();
+        }
+    }
+}
+
+fn serve(
+    core: &Core,
+    stop: &AtomicBool,
+    mut answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
+) {
+    let mut devices: Vec<FakeDevice> = core
+        .queues
+        .iter()
+        .map(|queue| {
+            let (addresses, size) = queue.layout();
+            FakeDevice::new(&core.memory, addresses, size)
+        })
+        .collect();
+    while !stop.load(Ordering::Relaxed) {
+        for (device, queue) in devices.iter_mut().zip(&core.queues) {
+            while let Some((head, segments)) = device.take() {
+                let request = device.request(&segments);
+                let (header, body) = InHeader::read_from_prefix(&request).unwrap();
+                let reply = answer(&header, body);
+                let mut len = 0;
+                if segments.iter().any(|segment| segment.writable) {
+                    let bytes = encode(header.unique, reply);
+                    device.answer(&segments, &bytes);
+                    len = u32::try_from(bytes.len()).unwrap();
+                }
+                device.give_back(u32::from(head), len);
+                queue.call().write(1).unwrap();
+            }
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn encode(unique: u64, reply: Reply) -> Vec<u8> {
+    let unique = Unique::new(unique);
+    match reply {
+        Ok(payload) => {
+            let header = OutHeader::ok(unique, payload.len());
+            [header.as_bytes(), &payload].concat()
+        }
+        Err(errno) => OutHeader::error(unique, errno.raw_os_error())
+            .as_bytes()
+            .to_vec(),
+    }
+}

@@ -1,0 +1,143 @@
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use gangplank_fuse::{FopenFlags, Opcode, ReadFlags};
+use rustix::io::Errno;
+
+use super::share::{Fixture, PIECE, State, output, pattern, text};
+
+fn file_of(len: usize) -> State {
+    State {
+        data: pattern(len),
+        ..State::default()
+    }
+}
+
+/// No silent loss: a short READ is no end of the file.
+#[test]
+fn short_reads_amid_a_file_lose_nothing() {
+    let data = pattern(5 * PIECE + 100);
+    let fixture = Fixture::new(State {
+        most: vec![PIECE, 1000, 1, PIECE, 2000],
+        ..file_of(data.len())
+    });
+    let (out, file) = output();
+    fixture.share.cat("file", &out).unwrap();
+    let mut copy = vec![0; data.len() + 1];
+    assert_eq!(file.read_at(&mut copy, 0).unwrap(), data.len());
+    assert!(copy.starts_with(&data));
+}
+
+/// No silent loss: what grows beyond the size that was told is read as well.
+#[test]
+fn file_longer_than_its_size_is_read_to_its_end() {
+    let data = pattern(3 * PIECE);
+    let fixture = Fixture::new(State {
+        told_size: Some(10),
+        ..file_of(data.len())
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("copy");
+    let path = copy.to_str().unwrap();
+    fixture.share.copy(":file", path).unwrap();
+    assert_eq!(fs::read(&copy).unwrap(), data);
+}
+
+/// No silent loss: a READ that fails is an error of the copy that names file and offset, and what
+/// could be read before it is in the copy.
+#[test]
+fn failed_read_is_told_by_file_and_offset_after_what_could_be_read() {
+    let bad = 2 * PIECE + 512;
+    let fixture = Fixture::new(State {
+        fails_from: Some((bad as u64, Errno::IO)),
+        ..file_of(6 * PIECE)
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("copy");
+    let path = copy.to_str().unwrap();
+    let error = fixture.share.copy(":file", path).unwrap_err();
+    let expected = format!("cannot read file at offset {bad}: READ: ");
+    assert!(text(&error).starts_with(&expected), "{}", text(&error));
+    assert_eq!(error.status(), 1);
+    assert_eq!(fs::read(&copy).unwrap(), pattern(6 * PIECE)[..bad]);
+    let (out, file) = output();
+    let error = fixture.share.cat("file", &out).unwrap_err();
+    assert!(text(&error).starts_with(&expected), "{}", text(&error));
+    assert_eq!(file.metadata().unwrap().len(), bad as u64);
+}
+
+/// No silent loss: a daemon answers direct reads, and only those, with what came before an error.
+#[test]
+fn reads_are_direct_ones() {
+    let fixture = Fixture::new(file_of(3 * PIECE));
+    fixture.share.cat("file", &output().0).unwrap();
+    let state = fixture.state();
+    assert!(state.flags.len() >= 4);
+    let direct = ReadFlags::LOCKOWNER.bits();
+    assert!(state.flags.iter().all(|flags| *flags == direct));
+}
+
+/// A file is closed only when nothing that was asked of it is left to be answered.
+#[test]
+fn file_that_was_read_is_flushed_and_released_last() {
+    let fixture = Fixture::new(State {
+        // The file ends earlier than its size says, with reads beyond in flight.
+        told_size: Some(20 * PIECE as u64),
+        ..file_of(PIECE)
+    });
+    fixture.share.cat("file", &output().0).unwrap();
+    let asked = &fixture.state().asked;
+    assert!(asked.ends_with(&[Opcode::Flush, Opcode::Release]));
+}
+
+/// No silent loss: a local file system that is full is an error with file and offset.
+#[test]
+fn local_file_that_cannot_be_written_is_told_by_file_and_offset() {
+    let fixture = Fixture::new(file_of(PIECE));
+    let error = fixture.share.copy(":file", "/dev/full").unwrap_err();
+    let expected = "cannot write /dev/full at offset 0: No space left on device";
+    assert!(text(&error).starts_with(expected), "{}", text(&error));
+}
+
+/// No silent loss: `stat` shows less only where the daemon does not know the operation.
+#[test]
+fn failed_statx_is_an_error_and_an_unknown_one_is_none() {
+    let fixture = Fixture::new(file_of(1));
+    let mut shown = Vec::new();
+    fixture.share.stat("file", &mut shown).unwrap();
+    fixture.state().failing.push((Opcode::Statx, Errno::IO));
+    let error = fixture.share.stat("file", &mut shown).unwrap_err();
+    let expected = "cannot look at file: STATX: ";
+    assert!(text(&error).starts_with(expected), "{}", text(&error));
+}
+
+/// No silent loss: a file that was only read is closed as a kernel closes it, and a daemon that
+/// asks for no FLUSH gets none.
+#[test]
+fn close_of_a_file_that_was_read_is_heard() {
+    let fixture = Fixture::new(State {
+        failing: vec![(Opcode::Flush, Errno::IO)],
+        ..file_of(1)
+    });
+    let error = fixture.share.cat("file", &output().0).unwrap_err();
+    let expected = "cannot close file: FLUSH: ";
+    assert!(text(&error).starts_with(expected), "{}", text(&error));
+    fixture.state().open_flags = FopenFlags::NOFLUSH.bits();
+    fixture.share.cat("file", &output().0).unwrap();
+}
+
+/// No silent loss: a listing that ends in an error is no listing.
+#[test]
+fn listing_that_fails_is_an_error() {
+    let fixture = Fixture::new(State {
+        failing: vec![(Opcode::Readdir, Errno::IO)],
+        ..file_of(1)
+    });
+    let paths = ["/".to_owned()];
+    let error = fixture
+        .share
+        .list(&paths, false, &mut Vec::new())
+        .unwrap_err();
+    let expected = "cannot list /: READDIR: ";
+    assert!(text(&error).starts_with(expected), "{}", text(&error));
+}

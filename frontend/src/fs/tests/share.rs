@@ -1,0 +1,207 @@
+//! A share with one file, "file", whose daemon does as a test has it.
+
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use gangplank_fuse::{
+    Attr, AttrOut, EntryOut, InHeader, InitOut, Opcode, OpenOut, ReadIn, WriteIn, WriteOut,
+};
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::super::path::Share;
+use crate::driver::fake_daemon::{FakeDaemon, Reply};
+use crate::output::Output;
+
+/// Bytes of one request: the daemon takes no more.
+pub(super) const PIECE: usize = 4096;
+
+/// What the daemon has, and how it fails.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The file's data.
+    pub(super) data: Vec<u8>,
+    /// What the file's attributes say of its size, where they are wrong.
+    pub(super) told_size: Option<u64>,
+    /// Most bytes of one READ or WRITE that are done, from the first on; all where none is left.
+    pub(super) most: Vec<usize>,
+    /// From this offset on, READ and WRITE fail.
+    pub(super) fails_from: Option<(u64, Errno)>,
+    /// A WRITE is answered with more than was sent.
+    pub(super) exaggerates: bool,
+    /// Answers of operations that are none of the above.
+    pub(super) failing: Vec<(Opcode, Errno)>,
+    /// Flags of the answer to OPEN.
+    pub(super) open_flags: u32,
+    /// All that was asked for, but for what finds the file.
+    pub(super) asked: Vec<Opcode>,
+    /// The flags of each READ and WRITE.
+    pub(super) flags: Vec<u32>,
+}
+
+/// A share whose daemon can be told how to fail.
+pub(super) struct Fixture {
+    pub(super) share: Share,
+    state: Arc<Mutex<State>>,
+    _daemon: FakeDaemon,
+}
+
+impl Fixture {
+    pub(super) fn new(state: State) -> Self {
+        let state = Arc::new(Mutex::new(state));
+        let of_daemon = Arc::clone(&state);
+        let daemon = FakeDaemon::start(move |header, body| {
+            let mut state = of_daemon.lock().unwrap();
+            state.answer(header, body)
+        });
+        let session = daemon.session();
+        Self {
+            share: Share {
+                session,
+                follow: false,
+            },
+            state,
+            _daemon: daemon,
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl State {
+    fn answer(&mut self, header: &InHeader, body: &[u8]) -> Reply {
+        let opcode = header.opcode().unwrap();
+        if let Some((_, errno)) = self.failing.iter().find(|(failing, _)| *failing == opcode) {
+            self.asked.push(opcode);
+            return Err(*errno);
+        }
+        match opcode {
+            Opcode::Init => Ok(init().as_bytes().to_vec()),
+            Opcode::Getattr => Ok(self.attributes(header.nodeid).as_bytes().to_vec()),
+            Opcode::Lookup => Ok(self.entry().as_bytes().to_vec()),
+            Opcode::Forget | Opcode::BatchForget => Ok(Vec::new()),
+            _ => {
+                self.asked.push(opcode);
+                self.operate(opcode, body)
+            }
+        }
+    }
+
+    fn operate(&mut self, opcode: Opcode, body: &[u8]) -> Reply {
+        match opcode {
+            Opcode::Open | Opcode::Opendir => {
+                let opened = OpenOut {
+                    fh: 7,
+                    open_flags: self.open_flags,
+                    ..OpenOut::default()
+                };
+                Ok(opened.as_bytes().to_vec())
+            }
+            Opcode::Read => self.read(&ReadIn::read_from_prefix(body).unwrap().0),
+            Opcode::Write => {
+                let (args, data) = WriteIn::read_from_prefix(body).unwrap();
+                self.write(&args, data)
+            }
+            Opcode::Setattr => {
+                self.data.clear();
+                Ok(self.attributes(2).as_bytes().to_vec())
+            }
+            Opcode::Flush | Opcode::Release | Opcode::Releasedir | Opcode::Destroy => {
+                Ok(Vec::new())
+            }
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    fn read(&mut self, args: &ReadIn) -> Reply {
+        self.flags.push(args.read_flags);
+        let most = self.take_most(args.offset, args.size as usize)?;
+        let from = usize::try_from(args.offset).unwrap().min(self.data.len());
+        let rest = &self.data[from..];
+        Ok(rest[..most.min(rest.len())].to_vec())
+    }
+
+    fn write(&mut self, args: &WriteIn, data: &[u8]) -> Reply {
+        self.flags.push(args.flags);
+        assert_eq!(data.len(), args.size as usize);
+        let most = self.take_most(args.offset, data.len())?;
+        let from = usize::try_from(args.offset).unwrap();
+        let end = from + most;
+        if self.data.len() < end {
+            self.data.resize(end, 0);
+        }
+        self.data[from..end].copy_from_slice(&data[..most]);
+        let size = u32::try_from(most).unwrap() + u32::from(self.exaggerates);
+        let written = WriteOut { size, padding: 0 };
+        Ok(written.as_bytes().to_vec())
+    }
+
+    /// How much of `wanted` bytes at `offset` is done: up to where it fails.
+    fn take_most(&mut self, offset: u64, wanted: usize) -> Result<usize, Errno> {
+        let most = match self.most.is_empty() {
+            true => wanted,
+            false => self.most.remove(0).min(wanted),
+        };
+        match self.fails_from {
+            Some((from, errno)) if offset >= from => Err(errno),
+            Some((from, _)) => Ok(most.min(usize::try_from(from - offset).unwrap())),
+            None => Ok(most),
+        }
+    }
+
+    fn attr(&self, node: u64) -> Attr {
+        Attr {
+            ino: node,
+            size: self.told_size.unwrap_or(self.data.len() as u64),
+            mode: if node == 1 { 0o40755 } else { 0o100_644 },
+            nlink: 1,
+            ..Attr::default()
+        }
+    }
+
+    fn attributes(&self, node: u64) -> AttrOut {
+        AttrOut {
+            attr: self.attr(node),
+            ..AttrOut::default()
+        }
+    }
+
+    fn entry(&self) -> EntryOut {
+        EntryOut {
+            nodeid: 2,
+            attr: self.attr(2),
+            ..EntryOut::default()
+        }
+    }
+}
+
+fn init() -> InitOut {
+    InitOut {
+        major: 7,
+        minor: 45,
+        max_write: u32::try_from(PIECE).unwrap(),
+        ..InitOut::default()
+    }
+}
+
+/// Bytes that differ from one piece to the next.
+pub(super) fn pattern(len: usize) -> Vec<u8> {
+    (0..=250u8)
+        .cycle()
+        .flat_map(|byte| [byte; 7])
+        .take(len)
+        .collect()
+}
+
+/// An output into a file, and that file.
+pub(super) fn output() -> (Output, File) {
+    let file = tempfile::tempfile().unwrap();
+    (Output::new(file.try_clone().unwrap()), file)
+}
+
+/// An error with its causes.
+pub(super) fn text(error: &super::super::Error) -> String {
+    gangplank_service::error_chain(error)
+}

@@ -1,0 +1,125 @@
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use gangplank_fuse::Opcode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::super::Result;
+use super::super::host::Source;
+use super::share::{Fixture, PIECE, State, pattern, text};
+
+/// Copies `data` to the share's file.
+fn copy_in(fixture: &Fixture, data: &[u8]) -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("source");
+    fs::write(&source, data).unwrap();
+    fixture.share.copy(source.to_str().unwrap(), ":file")
+}
+
+/// No silent loss: what a WRITE did not take is sent again, and arrives.
+#[test]
+fn short_writes_are_gone_on_with() {
+    let fixture = Fixture::new(State {
+        most: vec![PIECE, 1, 100, PIECE, 5],
+        ..State::default()
+    });
+    let data = pattern(4 * PIECE + 17);
+    copy_in(&fixture, &data).unwrap();
+    assert_eq!(fixture.state().data, data);
+}
+
+/// The same errors as on the host: a file system that fills up takes a part, and says why it takes
+/// no more when it is asked to.
+#[test]
+fn reason_for_a_short_write_is_told_by_file_and_offset() {
+    let full = PIECE + 300;
+    let fixture = Fixture::new(State {
+        fails_from: Some((full as u64, Errno::NOSPC)),
+        ..State::default()
+    });
+    let error = copy_in(&fixture, &pattern(3 * PIECE)).unwrap_err();
+    let expected = format!("cannot write file at offset {full}: WRITE: No space left");
+    assert!(text(&error).starts_with(&expected), "{}", text(&error));
+    assert_eq!(fixture.state().data, pattern(3 * PIECE)[..full]);
+}
+
+/// No silent loss: success that has written nothing is none, nor is more than was sent.
+#[test]
+fn counts_that_cannot_be_are_errors() {
+    let fixture = Fixture::new(State {
+        most: vec![PIECE, 0],
+        ..State::default()
+    });
+    let error = copy_in(&fixture, &pattern(2 * PIECE)).unwrap_err();
+    let expected = "cannot write file at offset 4096: the daemon took none of 4096 bytes";
+    assert_eq!(text(&error), expected);
+    fixture.state().exaggerates = true;
+    let error = copy_in(&fixture, &pattern(10)).unwrap_err();
+    assert!(
+        text(&error).contains("counts 11 bytes where 10 were asked for"),
+        "{}",
+        text(&error)
+    );
+}
+
+/// No silent loss: what the daemon could not write of what it had taken, FLUSH tells last.
+#[test]
+fn delayed_write_error_that_closing_tells_is_an_error_of_the_copy() {
+    for (opcode, name) in [(Opcode::Flush, "FLUSH"), (Opcode::Release, "RELEASE")] {
+        let fixture = Fixture::new(State {
+            failing: vec![(opcode, Errno::NOSPC)],
+            ..State::default()
+        });
+        let error = copy_in(&fixture, &pattern(3 * PIECE)).unwrap_err();
+        let expected = format!("cannot close file: {name}: No space left");
+        assert!(text(&error).starts_with(&expected), "{}", text(&error));
+        let asked = &fixture.state().asked;
+        assert!(asked.ends_with(&[Opcode::Write, Opcode::Flush, Opcode::Release]));
+    }
+}
+
+/// A daemon without FLUSH is no worse for that.
+#[test]
+fn daemon_that_knows_no_flush_takes_files_all_the_same() {
+    let fixture = Fixture::new(State {
+        failing: vec![(Opcode::Flush, Errno::NOSYS)],
+        ..State::default()
+    });
+    copy_in(&fixture, b"data").unwrap();
+    assert_eq!(fixture.state().data, b"data");
+}
+
+/// Nothing that others append meanwhile is overwritten: the daemon finds the end of the file.
+#[test]
+fn appended_data_goes_to_wherever_the_file_ends() {
+    let fixture = Fixture::new(State::default());
+    let path = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&path, pattern(2 * PIECE)).unwrap();
+    let source = Source::new(File::open(&path).unwrap(), path.path().to_owned());
+    fixture.share.write_from(source, "file", true).unwrap();
+    let state = fixture.state();
+    let appends = OFlags::APPEND.bits();
+    assert_eq!(state.flags.len(), 2);
+    assert!(state.flags.iter().all(|flags| flags & appends != 0));
+}
+
+/// No silent loss: a source that fails after some bytes has those written, and the error told.
+#[test]
+fn source_that_fails_midway_is_an_error_after_what_could_be_read() {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let mut far = theirs.try_clone().unwrap();
+    far.write_all(b"what came before").unwrap();
+    // A peer that leaves without reading resets the connection, which is told once.
+    ours.write_all(b"never read").unwrap();
+    drop((theirs, far));
+    let fixture = Fixture::new(State::default());
+    let source = Source::new(OwnedFd::from(ours).into(), PathBuf::from("source"));
+    let error = fixture.share.write_from(source, "file", false).unwrap_err();
+    let expected = "cannot read source at offset 16: Connection reset by peer";
+    assert!(text(&error).starts_with(expected), "{}", text(&error));
+    assert_eq!(fixture.state().data, b"what came before");
+}

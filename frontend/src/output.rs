@@ -1,0 +1,83 @@
+//! Standard output, of which nothing is lost unsaid.
+//!
+//! The standard library's own takes a descriptor that cannot be written for one that swallows
+//! everything, and closes it at the process's end without a look at what that says.
+
+use std::fs::File;
+use std::io::{self, LineWriter, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Standard output, a line at a time.
+#[derive(Debug)]
+pub struct Output(LineWriter<File>);
+
+impl Output {
+    /// The process's own.
+    ///
+    /// # Errors
+    /// There is no descriptor left for a duplicate.
+    pub fn standard() -> io::Result<Self> {
+        let standard = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self::new(standard.into()))
+    }
+
+    pub(crate) fn new(file: File) -> Self {
+        Self(LineWriter::new(file))
+    }
+
+    /// The file behind it, for data that goes there directly. Text that is no whole line comes
+    /// after that.
+    pub(crate) fn file(&self) -> &File {
+        self.0.get_ref()
+    }
+
+    /// Writes what is left, and closes it: a network file system may tell only now what it could
+    /// not write.
+    ///
+    /// # Errors
+    /// What was written is not all there.
+    pub fn close(self) -> io::Result<()> {
+        let file = self
+            .0
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        close(file)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Closes `file`, and says what `close` says, which dropping it does not.
+pub(crate) fn close(file: impl Into<OwnedFd>) -> io::Result<()> {
+    Ok(nix::unistd::close(file.into())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No silent loss: text that ends in no newline is written in the end, and its error told.
+    #[test]
+    fn closing_tells_what_could_not_be_written() {
+        let mut full = Output::new(File::options().write(true).open("/dev/full").unwrap());
+        full.write_all(b"no newline").unwrap();
+        let error = full.close().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+
+    /// No silent loss: a standard output that was opened for reading only takes nothing.
+    #[test]
+    fn output_that_cannot_be_written_is_an_error() {
+        let mut unwritable = Output::new(File::open("/dev/null").unwrap());
+        let error = unwritable.write_all(b"a line\n").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(9), "{error}");
+    }
+}
