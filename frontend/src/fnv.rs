@@ -7,6 +7,14 @@ pub(crate) fn fnv_1a(bytes: &[u8]) -> u64 {
     })
 }
 
+/// The hash in 32 bits for a record that is to be told from a damaged one; never 0, which stands
+/// for a record without one.
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
+    let hash = fnv_1a(bytes);
+    let folded = (hash >> 32) ^ (hash & u64::from(u32::MAX));
+    u32::try_from(folded).unwrap_or(u32::MAX).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,11 @@
 //! What was agreed on with a daemon, for whoever takes over the connection to it.
 
+use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Journal;
 use super::layout::{DAEMON, DAEMON_VALID};
+use crate::fnv::checksum;
 use crate::vhost_user::{CONFIG_LEN, Facts};
 
 /// Rings that vhost-user can number.
@@ -28,7 +30,8 @@ struct Saved {
     /// A bit for each ring.
     running: [u64; RINGS / 64],
     present: u32,
-    padding: u32,
+    /// Of all bytes but these. 0 in what was written before there was one.
+    checksum: u32,
     config: [u8; CONFIG_LEN],
 }
 
@@ -51,10 +54,28 @@ impl Journal {
         self.store::<u64>(DAEMON_VALID, 1);
     }
 
-    /// How things stood with the daemon; none if there was none, or a message was on its way.
+    /// How things stood with the daemon; none if there was none, or a message was on its way, or
+    /// what was written down is damaged.
     pub fn daemon(&self) -> Option<Facts> {
-        (self.load(DAEMON_VALID) == 1).then(|| from_saved(&self.read(DAEMON)))
+        let valid = self.load(DAEMON_VALID);
+        let saved: Saved = self.read(DAEMON);
+        if valid == 0 {
+            return None;
+        }
+        if valid != 1 || ![0, sum(saved)].contains(&saved.checksum) {
+            error!("the journal of what was agreed on with the daemon is damaged");
+            return None;
+        }
+        Some(from_saved(&saved))
     }
+}
+
+fn sum(saved: Saved) -> u32 {
+    let without = Saved {
+        checksum: 0,
+        ..saved
+    };
+    checksum(without.as_bytes())
 }
 
 fn to_saved(facts: &Facts) -> Saved {
@@ -65,7 +86,7 @@ fn to_saved(facts: &Facts) -> Saved {
             *word |= 1 << (ring % 64);
         }
     }
-    Saved {
+    let saved = Saved {
         daemon: facts.daemon,
         offered: facts.offered,
         protocol: facts.protocol.unwrap_or(0),
@@ -76,8 +97,12 @@ fn to_saved(facts: &Facts) -> Saved {
             | flag(facts.config.is_some(), present::CONFIG)
             | flag(facts.max_rings.is_some(), present::MAX_RINGS)
             | flag(facts.acknowledged.is_some(), present::ACKNOWLEDGED),
-        padding: 0,
+        checksum: 0,
         config: facts.config.unwrap_or([0; CONFIG_LEN]),
+    };
+    Saved {
+        checksum: sum(saved),
+        ..saved
     }
 }
 
@@ -104,6 +129,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A damaged journal is noticed and never used in part.
+    #[test]
+    fn facts_with_a_damaged_bit_are_none() {
+        let journal = Journal::new(0).unwrap();
+        journal.note_daemon(&Facts::default());
+        let good: Saved = journal.read(DAEMON);
+        let checksum = std::mem::offset_of!(Saved, checksum);
+        for at in (0..size_of::<Saved>()).filter(|at| !(checksum..checksum + 4).contains(at)) {
+            let mut bad = good;
+            bad.as_mut_bytes()[at] ^= 0x10;
+            journal.write(DAEMON, bad);
+            assert_eq!(journal.daemon(), None, "{at}");
+        }
+        // Without a checksum, as an older version writes them.
+        journal.write(
+            DAEMON,
+            Saved {
+                checksum: 0,
+                ..good
+            },
+        );
+        assert_eq!(journal.daemon(), Some(Facts::default()));
+    }
 
     proptest! {
         #[test]

@@ -32,8 +32,11 @@ pub(super) const DAEMON_VALID: usize = 512;
 /// What was agreed on with the daemon.
 pub(super) const DAEMON: usize = 520;
 
-/// Which of [`REGISTERS`] counts: 1 or 2; none if 0.
+/// Which of [`REGISTERS`] counts: 1 or 2; none if 0, and nothing is known if [`UNREADABLE`].
 pub(super) const CURRENT: usize = 1024;
+
+/// [`CURRENT`] where the registers could not be written down.
+pub(super) const UNREADABLE: u64 = 3;
 
 /// The registers.
 pub(super) const REGISTERS: [usize; 2] = [2048, 2048 + REGISTERS_LEN];
@@ -93,11 +96,13 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    pub(super) fn from_word(word: u64) -> Self {
+    /// None where the word is damaged: every version writes one of these.
+    pub(super) fn from_word(word: u64) -> Option<Self> {
         match word {
-            1 => Self::Waiting,
-            2 => Self::Completing,
-            _ => Self::Free,
+            0 => Some(Self::Free),
+            1 => Some(Self::Waiting),
+            2 => Some(Self::Completing),
+            _ => None,
         }
     }
 }

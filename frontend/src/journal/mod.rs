@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
+use log::error;
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
@@ -179,20 +180,34 @@ impl Journal {
     /// What a predecessor left in hand.
     pub fn inherited(&self) -> Option<Inherited> {
         let request = self.request();
-        match Phase::from_word(self.load(PHASE)) {
-            Phase::Completing => Some(Inherited::Doubtful(request)),
-            Phase::Waiting if request[op::WORD] != op::ASK => Some(Inherited::InHand(request)),
-            Phase::Waiting | Phase::Free => None,
+        let word = self.load(PHASE);
+        match Phase::from_word(word) {
+            Some(Phase::Completing) => Some(Inherited::Doubtful(request)),
+            Some(Phase::Waiting) if request[op::WORD] != op::ASK => {
+                Some(Inherited::InHand(request))
+            }
+            Some(Phase::Waiting | Phase::Free) => None,
+            None => {
+                error!("the journal of the access in hand is damaged: its phase is {word:#x}");
+                (request[op::WORD] != op::ASK).then_some(Inherited::Doubtful(request))
+            }
         }
     }
 
-    /// Puts a doubtful request aside, so that others can be served. Of more than a few, the last ones are kept.
+    /// Puts a doubtful request aside, so that others can be served. There is room for a few; beyond
+    /// that the first is dropped, and its guest's CPU may stand still for ever.
     pub fn doubt(&self, request: Request) {
         if self.doubts().contains(&request) {
             return;
         }
         let free = DOUBTS.iter().find(|at| self.read::<Doubt>(**at).set == 0);
-        let at = *free.unwrap_or(&DOUBTS[0]);
+        let at = *free.unwrap_or_else(|| {
+            error!(
+                "more accesses are in doubt than the journal has room for; one is dropped: {:x?}",
+                self.read::<Doubt>(DOUBTS[0]).request
+            );
+            &DOUBTS[0]
+        });
         self.write(at, Doubt { set: 0, request });
         self.write(at, Doubt { set: 1, request });
     }

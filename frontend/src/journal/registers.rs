@@ -1,11 +1,14 @@
 //! A device's registers, written so that the last whole ones always count.
 
+use std::mem::offset_of;
 use std::sync::PoisonError;
 
+use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::layout::{CURRENT, REGISTERS, REGISTERS_LEN};
+use super::layout::{CURRENT, REGISTERS, REGISTERS_LEN, UNREADABLE};
 use super::{Journal, Left};
+use crate::fnv::checksum;
 use crate::mmio::{QueueRegisters, Registers, Status};
 
 /// Bytes of a configuration space at most.
@@ -25,9 +28,16 @@ struct Saved {
     activated: u32,
     queue_count: u32,
     config_len: u32,
-    padding: u32,
+    /// Of all bytes but these, with the queues'. 0 in what was written before there was one.
+    checksum: u32,
     config: [u8; CONFIG],
 }
+
+/// Where the checksum stands.
+const CHECKSUM: std::ops::Range<usize> = {
+    let start = offset_of!(Saved, checksum);
+    start..start + size_of::<u32>()
+};
 
 /// One queue.
 #[repr(C)]
@@ -54,11 +64,21 @@ const _: () = {
 };
 
 impl Journal {
-    /// Writes the registers down. What a device has that is larger than any has is left out, and so not had back.
+    /// Writes the registers down. Those that do not fit, which no device has, are unreadable for a
+    /// successor: the ones before them must not be taken for them.
     pub fn save(&self, registers: &Registers) {
         let bytes = to_bytes(registers);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last == bytes || bytes.len() > REGISTERS_LEN {
+        if *last == bytes {
+            return;
+        }
+        if bytes.len() > REGISTERS_LEN {
+            self.store::<u64>(CURRENT, UNREADABLE);
+            error!(
+                "a device's registers take {} bytes and are not kept for a successor",
+                bytes.len()
+            );
+            *last = bytes;
             return;
         }
         let (at, word) = match self.load(CURRENT) {
@@ -108,7 +128,7 @@ fn to_bytes(registers: &Registers) -> Vec<u8> {
         activated: registers.activated.into(),
         queue_count: count(registers.queues.len()),
         config_len: count(registers.config.len()),
-        padding: 0,
+        checksum: 0,
         config,
     };
     let mut bytes = saved.as_bytes().to_vec();
@@ -126,7 +146,22 @@ fn to_bytes(registers: &Registers) -> Vec<u8> {
         };
         bytes.extend_from_slice(saved.as_bytes());
     }
+    let sum = checksum(&bytes);
+    if let Some(place) = bytes.get_mut(CHECKSUM) {
+        place.copy_from_slice(&sum.to_ne_bytes());
+    }
     bytes
+}
+
+/// Whether the first `len` bytes are as they were written, as far as that can be told.
+fn is_whole(bytes: &[u8], len: usize, sum: u32) -> bool {
+    let Some(mut bytes) = bytes.get(..len).map(<[u8]>::to_vec) else {
+        return false;
+    };
+    if let Some(place) = bytes.get_mut(CHECKSUM) {
+        place.fill(0);
+    }
+    sum == 0 || sum == checksum(&bytes)
 }
 
 /// None where they cannot have been written by [`to_bytes`].
@@ -138,6 +173,9 @@ fn from_bytes(bytes: &[u8]) -> Option<Registers> {
     }
     let config_len = usize::try_from(saved.config_len).ok()?;
     let len = count.checked_mul(size_of::<SavedQueue>())?;
+    if !is_whole(bytes, size_of::<Saved>().checked_add(len)?, saved.checksum) {
+        return None;
+    }
     let chunks = rest.get(..len)?.chunks_exact(size_of::<SavedQueue>());
     let queues = chunks.map(|bytes| to_queue(SavedQueue::read_from_bytes(bytes).ok()?));
     Some(Registers {
@@ -251,7 +289,9 @@ mod tests {
 
     #[test]
     fn registers_that_no_device_has_are_unreadable() {
-        let good = to_bytes(&Registers::default());
+        let mut good = to_bytes(&Registers::default());
+        // Without a checksum, as an older version writes them.
+        good[CHECKSUM].fill(0);
         assert!(from_bytes(&good).is_some());
         // Status, activated, queue count, length of the configuration space.
         for (offset, value) in [(8, 0x10), (32, 2), (36, 0xff), (37, 2), (40, 65)] {
@@ -259,5 +299,36 @@ mod tests {
             bad[offset] = value;
             assert_eq!(from_bytes(&bad), None, "{offset}");
         }
+    }
+
+    /// A damaged journal is noticed and never used in part.
+    #[test]
+    fn registers_with_a_damaged_bit_are_unreadable() {
+        let registers = Registers {
+            queues: vec![QueueRegisters::default(); 2],
+            config: b"tag".to_vec(),
+            ..Registers::default()
+        };
+        let good = to_bytes(&registers);
+        assert_eq!(from_bytes(&good), Some(registers));
+        for at in (0..good.len()).filter(|at| !CHECKSUM.contains(at)) {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            assert_eq!(from_bytes(&bad), None, "{at}");
+        }
+    }
+
+    /// Registers that do not fit leave none behind that a successor would take for them.
+    #[test]
+    fn registers_that_do_not_fit_are_unreadable() {
+        let journal = Journal::new(0).unwrap();
+        journal.save(&Registers::default());
+        journal.save(&Registers {
+            queues: vec![QueueRegisters::default(); 1000],
+            ..Registers::default()
+        });
+        assert_eq!(journal.left(), Left::Unreadable);
+        journal.save(&Registers::default());
+        assert!(matches!(journal.left(), Left::Registers(_)));
     }
 }

@@ -98,3 +98,16 @@ fn what_is_no_journal_of_the_device_is_refused() {
         Err(JournalError::Foreign { .. })
     ));
 }
+
+/// A damaged journal is noticed: what may be in hand is not taken for nothing.
+#[test]
+fn damaged_phase_leaves_the_request_in_doubt() {
+    let journal = Journal::new(3).unwrap();
+    journal.lay_out().copy_from(REQUEST_OF_GUEST.as_bytes());
+    journal.store::<u64>(PHASE, 0x100);
+    let doubtful = Some(Inherited::Doubtful(REQUEST_OF_GUEST));
+    assert_eq!(succeed(&journal).inherited(), doubtful);
+    journal.lay_out();
+    journal.store::<u64>(PHASE, 7);
+    assert_eq!(succeed(&journal).inherited(), None);
+}
