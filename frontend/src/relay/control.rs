@@ -119,6 +119,10 @@ pub(super) fn receive(stream: &UnixStream) -> io::Result<Option<Command>> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(MAX_COMMAND_LEN)).read_until(b'\n', &mut line)?;
+    if !line.ends_with(b"\n") {
+        // The path in it may be a part of the one that is meant.
+        return Err(io::Error::other("it is cut off"));
+    }
     Ok(Command::decode(&line))
 }
 
@@ -130,6 +134,9 @@ pub(super) fn send(path: &Path, command: &Command, limit: Duration) -> io::Resul
     stream.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER_LEN).read_to_string(&mut answer)?;
+    if !answer.ends_with('\n') {
+        return Err(io::Error::other("the relay's answer is cut off"));
+    }
     match answer.split_once('\n') {
         Some(("ok", text)) => Ok((true, text.to_owned())),
         Some(("error", text)) => Ok((false, text.to_owned())),
@@ -157,6 +164,39 @@ mod tests {
             },
         ] {
             assert_eq!(Command::decode(&command.encode()), Some(command));
+        }
+    }
+
+    /// No silent loss: a command of which only a part has come is not obeyed.
+    #[test]
+    fn command_that_is_cut_off_is_none() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        near.write_all(b"switch /run/new").unwrap();
+        drop(near);
+        let error = receive(&far).unwrap_err();
+        assert_eq!(error.to_string(), "it is cut off");
+    }
+
+    /// No silent loss: an answer of which only a part has come is not taken for the whole.
+    #[test]
+    fn answer_that_is_cut_off_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        for (answer, is_whole) in [
+            ("ok\nguest 1: paused\n", true),
+            ("ok\nguest 1: pau", false),
+            ("ok", false),
+        ] {
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let relay = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                assert_eq!(receive(&stream).unwrap(), Some(Command::Pause));
+                stream.write_all(answer.as_bytes()).unwrap();
+            });
+            let told = send(&path, &Command::Pause, PATIENCE);
+            assert_eq!(told.is_ok(), is_whole, "{told:?}");
+            relay.join().unwrap();
+            std::fs::remove_file(&path).unwrap();
         }
     }
 

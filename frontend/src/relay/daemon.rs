@@ -536,6 +536,7 @@ fn write_all(pipe: &OwnedFd, state: &[u8], limit: Duration) -> io::Result<()> {
     let mut written = 0;
     while let Some(rest @ [_, ..]) = state.get(written..) {
         match rustix::io::write(pipe, rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(len) => written += len,
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => until.wait(pipe, PollFlags::OUT).map_err(io::Error::other)?,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
@@ -84,8 +84,11 @@ pub(super) enum WireError {
         /// The announced length.
         len: usize,
     },
-    /// More descriptors than any message has.
-    #[error("a message carries more than {MAX_DESCRIPTORS} descriptors")]
+    /// More descriptors than any message has, or than this process can have.
+    #[error(
+        "a message carries more than {MAX_DESCRIPTORS} descriptors, \
+         or more than this process may have open"
+    )]
     TooManyDescriptors,
     /// The flags are none that a peer may send.
     #[error("message {request} has the flags {flags:#x}")]
@@ -239,7 +242,11 @@ impl Inbox {
                     self.descriptors.extend(descriptors);
                 }
             }
-            if self.descriptors.len() > MAX_DESCRIPTORS {
+            // The kernel drops those for which there is no room, and says so by the flag.
+            let dropped = received
+                .as_ref()
+                .is_ok_and(|received| received.flags.contains(ReturnFlags::CTRUNC));
+            if dropped || self.descriptors.len() > MAX_DESCRIPTORS {
                 return Err(WireError::TooManyDescriptors);
             }
             match received {
@@ -418,6 +425,21 @@ mod tests {
             }
         };
         assert!(matches!(full, WireError::Late(_)), "{full}");
+    }
+
+    /// No silent loss: a message of whose descriptors the kernel has dropped some is an error.
+    #[test]
+    fn message_with_more_descriptors_than_there_is_room_for_is_refused() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let beside = vec![near.as_fd(); MAX_DESCRIPTORS + 4];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&beside)));
+        let bytes = [21, VERSION, 0].map(u32::to_le_bytes).concat();
+        let bytes = [IoSlice::new(&bytes)];
+        sendmsg(&near, &bytes, &mut ancillary, SendFlags::empty()).unwrap();
+        let error = Inbox::default().receive(far.as_fd()).unwrap_err();
+        assert!(matches!(error, WireError::TooManyDescriptors), "{error}");
     }
 
     #[test]

@@ -271,7 +271,9 @@ fn answer(mut stream: &UnixStream, told: Result<String, String>) {
         Ok(text) => ("ok", text),
         Err(text) => ("error", text),
     };
-    if let Err(error) = write!(stream, "{word}\n{}\n", text.trim_end()) {
+    // By one call: what is cut off between two of them may look whole.
+    let answer = format!("{word}\n{}\n", text.trim_end());
+    if let Err(error) = stream.write_all(answer.as_bytes()) {
         warn!("an order cannot be answered: {error}");
     }
 }
