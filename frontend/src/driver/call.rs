@@ -217,11 +217,15 @@ operations! { 'a;
     /// COPY_FILE_RANGE: bytes copied.
     copy_file_range(node: NodeId, args: CopyFileRangeIn) -> u32
         = node, Operation::CopyFileRange(args),
-          |answer| Ok(reply::decode_write(&answer.payload)?.size);
+          |answer| written(&answer);
     /// COPY_FILE_RANGE_64: bytes copied.
     copy_file_range_64(node: NodeId, args: CopyFileRangeIn) -> u64
         = node, Operation::CopyFileRange64(args),
-          |answer| Ok(reply::decode_copy_file_range_64(&answer.payload)?.bytes_copied);
+          |answer| {
+              let copied = reply::decode_copy_file_range_64(&answer.payload)?.bytes_copied;
+              within(copied, answer.asked)?;
+              Ok(copied)
+          };
     /// READDIR: the names that `args.size` bytes hold. None at the end of the directory.
     readdir(node: NodeId, args: ReadIn) -> Vec<Entry>
         = node, Operation::Readdir(args), names;
@@ -339,13 +343,25 @@ fn getattr_in(file: Option<Handle>) -> GetattrIn {
     }
 }
 
-/// Bytes that the daemon says it has written; no more than it was sent.
+/// Bytes that the daemon says it has written; no more than it was to write.
 fn written(answer: &Answer) -> std::result::Result<u32, BadReply> {
     let size = reply::decode_write(&answer.payload)?.size;
-    let (counted, asked) = (u64::from(size), answer.asked);
+    within(size.into(), answer.asked)?;
+    Ok(size)
+}
+
+fn within(counted: u64, asked: u64) -> std::result::Result<(), BadReply> {
     match counted > asked {
         true => Err(BadReply::Count { counted, asked }),
-        false => Ok(size),
+        false => Ok(()),
+    }
+}
+
+/// A name in a directory, as the kernel takes it.
+fn checked_name(name: &[u8]) -> std::result::Result<Vec<u8>, BadReply> {
+    match name.is_empty() || name.contains(&b'/') {
+        true => Err(BadReply::Name { len: name.len() }),
+        false => Ok(name.to_vec()),
     }
 }
 
@@ -369,7 +385,7 @@ fn names(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
     let entries = Dirents::new(&answer.payload).map(|entry| {
         let entry = entry?;
         Ok(Entry {
-            name: entry.name.to_vec(),
+            name: checked_name(entry.name)?,
             ino: entry.dirent.ino,
             offset: entry.dirent.off,
             kind: entry.dirent.r#type,
@@ -383,7 +399,7 @@ fn names_and_nodes(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> 
     let entries = Direntplusses::new(&answer.payload).map(|entry| {
         let entry = entry?;
         Ok(Entry {
-            name: entry.name.to_vec(),
+            name: checked_name(entry.name)?,
             ino: entry.dirent.ino,
             offset: entry.dirent.off,
             kind: entry.dirent.r#type,

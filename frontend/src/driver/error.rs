@@ -194,6 +194,12 @@ pub enum BadReply {
         /// What was asked for.
         asked: u64,
     },
+    /// A directory entry's name is none.
+    #[error("a name of {len} bytes in it is empty or a path")]
+    Name {
+        /// Length of the name, in bytes.
+        len: usize,
+    },
     /// INIT agreed on nothing that can be spoken.
     #[error("it speaks FUSE {major}.{minor}")]
     Version {

@@ -245,10 +245,11 @@ impl Session {
             decode,
         } = call;
         let opcode = request.operation.opcode();
-        let asked = send
-            .as_ref()
-            .or(receive.as_ref())
-            .map_or(0, |(_, len)| u64::from(*len));
+        let moved = send.as_ref().or(receive.as_ref());
+        let asked = match &request.operation {
+            Operation::CopyFileRange(args) | Operation::CopyFileRange64(args) => args.len,
+            _ => moved.map_or(0, |(_, len)| u64::from(*len)),
+        };
         let reply_room = match &receive {
             // The data has a place of its own; before it come at most the structures.
             Some((_, len)) => {

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
+use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{FopenFlags, Opcode, ReadFlags};
 use rustix::io::Errno;
 
@@ -124,6 +125,26 @@ fn close_of_a_file_that_was_read_is_heard() {
     assert!(text(&error).starts_with(expected), "{}", text(&error));
     fixture.state().open_flags = FopenFlags::NOFLUSH.bits();
     fixture.share.cat("file", &output().0).unwrap();
+}
+
+/// No silent loss: an entry that is none is an error, and not left out.
+#[test]
+fn listing_with_a_name_that_is_none_is_an_error() {
+    for (name, is_good) in [(&b"file"[..], true), (b"", false), (b"a/b", false)] {
+        let mut entries = vec![0; 256];
+        let mut writer = DirentWriter::new(&mut entries);
+        writer.push(2, 1, 8, b"first").unwrap();
+        writer.push(3, 2, 8, name).unwrap();
+        let written = writer.written();
+        entries.truncate(written);
+        let fixture = Fixture::new(State {
+            entries,
+            ..file_of(1)
+        });
+        let paths = ["/".to_owned()];
+        let listed = fixture.share.list(&paths, false, &mut Vec::new());
+        assert_eq!(listed.is_ok(), is_good, "{name:?}: {listed:?}");
+    }
 }
 
 /// No silent loss: a listing that ends in an error is no listing.

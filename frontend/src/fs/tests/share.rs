@@ -23,6 +23,10 @@ pub(super) struct State {
     pub(super) data: Vec<u8>,
     /// What the file's attributes say of its size, where they are wrong.
     pub(super) told_size: Option<u64>,
+    /// LOOKUPs that find nothing yet.
+    pub(super) missing: usize,
+    /// What READDIR answers first.
+    pub(super) entries: Vec<u8>,
     /// Most bytes of one READ or WRITE that are done, from the first on; all where none is left.
     pub(super) most: Vec<usize>,
     /// From this offset on, READ and WRITE fail.
@@ -31,6 +35,8 @@ pub(super) struct State {
     pub(super) exaggerates: bool,
     /// Answers of operations that are none of the above.
     pub(super) failing: Vec<(Opcode, Errno)>,
+    /// Bytes that COPY_FILE_RANGE counts.
+    pub(super) copied: u32,
     /// Flags of the answer to OPEN.
     pub(super) open_flags: u32,
     /// All that was asked for, but for what finds the file.
@@ -80,6 +86,10 @@ impl State {
         match opcode {
             Opcode::Init => Ok(init().as_bytes().to_vec()),
             Opcode::Getattr => Ok(self.attributes(header.nodeid).as_bytes().to_vec()),
+            Opcode::Lookup if self.missing > 0 => {
+                self.missing -= 1;
+                Err(Errno::NOENT)
+            }
             Opcode::Lookup => Ok(self.entry().as_bytes().to_vec()),
             Opcode::Forget | Opcode::BatchForget => Ok(Vec::new()),
             _ => {
@@ -111,6 +121,14 @@ impl State {
             Opcode::Flush | Opcode::Release | Opcode::Releasedir | Opcode::Destroy => {
                 Ok(Vec::new())
             }
+            Opcode::CopyFileRange => {
+                let written = WriteOut {
+                    size: self.copied,
+                    padding: 0,
+                };
+                Ok(written.as_bytes().to_vec())
+            }
+            Opcode::Readdir => Ok(std::mem::take(&mut self.entries)),
             _ => Err(Errno::NOSYS),
         }
     }

@@ -4,13 +4,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use gangplank_fuse::Opcode;
+use gangplank_fuse::{CopyFileRangeIn, NodeId, Opcode};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::Result;
 use super::super::host::Source;
 use super::share::{Fixture, PIECE, State, pattern, text};
+use crate::driver;
 
 /// Copies `data` to the share's file.
 fn copy_in(fixture: &Fixture, data: &[u8]) -> Result<()> {
@@ -122,4 +123,32 @@ fn source_that_fails_midway_is_an_error_after_what_could_be_read() {
     let expected = "cannot read source at offset 16: Connection reset by peer";
     assert!(text(&error).starts_with(expected), "{}", text(&error));
     assert_eq!(fixture.state().data, b"what came before");
+}
+
+/// A file that appears while its directory is made is none.
+#[test]
+fn directory_whose_name_a_file_takes_meanwhile_is_not_made() {
+    let fixture = Fixture::new(State {
+        missing: 1,
+        failing: vec![(Opcode::Mkdir, Errno::EXIST)],
+        ..State::default()
+    });
+    let error = fixture.share.make("file", true).unwrap_err();
+    assert_eq!(text(&error), "not a directory: /file");
+}
+
+/// No silent loss: a copy within the daemon of more than was asked for is none.
+#[test]
+fn copies_that_count_more_than_was_asked_are_errors() {
+    let fixture = Fixture::new(State::default());
+    let args = CopyFileRangeIn {
+        len: 10,
+        ..CopyFileRangeIn::default()
+    };
+    let session = &fixture.share.session;
+    fixture.state().copied = 10;
+    assert_eq!(session.copy_file_range(NodeId::new(2), args).unwrap(), 10);
+    fixture.state().copied = 11;
+    let error = session.copy_file_range(NodeId::new(2), args).unwrap_err();
+    assert!(matches!(error, driver::Error::Reply { .. }), "{error}");
 }
