@@ -8,15 +8,12 @@
 pub mod args;
 #[cfg(target_pointer_width = "64")]
 pub mod bao;
-pub mod broken_pipe;
 #[cfg(target_pointer_width = "64")]
 pub mod config;
 #[cfg(target_pointer_width = "64")]
 pub mod driver;
 #[cfg(target_pointer_width = "64")]
 pub mod fake;
-#[cfg(target_pointer_width = "64")]
-mod fnv;
 #[cfg(target_pointer_width = "64")]
 pub mod fs;
 #[cfg(target_pointer_width = "64")]
@@ -29,8 +26,6 @@ pub mod journal;
 pub mod mmio;
 #[cfg(target_pointer_width = "64")]
 pub mod model;
-#[cfg(target_pointer_width = "64")]
-pub mod output;
 #[cfg(target_pointer_width = "64")]
 pub mod program;
 #[cfg(target_pointer_width = "64")]

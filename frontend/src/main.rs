@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use gangplank_frontend::args::{Args, Command, FsArgs, ModelArgs};
-use gangplank_frontend::output::Output;
 use gangplank_frontend::program::{self, Outcome};
 use gangplank_frontend::relay::{self, RelayArgs};
-use gangplank_frontend::{broken_pipe, fs, holder};
-use gangplank_service::error_chain;
+use gangplank_frontend::{fs, holder};
+use gangplank_service::output::Output;
+use gangplank_service::{broken_pipe, error_chain};
 
 fn main() -> ExitCode {
     let args = Args::parse();

@@ -3,9 +3,12 @@
 //! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works on
 //! machines of 32 bits too.
 
+pub mod broken_pipe;
 pub mod connect_timeout;
 pub mod error_chain;
+pub mod fnv;
 pub mod logging;
+pub mod output;
 pub mod peer_cred;
 pub mod rate_limit;
 pub mod readiness;

@@ -13,6 +13,7 @@ use gangplank_fuse::{
     CreateIn, FlushIn, FopenFlags, Handle, InitFlags, OpenIn, OpenOut, ReleaseIn, SetattrIn,
     SetattrValid,
 };
+use gangplank_service::output::Output;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
@@ -21,7 +22,6 @@ use super::host::{Source, Target, write_all};
 use super::path::{Last, Node, Share, text};
 use super::transfer::{Open, Position, Writer};
 use crate::driver;
-use crate::output::Output;
 
 /// Permissions of a file that standard input goes to.
 const USUAL_MODE: u32 = 0o644;

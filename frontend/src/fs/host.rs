@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
+use gangplank_service::output::close;
 use vm_memory::{ReadVolatile, VolatileMemoryError, WriteVolatile};
 
 use super::error::{Error, Result};
 use crate::driver::{Data, Session};
-use crate::output::close;
 
 /// A file of the host that is read from where it stands; `path` is for messages.
 #[derive(Debug)]

@@ -13,11 +13,11 @@ mod tests;
 mod transfer;
 
 pub use error::{Error, Result};
+use gangplank_service::output::Output;
 
 use self::path::Share;
 use crate::args::{FsAction, FsArgs, Owner};
 use crate::driver::{Caller, Driver, Options, Wishes};
-use crate::output::Output;
 
 /// Does what the command line asks for; what is to be seen goes to `out`.
 ///

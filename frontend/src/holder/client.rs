@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::fnv::fnv_1a;
 use gangplank_service::peer_cred::PeerCred;
 use log::info;
 use rustix::io::Errno;
@@ -21,7 +22,6 @@ use rustix::net::{
 use super::channel::{Received, receive, send};
 use super::error::HolderError;
 use super::message::{Answer, Request, Slot};
-use crate::fnv::fnv_1a;
 
 /// How long the holder may take: it does nothing that takes time.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -3,12 +3,12 @@
 use std::mem::offset_of;
 use std::sync::PoisonError;
 
+use gangplank_service::fnv::checksum;
 use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::{CURRENT, REGISTERS, REGISTERS_LEN, UNREADABLE};
 use super::{Journal, Left};
-use crate::fnv::checksum;
 use crate::mmio::{QueueRegisters, Registers, Status};
 
 /// Bytes of a configuration space at most.

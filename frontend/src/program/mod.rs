@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gangplank_service::error_chain;
 use gangplank_service::logging::LinePrefix;
+use gangplank_service::output::Output;
 use gangplank_service::rate_limit::RateLimit;
 use gangplank_service::rlimit::raise_descriptor_limit;
 use gangplank_service::signals::{SignalRequest, Signals};
@@ -25,7 +26,6 @@ use crate::args::ModelArgs;
 use crate::bao::BaoError;
 use crate::config::{Config, ConfigError};
 use crate::holder::HolderError;
-use crate::output::Output;
 use devices::Devices;
 use status::StatusSocket;
 

@@ -30,6 +30,7 @@ use std::time::Duration;
 use crate::program::log_options;
 pub use args::{RelayAction, RelayArgs};
 use gangplank_service::logging;
+use gangplank_service::output::Output;
 use gangplank_service::rlimit::raise_descriptor_limit;
 use gangplank_service::signals::Signals;
 use gangplank_service::unix_listener::OwnedListener;
@@ -41,7 +42,6 @@ use self::control::Command;
 use self::daemon::Limits;
 use self::serve::Relay;
 use self::session::Plan;
-use crate::output::Output;
 
 /// How long a daemon may take to take a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);

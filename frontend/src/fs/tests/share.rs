@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use gangplank_fuse::{
     Attr, AttrOut, EntryOut, InHeader, InitOut, Opcode, OpenOut, ReadIn, WriteIn, WriteOut,
 };
+use gangplank_service::output::Output;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::path::Share;
 use crate::driver::fake_daemon::{FakeDaemon, Reply};
-use crate::output::Output;
 
 /// Bytes of one request: the daemon takes no more.
 pub(super) const PIECE: usize = 4096;

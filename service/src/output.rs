@@ -1,7 +1,7 @@
-//! Standard output, of which nothing is lost unsaid.
+//! Standard output whose errors are all reported.
 //!
-//! The standard library's own takes a descriptor that cannot be written for one that swallows
-//! everything, and closes it at the process's end without a look at what that says.
+//! The standard library discards output to a descriptor that is not open, and does not check what
+//! `close` returns at the end of the process.
 
 use std::fs::File;
 use std::io::{self, LineWriter, Write};
@@ -12,30 +12,33 @@ use std::os::fd::{AsFd, OwnedFd};
 pub struct Output(LineWriter<File>);
 
 impl Output {
-    /// The process's own.
+    /// Duplicates the standard output of the process.
     ///
     /// # Errors
-    /// There is no descriptor left for a duplicate.
+    /// `dup(2)`'s.
     pub fn standard() -> io::Result<Self> {
         let standard = io::stdout().as_fd().try_clone_to_owned()?;
         Ok(Self::new(standard.into()))
     }
 
-    pub(crate) fn new(file: File) -> Self {
+    /// Writes to `file`.
+    #[must_use]
+    pub fn new(file: File) -> Self {
         Self(LineWriter::new(file))
     }
 
-    /// The file behind it, for data that goes there directly. Text that is no whole line comes
-    /// after that.
-    pub(crate) fn file(&self) -> &File {
+    /// The file, for data that bypasses the line buffer. A part of a line that is still in the buffer
+    /// is written after that data.
+    #[must_use]
+    pub fn file(&self) -> &File {
         self.0.get_ref()
     }
 
-    /// Writes what is left, and closes it: a network file system may tell only now what it could
+    /// Writes the rest and closes the file. A network file system may report only here what it could
     /// not write.
     ///
     /// # Errors
-    /// What was written is not all there.
+    /// `write(2)`'s and `close(2)`'s.
     pub fn close(self) -> io::Result<()> {
         let file = self
             .0
@@ -55,8 +58,11 @@ impl Write for Output {
     }
 }
 
-/// Closes `file`, and says what `close` says, which dropping it does not.
-pub(crate) fn close(file: impl Into<OwnedFd>) -> io::Result<()> {
+/// Closes `file`. Dropping it would ignore the error.
+///
+/// # Errors
+/// `close(2)`'s.
+pub fn close(file: impl Into<OwnedFd>) -> io::Result<()> {
     Ok(nix::unistd::close(file.into())?)
 }
 
