@@ -30,5 +30,3 @@ pub mod model;
 pub mod program;
 #[cfg(target_pointer_width = "64")]
 pub mod relay;
-#[cfg(target_pointer_width = "64")]
-pub mod vhost_user;

@@ -12,9 +12,9 @@ use gangplank_frontend::fake::{FakeGuest, FakePort, fake};
 use gangplank_frontend::hypervisor::{GuestRange, Operation, Port};
 use gangplank_frontend::mmio::Register;
 use gangplank_frontend::model::{Running, ToSocket};
-use gangplank_frontend::vhost_user::{Deadlines, Socket};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
+use gangplank_vhost_user::client::{Deadlines, Socket};
 use rustix::process::Signal;
 use tempfile::TempDir;
 

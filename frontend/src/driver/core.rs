@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::{Opcode, Unique};
+use gangplank_vhost_user::client::{EventFd, RingAddresses, Session, Socket};
 use rustix::io::Errno;
 
 use super::Waiting;
@@ -18,7 +19,6 @@ use super::bell::{self, Bell, Rung};
 use super::error::{Error, Fault, Result};
 use super::memory::Memory;
 use super::slots::{Finished, Order, Slots};
-use crate::vhost_user::{EventFd, RingAddresses, Session, Socket};
 
 /// How many looks at a ring go between two at the clock and the connection, when waiting busily.
 const LOOKS: u32 = 256;

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gangplank_fuse::{DecodeError, EncodeError, Opcode};
+use gangplank_vhost_user::client as vhost_user;
 use rustix::io::Errno;
-
-use crate::vhost_user;
 
 /// The driver's results.
 pub type Result<T> = std::result::Result<T, Error>;

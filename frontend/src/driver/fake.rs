@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use gangplank_vhost_user::client::RingAddresses;
+
 use super::memory::Memory;
 use super::ring::{DESCRIPTOR_LEN, Segment};
-use crate::vhost_user::RingAddresses;
 
 /// The device's side of one ring.
 #[derive(Debug)]

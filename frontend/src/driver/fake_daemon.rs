@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::core::Core;
 use super::fake::FakeDevice;
 use super::{Driver, Options, Session, Wishes};
-use crate::vhost_user::feature;
+use gangplank_vhost_user::feature;
 
 /// How often the rings are looked at.
 const LOOK: Duration = Duration::from_micros(50);

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gangplank_vhost_user::client::Region;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use vm_memory::{
@@ -16,7 +17,6 @@ use vm_memory::{
 };
 
 use super::error::{Error, Result};
-use crate::vhost_user::Region;
 
 /// Parts begin at multiples of this many bytes, so that a daemon can use them for direct I/O.
 const PAGE: u64 = 4096;

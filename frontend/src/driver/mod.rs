@@ -36,6 +36,9 @@ use std::time::Duration;
 
 pub use call::{Call, Entry};
 pub use error::{BadReply, Error, Fault, Result};
+use gangplank_vhost_user::client as vhost_user;
+use gangplank_vhost_user::client::{Deadlines, FsConfig, RingSetup, Socket};
+use gangplank_vhost_user::feature;
 pub use memory::Buffer;
 pub use pending::{Data, Pending};
 pub use session::{Caller, Session, Wishes};
@@ -45,7 +48,6 @@ use self::core::{Core, Queue};
 use self::memory::Memory;
 use self::ring::Ring;
 use self::slots::Slots;
-use crate::vhost_user::{self, Deadlines, FsConfig, RingSetup, Socket, feature};
 
 /// Largest ring (virtio 1.2, 2.7).
 const MAX_QUEUE_SIZE: u16 = 1 << 15;

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use gangplank_vhost_user::client::RingAddresses;
+
 use super::error::{Fault, Result};
 use super::memory::Memory;
-use crate::vhost_user::RingAddresses;
 
 /// Bytes of a descriptor.
 pub(super) const DESCRIPTOR_LEN: usize = 16;

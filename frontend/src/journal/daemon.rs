@@ -1,12 +1,12 @@
 //! What was agreed on with a daemon, for whoever takes over the connection to it.
 
 use gangplank_service::fnv::checksum;
+use gangplank_vhost_user::client::{CONFIG_LEN, Facts};
 use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Journal;
 use super::layout::{DAEMON, DAEMON_VALID};
-use crate::vhost_user::{CONFIG_LEN, Facts};
 
 /// Rings that vhost-user can number.
 const RINGS: usize = 256;

@@ -3,6 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use gangplank_vhost_user::client as vhost_user;
+use gangplank_vhost_user::client::{
+    CONFIG_LEN, Messages, Region, RingAddresses, RingSetup, Session, TAG_LEN,
+};
+use gangplank_vhost_user::feature;
 use log::{debug, warn};
 use rustix::net::Shutdown;
 
@@ -10,9 +15,6 @@ use super::handover::Handover;
 use crate::config::DeviceConfig;
 use crate::hypervisor::GuestMemory;
 use crate::mmio::{Activation, Device, ReadyQueue, Wires};
-use crate::vhost_user::{
-    self, CONFIG_LEN, Messages, Region, RingAddresses, RingSetup, Session, TAG_LEN, feature,
-};
 
 /// `DeviceID` of a file system (virtio 1.2, 5.11.1).
 const FILE_SYSTEM: u32 = 26;

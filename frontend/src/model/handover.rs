@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use gangplank_service::error_chain;
+use gangplank_vhost_user::client::Facts;
 use log::warn;
 
 use crate::holder::{HolderError, Keep, Slot};
 use crate::hypervisor::{Port, PortError};
 use crate::journal::{Journal, Left};
 use crate::mmio::{Ledger, Registers, Wires};
-use crate::vhost_user::Facts;
 
 /// A device's journal, and what the holder keeps of it.
 #[derive(Debug)]

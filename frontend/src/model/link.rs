@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gangplank_vhost_user::client as vhost_user;
+use gangplank_vhost_user::client::{Deadlines, Facts, Messages, Session, Socket};
 use log::{debug, error, info, warn};
 
 use super::fs::{Change, FsDevice, FsError};
 use super::stop::{Stop, Waited};
 use crate::mmio::Transport;
-use crate::vhost_user::{self, Deadlines, Facts, Messages, Session, Socket};
 
 /// How long the first pause between two attempts is; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

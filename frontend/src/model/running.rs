@@ -8,6 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
+use gangplank_vhost_user::client::Messages;
 use log::{error, info, warn};
 
 use super::fs::{Change, FsDevice};
@@ -20,7 +21,6 @@ use super::stop::{Stop, Waited};
 use crate::config::DeviceConfig;
 use crate::hypervisor::Port;
 use crate::mmio::{Transport, Wires};
-use crate::vhost_user::Messages;
 
 /// How long a guest may take to make an access that it is prompted to.
 const PROMPTED: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gangplank_service::error_chain;
+use gangplank_vhost_user::client::{Deadlines, Socket};
 use log::error;
 
 use super::Error;
@@ -15,7 +16,6 @@ use crate::config::{Config, DeviceConfig};
 use crate::holder::{Holder, HolderError, Keep, Slot, name_for};
 use crate::journal::Journal;
 use crate::model::{Handover, Running, ToSocket};
-use crate::vhost_user::{Deadlines, Socket};
 
 /// A device that was started.
 type Served = Running<BaoPort, Socket>;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gangplank_service::connect_timeout::connect_timeout;
+use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig};
+use gangplank_vhost_user::feature;
 use log::warn;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -15,7 +17,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::memory::Memory;
 use super::message::{Deadline, Inbox, Message, WireError, request};
 use super::ring::{Ring, Signal};
-use crate::vhost_user::{CONFIG_LEN, FsConfig, feature};
 
 /// Protocol features (vhost-user, "Protocol features") that are taken when they are offered.
 mod protocol {

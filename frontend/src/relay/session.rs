@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
+use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig, TAG_LEN};
+use gangplank_vhost_user::feature;
 use log::{debug, error, info, warn};
 
 use super::daemon::{Daemon, DaemonError, Limits};
@@ -25,7 +27,6 @@ use super::memory::Memory;
 use super::refusal::{Answered, Settled, refuse, settle};
 use super::ring::{Ring, Signal};
 use super::split::{Split, SplitError};
-use crate::vhost_user::{CONFIG_LEN, FsConfig, TAG_LEN, feature};
 
 /// Virtio features that guests are offered; the relay can work a ring that has them. A daemon that has fewer narrows them.
 const OFFERED: u64 =

@@ -7,12 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use gangplank_vhost_user::client::{
+    Error, EventFd, Facts, Messages, Region, Result, RingAddresses, Session, TAG_LEN,
+};
+use gangplank_vhost_user::feature;
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
 use crate::model::Connector;
-use crate::vhost_user::{
-    Error, EventFd, Facts, Messages, Region, Result, RingAddresses, Session, TAG_LEN, feature,
-};
 
 /// The daemon, or the lack of one.
 #[derive(Clone, Debug, Default)]

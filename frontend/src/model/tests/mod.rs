@@ -14,8 +14,8 @@ use crate::config::DeviceConfig;
 use crate::fake::{FakeGuest, fake};
 use crate::hypervisor::{GuestRange, Operation, Port};
 use crate::mmio::{Register, Transport, Wires};
-use crate::vhost_user::feature;
 use daemon::{Connection, Daemon};
+use gangplank_vhost_user::feature;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const MEMORY: u64 = 0x1000_0000;

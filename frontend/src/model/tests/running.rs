@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gangplank_vhost_user::client::Deadlines;
+
 use super::daemon::{Connection, Daemon};
 use super::{LIMIT, MEMORY, config};
 use crate::fake::{FakeGuest, FakePort, fake};
 use crate::hypervisor::{GuestRange, Operation};
 use crate::mmio::{Register, Status};
 use crate::model::{Running, ToSocket};
-use crate::vhost_user::Deadlines;
 
 const SOON: Duration = Duration::from_millis(100);
 

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use gangplank_frontend::vhost_user::{Deadlines, Session, Socket, feature};
 use gangplank_fuse::reply::{Reply, decode_entry, decode_init, decode_open};
 use gangplank_fuse::{
     Dialect, ForgetIn, InitFlags, InitIn, KERNEL_VERSION, NodeId, OpenIn, Operation, OutHeader,
     Request, RequestHeader, Unique,
 };
+use gangplank_vhost_user::client::{Deadlines, Session, Socket};
+use gangplank_vhost_user::feature;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use zerocopy::FromBytes;
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_frontend::vhost_user::{RingAddresses, RingSetup};
+use gangplank_vhost_user::client::{RingAddresses, RingSetup};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::memory::Memory;

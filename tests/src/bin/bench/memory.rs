@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
-use gangplank_frontend::vhost_user::Region;
+use gangplank_vhost_user::client::Region;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 

@@ -6,7 +6,8 @@ use gangplank_service::fnv::fnv_1a;
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Error, Messages, Region, Result, RingAddresses, feature};
+use super::{Error, Messages, Region, Result, RingAddresses};
+use crate::feature;
 
 /// Bytes of a file system device's tag (virtio 1.2, 5.11.4).
 pub const TAG_LEN: usize = 36;
