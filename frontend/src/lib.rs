@@ -11,11 +11,7 @@ pub mod bao;
 #[cfg(target_pointer_width = "64")]
 pub mod config;
 #[cfg(target_pointer_width = "64")]
-pub mod driver;
-#[cfg(target_pointer_width = "64")]
 pub mod fake;
-#[cfg(target_pointer_width = "64")]
-pub mod fs;
 #[cfg(target_pointer_width = "64")]
 pub mod holder;
 #[cfg(target_pointer_width = "64")]

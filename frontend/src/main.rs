@@ -5,10 +5,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use gangplank_frontend::args::{Args, Command, FsArgs, ModelArgs};
+use gangplank_driver::file_client as fs;
+use gangplank_driver::file_client::args::FsArgs;
+use gangplank_frontend::args::{Args, Command, ModelArgs};
+use gangplank_frontend::holder;
 use gangplank_frontend::program::{self, Outcome};
 use gangplank_frontend::relay::{self, RelayArgs};
-use gangplank_frontend::{fs, holder};
 use gangplank_service::output::Output;
 use gangplank_service::{broken_pipe, error_chain};
 

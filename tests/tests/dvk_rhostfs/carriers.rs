@@ -8,12 +8,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use gangplank_driver::{Driver, Options, Wishes};
 use gangplank_dvk::abi::{Endpoint, Generation, Message, NodeId};
 use gangplank_dvk::carrier::local::{Local, LocalConfig};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
 use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Lent};
 use gangplank_dvk::switch::{Stop, Switch, SwitchConfig};
-use gangplank_frontend::driver::{Driver, Options, Wishes};
 use gangplank_fuse::{Handle, NodeId as FuseNode, OpenIn};
 use gangplank_tests::daemon::{self, Daemon};
 use tempfile::TempDir;

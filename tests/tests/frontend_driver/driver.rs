@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_frontend::driver::{
+use gangplank_driver::{
     Caller, Data, Error, Fault, Options, Pending, Session, Waiting, Wishes, call,
 };
 use gangplank_fuse::{
@@ -77,12 +77,12 @@ fn lock_in(fh: u64, owner: u64, kind: u32) -> LkIn {
 const WRITE_LOCK: u32 = 1;
 const NO_LOCK: u32 = 2;
 
-fn errno<T: std::fmt::Debug>(result: gangplank_frontend::driver::Result<T>) -> Option<Errno> {
+fn errno<T: std::fmt::Debug>(result: gangplank_driver::Result<T>) -> Option<Errno> {
     result.expect_err("it should have failed").errno()
 }
 
 /// A daemon may answer that it does not know an operation, once and for all.
-fn unless_unknown(result: gangplank_frontend::driver::Result<()>) -> Result<()> {
+fn unless_unknown(result: gangplank_driver::Result<()>) -> Result<()> {
     match result {
         Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
         other => Ok(other?),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_frontend::driver::{Driver, Options, Session, Wishes};
+use gangplank_driver::{Driver, Options, Session, Wishes};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
 use tempfile::TempDir;

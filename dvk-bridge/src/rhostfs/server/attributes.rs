@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gangplank_frontend::driver::call;
+use gangplank_driver::call;
 use gangplank_fuse::{Attr, Handle, NodeId, SetattrIn, SetattrValid};
 use rustix::fs::FileType;
 use rustix::io::Errno;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gangplank_frontend::driver::{self, Pending, Session, call};
+use gangplank_driver::{self as driver, Pending, Session, call};
 use gangplank_fuse::{NodeId, StatxIn, StatxOut};
 use rustix::io::Errno;
 

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use gangplank_frontend::driver::{Data, Pending, call};
+use gangplank_driver::{Data, Pending, call};
 use gangplank_fuse::{Handle, NodeId, ReadIn, WriteFlags, WriteIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;

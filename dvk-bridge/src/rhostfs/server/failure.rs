@@ -3,7 +3,7 @@
 //! Clients hand the number to their kernel, so it is always one of Linux' on i386. Those from 1 to 133 are the same on every
 //! architecture that a daemon runs on; whatever else turns up, DVK's codes among them, becomes EIO.
 
-use gangplank_frontend::driver;
+use gangplank_driver as driver;
 use rustix::io::Errno;
 
 use crate::abi::Code;

@@ -3,7 +3,7 @@
 //! The daemon serves a guest's kernel, which has checked permissions before it asks; so for any user but root they are checked
 //! here, by owner, group and mode. The user has no further groups.
 
-use gangplank_frontend::driver::Caller;
+use gangplank_driver::Caller;
 use gangplank_fuse::Attr;
 use rustix::fs::FileType;
 use rustix::io::Errno;

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
-use gangplank_frontend::driver::{self, Driver, Session, Wishes};
+use gangplank_driver::{self as driver, Driver, Session, Wishes};
 use gangplank_service::error_chain;
 use log::{debug, info, warn};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gangplank_frontend::driver::{Session, call};
+use gangplank_driver::{Session, call};
 use gangplank_fuse::{FlushIn, FopenFlags, FsyncIn, Handle, NodeId, OpenIn, OpenOut, ReleaseIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use gangplank_frontend::driver::{Entry, Session, call};
+use gangplank_driver::{Entry, Session, call};
 use gangplank_fuse::{Handle, OpenIn, ReadIn, ReleaseIn};
 use rustix::io::Errno;
 

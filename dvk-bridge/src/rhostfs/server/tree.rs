@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gangplank_frontend::driver::Session;
+use gangplank_driver::Session;
 use gangplank_fuse::{Attr, EntryOut, NodeId};
 use rustix::fs::FileType;
 use rustix::io::Errno;

@@ -1,7 +1,7 @@
 //! What a daemon tells, in the structures that a client takes: narrower than the daemon's, and so cut where that does no harm
 //! and refused where it would.
 
-use gangplank_frontend::driver::Entry;
+use gangplank_driver::Entry;
 use gangplank_fuse::{Attr, Kstatfs};
 use rustix::io::Errno;
 

@@ -1,6 +1,6 @@
 //! One request at work: whose it is, what it may use, and how it reaches its client's memory.
 
-use gangplank_frontend::driver::Session;
+use gangplank_driver::Session;
 use log::debug;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};

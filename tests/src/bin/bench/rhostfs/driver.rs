@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::path::Path;
 
 use anyhow::Result;
-use gangplank_frontend::driver::{Driver, Options, Session, Wishes};
+use gangplank_driver::{Driver, Options, Session, Wishes};
 use gangplank_fuse::{Handle, NodeId, OpenIn};
 
 use super::{Way, whole};

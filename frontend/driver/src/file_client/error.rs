@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::driver;
+use crate as driver;
 
 /// Results of the file client.
 pub type Result<T> = std::result::Result<T, Error>;

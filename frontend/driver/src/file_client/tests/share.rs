@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::path::Share;
-use crate::driver::fake_daemon::{FakeDaemon, Reply};
+use crate::fake_daemon::{FakeDaemon, Reply};
 
 /// Bytes of one request: the daemon takes no more.
 pub(super) const PIECE: usize = 4096;

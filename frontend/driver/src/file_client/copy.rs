@@ -21,7 +21,7 @@ use super::error::{Error, Result};
 use super::host::{Source, Target, write_all};
 use super::path::{Last, Node, Share, text};
 use super::transfer::{Open, Position, Writer};
-use crate::driver;
+use crate as driver;
 
 /// Permissions of a file that standard input goes to.
 const USUAL_MODE: u32 = 0o644;

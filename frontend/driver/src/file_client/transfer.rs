@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::error::{Error, Result};
 use super::path::Node;
-use crate::driver::{self, Data, Pending, Session, call};
+use crate::{self as driver, Data, Pending, Session, call};
 
 /// Bytes of one request, where the daemon takes as many.
 const REQUEST: u32 = 1 << 20;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::super::Result;
 use super::super::host::Source;
 use super::share::{Fixture, PIECE, State, pattern, text};
-use crate::driver;
+use crate as driver;
 
 /// Copies `data` to the share's file.
 fn copy_in(fixture: &Fixture, data: &[u8]) -> Result<()> {

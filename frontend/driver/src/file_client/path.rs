@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
-use crate::driver::Session;
+use crate::Session;
 
 /// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;

@@ -22,6 +22,7 @@ mod error;
 mod fake;
 #[cfg(test)]
 pub(crate) mod fake_daemon;
+pub mod file_client;
 mod memory;
 mod pending;
 mod ring;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::error::{Error, Result};
 use super::listing::MAX_DEPTH;
 use super::path::{Last, Node, Share, text};
-use crate::driver;
+use crate as driver;
 
 impl Share {
     /// Makes a directory, and with `parents` those that lead there.

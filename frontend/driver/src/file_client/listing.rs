@@ -5,7 +5,7 @@ use rustix::fs::OFlags;
 
 use super::error::{Error, Result};
 use super::path::{Node, Share};
-use crate::driver;
+use crate as driver;
 
 /// Bytes of names that are read at a time.
 const PORTION: u32 = 128 * 1024;

@@ -1,5 +1,6 @@
 //! `gangplank-frontend fs`: a small file client on the driver, to look into a share without any guest.
 
+pub mod args;
 mod change;
 mod copy;
 mod error;
@@ -15,9 +16,9 @@ mod transfer;
 pub use error::{Error, Result};
 use gangplank_service::output::Output;
 
+use self::args::{FsAction, FsArgs, Owner};
 use self::path::Share;
-use crate::args::{FsAction, FsArgs, Owner};
-use crate::driver::{Caller, Driver, Options, Wishes};
+use crate::{Caller, Driver, Options, Wishes};
 
 /// Does what the command line asks for; what is to be seen goes to `out`.
 ///

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::driver::fake::FakeDevice;
+use crate::fake::FakeDevice;
 
 const SIZE: u16 = 16;
 

@@ -8,7 +8,7 @@ use gangplank_service::output::close;
 use vm_memory::{ReadVolatile, VolatileMemoryError, WriteVolatile};
 
 use super::error::{Error, Result};
-use crate::driver::{Data, Session};
+use crate::{Data, Session};
 
 /// A file of the host that is read from where it stands; `path` is for messages.
 #[derive(Debug)]
