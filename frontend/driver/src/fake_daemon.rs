@@ -1,6 +1,7 @@
 //! A daemon for tests, in this process: it answers each request as a function says.
 
 use std::io::{Read, Write};
+use std::iter;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +18,25 @@ use super::fake::FakeDevice;
 use super::{Driver, Options, Session, Wishes};
 use gangplank_vhost_user::feature;
 
-/// How often the rings are looked at.
-const LOOK: Duration = Duration::from_micros(50);
+/// In which order requests are answered that were made together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As they were made.
+    #[default]
+    Forward,
+    /// The last one first, of those that come within some milliseconds: as by threads of a daemon.
+    Backward,
+}
+
+impl Order {
+    /// How often the rings are looked at.
+    const fn look(self) -> Duration {
+        match self {
+            Self::Forward => Duration::from_micros(50),
+            Self::Backward => Duration::from_millis(5),
+        }
+    }
+}
 
 /// What a request is answered with: the bytes behind the header, or an errno.
 pub(crate) type Reply = std::result::Result<Vec<u8>, Errno>;
@@ -33,7 +51,10 @@ pub(crate) struct FakeDaemon {
 
 impl FakeDaemon {
     /// `answer` is given each request's header and what is behind it, with the data of a WRITE.
-    pub(crate) fn start(answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static) -> Self {
+    pub(crate) fn start(
+        order: Order,
+        answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
+    ) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || converse(theirs));
         let options = Options {
@@ -44,7 +65,7 @@ impl FakeDaemon {
         let driver = Driver::on_stream(ours, Path::new("fake"), &options).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (core, told) = (Arc::clone(&driver.core), Arc::clone(&stop));
-        let thread = thread::spawn(move || serve(&core, &told, answer));
+        let thread = thread::spawn(move || serve(&core, &told, order, answer));
         Self {
             driver,
             stop,
@@ -85,6 +106,7 @@ fn converse(mut stream: UnixStream) {
 fn serve(
     core: &Core,
     stop: &AtomicBool,
+    order: Order,
     mut answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
 ) {
     let mut devices: Vec<FakeDevice> = core
@@ -97,7 +119,11 @@ fn serve(
         .collect();
     while !stop.load(Ordering::Relaxed) {
         for (device, queue) in devices.iter_mut().zip(&core.queues) {
-            while let Some((head, segments)) = device.take() {
+            let mut chains: Vec<_> = iter::from_fn(|| device.take()).collect();
+            if order == Order::Backward {
+                chains.reverse();
+            }
+            for (head, segments) in chains {
                 let request = device.request(&segments);
                 let (header, body) = InHeader::read_from_prefix(&request).unwrap();
                 let reply = answer(&header, body);
@@ -111,7 +137,7 @@ fn serve(
                 queue.call().write(1).unwrap();
             }
         }
-        thread::sleep(LOOK);
+        thread::sleep(order.look());
     }
 }
 

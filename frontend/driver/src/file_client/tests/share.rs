@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::path::Share;
-use crate::fake_daemon::{FakeDaemon, Reply};
+use crate::fake_daemon::{FakeDaemon, Order, Reply};
 
 /// Bytes of one request: the daemon takes no more.
 pub(super) const PIECE: usize = 4096;
@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) failing: Vec<(Opcode, Errno)>,
     /// Bytes that COPY_FILE_RANGE counts.
     pub(super) copied: u32,
+    /// In which order the daemon answers.
+    pub(super) order: Order,
     /// Flags of the answer to OPEN.
     pub(super) open_flags: u32,
     /// All that was asked for, but for what finds the file.
@@ -56,7 +58,8 @@ impl Fixture {
     pub(super) fn new(state: State) -> Self {
         let state = Arc::new(Mutex::new(state));
         let of_daemon = Arc::clone(&state);
-        let daemon = FakeDaemon::start(move |header, body| {
+        let order = state.lock().unwrap().order;
+        let daemon = FakeDaemon::start(order, move |header, body| {
             let mut state = of_daemon.lock().unwrap();
             state.answer(header, body)
         });
