@@ -58,7 +58,7 @@ pub enum Command {
     /// Look at a daemon's share, and change it, without a guest
     Fs(FsArgs),
     /// Stand between a guest and a daemon that may come late, be replaced, or go
-    Relay(crate::relay::RelayArgs),
+    Relay(gangplank_relay::RelayArgs),
     /// Keep devices over a restart of the device model, which starts this by itself
     #[command(hide = true)]
     Hold {

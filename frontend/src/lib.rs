@@ -24,5 +24,3 @@ pub mod mmio;
 pub mod model;
 #[cfg(target_pointer_width = "64")]
 pub mod program;
-#[cfg(target_pointer_width = "64")]
-pub mod relay;

@@ -10,7 +10,7 @@ use gangplank_driver::file_client::args::FsArgs;
 use gangplank_frontend::args::{Args, Command, ModelArgs};
 use gangplank_frontend::holder;
 use gangplank_frontend::program::{self, Outcome};
-use gangplank_frontend::relay::{self, RelayArgs};
+use gangplank_relay::{self as relay, RelayArgs};
 use gangplank_service::output::Output;
 use gangplank_service::{broken_pipe, error_chain};
 

@@ -113,7 +113,12 @@ pub fn run(
         return Ok(Outcome::Done);
     }
     let level = args.log_level.or(config.log_level);
-    logging::start(&log_options(level.unwrap_or(LevelFilter::Info), filter))?;
+    logging::start(&logging::Options {
+        filter: filter.map(str::to_owned),
+        // A device's threads are named after it.
+        prefix: LinePrefix::Thread,
+        ..logging::Options::new("gangplank-frontend", level.unwrap_or(LevelFilter::Info))
+    })?;
     let signals = Signals::block().map_err(|source| Error::System {
         what: "signals",
         source,
@@ -151,16 +156,6 @@ pub fn run(
     devices.end();
     info!("done");
     Ok(outcome)
-}
-
-/// What these programs log: lines carry the name of the thread, and a device's threads are named after
-/// it.
-pub(crate) fn log_options(level: LevelFilter, filter: Option<&str>) -> logging::Options {
-    logging::Options {
-        filter: filter.map(str::to_owned),
-        prefix: LinePrefix::Thread,
-        ..logging::Options::new("gangplank-frontend", level)
-    }
 }
 
 /// Waits until it is told to end, or until there is no device left.

@@ -228,14 +228,14 @@ pub(super) mod tests {
     use super::*;
 
     /// A file of `len` bytes in memory.
-    pub(in crate::relay) fn file(len: u64) -> File {
+    pub(crate) fn file(len: u64) -> File {
         let file = tempfile::tempfile().unwrap();
         file.set_len(len).unwrap();
         file
     }
 
     /// `len` bytes of memory at `guest`, which the monitor has at `user`.
-    pub(in crate::relay) fn memory(guest: u64, user: u64, len: u64) -> (Memory, File) {
+    pub(crate) fn memory(guest: u64, user: u64, len: u64) -> (Memory, File) {
         let file = file(len);
         let shared = OwnedFd::from(file.try_clone().unwrap());
         let payload = table(1, &[[guest, len, user, 0]]);

@@ -254,14 +254,14 @@ pub(super) mod tests {
     const USED: u64 = 0x2000;
 
     /// A guest's driver on a ring in memory of its own.
-    pub(in crate::relay) struct Driver {
-        pub(in crate::relay) memory: Memory,
-        pub(in crate::relay) ring: Ring,
+    pub(crate) struct Driver {
+        pub(crate) memory: Memory,
+        pub(crate) ring: Ring,
         available: u16,
     }
 
     impl Driver {
-        pub(in crate::relay) fn new(size: u16) -> Self {
+        pub(crate) fn new(size: u16) -> Self {
             let (memory, _) = memory(0, 0, 0x1_0000);
             let mut ring = Ring::default();
             assert!(ring.set_size(size.into()));
@@ -277,18 +277,11 @@ pub(super) mod tests {
             }
         }
 
-        pub(in crate::relay) fn split(&self, event_idx: bool) -> Split<'_> {
+        pub(crate) fn split(&self, event_idx: bool) -> Split<'_> {
             Split::new(&self.memory, &self.ring, event_idx).unwrap()
         }
 
-        pub(in crate::relay) fn descriptor(
-            &self,
-            at: u64,
-            address: u64,
-            len: u32,
-            flags: u16,
-            next: u16,
-        ) {
+        pub(crate) fn descriptor(&self, at: u64, address: u64, len: u32, flags: u16, next: u16) {
             let mut bytes = address.to_le_bytes().to_vec();
             bytes.extend_from_slice(&len.to_le_bytes());
             bytes.extend_from_slice(&flags.to_le_bytes());
@@ -297,7 +290,7 @@ pub(super) mod tests {
         }
 
         /// Makes a chain at `head` of a request and room for a reply of 16 bytes, beginning with zeroes.
-        pub(in crate::relay) fn request(&self, head: u16, request: &[u8], has_room: bool) {
+        pub(crate) fn request(&self, head: u16, request: &[u8], has_room: bool) {
             let table = DESCRIPTORS + u64::from(head) * 16;
             let at = 0x4000 + u64::from(head) * 0x100;
             self.memory.write(at, request).unwrap();
@@ -313,19 +306,19 @@ pub(super) mod tests {
             }
         }
 
-        pub(in crate::relay) fn reply(&self, head: u16) -> [u8; 16] {
+        pub(crate) fn reply(&self, head: u16) -> [u8; 16] {
             let mut reply = [0; 16];
             let at = 0x4080 + u64::from(head) * 0x100;
             self.memory.read(at, &mut reply).unwrap();
             reply
         }
 
-        pub(in crate::relay) fn set_reply(&self, head: u16, reply: &[u8; 16]) {
+        pub(crate) fn set_reply(&self, head: u16, reply: &[u8; 16]) {
             let at = 0x4080 + u64::from(head) * 0x100;
             self.memory.write(at, reply).unwrap();
         }
 
-        pub(in crate::relay) fn offer(&mut self, head: u16) {
+        pub(crate) fn offer(&mut self, head: u16) {
             let slot = u64::from(self.available % self.ring.size);
             let at = AVAILABLE + 4 + slot * 2;
             self.memory.write(at, &head.to_le_bytes()).unwrap();
@@ -336,7 +329,7 @@ pub(super) mod tests {
         }
 
         /// Number and length of what came back as number `index`.
-        pub(in crate::relay) fn used(&self, index: u16) -> (u32, u32) {
+        pub(crate) fn used(&self, index: u16) -> (u32, u32) {
             let mut element = [0; 8];
             let at = USED + 4 + u64::from(index % self.ring.size) * 8;
             self.memory.read(at, &mut element).unwrap();

@@ -32,27 +32,27 @@ const NEED_REPLY: u32 = 1 << 3;
 
 /// Message numbers (vhost-user, "Front-end message types").
 pub(super) mod request {
-    pub(in crate::relay) const GET_FEATURES: u32 = 1;
-    pub(in crate::relay) const SET_FEATURES: u32 = 2;
-    pub(in crate::relay) const SET_OWNER: u32 = 3;
-    pub(in crate::relay) const RESET_OWNER: u32 = 4;
-    pub(in crate::relay) const SET_MEM_TABLE: u32 = 5;
-    pub(in crate::relay) const SET_VRING_NUM: u32 = 8;
-    pub(in crate::relay) const SET_VRING_ADDR: u32 = 9;
-    pub(in crate::relay) const SET_VRING_BASE: u32 = 10;
-    pub(in crate::relay) const GET_VRING_BASE: u32 = 11;
-    pub(in crate::relay) const SET_VRING_KICK: u32 = 12;
-    pub(in crate::relay) const SET_VRING_CALL: u32 = 13;
-    pub(in crate::relay) const SET_VRING_ERR: u32 = 14;
-    pub(in crate::relay) const GET_PROTOCOL_FEATURES: u32 = 15;
-    pub(in crate::relay) const SET_PROTOCOL_FEATURES: u32 = 16;
-    pub(in crate::relay) const GET_QUEUE_NUM: u32 = 17;
-    pub(in crate::relay) const SET_VRING_ENABLE: u32 = 18;
-    pub(in crate::relay) const SET_BACKEND_REQ_FD: u32 = 21;
-    pub(in crate::relay) const GET_CONFIG: u32 = 24;
-    pub(in crate::relay) const RESET_DEVICE: u32 = 34;
-    pub(in crate::relay) const SET_DEVICE_STATE_FD: u32 = 42;
-    pub(in crate::relay) const CHECK_DEVICE_STATE: u32 = 43;
+    pub(crate) const GET_FEATURES: u32 = 1;
+    pub(crate) const SET_FEATURES: u32 = 2;
+    pub(crate) const SET_OWNER: u32 = 3;
+    pub(crate) const RESET_OWNER: u32 = 4;
+    pub(crate) const SET_MEM_TABLE: u32 = 5;
+    pub(crate) const SET_VRING_NUM: u32 = 8;
+    pub(crate) const SET_VRING_ADDR: u32 = 9;
+    pub(crate) const SET_VRING_BASE: u32 = 10;
+    pub(crate) const GET_VRING_BASE: u32 = 11;
+    pub(crate) const SET_VRING_KICK: u32 = 12;
+    pub(crate) const SET_VRING_CALL: u32 = 13;
+    pub(crate) const SET_VRING_ERR: u32 = 14;
+    pub(crate) const GET_PROTOCOL_FEATURES: u32 = 15;
+    pub(crate) const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub(crate) const GET_QUEUE_NUM: u32 = 17;
+    pub(crate) const SET_VRING_ENABLE: u32 = 18;
+    pub(crate) const SET_BACKEND_REQ_FD: u32 = 21;
+    pub(crate) const GET_CONFIG: u32 = 24;
+    pub(crate) const RESET_DEVICE: u32 = 34;
+    pub(crate) const SET_DEVICE_STATE_FD: u32 = 42;
+    pub(crate) const CHECK_DEVICE_STATE: u32 = 43;
 }
 
 /// One message in either direction.

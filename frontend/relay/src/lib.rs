@@ -27,9 +27,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::program::log_options;
 pub use args::{RelayAction, RelayArgs};
 use gangplank_service::logging;
+use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
 use gangplank_service::rlimit::raise_descriptor_limit;
 use gangplank_service::signals::Signals;
@@ -102,7 +102,12 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
             source,
         })
     };
-    logging::start(&log_options(args.log_level, filter))?;
+    logging::start(&logging::Options {
+        filter: filter.map(str::to_owned),
+        // A guest's thread is named after it.
+        prefix: LinePrefix::Thread,
+        ..logging::Options::new("gangplank-frontend", args.log_level)
+    })?;
     raise_descriptor_limit();
     let signals = Signals::block().map_err(Error::Wait)?;
     let control = args.control.as_deref();
