@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_frontend::config::DeviceConfig;
-use gangplank_frontend::fake::{FakeGuest, FakePort, fake};
-use gangplank_frontend::hypervisor::{GuestRange, Operation, Port};
-use gangplank_frontend::mmio::Register;
-use gangplank_frontend::model::{Running, ToSocket};
+use gangplank_device_model::config::DeviceConfig;
+use gangplank_device_model::fake::{FakeGuest, FakePort, fake};
+use gangplank_device_model::hypervisor::{GuestRange, Operation, Port};
+use gangplank_device_model::mmio::Register;
+use gangplank_device_model::model::{Running, ToSocket};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
 use gangplank_vhost_user::client::{Deadlines, Socket};

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use gangplank_frontend::config::Config;
+use gangplank_device_model::config::Config;
 use gangplank_tests::cache;
 
 use configuration::{Configuration, Names};

@@ -1,10 +1,8 @@
 //! The command line as typed.
 
-use std::path::PathBuf;
-
 use clap::{Parser, Subcommand};
+use gangplank_device_model::args::ModelArgs;
 use gangplank_driver::file_client::args::FsArgs;
-use log::LevelFilter;
 
 /// Everything typed.
 #[derive(Clone, Debug, Parser)]
@@ -18,43 +16,19 @@ use log::LevelFilter;
     after_help = "Exit status: 0 done, or told to end by SIGTERM, SIGINT or SIGHUP; 1 a device could not be served, or not to the end; \
                   2 wrong command line or configuration. SIGUSR1 has the status written to the log."
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// What to do instead of serving devices.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(crate) command: Option<Command>,
 
     /// Which devices to serve.
     #[command(flatten)]
-    pub model: ModelArgs,
-}
-
-/// The device model.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ModelArgs {
-    /// The devices, in YAML
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
-    /// Only check the configuration and show what it comes to; no device is touched
-    #[arg(long, requires = "config")]
-    pub check: bool,
-
-    /// Where to listen for everybody who wants to know how the devices stand
-    #[arg(long, value_name = "PATH", requires = "config")]
-    pub status_socket: Option<PathBuf>,
-
-    /// Name of the process that keeps the devices over a restart of this one [default: one for each driver's node and user]
-    #[arg(long, value_name = "NAME", requires = "config")]
-    pub holder: Option<String>,
-
-    /// What to log: off, error, warn, info, debug or trace [default: the configuration's, or info]
-    #[arg(long, value_name = "LEVEL", requires = "config")]
-    pub log_level: Option<LevelFilter>,
+    pub(crate) model: ModelArgs,
 }
 
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Look at a daemon's share, and change it, without a guest
     Fs(FsArgs),
     /// Stand between a guest and a daemon that may come late, be replaced, or go
@@ -73,6 +47,8 @@ mod tests {
     use clap::CommandFactory;
 
     use gangplank_driver::file_client::args::{FsAction, Owner};
+
+    use log::LevelFilter;
 
     use super::*;
 

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SEED: &str = include_str!("../../../configs/bao/config-fs.yaml");
-const DM: &str = include_str!("../../../configs/bao/config-fs-dm.yaml");
-const FULL: &str = include_str!("../../../configs/bao/config-fs-full.yaml");
+const SEED: &str = include_str!("../../../../configs/bao/config-fs.yaml");
+const DM: &str = include_str!("../../../../configs/bao/config-fs-dm.yaml");
+const FULL: &str = include_str!("../../../../configs/bao/config-fs-full.yaml");
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("fs.yaml"), text)

@@ -1,18 +1,22 @@
 //! `gangplank-frontend`: parse and run.
 
+mod args;
+
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use gangplank_device_model::args::ModelArgs;
+use gangplank_device_model::holder;
+use gangplank_device_model::program::{self, Outcome};
 use gangplank_driver::file_client as fs;
 use gangplank_driver::file_client::args::FsArgs;
-use gangplank_frontend::args::{Args, Command, ModelArgs};
-use gangplank_frontend::holder;
-use gangplank_frontend::program::{self, Outcome};
 use gangplank_relay::{self as relay, RelayArgs};
 use gangplank_service::output::Output;
 use gangplank_service::{broken_pipe, error_chain};
+
+use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();

@@ -1,0 +1,29 @@
+//! The device model's command line as typed.
+
+use std::path::PathBuf;
+
+use log::LevelFilter;
+
+/// The device model.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// The devices, in YAML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Only check the configuration and show what it comes to; no device is touched
+    #[arg(long, requires = "config")]
+    pub check: bool,
+
+    /// Where to listen for everybody who wants to know how the devices stand
+    #[arg(long, value_name = "PATH", requires = "config")]
+    pub status_socket: Option<PathBuf>,
+
+    /// Name of the process that keeps the devices over a restart of this one [default: one for each driver's node and user]
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub holder: Option<String>,
+
+    /// What to log: off, error, warn, info, debug or trace [default: the configuration's, or info]
+    #[arg(long, value_name = "LEVEL", requires = "config")]
+    pub log_level: Option<LevelFilter>,
+}
