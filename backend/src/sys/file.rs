@@ -227,7 +227,7 @@ pub fn own_path(
 /// itself, and for ever.
 const MAX_INTERRUPTIONS: usize = 64;
 
-/// Calls again while a signal interrupts, up to [`MAX_INTERRUPTIONS`] times.
+/// Calls again while a signal interrupts, up to 64 times.
 ///
 /// # Errors
 /// The call's; EINTR where it was interrupted each time.
