@@ -112,13 +112,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     let table = results.table(scene.peers());
     println!("{table}");
     let (mark, name) = told_of(arguments.machine);
-    let json = |path: &Path| write(path, &results.json());
     let svg = |path: &Path| {
         let title = format!("files in a guest, {name}: rates, each workload to its own scale");
         write(path, &results.drawing(&title, scene.peers()))
     };
     if let Some(path) = &arguments.json {
-        json(path)?;
+        write(path, &results.json())?;
     }
     if let Some(path) = &arguments.svg {
         svg(path)?;
@@ -137,7 +136,6 @@ fn run(arguments: &Arguments) -> Result<()> {
         );
         published::put(path, mark, &told)?;
         let beside = published::beside(path, &format!("-{name}"));
-        json(&beside.with_extension("json"))?;
         svg(&beside.with_extension("svg"))?;
     }
     Ok(())

@@ -66,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 
-    /// Put the tables into a document that has a place for them, with .json and .svg beside it
+    /// Put the tables into a document that has a place for them, with .svg beside it
     #[arg(long, value_name = "FILE")]
     pub(crate) document: Option<PathBuf>,
 }

@@ -151,14 +151,14 @@ impl Report {
         fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Puts what was printed into the document at `path`, in the place of what was there, and everything else beside it.
+    /// Puts what was printed into the document at `path`, in the place of what was there, and the drawing
+    /// beside it.
     pub(crate) fn write_document(&self, path: &Path) -> Result<()> {
         let told = format!(
             "{}; medians of {} interleaved rounds of {} ms.\n{}",
             self.machine, self.rounds, self.round_ms, self.text
         );
         published::put(path, self.part.mark(), &told)?;
-        self.write_json(&path.with_extension("json"))?;
         self.write_svg(&path.with_extension("svg"))
     }
 
