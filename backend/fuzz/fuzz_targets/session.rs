@@ -8,7 +8,7 @@
 
 mod input;
 mod requests;
-mod world;
+mod fixture;
 
 use gangplank_backend::device::request::Scratch;
 use gangplank_backend::session::{Served, Session};
@@ -17,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 
 use input::Input;
 use requests::Guest;
-use world::World;
+use fixture::Fixture;
 
 /// Bytes behind the room for a reply that must stay as they are.
 const BEHIND: usize = 64;
@@ -40,9 +40,9 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// A session from its beginning to its end.
 fn sequence(bytes: &[u8]) {
-    let world = World::get();
+    let fixture = Fixture::get();
     let mut input = Input::new(bytes);
-    let session = Session::new(world.file_system());
+    let session = Session::new(fixture.file_system());
     let mut guest = Guest::default();
     // Most sequences begin as they should; a few do not.
     if input.byte() & 0xf != 0 {
@@ -58,7 +58,7 @@ fn sequence(bytes: &[u8]) {
     }
     session.end();
     drop(session);
-    world.check_and_clean();
+    fixture.check_and_clean();
 }
 
 /// Serves one request and checks its reply. Every other one may not wait for a disk, and comes again if that is declined.

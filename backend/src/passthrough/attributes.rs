@@ -10,21 +10,21 @@ use gangplank_fuse::{
 };
 
 use super::fs::PassthroughFs;
-use super::inodes::Kind;
+use super::inode_table::FileType;
+use super::mounts::{Identity, MountIndex};
 use super::options::Options;
-use super::places::{Identity, PlaceIndex};
 use crate::sys::file::{self, Statx, StatxTimestamp};
 
 /// How long the guest may rely on what it is told.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Validity {
+pub(super) struct CacheTimeouts {
     /// Entries and attributes.
     positive: (u64, u32),
     /// Names that do not exist; `None` where that is not to be remembered.
     negative: Option<(u64, u32)>,
 }
 
-impl Validity {
+impl CacheTimeouts {
     /// As the options say.
     pub(super) fn new(options: &Options) -> Self {
         let parts = |time: Duration| (time.as_secs(), time.subsec_nanos());
@@ -65,19 +65,19 @@ impl PassthroughFs {
             None => file::stat_with(self.node(id)?.as_fd(), mask, args.sx_flags & SYNC)?,
         };
         if stat.stx_mask & libc::STATX_SIZE != 0 {
-            self.tell_size(id, &stat);
+            self.record_known_size(id, &stat);
         }
         Ok(StatxOut {
-            attr_valid: self.validity.positive.0,
-            attr_valid_nsec: self.validity.positive.1,
-            stat: self.wire_statx(&stat),
+            attr_valid: self.timeouts.positive.0,
+            attr_valid_nsec: self.timeouts.positive.1,
+            stat: self.statx_out(&stat),
             ..StatxOut::default()
         })
     }
 
     /// Figures of the file system that holds a node.
     pub(super) fn do_statfs(&self, id: NodeId) -> io::Result<Kstatfs> {
-        let figures = file::file_system_figures(self.node(id)?.as_fd())?;
+        let figures = file::file_system_stats(self.node(id)?.as_fd())?;
         Ok(Kstatfs {
             blocks: figures.f_blocks,
             bfree: figures.f_bfree,
@@ -95,18 +95,18 @@ impl PassthroughFs {
     pub(super) fn entry(
         &self,
         id: NodeId,
-        parent: PlaceIndex,
-        place: PlaceIndex,
+        parent: MountIndex,
+        mount: MountIndex,
         stat: &Statx,
     ) -> EntryOut {
-        let mut attr = self.attr(stat, place);
-        if place != parent
-            && self.session.has(InitFlags::SUBMOUNTS)
-            && Kind::from_mode(attr.mode) == Kind::Directory
+        let mut attr = self.attr(stat, mount);
+        if mount != parent
+            && self.negotiated.has(InitFlags::SUBMOUNTS)
+            && FileType::from_mode(attr.mode) == FileType::Directory
         {
             attr.flags |= gangplank_fuse::AttrFlags::SUBMOUNT.bits();
         }
-        let (seconds, nanoseconds) = self.validity.positive;
+        let (seconds, nanoseconds) = self.timeouts.positive;
         EntryOut {
             nodeid: id.get(),
             // Node ids are never used again, so one generation is enough.
@@ -120,9 +120,9 @@ impl PassthroughFs {
     }
 
     /// The reply to a look-up that found nothing.
-    pub(super) fn no_entry(&self) -> io::Result<EntryOut> {
+    pub(super) fn negative_entry(&self) -> io::Result<EntryOut> {
         let (seconds, nanoseconds) = self
-            .validity
+            .timeouts
             .negative
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
         Ok(EntryOut {
@@ -134,38 +134,38 @@ impl PassthroughFs {
 
     /// Attributes of a node as a reply.
     pub(super) fn attr_out(&self, id: NodeId, stat: &Statx) -> AttrOut {
-        self.tell_size(id, stat);
-        let place = self.share.places.find(stat, PlaceIndex::ROOT);
+        self.record_known_size(id, stat);
+        let mount = self.share.mounts.find(stat, MountIndex::ROOT);
         AttrOut {
-            attr_valid: self.validity.positive.0,
-            attr_valid_nsec: self.validity.positive.1,
+            attr_valid: self.timeouts.positive.0,
+            attr_valid_nsec: self.timeouts.positive.1,
             dummy: 0,
-            attr: self.attr(stat, place.unwrap_or(PlaceIndex::ROOT)),
+            attr: self.attr(stat, mount.unwrap_or(MountIndex::ROOT)),
         }
     }
 
     /// Notes that the guest knows the size from now on.
-    fn tell_size(&self, id: NodeId, stat: &Statx) {
-        if Kind::from_mode(u32::from(stat.stx_mode)) == Kind::Regular {
+    fn record_known_size(&self, id: NodeId, stat: &Statx) {
+        if FileType::from_mode(u32::from(stat.stx_mode)) == FileType::Regular {
             self.inodes
                 .with_known_size(id, |known| known.set(stat.stx_size));
         }
     }
 
     /// The inode number that the guest sees.
-    pub(super) fn number(&self, ino: u64, place: PlaceIndex) -> u64 {
-        if self.session.has(InitFlags::SUBMOUNTS) {
+    pub(super) fn guest_ino(&self, ino: u64, mount: MountIndex) -> u64 {
+        if self.negotiated.has(InitFlags::SUBMOUNTS) {
             return ino;
         }
-        self.numbers.distinct(Identity { place, ino })
+        self.inode_numbers.guest_ino(Identity { mount, ino })
     }
 
-    fn attr(&self, stat: &Statx, place: PlaceIndex) -> Attr {
+    fn attr(&self, stat: &Statx, mount: MountIndex) -> Attr {
         let (atime, atimensec) = time(&stat.stx_atime);
         let (mtime, mtimensec) = time(&stat.stx_mtime);
         let (ctime, ctimensec) = time(&stat.stx_ctime);
         Attr {
-            ino: self.number(stat.stx_ino, place),
+            ino: self.guest_ino(stat.stx_ino, mount),
             size: stat.stx_size,
             blocks: stat.stx_blocks,
             atime,
@@ -178,14 +178,14 @@ impl PassthroughFs {
             nlink: stat.stx_nlink,
             uid: stat.stx_uid,
             gid: stat.stx_gid,
-            rdev: device(stat.stx_rdev_major, stat.stx_rdev_minor),
+            rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
             blksize: stat.stx_blksize,
             flags: 0,
         }
     }
 
-    fn wire_statx(&self, stat: &Statx) -> gangplank_fuse::Statx {
-        let place = self.share.places.find(stat, PlaceIndex::ROOT);
+    fn statx_out(&self, stat: &Statx) -> gangplank_fuse::Statx {
+        let mount = self.share.mounts.find(stat, MountIndex::ROOT);
         let time = |time: &StatxTimestamp| SxTime {
             tv_sec: time.tv_sec,
             tv_nsec: time.tv_nsec,
@@ -200,7 +200,7 @@ impl PassthroughFs {
             uid: stat.stx_uid,
             gid: stat.stx_gid,
             mode: stat.stx_mode,
-            ino: self.number(stat.stx_ino, place.unwrap_or(PlaceIndex::ROOT)),
+            ino: self.guest_ino(stat.stx_ino, mount.unwrap_or(MountIndex::ROOT)),
             size: stat.stx_size,
             blocks: stat.stx_blocks,
             attributes_mask: stat.stx_attributes_mask.bits(),
@@ -223,12 +223,12 @@ fn time(time: &StatxTimestamp) -> (u64, u32) {
 }
 
 /// A device number as the kernel packs it into 32 bits (`new_encode_dev`, `linux/kdev_t.h`).
-pub(super) fn device(major: u32, minor: u32) -> u32 {
+pub(super) fn encode_dev(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)
 }
 
 /// Major and minor number of a packed device number.
-pub(super) fn device_parts(device: u32) -> (u32, u32) {
+pub(super) fn decode_dev(device: u32) -> (u32, u32) {
     (
         (device >> 8) & 0xfff,
         (device & 0xff) | ((device >> 12) & 0xf_ff00),
@@ -242,12 +242,12 @@ mod tests {
     #[test]
     fn device_numbers_survive_packing() {
         for (major, minor) in [(0, 0), (1, 3), (8, 255), (259, 256), (0xfff, 0xf_ffff)] {
-            assert_eq!(device_parts(device(major, minor)), (major, minor));
+            assert_eq!(decode_dev(encode_dev(major, minor)), (major, minor));
         }
-        assert_eq!(device(1, 3), 0x103);
+        assert_eq!(encode_dev(1, 3), 0x103);
         for raw in [0, u32::MAX, 0x1234_5678] {
-            let (major, minor) = device_parts(raw);
-            assert_eq!(device(major, minor), raw);
+            let (major, minor) = decode_dev(raw);
+            assert_eq!(encode_dev(major, minor), raw);
         }
     }
 

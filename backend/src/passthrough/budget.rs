@@ -11,27 +11,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// How many times what is free one guest's fixed descriptors may be: four fifths of all for one that is alone.
-const FIXED_TO_FREE: u64 = 4;
+const PINNED_TO_FREE: u64 = 4;
 
 /// The count of descriptors held for guests, and its limit.
 #[derive(Debug)]
 pub(super) struct Budget {
     held: AtomicU64,
-    fixed: AtomicU64,
+    pinned: AtomicU64,
     limit: u64,
 }
 
 /// One guest's fixed descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    fixed: AtomicU64,
-    /// Those of them that hold inodes.
     pinned: AtomicU64,
+    /// Those of them that hold inodes.
+    pinned_inodes: AtomicU64,
 }
 
 /// What a fixed descriptor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum PinFor {
     /// An open file, or locks.
     File,
     /// An inode.
@@ -42,7 +42,7 @@ pub(super) enum Use {
 #[derive(Debug)]
 pub(super) struct Permit {
     budget: Arc<Budget>,
-    fixed: OnceLock<(Arc<Account>, Use)>,
+    pinned: OnceLock<(Arc<Account>, PinFor)>,
 }
 
 impl Budget {
@@ -50,7 +50,7 @@ impl Budget {
     pub(super) fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicU64::new(0),
-            fixed: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
             limit: limit.max(1),
         })
     }
@@ -66,25 +66,25 @@ impl Budget {
     }
 
     /// Whether a guest may have one more fixed descriptor.
-    pub(super) fn has_share_left(&self, account: &Account) -> bool {
-        self.allows(account.fixed())
+    pub(super) fn may_pin_file(&self, account: &Account) -> bool {
+        self.allows(account.pinned())
     }
 
     /// Whether a guest may have one more inode that may turn out to be fixed; its open files do not matter.
-    pub(super) fn may_pin(&self, account: &Account) -> bool {
-        let pinned = account.pinned.load(Ordering::Relaxed);
-        pinned == 0 || self.allows(pinned)
+    pub(super) fn may_pin_inode(&self, account: &Account) -> bool {
+        let pinned_inodes = account.pinned_inodes.load(Ordering::Relaxed);
+        pinned_inodes == 0 || self.allows(pinned_inodes)
     }
 
-    fn allows(&self, fixed: u64) -> bool {
+    fn allows(&self, pinned: u64) -> bool {
         let free = self
             .limit
-            .saturating_sub(self.fixed.load(Ordering::Relaxed));
-        fixed < free.saturating_mul(FIXED_TO_FREE)
+            .saturating_sub(self.pinned.load(Ordering::Relaxed));
+        pinned < free.saturating_mul(PINNED_TO_FREE)
     }
 
     /// A permit, or `None` where the limit is reached.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Permit> {
+    pub(super) fn acquire(self: &Arc<Self>) -> Option<Permit> {
         let taken = self
             .held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
@@ -92,15 +92,15 @@ impl Budget {
             });
         taken.is_ok().then(|| Permit {
             budget: Arc::clone(self),
-            fixed: OnceLock::new(),
+            pinned: OnceLock::new(),
         })
     }
 }
 
 impl Account {
     /// Descriptors that cannot be taken from the guest.
-    pub(super) fn fixed(&self) -> u64 {
-        self.fixed.load(Ordering::Relaxed)
+    pub(super) fn pinned(&self) -> u64 {
+        self.pinned.load(Ordering::Relaxed)
     }
 }
 
@@ -110,33 +110,33 @@ impl Permit {
         Self {
             budget: Arc::new(Budget {
                 held: AtomicU64::new(1),
-                fixed: AtomicU64::new(0),
+                pinned: AtomicU64::new(0),
                 limit: 1,
             }),
-            fixed: OnceLock::new(),
+            pinned: OnceLock::new(),
         }
     }
 
     /// Counts it as fixed from now on.
-    pub(super) fn fix(&self, account: &Arc<Account>, purpose: Use) {
-        if self.fixed.set((Arc::clone(account), purpose)).is_err() {
+    pub(super) fn pin(&self, account: &Arc<Account>, reason: PinFor) {
+        if self.pinned.set((Arc::clone(account), reason)).is_err() {
             return;
         }
-        self.budget.fixed.fetch_add(1, Ordering::Relaxed);
-        account.fixed.fetch_add(1, Ordering::Relaxed);
-        if purpose == Use::Inode {
-            account.pinned.fetch_add(1, Ordering::Relaxed);
+        self.budget.pinned.fetch_add(1, Ordering::Relaxed);
+        account.pinned.fetch_add(1, Ordering::Relaxed);
+        if reason == PinFor::Inode {
+            account.pinned_inodes.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((account, purpose)) = self.fixed.get() {
-            self.budget.fixed.fetch_sub(1, Ordering::Relaxed);
-            account.fixed.fetch_sub(1, Ordering::Relaxed);
-            if *purpose == Use::Inode {
-                account.pinned.fetch_sub(1, Ordering::Relaxed);
+        if let Some((account, reason)) = self.pinned.get() {
+            self.budget.pinned.fetch_sub(1, Ordering::Relaxed);
+            account.pinned.fetch_sub(1, Ordering::Relaxed);
+            if *reason == PinFor::Inode {
+                account.pinned_inodes.fetch_sub(1, Ordering::Relaxed);
             }
         }
         self.budget.held.fetch_sub(1, Ordering::Relaxed);
@@ -158,12 +158,12 @@ impl Descriptor {
 
     /// Counts it as one that cannot be taken from the guest.
     pub(super) fn pin(&self, account: &Arc<Account>) {
-        self.permit.fix(account, Use::Inode);
+        self.permit.pin(account, PinFor::Inode);
     }
 
     /// Whether it cannot be taken from the guest.
-    pub(super) fn is_fixed(&self) -> bool {
-        self.permit.fixed.get().is_some()
+    pub(super) fn is_pinned(&self) -> bool {
+        self.permit.pinned.get().is_some()
     }
 }
 
@@ -174,7 +174,7 @@ impl AsFd for Descriptor {
 }
 
 /// What a guest gets where there is no descriptor to be had.
-pub(super) fn exhausted() -> io::Error {
+pub(super) fn descriptors_exhausted() -> io::Error {
     io::Error::from_raw_os_error(libc::ENFILE)
 }
 
@@ -185,9 +185,9 @@ mod tests {
     /// Takes fixed permits for a guest until it is refused.
     fn take_all(budget: &Arc<Budget>, account: &Arc<Account>) -> Vec<Permit> {
         let mut taken = Vec::new();
-        while budget.has_share_left(account) {
-            let permit = budget.take().expect("less than the limit");
-            permit.fix(account, Use::File);
+        while budget.may_pin_file(account) {
+            let permit = budget.acquire().expect("less than the limit");
+            permit.pin(account, PinFor::File);
             taken.push(permit);
         }
         taken
@@ -204,10 +204,10 @@ mod tests {
         assert_eq!(take_all(&budget, &accounts[2]).len(), 32);
         // What another gives back is for the one that has less.
         drop(first);
-        assert_eq!(accounts[0].fixed(), 0);
-        assert!(budget.has_share_left(&accounts[1]));
+        assert_eq!(accounts[0].pinned(), 0);
+        assert!(budget.may_pin_file(&accounts[1]));
         drop(second);
-        assert_eq!(budget.fixed.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.pinned.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -215,27 +215,27 @@ mod tests {
         let budget = Budget::new(10);
         let account = Arc::new(Account::default());
         let files = take_all(&budget, &account);
-        assert!(budget.may_pin(&account));
+        assert!(budget.may_pin_inode(&account));
         drop(files);
-        let inodes: Vec<_> = (0..8).filter_map(|_| budget.take()).collect();
+        let inodes: Vec<_> = (0..8).filter_map(|_| budget.acquire()).collect();
         inodes
             .iter()
-            .for_each(|permit| permit.fix(&account, Use::Inode));
-        assert!(!budget.may_pin(&account) && !budget.has_share_left(&account));
-        assert!(budget.may_pin(&Account::default()));
+            .for_each(|permit| permit.pin(&account, PinFor::Inode));
+        assert!(!budget.may_pin_inode(&account) && !budget.may_pin_file(&account));
+        assert!(budget.may_pin_inode(&Account::default()));
         drop(inodes);
-        assert!(budget.may_pin(&account));
+        assert!(budget.may_pin_inode(&account));
     }
 
     #[test]
     fn the_limit_holds_and_permits_come_back() {
         let budget = Budget::new(2);
-        let first = budget.take().expect("one of two");
-        let second = budget.take().expect("two of two");
-        assert!(budget.take().is_none());
+        let first = budget.acquire().expect("one of two");
+        let second = budget.acquire().expect("two of two");
+        assert!(budget.acquire().is_none());
         drop(first);
         assert_eq!(budget.held(), 1);
-        let _third = budget.take().expect("given back");
+        let _third = budget.acquire().expect("given back");
         drop(second);
         assert_eq!(budget.held(), 1);
     }

@@ -10,9 +10,9 @@ use crate::sys::thread::{self, Capability, MAX_GROUPS};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Impersonation {
     /// The process may change its threads' credentials.
-    pub(super) identity: bool,
+    pub(super) change_ids: bool,
     /// The umask is ours to apply (`FUSE_DONT_MASK`).
-    pub(super) umask: bool,
+    pub(super) apply_umask: bool,
 }
 
 impl Impersonation {
@@ -30,12 +30,12 @@ impl Impersonation {
         mut create: impl FnMut(u32) -> io::Result<T>,
     ) -> io::Result<T> {
         let mode = self.prepare_mode(creator.umask, mode);
-        let Some(guard) = self.take_on(creator)? else {
+        let Some(guard) = self.assume(creator)? else {
             return create(mode);
         };
         match create(mode) {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) && guard.uid.is_some() => {
-                match thread::set_capability(Capability::OverridePermissions, true) {
+                match thread::set_capability(Capability::DacOverride, true) {
                     Ok(_) => create(mode),
                     Err(_) => Err(error),
                 }
@@ -46,7 +46,7 @@ impl Impersonation {
 
     /// Sets the umask; where a thread cannot have its own, applies it to the mode.
     fn prepare_mode(self, umask: u32, mode: u32) -> u32 {
-        let umask = if self.umask { umask } else { 0 };
+        let umask = if self.apply_umask { umask } else { 0 };
         match thread::set_umask(umask) {
             Ok(()) => mode,
             Err(_) => mode & !(umask & 0o777),
@@ -54,13 +54,13 @@ impl Impersonation {
     }
 
     /// Takes on group and user; `None` where nothing had to change.
-    fn take_on(self, creator: &Creator<'_>) -> io::Result<Option<Guard>> {
-        if !self.identity {
+    fn assume(self, creator: &Creator<'_>) -> io::Result<Option<RestoreGuard>> {
+        if !self.change_ids {
             return Ok(None);
         }
-        let (uid, gid) = thread::own_ids();
+        let (uid, gid) = thread::initial_ids();
         let caller = creator.caller;
-        let mut guard = Guard::default();
+        let mut guard = RestoreGuard::default();
         if caller.uid != uid
             && caller.uid != 0
             && let Some(groups) = creator.groups
@@ -91,13 +91,13 @@ impl Impersonation {
 
 /// Gives the thread its own credentials back.
 #[derive(Debug, Default)]
-struct Guard {
+struct RestoreGuard {
     uid: Option<u32>,
     gid: Option<u32>,
     groups: bool,
 }
 
-impl Drop for Guard {
+impl Drop for RestoreGuard {
     fn drop(&mut self) {
         let mut results = [Ok(()), Ok(()), Ok(())];
         if let Some(uid) = self.uid {
@@ -125,12 +125,12 @@ impl Drop for Guard {
 /// # Errors
 /// Those of `change`.
 pub(super) fn without_set_id<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let Ok(before) = thread::set_capability(Capability::KeepSetId, false) else {
+    let Ok(before) = thread::set_capability(Capability::Fsetid, false) else {
         // Without capabilities of its own the process cannot keep the bits anyway.
         return change();
     };
     let result = change();
-    if before && let Err(error) = thread::set_capability(Capability::KeepSetId, true) {
+    if before && let Err(error) = thread::set_capability(Capability::Fsetid, true) {
         rate_limited!(error, "a worker cannot take back CAP_FSETID: {error}");
     }
     result

@@ -8,10 +8,10 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::budget::{Permit, exhausted};
-use super::inodes::{Inodes, SHARDS};
+use super::budget::{Permit, descriptors_exhausted};
+use super::inode_table::{InodeTable, SHARDS};
 use super::options::InodeFileHandles;
-use super::recall::{NoRecall, Recall};
+use super::reopen::{InodeRef, NotReopenable};
 use super::share::Share;
 use crate::rate_limited;
 use crate::sys::file;
@@ -23,7 +23,7 @@ const EVICTION_BATCH: u64 = 256;
 const EVICTION_VISITS: usize = 2 * SHARDS + 1;
 
 /// How long nothing is sought after nothing was found.
-const BARREN: Duration = Duration::from_millis(20);
+const EVICTION_BACKOFF: Duration = Duration::from_millis(20);
 
 /// Whether an inode must have a name to be given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ enum Names {
 
 impl Share {
     /// Whether inodes may give up their descriptors.
-    pub(super) fn may_recall(&self) -> bool {
+    pub(super) fn may_evict(&self) -> bool {
         match self.options.inode_file_handles {
             InodeFileHandles::Never => false,
             InodeFileHandles::Prefer => true,
@@ -47,19 +47,19 @@ impl Share {
     ///
     /// # Errors
     /// ENFILE where none can be had.
-    pub(super) fn permit(&self) -> io::Result<Permit> {
-        if let Some(permit) = self.budget.take() {
+    pub(super) fn acquire_permit(&self) -> io::Result<Permit> {
+        if let Some(permit) = self.budget.acquire() {
             return Ok(permit);
         }
-        self.make_room();
-        self.budget.take().ok_or_else(|| {
+        self.free_descriptors();
+        self.budget.acquire().ok_or_else(|| {
             let limit = self.budget.limit();
             rate_limited!(
                 error,
                 "guests hold {limit} descriptors, the limit that --rlimit-nofile sets, and none can be given up: \
                  guests get ENFILE"
             );
-            exhausted()
+            descriptors_exhausted()
         })
     }
 
@@ -71,13 +71,13 @@ impl Share {
     pub(super) fn open<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match open() {
             Err(error) if out_of_descriptors(&error) => {
-                self.make_room();
+                self.free_descriptors();
                 open().map_err(|error| {
                     if !out_of_descriptors(&error) {
                         return error;
                     }
                     rate_limited!(error, "no descriptor is left for guests' files: {error}");
-                    exhausted()
+                    descriptors_exhausted()
                 })
             }
             result => result,
@@ -86,31 +86,31 @@ impl Share {
 
     /// Closes what guests have closed, or else has inodes give up descriptors, unless that was tried in vain a moment ago: a
     /// guest that asks for more and more must not make the daemon search all the time.
-    fn make_room(&self) {
+    fn free_descriptors(&self) {
         let guests = self.registered();
         if guests
             .iter()
-            .map(|guest| guest.closed().close_all())
+            .map(|guest| guest.fd_cache().clear())
             .sum::<usize>()
             > 0
         {
             return;
         }
-        let recently = |last: &Instant| last.elapsed() < BARREN;
-        let last_vain = || {
-            let last = self.last_vain_search.lock();
+        let recently = |last: &Instant| last.elapsed() < EVICTION_BACKOFF;
+        let last_failed = || {
+            let last = self.last_failed_eviction.lock();
             last.unwrap_or_else(PoisonError::into_inner)
         };
-        if !self.may_recall() || last_vain().as_ref().is_some_and(recently) {
+        if !self.may_evict() || last_failed().as_ref().is_some_and(recently) {
             return;
         }
-        let freed = self.give_up_descriptors();
-        *last_vain() = (freed == 0).then(Instant::now);
+        let freed = self.evict_descriptors();
+        *last_failed() = (freed == 0).then(Instant::now);
     }
 
     /// Has inodes give up descriptors, of the guest that holds most first, and returns how many.
-    fn give_up_descriptors(&self) -> u64 {
-        let mut guests: Vec<Arc<Inodes>> = self.registered();
+    fn evict_descriptors(&self) -> u64 {
+        let mut guests: Vec<Arc<InodeTable>> = self.registered();
         guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
         let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
         let mut freed = 0;
@@ -132,29 +132,33 @@ impl Share {
     }
 
     /// Has one shard of a guest's table give up to `wanted` descriptors; returns how many it gave up.
-    fn evict(&self, guest: &Inodes, wanted: u64, names: Names) -> u64 {
+    fn evict(&self, guest: &InodeTable, wanted: u64, names: Names) -> u64 {
         let mut freed = 0;
-        for candidate in guest.candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
+        for candidate in guest.eviction_candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
             let file = candidate.descriptor.as_fd();
             let has_name = file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0);
             if names == Names::Required && !has_name {
                 continue;
             }
-            let recall = if candidate.has_recall {
+            let inode_ref = if candidate.has_stable_ref {
                 None
             } else {
-                match self.recall(candidate.identity, file, candidate.kind.can_be_opened()) {
-                    Ok(recall) => Some(recall),
-                    Err(_) if !has_name => Some(Recall::Gone),
-                    Err(NoRecall::Now) => continue,
-                    Err(NoRecall::Ever) => {
+                match self.inode_ref(
+                    candidate.identity,
+                    file,
+                    candidate.file_type.can_be_opened(),
+                ) {
+                    Ok(inode_ref) => Some(inode_ref),
+                    Err(_) if !has_name => Some(InodeRef::Unlinked),
+                    Err(NotReopenable::Temporarily) => continue,
+                    Err(NotReopenable::Permanently) => {
                         // Not tried again for each call from now on, and counted as the guest's own.
                         candidate.descriptor.pin(guest.account());
                         continue;
                     }
                 }
             };
-            if guest.release(candidate, recall) {
+            if guest.evict(candidate, inode_ref) {
                 freed += 1;
             }
         }

@@ -12,20 +12,20 @@ use gangplank_fuse::{
     StatxIn, StatxOut, WriteIn,
 };
 
-use super::attributes::Validity;
-use super::budget::{Descriptor, Permit, Use, exhausted};
-use super::content::Settled;
-use super::directory::ListingBuffers;
-use super::inodes::{Access, Inodes, Kind};
-use super::locks::RangeLocks;
-use super::lookup::Expectation;
-use super::negotiation::Session;
-use super::numbers::Numbers;
+use super::attributes::CacheTimeouts;
+use super::budget::{Descriptor, Permit, PinFor, descriptors_exhausted};
+use super::inode_numbers::InodeNumbers;
+use super::inode_table::{Access, FileType, InodeTable};
+use super::keep_cache::CtimeStability;
+use super::locks::PosixLocks;
+use super::lookup::LookupPredictor;
+use super::mounts::Identity;
+use super::negotiation::NegotiatedFlags;
 use super::open_files::OpenFiles;
-use super::open_flags::GuestNumbering;
-use super::places::Identity;
+use super::open_flags::GuestArchDetector;
+use super::readdir::PendingCount;
 use super::share::Share;
-use super::syncfs::SyncDirectories;
+use super::syncfs::SyncfsDirectories;
 use crate::rate_limited;
 use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
 use crate::sys::buffers::{Reader, Writer};
@@ -34,23 +34,23 @@ use crate::sys::buffers::{Reader, Writer};
 #[derive(Debug)]
 pub struct PassthroughFs {
     pub(super) share: Arc<Share>,
-    pub(super) session: Session,
-    pub(super) inodes: Arc<Inodes>,
+    pub(super) negotiated: NegotiatedFlags,
+    pub(super) inodes: Arc<InodeTable>,
     pub(super) files: OpenFiles,
-    pub(super) listing_buffers: ListingBuffers,
-    pub(super) range_locks: RangeLocks,
-    pub(super) numbers: Numbers,
-    pub(super) numbering: GuestNumbering,
-    pub(super) validity: Validity,
-    pub(super) expectation: Expectation,
-    pub(super) settled: Settled,
-    pub(super) sync_directories: SyncDirectories,
+    pub(super) pending_listings: PendingCount,
+    pub(super) posix_locks: PosixLocks,
+    pub(super) inode_numbers: InodeNumbers,
+    pub(super) guest_arch: GuestArchDetector,
+    pub(super) timeouts: CacheTimeouts,
+    pub(super) lookup_predictor: LookupPredictor,
+    pub(super) ctime_stability: CtimeStability,
+    pub(super) syncfs_directories: SyncfsDirectories,
 }
 
 /// An inode in use by a request, with the descriptor that reaches it.
 pub(super) struct Node {
     pub(super) id: NodeId,
-    pub(super) kind: Kind,
+    pub(super) file_type: FileType,
     pub(super) identity: Identity,
     descriptor: Arc<Descriptor>,
 }
@@ -65,20 +65,20 @@ impl PassthroughFs {
     /// A guest's file system, with nothing held yet.
     #[must_use]
     pub fn new(share: Arc<Share>) -> Self {
-        let inodes = Arc::new(Inodes::default());
+        let inodes = Arc::new(InodeTable::default());
         share.register(&inodes);
         Self {
-            session: Session::default(),
+            negotiated: NegotiatedFlags::default(),
             inodes,
             files: OpenFiles::default(),
-            listing_buffers: ListingBuffers::default(),
-            range_locks: RangeLocks::default(),
-            numbers: Numbers::default(),
-            numbering: GuestNumbering::new(share.options.guest_arch),
-            validity: Validity::new(&share.options),
-            expectation: Expectation::default(),
-            settled: Settled::default(),
-            sync_directories: SyncDirectories::default(),
+            pending_listings: PendingCount::default(),
+            posix_locks: PosixLocks::default(),
+            inode_numbers: InodeNumbers::default(),
+            guest_arch: GuestArchDetector::new(share.options.guest_arch),
+            timeouts: CacheTimeouts::new(&share.options),
+            lookup_predictor: LookupPredictor::default(),
+            ctime_stability: CtimeStability::default(),
+            syncfs_directories: SyncfsDirectories::default(),
             share,
         }
     }
@@ -103,7 +103,7 @@ impl PassthroughFs {
         if id == NodeId::ROOT {
             return Ok(Node {
                 id,
-                kind: Kind::Directory,
+                file_type: FileType::Directory,
                 identity: self.share.root_identity,
                 descriptor: Arc::clone(&self.share.root),
             });
@@ -111,15 +111,15 @@ impl PassthroughFs {
         let known = self.inodes.get(id)?;
         let descriptor = match known.access {
             Access::Descriptor(descriptor) => descriptor,
-            Access::Recall(recall) => match self.share.find_again(known.identity, &recall) {
-                Ok(descriptor) => self.inodes.hold(id, descriptor)?,
+            Access::Ref(inode_ref) => match self.share.reopen(known.identity, &inode_ref) {
+                Ok(descriptor) => self.inodes.set_descriptor(id, descriptor)?,
                 // What cannot be found may still be open.
                 Err(error) => self.files.any_of(id).ok_or(error)?,
             },
         };
         Ok(Node {
             id,
-            kind: known.kind,
+            file_type: known.file_type,
             identity: known.identity,
             descriptor,
         })
@@ -131,7 +131,7 @@ impl PassthroughFs {
     /// [`PassthroughFs::node`]'s; ENOTDIR.
     pub(super) fn directory(&self, id: NodeId) -> io::Result<Node> {
         let node = self.node(id)?;
-        if node.kind == Kind::Directory {
+        if node.file_type == FileType::Directory {
             return Ok(node);
         }
         Err(io::Error::from_raw_os_error(libc::ENOTDIR))
@@ -141,17 +141,17 @@ impl PassthroughFs {
     ///
     /// # Errors
     /// ENFILE where this guest has its part, or none can be had.
-    pub(super) fn permit_open(&self) -> io::Result<Permit> {
-        self.permit_fixed(Use::File)
+    pub(super) fn acquire_file_permit(&self) -> io::Result<Permit> {
+        self.acquire_pinned_permit(PinFor::File)
     }
 
     /// Whether this guest has not had its part yet.
-    pub(super) fn may_hold_inode(&self) -> bool {
+    pub(super) fn may_look_up_new(&self) -> bool {
         let (budget, account) = (&self.share.budget, self.inodes.account());
-        if self.share.may_recall() {
-            budget.may_pin(account)
+        if self.share.may_evict() {
+            budget.may_pin_inode(account)
         } else {
-            budget.has_share_left(account)
+            budget.may_pin_file(account)
         }
     }
 
@@ -159,34 +159,34 @@ impl PassthroughFs {
     ///
     /// # Errors
     /// ENFILE where this guest has its part and cannot give up another, or none can be had.
-    pub(super) fn permit_inode(&self) -> io::Result<Permit> {
-        if !self.share.may_recall() {
-            return self.permit_fixed(Use::Inode);
+    pub(super) fn acquire_inode_permit(&self) -> io::Result<Permit> {
+        if !self.share.may_evict() {
+            return self.acquire_pinned_permit(PinFor::Inode);
         }
-        if !self.share.budget.may_pin(self.inodes.account()) {
-            return Err(self.has_its_part());
+        if !self.share.budget.may_pin_inode(self.inodes.account()) {
+            return Err(self.out_of_budget());
         }
-        self.share.permit()
+        self.share.acquire_permit()
     }
 
-    fn permit_fixed(&self, purpose: Use) -> io::Result<Permit> {
+    fn acquire_pinned_permit(&self, reason: PinFor) -> io::Result<Permit> {
         let account = self.inodes.account();
-        let has_share_left = || self.share.budget.has_share_left(account);
-        if !has_share_left() && (self.inodes.closed().close_all() == 0 || !has_share_left()) {
-            return Err(self.has_its_part());
+        let may_pin_file = || self.share.budget.may_pin_file(account);
+        if !may_pin_file() && (self.inodes.fd_cache().clear() == 0 || !may_pin_file()) {
+            return Err(self.out_of_budget());
         }
-        let permit = self.share.permit()?;
-        permit.fix(account, purpose);
+        let permit = self.share.acquire_permit()?;
+        permit.pin(account, reason);
         Ok(permit)
     }
 
-    fn has_its_part(&self) -> io::Error {
+    fn out_of_budget(&self) -> io::Error {
         rate_limited!(
             error,
             "a guest holds {} descriptors that cannot be given up, all that --rlimit-nofile leaves for it, and gets ENFILE",
-            self.inodes.account().fixed()
+            self.inodes.account().pinned()
         );
-        exhausted()
+        descriptors_exhausted()
     }
 
     /// Refuses a change of a read-only share.
@@ -201,9 +201,9 @@ impl PassthroughFs {
     }
 
     fn free_all(&self) {
-        self.range_locks.clear();
+        self.posix_locks.clear();
         self.files.clear();
-        self.sync_directories.clear();
+        self.syncfs_directories.clear();
         self.inodes.clear();
     }
 }
@@ -217,13 +217,13 @@ impl Drop for PassthroughFs {
 impl FileSystem for PassthroughFs {
     fn init(&self, offered: InitFlags) -> InitFlags {
         self.free_all();
-        self.numbering.forget();
+        self.guest_arch.reset();
         self.negotiate(offered)
     }
 
     fn destroy(&self) {
         self.free_all();
-        self.session.end();
+        self.negotiated.clear();
     }
 
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {

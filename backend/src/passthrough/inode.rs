@@ -8,14 +8,14 @@ use gangplank_fuse::NodeId;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::budget::Descriptor;
-use super::places::Identity;
-use super::recall::Recall;
+use super::mounts::Identity;
+use super::reopen::InodeRef;
 use super::slab::{Key, Slab};
 use crate::rate_limited;
 
 /// What an inode is, as far as it decides what may be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileType {
     /// A regular file.
     Regular,
     /// A directory.
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     Special,
 }
 
-impl Kind {
+impl FileType {
     /// From a mode's type bits.
     pub(super) fn from_mode(mode: u32) -> Self {
         match mode & libc::S_IFMT {
@@ -48,23 +48,23 @@ pub(super) struct Inode {
     /// Which it is.
     pub(super) identity: Identity,
     /// What it is.
-    pub(super) kind: Kind,
+    pub(super) file_type: FileType,
     /// Used since the clock's hand last passed.
     pub(super) used: AtomicBool,
     /// Open files of the guest.
-    pub(super) opens: AtomicU32,
+    pub(super) open_count: AtomicU32,
     /// When it was last changed, in nanoseconds since the epoch, as of the guest's last open; 0 where that cannot be relied on.
-    pub(super) changed: AtomicI64,
+    pub(super) ctime: AtomicI64,
     /// Since when that is known, in seconds that wrap.
-    pub(super) changed_known: AtomicU16,
+    pub(super) ctime_noted: AtomicU16,
     /// The size that the guest knows.
     pub(super) known_size: KnownSize,
     /// Look-ups that the guest has not undone.
-    pub(super) lookups: AtomicU64,
+    pub(super) lookup_count: AtomicU64,
     /// What holds it.
     pub(super) descriptor: Option<Arc<Descriptor>>,
     /// How to find it without.
-    pub(super) recall: Option<Box<Recall>>,
+    pub(super) inode_ref: Option<Box<InodeRef>>,
 }
 
 /// A file's size in bytes as the guest knows it: from the last attributes it got, or from its own
@@ -113,7 +113,7 @@ impl KnownSize {
     }
 }
 
-/// Inodes that the index has room for from the start.
+/// InodeTable that the index has room for from the start.
 const FIRST_INODES: usize = 56;
 
 /// A part of the table, to be put under a lock.
@@ -123,7 +123,7 @@ pub(super) struct Shard {
     /// Their positions, by what [`hash_of`] makes of their identity.
     pub(super) by_identity: HashTable<u32>,
     /// Where the clock's hand stands.
-    pub(super) hand: AtomicU32,
+    pub(super) clock_hand: AtomicU32,
 }
 
 impl Default for Shard {
@@ -131,7 +131,7 @@ impl Default for Shard {
         Self {
             slab: Slab::default(),
             by_identity: HashTable::with_capacity(FIRST_INODES),
-            hand: AtomicU32::new(0),
+            clock_hand: AtomicU32::new(0),
         }
     }
 }
@@ -146,11 +146,11 @@ impl Inode {
     }
 
     /// Whether no look-up is left.
-    pub(super) fn undo_lookups(&self, id: NodeId, count: u64) -> bool {
+    pub(super) fn remove_lookups(&self, id: NodeId, count: u64) -> bool {
         let before = self
-            .lookups
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lookups| {
-                Some(lookups.saturating_sub(count))
+            .lookup_count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lookup_count| {
+                Some(lookup_count.saturating_sub(count))
             })
             .unwrap_or(0);
         if before < count {
@@ -176,7 +176,7 @@ impl Shard {
     }
 
     /// Takes an inode out of the index, if it is in it.
-    pub(super) fn unlist(&mut self, hash: u64, key: Key) {
+    pub(super) fn unindex(&mut self, hash: u64, key: Key) {
         if let Ok(entry) = self
             .by_identity
             .find_entry(hash, |index| *index == key.index())
@@ -201,7 +201,7 @@ impl Shard {
 /// Where in an index an identity belongs.
 pub(super) fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
     let mut state = hasher.build_hasher();
-    state.write_u32(identity.place.0);
+    state.write_u32(identity.mount.0);
     state.write_u64(identity.ino);
     state.finish()
 }

@@ -10,8 +10,8 @@ use gangplank_fuse::{EntryOut, NodeId};
 
 use super::budget::{Descriptor, Permit};
 use super::fs::{Node, PassthroughFs};
-use super::inodes::{Came, Found, Kind};
-use super::places::{Identity, PlaceIndex};
+use super::inode_table::{FileType, Found, IsNew};
+use super::mounts::{Identity, MountIndex};
 use crate::session::Name;
 use crate::sys::file::{self, Statx};
 
@@ -22,7 +22,7 @@ impl PassthroughFs {
     pub(super) fn do_lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         let parent = self.directory(parent)?;
         match self.look_up_in(&parent, name.as_c_str()) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.no_entry(),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.negative_entry(),
             result => result,
         }
     }
@@ -30,37 +30,37 @@ impl PassthroughFs {
     /// Looks a name up in a directory at hand.
     pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
         // With no descriptor left for another inode, one that is known has to be found all the same.
-        if self.expectation.is_new()
-            && self.may_hold_inode()
-            && let Ok(permit) = self.permit_inode()
+        if self.lookup_predictor.predicts_new()
+            && self.may_look_up_new()
+            && let Ok(permit) = self.acquire_inode_permit()
         {
             let found = self.look_up_with(permit, parent, name);
             if found.is_err() {
-                self.expectation.failed();
+                self.lookup_predictor.record_failure();
             }
             return found;
         }
         let stat = file::stat_at(parent.as_fd(), name)?;
-        if let Some(place) = self.share.places.find(&stat, parent.identity.place) {
+        if let Some(mount) = self.share.mounts.find(&stat, parent.identity.mount) {
             let identity = Identity {
-                place,
+                mount,
                 ino: stat.stx_ino,
             };
             let found = match self.inodes.look_up(identity, stat.stx_size) {
                 Found::Same(id) => Some(id),
-                Found::Perhaps => {
+                Found::NeedsVerification => {
                     let dir = parent.as_fd();
-                    let evidence = self.share.evidence_at(place, dir, name, &stat);
-                    self.inodes.confirm(identity, stat.stx_size, &evidence)
+                    let fingerprint = self.share.fingerprint_at(mount, dir, name, &stat);
+                    self.inodes.verify(identity, stat.stx_size, &fingerprint)
                 }
                 Found::New => None,
             };
             if let Some(id) = found {
-                self.expectation.was(Came::Known);
-                return Ok(self.entry(id, parent.identity.place, place, &stat));
+                self.lookup_predictor.record(IsNew::No);
+                return Ok(self.entry(id, parent.identity.mount, mount, &stat));
             }
         }
-        self.look_up_with(self.permit_inode()?, parent, name)
+        self.look_up_with(self.acquire_inode_permit()?, parent, name)
     }
 
     /// Looks up a name whose inode the guest does not have, with the right to hold it.
@@ -73,36 +73,36 @@ impl PassthroughFs {
         let file = self.share.open(|| file::open_path(parent.as_fd(), name))?;
         // The name may have come to mean something else meanwhile: what was opened decides.
         let stat = file::stat(file.as_fd())?;
-        self.insert(parent.identity.place, file, permit, &stat)
+        self.insert(parent.identity.mount, file, permit, &stat)
     }
 
     /// Makes an inode known by an `O_PATH` descriptor, or counts one look-up more where it is.
     pub(super) fn insert(
         &self,
-        parent: PlaceIndex,
+        parent: MountIndex,
         file: OwnedFd,
         permit: Permit,
         stat: &Statx,
     ) -> io::Result<EntryOut> {
-        let place = self.share.place_of_new(stat, file.as_fd())?;
-        let kind = Kind::from_mode(u32::from(stat.stx_mode));
+        let mount = self.share.mount_of_new(stat, file.as_fd())?;
+        let file_type = FileType::from_mode(u32::from(stat.stx_mode));
         let identity = Identity {
-            place,
+            mount,
             ino: stat.stx_ino,
         };
         let descriptor = Arc::new(Descriptor::new(file, permit));
-        let evidence = || self.share.evidence(place, descriptor.as_fd(), stat);
-        let (id, came) =
+        let fingerprint = || self.share.fingerprint(mount, descriptor.as_fd(), stat);
+        let (id, is_new) =
             self.inodes
-                .insert(identity, kind, stat.stx_size, &descriptor, evidence)?;
-        self.expectation.was(came);
-        if place != parent && came == Came::New && kind == Kind::Directory {
+                .insert(identity, file_type, stat.stx_size, &descriptor, fingerprint)?;
+        self.lookup_predictor.record(is_new);
+        if mount != parent && is_new == IsNew::Yes && file_type == FileType::Directory {
             // A guest that is not told of mounts syncs this one with the share's root.
             if let Ok(mount) = self.node(id) {
                 self.prepare_syncfs_of(&mount);
             }
         }
-        Ok(self.entry(id, parent, place, stat))
+        Ok(self.entry(id, parent, mount, stat))
     }
 }
 
@@ -112,31 +112,31 @@ impl PassthroughFs {
 /// be opened, and opening it first tells all that the look would. Guests look up what they have (to see whether it is still
 /// there) or what they do not have (walking through a tree) many times in a row.
 #[derive(Debug, Default)]
-pub(super) struct Expectation {
+pub(super) struct LookupPredictor {
     /// New ones in a row.
-    new: AtomicU8,
+    new_in_a_row: AtomicU8,
 }
 
-impl Expectation {
+impl LookupPredictor {
     /// So many have to be new before the next is expected to be.
-    const ENOUGH: u8 = 2;
+    const THRESHOLD: u8 = 2;
 
-    fn is_new(&self) -> bool {
-        self.new.load(Ordering::Relaxed) >= Self::ENOUGH
+    fn predicts_new(&self) -> bool {
+        self.new_in_a_row.load(Ordering::Relaxed) >= Self::THRESHOLD
     }
 
     /// There was no inode. Opening what is not there costs most of all.
-    fn failed(&self) {
-        self.was(Came::Known);
+    fn record_failure(&self) {
+        self.record(IsNew::No);
     }
 
-    fn was(&self, came: Came) {
-        let new = match came {
-            Came::New => (self.new.load(Ordering::Relaxed) + 1).min(Self::ENOUGH),
-            Came::Known => 0,
+    fn record(&self, is_new: IsNew) {
+        let new = match is_new {
+            IsNew::Yes => (self.new_in_a_row.load(Ordering::Relaxed) + 1).min(Self::THRESHOLD),
+            IsNew::No => 0,
         };
         // Several threads at once may get it wrong, at the price of a system call.
-        self.new.store(new, Ordering::Relaxed);
+        self.new_in_a_row.store(new, Ordering::Relaxed);
     }
 }
 
@@ -146,16 +146,16 @@ mod tests {
 
     #[test]
     fn only_a_row_of_new_inodes_lets_expect_another() {
-        let expectation = Expectation::default();
-        for came in [Came::New, Came::Known, Came::New] {
-            expectation.was(came);
-            assert!(!expectation.is_new());
+        let predictor = LookupPredictor::default();
+        for is_new in [IsNew::Yes, IsNew::No, IsNew::Yes] {
+            predictor.record(is_new);
+            assert!(!predictor.predicts_new());
         }
         for _ in 0..1000 {
-            expectation.was(Came::New);
-            assert!(expectation.is_new());
+            predictor.record(IsNew::Yes);
+            assert!(predictor.predicts_new());
         }
-        expectation.was(Came::Known);
-        assert!(!expectation.is_new());
+        predictor.record(IsNew::No);
+        assert!(!predictor.predicts_new());
     }
 }

@@ -6,25 +6,25 @@ use gangplank_fuse::InitFlags;
 
 use super::credentials::Impersonation;
 use super::fs::PassthroughFs;
+use super::no_open::{NO_OPEN_FLAGS, allows_no_open};
 use super::options::{CachePolicy, Locks, Options};
-use super::unopened::{UNOPENED_FLAGS, need_no_opening};
 use crate::rate_limited;
 use crate::sys::thread;
 
 /// The flags in force, once agreed on.
 #[derive(Debug, Default)]
-pub(super) struct Session {
+pub(super) struct NegotiatedFlags {
     flags: AtomicU64,
 }
 
-impl Session {
+impl NegotiatedFlags {
     /// Whether all of `flags` were agreed on.
     pub(super) fn has(&self, flags: InitFlags) -> bool {
         InitFlags::from_bits_retain(self.flags.load(Ordering::Relaxed)).contains(flags)
     }
 
     /// Nothing is agreed on any more.
-    pub(super) fn end(&self) {
+    pub(super) fn clear(&self) {
         self.flags.store(0, Ordering::Relaxed);
     }
 }
@@ -40,12 +40,12 @@ impl PassthroughFs {
             // The guest then applies the umask, and default ACLs of the host come second.
             wanted -= InitFlags::DONT_MASK;
         }
-        if need_no_opening(&self.share.options) && offered.contains(UNOPENED_FLAGS) {
+        if allows_no_open(&self.share.options) && offered.contains(NO_OPEN_FLAGS) {
             // A guest that opens by itself would take a file for empty that it has only asked to be emptied.
-            wanted = (wanted | UNOPENED_FLAGS) - InitFlags::ATOMIC_O_TRUNC;
+            wanted = (wanted | NO_OPEN_FLAGS) - InitFlags::ATOMIC_O_TRUNC;
         }
         let agreed = wanted & offered;
-        for (asked, flag, option) in [
+        for (wanted_by_option, flag, option) in [
             (
                 self.share.options.writeback,
                 InitFlags::WRITEBACK_CACHE,
@@ -67,22 +67,24 @@ impl PassthroughFs {
                 "--allow-mmap",
             ),
         ] {
-            if asked && !offered.contains(flag) {
+            if wanted_by_option && !offered.contains(flag) {
                 rate_limited!(
                     info,
                     "{option} has no effect: the guest's kernel does not know it"
                 );
             }
         }
-        self.session.flags.store(agreed.bits(), Ordering::Relaxed);
+        self.negotiated
+            .flags
+            .store(agreed.bits(), Ordering::Relaxed);
         agreed
     }
 
     /// How objects are created in this session.
     pub(super) fn impersonation(&self) -> Impersonation {
         Impersonation {
-            identity: self.share.abilities.can_change_credentials,
-            umask: self.session.has(InitFlags::DONT_MASK),
+            change_ids: self.share.abilities.can_change_credentials,
+            apply_umask: self.negotiated.has(InitFlags::DONT_MASK),
         }
     }
 }

@@ -8,9 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use gangplank_fuse::{Handle, NodeId};
 
 use super::budget::Descriptor;
-use super::directory::Listing;
-use super::open_flags::OpenRequest;
-use super::places::Place;
+use super::mounts::Mount;
+use super::open_flags::OpenFlags;
+use super::readdir::DirStream;
 use super::slab::{Key, Slab};
 
 /// One open file or directory.
@@ -24,15 +24,15 @@ pub(super) struct OpenFile {
     /// Whether transfers go past the page cache; given up when that cannot be done.
     pub(super) direct: AtomicBool,
     /// Whether a read can be asked not to wait for the disk (`RWF_NOWAIT`); given up when that cannot be done.
-    pub(super) tells_waiting: AtomicBool,
+    pub(super) supports_nowait: AtomicBool,
     /// Whether a read that returns less than asked has come to the end or to an error.
-    pub(super) reads_whole: bool,
+    pub(super) short_read_is_final: bool,
     /// Whether closing it can report an error that nothing else reports.
-    pub(super) close_reports: bool,
+    pub(super) close_reports_errors: bool,
     /// Whether it may be used again by another who opens it, when it was closed.
-    pub(super) may_be_kept: bool,
+    pub(super) cacheable: bool,
     /// For a directory: how far it was listed.
-    pub(super) listing: Option<Box<Listing>>,
+    pub(super) dir_stream: Option<Box<DirStream>>,
 }
 
 impl OpenFile {
@@ -40,34 +40,36 @@ impl OpenFile {
     pub(super) fn file(
         node: NodeId,
         descriptor: Arc<Descriptor>,
-        request: OpenRequest,
-        place: &Place,
+        flags: OpenFlags,
+        mount: &Mount,
     ) -> Self {
         Self {
             node,
             descriptor,
-            writable: request.write,
-            direct: AtomicBool::new(request.direct),
-            tells_waiting: AtomicBool::new(true),
-            reads_whole: place.reads_whole(),
-            close_reports: place.close_reports(),
-            may_be_kept: request.only_reads() && place.reads_whole() && !place.close_reports(),
-            listing: None,
+            writable: flags.write,
+            direct: AtomicBool::new(flags.direct),
+            supports_nowait: AtomicBool::new(true),
+            short_read_is_final: mount.short_read_is_final(),
+            close_reports_errors: mount.close_reports_errors(),
+            cacheable: flags.is_read_only()
+                && mount.short_read_is_final()
+                && !mount.close_reports_errors(),
+            dir_stream: None,
         }
     }
 
     /// An open directory, not in any table yet.
-    pub(super) fn directory(node: NodeId, descriptor: Descriptor, listing: Listing) -> Self {
+    pub(super) fn directory(node: NodeId, descriptor: Descriptor, dir_stream: DirStream) -> Self {
         Self {
             node,
             descriptor: Arc::new(descriptor),
             writable: false,
             direct: AtomicBool::new(false),
-            tells_waiting: AtomicBool::new(false),
-            reads_whole: true,
-            close_reports: false,
-            may_be_kept: false,
-            listing: Some(Box::new(listing)),
+            supports_nowait: AtomicBool::new(false),
+            short_read_is_final: true,
+            close_reports_errors: false,
+            cacheable: false,
+            dir_stream: Some(Box::new(dir_stream)),
         }
     }
 

@@ -116,9 +116,9 @@ pub enum GuestArch {
 pub struct Options {
     /// How much the guest may cache.
     pub cache: CachePolicy,
-    /// Validity of entries and attributes; `None` takes the policy's. See [`Options::timeout`].
+    /// CacheTimeouts of entries and attributes; `None` takes the policy's. See [`Options::timeout`].
     pub timeout: Option<Duration>,
-    /// Validity of "no such file". Zero unless asked for, whatever the policy: a file that the host makes later would stay
+    /// CacheTimeouts of "no such file". Zero unless asked for, whatever the policy: a file that the host makes later would stay
     /// invisible to a guest that looked for it too early.
     pub negative_timeout: Duration,
     /// Extended attributes are offered.
@@ -151,7 +151,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Validity of entries and attributes in force: the operator's, else the policy's.
+    /// CacheTimeouts of entries and attributes in force: the operator's, else the policy's.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or_else(|| self.cache.timeout())

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use super::budget::{Budget, Descriptor, Permit};
-use super::inodes::{Inodes, Kind, stale};
+use super::inode_table::{FileType, InodeTable, stale};
+use super::mounts::{Identity, Mount, MountIndex, Mounts};
 use super::options::{InodeFileHandles, Options};
-use super::places::{Identity, Place, PlaceIndex, Places};
-use super::recall::Recall;
+use super::reopen::InodeRef;
 use crate::rate_limited;
 use crate::sys::file::{self, Statx};
 
@@ -47,11 +47,11 @@ pub struct Share {
     pub(super) proc_self_fd: OwnedFd,
     pub(super) options: Options,
     pub(super) abilities: Abilities,
-    pub(super) places: Places,
+    pub(super) mounts: Mounts,
     pub(super) budget: Arc<Budget>,
-    guests: Mutex<Vec<Weak<Inodes>>>,
+    guests: Mutex<Vec<Weak<InodeTable>>>,
     /// When inodes were last asked for descriptors, if none gave any.
-    pub(super) last_vain_search: Mutex<Option<Instant>>,
+    pub(super) last_failed_eviction: Mutex<Option<Instant>>,
 }
 
 impl Share {
@@ -70,15 +70,16 @@ impl Share {
         if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFDIR {
             return Err(ShareError::NotDirectory);
         }
-        let places = Places::default();
-        let place = places
+        let mounts = Mounts::default();
+        let mount = mounts
             .find_or_add(&stat, root.as_fd())
             .map_err(ShareError::Attributes)?;
         if options.inode_file_handles == InodeFileHandles::Mandatory {
-            let handle =
-                place
-                    .handles()
-                    .openable(proc_self_fd.as_fd(), root.as_fd(), Some(root.as_fd()));
+            let handle = mount.handles().openable_handle(
+                proc_self_fd.as_fd(),
+                root.as_fd(),
+                Some(root.as_fd()),
+            );
             if !abilities.can_open_by_handle || handle.is_none() {
                 return Err(ShareError::NoHandles);
             }
@@ -88,16 +89,16 @@ impl Share {
         Ok(Arc::new(Self {
             root: Arc::new(Descriptor::new(root, permit)),
             root_identity: Identity {
-                place: place.index(),
+                mount: mount.index(),
                 ino: stat.stx_ino,
             },
             proc_self_fd,
             budget: Budget::new(options.fd_budget),
             options,
             abilities,
-            places,
+            mounts,
             guests: Mutex::default(),
-            last_vain_search: Mutex::default(),
+            last_failed_eviction: Mutex::default(),
         }))
     }
 
@@ -118,14 +119,14 @@ impl Share {
     }
 
     /// Adds a guest's table to those that give up descriptors when they get scarce.
-    pub(super) fn register(&self, inodes: &Arc<Inodes>) {
+    pub(super) fn register(&self, inodes: &Arc<InodeTable>) {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.retain(|guest| guest.strong_count() > 0);
         guests.push(Arc::downgrade(inodes));
     }
 
     /// The tables of all guests.
-    pub(super) fn registered(&self) -> Vec<Arc<Inodes>> {
+    pub(super) fn registered(&self) -> Vec<Arc<InodeTable>> {
         let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.iter().filter_map(Weak::upgrade).collect()
     }
@@ -134,46 +135,46 @@ impl Share {
     ///
     /// # Errors
     /// ESTALE where the inode is gone, ENFILE.
-    pub(super) fn find_again(
+    pub(super) fn reopen(
         &self,
         identity: Identity,
-        recall: &Recall,
+        recall: &InodeRef,
     ) -> io::Result<Arc<Descriptor>> {
-        let permit = self.permit()?;
-        let fd = self.open(|| self.open_recalled(identity, recall))?;
+        let permit = self.acquire_permit()?;
+        let fd = self.open(|| self.open_inode_ref(identity, recall))?;
         Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 
     /// The place at a position.
-    pub(super) fn place(&self, index: PlaceIndex) -> io::Result<Arc<Place>> {
-        self.places.get(index).ok_or_else(stale)
+    pub(super) fn mount(&self, index: MountIndex) -> io::Result<Arc<Mount>> {
+        self.mounts.get(index).ok_or_else(stale)
     }
 
     /// The place of a file that was just opened.
     ///
     /// # Errors
     /// EOPNOTSUPP where handles are mandatory and this place has none.
-    pub(super) fn place_of_new(
+    pub(super) fn mount_of_new(
         &self,
         stat: &Statx,
         file: BorrowedFd<'_>,
-    ) -> io::Result<PlaceIndex> {
-        let known = self.places.find(stat, PlaceIndex::ROOT);
+    ) -> io::Result<MountIndex> {
+        let known = self.mounts.find(stat, MountIndex::ROOT);
         if let (Some(index), true) = (
             known,
             self.options.inode_file_handles != InodeFileHandles::Mandatory,
         ) {
             return Ok(index);
         }
-        let place = self.places.find_or_add(stat, file)?;
+        let mount = self.mounts.find_or_add(stat, file)?;
         if self.options.inode_file_handles == InodeFileHandles::Mandatory {
-            let kind = Kind::from_mode(u32::from(stat.stx_mode));
+            let file_type = FileType::from_mode(u32::from(stat.stx_mode));
             let identity = Identity {
-                place: place.index(),
+                mount: mount.index(),
                 ino: stat.stx_ino,
             };
             if self
-                .openable_handle(identity, file, kind.can_be_opened())
+                .openable_handle(identity, file, file_type.can_be_opened())
                 .is_none()
             {
                 rate_limited!(
@@ -183,6 +184,6 @@ impl Share {
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
         }
-        Ok(place.index())
+        Ok(mount.index())
     }
 }

@@ -117,9 +117,9 @@ impl<T> Slab<T> {
             .and_then(Option::as_mut)
             .ok_or(Full)?;
         let slot = (!chunk.used).trailing_zeros();
-        let place = chunk.slots.get_mut(slot as usize).ok_or(Full)?;
+        let entry = chunk.slots.get_mut(slot as usize).ok_or(Full)?;
         let key = Key(((self.made + 1) << INDEX_BITS) | (number * CHUNK) as u64 | u64::from(slot));
-        *place = Some((key, value));
+        *entry = Some((key, value));
         chunk.used |= 1 << slot;
         self.made += 1;
         self.len += 1;
@@ -159,8 +159,8 @@ impl<T> Slab<T> {
     /// Takes an entry out.
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
         let (number, slot) = key.position();
-        let place = self.chunks.get_mut(number)?;
-        let chunk = place.as_mut()?;
+        let chunk_slot = self.chunks.get_mut(number)?;
+        let chunk = chunk_slot.as_mut()?;
         let entry = chunk.slots.get_mut(slot)?;
         if !matches!(entry, Some((found, _)) if *found == key) {
             return None;
@@ -170,7 +170,7 @@ impl<T> Slab<T> {
         chunk.used &= !(1 << slot);
         self.len -= 1;
         if chunk.used == 0 {
-            self.spare = place.take();
+            self.spare = chunk_slot.take();
             self.trim();
         } else if was_full {
             // Positions have 24 bits.

@@ -15,19 +15,19 @@ use gangplank_fuse::{InitFlags, NodeId};
 
 use super::budget::{Descriptor, Permit};
 use super::fs::{Node, PassthroughFs};
-use super::places::PlaceIndex;
+use super::mounts::MountIndex;
 use crate::sys::file;
 use crate::sys::file_content;
 
 /// One open directory for each mount that the guest has come upon.
 #[derive(Debug, Default)]
-pub(super) struct SyncDirectories {
-    open: Mutex<BTreeMap<PlaceIndex, Arc<Descriptor>>>,
+pub(super) struct SyncfsDirectories {
+    open: Mutex<BTreeMap<MountIndex, Arc<Descriptor>>>,
     /// Whether that of the root is among them, or could not be opened.
     root_tried: AtomicBool,
 }
 
-impl SyncDirectories {
+impl SyncfsDirectories {
     /// Closes all.
     pub(super) fn clear(&self) {
         let old = std::mem::take(&mut *self.lock());
@@ -35,11 +35,11 @@ impl SyncDirectories {
         drop(old);
     }
 
-    fn get(&self, place: PlaceIndex) -> Option<Arc<Descriptor>> {
-        self.lock().get(&place).map(Arc::clone)
+    fn get(&self, mount: MountIndex) -> Option<Arc<Descriptor>> {
+        self.lock().get(&mount).map(Arc::clone)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PlaceIndex, Arc<Descriptor>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MountIndex, Arc<Descriptor>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -48,7 +48,7 @@ impl PassthroughFs {
     /// Opens the share's root for SYNCFS before the guest first opens a file to write.
     pub(super) fn prepare_syncfs(&self) {
         if self
-            .sync_directories
+            .syncfs_directories
             .root_tried
             .swap(true, Ordering::Relaxed)
         {
@@ -62,27 +62,27 @@ impl PassthroughFs {
     /// Opens a directory for SYNCFS of its mount, unless one is open. Without it, SYNCFS may miss an
     /// error, but works.
     pub(super) fn prepare_syncfs_of(&self, directory: &Node) {
-        let _ = self.sync_directory(directory);
+        let _ = self.syncfs_directory(directory);
     }
 
-    fn sync_directory(&self, directory: &Node) -> io::Result<Arc<Descriptor>> {
-        let place = directory.identity.place;
-        if let Some(open) = self.sync_directories.get(place) {
+    fn syncfs_directory(&self, directory: &Node) -> io::Result<Arc<Descriptor>> {
+        let mount = directory.identity.mount;
+        if let Some(open) = self.syncfs_directories.get(mount) {
             return Ok(open);
         }
         // The root's descriptor is one of those that each guest is counted with anyway.
-        let permit = match place == self.share.root_identity.place {
+        let permit = match mount == self.share.root_identity.mount {
             true => Permit::uncounted(),
-            false => self.permit_open()?,
+            false => self.acquire_file_permit()?,
         };
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         let proc = self.share.proc_self_fd();
         let fd = self
             .share
-            .open(|| file::reopen(proc, directory.as_fd(), flags))?;
+            .open(|| file::reopen_through_proc(proc, directory.as_fd(), flags))?;
         let opened = Arc::new(Descriptor::new(fd, permit));
-        let mut open = self.sync_directories.lock();
-        Ok(Arc::clone(open.entry(place).or_insert(opened)))
+        let mut open = self.syncfs_directories.lock();
+        Ok(Arc::clone(open.entry(mount).or_insert(opened)))
     }
 
     /// Brings the file system that holds a node to stable storage; all of the guest's, where it
@@ -92,14 +92,14 @@ impl PassthroughFs {
     /// `syncfs(2)`'s: the first, after all were tried.
     pub(super) fn do_syncfs(&self, id: NodeId) -> io::Result<()> {
         let directory = self.directory(id)?;
-        let own = self.sync_directory(&directory)?;
+        let own = self.syncfs_directory(&directory)?;
         let mut result = file_content::sync_file_system(own.as_fd());
-        if !self.session.has(InitFlags::SUBMOUNTS) {
+        if !self.negotiated.has(InitFlags::SUBMOUNTS) {
             let others: Vec<_> = {
-                let open = self.sync_directories.lock();
+                let open = self.syncfs_directories.lock();
                 let others = open
                     .iter()
-                    .filter(|(place, _)| **place != directory.identity.place);
+                    .filter(|(mount, _)| **mount != directory.identity.mount);
                 others.map(|(_, other)| Arc::clone(other)).collect()
             };
             for other in others {

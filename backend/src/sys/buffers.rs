@@ -115,7 +115,7 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// Where the next `count` bytes are, if they are in one segment.
-    fn whole(&self, count: usize) -> Option<*mut u8> {
+    fn contiguous(&self, count: usize) -> Option<*mut u8> {
         let first = self.rest.first()?;
         (first.iov_len >= count).then_some(first.iov_base.cast())
     }
@@ -168,7 +168,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// How many bytes a vectored system call moved, or its errno.
-fn moved(result: isize) -> io::Result<usize> {
+fn byte_count(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
@@ -188,13 +188,13 @@ impl Reader<'_> {
             let Some(first) = self.0.rest.first() else {
                 break;
             };
-            let part = first.iov_len.min(buffer.len() - filled);
-            let target = buffer[filled..filled + part].as_mut_ptr();
+            let chunk = first.iov_len.min(buffer.len() - filled);
+            let target = buffer[filled..filled + chunk].as_mut_ptr();
             // SAFETY: `Segments::reader`'s caller keeps the segment mapped; `target` has room for `part` bytes
             // and, being a Rust buffer, does not overlap guest memory.
-            unsafe { std::ptr::copy_nonoverlapping(first.iov_base.cast::<u8>(), target, part) };
-            filled += part;
-            self.0.advance(part);
+            unsafe { std::ptr::copy_nonoverlapping(first.iov_base.cast::<u8>(), target, chunk) };
+            filled += chunk;
+            self.0.advance(chunk);
         }
         filled
     }
@@ -205,7 +205,7 @@ impl Reader<'_> {
             return None;
         }
         // Nearly always a value is whole, and its copy a few moves of known length.
-        if let Some(base) = self.0.whole(size_of::<T>()) {
+        if let Some(base) = self.0.contiguous(size_of::<T>()) {
             // SAFETY: `Segments::reader`'s caller keeps the segment mapped, and it has as many bytes; any are a `T`.
             let value = unsafe { base.cast::<T>().read_unaligned() };
             self.0.advance(size_of::<T>());
@@ -232,7 +232,7 @@ impl Reader<'_> {
         self.0.vectored(count, |segments, used| {
             // SAFETY: `segments` points to `used` segments which `Segments::reader`'s caller keeps mapped; the
             // kernel answers EFAULT where it cannot read them.
-            moved(unsafe {
+            byte_count(unsafe {
                 libc::pwritev2(
                     file.as_raw_fd(),
                     segments,
@@ -261,13 +261,13 @@ impl<'a> Writer<'a> {
             let Some(first) = self.0.rest.first() else {
                 break;
             };
-            let part = first.iov_len.min(bytes.len() - done);
-            let source = bytes[done..done + part].as_ptr();
+            let chunk = first.iov_len.min(bytes.len() - done);
+            let source = bytes[done..done + chunk].as_ptr();
             // SAFETY: `Segments::writer`'s caller keeps the segment mapped and free of Rust references; `source`
             // has `part` bytes and, being a Rust slice, does not overlap it.
-            unsafe { std::ptr::copy_nonoverlapping(source, first.iov_base.cast::<u8>(), part) };
-            done += part;
-            self.0.advance(part);
+            unsafe { std::ptr::copy_nonoverlapping(source, first.iov_base.cast::<u8>(), chunk) };
+            done += chunk;
+            self.0.advance(chunk);
         }
         done
     }
@@ -275,7 +275,7 @@ impl<'a> Writer<'a> {
     /// Copies a plain value in whole, or returns false and writes nothing where there is no room for it.
     #[must_use]
     pub fn write_value<T: IntoBytes + Immutable>(&mut self, value: &T) -> bool {
-        if let Some(base) = self.0.whole(size_of::<T>()) {
+        if let Some(base) = self.0.contiguous(size_of::<T>()) {
             let bytes = value.as_bytes().as_ptr();
             // SAFETY: `Segments::writer`'s caller keeps the segment mapped and free of Rust references, and it has as many
             // bytes as the value.
@@ -288,7 +288,7 @@ impl<'a> Writer<'a> {
 
     /// How many of the next `count` bytes one call of [`Writer::read_from`] asks the kernel for: a
     /// smaller result is a short read.
-    pub fn one_call_covers(&self, count: usize) -> usize {
+    pub fn max_per_call(&self, count: usize) -> usize {
         let count = count.min(MAX_BYTES_PER_CALL);
         if self.0.rest.len() <= MAX_SEGMENTS_PER_CALL {
             return count;
@@ -317,7 +317,7 @@ impl<'a> Writer<'a> {
         self.0.vectored(count, |segments, used| {
             // SAFETY: `segments` points to `used` segments which `Segments::writer`'s caller keeps mapped; the
             // kernel answers EFAULT where it cannot write them.
-            moved(unsafe {
+            byte_count(unsafe {
                 libc::preadv2(
                     file.as_raw_fd(),
                     segments,
@@ -334,10 +334,10 @@ impl<'a> Writer<'a> {
         if self.0.remaining < N {
             return None;
         }
-        if let Some(base) = self.0.whole(N) {
+        if let Some(base) = self.0.contiguous(N) {
             self.0.advance(N);
             return Some(Reserved {
-                place: Place::Whole(base),
+                room: Room::Contiguous(base),
                 _memory: PhantomData,
             });
         }
@@ -347,7 +347,7 @@ impl<'a> Writer<'a> {
             self.0.advance(1);
         }
         Some(Reserved {
-            place: Place::Cut(bytes),
+            room: Room::Scattered(bytes),
             _memory: PhantomData,
         })
     }
@@ -355,26 +355,26 @@ impl<'a> Writer<'a> {
 
 /// Room for `N` bytes at the front of a reply.
 pub struct Reserved<'a, const N: usize> {
-    place: Place<N>,
+    room: Room<N>,
     _memory: PhantomData<&'a mut libc::iovec>,
 }
 
-enum Place<const N: usize> {
+enum Room<const N: usize> {
     /// One byte after another from here on.
-    Whole(*mut u8),
+    Contiguous(*mut u8),
     /// Each byte on its own, since the guest may have cut the room anywhere.
-    Cut([*mut u8; N]),
+    Scattered([*mut u8; N]),
 }
 
 impl<const N: usize> Reserved<'_, N> {
     /// Fills the room.
     pub fn fill(self, bytes: [u8; N]) {
-        match self.place {
-            Place::Whole(base) => {
+        match self.room {
+            Room::Contiguous(base) => {
                 // SAFETY: `Segments::writer`'s caller keeps the segment mapped, and it has `N` bytes from here on.
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, N) };
             }
-            Place::Cut(targets) => {
+            Room::Scattered(targets) => {
                 for (target, byte) in targets.into_iter().zip(bytes) {
                     // SAFETY: `Segments::writer`'s caller keeps each of the addresses mapped and writable.
                     unsafe { target.write_volatile(byte) };

@@ -111,7 +111,7 @@ pub fn open_at(dir: BorrowedFd<'_>, name: &CStr, flags: i32, mode: u32) -> io::R
 ///
 /// # Errors
 /// `openat(2)`'s.
-pub fn reopen(
+pub fn reopen_through_proc(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     flags: i32,
@@ -157,7 +157,7 @@ pub fn read_directory(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resul
 ///
 /// # Errors
 /// `fstatfs(2)`'s.
-pub fn file_system_figures(file: BorrowedFd<'_>) -> io::Result<StatVfs> {
+pub fn file_system_stats(file: BorrowedFd<'_>) -> io::Result<StatVfs> {
     Ok(rustix::fs::fstatvfs(file)?)
 }
 
@@ -210,7 +210,7 @@ pub fn read_link(link: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<usize> {
 ///
 /// # Errors
 /// `readlinkat(2)`'s.
-pub fn own_path(
+pub fn proc_path(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     path: &mut [u8],
@@ -289,8 +289,10 @@ mod tests {
     fn a_deleted_file_is_reopened_with_other_flags() {
         let proc_self_fd = File::open("/proc/self/fd").expect("opened");
         let file = tempfile::tempfile().expect("a temporary file");
-        let path = reopen(proc_self_fd.as_fd(), file.as_fd(), libc::O_PATH).expect("reopened");
-        let again = reopen(proc_self_fd.as_fd(), path.as_fd(), libc::O_RDWR).expect("reopened");
+        let path = reopen_through_proc(proc_self_fd.as_fd(), file.as_fd(), libc::O_PATH)
+            .expect("reopened");
+        let again = reopen_through_proc(proc_self_fd.as_fd(), path.as_fd(), libc::O_RDWR)
+            .expect("reopened");
         crate::sys::file_content::truncate(again.as_fd(), 9).expect("truncated");
         assert_eq!(stat(path.as_fd()).expect("attributes").stx_size, 9);
         close_duplicate(again.as_fd()).expect("closed");

@@ -39,7 +39,7 @@ pub fn copy_range(
 
 /// What [`seek`] looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SeekFor {
+pub enum SeekTarget {
     /// Bytes that are stored.
     Data,
     /// A hole, or the end of the file.
@@ -50,10 +50,10 @@ pub enum SeekFor {
 ///
 /// # Errors
 /// `lseek(2)`'s; ENXIO beyond the end.
-pub fn seek(file: BorrowedFd<'_>, offset: u64, what: SeekFor) -> io::Result<u64> {
-    let position = match what {
-        SeekFor::Data => SeekFrom::Data(offset),
-        SeekFor::Hole => SeekFrom::Hole(offset),
+pub fn seek(file: BorrowedFd<'_>, offset: u64, target: SeekTarget) -> io::Result<u64> {
+    let position = match target {
+        SeekTarget::Data => SeekFrom::Data(offset),
+        SeekTarget::Hole => SeekFrom::Hole(offset),
     };
     Ok(rustix::fs::seek(file, position)?)
 }

@@ -30,7 +30,7 @@ impl FileHandle {
     /// # Errors
     /// `name_to_handle_at(2)`'s; EOPNOTSUPP where the file system has no handles.
     pub fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
-        Self::ask(file, c"", libc::AT_EMPTY_PATH)
+        Self::name_to_handle_at(file, c"", libc::AT_EMPTY_PATH)
     }
 
     /// The handle of `name` in `dir`; of a symbolic link itself where it is one.
@@ -38,10 +38,14 @@ impl FileHandle {
     /// # Errors
     /// `name_to_handle_at(2)`'s; EOPNOTSUPP where the file system has no handles.
     pub fn at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
-        Self::ask(dir, name, 0)
+        Self::name_to_handle_at(dir, name, 0)
     }
 
-    fn ask(file: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<Self> {
+    fn name_to_handle_at(
+        file: BorrowedFd<'_>,
+        name: &CStr,
+        flags: libc::c_int,
+    ) -> io::Result<Self> {
         let mut raw = RawHandle {
             bytes: 128,
             kind: 0,

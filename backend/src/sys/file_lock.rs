@@ -62,7 +62,7 @@ pub fn set_range_lock(file: BorrowedFd<'_>, lock: RangeLock, wait: bool) -> io::
 ///
 /// # Errors
 /// `fcntl(2)`'s.
-pub fn find_range_lock(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<Option<RangeLock>> {
+pub fn test_range_lock(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<Option<RangeLock>> {
     let mut raw = lock.raw();
     // SAFETY: `raw` is an initialised `flock` that outlives the call.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut raw) })?;
@@ -82,7 +82,7 @@ pub fn find_range_lock(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<Opti
 ///
 /// # Errors
 /// `flock(2)`'s: EAGAIN where the lock is held by another, EINTR where a signal ends the wait.
-pub fn set_whole_lock(file: BorrowedFd<'_>, kind: LockKind, wait: bool) -> io::Result<()> {
+pub fn set_flock(file: BorrowedFd<'_>, kind: LockKind, wait: bool) -> io::Result<()> {
     let operation = match kind {
         LockKind::Read => libc::LOCK_SH,
         LockKind::Write => libc::LOCK_EX,

@@ -21,7 +21,7 @@ struct Slot {
     base: AtomicPtr<u8>,
     /// Bytes; 0 while the slot is not in use. Written last and read first.
     len: AtomicUsize,
-    torn: AtomicBool,
+    truncated: AtomicBool,
 }
 
 impl Slot {
@@ -30,12 +30,12 @@ impl Slot {
             taken: AtomicBool::new(false),
             base: AtomicPtr::new(std::ptr::null_mut()),
             len: AtomicUsize::new(0),
-            torn: AtomicBool::new(false),
+            truncated: AtomicBool::new(false),
         }
     }
 
     /// The mapping's first address and length, if `address` lies in it.
-    fn holds(&self, address: usize) -> Option<(*mut u8, usize)> {
+    fn containing(&self, address: usize) -> Option<(*mut u8, usize)> {
         let len = self.len.load(Ordering::Acquire);
         let base = self.base.load(Ordering::Acquire);
         let offset = address.checked_sub(base.addr())?;
@@ -67,7 +67,7 @@ impl Guarded {
         install_handler();
         for slot in &TABLE {
             if !slot.taken.swap(true, Ordering::AcqRel) {
-                slot.torn.store(false, Ordering::Release);
+                slot.truncated.store(false, Ordering::Release);
                 slot.base.store(base, Ordering::Release);
                 slot.len.store(len, Ordering::Release);
                 return Ok(Self { slot });
@@ -78,7 +78,7 @@ impl Guarded {
 
     /// Whether a part of the mapping was found to have no memory behind it.
     pub fn is_torn(&self) -> bool {
-        self.slot.torn.load(Ordering::Acquire)
+        self.slot.truncated.load(Ordering::Acquire)
     }
 }
 
@@ -102,7 +102,8 @@ fn install_handler() {
     INSTALL.call_once(|| {
         // SAFETY: all-zero is a valid `sigaction` with an empty mask.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = repair;
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+            handle_sigbus;
         action.sa_sigaction = handler as libc::sighandler_t;
         action.sa_flags = libc::SA_SIGINFO;
         // SAFETY: `action` is initialised, and its handler keeps to what is allowed in a signal handler.
@@ -116,7 +117,7 @@ fn install_handler() {
 }
 
 /// Runs within the instruction that failed, on the thread that failed: takes no lock, allocates nothing.
-extern "C" fn repair(
+extern "C" fn handle_sigbus(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
     _context: *mut libc::c_void,
@@ -130,11 +131,10 @@ extern "C" fn repair(
     let mut repaired = false;
     // While a memory table changes, two slots may hold the same mapping. All of them are to know.
     for slot in &TABLE {
-        if let Some((base, len)) = slot.holds(address.addr()) {
-            slot.torn.store(true, Ordering::Release);
+        if let Some((base, len)) = slot.containing(address.addr()) {
+            slot.truncated.store(true, Ordering::Release);
             // Huge pages cannot be replaced one small page at a time: then the whole mapping is.
-            repaired =
-                repaired || put_empty_memory(start, page) || put_empty_memory(base.cast(), len);
+            repaired = repaired || map_anonymous(start, page) || map_anonymous(base.cast(), len);
         }
     }
     if repaired {
@@ -146,7 +146,7 @@ extern "C" fn repair(
 }
 
 /// Replaces mapped memory by empty pages of our own.
-fn put_empty_memory(start: *mut libc::c_void, len: usize) -> bool {
+fn map_anonymous(start: *mut libc::c_void, len: usize) -> bool {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: the range lies within a mapping of guest memory, which is only ever reached by raw addresses and which

@@ -14,39 +14,39 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 
 thread_local! {
     /// Whether the thread has a working directory and umask of its own, and which umask.
-    static OWN_FS: Cell<OwnFs> = const { Cell::new(OwnFs::Unknown) };
+    static THREAD_FS: Cell<ThreadFs> = const { Cell::new(ThreadFs::Shared) };
 }
 
 #[derive(Clone, Copy)]
-enum OwnFs {
-    Unknown,
-    Refused(i32),
-    Yes {
+enum ThreadFs {
+    Shared,
+    UnshareFailed(i32),
+    Private {
         umask: Option<u32>,
-        in_descriptors: bool,
+        in_proc_self_fd: bool,
     },
 }
 
 /// Gives the calling thread a umask and a working directory of its own, once.
-fn own_fs() -> io::Result<(Option<u32>, bool)> {
-    OWN_FS.with(|own| match own.get() {
-        OwnFs::Yes {
+fn unshare_fs() -> io::Result<(Option<u32>, bool)> {
+    THREAD_FS.with(|own| match own.get() {
+        ThreadFs::Private {
             umask,
-            in_descriptors,
-        } => Ok((umask, in_descriptors)),
-        OwnFs::Refused(errno) => Err(io::Error::from_raw_os_error(errno)),
-        OwnFs::Unknown => {
+            in_proc_self_fd,
+        } => Ok((umask, in_proc_self_fd)),
+        ThreadFs::UnshareFailed(errno) => Err(io::Error::from_raw_os_error(errno)),
+        ThreadFs::Shared => {
             // SAFETY: CLONE_FS stops sharing umask, root and working directory; descriptors stay shared.
             match unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) } {
                 Ok(()) => {
-                    own.set(OwnFs::Yes {
+                    own.set(ThreadFs::Private {
                         umask: None,
-                        in_descriptors: false,
+                        in_proc_self_fd: false,
                     });
                     Ok((None, false))
                 }
                 Err(errno) => {
-                    own.set(OwnFs::Refused(errno.raw_os_error()));
+                    own.set(ThreadFs::UnshareFailed(errno.raw_os_error()));
                     Err(errno.into())
                 }
             }
@@ -60,12 +60,12 @@ fn own_fs() -> io::Result<(Option<u32>, bool)> {
 /// `unshare(2)`'s where the thread cannot have a umask of its own.
 pub fn set_umask(umask: u32) -> io::Result<()> {
     let umask = umask & 0o777;
-    let (current, in_descriptors) = own_fs()?;
+    let (current, in_proc_self_fd) = unshare_fs()?;
     if current != Some(umask) {
         rustix::process::umask(Mode::from_raw_mode(umask));
-        OWN_FS.set(OwnFs::Yes {
+        THREAD_FS.set(ThreadFs::Private {
             umask: Some(umask),
-            in_descriptors,
+            in_proc_self_fd,
         });
     }
     Ok(())
@@ -76,13 +76,13 @@ pub fn set_umask(umask: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// `unshare(2)`'s and `fchdir(2)`'s.
-pub fn enter_descriptors(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
-    let (umask, in_descriptors) = own_fs()?;
-    if !in_descriptors {
+pub fn chdir_to_proc_self_fd(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
+    let (umask, in_proc_self_fd) = unshare_fs()?;
+    if !in_proc_self_fd {
         rustix::process::fchdir(proc_self_fd)?;
-        OWN_FS.set(OwnFs::Yes {
+        THREAD_FS.set(ThreadFs::Private {
             umask,
-            in_descriptors: true,
+            in_proc_self_fd: true,
         });
     }
     Ok(())
@@ -90,7 +90,7 @@ pub fn enter_descriptors(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The effective user and group id that the calling thread has when it has taken on nobody else's. Asked of the kernel
 /// once for each thread; to be called first while that is so.
-pub fn own_ids() -> (u32, u32) {
+pub fn initial_ids() -> (u32, u32) {
     thread_local! {
         static OWN: (u32, u32) = (
             rustix::process::geteuid().as_raw(),
@@ -168,9 +168,9 @@ pub fn preemptions() -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capability {
     /// Keeps set-user-ID and set-group-ID bits over a write (`CAP_FSETID`).
-    KeepSetId,
+    Fsetid,
     /// Overrides permission bits (`CAP_DAC_OVERRIDE`).
-    OverridePermissions,
+    DacOverride,
 }
 
 /// Makes a permitted capability effective for the calling thread or not, and returns what it was before.
@@ -179,8 +179,8 @@ pub enum Capability {
 /// `capset(2)`'s: EPERM where it is not permitted.
 pub fn set_capability(capability: Capability, effective: bool) -> io::Result<bool> {
     let bit = match capability {
-        Capability::KeepSetId => CapabilitySet::FSETID,
-        Capability::OverridePermissions => CapabilitySet::DAC_OVERRIDE,
+        Capability::Fsetid => CapabilitySet::FSETID,
+        Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
     };
     let mut sets = rustix::thread::capabilities(None)?;
     let before = sets.effective.contains(bit);

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::XattrFlags;
 
 use super::file::DescriptorName;
-use super::thread::enter_descriptors;
+use super::thread::chdir_to_proc_self_fd;
 
 /// Sets an attribute, with `XATTR_*` flags.
 ///
@@ -23,7 +23,7 @@ pub fn set(
     value: &[u8],
     flags: u32,
 ) -> io::Result<()> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     Ok(rustix::fs::setxattr(
         file.as_c_str(),
@@ -43,7 +43,7 @@ pub fn get(
     name: &CStr,
     value: &mut [u8],
 ) -> io::Result<usize> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     if value.is_empty() {
         return Ok(rustix::fs::getxattr_query(file.as_c_str(), name)?);
@@ -61,7 +61,7 @@ pub fn list(
     file: BorrowedFd<'_>,
     names: &mut [u8],
 ) -> io::Result<usize> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     if names.is_empty() {
         return Ok(rustix::fs::listxattr_query(file.as_c_str())?);
@@ -74,7 +74,7 @@ pub fn list(
 /// # Errors
 /// `removexattr(2)`'s.
 pub fn remove(proc_self_fd: BorrowedFd<'_>, file: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     Ok(rustix::fs::removexattr(file.as_c_str(), name)?)
 }

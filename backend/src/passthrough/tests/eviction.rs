@@ -8,15 +8,15 @@ const ROOT: NodeId = NodeId::ROOT;
 
 /// How inodes without a descriptor are found again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum ReopenBy {
     Handle,
     Path,
 }
 
 /// A guest with 16 descriptors, in a directory of 1,000 files, all of them looked up; `None` where that way cannot be
 /// tried.
-fn crowded(test: &str, way: Way) -> Option<(Guest, Vec<NodeId>)> {
-    if way == Way::Handle && skipped_without_root(test) {
+fn crowded(test: &str, reopen_by: ReopenBy) -> Option<(Guest, Vec<NodeId>)> {
+    if reopen_by == ReopenBy::Handle && skipped_without_root(test) {
         return None;
     }
     let options = Options {
@@ -24,7 +24,7 @@ fn crowded(test: &str, way: Way) -> Option<(Guest, Vec<NodeId>)> {
         ..Options::default()
     };
     let abilities = Abilities {
-        can_open_by_handle: way == Way::Handle,
+        can_open_by_handle: reopen_by == ReopenBy::Handle,
         ..abilities()
     };
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
@@ -51,13 +51,14 @@ fn crowded(test: &str, way: Way) -> Option<(Guest, Vec<NodeId>)> {
 
 #[test]
 fn a_thousand_files_live_on_sixteen_descriptors() {
-    for way in [Way::Handle, Way::Path] {
-        check_a_thousand_files_live_on_sixteen_descriptors(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_a_thousand_files_live_on_sixteen_descriptors(reopen_by);
     }
 }
 
-fn check_a_thousand_files_live_on_sixteen_descriptors(way: Way) {
-    let Some((guest, nodes)) = crowded("a_thousand_files_live_on_sixteen_descriptors", way) else {
+fn check_a_thousand_files_live_on_sixteen_descriptors(reopen_by: ReopenBy) {
+    let Some((guest, nodes)) = crowded("a_thousand_files_live_on_sixteen_descriptors", reopen_by)
+    else {
         return;
     };
     assert!(guest.fs.share.held_descriptors() <= 16);
@@ -83,13 +84,16 @@ fn check_a_thousand_files_live_on_sixteen_descriptors(way: Way) {
 
 #[test]
 fn what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file() {
-    for way in [Way::Handle, Way::Path] {
-        check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(reopen_by);
     }
 }
 
-fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(way: Way) {
-    let Some((guest, nodes)) = crowded("what_is_gone_while_held_by_handle_is_stale", way) else {
+fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(
+    reopen_by: ReopenBy,
+) {
+    let Some((guest, nodes)) = crowded("what_is_gone_while_held_by_handle_is_stale", reopen_by)
+    else {
         return;
     };
     for n in 0..1000 {
@@ -115,13 +119,14 @@ fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_fi
 
 #[test]
 fn an_open_file_without_a_name_is_not_given_up() {
-    for way in [Way::Handle, Way::Path] {
-        check_an_open_file_without_a_name_is_not_given_up(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_an_open_file_without_a_name_is_not_given_up(reopen_by);
     }
 }
 
-fn check_an_open_file_without_a_name_is_not_given_up(way: Way) {
-    let Some((guest, nodes)) = crowded("an_open_file_without_a_name_is_not_given_up", way) else {
+fn check_an_open_file_without_a_name_is_not_given_up(reopen_by: ReopenBy) {
+    let Some((guest, nodes)) = crowded("an_open_file_without_a_name_is_not_given_up", reopen_by)
+    else {
         return;
     };
     let (entry, _) = guest.create(ROOT, c"open", libc::O_RDWR).expect("made");
@@ -203,13 +208,13 @@ fn what_cannot_be_held_is_not_made() {
 
 #[test]
 fn a_guest_that_holds_much_makes_room_for_one_that_holds_little() {
-    for way in [Way::Handle, Way::Path] {
-        check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(reopen_by);
     }
 }
 
-fn check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way: Way) {
-    let Some((greedy, _)) = crowded("a_guest_that_holds_much_makes_room", way) else {
+fn check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(reopen_by: ReopenBy) {
+    let Some((greedy, _)) = crowded("a_guest_that_holds_much_makes_room", reopen_by) else {
         return;
     };
     let modest = Guest {
@@ -223,13 +228,13 @@ fn check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way: Way) 
 
 #[test]
 fn many_threads_on_few_descriptors_find_the_right_files() {
-    for way in [Way::Handle, Way::Path] {
-        check_many_threads_on_few_descriptors_find_the_right_files(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_many_threads_on_few_descriptors_find_the_right_files(reopen_by);
     }
 }
 
-fn check_many_threads_on_few_descriptors_find_the_right_files(way: Way) {
-    let Some((guest, nodes)) = crowded("many_threads_on_few_descriptors", way) else {
+fn check_many_threads_on_few_descriptors_find_the_right_files(reopen_by: ReopenBy) {
+    let Some((guest, nodes)) = crowded("many_threads_on_few_descriptors", reopen_by) else {
         return;
     };
     let numbers: Vec<u64> = (0..1000)
@@ -257,8 +262,10 @@ fn check_many_threads_on_few_descriptors_find_the_right_files(way: Way) {
 
 #[test]
 fn an_inode_moved_on_the_host_keeps_its_node_id() {
-    let Some((guest, nodes)) = crowded("an_inode_moved_on_the_host_keeps_its_node_id", Way::Path)
-    else {
+    let Some((guest, nodes)) = crowded(
+        "an_inode_moved_on_the_host_keeps_its_node_id",
+        ReopenBy::Path,
+    ) else {
         return;
     };
     std::fs::create_dir(guest.path("directory")).expect("made");
@@ -282,7 +289,7 @@ fn an_inode_moved_on_the_host_keeps_its_node_id() {
 #[test]
 fn a_walk_back_never_follows_a_link() {
     let outside = tempfile::tempdir().expect("a directory");
-    let Some((guest, _)) = crowded("a_walk_back_never_follows_a_link", Way::Path) else {
+    let Some((guest, _)) = crowded("a_walk_back_never_follows_a_link", ReopenBy::Path) else {
         return;
     };
     std::fs::create_dir(guest.path("directory")).expect("made");
@@ -404,17 +411,18 @@ fn inodes_that_cannot_be_found_again_count_as_the_guests_own() {
         }
     }
     assert!(refused > 0);
-    let fixed = guest.fs.inodes.account().fixed();
-    assert!(fixed > 100, "{fixed} are known to be the guest's own");
+    let pinned = guest.fs.inodes.account().pinned();
+    assert!(pinned > 100, "{pinned} are known to be the guest's own");
     guest.fs.destroy();
-    assert_eq!(guest.fs.inodes.account().fixed(), 0);
+    assert_eq!(guest.fs.inodes.account().pinned(), 0);
     assert_eq!(guest.fs.share.held_descriptors(), 0);
     guest.find(ROOT, c"d");
 }
 
 #[test]
 fn an_open_file_is_reached_by_its_handle_when_all_else_is_gone() {
-    let Some((guest, nodes)) = crowded("an_open_file_is_reached_by_its_handle", Way::Path) else {
+    let Some((guest, nodes)) = crowded("an_open_file_is_reached_by_its_handle", ReopenBy::Path)
+    else {
         return;
     };
     let opened: Vec<_> = (0..8)

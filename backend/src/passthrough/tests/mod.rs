@@ -1,18 +1,18 @@
 //! Whole requests over a temporary directory, through the [`FileSystem`] trait.
 
 mod attributes;
+mod concurrency;
 mod credentials;
-mod crowd;
 mod eviction;
+mod fd_cache;
 mod hostile;
 mod identity;
-mod listing;
 mod locks;
-mod reopening;
+mod namespace_ops;
+mod no_open;
+mod read_write;
+mod readdir;
 mod submounts;
-mod transfer;
-mod tree;
-mod unopened;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;

@@ -11,18 +11,18 @@ use crate::sys::file::{self, Statx};
 
 /// One (mount, device) pair. A mount has several devices where its file system has subvolumes.
 #[derive(Debug)]
-pub(super) struct Place {
-    index: PlaceIndex,
-    kind: StorageKind,
-    changes_show: bool,
+pub(super) struct Mount {
+    index: MountIndex,
+    kind: FsKind,
+    ctime_is_reliable: bool,
     handles: MountHandles,
 }
 
-/// Position of a [`Place`] in the share's list; the root's is 0.
+/// Position of a [`Mount`] in the share's list; the root's is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PlaceIndex(pub(super) u32);
+pub(super) struct MountIndex(pub(super) u32);
 
-impl PlaceIndex {
+impl MountIndex {
     /// Where the share's root is.
     pub(super) const ROOT: Self = Self(0);
 }
@@ -34,50 +34,50 @@ impl PlaceIndex {
 #[repr(Rust, packed(4))]
 pub(super) struct Identity {
     /// Mount and device.
-    pub(super) place: PlaceIndex,
+    pub(super) mount: MountIndex,
     /// Inode number.
     pub(super) ino: u64,
 }
 
 /// What may be relied on when a file system answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StorageKind {
+enum FsKind {
     /// A file system of this kernel: a read is short at the end of the file or before an error,
     /// and closing a file reports nothing.
     Local,
     /// A remote or unknown one.
-    Other,
+    RemoteOrUnknown,
 }
 
-impl Place {
-    fn new(index: PlaceIndex, file: BorrowedFd<'_>) -> Self {
+impl Mount {
+    fn new(index: MountIndex, file: BorrowedFd<'_>) -> Self {
         let magic = file::file_system_magic(file).unwrap_or(0);
         Self {
             index,
-            kind: storage_kind(magic),
-            changes_show: changes_show(magic),
+            kind: fs_kind(magic),
+            ctime_is_reliable: ctime_is_reliable(magic),
             handles: MountHandles::default(),
         }
     }
 
     /// Its position in the list.
-    pub(super) fn index(&self) -> PlaceIndex {
+    pub(super) fn index(&self) -> MountIndex {
         self.index
     }
 
     /// Whether a read that returns less than asked has come to the end of the file or to an error.
-    pub(super) fn reads_whole(&self) -> bool {
-        self.kind == StorageKind::Local
+    pub(super) fn short_read_is_final(&self) -> bool {
+        self.kind == FsKind::Local
     }
 
     /// Whether closing a file can report an error that nothing else reports.
-    pub(super) fn close_reports(&self) -> bool {
-        self.kind == StorageKind::Other
+    pub(super) fn close_reports_errors(&self) -> bool {
+        self.kind == FsKind::RemoteOrUnknown
     }
 
     /// Whether every change of a file's content shows in its change time, that through a mapping as well.
-    pub(super) fn changes_show(&self) -> bool {
-        self.changes_show
+    pub(super) fn ctime_is_reliable(&self) -> bool {
+        self.ctime_is_reliable
     }
 
     /// The handles of its files.
@@ -88,97 +88,97 @@ impl Place {
 
 /// All places of a share. They are few, and remembered for as long as the daemon runs.
 #[derive(Debug, Default)]
-pub(super) struct Places {
-    known: RwLock<Known>,
+pub(super) struct Mounts {
+    table: RwLock<MountTable>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    list: Vec<(PlaceKey, Arc<Place>)>,
-    index: HashMap<PlaceKey, PlaceIndex>,
+struct MountTable {
+    list: Vec<(MountKey, Arc<Mount>)>,
+    index: HashMap<MountKey, MountIndex>,
 }
 
 /// Mount id and device number. Before Linux 6.8, another mount may get the id of one that is gone.
-type PlaceKey = (u64, u64);
+type MountKey = (u64, u64);
 
-fn key_of(stat: &Statx) -> PlaceKey {
+fn key_of(stat: &Statx) -> MountKey {
     let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
     (stat.stx_mnt_id, device)
 }
 
-impl Places {
+impl Mounts {
     /// Where attributes come from, if that place is known. `guess` is tried first.
-    pub(super) fn find(&self, stat: &Statx, guess: PlaceIndex) -> Option<PlaceIndex> {
+    pub(super) fn find(&self, stat: &Statx, guess: MountIndex) -> Option<MountIndex> {
         let key = key_of(stat);
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        match known.list.get(guess.0 as usize) {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        match table.list.get(guess.0 as usize) {
             Some((guessed, _)) if *guessed == key => Some(guess),
-            _ => known.index.get(&key).copied(),
+            _ => table.index.get(&key).copied(),
         }
     }
 
     /// Where `file` is, whose attributes are `stat`; made known if need be.
-    pub(super) fn find_or_add(&self, stat: &Statx, file: BorrowedFd<'_>) -> io::Result<Arc<Place>> {
-        if let Some(place) = self
-            .find(stat, PlaceIndex::ROOT)
+    pub(super) fn find_or_add(&self, stat: &Statx, file: BorrowedFd<'_>) -> io::Result<Arc<Mount>> {
+        if let Some(mount) = self
+            .find(stat, MountIndex::ROOT)
             .and_then(|index| self.get(index))
         {
-            return Ok(place);
+            return Ok(mount);
         }
         let key = key_of(stat);
         let count = self
-            .known
+            .table
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .list
             .len();
         let number =
             u32::try_from(count).map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?;
-        let place = Arc::new(Place::new(PlaceIndex(number), file));
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = known.index.get(&key).copied() {
-            return self.list_entry(&known, index);
+        let mount = Arc::new(Mount::new(MountIndex(number), file));
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = table.index.get(&key).copied() {
+            return self.mount_at(&table, index);
         }
         // Others may have been added since, so that the number is another one now.
-        let index = PlaceIndex(
-            u32::try_from(known.list.len())
+        let index = MountIndex(
+            u32::try_from(table.list.len())
                 .map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?,
         );
-        let place = if place.index == index {
-            place
+        let mount = if mount.index == index {
+            mount
         } else {
-            Arc::new(Place {
+            Arc::new(Mount {
                 index,
-                kind: place.kind,
-                changes_show: place.changes_show,
+                kind: mount.kind,
+                ctime_is_reliable: mount.ctime_is_reliable,
                 handles: MountHandles::default(),
             })
         };
-        known.list.push((key, Arc::clone(&place)));
-        known.index.insert(key, index);
-        Ok(place)
+        table.list.push((key, Arc::clone(&mount)));
+        table.index.insert(key, index);
+        Ok(mount)
     }
 
     /// The place at a position.
-    pub(super) fn get(&self, index: PlaceIndex) -> Option<Arc<Place>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known
+    pub(super) fn get(&self, index: MountIndex) -> Option<Arc<Mount>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table
             .list
             .get(index.0 as usize)
-            .map(|(_, place)| Arc::clone(place))
+            .map(|(_, mount)| Arc::clone(mount))
     }
 
-    fn list_entry(&self, known: &Known, index: PlaceIndex) -> io::Result<Arc<Place>> {
-        let entry = known.list.get(index.0 as usize);
+    fn mount_at(&self, table: &MountTable, index: MountIndex) -> io::Result<Arc<Mount>> {
+        let entry = table.list.get(index.0 as usize);
         entry
-            .map(|(_, place)| Arc::clone(place))
+            .map(|(_, mount)| Arc::clone(mount))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
     }
 }
 
 /// Sorts file systems by their magic number (`linux/magic.h` and the file systems' own headers). Only those known
 /// to return less than asked at the end of a file alone are called local.
-fn storage_kind(magic: u64) -> StorageKind {
+fn fs_kind(magic: u64) -> FsKind {
     const LOCAL: [u64; 15] = [
         0xEF53,      // ext2, ext3, ext4
         0x5846_5342, // xfs
@@ -197,22 +197,22 @@ fn storage_kind(magic: u64) -> StorageKind {
         0x3153_464A, // jfs
     ];
     if LOCAL.contains(&magic) {
-        StorageKind::Local
+        FsKind::Local
     } else {
-        StorageKind::Other
+        FsKind::RemoteOrUnknown
     }
 }
 
 /// Whether a file system notes a change time when a page that is mapped for writing becomes dirty (`page_mkwrite`), from its
 /// magic number. In tmpfs none ever is written back, and so none becomes dirty again; overlayfs keeps times of its own.
-fn changes_show(magic: u64) -> bool {
-    const THOROUGH: [u64; 4] = [
+fn ctime_is_reliable(magic: u64) -> bool {
+    const RELIABLE: [u64; 4] = [
         0xEF53,      // ext2, ext3, ext4
         0x5846_5342, // xfs
         0x9123_683E, // btrfs
         0xF2F5_2010, // f2fs
     ];
-    THOROUGH.contains(&magic)
+    RELIABLE.contains(&magic)
 }
 
 #[cfg(test)]
@@ -238,23 +238,23 @@ mod tests {
 
     #[test]
     fn two_directories_of_one_file_system_are_one_place_and_proc_is_another() {
-        let places = Places::default();
+        let mounts = Mounts::default();
         let directory = tempfile::tempdir().expect("a directory");
         let inner = directory.path().join("inner");
         std::fs::create_dir(&inner).expect("made");
         let index = |path: &std::path::Path| {
             let file = File::open(path).expect("opened");
             let stat = file::stat(file.as_fd()).expect("attributes");
-            let place = places.find_or_add(&stat, file.as_fd()).expect("a place");
-            assert_eq!(places.find(&stat, PlaceIndex::ROOT), Some(place.index()));
-            place.index()
+            let mount = mounts.find_or_add(&stat, file.as_fd()).expect("a mount");
+            assert_eq!(mounts.find(&stat, MountIndex::ROOT), Some(mount.index()));
+            mount.index()
         };
-        assert_eq!(index(directory.path()), PlaceIndex::ROOT);
-        assert_eq!(index(&inner), PlaceIndex::ROOT);
-        assert_eq!(index("/proc".as_ref()), PlaceIndex(1));
-        let proc = places.get(PlaceIndex(1)).expect("known");
-        assert!(!proc.reads_whole());
-        assert!(proc.close_reports());
-        assert!(places.get(PlaceIndex(2)).is_none());
+        assert_eq!(index(directory.path()), MountIndex::ROOT);
+        assert_eq!(index(&inner), MountIndex::ROOT);
+        assert_eq!(index("/proc".as_ref()), MountIndex(1));
+        let proc = mounts.get(MountIndex(1)).expect("known");
+        assert!(!proc.short_read_is_final());
+        assert!(proc.close_reports_errors());
+        assert!(mounts.get(MountIndex(2)).is_none());
     }
 }

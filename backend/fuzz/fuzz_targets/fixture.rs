@@ -17,17 +17,17 @@ const SECRET: &[u8] = b"outside";
 const MAX_FILE_LEN: u64 = 16 << 20;
 
 /// One for the whole process.
-pub struct World {
+pub struct Fixture {
     dir: TempDir,
     share: Arc<Share>,
     /// Descriptors the share holds when nobody uses it, once there was somebody.
     idle: OnceLock<usize>,
 }
 
-impl World {
+impl Fixture {
     pub fn get() -> &'static Self {
-        static WORLD: OnceLock<World> = OnceLock::new();
-        WORLD.get_or_init(|| {
+        static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+        FIXTURE.get_or_init(|| {
             limit_file_len();
             let dir = tempfile::tempdir().expect("a temporary directory");
             let share = dir.path().join("share");

@@ -12,10 +12,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::places::{Identity, PlaceIndex};
+use super::mounts::{Identity, MountIndex};
 
 /// Set in every number that is made here; file systems do not get that far, but for stacked ones.
-const MADE: u64 = 1 << 63;
+const SYNTHETIC: u64 = 1 << 63;
 
 /// Set in the made numbers that are a hash.
 const HASHED: u64 = 1 << 62;
@@ -23,26 +23,26 @@ const HASHED: u64 = 1 << 62;
 /// Bits for the inode number in a made number that is not a hash.
 const INO_BITS: u32 = 48;
 
-/// Places whose numbers need no hash.
-const PLACES: u32 = 1 << 14;
+/// Mounts whose numbers need no hash.
+const MAX_MOUNTS: u32 = 1 << 14;
 
 /// Makes numbers. Nothing is remembered: what a guest looks up must not cost memory for ever.
 #[derive(Debug, Default)]
-pub(super) struct Numbers {
+pub(super) struct InodeNumbers {
     hasher: RandomState,
 }
 
-impl Numbers {
+impl InodeNumbers {
     /// A number that no other inode of the share has, always the same for one inode.
-    pub(super) fn distinct(&self, identity: Identity) -> u64 {
-        let Identity { place, ino } = identity;
-        if place == PlaceIndex::ROOT && ino & MADE == 0 {
+    pub(super) fn guest_ino(&self, identity: Identity) -> u64 {
+        let Identity { mount, ino } = identity;
+        if mount == MountIndex::ROOT && ino & SYNTHETIC == 0 {
             return ino;
         }
-        if place != PlaceIndex::ROOT && place.0 < PLACES && ino >> INO_BITS == 0 {
-            return MADE | u64::from(place.0) << INO_BITS | ino;
+        if mount != MountIndex::ROOT && mount.0 < MAX_MOUNTS && ino >> INO_BITS == 0 {
+            return SYNTHETIC | u64::from(mount.0) << INO_BITS | ino;
         }
-        MADE | HASHED | self.hasher.hash_one(identity)
+        SYNTHETIC | HASHED | self.hasher.hash_one(identity)
     }
 }
 
@@ -54,30 +54,30 @@ mod tests {
 
     #[test]
     fn numbers_are_distinct_and_stay() {
-        let numbers = Numbers::default();
+        let numbers = InodeNumbers::default();
         let mut seen = HashSet::new();
         let inos = [1, 2, (1 << 48) - 1, 1 << 48, 1 << 62, 1 << 63, u64::MAX];
-        let places = [0, 1, 2, PLACES - 1, PLACES, u32::MAX];
+        let mounts = [0, 1, 2, MAX_MOUNTS - 1, MAX_MOUNTS, u32::MAX];
         let all = || {
-            places.iter().flat_map(|place| {
+            mounts.iter().flat_map(|mount| {
                 inos.iter().map(|ino| Identity {
-                    place: PlaceIndex(*place),
+                    mount: MountIndex(*mount),
                     ino: *ino,
                 })
             })
         };
         for identity in all() {
-            assert!(seen.insert(numbers.distinct(identity)), "{identity:?}");
+            assert!(seen.insert(numbers.guest_ino(identity)), "{identity:?}");
         }
-        assert!(all().all(|identity| !seen.insert(numbers.distinct(identity))));
+        assert!(all().all(|identity| !seen.insert(numbers.guest_ino(identity))));
     }
 
     #[test]
     fn the_roots_own_file_system_keeps_its_numbers() {
         let identity = Identity {
-            place: PlaceIndex::ROOT,
+            mount: MountIndex::ROOT,
             ino: 12,
         };
-        assert_eq!(Numbers::default().distinct(identity), 12);
+        assert_eq!(InodeNumbers::default().guest_ino(identity), 12);
     }
 }

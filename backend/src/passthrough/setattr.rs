@@ -7,7 +7,7 @@ use gangplank_fuse::{AttrOut, Handle, NodeId, SetattrIn, SetattrValid};
 
 use super::credentials::without_set_id;
 use super::fs::{Node, PassthroughFs};
-use super::inodes::Kind;
+use super::inode_table::FileType;
 use super::open::not_openable;
 use crate::sys::file;
 use crate::sys::file_attributes::{self, NewTime};
@@ -27,7 +27,7 @@ impl PassthroughFs {
             file_attributes::change_owner(node.as_fd(), uid, gid)?;
         }
         if valid.contains(SetattrValid::MODE) {
-            if node.kind == Kind::Symlink {
+            if node.file_type == FileType::Symlink {
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
             file_attributes::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
@@ -75,15 +75,15 @@ impl PassthroughFs {
         if let Some(open) = open.filter(|open| open.writable) {
             return truncate(open.as_fd());
         }
-        if node.kind != Kind::Regular {
-            return Err(not_openable(node.kind, true));
+        if node.file_type != FileType::Regular {
+            return Err(not_openable(node.file_type, true));
         }
-        let _permit = self.share.permit()?;
+        let _permit = self.share.acquire_permit()?;
         let flags = libc::O_WRONLY | libc::O_NONBLOCK;
         let proc = self.share.proc_self_fd();
         let file = self
             .share
-            .open(|| file::reopen(proc, node.as_fd(), flags))?;
+            .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
         truncate(file.as_fd())
     }
 }

@@ -15,8 +15,8 @@ use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{EntryOut, NodeId, ReadIn};
 
 use super::fs::{Node, PassthroughFs};
+use super::mounts::MountIndex;
 use super::open_files::{OpenFile, bad_handle};
-use super::places::PlaceIndex;
 use crate::session::Name;
 use crate::sys::file;
 
@@ -24,29 +24,29 @@ use crate::sys::file;
 const BUFFER_BYTES: usize = 32 * 1024;
 
 /// Leftovers that one guest's listings may keep between requests.
-const KEPT_LEFTOVERS: usize = 64;
+const MAX_PENDING: usize = 64;
 
 thread_local! {
     /// Where the host puts entries. Each thread serves one request at a time.
-    static ENTRIES: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
+    static DIRENT_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
 }
 
 /// How many leftovers a guest's listings keep.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ListingBuffers(Arc<AtomicUsize>);
+pub(super) struct PendingCount(Arc<AtomicUsize>);
 
 /// Entries that the host has given and the guest has not got yet; counted as long as they are there.
 #[derive(Debug)]
-struct Leftover {
+struct PendingEntries {
     bytes: Box<[u8]>,
     next: usize,
-    kept: ListingBuffers,
+    kept: PendingCount,
 }
 
-impl Leftover {
+impl PendingEntries {
     /// A copy of `bytes`; `None` where enough is kept already.
-    fn new(buffers: &ListingBuffers, bytes: &[u8]) -> Option<Self> {
-        if buffers.0.fetch_add(1, Ordering::Relaxed) >= KEPT_LEFTOVERS {
+    fn new(buffers: &PendingCount, bytes: &[u8]) -> Option<Self> {
+        if buffers.0.fetch_add(1, Ordering::Relaxed) >= MAX_PENDING {
             buffers.0.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -58,7 +58,7 @@ impl Leftover {
     }
 }
 
-impl Drop for Leftover {
+impl Drop for PendingEntries {
     fn drop(&mut self) {
         self.kept.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -66,25 +66,25 @@ impl Drop for Leftover {
 
 /// How far an open directory was listed.
 #[derive(Debug)]
-pub(super) struct Listing {
-    place: PlaceIndex,
+pub(super) struct DirStream {
+    mount: MountIndex,
     progress: Mutex<Progress>,
 }
 
 #[derive(Debug, Default)]
 struct Progress {
-    leftover: Option<Leftover>,
+    pending: Option<PendingEntries>,
     /// Cookie where the listing goes on: at the leftover's next entry, or without one anywhere.
     cookie: u64,
     /// Cookie at the descriptor's position.
     position: u64,
 }
 
-impl Listing {
+impl DirStream {
     /// A listing that has not begun, of a directory at `place`.
-    pub(super) fn new(place: PlaceIndex) -> Self {
+    pub(super) fn new(mount: MountIndex) -> Self {
         Self {
-            place,
+            mount,
             progress: Mutex::default(),
         }
     }
@@ -92,7 +92,7 @@ impl Listing {
 
 /// One entry as the host gives it (`struct linux_dirent64`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct HostEntry<'a> {
+struct HostDirent<'a> {
     ino: u64,
     /// Where the listing goes on after it.
     cookie: u64,
@@ -102,7 +102,7 @@ struct HostEntry<'a> {
     length: usize,
 }
 
-impl<'a> HostEntry<'a> {
+impl<'a> HostDirent<'a> {
     /// Fixed part of an entry: number, cookie, length, type.
     const HEAD: usize = 19;
 
@@ -124,8 +124,8 @@ impl<'a> HostEntry<'a> {
 }
 
 /// Whether an entry was handed to the guest or found no room.
-enum Served {
-    Yes,
+enum Emit {
+    Done,
     Full,
 }
 
@@ -137,14 +137,14 @@ impl PassthroughFs {
         args: &ReadIn,
         entries: &mut DirentWriter<'_>,
     ) -> io::Result<()> {
-        let file = self.readable(args.fh, id)?;
-        let listing = file.listing.as_deref().ok_or_else(bad_handle)?;
-        self.list(&file, listing, args.offset, |entry| {
-            let number = self.number(entry.ino, listing.place);
+        let file = self.file_to_read(args.fh, id)?;
+        let dir_stream = file.dir_stream.as_deref().ok_or_else(bad_handle)?;
+        self.list(&file, dir_stream, args.offset, |entry| {
+            let number = self.guest_ino(entry.ino, dir_stream.mount);
             let name = entry.name.to_bytes();
             match entries.push(number, entry.cookie, entry.kind.into(), name) {
-                Ok(()) => Served::Yes,
-                Err(_) => Served::Full,
+                Ok(()) => Emit::Done,
+                Err(_) => Emit::Full,
             }
         })
     }
@@ -156,25 +156,25 @@ impl PassthroughFs {
         args: &ReadIn,
         entries: &mut DirentWriter<'_>,
     ) -> io::Result<()> {
-        let file = self.readable(args.fh, id)?;
-        let listing = file.listing.as_deref().ok_or_else(bad_handle)?;
+        let file = self.file_to_read(args.fh, id)?;
+        let dir_stream = file.dir_stream.as_deref().ok_or_else(bad_handle)?;
         let parent = self.directory(id)?;
-        self.list(&file, listing, args.offset, |entry| {
+        self.list(&file, dir_stream, args.offset, |entry| {
             let name = entry.name.to_bytes();
             // Before the look-up, which would have to be undone.
             if !entries.fits_plus(name.len()) {
-                return Served::Full;
+                return Emit::Full;
             }
             let found = self.look_up_listed(&parent, entry.name);
             let number = match found.nodeid {
-                0 => self.number(entry.ino, listing.place),
+                0 => self.guest_ino(entry.ino, dir_stream.mount),
                 _ => found.attr.ino,
             };
             match entries.push_plus(&found, number, entry.cookie, entry.kind.into(), name) {
-                Ok(()) => Served::Yes,
+                Ok(()) => Emit::Done,
                 Err(_) => {
                     self.inodes.forget(NodeId::new(found.nodeid), 1);
-                    Served::Full
+                    Emit::Full
                 }
             }
         })
@@ -194,25 +194,25 @@ impl PassthroughFs {
     fn list(
         &self,
         file: &OpenFile,
-        listing: &Listing,
+        dir_stream: &DirStream,
         cookie: u64,
-        mut serve: impl FnMut(HostEntry<'_>) -> Served,
+        mut emit: impl FnMut(HostDirent<'_>) -> Emit,
     ) -> io::Result<()> {
-        let mut progress = listing
+        let mut progress = dir_stream
             .progress
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let progress = &mut *progress;
         if progress.cookie != cookie {
-            progress.leftover = None;
+            progress.pending = None;
             progress.cookie = cookie;
         }
-        if let Some(mut leftover) = progress.leftover.take() {
-            let pending = leftover.bytes.get(leftover.next..).unwrap_or(&[]);
-            let served = serve_entries(pending, &mut progress.cookie, &mut serve)?;
-            leftover.next += served;
-            if leftover.next < leftover.bytes.len() {
-                progress.leftover = Some(leftover);
+        if let Some(mut rest) = progress.pending.take() {
+            let unsent = rest.bytes.get(rest.next..).unwrap_or(&[]);
+            let served = emit_entries(unsent, &mut progress.cookie, &mut emit)?;
+            rest.next += served;
+            if rest.next < rest.bytes.len() {
+                progress.pending = Some(rest);
             }
             return Ok(());
         }
@@ -220,14 +220,14 @@ impl PassthroughFs {
             file::seek_directory(file.as_fd(), progress.cookie)?;
             progress.position = progress.cookie;
         }
-        ENTRIES.with_borrow_mut(|buffer| {
+        DIRENT_BUFFER.with_borrow_mut(|buffer| {
             let length = file::read_directory(file.as_fd(), buffer)?;
             let bytes = buffer.get(..length).unwrap_or(&[]);
             progress.position = last_cookie(bytes).unwrap_or(progress.cookie);
-            let served = serve_entries(bytes, &mut progress.cookie, &mut serve)?;
+            let served = emit_entries(bytes, &mut progress.cookie, &mut emit)?;
             let rest = bytes.get(served..).unwrap_or(&[]);
             if !rest.is_empty() {
-                progress.leftover = Leftover::new(&self.listing_buffers, rest);
+                progress.pending = PendingEntries::new(&self.pending_listings, rest);
             }
             Ok(())
         })
@@ -235,24 +235,24 @@ impl PassthroughFs {
 }
 
 /// Serves entries until one finds no room, moves the cookie on and returns how many bytes were served.
-fn serve_entries(
+fn emit_entries(
     bytes: &[u8],
     cookie: &mut u64,
-    serve: &mut impl FnMut(HostEntry<'_>) -> Served,
+    emit: &mut impl FnMut(HostDirent<'_>) -> Emit,
 ) -> io::Result<usize> {
     let mut served = 0;
-    while let Some(entry) = bytes.get(served..).and_then(HostEntry::decode) {
+    while let Some(entry) = bytes.get(served..).and_then(HostDirent::decode) {
         let (length, next) = (entry.length, entry.cookie);
-        match serve(entry) {
-            Served::Yes => {
+        match emit(entry) {
+            Emit::Done => {
                 served += length;
                 *cookie = next;
             }
             // An empty reply would mean the end of the directory.
-            Served::Full if served == 0 => {
+            Emit::Full if served == 0 => {
                 return Err(io::Error::from_raw_os_error(libc::EINVAL));
             }
-            Served::Full => return Ok(served),
+            Emit::Full => return Ok(served),
         }
     }
     // For the same reason, entries that cannot be read must not be passed over.
@@ -265,7 +265,7 @@ fn serve_entries(
 /// Where the listing goes on after the last of these entries.
 fn last_cookie(mut bytes: &[u8]) -> Option<u64> {
     let mut last = None;
-    while let Some(entry) = HostEntry::decode(bytes) {
+    while let Some(entry) = HostDirent::decode(bytes) {
         last = Some(entry.cookie);
         bytes = bytes.get(entry.length..)?;
     }
@@ -284,14 +284,14 @@ mod tests {
         bytes.extend(24u16.to_ne_bytes());
         bytes.push(libc::DT_DIR);
         bytes.extend(b"abc\0\0");
-        let entry = HostEntry::decode(&bytes).expect("an entry");
+        let entry = HostDirent::decode(&bytes).expect("an entry");
         assert_eq!((entry.ino, entry.cookie, entry.kind), (7, 9, libc::DT_DIR));
         assert_eq!((entry.name, entry.length), (c"abc", 24));
         assert_eq!(last_cookie(&bytes), Some(9));
         for length in 0..bytes.len() {
-            assert_eq!(HostEntry::decode(&bytes[..length]), None, "{length} bytes");
+            assert_eq!(HostDirent::decode(&bytes[..length]), None, "{length} bytes");
         }
         bytes[16..18].copy_from_slice(&5u16.to_ne_bytes());
-        assert_eq!(HostEntry::decode(&bytes), None);
+        assert_eq!(HostDirent::decode(&bytes), None);
     }
 }

@@ -14,37 +14,37 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, SystemTime};
 
 use super::fs::{Node, PassthroughFs};
-use super::places::Place;
+use super::mounts::Mount;
 use crate::sys::file;
 
 /// For how long a file must not have changed, and a change time must have been known, to be relied on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settled {
+pub(super) struct CtimeStability {
     /// Longer than the kernel lets a page be dirty (`vm.dirty_expire_centisecs` and `vm.dirty_writeback_centisecs`, 35 seconds).
-    pub(super) unchanged: Duration,
+    pub(super) min_age: Duration,
     /// Longer than an answer is on its way, in whole seconds.
-    pub(super) known: u16,
+    pub(super) min_known_secs: u16,
 }
 
-impl Default for Settled {
+impl Default for CtimeStability {
     fn default() -> Self {
         Self {
-            unchanged: Duration::from_mins(2),
-            known: 2,
+            min_age: Duration::from_mins(2),
+            min_known_secs: 2,
         }
     }
 }
 
-impl Settled {
+impl CtimeStability {
     /// A change time (seconds, nanoseconds) in nanoseconds since the epoch, if it is long enough before `now`; else 0.
-    fn change_time(self, (seconds, nanoseconds): (i64, u32), now: Duration) -> i64 {
+    fn stable_ctime(self, (seconds, nanoseconds): (i64, u32), now: Duration) -> i64 {
         let Ok(seconds) = u64::try_from(seconds) else {
             return 0;
         };
-        let changed =
+        let ctime =
             Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds.into()));
-        match now.checked_sub(changed) {
-            Some(age) if age >= self.unchanged => i64::try_from(changed.as_nanos()).unwrap_or(0),
+        match now.checked_sub(ctime) {
+            Some(age) if age >= self.min_age => i64::try_from(ctime.as_nanos()).unwrap_or(0),
             _ => 0,
         }
     }
@@ -52,27 +52,22 @@ impl Settled {
 
 impl PassthroughFs {
     /// Whether the guest, which opens `file` in `place`, may go on using what it has cached since it last did.
-    pub(super) fn content_is_as_before(
-        &self,
-        node: &Node,
-        place: &Place,
-        file: BorrowedFd<'_>,
-    ) -> bool {
-        if !place.changes_show() {
+    pub(super) fn cache_is_valid(&self, node: &Node, mount: &Mount, file: BorrowedFd<'_>) -> bool {
+        if !mount.ctime_is_reliable() {
             return false;
         }
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let changed = file::stat_with(file, libc::STATX_CTIME, 0).map_or(0, |stat| {
-            let changed = (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
-            self.settled.change_time(changed, now)
+        let ctime = file::stat_with(file, libc::STATX_CTIME, 0).map_or(0, |stat| {
+            let ctime = (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
+            self.ctime_stability.stable_ctime(ctime, now)
         });
         // Differences count, and so it may wrap.
         let seconds = u16::try_from(now.as_secs() & u64::from(u16::MAX)).unwrap_or(0);
         self.inodes
-            .note_change_time(node.id, changed, seconds)
-            .is_some_and(|known| known >= self.settled.known)
+            .note_ctime(node.id, ctime, seconds)
+            .is_some_and(|known| known >= self.ctime_stability.min_known_secs)
     }
 }
 
@@ -82,8 +77,8 @@ mod tests {
 
     #[test]
     fn only_what_has_not_changed_for_a_while_has_a_change_time_to_rely_on() {
-        let (settled, now) = (Settled::default(), Duration::from_secs(10_000));
-        let of = |sec, nsec| settled.change_time((sec, nsec), now);
+        let (ctime_stability, now) = (CtimeStability::default(), Duration::from_secs(10_000));
+        let of = |sec, nsec| ctime_stability.stable_ctime((sec, nsec), now);
         assert_eq!(of(9_880, 0), 9_880_000_000_000);
         assert_eq!(of(9_879, 999_999_999), 9_879_999_999_999);
         for (sec, nsec) in [(9_880, 1), (10_000, 0), (20_000, 0), (i64::MAX, 0), (-1, 0)] {

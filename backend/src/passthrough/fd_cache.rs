@@ -20,18 +20,18 @@ use super::budget::Descriptor;
 use crate::rate_limited;
 
 /// How many files of one guest are kept.
-const MOST: usize = 64;
+const MAX_CACHED: usize = 64;
 
 /// How many nodes that were closed are remembered, to tell which are opened again.
-const REMEMBERED: usize = 64;
+const HISTORY_LEN: usize = 64;
 
 /// How long a file is kept, and how often that is looked at: in all less than attributes are valid by default.
-const KEPT: Duration = Duration::from_millis(500);
-const LOOK: Duration = Duration::from_millis(250);
+const MAX_AGE: Duration = Duration::from_millis(500);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// One guest's closed files.
 #[derive(Debug, Default)]
-pub(super) struct ClosedFiles(Arc<Shared>);
+pub(super) struct FdCache(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -43,21 +43,21 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// The oldest first.
-    files: VecDeque<Closed>,
+    files: VecDeque<CachedFd>,
     /// Nodes closed lately, kept or not; the oldest first.
-    lately: VecDeque<NodeId>,
+    recently_closed: VecDeque<NodeId>,
     /// Whether a thread sees to their being let go.
-    watched: bool,
+    sweeping: bool,
 }
 
 #[derive(Debug)]
-struct Closed {
+struct CachedFd {
     node: NodeId,
     descriptor: Arc<Descriptor>,
-    since: Instant,
+    cached_at: Instant,
 }
 
-impl ClosedFiles {
+impl FdCache {
     /// Takes a file of `node` out, to be used again.
     pub(super) fn take(&self, node: NodeId) -> Option<Arc<Descriptor>> {
         if self.is_empty() {
@@ -66,41 +66,41 @@ impl ClosedFiles {
         let mut state = self.0.lock();
         let at = state.files.iter().rposition(|file| file.node == node)?;
         let file = state.files.remove(at);
-        self.0.count(&state);
+        self.0.set_count(&state);
         Some(file?.descriptor)
     }
 
     /// Keeps a file of `node` that was opened for reading alone, if it is likely to be opened again.
-    pub(super) fn keep(&self, node: NodeId, descriptor: Arc<Descriptor>) {
+    pub(super) fn insert(&self, node: NodeId, descriptor: Arc<Descriptor>) {
         let mut state = self.0.lock();
-        if !state.lately.contains(&node) {
-            if state.lately.len() >= REMEMBERED {
-                state.lately.pop_front();
+        if !state.recently_closed.contains(&node) {
+            if state.recently_closed.len() >= HISTORY_LEN {
+                state.recently_closed.pop_front();
             }
-            state.lately.push_back(node);
+            state.recently_closed.push_back(node);
             return;
         }
-        if !state.watched {
-            if let Err(error) = self.watch() {
+        if !state.sweeping {
+            if let Err(error) = self.start_sweeper() {
                 rate_limited!(warn, "cannot keep a file open: {error}");
                 return;
             }
-            state.watched = true;
+            state.sweeping = true;
         }
-        let oldest = (state.files.len() >= MOST).then(|| state.files.pop_front());
-        state.files.push_back(Closed {
+        let oldest = (state.files.len() >= MAX_CACHED).then(|| state.files.pop_front());
+        state.files.push_back(CachedFd {
             node,
             descriptor,
-            since: Instant::now(),
+            cached_at: Instant::now(),
         });
-        self.0.count(&state);
+        self.0.set_count(&state);
         drop(state);
         // Closed without the lock: that may take its time.
         drop(oldest);
     }
 
     /// Closes those of an inode that the guest has forgotten.
-    pub(super) fn forget(&self, node: NodeId) {
+    pub(super) fn remove(&self, node: NodeId) {
         if self.is_empty() {
             return;
         }
@@ -109,19 +109,19 @@ impl ClosedFiles {
         while let Some(at) = state.files.iter().position(|file| file.node == node) {
             gone.extend(state.files.remove(at));
         }
-        self.0.count(&state);
+        self.0.set_count(&state);
         drop(state);
         drop(gone);
     }
 
     /// Closes all of them; how many that were.
-    pub(super) fn close_all(&self) -> usize {
+    pub(super) fn clear(&self) -> usize {
         if self.is_empty() {
             return 0;
         }
         let mut state = self.0.lock();
         let files = mem::take(&mut state.files);
-        self.0.count(&state);
+        self.0.set_count(&state);
         drop(state);
         files.len()
     }
@@ -131,14 +131,14 @@ impl ClosedFiles {
     }
 
     /// Starts a thread that closes what was kept for long enough, and ends when there is nothing left.
-    fn watch(&self) -> io::Result<()> {
+    fn start_sweeper(&self) -> io::Result<()> {
         let shared = Arc::clone(&self.0);
-        let thread = thread::Builder::new().name("closed_files".into());
+        let thread = thread::Builder::new().name("fd_cache".into());
         thread
             .spawn(move || {
                 loop {
-                    thread::sleep(LOOK);
-                    if !shared.close_older(KEPT) {
+                    thread::sleep(SWEEP_INTERVAL);
+                    if !shared.close_older_than(MAX_AGE) {
                         return;
                     }
                 }
@@ -149,23 +149,23 @@ impl ClosedFiles {
 
 impl Shared {
     /// Closes those that were kept for `age`. Whether any are left; if not, nobody watches over them any more.
-    fn close_older(&self, age: Duration) -> bool {
+    fn close_older_than(&self, age: Duration) -> bool {
         let mut state = self.lock();
         let old = state
             .files
             .iter()
-            .take_while(|file| file.since.elapsed() >= age)
+            .take_while(|file| file.cached_at.elapsed() >= age)
             .count();
-        let gone: Vec<Closed> = state.files.drain(..old).collect();
-        state.watched = !state.files.is_empty();
-        self.count(&state);
-        let watched = state.watched;
+        let gone: Vec<CachedFd> = state.files.drain(..old).collect();
+        state.sweeping = !state.files.is_empty();
+        self.set_count(&state);
+        let sweeping = state.sweeping;
         drop(state);
         drop(gone);
-        watched
+        sweeping
     }
 
-    fn count(&self, state: &State) {
+    fn set_count(&self, state: &State) {
         self.count.store(state.files.len(), Ordering::Relaxed);
     }
 
@@ -187,65 +187,65 @@ mod tests {
 
     fn descriptor(budget: &Arc<Budget>) -> Arc<Descriptor> {
         let file = File::open("/dev/null").expect("opened");
-        let permit = budget.take().expect("less than the limit");
+        let permit = budget.acquire().expect("less than the limit");
         Arc::new(Descriptor::new(file.into(), permit))
     }
 
     #[test]
     fn what_is_closed_twice_is_kept_and_what_is_closed_once_is_not() {
-        let (closed, budget) = (ClosedFiles::default(), Budget::new(10));
-        closed.keep(node(2), descriptor(&budget));
-        assert!(closed.take(node(2)).is_none() && budget.held() == 0);
-        closed.keep(node(2), descriptor(&budget));
-        closed.keep(node(3), descriptor(&budget));
+        let (cache, budget) = (FdCache::default(), Budget::new(10));
+        cache.insert(node(2), descriptor(&budget));
+        assert!(cache.take(node(2)).is_none() && budget.held() == 0);
+        cache.insert(node(2), descriptor(&budget));
+        cache.insert(node(3), descriptor(&budget));
         assert_eq!(budget.held(), 1);
-        assert!(closed.take(node(3)).is_none());
-        assert!(closed.take(node(2)).is_some());
-        assert!(closed.take(node(2)).is_none() && budget.held() == 0);
+        assert!(cache.take(node(3)).is_none());
+        assert!(cache.take(node(2)).is_some());
+        assert!(cache.take(node(2)).is_none() && budget.held() == 0);
     }
 
     #[test]
     fn they_are_few_and_the_oldest_go_first() {
-        let (closed, budget) = (ClosedFiles::default(), Budget::new(1000));
-        let nodes = 2..2 + MOST as u64 + 1;
+        let (cache, budget) = (FdCache::default(), Budget::new(1000));
+        let nodes = 2..2 + MAX_CACHED as u64 + 1;
         for number in nodes.clone().flat_map(|number| [number, number]) {
-            closed.keep(node(number), descriptor(&budget));
+            cache.insert(node(number), descriptor(&budget));
         }
-        assert_eq!(budget.held(), MOST as u64);
-        assert!(closed.take(node(nodes.start)).is_none());
-        assert!(closed.take(node(nodes.end - 1)).is_some());
-        assert_eq!(closed.close_all(), MOST - 1);
+        assert_eq!(budget.held(), MAX_CACHED as u64);
+        assert!(cache.take(node(nodes.start)).is_none());
+        assert!(cache.take(node(nodes.end - 1)).is_some());
+        assert_eq!(cache.clear(), MAX_CACHED - 1);
         assert_eq!(budget.held(), 0);
     }
 
     #[test]
     fn a_forgotten_inodes_go_with_it() {
-        let (closed, budget) = (ClosedFiles::default(), Budget::new(10));
+        let (cache, budget) = (FdCache::default(), Budget::new(10));
         for number in [2, 2, 2, 3, 3] {
-            closed.keep(node(number), descriptor(&budget));
+            cache.insert(node(number), descriptor(&budget));
         }
         assert_eq!(budget.held(), 3);
-        closed.forget(node(2));
-        assert!(closed.take(node(2)).is_none());
+        cache.remove(node(2));
+        assert!(cache.take(node(2)).is_none());
         assert_eq!(budget.held(), 1);
     }
 
     #[test]
     fn they_are_let_go_though_nobody_asks() {
-        let (closed, budget) = (ClosedFiles::default(), Budget::new(10));
+        let (cache, budget) = (FdCache::default(), Budget::new(10));
         for _ in 0..2 {
-            closed.keep(node(2), descriptor(&budget));
+            cache.insert(node(2), descriptor(&budget));
         }
         let deadline = Instant::now() + Duration::from_secs(20);
         while budget.held() > 0 {
             assert!(Instant::now() < deadline, "still open");
-            thread::sleep(LOOK / 10);
+            thread::sleep(SWEEP_INTERVAL / 10);
         }
         // And are watched over again afterwards.
-        closed.keep(node(2), descriptor(&budget));
+        cache.insert(node(2), descriptor(&budget));
         while budget.held() > 0 {
             assert!(Instant::now() < deadline, "still open");
-            thread::sleep(LOOK / 10);
+            thread::sleep(SWEEP_INTERVAL / 10);
         }
     }
 }

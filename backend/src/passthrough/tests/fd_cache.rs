@@ -6,7 +6,7 @@ use std::time::Duration;
 use gangplank_fuse::FopenFlags;
 
 use super::*;
-use crate::passthrough::content::Settled;
+use crate::passthrough::keep_cache::CtimeStability;
 use crate::passthrough::options::{CachePolicy, Locks};
 
 const ROOT: NodeId = NodeId::ROOT;
@@ -164,21 +164,21 @@ fn keeps_cache(guest: &Guest, node: NodeId) -> bool {
     FopenFlags::from_bits_retain(opened.open_flags).contains(FopenFlags::KEEP_CACHE)
 }
 
-fn quickly_settled() -> Guest {
+fn with_stable_ctimes() -> Guest {
     let mut guest = Guest::with(Options {
         fd_budget: 1000,
         ..Options::default()
     });
-    guest.fs.settled = Settled {
-        unchanged: Duration::ZERO,
-        known: 0,
+    guest.fs.ctime_stability = CtimeStability {
+        min_age: Duration::ZERO,
+        min_known_secs: 0,
     };
     guest
 }
 
 fn skipped_where_changes_do_not_show(guest: &Guest, test: &str) -> bool {
-    let place = guest.fs.share.place(guest.fs.share.root_identity.place);
-    if place.expect("known").changes_show() {
+    let mount = guest.fs.share.mount(guest.fs.share.root_identity.mount);
+    if mount.expect("known").ctime_is_reliable() {
         return false;
     }
     eprintln!("SKIPPED: {test} needs a file system that notes every change");
@@ -187,7 +187,7 @@ fn skipped_where_changes_do_not_show(guest: &Guest, test: &str) -> bool {
 
 #[test]
 fn a_file_that_has_not_changed_need_not_be_read_again() {
-    let guest = quickly_settled();
+    let guest = with_stable_ctimes();
     if skipped_where_changes_do_not_show(&guest, "keeping what is cached") {
         return;
     }
@@ -228,16 +228,16 @@ fn a_file_that_has_not_changed_need_not_be_read_again() {
 
 #[test]
 fn what_changed_or_became_known_a_moment_ago_is_read_again() {
-    let mut guest = quickly_settled();
+    let mut guest = with_stable_ctimes();
     if skipped_where_changes_do_not_show(&guest, "reading again") {
         return;
     }
     let node = file(&guest, c"file");
-    guest.fs.settled = Settled::default();
+    guest.fs.ctime_stability = CtimeStability::default();
     for _ in 0..3 {
         assert!(!keeps_cache(&guest, node), "changed just now");
     }
-    guest.fs.settled.unchanged = Duration::ZERO;
+    guest.fs.ctime_stability.min_age = Duration::ZERO;
     for _ in 0..3 {
         assert!(!keeps_cache(&guest, node), "known since just now");
     }

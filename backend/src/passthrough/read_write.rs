@@ -57,9 +57,9 @@ impl PassthroughFs {
         data: &mut Writer<'_>,
         may_block: bool,
     ) -> io::Result<usize> {
-        let file = self.readable(args.fh, id)?;
+        let file = self.file_to_read(args.fh, id)?;
         let result = self.read_file(&file, args, data, may_block);
-        self.done_reading(args.fh, &file);
+        self.end_read(args.fh, &file);
         result
     }
 
@@ -73,57 +73,59 @@ impl PassthroughFs {
     ) -> io::Result<usize> {
         let is_program =
             ReadFlags::from_bits_retain(args.read_flags).contains(ReadFlags::LOCKOWNER);
-        let short = match is_program {
+        let short_count = match is_program {
             true => ShortCount::Allowed,
             false => ShortCount::Misread,
         };
-        let mut how = 0;
-        if !may_block && file.tells_waiting.load(Ordering::Relaxed) {
+        let mut rwf_flags = 0;
+        if !may_block && file.supports_nowait.load(Ordering::Relaxed) {
             // What goes past the page cache always waits.
             if file.is_direct() {
                 return Err(io::Error::from_raw_os_error(libc::EAGAIN));
             }
-            how = libc::RWF_NOWAIT;
+            rwf_flags = libc::RWF_NOWAIT;
         }
-        let wanted = size(args.size).min(data.remaining());
+        let length = to_len(args.size).min(data.remaining());
         let mut done = 0;
-        while done < wanted {
-            let offset = position(args.offset, done)?;
-            let whole = data.one_call_covers(wanted - done);
+        while done < length {
+            let offset = offset_after(args.offset, done)?;
+            let requested = data.max_per_call(length - done);
             let result = transfer(file, || {
-                data.read_from(file.as_fd(), wanted - done, offset, how)
+                data.read_from(file.as_fd(), length - done, offset, rwf_flags)
             });
             match result {
                 // Linux 5.9 and 5.10 say so of what is not in memory, too (readv(2), BUGS).
-                Ok(0) if how != 0 => how = 0,
+                Ok(0) if rwf_flags != 0 => rwf_flags = 0,
                 Ok(0) => break,
                 Ok(read) => {
                     done += read;
                     // Less than asked is the end of the file, or stops before an error, or before
                     // what is not in memory if the call was not to wait.
-                    if read < whole
-                        && (self.ends_at(file.node, position(args.offset, done)?)
-                            || short == ShortCount::Allowed && file.reads_whole && how == 0)
+                    if read < requested
+                        && (self.guest_eof_is(file.node, offset_after(args.offset, done)?)
+                            || short_count == ShortCount::Allowed
+                                && file.short_read_is_final
+                                && rwf_flags == 0)
                     {
                         break;
                     }
                 }
-                Err(error) if how != 0 && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                    file.tells_waiting.store(false, Ordering::Relaxed);
-                    how = 0;
+                Err(error) if rwf_flags != 0 && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    file.supports_nowait.store(false, Ordering::Relaxed);
+                    rwf_flags = 0;
                 }
                 // What was read so far is read again.
-                Err(error) if how != 0 && error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if rwf_flags != 0 && error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(error);
                 }
-                Err(error) => return short.answer(done, error),
+                Err(error) => return short_count.answer(done, error),
             }
         }
         Ok(done)
     }
 
     /// Whether the guest knows the file to end at `offset`.
-    fn ends_at(&self, id: NodeId, offset: u64) -> bool {
+    fn guest_eof_is(&self, id: NodeId, offset: u64) -> bool {
         let known = self.inodes.with_known_size(id, KnownSize::get);
         known.flatten() == Some(offset)
     }
@@ -143,13 +145,13 @@ impl PassthroughFs {
         // the guest collects writes, it alone knows where the file ends.
         let append = args.flags.cast_signed() & libc::O_APPEND != 0
             && !is_cached
-            && !self.session.has(InitFlags::WRITEBACK_CACHE);
-        let how = if append { libc::RWF_APPEND } else { 0 };
-        let short = match is_cached || self.writes_asynchronously(args) {
+            && !self.negotiated.has(InitFlags::WRITEBACK_CACHE);
+        let rwf_flags = if append { libc::RWF_APPEND } else { 0 };
+        let short_count = match is_cached || self.writes_asynchronously(args) {
             true => ShortCount::Misread,
             false => ShortCount::Allowed,
         };
-        let mut write = || write_file(&file, args, how, short, data);
+        let mut write = || write_file(&file, args, rwf_flags, short_count, data);
         let written = if flags.contains(WriteFlags::KILL_SUIDGID) {
             without_set_id(write)
         } else {
@@ -169,8 +171,8 @@ impl PassthroughFs {
     /// Whether the guest's kernel sends this write, and waits for it, like one of many of an
     /// asynchronous transfer: an `O_DIRECT` write on a file that has a page cache.
     fn writes_asynchronously(&self, args: &WriteIn) -> bool {
-        self.session.has(InitFlags::ASYNC_DIO)
-            && self.numbering.is_direct(args.flags)
+        self.negotiated.has(InitFlags::ASYNC_DIO)
+            && self.guest_arch.is_direct(args.flags)
             && !self.share.options.cache.bypasses_page_cache()
     }
 }
@@ -178,22 +180,22 @@ impl PassthroughFs {
 fn write_file(
     file: &OpenFile,
     args: &WriteIn,
-    how: i32,
-    short: ShortCount,
+    rwf_flags: i32,
+    short_count: ShortCount,
     data: &mut Reader<'_>,
 ) -> io::Result<usize> {
-    let wanted = size(args.size).min(data.remaining());
+    let length = to_len(args.size).min(data.remaining());
     let mut done = 0;
-    while done < wanted {
-        let offset = position(args.offset, done)?;
+    while done < length {
+        let offset = offset_after(args.offset, done)?;
         let result = transfer(file, || {
-            data.write_to(file.as_fd(), wanted - done, offset, how)
+            data.write_to(file.as_fd(), length - done, offset, rwf_flags)
         });
         match result {
             // No file system should, but the rest is not written.
-            Ok(0) => return short.answer(done, io::Error::from_raw_os_error(libc::EIO)),
+            Ok(0) => return short_count.answer(done, io::Error::from_raw_os_error(libc::EIO)),
             Ok(written) => done += written,
-            Err(error) => return short.answer(done, error),
+            Err(error) => return short_count.answer(done, error),
         }
     }
     Ok(done)
@@ -222,12 +224,12 @@ fn transfer(file: &OpenFile, mut call: impl FnMut() -> io::Result<usize>) -> io:
 }
 
 /// The offset after `done` bytes.
-fn position(offset: u64, done: usize) -> io::Result<u64> {
+fn offset_after(offset: u64, done: usize) -> io::Result<u64> {
     offset
         .checked_add(done as u64)
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-fn size(size: u32) -> usize {
+fn to_len(size: u32) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }

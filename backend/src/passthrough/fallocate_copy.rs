@@ -10,7 +10,7 @@ use super::fs::PassthroughFs;
 use super::inode::KnownSize;
 use crate::session::Caller;
 use crate::sys::file;
-use crate::sys::file_content::{self, SeekFor};
+use crate::sys::file_content::{self, SeekTarget};
 
 /// The most bytes copied for one request: what a request may take must not be the guest's choice.
 const COPY_LIMIT: u64 = 1 << 30;
@@ -23,7 +23,7 @@ impl PassthroughFs {
         id: NodeId,
         args: &FallocateIn,
     ) -> io::Result<()> {
-        const KNOWN: i32 = libc::FALLOC_FL_KEEP_SIZE
+        const SUPPORTED: i32 = libc::FALLOC_FL_KEEP_SIZE
             | libc::FALLOC_FL_PUNCH_HOLE
             | libc::FALLOC_FL_COLLAPSE_RANGE
             | libc::FALLOC_FL_ZERO_RANGE
@@ -31,12 +31,12 @@ impl PassthroughFs {
             | libc::FALLOC_FL_UNSHARE_RANGE;
         self.check_writable()?;
         let file = self.files.get(Handle::new(args.fh), id)?;
-        if args.mode & !KNOWN.cast_unsigned() != 0 {
+        if args.mode & !SUPPORTED.cast_unsigned() != 0 {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
-        signed(args.offset)?;
-        signed(args.length)?;
-        self.changing_content(caller, || {
+        check_off_t(args.offset)?;
+        check_off_t(args.length)?;
+        self.with_caller_fsetid(caller, || {
             file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
         })?;
         self.inodes.with_known_size(id, KnownSize::forget);
@@ -45,19 +45,19 @@ impl PassthroughFs {
 
     /// Finds data or a hole.
     pub(super) fn do_lseek(&self, id: NodeId, args: &LseekIn) -> io::Result<u64> {
-        let file = self.readable(args.fh, id)?;
-        let what = match args.whence.cast_signed() {
-            libc::SEEK_DATA => SeekFor::Data,
-            libc::SEEK_HOLE => SeekFor::Hole,
+        let file = self.file_to_read(args.fh, id)?;
+        let target = match args.whence.cast_signed() {
+            libc::SEEK_DATA => SeekTarget::Data,
+            libc::SEEK_HOLE => SeekTarget::Hole,
             // The guest's kernel moves positions by itself.
             _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
         };
-        if file.listing.is_some() {
+        if file.dir_stream.is_some() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         // Beyond what a file can be, there is nothing.
-        signed(args.offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
-        file_content::seek(file.as_fd(), args.offset, what)
+        check_off_t(args.offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
+        file_content::seek(file.as_fd(), args.offset, target)
     }
 
     /// Copies between two open files, inside the host.
@@ -74,10 +74,10 @@ impl PassthroughFs {
         let source = self.files.get(Handle::new(args.fh_in), id)?;
         let target_id = NodeId::new(args.nodeid_out);
         let target = self.files.get(Handle::new(args.fh_out), target_id)?;
-        signed(args.off_in)?;
-        signed(args.off_out)?;
+        check_off_t(args.off_in)?;
+        check_off_t(args.off_out)?;
         let length = usize::try_from(args.len.min(COPY_LIMIT)).unwrap_or(usize::MAX);
-        let copied = self.changing_content(caller, || {
+        let copied = self.with_caller_fsetid(caller, || {
             file_content::copy_range(
                 source.as_fd(),
                 args.off_in,
@@ -99,12 +99,12 @@ impl PassthroughFs {
     ///
     /// Neither FALLOCATE nor COPY_FILE_RANGE has a flag for that, as WRITE has: the guest's kernel relies on the file
     /// system to know. Of the caller's capabilities it tells nothing, so root alone is taken to have `CAP_FSETID`.
-    fn changing_content<T>(
+    fn with_caller_fsetid<T>(
         &self,
         caller: Caller,
         change: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        if caller.uid != 0 && self.session.has(InitFlags::HANDLE_KILLPRIV_V2) {
+        if caller.uid != 0 && self.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2) {
             return without_set_id(change);
         }
         change()
@@ -112,7 +112,7 @@ impl PassthroughFs {
 }
 
 /// Checks that an offset or a length is one that the host's calls can take.
-fn signed(number: u64) -> io::Result<()> {
+fn check_off_t(number: u64) -> io::Result<()> {
     match i64::try_from(number) {
         Ok(_) => Ok(()),
         Err(_) => Err(io::Error::from_raw_os_error(libc::EINVAL)),

@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 
 use gangplank_fuse::{EntryOut, NodeId};
 
-use super::attributes::device_parts;
+use super::attributes::decode_dev;
 use super::fs::PassthroughFs;
-use super::inodes::Kind;
+use super::inode_table::FileType;
 use crate::session::{Creator, Name};
-use crate::sys::{file, tree};
+use crate::sys::{file, namespace_ops};
 
 impl PassthroughFs {
     /// Makes a directory.
@@ -25,9 +25,9 @@ impl PassthroughFs {
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
         // Before it is made: an object that is there must not be reported as an error.
-        let permit = self.permit_inode()?;
+        let permit = self.acquire_inode_permit()?;
         self.impersonation().create(creator, mode, |mode| {
-            tree::make_directory(parent.as_fd(), name, mode)
+            namespace_ops::make_directory(parent.as_fd(), name, mode)
         })?;
         self.look_up_with(permit, &parent, name)
     }
@@ -44,10 +44,10 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permit = self.permit_inode()?;
-        let (major, minor) = device_parts(rdev);
+        let permit = self.acquire_inode_permit()?;
+        let (major, minor) = decode_dev(rdev);
         self.impersonation().create(creator, mode, |mode| {
-            tree::make_node(parent.as_fd(), name, mode, major, minor)
+            namespace_ops::make_node(parent.as_fd(), name, mode, major, minor)
         })?;
         self.look_up_with(permit, &parent, name)
     }
@@ -63,9 +63,9 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permit = self.permit_inode()?;
+        let permit = self.acquire_inode_permit()?;
         self.impersonation().create(creator, 0o777, |_| {
-            tree::make_symlink(target, parent.as_fd(), name)
+            namespace_ops::make_symlink(target, parent.as_fd(), name)
         })?;
         self.look_up_with(permit, &parent, name)
     }
@@ -73,7 +73,7 @@ impl PassthroughFs {
     /// The target of a symbolic link.
     pub(super) fn do_readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
         let node = self.node(id)?;
-        if node.kind != Kind::Symlink {
+        if node.file_type != FileType::Symlink {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let length = file::read_link(node.as_fd(), target)?;
@@ -94,7 +94,7 @@ impl PassthroughFs {
         self.check_writable()?;
         let node = self.node(id)?;
         let parent = self.directory(new_parent)?;
-        tree::link(
+        namespace_ops::link(
             self.share.proc_self_fd(),
             node.as_fd(),
             parent.as_fd(),
@@ -102,22 +102,22 @@ impl PassthroughFs {
         )?;
         // Not looked up by name: it is this inode, whatever the name may mean by now.
         let stat = file::stat(node.as_fd())?;
-        self.inodes.count_lookup(id)?;
+        self.inodes.add_lookup(id)?;
         self.inodes
             .with_known_size(id, |known| known.set(stat.stx_size));
-        Ok(self.entry(id, parent.identity.place, node.identity.place, &stat))
+        Ok(self.entry(id, parent.identity.mount, node.identity.mount, &stat))
     }
 
     /// Removes a name that is not a directory.
     pub(super) fn do_unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
-        tree::unlink(self.directory(parent)?.as_fd(), name.as_c_str())
+        namespace_ops::unlink(self.directory(parent)?.as_fd(), name.as_c_str())
     }
 
     /// Removes an empty directory.
     pub(super) fn do_rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
-        tree::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
+        namespace_ops::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
     }
 
     /// Renames.
@@ -130,16 +130,17 @@ impl PassthroughFs {
         new_name: Name<'_>,
         flags: u32,
     ) -> io::Result<()> {
-        const KNOWN: u32 = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
+        const SUPPORTED: u32 =
+            libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
         self.check_writable()?;
-        if flags & !KNOWN != 0 {
+        if flags & !SUPPORTED != 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let from = self.directory(parent)?;
         let to = self.directory(new_parent)?;
         let rename = || {
             let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
-            tree::rename(from.as_fd(), name, to.as_fd(), new_name, flags)
+            namespace_ops::rename(from.as_fd(), name, to.as_fd(), new_name, flags)
         };
         if flags & libc::RENAME_WHITEOUT == 0 {
             return rename();

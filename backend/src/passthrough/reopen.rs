@@ -9,10 +9,10 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::inodes::stale;
+use super::inode_table::stale;
 use super::mount_handles::OpenableHandle;
+use super::mounts::{Identity, MountIndex};
 use super::options::InodeFileHandles;
-use super::places::{Identity, PlaceIndex};
 use super::share::Share;
 use crate::session::Name;
 use crate::sys::file::{self, Statx};
@@ -26,7 +26,7 @@ const PATH_MAX: usize = 4096;
 
 /// How to find an inode again, and to know it when it is found.
 #[derive(Debug, Clone)]
-pub(super) enum Recall {
+pub(super) enum InodeRef {
     /// By the name that the file system has for it.
     Handle(OpenableHandle),
     /// By the place where it was.
@@ -34,80 +34,80 @@ pub(super) enum Recall {
         /// From the share's root, without a `/` at either end.
         path: Box<[u8]>,
         /// When it was born.
-        born: Birth,
+        birth_time: BirthTime,
     },
     /// Not at all: it had no name any more when its descriptor was needed for something else.
-    Gone,
+    Unlinked,
 }
 
 /// Seconds since the epoch, and nanoseconds.
-type Birth = (i64, u32);
+type BirthTime = (i64, u32);
 
 /// What tells whether an inode of the same number is the same inode.
 #[derive(Debug, Clone)]
-pub(super) struct Evidence {
+pub(super) struct InodeFingerprint {
     handle: Option<FileHandle>,
-    born: Option<Birth>,
+    birth_time: Option<BirthTime>,
 }
 
-impl Recall {
-    /// Whether the inode is the one that the evidence is of.
-    pub(super) fn is_of(&self, evidence: &Evidence) -> bool {
+impl InodeRef {
+    /// Whether the inode is the one that the fingerprint is of.
+    pub(super) fn matches(&self, fingerprint: &InodeFingerprint) -> bool {
         match self {
-            Self::Handle(handle) => evidence.handle.as_ref() == Some(handle.handle()),
-            Self::Path { born, .. } => evidence.born == Some(*born),
-            Self::Gone => false,
+            Self::Handle(handle) => fingerprint.handle.as_ref() == Some(handle.handle()),
+            Self::Path { birth_time, .. } => fingerprint.birth_time == Some(*birth_time),
+            Self::Unlinked => false,
         }
     }
 
     /// Whether it stays right whatever happens to the inode's names.
-    pub(super) fn lasts(&self) -> bool {
+    pub(super) fn survives_rename(&self) -> bool {
         matches!(self, Self::Handle(_))
     }
 }
 
 /// Why there is no way to find an inode again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoRecall {
+pub(super) enum NotReopenable {
     /// Something failed that may not fail later.
-    Now,
+    Temporarily,
     /// For what and where it is.
-    Ever,
+    Permanently,
 }
 
 impl Share {
     /// What tells the inode of `file` from others that had its number.
-    pub(super) fn evidence(
+    pub(super) fn fingerprint(
         &self,
-        place: PlaceIndex,
+        mount: MountIndex,
         file: BorrowedFd<'_>,
         stat: &Statx,
-    ) -> Evidence {
-        let place = self
-            .uses_handles()
-            .then(|| self.place(place).ok())
+    ) -> InodeFingerprint {
+        let mount = self
+            .uses_file_handles()
+            .then(|| self.mount(mount).ok())
             .flatten();
-        Evidence {
-            handle: place.and_then(|place| place.handles().known(file)),
-            born: born(stat),
+        InodeFingerprint {
+            handle: mount.and_then(|mount| mount.handles().handle_of(file)),
+            birth_time: birth_time(stat),
         }
     }
 
     /// What tells the inode that `name` leads to, whose attributes are `stat`, from others that had its number.
-    pub(super) fn evidence_at(
+    pub(super) fn fingerprint_at(
         &self,
-        place: PlaceIndex,
+        mount: MountIndex,
         dir: BorrowedFd<'_>,
         name: &CStr,
         stat: &Statx,
-    ) -> Evidence {
-        let place = self
-            .uses_handles()
-            .then(|| self.place(place).ok())
+    ) -> InodeFingerprint {
+        let mount = self
+            .uses_file_handles()
+            .then(|| self.mount(mount).ok())
             .flatten();
-        Evidence {
-            handle: place.and_then(|place| place.handles().known_at(dir, name)),
-            born: born(stat),
+        InodeFingerprint {
+            handle: mount.and_then(|mount| mount.handles().handle_at(dir, name)),
+            birth_time: birth_time(stat),
         }
     }
 
@@ -115,36 +115,36 @@ impl Share {
     ///
     /// # Errors
     /// Whether there may be a way at another time.
-    pub(super) fn recall(
+    pub(super) fn inode_ref(
         &self,
         identity: Identity,
         file: BorrowedFd<'_>,
         can_be_opened: bool,
-    ) -> Result<Recall, NoRecall> {
+    ) -> Result<InodeRef, NotReopenable> {
         if let Some(handle) = self.openable_handle(identity, file, can_be_opened) {
-            return Ok(Recall::Handle(handle));
+            return Ok(InodeRef::Handle(handle));
         }
         if self.options.inode_file_handles != InodeFileHandles::Prefer {
-            return Err(NoRecall::Now);
+            return Err(NotReopenable::Temporarily);
         }
-        let stat = file::stat(file).map_err(|_| NoRecall::Now)?;
-        let born = born(&stat).ok_or(NoRecall::Ever)?;
+        let stat = file::stat(file).map_err(|_| NotReopenable::Temporarily)?;
+        let birth_time = birth_time(&stat).ok_or(NotReopenable::Permanently)?;
         let path = self.path_in_share(file).map_err(|error| {
             if error.raw_os_error() == Some(libc::ENAMETOOLONG) {
-                NoRecall::Ever
+                NotReopenable::Permanently
             } else {
-                NoRecall::Now
+                NotReopenable::Temporarily
             }
         })?;
-        let path = path.ok_or(NoRecall::Ever)?;
+        let path = path.ok_or(NotReopenable::Permanently)?;
         // The kernel's word for where it is may be misleading: names can look like its remarks. So it is tried. When
         // that fails, names may be changing just now, or no descriptor be left for it.
-        self.walk(&path, identity, born)
-            .map_err(|_| NoRecall::Now)?;
-        Ok(Recall::Path { path, born })
+        self.walk(&path, identity, birth_time)
+            .map_err(|_| NotReopenable::Temporarily)?;
+        Ok(InodeRef::Path { path, birth_time })
     }
 
-    fn uses_handles(&self) -> bool {
+    fn uses_file_handles(&self) -> bool {
         self.abilities.can_open_by_handle
             && self.options.inode_file_handles != InodeFileHandles::Never
     }
@@ -156,35 +156,41 @@ impl Share {
         file: BorrowedFd<'_>,
         can_be_opened: bool,
     ) -> Option<OpenableHandle> {
-        let place = self
-            .uses_handles()
-            .then(|| self.place(identity.place).ok())
+        let mount = self
+            .uses_file_handles()
+            .then(|| self.mount(identity.mount).ok())
             .flatten()?;
         // The descriptor may live long, and an inode with it: the root's does no harm.
-        let source = match identity.place {
-            PlaceIndex::ROOT => Some(self.root.as_fd()),
+        let source = match identity.mount {
+            MountIndex::ROOT => Some(self.root.as_fd()),
             _ => can_be_opened.then_some(file),
         };
-        place.handles().openable(self.proc_self_fd(), file, source)
+        mount
+            .handles()
+            .openable_handle(self.proc_self_fd(), file, source)
     }
 
     /// Opens an inode that no descriptor holds (`O_PATH`).
     ///
     /// # Errors
     /// ESTALE where it cannot be found.
-    pub(super) fn open_recalled(&self, identity: Identity, recall: &Recall) -> io::Result<OwnedFd> {
-        match recall {
-            Recall::Handle(handle) => handle.open(),
-            Recall::Path { path, born } => self.walk(path, identity, *born),
-            Recall::Gone => Err(stale()),
+    pub(super) fn open_inode_ref(
+        &self,
+        identity: Identity,
+        inode_ref: &InodeRef,
+    ) -> io::Result<OwnedFd> {
+        match inode_ref {
+            InodeRef::Handle(handle) => handle.open(),
+            InodeRef::Path { path, birth_time } => self.walk(path, identity, *birth_time),
+            InodeRef::Unlinked => Err(stale()),
         }
     }
 
     /// Where in the share `file` is at present; `None` where it has no name there.
     fn path_in_share(&self, file: BorrowedFd<'_>) -> io::Result<Option<Box<[u8]>>> {
         let (mut root, mut path) = ([0; PATH_MAX], [0; PATH_MAX]);
-        let root = self.own_path(self.root.as_fd(), &mut root)?;
-        let path = self.own_path(file, &mut path)?;
+        let root = self.proc_path(self.root.as_fd(), &mut root)?;
+        let path = self.proc_path(file, &mut path)?;
         let root = root.strip_suffix(b"/").unwrap_or(root);
         let inside = path
             .strip_prefix(root)
@@ -195,8 +201,8 @@ impl Share {
     }
 
     /// What the kernel says is the path of an open file.
-    fn own_path<'a>(&self, file: BorrowedFd<'_>, path: &'a mut [u8]) -> io::Result<&'a [u8]> {
-        let length = file::own_path(self.proc_self_fd(), file, path)?;
+    fn proc_path<'a>(&self, file: BorrowedFd<'_>, path: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        let length = file::proc_path(self.proc_self_fd(), file, path)?;
         // A path that fills the buffer may have been cut.
         path.get(..length)
             .filter(|_| length < PATH_MAX)
@@ -204,20 +210,25 @@ impl Share {
     }
 
     /// Walks to where an inode was, component by component, and makes sure that it is the one.
-    fn walk(&self, path: &[u8], identity: Identity, born_then: Birth) -> io::Result<OwnedFd> {
+    fn walk(
+        &self,
+        path: &[u8],
+        identity: Identity,
+        expected_birth: BirthTime,
+    ) -> io::Result<OwnedFd> {
         let mut reached: Option<OwnedFd> = None;
         for component in path.split(|byte| *byte == b'/') {
             let name = CString::new(component).map_err(|_| stale())?;
             let name = Name::new(&name)?;
             let from = reached.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
-            reached = Some(file::open_path(from, name.as_c_str()).map_err(not_there)?);
+            reached = Some(file::open_path(from, name.as_c_str()).map_err(missing_is_stale)?);
         }
         let reached = reached.ok_or_else(stale)?;
         let stat = file::stat(reached.as_fd())?;
-        let place = self.places.find(&stat, identity.place);
-        if place == Some(identity.place)
+        let mount = self.mounts.find(&stat, identity.mount);
+        if mount == Some(identity.mount)
             && stat.stx_ino == identity.ino
-            && born(&stat) == Some(born_then)
+            && birth_time(&stat) == Some(expected_birth)
         {
             return Ok(reached);
         }
@@ -225,13 +236,13 @@ impl Share {
     }
 }
 
-fn born(stat: &Statx) -> Option<Birth> {
+fn birth_time(stat: &Statx) -> Option<BirthTime> {
     let known = stat.stx_mask & libc::STATX_BTIME != 0;
     known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
 }
 
 /// A missing component says that the inode has moved, not that a name of the guest's is missing.
-fn not_there(error: io::Error) -> io::Error {
+fn missing_is_stale(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => stale(),
         _ => error,

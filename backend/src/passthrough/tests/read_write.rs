@@ -244,7 +244,7 @@ fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
         killpriv_v2: true,
         ..Options::default()
     });
-    assert!(guest.fs.session.has(InitFlags::HANDLE_KILLPRIV_V2));
+    assert!(guest.fs.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2));
     let (node, handle) = file(&guest, b"0123", libc::O_RDWR);
     std::fs::write(guest.path("source"), b"source").expect("written");
     let source = guest.find(ROOT, c"source");
@@ -365,7 +365,7 @@ fn flush_is_not_asked_for_where_nothing_depends_on_it() {
             .files
             .get(handle, node)
             .expect("open")
-            .close_reports;
+            .close_reports_errors;
         assert_eq!(spared, locks == Locks::Guest && !reports);
         guest
             .fs
