@@ -1,4 +1,4 @@
-//! The host's attributes as the guest gets them.
+//! GETATTR, STATX, STATFS, and the attributes in other replies.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,17 +15,17 @@ use super::mounts::{Identity, MountIndex};
 use super::options::Options;
 use crate::sys::file::{self, Statx, StatxTimestamp};
 
-/// How long the guest may rely on what it is told.
+/// How long the guest may cache entries and attributes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CacheTimeouts {
-    /// Entries and attributes.
+    /// Timeout of entries and attributes, in seconds and nanoseconds.
     positive: (u64, u32),
-    /// Names that do not exist; `None` where that is not to be remembered.
+    /// Timeout of negative entries; `None` if the guest may not cache them.
     negative: Option<(u64, u32)>,
 }
 
 impl CacheTimeouts {
-    /// As the options say.
+    /// The timeouts that the options ask for.
     pub(super) fn new(options: &Options) -> Self {
         let parts = |time: Duration| (time.as_secs(), time.subsec_nanos());
         let negative = options.negative_timeout;
@@ -37,7 +37,7 @@ impl CacheTimeouts {
 }
 
 impl PassthroughFs {
-    /// Attributes, through the handle where the guest names one.
+    /// Reads the attributes, through the open file if the guest names a handle.
     pub(super) fn do_getattr(&self, id: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
         if let Some(handle) = handle
             && let Ok(open) = self.files.get(handle, id)
@@ -48,12 +48,12 @@ impl PassthroughFs {
         Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }
 
-    /// The attributes that the guest asks for, birth time included.
+    /// Reads the attributes that the guest asks for, including the birth time.
     pub(super) fn do_statx(&self, id: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
-        // What decides how fresh the answer has to be; other flags are about names.
+        // The flags that say how fresh the attributes must be; other flags concern path lookup.
         const SYNC: u32 = (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC).cast_unsigned();
         let mask = args.sx_mask | libc::STATX_INO | libc::STATX_TYPE | file::MOUNT;
-        // A mask with this bit is for kernels to come, and refused by all that are.
+        // The kernel rejects a mask with this reserved bit.
         let mask = mask & !libc::STATX__RESERVED.cast_unsigned();
         let flags = GetattrFlags::from_bits_retain(args.getattr_flags);
         let open = flags
@@ -75,7 +75,7 @@ impl PassthroughFs {
         })
     }
 
-    /// Figures of the file system that holds a node.
+    /// Reads the statistics of the file system that holds a node.
     pub(super) fn do_statfs(&self, id: NodeId) -> io::Result<Kstatfs> {
         let figures = file::file_system_stats(self.node(id)?.as_fd())?;
         Ok(Kstatfs {
@@ -91,7 +91,7 @@ impl PassthroughFs {
         })
     }
 
-    /// The reply to a look-up that found an inode.
+    /// The reply to a lookup that found an inode.
     pub(super) fn entry(
         &self,
         id: NodeId,
@@ -109,7 +109,7 @@ impl PassthroughFs {
         let (seconds, nanoseconds) = self.timeouts.positive;
         EntryOut {
             nodeid: id.get(),
-            // Node ids are never used again, so one generation is enough.
+            // Node ids are never reused, so the generation stays 0.
             generation: 0,
             entry_valid: seconds,
             attr_valid: seconds,
@@ -119,7 +119,7 @@ impl PassthroughFs {
         }
     }
 
-    /// The reply to a look-up that found nothing.
+    /// The reply to a lookup that found nothing.
     pub(super) fn negative_entry(&self) -> io::Result<EntryOut> {
         let (seconds, nanoseconds) = self
             .timeouts
@@ -132,7 +132,7 @@ impl PassthroughFs {
         })
     }
 
-    /// Attributes of a node as a reply.
+    /// The attribute reply for a node.
     pub(super) fn attr_out(&self, id: NodeId, stat: &Statx) -> AttrOut {
         self.record_known_size(id, stat);
         let mount = self.share.mounts.find(stat, MountIndex::ROOT);
@@ -144,7 +144,7 @@ impl PassthroughFs {
         }
     }
 
-    /// Notes that the guest knows the size from now on.
+    /// Records that the guest receives this size.
     fn record_known_size(&self, id: NodeId, stat: &Statx) {
         if FileType::from_mode(u32::from(stat.stx_mode)) == FileType::Regular {
             self.inodes
@@ -192,7 +192,7 @@ impl PassthroughFs {
             ..SxTime::default()
         };
         gangplank_fuse::Statx {
-            // The mount is the guest's own business.
+            // The guest's kernel fills in its own mount id.
             mask: stat.stx_mask & !file::MOUNT,
             blksize: stat.stx_blksize,
             attributes: stat.stx_attributes.bits(),
@@ -217,17 +217,17 @@ impl PassthroughFs {
     }
 }
 
-/// Seconds go over the wire as they are in memory: negative ones, before 1970, come out right in the guest.
+/// Seconds are sent as two's complement, so times before 1970 stay correct.
 fn time(time: &StatxTimestamp) -> (u64, u32) {
     (time.tv_sec.cast_unsigned(), time.tv_nsec)
 }
 
-/// A device number as the kernel packs it into 32 bits (`new_encode_dev`, `linux/kdev_t.h`).
+/// Packs a device number into 32 bits (`new_encode_dev`, `linux/kdev_t.h`).
 pub(super) fn encode_dev(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)
 }
 
-/// Major and minor number of a packed device number.
+/// Unpacks a device number to major and minor.
 pub(super) fn decode_dev(device: u32) -> (u32, u32) {
     (
         (device >> 8) & 0xfff,

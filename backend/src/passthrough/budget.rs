@@ -1,19 +1,21 @@
-//! How many descriptors the guests may hold, all together and each.
+//! The descriptor budget: how many descriptors each guest and all guests together may hold.
 //!
-//! Most can be taken from a guest when others need them. Those that cannot (of open files, of locks, of inodes that
-//! there is no way to find again) are fixed, and counted for each guest: it may have more of them as long as it has
-//! less than [`FIXED_TO_FREE`] times what all guests' fixed ones leave. So a guest that is alone gets most, guests that
-//! hold nothing take nothing from others, and however many are greedy, something is left for the next.
+//! Most descriptors can be evicted when another guest needs one. Descriptors of open files, of
+//! locks and of inodes that cannot be reopened are pinned. A guest may pin more descriptors while
+//! it has fewer than [`PINNED_TO_FREE`] times the number that all guests' pinned descriptors leave
+//! free. So a guest that is alone gets most of the budget, idle guests cost the others nothing, and
+//! a new guest always gets some.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// How many times what is free one guest's fixed descriptors may be: four fifths of all for one that is alone.
+/// Limit of a guest's pinned descriptors, as a multiple of the free ones. With 4, a guest that is
+/// alone can pin four fifths of the budget.
 const PINNED_TO_FREE: u64 = 4;
 
-/// The count of descriptors held for guests, and its limit.
+/// The number of descriptors held for guests, and its limit.
 #[derive(Debug)]
 pub(super) struct Budget {
     held: AtomicU64,
@@ -21,24 +23,24 @@ pub(super) struct Budget {
     limit: u64,
 }
 
-/// One guest's fixed descriptors.
+/// One guest's pinned descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     pinned: AtomicU64,
-    /// Those of them that hold inodes.
+    /// The pinned descriptors that belong to inodes.
     pinned_inodes: AtomicU64,
 }
 
-/// What a fixed descriptor is for.
+/// Why a descriptor is pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PinFor {
-    /// An open file, or locks.
+    /// An open file or a lock.
     File,
     /// An inode.
     Inode,
 }
 
-/// The right to hold one descriptor; given back when dropped.
+/// The right to hold one descriptor. Dropping it returns it to the budget.
 #[derive(Debug)]
 pub(super) struct Permit {
     budget: Arc<Budget>,
@@ -46,7 +48,7 @@ pub(super) struct Permit {
 }
 
 impl Budget {
-    /// Nothing held; at least 1 can be.
+    /// Creates an unused budget of at least 1.
     pub(super) fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicU64::new(0),
@@ -55,22 +57,23 @@ impl Budget {
         })
     }
 
-    /// Most descriptors that may be held.
+    /// Limit of descriptors.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Descriptors that are held.
+    /// Number of descriptors held.
     pub(super) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether a guest may have one more fixed descriptor.
+    /// Whether a guest may pin one more open file.
     pub(super) fn may_pin_file(&self, account: &Account) -> bool {
         self.allows(account.pinned())
     }
 
-    /// Whether a guest may have one more inode that may turn out to be fixed; its open files do not matter.
+    /// Whether a guest may hold one more inode that may turn out to be pinned. Its open files do
+    /// not count.
     pub(super) fn may_pin_inode(&self, account: &Account) -> bool {
         let pinned_inodes = account.pinned_inodes.load(Ordering::Relaxed);
         pinned_inodes == 0 || self.allows(pinned_inodes)
@@ -83,7 +86,7 @@ impl Budget {
         pinned < free.saturating_mul(PINNED_TO_FREE)
     }
 
-    /// A permit, or `None` where the limit is reached.
+    /// Acquires a permit; `None` if the limit is reached.
     pub(super) fn acquire(self: &Arc<Self>) -> Option<Permit> {
         let taken = self
             .held
@@ -98,14 +101,14 @@ impl Budget {
 }
 
 impl Account {
-    /// Descriptors that cannot be taken from the guest.
+    /// Number of the guest's pinned descriptors.
     pub(super) fn pinned(&self) -> u64 {
         self.pinned.load(Ordering::Relaxed)
     }
 }
 
 impl Permit {
-    /// The right to hold one that is not counted.
+    /// A permit that does not count against any budget.
     pub(super) fn uncounted() -> Self {
         Self {
             budget: Arc::new(Budget {
@@ -117,7 +120,7 @@ impl Permit {
         }
     }
 
-    /// Counts it as fixed from now on.
+    /// Counts the descriptor as pinned from now on.
     pub(super) fn pin(&self, account: &Arc<Account>, reason: PinFor) {
         if self.pinned.set((Arc::clone(account), reason)).is_err() {
             return;
@@ -151,17 +154,17 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// The descriptor, counted.
+    /// Combines a descriptor with its permit.
     pub(super) fn new(fd: OwnedFd, permit: Permit) -> Self {
         Self { fd, permit }
     }
 
-    /// Counts it as one that cannot be taken from the guest.
+    /// Counts the descriptor as pinned because its inode cannot be reopened.
     pub(super) fn pin(&self, account: &Arc<Account>) {
         self.permit.pin(account, PinFor::Inode);
     }
 
-    /// Whether it cannot be taken from the guest.
+    /// Whether the descriptor is pinned.
     pub(super) fn is_pinned(&self) -> bool {
         self.permit.pinned.get().is_some()
     }
@@ -173,7 +176,7 @@ impl AsFd for Descriptor {
     }
 }
 
-/// What a guest gets where there is no descriptor to be had.
+/// ENFILE: no descriptor is available.
 pub(super) fn descriptors_exhausted() -> io::Error {
     io::Error::from_raw_os_error(libc::ENFILE)
 }
@@ -182,7 +185,7 @@ pub(super) fn descriptors_exhausted() -> io::Error {
 mod tests {
     use super::*;
 
-    /// Takes fixed permits for a guest until it is refused.
+    /// Acquires pinned permits for a guest until the budget denies one.
     fn take_all(budget: &Arc<Budget>, account: &Arc<Account>) -> Vec<Permit> {
         let mut taken = Vec::new();
         while budget.may_pin_file(account) {
@@ -202,7 +205,7 @@ mod tests {
         let second = take_all(&budget, &accounts[1]);
         assert_eq!(second.len(), 160);
         assert_eq!(take_all(&budget, &accounts[2]).len(), 32);
-        // What another gives back is for the one that has less.
+        // The second guest has pinned less, so it may use the returned permits.
         drop(first);
         assert_eq!(accounts[0].pinned(), 0);
         assert!(budget.may_pin_file(&accounts[1]));

@@ -1,4 +1,4 @@
-//! Creating objects as the guest's process would: owner, group, umask.
+//! Creating objects with the owner, group and umask of the guest's process.
 
 use std::io;
 
@@ -6,23 +6,24 @@ use crate::rate_limited;
 use crate::session::Creator;
 use crate::sys::thread::{self, Capability, MAX_GROUPS};
 
-/// What of a caller's credentials can and must be taken on.
+/// Which of a caller's credentials the daemon assumes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Impersonation {
-    /// The process may change its threads' credentials.
+    /// Change the thread's user and group ids.
     pub(super) change_ids: bool,
-    /// The umask is ours to apply (`FUSE_DONT_MASK`).
+    /// Apply the caller's umask (`FUSE_DONT_MASK`).
     pub(super) apply_umask: bool,
 }
 
 impl Impersonation {
-    /// Calls `create` with the mode to create with, as the caller as far as that is possible.
+    /// Calls `create` with the mode to use, under the caller's credentials where possible.
     ///
-    /// The guest's kernel has checked permissions, with all of the caller's groups, of which the host knows but one.
-    /// So where the host refuses permission, the call is made once more without permission bits in the way.
+    /// The guest's kernel has checked permissions with all of the caller's groups; the host knows
+    /// at most one supplementary group. So if the host answers EACCES, `create` is called again
+    /// with `CAP_DAC_OVERRIDE`.
     ///
     /// # Errors
-    /// Those of `create`; EINVAL for an id that does not exist on the host.
+    /// Those of `create`; EINVAL for an invalid id.
     pub(super) fn create<T>(
         self,
         creator: &Creator<'_>,
@@ -44,7 +45,7 @@ impl Impersonation {
         }
     }
 
-    /// Sets the umask; where a thread cannot have its own, applies it to the mode.
+    /// Sets the thread's umask. If the thread cannot have its own, applies the umask to the mode.
     fn prepare_mode(self, umask: u32, mode: u32) -> u32 {
         let umask = if self.apply_umask { umask } else { 0 };
         match thread::set_umask(umask) {
@@ -53,7 +54,7 @@ impl Impersonation {
         }
     }
 
-    /// Takes on group and user; `None` where nothing had to change.
+    /// Assumes the caller's group and user; `None` if nothing had to change.
     fn assume(self, creator: &Creator<'_>) -> io::Result<Option<RestoreGuard>> {
         if !self.change_ids {
             return Ok(None);
@@ -71,12 +72,13 @@ impl Impersonation {
                 *slot = group;
                 count += 1;
             }
-            // Without them the object is still made, by the second attempt, if not always with the parent's group.
+            // If this fails, the second attempt still creates the object, perhaps without the
+            // parent's group.
             guard.groups = list
                 .get(..count)
                 .is_some_and(|list| !list.is_empty() && thread::set_groups(list).is_ok());
         }
-        // The group first: without user id 0 the right to change it is gone.
+        // The group comes first, because the thread may not change it once its user id is not 0.
         if caller.gid != gid && caller.gid != 0 {
             thread::set_effective_gid(caller.gid)?;
             guard.gid = Some(gid);
@@ -89,7 +91,7 @@ impl Impersonation {
     }
 }
 
-/// Gives the thread its own credentials back.
+/// Restores the thread's own credentials when dropped.
 #[derive(Debug, Default)]
 struct RestoreGuard {
     uid: Option<u32>,
@@ -110,28 +112,30 @@ impl Drop for RestoreGuard {
             results[2] = thread::set_groups(&[]);
         }
         for error in results.into_iter().filter_map(Result::err) {
-            // Going back to one's own ids is always allowed; should it fail, what follows fails safely, as a user
-            // with fewer rights.
+            // A thread may always return to its own ids. If this fails, later requests fail safely,
+            // because they run with fewer rights.
             rate_limited!(
                 error,
-                "a worker cannot take its own credentials back: {error}"
+                "cannot restore a thread's own user and group ids: {error}; later requests of this \
+                 thread may fail"
             );
         }
     }
 }
 
-/// Calls `change` so that the host takes set-user-ID and set-group-ID bits away as for an ordinary user.
+/// Calls `change` so that the host clears set-user-ID and set-group-ID bits as for an ordinary
+/// user.
 ///
 /// # Errors
 /// Those of `change`.
 pub(super) fn without_set_id<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let Ok(before) = thread::set_capability(Capability::Fsetid, false) else {
-        // Without capabilities of its own the process cannot keep the bits anyway.
+        // Without CAP_FSETID the kernel clears the bits anyway.
         return change();
     };
     let result = change();
     if before && let Err(error) = thread::set_capability(Capability::Fsetid, true) {
-        rate_limited!(error, "a worker cannot take back CAP_FSETID: {error}");
+        rate_limited!(error, "cannot restore CAP_FSETID for a thread: {error}");
     }
     result
 }

@@ -1,4 +1,4 @@
-//! Allocating, searching and copying ranges of files.
+//! FALLOCATE, LSEEK and COPY_FILE_RANGE.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,7 +12,7 @@ use crate::session::Caller;
 use crate::sys::file;
 use crate::sys::file_content::{self, SeekTarget};
 
-/// The most bytes copied for one request: what a request may take must not be the guest's choice.
+/// Limit of bytes copied per request, so that a guest cannot occupy a thread for long.
 const COPY_LIMIT: u64 = 1 << 30;
 
 impl PassthroughFs {
@@ -43,24 +43,24 @@ impl PassthroughFs {
         Ok(())
     }
 
-    /// Finds data or a hole.
+    /// Finds the next data or hole.
     pub(super) fn do_lseek(&self, id: NodeId, args: &LseekIn) -> io::Result<u64> {
         let file = self.file_to_read(args.fh, id)?;
         let target = match args.whence.cast_signed() {
             libc::SEEK_DATA => SeekTarget::Data,
             libc::SEEK_HOLE => SeekTarget::Hole,
-            // The guest's kernel moves positions by itself.
+            // The guest's kernel handles SEEK_SET, SEEK_CUR and SEEK_END itself.
             _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
         };
         if file.dir_stream.is_some() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        // Beyond what a file can be, there is nothing.
+        // No file reaches an offset beyond the maximum of `off_t`.
         check_off_t(args.offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
         file_content::seek(file.as_fd(), args.offset, target)
     }
 
-    /// Copies between two open files, inside the host.
+    /// Copies between two open files on the host.
     pub(super) fn do_copy_file_range(
         &self,
         caller: Caller,
@@ -88,17 +88,18 @@ impl PassthroughFs {
         })?;
         self.inodes.with_known_size(target_id, KnownSize::forget);
         if copied == 0 && length > 0 && args.off_in < file::stat(source.as_fd())?.stx_size {
-            // Some file systems copy nothing where they cannot copy. The guest's kernel then reads
-            // and writes by itself, and meets the error if there is one.
+            // Some file systems return 0 when they cannot copy. After this error the guest's kernel
+            // reads and writes the data itself.
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
         Ok(copied as u64)
     }
 
-    /// Calls `change` so that set-id bits go as they would for the caller.
+    /// Calls `change` so that the host clears set-id bits as for the caller.
     ///
-    /// Neither FALLOCATE nor COPY_FILE_RANGE has a flag for that, as WRITE has: the guest's kernel relies on the file
-    /// system to know. Of the caller's capabilities it tells nothing, so root alone is taken to have `CAP_FSETID`.
+    /// Unlike WRITE, FALLOCATE and COPY_FILE_RANGE have no flag for that; the guest's kernel leaves
+    /// it to the file system. The request does not carry the caller's capabilities, so only root
+    /// counts as having `CAP_FSETID`.
     fn with_caller_fsetid<T>(
         &self,
         caller: Caller,
@@ -111,7 +112,7 @@ impl PassthroughFs {
     }
 }
 
-/// Checks that an offset or a length is one that the host's calls can take.
+/// Rejects an offset or a length that does not fit `off_t`.
 fn check_off_t(number: u64) -> io::Result<()> {
     match i64::try_from(number) {
         Ok(_) => Ok(()),

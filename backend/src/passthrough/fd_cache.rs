@@ -1,10 +1,12 @@
-//! Files that a guest has closed, kept open for a moment for its opening them again.
+//! A cache of descriptors of closed files, for the next open of the same file.
 //!
-//! Opening a file is the dearest thing that a request may ask for, and programs open the same few again and again: headers,
-//! libraries, scripts, indices. A file that was opened for reading alone, and not for the first time lately, is kept for less
-//! than a second. Its inode is held anyway, and what is open for reading keeps nobody from writing, executing or removing it, or
-//! from making its file system read-only; a host's program that wants a lease for writing has to try again. Kept files are few,
-//! and the first to go when descriptors get scarce; those of an inode that the guest forgets go with it.
+//! Opening a file is the most expensive operation, and programs open the same few files again and
+//! again: headers, libraries, scripts, indices. The cache keeps a descriptor for less than a second
+//! if the file was opened for reading only and was closed before recently. The inode is pinned
+//! anyway. A descriptor open for reading does not keep anyone from writing, executing or removing
+//! the file, nor from remounting its file system read-only; a host program that requests a write
+//! lease has to retry. The cache is small. When descriptors run short it is emptied first, and
+//! forgetting an inode removes its descriptors.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,24 +21,25 @@ use gangplank_fuse::NodeId;
 use super::budget::Descriptor;
 use crate::rate_limited;
 
-/// How many files of one guest are kept.
+/// Limit of cached descriptors per guest.
 const MAX_CACHED: usize = 64;
 
-/// How many nodes that were closed are remembered, to tell which are opened again.
+/// Number of recently closed nodes that are remembered, to recognise those that are reopened.
 const HISTORY_LEN: usize = 64;
 
-/// How long a file is kept, and how often that is looked at: in all less than attributes are valid by default.
+/// Age at which a descriptor is closed, and the interval between two checks. Together they are less
+/// than the default attribute timeout of one second.
 const MAX_AGE: Duration = Duration::from_millis(500);
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
-/// One guest's closed files.
+/// One guest's cached descriptors.
 #[derive(Debug, Default)]
 pub(super) struct FdCache(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Number of files; for whoever need not know exactly.
+    /// Number of cached descriptors, readable without the lock.
     count: AtomicUsize,
 }
 
@@ -44,9 +47,9 @@ struct Shared {
 struct State {
     /// The oldest first.
     files: VecDeque<CachedFd>,
-    /// Nodes closed lately, kept or not; the oldest first.
+    /// Recently closed nodes, cached or not; the oldest first.
     recently_closed: VecDeque<NodeId>,
-    /// Whether a thread sees to their being let go.
+    /// Whether the sweeper thread runs.
     sweeping: bool,
 }
 
@@ -58,7 +61,7 @@ struct CachedFd {
 }
 
 impl FdCache {
-    /// Takes a file of `node` out, to be used again.
+    /// Takes a cached descriptor of `node` for use by a new open.
     pub(super) fn take(&self, node: NodeId) -> Option<Arc<Descriptor>> {
         if self.is_empty() {
             return None;
@@ -70,7 +73,8 @@ impl FdCache {
         Some(file?.descriptor)
     }
 
-    /// Keeps a file of `node` that was opened for reading alone, if it is likely to be opened again.
+    /// Caches a descriptor of `node` that was opened for reading only, if the node was closed
+    /// before recently.
     pub(super) fn insert(&self, node: NodeId, descriptor: Arc<Descriptor>) {
         let mut state = self.0.lock();
         if !state.recently_closed.contains(&node) {
@@ -82,7 +86,10 @@ impl FdCache {
         }
         if !state.sweeping {
             if let Err(error) = self.start_sweeper() {
-                rate_limited!(warn, "cannot keep a file open: {error}");
+                rate_limited!(
+                    warn,
+                    "cannot start the fd cache's thread, so a file is not cached: {error}"
+                );
                 return;
             }
             state.sweeping = true;
@@ -95,11 +102,11 @@ impl FdCache {
         });
         self.0.set_count(&state);
         drop(state);
-        // Closed without the lock: that may take its time.
+        // Closed without the lock, because close may block.
         drop(oldest);
     }
 
-    /// Closes those of an inode that the guest has forgotten.
+    /// Closes the descriptors of an inode that the guest has forgotten.
     pub(super) fn remove(&self, node: NodeId) {
         if self.is_empty() {
             return;
@@ -114,7 +121,7 @@ impl FdCache {
         drop(gone);
     }
 
-    /// Closes all of them; how many that were.
+    /// Closes all descriptors and returns their number.
     pub(super) fn clear(&self) -> usize {
         if self.is_empty() {
             return 0;
@@ -130,7 +137,7 @@ impl FdCache {
         self.0.count.load(Ordering::Relaxed) == 0
     }
 
-    /// Starts a thread that closes what was kept for long enough, and ends when there is nothing left.
+    /// Starts a thread that closes old descriptors and exits when the cache is empty.
     fn start_sweeper(&self) -> io::Result<()> {
         let shared = Arc::clone(&self.0);
         let thread = thread::Builder::new().name("fd_cache".into());
@@ -148,7 +155,8 @@ impl FdCache {
 }
 
 impl Shared {
-    /// Closes those that were kept for `age`. Whether any are left; if not, nobody watches over them any more.
+    /// Closes descriptors older than `age`. Returns whether any are left; if not, the sweeper
+    /// exits.
     fn close_older_than(&self, age: Duration) -> bool {
         let mut state = self.lock();
         let old = state
@@ -241,7 +249,7 @@ mod tests {
             assert!(Instant::now() < deadline, "still open");
             thread::sleep(SWEEP_INTERVAL / 10);
         }
-        // And are watched over again afterwards.
+        // A new sweeper starts afterwards.
         cache.insert(node(2), descriptor(&budget));
         while budget.held() > 0 {
             assert!(Instant::now() < deadline, "still open");

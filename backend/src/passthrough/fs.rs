@@ -1,4 +1,4 @@
-//! One guest's view of the share: the nodes, handles and locks it holds, and the calls it makes.
+//! One guest's file system on the share: the nodes, handles and locks it holds.
 
 use std::ffi::CStr;
 use std::io;
@@ -30,7 +30,7 @@ use crate::rate_limited;
 use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
 use crate::sys::buffers::{Reader, Writer};
 
-/// One guest's file system: everything that guest holds, which goes when this is dropped.
+/// One guest's file system. Dropping it frees everything the guest holds.
 #[derive(Debug)]
 pub struct PassthroughFs {
     pub(super) share: Arc<Share>,
@@ -62,7 +62,7 @@ impl AsFd for Node {
 }
 
 impl PassthroughFs {
-    /// A guest's file system, with nothing held yet.
+    /// Creates a guest's file system that holds nothing yet.
     #[must_use]
     pub fn new(share: Arc<Share>) -> Self {
         let inodes = Arc::new(InodeTable::default());
@@ -83,22 +83,22 @@ impl PassthroughFs {
         }
     }
 
-    /// Number of inodes that the guest holds, the root not counted.
+    /// Number of inodes the guest holds, not counting the root.
     #[must_use]
     pub fn held_inodes(&self) -> usize {
         self.inodes.len()
     }
 
-    /// Number of files and directories that the guest has open.
+    /// Number of files and directories the guest has open.
     #[must_use]
     pub fn open_files(&self) -> usize {
         self.files.len()
     }
 
-    /// The inode of a node id, by the descriptor it has or is given now.
+    /// Resolves a node id to its inode. An inode without a descriptor is reopened.
     ///
     /// # Errors
-    /// ESTALE where the guest does not have it or it is gone, ENFILE.
+    /// ESTALE if the guest does not hold the node id or the inode no longer exists; ENFILE.
     pub(super) fn node(&self, id: NodeId) -> io::Result<Node> {
         if id == NodeId::ROOT {
             return Ok(Node {
@@ -113,7 +113,7 @@ impl PassthroughFs {
             Access::Descriptor(descriptor) => descriptor,
             Access::Ref(inode_ref) => match self.share.reopen(known.identity, &inode_ref) {
                 Ok(descriptor) => self.inodes.set_descriptor(id, descriptor)?,
-                // What cannot be found may still be open.
+                // The inode may still be open, so an open file's descriptor can reach it.
                 Err(error) => self.files.any_of(id).ok_or(error)?,
             },
         };
@@ -125,10 +125,10 @@ impl PassthroughFs {
         })
     }
 
-    /// The directory of a node id.
+    /// Resolves a node id to a directory.
     ///
     /// # Errors
-    /// [`PassthroughFs::node`]'s; ENOTDIR.
+    /// Those of [`PassthroughFs::node`]; ENOTDIR.
     pub(super) fn directory(&self, id: NodeId) -> io::Result<Node> {
         let node = self.node(id)?;
         if node.file_type == FileType::Directory {
@@ -137,15 +137,15 @@ impl PassthroughFs {
         Err(io::Error::from_raw_os_error(libc::ENOTDIR))
     }
 
-    /// The right to hold one more open file, or another descriptor that cannot be taken back.
+    /// Acquires the right to hold one open file, or another descriptor that cannot be evicted.
     ///
     /// # Errors
-    /// ENFILE where this guest has its part, or none can be had.
+    /// ENFILE if the guest has used up its budget or no descriptor is available.
     pub(super) fn acquire_file_permit(&self) -> io::Result<Permit> {
         self.acquire_pinned_permit(PinFor::File)
     }
 
-    /// Whether this guest has not had its part yet.
+    /// Whether the guest's budget allows one more inode.
     pub(super) fn may_look_up_new(&self) -> bool {
         let (budget, account) = (&self.share.budget, self.inodes.account());
         if self.share.may_evict() {
@@ -155,10 +155,11 @@ impl PassthroughFs {
         }
     }
 
-    /// The right to hold one more inode by a descriptor.
+    /// Acquires the right to hold one more inode by a descriptor.
     ///
     /// # Errors
-    /// ENFILE where this guest has its part and cannot give up another, or none can be had.
+    /// ENFILE if the guest has used up its budget with inodes that cannot be evicted, or no
+    /// descriptor is available.
     pub(super) fn acquire_inode_permit(&self) -> io::Result<Permit> {
         if !self.share.may_evict() {
             return self.acquire_pinned_permit(PinFor::Inode);
@@ -183,13 +184,14 @@ impl PassthroughFs {
     fn out_of_budget(&self) -> io::Error {
         rate_limited!(
             error,
-            "a guest holds {} descriptors that cannot be given up, all that --rlimit-nofile leaves for it, and gets ENFILE",
+            "a guest has {} descriptors in use that cannot be evicted, its share of the budget, so \
+             it gets ENFILE; raise --rlimit-nofile",
             self.inodes.account().pinned()
         );
         descriptors_exhausted()
     }
 
-    /// Refuses a change of a read-only share.
+    /// Rejects a change of a read-only share.
     ///
     /// # Errors
     /// EROFS.
@@ -231,7 +233,7 @@ impl FileSystem for PassthroughFs {
     }
 
     fn forget(&self, node: NodeId, count: u64) {
-        // The root stays, however often the guest forgets it.
+        // The root always stays, even if the guest forgets it.
         if node != NodeId::ROOT {
             self.inodes.forget(node, count);
         }

@@ -1,39 +1,41 @@
 //! Inode numbers as the guest sees them.
 //!
-//! Where mounts below the share are announced, the guest gives each a device number of its own and inode numbers pass
-//! unchanged. Where they are not, the guest sees one file system, in which two files must not have one number. Then
+//! If mounts below the share are announced, the guest assigns a device number to each and the
+//! host's inode numbers pass unchanged. Otherwise the guest sees a single file system, in which two
+//! files must not have the same number:
 //!
 //! ```text
 //!  63 62 61           48 47                    0
-//!   0 ------------ number ---------------------    the share's own file system
-//!   1  0 --- place ----- ------- number ---------  another place, a number below 2^48
-//!   1  1 ------------- hash ---------------------  the rest: rare, and distinct as far as a hash is
+//!   0 ----------- inode number ----------------    the share's own file system
+//!   1  0 --- mount ----- ---- inode number -----   another mount, a number below 2^48
+//!   1  1 ------------- hash --------------------   all others: rare, distinct up to collisions
 //! ```
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::mounts::{Identity, MountIndex};
 
-/// Set in every number that is made here; file systems do not get that far, but for stacked ones.
+/// Set in each number that is computed here. Only stacked file systems use this bit themselves.
 const SYNTHETIC: u64 = 1 << 63;
 
-/// Set in the made numbers that are a hash.
+/// Set in computed numbers that are a hash.
 const HASHED: u64 = 1 << 62;
 
-/// Bits for the inode number in a made number that is not a hash.
+/// Bits of the inode number in a computed number that is not a hash.
 const INO_BITS: u32 = 48;
 
-/// Mounts whose numbers need no hash.
+/// Number of mounts whose index fits a computed number (bits 48 to 61).
 const MAX_MOUNTS: u32 = 1 << 14;
 
-/// Makes numbers. Nothing is remembered: what a guest looks up must not cost memory for ever.
+/// Computes inode numbers. It keeps no state per inode, so a guest's lookups cost no memory.
 #[derive(Debug, Default)]
 pub(super) struct InodeNumbers {
     hasher: RandomState,
 }
 
 impl InodeNumbers {
-    /// A number that no other inode of the share has, always the same for one inode.
+    /// The inode number for the guest: the same for each use of an inode, and distinct within the
+    /// share.
     pub(super) fn guest_ino(&self, identity: Identity) -> u64 {
         let Identity { mount, ino } = identity;
         if mount == MountIndex::ROOT && ino & SYNTHETIC == 0 {

@@ -1,11 +1,11 @@
-//! The inodes a guest knows, and how each is held.
+//! The inodes that one guest knows.
 //!
-//! An inode is found by node id, or by identity when a look-up comes upon it again. It is held by an `O_PATH`
-//! descriptor, which keeps its inode number from being used for another one. When descriptors get scarce some are
-//! closed, the least used first, and how to find the inode again ([`InodeRef`]) is kept in their place.
+//! The table finds an inode by node id, or by identity on a lookup. An inode's `O_PATH` descriptor
+//! keeps the file system from reusing its inode number. When descriptors run short, the table
+//! evicts those of the least recently used inodes and keeps an [`InodeRef`] to reopen each.
 //!
-//! Locks: the table is split into shards, each under a lock of its own. Nobody takes two of them at once, and no
-//! system call is made while one is held for writing.
+//! Locks: each shard has its own lock. A thread holds at most one shard lock at a time and makes no
+//! system call while it holds a write lock.
 
 use std::fmt;
 use std::io;
@@ -26,23 +26,24 @@ use super::reopen::{InodeFingerprint, InodeRef};
 use super::slab::{Full, KEY_BITS, Key};
 use crate::rate_limited;
 
-/// Number of shards: what the bits of a node id above a [`Key`] can tell.
+/// Number of shards: the bits of a node id above a [`Key`] select the shard.
 pub(super) const SHARDS: usize = 1 << (64 - KEY_BITS);
 
-/// Inodes that a shard takes: 16 million in all, some two gigabytes. A guest that never forgets gets no further.
+/// Limit of inodes per shard: 16 million inodes in all shards, about two gigabytes. The limit
+/// bounds the memory of a guest that never forgets.
 const SHARD_CAPACITY: usize = 1 << 20;
 
-/// All inodes that one guest knows, but the root.
+/// All inodes that one guest knows, except the root.
 pub(super) struct InodeTable {
     shards: [RwLock<Shard>; SHARDS],
     hasher: DefaultHashBuilder,
-    /// What the guest holds that cannot be taken from it.
+    /// The guest's descriptors that cannot be evicted.
     account: Arc<Account>,
-    /// Descriptors that the table holds.
+    /// Number of descriptors that the table holds.
     descriptors: AtomicU64,
-    /// The shard that gives up descriptors next.
+    /// Index of the shard that is scanned for eviction next.
     next_shard: AtomicUsize,
-    /// Files of these inodes that the guest has closed.
+    /// Descriptors of closed files, kept for the next open.
     fd_cache: FdCache,
 }
 
@@ -54,53 +55,54 @@ impl fmt::Debug for InodeTable {
     }
 }
 
-/// How an inode can be reached.
+/// How to reach an inode.
 pub(super) enum Access {
-    /// By this descriptor.
+    /// Through its descriptor.
     Descriptor(Arc<Descriptor>),
-    /// By finding it again.
+    /// By reopening it.
     Ref(InodeRef),
 }
 
-/// What the table knows of a node id.
+/// What the table knows about a node id.
 pub(super) struct ResolvedInode {
-    /// What it is.
+    /// Type of the file.
     pub(super) file_type: FileType,
-    /// Which it is.
+    /// Mount and inode number.
     pub(super) identity: Identity,
-    /// How to reach it.
+    /// How to reach the inode.
     pub(super) access: Access,
 }
 
-/// What a look-up by identity comes upon.
+/// The result of a lookup by identity.
 pub(super) enum Found {
-    /// The same inode, one look-up added.
+    /// The table has this inode; one lookup was added.
     Same(NodeId),
-    /// An inode with the same number, which may be gone since: no descriptor holds it.
+    /// The table has an inode with this identity but no descriptor of it, so the file system may
+    /// have reused the inode number.
     NeedsVerification,
-    /// None.
+    /// The table has no inode with this identity.
     New,
 }
 
-/// Whether a look-up came upon an inode that the guest had already.
+/// Whether a lookup found an inode that the guest did not know before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IsNew {
-    /// It did.
+    /// The guest knew the inode.
     No,
-    /// It did not.
+    /// The guest did not know the inode.
     Yes,
 }
 
-/// An inode that might give up its descriptor.
+/// An inode whose descriptor can be evicted.
 pub(super) struct EvictionCandidate {
     id: NodeId,
-    /// What it is.
+    /// Type of the file.
     pub(super) file_type: FileType,
-    /// What it would give up.
+    /// The descriptor to evict.
     pub(super) descriptor: Arc<Descriptor>,
-    /// Which it is.
+    /// Mount and inode number.
     pub(super) identity: Identity,
-    /// Whether it is known already how to find it again, whatever happens meanwhile.
+    /// Whether the inode has a reference that stays valid when the file is renamed.
     pub(super) has_stable_ref: bool,
 }
 
@@ -123,25 +125,25 @@ impl InodeTable {
         (0..SHARDS).map(|shard| self.read(shard).slab.len()).sum()
     }
 
-    /// What the guest holds that cannot be taken from it: inodes here, and open files.
+    /// The guest's descriptors that cannot be evicted: of inodes in this table and of open files.
     pub(super) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// Files of these inodes that the guest has closed. They go with their inodes.
+    /// Descriptors of closed files. Forgetting an inode closes its descriptors here.
     pub(super) fn fd_cache(&self) -> &FdCache {
         &self.fd_cache
     }
 
-    /// Descriptors that the table holds.
+    /// Number of descriptors that the table holds.
     pub(super) fn descriptors(&self) -> u64 {
         self.descriptors.load(Ordering::Relaxed)
     }
 
-    /// The inode of a node id.
+    /// Finds the inode of a node id.
     ///
     /// # Errors
-    /// ESTALE for a node id that the guest does not have.
+    /// ESTALE if the guest does not hold the node id.
     pub(super) fn get(&self, id: NodeId) -> io::Result<ResolvedInode> {
         let (shard, key) = decode_node_id(id)?;
         let shard = self.read(shard);
@@ -159,8 +161,8 @@ impl InodeTable {
         })
     }
 
-    /// Looks for an inode and adds a look-up where it is certain to be the one. The guest is told
-    /// its `size`.
+    /// Finds an inode by identity and adds a lookup if the match is certain. The caller sends
+    /// `size` to the guest.
     pub(super) fn look_up(&self, identity: Identity, size: u64) -> Found {
         let (hash, shard_index) = self.locate(identity);
         let shard = self.read(shard_index);
@@ -176,8 +178,8 @@ impl InodeTable {
         Found::Same(encode_node_id(shard_index, key))
     }
 
-    /// Adds a look-up of an inode that no descriptor holds, if the fingerprint is of it and it can be found again wherever
-    /// the name has gone. The guest is told its `size`.
+    /// Adds a lookup of an inode without a descriptor, if it has the given fingerprint and its
+    /// reference survives a rename. The caller sends `size` to the guest.
     pub(super) fn verify(
         &self,
         identity: Identity,
@@ -199,14 +201,14 @@ impl InodeTable {
         Some(encode_node_id(shard_index, key))
     }
 
-    /// Adds a look-up of the inode that `descriptor` stands for; makes it known if need be. The
-    /// guest is told its `size`.
+    /// Adds a lookup of the inode that `descriptor` refers to, and inserts the inode if it is new.
+    /// The caller sends `size` to the guest.
     ///
-    /// `fingerprint` is asked for only where an inode of the same number is known that no descriptor holds, to tell whether
-    /// it is the same one. Returned with the node id is whether it was known.
+    /// The table calls `fingerprint` only if it has an inode with the same identity and no
+    /// descriptor, to tell whether both are the same inode.
     ///
     /// # Errors
-    /// ENFILE where the table is full.
+    /// ENFILE if the table is full.
     pub(super) fn insert(
         &self,
         identity: Identity,
@@ -226,12 +228,12 @@ impl InodeTable {
             {
                 return inserted;
             }
-            // It came, and gave its descriptor up, since it was looked for.
+            // Another thread inserted the inode and evicted its descriptor since the lookup.
             known = Some(fingerprint());
         }
     }
 
-    /// Inserts, or counts a look-up; `None` where fingerprint is needed that was not asked for yet.
+    /// Inserts the inode or adds a lookup. Returns `None` if it needs a fingerprint and has none.
     fn try_insert(
         &self,
         identity: Identity,
@@ -263,11 +265,15 @@ impl InodeTable {
                 }
                 return Some(Ok((encode_node_id(shard_index, key), IsNew::No)));
             }
-            // The old one is gone, and its number used again. Its node id stays, and leads to ESTALE.
+            // The old inode no longer exists and its number was reused. Its node id stays and gives
+            // ESTALE.
             shard.unindex(hash, key);
         }
         if shard.slab.len() >= SHARD_CAPACITY {
-            rate_limited!(error, "a guest knows 16 million files and gets no more");
+            rate_limited!(
+                error,
+                "a guest holds 16 million inodes, the limit, so it gets ENFILE"
+            );
             return Some(Err(Full.into()));
         }
         let inserted = shard.slab.insert(Inode {
@@ -295,10 +301,10 @@ impl InodeTable {
         Some(Ok((encode_node_id(shard_index, key), IsNew::Yes)))
     }
 
-    /// Adds a look-up of an inode that the guest has named by its node id.
+    /// Adds a lookup of an inode that the guest named by node id.
     ///
     /// # Errors
-    /// ESTALE for a node id that the guest does not have.
+    /// ESTALE if the guest does not hold the node id.
     pub(super) fn add_lookup(&self, id: NodeId) -> io::Result<()> {
         let (shard, key) = decode_node_id(id)?;
         let shard = self.read(shard);
@@ -307,12 +313,12 @@ impl InodeTable {
         Ok(())
     }
 
-    /// Undoes look-ups; at none the inode is forgotten, and what held it is let go.
+    /// Subtracts lookups. At zero the inode is removed and its descriptor closed.
     pub(super) fn forget(&self, id: NodeId, count: u64) {
         let Ok((shard_index, key)) = decode_node_id(id) else {
             rate_limited!(
                 warn,
-                "a guest forgets node {:#x}, which it cannot know",
+                "a guest sent FORGET for node {:#x}, which is not a valid node id",
                 id.get()
             );
             return;
@@ -322,7 +328,7 @@ impl InodeTable {
             let Some(inode) = shard.slab.get(key) else {
                 rate_limited!(
                     warn,
-                    "a guest forgets node {:#x}, which it does not have",
+                    "a guest sent FORGET for node {:#x}, which it does not hold",
                     id.get()
                 );
                 return;
@@ -335,7 +341,7 @@ impl InodeTable {
         }
     }
 
-    /// Takes an inode out unless it was looked up again in between.
+    /// Removes an inode unless another thread has looked it up in the meantime.
     fn remove_unused(&self, shard_index: usize, key: Key) -> Option<Inode> {
         let mut guard = self.write(shard_index);
         let shard = &mut *guard;
@@ -350,11 +356,11 @@ impl InodeTable {
             self.descriptors.fetch_sub(1, Ordering::Relaxed);
         }
         shard.shrink(&self.hasher);
-        // Returned, so that the descriptor is closed without the lock.
+        // The caller drops the inode, so its descriptor is closed without the lock.
         Some(inode)
     }
 
-    /// Notes that the guest has one open file more of an inode, or one fewer, and returns how many it has now.
+    /// Counts one open file more or one fewer and returns the new number.
     pub(super) fn count_open(&self, id: NodeId, change: OpenChange) -> u32 {
         let Ok((shard, key)) = decode_node_id(id) else {
             return 0;
@@ -376,8 +382,8 @@ impl InodeTable {
         change(before.unwrap_or(0))
     }
 
-    /// Notes when an inode that the guest opens was last changed, 0 where that is not to be relied on. For how many seconds
-    /// just that was known already, if it was.
+    /// Records the inode's ctime at an open; 0 means it is not reliable. If the same ctime was
+    /// already recorded, returns how many seconds ago.
     pub(super) fn note_ctime(&self, id: NodeId, ctime: i64, now: u16) -> Option<u16> {
         let (shard, key) = decode_node_id(id).ok()?;
         let shard = self.read(shard);
@@ -386,14 +392,14 @@ impl InodeTable {
             let known = now.wrapping_sub(inode.ctime_noted.load(Ordering::Relaxed));
             return (ctime != 0).then_some(known);
         }
-        // In this order: whoever sees the one sees the other.
+        // In this order: a thread that sees the new ctime also sees its time of recording.
         inode.ctime_noted.store(now, Ordering::Relaxed);
         inode.ctime.store(ctime, Ordering::Release);
         None
     }
 
-    /// Looks at the size of an inode as the guest knows it, or changes it; `None` for an inode that
-    /// the guest does not have.
+    /// Calls `visit` with the size that the guest knows; `None` if the guest does not hold the
+    /// inode.
     pub(super) fn with_known_size<T>(
         &self,
         id: NodeId,
@@ -404,7 +410,8 @@ impl InodeTable {
         Some(visit(&shard.slab.get(key)?.known_size))
     }
 
-    /// Gives an inode that no descriptor held one again, and returns the one that it has now.
+    /// Stores a descriptor for an inode that has none, and returns the inode's descriptor. If
+    /// another thread was faster, this is the other thread's.
     pub(super) fn set_descriptor(
         &self,
         id: NodeId,
@@ -421,7 +428,8 @@ impl InodeTable {
         Ok(descriptor)
     }
 
-    /// Up to `count` inodes of one shard that were not used lately; the next call looks at the next shard.
+    /// Up to `count` inodes of one shard that were not used recently. Each call scans the next
+    /// shard.
     pub(super) fn eviction_candidates(&self, count: usize) -> Vec<EvictionCandidate> {
         let shard_index = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let shard = self.read(shard_index);
@@ -440,7 +448,7 @@ impl InodeTable {
             let Some(descriptor) = &inode.descriptor else {
                 continue;
             };
-            // There is no way to find it again, as far as was found out.
+            // An earlier attempt found that the inode cannot be reopened.
             if descriptor.is_pinned() {
                 continue;
             }
@@ -464,8 +472,8 @@ impl InodeTable {
         found
     }
 
-    /// Takes the descriptor from an inode, which has to be found again from now on. Returns false where the inode was
-    /// forgotten in between, or cannot be found again.
+    /// Takes an inode's descriptor; its next use has to reopen it. Returns false if the guest has
+    /// forgotten the inode in the meantime, or if there is no reference to reopen it.
     pub(super) fn evict(&self, candidate: EvictionCandidate, inode_ref: Option<InodeRef>) -> bool {
         let Ok((shard_index, key)) = decode_node_id(candidate.id) else {
             return false;
@@ -489,7 +497,7 @@ impl InodeTable {
         taken.is_some()
     }
 
-    /// Forgets everything.
+    /// Removes all inodes.
     pub(super) fn clear(&self) {
         for shard_index in 0..SHARDS {
             let old = std::mem::take(&mut *self.write(shard_index));
@@ -505,12 +513,13 @@ impl InodeTable {
 
     fn locate(&self, identity: Identity) -> (u64, usize) {
         let hash = hash_of(&self.hasher, identity);
-        // The table inside a shard uses the upper seven and the lower bits, so the shard takes some between.
-        // Less than `SHARDS`, which is 16.
+        // hashbrown uses the upper seven and the lower bits inside a shard; the shard takes bits in
+        // between. The remainder is below `SHARDS`, which is 16.
         (hash, usize::try_from(hash >> 48).unwrap_or(0) % SHARDS)
     }
 
-    // A table is right whenever its lock is free, also after a panic: every change is made in one piece.
+    // A panic cannot leave a shard half changed, because each change is a single step; so poisoning
+    // is ignored.
     fn read(&self, shard_index: usize) -> RwLockReadGuard<'_, Shard> {
         self.shards[shard_index % SHARDS]
             .read()
@@ -524,7 +533,7 @@ impl InodeTable {
     }
 }
 
-/// What happens to an inode's count of open files.
+/// A change of an inode's number of open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OpenChange {
     /// One more.
@@ -533,11 +542,12 @@ pub(super) enum OpenChange {
     Closed,
 }
 
-/// Shard and key of a node id. Keys are large, so 0 and the root's 1 are no inode of the table.
+/// Decodes a node id to shard index and key. Keys are at least 2^24, so 0 and the root's 1 are
+/// never in the table.
 fn decode_node_id(id: NodeId) -> io::Result<(usize, Key)> {
     let raw = id.get();
     let key = Key::from_raw(raw >> SHARDS.trailing_zeros()).ok_or_else(stale)?;
-    // Less than `SHARDS`, which is 16.
+    // The remainder is below `SHARDS`, which is 16.
     Ok((usize::try_from(raw % SHARDS as u64).unwrap_or(0), key))
 }
 
@@ -545,7 +555,7 @@ fn encode_node_id(shard: usize, key: Key) -> NodeId {
     NodeId::new(key.raw() << SHARDS.trailing_zeros() | shard as u64)
 }
 
-/// What a guest gets for an inode that it does not have, or that is no more.
+/// ESTALE: the guest does not hold the inode, or it no longer exists.
 pub(super) fn stale() -> io::Error {
     io::Error::from_raw_os_error(libc::ESTALE)
 }

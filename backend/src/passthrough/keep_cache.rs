@@ -1,14 +1,15 @@
-//! Whether what a guest has cached of a file is still right when it opens the file again.
+//! Whether a guest may keep its cached pages of a file that it opens again (`FOPEN_KEEP_CACHE`).
 //!
-//! By default a guest's kernel drops what it has cached of a file at each open, since the file may have been changed on the host
-//! or by another guest. Every change shows in the file's change time, which nobody can set. So a file whose change time is that
-//! of the last open need not be read again, and neither does the guest's kernel have to give up what programs have mapped.
+//! By default a guest's kernel drops its cached pages at each open, because the host or another
+//! guest may have changed the file. Each change updates the file's ctime, which no program can set.
+//! If the ctime is the same as at the last open, the guest's kernel keeps its pages and the
+//! mappings of its programs.
 //!
-//! Two things are in the way of that. A change time is exact to some milliseconds only, and a program of the host that writes
-//! through a mapping moves it once and then again only after the kernel has written the pages back. Both are met by looking at
-//! files alone that were last changed a good while ago, on file systems known to note the first write through a mapping. And
-//! two opens at once are answered in an order that the guest need not keep, so that the second is not told to rely on what the
-//! first has made the guest drop: what was noted a moment ago does not count yet.
+//! There are two limits. The ctime has a resolution of a few milliseconds. And a host program that
+//! writes through a mapping updates the ctime once, then again only after writeback. So a ctime
+//! counts only if it is old enough ([`CtimeStability`]) and the file system is known to update
+//! ctime at the first write through a mapping. The guest may also process two concurrent OPEN
+//! replies in either order, so a ctime that was recorded a moment ago does not count yet.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, SystemTime};
@@ -17,12 +18,13 @@ use super::fs::{Node, PassthroughFs};
 use super::mounts::Mount;
 use crate::sys::file;
 
-/// For how long a file must not have changed, and a change time must have been known, to be relied on.
+/// How old a ctime must be, and for how long it must have been recorded, to be relied on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CtimeStability {
-    /// Longer than the kernel lets a page be dirty (`vm.dirty_expire_centisecs` and `vm.dirty_writeback_centisecs`, 35 seconds).
+    /// Longer than the kernel keeps a page dirty: `vm.dirty_expire_centisecs` plus
+    /// `vm.dirty_writeback_centisecs`, 35 seconds by default.
     pub(super) min_age: Duration,
-    /// Longer than an answer is on its way, in whole seconds.
+    /// Longer than a reply takes to reach the guest, in whole seconds.
     pub(super) min_known_secs: u16,
 }
 
@@ -36,7 +38,8 @@ impl Default for CtimeStability {
 }
 
 impl CtimeStability {
-    /// A change time (seconds, nanoseconds) in nanoseconds since the epoch, if it is long enough before `now`; else 0.
+    /// The ctime (seconds, nanoseconds) in nanoseconds since the epoch if it is old enough at
+    /// `now`, else 0.
     fn stable_ctime(self, (seconds, nanoseconds): (i64, u32), now: Duration) -> i64 {
         let Ok(seconds) = u64::try_from(seconds) else {
             return 0;
@@ -51,7 +54,7 @@ impl CtimeStability {
 }
 
 impl PassthroughFs {
-    /// Whether the guest, which opens `file` in `place`, may go on using what it has cached since it last did.
+    /// Whether the guest, which opens `file` on `mount`, may keep its cached pages.
     pub(super) fn cache_is_valid(&self, node: &Node, mount: &Mount, file: BorrowedFd<'_>) -> bool {
         if !mount.ctime_is_reliable() {
             return false;
@@ -63,7 +66,7 @@ impl PassthroughFs {
             let ctime = (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
             self.ctime_stability.stable_ctime(ctime, now)
         });
-        // Differences count, and so it may wrap.
+        // Only differences are used, so the value may wrap.
         let seconds = u16::try_from(now.as_secs() & u64::from(u16::MAX)).unwrap_or(0);
         self.inodes
             .note_ctime(node.id, ctime, seconds)

@@ -1,8 +1,9 @@
 //! Advisory locks on the host's files (`--locks=host`).
 //!
-//! A guest process's POSIX locks on a file belong to one owner, whatever handle it uses. So each (inode, owner) gets an
-//! open file description of its own, which carries them as its locks. They go with it: when the owner closes the
-//! file, when the last handle goes, when the session ends.
+//! The POSIX locks of a guest process belong to an owner, whichever handle the process uses. So
+//! each (inode, owner) pair has its own open file description on the host, which holds these locks
+//! as OFD locks. It is closed when the owner closes the file, when the last handle is released, or
+//! when the session ends.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,40 +22,42 @@ use crate::session::LockWait;
 use crate::sys::file;
 use crate::sys::file_lock::{self, LockKind, RangeLock};
 
-/// The last byte of a lock that reaches to the end of the file, wherever that is (`OFFSET_MAX`, `linux/fs.h`).
+/// Last byte of a lock that extends to the end of the file (`OFFSET_MAX`, `linux/fs.h`).
 const OFFSET_MAX: u64 = i64::MAX.cast_unsigned();
 
-/// Whose locks: a node id and an owner.
+/// Node id and lock owner.
 type Owner = (NodeId, u64);
 
-/// The open file descriptions that carry POSIX locks.
+/// The open file descriptions that hold POSIX locks.
 #[derive(Debug, Default)]
 pub(super) struct PosixLocks {
     lock_files: Mutex<HashMap<Owner, Arc<Descriptor>>>,
 }
 
 impl PosixLocks {
-    /// Gives back all locks of an owner on a node.
+    /// Releases all locks of an owner on a node.
     pub(super) fn release(&self, node: NodeId, owner: u64) {
         let lock_file = self.lock().remove(&(node, owner));
         if let Some(lock_file) = lock_file {
-            // A thread that still waits for a lock keeps the descriptor; the locks must go now.
+            // A thread that waits for a lock may keep the descriptor open, so the locks are
+            // released explicitly.
             let all = RangeLock {
                 kind: LockKind::Unlock,
                 start: 0,
                 length: 0,
             };
             if let Err(error) = file_lock::set_range_lock(lock_file.as_fd(), all, false) {
-                log::warn!("cannot give back the locks of a file that was closed: {error}");
+                log::warn!("cannot release a guest's locks on a closed file: {error}");
             }
         }
     }
 
-    /// Counts an open file of a node out by `close`, which returns how many are left, and with the last one gives back
-    /// all locks on the node. Their owners have closed it, so there are none left but of a guest that does not say so.
+    /// Calls `close`, which counts a file as closed and returns how many the node has left. After
+    /// the last one, releases all locks on the node; owners that close properly have released
+    /// theirs already.
     ///
-    /// Nobody can take a lock in between: one who opens the node meanwhile was either counted before, and then it is
-    /// still open, or takes its locks when the old ones are out.
+    /// The table stays locked during `close`. A concurrent opener is either counted before, so the
+    /// file is not the last one, or it takes its locks after the old ones are released.
     pub(super) fn release_with_last(&self, node: NodeId, close: impl FnOnce() -> u32) {
         let released: Vec<_> = {
             let mut lock_files = self.lock();
@@ -63,11 +66,11 @@ impl PosixLocks {
             }
             lock_files.extract_if(|(of, _), _| *of == node).collect()
         };
-        // Closed without the lock: that may take its time.
+        // Closed without the lock, because close may block.
         drop(released);
     }
 
-    /// Gives back all locks.
+    /// Releases all locks.
     pub(super) fn clear(&self) {
         let lock_files = std::mem::take(&mut *self.lock());
         drop(lock_files);
@@ -81,7 +84,7 @@ impl PosixLocks {
 }
 
 impl PassthroughFs {
-    /// Finds a POSIX lock that would be in the way.
+    /// Finds a conflicting POSIX lock.
     pub(super) fn do_getlk(&self, id: NodeId, args: &LkIn) -> io::Result<FileLock> {
         self.check_host_locks()?;
         let lock = range_lock(&args.lk)?;
@@ -104,12 +107,12 @@ impl PassthroughFs {
             start,
             end,
             r#type: wire_type(found.kind),
-            // Its holder is no process that the guest could know.
+            // The guest does not know the process that holds the lock.
             pid: 0,
         })
     }
 
-    /// Takes or gives back a lock.
+    /// Takes or releases a lock.
     pub(super) fn do_setlk(&self, id: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
         self.check_host_locks()?;
         let file = self.files.get(Handle::new(args.fh), id)?;
@@ -135,7 +138,7 @@ impl PassthroughFs {
         Err(io::Error::from_raw_os_error(libc::ENOSYS))
     }
 
-    /// The open file description that carries an owner's locks on a node.
+    /// The open file description that holds an owner's locks on a node.
     fn lock_file(&self, id: NodeId, owner: u64) -> io::Result<Arc<Descriptor>> {
         if let Some(lock_file) = self.posix_locks.lock().get(&(id, owner)) {
             return Ok(Arc::clone(lock_file));
@@ -152,7 +155,8 @@ impl PassthroughFs {
         }
     }
 
-    /// Opens a node for reading and writing, as locks of both kinds need; for one of them where that is all there is.
+    /// Opens a node for reading and writing, because read and write locks each need their access
+    /// mode. Falls back to one of the modes.
     fn open_lock_file(&self, node: &Node) -> io::Result<OwnedFd> {
         let open = |mode| {
             let flags = mode | libc::O_NONBLOCK;
@@ -169,7 +173,7 @@ impl PassthroughFs {
     }
 }
 
-/// Calls `lock` so that it fails where it would have to wait, or waits until it is interrupted.
+/// Calls `lock` without waiting, or waits until the lock is free or the wait is interrupted.
 fn with_wait(wait: LockWait<'_>, lock: impl Fn(bool) -> io::Result<()>) -> io::Result<()> {
     match wait {
         LockWait::No => lock(false),
@@ -195,7 +199,7 @@ fn wire_type(kind: LockKind) -> u32 {
     number.cast_unsigned()
 }
 
-/// A lock's range, from first and last byte to first byte and length.
+/// Converts a lock from first and last byte to first byte and length.
 fn range_lock(lock: &FileLock) -> io::Result<RangeLock> {
     let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
     let start = i64::try_from(lock.start).map_err(|_| invalid())?;

@@ -1,4 +1,4 @@
-//! Finding an inode by name, and making it known.
+//! LOOKUP: finding an inode by name and entering it in the inode table.
 
 use std::ffi::CStr;
 use std::io;
@@ -16,9 +16,11 @@ use crate::session::Name;
 use crate::sys::file::{self, Statx};
 
 impl PassthroughFs {
-    /// Looks a name up; one system call for an inode that the guest has already, and for a name that does not exist, and
-    /// one more for an inode whose handle has to be compared. Two for an inode that the guest does not have, where that was
-    /// to be expected.
+    /// Looks up a name.
+    ///
+    /// A name that does not exist and an inode that the guest knows take one system call, or two if
+    /// a file handle has to be compared. An inode that the guest does not know takes two if
+    /// [`LookupPredictor`] expects a new one, else three.
     pub(super) fn do_lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         let parent = self.directory(parent)?;
         match self.look_up_in(&parent, name.as_c_str()) {
@@ -27,9 +29,9 @@ impl PassthroughFs {
         }
     }
 
-    /// Looks a name up in a directory at hand.
+    /// Looks up a name in an open directory.
     pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
-        // With no descriptor left for another inode, one that is known has to be found all the same.
+        // If the budget is used up, inodes that the guest knows must still be found.
         if self.lookup_predictor.predicts_new()
             && self.may_look_up_new()
             && let Ok(permit) = self.acquire_inode_permit()
@@ -63,7 +65,7 @@ impl PassthroughFs {
         self.look_up_with(self.acquire_inode_permit()?, parent, name)
     }
 
-    /// Looks up a name whose inode the guest does not have, with the right to hold it.
+    /// Looks up a name whose inode the guest does not know, with a permit for its descriptor.
     pub(super) fn look_up_with(
         &self,
         permit: Permit,
@@ -71,12 +73,12 @@ impl PassthroughFs {
         name: &CStr,
     ) -> io::Result<EntryOut> {
         let file = self.share.open(|| file::open_path(parent.as_fd(), name))?;
-        // The name may have come to mean something else meanwhile: what was opened decides.
+        // The name may have changed its meaning since; the opened inode counts.
         let stat = file::stat(file.as_fd())?;
         self.insert(parent.identity.mount, file, permit, &stat)
     }
 
-    /// Makes an inode known by an `O_PATH` descriptor, or counts one look-up more where it is.
+    /// Enters an inode in the table by its `O_PATH` descriptor, or adds a lookup if it is there.
     pub(super) fn insert(
         &self,
         parent: MountIndex,
@@ -97,7 +99,7 @@ impl PassthroughFs {
                 .insert(identity, file_type, stat.stx_size, &descriptor, fingerprint)?;
         self.lookup_predictor.record(is_new);
         if mount != parent && is_new == IsNew::Yes && file_type == FileType::Directory {
-            // A guest that is not told of mounts syncs this one with the share's root.
+            // A guest that does not know about this mount syncs it together with the share's root.
             if let Ok(mount) = self.node(id) {
                 self.prepare_syncfs_of(&mount);
             }
@@ -106,26 +108,26 @@ impl PassthroughFs {
     }
 }
 
-/// Whether the next look-up is expected to come upon an inode that the guest does not have.
+/// Predicts whether the next lookup finds an inode that the guest does not know.
 ///
-/// An inode that the guest has is found by one look at the name, which is in vain for one that it does not have: that has to
-/// be opened, and opening it first tells all that the look would. Guests look up what they have (to see whether it is still
-/// there) or what they do not have (walking through a tree) many times in a row.
+/// For an inode that the guest knows, one `statx(2)` on the name is enough. For a new one the
+/// daemon has to open the name; opening first saves the `statx(2)` on the name. Guests tend to
+/// revalidate known names, or to walk through new ones, many times in a row.
 #[derive(Debug, Default)]
 pub(super) struct LookupPredictor {
-    /// New ones in a row.
+    /// Number of lookups in a row that found a new inode, at most `THRESHOLD`.
     new_in_a_row: AtomicU8,
 }
 
 impl LookupPredictor {
-    /// So many have to be new before the next is expected to be.
+    /// Number of new inodes in a row after which the next is predicted to be new.
     const THRESHOLD: u8 = 2;
 
     fn predicts_new(&self) -> bool {
         self.new_in_a_row.load(Ordering::Relaxed) >= Self::THRESHOLD
     }
 
-    /// There was no inode. Opening what is not there costs most of all.
+    /// The name does not exist. Opening such a name costs more than a `statx(2)`.
     fn record_failure(&self) {
         self.record(IsNew::No);
     }
@@ -135,7 +137,7 @@ impl LookupPredictor {
             IsNew::Yes => (self.new_in_a_row.load(Ordering::Relaxed) + 1).min(Self::THRESHOLD),
             IsNew::No => 0,
         };
-        // Several threads at once may get it wrong, at the price of a system call.
+        // Concurrent updates may lose one, which costs one system call.
         self.new_in_a_row.store(new, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,7 @@
 //! The host directory as a FUSE file system.
 //!
-//! [`Share`] is what all guests have in common, [`PassthroughFs`] is one guest's file system on it.
+//! [`Share`] is the state that all guests share; [`PassthroughFs`] is one guest's file system on
+//! it.
 
 pub mod options;
 

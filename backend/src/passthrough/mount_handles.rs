@@ -1,7 +1,7 @@
-//! The file handles of one mount: whether they work, and the descriptor that they need to be opened.
+//! The file handles of one mount: whether they work, and the descriptor needed to open them.
 //!
-//! `open_by_handle_at` wants a descriptor on the handle's mount. It is there as long as any handle is remembered, and no
-//! longer: while it is, the host cannot unmount.
+//! `open_by_handle_at(2)` needs a descriptor on the handle's mount. The descriptor stays open while
+//! any handle is kept, and keeps the host from unmounting the file system meanwhile.
 
 use std::ffi::CStr;
 use std::io;
@@ -16,14 +16,14 @@ const UNKNOWN: u8 = 0;
 const WORKING: u8 = 1;
 const FAILED: u8 = 2;
 
-/// What is known of a mount's handles.
+/// The state of a mount's file handles.
 #[derive(Debug, Default)]
 pub(super) struct MountHandles {
     state: AtomicU8,
     mount: Mutex<Weak<OwnedFd>>,
 }
 
-/// A handle, and what it takes to open it.
+/// A file handle with the mount's descriptor.
 #[derive(Debug, Clone)]
 pub(super) struct OpenableHandle {
     handle: FileHandle,
@@ -34,13 +34,13 @@ impl OpenableHandle {
     /// Opens the inode (`O_PATH`).
     ///
     /// # Errors
-    /// ESTALE where it is gone; ENFILE and the like.
+    /// ESTALE if the inode no longer exists; ENFILE and others.
     pub(super) fn open(&self) -> io::Result<OwnedFd> {
         let flags = libc::O_PATH | libc::O_NOFOLLOW;
         self.handle.open(self.mount.as_fd(), flags)
     }
 
-    /// The handle alone.
+    /// The file handle itself.
     pub(super) fn handle(&self) -> &FileHandle {
         &self.handle
     }
@@ -55,7 +55,7 @@ impl MountHandles {
         }
     }
 
-    /// The handle of `name` in `dir`, if handles are known to work on the mount where it is.
+    /// The handle of `name` in `dir`, if handles are known to work on this mount.
     pub(super) fn handle_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<FileHandle> {
         match self.state.load(Ordering::Acquire) {
             WORKING => FileHandle::at(dir, name).ok(),
@@ -63,8 +63,9 @@ impl MountHandles {
         }
     }
 
-    /// A handle of `file` that can be opened; `None` where there is none, or none yet: the mount's descriptor comes of
-    /// `source`, a directory or file on the mount that may be opened for reading.
+    /// A handle of `file` that can be opened; `None` if handles do not work or the mount has no
+    /// descriptor yet. `source` is a file or directory on the mount from which the descriptor can
+    /// be opened for reading.
     pub(super) fn openable_handle(
         &self,
         proc_self_fd: BorrowedFd<'_>,
@@ -94,7 +95,7 @@ impl MountHandles {
         Some(handle)
     }
 
-    /// The mount's descriptor; one opened now where there is none.
+    /// The mount's descriptor; opens one if there is none.
     fn mount(
         &self,
         proc_self_fd: BorrowedFd<'_>,
@@ -116,7 +117,7 @@ impl MountHandles {
     }
 
     fn note_failure(&self, error: &io::Error) {
-        // That says nothing of handles.
+        // These errors do not mean that handles do not work.
         let transient = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
         if error
             .raw_os_error()
@@ -125,12 +126,12 @@ impl MountHandles {
             return;
         }
         if self.state.swap(FAILED, Ordering::AcqRel) != FAILED {
-            log::info!("a file system in the share has no usable file handles: {error}");
+            log::info!("file handles do not work on a file system in the share: {error}");
         }
     }
 }
 
-/// Opens a handle and sees whether it leads to the same inode.
+/// Verifies that a handle opens the inode it was made from.
 fn verify_round_trip(handle: &OpenableHandle, file: BorrowedFd<'_>) -> io::Result<()> {
     let found = file::stat(handle.open()?.as_fd())?;
     let meant = file::stat(file)?;

@@ -1,4 +1,4 @@
-//! The mounts and devices that the share is made of, and what is known of each.
+//! The mounts and devices below the share, and their properties.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,7 +9,7 @@ use super::mount_handles::MountHandles;
 
 use crate::sys::file::{self, Statx};
 
-/// One (mount, device) pair. A mount has several devices where its file system has subvolumes.
+/// One (mount, device) pair. A mount has several devices if its file system has subvolumes.
 #[derive(Debug)]
 pub(super) struct Mount {
     index: MountIndex,
@@ -18,18 +18,18 @@ pub(super) struct Mount {
     handles: MountHandles,
 }
 
-/// Position of a [`Mount`] in the share's list; the root's is 0.
+/// Index of a [`Mount`] in the share's list; 0 is the root's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct MountIndex(pub(super) u32);
 
 impl MountIndex {
-    /// Where the share's root is.
+    /// The mount of the share's root.
     pub(super) const ROOT: Self = Self(0);
 }
 
-/// Which inode: what no two inodes have in common as long as both exist.
+/// Identifies an inode as long as it exists.
 ///
-/// Packed to 12 bytes, because a guest may know millions of inodes.
+/// The type is packed to 12 bytes because a guest may know millions of inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(Rust, packed(4))]
 pub(super) struct Identity {
@@ -39,13 +39,13 @@ pub(super) struct Identity {
     pub(super) ino: u64,
 }
 
-/// What may be relied on when a file system answers.
+/// Classes of file systems with different guarantees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FsKind {
-    /// A file system of this kernel: a read is short at the end of the file or before an error,
-    /// and closing a file reports nothing.
+    /// A file system of this kernel: a short read ends at the end of the file or before an error,
+    /// and close reports no error.
     Local,
-    /// A remote or unknown one.
+    /// A remote or unknown file system.
     RemoteOrUnknown,
 }
 
@@ -60,33 +60,33 @@ impl Mount {
         }
     }
 
-    /// Its position in the list.
+    /// Index in the share's list.
     pub(super) fn index(&self) -> MountIndex {
         self.index
     }
 
-    /// Whether a read that returns less than asked has come to the end of the file or to an error.
+    /// Whether a short read ends at the end of the file or before an error.
     pub(super) fn short_read_is_final(&self) -> bool {
         self.kind == FsKind::Local
     }
 
-    /// Whether closing a file can report an error that nothing else reports.
+    /// Whether close can report an error that no other call reports.
     pub(super) fn close_reports_errors(&self) -> bool {
         self.kind == FsKind::RemoteOrUnknown
     }
 
-    /// Whether every change of a file's content shows in its change time, that through a mapping as well.
+    /// Whether each change of a file's content updates its ctime, also through a mapping.
     pub(super) fn ctime_is_reliable(&self) -> bool {
         self.ctime_is_reliable
     }
 
-    /// The handles of its files.
+    /// The file handles of this mount.
     pub(super) fn handles(&self) -> &MountHandles {
         &self.handles
     }
 }
 
-/// All places of a share. They are few, and remembered for as long as the daemon runs.
+/// All mounts of a share. They are few, so none is removed while the daemon runs.
 #[derive(Debug, Default)]
 pub(super) struct Mounts {
     table: RwLock<MountTable>,
@@ -98,7 +98,7 @@ struct MountTable {
     index: HashMap<MountKey, MountIndex>,
 }
 
-/// Mount id and device number. Before Linux 6.8, another mount may get the id of one that is gone.
+/// Mount id and device number. Before Linux 6.8 a new mount may reuse the id of a former one.
 type MountKey = (u64, u64);
 
 fn key_of(stat: &Statx) -> MountKey {
@@ -107,7 +107,7 @@ fn key_of(stat: &Statx) -> MountKey {
 }
 
 impl Mounts {
-    /// Where attributes come from, if that place is known. `guess` is tried first.
+    /// The mount that `stat` comes from, if it is known. `guess` is tried first.
     pub(super) fn find(&self, stat: &Statx, guess: MountIndex) -> Option<MountIndex> {
         let key = key_of(stat);
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +117,7 @@ impl Mounts {
         }
     }
 
-    /// Where `file` is, whose attributes are `stat`; made known if need be.
+    /// The mount of `file`, whose attributes are `stat`. An unknown mount is added.
     pub(super) fn find_or_add(&self, stat: &Statx, file: BorrowedFd<'_>) -> io::Result<Arc<Mount>> {
         if let Some(mount) = self
             .find(stat, MountIndex::ROOT)
@@ -139,7 +139,7 @@ impl Mounts {
         if let Some(index) = table.index.get(&key).copied() {
             return self.mount_at(&table, index);
         }
-        // Others may have been added since, so that the number is another one now.
+        // Another thread may have added mounts since, which changes the index.
         let index = MountIndex(
             u32::try_from(table.list.len())
                 .map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?,
@@ -159,7 +159,7 @@ impl Mounts {
         Ok(mount)
     }
 
-    /// The place at a position.
+    /// The mount at an index.
     pub(super) fn get(&self, index: MountIndex) -> Option<Arc<Mount>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table
@@ -176,8 +176,8 @@ impl Mounts {
     }
 }
 
-/// Sorts file systems by their magic number (`linux/magic.h` and the file systems' own headers). Only those known
-/// to return less than asked at the end of a file alone are called local.
+/// Classifies a file system by its magic number (`linux/magic.h` and the file systems' headers).
+/// Only those count as local whose reads are known to be short at the end of the file alone.
 fn fs_kind(magic: u64) -> FsKind {
     const LOCAL: [u64; 15] = [
         0xEF53,      // ext2, ext3, ext4
@@ -203,8 +203,9 @@ fn fs_kind(magic: u64) -> FsKind {
     }
 }
 
-/// Whether a file system notes a change time when a page that is mapped for writing becomes dirty (`page_mkwrite`), from its
-/// magic number. In tmpfs none ever is written back, and so none becomes dirty again; overlayfs keeps times of its own.
+/// Whether a file system updates ctime when a page of a writable mapping becomes dirty
+/// (`page_mkwrite`), by magic number. tmpfs never writes pages back, so a dirty page never becomes
+/// dirty again; overlayfs keeps its own times.
 fn ctime_is_reliable(magic: u64) -> bool {
     const RELIABLE: [u64; 4] = [
         0xEF53,      // ext2, ext3, ext4
@@ -232,7 +233,7 @@ mod tests {
             eprintln!("SKIPPED: this kernel has no unique mount ids");
             return;
         }
-        // They start where the others end.
+        // Unique mount ids start above 2^31 (`MNT_UNIQUE_ID_OFFSET`, `fs/namespace.c`).
         assert!(stat.stx_mnt_id > u64::from(u32::MAX) >> 1);
     }
 

@@ -1,4 +1,4 @@
-//! Making, removing and renaming what a directory holds.
+//! MKDIR, MKNOD, SYMLINK, READLINK, LINK, UNLINK, RMDIR and RENAME.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,7 +13,7 @@ use crate::session::{Creator, Name};
 use crate::sys::{file, namespace_ops};
 
 impl PassthroughFs {
-    /// Makes a directory.
+    /// Creates a directory.
     pub(super) fn do_mkdir(
         &self,
         creator: &Creator<'_>,
@@ -24,7 +24,8 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        // Before it is made: an object that is there must not be reported as an error.
+        // Acquired first: after the object exists, the request must not fail for lack of a
+        // descriptor.
         let permit = self.acquire_inode_permit()?;
         self.impersonation().create(creator, mode, |mode| {
             namespace_ops::make_directory(parent.as_fd(), name, mode)
@@ -32,7 +33,7 @@ impl PassthroughFs {
         self.look_up_with(permit, &parent, name)
     }
 
-    /// Makes a file, FIFO, socket or device node.
+    /// Creates a file, FIFO, socket or device node.
     pub(super) fn do_mknod(
         &self,
         creator: &Creator<'_>,
@@ -52,7 +53,7 @@ impl PassthroughFs {
         self.look_up_with(permit, &parent, name)
     }
 
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     pub(super) fn do_symlink(
         &self,
         creator: &Creator<'_>,
@@ -70,21 +71,22 @@ impl PassthroughFs {
         self.look_up_with(permit, &parent, name)
     }
 
-    /// The target of a symbolic link.
+    /// Reads the target of a symbolic link.
     pub(super) fn do_readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
         let node = self.node(id)?;
         if node.file_type != FileType::Symlink {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let length = file::read_link(node.as_fd(), target)?;
-        // The system call cuts what finds no room, and a link cut short leads elsewhere.
+        // readlinkat(2) truncates a target that does not fit; a truncated target names another
+        // file.
         if length == target.len() {
             return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
         }
         Ok(length)
     }
 
-    /// Gives an inode another name.
+    /// Adds a name to an inode.
     pub(super) fn do_link(
         &self,
         id: NodeId,
@@ -100,7 +102,7 @@ impl PassthroughFs {
             parent.as_fd(),
             new_name.as_c_str(),
         )?;
-        // Not looked up by name: it is this inode, whatever the name may mean by now.
+        // Not looked up by name, because the name may refer to another inode by now.
         let stat = file::stat(node.as_fd())?;
         self.inodes.add_lookup(id)?;
         self.inodes
@@ -145,7 +147,7 @@ impl PassthroughFs {
         if flags & libc::RENAME_WHITEOUT == 0 {
             return rename();
         }
-        // The whiteout is a new object, which belongs to the caller.
+        // The whiteout is a new object, so it gets the caller's owner.
         self.impersonation().create(creator, 0, |_| rename())
     }
 }

@@ -1,4 +1,4 @@
-//! What a session's INIT agrees on.
+//! The file system's part of INIT.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,37 +11,38 @@ use super::options::{CachePolicy, Locks, Options};
 use crate::rate_limited;
 use crate::sys::thread;
 
-/// The flags in force, once agreed on.
+/// The flags that INIT negotiated.
 #[derive(Debug, Default)]
 pub(super) struct NegotiatedFlags {
     flags: AtomicU64,
 }
 
 impl NegotiatedFlags {
-    /// Whether all of `flags` were agreed on.
+    /// Whether all of `flags` were negotiated.
     pub(super) fn has(&self, flags: InitFlags) -> bool {
         InitFlags::from_bits_retain(self.flags.load(Ordering::Relaxed)).contains(flags)
     }
 
-    /// Nothing is agreed on any more.
+    /// Ends the session: no flag is negotiated.
     pub(super) fn clear(&self) {
         self.flags.store(0, Ordering::Relaxed);
     }
 }
 
 impl PassthroughFs {
-    /// Takes of what is offered what the options ask for.
+    /// Selects from the offered flags those that the options ask for.
     pub(super) fn negotiate(&self, offered: InitFlags) -> InitFlags {
         let mut wanted = wanted(&self.share.options);
         if self.share.abilities.can_change_credentials {
             wanted |= InitFlags::CREATE_SUPP_GROUP;
         }
         if thread::set_umask(0).is_err() {
-            // The guest then applies the umask, and default ACLs of the host come second.
+            // Then the guest applies the umask, and the host's default ACLs have less effect.
             wanted -= InitFlags::DONT_MASK;
         }
         if allows_no_open(&self.share.options) && offered.contains(NO_OPEN_FLAGS) {
-            // A guest that opens by itself would take a file for empty that it has only asked to be emptied.
+            // With ATOMIC_O_TRUNC and without OPEN, the guest would treat the file as empty
+            // although the truncation never reaches the host.
             wanted = (wanted | NO_OPEN_FLAGS) - InitFlags::ATOMIC_O_TRUNC;
         }
         let agreed = wanted & offered;
@@ -70,7 +71,7 @@ impl PassthroughFs {
             if wanted_by_option && !offered.contains(flag) {
                 rate_limited!(
                     info,
-                    "{option} has no effect: the guest's kernel does not know it"
+                    "{option} has no effect: the guest's kernel does not support it"
                 );
             }
         }
@@ -80,7 +81,7 @@ impl PassthroughFs {
         agreed
     }
 
-    /// How objects are created in this session.
+    /// How this session creates objects.
     pub(super) fn impersonation(&self) -> Impersonation {
         Impersonation {
             change_ids: self.share.abilities.can_change_credentials,
@@ -89,14 +90,14 @@ impl PassthroughFs {
     }
 }
 
-/// What the options ask for. Message sizes and the like are the session's to agree on.
+/// The flags that the options ask for. The session negotiates message sizes itself.
 fn wanted(options: &Options) -> InitFlags {
     let mut wanted = InitFlags::ATOMIC_O_TRUNC
         | InitFlags::DONT_MASK
         | InitFlags::AUTO_INVAL_DATA
         | InitFlags::ASYNC_DIO
         | InitFlags::PARALLEL_DIROPS
-        // Node ids mean nothing after a restart, so a guest must not hand them out as file handles.
+        // Node ids change at a restart, so the guest must not export them as NFS file handles.
         | InitFlags::NO_EXPORT_SUPPORT;
     let choices = [
         (

@@ -1,8 +1,9 @@
-//! Files and directories that the guest uses without opening them.
+//! Files and directories that the guest uses without OPEN (`FUSE_NO_OPEN_SUPPORT`).
 //!
-//! Where nothing can be changed and the guest believes what it has cached (`--readonly`, `--cache=always`), OPEN and OPENDIR have
-//! nothing to say that it does not know. They are answered with ENOSYS, which its kernel takes for all of the mount: it asks for
-//! content right away, by handle 0, and sends no RELEASE and, told so once, no FLUSH. What it asks about is opened here then.
+//! With `--readonly` and `--cache=always` a reply to OPEN or OPENDIR has no information for the
+//! guest. They are answered with ENOSYS, which the guest's kernel applies to the whole mount: it
+//! reads with handle 0 and sends no RELEASE, and no FLUSH after the first ENOSYS. The daemon opens
+//! the file when it serves the read.
 
 use std::io;
 use std::sync::Arc;
@@ -15,20 +16,23 @@ use super::open_files::{OpenFile, bad_handle};
 use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks, Options};
 
-/// The handle of what was not opened. No open file has it.
+/// The handle that the guest sends for a file it has not opened. No open file has it.
 const NO_OPEN_HANDLE: u64 = 0;
 
-/// What a guest's kernel says that can do without OPEN and OPENDIR.
+/// The flags of a kernel that works without OPEN and OPENDIR.
 pub(super) const NO_OPEN_FLAGS: InitFlags =
     InitFlags::NO_OPEN_SUPPORT.union(InitFlags::NO_OPENDIR_SUPPORT);
 
-/// Whether a guest may use files without opening them. Locks of the host are of what is open.
+/// Whether the options allow a guest to work without OPEN. Host locks need open files.
 pub(super) fn allows_no_open(options: &Options) -> bool {
     options.readonly && options.cache == CachePolicy::Always && options.locks != Locks::Host
 }
 
 impl PassthroughFs {
-    /// ENOSYS where the guest need not open anything.
+    /// Returns ENOSYS if the guest works without OPEN.
+    ///
+    /// # Errors
+    /// ENOSYS.
     pub(super) fn check_open_needed(&self) -> io::Result<()> {
         match self.negotiated.has(NO_OPEN_FLAGS) {
             true => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
@@ -36,10 +40,10 @@ impl PassthroughFs {
         }
     }
 
-    /// What the guest reads from: the open file of `handle`, or what it has not opened.
+    /// The file to read from: the open file of `handle`, or a newly opened one in no-open mode.
     ///
     /// # Errors
-    /// EBADF for a handle that the guest does not have, or has of another node; those of opening.
+    /// EBADF for an unknown handle or a handle of another node; those of opening.
     pub(super) fn file_to_read(&self, handle: u64, id: NodeId) -> io::Result<Arc<OpenFile>> {
         if handle == NO_OPEN_HANDLE && self.negotiated.has(NO_OPEN_FLAGS) {
             return self.open_for_request(id).map(Arc::new);
@@ -47,7 +51,7 @@ impl PassthroughFs {
         self.files.get(Handle::new(handle), id)
     }
 
-    /// Keeps what [`PassthroughFs::file_to_read`] has opened for the next read.
+    /// Caches the descriptor that [`PassthroughFs::file_to_read`] opened, for the next read.
     pub(super) fn end_read(&self, handle: u64, file: &OpenFile) {
         if handle == NO_OPEN_HANDLE {
             self.cache_fd(file);

@@ -1,4 +1,4 @@
-//! Opening, creating and closing files and directories.
+//! OPEN, CREATE, TMPFILE, OPENDIR, RELEASE, FLUSH and FSYNC.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,11 +39,12 @@ impl PassthroughFs {
         self.open_node(&node, request, kill && request.truncate)
     }
 
-    /// Makes a file and opens it.
+    /// Creates a file and opens it.
     ///
     /// # Errors
-    /// ESTALE where the name is taken, unless the guest wants to know just that. The guest believed the name to be free, and
-    /// so has checked no permission to open what is there. It then looks again, finds it, and opens it with all checks.
+    /// ESTALE if the name exists, or EEXIST with `O_EXCL`. The guest assumed that the name was free
+    /// and did not check permissions on an existing file. After ESTALE it looks up the name again
+    /// and opens the file with all checks.
     pub(super) fn do_create(
         &self,
         creator: &Creator<'_>,
@@ -57,7 +58,7 @@ impl PassthroughFs {
         let name = name.as_c_str();
         let permits = (self.acquire_inode_permit()?, self.acquire_file_permit()?);
         let flags = creation_flags(request) | libc::O_CREAT | libc::O_EXCL;
-        // Making room is not for the caller's credentials, so it is outside.
+        // Evicting descriptors must not run under the caller's credentials, so it is outside.
         let created = self.share.open(|| {
             self.impersonation().create(creator, args.mode, |mode| {
                 file::open_at(parent.as_fd(), name, flags, mode)
@@ -72,7 +73,7 @@ impl PassthroughFs {
         }
     }
 
-    /// Makes a file without a name and opens it.
+    /// Creates a file without a name and opens it.
     pub(super) fn do_tmpfile(
         &self,
         creator: &Creator<'_>,
@@ -85,7 +86,7 @@ impl PassthroughFs {
         let permits = (self.acquire_inode_permit()?, self.acquire_file_permit()?);
         let mut flags = creation_flags(request) | libc::O_TMPFILE;
         if request.exclusive {
-            // Says that the file will never get a name.
+            // With O_EXCL the file can never be linked to a name.
             flags |= libc::O_EXCL;
         }
         let created = self.share.open(|| {
@@ -124,7 +125,8 @@ impl PassthroughFs {
         self.posix_locks.release_with_last(id, close);
         let flags = ReleaseFlags::from_bits_retain(args.release_flags);
         if flags.contains(ReleaseFlags::FLOCK_UNLOCK) {
-            // A thread still at work on the file may keep the descriptor, and with it the lock, for a while.
+            // Another thread may still use the file and keep its lock alive, so the lock is
+            // released explicitly.
             file_lock::set_flock(file.as_fd(), LockKind::Unlock, false)?;
         }
         Ok(())
@@ -132,11 +134,11 @@ impl PassthroughFs {
 
     /// A guest process closes a descriptor.
     ///
-    /// ENOSYS would spare the guest all further ones, but for every file of the mount, and so for those of a network file
-    /// system that is come upon later and whose close reports what could not be written. Files of which nothing depends on it
-    /// are opened with [`FopenFlags::NOFLUSH`] instead.
+    /// ENOSYS would save all further FLUSH requests, but for the whole mount, so also for a network
+    /// file system found later whose close reports write errors. Files that need no FLUSH are
+    /// opened with [`FopenFlags::NOFLUSH`] instead.
     pub(super) fn do_flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
-        // There is nothing that could be reported.
+        // Without OPEN there are no writes whose errors a close could report.
         self.check_open_needed()?;
         let file = self.files.get(handle, id)?;
         if self.share.options.locks == Locks::Host {
@@ -148,20 +150,20 @@ impl PassthroughFs {
         Ok(())
     }
 
-    /// Brings a file or directory to stable storage.
+    /// Writes a file or directory to stable storage.
     ///
-    /// The kernel reports a writeback error once to each open file, and each open file of the guest
-    /// is one of the host's.
+    /// The kernel reports a writeback error once per open file description. Each open file of the
+    /// guest has its own on the host.
     pub(super) fn do_fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
         let file = self.file_to_read(handle.get(), id)?;
         file_content::sync(file.as_fd(), data_only).inspect_err(|_| {
-            // Files that were closed and kept have this error yet to report. Who opens one of them
-            // now, after it was reported, would not get it on the host.
+            // Cached descriptors still have to report this error. A file opened on the host from
+            // now on would not report it any more.
             self.inodes.fd_cache().clear();
         })
     }
 
-    /// Reads a guest's open flags as far as the share allows what they ask for.
+    /// Decodes a guest's open flags and removes those that the share does not allow.
     fn decode_flags(&self, raw: u32) -> io::Result<OpenFlags> {
         let mut request = self.guest_arch.decode(raw)?;
         if request.changes() {
@@ -171,7 +173,7 @@ impl PassthroughFs {
             request.direct = false;
         }
         if self.negotiated.has(InitFlags::WRITEBACK_CACHE) && request.write {
-            // The guest reads what it writes a part of.
+            // With writeback caching the guest reads pages that it writes partially.
             request.read = true;
         }
         Ok(request)
@@ -182,7 +184,7 @@ impl PassthroughFs {
         self.finish_open(node, descriptor, request)
     }
 
-    /// A directory, open to be listed from its beginning.
+    /// Opens a directory for listing from the start.
     pub(super) fn open_directory(&self, node: &Node) -> io::Result<OpenFile> {
         let permit = self.acquire_file_permit()?;
         let fd = self.open_inode(node, libc::O_RDONLY | libc::O_DIRECTORY)?;
@@ -193,7 +195,7 @@ impl PassthroughFs {
         ))
     }
 
-    /// A descriptor of a file, which may be one that was closed lately.
+    /// Opens a descriptor of a file, or takes one from the cache.
     pub(super) fn open_descriptor(
         &self,
         node: &Node,
@@ -219,7 +221,7 @@ impl PassthroughFs {
         Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 
-    /// Keeps a file that nobody reads any more for who opens it next, if that may be.
+    /// Caches the descriptor of a closed file, if the options and the file allow it.
     pub(super) fn cache_fd(&self, file: &OpenFile) {
         if file.cacheable && self.uses_fd_cache() {
             let descriptor = Arc::clone(file.descriptor());
@@ -227,7 +229,7 @@ impl PassthroughFs {
         }
     }
 
-    /// Replies to a file opened that was there before, of which the guest may have cached something.
+    /// Completes the open of an existing file, of which the guest may have cached pages.
     fn finish_open(
         &self,
         node: &Node,
@@ -244,14 +246,14 @@ impl PassthroughFs {
         Ok(opened)
     }
 
-    /// Whether files that were closed may be used again. A host's lock belongs to what was opened, and so do the permissions
-    /// with which it was: who wants to see every change at once sees that of a permission, too.
+    /// Whether descriptors of closed files may be reused. A host lock belongs to the open file
+    /// description. With `--cache=never` a change of permissions must take effect at the next open.
     fn uses_fd_cache(&self) -> bool {
         let options = &self.share.options;
         options.locks != Locks::Host && options.cache != CachePolicy::Never
     }
 
-    /// Opens what a node stands for; without moving its access time where nothing may change.
+    /// Opens an inode; on a read-only share without updating its access time.
     fn open_inode(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
         let proc = self.share.proc_self_fd();
         let open = |flags| {
@@ -264,14 +266,14 @@ impl PassthroughFs {
             flags
         };
         let result = match open(noatime_flags) {
-            // Only a file's owner may have that.
+            // Only the file's owner may use O_NOATIME.
             Err(error)
                 if noatime_flags & libc::O_NOATIME != 0
                     && error.raw_os_error() == Some(libc::EPERM) =>
             {
                 open(noatime_flags & !libc::O_NOATIME)
             }
-            // A file system that cannot do it says so when a file is opened.
+            // A file system without direct I/O answers EINVAL.
             Err(error)
                 if noatime_flags & libc::O_DIRECT != 0
                     && error.raw_os_error() == Some(libc::EINVAL) =>
@@ -281,7 +283,7 @@ impl PassthroughFs {
             result => result,
         };
         match result {
-            // The inode is held, so that it is not a name that is missing.
+            // The inode is pinned, so ENOENT does not mean a missing name.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 Err(io::Error::from_raw_os_error(libc::ESTALE))
             }
@@ -289,7 +291,7 @@ impl PassthroughFs {
         }
     }
 
-    /// Replies to a file just made: makes its inode and its handle known.
+    /// Completes the creation of a file: inserts its inode and its open file.
     fn finish_create(
         &self,
         parent: &Node,
@@ -300,8 +302,8 @@ impl PassthroughFs {
         self.prepare_syncfs();
         let stat = file::stat(created.as_fd())?;
         request.direct = request.direct && file::set_direct(created.as_fd(), true).is_ok();
-        // The inode gets a descriptor of its own. With the opened one, the file would count as open for writing on
-        // the host for as long as the guest remembers it.
+        // The inode gets its own `O_PATH` descriptor. With the opened one the file would count as
+        // open for writing on the host until the guest forgets it.
         let proc = self.share.proc_self_fd();
         let path = self
             .share
@@ -338,9 +340,9 @@ impl PassthroughFs {
             CachePolicy::Auto => FopenFlags::empty(),
             CachePolicy::Always => FopenFlags::KEEP_CACHE,
         };
-        // With NOFLUSH, the guest's kernel does not write back at close what a program has changed
-        // through a mapping, and so does not report there what the host could not take. Such a
-        // mapping needs a file that is open for reading and writing, and a page cache.
+        // With NOFLUSH the guest's kernel does not write back dirty pages of a mapping at close, so
+        // it does not report write errors there. A writable mapping needs a file open for reading
+        // and writing, and a page cache.
         let may_be_dirty = request.read
             && request.write
             && (!options.cache.bypasses_page_cache() || options.allow_mmap);
@@ -362,13 +364,14 @@ impl PassthroughFs {
     }
 }
 
-/// The flags for a new file. `O_DIRECT` comes when it is there: with it, a file system that has none would make the file
-/// and then refuse to open it.
+/// The host flags for a new file. `O_DIRECT` is set later, because a file system without direct I/O
+/// would create the file and then fail to open it.
 fn creation_flags(request: OpenFlags) -> i32 {
     request.host_flags() & !(libc::O_TRUNC | libc::O_DIRECT)
 }
 
-/// What a guest gets for opening what is not a file: devices, FIFOs and sockets are its own kernel's business.
+/// The error for opening anything but a regular file. The guest's kernel handles devices, FIFOs and
+/// sockets itself.
 pub(super) fn not_openable(file_type: FileType, write: bool) -> io::Error {
     io::Error::from_raw_os_error(match file_type {
         FileType::Directory if write => libc::EISDIR,

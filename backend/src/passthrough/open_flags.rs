@@ -1,17 +1,17 @@
-//! Open flags in the numbering of the guest's architecture, and what of them reaches the host.
+//! Decoding open flags, whose values depend on the guest's architecture.
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::options::GuestArch;
 
-/// Of the flags whose numbers differ between architectures (`asm/fcntl.h`), those that matter here.
+/// The relevant open flags whose values differ between architectures (`asm/fcntl.h`).
 struct ArchFlags {
     direct: u32,
     large_file: u32,
 }
 
-/// `asm-generic/fcntl.h`, which x86 uses.
+/// `asm-generic/fcntl.h`, used by x86.
 const X86_64: ArchFlags = ArchFlags {
     direct: 0x4000,
     large_file: 0x8000,
@@ -39,32 +39,33 @@ const HOST_ARCH: GuestArch = if cfg!(target_arch = "aarch64") {
     GuestArch::X86_64
 };
 
-/// What a guest's open asks for, free of any numbering.
+/// The decoded flags of a guest's open, independent of the architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpenFlags {
-    /// Content is to be read.
+    /// Open for reading.
     pub(super) read: bool,
-    /// Content is to be written.
+    /// Open for writing.
     pub(super) write: bool,
-    /// Every write goes to the end (`O_APPEND`).
+    /// Each write appends (`O_APPEND`).
     pub(super) append: bool,
-    /// The content is thrown away (`O_TRUNC`).
+    /// Truncate the file (`O_TRUNC`).
     pub(super) truncate: bool,
-    /// The file must not exist yet (`O_EXCL`).
+    /// The file must not exist (`O_EXCL`).
     pub(super) exclusive: bool,
-    /// Transfers go past the page cache (`O_DIRECT`).
+    /// Bypass the page cache (`O_DIRECT`).
     pub(super) direct: bool,
-    /// Reading does not move the access time (`O_NOATIME`).
+    /// Do not update the access time (`O_NOATIME`).
     pub(super) no_atime: bool,
-    /// The flags that mean the same everywhere and are handed on as they are.
+    /// The flags of [`PASSED_THROUGH`] that are set.
     passed_through: i32,
 }
 
-/// Handed on as they are: they have one number on all architectures and concern the opened file alone.
+/// Flags passed to the host unchanged: their values are the same on all architectures and they
+/// affect the open file alone.
 const PASSED_THROUGH: i32 = libc::O_NONBLOCK | libc::O_DSYNC | libc::O_SYNC;
 
 impl OpenFlags {
-    /// Reading, and nothing else.
+    /// Open for reading, without any other flag.
     pub(super) const READ_ONLY: Self = Self {
         read: true,
         write: false,
@@ -76,11 +77,13 @@ impl OpenFlags {
         passed_through: 0,
     };
 
-    /// Reads what a guest of `arch` sent. What is in neither field is dropped here and never reaches the host:
-    /// creation, following links, terminals, signals, `O_PATH`, `O_TMPFILE` are decided by the operation.
+    /// Decodes the flags that a guest of architecture `arch` sent.
+    ///
+    /// Flags without a field here never reach the host: the operation itself decides about
+    /// creation, links, terminals, signals, `O_PATH` and `O_TMPFILE`.
     ///
     /// # Errors
-    /// EINVAL for an access mode that does not exist.
+    /// EINVAL for an invalid access mode.
     pub(super) fn decode(arch: GuestArch, raw: u32) -> io::Result<Self> {
         let flags_of_arch = ArchFlags::of(arch);
         let flags = raw.cast_signed();
@@ -102,18 +105,20 @@ impl OpenFlags {
         })
     }
 
-    /// Whether it changes the file.
+    /// Whether the open can change the file.
     pub(super) fn changes(self) -> bool {
         self.write || self.truncate
     }
 
-    /// Whether it wants to read, and nothing else: any two of these can share what was opened.
+    /// Whether the file is open for reading without other flags, so that its descriptor can be
+    /// reused.
     pub(super) fn is_read_only(self) -> bool {
         self.host_flags() == libc::O_RDONLY
     }
 
-    /// The host's flags for opening what is there. `O_APPEND` is not among them: each write tells by itself
-    /// whether it appends, since the guest may change its mind (`F_SETFL`) and a mapping never appends.
+    /// The host's flags for opening an existing file. They never include `O_APPEND`: the guest may
+    /// change the flag later (`F_SETFL`) and writeback of a mapping never appends, so each WRITE
+    /// says whether it appends.
     pub(super) fn host_flags(self) -> i32 {
         let access = match (self.read, self.write) {
             (true, true) => libc::O_RDWR,
@@ -134,7 +139,7 @@ impl OpenFlags {
     }
 }
 
-/// The guest's architecture: told, or learned from what its kernel sends.
+/// The guest's architecture: configured, or detected from its open flags.
 #[derive(Debug)]
 pub(super) struct GuestArchDetector {
     configured: Option<GuestArch>,
@@ -146,7 +151,7 @@ const DETECTED_X86_64: u8 = 1;
 const DETECTED_AARCH64: u8 = 2;
 
 impl GuestArchDetector {
-    /// As told, or nothing known yet.
+    /// Starts with the configured architecture, if any.
     pub(super) fn new(configured: Option<GuestArch>) -> Self {
         Self {
             configured,
@@ -154,7 +159,7 @@ impl GuestArchDetector {
         }
     }
 
-    /// The architecture as far as known; the host's until then.
+    /// The guest's architecture; the host's until it is detected.
     pub(super) fn arch(&self) -> GuestArch {
         match (self.configured, self.detected.load(Ordering::Relaxed)) {
             (Some(configured), _) => configured,
@@ -164,8 +169,9 @@ impl GuestArchDetector {
         }
     }
 
-    /// Learns from the flags of an OPEN, OPENDIR or CREATE. Every 64-bit kernel sets its `O_LARGEFILE` there; the
-    /// other architecture's number for it is `O_NOFOLLOW` here, so flags with both tell nothing.
+    /// Detects the architecture from the flags of an OPEN, OPENDIR or CREATE. A 64-bit kernel
+    /// always sets its `O_LARGEFILE`. The other architecture uses the same bit for `O_NOFOLLOW`, so
+    /// flags with both bits say nothing.
     pub(super) fn detect(&self, raw: u32) {
         if self.configured.is_some() || self.detected.load(Ordering::Relaxed) != UNKNOWN {
             return;
@@ -178,21 +184,21 @@ impl GuestArchDetector {
         self.detected.store(detected, Ordering::Relaxed);
     }
 
-    /// Learns from the flags of an open, and reads them.
+    /// Detects the architecture from the flags of an open, and decodes them.
     ///
     /// # Errors
-    /// [`OpenFlags::decode`]'s.
+    /// Those of [`OpenFlags::decode`].
     pub(super) fn decode(&self, raw: u32) -> io::Result<OpenFlags> {
         self.detect(raw);
         OpenFlags::decode(self.arch(), raw)
     }
 
-    /// Whether the flags of a READ or WRITE say that the guest has the file open with `O_DIRECT`.
+    /// Whether the flags of a READ or WRITE include `O_DIRECT`.
     pub(super) fn is_direct(&self, raw: u32) -> bool {
         raw & ArchFlags::of(self.arch()).direct != 0
     }
 
-    /// Forgets what was learned: another kernel may run in the guest next time.
+    /// Forgets the detected architecture, because another kernel may boot in the guest.
     pub(super) fn reset(&self) {
         self.detected.store(UNKNOWN, Ordering::Relaxed);
     }

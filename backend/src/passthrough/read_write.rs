@@ -1,16 +1,15 @@
-//! READ and WRITE: file data moves straight between the host's file and guest memory.
+//! READ and WRITE: file data moves directly between the host's file and guest memory.
 //!
-//! A system call may move a part of what was asked, and keep the error that stopped it for the next
-//! call. What the guest may be told then depends on what its kernel does with a short count
-//! (`fs/fuse/file.c`):
+//! A system call may transfer a part of the data and report the error only at the next call. The
+//! guest's kernel treats a short count differently for each request (`fs/fuse/file.c`):
 //!
-//! | request | a short count | so the reply is |
+//! | request | effect of a short count | reply |
 //! | --- | --- | --- |
-//! | READ into the page cache | ends the file (`fuse_short_read`) | all up to the end of the file, or the error |
-//! | READ for a program (`FUSE_READ_LOCKOWNER`) | is the program's, which asks for the rest | what was read |
-//! | WRITE from the page cache (`FUSE_WRITE_CACHE`) | is ignored (`fuse_writepage_end`) | all, or the error |
-//! | WRITE with `O_DIRECT` past the page cache | becomes EIO (`fuse_get_res_by_io`) | all, or the error |
-//! | any other WRITE | is the program's, which writes the rest | what was written |
+//! | READ into the page cache | marks the end of the file (`fuse_short_read`) | all up to the end of the file, or the error |
+//! | READ for a program (`FUSE_READ_LOCKOWNER`) | the program reads the rest | the bytes read |
+//! | WRITE from the page cache (`FUSE_WRITE_CACHE`) | ignored (`fuse_writepage_end`) | all, or the error |
+//! | WRITE with `O_DIRECT` on a file with a page cache | becomes EIO (`fuse_get_res_by_io`) | all, or the error |
+//! | any other WRITE | the program writes the rest | the bytes written |
 
 use std::io;
 use std::os::fd::AsFd;
@@ -26,17 +25,17 @@ use crate::rate_limited;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::file;
 
-/// What the guest's kernel does with a short count.
+/// How the guest's kernel treats a short count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ShortCount {
-    /// It passes the count on to a program. The error comes up again at the program's next call.
+    /// It returns the count to a program. The program's next call reports the error.
     Allowed,
-    /// It takes the count for something else, so that an error must be answered as an error.
+    /// It misinterprets the count, so an error must be reported as an error.
     Misread,
 }
 
 impl ShortCount {
-    /// The answer to a request of which `done` bytes were moved before `error`.
+    /// The result of a request that transferred `done` bytes before `error`.
     fn answer(self, done: usize, error: io::Error) -> io::Result<usize> {
         match self {
             Self::Allowed if done > 0 => Ok(done),
@@ -46,9 +45,10 @@ impl ShortCount {
 }
 
 impl PassthroughFs {
-    /// Reads at most `args.size` bytes. EAGAIN where it would have to wait for the disk, and may not.
+    /// Reads at most `args.size` bytes. Returns EAGAIN if the read would wait for the disk and may
+    /// not.
     ///
-    /// Makes one system call for a read that is whole, or that ends where the guest knows the file
+    /// A full read takes one system call; so does a read that ends where the guest knows the file
     /// to end.
     pub(super) fn do_read(
         &self,
@@ -63,7 +63,7 @@ impl PassthroughFs {
         result
     }
 
-    /// As [`PassthroughFs::do_read`], from what is open.
+    /// [`PassthroughFs::do_read`] on an open file.
     fn read_file(
         &self,
         file: &OpenFile,
@@ -79,7 +79,7 @@ impl PassthroughFs {
         };
         let mut rwf_flags = 0;
         if !may_block && file.supports_nowait.load(Ordering::Relaxed) {
-            // What goes past the page cache always waits.
+            // Direct I/O always waits.
             if file.is_direct() {
                 return Err(io::Error::from_raw_os_error(libc::EAGAIN));
             }
@@ -94,13 +94,14 @@ impl PassthroughFs {
                 data.read_from(file.as_fd(), length - done, offset, rwf_flags)
             });
             match result {
-                // Linux 5.9 and 5.10 say so of what is not in memory, too (readv(2), BUGS).
+                // Linux 5.9 and 5.10 return 0 also for data that is not in the page cache
+                // (readv(2), BUGS).
                 Ok(0) if rwf_flags != 0 => rwf_flags = 0,
                 Ok(0) => break,
                 Ok(read) => {
                     done += read;
-                    // Less than asked is the end of the file, or stops before an error, or before
-                    // what is not in memory if the call was not to wait.
+                    // A short read ends at the end of the file, before an error, or, with
+                    // RWF_NOWAIT, before data that is not in the page cache.
                     if read < requested
                         && (self.guest_eof_is(file.node, offset_after(args.offset, done)?)
                             || short_count == ShortCount::Allowed
@@ -114,7 +115,7 @@ impl PassthroughFs {
                     file.supports_nowait.store(false, Ordering::Relaxed);
                     rwf_flags = 0;
                 }
-                // What was read so far is read again.
+                // The blocking retry reads everything again.
                 Err(error) if rwf_flags != 0 && error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(error);
                 }
@@ -124,7 +125,7 @@ impl PassthroughFs {
         Ok(done)
     }
 
-    /// Whether the guest knows the file to end at `offset`.
+    /// Whether `offset` is the end of the file that the guest knows.
     fn guest_eof_is(&self, id: NodeId, offset: u64) -> bool {
         let known = self.inodes.with_known_size(id, KnownSize::get);
         known.flatten() == Some(offset)
@@ -141,8 +142,8 @@ impl PassthroughFs {
         let file = self.files.get(Handle::new(args.fh), id)?;
         let flags = WriteFlags::from_bits_retain(args.write_flags);
         let is_cached = flags.contains(WriteFlags::CACHE);
-        // The guest's page cache writes at fixed offsets; only a process's own write appends. Where
-        // the guest collects writes, it alone knows where the file ends.
+        // The guest's page cache writes at fixed offsets; only a program's own write appends. With
+        // writeback caching only the guest knows the end of the file.
         let append = args.flags.cast_signed() & libc::O_APPEND != 0
             && !is_cached
             && !self.negotiated.has(InitFlags::WRITEBACK_CACHE);
@@ -157,8 +158,8 @@ impl PassthroughFs {
         } else {
             write()
         };
-        // Of a write that failed, a part may be in the file. The guest does not know of it, and a
-        // read that finds it ends beyond the known size.
+        // A failed write may have changed a part of the file without the guest knowing. A read that
+        // finds this data ends beyond the known size, so it is continued.
         if let Ok(written) = written {
             self.inodes.with_known_size(id, |known| match append {
                 true => known.forget(),
@@ -168,8 +169,8 @@ impl PassthroughFs {
         written
     }
 
-    /// Whether the guest's kernel sends this write, and waits for it, like one of many of an
-    /// asynchronous transfer: an `O_DIRECT` write on a file that has a page cache.
+    /// Whether the guest's kernel sends this write as a part of an asynchronous transfer: an
+    /// `O_DIRECT` write on a file with a page cache.
     fn writes_asynchronously(&self, args: &WriteIn) -> bool {
         self.negotiated.has(InitFlags::ASYNC_DIO)
             && self.guest_arch.is_direct(args.flags)
@@ -192,7 +193,7 @@ fn write_file(
             data.write_to(file.as_fd(), length - done, offset, rwf_flags)
         });
         match result {
-            // No file system should, but the rest is not written.
+            // A file system should not return 0; the rest is not written.
             Ok(0) => return short_count.answer(done, io::Error::from_raw_os_error(libc::EIO)),
             Ok(written) => done += written,
             Err(error) => return short_count.answer(done, error),
@@ -201,8 +202,8 @@ fn write_file(
     Ok(done)
 }
 
-/// Calls again when a signal interrupts, and without `O_DIRECT` when the kernel cannot transfer
-/// directly to or from this memory: it may be misaligned, or memory of a kind that cannot be pinned.
+/// Repeats an interrupted call. Repeats it without `O_DIRECT` if the kernel cannot transfer
+/// directly to or from this memory, which may be misaligned or of a type that cannot be pinned.
 fn transfer(file: &OpenFile, mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         let error = match file::retry(&mut call) {
@@ -213,7 +214,8 @@ fn transfer(file: &OpenFile, mut call: impl FnMut() -> io::Result<usize>) -> io:
             Some(libc::EINVAL | libc::EFAULT) if file.is_direct() => {
                 rate_limited!(
                     warn,
-                    "direct I/O into guest memory fails ({error}): the file goes through the host's page cache"
+                    "direct I/O into guest memory failed ({error}): the file now uses the host's \
+                     page cache"
                 );
                 file::set_direct(file.as_fd(), false)?;
                 file.direct.store(false, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! Listing directories.
+//! READDIR and READDIRPLUS.
 //!
-//! The host is asked for many entries at a time. What a reply has no room for is kept with the handle and served to
-//! the next request. A guest that opens thousands of directories gets a few such leftovers kept; the other listings
-//! work too, with more calls.
+//! The daemon reads many entries from the host at a time. Entries that do not fit the reply are
+//! kept with the handle for the next request. A limited number of a guest's open directories may
+//! keep such entries; the others are read again from the host.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -20,22 +20,22 @@ use super::open_files::{OpenFile, bad_handle};
 use crate::session::Name;
 use crate::sys::file;
 
-/// Bytes of entries asked of the host at a time: more than 1,000 names of average length.
+/// Size of the getdents64(2) buffer in bytes: more than 1,000 names of average length.
 const BUFFER_BYTES: usize = 32 * 1024;
 
-/// Leftovers that one guest's listings may keep between requests.
+/// Limit of directory handles per guest that keep entries between requests.
 const MAX_PENDING: usize = 64;
 
 thread_local! {
-    /// Where the host puts entries. Each thread serves one request at a time.
+    /// The getdents64(2) buffer. Each thread serves one request at a time.
     static DIRENT_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
 }
 
-/// How many leftovers a guest's listings keep.
+/// Number of a guest's directory handles that keep entries.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PendingCount(Arc<AtomicUsize>);
 
-/// Entries that the host has given and the guest has not got yet; counted as long as they are there.
+/// Entries read from the host that the guest has not received yet. Counted while they exist.
 #[derive(Debug)]
 struct PendingEntries {
     bytes: Box<[u8]>,
@@ -44,7 +44,7 @@ struct PendingEntries {
 }
 
 impl PendingEntries {
-    /// A copy of `bytes`; `None` where enough is kept already.
+    /// Copies `bytes`; `None` if the guest has reached [`MAX_PENDING`].
     fn new(buffers: &PendingCount, bytes: &[u8]) -> Option<Self> {
         if buffers.0.fetch_add(1, Ordering::Relaxed) >= MAX_PENDING {
             buffers.0.fetch_sub(1, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl Drop for PendingEntries {
     }
 }
 
-/// How far an open directory was listed.
+/// How far an open directory is listed.
 #[derive(Debug)]
 pub(super) struct DirStream {
     mount: MountIndex,
@@ -74,14 +74,15 @@ pub(super) struct DirStream {
 #[derive(Debug, Default)]
 struct Progress {
     pending: Option<PendingEntries>,
-    /// Cookie where the listing goes on: at the leftover's next entry, or without one anywhere.
+    /// Cookie at which the listing continues: that of the next pending entry, or any if none is
+    /// pending.
     cookie: u64,
-    /// Cookie at the descriptor's position.
+    /// Cookie of the descriptor's position.
     position: u64,
 }
 
 impl DirStream {
-    /// A listing that has not begun, of a directory at `place`.
+    /// A listing at its start, of a directory on `mount`.
     pub(super) fn new(mount: MountIndex) -> Self {
         Self {
             mount,
@@ -90,20 +91,20 @@ impl DirStream {
     }
 }
 
-/// One entry as the host gives it (`struct linux_dirent64`).
+/// One entry from the host (`struct linux_dirent64`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct HostDirent<'a> {
     ino: u64,
-    /// Where the listing goes on after it.
+    /// Cookie of the next entry.
     cookie: u64,
     kind: u8,
     name: &'a CStr,
-    /// Bytes that the entry takes.
+    /// Length of the record in bytes.
     length: usize,
 }
 
 impl<'a> HostDirent<'a> {
-    /// Fixed part of an entry: number, cookie, length, type.
+    /// Bytes of the fixed part: inode number, cookie, length, type.
     const HEAD: usize = 19;
 
     fn decode(bytes: &'a [u8]) -> Option<Self> {
@@ -123,7 +124,7 @@ impl<'a> HostDirent<'a> {
     }
 }
 
-/// Whether an entry was handed to the guest or found no room.
+/// Whether an entry was added to the reply.
 enum Emit {
     Done,
     Full,
@@ -149,7 +150,7 @@ impl PassthroughFs {
         })
     }
 
-    /// Lists names and looks each of them up.
+    /// Lists names and looks up each.
     pub(super) fn do_readdirplus(
         &self,
         id: NodeId,
@@ -161,7 +162,7 @@ impl PassthroughFs {
         let parent = self.directory(id)?;
         self.list(&file, dir_stream, args.offset, |entry| {
             let name = entry.name.to_bytes();
-            // Before the look-up, which would have to be undone.
+            // Checked before the lookup, which would have to be undone.
             if !entries.fits_plus(name.len()) {
                 return Emit::Full;
             }
@@ -180,17 +181,18 @@ impl PassthroughFs {
         })
     }
 
-    /// Looks up a listed name. The guest looks up by itself those that get node id 0: `.` and `..`, and what could not
-    /// be looked up here.
+    /// Looks up a listed name. An entry with node id 0 (`.`, `..`, or a failed lookup) is looked up
+    /// by the guest itself.
     fn look_up_listed(&self, parent: &Node, name: &CStr) -> EntryOut {
-        // Half a listing would tell the guest nothing; one that looks up by itself learns the error.
+        // The guest sees the error when it looks up the name itself.
         Name::new(name)
             .ok()
             .and_then(|name| self.look_up_in(parent, name.as_c_str()).ok())
             .unwrap_or_default()
     }
 
-    /// Serves entries from `cookie` on until one finds no room, or what the host gives at a time is used up.
+    /// Emits entries from `cookie` on, until the reply is full or the entries of one getdents64(2)
+    /// call are used up.
     fn list(
         &self,
         file: &OpenFile,
@@ -234,7 +236,7 @@ impl PassthroughFs {
     }
 }
 
-/// Serves entries until one finds no room, moves the cookie on and returns how many bytes were served.
+/// Emits entries until the reply is full, advances the cookie and returns the number of bytes used.
 fn emit_entries(
     bytes: &[u8],
     cookie: &mut u64,
@@ -255,14 +257,14 @@ fn emit_entries(
             Emit::Full => return Ok(served),
         }
     }
-    // For the same reason, entries that cannot be read must not be passed over.
+    // For the same reason, entries that cannot be decoded must not be skipped.
     if served == 0 && !bytes.is_empty() {
         return Err(io::Error::from_raw_os_error(libc::EIO));
     }
     Ok(served)
 }
 
-/// Where the listing goes on after the last of these entries.
+/// The cookie after the last of these entries.
 fn last_cookie(mut bytes: &[u8]) -> Option<u64> {
     let mut last = None;
     while let Some(entry) = HostDirent::decode(bytes) {

@@ -1,9 +1,10 @@
-//! Finding an inode again that no descriptor holds.
+//! Reopening an inode whose descriptor was evicted.
 //!
-//! A file handle does that best, for whoever may open handles, on file systems that have them. Else the daemon
-//! remembers where in the share the inode was and when it was born: it walks there, and what it finds is the inode if it
-//! has the same number and was born at the same time. An inode that was moved meanwhile is stale; the guest's kernel then
-//! walks by itself, its look-up comes upon the inode, and it has the node id that it had.
+//! The daemon prefers a file handle, if it may open handles and the file system has them. Otherwise
+//! it remembers the path inside the share and the birth time; it walks the path one component at a
+//! time and accepts the inode if number and birth time match. An inode that was renamed in the
+//! meantime gives ESTALE. The guest's kernel then repeats the lookup, which finds the inode and
+//! returns its old node id.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -18,32 +19,32 @@ use crate::session::Name;
 use crate::sys::file::{self, Statx};
 use crate::sys::file_handle::FileHandle;
 
-/// Most components of a path that is remembered; longer ones keep their descriptors.
+/// Limit of components in a remembered path. Inodes at deeper paths keep their descriptors.
 const MAX_DEPTH: usize = 64;
 
-/// The longest path that the kernel tells (`PATH_MAX`).
+/// The longest path that the kernel returns, in bytes (`PATH_MAX`, `linux/limits.h`).
 const PATH_MAX: usize = 4096;
 
-/// How to find an inode again, and to know it when it is found.
+/// How to reopen an inode, and to recognise it.
 #[derive(Debug, Clone)]
 pub(super) enum InodeRef {
-    /// By the name that the file system has for it.
+    /// By file handle.
     Handle(OpenableHandle),
-    /// By the place where it was.
+    /// By path.
     Path {
-        /// From the share's root, without a `/` at either end.
+        /// Path relative to the share's root, without a `/` at either end.
         path: Box<[u8]>,
-        /// When it was born.
+        /// The inode's birth time.
         birth_time: BirthTime,
     },
-    /// Not at all: it had no name any more when its descriptor was needed for something else.
+    /// Not possible: the inode had no name any more when its descriptor was evicted.
     Unlinked,
 }
 
 /// Seconds since the epoch, and nanoseconds.
 type BirthTime = (i64, u32);
 
-/// What tells whether an inode of the same number is the same inode.
+/// Distinguishes an inode from a later one with the same number.
 #[derive(Debug, Clone)]
 pub(super) struct InodeFingerprint {
     handle: Option<FileHandle>,
@@ -51,7 +52,7 @@ pub(super) struct InodeFingerprint {
 }
 
 impl InodeRef {
-    /// Whether the inode is the one that the fingerprint is of.
+    /// Whether the fingerprint is that of the referenced inode.
     pub(super) fn matches(&self, fingerprint: &InodeFingerprint) -> bool {
         match self {
             Self::Handle(handle) => fingerprint.handle.as_ref() == Some(handle.handle()),
@@ -60,23 +61,23 @@ impl InodeRef {
         }
     }
 
-    /// Whether it stays right whatever happens to the inode's names.
+    /// Whether the reference stays valid when the inode is renamed.
     pub(super) fn survives_rename(&self) -> bool {
         matches!(self, Self::Handle(_))
     }
 }
 
-/// Why there is no way to find an inode again.
+/// Why an inode cannot be reopened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotReopenable {
-    /// Something failed that may not fail later.
+    /// An operation failed that may succeed later.
     Temporarily,
-    /// For what and where it is.
+    /// The file system or the path does not allow it.
     Permanently,
 }
 
 impl Share {
-    /// What tells the inode of `file` from others that had its number.
+    /// The fingerprint of the inode that `file` refers to.
     pub(super) fn fingerprint(
         &self,
         mount: MountIndex,
@@ -93,7 +94,7 @@ impl Share {
         }
     }
 
-    /// What tells the inode that `name` leads to, whose attributes are `stat`, from others that had its number.
+    /// The fingerprint of the inode at `name` in `dir`, whose attributes are `stat`.
     pub(super) fn fingerprint_at(
         &self,
         mount: MountIndex,
@@ -111,10 +112,10 @@ impl Share {
         }
     }
 
-    /// How to find the inode of `file` again.
+    /// Creates a reference by which the inode of `file` can be reopened.
     ///
     /// # Errors
-    /// Whether there may be a way at another time.
+    /// Whether a later attempt may succeed.
     pub(super) fn inode_ref(
         &self,
         identity: Identity,
@@ -137,8 +138,9 @@ impl Share {
             }
         })?;
         let path = path.ok_or(NotReopenable::Permanently)?;
-        // The kernel's word for where it is may be misleading: names can look like its remarks. So it is tried. When
-        // that fails, names may be changing just now, or no descriptor be left for it.
+        // `/proc/self/fd` appends remarks like " (deleted)", and file names may look like one. So
+        // the path is walked once to verify it. The walk may fail because names change at this
+        // moment or because no descriptor is left.
         self.walk(&path, identity, birth_time)
             .map_err(|_| NotReopenable::Temporarily)?;
         Ok(InodeRef::Path { path, birth_time })
@@ -149,7 +151,7 @@ impl Share {
             && self.options.inode_file_handles != InodeFileHandles::Never
     }
 
-    /// A handle of `file`, where handles may be used and are to be had.
+    /// A file handle of `file`, if handles are enabled and the file system has them.
     pub(super) fn openable_handle(
         &self,
         identity: Identity,
@@ -160,7 +162,8 @@ impl Share {
             .uses_file_handles()
             .then(|| self.mount(identity.mount).ok())
             .flatten()?;
-        // The descriptor may live long, and an inode with it: the root's does no harm.
+        // The source descriptor may stay open for long and pin its inode. The root is pinned
+        // anyway.
         let source = match identity.mount {
             MountIndex::ROOT => Some(self.root.as_fd()),
             _ => can_be_opened.then_some(file),
@@ -170,10 +173,10 @@ impl Share {
             .openable_handle(self.proc_self_fd(), file, source)
     }
 
-    /// Opens an inode that no descriptor holds (`O_PATH`).
+    /// Opens a referenced inode (`O_PATH`).
     ///
     /// # Errors
-    /// ESTALE where it cannot be found.
+    /// ESTALE if the inode is not found.
     pub(super) fn open_inode_ref(
         &self,
         identity: Identity,
@@ -186,7 +189,7 @@ impl Share {
         }
     }
 
-    /// Where in the share `file` is at present; `None` where it has no name there.
+    /// The current path of `file` inside the share; `None` if it has no name there.
     fn path_in_share(&self, file: BorrowedFd<'_>) -> io::Result<Option<Box<[u8]>>> {
         let (mut root, mut path) = ([0; PATH_MAX], [0; PATH_MAX]);
         let root = self.proc_path(self.root.as_fd(), &mut root)?;
@@ -200,16 +203,16 @@ impl Share {
         Ok(inside.filter(shallow).map(Box::from))
     }
 
-    /// What the kernel says is the path of an open file.
+    /// The path of an open file according to `/proc/self/fd`.
     fn proc_path<'a>(&self, file: BorrowedFd<'_>, path: &'a mut [u8]) -> io::Result<&'a [u8]> {
         let length = file::proc_path(self.proc_self_fd(), file, path)?;
-        // A path that fills the buffer may have been cut.
+        // A path that fills the buffer may be truncated.
         path.get(..length)
             .filter(|_| length < PATH_MAX)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENAMETOOLONG))
     }
 
-    /// Walks to where an inode was, component by component, and makes sure that it is the one.
+    /// Walks a path one component at a time and verifies that it leads to the inode.
     fn walk(
         &self,
         path: &[u8],
@@ -241,7 +244,7 @@ fn birth_time(stat: &Statx) -> Option<BirthTime> {
     known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
 }
 
-/// A missing component says that the inode has moved, not that a name of the guest's is missing.
+/// A missing component means that the inode has moved; the guest must not see ENOENT for that.
 fn missing_is_stale(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => stale(),

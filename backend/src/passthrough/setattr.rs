@@ -1,4 +1,4 @@
-//! Changing mode, owner, size and times.
+//! SETATTR: changing mode, owner, size and times.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,9 +14,10 @@ use crate::sys::file_attributes::{self, NewTime};
 use crate::sys::file_content;
 
 impl PassthroughFs {
-    /// Changes what `args.valid` names and returns the attributes as they are then.
+    /// Changes the attributes in `args.valid` and returns the new attributes.
     ///
-    /// The owner comes first, since changing it takes set-user-ID and set-group-ID bits away which the mode may set.
+    /// The owner is changed first, because that clears set-user-ID and set-group-ID bits, which the
+    /// mode may set.
     pub(super) fn do_setattr(&self, id: NodeId, args: &SetattrIn) -> io::Result<AttrOut> {
         self.check_writable()?;
         let node = self.node(id)?;
@@ -35,7 +36,7 @@ impl PassthroughFs {
         if valid.contains(SetattrValid::SIZE) {
             self.change_size(&node, valid, args)?;
         }
-        // A change of ctime alone cannot be asked of the host, which keeps it by itself.
+        // The host sets ctime itself; a change of ctime alone is ignored.
         if valid.intersects(
             SetattrValid::ATIME
                 | SetattrValid::MTIME
@@ -57,7 +58,7 @@ impl PassthroughFs {
         Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }
 
-    /// Sets the size through the handle that the guest names, or one opened for the purpose.
+    /// Sets the size through the guest's handle, or through a file opened for this call.
     fn change_size(&self, node: &Node, valid: SetattrValid, args: &SetattrIn) -> io::Result<()> {
         if i64::try_from(args.size).is_err() {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));

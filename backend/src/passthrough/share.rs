@@ -1,4 +1,4 @@
-//! What all guests have in common: the directory, the options, the descriptor budget.
+//! The state that all guests share: the directory, the options, the descriptor budget.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,33 +13,33 @@ use super::reopen::InodeRef;
 use crate::rate_limited;
 use crate::sys::file::{self, Statx};
 
-/// What the process is allowed to do, found out when it was confined.
+/// What the process may do. Determined when the process is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// Threads may take on other user and group ids (`CAP_SETUID`, `CAP_SETGID`).
+    /// Threads may change their user and group ids (`CAP_SETUID`, `CAP_SETGID`).
     pub can_change_credentials: bool,
-    /// Files may be opened by handle (`CAP_DAC_READ_SEARCH` where it counts).
+    /// Files may be opened by handle (`CAP_DAC_READ_SEARCH`).
     pub can_open_by_handle: bool,
 }
 
 /// Why a directory cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
-    /// Its attributes could not be read.
+    /// `statx(2)` on the directory failed.
     #[error("cannot read the attributes of the shared directory")]
     Attributes(#[source] io::Error),
-    /// It is something else.
-    #[error("what is to be shared is not a directory")]
+    /// The path is not a directory.
+    #[error("the shared path is not a directory")]
     NotDirectory,
-    /// File handles were demanded.
+    /// `--inode-file-handles=mandatory` was given and file handles do not work.
     #[error(
-        "--inode-file-handles=mandatory: files cannot be opened by handle here, for lack of CAP_DAC_READ_SEARCH or of \
-         a file system that has handles; use --inode-file-handles=prefer or =never"
+        "--inode-file-handles=mandatory: cannot open files by handle: either CAP_DAC_READ_SEARCH \
+         is missing or the file system has no handles; use --inode-file-handles=prefer or =never"
     )]
     NoHandles,
 }
 
-/// The shared directory and what is known of it. One for the daemon, made once it is confined.
+/// The shared directory and its state. The daemon creates one, after it is confined.
 #[derive(Debug)]
 pub struct Share {
     pub(super) root: Arc<Descriptor>,
@@ -50,13 +50,13 @@ pub struct Share {
     pub(super) mounts: Mounts,
     pub(super) budget: Arc<Budget>,
     guests: Mutex<Vec<Weak<InodeTable>>>,
-    /// When inodes were last asked for descriptors, if none gave any.
+    /// Time of the last eviction that freed no descriptor; `None` if the last one freed some.
     pub(super) last_failed_eviction: Mutex<Option<Instant>>,
 }
 
 impl Share {
-    /// Shares the directory `root`. `proc_self_fd` is an open `/proc/self/fd`, by which the process reopens its own
-    /// descriptors wherever it may be confined.
+    /// Shares the directory `root`. `proc_self_fd` is an open `/proc/self/fd`; the process reopens
+    /// its own descriptors through it, also inside a chroot.
     ///
     /// # Errors
     /// See [`ShareError`].
@@ -84,7 +84,7 @@ impl Share {
                 return Err(ShareError::NoHandles);
             }
         }
-        // The root comes on top of what the guests may hold.
+        // The root's descriptor does not count against the guests' budget.
         let permit = Permit::uncounted();
         Ok(Arc::new(Self {
             root: Arc::new(Descriptor::new(root, permit)),
@@ -102,13 +102,13 @@ impl Share {
         }))
     }
 
-    /// The options it was made with.
+    /// The options of the share.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Descriptors that guests hold at present, all together.
+    /// Number of descriptors that all guests together hold now.
     #[must_use]
     pub fn held_descriptors(&self) -> u64 {
         self.budget.held()
@@ -118,23 +118,23 @@ impl Share {
         self.proc_self_fd.as_fd()
     }
 
-    /// Adds a guest's table to those that give up descriptors when they get scarce.
+    /// Adds a guest's inode table to those from which descriptors can be evicted.
     pub(super) fn register(&self, inodes: &Arc<InodeTable>) {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.retain(|guest| guest.strong_count() > 0);
         guests.push(Arc::downgrade(inodes));
     }
 
-    /// The tables of all guests.
+    /// The inode tables of all guests.
     pub(super) fn registered(&self) -> Vec<Arc<InodeTable>> {
         let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// A descriptor for an inode that none holds.
+    /// Opens a descriptor for an inode that has none.
     ///
     /// # Errors
-    /// ESTALE where the inode is gone, ENFILE.
+    /// ESTALE if the inode no longer exists; ENFILE.
     pub(super) fn reopen(
         &self,
         identity: Identity,
@@ -145,15 +145,15 @@ impl Share {
         Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 
-    /// The place at a position.
+    /// The mount at an index.
     pub(super) fn mount(&self, index: MountIndex) -> io::Result<Arc<Mount>> {
         self.mounts.get(index).ok_or_else(stale)
     }
 
-    /// The place of a file that was just opened.
+    /// The mount of a file that was just opened.
     ///
     /// # Errors
-    /// EOPNOTSUPP where handles are mandatory and this place has none.
+    /// EOPNOTSUPP if file handles are mandatory and the mount has none.
     pub(super) fn mount_of_new(
         &self,
         stat: &Statx,
@@ -179,7 +179,8 @@ impl Share {
             {
                 rate_limited!(
                     error,
-                    "--inode-file-handles=mandatory, and a file system in the share has no handles: guests get EOPNOTSUPP"
+                    "--inode-file-handles=mandatory, but a file system in the share has no file \
+                     handles, so guests get EOPNOTSUPP there; use --inode-file-handles=prefer"
                 );
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }

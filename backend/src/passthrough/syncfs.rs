@@ -1,9 +1,10 @@
-//! SYNCFS: brings a whole file system to stable storage, and reports what could not be written.
+//! SYNCFS: writes a whole file system to stable storage and reports write errors.
 //!
-//! `syncfs(2)` reports each writeback error once to each open file, if it came after that file was
-//! opened or was reported to nobody yet (`errseq_t`, `file_sample_sb_err`). A file opened for the
-//! request alone would miss an error that another guest or program was told before. So a session
-//! keeps one directory of each mount open from before it writes there to its end.
+//! `syncfs(2)` reports a writeback error once per open file description, if the error came after
+//! the open or was not reported to anyone before (`errseq_t`, `file_sample_sb_err`). A file opened
+//! for this request alone would miss an error that another guest or program has already seen. So a
+//! session opens a directory of each mount before it first writes there, and keeps it to the end of
+//! the session.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,16 +20,16 @@ use super::mounts::MountIndex;
 use crate::sys::file;
 use crate::sys::file_content;
 
-/// One open directory for each mount that the guest has come upon.
+/// One open directory for each mount that the guest has used.
 #[derive(Debug, Default)]
 pub(super) struct SyncfsDirectories {
     open: Mutex<BTreeMap<MountIndex, Arc<Descriptor>>>,
-    /// Whether that of the root is among them, or could not be opened.
+    /// Whether opening the root was tried.
     root_tried: AtomicBool,
 }
 
 impl SyncfsDirectories {
-    /// Closes all.
+    /// Closes all directories.
     pub(super) fn clear(&self) {
         let old = std::mem::take(&mut *self.lock());
         self.root_tried.store(false, Ordering::Relaxed);
@@ -45,7 +46,7 @@ impl SyncfsDirectories {
 }
 
 impl PassthroughFs {
-    /// Opens the share's root for SYNCFS before the guest first opens a file to write.
+    /// Opens the share's root for SYNCFS before the guest first opens a file for writing.
     pub(super) fn prepare_syncfs(&self) {
         if self
             .syncfs_directories
@@ -59,8 +60,8 @@ impl PassthroughFs {
         }
     }
 
-    /// Opens a directory for SYNCFS of its mount, unless one is open. Without it, SYNCFS may miss an
-    /// error, but works.
+    /// Opens a directory for SYNCFS of its mount, unless one is open. If this fails, SYNCFS still
+    /// works but may miss an error.
     pub(super) fn prepare_syncfs_of(&self, directory: &Node) {
         let _ = self.syncfs_directory(directory);
     }
@@ -70,7 +71,7 @@ impl PassthroughFs {
         if let Some(open) = self.syncfs_directories.get(mount) {
             return Ok(open);
         }
-        // The root's descriptor is one of those that each guest is counted with anyway.
+        // The root's descriptor is not counted for the guest.
         let permit = match mount == self.share.root_identity.mount {
             true => Permit::uncounted(),
             false => self.acquire_file_permit()?,
@@ -85,11 +86,11 @@ impl PassthroughFs {
         Ok(Arc::clone(open.entry(mount).or_insert(opened)))
     }
 
-    /// Brings the file system that holds a node to stable storage; all of the guest's, where it
-    /// takes them for one because it was not told of mounts.
+    /// Writes the file system of a node to stable storage. If mounts are not announced, the guest
+    /// sees one file system, so all mounts are written.
     ///
     /// # Errors
-    /// `syncfs(2)`'s: the first, after all were tried.
+    /// The first error of `syncfs(2)`, after all mounts were tried.
     pub(super) fn do_syncfs(&self, id: NodeId) -> io::Result<()> {
         let directory = self.directory(id)?;
         let own = self.syncfs_directory(&directory)?;

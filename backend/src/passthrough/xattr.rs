@@ -9,11 +9,11 @@ use gangplank_fuse::{NodeId, SetxattrIn};
 use super::fs::PassthroughFs;
 use crate::sys::xattr;
 
-/// Access control lists as attributes. The guest's kernel does not enforce them, so it must not believe that it has
-/// set one.
+/// The attributes of ACLs. The guest's kernel does not enforce ACLs, so it must not believe that it
+/// has set one.
 const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
-/// What the kernel refuses to be exceeded by a list of names (`XATTR_LIST_MAX`).
+/// The kernel's limit of a name list, in bytes (`XATTR_LIST_MAX`, `linux/limits.h`).
 const LIST_MAX: usize = 65_536;
 
 impl PassthroughFs {
@@ -32,7 +32,7 @@ impl PassthroughFs {
         xattr::set(proc, node.as_fd(), name, value, args.flags)
     }
 
-    /// Gets an attribute.
+    /// Reads an attribute.
     pub(super) fn do_getxattr(
         &self,
         id: NodeId,
@@ -44,17 +44,17 @@ impl PassthroughFs {
         xattr::get(self.share.proc_self_fd(), node.as_fd(), name, value)
     }
 
-    /// Gets the names of all attributes that the guest may know.
+    /// Lists the names of all attributes except ACLs.
     pub(super) fn do_listxattr(&self, id: NodeId, names: &mut [u8]) -> io::Result<usize> {
         self.check_enabled()?;
         let node = self.node(id)?;
         let proc = self.share.proc_self_fd();
-        // All names first: what is left out decides the length, and what fits.
+        // The length without the filtered names is known only after reading all names.
         let length = xattr::list(proc, node.as_fd(), &mut [])?;
         if length == 0 {
             return Ok(0);
         }
-        // Names may be added in between, so there is a little more room than needed.
+        // Names may be added between the two calls, so the buffer is a little larger.
         let mut all = vec![0; (length + 256).min(LIST_MAX)];
         let length = xattr::list(proc, node.as_fd(), &mut all)?;
         all.truncate(length);

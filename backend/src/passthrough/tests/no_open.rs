@@ -1,4 +1,4 @@
-//! Files and directories that the guest uses without opening them.
+//! Tests of files and directories that the guest uses without OPEN.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::passthrough::options::{CachePolicy, Locks};
 const ROOT: NodeId = NodeId::ROOT;
 const NO_OPEN_HANDLE: Handle = Handle::new(0);
 
-/// What need not be opened.
+/// Options that allow a guest to work without OPEN.
 fn fixed() -> Options {
     Options {
         readonly: true,
@@ -112,7 +112,7 @@ fn what_is_not_opened_is_read_again_and_again_and_listed() {
     let listed = list_all(&guest, ROOT, NO_OPEN_HANDLE, 700);
     assert_eq!(listed.len(), names.len(), "each once");
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), names);
-    // A directory is no file, and the other way round.
+    // A directory cannot be read as a file, nor a file as a directory.
     assert!(guest.read(ROOT, NO_OPEN_HANDLE, 0, &mut buffer).is_err());
     assert_eq!(
         errno(guest.open(node, libc::O_WRONLY)),
