@@ -1,44 +1,25 @@
-//! GETATTR, STATX, STATFS, and the attributes in other replies.
+//! GETATTR, STATX and SETATTR.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use gangplank_fuse::{
-    Attr, AttrOut, EntryOut, GetattrFlags, Handle, InitFlags, Kstatfs, NodeId, StatxIn, StatxOut,
-    SxTime,
+    AttrOut, GetattrFlags, Handle, NodeId, SetattrIn, SetattrValid, StatxIn, StatxOut,
 };
 
-use super::fs::PassthroughFs;
+use super::credentials::without_set_id;
+use super::fs::{Node, PassthroughFs};
 use super::inode_table::FileType;
-use super::mounts::{Identity, MountIndex};
-use super::options::Options;
-use crate::sys::file::{self, Statx, StatxTimestamp};
+use super::open::not_openable;
+use crate::session::Caller;
+use crate::session::file_system::Attributes;
+use crate::sys::file;
+use crate::sys::file_attributes::{self, NewTime};
+use crate::sys::file_content;
 
-/// How long the guest may cache entries and attributes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CacheTimeouts {
-    /// Timeout of entries and attributes, in seconds and nanoseconds.
-    positive: (u64, u32),
-    /// Timeout of negative entries; `None` if the guest may not cache them.
-    negative: Option<(u64, u32)>,
-}
-
-impl CacheTimeouts {
-    /// The timeouts that the options ask for.
-    pub(super) fn new(options: &Options) -> Self {
-        let parts = |time: Duration| (time.as_secs(), time.subsec_nanos());
-        let negative = options.negative_timeout;
-        Self {
-            positive: parts(options.timeout()),
-            negative: (!negative.is_zero()).then(|| parts(negative)),
-        }
-    }
-}
-
-impl PassthroughFs {
+impl Attributes for PassthroughFs {
     /// Reads the attributes, through the open file if the guest names a handle.
-    pub(super) fn do_getattr(&self, id: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
+    fn getattr(&self, id: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
         if let Some(handle) = handle
             && let Ok(open) = self.files.get(handle, id)
         {
@@ -49,7 +30,7 @@ impl PassthroughFs {
     }
 
     /// Reads the attributes that the guest asks for, including the birth time.
-    pub(super) fn do_statx(&self, id: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
+    fn statx(&self, id: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
         // The flags that say how fresh the attributes must be; other flags concern path lookup.
         const SYNC: u32 = (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC).cast_unsigned();
         let mask = args.sx_mask | libc::STATX_INO | libc::STATX_TYPE | file::MOUNT;
@@ -64,199 +45,90 @@ impl PassthroughFs {
             Some(open) => file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?,
             None => file::stat_with(self.node(id)?.as_fd(), mask, args.sx_flags & SYNC)?,
         };
-        if stat.stx_mask & libc::STATX_SIZE != 0 {
-            self.record_known_size(id, &stat);
+        Ok(self.statx_out(id, &stat))
+    }
+
+    /// Changes the attributes in `args.valid` and returns the new attributes.
+    ///
+    /// The owner is changed first, because that clears set-user-ID and set-group-ID bits, which the
+    /// mode may set.
+    fn setattr(&self, _caller: Caller, id: NodeId, args: &SetattrIn) -> io::Result<AttrOut> {
+        self.check_writable()?;
+        let node = self.node(id)?;
+        let valid = SetattrValid::from_bits_retain(args.valid);
+        if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
+            let uid = valid.contains(SetattrValid::UID).then_some(args.uid);
+            let gid = valid.contains(SetattrValid::GID).then_some(args.gid);
+            file_attributes::change_owner(node.as_fd(), uid, gid)?;
         }
-        Ok(StatxOut {
-            attr_valid: self.timeouts.positive.0,
-            attr_valid_nsec: self.timeouts.positive.1,
-            stat: self.statx_out(&stat),
-            ..StatxOut::default()
-        })
-    }
-
-    /// Reads the statistics of the file system that holds a node.
-    pub(super) fn do_statfs(&self, id: NodeId) -> io::Result<Kstatfs> {
-        let figures = file::file_system_stats(self.node(id)?.as_fd())?;
-        Ok(Kstatfs {
-            blocks: figures.f_blocks,
-            bfree: figures.f_bfree,
-            bavail: figures.f_bavail,
-            files: figures.f_files,
-            ffree: figures.f_ffree,
-            bsize: u32::try_from(figures.f_bsize).unwrap_or(4096),
-            namelen: u32::try_from(figures.f_namemax).unwrap_or(255),
-            frsize: u32::try_from(figures.f_frsize).unwrap_or(4096),
-            ..Kstatfs::default()
-        })
-    }
-
-    /// The reply to a lookup that found an inode.
-    pub(super) fn entry(
-        &self,
-        id: NodeId,
-        parent: MountIndex,
-        mount: MountIndex,
-        stat: &Statx,
-    ) -> EntryOut {
-        let mut attr = self.attr(stat, mount);
-        if mount != parent
-            && self.negotiated.has(InitFlags::SUBMOUNTS)
-            && FileType::from_mode(attr.mode) == FileType::Directory
-        {
-            attr.flags |= gangplank_fuse::AttrFlags::SUBMOUNT.bits();
+        if valid.contains(SetattrValid::MODE) {
+            if node.file_type == FileType::Symlink {
+                return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            }
+            file_attributes::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
         }
-        let (seconds, nanoseconds) = self.timeouts.positive;
-        EntryOut {
-            nodeid: id.get(),
-            // Node ids are never reused, so the generation stays 0.
-            generation: 0,
-            entry_valid: seconds,
-            attr_valid: seconds,
-            entry_valid_nsec: nanoseconds,
-            attr_valid_nsec: nanoseconds,
-            attr,
+        if valid.contains(SetattrValid::SIZE) {
+            self.change_size(&node, valid, args)?;
         }
-    }
-
-    /// The reply to a lookup that found nothing.
-    pub(super) fn negative_entry(&self) -> io::Result<EntryOut> {
-        let (seconds, nanoseconds) = self
-            .timeouts
-            .negative
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-        Ok(EntryOut {
-            entry_valid: seconds,
-            entry_valid_nsec: nanoseconds,
-            ..EntryOut::default()
-        })
-    }
-
-    /// The attribute reply for a node.
-    pub(super) fn attr_out(&self, id: NodeId, stat: &Statx) -> AttrOut {
-        self.record_known_size(id, stat);
-        let mount = self.share.mounts.find(stat, MountIndex::ROOT);
-        AttrOut {
-            attr_valid: self.timeouts.positive.0,
-            attr_valid_nsec: self.timeouts.positive.1,
-            dummy: 0,
-            attr: self.attr(stat, mount.unwrap_or(MountIndex::ROOT)),
+        // The host sets ctime itself; a change of ctime alone is ignored.
+        if valid.intersects(
+            SetattrValid::ATIME
+                | SetattrValid::MTIME
+                | SetattrValid::ATIME_NOW
+                | SetattrValid::MTIME_NOW,
+        ) {
+            let accessed = new_time(
+                valid.contains(SetattrValid::ATIME),
+                valid.contains(SetattrValid::ATIME_NOW),
+                (args.atime, args.atimensec),
+            );
+            let modified = new_time(
+                valid.contains(SetattrValid::MTIME),
+                valid.contains(SetattrValid::MTIME_NOW),
+                (args.mtime, args.mtimensec),
+            );
+            file_attributes::set_times(node.as_fd(), accessed, modified)?;
         }
+        Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }
+}
 
-    /// Records that the guest receives this size.
-    fn record_known_size(&self, id: NodeId, stat: &Statx) {
-        if FileType::from_mode(u32::from(stat.stx_mode)) == FileType::Regular {
-            self.inodes
-                .with_known_size(id, |known| known.set(stat.stx_size));
+impl PassthroughFs {
+    /// Sets the size through the guest's handle, or through a file opened for this call.
+    fn change_size(&self, node: &Node, valid: SetattrValid, args: &SetattrIn) -> io::Result<()> {
+        if i64::try_from(args.size).is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
-    }
-
-    /// The inode number that the guest sees.
-    pub(super) fn guest_ino(&self, ino: u64, mount: MountIndex) -> u64 {
-        if self.negotiated.has(InitFlags::SUBMOUNTS) {
-            return ino;
-        }
-        self.inode_numbers.guest_ino(Identity { mount, ino })
-    }
-
-    fn attr(&self, stat: &Statx, mount: MountIndex) -> Attr {
-        let (atime, atimensec) = time(&stat.stx_atime);
-        let (mtime, mtimensec) = time(&stat.stx_mtime);
-        let (ctime, ctimensec) = time(&stat.stx_ctime);
-        Attr {
-            ino: self.guest_ino(stat.stx_ino, mount),
-            size: stat.stx_size,
-            blocks: stat.stx_blocks,
-            atime,
-            mtime,
-            ctime,
-            atimensec,
-            mtimensec,
-            ctimensec,
-            mode: u32::from(stat.stx_mode),
-            nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
-            blksize: stat.stx_blksize,
-            flags: 0,
-        }
-    }
-
-    fn statx_out(&self, stat: &Statx) -> gangplank_fuse::Statx {
-        let mount = self.share.mounts.find(stat, MountIndex::ROOT);
-        let time = |time: &StatxTimestamp| SxTime {
-            tv_sec: time.tv_sec,
-            tv_nsec: time.tv_nsec,
-            ..SxTime::default()
+        let truncate = |file: BorrowedFd<'_>| {
+            if valid.contains(SetattrValid::KILL_SUIDGID) {
+                return without_set_id(|| file_content::truncate(file, args.size));
+            }
+            file_content::truncate(file, args.size)
         };
-        gangplank_fuse::Statx {
-            // The guest's kernel fills in its own mount id.
-            mask: stat.stx_mask & !file::MOUNT,
-            blksize: stat.stx_blksize,
-            attributes: stat.stx_attributes.bits(),
-            nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            mode: stat.stx_mode,
-            ino: self.guest_ino(stat.stx_ino, mount.unwrap_or(MountIndex::ROOT)),
-            size: stat.stx_size,
-            blocks: stat.stx_blocks,
-            attributes_mask: stat.stx_attributes_mask.bits(),
-            atime: time(&stat.stx_atime),
-            btime: time(&stat.stx_btime),
-            ctime: time(&stat.stx_ctime),
-            mtime: time(&stat.stx_mtime),
-            rdev_major: stat.stx_rdev_major,
-            rdev_minor: stat.stx_rdev_minor,
-            dev_major: stat.stx_dev_major,
-            dev_minor: stat.stx_dev_minor,
-            ..gangplank_fuse::Statx::default()
+        let open = valid
+            .contains(SetattrValid::FH)
+            .then(|| self.files.get(Handle::new(args.fh), node.id).ok())
+            .flatten();
+        if let Some(open) = open.filter(|open| open.writable) {
+            return truncate(open.as_fd());
         }
+        if node.file_type != FileType::Regular {
+            return Err(not_openable(node.file_type, true));
+        }
+        let _permit = self.share.acquire_permit()?;
+        let flags = libc::O_WRONLY | libc::O_NONBLOCK;
+        let proc = self.share.proc_self_fd();
+        let file = self
+            .share
+            .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
+        truncate(file.as_fd())
     }
 }
 
-/// Seconds are sent as two's complement, so times before 1970 stay correct.
-fn time(time: &StatxTimestamp) -> (u64, u32) {
-    (time.tv_sec.cast_unsigned(), time.tv_nsec)
-}
-
-/// Packs a device number into 32 bits (`new_encode_dev`, `linux/kdev_t.h`).
-pub(super) fn encode_dev(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)
-}
-
-/// Unpacks a device number to major and minor.
-pub(super) fn decode_dev(device: u32) -> (u32, u32) {
-    (
-        (device >> 8) & 0xfff,
-        (device & 0xff) | ((device >> 12) & 0xf_ff00),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_numbers_survive_packing() {
-        for (major, minor) in [(0, 0), (1, 3), (8, 255), (259, 256), (0xfff, 0xf_ffff)] {
-            assert_eq!(decode_dev(encode_dev(major, minor)), (major, minor));
-        }
-        assert_eq!(encode_dev(1, 3), 0x103);
-        for raw in [0, u32::MAX, 0x1234_5678] {
-            let (major, minor) = decode_dev(raw);
-            assert_eq!(encode_dev(major, minor), raw);
-        }
-    }
-
-    #[test]
-    fn times_before_1970_stay_negative() {
-        let mut stamp = file::stat(std::fs::File::open("/").expect("opened").as_fd())
-            .expect("attributes")
-            .stx_atime;
-        stamp.tv_sec = -1;
-        assert_eq!(time(&stamp).0.cast_signed(), -1);
+fn new_time(given: bool, now: bool, time: (u64, u32)) -> NewTime {
+    match (now, given) {
+        (true, _) => NewTime::Now,
+        (false, true) => NewTime::At(time.0.cast_signed(), time.1),
+        (false, false) => NewTime::Omit,
     }
 }

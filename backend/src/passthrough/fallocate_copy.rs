@@ -9,20 +9,16 @@ use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
 use super::inode::KnownSize;
 use crate::session::Caller;
+use crate::session::file_system::FileRanges;
 use crate::sys::file;
 use crate::sys::file_content::{self, SeekTarget};
 
 /// Limit of bytes copied per request, so that a guest cannot occupy a thread for long.
 const COPY_LIMIT: u64 = 1 << 30;
 
-impl PassthroughFs {
+impl FileRanges for PassthroughFs {
     /// Allocates, punches, zeroes, collapses or inserts a range.
-    pub(super) fn do_fallocate(
-        &self,
-        caller: Caller,
-        id: NodeId,
-        args: &FallocateIn,
-    ) -> io::Result<()> {
+    fn fallocate(&self, caller: Caller, id: NodeId, args: &FallocateIn) -> io::Result<()> {
         const SUPPORTED: i32 = libc::FALLOC_FL_KEEP_SIZE
             | libc::FALLOC_FL_PUNCH_HOLE
             | libc::FALLOC_FL_COLLAPSE_RANGE
@@ -44,7 +40,7 @@ impl PassthroughFs {
     }
 
     /// Finds the next data or hole.
-    pub(super) fn do_lseek(&self, id: NodeId, args: &LseekIn) -> io::Result<u64> {
+    fn lseek(&self, id: NodeId, args: &LseekIn) -> io::Result<u64> {
         let file = self.file_to_read(args.fh, id)?;
         let target = match args.whence.cast_signed() {
             libc::SEEK_DATA => SeekTarget::Data,
@@ -61,7 +57,7 @@ impl PassthroughFs {
     }
 
     /// Copies between two open files on the host.
-    pub(super) fn do_copy_file_range(
+    fn copy_file_range(
         &self,
         caller: Caller,
         id: NodeId,
@@ -94,7 +90,9 @@ impl PassthroughFs {
         }
         Ok(copied as u64)
     }
+}
 
+impl PassthroughFs {
     /// Calls `change` so that the host clears set-id bits as for the caller.
     ///
     /// Unlike WRITE, FALLOCATE and COPY_FILE_RANGE have no flag for that; the guest's kernel leaves

@@ -1,18 +1,12 @@
 //! One guest's file system on the share: the nodes, handles and locks it holds.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use gangplank_fuse::dir::DirentWriter;
-use gangplank_fuse::{
-    AttrOut, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, Handle, InitFlags,
-    Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SetattrIn, SetxattrIn,
-    StatxIn, StatxOut, WriteIn,
-};
+use gangplank_fuse::NodeId;
 
-use super::attributes::CacheTimeouts;
+use super::attr_reply::CacheTimeouts;
 use super::budget::{Descriptor, Permit, PinFor, descriptors_exhausted};
 use super::inode_numbers::InodeNumbers;
 use super::inode_table::{Access, FileType, InodeTable};
@@ -25,10 +19,8 @@ use super::open_files::OpenFiles;
 use super::open_flags::GuestArchDetector;
 use super::readdir::PendingCount;
 use super::share::Share;
-use super::syncfs::SyncfsDirectories;
+use super::superblock::SyncfsDirectories;
 use crate::rate_limited;
-use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
-use crate::sys::buffers::{Reader, Writer};
 
 /// One guest's file system. Dropping it frees everything the guest holds.
 #[derive(Debug)]
@@ -202,7 +194,8 @@ impl PassthroughFs {
         Ok(())
     }
 
-    fn free_all(&self) {
+    /// Frees everything the guest holds.
+    pub(super) fn free_all(&self) {
         self.posix_locks.clear();
         self.files.clear();
         self.syncfs_directories.clear();
@@ -213,234 +206,5 @@ impl PassthroughFs {
 impl Drop for PassthroughFs {
     fn drop(&mut self) {
         self.free_all();
-    }
-}
-
-impl FileSystem for PassthroughFs {
-    fn init(&self, offered: InitFlags) -> InitFlags {
-        self.free_all();
-        self.guest_arch.reset();
-        self.negotiate(offered)
-    }
-
-    fn destroy(&self) {
-        self.free_all();
-        self.negotiated.clear();
-    }
-
-    fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
-        self.do_lookup(parent, name)
-    }
-
-    fn forget(&self, node: NodeId, count: u64) {
-        // The root always stays, even if the guest forgets it.
-        if node != NodeId::ROOT {
-            self.inodes.forget(node, count);
-        }
-    }
-
-    fn getattr(&self, node: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
-        self.do_getattr(node, handle)
-    }
-
-    fn statx(&self, node: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
-        self.do_statx(node, args)
-    }
-
-    fn setattr(&self, _caller: Caller, node: NodeId, args: &SetattrIn) -> io::Result<AttrOut> {
-        self.do_setattr(node, args)
-    }
-
-    fn readlink(&self, node: NodeId, target: &mut [u8]) -> io::Result<usize> {
-        self.do_readlink(node, target)
-    }
-
-    fn symlink(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        target: &CStr,
-    ) -> io::Result<EntryOut> {
-        self.do_symlink(creator, parent, name, target)
-    }
-
-    fn mknod(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        mode: u32,
-        rdev: u32,
-    ) -> io::Result<EntryOut> {
-        self.do_mknod(creator, parent, name, mode, rdev)
-    }
-
-    fn mkdir(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        mode: u32,
-    ) -> io::Result<EntryOut> {
-        self.do_mkdir(creator, parent, name, mode)
-    }
-
-    fn unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
-        self.do_unlink(parent, name)
-    }
-
-    fn rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
-        self.do_rmdir(parent, name)
-    }
-
-    fn rename(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        new_parent: NodeId,
-        new_name: Name<'_>,
-        flags: u32,
-    ) -> io::Result<()> {
-        self.do_rename(creator, parent, name, new_parent, new_name, flags)
-    }
-
-    fn link(&self, node: NodeId, new_parent: NodeId, new_name: Name<'_>) -> io::Result<EntryOut> {
-        self.do_link(node, new_parent, new_name)
-    }
-
-    fn open(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        self.do_open(node, args)
-    }
-
-    fn create(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        args: &CreateIn,
-    ) -> io::Result<(EntryOut, OpenOut)> {
-        self.do_create(creator, parent, name, args)
-    }
-
-    fn tmpfile(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        args: &CreateIn,
-    ) -> io::Result<(EntryOut, OpenOut)> {
-        self.do_tmpfile(creator, parent, args)
-    }
-
-    fn read(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        data: &mut Writer<'_>,
-        may_block: bool,
-    ) -> io::Result<usize> {
-        self.do_read(node, args, data, may_block)
-    }
-
-    fn write(&self, node: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {
-        self.do_write(node, args, data)
-    }
-
-    fn statfs(&self, node: NodeId) -> io::Result<Kstatfs> {
-        self.do_statfs(node)
-    }
-
-    fn release(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()> {
-        self.do_release(node, args)
-    }
-
-    fn flush(&self, node: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
-        self.do_flush(node, handle, lock_owner)
-    }
-
-    fn fsync(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        self.do_fsync(node, handle, data_only)
-    }
-
-    fn setxattr(
-        &self,
-        node: NodeId,
-        args: &SetxattrIn,
-        name: &CStr,
-        value: &[u8],
-    ) -> io::Result<()> {
-        self.do_setxattr(node, args, name, value)
-    }
-
-    fn getxattr(&self, node: NodeId, name: &CStr, value: &mut [u8]) -> io::Result<usize> {
-        self.do_getxattr(node, name, value)
-    }
-
-    fn listxattr(&self, node: NodeId, names: &mut [u8]) -> io::Result<usize> {
-        self.do_listxattr(node, names)
-    }
-
-    fn removexattr(&self, node: NodeId, name: &CStr) -> io::Result<()> {
-        self.do_removexattr(node, name)
-    }
-
-    fn opendir(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        self.do_opendir(node, args)
-    }
-
-    fn readdir(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        entries: &mut DirentWriter<'_>,
-    ) -> io::Result<()> {
-        self.do_readdir(node, args, entries)
-    }
-
-    fn readdirplus(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        entries: &mut DirentWriter<'_>,
-    ) -> io::Result<()> {
-        self.do_readdirplus(node, args, entries)
-    }
-
-    fn releasedir(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()> {
-        self.do_release(node, args)
-    }
-
-    fn fsyncdir(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        self.do_fsync(node, handle, data_only)
-    }
-
-    fn getlk(&self, node: NodeId, args: &LkIn) -> io::Result<FileLock> {
-        self.do_getlk(node, args)
-    }
-
-    fn setlk(&self, node: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
-        self.do_setlk(node, args, wait)
-    }
-
-    fn fallocate(&self, caller: Caller, node: NodeId, args: &FallocateIn) -> io::Result<()> {
-        self.do_fallocate(caller, node, args)
-    }
-
-    fn lseek(&self, node: NodeId, args: &LseekIn) -> io::Result<u64> {
-        self.do_lseek(node, args)
-    }
-
-    fn copy_file_range(
-        &self,
-        caller: Caller,
-        node: NodeId,
-        args: &CopyFileRangeIn,
-    ) -> io::Result<u64> {
-        self.do_copy_file_range(caller, node, args)
-    }
-
-    fn syncfs(&self, node: NodeId) -> io::Result<()> {
-        self.do_syncfs(node)
     }
 }

@@ -19,6 +19,7 @@ use super::inode_table::FileType;
 use super::open::not_openable;
 use super::options::Locks;
 use crate::session::LockWait;
+use crate::session::file_system::FileLocks;
 use crate::sys::file;
 use crate::sys::file_lock::{self, LockKind, RangeLock};
 
@@ -83,9 +84,9 @@ impl PosixLocks {
     }
 }
 
-impl PassthroughFs {
+impl FileLocks for PassthroughFs {
     /// Finds a conflicting POSIX lock.
-    pub(super) fn do_getlk(&self, id: NodeId, args: &LkIn) -> io::Result<FileLock> {
+    fn getlk(&self, id: NodeId, args: &LkIn) -> io::Result<FileLock> {
         self.check_host_locks()?;
         let lock = range_lock(&args.lk)?;
         self.files.get(Handle::new(args.fh), id)?;
@@ -113,7 +114,7 @@ impl PassthroughFs {
     }
 
     /// Takes or releases a lock.
-    pub(super) fn do_setlk(&self, id: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
+    fn setlk(&self, id: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
         self.check_host_locks()?;
         let file = self.files.get(Handle::new(args.fh), id)?;
         if LkFlags::from_bits_retain(args.lk_flags).contains(LkFlags::FLOCK) {
@@ -130,7 +131,9 @@ impl PassthroughFs {
             file_lock::set_range_lock(lock_file.as_fd(), lock, wait)
         })
     }
+}
 
+impl PassthroughFs {
     fn check_host_locks(&self) -> io::Result<()> {
         if self.share.options.locks == Locks::Host {
             return Ok(());

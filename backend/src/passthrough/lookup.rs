@@ -1,4 +1,4 @@
-//! LOOKUP: finding an inode by name and entering it in the inode table.
+//! LOOKUP and FORGET.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,22 +13,32 @@ use super::fs::{Node, PassthroughFs};
 use super::inode_table::{FileType, Found, IsNew};
 use super::mounts::{Identity, MountIndex};
 use crate::session::Name;
+use crate::session::file_system::Lookup;
 use crate::sys::file::{self, Statx};
 
-impl PassthroughFs {
+impl Lookup for PassthroughFs {
+    fn forget(&self, node: NodeId, count: u64) {
+        // The root always stays, even if the guest forgets it.
+        if node != NodeId::ROOT {
+            self.inodes.forget(node, count);
+        }
+    }
+
     /// Looks up a name.
     ///
     /// A name that does not exist and an inode that the guest knows take one system call, or two if
     /// a file handle has to be compared. An inode that the guest does not know takes two if
     /// [`LookupPredictor`] expects a new one, else three.
-    pub(super) fn do_lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
+    fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         let parent = self.directory(parent)?;
         match self.look_up_in(&parent, name.as_c_str()) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.negative_entry(),
             result => result,
         }
     }
+}
 
+impl PassthroughFs {
     /// Looks up a name in an open directory.
     pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
         // If the budget is used up, inodes that the guest knows must still be found.

@@ -5,6 +5,7 @@
 
 pub mod options;
 
+mod attr_reply;
 mod attributes;
 mod budget;
 mod credentials;
@@ -29,10 +30,9 @@ mod open_flags;
 mod read_write;
 mod readdir;
 mod reopen;
-mod setattr;
 mod share;
 mod slab;
-mod syncfs;
+mod superblock;
 mod xattr;
 
 pub use fs::PassthroughFs;

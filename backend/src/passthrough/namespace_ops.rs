@@ -6,15 +6,16 @@ use std::os::fd::AsFd;
 
 use gangplank_fuse::{EntryOut, NodeId};
 
-use super::attributes::decode_dev;
+use super::attr_reply::decode_dev;
 use super::fs::PassthroughFs;
 use super::inode_table::FileType;
+use crate::session::file_system::Namespace;
 use crate::session::{Creator, Name};
 use crate::sys::{file, namespace_ops};
 
-impl PassthroughFs {
+impl Namespace for PassthroughFs {
     /// Creates a directory.
-    pub(super) fn do_mkdir(
+    fn mkdir(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -34,7 +35,7 @@ impl PassthroughFs {
     }
 
     /// Creates a file, FIFO, socket or device node.
-    pub(super) fn do_mknod(
+    fn mknod(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -54,7 +55,7 @@ impl PassthroughFs {
     }
 
     /// Creates a symbolic link.
-    pub(super) fn do_symlink(
+    fn symlink(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -72,7 +73,7 @@ impl PassthroughFs {
     }
 
     /// Reads the target of a symbolic link.
-    pub(super) fn do_readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
+    fn readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
         let node = self.node(id)?;
         if node.file_type != FileType::Symlink {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -87,12 +88,7 @@ impl PassthroughFs {
     }
 
     /// Adds a name to an inode.
-    pub(super) fn do_link(
-        &self,
-        id: NodeId,
-        new_parent: NodeId,
-        new_name: Name<'_>,
-    ) -> io::Result<EntryOut> {
+    fn link(&self, id: NodeId, new_parent: NodeId, new_name: Name<'_>) -> io::Result<EntryOut> {
         self.check_writable()?;
         let node = self.node(id)?;
         let parent = self.directory(new_parent)?;
@@ -111,19 +107,19 @@ impl PassthroughFs {
     }
 
     /// Removes a name that is not a directory.
-    pub(super) fn do_unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
+    fn unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
         namespace_ops::unlink(self.directory(parent)?.as_fd(), name.as_c_str())
     }
 
     /// Removes an empty directory.
-    pub(super) fn do_rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
+    fn rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
         namespace_ops::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
     }
 
     /// Renames.
-    pub(super) fn do_rename(
+    fn rename(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,

@@ -1,4 +1,4 @@
-//! The file system's part of INIT.
+//! INIT and DESTROY: the flags of a session.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +9,7 @@ use super::fs::PassthroughFs;
 use super::no_open::{NO_OPEN_FLAGS, allows_no_open};
 use super::options::{CachePolicy, Locks, Options};
 use crate::rate_limited;
+use crate::session::file_system::SessionLifecycle;
 use crate::sys::thread;
 
 /// The flags that INIT negotiated.
@@ -26,6 +27,19 @@ impl NegotiatedFlags {
     /// Ends the session: no flag is negotiated.
     pub(super) fn clear(&self) {
         self.flags.store(0, Ordering::Relaxed);
+    }
+}
+
+impl SessionLifecycle for PassthroughFs {
+    fn init(&self, offered: InitFlags) -> InitFlags {
+        self.free_all();
+        self.guest_arch.reset();
+        self.negotiate(offered)
+    }
+
+    fn destroy(&self) {
+        self.free_all();
+        self.negotiated.clear();
     }
 }
 

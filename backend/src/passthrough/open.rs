@@ -1,4 +1,4 @@
-//! OPEN, CREATE, TMPFILE, OPENDIR, RELEASE, FLUSH and FSYNC.
+//! OPEN, CREATE, TMPFILE, RELEASE, FLUSH and FSYNC.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,14 +18,15 @@ use super::open_files::OpenFile;
 use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks};
 use super::readdir::DirStream;
+use crate::session::file_system::Files;
 use crate::session::{Creator, Name};
 use crate::sys::file;
 use crate::sys::file_content;
 use crate::sys::file_lock::{self, LockKind};
 
-impl PassthroughFs {
+impl Files for PassthroughFs {
     /// Opens a regular file.
-    pub(super) fn do_open(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
+    fn open(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
         let request = self.decode_flags(args.flags)?;
         let node = self.node(id)?;
         if node.file_type != FileType::Regular {
@@ -45,7 +46,7 @@ impl PassthroughFs {
     /// ESTALE if the name exists, or EEXIST with `O_EXCL`. The guest assumed that the name was free
     /// and did not check permissions on an existing file. After ESTALE it looks up the name again
     /// and opens the file with all checks.
-    pub(super) fn do_create(
+    fn create(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -74,7 +75,7 @@ impl PassthroughFs {
     }
 
     /// Creates a file without a name and opens it.
-    pub(super) fn do_tmpfile(
+    fn tmpfile(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -97,24 +98,8 @@ impl PassthroughFs {
         self.finish_create(&parent, created, permits, request)
     }
 
-    /// Opens a directory.
-    pub(super) fn do_opendir(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        self.guest_arch.detect(args.flags);
-        let node = self.directory(id)?;
-        self.check_open_needed()?;
-        let file = self.open_directory(&node)?;
-        let mut open_flags = FopenFlags::empty();
-        if matches!(
-            self.share.options.cache,
-            CachePolicy::Metadata | CachePolicy::Always
-        ) {
-            open_flags |= FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE;
-        }
-        self.insert_open_file(file, open_flags)
-    }
-
     /// Closes a file or directory.
-    pub(super) fn do_release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
+    fn release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
         let file = self.files.remove(Handle::new(args.fh), id)?;
         let close = || self.inodes.count_open(id, OpenChange::Closed);
         if self.share.options.locks != Locks::Host {
@@ -137,7 +122,7 @@ impl PassthroughFs {
     /// ENOSYS would save all further FLUSH requests, but for the whole mount, so also for a network
     /// file system found later whose close reports write errors. Files that need no FLUSH are
     /// opened with [`FopenFlags::NOFLUSH`] instead.
-    pub(super) fn do_flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
+    fn flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
         // Without OPEN there are no writes whose errors a close could report.
         self.check_open_needed()?;
         let file = self.files.get(handle, id)?;
@@ -154,7 +139,7 @@ impl PassthroughFs {
     ///
     /// The kernel reports a writeback error once per open file description. Each open file of the
     /// guest has its own on the host.
-    pub(super) fn do_fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
+    fn fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
         let file = self.file_to_read(handle.get(), id)?;
         file_content::sync(file.as_fd(), data_only).inspect_err(|_| {
             // Cached descriptors still have to report this error. A file opened on the host from
@@ -162,7 +147,9 @@ impl PassthroughFs {
             self.inodes.fd_cache().clear();
         })
     }
+}
 
+impl PassthroughFs {
     /// Decodes a guest's open flags and removes those that the share does not allow.
     fn decode_flags(&self, raw: u32) -> io::Result<OpenFlags> {
         let mut request = self.guest_arch.decode(raw)?;
@@ -352,7 +339,12 @@ impl PassthroughFs {
         self.insert_open_file(file, flags)
     }
 
-    fn insert_open_file(&self, file: OpenFile, flags: FopenFlags) -> io::Result<OpenOut> {
+    /// Adds an open file to the table and returns the reply.
+    pub(super) fn insert_open_file(
+        &self,
+        file: OpenFile,
+        flags: FopenFlags,
+    ) -> io::Result<OpenOut> {
         let node = file.node;
         let handle = self.files.insert(file)?;
         self.inodes.count_open(node, OpenChange::Opened);

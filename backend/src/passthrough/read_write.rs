@@ -22,6 +22,7 @@ use super::fs::PassthroughFs;
 use super::inode::KnownSize;
 use super::open_files::OpenFile;
 use crate::rate_limited;
+use crate::session::file_system::FileData;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::file;
 
@@ -44,13 +45,13 @@ impl ShortCount {
     }
 }
 
-impl PassthroughFs {
+impl FileData for PassthroughFs {
     /// Reads at most `args.size` bytes. Returns EAGAIN if the read would wait for the disk and may
     /// not.
     ///
     /// A full read takes one system call; so does a read that ends where the guest knows the file
     /// to end.
-    pub(super) fn do_read(
+    fn read(
         &self,
         id: NodeId,
         args: &ReadIn,
@@ -63,7 +64,42 @@ impl PassthroughFs {
         result
     }
 
-    /// [`PassthroughFs::do_read`] on an open file.
+    /// Writes at most `args.size` bytes.
+    fn write(&self, id: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {
+        self.check_writable()?;
+        let file = self.files.get(Handle::new(args.fh), id)?;
+        let flags = WriteFlags::from_bits_retain(args.write_flags);
+        let is_cached = flags.contains(WriteFlags::CACHE);
+        // The guest's page cache writes at fixed offsets; only a program's own write appends. With
+        // writeback caching only the guest knows the end of the file.
+        let append = args.flags.cast_signed() & libc::O_APPEND != 0
+            && !is_cached
+            && !self.negotiated.has(InitFlags::WRITEBACK_CACHE);
+        let rwf_flags = if append { libc::RWF_APPEND } else { 0 };
+        let short_count = match is_cached || self.writes_asynchronously(args) {
+            true => ShortCount::Misread,
+            false => ShortCount::Allowed,
+        };
+        let mut write = || write_file(&file, args, rwf_flags, short_count, data);
+        let written = if flags.contains(WriteFlags::KILL_SUIDGID) {
+            without_set_id(write)
+        } else {
+            write()
+        };
+        // A failed write may have changed a part of the file without the guest knowing. A read that
+        // finds this data ends beyond the known size, so it is continued.
+        if let Ok(written) = written {
+            self.inodes.with_known_size(id, |known| match append {
+                true => known.forget(),
+                false => known.grow(args.offset.saturating_add(written as u64)),
+            });
+        }
+        written
+    }
+}
+
+impl PassthroughFs {
+    /// [`PassthroughFs::read`] on an open file.
     fn read_file(
         &self,
         file: &OpenFile,
@@ -129,44 +165,6 @@ impl PassthroughFs {
     fn guest_eof_is(&self, id: NodeId, offset: u64) -> bool {
         let known = self.inodes.with_known_size(id, KnownSize::get);
         known.flatten() == Some(offset)
-    }
-
-    /// Writes at most `args.size` bytes.
-    pub(super) fn do_write(
-        &self,
-        id: NodeId,
-        args: &WriteIn,
-        data: &mut Reader<'_>,
-    ) -> io::Result<usize> {
-        self.check_writable()?;
-        let file = self.files.get(Handle::new(args.fh), id)?;
-        let flags = WriteFlags::from_bits_retain(args.write_flags);
-        let is_cached = flags.contains(WriteFlags::CACHE);
-        // The guest's page cache writes at fixed offsets; only a program's own write appends. With
-        // writeback caching only the guest knows the end of the file.
-        let append = args.flags.cast_signed() & libc::O_APPEND != 0
-            && !is_cached
-            && !self.negotiated.has(InitFlags::WRITEBACK_CACHE);
-        let rwf_flags = if append { libc::RWF_APPEND } else { 0 };
-        let short_count = match is_cached || self.writes_asynchronously(args) {
-            true => ShortCount::Misread,
-            false => ShortCount::Allowed,
-        };
-        let mut write = || write_file(&file, args, rwf_flags, short_count, data);
-        let written = if flags.contains(WriteFlags::KILL_SUIDGID) {
-            without_set_id(write)
-        } else {
-            write()
-        };
-        // A failed write may have changed a part of the file without the guest knowing. A read that
-        // finds this data ends beyond the known size, so it is continued.
-        if let Ok(written) = written {
-            self.inodes.with_known_size(id, |known| match append {
-                true => known.forget(),
-                false => known.grow(args.offset.saturating_add(written as u64)),
-            });
-        }
-        written
     }
 
     /// Whether the guest's kernel sends this write as a part of an asynchronous transfer: an

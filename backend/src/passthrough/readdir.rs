@@ -1,4 +1,4 @@
-//! READDIR and READDIRPLUS.
+//! OPENDIR, READDIR, READDIRPLUS and RELEASEDIR.
 //!
 //! The daemon reads many entries from the host at a time. Entries that do not fit the reply are
 //! kept with the handle for the next request. A limited number of a guest's open directories may
@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gangplank_fuse::dir::DirentWriter;
-use gangplank_fuse::{EntryOut, NodeId, ReadIn};
+use gangplank_fuse::{EntryOut, FopenFlags, Handle, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn};
 
 use super::fs::{Node, PassthroughFs};
 use super::mounts::MountIndex;
 use super::open_files::{OpenFile, bad_handle};
+use super::options::CachePolicy;
 use crate::session::Name;
+use crate::session::file_system::{Directories, Files};
 use crate::sys::file;
 
 /// Size of the getdents64(2) buffer in bytes: more than 1,000 names of average length.
@@ -130,14 +132,33 @@ enum Emit {
     Full,
 }
 
-impl PassthroughFs {
+impl Directories for PassthroughFs {
+    fn releasedir(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
+        self.release(id, args)
+    }
+
+    fn fsyncdir(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
+        self.fsync(id, handle, data_only)
+    }
+
+    /// Opens a directory.
+    fn opendir(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
+        self.guest_arch.detect(args.flags);
+        let node = self.directory(id)?;
+        self.check_open_needed()?;
+        let file = self.open_directory(&node)?;
+        let mut open_flags = FopenFlags::empty();
+        if matches!(
+            self.share.options.cache,
+            CachePolicy::Metadata | CachePolicy::Always
+        ) {
+            open_flags |= FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE;
+        }
+        self.insert_open_file(file, open_flags)
+    }
+
     /// Lists names and types.
-    pub(super) fn do_readdir(
-        &self,
-        id: NodeId,
-        args: &ReadIn,
-        entries: &mut DirentWriter<'_>,
-    ) -> io::Result<()> {
+    fn readdir(&self, id: NodeId, args: &ReadIn, entries: &mut DirentWriter<'_>) -> io::Result<()> {
         let file = self.file_to_read(args.fh, id)?;
         let dir_stream = file.dir_stream.as_deref().ok_or_else(bad_handle)?;
         self.list(&file, dir_stream, args.offset, |entry| {
@@ -151,7 +172,7 @@ impl PassthroughFs {
     }
 
     /// Lists names and looks up each.
-    pub(super) fn do_readdirplus(
+    fn readdirplus(
         &self,
         id: NodeId,
         args: &ReadIn,
@@ -180,7 +201,9 @@ impl PassthroughFs {
             }
         })
     }
+}
 
+impl PassthroughFs {
     /// Looks up a listed name. An entry with node id 0 (`.`, `..`, or a failed lookup) is looked up
     /// by the guest itself.
     fn look_up_listed(&self, parent: &Node, name: &CStr) -> EntryOut {

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use gangplank_fuse::{NodeId, SetxattrIn};
 
 use super::fs::PassthroughFs;
+use crate::session::file_system::Xattrs;
 use crate::sys::xattr;
 
 /// The attributes of ACLs. The guest's kernel does not enforce ACLs, so it must not believe that it
@@ -16,15 +17,9 @@ const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_de
 /// The kernel's limit of a name list, in bytes (`XATTR_LIST_MAX`, `linux/limits.h`).
 const LIST_MAX: usize = 65_536;
 
-impl PassthroughFs {
+impl Xattrs for PassthroughFs {
     /// Sets an attribute.
-    pub(super) fn do_setxattr(
-        &self,
-        id: NodeId,
-        args: &SetxattrIn,
-        name: &CStr,
-        value: &[u8],
-    ) -> io::Result<()> {
+    fn setxattr(&self, id: NodeId, args: &SetxattrIn, name: &CStr, value: &[u8]) -> io::Result<()> {
         self.check_xattr(name)?;
         self.check_writable()?;
         let node = self.node(id)?;
@@ -33,19 +28,14 @@ impl PassthroughFs {
     }
 
     /// Reads an attribute.
-    pub(super) fn do_getxattr(
-        &self,
-        id: NodeId,
-        name: &CStr,
-        value: &mut [u8],
-    ) -> io::Result<usize> {
+    fn getxattr(&self, id: NodeId, name: &CStr, value: &mut [u8]) -> io::Result<usize> {
         self.check_xattr(name)?;
         let node = self.node(id)?;
         xattr::get(self.share.proc_self_fd(), node.as_fd(), name, value)
     }
 
     /// Lists the names of all attributes except ACLs.
-    pub(super) fn do_listxattr(&self, id: NodeId, names: &mut [u8]) -> io::Result<usize> {
+    fn listxattr(&self, id: NodeId, names: &mut [u8]) -> io::Result<usize> {
         self.check_enabled()?;
         let node = self.node(id)?;
         let proc = self.share.proc_self_fd();
@@ -76,13 +66,15 @@ impl PassthroughFs {
     }
 
     /// Removes an attribute.
-    pub(super) fn do_removexattr(&self, id: NodeId, name: &CStr) -> io::Result<()> {
+    fn removexattr(&self, id: NodeId, name: &CStr) -> io::Result<()> {
         self.check_xattr(name)?;
         self.check_writable()?;
         let node = self.node(id)?;
         xattr::remove(self.share.proc_self_fd(), node.as_fd(), name)
     }
+}
 
+impl PassthroughFs {
     fn check_enabled(&self) -> io::Result<()> {
         if self.share.options.xattr {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Tests of whole operations over a temporary directory, through the [`FileSystem`] trait.
+//! Tests of whole operations over a temporary directory, through the `FileSystem` trait.
 
 mod attributes;
 mod concurrency;
@@ -27,7 +27,11 @@ use gangplank_fuse::{
 use tempfile::TempDir;
 
 use super::{Abilities, Options, PassthroughFs, Share};
-use crate::session::{Caller, Creator, FileSystem, Name};
+use crate::session::file_system::{
+    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Lookup, Namespace,
+    SessionLifecycle, Superblock, Xattrs,
+};
+use crate::session::{Caller, Creator, Name};
 use crate::sys::buffers::Segments;
 
 /// The guest's root user.

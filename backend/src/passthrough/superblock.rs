@@ -1,4 +1,4 @@
-//! SYNCFS: writes a whole file system to stable storage and reports write errors.
+//! STATFS and SYNCFS.
 //!
 //! `syncfs(2)` reports a writeback error once per open file description, if the error came after
 //! the open or was not reported to anyone before (`errseq_t`, `file_sample_sb_err`). A file opened
@@ -12,11 +12,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gangplank_fuse::{InitFlags, NodeId};
+use gangplank_fuse::{InitFlags, Kstatfs, NodeId};
 
 use super::budget::{Descriptor, Permit};
 use super::fs::{Node, PassthroughFs};
 use super::mounts::MountIndex;
+use crate::session::file_system::Superblock;
 use crate::sys::file;
 use crate::sys::file_content;
 
@@ -42,6 +43,48 @@ impl SyncfsDirectories {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MountIndex, Arc<Descriptor>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Superblock for PassthroughFs {
+    /// Reads the statistics of the file system that holds a node.
+    fn statfs(&self, id: NodeId) -> io::Result<Kstatfs> {
+        let figures = file::file_system_stats(self.node(id)?.as_fd())?;
+        Ok(Kstatfs {
+            blocks: figures.f_blocks,
+            bfree: figures.f_bfree,
+            bavail: figures.f_bavail,
+            files: figures.f_files,
+            ffree: figures.f_ffree,
+            bsize: u32::try_from(figures.f_bsize).unwrap_or(4096),
+            namelen: u32::try_from(figures.f_namemax).unwrap_or(255),
+            frsize: u32::try_from(figures.f_frsize).unwrap_or(4096),
+            ..Kstatfs::default()
+        })
+    }
+
+    /// Writes the file system of a node to stable storage. If mounts are not announced, the guest
+    /// sees one file system, so all mounts are written.
+    ///
+    /// # Errors
+    /// The first error of `syncfs(2)`, after all mounts were tried.
+    fn syncfs(&self, id: NodeId) -> io::Result<()> {
+        let directory = self.directory(id)?;
+        let own = self.syncfs_directory(&directory)?;
+        let mut result = file_content::sync_file_system(own.as_fd());
+        if !self.negotiated.has(InitFlags::SUBMOUNTS) {
+            let others: Vec<_> = {
+                let open = self.syncfs_directories.lock();
+                let others = open
+                    .iter()
+                    .filter(|(mount, _)| **mount != directory.identity.mount);
+                others.map(|(_, other)| Arc::clone(other)).collect()
+            };
+            for other in others {
+                result = result.and(file_content::sync_file_system(other.as_fd()));
+            }
+        }
+        result
     }
 }
 
@@ -84,29 +127,5 @@ impl PassthroughFs {
         let opened = Arc::new(Descriptor::new(fd, permit));
         let mut open = self.syncfs_directories.lock();
         Ok(Arc::clone(open.entry(mount).or_insert(opened)))
-    }
-
-    /// Writes the file system of a node to stable storage. If mounts are not announced, the guest
-    /// sees one file system, so all mounts are written.
-    ///
-    /// # Errors
-    /// The first error of `syncfs(2)`, after all mounts were tried.
-    pub(super) fn do_syncfs(&self, id: NodeId) -> io::Result<()> {
-        let directory = self.directory(id)?;
-        let own = self.syncfs_directory(&directory)?;
-        let mut result = file_content::sync_file_system(own.as_fd());
-        if !self.negotiated.has(InitFlags::SUBMOUNTS) {
-            let others: Vec<_> = {
-                let open = self.syncfs_directories.lock();
-                let others = open
-                    .iter()
-                    .filter(|(mount, _)| **mount != directory.identity.mount);
-                others.map(|(_, other)| Arc::clone(other)).collect()
-            };
-            for other in others {
-                result = result.and(file_content::sync_file_system(other.as_fd()));
-            }
-        }
-        result
     }
 }
