@@ -1,36 +1,13 @@
 //! Converting the host's attributes to those of FUSE replies.
 
 use std::io;
-use std::time::Duration;
 
 use gangplank_fuse::{Attr, AttrOut, EntryOut, InitFlags, NodeId, StatxOut, SxTime};
 
+use super::file_type::FileType;
 use super::fs::PassthroughFs;
-use super::inode_table::FileType;
 use super::mounts::{Identity, MountIndex};
-use super::options::Options;
 use crate::sys::file::{self, Statx, StatxTimestamp};
-
-/// How long the guest may cache entries and attributes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CacheTimeouts {
-    /// Timeout of entries and attributes, in seconds and nanoseconds.
-    positive: (u64, u32),
-    /// Timeout of negative entries; `None` if the guest may not cache them.
-    negative: Option<(u64, u32)>,
-}
-
-impl CacheTimeouts {
-    /// The timeouts that the options ask for.
-    pub(super) fn new(options: &Options) -> Self {
-        let parts = |time: Duration| (time.as_secs(), time.subsec_nanos());
-        let negative = options.negative_timeout;
-        Self {
-            positive: parts(options.timeout()),
-            negative: (!negative.is_zero()).then(|| parts(negative)),
-        }
-    }
-}
 
 impl PassthroughFs {
     /// The reply to a lookup that found an inode.

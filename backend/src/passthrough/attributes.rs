@@ -8,14 +8,13 @@ use gangplank_fuse::{
 };
 
 use super::credentials::without_set_id;
+use super::errno::not_openable;
+use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
-use super::inode_table::FileType;
-use super::open::not_openable;
 use crate::session::Caller;
 use crate::session::file_system::Attributes;
-use crate::sys::file;
 use crate::sys::file_attributes::{self, NewTime};
-use crate::sys::file_content;
+use crate::sys::{file, file_content};
 
 impl Attributes for PassthroughFs {
     /// Reads the attributes, through the open file if the guest names a handle.

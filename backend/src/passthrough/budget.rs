@@ -6,7 +6,6 @@
 //! free. So a guest that is alone gets most of the budget, idle guests cost the others nothing, and
 //! a new guest always gets some.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -174,11 +173,6 @@ impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// ENFILE: no descriptor is available.
-pub(super) fn descriptors_exhausted() -> io::Error {
-    io::Error::from_raw_os_error(libc::ENFILE)
 }
 
 #[cfg(test)]

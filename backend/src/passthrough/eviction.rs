@@ -9,10 +9,13 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::budget::{Permit, descriptors_exhausted};
-use super::inode_table::{InodeTable, SHARDS};
+use super::budget::Permit;
+use super::errno::descriptors_exhausted;
+use super::inode_ref::InodeRef;
+use super::inode_shard::SHARDS;
+use super::inode_table::InodeTable;
 use super::options::InodeFileHandles;
-use super::reopen::{InodeRef, NotReopenable};
+use super::reopen::NotReopenable;
 use super::share::Share;
 use crate::rate_limited;
 use crate::sys::file;

@@ -9,12 +9,10 @@
 //! forgetting an inode removes its descriptors.
 
 use std::collections::VecDeque;
-use std::io;
-use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{io, mem, thread};
 
 use gangplank_fuse::NodeId;
 

@@ -4,22 +4,26 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use gangplank_fuse::NodeId;
+use gangplank_fuse::{InitFlags, NodeId};
 
-use super::attr_reply::CacheTimeouts;
-use super::budget::{Descriptor, Permit, PinFor, descriptors_exhausted};
+use super::budget::{Descriptor, Permit, PinFor};
+use super::cache_timeouts::CacheTimeouts;
+use super::credentials::Impersonation;
+use super::ctime_stability::CtimeStability;
+use super::dir_stream::PendingCount;
+use super::errno::descriptors_exhausted;
+use super::file_type::FileType;
 use super::inode_numbers::InodeNumbers;
-use super::inode_table::{Access, FileType, InodeTable};
-use super::keep_cache::CtimeStability;
-use super::locks::PosixLocks;
-use super::lookup::LookupPredictor;
+use super::inode_ref::InodeRef;
+use super::inode_table::{Access, InodeTable};
+use super::lookup_predictor::LookupPredictor;
 use super::mounts::Identity;
-use super::negotiation::NegotiatedFlags;
+use super::negotiated_flags::NegotiatedFlags;
 use super::open_files::OpenFiles;
 use super::open_flags::GuestArchDetector;
-use super::readdir::PendingCount;
+use super::posix_locks::PosixLocks;
 use super::share::Share;
-use super::superblock::SyncfsDirectories;
+use super::syncfs_directories::SyncfsDirectories;
 use crate::rate_limited;
 
 /// One guest's file system. Dropping it frees everything the guest holds.
@@ -103,7 +107,7 @@ impl PassthroughFs {
         let known = self.inodes.get(id)?;
         let descriptor = match known.access {
             Access::Descriptor(descriptor) => descriptor,
-            Access::Ref(inode_ref) => match self.share.reopen(known.identity, &inode_ref) {
+            Access::Ref(inode_ref) => match self.reopen(known.identity, &inode_ref) {
                 Ok(descriptor) => self.inodes.set_descriptor(id, descriptor)?,
                 // The inode may still be open, so an open file's descriptor can reach it.
                 Err(error) => self.files.any_of(id).ok_or(error)?,
@@ -115,6 +119,26 @@ impl PassthroughFs {
             identity: known.identity,
             descriptor,
         })
+    }
+
+    /// Opens a descriptor for an inode that has none.
+    ///
+    /// # Errors
+    /// ESTALE if the inode no longer exists; ENFILE.
+    fn reopen(&self, identity: Identity, inode_ref: &InodeRef) -> io::Result<Arc<Descriptor>> {
+        let permit = self.share.acquire_permit()?;
+        let fd = self
+            .share
+            .open(|| self.share.open_inode_ref(identity, inode_ref))?;
+        Ok(Arc::new(Descriptor::new(fd, permit)))
+    }
+
+    /// How this session creates objects.
+    pub(super) fn impersonation(&self) -> Impersonation {
+        Impersonation {
+            change_ids: self.share.abilities.can_change_credentials,
+            apply_umask: self.negotiated.has(InitFlags::DONT_MASK),
+        }
     }
 
     /// Resolves a node id to a directory.

@@ -1,47 +1,15 @@
 //! One inode of a guest's inode table, and one shard of the table.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use gangplank_fuse::NodeId;
-use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::budget::Descriptor;
+use super::file_type::FileType;
+use super::inode_ref::InodeRef;
 use super::mounts::Identity;
-use super::reopen::InodeRef;
-use super::slab::{Key, Slab};
 use crate::rate_limited;
-
-/// The type of a file, as far as the daemon treats types differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FileType {
-    /// A regular file.
-    Regular,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A device node, FIFO or socket. The daemon never opens one.
-    Special,
-}
-
-impl FileType {
-    /// Decodes the type bits of `st_mode`.
-    pub(super) fn from_mode(mode: u32) -> Self {
-        match mode & libc::S_IFMT {
-            libc::S_IFREG => Self::Regular,
-            libc::S_IFDIR => Self::Directory,
-            libc::S_IFLNK => Self::Symlink,
-            _ => Self::Special,
-        }
-    }
-
-    /// Whether opening a file of this type has no side effect.
-    pub(super) fn can_be_opened(self) -> bool {
-        matches!(self, Self::Regular | Self::Directory)
-    }
-}
 
 /// One inode. At least one of `descriptor` and `inode_ref` is set.
 pub(super) struct Inode {
@@ -113,29 +81,6 @@ impl KnownSize {
     }
 }
 
-/// Initial capacity of a shard's index, in inodes: the largest that fits hashbrown's 64 buckets.
-const FIRST_INODES: usize = 56;
-
-/// One shard of the inode table. The table puts each shard under a lock.
-pub(super) struct Shard {
-    /// The inodes.
-    pub(super) slab: Slab<Inode>,
-    /// Slab indices of the inodes, by the [`hash_of`] their identity.
-    pub(super) by_identity: HashTable<u32>,
-    /// Slab index at which the next eviction scan starts.
-    pub(super) clock_hand: AtomicU32,
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Self {
-            slab: Slab::default(),
-            by_identity: HashTable::with_capacity(FIRST_INODES),
-            clock_hand: AtomicU32::new(0),
-        }
-    }
-}
-
 impl Inode {
     /// Marks the inode as recently used.
     pub(super) fn touch(&self) {
@@ -164,50 +109,9 @@ impl Inode {
     }
 }
 
-impl Shard {
-    /// Finds the inode of an identity whose hash is `hash`.
-    pub(super) fn find(&self, hash: u64, identity: Identity) -> Option<(Key, &Inode)> {
-        let same = |index: &u32| {
-            self.slab
-                .at(*index)
-                .is_some_and(|(_, inode)| inode.identity == identity)
-        };
-        self.slab.at(*self.by_identity.find(hash, same)?)
-    }
-
-    /// Removes an inode from the index, if it is there.
-    pub(super) fn unindex(&mut self, hash: u64, key: Key) {
-        if let Ok(entry) = self
-            .by_identity
-            .find_entry(hash, |index| *index == key.index())
-        {
-            entry.remove();
-        }
-    }
-
-    /// Frees index memory when most of it is unused.
-    pub(super) fn shrink(&mut self, hasher: &DefaultHashBuilder) {
-        if self.by_identity.capacity() > 4 * self.by_identity.len() + 4 * FIRST_INODES {
-            let slab = &self.slab;
-            let room = (2 * self.by_identity.len()).max(FIRST_INODES);
-            self.by_identity.shrink_to(room, |index| {
-                slab.at(*index)
-                    .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
-            });
-        }
-    }
-}
-
-/// The hash under which the index stores an identity.
-pub(super) fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
-    let mut state = hasher.build_hasher();
-    state.write_u32(identity.mount.0);
-    state.write_u64(identity.ino);
-    state.finish()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::slab::Key;
     use super::*;
 
     #[test]

@@ -7,27 +7,25 @@
 //! Locks: each shard has its own lock. A thread holds at most one shard lock at a time and makes no
 //! system call while it holds a write lock.
 
-use std::fmt;
-use std::io;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{fmt, io};
 
 use gangplank_fuse::NodeId;
 use hashbrown::DefaultHashBuilder;
 
 use super::budget::{Account, Descriptor};
+use super::errno::stale;
 use super::fd_cache::FdCache;
-pub(super) use super::inode::FileType;
-use super::inode::{Inode, KnownSize, Shard, hash_of};
+use super::file_type::FileType;
+use super::inode::{Inode, KnownSize};
+use super::inode_ref::{InodeFingerprint, InodeRef};
+use super::inode_shard::{SHARDS, Shard, decode_node_id, encode_node_id, hash_of};
 use super::mounts::Identity;
-use super::reopen::{InodeFingerprint, InodeRef};
-use super::slab::{Full, KEY_BITS, Key};
+use super::slab::{Full, Key};
 use crate::rate_limited;
-
-/// Number of shards: the bits of a node id above a [`Key`] select the shard.
-pub(super) const SHARDS: usize = 1 << (64 - KEY_BITS);
 
 /// Limit of inodes per shard: 16 million inodes in all shards, about two gigabytes. The limit
 /// bounds the memory of a guest that never forgets.
@@ -40,9 +38,9 @@ pub(super) struct InodeTable {
     /// The guest's descriptors that cannot be evicted.
     account: Arc<Account>,
     /// Number of descriptors that the table holds.
-    descriptors: AtomicU64,
+    pub(super) descriptors: AtomicU64,
     /// Index of the shard that is scanned for eviction next.
-    next_shard: AtomicUsize,
+    pub(super) next_shard: AtomicUsize,
     /// Descriptors of closed files, kept for the next open.
     fd_cache: FdCache,
 }
@@ -91,19 +89,6 @@ pub(super) enum IsNew {
     No,
     /// The guest did not know the inode.
     Yes,
-}
-
-/// An inode whose descriptor can be evicted.
-pub(super) struct EvictionCandidate {
-    id: NodeId,
-    /// Type of the file.
-    pub(super) file_type: FileType,
-    /// The descriptor to evict.
-    pub(super) descriptor: Arc<Descriptor>,
-    /// Mount and inode number.
-    pub(super) identity: Identity,
-    /// Whether the inode has a reference that stays valid when the file is renamed.
-    pub(super) has_stable_ref: bool,
 }
 
 impl Default for InodeTable {
@@ -428,75 +413,6 @@ impl InodeTable {
         Ok(descriptor)
     }
 
-    /// Up to `count` inodes of one shard that were not used recently. Each call scans the next
-    /// shard.
-    pub(super) fn eviction_candidates(&self, count: usize) -> Vec<EvictionCandidate> {
-        let shard_index = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        let shard = self.read(shard_index);
-        let start = shard.clock_hand.load(Ordering::Relaxed);
-        let mut found = Vec::new();
-        let round = shard.slab.iter_from(start).chain(
-            shard
-                .slab
-                .iter_from(0)
-                .take_while(|(key, _)| key.index() < start),
-        );
-        for (key, inode) in round {
-            shard
-                .clock_hand
-                .store(key.index().wrapping_add(1), Ordering::Relaxed);
-            let Some(descriptor) = &inode.descriptor else {
-                continue;
-            };
-            // An earlier attempt found that the inode cannot be reopened.
-            if descriptor.is_pinned() {
-                continue;
-            }
-            if inode.used.swap(false, Ordering::Relaxed) {
-                continue;
-            }
-            found.push(EvictionCandidate {
-                id: encode_node_id(shard_index, key),
-                file_type: inode.file_type,
-                identity: inode.identity,
-                descriptor: Arc::clone(descriptor),
-                has_stable_ref: inode
-                    .inode_ref
-                    .as_ref()
-                    .is_some_and(|inode_ref| inode_ref.survives_rename()),
-            });
-            if found.len() >= count {
-                break;
-            }
-        }
-        found
-    }
-
-    /// Takes an inode's descriptor; its next use has to reopen it. Returns false if the guest has
-    /// forgotten the inode in the meantime, or if there is no reference to reopen it.
-    pub(super) fn evict(&self, candidate: EvictionCandidate, inode_ref: Option<InodeRef>) -> bool {
-        let Ok((shard_index, key)) = decode_node_id(candidate.id) else {
-            return false;
-        };
-        let taken = {
-            let mut shard = self.write(shard_index);
-            let Some(inode) = shard.slab.get_mut(key) else {
-                return false;
-            };
-            if let Some(inode_ref) = inode_ref {
-                inode.inode_ref = Some(Box::new(inode_ref));
-            }
-            if inode.inode_ref.is_none() {
-                return false;
-            }
-            inode.descriptor.take()
-        };
-        if taken.is_some() {
-            self.descriptors.fetch_sub(1, Ordering::Relaxed);
-        }
-        taken.is_some()
-    }
-
     /// Removes all inodes.
     pub(super) fn clear(&self) {
         for shard_index in 0..SHARDS {
@@ -520,13 +436,15 @@ impl InodeTable {
 
     // A panic cannot leave a shard half changed, because each change is a single step; so poisoning
     // is ignored.
-    fn read(&self, shard_index: usize) -> RwLockReadGuard<'_, Shard> {
+    /// Locks a shard for reading.
+    pub(super) fn read(&self, shard_index: usize) -> RwLockReadGuard<'_, Shard> {
         self.shards[shard_index % SHARDS]
             .read()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, shard_index: usize) -> RwLockWriteGuard<'_, Shard> {
+    /// Locks a shard for writing.
+    pub(super) fn write(&self, shard_index: usize) -> RwLockWriteGuard<'_, Shard> {
         self.shards[shard_index % SHARDS]
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -540,24 +458,6 @@ pub(super) enum OpenChange {
     Opened,
     /// One fewer.
     Closed,
-}
-
-/// Decodes a node id to shard index and key. Keys are at least 2^24, so 0 and the root's 1 are
-/// never in the table.
-fn decode_node_id(id: NodeId) -> io::Result<(usize, Key)> {
-    let raw = id.get();
-    let key = Key::from_raw(raw >> SHARDS.trailing_zeros()).ok_or_else(stale)?;
-    // The remainder is below `SHARDS`, which is 16.
-    Ok((usize::try_from(raw % SHARDS as u64).unwrap_or(0), key))
-}
-
-fn encode_node_id(shard: usize, key: Key) -> NodeId {
-    NodeId::new(key.raw() << SHARDS.trailing_zeros() | shard as u64)
-}
-
-/// ESTALE: the guest does not hold the inode, or it no longer exists.
-pub(super) fn stale() -> io::Error {
-    io::Error::from_raw_os_error(libc::ESTALE)
 }
 
 #[cfg(test)]

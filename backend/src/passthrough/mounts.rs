@@ -6,7 +6,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::mount_handles::MountHandles;
-
 use crate::sys::file::{self, Statx};
 
 /// One (mount, device) pair. A mount has several devices if its file system has subvolumes.

@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 use gangplank_fuse::{EntryOut, NodeId};
 
 use super::attr_reply::decode_dev;
+use super::file_type::FileType;
 use super::fs::PassthroughFs;
-use super::inode_table::FileType;
 use crate::session::file_system::Namespace;
 use crate::session::{Creator, Name};
 use crate::sys::{file, namespace_ops};

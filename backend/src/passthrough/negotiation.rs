@@ -1,34 +1,13 @@
 //! INIT and DESTROY: the flags of a session.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use gangplank_fuse::InitFlags;
 
-use super::credentials::Impersonation;
 use super::fs::PassthroughFs;
 use super::no_open::{NO_OPEN_FLAGS, allows_no_open};
 use super::options::{CachePolicy, Locks, Options};
 use crate::rate_limited;
 use crate::session::file_system::SessionLifecycle;
 use crate::sys::thread;
-
-/// The flags that INIT negotiated.
-#[derive(Debug, Default)]
-pub(super) struct NegotiatedFlags {
-    flags: AtomicU64,
-}
-
-impl NegotiatedFlags {
-    /// Whether all of `flags` were negotiated.
-    pub(super) fn has(&self, flags: InitFlags) -> bool {
-        InitFlags::from_bits_retain(self.flags.load(Ordering::Relaxed)).contains(flags)
-    }
-
-    /// Ends the session: no flag is negotiated.
-    pub(super) fn clear(&self) {
-        self.flags.store(0, Ordering::Relaxed);
-    }
-}
 
 impl SessionLifecycle for PassthroughFs {
     fn init(&self, offered: InitFlags) -> InitFlags {
@@ -89,18 +68,8 @@ impl PassthroughFs {
                 );
             }
         }
-        self.negotiated
-            .flags
-            .store(agreed.bits(), Ordering::Relaxed);
+        self.negotiated.set(agreed);
         agreed
-    }
-
-    /// How this session creates objects.
-    pub(super) fn impersonation(&self) -> Impersonation {
-        Impersonation {
-            change_ids: self.share.abilities.can_change_credentials,
-            apply_umask: self.negotiated.has(InitFlags::DONT_MASK),
-        }
     }
 }
 

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use gangplank_fuse::{Handle, InitFlags, NodeId};
 
+use super::errno::bad_handle;
+use super::file_type::FileType;
 use super::fs::PassthroughFs;
-use super::inode_table::FileType;
-use super::open_files::{OpenFile, bad_handle};
+use super::open_files::OpenFile;
 use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks, Options};
 

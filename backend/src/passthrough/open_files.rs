@@ -8,9 +8,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use gangplank_fuse::{Handle, NodeId};
 
 use super::budget::Descriptor;
+use super::dir_stream::DirStream;
+use super::errno::bad_handle;
 use super::mounts::Mount;
 use super::open_flags::OpenFlags;
-use super::readdir::DirStream;
 use super::slab::{Key, Slab};
 
 /// One open file or directory.
@@ -158,9 +159,4 @@ impl OpenFiles {
             .unwrap_or_else(PoisonError::into_inner)
             .len()
     }
-}
-
-/// EBADF: the guest does not hold the handle.
-pub(super) fn bad_handle() -> io::Error {
-    io::Error::from_raw_os_error(libc::EBADF)
 }

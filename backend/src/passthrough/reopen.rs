@@ -10,62 +10,19 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::inode_table::stale;
-use super::mount_handles::OpenableHandle;
+use super::errno::stale;
+use super::inode_ref::{BirthTime, InodeFingerprint, InodeRef, birth_time};
 use super::mounts::{Identity, MountIndex};
 use super::options::InodeFileHandles;
 use super::share::Share;
 use crate::session::Name;
 use crate::sys::file::{self, Statx};
-use crate::sys::file_handle::FileHandle;
 
 /// Limit of components in a remembered path. Inodes at deeper paths keep their descriptors.
 const MAX_DEPTH: usize = 64;
 
 /// The longest path that the kernel returns, in bytes (`PATH_MAX`, `linux/limits.h`).
 const PATH_MAX: usize = 4096;
-
-/// How to reopen an inode, and to recognise it.
-#[derive(Debug, Clone)]
-pub(super) enum InodeRef {
-    /// By file handle.
-    Handle(OpenableHandle),
-    /// By path.
-    Path {
-        /// Path relative to the share's root, without a `/` at either end.
-        path: Box<[u8]>,
-        /// The inode's birth time.
-        birth_time: BirthTime,
-    },
-    /// Not possible: the inode had no name any more when its descriptor was evicted.
-    Unlinked,
-}
-
-/// Seconds since the epoch, and nanoseconds.
-type BirthTime = (i64, u32);
-
-/// Distinguishes an inode from a later one with the same number.
-#[derive(Debug, Clone)]
-pub(super) struct InodeFingerprint {
-    handle: Option<FileHandle>,
-    birth_time: Option<BirthTime>,
-}
-
-impl InodeRef {
-    /// Whether the fingerprint is that of the referenced inode.
-    pub(super) fn matches(&self, fingerprint: &InodeFingerprint) -> bool {
-        match self {
-            Self::Handle(handle) => fingerprint.handle.as_ref() == Some(handle.handle()),
-            Self::Path { birth_time, .. } => fingerprint.birth_time == Some(*birth_time),
-            Self::Unlinked => false,
-        }
-    }
-
-    /// Whether the reference stays valid when the inode is renamed.
-    pub(super) fn survives_rename(&self) -> bool {
-        matches!(self, Self::Handle(_))
-    }
-}
 
 /// Why an inode cannot be reopened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,33 +103,6 @@ impl Share {
         Ok(InodeRef::Path { path, birth_time })
     }
 
-    fn uses_file_handles(&self) -> bool {
-        self.abilities.can_open_by_handle
-            && self.options.inode_file_handles != InodeFileHandles::Never
-    }
-
-    /// A file handle of `file`, if handles are enabled and the file system has them.
-    pub(super) fn openable_handle(
-        &self,
-        identity: Identity,
-        file: BorrowedFd<'_>,
-        can_be_opened: bool,
-    ) -> Option<OpenableHandle> {
-        let mount = self
-            .uses_file_handles()
-            .then(|| self.mount(identity.mount).ok())
-            .flatten()?;
-        // The source descriptor may stay open for long and pin its inode. The root is pinned
-        // anyway.
-        let source = match identity.mount {
-            MountIndex::ROOT => Some(self.root.as_fd()),
-            _ => can_be_opened.then_some(file),
-        };
-        mount
-            .handles()
-            .openable_handle(self.proc_self_fd(), file, source)
-    }
-
     /// Opens a referenced inode (`O_PATH`).
     ///
     /// # Errors
@@ -237,11 +167,6 @@ impl Share {
         }
         Err(stale())
     }
-}
-
-fn birth_time(stat: &Statx) -> Option<BirthTime> {
-    let known = stat.stx_mask & libc::STATX_BTIME != 0;
-    known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
 }
 
 /// A missing component means that the inode has moved; the guest must not see ENOENT for that.

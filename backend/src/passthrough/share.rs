@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use super::budget::{Budget, Descriptor, Permit};
-use super::inode_table::{FileType, InodeTable, stale};
+use super::errno::stale;
+use super::file_type::FileType;
+use super::inode_table::InodeTable;
+use super::mount_handles::OpenableHandle;
 use super::mounts::{Identity, Mount, MountIndex, Mounts};
 use super::options::{InodeFileHandles, Options};
-use super::reopen::InodeRef;
 use crate::rate_limited;
 use crate::sys::file::{self, Statx};
 
@@ -131,18 +133,32 @@ impl Share {
         guests.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Opens a descriptor for an inode that has none.
-    ///
-    /// # Errors
-    /// ESTALE if the inode no longer exists; ENFILE.
-    pub(super) fn reopen(
+    /// A file handle of `file`, if handles are enabled and the file system has them.
+    pub(super) fn openable_handle(
         &self,
         identity: Identity,
-        recall: &InodeRef,
-    ) -> io::Result<Arc<Descriptor>> {
-        let permit = self.acquire_permit()?;
-        let fd = self.open(|| self.open_inode_ref(identity, recall))?;
-        Ok(Arc::new(Descriptor::new(fd, permit)))
+        file: BorrowedFd<'_>,
+        can_be_opened: bool,
+    ) -> Option<OpenableHandle> {
+        let mount = self
+            .uses_file_handles()
+            .then(|| self.mount(identity.mount).ok())
+            .flatten()?;
+        // The source descriptor may stay open for long and pin its inode. The root is pinned
+        // anyway.
+        let source = match identity.mount {
+            MountIndex::ROOT => Some(self.root.as_fd()),
+            _ => can_be_opened.then_some(file),
+        };
+        mount
+            .handles()
+            .openable_handle(self.proc_self_fd(), file, source)
+    }
+
+    /// Whether files may be opened by handle.
+    pub(super) fn uses_file_handles(&self) -> bool {
+        self.abilities.can_open_by_handle
+            && self.options.inode_file_handles != InodeFileHandles::Never
     }
 
     /// The mount at an index.

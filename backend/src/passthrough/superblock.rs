@@ -6,45 +6,17 @@
 //! session opens a directory of each mount before it first writes there, and keeps it to the end of
 //! the session.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gangplank_fuse::{InitFlags, Kstatfs, NodeId};
 
 use super::budget::{Descriptor, Permit};
 use super::fs::{Node, PassthroughFs};
-use super::mounts::MountIndex;
 use crate::session::file_system::Superblock;
-use crate::sys::file;
-use crate::sys::file_content;
-
-/// One open directory for each mount that the guest has used.
-#[derive(Debug, Default)]
-pub(super) struct SyncfsDirectories {
-    open: Mutex<BTreeMap<MountIndex, Arc<Descriptor>>>,
-    /// Whether opening the root was tried.
-    root_tried: AtomicBool,
-}
-
-impl SyncfsDirectories {
-    /// Closes all directories.
-    pub(super) fn clear(&self) {
-        let old = std::mem::take(&mut *self.lock());
-        self.root_tried.store(false, Ordering::Relaxed);
-        drop(old);
-    }
-
-    fn get(&self, mount: MountIndex) -> Option<Arc<Descriptor>> {
-        self.lock().get(&mount).map(Arc::clone)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MountIndex, Arc<Descriptor>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::sys::{file, file_content};
 
 impl Superblock for PassthroughFs {
     /// Reads the statistics of the file system that holds a node.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gangplank_fuse::FopenFlags;
 
 use super::*;
-use crate::passthrough::keep_cache::CtimeStability;
+use crate::passthrough::ctime_stability::CtimeStability;
 use crate::passthrough::options::{CachePolicy, Locks};
 
 const ROOT: NodeId = NodeId::ROOT;
