@@ -7,7 +7,9 @@ use gangplank_fuse::{Attr, AttrOut, EntryOut, InitFlags, NodeId, StatxOut, SxTim
 use super::file_type::FileType;
 use super::fs::PassthroughFs;
 use super::mounts::{Identity, MountIndex};
+use crate::session::file_system::{GuestGid, GuestUid};
 use crate::sys::file::{self, Statx, StatxTimestamp};
+use crate::sys::ids::{HostGid, HostUid};
 
 impl PassthroughFs {
     /// The reply to a lookup that found an inode.
@@ -79,7 +81,17 @@ impl PassthroughFs {
         self.inode_numbers.guest_ino(Identity { mount, ino })
     }
 
+    /// The owner and group that the guest sees.
+    fn guest_owner(&self, stat: &Statx) -> (GuestUid, GuestGid) {
+        let id_map = self.share.id_map;
+        (
+            id_map.guest_uid(HostUid::new(stat.stx_uid)),
+            id_map.guest_gid(HostGid::new(stat.stx_gid)),
+        )
+    }
+
     fn attr(&self, stat: &Statx, mount: MountIndex) -> Attr {
+        let (uid, gid) = self.guest_owner(stat);
         let (atime, atimensec) = time(&stat.stx_atime);
         let (mtime, mtimensec) = time(&stat.stx_mtime);
         let (ctime, ctimensec) = time(&stat.stx_ctime);
@@ -95,8 +107,8 @@ impl PassthroughFs {
             ctimensec,
             mode: u32::from(stat.stx_mode),
             nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
+            uid: uid.get(),
+            gid: gid.get(),
             rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
             blksize: stat.stx_blksize,
             flags: 0,
@@ -118,6 +130,7 @@ impl PassthroughFs {
 
     fn wire_statx(&self, stat: &Statx) -> gangplank_fuse::Statx {
         let mount = self.share.mounts.find(stat, MountIndex::ROOT);
+        let (uid, gid) = self.guest_owner(stat);
         let time = |time: &StatxTimestamp| SxTime {
             tv_sec: time.tv_sec,
             tv_nsec: time.tv_nsec,
@@ -129,8 +142,8 @@ impl PassthroughFs {
             blksize: stat.stx_blksize,
             attributes: stat.stx_attributes.bits(),
             nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
+            uid: uid.get(),
+            gid: gid.get(),
             mode: stat.stx_mode,
             ino: self.guest_ino(stat.stx_ino, mount.unwrap_or(MountIndex::ROOT)),
             size: stat.stx_size,

@@ -12,7 +12,7 @@ use super::errno::not_openable;
 use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
 use crate::session::Caller;
-use crate::session::file_system::Attributes;
+use crate::session::file_system::{Attributes, GuestGid, GuestUid};
 use crate::sys::file_attributes::{self, NewTime};
 use crate::sys::{file, file_content};
 
@@ -56,8 +56,13 @@ impl Attributes for PassthroughFs {
         let node = self.node(id)?;
         let valid = SetattrValid::from_bits_retain(args.valid);
         if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
-            let uid = valid.contains(SetattrValid::UID).then_some(args.uid);
-            let gid = valid.contains(SetattrValid::GID).then_some(args.gid);
+            let id_map = self.share.id_map;
+            let uid = valid
+                .contains(SetattrValid::UID)
+                .then(|| id_map.host_uid(GuestUid::new(args.uid)));
+            let gid = valid
+                .contains(SetattrValid::GID)
+                .then(|| id_map.host_gid(GuestGid::new(args.gid)));
             file_attributes::change_owner(node.as_fd(), uid, gid)?;
         }
         if valid.contains(SetattrValid::MODE) {

@@ -2,13 +2,18 @@
 
 use std::io;
 
+use super::id_map::IdMap;
 use crate::rate_limited;
 use crate::session::Creator;
+use crate::session::file_system::GuestGid;
+use crate::sys::ids::{HostGid, HostUid};
 use crate::sys::thread::{self, Capability, MAX_GROUPS};
 
 /// Which of a caller's credentials the daemon assumes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Impersonation {
+    /// Converts the caller's ids.
+    pub(super) id_map: IdMap,
     /// Change the thread's user and group ids.
     pub(super) change_ids: bool,
     /// Apply the caller's umask (`FUSE_DONT_MASK`).
@@ -59,17 +64,16 @@ impl Impersonation {
         if !self.change_ids {
             return Ok(None);
         }
-        let (uid, gid) = thread::initial_ids();
-        let caller = creator.caller;
+        let (own_uid, own_gid) = thread::initial_ids();
+        let uid = self.id_map.host_uid(creator.caller.uid);
+        let gid = self.id_map.host_gid(creator.caller.gid);
+        let changes_uid = uid != own_uid && uid != HostUid::ROOT;
         let mut guard = RestoreGuard::default();
-        if caller.uid != uid
-            && caller.uid != 0
-            && let Some(groups) = creator.groups
-        {
-            let mut list = [0; MAX_GROUPS];
+        if changes_uid && let Some(groups) = creator.groups {
+            let mut list = [HostGid::ROOT; MAX_GROUPS];
             let mut count = 0;
             for (slot, group) in list.iter_mut().zip(groups.iter()) {
-                *slot = group;
+                *slot = self.id_map.host_gid(GuestGid::new(group));
                 count += 1;
             }
             // If this fails, the second attempt still creates the object, perhaps without the
@@ -79,13 +83,13 @@ impl Impersonation {
                 .is_some_and(|list| !list.is_empty() && thread::set_groups(list).is_ok());
         }
         // The group comes first, because the thread may not change it once its user id is not 0.
-        if caller.gid != gid && caller.gid != 0 {
-            thread::set_effective_gid(caller.gid)?;
-            guard.gid = Some(gid);
+        if gid != own_gid && gid != HostGid::ROOT {
+            thread::set_effective_gid(gid)?;
+            guard.gid = Some(own_gid);
         }
-        if caller.uid != uid && caller.uid != 0 {
-            thread::set_effective_uid(caller.uid)?;
-            guard.uid = Some(uid);
+        if changes_uid {
+            thread::set_effective_uid(uid)?;
+            guard.uid = Some(own_uid);
         }
         Ok((guard.uid.is_some() || guard.gid.is_some() || guard.groups).then_some(guard))
     }
@@ -94,8 +98,8 @@ impl Impersonation {
 /// Restores the thread's own credentials when dropped.
 #[derive(Debug, Default)]
 struct RestoreGuard {
-    uid: Option<u32>,
-    gid: Option<u32>,
+    uid: Option<HostUid>,
+    gid: Option<HostGid>,
     groups: bool,
 }
 

@@ -9,7 +9,7 @@ use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
 use super::inode::KnownSize;
 use crate::session::Caller;
-use crate::session::file_system::FileRanges;
+use crate::session::file_system::{FileRanges, GuestUid};
 use crate::sys::file;
 use crate::sys::file_content::{self, SeekTarget};
 
@@ -103,7 +103,7 @@ impl PassthroughFs {
         caller: Caller,
         change: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        if caller.uid != 0 && self.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2) {
+        if caller.uid != GuestUid::ROOT && self.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2) {
             return without_set_id(change);
         }
         change()

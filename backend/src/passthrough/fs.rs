@@ -136,6 +136,7 @@ impl PassthroughFs {
     /// How this session creates objects.
     pub(super) fn impersonation(&self) -> Impersonation {
         Impersonation {
+            id_map: self.share.id_map,
             change_ids: self.share.abilities.can_change_credentials,
             apply_umask: self.negotiated.has(InitFlags::DONT_MASK),
         }

@@ -18,6 +18,7 @@ mod fallocate_copy;
 mod fd_cache;
 mod file_type;
 mod fs;
+mod id_map;
 mod inode;
 mod inode_eviction;
 mod inode_numbers;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::budget::{Budget, Descriptor, Permit};
 use super::errno::stale;
 use super::file_type::FileType;
+use super::id_map::IdMap;
 use super::inode_table::InodeTable;
 use super::mount_handles::OpenableHandle;
 use super::mounts::{Identity, Mount, MountIndex, Mounts};
@@ -49,6 +50,7 @@ pub struct Share {
     pub(super) proc_self_fd: OwnedFd,
     pub(super) options: Options,
     pub(super) abilities: Abilities,
+    pub(super) id_map: IdMap,
     pub(super) mounts: Mounts,
     pub(super) budget: Arc<Budget>,
     guests: Mutex<Vec<Weak<InodeTable>>>,
@@ -98,6 +100,7 @@ impl Share {
             budget: Budget::new(options.fd_budget),
             options,
             abilities,
+            id_map: IdMap,
             mounts,
             guests: Mutex::default(),
             last_failed_eviction: Mutex::default(),

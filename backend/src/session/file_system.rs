@@ -24,13 +24,54 @@ use super::Name;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::interrupt::Interruption;
 
+/// A user id in the guest's user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct GuestUid(u32);
+
+/// A group id in the guest's user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct GuestGid(u32);
+
+impl GuestUid {
+    /// The guest's superuser.
+    pub const ROOT: Self = Self(0);
+
+    /// The id with this number.
+    #[must_use]
+    pub const fn new(uid: u32) -> Self {
+        Self(uid)
+    }
+
+    /// The number of the id.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl GuestGid {
+    /// The id with this number.
+    #[must_use]
+    pub const fn new(gid: u32) -> Self {
+        Self(gid)
+    }
+
+    /// The number of the id.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
 /// The credentials of the guest's process, from the request header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// File system user id in the guest.
-    pub uid: u32,
-    /// File system group id in the guest.
-    pub gid: u32,
+    /// File system user id.
+    pub uid: GuestUid,
+    /// File system group id.
+    pub gid: GuestGid,
     /// Process id in the guest; 0 for a request of the kernel itself.
     pub pid: u32,
 }

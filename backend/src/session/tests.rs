@@ -80,7 +80,7 @@ impl Attributes for Recorder {
     }
 
     fn setattr(&self, caller: Caller, node: NodeId, _args: &SetattrIn) -> io::Result<AttrOut> {
-        self.note(format!("setattr {node} by {}", caller.uid));
+        self.note(format!("setattr {node} by {}", caller.uid.get()));
         Ok(AttrOut::default())
     }
 }

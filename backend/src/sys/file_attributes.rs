@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
 use super::file::{DescriptorName, mode_bits};
+use super::ids::{HostGid, HostUid};
 
 /// Changes the permission bits of a file.
 ///
@@ -29,14 +30,18 @@ pub fn change_mode(
 ///
 /// # Errors
 /// Those of `fchownat(2)`; EINVAL for the id that means "unchanged" (-1).
-pub fn change_owner(file: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
-    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+pub fn change_owner(
+    file: BorrowedFd<'_>,
+    uid: Option<HostUid>,
+    gid: Option<HostGid>,
+) -> io::Result<()> {
+    if uid == Some(HostUid::new(u32::MAX)) || gid == Some(HostGid::new(u32::MAX)) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     let (uid, gid) = (
-        uid.map(rustix::fs::Uid::from_raw),
-        gid.map(rustix::fs::Gid::from_raw),
+        uid.map(|uid| rustix::fs::Uid::from_raw(uid.get())),
+        gid.map(|gid| rustix::fs::Gid::from_raw(gid.get())),
     );
     Ok(rustix::fs::chownat(file, c"", uid, gid, flags)?)
 }

@@ -7,6 +7,7 @@ pub mod file_content;
 pub mod file_handle;
 pub mod file_lock;
 pub mod guest_memory;
+pub mod ids;
 pub mod interrupt;
 pub mod namespace_ops;
 pub mod process;

@@ -12,6 +12,8 @@ use rustix::fs::Mode;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
+use super::ids::{HostGid, HostUid};
+
 thread_local! {
     /// Whether the thread has its own umask and working directory, and what they are.
     static THREAD_FS: Cell<ThreadFs> = const { Cell::new(ThreadFs::Shared) };
@@ -91,11 +93,11 @@ pub fn chdir_to_proc_self_fd(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The thread's own effective user and group id. Read from the kernel once per thread, so the first
 /// call must come before the thread changes its ids.
-pub fn initial_ids() -> (u32, u32) {
+pub fn initial_ids() -> (HostUid, HostGid) {
     thread_local! {
-        static OWN: (u32, u32) = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
+        static OWN: (HostUid, HostGid) = (
+            HostUid::new(rustix::process::geteuid().as_raw()),
+            HostGid::new(rustix::process::getegid().as_raw()),
         );
     }
     OWN.with(|ids| *ids)
@@ -106,11 +108,11 @@ pub fn initial_ids() -> (u32, u32) {
 ///
 /// # Errors
 /// Those of `setresuid(2)`: EINVAL for an id that the user namespace does not map, EPERM.
-pub fn set_effective_uid(uid: u32) -> io::Result<()> {
-    check_id(uid)?;
+pub fn set_effective_uid(uid: HostUid) -> io::Result<()> {
+    check_id(uid.get())?;
     Ok(rustix::thread::set_thread_res_uid(
         None::<Uid>,
-        Uid::from_raw(uid),
+        Uid::from_raw(uid.get()),
         None::<Uid>,
     )?)
 }
@@ -119,11 +121,11 @@ pub fn set_effective_uid(uid: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of `setresgid(2)`.
-pub fn set_effective_gid(gid: u32) -> io::Result<()> {
-    check_id(gid)?;
+pub fn set_effective_gid(gid: HostGid) -> io::Result<()> {
+    check_id(gid.get())?;
     Ok(rustix::thread::set_thread_res_gid(
         None::<Gid>,
-        Gid::from_raw(gid),
+        Gid::from_raw(gid.get()),
         None::<Gid>,
     )?)
 }
@@ -132,14 +134,14 @@ pub fn set_effective_gid(gid: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of `setgroups(2)`.
-pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+pub fn set_groups(groups: &[HostGid]) -> io::Result<()> {
     let mut ids = [Gid::ROOT; MAX_GROUPS];
     let ids = ids
         .get_mut(..groups.len())
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     for (id, group) in ids.iter_mut().zip(groups) {
-        check_id(*group)?;
-        *id = Gid::from_raw(*group);
+        check_id(group.get())?;
+        *id = Gid::from_raw(group.get());
     }
     Ok(rustix::thread::set_thread_groups(ids)?)
 }

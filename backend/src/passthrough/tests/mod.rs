@@ -28,16 +28,16 @@ use tempfile::TempDir;
 
 use super::{Abilities, Options, PassthroughFs, Share};
 use crate::session::file_system::{
-    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Lookup, Namespace,
-    SessionLifecycle, Superblock, Xattrs,
+    Attributes, Directories, FileData, FileLocks, FileRanges, Files, GuestGid, GuestUid, Lookup,
+    Namespace, SessionLifecycle, Superblock, Xattrs,
 };
 use crate::session::{Caller, Creator, Name};
 use crate::sys::buffers::Segments;
 
 /// The guest's root user.
 const ROOT_USER: Caller = Caller {
-    uid: 0,
-    gid: 0,
+    uid: GuestUid::ROOT,
+    gid: GuestGid::new(0),
     pid: 1,
 };
 
@@ -240,7 +240,11 @@ fn root_creator() -> Creator<'static> {
 
 fn creator(uid: u32, gid: u32) -> Creator<'static> {
     Creator {
-        caller: Caller { uid, gid, pid: 1 },
+        caller: Caller {
+            uid: GuestUid::new(uid),
+            gid: GuestGid::new(gid),
+            pid: 1,
+        },
         umask: 0o022,
         groups: None,
     }

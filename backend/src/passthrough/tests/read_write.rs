@@ -279,8 +279,8 @@ fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
     .expect("allocated");
     let allocated = mode();
     let user = Caller {
-        uid: 1000,
-        gid: 1000,
+        uid: GuestUid::new(1000),
+        gid: GuestGid::new(1000),
         pid: 1,
     };
     for (caller, allocated, copied) in [(user, allocated, 0o755), (ROOT_USER, 0o6755, 0o6755)] {
