@@ -22,12 +22,12 @@ impl PassthroughFs {
     ) -> EntryOut {
         let mut attr = self.attr(stat, mount);
         if mount != parent
-            && self.negotiated.has(InitFlags::SUBMOUNTS)
+            && self.state.negotiated.has(InitFlags::SUBMOUNTS)
             && FileType::from_mode(attr.mode) == FileType::Directory
         {
             attr.flags |= gangplank_fuse::AttrFlags::SUBMOUNT.bits();
         }
-        let (seconds, nanoseconds) = self.timeouts.positive;
+        let (seconds, nanoseconds) = self.share.timeouts.positive;
         EntryOut {
             nodeid: id.get(),
             // Node ids are never reused, so the generation stays 0.
@@ -43,6 +43,7 @@ impl PassthroughFs {
     /// The reply to a lookup that found nothing.
     pub(super) fn negative_entry(&self) -> io::Result<EntryOut> {
         let (seconds, nanoseconds) = self
+            .share
             .timeouts
             .negative
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
@@ -58,8 +59,8 @@ impl PassthroughFs {
         self.record_known_size(id, stat);
         let mount = self.share.mounts.find(stat, MountIndex::ROOT);
         AttrOut {
-            attr_valid: self.timeouts.positive.0,
-            attr_valid_nsec: self.timeouts.positive.1,
+            attr_valid: self.share.timeouts.positive.0,
+            attr_valid_nsec: self.share.timeouts.positive.1,
             dummy: 0,
             attr: self.attr(stat, mount.unwrap_or(MountIndex::ROOT)),
         }
@@ -68,17 +69,18 @@ impl PassthroughFs {
     /// Records that the guest receives this size.
     fn record_known_size(&self, id: NodeId, stat: &Statx) {
         if FileType::from_mode(u32::from(stat.stx_mode)) == FileType::Regular {
-            self.inodes
+            self.state
+                .inodes
                 .with_known_size(id, |known| known.set(stat.stx_size));
         }
     }
 
     /// The inode number that the guest sees.
     pub(super) fn guest_ino(&self, ino: u64, mount: MountIndex) -> u64 {
-        if self.negotiated.has(InitFlags::SUBMOUNTS) {
+        if self.state.negotiated.has(InitFlags::SUBMOUNTS) {
             return ino;
         }
-        self.inode_numbers.guest_ino(Identity { mount, ino })
+        self.state.inode_numbers.guest_ino(Identity { mount, ino })
     }
 
     /// The owner and group that the guest sees.
@@ -121,8 +123,8 @@ impl PassthroughFs {
             self.record_known_size(id, stat);
         }
         StatxOut {
-            attr_valid: self.timeouts.positive.0,
-            attr_valid_nsec: self.timeouts.positive.1,
+            attr_valid: self.share.timeouts.positive.0,
+            attr_valid_nsec: self.share.timeouts.positive.1,
             stat: self.wire_statx(stat),
             ..StatxOut::default()
         }

@@ -20,7 +20,7 @@ impl Attributes for PassthroughFs {
     /// Reads the attributes, through the open file if the guest names a handle.
     fn getattr(&self, id: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
         if let Some(handle) = handle
-            && let Ok(open) = self.files.get(handle, id)
+            && let Ok(open) = self.state.files.get(handle, id)
         {
             return Ok(self.attr_out(id, &file::stat(open.as_fd())?));
         }
@@ -38,7 +38,7 @@ impl Attributes for PassthroughFs {
         let flags = GetattrFlags::from_bits_retain(args.getattr_flags);
         let open = flags
             .contains(GetattrFlags::FH)
-            .then(|| self.files.get(Handle::new(args.fh), id).ok())
+            .then(|| self.state.files.get(Handle::new(args.fh), id).ok())
             .flatten();
         let stat = match open {
             Some(open) => file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?,
@@ -111,7 +111,7 @@ impl PassthroughFs {
         };
         let open = valid
             .contains(SetattrValid::FH)
-            .then(|| self.files.get(Handle::new(args.fh), node.id).ok())
+            .then(|| self.state.files.get(Handle::new(args.fh), node.id).ok())
             .flatten();
         if let Some(open) = open.filter(|open| open.writable) {
             return truncate(open.as_fd());

@@ -26,7 +26,7 @@ impl FileRanges for PassthroughFs {
             | libc::FALLOC_FL_INSERT_RANGE
             | libc::FALLOC_FL_UNSHARE_RANGE;
         self.check_writable()?;
-        let file = self.files.get(Handle::new(args.fh), id)?;
+        let file = self.state.files.get(Handle::new(args.fh), id)?;
         if args.mode & !SUPPORTED.cast_unsigned() != 0 {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
@@ -35,7 +35,7 @@ impl FileRanges for PassthroughFs {
         self.with_caller_fsetid(caller, || {
             file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
         })?;
-        self.inodes.with_known_size(id, KnownSize::forget);
+        self.state.inodes.with_known_size(id, KnownSize::forget);
         Ok(())
     }
 
@@ -67,9 +67,9 @@ impl FileRanges for PassthroughFs {
         if args.flags != 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let source = self.files.get(Handle::new(args.fh_in), id)?;
+        let source = self.state.files.get(Handle::new(args.fh_in), id)?;
         let target_id = NodeId::new(args.nodeid_out);
-        let target = self.files.get(Handle::new(args.fh_out), target_id)?;
+        let target = self.state.files.get(Handle::new(args.fh_out), target_id)?;
         check_off_t(args.off_in)?;
         check_off_t(args.off_out)?;
         let length = usize::try_from(args.len.min(COPY_LIMIT)).unwrap_or(usize::MAX);
@@ -82,7 +82,9 @@ impl FileRanges for PassthroughFs {
                 length,
             )
         })?;
-        self.inodes.with_known_size(target_id, KnownSize::forget);
+        self.state
+            .inodes
+            .with_known_size(target_id, KnownSize::forget);
         if copied == 0 && length > 0 && args.off_in < file::stat(source.as_fd())?.stx_size {
             // Some file systems return 0 when they cannot copy. After this error the guest's kernel
             // reads and writes the data itself.
@@ -103,7 +105,8 @@ impl PassthroughFs {
         caller: Caller,
         change: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        if caller.uid != GuestUid::ROOT && self.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2) {
+        if caller.uid != GuestUid::ROOT && self.state.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2)
+        {
             return without_set_id(change);
         }
         change()

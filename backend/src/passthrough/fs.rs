@@ -1,4 +1,4 @@
-//! One guest's file system on the share: the nodes, handles and locks it holds.
+//! One guest's file system on the share: resolving node ids, acquiring permits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,40 +7,21 @@ use std::sync::Arc;
 use gangplank_fuse::{InitFlags, NodeId};
 
 use super::budget::{Descriptor, Permit, PinFor};
-use super::cache_timeouts::CacheTimeouts;
 use super::credentials::Impersonation;
-use super::ctime_stability::CtimeStability;
-use super::dir_stream::PendingCount;
 use super::errno::descriptors_exhausted;
 use super::file_type::FileType;
-use super::inode_numbers::InodeNumbers;
+use super::guest_state::GuestState;
 use super::inode_ref::InodeRef;
-use super::inode_table::{Access, InodeTable};
-use super::lookup_predictor::LookupPredictor;
+use super::inode_table::Access;
 use super::mounts::Identity;
-use super::negotiated_flags::NegotiatedFlags;
-use super::open_files::OpenFiles;
-use super::open_flags::GuestArchDetector;
-use super::posix_locks::PosixLocks;
 use super::share::Share;
-use super::syncfs_directories::SyncfsDirectories;
 use crate::rate_limited;
 
 /// One guest's file system. Dropping it frees everything the guest holds.
 #[derive(Debug)]
 pub struct PassthroughFs {
     pub(super) share: Arc<Share>,
-    pub(super) negotiated: NegotiatedFlags,
-    pub(super) inodes: Arc<InodeTable>,
-    pub(super) files: OpenFiles,
-    pub(super) pending_listings: PendingCount,
-    pub(super) posix_locks: PosixLocks,
-    pub(super) inode_numbers: InodeNumbers,
-    pub(super) guest_arch: GuestArchDetector,
-    pub(super) timeouts: CacheTimeouts,
-    pub(super) lookup_predictor: LookupPredictor,
-    pub(super) ctime_stability: CtimeStability,
-    pub(super) syncfs_directories: SyncfsDirectories,
+    pub(super) state: GuestState,
 }
 
 /// An inode in use by a request, with the descriptor that reaches it.
@@ -61,34 +42,21 @@ impl PassthroughFs {
     /// Creates a guest's file system that holds nothing yet.
     #[must_use]
     pub fn new(share: Arc<Share>) -> Self {
-        let inodes = Arc::new(InodeTable::default());
-        share.register(&inodes);
-        Self {
-            negotiated: NegotiatedFlags::default(),
-            inodes,
-            files: OpenFiles::default(),
-            pending_listings: PendingCount::default(),
-            posix_locks: PosixLocks::default(),
-            inode_numbers: InodeNumbers::default(),
-            guest_arch: GuestArchDetector::new(share.options.guest_arch),
-            timeouts: CacheTimeouts::new(&share.options),
-            lookup_predictor: LookupPredictor::default(),
-            ctime_stability: CtimeStability::default(),
-            syncfs_directories: SyncfsDirectories::default(),
-            share,
-        }
+        let state = GuestState::new(&share.options);
+        share.register(&state.inodes);
+        Self { share, state }
     }
 
     /// Number of inodes the guest holds, not counting the root.
     #[must_use]
     pub fn held_inodes(&self) -> usize {
-        self.inodes.len()
+        self.state.inodes.len()
     }
 
     /// Number of files and directories the guest has open.
     #[must_use]
     pub fn open_files(&self) -> usize {
-        self.files.len()
+        self.state.files.len()
     }
 
     /// Resolves a node id to its inode. An inode without a descriptor is reopened.
@@ -104,13 +72,13 @@ impl PassthroughFs {
                 descriptor: Arc::clone(&self.share.root),
             });
         }
-        let known = self.inodes.get(id)?;
+        let known = self.state.inodes.get(id)?;
         let descriptor = match known.access {
             Access::Descriptor(descriptor) => descriptor,
             Access::Ref(inode_ref) => match self.reopen(known.identity, &inode_ref) {
-                Ok(descriptor) => self.inodes.set_descriptor(id, descriptor)?,
+                Ok(descriptor) => self.state.inodes.set_descriptor(id, descriptor)?,
                 // The inode may still be open, so an open file's descriptor can reach it.
-                Err(error) => self.files.any_of(id).ok_or(error)?,
+                Err(error) => self.state.files.any_of(id).ok_or(error)?,
             },
         };
         Ok(Node {
@@ -138,7 +106,7 @@ impl PassthroughFs {
         Impersonation {
             id_map: self.share.id_map,
             change_ids: self.share.abilities.can_change_credentials,
-            apply_umask: self.negotiated.has(InitFlags::DONT_MASK),
+            apply_umask: self.state.negotiated.has(InitFlags::DONT_MASK),
         }
     }
 
@@ -164,7 +132,7 @@ impl PassthroughFs {
 
     /// Whether the guest's budget allows one more inode.
     pub(super) fn may_look_up_new(&self) -> bool {
-        let (budget, account) = (&self.share.budget, self.inodes.account());
+        let (budget, account) = (&self.share.budget, self.state.inodes.account());
         if self.share.may_evict() {
             budget.may_pin_inode(account)
         } else {
@@ -181,16 +149,16 @@ impl PassthroughFs {
         if !self.share.may_evict() {
             return self.acquire_pinned_permit(PinFor::Inode);
         }
-        if !self.share.budget.may_pin_inode(self.inodes.account()) {
+        if !self.share.budget.may_pin_inode(self.state.inodes.account()) {
             return Err(self.out_of_budget());
         }
         self.share.acquire_permit()
     }
 
     fn acquire_pinned_permit(&self, reason: PinFor) -> io::Result<Permit> {
-        let account = self.inodes.account();
+        let account = self.state.inodes.account();
         let may_pin_file = || self.share.budget.may_pin_file(account);
-        if !may_pin_file() && (self.inodes.fd_cache().clear() == 0 || !may_pin_file()) {
+        if !may_pin_file() && (self.state.inodes.fd_cache().clear() == 0 || !may_pin_file()) {
             return Err(self.out_of_budget());
         }
         let permit = self.share.acquire_permit()?;
@@ -203,7 +171,7 @@ impl PassthroughFs {
             error,
             "a guest has {} descriptors in use that cannot be evicted, its share of the budget, so \
              it gets ENFILE; raise --rlimit-nofile",
-            self.inodes.account().pinned()
+            self.state.inodes.account().pinned()
         );
         descriptors_exhausted()
     }
@@ -217,19 +185,5 @@ impl PassthroughFs {
             return Err(io::Error::from_raw_os_error(libc::EROFS));
         }
         Ok(())
-    }
-
-    /// Frees everything the guest holds.
-    pub(super) fn free_all(&self) {
-        self.posix_locks.clear();
-        self.files.clear();
-        self.syncfs_directories.clear();
-        self.inodes.clear();
-    }
-}
-
-impl Drop for PassthroughFs {
-    fn drop(&mut self) {
-        self.free_all();
     }
 }

@@ -29,12 +29,13 @@ impl PassthroughFs {
             .unwrap_or_default();
         let ctime = file::stat_with(file, libc::STATX_CTIME, 0).map_or(0, |stat| {
             let ctime = (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
-            self.ctime_stability.stable_ctime(ctime, now)
+            self.state.ctime_stability.stable_ctime(ctime, now)
         });
         // Only differences are used, so the value may wrap.
         let seconds = u16::try_from(now.as_secs() & u64::from(u16::MAX)).unwrap_or(0);
-        self.inodes
+        self.state
+            .inodes
             .note_ctime(node.id, ctime, seconds)
-            .is_some_and(|known| known >= self.ctime_stability.min_known_secs)
+            .is_some_and(|known| known >= self.state.ctime_stability.min_known_secs)
     }
 }

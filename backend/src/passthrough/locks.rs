@@ -30,7 +30,7 @@ impl FileLocks for PassthroughFs {
     fn getlk(&self, id: NodeId, args: &LkIn) -> io::Result<FileLock> {
         self.check_host_locks()?;
         let lock = range_lock(&args.lk)?;
-        self.files.get(Handle::new(args.fh), id)?;
+        self.state.files.get(Handle::new(args.fh), id)?;
         let lock_file = self.lock_file(id, args.owner)?;
         let Some(found) = file_lock::test_range_lock(lock_file.as_fd(), lock)? else {
             return Ok(FileLock {
@@ -57,13 +57,18 @@ impl FileLocks for PassthroughFs {
     /// Takes or releases a lock.
     fn setlk(&self, id: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
         self.check_host_locks()?;
-        let file = self.files.get(Handle::new(args.fh), id)?;
+        let file = self.state.files.get(Handle::new(args.fh), id)?;
         if LkFlags::from_bits_retain(args.lk_flags).contains(LkFlags::FLOCK) {
             let kind = lock_kind(args.lk.r#type)?;
             return with_wait(wait, |wait| file_lock::set_flock(file.as_fd(), kind, wait));
         }
         let lock = range_lock(&args.lk)?;
-        if lock.kind == LockKind::Unlock && !self.posix_locks.lock().contains_key(&(id, args.owner))
+        if lock.kind == LockKind::Unlock
+            && !self
+                .state
+                .posix_locks
+                .lock()
+                .contains_key(&(id, args.owner))
         {
             return Ok(());
         }
@@ -84,7 +89,7 @@ impl PassthroughFs {
 
     /// The open file description that holds an owner's locks on a node.
     fn lock_file(&self, id: NodeId, owner: u64) -> io::Result<Arc<Descriptor>> {
-        if let Some(lock_file) = self.posix_locks.lock().get(&(id, owner)) {
+        if let Some(lock_file) = self.state.posix_locks.lock().get(&(id, owner)) {
             return Ok(Arc::clone(lock_file));
         }
         let node = self.node(id)?;
@@ -93,7 +98,7 @@ impl PassthroughFs {
         }
         let permit = self.acquire_file_permit()?;
         let lock_file = Arc::new(Descriptor::new(self.open_lock_file(&node)?, permit));
-        match self.posix_locks.lock().entry((id, owner)) {
+        match self.state.posix_locks.lock().entry((id, owner)) {
             Entry::Occupied(present) => Ok(Arc::clone(present.get())),
             Entry::Vacant(slot) => Ok(Arc::clone(slot.insert(lock_file))),
         }

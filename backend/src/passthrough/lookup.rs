@@ -20,7 +20,7 @@ impl Lookup for PassthroughFs {
     fn forget(&self, node: NodeId, count: u64) {
         // The root always stays, even if the guest forgets it.
         if node != NodeId::ROOT {
-            self.inodes.forget(node, count);
+            self.state.inodes.forget(node, count);
         }
     }
 
@@ -42,13 +42,13 @@ impl PassthroughFs {
     /// Looks up a name in an open directory.
     pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
         // If the budget is used up, inodes that the guest knows must still be found.
-        if self.lookup_predictor.predicts_new()
+        if self.state.lookup_predictor.predicts_new()
             && self.may_look_up_new()
             && let Ok(permit) = self.acquire_inode_permit()
         {
             let found = self.look_up_with(permit, parent, name);
             if found.is_err() {
-                self.lookup_predictor.record_failure();
+                self.state.lookup_predictor.record_failure();
             }
             return found;
         }
@@ -58,17 +58,19 @@ impl PassthroughFs {
                 mount,
                 ino: stat.stx_ino,
             };
-            let found = match self.inodes.look_up(identity, stat.stx_size) {
+            let found = match self.state.inodes.look_up(identity, stat.stx_size) {
                 Found::Same(id) => Some(id),
                 Found::NeedsVerification => {
                     let dir = parent.as_fd();
                     let fingerprint = self.share.fingerprint_at(mount, dir, name, &stat);
-                    self.inodes.verify(identity, stat.stx_size, &fingerprint)
+                    self.state
+                        .inodes
+                        .verify(identity, stat.stx_size, &fingerprint)
                 }
                 Found::New => None,
             };
             if let Some(id) = found {
-                self.lookup_predictor.record(IsNew::No);
+                self.state.lookup_predictor.record(IsNew::No);
                 return Ok(self.entry(id, parent.identity.mount, mount, &stat));
             }
         }
@@ -104,10 +106,14 @@ impl PassthroughFs {
         };
         let descriptor = Arc::new(Descriptor::new(file, permit));
         let fingerprint = || self.share.fingerprint(mount, descriptor.as_fd(), stat);
-        let (id, is_new) =
-            self.inodes
-                .insert(identity, file_type, stat.stx_size, &descriptor, fingerprint)?;
-        self.lookup_predictor.record(is_new);
+        let (id, is_new) = self.state.inodes.insert(
+            identity,
+            file_type,
+            stat.stx_size,
+            &descriptor,
+            fingerprint,
+        )?;
+        self.state.lookup_predictor.record(is_new);
         if mount != parent && is_new == IsNew::Yes && file_type == FileType::Directory {
             // A guest that does not know about this mount syncs it together with the share's root.
             if let Ok(mount) = self.node(id) {

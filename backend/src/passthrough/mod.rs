@@ -1,7 +1,21 @@
 //! The host directory as a FUSE file system.
 //!
 //! [`Share`] is the state that all guests share; [`PassthroughFs`] is one guest's file system on
-//! it.
+//! it: a `Share` and a `GuestState`. Each module depends only on those above it in this list:
+//!
+//! | modules | content |
+//! | --- | --- |
+//! | `options`, `file_type`, `errno`, `id_map` | what all others use |
+//! | `budget`, `slab` | counted descriptors; a table with unique keys |
+//! | `mount_handles`, `mounts`, `inode_ref` | mounts, identity of an inode, how to reopen it |
+//! | `inode`, `inode_shard`, `fd_cache`, `inode_table`, `inode_eviction` | a guest's inodes |
+//! | `credentials`, `cache_timeouts`, `share`, `reopen`, `eviction` | what all guests share |
+//! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
+//! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
+//! | `guest_state`, `fs` | all state of a guest; node ids, permits |
+//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open` | used by other operations |
+//! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
+//! | `read_write`, `fallocate_copy`, `xattr`, `locks` | operations |
 
 pub mod options;
 
@@ -18,6 +32,7 @@ mod fallocate_copy;
 mod fd_cache;
 mod file_type;
 mod fs;
+mod guest_state;
 mod id_map;
 mod inode;
 mod inode_eviction;

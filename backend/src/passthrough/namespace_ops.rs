@@ -100,8 +100,9 @@ impl Namespace for PassthroughFs {
         )?;
         // Not looked up by name, because the name may refer to another inode by now.
         let stat = file::stat(node.as_fd())?;
-        self.inodes.add_lookup(id)?;
-        self.inodes
+        self.state.inodes.add_lookup(id)?;
+        self.state
+            .inodes
             .with_known_size(id, |known| known.set(stat.stx_size));
         Ok(self.entry(id, parent.identity.mount, node.identity.mount, &stat))
     }

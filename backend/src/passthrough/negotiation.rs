@@ -11,14 +11,14 @@ use crate::sys::thread;
 
 impl SessionLifecycle for PassthroughFs {
     fn init(&self, offered: InitFlags) -> InitFlags {
-        self.free_all();
-        self.guest_arch.reset();
+        self.state.clear();
+        self.state.guest_arch.reset();
         self.negotiate(offered)
     }
 
     fn destroy(&self) {
-        self.free_all();
-        self.negotiated.clear();
+        self.state.clear();
+        self.state.negotiated.clear();
     }
 }
 
@@ -68,7 +68,7 @@ impl PassthroughFs {
                 );
             }
         }
-        self.negotiated.set(agreed);
+        self.state.negotiated.set(agreed);
         agreed
     }
 }

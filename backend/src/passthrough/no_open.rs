@@ -35,7 +35,7 @@ impl PassthroughFs {
     /// # Errors
     /// ENOSYS.
     pub(super) fn check_open_needed(&self) -> io::Result<()> {
-        match self.negotiated.has(NO_OPEN_FLAGS) {
+        match self.state.negotiated.has(NO_OPEN_FLAGS) {
             true => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
             false => Ok(()),
         }
@@ -46,10 +46,10 @@ impl PassthroughFs {
     /// # Errors
     /// EBADF for an unknown handle or a handle of another node; those of opening.
     pub(super) fn file_to_read(&self, handle: u64, id: NodeId) -> io::Result<Arc<OpenFile>> {
-        if handle == NO_OPEN_HANDLE && self.negotiated.has(NO_OPEN_FLAGS) {
+        if handle == NO_OPEN_HANDLE && self.state.negotiated.has(NO_OPEN_FLAGS) {
             return self.open_for_request(id).map(Arc::new);
         }
-        self.files.get(Handle::new(handle), id)
+        self.state.files.get(Handle::new(handle), id)
     }
 
     /// Caches the descriptor that [`PassthroughFs::file_to_read`] opened, for the next read.

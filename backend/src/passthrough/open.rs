@@ -99,14 +99,14 @@ impl Files for PassthroughFs {
 
     /// Closes a file or directory.
     fn release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
-        let file = self.files.remove(Handle::new(args.fh), id)?;
-        let close = || self.inodes.count_open(id, OpenChange::Closed);
+        let file = self.state.files.remove(Handle::new(args.fh), id)?;
+        let close = || self.state.inodes.count_open(id, OpenChange::Closed);
         if self.share.options.locks != Locks::Host {
             close();
             self.cache_fd(&file);
             return Ok(());
         }
-        self.posix_locks.release_with_last(id, close);
+        self.state.posix_locks.release_with_last(id, close);
         let flags = ReleaseFlags::from_bits_retain(args.release_flags);
         if flags.contains(ReleaseFlags::FLOCK_UNLOCK) {
             // Another thread may still use the file and keep its lock alive, so the lock is
@@ -124,9 +124,9 @@ impl Files for PassthroughFs {
     fn flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
         // Without OPEN there are no writes whose errors a close could report.
         self.check_open_needed()?;
-        let file = self.files.get(handle, id)?;
+        let file = self.state.files.get(handle, id)?;
         if self.share.options.locks == Locks::Host {
-            self.posix_locks.release(id, lock_owner);
+            self.state.posix_locks.release(id, lock_owner);
         }
         if file.close_reports_errors {
             return file::close_duplicate(file.as_fd());
@@ -143,7 +143,7 @@ impl Files for PassthroughFs {
         file_content::sync(file.as_fd(), data_only).inspect_err(|_| {
             // Cached descriptors still have to report this error. A file opened on the host from
             // now on would not report it any more.
-            self.inodes.fd_cache().clear();
+            self.state.inodes.fd_cache().clear();
         })
     }
 }
@@ -151,14 +151,14 @@ impl Files for PassthroughFs {
 impl PassthroughFs {
     /// Decodes a guest's open flags and removes those that the share does not allow.
     fn decode_flags(&self, raw: u32) -> io::Result<OpenFlags> {
-        let mut request = self.guest_arch.decode(raw)?;
+        let mut request = self.state.guest_arch.decode(raw)?;
         if request.changes() {
             self.check_writable()?;
         }
         if !self.share.options.allow_direct_io {
             request.direct = false;
         }
-        if self.negotiated.has(InitFlags::WRITEBACK_CACHE) && request.write {
+        if self.state.negotiated.has(InitFlags::WRITEBACK_CACHE) && request.write {
             // With writeback caching the guest reads pages that it writes partially.
             request.read = true;
         }
@@ -214,7 +214,7 @@ impl PassthroughFs {
         match open {
             Ok(open) => Ok((entry, open)),
             Err(error) => {
-                self.inodes.forget(id, 1);
+                self.state.inodes.forget(id, 1);
                 Err(error)
             }
         }
@@ -255,8 +255,8 @@ impl PassthroughFs {
         flags: FopenFlags,
     ) -> io::Result<OpenOut> {
         let node = file.node;
-        let handle = self.files.insert(file)?;
-        self.inodes.count_open(node, OpenChange::Opened);
+        let handle = self.state.files.insert(file)?;
+        self.state.inodes.count_open(node, OpenChange::Opened);
         Ok(OpenOut {
             fh: handle.get(),
             open_flags: flags.bits(),

@@ -34,7 +34,7 @@ impl PassthroughFs {
     ) -> io::Result<Arc<Descriptor>> {
         if request.is_read_only()
             && self.uses_fd_cache()
-            && let Some(cached) = self.inodes.fd_cache().take(node.id)
+            && let Some(cached) = self.state.inodes.fd_cache().take(node.id)
         {
             return Ok(cached);
         }
@@ -55,7 +55,7 @@ impl PassthroughFs {
     pub(super) fn cache_fd(&self, file: &OpenFile) {
         if file.cacheable && self.uses_fd_cache() {
             let descriptor = Arc::clone(file.descriptor());
-            self.inodes.fd_cache().insert(file.node, descriptor);
+            self.state.inodes.fd_cache().insert(file.node, descriptor);
         }
     }
 

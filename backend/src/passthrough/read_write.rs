@@ -67,14 +67,14 @@ impl FileData for PassthroughFs {
     /// Writes at most `args.size` bytes.
     fn write(&self, id: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {
         self.check_writable()?;
-        let file = self.files.get(Handle::new(args.fh), id)?;
+        let file = self.state.files.get(Handle::new(args.fh), id)?;
         let flags = WriteFlags::from_bits_retain(args.write_flags);
         let is_cached = flags.contains(WriteFlags::CACHE);
         // The guest's page cache writes at fixed offsets; only a program's own write appends. With
         // writeback caching only the guest knows the end of the file.
         let append = args.flags.cast_signed() & libc::O_APPEND != 0
             && !is_cached
-            && !self.negotiated.has(InitFlags::WRITEBACK_CACHE);
+            && !self.state.negotiated.has(InitFlags::WRITEBACK_CACHE);
         let rwf_flags = if append { libc::RWF_APPEND } else { 0 };
         let short_count = match is_cached || self.writes_asynchronously(args) {
             true => ShortCount::Misread,
@@ -89,7 +89,7 @@ impl FileData for PassthroughFs {
         // A failed write may have changed a part of the file without the guest knowing. A read that
         // finds this data ends beyond the known size, so it is continued.
         if let Ok(written) = written {
-            self.inodes.with_known_size(id, |known| match append {
+            self.state.inodes.with_known_size(id, |known| match append {
                 true => known.forget(),
                 false => known.grow(args.offset.saturating_add(written as u64)),
             });
@@ -163,15 +163,15 @@ impl PassthroughFs {
 
     /// Whether `offset` is the end of the file that the guest knows.
     fn guest_eof_is(&self, id: NodeId, offset: u64) -> bool {
-        let known = self.inodes.with_known_size(id, KnownSize::get);
+        let known = self.state.inodes.with_known_size(id, KnownSize::get);
         known.flatten() == Some(offset)
     }
 
     /// Whether the guest's kernel sends this write as a part of an asynchronous transfer: an
     /// `O_DIRECT` write on a file with a page cache.
     fn writes_asynchronously(&self, args: &WriteIn) -> bool {
-        self.negotiated.has(InitFlags::ASYNC_DIO)
-            && self.guest_arch.is_direct(args.flags)
+        self.state.negotiated.has(InitFlags::ASYNC_DIO)
+            && self.state.guest_arch.is_direct(args.flags)
             && !self.share.options.cache.bypasses_page_cache()
     }
 }

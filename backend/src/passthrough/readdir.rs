@@ -29,7 +29,7 @@ impl Directories for PassthroughFs {
 
     /// Opens a directory.
     fn opendir(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        self.guest_arch.detect(args.flags);
+        self.state.guest_arch.detect(args.flags);
         let node = self.directory(id)?;
         self.check_open_needed()?;
         let file = self.open_directory(&node)?;
@@ -47,14 +47,19 @@ impl Directories for PassthroughFs {
     fn readdir(&self, id: NodeId, args: &ReadIn, entries: &mut DirentWriter<'_>) -> io::Result<()> {
         let file = self.file_to_read(args.fh, id)?;
         let dir_stream = file.dir_stream.as_deref().ok_or_else(bad_handle)?;
-        dir_stream.list(file.as_fd(), &self.pending_listings, args.offset, |entry| {
-            let number = self.guest_ino(entry.ino, dir_stream.mount);
-            let name = entry.name.to_bytes();
-            match entries.push(number, entry.cookie, entry.kind.into(), name) {
-                Ok(()) => Emit::Done,
-                Err(_) => Emit::Full,
-            }
-        })
+        dir_stream.list(
+            file.as_fd(),
+            &self.state.pending_listings,
+            args.offset,
+            |entry| {
+                let number = self.guest_ino(entry.ino, dir_stream.mount);
+                let name = entry.name.to_bytes();
+                match entries.push(number, entry.cookie, entry.kind.into(), name) {
+                    Ok(()) => Emit::Done,
+                    Err(_) => Emit::Full,
+                }
+            },
+        )
     }
 
     /// Lists names and looks up each.
@@ -67,25 +72,30 @@ impl Directories for PassthroughFs {
         let file = self.file_to_read(args.fh, id)?;
         let dir_stream = file.dir_stream.as_deref().ok_or_else(bad_handle)?;
         let parent = self.directory(id)?;
-        dir_stream.list(file.as_fd(), &self.pending_listings, args.offset, |entry| {
-            let name = entry.name.to_bytes();
-            // Checked before the lookup, which would have to be undone.
-            if !entries.fits_plus(name.len()) {
-                return Emit::Full;
-            }
-            let found = self.look_up_listed(&parent, entry.name);
-            let number = match found.nodeid {
-                0 => self.guest_ino(entry.ino, dir_stream.mount),
-                _ => found.attr.ino,
-            };
-            match entries.push_plus(&found, number, entry.cookie, entry.kind.into(), name) {
-                Ok(()) => Emit::Done,
-                Err(_) => {
-                    self.inodes.forget(NodeId::new(found.nodeid), 1);
-                    Emit::Full
+        dir_stream.list(
+            file.as_fd(),
+            &self.state.pending_listings,
+            args.offset,
+            |entry| {
+                let name = entry.name.to_bytes();
+                // Checked before the lookup, which would have to be undone.
+                if !entries.fits_plus(name.len()) {
+                    return Emit::Full;
                 }
-            }
-        })
+                let found = self.look_up_listed(&parent, entry.name);
+                let number = match found.nodeid {
+                    0 => self.guest_ino(entry.ino, dir_stream.mount),
+                    _ => found.attr.ino,
+                };
+                match entries.push_plus(&found, number, entry.cookie, entry.kind.into(), name) {
+                    Ok(()) => Emit::Done,
+                    Err(_) => {
+                        self.state.inodes.forget(NodeId::new(found.nodeid), 1);
+                        Emit::Full
+                    }
+                }
+            },
+        )
     }
 }
 

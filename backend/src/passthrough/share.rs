@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use super::budget::{Budget, Descriptor, Permit};
+use super::cache_timeouts::CacheTimeouts;
 use super::errno::stale;
 use super::file_type::FileType;
 use super::id_map::IdMap;
@@ -50,6 +51,7 @@ pub struct Share {
     pub(super) proc_self_fd: OwnedFd,
     pub(super) options: Options,
     pub(super) abilities: Abilities,
+    pub(super) timeouts: CacheTimeouts,
     pub(super) id_map: IdMap,
     pub(super) mounts: Mounts,
     pub(super) budget: Arc<Budget>,
@@ -98,6 +100,7 @@ impl Share {
             },
             proc_self_fd,
             budget: Budget::new(options.fd_budget),
+            timeouts: CacheTimeouts::new(&options),
             options,
             abilities,
             id_map: IdMap,

@@ -44,9 +44,9 @@ impl Superblock for PassthroughFs {
         let directory = self.directory(id)?;
         let own = self.syncfs_directory(&directory)?;
         let mut result = file_content::sync_file_system(own.as_fd());
-        if !self.negotiated.has(InitFlags::SUBMOUNTS) {
+        if !self.state.negotiated.has(InitFlags::SUBMOUNTS) {
             let others: Vec<_> = {
-                let open = self.syncfs_directories.lock();
+                let open = self.state.syncfs_directories.lock();
                 let others = open
                     .iter()
                     .filter(|(mount, _)| **mount != directory.identity.mount);
@@ -64,6 +64,7 @@ impl PassthroughFs {
     /// Opens the share's root for SYNCFS before the guest first opens a file for writing.
     pub(super) fn prepare_syncfs(&self) {
         if self
+            .state
             .syncfs_directories
             .root_tried
             .swap(true, Ordering::Relaxed)
@@ -83,7 +84,7 @@ impl PassthroughFs {
 
     fn syncfs_directory(&self, directory: &Node) -> io::Result<Arc<Descriptor>> {
         let mount = directory.identity.mount;
-        if let Some(open) = self.syncfs_directories.get(mount) {
+        if let Some(open) = self.state.syncfs_directories.get(mount) {
             return Ok(open);
         }
         // The root's descriptor is not counted for the guest.
@@ -97,7 +98,7 @@ impl PassthroughFs {
             .share
             .open(|| file::reopen_through_proc(proc, directory.as_fd(), flags))?;
         let opened = Arc::new(Descriptor::new(fd, permit));
-        let mut open = self.syncfs_directories.lock();
+        let mut open = self.state.syncfs_directories.lock();
         Ok(Arc::clone(open.entry(mount).or_insert(opened)))
     }
 }

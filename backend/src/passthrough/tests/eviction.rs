@@ -411,10 +411,10 @@ fn inodes_that_cannot_be_found_again_count_as_the_guests_own() {
         }
     }
     assert!(refused > 0);
-    let pinned = guest.fs.inodes.account().pinned();
+    let pinned = guest.fs.state.inodes.account().pinned();
     assert!(pinned > 100, "{pinned} are known to be the guest's own");
     guest.fs.destroy();
-    assert_eq!(guest.fs.inodes.account().pinned(), 0);
+    assert_eq!(guest.fs.state.inodes.account().pinned(), 0);
     assert_eq!(guest.fs.share.held_descriptors(), 0);
     guest.find(ROOT, c"d");
 }

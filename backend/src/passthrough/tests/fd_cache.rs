@@ -28,7 +28,7 @@ fn open_and_close(guest: &Guest, node: NodeId, flags: i32, times: usize) {
 }
 
 fn descriptor(guest: &Guest, node: NodeId, handle: Handle) -> i32 {
-    let file = guest.fs.files.get(handle, node).expect("open");
+    let file = guest.fs.state.files.get(handle, node).expect("open");
     file.as_fd().as_raw_fd()
 }
 
@@ -169,7 +169,7 @@ fn with_stable_ctimes() -> Guest {
         fd_budget: 1000,
         ..Options::default()
     });
-    guest.fs.ctime_stability = CtimeStability {
+    guest.fs.state.ctime_stability = CtimeStability {
         min_age: Duration::ZERO,
         min_known_secs: 0,
     };
@@ -233,11 +233,11 @@ fn what_changed_or_became_known_a_moment_ago_is_read_again() {
         return;
     }
     let node = file(&guest, c"file");
-    guest.fs.ctime_stability = CtimeStability::default();
+    guest.fs.state.ctime_stability = CtimeStability::default();
     for _ in 0..3 {
         assert!(!keeps_cache(&guest, node), "changed just now");
     }
-    guest.fs.ctime_stability.min_age = Duration::ZERO;
+    guest.fs.state.ctime_stability.min_age = Duration::ZERO;
     for _ in 0..3 {
         assert!(!keeps_cache(&guest, node), "known since just now");
     }

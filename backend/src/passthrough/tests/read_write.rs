@@ -19,7 +19,7 @@ fn file(guest: &Guest, content: &[u8], flags: i32) -> (NodeId, Handle) {
 
 /// The status flags of a handle's descriptor on the host.
 fn status_flags(guest: &Guest, node: NodeId, handle: Handle) -> i32 {
-    let file = guest.fs.files.get(handle, node).expect("open");
+    let file = guest.fs.state.files.get(handle, node).expect("open");
     let flags = rustix::fs::fcntl_getfl(file.as_fd()).expect("flags");
     flags.bits().cast_signed()
 }
@@ -245,7 +245,7 @@ fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
         killpriv_v2: true,
         ..Options::default()
     });
-    assert!(guest.fs.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2));
+    assert!(guest.fs.state.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2));
     let (node, handle) = file(&guest, b"0123", libc::O_RDWR);
     std::fs::write(guest.path("source"), b"source").expect("written");
     let source = guest.find(ROOT, c"source");
@@ -364,6 +364,7 @@ fn flush_is_not_asked_for_where_nothing_depends_on_it() {
         let spared = FopenFlags::from_bits_retain(opened.open_flags).contains(FopenFlags::NOFLUSH);
         let reports = guest
             .fs
+            .state
             .files
             .get(handle, node)
             .expect("open")
@@ -418,7 +419,11 @@ fn the_known_size_follows_attributes_and_writes() {
     let guest = Guest::new();
     let (node, handle) = file(&guest, &[1; 100], libc::O_RDWR);
     let known = || {
-        let known = guest.fs.inodes.with_known_size(node, |known| known.get());
+        let known = guest
+            .fs
+            .state
+            .inodes
+            .with_known_size(node, |known| known.get());
         known.expect("the inode is known")
     };
     assert_eq!(known(), Some(100));
