@@ -1,4 +1,5 @@
-//! A guest that asks what the fuzzer wants, about nodes and handles that it was given.
+//! A guest that sends the requests that the fuzzer chooses, mostly on nodes and handles it
+//! received.
 
 use std::ffi::CStr;
 
@@ -8,16 +9,16 @@ use zerocopy::IntoBytes;
 
 use crate::input::Input;
 
-/// Names: good ones, some that exist, and bad ones.
+/// Names: valid ones, some of which exist, and invalid ones.
 const NAMES: [&CStr; 14] = [
     c"f", c"d", c"l", c"a", c"b", c"c", c"", c".", c"..", c"/", c"a/b", c"../secret", c"/etc/passwd",
     c"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn",
 ];
 
-/// Attributes' names.
+/// Names of extended attributes.
 const ATTRIBUTES: [&CStr; 4] = [c"user.a", c"user.", c"security.capability", c""];
 
-/// What the guest has been given.
+/// The nodes and handles that the guest has received.
 #[derive(Default)]
 pub struct Guest {
     nodes: Vec<u64>,
@@ -27,7 +28,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A well-formed INIT that offers everything.
+    /// A well-formed INIT that offers all flags.
     pub fn init(&mut self) -> Vec<u8> {
         self.encode(0, Operation::Init(offer(45)), &[])
     }
@@ -201,7 +202,7 @@ impl Guest {
         self.encode(node, operation, &[])
     }
 
-    /// Checks the reply's form and learns from it.
+    /// Checks the form of the reply and records its nodes and handles.
     pub fn reply(&mut self, request: &[u8], bytes: &[u8]) {
         let Some(header) = header_of(request) else {
             return;
@@ -291,7 +292,7 @@ impl Guest {
 
     fn setattr(&self, input: &mut Input<'_>) -> SetattrIn {
         SetattrIn {
-            // Owners are left: a file that belongs to nobody cannot be cleaned away by an ordinary user.
+            // Owners are left out: an ordinary user could not remove a file of another owner.
             valid: u32::from(input.u16()) & !(SetattrValid::UID | SetattrValid::GID).bits(),
             fh: self.handle(input),
             size: input.offset(),
@@ -328,7 +329,7 @@ impl Guest {
         self.encode(0, Operation::BatchForget(BatchForget::new(&nodes)), &[])
     }
 
-    /// A header, right or wrong, with any bytes behind it.
+    /// A header, valid or not, followed by any bytes.
     fn raw(&mut self, node: u64, input: &mut Input<'_>) -> Vec<u8> {
         self.unique += 2;
         let opcode = u32::from(input.byte() % 64);
@@ -371,7 +372,7 @@ fn header_of(request: &[u8]) -> Option<InHeader> {
     Some(header)
 }
 
-/// One that was given out, mostly; `first`, or any number.
+/// Mostly a number that the guest received; else `first` or any number.
 fn pick(known: &[u64], input: &mut Input<'_>, first: u64) -> u64 {
     match input.byte() {
         250..=255 => input.u64(),
@@ -390,7 +391,7 @@ fn attribute(input: &mut Input<'_>) -> &'static CStr {
     ATTRIBUTES[usize::from(input.byte()) % ATTRIBUTES.len()]
 }
 
-/// Any kind of file but those that are devices of the host.
+/// Any type of file except device nodes.
 fn mknod_mode(input: &mut Input<'_>) -> u32 {
     let kinds = [0o100_000, 0o010_000, 0o140_000, 0o120_000, 0o040_000, 0];
     kinds[usize::from(input.byte()) % kinds.len()] | u32::from(input.u16() & 0o7777)

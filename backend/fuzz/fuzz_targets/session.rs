@@ -1,14 +1,15 @@
-//! A whole session: the input is a sequence of requests to a guest's file system over a temporary directory.
+//! Fuzzes a whole session: the input is a sequence of requests to a guest's file system over a
+//! temporary directory.
 //!
-//! Each request is one byte that says what it is and more that fill its arguments. Nodes and handles are mostly those that
-//! earlier replies gave out, so that sequences get somewhere; some are made up, and some requests are raw bytes. After every
-//! request the reply must be whole and within its room; after every sequence nothing may be held any more, and nothing
-//! outside the share may have changed.
+//! One byte selects each request, and more bytes fill its arguments. Most nodes and handles come
+//! from earlier replies, so that sequences have an effect; some are made up, and some requests are
+//! raw bytes. Each reply must be complete and fit its room. After each sequence no descriptor may
+//! be held and nothing outside the share may have changed.
 #![no_main]
 
 mod input;
 mod requests;
-mod world;
+mod fixture;
 
 use gangplank_backend::device::request::Scratch;
 use gangplank_backend::session::{Served, Session};
@@ -17,19 +18,20 @@ use libfuzzer_sys::fuzz_target;
 
 use input::Input;
 use requests::Guest;
-use world::World;
+use fixture::Fixture;
 
-/// Bytes behind the room for a reply that must stay as they are.
+/// Number of bytes behind the reply's room that must stay unchanged.
 const BEHIND: usize = 64;
 
-/// What those bytes are.
+/// Value of these bytes.
 const UNTOUCHED: u8 = 0xa5;
 
-/// Requests in one sequence, at the most.
+/// Limit of requests per sequence.
 const MAX_REQUESTS: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {
-    // A thread that serves gets a working directory and umask of its own, and libFuzzer needs the ones it had.
+    // A serving thread gets its own working directory and umask; libFuzzer's thread must keep its
+    // own.
     std::thread::scope(|scope| {
         scope
             .spawn(|| sequence(bytes))
@@ -38,13 +40,13 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
-/// A session from its beginning to its end.
+/// Runs one session.
 fn sequence(bytes: &[u8]) {
-    let world = World::get();
+    let fixture = Fixture::get();
     let mut input = Input::new(bytes);
-    let session = Session::new(world.file_system());
+    let session = Session::new(fixture.file_system());
     let mut guest = Guest::default();
-    // Most sequences begin as they should; a few do not.
+    // A few sequences start without INIT.
     if input.byte() & 0xf != 0 {
         serve(&session, &guest.init(), 256, &mut guest);
     }
@@ -58,10 +60,11 @@ fn sequence(bytes: &[u8]) {
     }
     session.end();
     drop(session);
-    world.check_and_clean();
+    fixture.check_and_clean();
 }
 
-/// Serves one request and checks its reply. Every other one may not wait for a disk, and comes again if that is declined.
+/// Serves a request and checks its reply. Every other request may not block and is repeated if it
+/// is declined.
 fn serve(
     session: &Session<gangplank_backend::passthrough::PassthroughFs>,
     request: &[u8],
@@ -76,7 +79,7 @@ fn serve(
     }
 }
 
-/// The same; whether it was served.
+/// Serves a request and returns whether it was served.
 fn serve_as(
     session: &Session<gangplank_backend::passthrough::PassthroughFs>,
     request: &[u8],
@@ -88,17 +91,17 @@ fn serve_as(
     let mut writable = vec![UNTOUCHED; room + BEHIND];
     let mut scratch = Scratch::default();
     let (mut sent, mut asked) = (Segments::default(), Segments::default());
-    // Cut in two, as no guest's driver would.
+    // Split in two segments, unlike a guest's driver.
     let (head, tail) = readable.split_at_mut(request.len() / 3);
     assert!(sent.push_slice(head) && sent.push_slice(tail));
     assert!(asked.push_slice(&mut writable[..room]));
-    // SAFETY: both buffers live and stay where they are until the reader and the writer are gone.
+    // SAFETY: both buffers outlive the reader and the writer and do not move.
     let (mut reader, mut writer) = unsafe { (sent.reader(), asked.writer()) };
     let written = match session.serve(&mut reader, &mut writer, &mut scratch, may_block) {
         Served::Replied(written) => written,
         Served::Declined => return false,
         Served::Waits(lock) => {
-            // The same guest holds what it waits for: nobody but the end of the session ends this.
+            // The same guest holds the lock, so only the end of the session ends the wait.
             session.end();
             session.wait_for_lock(&lock, &mut writer)
         }

@@ -1,46 +1,26 @@
-//! The host's attributes as the guest gets them.
+//! GETATTR, STATX and SETATTR.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use gangplank_fuse::{
-    Attr, AttrOut, EntryOut, GetattrFlags, Handle, InitFlags, Kstatfs, NodeId, StatxIn, StatxOut,
-    SxTime,
+    AttrOut, GetattrFlags, Handle, NodeId, SetattrIn, SetattrValid, StatxIn, StatxOut,
 };
 
-use super::fs::PassthroughFs;
-use super::inodes::Kind;
-use super::options::Options;
-use super::places::{Identity, PlaceIndex};
-use crate::sys::file::{self, Statx, StatxTimestamp};
+use super::credentials::without_set_id;
+use super::errno::not_openable;
+use super::file_type::FileType;
+use super::fs::{Node, PassthroughFs};
+use crate::session::Caller;
+use crate::session::file_system::{Attributes, GuestGid, GuestUid};
+use crate::sys::file_attributes::{self, NewTime};
+use crate::sys::{file, file_content};
 
-/// How long the guest may rely on what it is told.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Validity {
-    /// Entries and attributes.
-    positive: (u64, u32),
-    /// Names that do not exist; `None` where that is not to be remembered.
-    negative: Option<(u64, u32)>,
-}
-
-impl Validity {
-    /// As the options say.
-    pub(super) fn new(options: &Options) -> Self {
-        let parts = |time: Duration| (time.as_secs(), time.subsec_nanos());
-        let negative = options.negative_timeout;
-        Self {
-            positive: parts(options.timeout()),
-            negative: (!negative.is_zero()).then(|| parts(negative)),
-        }
-    }
-}
-
-impl PassthroughFs {
-    /// Attributes, through the handle where the guest names one.
-    pub(super) fn do_getattr(&self, id: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
+impl Attributes for PassthroughFs {
+    /// Reads the attributes, through the open file if the guest names a handle.
+    fn getattr(&self, id: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
         if let Some(handle) = handle
-            && let Ok(open) = self.files.get(handle, id)
+            && let Ok(open) = self.state.files.get(handle, id)
         {
             return Ok(self.attr_out(id, &file::stat(open.as_fd())?));
         }
@@ -48,215 +28,111 @@ impl PassthroughFs {
         Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }
 
-    /// The attributes that the guest asks for, birth time included.
-    pub(super) fn do_statx(&self, id: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
-        // What decides how fresh the answer has to be; other flags are about names.
+    /// Reads the attributes that the guest asks for, including the birth time.
+    fn statx(&self, id: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
+        // The flags that say how fresh the attributes must be; other flags concern path lookup.
         const SYNC: u32 = (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC).cast_unsigned();
         let mask = args.sx_mask | libc::STATX_INO | libc::STATX_TYPE | file::MOUNT;
-        // A mask with this bit is for kernels to come, and refused by all that are.
+        // The kernel rejects a mask with this reserved bit.
         let mask = mask & !libc::STATX__RESERVED.cast_unsigned();
         let flags = GetattrFlags::from_bits_retain(args.getattr_flags);
         let open = flags
             .contains(GetattrFlags::FH)
-            .then(|| self.files.get(Handle::new(args.fh), id).ok())
+            .then(|| self.state.files.get(Handle::new(args.fh), id).ok())
             .flatten();
         let stat = match open {
             Some(open) => file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?,
             None => file::stat_with(self.node(id)?.as_fd(), mask, args.sx_flags & SYNC)?,
         };
-        if stat.stx_mask & libc::STATX_SIZE != 0 {
-            self.tell_size(id, &stat);
+        Ok(self.statx_out(id, &stat))
+    }
+
+    /// Changes the attributes in `args.valid` and returns the new attributes.
+    ///
+    /// The owner is changed first, because that clears set-user-ID and set-group-ID bits, which the
+    /// mode may set.
+    fn setattr(&self, _caller: Caller, id: NodeId, args: &SetattrIn) -> io::Result<AttrOut> {
+        self.check_writable()?;
+        let node = self.node(id)?;
+        let valid = SetattrValid::from_bits_retain(args.valid);
+        if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
+            let id_map = self.share.id_map;
+            let uid = valid
+                .contains(SetattrValid::UID)
+                .then(|| id_map.host_uid(GuestUid::new(args.uid)));
+            let gid = valid
+                .contains(SetattrValid::GID)
+                .then(|| id_map.host_gid(GuestGid::new(args.gid)));
+            file_attributes::change_owner(node.as_fd(), uid, gid)?;
         }
-        Ok(StatxOut {
-            attr_valid: self.validity.positive.0,
-            attr_valid_nsec: self.validity.positive.1,
-            stat: self.wire_statx(&stat),
-            ..StatxOut::default()
-        })
-    }
-
-    /// Figures of the file system that holds a node.
-    pub(super) fn do_statfs(&self, id: NodeId) -> io::Result<Kstatfs> {
-        let figures = file::file_system_figures(self.node(id)?.as_fd())?;
-        Ok(Kstatfs {
-            blocks: figures.f_blocks,
-            bfree: figures.f_bfree,
-            bavail: figures.f_bavail,
-            files: figures.f_files,
-            ffree: figures.f_ffree,
-            bsize: u32::try_from(figures.f_bsize).unwrap_or(4096),
-            namelen: u32::try_from(figures.f_namemax).unwrap_or(255),
-            frsize: u32::try_from(figures.f_frsize).unwrap_or(4096),
-            ..Kstatfs::default()
-        })
-    }
-
-    /// The reply to a look-up that found an inode.
-    pub(super) fn entry(
-        &self,
-        id: NodeId,
-        parent: PlaceIndex,
-        place: PlaceIndex,
-        stat: &Statx,
-    ) -> EntryOut {
-        let mut attr = self.attr(stat, place);
-        if place != parent
-            && self.session.has(InitFlags::SUBMOUNTS)
-            && Kind::from_mode(attr.mode) == Kind::Directory
-        {
-            attr.flags |= gangplank_fuse::AttrFlags::SUBMOUNT.bits();
+        if valid.contains(SetattrValid::MODE) {
+            if node.file_type == FileType::Symlink {
+                return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            }
+            file_attributes::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
         }
-        let (seconds, nanoseconds) = self.validity.positive;
-        EntryOut {
-            nodeid: id.get(),
-            // Node ids are never used again, so one generation is enough.
-            generation: 0,
-            entry_valid: seconds,
-            attr_valid: seconds,
-            entry_valid_nsec: nanoseconds,
-            attr_valid_nsec: nanoseconds,
-            attr,
+        if valid.contains(SetattrValid::SIZE) {
+            self.change_size(&node, valid, args)?;
         }
-    }
-
-    /// The reply to a look-up that found nothing.
-    pub(super) fn no_entry(&self) -> io::Result<EntryOut> {
-        let (seconds, nanoseconds) = self
-            .validity
-            .negative
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-        Ok(EntryOut {
-            entry_valid: seconds,
-            entry_valid_nsec: nanoseconds,
-            ..EntryOut::default()
-        })
-    }
-
-    /// Attributes of a node as a reply.
-    pub(super) fn attr_out(&self, id: NodeId, stat: &Statx) -> AttrOut {
-        self.tell_size(id, stat);
-        let place = self.share.places.find(stat, PlaceIndex::ROOT);
-        AttrOut {
-            attr_valid: self.validity.positive.0,
-            attr_valid_nsec: self.validity.positive.1,
-            dummy: 0,
-            attr: self.attr(stat, place.unwrap_or(PlaceIndex::ROOT)),
+        // The host sets ctime itself; a change of ctime alone is ignored.
+        if valid.intersects(
+            SetattrValid::ATIME
+                | SetattrValid::MTIME
+                | SetattrValid::ATIME_NOW
+                | SetattrValid::MTIME_NOW,
+        ) {
+            let accessed = new_time(
+                valid.contains(SetattrValid::ATIME),
+                valid.contains(SetattrValid::ATIME_NOW),
+                (args.atime, args.atimensec),
+            );
+            let modified = new_time(
+                valid.contains(SetattrValid::MTIME),
+                valid.contains(SetattrValid::MTIME_NOW),
+                (args.mtime, args.mtimensec),
+            );
+            file_attributes::set_times(node.as_fd(), accessed, modified)?;
         }
+        Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }
+}
 
-    /// Notes that the guest knows the size from now on.
-    fn tell_size(&self, id: NodeId, stat: &Statx) {
-        if Kind::from_mode(u32::from(stat.stx_mode)) == Kind::Regular {
-            self.inodes
-                .with_known_size(id, |known| known.set(stat.stx_size));
+impl PassthroughFs {
+    /// Sets the size through the guest's handle, or through a file opened for this call.
+    fn change_size(&self, node: &Node, valid: SetattrValid, args: &SetattrIn) -> io::Result<()> {
+        if i64::try_from(args.size).is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
-    }
-
-    /// The inode number that the guest sees.
-    pub(super) fn number(&self, ino: u64, place: PlaceIndex) -> u64 {
-        if self.session.has(InitFlags::SUBMOUNTS) {
-            return ino;
-        }
-        self.numbers.distinct(Identity { place, ino })
-    }
-
-    fn attr(&self, stat: &Statx, place: PlaceIndex) -> Attr {
-        let (atime, atimensec) = time(&stat.stx_atime);
-        let (mtime, mtimensec) = time(&stat.stx_mtime);
-        let (ctime, ctimensec) = time(&stat.stx_ctime);
-        Attr {
-            ino: self.number(stat.stx_ino, place),
-            size: stat.stx_size,
-            blocks: stat.stx_blocks,
-            atime,
-            mtime,
-            ctime,
-            atimensec,
-            mtimensec,
-            ctimensec,
-            mode: u32::from(stat.stx_mode),
-            nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            rdev: device(stat.stx_rdev_major, stat.stx_rdev_minor),
-            blksize: stat.stx_blksize,
-            flags: 0,
-        }
-    }
-
-    fn wire_statx(&self, stat: &Statx) -> gangplank_fuse::Statx {
-        let place = self.share.places.find(stat, PlaceIndex::ROOT);
-        let time = |time: &StatxTimestamp| SxTime {
-            tv_sec: time.tv_sec,
-            tv_nsec: time.tv_nsec,
-            ..SxTime::default()
+        let truncate = |file: BorrowedFd<'_>| {
+            if valid.contains(SetattrValid::KILL_SUIDGID) {
+                return without_set_id(|| file_content::truncate(file, args.size));
+            }
+            file_content::truncate(file, args.size)
         };
-        gangplank_fuse::Statx {
-            // The mount is the guest's own business.
-            mask: stat.stx_mask & !file::MOUNT,
-            blksize: stat.stx_blksize,
-            attributes: stat.stx_attributes.bits(),
-            nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            mode: stat.stx_mode,
-            ino: self.number(stat.stx_ino, place.unwrap_or(PlaceIndex::ROOT)),
-            size: stat.stx_size,
-            blocks: stat.stx_blocks,
-            attributes_mask: stat.stx_attributes_mask.bits(),
-            atime: time(&stat.stx_atime),
-            btime: time(&stat.stx_btime),
-            ctime: time(&stat.stx_ctime),
-            mtime: time(&stat.stx_mtime),
-            rdev_major: stat.stx_rdev_major,
-            rdev_minor: stat.stx_rdev_minor,
-            dev_major: stat.stx_dev_major,
-            dev_minor: stat.stx_dev_minor,
-            ..gangplank_fuse::Statx::default()
+        let open = valid
+            .contains(SetattrValid::FH)
+            .then(|| self.state.files.get(Handle::new(args.fh), node.id).ok())
+            .flatten();
+        if let Some(open) = open.filter(|open| open.writable) {
+            return truncate(open.as_fd());
         }
+        if node.file_type != FileType::Regular {
+            return Err(not_openable(node.file_type, true));
+        }
+        let _permit = self.share.acquire_permit()?;
+        let flags = libc::O_WRONLY | libc::O_NONBLOCK;
+        let proc = self.share.proc_self_fd();
+        let file = self
+            .share
+            .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
+        truncate(file.as_fd())
     }
 }
 
-/// Seconds go over the wire as they are in memory: negative ones, before 1970, come out right in the guest.
-fn time(time: &StatxTimestamp) -> (u64, u32) {
-    (time.tv_sec.cast_unsigned(), time.tv_nsec)
-}
-
-/// A device number as the kernel packs it into 32 bits (`new_encode_dev`, `linux/kdev_t.h`).
-pub(super) fn device(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)
-}
-
-/// Major and minor number of a packed device number.
-pub(super) fn device_parts(device: u32) -> (u32, u32) {
-    (
-        (device >> 8) & 0xfff,
-        (device & 0xff) | ((device >> 12) & 0xf_ff00),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_numbers_survive_packing() {
-        for (major, minor) in [(0, 0), (1, 3), (8, 255), (259, 256), (0xfff, 0xf_ffff)] {
-            assert_eq!(device_parts(device(major, minor)), (major, minor));
-        }
-        assert_eq!(device(1, 3), 0x103);
-        for raw in [0, u32::MAX, 0x1234_5678] {
-            let (major, minor) = device_parts(raw);
-            assert_eq!(device(major, minor), raw);
-        }
-    }
-
-    #[test]
-    fn times_before_1970_stay_negative() {
-        let mut stamp = file::stat(std::fs::File::open("/").expect("opened").as_fd())
-            .expect("attributes")
-            .stx_atime;
-        stamp.tv_sec = -1;
-        assert_eq!(time(&stamp).0.cast_signed(), -1);
+fn new_time(given: bool, now: bool, time: (u64, u32)) -> NewTime {
+    match (now, given) {
+        (true, _) => NewTime::Now,
+        (false, true) => NewTime::At(time.0.cast_signed(), time.1),
+        (false, false) => NewTime::Omit,
     }
 }

@@ -1,90 +1,92 @@
-//! How many descriptors the guests may hold, all together and each.
+//! The descriptor budget: how many descriptors each guest and all guests together may hold.
 //!
-//! Most can be taken from a guest when others need them. Those that cannot (of open files, of locks, of inodes that
-//! there is no way to find again) are fixed, and counted for each guest: it may have more of them as long as it has
-//! less than [`FIXED_TO_FREE`] times what all guests' fixed ones leave. So a guest that is alone gets most, guests that
-//! hold nothing take nothing from others, and however many are greedy, something is left for the next.
+//! Most descriptors can be evicted when another guest needs one. Descriptors of open files, of
+//! locks and of inodes that cannot be reopened are pinned. A guest may pin more descriptors while
+//! it has fewer than [`PINNED_TO_FREE`] times the number that all guests' pinned descriptors leave
+//! free. So a guest that is alone gets most of the budget, idle guests cost the others nothing, and
+//! a new guest always gets some.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// How many times what is free one guest's fixed descriptors may be: four fifths of all for one that is alone.
-const FIXED_TO_FREE: u64 = 4;
+/// Limit of a guest's pinned descriptors, as a multiple of the free ones. With 4, a guest that is
+/// alone can pin four fifths of the budget.
+const PINNED_TO_FREE: u64 = 4;
 
-/// The count of descriptors held for guests, and its limit.
+/// The number of descriptors held for guests, and its limit.
 #[derive(Debug)]
 pub(super) struct Budget {
     held: AtomicU64,
-    fixed: AtomicU64,
+    pinned: AtomicU64,
     limit: u64,
 }
 
-/// One guest's fixed descriptors.
+/// One guest's pinned descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    fixed: AtomicU64,
-    /// Those of them that hold inodes.
     pinned: AtomicU64,
+    /// The pinned descriptors that belong to inodes.
+    pinned_inodes: AtomicU64,
 }
 
-/// What a fixed descriptor is for.
+/// Why a descriptor is pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    /// An open file, or locks.
+pub(super) enum PinFor {
+    /// An open file or a lock.
     File,
     /// An inode.
     Inode,
 }
 
-/// The right to hold one descriptor; given back when dropped.
+/// The right to hold one descriptor. Dropping it returns it to the budget.
 #[derive(Debug)]
 pub(super) struct Permit {
     budget: Arc<Budget>,
-    fixed: OnceLock<(Arc<Account>, Use)>,
+    pinned: OnceLock<(Arc<Account>, PinFor)>,
 }
 
 impl Budget {
-    /// Nothing held; at least 1 can be.
+    /// Creates an unused budget of at least 1.
     pub(super) fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicU64::new(0),
-            fixed: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
             limit: limit.max(1),
         })
     }
 
-    /// Most descriptors that may be held.
+    /// Limit of descriptors.
     pub(super) fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Descriptors that are held.
+    /// Number of descriptors held.
     pub(super) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether a guest may have one more fixed descriptor.
-    pub(super) fn has_share_left(&self, account: &Account) -> bool {
-        self.allows(account.fixed())
+    /// Whether a guest may pin one more open file.
+    pub(super) fn may_pin_file(&self, account: &Account) -> bool {
+        self.allows(account.pinned())
     }
 
-    /// Whether a guest may have one more inode that may turn out to be fixed; its open files do not matter.
-    pub(super) fn may_pin(&self, account: &Account) -> bool {
-        let pinned = account.pinned.load(Ordering::Relaxed);
-        pinned == 0 || self.allows(pinned)
+    /// Whether a guest may hold one more inode that may turn out to be pinned. Its open files do
+    /// not count.
+    pub(super) fn may_pin_inode(&self, account: &Account) -> bool {
+        let pinned_inodes = account.pinned_inodes.load(Ordering::Relaxed);
+        pinned_inodes == 0 || self.allows(pinned_inodes)
     }
 
-    fn allows(&self, fixed: u64) -> bool {
+    fn allows(&self, pinned: u64) -> bool {
         let free = self
             .limit
-            .saturating_sub(self.fixed.load(Ordering::Relaxed));
-        fixed < free.saturating_mul(FIXED_TO_FREE)
+            .saturating_sub(self.pinned.load(Ordering::Relaxed));
+        pinned < free.saturating_mul(PINNED_TO_FREE)
     }
 
-    /// A permit, or `None` where the limit is reached.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Permit> {
+    /// Acquires a permit; `None` if the limit is reached.
+    pub(super) fn acquire(self: &Arc<Self>) -> Option<Permit> {
         let taken = self
             .held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
@@ -92,51 +94,51 @@ impl Budget {
             });
         taken.is_ok().then(|| Permit {
             budget: Arc::clone(self),
-            fixed: OnceLock::new(),
+            pinned: OnceLock::new(),
         })
     }
 }
 
 impl Account {
-    /// Descriptors that cannot be taken from the guest.
-    pub(super) fn fixed(&self) -> u64 {
-        self.fixed.load(Ordering::Relaxed)
+    /// Number of the guest's pinned descriptors.
+    pub(super) fn pinned(&self) -> u64 {
+        self.pinned.load(Ordering::Relaxed)
     }
 }
 
 impl Permit {
-    /// The right to hold one that is not counted.
+    /// A permit that does not count against any budget.
     pub(super) fn uncounted() -> Self {
         Self {
             budget: Arc::new(Budget {
                 held: AtomicU64::new(1),
-                fixed: AtomicU64::new(0),
+                pinned: AtomicU64::new(0),
                 limit: 1,
             }),
-            fixed: OnceLock::new(),
+            pinned: OnceLock::new(),
         }
     }
 
-    /// Counts it as fixed from now on.
-    pub(super) fn fix(&self, account: &Arc<Account>, purpose: Use) {
-        if self.fixed.set((Arc::clone(account), purpose)).is_err() {
+    /// Counts the descriptor as pinned from now on.
+    pub(super) fn pin(&self, account: &Arc<Account>, reason: PinFor) {
+        if self.pinned.set((Arc::clone(account), reason)).is_err() {
             return;
         }
-        self.budget.fixed.fetch_add(1, Ordering::Relaxed);
-        account.fixed.fetch_add(1, Ordering::Relaxed);
-        if purpose == Use::Inode {
-            account.pinned.fetch_add(1, Ordering::Relaxed);
+        self.budget.pinned.fetch_add(1, Ordering::Relaxed);
+        account.pinned.fetch_add(1, Ordering::Relaxed);
+        if reason == PinFor::Inode {
+            account.pinned_inodes.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((account, purpose)) = self.fixed.get() {
-            self.budget.fixed.fetch_sub(1, Ordering::Relaxed);
-            account.fixed.fetch_sub(1, Ordering::Relaxed);
-            if *purpose == Use::Inode {
-                account.pinned.fetch_sub(1, Ordering::Relaxed);
+        if let Some((account, reason)) = self.pinned.get() {
+            self.budget.pinned.fetch_sub(1, Ordering::Relaxed);
+            account.pinned.fetch_sub(1, Ordering::Relaxed);
+            if *reason == PinFor::Inode {
+                account.pinned_inodes.fetch_sub(1, Ordering::Relaxed);
             }
         }
         self.budget.held.fetch_sub(1, Ordering::Relaxed);
@@ -151,19 +153,19 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// The descriptor, counted.
+    /// Combines a descriptor with its permit.
     pub(super) fn new(fd: OwnedFd, permit: Permit) -> Self {
         Self { fd, permit }
     }
 
-    /// Counts it as one that cannot be taken from the guest.
+    /// Counts the descriptor as pinned because its inode cannot be reopened.
     pub(super) fn pin(&self, account: &Arc<Account>) {
-        self.permit.fix(account, Use::Inode);
+        self.permit.pin(account, PinFor::Inode);
     }
 
-    /// Whether it cannot be taken from the guest.
-    pub(super) fn is_fixed(&self) -> bool {
-        self.permit.fixed.get().is_some()
+    /// Whether the descriptor is pinned.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.permit.pinned.get().is_some()
     }
 }
 
@@ -173,21 +175,16 @@ impl AsFd for Descriptor {
     }
 }
 
-/// What a guest gets where there is no descriptor to be had.
-pub(super) fn exhausted() -> io::Error {
-    io::Error::from_raw_os_error(libc::ENFILE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes fixed permits for a guest until it is refused.
+    /// Acquires pinned permits for a guest until the budget denies one.
     fn take_all(budget: &Arc<Budget>, account: &Arc<Account>) -> Vec<Permit> {
         let mut taken = Vec::new();
-        while budget.has_share_left(account) {
-            let permit = budget.take().expect("less than the limit");
-            permit.fix(account, Use::File);
+        while budget.may_pin_file(account) {
+            let permit = budget.acquire().expect("less than the limit");
+            permit.pin(account, PinFor::File);
             taken.push(permit);
         }
         taken
@@ -202,12 +199,12 @@ mod tests {
         let second = take_all(&budget, &accounts[1]);
         assert_eq!(second.len(), 160);
         assert_eq!(take_all(&budget, &accounts[2]).len(), 32);
-        // What another gives back is for the one that has less.
+        // The second guest has pinned less, so it may use the returned permits.
         drop(first);
-        assert_eq!(accounts[0].fixed(), 0);
-        assert!(budget.has_share_left(&accounts[1]));
+        assert_eq!(accounts[0].pinned(), 0);
+        assert!(budget.may_pin_file(&accounts[1]));
         drop(second);
-        assert_eq!(budget.fixed.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.pinned.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -215,27 +212,27 @@ mod tests {
         let budget = Budget::new(10);
         let account = Arc::new(Account::default());
         let files = take_all(&budget, &account);
-        assert!(budget.may_pin(&account));
+        assert!(budget.may_pin_inode(&account));
         drop(files);
-        let inodes: Vec<_> = (0..8).filter_map(|_| budget.take()).collect();
+        let inodes: Vec<_> = (0..8).filter_map(|_| budget.acquire()).collect();
         inodes
             .iter()
-            .for_each(|permit| permit.fix(&account, Use::Inode));
-        assert!(!budget.may_pin(&account) && !budget.has_share_left(&account));
-        assert!(budget.may_pin(&Account::default()));
+            .for_each(|permit| permit.pin(&account, PinFor::Inode));
+        assert!(!budget.may_pin_inode(&account) && !budget.may_pin_file(&account));
+        assert!(budget.may_pin_inode(&Account::default()));
         drop(inodes);
-        assert!(budget.may_pin(&account));
+        assert!(budget.may_pin_inode(&account));
     }
 
     #[test]
     fn the_limit_holds_and_permits_come_back() {
         let budget = Budget::new(2);
-        let first = budget.take().expect("one of two");
-        let second = budget.take().expect("two of two");
-        assert!(budget.take().is_none());
+        let first = budget.acquire().expect("one of two");
+        let second = budget.acquire().expect("two of two");
+        assert!(budget.acquire().is_none());
         drop(first);
         assert_eq!(budget.held(), 1);
-        let _third = budget.take().expect("given back");
+        let _third = budget.acquire().expect("given back");
         drop(second);
         assert_eq!(budget.held(), 1);
     }

@@ -1,29 +1,35 @@
-//! Creating objects as the guest's process would: owner, group, umask.
+//! Creating objects with the owner, group and umask of the guest's process.
 
 use std::io;
 
 use gangplank_service::rate_limited;
 
+use super::id_map::IdMap;
 use crate::session::Creator;
+use crate::session::file_system::GuestGid;
+use crate::sys::ids::{HostGid, HostUid};
 use crate::sys::thread::{self, Capability, MAX_GROUPS};
 
-/// What of a caller's credentials can and must be taken on.
+/// Which of a caller's credentials the daemon assumes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Impersonation {
-    /// The process may change its threads' credentials.
-    pub(super) identity: bool,
-    /// The umask is ours to apply (`FUSE_DONT_MASK`).
-    pub(super) umask: bool,
+    /// Converts the caller's ids.
+    pub(super) id_map: IdMap,
+    /// Change the thread's user and group ids.
+    pub(super) change_ids: bool,
+    /// Apply the caller's umask (`FUSE_DONT_MASK`).
+    pub(super) apply_umask: bool,
 }
 
 impl Impersonation {
-    /// Calls `create` with the mode to create with, as the caller as far as that is possible.
+    /// Calls `create` with the mode to use, under the caller's credentials where possible.
     ///
-    /// The guest's kernel has checked permissions, with all of the caller's groups, of which the host knows but one.
-    /// So where the host refuses permission, the call is made once more without permission bits in the way.
+    /// The guest's kernel has checked permissions with all of the caller's groups; the host knows
+    /// at most one supplementary group. So if the host answers EACCES, `create` is called again
+    /// with `CAP_DAC_OVERRIDE`.
     ///
     /// # Errors
-    /// Those of `create`; EINVAL for an id that does not exist on the host.
+    /// Those of `create`; EINVAL for an invalid id.
     pub(super) fn create<T>(
         self,
         creator: &Creator<'_>,
@@ -31,12 +37,12 @@ impl Impersonation {
         mut create: impl FnMut(u32) -> io::Result<T>,
     ) -> io::Result<T> {
         let mode = self.prepare_mode(creator.umask, mode);
-        let Some(guard) = self.take_on(creator)? else {
+        let Some(guard) = self.assume(creator)? else {
             return create(mode);
         };
         match create(mode) {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) && guard.uid.is_some() => {
-                match thread::set_capability(Capability::OverridePermissions, true) {
+                match thread::set_capability(Capability::DacOverride, true) {
                     Ok(_) => create(mode),
                     Err(_) => Err(error),
                 }
@@ -45,60 +51,60 @@ impl Impersonation {
         }
     }
 
-    /// Sets the umask; where a thread cannot have its own, applies it to the mode.
+    /// Sets the thread's umask. If the thread cannot have its own, applies the umask to the mode.
     fn prepare_mode(self, umask: u32, mode: u32) -> u32 {
-        let umask = if self.umask { umask } else { 0 };
+        let umask = if self.apply_umask { umask } else { 0 };
         match thread::set_umask(umask) {
             Ok(()) => mode,
             Err(_) => mode & !(umask & 0o777),
         }
     }
 
-    /// Takes on group and user; `None` where nothing had to change.
-    fn take_on(self, creator: &Creator<'_>) -> io::Result<Option<Guard>> {
-        if !self.identity {
+    /// Assumes the caller's group and user; `None` if nothing had to change.
+    fn assume(self, creator: &Creator<'_>) -> io::Result<Option<RestoreGuard>> {
+        if !self.change_ids {
             return Ok(None);
         }
-        let (uid, gid) = thread::own_ids();
-        let caller = creator.caller;
-        let mut guard = Guard::default();
-        if caller.uid != uid
-            && caller.uid != 0
-            && let Some(groups) = creator.groups
-        {
-            let mut list = [0; MAX_GROUPS];
+        let (own_uid, own_gid) = thread::initial_ids();
+        let uid = self.id_map.host_uid(creator.caller.uid);
+        let gid = self.id_map.host_gid(creator.caller.gid);
+        let changes_uid = uid != own_uid && uid != HostUid::ROOT;
+        let mut guard = RestoreGuard::default();
+        if changes_uid && let Some(groups) = creator.groups {
+            let mut list = [HostGid::ROOT; MAX_GROUPS];
             let mut count = 0;
             for (slot, group) in list.iter_mut().zip(groups.iter()) {
-                *slot = group;
+                *slot = self.id_map.host_gid(GuestGid::new(group));
                 count += 1;
             }
-            // Without them the object is still made, by the second attempt, if not always with the parent's group.
+            // If this fails, the second attempt still creates the object, perhaps without the
+            // parent's group.
             guard.groups = list
                 .get(..count)
                 .is_some_and(|list| !list.is_empty() && thread::set_groups(list).is_ok());
         }
-        // The group first: without user id 0 the right to change it is gone.
-        if caller.gid != gid && caller.gid != 0 {
-            thread::set_effective_gid(caller.gid)?;
-            guard.gid = Some(gid);
+        // The group comes first, because the thread may not change it once its user id is not 0.
+        if gid != own_gid && gid != HostGid::ROOT {
+            thread::set_effective_gid(gid)?;
+            guard.gid = Some(own_gid);
         }
-        if caller.uid != uid && caller.uid != 0 {
-            thread::set_effective_uid(caller.uid)?;
-            guard.uid = Some(uid);
+        if changes_uid {
+            thread::set_effective_uid(uid)?;
+            guard.uid = Some(own_uid);
         }
         Ok((guard.uid.is_some() || guard.gid.is_some() || guard.groups).then_some(guard))
     }
 }
 
-/// Gives the thread its own credentials back.
+/// Restores the thread's own credentials when dropped.
 #[derive(Debug, Default)]
-struct Guard {
-    uid: Option<u32>,
-    gid: Option<u32>,
+struct RestoreGuard {
+    uid: Option<HostUid>,
+    gid: Option<HostGid>,
     groups: bool,
 }
 
-impl Drop for Guard {
+impl Drop for RestoreGuard {
     fn drop(&mut self) {
         let mut results = [Ok(()), Ok(()), Ok(())];
         if let Some(uid) = self.uid {
@@ -111,28 +117,30 @@ impl Drop for Guard {
             results[2] = thread::set_groups(&[]);
         }
         for error in results.into_iter().filter_map(Result::err) {
-            // Going back to one's own ids is always allowed; should it fail, what follows fails safely, as a user
-            // with fewer rights.
+            // A thread may always return to its own ids. If this fails, later requests fail safely,
+            // because they run with fewer rights.
             rate_limited!(
                 error,
-                "a worker cannot take its own credentials back: {error}"
+                "cannot restore a thread's own user and group ids: {error}; later requests of this \
+                 thread may fail"
             );
         }
     }
 }
 
-/// Calls `change` so that the host takes set-user-ID and set-group-ID bits away as for an ordinary user.
+/// Calls `change` so that the host clears set-user-ID and set-group-ID bits as for an ordinary
+/// user.
 ///
 /// # Errors
 /// Those of `change`.
 pub(super) fn without_set_id<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let Ok(before) = thread::set_capability(Capability::KeepSetId, false) else {
-        // Without capabilities of its own the process cannot keep the bits anyway.
+    let Ok(before) = thread::set_capability(Capability::Fsetid, false) else {
+        // Without CAP_FSETID the kernel clears the bits anyway.
         return change();
     };
     let result = change();
-    if before && let Err(error) = thread::set_capability(Capability::KeepSetId, true) {
-        rate_limited!(error, "a worker cannot take back CAP_FSETID: {error}");
+    if before && let Err(error) = thread::set_capability(Capability::Fsetid, true) {
+        rate_limited!(error, "cannot restore CAP_FSETID for a thread: {error}");
     }
     result
 }

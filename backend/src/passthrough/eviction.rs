@@ -1,7 +1,8 @@
-//! Making do with the descriptors there are.
+//! Evicting descriptors when they run short.
 //!
-//! When the guests' budget is used up, or the process or the system has no descriptor left, inodes that were not used
-//! lately give up theirs, those of the guest that holds most first.
+//! This happens when the guests' budget is used up or when the process or the system has no
+//! descriptor left. The inodes that were not used recently are evicted first, from the guest that
+//! holds the most descriptors.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,23 +11,27 @@ use std::time::{Duration, Instant};
 
 use gangplank_service::rate_limited;
 
-use super::budget::{Permit, exhausted};
-use super::inodes::{Inodes, SHARDS};
+use super::budget::Permit;
+use super::errno::descriptors_exhausted;
+use super::inode_ref::InodeRef;
+use super::inode_shard::SHARDS;
+use super::inode_table::InodeTable;
 use super::options::InodeFileHandles;
-use super::recall::{NoRecall, Recall};
+use super::reopen::NotReopenable;
 use super::share::Share;
 use crate::sys::file;
 
-/// Descriptors given up at a time, so that the search for them is not repeated for every single one.
+/// Number of descriptors to evict at a time, so that not every request scans the tables.
 const EVICTION_BATCH: u64 = 256;
 
-/// Shards looked at in one search: each twice, since the first visit only takes away the sign of recent use.
+/// Number of shards to scan in one attempt: each twice, because the first scan only clears the
+/// `used` flags.
 const EVICTION_VISITS: usize = 2 * SHARDS + 1;
 
-/// How long nothing is sought after nothing was found.
-const BARREN: Duration = Duration::from_millis(20);
+/// Pause after an attempt that evicted nothing.
+const EVICTION_BACKOFF: Duration = Duration::from_millis(20);
 
-/// Whether an inode must have a name to be given up.
+/// Whether only inodes with a name may be evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
     Required,
@@ -34,8 +39,8 @@ enum Names {
 }
 
 impl Share {
-    /// Whether inodes may give up their descriptors.
-    pub(super) fn may_recall(&self) -> bool {
+    /// Whether descriptors of inodes may be evicted.
+    pub(super) fn may_evict(&self) -> bool {
         match self.options.inode_file_handles {
             InodeFileHandles::Never => false,
             InodeFileHandles::Prefer => true,
@@ -43,79 +48,84 @@ impl Share {
         }
     }
 
-    /// The right to open one more descriptor for a guest, if need be by taking one from an inode that was not
-    /// used lately.
+    /// Acquires the right to open one descriptor for a guest; evicts others if necessary.
     ///
     /// # Errors
-    /// ENFILE where none can be had.
-    pub(super) fn permit(&self) -> io::Result<Permit> {
-        if let Some(permit) = self.budget.take() {
+    /// ENFILE if no descriptor can be freed.
+    pub(super) fn acquire_permit(&self) -> io::Result<Permit> {
+        if let Some(permit) = self.budget.acquire() {
             return Ok(permit);
         }
-        self.make_room();
-        self.budget.take().ok_or_else(|| {
+        self.free_descriptors();
+        self.budget.acquire().ok_or_else(|| {
             let limit = self.budget.limit();
             rate_limited!(
                 error,
-                "guests hold {limit} descriptors, the limit that --rlimit-nofile sets, and none can be given up: \
-                 guests get ENFILE"
+                "all {limit} descriptors for guests are in use and none can be evicted, so guests \
+                 get ENFILE; raise --rlimit-nofile"
             );
-            exhausted()
+            descriptors_exhausted()
         })
     }
 
-    /// Calls `open`, and once more with fewer descriptors held where the process or the system has no more: others than
-    /// the guests' files need them too.
+    /// Calls `open`. If the process or the system has no descriptor left, frees some and calls
+    /// `open` once more; descriptors outside the budget can use up the limit too.
     ///
     /// # Errors
-    /// Those of `open`; ENFILE where the second attempt fails like the first.
+    /// Those of `open`; ENFILE if no descriptor is left for the second call either.
     pub(super) fn open<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match open() {
             Err(error) if out_of_descriptors(&error) => {
-                self.make_room();
+                self.free_descriptors();
                 open().map_err(|error| {
                     if !out_of_descriptors(&error) {
                         return error;
                     }
-                    rate_limited!(error, "no descriptor is left for guests' files: {error}");
-                    exhausted()
+                    rate_limited!(
+                        error,
+                        "cannot open a file for a guest: {error}; raise --rlimit-nofile or the \
+                         system's limit (fs.file-max)"
+                    );
+                    descriptors_exhausted()
                 })
             }
             result => result,
         }
     }
 
-    /// Closes what guests have closed, or else has inodes give up descriptors, unless that was tried in vain a moment ago: a
-    /// guest that asks for more and more must not make the daemon search all the time.
-    fn make_room(&self) {
+    /// Closes cached descriptors, or evicts inodes if there are none. Evicts nothing within
+    /// [`EVICTION_BACKOFF`] of a failed attempt, because a guest must not be able to make the
+    /// daemon scan all the time.
+    fn free_descriptors(&self) {
         let guests = self.registered();
         if guests
             .iter()
-            .map(|guest| guest.closed().close_all())
+            .map(|guest| guest.fd_cache().clear())
             .sum::<usize>()
             > 0
         {
             return;
         }
-        let recently = |last: &Instant| last.elapsed() < BARREN;
-        let last_vain = || {
-            let last = self.last_vain_search.lock();
+        let recently = |last: &Instant| last.elapsed() < EVICTION_BACKOFF;
+        let last_failed = || {
+            let last = self.last_failed_eviction.lock();
             last.unwrap_or_else(PoisonError::into_inner)
         };
-        if !self.may_recall() || last_vain().as_ref().is_some_and(recently) {
+        if !self.may_evict() || last_failed().as_ref().is_some_and(recently) {
             return;
         }
-        let freed = self.give_up_descriptors();
-        *last_vain() = (freed == 0).then(Instant::now);
+        let freed = self.evict_descriptors();
+        *last_failed() = (freed == 0).then(Instant::now);
     }
 
-    /// Has inodes give up descriptors, of the guest that holds most first, and returns how many.
-    fn give_up_descriptors(&self) -> u64 {
-        let mut guests: Vec<Arc<Inodes>> = self.registered();
+    /// Evicts inodes, first from the guest that holds the most descriptors, and returns how many.
+    fn evict_descriptors(&self) -> u64 {
+        let mut guests: Vec<Arc<InodeTable>> = self.registered();
         guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
         let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
         let mut freed = 0;
-        // An inode without a name, and not open, lives by its descriptor alone. Those go last, and are stale from then on.
+        // An inode without a name that is not open either exists only through its descriptor. Such
+        // inodes are evicted last and give ESTALE afterwards.
         for names in [Names::Required, Names::Optional] {
             for guest in &guests {
                 for _ in 0..EVICTION_VISITS {
@@ -132,30 +142,34 @@ impl Share {
         freed
     }
 
-    /// Has one shard of a guest's table give up to `wanted` descriptors; returns how many it gave up.
-    fn evict(&self, guest: &Inodes, wanted: u64, names: Names) -> u64 {
+    /// Evicts up to `wanted` descriptors of one shard of a guest's table and returns how many.
+    fn evict(&self, guest: &InodeTable, wanted: u64, names: Names) -> u64 {
         let mut freed = 0;
-        for candidate in guest.candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
+        for candidate in guest.eviction_candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
             let file = candidate.descriptor.as_fd();
             let has_name = file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0);
             if names == Names::Required && !has_name {
                 continue;
             }
-            let recall = if candidate.has_recall {
+            let inode_ref = if candidate.has_stable_ref {
                 None
             } else {
-                match self.recall(candidate.identity, file, candidate.kind.can_be_opened()) {
-                    Ok(recall) => Some(recall),
-                    Err(_) if !has_name => Some(Recall::Gone),
-                    Err(NoRecall::Now) => continue,
-                    Err(NoRecall::Ever) => {
-                        // Not tried again for each call from now on, and counted as the guest's own.
+                match self.inode_ref(
+                    candidate.identity,
+                    file,
+                    candidate.file_type.can_be_opened(),
+                ) {
+                    Ok(inode_ref) => Some(inode_ref),
+                    Err(_) if !has_name => Some(InodeRef::Unlinked),
+                    Err(NotReopenable::Temporarily) => continue,
+                    Err(NotReopenable::Permanently) => {
+                        // Pinned, so that later scans skip it and the guest's account counts it.
                         candidate.descriptor.pin(guest.account());
                         continue;
                     }
                 }
             };
-            if guest.release(candidate, recall) {
+            if guest.evict(candidate, inode_ref) {
                 freed += 1;
             }
         }

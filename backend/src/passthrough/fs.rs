@@ -1,56 +1,33 @@
-//! One guest's view of the share: the nodes, handles and locks it holds, and the calls it makes.
+//! One guest's file system on the share: resolving node ids, acquiring permits.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use gangplank_fuse::dir::DirentWriter;
-use gangplank_fuse::{
-    AttrOut, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, Handle, InitFlags,
-    Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SetattrIn, SetxattrIn,
-    StatxIn, StatxOut, WriteIn,
-};
+use gangplank_fuse::{InitFlags, NodeId};
 use gangplank_service::rate_limited;
 
-use super::attributes::Validity;
-use super::budget::{Descriptor, Permit, Use, exhausted};
-use super::content::Settled;
-use super::directory::ListingBuffers;
-use super::inodes::{Access, Inodes, Kind};
-use super::locks::RangeLocks;
-use super::lookup::Expectation;
-use super::negotiation::Session;
-use super::numbers::Numbers;
-use super::open_files::OpenFiles;
-use super::open_flags::GuestNumbering;
-use super::places::Identity;
+use super::budget::{Descriptor, Permit, PinFor};
+use super::credentials::Impersonation;
+use super::errno::descriptors_exhausted;
+use super::file_type::FileType;
+use super::guest_state::GuestState;
+use super::inode_ref::InodeRef;
+use super::inode_table::Access;
+use super::mounts::Identity;
 use super::share::Share;
-use super::syncfs::SyncDirectories;
-use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
-use crate::sys::buffers::{Reader, Writer};
 
-/// One guest's file system: everything that guest holds, which goes when this is dropped.
+/// One guest's file system. Dropping it frees everything the guest holds.
 #[derive(Debug)]
 pub struct PassthroughFs {
     pub(super) share: Arc<Share>,
-    pub(super) session: Session,
-    pub(super) inodes: Arc<Inodes>,
-    pub(super) files: OpenFiles,
-    pub(super) listing_buffers: ListingBuffers,
-    pub(super) range_locks: RangeLocks,
-    pub(super) numbers: Numbers,
-    pub(super) numbering: GuestNumbering,
-    pub(super) validity: Validity,
-    pub(super) expectation: Expectation,
-    pub(super) settled: Settled,
-    pub(super) sync_directories: SyncDirectories,
+    pub(super) state: GuestState,
 }
 
 /// An inode in use by a request, with the descriptor that reaches it.
 pub(super) struct Node {
     pub(super) id: NodeId,
-    pub(super) kind: Kind,
+    pub(super) file_type: FileType,
     pub(super) identity: Identity,
     descriptor: Arc<Descriptor>,
 }
@@ -62,134 +39,144 @@ impl AsFd for Node {
 }
 
 impl PassthroughFs {
-    /// A guest's file system, with nothing held yet.
+    /// Creates a guest's file system that holds nothing yet.
     #[must_use]
     pub fn new(share: Arc<Share>) -> Self {
-        let inodes = Arc::new(Inodes::default());
-        share.register(&inodes);
-        Self {
-            session: Session::default(),
-            inodes,
-            files: OpenFiles::default(),
-            listing_buffers: ListingBuffers::default(),
-            range_locks: RangeLocks::default(),
-            numbers: Numbers::default(),
-            numbering: GuestNumbering::new(share.options.guest_arch),
-            validity: Validity::new(&share.options),
-            expectation: Expectation::default(),
-            settled: Settled::default(),
-            sync_directories: SyncDirectories::default(),
-            share,
-        }
+        let state = GuestState::new(&share.options);
+        share.register(&state.inodes);
+        Self { share, state }
     }
 
-    /// Number of inodes that the guest holds, the root not counted.
+    /// Number of inodes the guest holds, not counting the root.
     #[must_use]
     pub fn held_inodes(&self) -> usize {
-        self.inodes.len()
+        self.state.inodes.len()
     }
 
-    /// Number of files and directories that the guest has open.
+    /// Number of files and directories the guest has open.
     #[must_use]
     pub fn open_files(&self) -> usize {
-        self.files.len()
+        self.state.files.len()
     }
 
-    /// The inode of a node id, by the descriptor it has or is given now.
+    /// Resolves a node id to its inode. An inode without a descriptor is reopened.
     ///
     /// # Errors
-    /// ESTALE where the guest does not have it or it is gone, ENFILE.
+    /// ESTALE if the guest does not hold the node id or the inode no longer exists; ENFILE.
     pub(super) fn node(&self, id: NodeId) -> io::Result<Node> {
         if id == NodeId::ROOT {
             return Ok(Node {
                 id,
-                kind: Kind::Directory,
+                file_type: FileType::Directory,
                 identity: self.share.root_identity,
                 descriptor: Arc::clone(&self.share.root),
             });
         }
-        let known = self.inodes.get(id)?;
+        let known = self.state.inodes.get(id)?;
         let descriptor = match known.access {
             Access::Descriptor(descriptor) => descriptor,
-            Access::Recall(recall) => match self.share.find_again(known.identity, &recall) {
-                Ok(descriptor) => self.inodes.hold(id, descriptor)?,
-                // What cannot be found may still be open.
-                Err(error) => self.files.any_of(id).ok_or(error)?,
+            Access::Ref(inode_ref) => match self.reopen(known.identity, &inode_ref) {
+                Ok(descriptor) => self.state.inodes.set_descriptor(id, descriptor)?,
+                // The inode may still be open, so an open file's descriptor can reach it.
+                Err(error) => self.state.files.any_of(id).ok_or(error)?,
             },
         };
         Ok(Node {
             id,
-            kind: known.kind,
+            file_type: known.file_type,
             identity: known.identity,
             descriptor,
         })
     }
 
-    /// The directory of a node id.
+    /// Opens a descriptor for an inode that has none.
     ///
     /// # Errors
-    /// [`PassthroughFs::node`]'s; ENOTDIR.
+    /// ESTALE if the inode no longer exists; ENFILE.
+    fn reopen(&self, identity: Identity, inode_ref: &InodeRef) -> io::Result<Arc<Descriptor>> {
+        let permit = self.share.acquire_permit()?;
+        let fd = self
+            .share
+            .open(|| self.share.open_inode_ref(identity, inode_ref))?;
+        Ok(Arc::new(Descriptor::new(fd, permit)))
+    }
+
+    /// How this session creates objects.
+    pub(super) fn impersonation(&self) -> Impersonation {
+        Impersonation {
+            id_map: self.share.id_map,
+            change_ids: self.share.abilities.can_change_credentials,
+            apply_umask: self.state.negotiated.has(InitFlags::DONT_MASK),
+        }
+    }
+
+    /// Resolves a node id to a directory.
+    ///
+    /// # Errors
+    /// Those of [`PassthroughFs::node`]; ENOTDIR.
     pub(super) fn directory(&self, id: NodeId) -> io::Result<Node> {
         let node = self.node(id)?;
-        if node.kind == Kind::Directory {
+        if node.file_type == FileType::Directory {
             return Ok(node);
         }
         Err(io::Error::from_raw_os_error(libc::ENOTDIR))
     }
 
-    /// The right to hold one more open file, or another descriptor that cannot be taken back.
+    /// Acquires the right to hold one open file, or another descriptor that cannot be evicted.
     ///
     /// # Errors
-    /// ENFILE where this guest has its part, or none can be had.
-    pub(super) fn permit_open(&self) -> io::Result<Permit> {
-        self.permit_fixed(Use::File)
+    /// ENFILE if the guest has used up its budget or no descriptor is available.
+    pub(super) fn acquire_file_permit(&self) -> io::Result<Permit> {
+        self.acquire_pinned_permit(PinFor::File)
     }
 
-    /// Whether this guest has not had its part yet.
-    pub(super) fn may_hold_inode(&self) -> bool {
-        let (budget, account) = (&self.share.budget, self.inodes.account());
-        if self.share.may_recall() {
-            budget.may_pin(account)
+    /// Whether the guest's budget allows one more inode.
+    pub(super) fn may_look_up_new(&self) -> bool {
+        let (budget, account) = (&self.share.budget, self.state.inodes.account());
+        if self.share.may_evict() {
+            budget.may_pin_inode(account)
         } else {
-            budget.has_share_left(account)
+            budget.may_pin_file(account)
         }
     }
 
-    /// The right to hold one more inode by a descriptor.
+    /// Acquires the right to hold one more inode by a descriptor.
     ///
     /// # Errors
-    /// ENFILE where this guest has its part and cannot give up another, or none can be had.
-    pub(super) fn permit_inode(&self) -> io::Result<Permit> {
-        if !self.share.may_recall() {
-            return self.permit_fixed(Use::Inode);
+    /// ENFILE if the guest has used up its budget with inodes that cannot be evicted, or no
+    /// descriptor is available.
+    pub(super) fn acquire_inode_permit(&self) -> io::Result<Permit> {
+        if !self.share.may_evict() {
+            return self.acquire_pinned_permit(PinFor::Inode);
         }
-        if !self.share.budget.may_pin(self.inodes.account()) {
-            return Err(self.has_its_part());
+        if !self.share.budget.may_pin_inode(self.state.inodes.account()) {
+            return Err(self.out_of_budget());
         }
-        self.share.permit()
+        self.share.acquire_permit()
     }
 
-    fn permit_fixed(&self, purpose: Use) -> io::Result<Permit> {
-        let account = self.inodes.account();
-        let has_share_left = || self.share.budget.has_share_left(account);
-        if !has_share_left() && (self.inodes.closed().close_all() == 0 || !has_share_left()) {
-            return Err(self.has_its_part());
+    fn acquire_pinned_permit(&self, reason: PinFor) -> io::Result<Permit> {
+        let account = self.state.inodes.account();
+        let may_pin_file = || self.share.budget.may_pin_file(account);
+        if !may_pin_file() && (self.state.inodes.fd_cache().clear() == 0 || !may_pin_file()) {
+            return Err(self.out_of_budget());
         }
-        let permit = self.share.permit()?;
-        permit.fix(account, purpose);
+        let permit = self.share.acquire_permit()?;
+        permit.pin(account, reason);
         Ok(permit)
     }
 
-    fn has_its_part(&self) -> io::Error {
+    fn out_of_budget(&self) -> io::Error {
         rate_limited!(
             error,
-            "a guest holds {} descriptors that cannot be given up, all that --rlimit-nofile leaves for it, and gets ENFILE",
-            self.inodes.account().fixed()
+            "a guest has {} descriptors in use that cannot be evicted, its share of the budget, so \
+             it gets ENFILE; raise --rlimit-nofile",
+            self.state.inodes.account().pinned()
         );
-        exhausted()
+        descriptors_exhausted()
     }
 
-    /// Refuses a change of a read-only share.
+    /// Rejects a change of a read-only share.
     ///
     /// # Errors
     /// EROFS.
@@ -198,247 +185,5 @@ impl PassthroughFs {
             return Err(io::Error::from_raw_os_error(libc::EROFS));
         }
         Ok(())
-    }
-
-    fn free_all(&self) {
-        self.range_locks.clear();
-        self.files.clear();
-        self.sync_directories.clear();
-        self.inodes.clear();
-    }
-}
-
-impl Drop for PassthroughFs {
-    fn drop(&mut self) {
-        self.free_all();
-    }
-}
-
-impl FileSystem for PassthroughFs {
-    fn init(&self, offered: InitFlags) -> InitFlags {
-        self.free_all();
-        self.numbering.forget();
-        self.negotiate(offered)
-    }
-
-    fn destroy(&self) {
-        self.free_all();
-        self.session.end();
-    }
-
-    fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
-        self.do_lookup(parent, name)
-    }
-
-    fn forget(&self, node: NodeId, count: u64) {
-        // The root stays, however often the guest forgets it.
-        if node != NodeId::ROOT {
-            self.inodes.forget(node, count);
-        }
-    }
-
-    fn getattr(&self, node: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
-        self.do_getattr(node, handle)
-    }
-
-    fn statx(&self, node: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
-        self.do_statx(node, args)
-    }
-
-    fn setattr(&self, _caller: Caller, node: NodeId, args: &SetattrIn) -> io::Result<AttrOut> {
-        self.do_setattr(node, args)
-    }
-
-    fn readlink(&self, node: NodeId, target: &mut [u8]) -> io::Result<usize> {
-        self.do_readlink(node, target)
-    }
-
-    fn symlink(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        target: &CStr,
-    ) -> io::Result<EntryOut> {
-        self.do_symlink(creator, parent, name, target)
-    }
-
-    fn mknod(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        mode: u32,
-        rdev: u32,
-    ) -> io::Result<EntryOut> {
-        self.do_mknod(creator, parent, name, mode, rdev)
-    }
-
-    fn mkdir(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        mode: u32,
-    ) -> io::Result<EntryOut> {
-        self.do_mkdir(creator, parent, name, mode)
-    }
-
-    fn unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
-        self.do_unlink(parent, name)
-    }
-
-    fn rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
-        self.do_rmdir(parent, name)
-    }
-
-    fn rename(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        new_parent: NodeId,
-        new_name: Name<'_>,
-        flags: u32,
-    ) -> io::Result<()> {
-        self.do_rename(creator, parent, name, new_parent, new_name, flags)
-    }
-
-    fn link(&self, node: NodeId, new_parent: NodeId, new_name: Name<'_>) -> io::Result<EntryOut> {
-        self.do_link(node, new_parent, new_name)
-    }
-
-    fn open(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        self.do_open(node, args)
-    }
-
-    fn create(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        name: Name<'_>,
-        args: &CreateIn,
-    ) -> io::Result<(EntryOut, OpenOut)> {
-        self.do_create(creator, parent, name, args)
-    }
-
-    fn tmpfile(
-        &self,
-        creator: &Creator<'_>,
-        parent: NodeId,
-        args: &CreateIn,
-    ) -> io::Result<(EntryOut, OpenOut)> {
-        self.do_tmpfile(creator, parent, args)
-    }
-
-    fn read(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        data: &mut Writer<'_>,
-        may_block: bool,
-    ) -> io::Result<usize> {
-        self.do_read(node, args, data, may_block)
-    }
-
-    fn write(&self, node: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {
-        self.do_write(node, args, data)
-    }
-
-    fn statfs(&self, node: NodeId) -> io::Result<Kstatfs> {
-        self.do_statfs(node)
-    }
-
-    fn release(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()> {
-        self.do_release(node, args)
-    }
-
-    fn flush(&self, node: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
-        self.do_flush(node, handle, lock_owner)
-    }
-
-    fn fsync(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        self.do_fsync(node, handle, data_only)
-    }
-
-    fn setxattr(
-        &self,
-        node: NodeId,
-        args: &SetxattrIn,
-        name: &CStr,
-        value: &[u8],
-    ) -> io::Result<()> {
-        self.do_setxattr(node, args, name, value)
-    }
-
-    fn getxattr(&self, node: NodeId, name: &CStr, value: &mut [u8]) -> io::Result<usize> {
-        self.do_getxattr(node, name, value)
-    }
-
-    fn listxattr(&self, node: NodeId, names: &mut [u8]) -> io::Result<usize> {
-        self.do_listxattr(node, names)
-    }
-
-    fn removexattr(&self, node: NodeId, name: &CStr) -> io::Result<()> {
-        self.do_removexattr(node, name)
-    }
-
-    fn opendir(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        self.do_opendir(node, args)
-    }
-
-    fn readdir(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        entries: &mut DirentWriter<'_>,
-    ) -> io::Result<()> {
-        self.do_readdir(node, args, entries)
-    }
-
-    fn readdirplus(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        entries: &mut DirentWriter<'_>,
-    ) -> io::Result<()> {
-        self.do_readdirplus(node, args, entries)
-    }
-
-    fn releasedir(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()> {
-        self.do_release(node, args)
-    }
-
-    fn fsyncdir(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        self.do_fsync(node, handle, data_only)
-    }
-
-    fn getlk(&self, node: NodeId, args: &LkIn) -> io::Result<FileLock> {
-        self.do_getlk(node, args)
-    }
-
-    fn setlk(&self, node: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
-        self.do_setlk(node, args, wait)
-    }
-
-    fn fallocate(&self, caller: Caller, node: NodeId, args: &FallocateIn) -> io::Result<()> {
-        self.do_fallocate(caller, node, args)
-    }
-
-    fn lseek(&self, node: NodeId, args: &LseekIn) -> io::Result<u64> {
-        self.do_lseek(node, args)
-    }
-
-    fn copy_file_range(
-        &self,
-        caller: Caller,
-        node: NodeId,
-        args: &CopyFileRangeIn,
-    ) -> io::Result<u64> {
-        self.do_copy_file_range(caller, node, args)
-    }
-
-    fn syncfs(&self, node: NodeId) -> io::Result<()> {
-        self.do_syncfs(node)
     }
 }

@@ -1,90 +1,58 @@
-//! One inode as a guest's table keeps it, and a part of the table.
+//! One inode of a guest's inode table, and one shard of the table.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
-use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::budget::Descriptor;
-use super::places::Identity;
-use super::recall::Recall;
-use super::slab::{Key, Slab};
+use super::file_type::FileType;
+use super::inode_ref::InodeRef;
+use super::mounts::Identity;
 
-/// What an inode is, as far as it decides what may be done with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A regular file.
-    Regular,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A device node, FIFO or socket: never opened by the daemon.
-    Special,
-}
-
-impl Kind {
-    /// From a mode's type bits.
-    pub(super) fn from_mode(mode: u32) -> Self {
-        match mode & libc::S_IFMT {
-            libc::S_IFREG => Self::Regular,
-            libc::S_IFDIR => Self::Directory,
-            libc::S_IFLNK => Self::Symlink,
-            _ => Self::Special,
-        }
-    }
-
-    /// Whether opening it has no effect but a descriptor.
-    pub(super) fn can_be_opened(self) -> bool {
-        matches!(self, Self::Regular | Self::Directory)
-    }
-}
-
-/// One inode. At least one of `descriptor` and `recall` is there.
+/// One inode. At least one of `descriptor` and `inode_ref` is set.
 pub(super) struct Inode {
-    /// Which it is.
+    /// Mount and inode number.
     pub(super) identity: Identity,
-    /// What it is.
-    pub(super) kind: Kind,
-    /// Used since the clock's hand last passed.
+    /// Type of the file.
+    pub(super) file_type: FileType,
+    /// Referenced since the clock hand last passed (CLOCK page replacement).
     pub(super) used: AtomicBool,
-    /// Open files of the guest.
-    pub(super) opens: AtomicU32,
-    /// When it was last changed, in nanoseconds since the epoch, as of the guest's last open; 0 where that cannot be relied on.
-    pub(super) changed: AtomicI64,
-    /// Since when that is known, in seconds that wrap.
-    pub(super) changed_known: AtomicU16,
-    /// The size that the guest knows.
+    /// Number of the guest's open files on this inode.
+    pub(super) open_count: AtomicU32,
+    /// The ctime at the guest's last open, in nanoseconds since the epoch; 0 if it is not reliable.
+    pub(super) ctime: AtomicI64,
+    /// When `ctime` was recorded, in seconds modulo 2^16.
+    pub(super) ctime_noted: AtomicU16,
+    /// The file size that the guest's kernel knows.
     pub(super) known_size: KnownSize,
-    /// Look-ups that the guest has not undone.
-    pub(super) lookups: AtomicU64,
-    /// What holds it.
+    /// Number of lookups the guest has not forgotten yet.
+    pub(super) lookup_count: AtomicU64,
+    /// The `O_PATH` descriptor that pins the inode.
     pub(super) descriptor: Option<Arc<Descriptor>>,
-    /// How to find it without.
-    pub(super) recall: Option<Box<Recall>>,
+    /// How to reopen the inode when `descriptor` is `None`.
+    pub(super) inode_ref: Option<Box<InodeRef>>,
 }
 
-/// A file's size in bytes as the guest knows it: from the last attributes it got, or from its own
-/// writes since.
+/// The file size in bytes that the guest's kernel knows, from the last attributes it received or
+/// from its own writes since then.
 ///
-/// A read that is short at just this offset has come to the end of the file, as far as the guest
-/// can tell, so that it need not be asked for by another system call. Kept in 32 bits, because a
-/// guest may know millions of inodes: larger sizes count as not known.
+/// A short read that ends at this offset ends at the end of the file as the guest sees it, so no
+/// second system call is needed to confirm that. The size has 32 bits because a guest may know
+/// millions of inodes; larger sizes count as unknown.
 #[derive(Debug)]
 pub(super) struct KnownSize(AtomicU32);
 
 impl KnownSize {
     const UNKNOWN: u32 = u32::MAX;
 
-    /// As the guest is told.
+    /// The guest received `size` with the inode's attributes.
     pub(super) fn new(size: u64) -> Self {
         Self(AtomicU32::new(Self::pack(size)))
     }
 
-    /// The size, unless it is not known.
+    /// The size, or `None` if it is unknown.
     pub(super) fn get(&self) -> Option<u64> {
         match self.0.load(Ordering::Relaxed) {
             Self::UNKNOWN => None,
@@ -92,18 +60,18 @@ impl KnownSize {
         }
     }
 
-    /// The guest is told that the size is `size`.
+    /// The guest received `size` with new attributes.
     pub(super) fn set(&self, size: u64) {
         self.0.store(Self::pack(size), Ordering::Relaxed);
     }
 
-    /// The guest has written up to `end`.
+    /// The guest wrote up to the offset `end`.
     pub(super) fn grow(&self, end: u64) {
-        // Unknown is the largest value, and stays.
+        // UNKNOWN is the largest value, so it stays.
         self.0.fetch_max(Self::pack(end), Ordering::Relaxed);
     }
 
-    /// The guest has changed the size in a way that is not computed here.
+    /// The guest changed the size in a way that this type does not compute.
     pub(super) fn forget(&self) {
         self.0.store(Self::UNKNOWN, Ordering::Relaxed);
     }
@@ -113,50 +81,27 @@ impl KnownSize {
     }
 }
 
-/// Inodes that the index has room for from the start.
-const FIRST_INODES: usize = 56;
-
-/// A part of the table, to be put under a lock.
-pub(super) struct Shard {
-    /// The inodes.
-    pub(super) slab: Slab<Inode>,
-    /// Their positions, by what [`hash_of`] makes of their identity.
-    pub(super) by_identity: HashTable<u32>,
-    /// Where the clock's hand stands.
-    pub(super) hand: AtomicU32,
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Self {
-            slab: Slab::default(),
-            by_identity: HashTable::with_capacity(FIRST_INODES),
-            hand: AtomicU32::new(0),
-        }
-    }
-}
-
 impl Inode {
-    /// Notes that it was used.
+    /// Marks the inode as recently used.
     pub(super) fn touch(&self) {
-        // Most often it is set already, and a shared cache line is better left alone.
+        // The flag is usually set already; not writing keeps the cache line shared.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether no look-up is left.
-    pub(super) fn undo_lookups(&self, id: NodeId, count: u64) -> bool {
+    /// Subtracts `count` lookups and returns whether none are left.
+    pub(super) fn remove_lookups(&self, id: NodeId, count: u64) -> bool {
         let before = self
-            .lookups
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lookups| {
-                Some(lookups.saturating_sub(count))
+            .lookup_count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lookup_count| {
+                Some(lookup_count.saturating_sub(count))
             })
             .unwrap_or(0);
         if before < count {
             rate_limited!(
                 warn,
-                "a guest forgets node {:#x} {count} times, and looked it up {before} times",
+                "a guest sent FORGET for {count} lookups of node {:#x}, but has only {before}",
                 id.get()
             );
         }
@@ -164,55 +109,15 @@ impl Inode {
     }
 }
 
-impl Shard {
-    /// The inode of an identity that hashes to `hash`.
-    pub(super) fn find(&self, hash: u64, identity: Identity) -> Option<(Key, &Inode)> {
-        let same = |index: &u32| {
-            self.slab
-                .at(*index)
-                .is_some_and(|(_, inode)| inode.identity == identity)
-        };
-        self.slab.at(*self.by_identity.find(hash, same)?)
-    }
-
-    /// Takes an inode out of the index, if it is in it.
-    pub(super) fn unlist(&mut self, hash: u64, key: Key) {
-        if let Ok(entry) = self
-            .by_identity
-            .find_entry(hash, |index| *index == key.index())
-        {
-            entry.remove();
-        }
-    }
-
-    /// Gives memory of the index back when most of it is unused.
-    pub(super) fn shrink(&mut self, hasher: &DefaultHashBuilder) {
-        if self.by_identity.capacity() > 4 * self.by_identity.len() + 4 * FIRST_INODES {
-            let slab = &self.slab;
-            let room = (2 * self.by_identity.len()).max(FIRST_INODES);
-            self.by_identity.shrink_to(room, |index| {
-                slab.at(*index)
-                    .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
-            });
-        }
-    }
-}
-
-/// Where in an index an identity belongs.
-pub(super) fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
-    let mut state = hasher.build_hasher();
-    state.write_u32(identity.place.0);
-    state.write_u64(identity.ino);
-    state.finish()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::slab::Key;
     use super::*;
 
     #[test]
     fn a_million_inodes_fit_a_small_machine() {
-        // An inode takes a slot, some bytes of the index, and an allocation for the descriptor or for the way back.
+        // Besides its slot, an inode takes some bytes of the index and the allocation of its
+        // descriptor or inode reference.
         assert!(size_of::<Option<(Key, Inode)>>() <= 64);
     }
 

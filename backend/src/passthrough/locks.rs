@@ -1,91 +1,38 @@
 //! Advisory locks on the host's files (`--locks=host`).
 //!
-//! A guest process's POSIX locks on a file belong to one owner, whatever handle it uses. So each (inode, owner) gets an
-//! open file description of its own, which carries them as its locks. They go with it: when the owner closes the
-//! file, when the last handle goes, when the session ends.
+//! The POSIX locks of a guest process belong to an owner, whichever handle the process uses. So
+//! each (inode, owner) pair has its own open file description on the host, which holds these locks
+//! as OFD locks. It is closed when the owner closes the file, when the last handle is released, or
+//! when the session ends.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use gangplank_fuse::{FileLock, Handle, LkFlags, LkIn, NodeId};
 
 use super::budget::Descriptor;
+use super::errno::not_openable;
+use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
-use super::inodes::Kind;
-use super::open::not_openable;
 use super::options::Locks;
 use crate::session::LockWait;
+use crate::session::file_system::FileLocks;
 use crate::sys::file;
 use crate::sys::file_lock::{self, LockKind, RangeLock};
 
-/// The last byte of a lock that reaches to the end of the file, wherever that is (`OFFSET_MAX`, `linux/fs.h`).
-const TO_END: u64 = i64::MAX.cast_unsigned();
+/// Last byte of a lock that extends to the end of the file (`OFFSET_MAX`, `linux/fs.h`).
+const OFFSET_MAX: u64 = i64::MAX.cast_unsigned();
 
-/// Whose locks: a node id and an owner.
-type Owner = (NodeId, u64);
-
-/// The open file descriptions that carry POSIX locks.
-#[derive(Debug, Default)]
-pub(super) struct RangeLocks {
-    carriers: Mutex<HashMap<Owner, Arc<Descriptor>>>,
-}
-
-impl RangeLocks {
-    /// Gives back all locks of an owner on a node.
-    pub(super) fn release(&self, node: NodeId, owner: u64) {
-        let carrier = self.lock().remove(&(node, owner));
-        if let Some(carrier) = carrier {
-            // A thread that still waits for a lock keeps the descriptor; the locks must go now.
-            let all = RangeLock {
-                kind: LockKind::Unlock,
-                start: 0,
-                length: 0,
-            };
-            if let Err(error) = file_lock::set_range_lock(carrier.as_fd(), all, false) {
-                log::warn!("cannot give back the locks of a file that was closed: {error}");
-            }
-        }
-    }
-
-    /// Counts an open file of a node out by `close`, which returns how many are left, and with the last one gives back
-    /// all locks on the node. Their owners have closed it, so there are none left but of a guest that does not say so.
-    ///
-    /// Nobody can take a lock in between: one who opens the node meanwhile was either counted before, and then it is
-    /// still open, or takes its locks when the old ones are out.
-    pub(super) fn release_with_last(&self, node: NodeId, close: impl FnOnce() -> u32) {
-        let released: Vec<_> = {
-            let mut carriers = self.lock();
-            if close() > 0 {
-                return;
-            }
-            carriers.extract_if(|(of, _), _| *of == node).collect()
-        };
-        // Closed without the lock: that may take its time.
-        drop(released);
-    }
-
-    /// Gives back all locks.
-    pub(super) fn clear(&self) {
-        let carriers = std::mem::take(&mut *self.lock());
-        drop(carriers);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Arc<Descriptor>>> {
-        self.carriers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl PassthroughFs {
-    /// Finds a POSIX lock that would be in the way.
-    pub(super) fn do_getlk(&self, id: NodeId, args: &LkIn) -> io::Result<FileLock> {
+impl FileLocks for PassthroughFs {
+    /// Finds a conflicting POSIX lock.
+    fn getlk(&self, id: NodeId, args: &LkIn) -> io::Result<FileLock> {
         self.check_host_locks()?;
-        let lock = range(&args.lk)?;
-        self.files.get(Handle::new(args.fh), id)?;
-        let carrier = self.carrier(id, args.owner)?;
-        let Some(found) = file_lock::find_range_lock(carrier.as_fd(), lock)? else {
+        let lock = range_lock(&args.lk)?;
+        self.state.files.get(Handle::new(args.fh), id)?;
+        let lock_file = self.lock_file(id, args.owner)?;
+        let Some(found) = file_lock::test_range_lock(lock_file.as_fd(), lock)? else {
             return Ok(FileLock {
                 r#type: libc::F_UNLCK.cast_unsigned(),
                 ..args.lk
@@ -93,7 +40,7 @@ impl PassthroughFs {
         };
         let start = found.start.cast_unsigned();
         let end = match found.length {
-            0 => TO_END,
+            0 => OFFSET_MAX,
             length => start
                 .saturating_add(length.cast_unsigned())
                 .saturating_sub(1),
@@ -101,33 +48,38 @@ impl PassthroughFs {
         Ok(FileLock {
             start,
             end,
-            r#type: wire_kind(found.kind),
-            // Its holder is no process that the guest could know.
+            r#type: wire_type(found.kind),
+            // The guest does not know the process that holds the lock.
             pid: 0,
         })
     }
 
-    /// Takes or gives back a lock.
-    pub(super) fn do_setlk(&self, id: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
+    /// Takes or releases a lock.
+    fn setlk(&self, id: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
         self.check_host_locks()?;
-        let file = self.files.get(Handle::new(args.fh), id)?;
+        let file = self.state.files.get(Handle::new(args.fh), id)?;
         if LkFlags::from_bits_retain(args.lk_flags).contains(LkFlags::FLOCK) {
-            let kind = kind(args.lk.r#type)?;
-            return waiting(wait, |wait| {
-                file_lock::set_whole_lock(file.as_fd(), kind, wait)
-            });
+            let kind = lock_kind(args.lk.r#type)?;
+            return with_wait(wait, |wait| file_lock::set_flock(file.as_fd(), kind, wait));
         }
-        let lock = range(&args.lk)?;
-        if lock.kind == LockKind::Unlock && !self.range_locks.lock().contains_key(&(id, args.owner))
+        let lock = range_lock(&args.lk)?;
+        if lock.kind == LockKind::Unlock
+            && !self
+                .state
+                .posix_locks
+                .lock()
+                .contains_key(&(id, args.owner))
         {
             return Ok(());
         }
-        let carrier = self.carrier(id, args.owner)?;
-        waiting(wait, |wait| {
-            file_lock::set_range_lock(carrier.as_fd(), lock, wait)
+        let lock_file = self.lock_file(id, args.owner)?;
+        with_wait(wait, |wait| {
+            file_lock::set_range_lock(lock_file.as_fd(), lock, wait)
         })
     }
+}
 
+impl PassthroughFs {
     fn check_host_locks(&self) -> io::Result<()> {
         if self.share.options.locks == Locks::Host {
             return Ok(());
@@ -135,29 +87,31 @@ impl PassthroughFs {
         Err(io::Error::from_raw_os_error(libc::ENOSYS))
     }
 
-    /// The open file description that carries an owner's locks on a node.
-    fn carrier(&self, id: NodeId, owner: u64) -> io::Result<Arc<Descriptor>> {
-        if let Some(carrier) = self.range_locks.lock().get(&(id, owner)) {
-            return Ok(Arc::clone(carrier));
+    /// The open file description that holds an owner's locks on a node.
+    fn lock_file(&self, id: NodeId, owner: u64) -> io::Result<Arc<Descriptor>> {
+        if let Some(lock_file) = self.state.posix_locks.lock().get(&(id, owner)) {
+            return Ok(Arc::clone(lock_file));
         }
         let node = self.node(id)?;
-        if node.kind != Kind::Regular {
-            return Err(not_openable(node.kind, false));
+        if node.file_type != FileType::Regular {
+            return Err(not_openable(node.file_type, false));
         }
-        let permit = self.permit_open()?;
-        let carrier = Arc::new(Descriptor::new(self.open_carrier(&node)?, permit));
-        match self.range_locks.lock().entry((id, owner)) {
+        let permit = self.acquire_file_permit()?;
+        let lock_file = Arc::new(Descriptor::new(self.open_lock_file(&node)?, permit));
+        match self.state.posix_locks.lock().entry((id, owner)) {
             Entry::Occupied(present) => Ok(Arc::clone(present.get())),
-            Entry::Vacant(place) => Ok(Arc::clone(place.insert(carrier))),
+            Entry::Vacant(slot) => Ok(Arc::clone(slot.insert(lock_file))),
         }
     }
 
-    /// Opens a node for reading and writing, as locks of both kinds need; for one of them where that is all there is.
-    fn open_carrier(&self, node: &Node) -> io::Result<OwnedFd> {
+    /// Opens a node for reading and writing, because read and write locks each need their access
+    /// mode. Falls back to one of the modes.
+    fn open_lock_file(&self, node: &Node) -> io::Result<OwnedFd> {
         let open = |mode| {
             let flags = mode | libc::O_NONBLOCK;
             let proc = self.share.proc_self_fd();
-            self.share.open(|| file::reopen(proc, node.as_fd(), flags))
+            self.share
+                .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))
         };
         if self.share.options.readonly {
             return open(libc::O_RDONLY);
@@ -168,15 +122,15 @@ impl PassthroughFs {
     }
 }
 
-/// Calls `lock` so that it fails where it would have to wait, or waits until it is interrupted.
-fn waiting(wait: LockWait<'_>, lock: impl Fn(bool) -> io::Result<()>) -> io::Result<()> {
+/// Calls `lock` without waiting, or waits until the lock is free or the wait is interrupted.
+fn with_wait(wait: LockWait<'_>, lock: impl Fn(bool) -> io::Result<()>) -> io::Result<()> {
     match wait {
         LockWait::No => lock(false),
         LockWait::UntilFree(interruption) => interruption.run(|| lock(true)),
     }
 }
 
-fn kind(kind: u32) -> io::Result<LockKind> {
+fn lock_kind(kind: u32) -> io::Result<LockKind> {
     match kind.cast_signed() {
         libc::F_RDLCK => Ok(LockKind::Read),
         libc::F_WRLCK => Ok(LockKind::Write),
@@ -185,7 +139,7 @@ fn kind(kind: u32) -> io::Result<LockKind> {
     }
 }
 
-fn wire_kind(kind: LockKind) -> u32 {
+fn wire_type(kind: LockKind) -> u32 {
     let number = match kind {
         LockKind::Read => libc::F_RDLCK,
         LockKind::Write => libc::F_WRLCK,
@@ -194,11 +148,11 @@ fn wire_kind(kind: LockKind) -> u32 {
     number.cast_unsigned()
 }
 
-/// A lock's range, from first and last byte to first byte and length.
-fn range(lock: &FileLock) -> io::Result<RangeLock> {
+/// Converts a lock from first and last byte to first byte and length.
+fn range_lock(lock: &FileLock) -> io::Result<RangeLock> {
     let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
     let start = i64::try_from(lock.start).map_err(|_| invalid())?;
-    let length = if lock.end >= TO_END {
+    let length = if lock.end >= OFFSET_MAX {
         0
     } else {
         let length = lock.end.checked_sub(lock.start).ok_or_else(invalid)?;
@@ -208,7 +162,7 @@ fn range(lock: &FileLock) -> io::Result<RangeLock> {
             .ok_or_else(invalid)?
     };
     Ok(RangeLock {
-        kind: kind(lock.r#type)?,
+        kind: lock_kind(lock.r#type)?,
         start,
         length,
     })
@@ -229,29 +183,17 @@ mod tests {
 
     #[test]
     fn ranges_are_translated() {
-        for (start, end, length) in [(0, 0, 1), (5, 9, 5), (5, TO_END, 0), (5, u64::MAX, 0)] {
-            let range = range(&lock(start, end)).expect("valid");
+        for (start, end, length) in [(0, 0, 1), (5, 9, 5), (5, OFFSET_MAX, 0), (5, u64::MAX, 0)] {
+            let range = range_lock(&lock(start, end)).expect("valid");
             assert_eq!((range.start.cast_unsigned(), range.length), (start, length));
         }
     }
 
     #[test]
-    fn no_lock_is_taken_while_a_file_is_counted_out() {
-        let locks = RangeLocks::default();
-        let mut was_free = true;
-        locks.release_with_last(NodeId::new(99), || {
-            was_free = locks.carriers.try_lock().is_ok();
-            0
-        });
-        assert!(!was_free);
-        assert!(locks.carriers.try_lock().is_ok());
-    }
-
-    #[test]
     fn impossible_ranges_and_kinds_are_refused() {
-        for (start, end) in [(9, 5), (u64::MAX, u64::MAX), (1 << 63, TO_END)] {
-            assert!(range(&lock(start, end)).is_err(), "{start} to {end}");
+        for (start, end) in [(9, 5), (u64::MAX, u64::MAX), (1 << 63, OFFSET_MAX)] {
+            assert!(range_lock(&lock(start, end)).is_err(), "{start} to {end}");
         }
-        assert!(kind(3).is_err() && kind(u32::MAX).is_err());
+        assert!(lock_kind(3).is_err() && lock_kind(u32::MAX).is_err());
     }
 }

@@ -1,38 +1,68 @@
 //! The host directory as a FUSE file system.
 //!
-//! [`Share`] is what all guests have in common, [`PassthroughFs`] is one guest's file system on it.
+//! [`Share`] is the state that all guests share; [`PassthroughFs`] is one guest's file system on
+//! it: a `Share` and a `GuestState`. Each module depends only on those above it in this list:
+//!
+//! | modules | content |
+//! | --- | --- |
+//! | `options`, `file_type`, `errno`, `id_map` | what all others use |
+//! | `budget`, `slab` | counted descriptors; a table with unique keys |
+//! | `mount_handles`, `mounts`, `inode_ref` | mounts, identity of an inode, how to reopen it |
+//! | `inode`, `inode_shard`, `fd_cache`, `inode_table`, `inode_eviction` | a guest's inodes |
+//! | `credentials`, `cache_timeouts`, `share`, `reopen`, `eviction` | what all guests share |
+//! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
+//! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
+//! | `guest_state`, `fs` | all state of a guest; node ids, permits |
+//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open` | used by other operations |
+//! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
+//! | `read_write`, `fallocate_copy`, `xattr`, `locks` | operations |
 
 pub mod options;
 
+mod attr_reply;
 mod attributes;
 mod budget;
-mod change_attributes;
-mod closed_files;
-mod content;
+mod cache_timeouts;
 mod credentials;
-mod directory;
+mod ctime_stability;
+mod dir_stream;
+mod errno;
 mod eviction;
-mod extended_attributes;
+mod fallocate_copy;
+mod fd_cache;
+mod file_type;
 mod fs;
+mod guest_state;
+mod id_map;
 mod inode;
-mod inodes;
-mod io;
+mod inode_eviction;
+mod inode_numbers;
+mod inode_ref;
+mod inode_shard;
+mod inode_table;
+mod keep_cache;
 mod locks;
 mod lookup;
+mod lookup_predictor;
 mod mount_handles;
+mod mounts;
+mod namespace_ops;
+mod negotiated_flags;
 mod negotiation;
-mod numbers;
+mod no_open;
 mod open;
 mod open_files;
 mod open_flags;
-mod places;
-mod ranges;
-mod recall;
+mod open_inode;
+mod posix_locks;
+mod read_write;
+mod readdir;
+mod reopen;
 mod share;
 mod slab;
-mod syncfs;
-mod tree;
-mod unopened;
+mod superblock;
+mod syncfs_directories;
+mod xattr;
 
 pub use fs::PassthroughFs;
 pub use options::Options;

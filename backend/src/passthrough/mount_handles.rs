@@ -1,7 +1,7 @@
-//! The file handles of one mount: whether they work, and the descriptor that they need to be opened.
+//! The file handles of one mount: whether they work, and the descriptor needed to open them.
 //!
-//! `open_by_handle_at` wants a descriptor on the handle's mount. It is there as long as any handle is remembered, and no
-//! longer: while it is, the host cannot unmount.
+//! `open_by_handle_at(2)` needs a descriptor on the handle's mount. The descriptor stays open while
+//! any handle is kept, and keeps the host from unmounting the file system meanwhile.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,17 +13,17 @@ use crate::sys::file;
 use crate::sys::file_handle::FileHandle;
 
 const UNKNOWN: u8 = 0;
-const WORK: u8 = 1;
-const FAIL: u8 = 2;
+const WORKING: u8 = 1;
+const FAILED: u8 = 2;
 
-/// What is known of a mount's handles.
+/// The state of a mount's file handles.
 #[derive(Debug, Default)]
 pub(super) struct MountHandles {
     state: AtomicU8,
     mount: Mutex<Weak<OwnedFd>>,
 }
 
-/// A handle, and what it takes to open it.
+/// A file handle with the mount's descriptor.
 #[derive(Debug, Clone)]
 pub(super) struct OpenableHandle {
     handle: FileHandle,
@@ -34,13 +34,13 @@ impl OpenableHandle {
     /// Opens the inode (`O_PATH`).
     ///
     /// # Errors
-    /// ESTALE where it is gone; ENFILE and the like.
+    /// ESTALE if the inode no longer exists; ENFILE and others.
     pub(super) fn open(&self) -> io::Result<OwnedFd> {
         let flags = libc::O_PATH | libc::O_NOFOLLOW;
         self.handle.open(self.mount.as_fd(), flags)
     }
 
-    /// The handle alone.
+    /// The file handle itself.
     pub(super) fn handle(&self) -> &FileHandle {
         &self.handle
     }
@@ -48,30 +48,31 @@ impl OpenableHandle {
 
 impl MountHandles {
     /// The handle of `file`, if handles are known to work on its mount.
-    pub(super) fn known(&self, file: BorrowedFd<'_>) -> Option<FileHandle> {
+    pub(super) fn handle_of(&self, file: BorrowedFd<'_>) -> Option<FileHandle> {
         match self.state.load(Ordering::Acquire) {
-            WORK => FileHandle::of(file).ok(),
+            WORKING => FileHandle::of(file).ok(),
             _ => None,
         }
     }
 
-    /// The handle of `name` in `dir`, if handles are known to work on the mount where it is.
-    pub(super) fn known_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<FileHandle> {
+    /// The handle of `name` in `dir`, if handles are known to work on this mount.
+    pub(super) fn handle_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<FileHandle> {
         match self.state.load(Ordering::Acquire) {
-            WORK => FileHandle::at(dir, name).ok(),
+            WORKING => FileHandle::at(dir, name).ok(),
             _ => None,
         }
     }
 
-    /// A handle of `file` that can be opened; `None` where there is none, or none yet: the mount's descriptor comes of
-    /// `source`, a directory or file on the mount that may be opened for reading.
-    pub(super) fn openable(
+    /// A handle of `file` that can be opened; `None` if handles do not work or the mount has no
+    /// descriptor yet. `source` is a file or directory on the mount from which the descriptor can
+    /// be opened for reading.
+    pub(super) fn openable_handle(
         &self,
         proc_self_fd: BorrowedFd<'_>,
         file: BorrowedFd<'_>,
         source: Option<BorrowedFd<'_>>,
     ) -> Option<OpenableHandle> {
-        if self.state.load(Ordering::Acquire) == FAIL {
+        if self.state.load(Ordering::Acquire) == FAILED {
             return None;
         }
         let mount = self.mount(proc_self_fd, source)?;
@@ -83,8 +84,8 @@ impl MountHandles {
             }
         };
         if self.state.load(Ordering::Acquire) == UNKNOWN {
-            match leads_back(&handle, file) {
-                Ok(()) => self.state.store(WORK, Ordering::Release),
+            match verify_round_trip(&handle, file) {
+                Ok(()) => self.state.store(WORKING, Ordering::Release),
                 Err(error) => {
                     self.note_failure(&error);
                     return None;
@@ -94,20 +95,20 @@ impl MountHandles {
         Some(handle)
     }
 
-    /// The mount's descriptor; one opened now where there is none.
+    /// The mount's descriptor; opens one if there is none.
     fn mount(
         &self,
         proc_self_fd: BorrowedFd<'_>,
         source: Option<BorrowedFd<'_>>,
     ) -> Option<Arc<OwnedFd>> {
-        let present = || self.mount.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = present().upgrade();
+        let lock = || self.mount.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = lock().upgrade();
         if found.is_some() {
             return found;
         }
         let flags = libc::O_RDONLY | libc::O_NONBLOCK;
-        let opened = Arc::new(file::reopen(proc_self_fd, source?, flags).ok()?);
-        let mut mount = present();
+        let opened = Arc::new(file::reopen_through_proc(proc_self_fd, source?, flags).ok()?);
+        let mut mount = lock();
         // Another thread may have been faster.
         Some(mount.upgrade().unwrap_or_else(|| {
             *mount = Arc::downgrade(&opened);
@@ -116,22 +117,22 @@ impl MountHandles {
     }
 
     fn note_failure(&self, error: &io::Error) {
-        // That says nothing of handles.
-        let passing = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
+        // These errors do not mean that handles do not work.
+        let transient = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
         if error
             .raw_os_error()
-            .is_some_and(|errno| passing.contains(&errno))
+            .is_some_and(|errno| transient.contains(&errno))
         {
             return;
         }
-        if self.state.swap(FAIL, Ordering::AcqRel) != FAIL {
-            log::info!("a file system in the share has no usable file handles: {error}");
+        if self.state.swap(FAILED, Ordering::AcqRel) != FAILED {
+            log::info!("file handles do not work on a file system in the share: {error}");
         }
     }
 }
 
-/// Opens a handle and sees whether it leads to the same inode.
-fn leads_back(handle: &OpenableHandle, file: BorrowedFd<'_>) -> io::Result<()> {
+/// Verifies that a handle opens the inode it was made from.
+fn verify_round_trip(handle: &OpenableHandle, file: BorrowedFd<'_>) -> io::Result<()> {
     let found = file::stat(handle.open()?.as_fd())?;
     let meant = file::stat(file)?;
     let device = |stat: &file::Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id);
@@ -162,18 +163,22 @@ mod tests {
         let handles = MountHandles::default();
         assert!(
             handles
-                .openable(proc_self_fd.as_fd(), path.as_fd(), None)
+                .openable_handle(proc_self_fd.as_fd(), path.as_fd(), None)
                 .is_none()
         );
-        let Some(handle) = handles.openable(proc_self_fd.as_fd(), path.as_fd(), Some(path.as_fd()))
+        let Some(handle) =
+            handles.openable_handle(proc_self_fd.as_fd(), path.as_fd(), Some(path.as_fd()))
         else {
             eprintln!("SKIPPED: handles do not work here");
             return;
         };
-        assert_eq!(handles.known(path.as_fd()).as_ref(), Some(handle.handle()));
+        assert_eq!(
+            handles.handle_of(path.as_fd()).as_ref(),
+            Some(handle.handle())
+        );
         let mount = Arc::downgrade(&handle.mount);
         let second = handles
-            .openable(proc_self_fd.as_fd(), path.as_fd(), None)
+            .openable_handle(proc_self_fd.as_fd(), path.as_fd(), None)
             .expect("a handle");
         drop(handle);
         second.open().expect("opened");
@@ -188,9 +193,9 @@ mod tests {
         let handles = MountHandles::default();
         assert!(
             handles
-                .openable(proc_self_fd.as_fd(), file.as_fd(), Some(file.as_fd()))
+                .openable_handle(proc_self_fd.as_fd(), file.as_fd(), Some(file.as_fd()))
                 .is_none()
         );
-        assert!(handles.known(file.as_fd()).is_none());
+        assert!(handles.handle_of(file.as_fd()).is_none());
     }
 }

@@ -1,51 +1,45 @@
-//! What a session's INIT agrees on.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! INIT and DESTROY: the flags of a session.
 
 use gangplank_fuse::InitFlags;
 use gangplank_service::rate_limited;
 
-use super::credentials::Impersonation;
 use super::fs::PassthroughFs;
+use super::no_open::{NO_OPEN_FLAGS, allows_no_open};
 use super::options::{CachePolicy, Locks, Options};
-use super::unopened::{UNOPENED_FLAGS, need_no_opening};
+use crate::session::file_system::SessionLifecycle;
 use crate::sys::thread;
 
-/// The flags in force, once agreed on.
-#[derive(Debug, Default)]
-pub(super) struct Session {
-    flags: AtomicU64,
-}
-
-impl Session {
-    /// Whether all of `flags` were agreed on.
-    pub(super) fn has(&self, flags: InitFlags) -> bool {
-        InitFlags::from_bits_retain(self.flags.load(Ordering::Relaxed)).contains(flags)
+impl SessionLifecycle for PassthroughFs {
+    fn init(&self, offered: InitFlags) -> InitFlags {
+        self.state.clear();
+        self.state.guest_arch.reset();
+        self.negotiate(offered)
     }
 
-    /// Nothing is agreed on any more.
-    pub(super) fn end(&self) {
-        self.flags.store(0, Ordering::Relaxed);
+    fn destroy(&self) {
+        self.state.clear();
+        self.state.negotiated.clear();
     }
 }
 
 impl PassthroughFs {
-    /// Takes of what is offered what the options ask for.
+    /// Selects from the offered flags those that the options ask for.
     pub(super) fn negotiate(&self, offered: InitFlags) -> InitFlags {
         let mut wanted = wanted(&self.share.options);
         if self.share.abilities.can_change_credentials {
             wanted |= InitFlags::CREATE_SUPP_GROUP;
         }
         if thread::set_umask(0).is_err() {
-            // The guest then applies the umask, and default ACLs of the host come second.
+            // Then the guest applies the umask, and the host's default ACLs have less effect.
             wanted -= InitFlags::DONT_MASK;
         }
-        if need_no_opening(&self.share.options) && offered.contains(UNOPENED_FLAGS) {
-            // A guest that opens by itself would take a file for empty that it has only asked to be emptied.
-            wanted = (wanted | UNOPENED_FLAGS) - InitFlags::ATOMIC_O_TRUNC;
+        if allows_no_open(&self.share.options) && offered.contains(NO_OPEN_FLAGS) {
+            // With ATOMIC_O_TRUNC and without OPEN, the guest would treat the file as empty
+            // although the truncation never reaches the host.
+            wanted = (wanted | NO_OPEN_FLAGS) - InitFlags::ATOMIC_O_TRUNC;
         }
         let agreed = wanted & offered;
-        for (asked, flag, option) in [
+        for (wanted_by_option, flag, option) in [
             (
                 self.share.options.writeback,
                 InitFlags::WRITEBACK_CACHE,
@@ -67,34 +61,26 @@ impl PassthroughFs {
                 "--allow-mmap",
             ),
         ] {
-            if asked && !offered.contains(flag) {
+            if wanted_by_option && !offered.contains(flag) {
                 rate_limited!(
                     info,
-                    "{option} has no effect: the guest's kernel does not know it"
+                    "{option} has no effect: the guest's kernel does not support it"
                 );
             }
         }
-        self.session.flags.store(agreed.bits(), Ordering::Relaxed);
+        self.state.negotiated.set(agreed);
         agreed
-    }
-
-    /// How objects are created in this session.
-    pub(super) fn impersonation(&self) -> Impersonation {
-        Impersonation {
-            identity: self.share.abilities.can_change_credentials,
-            umask: self.session.has(InitFlags::DONT_MASK),
-        }
     }
 }
 
-/// What the options ask for. Message sizes and the like are the session's to agree on.
+/// The flags that the options ask for. The session negotiates message sizes itself.
 fn wanted(options: &Options) -> InitFlags {
     let mut wanted = InitFlags::ATOMIC_O_TRUNC
         | InitFlags::DONT_MASK
         | InitFlags::AUTO_INVAL_DATA
         | InitFlags::ASYNC_DIO
         | InitFlags::PARALLEL_DIROPS
-        // Node ids mean nothing after a restart, so a guest must not hand them out as file handles.
+        // Node ids change at a restart, so the guest must not export them as NFS file handles.
         | InitFlags::NO_EXPORT_SUPPORT;
     let choices = [
         (

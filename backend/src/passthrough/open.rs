@@ -1,4 +1,4 @@
-//! Opening, creating and closing files and directories.
+//! OPEN, CREATE, TMPFILE, RELEASE, FLUSH and FSYNC.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,41 +10,42 @@ use gangplank_fuse::{
 };
 
 use super::budget::{Descriptor, Permit};
-use super::credentials::without_set_id;
-use super::directory::Listing;
+use super::errno::{not_openable, stale};
+use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
-use super::inodes::{Kind, OpenChange, stale};
+use super::inode_table::OpenChange;
+use super::mounts::Mount;
 use super::open_files::OpenFile;
-use super::open_flags::OpenRequest;
+use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks};
-use super::places::Place;
+use crate::session::file_system::Files;
 use crate::session::{Creator, Name};
-use crate::sys::file;
-use crate::sys::file_content;
 use crate::sys::file_lock::{self, LockKind};
+use crate::sys::{file, file_content};
 
-impl PassthroughFs {
+impl Files for PassthroughFs {
     /// Opens a regular file.
-    pub(super) fn do_open(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        let request = self.request(args.flags)?;
+    fn open(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
+        let request = self.decode_flags(args.flags)?;
         let node = self.node(id)?;
-        if node.kind != Kind::Regular {
-            return Err(not_openable(node.kind, request.write));
+        if node.file_type != FileType::Regular {
+            return Err(not_openable(node.file_type, request.write));
         }
         if !request.write {
-            self.refuse_needless_opening()?;
+            self.check_open_needed()?;
         }
         let kill =
             OpenInFlags::from_bits_retain(args.open_flags).contains(OpenInFlags::KILL_SUIDGID);
         self.open_node(&node, request, kill && request.truncate)
     }
 
-    /// Makes a file and opens it.
+    /// Creates a file and opens it.
     ///
     /// # Errors
-    /// ESTALE where the name is taken, unless the guest wants to know just that. The guest believed the name to be free, and
-    /// so has checked no permission to open what is there. It then looks again, finds it, and opens it with all checks.
-    pub(super) fn do_create(
+    /// ESTALE if the name exists, or EEXIST with `O_EXCL`. The guest assumed that the name was free
+    /// and did not check permissions on an existing file. After ESTALE it looks up the name again
+    /// and opens the file with all checks.
+    fn create(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -52,19 +53,19 @@ impl PassthroughFs {
         args: &CreateIn,
     ) -> io::Result<(EntryOut, OpenOut)> {
         self.check_writable()?;
-        let request = self.request(args.flags)?;
+        let request = self.decode_flags(args.flags)?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permits = (self.permit_inode()?, self.permit_open()?);
+        let permits = (self.acquire_inode_permit()?, self.acquire_file_permit()?);
         let flags = creation_flags(request) | libc::O_CREAT | libc::O_EXCL;
-        // Making room is not for the caller's credentials, so it is outside.
-        let made = self.share.open(|| {
+        // Evicting descriptors must not run under the caller's credentials, so it is outside.
+        let created = self.share.open(|| {
             self.impersonation().create(creator, args.mode, |mode| {
                 file::open_at(parent.as_fd(), name, flags, mode)
             })
         });
-        match made {
-            Ok(made) => self.made(&parent, made, permits, request),
+        match created {
+            Ok(created) => self.finish_create(&parent, created, permits, request),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !request.exclusive => {
                 Err(stale())
             }
@@ -72,259 +73,161 @@ impl PassthroughFs {
         }
     }
 
-    /// Makes a file without a name and opens it.
-    pub(super) fn do_tmpfile(
+    /// Creates a file without a name and opens it.
+    fn tmpfile(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
         args: &CreateIn,
     ) -> io::Result<(EntryOut, OpenOut)> {
         self.check_writable()?;
-        let request = self.request(args.flags)?;
+        let request = self.decode_flags(args.flags)?;
         let parent = self.directory(parent)?;
-        let permits = (self.permit_inode()?, self.permit_open()?);
+        let permits = (self.acquire_inode_permit()?, self.acquire_file_permit()?);
         let mut flags = creation_flags(request) | libc::O_TMPFILE;
         if request.exclusive {
-            // Says that the file will never get a name.
+            // With O_EXCL the file can never be linked to a name.
             flags |= libc::O_EXCL;
         }
-        let made = self.share.open(|| {
+        let created = self.share.open(|| {
             self.impersonation().create(creator, args.mode, |mode| {
                 file::open_at(parent.as_fd(), c".", flags, mode)
             })
         })?;
-        self.made(&parent, made, permits, request)
-    }
-
-    /// Opens a directory.
-    pub(super) fn do_opendir(&self, id: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
-        self.numbering.learn(args.flags);
-        let node = self.directory(id)?;
-        self.refuse_needless_opening()?;
-        let file = self.directory_of(&node)?;
-        let mut open_flags = FopenFlags::empty();
-        if matches!(
-            self.share.options.cache,
-            CachePolicy::Metadata | CachePolicy::Always
-        ) {
-            open_flags |= FopenFlags::CACHE_DIR | FopenFlags::KEEP_CACHE;
-        }
-        self.opened(file, open_flags)
+        self.finish_create(&parent, created, permits, request)
     }
 
     /// Closes a file or directory.
-    pub(super) fn do_release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
-        let file = self.files.remove(Handle::new(args.fh), id)?;
-        let close = || self.inodes.count_open(id, OpenChange::Closed);
+    fn release(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
+        let file = self.state.files.remove(Handle::new(args.fh), id)?;
+        let close = || self.state.inodes.count_open(id, OpenChange::Closed);
         if self.share.options.locks != Locks::Host {
             close();
-            self.keep_closed(&file);
+            self.cache_fd(&file);
             return Ok(());
         }
-        self.range_locks.release_with_last(id, close);
+        self.state.posix_locks.release_with_last(id, close);
         let flags = ReleaseFlags::from_bits_retain(args.release_flags);
         if flags.contains(ReleaseFlags::FLOCK_UNLOCK) {
-            // A thread still at work on the file may keep the descriptor, and with it the lock, for a while.
-            file_lock::set_whole_lock(file.as_fd(), LockKind::Unlock, false)?;
+            // Another thread may still use the file and keep its lock alive, so the lock is
+            // released explicitly.
+            file_lock::set_flock(file.as_fd(), LockKind::Unlock, false)?;
         }
         Ok(())
     }
 
     /// A guest process closes a descriptor.
     ///
-    /// ENOSYS would spare the guest all further ones, but for every file of the mount, and so for those of a network file
-    /// system that is come upon later and whose close reports what could not be written. Files of which nothing depends on it
-    /// are opened with [`FopenFlags::NOFLUSH`] instead.
-    pub(super) fn do_flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
-        // There is nothing that could be reported.
-        self.refuse_needless_opening()?;
-        let file = self.files.get(handle, id)?;
+    /// ENOSYS would save all further FLUSH requests, but for the whole mount, so also for a network
+    /// file system found later whose close reports write errors. Files that need no FLUSH are
+    /// opened with [`FopenFlags::NOFLUSH`] instead.
+    fn flush(&self, id: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
+        // Without OPEN there are no writes whose errors a close could report.
+        self.check_open_needed()?;
+        let file = self.state.files.get(handle, id)?;
         if self.share.options.locks == Locks::Host {
-            self.range_locks.release(id, lock_owner);
+            self.state.posix_locks.release(id, lock_owner);
         }
-        if file.close_reports {
+        if file.close_reports_errors {
             return file::close_duplicate(file.as_fd());
         }
         Ok(())
     }
 
-    /// Brings a file or directory to stable storage.
+    /// Writes a file or directory to stable storage.
     ///
-    /// The kernel reports a writeback error once to each open file, and each open file of the guest
-    /// is one of the host's.
-    pub(super) fn do_fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
-        let file = self.readable(handle.get(), id)?;
+    /// The kernel reports a writeback error once per open file description. Each open file of the
+    /// guest has its own on the host.
+    fn fsync(&self, id: NodeId, handle: Handle, data_only: bool) -> io::Result<()> {
+        let file = self.file_to_read(handle.get(), id)?;
         file_content::sync(file.as_fd(), data_only).inspect_err(|_| {
-            // Files that were closed and kept have this error yet to report. Who opens one of them
-            // now, after it was reported, would not get it on the host.
-            self.inodes.closed().close_all();
+            // Cached descriptors still have to report this error. A file opened on the host from
+            // now on would not report it any more.
+            self.state.inodes.fd_cache().clear();
         })
     }
+}
 
-    /// Reads a guest's open flags as far as the share allows what they ask for.
-    fn request(&self, raw: u32) -> io::Result<OpenRequest> {
-        let mut request = self.numbering.decode(raw)?;
+impl PassthroughFs {
+    /// Decodes a guest's open flags and removes those that the share does not allow.
+    fn decode_flags(&self, raw: u32) -> io::Result<OpenFlags> {
+        let mut request = self.state.guest_arch.decode(raw)?;
         if request.changes() {
             self.check_writable()?;
         }
         if !self.share.options.allow_direct_io {
             request.direct = false;
         }
-        if self.session.has(InitFlags::WRITEBACK_CACHE) && request.write {
-            // The guest reads what it writes a part of.
+        if self.state.negotiated.has(InitFlags::WRITEBACK_CACHE) && request.write {
+            // With writeback caching the guest reads pages that it writes partially.
             request.read = true;
         }
         Ok(request)
     }
 
-    fn open_node(&self, node: &Node, request: OpenRequest, kill: bool) -> io::Result<OpenOut> {
-        let descriptor = self.descriptor_of(node, request, kill)?;
-        self.opened_again(node, descriptor, request)
+    fn open_node(&self, node: &Node, request: OpenFlags, kill: bool) -> io::Result<OpenOut> {
+        let descriptor = self.open_descriptor(node, request, kill)?;
+        self.finish_open(node, descriptor, request)
     }
 
-    /// A directory, open to be listed from its beginning.
-    pub(super) fn directory_of(&self, node: &Node) -> io::Result<OpenFile> {
-        let permit = self.permit_open()?;
-        let fd = self.reopen(node, libc::O_RDONLY | libc::O_DIRECTORY)?;
-        Ok(OpenFile::directory(
-            node.id,
-            Descriptor::new(fd, permit),
-            Listing::new(node.identity.place),
-        ))
-    }
-
-    /// A descriptor of a file, which may be one that was closed lately.
-    pub(super) fn descriptor_of(
-        &self,
-        node: &Node,
-        request: OpenRequest,
-        kill: bool,
-    ) -> io::Result<Arc<Descriptor>> {
-        if request.only_reads()
-            && self.keeps_closed()
-            && let Some(kept) = self.inodes.closed().take(node.id)
-        {
-            return Ok(kept);
-        }
-        if request.write {
-            self.prepare_syncfs();
-        }
-        let permit = self.permit_open()?;
-        let flags = request.host_flags();
-        let fd = if kill {
-            without_set_id(|| self.reopen(node, flags))?
-        } else {
-            self.reopen(node, flags)?
-        };
-        Ok(Arc::new(Descriptor::new(fd, permit)))
-    }
-
-    /// Keeps a file that nobody reads any more for who opens it next, if that may be.
-    pub(super) fn keep_closed(&self, file: &OpenFile) {
-        if file.may_be_kept && self.keeps_closed() {
-            let descriptor = Arc::clone(file.descriptor());
-            self.inodes.closed().keep(file.node, descriptor);
-        }
-    }
-
-    /// Replies to a file opened that was there before, of which the guest may have cached something.
-    fn opened_again(
+    /// Completes the open of an existing file, of which the guest may have cached pages.
+    fn finish_open(
         &self,
         node: &Node,
         descriptor: Arc<Descriptor>,
-        request: OpenRequest,
+        request: OpenFlags,
     ) -> io::Result<OpenOut> {
-        let place = self.share.place(node.identity.place)?;
-        let keeps = self.share.options.cache == CachePolicy::Auto
-            && self.content_is_as_before(node, &place, descriptor.as_fd());
-        let mut opened = self.opened_file(node, &place, descriptor, request)?;
-        if keeps {
+        let mount = self.share.mount(node.identity.mount)?;
+        let keep_cache = self.share.options.cache == CachePolicy::Auto
+            && self.cache_is_valid(node, &mount, descriptor.as_fd());
+        let mut opened = self.insert_regular_file(node, &mount, descriptor, request)?;
+        if keep_cache {
             opened.open_flags |= FopenFlags::KEEP_CACHE.bits();
         }
         Ok(opened)
     }
 
-    /// Whether files that were closed may be used again. A host's lock belongs to what was opened, and so do the permissions
-    /// with which it was: who wants to see every change at once sees that of a permission, too.
-    fn keeps_closed(&self) -> bool {
-        let options = &self.share.options;
-        options.locks != Locks::Host && options.cache != CachePolicy::Never
-    }
-
-    /// Opens what a node stands for; without moving its access time where nothing may change.
-    fn reopen(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
-        let proc = self.share.proc_self_fd();
-        let open = |flags| self.share.open(|| file::reopen(proc, node.as_fd(), flags));
-        let quiet = if self.share.options.readonly {
-            flags | libc::O_NOATIME
-        } else {
-            flags
-        };
-        let result = match open(quiet) {
-            // Only a file's owner may have that.
-            Err(error)
-                if quiet & libc::O_NOATIME != 0 && error.raw_os_error() == Some(libc::EPERM) =>
-            {
-                open(quiet & !libc::O_NOATIME)
-            }
-            // A file system that cannot do it says so when a file is opened.
-            Err(error)
-                if quiet & libc::O_DIRECT != 0 && error.raw_os_error() == Some(libc::EINVAL) =>
-            {
-                open(quiet & !libc::O_DIRECT)
-            }
-            result => result,
-        };
-        match result {
-            // The inode is held, so that it is not a name that is missing.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                Err(io::Error::from_raw_os_error(libc::ESTALE))
-            }
-            result => result,
-        }
-    }
-
-    /// Replies to a file just made: makes its inode and its handle known.
-    fn made(
+    /// Completes the creation of a file: inserts its inode and its open file.
+    fn finish_create(
         &self,
         parent: &Node,
-        made: OwnedFd,
+        created: OwnedFd,
         permits: (Permit, Permit),
-        mut request: OpenRequest,
+        mut request: OpenFlags,
     ) -> io::Result<(EntryOut, OpenOut)> {
         self.prepare_syncfs();
-        let stat = file::stat(made.as_fd())?;
-        request.direct = request.direct && file::set_direct(made.as_fd(), true).is_ok();
-        // The inode gets a descriptor of its own. With the opened one, the file would count as open for writing on
-        // the host for as long as the guest remembers it.
+        let stat = file::stat(created.as_fd())?;
+        request.direct = request.direct && file::set_direct(created.as_fd(), true).is_ok();
+        // The inode gets its own `O_PATH` descriptor. With the opened one the file would count as
+        // open for writing on the host until the guest forgets it.
         let proc = self.share.proc_self_fd();
         let path = self
             .share
-            .open(|| file::reopen(proc, made.as_fd(), libc::O_PATH))?;
-        let entry = self.insert(parent.identity.place, path, permits.0, &stat)?;
+            .open(|| file::reopen_through_proc(proc, created.as_fd(), libc::O_PATH))?;
+        let entry = self.insert(parent.identity.mount, path, permits.0, &stat)?;
         let id = NodeId::new(entry.nodeid);
-        let opened = Arc::new(Descriptor::new(made, permits.1));
+        let opened = Arc::new(Descriptor::new(created, permits.1));
         let open = self.node(id).and_then(|node| {
-            let place = self.share.place(node.identity.place)?;
-            self.opened_file(&node, &place, opened, request)
+            let mount = self.share.mount(node.identity.mount)?;
+            self.insert_regular_file(&node, &mount, opened, request)
         });
         match open {
             Ok(open) => Ok((entry, open)),
             Err(error) => {
-                self.inodes.forget(id, 1);
+                self.state.inodes.forget(id, 1);
                 Err(error)
             }
         }
     }
 
-    fn opened_file(
+    fn insert_regular_file(
         &self,
         node: &Node,
-        place: &Place,
+        mount: &Mount,
         descriptor: Arc<Descriptor>,
-        request: OpenRequest,
+        request: OpenFlags,
     ) -> io::Result<OpenOut> {
-        let file = OpenFile::file(node.id, descriptor, request, place);
+        let file = OpenFile::file(node.id, descriptor, request, mount);
         let options = &self.share.options;
         let mut flags = match options.cache {
             CachePolicy::Never | CachePolicy::Metadata => {
@@ -333,22 +236,27 @@ impl PassthroughFs {
             CachePolicy::Auto => FopenFlags::empty(),
             CachePolicy::Always => FopenFlags::KEEP_CACHE,
         };
-        // With NOFLUSH, the guest's kernel does not write back at close what a program has changed
-        // through a mapping, and so does not report there what the host could not take. Such a
-        // mapping needs a file that is open for reading and writing, and a page cache.
+        // With NOFLUSH the guest's kernel does not write back dirty pages of a mapping at close, so
+        // it does not report write errors there. A writable mapping needs a file open for reading
+        // and writing, and a page cache.
         let may_be_dirty = request.read
             && request.write
             && (!options.cache.bypasses_page_cache() || options.allow_mmap);
-        if options.locks == Locks::Guest && !file.close_reports && !may_be_dirty {
+        if options.locks == Locks::Guest && !file.close_reports_errors && !may_be_dirty {
             flags |= FopenFlags::NOFLUSH;
         }
-        self.opened(file, flags)
+        self.insert_open_file(file, flags)
     }
 
-    fn opened(&self, file: OpenFile, flags: FopenFlags) -> io::Result<OpenOut> {
+    /// Adds an open file to the table and returns the reply.
+    pub(super) fn insert_open_file(
+        &self,
+        file: OpenFile,
+        flags: FopenFlags,
+    ) -> io::Result<OpenOut> {
         let node = file.node;
-        let handle = self.files.insert(file)?;
-        self.inodes.count_open(node, OpenChange::Opened);
+        let handle = self.state.files.insert(file)?;
+        self.state.inodes.count_open(node, OpenChange::Opened);
         Ok(OpenOut {
             fh: handle.get(),
             open_flags: flags.bits(),
@@ -357,17 +265,8 @@ impl PassthroughFs {
     }
 }
 
-/// The flags for a new file. `O_DIRECT` comes when it is there: with it, a file system that has none would make the file
-/// and then refuse to open it.
-fn creation_flags(request: OpenRequest) -> i32 {
+/// The host flags for a new file. `O_DIRECT` is set later, because a file system without direct I/O
+/// would create the file and then fail to open it.
+fn creation_flags(request: OpenFlags) -> i32 {
     request.host_flags() & !(libc::O_TRUNC | libc::O_DIRECT)
-}
-
-/// What a guest gets for opening what is not a file: devices, FIFOs and sockets are its own kernel's business.
-pub(super) fn not_openable(kind: Kind, write: bool) -> io::Error {
-    io::Error::from_raw_os_error(match kind {
-        Kind::Directory if write => libc::EISDIR,
-        Kind::Symlink => libc::ELOOP,
-        Kind::Directory | Kind::Regular | Kind::Special => libc::ENXIO,
-    })
 }

@@ -1,4 +1,4 @@
-//! The files and directories a guest has open.
+//! The files and directories that a guest has open.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,75 +8,78 @@ use std::sync::{Arc, PoisonError, RwLock};
 use gangplank_fuse::{Handle, NodeId};
 
 use super::budget::Descriptor;
-use super::directory::Listing;
-use super::open_flags::OpenRequest;
-use super::places::Place;
+use super::dir_stream::DirStream;
+use super::errno::bad_handle;
+use super::mounts::Mount;
+use super::open_flags::OpenFlags;
 use super::slab::{Key, Slab};
 
 /// One open file or directory.
 #[derive(Debug)]
 pub(super) struct OpenFile {
-    /// What it is open on.
+    /// The node that is open.
     pub(super) node: NodeId,
     descriptor: Arc<Descriptor>,
-    /// Whether it may be written through.
+    /// Whether the descriptor is open for writing.
     pub(super) writable: bool,
-    /// Whether transfers go past the page cache; given up when that cannot be done.
+    /// Whether transfers bypass the page cache; cleared when direct I/O fails.
     pub(super) direct: AtomicBool,
-    /// Whether a read can be asked not to wait for the disk (`RWF_NOWAIT`); given up when that cannot be done.
-    pub(super) tells_waiting: AtomicBool,
-    /// Whether a read that returns less than asked has come to the end or to an error.
-    pub(super) reads_whole: bool,
-    /// Whether closing it can report an error that nothing else reports.
-    pub(super) close_reports: bool,
-    /// Whether it may be used again by another who opens it, when it was closed.
-    pub(super) may_be_kept: bool,
-    /// For a directory: how far it was listed.
-    pub(super) listing: Option<Box<Listing>>,
+    /// Whether `RWF_NOWAIT` works on this file; cleared when it fails.
+    pub(super) supports_nowait: AtomicBool,
+    /// Whether a short read ends at the end of the file or before an error.
+    pub(super) short_read_is_final: bool,
+    /// Whether close can report an error that no other call reports.
+    pub(super) close_reports_errors: bool,
+    /// Whether the descriptor may be cached after the close.
+    pub(super) cacheable: bool,
+    /// For a directory: how far it is listed.
+    pub(super) dir_stream: Option<Box<DirStream>>,
 }
 
 impl OpenFile {
-    /// An open file, not in any table yet.
+    /// A regular file that is not in a table yet.
     pub(super) fn file(
         node: NodeId,
         descriptor: Arc<Descriptor>,
-        request: OpenRequest,
-        place: &Place,
+        flags: OpenFlags,
+        mount: &Mount,
     ) -> Self {
         Self {
             node,
             descriptor,
-            writable: request.write,
-            direct: AtomicBool::new(request.direct),
-            tells_waiting: AtomicBool::new(true),
-            reads_whole: place.reads_whole(),
-            close_reports: place.close_reports(),
-            may_be_kept: request.only_reads() && place.reads_whole() && !place.close_reports(),
-            listing: None,
+            writable: flags.write,
+            direct: AtomicBool::new(flags.direct),
+            supports_nowait: AtomicBool::new(true),
+            short_read_is_final: mount.short_read_is_final(),
+            close_reports_errors: mount.close_reports_errors(),
+            cacheable: flags.is_read_only()
+                && mount.short_read_is_final()
+                && !mount.close_reports_errors(),
+            dir_stream: None,
         }
     }
 
-    /// An open directory, not in any table yet.
-    pub(super) fn directory(node: NodeId, descriptor: Descriptor, listing: Listing) -> Self {
+    /// A directory that is not in a table yet.
+    pub(super) fn directory(node: NodeId, descriptor: Descriptor, dir_stream: DirStream) -> Self {
         Self {
             node,
             descriptor: Arc::new(descriptor),
             writable: false,
             direct: AtomicBool::new(false),
-            tells_waiting: AtomicBool::new(false),
-            reads_whole: true,
-            close_reports: false,
-            may_be_kept: false,
-            listing: Some(Box::new(listing)),
+            supports_nowait: AtomicBool::new(false),
+            short_read_is_final: true,
+            close_reports_errors: false,
+            cacheable: false,
+            dir_stream: Some(Box::new(dir_stream)),
         }
     }
 
-    /// What it was opened by.
+    /// The file's descriptor.
     pub(super) fn descriptor(&self) -> &Arc<Descriptor> {
         &self.descriptor
     }
 
-    /// Whether transfers go past the page cache.
+    /// Whether transfers bypass the page cache.
     pub(super) fn is_direct(&self) -> bool {
         self.direct.load(Ordering::Relaxed)
     }
@@ -88,7 +91,7 @@ impl AsFd for OpenFile {
     }
 }
 
-/// All that one guest has open.
+/// All open files of one guest.
 #[derive(Debug, Default)]
 pub(super) struct OpenFiles {
     table: RwLock<Slab<Arc<OpenFile>>>,
@@ -98,7 +101,7 @@ impl OpenFiles {
     /// Adds an open file.
     ///
     /// # Errors
-    /// ENFILE where the table is full.
+    /// ENFILE if the table is full.
     pub(super) fn insert(&self, file: OpenFile) -> io::Result<Handle> {
         let file = Arc::new(file);
         let key = self
@@ -109,10 +112,10 @@ impl OpenFiles {
         Ok(Handle::new(key.raw()))
     }
 
-    /// The open file of a handle, which must be one of `node`.
+    /// The open file of a handle on `node`.
     ///
     /// # Errors
-    /// EBADF for a handle that the guest does not have, or has of another node.
+    /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn get(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let file = Key::from_raw(handle.get()).and_then(|key| table.get(key));
@@ -121,10 +124,10 @@ impl OpenFiles {
             .ok_or_else(bad_handle)
     }
 
-    /// Takes the open file of a handle out.
+    /// Removes the open file of a handle on `node`.
     ///
     /// # Errors
-    /// EBADF for a handle that the guest does not have, or has of another node.
+    /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn remove(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
         let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +137,7 @@ impl OpenFiles {
         table.remove(key).ok_or_else(bad_handle)
     }
 
-    /// A descriptor of any open file of a node, the slow way.
+    /// A descriptor of any open file on a node. Scans the whole table.
     pub(super) fn any_of(&self, node: NodeId) -> Option<Arc<Descriptor>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let mut files = table.iter_from(0).map(|(_, file)| file);
@@ -142,10 +145,10 @@ impl OpenFiles {
         Some(Arc::clone(&file.descriptor))
     }
 
-    /// Closes everything.
+    /// Closes all files.
     pub(super) fn clear(&self) {
         let old = std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
-        // Without the lock: closing may take its time.
+        // Without the lock, because close may block.
         drop(old);
     }
 
@@ -156,9 +159,4 @@ impl OpenFiles {
             .unwrap_or_else(PoisonError::into_inner)
             .len()
     }
-}
-
-/// What a guest gets for a handle that it does not have.
-pub(super) fn bad_handle() -> io::Error {
-    io::Error::from_raw_os_error(libc::EBADF)
 }

@@ -1,29 +1,29 @@
-//! Open flags in the numbering of the guest's architecture, and what of them reaches the host.
+//! Decoding open flags, whose values depend on the guest's architecture.
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::options::GuestArch;
 
-/// Of the flags whose numbers differ between architectures (`asm/fcntl.h`), those that matter here.
-struct Numbering {
+/// The relevant open flags whose values differ between architectures (`asm/fcntl.h`).
+struct ArchFlags {
     direct: u32,
     large_file: u32,
 }
 
-/// `asm-generic/fcntl.h`, which x86 uses.
-const X86_64: Numbering = Numbering {
+/// `asm-generic/fcntl.h`, used by x86.
+const X86_64: ArchFlags = ArchFlags {
     direct: 0x4000,
     large_file: 0x8000,
 };
 
 /// `arch/arm64/include/uapi/asm/fcntl.h`.
-const AARCH64: Numbering = Numbering {
+const AARCH64: ArchFlags = ArchFlags {
     direct: 0x1_0000,
     large_file: 0x2_0000,
 };
 
-impl Numbering {
+impl ArchFlags {
     const fn of(arch: GuestArch) -> &'static Self {
         match arch {
             GuestArch::X86_64 => &X86_64,
@@ -39,50 +39,53 @@ const HOST_ARCH: GuestArch = if cfg!(target_arch = "aarch64") {
     GuestArch::X86_64
 };
 
-/// What a guest's open asks for, free of any numbering.
+/// The decoded flags of a guest's open, independent of the architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OpenRequest {
-    /// Content is to be read.
+pub(super) struct OpenFlags {
+    /// Open for reading.
     pub(super) read: bool,
-    /// Content is to be written.
+    /// Open for writing.
     pub(super) write: bool,
-    /// Every write goes to the end (`O_APPEND`).
+    /// Each write appends (`O_APPEND`).
     pub(super) append: bool,
-    /// The content is thrown away (`O_TRUNC`).
+    /// Truncate the file (`O_TRUNC`).
     pub(super) truncate: bool,
-    /// The file must not exist yet (`O_EXCL`).
+    /// The file must not exist (`O_EXCL`).
     pub(super) exclusive: bool,
-    /// Transfers go past the page cache (`O_DIRECT`).
+    /// Bypass the page cache (`O_DIRECT`).
     pub(super) direct: bool,
-    /// Reading does not move the access time (`O_NOATIME`).
-    pub(super) no_access_time: bool,
-    /// The flags that mean the same everywhere and are handed on as they are.
-    same: i32,
+    /// Do not update the access time (`O_NOATIME`).
+    pub(super) no_atime: bool,
+    /// The flags of [`PASSED_THROUGH`] that are set.
+    passed_through: i32,
 }
 
-/// Handed on as they are: they have one number on all architectures and concern the opened file alone.
-const HANDED_ON: i32 = libc::O_NONBLOCK | libc::O_DSYNC | libc::O_SYNC;
+/// Flags passed to the host unchanged: their values are the same on all architectures and they
+/// affect the open file alone.
+const PASSED_THROUGH: i32 = libc::O_NONBLOCK | libc::O_DSYNC | libc::O_SYNC;
 
-impl OpenRequest {
-    /// Reading, and nothing else.
-    pub(super) const READING: Self = Self {
+impl OpenFlags {
+    /// Open for reading, without any other flag.
+    pub(super) const READ_ONLY: Self = Self {
         read: true,
         write: false,
         append: false,
         truncate: false,
         exclusive: false,
         direct: false,
-        no_access_time: false,
-        same: 0,
+        no_atime: false,
+        passed_through: 0,
     };
 
-    /// Reads what a guest of `arch` sent. What is in neither field is dropped here and never reaches the host:
-    /// creation, following links, terminals, signals, `O_PATH`, `O_TMPFILE` are decided by the operation.
+    /// Decodes the flags that a guest of architecture `arch` sent.
+    ///
+    /// Flags without a field here never reach the host: the operation itself decides about
+    /// creation, links, terminals, signals, `O_PATH` and `O_TMPFILE`.
     ///
     /// # Errors
-    /// EINVAL for an access mode that does not exist.
+    /// EINVAL for an invalid access mode.
     pub(super) fn decode(arch: GuestArch, raw: u32) -> io::Result<Self> {
-        let numbering = Numbering::of(arch);
+        let flags_of_arch = ArchFlags::of(arch);
         let flags = raw.cast_signed();
         let (read, write) = match flags & libc::O_ACCMODE {
             libc::O_RDONLY => (true, false),
@@ -96,35 +99,37 @@ impl OpenRequest {
             append: flags & libc::O_APPEND != 0,
             truncate: flags & libc::O_TRUNC != 0,
             exclusive: flags & libc::O_EXCL != 0,
-            direct: raw & numbering.direct != 0,
-            no_access_time: flags & libc::O_NOATIME != 0,
-            same: flags & HANDED_ON,
+            direct: raw & flags_of_arch.direct != 0,
+            no_atime: flags & libc::O_NOATIME != 0,
+            passed_through: flags & PASSED_THROUGH,
         })
     }
 
-    /// Whether it changes the file.
+    /// Whether the open can change the file.
     pub(super) fn changes(self) -> bool {
         self.write || self.truncate
     }
 
-    /// Whether it wants to read, and nothing else: any two of these can share what was opened.
-    pub(super) fn only_reads(self) -> bool {
+    /// Whether the file is open for reading without other flags, so that its descriptor can be
+    /// reused.
+    pub(super) fn is_read_only(self) -> bool {
         self.host_flags() == libc::O_RDONLY
     }
 
-    /// The host's flags for opening what is there. `O_APPEND` is not among them: each write tells by itself
-    /// whether it appends, since the guest may change its mind (`F_SETFL`) and a mapping never appends.
+    /// The host's flags for opening an existing file. They never include `O_APPEND`: the guest may
+    /// change the flag later (`F_SETFL`) and writeback of a mapping never appends, so each WRITE
+    /// says whether it appends.
     pub(super) fn host_flags(self) -> i32 {
         let access = match (self.read, self.write) {
             (true, true) => libc::O_RDWR,
             (false, true) => libc::O_WRONLY,
             (_, false) => libc::O_RDONLY,
         };
-        let mut flags = access | self.same;
+        let mut flags = access | self.passed_through;
         for (asked, flag) in [
             (self.truncate, libc::O_TRUNC),
             (self.direct, libc::O_DIRECT),
-            (self.no_access_time, libc::O_NOATIME),
+            (self.no_atime, libc::O_NOATIME),
         ] {
             if asked {
                 flags |= flag;
@@ -134,67 +139,68 @@ impl OpenRequest {
     }
 }
 
-/// The guest's architecture: told, or learned from what its kernel sends.
+/// The guest's architecture: configured, or detected from its open flags.
 #[derive(Debug)]
-pub(super) struct GuestNumbering {
-    told: Option<GuestArch>,
-    learned: AtomicU8,
+pub(super) struct GuestArchDetector {
+    configured: Option<GuestArch>,
+    detected: AtomicU8,
 }
 
 const UNKNOWN: u8 = 0;
-const LEARNED_X86_64: u8 = 1;
-const LEARNED_AARCH64: u8 = 2;
+const DETECTED_X86_64: u8 = 1;
+const DETECTED_AARCH64: u8 = 2;
 
-impl GuestNumbering {
-    /// As told, or nothing known yet.
-    pub(super) fn new(told: Option<GuestArch>) -> Self {
+impl GuestArchDetector {
+    /// Starts with the configured architecture, if any.
+    pub(super) fn new(configured: Option<GuestArch>) -> Self {
         Self {
-            told,
-            learned: AtomicU8::new(UNKNOWN),
+            configured,
+            detected: AtomicU8::new(UNKNOWN),
         }
     }
 
-    /// The architecture as far as known; the host's until then.
+    /// The guest's architecture; the host's until it is detected.
     pub(super) fn arch(&self) -> GuestArch {
-        match (self.told, self.learned.load(Ordering::Relaxed)) {
-            (Some(told), _) => told,
-            (None, LEARNED_X86_64) => GuestArch::X86_64,
-            (None, LEARNED_AARCH64) => GuestArch::Aarch64,
+        match (self.configured, self.detected.load(Ordering::Relaxed)) {
+            (Some(configured), _) => configured,
+            (None, DETECTED_X86_64) => GuestArch::X86_64,
+            (None, DETECTED_AARCH64) => GuestArch::Aarch64,
             (None, _) => HOST_ARCH,
         }
     }
 
-    /// Learns from the flags of an OPEN, OPENDIR or CREATE. Every 64-bit kernel sets its `O_LARGEFILE` there; the
-    /// other architecture's number for it is `O_NOFOLLOW` here, so flags with both tell nothing.
-    pub(super) fn learn(&self, raw: u32) {
-        if self.told.is_some() || self.learned.load(Ordering::Relaxed) != UNKNOWN {
+    /// Detects the architecture from the flags of an OPEN, OPENDIR or CREATE. A 64-bit kernel
+    /// always sets its `O_LARGEFILE`. The other architecture uses the same bit for `O_NOFOLLOW`, so
+    /// flags with both bits say nothing.
+    pub(super) fn detect(&self, raw: u32) {
+        if self.configured.is_some() || self.detected.load(Ordering::Relaxed) != UNKNOWN {
             return;
         }
-        let learned = match (raw & X86_64.large_file != 0, raw & AARCH64.large_file != 0) {
-            (true, false) => LEARNED_X86_64,
-            (false, true) => LEARNED_AARCH64,
+        let detected = match (raw & X86_64.large_file != 0, raw & AARCH64.large_file != 0) {
+            (true, false) => DETECTED_X86_64,
+            (false, true) => DETECTED_AARCH64,
             _ => return,
         };
-        self.learned.store(learned, Ordering::Relaxed);
+        self.detected.store(detected, Ordering::Relaxed);
     }
 
-    /// Learns from the flags of an open, and reads them.
+    /// Detects the architecture from the flags of an open, and decodes them.
     ///
     /// # Errors
-    /// [`OpenRequest::decode`]'s.
-    pub(super) fn decode(&self, raw: u32) -> io::Result<OpenRequest> {
-        self.learn(raw);
-        OpenRequest::decode(self.arch(), raw)
+    /// Those of [`OpenFlags::decode`].
+    pub(super) fn decode(&self, raw: u32) -> io::Result<OpenFlags> {
+        self.detect(raw);
+        OpenFlags::decode(self.arch(), raw)
     }
 
-    /// Whether the flags of a READ or WRITE say that the guest has the file open with `O_DIRECT`.
+    /// Whether the flags of a READ or WRITE include `O_DIRECT`.
     pub(super) fn is_direct(&self, raw: u32) -> bool {
-        raw & Numbering::of(self.arch()).direct != 0
+        raw & ArchFlags::of(self.arch()).direct != 0
     }
 
-    /// Forgets what was learned: another kernel may run in the guest next time.
-    pub(super) fn forget(&self) {
-        self.learned.store(UNKNOWN, Ordering::Relaxed);
+    /// Forgets the detected architecture, because another kernel may boot in the guest.
+    pub(super) fn reset(&self) {
+        self.detected.store(UNKNOWN, Ordering::Relaxed);
     }
 }
 
@@ -204,19 +210,19 @@ mod tests {
 
     #[test]
     fn the_hosts_numbering_is_right() {
-        let host = Numbering::of(HOST_ARCH);
+        let host = ArchFlags::of(HOST_ARCH);
         assert_eq!(host.direct, libc::O_DIRECT.cast_unsigned());
     }
 
     #[test]
     fn direct_is_told_from_directory() {
-        let x86 = OpenRequest::decode(GuestArch::X86_64, 0x4000 | 0x8000).expect("valid");
+        let x86 = OpenFlags::decode(GuestArch::X86_64, 0x4000 | 0x8000).expect("valid");
         assert!(x86.direct);
         assert_eq!(x86.host_flags(), libc::O_DIRECT);
-        let arm = OpenRequest::decode(GuestArch::Aarch64, 0x1_0000 | 0x2_0000 | 2).expect("valid");
+        let arm = OpenFlags::decode(GuestArch::Aarch64, 0x1_0000 | 0x2_0000 | 2).expect("valid");
         assert!(arm.direct);
         assert_eq!(arm.host_flags(), libc::O_DIRECT | libc::O_RDWR);
-        let directory = OpenRequest::decode(GuestArch::Aarch64, 0x4000 | 0x2_0000).expect("valid");
+        let directory = OpenFlags::decode(GuestArch::Aarch64, 0x4000 | 0x2_0000).expect("valid");
         assert!(!directory.direct);
     }
 
@@ -228,38 +234,38 @@ mod tests {
             (0x2_0000, GuestArch::Aarch64),
             (0x2_4800, GuestArch::Aarch64),
         ] {
-            let numbering = GuestNumbering::new(None);
-            numbering.learn(0);
-            numbering.learn(0x2_8000);
-            assert_eq!(numbering.arch(), HOST_ARCH);
-            numbering.learn(raw);
-            assert_eq!(numbering.arch(), arch, "{raw:#x}");
-            numbering.learn(0x8000);
-            numbering.learn(0x2_0000);
-            assert_eq!(numbering.arch(), arch, "{raw:#x}, learned once");
-            numbering.forget();
-            assert_eq!(numbering.arch(), HOST_ARCH);
+            let detector = GuestArchDetector::new(None);
+            detector.detect(0);
+            detector.detect(0x2_8000);
+            assert_eq!(detector.arch(), HOST_ARCH);
+            detector.detect(raw);
+            assert_eq!(detector.arch(), arch, "{raw:#x}");
+            detector.detect(0x8000);
+            detector.detect(0x2_0000);
+            assert_eq!(detector.arch(), arch, "{raw:#x}, detected once");
+            detector.reset();
+            assert_eq!(detector.arch(), HOST_ARCH);
         }
     }
 
     #[test]
     fn what_is_told_is_not_learned() {
-        let numbering = GuestNumbering::new(Some(GuestArch::Aarch64));
-        numbering.learn(0x8000);
-        assert_eq!(numbering.arch(), GuestArch::Aarch64);
+        let detector = GuestArchDetector::new(Some(GuestArch::Aarch64));
+        detector.detect(0x8000);
+        assert_eq!(detector.arch(), GuestArch::Aarch64);
     }
 
     #[test]
     fn only_harmless_flags_reach_the_host() {
         let all = !3;
         for arch in [GuestArch::X86_64, GuestArch::Aarch64] {
-            let flags = OpenRequest::decode(arch, all)
+            let flags = OpenFlags::decode(arch, all)
                 .expect("read-only")
                 .host_flags();
-            let expected = HANDED_ON | libc::O_TRUNC | libc::O_DIRECT | libc::O_NOATIME;
+            let expected = PASSED_THROUGH | libc::O_TRUNC | libc::O_DIRECT | libc::O_NOATIME;
             assert_eq!(flags, expected);
         }
-        let error = OpenRequest::decode(GuestArch::X86_64, 3).expect_err("no such mode");
+        let error = OpenFlags::decode(GuestArch::X86_64, 3).expect_err("no such mode");
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 }

@@ -1,33 +1,33 @@
-//! What the operator chooses about the shared file system.
+//! The operator's options for the shared file system.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Long enough to count as for ever: what a policy that trusts its cache gives the guest.
+/// Timeout of the policies that trust the guest's cache: one day.
 const TRUSTED_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// How much the guest may cache (`--cache`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CachePolicy {
-    /// Neither metadata nor data: every access reaches the host.
+    /// Neither metadata nor data: each access reaches the host.
     Never,
-    /// Metadata and directories for long, file data not at all.
+    /// Metadata and directories for a day; no file data.
     Metadata,
-    /// Metadata for a second, data until the file is opened again (close-to-open consistency).
+    /// Metadata for a second; data until the next open (close-to-open consistency).
     #[default]
     Auto,
-    /// Everything for long: the guest alone changes the directory.
+    /// Everything for a day: only this guest changes the directory.
     Always,
 }
 
 impl CachePolicy {
-    /// Whether guests read and write files past their page cache (`FOPEN_DIRECT_IO`).
+    /// Whether guests bypass their page cache (`FOPEN_DIRECT_IO`).
     #[must_use]
     pub fn bypasses_page_cache(self) -> bool {
         matches!(self, Self::Never | Self::Metadata)
     }
 
-    /// How long an entry that exists and its attributes stay valid in the guest.
+    /// Timeout of positive entries and attributes in the guest.
     #[must_use]
     pub fn timeout(self) -> Duration {
         match self {
@@ -52,17 +52,16 @@ impl FromStr for CachePolicy {
     }
 }
 
-/// Whether inodes are remembered by file handle, which costs no descriptor
-/// (`--inode-file-handles`).
+/// Whether inodes are kept by file handle, which needs no descriptor (`--inode-file-handles`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InodeFileHandles {
     /// By `O_PATH` descriptor only.
     Never,
-    /// By handle where the file system and our capabilities allow it, else by descriptor.
+    /// By handle if the file system and the daemon's capabilities allow it, else by descriptor.
     #[default]
     Prefer,
-    /// By handle only: an inode without one is an error for the guest, and a host that cannot open
-    /// handles at all is an error at start.
+    /// By handle only. An inode without a handle is an error for the guest; a host without working
+    /// handles is an error at start.
     Mandatory,
 }
 
@@ -72,7 +71,7 @@ impl FromStr for InodeFileHandles {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "never" => Ok(Self::Never),
-            // virtiofsd's older spelling of prefer.
+            // virtiofsd's older name of prefer.
             "prefer" | "fallback" => Ok(Self::Prefer),
             "mandatory" => Ok(Self::Mandatory),
             _ => Err("expected never, prefer or mandatory"),
@@ -80,12 +79,12 @@ impl FromStr for InodeFileHandles {
     }
 }
 
-/// Who keeps the guest's advisory locks, both POSIX and flock (`--locks`).
+/// Where the guest's POSIX and flock locks are kept (`--locks`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locks {
-    /// Taken on the host's files: other guests and host programs see them.
+    /// On the host's files: other guests and host programs see them.
     Host,
-    /// Kept inside each guest: nobody else sees them.
+    /// In the guest's kernel: no one else sees them.
     #[default]
     Guest,
 }
@@ -102,56 +101,55 @@ impl FromStr for Locks {
     }
 }
 
-/// The architecture whose open flags a guest speaks (`--guest-arch`).
+/// The architecture that defines a guest's open flags (`--guest-arch`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestArch {
-    /// 64-bit x86, User Mode Linux included.
+    /// 64-bit x86, including User Mode Linux.
     X86_64,
     /// 64-bit Arm.
     Aarch64,
 }
 
-/// How the host directory is presented to a guest.
+/// How a guest sees the host directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How much the guest may cache.
     pub cache: CachePolicy,
-    /// Validity of entries and attributes; `None` takes the policy's. See [`Options::timeout`].
+    /// Timeout of entries and attributes; `None` selects the policy's. See [`Options::timeout`].
     pub timeout: Option<Duration>,
-    /// Validity of "no such file". Zero unless asked for, whatever the policy: a file that the host makes later would stay
-    /// invisible to a guest that looked for it too early.
+    /// Timeout of negative entries. Zero by default for each policy, because a guest that looked up
+    /// a file too early would not see it when the host creates it.
     pub negative_timeout: Duration,
-    /// Extended attributes are offered.
+    /// Extended attributes are supported.
     pub xattr: bool,
-    /// The guest changes nothing: every modifying request is answered `EROFS`.
+    /// The guest may not change anything: modifying requests give `EROFS`.
     pub readonly: bool,
-    /// Mount points below the share are told to the guest (`FUSE_ATTR_SUBMOUNT`).
+    /// Mount points below the share are announced to the guest (`FUSE_ATTR_SUBMOUNT`).
     pub announce_submounts: bool,
-    /// Whether inodes are remembered by file handle.
+    /// Whether inodes are kept by file handle.
     pub inode_file_handles: InodeFileHandles,
-    /// Shared mappings of files opened with direct I/O are allowed
-    /// (`FUSE_DIRECT_IO_ALLOW_MMAP`).
+    /// Shared mappings are allowed on files opened with direct I/O (`FUSE_DIRECT_IO_ALLOW_MMAP`).
     pub allow_mmap: bool,
-    /// READDIRPLUS is offered.
+    /// READDIRPLUS is supported.
     pub readdirplus: bool,
     /// The guest may delay writes in its page cache (`FUSE_WRITEBACK_CACHE`).
     pub writeback: bool,
-    /// The guest's `O_DIRECT` reaches the host's file.
+    /// The guest's `O_DIRECT` applies to the host's file.
     pub allow_direct_io: bool,
-    /// Killing set-user-ID, set-group-ID and capabilities on write is ours
+    /// The daemon clears set-user-ID, set-group-ID and capabilities on write
     /// (`FUSE_HANDLE_KILLPRIV_V2`).
     pub killpriv_v2: bool,
-    /// Who keeps advisory locks.
+    /// Where advisory locks are kept.
     pub locks: Locks,
-    /// The guests' architecture; `None` learns it from each guest.
+    /// The guests' architecture; `None` detects it for each guest.
     pub guest_arch: Option<GuestArch>,
-    /// Descriptors the file system may hold for all guests together, files opened by guests
-    /// included. Known once the process's limits are set.
+    /// Limit of descriptors held for all guests together, including open files. Set after the
+    /// process limits are set.
     pub fd_budget: u64,
 }
 
 impl Options {
-    /// Validity of entries and attributes in force: the operator's, else the policy's.
+    /// The timeout in force for entries and attributes: the operator's, else the policy's.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or_else(|| self.cache.timeout())
@@ -159,7 +157,7 @@ impl Options {
 }
 
 impl Default for Options {
-    /// What a command line without options asks for, with a small descriptor budget.
+    /// The options of a command line without options, with a small descriptor budget.
     fn default() -> Self {
         Self {
             cache: CachePolicy::Auto,

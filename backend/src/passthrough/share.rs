@@ -1,4 +1,4 @@
-//! What all guests have in common: the directory, the options, the descriptor budget.
+//! The state that all guests share: the directory, the options, the descriptor budget.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,39 +8,43 @@ use std::time::Instant;
 use gangplank_service::rate_limited;
 
 use super::budget::{Budget, Descriptor, Permit};
-use super::inodes::{Inodes, Kind, stale};
+use super::cache_timeouts::CacheTimeouts;
+use super::errno::stale;
+use super::file_type::FileType;
+use super::id_map::IdMap;
+use super::inode_table::InodeTable;
+use super::mount_handles::OpenableHandle;
+use super::mounts::{Identity, Mount, MountIndex, Mounts};
 use super::options::{InodeFileHandles, Options};
-use super::places::{Identity, Place, PlaceIndex, Places};
-use super::recall::Recall;
 use crate::sys::file::{self, Statx};
 
-/// What the process is allowed to do, found out when it was confined.
+/// What the process may do. Determined when the process is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// Threads may take on other user and group ids (`CAP_SETUID`, `CAP_SETGID`).
+    /// Threads may change their user and group ids (`CAP_SETUID`, `CAP_SETGID`).
     pub can_change_credentials: bool,
-    /// Files may be opened by handle (`CAP_DAC_READ_SEARCH` where it counts).
+    /// Files may be opened by handle (`CAP_DAC_READ_SEARCH`).
     pub can_open_by_handle: bool,
 }
 
 /// Why a directory cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
-    /// Its attributes could not be read.
+    /// `statx(2)` on the directory failed.
     #[error("cannot read the attributes of the shared directory")]
     Attributes(#[source] io::Error),
-    /// It is something else.
-    #[error("what is to be shared is not a directory")]
+    /// The path is not a directory.
+    #[error("the shared path is not a directory")]
     NotDirectory,
-    /// File handles were demanded.
+    /// `--inode-file-handles=mandatory` was given and file handles do not work.
     #[error(
-        "--inode-file-handles=mandatory: files cannot be opened by handle here, for lack of CAP_DAC_READ_SEARCH or of \
-         a file system that has handles; use --inode-file-handles=prefer or =never"
+        "--inode-file-handles=mandatory: cannot open files by handle: either CAP_DAC_READ_SEARCH \
+         is missing or the file system has no handles; use --inode-file-handles=prefer or =never"
     )]
     NoHandles,
 }
 
-/// The shared directory and what is known of it. One for the daemon, made once it is confined.
+/// The shared directory and its state. The daemon creates one, after it is confined.
 #[derive(Debug)]
 pub struct Share {
     pub(super) root: Arc<Descriptor>,
@@ -48,16 +52,18 @@ pub struct Share {
     pub(super) proc_self_fd: OwnedFd,
     pub(super) options: Options,
     pub(super) abilities: Abilities,
-    pub(super) places: Places,
+    pub(super) timeouts: CacheTimeouts,
+    pub(super) id_map: IdMap,
+    pub(super) mounts: Mounts,
     pub(super) budget: Arc<Budget>,
-    guests: Mutex<Vec<Weak<Inodes>>>,
-    /// When inodes were last asked for descriptors, if none gave any.
-    pub(super) last_vain_search: Mutex<Option<Instant>>,
+    guests: Mutex<Vec<Weak<InodeTable>>>,
+    /// Time of the last eviction that freed no descriptor; `None` if the last one freed some.
+    pub(super) last_failed_eviction: Mutex<Option<Instant>>,
 }
 
 impl Share {
-    /// Shares the directory `root`. `proc_self_fd` is an open `/proc/self/fd`, by which the process reopens its own
-    /// descriptors wherever it may be confined.
+    /// Shares the directory `root`. `proc_self_fd` is an open `/proc/self/fd`; the process reopens
+    /// its own descriptors through it, also inside a chroot.
     ///
     /// # Errors
     /// See [`ShareError`].
@@ -71,44 +77,47 @@ impl Share {
         if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFDIR {
             return Err(ShareError::NotDirectory);
         }
-        let places = Places::default();
-        let place = places
+        let mounts = Mounts::default();
+        let mount = mounts
             .find_or_add(&stat, root.as_fd())
             .map_err(ShareError::Attributes)?;
         if options.inode_file_handles == InodeFileHandles::Mandatory {
-            let handle =
-                place
-                    .handles()
-                    .openable(proc_self_fd.as_fd(), root.as_fd(), Some(root.as_fd()));
+            let handle = mount.handles().openable_handle(
+                proc_self_fd.as_fd(),
+                root.as_fd(),
+                Some(root.as_fd()),
+            );
             if !abilities.can_open_by_handle || handle.is_none() {
                 return Err(ShareError::NoHandles);
             }
         }
-        // The root comes on top of what the guests may hold.
+        // The root's descriptor does not count against the guests' budget.
         let permit = Permit::uncounted();
         Ok(Arc::new(Self {
             root: Arc::new(Descriptor::new(root, permit)),
             root_identity: Identity {
-                place: place.index(),
+                mount: mount.index(),
                 ino: stat.stx_ino,
             },
             proc_self_fd,
             budget: Budget::new(options.fd_budget),
+            timeouts: CacheTimeouts::new(&options),
             options,
             abilities,
-            places,
+            id_map: IdMap,
+            mounts,
             guests: Mutex::default(),
-            last_vain_search: Mutex::default(),
+            last_failed_eviction: Mutex::default(),
         }))
     }
 
-    /// The options it was made with.
+    /// The options of the share.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Descriptors that guests hold at present, all together.
+    /// Number of descriptors that all guests together hold now.
     #[must_use]
     pub fn held_descriptors(&self) -> u64 {
         self.budget.held()
@@ -118,72 +127,87 @@ impl Share {
         self.proc_self_fd.as_fd()
     }
 
-    /// Adds a guest's table to those that give up descriptors when they get scarce.
-    pub(super) fn register(&self, inodes: &Arc<Inodes>) {
+    /// Adds a guest's inode table to those from which descriptors can be evicted.
+    pub(super) fn register(&self, inodes: &Arc<InodeTable>) {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.retain(|guest| guest.strong_count() > 0);
         guests.push(Arc::downgrade(inodes));
     }
 
-    /// The tables of all guests.
-    pub(super) fn registered(&self) -> Vec<Arc<Inodes>> {
+    /// The inode tables of all guests.
+    pub(super) fn registered(&self) -> Vec<Arc<InodeTable>> {
         let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// A descriptor for an inode that none holds.
-    ///
-    /// # Errors
-    /// ESTALE where the inode is gone, ENFILE.
-    pub(super) fn find_again(
+    /// A file handle of `file`, if handles are enabled and the file system has them.
+    pub(super) fn openable_handle(
         &self,
         identity: Identity,
-        recall: &Recall,
-    ) -> io::Result<Arc<Descriptor>> {
-        let permit = self.permit()?;
-        let fd = self.open(|| self.open_recalled(identity, recall))?;
-        Ok(Arc::new(Descriptor::new(fd, permit)))
+        file: BorrowedFd<'_>,
+        can_be_opened: bool,
+    ) -> Option<OpenableHandle> {
+        let mount = self
+            .uses_file_handles()
+            .then(|| self.mount(identity.mount).ok())
+            .flatten()?;
+        // The source descriptor may stay open for long and pin its inode. The root is pinned
+        // anyway.
+        let source = match identity.mount {
+            MountIndex::ROOT => Some(self.root.as_fd()),
+            _ => can_be_opened.then_some(file),
+        };
+        mount
+            .handles()
+            .openable_handle(self.proc_self_fd(), file, source)
     }
 
-    /// The place at a position.
-    pub(super) fn place(&self, index: PlaceIndex) -> io::Result<Arc<Place>> {
-        self.places.get(index).ok_or_else(stale)
+    /// Whether files may be opened by handle.
+    pub(super) fn uses_file_handles(&self) -> bool {
+        self.abilities.can_open_by_handle
+            && self.options.inode_file_handles != InodeFileHandles::Never
     }
 
-    /// The place of a file that was just opened.
+    /// The mount at an index.
+    pub(super) fn mount(&self, index: MountIndex) -> io::Result<Arc<Mount>> {
+        self.mounts.get(index).ok_or_else(stale)
+    }
+
+    /// The mount of a file that was just opened.
     ///
     /// # Errors
-    /// EOPNOTSUPP where handles are mandatory and this place has none.
-    pub(super) fn place_of_new(
+    /// EOPNOTSUPP if file handles are mandatory and the mount has none.
+    pub(super) fn mount_of_new(
         &self,
         stat: &Statx,
         file: BorrowedFd<'_>,
-    ) -> io::Result<PlaceIndex> {
-        let known = self.places.find(stat, PlaceIndex::ROOT);
+    ) -> io::Result<MountIndex> {
+        let known = self.mounts.find(stat, MountIndex::ROOT);
         if let (Some(index), true) = (
             known,
             self.options.inode_file_handles != InodeFileHandles::Mandatory,
         ) {
             return Ok(index);
         }
-        let place = self.places.find_or_add(stat, file)?;
+        let mount = self.mounts.find_or_add(stat, file)?;
         if self.options.inode_file_handles == InodeFileHandles::Mandatory {
-            let kind = Kind::from_mode(u32::from(stat.stx_mode));
+            let file_type = FileType::from_mode(u32::from(stat.stx_mode));
             let identity = Identity {
-                place: place.index(),
+                mount: mount.index(),
                 ino: stat.stx_ino,
             };
             if self
-                .openable_handle(identity, file, kind.can_be_opened())
+                .openable_handle(identity, file, file_type.can_be_opened())
                 .is_none()
             {
                 rate_limited!(
                     error,
-                    "--inode-file-handles=mandatory, and a file system in the share has no handles: guests get EOPNOTSUPP"
+                    "--inode-file-handles=mandatory, but a file system in the share has no file \
+                     handles, so guests get EOPNOTSUPP there; use --inode-file-handles=prefer"
                 );
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
         }
-        Ok(place.index())
+        Ok(mount.index())
     }
 }

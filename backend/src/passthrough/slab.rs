@@ -1,28 +1,32 @@
-//! A table whose keys are never used again, and which gives memory back as it empties.
+//! A table whose keys are never reused and which frees memory as it empties.
+//!
+//! The `slab` crate reuses keys and keeps its memory; the table of a guest that walks through a
+//! large tree once must do neither.
 
 use std::fmt;
 
-/// Entries of a chunk; as many as a `u64` has bits, so that one word tells which are in use.
+/// Entries per chunk: the bits of a `u64`, so that one word tells which entries are used.
 const CHUNK: usize = 64;
 
-/// Bits of a key that hold the position; the rest is the generation.
+/// Bits of a key that hold the index; the others hold the generation.
 const INDEX_BITS: u32 = 24;
 
-/// Bits that a key occupies in all. The upper four of a `u64` stay free for the key's owner.
+/// Bits of a key in total. The upper four bits of a `u64` are left for the key's user.
 pub(super) const KEY_BITS: u32 = 60;
 
-/// Generations end here: a table that made so many entries takes no more.
+/// The largest generation. A table that reaches it accepts no more entries.
 const LAST_GENERATION: u64 = (1 << (KEY_BITS - INDEX_BITS)) - 1;
 
-/// Positions end here.
+/// Limit of entries.
 const CAPACITY: usize = 1 << INDEX_BITS;
 
-/// What finds an entry again: its position, and the count of insertions at the time it was made.
+/// The key of an entry: its index and the number of insertions before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key(u64);
 
 impl Key {
-    /// A key from a number that came from outside; it may lead to nothing. `None` for more than [`KEY_BITS`] bits.
+    /// A key from an untrusted number, which may have no entry. `None` for more than [`KEY_BITS`]
+    /// bits.
     pub(super) fn from_raw(raw: u64) -> Option<Self> {
         (raw >> KEY_BITS == 0).then_some(Self(raw))
     }
@@ -32,7 +36,7 @@ impl Key {
         self.0
     }
 
-    /// The entry's position, which is unique among the entries that exist.
+    /// The entry's index, unique among the existing entries.
     pub(super) fn index(self) -> u32 {
         // Masked to 24 bits.
         u32::try_from(self.0 & (CAPACITY as u64 - 1)).unwrap_or(0)
@@ -44,7 +48,7 @@ impl Key {
     }
 }
 
-/// The table is full: 2^24 entries exist, or 2^36 were made.
+/// The table is full: 2^24 entries exist, or 2^36 were inserted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -68,12 +72,12 @@ impl<T> Chunk<T> {
     }
 }
 
-/// The table. Entries stay where they are, in chunks that come and go.
+/// The table. Entries do not move; chunks are allocated and freed.
 pub(super) struct Slab<T> {
     chunks: Vec<Option<Box<Chunk<T>>>>,
-    /// Chunks that may have room, the best last; entries may be outdated.
+    /// Chunks that may have unused entries, the best last; may include outdated chunks.
     room: Vec<u32>,
-    /// An empty chunk: a table that fills a little and empties again must not ask for memory each time.
+    /// An empty chunk, so that a table around a chunk boundary does not allocate each time.
     spare: Option<Box<Chunk<T>>>,
     made: u64,
     len: usize,
@@ -117,9 +121,9 @@ impl<T> Slab<T> {
             .and_then(Option::as_mut)
             .ok_or(Full)?;
         let slot = (!chunk.used).trailing_zeros();
-        let place = chunk.slots.get_mut(slot as usize).ok_or(Full)?;
+        let entry = chunk.slots.get_mut(slot as usize).ok_or(Full)?;
         let key = Key(((self.made + 1) << INDEX_BITS) | (number * CHUNK) as u64 | u64::from(slot));
-        *place = Some((key, value));
+        *entry = Some((key, value));
         chunk.used |= 1 << slot;
         self.made += 1;
         self.len += 1;
@@ -135,7 +139,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The entry of a key, to be changed.
+    /// The entry of a key, mutable.
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let (chunk, slot) = key.position();
         match self.chunks.get_mut(chunk)?.as_mut()?.slots.get_mut(slot)? {
@@ -144,7 +148,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The entry at a position, whatever its generation.
+    /// The entry at an index, of any generation.
     pub(super) fn at(&self, index: u32) -> Option<(Key, &T)> {
         let index = index as usize;
         let slot = self
@@ -156,11 +160,11 @@ impl<T> Slab<T> {
         slot.as_ref().map(|(key, value)| (*key, value))
     }
 
-    /// Takes an entry out.
+    /// Removes an entry.
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
         let (number, slot) = key.position();
-        let place = self.chunks.get_mut(number)?;
-        let chunk = place.as_mut()?;
+        let chunk_slot = self.chunks.get_mut(number)?;
+        let chunk = chunk_slot.as_mut()?;
         let entry = chunk.slots.get_mut(slot)?;
         if !matches!(entry, Some((found, _)) if *found == key) {
             return None;
@@ -170,16 +174,16 @@ impl<T> Slab<T> {
         chunk.used &= !(1 << slot);
         self.len -= 1;
         if chunk.used == 0 {
-            self.spare = place.take();
+            self.spare = chunk_slot.take();
             self.trim();
         } else if was_full {
-            // Positions have 24 bits.
+            // Indices have 24 bits.
             self.room.push(u32::try_from(number).unwrap_or(u32::MAX));
         }
         Some(value)
     }
 
-    /// All entries, by position; `from` is where to begin.
+    /// All entries in the order of their indices, starting at `from`.
     pub(super) fn iter_from(&self, from: u32) -> impl Iterator<Item = (Key, &T)> {
         let from = from as usize;
         self.chunks
@@ -214,7 +218,7 @@ impl<T> Slab<T> {
         Ok(number)
     }
 
-    /// Lets go of the table's own memory beyond the last chunk.
+    /// Frees the table's own memory beyond the last chunk.
     fn trim(&mut self) {
         while let Some(None) = self.chunks.last() {
             self.chunks.pop();

@@ -9,6 +9,7 @@ use gangplank_fuse::{
     StatfsOut, Unique, WriteOut,
 };
 
+use super::file_system::{GuestGid, GuestUid};
 use super::reply::{put, put_bytes};
 use super::{Caller, Creator, FileSystem, LockWait, Name, Session};
 use crate::sys::buffers::{Reader, Writer};
@@ -42,8 +43,8 @@ pub(super) struct Call<'a, 'r, 'w> {
 impl Call<'_, '_, '_> {
     fn caller(&self) -> Caller {
         Caller {
-            uid: self.header.uid,
-            gid: self.header.gid,
+            uid: GuestUid::new(self.header.uid),
+            gid: GuestGid::new(self.header.gid),
             pid: self.header.pid,
         }
     }

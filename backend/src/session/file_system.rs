@@ -1,4 +1,13 @@
-//! The seam between the FUSE protocol and the storage under it.
+//! The interface between the FUSE session and a file system.
+//!
+//! Each family of operations is a trait of its own, so that a file system can implement it in the
+//! module that does the work. [`FileSystem`] is all of them.
+//!
+//! For all families: errors are errno values in [`io::Error`] and reach the guest unchanged. Names
+//! are validated as single components. Node ids and handles are not validated; unknown ones give
+//! ESTALE and EBADF. Each [`EntryOut`] with a node id other than 0 counts as one lookup, which
+//! [`Lookup::forget`] undoes. Flags have the values of the guest's architecture. A default method
+//! returns ENOSYS, after which the guest's kernel does not send the request again.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,65 +24,144 @@ use super::Name;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::interrupt::Interruption;
 
-/// Who asks: the guest process's credentials as the request header tells them.
+/// A user id in the guest's user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct GuestUid(u32);
+
+/// A group id in the guest's user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct GuestGid(u32);
+
+impl GuestUid {
+    /// The guest's superuser.
+    pub const ROOT: Self = Self(0);
+
+    /// The id with this number.
+    #[must_use]
+    pub const fn new(uid: u32) -> Self {
+        Self(uid)
+    }
+
+    /// The number of the id.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl GuestGid {
+    /// The id with this number.
+    #[must_use]
+    pub const fn new(gid: u32) -> Self {
+        Self(gid)
+    }
+
+    /// The number of the id.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// The credentials of the guest's process, from the request header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// File system user id in the guest.
-    pub uid: u32,
-    /// File system group id in the guest.
-    pub gid: u32,
-    /// Process id in the guest; 0 when the kernel itself asks.
+    /// File system user id.
+    pub uid: GuestUid,
+    /// File system group id.
+    pub gid: GuestGid,
+    /// Process id in the guest; 0 for a request of the kernel itself.
     pub pid: u32,
 }
 
-/// Who creates an object, and under which umask.
+/// The credentials and the umask for creating an object.
 #[derive(Debug, Clone, Copy)]
 pub struct Creator<'a> {
-    /// Becomes the owner, unless the parent directory's setgid bit gives the group.
+    /// The owner of the new object. The parent directory's setgid bit may override the group.
     pub caller: Caller,
-    /// The caller's umask. Only to be applied where [`InitFlags::DONT_MASK`] was negotiated; else the guest has applied it.
+    /// The caller's umask, to be applied if [`InitFlags::DONT_MASK`] was negotiated. Otherwise the
+    /// guest has applied it.
     pub umask: u32,
-    /// The one supplementary group, if any, that lets the caller give the new object its parent's group
-    /// ([`InitFlags::CREATE_SUPP_GROUP`]).
+    /// The supplementary group, if any, that allows the caller to give the new object its parent's
+    /// group ([`InitFlags::CREATE_SUPP_GROUP`]).
     pub groups: Option<SupplementaryGroups<'a>>,
 }
 
-/// What a lock request does when the lock is held by another.
+/// What to do if another owner holds the lock.
 #[derive(Debug, Clone, Copy)]
 pub enum LockWait<'a> {
-    /// Fail with EAGAIN.
+    /// Return EAGAIN.
     No,
-    /// Wait until it is free, or fail with EINTR once interrupted.
+    /// Wait until the lock is free, or return EINTR once interrupted.
     UntilFree(&'a Interruption),
 }
 
-/// A file system that one guest uses. Calls come from several threads at once.
-///
-/// Errors are errno values in [`io::Error`]; they reach the guest as they are. Names have been checked to be single
-/// components; node ids and handles have not been checked at all: unknown ones give ESTALE and EBADF. Every
-/// [`EntryOut`] returned with a node id other than 0 counts as one look-up, to be undone by [`FileSystem::forget`].
-/// Flags arrive as the guest's kernel sent them, in the numbering of its architecture.
-#[allow(unused_variables)]
-pub trait FileSystem: Send + Sync {
-    /// Starts the session: gets what the guest's kernel offers and returns the part of it that is wanted. Flags that
-    /// concern only the transport (message sizes) are the session's own business and may be ignored here.
+/// A guest's file system: all families of operations. Several threads call it at once.
+pub trait FileSystem:
+    SessionLifecycle
+    + Lookup
+    + Attributes
+    + Namespace
+    + Files
+    + FileData
+    + FileRanges
+    + Directories
+    + Xattrs
+    + FileLocks
+    + Superblock
+    + Send
+    + Sync
+{
+}
+
+impl<T> FileSystem for T where
+    T: SessionLifecycle
+        + Lookup
+        + Attributes
+        + Namespace
+        + Files
+        + FileData
+        + FileRanges
+        + Directories
+        + Xattrs
+        + FileLocks
+        + Superblock
+        + Send
+        + Sync
+{
+}
+
+/// Start and end of a session: INIT and DESTROY.
+pub trait SessionLifecycle {
+    /// Starts the session. Gets the flags that the guest's kernel offers and returns those that the
+    /// file system accepts. The session negotiates transport flags (message sizes) itself.
     fn init(&self, offered: InitFlags) -> InitFlags;
 
-    /// Ends the session: all node ids, handles and locks are void, and what they held is freed. Another
-    /// [`FileSystem::init`] may follow.
+    /// Ends the session: frees all node ids, handles and locks. [`SessionLifecycle::init`] may
+    /// follow.
     fn destroy(&self);
+}
 
-    /// Finds `name` in `parent`. A node id of 0 says that it does not exist and that the guest may remember that for
-    /// the entry's time.
+/// LOOKUP and FORGET.
+pub trait Lookup {
+    /// Finds `name` in `parent`. A reply with node id 0 is a negative entry, which the guest may
+    /// cache for the entry's timeout.
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut>;
 
-    /// Undoes `count` look-ups of `node`. Unknown nodes and counts that are too large are logged and otherwise harmless.
+    /// Undoes `count` lookups of `node`. Unknown nodes and excessive counts are logged and have no
+    /// other effect.
     fn forget(&self, node: NodeId, count: u64);
+}
 
-    /// Attributes, through `handle` where the guest names one.
+/// GETATTR, STATX, SETATTR and ACCESS.
+#[allow(unused_variables)]
+pub trait Attributes {
+    /// Reads the attributes, through `handle` if the guest names one.
     fn getattr(&self, node: NodeId, handle: Option<Handle>) -> io::Result<AttrOut>;
 
-    /// Extended attributes of the inode (`statx(2)`): the birth time among others.
+    /// Reads the attributes of `statx(2)`, including the birth time.
     fn statx(&self, node: NodeId, args: &StatxIn) -> io::Result<StatxOut> {
         Err(unsupported())
     }
@@ -81,10 +169,19 @@ pub trait FileSystem: Send + Sync {
     /// Changes attributes: mode, owner, size, times.
     fn setattr(&self, caller: Caller, node: NodeId, args: &SetattrIn) -> io::Result<AttrOut>;
 
-    /// Puts a symbolic link's target into `target`, which has room for the longest one, and returns its length.
+    /// Checks permissions. ENOSYS leaves all checks to the guest's kernel.
+    fn access(&self, caller: Caller, node: NodeId, mask: u32) -> io::Result<()> {
+        Err(unsupported())
+    }
+}
+
+/// Creating, removing and renaming directory entries.
+pub trait Namespace {
+    /// Reads a symbolic link's target into `target`, which has room for the longest one, and
+    /// returns its length.
     fn readlink(&self, node: NodeId, target: &mut [u8]) -> io::Result<usize>;
 
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     fn symlink(
         &self,
         creator: &Creator<'_>,
@@ -93,7 +190,7 @@ pub trait FileSystem: Send + Sync {
         target: &CStr,
     ) -> io::Result<EntryOut>;
 
-    /// Makes a file, device node, FIFO or socket.
+    /// Creates a file, device node, FIFO or socket.
     fn mknod(
         &self,
         creator: &Creator<'_>,
@@ -103,7 +200,7 @@ pub trait FileSystem: Send + Sync {
         rdev: u32,
     ) -> io::Result<EntryOut>;
 
-    /// Makes a directory.
+    /// Creates a directory.
     fn mkdir(
         &self,
         creator: &Creator<'_>,
@@ -129,13 +226,18 @@ pub trait FileSystem: Send + Sync {
         flags: u32,
     ) -> io::Result<()>;
 
-    /// Gives `node` another name.
+    /// Adds a name to `node`.
     fn link(&self, node: NodeId, new_parent: NodeId, new_name: Name<'_>) -> io::Result<EntryOut>;
+}
 
-    /// Opens a file. ENOSYS says, once and for all, that opening is not needed.
+/// Opening, creating and closing files.
+#[allow(unused_variables)]
+pub trait Files {
+    /// Opens a file. ENOSYS lets the guest use all files without OPEN
+    /// ([`InitFlags::NO_OPEN_SUPPORT`]).
     fn open(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut>;
 
-    /// Makes a file if need be and opens it.
+    /// Creates a file if it does not exist, and opens it.
     fn create(
         &self,
         creator: &Creator<'_>,
@@ -144,7 +246,7 @@ pub trait FileSystem: Send + Sync {
         args: &CreateIn,
     ) -> io::Result<(EntryOut, OpenOut)>;
 
-    /// Makes a file without a name in the directory `parent` and opens it (`O_TMPFILE`).
+    /// Creates a file without a name in the directory `parent` and opens it (`O_TMPFILE`).
     fn tmpfile(
         &self,
         creator: &Creator<'_>,
@@ -154,8 +256,24 @@ pub trait FileSystem: Send + Sync {
         Err(unsupported())
     }
 
-    /// Reads at most `args.size` bytes straight into `data` and returns how many. EAGAIN where that means to wait for a disk and
-    /// it may not, with nothing promised about what is in `data` then.
+    /// Closes a handle.
+    fn release(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()>;
+
+    /// A guest process closes one of the descriptors of a handle. ENOSYS stops all further FLUSH
+    /// requests of the mount.
+    fn flush(&self, node: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    /// Writes data, and all attributes unless `data_only`, to stable storage.
+    fn fsync(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()>;
+}
+
+/// READ and WRITE.
+pub trait FileData {
+    /// Reads at most `args.size` bytes directly into `data` and returns their number. Without
+    /// `may_block` returns EAGAIN if the read would wait for the disk; the content of `data` is
+    /// then undefined.
     fn read(
         &self,
         node: NodeId,
@@ -164,23 +282,70 @@ pub trait FileSystem: Send + Sync {
         may_block: bool,
     ) -> io::Result<usize>;
 
-    /// Writes `args.size` bytes straight from `data` and returns how many.
+    /// Writes `args.size` bytes directly from `data` and returns their number.
     fn write(&self, node: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize>;
+}
 
-    /// Figures of the file system that holds `node`.
-    fn statfs(&self, node: NodeId) -> io::Result<Kstatfs>;
-
-    /// Closes a handle.
-    fn release(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()>;
-
-    /// A guest process closes a descriptor of the handle. ENOSYS says, once and for all, that nothing depends on it.
-    fn flush(&self, node: NodeId, handle: Handle, lock_owner: u64) -> io::Result<()> {
+/// FALLOCATE, LSEEK and COPY_FILE_RANGE.
+#[allow(unused_variables)]
+pub trait FileRanges {
+    /// Allocates, punches, zeroes, collapses or inserts a range. If
+    /// [`InitFlags::HANDLE_KILLPRIV_V2`] was negotiated, clears set-id bits unless `caller` may
+    /// keep them.
+    fn fallocate(&self, caller: Caller, node: NodeId, args: &FallocateIn) -> io::Result<()> {
         Err(unsupported())
     }
 
-    /// Brings data, and unless `data_only` all attributes, to stable storage.
-    fn fsync(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()>;
+    /// Finds the next data or hole.
+    fn lseek(&self, node: NodeId, args: &LseekIn) -> io::Result<u64> {
+        Err(unsupported())
+    }
 
+    /// Copies from `node` to another file and returns the number of bytes. Treats the target's
+    /// set-id bits like [`FileRanges::fallocate`].
+    fn copy_file_range(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        args: &CopyFileRangeIn,
+    ) -> io::Result<u64> {
+        Err(unsupported())
+    }
+}
+
+/// Opening, listing and closing directories.
+pub trait Directories {
+    /// Opens a directory. ENOSYS lets the guest use all directories without OPENDIR
+    /// ([`InitFlags::NO_OPENDIR_SUPPORT`]).
+    fn opendir(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut>;
+
+    /// Lists a directory from the cookie `args.offset` on, as far as `entries` has room.
+    fn readdir(
+        &self,
+        node: NodeId,
+        args: &ReadIn,
+        entries: &mut DirentWriter<'_>,
+    ) -> io::Result<()>;
+
+    /// Like [`Directories::readdir`], with a lookup of each entry. An entry whose lookup fails has
+    /// node id 0.
+    fn readdirplus(
+        &self,
+        node: NodeId,
+        args: &ReadIn,
+        entries: &mut DirentWriter<'_>,
+    ) -> io::Result<()>;
+
+    /// Closes a directory handle.
+    fn releasedir(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()>;
+
+    /// Writes a directory to stable storage.
+    fn fsyncdir(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()>;
+}
+
+/// Extended attributes.
+#[allow(unused_variables)]
+pub trait Xattrs {
     /// Sets an extended attribute.
     fn setxattr(
         &self,
@@ -192,12 +357,14 @@ pub trait FileSystem: Send + Sync {
         Err(unsupported())
     }
 
-    /// Gets an extended attribute: its length; and its value, if `value` is not empty (ERANGE if it is too small).
+    /// Reads an extended attribute into `value` and returns its length. With an empty `value`
+    /// returns only the length; ERANGE if `value` is too small.
     fn getxattr(&self, node: NodeId, name: &CStr, value: &mut [u8]) -> io::Result<usize> {
         Err(unsupported())
     }
 
-    /// Gets the names of all extended attributes, each ended by a NUL, in the manner of [`FileSystem::getxattr`].
+    /// Reads the names of all extended attributes, each terminated by a NUL. `names` is used like
+    /// the value of [`Xattrs::getxattr`].
     fn listxattr(&self, node: NodeId, names: &mut [u8]) -> io::Result<usize> {
         Err(unsupported())
     }
@@ -206,76 +373,35 @@ pub trait FileSystem: Send + Sync {
     fn removexattr(&self, node: NodeId, name: &CStr) -> io::Result<()> {
         Err(unsupported())
     }
+}
 
-    /// Opens a directory. ENOSYS says, once and for all, that opening is not needed.
-    fn opendir(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut>;
-
-    /// Lists a directory from the cookie `args.offset` on, as far as `entries` has room.
-    fn readdir(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        entries: &mut DirentWriter<'_>,
-    ) -> io::Result<()>;
-
-    /// Like [`FileSystem::readdir`], with a look-up of each entry; one whose look-up fails is listed with node id 0.
-    fn readdirplus(
-        &self,
-        node: NodeId,
-        args: &ReadIn,
-        entries: &mut DirentWriter<'_>,
-    ) -> io::Result<()>;
-
-    /// Closes a directory handle.
-    fn releasedir(&self, node: NodeId, args: &ReleaseIn) -> io::Result<()>;
-
-    /// Brings a directory to stable storage.
-    fn fsyncdir(&self, node: NodeId, handle: Handle, data_only: bool) -> io::Result<()>;
-
-    /// Checks permission. ENOSYS says, once and for all, that the guest's own check is enough.
-    fn access(&self, caller: Caller, node: NodeId, mask: u32) -> io::Result<()> {
-        Err(unsupported())
-    }
-
-    /// Finds a lock that would conflict; of type `F_UNLCK` when there is none.
+/// Advisory locks.
+#[allow(unused_variables)]
+pub trait FileLocks {
+    /// Finds a conflicting lock. The type of the result is `F_UNLCK` if there is none.
     fn getlk(&self, node: NodeId, args: &LkIn) -> io::Result<FileLock> {
         Err(unsupported())
     }
 
-    /// Takes or gives back a lock: POSIX, or BSD (`flock`) where the flags say so.
+    /// Takes or releases a POSIX lock, or a BSD lock (`flock`) if the flags say so.
     fn setlk(&self, node: NodeId, args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
         Err(unsupported())
     }
+}
 
-    /// Allocates, punches, zeroes, collapses or inserts a range. Set-id bits go unless `caller` may keep them, where
-    /// [`InitFlags::HANDLE_KILLPRIV_V2`] was negotiated.
-    fn fallocate(&self, caller: Caller, node: NodeId, args: &FallocateIn) -> io::Result<()> {
-        Err(unsupported())
-    }
+/// Operations on a whole file system: STATFS and SYNCFS.
+#[allow(unused_variables)]
+pub trait Superblock {
+    /// Statistics of the file system that holds `node`.
+    fn statfs(&self, node: NodeId) -> io::Result<Kstatfs>;
 
-    /// Finds data or a hole.
-    fn lseek(&self, node: NodeId, args: &LseekIn) -> io::Result<u64> {
-        Err(unsupported())
-    }
-
-    /// Copies from `node` to another file and returns how many bytes. For that file's set-id bits, see
-    /// [`FileSystem::fallocate`].
-    fn copy_file_range(
-        &self,
-        caller: Caller,
-        node: NodeId,
-        args: &CopyFileRangeIn,
-    ) -> io::Result<u64> {
-        Err(unsupported())
-    }
-
-    /// Brings the whole file system that holds `node` to stable storage.
+    /// Writes the file system that holds `node` to stable storage.
     fn syncfs(&self, node: NodeId) -> io::Result<()> {
         Err(unsupported())
     }
 }
 
-/// The answer to what a file system does not do: the guest's kernel does not ask again.
+/// ENOSYS: the guest's kernel does not send this request again.
 fn unsupported() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOSYS)
 }

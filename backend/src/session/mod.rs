@@ -5,7 +5,7 @@
 //! anything.
 
 mod dispatch;
-mod file_system;
+pub mod file_system;
 mod name;
 mod negotiation;
 mod reply;

@@ -15,6 +15,10 @@ use gangplank_fuse::{
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::file_system::{
+    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Lookup, Namespace,
+    SessionLifecycle, Superblock, Xattrs,
+};
 use super::*;
 use crate::sys::buffers::Segments;
 
@@ -42,7 +46,7 @@ fn text(name: Name<'_>) -> &str {
     name.as_c_str().to_str().unwrap_or("(bytes)")
 }
 
-impl FileSystem for Recorder {
+impl SessionLifecycle for Recorder {
     fn init(&self, offered: InitFlags) -> InitFlags {
         self.note("init".into());
         offered & (InitFlags::DO_READDIRPLUS | InitFlags::SETXATTR_EXT)
@@ -51,7 +55,9 @@ impl FileSystem for Recorder {
     fn destroy(&self) {
         self.note("destroy".into());
     }
+}
 
+impl Lookup for Recorder {
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         if name.as_c_str() == c"missing" {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
@@ -62,7 +68,9 @@ impl FileSystem for Recorder {
     fn forget(&self, node: NodeId, count: u64) {
         self.note(format!("forget {node} {count}"));
     }
+}
 
+impl Attributes for Recorder {
     fn getattr(&self, node: NodeId, handle: Option<Handle>) -> io::Result<AttrOut> {
         self.note(format!("getattr {node} {handle:?}"));
         Ok(AttrOut {
@@ -72,10 +80,12 @@ impl FileSystem for Recorder {
     }
 
     fn setattr(&self, caller: Caller, node: NodeId, _args: &SetattrIn) -> io::Result<AttrOut> {
-        self.note(format!("setattr {node} by {}", caller.uid));
+        self.note(format!("setattr {node} by {}", caller.uid.get()));
         Ok(AttrOut::default())
     }
+}
 
+impl Namespace for Recorder {
     fn readlink(&self, _node: NodeId, target: &mut [u8]) -> io::Result<usize> {
         target[..6].copy_from_slice(b"target");
         Ok(6)
@@ -146,7 +156,9 @@ impl FileSystem for Recorder {
     fn link(&self, node: NodeId, new_parent: NodeId, new_name: Name<'_>) -> io::Result<EntryOut> {
         self.entry(format!("link {node} {new_parent} {}", text(new_name)))
     }
+}
 
+impl Files for Recorder {
     fn open(&self, node: NodeId, args: &OpenIn) -> io::Result<OpenOut> {
         self.note(format!("open {node} {:#x}", args.flags));
         Ok(OpenOut {
@@ -181,6 +193,18 @@ impl FileSystem for Recorder {
         ))
     }
 
+    fn release(&self, _node: NodeId, args: &ReleaseIn) -> io::Result<()> {
+        self.note(format!("release {}", args.fh));
+        Ok(())
+    }
+
+    fn fsync(&self, _node: NodeId, _handle: Handle, data_only: bool) -> io::Result<()> {
+        self.note(format!("fsync {data_only}"));
+        Ok(())
+    }
+}
+
+impl FileData for Recorder {
     fn read(
         &self,
         _node: NodeId,
@@ -208,30 +232,11 @@ impl FileSystem for Recorder {
         ));
         Ok(bytes.len())
     }
+}
 
-    fn statfs(&self, _node: NodeId) -> io::Result<Kstatfs> {
-        Ok(Kstatfs::default())
-    }
+impl FileRanges for Recorder {}
 
-    fn release(&self, _node: NodeId, args: &ReleaseIn) -> io::Result<()> {
-        self.note(format!("release {}", args.fh));
-        Ok(())
-    }
-
-    fn fsync(&self, _node: NodeId, _handle: Handle, data_only: bool) -> io::Result<()> {
-        self.note(format!("fsync {data_only}"));
-        Ok(())
-    }
-
-    fn getxattr(&self, _node: NodeId, _name: &CStr, value: &mut [u8]) -> io::Result<usize> {
-        match value.len() {
-            0 => {}
-            1..5 => return Err(io::Error::from_raw_os_error(libc::ERANGE)),
-            _ => value[..5].copy_from_slice(b"value"),
-        }
-        Ok(5)
-    }
-
+impl Directories for Recorder {
     fn opendir(&self, _node: NodeId, _args: &OpenIn) -> io::Result<OpenOut> {
         Ok(OpenOut::default())
     }
@@ -264,7 +269,20 @@ impl FileSystem for Recorder {
     fn fsyncdir(&self, _node: NodeId, _handle: Handle, _data_only: bool) -> io::Result<()> {
         Ok(())
     }
+}
 
+impl Xattrs for Recorder {
+    fn getxattr(&self, _node: NodeId, _name: &CStr, value: &mut [u8]) -> io::Result<usize> {
+        match value.len() {
+            0 => {}
+            1..5 => return Err(io::Error::from_raw_os_error(libc::ERANGE)),
+            _ => value[..5].copy_from_slice(b"value"),
+        }
+        Ok(5)
+    }
+}
+
+impl FileLocks for Recorder {
     fn getlk(&self, _node: NodeId, _args: &LkIn) -> io::Result<FileLock> {
         Ok(FileLock::default())
     }
@@ -278,6 +296,12 @@ impl FileSystem for Recorder {
                 Err(io::Error::from_raw_os_error(libc::EINTR))
             }),
         }
+    }
+}
+
+impl Superblock for Recorder {
+    fn statfs(&self, _node: NodeId) -> io::Result<Kstatfs> {
+        Ok(Kstatfs::default())
     }
 }
 

@@ -1,8 +1,8 @@
-//! Scattered memory that a request reads from or writes to, and file transfers straight into and out of it.
+//! The scattered memory of a request, and transfers between it and files.
 //!
-//! The segments usually lie in guest memory, which the guest may change at any time. So they are raw
-//! addresses and never Rust references: bytes are copied out once and only the copy is looked at.
-#![allow(unsafe_code)] // raw addresses of guest memory are turned into copies and system calls here and nowhere else
+//! The segments usually lie in guest memory, which the guest can change at any time. So they are
+//! raw addresses and never Rust references: bytes are copied out once, and only the copy is used.
+#![allow(unsafe_code)] // the only module that accesses guest memory by raw addresses
 
 use std::io;
 use std::marker::PhantomData;
@@ -10,25 +10,26 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// The largest number of segments the kernel takes in one vectored call (`UIO_MAXIOV`).
+/// The kernel's limit of segments per vectored call (`UIO_MAXIOV`, `linux/uio.h`).
 const MAX_SEGMENTS_PER_CALL: usize = 1024;
 
-/// The largest number of bytes the kernel moves in one call (`MAX_RW_COUNT`, with pages of up to 64 KiB).
+/// The kernel's limit of bytes per call (`MAX_RW_COUNT`), for pages of up to 64 KiB.
 const MAX_BYTES_PER_CALL: usize = 0x7fff_0000;
 
-/// A growable list of memory segments; adjacent ones are joined. The allocation survives [`Segments::clear`].
+/// A growable list of memory segments. Adjacent segments are merged. [`Segments::clear`] keeps the
+/// allocation.
 #[derive(Default)]
 pub struct Segments {
     list: Vec<libc::iovec>,
     total: usize,
 }
 
-// SAFETY: the list holds addresses, not references; whoever makes a `Reader` or `Writer` of them answers for
-// the memory being mapped, on whatever thread that happens.
+// SAFETY: the list holds addresses, not references; the caller that creates a `Reader` or `Writer`
+// guarantees that the memory is mapped, on any thread.
 unsafe impl Send for Segments {}
 
 impl Segments {
-    /// An empty list with room for `capacity` segments.
+    /// An empty list with capacity for `capacity` segments.
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
             list: Vec::with_capacity(capacity),
@@ -36,8 +37,8 @@ impl Segments {
         }
     }
 
-    /// Appends `len` bytes at `base`, as part of the previous segment where it goes on from there.
-    /// Returns false, and appends nothing, where the total would not fit `isize`.
+    /// Appends `len` bytes at `base`; extends the previous segment if they are adjacent. Returns
+    /// false and appends nothing if the total would exceed `isize`.
     pub fn push(&mut self, base: *mut u8, len: usize) -> bool {
         let Some(total) = self
             .total
@@ -62,7 +63,8 @@ impl Segments {
         true
     }
 
-    /// Appends a local buffer; for tests and for callers that serve a request out of their own memory.
+    /// Appends a local buffer, for tests and for callers that serve a request from their own
+    /// memory.
     pub fn push_slice(&mut self, buffer: &mut [u8]) -> bool {
         self.push(buffer.as_mut_ptr(), buffer.len())
     }
@@ -73,20 +75,20 @@ impl Segments {
         self.total = 0;
     }
 
-    /// Bytes in all segments.
+    /// Total number of bytes.
     pub fn total(&self) -> usize {
         self.total
     }
 
-    /// Number of segments after joining.
+    /// Number of segments after merging.
     pub fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// Reads from the segments, from the first byte on.
+    /// Reads from the segments, starting at the first byte.
     ///
     /// # Safety
-    /// Every segment must be mapped and readable for as long as the reader lives.
+    /// Each segment must be mapped and readable for the lifetime of the reader.
     pub unsafe fn reader(&mut self) -> Reader<'_> {
         Reader(Cursor {
             remaining: self.total,
@@ -94,11 +96,11 @@ impl Segments {
         })
     }
 
-    /// Writes to the segments, from the first byte on.
+    /// Writes to the segments, starting at the first byte.
     ///
     /// # Safety
-    /// Every segment must be mapped and writable for as long as the writer lives, and no Rust reference may
-    /// point into it.
+    /// Each segment must be mapped and writable for the lifetime of the writer, and no Rust
+    /// reference may point into it.
     pub unsafe fn writer(&mut self) -> Writer<'_> {
         Writer(Cursor {
             remaining: self.total,
@@ -107,15 +109,15 @@ impl Segments {
     }
 }
 
-/// The part of a segment list that has not been used yet. Moving on shortens the first segment in place.
+/// The unused rest of a segment list. Advancing shortens the first segment in place.
 struct Cursor<'a> {
     rest: &'a mut [libc::iovec],
     remaining: usize,
 }
 
 impl<'a> Cursor<'a> {
-    /// Where the next `count` bytes are, if they are in one segment.
-    fn whole(&self, count: usize) -> Option<*mut u8> {
+    /// The address of the next `count` bytes, if one segment holds them all.
+    fn contiguous(&self, count: usize) -> Option<*mut u8> {
         let first = self.rest.first()?;
         (first.iov_len >= count).then_some(first.iov_base.cast())
     }
@@ -138,8 +140,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Calls `transfer` with the segments that hold the next `count` bytes, at most [`MAX_SEGMENTS_PER_CALL`]
-    /// of them, and moves on by what it returns.
+    /// Calls `transfer` with the segments of the next `count` bytes, at most
+    /// [`MAX_SEGMENTS_PER_CALL`], and advances by the number of bytes it returns.
     fn vectored(
         &mut self,
         count: usize,
@@ -151,7 +153,7 @@ impl<'a> Cursor<'a> {
             let len = self.rest[used].iov_len;
             used += 1;
             if len > left {
-                // The last segment is lent out short, and given its length back afterwards.
+                // The last segment is shortened for the call and restored afterwards.
                 self.rest[used - 1].iov_len = left;
                 let result = transfer(self.rest.as_ptr(), used);
                 self.rest[used - 1].iov_len = len;
@@ -167,46 +169,48 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// How many bytes a vectored system call moved, or its errno.
-fn moved(result: isize) -> io::Result<usize> {
+/// The result of a vectored system call: a number of bytes, or errno.
+fn byte_count(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// The readable side of a request: bytes the guest sends.
+/// The readable part of a request: bytes from the guest.
 pub struct Reader<'a>(Cursor<'a>);
 
 impl Reader<'_> {
-    /// Bytes not yet read.
+    /// Number of bytes not yet read.
     pub fn remaining(&self) -> usize {
         self.0.remaining
     }
 
-    /// Copies up to `buffer.len()` bytes out and returns how many there were.
+    /// Copies up to `buffer.len()` bytes out and returns their number.
     pub fn read(&mut self, buffer: &mut [u8]) -> usize {
         let mut filled = 0;
         while filled < buffer.len() {
             let Some(first) = self.0.rest.first() else {
                 break;
             };
-            let part = first.iov_len.min(buffer.len() - filled);
-            let target = buffer[filled..filled + part].as_mut_ptr();
-            // SAFETY: `Segments::reader`'s caller keeps the segment mapped; `target` has room for `part` bytes
-            // and, being a Rust buffer, does not overlap guest memory.
-            unsafe { std::ptr::copy_nonoverlapping(first.iov_base.cast::<u8>(), target, part) };
-            filled += part;
-            self.0.advance(part);
+            let chunk = first.iov_len.min(buffer.len() - filled);
+            let target = buffer[filled..filled + chunk].as_mut_ptr();
+            // SAFETY: the caller of `Segments::reader` keeps the segment mapped; `target` has room
+            // for `chunk` bytes and, as a Rust buffer, does not overlap guest memory.
+            unsafe { std::ptr::copy_nonoverlapping(first.iov_base.cast::<u8>(), target, chunk) };
+            filled += chunk;
+            self.0.advance(chunk);
         }
         filled
     }
 
-    /// Copies a plain value out; `None`, with nothing promised about what was consumed, when too few bytes are left.
+    /// Copies a plain value out. Returns `None` if too few bytes are left; some of them may then be
+    /// consumed.
     pub fn read_value<T: FromBytes + IntoBytes>(&mut self) -> Option<T> {
         if self.0.remaining < size_of::<T>() {
             return None;
         }
-        // Nearly always a value is whole, and its copy a few moves of known length.
-        if let Some(base) = self.0.whole(size_of::<T>()) {
-            // SAFETY: `Segments::reader`'s caller keeps the segment mapped, and it has as many bytes; any are a `T`.
+        // A value is rarely split, and this copy has a constant length.
+        if let Some(base) = self.0.contiguous(size_of::<T>()) {
+            // SAFETY: the caller of `Segments::reader` keeps the segment mapped, and it holds
+            // enough bytes for a `T`, which any bytes form.
             let value = unsafe { base.cast::<T>().read_unaligned() };
             self.0.advance(size_of::<T>());
             return Some(value);
@@ -215,11 +219,11 @@ impl Reader<'_> {
         (self.read(value.as_mut_bytes()) == size_of::<T>()).then_some(value)
     }
 
-    /// Writes the next bytes, at most `count`, to `file` at `offset` by one `pwritev2` with `flags` (`RWF_*`).
-    /// Returns how many were written, which may be fewer.
+    /// Writes the next bytes, at most `count`, to `file` at `offset` by one `pwritev2` with `flags`
+    /// (`RWF_*`). Returns how many were written, which may be fewer.
     ///
     /// # Errors
-    /// The system call's.
+    /// Those of `pwritev2(2)`.
     pub fn write_to(
         &mut self,
         file: BorrowedFd<'_>,
@@ -230,9 +234,9 @@ impl Reader<'_> {
         let offset = libc::off_t::try_from(offset)
             .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         self.0.vectored(count, |segments, used| {
-            // SAFETY: `segments` points to `used` segments which `Segments::reader`'s caller keeps mapped; the
-            // kernel answers EFAULT where it cannot read them.
-            moved(unsafe {
+            // SAFETY: `segments` points to `used` segments, which the caller of `Segments::reader`
+            // keeps mapped; the kernel returns EFAULT if it cannot read them.
+            byte_count(unsafe {
                 libc::pwritev2(
                     file.as_raw_fd(),
                     segments,
@@ -245,40 +249,40 @@ impl Reader<'_> {
     }
 }
 
-/// The writable side of a request: room for bytes that the guest gets.
+/// The writable part of a request: room for bytes to the guest.
 pub struct Writer<'a>(Cursor<'a>);
 
 impl<'a> Writer<'a> {
-    /// Bytes for which there is still room.
+    /// Number of bytes of room left.
     pub fn remaining(&self) -> usize {
         self.0.remaining
     }
 
-    /// Copies as much of `bytes` as there is room for and returns how much that was.
+    /// Copies as much of `bytes` as fits and returns the number of bytes.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         while done < bytes.len() {
             let Some(first) = self.0.rest.first() else {
                 break;
             };
-            let part = first.iov_len.min(bytes.len() - done);
-            let source = bytes[done..done + part].as_ptr();
-            // SAFETY: `Segments::writer`'s caller keeps the segment mapped and free of Rust references; `source`
-            // has `part` bytes and, being a Rust slice, does not overlap it.
-            unsafe { std::ptr::copy_nonoverlapping(source, first.iov_base.cast::<u8>(), part) };
-            done += part;
-            self.0.advance(part);
+            let chunk = first.iov_len.min(bytes.len() - done);
+            let source = bytes[done..done + chunk].as_ptr();
+            // SAFETY: the caller of `Segments::writer` keeps the segment mapped and free of Rust
+            // references; `source` has `chunk` bytes and, as a Rust slice, does not overlap it.
+            unsafe { std::ptr::copy_nonoverlapping(source, first.iov_base.cast::<u8>(), chunk) };
+            done += chunk;
+            self.0.advance(chunk);
         }
         done
     }
 
-    /// Copies a plain value in whole, or returns false and writes nothing where there is no room for it.
+    /// Copies a plain value. Returns false and writes nothing if it does not fit.
     #[must_use]
     pub fn write_value<T: IntoBytes + Immutable>(&mut self, value: &T) -> bool {
-        if let Some(base) = self.0.whole(size_of::<T>()) {
+        if let Some(base) = self.0.contiguous(size_of::<T>()) {
             let bytes = value.as_bytes().as_ptr();
-            // SAFETY: `Segments::writer`'s caller keeps the segment mapped and free of Rust references, and it has as many
-            // bytes as the value.
+            // SAFETY: the caller of `Segments::writer` keeps the segment mapped and free of Rust
+            // references, and it has room for the value.
             unsafe { std::ptr::copy_nonoverlapping(bytes, base, size_of::<T>()) };
             self.0.advance(size_of::<T>());
             return true;
@@ -286,9 +290,9 @@ impl<'a> Writer<'a> {
         self.0.remaining >= size_of::<T>() && self.write(value.as_bytes()) == size_of::<T>()
     }
 
-    /// How many of the next `count` bytes one call of [`Writer::read_from`] asks the kernel for: a
-    /// smaller result is a short read.
-    pub fn one_call_covers(&self, count: usize) -> usize {
+    /// How many of the next `count` bytes one call of [`Writer::read_from`] requests from the
+    /// kernel. A smaller result is a short read.
+    pub fn max_per_call(&self, count: usize) -> usize {
         let count = count.min(MAX_BYTES_PER_CALL);
         if self.0.rest.len() <= MAX_SEGMENTS_PER_CALL {
             return count;
@@ -300,11 +304,11 @@ impl<'a> Writer<'a> {
             .min(count)
     }
 
-    /// Reads the next bytes, at most `count`, from `file` at `offset` by one `preadv2` with `flags` (`RWF_*`).
-    /// Returns how many were read, which may be fewer; 0 at the end of the file.
+    /// Reads the next bytes, at most `count`, from `file` at `offset` by one `preadv2` with `flags`
+    /// (`RWF_*`). Returns how many were read, which may be fewer; 0 at the end of the file.
     ///
     /// # Errors
-    /// The system call's.
+    /// Those of `preadv2(2)`.
     pub fn read_from(
         &mut self,
         file: BorrowedFd<'_>,
@@ -315,9 +319,9 @@ impl<'a> Writer<'a> {
         let offset = libc::off_t::try_from(offset)
             .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         self.0.vectored(count, |segments, used| {
-            // SAFETY: `segments` points to `used` segments which `Segments::writer`'s caller keeps mapped; the
-            // kernel answers EFAULT where it cannot write them.
-            moved(unsafe {
+            // SAFETY: `segments` points to `used` segments, which the caller of `Segments::writer`
+            // keeps mapped; the kernel returns EFAULT if it cannot write them.
+            byte_count(unsafe {
                 libc::preadv2(
                     file.as_raw_fd(),
                     segments,
@@ -329,15 +333,16 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Takes the first `N` bytes off, to be filled in after what follows them; `None` where there is no room.
+    /// Reserves the next `N` bytes, to be filled after the bytes that follow them. Returns `None`
+    /// if there is no room.
     pub fn reserve<const N: usize>(&mut self) -> Option<Reserved<'a, N>> {
         if self.0.remaining < N {
             return None;
         }
-        if let Some(base) = self.0.whole(N) {
+        if let Some(base) = self.0.contiguous(N) {
             self.0.advance(N);
             return Some(Reserved {
-                place: Place::Whole(base),
+                room: Room::Contiguous(base),
                 _memory: PhantomData,
             });
         }
@@ -347,36 +352,38 @@ impl<'a> Writer<'a> {
             self.0.advance(1);
         }
         Some(Reserved {
-            place: Place::Cut(bytes),
+            room: Room::Scattered(bytes),
             _memory: PhantomData,
         })
     }
 }
 
-/// Room for `N` bytes at the front of a reply.
+/// Reserved room for `N` bytes at the start of a reply.
 pub struct Reserved<'a, const N: usize> {
-    place: Place<N>,
+    room: Room<N>,
     _memory: PhantomData<&'a mut libc::iovec>,
 }
 
-enum Place<const N: usize> {
-    /// One byte after another from here on.
-    Whole(*mut u8),
-    /// Each byte on its own, since the guest may have cut the room anywhere.
-    Cut([*mut u8; N]),
+enum Room<const N: usize> {
+    /// The address of `N` consecutive bytes.
+    Contiguous(*mut u8),
+    /// The address of each byte, because the guest may split the room anywhere.
+    Scattered([*mut u8; N]),
 }
 
 impl<const N: usize> Reserved<'_, N> {
-    /// Fills the room.
+    /// Fills the reserved bytes.
     pub fn fill(self, bytes: [u8; N]) {
-        match self.place {
-            Place::Whole(base) => {
-                // SAFETY: `Segments::writer`'s caller keeps the segment mapped, and it has `N` bytes from here on.
+        match self.room {
+            Room::Contiguous(base) => {
+                // SAFETY: the caller of `Segments::writer` keeps the segment mapped, and it has `N`
+                // bytes from this address.
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, N) };
             }
-            Place::Cut(targets) => {
+            Room::Scattered(targets) => {
                 for (target, byte) in targets.into_iter().zip(bytes) {
-                    // SAFETY: `Segments::writer`'s caller keeps each of the addresses mapped and writable.
+                    // SAFETY: the caller of `Segments::writer` keeps each address mapped and
+                    // writable.
                     unsafe { target.write_volatile(byte) };
                 }
             }
@@ -384,7 +391,7 @@ impl<const N: usize> Reserved<'_, N> {
     }
 }
 
-/// `used` as the C library wants it; it is at most [`MAX_SEGMENTS_PER_CALL`].
+/// `used` as a C int; it is at most [`MAX_SEGMENTS_PER_CALL`].
 fn segment_count(used: usize) -> libc::c_int {
     libc::c_int::try_from(used).unwrap_or(libc::c_int::MAX)
 }

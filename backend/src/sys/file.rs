@@ -1,8 +1,8 @@
 //! System calls on one file: opening, attributes, listing.
 //!
-//! Every name is a single component or a descriptor's own number; nothing here follows a symbolic link
-//! but the magic ones in the directory of the process's own descriptors.
-#![allow(unsafe_code)] // getdents64 into a plain buffer and a close that reports have no safe wrapper
+//! Each name is a single component or a descriptor's own number. No call here follows a symbolic
+//! link except the magic links in `/proc/self/fd`.
+#![allow(unsafe_code)] // getdents64 and a close that reports errors have no safe wrapper
 
 use std::ffi::CStr;
 use std::io;
@@ -12,18 +12,18 @@ use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, StatxFlags};
 
 pub use rustix::fs::{StatFs, StatVfs, Statx, StatxTimestamp};
 
-/// What every look-up asks of `statx(2)`: all that a reply and an identity need.
+/// The attributes that each lookup requests from `statx(2)`: those of a reply and of an identity.
 const LOOKUP_MASK: StatxFlags = StatxFlags::BASIC_STATS
     .union(StatxFlags::BTIME)
     .union(StatxFlags::from_bits_retain(MOUNT));
 
-/// Asks `statx(2)` for the mount: by the number that is never used again, where the kernel has it
-/// (`STATX_MNT_ID_UNIQUE`, `linux/stat.h`, Linux 6.8), and by the one that is used again after an unmount elsewhere.
+/// Requests the mount id from `statx(2)`: the unique one (`STATX_MNT_ID_UNIQUE`, `linux/stat.h`) on
+/// Linux 6.8 and later, else the id that the kernel reuses after an unmount.
 pub const MOUNT: u32 = libc::STATX_MNT_ID | 0x4000;
 
-/// A descriptor's number as the name it has in `/proc/self/fd`, without an allocation.
+/// The name of a descriptor in `/proc/self/fd`, formatted without an allocation.
 pub struct DescriptorName {
-    /// Room for ten digits and a NUL.
+    /// Ten digits and a NUL.
     bytes: [u8; 11],
     start: usize,
 }
@@ -38,7 +38,8 @@ impl DescriptorName {
         let mut rest = fd.as_raw_fd().unsigned_abs();
         loop {
             name.start -= 1;
-            // The remainder of a division by ten fits a byte, and ten digits hold any 32-bit number.
+            // A remainder of a division by ten fits a byte, and any 32-bit number has at most ten
+            // digits.
             name.bytes[name.start] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
             rest /= 10;
             if rest == 0 {
@@ -47,33 +48,34 @@ impl DescriptorName {
         }
     }
 
-    /// The name for a system call.
+    /// The name as a system call argument.
     pub fn as_c_str(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.bytes[self.start..]).unwrap_or(c"")
     }
 }
 
-/// Attributes of `name` in `dir`, not following a link and not starting an automount.
+/// Attributes of `name` in `dir`. Does not follow a symbolic link and does not trigger an
+/// automount.
 ///
 /// # Errors
-/// `statx(2)`'s.
+/// Those of `statx(2)`.
 pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_SYNC_AS_STAT;
     Ok(rustix::fs::statx(dir, name, flags, LOOKUP_MASK)?)
 }
 
-/// Attributes of an open file, `O_PATH` or not.
+/// Attributes of an open file, including `O_PATH` descriptors.
 ///
 /// # Errors
-/// `statx(2)`'s.
+/// Those of `statx(2)`.
 pub fn stat(file: BorrowedFd<'_>) -> io::Result<Statx> {
     stat_with(file, LOOKUP_MASK.bits(), 0)
 }
 
-/// Attributes of an open file as far as `mask` (`STATX_*`) asks for them, with `AT_STATX_*` flags.
+/// The attributes of an open file that `mask` (`STATX_*`) selects, with `AT_STATX_*` flags.
 ///
 /// # Errors
-/// `statx(2)`'s.
+/// Those of `statx(2)`.
 pub fn stat_with(file: BorrowedFd<'_>, mask: u32, flags: u32) -> io::Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::from_bits_retain(flags);
     Ok(rustix::fs::statx(
@@ -84,18 +86,18 @@ pub fn stat_with(file: BorrowedFd<'_>, mask: u32, flags: u32) -> io::Result<Stat
     )?)
 }
 
-/// A descriptor (`O_PATH`) that stands for whatever `name` in `dir` is, a symbolic link included.
+/// Opens `name` in `dir` as an `O_PATH` descriptor, also if it is a symbolic link.
 ///
 /// # Errors
-/// `openat(2)`'s.
+/// Those of `openat(2)`.
 pub fn open_path(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     open_at(dir, name, libc::O_PATH, 0)
 }
 
-/// Opens `name` in `dir` with `O_*` flags; `O_CLOEXEC` and `O_NOFOLLOW` are added.
+/// Opens `name` in `dir` with `O_*` flags, `O_CLOEXEC` and `O_NOFOLLOW`.
 ///
 /// # Errors
-/// `openat(2)`'s.
+/// Those of `openat(2)`.
 pub fn open_at(dir: BorrowedFd<'_>, name: &CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
     retry(|| {
         rustix::fs::openat(
@@ -107,11 +109,11 @@ pub fn open_at(dir: BorrowedFd<'_>, name: &CStr, flags: i32, mode: u32) -> io::R
     })
 }
 
-/// Opens what `file` stands for once more, with other flags, through `/proc/self/fd`.
+/// Opens the file of a descriptor again with other flags, through `/proc/self/fd`.
 ///
 /// # Errors
-/// `openat(2)`'s.
-pub fn reopen(
+/// Those of `openat(2)`.
+pub fn reopen_through_proc(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     flags: i32,
@@ -127,10 +129,10 @@ pub fn reopen(
     })
 }
 
-/// Moves a directory's position to a cookie that [`read_directory`] gave.
+/// Sets a directory's position to a cookie from [`read_directory`].
 ///
 /// # Errors
-/// `lseek(2)`'s.
+/// Those of `lseek(2)`.
 pub fn seek_directory(directory: BorrowedFd<'_>, cookie: u64) -> io::Result<()> {
     rustix::fs::seek(directory, SeekFrom::Start(cookie))?;
     Ok(())
@@ -139,9 +141,9 @@ pub fn seek_directory(directory: BorrowedFd<'_>, cookie: u64) -> io::Result<()> 
 /// Fills `buffer` with `linux_dirent64` records and returns their length in bytes; 0 at the end.
 ///
 /// # Errors
-/// `getdents64(2)`'s.
+/// Those of `getdents64(2)`.
 pub fn read_directory(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the pointer and the length are those of one mutable slice, which outlives the call.
+    // SAFETY: pointer and length are those of one mutable slice, which outlives the call.
     let length = unsafe {
         libc::syscall(
             libc::SYS_getdents64,
@@ -153,18 +155,18 @@ pub fn read_directory(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resul
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }
 
-/// Figures of the file system that holds `file`.
+/// Statistics of the file system that holds `file`.
 ///
 /// # Errors
-/// `fstatfs(2)`'s.
-pub fn file_system_figures(file: BorrowedFd<'_>) -> io::Result<StatVfs> {
+/// Those of `fstatfs(2)`.
+pub fn file_system_stats(file: BorrowedFd<'_>) -> io::Result<StatVfs> {
     Ok(rustix::fs::fstatvfs(file)?)
 }
 
 /// The magic number of the file system that holds `file` (`linux/magic.h`).
 ///
 /// # Errors
-/// `fstatfs(2)`'s.
+/// Those of `fstatfs(2)`.
 pub fn file_system_magic(file: BorrowedFd<'_>) -> io::Result<u64> {
     // The field's type differs between architectures; magic numbers have 32 bits.
     #[allow(
@@ -175,42 +177,44 @@ pub fn file_system_magic(file: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::from(rustix::fs::fstatfs(file)?.f_type as u32))
 }
 
-/// Has transfers of `file` go past the page cache (`O_DIRECT`), or through it, from now on.
+/// Makes transfers of `file` bypass the page cache (`O_DIRECT`), or not.
 ///
 /// # Errors
-/// `fcntl(2)`'s: EINVAL where the file system cannot do without the cache.
+/// Those of `fcntl(2)`: EINVAL if the file system has no direct I/O.
 pub fn set_direct(file: BorrowedFd<'_>, direct: bool) -> io::Result<()> {
     let mut flags = rustix::fs::fcntl_getfl(file)?;
     flags.set(OFlags::DIRECT, direct);
     Ok(rustix::fs::fcntl_setfl(file, flags)?)
 }
 
-/// Closes a duplicate of `file`, which is what makes a network file system report delayed write errors.
+/// Closes a duplicate of `file`, so that a network file system reports delayed write errors.
 ///
 /// # Errors
-/// `close(2)`'s.
+/// Those of `close(2)`.
 pub fn close_duplicate(file: BorrowedFd<'_>) -> io::Result<()> {
     let duplicate = std::os::fd::IntoRawFd::into_raw_fd(file.as_fd().try_clone_to_owned()?);
-    // SAFETY: the number was owned by the duplicate, which has given it up, and is not used afterwards.
+    // SAFETY: the duplicate has given up this number, which is not used afterwards.
     if unsafe { libc::close(duplicate) } == 0 {
         return Ok(());
     }
     Err(io::Error::last_os_error())
 }
 
-/// The target of the symbolic link that `link` (`O_PATH`) stands for; its length, cut to the buffer's.
+/// Reads the target of the symbolic link behind `link` (`O_PATH`) and returns its length. A target
+/// that does not fit is truncated.
 ///
 /// # Errors
-/// `readlinkat(2)`'s.
+/// Those of `readlinkat(2)`.
 pub fn read_link(link: BorrowedFd<'_>, target: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::fs::readlinkat_raw(link, c"", target)?)
 }
 
-/// What the kernel says is the path of an open file, with remarks of its own where it has none; cut to the buffer.
+/// Reads the path of an open file from `/proc/self/fd` and returns its length. A path that does not
+/// fit is truncated; the kernel adds remarks such as " (deleted)".
 ///
 /// # Errors
-/// `readlinkat(2)`'s.
-pub fn own_path(
+/// Those of `readlinkat(2)`.
+pub fn proc_path(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     path: &mut [u8],
@@ -223,14 +227,13 @@ pub fn own_path(
     )?)
 }
 
-/// How often a call is repeated that a signal has interrupted. A file system may answer EINTR by
-/// itself, and for ever.
+/// Limit of repetitions of an interrupted call. A file system can answer EINTR for ever.
 const MAX_INTERRUPTIONS: usize = 64;
 
-/// Calls again while a signal interrupts, up to 64 times.
+/// Repeats an interrupted call up to 64 times.
 ///
 /// # Errors
-/// The call's; EINTR where it was interrupted each time.
+/// Those of the call; EINTR if each attempt was interrupted.
 pub fn retry<T, E: Into<io::Error>>(mut call: impl FnMut() -> Result<T, E>) -> io::Result<T> {
     for _ in 0..MAX_INTERRUPTIONS {
         match call().map_err(Into::into) {
@@ -245,7 +248,7 @@ fn open_flags(flags: i32) -> OFlags {
     OFlags::from_bits_retain(flags.cast_unsigned()) | OFlags::CLOEXEC
 }
 
-/// The twelve permission bits.
+/// The twelve permission bits of a mode.
 pub(super) fn mode_bits(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
@@ -259,7 +262,7 @@ mod tests {
     #[test]
     fn a_descriptor_is_named_by_its_number() {
         for number in [0, 7, 10, 99, 123_456, i32::MAX] {
-            // SAFETY: the number is only printed, never used as a descriptor, and not closed.
+            // SAFETY: the number is only formatted, never used as a descriptor, and not closed.
             let fd = unsafe { BorrowedFd::borrow_raw(number) };
             assert_eq!(
                 DescriptorName::new(fd).as_c_str().to_str(),
@@ -289,8 +292,10 @@ mod tests {
     fn a_deleted_file_is_reopened_with_other_flags() {
         let proc_self_fd = File::open("/proc/self/fd").expect("opened");
         let file = tempfile::tempfile().expect("a temporary file");
-        let path = reopen(proc_self_fd.as_fd(), file.as_fd(), libc::O_PATH).expect("reopened");
-        let again = reopen(proc_self_fd.as_fd(), path.as_fd(), libc::O_RDWR).expect("reopened");
+        let path = reopen_through_proc(proc_self_fd.as_fd(), file.as_fd(), libc::O_PATH)
+            .expect("reopened");
+        let again = reopen_through_proc(proc_self_fd.as_fd(), path.as_fd(), libc::O_RDWR)
+            .expect("reopened");
         crate::sys::file_content::truncate(again.as_fd(), 9).expect("truncated");
         assert_eq!(stat(path.as_fd()).expect("attributes").stx_size, 9);
         close_duplicate(again.as_fd()).expect("closed");

@@ -6,11 +6,12 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
 use super::file::{DescriptorName, mode_bits};
+use super::ids::{HostGid, HostUid};
 
-/// Changes the permission bits of what `file` stands for.
+/// Changes the permission bits of a file.
 ///
 /// # Errors
-/// `fchmodat(2)`'s.
+/// Those of `fchmodat(2)`.
 pub fn change_mode(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
@@ -25,30 +26,34 @@ pub fn change_mode(
     )?)
 }
 
-/// Changes owner and group; `None` leaves one as it is.
+/// Changes owner and group; `None` leaves one unchanged.
 ///
 /// # Errors
-/// `fchownat(2)`'s; EINVAL for the number that means "as it is".
-pub fn change_owner(file: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
-    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+/// Those of `fchownat(2)`; EINVAL for the id that means "unchanged" (-1).
+pub fn change_owner(
+    file: BorrowedFd<'_>,
+    uid: Option<HostUid>,
+    gid: Option<HostGid>,
+) -> io::Result<()> {
+    if uid == Some(HostUid::new(u32::MAX)) || gid == Some(HostGid::new(u32::MAX)) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     let (uid, gid) = (
-        uid.map(rustix::fs::Uid::from_raw),
-        gid.map(rustix::fs::Gid::from_raw),
+        uid.map(|uid| rustix::fs::Uid::from_raw(uid.get())),
+        gid.map(|gid| rustix::fs::Gid::from_raw(gid.get())),
     );
     Ok(rustix::fs::chownat(file, c"", uid, gid, flags)?)
 }
 
-/// What becomes of a time stamp.
+/// The new value of a timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewTime {
-    /// Stays as it is.
+    /// Unchanged.
     Omit,
-    /// Becomes the host's present time.
+    /// The host's current time.
     Now,
-    /// Becomes this: seconds since the epoch and nanoseconds below 1,000,000,000.
+    /// Seconds since the epoch, and nanoseconds below 1,000,000,000.
     At(i64, u32),
 }
 
@@ -57,7 +62,7 @@ impl NewTime {
         let (tv_sec, tv_nsec) = match self {
             Self::Omit => (0, rustix::fs::UTIME_OMIT),
             Self::Now => (0, rustix::fs::UTIME_NOW),
-            // Larger ones could be mistaken for the two special values.
+            // Larger values could be UTIME_NOW or UTIME_OMIT.
             Self::At(_, nanoseconds) if nanoseconds >= 1_000_000_000 => {
                 return Err(io::Error::from_raw_os_error(libc::EINVAL));
             }
@@ -67,10 +72,10 @@ impl NewTime {
     }
 }
 
-/// Sets access and modification time of what `file` stands for, a symbolic link included.
+/// Sets access and modification time of a file or symbolic link.
 ///
 /// # Errors
-/// `utimensat(2)`'s; EINVAL for nanoseconds out of range.
+/// Those of `utimensat(2)`; EINVAL for nanoseconds out of range.
 pub fn set_times(file: BorrowedFd<'_>, accessed: NewTime, modified: NewTime) -> io::Result<()> {
     let times = Timestamps {
         last_access: accessed.timespec()?,

@@ -1,4 +1,4 @@
-//! System calls on ranges of a file's content, and on what of it has reached the disk.
+//! System calls on ranges of a file's content and on its writeback.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,26 +7,26 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::file::retry;
 
-/// Sets the size of a file opened for writing.
+/// Sets the size of a file that is open for writing.
 ///
 /// # Errors
-/// `ftruncate(2)`'s.
+/// Those of `ftruncate(2)`.
 pub fn truncate(file: BorrowedFd<'_>, size: u64) -> io::Result<()> {
     retry(|| rustix::fs::ftruncate(file, size))
 }
 
-/// Allocates, punches, zeroes, collapses or inserts a range, as `mode` (`FALLOC_FL_*`) says.
+/// Allocates, punches, zeroes, collapses or inserts a range; `mode` holds `FALLOC_FL_*`.
 ///
 /// # Errors
-/// `fallocate(2)`'s.
+/// Those of `fallocate(2)`.
 pub fn allocate(file: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> io::Result<()> {
     retry(|| rustix::fs::fallocate(file, FallocateFlags::from_bits_retain(mode), offset, length))
 }
 
-/// Copies up to `length` bytes inside the host and returns how many.
+/// Copies up to `length` bytes on the host and returns their number.
 ///
 /// # Errors
-/// `copy_file_range(2)`'s.
+/// Those of `copy_file_range(2)`.
 pub fn copy_range(
     source: BorrowedFd<'_>,
     mut from: u64,
@@ -37,10 +37,10 @@ pub fn copy_range(
     retry(|| rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length))
 }
 
-/// What [`seek`] looks for.
+/// The target of [`seek`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SeekFor {
-    /// Bytes that are stored.
+pub enum SeekTarget {
+    /// Allocated data.
     Data,
     /// A hole, or the end of the file.
     Hole,
@@ -49,19 +49,19 @@ pub enum SeekFor {
 /// The offset of the next data or hole at or after `offset`.
 ///
 /// # Errors
-/// `lseek(2)`'s; ENXIO beyond the end.
-pub fn seek(file: BorrowedFd<'_>, offset: u64, what: SeekFor) -> io::Result<u64> {
-    let position = match what {
-        SeekFor::Data => SeekFrom::Data(offset),
-        SeekFor::Hole => SeekFrom::Hole(offset),
+/// Those of `lseek(2)`; ENXIO beyond the end.
+pub fn seek(file: BorrowedFd<'_>, offset: u64, target: SeekTarget) -> io::Result<u64> {
+    let position = match target {
+        SeekTarget::Data => SeekFrom::Data(offset),
+        SeekTarget::Hole => SeekFrom::Hole(offset),
     };
     Ok(rustix::fs::seek(file, position)?)
 }
 
-/// Brings a file's content, and unless `data_only` its attributes, to stable storage.
+/// Writes a file's content, and its attributes unless `data_only`, to stable storage.
 ///
 /// # Errors
-/// `fsync(2)`'s.
+/// Those of `fsync(2)`.
 pub fn sync(file: BorrowedFd<'_>, data_only: bool) -> io::Result<()> {
     retry(|| {
         if data_only {
@@ -72,10 +72,10 @@ pub fn sync(file: BorrowedFd<'_>, data_only: bool) -> io::Result<()> {
     })
 }
 
-/// Brings the whole file system that holds `file` to stable storage.
+/// Writes the file system that holds `file` to stable storage.
 ///
 /// # Errors
-/// `syncfs(2)`'s.
+/// Those of `syncfs(2)`.
 pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::syncfs(file)?)
 }

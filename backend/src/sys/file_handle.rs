@@ -1,14 +1,14 @@
-//! File handles: a name for an inode that outlives every descriptor (`name_to_handle_at(2)`).
+//! File handles: persistent names of inodes (`name_to_handle_at(2)`).
 #![allow(unsafe_code)] // the two system calls have no safe wrapper
 
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// The longest handle, in bytes (`MAX_HANDLE_SZ`, `linux/exportfs.h`).
+/// Maximum length of a handle in bytes (`MAX_HANDLE_SZ`, `linux/exportfs.h`).
 const MAX_BYTES: usize = 128;
 
-/// `struct file_handle` with room for the longest one.
+/// `struct file_handle` with room for the longest handle.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct RawHandle {
@@ -17,7 +17,7 @@ struct RawHandle {
     data: [u8; MAX_BYTES],
 }
 
-/// What the file system calls an inode: the same inode and no other, also after its number was used again.
+/// Names an inode on its file system, distinct from later inodes with the same number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileHandle {
     kind: i32,
@@ -25,30 +25,34 @@ pub struct FileHandle {
 }
 
 impl FileHandle {
-    /// The handle of what `file` stands for.
+    /// The handle of the file behind a descriptor.
     ///
     /// # Errors
-    /// `name_to_handle_at(2)`'s; EOPNOTSUPP where the file system has no handles.
+    /// Those of `name_to_handle_at(2)`; EOPNOTSUPP if the file system has no handles.
     pub fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
-        Self::ask(file, c"", libc::AT_EMPTY_PATH)
+        Self::name_to_handle_at(file, c"", libc::AT_EMPTY_PATH)
     }
 
-    /// The handle of `name` in `dir`; of a symbolic link itself where it is one.
+    /// The handle of `name` in `dir`. Does not follow a symbolic link.
     ///
     /// # Errors
-    /// `name_to_handle_at(2)`'s; EOPNOTSUPP where the file system has no handles.
+    /// Those of `name_to_handle_at(2)`; EOPNOTSUPP if the file system has no handles.
     pub fn at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
-        Self::ask(dir, name, 0)
+        Self::name_to_handle_at(dir, name, 0)
     }
 
-    fn ask(file: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<Self> {
+    fn name_to_handle_at(
+        file: BorrowedFd<'_>,
+        name: &CStr,
+        flags: libc::c_int,
+    ) -> io::Result<Self> {
         let mut raw = RawHandle {
             bytes: 128,
             kind: 0,
             data: [0; MAX_BYTES],
         };
         let mut mount = 0i32;
-        // SAFETY: `raw` has the room that its `bytes` announces, the name is a NUL-terminated string, and all
+        // SAFETY: `raw` has the capacity in its `bytes` field, the name is NUL-terminated, and all
         // pointers outlive the call.
         let result = unsafe {
             libc::syscall(
@@ -74,10 +78,11 @@ impl FileHandle {
         })
     }
 
-    /// Opens the inode, given any descriptor that is not `O_PATH` on its mount.
+    /// Opens the inode. `mount` is any descriptor on its mount that is not `O_PATH`.
     ///
     /// # Errors
-    /// `open_by_handle_at(2)`'s: ESTALE where the inode is gone, EPERM without `CAP_DAC_READ_SEARCH`.
+    /// Those of `open_by_handle_at(2)`: ESTALE if the inode no longer exists, EPERM without
+    /// `CAP_DAC_READ_SEARCH`.
     pub fn open(&self, mount: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
         let mut raw = RawHandle {
             bytes: u32::try_from(self.data.len()).unwrap_or(u32::MAX),
@@ -89,7 +94,7 @@ impl FileHandle {
             .get_mut(..self.data.len())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
         room.copy_from_slice(&self.data);
-        // SAFETY: `raw` holds as many bytes as it announces and outlives the call.
+        // SAFETY: `raw` holds the number of bytes in its `bytes` field and outlives the call.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_open_by_handle_at,
@@ -99,7 +104,7 @@ impl FileHandle {
             )
         };
         match i32::try_from(result) {
-            // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+            // SAFETY: the kernel has just created this descriptor; nothing else owns it.
             Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
             _ => Err(io::Error::last_os_error()),
         }

@@ -1,26 +1,26 @@
-//! Advisory locks: those of an open file description (`fcntl(2)`, `F_OFD_*`) and BSD ones (`flock(2)`).
+//! Advisory locks: OFD locks (`fcntl(2)`, `F_OFD_*`) and BSD locks (`flock(2)`).
 #![allow(unsafe_code)] // fcntl with a pointer argument
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// What a lock lets others do.
+/// The type of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
-    /// Others may take read locks.
+    /// Shared: others may hold read locks.
     Read,
-    /// Others may take none.
+    /// Exclusive.
     Write,
-    /// No lock: gives back.
+    /// Releases a lock.
     Unlock,
 }
 
-/// A lock on the bytes from `start` on; a `length` of 0 reaches to the end, wherever that will be.
+/// A lock on the bytes from `start` on. A `length` of 0 extends to the end of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeLock {
-    /// Kind of the lock.
+    /// Type of the lock.
     pub kind: LockKind,
-    /// First byte.
+    /// Offset of the first byte.
     pub start: i64,
     /// Number of bytes, or 0.
     pub length: i64,
@@ -43,10 +43,11 @@ impl RangeLock {
     }
 }
 
-/// Takes or gives back a lock of `file`'s open file description; waits for it where `wait` says so.
+/// Takes or releases a lock of `file`'s open file description; `wait` waits until it is free.
 ///
 /// # Errors
-/// `fcntl(2)`'s: EAGAIN where the lock is held by another, EINTR where a signal ends the wait.
+/// Those of `fcntl(2)`: EAGAIN if another description holds a conflicting lock, EINTR if a signal
+/// interrupts the wait.
 pub fn set_range_lock(file: BorrowedFd<'_>, lock: RangeLock, wait: bool) -> io::Result<()> {
     let command = if wait {
         libc::F_OFD_SETLKW
@@ -58,11 +59,11 @@ pub fn set_range_lock(file: BorrowedFd<'_>, lock: RangeLock, wait: bool) -> io::
     check(unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut raw) })
 }
 
-/// The first lock of another open file description that would be in the way of `lock`.
+/// The first conflicting lock of another open file description.
 ///
 /// # Errors
-/// `fcntl(2)`'s.
-pub fn find_range_lock(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<Option<RangeLock>> {
+/// Those of `fcntl(2)`.
+pub fn test_range_lock(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<Option<RangeLock>> {
     let mut raw = lock.raw();
     // SAFETY: `raw` is an initialised `flock` that outlives the call.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut raw) })?;
@@ -78,11 +79,12 @@ pub fn find_range_lock(file: BorrowedFd<'_>, lock: RangeLock) -> io::Result<Opti
     }))
 }
 
-/// Takes or gives back the BSD lock of `file`'s open file description; waits for it where `wait` says so.
+/// Takes or releases the BSD lock of `file`'s open file description; `wait` waits until it is free.
 ///
 /// # Errors
-/// `flock(2)`'s: EAGAIN where the lock is held by another, EINTR where a signal ends the wait.
-pub fn set_whole_lock(file: BorrowedFd<'_>, kind: LockKind, wait: bool) -> io::Result<()> {
+/// Those of `flock(2)`: EAGAIN if another description holds a conflicting lock, EINTR if a signal
+/// interrupts the wait.
+pub fn set_flock(file: BorrowedFd<'_>, kind: LockKind, wait: bool) -> io::Result<()> {
     let operation = match kind {
         LockKind::Read => libc::LOCK_SH,
         LockKind::Write => libc::LOCK_EX,
@@ -93,7 +95,7 @@ pub fn set_whole_lock(file: BorrowedFd<'_>, kind: LockKind, wait: bool) -> io::R
     } else {
         operation | libc::LOCK_NB
     };
-    // SAFETY: flock takes plain numbers.
+    // SAFETY: flock takes no pointers.
     check(unsafe { libc::flock(file.as_raw_fd(), operation) })
 }
 

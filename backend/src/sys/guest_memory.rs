@@ -1,27 +1,31 @@
-//! Surviving guest memory that shrinks.
+//! Protection against guest memory whose file is truncated.
 //!
-//! Guest memory is a mapped file that the guest's virtual machine monitor owns. If it cuts the file short, then touching a
-//! page behind the new end raises SIGBUS, which would end the daemon and with it the service of all other guests. So each
-//! mapping is noted in a table, and the signal's handler puts an empty page under an address that lies in one of them and
-//! marks the mapping as torn. Any other SIGBUS ends the process as ever.
+//! Guest memory is a mapped file that belongs to the virtual machine monitor. If the monitor
+//! truncates the file, an access beyond the new end raises SIGBUS, which would kill the daemon and
+//! the service of all other guests. So a table lists each mapping. The signal handler maps an
+//! anonymous page over a faulting address inside one of them and marks the mapping as truncated.
+//! Any other SIGBUS kills the process as usual.
+//!
+//! No published crate repairs the mapping and marks it without a lock.
 #![allow(unsafe_code)] // a signal handler and the memory mapping it repairs
 
 use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// Mappings of all guests together that can be noted at a time.
+/// Limit of mappings of all guests together: enough for 257 guests with the maximum of 509 regions
+/// each.
 const SLOTS: usize = 1 << 17;
 
-/// All mappings. A signal handler can take no lock, so each slot is a few atomics.
+/// All mappings. A signal handler must not take a lock, so each slot consists of atomics.
 static TABLE: [Slot; SLOTS] = [const { Slot::empty() }; SLOTS];
 
 struct Slot {
     taken: AtomicBool,
     base: AtomicPtr<u8>,
-    /// Bytes; 0 while the slot is not in use. Written last and read first.
+    /// Length in bytes; 0 while the slot is unused. Written last and read first.
     len: AtomicUsize,
-    torn: AtomicBool,
+    truncated: AtomicBool,
 }
 
 impl Slot {
@@ -30,12 +34,12 @@ impl Slot {
             taken: AtomicBool::new(false),
             base: AtomicPtr::new(std::ptr::null_mut()),
             len: AtomicUsize::new(0),
-            torn: AtomicBool::new(false),
+            truncated: AtomicBool::new(false),
         }
     }
 
-    /// The mapping's first address and length, if `address` lies in it.
-    fn holds(&self, address: usize) -> Option<(*mut u8, usize)> {
+    /// Base and length of the mapping, if it contains `address`.
+    fn containing(&self, address: usize) -> Option<(*mut u8, usize)> {
         let len = self.len.load(Ordering::Acquire);
         let base = self.base.load(Ordering::Acquire);
         let offset = address.checked_sub(base.addr())?;
@@ -43,7 +47,7 @@ impl Slot {
     }
 }
 
-/// A mapping of guest memory that is noted in the table until this is dropped.
+/// A mapping of guest memory that is in the table until this value is dropped.
 #[derive(Debug)]
 pub struct Guarded {
     slot: &'static Slot,
@@ -59,15 +63,16 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Guarded {
-    /// Notes `len` bytes of mapped guest memory at `base`, a page's beginning. Must outlive every use of the mapping.
+    /// Enters `len` bytes of guest memory, mapped at the page-aligned address `base`. The value
+    /// must outlive each use of the mapping.
     ///
     /// # Errors
-    /// ENOSPC: too many mappings.
+    /// ENOSPC if the table is full.
     pub fn new(base: *mut u8, len: usize) -> io::Result<Self> {
         install_handler();
         for slot in &TABLE {
             if !slot.taken.swap(true, Ordering::AcqRel) {
-                slot.torn.store(false, Ordering::Release);
+                slot.truncated.store(false, Ordering::Release);
                 slot.base.store(base, Ordering::Release);
                 slot.len.store(len, Ordering::Release);
                 return Ok(Self { slot });
@@ -76,9 +81,9 @@ impl Guarded {
         Err(io::Error::from_raw_os_error(libc::ENOSPC))
     }
 
-    /// Whether a part of the mapping was found to have no memory behind it.
+    /// Whether an access found a part of the mapping without memory.
     pub fn is_torn(&self) -> bool {
-        self.slot.torn.load(Ordering::Acquire)
+        self.slot.truncated.load(Ordering::Acquire)
     }
 }
 
@@ -89,10 +94,10 @@ impl Drop for Guarded {
     }
 }
 
-/// Bytes of a page. Asked of the C library, which knows it without a system call: a signal handler in the sandbox may make
-/// none but the listed ones.
+/// Page size in bytes. The C library returns it without a system call, so the sandboxed signal
+/// handler may call this.
 fn page_size() -> usize {
-    // SAFETY: sysconf takes a plain number.
+    // SAFETY: sysconf takes no pointers.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(4096)
 }
@@ -102,55 +107,57 @@ fn install_handler() {
     INSTALL.call_once(|| {
         // SAFETY: all-zero is a valid `sigaction` with an empty mask.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = repair;
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+            handle_sigbus;
         action.sa_sigaction = handler as libc::sighandler_t;
         action.sa_flags = libc::SA_SIGINFO;
-        // SAFETY: `action` is initialised, and its handler keeps to what is allowed in a signal handler.
+        // SAFETY: `action` is initialised, and its handler is async-signal-safe.
         if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) } != 0 {
             log::warn!(
-                "cannot guard against guest memory that shrinks: {}",
+                "cannot install the SIGBUS handler, so truncated guest memory ends the daemon: {}",
                 io::Error::last_os_error()
             );
         }
     });
 }
 
-/// Runs within the instruction that failed, on the thread that failed: takes no lock, allocates nothing.
-extern "C" fn repair(
+/// The SIGBUS handler. It runs on the faulting thread in the middle of an instruction, so it takes
+/// no lock and allocates nothing.
+extern "C" fn handle_sigbus(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
     _context: *mut libc::c_void,
 ) {
-    // SAFETY: the kernel hands a valid `siginfo_t` to a handler installed with SA_SIGINFO.
+    // SAFETY: the kernel passes a valid `siginfo_t` to a handler installed with SA_SIGINFO.
     let info = unsafe { &*info };
-    // SAFETY: SIGBUS carries an address.
+    // SAFETY: `si_addr` is set for SIGBUS.
     let address = unsafe { info.si_addr() };
     let page = page_size();
     let start = address.map_addr(|a| a & !(page - 1));
     let mut repaired = false;
-    // While a memory table changes, two slots may hold the same mapping. All of them are to know.
+    // While a memory table changes, two slots may list the same mapping; both are marked.
     for slot in &TABLE {
-        if let Some((base, len)) = slot.holds(address.addr()) {
-            slot.torn.store(true, Ordering::Release);
-            // Huge pages cannot be replaced one small page at a time: then the whole mapping is.
-            repaired =
-                repaired || put_empty_memory(start, page) || put_empty_memory(base.cast(), len);
+        if let Some((base, len)) = slot.containing(address.addr()) {
+            slot.truncated.store(true, Ordering::Release);
+            // A huge page cannot be replaced in part; then the whole mapping is replaced.
+            repaired = repaired || map_anonymous(start, page) || map_anonymous(base.cast(), len);
         }
     }
     if repaired {
         return;
     }
-    // Not ours: back to the default action, which the instruction meets as soon as it is tried again.
-    // SAFETY: `signal` is allowed in a handler and takes plain numbers.
+    // Not a guest's mapping: restore the default action, which applies when the instruction is
+    // repeated.
+    // SAFETY: `signal` is async-signal-safe and takes no pointers.
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }
 
-/// Replaces mapped memory by empty pages of our own.
-fn put_empty_memory(start: *mut libc::c_void, len: usize) -> bool {
+/// Replaces mapped memory with anonymous zero pages.
+fn map_anonymous(start: *mut libc::c_void, len: usize) -> bool {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-    // SAFETY: the range lies within a mapping of guest memory, which is only ever reached by raw addresses and which
-    // its owner unmaps as a range, whatever is mapped there.
+    // SAFETY: the range lies within a mapping of guest memory, which is accessed by raw addresses
+    // only and which its owner unmaps as a range, whatever is mapped there.
     let mapped = unsafe { libc::mmap(start, len, protection, flags, -1, 0) };
     mapped != libc::MAP_FAILED
 }

@@ -1,4 +1,4 @@
-//! Getting a thread out of a blocking system call, without races.
+//! Interrupting a thread's blocking system call without races.
 #![allow(unsafe_code)] // installs a signal handler and sends a signal to one thread
 
 use std::io;
@@ -8,13 +8,14 @@ use std::time::Duration;
 use rustix::process::getpid;
 use rustix::thread::gettid;
 
-/// Sent to a thread to make its system call fail with EINTR; its handler does nothing.
+/// Signal that makes a thread's system call fail with EINTR. Its handler does nothing.
 const WAKE_SIGNAL: libc::c_int = libc::SIGUSR1;
 
-/// How long an interrupter waits before it signals again: the first signal may come just before the system call.
+/// Interval between two signals of an interrupter: a signal just before the system call has no
+/// effect.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// One thread's blocking call, and the means of others to end it.
+/// One thread's blocking call, which other threads can interrupt.
 #[derive(Debug, Default)]
 pub struct Interruption {
     state: Mutex<State>,
@@ -24,12 +25,12 @@ pub struct Interruption {
 #[derive(Debug, Default)]
 struct State {
     interrupted: bool,
-    /// The thread that is inside [`Interruption::run`].
+    /// The thread inside [`Interruption::run`].
     thread: Option<libc::pid_t>,
 }
 
 impl Interruption {
-    /// Nothing blocked, nothing interrupted.
+    /// No call is blocked and none is interrupted.
     pub fn new() -> Self {
         Self::default()
     }
@@ -39,14 +40,15 @@ impl Interruption {
         self.state().interrupted
     }
 
-    /// Makes the call that [`Interruption::run`] is in, or will be in, fail with EINTR, and returns once it has.
+    /// Makes the current or next call of [`Interruption::run`] fail with EINTR. Returns when that
+    /// has happened.
     pub fn interrupt(&self) {
         let process = getpid().as_raw_nonzero().get();
         let mut state = self.state();
         state.interrupted = true;
         while let Some(thread) = state.thread {
-            // SAFETY: tgkill takes plain numbers. The thread is alive, since it cannot leave `run` without the lock
-            // that is held here, and the signal has a handler, since `run` installed it.
+            // SAFETY: tgkill takes no pointers. The thread is alive, because it cannot leave `run`
+            // without the lock held here, and the signal has a handler, because `run` installed it.
             unsafe { libc::syscall(libc::SYS_tgkill, process, thread, WAKE_SIGNAL) };
             state = self
                 .left
@@ -56,10 +58,11 @@ impl Interruption {
         }
     }
 
-    /// Calls `blocking` again and again while it fails with EINTR, until it comes to another end or is interrupted.
+    /// Repeats `blocking` while it fails with EINTR, until it returns another result or is
+    /// interrupted.
     ///
     /// # Errors
-    /// EINTR when interrupted; else what `blocking` returns.
+    /// EINTR if interrupted; else those of `blocking`.
     pub fn run<T>(&self, mut blocking: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         install_handler();
         let thread = gettid().as_raw_nonzero().get();
@@ -83,7 +86,7 @@ impl Interruption {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state is two plain fields, each right whenever the lock is free.
+        // Each of the two plain fields is valid whenever the lock is free, so poisoning is ignored.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,10 +96,11 @@ extern "C" fn do_nothing(_signal: libc::c_int) {}
 fn install_handler() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
-        // SAFETY: all-zero is a valid `sigaction`: no flags (above all not SA_RESTART), an empty mask.
+        // SAFETY: all-zero is a valid `sigaction` with an empty mask and no flags, so without
+        // SA_RESTART.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = do_nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        // SAFETY: `action` is initialised, and its handler does nothing at all, so it is safe in any context.
+        // SAFETY: `action` is initialised, and its handler does nothing.
         unsafe { libc::sigaction(WAKE_SIGNAL, &raw const action, std::ptr::null_mut()) };
     });
 }
@@ -109,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads a byte by one system call, which std's `Read` for a pipe does not retry.
+    /// Reads a byte by one system call. std does not retry a pipe's `read`.
     fn read_byte(mut pipe: &io::PipeReader) -> io::Result<u8> {
         let mut byte = [0];
         pipe.read(&mut byte).map(|_| byte[0])

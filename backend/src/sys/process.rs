@@ -1,4 +1,4 @@
-//! The process itself: forking, namespaces, inherited descriptors, groups by name.
+//! The process: forking, namespaces, inherited descriptors, group names.
 #![allow(
     unsafe_code,
     reason = "fork, unshare and descriptors given by number have no safe wrapper"
@@ -12,26 +12,26 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
-/// Which side of a fork this is.
+/// The side of a fork.
 #[derive(Debug)]
 pub enum Forked {
     /// The new process.
     Child,
-    /// The old one, with the number of the new one.
+    /// The old process, with the new one's id.
     Parent(Pid),
 }
 
-/// Copies the calling process, which must still have only one thread.
+/// Forks the calling process, which must have a single thread.
 ///
 /// # Errors
-/// As fork(2), and `EBUSY` where other threads run: a copy would lack them while holding their
-/// locks.
+/// Those of fork(2); `EBUSY` if other threads run, because the copy would lack them while their
+/// locks stay held.
 pub fn fork() -> io::Result<Forked> {
     if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() != 1) {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
-    // SAFETY: with a single thread, checked above, no lock is held by somebody whom the copy lacks,
-    // so the copy may go on as any program.
+    // SAFETY: the process has a single thread, as checked above, so no other thread holds a lock
+    // and the copy may continue as any program.
     let pid = unsafe { libc::fork() };
     match Pid::from_raw(pid) {
         None => Ok(Forked::Child),
@@ -40,42 +40,42 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Moves the calling thread (for [`UnshareFlags::NEWPID`]: its future children) into new
-/// namespaces. [`UnshareFlags::FILES`] is taken out: descriptor tables stay shared.
+/// Moves the calling thread (with [`UnshareFlags::NEWPID`] its future children) into new
+/// namespaces. Ignores [`UnshareFlags::FILES`], so descriptor tables stay shared.
 ///
 /// # Errors
-/// As unshare(2).
+/// Those of unshare(2).
 pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
-    // SAFETY: without FILES, descriptors mean the same in all threads as before.
+    // SAFETY: without FILES, descriptor numbers keep their meaning in all threads.
     Ok(unsafe { rustix::thread::unshare_unsafe(namespaces - UnshareFlags::FILES) }?)
 }
 
-/// Takes a descriptor that the process was started with into ownership.
+/// Takes ownership of a descriptor that the process inherited.
 ///
-/// To be called for numbers from the command line, before the process has opened descriptors of
-/// its own.
+/// The caller passes a number from the command line, before the process opens descriptors itself.
 ///
 /// # Errors
-/// `EBADF` when there is no such descriptor.
+/// `EBADF` if the descriptor is not open.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: asking for the flags of a descriptor touches no memory, whatever the number.
+    // SAFETY: F_GETFD takes no pointers and accepts any number.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and by this function's terms nothing in the program has opened it.
+    // SAFETY: the descriptor is open, and by this function's contract nothing in the program owns
+    // it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Number of the group called `name`, `None` where there is none.
+/// The id of the group `name`; `None` if it does not exist.
 ///
 /// # Errors
-/// As getgrnam_r(3).
+/// Those of getgrnam_r(3).
 pub fn group_id(name: &CStr) -> io::Result<Option<u32>> {
-    // Groups with thousands of members exist; the list of members is read although nobody asks.
+    // Some groups have thousands of members, and the call returns them all.
     let mut buffer = vec![0; 1 << 20];
     let mut group = MaybeUninit::<libc::group>::uninit();
     let mut found = std::ptr::null_mut();
-    // SAFETY: all pointers are to live, writable values, the buffer of the length given.
+    // SAFETY: all pointers refer to live, writable values; the length is the buffer's.
     let code = unsafe {
         libc::getgrnam_r(
             name.as_ptr(),
@@ -86,13 +86,13 @@ pub fn group_id(name: &CStr) -> io::Result<Option<u32>> {
         )
     };
     if found.is_null() {
-        // POSIX lets "no such group" be told by several codes.
+        // POSIX allows several codes for a group that does not exist.
         return match code {
             0 | libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => Ok(None),
             code => Err(io::Error::from_raw_os_error(code)),
         };
     }
-    // SAFETY: a non-null result says that `group` was filled in.
+    // SAFETY: a non-null result means that `group` is initialised.
     let group = unsafe { group.assume_init() };
     Ok(Some(group.gr_gid))
 }

@@ -8,46 +8,46 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// What asks the daemon to end, always.
+/// The signals that always end the daemon.
 const TERMINATION: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
 
-/// What asks it to end unless the operator had it ignored, as nohup(1) does.
+/// The signal that ends the daemon unless it is ignored, as under nohup(1).
 const HANG_UP: libc::c_int = libc::SIGHUP;
 
-/// The signals that ask the daemon to end, readable instead of deadly.
+/// The termination signals, delivered through a signalfd.
 ///
-/// Inherited by `fork`, a reader gets the signals of its own process (signalfd(2)).
+/// After a `fork`, each process reads its own signals (signalfd(2)).
 #[derive(Debug)]
 pub struct TerminationSignals(OwnedFd);
 
 impl TerminationSignals {
-    /// Blocks the signals in the calling thread, so in those it starts later too, and opens the
-    /// descriptor they arrive at. To be called before any thread is started.
+    /// Blocks the signals in the calling thread and in threads it starts later, and opens the
+    /// signalfd. Must be called before any thread is started.
     ///
     /// # Errors
-    /// As signalfd(2).
+    /// Those of signalfd(2).
     pub fn block() -> io::Result<Self> {
         let set = termination_set();
-        // SAFETY: `set` is an initialised signal set, and no previous set is asked for.
+        // SAFETY: `set` is an initialised signal set; the previous set is not requested.
         let code =
             unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
         if code != 0 {
             return Err(io::Error::from_raw_os_error(code));
         }
         let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-        // SAFETY: `set` is an initialised signal set; -1 asks for a new descriptor.
+        // SAFETY: `set` is an initialised signal set; -1 requests a new descriptor.
         let fd = unsafe { libc::signalfd(-1, &raw const set, flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the call above has just returned this descriptor to us alone.
+        // SAFETY: the call above has just created this descriptor; nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Takes one signal that has arrived, or `None` when none has.
+    /// Takes one pending signal; `None` if none is pending.
     ///
     /// # Errors
-    /// As read(2), `EAGAIN` and `EINTR` aside.
+    /// Those of read(2), except `EAGAIN` and `EINTR`.
     pub fn take(&self) -> io::Result<Option<i32>> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         let size = size_of::<libc::signalfd_siginfo>();
@@ -75,7 +75,7 @@ impl AsFd for TerminationSignals {
 
 fn termination_set() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `set` is writable; the call initialises it whole.
+    // SAFETY: `set` is writable; the call initialises all of it.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     let hang_up = (!is_ignored(HANG_UP)).then_some(HANG_UP);
     for signal in TERMINATION.into_iter().chain(hang_up) {
@@ -90,8 +90,8 @@ fn is_ignored(signal: libc::c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: no new action is set; `action` is writable.
     let code = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: all-zero bytes are a valid value of this plain structure, and the call overwrites it
-    // whole or not at all.
+    // SAFETY: all-zero bytes are a valid value of this plain structure, and the call overwrites
+    // either all of it or nothing.
     let action = unsafe { action.assume_init() };
     code == 0 && action.sa_sigaction == libc::SIG_IGN
 }
@@ -102,13 +102,13 @@ mod tests {
 
     #[test]
     fn blocked_signal_is_taken_once() {
-        // A thread of its own, so that the mask of the test runner's threads stays as it is.
+        // A thread of its own, because the test runner's threads must keep their signal mask.
         std::thread::spawn(|| {
             let signals = TerminationSignals::block().unwrap();
             assert_eq!(signals.take().unwrap(), None);
             // SAFETY: has no conditions.
             let this_thread = unsafe { libc::pthread_self() };
-            // SAFETY: directed at the calling thread, which has the signal blocked.
+            // SAFETY: the signal is sent to the calling thread, which blocks it.
             unsafe { libc::pthread_kill(this_thread, libc::SIGINT) };
             assert_eq!(signals.take().unwrap(), Some(libc::SIGINT));
             assert_eq!(signals.take().unwrap(), None);

@@ -1,7 +1,7 @@
-//! What the kernel keeps for each thread: credentials, capabilities, umask, working directory.
+//! Per-thread kernel state: credentials, capabilities, umask, working directory.
 //!
-//! Unlike the C library's functions these change the calling thread alone.
-#![allow(unsafe_code)] // unshare: descriptors must stay shared, or two threads would own the same numbers; getrusage
+//! Unlike the C library's functions, these change the calling thread only.
+#![allow(unsafe_code)] // unshare is sound only if descriptors stay shared; getrusage
 
 use std::cell::Cell;
 use std::io;
@@ -12,41 +12,44 @@ use rustix::fs::Mode;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
+use super::ids::{HostGid, HostUid};
+
 thread_local! {
-    /// Whether the thread has a working directory and umask of its own, and which umask.
-    static OWN_FS: Cell<OwnFs> = const { Cell::new(OwnFs::Unknown) };
+    /// Whether the thread has its own umask and working directory, and what they are.
+    static THREAD_FS: Cell<ThreadFs> = const { Cell::new(ThreadFs::Shared) };
 }
 
 #[derive(Clone, Copy)]
-enum OwnFs {
-    Unknown,
-    Refused(i32),
-    Yes {
+enum ThreadFs {
+    Shared,
+    UnshareFailed(i32),
+    Private {
         umask: Option<u32>,
-        in_descriptors: bool,
+        in_proc_self_fd: bool,
     },
 }
 
-/// Gives the calling thread a umask and a working directory of its own, once.
-fn own_fs() -> io::Result<(Option<u32>, bool)> {
-    OWN_FS.with(|own| match own.get() {
-        OwnFs::Yes {
+/// Gives the calling thread its own umask and working directory, once.
+fn unshare_fs() -> io::Result<(Option<u32>, bool)> {
+    THREAD_FS.with(|own| match own.get() {
+        ThreadFs::Private {
             umask,
-            in_descriptors,
-        } => Ok((umask, in_descriptors)),
-        OwnFs::Refused(errno) => Err(io::Error::from_raw_os_error(errno)),
-        OwnFs::Unknown => {
-            // SAFETY: CLONE_FS stops sharing umask, root and working directory; descriptors stay shared.
+            in_proc_self_fd,
+        } => Ok((umask, in_proc_self_fd)),
+        ThreadFs::UnshareFailed(errno) => Err(io::Error::from_raw_os_error(errno)),
+        ThreadFs::Shared => {
+            // SAFETY: CLONE_FS stops sharing umask, root and working directory; descriptors stay
+            // shared.
             match unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) } {
                 Ok(()) => {
-                    own.set(OwnFs::Yes {
+                    own.set(ThreadFs::Private {
                         umask: None,
-                        in_descriptors: false,
+                        in_proc_self_fd: false,
                     });
                     Ok((None, false))
                 }
                 Err(errno) => {
-                    own.set(OwnFs::Refused(errno.raw_os_error()));
+                    own.set(ThreadFs::UnshareFailed(errno.raw_os_error()));
                     Err(errno.into())
                 }
             }
@@ -54,75 +57,75 @@ fn own_fs() -> io::Result<(Option<u32>, bool)> {
     })
 }
 
-/// Sets the calling thread's umask, by a system call only where it differs from the last one set.
+/// Sets the calling thread's umask. Makes a system call only if it differs from the last one.
 ///
 /// # Errors
-/// `unshare(2)`'s where the thread cannot have a umask of its own.
+/// Those of `unshare(2)` if the thread cannot have its own umask.
 pub fn set_umask(umask: u32) -> io::Result<()> {
     let umask = umask & 0o777;
-    let (current, in_descriptors) = own_fs()?;
+    let (current, in_proc_self_fd) = unshare_fs()?;
     if current != Some(umask) {
         rustix::process::umask(Mode::from_raw_mode(umask));
-        OWN_FS.set(OwnFs::Yes {
+        THREAD_FS.set(ThreadFs::Private {
             umask: Some(umask),
-            in_descriptors,
+            in_proc_self_fd,
         });
     }
     Ok(())
 }
 
-/// Makes `/proc/self/fd` the calling thread's working directory, once, so that calls which know only paths reach
-/// a file by its descriptor's number.
+/// Makes `/proc/self/fd` the calling thread's working directory, once, so that system calls that
+/// take only paths reach a file by its descriptor's number.
 ///
 /// # Errors
-/// `unshare(2)`'s and `fchdir(2)`'s.
-pub fn enter_descriptors(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
-    let (umask, in_descriptors) = own_fs()?;
-    if !in_descriptors {
+/// Those of `unshare(2)` and `fchdir(2)`.
+pub fn chdir_to_proc_self_fd(proc_self_fd: BorrowedFd<'_>) -> io::Result<()> {
+    let (umask, in_proc_self_fd) = unshare_fs()?;
+    if !in_proc_self_fd {
         rustix::process::fchdir(proc_self_fd)?;
-        OWN_FS.set(OwnFs::Yes {
+        THREAD_FS.set(ThreadFs::Private {
             umask,
-            in_descriptors: true,
+            in_proc_self_fd: true,
         });
     }
     Ok(())
 }
 
-/// The effective user and group id that the calling thread has when it has taken on nobody else's. Asked of the kernel
-/// once for each thread; to be called first while that is so.
-pub fn own_ids() -> (u32, u32) {
+/// The thread's own effective user and group id. Read from the kernel once per thread, so the first
+/// call must come before the thread changes its ids.
+pub fn initial_ids() -> (HostUid, HostGid) {
     thread_local! {
-        static OWN: (u32, u32) = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
+        static OWN: (HostUid, HostGid) = (
+            HostUid::new(rustix::process::geteuid().as_raw()),
+            HostGid::new(rustix::process::getegid().as_raw()),
         );
     }
     OWN.with(|ids| *ids)
 }
 
-/// Sets the calling thread's effective, and with it its file system, user id. Away from 0 the effective
-/// capabilities go, back to 0 the permitted ones become effective again.
+/// Sets the calling thread's effective user id and thereby its file system user id. Leaving 0
+/// clears the effective capabilities; returning to 0 restores them.
 ///
 /// # Errors
-/// `setresuid(2)`'s: EINVAL for an id that the user namespace does not know, EPERM.
-pub fn set_effective_uid(uid: u32) -> io::Result<()> {
-    check_id(uid)?;
+/// Those of `setresuid(2)`: EINVAL for an id that the user namespace does not map, EPERM.
+pub fn set_effective_uid(uid: HostUid) -> io::Result<()> {
+    check_id(uid.get())?;
     Ok(rustix::thread::set_thread_res_uid(
         None::<Uid>,
-        Uid::from_raw(uid),
+        Uid::from_raw(uid.get()),
         None::<Uid>,
     )?)
 }
 
-/// Sets the calling thread's effective, and with it its file system, group id.
+/// Sets the calling thread's effective group id and thereby its file system group id.
 ///
 /// # Errors
-/// `setresgid(2)`'s.
-pub fn set_effective_gid(gid: u32) -> io::Result<()> {
-    check_id(gid)?;
+/// Those of `setresgid(2)`.
+pub fn set_effective_gid(gid: HostGid) -> io::Result<()> {
+    check_id(gid.get())?;
     Ok(rustix::thread::set_thread_res_gid(
         None::<Gid>,
-        Gid::from_raw(gid),
+        Gid::from_raw(gid.get()),
         None::<Gid>,
     )?)
 }
@@ -130,20 +133,20 @@ pub fn set_effective_gid(gid: u32) -> io::Result<()> {
 /// Sets the calling thread's supplementary groups.
 ///
 /// # Errors
-/// `setgroups(2)`'s.
-pub fn set_groups(groups: &[u32]) -> io::Result<()> {
+/// Those of `setgroups(2)`.
+pub fn set_groups(groups: &[HostGid]) -> io::Result<()> {
     let mut ids = [Gid::ROOT; MAX_GROUPS];
     let ids = ids
         .get_mut(..groups.len())
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     for (id, group) in ids.iter_mut().zip(groups) {
-        check_id(*group)?;
-        *id = Gid::from_raw(*group);
+        check_id(group.get())?;
+        *id = Gid::from_raw(group.get());
     }
     Ok(rustix::thread::set_thread_groups(ids)?)
 }
 
-/// Refuses the number that means "none" or "as it is" wherever ids are given.
+/// Rejects the id that means "none" or "unchanged" in system calls (-1).
 fn check_id(id: u32) -> io::Result<()> {
     if id == u32::MAX {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -151,36 +154,37 @@ fn check_id(id: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Most groups that [`set_groups`] takes.
+/// Limit of groups for [`set_groups`]. FUSE sends one (`FUSE_CREATE_SUPP_GROUP`).
 pub const MAX_GROUPS: usize = 32;
 
-/// How often the kernel has taken the processor away from the calling thread for another (`getrusage(2)`, `ru_nivcsw`).
+/// Number of involuntary context switches of the calling thread (`getrusage(2)`, `ru_nivcsw`).
 pub fn preemptions() -> u64 {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: `usage` has room for what is written.
+    // SAFETY: `usage` is writable.
     unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
-    // SAFETY: plain integers, zero where the call failed.
+    // SAFETY: plain integers, zero if the call failed.
     let usage = unsafe { usage.assume_init() };
     u64::try_from(usage.ru_nivcsw).unwrap_or_default()
 }
 
-/// A capability that the daemon gives up or takes back around single calls.
+/// The capabilities that the daemon changes for single calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capability {
-    /// Keeps set-user-ID and set-group-ID bits over a write (`CAP_FSETID`).
-    KeepSetId,
-    /// Overrides permission bits (`CAP_DAC_OVERRIDE`).
-    OverridePermissions,
+    /// Keeps set-user-ID and set-group-ID bits on a write (`CAP_FSETID`).
+    Fsetid,
+    /// Ignores permission bits (`CAP_DAC_OVERRIDE`).
+    DacOverride,
 }
 
-/// Makes a permitted capability effective for the calling thread or not, and returns what it was before.
+/// Sets or clears a permitted capability in the calling thread's effective set and returns its
+/// previous state.
 ///
 /// # Errors
-/// `capset(2)`'s: EPERM where it is not permitted.
+/// Those of `capset(2)`: EPERM if it is not permitted.
 pub fn set_capability(capability: Capability, effective: bool) -> io::Result<bool> {
     let bit = match capability {
-        Capability::KeepSetId => CapabilitySet::FSETID,
-        Capability::OverridePermissions => CapabilitySet::DAC_OVERRIDE,
+        Capability::Fsetid => CapabilitySet::FSETID,
+        Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
     };
     let mut sets = rustix::thread::capabilities(None)?;
     let before = sets.effective.contains(bit);

@@ -1,7 +1,8 @@
-//! Extended attributes of what a descriptor stands for, `O_PATH` ones and symbolic links included.
+//! Extended attributes of the file behind a descriptor, including `O_PATH` descriptors and symbolic
+//! links.
 //!
-//! The calls that take a descriptor refuse `O_PATH` ones, so the file is named by its descriptor's number,
-//! relative to a working directory that the calling thread has for that alone.
+//! The calls on descriptors reject `O_PATH`. So these functions name the file by its descriptor's
+//! number, relative to `/proc/self/fd`, the calling thread's working directory.
 
 use std::ffi::CStr;
 use std::io;
@@ -10,12 +11,12 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::XattrFlags;
 
 use super::file::DescriptorName;
-use super::thread::enter_descriptors;
+use super::thread::chdir_to_proc_self_fd;
 
 /// Sets an attribute, with `XATTR_*` flags.
 ///
 /// # Errors
-/// `setxattr(2)`'s.
+/// Those of `setxattr(2)`.
 pub fn set(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
@@ -23,7 +24,7 @@ pub fn set(
     value: &[u8],
     flags: u32,
 ) -> io::Result<()> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     Ok(rustix::fs::setxattr(
         file.as_c_str(),
@@ -33,17 +34,18 @@ pub fn set(
     )?)
 }
 
-/// Puts an attribute's value into `value` and returns its length; with an empty buffer only the length.
+/// Reads an attribute into `value` and returns its length. With an empty buffer returns only the
+/// length.
 ///
 /// # Errors
-/// `getxattr(2)`'s: ERANGE where the buffer is too small.
+/// Those of `getxattr(2)`: ERANGE if the buffer is too small.
 pub fn get(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     name: &CStr,
     value: &mut [u8],
 ) -> io::Result<usize> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     if value.is_empty() {
         return Ok(rustix::fs::getxattr_query(file.as_c_str(), name)?);
@@ -51,17 +53,17 @@ pub fn get(
     Ok(rustix::fs::getxattr(file.as_c_str(), name, value)?)
 }
 
-/// Puts the names of all attributes, each ended by a NUL, into `names` and returns their length; with an empty
-/// buffer only the length.
+/// Reads the names of all attributes, each terminated by a NUL, into `names` and returns their
+/// length. With an empty buffer returns only the length.
 ///
 /// # Errors
-/// `listxattr(2)`'s: ERANGE where the buffer is too small.
+/// Those of `listxattr(2)`: ERANGE if the buffer is too small.
 pub fn list(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     names: &mut [u8],
 ) -> io::Result<usize> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     if names.is_empty() {
         return Ok(rustix::fs::listxattr_query(file.as_c_str())?);
@@ -72,9 +74,9 @@ pub fn list(
 /// Removes an attribute.
 ///
 /// # Errors
-/// `removexattr(2)`'s.
+/// Those of `removexattr(2)`.
 pub fn remove(proc_self_fd: BorrowedFd<'_>, file: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    enter_descriptors(proc_self_fd)?;
+    chdir_to_proc_self_fd(proc_self_fd)?;
     let file = DescriptorName::new(file);
     Ok(rustix::fs::removexattr(file.as_c_str(), name)?)
 }

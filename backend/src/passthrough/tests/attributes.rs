@@ -1,4 +1,4 @@
-//! Attributes, plain and extended.
+//! Tests of attributes and extended attributes.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 

@@ -1,4 +1,4 @@
-//! Who owns what is created.
+//! Tests of the owner of created objects.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -13,7 +13,7 @@ fn owner(guest: &Guest, name: &str) -> (u32, u32, u32) {
     (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
 }
 
-/// A directory of mode `mode` that belongs to `uid` and `gid`.
+/// Creates a directory with mode `mode`, owned by `uid` and `gid`.
 fn directory(guest: &Guest, name: &CStr, uid: u32, gid: u32, mode: u32) -> NodeId {
     let path = guest.path(name.to_str().expect("UTF-8"));
     std::fs::create_dir(&path).expect("made");
@@ -56,7 +56,7 @@ fn every_kind_of_object_belongs_to_its_creator() {
     };
     let (unnamed, _) = guest.fs.tmpfile(&user, home, &args).expect("made");
     assert_eq!((unnamed.attr.uid, unnamed.attr.gid), (1000, 1001));
-    // And the thread is itself again.
+    // The thread has its own credentials again.
     let (entry, _) = guest.create(ROOT, c"roots", libc::O_RDWR).expect("made");
     assert_eq!((entry.attr.uid, entry.attr.gid), (0, 0));
 }
@@ -72,7 +72,7 @@ fn the_umask_is_the_callers_or_the_guests_business() {
         .create_as(&strict, ROOT, c"strict", libc::O_RDWR, 0o666)
         .expect("made");
     assert_eq!(owner(&guest, "strict").2, 0o600);
-    // A guest that keeps the umask to itself has applied it already.
+    // A guest that does not negotiate DONT_MASK has applied the umask already.
     guest.fs.init(InitFlags::all() - InitFlags::DONT_MASK);
     guest
         .create_as(&strict, ROOT, c"loose", libc::O_RDWR, 0o666)
@@ -91,7 +91,7 @@ fn a_setgid_directory_gives_its_group() {
     guest
         .create_as(&user, shared, c"file", libc::O_RDWR, 0o2775)
         .expect("made");
-    // Set-group-ID on a file of a group that one is not in is not for an ordinary user.
+    // An ordinary user may not set the set-group-ID bit for a group it is not in.
     assert_eq!(owner(&guest, "shared/file"), (1000, 2000, 0o755));
     guest
         .fs
@@ -124,7 +124,7 @@ fn a_directory_open_to_a_group_that_the_host_does_not_know_of_is_open() {
     }
     let guest = Guest::new();
     let shared = directory(&guest, c"shared", 0, 2000, 0o770);
-    // The guest's kernel has found the caller in group 2000, and says nothing of it.
+    // The guest's kernel has found the caller in group 2000; the request does not carry this group.
     guest
         .create_as(&creator(1000, 1001), shared, c"file", libc::O_RDWR, 0o644)
         .expect("made");
@@ -138,7 +138,8 @@ fn ids_that_do_not_exist_are_refused() {
     }
     let guest = Guest::new();
     for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
-        // The number that means "leave it" in the system call must not make the object root's unnoticed.
+        // In the system call this id means "unchanged", which must not silently leave the object to
+        // root.
         let made = guest.create_as(&creator(uid, gid), ROOT, c"file", libc::O_RDWR, 0o644);
         assert_eq!(errno(made), Some(libc::EINVAL), "{uid}, {gid}");
     }
@@ -164,7 +165,8 @@ fn an_ordinary_user_creates_as_itself() {
 #[test]
 fn a_default_acl_of_the_host_comes_before_the_umask() {
     let guest = Guest::new();
-    // Version 2, then tag, permissions and id of owner, group and others (`linux/posix_acl_xattr.h`).
+    // Version 2, then tag, permissions and id of owner, group and others
+    // (`linux/posix_acl_xattr.h`).
     let mut acl = 2u32.to_le_bytes().to_vec();
     for (tag, permissions) in [(0x01u16, 7u16), (0x04, 7), (0x20, 5)] {
         acl.extend(tag.to_le_bytes());

@@ -1,4 +1,4 @@
-//! More inodes than descriptors.
+//! Tests with more inodes than descriptors.
 
 use super::*;
 use crate::passthrough::ShareError;
@@ -6,17 +6,17 @@ use crate::passthrough::options::InodeFileHandles;
 
 const ROOT: NodeId = NodeId::ROOT;
 
-/// How inodes without a descriptor are found again.
+/// How inodes without a descriptor are reopened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum ReopenBy {
     Handle,
     Path,
 }
 
-/// A guest with 16 descriptors, in a directory of 1,000 files, all of them looked up; `None` where that way cannot be
-/// tried.
-fn crowded(test: &str, way: Way) -> Option<(Guest, Vec<NodeId>)> {
-    if way == Way::Handle && skipped_without_root(test) {
+/// A guest with 16 descriptors that has looked up 1,000 files of a directory; `None` if the
+/// environment does not support this way of reopening.
+fn crowded(test: &str, reopen_by: ReopenBy) -> Option<(Guest, Vec<NodeId>)> {
+    if reopen_by == ReopenBy::Handle && skipped_without_root(test) {
         return None;
     }
     let options = Options {
@@ -24,7 +24,7 @@ fn crowded(test: &str, way: Way) -> Option<(Guest, Vec<NodeId>)> {
         ..Options::default()
     };
     let abilities = Abilities {
-        can_open_by_handle: way == Way::Handle,
+        can_open_by_handle: reopen_by == ReopenBy::Handle,
         ..abilities()
     };
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
@@ -51,13 +51,14 @@ fn crowded(test: &str, way: Way) -> Option<(Guest, Vec<NodeId>)> {
 
 #[test]
 fn a_thousand_files_live_on_sixteen_descriptors() {
-    for way in [Way::Handle, Way::Path] {
-        check_a_thousand_files_live_on_sixteen_descriptors(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_a_thousand_files_live_on_sixteen_descriptors(reopen_by);
     }
 }
 
-fn check_a_thousand_files_live_on_sixteen_descriptors(way: Way) {
-    let Some((guest, nodes)) = crowded("a_thousand_files_live_on_sixteen_descriptors", way) else {
+fn check_a_thousand_files_live_on_sixteen_descriptors(reopen_by: ReopenBy) {
+    let Some((guest, nodes)) = crowded("a_thousand_files_live_on_sixteen_descriptors", reopen_by)
+    else {
         return;
     };
     assert!(guest.fs.share.held_descriptors() <= 16);
@@ -70,7 +71,7 @@ fn check_a_thousand_files_live_on_sixteen_descriptors(way: Way) {
         guest.release(*node, handle);
         assert!(guest.fs.share.held_descriptors() <= 16);
     }
-    // Known by handle only, they are found to be the same.
+    // The lookups find the same inodes by their references.
     for (n, node) in nodes.iter().enumerate() {
         assert_eq!(guest.find(ROOT, &c_string(format!("file{n}"))), *node);
         guest.fs.forget(*node, 2);
@@ -83,13 +84,16 @@ fn check_a_thousand_files_live_on_sixteen_descriptors(way: Way) {
 
 #[test]
 fn what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file() {
-    for way in [Way::Handle, Way::Path] {
-        check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(reopen_by);
     }
 }
 
-fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(way: Way) {
-    let Some((guest, nodes)) = crowded("what_is_gone_while_held_by_handle_is_stale", way) else {
+fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_file(
+    reopen_by: ReopenBy,
+) {
+    let Some((guest, nodes)) = crowded("what_is_gone_while_held_by_handle_is_stale", reopen_by)
+    else {
         return;
     };
     for n in 0..1000 {
@@ -105,7 +109,7 @@ fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_fi
         .iter()
         .filter(|node| errno(guest.fs.getattr(**node, None)) == Some(libc::ESTALE))
         .count();
-    // The few that a descriptor held when they were removed live on, as on any file system.
+    // The few inodes that a descriptor pinned at their removal still exist.
     assert!(stale >= 1000 - 16, "{stale} of 1000");
     for node in &nodes {
         guest.fs.forget(*node, 1);
@@ -115,13 +119,14 @@ fn check_what_is_gone_while_held_by_handle_is_stale_and_its_number_is_another_fi
 
 #[test]
 fn an_open_file_without_a_name_is_not_given_up() {
-    for way in [Way::Handle, Way::Path] {
-        check_an_open_file_without_a_name_is_not_given_up(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_an_open_file_without_a_name_is_not_given_up(reopen_by);
     }
 }
 
-fn check_an_open_file_without_a_name_is_not_given_up(way: Way) {
-    let Some((guest, nodes)) = crowded("an_open_file_without_a_name_is_not_given_up", way) else {
+fn check_an_open_file_without_a_name_is_not_given_up(reopen_by: ReopenBy) {
+    let Some((guest, nodes)) = crowded("an_open_file_without_a_name_is_not_given_up", reopen_by)
+    else {
         return;
     };
     let (entry, _) = guest.create(ROOT, c"open", libc::O_RDWR).expect("made");
@@ -167,7 +172,7 @@ fn without_handles_the_budget_ends_in_enfile() {
     let found: Vec<_> = (0..20)
         .map(|n| guest.lookup(ROOT, &c_string(format!("file{n}"))))
         .collect();
-    // The rest is for guests to come.
+    // The rest of the budget is reserved for other guests.
     assert_eq!(found.iter().filter(|entry| entry.is_ok()).count(), 13);
     assert_eq!(errno(guest.lookup(ROOT, c"file19")), Some(libc::ENFILE));
     assert_eq!(errno(guest.lookup(ROOT, c"missing")), Some(libc::ENOENT));
@@ -196,20 +201,20 @@ fn what_cannot_be_held_is_not_made() {
         assert_eq!(errno(made), Some(libc::ENFILE));
     }
     assert!(guest.path("new").symlink_metadata().is_err());
-    // Another name costs no descriptor.
+    // A hard link needs no descriptor.
     let node = guest.find(ROOT, c"file0");
     guest.fs.link(node, ROOT, name).expect("made");
 }
 
 #[test]
 fn a_guest_that_holds_much_makes_room_for_one_that_holds_little() {
-    for way in [Way::Handle, Way::Path] {
-        check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(reopen_by);
     }
 }
 
-fn check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way: Way) {
-    let Some((greedy, _)) = crowded("a_guest_that_holds_much_makes_room", way) else {
+fn check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(reopen_by: ReopenBy) {
+    let Some((greedy, _)) = crowded("a_guest_that_holds_much_makes_room", reopen_by) else {
         return;
     };
     let modest = Guest {
@@ -223,13 +228,13 @@ fn check_a_guest_that_holds_much_makes_room_for_one_that_holds_little(way: Way) 
 
 #[test]
 fn many_threads_on_few_descriptors_find_the_right_files() {
-    for way in [Way::Handle, Way::Path] {
-        check_many_threads_on_few_descriptors_find_the_right_files(way);
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        check_many_threads_on_few_descriptors_find_the_right_files(reopen_by);
     }
 }
 
-fn check_many_threads_on_few_descriptors_find_the_right_files(way: Way) {
-    let Some((guest, nodes)) = crowded("many_threads_on_few_descriptors", way) else {
+fn check_many_threads_on_few_descriptors_find_the_right_files(reopen_by: ReopenBy) {
+    let Some((guest, nodes)) = crowded("many_threads_on_few_descriptors", reopen_by) else {
         return;
     };
     let numbers: Vec<u64> = (0..1000)
@@ -246,7 +251,7 @@ fn check_many_threads_on_few_descriptors_find_the_right_files(way: Way) {
                     let n = (step * 37 + thread * 251) % 1000;
                     match guest.fs.getattr(nodes[n], None) {
                         Ok(attributes) => assert_eq!(attributes.attr.ino, numbers[n]),
-                        // Each thread may hold a descriptor that was given up.
+                        // Each thread may still hold an evicted descriptor.
                         Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENFILE)),
                     }
                 }
@@ -257,8 +262,10 @@ fn check_many_threads_on_few_descriptors_find_the_right_files(way: Way) {
 
 #[test]
 fn an_inode_moved_on_the_host_keeps_its_node_id() {
-    let Some((guest, nodes)) = crowded("an_inode_moved_on_the_host_keeps_its_node_id", Way::Path)
-    else {
+    let Some((guest, nodes)) = crowded(
+        "an_inode_moved_on_the_host_keeps_its_node_id",
+        ReopenBy::Path,
+    ) else {
         return;
     };
     std::fs::create_dir(guest.path("directory")).expect("made");
@@ -272,7 +279,7 @@ fn an_inode_moved_on_the_host_keeps_its_node_id() {
         .filter(|node| errno(guest.fs.getattr(**node, None)) == Some(libc::ESTALE))
         .count();
     assert!(lost > 900, "{lost} of 1000 are not where they were");
-    // The guest's kernel looks up again then.
+    // The guest's kernel repeats the lookup.
     for (n, node) in nodes.iter().enumerate() {
         assert_eq!(guest.find(directory, &c_string(format!("moved{n}"))), *node);
         guest.fs.getattr(*node, None).expect("found again");
@@ -282,7 +289,7 @@ fn an_inode_moved_on_the_host_keeps_its_node_id() {
 #[test]
 fn a_walk_back_never_follows_a_link() {
     let outside = tempfile::tempdir().expect("a directory");
-    let Some((guest, _)) = crowded("a_walk_back_never_follows_a_link", Way::Path) else {
+    let Some((guest, _)) = crowded("a_walk_back_never_follows_a_link", ReopenBy::Path) else {
         return;
     };
     std::fs::create_dir(guest.path("directory")).expect("made");
@@ -296,7 +303,7 @@ fn a_walk_back_never_follows_a_link() {
     let moved = outside.path().join("directory");
     if std::fs::rename(guest.path("directory"), &moved).is_err() {
         eprintln!(
-            "SKIPPED: a_walk_back_never_follows_a_link needs one file system for all temporary files"
+            "SKIPPED: a_walk_back_never_follows_a_link needs all temporary files on one file system"
         );
         return;
     }
@@ -365,7 +372,7 @@ fn a_guest_that_opens_without_end_leaves_others_their_part() {
     for _ in 0..5 {
         modest.open(node, libc::O_RDONLY).expect("opened");
     }
-    // Guests that hold nothing take nothing from those that do.
+    // Idle guests do not reduce the others' budget.
     let idle: Vec<_> = (0..100)
         .map(|_| PassthroughFs::new(Arc::clone(&modest.fs.share)))
         .collect();
@@ -388,7 +395,7 @@ fn inodes_that_cannot_be_found_again_count_as_the_guests_own() {
     };
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let guest = Guest::able(directory, options, abilities);
-    // Deeper than any walk back goes.
+    // Deeper than a remembered path may be.
     let mut node = ROOT;
     for _ in 0..70 {
         node = guest.mkdir(node, c"d");
@@ -404,17 +411,18 @@ fn inodes_that_cannot_be_found_again_count_as_the_guests_own() {
         }
     }
     assert!(refused > 0);
-    let fixed = guest.fs.inodes.account().fixed();
-    assert!(fixed > 100, "{fixed} are known to be the guest's own");
+    let pinned = guest.fs.state.inodes.account().pinned();
+    assert!(pinned > 100, "{pinned} are known to be the guest's own");
     guest.fs.destroy();
-    assert_eq!(guest.fs.inodes.account().fixed(), 0);
+    assert_eq!(guest.fs.state.inodes.account().pinned(), 0);
     assert_eq!(guest.fs.share.held_descriptors(), 0);
     guest.find(ROOT, c"d");
 }
 
 #[test]
 fn an_open_file_is_reached_by_its_handle_when_all_else_is_gone() {
-    let Some((guest, nodes)) = crowded("an_open_file_is_reached_by_its_handle", Way::Path) else {
+    let Some((guest, nodes)) = crowded("an_open_file_is_reached_by_its_handle", ReopenBy::Path)
+    else {
         return;
     };
     let opened: Vec<_> = (0..8)

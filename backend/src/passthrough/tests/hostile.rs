@@ -1,4 +1,4 @@
-//! What a guest may send, and what may happen around it.
+//! Tests of invalid requests and of host changes at the wrong moment.
 
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ fn foreign_nodes_and_handles_are_errors() {
             Some(libc::EBADF)
         );
     }
-    // A neighbouring number may be the other file's.
+    // A neighbouring number may be the node id of the other file.
     let known = [a.get(), b.get()];
     let unknown = |raw: &u64| !known.contains(raw);
     let near = (a.get()..).find(unknown).expect("a number");
@@ -89,8 +89,8 @@ fn a_device_in_the_share_is_never_opened() {
     );
 }
 
-/// Names are swapped between directory, link out of the share and link within it while others look them up: what they
-/// find is never outside.
+/// Another thread swaps a name between a directory, a link out of the share and a link inside it.
+/// Lookups must never find an inode outside the share.
 #[test]
 fn swapped_names_never_lead_out_of_the_share() {
     let outside = tempfile::tempdir().expect("a directory");
@@ -124,7 +124,7 @@ fn swapped_names_never_lead_out_of_the_share() {
         });
         let mut lookups = 0;
         let start = Instant::now();
-        // On a busy machine it may take a while until the name is seen as a directory at all.
+        // On a busy machine it may take a while until a lookup meets the directory.
         while start.elapsed() < Duration::from_millis(500)
             || (lookups == 0 && start.elapsed() < Duration::from_secs(60))
         {
@@ -156,10 +156,19 @@ fn swapped_names_never_lead_out_of_the_share() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// Whatever the numbers, the answer is a reply or an errno, and the budget comes out right.
+    /// Any numbers give a reply or an errno, and no descriptor stays held.
     #[test]
-    fn any_numbers_are_answered(numbers in prop::array::uniform8(any::<u64>()), small in any::<u8>(), flags in any::<u32>()) {
-        let guest = Guest::with(Options { xattr: true, locks: Locks::Host, fd_budget: 64, ..Options::default() });
+    fn any_numbers_are_answered(
+        numbers in prop::array::uniform8(any::<u64>()),
+        small in any::<u8>(),
+        flags in any::<u32>(),
+    ) {
+        let guest = Guest::with(Options {
+            xattr: true,
+            locks: Locks::Host,
+            fd_budget: 64,
+            ..Options::default()
+        });
         std::fs::write(guest.path("file"), b"0123456789").expect("written");
         let node = guest.find(ROOT, c"file");
         let handle = guest.open(node, libc::O_RDWR).expect("opened").get();
@@ -167,29 +176,39 @@ proptest! {
         let fh = if small & 2 == 0 { handle } else { numbers[0] };
         let half = |n: u64| u32::try_from(n >> 32).expect("32 bits");
         let _ = guest.fs.setattr(ROOT_USER, pick(numbers[0]), &SetattrIn {
-            // Sizes up to a few MiB are tried for real, larger ones only where they must be refused.
+            // Sizes up to a few MiB are set; larger ones are sent only if they must be rejected.
             valid: flags & 0x7ff & if numbers[1] >> 63 == 1 { u32::MAX } else { !8 },
             fh, size: numbers[1], atime: numbers[2], mtime: numbers[3], atimensec: half(numbers[4]),
-            mtimensec: half(numbers[5]), mode: half(numbers[6]), uid: half(numbers[7]), gid: flags, ..SetattrIn::default()
+            mtimensec: half(numbers[5]), mode: half(numbers[6]), uid: half(numbers[7]), gid: flags,
+            ..SetattrIn::default()
         });
         let _ = guest.fs.fallocate(ROOT_USER, pick(numbers[1]), &FallocateIn {
             fh, offset: numbers[1], length: numbers[2] | 1 << 63, mode: flags, padding: 0,
         });
-        let _ = guest.fs.lseek(pick(numbers[2]), &LseekIn { fh, offset: numbers[3], whence: flags % 8, padding: 0 });
-        let _ = guest.fs.copy_file_range(ROOT_USER, pick(numbers[3]), &CopyFileRangeIn {
-            fh_in: fh, off_in: numbers[1], nodeid_out: node.get(), fh_out: handle, off_out: numbers[2], len: numbers[3],
-            flags: numbers[4] & 1,
+        let _ = guest.fs.lseek(pick(numbers[2]), &LseekIn {
+            fh, offset: numbers[3], whence: flags % 8, padding: 0,
         });
-        let _ = guest.fs.statx(pick(numbers[4]), &StatxIn { getattr_flags: flags, fh, sx_flags: half(numbers[5]), sx_mask: half(numbers[6]), ..StatxIn::default() });
+        let _ = guest.fs.copy_file_range(ROOT_USER, pick(numbers[3]), &CopyFileRangeIn {
+            fh_in: fh, off_in: numbers[1], nodeid_out: node.get(), fh_out: handle,
+            off_out: numbers[2], len: numbers[3], flags: numbers[4] & 1,
+        });
+        let _ = guest.fs.statx(pick(numbers[4]), &StatxIn {
+            getattr_flags: flags, fh, sx_flags: half(numbers[5]), sx_mask: half(numbers[6]),
+            ..StatxIn::default()
+        });
         let lock = LkIn {
             fh, owner: numbers[4],
-            lk: gangplank_fuse::FileLock { start: numbers[5], end: numbers[6], r#type: flags % 5, pid: half(numbers[7]) },
+            lk: gangplank_fuse::FileLock {
+                start: numbers[5], end: numbers[6], r#type: flags % 5, pid: half(numbers[7]),
+            },
             lk_flags: flags >> 31, padding: 0,
         };
         let _ = guest.fs.setlk(pick(numbers[5]), &lock, LockWait::No);
         let _ = guest.fs.getlk(pick(numbers[5]), &lock);
-        let _ = guest.fs.setxattr(pick(numbers[6]), &SetxattrIn { flags, ..SetxattrIn::default() }, c"user.x", &[0; 9]);
-        let _ = guest.fs.mknod(&creator(half(numbers[0]), half(numbers[1])), ROOT, checked(c"node"), flags, half(numbers[2]));
+        let xattr = SetxattrIn { flags, ..SetxattrIn::default() };
+        let _ = guest.fs.setxattr(pick(numbers[6]), &xattr, c"user.x", &[0; 9]);
+        let user = creator(half(numbers[0]), half(numbers[1]));
+        let _ = guest.fs.mknod(&user, ROOT, checked(c"node"), flags, half(numbers[2]));
         let _ = guest.create(ROOT, c"made", flags.cast_signed());
         guest.fs.destroy();
         prop_assert_eq!(guest.fs.share.held_descriptors(), 0);

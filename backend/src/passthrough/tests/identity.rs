@@ -1,4 +1,4 @@
-//! Which inode is which, and how long it is remembered.
+//! Tests of node ids and of their lifetime.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ fn one_inode_has_one_node_id_whatever_its_name() {
 
 #[test]
 fn an_inode_number_used_again_is_another_node() {
-    // File systems that hand out the lowest free number do so at once.
+    // File systems that allocate the lowest free number reuse it at once.
     let guest = Guest::new();
     let mut seen = HashSet::new();
     for round in 0..200 {

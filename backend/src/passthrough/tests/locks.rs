@@ -1,4 +1,4 @@
-//! Locks that others see.
+//! Tests of locks on the host's files.
 
 use std::sync::mpsc;
 use std::thread;
@@ -27,7 +27,7 @@ fn lock(handle: Handle, owner: u64, kind: i32, start: u64, end: u64) -> LkIn {
     }
 }
 
-/// Two guests on one directory with a file that each has open.
+/// Two guests that have the same file open.
 fn pair() -> [(Guest, NodeId, Handle); 2] {
     let first = Guest::with(Options {
         locks: Locks::Host,
@@ -188,7 +188,8 @@ fn locks_are_the_guests_business_by_default() {
     assert_eq!(errno(guest.fs.getlk(node, &args)), Some(libc::ENOSYS));
 }
 
-/// Linux does not wait for its RELEASE: another process may open the file and lock it while that is underway.
+/// Linux does not wait for the reply to RELEASE, so another process may open and lock the file in
+/// the meantime.
 #[test]
 fn a_close_underway_leaves_a_new_openers_locks_alone() {
     let [(first, node, handle), (second, node2, handle2)] = pair();

@@ -1,18 +1,18 @@
-//! Whole requests over a temporary directory, through the [`FileSystem`] trait.
+//! Tests of whole operations over a temporary directory, through the `FileSystem` trait.
 
 mod attributes;
+mod concurrency;
 mod credentials;
-mod crowd;
 mod eviction;
+mod fd_cache;
 mod hostile;
 mod identity;
-mod listing;
 mod locks;
-mod reopening;
+mod namespace_ops;
+mod no_open;
+mod read_write;
+mod readdir;
 mod submounts;
-mod transfer;
-mod tree;
-mod unopened;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -27,24 +27,28 @@ use gangplank_fuse::{
 use tempfile::TempDir;
 
 use super::{Abilities, Options, PassthroughFs, Share};
-use crate::session::{Caller, Creator, FileSystem, Name};
+use crate::session::file_system::{
+    Attributes, Directories, FileData, FileLocks, FileRanges, Files, GuestGid, GuestUid, Lookup,
+    Namespace, SessionLifecycle, Superblock, Xattrs,
+};
+use crate::session::{Caller, Creator, Name};
 use crate::sys::buffers::Segments;
 
-/// Root in the guest.
+/// The guest's root user.
 const ROOT_USER: Caller = Caller {
-    uid: 0,
-    gid: 0,
+    uid: GuestUid::ROOT,
+    gid: GuestGid::new(0),
     pid: 1,
 };
 
-/// What a guest of the host's architecture adds to every open.
+/// `O_LARGEFILE`, which a guest of the host's architecture sets at each open.
 const LARGE_FILE: u32 = if cfg!(target_arch = "aarch64") {
     0x2_0000
 } else {
     0x8000
 };
 
-/// A directory, a share of it, and a guest that has said INIT.
+/// A guest after INIT, on a share of a temporary directory.
 struct Guest {
     fs: PassthroughFs,
     directory: Arc<TempDir>,
@@ -80,7 +84,7 @@ impl Guest {
         self.fs.lookup(parent, checked(name))
     }
 
-    /// Looks up what must be there.
+    /// Looks up a name that must exist.
     fn find(&self, parent: NodeId, name: &CStr) -> NodeId {
         NodeId::new(self.lookup(parent, name).expect("found").nodeid)
     }
@@ -132,7 +136,7 @@ impl Guest {
         self.read_as(node, handle, offset, buffer, true)
     }
 
-    /// Reads, or where it may not block refuses to wait for the disk.
+    /// Reads. Without `may_block` the read returns EAGAIN instead of waiting for the disk.
     fn read_as(
         &self,
         node: NodeId,
@@ -150,7 +154,7 @@ impl Guest {
         let mut segments = Segments::default();
         assert!(segments.push_slice(buffer));
         #[allow(unsafe_code)]
-        // SAFETY: the buffer is borrowed mutably for the whole function.
+        // SAFETY: the buffer is mutably borrowed for the whole function.
         let mut writer = unsafe { segments.writer() };
         self.fs.read(node, &args, &mut writer, may_block)
     }
@@ -176,7 +180,7 @@ impl Guest {
         let mut segments = Segments::default();
         assert!(segments.push_slice(&mut copy));
         #[allow(unsafe_code)]
-        // SAFETY: the copy lives to the end of the function and is not used otherwise.
+        // SAFETY: the copy outlives the reader and is not used otherwise.
         let mut reader = unsafe { segments.reader() };
         self.fs.write(node, &args, &mut reader)
     }
@@ -201,7 +205,7 @@ fn share(directory: &Path, options: Options, abilities: Abilities) -> Arc<Share>
     .expect("shared")
 }
 
-/// What the test process may do.
+/// The test process's privileges.
 fn abilities() -> Abilities {
     Abilities {
         can_change_credentials: is_root(),
@@ -213,7 +217,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Says why a test is not run; true where it has to be skipped.
+/// Whether a test has to be skipped because it needs root; if so, prints that.
 fn skipped_without_root(test: &str) -> bool {
     if is_root() {
         return false;
@@ -236,13 +240,17 @@ fn root_creator() -> Creator<'static> {
 
 fn creator(uid: u32, gid: u32) -> Creator<'static> {
     Creator {
-        caller: Caller { uid, gid, pid: 1 },
+        caller: Caller {
+            uid: GuestUid::new(uid),
+            gid: GuestGid::new(gid),
+            pid: 1,
+        },
         umask: 0o022,
         groups: None,
     }
 }
 
-/// The errno of a failure.
+/// The errno of an error.
 fn errno<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }

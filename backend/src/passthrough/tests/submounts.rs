@@ -1,4 +1,4 @@
-//! Mounts below the share.
+//! Tests of mounts below the share.
 
 use gangplank_fuse::AttrFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -7,7 +7,7 @@ use super::*;
 
 const ROOT: NodeId = NodeId::ROOT;
 
-/// A guest with a file system mounted on `mount` in its share, unmounted at the end.
+/// A guest whose share has a file system mounted on `mount`. Dropping it unmounts the file system.
 struct Mounted {
     guest: Guest,
     point: PathBuf,
@@ -51,7 +51,7 @@ fn a_mount_is_announced() {
         .lookup(NodeId::new(entry.nodeid), c"inside")
         .expect("found");
     assert_eq!(inside.attr.flags, 0);
-    // A kernel that does not know announcements gets none.
+    // A kernel without SUBMOUNTS gets no announcement.
     guest.fs.init(InitFlags::all() - InitFlags::SUBMOUNTS);
     assert_eq!(guest.lookup(ROOT, c"mount").expect("found").attr.flags, 0);
 }

@@ -7,24 +7,19 @@ use std::os::fd::AsFd;
 use gangplank_fuse::{NodeId, SetxattrIn};
 
 use super::fs::PassthroughFs;
+use crate::session::file_system::Xattrs;
 use crate::sys::xattr;
 
-/// Access control lists as attributes. The guest's kernel does not enforce them, so it must not believe that it has
-/// set one.
+/// The attributes of ACLs. The guest's kernel does not enforce ACLs, so it must not believe that it
+/// has set one.
 const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
-/// What the kernel refuses to be exceeded by a list of names (`XATTR_LIST_MAX`).
+/// The kernel's limit of a name list, in bytes (`XATTR_LIST_MAX`, `linux/limits.h`).
 const LIST_MAX: usize = 65_536;
 
-impl PassthroughFs {
+impl Xattrs for PassthroughFs {
     /// Sets an attribute.
-    pub(super) fn do_setxattr(
-        &self,
-        id: NodeId,
-        args: &SetxattrIn,
-        name: &CStr,
-        value: &[u8],
-    ) -> io::Result<()> {
+    fn setxattr(&self, id: NodeId, args: &SetxattrIn, name: &CStr, value: &[u8]) -> io::Result<()> {
         self.check_xattr(name)?;
         self.check_writable()?;
         let node = self.node(id)?;
@@ -32,29 +27,24 @@ impl PassthroughFs {
         xattr::set(proc, node.as_fd(), name, value, args.flags)
     }
 
-    /// Gets an attribute.
-    pub(super) fn do_getxattr(
-        &self,
-        id: NodeId,
-        name: &CStr,
-        value: &mut [u8],
-    ) -> io::Result<usize> {
+    /// Reads an attribute.
+    fn getxattr(&self, id: NodeId, name: &CStr, value: &mut [u8]) -> io::Result<usize> {
         self.check_xattr(name)?;
         let node = self.node(id)?;
         xattr::get(self.share.proc_self_fd(), node.as_fd(), name, value)
     }
 
-    /// Gets the names of all attributes that the guest may know.
-    pub(super) fn do_listxattr(&self, id: NodeId, names: &mut [u8]) -> io::Result<usize> {
+    /// Lists the names of all attributes except ACLs.
+    fn listxattr(&self, id: NodeId, names: &mut [u8]) -> io::Result<usize> {
         self.check_enabled()?;
         let node = self.node(id)?;
         let proc = self.share.proc_self_fd();
-        // All names first: what is left out decides the length, and what fits.
+        // The length without the filtered names is known only after reading all names.
         let length = xattr::list(proc, node.as_fd(), &mut [])?;
         if length == 0 {
             return Ok(0);
         }
-        // Names may be added in between, so there is a little more room than needed.
+        // Names may be added between the two calls, so the buffer is a little larger.
         let mut all = vec![0; (length + 256).min(LIST_MAX)];
         let length = xattr::list(proc, node.as_fd(), &mut all)?;
         all.truncate(length);
@@ -76,13 +66,15 @@ impl PassthroughFs {
     }
 
     /// Removes an attribute.
-    pub(super) fn do_removexattr(&self, id: NodeId, name: &CStr) -> io::Result<()> {
+    fn removexattr(&self, id: NodeId, name: &CStr) -> io::Result<()> {
         self.check_xattr(name)?;
         self.check_writable()?;
         let node = self.node(id)?;
         xattr::remove(self.share.proc_self_fd(), node.as_fd(), name)
     }
+}
 
+impl PassthroughFs {
     fn check_enabled(&self) -> io::Result<()> {
         if self.share.options.xattr {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The directory that is shared, and what lies beside it.
+//! The shared directory and a file beside it.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -10,24 +10,24 @@ use gangplank_backend::passthrough::options::{InodeFileHandles, Locks};
 use gangplank_backend::passthrough::{Abilities, Options, PassthroughFs, Share};
 use tempfile::TempDir;
 
-/// What a file outside the share holds.
+/// Content of the file outside the share.
 const SECRET: &[u8] = b"outside";
 
-/// Longest file, in bytes: a guest's offsets must not fill the disk.
+/// Limit of a file's length in bytes, because a guest's offsets must not fill the disk.
 const MAX_FILE_LEN: u64 = 16 << 20;
 
-/// One for the whole process.
-pub struct World {
+/// The fixture of the whole process.
+pub struct Fixture {
     dir: TempDir,
     share: Arc<Share>,
-    /// Descriptors the share holds when nobody uses it, once there was somebody.
+    /// Number of descriptors open after the first session has ended.
     idle: OnceLock<usize>,
 }
 
-impl World {
+impl Fixture {
     pub fn get() -> &'static Self {
-        static WORLD: OnceLock<World> = OnceLock::new();
-        WORLD.get_or_init(|| {
+        static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+        FIXTURE.get_or_init(|| {
             limit_file_len();
             let dir = tempfile::tempdir().expect("a temporary directory");
             let share = dir.path().join("share");
@@ -64,7 +64,8 @@ impl World {
         PassthroughFs::new(Arc::clone(&self.share))
     }
 
-    /// With the session gone: nothing is held, nothing outside has changed.
+    /// After a session: checks that no descriptor is held and nothing outside the share has
+    /// changed, and empties the share.
     pub fn check_and_clean(&self) {
         assert_eq!(
             self.share.held_descriptors(),
@@ -93,7 +94,8 @@ impl World {
     }
 }
 
-/// What each open descriptor of this process is, but for pipes: the sanitizer talks to its symbolizer through some.
+/// The targets of this process's open descriptors, except pipes: the sanitizer uses some to talk to
+/// its symbolizer.
 fn open_descriptors() -> Vec<PathBuf> {
     fs::read_dir("/proc/self/fd")
         .expect("listed")
@@ -102,7 +104,7 @@ fn open_descriptors() -> Vec<PathBuf> {
         .collect()
 }
 
-/// What every sequence finds.
+/// Creates the files that each sequence starts with.
 fn fill(share: &Path) {
     fs::create_dir(share.join("d")).expect("made");
     fs::write(share.join("d/f"), "inner").expect("written");
@@ -110,7 +112,7 @@ fn fill(share: &Path) {
     std::os::unix::fs::symlink("../secret", share.join("l")).expect("linked");
 }
 
-/// Removes all that is in the share, whatever its permissions have become.
+/// Removes all files in the share, whatever their permissions.
 fn clean(share: &Path) {
     fs::set_permissions(share, fs::Permissions::from_mode(0o755)).expect("changed");
     for entry in fs::read_dir(share).expect("listed") {
@@ -124,7 +126,7 @@ fn clean(share: &Path) {
     }
 }
 
-/// Gives a tree the permissions that removing it takes.
+/// Sets the permissions that removing a directory tree needs.
 fn open_up(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("changed");
     for entry in fs::read_dir(dir).expect("listed") {
@@ -149,11 +151,11 @@ fn limit_file_len() {
         rlim_cur: MAX_FILE_LEN,
         rlim_max: MAX_FILE_LEN,
     };
-    // SAFETY: `limit` is initialised, and the resource is one that there is.
+    // SAFETY: `limit` is initialised and the resource exists.
     assert_eq!(
         unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) },
         0
     );
-    // SAFETY: ignoring a signal runs no code of ours.
+    // SAFETY: ignoring a signal installs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }

@@ -1,4 +1,4 @@
-//! Files that are opened again soon after they were closed.
+//! Tests of files that are opened again soon after they were closed.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use gangplank_fuse::FopenFlags;
 
 use super::*;
-use crate::passthrough::content::Settled;
+use crate::passthrough::ctime_stability::CtimeStability;
 use crate::passthrough::options::{CachePolicy, Locks};
 
 const ROOT: NodeId = NodeId::ROOT;
 
-/// Something that a program of the host does to a file.
+/// A change that a host program makes to a file.
 type Change = dyn Fn(&Path);
 
 fn file(guest: &Guest, name: &CStr) -> NodeId {
@@ -28,7 +28,7 @@ fn open_and_close(guest: &Guest, node: NodeId, flags: i32, times: usize) {
 }
 
 fn descriptor(guest: &Guest, node: NodeId, handle: Handle) -> i32 {
-    let file = guest.fs.files.get(handle, node).expect("open");
+    let file = guest.fs.state.files.get(handle, node).expect("open");
     file.as_fd().as_raw_fd()
 }
 
@@ -46,7 +46,7 @@ fn a_file_that_is_read_again_and_again_is_opened_once() {
         descriptor(&guest, node, second),
         "two that are open at once read at their own pace"
     );
-    // What was changed and replaced meanwhile is what is read.
+    // The read returns the new content.
     std::fs::write(guest.path("file"), b"other").expect("written");
     let mut buffer = [0; 16];
     assert_eq!(guest.read(node, first, 0, &mut buffer).expect("read"), 5);
@@ -72,7 +72,7 @@ fn what_was_open_for_more_than_reading_is_closed_at_once() {
         open_and_close(&guest, node, flags, 4);
         assert_eq!(guest.fs.share.held_descriptors(), before, "{flags:#x}");
     }
-    // And one that is kept for reading is no answer to who wants to write.
+    // A descriptor cached for reading does not serve an open for writing.
     open_and_close(&guest, node, libc::O_RDONLY, 3);
     let handle = guest.open(node, libc::O_RDWR).expect("opened");
     assert_eq!(guest.write(node, handle, 0, b"x").expect("written"), 1);
@@ -134,7 +134,7 @@ fn what_is_kept_is_the_first_to_go_when_descriptors_get_scarce() {
         open_and_close(&guest, *node, libc::O_RDONLY, 2);
     }
     assert_eq!(guest.fs.share.held_descriptors(), 10, "five are kept");
-    // As many more as if none had been.
+    // As many more inodes as without cached descriptors.
     let more: Vec<NodeId> = (5..20)
         .map(|index| file(&guest, &c_string(format!("file{index}"))))
         .collect();
@@ -153,7 +153,7 @@ fn what_is_kept_is_the_first_to_go_when_descriptors_get_scarce() {
     assert!(descriptors <= 20, "{descriptors}");
 }
 
-/// Whether the guest is told that it may keep what it has cached.
+/// Whether the reply to OPEN lets the guest keep its cached pages.
 fn keeps_cache(guest: &Guest, node: NodeId) -> bool {
     let args = OpenIn {
         flags: LARGE_FILE,
@@ -164,21 +164,21 @@ fn keeps_cache(guest: &Guest, node: NodeId) -> bool {
     FopenFlags::from_bits_retain(opened.open_flags).contains(FopenFlags::KEEP_CACHE)
 }
 
-fn quickly_settled() -> Guest {
+fn with_stable_ctimes() -> Guest {
     let mut guest = Guest::with(Options {
         fd_budget: 1000,
         ..Options::default()
     });
-    guest.fs.settled = Settled {
-        unchanged: Duration::ZERO,
-        known: 0,
+    guest.fs.state.ctime_stability = CtimeStability {
+        min_age: Duration::ZERO,
+        min_known_secs: 0,
     };
     guest
 }
 
 fn skipped_where_changes_do_not_show(guest: &Guest, test: &str) -> bool {
-    let place = guest.fs.share.place(guest.fs.share.root_identity.place);
-    if place.expect("known").changes_show() {
+    let mount = guest.fs.share.mount(guest.fs.share.root_identity.mount);
+    if mount.expect("known").ctime_is_reliable() {
         return false;
     }
     eprintln!("SKIPPED: {test} needs a file system that notes every change");
@@ -187,7 +187,7 @@ fn skipped_where_changes_do_not_show(guest: &Guest, test: &str) -> bool {
 
 #[test]
 fn a_file_that_has_not_changed_need_not_be_read_again() {
-    let guest = quickly_settled();
+    let guest = with_stable_ctimes();
     if skipped_where_changes_do_not_show(&guest, "keeping what is cached") {
         return;
     }
@@ -218,7 +218,7 @@ fn a_file_that_has_not_changed_need_not_be_read_again() {
         }),
     ];
     for (what, change) in changes {
-        // Change times are as exact as the clock's tick.
+        // The resolution of ctime is one clock tick.
         std::thread::sleep(Duration::from_millis(20));
         change(&guest.path("file"));
         assert!(!keeps_cache(&guest, node), "{what}");
@@ -228,16 +228,16 @@ fn a_file_that_has_not_changed_need_not_be_read_again() {
 
 #[test]
 fn what_changed_or_became_known_a_moment_ago_is_read_again() {
-    let mut guest = quickly_settled();
+    let mut guest = with_stable_ctimes();
     if skipped_where_changes_do_not_show(&guest, "reading again") {
         return;
     }
     let node = file(&guest, c"file");
-    guest.fs.settled = Settled::default();
+    guest.fs.state.ctime_stability = CtimeStability::default();
     for _ in 0..3 {
         assert!(!keeps_cache(&guest, node), "changed just now");
     }
-    guest.fs.settled.unchanged = Duration::ZERO;
+    guest.fs.state.ctime_stability.min_age = Duration::ZERO;
     for _ in 0..3 {
         assert!(!keeps_cache(&guest, node), "known since just now");
     }

@@ -1,4 +1,4 @@
-//! Making, removing and renaming what a directory holds.
+//! MKDIR, MKNOD, SYMLINK, READLINK, LINK, UNLINK, RMDIR and RENAME.
 
 use std::ffi::CStr;
 use std::io;
@@ -6,15 +6,16 @@ use std::os::fd::AsFd;
 
 use gangplank_fuse::{EntryOut, NodeId};
 
-use super::attributes::device_parts;
+use super::attr_reply::decode_dev;
+use super::file_type::FileType;
 use super::fs::PassthroughFs;
-use super::inodes::Kind;
+use crate::session::file_system::Namespace;
 use crate::session::{Creator, Name};
-use crate::sys::{file, tree};
+use crate::sys::{file, namespace_ops};
 
-impl PassthroughFs {
-    /// Makes a directory.
-    pub(super) fn do_mkdir(
+impl Namespace for PassthroughFs {
+    /// Creates a directory.
+    fn mkdir(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -24,16 +25,17 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        // Before it is made: an object that is there must not be reported as an error.
-        let permit = self.permit_inode()?;
+        // Acquired first: after the object exists, the request must not fail for lack of a
+        // descriptor.
+        let permit = self.acquire_inode_permit()?;
         self.impersonation().create(creator, mode, |mode| {
-            tree::make_directory(parent.as_fd(), name, mode)
+            namespace_ops::make_directory(parent.as_fd(), name, mode)
         })?;
         self.look_up_with(permit, &parent, name)
     }
 
-    /// Makes a file, FIFO, socket or device node.
-    pub(super) fn do_mknod(
+    /// Creates a file, FIFO, socket or device node.
+    fn mknod(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -44,16 +46,16 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permit = self.permit_inode()?;
-        let (major, minor) = device_parts(rdev);
+        let permit = self.acquire_inode_permit()?;
+        let (major, minor) = decode_dev(rdev);
         self.impersonation().create(creator, mode, |mode| {
-            tree::make_node(parent.as_fd(), name, mode, major, minor)
+            namespace_ops::make_node(parent.as_fd(), name, mode, major, minor)
         })?;
         self.look_up_with(permit, &parent, name)
     }
 
-    /// Makes a symbolic link.
-    pub(super) fn do_symlink(
+    /// Creates a symbolic link.
+    fn symlink(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -63,65 +65,62 @@ impl PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permit = self.permit_inode()?;
+        let permit = self.acquire_inode_permit()?;
         self.impersonation().create(creator, 0o777, |_| {
-            tree::make_symlink(target, parent.as_fd(), name)
+            namespace_ops::make_symlink(target, parent.as_fd(), name)
         })?;
         self.look_up_with(permit, &parent, name)
     }
 
-    /// The target of a symbolic link.
-    pub(super) fn do_readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
+    /// Reads the target of a symbolic link.
+    fn readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
         let node = self.node(id)?;
-        if node.kind != Kind::Symlink {
+        if node.file_type != FileType::Symlink {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let length = file::read_link(node.as_fd(), target)?;
-        // The system call cuts what finds no room, and a link cut short leads elsewhere.
+        // readlinkat(2) truncates a target that does not fit; a truncated target names another
+        // file.
         if length == target.len() {
             return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
         }
         Ok(length)
     }
 
-    /// Gives an inode another name.
-    pub(super) fn do_link(
-        &self,
-        id: NodeId,
-        new_parent: NodeId,
-        new_name: Name<'_>,
-    ) -> io::Result<EntryOut> {
+    /// Adds a name to an inode.
+    fn link(&self, id: NodeId, new_parent: NodeId, new_name: Name<'_>) -> io::Result<EntryOut> {
         self.check_writable()?;
         let node = self.node(id)?;
         let parent = self.directory(new_parent)?;
-        tree::link(
+        namespace_ops::link(
             self.share.proc_self_fd(),
             node.as_fd(),
             parent.as_fd(),
             new_name.as_c_str(),
         )?;
-        // Not looked up by name: it is this inode, whatever the name may mean by now.
+        // Not looked up by name, because the name may refer to another inode by now.
         let stat = file::stat(node.as_fd())?;
-        self.inodes.count_lookup(id)?;
-        self.inodes
+        self.state.inodes.add_lookup(id)?;
+        self.state
+            .inodes
             .with_known_size(id, |known| known.set(stat.stx_size));
-        Ok(self.entry(id, parent.identity.place, node.identity.place, &stat))
+        Ok(self.entry(id, parent.identity.mount, node.identity.mount, &stat))
     }
 
     /// Removes a name that is not a directory.
-    pub(super) fn do_unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
+    fn unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
-        tree::unlink(self.directory(parent)?.as_fd(), name.as_c_str())
+        namespace_ops::unlink(self.directory(parent)?.as_fd(), name.as_c_str())
     }
 
     /// Removes an empty directory.
-    pub(super) fn do_rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
+    fn rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
-        tree::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
+        namespace_ops::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
     }
 
     /// Renames.
-    pub(super) fn do_rename(
+    fn rename(
         &self,
         creator: &Creator<'_>,
         parent: NodeId,
@@ -130,21 +129,22 @@ impl PassthroughFs {
         new_name: Name<'_>,
         flags: u32,
     ) -> io::Result<()> {
-        const KNOWN: u32 = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
+        const SUPPORTED: u32 =
+            libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT;
         self.check_writable()?;
-        if flags & !KNOWN != 0 {
+        if flags & !SUPPORTED != 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let from = self.directory(parent)?;
         let to = self.directory(new_parent)?;
         let rename = || {
             let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
-            tree::rename(from.as_fd(), name, to.as_fd(), new_name, flags)
+            namespace_ops::rename(from.as_fd(), name, to.as_fd(), new_name, flags)
         };
         if flags & libc::RENAME_WHITEOUT == 0 {
             return rename();
         }
-        // The whiteout is a new object, which belongs to the caller.
+        // The whiteout is a new object, so it gets the caller's owner.
         self.impersonation().create(creator, 0, |_| rename())
     }
 }

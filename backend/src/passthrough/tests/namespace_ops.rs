@@ -1,4 +1,4 @@
-//! Names: made, found, renamed, removed.
+//! Tests of creating, finding, renaming and removing names.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
@@ -76,7 +76,7 @@ fn links_symlinks_and_special_files_are_made_and_not_followed() {
     let metadata = std::fs::symlink_metadata(guest.path("fifo")).expect("there");
     assert!(metadata.file_type().is_fifo());
 
-    // A hard link to a symbolic link is one to the link itself.
+    // A hard link to a symbolic link refers to the symbolic link itself.
     let again = guest
         .fs
         .link(node, ROOT, checked(c"again"))
@@ -110,7 +110,8 @@ fn device_nodes_keep_their_numbers() {
     }
 }
 
-/// The guest believed the name to be free, so nobody has checked whether its user may open what is there.
+/// The guest assumed that the name was free, so it has not checked whether its user may open an
+/// existing file.
 #[test]
 fn create_opens_nothing_that_was_there_before() {
     let guest = Guest::new();

@@ -1,4 +1,4 @@
-//! System calls that change a directory's names.
+//! System calls that change directory entries.
 
 use std::ffi::CStr;
 use std::io;
@@ -8,18 +8,19 @@ use rustix::fs::{AtFlags, FileType, RenameFlags};
 
 use super::file::{DescriptorName, mode_bits};
 
-/// Makes a directory.
+/// Creates a directory.
 ///
 /// # Errors
-/// `mkdirat(2)`'s.
+/// Those of `mkdirat(2)`.
 pub fn make_directory(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::mkdirat(dir, name, mode_bits(mode))?)
 }
 
-/// Makes a file, FIFO, socket or device node; the type is in `mode`, the device in the two numbers.
+/// Creates a file, FIFO, socket or device node. `mode` holds the type; `major` and `minor` the
+/// device number.
 ///
 /// # Errors
-/// `mknodat(2)`'s.
+/// Those of `mknodat(2)`.
 pub fn make_node(
     dir: BorrowedFd<'_>,
     name: &CStr,
@@ -37,18 +38,18 @@ pub fn make_node(
     )?)
 }
 
-/// Makes a symbolic link.
+/// Creates a symbolic link.
 ///
 /// # Errors
-/// `symlinkat(2)`'s.
+/// Those of `symlinkat(2)`.
 pub fn make_symlink(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(target, dir, name)?)
 }
 
-/// Gives what `file` stands for, a symbolic link included, another name.
+/// Adds a name to the file behind a descriptor, also if it is a symbolic link.
 ///
 /// # Errors
-/// `linkat(2)`'s.
+/// Those of `linkat(2)`.
 pub fn link(
     proc_self_fd: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
@@ -56,7 +57,7 @@ pub fn link(
     name: &CStr,
 ) -> io::Result<()> {
     let own_name = DescriptorName::new(file);
-    // Following leads through the magic link to the very inode, and not on through what that may be.
+    // AT_SYMLINK_FOLLOW follows the magic link to the inode, but not a symbolic link behind it.
     Ok(rustix::fs::linkat(
         proc_self_fd,
         own_name.as_c_str(),
@@ -69,7 +70,7 @@ pub fn link(
 /// Removes a name that is not a directory.
 ///
 /// # Errors
-/// `unlinkat(2)`'s.
+/// Those of `unlinkat(2)`.
 pub fn unlink(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
 }
@@ -77,7 +78,7 @@ pub fn unlink(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 /// Removes an empty directory.
 ///
 /// # Errors
-/// `unlinkat(2)`'s.
+/// Those of `unlinkat(2)`.
 pub fn remove_directory(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
 }
@@ -85,7 +86,7 @@ pub fn remove_directory(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 /// Renames, with `RENAME_*` flags.
 ///
 /// # Errors
-/// `renameat2(2)`'s.
+/// Those of `renameat2(2)`.
 pub fn rename(
     dir: BorrowedFd<'_>,
     name: &CStr,

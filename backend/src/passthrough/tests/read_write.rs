@@ -1,4 +1,4 @@
-//! Reading, writing and everything else about content.
+//! Tests of file content: reading, writing, allocating, copying.
 
 use std::os::fd::AsFd;
 
@@ -19,7 +19,7 @@ fn file(guest: &Guest, content: &[u8], flags: i32) -> (NodeId, Handle) {
 
 /// The status flags of a handle's descriptor on the host.
 fn status_flags(guest: &Guest, node: NodeId, handle: Handle) -> i32 {
-    let file = guest.fs.files.get(handle, node).expect("open");
+    let file = guest.fs.state.files.get(handle, node).expect("open");
     let flags = rustix::fs::fcntl_getfl(file.as_fd()).expect("flags");
     flags.bits().cast_signed()
 }
@@ -41,7 +41,8 @@ fn reads_end_where_the_file_ends() {
     assert_eq!(errno(guest.write(node, handle, 0, b"x")), Some(libc::EBADF));
 }
 
-/// Of a file that is in memory in part, less than all would be taken for its end.
+/// If only a part of the file is in the page cache, the guest would take a short count for the end
+/// of the file.
 #[test]
 fn a_read_that_may_not_wait_is_whole_or_refused() {
     const LEN: usize = 1 << 20;
@@ -83,7 +84,7 @@ fn more_segments_than_one_call_takes_are_all_read_and_written() {
         ..ReadIn::default()
     };
     #[allow(unsafe_code)]
-    // SAFETY: the memory lives to the end of the test and is not used while the writer is.
+    // SAFETY: the memory outlives the writer and is not used while the writer exists.
     let read = guest
         .fs
         .read(node, &args, &mut unsafe { segments.writer() }, true);
@@ -147,7 +148,7 @@ fn an_arm_guests_flags_are_understood() {
     });
     std::fs::write(guest.path("file"), b"0123").expect("written");
     let node = guest.find(ROOT, c"file");
-    // O_LARGEFILE and O_NOFOLLOW of arm64.
+    // arm64's O_LARGEFILE, and O_LARGEFILE with O_NOFOLLOW.
     for raw in [0x2_0000, 0x2_8000] {
         let open = guest
             .fs
@@ -244,7 +245,7 @@ fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
         killpriv_v2: true,
         ..Options::default()
     });
-    assert!(guest.fs.session.has(InitFlags::HANDLE_KILLPRIV_V2));
+    assert!(guest.fs.state.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2));
     let (node, handle) = file(&guest, b"0123", libc::O_RDWR);
     std::fs::write(guest.path("source"), b"source").expect("written");
     let source = guest.find(ROOT, c"source");
@@ -268,7 +269,8 @@ fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
         len: 6,
         ..CopyFileRangeIn::default()
     };
-    // Not every file system takes them at an allocation; whether this one does, one without the capability sees.
+    // Not each file system clears the bits at an allocation; a call without the capability shows
+    // whether this one does.
     set();
     let local = File::options().write(true).open(&path).expect("opened");
     crate::passthrough::credentials::without_set_id(|| {
@@ -277,8 +279,8 @@ fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
     .expect("allocated");
     let allocated = mode();
     let user = Caller {
-        uid: 1000,
-        gid: 1000,
+        uid: GuestUid::new(1000),
+        gid: GuestGid::new(1000),
         pid: 1,
     };
     for (caller, allocated, copied) in [(user, allocated, 0o755), (ROOT_USER, 0o6755, 0o6755)] {
@@ -362,10 +364,11 @@ fn flush_is_not_asked_for_where_nothing_depends_on_it() {
         let spared = FopenFlags::from_bits_retain(opened.open_flags).contains(FopenFlags::NOFLUSH);
         let reports = guest
             .fs
+            .state
             .files
             .get(handle, node)
             .expect("open")
-            .close_reports;
+            .close_reports_errors;
         assert_eq!(spared, locks == Locks::Guest && !reports);
         guest
             .fs
@@ -377,8 +380,8 @@ fn flush_is_not_asked_for_where_nothing_depends_on_it() {
     }
 }
 
-/// At close, a guest's kernel writes back what a program has changed through a mapping, and reports
-/// what could not be written, only of a file that is not opened with NOFLUSH.
+/// At close, the guest's kernel writes back dirty pages of mappings and reports errors only for
+/// files that were opened without NOFLUSH.
 #[test]
 fn a_file_that_may_be_changed_through_a_mapping_is_flushed_at_close() {
     for (cache, allow_mmap, is_flushed) in [
@@ -409,14 +412,18 @@ fn a_file_that_may_be_changed_through_a_mapping_is_flushed_at_close() {
     }
 }
 
-/// A read that is short where the guest knows the file to end is not asked on, and the guest knows
-/// what attributes and its own writes tell.
+/// A short read that ends at the known size is not continued. Attributes and the guest's own writes
+/// update the known size.
 #[test]
 fn the_known_size_follows_attributes_and_writes() {
     let guest = Guest::new();
     let (node, handle) = file(&guest, &[1; 100], libc::O_RDWR);
     let known = || {
-        let known = guest.fs.inodes.with_known_size(node, |known| known.get());
+        let known = guest
+            .fs
+            .state
+            .inodes
+            .with_known_size(node, |known| known.get());
         known.expect("the inode is known")
     };
     assert_eq!(known(), Some(100));

@@ -1,4 +1,4 @@
-//! Directories, listed in pieces.
+//! Tests of listing directories in several requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::*;
 
 const ROOT: NodeId = NodeId::ROOT;
 
-/// What one READDIR gave: names with the cookies after them.
+/// The names of one READDIR reply, each with the cookie after it.
 fn list(
     guest: &Guest,
     node: NodeId,
@@ -54,13 +54,13 @@ fn open_directory(guest: &Guest, node: NodeId) -> Handle {
     Handle::new(open.fh)
 }
 
-/// A directory of `count` files.
+/// A guest whose directory has `count` files.
 fn filled(count: usize) -> (Guest, BTreeSet<String>) {
     let guest = Guest::new();
     let names: BTreeSet<String> = (0..count)
         .map(|n| format!("a file with number {n}"))
         .collect();
-    // Links are cheaper than files, and names are all that counts.
+    // Hard links are cheaper to create than files, and only the names matter.
     let file = tempfile::NamedTempFile::new().expect("a file");
     for name in &names {
         std::fs::hard_link(file.path(), guest.path(name)).expect("linked");
@@ -103,7 +103,7 @@ fn any_cookie_goes_on_where_it_came_from() {
         let piece = list(&guest, ROOT, handle, cookies[n], 320).expect("listed");
         assert_eq!(piece[0].0, names[n]);
     }
-    // From the beginning, what was made meanwhile is there.
+    // A listing from the start includes files created in the meantime.
     std::fs::write(guest.path("new"), b"").expect("written");
     assert!(list_all(&guest, ROOT, handle, 4096).contains(&"new".into()));
 }

@@ -1,17 +1,17 @@
-//! Files and directories that the guest uses without opening them.
+//! Tests of files and directories that the guest uses without OPEN.
 
 use std::collections::BTreeSet;
 
 use gangplank_fuse::LseekIn;
 
-use super::listing::list_all;
+use super::readdir::list_all;
 use super::*;
 use crate::passthrough::options::{CachePolicy, Locks};
 
 const ROOT: NodeId = NodeId::ROOT;
-const UNOPENED: Handle = Handle::new(0);
+const NO_OPEN_HANDLE: Handle = Handle::new(0);
 
-/// What need not be opened.
+/// Options that allow a guest to work without OPEN.
 fn fixed() -> Options {
     Options {
         readonly: true,
@@ -42,7 +42,7 @@ fn only_what_never_changes_and_is_believed_needs_no_opening() {
         let node = guest.find(ROOT, c"file");
         let handle = guest.open(node, libc::O_RDONLY).expect("opened");
         assert_eq!(
-            errno(guest.read(node, UNOPENED, 0, &mut [0; 8])),
+            errno(guest.read(node, NO_OPEN_HANDLE, 0, &mut [0; 8])),
             Some(libc::EBADF)
         );
         guest.release(node, handle);
@@ -84,13 +84,18 @@ fn what_is_not_opened_is_read_again_and_again_and_listed() {
         Some(libc::ENOSYS)
     );
     assert_eq!(
-        errno(guest.fs.flush(node, UNOPENED, 0)),
+        errno(guest.fs.flush(node, NO_OPEN_HANDLE, 0)),
         Some(libc::ENOSYS),
         "no further one is sent"
     );
     let mut buffer = [0; 16];
     for _ in 0..5 {
-        assert_eq!(guest.read(node, UNOPENED, 4, &mut buffer).expect("read"), 6);
+        assert_eq!(
+            guest
+                .read(node, NO_OPEN_HANDLE, 4, &mut buffer)
+                .expect("read"),
+            6
+        );
         assert_eq!(&buffer[..6], b"456789");
     }
     let hole = LseekIn {
@@ -98,21 +103,24 @@ fn what_is_not_opened_is_read_again_and_again_and_listed() {
         ..LseekIn::default()
     };
     assert_eq!(guest.fs.lseek(node, &hole).expect("found"), 10);
-    guest.fs.fsync(node, UNOPENED, true).expect("synchronised");
+    guest
+        .fs
+        .fsync(node, NO_OPEN_HANDLE, true)
+        .expect("synchronised");
     let mut names: BTreeSet<String> = (0..300).map(|number| format!("name-{number}")).collect();
     names.extend([".", "..", "file"].map(str::to_owned));
-    let listed = list_all(&guest, ROOT, UNOPENED, 700);
+    let listed = list_all(&guest, ROOT, NO_OPEN_HANDLE, 700);
     assert_eq!(listed.len(), names.len(), "each once");
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), names);
-    // A directory is no file, and the other way round.
-    assert!(guest.read(ROOT, UNOPENED, 0, &mut buffer).is_err());
+    // A directory cannot be read as a file, nor a file as a directory.
+    assert!(guest.read(ROOT, NO_OPEN_HANDLE, 0, &mut buffer).is_err());
     assert_eq!(
         errno(guest.open(node, libc::O_WRONLY)),
         Some(libc::EROFS),
         "who asks is told"
     );
     assert_eq!(
-        errno(guest.write(node, UNOPENED, 0, b"x")),
+        errno(guest.write(node, NO_OPEN_HANDLE, 0, b"x")),
         Some(libc::EROFS)
     );
 }
@@ -124,10 +132,12 @@ fn nothing_stays_open_for_what_is_forgotten() {
     std::fs::write(guest.path("file"), b"content").expect("written");
     let node = guest.find(ROOT, c"file");
     for _ in 0..3 {
-        guest.read(node, UNOPENED, 0, &mut [0; 8]).expect("read");
+        guest
+            .read(node, NO_OPEN_HANDLE, 0, &mut [0; 8])
+            .expect("read");
     }
     assert!(guest.fs.share.held_descriptors() > before);
     guest.fs.forget(node, 1);
     assert_eq!(guest.fs.share.held_descriptors(), before);
-    assert!(guest.read(node, UNOPENED, 0, &mut [0; 8]).is_err());
+    assert!(guest.read(node, NO_OPEN_HANDLE, 0, &mut [0; 8]).is_err());
 }

@@ -1,4 +1,4 @@
-//! Several workers doing everything at once, on few descriptors.
+//! Several workers perform random operations at once, on few descriptors.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::*;
 
 const ROOT: NodeId = NodeId::ROOT;
 
-/// One worker's share of what the guest knows: what it has to give back in the end.
+/// One worker, with the lookups it has to forget in the end.
 struct Worker<'a> {
     guest: &'a Guest,
     lookups: HashMap<NodeId, u64>,
@@ -17,7 +17,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn random(&mut self, below: u64) -> u64 {
-        // xorshift64: any sequence will do, as long as each worker has its own.
+        // xorshift64: any sequence is fine if each worker has its own.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;

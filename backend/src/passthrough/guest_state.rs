@@ -1,0 +1,72 @@
+//! The state of one guest's session.
+
+use std::sync::Arc;
+
+use super::ctime_stability::CtimeStability;
+use super::dir_stream::PendingCount;
+use super::inode_numbers::InodeNumbers;
+use super::inode_table::InodeTable;
+use super::lookup_predictor::LookupPredictor;
+use super::negotiated_flags::NegotiatedFlags;
+use super::open_files::OpenFiles;
+use super::open_flags::GuestArchDetector;
+use super::options::Options;
+use super::posix_locks::PosixLocks;
+use super::syncfs_directories::SyncfsDirectories;
+
+/// Everything that one guest's session holds. Dropping it frees all of it.
+#[derive(Debug)]
+pub(super) struct GuestState {
+    /// The flags that INIT negotiated.
+    pub(super) negotiated: NegotiatedFlags,
+    /// The inodes that the guest knows. The share evicts descriptors from them.
+    pub(super) inodes: Arc<InodeTable>,
+    /// The files and directories that the guest has open.
+    pub(super) files: OpenFiles,
+    /// Number of open directories that keep entries for the next READDIR.
+    pub(super) pending_listings: PendingCount,
+    /// The POSIX locks that the guest holds on the host's files.
+    pub(super) posix_locks: PosixLocks,
+    /// The inode numbers of mounts that are not announced.
+    pub(super) inode_numbers: InodeNumbers,
+    /// The guest's architecture.
+    pub(super) guest_arch: GuestArchDetector,
+    /// What the guest's last lookups found.
+    pub(super) lookup_predictor: LookupPredictor,
+    /// Which ctimes let the guest keep its cached pages.
+    pub(super) ctime_stability: CtimeStability,
+    /// The directories open for SYNCFS.
+    pub(super) syncfs_directories: SyncfsDirectories,
+}
+
+impl GuestState {
+    /// The state of a guest that holds nothing.
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            negotiated: NegotiatedFlags::default(),
+            inodes: Arc::default(),
+            files: OpenFiles::default(),
+            pending_listings: PendingCount::default(),
+            posix_locks: PosixLocks::default(),
+            inode_numbers: InodeNumbers::default(),
+            guest_arch: GuestArchDetector::new(options.guest_arch),
+            lookup_predictor: LookupPredictor::default(),
+            ctime_stability: CtimeStability::default(),
+            syncfs_directories: SyncfsDirectories::default(),
+        }
+    }
+
+    /// Frees all inodes, open files and locks.
+    pub(super) fn clear(&self) {
+        self.posix_locks.clear();
+        self.files.clear();
+        self.syncfs_directories.clear();
+        self.inodes.clear();
+    }
+}
+
+impl Drop for GuestState {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

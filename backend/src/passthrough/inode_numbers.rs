@@ -1,0 +1,85 @@
+//! Inode numbers as the guest sees them.
+//!
+//! If mounts below the share are announced, the guest assigns a device number to each and the
+//! host's inode numbers pass unchanged. Otherwise the guest sees a single file system, in which two
+//! files must not have the same number:
+//!
+//! ```text
+//!  63 62 61           48 47                    0
+//!   0 ----------- inode number ----------------    the share's own file system
+//!   1  0 --- mount ----- ---- inode number -----   another mount, a number below 2^48
+//!   1  1 ------------- hash --------------------   all others: rare, distinct up to collisions
+//! ```
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::mounts::{Identity, MountIndex};
+
+/// Set in each number that is computed here. Only stacked file systems use this bit themselves.
+const SYNTHETIC: u64 = 1 << 63;
+
+/// Set in computed numbers that are a hash.
+const HASHED: u64 = 1 << 62;
+
+/// Bits of the inode number in a computed number that is not a hash.
+const INO_BITS: u32 = 48;
+
+/// Number of mounts whose index fits a computed number (bits 48 to 61).
+const MAX_MOUNTS: u32 = 1 << 14;
+
+/// Computes inode numbers. It keeps no state per inode, so a guest's lookups cost no memory.
+#[derive(Debug, Default)]
+pub(super) struct InodeNumbers {
+    hasher: RandomState,
+}
+
+impl InodeNumbers {
+    /// The inode number for the guest: the same for each use of an inode, and distinct within the
+    /// share.
+    pub(super) fn guest_ino(&self, identity: Identity) -> u64 {
+        let Identity { mount, ino } = identity;
+        if mount == MountIndex::ROOT && ino & SYNTHETIC == 0 {
+            return ino;
+        }
+        if mount != MountIndex::ROOT && mount.0 < MAX_MOUNTS && ino >> INO_BITS == 0 {
+            return SYNTHETIC | u64::from(mount.0) << INO_BITS | ino;
+        }
+        SYNTHETIC | HASHED | self.hasher.hash_one(identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_distinct_and_stay() {
+        let numbers = InodeNumbers::default();
+        let mut seen = HashSet::new();
+        let inos = [1, 2, (1 << 48) - 1, 1 << 48, 1 << 62, 1 << 63, u64::MAX];
+        let mounts = [0, 1, 2, MAX_MOUNTS - 1, MAX_MOUNTS, u32::MAX];
+        let all = || {
+            mounts.iter().flat_map(|mount| {
+                inos.iter().map(|ino| Identity {
+                    mount: MountIndex(*mount),
+                    ino: *ino,
+                })
+            })
+        };
+        for identity in all() {
+            assert!(seen.insert(numbers.guest_ino(identity)), "{identity:?}");
+        }
+        assert!(all().all(|identity| !seen.insert(numbers.guest_ino(identity))));
+    }
+
+    #[test]
+    fn the_roots_own_file_system_keeps_its_numbers() {
+        let identity = Identity {
+            mount: MountIndex::ROOT,
+            ino: 12,
+        };
+        assert_eq!(InodeNumbers::default().guest_ino(identity), 12);
+    }
+}

@@ -1,0 +1,260 @@
+//! The mounts and devices below the share, and their properties.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::mount_handles::MountHandles;
+use crate::sys::file::{self, Statx};
+
+/// One (mount, device) pair. A mount has several devices if its file system has subvolumes.
+#[derive(Debug)]
+pub(super) struct Mount {
+    index: MountIndex,
+    kind: FsKind,
+    ctime_is_reliable: bool,
+    handles: MountHandles,
+}
+
+/// Index of a [`Mount`] in the share's list; 0 is the root's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct MountIndex(pub(super) u32);
+
+impl MountIndex {
+    /// The mount of the share's root.
+    pub(super) const ROOT: Self = Self(0);
+}
+
+/// Identifies an inode as long as it exists.
+///
+/// The type is packed to 12 bytes because a guest may know millions of inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(Rust, packed(4))]
+pub(super) struct Identity {
+    /// Mount and device.
+    pub(super) mount: MountIndex,
+    /// Inode number.
+    pub(super) ino: u64,
+}
+
+/// Classes of file systems with different guarantees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FsKind {
+    /// A file system of this kernel: a short read ends at the end of the file or before an error,
+    /// and close reports no error.
+    Local,
+    /// A remote or unknown file system.
+    RemoteOrUnknown,
+}
+
+impl Mount {
+    fn new(index: MountIndex, file: BorrowedFd<'_>) -> Self {
+        let magic = file::file_system_magic(file).unwrap_or(0);
+        Self {
+            index,
+            kind: fs_kind(magic),
+            ctime_is_reliable: ctime_is_reliable(magic),
+            handles: MountHandles::default(),
+        }
+    }
+
+    /// Index in the share's list.
+    pub(super) fn index(&self) -> MountIndex {
+        self.index
+    }
+
+    /// Whether a short read ends at the end of the file or before an error.
+    pub(super) fn short_read_is_final(&self) -> bool {
+        self.kind == FsKind::Local
+    }
+
+    /// Whether close can report an error that no other call reports.
+    pub(super) fn close_reports_errors(&self) -> bool {
+        self.kind == FsKind::RemoteOrUnknown
+    }
+
+    /// Whether each change of a file's content updates its ctime, also through a mapping.
+    pub(super) fn ctime_is_reliable(&self) -> bool {
+        self.ctime_is_reliable
+    }
+
+    /// The file handles of this mount.
+    pub(super) fn handles(&self) -> &MountHandles {
+        &self.handles
+    }
+}
+
+/// All mounts of a share. They are few, so none is removed while the daemon runs.
+#[derive(Debug, Default)]
+pub(super) struct Mounts {
+    table: RwLock<MountTable>,
+}
+
+#[derive(Debug, Default)]
+struct MountTable {
+    list: Vec<(MountKey, Arc<Mount>)>,
+    index: HashMap<MountKey, MountIndex>,
+}
+
+/// Mount id and device number. Before Linux 6.8 a new mount may reuse the id of a former one.
+type MountKey = (u64, u64);
+
+fn key_of(stat: &Statx) -> MountKey {
+    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+    (stat.stx_mnt_id, device)
+}
+
+impl Mounts {
+    /// The mount that `stat` comes from, if it is known. `guess` is tried first.
+    pub(super) fn find(&self, stat: &Statx, guess: MountIndex) -> Option<MountIndex> {
+        let key = key_of(stat);
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        match table.list.get(guess.0 as usize) {
+            Some((guessed, _)) if *guessed == key => Some(guess),
+            _ => table.index.get(&key).copied(),
+        }
+    }
+
+    /// The mount of `file`, whose attributes are `stat`. An unknown mount is added.
+    pub(super) fn find_or_add(&self, stat: &Statx, file: BorrowedFd<'_>) -> io::Result<Arc<Mount>> {
+        if let Some(mount) = self
+            .find(stat, MountIndex::ROOT)
+            .and_then(|index| self.get(index))
+        {
+            return Ok(mount);
+        }
+        let key = key_of(stat);
+        let count = self
+            .table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .list
+            .len();
+        let number =
+            u32::try_from(count).map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?;
+        let mount = Arc::new(Mount::new(MountIndex(number), file));
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = table.index.get(&key).copied() {
+            return self.mount_at(&table, index);
+        }
+        // Another thread may have added mounts since, which changes the index.
+        let index = MountIndex(
+            u32::try_from(table.list.len())
+                .map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?,
+        );
+        let mount = if mount.index == index {
+            mount
+        } else {
+            Arc::new(Mount {
+                index,
+                kind: mount.kind,
+                ctime_is_reliable: mount.ctime_is_reliable,
+                handles: MountHandles::default(),
+            })
+        };
+        table.list.push((key, Arc::clone(&mount)));
+        table.index.insert(key, index);
+        Ok(mount)
+    }
+
+    /// The mount at an index.
+    pub(super) fn get(&self, index: MountIndex) -> Option<Arc<Mount>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table
+            .list
+            .get(index.0 as usize)
+            .map(|(_, mount)| Arc::clone(mount))
+    }
+
+    fn mount_at(&self, table: &MountTable, index: MountIndex) -> io::Result<Arc<Mount>> {
+        let entry = table.list.get(index.0 as usize);
+        entry
+            .map(|(_, mount)| Arc::clone(mount))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
+    }
+}
+
+/// Classifies a file system by its magic number (`linux/magic.h` and the file systems' headers).
+/// Only those count as local whose reads are known to be short at the end of the file alone.
+fn fs_kind(magic: u64) -> FsKind {
+    const LOCAL: [u64; 15] = [
+        0xEF53,      // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683E, // btrfs
+        0x0102_1994, // tmpfs
+        0x8584_58F6, // ramfs
+        0xF2F5_2010, // f2fs
+        0x794C_7630, // overlayfs, which has a local upper layer
+        0x2FC1_2FC1, // zfs
+        0xCA45_1A4E, // bcachefs
+        0x4D44,      // vfat
+        0x2011_BAB0, // exfat
+        0x9660,      // iso9660
+        0x7371_7368, // squashfs
+        0xE0F5_E1E2, // erofs
+        0x3153_464A, // jfs
+    ];
+    if LOCAL.contains(&magic) {
+        FsKind::Local
+    } else {
+        FsKind::RemoteOrUnknown
+    }
+}
+
+/// Whether a file system updates ctime when a page of a writable mapping becomes dirty
+/// (`page_mkwrite`), by magic number. tmpfs never writes pages back, so a dirty page never becomes
+/// dirty again; overlayfs keeps its own times.
+fn ctime_is_reliable(magic: u64) -> bool {
+    const RELIABLE: [u64; 4] = [
+        0xEF53,      // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683E, // btrfs
+        0xF2F5_2010, // f2fs
+    ];
+    RELIABLE.contains(&magic)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn mounts_are_told_apart_by_what_is_not_used_again() {
+        let file = File::open("/proc").expect("opened");
+        let stat = file::stat(file.as_fd()).expect("attributes");
+        let asked = file::stat_with(file.as_fd(), file::MOUNT, 0).expect("attributes");
+        assert_eq!(key_of(&stat), key_of(&asked));
+        if stat.stx_mask & file::MOUNT & !libc::STATX_MNT_ID == 0 {
+            eprintln!("SKIPPED: this kernel has no unique mount ids");
+            return;
+        }
+        // Unique mount ids start above 2^31 (`MNT_UNIQUE_ID_OFFSET`, `fs/namespace.c`).
+        assert!(stat.stx_mnt_id > u64::from(u32::MAX) >> 1);
+    }
+
+    #[test]
+    fn two_directories_of_one_file_system_are_one_place_and_proc_is_another() {
+        let mounts = Mounts::default();
+        let directory = tempfile::tempdir().expect("a directory");
+        let inner = directory.path().join("inner");
+        std::fs::create_dir(&inner).expect("made");
+        let index = |path: &std::path::Path| {
+            let file = File::open(path).expect("opened");
+            let stat = file::stat(file.as_fd()).expect("attributes");
+            let mount = mounts.find_or_add(&stat, file.as_fd()).expect("a mount");
+            assert_eq!(mounts.find(&stat, MountIndex::ROOT), Some(mount.index()));
+            mount.index()
+        };
+        assert_eq!(index(directory.path()), MountIndex::ROOT);
+        assert_eq!(index(&inner), MountIndex::ROOT);
+        assert_eq!(index("/proc".as_ref()), MountIndex(1));
+        let proc = mounts.get(MountIndex(1)).expect("known");
+        assert!(!proc.short_read_is_final());
+        assert!(proc.close_reports_errors());
+        assert!(mounts.get(MountIndex(2)).is_none());
+    }
+}
