@@ -28,7 +28,7 @@ impl Lookup for PassthroughFs {
     ///
     /// A name that does not exist and an inode that the guest knows take one system call, or two if
     /// a file handle has to be compared. An inode that the guest does not know takes two if
-    /// [`LookupPredictor`] expects a new one, else three.
+    /// `LookupPredictor` expects a new one, else three.
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         let parent = self.directory(parent)?;
         match self.look_up_in(&parent, name.as_c_str()) {

@@ -230,7 +230,7 @@ pub fn proc_path(
 /// Limit of repetitions of an interrupted call. A file system can answer EINTR for ever.
 const MAX_INTERRUPTIONS: usize = 64;
 
-/// Repeats an interrupted call up to [`MAX_INTERRUPTIONS`] times.
+/// Repeats an interrupted call up to `MAX_INTERRUPTIONS` times.
 ///
 /// # Errors
 /// Those of the call; EINTR if each attempt was interrupted.
