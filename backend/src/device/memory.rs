@@ -84,7 +84,7 @@ impl MemoryCell {
 impl GuardedMemory {
     /// Whether a part of it turned out to be gone.
     pub(super) fn is_torn(&self) -> bool {
-        self.guards.iter().any(Guarded::is_torn)
+        self.guards.iter().any(Guarded::is_truncated)
     }
 }
 

@@ -20,8 +20,9 @@ use super::share::Share;
 /// One guest's file system. Dropping it frees everything the guest holds.
 #[derive(Debug)]
 pub struct PassthroughFs {
-    pub(super) share: Arc<Share>,
+    /// Dropped before the share.
     pub(super) state: GuestState,
+    pub(super) share: Arc<Share>,
 }
 
 /// An inode in use by a request, with the descriptor that reaches it.

@@ -7,7 +7,7 @@
 //!
 //! There are two limits. The ctime has a resolution of a few milliseconds. And a host program that
 //! writes through a mapping updates the ctime once, then again only after writeback. So a ctime
-//! counts only if it is old enough ([`CtimeStability`]) and the file system is known to update
+//! counts only if it is old enough (`CtimeStability`) and the file system is known to update
 //! ctime at the first write through a mapping. The guest may also process two concurrent OPEN
 //! replies in either order, so a ctime that was recorded a moment ago does not count yet.
 

@@ -17,23 +17,23 @@ use crate::session::file_system::Lookup;
 use crate::sys::file::{self, Statx};
 
 impl Lookup for PassthroughFs {
-    fn forget(&self, node: NodeId, count: u64) {
-        // The root always stays, even if the guest forgets it.
-        if node != NodeId::ROOT {
-            self.state.inodes.forget(node, count);
-        }
-    }
-
     /// Looks up a name.
     ///
     /// A name that does not exist and an inode that the guest knows take one system call, or two if
     /// a file handle has to be compared. An inode that the guest does not know takes two if
-    /// [`LookupPredictor`] expects a new one, else three.
+    /// `LookupPredictor` expects a new one, else three.
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
         let parent = self.directory(parent)?;
         match self.look_up_in(&parent, name.as_c_str()) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.negative_entry(),
             result => result,
+        }
+    }
+
+    fn forget(&self, node: NodeId, count: u64) {
+        // The root always stays, even if the guest forgets it.
+        if node != NodeId::ROOT {
+            self.state.inodes.forget(node, count);
         }
     }
 }

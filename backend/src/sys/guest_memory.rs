@@ -82,7 +82,7 @@ impl Guarded {
     }
 
     /// Whether an access found a part of the mapping without memory.
-    pub fn is_torn(&self) -> bool {
+    pub fn is_truncated(&self) -> bool {
         self.slot.truncated.load(Ordering::Acquire)
     }
 }
@@ -193,10 +193,10 @@ mod tests {
         let (file, memory, guarded) = shared_memory(4 * page_size());
         let end = GuestAddress(3 * page_size() as u64);
         memory.write_obj(7u64, end).expect("in range");
-        assert!(!guarded.is_torn());
+        assert!(!guarded.is_truncated());
         file.set_len(page_size() as u64).expect("cut");
         assert_eq!(memory.read_obj::<u64>(end).expect("in range"), 0);
-        assert!(guarded.is_torn());
+        assert!(guarded.is_truncated());
         memory.write_obj(9u64, end).expect("in range");
         assert_eq!(
             memory.read_obj::<u64>(GuestAddress(0)).expect("in range"),
@@ -216,6 +216,6 @@ mod tests {
         other_memory
             .write_obj(5u32, GuestAddress(8))
             .expect("in range");
-        assert!(guarded.is_torn() && !other.is_torn());
+        assert!(guarded.is_truncated() && !other.is_truncated());
     }
 }

@@ -7,6 +7,7 @@ mod eviction;
 mod fd_cache;
 mod hostile;
 mod identity;
+mod keep_cache;
 mod locks;
 mod namespace_ops;
 mod no_open;
