@@ -71,7 +71,7 @@ impl PassthroughFs {
         if FileType::from_mode(u32::from(stat.stx_mode)) == FileType::Regular {
             self.state
                 .inodes
-                .with_known_size(id, |known| known.set(stat.stx_size));
+                .with_known_size(id, |known| known.raise(stat.stx_size));
         }
     }
 

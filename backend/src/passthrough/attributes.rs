@@ -73,6 +73,9 @@ impl Attributes for PassthroughFs {
         }
         if valid.contains(SetattrValid::SIZE) {
             self.change_size(&node, valid, args)?;
+            self.state
+                .inodes
+                .with_known_size(id, |known| known.set(args.size));
         }
         // The host sets ctime itself; a change of ctime alone is ignored.
         if valid.intersects(

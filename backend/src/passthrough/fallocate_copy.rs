@@ -7,7 +7,6 @@ use gangplank_fuse::{CopyFileRangeIn, FallocateIn, Handle, InitFlags, LseekIn, N
 
 use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
-use super::inode::KnownSize;
 use crate::session::Caller;
 use crate::session::file_system::{FileRanges, GuestUid};
 use crate::sys::file;
@@ -35,7 +34,13 @@ impl FileRanges for PassthroughFs {
         self.with_caller_fsetid(caller, || {
             file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
         })?;
-        self.state.inodes.with_known_size(id, KnownSize::forget);
+        self.state.inodes.with_known_size(id, |known| {
+            match args.mode & libc::FALLOC_FL_INSERT_RANGE.cast_unsigned() {
+                0 => known.raise(args.offset.saturating_add(args.length)),
+                // The whole file grows by the length of the hole.
+                _ => known.forget(),
+            }
+        });
         Ok(())
     }
 
@@ -82,9 +87,9 @@ impl FileRanges for PassthroughFs {
                 length,
             )
         })?;
-        self.state
-            .inodes
-            .with_known_size(target_id, KnownSize::forget);
+        self.state.inodes.with_known_size(target_id, |known| {
+            known.raise(args.off_out.saturating_add(copied as u64));
+        });
         if copied == 0 && length > 0 && args.off_in < file::stat(source.as_fd())?.stx_size {
             // Some file systems return 0 when they cannot copy. After this error the guest's kernel
             // reads and writes the data itself.

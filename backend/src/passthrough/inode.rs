@@ -35,12 +35,14 @@ pub(super) struct Inode {
     pub(super) inode_ref: Option<Box<InodeRef>>,
 }
 
-/// The file size in bytes that the guest's kernel knows, from the last attributes it received or
-/// from its own writes since then.
+/// An upper bound of the file size in bytes that the guest's kernel knows, from the attributes it
+/// received and from its own writes.
 ///
 /// A short read that ends at this offset ends at the end of the file as the guest sees it, so no
-/// second system call is needed to confirm that. The size has 32 bits because a guest may know
-/// millions of inodes; larger sizes count as unknown.
+/// second system call is needed to confirm that. A bound that is too large costs that system call.
+/// One that is too small would hide a read error, so attributes only raise the bound: they may
+/// have been read before a write that another thread has counted already. The size has 32 bits
+/// because a guest may know millions of inodes; larger sizes count as unknown.
 #[derive(Debug)]
 pub(super) struct KnownSize(AtomicU32);
 
@@ -60,15 +62,15 @@ impl KnownSize {
         }
     }
 
-    /// The guest received `size` with new attributes.
+    /// The guest set the size itself. Its kernel lets no write pass meanwhile.
     pub(super) fn set(&self, size: u64) {
         self.0.store(Self::pack(size), Ordering::Relaxed);
     }
 
-    /// The guest wrote up to the offset `end`.
-    pub(super) fn grow(&self, end: u64) {
+    /// The guest received `size` with attributes, or wrote up to that offset.
+    pub(super) fn raise(&self, size: u64) {
         // UNKNOWN is the largest value, so it stays.
-        self.0.fetch_max(Self::pack(end), Ordering::Relaxed);
+        self.0.fetch_max(Self::pack(size), Ordering::Relaxed);
     }
 
     /// The guest changed the size in a way that this type does not compute.
@@ -124,24 +126,24 @@ mod tests {
     #[test]
     fn a_size_is_known_until_it_is_too_large_or_forgotten() {
         let known = KnownSize::new(10);
-        known.grow(4);
+        known.raise(4);
         assert_eq!(known.get(), Some(10));
-        known.grow(4096);
+        known.raise(4096);
         assert_eq!(known.get(), Some(4096));
         known.set(3);
         assert_eq!(known.get(), Some(3));
         for large in [u64::from(u32::MAX), 1 << 32, u64::MAX] {
-            known.grow(large);
+            known.raise(large);
             assert_eq!(known.get(), None);
             known.set(0);
             assert_eq!(known.get(), Some(0));
             known.set(large);
-            known.grow(7);
+            known.raise(7);
             assert_eq!(known.get(), None);
             known.set(0);
         }
         known.forget();
-        known.grow(1);
+        known.raise(1);
         assert_eq!(known.get(), None);
     }
 }

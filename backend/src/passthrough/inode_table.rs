@@ -158,7 +158,7 @@ impl InodeTable {
             return Found::NeedsVerification;
         }
         inode.touch();
-        inode.known_size.set(size);
+        inode.known_size.raise(size);
         inode.lookup_count.fetch_add(1, Ordering::Relaxed);
         Found::Same(encode_node_id(shard_index, key))
     }
@@ -181,7 +181,7 @@ impl InodeTable {
         if !same {
             return None;
         }
-        inode.known_size.set(size);
+        inode.known_size.raise(size);
         inode.lookup_count.fetch_add(1, Ordering::Relaxed);
         Some(encode_node_id(shard_index, key))
     }
@@ -238,7 +238,7 @@ impl InodeTable {
             };
             if same {
                 inode.touch();
-                inode.known_size.set(size);
+                inode.known_size.raise(size);
                 inode.lookup_count.fetch_add(1, Ordering::Relaxed);
                 if let Some(inode) = shard
                     .slab

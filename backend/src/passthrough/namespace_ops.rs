@@ -103,7 +103,7 @@ impl Namespace for PassthroughFs {
         self.state.inodes.add_lookup(id)?;
         self.state
             .inodes
-            .with_known_size(id, |known| known.set(stat.stx_size));
+            .with_known_size(id, |known| known.raise(stat.stx_size));
         Ok(self.entry(id, parent.identity.mount, node.identity.mount, &stat))
     }
 

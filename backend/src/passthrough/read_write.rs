@@ -91,7 +91,7 @@ impl FileData for PassthroughFs {
         if let Ok(written) = written {
             self.state.inodes.with_known_size(id, |known| match append {
                 true => known.forget(),
-                false => known.grow(args.offset.saturating_add(written as u64)),
+                false => known.raise(args.offset.saturating_add(written as u64)),
             });
         }
         written
@@ -162,7 +162,12 @@ impl PassthroughFs {
     }
 
     /// Whether `offset` is the end of the file that the guest knows.
+    ///
+    /// A guest that collects writes knows of more than it has written, so nothing is known of it.
     fn guest_eof_is(&self, id: NodeId, offset: u64) -> bool {
+        if self.state.negotiated.has(InitFlags::WRITEBACK_CACHE) {
+            return false;
+        }
         let known = self.state.inodes.with_known_size(id, KnownSize::get);
         known.flatten() == Some(offset)
     }

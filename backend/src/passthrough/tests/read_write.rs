@@ -3,7 +3,8 @@
 use std::os::fd::AsFd;
 
 use gangplank_fuse::{
-    CopyFileRangeIn, FallocateIn, FopenFlags, LseekIn, OpenIn, OpenInFlags, WriteFlags,
+    CopyFileRangeIn, FallocateIn, FopenFlags, LseekIn, OpenIn, OpenInFlags, SetattrIn,
+    SetattrValid, WriteFlags,
 };
 
 use super::*;
@@ -436,6 +437,16 @@ fn the_known_size_follows_attributes_and_writes() {
     let mut buffer = [0; 200];
     assert_eq!(guest.read(node, handle, 0, &mut buffer).expect("read"), 40);
     guest.fs.getattr(node, None).expect("attributes");
+    assert_eq!(known(), Some(105), "attributes may be older than a write");
+    let truncate = SetattrIn {
+        valid: SetattrValid::SIZE.bits(),
+        size: 40,
+        ..SetattrIn::default()
+    };
+    guest
+        .fs
+        .setattr(ROOT_USER, node, &truncate)
+        .expect("truncated");
     assert_eq!(known(), Some(40));
     let allocate = FallocateIn {
         fh: handle.get(),
@@ -446,7 +457,7 @@ fn the_known_size_follows_attributes_and_writes() {
         .fs
         .fallocate(ROOT_USER, node, &allocate)
         .expect("allocated");
-    assert_eq!(known(), None);
+    assert_eq!(known(), Some(4096));
     guest.find(ROOT, c"file");
     assert_eq!(known(), Some(4096));
     let append = WriteIn {
@@ -456,6 +467,39 @@ fn the_known_size_follows_attributes_and_writes() {
     };
     guest.write_with(node, &append, b"more").expect("written");
     assert_eq!(known(), None);
+}
+
+/// Attributes that were read before a write of another thread do not make the guest's size too small
+/// after it: a read error at the old end would be taken for the end of the file.
+#[test]
+fn attributes_that_race_with_a_write_never_lower_the_known_size() {
+    let guest = Guest::new();
+    let (node, handle) = file(&guest, b"", libc::O_RDWR);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    guest.fs.getattr(node, None).expect("attributes");
+                    guest.find(ROOT, c"file");
+                }
+            });
+        }
+        let mut worst = None;
+        for end in 1..=20_000u64 {
+            guest.write(node, handle, end - 1, b"x").expect("written");
+            let known = guest
+                .fs
+                .state
+                .inodes
+                .with_known_size(node, |known| known.get());
+            if known.flatten().is_some_and(|known| known < end) {
+                worst = known.flatten().map(|known| (known, end));
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(worst, None, "known size and written end");
+    });
 }
 
 #[test]
