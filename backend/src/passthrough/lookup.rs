@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use gangplank_fuse::{EntryOut, NodeId};
+use gangplank_fuse::{EntryOut, InitFlags, NodeId};
 
 use super::budget::{Descriptor, Permit};
 use super::file_type::FileType;
@@ -34,6 +34,10 @@ impl Lookup for PassthroughFs {
         // The root always stays, even if the guest forgets it.
         if node != NodeId::ROOT {
             self.state.inodes.forget(node, count);
+            let directories = &self.state.syncfs_directories;
+            if directories.has_submounts() && self.state.inodes.get(node).is_err() {
+                directories.forget(node);
+            }
         }
     }
 }
@@ -115,10 +119,9 @@ impl PassthroughFs {
         )?;
         self.state.lookup_predictor.record(is_new);
         if mount != parent && is_new == IsNew::Yes && file_type == FileType::Directory {
-            // A guest that does not know about this mount syncs it together with the share's root.
-            if let Ok(mount) = self.node(id) {
-                self.prepare_syncfs_of(&mount);
-            }
+            let is_announced = self.state.negotiated.has(InitFlags::SUBMOUNTS);
+            let directories = &self.state.syncfs_directories;
+            directories.register(mount, id, is_announced);
         }
         Ok(self.entry(id, parent, mount, stat))
     }

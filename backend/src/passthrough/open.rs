@@ -195,7 +195,7 @@ impl PassthroughFs {
         permits: (Permit, Permit),
         mut request: OpenFlags,
     ) -> io::Result<(EntryOut, OpenOut)> {
-        self.prepare_syncfs();
+        self.prepare_syncfs(parent);
         let stat = file::stat(created.as_fd())?;
         request.direct = request.direct && file::set_direct(created.as_fd(), true).is_ok();
         // The inode gets its own `O_PATH` descriptor. With the opened one the file would count as

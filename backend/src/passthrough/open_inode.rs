@@ -39,7 +39,7 @@ impl PassthroughFs {
             return Ok(cached);
         }
         if request.write {
-            self.prepare_syncfs();
+            self.prepare_syncfs(node);
         }
         let permit = self.acquire_file_permit()?;
         let flags = request.host_flags();

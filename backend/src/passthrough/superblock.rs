@@ -3,8 +3,8 @@
 //! `syncfs(2)` reports a writeback error once per open file description, if the error came after
 //! the open or was not reported to anyone before (`errseq_t`, `file_sample_sb_err`). A file opened
 //! for this request alone would miss an error that another guest or program has already seen. So a
-//! session opens a directory of each mount before it first writes there, and keeps it to the end of
-//! the session.
+//! session opens a directory of each mount before it first writes there, and keeps it until the guest
+//! uses nothing there any more.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,7 +14,11 @@ use std::sync::atomic::Ordering;
 use gangplank_fuse::{InitFlags, Kstatfs, NodeId};
 
 use super::budget::{Descriptor, Permit};
+use super::errno::not_openable;
+use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
+use super::mounts::MountIndex;
+use super::syncfs_directories::WrittenMount;
 use crate::session::file_system::Superblock;
 use crate::sys::{file, file_content};
 
@@ -35,70 +39,70 @@ impl Superblock for PassthroughFs {
         })
     }
 
-    /// Writes the file system of a node to stable storage. If mounts are not announced, the guest
-    /// sees one file system, so all mounts are written.
+    /// Writes the file system of a node to stable storage, and all mounts that the guest has written
+    /// to without knowing that they are mounts.
     ///
     /// # Errors
-    /// The first error of `syncfs(2)`, after all mounts were tried.
+    /// The first error of opening a mount and of `syncfs(2)`, after all mounts were tried.
     fn syncfs(&self, id: NodeId) -> io::Result<()> {
         let directory = self.directory(id)?;
-        let own = self.syncfs_directory(&directory)?;
+        let mount = directory.identity.mount;
+        let own = match self.state.syncfs_directories.get(mount) {
+            Some(open) => open,
+            None => self.open_for_syncfs(&directory)?,
+        };
         let mut result = file_content::sync_file_system(own.as_fd());
-        if !self.state.negotiated.has(InitFlags::SUBMOUNTS) {
-            let others: Vec<_> = {
-                let open = self.state.syncfs_directories.lock();
-                let others = open
-                    .iter()
-                    .filter(|(mount, _)| **mount != directory.identity.mount);
-                others.map(|(_, other)| Arc::clone(other)).collect()
+        for other in self.state.syncfs_directories.unannounced(mount) {
+            let open = match other {
+                WrittenMount::Open(open) => Ok(open),
+                WrittenMount::Anchor(mount, anchor) => self.keep_for_syncfs(mount, anchor),
             };
-            for other in others {
-                result = result.and(file_content::sync_file_system(other.as_fd()));
-            }
+            let synced = open.and_then(|open| file_content::sync_file_system(open.as_fd()));
+            result = result.and(synced);
         }
         result
     }
 }
 
 impl PassthroughFs {
-    /// Opens the share's root for SYNCFS before the guest first opens a file for writing.
-    pub(super) fn prepare_syncfs(&self) {
-        if self
-            .state
-            .syncfs_directories
-            .root_tried
-            .swap(true, Ordering::Relaxed)
-        {
+    /// Opens the mount of `node` for SYNCFS before the guest first opens a file on it for writing. If
+    /// this fails, the next SYNCFS tries again, and may miss an error.
+    pub(super) fn prepare_syncfs(&self, node: &Node) {
+        let directories = &self.state.syncfs_directories;
+        let mount = node.identity.mount;
+        let is_root = mount == self.share.root_identity.mount;
+        if is_root && directories.root_tried.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Ok(root) = self.node(NodeId::ROOT) {
-            self.prepare_syncfs_of(&root);
+        let inode = if is_root { NodeId::ROOT } else { node.id };
+        // Of mounts, directories alone are announced, and they were registered by their lookup.
+        let is_announced = is_root && self.state.negotiated.has(InitFlags::SUBMOUNTS);
+        if let Some(anchor) = directories.note_write(mount, inode, is_announced) {
+            let _ = self.keep_for_syncfs(mount, anchor);
         }
     }
 
-    /// Opens a directory for SYNCFS of its mount, unless one is open. If this fails, SYNCFS still
-    /// works but may miss an error.
-    pub(super) fn prepare_syncfs_of(&self, directory: &Node) {
-        let _ = self.syncfs_directory(directory);
+    fn keep_for_syncfs(&self, mount: MountIndex, anchor: NodeId) -> io::Result<Arc<Descriptor>> {
+        let opened = self.open_for_syncfs(&self.node(anchor)?)?;
+        Ok(self.state.syncfs_directories.keep(mount, opened))
     }
 
-    fn syncfs_directory(&self, directory: &Node) -> io::Result<Arc<Descriptor>> {
-        let mount = directory.identity.mount;
-        if let Some(open) = self.state.syncfs_directories.get(mount) {
-            return Ok(open);
-        }
+    fn open_for_syncfs(&self, node: &Node) -> io::Result<Arc<Descriptor>> {
         // The root's descriptor is not counted for the guest.
-        let permit = match mount == self.share.root_identity.mount {
+        let permit = match node.id == NodeId::ROOT {
             true => Permit::uncounted(),
             false => self.acquire_file_permit()?,
         };
-        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let flags = match node.file_type {
+            FileType::Directory => libc::O_RDONLY | libc::O_DIRECTORY,
+            // A file on which another file system is mounted.
+            FileType::Regular => libc::O_RDONLY | libc::O_NONBLOCK,
+            other => return Err(not_openable(other, false)),
+        };
         let proc = self.share.proc_self_fd();
         let fd = self
             .share
-            .open(|| file::reopen_through_proc(proc, directory.as_fd(), flags))?;
-        let opened = Arc::new(Descriptor::new(fd, permit));
-        let mut open = self.state.syncfs_directories.lock();
-        Ok(Arc::clone(open.entry(mount).or_insert(opened)))
+            .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
+        Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 }

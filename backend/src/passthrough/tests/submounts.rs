@@ -78,3 +78,62 @@ fn numbers_of_unannounced_mounts_are_distinct() {
         .expect("attributes");
     assert_eq!(again.attr.ino, inside.attr.ino);
 }
+
+/// The host can unmount what a guest has only looked at, and, if the guest knows of the mount, what
+/// it has written to, once the guest has forgotten it.
+#[test]
+fn a_mount_is_let_go_with_the_guests_last_inode_of_it() {
+    for writes in [false, true] {
+        let Some(mounted) =
+            Mounted::new("a_mount_is_let_go_with_the_guests_last_inode_of_it", true)
+        else {
+            return;
+        };
+        let guest = &mounted.guest;
+        let mount = guest.find(ROOT, c"mount");
+        let inside = guest.find(mount, c"inside");
+        if writes {
+            let handle = guest.open(inside, libc::O_WRONLY).expect("opened");
+            guest.write(inside, handle, 0, b"x").expect("written");
+            let args = ReleaseIn {
+                fh: handle.get(),
+                ..ReleaseIn::default()
+            };
+            guest.fs.release(inside, &args).expect("closed");
+            guest.fs.syncfs(mount).expect("synced");
+        }
+        guest.fs.forget(inside, 1);
+        let busy = unmount(&mounted.point, UnmountFlags::empty());
+        assert!(busy.is_err(), "the guest still knows the mount");
+        guest.fs.forget(mount, 1);
+        unmount(&mounted.point, UnmountFlags::empty()).expect("nothing uses the mount");
+    }
+}
+
+/// What a guest has written to a mount that it does not know of is synced with the share, also after
+/// the guest has forgotten the mount.
+#[test]
+fn an_unannounced_mount_that_was_written_to_stays_for_syncfs() {
+    let Some(mounted) = Mounted::new(
+        "an_unannounced_mount_that_was_written_to_stays_for_syncfs",
+        false,
+    ) else {
+        return;
+    };
+    let guest = &mounted.guest;
+    let mount = guest.find(ROOT, c"mount");
+    let inside = guest.find(mount, c"inside");
+    guest.open(inside, libc::O_WRONLY).expect("opened");
+    let synced = || {
+        let directories = &guest.fs.state.syncfs_directories;
+        directories
+            .unannounced(guest.fs.share.root_identity.mount)
+            .len()
+    };
+    assert_eq!(synced(), 1);
+    guest.fs.syncfs(ROOT).expect("synced");
+    guest.fs.forget(mount, 1);
+    assert_eq!(synced(), 1);
+    guest.fs.destroy();
+    assert_eq!(synced(), 0);
+}
