@@ -1,7 +1,8 @@
 //! Standard output whose errors are all reported.
 //!
-//! The standard library discards output to a descriptor that is not open, and does not check what
-//! `close` returns at the end of the process.
+//! The standard library does not check what `close` returns at the end of the process. If the program
+//! is started without a standard output, the Rust runtime opens `/dev/null` in its place, and output
+//! is lost without an error.
 
 use std::fs::File;
 use std::io::{self, LineWriter, Write};

@@ -180,8 +180,12 @@ impl OpenFile {
     /// Puts the file on stable storage.
     pub(super) fn sync(&self, link: &Link, data_only: bool) -> Result<()> {
         let opened = self.opened(link)?;
-        opened.sync(data_only)?;
-        self.unsynced.store(false, Ordering::Relaxed);
+        // Before the sync, so that a write that comes meanwhile counts.
+        let unsynced = self.unsynced.swap(false, Ordering::Relaxed);
+        if let Err(error) = opened.sync(data_only) {
+            self.unsynced.fetch_or(unsynced, Ordering::Relaxed);
+            return Err(error);
+        }
         self.owed_is_told()
     }
 
