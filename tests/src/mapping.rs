@@ -4,6 +4,7 @@
     reason = "maps files and copies bytes out of and into the mapping"
 )]
 
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::ptr;
 
@@ -48,18 +49,23 @@ impl Mapping {
     #[must_use]
     pub fn load(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.length];
-        // SAFETY: the mapping is `length` bytes long, and the vector is separate memory of the same
-        // length.
-        unsafe {
-            ptr::copy_nonoverlapping(self.start.cast::<u8>(), bytes.as_mut_ptr(), self.length)
-        };
+        self.load_at(0, &mut bytes);
         bytes
+    }
+
+    /// Copies what the mapping shows from `offset` on, as many bytes as there are in both. Where a page
+    /// cannot be read, the kernel ends the process by SIGBUS.
+    pub fn load_at(&self, offset: usize, bytes: &mut [u8]) {
+        let length = bytes.len().min(self.length.saturating_sub(offset));
+        let source = self.start.cast::<u8>().wrapping_add(offset);
+        // SAFETY: the range lies within the mapping, and the buffer is separate memory.
+        unsafe { ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length) };
     }
 
     /// Changes the first bytes, as many as there are in both.
     pub fn store(&self, bytes: &[u8]) {
         let length = bytes.len().min(self.length);
-        // SAFETY: as for `load`, in the other direction, and no longer than either side.
+        // SAFETY: as for `load_at`, in the other direction, and no longer than either side.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.cast::<u8>(), length) };
     }
 
@@ -70,6 +76,18 @@ impl Mapping {
     pub fn sync(&self) -> Result<()> {
         // SAFETY: the range is exactly the live mapping.
         unsafe { msync(self.start, self.length, MsyncFlags::SYNC) }
+    }
+}
+
+impl Mapping {
+    /// Unmaps it, and tells what that says.
+    ///
+    /// # Errors
+    /// `munmap(2)`'s.
+    pub fn unmap(self) -> Result<()> {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the range is exactly the live mapping, and nothing refers to it after this.
+        unsafe { munmap(this.start, this.length) }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Ways to write a file, and what of it the system calls acknowledge.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, IntoRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use gangplank_service::output::close;
 use gangplank_tests::mapping::Mapping;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -87,25 +89,16 @@ impl Attempt {
     }
 
     fn close(&mut self, file: File) -> bool {
-        self.did("close", close(file))
+        self.did("close", close(file).map_err(errno))
     }
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> Result<File, Errno> {
-    let opened = options.open(path);
-    opened.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    options.open(path).map_err(errno)
 }
 
-/// Closes a file and tells what close(2) says.
-#[allow(unsafe_code, reason = "no library tells what close(2) says")]
-fn close(file: File) -> Result<(), Errno> {
-    let fd = file.into_raw_fd();
-    // SAFETY: the number was the file's own, which has given it up; it is not used afterwards.
-    if unsafe { libc::close(fd) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+fn errno(error: io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 fn write_fsync(path: &Path, content: &[u8]) -> Result<Attempt, Errno> {

@@ -1,5 +1,4 @@
 //! Scripts that use a file as memory.
-#![allow(unsafe_code, reason = "mapping files is what is traced here")]
 #![allow(
     clippy::print_stdout,
     reason = "the child's output is read by its parent"
@@ -10,12 +9,11 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::ptr;
 
 use anyhow::{Context, Result};
+use gangplank_tests::mapping::Mapping;
 use gangplank_tests::trace::{BLOCK, Case, Version, pattern};
 use rustix::fs::OFlags;
-use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
 
 use crate::trace::Trace;
 
@@ -45,30 +43,12 @@ pub(crate) fn read_mapped(directory: &Path, case: &Case, trace: &mut Trace) -> R
 pub(crate) fn touch(path: &Path) -> Result<()> {
     let file = File::open(path)?;
     let length = usize::try_from(file.metadata()?.len())?;
-    // SAFETY: a null hint lets the kernel choose unused addresses.
-    let start = unsafe {
-        mmap(
-            ptr::null_mut(),
-            length,
-            ProtFlags::READ,
-            MapFlags::PRIVATE,
-            &file,
-            0,
-        )
-    }
-    .context("mmap")?;
+    let mapping = Mapping::private(&file, length).context("mmap")?;
     let mut output = std::io::stdout();
     for at in (0..length).step_by(BLOCK) {
         let mut page = vec![0; BLOCK.min(length - at)];
-        // SAFETY: the range lies within the mapping. Where its page cannot be read, the kernel ends
-        // this process by SIGBUS, which is the result that the parent waits for.
-        unsafe {
-            ptr::copy_nonoverlapping(
-                start.cast::<u8>().wrapping_add(at),
-                page.as_mut_ptr(),
-                page.len(),
-            );
-        }
+        // This may end the process by SIGBUS, which is the result that the parent waits for.
+        mapping.load_at(at, &mut page);
         let right = page == pattern(Version::Old, at as u64, page.len());
         let line = if right { "touch = 0" } else { "WRONG BYTES" };
         writeln!(output, "{line}")?;
@@ -83,30 +63,12 @@ pub(crate) fn write_mapped(directory: &Path, case: &Case, trace: &mut Trace) -> 
     let Some(file) = trace.open(directory, &case.file(), OFlags::RDWR) else {
         return Ok(());
     };
-    let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a null hint lets the kernel choose unused addresses.
-    let mapped = unsafe {
-        mmap(
-            ptr::null_mut(),
-            case.size,
-            access,
-            MapFlags::SHARED,
-            &file,
-            0,
-        )
-    };
-    if let Some(start) = trace.done("mmap", mapped) {
-        let bytes = pattern(Version::New, 0, case.size);
-        // SAFETY: the mapping has as many bytes, and the file, too.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start.cast::<u8>(), case.size) };
+    if let Some(mapping) = trace.done("mmap", Mapping::shared(&file, case.size)) {
+        mapping.store(&pattern(Version::New, 0, case.size));
         for _ in 0..2 {
-            // SAFETY: the range is exactly the live mapping.
-            let synced = unsafe { msync(start, case.size, MsyncFlags::SYNC) };
-            trace.done("msync", synced);
+            trace.done("msync", mapping.sync());
         }
-        // SAFETY: the range is exactly the live mapping, and nothing refers to it after this.
-        let unmapped = unsafe { munmap(start, case.size) };
-        trace.done("munmap", unmapped);
+        trace.done("munmap", mapping.unmap());
     }
     trace.close(file);
     Ok(())

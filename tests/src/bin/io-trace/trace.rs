@@ -2,10 +2,11 @@
 #![allow(clippy::print_stdout, reason = "this is the program's output")]
 
 use std::fs::File;
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Result;
+use gangplank_service::output::close;
 use gangplank_tests::trace::{Case, Version, errno_name, folded, pattern};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -72,7 +73,8 @@ impl Trace {
     /// Closes a file.
     pub(crate) fn close(&mut self, file: OwnedFd) {
         let result = close(file);
-        self.done("close", result);
+        let errno = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        self.done("close", result.map_err(errno));
     }
 
     /// Writes the new version of `range` by calls of `block` bytes, until one fails. After a short
@@ -110,20 +112,6 @@ impl Trace {
         for line in folded(&self.lines) {
             println!("{id} {line}");
         }
-    }
-}
-
-/// Closes a file and tells what that says, which dropping it would not.
-fn close(file: OwnedFd) -> rustix::io::Result<()> {
-    close_raw(file.into_raw_fd())
-}
-
-#[allow(unsafe_code, reason = "close(2) with its result")]
-fn close_raw(file: i32) -> rustix::io::Result<()> {
-    // SAFETY: the number was owned by a descriptor that has given it up, and is not used again.
-    match unsafe { libc::close(file) } {
-        0 => Ok(()),
-        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
     }
 }
 
