@@ -17,7 +17,7 @@ use crate::sandbox::options::{ModCaps, Mode, Seccomp};
 
 /// virtiofsd's options that are not here yet. They are known, so that they are refused by name and
 /// never mistaken for a typing error.
-const NOT_YET: &[&str] = &[
+const UNSUPPORTED: &[&str] = &[
     "posix-acl",
     "xattrmap",
     "security-label",
@@ -236,9 +236,9 @@ pub struct InodeFileHandlesArg {
 
 /// Why there is nothing to run: a mistake in what was typed, or text that was asked for.
 #[derive(Debug)]
-pub struct Stop(clap::Error);
+pub struct EarlyExit(clap::Error);
 
-impl Stop {
+impl EarlyExit {
     /// Prints the text where it belongs: help on standard output, mistakes on standard error.
     ///
     /// # Errors
@@ -258,32 +258,34 @@ impl Args {
     /// Reads a command line, the program's name first.
     ///
     /// # Errors
-    /// [`Stop`] for `--help`, `--version` and whatever cannot be understood.
-    pub fn from_command_line<I, T>(words: I) -> Result<Self, Stop>
+    /// [`EarlyExit`] for `--help`, `--version` and whatever cannot be understood.
+    pub fn from_command_line<I, T>(arguments: I) -> Result<Self, EarlyExit>
     where
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
         let mut command = command();
-        let matches = command.try_get_matches_from_mut(words).map_err(Stop)?;
-        for name in NOT_YET {
+        let matches = command
+            .try_get_matches_from_mut(arguments)
+            .map_err(EarlyExit)?;
+        for name in UNSUPPORTED {
             if matches.value_source(name).is_some() {
                 let text = format!("--{name} is not supported yet");
-                return Err(Stop(command.error(ErrorKind::UnknownArgument, text)));
+                return Err(EarlyExit(command.error(ErrorKind::UnknownArgument, text)));
             }
         }
-        Self::from_arg_matches(&matches).map_err(|error| Stop(error.format(&mut command)))
+        Self::from_arg_matches(&matches).map_err(|error| EarlyExit(error.format(&mut command)))
     }
 
     /// A mistake in the sense of options together, printed the way mistakes in one option are.
     #[must_use]
-    pub fn refuse(error: &crate::config::Error) -> Stop {
-        Stop(command().error(ErrorKind::ValueValidation, error))
+    pub fn refuse(error: &crate::config::Error) -> EarlyExit {
+        EarlyExit(command().error(ErrorKind::ValueValidation, error))
     }
 }
 
 fn command() -> Command {
-    Args::command().args(NOT_YET.iter().map(|name| {
+    Args::command().args(UNSUPPORTED.iter().map(|name| {
         Arg::new(*name)
             .long(*name)
             .num_args(0..=1)
@@ -344,7 +346,7 @@ fn parse_log_level(text: &str) -> Result<LevelFilter, &'static str> {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Args, Stop> {
+    fn parse(line: &str) -> Result<Args, EarlyExit> {
         Args::from_command_line(std::iter::once("gangplankd").chain(line.split_whitespace()))
     }
 
@@ -380,27 +382,27 @@ mod tests {
             ("--frobnicate", "--frobnicate"),
         ];
         for (line, hint) in table {
-            let stop = parse(line).expect_err(line);
-            let text = stop.0.to_string();
+            let exit = parse(line).expect_err(line);
+            let text = exit.0.to_string();
             assert!(text.contains(hint), "{line}: {text}");
-            assert_eq!(stop.status(), 2, "{line}");
+            assert_eq!(exit.status(), 2, "{line}");
         }
     }
 
     #[test]
     fn option_not_yet_supported_is_refused_by_name() {
-        for line in NOT_YET.iter().flat_map(|name| {
+        for line in UNSUPPORTED.iter().flat_map(|name| {
             [
                 format!("--{name}"),
                 format!("--{name}=x"),
                 format!("--{name} x"),
             ]
         }) {
-            let stop =
+            let exit =
                 parse(&format!("--shared-dir /srv --socket-path s {line}")).expect_err(&line);
-            let text = stop.0.to_string();
+            let text = exit.0.to_string();
             assert!(text.contains("is not supported yet"), "{line}: {text}");
-            assert_eq!(stop.status(), 2, "{line}");
+            assert_eq!(exit.status(), 2, "{line}");
         }
     }
 
@@ -413,8 +415,8 @@ mod tests {
 
     #[test]
     fn help_names_every_theme_and_succeeds() {
-        let stop = parse("--help").unwrap_err();
-        let text = stop.0.to_string();
+        let exit = parse("--help").unwrap_err();
+        let text = exit.0.to_string();
         for heading in [
             SHARE,
             SOCKET,
@@ -428,6 +430,6 @@ mod tests {
             assert!(text.contains(&format!("{heading}:")), "{heading}");
         }
         assert!(!text.contains("xattrmap"));
-        assert_eq!(stop.status(), 0);
+        assert_eq!(exit.status(), 0);
     }
 }

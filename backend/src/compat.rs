@@ -62,7 +62,7 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
         "modcaps" => {
             args.modcaps = Some(value.parse().map_err(Error::CompatModcaps)?);
         }
-        "xattrmap" => return Err(Error::CompatNotYet(name.to_owned())),
+        "xattrmap" => return Err(Error::CompatUnsupported(name.to_owned())),
         _ => return Err(Error::CompatUnknown(format!("{name}={value}"))),
     }
     Ok(())
@@ -83,7 +83,7 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
         "no_killpriv_v2" => args.killpriv_v2 = false,
         // What they turn off is never on.
         "no_posix_lock" | "no_flock" | "no_posix_acl" | "no_security_label" => {}
-        "posix_acl" | "security_label" => return Err(Error::CompatNotYet(name.to_owned())),
+        "posix_acl" | "security_label" => return Err(Error::CompatUnsupported(name.to_owned())),
         _ => return Err(Error::CompatUnknown(name.to_owned())),
     }
     Ok(())

@@ -28,7 +28,7 @@ pub struct Config {
     /// Where messages go.
     pub logging: logging::Options,
     /// What the operator should hear once there is a log: deprecated ways of saying things.
-    pub notices: Vec<&'static str>,
+    pub deprecations: Vec<&'static str>,
 }
 
 /// A command line whose words are understood but do not make sense together.
@@ -57,7 +57,7 @@ pub enum Error {
     CompatUnknown(String),
     /// An `-o` name that has no effect yet and is therefore not accepted.
     #[error("-o {0} is not supported yet")]
-    CompatNotYet(String),
+    CompatUnsupported(String),
     /// An `-o` name with a value it does not take.
     #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
     CompatValue {
@@ -79,7 +79,7 @@ impl Config {
     /// # Errors
     /// The first contradiction or omission, worded for the operator.
     pub fn from_args(mut args: Args) -> Result<Self, Error> {
-        let notices = notices(&args);
+        let deprecations = deprecations(&args);
         compat::apply(&mut args)?;
         let args = args;
 
@@ -135,7 +135,7 @@ impl Config {
                 filter: None,
                 syslog: args.syslog,
             },
-            notices,
+            deprecations,
         })
     }
 }
@@ -175,7 +175,7 @@ fn check_handles(args: &Args) -> Result<(), Error> {
     }
 }
 
-fn notices(args: &Args) -> Vec<&'static str> {
+fn deprecations(args: &Args) -> Vec<&'static str> {
     [
         (
             args.compat_foreground,
@@ -199,7 +199,7 @@ fn notices(args: &Args) -> Vec<&'static str> {
         ),
     ]
     .into_iter()
-    .filter_map(|(given, notice)| given.then_some(notice))
+    .filter_map(|(given, text)| given.then_some(text))
     .collect()
 }
 
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(config.sandbox, sandbox::Options::default());
         assert_eq!(config.logging.level, LevelFilter::Info);
         assert!(!config.logging.syslog);
-        assert!(config.notices.is_empty());
+        assert!(config.deprecations.is_empty());
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
             config.passthrough.inode_file_handles,
             InodeFileHandles::Prefer
         );
-        assert_eq!(config.notices.len(), 5);
+        assert_eq!(config.deprecations.len(), 5);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use gangplank_backend::args::{Args, Stop};
+use gangplank_backend::args::{Args, EarlyExit};
 use gangplank_backend::config::Config;
 use gangplank_backend::{logging, run};
 
@@ -21,7 +21,7 @@ const CAPABILITIES: &str = r#"{
 fn main() -> ExitCode {
     let args = match Args::from_command_line(std::env::args_os()) {
         Ok(args) => args,
-        Err(stop) => return told(&stop),
+        Err(exit) => return print_and_exit(&exit),
     };
     if args.print_capabilities {
         return match io::stdout().write_all(CAPABILITIES.as_bytes()) {
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     }
     let mut config = match Config::from_args(args) {
         Ok(config) => config,
-        Err(error) => return told(&Args::refuse(&error)),
+        Err(error) => return print_and_exit(&Args::refuse(&error)),
     };
     config.logging.filter = std::env::var("RUST_LOG").ok();
     match run::run(config) {
@@ -48,9 +48,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn told(stop: &Stop) -> ExitCode {
-    match stop.print() {
-        Ok(()) => ExitCode::from(stop.status()),
+fn print_and_exit(exit: &EarlyExit) -> ExitCode {
+    match exit.print() {
+        Ok(()) => ExitCode::from(exit.status()),
         Err(_) => ExitCode::FAILURE,
     }
 }

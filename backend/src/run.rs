@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
-use crate::sandbox::{self, Confined, Side, limits};
+use crate::sandbox::{self, Confined, Role, rlimit};
 use crate::socket::{self, Listening, Source};
 use crate::sys::signal::TerminationSignals;
 use crate::{logging, serve};
@@ -48,7 +48,7 @@ pub enum Error {
 /// [`enum@Error`], worded for the operator; also written to the log where that is not standard error.
 pub fn run(config: Config) -> Result<u8, Error> {
     let syslog = config.logging.syslog;
-    let result = gather(config);
+    let result = prepare(config);
     if let Err(error) = &result
         && syslog
     {
@@ -57,7 +57,7 @@ pub fn run(config: Config) -> Result<u8, Error> {
     result
 }
 
-fn gather(mut config: Config) -> Result<u8, Error> {
+fn prepare(mut config: Config) -> Result<u8, Error> {
     // The number on the command line means what the process was started with, so this comes
     // before anything that opens descriptors.
     let inherited = match &config.socket {
@@ -66,12 +66,12 @@ fn gather(mut config: Config) -> Result<u8, Error> {
     };
 
     logging::start(&config.logging)?;
-    for notice in &config.notices {
-        log::warn!("{notice}");
+    for deprecation in &config.deprecations {
+        log::warn!("{deprecation}");
     }
 
-    let limit = limits::raise_open_files(config.sandbox.rlimit_nofile)?;
-    config.passthrough.fd_budget = limits::budget(limit);
+    let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
+    config.passthrough.fd_budget = rlimit::fd_budget(limit);
     let for_guests = limit.saturating_sub(config.passthrough.fd_budget);
     config.device.max_guests = config.device.guests_for(for_guests);
     log::debug!(
@@ -97,15 +97,15 @@ fn confine_and_serve(
     let handles = config.passthrough.inode_file_handles;
     let keep_handles = handles != InodeFileHandles::Never;
     let result = match sandbox::confine(&config.sandbox, keep_handles, &config.shared_dir) {
-        Ok(Side::Outside(supervisor)) => {
+        Ok(Role::Supervisor(supervisor)) => {
             // Only the confined process accepts, and the socket closes with it.
             drop(listener);
             supervisor.wait(signals).map_err(Error::from)
         }
-        Ok(Side::Inside(confined)) if config.sandbox.mode == Mode::None => {
+        Ok(Role::Confined(confined)) if config.sandbox.mode == Mode::None => {
             serve_share(config, listener, confined, signals)
         }
-        Ok(Side::Inside(confined)) => {
+        Ok(Role::Confined(confined)) => {
             // They lead out of the sandbox; the process outside removes them.
             drop(files);
             return serve_share(config, listener, confined, signals);

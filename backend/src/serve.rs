@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::device::request::Handler;
-use crate::device::server::{self, Until};
+use crate::device::server::{self, StopWhen};
 use crate::passthrough::{Abilities, PassthroughFs, Share, ShareError};
 use crate::sandbox::Confined;
 use crate::session::{Session, SessionHandler};
@@ -45,9 +45,14 @@ pub fn serve(
         let file_system = PassthroughFs::new(Arc::clone(&share));
         Arc::new(SessionHandler::new(Session::new(file_system)))
     };
-    let until = Until {
+    let stop_when = StopWhen {
         stop: stop.as_fd(),
-        guests_gone: config.exit_on_disconnect,
+        last_guest_leaves: config.exit_on_disconnect,
     };
-    Ok(server::serve(listener, &config.device, new_handler, until)?)
+    Ok(server::serve(
+        listener,
+        &config.device,
+        new_handler,
+        stop_when,
+    )?)
 }

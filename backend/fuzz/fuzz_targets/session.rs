@@ -8,7 +8,7 @@
 
 mod input;
 mod requests;
-mod world;
+mod fixture;
 
 use gangplank_backend::device::request::Scratch;
 use gangplank_backend::session::{Served, Session};
@@ -17,13 +17,13 @@ use libfuzzer_sys::fuzz_target;
 
 use input::Input;
 use requests::Guest;
-use world::World;
+use fixture::Fixture;
 
 /// Bytes behind the room for a reply that must stay as they are.
-const BEHIND: usize = 64;
+const GUARD_LEN: usize = 64;
 
 /// What those bytes are.
-const UNTOUCHED: u8 = 0xa5;
+const GUARD_BYTE: u8 = 0xa5;
 
 /// Requests in one sequence, at the most.
 const MAX_REQUESTS: usize = 64;
@@ -40,9 +40,9 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// A session from its beginning to its end.
 fn sequence(bytes: &[u8]) {
-    let world = World::get();
+    let fixture = Fixture::get();
     let mut input = Input::new(bytes);
-    let session = Session::new(world.file_system());
+    let session = Session::new(fixture.file_system());
     let mut guest = Guest::default();
     // Most sequences begin as they should; a few do not.
     if input.byte() & 0xf != 0 {
@@ -58,7 +58,7 @@ fn sequence(bytes: &[u8]) {
     }
     session.end();
     drop(session);
-    world.check_and_clean();
+    fixture.check_and_clean();
 }
 
 /// Serves one request and checks its reply. Every other one may not wait for a disk, and comes again if that is declined.
@@ -85,7 +85,7 @@ fn serve_as(
     may_block: bool,
 ) -> bool {
     let mut readable = request.to_vec();
-    let mut writable = vec![UNTOUCHED; room + BEHIND];
+    let mut writable = vec![GUARD_BYTE; room + GUARD_LEN];
     let mut scratch = Scratch::default();
     let (mut sent, mut asked) = (Segments::default(), Segments::default());
     // Cut in two, as no guest's driver would.
@@ -96,8 +96,8 @@ fn serve_as(
     let (mut reader, mut writer) = unsafe { (sent.reader(), asked.writer()) };
     let written = match session.serve(&mut reader, &mut writer, &mut scratch, may_block) {
         Served::Replied(written) => written,
-        Served::Declined => return false,
-        Served::Waits(lock) => {
+        Served::WouldBlock => return false,
+        Served::WaitsForLock(lock) => {
             // The same guest holds what it waits for: nobody but the end of the session ends this.
             session.end();
             session.wait_for_lock(&lock, &mut writer)
@@ -108,7 +108,7 @@ fn serve_as(
         "{written} bytes of reply in {room} bytes of room"
     );
     assert!(
-        writable[room..].iter().all(|byte| *byte == UNTOUCHED),
+        writable[room..].iter().all(|byte| *byte == GUARD_BYTE),
         "something was written behind the reply's room"
     );
     guest.reply(request, &writable[..written]);

@@ -19,8 +19,8 @@ use super::Options;
 use super::config_space::ConfigSpace;
 use super::exit_event::ExitEvents;
 use super::memory::MemoryCell;
-use super::pool::{Helpers, Pool};
 use super::request::Handler;
+use super::thread_pool::{BlockingPool, ThreadPool};
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
 
@@ -34,7 +34,7 @@ pub(super) struct FsBackend {
     request_queues: usize,
     max_queue_size: u16,
     memory: Arc<MemoryCell>,
-    ending: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
     /// The channel for requests to the frontend. Nothing is asked of it, but it is kept: User Mode Linux takes its
     /// closing for the end of the daemon and its device for broken.
     frontend: Mutex<Option<Backend>>,
@@ -54,11 +54,14 @@ impl FsBackend {
         );
         let pool = match options.thread_pool_size {
             0 => None,
-            size => Some(Arc::new(Pool::new(size, &handler)?)),
+            size => Some(Arc::new(ThreadPool::new(size, &handler)?)),
         };
         let memory = Arc::new(MemoryCell::default());
-        let ending = Arc::new(AtomicBool::new(false));
-        let helpers = Arc::new(Helpers::new(Arc::clone(&handler), Arc::clone(&ending)));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let blocking_pool = Arc::new(BlockingPool::new(
+            Arc::clone(&handler),
+            Arc::clone(&stopping),
+        ));
         let workers = (0..=request_queues)
             .map(|ring| {
                 // FORGET and INTERRUPT must not queue up behind the requests that fill the pool.
@@ -66,11 +69,11 @@ impl FsBackend {
                 Mutex::new(Worker::new(
                     Arc::clone(&handler),
                     pool,
-                    Arc::clone(&helpers),
+                    Arc::clone(&blocking_pool),
                     ring == HIGH_PRIORITY,
                     options.busy_poll,
                     Arc::clone(&memory),
-                    Arc::clone(&ending),
+                    Arc::clone(&stopping),
                 ))
             })
             .collect();
@@ -80,7 +83,7 @@ impl FsBackend {
             request_queues,
             max_queue_size: options.max_queue_size,
             memory,
-            ending,
+            stopping,
             frontend: Mutex::new(None),
             exit_events: ExitEvents::new(request_queues + 1)?,
             workers,
@@ -88,13 +91,13 @@ impl FsBackend {
     }
 
     /// Has the workers take nothing more off their rings, so that their threads can end.
-    pub(super) fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Ends the rings' threads when the service could not be started in whole.
-    pub(super) fn end_threads(&self) {
-        self.exit_events.end_threads();
+    pub(super) fn stop_threads(&self) {
+        self.exit_events.stop_threads();
     }
 }
 
@@ -151,7 +154,7 @@ impl VhostUserBackend for FsBackend {
     }
 
     fn exit_event(&self, thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        self.exit_events.lend(thread)
+        self.exit_events.take(thread)
     }
 
     fn handle_event(

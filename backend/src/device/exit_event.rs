@@ -39,7 +39,7 @@ impl ExitEvents {
     }
 
     /// Lends the consuming end of a thread's event; once for each thread, and for `VhostUserBackend::exit_event` alone.
-    pub(super) fn lend(&self, thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+    pub(super) fn take(&self, thread: usize) -> Option<(EventConsumer, EventNotifier)> {
         let consumer = self.events.get(thread)?.as_raw_fd();
         let mut notifiers = self
             .notifiers
@@ -54,7 +54,7 @@ impl ExitEvents {
     }
 
     /// Ends all threads that were started: vhost-user-backend forgets those it has when it cannot start another.
-    pub(super) fn end_threads(&self) {
+    pub(super) fn stop_threads(&self) {
         for event in &self.events {
             // A counter that is full already ends the thread as well.
             let _ = rustix::io::write(event, &1u64.to_ne_bytes());

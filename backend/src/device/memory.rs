@@ -83,7 +83,7 @@ impl MemoryCell {
 
 impl GuardedMemory {
     /// Whether a part of it turned out to be gone.
-    pub(super) fn is_torn(&self) -> bool {
+    pub(super) fn is_truncated(&self) -> bool {
         self.guards.iter().any(Guarded::is_torn)
     }
 }

@@ -7,22 +7,22 @@
 //! ```text
 //! guest ── messages ── connection (quirks) ── vhost-user-backend ── backend ── set-up of the rings
 //!   └───── rings ───── worker ── chain ── request ── handler
-//!                         └ pool (where there is one)
+//!                         └ thread_pool (where there is one)
 //! ```
 
 mod backend;
+mod busy_poll;
 mod chain;
-mod coalescing;
 mod config_space;
 mod connection;
 mod exit_event;
+mod interrupt_coalescing;
 mod memory;
 mod options;
-mod patience;
-mod pool;
 mod quirks;
 pub mod request;
 pub mod server;
+mod thread_pool;
 mod vring;
 mod worker;
 

@@ -12,7 +12,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Serves `request` and says with [`Request::set_reply_len`] how much it wrote. A handler that has to wait for
     /// something another request may bring about (a lock) keeps the request, returns `None` and calls
     /// [`Request::finish`] later, from a thread of its own. One that would have to wait for a disk where
-    /// [`Request::may_block`] says no does nothing, and calls [`Request::decline`]; it gets the request again on another
+    /// [`Request::may_block`] says no does nothing, and calls [`Request::set_would_block`]; it gets the request again on another
     /// thread.
     fn handle(&self, request: Box<Request>) -> Option<Box<Request>>;
 
@@ -33,7 +33,7 @@ pub struct Request {
     pub(super) origin: Option<Origin>,
     reply_len: u32,
     pub(super) may_block: bool,
-    declined: bool,
+    would_block: bool,
     interruption: Option<Arc<Interruption>>,
     scratch: Scratch,
 }
@@ -63,7 +63,7 @@ impl Request {
             origin: None,
             reply_len: 0,
             may_block: true,
-            declined: false,
+            would_block: false,
             interruption: None,
             scratch: Scratch::default(),
         }
@@ -91,12 +91,12 @@ impl Request {
     }
 
     /// Says that serving it would have to wait, and that nothing was done.
-    pub fn decline(&mut self) {
-        self.declined = true;
+    pub fn set_would_block(&mut self) {
+        self.would_block = true;
     }
 
-    pub(super) fn is_declined(&self) -> bool {
-        self.declined
+    pub(super) fn would_block(&self) -> bool {
+        self.would_block
     }
 
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.
@@ -130,7 +130,7 @@ impl Request {
         self.writable.clear();
         self.reply_len = 0;
         self.may_block = true;
-        self.declined = false;
+        self.would_block = false;
     }
 }
 
@@ -140,7 +140,7 @@ impl Drop for Request {
             origin
                 .ring
                 .set_broken("a request was lost inside the daemon");
-            origin.ring.abandon(1);
+            origin.ring.discard(1);
         }
     }
 }

@@ -16,11 +16,11 @@ use crate::logging::in_full;
 use crate::rate_limited;
 
 /// How long to wait before accepting again when descriptors or memory have run out.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How long requests in flight may take when the daemon ends. One that waits for a file server which does not answer,
 /// say, must not keep it from ending.
-const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the daemon cannot go on serving.
 #[derive(Debug, thiserror::Error)]
@@ -35,15 +35,15 @@ pub enum Error {
 
 /// When to stop serving.
 #[derive(Debug, Clone, Copy)]
-pub struct Until<'a> {
+pub struct StopWhen<'a> {
     /// Readable when the operator asks for it.
     pub stop: BorrowedFd<'a>,
     /// Whether to stop when the last guest has gone.
-    pub guests_gone: bool,
+    pub last_guest_leaves: bool,
 }
 
 /// Tells the main thread which guests have gone.
-struct Departures {
+struct ExitedGuests {
     event: OwnedFd,
     numbers: Mutex<Vec<u64>>,
 }
@@ -64,35 +64,35 @@ pub fn serve(
     listener: &UnixListener,
     options: &Options,
     new_handler: impl Fn() -> Arc<dyn Handler>,
-    until: Until<'_>,
+    stop_when: StopWhen<'_>,
 ) -> Result<(), Error> {
     // Another process may take the connection that was waiting here.
     listener.set_nonblocking(true).map_err(Error::Wait)?;
-    let departures = Arc::new(Departures::new().map_err(Error::Event)?);
+    let exited = Arc::new(ExitedGuests::new().map_err(Error::Event)?);
     let mut guests: Vec<Guest> = Vec::new();
     let mut number = 0;
     let result = loop {
         let mut ready = [
             PollFd::new(listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(until.stop, PollFlags::IN),
-            PollFd::new(&departures.event, PollFlags::IN),
+            PollFd::from_borrowed_fd(stop_when.stop, PollFlags::IN),
+            PollFd::new(&exited.event, PollFlags::IN),
         ];
         match poll(&mut ready, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => break Err(Error::Wait(error.into())),
         }
-        let [connecting, stopping, leaving] = ready.map(|ready| !ready.revents().is_empty());
-        if stopping {
+        let [can_accept, is_stopping, has_exited] = ready.map(|ready| !ready.revents().is_empty());
+        if is_stopping {
             break Ok(());
         }
-        if leaving {
-            departures.reap(&mut guests);
-            if until.guests_gone && guests.is_empty() {
+        if has_exited {
+            exited.reap(&mut guests);
+            if stop_when.last_guest_leaves && guests.is_empty() {
                 break Ok(());
             }
         }
-        if connecting {
+        if can_accept {
             number += 1;
             let Some(socket) = accept(listener) else {
                 continue;
@@ -105,14 +105,14 @@ pub fn serve(
                 );
                 continue;
             }
-            guests.extend(start(socket, options, number, new_handler(), &departures));
+            guests.extend(start(socket, options, number, new_handler(), &exited));
         }
     };
     for guest in &guests {
         // A guest that has hung up is not connected any more, which is as well.
         let _ = guest.socket.shutdown(Shutdown::Both);
     }
-    departures.wait_for_all(guests);
+    exited.wait_for_all(guests);
     result
 }
 
@@ -124,7 +124,7 @@ fn accept(listener: &UnixListener) -> Option<UnixStream> {
         Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => None,
         Err(error) => {
             rate_limited!(error, "cannot accept a guest's connection: {error}");
-            thread::sleep(ACCEPT_RETRY);
+            thread::sleep(ACCEPT_RETRY_DELAY);
             None
         }
     }
@@ -135,19 +135,19 @@ fn start(
     options: &Options,
     number: u64,
     handler: Arc<dyn Handler>,
-    departures: &Arc<Departures>,
+    exited: &Arc<ExitedGuests>,
 ) -> Option<Guest> {
     let options = options.clone();
-    let departure = Departure {
+    let guard = ExitGuard {
         number,
-        departures: Arc::clone(departures),
+        exited: Arc::clone(exited),
     };
     let started = socket.try_clone().and_then(|served| {
         thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn(move || {
-                let departure = departure;
-                serve_guest(departure.number, &served, &options, &handler);
+                let guard = guard;
+                serve_guest(guard.number, &served, &options, &handler);
             })
     });
     match started {
@@ -174,18 +174,18 @@ fn serve_guest(number: u64, socket: &UnixStream, options: &Options, handler: &Ar
 }
 
 /// The last thing a guest's thread lets go, however it ends.
-struct Departure {
+struct ExitGuard {
     number: u64,
-    departures: Arc<Departures>,
+    exited: Arc<ExitedGuests>,
 }
 
-impl Drop for Departure {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
-        self.departures.add(self.number);
+        self.exited.add(self.number);
     }
 }
 
-impl Departures {
+impl ExitedGuests {
     fn new() -> io::Result<Self> {
         Ok(Self {
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -212,9 +212,9 @@ impl Departures {
             .for_each(join);
     }
 
-    /// Waits until all guests have gone, but no longer than [`GRACE`].
+    /// Waits until all guests have gone, but no longer than [`SHUTDOWN_TIMEOUT`].
     fn wait_for_all(&self, mut guests: Vec<Guest>) {
-        let end = Instant::now() + GRACE;
+        let end = Instant::now() + SHUTDOWN_TIMEOUT;
         while !guests.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             let mut ready = [PollFd::new(&self.event, PollFlags::IN)];

@@ -21,12 +21,12 @@ pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// A handle to one ring; clones are the same ring.
 #[derive(Clone)]
-pub(super) struct Vring(Arc<Ring>);
+pub(super) struct Vring(Arc<Inner>);
 
-struct Ring {
+struct Inner {
     state: VringMutex<Memory>,
     /// Chains taken and not yet given back, and the threads among those that serve them which may wait long.
-    outstanding: Mutex<Outstanding>,
+    in_flight: Mutex<InFlight>,
     drained: Condvar,
     /// The driver broke the ring's rules: nothing is taken off it until it is set up anew.
     broken: AtomicBool,
@@ -37,10 +37,10 @@ struct Ring {
 }
 
 #[derive(Default)]
-struct Outstanding {
+struct InFlight {
     chains: usize,
     /// Threads that wait for there being none: nobody is woken, at the price of a system call for each batch, without any.
-    waiting: usize,
+    drainers: usize,
     interruptions: Vec<Arc<Interruption>>,
 }
 
@@ -58,12 +58,12 @@ impl Vring {
             return 0;
         }
         let before = chains.len();
-        let mut outstanding = self.outstanding();
+        let mut in_flight = self.in_flight();
         // A driver has as many chains as the ring has entries. Only one that offers a chain again before it got it back
         // can have more, and so have the daemon hold any number of them.
-        let room = usize::from(state.get_queue().size()).saturating_sub(outstanding.chains);
-        let waiting = waiting(state.get_queue(), memory);
-        let result = waiting.and_then(|waiting| {
+        let room = usize::from(state.get_queue().size()).saturating_sub(in_flight.chains);
+        let available = is_available(state.get_queue(), memory);
+        let result = available.and_then(|is_available| {
             let queue = state.get_queue_mut();
             let table = Table {
                 address: queue.desc_table(),
@@ -74,11 +74,11 @@ impl Vring {
                 head: chain.head_index(),
                 table,
             }));
-            Ok(waiting && chains.len() == before)
+            Ok(is_available && chains.len() == before)
         });
-        outstanding.chains += chains.len() - before;
-        let in_flight = outstanding.chains;
-        drop(outstanding);
+        in_flight.chains += chains.len() - before;
+        let taken = in_flight.chains;
+        drop(in_flight);
         drop(state);
         match result {
             Ok(false) => {}
@@ -89,7 +89,7 @@ impl Vring {
                 self.set_broken(&format!("its available ring cannot be used: {error}"));
             }
         }
-        in_flight
+        taken
     }
 
     /// Gives chains back, each with the number of bytes written into it, and notifies the driver if it wants that.
@@ -100,7 +100,7 @@ impl Vring {
             .iter()
             .try_for_each(|(head, len)| queue.add_used(&**memory, *head, *len));
         // Counted while the ring is locked: from now on the driver may offer these chains again.
-        self.abandon(used.len());
+        self.discard(used.len());
         match given_back.and_then(|()| queue.needs_notification(&**memory)) {
             Ok(true) => notify(&state),
             Ok(false) => {}
@@ -111,10 +111,10 @@ impl Vring {
     }
 
     /// Counts chains as dealt with that are not given back, for want of anything that could be said in them.
-    pub(super) fn abandon(&self, count: usize) {
-        let mut outstanding = self.outstanding();
-        outstanding.chains = outstanding.chains.saturating_sub(count);
-        if outstanding.chains == 0 && outstanding.waiting > 0 {
+    pub(super) fn discard(&self, count: usize) {
+        let mut in_flight = self.in_flight();
+        in_flight.chains = in_flight.chains.saturating_sub(count);
+        if in_flight.chains == 0 && in_flight.drainers > 0 {
             self.0.drained.notify_all();
         }
     }
@@ -130,7 +130,7 @@ impl Vring {
     pub(super) fn has_available(&self, memory: &GuardedMemory) -> bool {
         let state = self.0.state.get_ref();
         // Whatever is wrong with the ring, the next look at it finds out.
-        waiting(state.get_queue(), memory).unwrap_or(true)
+        is_available(state.get_queue(), memory).unwrap_or(true)
     }
 
     /// Asks the driver to notify again, and says whether something became available meanwhile.
@@ -160,43 +160,43 @@ impl Vring {
     }
 
     pub(super) fn add_interruption(&self, interruption: Arc<Interruption>) {
-        self.outstanding().interruptions.push(interruption);
+        self.in_flight().interruptions.push(interruption);
     }
 
     pub(super) fn remove_interruption(&self, interruption: &Arc<Interruption>) {
-        self.outstanding()
+        self.in_flight()
             .interruptions
             .retain(|other| !Arc::ptr_eq(other, interruption));
     }
 
     /// Waits until every chain that was taken has been given back. Requests that wait for a lock are interrupted.
     fn drain(&self) {
-        let mut outstanding = self.outstanding();
-        outstanding.waiting += 1;
-        while outstanding.chains > 0 {
-            let waiting = std::mem::take(&mut outstanding.interruptions);
-            if !waiting.is_empty() {
-                drop(outstanding);
-                waiting
+        let mut in_flight = self.in_flight();
+        in_flight.drainers += 1;
+        while in_flight.chains > 0 {
+            let interruptions = std::mem::take(&mut in_flight.interruptions);
+            if !interruptions.is_empty() {
+                drop(in_flight);
+                interruptions
                     .iter()
                     .for_each(|interruption| interruption.interrupt());
-                outstanding = self.outstanding();
+                in_flight = self.in_flight();
                 continue;
             }
-            outstanding = self
+            in_flight = self
                 .0
                 .drained
-                .wait_timeout(outstanding, DRAIN_RECHECK)
+                .wait_timeout(in_flight, DRAIN_RECHECK)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        outstanding.waiting -= 1;
+        in_flight.drainers -= 1;
     }
 
-    fn outstanding(&self) -> MutexGuard<'_, Outstanding> {
+    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
         // A count and a list, both right whenever the lock is free.
         self.0
-            .outstanding
+            .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,9 +213,9 @@ impl<'a> VringStateMutGuard<'a, Memory> for Vring {
 /// What vhost-user-backend asks of a ring. All but stopping, the descriptors and the broken state is its own ring's.
 impl VringT<Memory> for Vring {
     fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
-        Ok(Self(Arc::new(Ring {
+        Ok(Self(Arc::new(Inner {
             state: VringMutex::new(memory, max_queue_size)?,
-            outstanding: Mutex::default(),
+            in_flight: Mutex::default(),
             drained: Condvar::new(),
             broken: AtomicBool::new(false),
             size_refused: AtomicBool::new(false),
@@ -337,7 +337,7 @@ impl VringT<Memory> for Vring {
 }
 
 /// Whether the driver's index says that something is available.
-fn waiting(queue: &Queue, memory: &GuestMemoryMmap) -> Result<bool, QueueError> {
+fn is_available(queue: &Queue, memory: &GuestMemoryMmap) -> Result<bool, QueueError> {
     let index = queue.avail_idx(memory, Ordering::Acquire)?;
     Ok(index.0 != queue.next_avail())
 }

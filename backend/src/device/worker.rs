@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::busy_poll::BusyPoll;
 use super::chain::{Chain, Translator};
-use super::coalescing::Coalescing;
+use super::interrupt_coalescing::{InterruptCoalescing, NotifyMode};
 use super::memory::{GuardedMemory, MemoryCell};
-use super::patience::Patience;
-use super::pool::{Helpers, Pool};
 use super::request::{Handler, Origin, Request};
+use super::thread_pool::{BlockingPool, ThreadPool};
 use super::vring::Vring;
 use crate::sys::thread;
 
@@ -21,32 +21,32 @@ const BATCH: usize = 32;
 const LARGE_REPLY: u32 = 64 * 1024;
 
 /// The others wait no longer than this for the rest of their batch, and the request at hand: files may lie on slow disks.
-const LONGEST_BATCH: Duration = Duration::from_micros(500);
+const MAX_REPLY_DELAY: Duration = Duration::from_micros(500);
 
 /// After as many answers it is looked how long the batch has taken.
-const CLOCKED: usize = 4;
+const CLOCK_INTERVAL: usize = 4;
 
 /// How long requests are gathered on the high-priority ring before they are looked at, once there was one. FORGET comes by the
 /// thousand, one by one, and nobody waits for it: waking up for each would cost more than all the rest of it.
-const GATHER: Duration = Duration::from_millis(1);
+const FORGET_DELAY: Duration = Duration::from_millis(1);
 
 /// With as many at once gathering takes too long: the driver may run out of room.
-const GATHERED: usize = 32;
+const MAX_BATCHED_FORGETS: usize = 32;
 
 /// What one worker keeps from kick to kick.
 pub(super) struct Worker {
     handler: Arc<dyn Handler>,
-    pool: Option<Arc<Pool>>,
-    helpers: Arc<Helpers>,
+    pool: Option<Arc<ThreadPool>>,
+    blocking_pool: Arc<BlockingPool>,
     memory: Arc<MemoryCell>,
     /// Whether requests are gathered.
-    gathers: bool,
+    batch_forgets: bool,
     /// Set when the device ends: a guest that never runs out of requests must not keep it from ending.
-    ending: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
     chains: Vec<Chain>,
     translator: Translator,
-    patience: Patience,
-    coalescing: Coalescing,
+    busy_poll: BusyPoll,
+    coalescing: InterruptCoalescing,
     /// When there was nothing left to do.
     idle_since: Option<Instant>,
     done: Vec<(u16, u32)>,
@@ -54,28 +54,28 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Requests are served right here, or by `pool` where there is one; `gathers` those that nobody waits for,
+    /// Requests are served right here, or by `pool` where there is one; `batch_forgets` those that nobody waits for,
     /// and looks for others for up to `busy_poll`.
     pub(super) fn new(
         handler: Arc<dyn Handler>,
-        pool: Option<Arc<Pool>>,
-        helpers: Arc<Helpers>,
-        gathers: bool,
+        pool: Option<Arc<ThreadPool>>,
+        blocking_pool: Arc<BlockingPool>,
+        batch_forgets: bool,
         busy_poll: Duration,
         memory: Arc<MemoryCell>,
-        ending: Arc<AtomicBool>,
+        stopping: Arc<AtomicBool>,
     ) -> Self {
         Self {
             handler,
             pool,
-            helpers,
-            gathers,
+            blocking_pool,
+            batch_forgets,
             memory,
-            ending,
+            stopping,
             chains: Vec::with_capacity(BATCH),
             translator: Translator::default(),
-            patience: Patience::new(busy_poll),
-            coalescing: Coalescing::default(),
+            busy_poll: BusyPoll::new(busy_poll),
+            coalescing: InterruptCoalescing::default(),
             idle_since: None,
             done: Vec::with_capacity(BATCH),
             spare: None,
@@ -90,29 +90,29 @@ impl Worker {
             let memory = self.memory.current();
             ring.suppress_notifications(&memory);
             let served = self.drain(ring);
-            if memory.is_torn() {
+            if memory.is_truncated() {
                 ring.set_broken("the guest's memory was cut off under it");
             }
-            if self.is_ending() || ring.is_broken() {
+            if self.is_stopping() || ring.is_broken() {
                 return;
             }
-            if self.gathers && (1..GATHERED).contains(&served) {
+            if self.batch_forgets && (1..MAX_BATCHED_FORGETS).contains(&served) {
                 // What it is mapped at is not to be kept for longer than it is used.
                 drop(memory);
-                std::thread::sleep(GATHER);
+                std::thread::sleep(FORGET_DELAY);
                 continue;
             }
             if served > 0 {
                 idle = None;
             }
             let idle_since = idle.unwrap_or_else(Instant::now);
-            if served > 0 && !self.gathers && self.pool.is_none() {
+            if served > 0 && !self.batch_forgets && self.pool.is_none() {
                 if let Some(slept) = slept.take() {
-                    self.patience.learn(slept);
+                    self.busy_poll.record_sleep(slept);
                 }
                 if self
-                    .patience
-                    .look(|| idle_since.elapsed(), || ring.has_available(&memory))
+                    .busy_poll
+                    .poll(|| idle_since.elapsed(), || ring.has_available(&memory))
                 {
                     continue;
                 }
@@ -127,7 +127,7 @@ impl Worker {
     /// Serves what is available, and what becomes so meanwhile. How much that was.
     fn drain(&mut self, ring: &Vring) -> usize {
         let mut served = 0;
-        while !self.is_ending() {
+        while !self.is_stopping() {
             let memory = self.memory.current();
             let in_flight = ring.take(&memory, BATCH, &mut self.chains);
             if self.chains.is_empty() {
@@ -139,8 +139,8 @@ impl Worker {
         served
     }
 
-    fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// Serves what was taken; it `is_alone` if the driver has asked for nothing else.
@@ -148,10 +148,13 @@ impl Worker {
         let mut chains = std::mem::take(&mut self.chains);
         let is_batch = chains.len() > 1;
         // Nobody waits for what is gathered, and a pool's threads announce what they serve.
-        let manner = (is_batch && !self.gathers && self.pool.is_none())
-            .then(|| self.coalescing.begin(thread::preemptions));
-        let together = self.gathers || manner.is_some_and(|manner| manner.together);
-        let mut begun = together.then(Instant::now);
+        let coalesces = is_batch && !self.batch_forgets && self.pool.is_none();
+        let mode = match () {
+            () if self.batch_forgets => NotifyMode::Batched,
+            () if coalesces => self.coalescing.begin(thread::preemptions),
+            () => NotifyMode::Immediate,
+        };
+        let mut begun = (mode == NotifyMode::Batched).then(Instant::now);
         for chain in chains.drain(..) {
             let mut request = self
                 .spare
@@ -159,7 +162,7 @@ impl Worker {
                 .unwrap_or_else(|| Box::new(Request::new()));
             let head = chain.head;
             if !self.translate(chain, ring, memory, &mut request) {
-                ring.abandon(1);
+                ring.discard(1);
                 continue;
             }
             request.origin = Some(Origin {
@@ -173,30 +176,31 @@ impl Worker {
             }
             request.may_block = is_alone;
             if let Some(mut served) = handle(&*self.handler, ring, request) {
-                if served.is_declined() {
-                    self.hand_over(chain, ring, memory, served);
+                if served.would_block() {
+                    self.offload(chain, ring, memory, served);
                     continue;
                 }
                 drop(served.take_origin());
                 self.done.push((head, served.reply_len()));
-                let takes_long = self.done.len().is_multiple_of(CLOCKED)
-                    && begun.is_some_and(|begun| begun.elapsed() >= LONGEST_BATCH);
-                if !together || takes_long || served.reply_len() >= LARGE_REPLY {
-                    self.give_back(ring, memory);
+                let takes_long = self.done.len().is_multiple_of(CLOCK_INTERVAL)
+                    && begun.is_some_and(|begun| begun.elapsed() >= MAX_REPLY_DELAY);
+                if mode == NotifyMode::Immediate || takes_long || served.reply_len() >= LARGE_REPLY
+                {
+                    self.complete(ring, memory);
                     begun = begun.map(|_| Instant::now());
                 }
                 self.spare = Some(served);
             }
         }
         self.chains = chains;
-        self.give_back(ring, memory);
-        if let Some(manner) = manner {
-            self.coalescing.end(manner, thread::preemptions);
+        self.complete(ring, memory);
+        if coalesces {
+            self.coalescing.end(thread::preemptions);
         }
     }
 
     /// Has a helper serve a request that would keep others waiting.
-    fn hand_over(
+    fn offload(
         &mut self,
         chain: Chain,
         ring: &Vring,
@@ -204,12 +208,12 @@ impl Worker {
         mut request: Box<Request>,
     ) {
         // This may take long, if there is no helper after all.
-        self.give_back(ring, memory);
+        self.complete(ring, memory);
         // Nothing was done, but the segments are used up. A request that is dropped is counted off.
         if !self.translate(chain, ring, memory, &mut request) {
             return;
         }
-        if let Err(request) = self.helpers.offer(request)
+        if let Err(request) = self.blocking_pool.try_submit(request)
             && let Some(served) = handle(&*self.handler, ring, request)
         {
             served.finish();
@@ -236,7 +240,7 @@ impl Worker {
             .is_ok()
     }
 
-    fn give_back(&mut self, ring: &Vring, memory: &GuardedMemory) {
+    fn complete(&mut self, ring: &Vring, memory: &GuardedMemory) {
         if !self.done.is_empty() {
             ring.complete(memory, &self.done);
             self.done.clear();

@@ -6,7 +6,7 @@ use super::Error;
 use super::options::ModCaps;
 
 /// What acting for a guest's users takes: virtiofsd's set.
-const NEEDED: [Capability; 8] = [
+const FILE_SERVER: [Capability; 8] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
@@ -18,10 +18,10 @@ const NEEDED: [Capability; 8] = [
 ];
 
 /// What opening a file by its handle takes (open_by_handle_at(2)).
-const FOR_HANDLES: Capability = Capability::CAP_DAC_READ_SEARCH;
+const OPEN_BY_HANDLE: Capability = Capability::CAP_DAC_READ_SEARCH;
 
 /// What removing the socket from another user's directory takes.
-const FOR_SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
+const SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
 
 /// Reduces all sets of the calling process to what is needed, and returns what is left.
 ///
@@ -38,19 +38,19 @@ pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSe
 pub(super) fn reduce_supervisor() -> Result<(), Error> {
     let permitted = read(CapSet::Permitted, "permitted")?;
     let keep = permitted
-        .intersection(&CapsHashSet::from([FOR_SUPERVISOR]))
+        .intersection(&CapsHashSet::from([SUPERVISOR]))
         .copied()
         .collect();
     apply(&keep)
 }
 
 /// Whether these suffice to take on a caller's user and group.
-pub(super) fn change_credentials(kept: &CapsHashSet) -> bool {
+pub(super) fn can_change_credentials(kept: &CapsHashSet) -> bool {
     kept.contains(&Capability::CAP_SETUID) && kept.contains(&Capability::CAP_SETGID)
 }
 
 /// Whether the process may change the groups it is in.
-pub(super) fn may_set_groups() -> Result<bool, Error> {
+pub(super) fn can_set_groups() -> Result<bool, Error> {
     Ok(read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETGID))
 }
 
@@ -62,9 +62,9 @@ fn selection(
     if let Some(missing) = changes.added.difference(permitted).next() {
         return Err(Error::CapabilityMissing(*missing));
     }
-    Ok(NEEDED
+    Ok(FILE_SERVER
         .into_iter()
-        .chain(keep_handles.then_some(FOR_HANDLES))
+        .chain(keep_handles.then_some(OPEN_BY_HANDLE))
         .filter(|capability| permitted.contains(capability))
         .filter(|capability| !changes.removed.contains(capability))
         .chain(changes.added.iter().copied())
@@ -111,18 +111,18 @@ mod tests {
     #[test]
     fn selection_of_root_is_the_needed_set_and_the_changes() {
         let all = caps::all();
-        let needed = CapsHashSet::from(NEEDED);
+        let needed = CapsHashSet::from(FILE_SERVER);
         let none = ModCaps::default();
         assert_eq!(selection(&all, &none, false).unwrap(), needed);
 
         let with_handles = selection(&all, &none, true).unwrap();
-        assert!(with_handles.contains(&FOR_HANDLES));
+        assert!(with_handles.contains(&OPEN_BY_HANDLE));
         assert_eq!(with_handles.len(), needed.len() + 1);
 
         let changed = selection(&all, &changes("+sys_admin:-mknod"), false).unwrap();
         assert!(changed.contains(&Capability::CAP_SYS_ADMIN));
         assert!(!changed.contains(&Capability::CAP_MKNOD));
-        assert!(!change_credentials(
+        assert!(!can_change_credentials(
             &selection(&all, &changes("-setuid"), false).unwrap()
         ));
     }

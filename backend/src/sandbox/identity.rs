@@ -34,17 +34,17 @@ pub(super) fn mapped_ids() -> MappedIds {
 }
 
 fn parse_maps(users: Option<&str>, groups: Option<&str>) -> MappedIds {
-    let users = users.map_or(ALL, count);
-    let groups = groups.map_or(ALL, count);
+    let users = users.map_or(ALL_IDS, count);
+    let groups = groups.map_or(ALL_IDS, count);
     MappedIds {
-        initial: users == ALL && groups == ALL,
+        initial: users == ALL_IDS && groups == ALL_IDS,
         users,
         groups,
     }
 }
 
 /// All numbers but the reserved last one: only the initial namespace maps that many.
-const ALL: u64 = 0xffff_ffff;
+const ALL_IDS: u64 = 0xffff_ffff;
 
 /// Numbers mapped by the text of a map: lines of `inside outside count` (user_namespaces(7)).
 fn count(map: &str) -> u64 {
@@ -57,10 +57,10 @@ fn count(map: &str) -> u64 {
 ///
 /// Not where the process could not take on other users anyway: an ordinary user may not, and keeps
 /// them.
-pub(super) fn give_up_groups() -> Result<(), Error> {
+pub(super) fn drop_supplementary_groups() -> Result<(), Error> {
     let denied = std::fs::read_to_string("/proc/self/setgroups")
         .is_ok_and(|setting| setting.trim() == "deny");
-    if denied || !capabilities::may_set_groups()? {
+    if denied || !capabilities::can_set_groups()? {
         return Ok(());
     }
     // There is a single thread yet, so the thread's groups are the process's.

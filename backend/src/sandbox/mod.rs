@@ -1,6 +1,6 @@
 //! What the daemon gives up before it reads the first guest byte.
 //!
-//! [`limits`] come first, while the process may still raise them. [`confine`] then does the rest in
+//! [`rlimit`] come first, while the process may still raise them. [`confine`] then does the rest in
 //! one order, written down in its body: the process moves to where nothing but the share can be
 //! reached, keeps the capabilities it needs, and installs the list of system calls it may make.
 //!
@@ -14,11 +14,11 @@
 mod capabilities;
 mod chroot;
 mod identity;
-pub mod limits;
 mod namespaces;
 pub mod options;
 mod pivot;
 mod proc_self;
+pub mod rlimit;
 mod seccomp;
 mod supervisor;
 
@@ -51,11 +51,11 @@ pub struct Confined {
 
 /// Which process this is after [`confine`].
 #[derive(Debug)]
-pub enum Side {
+pub enum Role {
     /// The one that serves, confined.
-    Inside(Confined),
+    Confined(Confined),
     /// The one that stays outside, where there are two.
-    Outside(Supervisor),
+    Supervisor(Supervisor),
 }
 
 /// A mechanism that cannot be had, and what to pass instead.
@@ -80,22 +80,22 @@ pub enum Error {
         source: io::Error,
     },
     /// The limit asked for is above the kernel's.
-    #[error("--rlimit-nofile={limit} is above the kernel's limit of {most} (/proc/sys/fs/nr_open)")]
+    #[error("--rlimit-nofile={limit} is above the kernel's limit of {max} (/proc/sys/fs/nr_open)")]
     LimitTooHigh {
         /// The limit wanted.
         limit: u64,
         /// The most the kernel allows.
-        most: u64,
+        max: u64,
     },
     /// Too few descriptors to serve anybody.
     #[error(
-        "the limit of open descriptors is {limit}, at least {least} are needed: raise it (ulimit -n, LimitNOFILE=) or pass --rlimit-nofile"
+        "the limit of open descriptors is {limit}, at least {min} are needed: raise it (ulimit -n, LimitNOFILE=) or pass --rlimit-nofile"
     )]
     LimitTooLow {
         /// The limit in force.
         limit: u64,
         /// The least that makes sense.
-        least: u64,
+        min: u64,
     },
     /// The other groups of the operator.
     #[error("cannot give up the supplementary groups")]
@@ -190,20 +190,20 @@ pub enum Error {
 ///
 /// # Errors
 /// The first mechanism that cannot be had. Nothing is left out silently.
-pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Result<Side, Error> {
+pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Result<Role, Error> {
     // A mistyped directory is told by the process the operator started.
     let share = open_share(shared_dir)?;
-    identity::give_up_groups()?;
+    identity::drop_supplementary_groups()?;
     let ids = identity::mapped_ids();
 
     let (root, proc_self_fd) = match options.mode {
         Mode::None => (share, proc_self::open()?),
         Mode::Chroot => match chroot::fork()? {
-            Some(supervisor) => return Ok(Side::Outside(supervisor)),
+            Some(supervisor) => return Ok(Role::Supervisor(supervisor)),
             None => chroot::enter(&share)?,
         },
         Mode::Namespace => match namespaces::fork()? {
-            Some(supervisor) => return Ok(Side::Outside(supervisor)),
+            Some(supervisor) => return Ok(Role::Supervisor(supervisor)),
             None => {
                 drop(share);
                 namespaces::enter(shared_dir)?
@@ -217,19 +217,19 @@ pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Resu
     rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))?;
 
     // Every file is opened this way, so it is tried before a guest does.
-    let mount = proc_self::open_anew(&proc_self_fd, &root)?;
+    let mount = proc_self::reopen(&proc_self_fd, &root)?;
     let namespaced_user = options.mode == Mode::Namespace && !identity::is_root();
     let confined = Confined {
         can_change_credentials: ids.more_than_one()
             && !namespaced_user
-            && capabilities::change_credentials(&kept),
+            && capabilities::can_change_credentials(&kept),
         can_open_by_handle: keep_handles
             && can_open_by_handle(&mount, ids.initial && !namespaced_user, &kept),
         root,
         proc_self_fd,
     };
     seccomp::install(options.seccomp)?;
-    Ok(Side::Inside(confined))
+    Ok(Role::Confined(confined))
 }
 
 fn open_share(path: &Path) -> Result<OwnedFd, Error> {

@@ -33,7 +33,7 @@ pub(super) fn enter(shared_dir: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
         source,
     })?;
     let proc_self_fd = proc_self::open()?;
-    let root = pivot::into(shared_dir)?;
+    let root = pivot::pivot_into(shared_dir)?;
     Ok((root, proc_self_fd))
 }
 

@@ -17,7 +17,7 @@ use super::Error;
 /// namespace, which must be its own, and lets go of all other mounts. Returns the new root.
 ///
 /// What the host mounts below the share later appears in it; nothing done here appears outside.
-pub(super) fn into(shared_dir: &Path) -> Result<OwnedFd, Error> {
+pub(super) fn pivot_into(shared_dir: &Path) -> Result<OwnedFd, Error> {
     let failed = |what| {
         move |error: Errno| Error::Pivot {
             what,

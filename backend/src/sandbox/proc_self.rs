@@ -24,7 +24,7 @@ pub(super) fn open() -> Result<OwnedFd, Error> {
 }
 
 /// Opens a directory held by an `O_PATH` descriptor, for reading.
-pub(super) fn open_anew(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Error> {
+pub(super) fn reopen(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Error> {
     let number = directory.as_raw_fd().to_string();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(proc_self_fd, number, flags, Mode::empty())

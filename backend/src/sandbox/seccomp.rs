@@ -56,7 +56,7 @@ fn allowed_rules(
 ) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
     for condition in calls::conditional() {
-        let rule = SeccompRule::new(vec![in_filter_terms(&condition)?])?;
+        let rule = SeccompRule::new(vec![condition_of(&condition)?])?;
         rules.entry(condition.call).or_default().push(rule);
     }
     // A call without rules is one with any arguments.
@@ -69,7 +69,7 @@ fn allowed_rules(
     Ok(rules)
 }
 
-fn in_filter_terms(condition: &Conditional) -> Result<SeccompCondition, BackendError> {
+fn condition_of(condition: &Conditional) -> Result<SeccompCondition, BackendError> {
     let width = match condition.width {
         Width::Int => SeccompCmpArgLen::Dword,
         Width::Long => SeccompCmpArgLen::Qword,
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     /// Runs `body` in a thread that is under the list, with an error in place of the process's end.
-    fn under_the_list(body: impl FnOnce() + Send + 'static) {
+    fn with_filter(body: impl FnOnce() + Send + 'static) {
         std::thread::spawn(|| {
             let action = SeccompAction::Errno(libc::EDOM.cast_unsigned());
             for program in programs(action).expect("the list compiles") {
@@ -115,7 +115,7 @@ mod tests {
         .expect("the body succeeds");
     }
 
-    fn refusal<T>(result: io::Result<T>) -> Option<i32> {
+    fn errno_of<T>(result: io::Result<T>) -> Option<i32> {
         result.err().and_then(|error| error.raw_os_error())
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn what_a_file_server_does_is_allowed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
-        under_the_list(move || {
+        with_filter(move || {
             // Not by std::fs: where musl is below it, its open() is one that is refused.
             let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = openat(CWD, path.join("f"), create, Mode::RUSR).unwrap();
@@ -182,12 +182,12 @@ mod tests {
 
     #[test]
     fn what_a_file_server_never_does_is_refused() {
-        under_the_list(|| {
+        with_filter(|| {
             let refused = Some(libc::EDOM);
-            assert_eq!(refusal(UdpSocket::bind("127.0.0.1:0")), refused);
-            assert_eq!(refusal(Command::new("/bin/true").spawn()), refused);
+            assert_eq!(errno_of(UdpSocket::bind("127.0.0.1:0")), refused);
+            assert_eq!(errno_of(Command::new("/bin/true").spawn()), refused);
             assert_eq!(
-                refusal(crate::sys::process::unshare(UnshareFlags::NEWUSER)),
+                errno_of(crate::sys::process::unshare(UnshareFlags::NEWUSER)),
                 refused
             );
             assert_eq!(

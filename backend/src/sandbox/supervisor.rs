@@ -14,7 +14,7 @@ use crate::sys::process::{self, Forked};
 use crate::sys::signal::TerminationSignals;
 
 /// Exit status of a process ended by a signal, less the signal's number, as shells have it.
-const SIGNALLED: i32 = 128;
+const SIGNAL_STATUS_BASE: i32 = 128;
 
 /// Watches over the confined process.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Supervisor {
             (Some(code), _) => code,
             (None, Some(signal)) => {
                 log::error!("{}", ended_by(signal));
-                SIGNALLED.saturating_add(signal)
+                SIGNAL_STATUS_BASE.saturating_add(signal)
             }
             (None, None) => return Ok(None),
         };

@@ -18,13 +18,13 @@ const XATTR_MAX: usize = 64 * 1024;
 
 /// Room for the target of a symbolic link: one byte more than the longest has (`PATH_MAX`), so that
 /// one that was cut is noticed.
-const TARGET_ROOM: usize = 4096;
+const SYMLINK_TARGET_MAX: usize = 4096;
 
 /// Most bytes that one COPY_FILE_RANGE may copy, since its reply counts in 32 bits: whole pages below that.
 const COPY_MAX: u64 = 0xffff_f000;
 
 /// Largest reply to one READDIR.
-const DIRECTORY_MAX: usize = 256 * 1024;
+const READDIR_MAX: usize = 256 * 1024;
 
 /// A request underway.
 pub(super) struct Call<'a, 'r, 'w> {
@@ -94,7 +94,7 @@ impl Call<'_, '_, '_> {
         args: &ReadIn,
         list: impl FnOnce(&mut DirentWriter<'_>) -> io::Result<()>,
     ) -> io::Result<usize> {
-        let mut entries = DirentWriter::new(self.buffer(to_len(args.size), DIRECTORY_MAX));
+        let mut entries = DirentWriter::new(self.buffer(to_len(args.size), READDIR_MAX));
         list(&mut entries)?;
         let len = entries.written();
         self.put_buffer(len)
@@ -158,8 +158,9 @@ impl<F: FileSystem + 'static> Session<F> {
 
             Op::Readlink => {
                 // Whatever room the reply has: a target that does not fit must not be cut.
-                call.buffer.resize(TARGET_ROOM.max(call.buffer.len()), 0);
-                let len = fs.readlink(node, &mut call.buffer[..TARGET_ROOM])?;
+                call.buffer
+                    .resize(SYMLINK_TARGET_MAX.max(call.buffer.len()), 0);
+                let len = fs.readlink(node, &mut call.buffer[..SYMLINK_TARGET_MAX])?;
                 call.put_buffer(len)
             }
             Op::Symlink { name, target } => {
@@ -292,7 +293,7 @@ impl<F: FileSystem + 'static> Session<F> {
 
     /// EAGAIN asks the guest to send INTERRUPT again: the request it is about may still be on its way.
     fn interrupt(&self, unique: Unique) -> io::Result<usize> {
-        if self.waiting.interrupt(unique) {
+        if self.lock_waits.interrupt(unique) {
             return Ok(0);
         }
         Err(io::Error::from_raw_os_error(libc::EAGAIN))

@@ -6,12 +6,12 @@
 
 mod dispatch;
 mod file_system;
+mod lock_waits;
 mod name;
 mod negotiation;
 mod reply;
 #[cfg(test)]
 mod tests;
-mod waiting;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -22,8 +22,8 @@ pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use name::{InvalidName, Name};
 
 use self::dispatch::Call;
-use self::reply::{Front, refuse};
-use self::waiting::Waiting;
+use self::lock_waits::LockWaits;
+use self::reply::{ReplyHeader, put_error};
 use crate::device::request::{Handler, Request, Scratch};
 use crate::rate_limited;
 use crate::sys::buffers::{Reader, Writer};
@@ -34,7 +34,7 @@ const MAX_ARGS_LEN: usize = 128 * 1024;
 /// A session of one guest on a file system of its own.
 pub struct Session<F> {
     file_system: Arc<F>,
-    waiting: Arc<Waiting>,
+    lock_waits: Arc<LockWaits>,
     /// What INIT agreed on; `None` before INIT and after DESTROY.
     dialect: RwLock<Option<Dialect>>,
 }
@@ -45,9 +45,9 @@ pub enum Served {
     /// This many bytes of the reply were written, none for a request that has no reply.
     Replied(usize),
     /// It asks for a lock that another holds, and wants to wait.
-    Waits(LockRequest),
+    WaitsForLock(LockRequest),
     /// It would wait for a disk, which it may not; nothing was done.
-    Declined,
+    WouldBlock,
 }
 
 /// A lock that a guest waits for.
@@ -63,7 +63,7 @@ impl<F: FileSystem + 'static> Session<F> {
     pub fn new(file_system: F) -> Self {
         Self {
             file_system: Arc::new(file_system),
-            waiting: Arc::new(Waiting::default()),
+            lock_waits: Arc::new(LockWaits::default()),
             dialect: RwLock::new(None),
         }
     }
@@ -82,7 +82,7 @@ impl<F: FileSystem + 'static> Session<F> {
                 warn,
                 "a guest sent a request of {total} bytes, less than its header has"
             );
-            return Served::Replied(refuse(reply, Unique::new(0), libc::EINVAL));
+            return Served::Replied(put_error(reply, Unique::new(0), libc::EINVAL));
         };
         let unique = header.unique();
         if usize::try_from(header.len) != Ok(total) {
@@ -91,13 +91,13 @@ impl<F: FileSystem + 'static> Session<F> {
                 warn,
                 "a guest sent a request of {total} bytes whose header claims {claimed}"
             );
-            return Served::Replied(refuse(reply, unique, libc::EINVAL));
+            return Served::Replied(put_error(reply, unique, libc::EINVAL));
         }
         let opcode = match header.opcode() {
             Ok(opcode) => opcode,
             Err(unknown) => {
                 rate_limited!(warn, "a guest sent a request that is not known: {unknown}");
-                return Served::Replied(refuse(reply, unique, libc::ENOSYS));
+                return Served::Replied(put_error(reply, unique, libc::ENOSYS));
             }
         };
         let args_len = opcode
@@ -110,7 +110,7 @@ impl<F: FileSystem + 'static> Session<F> {
                 "a guest sent {args_len} bytes of arguments with {}",
                 opcode.name()
             );
-            return Served::Replied(refuse(reply, unique, libc::E2BIG));
+            return Served::Replied(put_error(reply, unique, libc::E2BIG));
         }
         scratch.input.resize(args_len, 0);
         request.read(&mut scratch.input);
@@ -121,7 +121,7 @@ impl<F: FileSystem + 'static> Session<F> {
             Ok(decoded) => decoded,
             Err(error) => {
                 rate_limited!(warn, "a guest sent a malformed request: {error}");
-                return Served::Replied(refuse(reply, unique, libc::EINVAL));
+                return Served::Replied(put_error(reply, unique, libc::EINVAL));
             }
         };
         log::debug!(
@@ -134,10 +134,10 @@ impl<F: FileSystem + 'static> Session<F> {
         if let (Operation::Setlkw(args), Some(_)) = (&decoded.operation, dialect) {
             return self.lock_or_wait(reply, unique, header.node(), *args);
         }
-        if !may_block && waits_for_disk(opcode) {
-            return Served::Declined;
+        if !may_block && may_wait_for_disk(opcode) {
+            return Served::WouldBlock;
         }
-        let Some(front) = Front::reserve(reply, opcode) else {
+        let Some(reply_header) = ReplyHeader::reserve(reply, opcode) else {
             rate_limited!(
                 warn,
                 "a guest left no room for the reply to {}",
@@ -158,16 +158,17 @@ impl<F: FileSystem + 'static> Session<F> {
             self.dispatch(&decoded, &mut call)
         };
         if !may_block && opcode == Opcode::Read && would_block(&result) {
-            return Served::Declined;
+            return Served::WouldBlock;
         }
-        Served::Replied(front.fill(unique, result))
+        Served::Replied(reply_header.fill(unique, result))
     }
 
     /// Waits for the lock on the calling thread, and writes the reply.
     pub fn wait_for_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> usize {
-        let result = self.waiting.wait(lock, &*self.file_system);
-        Front::reserve(reply, Opcode::Setlkw)
-            .map_or(0, |front| front.fill(lock.unique, result.map(|()| 0)))
+        let result = self.lock_waits.wait(lock, &*self.file_system);
+        ReplyHeader::reserve(reply, Opcode::Setlkw).map_or(0, |reply_header| {
+            reply_header.fill(lock.unique, result.map(|()| 0))
+        })
     }
 
     /// Ends the session, if there is one: all that the guest held is freed, and all that wait for a lock fail.
@@ -177,7 +178,7 @@ impl<F: FileSystem + 'static> Session<F> {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        self.waiting.interrupt_all();
+        self.lock_waits.interrupt_all();
         if ended.is_some() {
             self.file_system.destroy();
         }
@@ -193,18 +194,20 @@ impl<F: FileSystem + 'static> Session<F> {
     ) -> Served {
         let result = self.file_system.setlk(node, &args, LockWait::No);
         if would_block(&result) {
-            return match self.waiting.enter(unique) {
-                Ok(()) => Served::Waits(LockRequest { unique, node, args }),
-                Err(too_many) => Served::Replied(refuse(reply, unique, too_many)),
+            return match self.lock_waits.register(unique) {
+                Ok(()) => Served::WaitsForLock(LockRequest { unique, node, args }),
+                Err(too_many) => Served::Replied(put_error(reply, unique, too_many)),
             };
         }
-        let front = Front::reserve(reply, Opcode::Setlkw);
-        Served::Replied(front.map_or(0, |front| front.fill(unique, result.map(|()| 0))))
+        let reply_header = ReplyHeader::reserve(reply, Opcode::Setlkw);
+        Served::Replied(reply_header.map_or(0, |reply_header| {
+            reply_header.fill(unique, result.map(|()| 0))
+        }))
     }
 }
 
 /// Whether what was asked for usually waits for a disk.
-fn waits_for_disk(opcode: Opcode) -> bool {
+fn may_wait_for_disk(opcode: Opcode) -> bool {
     matches!(
         opcode,
         Opcode::Fsync
@@ -232,8 +235,12 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
     }
 
     /// Gives the request a thread to wait on; gives it back where there is none to be had.
-    fn wait_apart(&self, mut request: Box<Request>, lock: LockRequest) -> Option<Box<Request>> {
-        if let Some(interruption) = self.0.waiting.interruption(lock.unique) {
+    fn wait_on_own_thread(
+        &self,
+        mut request: Box<Request>,
+        lock: LockRequest,
+    ) -> Option<Box<Request>> {
+        if let Some(interruption) = self.0.lock_waits.interruption(lock.unique) {
             request.set_interruption(interruption);
         }
         let unique = lock.unique;
@@ -255,10 +262,10 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
             });
         let Err(error) = started else { return None };
         rate_limited!(error, "cannot start a thread to wait for a lock: {error}");
-        self.0.waiting.leave(unique);
+        self.0.lock_waits.unregister(unique);
         let mut request = take(&kept)?;
         let (_, mut reply, _) = request.parts();
-        let written = refuse(&mut reply, unique, libc::ENOLCK);
+        let written = put_error(&mut reply, unique, libc::ENOLCK);
         request.set_reply_len(written);
         Some(request)
     }
@@ -269,20 +276,20 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
         let may_block = request.may_block();
         let (mut reader, mut writer, scratch) = request.parts();
         match self.0.serve(&mut reader, &mut writer, scratch, may_block) {
-            Served::Declined => {
-                request.decline();
+            Served::WouldBlock => {
+                request.set_would_block();
                 Some(request)
             }
             Served::Replied(len) => {
                 request.set_reply_len(len);
                 Some(request)
             }
-            Served::Waits(lock) => self.wait_apart(request, lock),
+            Served::WaitsForLock(lock) => self.wait_on_own_thread(request, lock),
         }
     }
 
     fn end_waits(&self) {
-        self.0.waiting.close();
+        self.0.lock_waits.close();
     }
 
     fn reset(&self) {

@@ -1,4 +1,4 @@
-//! Replies: a header in front, written last, and what follows it.
+//! Replies: a header in header, written last, and what follows it.
 
 use std::io;
 
@@ -11,18 +11,18 @@ use crate::sys::buffers::{Reserved, Writer};
 const HEADER_LEN: usize = size_of::<OutHeader>();
 
 /// The room for a reply's header, to be filled when all that follows it is written.
-pub(super) enum Front<'a> {
+pub(super) enum ReplyHeader<'a> {
     /// The guest waits for a reply.
     Expected(Reserved<'a, HEADER_LEN>),
     /// The operation has no reply, or one only if there is room for it and something to say.
     Absent,
 }
 
-impl<'a> Front<'a> {
-    /// Takes the header's room off the front of `reply`; `None` if the guest left none although it must.
+impl<'a> ReplyHeader<'a> {
+    /// Takes the header's room off the header of `reply`; `None` if the guest left none although it must.
     pub(super) fn reserve(reply: &mut Writer<'a>, opcode: Opcode) -> Option<Self> {
         match (reply.reserve(), opcode.expects_reply()) {
-            (Some(front), _) => Some(Self::Expected(front)),
+            (Some(header), _) => Some(Self::Expected(header)),
             (None, false) => Some(Self::Absent),
             (None, true) => None,
         }
@@ -30,7 +30,7 @@ impl<'a> Front<'a> {
 
     /// Writes the header for a payload of the given length, or for the error, and returns the length of the whole reply.
     pub(super) fn fill(self, unique: Unique, result: io::Result<usize>) -> usize {
-        let Self::Expected(front) = self else {
+        let Self::Expected(reserved) = self else {
             return 0;
         };
         let (header, payload) = match result {
@@ -40,13 +40,13 @@ impl<'a> Front<'a> {
                 0,
             ),
         };
-        front.fill(zerocopy::transmute!(header));
+        reserved.fill(zerocopy::transmute!(header));
         HEADER_LEN + payload
     }
 }
 
 /// Writes an error reply, if there is room for one, and returns its length.
-pub(super) fn refuse(reply: &mut Writer<'_>, unique: Unique, errno: i32) -> usize {
+pub(super) fn put_error(reply: &mut Writer<'_>, unique: Unique, errno: i32) -> usize {
     if reply.write_value(&OutHeader::error(unique, errno)) {
         HEADER_LEN
     } else {

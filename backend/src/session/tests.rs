@@ -703,7 +703,7 @@ fn a_lock_that_is_held_waits_until_interrupted() {
         16,
         4096,
     );
-    let Served::Waits(lock) = served else {
+    let Served::WaitsForLock(lock) = served else {
         panic!("it does not wait: {served:?}")
     };
     let session = &guest.session;
@@ -757,9 +757,9 @@ fn no_more_requests_wait_than_there_are_threads_for() {
         );
         bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
         match guest.send(&mut bytes, 16, 4096).0 {
-            Served::Waits(_) => waiting += 1,
+            Served::WaitsForLock(_) => waiting += 1,
             Served::Replied(len) => assert_eq!(len, 16),
-            Served::Declined => panic!("it may block"),
+            Served::WouldBlock => panic!("it may block"),
         }
     }
     assert_eq!(waiting, 256);
@@ -775,7 +775,7 @@ fn a_request_s_number_waits_only_once() {
     );
     assert!(matches!(
         guest.send(&mut wait.clone(), 16, 4096).0,
-        Served::Waits(_)
+        Served::WaitsForLock(_)
     ));
     let (_, reply) = guest.send(&mut wait.clone(), 16, 4096);
     let header = OutHeader::read_from_bytes(&reply).expect("a header");
@@ -794,7 +794,7 @@ fn what_would_wait_for_a_disk_and_may_not_is_left_undone() {
     for operation in [Operation::Fsync(gangplank_fuse::FsyncIn::default()), read] {
         let mut bytes = encode(operation, Extensions::default(), &[]);
         let (served, _) = guest.send(&mut bytes, 64, 4096);
-        assert!(matches!(served, Served::Declined), "{served:?}");
+        assert!(matches!(served, Served::WouldBlock), "{served:?}");
     }
     assert!(guest.calls().is_empty());
     // Whatever does not wait is served.

@@ -1,10 +1,10 @@
 //! One guest's connection, from accept to hang-up.
 //!
 //! ```text
-//! frontend ── socket ── pump (quirks put right) ── private socket ── vhost-user-backend ── rings' threads
+//! frontend ── socket ── forwarder (quirks put right) ── private socket ── vhost-user-backend ── rings' threads
 //! ```
 //!
-//! Only messages go through the pump, a few dozen when a guest starts. Requests and data go through the rings.
+//! Only messages go through the forwarder, a few dozen when a guest starts. Requests and data go through the rings.
 
 pub(super) mod message;
 
@@ -33,7 +33,7 @@ pub(super) enum Error {
     /// The device could not be made.
     #[error("cannot start the threads of a guest's device")]
     Threads(#[source] io::Error),
-    /// The socket between pump and device could not be made.
+    /// The socket between forwarder and device could not be made.
     #[error("cannot make a private socket")]
     PrivateSocket(#[source] io::Error),
     /// vhost-user-backend could not start.
@@ -60,7 +60,7 @@ pub(super) fn serve(
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("vhost_user".into(), Arc::clone(&backend), memory)
         .map_err(|error| {
-            backend.end_threads();
+            backend.stop_threads();
             Error::Start(error)
         })?;
     let (private, listener) = private_socket().map_err(Error::PrivateSocket)?;
@@ -68,25 +68,25 @@ pub(super) fn serve(
         .start(&mut Listener::from(listener))
         .map_err(Error::Start)?;
 
-    let pumped = pump(frontend, &private);
+    let forwarded = forward_messages(frontend, &private);
     // The service reads the end of its socket, unless it was the one that hung up, and then tells why.
     drop(private);
     // Requests that wait for a lock hold their rings, and so would keep the threads from ending. All others are served
     // to their end before anything that the guest held is freed.
     handler.end_waits();
     let served = daemon.wait();
-    backend.end();
+    backend.stop();
     drop(daemon);
     drop(backend);
     handler.reset();
-    match (pumped, served) {
+    match (forwarded, served) {
         (_, Err(error)) if !is_hang_up(&error) => Err(Error::Protocol(error)),
         (Err(error), _) => Err(Error::Receive(error)),
         _ => Ok(()),
     }
 }
 
-/// Whether the service ended because the pump closed its socket.
+/// Whether the service ended because the forwarder closed its socket.
 fn is_hang_up(error: &DaemonError) -> bool {
     matches!(
         error,
@@ -126,7 +126,7 @@ fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
 
 /// Carries messages both ways until either end closes. A message is taken from one side only once the other has room
 /// for it, so a frontend that does not read its replies blocks nothing but itself.
-fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
+fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
     let (frontend, backend) = (frontend.as_fd(), backend.as_fd());
     let (mut from_frontend, mut from_backend) = (PollFlags::IN, PollFlags::IN);
     loop {
@@ -139,7 +139,7 @@ fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
         (from_frontend, from_backend) = (PollFlags::IN, PollFlags::IN);
         if is_readable(frontend_ready) {
             if has_room(backend)? {
-                if !carry(frontend, backend, trim_memory_table)? {
+                if !forward_one(frontend, backend, trim_memory_table)? {
                     return Ok(());
                 }
             } else {
@@ -149,7 +149,7 @@ fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
         }
         if is_readable(backend_ready) {
             if has_room(frontend)? {
-                if !carry(backend, frontend, |_| ())? {
+                if !forward_one(backend, frontend, |_| ())? {
                     return Ok(());
                 }
             } else if is_closed(frontend_ready) {
@@ -163,16 +163,16 @@ fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
 }
 
 /// Carries one message; false when there will be no more.
-fn carry(
+fn forward_one(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    mend: impl FnOnce(&mut Message),
+    fix: impl FnOnce(&mut Message),
 ) -> Result<bool, ReceiveError> {
     let mut message = match Message::receive(from) {
         Err(ReceiveError::HungUp) => return Ok(false),
         message => message?,
     };
-    mend(&mut message);
+    fix(&mut message);
     match message.send(to) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         sent => Ok(sent.map(|()| true)?),

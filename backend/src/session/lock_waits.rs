@@ -11,11 +11,11 @@ use super::{FileSystem, LockRequest, LockWait};
 use crate::sys::interrupt::Interruption;
 
 /// How many requests of one guest may wait at a time: each costs a thread.
-const MAX_WAITING: usize = 256;
+const MAX_LOCK_WAITS: usize = 256;
 
 /// The requests of one session that wait.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<State>);
+pub(super) struct LockWaits(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -24,23 +24,23 @@ struct State {
     requests: HashMap<Unique, Arc<Interruption>>,
 }
 
-impl Waiting {
+impl LockWaits {
     /// Notes that the request is about to wait, so that INTERRUPT finds it.
     ///
     /// # Errors
     /// The errno to refuse it with: the session ends, too many wait already, or one of that number does.
-    pub(super) fn enter(&self, unique: Unique) -> Result<(), i32> {
+    pub(super) fn register(&self, unique: Unique) -> Result<(), i32> {
         let mut state = self.lock();
         if state.closed {
             return Err(libc::EINTR);
         }
-        if state.requests.len() >= MAX_WAITING {
+        if state.requests.len() >= MAX_LOCK_WAITS {
             return Err(libc::ENOLCK);
         }
         match state.requests.entry(unique) {
             Entry::Occupied(_) => Err(libc::EINVAL),
-            Entry::Vacant(place) => {
-                place.insert(Arc::new(Interruption::new()));
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::new(Interruption::new()));
                 Ok(())
             }
         }
@@ -60,12 +60,12 @@ impl Waiting {
             .interruption(lock.unique)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINTR))?;
         let result = file_system.setlk(lock.node, &lock.args, LockWait::UntilFree(&interruption));
-        self.leave(lock.unique);
+        self.unregister(lock.unique);
         result
     }
 
     /// Notes that the request waits no longer.
-    pub(super) fn leave(&self, unique: Unique) {
+    pub(super) fn unregister(&self, unique: Unique) {
         self.lock().requests.remove(&unique);
     }
 

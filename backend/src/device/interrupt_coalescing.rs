@@ -5,26 +5,28 @@
 //! Which of them it is shows in how often the kernel takes the processor away from the worker.
 
 /// Batches of a trial, in which is counted how often the processor is taken away.
-const TRIAL: u32 = 16;
+const TRIAL_BATCHES: u32 = 16;
 
 /// In that many of them it may be, by whoever else is about.
-const TOLERATED: u32 = 4;
+const MAX_PREEMPTED_BATCHES: u32 = 4;
 
 /// Batches between two trials after one that went well.
-const UNTRIED: u32 = 1024;
+const IMMEDIATE_BATCHES: u32 = 1024;
 
 /// Batches that are announced together after a trial that went badly: at first, and at most.
-const SHORTEST: u32 = 64;
-const LONGEST: u32 = 16384;
+const MIN_BATCHED: u32 = 64;
+const MAX_BATCHED: u32 = 16384;
 
 /// What one worker has learned of its driver.
 #[derive(Debug)]
-pub(super) struct Coalescing {
+pub(super) struct InterruptCoalescing {
     phase: Phase,
     /// Batches until the next phase.
     left: u32,
     /// For how long to coalesce after the next trial that goes badly.
-    next: u32,
+    next_batched: u32,
+    /// How often the processor had been taken away before this batch, if that is counted.
+    preemptions_before: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,43 +34,45 @@ enum Phase {
     /// Announcing each, and counting in how many batches the processor was taken away.
     Trial(u32),
     /// Announcing each.
-    Each,
+    Immediate,
     /// Announcing all together.
-    Together,
+    Batched,
 }
 
 /// How a batch is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Manner {
-    /// Whether all answers are announced together.
-    pub(super) together: bool,
-    /// How often the processor had been taken away before, if that is counted.
-    before: Option<u64>,
+pub(super) enum NotifyMode {
+    /// Each answer at once.
+    Immediate,
+    /// All answers together.
+    Batched,
 }
 
-impl Default for Coalescing {
+impl Default for InterruptCoalescing {
     fn default() -> Self {
         Self {
             phase: Phase::Trial(0),
-            left: TRIAL,
-            next: SHORTEST,
+            left: TRIAL_BATCHES,
+            next_batched: MIN_BATCHED,
+            preemptions_before: None,
         }
     }
 }
 
-impl Coalescing {
+impl InterruptCoalescing {
     /// How the next batch's answers are announced. `preemptions` tells how often the processor has been taken away from this
     /// thread; it is seldom asked.
-    pub(super) fn begin(&self, preemptions: impl Fn() -> u64) -> Manner {
-        Manner {
-            together: self.phase == Phase::Together,
-            before: matches!(self.phase, Phase::Trial(_)).then(preemptions),
+    pub(super) fn begin(&mut self, preemptions: impl Fn() -> u64) -> NotifyMode {
+        self.preemptions_before = matches!(self.phase, Phase::Trial(_)).then(preemptions);
+        match self.phase {
+            Phase::Batched => NotifyMode::Batched,
+            Phase::Trial(_) | Phase::Immediate => NotifyMode::Immediate,
         }
     }
 
     /// That batch is done.
-    pub(super) fn end(&mut self, manner: Manner, preemptions: impl Fn() -> u64) {
-        if let (Phase::Trial(count), Some(before)) = (&mut self.phase, manner.before)
+    pub(super) fn end(&mut self, preemptions: impl Fn() -> u64) {
+        if let (Phase::Trial(count), Some(before)) = (&mut self.phase, self.preemptions_before)
             && preemptions() > before
         {
             *count += 1;
@@ -78,16 +82,16 @@ impl Coalescing {
             return;
         }
         (self.phase, self.left) = match self.phase {
-            Phase::Trial(count) if count > TOLERATED => {
-                let length = self.next;
-                self.next = (self.next * 2).min(LONGEST);
-                (Phase::Together, length)
+            Phase::Trial(count) if count > MAX_PREEMPTED_BATCHES => {
+                let length = self.next_batched;
+                self.next_batched = (self.next_batched * 2).min(MAX_BATCHED);
+                (Phase::Batched, length)
             }
             Phase::Trial(_) => {
-                self.next = SHORTEST;
-                (Phase::Each, UNTRIED)
+                self.next_batched = MIN_BATCHED;
+                (Phase::Immediate, IMMEDIATE_BATCHES)
             }
-            Phase::Each | Phase::Together => (Phase::Trial(0), TRIAL),
+            Phase::Immediate | Phase::Batched => (Phase::Trial(0), TRIAL_BATCHES),
         };
     }
 }
@@ -99,41 +103,42 @@ mod tests {
     use super::*;
 
     /// How many of `batches` are coalesced, if one that is not has the processor taken away `each` times.
-    fn coalesced(coalescing: &mut Coalescing, batches: u32, each: u64) -> u32 {
+    fn coalesced(coalescing: &mut InterruptCoalescing, batches: u32, each: u64) -> u32 {
         let preemptions = Cell::new(0);
-        let mut together = 0;
+        let mut batched = 0;
         for _ in 0..batches {
-            let manner = coalescing.begin(|| preemptions.get());
-            if manner.together {
-                together += 1;
-            } else {
-                preemptions.set(preemptions.get() + each);
+            match coalescing.begin(|| preemptions.get()) {
+                NotifyMode::Batched => batched += 1,
+                NotifyMode::Immediate => preemptions.set(preemptions.get() + each),
             }
-            coalescing.end(manner, || preemptions.get());
+            coalescing.end(|| preemptions.get());
             // What happens between batches is the worker's own doing.
             preemptions.set(preemptions.get() + 1);
         }
-        together
+        batched
     }
 
     #[test]
     fn a_driver_with_a_processor_of_its_own_is_told_at_once() {
-        assert_eq!(coalesced(&mut Coalescing::default(), 100_000, 0), 0);
+        assert_eq!(
+            coalesced(&mut InterruptCoalescing::default(), 100_000, 0),
+            0
+        );
     }
 
     #[test]
     fn a_driver_on_the_same_processor_is_told_at_the_end() {
-        let together = coalesced(&mut Coalescing::default(), 100_000, 1);
-        assert!(together > 99_000, "{together}");
+        let batched = coalesced(&mut InterruptCoalescing::default(), 100_000, 1);
+        assert!(batched > 99_000, "{batched}");
     }
 
     #[test]
     fn a_driver_that_moves_is_found_out() {
-        let mut coalescing = Coalescing::default();
+        let mut coalescing = InterruptCoalescing::default();
         coalesced(&mut coalescing, 100_000, 1);
-        coalesced(&mut coalescing, LONGEST + TRIAL, 0);
+        coalesced(&mut coalescing, MAX_BATCHED + TRIAL_BATCHES, 0);
         assert_eq!(coalesced(&mut coalescing, 100_000, 0), 0);
-        let together = coalesced(&mut coalescing, 100_000, 1);
-        assert!(together > 99_000, "{together}");
+        let batched = coalesced(&mut coalescing, 100_000, 1);
+        assert!(batched > 99_000, "{batched}");
     }
 }

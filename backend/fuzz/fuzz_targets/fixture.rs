@@ -17,17 +17,17 @@ const SECRET: &[u8] = b"outside";
 const MAX_FILE_LEN: u64 = 16 << 20;
 
 /// One for the whole process.
-pub struct World {
+pub struct Fixture {
     dir: TempDir,
     share: Arc<Share>,
     /// Descriptors the share holds when nobody uses it, once there was somebody.
-    idle: OnceLock<usize>,
+    idle_descriptors: OnceLock<usize>,
 }
 
-impl World {
+impl Fixture {
     pub fn get() -> &'static Self {
-        static WORLD: OnceLock<World> = OnceLock::new();
-        WORLD.get_or_init(|| {
+        static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+        FIXTURE.get_or_init(|| {
             limit_file_len();
             let dir = tempfile::tempdir().expect("a temporary directory");
             let share = dir.path().join("share");
@@ -54,7 +54,7 @@ impl World {
             Self {
                 dir,
                 share,
-                idle: OnceLock::new(),
+                idle_descriptors: OnceLock::new(),
             }
         })
     }
@@ -85,10 +85,10 @@ impl World {
         assert_eq!(secret, SECRET, "a file outside the share was changed");
         clean(&self.dir.path().join("share"));
         let open = open_descriptors();
-        let idle = self.idle.get_or_init(|| open.len());
+        let idle_descriptors = self.idle_descriptors.get_or_init(|| open.len());
         assert!(
-            open.len() <= *idle,
-            "{idle} descriptors were open before, now there are {open:#?}"
+            open.len() <= *idle_descriptors,
+            "{idle_descriptors} descriptors were open before, now there are {open:#?}"
         );
     }
 }
@@ -116,7 +116,7 @@ fn clean(share: &Path) {
     for entry in fs::read_dir(share).expect("listed") {
         let path = entry.expect("an entry").path();
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-            open_up(&path);
+            make_removable(&path);
             fs::remove_dir_all(&path).expect("removed");
         } else {
             fs::remove_file(&path).expect("removed");
@@ -125,12 +125,12 @@ fn clean(share: &Path) {
 }
 
 /// Gives a tree the permissions that removing it takes.
-fn open_up(dir: &Path) {
+fn make_removable(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("changed");
     for entry in fs::read_dir(dir).expect("listed") {
         let path = entry.expect("an entry").path();
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-            open_up(&path);
+            make_removable(&path);
         }
     }
 }

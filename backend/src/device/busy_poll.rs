@@ -7,107 +7,107 @@
 
 use std::time::Duration;
 
-/// Looks between two times that the processor is offered to others.
-const LOOKS: u32 = 16;
+/// Looks between two times that the processor is yielded to others.
+const SPINS_PER_YIELD: u32 = 16;
 
 /// What is certain. Likelihoods are parts of it.
-const CERTAIN: u32 = 1 << 16;
+const ONE: u32 = 1 << 16;
 
 /// As likely as this a request has to come soon for looking to pay: three of four.
-const WORTH_IT: u32 = CERTAIN / 4 * 3;
+const MIN_PROBABILITY: u32 = ONE / 4 * 3;
 
 /// By what part of what is missing to it an expectation is corrected by each request.
-const INERTIA: u32 = 8;
+const SMOOTHING: u32 = 8;
 
-/// Whoever takes the processor for longer than this, when it is offered, needs it.
-const CROWDED: Duration = Duration::from_micros(200);
+/// Whoever takes the processor for longer than this, when it is yielded, needs it.
+const MIN_PREEMPTION: Duration = Duration::from_micros(200);
 
-/// How many requests are slept for after somebody else took the processor while it was offered: at first, and at most. The
+/// How many requests are slept for after somebody else took the processor while it was yielded: at first, and at most. The
 /// request that comes meanwhile waits for as long as the scheduler lets others run, some milliseconds.
-const SHORTEST_REST: u32 = 64;
-const LONGEST_REST: u32 = 4096;
+const MIN_BACKOFF: u32 = 64;
+const MAX_BACKOFF: u32 = 4096;
 
 /// What one worker has learned of its driver.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct BusyPoll {
     /// How long to look. What comes later would have been worth sleeping for.
-    longest: Duration,
+    limit: Duration,
     /// How likely the next request is to come within that.
-    likelihood: u32,
+    probability: u32,
     /// Requests to sleep for whatever is likely.
-    rest: u32,
+    backoff: u32,
     /// How many that will be the next time.
-    next_rest: u32,
+    next_backoff: u32,
     /// The request that is slept for was looked for in vain.
-    in_vain: bool,
+    missed: bool,
 }
 
-impl Patience {
+impl BusyPoll {
     /// Nothing is known of the driver yet; its requests are looked for no longer than `longest`, and not at all if that is
     /// zero.
-    pub(super) const fn new(longest: Duration) -> Self {
+    pub(super) const fn new(limit: Duration) -> Self {
         Self {
-            longest,
-            likelihood: 0,
-            rest: 0,
-            next_rest: SHORTEST_REST,
-            in_vain: false,
+            limit,
+            probability: 0,
+            backoff: 0,
+            next_backoff: MIN_BACKOFF,
+            missed: false,
         }
     }
 
     /// Looks by `has_come` for as long as that is likely to pay, where `idle` tells for how long there has been nothing to do.
     /// Whether it paid.
-    pub(super) fn look(
+    pub(super) fn poll(
         &mut self,
         idle: impl Fn() -> Duration,
         has_come: impl Fn() -> bool,
     ) -> bool {
-        if self.rest > 0 || self.likelihood < WORTH_IT {
+        if self.backoff > 0 || self.probability < MIN_PROBABILITY {
             return false;
         }
-        let mut offered = Duration::ZERO;
+        let mut yielded = Duration::ZERO;
         loop {
             // First of all to the driver, which may wait for this very processor.
             std::thread::yield_now();
-            let has_come = (0..LOOKS).any(|_| {
+            let has_come = (0..SPINS_PER_YIELD).any(|_| {
                 std::hint::spin_loop();
                 has_come()
             });
             let now = idle();
-            if has_come || now >= self.longest {
-                self.correct(now);
-                self.in_vain = !has_come;
-                if now.saturating_sub(offered) >= CROWDED {
-                    self.stand_back();
+            if has_come || now >= self.limit {
+                self.update(now);
+                self.missed = !has_come;
+                if now.saturating_sub(yielded) >= MIN_PREEMPTION {
+                    self.back_off();
                 } else if has_come {
-                    self.next_rest = (self.next_rest - 1).max(SHORTEST_REST);
+                    self.next_backoff = (self.next_backoff - 1).max(MIN_BACKOFF);
                 }
                 return has_come;
             }
-            offered = now;
+            yielded = now;
         }
     }
 
     /// The next request was slept for, and came `after` there was nothing left to do.
-    pub(super) fn learn(&mut self, after: Duration) {
-        self.rest = self.rest.saturating_sub(1);
-        if !std::mem::take(&mut self.in_vain) {
-            self.correct(after);
+    pub(super) fn record_sleep(&mut self, after: Duration) {
+        self.backoff = self.backoff.saturating_sub(1);
+        if !std::mem::take(&mut self.missed) {
+            self.update(after);
         }
     }
 
-    fn correct(&mut self, after: Duration) {
-        if after < self.longest {
-            self.likelihood += (CERTAIN - self.likelihood) / INERTIA;
+    fn update(&mut self, after: Duration) {
+        if after < self.limit {
+            self.probability += (ONE - self.probability) / SMOOTHING;
         } else {
-            self.likelihood -= self.likelihood / INERTIA;
+            self.probability -= self.probability / SMOOTHING;
         }
     }
 
     /// Somebody else had the processor.
-    fn stand_back(&mut self) {
-        self.rest = self.next_rest;
-        self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
+    fn back_off(&mut self) {
+        self.backoff = self.next_backoff;
+        self.next_backoff = (self.next_backoff * 2).min(MAX_BACKOFF);
     }
 }
 
@@ -117,22 +117,22 @@ mod tests {
 
     use super::*;
 
-    const LONGEST: Duration = Duration::from_micros(200);
+    const LIMIT: Duration = Duration::from_micros(200);
     const SOON: Duration = Duration::from_micros(5);
     const LATE: Duration = Duration::from_millis(5);
 
     /// One that knows a driver who asks at once.
-    fn patient() -> Patience {
-        let mut patience = Patience::new(LONGEST);
+    fn polling() -> BusyPoll {
+        let mut busy_poll = BusyPoll::new(LIMIT);
         for _ in 0..100 {
-            patience.learn(SOON);
+            busy_poll.record_sleep(SOON);
         }
-        patience
+        busy_poll
     }
 
     /// Whether it looks for a request that is there at once.
-    fn looks(patience: &mut Patience) -> bool {
-        patience.look(|| SOON, || true)
+    fn polls(busy_poll: &mut BusyPoll) -> bool {
+        busy_poll.poll(|| SOON, || true)
     }
 
     /// A clock that goes on by `step` whenever somebody looks at it.
@@ -146,72 +146,72 @@ mod tests {
 
     #[test]
     fn a_driver_that_asks_at_once_is_looked_for() {
-        let mut patience = Patience::new(LONGEST);
-        assert!(!looks(&mut patience), "nothing is known of it yet");
+        let mut busy_poll = BusyPoll::new(LIMIT);
+        assert!(!polls(&mut busy_poll), "nothing is known of it yet");
         let needed = (1..100).find(|_| {
-            patience.learn(SOON);
-            looks(&mut patience)
+            busy_poll.record_sleep(SOON);
+            polls(&mut busy_poll)
         });
         assert!(needed.is_some_and(|needed| needed > 4), "{needed:?}");
     }
 
     #[test]
     fn a_driver_that_rests_every_other_time_is_not() {
-        let mut patience = patient();
+        let mut busy_poll = polling();
         for _ in 0..20 {
-            patience.learn(LATE);
-            patience.learn(SOON);
+            busy_poll.record_sleep(LATE);
+            busy_poll.record_sleep(SOON);
         }
         for _ in 0..1000 {
-            patience.learn(LATE);
-            patience.learn(SOON);
-            assert!(!looks(&mut patience));
+            busy_poll.record_sleep(LATE);
+            busy_poll.record_sleep(SOON);
+            assert!(!polls(&mut busy_poll));
         }
     }
 
     #[test]
     fn looking_in_vain_ends_and_is_soon_given_up() {
-        let mut patience = patient();
+        let mut busy_poll = polling();
         let mut looked = 0;
         loop {
             let clock = passing(SOON);
-            if patience.look(&clock, || false) || clock() < LONGEST {
+            if busy_poll.poll(&clock, || false) || clock() < LIMIT {
                 break;
             }
             looked += 1;
-            assert!(clock() < 2 * LONGEST);
+            assert!(clock() < 2 * LIMIT);
         }
         assert!((1..10).contains(&looked), "{looked}");
-        assert!(!looks(&mut patience));
+        assert!(!polls(&mut busy_poll));
     }
 
     #[test]
     fn a_processor_that_others_want_is_left_to_them_for_longer_each_time() {
-        let mut patience = patient();
+        let mut busy_poll = polling();
         let mut slept_before = 0;
         for _ in 0..5 {
             // The request has come when the others let it run again.
-            assert!(patience.look(passing(LATE), || true));
+            assert!(busy_poll.poll(passing(LATE), || true));
             let mut slept = 0;
-            while !looks(&mut patience) {
-                patience.learn(SOON);
+            while !polls(&mut busy_poll) {
+                busy_poll.record_sleep(SOON);
                 slept += 1;
             }
             assert!(slept > slept_before, "{slept}, {slept_before} before");
             slept_before = slept;
         }
-        for _ in 0..LONGEST_REST {
-            patience.learn(SOON);
+        for _ in 0..MAX_BACKOFF {
+            busy_poll.record_sleep(SOON);
         }
-        assert!(looks(&mut patience), "nobody is given up for ever");
+        assert!(polls(&mut busy_poll), "nobody is given up for ever");
     }
 
     #[test]
     fn who_may_not_look_never_does() {
-        let mut patience = Patience::new(Duration::ZERO);
+        let mut busy_poll = BusyPoll::new(Duration::ZERO);
         for _ in 0..100 {
-            patience.learn(Duration::ZERO);
+            busy_poll.record_sleep(Duration::ZERO);
         }
-        assert!(!looks(&mut patience));
+        assert!(!polls(&mut busy_poll));
     }
 }

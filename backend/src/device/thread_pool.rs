@@ -12,42 +12,42 @@ use super::worker::handle;
 use crate::rate_limited;
 
 /// Requests that may wait for a thread. Each keeps its buffers meanwhile, and a ring that stops waits for all of them.
-const MAX_WAITING: usize = 64;
+const MAX_QUEUED: usize = 64;
 
 /// Threads for what would keep others waiting. It is a disk that they wait for: their number is that of requests it gets at a
 /// time, not of processors.
-const HELPERS: usize = 16;
+const BLOCKING_THREADS: usize = 16;
 
 /// A fixed number of threads on one queue of requests.
-pub(super) struct Pool {
+pub(super) struct ThreadPool {
     queue: Option<SyncSender<Box<Request>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Pool {
+impl ThreadPool {
     /// Starts `size` threads, or as many as can be had.
     ///
     /// # Errors
     /// None can be started.
     pub(super) fn new(size: usize, handler: &Arc<dyn Handler>) -> io::Result<Self> {
-        Self::until(size, handler, &Arc::default())
+        Self::with_stop_flag(size, handler, &Arc::default())
     }
 
-    /// The same, whose threads count off what waits once `ending` is set, without serving it.
-    fn until(
+    /// The same, whose threads count off what waits once `stopping` is set, without serving it.
+    fn with_stop_flag(
         size: usize,
         handler: &Arc<dyn Handler>,
-        ending: &Arc<AtomicBool>,
+        stopping: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
-        let (queue, requests) = sync_channel::<Box<Request>>(MAX_WAITING);
+        let (queue, requests) = sync_channel::<Box<Request>>(MAX_QUEUED);
         let requests = Arc::new(Mutex::new(requests));
         let mut threads = Vec::with_capacity(size);
         for index in 0..size {
             let requests = Arc::clone(&requests);
-            let (handler, ending) = (Arc::clone(handler), Arc::clone(ending));
+            let (handler, stopping) = (Arc::clone(handler), Arc::clone(stopping));
             let started = thread::Builder::new()
                 .name(format!("pool_{index}"))
-                .spawn(move || serve(&requests, &*handler, &ending));
+                .spawn(move || serve(&requests, &*handler, &stopping));
             match started {
                 Ok(thread) => threads.push(thread),
                 Err(error) if threads.is_empty() => return Err(error),
@@ -75,7 +75,7 @@ impl Pool {
     }
 
     /// The same, unless too many wait already: then it is given back.
-    fn offer(&self, request: Box<Request>) -> Result<(), Box<Request>> {
+    fn try_submit(&self, request: Box<Request>) -> Result<(), Box<Request>> {
         let Some(queue) = &self.queue else {
             return Err(request);
         };
@@ -85,7 +85,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.queue = None;
         for thread in self.threads.drain(..) {
@@ -97,26 +97,26 @@ impl Drop for Pool {
 
 /// A pool that there is once it is needed: most guests never ask for anything that is not in the page cache while they also
 /// ask for something else.
-pub(super) struct Helpers {
+pub(super) struct BlockingPool {
     handler: Arc<dyn Handler>,
-    ending: Arc<AtomicBool>,
-    pool: OnceLock<Option<Pool>>,
+    stopping: Arc<AtomicBool>,
+    pool: OnceLock<Option<ThreadPool>>,
 }
 
-impl Helpers {
-    /// No threads yet; when `ending` is set, what waits for them is left undone.
-    pub(super) fn new(handler: Arc<dyn Handler>, ending: Arc<AtomicBool>) -> Self {
+impl BlockingPool {
+    /// No threads yet; when `stopping` is set, what waits for them is left undone.
+    pub(super) fn new(handler: Arc<dyn Handler>, stopping: Arc<AtomicBool>) -> Self {
         Self {
             handler,
-            ending,
+            stopping,
             pool: OnceLock::new(),
         }
     }
 
     /// Has a helper serve `request` and give it back, unless there is none, or too many wait already.
-    pub(super) fn offer(&self, request: Box<Request>) -> Result<(), Box<Request>> {
+    pub(super) fn try_submit(&self, request: Box<Request>) -> Result<(), Box<Request>> {
         let started = self.pool.get_or_init(|| {
-            Pool::until(HELPERS, &self.handler, &self.ending)
+            ThreadPool::with_stop_flag(BLOCKING_THREADS, &self.handler, &self.stopping)
                 .inspect_err(|error| {
                     rate_limited!(
                         warn,
@@ -126,22 +126,22 @@ impl Helpers {
                 .ok()
         });
         match started {
-            Some(pool) => pool.offer(request),
+            Some(pool) => pool.try_submit(request),
             None => Err(request),
         }
     }
 }
 
-fn serve(requests: &Mutex<Receiver<Box<Request>>>, handler: &dyn Handler, ending: &AtomicBool) {
+fn serve(requests: &Mutex<Receiver<Box<Request>>>, handler: &dyn Handler, stopping: &AtomicBool) {
     loop {
         let next = requests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .recv();
         let Ok(mut request) = next else { return };
-        if ending.load(Ordering::Relaxed) {
+        if stopping.load(Ordering::Relaxed) {
             if let Some(origin) = request.take_origin() {
-                origin.ring.abandon(1);
+                origin.ring.discard(1);
             }
             continue;
         }
