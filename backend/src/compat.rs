@@ -1,4 +1,4 @@
-//! The `-o name=value,...` syntax of the older C daemon, as virtiofsd still reads it.
+//! The `-o name=value,...` syntax of the older C daemon, which virtiofsd still accepts.
 
 use log::LevelFilter;
 
@@ -7,11 +7,11 @@ use crate::config::Error;
 use crate::passthrough::options::CachePolicy;
 use crate::sandbox::options::Mode;
 
-/// Writes what the `-o` options say over the options typed the present way, as virtiofsd does:
-/// `-o` has the last word wherever it stands.
+/// Applies the `-o` options to `args`. They override all other options, wherever they stand on the
+/// command line, as with virtiofsd.
 ///
 /// # Errors
-/// A name that is unknown or not supported yet, or a value its name does not take.
+/// A name is unknown or not supported yet, or a value is invalid.
 pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
     for option in std::mem::take(&mut args.compat_options)
         .iter()
@@ -35,7 +35,7 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
         "source" => args.shared_dir = Some(value.into()),
         "cache" => {
             args.cache = match value {
-                // The C daemon's word for never.
+                // The C daemon's spelling of `never`.
                 "none" => CachePolicy::Never,
                 "auto" => CachePolicy::Auto,
                 "always" => CachePolicy::Always,
@@ -81,7 +81,7 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
         "announce_submounts" => args.no_announce_submounts = false,
         "killpriv_v2" => args.killpriv_v2 = true,
         "no_killpriv_v2" => args.killpriv_v2 = false,
-        // What they turn off is never on.
+        // They turn off features that the daemon does not have.
         "no_posix_lock" | "no_flock" | "no_posix_acl" | "no_security_label" => {}
         "posix_acl" | "security_label" => return Err(Error::CompatUnsupported(name.to_owned())),
         _ => return Err(Error::CompatUnknown(name.to_owned())),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn known_options_have_the_last_word() {
+    fn known_options_override_all_others() {
         let args = read(
             "source=/srv,cache=none,loglevel=err,sandbox=chroot,modcaps=-mknod,no_xattr,\
              no_readdirplus,writeback,allow_direct_io,killpriv_v2,announce_submounts,\

@@ -7,9 +7,9 @@ use gangplank_backend::args::{Args, EarlyExit};
 use gangplank_backend::config::Config;
 use gangplank_backend::{logging, run};
 
-/// What management software asks a vhost-user file system daemon for (`docs/interop/vhost-user.json`
-/// of QEMU, `VHostUserBackendCapabilities`). `separate-options`: options stand by themselves, not
-/// behind `-o`.
+/// The output of `--print-capabilities` for management software (`VHostUserBackendCapabilities` in
+/// QEMU's `docs/interop/vhost-user.json`). `separate-options`: options stand by themselves, not in
+/// `-o`.
 const CAPABILITIES: &str = r#"{
   "type": "fs",
   "features": [
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     match run::run(config) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            // There is nowhere left to complain to if this fails.
+            // If this write fails, there is no other place for the error.
             let _ = writeln!(
                 io::stderr(),
                 "gangplankd: error: {}",

@@ -1,4 +1,4 @@
-//! Serving the confined share to whoever connects.
+//! Serves the confined share to every guest that connects.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -19,13 +19,13 @@ pub enum Error {
     /// The directory cannot be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
-    /// Connections cannot be waited for.
+    /// The daemon cannot wait for connections.
     #[error(transparent)]
     Server(#[from] server::Error),
 }
 
-/// Gives every guest that connects a file system of its own on the share, until `stop` is readable
-/// or, where the configuration says so, the last guest has gone.
+/// Serves every guest that connects with a file system of its own on the share, until `stop` is
+/// readable or, with `exit_on_disconnect`, the last guest leaves.
 ///
 /// # Errors
 /// [`enum@Error`].

@@ -1,4 +1,4 @@
-//! The directory that is shared, and what lies beside it.
+//! The shared directory of a fuzzing process, and a file beside it that must not change.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -10,17 +10,17 @@ use gangplank_backend::passthrough::options::{InodeFileHandles, Locks};
 use gangplank_backend::passthrough::{Abilities, Options, PassthroughFs, Share};
 use tempfile::TempDir;
 
-/// What a file outside the share holds.
+/// Content of the file outside the share.
 const SECRET: &[u8] = b"outside";
 
-/// Longest file, in bytes: a guest's offsets must not fill the disk.
+/// Most bytes of a file, so that a guest's large offsets do not fill the disk.
 const MAX_FILE_LEN: u64 = 16 << 20;
 
-/// One for the whole process.
+/// The fixture. All sequences of a process share one.
 pub struct Fixture {
     dir: TempDir,
     share: Arc<Share>,
-    /// Descriptors the share holds when nobody uses it, once there was somebody.
+    /// Descriptors of the process between sequences, counted after the first one.
     idle_descriptors: OnceLock<usize>,
 }
 
@@ -64,7 +64,7 @@ impl Fixture {
         PassthroughFs::new(Arc::clone(&self.share))
     }
 
-    /// With the session gone: nothing is held, nothing outside has changed.
+    /// Checks that an ended session holds nothing and has changed nothing outside the share.
     pub fn check_and_clean(&self) {
         assert_eq!(
             self.share.held_descriptors(),
@@ -79,7 +79,7 @@ impl Fixture {
         let expected = ["secret", "share"].map(|name| self.dir.path().join(name));
         assert_eq!(
             outside, expected,
-            "something was made or removed outside the share"
+            "a file outside the share was created or removed"
         );
         let secret = fs::read(self.dir.path().join("secret")).expect("read");
         assert_eq!(secret, SECRET, "a file outside the share was changed");
@@ -93,7 +93,8 @@ impl Fixture {
     }
 }
 
-/// What each open descriptor of this process is, but for pipes: the sanitizer talks to its symbolizer through some.
+/// The targets of this process's open descriptors, without pipes: the sanitizer uses some to talk to
+/// its symbolizer.
 fn open_descriptors() -> Vec<PathBuf> {
     fs::read_dir("/proc/self/fd")
         .expect("listed")
@@ -102,7 +103,7 @@ fn open_descriptors() -> Vec<PathBuf> {
         .collect()
 }
 
-/// What every sequence finds.
+/// Creates the files that every sequence begins with.
 fn fill(share: &Path) {
     fs::create_dir(share.join("d")).expect("made");
     fs::write(share.join("d/f"), "inner").expect("written");
@@ -110,7 +111,7 @@ fn fill(share: &Path) {
     std::os::unix::fs::symlink("../secret", share.join("l")).expect("linked");
 }
 
-/// Removes all that is in the share, whatever its permissions have become.
+/// Removes everything in the share, whatever its permissions.
 fn clean(share: &Path) {
     fs::set_permissions(share, fs::Permissions::from_mode(0o755)).expect("changed");
     for entry in fs::read_dir(share).expect("listed") {
@@ -124,7 +125,7 @@ fn clean(share: &Path) {
     }
 }
 
-/// Gives a tree the permissions that removing it takes.
+/// Gives a tree the permissions needed to remove it.
 fn make_removable(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("changed");
     for entry in fs::read_dir(dir).expect("listed") {
@@ -149,11 +150,11 @@ fn limit_file_len() {
         rlim_cur: MAX_FILE_LEN,
         rlim_max: MAX_FILE_LEN,
     };
-    // SAFETY: `limit` is initialised, and the resource is one that there is.
+    // SAFETY: `limit` is initialised, and `RLIMIT_FSIZE` is a valid resource.
     assert_eq!(
         unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) },
         0
     );
-    // SAFETY: ignoring a signal runs no code of ours.
+    // SAFETY: an ignored signal runs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }

@@ -1,6 +1,6 @@
-//! The fuzzer's bytes as choices: whatever is asked for beyond their end is zero.
+//! The fuzzer's bytes as a source of choices. Reads past their end return zeroes.
 
-/// The bytes not used yet.
+/// The bytes that are left.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -28,7 +28,7 @@ impl<'a> Input<'a> {
         self.number::<8>()
     }
 
-    /// Small mostly, with the numbers among it at which arithmetic goes wrong.
+    /// Mostly small, and sometimes a number at which arithmetic overflows.
     pub fn offset(&mut self) -> u64 {
         match self.byte() {
             0..200 => u64::from(self.u16()),

@@ -1,9 +1,9 @@
-//! A whole session: the input is a sequence of requests to a guest's file system over a temporary directory.
+//! A whole session: the input is a sequence of requests to a file system on a temporary directory.
 //!
-//! Each request is one byte that says what it is and more that fill its arguments. Nodes and handles are mostly those that
-//! earlier replies gave out, so that sequences get somewhere; some are made up, and some requests are raw bytes. After every
-//! request the reply must be whole and within its room; after every sequence nothing may be held any more, and nothing
-//! outside the share may have changed.
+//! One byte selects each request, and the following ones fill its arguments. Most nodes and handles
+//! come from earlier replies, so that sequences reach deep states; others are random, and some
+//! requests are raw bytes. After every request, the reply must be whole and within its room. After
+//! every sequence, the session must hold nothing, and nothing outside the share may have changed.
 #![no_main]
 
 mod input;
@@ -19,17 +19,18 @@ use input::Input;
 use requests::Guest;
 use fixture::Fixture;
 
-/// Bytes behind the room for a reply that must stay as they are.
+/// Guard bytes behind a reply's room, which the session must not write.
 const GUARD_LEN: usize = 64;
 
-/// What those bytes are.
+/// Value of the guard bytes.
 const GUARD_BYTE: u8 = 0xa5;
 
-/// Requests in one sequence, at the most.
+/// Most requests of one sequence.
 const MAX_REQUESTS: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {
-    // A thread that serves gets a working directory and umask of its own, and libFuzzer needs the ones it had.
+    // Serving gives the thread a working directory and umask of its own, and libFuzzer's thread must
+    // keep its own.
     std::thread::scope(|scope| {
         scope
             .spawn(|| sequence(bytes))
@@ -38,13 +39,13 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
-/// A session from its beginning to its end.
+/// Runs a session from its beginning to its end.
 fn sequence(bytes: &[u8]) {
     let fixture = Fixture::get();
     let mut input = Input::new(bytes);
     let session = Session::new(fixture.file_system());
     let mut guest = Guest::default();
-    // Most sequences begin as they should; a few do not.
+    // Most sequences begin with INIT; a few do not.
     if input.byte() & 0xf != 0 {
         serve(&session, &guest.init(), 256, &mut guest);
     }
@@ -61,7 +62,8 @@ fn sequence(bytes: &[u8]) {
     fixture.check_and_clean();
 }
 
-/// Serves one request and checks its reply. Every other one may not wait for a disk, and comes again if that is declined.
+/// Serves one request and checks its reply. Every other one is non-blocking first, and is repeated
+/// if it would block.
 fn serve(
     session: &Session<gangplank_backend::passthrough::PassthroughFs>,
     request: &[u8],
@@ -71,12 +73,12 @@ fn serve(
     if !serve_as(session, request, room, guest, request.len() % 2 == 0) {
         assert!(
             serve_as(session, request, room, guest, true),
-            "declined without need"
+            "a blocking request would block"
         );
     }
 }
 
-/// The same; whether it was served.
+/// Serves one request in one mode and checks its reply. Returns false if it would block.
 fn serve_as(
     session: &Session<gangplank_backend::passthrough::PassthroughFs>,
     request: &[u8],
@@ -88,7 +90,7 @@ fn serve_as(
     let mut writable = vec![GUARD_BYTE; room + GUARD_LEN];
     let mut scratch = Scratch::default();
     let (mut sent, mut asked) = (Segments::default(), Segments::default());
-    // Cut in two, as no guest's driver would.
+    // In two segments at an odd place, unlike a driver's.
     let (head, tail) = readable.split_at_mut(request.len() / 3);
     assert!(sent.push_slice(head) && sent.push_slice(tail));
     assert!(asked.push_slice(&mut writable[..room]));
@@ -98,7 +100,7 @@ fn serve_as(
         Served::Replied(written) => written,
         Served::WouldBlock => return false,
         Served::WaitsForLock(lock) => {
-            // The same guest holds what it waits for: nobody but the end of the session ends this.
+            // The guest itself holds the lock, so only the end of the session ends the wait.
             session.end();
             session.wait_for_lock(&lock, &mut writer)
         }
@@ -109,7 +111,7 @@ fn serve_as(
     );
     assert!(
         writable[room..].iter().all(|byte| *byte == GUARD_BYTE),
-        "something was written behind the reply's room"
+        "the session wrote behind the reply's room"
     );
     guest.reply(request, &writable[..written]);
     true

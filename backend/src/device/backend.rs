@@ -1,4 +1,4 @@
-//! What vhost-user-backend asks a device: its features, its configuration, its rings.
+//! The device as vhost-user-backend sees it: features, configuration space, rings.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,17 +35,17 @@ pub(super) struct FsBackend {
     max_queue_size: u16,
     memory: Arc<MemoryCell>,
     stopping: Arc<AtomicBool>,
-    /// The channel for requests to the frontend. Nothing is asked of it, but it is kept: User Mode Linux takes its
-    /// closing for the end of the daemon and its device for broken.
+    /// The backend request channel. The device sends nothing on it but keeps it open: User Mode
+    /// Linux takes its closing for the end of the daemon and marks its device as broken.
     frontend: Mutex<Option<Backend>>,
     exit_events: ExitEvents,
-    /// One for each ring, and so for each thread.
+    /// One per ring; each ring has a thread of its own.
     workers: Vec<Mutex<Worker>>,
 }
 
 impl FsBackend {
     /// # Errors
-    /// The threads of the pool cannot be started, or no descriptor is left.
+    /// The pool's threads cannot be started, or the process is out of descriptors.
     pub(super) fn new(options: &Options, handler: Arc<dyn Handler>) -> io::Result<Self> {
         let request_queues = usize::from(
             options
@@ -90,12 +90,12 @@ impl FsBackend {
         })
     }
 
-    /// Has the workers take nothing more off their rings, so that their threads can end.
+    /// Stops the workers from taking requests off their rings, so that their threads can end.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the rings' threads when the service could not be started in whole.
+    /// Ends the ring threads after vhost-user-backend started only some of them.
     pub(super) fn stop_threads(&self) {
         self.exit_events.stop_threads();
     }
@@ -120,7 +120,7 @@ impl VhostUserBackend for FsBackend {
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
-    /// CONFIG is offered always: QEMU 7.2 only warns, User Mode Linux and the Bao frontend need it.
+    /// Offers CONFIG always: User Mode Linux and the Bao frontend need it, and QEMU 7.2 only warns.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
@@ -140,7 +140,7 @@ impl VhostUserBackend for FsBackend {
         self.config_space.read(offset, size)
     }
 
-    /// Requests in flight keep the memory they were found in; new ones find the new memory.
+    /// Requests in flight keep the memory they were translated in; later ones use the new memory.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         self.memory.replace(memory.memory().into_inner())
     }
@@ -165,9 +165,9 @@ impl VhostUserBackend for FsBackend {
         thread: usize,
     ) -> io::Result<()> {
         let (Some(worker), Some(ring)) = (self.workers.get(thread), vrings.first()) else {
-            return Err(io::Error::other("a thread without a ring"));
+            return Err(io::Error::other(format!("thread {thread} has no ring")));
         };
-        // Only the ring's own thread comes here, so the lock is always free.
+        // Only the ring's own thread locks its worker, so it never waits here.
         worker
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -1,50 +1,55 @@
-//! Whether to look for the next request for a moment before sleeping, learned from how soon requests come.
+//! Decides whether a worker polls its ring before it sleeps, from how soon requests came before.
 //!
-//! Falling asleep and being woken takes longer than most requests: some microseconds where guest and daemon share a processor,
-//! tens of them where a processor has to be woken. So a worker whose driver nearly always asks again soon goes on looking, with
-//! notifications off, and the driver saves its kick as well. It offers its processor to whoever else wants it at every turn, and
-//! keeps from looking for long where somebody did: an idle guest costs nothing, and a busy host is left alone.
+//! Sleeping and waking take longer than most requests: some microseconds where guest and daemon
+//! share a CPU, tens of microseconds where an idle CPU has to wake up. A worker polls, with
+//! notifications off, when its driver nearly always sends the next request soon. The driver then
+//! saves its kick as well. The worker yields its CPU on every iteration, and stops polling for a
+//! while after another thread took the CPU. An idle guest thus costs nothing, and a busy host loses
+//! no CPU time.
 
 use std::time::Duration;
 
-/// Looks between two times that the processor is yielded to others.
+/// Reads of the ring's index between two yields of the CPU.
 const SPINS_PER_YIELD: u32 = 16;
 
-/// What is certain. Likelihoods are parts of it.
+/// Probability 1 in 16.16 fixed point.
 const ONE: u32 = 1 << 16;
 
-/// As likely as this a request has to come soon for looking to pay: three of four.
+/// The worker polls when the next request comes within the limit with at least this probability.
 const MIN_PROBABILITY: u32 = ONE / 4 * 3;
 
-/// By what part of what is missing to it an expectation is corrected by each request.
+/// Each sample moves the estimate 1/8 of the way (exponential moving average).
 const SMOOTHING: u32 = 8;
 
-/// Whoever takes the processor for longer than this, when it is yielded, needs it.
+/// Another thread that runs this long during a yield competes for the CPU.
 const MIN_PREEMPTION: Duration = Duration::from_micros(200);
 
-/// How many requests are slept for after somebody else took the processor while it was yielded: at first, and at most. The
-/// request that comes meanwhile waits for as long as the scheduler lets others run, some milliseconds.
+/// Requests for which the worker sleeps after it first lost its CPU while polling.
+///
+/// A request that arrives while the CPU is lost waits for a time slice of the host's scheduler,
+/// some milliseconds.
 const MIN_BACKOFF: u32 = 64;
+
+/// Most requests for which the worker sleeps; each further loss doubles the number up to this.
 const MAX_BACKOFF: u32 = 4096;
 
-/// What one worker has learned of its driver.
+/// When one worker polls, and its estimate of how soon its driver sends the next request.
 #[derive(Debug)]
 pub(super) struct BusyPoll {
-    /// How long to look. What comes later would have been worth sleeping for.
+    /// Longest time to poll (`--busy-poll`).
     limit: Duration,
-    /// How likely the next request is to come within that.
+    /// Probability that the next request comes within the limit, in parts of [`ONE`].
     probability: u32,
-    /// Requests to sleep for whatever is likely.
+    /// Requests for which the worker still sleeps, whatever the probability.
     backoff: u32,
-    /// How many that will be the next time.
+    /// Length of the next back-off, in requests.
     next_backoff: u32,
-    /// The request that is slept for was looked for in vain.
+    /// The worker polled for the current request until the limit, then slept.
     missed: bool,
 }
 
 impl BusyPoll {
-    /// Nothing is known of the driver yet; its requests are looked for no longer than `longest`, and not at all if that is
-    /// zero.
+    /// Polls for at most `limit`, and never if that is zero. The probability starts at 0.
     pub(super) const fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -55,40 +60,41 @@ impl BusyPoll {
         }
     }
 
-    /// Looks by `has_come` for as long as that is likely to pay, where `idle` tells for how long there has been nothing to do.
-    /// Whether it paid.
+    /// Polls with `has_request` if a request is likely, and returns whether one came.
+    ///
+    /// `idle` returns the time since the worker ran out of requests.
     pub(super) fn poll(
         &mut self,
         idle: impl Fn() -> Duration,
-        has_come: impl Fn() -> bool,
+        has_request: impl Fn() -> bool,
     ) -> bool {
         if self.backoff > 0 || self.probability < MIN_PROBABILITY {
             return false;
         }
         let mut yielded = Duration::ZERO;
         loop {
-            // First of all to the driver, which may wait for this very processor.
+            // Yield first: the driver may be waiting for this CPU.
             std::thread::yield_now();
-            let has_come = (0..SPINS_PER_YIELD).any(|_| {
+            let found = (0..SPINS_PER_YIELD).any(|_| {
                 std::hint::spin_loop();
-                has_come()
+                has_request()
             });
             let now = idle();
-            if has_come || now >= self.limit {
+            if found || now >= self.limit {
                 self.update(now);
-                self.missed = !has_come;
+                self.missed = !found;
                 if now.saturating_sub(yielded) >= MIN_PREEMPTION {
                     self.back_off();
-                } else if has_come {
+                } else if found {
                     self.next_backoff = (self.next_backoff - 1).max(MIN_BACKOFF);
                 }
-                return has_come;
+                return found;
             }
             yielded = now;
         }
     }
 
-    /// The next request was slept for, and came `after` there was nothing left to do.
+    /// Records that the worker slept until the next request, which came `after` the last one ended.
     pub(super) fn record_sleep(&mut self, after: Duration) {
         self.backoff = self.backoff.saturating_sub(1);
         if !std::mem::take(&mut self.missed) {
@@ -104,7 +110,7 @@ impl BusyPoll {
         }
     }
 
-    /// Somebody else had the processor.
+    /// Stops polling for a while, after another thread took the CPU.
     fn back_off(&mut self) {
         self.backoff = self.next_backoff;
         self.next_backoff = (self.next_backoff * 2).min(MAX_BACKOFF);
@@ -121,7 +127,7 @@ mod tests {
     const SOON: Duration = Duration::from_micros(5);
     const LATE: Duration = Duration::from_millis(5);
 
-    /// One that knows a driver who asks at once.
+    /// Has seen a driver that always sends its next request at once.
     fn polling() -> BusyPoll {
         let mut busy_poll = BusyPoll::new(LIMIT);
         for _ in 0..100 {
@@ -130,12 +136,12 @@ mod tests {
         busy_poll
     }
 
-    /// Whether it looks for a request that is there at once.
+    /// Whether it polls for a request that is available at once.
     fn polls(busy_poll: &mut BusyPoll) -> bool {
         busy_poll.poll(|| SOON, || true)
     }
 
-    /// A clock that goes on by `step` whenever somebody looks at it.
+    /// A clock that advances by `step` with each reading.
     fn passing(step: Duration) -> impl Fn() -> Duration {
         let now = Cell::new(Duration::ZERO);
         move || {
@@ -145,9 +151,9 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_asks_at_once_is_looked_for() {
+    fn it_polls_for_a_driver_that_asks_at_once() {
         let mut busy_poll = BusyPoll::new(LIMIT);
-        assert!(!polls(&mut busy_poll), "nothing is known of it yet");
+        assert!(!polls(&mut busy_poll), "it has seen no request yet");
         let needed = (1..100).find(|_| {
             busy_poll.record_sleep(SOON);
             polls(&mut busy_poll)
@@ -156,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_rests_every_other_time_is_not() {
+    fn it_never_polls_for_a_driver_that_rests_every_other_time() {
         let mut busy_poll = polling();
         for _ in 0..20 {
             busy_poll.record_sleep(LATE);
@@ -170,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_in_vain_ends_and_is_soon_given_up() {
+    fn polling_that_finds_nothing_stops_at_the_limit_and_soon_altogether() {
         let mut busy_poll = polling();
         let mut looked = 0;
         loop {
@@ -186,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_that_others_want_is_left_to_them_for_longer_each_time() {
+    fn it_backs_off_for_longer_each_time_that_others_take_the_cpu() {
         let mut busy_poll = polling();
         let mut slept_before = 0;
         for _ in 0..5 {
-            // The request has come when the others let it run again.
+            // The other threads yield the CPU only when the request has come.
             assert!(busy_poll.poll(passing(LATE), || true));
             let mut slept = 0;
             while !polls(&mut busy_poll) {
@@ -203,11 +209,11 @@ mod tests {
         for _ in 0..MAX_BACKOFF {
             busy_poll.record_sleep(SOON);
         }
-        assert!(polls(&mut busy_poll), "nobody is given up for ever");
+        assert!(polls(&mut busy_poll), "the back-off ends");
     }
 
     #[test]
-    fn who_may_not_look_never_does() {
+    fn a_limit_of_zero_never_polls() {
         let mut busy_poll = BusyPoll::new(Duration::ZERO);
         for _ in 0..100 {
             busy_poll.record_sleep(Duration::ZERO);

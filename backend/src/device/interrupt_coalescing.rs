@@ -1,50 +1,59 @@
-//! Whether the driver is told of each answer of a batch at once or of all together, learned from whom that wakes.
+//! Decides whether a worker notifies the driver after each reply of a batch or once at its end.
 //!
-//! A driver that has a processor to itself is told at once: by the time it is awake the rest is done, and it works beside
-//! the daemon. One that shares the worker's processor would take it away after every single answer, and is told at the end.
-//! Which of them it is shows in how often the kernel takes the processor away from the worker.
+//! A driver with a CPU of its own profits from a notification per reply: it works beside the
+//! daemon, and by the time it is awake more replies are ready. A driver that shares the worker's CPU
+//! would preempt the worker after every reply, so it gets one notification at the end of the batch.
+//! The worker tells the two apart by how often the kernel preempts it.
+//!
+//! ```text
+//!           ┌─ preempted in few batches ──> Immediate ─┐
+//! Trial ────┤                                          ├──> Trial
+//!           └─ preempted in many ─────────> Batched ───┘
+//! ```
 
-/// Batches of a trial, in which is counted how often the processor is taken away.
+/// Batches of one trial. During a trial, the worker notifies per reply and counts preemptions.
 const TRIAL_BATCHES: u32 = 16;
 
-/// In that many of them it may be, by whoever else is about.
+/// Batches of a trial in which the worker may lose its CPU before the driver counts as sharing it.
 const MAX_PREEMPTED_BATCHES: u32 = 4;
 
-/// Batches between two trials after one that went well.
+/// Batches with a notification per reply, after a trial with few preemptions.
 const IMMEDIATE_BATCHES: u32 = 1024;
 
-/// Batches that are announced together after a trial that went badly: at first, and at most.
+/// Batches with one notification each, after the first trial with many preemptions.
 const MIN_BATCHED: u32 = 64;
+
+/// Most batches with one notification each; each further such trial doubles the number up to this.
 const MAX_BATCHED: u32 = 16384;
 
-/// What one worker has learned of its driver.
+/// How one worker notifies its driver, and what it learned of the CPU that driver runs on.
 #[derive(Debug)]
 pub(super) struct InterruptCoalescing {
     phase: Phase,
     /// Batches until the next phase.
     left: u32,
-    /// For how long to coalesce after the next trial that goes badly.
+    /// Length of the next [`Phase::Batched`], in batches.
     next_batched: u32,
-    /// How often the processor had been taken away before this batch, if that is counted.
+    /// Preemptions of this thread before the current batch; `None` outside a trial.
     preemptions_before: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Announcing each, and counting in how many batches the processor was taken away.
+    /// Notifies per reply and counts the batches in which the worker was preempted.
     Trial(u32),
-    /// Announcing each.
+    /// Notifies per reply.
     Immediate,
-    /// Announcing all together.
+    /// Notifies once per batch.
     Batched,
 }
 
-/// How a batch is announced.
+/// When the driver is notified of a batch's replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotifyMode {
-    /// Each answer at once.
+    /// After each reply.
     Immediate,
-    /// All answers together.
+    /// Once for all replies.
     Batched,
 }
 
@@ -60,8 +69,10 @@ impl Default for InterruptCoalescing {
 }
 
 impl InterruptCoalescing {
-    /// How the next batch's answers are announced. `preemptions` tells how often the processor has been taken away from this
-    /// thread; it is seldom asked.
+    /// Begins a batch and returns how to notify the driver of its replies.
+    ///
+    /// `preemptions` returns how often the kernel has preempted this thread. It costs a system call
+    /// and is called during trials only.
     pub(super) fn begin(&mut self, preemptions: impl Fn() -> u64) -> NotifyMode {
         self.preemptions_before = matches!(self.phase, Phase::Trial(_)).then(preemptions);
         match self.phase {
@@ -70,7 +81,7 @@ impl InterruptCoalescing {
         }
     }
 
-    /// That batch is done.
+    /// Ends the batch.
     pub(super) fn end(&mut self, preemptions: impl Fn() -> u64) {
         if let (Phase::Trial(count), Some(before)) = (&mut self.phase, self.preemptions_before)
             && preemptions() > before
@@ -102,7 +113,8 @@ mod tests {
 
     use super::*;
 
-    /// How many of `batches` are coalesced, if one that is not has the processor taken away `each` times.
+    /// Runs `batches`, each of which is preempted `each` times unless it is batched, and returns how
+    /// many were batched.
     fn coalesced(coalescing: &mut InterruptCoalescing, batches: u32, each: u64) -> u32 {
         let preemptions = Cell::new(0);
         let mut batched = 0;
@@ -112,14 +124,14 @@ mod tests {
                 NotifyMode::Immediate => preemptions.set(preemptions.get() + each),
             }
             coalescing.end(|| preemptions.get());
-            // What happens between batches is the worker's own doing.
+            // Preemptions between batches do not count.
             preemptions.set(preemptions.get() + 1);
         }
         batched
     }
 
     #[test]
-    fn a_driver_with_a_processor_of_its_own_is_told_at_once() {
+    fn a_driver_with_a_cpu_of_its_own_is_notified_at_once() {
         assert_eq!(
             coalesced(&mut InterruptCoalescing::default(), 100_000, 0),
             0
@@ -127,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_on_the_same_processor_is_told_at_the_end() {
+    fn a_driver_on_the_same_cpu_is_notified_at_the_end() {
         let batched = coalesced(&mut InterruptCoalescing::default(), 100_000, 1);
         assert!(batched > 99_000, "{batched}");
     }

@@ -1,11 +1,11 @@
-//! Capabilities: a file server's, and no others.
+//! Reduces the process's capabilities to those that a file server needs.
 
 use caps::{CapSet, Capability, CapsHashSet};
 
 use super::Error;
 use super::options::ModCaps;
 
-/// What acting for a guest's users takes: virtiofsd's set.
+/// The capabilities needed to act for a guest's users: virtiofsd's set.
 const FILE_SERVER: [Capability; 8] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
@@ -17,16 +17,16 @@ const FILE_SERVER: [Capability; 8] = [
     Capability::CAP_SETFCAP,
 ];
 
-/// What opening a file by its handle takes (open_by_handle_at(2)).
+/// The capability needed to open a file by its handle (open_by_handle_at(2)).
 const OPEN_BY_HANDLE: Capability = Capability::CAP_DAC_READ_SEARCH;
 
-/// What removing the socket from another user's directory takes.
+/// The capability that the supervisor needs to remove the socket from another user's directory.
 const SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
 
-/// Reduces all sets of the calling process to what is needed, and returns what is left.
+/// Reduces all capability sets of the calling process and returns the capabilities kept.
 ///
-/// What the process does not have it cannot keep: for the needed ones that is no error, since an
-/// ordinary user serves with fewer.
+/// A needed capability that the process does not have is no error: an ordinary user serves with
+/// fewer.
 pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSet, Error> {
     let permitted = read(CapSet::Permitted, "permitted")?;
     let keep = selection(&permitted, changes, keep_handles)?;
@@ -34,7 +34,7 @@ pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSe
     Ok(keep)
 }
 
-/// Reduces the sets of the process that only waits.
+/// Reduces the capability sets of the supervisor.
 pub(super) fn reduce_supervisor() -> Result<(), Error> {
     let permitted = read(CapSet::Permitted, "permitted")?;
     let keep = permitted
@@ -44,12 +44,12 @@ pub(super) fn reduce_supervisor() -> Result<(), Error> {
     apply(&keep)
 }
 
-/// Whether these suffice to take on a caller's user and group.
+/// Whether these capabilities suffice to take on a caller's user and group.
 pub(super) fn can_change_credentials(kept: &CapsHashSet) -> bool {
     kept.contains(&Capability::CAP_SETUID) && kept.contains(&Capability::CAP_SETGID)
 }
 
-/// Whether the process may change the groups it is in.
+/// Whether the process may set its supplementary groups.
 pub(super) fn can_set_groups() -> Result<bool, Error> {
     Ok(read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETGID))
 }
@@ -72,7 +72,7 @@ fn selection(
 }
 
 fn apply(keep: &CapsHashSet) -> Result<(), Error> {
-    // First the sets whose change takes a capability that is about to go.
+    // First the sets whose change needs a capability that the later steps drop.
     drop_bounding(keep)?;
     let failed = |set| move |source| Error::Capabilities { set, source };
     caps::clear(None, CapSet::Ambient).map_err(failed("ambient"))?;
@@ -81,8 +81,8 @@ fn apply(keep: &CapsHashSet) -> Result<(), Error> {
     caps::clear(None, CapSet::Inheritable).map_err(failed("inheritable"))
 }
 
-/// The bounding set matters to programs that are executed. None is, so being unable to change it
-/// (as an ordinary user is) is no error.
+/// Reduces the bounding set. It limits executed programs only and the daemon executes none, so a
+/// process without CAP_SETPCAP leaves it alone.
 fn drop_bounding(keep: &CapsHashSet) -> Result<(), Error> {
     if !read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETPCAP) {
         return Ok(());

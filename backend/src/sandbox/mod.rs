@@ -1,15 +1,15 @@
-//! What the daemon gives up before it reads the first guest byte.
+//! Confines the daemon before it reads the first byte from a guest.
 //!
-//! [`rlimit`] come first, while the process may still raise them. [`confine`] then does the rest in
-//! one order, written down in its body: the process moves to where nothing but the share can be
-//! reached, keeps the capabilities it needs, and installs the list of system calls it may make.
+//! [`rlimit`] comes first, while the process may still raise limits. [`confine`] does the rest, in
+//! the order of its body: the process moves to where it reaches nothing but the share, drops all
+//! capabilities it does not need, and installs the list of permitted system calls.
 //!
 //! ```text
-//! gangplankd ─┬─ fork ── supervisor: waits outside, passes signals on, removes the socket
+//! gangplankd ─┬─ fork ── supervisor: stays outside, forwards signals, removes the socket
 //!             └─ child:  namespaces ─ pivot_root │ chroot ─ capabilities ─ seccomp ─ serves
 //! ```
 //!
-//! With `--sandbox=none` nothing is forked and the process stays where it is.
+//! With `--sandbox=none` the process neither forks nor moves.
 
 mod capabilities;
 mod chroot;
@@ -34,164 +34,173 @@ use options::Mode;
 pub use options::Options;
 pub use supervisor::Supervisor;
 
-/// A confined process's hold on what it shares.
+/// The descriptors and permissions of the confined process.
 #[derive(Debug)]
 pub struct Confined {
-    /// The shared directory, `O_PATH`. Everything else is reached relative to it.
+    /// The shared directory, `O_PATH`. The daemon reaches every file relative to it.
     pub root: OwnedFd,
-    /// This process's own `/proc/self/fd`, `O_PATH`: a descriptor is opened anew by `openat` of
-    /// its number here.
+    /// This process's `/proc/self/fd`, `O_PATH`. `openat` of a descriptor's number here reopens the
+    /// descriptor.
     pub proc_self_fd: OwnedFd,
-    /// Threads may take on the user and group numbers of a guest's caller. If not, everything is
-    /// done, and every file made, as the daemon's own user.
+    /// Whether threads may set their user and group ids to those of a guest's caller. If not, the
+    /// daemon's user does everything and owns every new file.
     pub can_change_credentials: bool,
-    /// `open_by_handle_at` is permitted.
+    /// Whether `open_by_handle_at` is permitted.
     pub can_open_by_handle: bool,
 }
 
-/// Which process this is after [`confine`].
+/// The role of the calling process after [`confine`].
 #[derive(Debug)]
 pub enum Role {
-    /// The one that serves, confined.
+    /// Confined; it serves the guests.
     Confined(Confined),
-    /// The one that stays outside, where there are two.
+    /// Outside of the sandbox; it watches the confined process.
     Supervisor(Supervisor),
 }
 
-/// A mechanism that cannot be had, and what to pass instead.
+/// A mechanism of the sandbox that fails, and what the operator can pass instead.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The directory to share.
+    /// The shared directory cannot be opened.
     #[error("cannot open shared directory {path:?}")]
     SharedDir {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The limit of open descriptors.
+    /// The kernel refuses the limit of open descriptors.
     #[error(
-        "cannot set the limit of open descriptors to {limit}: pass a --rlimit-nofile within the hard limit, or 0 to leave it alone"
+        "cannot set the limit of open descriptors to {limit}: pass a --rlimit-nofile within the \
+         hard limit, or 0 to leave it alone"
     )]
     Limit {
-        /// The limit wanted.
+        /// The requested limit.
         limit: u64,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The limit asked for is above the kernel's.
-    #[error("--rlimit-nofile={limit} is above the kernel's limit of {max} (/proc/sys/fs/nr_open)")]
+    /// The requested limit is above the kernel's.
+    #[error(
+        "--rlimit-nofile={limit} is above the kernel's limit of {max} (/proc/sys/fs/nr_open): \
+         pass a lower one"
+    )]
     LimitTooHigh {
-        /// The limit wanted.
+        /// The requested limit.
         limit: u64,
-        /// The most the kernel allows.
+        /// The kernel's limit.
         max: u64,
     },
-    /// Too few descriptors to serve anybody.
+    /// The limit in force does not suffice for one guest.
     #[error(
-        "the limit of open descriptors is {limit}, at least {min} are needed: raise it (ulimit -n, LimitNOFILE=) or pass --rlimit-nofile"
+        "the limit of open descriptors is {limit}, at least {min} are needed: raise it (ulimit -n, \
+         LimitNOFILE=) or pass --rlimit-nofile"
     )]
     LimitTooLow {
         /// The limit in force.
         limit: u64,
-        /// The least that makes sense.
+        /// The lowest limit that suffices.
         min: u64,
     },
-    /// The other groups of the operator.
-    #[error("cannot give up the supplementary groups")]
+    /// The operator's supplementary groups cannot be dropped.
+    #[error("cannot drop the supplementary groups")]
     Groups(#[source] io::Error),
-    /// The second process.
+    /// The second process cannot be started.
     #[error("cannot start the confined process")]
     Fork(#[source] io::Error),
-    /// The first process went away meanwhile.
-    #[error("the process that watches over this one has died")]
+    /// The first process died before the second one was ready.
+    #[error("the supervisor process has died")]
     Orphaned,
     /// The confined process cannot be watched.
     #[error("cannot wait for the confined process")]
     Supervise(#[source] io::Error),
-    /// A user namespace, for an ordinary user.
+    /// An ordinary user cannot create a user namespace.
     #[error(
-        "cannot {what} the user namespace an ordinary user needs for --sandbox=namespace: allow user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns) or pass --sandbox=none"
+        "cannot {what} the user namespace an ordinary user needs for --sandbox=namespace: allow \
+         user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+         kernel.apparmor_restrict_unprivileged_userns) or pass --sandbox=none"
     )]
     UserNamespace {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Other namespaces.
+    /// The other namespaces cannot be created.
     #[error(
-        "cannot create {what} for --sandbox=namespace: it takes CAP_SYS_ADMIN; pass --sandbox=chroot or --sandbox=none"
+        "cannot create {what} for --sandbox=namespace: it takes CAP_SYS_ADMIN; pass \
+         --sandbox=chroot or --sandbox=none"
     )]
     Namespaces {
-        /// Which ones.
+        /// The namespaces.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Making the share the root of the mount namespace.
+    /// The share cannot become the root of the mount namespace.
     #[error(
         "cannot {what} for --sandbox=namespace: pass --sandbox=chroot (as root) or --sandbox=none"
     )]
     Pivot {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// chroot by an ordinary user.
-    #[error("--sandbox=chroot is root's alone: pass --sandbox=namespace or --sandbox=none")]
+    /// An ordinary user requested chroot.
+    #[error("--sandbox=chroot needs root: pass --sandbox=namespace or --sandbox=none")]
     ChrootNeedsRoot,
-    /// chroot itself.
+    /// The share cannot become the root by chroot.
     #[error("cannot {what} for --sandbox=chroot: it takes CAP_SYS_CHROOT; pass --sandbox=none")]
     Chroot {
-        /// What was being done.
+        /// The step that failed.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The process's own descriptors under /proc.
-    #[error("cannot open /proc/self/fd: /proc must be mounted")]
+    /// `/proc/self/fd` cannot be opened.
+    #[error("cannot open /proc/self/fd: mount /proc")]
     ProcSelfFd(#[source] io::Error),
-    /// Descriptors cannot be opened anew.
+    /// Descriptors cannot be reopened.
     #[error("cannot open the shared directory through /proc/self/fd")]
     Reopen(#[source] io::Error),
-    /// A capability asked for that cannot be kept.
+    /// `--modcaps` adds a capability that the process does not have.
     #[error(
-        "--modcaps adds {0}, which this process does not have: start it with that capability or leave it out"
+        "--modcaps adds {0}, which this process does not have: start it with that capability or \
+         leave it out"
     )]
     CapabilityMissing(caps::Capability),
-    /// Capabilities.
+    /// A capability set cannot be changed.
     #[error("cannot reduce the {set} capabilities")]
     Capabilities {
-        /// Which set.
+        /// The capability set.
         set: &'static str,
-        /// Why.
+        /// The cause.
         source: caps::errors::CapsError,
     },
-    /// no_new_privs.
+    /// `no_new_privs` cannot be set.
     #[error("cannot set no_new_privs")]
     NoNewPrivileges(#[source] io::Error),
-    /// The list does not compile.
+    /// The list of system calls does not compile.
     #[error("cannot compile the list of system calls")]
     SeccompList(#[source] seccompiler::BackendError),
-    /// The list is not accepted.
+    /// The kernel refuses the list of system calls.
     #[error(
-        "cannot install the list of system calls: pass --seccomp=none where the kernel has no seccomp"
+        "cannot install the list of system calls: pass --seccomp=none if the kernel has no seccomp"
     )]
     SeccompInstall(#[source] seccompiler::Error),
 }
 
-/// Gives up everything that serving `shared_dir` does not take. `keep_handles`: file handles are to
-/// be opened, and the capability for it is kept.
+/// Drops every permission that serving `shared_dir` does not need. `keep_handles` keeps the
+/// capability to open files by handle.
 ///
-/// To be called with a single thread, after the listening socket, the log and the signal descriptor
-/// are there: nothing outside can be opened afterwards.
+/// The caller must be single-threaded and have opened the listening socket, the log and the signal
+/// descriptor: the confined process reaches nothing outside the share.
 ///
 /// # Errors
-/// The first mechanism that cannot be had. Nothing is left out silently.
+/// The first mechanism that fails. None is skipped silently.
 pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Result<Role, Error> {
-    // A mistyped directory is told by the process the operator started.
+    // Opened before the fork, so that the process that the operator started reports a mistyped path.
     let share = open_share(shared_dir)?;
     identity::drop_supplementary_groups()?;
     let ids = identity::mapped_ids();
@@ -211,12 +220,12 @@ pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Resu
         },
     };
 
-    // The guest says which permissions a new file has.
+    // The guest decides the permissions of new files.
     rustix::process::umask(FileMode::empty());
     let kept = capabilities::reduce(&options.modcaps, keep_handles)?;
     rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))?;
 
-    // Every file is opened this way, so it is tried before a guest does.
+    // The file system opens every file this way, so a failure must show before a guest connects.
     let mount = proc_self::reopen(&proc_self_fd, &root)?;
     let namespaced_user = options.mode == Mode::Namespace && !identity::is_root();
     let confined = Confined {
@@ -240,8 +249,9 @@ fn open_share(path: &Path) -> Result<OwnedFd, Error> {
     })
 }
 
-/// Tries it, for what permits it has changed over kernel versions. A root without handles says
-/// nothing about file systems below it, so there the capability decides.
+/// Whether `open_by_handle_at` works, found by trying: the permission that it needs has changed
+/// between kernel versions. A root whose file system has no handles says nothing about the file
+/// systems mounted below it, so then the capability decides.
 fn can_open_by_handle(root: &OwnedFd, initial_user: bool, kept: &caps::CapsHashSet) -> bool {
     let tried =
         FileHandle::of(root.as_fd()).and_then(|handle| handle.open(root.as_fd(), libc::O_PATH));

@@ -1,4 +1,4 @@
-//! The limit of open descriptors, and how many of them the file system may hold.
+//! The limit of open descriptors (RLIMIT_NOFILE), and the file system's share of it.
 
 use std::cmp;
 
@@ -6,20 +6,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Error;
 
-/// What is aimed at when the operator names no limit: virtiofsd's number.
+/// Limit of open descriptors without `--rlimit-nofile`, if the kernel allows it: virtiofsd's number.
 const DEFAULT_OPEN_FILES: u64 = 1_000_000;
 
-/// Fewer make no daemon: its queues, memory regions and sockets alone take dozens.
+/// Least open descriptors to serve with: queues, memory regions and sockets of one guest take dozens.
 const MIN_OPEN_FILES: u64 = 256;
 
-/// What the kernel allows at nr_open where it does not say (its own default).
+/// Assumed limit of the kernel if `/proc/sys/fs/nr_open` cannot be read: the kernel's default
+/// (`fs/file.c`).
 const DEFAULT_NR_OPEN: u64 = 1 << 20;
 
-/// Sets the limit of open descriptors: to `wanted`, not at all for `Some(0)`, else as far up as is
-/// useful and allowed. Returns the limit in force.
+/// Sets the limit of open descriptors to `wanted` and returns the limit in force.
+///
+/// `Some(0)` leaves the limit alone. `None` raises it to [`DEFAULT_OPEN_FILES`], or as far as the
+/// kernel permits.
 ///
 /// # Errors
-/// [`enum@Error`] where `wanted` cannot be had, or what there is does not suffice.
+/// The kernel refuses `wanted`, or the limit in force is below [`MIN_OPEN_FILES`].
 pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
     let nr_open = std::fs::read_to_string("/proc/sys/fs/nr_open")
         .ok()
@@ -33,11 +36,11 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
         None => soft,
         Some(limit) => match set(limit) {
             Ok(()) => limit,
-            // Raising the hard limit takes a privilege (CAP_SYS_RESOURCE) few have.
+            // Raising the hard limit takes CAP_SYS_RESOURCE.
             Err(_) if wanted.is_none() => {
                 set(hard)?;
                 log::info!(
-                    "open descriptors limited to {hard}: raising that to {limit} is not permitted"
+                    "the limit of open descriptors is {hard}: raising it to {limit} is not permitted"
                 );
                 hard
             }
@@ -53,15 +56,15 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
     Ok(limit)
 }
 
-/// Descriptors the file system may hold out of `limit`; the others are the queues', the guests'
-/// memory's and the connections'.
+/// Descriptors out of `limit` that the file system may hold. The rest is for queues, guest memory
+/// and connections: a quarter, from 128 up to 16384.
 #[must_use]
 pub fn fd_budget(limit: u64) -> u64 {
     let reserve = (limit / 4).clamp(MIN_OPEN_FILES / 2, 16384);
     limit.saturating_sub(reserve)
 }
 
-/// The limit to set, `None` to leave it.
+/// The limit to set; `None` to leave it alone.
 fn target(wanted: Option<u64>, soft: u64, nr_open: u64) -> Result<Option<u64>, Error> {
     match wanted {
         Some(0) => Ok(None),

@@ -1,4 +1,4 @@
-//! From a decoded operation to the call of the file system, and from its result to the reply's payload.
+//! Calls the file system for a decoded operation and writes the result as the reply's payload.
 
 use std::io;
 
@@ -13,27 +13,29 @@ use super::reply::{put, put_bytes};
 use super::{Caller, Creator, FileSystem, LockWait, Name, Session};
 use crate::sys::buffers::{Reader, Writer};
 
-/// Largest extended attribute value, and longest list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+/// Most bytes of an extended attribute's value and of the list of names (`XATTR_SIZE_MAX` and
+/// `XATTR_LIST_MAX`, `include/uapi/linux/limits.h`).
 const XATTR_MAX: usize = 64 * 1024;
 
-/// Room for the target of a symbolic link: one byte more than the longest has (`PATH_MAX`), so that
-/// one that was cut is noticed.
+/// Bytes of the buffer for a symbolic link's target: one more than the longest target has
+/// (`PATH_MAX` counts the NUL), so that a truncated target is detected.
 const SYMLINK_TARGET_MAX: usize = 4096;
 
-/// Most bytes that one COPY_FILE_RANGE may copy, since its reply counts in 32 bits: whole pages below that.
+/// Most bytes that one COPY_FILE_RANGE copies: the most whole 4 KiB pages that its reply, a 32-bit
+/// count, can report.
 const COPY_MAX: u64 = 0xffff_f000;
 
-/// Largest reply to one READDIR.
+/// Most bytes of a reply to READDIR and READDIRPLUS.
 const READDIR_MAX: usize = 256 * 1024;
 
-/// A request underway.
+/// A request that is being served.
 pub(super) struct Call<'a, 'r, 'w> {
     pub(super) header: &'a InHeader,
-    /// What follows the decoded arguments: data to be written.
+    /// The data of a WRITE, which follows the decoded arguments.
     pub(super) data: &'a mut Reader<'r>,
-    /// The reply behind its header.
+    /// The reply's payload.
     pub(super) reply: &'a mut Writer<'w>,
-    /// For replies that are put together before they are sent.
+    /// Buffer for payloads that are composed before they are copied into the reply.
     pub(super) buffer: &'a mut Vec<u8>,
     /// Whether it may wait for a disk.
     pub(super) may_block: bool,
@@ -56,7 +58,7 @@ impl Call<'_, '_, '_> {
         }
     }
 
-    /// At most `wanted` bytes of the buffer, and no more than the reply has room for.
+    /// Returns `wanted` bytes of the buffer, or fewer if `limit` or the reply's room is smaller.
     fn buffer(&mut self, wanted: usize, limit: usize) -> &mut [u8] {
         let len = wanted.min(limit).min(self.reply.remaining());
         if self.buffer.len() < len {
@@ -75,7 +77,7 @@ impl Call<'_, '_, '_> {
         Ok(put(self.reply, &entry)? + put(self.reply, &opened)?)
     }
 
-    /// Answers GETXATTR or LISTXATTR: the length alone where `size` is 0.
+    /// Writes the reply to GETXATTR or LISTXATTR: the length alone if `size` is 0.
     fn put_xattr(
         &mut self,
         size: u32,
@@ -106,7 +108,8 @@ fn to_len(size: u32) -> usize {
 }
 
 impl<F: FileSystem + 'static> Session<F> {
-    /// Carries out the operation and writes the payload of its reply; returns the payload's length.
+    /// Carries out the operation and writes the reply's payload. Returns the payload's length in
+    /// bytes.
     pub(super) fn dispatch(
         &self,
         request: &Request<'_>,
@@ -157,7 +160,8 @@ impl<F: FileSystem + 'static> Session<F> {
             Op::Syncfs(_) => done(fs.syncfs(node)),
 
             Op::Readlink => {
-                // Whatever room the reply has: a target that does not fit must not be cut.
+                // The buffer does not depend on the reply's room: a target that does not fit must
+                // fail, not be truncated.
                 call.buffer
                     .resize(SYMLINK_TARGET_MAX.max(call.buffer.len()), 0);
                 let len = fs.readlink(node, &mut call.buffer[..SYMLINK_TARGET_MAX])?;
@@ -281,17 +285,17 @@ impl<F: FileSystem + 'static> Session<F> {
                     lk: fs.getlk(node, args)?,
                 },
             ),
-            // SETLKW comes here only before INIT, and is refused there.
+            // The session handles SETLKW itself, except before INIT, where it refuses everything.
             Op::Setlk(args) | Op::Setlkw(args) => done(fs.setlk(node, args, LockWait::No)),
 
             _ => {
-                log::debug!("request {} is not supported", call.header.opcode);
+                log::debug!("FUSE opcode {} is not supported", call.header.opcode);
                 Err(io::Error::from_raw_os_error(libc::ENOSYS))
             }
         }
     }
 
-    /// EAGAIN asks the guest to send INTERRUPT again: the request it is about may still be on its way.
+    /// EAGAIN asks the guest to send INTERRUPT again: the interrupted request may not have arrived.
     fn interrupt(&self, unique: Unique) -> io::Result<usize> {
         if self.lock_waits.interrupt(unique) {
             return Ok(0);

@@ -1,4 +1,4 @@
-//! INIT: what the guest's kernel offers and what is taken of it.
+//! INIT: which of the offers of the guest's kernel the session accepts.
 
 use std::io;
 use std::sync::PoisonError;
@@ -13,15 +13,16 @@ use crate::rate_limited;
 /// Largest READ and WRITE, in bytes.
 const MAX_TRANSFER: u32 = 1 << 20;
 
-/// The same in the 4 KiB pages that INIT counts in.
+/// [`MAX_TRANSFER`] in the 4 KiB pages of `max_pages` in INIT's reply.
 const MAX_PAGES: u16 = 256;
 
 const _: () = assert!(MAX_PAGES as u32 * 4096 == MAX_TRANSFER);
 
-/// How many requests nobody waits for (read-ahead, write-back) may be under way: the ring is the limit.
+/// Most background requests (read-ahead, write-back) in flight. The field's maximum, so that only
+/// the ring's size limits them.
 const MAX_BACKGROUND: u16 = u16::MAX;
 
-/// What concerns the transport alone and is taken whenever it is offered.
+/// Flags of the transport, which the session accepts whenever the guest offers them.
 const TRANSPORT: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::BIG_WRITES)
     .union(InitFlags::MAX_PAGES)

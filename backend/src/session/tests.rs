@@ -1,4 +1,4 @@
-//! The session against a file system that notes what it is asked.
+//! Tests of the session against a file system that records its calls.
 
 use std::ffi::CStr;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::*;
 use crate::sys::buffers::Segments;
 
-/// Notes each call, and answers it with numbers that tests can recognise.
+/// Records each call, and replies with numbers that tests can recognise.
 #[derive(Default)]
 struct Recorder {
     calls: Mutex<Vec<String>>,
@@ -269,7 +269,7 @@ impl FileSystem for Recorder {
         Ok(FileLock::default())
     }
 
-    /// Held by another for as long as nobody interrupts.
+    /// Behaves as if another owner held the lock for ever.
     fn setlk(&self, _node: NodeId, _args: &LkIn, wait: LockWait<'_>) -> io::Result<()> {
         match wait {
             LockWait::No => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
@@ -281,7 +281,7 @@ impl FileSystem for Recorder {
     }
 }
 
-/// A session under test, and the way of one request through it.
+/// A session under test, and a driver that sends it requests.
 struct Guest {
     session: Session<Recorder>,
     scratch: Scratch,
@@ -315,11 +315,11 @@ impl Guest {
         Ok(reply::decode_init(&answer).expect("an INIT reply"))
     }
 
-    /// Sends bytes with room for `room` bytes of reply, both cut into segments of `cut` bytes.
+    /// Sends bytes in segments of `cut` bytes, with `room` bytes for the reply.
     fn send(&mut self, bytes: &mut [u8], room: usize, cut: usize) -> (Served, Vec<u8>) {
         let mut reply = vec![0xee; room];
         let (mut readable, mut writable) = (Segments::default(), Segments::default());
-        // Every other segment is copied elsewhere, so that none are joined.
+        // Each segment is an allocation of its own, so that no two are adjacent.
         let mut gaps: Vec<Vec<u8>> = bytes.chunks(cut).map(<[u8]>::to_vec).collect();
         gaps.iter_mut()
             .for_each(|part| assert!(readable.push_slice(part)));
@@ -366,7 +366,7 @@ impl Guest {
     }
 }
 
-#[allow(unsafe_code)] // stands in for the device, which vouches for the segments
+#[allow(unsafe_code)] // plays the device, which is responsible for the segments
 fn serve(
     session: &Session<Recorder>,
     readable: &mut Segments,
@@ -409,7 +409,7 @@ fn encode(operation: Operation<'_>, extensions: Extensions<'_>, data: &[u8]) -> 
 }
 
 #[test]
-fn init_agrees_on_what_both_want_with_kernels_of_all_ages() {
+fn init_accepts_the_flags_that_both_sides_want_from_kernels_of_all_ages() {
     for minor in [27, 31, 36, 38, 41, 45, 99] {
         let mut guest = Guest::before_init();
         let offered = InitFlags::ASYNC_READ
@@ -450,7 +450,7 @@ fn nothing_is_served_before_init_and_after_destroy() {
 }
 
 #[test]
-fn init_again_frees_what_the_session_before_held() {
+fn a_second_init_frees_the_state_of_the_session_before() {
     let mut guest = Guest::new();
     guest.init(38, InitFlags::empty()).expect("INIT");
     assert_eq!(guest.calls(), ["init", "destroy", "init"]);
@@ -704,7 +704,7 @@ fn a_lock_that_is_held_waits_until_interrupted() {
         4096,
     );
     let Served::WaitsForLock(lock) = served else {
-        panic!("it does not wait: {served:?}")
+        panic!("the request does not wait: {served:?}")
     };
     let session = &guest.session;
     let mut reply = [0; 16];
@@ -759,7 +759,7 @@ fn no_more_requests_wait_than_there_are_threads_for() {
         match guest.send(&mut bytes, 16, 4096).0 {
             Served::WaitsForLock(_) => waiting += 1,
             Served::Replied(len) => assert_eq!(len, 16),
-            Served::WouldBlock => panic!("it may block"),
+            Served::WouldBlock => panic!("the request may block"),
         }
     }
     assert_eq!(waiting, 256);
@@ -783,7 +783,7 @@ fn a_request_s_number_waits_only_once() {
 }
 
 #[test]
-fn what_would_wait_for_a_disk_and_may_not_is_left_undone() {
+fn requests_that_would_wait_for_a_disk_are_not_started_in_non_blocking_mode() {
     let mut guest = Guest::new();
     guest.calls();
     guest.may_block = false;
@@ -797,7 +797,7 @@ fn what_would_wait_for_a_disk_and_may_not_is_left_undone() {
         assert!(matches!(served, Served::WouldBlock), "{served:?}");
     }
     assert!(guest.calls().is_empty());
-    // Whatever does not wait is served.
+    // Requests that do not wait are served.
     guest
         .call(Operation::Getattr(GetattrIn::default()))
         .expect("attributes");
