@@ -3,6 +3,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -33,7 +34,7 @@ const UNSUPPORTED: &[&str] = &[
     "migration-confirm-paths",
 ];
 
-/// The options as typed. [`crate::config::Config`] holds what they mean together.
+/// The options as typed; the module `config` checks what they mean together.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "gangplankd",
@@ -281,7 +282,7 @@ impl Args {
 
     /// Makes an error in the combination of options print like an error in one option.
     #[must_use]
-    pub fn refuse(error: &crate::config::Error) -> EarlyExit {
+    pub fn refuse(error: impl fmt::Display) -> EarlyExit {
         EarlyExit(command().error(ErrorKind::ValueValidation, error))
     }
 }

@@ -1,11 +1,35 @@
 //! The `-o name=value,...` syntax of the older C daemon, which virtiofsd still accepts.
 
 use log::LevelFilter;
+use thiserror::Error;
 
 use crate::args::Args;
-use crate::config::Error;
 use crate::passthrough::options::CachePolicy;
 use crate::sandbox::options::Mode;
+
+/// An invalid `-o` option.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// An unknown name.
+    #[error("unknown option '-o {0}'")]
+    Unknown(String),
+    /// A name that the daemon does not support yet.
+    #[error("-o {0} is not supported yet")]
+    Unsupported(String),
+    /// A name with an invalid value.
+    #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
+    Value {
+        /// The name before the equals sign.
+        name: String,
+        /// The value after it.
+        value: String,
+        /// The valid values.
+        expected: &'static str,
+    },
+    /// `-o modcaps=` with a malformed list.
+    #[error("invalid value for '-o modcaps': {0}")]
+    Modcaps(String),
+}
 
 /// Applies the `-o` options to `args`. They override all other options, wherever they stand on the
 /// command line, as with virtiofsd.
@@ -26,7 +50,7 @@ pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
 }
 
 fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
-    let wrong = |expected: &'static str| Error::CompatValue {
+    let wrong = |expected: &'static str| Error::Value {
         name: name.to_owned(),
         value: value.to_owned(),
         expected,
@@ -60,10 +84,10 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
             }
         }
         "modcaps" => {
-            args.modcaps = Some(value.parse().map_err(Error::CompatModcaps)?);
+            args.modcaps = Some(value.parse().map_err(Error::Modcaps)?);
         }
-        "xattrmap" => return Err(Error::CompatUnsupported(name.to_owned())),
-        _ => return Err(Error::CompatUnknown(format!("{name}={value}"))),
+        "xattrmap" => return Err(Error::Unsupported(name.to_owned())),
+        _ => return Err(Error::Unknown(format!("{name}={value}"))),
     }
     Ok(())
 }
@@ -83,8 +107,8 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
         "no_killpriv_v2" => args.killpriv_v2 = false,
         // They turn off features that the daemon does not have.
         "no_posix_lock" | "no_flock" | "no_posix_acl" | "no_security_label" => {}
-        "posix_acl" | "security_label" => return Err(Error::CompatUnsupported(name.to_owned())),
-        _ => return Err(Error::CompatUnknown(name.to_owned())),
+        "posix_acl" | "security_label" => return Err(Error::Unsupported(name.to_owned())),
+        _ => return Err(Error::Unknown(name.to_owned())),
     }
     Ok(())
 }

@@ -52,25 +52,9 @@ pub enum Error {
          --inode-file-handles=never or keep the capability"
     )]
     HandlesWithoutCapability(&'static str),
-    /// An unknown `-o` name.
-    #[error("unknown option '-o {0}'")]
-    CompatUnknown(String),
-    /// An `-o` name that the daemon does not support yet.
-    #[error("-o {0} is not supported yet")]
-    CompatUnsupported(String),
-    /// An `-o` name with an invalid value.
-    #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
-    CompatValue {
-        /// The name before the equals sign.
-        name: String,
-        /// The value after it.
-        value: String,
-        /// The valid values.
-        expected: &'static str,
-    },
-    /// `-o modcaps=` with a malformed list.
-    #[error("invalid value for '-o modcaps': {0}")]
-    CompatModcaps(String),
+    /// An invalid `-o` option.
+    #[error(transparent)]
+    Compat(#[from] compat::Error),
 }
 
 impl Config {

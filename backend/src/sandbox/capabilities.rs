@@ -2,7 +2,7 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-use super::Error;
+use super::error::Error;
 use super::options::ModCaps;
 
 /// The capabilities needed to act for a guest's users: virtiofsd's set.

@@ -6,7 +6,11 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
-use super::{Error, Supervisor, identity, proc_self, supervisor};
+use super::error::Error;
+use super::{
+    identity, proc_self,
+    supervisor::{self, Supervisor},
+};
 use crate::sys::process::unshare;
 
 /// Starts the process to confine. Returns `None` in it.

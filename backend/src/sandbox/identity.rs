@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{Error, capabilities};
+use super::capabilities;
+use super::error::Error;
 
 /// The user and group ids that the process's user namespace maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

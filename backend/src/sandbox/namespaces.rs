@@ -7,7 +7,11 @@ use std::path::Path;
 
 use rustix::thread::UnshareFlags;
 
-use super::{Error, Supervisor, identity, pivot, proc_self, supervisor};
+use super::error::Error;
+use super::{
+    identity, pivot, proc_self,
+    supervisor::{self, Supervisor},
+};
 use crate::sys::process::unshare;
 
 /// Starts the confined process as the first one of a new process namespace. Returns `None` in it.

@@ -11,7 +11,7 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
-use super::Error;
+use super::error::Error;
 
 /// Makes `shared_dir`, with all mounts below it, the root of the calling process's mount namespace,
 /// and detaches all other mounts. Returns the new root.

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::Error;
+use super::error::Error;
 
 /// Opens `/proc/self/fd`, `O_PATH`.
 ///

@@ -4,7 +4,7 @@ use std::cmp;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Error;
+use super::error::Error;
 
 /// Limit of open descriptors without `--rlimit-nofile`, if the kernel allows it: virtiofsd's number.
 const DEFAULT_OPEN_FILES: u64 = 1_000_000;

@@ -9,7 +9,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::Error;
+use super::error::Error;
 use super::options::Seccomp;
 use calls::{Conditional, Width};
 

@@ -9,7 +9,8 @@ use rustix::process::{
     set_parent_process_death_signal, waitpid,
 };
 
-use super::{Error, capabilities};
+use super::capabilities;
+use super::error::Error;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::TerminationSignals;
 
