@@ -11,7 +11,7 @@ mod requests;
 mod fixture;
 
 use gangplank_backend::device::request::Scratch;
-use gangplank_backend::session::{Served, Session};
+use gangplank_backend::session::{IoMode, Served, Session};
 use gangplank_backend::sys::buffers::Segments;
 use libfuzzer_sys::fuzz_target;
 
@@ -70,21 +70,25 @@ fn serve(
     room: usize,
     guest: &mut Guest,
 ) {
-    if !serve_as(session, request, room, guest, request.len() % 2 == 0) {
+    let mode = match request.len() % 2 {
+        0 => IoMode::Blocking,
+        _ => IoMode::NonBlocking,
+    };
+    if !serve_in(session, request, room, guest, mode) {
         assert!(
-            serve_as(session, request, room, guest, true),
+            serve_in(session, request, room, guest, IoMode::Blocking),
             "a blocking request would block"
         );
     }
 }
 
 /// Serves one request in one mode and checks its reply. Returns false if it would block.
-fn serve_as(
+fn serve_in(
     session: &Session<gangplank_backend::passthrough::PassthroughFs>,
     request: &[u8],
     room: usize,
     guest: &mut Guest,
-    may_block: bool,
+    mode: IoMode,
 ) -> bool {
     let mut readable = request.to_vec();
     let mut writable = vec![GUARD_BYTE; room + GUARD_LEN];
@@ -96,7 +100,7 @@ fn serve_as(
     assert!(asked.push_slice(&mut writable[..room]));
     // SAFETY: both buffers live and stay where they are until the reader and the writer are gone.
     let (mut reader, mut writer) = unsafe { (sent.reader(), asked.writer()) };
-    let written = match session.serve(&mut reader, &mut writer, &mut scratch, may_block) {
+    let written = match session.serve(&mut reader, &mut writer, &mut scratch, mode) {
         Served::Replied(written) => written,
         Served::WouldBlock => return false,
         Served::WaitsForLock(lock) => {

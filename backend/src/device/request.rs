@@ -9,18 +9,35 @@ use crate::sys::interrupt::Interruption;
 
 /// Serves requests. Several threads call it at once.
 pub trait Handler: Send + Sync + 'static {
-    /// Serves `request` and says with [`Request::set_reply_len`] how much it wrote. A handler that has to wait for
-    /// something another request may bring about (a lock) keeps the request, returns `None` and calls
-    /// [`Request::finish`] later, from a thread of its own. One that would have to wait for a disk where
-    /// [`Request::may_block`] says no does nothing, and calls [`Request::set_would_block`]; it gets the request again on another
-    /// thread.
-    fn handle(&self, request: Box<Request>) -> Option<Box<Request>>;
+    /// Serves `request`, and sets the length of the reply with [`Request::set_reply_len`].
+    fn handle(&self, request: Box<Request>, mode: IoMode) -> Handled;
 
-    /// The connection ends: requests that wait fail, and so do those that would begin to.
+    /// Fails all requests that wait for a lock, and refuses new waits: the connection ends.
     fn end_waits(&self);
 
-    /// The driver has reset the device, or has gone: whatever it held is freed.
+    /// Frees everything that the driver holds: it has reset the device, or its guest has gone.
     fn reset(&self);
+}
+
+/// Whether a handler may wait for a disk while it serves a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoMode {
+    /// The handler may wait: no other request waits for this one.
+    Blocking,
+    /// The handler returns [`Handled::WouldBlock`] instead of waiting.
+    NonBlocking,
+}
+
+/// What a handler did with a request.
+pub enum Handled {
+    /// The handler wrote the reply.
+    Replied(Box<Request>),
+    /// The request would wait for a disk, and the handler did nothing; the device hands the request
+    /// in again on a thread that may wait. Only in [`IoMode::NonBlocking`].
+    WouldBlock(Box<Request>),
+    /// The handler kept the request, because it waits for an event that another request may cause
+    /// (the release of a lock). It calls [`Request::finish`] later, on a thread of its own.
+    Kept,
 }
 
 /// One descriptor chain, taken off a ring and not yet given back.
@@ -32,8 +49,6 @@ pub struct Request {
     pub(super) writable: Segments,
     pub(super) origin: Option<Origin>,
     reply_len: u32,
-    pub(super) may_block: bool,
-    would_block: bool,
     interruption: Option<Arc<Interruption>>,
     scratch: Scratch,
 }
@@ -62,8 +77,6 @@ impl Request {
             writable: Segments::default(),
             origin: None,
             reply_len: 0,
-            may_block: true,
-            would_block: false,
             interruption: None,
             scratch: Scratch::default(),
         }
@@ -83,20 +96,6 @@ impl Request {
 
     pub(super) fn reply_len(&self) -> u32 {
         self.reply_len
-    }
-
-    /// Whether serving it may wait for a disk: no other request waits for this one.
-    pub fn may_block(&self) -> bool {
-        self.may_block
-    }
-
-    /// Says that serving it would have to wait, and that nothing was done.
-    pub fn set_would_block(&mut self) {
-        self.would_block = true;
-    }
-
-    pub(super) fn would_block(&self) -> bool {
-        self.would_block
     }
 
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.
@@ -129,8 +128,6 @@ impl Request {
         self.readable.clear();
         self.writable.clear();
         self.reply_len = 0;
-        self.may_block = true;
-        self.would_block = false;
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::request::{Handler, Request};
+use super::request::{Handled, Handler, IoMode, Request};
 use super::worker::handle;
 use crate::rate_limited;
 
@@ -148,7 +148,7 @@ fn serve(requests: &Mutex<Receiver<Box<Request>>>, handler: &dyn Handler, stoppi
         let Some(ring) = request.origin.as_ref().map(|origin| origin.ring.clone()) else {
             continue;
         };
-        if let Some(served) = handle(handler, &ring, request) {
+        if let Handled::Replied(served) = handle(handler, &ring, request, IoMode::Blocking) {
             served.finish();
         }
     }

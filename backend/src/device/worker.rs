@@ -9,7 +9,7 @@ use super::busy_poll::BusyPoll;
 use super::chain::{Chain, Translator};
 use super::interrupt_coalescing::{InterruptCoalescing, NotifyMode};
 use super::memory::{GuardedMemory, MemoryCell};
-use super::request::{Handler, Origin, Request};
+use super::request::{Handled, Handler, IoMode, Origin, Request};
 use super::thread_pool::{BlockingPool, ThreadPool};
 use super::vring::Vring;
 use crate::sys::thread;
@@ -148,6 +148,10 @@ impl Worker {
         let mut chains = std::mem::take(&mut self.chains);
         let is_batch = chains.len() > 1;
         // Nobody waits for what is gathered, and a pool's threads announce what they serve.
+        let io_mode = match is_alone {
+            true => IoMode::Blocking,
+            false => IoMode::NonBlocking,
+        };
         let coalesces = is_batch && !self.batch_forgets && self.pool.is_none();
         let mode = match () {
             () if self.batch_forgets => NotifyMode::Batched,
@@ -174,22 +178,23 @@ impl Worker {
                 pool.submit(request);
                 continue;
             }
-            request.may_block = is_alone;
-            if let Some(mut served) = handle(&*self.handler, ring, request) {
-                if served.would_block() {
-                    self.offload(chain, ring, memory, served);
-                    continue;
+            match handle(&*self.handler, ring, request, io_mode) {
+                Handled::WouldBlock(request) => self.offload(chain, ring, memory, request),
+                Handled::Kept => {}
+                Handled::Replied(mut served) => {
+                    drop(served.take_origin());
+                    self.done.push((head, served.reply_len()));
+                    let takes_long = self.done.len().is_multiple_of(CLOCK_INTERVAL)
+                        && begun.is_some_and(|begun| begun.elapsed() >= MAX_REPLY_DELAY);
+                    if mode == NotifyMode::Immediate
+                        || takes_long
+                        || served.reply_len() >= LARGE_REPLY
+                    {
+                        self.complete(ring, memory);
+                        begun = begun.map(|_| Instant::now());
+                    }
+                    self.spare = Some(served);
                 }
-                drop(served.take_origin());
-                self.done.push((head, served.reply_len()));
-                let takes_long = self.done.len().is_multiple_of(CLOCK_INTERVAL)
-                    && begun.is_some_and(|begun| begun.elapsed() >= MAX_REPLY_DELAY);
-                if mode == NotifyMode::Immediate || takes_long || served.reply_len() >= LARGE_REPLY
-                {
-                    self.complete(ring, memory);
-                    begun = begun.map(|_| Instant::now());
-                }
-                self.spare = Some(served);
             }
         }
         self.chains = chains;
@@ -214,7 +219,8 @@ impl Worker {
             return;
         }
         if let Err(request) = self.blocking_pool.try_submit(request)
-            && let Some(served) = handle(&*self.handler, ring, request)
+            && let Handled::Replied(served) =
+                handle(&*self.handler, ring, request, IoMode::Blocking)
         {
             served.finish();
         }
@@ -253,9 +259,10 @@ pub(super) fn handle(
     handler: &dyn Handler,
     ring: &Vring,
     request: Box<Request>,
-) -> Option<Box<Request>> {
-    catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
+    mode: IoMode,
+) -> Handled {
+    catch_unwind(AssertUnwindSafe(|| handler.handle(request, mode))).unwrap_or_else(|_| {
         ring.set_broken("serving a request failed inside the daemon; please report this");
-        None
+        Handled::Kept
     })
 }

@@ -27,7 +27,7 @@ use super::places::Identity;
 use super::share::Share;
 use super::syncfs::SyncDirectories;
 use crate::rate_limited;
-use crate::session::{Caller, Creator, FileSystem, LockWait, Name};
+use crate::session::{Caller, Creator, FileSystem, IoMode, LockWait, Name};
 use crate::sys::buffers::{Reader, Writer};
 
 /// One guest's file system: everything that guest holds, which goes when this is dropped.
@@ -336,9 +336,9 @@ impl FileSystem for PassthroughFs {
         node: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
-        self.do_read(node, args, data, may_block)
+        self.do_read(node, args, data, mode)
     }
 
     fn write(&self, node: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {

@@ -23,6 +23,7 @@ use super::fs::PassthroughFs;
 use super::inode::KnownSize;
 use super::open_files::OpenFile;
 use crate::rate_limited;
+use crate::session::IoMode;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::file;
 
@@ -46,7 +47,8 @@ impl ShortCount {
 }
 
 impl PassthroughFs {
-    /// Reads at most `args.size` bytes. EAGAIN where it would have to wait for the disk, and may not.
+    /// Reads at most `args.size` bytes. EAGAIN if it would wait for a disk in
+    /// [`IoMode::NonBlocking`].
     ///
     /// Makes one system call for a read that is whole, or that ends where the guest knows the file
     /// to end.
@@ -55,10 +57,10 @@ impl PassthroughFs {
         id: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
         let file = self.readable(args.fh, id)?;
-        let result = self.read_file(&file, args, data, may_block);
+        let result = self.read_file(&file, args, data, mode);
         self.done_reading(args.fh, &file);
         result
     }
@@ -69,7 +71,7 @@ impl PassthroughFs {
         file: &OpenFile,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
         let is_program =
             ReadFlags::from_bits_retain(args.read_flags).contains(ReadFlags::LOCKOWNER);
@@ -78,7 +80,7 @@ impl PassthroughFs {
             false => ShortCount::Misread,
         };
         let mut how = 0;
-        if !may_block && file.tells_waiting.load(Ordering::Relaxed) {
+        if mode == IoMode::NonBlocking && file.tells_waiting.load(Ordering::Relaxed) {
             // What goes past the page cache always waits.
             if file.is_direct() {
                 return Err(io::Error::from_raw_os_error(libc::EAGAIN));

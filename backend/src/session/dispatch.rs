@@ -11,6 +11,7 @@ use gangplank_fuse::{
 
 use super::reply::{put, put_bytes};
 use super::{Caller, Creator, FileSystem, LockWait, Name, Session};
+use crate::device::request::IoMode;
 use crate::sys::buffers::{Reader, Writer};
 
 /// Most bytes of an extended attribute's value and of the list of names (`XATTR_SIZE_MAX` and
@@ -37,8 +38,8 @@ pub(super) struct Call<'a, 'r, 'w> {
     pub(super) reply: &'a mut Writer<'w>,
     /// Buffer for payloads that are composed before they are copied into the reply.
     pub(super) buffer: &'a mut Vec<u8>,
-    /// Whether it may wait for a disk.
-    pub(super) may_block: bool,
+    /// Whether the operation may wait for a disk.
+    pub(super) mode: IoMode,
 }
 
 impl Call<'_, '_, '_> {
@@ -234,7 +235,7 @@ impl<F: FileSystem + 'static> Session<F> {
                 let creator = call.creator(args.umask, extensions);
                 call.put_opened(fs.tmpfile(&creator, node, args)?)
             }
-            Op::Read(args) => fs.read(node, args, call.reply, call.may_block),
+            Op::Read(args) => fs.read(node, args, call.reply, call.mode),
             Op::Write(args) => {
                 if to_len(args.size) != call.data.remaining() {
                     return Err(io::Error::from_raw_os_error(libc::EINVAL));

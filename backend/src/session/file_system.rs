@@ -12,6 +12,7 @@ use gangplank_fuse::{
 use gangplank_fuse::dir::DirentWriter;
 
 use super::Name;
+use crate::device::request::IoMode;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::interrupt::Interruption;
 
@@ -154,14 +155,16 @@ pub trait FileSystem: Send + Sync {
         Err(unsupported())
     }
 
-    /// Reads at most `args.size` bytes straight into `data` and returns how many. EAGAIN where that means to wait for a disk and
-    /// it may not, with nothing promised about what is in `data` then.
+    /// Reads at most `args.size` bytes straight into `data` and returns how many.
+    ///
+    /// EAGAIN if the read would wait for a disk in [`IoMode::NonBlocking`]; the content of `data`
+    /// is then undefined.
     fn read(
         &self,
         node: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize>;
 
     /// Writes `args.size` bytes straight from `data` and returns how many.

@@ -24,7 +24,8 @@ pub use name::{InvalidName, Name};
 use self::dispatch::Call;
 use self::lock_waits::LockWaits;
 use self::reply::{ReplyHeader, put_error};
-use crate::device::request::{Handler, Request, Scratch};
+pub use crate::device::request::IoMode;
+use crate::device::request::{Handled, Handler, Request, Scratch};
 use crate::rate_limited;
 use crate::sys::buffers::{Reader, Writer};
 
@@ -74,7 +75,7 @@ impl<F: FileSystem + 'static> Session<F> {
         request: &mut Reader<'_>,
         reply: &mut Writer<'_>,
         scratch: &mut Scratch,
-        may_block: bool,
+        mode: IoMode,
     ) -> Served {
         let total = request.remaining();
         let Some(header) = request.read_value::<InHeader>() else {
@@ -134,7 +135,7 @@ impl<F: FileSystem + 'static> Session<F> {
         if let (Operation::Setlkw(args), Some(_)) = (&decoded.operation, dialect) {
             return self.lock_or_wait(reply, unique, header.node(), *args);
         }
-        if !may_block && may_wait_for_disk(opcode) {
+        if mode == IoMode::NonBlocking && may_wait_for_disk(opcode) {
             return Served::WouldBlock;
         }
         let Some(reply_header) = ReplyHeader::reserve(reply, opcode) else {
@@ -153,11 +154,11 @@ impl<F: FileSystem + 'static> Session<F> {
                 data: request,
                 reply,
                 buffer: &mut scratch.output,
-                may_block,
+                mode,
             };
             self.dispatch(&decoded, &mut call)
         };
-        if !may_block && opcode == Opcode::Read && would_block(&result) {
+        if mode == IoMode::NonBlocking && opcode == Opcode::Read && would_block(&result) {
             return Served::WouldBlock;
         }
         Served::Replied(reply_header.fill(unique, result))
@@ -235,11 +236,7 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
     }
 
     /// Gives the request a thread to wait on; gives it back where there is none to be had.
-    fn wait_on_own_thread(
-        &self,
-        mut request: Box<Request>,
-        lock: LockRequest,
-    ) -> Option<Box<Request>> {
+    fn wait_on_own_thread(&self, mut request: Box<Request>, lock: LockRequest) -> Handled {
         if let Some(interruption) = self.0.lock_waits.interruption(lock.unique) {
             request.set_interruption(interruption);
         }
@@ -260,29 +257,29 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
                     request.finish();
                 }
             });
-        let Err(error) = started else { return None };
+        let Err(error) = started else {
+            return Handled::Kept;
+        };
         rate_limited!(error, "cannot start a thread to wait for a lock: {error}");
         self.0.lock_waits.unregister(unique);
-        let mut request = take(&kept)?;
+        let Some(mut request) = take(&kept) else {
+            return Handled::Kept;
+        };
         let (_, mut reply, _) = request.parts();
         let written = put_error(&mut reply, unique, libc::ENOLCK);
         request.set_reply_len(written);
-        Some(request)
+        Handled::Replied(request)
     }
 }
 
 impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
-    fn handle(&self, mut request: Box<Request>) -> Option<Box<Request>> {
-        let may_block = request.may_block();
+    fn handle(&self, mut request: Box<Request>, mode: IoMode) -> Handled {
         let (mut reader, mut writer, scratch) = request.parts();
-        match self.0.serve(&mut reader, &mut writer, scratch, may_block) {
-            Served::WouldBlock => {
-                request.set_would_block();
-                Some(request)
-            }
+        match self.0.serve(&mut reader, &mut writer, scratch, mode) {
+            Served::WouldBlock => Handled::WouldBlock(request),
             Served::Replied(len) => {
                 request.set_reply_len(len);
-                Some(request)
+                Handled::Replied(request)
             }
             Served::WaitsForLock(lock) => self.wait_on_own_thread(request, lock),
         }

@@ -186,9 +186,9 @@ impl FileSystem for Recorder {
         _node: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
-        if !may_block {
+        if mode == IoMode::NonBlocking {
             let _ = data.write(b"file");
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
@@ -285,7 +285,7 @@ impl FileSystem for Recorder {
 struct Guest {
     session: Session<Recorder>,
     scratch: Scratch,
-    may_block: bool,
+    mode: IoMode,
 }
 
 impl Guest {
@@ -293,7 +293,7 @@ impl Guest {
         Self {
             session: Session::new(Recorder::default()),
             scratch: Scratch::default(),
-            may_block: true,
+            mode: IoMode::Blocking,
         }
     }
 
@@ -329,7 +329,7 @@ impl Guest {
             &mut readable,
             &mut writable,
             &mut self.scratch,
-            self.may_block,
+            self.mode,
         );
         if let Served::Replied(len) = served {
             reply.truncate(len);
@@ -372,13 +372,13 @@ fn serve(
     readable: &mut Segments,
     writable: &mut Segments,
     scratch: &mut Scratch,
-    may_block: bool,
+    mode: IoMode,
 ) -> Served {
     // SAFETY: the callers' buffers outlive the call.
     let mut reader = unsafe { readable.reader() };
     // SAFETY: as above, and no reference into them is used meanwhile.
     let mut writer = unsafe { writable.writer() };
-    session.serve(&mut reader, &mut writer, scratch, may_block)
+    session.serve(&mut reader, &mut writer, scratch, mode)
 }
 
 fn encode(operation: Operation<'_>, extensions: Extensions<'_>, data: &[u8]) -> Vec<u8> {
@@ -722,7 +722,7 @@ fn a_lock_that_is_held_waits_until_interrupted() {
                 &mut readable,
                 &mut writable,
                 &mut Scratch::default(),
-                true,
+                IoMode::Blocking,
             )
         });
         let mut segments = Segments::default();
@@ -786,7 +786,7 @@ fn a_request_s_number_waits_only_once() {
 fn requests_that_would_wait_for_a_disk_are_not_started_in_non_blocking_mode() {
     let mut guest = Guest::new();
     guest.calls();
-    guest.may_block = false;
+    guest.mode = IoMode::NonBlocking;
     let read = Operation::Read(ReadIn {
         size: 9,
         ..ReadIn::default()

@@ -213,7 +213,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::device::request::Request;
+    use crate::device::request::{Handled, IoMode, Request};
 
     /// Request number of `VHOST_USER_GET_FEATURES`.
     const GET_FEATURES: u32 = 1;
@@ -225,8 +225,8 @@ mod tests {
     struct Idle;
 
     impl Handler for Idle {
-        fn handle(&self, request: Box<Request>) -> Option<Box<Request>> {
-            Some(request)
+        fn handle(&self, request: Box<Request>, _mode: IoMode) -> Handled {
+            Handled::Replied(request)
         }
 
         fn end_waits(&self) {}

@@ -27,7 +27,7 @@ use gangplank_fuse::{
 use tempfile::TempDir;
 
 use super::{Abilities, Options, PassthroughFs, Share};
-use crate::session::{Caller, Creator, FileSystem, Name};
+use crate::session::{Caller, Creator, FileSystem, IoMode, Name};
 use crate::sys::buffers::Segments;
 
 /// Root in the guest.
@@ -129,17 +129,17 @@ impl Guest {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<usize> {
-        self.read_as(node, handle, offset, buffer, true)
+        self.read_as(node, handle, offset, buffer, IoMode::Blocking)
     }
 
-    /// Reads, or where it may not block refuses to wait for the disk.
+    /// Reads in the given mode.
     fn read_as(
         &self,
         node: NodeId,
         handle: Handle,
         offset: u64,
         buffer: &mut [u8],
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
         let args = ReadIn {
             fh: handle.get(),
@@ -152,7 +152,7 @@ impl Guest {
         #[allow(unsafe_code)]
         // SAFETY: the buffer is borrowed mutably for the whole function.
         let mut writer = unsafe { segments.writer() };
-        self.fs.read(node, &args, &mut writer, may_block)
+        self.fs.read(node, &args, &mut writer, mode)
     }
 
     fn write(&self, node: NodeId, handle: Handle, offset: u64, data: &[u8]) -> io::Result<usize> {
