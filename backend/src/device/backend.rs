@@ -15,17 +15,14 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
-use super::Options;
 use super::config_space::ConfigSpace;
 use super::exit_event::ExitEvents;
 use super::memory::MemoryCell;
+use super::options::Options;
 use super::request::Handler;
-use super::thread_pool::{BlockingPool, ThreadPool};
+use super::scheduling::DeviceScheduler;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
-
-/// The high-priority ring (virtio 1.2, 5.11.2).
-const HIGH_PRIORITY: usize = 0;
 
 /// One guest's device.
 pub(super) struct FsBackend {
@@ -52,26 +49,13 @@ impl FsBackend {
                 .num_request_queues
                 .clamp(Options::MIN_REQUEST_QUEUES, Options::MAX_REQUEST_QUEUES),
         );
-        let pool = match options.thread_pool_size {
-            0 => None,
-            size => Some(Arc::new(ThreadPool::new(size, &handler)?)),
-        };
         let memory = Arc::new(MemoryCell::default());
         let stopping = Arc::new(AtomicBool::new(false));
-        let blocking_pool = Arc::new(BlockingPool::new(
-            Arc::clone(&handler),
-            Arc::clone(&stopping),
-        ));
+        let scheduler = DeviceScheduler::new(options, &handler, &stopping)?;
         let workers = (0..=request_queues)
             .map(|ring| {
-                // FORGET and INTERRUPT must not queue up behind the requests that fill the pool.
-                let pool = pool.clone().filter(|_| ring != HIGH_PRIORITY);
                 Mutex::new(Worker::new(
-                    Arc::clone(&handler),
-                    pool,
-                    Arc::clone(&blocking_pool),
-                    ring == HIGH_PRIORITY,
-                    options.busy_poll,
+                    scheduler.for_ring(ring),
                     Arc::clone(&memory),
                     Arc::clone(&stopping),
                 ))

@@ -2,7 +2,7 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
-use super::Options;
+use super::options::Options;
 
 /// `struct virtio_fs_config`.
 #[repr(C)]

@@ -1,7 +1,8 @@
-//! A request of the guest on its way through the daemon, and who handles it.
+//! A request of the guest, and the trait that serves it.
 
 use std::sync::Arc;
 
+use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::GuardedMemory;
 use super::vring::Vring;
 use crate::sys::buffers::{Reader, Segments, Writer};
@@ -40,62 +41,52 @@ pub enum Handled {
     Kept,
 }
 
-/// One descriptor chain, taken off a ring and not yet given back.
+/// The request of one descriptor chain that was taken off a ring and not yet returned.
 ///
-/// It is given back once, by [`Request::finish`] or by the worker. One that is dropped instead is not given back, since the
-/// driver would take whatever lies in its buffers for the reply; its ring is stopped.
+/// The device returns the chain once: with [`Request::finish`], or with the rest of a batch. If the
+/// request is dropped before, the device stops the ring instead, because the driver would take the
+/// content of the chain's buffers for the reply.
+#[derive(Default)]
 pub struct Request {
-    pub(super) readable: Segments,
-    pub(super) writable: Segments,
-    pub(super) origin: Option<Origin>,
+    /// Buffers with the request, and with room for the reply. Empty while `origin` is `None`.
+    readable: Segments,
+    writable: Segments,
+    origin: Option<Origin>,
+    /// Bytes of the reply.
     reply_len: u32,
+    /// Interrupts the thread that serves the request while it waits for a lock.
     interruption: Option<Arc<Interruption>>,
     scratch: Scratch,
 }
 
-/// Buffers for the handler, with whatever they were left with; their allocation is kept from request to request.
+/// Buffers for the handler. They keep their content and allocation from request to request.
 #[derive(Default)]
 pub struct Scratch {
-    /// For what is copied out of the request.
+    /// For the part of the request that is copied out of guest memory.
     pub input: Vec<u8>,
-    /// For what is put together before it goes into the reply.
+    /// For replies that are composed before they are copied into guest memory.
     pub output: Vec<u8>,
 }
 
-/// Where a chain came from and must go back to.
-pub(super) struct Origin {
-    pub(super) ring: Vring,
-    pub(super) head: u16,
+/// The ring and chain of a request.
+struct Origin {
+    ring: Vring,
+    chain: Chain,
     /// Keeps the segments mapped, even if the guest's memory table changes meanwhile.
-    pub(super) memory: Arc<GuardedMemory>,
+    memory: Arc<GuardedMemory>,
 }
 
 impl Request {
-    pub(super) fn new() -> Self {
-        Self {
-            readable: Segments::default(),
-            writable: Segments::default(),
-            origin: None,
-            reply_len: 0,
-            interruption: None,
-            scratch: Scratch::default(),
-        }
-    }
-
-    /// What the guest sends, where its reply goes, and buffers to work in.
+    /// Returns the request's buffers: what the guest sent, room for the reply, and scratch space.
     pub fn parts(&mut self) -> (Reader<'_>, Writer<'_>, &mut Scratch) {
         let (reader, writer) = guest::buffers(&mut self.readable, &mut self.writable);
         (reader, writer, &mut self.scratch)
     }
 
-    /// Says how many bytes of the reply were written. None, for a request without a reply.
+    /// Sets the length of the reply in bytes: 0 for an operation without a reply.
     pub fn set_reply_len(&mut self, len: usize) {
         // A chain holds at most 2^32 bytes (virtio 1.2, 2.7.5.2), and the reply fits the chain.
         self.reply_len = u32::try_from(len).unwrap_or(u32::MAX);
-    }
-
-    pub(super) fn reply_len(&self) -> u32 {
-        self.reply_len
     }
 
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.
@@ -106,16 +97,76 @@ impl Request {
         self.interruption = Some(interruption);
     }
 
-    /// Gives the chain back to the guest and tells it, if it wants to be told.
+    /// Returns the chain with the reply to the driver, and notifies the driver unless it suppresses
+    /// notifications.
     pub fn finish(mut self) {
         if let Some(origin) = self.take_origin() {
-            let used = [(origin.head, self.reply_len)];
+            let used = [(origin.chain.head, self.reply_len)];
             origin.ring.complete(&origin.memory, &used);
         }
     }
 
-    /// Parts the request from its chain, which whoever takes the origin gives back.
-    pub(super) fn take_origin(&mut self) -> Option<Origin> {
+    /// Makes this the request of `chain`, taken off `ring`, whose buffers lie in `memory`.
+    ///
+    /// # Errors
+    /// The chain is malformed. The request then has no chain.
+    pub(super) fn attach(
+        &mut self,
+        chain: Chain,
+        ring: &Vring,
+        memory: &Arc<GuardedMemory>,
+        translator: &mut Translator,
+    ) -> Result<(), MalformedChain> {
+        self.reply_len = 0;
+        translator
+            .translate(chain, memory, &mut self.readable, &mut self.writable)
+            .inspect_err(|_| self.clear_segments())?;
+        self.origin = Some(Origin {
+            ring: ring.clone(),
+            chain,
+            memory: Arc::clone(memory),
+        });
+        Ok(())
+    }
+
+    /// Translates the chain again, after a handler has used up the buffers without serving it.
+    ///
+    /// # Errors
+    /// The driver has made the chain malformed meanwhile.
+    pub(super) fn rewind(&mut self, translator: &mut Translator) -> Result<(), MalformedChain> {
+        self.clear_segments();
+        let Some(origin) = &self.origin else {
+            return Ok(());
+        };
+        translator.translate(
+            origin.chain,
+            &origin.memory,
+            &mut self.readable,
+            &mut self.writable,
+        )
+    }
+
+    /// The ring of the request's chain.
+    pub(super) fn ring(&self) -> Option<&Vring> {
+        self.origin.as_ref().map(|origin| &origin.ring)
+    }
+
+    /// Detaches the request from its chain and returns the chain's head and the reply's length. The
+    /// caller returns them to the ring.
+    pub(super) fn detach(&mut self) -> Option<(u16, u32)> {
+        let origin = self.take_origin()?;
+        Some((origin.chain.head, self.reply_len))
+    }
+
+    /// Removes the chain from those in flight without returning it: the device ends.
+    pub(super) fn discard(mut self) {
+        if let Some(origin) = self.take_origin() {
+            origin.ring.discard(1);
+        }
+    }
+
+    fn take_origin(&mut self) -> Option<Origin> {
+        self.clear_segments();
         let origin = self.origin.take()?;
         if let Some(interruption) = self.interruption.take() {
             origin.ring.remove_interruption(&interruption);
@@ -123,11 +174,9 @@ impl Request {
         Some(origin)
     }
 
-    /// Makes the request ready for the next chain.
-    pub(super) fn clear(&mut self) {
+    fn clear_segments(&mut self) {
         self.readable.clear();
         self.writable.clear();
-        self.reply_len = 0;
     }
 }
 
@@ -136,7 +185,7 @@ impl Drop for Request {
         if let Some(origin) = self.take_origin() {
             origin
                 .ring
-                .set_broken("a request was lost inside the daemon");
+                .set_broken("a request was lost inside the daemon; please report this");
             origin.ring.discard(1);
         }
     }
@@ -144,19 +193,19 @@ impl Drop for Request {
 
 /// The only place where guest addresses become readers and writers.
 mod guest {
-    #![allow(unsafe_code)] // vouches for guest memory being mapped while a request is out
+    #![allow(unsafe_code)] // relies on the request keeping guest memory mapped
 
     use super::{Reader, Segments, Writer};
 
-    /// To be called with the segments of a [`super::Request`] only.
+    /// Only for the segments of a [`super::Request`].
     pub(super) fn buffers<'a>(
         readable: &'a mut Segments,
         writable: &'a mut Segments,
     ) -> (Reader<'a>, Writer<'a>) {
-        // SAFETY: a request's segments were translated from its `origin`'s memory, which keeps them mapped for as long as
-        // the request lives, and the returned reader borrows from the request.
+        // SAFETY: a request's segments are empty, or lie in its `origin`'s memory, which keeps them
+        // mapped as long as the reader borrows the request.
         let reader = unsafe { readable.reader() };
-        // SAFETY: as above; guest memory is only ever reached by raw addresses, never by Rust references.
+        // SAFETY: as above; only raw pointers access guest memory, never Rust references.
         let writer = unsafe { writable.writer() };
         (reader, writer)
     }

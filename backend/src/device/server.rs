@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::connection;
+use super::options::Options;
 use super::request::Handler;
-use super::{Options, connection};
 use crate::logging::in_full;
 use crate::rate_limited;
 

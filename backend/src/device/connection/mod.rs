@@ -24,8 +24,8 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 #[cfg(test)]
 use self::message::HEADER_LEN;
 use self::message::{Message, ReceiveError};
-use super::Options;
 use super::backend::FsBackend;
+use super::options::Options;
 use super::quirks::trim_memory_table;
 use super::request::Handler;
 
