@@ -11,7 +11,8 @@ use crate::device::request::Handler;
 use crate::device::server::{self, StopWhen};
 use crate::passthrough::{Abilities, PassthroughFs, Share, ShareError};
 use crate::sandbox::Confined;
-use crate::session::{Session, SessionHandler};
+use crate::session::Session;
+use crate::session::handler::SessionHandler;
 
 /// Why serving ended.
 #[derive(Debug, Error)]

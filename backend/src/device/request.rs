@@ -158,7 +158,8 @@ impl Request {
         Some((origin.chain.head, self.reply_len))
     }
 
-    /// Removes the chain from those in flight without returning it: the device ends.
+    /// Removes the chain from those in flight without returning it: its ring is stopped, or the
+    /// device ends.
     pub(super) fn discard(mut self) {
         if let Some(origin) = self.take_origin() {
             origin.ring.discard(1);

@@ -124,6 +124,7 @@ impl Worker {
         let mut request = self.spare.take().unwrap_or_default();
         if let Err(malformed) = request.attach(chain, ring, memory, &mut self.translator) {
             set_malformed(ring, chain, malformed);
+            // The request is not attached, so it does not discard the chain itself.
             ring.discard(1);
             self.spare = Some(request);
             return;
@@ -164,8 +165,10 @@ impl Worker {
         self.complete(ring, memory);
         match request.rewind(&mut self.translator) {
             Ok(()) => self.scheduler.offload(request),
-            // Dropping the request removes its chain from those in flight.
-            Err(malformed) => set_malformed(ring, chain, malformed),
+            Err(malformed) => {
+                set_malformed(ring, chain, malformed);
+                request.discard();
+            }
         }
     }
 

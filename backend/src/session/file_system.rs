@@ -11,7 +11,7 @@ use gangplank_fuse::{
 
 use gangplank_fuse::dir::DirentWriter;
 
-use super::Name;
+use super::name::Name;
 use crate::device::request::IoMode;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::interrupt::Interruption;

@@ -5,13 +5,21 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gangplank_fuse::Unique;
+use gangplank_fuse::{LkIn, NodeId, Unique};
 
-use super::{FileSystem, LockRequest, LockWait};
+use super::file_system::{FileSystem, LockWait};
 use crate::sys::interrupt::Interruption;
 
 /// Most requests of one guest that wait for a lock at a time. Each occupies a thread.
 const MAX_LOCK_WAITS: usize = 256;
+
+/// A request that waits for a lock.
+#[derive(Debug)]
+pub struct LockRequest {
+    pub(super) unique: Unique,
+    pub(super) node: NodeId,
+    pub(super) args: LkIn,
+}
 
 /// The requests of one session that wait for a lock.
 #[derive(Default)]

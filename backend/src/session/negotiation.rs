@@ -1,13 +1,11 @@
 //! INIT: which of the offers of the guest's kernel the session accepts.
 
 use std::io;
-use std::sync::PoisonError;
 
 use gangplank_fuse::{
     InitFlags, InitIn, InitOut, KERNEL_MINOR_VERSION, KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION,
 };
 
-use super::{FileSystem, Session};
 use crate::rate_limited;
 
 /// Largest READ and WRITE, in bytes.
@@ -28,51 +26,54 @@ const TRANSPORT: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::MAX_PAGES)
     .union(InitFlags::INIT_EXT);
 
-impl<F: FileSystem + 'static> Session<F> {
-    /// Starts the session anew: a guest that sends INIT again (it rebooted, or reloaded its driver) has forgotten all it held.
-    ///
-    /// # Errors
-    /// EPROTO for a protocol that is not spoken here.
-    pub(super) fn init(&self, asked: &InitIn) -> io::Result<InitOut> {
-        if asked.major > KERNEL_VERSION {
-            // A newer client takes our major version from this and sends INIT again.
-            return Ok(InitOut {
-                major: KERNEL_VERSION,
-                minor: KERNEL_MINOR_VERSION,
-                ..InitOut::default()
-            });
-        }
-        if asked.major < KERNEL_VERSION || asked.minor < MIN_KERNEL_MINOR_VERSION {
-            rate_limited!(
-                error,
-                "a guest speaks FUSE {}.{}; {KERNEL_VERSION}.{MIN_KERNEL_MINOR_VERSION} (Linux 4.19) is the oldest supported",
-                asked.major,
-                asked.minor
-            );
-            return Err(io::Error::from_raw_os_error(libc::EPROTO));
-        }
-        self.end();
-
-        let offered = asked.features();
-        let taken = offered & (TRANSPORT | self.file_system.init(offered));
-        let mut answer = InitOut {
+/// Checks the guest's protocol version.
+///
+/// Returns the whole reply if the guest's major version is newer: the guest then sends INIT again
+/// with the version in the reply.
+///
+/// # Errors
+/// EPROTO: the version is too old.
+pub(super) fn check_version(offer: &InitIn) -> io::Result<Option<InitOut>> {
+    if offer.major > KERNEL_VERSION {
+        return Ok(Some(InitOut {
             major: KERNEL_VERSION,
-            minor: asked.minor.min(KERNEL_MINOR_VERSION),
-            max_readahead: asked.max_readahead,
-            max_background: MAX_BACKGROUND,
-            congestion_threshold: MAX_BACKGROUND / 4 * 3,
-            max_write: MAX_TRANSFER,
-            time_gran: 1,
-            max_pages: MAX_PAGES,
+            minor: KERNEL_MINOR_VERSION,
             ..InitOut::default()
-        };
-        answer.set_features(taken);
-        rate_limited!(
-            info,
-            "a guest speaks FUSE 7.{}; agreed on {taken:?}",
-            asked.minor
-        );
-        *self.dialect.write().unwrap_or_else(PoisonError::into_inner) = Some(answer.dialect(asked));
-        Ok(answer)
+        }));
     }
+    if offer.major < KERNEL_VERSION || offer.minor < MIN_KERNEL_MINOR_VERSION {
+        rate_limited!(
+            error,
+            "a guest speaks FUSE {}.{}; the oldest supported version is \
+             {KERNEL_VERSION}.{MIN_KERNEL_MINOR_VERSION} (Linux 4.19)",
+            offer.major,
+            offer.minor
+        );
+        return Err(io::Error::from_raw_os_error(libc::EPROTO));
+    }
+    Ok(None)
+}
+
+/// The reply to an offer of a supported version. `wanted` holds the flags that the file system
+/// wants.
+pub(super) fn accept(offer: &InitIn, wanted: InitFlags) -> InitOut {
+    let accepted = offer.features() & (TRANSPORT | wanted);
+    let mut reply = InitOut {
+        major: KERNEL_VERSION,
+        minor: offer.minor.min(KERNEL_MINOR_VERSION),
+        max_readahead: offer.max_readahead,
+        max_background: MAX_BACKGROUND,
+        congestion_threshold: MAX_BACKGROUND / 4 * 3,
+        max_write: MAX_TRANSFER,
+        time_gran: 1,
+        max_pages: MAX_PAGES,
+        ..InitOut::default()
+    };
+    reply.set_features(accepted);
+    rate_limited!(
+        info,
+        "a guest speaks FUSE 7.{}; agreed on {accepted:?}",
+        offer.minor
+    );
+    reply
 }
