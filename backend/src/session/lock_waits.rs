@@ -36,8 +36,8 @@ impl LockWaits {
     /// Registers a request that is about to wait, so that INTERRUPT finds it.
     ///
     /// # Errors
-    /// The errno for its reply. EINTR: the connection ends. ENOLCK: [`MAX_LOCK_WAITS`] requests wait
-    /// already. EINVAL: a request with the same number waits already.
+    /// The errno for its reply. EINTR: the connection ends. ENOLCK: [`MAX_LOCK_WAITS`] requests
+    /// wait already. EINVAL: a request with the same number waits already.
     pub(super) fn register(&self, unique: Unique) -> Result<(), i32> {
         let mut state = self.lock();
         if state.closed {

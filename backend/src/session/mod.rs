@@ -123,8 +123,8 @@ impl<F: FileSystem> Session<F> {
         Served::Replied(reply_header.fill(unique, result))
     }
 
-    /// Waits for the lock on the calling thread, and writes the reply. Returns the reply's length in
-    /// bytes.
+    /// Waits for the lock on the calling thread, and writes the reply. Returns the reply's length
+    /// in bytes.
     pub fn wait_for_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> usize {
         let result = self.lock_waits.wait(lock, &self.file_system);
         put_lock_reply(reply, lock.unique, result)

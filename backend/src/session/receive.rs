@@ -5,8 +5,8 @@ use gangplank_fuse::{InHeader, Opcode, Unique};
 use crate::rate_limited;
 use crate::sys::buffers::Reader;
 
-/// Most bytes of a request's arguments, without the data of a WRITE: an extended attribute of 64 KiB
-/// with its name, rounded up.
+/// Most bytes of a request's arguments, without the data of a WRITE: an extended attribute of
+/// 64 KiB with its name, rounded up.
 const MAX_ARGS_LEN: usize = 128 * 1024;
 
 /// A request whose header or arguments are invalid.
