@@ -89,7 +89,7 @@ pub struct Args {
 
     /// Request queues each guest is offered, 1 to 63
     #[arg(long, value_name = "N", default_value = "1", help_heading = DEVICE,
-          value_parser = clap::value_parser!(u16).range(1..=i64::from(device::Options::MAX_REQUEST_QUEUES)))]
+          value_parser = clap::value_parser!(u16).range(1..=MAX_REQUEST_QUEUES))]
     pub num_request_queues: u16,
 
     /// Largest ring a queue may have: a power of two, 2 to 32768
@@ -297,6 +297,7 @@ fn command() -> Command {
     }))
 }
 
+const MAX_REQUEST_QUEUES: i64 = device::Options::MAX_REQUEST_QUEUES as i64;
 const MAX_TAG_LEN: usize = device::Options::MAX_TAG_LEN;
 const MAX_QUEUE_SIZE: u16 = device::Options::MAX_QUEUE_SIZE;
 

@@ -1,4 +1,4 @@
-//! The shared directory of a fuzzing process, and a file beside it that must not change.
+//! The shared directory of a fuzzing process, and a file outside of it that must not change.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -93,8 +93,8 @@ impl Fixture {
     }
 }
 
-/// The targets of this process's open descriptors, without pipes: the sanitizer uses some to talk to
-/// its symbolizer.
+/// The targets of this process's open descriptors, without pipes: the sanitizer uses some to talk
+/// to its symbolizer.
 fn open_descriptors() -> Vec<PathBuf> {
     fs::read_dir("/proc/self/fd")
         .expect("listed")

@@ -29,8 +29,8 @@ const GUARD_BYTE: u8 = 0xa5;
 const MAX_REQUESTS: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Serving gives the thread a working directory and umask of its own, and libFuzzer's thread must
-    // keep its own.
+    // Serving gives the thread a working directory and umask of its own, and libFuzzer's thread
+    // must keep the process's.
     std::thread::scope(|scope| {
         scope
             .spawn(|| sequence(bytes))
@@ -98,7 +98,7 @@ fn serve_in(
     let (head, tail) = readable.split_at_mut(request.len() / 3);
     assert!(sent.push_slice(head) && sent.push_slice(tail));
     assert!(asked.push_slice(&mut writable[..room]));
-    // SAFETY: both buffers live and stay where they are until the reader and the writer are gone.
+    // SAFETY: both buffers outlive the reader and the writer, and are not reallocated meanwhile.
     let (mut reader, mut writer) = unsafe { (sent.reader(), asked.writer()) };
     let written = match session.serve(&mut reader, &mut writer, &mut scratch, mode) {
         Served::Replied(written) => written,

@@ -180,8 +180,8 @@ fn address_of(table: Table, index: u16) -> Option<u64> {
     table.address.checked_add(offset)
 }
 
-/// The indirect table that a descriptor refers to (virtio 1.2, 2.7.5.3). `None` unless its length is
-/// a whole number of descriptors that 16 bits can number.
+/// The indirect table that a descriptor refers to (virtio 1.2, 2.7.5.3). `None` unless its length
+/// is a whole number of descriptors that 16 bits can number.
 fn indirect(descriptor: &Descriptor) -> Option<Table> {
     let size = u32::try_from(size_of::<Descriptor>()).ok()?;
     let len = descriptor.len.get();
@@ -194,7 +194,7 @@ fn indirect(descriptor: &Descriptor) -> Option<Table> {
     })
 }
 
-/// Guest memory with a cache of the region used last: most descriptors of a chain lie in one region.
+/// Guest memory with a cache of the region used last. Most descriptors of a chain lie in one.
 struct Regions<'a> {
     memory: &'a GuestMemoryMmap,
     /// The region of the last look-up.

@@ -13,7 +13,7 @@ pub struct Options {
     /// Largest ring accepted on any queue, in descriptors: a power of two up to
     /// [`Options::MAX_QUEUE_SIZE`].
     pub max_queue_size: u16,
-    /// Threads that may serve requests of one device beside its queue workers; 0 serves each
+    /// Threads that serve the requests of one device in place of its queue workers; 0 serves each
     /// request on the worker of its queue.
     pub thread_pool_size: usize,
     /// How long a queue worker polls for a likely next request before it sleeps; zero never polls.

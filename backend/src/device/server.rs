@@ -1,4 +1,4 @@
-//! Serves the daemon's socket: each connection is one guest, with a device and a handler of its own.
+//! Serves the daemon's socket: each connection is one guest with its own device and handler.
 
 use std::io;
 use std::net::Shutdown;

@@ -159,7 +159,7 @@ impl Vring {
         }
         rate_limited!(error, "a ring is stopped: {reason}");
         if let Some(error) = &*self.0.error.lock().unwrap_or_else(PoisonError::into_inner) {
-            // The write fails if the frontend has closed its end, and then the report has no reader.
+            // The write fails if the frontend has closed its end, and then nobody reads the report.
             let _ = rustix::io::write(error, &1u64.to_ne_bytes());
         }
     }

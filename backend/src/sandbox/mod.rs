@@ -39,8 +39,8 @@ pub use supervisor::Supervisor;
 pub struct Confined {
     /// The shared directory, `O_PATH`. The daemon reaches every file relative to it.
     pub root: OwnedFd,
-    /// This process's `/proc/self/fd`, `O_PATH`. `openat` of a descriptor's number here reopens the
-    /// descriptor.
+    /// This process's `/proc/self/fd`, `O_PATH`. `openat` of a descriptor's number in it reopens
+    /// the descriptor.
     pub proc_self_fd: OwnedFd,
     /// Whether threads may set their user and group ids to those of a guest's caller. If not, the
     /// daemon's user does everything and owns every new file.
@@ -67,7 +67,7 @@ pub enum Role {
 /// # Errors
 /// The first mechanism that fails. None is skipped silently.
 pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Result<Role, Error> {
-    // Opened before the fork, so that the process that the operator started reports a mistyped path.
+    // Before the fork, so that the process that the operator started reports a mistyped path.
     let share = open_share(shared_dir)?;
     identity::drop_supplementary_groups()?;
     let ids = identity::mapped_ids();

@@ -41,7 +41,7 @@ pub(super) fn enter(shared_dir: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((root, proc_self_fd))
 }
 
-/// Enters a new user namespace that maps the user and its group, each to the same id, and no others.
+/// Enters a new user namespace that maps only the user and its group, each to the same id.
 fn enter_user_namespace() -> Result<(), Error> {
     let user = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();

@@ -6,11 +6,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::Error;
 
-/// Limit of open descriptors without `--rlimit-nofile`, if the kernel allows it: virtiofsd's number.
-const DEFAULT_OPEN_FILES: u64 = 1_000_000;
+/// Limit of open descriptors without `--rlimit-nofile`, if the kernel permits it. As in virtiofsd.
+pub const DEFAULT_OPEN_FILES: u64 = 1_000_000;
 
-/// Least open descriptors to serve with: queues, memory regions and sockets of one guest take dozens.
-const MIN_OPEN_FILES: u64 = 256;
+/// Lowest usable limit: the queues, memory regions and sockets of one guest take dozens.
+pub const MIN_OPEN_FILES: u64 = 256;
 
 /// Assumed limit of the kernel if `/proc/sys/fs/nr_open` cannot be read: the kernel's default
 /// (`fs/file.c`).
@@ -40,7 +40,8 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
             Err(_) if wanted.is_none() => {
                 set(hard)?;
                 log::info!(
-                    "the limit of open descriptors is {hard}: raising it to {limit} is not permitted"
+                    "the limit of open descriptors is {hard}: raising it to {limit} is not \
+                     permitted"
                 );
                 hard
             }

@@ -49,8 +49,8 @@ pub(super) enum Error {
     Protocol(DaemonError),
 }
 
-/// Serves the guest on `frontend` until the frontend hangs up or the socket is shut down. Then frees
-/// everything the guest held.
+/// Serves the guest on `frontend` until the frontend hangs up or the socket is shut down. Then
+/// frees everything the guest held.
 ///
 /// # Errors
 /// The device could not be created, or the frontend violated the protocol.
@@ -169,17 +169,17 @@ fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), Rece
     }
 }
 
-/// Forwards one message, corrected by `fix`. Returns false if `from` or `to` has hung up.
+/// Forwards one message, corrected by `correct`. Returns false if `from` or `to` has hung up.
 fn forward_one(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    fix: impl FnOnce(&mut Message),
+    correct: impl FnOnce(&mut Message),
 ) -> Result<bool, ReceiveError> {
     let mut message = match Message::receive(from) {
         Err(ReceiveError::HungUp) => return Ok(false),
         message => message?,
     };
-    fix(&mut message);
+    correct(&mut message);
     match message.send(to) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         sent => Ok(sent.map(|()| true)?),

@@ -7,8 +7,8 @@ use super::thread_pool::ThreadPool;
 use crate::device::request::{Handler, Request};
 use crate::rate_limited;
 
-/// Threads of the pool. They wait for disks, so this is the number of requests that a disk gets at a
-/// time, whatever the number of CPUs.
+/// Threads of the pool. They wait for disks, so this is the number of requests that a disk gets at
+/// a time, whatever the number of CPUs.
 const THREADS: usize = 16;
 
 /// A pool that most guests never start: they seldom read uncached data while other requests wait.

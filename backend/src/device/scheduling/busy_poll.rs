@@ -178,16 +178,16 @@ mod tests {
     #[test]
     fn polling_that_finds_nothing_stops_at_the_limit_and_soon_altogether() {
         let mut busy_poll = polling();
-        let mut looked = 0;
+        let mut polled = 0;
         loop {
             let clock = passing(SOON);
             if busy_poll.poll(&clock, || false) || clock() < LIMIT {
                 break;
             }
-            looked += 1;
+            polled += 1;
             assert!(clock() < 2 * LIMIT);
         }
-        assert!((1..10).contains(&looked), "{looked}");
+        assert!((1..10).contains(&polled), "{polled}");
         assert!(!polls(&mut busy_poll));
     }
 

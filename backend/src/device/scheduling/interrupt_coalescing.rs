@@ -1,9 +1,9 @@
 //! Decides whether a worker notifies the driver after each reply of a batch or once at its end.
 //!
-//! A driver with a CPU of its own profits from a notification per reply: it works beside the
-//! daemon, and by the time it is awake more replies are ready. A driver that shares the worker's CPU
-//! would preempt the worker after every reply, so it gets one notification at the end of the batch.
-//! The worker tells the two apart by how often the kernel preempts it.
+//! A driver with a CPU of its own profits from a notification per reply: it works in parallel to
+//! the daemon, and by the time it is awake more replies are ready. A driver that shares the
+//! worker's CPU would preempt the worker after every reply, so it gets one notification at the end
+//! of the batch. The worker tells the two apart by how often the kernel preempts it.
 //!
 //! ```text
 //!           ┌─ preempted in few batches ──> Immediate ─┐
@@ -113,8 +113,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs `batches`, each of which is preempted `each` times unless it is batched, and returns how
-    /// many were batched.
+    /// Runs `batches`, each of which is preempted `each` times unless it is batched, and returns
+    /// how many were batched.
     fn coalesced(coalescing: &mut InterruptCoalescing, batches: u32, each: u64) -> u32 {
         let preemptions = Cell::new(0);
         let mut batched = 0;

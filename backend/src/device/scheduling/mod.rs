@@ -1,12 +1,14 @@
 //! Decides where and when the requests of a ring run.
 //!
-//! | strategy | ring | requests run |
+//! | ring | strategy | requests run |
 //! | --- | --- | --- |
-//! | [`Strategy::Inline`] | request rings | on the ring's thread, which polls ([`busy_poll`]) and coalesces notifications ([`interrupt_coalescing`]) |
-//! | [`Strategy::Pooled`] | request rings with `--thread-pool-size` | on the device's [`thread_pool`] |
-//! | [`Strategy::BatchForgets`] | the high-priority ring | on the ring's thread, batched for [`FORGET_DELAY`] |
+//! | high-priority | [`Strategy::BatchForgets`] | on the ring's thread, in batches |
+//! | request | [`Strategy::Inline`] | on the ring's thread |
+//! | request, with `--thread-pool-size` | [`Strategy::Pooled`] | on the device's [`thread_pool`] |
 //!
-//! A request that would keep others of its ring waiting for a disk runs on the [`blocking_pool`].
+//! With [`Strategy::Inline`], the thread polls for the next request ([`busy_poll`]) and coalesces
+//! notifications ([`interrupt_coalescing`]). A request that would make others of its ring wait for
+//! a disk runs on the [`blocking_pool`].
 //!
 //! A [`DeviceScheduler`] owns the pools that the rings of a device share. Each ring's worker owns a
 //! [`RingScheduler`].
@@ -36,7 +38,7 @@ use crate::sys::thread::preemptions;
 const HIGH_PRIORITY: usize = 0;
 
 /// A reply of at least this many bytes is returned at once, not with the rest of its batch: the
-/// driver can copy it while the worker goes on.
+/// driver can copy it while the worker serves the next request.
 const LARGE_REPLY: u32 = 64 * 1024;
 
 /// Longest time for which a batch withholds a reply, apart from the request being served. Requests
@@ -239,5 +241,39 @@ impl Batch {
             self.withheld_since = self.withheld_since.map(|_| Instant::now());
         }
         is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(notify_mode: NotifyMode) -> Batch {
+        Batch {
+            io_mode: IoMode::Blocking,
+            notify_mode,
+            is_measured: false,
+            withheld_since: (notify_mode == NotifyMode::Batched).then(Instant::now),
+        }
+    }
+
+    #[test]
+    fn replies_are_due_at_once_unless_the_batch_withholds_them() {
+        assert!(batch(NotifyMode::Immediate).is_due(1, 0));
+        assert!(!batch(NotifyMode::Batched).is_due(1, LARGE_REPLY - 1));
+        assert!(batch(NotifyMode::Batched).is_due(1, LARGE_REPLY));
+    }
+
+    #[test]
+    fn withheld_replies_are_due_once_they_are_late() {
+        let mut batch = batch(NotifyMode::Batched);
+        batch.withheld_since = Instant::now().checked_sub(MAX_REPLY_DELAY);
+        assert!(batch.withheld_since.is_some());
+        assert!(
+            !batch.is_due(CLOCK_INTERVAL - 1, 0),
+            "the clock is not read"
+        );
+        assert!(batch.is_due(CLOCK_INTERVAL, 0));
+        assert!(!batch.is_due(CLOCK_INTERVAL, 0), "the delay begins again");
     }
 }

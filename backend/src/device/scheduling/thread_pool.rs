@@ -10,8 +10,7 @@ use super::run::run_to_end;
 use crate::device::request::{Handler, Request};
 use crate::rate_limited;
 
-/// Most requests in the queue. Each keeps its buffers meanwhile, and a ring that stops waits for all
-/// of them.
+/// Most requests in the queue. Each keeps its buffers, and a ring that stops waits for all of them.
 const MAX_QUEUED: usize = 64;
 
 /// The threads and their queue.

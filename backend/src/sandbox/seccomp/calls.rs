@@ -215,8 +215,8 @@ const X86_64: &[c_long] = &[
     libc::SYS_time,
 ];
 
-/// Fail with an error instead of the operator's action: C libraries try these first and fall back to
-/// other calls.
+/// Fail with an error instead of the operator's action: C libraries try these first and fall back
+/// to other calls.
 pub(super) const REFUSED: &[(c_long, i32)] = &[
     // A filter cannot check clone3's flags, which lie in memory; it can check clone's.
     (libc::SYS_clone3, libc::ENOSYS),
