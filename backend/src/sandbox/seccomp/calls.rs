@@ -5,7 +5,7 @@
 
 use libc::{c_long, c_ulong};
 
-// The libc crate does not have these numbers. They are the same on all architectures
+// The libc crate lacks these numbers for some targets. They are the same on all architectures
 // (include/uapi/asm-generic/unistd.h).
 const SYS_FCHMODAT2: c_long = 452;
 const SYS_SETXATTRAT: c_long = 463;
