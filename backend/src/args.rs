@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -181,9 +182,14 @@ pub struct Args {
           allow_hyphen_values = true, help_heading = CONFINEMENT)]
     pub modcaps: Option<ModCaps>,
 
-    /// Limit of open descriptors, 0 to leave it alone
+    /// Most guests at a time
+    /// [default: as many as memory and process ids permit; the log says how many]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub max_guests: Option<NonZeroUsize>,
+
+    /// Limit of a guest's open descriptors, 0 to leave it alone
     /// [default: the least of 1000000 and /proc/sys/fs/nr_open]
-    #[arg(long, value_name = "N", help_heading = CONFINEMENT)]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub rlimit_nofile: Option<u64>,
 
     /// Least severe messages to log: off, error, warn, info, debug, trace; RUST_LOG overrides it
@@ -218,6 +224,7 @@ const DEVICE: &str = "The device";
 const CACHE: &str = "Caching";
 const FILES: &str = "Files";
 const CONFINEMENT: &str = "Confinement";
+const LIMITS: &str = "Limits";
 const LOGGING: &str = "Information";
 const DEPRECATED: &str = "Kept for older command lines";
 

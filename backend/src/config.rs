@@ -1,5 +1,6 @@
 //! The daemon's configuration: plain data, checked once, with options of its own for each layer.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ pub struct Config {
     pub socket: socket::Source,
     /// Whether the daemon ends when its last guest leaves.
     pub exit_on_disconnect: bool,
+    /// Most guests at a time; the daemon refuses further connections. `None`: as many as the host's
+    /// memory and process ids permit.
+    pub max_guests: Option<usize>,
     /// The options of each guest's device.
     pub device: device::Options,
     /// The options of the file system.
@@ -79,13 +83,13 @@ impl Config {
             shared_dir,
             socket,
             exit_on_disconnect,
+            max_guests: args.max_guests.map(NonZeroUsize::get),
             device: device::Options {
                 tag: args.tag,
                 num_request_queues: args.num_request_queues,
                 max_queue_size: args.queue_size,
                 thread_pool_size: args.thread_pool_size,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
-                ..device::Options::default()
             },
             passthrough: passthrough::Options {
                 cache: args.cache,
@@ -259,7 +263,6 @@ mod tests {
                 max_queue_size: 256,
                 thread_pool_size: 8,
                 busy_poll: Duration::from_micros(30),
-                ..device::Options::default()
             }
         );
         assert_eq!(

@@ -5,14 +5,15 @@
 //! decodes its FUSE request and calls a [`session::FileSystem`], [`passthrough`] does the work on
 //! the host's files, and [`device`] returns the chain with the reply in it.
 
+pub mod acceptor;
 pub mod args;
 mod compat;
 pub mod config;
 pub mod device;
+pub mod keeper;
 pub mod passthrough;
 pub mod run;
 pub mod sandbox;
-pub mod serve;
 pub mod session;
 pub mod socket;
 pub mod sys;

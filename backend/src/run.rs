@@ -5,13 +5,13 @@ use std::os::unix::net::UnixListener;
 use gangplank_service::{error_chain, logging};
 use thiserror::Error;
 
+use crate::acceptor::{self, HostLimits};
 use crate::config::Config;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, Role, rlimit};
-use crate::serve;
 use crate::socket::{self, Listening, Source};
-use crate::sys::signal::TerminationSignals;
+use crate::sys::signal::Signals;
 
 /// Why the daemon does not start, or stops.
 #[derive(Debug, Error)]
@@ -36,7 +36,7 @@ pub enum Error {
     NoFileHandles,
     /// Serving fails.
     #[error(transparent)]
-    Serve(#[from] serve::Error),
+    Serve(#[from] acceptor::Error),
 }
 
 /// Runs the daemon until a signal stops it or, with `exit_on_disconnect`, the last guest leaves.
@@ -72,43 +72,39 @@ fn prepare(mut config: Config) -> Result<u8, Error> {
 
     let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
     config.passthrough.fd_budget = rlimit::fd_budget(limit);
-    let for_guests = limit.saturating_sub(config.passthrough.fd_budget);
-    config.device.max_guests = config.device.guests_for(for_guests);
     log::debug!(
-        "the limit of open descriptors is {limit}, the file system may hold {} of them",
+        "each guest's limit of open descriptors is {limit}, its files may hold {} of them",
         config.passthrough.fd_budget
     );
 
-    let signals = TerminationSignals::block().map_err(Error::Signals)?;
+    let signals = Signals::block().map_err(Error::Signals)?;
     let listening = match (inherited, &config.socket) {
         (Some(listening), _) => listening,
         (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
         (None, Source::Fd(fd)) => socket::inherit(*fd)?,
     };
-    confine_and_serve(&config, listening, &signals)
+    confine_and_serve(&config, listening, signals)
 }
 
-fn confine_and_serve(
-    config: &Config,
-    listening: Listening,
-    signals: &TerminationSignals,
-) -> Result<u8, Error> {
+fn confine_and_serve(config: &Config, listening: Listening, signals: Signals) -> Result<u8, Error> {
     let Listening { listener, files } = listening;
+    // The confined process cannot read them.
+    let host_limits = HostLimits::read();
     let handles = config.passthrough.inode_file_handles;
     let keep_handles = handles != InodeFileHandles::Never;
     let result = match sandbox::confine(&config.sandbox, keep_handles, &config.shared_dir) {
         Ok(Role::Supervisor(supervisor)) => {
             // Only the confined process accepts connections, and the socket closes with it.
             drop(listener);
-            supervisor.wait(signals).map_err(Error::from)
+            supervisor.wait(&signals).map_err(Error::from)
         }
-        Ok(Role::Confined(confined)) if config.sandbox.mode == Mode::None => {
-            serve_share(config, listener, confined, signals)
+        Ok(Role::Acceptor(confined)) if config.sandbox.mode == Mode::None => {
+            serve_share(config, listener, confined, host_limits, signals)
         }
-        Ok(Role::Confined(confined)) => {
+        Ok(Role::Acceptor(confined)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
             drop(files);
-            return serve_share(config, listener, confined, signals);
+            return serve_share(config, listener, confined, host_limits, signals);
         }
         Err(error) => Err(error.into()),
     };
@@ -121,14 +117,15 @@ fn confine_and_serve(
 fn serve_share(
     config: &Config,
     listener: UnixListener,
-    share: Confined,
-    signals: &TerminationSignals,
+    confined: Confined,
+    host_limits: HostLimits,
+    signals: Signals,
 ) -> Result<u8, Error> {
     match config.passthrough.inode_file_handles {
-        InodeFileHandles::Mandatory if !share.can_open_by_handle => {
+        InodeFileHandles::Mandatory if !confined.abilities.can_open_by_handle => {
             return Err(Error::NoFileHandles);
         }
-        InodeFileHandles::Prefer if !share.can_open_by_handle => {
+        InodeFileHandles::Prefer if !confined.abilities.can_open_by_handle => {
             log::info!(
                 "opening files by handle is not permitted: when descriptors run short, the daemon \
                  reopens files by name"
@@ -136,18 +133,21 @@ fn serve_share(
         }
         _ => {}
     }
-    if !share.can_change_credentials {
+    if !confined.abilities.can_change_credentials {
         log::info!(
             "changing users is not permitted: the daemon's user does everything for all guest \
              users and owns the files they create"
         );
     }
+    let max_guests = config
+        .max_guests
+        .unwrap_or_else(|| host_limits.max_guests(config.device.rings()));
     log::info!(
-        "sharing {:?} as {:?}, waiting for guests",
+        "sharing {:?} as {:?}, waiting for guests, at most {max_guests} at a time",
         config.shared_dir,
         config.device.tag
     );
-    serve::serve(&listener, share, config, signals)?;
+    acceptor::accept_guests(listener, confined, max_guests, config, signals)?;
     log::info!("the daemon has ended");
     Ok(0)
 }

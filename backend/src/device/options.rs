@@ -18,8 +18,6 @@ pub struct Options {
     pub thread_pool_size: usize,
     /// How long a queue worker polls for a likely next request before it sleeps; zero never polls.
     pub busy_poll: Duration,
-    /// Most guests at a time; the daemon refuses further connections.
-    pub max_guests: usize,
 }
 
 impl Options {
@@ -36,14 +34,13 @@ impl Options {
     /// of queues from an option of its own and refuses to start if the daemon has fewer.
     pub const MIN_REQUEST_QUEUES: u16 = 8;
 
-    /// How many guests can share `descriptors` open file descriptors; at least one.
+    /// Number of rings of each device, the high-priority queue included.
     #[must_use]
-    pub fn guests_for(&self, descriptors: u64) -> usize {
-        let rings = u64::from(self.num_request_queues.max(Self::MIN_REQUEST_QUEUES)) + 1;
-        // Each ring has an epoll instance, a kick, a call and two exit events. Each guest has three
-        // sockets and its memory regions.
-        let each = rings * 5 + 16;
-        usize::try_from((descriptors / each).max(1)).unwrap_or(usize::MAX)
+    pub fn rings(&self) -> u64 {
+        let request_queues = self
+            .num_request_queues
+            .clamp(Self::MIN_REQUEST_QUEUES, Self::MAX_REQUEST_QUEUES);
+        u64::from(request_queues) + 1
     }
 
     /// Largest ring a split virtqueue can have (virtio 1.2, 2.7).
@@ -58,25 +55,6 @@ impl Default for Options {
             max_queue_size: 1024,
             thread_pool_size: 0,
             busy_poll: Duration::from_micros(200),
-            max_guests: 64,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_daemon_has_room_for_a_guest_and_a_large_one_for_hundreds() {
-        let options = Options::default();
-        assert_eq!(options.guests_for(0), 1);
-        assert_eq!(options.guests_for(256), 4);
-        assert_eq!(options.guests_for(16384), 268);
-        let many_queues = Options {
-            num_request_queues: 63,
-            ..options
-        };
-        assert_eq!(many_queues.guests_for(16384), 48);
     }
 }

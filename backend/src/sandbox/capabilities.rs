@@ -20,18 +20,56 @@ const FILE_SERVER: [Capability; 8] = [
 /// The capability needed to open a file by its handle (open_by_handle_at(2)).
 const OPEN_BY_HANDLE: Capability = Capability::CAP_DAC_READ_SEARCH;
 
+/// The capability by which a worker detaches its `/proc/self/fd` and leaves the acceptor's mount
+/// namespace.
+const ENTER_SANDBOX: Capability = Capability::CAP_SYS_ADMIN;
+
 /// The capability that the supervisor needs to remove the socket from another user's directory.
 const SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
 
-/// Reduces all capability sets of the calling process and returns the capabilities kept.
+/// Reduces all capability sets of the acceptor and returns the capabilities that workers keep.
+///
+/// The acceptor stays permitted to raise the workers' capabilities and [`ENTER_SANDBOX`], which
+/// its keepers and workers inherit by fork. [`suspend`] makes none of them effective.
 ///
 /// A needed capability that the process does not have is no error: an ordinary user serves with
 /// fewer.
 pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSet, Error> {
     let permitted = read(CapSet::Permitted, "permitted")?;
     let keep = selection(&permitted, changes, keep_handles)?;
-    apply(&keep)?;
+    let acceptor: CapsHashSet = keep
+        .iter()
+        .chain(permitted.get(&ENTER_SANDBOX))
+        .copied()
+        .collect();
+    apply(&acceptor)?;
     Ok(keep)
+}
+
+/// Makes no capability effective, and keeps the permitted ones.
+pub(super) fn suspend() -> Result<(), Error> {
+    set_effective(&CapsHashSet::new())
+}
+
+/// Makes every permitted capability effective.
+pub(super) fn resume() -> Result<(), Error> {
+    set_effective(&read(CapSet::Permitted, "permitted")?)
+}
+
+/// Gives up every capability except `kept`, which must be permitted.
+pub(super) fn restrict(kept: &CapsHashSet) -> Result<(), Error> {
+    set_effective(kept)?;
+    caps::set(None, CapSet::Permitted, kept).map_err(|source| Error::Capabilities {
+        set: "permitted",
+        source,
+    })
+}
+
+fn set_effective(capabilities: &CapsHashSet) -> Result<(), Error> {
+    caps::set(None, CapSet::Effective, capabilities).map_err(|source| Error::Capabilities {
+        set: "effective",
+        source,
+    })
 }
 
 /// Reduces the capability sets of the supervisor.

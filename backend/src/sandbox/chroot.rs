@@ -8,7 +8,7 @@ use rustix::thread::UnshareFlags;
 
 use super::error::Error;
 use super::{
-    identity, proc_self,
+    identity,
     supervisor::{self, Supervisor},
 };
 use crate::sys::process::unshare;
@@ -21,9 +21,8 @@ pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
     supervisor::fork()
 }
 
-/// Moves the forked process into the share. Returns the new root and the process's
-/// `/proc/self/fd`.
-pub(super) fn enter(share: &OwnedFd) -> Result<(OwnedFd, OwnedFd), Error> {
+/// Moves the forked process into the share. Returns the new root.
+pub(super) fn enter(share: &OwnedFd) -> Result<OwnedFd, Error> {
     let failed = |what| {
         move |error: Errno| Error::Chroot {
             what,
@@ -35,12 +34,9 @@ pub(super) fn enter(share: &OwnedFd) -> Result<(OwnedFd, OwnedFd), Error> {
     if let Err(error) = unshare(UnshareFlags::NEWNET) {
         log::debug!("cannot leave the host's network namespace: {error}");
     }
-    let proc_self_fd = proc_self::open()?;
     rustix::process::fchdir(share.as_fd()).map_err(failed("enter the shared directory"))?;
     rustix::process::chroot(".").map_err(failed("make the shared directory the root"))?;
     rustix::process::chdir("/").map_err(failed("enter the new root"))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root =
-        rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(failed("open the new root"))?;
-    Ok((root, proc_self_fd))
+    rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(failed("open the new root"))
 }

@@ -6,10 +6,15 @@
 //!
 //! ```text
 //! gangplankd ─┬─ fork ── supervisor: stays outside, forwards signals, removes the socket
-//!             └─ child:  namespaces ─ pivot_root │ chroot ─ capabilities ─ seccomp ─ serves
+//!             └─ acceptor: namespaces ─ pivot_root │ chroot ─ capabilities ─ seccomp
+//!                  └─ keeper of a guest: no capabilities ─ seccomp
+//!                       └─ worker: mount namespace ─ capabilities ─ seccomp ─ serves the guest
 //! ```
 //!
-//! With `--sandbox=none` the process neither forks nor moves.
+//! With `--sandbox=none` the process that the operator started is the acceptor, and no process
+//! moves. A list of system calls can only become stricter, so the acceptor's permits all that a
+//! keeper and a worker may do, and they install their own over it before the worker reads the first
+//! byte from the guest.
 
 mod capabilities;
 mod chroot;
@@ -26,35 +31,48 @@ mod supervisor;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use caps::CapsHashSet;
 use rustix::fs::{CWD, Mode as FileMode, OFlags};
 
+use crate::passthrough::Abilities;
 use crate::sys::file_handle::FileHandle;
 pub use error::Error;
-use options::Mode;
 pub use options::Options;
+use options::{Mode, Seccomp};
+use seccomp::Process;
 pub use supervisor::Supervisor;
 
-/// The descriptors and permissions of the confined process.
+/// What the acceptor needs to confine workers, and what it found out about their permissions.
 #[derive(Debug)]
 pub struct Confined {
-    /// The shared directory, `O_PATH`. The daemon reaches every file relative to it.
+    /// The shared directory, `O_PATH`, as the acceptor sees it.
+    root: OwnedFd,
+    /// `/proc`, `O_PATH`.
+    proc: OwnedFd,
+    mode: Mode,
+    seccomp: Seccomp,
+    /// The capabilities of a worker.
+    kept: CapsHashSet,
+    /// What a worker may do.
+    pub abilities: Abilities,
+}
+
+/// The descriptors of a confined worker.
+#[derive(Debug)]
+pub struct ConfinedWorker {
+    /// The shared directory, `O_PATH`. The worker reaches every file relative to it.
     pub root: OwnedFd,
-    /// This process's `/proc/self/fd`, `O_PATH`. `openat` of a descriptor's number in it reopens
-    /// the descriptor.
+    /// The worker's `/proc/self/fd`, `O_PATH`. `openat` of a descriptor's number in it reopens the
+    /// descriptor.
     pub proc_self_fd: OwnedFd,
-    /// Whether threads may set their user and group ids to those of a guest's caller. If not, the
-    /// daemon's user does everything and owns every new file.
-    pub can_change_credentials: bool,
-    /// Whether `open_by_handle_at` is permitted.
-    pub can_open_by_handle: bool,
 }
 
 /// The role of the calling process after [`confine`].
 #[derive(Debug)]
 pub enum Role {
-    /// Confined; it serves the guests.
-    Confined(Confined),
-    /// Outside of the sandbox; it watches the confined process.
+    /// Confined; it accepts the guests' connections.
+    Acceptor(Confined),
+    /// Outside of the sandbox; it watches the acceptor.
     Supervisor(Supervisor),
 }
 
@@ -72,17 +90,20 @@ pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Resu
     identity::drop_supplementary_groups()?;
     let ids = identity::mapped_ids();
 
-    let (root, proc_self_fd) = match options.mode {
-        Mode::None => (share, proc_self::open()?),
+    let (root, proc) = match options.mode {
+        Mode::None => (share, proc_self::open_proc()?),
         Mode::Chroot => match chroot::fork()? {
             Some(supervisor) => return Ok(Role::Supervisor(supervisor)),
-            None => chroot::enter(&share)?,
+            None => {
+                let proc = proc_self::open_proc()?;
+                (chroot::enter(&share)?, proc)
+            }
         },
         Mode::Namespace => match namespaces::fork()? {
             Some(supervisor) => return Ok(Role::Supervisor(supervisor)),
             None => {
                 drop(share);
-                namespaces::enter(shared_dir)?
+                (namespaces::enter(shared_dir)?, proc_self::open_proc()?)
             }
         },
     };
@@ -92,20 +113,62 @@ pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Resu
     let kept = capabilities::reduce(&options.modcaps, keep_handles)?;
     rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))?;
 
-    // The file system opens every file this way, so a failure must show before a guest connects.
-    let mount = proc_self::reopen(&proc_self_fd, &root)?;
+    // A worker opens every file this way, so a failure must show before a guest connects.
+    let mount = proc_self::reopen(&proc_self::open(proc.as_fd())?, &root)?;
     let namespaced_user = options.mode == Mode::Namespace && !identity::is_root();
-    let confined = Confined {
+    let abilities = Abilities {
         can_change_credentials: ids.more_than_one()
             && !namespaced_user
             && capabilities::can_change_credentials(&kept),
         can_open_by_handle: keep_handles
             && can_open_by_handle(&mount, ids.initial && !namespaced_user, &kept),
-        root,
-        proc_self_fd,
     };
-    seccomp::install(options.seccomp)?;
-    Ok(Role::Confined(confined))
+    drop(mount);
+    capabilities::suspend()?;
+    seccomp::install(options.seccomp, Process::Acceptor)?;
+    Ok(Role::Acceptor(Confined {
+        root,
+        proc,
+        mode: options.mode,
+        seccomp: options.seccomp,
+        kept,
+        abilities,
+    }))
+}
+
+impl Confined {
+    /// Confines the calling process, a worker that the acceptor's keeper has just cloned: it
+    /// reaches nothing but the share, has the capabilities of a file server, and makes no
+    /// processes.
+    ///
+    /// # Errors
+    /// The first mechanism that fails.
+    pub fn confine_worker(self) -> Result<ConfinedWorker, Error> {
+        capabilities::resume()?;
+        let worker = match self.mode {
+            Mode::Namespace => {
+                let (root, proc_self_fd) = namespaces::enter_worker()?;
+                ConfinedWorker { root, proc_self_fd }
+            }
+            Mode::Chroot | Mode::None => ConfinedWorker {
+                root: self.root,
+                proc_self_fd: proc_self::open(self.proc.as_fd())?,
+            },
+        };
+        capabilities::restrict(&self.kept)?;
+        seccomp::install(self.seccomp, Process::Worker)?;
+        Ok(worker)
+    }
+
+    /// Confines the calling process, a keeper that has cloned its worker: it has no capabilities,
+    /// waits for its worker, and writes to the log.
+    ///
+    /// # Errors
+    /// The first mechanism that fails.
+    pub fn confine_keeper(&self) -> Result<(), Error> {
+        capabilities::restrict(&CapsHashSet::new())?;
+        seccomp::install(self.seccomp, Process::Keeper)
+    }
 }
 
 fn open_share(path: &Path) -> Result<OwnedFd, Error> {

@@ -2,7 +2,7 @@
 //! for an ordinary user.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::thread::UnshareFlags;
@@ -29,16 +29,27 @@ pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
     supervisor::fork()
 }
 
-/// Moves the forked process into its namespaces. Returns the shared directory, now the root, and
-/// the process's `/proc/self/fd`.
-pub(super) fn enter(shared_dir: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
-    unshare(UnshareFlags::NEWNS | UnshareFlags::NEWNET).map_err(|source| Error::Namespaces {
-        what: "mount and network namespaces",
-        source,
-    })?;
-    let proc_self_fd = proc_self::open()?;
-    let root = pivot::pivot_into(shared_dir)?;
+/// Moves the forked process into its namespaces, whose root holds nothing but the share and
+/// `/proc`. Returns the shared directory.
+pub(super) fn enter(shared_dir: &Path) -> Result<OwnedFd, Error> {
+    new_namespaces(
+        UnshareFlags::NEWNS | UnshareFlags::NEWNET,
+        "mount and network namespaces",
+    )?;
+    pivot::enter_acceptor_root(shared_dir)
+}
+
+/// Moves a worker into a mount namespace whose root is the share. Returns the root and the
+/// process's `/proc/self/fd`.
+pub(super) fn enter_worker() -> Result<(OwnedFd, OwnedFd), Error> {
+    new_namespaces(UnshareFlags::NEWNS, "a mount namespace")?;
+    let proc_self_fd = proc_self::open(proc_self::open_proc()?.as_fd())?;
+    let root = pivot::enter_worker_root()?;
     Ok((root, proc_self_fd))
+}
+
+fn new_namespaces(namespaces: UnshareFlags, what: &'static str) -> Result<(), Error> {
+    unshare(namespaces).map_err(|source| Error::Namespaces { what, source })
 }
 
 /// Enters a new user namespace that maps only the user and its group, each to the same id.

@@ -1,63 +1,111 @@
-//! Makes the shared directory the root of a mount namespace with no other mounts.
+//! The roots of the mount namespaces: the acceptor's has the share and `/proc`, a worker's has the
+//! share alone.
+//!
+//! A worker needs `/proc` once, to open its own `/proc/self/fd`, and must not reach it afterwards.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
-    open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    mount_change, move_mount, open_tree, unmount,
 };
 use rustix::process::{fchdir, pivot_root};
 
 use super::error::Error;
+use super::proc_self;
+use crate::sys::mount;
 
-/// Makes `shared_dir`, with all mounts below it, the root of the calling process's mount namespace,
-/// and detaches all other mounts. Returns the new root.
+/// The share's directory in the acceptor's root.
+const SHARE: &str = "share";
+
+/// Makes a root that holds only `shared_dir`, with all mounts below it, and `/proc`, and detaches
+/// all other mounts. Returns the shared directory.
 ///
 /// The process must have a mount namespace of its own. Later mounts of the host below the share
 /// propagate into it; its own mounts do not propagate to the host.
-pub(super) fn pivot_into(shared_dir: &Path) -> Result<OwnedFd, Error> {
-    let failed = |what| {
-        move |error: Errno| Error::Pivot {
-            what,
-            source: error.into(),
-        }
-    };
+pub(super) fn enter_acceptor_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
     mount_change(
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .map_err(failed("detach the mounts from the host's"))?;
+    let share = copy_mounts(shared_dir).map_err(failed("copy the shared directory's mounts"))?;
+    // Device nodes in the share never reach the host's devices, whoever opens them.
+    if let Err(error) = mount::forbid_devices_and_set_id(share.as_fd()) {
+        log::debug!("cannot mount the share with nodev and nosuid: {error}");
+    }
+    let proc =
+        copy_mounts(Path::new(proc_self::PROC)).map_err(failed("copy the mount of /proc"))?;
 
-    // pivot_root needs a mount point, so a copy of the directory's mount tree is mounted over it.
-    let share = open_tree(
-        CWD,
-        shared_dir,
-        OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_RECURSIVE,
-    )
-    .map_err(failed("copy the shared directory's mounts"))?;
-    move_mount(
-        &share,
-        "",
-        CWD,
-        shared_dir,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(failed("mount the shared directory"))?;
+    let root = empty_root().map_err(failed("create an empty root"))?;
+    // Any directory that exists can be the mount point: it goes with the old root.
+    attach(&root, CWD, shared_dir).map_err(failed("mount the empty root"))?;
+    for (name, tree) in [(SHARE, &share), ("proc", &proc)] {
+        rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))
+            .map_err(failed("create a directory in the new root"))?;
+        attach(tree, root.as_fd(), Path::new(name)).map_err(failed("mount into the new root"))?;
+    }
+    pivot_into(&root)?;
+    open_directory("/share").map_err(failed("open the shared directory"))
+}
 
-    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let old_root = rustix::fs::openat(CWD, "/", directory, Mode::empty())
-        .map_err(failed("open the old root"))?;
-    fchdir(&share).map_err(failed("enter the shared directory"))?;
+/// Makes the share in the acceptor's root the root of a new mount namespace, without `/proc`.
+/// Returns the new root.
+///
+/// The process must have copied the acceptor's mount namespace and root.
+pub(super) fn enter_worker_root() -> Result<OwnedFd, Error> {
+    let share = open_directory("/share").map_err(failed("open the shared directory"))?;
+    pivot_into(&share)?;
+    open_directory("/").map_err(failed("open the new root"))
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
+    move |error| Error::Pivot {
+        what,
+        source: error.into(),
+    }
+}
+
+/// A detached copy of the mount that `path` lies on, from `path` down.
+fn copy_mounts(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags)
+}
+
+/// A detached tmpfs for the mount points.
+fn empty_root() -> Result<OwnedFd, Errno> {
+    let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&tmpfs, "mode", "0755")?;
+    fsconfig_create(&tmpfs)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&tmpfs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn attach(tree: &OwnedFd, dir: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    move_mount(tree, "", dir, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Makes the mounted directory `root` the root of the mount namespace and detaches the old root
+/// with everything mounted on it.
+fn pivot_into(root: &OwnedFd) -> Result<(), Error> {
+    let old_root = open_directory("/").map_err(failed("open the old root"))?;
+    fchdir(root).map_err(failed("enter the new root"))?;
     // Stacks the old root on the new one; the unmount below removes it (pivot_root(2)).
-    pivot_root(".", ".").map_err(failed("make the shared directory the root (pivot_root)"))?;
+    pivot_root(".", ".").map_err(failed("change the root (pivot_root)"))?;
     fchdir(&old_root).map_err(failed("return to the old root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
-    fchdir(&share).map_err(failed("enter the shared directory"))?;
+    fchdir(root).map_err(failed("enter the new root"))
+}
 
-    rustix::fs::openat(CWD, "/", directory, Mode::empty()).map_err(failed("open the new root"))
+fn open_directory(path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
 }

@@ -1,25 +1,35 @@
 //! Reopens the process's own descriptors by number after `/proc` is out of reach.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::error::Error;
 
-/// Opens `/proc/self/fd`, `O_PATH`.
+/// Where the kernel mounts the process file system.
+pub(super) const PROC: &str = "/proc";
+
+/// Opens `/proc`, `O_PATH`, for [`open`] in a process that is forked later.
+pub(super) fn open_proc() -> Result<OwnedFd, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, PROC, flags, Mode::empty())
+        .map_err(|error| Error::ProcSelfFd(error.into()))
+}
+
+/// Opens the calling process's `self/fd` in `proc`, `O_PATH`.
 ///
-/// If the kernel permits it, the descriptor is a detached mount, so that not even `..` leads from
-/// it to the rest of `/proc`. Must be called before the root changes. The host's `/proc` works in a
-/// new process namespace as well, because `self` is resolved here.
-pub(super) fn open() -> Result<OwnedFd, Error> {
-    const PATH: &str = "/proc/self/fd";
+/// If the process has CAP_SYS_ADMIN, the descriptor is a detached mount, so that not even `..`
+/// leads from it to the rest of `/proc`. The host's `/proc` works in a new process namespace as
+/// well, because `self` is resolved here.
+pub(super) fn open(proc: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    const PATH: &str = "self/fd";
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if let Ok(detached) = open_tree(CWD, PATH, clone) {
+    if let Ok(detached) = open_tree(proc, PATH, clone) {
         return Ok(detached);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, PATH, flags, Mode::empty())
+    rustix::fs::openat(proc, PATH, flags, Mode::empty())
         .map_err(|error| Error::ProcSelfFd(error.into()))
 }
 

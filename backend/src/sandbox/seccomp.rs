@@ -1,4 +1,4 @@
-//! Installs the list of permitted system calls for every thread of the process.
+//! Installs the list of permitted system calls of a process.
 
 mod calls;
 
@@ -13,20 +13,23 @@ use super::error::Error;
 use super::options::Seccomp;
 use calls::{Conditional, Width};
 
+pub(super) use calls::Process;
+
 #[cfg(target_arch = "x86_64")]
 const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// Installs the list for the whole process. It cannot be removed again.
-pub(super) fn install(action: Seccomp) -> Result<(), Error> {
+/// Installs the list of `process` for all threads of the calling one. The processes that it forks
+/// inherit the list. It cannot be removed again, but a stricter one can be added.
+pub(super) fn install(action: Seccomp, process: Process) -> Result<(), Error> {
     let mismatch = match action {
         Seccomp::None => return Ok(()),
         Seccomp::Kill => SeccompAction::KillProcess,
         Seccomp::Log => SeccompAction::Log,
         Seccomp::Trap => SeccompAction::Trap,
     };
-    for program in programs(mismatch).map_err(Error::SeccompList)? {
+    for program in programs(mismatch, process).map_err(Error::SeccompList)? {
         seccompiler::apply_filter_all_threads(&program).map_err(Error::SeccompInstall)?;
     }
     Ok(())
@@ -36,7 +39,7 @@ pub(super) fn install(action: Seccomp) -> Result<(), Error> {
 ///
 /// Of several filters' actions on a call the kernel takes the severest (seccomp(2)), so the last
 /// filter permits the calls that the others answer with an error.
-fn programs(mismatch: SeccompAction) -> Result<Vec<BpfProgram>, BackendError> {
+fn programs(mismatch: SeccompAction, process: Process) -> Result<Vec<BpfProgram>, BackendError> {
     // With --seccomp=log, the kernel logs these calls like all others outside the list.
     let refused: &[_] = match mismatch {
         SeccompAction::Log => &[],
@@ -48,21 +51,22 @@ fn programs(mismatch: SeccompAction) -> Result<Vec<BpfProgram>, BackendError> {
         let error = SeccompAction::Errno(errno.cast_unsigned());
         programs.push(compile(rules, SeccompAction::Allow, error)?);
     }
-    let allowed = allowed_rules(refused)?;
+    let allowed = allowed_rules(process, refused)?;
     programs.push(compile(allowed, mismatch, SeccompAction::Allow)?);
     Ok(programs)
 }
 
 fn allowed_rules(
+    process: Process,
     refused: &[(libc::c_long, i32)],
 ) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
-    for condition in calls::conditional() {
+    for condition in calls::conditional(process) {
         let rule = SeccompRule::new(vec![condition_of(&condition)?])?;
         rules.entry(condition.call).or_default().push(rule);
     }
     // An empty list of rules permits any arguments.
-    for call in calls::ALLOWED.iter().copied().flatten() {
+    for call in calls::allowed(process).iter().copied().flatten() {
         rules.insert(*call, Vec::new());
     }
     for (call, _) in refused {
@@ -108,7 +112,7 @@ mod tests {
     fn with_filter(body: impl FnOnce() + Send + 'static) {
         std::thread::spawn(|| {
             let action = SeccompAction::Errno(libc::EDOM.cast_unsigned());
-            for program in programs(action).expect("the list compiles") {
+            for program in programs(action, Process::Worker).expect("the list compiles") {
                 seccompiler::apply_filter(&program).expect("the kernel has seccomp");
             }
             body();
@@ -122,26 +126,64 @@ mod tests {
     }
 
     #[test]
-    fn list_under_each_action_compiles() {
+    fn list_of_each_process_under_each_action_compiles() {
         let table = [
             (SeccompAction::KillProcess, calls::REFUSED.len() + 1),
             (SeccompAction::Trap, calls::REFUSED.len() + 1),
             (SeccompAction::Log, 1),
         ];
-        for (action, filters) in table {
-            assert_eq!(programs(action).unwrap().len(), filters);
+        for process in [Process::Acceptor, Process::Keeper, Process::Worker] {
+            for (action, filters) in &table {
+                let programs = programs(action.clone(), process).unwrap();
+                assert_eq!(programs.len(), *filters, "{process:?}");
+            }
         }
     }
 
     #[test]
     fn no_call_is_listed_twice() {
-        let mut all: Vec<_> = calls::ALLOWED.iter().copied().flatten().collect();
-        let count = all.len();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), count);
-        for condition in calls::conditional() {
-            assert!(!all.contains(&&condition.call), "{}", condition.call);
+        for process in [Process::Acceptor, Process::Keeper, Process::Worker] {
+            let mut all: Vec<_> = calls::allowed(process).iter().copied().flatten().collect();
+            let count = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), count);
+            for condition in calls::conditional(process) {
+                assert!(!all.contains(&&condition.call), "{}", condition.call);
+            }
+        }
+    }
+
+    /// A list can only become stricter: a call that a keeper or worker needs and the acceptor may
+    /// not make would be refused in them as well.
+    #[test]
+    fn the_acceptor_may_do_whatever_its_children_may() {
+        let acceptor: Vec<_> = calls::allowed(Process::Acceptor)
+            .iter()
+            .copied()
+            .flatten()
+            .collect();
+        for process in [Process::Keeper, Process::Worker] {
+            for call in calls::allowed(process).iter().copied().flatten() {
+                assert!(acceptor.contains(&call), "{process:?} {call}");
+            }
+            for condition in calls::conditional(process) {
+                let same = |other: &Conditional| {
+                    (other.call, other.argument, other.mask, other.value)
+                        == (
+                            condition.call,
+                            condition.argument,
+                            condition.mask,
+                            condition.value,
+                        )
+                };
+                assert!(
+                    acceptor.contains(&&condition.call)
+                        || calls::conditional(Process::Acceptor).iter().any(same),
+                    "{process:?} {}",
+                    condition.call
+                );
+            }
         }
     }
 

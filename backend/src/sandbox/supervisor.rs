@@ -12,7 +12,7 @@ use rustix::process::{
 use super::capabilities;
 use super::error::Error;
 use crate::sys::process::{self, Forked};
-use crate::sys::signal::TerminationSignals;
+use crate::sys::signal::{self, Signals};
 
 /// Added to a signal's number for the exit status of a process that it ended, as shells do.
 const SIGNAL_STATUS_BASE: i32 = 128;
@@ -54,7 +54,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// The process cannot be watched, or its capabilities cannot be reduced.
-    pub fn wait(self, signals: &TerminationSignals) -> Result<u8, Error> {
+    pub fn wait(self, signals: &Signals) -> Result<u8, Error> {
         capabilities::reduce_supervisor()?;
         loop {
             let mut fds = [
@@ -66,6 +66,9 @@ impl Supervisor {
                 Err(error) => return Err(Error::Supervise(error.into())),
             }
             while let Some(signal) = signals.take().map_err(Error::Supervise)? {
+                if signal == signal::CHILD {
+                    continue;
+                }
                 log::debug!("forwarding signal {signal} to the confined process as SIGTERM");
                 match pidfd_send_signal(&self.handle, Signal::TERM) {
                     // SRCH: the process has ended, and `status` fetches its exit status.
@@ -105,5 +108,5 @@ fn ended_by(signal: i32) -> String {
     } else {
         ""
     };
-    format!("the confined process was ended by signal {signal}{hint}")
+    format!("the acceptor was ended by signal {signal}, and all guests with it{hint}")
 }

@@ -9,6 +9,7 @@ pub mod file_lock;
 pub mod guest_memory;
 pub mod ids;
 pub mod interrupt;
+pub mod mount;
 pub mod namespace_ops;
 pub mod process;
 pub mod signal;

@@ -40,6 +40,36 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
+/// Starts a copy of the calling process that shares its descriptor table (`CLONE_FILES`). The
+/// calling process must have a single thread.
+///
+/// Both processes now own the same descriptors, so one of them must close none: it ends by
+/// [`exit`], without running destructors.
+///
+/// The C library does not learn of the new process, so the first thread of the copy must not send
+/// itself signals and should leave the work to another thread.
+///
+/// # Errors
+/// Those of clone(2).
+pub fn clone_sharing_descriptors() -> io::Result<Forked> {
+    let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM the copy has memory of its own, and with a null stack it goes on with
+    // its copy of the caller's, as after fork. The process has a single thread by this function's
+    // contract.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        None => Ok(Forked::Child),
+        Some(_) if pid < 0 => Err(io::Error::last_os_error()),
+        Some(pid) => Ok(Forked::Parent(pid)),
+    }
+}
+
+/// Ends the process at once, without destructors and without the C library's exit handlers.
+pub fn exit(status: u8) -> ! {
+    // SAFETY: has no conditions.
+    unsafe { libc::_exit(status.into()) }
+}
+
 /// Moves the calling thread (with [`UnshareFlags::NEWPID`] its future children) into new
 /// namespaces. Ignores [`UnshareFlags::FILES`], so descriptor tables stay shared.
 ///

@@ -1,4 +1,4 @@
-//! Termination signals as a readable descriptor.
+//! Termination signals and the end of child processes, as a readable descriptor.
 #![allow(
     unsafe_code,
     reason = "signal sets and signalfd have no safe wrapper in the crates used"
@@ -14,20 +14,23 @@ const TERMINATION: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
 /// The signal that ends the daemon unless it is ignored, as under nohup(1).
 const HANG_UP: libc::c_int = libc::SIGHUP;
 
-/// The termination signals, delivered through a signalfd.
+/// The signal that tells of the end of a child process.
+pub const CHILD: i32 = libc::SIGCHLD;
+
+/// The termination signals and [`CHILD`], delivered through a signalfd.
 ///
 /// After a `fork`, each process reads its own signals (signalfd(2)).
 #[derive(Debug)]
-pub struct TerminationSignals(OwnedFd);
+pub struct Signals(OwnedFd);
 
-impl TerminationSignals {
+impl Signals {
     /// Blocks the signals in the calling thread and in threads it starts later, and opens the
     /// signalfd. Must be called before any thread is started.
     ///
     /// # Errors
     /// Those of signalfd(2).
     pub fn block() -> io::Result<Self> {
-        let set = termination_set();
+        let set = signal_set();
         // SAFETY: `set` is an initialised signal set; the previous set is not requested.
         let code =
             unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
@@ -67,18 +70,18 @@ impl TerminationSignals {
     }
 }
 
-impl AsFd for TerminationSignals {
+impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-fn termination_set() -> libc::sigset_t {
+fn signal_set() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is writable; the call initialises all of it.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     let hang_up = (!is_ignored(HANG_UP)).then_some(HANG_UP);
-    for signal in TERMINATION.into_iter().chain(hang_up) {
+    for signal in TERMINATION.into_iter().chain(hang_up).chain([CHILD]) {
         // SAFETY: `set` was initialised above and the signal's number is valid.
         unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
     }
@@ -104,7 +107,7 @@ mod tests {
     fn blocked_signal_is_taken_once() {
         // A thread of its own, because the test runner's threads must keep their signal mask.
         std::thread::spawn(|| {
-            let signals = TerminationSignals::block().unwrap();
+            let signals = Signals::block().unwrap();
             assert_eq!(signals.take().unwrap(), None);
             // SAFETY: has no conditions.
             let this_thread = unsafe { libc::pthread_self() };

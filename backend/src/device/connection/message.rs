@@ -27,7 +27,7 @@ pub(in crate::device) struct Message {
 
 /// Why a message cannot be had from a peer.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::device) enum ReceiveError {
+pub enum ReceiveError {
     /// The peer closed the connection between two messages.
     #[error("the peer has hung up")]
     HungUp,

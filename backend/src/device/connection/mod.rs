@@ -8,7 +8,7 @@
 //! The forwarder passes on vhost-user messages, a few dozen when a guest starts, and corrects
 //! [`super::quirks`]. Requests and file data go through the rings.
 
-pub(super) mod message;
+pub mod message;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,7 +31,7 @@ use super::request::Handler;
 
 /// Why a connection ended, other than by the frontend's hang-up.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     /// The device's threads or events could not be created.
     #[error("cannot start the threads of a guest's device")]
     Threads(#[source] io::Error),
@@ -54,7 +54,7 @@ pub(super) enum Error {
 ///
 /// # Errors
 /// The device could not be created, or the frontend violated the protocol.
-pub(super) fn serve(
+pub fn serve(
     frontend: &UnixStream,
     options: &Options,
     handler: &Arc<dyn Handler>,

@@ -1,4 +1,4 @@
-//! The system calls that a confined daemon may make, as data.
+//! The system calls that each confined process may make, as data.
 //!
 //! One list covers both C libraries (glibc, musl) and both architectures: it has every variant of a
 //! call that one of the libraries uses, except those that the architecture does not have.
@@ -13,8 +13,44 @@ const SYS_GETXATTRAT: c_long = 464;
 const SYS_LISTXATTRAT: c_long = 465;
 const SYS_REMOVEXATTRAT: c_long = 466;
 
-/// Permitted with any arguments.
-pub(super) const ALLOWED: &[&[c_long]] = &[
+/// The process whose list it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sandbox) enum Process {
+    /// Accepts connections and forks keepers. Keepers and workers inherit its list, so it permits
+    /// what they need.
+    Acceptor,
+    /// Waits for its worker.
+    Keeper,
+    /// Serves one guest.
+    Worker,
+}
+
+/// The calls that a process may make with any arguments.
+pub(super) const fn allowed(process: Process) -> &'static [&'static [c_long]] {
+    match process {
+        Process::Acceptor => ACCEPTOR,
+        Process::Keeper => KEEPER,
+        Process::Worker => WORKER,
+    }
+}
+
+const WORKER: &[&[c_long]] = &[
+    FILES,
+    DATA,
+    ATTRIBUTES,
+    CREDENTIALS,
+    THREADS,
+    ENDING,
+    MEMORY,
+    EVENTS,
+    SOCKETS,
+    TIME,
+    SIGNALS,
+    #[cfg(target_arch = "x86_64")]
+    X86_64,
+];
+
+const ACCEPTOR: &[&[c_long]] = &[
     FILES,
     DATA,
     ATTRIBUTES,
@@ -23,10 +59,31 @@ pub(super) const ALLOWED: &[&[c_long]] = &[
     MEMORY,
     EVENTS,
     SOCKETS,
+    ENDING,
+    WAITING,
+    CONFINING,
+    SIGNAL_SENDING,
     TIME,
     SIGNALS,
     #[cfg(target_arch = "x86_64")]
     X86_64,
+    #[cfg(target_arch = "x86_64")]
+    X86_64_FORK,
+];
+
+const KEEPER: &[&[c_long]] = &[
+    &[
+        libc::SYS_close,
+        libc::SYS_write,
+        libc::SYS_writev,
+        libc::SYS_fstat,
+        libc::SYS_getrusage,
+    ],
+    WAITING,
+    ENDING,
+    MEMORY,
+    TIME,
+    SIGNALS,
 ];
 
 /// Names and descriptors below the share.
@@ -126,16 +183,37 @@ const CREDENTIALS: &[c_long] = &[
     libc::SYS_getgroups,
 ];
 
-/// Threads.
-const THREADS: &[c_long] = &[
+/// The end of a thread or process, and locks.
+const ENDING: &[c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+];
+
+/// Waiting for a process that the caller started.
+const WAITING: &[c_long] = &[libc::SYS_wait4, libc::SYS_waitid];
+
+/// What a keeper and a worker do before they install their own lists.
+const CONFINING: &[c_long] = &[
+    libc::SYS_seccomp,
+    libc::SYS_open_tree,
+    libc::SYS_pivot_root,
+    libc::SYS_umount2,
+    libc::SYS_getppid,
+    // glibc registers a forked process's thread anew.
+    libc::SYS_set_tid_address,
+];
+
+/// Signals to threads of any process. Its number is known only once the process exists.
+const SIGNAL_SENDING: &[c_long] = &[libc::SYS_tgkill];
+
+/// Threads.
+const THREADS: &[c_long] = &[
     libc::SYS_rseq,
     libc::SYS_set_robust_list,
     libc::SYS_membarrier,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
     libc::SYS_sched_yield,
     libc::SYS_getrusage,
     // glibc asks for a new thread's CPUs when it looks up the thread's stack.
@@ -215,6 +293,10 @@ const X86_64: &[c_long] = &[
     libc::SYS_time,
 ];
 
+/// musl's fork().
+#[cfg(target_arch = "x86_64")]
+const X86_64_FORK: &[c_long] = &[libc::SYS_fork];
+
 /// Fail with an error instead of the operator's action: C libraries try these first and fall back
 /// to other calls.
 pub(super) const REFUSED: &[(c_long, i32)] = &[
@@ -250,9 +332,9 @@ pub(super) enum Width {
 
 const ALL_BITS: u64 = u64::MAX;
 
-/// The calls that are permitted with some arguments only. If a call has several rows, any of them
-/// permits it.
-pub(super) fn conditional() -> Vec<Conditional> {
+/// The calls that a process may make with some arguments only. If a call has several rows, any of
+/// them permits it.
+pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     let int = |call, argument, value: i32| Conditional {
         call,
         argument,
@@ -274,35 +356,51 @@ pub(super) fn conditional() -> Vec<Conditional> {
         mask: u64::from(libc::PROT_EXEC.cast_unsigned()),
         value: 0,
     };
-    vec![
+    // No executable memory.
+    let mut rows = vec![no_exec(libc::SYS_mmap), no_exec(libc::SYS_mprotect)];
+    // Without an address, so only to the connected peer: syslog, a frontend.
+    rows.push(long(libc::SYS_sendto, 4, ALL_BITS, 0));
+    // Names of threads and of memory areas.
+    rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_NAME));
+    rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_VMA));
+    if process != Process::Acceptor {
+        // Signals to threads of this process.
+        let this_process = rustix::process::getpid().as_raw_nonzero().get();
+        rows.push(int(libc::SYS_tgkill, 0, this_process));
+    }
+    if process == Process::Keeper {
+        return rows;
+    }
+    rows.extend([
         // Only Unix sockets, which cannot leave this host.
         int(libc::SYS_socket, 0, libc::AF_UNIX),
         int(libc::SYS_socketpair, 0, libc::AF_UNIX),
-        // Without an address, so only to the connected peer: syslog, a frontend.
-        long(libc::SYS_sendto, 4, ALL_BITS, 0),
         // Threads, neither processes nor namespaces.
         long(libc::SYS_clone, 0, THREAD | NEW_NAMESPACES, THREAD),
         // A working directory and umask per thread.
         int(libc::SYS_unshare, 0, libc::CLONE_FS),
-        // Signals to threads of this process.
-        int(
-            libc::SYS_tgkill,
-            0,
-            rustix::process::getpid().as_raw_nonzero().get(),
-        ),
-        // No executable memory.
-        no_exec(libc::SYS_mmap),
-        no_exec(libc::SYS_mprotect),
-        // Names of threads and of memory areas.
-        int(libc::SYS_prctl, 0, libc::PR_SET_NAME),
-        int(libc::SYS_prctl, 0, libc::PR_SET_VMA),
         // Reading limits, without a new limit.
         long(libc::SYS_prlimit64, 2, ALL_BITS, 0),
         // The standard library sets sockets non-blocking and descriptors close-on-exec by ioctl. No
         // ioctl of a device or file system is permitted.
         long(libc::SYS_ioctl, 1, LOWER_HALF, FIONBIO),
         long(libc::SYS_ioctl, 1, LOWER_HALF, FIOCLEX),
-    ]
+    ]);
+    if process == Process::Acceptor {
+        rows.extend([
+            // Keepers and workers: processes with memory of their own.
+            long(
+                libc::SYS_clone,
+                0,
+                THREAD | MEMORY_SHARING | NEW_NAMESPACES,
+                0,
+            ),
+            int(libc::SYS_unshare, 0, libc::CLONE_NEWNS),
+            int(libc::SYS_prctl, 0, libc::PR_SET_PDEATHSIG),
+            int(libc::SYS_prctl, 0, libc::PR_SET_NO_NEW_PRIVS),
+        ]);
+    }
+    rows
 }
 
 // Numbers of asm-generic/ioctls.h; the libc crate's constants differ in type between C libraries.
@@ -313,6 +411,8 @@ const FIOCLEX: u64 = 0x5451;
 const LOWER_HALF: u64 = 0xffff_ffff;
 
 const THREAD: u64 = flags(libc::CLONE_THREAD);
+
+const MEMORY_SHARING: u64 = flags(libc::CLONE_VM);
 
 const NEW_NAMESPACES: u64 = flags(
     libc::CLONE_NEWNS

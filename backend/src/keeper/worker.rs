@@ -1,0 +1,108 @@
+//! The worker: the process that serves one guest. It alone maps the guest's memory and runs
+//! threads.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+
+use gangplank_service::error_chain;
+use rustix::process::Pid;
+use thiserror::Error;
+
+use super::{FAILURE, end_with};
+use crate::config::Config;
+use crate::device::connection;
+use crate::device::request::Handler;
+use crate::passthrough::{Abilities, PassthroughFs, Share, ShareError};
+use crate::sandbox::{self, Confined, ConfinedWorker};
+use crate::session::Session;
+use crate::session::handler::SessionHandler;
+use crate::sys::process;
+
+/// Why a worker does not serve its guest, or stops.
+#[derive(Debug, Error)]
+enum Error {
+    /// The keeper cannot be watched.
+    #[error("cannot tie the worker to its keeper")]
+    Keeper(#[source] io::Error),
+    /// The worker cannot be confined.
+    #[error("cannot confine the worker")]
+    Sandbox(#[from] sandbox::Error),
+    /// The directory cannot be shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The first thread cannot be started.
+    #[error("cannot start the worker's first thread")]
+    Thread(#[source] io::Error),
+    /// The connection failed, or the frontend broke the protocol.
+    #[error(transparent)]
+    Connection(#[from] connection::Error),
+}
+
+/// Serves the guest on `connection` until it hangs up, and ends the process.
+///
+/// The calling process must have been cloned by `keeper` for this guest.
+pub(super) fn run(
+    number: u64,
+    keeper: Pid,
+    connection: UnixStream,
+    confined: Confined,
+    config: &Config,
+) -> ! {
+    let served = serve(number, keeper, &connection, confined, config);
+    // Tells the frontend now, not when the keeper and the acceptor close the socket.
+    let _ = connection.shutdown(Shutdown::Both);
+    match served {
+        Ok(true) => process::exit(0),
+        Ok(false) => {
+            log::error!("serving guest {number} failed inside the daemon; please report this");
+        }
+        Err(error) => log::error!("guest {number} is dropped: {}", error_chain(&error)),
+    }
+    process::exit(FAILURE)
+}
+
+/// Returns whether serving ended without a panic.
+fn serve(
+    number: u64,
+    keeper: Pid,
+    connection: &UnixStream,
+    confined: Confined,
+    config: &Config,
+) -> Result<bool, Error> {
+    end_with(keeper).map_err(Error::Keeper)?;
+    let abilities = confined.abilities;
+    let worker = confined.confine_worker()?;
+    // On a thread that the C library knows (`process::clone_sharing_descriptors`).
+    let served = thread::scope(|scope| {
+        thread::Builder::new()
+            .name(format!("guest_{number}"))
+            .spawn_scoped(scope, || {
+                serve_guest(number, connection, worker, abilities, config)
+            })
+            .map(thread::ScopedJoinHandle::join)
+    });
+    match served.map_err(Error::Thread)? {
+        Ok(served) => served.map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+fn serve_guest(
+    number: u64,
+    connection: &UnixStream,
+    worker: ConfinedWorker,
+    abilities: Abilities,
+    config: &Config,
+) -> Result<(), Error> {
+    log::info!("guest {number} has connected");
+    let options = config.passthrough.clone();
+    let share = Share::new(worker.root, worker.proc_self_fd, options, abilities)?;
+    let session = Session::new(PassthroughFs::new(share));
+    let handler: Arc<dyn Handler> = Arc::new(SessionHandler::new(session));
+    connection::serve(connection, &config.device, &handler)?;
+    log::info!("guest {number} has gone");
+    Ok(())
+}
