@@ -111,7 +111,7 @@ pub fn io_trace(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-tests", "io-trace", arch)
 }
 
-/// The static program that tries the device model under a played Bao.
+/// The static program that tries the device model under a emulated Bao.
 ///
 /// # Errors
 /// When it does not build.

@@ -132,11 +132,11 @@ impl Abi {
     /// The words that say which request it is, by the place that it takes in the hypervisor: a number that is another's
     /// as soon as it is free. Where there is room for it, `number` makes it unlike all others.
     #[must_use]
-    pub const fn own_words(&self, place: u64, number: u64) -> [u64; 3] {
+    pub const fn own_words(&self, fixture: u64, number: u64) -> [u64; 3] {
         match self.request_len() {
-            48 => [place, 0, 0],
+            48 => [fixture, 0, 0],
             // CPU, virtual CPU, and how many are pending behind it: 32 bits, then padding with whatever was there.
-            _ => [place, place, number << 32 | 1],
+            _ => [fixture, fixture, number << 32 | 1],
         }
     }
 }

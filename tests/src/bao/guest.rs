@@ -1,4 +1,4 @@
-//! A guest behind a device of the played driver: accesses in Linux 6.1's order, requests through the memory it shares.
+//! A guest behind a device of the emulated driver: accesses in Linux 6.1's order, requests through the memory it shares.
 //!
 //! The order is that of `drivers/virtio/virtio_mmio.c` and `fs/fuse/virtio_fs.c`: found, negotiated, the tag byte by byte,
 //! queues, ready; at run time only kicks and the interrupt's two registers.
@@ -214,7 +214,7 @@ impl Cpu {
         self.expect(register::SHM_LEN_LOW, u32::MAX)?;
         self.expect(register::SHM_LEN_LOW + 4, u32::MAX)?;
         ensure!(
-            !self.device.wires.interrupted(Duration::ZERO)?,
+            !self.device.eventfds.interrupted(Duration::ZERO)?,
             "interrupted before the driver is ready"
         );
         self.add_status(0xb, 4)?;
@@ -294,7 +294,7 @@ impl Cpu {
         self.expect(register::INTERRUPT_STATUS, 0)?;
         self.set(register::STATUS, 1)?;
         // What was on its way before the reset is nobody's any more.
-        self.device.wires.interrupted(Duration::ZERO)?;
+        self.device.eventfds.interrupted(Duration::ZERO)?;
         Ok(())
     }
 
@@ -302,7 +302,7 @@ impl Cpu {
     fn interrupt(&self, deadline: Instant) -> Result<u32, Error> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if !self.device.wires.interrupted(left).map_err(failed)? {
+            if !self.device.eventfds.interrupted(left).map_err(failed)? {
                 let what = "an interrupt was awaited";
                 return Err(Error::Late { what, limit: LIMIT });
             }

@@ -1,4 +1,4 @@
-//! The played driver: which call on which of its files does what.
+//! The emulated driver: which call on which of its files does what.
 
 use std::fs;
 use std::io;
@@ -12,9 +12,9 @@ use rustix::io::Errno;
 
 use super::abi::{Abi, argument_len};
 use super::device::Device;
+use super::eventfds::IoEventFdArgument;
 use super::faults::Faults;
 use super::seccomp::{self, Answer, Call, Listener, Notification};
-use super::wires::IoEventFdArgument;
 
 /// Where the guests see the memory that they share.
 pub(super) use crate::driver::memory::GUEST_BASE;
@@ -133,10 +133,10 @@ impl Kernel {
         }
     }
 
-    fn unknown(&self, number: u32, argument: u64, place: &str) -> Answer {
+    fn unknown(&self, number: u32, argument: u64, fixture: &str) -> Answer {
         if argument != 0 && argument_len(number) > 0 {
             self.faults.add(format!(
-                "unknown call {number:#x} on {place}, and not only to see whether it is known"
+                "unknown call {number:#x} on {fixture}, and not only to see whether it is known"
             ));
         }
         Answer::Fails(Errno::NOTTY)
@@ -204,7 +204,7 @@ impl Kernel {
     ) -> Option<Answer> {
         let abi = &self.abi;
         if Some(number) == abi.notify {
-            device.wires.raise();
+            device.eventfds.raise();
             return Some(Answer::Returns(0));
         }
         if ![abi.attach, abi.complete, abi.ioeventfd, abi.irqfd].contains(&number) {
@@ -244,12 +244,12 @@ impl Kernel {
         if number == self.abi.ioeventfd {
             let argument = bytes.first_chunk().ok_or(Errno::FAULT)?;
             let argument = IoEventFdArgument::decode(argument);
-            return device.wires.ioeventfd(&argument, take(argument.file)?);
+            return device.eventfds.ioeventfd(&argument, take(argument.file)?);
         }
         let (words, _) = bytes.as_chunks();
         let [file, flags] = [0, 1].map(|at: usize| words.get(at).copied().unwrap_or_default());
         device
-            .wires
+            .eventfds
             .irqfd(u32::from_le_bytes(flags), take(i32::from_le_bytes(file))?)
     }
 

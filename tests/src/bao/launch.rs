@@ -1,4 +1,4 @@
-//! Programs under the played driver: started behind a filter, their calls answered as long as they live.
+//! Programs under the emulated driver: started behind a filter, their calls answered as long as they live.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -126,7 +126,7 @@ pub fn kill_and_wait(process: Pid) -> Result<()> {
     Ok(())
 }
 
-/// A program under the played driver; killed when dropped.
+/// A program under the emulated driver; killed when dropped.
 pub struct Program {
     child: Child,
     kernel: Arc<Kernel>,

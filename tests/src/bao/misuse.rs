@@ -1,4 +1,4 @@
-//! Device models that do wrong, each in one way: whether the played driver notices is tried with them.
+//! Device models that do wrong, each in one way: whether the emulated driver notices is tried with them.
 #![allow(unsafe_code)] // ioctls as wrong as they can be, a mapping, and a signal mask
 
 use std::ffi::OsString;

@@ -40,14 +40,14 @@ pub fn with_files(guest: &mut Guest, host: &Path, seed: usize) -> Result<()> {
             .context("MKDIR")?
             .nodeid,
     );
-    let place = host.join(&directory);
-    ensure!(place.is_dir(), "{} is no directory", place.display());
+    let fixture = host.join(&directory);
+    ensure!(fixture.is_dir(), "{} is no directory", fixture.display());
 
     let data = content(seed);
     let file = guest.create(node, &name(first)?, 0o640).context("CREATE")?;
     write(guest, file, &data)?;
     ensure!(
-        fs::read(place.join(first))? == data,
+        fs::read(fixture.join(first))? == data,
         "the host reads something else than was written"
     );
     ensure!(
@@ -70,11 +70,11 @@ pub fn with_files(guest: &mut Guest, host: &Path, seed: usize) -> Result<()> {
         found.attr.size
     );
     ensure!(
-        !place.join(first).exists() && place.join(second).exists(),
+        !fixture.join(first).exists() && fixture.join(second).exists(),
         "not renamed on the host"
     );
 
-    fs::write(place.join("by the host"), b"from outside")?;
+    fs::write(fixture.join("by the host"), b"from outside")?;
     let handle = guest.opendir(node).context("OPENDIR")?;
     let (mut names, _) = guest.readdir(node, handle, 0, 4096).context("READDIR")?;
     names.sort();
@@ -98,7 +98,7 @@ pub fn with_files(guest: &mut Guest, host: &Path, seed: usize) -> Result<()> {
     guest
         .rmdir(NodeId::ROOT, &name(&directory)?)
         .context("RMDIR")?;
-    ensure!(!place.exists(), "{} is still there", place.display());
+    ensure!(!fixture.exists(), "{} is still there", fixture.display());
     for (node, count) in [(file.node, 2), (theirs, 1), (node, 1)] {
         guest.forget(node, count).context("FORGET")?;
     }

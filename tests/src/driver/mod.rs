@@ -3,9 +3,9 @@
 //! [`Driver`] does everything right, one request after another or many in flight; its parts ([`vhost_user::Peer`],
 //! [`memory::Memory`], [`ring::Ring`]) are public, so that a test can do anything wrong. Whatever is waited for has a deadline.
 
-pub mod arena;
 mod calls;
 pub mod error;
+pub mod fixture;
 pub mod memory;
 pub mod neighbour;
 pub mod ring;

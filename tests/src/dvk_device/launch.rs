@@ -1,4 +1,4 @@
-//! 32-bit programs under the played module.
+//! 32-bit programs under the emulated module.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use crate::bao::launch::{become_behind, start_behind};
 use crate::bao::seccomp::{argument, line};
 use crate::process;
 
-use super::Played;
+use super::EmulatedDevice;
 
 /// How long a program may take to end when told to.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -57,7 +57,7 @@ pub fn become_program(arguments: impl Iterator<Item = OsString>) -> Result<Infal
     become_behind(&mut filter(), arguments)
 }
 
-/// A program under the played module; killed when dropped.
+/// A program under the emulated module; killed when dropped.
 pub struct Program {
     child: Child,
     log: PathBuf,
@@ -69,21 +69,21 @@ impl Program {
     /// # Errors
     /// It cannot be started, or the kernel has no user notifications.
     pub fn start(
-        played: &Arc<Played>,
+        emulated: &Arc<EmulatedDevice>,
         program: &Path,
         arguments: &[String],
         log: &Path,
     ) -> Result<Self> {
         let (child, listener) = start_behind(program, arguments, log)?;
         let listener = Arc::new(listener);
-        let played = Arc::clone(played);
+        let emulated = Arc::clone(emulated);
         thread::spawn(move || {
             while let Ok(Some(note)) = listener.next() {
-                let (played, listener) = (Arc::clone(&played), Arc::clone(&listener));
+                let (emulated, listener) = (Arc::clone(&emulated), Arc::clone(&listener));
                 // A call that waits keeps no other from being answered.
-                thread::spawn(move || played.answer(&listener, note));
+                thread::spawn(move || emulated.answer(&listener, note));
             }
-            played.ended();
+            emulated.ended();
         });
         Ok(Self {
             child,

@@ -7,8 +7,8 @@
 
 mod kernel;
 mod layout;
+mod process_address;
 mod proxies;
-mod seat;
 mod servers;
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use kernel::Kernel;
 pub use kernel::{Autobind, Lost, Reason};
 pub use layout::{Field, Frame, Layout};
+pub use process_address::ProcessAddress;
 use proxies::Proxies;
-pub use seat::Seat;
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -182,25 +182,34 @@ impl Peer {
     }
 
     /// RMT_BIND of an endpoint of node `node`: the endpoint, or the code.
-    pub fn bind_remote(&self, seat: impl Into<Seat>, node: i32) -> i32 {
-        self.shared.lock().bind_remote(seat.into(), node)
+    pub fn bind_remote(&self, process_address: impl Into<ProcessAddress>, node: i32) -> i32 {
+        self.shared.lock().bind_remote(process_address.into(), node)
     }
 
     /// SETPRIV of a remote process: what it may not call, by the command that it comes as, and whom it may not address.
-    pub fn deny(&self, seat: impl Into<Seat>, calls: &[i32], destinations: &[i32]) {
-        self.shared.lock().deny(seat.into(), calls, destinations);
+    pub fn deny(
+        &self,
+        process_address: impl Into<ProcessAddress>,
+        calls: &[i32],
+        destinations: &[i32],
+    ) {
+        self.shared
+            .lock()
+            .deny(process_address.into(), calls, destinations);
     }
 
     /// Waits until the descriptor of a remote process has no command in it.
-    pub fn wait_free(&self, seat: impl Into<Seat>) {
-        let seat = seat.into();
-        drop(self.wait_until("be done with a command", |kernel| !kernel.is_busy(seat)));
+    pub fn wait_free(&self, process_address: impl Into<ProcessAddress>) {
+        let process_address = process_address.into();
+        drop(self.wait_until("be done with a command", |kernel| {
+            !kernel.is_busy(process_address)
+        }));
     }
 
     /// Starts SENDREC: process `client` asks `server`, with `memory` by address.
     pub fn ask(
         &self,
-        client: impl Into<Seat>,
+        client: impl Into<ProcessAddress>,
         server: i32,
         message: &[u8],
         memory: BTreeMap<u32, Vec<u8>>,
@@ -212,7 +221,7 @@ impl Peer {
     /// The request of [`Self::ask`] without sending it.
     pub fn asked(
         &self,
-        client: impl Into<Seat>,
+        client: impl Into<ProcessAddress>,
         server: i32,
         message: &[u8],
         memory: BTreeMap<u32, Vec<u8>>,
@@ -226,7 +235,7 @@ impl Peer {
     }
 
     /// Waits for what process `client`'s SENDREC comes to.
-    pub fn outcome(&self, client: impl Into<Seat>) -> Outcome {
+    pub fn outcome(&self, client: impl Into<ProcessAddress>) -> Outcome {
         let client = client.into();
         let what = format!("have an answer for process {client:?}");
         let kernel = self.wait_until(&what, |kernel| kernel.outcome(client) != Outcome::Blocked);
@@ -234,17 +243,17 @@ impl Peer {
     }
 
     /// What process `client`'s SENDREC has come to so far.
-    pub fn outcome_now(&self, client: impl Into<Seat>) -> Outcome {
+    pub fn outcome_now(&self, client: impl Into<ProcessAddress>) -> Outcome {
         self.shared.lock().outcome(client.into())
     }
 
     /// Bytes of process `client`'s memory.
-    pub fn memory(&self, client: impl Into<Seat>, address: u32) -> Vec<u8> {
+    pub fn memory(&self, client: impl Into<ProcessAddress>, address: u32) -> Vec<u8> {
         self.shared.lock().memory(client.into(), address)
     }
 
     /// A signal ends process `client`'s wait: it does not wait for its server any more.
-    pub fn interrupt(&self, client: impl Into<Seat>) {
+    pub fn interrupt(&self, client: impl Into<ProcessAddress>) {
         self.shared.lock().interrupt(client.into());
     }
 

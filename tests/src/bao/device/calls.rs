@@ -178,7 +178,7 @@ impl Device {
         let id = self.id;
         let place = given[word::PLACE];
         if given[word::OP] == NOTIFY {
-            self.wires.raise();
+            self.eventfds.raise();
             return Ok(());
         }
         let Some(Made { number, request }) = state.in_hand.get(&place).copied() else {

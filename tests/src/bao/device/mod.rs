@@ -1,4 +1,4 @@
-//! One device of the played driver: a guest's accesses wait in it, are handed to the device model, and come back.
+//! One device of the emulated driver: a guest's accesses wait in it, are handed to the device model, and come back.
 //!
 //! ```text
 //!   Device::access ── queue ── ATTACH ──> in hand ── COMPLETE ──> answered
@@ -23,9 +23,9 @@ use self::calls::Caller;
 pub use self::script::Hold;
 use self::script::{Held, Script};
 use super::abi::{Abi, Request, WRITE, word};
+use super::eventfds::{EventFds, Kick};
 use super::faults::Faults;
 use super::seccomp;
-use super::wires::{Kick, Wires};
 
 /// One device.
 pub struct Device {
@@ -38,7 +38,7 @@ pub struct Device {
     /// Openings so far.
     openings: AtomicU64,
     /// Its eventfds.
-    pub wires: Wires,
+    pub eventfds: EventFds,
     state: Mutex<State>,
     changed: Condvar,
     faults: Faults,
@@ -104,7 +104,7 @@ impl Device {
             file,
             memory,
             openings: AtomicU64::new(0),
-            wires: Wires::new()?,
+            eventfds: EventFds::new()?,
             state: Mutex::default(),
             changed: Condvar::new(),
             faults,
@@ -189,7 +189,7 @@ impl Device {
             width,
             written: (op == WRITE).then_some(value),
         };
-        if self.wires.takes(&kick) {
+        if self.eventfds.takes(&kick) {
             return Ok(0);
         }
         let mut state = self.state();

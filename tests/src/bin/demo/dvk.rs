@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{Daemon, TAG};
-use gangplank_tests::dvk_scene::Scene;
 use gangplank_tests::guest::Guest;
 use gangplank_tests::packages;
 use gangplank_tests::process::User;
+use gangplank_tests::three_guests::ThreeGuests;
 
 use crate::story::{host, said, scene, seconds};
 
@@ -36,7 +36,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
         "Three of Debian's kernels, unmodified, boot: User Mode Linux, QEMU, and User Mode Linux with nothing but a network card",
     );
     let started = Instant::now();
-    let mut guests = Scene::boot(daemon)?;
+    let mut guests = ThreeGuests::boot(daemon)?;
     said(&format!("up after {}", seconds(started.elapsed())));
 
     scene("The first two mount the directory by virtio-fs");
@@ -47,7 +47,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     scene(
         "The third has no such device. One static program plays a DVS node there, and mounts the same directory",
     );
-    typed("far", &mut guests.far, &Scene::address_command())?;
+    typed("far", &mut guests.far, &ThreeGuests::address_command())?;
     let command = guests.mount_command("");
     typed("far", &mut guests.far, &command).with_context(|| guests.server.log())?;
     typed("far", &mut guests.far, "grep ' /mnt ' /proc/mounts")?;
@@ -116,7 +116,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     for (name, guest) in guests.guests() {
         typed(name, guest, "umount /mnt")?;
     }
-    let Scene { uml, qemu, far, .. } = guests;
+    let ThreeGuests { uml, qemu, far, .. } = guests;
     for guest in [uml, qemu, far] {
         guest.power_off()?;
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::layout::Frame;
-use super::super::{Outcome, Seat};
+use super::super::{Outcome, ProcessAddress};
 
 /// A container.
 pub(super) struct Container {
@@ -62,7 +62,7 @@ pub(super) struct Remote {
     /// It has a command in it: of a proxy, or queued on a process.
     pub(super) busy: bool,
     /// The process here that it waits for, having asked it.
-    pub(super) asks: Option<Seat>,
+    pub(super) asks: Option<ProcessAddress>,
     pub(super) denied_calls: BTreeSet<i32>,
     pub(super) denied_destinations: BTreeSet<i32>,
 }

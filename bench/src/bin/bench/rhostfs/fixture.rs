@@ -9,7 +9,7 @@ use gangplank_dvk::carrier::local::{Local, LocalConfig};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
 use gangplank_dvk::endpoint::Carrier;
 use gangplank_tests::daemon::{self, Daemon};
-use gangplank_tests::dvk::{CLIENT_NODE, Mount, Place, SERVER_NODE, Server, Switch};
+use gangplank_tests::dvk::{CLIENT_NODE, Mount, SERVER_NODE, Server, Switch, Topology};
 use gangplank_tests::process::User;
 use tempfile::TempDir;
 
@@ -56,11 +56,11 @@ impl Fixture {
 
         let socket = dir.path().join("dvk.sock");
         let switch = Switch::start(&socket)?;
-        let at_switch = Place::switch(socket.clone());
+        let at_switch = Topology::switch(socket.clone());
         let ports = PORTS + u16::try_from(std::process::id() % 64)? * 2 * PORTS_EACH;
-        let nodes = [ports, ports + PORTS_EACH].map(Place::loopback);
+        let nodes = [ports, ports + PORTS_EACH].map(Topology::loopback);
         let [for_client, for_mount] = &nodes;
-        let server = |place| Server::start(place, daemon.socket());
+        let server = |topology| Server::start(topology, daemon.socket());
         let local = server(&at_switch)?;
         let node = server(for_client)?;
 
@@ -97,11 +97,11 @@ impl Fixture {
         if User::is_root() && Path::new("/dev/fuse").exists() {
             let far = server(for_mount)?;
             let local = servers.first().context("a server at the switch")?;
-            for (name, place, server, switch) in [
+            for (name, topology, server, switch) in [
                 ("mount-local", &at_switch, local, Some(switch.pid())),
                 ("mount-node", for_mount, &far, None),
             ] {
-                let mount = Mount::start(place, &["--timeout", "0"])?;
+                let mount = Mount::start(topology, &["--timeout", "0"])?;
                 let others: Vec<u32> = [server.pid(), mount.pid()]
                     .into_iter()
                     .chain(switch)
