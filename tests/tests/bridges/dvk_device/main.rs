@@ -1,6 +1,6 @@
 //! The 32-bit program at a emulated DVK: its own calls, and a share that reaches the processes of such a machine.
 
-#[path = "../dvk_rhostfs/client.rs"]
+#[path = "../dvk_rhostfs/client/mod.rs"]
 #[allow(dead_code, reason = "it is also other tests'")]
 mod client;
 

@@ -1,63 +1,21 @@
-//! Every operation, many requests in flight, and what happens when a daemon does not do its part.
+//! Files, names, owners and locks by one request after another.
 
-use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
-use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use anyhow::{Context, Result, ensure};
-use gangplank_driver::{
-    Caller, Data, Error, Fault, Options, Pending, Session, Waiting, Wishes, call,
-};
+use anyhow::{Result, ensure};
+use gangplank_driver::{Caller, Error, call};
 use gangplank_fuse::{
-    CopyFileRangeIn, CreateIn, FallocateIn, FileLock, FlushIn, FsyncIn, Handle, LkIn, LseekIn,
-    MkdirIn, MknodIn, NodeId, OpenIn, ReadIn, ReleaseIn, SetattrIn, SetattrValid, SetxattrIn,
-    StatxIn, WriteIn,
+    CopyFileRangeIn, FallocateIn, FileLock, FlushIn, FsyncIn, Handle, LkIn, LseekIn, MkdirIn,
+    MknodIn, NodeId, SetattrIn, SetattrValid, SetxattrIn, StatxIn,
 };
 use gangplank_tests::process;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::Signal;
 
+use super::{create_in, errno, node, open_in, read_in, release_in};
 use crate::fixture::{Fixture, LIMIT};
-
-fn create_in(mode: u32) -> CreateIn {
-    CreateIn {
-        flags: (OFlags::CREATE | OFlags::RDWR | OFlags::LARGEFILE).bits(),
-        mode: 0o100_000 | mode,
-        umask: 0,
-        open_flags: 0,
-    }
-}
-
-fn open_in(flags: OFlags) -> OpenIn {
-    OpenIn {
-        flags: (flags | OFlags::LARGEFILE).bits(),
-        open_flags: 0,
-    }
-}
-
-fn release_in(fh: u64) -> ReleaseIn {
-    ReleaseIn {
-        fh,
-        ..ReleaseIn::default()
-    }
-}
-
-fn read_in(fh: u64, offset: u64, size: u32) -> ReadIn {
-    ReadIn {
-        fh,
-        offset,
-        size,
-        ..ReadIn::default()
-    }
-}
-
-fn node(entry: &gangplank_fuse::EntryOut) -> NodeId {
-    NodeId::new(entry.nodeid)
-}
 
 fn lock_in(fh: u64, owner: u64, kind: u32) -> LkIn {
     LkIn {
@@ -75,11 +33,8 @@ fn lock_in(fh: u64, owner: u64, kind: u32) -> LkIn {
 
 /// `F_RDLCK`, `F_WRLCK`, `F_UNLCK` (asm-generic/fcntl.h).
 const WRITE_LOCK: u32 = 1;
-const NO_LOCK: u32 = 2;
 
-fn errno<T: std::fmt::Debug>(result: gangplank_driver::Result<T>) -> Option<Errno> {
-    result.expect_err("it should have failed").errno()
-}
+const NO_LOCK: u32 = 2;
 
 /// A daemon may answer that it does not know an operation, once and for all.
 fn unless_unknown(result: gangplank_driver::Result<()>) -> Result<()> {
@@ -281,206 +236,6 @@ fn callers_own_what_they_make() -> Result<()> {
         fs.create(NodeId::ROOT, c"theirs", create_in(0o600))?;
         let made = fs::metadata(fixture.share.path().join("theirs"))?;
         ensure!((made.uid(), made.gid()) == (1234, 4321));
-    }
-    Ok(())
-}
-
-#[test]
-fn a_session_ends_and_another_begins_on_the_same_device() -> Result<()> {
-    for fixture in Fixture::each(&[])? {
-        let driver = fixture.driver(&Options::default())?;
-        fs::write(fixture.share.path().join("file"), b"x")?;
-        let first = driver.session(&Wishes::default())?;
-        let stale = node(&first.lookup(NodeId::ROOT, c"file")?);
-        first.destroy()?;
-        let second = driver.session(&Wishes::default())?;
-        ensure!(
-            second.getattr(stale, None).is_err(),
-            "the node went with its session"
-        );
-        second.lookup(NodeId::ROOT, c"file")?;
-        driver.stop()?;
-        let error = second
-            .lookup(NodeId::ROOT, c"file")
-            .expect_err("the driver was stopped");
-        ensure!(
-            matches!(
-                error,
-                Error::Broken {
-                    source: Fault::Stopped,
-                    ..
-                }
-            ),
-            "{error}"
-        );
-    }
-    Ok(())
-}
-
-#[test]
-fn every_kind_of_ring_carries_requests() -> Result<()> {
-    let fixture = Fixture::ours(&[])?;
-    for (indirect, event_idx) in [(false, false), (false, true), (true, false), (true, true)] {
-        for waiting in [Waiting::Asleep, Waiting::Busy] {
-            for queue_size in [4, 128] {
-                let options = Options {
-                    indirect,
-                    event_idx,
-                    waiting,
-                    queue_size,
-                    ..Options::default()
-                };
-                let fs = fixture.driver(&options)?.session(&Wishes::default())?;
-                let (entry, opened) = fs.create(NodeId::ROOT, c"file", create_in(0o600))?;
-                for round in 0..300_u64 {
-                    let data = round.to_le_bytes();
-                    fs.write(node(&entry), Handle::new(opened.fh), round * 8, &data)?;
-                }
-                let all = fs
-                    .read(node(&entry), Handle::new(opened.fh), 0, 4096)?
-                    .to_vec();
-                let expected: Vec<u8> = (0..300_u64).flat_map(u64::to_le_bytes).collect();
-                ensure!(all == expected, "{options:?}");
-                fs.unlink(NodeId::ROOT, c"file")?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of a block that is written or read at a time.
-const BLOCK: u32 = 65536;
-
-/// What block `number` holds: each 256 bytes alike.
-fn block(number: u64) -> Vec<u8> {
-    let pages = (number..).take(256);
-    pages
-        .flat_map(|page| [page.to_le_bytes()[0]; 256])
-        .collect()
-}
-
-/// Writes `count` blocks with `depth` of them in flight, and reads them back likewise.
-fn pipeline(fs: &Session, name: &CStr, depth: usize, count: u64) -> Result<()> {
-    let (entry, opened) = fs.create(NodeId::ROOT, name, create_in(0o600))?;
-    let (file, fh) = (node(&entry), opened.fh);
-    let room = usize::try_from(BLOCK)?;
-    let mut writing: VecDeque<Pending<u32>> = VecDeque::new();
-    for number in 0..count {
-        if writing.len() == depth {
-            let oldest = writing.pop_front().context("nothing in flight")?;
-            ensure!(oldest.wait()? == BLOCK);
-        }
-        let buffer = fs.buffer(room)?;
-        buffer.bytes().copy_from(&block(number));
-        let args = WriteIn {
-            fh,
-            offset: number * u64::from(BLOCK),
-            size: BLOCK,
-            ..WriteIn::default()
-        };
-        writing.push_back(fs.submit(call::write(file, args, buffer))?);
-    }
-    for pending in writing {
-        ensure!(pending.wait()? == BLOCK);
-    }
-    let mut reading: VecDeque<(u64, Pending<Data>)> = VecDeque::new();
-    let mut next = 0;
-    while next < count || !reading.is_empty() {
-        if next < count && reading.len() < depth {
-            let args = read_in(fh, next * u64::from(BLOCK), 0);
-            let call = call::read(file, args, fs.buffer(room)?);
-            reading.push_back((next, fs.submit(call)?));
-            next += 1;
-        } else if let Some((number, pending)) = reading.pop_front() {
-            ensure!(pending.wait()?.to_vec() == block(number), "block {number}");
-        }
-    }
-    fs.release(file, release_in(fh))?;
-    Ok(())
-}
-
-#[test]
-fn thirty_two_requests_are_in_flight_on_each_of_two_queues() -> Result<()> {
-    let fixture = Fixture::ours(&["--num-request-queues=2"])?;
-    let driver = fixture.driver(&Options::default())?;
-    ensure!(driver.request_queues() == 2);
-    let fs = driver.session(&Wishes::default())?;
-    let (first, second) = (fs.on_queue(1)?, fs.on_queue(2)?);
-    ensure!(fs.on_queue(3).is_err() && fs.on_queue(0).is_err());
-    thread::scope(|scope| {
-        let one = scope.spawn(|| pipeline(&first, c"one", 32, 200));
-        let two = scope.spawn(|| pipeline(&second, c"two", 32, 200));
-        one.join().expect("no panic")?;
-        two.join().expect("no panic")
-    })
-}
-
-#[test]
-fn many_threads_share_one_queue() -> Result<()> {
-    for fixture in Fixture::each(&[])? {
-        let fs = fixture.session()?;
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..12)
-                .map(|number| {
-                    let fs = fs.clone();
-                    scope.spawn(move || -> Result<()> {
-                        let name = CString::new(format!("file-{number}"))?;
-                        let (entry, opened) = fs.create(NodeId::ROOT, &name, create_in(0o600))?;
-                        let (file, fh) = (node(&entry), Handle::new(opened.fh));
-                        for round in 0..100_u64 {
-                            let value = (round << 8 | number).to_le_bytes();
-                            fs.write(file, fh, 0, &value)?;
-                            ensure!(fs.read(file, fh, 0, 8)?.to_vec() == value);
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().expect("no panic"))
-        })?;
-    }
-    Ok(())
-}
-
-#[test]
-fn a_daemon_that_hangs_is_late_and_one_that_is_killed_is_gone() -> Result<()> {
-    for fixture in Fixture::each(&[])? {
-        let fs = fixture.session()?;
-        fixture.daemon.signal_all(Signal::STOP)?;
-        // A busy machine takes its time to stop all threads.
-        let begun = Instant::now();
-        let impatient = fs.within(Duration::from_millis(300));
-        while let answered = impatient.getattr(NodeId::ROOT, None)
-            && !matches!(answered, Err(Error::Late { .. }))
-        {
-            ensure!(begun.elapsed() < LIMIT, "it answers: {answered:?}");
-        }
-
-        let started = Instant::now();
-        let waiting = fs.clone();
-        let waiter = thread::spawn(move || waiting.getattr(NodeId::ROOT, None));
-        thread::sleep(Duration::from_millis(100));
-        fixture.daemon.signal_all(Signal::KILL)?;
-        let gone = waiter.join().expect("no panic");
-        ensure!(
-            matches!(
-                &gone,
-                Err(Error::Broken {
-                    source: Fault::HungUp,
-                    ..
-                })
-            ),
-            "{gone:?}"
-        );
-        ensure!(
-            started.elapsed() < LIMIT / 2,
-            "it took {:?}",
-            started.elapsed()
-        );
-        let again = fs.getattr(NodeId::ROOT, None);
-        ensure!(matches!(again, Err(Error::Broken { .. })), "{again:?}");
     }
     Ok(())
 }
