@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::Result;
+use parking_lot::Mutex;
 
 use crate::cache;
 use crate::packages::{self, Arch};
@@ -154,15 +155,12 @@ pub fn workspace_program(package: &str, program: &str, arch: Arch) -> Result<Pat
 }
 
 fn built_for(package: &str, program: &str, target: &str) -> Result<PathBuf> {
-    static DONE: OnceLock<std::sync::Mutex<Vec<PathBuf>>> = OnceLock::new();
+    static DONE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let path = cache::target_dir()
         .join(target)
         .join("release")
         .join(program);
-    let mut done = DONE
-        .get_or_init(Default::default)
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut done = DONE.lock();
     if !done.contains(&path) {
         packages::run(
             Command::new(cargo())

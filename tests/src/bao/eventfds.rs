@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
@@ -86,11 +86,11 @@ impl EventFds {
     }
 
     fn kicks(&self) -> MutexGuard<'_, Vec<IoEventFd>> {
-        self.kicks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kicks.lock()
     }
 
     fn irqs(&self) -> MutexGuard<'_, Vec<(u64, OwnedFd)>> {
-        self.irqs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.irqs.lock()
     }
 
     /// Whether the access goes to the kernel's own client, which is by range alone. If so it has been dealt with: of the

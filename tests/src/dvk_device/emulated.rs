@@ -1,10 +1,11 @@
 //! The module's process table and its rules for messages and copies.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, Endpoint, M9, Message};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::calls;
@@ -81,18 +82,17 @@ impl EmulatedDevice {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Waits for a change, at most until `deadline`; whether that has passed comes with the lock.
     pub(super) fn wait<'a>(
         &self,
-        state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State>,
         deadline: Instant,
     ) -> (MutexGuard<'a, State>, bool) {
         let left = deadline.saturating_duration_since(Instant::now());
-        let waited = self.changed.wait_timeout(state, left);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        self.changed.wait_for(&mut state, left);
         (state, left.is_zero())
     }
 

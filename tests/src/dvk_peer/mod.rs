@@ -14,12 +14,13 @@ mod servers;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::Kernel;
 pub use kernel::{Autobind, Lost, Reason};
 pub use layout::{Field, Frame, Layout};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 pub use process_address::ProcessAddress;
 use proxies::Proxies;
 
@@ -95,13 +96,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Kernel> {
         // A test that fails while it holds this is to be heard, and not the threads that it leaves behind.
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kernel.lock()
     }
 
     /// Waits for a change, or fails for `what` did not happen until `deadline`.
     fn wait<'a>(
         &'a self,
-        kernel: MutexGuard<'a, Kernel>,
+        mut kernel: MutexGuard<'a, Kernel>,
         deadline: Instant,
         what: &str,
     ) -> MutexGuard<'a, Kernel> {
@@ -111,8 +112,8 @@ impl Shared {
             "the node did not {what}; lost: {:?}",
             kernel.lost
         );
-        let waited = self.changed.wait_timeout(kernel, left);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+        self.changed.wait_for(&mut kernel, left);
+        kernel
     }
 }
 

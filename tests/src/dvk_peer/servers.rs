@@ -1,6 +1,5 @@
 //! Processes of the played node that serve: they receive, copy and answer, as the original server does.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::kernel::command;
@@ -140,8 +139,7 @@ impl Peer {
             if left == Duration::ZERO {
                 return None;
             }
-            let waited = self.shared.changed.wait_timeout(kernel, left);
-            kernel = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.shared.changed.wait_for(&mut kernel, left);
         }
     }
 }

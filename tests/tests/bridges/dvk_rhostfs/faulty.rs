@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
@@ -15,6 +15,7 @@ use gangplank_fuse::{
     Attr, AttrOut, Dialect, EntryOut, InHeader, InitFlags, InitOut, NodeId, Opcode, OpenOut,
     Operation, OutHeader, StatfsOut, Unique, WriteOut,
 };
+use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -160,7 +161,7 @@ impl Handler for Daemon {
 
 impl Daemon {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

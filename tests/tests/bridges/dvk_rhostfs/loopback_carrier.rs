@@ -1,15 +1,16 @@
 //! Endpoints within one process: a carrier that has nothing to carry over, so that what fails is the server.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use gangplank_dvk::endpoint::{
     BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation, RequestId,
 };
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Where endpoints are bound.
 #[derive(Clone, Default)]
@@ -54,7 +55,7 @@ struct Bound {
 
 impl LoopbackCarrier {
     fn lock(&self) -> MutexGuard<'_, HashMap<(DcId, Endpoint), Slot>> {
-        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.slots.lock()
     }
 
     /// Binds an endpoint to the process `pid`; another process that had it is replaced without having said goodbye.
@@ -137,8 +138,7 @@ impl BoundEndpoint for Bound {
             let left = deadline
                 .checked_duration_since(Instant::now())
                 .ok_or(EndpointError::TimedOut { operation, limit })?;
-            let waited = self.carrier.0.changed.wait_timeout(slots, left);
-            slots = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.carrier.0.changed.wait_for(&mut slots, left);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +12,7 @@ use gangplank_tests::guest::Guest;
 use gangplank_tests::packages;
 use gangplank_tests::tools;
 use gangplank_tests::trace::{Case, Version, pattern};
+use parking_lot::Mutex;
 
 use super::plan::{APPENDED_TO, FILES, Plan};
 
@@ -84,7 +85,7 @@ pub(super) fn run(
             }
         }
     }
-    let mut contents = contents.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut contents = contents.lock();
     for (outcome, plan) in outcomes.iter_mut().zip(plans) {
         let content = contents.remove(&(base + plan.case.id));
         outcome.content = content.with_context(|| format!("{plan:?} has not ended"))?;
@@ -108,7 +109,7 @@ fn prepare_each(control: &Control, plans: &[Plan], base: u32, contents: &Content
     let plans: Vec<Plan> = plans.to_vec();
     let begun = Mutex::new(None);
     control.on_lookup(".trace-", move |name| {
-        let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = begun.lock();
         let Some((step, id)) = step_of(name) else {
             return;
         };
@@ -128,7 +129,7 @@ fn prepare_each(control: &Control, plans: &[Plan], base: u32, contents: &Content
             "end" if *begun == Some(id) => {
                 inner.clear();
                 let content = inner.content(&case.file()).unwrap_or_default();
-                let mut contents = contents.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut contents = contents.lock();
                 contents.entry(id).or_insert(content);
             }
             _ => {}
