@@ -1,8 +1,15 @@
 //! A test runner for tests that share a booted guest.
 //!
-//! The standard one gives each test a thread and no end to what tests share, so that guests and
-//! their directories would be left behind. This one runs trials in order, on values owned by the
-//! test's `main`, and prints what the standard one prints.
+//! The standard runner gives each test a thread and never drops what tests share, so that guests and
+//! their directories would be left behind. This runner runs tests in order, on values that the test
+//! program's `main` owns, and prints what the standard one prints.
+//!
+//! The crate `libtest-mimic` (0.8.2) does not fit, for three reasons. It takes all tests as
+//! `FnOnce() + Send + 'static` before the first one runs, so that tests cannot borrow a guest from
+//! `main`, and neither the end of the guest nor its absence after a failed boot is in `main`'s hands.
+//! It prints why tests failed only after the last one, so that a program that the time limit of
+//! `scripts/test` kills would not say why its tests failed before. And it has one filter, where
+//! `bao-check` takes several.
 #![allow(clippy::print_stdout, reason = "it reports to a person")]
 
 use std::io::Write;
@@ -12,19 +19,21 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-/// Runner of one test program: which to run, and how they ended.
+/// Runs the tests of one program and counts how they ended.
 pub struct Runner {
     filters: Vec<String>,
     list: bool,
     passed: usize,
     skipped: usize,
-    failures: Vec<String>,
+    /// Names and messages.
+    failures: Vec<(String, String)>,
     started: Instant,
 }
 
 impl Runner {
-    /// Runner chosen by this program's arguments: those whose name contains one of them, or all.
-    /// `--list` names them instead; other options of the standard runner are accepted and ignored.
+    /// A runner for the tests whose names contain one of the program's arguments, or for all tests
+    /// if there is no argument. `--list` prints the names instead. Other options of the standard
+    /// runner are accepted and ignored.
     #[must_use]
     pub fn from_arguments() -> Self {
         let (options, filters): (Vec<String>, Vec<String>) = std::env::args()
@@ -40,20 +49,20 @@ impl Runner {
         }
     }
 
-    /// Whether a trial of this name is to run: for setting up what several share.
+    /// Whether the test `name` will run. Callers use this to set up only what some test needs.
     #[must_use]
     pub fn wants(&self, name: &str) -> bool {
         !self.list
             && (self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter)))
     }
 
-    /// Whether the trials are only to be named.
+    /// Whether the program only lists its tests.
     #[must_use]
     pub const fn lists_only(&self) -> bool {
         self.list
     }
 
-    /// Runs one trial. Its failure, a panic included, does not stop the others.
+    /// Runs one test. If it fails or panics, the runner continues with the next.
     pub fn run(&mut self, name: &str, test: impl FnOnce() -> Result<()>) {
         if self.list {
             println!("{name}: test");
@@ -62,7 +71,7 @@ impl Runner {
             return;
         }
         print!("test {name} ... ");
-        // A terminal shows the name while the trial runs; a pipe shows it whole afterwards.
+        // The name appears while the test runs.
         let _ = std::io::stdout().flush();
         let started = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(test))
@@ -75,13 +84,15 @@ impl Runner {
             }
             Err(error) => {
                 println!("FAILED ({took:.1} s)");
-                println!("{error:#}");
-                self.failures.push(name.to_owned());
+                // At once, since the program may be killed before the last test.
+                let message = format!("{error:#}");
+                println!("{message}");
+                self.failures.push((name.to_owned(), message));
             }
         }
     }
 
-    /// Notes that a trial cannot run on this machine. In CI (`CI=true`) that is a failure.
+    /// Reports that the test `name` cannot run on this machine. In CI (`CI=true`) this is a failure.
     pub fn skip(&mut self, name: &str, why: &str) {
         if !self.wants(name) {
             return;
@@ -94,15 +105,20 @@ impl Runner {
         println!("test {name} ... SKIPPED: {why}");
     }
 
-    /// Prints the names of what failed and the closing line.
+    /// Prints the messages and names of the failed tests, and the line with the counts.
     #[must_use]
     pub fn finish(self) -> ExitCode {
         if self.list {
             return ExitCode::SUCCESS;
         }
         if !self.failures.is_empty() {
+            // In the standard runner's form, which `scripts/test` reads.
+            println!("\nfailures:\n");
+            for (name, message) in &self.failures {
+                println!("---- {name} stdout ----\n{message}\n");
+            }
             println!("\nfailures:");
-            for name in &self.failures {
+            for (name, _) in &self.failures {
                 println!("    {name}");
             }
         }
@@ -131,7 +147,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("without a text")
 }
 
-/// Prints what a passing trial found that is worth knowing.
+/// Prints `text`, a finding of a passing test.
 pub fn note(text: &str) {
     println!("\n    {text}");
 }
@@ -140,7 +156,7 @@ pub fn note(text: &str) {
 mod tests {
     use super::*;
 
-    fn runner(filters: &[&str]) -> Runner {
+    fn with_filters(filters: &[&str]) -> Runner {
         Runner {
             filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
             list: false,
@@ -153,17 +169,18 @@ mod tests {
 
     #[test]
     fn run_counts_a_panic_as_a_failure_and_goes_on() {
-        let mut runner = runner(&[]);
+        let mut runner = with_filters(&[]);
         runner.run("panics", || panic!("as it should"));
         runner.run("fails", || Err(anyhow!("as it should")));
         runner.run("passes", || Ok(()));
-        assert_eq!(runner.failures, ["panics", "fails"]);
+        let failed: Vec<_> = runner.failures.iter().map(|(name, _)| name).collect();
+        assert_eq!(failed, ["panics", "fails"]);
         assert_eq!(runner.passed, 1);
     }
 
     #[test]
     fn run_leaves_out_what_no_filter_names() {
-        let mut runner = runner(&["uml::"]);
+        let mut runner = with_filters(&["uml::"]);
         runner.run("qemu::mount", || panic!("not wanted"));
         runner.run("uml::mount", || Ok(()));
         assert_eq!((runner.passed, runner.failures.len()), (1, 0));
