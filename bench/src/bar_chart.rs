@@ -75,7 +75,8 @@ fn bars(body: &mut String, group: &Group, top: f64) -> f64 {
         text(body, 150.0, y + BAR - 3.0, "normal", &bar.name);
         let _ = writeln!(
             body,
-            "<rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>",
+            "<rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"{:.1}\" \
+             fill=\"{colour}\"/>",
             BAR - 2.0
         );
         let middle = y + (BAR - 2.0) / 2.0;

@@ -3,7 +3,8 @@
 use rustix::io::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Those that the calling thread may run on, the last first: the first has more interrupts to serve.
+/// Those that the calling thread may run on, the last first: the first has more interrupts to
+/// serve.
 ///
 /// # Errors
 /// `sched_getaffinity(2)`'s.
@@ -21,7 +22,8 @@ pub fn only(number: usize) -> CpuSet {
     set
 }
 
-/// Has the calling thread, and every thread and process that it starts from now on, run on processor `number`.
+/// Has the calling thread, and every thread and process that it starts from now on, run on
+/// processor `number`.
 ///
 /// # Errors
 /// `sched_setaffinity(2)`'s.

@@ -1,4 +1,5 @@
-//! Benchmark results in a document: between two marks, so that they are replaced by the next; and the machine they are of.
+//! Benchmark results in a document: between two marks, so that they are replaced by the next; and
+//! the machine they are of.
 
 use std::fmt;
 use std::fs;
@@ -9,8 +10,8 @@ use serde::Serialize;
 
 const END: &str = "<!-- end of results -->";
 
-/// Puts `results` into the document at `path`, between the mark `begin` and the next end of results, in the place of what
-/// was there.
+/// Puts `results` into the document at `path`, between the mark `begin` and the next end of
+/// results, in the place of what was there.
 ///
 /// # Errors
 /// When it cannot be read or written, or has no such mark.

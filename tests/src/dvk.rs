@@ -59,7 +59,8 @@ impl Topology {
         }
     }
 
-    /// The server on the host's side of `network`, the mount in the guest, both at the ports that every DVS has.
+    /// The server on the host's side of `network`, the mount in the guest, both at the ports that
+    /// every DVS has.
     #[must_use]
     pub fn network(network: &Network) -> Self {
         let transport = Transport::Nodes {
@@ -180,7 +181,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the share of the daemon at `socket`. Server and mount wait for each other, and for a switch between them.
+    /// Serves the share of the daemon at `socket`. Server and mount wait for each other, and for a
+    /// switch between them.
     ///
     /// # Errors
     /// When it ends at once; with its log.
@@ -235,7 +237,8 @@ impl Drop for Server {
     }
 }
 
-/// What the server is told: the share's root at endpoint 1 of container 0, links for clients that can read them.
+/// What the server is told: the share's root at endpoint 1 of container 0, links for clients that
+/// can read them.
 fn configuration(topology: &Topology, socket: &Path) -> String {
     let (carrier, transport) = match &topology.transport {
         Transport::Nodes {
@@ -245,8 +248,10 @@ fn configuration(topology: &Topology, socket: &Path) -> String {
         } => (
             "node",
             format!(
-                "node HERE {{\n node_id {SERVER_NODE};\n node_address {server};\n node_port_base {};\n }};\n\
-                 peer GUEST {{\n peer_id {CLIENT_NODE};\n peer_host {client};\n peer_port_base {};\n }};\n",
+                "node HERE {{\n node_id {SERVER_NODE};\n node_address {server};\n node_port_base \
+                 {};\n }};\n\
+                 peer GUEST {{\n peer_id {CLIENT_NODE};\n peer_host {client};\n peer_port_base \
+                 {};\n }};\n",
                 ports.0, ports.1
             ),
         ),

@@ -132,7 +132,8 @@ impl Fixture {
         }
     }
 
-    /// Another daemon than gangplankd ends with its guest; the next guest must not meet it on its way out.
+    /// Another daemon than gangplankd ends with its guest; the next guest must not meet it on its
+    /// way out.
     fn wait_for_daemons_end(&mut self) {
         let until = Instant::now() + LEAVING;
         for post in [&mut self.first, &mut self.direct] {

@@ -1,4 +1,5 @@
-//! What the tests share: guests, the daemon under test, a driver without a guest, a emulated hypervisor.
+//! What the tests share: guests, the daemon under test, a driver without a guest, a emulated
+//! hypervisor.
 
 pub mod bao;
 pub mod cache;

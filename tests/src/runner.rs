@@ -1,14 +1,14 @@
 //! A test runner for tests that share a booted guest.
 //!
-//! The standard runner gives each test a thread and never drops what tests share, so that guests and
-//! their directories would be left behind. This runner runs tests in order, on values that the test
-//! program's `main` owns, and prints what the standard one prints.
+//! The standard runner gives each test a thread and never drops what tests share, so that guests
+//! and their directories would be left behind. This runner runs tests in order, on values that the
+//! test program's `main` owns, and prints what the standard one prints.
 //!
 //! The crate `libtest-mimic` (0.8.2) does not fit, for three reasons. It takes all tests as
 //! `FnOnce() + Send + 'static` before the first one runs, so that tests cannot borrow a guest from
-//! `main`, and neither the end of the guest nor its absence after a failed boot is in `main`'s hands.
-//! It prints why tests failed only after the last one, so that a program that the time limit of
-//! `scripts/test` kills would not say why its tests failed before. And it has one filter, where
+//! `main`, and neither the end of the guest nor its absence after a failed boot is in `main`'s
+//! hands. It prints why tests failed only after the last one, so that a program that the time limit
+//! of `scripts/test` kills would not say why its tests failed before. And it has one filter, where
 //! `bao-check` takes several.
 #![allow(clippy::print_stdout, reason = "it reports to a person")]
 
@@ -92,7 +92,8 @@ impl Runner {
         }
     }
 
-    /// Reports that the test `name` cannot run on this machine. In CI (`CI=true`) this is a failure.
+    /// Reports that the test `name` cannot run on this machine. In CI (`CI=true`) this is a
+    /// failure.
     pub fn skip(&mut self, name: &str, why: &str) {
         if !self.wants(name) {
             return;
@@ -124,7 +125,8 @@ impl Runner {
         }
         let failed = self.failures.len();
         println!(
-            "\ntest result: {}. {} passed; {failed} failed; {} ignored; 0 measured; 0 filtered out; \
+            "\ntest result: {}. {} passed; {failed} failed; {} ignored; 0 measured; 0 filtered \
+             out; \
              finished in {:.2}s\n",
             if failed == 0 { "ok" } else { "FAILED" },
             self.passed,

@@ -1,5 +1,5 @@
-//! Three guests on one directory: User Mode Linux and QEMU by virtio-fs, and a second User Mode Linux that has neither device
-//! nor driver for it, by `gangplank-dvk mount` over its network.
+//! Three guests on one directory: User Mode Linux and QEMU by virtio-fs, and a second User Mode
+//! Linux that has neither device nor driver for it, by `gangplank-dvk mount` over its network.
 
 use std::thread;
 
@@ -28,7 +28,8 @@ pub struct ThreeGuests {
 }
 
 impl ThreeGuests {
-    /// Boots all three on the share of `daemon`; none has mounted it yet. It takes root, for the network.
+    /// Boots all three on the share of `daemon`; none has mounted it yet. It takes root, for the
+    /// network.
     ///
     /// # Errors
     /// When one does not boot.

@@ -51,7 +51,8 @@ pub fn dvk() -> Result<PathBuf> {
     }
 }
 
-/// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or as it is released, a static build of 32 bits.
+/// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or as it is
+/// released, a static build of 32 bits.
 ///
 /// # Errors
 /// When it does not build.
@@ -70,8 +71,8 @@ pub fn frontend_for(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-frontend", "gangplank-frontend", arch)
 }
 
-/// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a C linker and the host's
-/// libseccomp and libcap-ng.
+/// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a
+/// C linker and the host's libseccomp and libcap-ng.
 ///
 /// # Errors
 /// When it cannot be fetched or does not build.

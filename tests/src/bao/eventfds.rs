@@ -1,4 +1,5 @@
-//! A device's eventfds: those that the guest's stores signal, and those that raise its interrupt line.
+//! A device's eventfds: those that the guest's stores signal, and those that raise its interrupt
+//! line.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -93,8 +94,9 @@ impl EventFds {
         self.irqs.lock()
     }
 
-    /// Whether the access goes to the kernel's own client, which is by range alone. If so it has been dealt with: of the
-    /// entries that it fits, the first is signalled; where it fits none, nobody ever hears of it.
+    /// Whether the access goes to the kernel's own client, which is by range alone. If so it has
+    /// been dealt with: of the entries that it fits, the first is signalled; where it fits none,
+    /// nobody ever hears of it.
     pub(super) fn takes(&self, kick: &Kick) -> bool {
         let kicks = self.kicks();
         let covers = |entry: &IoEventFd| {
@@ -174,8 +176,8 @@ impl EventFds {
         let _ = rustix::io::write(&self.own, &1u64.to_ne_bytes());
     }
 
-    /// Waits for the interrupt line to be raised, since it was last asked for: whether it was. Two that nobody has asked
-    /// for are one.
+    /// Waits for the interrupt line to be raised, since it was last asked for: whether it was. Two
+    /// that nobody has asked for are one.
     ///
     /// # Errors
     /// The host does not tell.

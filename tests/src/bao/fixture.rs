@@ -194,8 +194,8 @@ impl Fixture {
         }
     }
 
-    /// The process that keeps the devices over a restart: a child of the device model that started it, or of this process
-    /// once that has ended.
+    /// The process that keeps the devices over a restart: a child of the device model that started
+    /// it, or of this process once that has ended.
     ///
     /// # Errors
     /// There is none.

@@ -48,7 +48,8 @@ fn info(id: u32, memory: u64, file: i32) -> [u8; 32] {
 }
 
 impl Kernel {
-    /// A driver whose node is the file `node`, which is made, with `devices` devices of `memory` bytes.
+    /// A driver whose node is the file `node`, which is made, with `devices` devices of `memory`
+    /// bytes.
     ///
     /// # Errors
     /// The host has no room for it.
@@ -103,7 +104,8 @@ impl Kernel {
                     && self.devices.iter().any(|device| device.is_at(inode))
                 {
                     self.faults.add(format!(
-                        "a device's memory is mapped from {offset:#x} on: the driver gives it from 0 on all the same"
+                        "a device's memory is mapped from {offset:#x} on: the driver gives it \
+                         from 0 on all the same"
                     ));
                 }
                 // It fails only if the caller was killed.
@@ -253,7 +255,8 @@ impl Kernel {
             .irqfd(u32::from_le_bytes(flags), take(i32::from_le_bytes(file))?)
     }
 
-    /// The path from which the shared memory of device `id` is mapped where the driver does not tell.
+    /// The path from which the shared memory of device `id` is mapped where the driver does not
+    /// tell.
     #[must_use]
     pub fn memory_path(&self, id: usize) -> PathBuf {
         let own = std::process::id();

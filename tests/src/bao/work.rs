@@ -27,8 +27,9 @@ fn name(text: &str) -> Result<CString> {
     Ok(CString::new(text)?)
 }
 
-/// Makes a directory, a file in it, writes it, reads it back, renames it, lists the directory, and removes it all, in the
-/// share that is `host`'s; `seed` makes the names, and the content, unlike others'. The host agrees at each step.
+/// Makes a directory, a file in it, writes it, reads it back, renames it, lists the directory, and
+/// removes it all, in the share that is `host`'s; `seed` makes the names, and the content, unlike
+/// others'. The host agrees at each step.
 ///
 /// # Errors
 /// Anything is not as it was made.

@@ -1,4 +1,5 @@
-//! A daemon, a share, a neighbour that must not notice anything, and what must be true of the daemon afterwards.
+//! A daemon, a share, a neighbour that must not notice anything, and what must be true of the
+//! daemon afterwards.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -17,13 +18,16 @@ use crate::process::User;
 /// How long the daemon may take to free what a guest held.
 const FREEING: Duration = Duration::from_secs(20);
 
-/// Most memory that the daemon may ever have had in use, with the guests' shared memory that it touched.
+/// Most memory that the daemon may ever have had in use, with the guests' shared memory that it
+/// touched.
 const MAX_RESIDENT_KB: u64 = 256 * 1024;
 
-/// Most address space that it may ever have had: far less than the 4 GiB that a hostile length asks for.
+/// Most address space that it may ever have had: far less than the 4 GiB that a hostile length asks
+/// for.
 const MAX_VIRTUAL_KB: u64 = 3 * 1024 * 1024;
 
-/// Most lines that one connection may cause in the log, on top of [`MAX_LOG_LINES`]: what a guest repeats is rate-limited.
+/// Most lines that one connection may cause in the log, on top of [`MAX_LOG_LINES`]: what a guest
+/// repeats is rate-limited.
 const MAX_LINES_PER_GUEST: usize = 4;
 
 /// Lines that the log of any daemon may have.
@@ -202,8 +206,8 @@ impl Fixture {
         }
     }
 
-    /// With all offenders gone: the neighbour has noticed nothing, the daemon lives, has freed what they held, has said
-    /// each of `told` in its log and has said it briefly.
+    /// With all offenders gone: the neighbour has noticed nothing, the daemon lives, has freed what
+    /// they held, has said each of `told` in its log and has said it briefly.
     ///
     /// # Errors
     /// Which of that is not so.

@@ -1,7 +1,8 @@
 //! A virtio-fs guest without a guest: a vhost-user frontend and a FUSE client in this process.
 //!
-//! [`Driver`] does everything right, one request after another or many in flight; its parts ([`vhost_user::Peer`],
-//! [`memory::Memory`], [`ring::Ring`]) are public, so that a test can do anything wrong. Whatever is waited for has a deadline.
+//! [`Driver`] does everything right, one request after another or many in flight; its parts
+//! ([`vhost_user::Peer`], [`memory::Memory`], [`ring::Ring`]) are public, so that a test can do
+//! anything wrong. Whatever is waited for has a deadline.
 
 mod calls;
 mod connect;
@@ -104,7 +105,8 @@ pub struct Driver<L = Peer> {
     pub offer: InitFlags,
     dialect: Dialect,
     unique: u64,
-    /// What was used before it was waited for: queue and head, and how much was written. A head is used once until then.
+    /// What was used before it was waited for: queue and head, and how much was written. A head is
+    /// used once until then.
     early: HashMap<(usize, u16), u32>,
 }
 
@@ -169,7 +171,8 @@ impl<L: Line> Driver<L> {
         }
     }
 
-    /// Sends a request, with room for `capacity` bytes of reply behind its header, and waits for the reply's payload.
+    /// Sends a request, with room for `capacity` bytes of reply behind its header, and waits for
+    /// the reply's payload.
     ///
     /// # Errors
     /// The errno in the reply, or why there is none.
@@ -222,7 +225,8 @@ impl<L: Line> Driver<L> {
         Ok((header.unique, request))
     }
 
-    /// Hands a chain of `segments` to the daemon, whatever they are, waits for it and returns how much was written.
+    /// Hands a chain of `segments` to the daemon, whatever they are, waits for it and returns how
+    /// much was written.
     ///
     /// # Errors
     /// The ring is full, or the chain does not come back.
@@ -242,8 +246,8 @@ impl<L: Line> Driver<L> {
         self.wait_used(ticket, REPLY_LIMIT)
     }
 
-    /// Fills the descriptor table of a ring that is not in use from the start on, makes the chain at its first entry
-    /// available and kicks.
+    /// Fills the descriptor table of a ring that is not in use from the start on, makes the chain
+    /// at its first entry available and kicks.
     ///
     /// # Errors
     /// The kick descriptor cannot be written.

@@ -1,4 +1,5 @@
-//! The calls as they come: numbers, blocks in the program's memory, and what is copied from and to it.
+//! The calls as they come: numbers, blocks in the program's memory, and what is copied from and to
+//! it.
 
 use std::time::Duration;
 

@@ -49,7 +49,8 @@ fn filter() -> [libc::sock_filter; 9] {
     ]
 }
 
-/// What a program does whose first argument is [`LAUNCH`]: it becomes the one that the others name, behind the filter.
+/// What a program does whose first argument is [`LAUNCH`]: it becomes the one that the others name,
+/// behind the filter.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -64,7 +65,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `program`, with what it says going to the file `log`. This process has to be of a program that heeds [`LAUNCH`].
+    /// Starts `program`, with what it says going to the file `log`. This process has to be of a
+    /// program that heeds [`LAUNCH`].
     ///
     /// # Errors
     /// It cannot be started, or the kernel has no user notifications.

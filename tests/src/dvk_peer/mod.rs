@@ -1,9 +1,10 @@
-//! A node of a DVS as the kernel and its proxies make one, played in memory: the order of its checks, what it acknowledges
-//! and what it loses without a word.
+//! A node of a DVS as the kernel and its proxies make one, played in memory: the order of its
+//! checks, what it acknowledges and what it loses without a word.
 //!
-//! Written from the protocol's description, and sharing nothing with the library that is tried against it. Client
-//! processes of the node are driven as the original file system drives its one: a request in a message, memory that the
-//! server copies to and from while the process waits, a reply.
+//! Written from the protocol's description, and sharing nothing with the library that is tried
+//! against it. Client processes of the node are driven as the original file system drives its one:
+//! a request in a message, memory that the server copies to and from while the process waits, a
+//! reply.
 
 mod kernel;
 mod layout;
@@ -42,23 +43,23 @@ pub struct PeerSetup {
     pub layout: Layout,
     /// Remote endpoints of container 0 that it has bound to the other node.
     pub servers: Vec<i32>,
-    /// How long its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor it is queued on is busy, and
-    /// other commands of the same endpoint are lost.
+    /// How long its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor it is
+    /// queued on is busy, and other commands of the same endpoint are lost.
     pub queued: Duration,
     /// Which unknown sources its proxy binds by itself.
     pub autobind: Autobind,
     /// Its proxy binds what the other node asks it to (MT_RMTBIND), as multi_proxy does.
     pub binds_when_told: bool,
-    /// How long its proxy waits for something to come before it closes the connection: 30 s in multi_proxy, for ever in
-    /// others.
+    /// How long its proxy waits for something to come before it closes the connection: 30 s in
+    /// multi_proxy, for ever in others.
     pub silence: Option<Duration>,
     /// How long its processes wait for an acknowledgement: 30 s in the kernel.
     pub exchange: Duration,
 }
 
 impl PeerSetup {
-    /// Node `id` at `address`, with node `other` beside it: container 0, a proxy that does nothing by itself, the kernel's
-    /// limits.
+    /// Node `id` at `address`, with node `other` beside it: container 0, a proxy that does nothing
+    /// by itself, the kernel's limits.
     pub fn new(
         layout: Layout,
         (id, address): (i32, Ipv4Addr),
@@ -95,7 +96,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Kernel> {
-        // A test that fails while it holds this is to be heard, and not the threads that it leaves behind.
+        // A test that fails while it holds this is to be heard, and not the threads that it leaves
+        // behind.
         self.kernel.lock()
     }
 
@@ -187,7 +189,8 @@ impl Peer {
         self.shared.lock().bind_remote(process_address.into(), node)
     }
 
-    /// SETPRIV of a remote process: what it may not call, by the command that it comes as, and whom it may not address.
+    /// SETPRIV of a remote process: what it may not call, by the command that it comes as, and whom
+    /// it may not address.
     pub fn deny(
         &self,
         process_address: impl Into<ProcessAddress>,

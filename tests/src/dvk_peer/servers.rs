@@ -1,4 +1,5 @@
-//! Processes of the played node that serve: they receive, copy and answer, as the original server does.
+//! Processes of the played node that serve: they receive, copy and answer, as the original server
+//! does.
 
 use std::time::{Duration, Instant};
 
@@ -127,7 +128,8 @@ impl Peer {
         }
     }
 
-    /// The acknowledgement that process `seat` waits for; nothing if it does not come within the kernel's limit.
+    /// The acknowledgement that process `seat` waits for; nothing if it does not come within the
+    /// kernel's limit.
     fn exchanged(&self, process_address: ProcessAddress) -> Option<(i32, Vec<u8>)> {
         let deadline = Instant::now() + self.shared.setup.exchange;
         let mut kernel = self.shared.lock();

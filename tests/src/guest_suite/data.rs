@@ -29,7 +29,8 @@ pub(super) fn tree_survives_tar_and_diff(fixture: &mut Fixture) -> Result<()> {
             .arg("tree"),
     )?;
     fixture.guest()?.sh_within(
-        "mkdir /tmp/reference && tar -xf /mnt/tree.tar -C /tmp/reference && tar -xf /mnt/tree.tar -C /mnt",
+        "mkdir /tmp/reference && tar -xf /mnt/tree.tar -C /tmp/reference && tar -xf /mnt/tree.tar \
+         -C /mnt",
         LONG,
     )?;
     packages::run(

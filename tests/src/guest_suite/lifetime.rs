@@ -38,7 +38,8 @@ pub(super) fn remounts(fixture: &mut Fixture) -> Result<()> {
     guest.sh("mkdir -p /mnt/remount && echo kept >/mnt/remount/file")?;
     for round in 1..=5 {
         guest.sh(&format!(
-            "cat /mnt/remount/file && echo {round} >>/mnt/remount/file && umount /mnt && mount -t virtiofs {TAG} /mnt"
+            "cat /mnt/remount/file && echo {round} >>/mnt/remount/file && umount /mnt && mount -t \
+             virtiofs {TAG} /mnt"
         ))?;
     }
     ensure!(

@@ -33,7 +33,8 @@ const CASES: &[(&str, Case)] = &[
     ("killed", lifetime::killed_guest_is_replaced),
 ];
 
-/// Runs what is promised of a share that nothing changes, in a guest of its own, as a trial named `<prefix>::unopened`.
+/// Runs what is promised of a share that nothing changes, in a guest of its own, as a trial named
+/// `<prefix>::unopened`.
 pub fn run_unchanging(runner: &mut Runner, prefix: &str, machine: Machine) {
     runner.run(&format!("{prefix}::unopened"), || {
         no_open::serves_what_is_not_opened(machine)

@@ -90,7 +90,8 @@ pub(super) fn renames_and_unlinks_show_both_ways(fixture: &mut Fixture) -> Resul
     fs::rename(dir.join("by-host"), dir.join("renamed-directory/by-host"))?;
     fs::remove_file(dir.join("gone-host"))?;
     let seen = fixture.guest()?.sh(&format!(
-        "{SETTLED}; cd /mnt/moving && cat renamed-directory/by-host && ! test -e by-host && ! cat gone-host && find . | sort"
+        "{SETTLED}; cd /mnt/moving && cat renamed-directory/by-host && ! test -e by-host && ! cat \
+         gone-host && find . | sort"
     ))?;
     let expected =
         "./made\n./made/renamed-by-guest\n./renamed-directory\n./renamed-directory/by-host\n";

@@ -11,8 +11,8 @@ use crate::guest::{Guest, Machine, Options, USUAL};
 /// Large enough for several reads.
 const LARGE: usize = 3 << 20;
 
-/// A guest of a daemon with `--readonly --cache=always` reads, lists and runs what is there, is refused to change it, and sees
-/// no change where it was refused.
+/// A guest of a daemon with `--readonly --cache=always` reads, lists and runs what is there, is
+/// refused to change it, and sees no change where it was refused.
 pub(super) fn serves_what_is_not_opened(machine: Machine) -> Result<()> {
     let dir = tempfile::tempdir()?;
     fill(dir.path())?;
@@ -32,7 +32,10 @@ pub(super) fn serves_what_is_not_opened(machine: Machine) -> Result<()> {
         ensure!((entries, bytes) == ("405", "2400"), "{listed}");
         ensure!(length == LARGE.to_string(), "{listed}");
     }
-    let told = guest.sh("cmp /mnt/large /mnt/twin && sh /mnt/script && dd if=/mnt/large bs=1 skip=3000000 count=4 2>/dev/null | od -An -tu1")?;
+    let told = guest.sh(
+        "cmp /mnt/large /mnt/twin && sh /mnt/script && dd if=/mnt/large bs=1 \
+        skip=3000000 count=4 2>/dev/null | od -An -tu1",
+    )?;
     let tail: Vec<u8> = (3_000_000..3_000_004).map(pattern).collect();
     let tail: Vec<String> = tail.iter().map(u8::to_string).collect();
     let words: Vec<&str> = told.split_whitespace().collect();

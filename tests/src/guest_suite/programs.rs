@@ -61,7 +61,8 @@ pub(super) fn direct_dd_works(fixture: &mut Fixture) -> Result<()> {
         fixture.guest()?.sh(&format!(
             "cd {mount} && dd if=/dev/urandom of=dd-a bs=64k count=16 oflag=direct && \
              dd if=dd-a of=dd-b bs=64k iflag=direct oflag=direct && \
-             dd if=dd-b of=dd-a bs=64k iflag=direct oflag=direct conv=notrunc && cmp dd-a dd-b && cd /"
+             dd if=dd-b of=dd-a bs=64k iflag=direct oflag=direct conv=notrunc && cmp dd-a dd-b && \
+             cd /"
         ))?;
         let (one, other) = (
             fs::read(fixture.host_path("dd-a"))?,

@@ -1,5 +1,5 @@
-//! One directory, three guests: what each creates, renames and removes, by virtio-fs or over the network as an rhostfs, is so
-//! for the other two. Needs root, for the network.
+//! One directory, three guests: what each creates, renames and removes, by virtio-fs or over the
+//! network as an rhostfs, is so for the other two. Needs root, for the network.
 
 use std::fs::{self, File};
 use std::process::{Command, ExitCode};
@@ -118,7 +118,8 @@ fn files_of_each_are_read_by_all(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// A file goes round: made by one, renamed and appended to by the next, read and removed by the one after; each begins once.
+/// A file goes round: made by one, renamed and appended to by the next, read and removed by the one
+/// after; each begins once.
 fn each_renames_and_removes_the_others(fixture: &mut Fixture) -> Result<()> {
     let mut guests = fixture.guests.guests();
     for first in 0..3 {
@@ -127,7 +128,8 @@ fn each_renames_and_removes_the_others(fixture: &mut Fixture) -> Result<()> {
             format!("mkdir {round} && echo one >{round}/made && ln -s made {round}/link"),
             format!("mv {round}/made {round}/renamed && echo two >>{round}/renamed"),
             format!(
-                "test \"$(cat {round}/renamed)\" = \"$(printf 'one\\ntwo')\" && test \"$(readlink {round}/link)\" = made && \
+                "test \"$(cat {round}/renamed)\" = \"$(printf 'one\\ntwo')\" && test \"$(readlink \
+                 {round}/link)\" = made && \
                  ! test -e {round}/made && rm {round}/renamed {round}/link"
             ),
             format!("! test -e {round}/renamed && rmdir {round}"),

@@ -40,7 +40,8 @@ impl Fixture {
 
 fn device(more: &str) -> String {
     format!(
-        "devices:\n  - id: 0\n    type: fs\n    data_plane: vhost_user\n    mmio_addr: 0xa003e00\n    socket: fs.sock\n{more}"
+        "devices:\n  - id: 0\n    type: fs\n    data_plane: vhost_user\n    mmio_addr: \
+         0xa003e00\n    socket: fs.sock\n{more}"
     )
 }
 

@@ -1,4 +1,5 @@
-//! Files for the host's own software: what it makes of them, and whether the daemon does what they say.
+//! Files for the host's own software: what it makes of them, and whether the daemon does what they
+//! say.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +24,8 @@ fn shipped(name: &str) -> PathBuf {
     cache::workspace().join("configs").join(name)
 }
 
-/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt looks for a backend by its type, and asks it for the rest.
+/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt looks for a backend by its
+/// type, and asks it for the rest.
 #[test]
 fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Result<()> {
     let text = fs::read_to_string(shipped("qemu/50-gangplankd.json"))?;
@@ -41,7 +43,8 @@ fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Re
     Ok(())
 }
 
-/// A file system in which systemd finds the units, the standard ones and something for the programs.
+/// A file system in which systemd finds the units, the standard ones and something for the
+/// programs.
 fn install(root: &Path) -> Result<()> {
     let units = root.join("usr/lib/systemd/system");
     fs::create_dir_all(&units)?;

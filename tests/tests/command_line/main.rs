@@ -1,4 +1,5 @@
-//! The programs as a user starts them: options, exit status, log lines, the sandbox, installed files.
+//! The programs as a user starts them: options, exit status, log lines, the sandbox, installed
+//! files.
 
 mod backend;
 mod fixture;

@@ -1,7 +1,8 @@
-//! Names that become symbolic links while they are looked up: nothing outside the share is ever returned, read or made.
+//! Names that become symbolic links while they are looked up: nothing outside the share is ever
+//! returned, read or made.
 //!
-//! The links lead to a directory beside the share by its full path, and the daemon runs without a sandbox, so that nothing
-//! but the resolution of names itself keeps it in.
+//! The links lead to a directory beside the share by its full path, and the daemon runs without a
+//! sandbox, so that nothing but the resolution of names itself keeps it in.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -104,8 +105,8 @@ impl Drop for Swapper {
     }
 }
 
-/// The share's `dir` and `file` beside links `dir-link` and `file-link` that lead to their likes outside, and as many more
-/// files as make the daemon give up descriptors that it held.
+/// The share's `dir` and `file` beside links `dir-link` and `file-link` that lead to their likes
+/// outside, and as many more files as make the daemon give up descriptors that it held.
 fn set_up(fixture: &Fixture, fillers: usize) -> Result<()> {
     for (base, content) in [(fixture.share(), INSIDE), (fixture.outside(), OUTSIDE)] {
         fs::create_dir(base.join("dir"))?;
@@ -158,7 +159,8 @@ struct Seen {
     refusals: u64,
 }
 
-/// Looks names up, opens, reads, creates and removes, while they change; whatever succeeds must have been in the share.
+/// Looks names up, opens, reads, creates and removes, while they change; whatever succeeds must
+/// have been in the share.
 struct Looker {
     guest: Driver,
     outside: Vec<u64>,
@@ -390,8 +392,8 @@ fn links_swapped_in_by_another_guest_lead_nowhere() -> Result<()> {
     race(fixture, 0, swappers)
 }
 
-/// Inodes whose descriptors were given up are found again, by file handle or by where they were: that must not follow links
-/// either.
+/// Inodes whose descriptors were given up are found again, by file handle or by where they were:
+/// that must not follow links either.
 #[test]
 fn links_swapped_in_lead_nowhere_when_inodes_are_found_again() -> Result<()> {
     // Handles are for root; an ordinary user's daemon remembers places.
@@ -403,7 +405,8 @@ fn links_swapped_in_lead_nowhere_when_inodes_are_found_again() -> Result<()> {
         ];
         let mut fixture = Fixture::quiet_as(&arguments, user)?;
         set_up(&fixture, 200)?;
-        // The daemon keeps a descriptor for the file system once it has found file handles to work on it.
+        // The daemon keeps a descriptor for the file system once it has found file handles to work
+        // on it.
         let mut guest = fixture.guest(&Setup::default())?;
         for index in 0..200 {
             guest.lookup(NodeId::ROOT, &CString::new(format!("filler{index}"))?)?;
@@ -419,7 +422,8 @@ fn links_swapped_in_lead_nowhere_when_inodes_are_found_again() -> Result<()> {
     Ok(())
 }
 
-/// A directory that moves about the share takes what is made in it along, and is never left upwards.
+/// A directory that moves about the share takes what is made in it along, and is never left
+/// upwards.
 #[test]
 fn directories_that_move_are_never_left() -> Result<()> {
     let fixture = Fixture::quiet(&["--sandbox=none"])?;

@@ -116,7 +116,10 @@ impl Fixture {
         }
         let mut guest = Guest::boot(&options)?;
         guest.mount(TOOLS, "/tools")?;
-        guest.sh("mount -t tmpfs tmpfs /tools/tmp && mount -o bind /dev /tools/dev && mount -t proc proc /tools/proc")?;
+        guest.sh(
+            "mount -t tmpfs tmpfs /tools/tmp && mount -o bind /dev /tools/dev && mount -t \
+            proc proc /tools/proc",
+        )?;
         for name in [OURS, "virtiofsd"] {
             guest.sh(&format!("mount -t virtiofs {name} /tools/work/{name}"))?;
         }
@@ -150,7 +153,8 @@ impl Fixture {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Runs `workload` on every file system of the guest in turn, `rounds` times; what guest-bench prints.
+    /// Runs `workload` on every file system of the guest in turn, `rounds` times; what guest-bench
+    /// prints.
     pub(crate) fn in_guest(&mut self, workload: &str, rounds: u32) -> Result<String> {
         let places: Vec<String> = std::iter::once(OURS)
             .chain(self.peers.iter().copied().filter(|peer| *peer != HOST))

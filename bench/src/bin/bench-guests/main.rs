@@ -1,14 +1,17 @@
-//! The benchmark at guest level: what people do with files, in one guest on several file systems in turn, and on the host.
+//! The benchmark at guest level: what people do with files, in one guest on several file systems in
+//! turn, and on the host.
 //!
-//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] [--json FILE] [--svg FILE] [--document FILE]
-//!                  [WORKLOAD...]
+//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] [--json FILE]
+//!                  [--svg FILE] [--document FILE] [WORKLOAD...]
 //!
-//! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay; in QEMU virtiofsd and 9p. All of them serve
-//! directories of one host file system, mounted side by side in one guest, and every workload is run on each of them
-//! in each round. `guest-bench` is what runs in the guest.
+//! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay; in QEMU virtiofsd
+//! and 9p. All of them serve directories of one host file system, mounted side by side in one
+//! guest, and every workload is run on each of them in each round. `guest-bench` is what runs in
+//! the guest.
 //!
-//! Everything runs on one processor, or with `--apart` wherever the kernel puts it: where a processor takes long to wake up,
-//! and that is longest in virtual machines, it is then a matter of luck what is measured.
+//! Everything runs on one processor, or with `--apart` wherever the kernel puts it: where a
+//! processor takes long to wake up, and that is longest in virtual machines, it is then a matter of
+//! luck what is measured.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -33,7 +36,8 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!(
-                "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] \
+                "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] \
+                 [--size PERCENT] [--apart] \
                  [--json FILE] [--svg FILE] [--document FILE] [WORKLOAD...]"
             );
             return ExitCode::from(2);
@@ -124,7 +128,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some(path) = &arguments.document {
         let told = format!(
-            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size, {}.\n\n{table}",
+            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size, \
+             {}.\n\n{table}",
             machine,
             arguments.rounds,
             arguments.percent,
@@ -145,7 +150,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// What stands before the results of guests on `machine` in a document, and what their files beside it are called by.
+/// What stands before the results of guests on `machine` in a document, and what their files beside
+/// it are called by.
 const fn told_of(machine: Machine) -> (&'static str, &'static str) {
     match machine {
         Machine::Uml => (
@@ -153,7 +159,8 @@ const fn told_of(machine: Machine) -> (&'static str, &'static str) {
             "uml",
         ),
         _ => (
-            "<!-- results in qemu: scripts/bench --guests qemu-x86_64 --document puts them here -->",
+            "<!-- results in qemu: scripts/bench --guests qemu-x86_64 --document puts them here \
+             -->",
             "qemu-x86_64",
         ),
     }

@@ -84,7 +84,8 @@ impl Results {
         text
     }
 
-    /// The same as a drawing, but for the host, which is too far ahead to be drawn to the same scale.
+    /// The same as a drawing, but for the host, which is too far ahead to be drawn to the same
+    /// scale.
     pub(crate) fn drawing(&self, title: &str, peers: &[&str]) -> String {
         let drawn = || {
             let peers = peers.iter().copied().filter(|peer| *peer != HOST);

@@ -9,7 +9,8 @@ use crate::daemon_under_test::DaemonUnderTest;
 use crate::placement::{PLACEMENTS, Placement};
 use crate::work::{CATALOGUE, Entry};
 
-/// Measures virtio-fs daemons side by side, without a guest: rounds of each in turn, beside the same work done by system calls.
+/// Measures virtio-fs daemons side by side, without a guest: rounds of each in turn, beside the
+/// same work done by system calls.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", version)]
 pub(crate) struct Args {
@@ -17,8 +18,9 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// A daemon to measure, by NAME=COMMAND with {socket}, {share} and perhaps {queues} in it. The first is compared with the
-    /// others. Without any: gangplankd, virtiofsd 1.14.0 and QEMU's former virtiofsd
+    /// A daemon to measure, by NAME=COMMAND with {socket}, {share} and perhaps {queues} in it. The
+    /// first is compared with the others. Without any: gangplankd, virtiofsd 1.14.0 and QEMU's
+    /// former virtiofsd
     #[arg(long = "daemon", value_name = "NAME=COMMAND", value_parser = DaemonUnderTest::parse)]
     pub(crate) daemons: Vec<DaemonUnderTest>,
 
@@ -46,7 +48,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) no_footprint: bool,
 
-    /// Measure only rhostfs beside virtio-fs. All of it measures that as well, unless workloads or placements are named
+    /// Measure only rhostfs beside virtio-fs. All of it measures that as well, unless workloads or
+    /// placements are named
     #[arg(long, conflicts_with_all = ["daemons", "beside", "placements", "no_footprint"])]
     pub(crate) rhostfs: bool,
 
@@ -58,7 +61,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     pub(crate) ram: PathBuf,
 
-    /// Write all numbers there; those of rhostfs into a file of their own, with -rhostfs in its name
+    /// Write all numbers there; those of rhostfs into a file of their own, with -rhostfs in its
+    /// name
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
@@ -106,7 +110,8 @@ impl Args {
         CATALOGUE.iter().filter(asked).copied().collect()
     }
 
-    /// Whether a workload was asked for by its name, or by the beginning of it if that `is_known` as no other's name; or none was.
+    /// Whether a workload was asked for by its name, or by the beginning of it if that `is_known`
+    /// as no other's name; or none was.
     pub(crate) fn names(&self, workload: &str, is_known: impl Fn(&str) -> bool) -> bool {
         let names = |name: &String| {
             workload == name || !is_known(name) && workload.starts_with(name.as_str())

@@ -1,5 +1,5 @@
-//! The driver's side of one split virtqueue (virtio 1.2, 2.7), with nothing in its way: chains are written before they are
-//! timed, and making one available or taking one back allocates nothing.
+//! The driver's side of one split virtqueue (virtio 1.2, 2.7), with nothing in its way: chains are
+//! written before they are timed, and making one available or taking one back allocates nothing.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -39,7 +39,8 @@ pub(crate) struct BenchQueue {
     descriptors: usize,
     available: usize,
     used: usize,
-    /// Chains made available so far, modulo 2^16, and how many of those the daemon was offered a kick for.
+    /// Chains made available so far, modulo 2^16, and how many of those the daemon was offered a
+    /// kick for.
     published: u16,
     announced: u16,
     /// Chains taken back so far, modulo 2^16.

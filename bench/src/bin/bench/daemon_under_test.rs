@@ -31,7 +31,8 @@ pub(crate) const OURS: &str = "gangplankd";
 pub(crate) struct DaemonUnderTest {
     /// What it is called.
     pub(crate) name: String,
-    /// Its command line, in which `{socket}` and `{share}` stand for paths and `{queues}` for the number of request queues.
+    /// Its command line, in which `{socket}` and `{share}` stand for paths and `{queues}` for the
+    /// number of request queues.
     pub(crate) command: Vec<String>,
 }
 
@@ -201,7 +202,8 @@ pub(crate) fn defaults(mut missing: impl FnMut(&str)) -> Result<Vec<DaemonUnderT
     Ok(daemons)
 }
 
-/// The virtiofsd that came with QEMU until version 7.2: Debian 12 has it. Its libraries are the host's.
+/// The virtiofsd that came with QEMU until version 7.2: Debian 12 has it. Its libraries are the
+/// host's.
 fn c_daemon() -> Result<PathBuf> {
     let installed = Path::new("/").join(C_DAEMON);
     if installed.exists() {

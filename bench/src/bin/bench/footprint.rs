@@ -78,7 +78,8 @@ impl ManyFiles {
     }
 }
 
-/// Measures a daemon: its start `starts` times, then doing nothing for `idle`, then with each many_files.
+/// Measures a daemon: its start `starts` times, then doing nothing for `idle`, then with each
+/// many_files.
 pub(crate) fn measure(
     daemon: &DaemonUnderTest,
     processors: &Processors,

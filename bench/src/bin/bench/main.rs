@@ -5,7 +5,8 @@
 //!   for each workload:  rounds of direct, A, B, C; A, B, C, direct; ...
 //! ```
 //!
-//! Whatever disturbs the machine so disturbs all of them, and the ratios of one round are worth more than any rate.
+//! Whatever disturbs the machine so disturbs all of them, and the ratios of one round are worth
+//! more than any rate.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod args;
@@ -66,7 +67,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Becomes this program once more in a mount namespace of its own, so that no mount is left behind whatever ends it.
+/// Becomes this program once more in a mount namespace of its own, so that no mount is left behind
+/// whatever ends it.
 fn run_inside() -> io::Error {
     let program = env::current_exe().unwrap_or_default();
     Command::new("unshare")

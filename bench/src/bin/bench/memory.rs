@@ -1,4 +1,5 @@
-//! Memory shared with a daemon: handed out once from front to back, and again from a mark on for each workload.
+//! Memory shared with a daemon: handed out once from front to back, and again from a mark on for
+//! each workload.
 
 use std::fs::File;
 use std::os::fd::AsFd;

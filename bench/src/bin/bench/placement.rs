@@ -72,7 +72,8 @@ impl Processors {
         stay_on(self.driver).context("choosing the driver's processor")
     }
 
-    /// Has every thread of a daemon run on the driver's processor or on the other, and so every thread it starts from now on.
+    /// Has every thread of a daemon run on the driver's processor or on the other, and so every
+    /// thread it starts from now on.
     pub(crate) fn pin_daemon(&self, pid: u32, apart: bool) -> Result<()> {
         let number = if apart {
             self.other.context("there is one processor only")?

@@ -57,7 +57,8 @@ pub(crate) struct Score {
     pub(crate) name: String,
     /// Per second: operations, entries or bytes.
     pub(crate) rate: Spread,
-    /// Processor time of an operation or entry, in microseconds: the daemon's, or the caller's where there is none.
+    /// Processor time of an operation or entry, in microseconds: the daemon's, or the caller's
+    /// where there is none.
     pub(crate) processor_us: Spread,
     /// How long an operation took that was alone, in microseconds: the median's median.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -21,7 +21,8 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
     family
 }
 
-/// Nanoseconds that all threads of a family have run so far. Threads that have ended do not count, so none may end meanwhile.
+/// Nanoseconds that all threads of a family have run so far. Threads that have ended do not count,
+/// so none may end meanwhile.
 pub(crate) fn processor_ns(pid: u32) -> Result<u64> {
     let mut sum = 0;
     for pid in family(pid) {
@@ -59,7 +60,8 @@ fn ran_ns(schedstat: &str) -> Result<u64> {
 /// What a family holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Held {
-    /// Resident memory of its own, in bytes: not what it shares with others or has mapped from files.
+    /// Resident memory of its own, in bytes: not what it shares with others or has mapped from
+    /// files.
     pub(crate) memory: u64,
     /// Open descriptors.
     pub(crate) descriptors: usize,

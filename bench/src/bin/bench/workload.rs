@@ -1,4 +1,5 @@
-//! What a workload is to the driver, and driving it: a number of flows, each a sequence of requests again and again.
+//! What a workload is to the driver, and driving it: a number of flows, each a sequence of requests
+//! again and again.
 
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,8 @@ pub(crate) struct Run {
     pub(crate) latencies: Vec<f32>,
 }
 
-/// Drives a workload with `depth` flows on all request queues of a device. `at` is told when counting begins and ends.
+/// Drives a workload with `depth` flows on all request queues of a device. `at` is told when
+/// counting begins and ends.
 pub(crate) fn drive(
     device: &mut Device,
     workload: &mut dyn Workload,
@@ -145,7 +147,8 @@ struct Driven<'a> {
 }
 
 impl Driven<'_> {
-    /// Has all flows work for `time`, and waits until each has completed its last operation. Units of work done.
+    /// Has all flows work for `time`, and waits until each has completed its last operation. Units
+    /// of work done.
     fn run(&mut self, time: Duration, latencies: &mut Vec<f32>) -> Result<u64> {
         let started = Instant::now();
         let mut units = 0;

@@ -1,12 +1,14 @@
-//! Times what people do with files, from a program's side, on several directories in turn. Static, so that it runs in any
-//! guest; it runs on the host just as well, for comparison.
+//! Times what people do with files, from a program's side, on several directories in turn. Static,
+//! so that it runs in any guest; it runs on the host just as well, for comparison.
 //!
-//!     guest-bench [--root TOOLS] [--rounds N] [--size PERCENT] [--drop-caches] NAME=DIRECTORY... -- WORKLOAD...
+//!     guest-bench [--root TOOLS] [--rounds N] [--size PERCENT] [--drop-caches]
+//!                 NAME=DIRECTORY... -- WORKLOAD...
 //!     guest-bench --list
 //!
-//! Each result is one line: workload, name, seconds, how many of the workload's units that was for, the unit. Programs that a
-//! workload runs are those of the system tree TOOLS, beneath which the directories have to be then. Without one,
-//! they are the running system's. With --drop-caches, workloads that are to find nothing cached do: for a guest of one's own.
+//! Each result is one line: workload, name, seconds, how many of the workload's units that was for,
+//! the unit. Programs that a workload runs are those of the system tree TOOLS, beneath which the
+//! directories have to be then. Without one, they are the running system's. With --drop-caches,
+//! workloads that are to find nothing cached do: for a guest of one's own.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod names;

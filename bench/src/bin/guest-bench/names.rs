@@ -1,4 +1,5 @@
-//! Workloads on names and small files, as loops in one process: starting processes is slow in some guests.
+//! Workloads on names and small files, as loops in one process: starting processes is slow in some
+//! guests.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};

@@ -113,14 +113,16 @@ pub(crate) fn fio_randwrite_4k(dir: &WorkDir) -> Result<Measured> {
 /// One job over the large file, timed by fio itself.
 fn fio(dir: &WorkDir, how: &str, block: &str) -> Result<Measured> {
     let told = dir.shell(&format!(
-        "fio --name=bench --filename={FILE} --size={}M --rw={how} --bs={block} --ioengine=psync --thread \
+        "fio --name=bench --filename={FILE} --size={}M --rw={how} --bs={block} --ioengine=psync \
+         --thread \
          --randseed=7 --end_fsync=1 --output-format=terse --terse-version=3",
         file_mib(dir)
     ))?;
     read_terse(&told).with_context(|| format!("fio said: {told}"))
 }
 
-/// KiB and KiB/s of reads, then of writes, in fio's terse output (version 3, fields counted from 0).
+/// KiB and KiB/s of reads, then of writes, in fio's terse output (version 3, fields counted from
+/// 0).
 const AMOUNT_AND_RATE: [(usize, usize); 2] = [(5, 6), (46, 47)];
 
 fn read_terse(told: &str) -> Option<Measured> {

@@ -16,8 +16,8 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
-    /// `percent` scales every workload's size; 100 is its usual one. `drop_caches` says whether the kernel's caches are
-    /// this program's to drop.
+    /// `percent` scales every workload's size; 100 is its usual one. `drop_caches` says whether the
+    /// kernel's caches are this program's to drop.
     pub(crate) const fn new(
         name: String,
         directory: PathBuf,

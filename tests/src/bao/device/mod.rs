@@ -1,4 +1,5 @@
-//! One device of the emulated driver: a guest's accesses wait in it, are handed to the device model, and come back.
+//! One device of the emulated driver: a guest's accesses wait in it, are handed to the device
+//! model, and come back.
 //!
 //! ```text
 //!   Device::access ── queue ── ATTACH ──> in hand ── COMPLETE ──> answered
@@ -146,7 +147,8 @@ impl Device {
         self.openings.load(Ordering::Acquire) > 0
     }
 
-    /// Notes a fault if the last descriptor of any opening was closed: the driver frees the device then, and uses it still.
+    /// Notes a fault if the last descriptor of any opening was closed: the driver frees the device
+    /// then, and uses it still.
     ///
     /// # Errors
     /// The host does not tell.
@@ -171,8 +173,8 @@ impl Device {
         self.state()
     }
 
-    /// One load or store of a guest's CPU, which stands still until it is completed, but no longer than `limit`: the
-    /// answer of a load, and 0 of a store. `op` is what the hypervisor would say.
+    /// One load or store of a guest's CPU, which stands still until it is completed, but no longer
+    /// than `limit`: the answer of a load, and 0 of a store. `op` is what the hypervisor would say.
     ///
     /// # Errors
     /// Nobody has completed it.
@@ -222,7 +224,8 @@ impl Device {
                     "not taken"
                 };
                 bail!(
-                    "device {}: the access to {address:#x} (op {op}, width {width}) was not completed within \
+                    "device {}: the access to {address:#x} (op {op}, width {width}) was not \
+                     completed within \
                      {limit:?}: {place}",
                     self.id
                 );

@@ -8,7 +8,8 @@ use super::Test;
 use crate::bao::fixture::{Setup, TAG};
 use crate::bao::work;
 
-/// The device model finds the driver's generation, the guest its device, and its files are the host's.
+/// The device model finds the driver's generation, the guest its device, and its files are the
+/// host's.
 pub(super) fn guest_mounts_and_works_with_files(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -24,7 +25,8 @@ pub(super) fn guest_mounts_and_works_with_files(test: &Test) -> Result<()> {
     })
 }
 
-/// Several request queues are served, each by itself; the tag is the daemon's, and the memory's node is its own.
+/// Several request queues are served, each by itself; the tag is the daemon's, and the memory's
+/// node is its own.
 pub(super) fn queues_tag_and_memory_are_as_configured(test: &Test) -> Result<()> {
     let setup = Setup {
         queues: 3,

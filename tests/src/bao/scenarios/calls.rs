@@ -11,7 +11,8 @@ use crate::bao::abi::{READ, WRITE};
 use crate::bao::guest::{LIMIT, WINDOW, register};
 use crate::bao::work;
 
-/// A wait that a signal would have ended in the real driver, which says so by an odd error, is begun again.
+/// A wait that a signal would have ended in the real driver, which says so by an odd error, is
+/// begun again.
 pub(super) fn wait_that_ends_without_an_access_is_begun_again(test: &Test) -> Result<()> {
     let errno = test.setup.abi.interrupted();
     test.fixture(test.setup, |fixture| {
@@ -34,7 +35,8 @@ pub(super) fn wait_that_ends_without_an_access_is_begun_again(test: &Test) -> Re
     })
 }
 
-/// A completion that the hypervisor refuses is not tried again, and keeps nobody from the next access.
+/// A completion that the hypervisor refuses is not tried again, and keeps nobody from the next
+/// access.
 pub(super) fn refused_completion_is_not_repeated_and_ends_nothing(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -80,7 +82,8 @@ pub(super) fn access_that_makes_no_sense_is_completed(test: &Test) -> Result<()>
         for op in [2, 4, 77, u64::MAX] {
             device.access(WINDOW + register::STATUS, 4, op, 0, LIMIT)?;
         }
-        // An unaligned one, one of a register that is for writing only, one to a register that is not there.
+        // An unaligned one, one of a register that is for writing only, one to a register that is
+        // not there.
         for offset in [0x071, 0x014, 0x0c0, 0x200 - 4] {
             let answer = device.access(WINDOW + offset, 4, READ, 0, LIMIT)?;
             ensure!(answer == 0, "{offset:#x} read {answer:#x}");

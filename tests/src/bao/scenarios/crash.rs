@@ -16,8 +16,8 @@ use crate::driver::Error;
 /// How often the device model is killed in a scenario.
 const DEATHS: u64 = 10;
 
-/// Killed while it waits for accesses, the device model is followed by one with which the guest goes on as if nothing had
-/// been: the daemon has not noticed either, and has answered meanwhile.
+/// Killed while it waits for accesses, the device model is followed by one with which the guest
+/// goes on as if nothing had been: the daemon has not noticed either, and has answered meanwhile.
 pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -46,8 +46,9 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &T
     })
 }
 
-/// Killed in the moment in which it gives an access back, before or after the hypervisor has heard of it: the access is
-/// completed once all the same, and the guest, which probes, works and lets go of the device meanwhile, notices nothing.
+/// Killed in the moment in which it gives an access back, before or after the hypervisor has heard
+/// of it: the access is completed once all the same, and the guest, which probes, works and lets go
+/// of the device meanwhile, notices nothing.
 pub(super) fn access_being_completed_by_a_killed_device_model_is_completed_once(
     test: &Test,
 ) -> Result<()> {
@@ -96,8 +97,9 @@ fn lives(cpu: &Cpu, fixture: &Fixture, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Killed as soon as it has been given an access, before it can do anything with it, or while it speaks with the daemon: the
-/// access is completed once, and the guest either notices nothing or is told that the device needs a reset.
+/// Killed as soon as it has been given an access, before it can do anything with it, or while it
+/// speaks with the daemon: the access is completed once, and the guest either notices nothing or is
+/// told that the device needs a reset.
 pub(super) fn access_just_taken_by_a_killed_device_model_is_not_lost(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -194,8 +196,8 @@ pub(super) fn no_guest_notices_that_the_device_model_is_killed_under_load(
     })
 }
 
-/// Device model and daemon are killed, one after the other: the successor tells the guest that its device needs a reset, and
-/// it works with the next daemon.
+/// Device model and daemon are killed, one after the other: the successor tells the guest that its
+/// device needs a reset, and it works with the next daemon.
 pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_model(
     test: &Test,
 ) -> Result<()> {
@@ -226,7 +228,8 @@ pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_mode
     })
 }
 
-/// The process that keeps the devices is killed; the device model has another one keep them, and can be killed itself then.
+/// The process that keeps the devices is killed; the device model has another one keep them, and
+/// can be killed itself then.
 pub(super) fn killed_holder_is_replaced_before_it_is_needed(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -253,7 +256,8 @@ pub(super) fn killed_holder_is_replaced_before_it_is_needed(test: &Test) -> Resu
     })
 }
 
-/// A second device model is turned away from devices that are served, and disturbs neither the first nor the guest.
+/// A second device model is turned away from devices that are served, and disturbs neither the
+/// first nor the guest.
 pub(super) fn second_device_model_is_turned_away(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;

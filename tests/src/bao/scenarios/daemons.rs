@@ -16,7 +16,8 @@ const PROMPT: Duration = Duration::from_secs(2);
 /// How long one may take that has a daemon stop its queues and gives it up in the end.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// The guest probes without a daemon, its first requests wait in their queue, and nothing else does.
+/// The guest probes without a daemon, its first requests wait in their queue, and nothing else
+/// does.
 pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let frontend = fixture.start_frontend()?;
@@ -42,8 +43,8 @@ pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> R
     })
 }
 
-/// The guest whose daemon is killed with requests in flight is told so at once, can reset the device meanwhile, and works
-/// with the next daemon as soon as it is there.
+/// The guest whose daemon is killed with requests in flight is told so at once, can reset the
+/// device meanwhile, and works with the next daemon as soon as it is there.
 pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let mut daemon = fixture.start_daemon(0)?;
@@ -82,7 +83,8 @@ pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(test: &Te
     })
 }
 
-/// A daemon that hangs costs the guest's CPU a limited time where it has to be asked, and none where it has not.
+/// A daemon that hangs costs the guest's CPU a limited time where it has to be asked, and none
+/// where it has not.
 pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let mut daemon = fixture.start_daemon(0)?;
@@ -113,7 +115,8 @@ pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(test: &Test) -> Result<
     })
 }
 
-/// Where the daemon hangs when the guest's driver is ready, the guest is told that the device is broken, in limited time.
+/// Where the daemon hangs when the guest's driver is ready, the guest is told that the device is
+/// broken, in limited time.
 pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let mut daemon = fixture.start_daemon(0)?;

@@ -12,8 +12,8 @@ use crate::bao::fixture::Setup;
 use crate::bao::guest::{LIMIT, register};
 use crate::bao::{Hold, work};
 
-/// Told to end in the middle of an access, the device model completes it first. Accesses that it has not taken wait for the next
-/// one, with which the guest goes on as if nothing had been.
+/// Told to end in the middle of an access, the device model completes it first. Accesses that it
+/// has not taken wait for the next one, with which the guest goes on as if nothing had been.
 pub(super) fn sigterm_leaves_no_access_unanswered(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -59,7 +59,8 @@ pub(super) fn sigterm_leaves_no_access_unanswered(test: &Test) -> Result<()> {
     })
 }
 
-/// A device that the driver takes away, or never had, is told of in the status and the exit status, and harms no other.
+/// A device that the driver takes away, or never had, is told of in the status and the exit status,
+/// and harms no other.
 pub(super) fn failing_device_harms_no_other(test: &Test) -> Result<()> {
     let setup = Setup {
         devices: 2,

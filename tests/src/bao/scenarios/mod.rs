@@ -29,7 +29,8 @@ pub struct Scenario {
 /// What a scenario is given.
 pub struct Test {
     programs: Programs,
-    /// One device with one request queue, of the generation and with the daemon that it is to be tried with.
+    /// One device with one request queue, of the generation and with the daemon that it is to be
+    /// tried with.
     pub setup: Setup,
 }
 

@@ -21,8 +21,9 @@ const WATCH: Duration = Duration::from_millis(20);
 /// What the memory is filled with meanwhile.
 const FILL: u8 = 0x5c;
 
-/// The guest's driver lets the device go with requests in flight and takes it again, over and over, while its other CPUs
-/// look at registers. After a reset nobody touches the guest's memory, or interrupts it, for what was before.
+/// The guest's driver lets the device go with requests in flight and takes it again, over and over,
+/// while its other CPUs look at registers. After a reset nobody touches the guest's memory, or
+/// interrupts it, for what was before.
 pub(super) fn guest_resets_under_load_and_works_again(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;

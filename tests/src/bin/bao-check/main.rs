@@ -1,5 +1,6 @@
-//! The device model against a emulated Bao, in every scenario there is, on whatever machine it is started. Static, so that it
-//! runs in a guest too; needs nothing but the programs it is given, and no privileges.
+//! The device model against a emulated Bao, in every scenario there is, on whatever machine it is
+//! started. Static, so that it runs in a guest too; needs nothing but the programs it is given, and
+//! no privileges.
 //!
 //!     bao-check --frontend=PATH --gangplankd=PATH [--virtiofsd=PATH] [SCENARIO...]
 //!     bao-check --list

@@ -1,4 +1,5 @@
-//! Three guests on one directory: two by virtio-fs, and one that knows nothing of it, by gangplank-dvk over its network.
+//! Three guests on one directory: two by virtio-fs, and one that knows nothing of it, by
+//! gangplank-dvk over its network.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +24,8 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
         "the third guest's network takes root: sudo scripts/demo dvk"
     );
     scene(
-        "gangplankd shares a directory, and gangplank-dvk serves it once more, as rhostfs over DVK's messages",
+        "gangplankd shares a directory, and gangplank-dvk serves it once more, as rhostfs over \
+         DVK's messages",
     );
     host(&format!(
         "gangplankd --socket-path={} --shared-dir={} --tag={TAG}",
@@ -33,7 +35,8 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     host("gangplank-dvk serve --config rhostfs.cfg");
 
     scene(
-        "Three of Debian's kernels, unmodified, boot: User Mode Linux, QEMU, and User Mode Linux with nothing but a network card",
+        "Three of Debian's kernels, unmodified, boot: User Mode Linux, QEMU, and User Mode Linux \
+         with nothing but a network card",
     );
     let started = Instant::now();
     let mut guests = ThreeGuests::boot(daemon)?;
@@ -45,7 +48,8 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     }
 
     scene(
-        "The third has no such device. One static program plays a DVS node there, and mounts the same directory",
+        "The third has no such device. One static program plays a DVS node there, and mounts the \
+         same directory",
     );
     typed("far", &mut guests.far, &ThreeGuests::address_command())?;
     let command = guests.mount_command("");

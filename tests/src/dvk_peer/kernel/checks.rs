@@ -1,4 +1,5 @@
-//! The checks of a command that comes, in the kernel's order, and which of them the sender hears of.
+//! The checks of a command that comes, in the kernel's order, and which of them the sender hears
+//! of.
 
 use super::super::ProcessAddress;
 use super::super::layout::{Field, Frame};
@@ -22,7 +23,8 @@ pub(super) enum Refusal {
 }
 
 impl Kernel {
-    /// Examines `frame`. A source that is not bound, or elsewhere, is bound by proxies that do so, and examined again.
+    /// Examines `frame`. A source that is not bound, or elsewhere, is bound by proxies that do so,
+    /// and examined again.
     pub(super) fn examine(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let source = ProcessAddress::source(frame);
         self.examine_place(frame).map_err(Refusal::Lost)?;

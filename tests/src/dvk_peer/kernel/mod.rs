@@ -1,4 +1,5 @@
-//! What the kernel does with a command that another node's proxy brings, and with what its own processes want.
+//! What the kernel does with a command that another node's proxy brings, and with what its own
+//! processes want.
 
 mod checks;
 mod copies;
@@ -131,7 +132,8 @@ impl Kernel {
         process_address.endpoint
     }
 
-    /// SETPRIV: what a remote process may not call, by the command that it comes as, and whom it may not address.
+    /// SETPRIV: what a remote process may not call, by the command that it comes as, and whom it
+    /// may not address.
     pub(crate) fn deny(
         &mut self,
         process_address: ProcessAddress,
@@ -222,7 +224,8 @@ impl Kernel {
         });
     }
 
-    /// An error acknowledgement, as the kernel makes it: SEND_ACK for every message, the copy block of some earlier copy.
+    /// An error acknowledgement, as the kernel makes it: SEND_ACK for every message, the copy block
+    /// of some earlier copy.
     fn refuse(&mut self, frame: &Frame, code: i32) -> Option<Outgoing> {
         let ack = match frame.get(Field::Command) {
             command::SEND | command::REPLY | command::SENDREC | command::NOTIFY => {

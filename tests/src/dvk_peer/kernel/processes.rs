@@ -50,8 +50,8 @@ impl Kernel {
         self.process(process_address).migrates = migrates;
     }
 
-    /// A message for a process: received if it waits for its source, else queued on it and acknowledged when it receives,
-    /// which a process that was interrupted may never do.
+    /// A message for a process: received if it waits for its source, else queued on it and
+    /// acknowledged when it receives, which a process that was interrupted may never do.
     pub(super) fn deliver(&mut self, frame: Frame) -> Option<Outgoing> {
         let asks = frame.get(Field::Command) == command::SENDREC;
         if !asks && self.finish(&frame, Outcome::Reply(frame.message().to_vec())) {
@@ -66,7 +66,8 @@ impl Kernel {
         None
     }
 
-    /// RECEIVE(ANY): the message, and the acknowledgement if it was sent without waiting for an answer.
+    /// RECEIVE(ANY): the message, and the acknowledgement if it was sent without waiting for an
+    /// answer.
     pub(crate) fn receive(
         &mut self,
         process_address: ProcessAddress,
@@ -125,7 +126,8 @@ impl Kernel {
         Some(done)
     }
 
-    /// An acknowledgement of a message. A process that waits for an answer can do nothing with one of SEND.
+    /// An acknowledgement of a message. A process that waits for an answer can do nothing with one
+    /// of SEND.
     pub(super) fn acknowledged(&mut self, frame: &Frame) {
         let code = frame.get(Field::Result);
         if frame.get(Field::Command) == command::SENDREC_ACK {

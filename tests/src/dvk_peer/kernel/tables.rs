@@ -1,4 +1,5 @@
-//! What the kernel keeps: containers, processes, descriptors of processes elsewhere, and what was lost.
+//! What the kernel keeps: containers, processes, descriptors of processes elsewhere, and what was
+//! lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -87,7 +88,8 @@ pub enum Autobind {
     Never,
     /// Those above 64: tcp_proxy.
     Tcp,
-    /// Those above the container's system processes, 30 in the usual one: multi_proxy, where it is told to.
+    /// Those above the container's system processes, 30 in the usual one: multi_proxy, where it is
+    /// told to.
     Multi,
 }
 

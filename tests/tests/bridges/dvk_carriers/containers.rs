@@ -14,7 +14,8 @@ fn dc(id: i32) -> DcId {
     DcId::new(id).unwrap()
 }
 
-/// Our node in containers `ours`, with a node that has the server of containers `theirs` bound to it.
+/// Our node in containers `ours`, with a node that has the server of containers `theirs` bound to
+/// it.
 fn nodes(net: Net, layout: Layout, ours: &[i32], theirs: &[i32]) -> (Node, Peer) {
     let mut config = net.config(layout, &[0]);
     config.dcs = ours

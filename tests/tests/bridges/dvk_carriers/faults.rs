@@ -63,11 +63,10 @@ fn a_peer_may_go_while_its_request_is_served() {
 }
 
 /// Has the peer go while it owes the acknowledgement of `command`, which `operation` waits for.
-fn goes_in_the_middle(
-    net: Net,
-    command: i32,
-    operation: impl FnOnce(&dyn BoundEndpoint, RequestId) -> Result<(), EndpointError> + Send + 'static,
-) {
+fn goes_in_the_middle<F>(net: Net, command: i32, operation: F)
+where
+    F: FnOnce(&dyn BoundEndpoint, RequestId) -> Result<(), EndpointError> + Send + 'static,
+{
     let node = net.node(Layout::Current);
     let server = bind(&node);
     let peer = net.peer(Layout::Current);
@@ -109,7 +108,8 @@ fn a_peer_may_go_before_it_acknowledges_a_reply() {
     });
 }
 
-/// Has the peer go while a process of ours asks one of its own, which has received the question if `received`.
+/// Has the peer go while a process of ours asks one of its own, which has received the question if
+/// `received`.
 fn goes_while_it_is_asked(net: Net, received: bool) {
     let node = net.node(Layout::Current);
     let client = bind(&node);
@@ -239,7 +239,8 @@ fn a_peer_that_breaks_the_rules_is_dropped_and_another_is_served() {
             let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
             peer.send(&frame.with(Field::Dc, 32));
         }),
-        // A batch of two thousand million headers, one that does not add up, and one with data in it.
+        // A batch of two thousand million headers, one that does not add up, and one with data in
+        // it.
         (58, |peer| peer.send(&batch(peer, i32::MAX, 120))),
         (59, |peer| peer.send(&batch(peer, 2, 120))),
         (64, |peer| {

@@ -1,4 +1,5 @@
-//! Processes of ours ask those of a kernel: what it binds, refuses, loses, and tells when its processes go or move.
+//! Processes of ours ask those of a kernel: what it binds, refuses, loses, and tells when its
+//! processes go or move.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};

@@ -1,4 +1,5 @@
-//! The kernel's rules, kept by a server of ours: one exchange at a time, batches, several nodes, errors told and not told.
+//! The kernel's rules, kept by a server of ours: one exchange at a time, batches, several nodes,
+//! errors told and not told.
 
 use std::thread;
 use std::time::Duration;
@@ -289,7 +290,8 @@ fn a_descriptor_that_an_answer_is_stuck_on_is_used_again_when_its_process_receiv
         peer.ask(11, SERVER, &access(11, layout), name());
         let (request, message) = next_request(&*server);
         let (other, other_message) = next_request(&*server);
-        // It does not wait any more: what it is answered stays queued on it, and the server's descriptor with it.
+        // It does not wait any more: what it is answered stays queued on it, and the server's
+        // descriptor with it.
         peer.interrupt(CLIENT);
         let error = server.reply(request, &message.answer(-4)).unwrap_err();
         assert_eq!(error.code(), Code::EDVSTIMEDOUT);

@@ -1,4 +1,5 @@
-//! `gangplank-dvk switch` and programs that are not among the processes it sees, or it not among theirs.
+//! `gangplank-dvk switch` and programs that are not among the processes it sees, or it not among
+//! theirs.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -101,7 +102,8 @@ fn a_program_in_a_container_is_served_by_a_switch_outside() -> Result<()> {
     let mut switch = process::spawn(command).context("starting the switch")?;
     let place = tempfile::tempdir()?;
     let config = format!(
-        "rhs INSIDE {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"/nonexistent/fs.sock\"; rhs_carrier local }};\n\
+        "rhs INSIDE {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"/nonexistent/fs.sock\"; \
+         rhs_carrier local }};\n\
          local SWITCH {{ local_socket \"{}\" }};\n",
         socket.display()
     );
@@ -124,8 +126,8 @@ fn ticks(pid: u32) -> Result<u64> {
     Ok(user.context("no time")? + system.context("no time")?)
 }
 
-/// Whoever is refused a descriptor waits at the door, and is let in when others have gone; meanwhile nothing spins, and the log
-/// stays short.
+/// Whoever is refused a descriptor waits at the door, and is let in when others have gone;
+/// meanwhile nothing spins, and the log stays short.
 #[test]
 fn a_switch_without_descriptors_waits_for_some() -> Result<()> {
     let place = tempfile::tempdir()?;

@@ -1,4 +1,5 @@
-//! The 32-bit program at a emulated DVK: its own calls, and a share that reaches the processes of such a machine.
+//! The 32-bit program at a emulated DVK: its own calls, and a share that reaches the processes of
+//! such a machine.
 
 #[path = "../dvk_rhostfs/client/mod.rs"]
 #[allow(dead_code, reason = "it is also other tests'")]
@@ -59,7 +60,8 @@ fn main() -> ExitCode {
     runner.finish()
 }
 
-/// A share, its daemon and its server, and the 32-bit program that passes on to it from the emulated machine.
+/// A share, its daemon and its server, and the 32-bit program that passes on to it from the
+/// emulated machine.
 struct Fixture {
     share: TempDir,
     daemon: Daemon,

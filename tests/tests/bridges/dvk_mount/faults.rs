@@ -1,4 +1,5 @@
-//! A server or a daemon that goes away costs an error within the limit, and is found again when it is back.
+//! A server or a daemon that goes away costs an error within the limit, and is found again when it
+//! is back.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -59,7 +60,8 @@ pub(crate) fn a_restarted_server_takes_no_file_for_another(fixture: &mut Fixture
     Ok(())
 }
 
-/// Stopped in its tracks: nobody waits longer than the limit, and what it was asked meanwhile confuses nobody later.
+/// Stopped in its tracks: nobody waits longer than the limit, and what it was asked meanwhile
+/// confuses nobody later.
 pub(crate) fn a_server_that_hangs_costs_its_limit(fixture: &mut Fixture) -> Result<()> {
     for name in ["one", "two"] {
         fs::write(fixture.there(name), name)?;
@@ -76,14 +78,16 @@ pub(crate) fn a_server_that_hangs_costs_its_limit(fixture: &mut Fixture) -> Resu
     Ok(())
 }
 
-/// The daemon behind the server is another one: the mount sees errors meanwhile, and its open files go on.
+/// The daemon behind the server is another one: the mount sees errors meanwhile, and its open files
+/// go on.
 pub(crate) fn a_restarted_daemon_is_found_again(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.there("file"), "content")?;
     let mut file = fs::File::open(fixture.here("file"))?;
     fixture.daemon.signal_all(Signal::KILL)?;
     fixture.daemon.wait()?;
     fails_in_time(&fixture.here("file"))?;
-    // A daemon's socket is in a directory of its own here, so the new one's is put where the old one's was.
+    // A daemon's socket is in a directory of its own here, so the new one's is put where the old
+    // one's was.
     let replacement = gangplank_tests::daemon::Daemon::start(
         &gangplank_tests::daemon::Options::new(&fixture.there("")),
     )?;

@@ -177,7 +177,8 @@ pub(crate) fn list_completely(fixture: &mut Fixture) -> Result<()> {
 
 /// Mappings, locks among this machine's programs, appending, unlinked files, exchanging names.
 pub(crate) fn do_what_programs_ask(fixture: &mut Fixture) -> Result<()> {
-    const CHECKS: &str = "mmap-write mmap-read mmap-private flock posix-lock rename-noreplace rename-exchange unlinked append \
+    const CHECKS: &str = "mmap-write mmap-read mmap-private flock posix-lock rename-noreplace \
+        rename-exchange unlinked append \
                           vectored truncate copy-range";
     fs::create_dir(fixture.here("checks"))?;
     packages::run(

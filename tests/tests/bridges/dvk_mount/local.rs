@@ -12,7 +12,8 @@ use gangplank_tests::packages;
 use crate::faults::{LIMIT, fails_in_time, recovers};
 use crate::{Fixture, OPTIONS};
 
-/// Killed and started again: server and mount bind their endpoints at the new one, and open files go on.
+/// Killed and started again: server and mount bind their endpoints at the new one, and open files
+/// go on.
 pub(crate) fn a_restarted_switch_is_found_again(fixture: &mut Fixture) -> Result<()> {
     let mut kept = fs::File::options()
         .create(true)
@@ -30,7 +31,8 @@ pub(crate) fn a_restarted_switch_is_found_again(fixture: &mut Fixture) -> Result
     Ok(())
 }
 
-/// An endpoint has one program at a time: a second mount of it is refused at once and says why, one with its own is not.
+/// An endpoint has one program at a time: a second mount of it is refused at once and says why, one
+/// with its own is not.
 pub(crate) fn a_second_mount_needs_an_endpoint_of_its_own(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.here("file"), "content")?;
     let started = Instant::now();

@@ -1,5 +1,5 @@
-//! `gangplank-dvk mount` on this machine, from `gangplank-dvk serve` and a daemon, over TCP or by a switch: files, other people's
-//! test suites, and a server that goes away. Needs root and FUSE.
+//! `gangplank-dvk mount` on this machine, from `gangplank-dvk serve` and a daemon, over TCP or by a
+//! switch: files, other people's test suites, and a server that goes away. Needs root and FUSE.
 //!
 //! It runs in a mount namespace of its own, so that no mount is left behind whatever ends it.
 
@@ -41,8 +41,8 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// All three over TCP, the mount with the further options `options`. Nothing is believed without asking, so that what is
-    /// seen is what is there.
+    /// All three over TCP, the mount with the further options `options`. Nothing is believed
+    /// without asking, so that what is seen is what is there.
     fn over_tcp(ports: u16, options: &[&str]) -> Result<Self> {
         let topology = Topology::loopback(ports);
         Self::new(shared()?, topology, None, options)

@@ -11,8 +11,8 @@ use gangplank_tests::{packages, tools};
 
 use crate::Fixture;
 
-/// Every operation fsx has but those that the protocol has no call for: allocating, punching holes; and `invalidate`, which
-/// only makes sense where several clients share a mapping.
+/// Every operation fsx has but those that the protocol has no call for: allocating, punching holes;
+/// and `invalidate`, which only makes sense where several clients share a mapping.
 const FSX: &str = r"
 flen = 1048576
 

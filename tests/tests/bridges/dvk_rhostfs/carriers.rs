@@ -306,7 +306,8 @@ fn median(count: usize, mut go: impl FnMut()) -> Duration {
     times[count / 2]
 }
 
-/// Shows what a stat and a read of a page take: the driver alone, the server without a carrier, the server over a node.
+/// Shows what a stat and a read of a page take: the driver alone, the server without a carrier, the
+/// server over a node.
 #[test]
 #[ignore = "for people, who look at the figures"]
 fn latency() -> Result<()> {

@@ -1,4 +1,5 @@
-//! Endpoints within one process: a carrier that has nothing to carry over, so that what fails is the server.
+//! Endpoints within one process: a carrier that has nothing to carry over, so that what fails is
+//! the server.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -58,7 +59,8 @@ impl LoopbackCarrier {
         self.0.slots.lock()
     }
 
-    /// Binds an endpoint to the process `pid`; another process that had it is replaced without having said goodbye.
+    /// Binds an endpoint to the process `pid`; another process that had it is replaced without
+    /// having said goodbye.
     pub(crate) fn bind_as(&self, dc: DcId, endpoint: Endpoint, pid: i32) -> Arc<dyn BoundEndpoint> {
         let slot = Slot {
             pid,

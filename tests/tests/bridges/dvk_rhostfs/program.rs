@@ -70,7 +70,8 @@ fn nodes(socket: &Path) -> Result<(String, NodeConfig)> {
     let free = || -> Result<u16> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
     let (own, theirs) = (free()?, free()? - 1);
     let config = format!(
-        "rhs SERVER {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"{}\"; rhs_carrier node; }};\n\
+        "rhs SERVER {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"{}\"; rhs_carrier node; \
+         }};\n\
          node HERE {{ node_id 1; node_port_base {own}; }};\n\
          peer THERE {{ peer_id 0; peer_host 127.0.0.1; peer_port_base {theirs}; }};\n",
         socket.display()
@@ -165,7 +166,8 @@ fn several_servers_wait_for_their_switch_and_serve_what_is_theirs() -> Result<()
     let switch = place.path().join("dvk.sock");
     let block = |name: &str, endpoint: i32| {
         format!(
-            "rhs {name} {{ rhs_dcid 0; rhs_ep {endpoint}; rhs_dir \"/{name}\"; rhs_socket \"{}\"; rhs_carrier local }};\n",
+            "rhs {name} {{ rhs_dcid 0; rhs_ep {endpoint}; rhs_dir \"/{name}\"; rhs_socket \"{}\"; \
+             rhs_carrier local }};\n",
             daemon.socket().display()
         )
     };
@@ -202,7 +204,8 @@ fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() ->
     let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
     let (own, theirs) = (Ipv4Addr::new(127, 78, 1, 2), Ipv4Addr::new(127, 78, 1, 1));
     let config = format!(
-        "rhs SERVER {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"{}\"; rhs_carrier node; }};\n\
+        "rhs SERVER {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"{}\"; rhs_carrier node; \
+         }};\n\
          node HERE {{ node_id 1; node_address {own}; }};\n\
          peer THERE {{ peer_id 0; peer_host {theirs}; }};\n",
         daemon.socket().display()

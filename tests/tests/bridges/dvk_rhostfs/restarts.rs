@@ -138,7 +138,8 @@ fn a_request_that_the_daemon_dies_over_is_answered() -> Result<()> {
     daemon.signal_all(Signal::STOP)?;
     let asked = thread::scope(|scope| {
         let asking = scope.spawn(|| client.mkdir("//new", 0o700));
-        // Either the request is with the daemon by now, or it finds the daemon dead: both are to be answered.
+        // Either the request is with the daemon by now, or it finds the daemon dead: both are to be
+        // answered.
         thread::sleep(Duration::from_millis(100));
         let killed = daemon.signal_all(Signal::KILL);
         (asking.join(), killed)

@@ -19,7 +19,8 @@ pub(crate) fn clones_and_checks(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh_within(
         "cat >/mnt/debian/work/script <<'END'\n\
          set -e\n\
-         export HOME=/work GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g GIT_COMMITTER_EMAIL=g@g\n\
+         export HOME=/work GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g \
+         GIT_COMMITTER_EMAIL=g@g\n\
          cd /work\n\
          git clone --quiet --no-local source clone\n\
          cd clone\n\

@@ -1,8 +1,8 @@
 //! System calls that the daemon makes for each operation, counted by strace.
 //!
-//! Only the calls of the thread that serves the requests count, and only those between taking a request
-//! and returning its reply. Waiting for a kick, reading it and signalling the reply are counted apart,
-//! because all requests of a batch share them.
+//! Only the calls of the thread that serves the requests count, and only those between taking a
+//! request and returning its reply. Waiting for a kick, reading it and signalling the reply are
+//! counted apart, because all requests of a batch share them.
 
 mod operations;
 mod strace;

@@ -22,7 +22,8 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// Does `each` `TIMES` times and gives the result a name; `work` operations are done by the whole.
+    /// Does `each` `TIMES` times and gives the result a name; `work` operations are done by the
+    /// whole.
     fn section(
         &mut self,
         name: &'static str,

@@ -1,9 +1,10 @@
 //! A host disk that is full: whatever a guest was told is written is there, whatever is not there
 //! was an error.
 //!
-//! One User Mode Linux guest for each file system has it by six daemons, one for each way of caching.
-//! `disk-check` fills the file system to each boundary within a request and writes in each way.
-//! Needs root, to mount file systems. `GANGPLANK_LONG=1` has all of them filled to every 4 KiB.
+//! One User Mode Linux guest for each file system has it by six daemons, one for each way of
+//! caching. `disk-check` fills the file system to each boundary within a request and writes in each
+//! way. Needs root, to mount file systems. `GANGPLANK_LONG=1` has all of them filled to every 4
+//! KiB.
 
 mod thin;
 

@@ -1,4 +1,5 @@
-//! The programs as they are released for aarch64, on a stock kernel of that architecture: where Bao's backend runs.
+//! The programs as they are released for aarch64, on a stock kernel of that architecture: where
+//! Bao's backend runs.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ const LONG: Duration = Duration::from_secs(300);
 
 /// Those that depend on the kernel, the machine or the order of things rather than on time.
 const SCENARIOS: &str = "noticed gangplankd::guest_mounts several_guests b::gangplankd::queues_tag \
-    begun_again not_repeated makes_no_sense b::gangplankd::guest_model b::gangplankd::guest_goes_on \
+    begun_again not_repeated makes_no_sense b::gangplankd::guest_model \
+    b::gangplankd::guest_goes_on \
     b::gangplankd::access_being b::gangplankd::guest_is_told_of_a_killed sigterm";
 
 #[test]
@@ -28,7 +30,8 @@ fn daemon_file_client_and_device_model_work_on_aarch64() -> Result<()> {
 
     machine.sh_within(
         "mkdir -p /srv && mount -t tmpfs tmpfs /srv && echo from the host >/srv/file && \
-         { gangplankd --socket-path=/run/fs.sock --shared-dir=/srv --sandbox=chroot 2>/run/log & } && \
+         { gangplankd --socket-path=/run/fs.sock --shared-dir=/srv --sandbox=chroot 2>/run/log & \
+         } && \
          for i in $(seq 100); do grep -q 'waiting for guests' /run/log && exit 0; sleep 0.1; done; \
          cat /run/log; exit 1",
         LIMIT,

@@ -1,4 +1,5 @@
-//! The device model as it is released, under a emulated Bao: every scenario of `bao-check`, each in a process of its own.
+//! The device model as it is released, under a emulated Bao: every scenario of `bao-check`, each in
+//! a process of its own.
 //!
 //! A name as argument picks scenarios: `cargo test -p gangplank-tests --test bao -- b::gangplankd`.
 

@@ -1,7 +1,8 @@
 //! The device trees in the hands of Linux, on the machine whose devices they name.
 //!
-//! QEMU stands for Bao here: it plays the same interrupt controller and timer at the same places, takes PSCI calls by `smc`
-//! as Bao does, and has the UART and the virtio slots themselves. Only the memory is its own.
+//! QEMU stands for Bao here: it plays the same interrupt controller and timer at the same places,
+//! takes PSCI calls by `smc` as Bao does, and has the UART and the virtio slots themselves. Only
+//! the memory is its own.
 
 use std::fs::{self, File};
 use std::io::BufWriter;

@@ -1,7 +1,7 @@
 /*
- * What a Bao VM configuration is made of, as far as ours use it, so that a C compiler can check them without Bao's sources.
- * Written from the documented names and types; only the order of members is not Bao's, on which no initialiser here depends.
- * With BAO_OLDER_NAMES: as of May to August 2024.
+ * The types of a Bao VM configuration that ours use, so that a C compiler can check ours without
+ * Bao's sources. Written from the documented names and types. The order of members differs from
+ * Bao's; no initialiser here depends on it. BAO_OLDER_NAMES selects the names of May to August 2024.
  */
 #ifndef CONFIG_H
 #define CONFIG_H

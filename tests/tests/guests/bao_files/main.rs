@@ -1,7 +1,8 @@
-//! The files in `configs/bao`: each is what its reader accepts, and together they describe one machine.
+//! The files in `configs/bao`: each is what its reader accepts, and together they describe one
+//! machine.
 //!
-//! A number that differs between Bao's configuration, a device tree and the device model's YAML shows on Bao as a VM that
-//! stands still without a word.
+//! A number that differs between Bao's configuration, a device tree and the device model's YAML
+//! shows on Bao as a VM that stands still without a word.
 
 mod agreement;
 mod boot;

@@ -1,4 +1,4 @@
-/* Prints what a VM configuration says, one thing a line: what it is, then its numbers, so that a test can look at it. */
+/* Prints a VM configuration for a test: on each line a kind of entry, then its numbers. */
 #include CONFIGURATION
 
 #include <inttypes.h>
@@ -28,21 +28,23 @@ static void print_vm(const struct vm_config *vm)
 {
     const struct vm_platform *platform = &vm->platform;
 
-    printf("vm 0x%" PRIx64 " 0x%" PRIx64 " 0x%" PRIx64 " %zu\n", vm->image.base_addr, vm->entry, vm->cpu_affinity,
-           platform->cpu_num);
+    printf("vm 0x%" PRIx64 " 0x%" PRIx64 " 0x%" PRIx64 " %zu\n", vm->image.base_addr,
+           vm->entry, vm->cpu_affinity, platform->cpu_num);
     printf("image %s\n", (const char *)vm->image.load_addr);
-    printf("gic 0x%" PRIx64 " 0x%" PRIx64 "\n", platform->arch.gic.gicd_addr, platform->arch.gic.gicr_addr);
+    printf("gic 0x%" PRIx64 " 0x%" PRIx64 "\n", platform->arch.gic.gicd_addr,
+           platform->arch.gic.gicr_addr);
     for (size_t i = 0; i < platform->region_num; i++) {
         const struct vm_mem_region *region = &platform->regions[i];
-        printf("memory 0x%" PRIx64 " 0x%zx %d 0x%" PRIx64 "\n", region->base, region->size, region->place_phys,
-               region->phys);
+        printf("memory 0x%" PRIx64 " 0x%zx %d 0x%" PRIx64 "\n", region->base, region->size,
+               region->place_phys, region->phys);
     }
     for (size_t i = 0; i < platform->dev_num; i++)
         print_device(&platform->devs[i]);
     for (size_t i = 0; i < platform->DEVICE_COUNT; i++)
-        printf("remote %d %lu %u 0x%" PRIx64 " 0x%zx 0x%" PRIx64 " 0x%zx %zu\n", IS_BACKEND(platform->DEVICES[i]),
-               KEY(platform->DEVICES[i]), platform->DEVICES[i].interrupt, platform->DEVICES[i].va,
-               platform->DEVICES[i].size, platform->DEVICES[i].shmem.base, platform->DEVICES[i].shmem.size,
+        printf("remote %d %lu %u 0x%" PRIx64 " 0x%zx 0x%" PRIx64 " 0x%zx %zu\n",
+               IS_BACKEND(platform->DEVICES[i]), KEY(platform->DEVICES[i]),
+               platform->DEVICES[i].interrupt, platform->DEVICES[i].va, platform->DEVICES[i].size,
+               platform->DEVICES[i].shmem.base, platform->DEVICES[i].shmem.size,
                platform->DEVICES[i].shmem.shmem_id);
 }
 

@@ -9,7 +9,8 @@ use anyhow::Result;
 use gangplank_tests::cache;
 use tempfile::TempDir;
 
-/// A directory of images as Bao's guide makes it, and a QEMU of any version that prints its arguments.
+/// A directory of images as Bao's guide makes it, and a QEMU of any version that prints its
+/// arguments.
 struct Fixture(TempDir);
 
 impl Fixture {
@@ -34,7 +35,8 @@ impl Fixture {
     fn install_qemu(&self, version: &str) -> Result<()> {
         let program = self.0.path().join("qemu");
         let text = format!(
-            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'QEMU emulator version {version} (Debian)'; \
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'QEMU emulator version {version} \
+             (Debian)'; \
              else printf '<%s>\\n' \"$@\"; fi\n"
         );
         fs::write(&program, text)?;

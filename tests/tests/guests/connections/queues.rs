@@ -30,7 +30,8 @@ pub(crate) fn several_request_queues_serve() -> Result<()> {
         let before = interrupts(&mut guest)?;
         ensure!(before.len() == usize::from(QUEUES), "queues: {before:?}");
         let counted = guest.sh_within(
-            "echo 'mkdir /mnt/d$1; for i in $(seq 100); do echo $i >/mnt/d$1/$i; done; cat /mnt/d$1/*' >/tmp/work; \
+            "echo 'mkdir /mnt/d$1; for i in $(seq 100); do echo $i >/mnt/d$1/$i; done; cat \
+             /mnt/d$1/*' >/tmp/work; \
              for cpu in 0 1; do taskset -c $cpu sh /tmp/work $cpu >/tmp/by-$cpu 2>&1 & done; wait; \
              cat /tmp/by-0 /tmp/by-1 | wc -l",
             Duration::from_secs(120),

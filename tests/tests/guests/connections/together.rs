@@ -59,7 +59,8 @@ pub(crate) fn see_each_others_files() -> Result<()> {
     // Both unpack and count a tree at the same time, each in its own place.
     let work = |name: &str| {
         format!(
-            "mkdir /mnt/{name} && cd /mnt/{name} && for i in $(seq 300); do echo {name} $i >f$i; done && \
+            "mkdir /mnt/{name} && cd /mnt/{name} && for i in $(seq 300); do echo {name} $i >f$i; \
+             done && \
              cat f* | md5sum && ls | wc -l && cd / && rm -r /mnt/{name}"
         )
     };
@@ -82,7 +83,8 @@ pub(crate) fn see_each_others_files() -> Result<()> {
 pub(crate) fn one_is_killed_the_other_works_on() -> Result<()> {
     let mut pair = Pair::start()?;
     pair.uml.sh(
-        "mkdir /mnt/busy && (while :; do dd if=/dev/zero of=/mnt/busy/f bs=1M count=8; done) >/dev/null 2>&1 &",
+        "mkdir /mnt/busy && (while :; do dd if=/dev/zero of=/mnt/busy/f bs=1M count=8; done) \
+         >/dev/null 2>&1 &",
     )?;
     let Pair {
         uml,
@@ -95,7 +97,8 @@ pub(crate) fn one_is_killed_the_other_works_on() -> Result<()> {
     std::thread::scope(|scope| -> Result<()> {
         let working = scope.spawn(|| {
             qemu.sh_within(
-                "exec 3</mnt/calm/file; for i in $(seq 400); do echo $i >/mnt/calm/n$i || exit 1; done; \
+                "exec 3</mnt/calm/file; for i in $(seq 400); do echo $i >/mnt/calm/n$i || exit 1; \
+                 done; \
                  cat <&3 && cat /mnt/calm/n* | wc -l",
                 Duration::from_secs(120),
             )

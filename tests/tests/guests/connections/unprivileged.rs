@@ -53,8 +53,10 @@ pub(crate) fn works(user: Option<User>) -> Result<()> {
     );
     guest
         .sh(
-            "mkdir /mnt/checks && guest-check /mnt/checks mmap-write mmap-read mmap-private flock posix-lock \
-             rename-noreplace rename-exchange unlinked allocate punch-hole seek-hole copy-range append \
+            "mkdir /mnt/checks && guest-check /mnt/checks mmap-write mmap-read mmap-private flock \
+             posix-lock \
+             rename-noreplace rename-exchange unlinked allocate punch-hole seek-hole copy-range \
+             append \
              vectored truncate xattr direct",
         )
         .with_context(|| daemon.log())?;

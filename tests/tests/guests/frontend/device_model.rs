@@ -1,5 +1,5 @@
-//! The frontend's device model against daemons as they are released, ours and virtiofsd: a guest's accesses and memory on
-//! one side, as a hypervisor would bring them, and a share on the other.
+//! The frontend's device model against daemons as they are released, ours and virtiofsd: a guest's
+//! accesses and memory on one side, as a hypervisor would bring them, and a share on the other.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -126,7 +126,8 @@ impl Guest {
             chain.extend(next.to_le_bytes());
         }
         self.memory.write_all_at(&chain, DESCRIPTORS)?;
-        // Each entry of the ring is head 0, as the memory was zeroed: only one request is on its way at a time.
+        // Each entry of the ring is head 0, as the memory was zeroed: only one request is on its
+        // way at a time.
         self.requests += 1;
         let index = self.requests.to_le_bytes();
         self.memory.write_all_at(&index, AVAILABLE + 2)?;

@@ -84,8 +84,8 @@ fn start_virtiofsd(share: &Path, arguments: &[&str]) -> Result<Daemon> {
     start(&options)
 }
 
-/// Starts a daemon and waits until it takes connections: its socket file is there a moment before. Nobody connects to find out,
-/// since virtiofsd takes one connection only.
+/// Starts a daemon and waits until it takes connections: its socket file is there a moment before.
+/// Nobody connects to find out, since virtiofsd takes one connection only.
 fn start(options: &daemon::Options) -> Result<Daemon> {
     /// What /proc/net/unix shows of a socket that listens (`__SO_ACCEPTCON`).
     const LISTENS: &str = " 00010000 ";

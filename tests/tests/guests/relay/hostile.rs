@@ -1,4 +1,5 @@
-//! Guests that send rubbish to a relay: they are refused or lose their connection, and nobody else notices.
+//! Guests that send rubbish to a relay: they are refused or lose their connection, and nobody else
+//! notices.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
@@ -110,8 +111,8 @@ pub(crate) fn rubbish_harms_nobody() -> Result<()> {
     Ok(())
 }
 
-/// A guest whose memory is gone, cannot be written, or is full of nonsense when its daemon dies. Where nothing can be said in its
-/// memory, its connection is closed.
+/// A guest whose memory is gone, cannot be written, or is full of nonsense when its daemon dies.
+/// Where nothing can be said in its memory, its connection is closed.
 pub(crate) fn rings_of_nonsense_harm_nobody() -> Result<()> {
     let fixture = Fixture::new(&["--tag=myfs"])?;
     fs::write(fixture.host("file"), "calm\n")?;

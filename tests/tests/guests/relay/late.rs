@@ -8,11 +8,15 @@ use gangplank_tests::guest::Machine;
 
 use crate::fixture::{Fixture, Kind};
 
-/// The guest boots, and even mounts, with nobody to serve it; when a daemon comes, its files are there.
+/// The guest boots, and even mounts, with nobody to serve it; when a daemon comes, its files are
+/// there.
 pub(crate) fn guest_is_first(machine: Machine, kind: Kind) -> Result<()> {
     let fixture = Fixture::new(&["--tag", TAG])?;
     let mut guest = fixture.boot(machine)?;
-    guest.sh("mkdir -p /mnt && { mount -t virtiofs myfs /mnt && cat /mnt/file >/tmp/seen; echo $? >/tmp/done; } >/tmp/log 2>&1 &")?;
+    guest.sh(
+        "mkdir -p /mnt && { mount -t virtiofs myfs /mnt && cat /mnt/file >/tmp/seen; echo $? \
+        >/tmp/done; } >/tmp/log 2>&1 &",
+    )?;
     fixture.relay.wait_for("waits for a daemon")?;
     guest.sh("sleep 1; ! test -e /tmp/done")?;
 

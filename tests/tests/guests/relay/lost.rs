@@ -13,7 +13,8 @@ use crate::fixture::{Fixture, Kind, socket_of};
 /// What a guest that has lost its daemon may take to notice.
 const SOON: Duration = Duration::from_secs(60);
 
-/// `kill -9` in the middle of work: every operation fails at once, unmounting works, and mounting anew finds the files.
+/// `kill -9` in the middle of work: every operation fails at once, unmounting works, and mounting
+/// anew finds the files.
 pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) -> Result<()> {
     let fixture = Fixture::new(&["--tag", TAG])?;
     let mut guest = fixture.boot(machine)?;
@@ -24,9 +25,11 @@ pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) ->
             .mount(TAG, "/mnt")
             .with_context(|| fixture.relay.log())?;
         guest.sh(&format!(
-            "echo kept {round} >/mnt/file-{round} && cat /mnt/file-* >/dev/null && rm -f /tmp/*-failed && sync && \
+            "echo kept {round} >/mnt/file-{round} && cat /mnt/file-* >/dev/null && rm -f \
+             /tmp/*-failed && sync && \
              mkdir -p /mnt/busy && \
-             for n in 1 2 3 4; do (cd /tmp; while echo $n >/mnt/busy/$n && cat /mnt/busy/$n && rm /mnt/busy/$n; do :; done; \
+             for n in 1 2 3 4; do (cd /tmp; while echo $n >/mnt/busy/$n && cat /mnt/busy/$n && rm \
+             /mnt/busy/$n; do :; done; \
                touch /tmp/$n-failed) >/dev/null 2>&1 & done; \
              sleep 1; ! ls /tmp/*-failed"
         ))?;
@@ -34,8 +37,10 @@ pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) ->
         drop(daemon);
         let said = guest
             .sh_within(
-                "for i in $(seq 300); do [ $(ls /tmp/*-failed 2>/dev/null | wc -l) = 4 ] && break; sleep 0.1; done; \
-                 ls /tmp/*-failed | wc -l; cat /mnt/none; echo x >/mnt/new; ls /mnt/busy; umount /mnt; echo status $?",
+                "for i in $(seq 300); do [ $(ls /tmp/*-failed 2>/dev/null | wc -l) = 4 ] && \
+                 break; sleep 0.1; done; \
+                 ls /tmp/*-failed | wc -l; cat /mnt/none; echo x >/mnt/new; ls /mnt/busy; umount \
+                 /mnt; echo status $?",
                 SOON,
             )
             .with_context(|| fixture.relay.log())?;
@@ -61,7 +66,10 @@ pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) ->
     fixture.relay.wait_for("waits for a daemon")?;
     let daemon = fixture.daemon(kind, arguments)?;
     fixture.put(&daemon)?;
-    let seen = guest.sh("for i in $(seq 100); do test -s /tmp/mounted && break; sleep 0.1; done; sleep 1; cat /tmp/mounted")?;
+    let seen = guest.sh(
+        "for i in $(seq 100); do test -s /tmp/mounted && break; sleep 0.1; done; \
+        sleep 1; cat /tmp/mounted",
+    )?;
     ensure!(seen == "kept 0\n0\n", "{seen}\n{}", fixture.relay.log());
     Ok(())
 }

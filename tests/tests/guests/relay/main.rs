@@ -16,7 +16,8 @@ use gangplank_tests::tools;
 
 use fixture::Kind;
 
-/// Promises that take minutes, and are kept by guests and daemons that have nothing between them as well.
+/// Promises that take minutes, and are kept by guests and daemons that have nothing between them as
+/// well.
 const LONG: &[&str] = &["directory", "tree", "sequential"];
 
 /// What makes virtiofsd answer requests in another order than they come in.

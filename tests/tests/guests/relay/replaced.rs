@@ -17,7 +17,8 @@ const LINES: u32 = 30_000;
 /// How long the guest's work may take.
 const LONG: Duration = Duration::from_secs(300);
 
-/// A guest that works: one program appends to a file it keeps open, another makes, reads, renames and removes files.
+/// A guest that works: one program appends to a file it keeps open, another makes, reads, renames
+/// and removes files.
 fn working(fixture: &Fixture, machine: Machine) -> Result<Guest> {
     let mut guest = fixture.boot(machine)?;
     guest
@@ -26,11 +27,13 @@ fn working(fixture: &Fixture, machine: Machine) -> Result<Guest> {
     guest.sh(&format!(
         "mkdir /mnt/dir /mnt/busy && touch /tmp/rounds && \
          {{ (cd /mnt/dir && \
-             i=0; while [ $i -lt {LINES} ]; do echo line $i || exit 1; i=$((i+1)); done >/mnt/long; echo $? >/tmp/long \
+             i=0; while [ $i -lt {LINES} ]; do echo line $i || exit 1; i=$((i+1)); done \
+             >/mnt/long; echo $? >/tmp/long \
          ) 2>/tmp/long.log & }} && \
          {{ (cd /mnt/busy && \
              while ! test -e /tmp/end; do \
-               echo a >a && cat a >b && mv b c && ls >/dev/null && rm a c || exit 1; echo >>/tmp/rounds; \
+               echo a >a && cat a >b && mv b c && ls >/dev/null && rm a c || exit 1; echo \
+               >>/tmp/rounds; \
              done; echo done >/tmp/busy \
          ) 2>/tmp/busy.log >/dev/null & }}"
     ))?;
@@ -41,7 +44,8 @@ fn working(fixture: &Fixture, machine: Machine) -> Result<Guest> {
 fn go_round(guest: &mut Guest) -> Result<()> {
     guest
         .sh("n=$(wc -l </tmp/rounds); for i in $(seq 200); do \
-               [ $(wc -l </tmp/rounds) -gt $((n+5)) ] && exit 0; sleep 0.1; done; cat /tmp/busy.log; exit 1")
+               [ $(wc -l </tmp/rounds) -gt $((n+5)) ] && exit 0; sleep 0.1; done; cat \
+               /tmp/busy.log; exit 1")
         .map(drop)
 }
 

@@ -1,4 +1,5 @@
-//! Guests that come, work side by side, wait for each other and go: what they are owed by one daemon, without a guest kernel.
+//! Guests that come, work side by side, wait for each other and go: what they are owed by one
+//! daemon, without a guest kernel.
 
 mod ending;
 mod locks;

@@ -17,7 +17,8 @@ const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
     fh: 0,
 });
 
-/// Sends `count` requests in groups of `depth` and waits for each group: no reply and no notification is lost.
+/// Sends `count` requests in groups of `depth` and waits for each group: no reply and no
+/// notification is lost.
 fn exercise(guest: &mut Driver, queue: usize, count: usize, depth: usize) -> Result<()> {
     let mut done = 0;
     while done < count {

@@ -1,4 +1,5 @@
-//! User Mode Linux's dialogue, message by message (`arch/um/drivers/virtio_uml.c`), without User Mode Linux.
+//! User Mode Linux's dialogue, message by message (`arch/um/drivers/virtio_uml.c`), without User
+//! Mode Linux.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -29,7 +30,8 @@ struct Uml {
     memory: Memory,
     rings: Vec<Ring>,
     unique: u64,
-    /// The near end of the channel for the daemon's requests: its closing would mean that the daemon has ended.
+    /// The near end of the channel for the daemon's requests: its closing would mean that the
+    /// daemon has ended.
     requests: UnixStream,
 }
 
@@ -56,7 +58,8 @@ impl Uml {
         })
     }
 
-    /// `vu_get`: from the start each time, one byte more for the tag, then up to the number of queues.
+    /// `vu_get`: from the start each time, one byte more for the tag, then up to the number of
+    /// queues.
     fn read_config(&self) -> Result<(String, u32)> {
         let mut tag = Vec::new();
         for len in 1..=36 {
@@ -81,7 +84,8 @@ impl Uml {
         Ok(answer.get(12..).unwrap_or_default().to_vec())
     }
 
-    /// `vu_find_vqs`: the memory table with its second slot zero, then ring by ring, then the kicks.
+    /// `vu_find_vqs`: the memory table with its second slot zero, then ring by ring, then the
+    /// kicks.
     fn set_up(&mut self, size: u16) -> Result<()> {
         self.peer
             .tell(message::SET_FEATURES, &words(&[FEATURES]), &[])?;

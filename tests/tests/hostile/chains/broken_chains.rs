@@ -11,7 +11,8 @@ use gangplank_tests::driver::ring::{Descriptor, INDIRECT, NEXT, Ring, WRITE};
 
 use super::{GuestAddresses, LIMIT, SETUP, entry};
 
-/// A malformed chain stops ring 1, the daemon says so, ring 2 goes on, and ring 1 works again once it is set up anew.
+/// A malformed chain stops ring 1, the daemon says so, ring 2 goes on, and ring 1 works again once
+/// it is set up anew.
 fn assert_stops(
     case: &str,
     offer: impl FnOnce(&mut Driver, &GuestAddresses) -> Result<()>,
@@ -182,7 +183,8 @@ fn an_available_index_beyond_what_was_filled_in_ends_in_replies_or_a_stop() -> R
     let fixture = Fixture::new(&[])?;
     let mut guest = fixture.guest(&SETUP)?;
     let at = GuestAddresses::new(&mut guest)?;
-    // 256 times the chain at 0, which is taken off the ring again and again, as its slots are all zero.
+    // 256 times the chain at 0, which is taken off the ring again and again, as its slots are all
+    // zero.
     guest.rings[1].put_descriptor(&guest.memory, 0, entry(at.request, 56, NEXT, 1));
     guest.rings[1].put_descriptor(&guest.memory, 1, entry(at.reply, 120, WRITE, 0));
     let start = guest.rings[1].used_index(&guest.memory);

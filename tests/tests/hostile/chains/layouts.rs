@@ -10,7 +10,8 @@ use gangplank_tests::driver::vhost_user::{message, ring_state};
 
 use super::{GETATTR, LIMIT, SETUP};
 
-/// Sets ring 1 up with its three parts where `places` says (descriptors, available, used), and kicks it.
+/// Sets ring 1 up with its three parts where `places` says (descriptors, available, used), and
+/// kicks it.
 fn misplaced(places: impl Fn(&Driver) -> [u64; 3]) -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let mut guest = fixture.guest(&SETUP)?;

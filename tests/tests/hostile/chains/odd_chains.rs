@@ -166,7 +166,8 @@ fn a_request_that_changes_while_it_is_served_hurts_nobody() -> Result<()> {
                     break;
                 }
             }
-            // Whichever of the two the daemon saw, it answered: with success, an error, or nothing that can be used.
+            // Whichever of the two the daemon saw, it answered: with success, an error, or nothing
+            // that can be used.
             let _ = guest.finish(ticket);
         }
         Ok(())
@@ -247,7 +248,8 @@ fn more_segments_than_the_kernel_takes_at_once_are_a_short_read_at_worst() -> Re
     chain.extend((8..4008).map(|index| writable(reply + 2 * index, 1)));
     let used = guest.exchange(1, &chain)?;
     let header = Reply::decode(&guest.memory.read(reply, 16)).err();
-    // The payload is not adjacent, so only the header can be looked at here: its length is what was used.
+    // The payload is not adjacent, so only the header can be looked at here: its length is what was
+    // used.
     ensure!(header.is_some() || used == 16, "{header:?}");
     let stated = u32::from_le_bytes(guest.memory.read(reply, 4).try_into().unwrap_or_default());
     ensure!(

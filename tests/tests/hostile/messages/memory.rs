@@ -183,7 +183,8 @@ fn memory_that_is_taken_away_under_running_rings_stops_them() -> Result<()> {
     fixture.survive(&["a ring is stopped"])
 }
 
-/// The rings' threads must not get at a memory table before it has been looked at: this one's file has no pages.
+/// The rings' threads must not get at a memory table before it has been looked at: this one's file
+/// has no pages.
 #[test]
 fn a_table_over_an_empty_file_hurts_nobody_while_its_ring_is_kicked() -> Result<()> {
     let fixture = Fixture::new(&[])?;

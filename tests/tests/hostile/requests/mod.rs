@@ -1,5 +1,5 @@
-//! FUSE requests that no kernel sends. The daemon answers each with an error, loses nothing by it, and
-//! the session continues.
+//! FUSE requests that no kernel sends. The daemon answers each with an error, loses nothing by it,
+//! and the session continues.
 
 mod malformed;
 mod names;
@@ -35,7 +35,8 @@ fn send(guest: &mut Driver, request: &[u8]) -> Result<Option<Errno>> {
     }
 }
 
-/// The number that the daemon must answer with: the header's, or none where the header is not whole.
+/// The number that the daemon must answer with: the header's, or none where the header is not
+/// whole.
 fn unique_in(request: &[u8]) -> Unique {
     let header = request.len() >= size_of::<InHeader>();
     let number = request.get(8..).and_then(|rest| rest.first_chunk());

@@ -107,7 +107,8 @@ fn opening_what_blocks_does_not_block() -> Result<()> {
             let payload = guest.call(NodeId::ROOT, Operation::Mknod { args, name }, &[], 512)?;
             let node = NodeId::new(reply::decode_entry(&payload)?.nodeid);
             for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR] {
-                // A guest's kernel opens these itself: success would do no good, but waiting for a peer would do harm.
+                // A guest's kernel opens these itself: success would do no good, but waiting for a
+                // peer would do harm.
                 errno(
                     guest,
                     node,

@@ -172,7 +172,8 @@ fn offsets_at_the_end_of_the_world_are_errors_or_empty() -> Result<()> {
                     b""
                 };
                 let answer = errno(guest, node, operation, data, 512)?;
-                // A file system may hold a file of 2^63 - 1 bytes, as tmpfs does: nothing is wrong with that.
+                // A file system may hold a file of 2^63 - 1 bytes, as tmpfs does: nothing is wrong
+                // with that.
                 if !matches!(operation, Operation::Setattr(_)) || offset > max {
                     ensure!(answer.is_some(), "{operation:?} succeeded");
                 }

@@ -1,4 +1,5 @@
-//! The chains of a workload's requests: laid out in memory once, then made available and taken back.
+//! The chains of a workload's requests: laid out in memory once, then made available and taken
+//! back.
 
 use std::time::Instant;
 
@@ -70,8 +71,8 @@ impl Device {
         Ok(())
     }
 
-    /// Lays out chains for a workload: `flows` of each kind on each request queue. A kind's chain of a flow has the head
-    /// `kind * flows + flow`. Nothing may be in flight.
+    /// Lays out chains for a workload: `flows` of each kind on each request queue. A kind's chain
+    /// of a flow has the head `kind * flows + flow`. Nothing may be in flight.
     pub(crate) fn lay_out(
         &mut self,
         request_kinds: &[RequestKind<'_>],
@@ -96,7 +97,8 @@ impl Device {
         Ok(())
     }
 
-    /// As Linux does it: header, arguments and pages each in a descriptor of their own, on both sides.
+    /// As Linux does it: header, arguments and pages each in a descriptor of their own, on both
+    /// sides.
     pub(super) fn lay_out_chain(
         &mut self,
         queue: usize,
@@ -265,8 +267,8 @@ impl Device {
     }
 }
 
-/// The pages of `len` bytes at `offset`, in an order in which none lies behind its neighbour, as in a guest that has run for a
-/// while.
+/// The pages of `len` bytes at `offset`, in an order in which none lies behind its neighbour, as in
+/// a guest that has run for a while.
 fn scattered(offset: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
     let pages = len.div_ceil(PAGE);
     let stride = (pages / 2) | 1;

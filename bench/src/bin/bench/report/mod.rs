@@ -68,7 +68,8 @@ struct Daemon {
 }
 
 impl Report {
-    /// An empty one of this machine, with what is measured by name and command line, or what else says what it is.
+    /// An empty one of this machine, with what is measured by name and command line, or what else
+    /// says what it is.
     pub(crate) fn new(
         part: Part,
         daemons: impl Iterator<Item = (String, String)>,
@@ -151,8 +152,8 @@ impl Report {
         fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Puts what was printed into the document at `path`, in the place of what was there, and the drawing
-    /// beside it.
+    /// Puts what was printed into the document at `path`, in the place of what was there, and the
+    /// drawing beside it.
     pub(crate) fn write_document(&self, path: &Path) -> Result<()> {
         let told = format!(
             "{}; medians of {} interleaved rounds of {} ms.\n{}",

@@ -12,7 +12,8 @@ pub(super) fn tables(title: &str, tables: &[Table]) -> String {
     let first = tables.iter().find_map(first).map(|first| &*first.name);
     let _ = writeln!(
         text,
-        "| workload | by | rate | least to most | p50 us | p99 us | CPU us | of direct | {} is times |\n\
+        "| workload | by | rate | least to most | p50 us | p99 us | CPU us | of direct | {} is \
+         times |\n\
          | --- | --- | --: | --: | --: | --: | --: | --: | --: |",
         first.unwrap_or_default()
     );
@@ -42,7 +43,8 @@ pub(super) fn footprints(footprints: &[Footprint]) -> String {
             print.descriptors
         );
     }
-    text += "\n| daemon | files | known | bytes each | descriptors | KiB left after FORGET | failed |\n\
+    text += "\n| daemon | files | known | bytes each | descriptors | KiB left after FORGET | \
+        failed |\n\
              | --- | --: | --: | --: | --: | --: | --- |\n";
     for print in footprints {
         for many_files in &print.many_files {

@@ -12,7 +12,8 @@ use super::{FileAccess, shown};
 /// The file.
 pub(super) struct Files {
     buffered: File,
-    /// For transfers of pages, which are to reach the mount one by one; none where there is nothing between us and the host.
+    /// For transfers of pages, which are to reach the mount one by one; none where there is nothing
+    /// between us and the host.
     pages: Option<File>,
 }
 

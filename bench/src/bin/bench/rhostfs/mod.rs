@@ -63,7 +63,8 @@ enum Task {
     Transfer(Direction, usize, Order),
 }
 
-/// A page is what the original client asks for, a megabyte the most that the protocol's copies carry.
+/// A page is what the original client asks for, a megabyte the most that the protocol's copies
+/// carry.
 const JOBS: [Job; 6] = [
     job("getattr", Task::Look),
     transfer("random-read-4k", Direction::Read, 4096, Order::Random),

@@ -138,7 +138,8 @@ pub(crate) struct Timed<'a> {
 }
 
 impl Timed<'_> {
-    /// Repeats an operation that counts for `units` until the time is over or it says that it was the last.
+    /// Repeats an operation that counts for `units` until the time is over or it says that it was
+    /// the last.
     pub(crate) fn repeat(
         self,
         units: u64,

@@ -1,5 +1,5 @@
-//! What a program does that looks into many files: LOOKUP, OPEN, READ of 4 KiB, RELEASE, and FORGET when the guest has no room
-//! for it any more.
+//! What a program does that looks into many files: LOOKUP, OPEN, READ of 4 KiB, RELEASE, and FORGET
+//! when the guest has no room for it any more.
 
 use std::ffi::CString;
 

@@ -1,5 +1,5 @@
-//! A client that sends what the original client sends: the same calls with the same fields filled in,
-//! and stack contents in all others.
+//! A client that sends what the original client sends: the same calls with the same fields filled
+//! in, and stack contents in all others.
 
 mod directories;
 mod files;
@@ -16,7 +16,8 @@ use zerocopy::{FromBytes, IntoBytes};
 /// How long an answer may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// What lies on the client's stack where it puts nothing: numbers that would do harm if they were believed.
+/// What lies on the client's stack where it puts nothing: numbers that would do harm if they were
+/// believed.
 pub(crate) const STACK_1: M1 = M1 {
     i1: 0x7fbd_4948,
     i2: 0x7fbd_4949,

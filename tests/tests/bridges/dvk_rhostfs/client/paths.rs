@@ -165,7 +165,8 @@ impl Client {
         Ok(String::from_utf8(buffer).unwrap())
     }
 
-    /// Reads a link into a buffer of `size` bytes, as a patched client does: what the answer says, and the buffer.
+    /// Reads a link into a buffer of `size` bytes, as a patched client does: what the answer says,
+    /// and the buffer.
     pub(crate) fn readlink(&self, name: &str, size: usize) -> Answer<(i32, Vec<u8>)> {
         let name = text(name);
         let mut buffer = vec![0xee; size];

@@ -23,7 +23,8 @@ fn d4_attributes_can_be_asked_by_handle() -> Result<()> {
     let by_name = client.lstat64("//file").unwrap();
     for kind in [108, 197] {
         let by_handle = client.fstat_by(kind, file).unwrap();
-        // Where the original has the device is what tells a file from a later one of its number; its client looks at neither.
+        // Where the original has the device is what tells a file from a later one of its number;
+        // its client looks at neither.
         let (dev, known) = (
             by_name.dev,
             fixture.path("file").metadata()?.created().is_ok(),

@@ -74,7 +74,8 @@ fn d13_handles_of_directories_are_positive_and_belong_to_one_client() -> Result<
     ensure!(client.seekdir(directory, i32::MAX) == Ok(()));
     ensure!(
         client.readdir(directory) == Err(Errno::STALE.raw_os_error()),
-        "nobody knows what comes behind an unknown position; the original client takes it for the end"
+        "nobody knows what comes behind an unknown position; the original client takes it for the \
+         end"
     );
     ensure!(client.seekdir(directory, 0) == Ok(()));
     ensure!(client.readdir(directory).unwrap().is_some());
