@@ -1,7 +1,8 @@
 /*
  * The types of a Bao VM configuration that ours use, so that a C compiler can check ours without
  * Bao's sources. Written from the documented names and types. The order of members differs from
- * Bao's; no initialiser here depends on it. BAO_OLDER_NAMES selects the names of May to August 2024.
+ * Bao's; no initialiser here depends on it. BAO_OLDER_NAMES selects the names of May to August
+ * 2024.
  */
 #ifndef CONFIG_H
 #define CONFIG_H
