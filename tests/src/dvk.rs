@@ -24,13 +24,13 @@ pub const CLIENT_NODE: u8 = 2;
 
 /// Where server and mount meet.
 #[derive(Clone, Debug)]
-pub struct Place {
-    way: Way,
+pub struct Topology {
+    transport: Transport,
     namespace: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
-enum Way {
+enum Transport {
     /// Over TCP, from node to node.
     Nodes {
         /// The server's address.
@@ -44,31 +44,32 @@ enum Way {
     Switch(PathBuf),
 }
 
-impl Place {
+impl Topology {
     /// Both on the loopback device, at ports from `base` on: 32 for each.
     #[must_use]
     pub fn loopback(base: u16) -> Self {
-        let way = Way::Nodes {
+        let transport = Transport::Nodes {
             server: "127.0.0.1".to_owned(),
             client: "127.0.0.1".to_owned(),
             ports: (base, base.saturating_add(32)),
         };
         Self {
-            way,
+            transport,
             namespace: None,
         }
     }
 
-    /// The server on the host's side of `network`, the mount in the guest, both at the ports that every DVS has.
+    /// The server on the host's side of `network`, the mount in the guest, both at the ports that
+    /// every DVS has.
     #[must_use]
     pub fn network(network: &Network) -> Self {
-        let way = Way::Nodes {
+        let transport = Transport::Nodes {
             server: network::HOST.to_owned(),
             client: network::GUEST.to_owned(),
             ports: (3000, 3000),
         };
         Self {
-            way,
+            transport,
             namespace: Some(network.namespace()),
         }
     }
@@ -77,7 +78,7 @@ impl Place {
     #[must_use]
     pub const fn switch(socket: PathBuf) -> Self {
         Self {
-            way: Way::Switch(socket),
+            transport: Transport::Switch(socket),
             namespace: None,
         }
     }
@@ -93,8 +94,8 @@ impl Place {
     #[must_use]
     pub fn mount_arguments(&self, directory: &str) -> Vec<String> {
         let mut words = vec!["mount".to_owned(), "--background".to_owned()];
-        match &self.way {
-            Way::Nodes {
+        match &self.transport {
+            Transport::Nodes {
                 server,
                 client,
                 ports,
@@ -108,7 +109,7 @@ impl Place {
                 "--ports".to_owned(),
                 format!("{}:{}", ports.1, ports.0),
             ]),
-            Way::Switch(socket) => {
+            Transport::Switch(socket) => {
                 words.extend(["--switch".to_owned(), socket.display().to_string()]);
             }
         }
@@ -180,17 +181,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the share of the daemon at `socket`. Server and mount wait for each other, and for a switch between them.
+    /// Serves the share of the daemon at `socket`. Server and mount wait for each other, and for a
+    /// switch between them.
     ///
     /// # Errors
     /// When it ends at once; with its log.
-    pub fn start(place: &Place, socket: &Path) -> Result<Self> {
+    pub fn start(topology: &Topology, socket: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-dvk-")
             .tempdir()?;
         let config = dir.path().join("rhostfs.cfg");
-        fs::write(&config, configuration(place, socket))?;
-        let mut command = place.command(&tools::dvk()?);
+        fs::write(&config, configuration(topology, socket))?;
+        let mut command = topology.command(&tools::dvk()?);
         command
             .args(["serve", "--config"])
             .arg(&config)
@@ -235,22 +237,25 @@ impl Drop for Server {
     }
 }
 
-/// What the server is told: the share's root at endpoint 1 of container 0, links for clients that can read them.
-fn configuration(place: &Place, socket: &Path) -> String {
-    let (carrier, way) = match &place.way {
-        Way::Nodes {
+/// What the server is told: the share's root at endpoint 1 of container 0, links for clients that
+/// can read them.
+fn configuration(topology: &Topology, socket: &Path) -> String {
+    let (carrier, transport) = match &topology.transport {
+        Transport::Nodes {
             server,
             client,
             ports,
         } => (
             "node",
             format!(
-                "node HERE {{\n node_id {SERVER_NODE};\n node_address {server};\n node_port_base {};\n }};\n\
-                 peer GUEST {{\n peer_id {CLIENT_NODE};\n peer_host {client};\n peer_port_base {};\n }};\n",
+                "node HERE {{\n node_id {SERVER_NODE};\n node_address {server};\n node_port_base \
+                 {};\n }};\n\
+                 peer GUEST {{\n peer_id {CLIENT_NODE};\n peer_host {client};\n peer_port_base \
+                 {};\n }};\n",
                 ports.0, ports.1
             ),
         ),
-        Way::Switch(switch) => (
+        Transport::Switch(switch) => (
             "local",
             format!(
                 "local SWITCH {{\n local_socket \"{}\";\n }};\n",
@@ -260,7 +265,7 @@ fn configuration(place: &Place, socket: &Path) -> String {
     };
     format!(
         "rhs SHARE {{\n rhs_dcid 0;\n rhs_ep 1;\n rhs_dir \"/\";\n rhs_socket \"{}\";\n \
-         rhs_carrier {carrier};\n rhs_links patched;\n }};\n{way}",
+         rhs_carrier {carrier};\n rhs_links patched;\n }};\n{transport}",
         socket.display()
     )
 }
@@ -277,14 +282,14 @@ impl Mount {
     ///
     /// # Errors
     /// When there is no mount in time; with its log.
-    pub fn start(place: &Place, options: &[&str]) -> Result<Self> {
+    pub fn start(topology: &Topology, options: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-mount-")
             .tempdir()?;
         let point = dir.path().join("mnt");
         fs::create_dir(&point)?;
         let mut command = process::tied(tools::dvk()?, None);
-        let arguments = place.mount_arguments(&point.to_string_lossy());
+        let arguments = topology.mount_arguments(&point.to_string_lossy());
         command
             .args(arguments.iter().filter(|word| *word != "--background"))
             .args(options)

@@ -1,28 +1,26 @@
-//! What the tests share: guests, the daemon under test, a driver without a guest, a played hypervisor.
+//! What the tests share: guests, the daemon under test, a driver without a guest, a emulated
+//! hypervisor.
 
 pub mod bao;
 pub mod cache;
 pub mod daemon;
 pub mod debian_tree;
 pub mod disk;
-pub mod drawing;
 pub mod driver;
 pub mod dvk;
 pub mod dvk_device;
 pub mod dvk_peer;
-pub mod dvk_scene;
 pub mod faulty_fs;
 pub mod git;
 pub mod guest;
+pub mod guest_fixture;
+pub mod guest_suite;
 pub mod mapping;
 pub mod network;
 pub mod packages;
 pub mod process;
-pub mod processors;
-pub mod promises;
-pub mod published;
 pub mod relay;
-pub mod stage;
+pub mod runner;
+pub mod three_guests;
 pub mod tools;
 pub mod trace;
-pub mod trials;

@@ -53,8 +53,8 @@ impl Mapping {
         bytes
     }
 
-    /// Copies what the mapping shows from `offset` on, as many bytes as there are in both. Where a page
-    /// cannot be read, the kernel ends the process by SIGBUS.
+    /// Copies what the mapping shows from `offset` on, as many bytes as there are in both. Where a
+    /// page cannot be read, the kernel ends the process by SIGBUS.
     pub fn load_at(&self, offset: usize, bytes: &mut [u8]) {
         let length = bytes.len().min(self.length.saturating_sub(offset));
         let source = self.start.cast::<u8>().wrapping_add(offset);

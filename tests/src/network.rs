@@ -1,7 +1,8 @@
-//! A network of its own for a test: a namespace with a tap device that a guest's network card is the other end of.
+//! A network of its own for a test: a namespace with a tap device that a guest's network card is
+//! the other end of.
 //!
-//! It takes root. Nothing of it is left when the test program ends, however that ends: the namespace goes with the last
-//! process in it, and those are tied to this one.
+//! It takes root. Nothing of it is left when the test program ends, however that ends: the
+//! namespace goes with the last process in it, and those are tied to this one.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -21,7 +21,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts a relay to the daemon at `backend`, who need not be there, and waits until guests can connect.
+    /// Starts a relay to the daemon at `backend`, who need not be there, and waits until guests can
+    /// connect.
     ///
     /// # Errors
     /// When it ends instead, or takes too long; with its log.

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::Result;
+use parking_lot::Mutex;
 
 use crate::cache;
 use crate::packages::{self, Arch};
@@ -16,7 +17,7 @@ use crate::packages::{self, Arch};
 pub fn gangplankd() -> Result<PathBuf> {
     match std::env::var_os("GANGPLANKD_BIN") {
         Some(program) => Ok(cache::workspace().join(program)),
-        None => built("gangplank-backend", "gangplankd", host_arch()),
+        None => workspace_program("gangplank-backend", "gangplankd", host_arch()),
     }
 }
 
@@ -25,7 +26,7 @@ pub fn gangplankd() -> Result<PathBuf> {
 /// # Errors
 /// When it does not build.
 pub fn gangplankd_for(arch: Arch) -> Result<PathBuf> {
-    built("gangplank-backend", "gangplankd", arch)
+    workspace_program("gangplank-backend", "gangplankd", arch)
 }
 
 /// The frontend under test: `$GANGPLANK_FRONTEND_BIN`, or as it is released, a static build.
@@ -35,7 +36,7 @@ pub fn gangplankd_for(arch: Arch) -> Result<PathBuf> {
 pub fn frontend() -> Result<PathBuf> {
     match std::env::var_os("GANGPLANK_FRONTEND_BIN") {
         Some(program) => Ok(cache::workspace().join(program)),
-        None => built("gangplank-frontend", "gangplank-frontend", host_arch()),
+        None => workspace_program("gangplank-frontend", "gangplank-frontend", host_arch()),
     }
 }
 
@@ -46,11 +47,12 @@ pub fn frontend() -> Result<PathBuf> {
 pub fn dvk() -> Result<PathBuf> {
     match std::env::var_os("GANGPLANK_DVK_BIN") {
         Some(program) => Ok(cache::workspace().join(program)),
-        None => built("gangplank-dvk", "gangplank-dvk", host_arch()),
+        None => workspace_program("gangplank-dvk", "gangplank-dvk", host_arch()),
     }
 }
 
-/// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or as it is released, a static build of 32 bits.
+/// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or as it is
+/// released, a static build of 32 bits.
 ///
 /// # Errors
 /// When it does not build.
@@ -66,11 +68,11 @@ pub fn dvk_i686() -> Result<PathBuf> {
 /// # Errors
 /// When it does not build.
 pub fn frontend_for(arch: Arch) -> Result<PathBuf> {
-    built("gangplank-frontend", "gangplank-frontend", arch)
+    workspace_program("gangplank-frontend", "gangplank-frontend", arch)
 }
 
-/// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a C linker and the host's
-/// libseccomp and libcap-ng.
+/// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a
+/// C linker and the host's libseccomp and libcap-ng.
 ///
 /// # Errors
 /// When it cannot be fetched or does not build.
@@ -92,7 +94,7 @@ pub fn virtiofsd() -> Result<PathBuf> {
 /// # Errors
 /// When it does not build.
 pub fn guest_check(arch: Arch) -> Result<PathBuf> {
-    built("gangplank-tests", "guest-check", arch)
+    workspace_program("gangplank-tests", "guest-check", arch)
 }
 
 /// The static program that fills a disk and checks, inside a guest, that nothing is lost silently.
@@ -100,7 +102,7 @@ pub fn guest_check(arch: Arch) -> Result<PathBuf> {
 /// # Errors
 /// When it does not build.
 pub fn disk_check(arch: Arch) -> Result<PathBuf> {
-    built("gangplank-tests", "disk-check", arch)
+    workspace_program("gangplank-tests", "disk-check", arch)
 }
 
 /// The static program that traces file operations, inside a guest or on the host.
@@ -108,23 +110,15 @@ pub fn disk_check(arch: Arch) -> Result<PathBuf> {
 /// # Errors
 /// When it does not build.
 pub fn io_trace(arch: Arch) -> Result<PathBuf> {
-    built("gangplank-tests", "io-trace", arch)
+    workspace_program("gangplank-tests", "io-trace", arch)
 }
 
-/// The static program that tries the device model under a played Bao.
+/// The static program that tries the device model under a emulated Bao.
 ///
 /// # Errors
 /// When it does not build.
 pub fn bao_check(arch: Arch) -> Result<PathBuf> {
-    built("gangplank-tests", "bao-check", arch)
-}
-
-/// The static program that times workloads inside a guest or on the host.
-///
-/// # Errors
-/// When it does not build.
-pub fn guest_bench(arch: Arch) -> Result<PathBuf> {
-    built("gangplank-tests", "guest-bench", arch)
+    workspace_program("gangplank-tests", "bao-check", arch)
 }
 
 /// pjdfstest, the POSIX conformance suite, as a static program.
@@ -153,21 +147,21 @@ pub fn host_arch() -> Arch {
     }
 }
 
-/// Builds a program of the workspace as a static release; once per process, cargo does the rest.
-fn built(package: &str, program: &str, arch: Arch) -> Result<PathBuf> {
+/// Builds a program of the workspace as a static release for `arch`, once for each process.
+///
+/// # Errors
+/// The program does not build.
+pub fn workspace_program(package: &str, program: &str, arch: Arch) -> Result<PathBuf> {
     built_for(package, program, arch.musl_target())
 }
 
 fn built_for(package: &str, program: &str, target: &str) -> Result<PathBuf> {
-    static DONE: OnceLock<std::sync::Mutex<Vec<PathBuf>>> = OnceLock::new();
+    static DONE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let path = cache::target_dir()
         .join(target)
         .join("release")
         .join(program);
-    let mut done = DONE
-        .get_or_init(Default::default)
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut done = DONE.lock();
     if !done.contains(&path) {
         packages::run(
             Command::new(cargo())

@@ -1,7 +1,8 @@
 //! The interface of Bao's remote I/O driver, each generation of it, as the driver has it.
 //!
-//! Written down a second time on purpose: the device model's own table is what these numbers are to try. Sources: the I/O
-//! dispatcher of bao-project/bao-linux-drivers (generation B), the kernel patches of joaopeixoto13/bao-demos-virtio (A).
+//! Written down a second time on purpose: the device model's own table is what these numbers are to
+//! try. Sources: the I/O dispatcher of bao-project/bao-linux-drivers (generation B), the kernel
+//! patches of joaopeixoto13/bao-demos-virtio (A).
 
 /// The type byte of every call, in bits 8 to 15 of its number.
 pub const TYPE: u32 = 0xa6;
@@ -46,7 +47,8 @@ pub struct Abi {
     pub name: &'static str,
     /// Device models are created by the call on the node, not described by it.
     pub creates: bool,
-    /// On the node: create, which returns the descriptor, or get info, which puts it into its argument.
+    /// On the node: create, which returns the descriptor, or get info, which puts it into its
+    /// argument.
     pub open: u32,
     /// On the node: destroy.
     pub destroy: Option<u32>,
@@ -119,7 +121,8 @@ impl Abi {
         argument_len(self.attach)
     }
 
-    /// What a signal makes of a wait for a request, by whatever the driver does instead of saying so: EEXIST or EFAULT.
+    /// What a signal makes of a wait for a request, by whatever the driver does instead of saying
+    /// so: EEXIST or EFAULT.
     #[must_use]
     pub const fn interrupted(&self) -> rustix::io::Errno {
         if self.creates {
@@ -129,14 +132,16 @@ impl Abi {
         }
     }
 
-    /// The words that say which request it is, by the place that it takes in the hypervisor: a number that is another's
-    /// as soon as it is free. Where there is room for it, `number` makes it unlike all others.
+    /// The words that say which request it is, by the place that it takes in the hypervisor: a
+    /// number that is another's as soon as it is free. Where there is room for it, `number` makes
+    /// it unlike all others.
     #[must_use]
-    pub const fn own_words(&self, place: u64, number: u64) -> [u64; 3] {
+    pub const fn own_words(&self, fixture: u64, number: u64) -> [u64; 3] {
         match self.request_len() {
-            48 => [place, 0, 0],
-            // CPU, virtual CPU, and how many are pending behind it: 32 bits, then padding with whatever was there.
-            _ => [place, place, number << 32 | 1],
+            48 => [fixture, 0, 0],
+            // CPU, virtual CPU, and how many are pending behind it: 32 bits, then padding with
+            // whatever was there.
+            _ => [fixture, fixture, number << 32 | 1],
         }
     }
 }

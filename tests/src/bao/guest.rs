@@ -1,7 +1,9 @@
-//! A guest behind a device of the played driver: accesses in Linux 6.1's order, requests through the memory it shares.
+//! A guest behind a device of the emulated driver: accesses in Linux 6.1's order, requests through
+//! the memory it shares.
 //!
-//! The order is that of `drivers/virtio/virtio_mmio.c` and `fs/fuse/virtio_fs.c`: found, negotiated, the tag byte by byte,
-//! queues, ready; at run time only kicks and the interrupt's two registers.
+//! The order is that of `drivers/virtio/virtio_mmio.c` and `fs/fuse/virtio_fs.c`: found,
+//! negotiated, the tag byte by byte, queues, ready; at run time only kicks and the interrupt's two
+//! registers.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +20,8 @@ use crate::driver::{self, Driver, Error, Line};
 /// Where the guest has the device's registers.
 pub const WINDOW: u64 = 0xa00_3e00;
 
-/// How long an access may take where nothing goes wrong, and how long a device may take to be brought up.
+/// How long an access may take where nothing goes wrong, and how long a device may take to be
+/// brought up.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// Registers, by their offset (virtio 1.2, 4.2.2).
@@ -114,7 +117,8 @@ impl Cpu {
         &self.device
     }
 
-    /// Loads `width` bytes at `offset` of the window. The whole register comes back: bits beyond the width too.
+    /// Loads `width` bytes at `offset` of the window. The whole register comes back: bits beyond
+    /// the width too.
     ///
     /// # Errors
     /// The access is not completed.
@@ -178,8 +182,8 @@ impl Cpu {
         self.set(register::STATUS, before | added)
     }
 
-    /// The driver takes the found device: `virtio_dev_probe`, `virtio_fs_probe`. `request_queues` are what it brings up,
-    /// all if there are fewer.
+    /// The driver takes the found device: `virtio_dev_probe`, `virtio_fs_probe`. `request_queues`
+    /// are what it brings up, all if there are fewer.
     ///
     /// # Errors
     /// The device does not do what the driver expects of it.
@@ -214,7 +218,7 @@ impl Cpu {
         self.expect(register::SHM_LEN_LOW, u32::MAX)?;
         self.expect(register::SHM_LEN_LOW + 4, u32::MAX)?;
         ensure!(
-            !self.device.wires.interrupted(Duration::ZERO)?,
+            !self.device.eventfds.interrupted(Duration::ZERO)?,
             "interrupted before the driver is ready"
         );
         self.add_status(0xb, 4)?;
@@ -278,8 +282,8 @@ impl Cpu {
         Ok(ring)
     }
 
-    /// The driver lets the device go, whatever it still does: `virtio_reset_device`, `vm_del_vqs`, `virtio_dev_remove`.
-    /// `queues` is the number of request queues.
+    /// The driver lets the device go, whatever it still does: `virtio_reset_device`, `vm_del_vqs`,
+    /// `virtio_dev_remove`. `queues` is the number of request queues.
     ///
     /// # Errors
     /// Something is left of what was before.
@@ -294,15 +298,16 @@ impl Cpu {
         self.expect(register::INTERRUPT_STATUS, 0)?;
         self.set(register::STATUS, 1)?;
         // What was on its way before the reset is nobody's any more.
-        self.device.wires.interrupted(Duration::ZERO)?;
+        self.device.eventfds.interrupted(Duration::ZERO)?;
         Ok(())
     }
 
-    /// Waits for an interrupt that tells what the driver looks for, as `vm_interrupt` does: what it tells.
+    /// Waits for an interrupt that tells what the driver looks for, as `vm_interrupt` does: what it
+    /// tells.
     fn interrupt(&self, deadline: Instant) -> Result<u32, Error> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if !self.device.wires.interrupted(left).map_err(failed)? {
+            if !self.device.eventfds.interrupted(left).map_err(failed)? {
                 let what = "an interrupt was awaited";
                 return Err(Error::Late { what, limit: LIMIT });
             }
@@ -325,17 +330,20 @@ impl Cpu {
     }
 }
 
-/// Kicks are stores to a register; that something was used is told by the interrupt line and two registers.
+/// Kicks are stores to a register; that something was used is told by the interrupt line and two
+/// registers.
 impl Line for Cpu {
     fn kick(&self, ring: &Ring) -> driver::Result<()> {
-        // Of the register only the lower half has the number, and compilers clear the rest: the driver compares 64 bits.
+        // Of the register only the lower half has the number, and compilers clear the rest: the
+        // driver compares 64 bits.
         self.store(register::QUEUE_NOTIFY, 4, ring.layout().index.into())
             .map_err(failed)
     }
 
     fn wait(&self, ring: &Ring, memory: &Memory, limit: Duration) -> driver::Result<()> {
         let deadline = Instant::now() + limit;
-        // The ring is looked at when an interrupt has told of it, and never instead: Linux does not either.
+        // The ring is looked at when an interrupt has told of it, and never instead: Linux does not
+        // either.
         while !ring.ask_for_notice(memory) {
             if self.interrupt(deadline)? & CONFIG_CHANGE != 0
                 && self.get(register::STATUS).map_err(failed)? & NEEDS_RESET != 0

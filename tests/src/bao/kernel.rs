@@ -1,4 +1,4 @@
-//! The played driver: which call on which of its files does what.
+//! The emulated driver: which call on which of its files does what.
 
 use std::fs;
 use std::io;
@@ -12,9 +12,9 @@ use rustix::io::Errno;
 
 use super::abi::{Abi, argument_len};
 use super::device::Device;
+use super::eventfds::IoEventFdArgument;
 use super::faults::Faults;
 use super::seccomp::{self, Answer, Call, Listener, Notification};
-use super::wires::IoEventFdArgument;
 
 /// Where the guests see the memory that they share.
 pub(super) use crate::driver::memory::GUEST_BASE;
@@ -48,7 +48,8 @@ fn info(id: u32, memory: u64, file: i32) -> [u8; 32] {
 }
 
 impl Kernel {
-    /// A driver whose node is the file `node`, which is made, with `devices` devices of `memory` bytes.
+    /// A driver whose node is the file `node`, which is made, with `devices` devices of `memory`
+    /// bytes.
     ///
     /// # Errors
     /// The host has no room for it.
@@ -103,7 +104,8 @@ impl Kernel {
                     && self.devices.iter().any(|device| device.is_at(inode))
                 {
                     self.faults.add(format!(
-                        "a device's memory is mapped from {offset:#x} on: the driver gives it from 0 on all the same"
+                        "a device's memory is mapped from {offset:#x} on: the driver gives it \
+                         from 0 on all the same"
                     ));
                 }
                 // It fails only if the caller was killed.
@@ -133,10 +135,10 @@ impl Kernel {
         }
     }
 
-    fn unknown(&self, number: u32, argument: u64, place: &str) -> Answer {
+    fn unknown(&self, number: u32, argument: u64, fixture: &str) -> Answer {
         if argument != 0 && argument_len(number) > 0 {
             self.faults.add(format!(
-                "unknown call {number:#x} on {place}, and not only to see whether it is known"
+                "unknown call {number:#x} on {fixture}, and not only to see whether it is known"
             ));
         }
         Answer::Fails(Errno::NOTTY)
@@ -204,7 +206,7 @@ impl Kernel {
     ) -> Option<Answer> {
         let abi = &self.abi;
         if Some(number) == abi.notify {
-            device.wires.raise();
+            device.eventfds.raise();
             return Some(Answer::Returns(0));
         }
         if ![abi.attach, abi.complete, abi.ioeventfd, abi.irqfd].contains(&number) {
@@ -244,16 +246,17 @@ impl Kernel {
         if number == self.abi.ioeventfd {
             let argument = bytes.first_chunk().ok_or(Errno::FAULT)?;
             let argument = IoEventFdArgument::decode(argument);
-            return device.wires.ioeventfd(&argument, take(argument.file)?);
+            return device.eventfds.ioeventfd(&argument, take(argument.file)?);
         }
         let (words, _) = bytes.as_chunks();
         let [file, flags] = [0, 1].map(|at: usize| words.get(at).copied().unwrap_or_default());
         device
-            .wires
+            .eventfds
             .irqfd(u32::from_le_bytes(flags), take(i32::from_le_bytes(file))?)
     }
 
-    /// The path from which the shared memory of device `id` is mapped where the driver does not tell.
+    /// The path from which the shared memory of device `id` is mapped where the driver does not
+    /// tell.
     #[must_use]
     pub fn memory_path(&self, id: usize) -> PathBuf {
         let own = std::process::id();

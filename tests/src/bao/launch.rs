@@ -1,4 +1,5 @@
-//! Programs under the played driver: started behind a filter, their calls answered as long as they live.
+//! Programs under the emulated driver: started behind a filter, their calls answered as long as
+//! they live.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -25,14 +26,16 @@ use super::kernel::Kernel;
 use super::seccomp::{self, Listener};
 use crate::process;
 
-/// The first argument by which a program that uses this module is told to become another one: see [`become_program`].
+/// The first argument by which a program that uses this module is told to become another one: see
+/// [`become_program`].
 pub const LAUNCH: &str = "--launch";
 
 /// How long a program may take to end when told to.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
-/// The far end of [`Program::start`]: puts this process behind the filter, sends the listener through standard input, which
-/// then is at its end, and becomes the program that `arguments` name. Returns only if that fails.
+/// The far end of [`Program::start`]: puts this process behind the filter, sends the listener
+/// through standard input, which then is at its end, and becomes the program that `arguments` name.
+/// Returns only if that fails.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -65,8 +68,8 @@ pub(crate) fn become_behind(
         .context(format!("becoming {}", program.display())))
 }
 
-/// Starts `program` by way of this one, which has to heed [`LAUNCH`], with what it says going to the end of the file `log`: its
-/// process, and where the calls arrive that its filter diverts.
+/// Starts `program` by way of this one, which has to heed [`LAUNCH`], with what it says going to
+/// the end of the file `log`: its process, and where the calls arrive that its filter diverts.
 pub(crate) fn start_behind(
     program: &Path,
     arguments: &[String],
@@ -126,7 +129,7 @@ pub fn kill_and_wait(process: Pid) -> Result<()> {
     Ok(())
 }
 
-/// A program under the played driver; killed when dropped.
+/// A program under the emulated driver; killed when dropped.
 pub struct Program {
     child: Child,
     kernel: Arc<Kernel>,
@@ -134,8 +137,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `program`, with what it says going to the end of the file `log`. This process has to be of a program that
-    /// heeds [`LAUNCH`].
+    /// Starts `program`, with what it says going to the end of the file `log`. This process has to
+    /// be of a program that heeds [`LAUNCH`].
     ///
     /// # Errors
     /// It cannot be started, or the kernel has no user notifications.
@@ -148,7 +151,8 @@ impl Program {
         let (child, listener) = start_behind(program, arguments, log)?;
         let listener = Arc::new(listener);
         {
-            // It ends with the last process behind the filter, which may outlive the program itself.
+            // It ends with the last process behind the filter, which may outlive the program
+            // itself.
             let kernel = Arc::clone(kernel);
             thread::spawn(move || {
                 loop {

@@ -1,4 +1,5 @@
-//! Device models that do wrong, each in one way: whether the played driver notices is tried with them.
+//! Device models that do wrong, each in one way: whether the emulated driver notices is tried with
+//! them.
 #![allow(unsafe_code)] // ioctls as wrong as they can be, a mapping, and a signal mask
 
 use std::ffi::OsString;
@@ -151,8 +152,8 @@ fn attach(file: RawFd, abi: Abi) -> Result<Request> {
 
 fn call<T>(file: RawFd, number: u32, argument: &mut T) -> Result<i32> {
     let (number, argument) = (u64::from(number), std::ptr::from_mut(argument));
-    // SAFETY: whatever the call is, it is answered by the test, which writes no further than its argument is long. (The C
-    // libraries do not agree on the type of the number.)
+    // SAFETY: whatever the call is, it is answered by the test, which writes no further than its
+    // argument is long. (The C libraries do not agree on the type of the number.)
     let value = unsafe { libc::syscall(libc::SYS_ioctl, file, number, argument) };
     match i32::try_from(value) {
         Ok(value @ 0..) => Ok(value),

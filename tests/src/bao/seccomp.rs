@@ -1,5 +1,7 @@
-//! System calls of other processes, answered by this one: seccomp's user notifications, and those processes' memory.
-#![allow(unsafe_code)] // the seccomp calls, its ioctls, and copies from and to the memory of a process that waits for them
+//! System calls of other processes, answered by this one: seccomp's user notifications, and those
+//! processes' memory.
+// seccomp(2), its ioctls, and copies from and to the memory of a process that waits for the answer.
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::io;
@@ -84,7 +86,8 @@ pub(crate) const fn line(code: u32, jumps: [u8; 2], operand: u32) -> libc::sock_
     }
 }
 
-/// Where a part of the call lies that the filter looks at; the architectures here have the lower half of a number first.
+/// Where a part of the call lies that the filter looks at; the architectures here have the lower
+/// half of a number first.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "the structure has 64 bytes"
@@ -121,7 +124,8 @@ pub(super) fn filter() -> [libc::sock_filter; 15] {
     ]
 }
 
-/// Puts the calling process, and whatever it becomes or starts, under a listener for what the filter of `lines` diverts.
+/// Puts the calling process, and whatever it becomes or starts, under a listener for what the
+/// filter of `lines` diverts.
 ///
 /// # Errors
 /// The kernel has no seccomp filters.
@@ -256,7 +260,8 @@ impl Listener {
     }
 
     fn ioctl<T>(&self, number: libc::Ioctl, argument: *mut T) -> io::Result<()> {
-        // SAFETY: `argument` points to the structure that goes with the number, in every call above.
+        // SAFETY: `argument` points to the structure that goes with the number, in every call
+        // above.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), number, argument) };
         if done < 0 {
             return Err(io::Error::last_os_error());
@@ -283,7 +288,8 @@ pub(crate) fn read(thread: u32, address: u64, bytes: &mut [u8]) -> io::Result<()
         iov_len: len,
     };
     let remote = remote(address, len)?;
-    // SAFETY: the local part is `bytes`, borrowed for this call; the remote one is checked by the kernel.
+    // SAFETY: the local part is `bytes`, borrowed for this call; the remote one is checked by the
+    // kernel.
     let read = unsafe {
         libc::process_vm_readv(pid(thread)?, &raw const local, 1, &raw const remote, 1, 0)
     };
@@ -301,8 +307,8 @@ pub(crate) fn write(thread: u32, address: u64, bytes: &[u8]) -> io::Result<()> {
         iov_len: len,
     };
     let remote = remote(address, len)?;
-    // SAFETY: the local part is `bytes`, which is only read from; the remote one is checked by the kernel, and belongs to a
-    // process that waits for just this.
+    // SAFETY: the local part is `bytes`, which is only read from; the remote one is checked by the
+    // kernel, and belongs to a process that waits for just this.
     let written = unsafe {
         libc::process_vm_writev(pid(thread)?, &raw const local, 1, &raw const remote, 1, 0)
     };
@@ -350,8 +356,8 @@ fn field(thread: u32, name: &str) -> io::Result<String> {
     Ok(line.trim().to_owned())
 }
 
-/// Bars others from seeing that byte `number` of `file` is taken, until the last descriptor of this opening of it is
-/// closed, and its last mapping gone, in whichever process they are.
+/// Bars others from seeing that byte `number` of `file` is taken, until the last descriptor of this
+/// opening of it is closed, and its last mapping gone, in whichever process they are.
 ///
 /// # Errors
 /// What `fcntl` says.

@@ -27,8 +27,9 @@ fn name(text: &str) -> Result<CString> {
     Ok(CString::new(text)?)
 }
 
-/// Makes a directory, a file in it, writes it, reads it back, renames it, lists the directory, and removes it all, in the
-/// share that is `host`'s; `seed` makes the names, and the content, unlike others'. The host agrees at each step.
+/// Makes a directory, a file in it, writes it, reads it back, renames it, lists the directory, and
+/// removes it all, in the share that is `host`'s; `seed` makes the names, and the content, unlike
+/// others'. The host agrees at each step.
 ///
 /// # Errors
 /// Anything is not as it was made.
@@ -40,14 +41,14 @@ pub fn with_files(guest: &mut Guest, host: &Path, seed: usize) -> Result<()> {
             .context("MKDIR")?
             .nodeid,
     );
-    let place = host.join(&directory);
-    ensure!(place.is_dir(), "{} is no directory", place.display());
+    let fixture = host.join(&directory);
+    ensure!(fixture.is_dir(), "{} is no directory", fixture.display());
 
     let data = content(seed);
     let file = guest.create(node, &name(first)?, 0o640).context("CREATE")?;
     write(guest, file, &data)?;
     ensure!(
-        fs::read(place.join(first))? == data,
+        fs::read(fixture.join(first))? == data,
         "the host reads something else than was written"
     );
     ensure!(
@@ -70,11 +71,11 @@ pub fn with_files(guest: &mut Guest, host: &Path, seed: usize) -> Result<()> {
         found.attr.size
     );
     ensure!(
-        !place.join(first).exists() && place.join(second).exists(),
+        !fixture.join(first).exists() && fixture.join(second).exists(),
         "not renamed on the host"
     );
 
-    fs::write(place.join("by the host"), b"from outside")?;
+    fs::write(fixture.join("by the host"), b"from outside")?;
     let handle = guest.opendir(node).context("OPENDIR")?;
     let (mut names, _) = guest.readdir(node, handle, 0, 4096).context("READDIR")?;
     names.sort();
@@ -98,7 +99,7 @@ pub fn with_files(guest: &mut Guest, host: &Path, seed: usize) -> Result<()> {
     guest
         .rmdir(NodeId::ROOT, &name(&directory)?)
         .context("RMDIR")?;
-    ensure!(!place.exists(), "{} is still there", place.display());
+    ensure!(!fixture.exists(), "{} is still there", fixture.display());
     for (node, count) in [(file.node, 2), (theirs, 1), (node, 1)] {
         guest.forget(node, count).context("FORGET")?;
     }

@@ -221,7 +221,8 @@ impl<L: Line> Driver<L> {
         self.done(parent, operation)
     }
 
-    /// READDIRPLUS: the names that one reply of `size` bytes holds, each with its node, and the offset behind the last.
+    /// READDIRPLUS: the names that one reply of `size` bytes holds, each with its node, and the
+    /// offset behind the last.
     pub fn readdirplus(
         &mut self,
         node: NodeId,

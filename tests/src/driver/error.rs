@@ -26,7 +26,8 @@ pub enum Error {
         /// The length in the used ring.
         used: u32,
     },
-    /// The daemon gave something back that was not handed to it, or claims more than there was room for.
+    /// The daemon gave something back that was not handed to it, or claims more than there was room
+    /// for.
     #[error("the used ring holds what cannot be: head {head}, {len} bytes")]
     BadUsed {
         /// Head of the chain.

@@ -13,10 +13,12 @@ use super::error::{Error, Result};
 /// Allocations are multiples of this many bytes, and so aligned to it.
 const UNIT: u64 = 64;
 
-/// Where guest memory begins, in guest physical addresses: not at zero, so that a forgotten address is a wrong one.
+/// Where guest memory begins, in guest physical addresses: not at zero, so that a forgotten address
+/// is a wrong one.
 pub const GUEST_BASE: u64 = 0x4000_0000;
 
-/// Where it begins in the addresses that the frontend claims to have it mapped at: far from the guest's.
+/// Where it begins in the addresses that the frontend claims to have it mapped at: far from the
+/// guest's.
 pub const USER_BASE: u64 = 0x7f00_0000_0000;
 
 /// One region of shared memory in a file without a name.
@@ -40,7 +42,8 @@ impl Memory {
         Self::of(File::from(file), len)
     }
 
-    /// The first `len` bytes, a multiple of the page size, of a `file` that others may have mapped already.
+    /// The first `len` bytes, a multiple of the page size, of a `file` that others may have mapped
+    /// already.
     ///
     /// # Errors
     /// The file cannot be mapped.

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 
 use super::{Driver, Setup};
 
-/// How long one round may take at the most before it counts as disturbed, on a machine that is busy with tests.
+/// How long one round may take at the most before it counts as disturbed, on a machine that is busy
+/// with tests.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A thread with a guest of its own that writes, reads back and compares.
@@ -29,7 +30,8 @@ struct Shared {
 }
 
 impl Neighbour {
-    /// Mounts and starts to work in a directory `name` of its own; returns when the first round is done.
+    /// Mounts and starts to work in a directory `name` of its own; returns when the first round is
+    /// done.
     ///
     /// # Errors
     /// It cannot mount, or its first round fails.

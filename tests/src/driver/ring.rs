@@ -1,4 +1,5 @@
-//! The driver's side of one split virtqueue (virtio 1.2, 2.7), with nothing that keeps a test from breaking its rules.
+//! The driver's side of one split virtqueue (virtio 1.2, 2.7), with nothing that keeps a test from
+//! breaking its rules.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -63,8 +64,8 @@ pub enum CallKind {
     Event,
     /// A non-blocking pipe.
     Pipe,
-    /// A non-blocking pair of stream sockets: what User Mode Linux makes where it speaks of a pipe (`os_pipe`,
-    /// `arch/um/os-Linux/file.c`).
+    /// A non-blocking pair of stream sockets: what User Mode Linux makes where it speaks of a pipe
+    /// (`os_pipe`, `arch/um/os-Linux/file.c`).
     Socket,
 }
 
@@ -193,8 +194,8 @@ impl Ring {
         self.error.as_fd()
     }
 
-    /// Closes this process's descriptors of a call pipe, so that the daemon writes into a closed one; a ring with an
-    /// eventfd keeps it.
+    /// Closes this process's descriptors of a call pipe, so that the daemon writes into a closed
+    /// one; a ring with an eventfd keeps it.
     pub fn close_call(&mut self) {
         if self.call_far.take().is_some()
             && let Ok(event) = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -203,7 +204,8 @@ impl Ring {
         }
     }
 
-    /// Fills a call pipe up, so that the daemon finds no room in it. Returns how many bytes went in.
+    /// Fills a call pipe up, so that the daemon finds no room in it. Returns how many bytes went
+    /// in.
     #[must_use]
     pub fn stuff_call(&self) -> usize {
         let mut stuffed = 0;
@@ -302,7 +304,8 @@ impl Ring {
         Ok(head)
     }
 
-    /// Tells the daemon of what was made available since the last time, if it wants to be told; says whether it did.
+    /// Tells the daemon of what was made available since the last time, if it wants to be told;
+    /// says whether it did.
     ///
     /// # Errors
     /// The kick descriptor cannot be written.

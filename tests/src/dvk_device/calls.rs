@@ -1,4 +1,5 @@
-//! The calls as they come: numbers, blocks in the program's memory, and what is copied from and to it.
+//! The calls as they come: numbers, blocks in the program's memory, and what is copied from and to
+//! it.
 
 use std::time::Duration;
 
@@ -9,15 +10,15 @@ use gangplank_dvk::abi::ioctl::{
 use gangplank_dvk::abi::{Code, CopyBlock, DcLimits, Endpoint, Message};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::Played;
-use super::played::{Bytes, Copy};
+use super::EmulatedDevice;
+use super::emulated::{Bytes, Copy};
 use crate::bao::seccomp::{self, LONGEST, Notification};
 
 /// Bytes of the mask that a kernel writes behind what it tells of containers and processes.
 const CPU_MASK: usize = 4;
 
 /// Does what `note` calls.
-pub(super) fn answer(played: &Played, note: Notification) -> Result<i32, Code> {
+pub(super) fn answer(emulated: &EmulatedDevice, note: Notification) -> Result<i32, Code> {
     let seccomp::Call::Ioctl {
         number, argument, ..
     } = note.call
@@ -37,9 +38,9 @@ pub(super) fn answer(played: &Played, note: Notification) -> Result<i32, Code> {
     ];
     let call = known.into_iter().find(|call| call.code() == number);
     let call = call.ok_or(Code::ENOTTY)?;
-    played.count(call.name().unwrap_or_default());
+    emulated.count(call.name().unwrap_or_default());
     let caller = Caller {
-        played,
+        emulated,
         thread: note.thread,
     };
     match call {
@@ -57,7 +58,7 @@ pub(super) fn answer(played: &Played, note: Notification) -> Result<i32, Code> {
 
 /// A thread of the program's.
 struct Caller<'a> {
-    played: &'a Played,
+    emulated: &'a EmulatedDevice,
     thread: u32,
 }
 
@@ -94,7 +95,7 @@ impl Caller<'_> {
 
     /// The slot of this thread, which has to have bound one.
     fn slot(&self) -> Result<i32, Code> {
-        self.played.lock().caller(self.thread)
+        self.emulated.lock().caller(self.thread)
     }
 
     fn container(&self, block: &GetDcInfo) -> Result<i32, Code> {
@@ -125,7 +126,7 @@ impl Caller<'_> {
             nodeid: -1,
             ..ProcUsr::default()
         };
-        if let Some(process) = self.played.lock().processes.get(&block.p_nr) {
+        if let Some(process) = self.emulated.lock().processes.get(&block.p_nr) {
             told.rts_flags = 0;
             told.nodeid = 0;
             told.lpid = process.pid;
@@ -142,7 +143,7 @@ impl Caller<'_> {
         if (block.cmd, block.pid, block.nodeid) != (SELF_BIND, -1, -1) {
             return Err(Code::EDVSBINDTYPE);
         }
-        let mut state = self.played.lock();
+        let mut state = self.emulated.lock();
         if state.caller(self.thread).is_ok() {
             return Err(Code::EDVSGRPLEADER);
         }
@@ -151,8 +152,8 @@ impl Caller<'_> {
     }
 
     fn unbind(&self, block: &Unbind) -> Result<i32, Code> {
-        self.played.lock().remove(block.ep);
-        self.played.changed.notify_all();
+        self.emulated.lock().remove(block.ep);
+        self.emulated.changed.notify_all();
         Ok(0)
     }
 
@@ -162,19 +163,19 @@ impl Caller<'_> {
         }
         let limit = u64::try_from(block.timeout).map_err(|_| Code::EDVSBADVALUE)?;
         let slot = self.slot()?;
-        let message = self.played.receive(slot, Duration::from_millis(limit))?;
-        let mut bytes = vec![0; self.played.size];
+        let message = self.emulated.receive(slot, Duration::from_millis(limit))?;
+        let mut bytes = vec![0; self.emulated.size];
         message.encode(&mut bytes);
         self.write(block.message.into(), &bytes)?;
         Ok(0)
     }
 
     fn reply(&self, block: &Ipc) -> Result<i32, Code> {
-        let mut bytes = vec![0; self.played.size];
+        let mut bytes = vec![0; self.emulated.size];
         self.read(block.message.into(), &mut bytes)?;
         let message = Message::decode(&bytes).ok_or(Code::EIO)?;
         let to = Endpoint::from_raw(block.ep);
-        self.played.reply(self.slot()?, to, message)
+        self.emulated.reply(self.slot()?, to, message)
     }
 
     fn notify(&self, block: &Notify) -> Result<i32, Code> {
@@ -182,7 +183,7 @@ impl Caller<'_> {
         if block.src != Endpoint::HARDWARE.raw() || block.value != 0 {
             return Err(Code::ENOSYS);
         }
-        self.played.notify(Endpoint::from_raw(block.dst))
+        self.emulated.notify(Endpoint::from_raw(block.dst))
     }
 
     fn copy(&self, block: &CopyBlock) -> Result<i32, Code> {
@@ -193,7 +194,7 @@ impl Caller<'_> {
                 address: block.src_address,
                 bytes: Bytes::Out(bytes),
             };
-            let data = self.played.copy(Endpoint::from_raw(block.src), copy)?;
+            let data = self.emulated.copy(Endpoint::from_raw(block.src), copy)?;
             self.write(block.dst_address.into(), &data)?;
         } else if own.contains(&block.src) {
             let mut data = vec![0; bytes];
@@ -202,7 +203,7 @@ impl Caller<'_> {
                 address: block.dst_address,
                 bytes: Bytes::In(data),
             };
-            self.played.copy(Endpoint::from_raw(block.dst), copy)?;
+            self.emulated.copy(Endpoint::from_raw(block.dst), copy)?;
         } else {
             return Err(Code::ENOSYS);
         }

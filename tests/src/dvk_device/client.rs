@@ -1,4 +1,4 @@
-//! Clients of the test's own, as processes of the played machine.
+//! Clients of the test's own, as processes of the emulated machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,18 +8,18 @@ use gangplank_dvk::endpoint::{
     BoundEndpoint, Carrier, Delivery, EndpointError, Lent, Operation, RequestId,
 };
 
-use super::Played;
-use super::played::{Bytes, Copy};
+use super::EmulatedDevice;
+use super::emulated::{Bytes, Copy};
 
-/// The processes of the played machine, as a carrier.
+/// The processes of the emulated machine, as a carrier.
 #[derive(Clone)]
-pub struct Clients(Arc<Played>);
+pub struct Clients(Arc<EmulatedDevice>);
 
 impl Clients {
-    /// Those of the machine whose module `played` is.
+    /// Those of the machine whose module `emulated` is.
     #[must_use]
-    pub fn of(played: &Arc<Played>) -> Self {
-        Self(Arc::clone(played))
+    pub fn of(emulated: &Arc<EmulatedDevice>) -> Self {
+        Self(Arc::clone(emulated))
     }
 }
 
@@ -34,7 +34,7 @@ impl Carrier for Clients {
         let bound = self.0.lock().bind(endpoint.slot(), None);
         bound.map_err(|code| EndpointError::Refused { operation, code })?;
         Ok(Arc::new(Client {
-            played: Arc::clone(&self.0),
+            emulated: Arc::clone(&self.0),
             endpoint,
         }))
     }
@@ -42,7 +42,7 @@ impl Carrier for Clients {
 
 /// The client, which only asks.
 struct Client {
-    played: Arc<Played>,
+    emulated: Arc<EmulatedDevice>,
     endpoint: Endpoint,
 }
 
@@ -60,21 +60,21 @@ impl Client {
     ) -> Result<Message, Code> {
         let deadline = Instant::now() + limit;
         let slot = self.endpoint.slot();
-        let played = &self.played;
-        let mut state = played.lock();
+        let emulated = &self.emulated;
+        let mut state = emulated.lock();
         state.ask(slot, to, message)?;
-        played.changed.notify_all();
+        emulated.changed.notify_all();
         let mut late = false;
         loop {
             let own = state.processes.get_mut(&slot).ok_or(Code::EDVSNOTBIND)?;
             if let Some(copy) = own.copy.take() {
                 own.copied = Some(copied(copy, lent));
-                played.changed.notify_all();
+                emulated.changed.notify_all();
             } else if own.got.is_some() || late {
                 own.asks = None;
                 return own.got.take().unwrap_or(Err(Code::EDVSTIMEDOUT));
             }
-            (state, late) = played.wait(state, deadline);
+            (state, late) = emulated.wait(state, deadline);
         }
     }
 }
@@ -159,8 +159,8 @@ impl BoundEndpoint for Client {
     }
 
     fn unbind(&self) {
-        self.played.lock().remove(self.endpoint.slot());
-        self.played.changed.notify_all();
+        self.emulated.lock().remove(self.endpoint.slot());
+        self.emulated.changed.notify_all();
     }
 }
 

@@ -1,4 +1,4 @@
-//! 32-bit programs under the played module.
+//! 32-bit programs under the emulated module.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use crate::bao::launch::{become_behind, start_behind};
 use crate::bao::seccomp::{argument, line};
 use crate::process;
 
-use super::Played;
+use super::EmulatedDevice;
 
 /// How long a program may take to end when told to.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -49,7 +49,8 @@ fn filter() -> [libc::sock_filter; 9] {
     ]
 }
 
-/// What a program does whose first argument is [`LAUNCH`]: it becomes the one that the others name, behind the filter.
+/// What a program does whose first argument is [`LAUNCH`]: it becomes the one that the others name,
+/// behind the filter.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -57,33 +58,34 @@ pub fn become_program(arguments: impl Iterator<Item = OsString>) -> Result<Infal
     become_behind(&mut filter(), arguments)
 }
 
-/// A program under the played module; killed when dropped.
+/// A program under the emulated module; killed when dropped.
 pub struct Program {
     child: Child,
     log: PathBuf,
 }
 
 impl Program {
-    /// Starts `program`, with what it says going to the file `log`. This process has to be of a program that heeds [`LAUNCH`].
+    /// Starts `program`, with what it says going to the file `log`. This process has to be of a
+    /// program that heeds [`LAUNCH`].
     ///
     /// # Errors
     /// It cannot be started, or the kernel has no user notifications.
     pub fn start(
-        played: &Arc<Played>,
+        emulated: &Arc<EmulatedDevice>,
         program: &Path,
         arguments: &[String],
         log: &Path,
     ) -> Result<Self> {
         let (child, listener) = start_behind(program, arguments, log)?;
         let listener = Arc::new(listener);
-        let played = Arc::clone(played);
+        let emulated = Arc::clone(emulated);
         thread::spawn(move || {
             while let Ok(Some(note)) = listener.next() {
-                let (played, listener) = (Arc::clone(&played), Arc::clone(&listener));
+                let (emulated, listener) = (Arc::clone(&emulated), Arc::clone(&listener));
                 // A call that waits keeps no other from being answered.
-                thread::spawn(move || played.answer(&listener, note));
+                thread::spawn(move || emulated.answer(&listener, note));
             }
-            played.ended();
+            emulated.ended();
         });
         Ok(Self {
             child,

@@ -1,13 +1,14 @@
-//! DVK's kernel module, played by a test process for the real 32-bit program.
+//! DVK's kernel module, emulated by a test process for the real 32-bit program.
 //!
-//! A seccomp filter diverts the program's calls of `/dev/dvk` to the test, which answers them by the rules of the module
-//! ([`Played`]), with clients that are in the test. The program's structures, addresses and threads are what it has them be.
+//! A seccomp filter diverts the program's calls of `/dev/dvk` to the test, which answers them by
+//! the rules of the module ([`EmulatedDevice`]), with clients that are in the test. The program's
+//! structures, addresses and threads are what it has them be.
 
 mod calls;
 mod client;
+mod emulated;
 mod launch;
-mod played;
 
 pub use client::Clients;
+pub use emulated::EmulatedDevice;
 pub use launch::{LAUNCH, Program, become_program};
-pub use played::Played;

@@ -1,4 +1,5 @@
-//! Where the fields of a header are, by the published tables: written down apart from the library that is tried with them.
+//! Where the fields of a header are, by the published tables: written down apart from the library
+//! that is tried with them.
 
 /// A binary layout of the protocol between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +133,8 @@ impl Frame {
         self
     }
 
-    /// The six words of the copy block: source, destination, requester, source address, destination address, bytes.
+    /// The six words of the copy block: source, destination, requester, source address, destination
+    /// address, bytes.
     pub fn copy(&self) -> [i32; 6] {
         std::array::from_fn(|index| self.word(self.layout.copy_at() + 4 * index))
     }

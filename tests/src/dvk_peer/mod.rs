@@ -1,27 +1,29 @@
-//! A node of a DVS as the kernel and its proxies make one, played in memory: the order of its checks, what it acknowledges
-//! and what it loses without a word.
+//! A node of a DVS as the kernel and its proxies make one, played in memory: the order of its
+//! checks, what it acknowledges and what it loses without a word.
 //!
-//! Written from the protocol's description, and sharing nothing with the library that is tried against it. Client
-//! processes of the node are driven as the original file system drives its one: a request in a message, memory that the
-//! server copies to and from while the process waits, a reply.
+//! Written from the protocol's description, and sharing nothing with the library that is tried
+//! against it. Client processes of the node are driven as the original file system drives its one:
+//! a request in a message, memory that the server copies to and from while the process waits, a
+//! reply.
 
 mod kernel;
 mod layout;
+mod process_address;
 mod proxies;
-mod seat;
 mod servers;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::Kernel;
 pub use kernel::{Autobind, Lost, Reason};
 pub use layout::{Field, Frame, Layout};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+pub use process_address::ProcessAddress;
 use proxies::Proxies;
-pub use seat::Seat;
 
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -41,23 +43,23 @@ pub struct PeerSetup {
     pub layout: Layout,
     /// Remote endpoints of container 0 that it has bound to the other node.
     pub servers: Vec<i32>,
-    /// How long its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor it is queued on is busy, and
-    /// other commands of the same endpoint are lost.
+    /// How long its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor it is
+    /// queued on is busy, and other commands of the same endpoint are lost.
     pub queued: Duration,
     /// Which unknown sources its proxy binds by itself.
     pub autobind: Autobind,
     /// Its proxy binds what the other node asks it to (MT_RMTBIND), as multi_proxy does.
     pub binds_when_told: bool,
-    /// How long its proxy waits for something to come before it closes the connection: 30 s in multi_proxy, for ever in
-    /// others.
+    /// How long its proxy waits for something to come before it closes the connection: 30 s in
+    /// multi_proxy, for ever in others.
     pub silence: Option<Duration>,
     /// How long its processes wait for an acknowledgement: 30 s in the kernel.
     pub exchange: Duration,
 }
 
 impl PeerSetup {
-    /// Node `id` at `address`, with node `other` beside it: container 0, a proxy that does nothing by itself, the kernel's
-    /// limits.
+    /// Node `id` at `address`, with node `other` beside it: container 0, a proxy that does nothing
+    /// by itself, the kernel's limits.
     pub fn new(
         layout: Layout,
         (id, address): (i32, Ipv4Addr),
@@ -94,14 +96,15 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Kernel> {
-        // A test that fails while it holds this is to be heard, and not the threads that it leaves behind.
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+        // A test that fails while it holds this is to be heard, and not the threads that it leaves
+        // behind.
+        self.kernel.lock()
     }
 
     /// Waits for a change, or fails for `what` did not happen until `deadline`.
     fn wait<'a>(
         &'a self,
-        kernel: MutexGuard<'a, Kernel>,
+        mut kernel: MutexGuard<'a, Kernel>,
         deadline: Instant,
         what: &str,
     ) -> MutexGuard<'a, Kernel> {
@@ -111,8 +114,8 @@ impl Shared {
             "the node did not {what}; lost: {:?}",
             kernel.lost
         );
-        let waited = self.changed.wait_timeout(kernel, left);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+        self.changed.wait_for(&mut kernel, left);
+        kernel
     }
 }
 
@@ -182,25 +185,35 @@ impl Peer {
     }
 
     /// RMT_BIND of an endpoint of node `node`: the endpoint, or the code.
-    pub fn bind_remote(&self, seat: impl Into<Seat>, node: i32) -> i32 {
-        self.shared.lock().bind_remote(seat.into(), node)
+    pub fn bind_remote(&self, process_address: impl Into<ProcessAddress>, node: i32) -> i32 {
+        self.shared.lock().bind_remote(process_address.into(), node)
     }
 
-    /// SETPRIV of a remote process: what it may not call, by the command that it comes as, and whom it may not address.
-    pub fn deny(&self, seat: impl Into<Seat>, calls: &[i32], destinations: &[i32]) {
-        self.shared.lock().deny(seat.into(), calls, destinations);
+    /// SETPRIV of a remote process: what it may not call, by the command that it comes as, and whom
+    /// it may not address.
+    pub fn deny(
+        &self,
+        process_address: impl Into<ProcessAddress>,
+        calls: &[i32],
+        destinations: &[i32],
+    ) {
+        self.shared
+            .lock()
+            .deny(process_address.into(), calls, destinations);
     }
 
     /// Waits until the descriptor of a remote process has no command in it.
-    pub fn wait_free(&self, seat: impl Into<Seat>) {
-        let seat = seat.into();
-        drop(self.wait_until("be done with a command", |kernel| !kernel.is_busy(seat)));
+    pub fn wait_free(&self, process_address: impl Into<ProcessAddress>) {
+        let process_address = process_address.into();
+        drop(self.wait_until("be done with a command", |kernel| {
+            !kernel.is_busy(process_address)
+        }));
     }
 
     /// Starts SENDREC: process `client` asks `server`, with `memory` by address.
     pub fn ask(
         &self,
-        client: impl Into<Seat>,
+        client: impl Into<ProcessAddress>,
         server: i32,
         message: &[u8],
         memory: BTreeMap<u32, Vec<u8>>,
@@ -212,7 +225,7 @@ impl Peer {
     /// The request of [`Self::ask`] without sending it.
     pub fn asked(
         &self,
-        client: impl Into<Seat>,
+        client: impl Into<ProcessAddress>,
         server: i32,
         message: &[u8],
         memory: BTreeMap<u32, Vec<u8>>,
@@ -226,7 +239,7 @@ impl Peer {
     }
 
     /// Waits for what process `client`'s SENDREC comes to.
-    pub fn outcome(&self, client: impl Into<Seat>) -> Outcome {
+    pub fn outcome(&self, client: impl Into<ProcessAddress>) -> Outcome {
         let client = client.into();
         let what = format!("have an answer for process {client:?}");
         let kernel = self.wait_until(&what, |kernel| kernel.outcome(client) != Outcome::Blocked);
@@ -234,17 +247,17 @@ impl Peer {
     }
 
     /// What process `client`'s SENDREC has come to so far.
-    pub fn outcome_now(&self, client: impl Into<Seat>) -> Outcome {
+    pub fn outcome_now(&self, client: impl Into<ProcessAddress>) -> Outcome {
         self.shared.lock().outcome(client.into())
     }
 
     /// Bytes of process `client`'s memory.
-    pub fn memory(&self, client: impl Into<Seat>, address: u32) -> Vec<u8> {
+    pub fn memory(&self, client: impl Into<ProcessAddress>, address: u32) -> Vec<u8> {
         self.shared.lock().memory(client.into(), address)
     }
 
     /// A signal ends process `client`'s wait: it does not wait for its server any more.
-    pub fn interrupt(&self, client: impl Into<Seat>) {
+    pub fn interrupt(&self, client: impl Into<ProcessAddress>) {
         self.shared.lock().interrupt(client.into());
     }
 

@@ -2,12 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::Shared;
@@ -92,7 +93,7 @@ impl Proxies {
 }
 
 fn write(outgoing: &Mutex<Option<TcpStream>>, bytes: &[u8]) {
-    let mut outgoing = outgoing.lock().expect("a writer panicked");
+    let mut outgoing = outgoing.lock();
     if let Some(stream) = outgoing.as_mut() {
         // A proxy whose peer has gone loses what it sends.
         let _ = stream.write_all(bytes);
@@ -121,14 +122,14 @@ fn receive(
         });
         // Until the other node closes or is silent for too long, or the test switches this one off.
         let _ = read_all(shared, stream, answers);
-        *incoming.lock().expect("a proxy panicked") = None;
+        *incoming.lock() = None;
         note(shared, |kernel| kernel.connected.0 = false);
     }
 }
 
 /// Puts `stream` where the end of the node finds it, unless that has come.
 fn keep(place: &Mutex<Option<TcpStream>>, stream: Option<TcpStream>, stop: &AtomicBool) -> bool {
-    let mut place = place.lock().expect("a proxy panicked");
+    let mut place = place.lock();
     // Looked at under the lock: an end that comes from now on closes the stream.
     let goes_on = !stop.load(Ordering::Acquire);
     if goes_on {
@@ -180,7 +181,7 @@ fn keep_connected(
             // Nothing ever comes here but its end.
             let _ = watched.read(&mut [0]);
         }
-        *outgoing.lock().expect("a writer panicked") = None;
+        *outgoing.lock() = None;
         note(shared, |kernel| {
             kernel.connected.1 = false;
             kernel.dropped = true;
@@ -205,7 +206,7 @@ impl Drop for Proxies {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         for stream in [&self.outgoing, &self.incoming] {
-            if let Some(stream) = stream.lock().expect("a proxy panicked").as_ref() {
+            if let Some(stream) = stream.lock().as_ref() {
                 // It may be closed already.
                 let _ = stream.shutdown(Shutdown::Both);
             }

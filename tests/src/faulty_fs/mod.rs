@@ -15,12 +15,13 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow};
 use fuser::{Config, SessionACL};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
@@ -239,13 +240,13 @@ impl Control {
             prefix: prefix.to_owned(),
             hook: Box::new(hook),
         };
-        *lock(&self.0.trigger) = Some(Arc::new(trigger));
+        *self.0.trigger.lock() = Some(Arc::new(trigger));
     }
 
     /// Runs the hook that `name` triggers. Whether there is one.
     fn pull(&self, name: &str) -> bool {
         // Cloned, so that the hook may take its time and set rules.
-        let trigger = lock(&self.0.trigger).clone();
+        let trigger = self.0.trigger.lock().clone();
         match trigger {
             Some(trigger) if name.starts_with(&trigger.prefix) => {
                 (trigger.hook)(name);
@@ -256,7 +257,7 @@ impl Control {
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {
-        lock(&self.0.tree)
+        self.0.tree.lock()
     }
 
     fn rules(&self) -> &Rules {
@@ -266,8 +267,4 @@ impl Control {
     fn is_direct(&self) -> bool {
         self.0.direct.load(Ordering::SeqCst)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

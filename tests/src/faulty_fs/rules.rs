@@ -1,11 +1,9 @@
 //! Which requests of the kernel fail, and where.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
-
-use super::lock;
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,24 +155,24 @@ struct State {
 
 impl Rules {
     pub(super) fn add(&self, rule: Rule) {
-        lock(&self.state).rules.push((rule, 0));
+        self.state.lock().rules.push((rule, 0));
     }
 
     pub(super) fn clear(&self) {
-        lock(&self.state).rules.clear();
+        self.state.lock().rules.clear();
     }
 
     pub(super) fn calls(&self, call: Call) -> u64 {
-        lock(&self.state).calls.get(&call).copied().unwrap_or(0)
+        self.state.lock().calls.get(&call).copied().unwrap_or(0)
     }
 
     pub(super) fn reset_calls(&self) {
-        lock(&self.state).calls.clear();
+        self.state.lock().calls.clear();
     }
 
     /// Counts a request; the errno with which it fails, if it does as a whole.
     pub(super) fn check(&self, call: Call, file: &str) -> Result<(), Errno> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         *state.calls.entry(call).or_default() += 1;
         let mut result = Ok(());
         for (rule, seen) in &mut state.rules {
@@ -205,7 +203,7 @@ impl Rules {
         length: u64,
         short: Short,
     ) -> Result<u64, Errno> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let mut limit = length;
         for (rule, _) in &state.rules {
             if !rule.concerns(call, file) {
@@ -227,7 +225,7 @@ impl Rules {
 
     /// After how many entries a listing of the directory fails, and with what.
     pub(super) fn last_entry(&self, directory: &str) -> Option<(u64, Errno)> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.rules.iter().find_map(|(rule, _)| match rule.fault {
             Fault::AfterEntries { entries, errno } if rule.concerns(Call::Readdir, directory) => {
                 Some((entries, errno))

@@ -4,13 +4,14 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use parking_lot::{Condvar, Mutex};
 
 /// Longest encoded piece of a command sent on one line: well below the 4095 bytes that a terminal
 /// takes in a line.
@@ -55,7 +56,7 @@ impl Console {
             let mut chunk = [0; 4096];
             loop {
                 let count = output.read(&mut chunk).unwrap_or(0);
-                let mut transcript = lock(&filled.0);
+                let mut transcript = filled.0.lock();
                 transcript
                     .bytes
                     .extend_from_slice(chunk.get(..count).unwrap_or_default());
@@ -146,7 +147,7 @@ impl Console {
     /// The last lines the guest printed, for error messages.
     #[must_use]
     pub fn tail(&self) -> String {
-        let transcript = lock(&self.transcript.0);
+        let transcript = self.transcript.0.lock();
         let text = String::from_utf8_lossy(&transcript.bytes);
         let lines: Vec<&str> = text
             .lines()
@@ -175,7 +176,7 @@ impl Console {
     /// The next `@gp` line without that mark.
     fn frame(&mut self, deadline: Instant) -> Result<String> {
         let shared = Arc::clone(&self.transcript);
-        let mut transcript = lock(&shared.0);
+        let mut transcript = shared.0.lock();
         loop {
             while let Some(line) = next_line(&transcript.bytes, &mut self.position) {
                 if let Some((_, frame)) = line.split_once("@gp ") {
@@ -187,8 +188,7 @@ impl Console {
                 (true, _) => "the guest ended",
                 (false, None) => "the guest did not answer in time",
                 (false, Some(rest)) => {
-                    let woken = shared.1.wait_timeout(transcript, rest);
-                    transcript = woken.unwrap_or_else(PoisonError::into_inner).0;
+                    shared.1.wait_for(&mut transcript, rest);
                     continue;
                 }
             };
@@ -204,10 +204,6 @@ fn next_line(bytes: &[u8], position: &mut usize) -> Option<String> {
     let length = rest.iter().position(|byte| *byte == b'\n')?;
     *position += length + 1;
     Some(String::from_utf8_lossy(rest.get(..length)?).into_owned())
-}
-
-fn lock(transcript: &Mutex<Transcript>) -> MutexGuard<'_, Transcript> {
-    transcript.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ const GROUP: &str =
 /// A file put into the initramfs besides the usual ones.
 #[derive(Clone, Debug)]
 pub struct Extra {
-    /// Path in the guest, without leading slash, in a directory that exists (`bin`, `etc`, or the root).
+    /// Path in the guest, without leading slash, in a directory that exists (`bin`, `etc`, or the
+    /// root).
     pub guest: String,
     /// The file on the host.
     pub host: PathBuf,

@@ -16,7 +16,8 @@ pub enum Release {
     Stable,
     /// 6.12, which uses as many request queues as the device offers.
     Linux6_12,
-    /// The release's kernel for all machines, which has file systems that the cloud kernel lacks: 9P.
+    /// The release's kernel for all machines, which has file systems that the cloud kernel lacks:
+    /// 9P.
     General,
 }
 

@@ -103,7 +103,8 @@ pub struct Options {
     pub request_queues: u16,
     /// Who runs it on the host; `None` is the caller.
     pub user: Option<User>,
-    /// The network namespace in which it runs and has a card (User Mode Linux), at the tap device [`crate::network::TAP`].
+    /// The network namespace in which it runs and has a card (User Mode Linux), at the tap device
+    /// [`crate::network::TAP`].
     pub network: Option<PathBuf>,
     /// Files added to the initramfs.
     pub extras: Vec<Extra>,
@@ -294,7 +295,8 @@ impl Guest {
     /// When the guest's mount fails.
     pub fn mount(&mut self, tag: &str, directory: &str) -> Result<()> {
         self.sh(&format!(
-            "mkdir -p {directory} && mount -t virtiofs {tag} {directory} || {{ s=$?; dmesg | tail -n 15; exit $s; }}"
+            "mkdir -p {directory} && mount -t virtiofs {tag} {directory} || {{ s=$?; dmesg | tail \
+             -n 15; exit $s; }}"
         ))
         .map(drop)
     }

@@ -18,7 +18,8 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
     let mut command = match &options.network {
         Some(namespace) => {
             let mut command = network::command(namespace, &kernel.image);
-            // Not eth0=tuntap, which takes one packet at a time: TCP sends some again that still wait in the tap device.
+            // Not eth0=tuntap, which takes one packet at a time: TCP sends some again that still
+            // wait in the tap device.
             command.arg(format!(
                 "{CARD}:transport=hybrid,ifname={TAP},depth=64,gro=1"
             ));

@@ -10,7 +10,8 @@ use crate::bao::abi::{NOTIFY, READ, Request, word};
 use crate::bao::launch::kill_and_wait;
 use crate::bao::seccomp::{self, Answer, Listener, Notification};
 
-/// Every signal but SIGKILL and SIGSTOP, which nobody keeps out, and 32 to 34, which are the C library's.
+/// Every signal but SIGKILL and SIGSTOP, which nobody keeps out, and 32 to 34, which are the C
+/// library's.
 const SIGNALS: u64 = !(1 << (9 - 1) | 1 << (19 - 1) | 0b111 << (32 - 1));
 
 /// Somebody in a call.
@@ -178,7 +179,7 @@ impl Device {
         let id = self.id;
         let place = given[word::PLACE];
         if given[word::OP] == NOTIFY {
-            self.wires.raise();
+            self.eventfds.raise();
             return Ok(());
         }
         let Some(Made { number, request }) = state.in_hand.get(&place).copied() else {

@@ -1,4 +1,5 @@
-//! One device of the played driver: a guest's accesses wait in it, are handed to the device model, and come back.
+//! One device of the emulated driver: a guest's accesses wait in it, are handed to the device
+//! model, and come back.
 //!
 //! ```text
 //!   Device::access ── queue ── ATTACH ──> in hand ── COMPLETE ──> answered
@@ -14,18 +15,18 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::calls::Caller;
 pub use self::script::Hold;
 use self::script::{Held, Script};
 use super::abi::{Abi, Request, WRITE, word};
+use super::eventfds::{EventFds, Kick};
 use super::faults::Faults;
 use super::seccomp;
-use super::wires::{Kick, Wires};
 
 /// One device.
 pub struct Device {
@@ -38,7 +39,7 @@ pub struct Device {
     /// Openings so far.
     openings: AtomicU64,
     /// Its eventfds.
-    pub wires: Wires,
+    pub eventfds: EventFds,
     state: Mutex<State>,
     changed: Condvar,
     faults: Faults,
@@ -104,7 +105,7 @@ impl Device {
             file,
             memory,
             openings: AtomicU64::new(0),
-            wires: Wires::new()?,
+            eventfds: EventFds::new()?,
             state: Mutex::default(),
             changed: Condvar::new(),
             faults,
@@ -146,7 +147,8 @@ impl Device {
         self.openings.load(Ordering::Acquire) > 0
     }
 
-    /// Notes a fault if the last descriptor of any opening was closed: the driver frees the device then, and uses it still.
+    /// Notes a fault if the last descriptor of any opening was closed: the driver frees the device
+    /// then, and uses it still.
     ///
     /// # Errors
     /// The host does not tell.
@@ -163,7 +165,7 @@ impl Device {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Keeps the device from doing anything until the guard is dropped.
@@ -171,8 +173,8 @@ impl Device {
         self.state()
     }
 
-    /// One load or store of a guest's CPU, which stands still until it is completed, but no longer than `limit`: the
-    /// answer of a load, and 0 of a store. `op` is what the hypervisor would say.
+    /// One load or store of a guest's CPU, which stands still until it is completed, but no longer
+    /// than `limit`: the answer of a load, and 0 of a store. `op` is what the hypervisor would say.
     ///
     /// # Errors
     /// Nobody has completed it.
@@ -189,7 +191,7 @@ impl Device {
             width,
             written: (op == WRITE).then_some(value),
         };
-        if self.wires.takes(&kick) {
+        if self.eventfds.takes(&kick) {
             return Ok(0);
         }
         let mut state = self.state();
@@ -222,7 +224,8 @@ impl Device {
                     "not taken"
                 };
                 bail!(
-                    "device {}: the access to {address:#x} (op {op}, width {width}) was not completed within \
+                    "device {}: the access to {address:#x} (op {op}, width {width}) was not \
+                     completed within \
                      {limit:?}: {place}",
                     self.id
                 );
@@ -231,9 +234,9 @@ impl Device {
         }
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
-        let waited = self.changed.wait_timeout(state, limit);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, limit: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_for(&mut state, limit);
+        state
     }
 
     fn until(&self, limit: Duration, what: &str, is: impl Fn(&State) -> bool) -> Result<()> {

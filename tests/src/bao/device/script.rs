@@ -1,4 +1,5 @@
-//! What is to go wrong in a device, and when: the errors of its calls, and the moments at which its device model is killed.
+//! What is to go wrong in a device, and when: the errors of its calls, and the moments at which its
+//! device model is killed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -48,8 +49,8 @@ impl Device {
         }
     }
 
-    /// Has the next COMPLETE refused, as the hypervisor does for a request that it is not waiting for any more: the CPU
-    /// that made the access goes on all the same.
+    /// Has the next COMPLETE refused, as the hypervisor does for a request that it is not waiting
+    /// for any more: the CPU that made the access goes on all the same.
     pub fn fail_complete(&self, errno: Errno) {
         self.state().script.complete.push_back(errno);
     }
@@ -67,7 +68,8 @@ impl Device {
         self.until(limit, "a completion to hold", |state| state.held.is_some())
     }
 
-    /// Forgets the COMPLETE that is kept from returning: who made it has been killed, and never heard whether it came about.
+    /// Forgets the COMPLETE that is kept from returning: who made it has been killed, and never
+    /// heard whether it came about.
     ///
     /// # Errors
     /// There is none.
@@ -92,7 +94,8 @@ impl Device {
         Ok(())
     }
 
-    /// Kills `process` as soon as it has been given the next access: SIGKILL is sent before it can do anything with it.
+    /// Kills `process` as soon as it has been given the next access: SIGKILL is sent before it can
+    /// do anything with it.
     pub fn strike_at_delivery(&self, process: Pid) {
         self.state().script.strike = Some(process);
     }

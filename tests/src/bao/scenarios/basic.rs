@@ -4,67 +4,69 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::Trial;
-use crate::bao::place::{Setup, TAG};
+use super::Test;
+use crate::bao::fixture::{Setup, TAG};
 use crate::bao::work;
 
-/// The device model finds the driver's generation, the guest its device, and its files are the host's.
-pub(super) fn guest_mounts_and_works_with_files(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let (mut guest, probed) = place.cpu(0)?.probe()?;
+/// The device model finds the driver's generation, the guest its device, and its files are the
+/// host's.
+pub(super) fn guest_mounts_and_works_with_files(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let (mut guest, probed) = fixture.cpu(0)?.probe()?;
         ensure!(probed.tag == TAG && probed.queues == 1, "{probed:?}");
         guest.init().context("INIT")?;
         for round in 0..3 {
-            work::with_files(&mut guest, &place.share(0), round)?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
         }
-        place.device(0)?.wires.expect((2, 1))?;
-        place.finish(frontend)
+        fixture.device(0)?.eventfds.expect((2, 1))?;
+        fixture.finish(frontend)
     })
 }
 
-/// Several request queues are served, each by itself; the tag is the daemon's, and the memory's node is its own.
-pub(super) fn queues_tag_and_memory_are_as_configured(trial: &Trial) -> Result<()> {
+/// Several request queues are served, each by itself; the tag is the daemon's, and the memory's
+/// node is its own.
+pub(super) fn queues_tag_and_memory_are_as_configured(test: &Test) -> Result<()> {
     let setup = Setup {
         queues: 3,
         tag: false,
         memory_node: true,
-        ..trial.setup
+        ..test.setup
     };
-    trial.place(setup, |place| {
-        let frontend = place.start_frontend()?;
-        let _daemon = place.start_daemon(0)?;
-        let (mut guest, probed) = place.cpu(0)?.probe()?;
+    test.fixture(setup, |fixture| {
+        let frontend = fixture.start_frontend()?;
+        let _daemon = fixture.start_daemon(0)?;
+        let (mut guest, probed) = fixture.cpu(0)?.probe()?;
         ensure!(probed.tag == TAG && probed.queues == 3, "{probed:?}");
         guest.init().context("INIT")?;
         for round in 0..9 {
             guest.queue = 1 + round % 3;
-            work::with_files(&mut guest, &place.share(0), round)?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
         }
-        place.device(0)?.wires.expect((4, 1))?;
-        place.finish(frontend)
+        fixture.device(0)?.eventfds.expect((4, 1))?;
+        fixture.finish(frontend)
     })
 }
 
 /// The devices of several guests, all at the same address, are served side by side.
-pub(super) fn several_guests_work_at_once_each_with_its_own_share(trial: &Trial) -> Result<()> {
+pub(super) fn several_guests_work_at_once_each_with_its_own_share(test: &Test) -> Result<()> {
     let setup = Setup {
         devices: 3,
-        ..trial.setup
+        ..test.setup
     };
-    trial.place(setup, |place| {
-        let _daemons = place.start_daemons()?;
-        let frontend = place.start_frontend()?;
+    test.fixture(setup, |fixture| {
+        let _daemons = fixture.start_daemons()?;
+        let frontend = fixture.start_frontend()?;
         thread::scope(|scope| {
             let guests: Vec<_> = (0..3)
                 .map(|id| {
                     scope.spawn(move || -> Result<()> {
-                        let (mut guest, _) = place.cpu(id)?.probe()?;
+                        let (mut guest, _) = fixture.cpu(id)?.probe()?;
                         guest.init().context("INIT")?;
                         for round in 0..10 {
                             // The same names in each share: whoever mixes them up is caught.
-                            work::with_files(&mut guest, &place.share(id), round)
+                            work::with_files(&mut guest, &fixture.share(id), round)
                                 .with_context(|| format!("guest {id}"))?;
                         }
                         Ok(())
@@ -75,6 +77,6 @@ pub(super) fn several_guests_work_at_once_each_with_its_own_share(trial: &Trial)
                 .into_iter()
                 .try_for_each(|guest| guest.join().map_err(|_| anyhow!("a guest panicked"))?)
         })?;
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }

@@ -6,18 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 
-use super::Trial;
+use super::Test;
 use crate::bao::abi::{READ, WRITE};
 use crate::bao::guest::{LIMIT, WINDOW, register};
 use crate::bao::work;
 
-/// A wait that a signal would have ended in the real driver, which says so by an odd error, is begun again.
-pub(super) fn wait_that_ends_without_an_access_is_begun_again(trial: &Trial) -> Result<()> {
-    let errno = trial.setup.abi.interrupted();
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+/// A wait that a signal would have ended in the real driver, which says so by an odd error, is
+/// begun again.
+pub(super) fn wait_that_ends_without_an_access_is_begun_again(test: &Test) -> Result<()> {
+    let errno = test.setup.abi.interrupted();
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
         // With nothing to do, and then in the middle of it.
         for errno in [errno, Errno::INTR, errno] {
             device.until_attached(LIMIT)?;
@@ -28,18 +29,19 @@ pub(super) fn wait_that_ends_without_an_access_is_begun_again(trial: &Trial) -> 
         for round in 0..5 {
             device.fail_attach(errno);
             cpu.get(register::STATUS)?;
-            work::with_files(&mut guest, &place.share(0), round)?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
         }
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }
 
-/// A completion that the hypervisor refuses is not tried again, and keeps nobody from the next access.
-pub(super) fn refused_completion_is_not_repeated_and_ends_nothing(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+/// A completion that the hypervisor refuses is not tried again, and keeps nobody from the next
+/// access.
+pub(super) fn refused_completion_is_not_repeated_and_ends_nothing(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
         let (mut guest, _) = cpu.probe()?;
         guest.init().context("INIT")?;
         for (round, errno) in [Errno::PERM, Errno::SRCH, Errno::NOENT]
@@ -51,18 +53,18 @@ pub(super) fn refused_completion_is_not_repeated_and_ends_nothing(trial: &Trial)
                 let magic = cpu.get(register::MAGIC_VALUE)?;
                 ensure!(magic == 0x7472_6976, "magic value {magic:#x}");
             }
-            work::with_files(&mut guest, &place.share(0), round)?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
         }
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }
 
 /// Whatever a guest does in its window, and whatever the hypervisor makes of it, it goes on.
-pub(super) fn access_that_makes_no_sense_is_completed(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+pub(super) fn access_that_makes_no_sense_is_completed(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
         let (mut guest, _) = cpu.probe()?;
         let before = cpu.get(register::STATUS)?;
         for width in [0, 1, 2, 3, 8, 16, u64::MAX] {
@@ -80,7 +82,8 @@ pub(super) fn access_that_makes_no_sense_is_completed(trial: &Trial) -> Result<(
         for op in [2, 4, 77, u64::MAX] {
             device.access(WINDOW + register::STATUS, 4, op, 0, LIMIT)?;
         }
-        // An unaligned one, one of a register that is for writing only, one to a register that is not there.
+        // An unaligned one, one of a register that is for writing only, one to a register that is
+        // not there.
         for offset in [0x071, 0x014, 0x0c0, 0x200 - 4] {
             let answer = device.access(WINDOW + offset, 4, READ, 0, LIMIT)?;
             ensure!(answer == 0, "{offset:#x} read {answer:#x}");
@@ -92,19 +95,19 @@ pub(super) fn access_that_makes_no_sense_is_completed(trial: &Trial) -> Result<(
             "the status has changed"
         );
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), 0)?;
-        place.finish(frontend)
+        work::with_files(&mut guest, &fixture.share(0), 0)?;
+        fixture.finish(frontend)
     })
 }
 
 /// Kicks of queues that are not there, or not by the width they have, disturb nobody.
-pub(super) fn stray_kick_is_nobodys(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?;
+pub(super) fn stray_kick_is_nobodys(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?;
         let kick = |width, queue| cpu.store(register::QUEUE_NOTIFY, width, queue);
-        place.device(0)?.until_attached(LIMIT)?;
+        fixture.device(0)?.until_attached(LIMIT)?;
         for queue in [0, 1, 2, 1000, u64::MAX] {
             kick(4, queue)?; // before there is a driver
         }
@@ -119,12 +122,12 @@ pub(super) fn stray_kick_is_nobodys(trial: &Trial) -> Result<()> {
                 Ok(())
             });
             for round in 0..5 {
-                work::with_files(&mut guest, &place.share(0), round)?;
+                work::with_files(&mut guest, &fixture.share(0), round)?;
             }
             kicking
                 .join()
                 .map_err(|_| anyhow::anyhow!("a CPU panicked"))?
         })?;
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }

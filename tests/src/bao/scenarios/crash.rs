@@ -7,31 +7,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gangplank_fuse::{NodeId, Operation};
 
-use super::Trial;
+use super::Test;
+use crate::bao::fixture::{Fixture, Setup};
 use crate::bao::guest::{Cpu, Guest, LIMIT, READY, register};
-use crate::bao::place::{Place, Setup};
 use crate::bao::{Hold, kill_and_wait, work};
 use crate::driver::Error;
 
 /// How often the device model is killed in a scenario.
 const DEATHS: u64 = 10;
 
-/// Killed while it waits for accesses, the device model is followed by one with which the guest goes on as if nothing had
-/// been: the daemon has not noticed either, and has answered meanwhile.
-pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(
-    trial: &Trial,
-) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let mut frontend = place.start_frontend()?;
-        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+/// Killed while it waits for accesses, the device model is followed by one with which the guest
+/// goes on as if nothing had been: the daemon has not noticed either, and has answered meanwhile.
+pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let mut frontend = fixture.start_frontend()?;
+        let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
         let (mut guest, _) = cpu.probe()?;
         guest.init().context("INIT")?;
         for round in 0..4 {
-            work::with_files(&mut guest, &place.share(0), round)?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
             device.until_attached(LIMIT)?;
             frontend.kill()?;
-            place.kernel.check()?;
+            fixture.kernel.check()?;
             // A kick needs no device model, and neither does the answer.
             let statfs = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
             let deadline = Instant::now() + LIMIT;
@@ -39,99 +37,100 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(
                 ensure!(Instant::now() < deadline, "the daemon has noticed");
                 thread::sleep(Duration::from_millis(1));
             }
-            frontend = place.start_frontend()?;
+            frontend = fixture.start_frontend()?;
             guest.finish(statfs).context("STATFS")?;
             ensure!(cpu.get(register::STATUS)? == READY, "another status");
-            work::with_files(&mut guest, &place.share(0), 100 + round)?;
+            work::with_files(&mut guest, &fixture.share(0), 100 + round)?;
         }
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }
 
-/// Killed in the moment in which it gives an access back, before or after the hypervisor has heard of it: the access is
-/// completed once all the same, and the guest, which probes, works and lets go of the device meanwhile, notices nothing.
+/// Killed in the moment in which it gives an access back, before or after the hypervisor has heard
+/// of it: the access is completed once all the same, and the guest, which probes, works and lets go
+/// of the device meanwhile, notices nothing.
 pub(super) fn access_being_completed_by_a_killed_device_model_is_completed_once(
-    trial: &Trial,
+    test: &Test,
 ) -> Result<()> {
     for hold in [Hold::Before, Hold::After] {
-        trial
-            .place(trial.setup, |place| {
-                let _daemon = place.start_daemon(0)?;
-                let mut frontend = place.start_frontend()?;
-                let (cpu, device) = (place.cpu(0)?, place.device(0)?);
-                let over = AtomicBool::new(false);
-                thread::scope(|scope| -> Result<()> {
-                    let guest = scope.spawn(|| lives(&cpu, place, &over));
-                    let killed = (0..DEATHS).try_for_each(|death| -> Result<()> {
-                        // Another access each time: some of the probe's, some at work.
-                        device.until_completed(device.completions() + 3 + 11 * death, LIMIT)?;
-                        device.hold_completion(hold);
-                        device.until_held(LIMIT)?;
-                        frontend.kill()?;
-                        device.abandon()?;
-                        place.kernel.check()?;
-                        frontend = place.start_frontend()?;
-                        Ok(())
-                    });
-                    over.store(true, Ordering::Relaxed);
-                    let lived = guest.join().map_err(|_| anyhow!("the guest panicked"))?;
-                    killed.and(lived)
-                })?;
-                place.finish(frontend)
-            })
-            .with_context(|| format!("{hold:?}"))?;
+        test.fixture(test.setup, |fixture| {
+            let _daemon = fixture.start_daemon(0)?;
+            let mut frontend = fixture.start_frontend()?;
+            let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| -> Result<()> {
+                let guest = scope.spawn(|| lives(&cpu, fixture, &over));
+                let killed = (0..DEATHS).try_for_each(|death| -> Result<()> {
+                    // Another access each time: some of the probe's, some at work.
+                    device.until_completed(device.completions() + 3 + 11 * death, LIMIT)?;
+                    device.hold_completion(hold);
+                    device.until_held(LIMIT)?;
+                    frontend.kill()?;
+                    device.abandon()?;
+                    fixture.kernel.check()?;
+                    frontend = fixture.start_frontend()?;
+                    Ok(())
+                });
+                over.store(true, Ordering::Relaxed);
+                let lived = guest.join().map_err(|_| anyhow!("the guest panicked"))?;
+                killed.and(lived)
+            })?;
+            fixture.finish(frontend)
+        })
+        .with_context(|| format!("{hold:?}"))?;
     }
     Ok(())
 }
 
 /// Probes, works and unbinds, until it is over. Nothing of that may fail.
-fn lives(cpu: &Cpu, place: &Place, over: &AtomicBool) -> Result<()> {
+fn lives(cpu: &Cpu, fixture: &Fixture, over: &AtomicBool) -> Result<()> {
     cpu.find()?;
     let mut round = 0;
     while !over.load(Ordering::Relaxed) {
         let (mut guest, probed) = cpu.bind()?;
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), round)?;
-        work::with_files(&mut guest, &place.share(0), round + 1)?;
+        work::with_files(&mut guest, &fixture.share(0), round)?;
+        work::with_files(&mut guest, &fixture.share(0), round + 1)?;
         cpu.unbind(probed.queues)?;
         round += 2;
     }
     Ok(())
 }
 
-/// Killed as soon as it has been given an access, before it can do anything with it, or while it speaks with the daemon: the
-/// access is completed once, and the guest either notices nothing or is told that the device needs a reset.
-pub(super) fn access_just_taken_by_a_killed_device_model_is_not_lost(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let mut frontend = place.start_frontend()?;
-        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+/// Killed as soon as it has been given an access, before it can do anything with it, or while it
+/// speaks with the daemon: the access is completed once, and the guest either notices nothing or is
+/// told that the device needs a reset.
+pub(super) fn access_just_taken_by_a_killed_device_model_is_not_lost(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let mut frontend = fixture.start_frontend()?;
+        let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
         let over = AtomicBool::new(false);
         thread::scope(|scope| -> Result<()> {
-            let guest = scope.spawn(|| survives(&cpu, place, &over));
+            let guest = scope.spawn(|| survives(&cpu, fixture, &over));
             let killed = (0..2 * DEATHS).try_for_each(|death| -> Result<()> {
                 device.until_completed(device.completions() + 3 + 7 * death, LIMIT)?;
                 device.strike_at_delivery(frontend.pid());
                 frontend.wait()?;
-                place.kernel.check()?;
-                frontend = place.start_frontend()?;
+                fixture.kernel.check()?;
+                frontend = fixture.start_frontend()?;
                 Ok(())
             });
             over.store(true, Ordering::Relaxed);
             let survived = guest.join().map_err(|_| anyhow!("the guest panicked"))?;
             killed.and(survived)
         })?;
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }
 
 /// Like [`lives`], but takes it when it is told that the device is broken.
-fn survives(cpu: &Cpu, place: &Place, over: &AtomicBool) -> Result<()> {
+fn survives(cpu: &Cpu, fixture: &Fixture, over: &AtomicBool) -> Result<()> {
     cpu.find()?;
     let mut round = 0;
     while !over.load(Ordering::Relaxed) {
         let (mut guest, probed) = cpu.bind()?;
-        match works(&mut guest, place, round) {
+        match works(&mut guest, fixture, round) {
             Ok(()) => {}
             Err(error) if matches!(error.downcast_ref(), Some(Error::NeedsReset)) => {
                 // What it was at stays as it is; the next round has other names.
@@ -144,34 +143,34 @@ fn survives(cpu: &Cpu, place: &Place, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-fn works(guest: &mut Guest, place: &Place, round: usize) -> Result<()> {
+fn works(guest: &mut Guest, fixture: &Fixture, round: usize) -> Result<()> {
     guest.init()?;
-    work::with_files(guest, &place.share(0), round)
+    work::with_files(guest, &fixture.share(0), round)
 }
 
 /// Killed while several guests work at once, over and over: none of them notices.
 pub(super) fn no_guest_notices_that_the_device_model_is_killed_under_load(
-    trial: &Trial,
+    test: &Test,
 ) -> Result<()> {
     let setup = Setup {
         devices: 3,
-        ..trial.setup
+        ..test.setup
     };
-    trial.place(setup, |place| {
-        let _daemons = place.start_daemons()?;
-        let mut frontend = place.start_frontend()?;
+    test.fixture(setup, |fixture| {
+        let _daemons = fixture.start_daemons()?;
+        let mut frontend = fixture.start_frontend()?;
         let over = AtomicBool::new(false);
         thread::scope(|scope| -> Result<()> {
             let over = &over;
             let guests: Vec<_> = (0..3)
                 .map(|id| {
-                    let probed = place.cpu(id).and_then(|cpu| Ok(cpu.probe()?.0));
+                    let probed = fixture.cpu(id).and_then(|cpu| Ok(cpu.probe()?.0));
                     scope.spawn(move || -> Result<()> {
                         let mut guest = probed?;
                         guest.init().context("INIT")?;
                         let mut round = 0;
                         while !over.load(Ordering::Relaxed) {
-                            work::with_files(&mut guest, &place.share(id), round)
+                            work::with_files(&mut guest, &fixture.share(id), round)
                                 .with_context(|| format!("guest {id}"))?;
                             round += 1;
                         }
@@ -180,11 +179,11 @@ pub(super) fn no_guest_notices_that_the_device_model_is_killed_under_load(
                 })
                 .collect();
             let killed = (0..DEATHS).try_for_each(|death| -> Result<()> {
-                let device = place.device(usize::try_from(death % 3)?)?;
+                let device = fixture.device(usize::try_from(death % 3)?)?;
                 device.until_completed(device.completions() + 20, LIMIT)?;
                 frontend.kill()?;
-                place.kernel.check()?;
-                frontend = place.start_frontend()?;
+                fixture.kernel.check()?;
+                frontend = fixture.start_frontend()?;
                 Ok(())
             });
             over.store(true, Ordering::Relaxed);
@@ -193,83 +192,85 @@ pub(super) fn no_guest_notices_that_the_device_model_is_killed_under_load(
             })?;
             killed
         })?;
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }
 
-/// Device model and daemon are killed, one after the other: the successor tells the guest that its device needs a reset, and
-/// it works with the next daemon.
+/// Device model and daemon are killed, one after the other: the successor tells the guest that its
+/// device needs a reset, and it works with the next daemon.
 pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_model(
-    trial: &Trial,
+    test: &Test,
 ) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let mut daemon = place.start_daemon(0)?;
-        let mut frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?;
+    test.fixture(test.setup, |fixture| {
+        let mut daemon = fixture.start_daemon(0)?;
+        let mut frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?;
         let (mut guest, probed) = cpu.probe()?;
         for round in 0..3 {
             guest.init().context("INIT")?;
-            work::with_files(&mut guest, &place.share(0), round)?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
             frontend.kill()?;
             daemon.kill()?;
             if round == 1 {
-                daemon = place.start_daemon(0)?;
+                daemon = fixture.start_daemon(0)?;
             }
-            frontend = place.start_frontend()?;
+            frontend = fixture.start_frontend()?;
             cpu.until_broken()?;
             cpu.unbind(probed.queues)?;
             if round != 1 {
-                daemon = place.start_daemon(0)?;
+                daemon = fixture.start_daemon(0)?;
             }
             (guest, _) = cpu.bind()?;
         }
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), 99)?;
-        place.finish(frontend)
+        work::with_files(&mut guest, &fixture.share(0), 99)?;
+        fixture.finish(frontend)
     })
 }
 
-/// The process that keeps the devices is killed; the device model has another one keep them, and can be killed itself then.
-pub(super) fn killed_holder_is_replaced_before_it_is_needed(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let mut frontend = place.start_frontend()?;
-        let (mut guest, _) = place.cpu(0)?.probe()?;
+/// The process that keeps the devices is killed; the device model has another one keep them, and
+/// can be killed itself then.
+pub(super) fn killed_holder_is_replaced_before_it_is_needed(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let mut frontend = fixture.start_frontend()?;
+        let (mut guest, _) = fixture.cpu(0)?.probe()?;
         guest.init().context("INIT")?;
         for round in 0..3 {
-            let before = place.holder(&frontend)?;
+            let before = fixture.holder(&frontend)?;
             kill_and_wait(before)?;
             let deadline = Instant::now() + LIMIT;
-            while place.holder(&frontend).is_err() {
+            while fixture.holder(&frontend).is_err() {
                 ensure!(Instant::now() < deadline, "there is no other holder");
                 thread::sleep(Duration::from_millis(2));
             }
             // The device model tells it when it has given the new one everything.
-            place.status()?;
-            work::with_files(&mut guest, &place.share(0), round)?;
+            fixture.status()?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
             frontend.kill()?;
-            place.kernel.check()?;
-            frontend = place.start_frontend()?;
-            work::with_files(&mut guest, &place.share(0), round)?;
+            fixture.kernel.check()?;
+            frontend = fixture.start_frontend()?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
         }
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }
 
-/// A second device model is turned away from devices that are served, and disturbs neither the first nor the guest.
-pub(super) fn second_device_model_is_turned_away(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?;
+/// A second device model is turned away from devices that are served, and disturbs neither the
+/// first nor the guest.
+pub(super) fn second_device_model_is_turned_away(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?;
         let (mut guest, _) = cpu.probe()?;
         guest.init().context("INIT")?;
-        let mut second = place.start_second_frontend()?;
+        let mut second = fixture.start_second_frontend()?;
         let status = second.wait()?;
         if status.success() {
             bail!("it ended with success: {}", second.log());
         }
-        work::with_files(&mut guest, &place.share(0), 0)?;
-        place.finish(frontend)
+        work::with_files(&mut guest, &fixture.share(0), 0)?;
+        fixture.finish(frontend)
     })
 }

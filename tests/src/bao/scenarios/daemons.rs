@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gangplank_fuse::{NodeId, Operation, WriteIn};
 
-use super::Trial;
+use super::Test;
 use crate::bao::guest::{Guest, register};
 use crate::bao::work;
 use crate::driver::Error;
@@ -16,12 +16,13 @@ const PROMPT: Duration = Duration::from_secs(2);
 /// How long one may take that has a daemon stop its queues and gives it up in the end.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// The guest probes without a daemon, its first requests wait in their queue, and nothing else does.
-pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?.within(PROMPT);
-        place.device(0)?.until_attached(PATIENCE)?;
+/// The guest probes without a daemon, its first requests wait in their queue, and nothing else
+/// does.
+pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?.within(PROMPT);
+        fixture.device(0)?.until_attached(PATIENCE)?;
         let (mut guest, _) = cpu.probe()?;
         for _ in 0..3 {
             // And changes its mind, for all the daemon's absence.
@@ -30,31 +31,29 @@ pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(trial: &Trial) ->
         }
         let statfs = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
         ensure!(!guest.is_finished(&statfs)?, "answered by nobody");
-        let _daemon = place.start_daemon(0)?;
+        let _daemon = fixture.start_daemon(0)?;
         // It has not seen INIT, and says so; what matters is that it says something.
         match guest.finish(statfs) {
             Ok(_) => bail!("an answer without a session"),
             Err(error) => ensure!(error.errno().is_some(), "{error}"),
         }
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), 0)?;
-        place.finish(frontend)
+        work::with_files(&mut guest, &fixture.share(0), 0)?;
+        fixture.finish(frontend)
     })
 }
 
-/// The guest whose daemon is killed with requests in flight is told so at once, can reset the device meanwhile, and works
-/// with the next daemon as soon as it is there.
-pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(
-    trial: &Trial,
-) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let mut daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?;
+/// The guest whose daemon is killed with requests in flight is told so at once, can reset the
+/// device meanwhile, and works with the next daemon as soon as it is there.
+pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let mut daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?;
         let (mut guest, probed) = cpu.probe()?;
         for round in 0..4 {
             guest.init().context("INIT")?;
-            work::with_files(&mut guest, &place.share(0), round)?;
+            work::with_files(&mut guest, &fixture.share(0), round)?;
             if round % 2 == 0 {
                 daemon.kill()?;
                 cpu.within(PROMPT).until_broken()?;
@@ -71,25 +70,26 @@ pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(
             broken.unbind(probed.queues)?;
             // In either order.
             if round < 2 {
-                daemon = place.start_daemon(0)?;
+                daemon = fixture.start_daemon(0)?;
                 (guest, _) = broken.bind()?;
             } else {
                 (guest, _) = broken.bind()?;
-                daemon = place.start_daemon(0)?;
+                daemon = fixture.start_daemon(0)?;
             }
         }
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), 99)?;
-        place.finish(frontend)
+        work::with_files(&mut guest, &fixture.share(0), 99)?;
+        fixture.finish(frontend)
     })
 }
 
-/// A daemon that hangs costs the guest's CPU a limited time where it has to be asked, and none where it has not.
-pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let mut daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?;
+/// A daemon that hangs costs the guest's CPU a limited time where it has to be asked, and none
+/// where it has not.
+pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let mut daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?;
         let (mut guest, _) = cpu.probe()?;
         guest.init().context("INIT")?;
         daemon.pause()?;
@@ -107,20 +107,21 @@ pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(trial: &Trial) -> Resul
         let (waiting, _) = cpu.within(PATIENCE).probe()?;
         drop(waiting);
         daemon.kill()?;
-        let _daemon = place.start_daemon(0)?;
+        let _daemon = fixture.start_daemon(0)?;
         let (mut guest, _) = cpu.within(PATIENCE).probe()?;
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), 0)?;
-        place.finish(frontend)
+        work::with_files(&mut guest, &fixture.share(0), 0)?;
+        fixture.finish(frontend)
     })
 }
 
-/// Where the daemon hangs when the guest's driver is ready, the guest is told that the device is broken, in limited time.
-pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let mut daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?;
+/// Where the daemon hangs when the guest's driver is ready, the guest is told that the device is
+/// broken, in limited time.
+pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let mut daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?;
         let (mut guest, _) = cpu.probe()?;
         // By its answer, the daemon is known to be connected.
         guest.init().context("INIT")?;
@@ -131,11 +132,11 @@ pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(trial: &Trial)
         drop(guest);
         cpu.within(PROMPT).until_broken()?;
         daemon.kill()?;
-        let _daemon = place.start_daemon(0)?;
+        let _daemon = fixture.start_daemon(0)?;
         let (mut guest, _) = cpu.within(PATIENCE).probe()?;
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), 0)?;
-        place.finish(frontend)
+        work::with_files(&mut guest, &fixture.share(0), 0)?;
+        fixture.finish(frontend)
     })
 }
 

@@ -7,18 +7,18 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use super::Trial;
+use super::Test;
+use crate::bao::fixture::Setup;
 use crate::bao::guest::{LIMIT, register};
-use crate::bao::place::Setup;
 use crate::bao::{Hold, work};
 
-/// Told to end in the middle of an access, the device model completes it first. Accesses that it has not taken wait for the next
-/// one, with which the guest goes on as if nothing had been.
-pub(super) fn sigterm_leaves_no_access_unanswered(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let mut frontend = place.start_frontend()?;
-        let (cpu, device) = (place.cpu(0)?, place.device(0)?);
+/// Told to end in the middle of an access, the device model completes it first. Accesses that it
+/// has not taken wait for the next one, with which the guest goes on as if nothing had been.
+pub(super) fn sigterm_leaves_no_access_unanswered(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let mut frontend = fixture.start_frontend()?;
+        let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
         let (mut guest, _) = cpu.probe()?;
         guest.init().context("INIT")?;
         thread::scope(|scope| -> Result<()> {
@@ -47,69 +47,70 @@ pub(super) fn sigterm_leaves_no_access_unanswered(trial: &Trial) -> Result<()> {
             device
                 .until_waiting(LIMIT)
                 .context("an access after the end")?;
-            let frontend = place.start_frontend()?;
+            let frontend = fixture.start_frontend()?;
             let magic = access
                 .join()
                 .map_err(|_| anyhow::anyhow!("a CPU panicked"))??;
             ensure!(magic == 0x7472_6976, "magic value {magic:#x}");
-            work::with_files(&mut guest, &place.share(0), 0)?;
-            place.finish(frontend)
+            work::with_files(&mut guest, &fixture.share(0), 0)?;
+            fixture.finish(frontend)
         })?;
-        place.kernel.faults.none()
+        fixture.kernel.faults.none()
     })
 }
 
-/// A device that the driver takes away, or never had, is told of in the status and the exit status, and harms no other.
-pub(super) fn failing_device_harms_no_other(trial: &Trial) -> Result<()> {
+/// A device that the driver takes away, or never had, is told of in the status and the exit status,
+/// and harms no other.
+pub(super) fn failing_device_harms_no_other(test: &Test) -> Result<()> {
     let setup = Setup {
         devices: 2,
         missing: 1,
-        ..trial.setup
+        ..test.setup
     };
-    trial.place(setup, |place| {
-        let _daemons = place.start_daemons()?;
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(1)?;
-        place.cpu(0)?.probe()?;
+    test.fixture(setup, |fixture| {
+        let _daemons = fixture.start_daemons()?;
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(1)?;
+        fixture.cpu(0)?.probe()?;
         let (mut guest, _) = cpu.probe()?;
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(1), 0)?;
+        work::with_files(&mut guest, &fixture.share(1), 0)?;
         // What a device that is being destroyed answers.
-        let gone = if place.setup().abi.creates {
+        let gone = if fixture.setup().abi.creates {
             Errno::INVAL
         } else {
             Errno::PERM
         };
-        place.device(0)?.until_attached(LIMIT)?;
-        place.device(0)?.fail_attach(gone);
+        fixture.device(0)?.until_attached(LIMIT)?;
+        fixture.device(0)?.fail_attach(gone);
         for round in 1..5 {
-            work::with_files(&mut guest, &place.share(1), round)?;
+            work::with_files(&mut guest, &fixture.share(1), round)?;
         }
-        let status = place.until_status(|text| text.matches("failed:").count() == 2)?;
+        let status = fixture.until_status(|text| text.matches("failed:").count() == 2)?;
         ensure!(status.contains("device 1:"), "{status}");
-        place.kernel.faults.none()?;
+        fixture.kernel.faults.none()?;
         let ended = frontend.stop()?;
         ensure!(
             !ended.success(),
             "two devices failed, and the exit status says nothing of it"
         );
-        place.kernel.faults.none()
+        fixture.kernel.faults.none()
     })
 }
 
 /// The status that the socket tells is what happened, and so is what SIGUSR1 has logged.
-pub(super) fn status_is_told(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let frontend = place.start_frontend()?;
-        place.device(0)?.until_attached(LIMIT)?;
-        let before = place.until_status(|text| text.contains("device 0:"))?;
+pub(super) fn status_is_told(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let frontend = fixture.start_frontend()?;
+        fixture.device(0)?.until_attached(LIMIT)?;
+        let before = fixture.until_status(|text| text.contains("device 0:"))?;
         ensure!(before.contains("daemon absent"), "{before}");
-        let _daemon = place.start_daemon(0)?;
-        let (mut guest, _) = place.cpu(0)?.probe()?;
+        let _daemon = fixture.start_daemon(0)?;
+        let (mut guest, _) = fixture.cpu(0)?.probe()?;
         guest.init().context("INIT")?;
-        work::with_files(&mut guest, &place.share(0), 0)?;
-        let accesses = format!("accesses {},", place.device(0)?.completions());
-        let status = place.until_status(|text| text.contains(&accesses))?;
+        work::with_files(&mut guest, &fixture.share(0), 0)?;
+        let accesses = format!("accesses {},", fixture.device(0)?.completions());
+        let status = fixture.until_status(|text| text.contains(&accesses))?;
         for part in [
             "status 0xf ",
             "daemon connected",
@@ -128,6 +129,6 @@ pub(super) fn status_is_told(trial: &Trial) -> Result<()> {
             );
             thread::sleep(Duration::from_millis(5));
         }
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }

@@ -4,15 +4,15 @@ mod basic;
 mod calls;
 mod crash;
 mod daemons;
+mod emulated;
 mod ending;
 mod order;
-mod played;
 mod reset;
 
 use anyhow::{Context, Result};
 
 use super::abi::{A, A_PRIME, Abi, B, B_PRIME};
-use super::place::{Place, Programs, Server, Setup};
+use super::fixture::{Fixture, Programs, Server, Setup};
 
 /// One of them.
 #[derive(Clone, Copy)]
@@ -23,24 +23,25 @@ pub struct Scenario {
     abis: &'static [Abi],
     /// With whose daemons.
     servers: &'static [Server],
-    run: fn(&Trial) -> Result<()>,
+    run: fn(&Test) -> Result<()>,
 }
 
 /// What a scenario is given.
-pub struct Trial {
+pub struct Test {
     programs: Programs,
-    /// One device with one request queue, of the generation and with the daemon that it is to be tried with.
+    /// One device with one request queue, of the generation and with the daemon that it is to be
+    /// tried with.
     pub setup: Setup,
 }
 
-impl Trial {
+impl Test {
     /// Runs `work` in a place that is set up so; if it fails, with everybody's log.
     ///
     /// # Errors
     /// What `work` finds.
-    pub fn place(&self, setup: Setup, work: impl FnOnce(&Place) -> Result<()>) -> Result<()> {
-        let place = Place::new(&self.programs, setup)?;
-        work(&place).with_context(|| place.logs())
+    pub fn fixture(&self, setup: Setup, work: impl FnOnce(&Fixture) -> Result<()>) -> Result<()> {
+        let fixture = Fixture::new(&self.programs, setup)?;
+        work(&fixture).with_context(|| fixture.logs())
     }
 }
 
@@ -64,7 +65,7 @@ macro_rules! scenario {
 /// All of them.
 const ALL: &[Scenario] = &[
     scenario!(
-        played::what_a_driver_would_not_survive_is_noticed,
+        emulated::what_a_driver_would_not_survive_is_noticed,
         CURRENT,
         OURS
     ),
@@ -193,12 +194,12 @@ pub fn run(name: &str, programs: &Programs) -> Result<()> {
     let (_, scenario, setup) = each()
         .find(|(known, ..)| known == name)
         .with_context(|| format!("no scenario {name}"))?;
-    super::place::adopt()?;
-    let trial = Trial {
+    super::fixture::adopt()?;
+    let test = Test {
         programs: programs.clone(),
         setup,
     };
-    let done = (scenario.run)(&trial);
-    super::place::end_all();
+    let done = (scenario.run)(&test);
+    super::fixture::end_all();
     done
 }

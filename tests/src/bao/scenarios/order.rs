@@ -5,9 +5,9 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::Trial;
+use super::Test;
+use crate::bao::fixture::{Fixture, Setup};
 use crate::bao::guest::LIMIT;
-use crate::bao::place::{Place, Setup};
 use crate::bao::work;
 
 /// What is started.
@@ -30,21 +30,20 @@ const ORDERS: [[Part; 3]; 6] = [
 ];
 
 /// All six, with the tag configured and with the daemon's own, which is then waited for.
-pub(super) fn guest_model_and_daemon_start_in_any_order(trial: &Trial) -> Result<()> {
+pub(super) fn guest_model_and_daemon_start_in_any_order(test: &Test) -> Result<()> {
     for tag in [true, false] {
         for order in ORDERS {
-            let setup = Setup { tag, ..trial.setup };
-            trial
-                .place(setup, |place| start(place, order))
+            let setup = Setup { tag, ..test.setup };
+            test.fixture(setup, |fixture| start(fixture, order))
                 .with_context(|| format!("{order:?}, tag configured: {tag}"))?;
         }
     }
     Ok(())
 }
 
-fn start(place: &Place, order: [Part; 3]) -> Result<()> {
-    let cpu = place.cpu(0)?;
-    let device = place.device(0)?;
+fn start(fixture: &Fixture, order: [Part; 3]) -> Result<()> {
+    let cpu = fixture.cpu(0)?;
+    let device = fixture.device(0)?;
     let (mut model, mut daemon) = (None, None);
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel::<()>();
@@ -56,11 +55,11 @@ fn start(place: &Place, order: [Part; 3]) -> Result<()> {
                     guest = Some(scope.spawn(move || -> Result<()> {
                         let (mut guest, probed) = cpu.probe()?;
                         drop(tell);
-                        anyhow::ensure!(probed.tag == crate::bao::place::TAG, "{probed:?}");
+                        anyhow::ensure!(probed.tag == crate::bao::fixture::TAG, "{probed:?}");
                         guest.init().context("INIT")?;
-                        work::with_files(&mut guest, &place.share(0), 0)
+                        work::with_files(&mut guest, &fixture.share(0), 0)
                     }));
-                    if model.is_none() || (daemon.is_none() && !place.setup().tag) {
+                    if model.is_none() || (daemon.is_none() && !fixture.setup().tag) {
                         device.until_waiting(LIMIT)?;
                     } else {
                         // The channel ends when the guest has probed, or has failed to.
@@ -68,16 +67,16 @@ fn start(place: &Place, order: [Part; 3]) -> Result<()> {
                     }
                 }
                 Model => {
-                    model = Some(place.start_frontend()?);
-                    if place.setup().tag {
+                    model = Some(fixture.start_frontend()?);
+                    if fixture.setup().tag {
                         device.until_attached(LIMIT)?;
                     }
                 }
-                Daemon => daemon = Some(place.start_daemon(0)?),
+                Daemon => daemon = Some(fixture.start_daemon(0)?),
             }
         }
         let guest = guest.context("no guest")?;
         guest.join().map_err(|_| anyhow!("the guest panicked"))?
     })?;
-    place.finish(model.context("no device model")?)
+    fixture.finish(model.context("no device model")?)
 }

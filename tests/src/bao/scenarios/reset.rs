@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{NodeId, Operation, WriteIn};
 
-use super::Trial;
+use super::Test;
 use crate::bao::guest::{Cpu, Guest, register};
 use crate::bao::work;
 use crate::driver::memory::{GUEST_BASE, Memory};
@@ -21,13 +21,14 @@ const WATCH: Duration = Duration::from_millis(20);
 /// What the memory is filled with meanwhile.
 const FILL: u8 = 0x5c;
 
-/// The guest's driver lets the device go with requests in flight and takes it again, over and over, while its other CPUs
-/// look at registers. After a reset nobody touches the guest's memory, or interrupts it, for what was before.
-pub(super) fn guest_resets_under_load_and_works_again(trial: &Trial) -> Result<()> {
-    trial.place(trial.setup, |place| {
-        let _daemon = place.start_daemon(0)?;
-        let frontend = place.start_frontend()?;
-        let cpu = place.cpu(0)?;
+/// The guest's driver lets the device go with requests in flight and takes it again, over and over,
+/// while its other CPUs look at registers. After a reset nobody touches the guest's memory, or
+/// interrupts it, for what was before.
+pub(super) fn guest_resets_under_load_and_works_again(test: &Test) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let cpu = fixture.cpu(0)?;
         let (mut guest, mut probed) = cpu.probe()?;
         let (over, looks) = (AtomicBool::new(false), AtomicU64::new(0));
         thread::scope(|scope| -> Result<()> {
@@ -36,7 +37,7 @@ pub(super) fn guest_resets_under_load_and_works_again(trial: &Trial) -> Result<(
                 .collect();
             let worked = (0..12).try_for_each(|round| -> Result<()> {
                 guest.init().context("INIT")?;
-                work::with_files(&mut guest, &place.share(0), round)?;
+                work::with_files(&mut guest, &fixture.share(0), round)?;
                 load(&mut guest, round)?;
                 if round % 2 == 0 {
                     cpu.unbind(probed.queues)?;
@@ -60,7 +61,7 @@ pub(super) fn guest_resets_under_load_and_works_again(trial: &Trial) -> Result<(
             looks.load(Ordering::Relaxed) > 100,
             "the other CPUs hardly ran"
         );
-        place.finish(frontend)
+        fixture.finish(frontend)
     })
 }
 
@@ -109,7 +110,7 @@ fn untouched(cpu: &Cpu) -> Result<()> {
     let found = memory.read(GUEST_BASE, fill.len());
     ensure!(found == fill, "memory was written to after the reset");
     ensure!(
-        !cpu.device().wires.interrupted(Duration::ZERO)?,
+        !cpu.device().eventfds.interrupted(Duration::ZERO)?,
         "the guest was interrupted after the reset"
     );
     Ok(())

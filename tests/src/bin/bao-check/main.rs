@@ -1,5 +1,6 @@
-//! The device model against a played Bao, in every scenario there is, on whatever machine it is started. Static, so that it
-//! runs in a guest too; needs nothing but the programs it is given, and no privileges.
+//! The device model against a emulated Bao, in every scenario there is, on whatever machine it is
+//! started. Static, so that it runs in a guest too; needs nothing but the programs it is given, and
+//! no privileges.
 //!
 //!     bao-check --frontend=PATH --gangplankd=PATH [--virtiofsd=PATH] [SCENARIO...]
 //!     bao-check --list
@@ -10,10 +11,10 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gangplank_tests::bao::place::{Programs, Server};
+use gangplank_tests::bao::fixture::{Programs, Server};
 use gangplank_tests::bao::{LAUNCH, MISUSE, become_program, misuse, scenarios};
 use gangplank_tests::process;
-use gangplank_tests::trials::Trials;
+use gangplank_tests::runner::Runner;
 
 /// By this the program is told that it is the one that runs the scenario itself.
 const ALONE: &str = "--alone";
@@ -66,19 +67,19 @@ fn run() -> Result<ExitCode> {
 
 /// Each in a process of its own, so that none leaves anything behind for the next.
 fn run_each(programs: &Programs, names: &[String]) -> ExitCode {
-    let mut trials = Trials::from_arguments();
+    let mut runner = Runner::from_arguments();
     for (name, _, setup) in scenarios::each() {
         let wanted = names.is_empty() || names.iter().any(|part| name.contains(part));
         if !wanted {
             continue;
         }
         if setup.server == Server::Theirs && programs.virtiofsd.is_none() {
-            trials.skip(&name, "no virtiofsd was given");
+            runner.skip(&name, "no virtiofsd was given");
             continue;
         }
-        trials.run(&name, || alone(programs, &name));
+        runner.run(&name, || alone(programs, &name));
     }
-    trials.finish()
+    runner.finish()
 }
 
 fn alone(programs: &Programs, name: &str) -> Result<()> {

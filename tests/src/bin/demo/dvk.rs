@@ -1,4 +1,5 @@
-//! Three guests on one directory: two by virtio-fs, and one that knows nothing of it, by gangplank-dvk over its network.
+//! Three guests on one directory: two by virtio-fs, and one that knows nothing of it, by
+//! gangplank-dvk over its network.
 
 use std::fs;
 use std::path::Path;
@@ -6,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{Daemon, TAG};
-use gangplank_tests::dvk_scene::Scene;
 use gangplank_tests::guest::Guest;
 use gangplank_tests::packages;
 use gangplank_tests::process::User;
+use gangplank_tests::three_guests::ThreeGuests;
 
 use crate::story::{host, said, scene, seconds};
 
@@ -23,7 +24,8 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
         "the third guest's network takes root: sudo scripts/demo dvk"
     );
     scene(
-        "gangplankd shares a directory, and gangplank-dvk serves it once more, as rhostfs over DVK's messages",
+        "gangplankd shares a directory, and gangplank-dvk serves it once more, as rhostfs over \
+         DVK's messages",
     );
     host(&format!(
         "gangplankd --socket-path={} --shared-dir={} --tag={TAG}",
@@ -33,10 +35,11 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     host("gangplank-dvk serve --config rhostfs.cfg");
 
     scene(
-        "Three of Debian's kernels, unmodified, boot: User Mode Linux, QEMU, and User Mode Linux with nothing but a network card",
+        "Three of Debian's kernels, unmodified, boot: User Mode Linux, QEMU, and User Mode Linux \
+         with nothing but a network card",
     );
     let started = Instant::now();
-    let mut guests = Scene::boot(daemon)?;
+    let mut guests = ThreeGuests::boot(daemon)?;
     said(&format!("up after {}", seconds(started.elapsed())));
 
     scene("The first two mount the directory by virtio-fs");
@@ -45,9 +48,10 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     }
 
     scene(
-        "The third has no such device. One static program plays a DVS node there, and mounts the same directory",
+        "The third has no such device. One static program plays a DVS node there, and mounts the \
+         same directory",
     );
-    typed("far", &mut guests.far, &Scene::address_command())?;
+    typed("far", &mut guests.far, &ThreeGuests::address_command())?;
     let command = guests.mount_command("");
     typed("far", &mut guests.far, &command).with_context(|| guests.server.log())?;
     typed("far", &mut guests.far, "grep ' /mnt ' /proc/mounts")?;
@@ -116,7 +120,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     for (name, guest) in guests.guests() {
         typed(name, guest, "umount /mnt")?;
     }
-    let Scene { uml, qemu, far, .. } = guests;
+    let ThreeGuests { uml, qemu, far, .. } = guests;
     for guest in [uml, qemu, far] {
         guest.power_off()?;
     }

@@ -36,7 +36,8 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!(
-                "demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]\n       demo dvk"
+                "demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]\n       demo \
+                 dvk"
             );
             return ExitCode::from(2);
         }

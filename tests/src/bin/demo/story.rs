@@ -67,7 +67,8 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     scene("Renames and removals cross as well");
     typed(
         &mut guest,
-        "mv /mnt/cabin/from-guest.txt /mnt/renamed.txt && rmdir /mnt/cabin && rm /mnt/from-host.txt",
+        "mv /mnt/cabin/from-guest.txt /mnt/renamed.txt && rmdir /mnt/cabin && rm \
+         /mnt/from-host.txt",
     )?;
     host(&format!("ls {}", share.display()));
     let left = packages::output(Command::new("ls").arg(share))?;

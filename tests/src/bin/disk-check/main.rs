@@ -7,8 +7,8 @@
 //!
 //!     disk-check DIRECTORY STEP [METHOD...]
 //!
-//! STEP is the distance between two amounts of free space, in KiB. DIRECTORY must be on a file system
-//! of which this program may use all space. It prints one line per method.
+//! STEP is the distance between two amounts of free space, in KiB. DIRECTORY must be on a file
+//! system of which this program may use all space. It prints one line per method.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod methods;
@@ -123,8 +123,8 @@ fn check(path: &Path, buffers: &mut Buffers, attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// Memory for what is written and for what is read back. It is used again and again: fresh memory is
-/// slow in User Mode Linux.
+/// Memory for what is written and for what is read back. It is used again and again: fresh memory
+/// is slow in User Mode Linux.
 struct Buffers {
     content: Box<Block>,
     found: Vec<u8>,

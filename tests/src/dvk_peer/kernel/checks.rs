@@ -1,6 +1,7 @@
-//! The checks of a command that comes, in the kernel's order, and which of them the sender hears of.
+//! The checks of a command that comes, in the kernel's order, and which of them the sender hears
+//! of.
 
-use super::super::Seat;
+use super::super::ProcessAddress;
 use super::super::layout::{Field, Frame};
 use super::command;
 use super::tables::{Reason, Remote};
@@ -22,9 +23,10 @@ pub(super) enum Refusal {
 }
 
 impl Kernel {
-    /// Examines `frame`. A source that is not bound, or elsewhere, is bound by proxies that do so, and examined again.
+    /// Examines `frame`. A source that is not bound, or elsewhere, is bound by proxies that do so,
+    /// and examined again.
     pub(super) fn examine(&mut self, frame: &Frame) -> Result<(), Refusal> {
-        let source = Seat::source(frame);
+        let source = ProcessAddress::source(frame);
         self.examine_place(frame).map_err(Refusal::Lost)?;
         if let Err(reason) = self.examine_source(frame) {
             let unknown = matches!(reason, Reason::NotBound | Reason::NoNode);
@@ -37,7 +39,10 @@ impl Kernel {
     }
 
     fn examine_place(&self, frame: &Frame) -> Result<(), Reason> {
-        let (source, destination) = (Seat::source(frame), Seat::destination(frame));
+        let (source, destination) = (
+            ProcessAddress::source(frame),
+            ProcessAddress::destination(frame),
+        );
         if self.ignored.contains(&frame.get(Field::Command)) {
             return Err(Reason::Ignored);
         }
@@ -56,7 +61,7 @@ impl Kernel {
     }
 
     fn examine_source(&self, frame: &Frame) -> Result<(), Reason> {
-        let source = Seat::source(frame);
+        let source = ProcessAddress::source(frame);
         if self.processes.contains_key(&source) {
             return Err(Reason::Local);
         }
@@ -69,7 +74,10 @@ impl Kernel {
 
     fn examine_rights(&self, frame: &Frame) -> Result<(), Refusal> {
         let command = frame.get(Field::Command);
-        let (source, destination) = (Seat::source(frame), Seat::destination(frame));
+        let (source, destination) = (
+            ProcessAddress::source(frame),
+            ProcessAddress::destination(frame),
+        );
         let remote = self.remotes.get(&source);
         let remote = remote.ok_or(Refusal::Lost(Reason::NotBound))?;
         if remote.denied_destinations.contains(&destination.endpoint) {
@@ -93,21 +101,21 @@ impl Kernel {
     }
 
     /// The process at `seat` ends: who waits for it is told, as of a message whatever it was.
-    pub(crate) fn exit(&mut self, seat: Seat) -> Vec<Outgoing> {
-        let process = self.processes.remove(&seat);
+    pub(crate) fn exit(&mut self, process_address: ProcessAddress) -> Vec<Outgoing> {
+        let process = self.processes.remove(&process_address);
         let queue = process.map(|it| it.queue).unwrap_or_default();
         let mut told: Vec<_> = queue
             .iter()
-            .map(|frame| (Seat::source(frame), DESTINATION_DIED))
+            .map(|frame| (ProcessAddress::source(frame), DESTINATION_DIED))
             .collect();
         for (&partner, remote) in &mut self.remotes {
-            if remote.asks == Some(seat) {
+            if remote.asks == Some(process_address) {
                 remote.asks = None;
                 told.push((partner, SOURCE_DIED));
             }
         }
         let acks = told.into_iter().map(|(partner, code)| {
-            let ack = self.frame(command::SEND_ACK, seat, partner.endpoint);
+            let ack = self.frame(command::SEND_ACK, process_address, partner.endpoint);
             Outgoing {
                 frame: ack.with(Field::Result, code),
                 busy: Some(partner),

@@ -1,6 +1,6 @@
 //! Copies: to and from processes here that wait for their server, and those that servers here want.
 
-use super::super::Seat;
+use super::super::ProcessAddress;
 use super::super::layout::{Field, Frame};
 use super::tables::{Exchange, Reason};
 use super::{Kernel, Outgoing, command};
@@ -52,7 +52,7 @@ impl Kernel {
     /// Gives the bytes that a copy is about to `done`, or says why there are none.
     fn copy_code(&mut self, frame: &Frame, address: i32, done: impl FnOnce(&mut [u8])) -> i32 {
         let length = usize::try_from(frame.copy()[5]).unwrap_or(usize::MAX);
-        let process = self.processes.get_mut(&Seat::destination(frame));
+        let process = self.processes.get_mut(&ProcessAddress::destination(frame));
         let Some(process) = process.filter(|it| it.waits_for == Some(frame.get(Field::Source)))
         else {
             return -324;
@@ -75,29 +75,38 @@ impl Kernel {
     /// VCOPY of a server here, from the memory of one elsewhere.
     pub(crate) fn ask_for_copy(
         &mut self,
-        seat: Seat,
+        process_address: ProcessAddress,
         from: i32,
         address: u32,
         bytes: i32,
     ) -> Frame {
-        self.expect(seat, command::COPYOUT_DATA, from);
-        let me = seat.endpoint;
+        self.expect(process_address, command::COPYOUT_DATA, from);
+        let me = process_address.endpoint;
         let copy = [from, me, me, address.cast_signed(), 0x7000, bytes];
-        self.frame(command::COPYOUT, seat, from).with_copy(copy)
+        self.frame(command::COPYOUT, process_address, from)
+            .with_copy(copy)
     }
 
     /// VCOPY of a server here, to the memory of one elsewhere.
-    pub(crate) fn copy(&mut self, seat: Seat, to: i32, address: u32, bytes: &[u8]) -> Frame {
-        self.expect(seat, command::COPYIN_ACK, to);
+    pub(crate) fn copy(
+        &mut self,
+        process_address: ProcessAddress,
+        to: i32,
+        address: u32,
+        bytes: &[u8],
+    ) -> Frame {
+        self.expect(process_address, command::COPYIN_ACK, to);
         let length = i32::try_from(bytes.len()).expect("a chunk is short");
-        let me = seat.endpoint;
+        let me = process_address.endpoint;
         let copy = [me, to, me, 0x7000, address.cast_signed(), length];
-        let frame = self.frame(command::COPYIN, seat, to).with_copy(copy);
+        let frame = self
+            .frame(command::COPYIN, process_address, to)
+            .with_copy(copy);
         frame.with_payload(bytes)
     }
 
-    fn expect(&mut self, seat: Seat, ack: i32, partner: i32) {
-        self.process(seat).exchange = Some(Exchange {
+    fn expect(&mut self, process_address: ProcessAddress, ack: i32, partner: i32) {
+        self.process(process_address).exchange = Some(Exchange {
             ack,
             partner,
             done: None,

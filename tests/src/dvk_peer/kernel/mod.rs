@@ -1,4 +1,5 @@
-//! What the kernel does with a command that another node's proxy brings, and with what its own processes want.
+//! What the kernel does with a command that another node's proxy brings, and with what its own
+//! processes want.
 
 mod checks;
 mod copies;
@@ -8,7 +9,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::layout::{Field, Frame, Layout};
-use super::{Outcome, PeerSetup, Seat};
+use super::{Outcome, PeerSetup, ProcessAddress};
 use checks::Refusal;
 pub use tables::{Autobind, Lost, Reason};
 use tables::{Container, Process, Remote};
@@ -41,9 +42,9 @@ pub(crate) struct Kernel {
     autobind: Autobind,
     binds_when_told: bool,
     containers: BTreeMap<i32, Container>,
-    processes: HashMap<Seat, Process>,
+    processes: HashMap<ProcessAddress, Process>,
     /// What is bound here as being elsewhere.
-    remotes: HashMap<Seat, Remote>,
+    remotes: HashMap<ProcessAddress, Remote>,
     /// The copy block of the last copy: error acknowledgements have it.
     stale: [i32; 6],
     pub(crate) ignored: Vec<i32>,
@@ -60,7 +61,7 @@ pub(crate) struct Kernel {
 /// What goes out, and whose descriptor is busy until it has.
 pub(crate) struct Outgoing {
     pub(crate) frame: Frame,
-    pub(crate) busy: Option<Seat>,
+    pub(crate) busy: Option<ProcessAddress>,
 }
 
 impl Outgoing {
@@ -72,8 +73,12 @@ impl Outgoing {
 
 impl Kernel {
     pub(crate) fn new(setup: &PeerSetup) -> Self {
-        let seats = setup.servers.iter().map(|&endpoint| Seat::from(endpoint));
-        let remotes = seats.map(|seat| (seat, Remote::on(setup.other)));
+        let process_addresses = setup
+            .servers
+            .iter()
+            .map(|&endpoint| ProcessAddress::from(endpoint));
+        let remotes =
+            process_addresses.map(|process_address| (process_address, Remote::on(setup.other)));
         let containers = [(0, Container::of(&[setup.id, setup.other]))];
         Self {
             id: setup.id,
@@ -95,7 +100,7 @@ impl Kernel {
     }
 
     /// A header from here to there.
-    fn frame(&self, command: i32, source: Seat, destination: i32) -> Frame {
+    fn frame(&self, command: i32, source: ProcessAddress, destination: i32) -> Frame {
         Frame::new(self.layout)
             .with(Field::Command, command)
             .with(Field::Dc, source.dc)
@@ -111,37 +116,49 @@ impl Kernel {
     }
 
     /// RMT_BIND: what is answered.
-    pub(crate) fn bind_remote(&mut self, seat: Seat, node: i32) -> i32 {
-        let Some(container) = self.containers.get(&seat.dc) else {
+    pub(crate) fn bind_remote(&mut self, process_address: ProcessAddress, node: i32) -> i32 {
+        let Some(container) = self.containers.get(&process_address.dc) else {
             return -302;
         };
         if !container.nodes.contains(&node) {
             return -319;
         }
-        if self.processes.contains_key(&seat) || self.remotes.contains_key(&seat) {
+        if self.processes.contains_key(&process_address)
+            || self.remotes.contains_key(&process_address)
+        {
             return -337;
         }
-        self.remotes.insert(seat, Remote::on(node));
-        seat.endpoint
+        self.remotes.insert(process_address, Remote::on(node));
+        process_address.endpoint
     }
 
-    /// SETPRIV: what a remote process may not call, by the command that it comes as, and whom it may not address.
-    pub(crate) fn deny(&mut self, seat: Seat, calls: &[i32], destinations: &[i32]) {
-        let remote = self.remotes.get_mut(&seat).expect("it is bound");
+    /// SETPRIV: what a remote process may not call, by the command that it comes as, and whom it
+    /// may not address.
+    pub(crate) fn deny(
+        &mut self,
+        process_address: ProcessAddress,
+        calls: &[i32],
+        destinations: &[i32],
+    ) {
+        let remote = self.remotes.get_mut(&process_address).expect("it is bound");
         remote.denied_calls = calls.iter().copied().collect::<BTreeSet<_>>();
         remote.denied_destinations = destinations.iter().copied().collect::<BTreeSet<_>>();
     }
 
     /// What has left: the descriptor is free again.
-    pub(crate) fn sent(&mut self, seat: Option<Seat>) {
-        if let Some(remote) = seat.and_then(|seat| self.remotes.get_mut(&seat)) {
+    pub(crate) fn sent(&mut self, process_address: Option<ProcessAddress>) {
+        if let Some(remote) =
+            process_address.and_then(|process_address| self.remotes.get_mut(&process_address))
+        {
             remote.busy = false;
         }
     }
 
     /// Whether the descriptor of a remote process has a command in it.
-    pub(crate) fn is_busy(&self, seat: Seat) -> bool {
-        self.remotes.get(&seat).is_some_and(|remote| remote.busy)
+    pub(crate) fn is_busy(&self, process_address: ProcessAddress) -> bool {
+        self.remotes
+            .get(&process_address)
+            .is_some_and(|remote| remote.busy)
     }
 
     /// PUT2LCL: what goes out for `frame`.
@@ -186,8 +203,12 @@ impl Kernel {
         if !self.binds_when_told || frame.get(Field::Dc) != -1 || kind != REMOTE_BIND {
             return None;
         }
-        let result = self.bind_remote(Seat { dc, endpoint }, node);
-        let mut answer = self.frame(command::NONE, Seat::nobodys(), Seat::nobodys().endpoint);
+        let result = self.bind_remote(ProcessAddress { dc, endpoint }, node);
+        let mut answer = self.frame(
+            command::NONE,
+            ProcessAddress::nobodys(),
+            ProcessAddress::nobodys().endpoint,
+        );
         let message_at = answer.layout.message_at();
         for (index, value) in [self.id, REMOTE_BIND_DONE, result].into_iter().enumerate() {
             answer.set_word(message_at + 4 * index, value);
@@ -203,7 +224,8 @@ impl Kernel {
         });
     }
 
-    /// An error acknowledgement, as the kernel makes it: SEND_ACK for every message, the copy block of some earlier copy.
+    /// An error acknowledgement, as the kernel makes it: SEND_ACK for every message, the copy block
+    /// of some earlier copy.
     fn refuse(&mut self, frame: &Frame, code: i32) -> Option<Outgoing> {
         let ack = match frame.get(Field::Command) {
             command::SEND | command::REPLY | command::SENDREC | command::NOTIFY => {
@@ -219,11 +241,11 @@ impl Kernel {
 
     /// An acknowledgement of `frame`, which its source's descriptor is busy with until it has left.
     fn answer(&mut self, frame: &Frame, ack: i32, code: i32, copy: [i32; 6]) -> Outgoing {
-        let source = Seat::source(frame);
+        let source = ProcessAddress::source(frame);
         if let Some(remote) = self.remotes.get_mut(&source) {
             remote.busy = true;
         }
-        let answer = self.frame(ack, Seat::destination(frame), source.endpoint);
+        let answer = self.frame(ack, ProcessAddress::destination(frame), source.endpoint);
         let answer = answer.with(Field::Result, code);
         Outgoing {
             frame: if ack == command::SEND_ACK {
@@ -235,13 +257,15 @@ impl Kernel {
         }
     }
 
-    fn process(&mut self, seat: Seat) -> &mut Process {
-        self.processes.get_mut(&seat).expect("it is a process here")
+    fn process(&mut self, process_address: ProcessAddress) -> &mut Process {
+        self.processes
+            .get_mut(&process_address)
+            .expect("it is a process here")
     }
 
     /// What process `seat`'s SENDREC has come to.
-    pub(crate) fn outcome(&self, seat: Seat) -> Outcome {
-        let process = self.processes.get(&seat);
+    pub(crate) fn outcome(&self, process_address: ProcessAddress) -> Outcome {
+        let process = self.processes.get(&process_address);
         process.map_or(Outcome::Blocked, |it| it.outcome.clone())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::layout::{Field, Frame};
-use super::super::{Outcome, Seat};
+use super::super::{Outcome, ProcessAddress};
 use super::tables::{Exchange, Process};
 use super::{Kernel, Outgoing, command};
 
@@ -11,7 +11,7 @@ impl Kernel {
     /// SENDREC: the request. One that was queued an answer while it did not wait for it gets that.
     pub(crate) fn ask(
         &mut self,
-        client: Seat,
+        client: ProcessAddress,
         server: i32,
         message: &[u8],
         memory: BTreeMap<u32, Vec<u8>>,
@@ -30,76 +30,88 @@ impl Kernel {
         (request.with_message(message), late)
     }
 
-    pub(crate) fn memory(&self, client: Seat, address: u32) -> Vec<u8> {
+    pub(crate) fn memory(&self, client: ProcessAddress, address: u32) -> Vec<u8> {
         self.processes[&client].memory[&address].clone()
     }
 
-    pub(crate) fn interrupt(&mut self, client: Seat) {
+    pub(crate) fn interrupt(&mut self, client: ProcessAddress) {
         if let Some(process) = self.processes.get_mut(&client) {
             process.waits_for = None;
         }
     }
 
     /// A process that asks nobody, until it is told what to do.
-    pub(crate) fn bind(&mut self, seat: Seat) {
-        self.processes.insert(seat, Process::idle());
+    pub(crate) fn bind(&mut self, process_address: ProcessAddress) {
+        self.processes.insert(process_address, Process::idle());
     }
 
     /// The process at `seat` begins to move to another node, or has changed its mind.
-    pub(crate) fn set_migrating(&mut self, seat: Seat, migrates: bool) {
-        self.process(seat).migrates = migrates;
+    pub(crate) fn set_migrating(&mut self, process_address: ProcessAddress, migrates: bool) {
+        self.process(process_address).migrates = migrates;
     }
 
-    /// A message for a process: received if it waits for its source, else queued on it and acknowledged when it receives,
-    /// which a process that was interrupted may never do.
+    /// A message for a process: received if it waits for its source, else queued on it and
+    /// acknowledged when it receives, which a process that was interrupted may never do.
     pub(super) fn deliver(&mut self, frame: Frame) -> Option<Outgoing> {
         let asks = frame.get(Field::Command) == command::SENDREC;
         if !asks && self.finish(&frame, Outcome::Reply(frame.message().to_vec())) {
             return Some(self.answer(&frame, command::SEND_ACK, 0, [0; 6]));
         }
-        if let Some(remote) = self.remotes.get_mut(&Seat::source(&frame)) {
+        if let Some(remote) = self.remotes.get_mut(&ProcessAddress::source(&frame)) {
             remote.busy = true;
         }
-        self.process(Seat::destination(&frame))
+        self.process(ProcessAddress::destination(&frame))
             .queue
             .push_back(frame);
         None
     }
 
-    /// RECEIVE(ANY): the message, and the acknowledgement if it was sent without waiting for an answer.
-    pub(crate) fn receive(&mut self, seat: Seat) -> Option<(Frame, Option<Outgoing>)> {
-        let frame = self.process(seat).queue.pop_front()?;
-        let source = Seat::source(&frame);
+    /// RECEIVE(ANY): the message, and the acknowledgement if it was sent without waiting for an
+    /// answer.
+    pub(crate) fn receive(
+        &mut self,
+        process_address: ProcessAddress,
+    ) -> Option<(Frame, Option<Outgoing>)> {
+        let frame = self.process(process_address).queue.pop_front()?;
+        let source = ProcessAddress::source(&frame);
         if frame.get(Field::Command) != command::SENDREC {
             let ack = self.answer(&frame, command::SEND_ACK, 0, [0; 6]);
             return Some((frame, Some(ack)));
         }
         if let Some(remote) = self.remotes.get_mut(&source) {
             remote.busy = false;
-            remote.asks = Some(seat);
+            remote.asks = Some(process_address);
         }
         Some((frame, None))
     }
 
     /// REPLY, SEND or NOTIFY of a process here: what goes out.
-    pub(crate) fn send(&mut self, seat: Seat, to: i32, command: i32, message: &[u8]) -> Frame {
-        let partner = Seat {
+    pub(crate) fn send(
+        &mut self,
+        process_address: ProcessAddress,
+        to: i32,
+        command: i32,
+        message: &[u8],
+    ) -> Frame {
+        let partner = ProcessAddress {
             endpoint: to,
-            ..seat
+            ..process_address
         };
         if let Some(remote) = self.remotes.get_mut(&partner)
             && command != command::NOTIFY
         {
             remote.asks = None;
         }
-        self.process(seat).exchange = Some(Exchange {
+        self.process(process_address).exchange = Some(Exchange {
             ack: command::SEND_ACK,
             partner: to,
             done: None,
         });
-        let mut frame = self.frame(command, seat, to).with_message(message);
+        let mut frame = self
+            .frame(command, process_address, to)
+            .with_message(message);
         let source_at = frame.layout.message_at();
-        frame.set_word(source_at, seat.endpoint);
+        frame.set_word(source_at, process_address.endpoint);
         frame.with(
             Field::Result,
             if command == command::NOTIFY { -1 } else { 0 },
@@ -107,14 +119,15 @@ impl Kernel {
     }
 
     /// What the acknowledgement of the exchange of `seat` was, once it has come.
-    pub(crate) fn exchanged(&mut self, seat: Seat) -> Option<(i32, Vec<u8>)> {
-        let exchange = &mut self.process(seat).exchange;
+    pub(crate) fn exchanged(&mut self, process_address: ProcessAddress) -> Option<(i32, Vec<u8>)> {
+        let exchange = &mut self.process(process_address).exchange;
         let done = exchange.as_mut()?.done.take()?;
         *exchange = None;
         Some(done)
     }
 
-    /// An acknowledgement of a message. A process that waits for an answer can do nothing with one of SEND.
+    /// An acknowledgement of a message. A process that waits for an answer can do nothing with one
+    /// of SEND.
     pub(super) fn acknowledged(&mut self, frame: &Frame) {
         let code = frame.get(Field::Result);
         if frame.get(Field::Command) == command::SENDREC_ACK {
@@ -126,7 +139,7 @@ impl Kernel {
 
     /// Ends the exchange that `frame` acknowledges, if there is such a one.
     pub(super) fn complete(&mut self, frame: &Frame, code: i32, bytes: Vec<u8>) {
-        let process = self.process(Seat::destination(frame));
+        let process = self.process(ProcessAddress::destination(frame));
         let (command, source) = (frame.get(Field::Command), frame.get(Field::Source));
         if let Some(exchange) = &mut process.exchange
             && (exchange.ack, exchange.partner) == (command, source)
@@ -137,7 +150,7 @@ impl Kernel {
 
     /// Ends the wait of the process that `frame` is for, if it waits for its source.
     pub(super) fn finish(&mut self, frame: &Frame, outcome: Outcome) -> bool {
-        let process = self.processes.get_mut(&Seat::destination(frame));
+        let process = self.processes.get_mut(&ProcessAddress::destination(frame));
         let Some(process) = process.filter(|it| it.waits_for == Some(frame.get(Field::Source)))
         else {
             return false;

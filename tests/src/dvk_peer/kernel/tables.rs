@@ -1,9 +1,10 @@
-//! What the kernel keeps: containers, processes, descriptors of processes elsewhere, and what was lost.
+//! What the kernel keeps: containers, processes, descriptors of processes elsewhere, and what was
+//! lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::layout::Frame;
-use super::super::{Outcome, Seat};
+use super::super::{Outcome, ProcessAddress};
 
 /// A container.
 pub(super) struct Container {
@@ -62,7 +63,7 @@ pub(super) struct Remote {
     /// It has a command in it: of a proxy, or queued on a process.
     pub(super) busy: bool,
     /// The process here that it waits for, having asked it.
-    pub(super) asks: Option<Seat>,
+    pub(super) asks: Option<ProcessAddress>,
     pub(super) denied_calls: BTreeSet<i32>,
     pub(super) denied_destinations: BTreeSet<i32>,
 }
@@ -87,7 +88,8 @@ pub enum Autobind {
     Never,
     /// Those above 64: tcp_proxy.
     Tcp,
-    /// Those above the container's system processes, 30 in the usual one: multi_proxy, where it is told to.
+    /// Those above the container's system processes, 30 in the usual one: multi_proxy, where it is
+    /// told to.
     Multi,
 }
 

@@ -1,0 +1,217 @@
+//! A virtio-fs device in use: its connection and queues, and how the driver waits for them.
+
+mod chains;
+mod session;
+
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_fuse::Dialect;
+use gangplank_vhost_user::client::{Deadlines, Session, Socket};
+use gangplank_vhost_user::feature;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::bench_queue::BenchQueue;
+use crate::memory::Memory;
+
+use chains::Chain;
+pub(crate) use chains::{ANSWER, Answer, RequestKind};
+
+/// Descriptors in each ring: what libvirt gives QEMU.
+const QUEUE_SIZE: u16 = 1024;
+
+/// Memory shared with a daemon, in bytes.
+const SHARED: usize = 64 << 20;
+
+/// The queue for what is not answered.
+const HIPRIO: usize = 0;
+
+/// Chains for FORGET.
+const FORGETS: u16 = 512;
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Room for a request that is made while nothing is timed, in bytes.
+const SIDE_REQUEST: usize = 4096;
+
+/// How many looks at the rings go between two at the clock and the connection, when waiting busily.
+const LOOKS: u32 = 1024;
+
+/// What an event is of.
+const NOTIFIED: u64 = 0;
+
+const GONE: u64 = 1;
+
+/// How the driver waits for answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Asleep, until the daemon notifies.
+    Asleep,
+    /// Looking all the time.
+    Busy,
+}
+
+/// A connected device with a FUSE session.
+pub(crate) struct Device {
+    _connection: Session<Socket>,
+    memory: Memory,
+    queues: Vec<BenchQueue>,
+    epoll: Epoll,
+    /// Open as long as it is waited on.
+    _hang_up: OwnedFd,
+    waiting: Waiting,
+    dialect: Dialect,
+    unique: u64,
+    forgets: Vec<Chain>,
+    free_forgets: Vec<u16>,
+    side: Chain,
+    /// Where a workload's chains begin.
+    mark: usize,
+    /// The chains of each request queue, by head.
+    chains: Vec<Vec<Chain>>,
+    /// A request's bytes while they are put together.
+    scratch: Vec<u8>,
+    answer: [u8; ANSWER],
+}
+
+impl Device {
+    /// Connects to the daemon at `socket`, with as many request queues, and opens a session.
+    pub(crate) fn open(socket: &Path, queues: usize, waiting: Waiting) -> Result<Self> {
+        let stream = connect(socket)?;
+        let messages = Socket::from_stream(stream, socket, Deadlines::default().answer)?;
+        let hang_up = messages.hang_up()?;
+        let mut connection = Session::negotiate(messages)?;
+        let features = feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX;
+        ensure!(
+            connection.offered() & features == features,
+            "the daemon lacks indirect descriptors or notification by index"
+        );
+        if let Some(config) = connection.config() {
+            ensure!(
+                config.num_request_queues() as usize >= queues,
+                "the daemon has {} request queues",
+                config.num_request_queues()
+            );
+        }
+        let mut memory = Memory::new(SHARED)?;
+        let queues = (0..=queues)
+            .map(|index| BenchQueue::new(&mut memory, index, QUEUE_SIZE))
+            .collect::<Result<Vec<_>>>()?;
+        let setups: Vec<_> = queues.iter().map(BenchQueue::setup).collect();
+        connection.start(features, &[memory.region()], &setups)?;
+
+        let epoll = Epoll::new().context("making what a driver waits on")?;
+        for queue in &queues {
+            // By edges, so that what was notified needs no reading.
+            let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            let event = EpollEvent::new(events, NOTIFIED);
+            epoll.ctl(ControlOperation::Add, queue.call().as_raw_fd(), event)?;
+        }
+        let event = EpollEvent::new(EventSet::READ_HANG_UP, GONE);
+        epoll.ctl(ControlOperation::Add, hang_up.as_raw_fd(), event)?;
+        let mut device = Self {
+            _connection: connection,
+            chains: queues.iter().map(|_| Vec::new()).collect(),
+            memory,
+            queues,
+            epoll,
+            _hang_up: hang_up,
+            waiting,
+            dialect: Dialect::default(),
+            unique: 0,
+            forgets: Vec::new(),
+            free_forgets: Vec::with_capacity(FORGETS.into()),
+            side: Chain::default(),
+            mark: 0,
+            scratch: Vec::with_capacity(SIDE_REQUEST),
+            answer: [0; ANSWER],
+        };
+        device.lay_out_forgets()?;
+        device.lay_out_side()?;
+        device.mark = device.memory.mark();
+        device.init()?;
+        Ok(device)
+    }
+
+    /// How many request queues there are.
+    pub(crate) fn queues(&self) -> usize {
+        self.queues.len() - 1
+    }
+
+    /// Tells the daemon of everything made available, queue by queue, where it wants to be told.
+    pub(crate) fn kick(&mut self) -> Result<()> {
+        for queue in &mut self.queues {
+            queue.kick(&self.memory)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something may have come back on a request queue.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        if self.waiting == Waiting::Busy {
+            loop {
+                for _ in 0..LOOKS {
+                    if self.requests().any(|queue| queue.has_come(&self.memory)) {
+                        return Ok(());
+                    }
+                    std::hint::spin_loop();
+                }
+                self.look(Duration::ZERO)?;
+                ensure!(Instant::now() < deadline, "no answer within {LIMIT:?}");
+            }
+        }
+        let mut come = false;
+        for queue in self.requests() {
+            come |= queue.ask_for_notice(&self.memory);
+        }
+        if come {
+            return Ok(());
+        }
+        self.sleep(deadline)
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &BenchQueue> {
+        self.queues.iter().skip(1)
+    }
+
+    fn sleep(&self, deadline: Instant) -> Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let woken = self.look(left)?;
+        ensure!(woken, "no answer within {LIMIT:?}");
+        Ok(())
+    }
+
+    /// Whether something was notified within `limit`.
+    fn look(&self, limit: Duration) -> Result<bool> {
+        let mut events = [EpollEvent::default(); 4];
+        let milliseconds = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        let count = match self.epoll.wait(milliseconds, &mut events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error).context("waiting for a daemon"),
+        };
+        let gone = events.iter().take(count).any(|event| event.data() == GONE);
+        ensure!(!gone, "the daemon has gone");
+        Ok(count != 0)
+    }
+}
+
+/// Connects; a socket may be there a moment before anybody listens on it.
+fn connect(socket: &Path) -> Result<UnixStream> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match UnixStream::connect(socket) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                ensure!(Instant::now() < deadline, "nobody listens within {LIMIT:?}");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            connected => return connected.context("connecting to a daemon"),
+        }
+    }
+}

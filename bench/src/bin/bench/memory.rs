@@ -1,0 +1,109 @@
+//! Memory shared with a daemon: handed out once from front to back, and again from a mark on for
+//! each workload.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result};
+use gangplank_vhost_user::client::Region;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+
+/// The guest physical address of the first byte.
+const BASE: u64 = 0x1_0000_0000;
+
+/// Bytes of a page, the unit in which file data is scattered.
+pub(crate) const PAGE: usize = 4096;
+
+/// The memory. Offsets in it are offsets from its beginning, always the driver's own.
+pub(crate) struct Memory {
+    file: File,
+    map: MmapRegion,
+    len: usize,
+    taken: usize,
+}
+
+impl Memory {
+    /// Makes `len` bytes, which the host gives when they are first touched.
+    pub(crate) fn new(len: usize) -> Result<Self> {
+        let what = "making memory to share with a daemon";
+        let file = File::from(memfd_create("bench", MemfdFlags::CLOEXEC).context(what)?);
+        ftruncate(&file, len as u64).context(what)?;
+        let backing = FileOffset::new(file.try_clone().context(what)?, 0);
+        let map = MmapRegion::from_file(backing, len).context(what)?;
+        Ok(Self {
+            file,
+            map,
+            len,
+            taken: 0,
+        })
+    }
+
+    /// The memory as SET_MEM_TABLE wants it.
+    pub(crate) fn region(&self) -> Region<'_> {
+        Region {
+            guest_address: BASE,
+            len: self.len as u64,
+            file: self.file.as_fd(),
+            mmap_offset: 0,
+        }
+    }
+
+    /// The guest physical address of a offset.
+    pub(crate) const fn address(offset: usize) -> u64 {
+        BASE + offset as u64
+    }
+
+    /// Takes `len` bytes at a multiple of `align`, a power of two.
+    pub(crate) fn take(&mut self, len: usize, align: usize) -> Result<usize> {
+        let offset = self.taken.next_multiple_of(align);
+        let end = offset + len;
+        anyhow::ensure!(
+            end <= self.len,
+            "{len} bytes more than there are to be shared with a daemon"
+        );
+        self.taken = end;
+        Ok(offset)
+    }
+
+    /// How much is taken, to go back to by [`Memory::give_back_to`].
+    pub(crate) const fn mark(&self) -> usize {
+        self.taken
+    }
+
+    /// Gives back what was taken since the mark.
+    pub(crate) fn give_back_to(&mut self, mark: usize) {
+        self.taken = mark;
+    }
+
+    fn slice(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
+        self.map
+            .get_slice(offset, len)
+            .expect("offsets are the driver's own, and within its memory")
+    }
+
+    /// Copies `bytes` in.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
+        self.slice(offset, bytes.len()).copy_from(bytes);
+    }
+
+    /// Copies out as much as `bytes` holds.
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.slice(offset, bytes.len()).copy_to(bytes);
+    }
+
+    /// Stores a number after everything that was written before.
+    pub(crate) fn store<T: AtomicAccess>(&self, offset: usize, value: T) {
+        self.slice(offset, size_of::<T>())
+            .store(value, 0, Ordering::Release)
+            .expect("rings are aligned");
+    }
+
+    /// Loads a number before everything that is read after.
+    pub(crate) fn load<T: AtomicAccess>(&self, offset: usize) -> T {
+        self.slice(offset, size_of::<T>())
+            .load(0, Ordering::Acquire)
+            .expect("rings are aligned")
+    }
+}

@@ -1,0 +1,97 @@
+//! Which processors the daemon and the driver run on.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use gangplank_bench::cpu_affinity::{allowed, only, stay_on};
+use rustix::process::Pid;
+use rustix::thread::sched_setaffinity;
+
+use crate::device::Waiting;
+use crate::usage::family;
+
+/// Who runs where, and how the driver waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placement {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it is, for people.
+    pub(crate) meaning: &'static str,
+    /// Whether the daemon has a processor of its own.
+    pub(crate) apart: bool,
+    /// How the driver waits.
+    pub(crate) waiting: Waiting,
+}
+
+/// All of them.
+pub(crate) const PLACEMENTS: [Placement; 3] = [
+    Placement {
+        name: "one",
+        meaning: "daemon and driver on one processor",
+        apart: false,
+        waiting: Waiting::Asleep,
+    },
+    Placement {
+        name: "two",
+        meaning: "daemon and driver on a processor each; the driver sleeps until it is notified",
+        apart: true,
+        waiting: Waiting::Asleep,
+    },
+    Placement {
+        name: "two-busy",
+        meaning: "daemon and driver on a processor each; the driver looks all the time",
+        apart: true,
+        waiting: Waiting::Busy,
+    },
+];
+
+/// The processors there are: the driver's, and another one for a daemon apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Processors {
+    driver: usize,
+    other: Option<usize>,
+}
+
+impl Processors {
+    /// The last two that this process may run on.
+    pub(crate) fn find() -> Result<Self> {
+        let mut numbers = allowed()?.into_iter();
+        Ok(Self {
+            driver: numbers.next().context("no processor to run on")?,
+            other: numbers.next(),
+        })
+    }
+
+    /// Whether a daemon can have one of its own.
+    pub(crate) const fn has_two(&self) -> bool {
+        self.other.is_some()
+    }
+
+    /// Has the calling thread run on the driver's.
+    pub(crate) fn pin_driver(&self) -> Result<()> {
+        stay_on(self.driver).context("choosing the driver's processor")
+    }
+
+    /// Has every thread of a daemon run on the driver's processor or on the other, and so every
+    /// thread it starts from now on.
+    pub(crate) fn pin_daemon(&self, pid: u32, apart: bool) -> Result<()> {
+        let number = if apart {
+            self.other.context("there is one processor only")?
+        } else {
+            self.driver
+        };
+        for pid in family(pid) {
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let name = task?.file_name();
+                let task: i32 = name.to_string_lossy().parse()?;
+                let task = Pid::from_raw(task).context("a thread without a number")?;
+                match sched_setaffinity(Some(task), &only(number)) {
+                    // One that has ended meanwhile runs nowhere.
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(errno) => return Err(errno).context("choosing a daemon's processor"),
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! All that runs at once: a daemon, servers by each carrier, their clients and their mounts.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use gangplank_dvk::abi::{DcId, Endpoint, NodeId};
+use gangplank_dvk::carrier::local::{Local, LocalConfig};
+use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
+use gangplank_dvk::endpoint::Carrier;
+use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::dvk::{CLIENT_NODE, Mount, SERVER_NODE, Server, Switch, Topology};
+use gangplank_tests::process::User;
+use tempfile::TempDir;
+
+use super::Route;
+use super::client::Client;
+use super::driver::Driven;
+use super::files::Files;
+use crate::tree::{LARGE, LARGE_LEN};
+
+/// The server's endpoint, and the client's.
+const SERVER: Endpoint = Endpoint::from_raw(1);
+const CLIENT: Endpoint = Endpoint::from_raw(11);
+
+/// First of the ports of nodes; runs at the same time have others.
+const PORTS: u16 = 15_000;
+/// Ports of a server's node and its client's.
+const PORTS_EACH: u16 = 64;
+
+/// The daemons, and what they are made of.
+pub(crate) struct Fixture {
+    /// Dropped first: they have files open in the mounts.
+    daemons: Vec<Route>,
+    _mounts: Vec<Mount>,
+    _servers: Vec<Server>,
+    _switch: Switch,
+    _daemon: Daemon,
+    _dir: TempDir,
+}
+
+impl Fixture {
+    /// Starts everything on a share in `ram`; `missing` is told what is left out.
+    pub(crate) fn start(ram: &Path, mut missing: impl FnMut(&str)) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-bench-")
+            .tempdir_in(ram)?;
+        let share = dir.path().join("share");
+        fs::create_dir(&share)?;
+        let name = LARGE.to_str()?;
+        let length = usize::try_from(LARGE_LEN)?;
+        fs::write(share.join(name), vec![0x5a; length])?;
+        let sandbox = if User::is_root() { "chroot" } else { "none" };
+        let options = daemon::Options::new(&share).arguments(&[&format!("--sandbox={sandbox}")]);
+        let daemon = Daemon::start(&options)?;
+
+        let socket = dir.path().join("dvk.sock");
+        let switch = Switch::start(&socket)?;
+        let at_switch = Topology::switch(socket.clone());
+        let ports = PORTS + u16::try_from(std::process::id() % 64)? * 2 * PORTS_EACH;
+        let nodes = [ports, ports + PORTS_EACH].map(Topology::loopback);
+        let [for_client, for_mount] = &nodes;
+        let server = |topology| Server::start(topology, daemon.socket());
+        let local = server(&at_switch)?;
+        let node = server(for_client)?;
+
+        let daemons = vec![daemon.pid()];
+        let with = |more: &[u32]| [daemons.as_slice(), more].concat();
+        let path = format!("//{name}");
+        let client = |carrier: Box<dyn Carrier>| Client::open(carrier, CLIENT, SERVER, &path);
+        let by_switch = Box::new(Local::start(LocalConfig::new(socket.clone()))?);
+        let by_node = Box::new(Node::start(node_config(ports)?)?);
+        let mut daemons = vec![
+            Route {
+                name: crate::score::DIRECT,
+                access: Box::new(Files::on_host(&share.join(name))?),
+                processes: Vec::new(),
+            },
+            Route {
+                name: "virtio-fs",
+                access: Box::new(Driven::open(daemon.socket(), LARGE)?),
+                processes: with(&[]),
+            },
+            Route {
+                name: "rhostfs-local",
+                access: Box::new(client(by_switch).with_context(|| local.log())?),
+                processes: with(&[switch.pid(), local.pid()]),
+            },
+            Route {
+                name: "rhostfs-node",
+                access: Box::new(client(by_node).with_context(|| node.log())?),
+                processes: with(&[node.pid()]),
+            },
+        ];
+        let mut servers = vec![local, node];
+        let mut mounts = Vec::new();
+        if User::is_root() && Path::new("/dev/fuse").exists() {
+            let far = server(for_mount)?;
+            let local = servers.first().context("a server at the switch")?;
+            for (name, topology, server, switch) in [
+                ("mount-local", &at_switch, local, Some(switch.pid())),
+                ("mount-node", for_mount, &far, None),
+            ] {
+                let mount = Mount::start(topology, &["--timeout", "0"])?;
+                let others: Vec<u32> = [server.pid(), mount.pid()]
+                    .into_iter()
+                    .chain(switch)
+                    .collect();
+                daemons.push(Route {
+                    name,
+                    access: Box::new(Files::in_mount(&mount.point().join(LARGE.to_str()?))?),
+                    processes: with(&others),
+                });
+                mounts.push(mount);
+            }
+            servers.push(far);
+        } else {
+            missing("rhostfs is not mounted: that takes root and /dev/fuse");
+        }
+        Ok(Self {
+            daemons,
+            _mounts: mounts,
+            _servers: servers,
+            _switch: switch,
+            _daemon: daemon,
+            _dir: dir,
+        })
+    }
+
+    /// The ways, to be used one at a time.
+    pub(super) fn daemons(&mut self) -> &mut [Route] {
+        &mut self.daemons
+    }
+
+    /// What each is called, and what it is.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (String, String)> {
+        let names = self.daemons.iter().map(|it| it.name);
+        names.map(|name| (name.to_owned(), meaning(name).to_owned()))
+    }
+}
+
+/// This process as the node that the mount otherwise is, with the server's at `ports`.
+fn node_config(ports: u16) -> Result<NodeConfig> {
+    let id = |number: u8| NodeId::new(number.into()).context("a node's number");
+    let mut peer = PeerConfig::new(id(SERVER_NODE)?, "127.0.0.1");
+    peer.port_base = ports;
+    peer.endpoints = vec![(DcId::new(0).context("container 0")?, SERVER)];
+    let mut config = NodeConfig::new(id(CLIENT_NODE)?);
+    config.port_base = ports + PORTS_EACH / 2;
+    config.peers = vec![peer];
+    Ok(config)
+}
+
+fn meaning(name: &str) -> &'static str {
+    match name {
+        "direct" => "system calls",
+        "virtio-fs" => "gangplankd by the driver that the rhostfs server has",
+        "rhostfs-local" => "gangplank-dvk serve by a switch, behind it gangplankd",
+        "rhostfs-node" => "gangplank-dvk serve over TCP, behind it gangplankd",
+        "mount-local" => "gangplank-dvk mount by a switch",
+        "mount-node" => "gangplank-dvk mount over TCP",
+        _ => "",
+    }
+}

@@ -1,0 +1,181 @@
+//! rhostfs beside virtio-fs: the same work by each way from a program to the share's files.
+//!
+//! ```text
+//!   direct         program ─────────────────────────────────────────────── files
+//!   virtio-fs      program ── driver ──────────────────── vring ── daemon ─ files
+//!   rhostfs-local  program ── endpoint ─ switch ─ server ─ vring ── daemon ─ files
+//!   rhostfs-node   program ── endpoint ── TCP ─── server ─ vring ── daemon ─ files
+//!   mount-…        program ── kernel ── mount ── as one of the two above
+//! ```
+
+mod client;
+mod driver;
+mod files;
+mod fixture;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::args::Args;
+use crate::score::{Round, Table, scores};
+use crate::usage;
+use crate::work::{Direction, Offsets, Order, Timed, Unit};
+use crate::{Clock, workload};
+
+pub(crate) use fixture::Fixture;
+
+/// What a program can do with one file of [`crate::tree::LARGE_LEN`] bytes.
+trait FileAccess {
+    /// Asks for its attributes.
+    fn look(&mut self) -> Result<()>;
+
+    /// Reads from `at` until `into` is full.
+    fn read(&mut self, at: u64, into: &mut [u8]) -> Result<()>;
+
+    /// Writes all of `from` at `at`.
+    fn write(&mut self, at: u64, from: &[u8]) -> Result<()>;
+
+    /// Forgets what it has kept of the file's data.
+    fn forget(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A way, what it is called, and whose processor time it takes beside this process's.
+struct Route {
+    name: &'static str,
+    access: Box<dyn FileAccess>,
+    processes: Vec<u32>,
+}
+
+/// Work to be done, one after another.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    name: &'static str,
+    task: Task,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    Look,
+    Transfer(Direction, usize, Order),
+}
+
+/// A page is what the original client asks for, a megabyte the most that the protocol's copies
+/// carry.
+const JOBS: [Job; 6] = [
+    job("getattr", Task::Look),
+    transfer("random-read-4k", Direction::Read, 4096, Order::Random),
+    transfer("read-4k", Direction::Read, 4096, Order::Forward),
+    transfer("write-4k", Direction::Write, 4096, Order::Forward),
+    transfer("read-1m", Direction::Read, 1 << 20, Order::Forward),
+    transfer("write-1m", Direction::Write, 1 << 20, Order::Forward),
+];
+
+const fn job(name: &'static str, task: Task) -> Job {
+    Job { name, task }
+}
+
+const fn transfer(name: &'static str, direction: Direction, size: usize, order: Order) -> Job {
+    job(name, Task::Transfer(direction, size, order))
+}
+
+/// How long each run is warmed up before anything counts, as a part of its time.
+const WARM_UP: u32 = 8;
+
+/// What the tables are about.
+pub(crate) const TITLE: &str =
+    "rhostfs beside virtio-fs, one operation after another, all processes on all processors";
+
+/// Does every job that is asked for by every way in `fixture`, in turn.
+pub(crate) fn tables(fixture: &mut Fixture, args: &Args) -> Result<Vec<Table>> {
+    let is_known = |name: &str| JOBS.iter().any(|job| job.name == name);
+    let asked = JOBS.iter().filter(|job| args.names(job.name, is_known));
+    let measure = |job: &Job| {
+        eprintln!("bench: {} (rhostfs)", job.name);
+        table(fixture.daemons(), job, args.rounds(), args.time())
+    };
+    asked.map(measure).collect()
+}
+
+fn table(ways: &mut [Route], job: &Job, count: usize, time: Duration) -> Result<Table> {
+    let mut rounds: Vec<(String, Vec<Round>)> = ways
+        .iter()
+        .map(|way| (way.name.to_owned(), Vec::new()))
+        .collect();
+    for round in 0..count {
+        for turn in 0..ways.len() {
+            let at = (round + turn) % ways.len();
+            let (Some(way), Some((name, rounds))) = (ways.get_mut(at), rounds.get_mut(at)) else {
+                continue;
+            };
+            let measured = measure(way, job.task, time);
+            rounds.push(measured.with_context(|| format!("{} by {name}", job.name))?);
+        }
+    }
+    let unit = match job.task {
+        Task::Look => Unit::Operations,
+        Task::Transfer(_, size, _) => Unit::Bytes(size),
+    };
+    Ok(Table {
+        workload: job.name,
+        placement: "rhostfs",
+        depth: 1,
+        queues: 1,
+        unit: unit.name(),
+        scores: scores(&rounds, unit),
+    })
+}
+
+fn measure(daemon: &mut Route, task: Task, time: Duration) -> Result<Round> {
+    let processes = daemon.processes.clone();
+    let mut clock = Clock::new(|| {
+        let others = processes.iter().map(|pid| usage::processor_ns(*pid));
+        others
+            .chain([usage::whole_processor_ns()])
+            .sum::<Result<u64>>()
+    });
+    let way = &mut *daemon.access;
+    repeat(way, task, time / WARM_UP, &mut || Ok(()))?;
+    let run = repeat(way, task, time, &mut || clock.look())?;
+    clock.round(run)
+}
+
+fn repeat(
+    way: &mut dyn FileAccess,
+    task: Task,
+    time: Duration,
+    at: &mut dyn FnMut() -> Result<()>,
+) -> Result<workload::Run> {
+    way.forget()?;
+    let timed = Timed { time, at };
+    let Task::Transfer(direction, size, order) = task else {
+        return timed.repeat(1, || way.look().map(|()| true));
+    };
+    let mut buffer = vec![0x5a; size];
+    let mut offsets = Offsets::new(size, order);
+    timed.repeat(1, || {
+        let at = offsets.next();
+        if at == 0 {
+            way.forget()?;
+        }
+        match direction {
+            Direction::Read => way.read(at, &mut buffer)?,
+            Direction::Write => way.write(at, &buffer)?,
+        }
+        Ok(true)
+    })
+}
+
+/// Makes sure that `moved` of `size` bytes are all.
+fn whole(moved: usize, size: usize) -> Result<()> {
+    ensure!(moved == size, "{moved} of {size} bytes moved");
+    Ok(())
+}
+
+/// A path for people.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

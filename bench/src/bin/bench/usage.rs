@@ -1,0 +1,113 @@
+//! What processes use: processor time, memory, descriptors.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use rustix::time::ClockId;
+
+/// A process and all that it has started.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut at = 0;
+    while let Some(pid) = family.get(at) {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        for task in tasks.into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let children = children.split_whitespace();
+            family.extend(children.filter_map(|child| child.parse::<u32>().ok()));
+        }
+        at += 1;
+    }
+    family
+}
+
+/// Nanoseconds that all threads of a family have run so far. Threads that have ended do not count,
+/// so none may end meanwhile.
+pub(crate) fn processor_ns(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for pid in family(pid) {
+        let tasks = format!("/proc/{pid}/task");
+        for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+            sum += ran_ns(&fs::read_to_string(task?.path().join("schedstat"))?)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// Nanoseconds that the calling thread has run so far.
+pub(crate) fn own_processor_ns() -> Result<u64> {
+    clock_ns(ClockId::ThreadCPUTime)
+}
+
+/// Nanoseconds that all threads of this process have run so far.
+pub(crate) fn whole_processor_ns() -> Result<u64> {
+    clock_ns(ClockId::ProcessCPUTime)
+}
+
+fn clock_ns(clock: ClockId) -> Result<u64> {
+    let time = rustix::time::clock_gettime(clock);
+    let nanoseconds = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+    u64::try_from(nanoseconds).context("a clock before its beginning")
+}
+
+/// The first number of a schedstat file (Documentation/scheduler/sched-stats.rst).
+fn ran_ns(schedstat: &str) -> Result<u64> {
+    let number = schedstat.split_whitespace().next();
+    let number = number.and_then(|number| number.parse().ok());
+    number.with_context(|| format!("a schedstat file that reads {schedstat:?}"))
+}
+
+/// What a family holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Held {
+    /// Resident memory of its own, in bytes: not what it shares with others or has mapped from
+    /// files.
+    pub(crate) memory: u64,
+    /// Open descriptors.
+    pub(crate) descriptors: usize,
+}
+
+/// What a family holds now.
+pub(crate) fn held(pid: u32) -> Result<Held> {
+    let mut held = Held::default();
+    for pid in family(pid) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        held.memory += 1024 * resident_kb(&status)?;
+        held.descriptors += fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    }
+    Ok(held)
+}
+
+fn resident_kb(status: &str) -> Result<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.context("a process status without RssAnon")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_use_is_seen() {
+        let before = own_processor_ns().unwrap();
+        let sum: u64 = (0..1_000_000).map(std::hint::black_box).sum();
+        assert!(sum > 0);
+        assert!(own_processor_ns().unwrap() > before);
+        let held = held(std::process::id()).unwrap();
+        assert!(held.memory > 4096 && held.descriptors > 2, "{held:?}");
+    }
+
+    #[test]
+    fn numbers_come_out_of_the_files() {
+        assert_eq!(ran_ns("460392 77775 1\n").unwrap(), 460_392);
+        assert!(ran_ns("").is_err());
+        assert_eq!(
+            resident_kb("VmRSS:\t 9 kB\nRssAnon:\t  12 kB\n").unwrap(),
+            12
+        );
+        assert!(resident_kb("VmRSS: 9 kB").is_err());
+    }
+}

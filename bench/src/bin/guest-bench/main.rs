@@ -1,0 +1,139 @@
+//! Times what people do with files, from a program's side, on several directories in turn. Static,
+//! so that it runs in any guest; it runs on the host just as well, for comparison.
+//!
+//!     guest-bench [--root TOOLS] [--rounds N] [--size PERCENT] [--drop-caches]
+//!                 NAME=DIRECTORY... -- WORKLOAD...
+//!     guest-bench --list
+//!
+//! Each result is one line: workload, name, seconds, how many of the workload's units that was for,
+//! the unit. Programs that a workload runs are those of the system tree TOOLS, beneath which the
+//! directories have to be then. Without one, they are the running system's. With --drop-caches,
+//! workloads that are to find nothing cached do: for a guest of one's own.
+#![allow(clippy::print_stdout, reason = "a program for the console")]
+
+mod names;
+mod programs;
+mod transfers;
+mod work_dir;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::work_dir::WorkDir;
+use crate::workload::{WORKLOADS, Workload};
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == "--list") {
+        WORKLOADS
+            .iter()
+            .for_each(|known| println!("{}", known.name));
+        return ExitCode::SUCCESS;
+    }
+    let done = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| run(&arguments));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("guest-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What was typed.
+struct Arguments {
+    rounds: u32,
+    directories: Vec<WorkDir>,
+    workloads: Vec<&'static Workload>,
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
+        let mut root = PathBuf::from("/");
+        let mut rounds = 1;
+        let mut percent = 100;
+        let mut drop_caches = false;
+        let mut directories = Vec::new();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word} has no value"));
+            match word.as_str() {
+                "--" => break,
+                "--root" => root = value()?.into(),
+                "--drop-caches" => drop_caches = true,
+                "--rounds" => rounds = value()?.parse().context("--rounds")?,
+                "--size" => percent = value()?.parse().context("--size")?,
+                _ => {
+                    let (name, directory) = word
+                        .split_once('=')
+                        .with_context(|| format!("'{word}' is not NAME=DIRECTORY"))?;
+                    directories.push((name.to_owned(), PathBuf::from(directory)));
+                }
+            }
+        }
+        ensure!(!directories.is_empty(), "no directory given");
+        let mut workloads = Vec::new();
+        for name in words {
+            match WORKLOADS.iter().find(|known| known.name == name) {
+                Some(known) => workloads.push(known),
+                None => bail!("there is no workload {name}"),
+            }
+        }
+        if workloads.is_empty() {
+            workloads.extend(WORKLOADS);
+        }
+        Ok(Self {
+            rounds,
+            directories: directories
+                .into_iter()
+                .map(|(name, directory)| {
+                    WorkDir::new(name, directory, root.clone(), percent, drop_caches)
+                })
+                .collect(),
+            workloads,
+        })
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    for workload in &arguments.workloads {
+        for dir in &arguments.directories {
+            if !workload.consumes {
+                prepare(workload, dir)?;
+            }
+        }
+        for _ in 0..arguments.rounds {
+            for dir in &arguments.directories {
+                if workload.consumes {
+                    prepare(workload, dir)?;
+                }
+                if workload.cold {
+                    dir.forget_caches()?;
+                }
+                let measured = (workload.run)(dir)
+                    .with_context(|| format!("{} on {}", workload.name, dir.name()))?;
+                println!(
+                    "{} {} {:.6} {} {}",
+                    workload.name,
+                    dir.name(),
+                    measured.took.as_secs_f64(),
+                    measured.count,
+                    workload.unit
+                );
+            }
+        }
+        for dir in &arguments.directories {
+            dir.clear()?;
+        }
+    }
+    Ok(())
+}
+
+fn prepare(workload: &Workload, dir: &WorkDir) -> Result<()> {
+    dir.clear()?;
+    (workload.prepare)(dir)
+        .with_context(|| format!("preparing {} on {}", workload.name, dir.name()))?;
+    rustix::fs::sync();
+    Ok(())
+}

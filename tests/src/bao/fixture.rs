@@ -1,0 +1,381 @@
+//! A emulated driver with its device model, daemons and shares, in a directory of its own.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Pid;
+use tempfile::TempDir;
+
+use super::abi::Abi;
+use super::device::Device;
+use super::guest::{Cpu, WINDOW};
+use super::kernel::{GUEST_BASE, Kernel};
+use super::launch::Program;
+
+/// The name of every share.
+pub const TAG: &str = "model";
+
+/// Bytes of memory that each guest shares: a demonstration's.
+const MEMORY: u64 = 16 << 20;
+
+/// How long a daemon may take to make its socket.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The programs under test.
+#[derive(Clone, Debug, Default)]
+pub struct Programs {
+    /// `gangplank-frontend`.
+    pub frontend: PathBuf,
+    /// `gangplankd`.
+    pub gangplankd: PathBuf,
+    /// virtiofsd, where it is to be tried.
+    pub virtiofsd: Option<PathBuf>,
+}
+
+/// Who serves the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// gangplankd.
+    Ours,
+    /// virtiofsd.
+    Theirs,
+}
+
+/// How a place is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// The driver's generation.
+    pub abi: Abi,
+    /// Who serves the files.
+    pub server: Server,
+    /// Devices, each with a guest, a daemon and a share of its own.
+    pub devices: u32,
+    /// Request queues of each.
+    pub queues: u32,
+    /// Whether the device model knows the tag, and need not wait for the daemon to tell.
+    pub tag: bool,
+    /// Devices that are configured beside those, and that the driver does not have.
+    pub missing: u32,
+    /// Whether the memory has a node of its own although the driver gives it too.
+    pub memory_node: bool,
+}
+
+impl Setup {
+    /// One device with one request queue, whose tag is configured.
+    #[must_use]
+    pub const fn new(abi: Abi) -> Self {
+        Self {
+            abi,
+            server: Server::Ours,
+            devices: 1,
+            missing: 0,
+            queues: 1,
+            tag: true,
+            memory_node: false,
+        }
+    }
+}
+
+/// All of it. What it has started ends with it.
+pub struct Fixture {
+    programs: Programs,
+    setup: Setup,
+    /// The driver.
+    pub kernel: Arc<Kernel>,
+    dir: TempDir,
+}
+
+impl Fixture {
+    /// A directory with shares and a configuration; nothing runs yet.
+    ///
+    /// # Errors
+    /// The host has no room for it.
+    pub fn new(programs: &Programs, setup: Setup) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-bao-")
+            .tempdir()?;
+        let kernel = Kernel::new(setup.abi, &dir.path().join("node"), setup.devices, MEMORY)?;
+        let fixture = Self {
+            programs: programs.clone(),
+            setup,
+            kernel: Arc::new(kernel),
+            dir,
+        };
+        for id in 0..fixture.kernel.devices.len() {
+            fs::create_dir(fixture.share(id))?;
+        }
+        fs::write(fixture.path("config.yaml"), fixture.config()?)?;
+        Ok(fixture)
+    }
+
+    fn config(&self) -> Result<String> {
+        let mut text = format!("nodes: [{}]\ndevices:\n", self.kernel.node().display());
+        for id in 0..usize::try_from(self.setup.devices + self.setup.missing)? {
+            writeln!(text, "  - id: {id}")?;
+            writeln!(text, "    type: fs\n    data_plane: vhost_user")?;
+            // The same address in each: they are of different virtual machines.
+            writeln!(text, "    mmio_addr: {WINDOW:#x}\n    frontend_vm: vm{id}")?;
+            writeln!(text, "    socket: {}", self.socket(id).display())?;
+            writeln!(text, "    num_request_queues: {}", self.setup.queues)?;
+            if self.setup.tag {
+                writeln!(text, "    tag: {TAG}")?;
+            }
+            if self.setup.abi.creates || self.setup.memory_node {
+                writeln!(
+                    text,
+                    "    shmem_addr: {GUEST_BASE:#x}\n    shmem_size: {MEMORY:#x}"
+                )?;
+                writeln!(
+                    text,
+                    "    shmem_path: {}",
+                    self.kernel.memory_path(id).display()
+                )?;
+            }
+        }
+        Ok(text)
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Its generation, servers and so on.
+    #[must_use]
+    pub const fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The directory that device `id`'s daemon shares.
+    #[must_use]
+    pub fn share(&self, id: usize) -> PathBuf {
+        self.path(format!("share{id}"))
+    }
+
+    fn socket(&self, id: usize) -> PathBuf {
+        self.path(format!("fs{id}.sock"))
+    }
+
+    fn status_socket(&self) -> PathBuf {
+        self.path("status.sock")
+    }
+
+    /// How the device model says that it stands.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn status(&self) -> Result<String> {
+        let socket = UnixStream::connect(self.status_socket());
+        let mut socket = socket.context("asking the device model for its status")?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Asks for the status until it is as it is to be.
+    ///
+    /// # Errors
+    /// It does not become so; with what it is.
+    pub fn until_status(&self, is: impl Fn(&str) -> bool) -> Result<String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = self.status()?;
+            if is(&text) {
+                return Ok(text);
+            }
+            ensure!(Instant::now() < deadline, "the status stays {text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The process that keeps the devices over a restart: a child of the device model that started
+    /// it, or of this process once that has ended.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn holder(&self, model: &Program) -> Result<Pid> {
+        let parents = [model.pid(), rustix::process::getpid()];
+        let held = |child: &Pid| {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.as_raw_nonzero()));
+            status.is_ok_and(|status| {
+                status.starts_with("Name:\tgangplank-hold\n") && !status.contains("\nState:\tZ")
+            })
+        };
+        let mut found = parents.into_iter().flat_map(children_of).filter(held);
+        found.next().context("there is no holder")
+    }
+
+    /// Device `id`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn device(&self, id: usize) -> Result<&Arc<Device>> {
+        self.kernel
+            .devices
+            .get(id)
+            .with_context(|| format!("no device {id}"))
+    }
+
+    /// A CPU of device `id`'s guest.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn cpu(&self, id: usize) -> Result<Cpu> {
+        Ok(Cpu::new(Arc::clone(self.device(id)?)))
+    }
+
+    /// Starts the device model.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_frontend(&self) -> Result<Program> {
+        let arguments = [
+            format!("--config={}", self.path("config.yaml").display()),
+            format!("--status-socket={}", self.status_socket().display()),
+            "--log-level=debug".to_owned(),
+        ];
+        Program::start(
+            &self.kernel,
+            &self.programs.frontend,
+            &arguments,
+            &self.path("frontend.log"),
+        )
+    }
+
+    /// Starts another beside the one that runs.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_second_frontend(&self) -> Result<Program> {
+        let arguments = [format!("--config={}", self.path("config.yaml").display())];
+        let log = self.path("second.log");
+        Program::start(&self.kernel, &self.programs.frontend, &arguments, &log)
+    }
+
+    /// Starts device `id`'s daemon, and waits until guests can connect.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends.
+    pub fn start_daemon(&self, id: usize) -> Result<Program> {
+        let program = match self.setup.server {
+            Server::Ours => &self.programs.gangplankd,
+            Server::Theirs => self
+                .programs
+                .virtiofsd
+                .as_ref()
+                .context("there is no virtiofsd")?,
+        };
+        let socket = self.socket(id);
+        // One that was killed has left it behind.
+        let _ = fs::remove_file(&socket);
+        let mut arguments = vec![
+            format!("--socket-path={}", socket.display()),
+            format!("--shared-dir={}", self.share(id).display()),
+            format!("--tag={TAG}"),
+            "--sandbox=none".to_owned(),
+        ];
+        if self.setup.queues > 1 {
+            arguments.push(format!("--num-request-queues={}", self.setup.queues));
+        }
+        let log = self.path(format!("daemon{id}.log"));
+        let mut daemon = Program::start(&self.kernel, program, &arguments, &log)?;
+        let deadline = Instant::now() + LIMIT;
+        while !socket.exists() {
+            if let Some(status) = daemon.ended()? {
+                bail!("the daemon ended: {status}\n{}", daemon.log());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no socket after {LIMIT:?}\n{}",
+                daemon.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(daemon)
+    }
+
+    /// Starts the daemons of all devices.
+    ///
+    /// # Errors
+    /// As [`Fixture::start_daemon`].
+    pub fn start_daemons(&self) -> Result<Vec<Program>> {
+        (0..self.kernel.devices.len())
+            .map(|id| self.start_daemon(id))
+            .collect()
+    }
+
+    /// Ends the device model, and fails if it did anything all the time that it must not.
+    ///
+    /// # Errors
+    /// With what it did.
+    pub fn finish(&self, mut frontend: Program) -> Result<()> {
+        ensure!(
+            frontend.ended()?.is_none(),
+            "the device model has ended by itself"
+        );
+        for device in &self.kernel.devices {
+            let left = device.unanswered();
+            ensure!(
+                left == (0, 0),
+                "device {}: {left:?} accesses are unanswered",
+                device.id
+            );
+        }
+        self.kernel.check()?;
+        let status = frontend.stop()?;
+        ensure!(status.success(), "the device model ended with {status}");
+        self.kernel.check()
+    }
+
+    /// What everybody has logged, for whoever wants to know what went wrong.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for name in ["frontend.log", "daemon0.log", "daemon1.log", "daemon2.log"] {
+            if let Ok(log) = fs::read_to_string(self.path(name)) {
+                let lines: Vec<&str> = log.lines().collect();
+                let last = lines.len().saturating_sub(60);
+                let end = lines.get(last..).unwrap_or_default().join("\n");
+                let _ = writeln!(text, "--- {name}, its end:\n{end}");
+            }
+        }
+        text
+    }
+}
+
+/// Ends every process that this one has started, or that was left to it: see [`adopt`].
+pub fn end_all() {
+    // Killing one may leave its children to this process.
+    while let Some(child) = children_of(rustix::process::getpid()).next() {
+        let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+        let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+    }
+}
+
+fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
+    let wanted = format!("PPid:\t{}", parent.as_raw_nonzero());
+    let processes = fs::read_dir("/proc").into_iter().flatten();
+    processes.filter_map(move |entry| {
+        let entry = entry.ok()?;
+        let process: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let is_child = status.lines().any(|line| line == wanted);
+        is_child.then(|| Pid::from_raw(process))?
+    })
+}
+
+/// Has the descendants of this process that lose their parent become its children.
+///
+/// # Errors
+/// The kernel is too old.
+pub fn adopt() -> Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(
+        rustix::process::getpid(),
+    ))?)
+}

@@ -1,0 +1,64 @@
+//! The emulated driver itself: what it is there to notice, it notices.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Test;
+use crate::bao::Program;
+use crate::bao::misuse::{MISUSE, WAYS, Way};
+
+/// A device model that does wrong is noticed, whichever way it does; one that does not, is not.
+pub(super) fn what_a_driver_would_not_survive_is_noticed(test: &Test) -> Result<()> {
+    for (way, expected) in WAYS {
+        if *way == Way::Destroys && !test.setup.abi.creates {
+            continue;
+        }
+        test.fixture(test.setup, |fixture| {
+            let arguments = [
+                MISUSE.to_owned(),
+                format!("{way:?}"),
+                test.setup.abi.name.to_owned(),
+                fixture.kernel.node().display().to_string(),
+            ];
+            let log = fixture.kernel.node().with_extension("log");
+            let mut model = Program::start(
+                &fixture.kernel,
+                Path::new("/proc/self/exe"),
+                &arguments,
+                &log,
+            )?;
+            let cpu = fixture.cpu(0)?.within(Duration::from_secs(2));
+            let accesses = way
+                .takes_accesses()
+                .then(|| thread::spawn(move || cpu.set(0x70, 0).and_then(|()| cpu.get(0))));
+            let status = model.wait()?;
+            fixture.device(0)?.check_openings()?;
+            let mut faults = fixture.kernel.faults.take();
+            if *way != Way::Closes {
+                // Each of them is gone by now, and its device closed with it.
+                faults.retain(|fault| !fault.contains("closed by the last"));
+            }
+            let told = faults.iter().filter(|fault| fault.contains(expected));
+            ensure!(
+                faults.len() == told.count() && faults.is_empty() == expected.is_empty(),
+                "{faults:?}, {status}, {}",
+                model.log()
+            );
+            let load = accesses.map(|accesses| {
+                accesses
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a CPU panicked"))
+            });
+            if *way == Way::Right {
+                ensure!(status.success(), "{}", model.log());
+                ensure!(load.context("no accesses")??? == 0x1234, "another answer");
+            }
+            Ok(())
+        })
+        .with_context(|| format!("{way:?}"))?;
+    }
+    Ok(())
+}

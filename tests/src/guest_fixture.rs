@@ -1,0 +1,218 @@
+//! One guest on one or two shares of running daemons, with what trials do to them.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::daemon::{self, Daemon, TAG};
+use crate::guest::{self, Guest, Machine};
+use crate::relay::Relay;
+use crate::tools;
+
+/// Tag of the second share, whose daemon lets `O_DIRECT` through and caches nothing.
+pub const DIRECT_TAG: &str = "direct";
+
+/// How long a daemon may take to end after its guest.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// Where the guest mounts the first share.
+pub const MOUNT: &str = "/mnt";
+
+/// Whose daemons serve the guest, and what stands before them.
+#[derive(Clone, Debug, Default)]
+pub struct Setting {
+    /// Another daemon than gangplankd, with virtiofsd's options.
+    pub program: Option<PathBuf>,
+    /// Whether the guest is connected by a relay.
+    pub is_relayed: bool,
+}
+
+/// A daemon, and the relay before it.
+struct Post {
+    daemon: Daemon,
+    relay: Option<Relay>,
+}
+
+/// A guest with the daemons that serve it and the host directory they share.
+pub struct Fixture {
+    guest: Option<Guest>,
+    options: guest::Options,
+    setting: Setting,
+    first: Post,
+    /// For the guest's second device.
+    direct: Post,
+    share: TempDir,
+}
+
+impl Fixture {
+    /// A stage for `machine`; its guest boots when first asked for.
+    ///
+    /// # Errors
+    /// When a daemon does not start or a program for the guest does not build.
+    pub fn new(machine: Machine) -> Result<Self> {
+        Self::with(machine, Setting::default())
+    }
+
+    /// A stage for `machine` with other daemons, or with relays before them.
+    ///
+    /// # Errors
+    /// As [`Fixture::new`].
+    pub fn with(machine: Machine, setting: Setting) -> Result<Self> {
+        let share = tempfile::Builder::new()
+            .prefix("gangplank-share-")
+            .tempdir()?;
+        let (first, direct) = start_daemons(share.path(), &setting)?;
+        let options = guest_options(machine, &first, &direct)?;
+        Ok(Self {
+            guest: None,
+            options,
+            setting,
+            first,
+            direct,
+            share,
+        })
+    }
+
+    /// The shared directory on the host.
+    #[must_use]
+    pub fn host(&self) -> &Path {
+        self.share.path()
+    }
+
+    /// `name` below the shared directory on the host.
+    #[must_use]
+    pub fn host_path(&self, name: &str) -> PathBuf {
+        self.share.path().join(name)
+    }
+
+    /// The daemon of the first share.
+    pub const fn daemon(&mut self) -> &mut Daemon {
+        &mut self.first.daemon
+    }
+
+    /// The guest with the first share on [`MOUNT`]: booted, or replaced when it is stuck, and
+    /// mounted as necessary.
+    ///
+    /// # Errors
+    /// When it does not boot or mount; with its console and the daemon's log.
+    pub fn guest(&mut self) -> Result<&mut Guest> {
+        if self.daemons_run().is_err() {
+            // The trial that ended them has failed already; the next ones have their own chance.
+            self.guest = None;
+            (self.first, self.direct) = start_daemons(self.share.path(), &self.setting)?;
+            self.options = guest_options(self.options.machine, &self.first, &self.direct)?;
+        }
+        let mut guest = match self.guest.take() {
+            Some(guest) if !guest.is_stuck() => guest,
+            _ => Guest::boot(&self.options).with_context(|| self.logs())?,
+        };
+        if guest
+            .run(
+                &format!("grep -q ' {MOUNT} virtiofs ' /proc/mounts"),
+                guest::USUAL,
+            )?
+            .status
+            != 0
+        {
+            guest.mount(TAG, MOUNT).with_context(|| self.logs())?;
+        }
+        Ok(self.guest.insert(guest))
+    }
+
+    /// Kills the guest at once; the next call of [`Fixture::guest`] boots another.
+    pub fn kill_guest(&mut self) {
+        if let Some(guest) = self.guest.take() {
+            guest.kill();
+            if self.setting.program.is_some() {
+                self.wait_for_daemons_end();
+            }
+        }
+    }
+
+    /// Another daemon than gangplankd ends with its guest; the next guest must not meet it on its
+    /// way out.
+    fn wait_for_daemons_end(&mut self) {
+        let until = Instant::now() + LEAVING;
+        for post in [&mut self.first, &mut self.direct] {
+            while post.daemon.is_running().unwrap_or(false) && Instant::now() < until {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// Fails unless both daemons still run.
+    ///
+    /// # Errors
+    /// With their logs when one has ended.
+    pub fn daemons_run(&mut self) -> Result<()> {
+        let (first, second) = (self.first.runs()?, self.direct.runs()?);
+        ensure!(first && second, "a daemon ended\n{}", self.logs());
+        Ok(())
+    }
+
+    fn logs(&self) -> String {
+        format!(
+            "daemon's log:\n{}\nsecond daemon's log:\n{}",
+            self.first.log(),
+            self.direct.log()
+        )
+    }
+}
+
+impl Post {
+    fn start(options: &daemon::Options, setting: &Setting) -> Result<Self> {
+        let daemon = match &setting.program {
+            Some(program) => Daemon::start(&options.clone().program(program))?,
+            None => Daemon::start(options)?,
+        };
+        let relay = setting
+            .is_relayed
+            .then(|| Relay::start(daemon.socket(), &[]))
+            .transpose()?;
+        Ok(Self { daemon, relay })
+    }
+
+    /// Where the guest connects.
+    fn socket(&self) -> PathBuf {
+        match &self.relay {
+            Some(relay) => relay.socket(),
+            None => self.daemon.socket().to_owned(),
+        }
+    }
+
+    fn runs(&mut self) -> Result<bool> {
+        let relay = self.relay.as_mut().map_or(Ok(true), Relay::is_running)?;
+        Ok(relay && self.daemon.is_running()?)
+    }
+
+    fn log(&self) -> String {
+        match &self.relay {
+            Some(relay) => format!("{}\nits relay's:\n{}", self.daemon.log(), relay.log()),
+            None => self.daemon.log(),
+        }
+    }
+}
+
+fn start_daemons(share: &Path, setting: &Setting) -> Result<(Post, Post)> {
+    let first = daemon::Options::new(share).arguments(&["--xattr"]);
+    let direct = daemon::Options::new(share).tag(DIRECT_TAG).arguments(&[
+        "--xattr",
+        "--allow-direct-io",
+        "--cache=never",
+    ]);
+    Ok((
+        Post::start(&first, setting)?,
+        Post::start(&direct, setting)?,
+    ))
+}
+
+fn guest_options(machine: Machine, first: &Post, direct: &Post) -> Result<guest::Options> {
+    let check = tools::guest_check(machine.arch())?;
+    Ok(guest::Options::new(machine)
+        .share(&first.socket(), TAG)
+        .share(&direct.socket(), DIRECT_TAG)
+        .program("guest-check", &check))
+}

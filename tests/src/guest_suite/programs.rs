@@ -1,0 +1,89 @@
+//! What programs do that a shell cannot: mappings, locks, special renames, holes, `O_DIRECT`.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+
+use crate::guest::Guest;
+use crate::guest_fixture::{DIRECT_TAG, Fixture};
+
+/// Checks of `guest-check` that every kernel supports.
+const CHECKS: &str = "mmap-write mmap-read mmap-private flock posix-lock rename-noreplace \
+    rename-exchange rename-whiteout unlinked allocate punch-hole seek-hole copy-range append \
+    vectored truncate xattr direct";
+
+/// Those that stop at the guest's FUSE client before Linux 6.12: it has neither the operation for
+/// nameless files (6.2) nor the one for birth times (6.6).
+const NEWER_CHECKS: &str = "tmpfile birth-time";
+
+/// Runs the checks in the new directory `directory` of the guest.
+///
+/// # Errors
+/// With every check's result when one fails.
+pub fn run_checks(guest: &mut Guest, directory: &str) -> Result<()> {
+    let release = guest.sh("uname -r")?;
+    let old = release.starts_with("6.1.");
+    let newer = if old { "" } else { NEWER_CHECKS };
+    guest
+        .sh(&format!(
+            "mkdir {directory} && guest-check {directory} {CHECKS} {newer}"
+        ))
+        .map(drop)
+}
+
+/// Every check passes on the share as it is by default.
+pub(super) fn checks_pass(fixture: &mut Fixture) -> Result<()> {
+    run_checks(fixture.guest()?, "/mnt/checks")
+}
+
+/// Every check but the shared mappings passes on a share that caches nothing and lets `O_DIRECT`
+/// through; a second device of the same guest, on the same directory.
+pub(super) fn checks_pass_uncached(fixture: &mut Fixture) -> Result<()> {
+    let unmapped: Vec<&str> = CHECKS
+        .split_whitespace()
+        // Without --allow-mmap, cache=never has no page cache that a mapping could show.
+        .filter(|check| !check.starts_with("mmap"))
+        .collect();
+    let guest = mounted_directly(fixture)?;
+    guest
+        .sh(&format!(
+            "mkdir /direct/uncached && guest-check /direct/uncached {}",
+            unmapped.join(" ")
+        ))
+        .map(drop)
+}
+
+/// `dd` with `O_DIRECT` on both sides works whether or not the daemon lets the flag through. An
+/// arm64 guest spells the flag as an x86 host spells `O_DIRECTORY`.
+pub(super) fn direct_dd_works(fixture: &mut Fixture) -> Result<()> {
+    mounted_directly(fixture)?;
+    for mount in ["/mnt", "/direct"] {
+        fixture.guest()?.sh(&format!(
+            "cd {mount} && dd if=/dev/urandom of=dd-a bs=64k count=16 oflag=direct && \
+             dd if=dd-a of=dd-b bs=64k iflag=direct oflag=direct && \
+             dd if=dd-b of=dd-a bs=64k iflag=direct oflag=direct conv=notrunc && cmp dd-a dd-b && \
+             cd /"
+        ))?;
+        let (one, other) = (
+            fs::read(fixture.host_path("dd-a"))?,
+            fs::read(fixture.host_path("dd-b"))?,
+        );
+        ensure!(
+            one.len() == 1 << 20 && one == other,
+            "{mount}: copies differ"
+        );
+        fs::remove_file(fixture.host_path("dd-a"))?;
+        fs::remove_file(fixture.host_path("dd-b"))?;
+    }
+    Ok(())
+}
+
+/// The guest with the second share on `/direct`.
+fn mounted_directly(fixture: &mut Fixture) -> Result<&mut Guest> {
+    let guest = fixture.guest()?;
+    if guest.sh("cat /proc/mounts")?.contains(" /direct virtiofs ") {
+        return Ok(guest);
+    }
+    guest.mount(DIRECT_TAG, "/direct")?;
+    Ok(guest)
+}

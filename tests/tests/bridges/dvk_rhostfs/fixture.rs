@@ -1,0 +1,157 @@
+//! A daemon with a share, a server on it, and clients of that.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_dvk::abi::{DcId, Endpoint};
+use gangplank_dvk::endpoint::Carrier;
+use gangplank_dvk::rhostfs::server::{Identity, Options, Server};
+use gangplank_tests::daemon::{self, Daemon};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::loopback_carrier::LoopbackCarrier;
+
+/// The server's endpoint, and the original client's.
+pub(crate) const SERVER: Endpoint = Endpoint::from_raw(1);
+pub(crate) const CLIENT: Endpoint = Endpoint::from_raw(10);
+
+pub(crate) fn dc() -> DcId {
+    DcId::new(0).expect("there is always a first")
+}
+
+/// A server at work, until it is dropped.
+pub(crate) struct Serving {
+    server: Arc<Server>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Serves `options` on `carrier`.
+    pub(crate) fn start(carrier: &dyn Carrier, options: &Options) -> Result<Self> {
+        let endpoint = carrier.bind(dc(), SERVER, "rhostfsd")?;
+        let server = Arc::new(Server::start(endpoint, options)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let (server, stop) = (Arc::clone(&server), Arc::clone(&stop));
+            move || server.run(&stop)
+        });
+        Ok(Self {
+            server,
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Serving {
+    /// Waits until its daemon is in use.
+    pub(crate) fn wait(&self) -> Result<()> {
+        ensure!(
+            self.server.wait_for_daemon(Duration::from_secs(20)),
+            "no daemon"
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server has not panicked");
+        }
+    }
+}
+
+/// A daemon with a share, and a server on it.
+pub(crate) struct Fixture {
+    pub(crate) share: TempDir,
+    pub(crate) carrier: LoopbackCarrier,
+    pub(crate) daemon: Daemon,
+    _serving: Serving,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Result<Self> {
+        Self::with(&[], |_| ())
+    }
+
+    /// The same with a daemon of those arguments, and options that `choose` has changed.
+    pub(crate) fn with(arguments: &[&str], choose: impl FnOnce(&mut Options)) -> Result<Self> {
+        let share = tempfile::tempdir()?;
+        Self::on(share, arguments, choose)
+    }
+
+    /// The same on a share that is there already.
+    pub(crate) fn on(
+        share: TempDir,
+        arguments: &[&str],
+        choose: impl FnOnce(&mut Options),
+    ) -> Result<Self> {
+        let options = daemon::Options::new(share.path()).arguments(arguments);
+        Self::behind(share, &options, choose)
+    }
+
+    /// The same behind a daemon of those options.
+    pub(crate) fn behind(
+        share: TempDir,
+        daemon: &daemon::Options,
+        choose: impl FnOnce(&mut Options),
+    ) -> Result<Self> {
+        let daemon = Daemon::start(daemon)?;
+        let carrier = LoopbackCarrier::default();
+        let mut options = options(daemon.socket());
+        choose(&mut options);
+        let serving = Serving::start(&carrier, &options)?;
+        serving.wait().with_context(|| daemon.log())?;
+        Ok(Self {
+            share,
+            carrier,
+            daemon,
+            _serving: serving,
+        })
+    }
+
+    /// An original client.
+    pub(crate) fn client(&self) -> Client {
+        self.client_at(CLIENT, 100)
+    }
+
+    /// A client of that endpoint and process.
+    pub(crate) fn client_at(&self, endpoint: Endpoint, pid: i32) -> Client {
+        Client::new(self.carrier.bind_as(dc(), endpoint, pid), SERVER)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.share.path().join(name)
+    }
+
+    /// Makes a file of the share.
+    pub(crate) fn put(&self, name: &str, contents: &[u8]) -> Result<()> {
+        std::fs::write(self.path(name), contents).context("making a file of the share")
+    }
+}
+
+/// What most servers here have.
+pub(crate) fn options(socket: &Path) -> Options {
+    Options {
+        identity: Identity { uid: 0, gid: 0 },
+        ..Options::new(socket.to_owned())
+    }
+}
+
+/// Waits until `holds`.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        ensure!(Instant::now() < deadline, "{what}: not within 20 s");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

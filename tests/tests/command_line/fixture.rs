@@ -1,0 +1,275 @@
+//! The daemon as a person starts it: any command line, in a directory of its own.
+
+// Each test program uses its part of this.
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::process::{self, User};
+use gangplank_tests::tools;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+/// How long the daemon may take to be ready, and to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the log says once everything is in place.
+const READY: &str = "waiting for guests";
+
+/// A directory with a share in it, in which the daemon is started.
+pub(crate) struct Fixture {
+    dir: TempDir,
+    program: PathBuf,
+    user: Option<User>,
+}
+
+impl Fixture {
+    /// A place of the user who runs the tests.
+    pub(crate) fn new() -> Result<Self> {
+        Self::of(None)
+    }
+
+    /// A place in which `user`, where one is given, runs the daemon.
+    pub(crate) fn of(user: Option<User>) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-launch-")
+            .tempdir()?;
+        fs::create_dir(dir.path().join("share"))?;
+        let mut program = tools::gangplankd()?;
+        if let Some(user) = user {
+            for path in [dir.path().to_owned(), dir.path().join("share")] {
+                chown(path, Some(user.uid), Some(user.gid))?;
+            }
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+            // The user may not be able to enter the build directory. Not copied by this process:
+            // another thread's child would inherit the descriptor it is written by for a moment,
+            // and a program that is open for writing cannot be executed.
+            let copy = dir.path().join("gangplankd");
+            let copied = Command::new("cp").arg(&program).arg(&copy).status()?;
+            ensure!(
+                copied.success(),
+                "copying the daemon for its user: {copied}"
+            );
+            program = copy;
+        }
+        Ok(Self { dir, program, user })
+    }
+
+    /// The daemon's program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file in the place.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The daemon with `arguments`, to be started in the place.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = process::tied(&self.program, self.user);
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the daemon to its end, which must come by itself.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<Ended> {
+        self.finish(self.command(arguments))
+    }
+
+    /// Runs a command to its end, which must come by itself.
+    pub(crate) fn finish(&self, command: Command) -> Result<Ended> {
+        let mut running = Running::spawn(command, self.path())?;
+        running.end()
+    }
+
+    /// Starts the daemon and waits until it waits for guests.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Result<Running> {
+        self.start_command(self.command(arguments))
+    }
+
+    /// Starts a command and waits until the daemon it becomes waits for guests.
+    pub(crate) fn start_command(&self, command: Command) -> Result<Running> {
+        let mut running = Running::spawn(command, self.path())?;
+        running.wait_until_ready()?;
+        Ok(running)
+    }
+
+    /// Starts the daemon on `fs.sock` for `share`, with more `arguments`.
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Result<Running> {
+        let mut all = vec!["--socket-path=fs.sock", "--shared-dir=share"];
+        all.extend(arguments);
+        self.start(&all)
+    }
+}
+
+/// How a daemon has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) output: String,
+    pub(crate) errors: String,
+}
+
+/// A daemon that runs; killed with all its processes when dropped.
+pub(crate) struct Running {
+    child: Child,
+    output: PathBuf,
+    errors: PathBuf,
+}
+
+impl Running {
+    fn spawn(mut command: Command, dir: &Path) -> Result<Self> {
+        // Several daemons may be started in one place.
+        let unique = format!("{:?}", Instant::now()).replace(|c: char| !c.is_ascii_digit(), "");
+        let (output, errors) = (
+            dir.join(format!("output{unique}")),
+            dir.join(format!("errors{unique}")),
+        );
+        command
+            .stdout(File::create(&output)?)
+            .stderr(File::create(&errors)?);
+        let described = format!("{command:?}");
+        let child = process::spawn(command).with_context(|| format!("starting {described}"))?;
+        Ok(Self {
+            child,
+            output,
+            errors,
+        })
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.log().contains(READY) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the daemon ended, {status}:\n{}", self.log());
+            }
+            if Instant::now() >= deadline {
+                bail!("the daemon is not ready within {LIMIT:?}:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// The process that was started.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The process that accepts connections: the supervisor's child, or without a sandbox the
+    /// process that was started.
+    pub(crate) fn acceptor_pid(&self) -> Result<u32> {
+        Ok(child_of(self.pid())?.unwrap_or(self.pid()))
+    }
+
+    /// Connects as a guest's frontend, and waits until its confined worker has answered.
+    pub(crate) fn connect(&self) -> Result<Connection> {
+        let acceptor = self.acceptor_pid()?;
+        let earlier = children_of(acceptor)?;
+        let stream = UnixStream::connect(self.errors.with_file_name("fs.sock"))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut connection = Connection {
+            keeper: 0,
+            worker: 0,
+            stream,
+        };
+        connection.get_features()?;
+        let keeper = children_of(acceptor)?
+            .into_iter()
+            .find(|child| !earlier.contains(child));
+        connection.keeper = keeper.context("the acceptor has no new keeper")?;
+        let worker = child_of(connection.keeper)?;
+        connection.worker = worker.context("the keeper has no worker")?;
+        Ok(connection)
+    }
+
+    /// What it has written to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn signal(mut self, signal: Signal) -> Result<Ended> {
+        process::signal(&self.child, signal)?;
+        self.end()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn end(&mut self) -> Result<Ended> {
+        let status = process::wait_within(&mut self.child, LIMIT)
+            .with_context(|| format!("waiting for the daemon's end\n{}", self.log()))?;
+        Ok(Ended {
+            status,
+            output: fs::read_to_string(&self.output)?,
+            errors: self.log(),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+    }
+}
+
+/// Skips a test that only root can run, saying so.
+pub(crate) fn root_or_skip(test: &str) -> bool {
+    let root = User::is_root();
+    if !root {
+        eprintln!("SKIPPED {test}: it needs root");
+    }
+    root
+}
+
+/// A connection to the daemon, and the processes that serve it.
+pub(crate) struct Connection {
+    pub(crate) keeper: u32,
+    pub(crate) worker: u32,
+    pub(crate) stream: UnixStream,
+}
+
+impl Connection {
+    /// Asks for the device's features, which takes a worker that serves.
+    pub(crate) fn get_features(&mut self) -> Result<()> {
+        // GET_FEATURES of version 1, without a payload.
+        for word in [1u32, 1, 0] {
+            self.stream.write_all(&word.to_ne_bytes())?;
+        }
+        let reply = self.stream.read_exact(&mut [0; 20]);
+        reply.context("the worker's reply")
+    }
+}
+
+/// A child of a process, if it has one.
+fn child_of(parent: u32) -> Result<Option<u32>> {
+    Ok(children_of(parent)?.pop())
+}
+
+fn children_of(parent: u32) -> Result<Vec<u32>> {
+    // Not every kernel lists a process's children.
+    let parent = format!("PPid:\t{parent}\n");
+    Ok(fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/status"))
+                .is_ok_and(|status| status.contains(&parent))
+        })
+        .collect())
+}

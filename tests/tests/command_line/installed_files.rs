@@ -1,0 +1,133 @@
+//! Files for the host's own software: what it makes of them, and whether the daemon does what they
+//! say.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use gangplank_tests::{cache, tools};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::fixture::Fixture;
+
+/// Where all of them look for the programs.
+const DAEMON: &str = "/usr/local/bin/gangplankd";
+const FRONTEND: &str = "/usr/local/bin/gangplank-frontend";
+
+/// Units that every service names without a word.
+const STANDARD_UNITS: [&str; 4] = ["sysinit", "basic", "shutdown", "multi-user"];
+
+fn shipped(name: &str) -> PathBuf {
+    cache::workspace().join("configs").join(name)
+}
+
+/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt looks for a backend by its
+/// type, and asks it for the rest.
+#[test]
+fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Result<()> {
+    let text = fs::read_to_string(shipped("qemu/50-gangplankd.json"))?;
+    let backend: Value = serde_json::from_str(&text)?;
+    let members = backend.as_object().context("no object")?;
+    let known = ["description", "type", "binary", "tags"];
+    ensure!(members.keys().all(|name| known.contains(&name.as_str())));
+    ensure!(members["description"].is_string());
+    ensure!(members["binary"] == DAEMON);
+
+    let ended = Fixture::new()?.run(&["--print-capabilities"])?;
+    let own: Value = serde_json::from_str(&ended.output)?;
+    ensure!(members["type"] == "fs" && own["type"] == members["type"]);
+    ensure!(own["features"].is_array());
+    Ok(())
+}
+
+/// A file system in which systemd finds the units, the standard ones and something for the
+/// programs.
+fn install(root: &Path) -> Result<()> {
+    let units = root.join("usr/lib/systemd/system");
+    fs::create_dir_all(&units)?;
+    for name in STANDARD_UNITS {
+        let text = format!("[Unit]\nDescription={name}\n");
+        fs::write(units.join(format!("{name}.target")), text)?;
+    }
+    let own = root.join("etc/systemd/system");
+    fs::create_dir_all(&own)?;
+    for entry in fs::read_dir(shipped("systemd"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), own.join(entry.file_name()))?;
+    }
+    for program in [DAEMON, FRONTEND] {
+        let program = root.join(program.trim_start_matches('/'));
+        fs::create_dir_all(program.parent().context("a program in no directory")?)?;
+        fs::write(&program, "#!/bin/sh\n")?;
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn systemd_takes_the_units_and_has_nothing_to_say() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    install(root.path())?;
+    let verified = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(format!("--root={}", root.path().display()))
+        .args(["gangplankd@home.service", "gangplank-frontend.service"])
+        .output()
+        .context("starting systemd-analyze")?;
+    let said = [verified.stdout, verified.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    ensure!(verified.status.success() && said.is_empty(), "{said}");
+    Ok(())
+}
+
+/// What a unit starts.
+fn command_line(unit: &str) -> Result<String> {
+    let text = fs::read_to_string(shipped("systemd").join(unit))?;
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix("ExecStart="));
+    Ok(line.context("no ExecStart")?.to_owned())
+}
+
+/// The unit's own command line, with its directories moved to where a test may write.
+#[test]
+fn unit_serves_the_share_of_its_name() -> Result<()> {
+    let line = command_line("gangplankd@.service")?
+        .replace("%i", "share")
+        .replace("$OPTIONS", "--readonly --cache=always");
+    let mut words = line.split(' ');
+    ensure!(words.next() == Some(DAEMON));
+
+    let fixture = Fixture::new()?;
+    let here = fixture.path().display().to_string();
+    let arguments: Vec<String> = words
+        .map(|word| word.replace("/run/gangplank", &here).replace("/srv", &here))
+        .collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let daemon = fixture.start(&arguments)?;
+    ensure!(fixture.file("share.sock").exists());
+    let ended = daemon.signal(Signal::TERM)?;
+    ensure!(ended.status.success(), "{ended:?}");
+    ensure!(!fixture.file("share.sock").exists());
+    Ok(())
+}
+
+/// Nothing is served where there is no Bao; that its options are taken shows before.
+#[test]
+fn device_models_unit_has_options_that_it_takes() -> Result<()> {
+    let line = command_line("gangplank-frontend.service")?;
+    let words: Vec<&str> = line.split(' ').collect();
+    let [FRONTEND, "--config", "/etc/gangplank.yaml", options @ ..] = &words[..] else {
+        anyhow::bail!("{line}");
+    };
+    let checked = Command::new(tools::frontend()?)
+        .arg("--config")
+        .arg(shipped("bao/config-fs-full.yaml"))
+        .args(options)
+        .arg("--check")
+        .output()?;
+    ensure!(checked.status.success(), "{checked:?}");
+    Ok(())
+}

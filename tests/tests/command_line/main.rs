@@ -1,0 +1,8 @@
+//! The programs as a user starts them: options, exit status, log lines, the sandbox, installed
+//! files.
+
+mod backend;
+mod fixture;
+mod frontend;
+mod installed_files;
+mod sandbox;

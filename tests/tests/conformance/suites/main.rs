@@ -1,0 +1,128 @@
+//! Other people's test suites in real guests: pjdfstest, fsx, fio, git.
+//!
+//! pjdfstest runs on the host's file system in the same run; whatever passes there has to pass
+//! through virtio-fs. Needs root, as pjdfstest does.
+
+mod fio;
+mod fsx;
+mod git;
+mod pjdfstest;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use gangplank_tests::daemon::{self, Daemon, TAG};
+use gangplank_tests::debian_tree;
+use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::process::User;
+use gangplank_tests::runner::Runner;
+use gangplank_tests::tools;
+use tempfile::TempDir;
+
+/// A guest with the suites' programs, the share on `/mnt` and a Debian tree in `/mnt/debian`.
+struct Fixture {
+    guest: Guest,
+    daemon: Daemon,
+    share: TempDir,
+}
+
+impl Fixture {
+    fn new(machine: Machine) -> Result<Self> {
+        let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
+        // The suites become other users, who have to get this far.
+        fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
+        let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&["--xattr"]))?;
+        let mut options = Options::new(machine)
+            .share(daemon.socket(), TAG)
+            .program("fsx", &tools::fsx()?);
+        options.memory_mib = 1024;
+        let mut guest = Guest::boot(&options)?;
+        guest.mount(TAG, "/mnt")?;
+        Ok(Self {
+            guest,
+            daemon,
+            share,
+        })
+    }
+
+    /// `name` in the share, on the host.
+    fn host_path(&self, name: &str) -> PathBuf {
+        self.share.path().join(name)
+    }
+
+    /// The Debian tree on the share, ready to change root into.
+    fn debian(&mut self) -> Result<()> {
+        let tree = self.host_path("debian");
+        if tree.exists() {
+            return Ok(());
+        }
+        debian_tree::copy_to(&tree, self.guest.machine().arch())?;
+        self.guest
+            .sh(
+                "mount -t proc proc /mnt/debian/proc && mount -o bind /dev /mnt/debian/dev && \
+                 mount -o bind /dev/shm /mnt/debian/dev/shm && \
+                 mkdir -p /mnt/debian/work",
+            )
+            .map(drop)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_arguments();
+    suites(
+        &mut runner,
+        "qemu_x86_64",
+        Machine::QemuX86_64,
+        &[
+            ("pjdfstest", pjdfstest::passes_what_the_host_passes),
+            ("fsx", fsx::twenty_thousand_operations),
+            ("fio_verify", fio::verifies_what_it_wrote),
+            ("git", git::clones_and_checks),
+        ],
+    );
+    suites(
+        &mut runner,
+        "uml",
+        Machine::Uml,
+        &[
+            ("pjdfstest", pjdfstest::passes_what_the_host_passes),
+            ("fsx", fsx::twenty_thousand_operations),
+        ],
+    );
+    runner.finish()
+}
+
+type Suite = fn(&mut Fixture) -> Result<()>;
+
+fn suites(runner: &mut Runner, prefix: &str, machine: Machine, suites: &[(&str, Suite)]) {
+    let names: Vec<String> = suites
+        .iter()
+        .map(|(name, _)| format!("{prefix}::{name}"))
+        .collect();
+    if !User::is_root() {
+        for name in &names {
+            runner.skip(name, "needs root");
+        }
+        return;
+    }
+    let mut fixture = None;
+    for (name, (_, suite)) in names.iter().zip(suites) {
+        runner.run(name, || {
+            // A trial that ended its guest or its daemon leaves the next one a new pair.
+            let usable = fixture.as_mut().is_some_and(|fixture: &mut Fixture| {
+                !fixture.guest.is_stuck() && fixture.daemon.is_running().unwrap_or(false)
+            });
+            if !usable {
+                fixture = None;
+            }
+            let fixture = match &mut fixture {
+                Some(fixture) => fixture,
+                empty => empty.insert(Fixture::new(machine)?),
+            };
+            suite(fixture).map_err(|error| error.context(fixture.daemon.log()))
+        });
+    }
+}

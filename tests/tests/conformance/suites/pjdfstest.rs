@@ -1,0 +1,159 @@
+//! pjdfstest: POSIX, test by test, compared with the host's file system.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gangplank_tests::runner::note;
+use gangplank_tests::tools;
+
+use crate::Fixture;
+
+/// Every optional feature that Linux has; two accounts that both sides know; a nap longer than the
+/// granularity of time stamps on the host (one tick of at most 10 ms).
+const CONFIGURATION: &str = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+
+[settings]
+naptime = 0.02
+allow_remount = false
+
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["games", "games"]]
+"#;
+
+/// Tests that pass on the host and need not pass through virtio-fs, each with the reason.
+const EXCEPTIONS: &[(&str, &str)] = &[];
+
+/// The suite has 398 tests; a handful less would mean that it was not read properly.
+const AT_LEAST: usize = 390;
+
+/// `link::link_count_max` trusts the C library's idea of the most links a file may have, and musl's
+/// is not the file system's; a few more may depend on what the host's is.
+const HOST_MAY_FAIL: usize = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Skipped,
+    Failed,
+}
+
+/// Every test that passes on the host's file system passes in the guest on the share.
+pub(crate) fn passes_what_the_host_passes(fixture: &mut Fixture) -> Result<()> {
+    // In the guest the suite runs in the Debian tree: it copies the `sleep` program to see it
+    // busy, and a copy of busybox by another name does not sleep.
+    fixture.debian()?;
+    let work = fixture.host_path("debian/work");
+    fs::write(work.join("pjdfstest.toml"), CONFIGURATION)?;
+    fs::copy(tools::pjdfstest()?, work.join("pjdfstest"))?;
+    fs::create_dir_all(work.join("pjd-guest"))?;
+    // Short, because the suite binds sockets below it and their addresses are short.
+    let on_host = fixture.host_path("pjd");
+    fs::create_dir_all(&on_host)?;
+    let done = Command::new(tools::pjdfstest()?)
+        .arg("-c")
+        .arg(work.join("pjdfstest.toml"))
+        .arg("-p")
+        .arg(&on_host)
+        .args(["-s", "/dev/shm"])
+        .output()
+        .context("running pjdfstest on the host")?;
+    let host = verdicts(&String::from_utf8_lossy(&done.stdout));
+    ensure!(
+        host.len() >= AT_LEAST,
+        "only {} tests on the host: {}",
+        host.len(),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    // A host on which much fails would prove nothing.
+    let failed = host
+        .values()
+        .filter(|verdict| **verdict == Verdict::Failed)
+        .count();
+    ensure!(
+        failed <= HOST_MAY_FAIL,
+        "{failed} tests fail on the host itself:\n{}",
+        details(&String::from_utf8_lossy(&done.stdout))
+    );
+    // Its exit status says no more than its report; status 1 is some test failed.
+    let output = fixture.guest.run(
+        "chroot /mnt/debian /work/pjdfstest -c /work/pjdfstest.toml -p /work/pjd-guest -s /dev/shm",
+        Duration::from_secs(900),
+    )?;
+    let guest = verdicts(&output.text);
+    note(&format!(
+        "on the host {}; through virtio-fs {}",
+        counts(&host),
+        counts(&guest)
+    ));
+    let mut worse = Vec::new();
+    for (name, verdict) in &host {
+        let excepted = EXCEPTIONS.iter().any(|(exception, _)| exception == name);
+        if *verdict == Verdict::Passed && guest.get(name) != Some(&Verdict::Passed) && !excepted {
+            worse.push(format!("{name}: {:?}", guest.get(name)));
+        }
+    }
+    ensure!(
+        worse.is_empty(),
+        "passed on the host and not in the guest: {worse:#?}\n{}",
+        details(&output.text)
+    );
+    Ok(())
+}
+
+/// Reads lines of a test's name, blanks and `ok`, `skipped` or `FAILED`.
+fn verdicts(report: &str) -> BTreeMap<String, Verdict> {
+    report
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let name = words.next().filter(|name| name.contains("::"))?;
+            let verdict = match words.next()? {
+                "ok" => Verdict::Passed,
+                "skipped" => Verdict::Skipped,
+                "FAILED" => Verdict::Failed,
+                _ => return None,
+            };
+            Some((name.to_owned(), verdict))
+        })
+        .collect()
+}
+
+fn counts(verdicts: &BTreeMap<String, Verdict>) -> String {
+    let count = |wanted| {
+        verdicts
+            .values()
+            .filter(|verdict| **verdict == wanted)
+            .count()
+    };
+    format!(
+        "{} passed, {} skipped, {} failed",
+        count(Verdict::Passed),
+        count(Verdict::Skipped),
+        count(Verdict::Failed)
+    )
+}
+
+/// What the report says below each failed test.
+fn details(report: &str) -> String {
+    let mut shown = String::new();
+    let mut left = 0;
+    for line in report.lines() {
+        if line.ends_with("FAILED") {
+            left = 5;
+        }
+        if left > 0 {
+            shown.push_str(line);
+            shown.push('\n');
+            left -= 1;
+        }
+    }
+    shown
+}

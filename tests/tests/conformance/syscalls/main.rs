@@ -1,0 +1,151 @@
+//! System calls that the daemon makes for each operation, counted by strace.
+//!
+//! Only the calls of the thread that serves the requests count, and only those between taking a
+//! request and returning its reply. Waiting for a kick, reading it and signalling the reply are
+//! counted apart, because all requests of a batch share them.
+
+mod operations;
+mod strace;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gangplank_fuse::NodeId;
+use gangplank_tests::driver::Setup;
+use gangplank_tests::driver::fixture::Fixture;
+
+use self::operations::{Counter, data, directories, nodes, tree};
+use self::strace::{Counts, Strace, is_memory, is_transport, sections};
+
+/// Times that each operation is repeated.
+const TIMES: usize = 100;
+
+/// How long strace may take to attach, and to write down what it saw.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What an operation may cost: calls per operation, at the most.
+const AIMS: [(&str, f64); 23] = [
+    ("LOOKUP, known", 1.0),
+    ("LOOKUP, missing", 1.0),
+    ("GETATTR", 1.0),
+    ("GETATTR, open", 1.0),
+    // With a look at whether the file has changed since the last time.
+    ("OPEN", 2.0),
+    // That look, and some calls for the first times.
+    ("OPEN and RELEASE, again and again", 1.2),
+    ("READ, 4 KiB", 1.0),
+    ("READ, to the end", 1.0),
+    ("READ, at the end", 1.0),
+    ("WRITE, 4 KiB", 1.0),
+    ("LOOKUP, new", 3.0),
+    ("CREATE, same user", 3.0),
+    ("LINK", 2.0),
+    ("READLINK", 1.0),
+    ("RENAME", 1.0),
+    ("UNLINK", 1.0),
+    ("RMDIR", 1.0),
+    ("OPENDIR", 1.0),
+    ("READDIR, per name", 0.02),
+    // One per name, one for every hundred names, and one for the end of the directory.
+    ("READDIRPLUS, known, per name", 1.02),
+    ("FLUSH", 0.0),
+    ("RELEASE", 1.0),
+    ("STATFS", 1.0),
+];
+
+/// How often the allocator may do so, for each operation.
+const MEMORY_CALLS: f64 = 0.1;
+
+/// What each operation costs, as a table, and whether the aims are met.
+fn report(sections: &[(&'static str, usize)], counted: &BTreeMap<usize, Counts>) -> Result<()> {
+    let mut table = String::from(
+        "\nsystem calls per operation            calls  memory  wait  kick  call  which\n",
+    );
+    let mut missed = Vec::new();
+    let nothing = Counts::new();
+    for (number, (name, work)) in sections.iter().enumerate() {
+        let counts = counted.get(&number).unwrap_or(&nothing);
+        let per = |count: usize| count as f64 / *work as f64;
+        let of = |name: &str| per(counts.get(name).copied().unwrap_or_default());
+        let own = counts.iter().filter(|(name, _)| !is_transport(name));
+        // Opening and closing the directory are operations of their own: an openat and a close.
+        let around = if name.starts_with("READDIR") { 2 } else { 0 };
+        let sum = |memory: bool| {
+            own.clone()
+                .filter(|(name, _)| is_memory(name) == memory)
+                .map(|(_, count)| count)
+                .sum::<usize>()
+        };
+        let calls = per(sum(false).saturating_sub(around));
+        let memory = per(sum(true));
+        let which: Vec<String> = own
+            .map(|(name, count)| format!("{name} {:.2}", per(*count)))
+            .collect();
+        table.push_str(&format!(
+            "{name:<34} {calls:>8.2} {memory:>7.2} {:>5.2} {:>5.2} {:>5.2}  {}\n",
+            of("(wait)"),
+            of("(kick)"),
+            of("(call)"),
+            which.join(", ")
+        ));
+        if let Some((_, aim)) = AIMS.iter().find(|(aimed, _)| aimed == name)
+            && (calls > *aim + 0.005 || memory > MEMORY_CALLS)
+        {
+            missed.push(format!(
+                "{name}: {calls:.2} where {aim} is the aim, and {memory:.2} of the allocator"
+            ));
+        }
+    }
+    // Not through the test harness, which would keep it to itself.
+    std::io::stderr().write_all(table.as_bytes())?;
+    ensure!(
+        missed.is_empty(),
+        "too many system calls:\n{}",
+        missed.join("\n")
+    );
+    Ok(())
+}
+
+#[test]
+fn operations_make_no_more_system_calls_than_aimed_at() -> Result<()> {
+    if Command::new("strace")
+        .arg("-V")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED: strace is not installed, system calls are not counted"
+        )?;
+        return Ok(());
+    }
+    let fixture = Fixture::quiet(&[])?;
+    let mut counter = Counter {
+        guest: fixture.guest(&Setup::default())?,
+        share: fixture.share(),
+        sections: Vec::new(),
+    };
+    // What is made once and for all is not an operation's cost.
+    let warm = counter.guest.create(NodeId::ROOT, c"warm", 0o644)?;
+    counter.guest.release(warm)?;
+    let dir = tempfile::tempdir()?;
+    let strace = match Strace::attach(fixture.serving(), dir.path()) {
+        Err(error) if error.to_string().contains("not permitted") => {
+            writeln!(std::io::stderr(), "SKIPPED: {error}")?;
+            return Ok(());
+        }
+        strace => strace?,
+    };
+    nodes(&mut counter)?;
+    data(&mut counter)?;
+    tree(&mut counter)?;
+    directories(&mut counter)?;
+    let trace = strace.finish()?;
+    report(&counter.sections, &sections(&trace))?;
+    drop(counter);
+    fixture.survive(&[])
+}

@@ -1,0 +1,118 @@
+//! strace on the daemon, and the calls in its output.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::process;
+use rustix::process::Signal;
+
+use super::LIMIT;
+
+/// strace on the daemon, detached and ended when dropped.
+pub(super) struct Strace {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Strace {
+    pub(super) fn attach(pid: u32, dir: &Path) -> Result<Self> {
+        let (output, said) = (dir.join("trace"), dir.join("said"));
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-s", "64", "-p", &pid.to_string(), "-o"])
+            .arg(&output)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&said)?);
+        let child = process::spawn(command).context("starting strace")?;
+        let mut strace = Self { child, output };
+        let deadline = Instant::now() + LIMIT;
+        while !fs::read_to_string(&said)?.contains("attached") {
+            if let Some(status) = strace.child.try_wait()? {
+                bail!("strace ended with {status}: {}", fs::read_to_string(&said)?);
+            }
+            ensure!(Instant::now() < deadline, "strace does not attach");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(strace)
+    }
+
+    /// Detaches and returns what was seen.
+    pub(super) fn finish(mut self) -> Result<String> {
+        process::signal(&self.child, Signal::INT)?;
+        process::wait_within(&mut self.child, LIMIT)?;
+        Ok(fs::read_to_string(&self.output)?)
+    }
+}
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+    }
+}
+
+/// How often each call was made between the two marks of one section.
+pub(super) type Counts = BTreeMap<String, usize>;
+
+/// Takes the trace apart: sections are enclosed by look-ups of names that say so.
+pub(super) fn sections(trace: &str) -> BTreeMap<usize, Counts> {
+    let mut sections: BTreeMap<usize, Counts> = BTreeMap::new();
+    let mut within: Option<(usize, &str)> = None;
+    for line in trace.lines() {
+        let Some((thread, call)) = line.split_once(' ') else {
+            continue;
+        };
+        let call = call.trim_start();
+        let marked = |mark: &str| -> Option<usize> {
+            let (_, rest) = call.split_once(mark)?;
+            rest.split('"').next()?.parse().ok()
+        };
+        if let Some(number) = marked("\"section-begin-") {
+            within = Some((number, thread));
+        } else if marked("\"section-end-").is_some() {
+            within = None;
+        } else if let Some((number, counted)) = within
+            && counted == thread
+            && let Some(name) = name_of(call)
+        {
+            *sections.entry(number).or_default().entry(name).or_default() += 1;
+        }
+    }
+    sections
+}
+
+/// The call's name; none for the second half of a line that strace had to cut.
+fn name_of(call: &str) -> Option<String> {
+    let (name, arguments) = call.split_once('(')?;
+    if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    {
+        return None;
+    }
+    // Events count one, in 8 bytes: a kick that is read, a call that is written.
+    let event = arguments.contains(r#""\1\0\0\0\0\0\0\0", 8"#);
+    Some(match name {
+        "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "ppoll" | "poll" | "sched_yield" => {
+            "(wait)".to_owned()
+        }
+        "read" if event => "(kick)".to_owned(),
+        "write" if event => "(call)".to_owned(),
+        // Cut in two: what was read is in the other half.
+        "read" if arguments.contains("<unfinished") => "(kick)".to_owned(),
+        name => name.to_owned(),
+    })
+}
+
+pub(super) fn is_transport(name: &str) -> bool {
+    name.starts_with('(')
+}
+
+/// What the allocator asks of the kernel now and then, for whichever operation happens to come.
+pub(super) fn is_memory(name: &str) -> bool {
+    matches!(name, "mmap" | "munmap" | "mremap" | "brk" | "madvise")
+}

@@ -1,0 +1,148 @@
+//! A host disk that is full: whatever a guest was told is written is there, whatever is not there
+//! was an error.
+//!
+//! One User Mode Linux guest for each file system has it by six daemons, one for each way of
+//! caching. `disk-check` fills the file system to each boundary within a request and writes in each
+//! way. Needs root, to mount file systems. `GANGPLANK_LONG=1` has all of them filled to every 4
+//! KiB.
+
+mod thin;
+
+use std::env;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::disk::{Disk, Kind};
+use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::process::User;
+use gangplank_tests::runner::{Runner, note};
+use gangplank_tests::tools;
+
+/// How long all methods at all amounts of free space may take.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// KiB between two amounts of free space: every page of a request.
+const EACH_PAGE: u32 = 4;
+
+/// KiB between two amounts of free space, where a file system and a way of caching are tried that
+/// differ little from those that are tried at each page.
+const SOME_PAGES: u32 = 36;
+
+/// Ways of caching, by the daemon's options.
+const CACHING: &[(&str, &[&str])] = &[
+    ("auto", &[]),
+    ("auto_writeback", &["--writeback"]),
+    ("never", &["--cache=never"]),
+    ("never_writeback", &["--cache=never", "--writeback"]),
+    ("always", &["--cache=always"]),
+    ("always_writeback", &["--cache=always", "--writeback"]),
+];
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_arguments();
+    for (prefix, kind) in [
+        ("tmpfs", Kind::Tmpfs),
+        ("ext4", Kind::Ext4),
+        ("xfs", Kind::Xfs),
+    ] {
+        let names: Vec<String> = CACHING
+            .iter()
+            .map(|(name, _)| format!("{prefix}::{name}"))
+            .collect();
+        if !User::is_root() {
+            for name in &names {
+                runner.skip(name, "needs root");
+            }
+            continue;
+        }
+        let mut fixture = None;
+        for (name, (caching, _)) in names.iter().zip(CACHING) {
+            runner.run(name, || {
+                let fixture = match &mut fixture {
+                    Some(fixture) => fixture,
+                    empty => empty.insert(Fixture::new(kind)?),
+                };
+                fixture.fill(kind, caching)
+            });
+        }
+    }
+    type Case = fn() -> Result<()>;
+    let thin: [(&str, Case); 2] = [
+        (
+            "thin::each_open_file_hears_what_it_would_on_the_host",
+            thin::each_open_file_hears_what_it_would_on_the_host,
+        ),
+        ("thin::each_guest_hears_once", thin::each_guest_hears_once),
+    ];
+    for (name, case) in thin {
+        match User::is_root() {
+            true => runner.run(name, case),
+            false => runner.skip(name, "needs root"),
+        }
+    }
+    runner.finish()
+}
+
+/// A guest that has one file system of the host's by several daemons.
+struct Fixture {
+    // In the order in which they must go.
+    guest: Guest,
+    daemons: Vec<Daemon>,
+    _disk: Disk,
+}
+
+impl Fixture {
+    fn new(kind: Kind) -> Result<Self> {
+        let disk = Disk::new(kind)?;
+        let check = tools::disk_check(Machine::Uml.arch())?;
+        let mut options = Options::new(Machine::Uml).program("disk-check", &check);
+        let mut daemons = Vec::new();
+        for (tag, arguments) in CACHING {
+            let daemon = daemon::Options::new(disk.path())
+                .tag(tag)
+                .arguments(&["--allow-direct-io"])
+                .arguments(arguments);
+            let daemon = Daemon::start(&daemon)?;
+            options = options.share(daemon.socket(), tag);
+            daemons.push(daemon);
+        }
+        let mut guest = Guest::boot(&options)?;
+        for (tag, _) in CACHING {
+            guest.mount(tag, &format!("/{tag}"))?;
+        }
+        Ok(Self {
+            guest,
+            daemons,
+            _disk: disk,
+        })
+    }
+
+    /// Every method at the amounts of free space that fit the time there is.
+    fn fill(&mut self, kind: Kind, caching: &str) -> Result<()> {
+        let is_long = env::var_os("GANGPLANK_LONG").is_some();
+        // The file system that is quickest to fill, where the guest collects most.
+        let step = match is_long || kind == Kind::Tmpfs && caching == "auto_writeback" {
+            true => EACH_PAGE,
+            false => SOME_PAGES,
+        };
+        let text = self
+            .guest
+            .sh_within(&format!("disk-check /{caching} {step}"), LIMIT)?;
+        note(text.trim_end());
+        for daemon in &mut self.daemons {
+            ensure!(daemon.is_running()?, "a daemon ended: {}", daemon.log());
+        }
+        let methods = text.lines().count();
+        ensure!(methods == 10, "{methods} of 10 methods were tried");
+        // Without a page cache there are no shared mappings, by which three methods write.
+        let expected = if caching.starts_with("never") { 3 } else { 0 };
+        let unsupported = text.matches("not supported").count();
+        ensure!(
+            unsupported == expected,
+            "{unsupported} methods are not supported: {text}"
+        );
+        Ok(())
+    }
+}

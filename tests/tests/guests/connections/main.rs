@@ -1,0 +1,37 @@
+//! Several guests on one daemon, guests that die, a daemon that ends, several queues, no root.
+
+mod ends;
+mod queues;
+mod together;
+mod unprivileged;
+
+use std::process::ExitCode;
+
+use gangplank_tests::process::User;
+use gangplank_tests::runner::Runner;
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_arguments();
+    runner.run("together::uml_and_qemu", together::see_each_others_files);
+    runner.run(
+        "together::killed_neighbour",
+        together::one_is_killed_the_other_works_on,
+    );
+    runner.run("ends::sigterm", ends::sigterm_ends_cleanly);
+    runner.run(
+        "ends::exit_on_disconnect",
+        ends::exits_with_its_guest_if_asked,
+    );
+    runner.run("queues::several", queues::several_request_queues_serve);
+    runner.run(
+        "queues::newer_programs",
+        queues::newer_kernel_passes_the_checks,
+    );
+    let name = "unprivileged::uml";
+    if User::is_root() {
+        runner.run(name, || unprivileged::works(Some(User::NOBODY)));
+    } else {
+        runner.run(name, || unprivileged::works(None));
+    }
+    runner.finish()
+}

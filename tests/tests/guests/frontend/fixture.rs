@@ -1,0 +1,106 @@
+//! A daemon with a share of its own: gangplankd, or virtiofsd where it can be had.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_driver::{Driver, Options, Session, Wishes};
+use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::tools;
+use tempfile::TempDir;
+
+/// How long a call may take where nothing goes wrong.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// A daemon with a share of its own.
+pub(crate) struct Fixture {
+    /// What it shares.
+    pub(crate) share: TempDir,
+    pub(crate) daemon: Daemon,
+    /// Whether the daemon is ours.
+    pub(crate) ours: bool,
+}
+
+impl Fixture {
+    pub(crate) fn ours(arguments: &[&str]) -> Result<Self> {
+        let share = tempfile::tempdir()?;
+        let daemon = start(&daemon::Options::new(share.path()).arguments(arguments))?;
+        Ok(Self {
+            share,
+            daemon,
+            ours: true,
+        })
+    }
+
+    fn virtiofsd(arguments: &[&str]) -> Result<Self> {
+        let share = tempfile::tempdir()?;
+        let daemon = start_virtiofsd(share.path(), arguments)?;
+        Ok(Self {
+            share,
+            daemon,
+            ours: false,
+        })
+    }
+
+    /// Makes sure that the daemon takes a connection after one has ended: virtiofsd leaves then.
+    pub(crate) fn serve_again(&mut self) -> Result<()> {
+        if !self.ours {
+            self.daemon = start_virtiofsd(self.share.path(), &[])?;
+        }
+        Ok(())
+    }
+
+    /// One place per daemon that can be had.
+    pub(crate) fn each(arguments: &[&str]) -> Result<Vec<Self>> {
+        let mut places = vec![Self::ours(arguments)?];
+        match Self::virtiofsd(arguments) {
+            Ok(fixture) => places.push(fixture),
+            Err(error) => eprintln!("SKIPPED virtiofsd, which cannot be had: {error:#}"),
+        }
+        Ok(places)
+    }
+
+    pub(crate) fn driver(&self, options: &Options) -> Result<Driver> {
+        let options = Options {
+            limit: LIMIT,
+            ..*options
+        };
+        Driver::connect(self.daemon.socket(), &options)
+            .with_context(|| format!("connecting\n{}", self.daemon.log()))
+    }
+
+    pub(crate) fn session(&self) -> Result<Session> {
+        Ok(self
+            .driver(&Options::default())?
+            .session(&Wishes::default())?)
+    }
+}
+
+fn start_virtiofsd(share: &Path, arguments: &[&str]) -> Result<Daemon> {
+    let options = daemon::Options::new(share)
+        .program(&tools::virtiofsd()?)
+        .arguments(&["--sandbox=none"])
+        .arguments(arguments);
+    start(&options)
+}
+
+/// Starts a daemon and waits until it takes connections: its socket file is there a moment before.
+/// Nobody connects to find out, since virtiofsd takes one connection only.
+fn start(options: &daemon::Options) -> Result<Daemon> {
+    /// What /proc/net/unix shows of a socket that listens (`__SO_ACCEPTCON`).
+    const LISTENS: &str = " 00010000 ";
+    let daemon = Daemon::start(options)?;
+    let path = daemon.socket().display().to_string();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let sockets = std::fs::read_to_string("/proc/net/unix")?;
+        if sockets
+            .lines()
+            .any(|line| line.ends_with(&path) && line.contains(LISTENS))
+        {
+            return Ok(daemon);
+        }
+        ensure!(Instant::now() < deadline, "the daemon does not listen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

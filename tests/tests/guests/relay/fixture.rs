@@ -1,0 +1,71 @@
+//! A guest behind a relay whose daemons are exchanged.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use gangplank_tests::daemon::{self, Daemon, TAG};
+use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::relay::Relay;
+use gangplank_tests::tools;
+use tempfile::TempDir;
+
+/// Which daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Gangplankd,
+    Virtiofsd,
+}
+
+/// A relay, the share, and the place where its daemon is looked for.
+pub(crate) struct Fixture {
+    pub(crate) relay: Relay,
+    pub(crate) share: TempDir,
+    fixture: TempDir,
+}
+
+impl Fixture {
+    /// A relay without a daemon, that tells `arguments` to guests.
+    pub(crate) fn new(arguments: &[&str]) -> Result<Self> {
+        let fixture = tempfile::tempdir()?;
+        Ok(Self {
+            relay: Relay::start(&fixture.path().join("fs.sock"), arguments)?,
+            share: tempfile::tempdir()?,
+            fixture,
+        })
+    }
+
+    /// A daemon of the share, not yet where it is looked for.
+    pub(crate) fn daemon(&self, kind: Kind, arguments: &[&str]) -> Result<Daemon> {
+        let options = daemon::Options::new(self.share.path()).arguments(arguments);
+        Daemon::start(&match kind {
+            Kind::Gangplankd => options,
+            Kind::Virtiofsd => options.program(&tools::virtiofsd()?),
+        })
+    }
+
+    /// Puts a daemon where it is looked for.
+    pub(crate) fn put(&self, daemon: &Daemon) -> Result<()> {
+        let fixture = self.fixture.path().join("fs.sock");
+        let new = self.fixture.path().join("new");
+        symlink(daemon.socket(), &new)?;
+        std::fs::rename(new, fixture).context("putting a daemon in its fixture")
+    }
+
+    /// A guest behind the relay.
+    pub(crate) fn boot(&self, machine: Machine) -> Result<Guest> {
+        let options = Options::new(machine).share(&self.relay.socket(), TAG);
+        Guest::boot(&options).with_context(|| self.relay.log())
+    }
+
+    /// `name` in the share, on the host.
+    pub(crate) fn host(&self, name: &str) -> PathBuf {
+        self.share.path().join(name)
+    }
+}
+
+/// A daemon's socket, as an argument.
+pub(crate) fn socket_of(daemon: &Daemon) -> Result<&str> {
+    let path: &Path = daemon.socket();
+    path.to_str().context("a path that is no text")
+}

@@ -1,0 +1,102 @@
+//! Guests behind a relay: with daemons that come late, are replaced, or die.
+
+mod fixture;
+mod hostile;
+mod late;
+mod lost;
+mod replaced;
+
+use std::process::ExitCode;
+
+use gangplank_tests::guest::Machine;
+use gangplank_tests::guest_fixture::Setting;
+use gangplank_tests::guest_suite;
+use gangplank_tests::runner::Runner;
+use gangplank_tests::tools;
+
+use fixture::Kind;
+
+/// Promises that take minutes, and are kept by guests and daemons that have nothing between them as
+/// well.
+const LONG: &[&str] = &["directory", "tree", "sequential"];
+
+/// What makes virtiofsd answer requests in another order than they come in.
+const POOL: &[&str] = &["--thread-pool-size=4"];
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_arguments();
+    ours(&mut runner);
+    match tools::virtiofsd() {
+        Ok(_) => theirs(&mut runner),
+        Err(error) => runner.skip("virtiofsd", &format!("{error:#}")),
+    }
+    runner.finish()
+}
+
+/// With gangplankd alone.
+fn ours(runner: &mut Runner) {
+    let setting = || Setting {
+        is_relayed: true,
+        program: None,
+    };
+    guest_suite::run_in(runner, "uml_gangplankd", Machine::Uml, setting(), LONG);
+    guest_suite::run_in(
+        runner,
+        "qemu_gangplankd",
+        Machine::QemuX86_64,
+        setting(),
+        LONG,
+    );
+    runner.run("hostile::messages", hostile::rubbish_harms_nobody);
+    runner.run("hostile::rings", hostile::rings_of_nonsense_harm_nobody);
+    runner.run("late::uml_gangplankd", || {
+        late::guest_is_first(Machine::Uml, Kind::Gangplankd)
+    });
+    runner.run("late::tag", late::guest_waits_for_the_tag);
+    runner.run("lost::uml_gangplankd", || {
+        lost::guest_is_told(Machine::Uml, Kind::Gangplankd, &[])
+    });
+    runner.run("lost::qemu_gangplankd_pool", || {
+        lost::guest_is_told(Machine::QemuX86_64, Kind::Gangplankd, POOL)
+    });
+    runner.run("lost::several", lost::several_guests);
+    runner.run("lost::reset", lost::guest_starts_anew);
+}
+
+/// With virtiofsd.
+fn theirs(runner: &mut Runner) {
+    let setting = || Setting {
+        is_relayed: true,
+        program: tools::virtiofsd().ok(),
+    };
+    // It ends with its only guest, so that killing that is no use.
+    let except = &["killed"];
+    guest_suite::run_in(runner, "uml_virtiofsd", Machine::Uml, setting(), except);
+    let except = &[LONG, except].concat();
+    let qemu = Machine::QemuX86_64;
+    guest_suite::run_in(runner, "qemu_virtiofsd", qemu, setting(), except);
+    runner.run("late::qemu_virtiofsd", || {
+        late::guest_is_first(qemu, Kind::Virtiofsd)
+    });
+    runner.run("replaced::uml_virtiofsd", || {
+        replaced::under_load(Machine::Uml, Kind::Virtiofsd, &[])
+    });
+    runner.run("replaced::qemu_virtiofsd_pool", || {
+        replaced::under_load(qemu, Kind::Virtiofsd, POOL)
+    });
+    runner.run("replaced::paused", || {
+        replaced::while_paused(Machine::Uml, Kind::Virtiofsd, &[])
+    });
+    runner.run("replaced::not_possible", || {
+        replaced::not_possible(Machine::Uml)
+    });
+    runner.run("replaced::without_state", || {
+        lost::replaced_without_state(Machine::Uml)
+    });
+    runner.run("lost::uml_virtiofsd", || {
+        lost::guest_is_told(Machine::Uml, Kind::Virtiofsd, &[])
+    });
+    runner.run("lost::qemu_virtiofsd", || {
+        lost::guest_is_told(qemu, Kind::Virtiofsd, &[])
+    });
+}

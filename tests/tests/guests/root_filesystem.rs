@@ -1,0 +1,61 @@
+//! A Debian tree on the share is the guest's root file system, from the initramfs on.
+//!
+//! Needs root on the host: the tree's files belong to root.
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use gangplank_tests::daemon::{self, Daemon, TAG};
+use gangplank_tests::debian_tree;
+use gangplank_tests::guest::{Guest, Machine, Options, Role};
+use gangplank_tests::process::User;
+use gangplank_tests::runner::Runner;
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_arguments();
+    for (name, machine) in [
+        ("uml::root_file_system", Machine::Uml),
+        ("qemu_x86_64::root_file_system", Machine::QemuX86_64),
+    ] {
+        if User::is_root() {
+            runner.run(name, || boots_to_a_shell(machine));
+        } else {
+            runner.skip(name, "needs root");
+        }
+    }
+    runner.finish()
+}
+
+/// The guest's every program and library comes over virtio-fs; it works as a system, survives a
+/// reboot, and its changes are the host's.
+fn boots_to_a_shell(machine: Machine) -> Result<()> {
+    let parent = tempfile::Builder::new()
+        .prefix("gangplank-root-")
+        .tempdir()?;
+    let tree = parent.path().join("tree");
+    debian_tree::copy_to(&tree, machine.arch())?;
+    let daemon = Daemon::start(&daemon::Options::new(&tree))?;
+    let mut options = Options::new(machine).share(daemon.socket(), TAG);
+    options.role = Role::Root(TAG.to_owned());
+    for boot in 1..=2 {
+        let mut guest = Guest::boot(&options).map_err(|error| error.context(daemon.log()))?;
+        let mounts = guest.sh("cat /proc/mounts")?;
+        ensure!(
+            mounts.contains(&format!("{TAG} / virtiofs rw")),
+            "mounted: {mounts}"
+        );
+        let shell = guest.sh("bash -c 'realpath /proc/$$/exe; echo $BASH_VERSION'")?;
+        ensure!(shell.starts_with("/usr/bin/bash\n5."), "the shell: {shell}");
+        guest.sh(&format!(
+            "git --version && ps -e >/dev/null && cat /etc/debian_version && \
+             echo boot {boot} >>/root/boots && git init --quiet /root/repository-{boot} && sync"
+        ))?;
+        guest.power_off()?;
+    }
+    let boots = fs::read_to_string(tree.join("root/boots"))?;
+    ensure!(boots == "boot 1\nboot 2\n", "the host reads: {boots}");
+    let (status, log) = daemon.stop()?;
+    ensure!(status.success(), "the daemon ended with {status}:\n{log}");
+    Ok(())
+}

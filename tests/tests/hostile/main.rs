@@ -1,0 +1,5 @@
+//! Hostile frontends and guests: malformed messages, descriptor chains and FUSE requests.
+
+mod chains;
+mod messages;
+mod requests;

@@ -1,0 +1,102 @@
+//! Frontends that do not read replies, connect without end, or use up all descriptors.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gangplank_fuse::NodeId;
+use gangplank_tests::driver::fixture::Fixture;
+use gangplank_tests::driver::vhost_user::{Peer, VERSION, encode, message};
+use gangplank_tests::driver::{Driver, Setup};
+
+use super::LIMIT;
+
+#[test]
+fn a_frontend_that_never_reads_its_answers_blocks_nobody_else() -> Result<()> {
+    let mut fixture = Fixture::new(&[])?;
+    let peer = Peer::connect(fixture.socket())?;
+    peer.socket().set_nonblocking(true)?;
+    let question = encode(message::GET_FEATURES, VERSION, 0, &[]);
+    let mut sent = 0u32;
+    // Until the daemon takes no more, because it cannot get rid of the answers.
+    let full = loop {
+        match (&mut peer.socket()).write(&question) {
+            Ok(_) => sent += 1,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(20));
+                if (&mut peer.socket()).write(&question).is_err() {
+                    break true;
+                }
+            }
+            Err(_) => break false,
+        }
+        ensure!(sent < 1_000_000, "the daemon takes a million questions");
+    };
+    ensure!(full || sent > 0);
+    fixture.neighbour_goes_on()?;
+    drop(peer);
+    fixture.survive(&[])
+}
+
+#[test]
+fn connections_by_the_hundred_leave_nothing_behind() -> Result<()> {
+    let mut fixture = Fixture::new(&[])?;
+    for round in 0..200 {
+        let peer = Peer::connect(fixture.socket())?;
+        if round % 2 == 0 {
+            peer.ask_u64(message::GET_FEATURES)?;
+        }
+    }
+    fixture.neighbour_goes_on()?;
+    let idle: Vec<Peer> = (0..50)
+        .map(|_| Peer::connect(fixture.socket()))
+        .collect::<Result<_, _>>()?;
+    for peer in &idle {
+        peer.ask_u64(message::GET_FEATURES)?;
+    }
+    fixture.neighbour_goes_on()?;
+    drop(idle);
+    fixture.survive(&[])
+}
+
+#[test]
+fn a_guest_without_descriptors_left_is_not_served_and_the_next_is() -> Result<()> {
+    let fixture = Fixture::quiet(&["--rlimit-nofile=512"])?;
+    let mut peers = Vec::new();
+    let mut refused = 0;
+    for _ in 0..200 {
+        let Ok(peer) = Peer::connect(fixture.socket()) else {
+            break;
+        };
+        // Shorter than the usual deadline: a daemon without descriptors does not get to accepting.
+        peer.socket()
+            .set_read_timeout(Some(Duration::from_millis(200)))?;
+        match peer.ask_u64(message::GET_FEATURES) {
+            Ok(_) => peers.push(peer),
+            Err(_) => refused += 1,
+        }
+        if refused > 3 {
+            break;
+        }
+    }
+    ensure!(
+        refused > 0,
+        "200 guests have found descriptors although 512 are the limit"
+    );
+    drop(peers);
+    // The next one is served.
+    let deadline = std::time::Instant::now() + LIMIT;
+    loop {
+        let served = Driver::mount(fixture.socket(), &Setup::default())
+            .and_then(|mut guest| guest.getattr(NodeId::ROOT, None));
+        match served {
+            Ok(_) => break,
+            Err(error) => ensure!(
+                std::time::Instant::now() < deadline,
+                "{error}: {}",
+                fixture.log()
+            ),
+        }
+    }
+    fixture.survive(&[])
+}
