@@ -131,6 +131,8 @@ pub(crate) struct Running {
     child: Child,
     output: PathBuf,
     errors: PathBuf,
+    /// Known once the daemon is ready, when the acceptor has no children yet.
+    acceptor: Option<u32>,
 }
 
 impl Running {
@@ -150,6 +152,7 @@ impl Running {
             child,
             output,
             errors,
+            acceptor: None,
         })
     }
 
@@ -164,6 +167,7 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.acceptor = child_of(self.pid())?.or(Some(self.pid()));
         Ok(())
     }
 
@@ -175,7 +179,7 @@ impl Running {
     /// The process that accepts connections: the supervisor's child, or without a sandbox the
     /// process that was started.
     pub(crate) fn acceptor_pid(&self) -> Result<u32> {
-        Ok(child_of(self.pid())?.unwrap_or(self.pid()))
+        self.acceptor.context("the daemon was not ready")
     }
 
     /// Connects as a guest's frontend, and waits until its confined worker has answered.
