@@ -91,8 +91,7 @@ fn confine_and_serve(config: &Config, listening: Listening, signals: Signals) ->
     // The confined process cannot read them.
     let host_limits = HostLimits::read();
     let handles = config.passthrough.inode_file_handles;
-    let keep_handles = handles != InodeFileHandles::Never;
-    let result = match sandbox::confine(&config.sandbox, keep_handles, &config.shared_dir) {
+    let result = match sandbox::confine(&config.sandbox, handles, &config.shared_dir) {
         Ok(Role::Supervisor(supervisor)) => {
             // Only the confined process accepts connections, and the socket closes with it.
             drop(listener);
@@ -127,8 +126,8 @@ fn serve_share(
         }
         InodeFileHandles::Prefer if !confined.abilities.can_open_by_handle => {
             log::info!(
-                "opening files by handle is not permitted: when descriptors run short, the daemon \
-                 reopens files by name"
+                "files are not opened by handle: when descriptors run short, the daemon reopens them \
+                 by name"
             );
         }
         _ => {}

@@ -128,6 +128,9 @@ pub enum Error {
     /// `no_new_privs` cannot be set.
     #[error("cannot set no_new_privs")]
     NoNewPrivileges(#[source] io::Error),
+    /// The kernel has Landlock and refuses the restriction.
+    #[error("cannot restrict the process by Landlock")]
+    Landlock(#[source] landlock::RulesetError),
     /// The list of system calls does not compile.
     #[error("cannot compile the list of system calls")]
     SeccompList(#[source] seccompiler::BackendError),

@@ -20,6 +20,7 @@ mod capabilities;
 mod chroot;
 mod error;
 mod identity;
+mod landlock;
 mod namespaces;
 pub mod options;
 mod pivot;
@@ -35,6 +36,7 @@ use caps::CapsHashSet;
 use rustix::fs::{CWD, Mode as FileMode, OFlags};
 
 use crate::passthrough::Abilities;
+use crate::passthrough::options::InodeFileHandles;
 use crate::sys::file_handle::FileHandle;
 pub use error::Error;
 pub use options::Options;
@@ -51,6 +53,7 @@ pub struct Confined {
     proc: OwnedFd,
     mode: Mode,
     seccomp: Seccomp,
+    use_landlock: bool,
     /// The capabilities of a worker.
     kept: CapsHashSet,
     /// What a worker may do.
@@ -76,15 +79,19 @@ pub enum Role {
     Supervisor(Supervisor),
 }
 
-/// Drops every permission that serving `shared_dir` does not need. `keep_handles` keeps the
-/// capability to open files by handle.
+/// Drops every permission that serving `shared_dir` does not need.
 ///
 /// The caller must be single-threaded and have opened the listening socket, the log and the signal
 /// descriptor: the confined process reaches nothing outside the share.
 ///
 /// # Errors
 /// The first mechanism that fails. None is skipped silently.
-pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Result<Role, Error> {
+pub fn confine(
+    options: &Options,
+    handles: InodeFileHandles,
+    shared_dir: &Path,
+) -> Result<Role, Error> {
+    let keep_handles = handles != InodeFileHandles::Never;
     // Before the fork, so that the process that the operator started reports a mistyped path.
     let share = open_share(shared_dir)?;
     identity::drop_supplementary_groups()?;
@@ -116,12 +123,16 @@ pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Resu
     // A worker opens every file this way, so a failure must show before a guest connects.
     let mount = proc_self::reopen(&proc_self::open(proc.as_fd())?, &root)?;
     let namespaced_user = options.mode == Mode::Namespace && !identity::is_root();
+    let chosen = landlock::choose(
+        options.mode,
+        handles,
+        keep_handles && can_open_by_handle(&mount, ids.initial && !namespaced_user, &kept),
+    );
     let abilities = Abilities {
         can_change_credentials: ids.more_than_one()
             && !namespaced_user
             && capabilities::can_change_credentials(&kept),
-        can_open_by_handle: keep_handles
-            && can_open_by_handle(&mount, ids.initial && !namespaced_user, &kept),
+        can_open_by_handle: chosen.handles,
     };
     drop(mount);
     capabilities::suspend()?;
@@ -131,6 +142,7 @@ pub fn confine(options: &Options, keep_handles: bool, shared_dir: &Path) -> Resu
         proc,
         mode: options.mode,
         seccomp: options.seccomp,
+        use_landlock: chosen.landlock,
         kept,
         abilities,
     }))
@@ -155,6 +167,9 @@ impl Confined {
                 proc_self_fd: proc_self::open(self.proc.as_fd())?,
             },
         };
+        if self.use_landlock {
+            landlock::restrict(Some(worker.root.as_fd()))?;
+        }
         capabilities::restrict(&self.kept)?;
         seccomp::install(self.seccomp, Process::Worker)?;
         Ok(worker)
@@ -166,6 +181,9 @@ impl Confined {
     /// # Errors
     /// The first mechanism that fails.
     pub fn confine_keeper(&self) -> Result<(), Error> {
+        if self.use_landlock {
+            landlock::restrict(None)?;
+        }
         capabilities::restrict(&CapsHashSet::new())?;
         seccomp::install(self.seccomp, Process::Keeper)
     }

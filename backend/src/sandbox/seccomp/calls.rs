@@ -198,6 +198,9 @@ const WAITING: &[c_long] = &[libc::SYS_wait4, libc::SYS_waitid];
 /// What a keeper and a worker do before they install their own lists.
 const CONFINING: &[c_long] = &[
     libc::SYS_seccomp,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
     libc::SYS_open_tree,
     libc::SYS_pivot_root,
     libc::SYS_umount2,
