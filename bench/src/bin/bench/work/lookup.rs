@@ -13,14 +13,14 @@ use crate::workload::{Forgets, Next, Reply, Workload, succeeded};
 /// ENOENT.
 const NO_ENTRY: i32 = 2;
 
-/// What kind of names.
+/// The kind of the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sort {
-    /// Of files that the daemon knows.
+    /// Names of files that the daemon knows.
     Known,
-    /// Of files that it does not know; each is forgotten again.
+    /// Names of files that the daemon does not know. Each is forgotten again.
     New,
-    /// Of nothing.
+    /// Names that do not exist.
     Missing,
 }
 
