@@ -1,4 +1,4 @@
-//! A node of a DVS as the kernel and its proxies make one, played in memory: the order of its
+//! A node of a DVS as the kernel and its proxies make one, emulated in memory: the order of its
 //! checks, what it acknowledges and what it loses without a word.
 //!
 //! Written from the protocol's description, and sharing nothing with the library that is tried

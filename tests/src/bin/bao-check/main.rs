@@ -1,4 +1,4 @@
-//! The device model against a emulated Bao, in every scenario there is, on whatever machine it is
+//! The device model against an emulated Bao, in every scenario there is, on whatever machine it is
 //! started. Static, so that it runs in a guest too; needs nothing but the programs it is given, and
 //! no privileges.
 //!

@@ -263,7 +263,7 @@ impl Kernel {
             .expect("it is a process here")
     }
 
-    /// What process `seat`'s SENDREC has come to.
+    /// What process `process_address`'s SENDREC has come to.
     pub(crate) fn outcome(&self, process_address: ProcessAddress) -> Outcome {
         let process = self.processes.get(&process_address);
         process.map_or(Outcome::Blocked, |it| it.outcome.clone())

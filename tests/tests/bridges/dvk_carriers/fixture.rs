@@ -1,4 +1,4 @@
-//! A server's endpoint on the library's node, and a emulated node beside it.
+//! A server's endpoint on the library's node, and an emulated node beside it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,4 +1,4 @@
-//! The 32-bit program at a emulated DVK: its own calls, and a share that reaches the processes of
+//! The 32-bit program at an emulated DVK: its own calls, and a share that reaches the processes of
 //! such a machine.
 
 #[path = "../dvk_rhostfs/client/mod.rs"]

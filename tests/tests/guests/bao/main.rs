@@ -1,4 +1,4 @@
-//! The device model as it is released, under a emulated Bao: every scenario of `bao-check`, each in
+//! The device model as it is released, under an emulated Bao: every scenario of `bao-check`, each in
 //! a process of its own.
 //!
 //! A name as argument picks scenarios: `cargo test -p gangplank-tests --test bao -- b::gangplankd`.
