@@ -1,27 +1,26 @@
-//! Processes of the emulated node that serve: they receive, copy and answer, as the original server
-//! does.
+//! Server processes of the emulated node: they receive, copy and reply as the original server does.
 
 use std::time::{Duration, Instant};
 
 use super::kernel::command;
 use super::{Frame, LIMIT, Peer, ProcessAddress};
 
-/// What the kernel says when a partner's node does not answer.
+/// The kernel's code when a partner's node does not answer.
 const TIMED_OUT: i32 = -61;
 
 impl Peer {
-    /// A process that asks nobody.
+    /// Adds a process that waits for no other.
     pub fn bind(&self, process_address: impl Into<ProcessAddress>) {
         self.shared.lock().bind(process_address.into());
     }
 
-    /// The process ends, and whoever waits for it is told.
+    /// Ends the process. Processes that wait for it are told.
     pub fn exit(&self, process_address: impl Into<ProcessAddress>) {
         let told = self.shared.lock().exit(process_address.into());
         self.proxies.put(told);
     }
 
-    /// The process begins to move to another node, or has changed its mind.
+    /// Starts or cancels the migration of the process to another node.
     pub fn set_migrating(&self, process_address: impl Into<ProcessAddress>, migrates: bool) {
         self.shared
             .lock()

@@ -1,8 +1,5 @@
 //! The daemon as a person starts it: any command line, in a directory of its own.
 
-// Each test program uses its part of this.
-#![allow(dead_code)]
-
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
