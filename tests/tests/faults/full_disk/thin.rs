@@ -1,7 +1,7 @@
-//! A disk that takes more than it can store, and finds out later.
+//! A disk that accepts more than it can store, and fails later.
 //!
-//! The kernel reports such an error once to each open file, and once to each of those that sync the
-//! whole file system. Each guest, and each of its open files, is one of them.
+//! The kernel reports such an error once to each open file, and once to each process that syncs the
+//! whole file system. Each guest, and each of its open files, must get it.
 
 use anyhow::{Result, ensure};
 use gangplank_fuse::{NodeId, Operation, SyncfsIn};
