@@ -167,7 +167,7 @@ pub(crate) fn defaults(mut missing: impl FnMut(&str)) -> Result<Vec<DaemonUnderT
     let sandbox = if User::is_root() {
         "--sandbox=chroot"
     } else {
-        missing("nobody changes the root directory: that takes root");
+        missing("no daemon changes its root directory, because that needs root");
         "--sandbox=none"
     };
     let mut daemons = vec![DaemonUnderTest::new(

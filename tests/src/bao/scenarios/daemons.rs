@@ -31,7 +31,7 @@ pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> R
             (guest, _) = cpu.bind()?;
         }
         let statfs = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
-        ensure!(!guest.is_finished(&statfs)?, "answered by nobody");
+        ensure!(!guest.is_finished(&statfs)?, "a reply without a daemon");
         let _daemon = fixture.start_daemon(0)?;
         // The daemon has not seen INIT, and says so; any reply is good here.
         match guest.finish(statfs) {

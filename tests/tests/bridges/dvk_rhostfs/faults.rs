@@ -217,7 +217,7 @@ fn a_daemon_that_others_wrote_is_served_from_as_well() -> Result<()> {
     let program = match tools::virtiofsd() {
         Ok(program) => program,
         Err(error) => {
-            eprintln!("SKIPPED: virtiofsd cannot be had: {error:#}");
+            eprintln!("SKIPPED: virtiofsd does not build: {error:#}");
             return Ok(());
         }
     };

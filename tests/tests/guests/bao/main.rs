@@ -74,7 +74,7 @@ fn programs() -> Result<Programs> {
         frontend: tools::frontend()?,
         gangplankd: tools::gangplankd()?,
         virtiofsd: tools::virtiofsd()
-            .inspect_err(|error| eprintln!("virtiofsd cannot be had: {error:#}"))
+            .inspect_err(|error| eprintln!("virtiofsd does not build: {error:#}"))
             .ok(),
     })
 }
@@ -105,7 +105,7 @@ fn main() -> ExitCode {
                 .as_ref()
                 .is_some_and(|have| have.virtiofsd.is_none())
         {
-            runner.skip(&name, "virtiofsd cannot be had");
+            runner.skip(&name, "virtiofsd does not build");
         } else {
             runner.run(&name, || run(&name, None));
         }
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
     } else {
         runner.skip(
             &name,
-            "it takes root to become nobody; all others ran as an ordinary user",
+            "becoming nobody needs root; all other scenarios ran as an ordinary user",
         );
     }
     runner.finish()

@@ -121,7 +121,7 @@ fn every_file_is_tried() -> Result<()> {
         let name = path.file_name().and_then(|name| name.to_str());
         let name = format!("\"{}\"", name.context("a name in other letters")?);
         let known = sources.iter().any(|source| source.contains(&name));
-        ensure!(known, "nobody tries {name}");
+        ensure!(known, "no demonstration has {name}");
     }
     Ok(())
 }

@@ -207,7 +207,7 @@ fn each() -> Result<Vec<Fixture>> {
     });
     match theirs {
         Ok(fixture) => places.push(fixture),
-        Err(error) => eprintln!("SKIPPED virtiofsd, which cannot be had: {error:#}"),
+        Err(error) => eprintln!("SKIPPED virtiofsd, which does not build: {error:#}"),
     }
     Ok(places)
 }

@@ -55,7 +55,7 @@ impl Fixture {
         let mut places = vec![Self::ours(arguments)?];
         match Self::virtiofsd(arguments) {
             Ok(fixture) => places.push(fixture),
-            Err(error) => eprintln!("SKIPPED virtiofsd, which cannot be had: {error:#}"),
+            Err(error) => eprintln!("SKIPPED virtiofsd, which does not build: {error:#}"),
         }
         Ok(places)
     }

@@ -185,7 +185,7 @@ impl Device {
         self.encode(node, Operation::Forget(ForgetIn { nlookup }))?;
         let head = self.free_forgets.pop().context("no free chain")?;
         let chain = self.forgets.get(usize::from(head));
-        let chain = chain.context("a chain for FORGET that there is not")?;
+        let chain = chain.context("the chain of FORGET does not exist")?;
         self.memory.write(chain.request, &self.scratch);
         let queue = self.queues.get_mut(HIPRIO).context("no such queue")?;
         queue.publish(&self.memory, head);
@@ -230,7 +230,7 @@ impl Device {
         let written = written as usize;
         ensure!(
             written <= chain.answer_len + chain.received,
-            "{written} bytes are said to be written where there is no room for them"
+            "the daemon claims {written} bytes written, more than the chain has room for"
         );
         let len = written.min(chain.answer_len);
         let bytes = self.answer.get_mut(..len).context("a long answer")?;

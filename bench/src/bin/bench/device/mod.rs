@@ -197,7 +197,7 @@ impl Device {
             Err(error) => return Err(error).context("waiting for a daemon"),
         };
         let gone = events.iter().take(count).any(|event| event.data() == GONE);
-        ensure!(!gone, "the daemon has gone");
+        ensure!(!gone, "the daemon closed the connection");
         Ok(count != 0)
     }
 }
@@ -208,7 +208,10 @@ fn connect(socket: &Path) -> Result<UnixStream> {
     loop {
         match UnixStream::connect(socket) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                ensure!(Instant::now() < deadline, "nobody listens within {LIMIT:?}");
+                ensure!(
+                    Instant::now() < deadline,
+                    "no daemon listens on the socket within {LIMIT:?}"
+                );
                 std::thread::sleep(Duration::from_micros(200));
             }
             connected => return connected.context("connecting to a daemon"),

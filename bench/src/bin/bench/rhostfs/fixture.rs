@@ -115,7 +115,7 @@ impl Fixture {
             }
             servers.push(far);
         } else {
-            missing("rhostfs is not mounted: that takes root and /dev/fuse");
+            missing("rhostfs is not mounted, because that needs root and /dev/fuse");
         }
         Ok(Self {
             daemons,
