@@ -18,7 +18,7 @@ pub fn put(path: &Path, begin: &str, results: &str) -> Result<()> {
     let document = fs::read_to_string(path);
     let document = document.with_context(|| format!("reading {}", path.display()))?;
     let filled = fill(&document, begin, results)
-        .with_context(|| format!("{} has no place for results: {begin}", path.display()))?;
+        .with_context(|| format!("{} lacks the mark for results: {begin}", path.display()))?;
     fs::write(path, filled).with_context(|| format!("writing {}", path.display()))
 }
 

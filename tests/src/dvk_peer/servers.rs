@@ -127,8 +127,8 @@ impl Peer {
         }
     }
 
-    /// The acknowledgement that process `process_address` waits for; nothing if it does not come within the
-    /// kernel's limit.
+    /// The acknowledgement that process `process_address` waits for; nothing if it does not come
+    /// within the kernel's limit.
     fn exchanged(&self, process_address: ProcessAddress) -> Option<(i32, Vec<u8>)> {
         let deadline = Instant::now() + self.shared.setup.exchange;
         let mut kernel = self.shared.lock();

@@ -38,7 +38,7 @@ impl Results {
         };
         let seconds: f64 = seconds.parse().context("seconds")?;
         let count: f64 = count.parse().context("count")?;
-        ensure!(seconds > 0.0, "it took no time");
+        ensure!(seconds > 0.0, "the workload took no measurable time");
         let known = self.workloads.iter().position(|known| known.name == name);
         let at = known.unwrap_or_else(|| {
             self.workloads.push(Workload {

@@ -1,11 +1,12 @@
 //! The driver's side of one split virtqueue (virtio 1.2, 2.7) for measurements: chains are written
 //! before the time is taken, and making one available or taking one back allocates nothing.
 //!
-//! The ring of `gangplank-driver` would slow what is measured. Its `publish` ends with a full memory
-//! fence and a look at the daemon's event index for each chain, where [`BenchQueue::kick`] does both
-//! once for all chains since the last kick, as Linux does. Its memory is an allocator of whole pages
-//! behind a lock, and its public interface ([`gangplank_driver::Session`]) adds a lock, a slot and a
-//! wake-up to each request. The reference workload `virtio-fs` of `--rhostfs` measures that driver.
+//! The ring of `gangplank-driver` would slow what is measured. Its `publish` ends with a full
+//! memory fence and a look at the daemon's event index for each chain, where [`BenchQueue::kick`]
+//! does both once for all chains since the last kick, as Linux does. Its memory is an allocator of
+//! whole pages behind a lock, and its public interface ([`gangplank_driver::Session`]) adds a lock,
+//! a slot and a wake-up to each request. The reference workload `virtio-fs` of `--rhostfs` measures
+//! that driver.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -146,7 +147,7 @@ impl BenchQueue {
         }
         ensure!(
             self.seen != self.published,
-            "the daemon gave back more than it had"
+            "the daemon returned more chains than it had"
         );
         let entry = self.used + 4 + 8 * usize::from(self.seen % self.size);
         let head: u32 = memory.load(entry);
@@ -155,7 +156,7 @@ impl BenchQueue {
         let head = u16::try_from(head)
             .ok()
             .filter(|head| *head < self.size)
-            .with_context(|| format!("the daemon gave back a chain at {head}"))?;
+            .with_context(|| format!("the daemon returned a chain with the invalid head {head}"))?;
         Ok(Some((head, len)))
     }
 

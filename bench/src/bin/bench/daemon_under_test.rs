@@ -146,9 +146,12 @@ impl Kept {
         let deadline = Instant::now() + LIMIT;
         while !socket.exists() {
             if let Some(status) = self.0.try_wait()? {
-                bail!("it ended at once: {status}");
+                bail!("the daemon ended during its start: {status}");
             }
-            ensure!(Instant::now() < deadline, "no socket within {LIMIT:?}");
+            ensure!(
+                Instant::now() < deadline,
+                "the daemon did not create its socket within {LIMIT:?}"
+            );
             std::thread::sleep(LOOK);
         }
         Ok(())

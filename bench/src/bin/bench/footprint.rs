@@ -103,7 +103,7 @@ pub(crate) fn measure(
     }
     Ok(Footprint {
         name: daemon.name.clone(),
-        start_up_ms: Spread::of(times).context("a daemon that was not started")?,
+        start_up_ms: Spread::of(times).context("no daemon was started")?,
         idle_us,
         memory: before.memory,
         descriptors: before.descriptors,

@@ -323,9 +323,9 @@ impl<F: Fn() -> Result<u64>> Clock<F> {
 
     fn round(&self, run: workload::Run) -> Result<Round> {
         let [before, after] = self.seen.as_slice() else {
-            anyhow::bail!("a run that was not looked at before and after");
+            anyhow::bail!("the run has no processor times from before and after it");
         };
-        ensure!(run.units > 0, "nothing was done in time");
+        ensure!(run.units > 0, "no operation finished within the round");
         let processor_ns = after.saturating_sub(*before);
         Ok(Round { run, processor_ns })
     }

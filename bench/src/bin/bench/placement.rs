@@ -76,7 +76,8 @@ impl Processors {
     /// starts later inherit this.
     pub(crate) fn pin_daemon(&self, pid: u32, apart: bool) -> Result<()> {
         let number = if apart {
-            self.other.context("there is one processor only")?
+            self.other
+                .context("a daemon apart needs two processors, and there is one")?
         } else {
             self.driver
         };

@@ -229,7 +229,7 @@ pub(crate) fn succeeded(reply: &Reply<'_>) -> Result<()> {
     let errno = reply.answer.errno;
     ensure!(
         errno == 0,
-        "request {} of the workload is answered with errno {errno}",
+        "request {} of the workload failed with errno {errno}",
         reply.kind
     );
     Ok(())

@@ -132,7 +132,7 @@ pub(crate) fn missing(dir: &WorkDir) -> Result<Measured> {
     timed(|| {
         for number in 0..calls {
             let found = fs::symlink_metadata(dir.path(format!("missing-{}", number % 100)));
-            let error = found.err().context("a name is there that should not be")?;
+            let error = found.err().context("a name exists that should not")?;
             ensure!(error.kind() == ErrorKind::NotFound, "{error}");
         }
         Ok(calls.into())

@@ -107,7 +107,10 @@ impl Device {
     ) -> Result<Chain> {
         let request_len = self.encode(NodeId::ROOT, kind.sample)?;
         let answer_len = size_of::<OutHeader>() + kind.answer;
-        ensure!(answer_len <= ANSWER, "an answer of {answer_len} bytes");
+        ensure!(
+            answer_len <= ANSWER,
+            "a reply of {answer_len} bytes exceeds the limit of {ANSWER}"
+        );
         let chain = Chain {
             request: self.memory.take(request_len, 64)?,
             request_len,
@@ -236,10 +239,10 @@ impl Device {
         let bytes = self.answer.get_mut(..len).context("a long answer")?;
         self.memory.read(chain.answer, bytes);
         let (header, payload) = OutHeader::ref_from_prefix(bytes)
-            .map_err(|_| anyhow!("an answer of {written} bytes has no header"))?;
+            .map_err(|_| anyhow!("a reply of {written} bytes has no header"))?;
         ensure!(
             header.len as usize == written,
-            "an answer says it has {} bytes, and {written} were written",
+            "a reply claims {} bytes, and {written} were written",
             header.len
         );
         Ok(Answer {

@@ -105,7 +105,7 @@ impl Device {
         let setups: Vec<_> = queues.iter().map(BenchQueue::setup).collect();
         connection.start(features, &[memory.region()], &setups)?;
 
-        let epoll = Epoll::new().context("making what a driver waits on")?;
+        let epoll = Epoll::new().context("making an epoll instance")?;
         for queue in &queues {
             // Edge-triggered, so that no one has to read the eventfd.
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
@@ -163,7 +163,7 @@ impl Device {
                     std::hint::spin_loop();
                 }
                 self.look(Duration::ZERO)?;
-                ensure!(Instant::now() < deadline, "no answer within {LIMIT:?}");
+                ensure!(Instant::now() < deadline, "no reply within {LIMIT:?}");
             }
         }
         let mut come = false;
@@ -183,7 +183,7 @@ impl Device {
     fn sleep(&self, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let woken = self.look(left)?;
-        ensure!(woken, "no answer within {LIMIT:?}");
+        ensure!(woken, "no reply within {LIMIT:?}");
         Ok(())
     }
 

@@ -42,7 +42,10 @@ pub(crate) fn run(
             timed.repeat(1, || {
                 let name = turn.next().context("no name")?;
                 match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(_) => ensure!(sort != Sort::Missing, "what is missing was found"),
+                    Ok(_) => ensure!(
+                        sort != Sort::Missing,
+                        "a name that does not exist was found"
+                    ),
                     Err(Errno::NOENT) if sort == Sort::Missing => {}
                     Err(errno) => return Err(errno.into()),
                 }
