@@ -1,9 +1,9 @@
-//! Rates as a drawing (SVG): for each workload a bar for each who did it.
+//! Rates as an SVG bar chart: one group for each workload, one bar for each daemon or file system.
 
 use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;
-/// Where bars begin and how long the longest may be.
+/// Left end of the bars and the length of the longest, in pixels.
 const LEFT: f64 = 260.0;
 const LONGEST: f64 = 480.0;
 const BAR: f64 = 14.0;
@@ -12,29 +12,29 @@ const COLOURS: [&str; 6] = [
     "#1f77b4", "#ff7f0e", "#7f7f7f", "#2ca02c", "#9467bd", "#8c564b",
 ];
 
-/// One who did a workload.
+/// One bar of a group.
 #[derive(Clone, Debug)]
 pub struct Bar {
-    /// Who.
+    /// What was measured.
     pub name: String,
-    /// The median rate of all rounds, in whatever unit the group has, and the least and the most.
+    /// The median of all rounds, in the group's unit.
     pub median: f64,
-    /// The least.
+    /// The lowest round.
     pub min: f64,
-    /// The most.
+    /// The highest round.
     pub max: f64,
-    /// What stands behind the bar.
+    /// The text after the bar.
     pub told: String,
 }
 
 /// One workload, drawn to its own scale.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// What it stands under, with those before it of the same heading.
+    /// The heading. It is drawn once for consecutive groups with the same heading.
     pub heading: String,
     /// The workload.
     pub label: String,
-    /// Who did it.
+    /// The bars.
     pub bars: Vec<Bar>,
 }
 
@@ -63,7 +63,7 @@ pub fn draw(title: &str, groups: &[Group]) -> String {
     )
 }
 
-/// One workload's bars; where they end.
+/// Draws the bars of one group. Returns the y coordinate below the last.
 fn bars(body: &mut String, group: &Group, top: f64) -> f64 {
     let most = group.bars.iter().map(|bar| bar.max);
     let most = most.fold(f64::MIN_POSITIVE, f64::max);

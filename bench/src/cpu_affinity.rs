@@ -1,10 +1,10 @@
-//! Which processors a thread runs on.
+//! The processors that a thread may run on.
 
 use rustix::io::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Those that the calling thread may run on, the last first: the first has more interrupts to
-/// serve.
+/// The processors that the calling thread may run on, the last one first, because the first one
+/// serves more interrupts.
 ///
 /// # Errors
 /// `sched_getaffinity(2)`'s.
@@ -14,7 +14,7 @@ pub fn allowed() -> Result<Vec<usize>> {
     Ok(numbers.filter(|at| allowed.is_set(*at)).collect())
 }
 
-/// Nothing but processor `number`.
+/// The set of processor `number` alone.
 #[must_use]
 pub fn only(number: usize) -> CpuSet {
     let mut set = CpuSet::new();
@@ -22,8 +22,8 @@ pub fn only(number: usize) -> CpuSet {
     set
 }
 
-/// Has the calling thread, and every thread and process that it starts from now on, run on
-/// processor `number`.
+/// Pins the calling thread, and every thread and process that it starts from now on, to processor
+/// `number`.
 ///
 /// # Errors
 /// `sched_setaffinity(2)`'s.

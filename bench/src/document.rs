@@ -1,5 +1,4 @@
-//! Benchmark results in a document: between two marks, so that they are replaced by the next; and
-//! the machine they are of.
+//! Writes benchmark results into a document, between two marks, and describes the machine.
 
 use std::fmt;
 use std::fs;
@@ -10,20 +9,20 @@ use serde::Serialize;
 
 const END: &str = "<!-- end of results -->";
 
-/// Puts `results` into the document at `path`, between the mark `begin` and the next end of
-/// results, in the place of what was there.
+/// Replaces the text between the mark `begin` and the next end mark in the document at `path` with
+/// `results`.
 ///
 /// # Errors
-/// When it cannot be read or written, or has no such mark.
+/// The document cannot be read or written, or lacks the mark.
 pub fn put(path: &Path, begin: &str, results: &str) -> Result<()> {
     let document = fs::read_to_string(path);
     let document = document.with_context(|| format!("reading {}", path.display()))?;
     let filled = fill(&document, begin, results)
-        .with_context(|| format!("{} has no place for results: {begin}", path.display()))?;
+        .with_context(|| format!("{} lacks the mark for results: {begin}", path.display()))?;
     fs::write(path, filled).with_context(|| format!("writing {}", path.display()))
 }
 
-/// The path beside `path` whose name has `suffix` behind its stem.
+/// The path beside `path` with `suffix` appended to the file's stem.
 #[must_use]
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -39,7 +38,7 @@ fn fill(document: &str, begin: &str, results: &str) -> Option<String> {
     Some(format!("{before}{begin}\n\n{results}\n\n{END}{after}"))
 }
 
-/// What a figure depends on.
+/// The machine that results depend on.
 #[derive(Debug, Serialize)]
 pub struct Machine {
     processor: String,
@@ -48,7 +47,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one.
+    /// The machine that this program runs on.
     #[must_use]
     pub fn this() -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Where downloaded and built guest material is kept between runs.
+//! The cache of downloaded and built guest material.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -38,9 +38,9 @@ pub fn dir() -> Result<PathBuf> {
 
 /// Makes `<cache>/<name>` by `make` unless an earlier run has already done so.
 ///
-/// `make` gets a path that does not exist yet and leaves a file or directory there; it is moved
-/// into place only when complete, so an interrupted run leaves nothing half done. One process at a
-/// time makes anything.
+/// `make` gets a path that does not exist yet and leaves a file or directory there. It is moved
+/// into place only when complete, so that an interrupted run leaves nothing half done. One process
+/// at a time makes an entry.
 ///
 /// # Errors
 /// What `make` said, or why the result could not be put in place.

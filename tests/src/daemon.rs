@@ -1,4 +1,4 @@
-//! The daemon under test: started on a socket of its own, stopped by pid, its log kept.
+//! The daemon under test, on a socket of its own, with its log.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::process::{self, User};
 use crate::tools;
 
-/// How long the socket may take to appear, and the daemon to end when told to.
+/// Limit for the socket to appear, and for the daemon to end after SIGTERM.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The tag a test daemon announces unless told otherwise.
+/// The default tag of a test daemon.
 pub const TAG: &str = "myfs";
 
 /// How to start a daemon.
@@ -80,8 +80,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until its socket file is there. Nobody connects to find out:
-    /// a connection is a guest.
+    /// Starts the daemon and waits until its socket's file exists. A test connection would count as
+    /// a guest.
     ///
     /// # Errors
     /// When it ends instead, or takes too long; with its log.

@@ -1,5 +1,5 @@
-//! A small Debian system as a directory tree: for programs that no initramfs holds, and to boot
-//! from.
+//! A small Debian system as a directory tree, for programs that the initramfs lacks, and as a root
+//! file system.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,7 +13,7 @@ use crate::cache;
 use crate::guest::initramfs;
 use crate::packages::{self, Arch};
 
-/// What the tree is for; dependencies come along.
+/// The packages of the tree. Their dependencies are added.
 const PACKAGES: [&str; 19] = [
     "base-files",
     "bash",
@@ -45,7 +45,7 @@ const GROUP: &str = "root:x:0:\ngames:x:60:\nnogroup:x:65534:\n";
 /// Commands that maintainer scripts choose a program for.
 const LINKS: [(&str, &str); 2] = [("sh", "dash"), ("which", "which.debianutils")];
 
-/// Where the tree keeps the agent that serves the host's commands.
+/// The agent's name in the tree.
 const AGENT: &str = "gangplank-agent";
 
 /// Copies the tree for `arch` to `destination`, which must not exist yet. As root its files belong
@@ -63,13 +63,13 @@ pub fn copy_to(destination: &Path, arch: Arch) -> Result<()> {
 }
 
 fn tree(arch: Arch) -> Result<PathBuf> {
-    // A cached tree is of use only while it would be made the same way.
+    // The cache key changes with everything that makes the tree.
     let mut recipe = DefaultHasher::new();
     (PACKAGES, PASSWD, GROUP, LINKS, initramfs::AGENT).hash(&mut recipe);
     let name = format!("debian-{}-{:016x}", arch.debian(), recipe.finish());
     cache::once(&name, |root| {
         packages::unpack_closure(&PACKAGES, arch, root)?;
-        // The rest is what maintainer scripts would have done.
+        // The following does the work of maintainer scripts.
         for name in ["dev", "proc", "sys", "run", "tmp", "root"] {
             fs::create_dir_all(root.join(name))?;
         }

@@ -1,4 +1,4 @@
-//! Small file systems of the host's kernel, to be filled.
+//! Small file systems of the host's kernel, for tests that fill them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,24 +9,24 @@ use tempfile::TempDir;
 
 use crate::packages;
 
-/// What to mount.
+/// The kind of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Memory, 8 MiB.
     Tmpfs,
     /// ext4 on a loop device, 32 MiB.
     Ext4,
-    /// XFS on a loop device, 300 MiB: it makes none smaller.
+    /// XFS on a loop device, 300 MiB, its minimum.
     Xfs,
-    /// ext4 of 64 MiB on a loop device whose image has 12 MiB of space: it takes more than it can
-    /// store, and finds out when it writes back.
+    /// ext4 of 64 MiB on a loop device whose image has 12 MiB of space. It accepts more than it can
+    /// store, and fails at write-back.
     Thin,
 }
 
 /// A mounted file system, unmounted when dropped. Mounting needs root.
 pub struct Disk {
     mount: PathBuf,
-    /// What the image is on, where that is a disk of its own.
+    /// The disk that holds the image, if it has one of its own.
     below: Option<Box<Disk>>,
     _dir: TempDir,
 }
@@ -47,7 +47,7 @@ impl Disk {
         match kind {
             Kind::Tmpfs => return Self::tmpfs(8),
             Kind::Ext4 => {
-                // Without blocks for root, who runs the daemon.
+                // No reserved blocks for root, who runs the daemon.
                 make(&image, 32 << 20, "mkfs.ext4", &["-q", "-m", "0"])?;
                 command.args(["-o", "loop"]).arg(&image)
             }
@@ -58,7 +58,7 @@ impl Disk {
             Kind::Thin => {
                 let store = below.insert(Box::new(Self::tmpfs(12)?));
                 image = store.path().join("image");
-                // A journal that finds no space would end the whole file system.
+                // A journal without space would end the whole file system.
                 let options = ["-q", "-m", "0", "-O", "^has_journal"];
                 make(&image, 64 << 20, "mkfs.ext4", &options)?;
                 command.args(["-o", "loop"]).arg(&image)
@@ -100,7 +100,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A daemon that still uses it keeps it, and not the directory.
+        // A daemon that still uses the mount keeps it, but not the directory.
         let _ = unmount(&self.mount, UnmountFlags::DETACH);
         drop(self.below.take());
     }

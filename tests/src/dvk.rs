@@ -1,4 +1,5 @@
-//! `gangplank-dvk` as a server and as a mount: each as node of a DVS of two, or both at a switch.
+//! `gangplank-dvk` as a server and as a mount, each as a node of a DVS of two nodes, or both at a
+//! switch.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,7 @@ use crate::network::{self, Network};
 use crate::process;
 use crate::tools;
 
-/// How long a server or a mount may take to come about, and to end.
+/// Limit for a server or a mount to start, and to end.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The server's node.
@@ -22,7 +23,7 @@ pub const SERVER_NODE: u8 = 1;
 /// The mount's node.
 pub const CLIENT_NODE: u8 = 2;
 
-/// Where server and mount meet.
+/// How server and mount are connected.
 #[derive(Clone, Debug)]
 pub struct Topology {
     transport: Transport,
@@ -59,8 +60,8 @@ impl Topology {
         }
     }
 
-    /// The server on the host's side of `network`, the mount in the guest, both at the ports that
-    /// every DVS has.
+    /// The server on the host's side of `network` and the mount in the guest, both at the default
+    /// ports of a DVS.
     #[must_use]
     pub fn network(network: &Network) -> Self {
         let transport = Transport::Nodes {
@@ -90,7 +91,7 @@ impl Topology {
         }
     }
 
-    /// What to type after `gangplank-dvk` to mount on `directory`.
+    /// The arguments of `gangplank-dvk` that mount on `directory`.
     #[must_use]
     pub fn mount_arguments(&self, directory: &str) -> Vec<String> {
         let mut words = vec!["mount".to_owned(), "--background".to_owned()];
@@ -118,14 +119,14 @@ impl Topology {
     }
 }
 
-/// A running switch; killed when dropped, and its socket left behind.
+/// A running switch. It is killed on drop; its socket's file remains.
 pub struct Switch {
     child: Child,
     log: PathBuf,
 }
 
 impl Switch {
-    /// Starts one whose socket is to be at `socket`, and its log beside that.
+    /// Starts a switch with the socket `socket` and its log beside that.
     ///
     /// # Errors
     /// When there is no socket in time; with its log.
@@ -155,13 +156,13 @@ impl Switch {
         Ok(switch)
     }
 
-    /// Its process.
+    /// Its process ID.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -181,7 +182,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the share of the daemon at `socket`. Server and mount wait for each other, and for a
+    /// Serves the share of the daemon at `socket`. Server and mount wait for each other and for a
     /// switch between them.
     ///
     /// # Errors
@@ -210,19 +211,19 @@ impl Server {
         Ok(server)
     }
 
-    /// Its process.
+    /// Its process ID.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Stops it in its tracks, or has it go on.
+    /// Sends it a signal, such as SIGSTOP or SIGCONT.
     ///
     /// # Errors
     /// When it has ended.
@@ -237,8 +238,8 @@ impl Drop for Server {
     }
 }
 
-/// What the server is told: the share's root at endpoint 1 of container 0, links for clients that
-/// can read them.
+/// The server's configuration: the share's root at endpoint 1 of container 0, with links for
+/// clients that can read them.
 fn configuration(topology: &Topology, socket: &Path) -> String {
     let (carrier, transport) = match &topology.transport {
         Transport::Nodes {
@@ -270,7 +271,7 @@ fn configuration(topology: &Topology, socket: &Path) -> String {
     )
 }
 
-/// A mount on this machine; taken away when dropped.
+/// A mount on this machine. It is unmounted on drop.
 pub struct Mount {
     child: Child,
     dir: TempDir,
@@ -278,7 +279,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts what the server at `place` has, with the further options `options`.
+    /// Mounts the share of the server at `topology`, with further options.
     ///
     /// # Errors
     /// When there is no mount in time; with its log.
@@ -319,7 +320,7 @@ impl Mount {
         &self.point
     }
 
-    /// Whether it is there.
+    /// Whether it is mounted.
     ///
     /// # Errors
     /// When the table of mounts cannot be read.
@@ -329,19 +330,19 @@ impl Mount {
         Ok(mounts.contains(&line))
     }
 
-    /// Its process.
+    /// Its process ID.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Tells it to end, and waits until it has.
+    /// Ends it by a signal and waits for its end.
     ///
     /// # Errors
     /// When it does not end in time, or badly.
@@ -350,7 +351,7 @@ impl Mount {
         self.ended()
     }
 
-    /// Waits until it has ended.
+    /// Waits for its end.
     ///
     /// # Errors
     /// When it does not end in time, or badly.
@@ -369,7 +370,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         process::kill_group(&mut self.child);
-        // What is left is a mount without anybody behind it.
+        // A dead mount remains.
         let flags = rustix::mount::UnmountFlags::DETACH;
         let _ = rustix::mount::unmount(&self.point, flags);
     }

@@ -1,4 +1,4 @@
-//! git on a directory, whatever the host's own configuration says.
+//! git on a directory, independent of the host's configuration.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::packages;
 
-/// Runs git in `path`; what it prints.
+/// Runs git in `path`. Returns its output.
 ///
 /// # Errors
 /// It cannot be run, or fails.

@@ -1,4 +1,4 @@
-//! One guest on one or two shares of running daemons, with what trials do to them.
+//! One guest on one or two shares of running daemons.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -12,16 +12,16 @@ use crate::guest::{self, Guest, Machine};
 use crate::relay::Relay;
 use crate::tools;
 
-/// Tag of the second share, whose daemon lets `O_DIRECT` through and caches nothing.
+/// Tag of the second share, whose daemon allows `O_DIRECT` and caches nothing.
 pub const DIRECT_TAG: &str = "direct";
 
-/// How long a daemon may take to end after its guest.
+/// Limit for a daemon to end after its guest.
 const LEAVING: Duration = Duration::from_secs(10);
 
-/// Where the guest mounts the first share.
+/// The directory where the guest mounts the first share.
 pub const MOUNT: &str = "/mnt";
 
-/// Whose daemons serve the guest, and what stands before them.
+/// The daemons that serve the guest, and whether a relay is before them.
 #[derive(Clone, Debug, Default)]
 pub struct Setting {
     /// Another daemon than gangplankd, with virtiofsd's options.
@@ -48,7 +48,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// A stage for `machine`; its guest boots when first asked for.
+    /// A fixture for `machine`. Its guest boots on first use.
     ///
     /// # Errors
     /// When a daemon does not start or a program for the guest does not build.
@@ -56,7 +56,7 @@ impl Fixture {
         Self::with(machine, Setting::default())
     }
 
-    /// A stage for `machine` with other daemons, or with relays before them.
+    /// A fixture for `machine` with other daemons, or with relays before them.
     ///
     /// # Errors
     /// As [`Fixture::new`].
@@ -93,14 +93,14 @@ impl Fixture {
         &mut self.first.daemon
     }
 
-    /// The guest with the first share on [`MOUNT`]: booted, or replaced when it is stuck, and
-    /// mounted as necessary.
+    /// Returns the guest with the first share on [`MOUNT`]. Boots it, replaces a stuck one, and
+    /// mounts the share, as necessary.
     ///
     /// # Errors
     /// When it does not boot or mount; with its console and the daemon's log.
     pub fn guest(&mut self) -> Result<&mut Guest> {
         if self.daemons_run().is_err() {
-            // The trial that ended them has failed already; the next ones have their own chance.
+            // The test that ended the daemons has failed already; the next ones get new daemons.
             self.guest = None;
             (self.first, self.direct) = start_daemons(self.share.path(), &self.setting)?;
             self.options = guest_options(self.options.machine, &self.first, &self.direct)?;
@@ -122,7 +122,7 @@ impl Fixture {
         Ok(self.guest.insert(guest))
     }
 
-    /// Kills the guest at once; the next call of [`Fixture::guest`] boots another.
+    /// Kills the guest. The next call of [`Fixture::guest`] boots another.
     pub fn kill_guest(&mut self) {
         if let Some(guest) = self.guest.take() {
             guest.kill();
@@ -132,8 +132,8 @@ impl Fixture {
         }
     }
 
-    /// Another daemon than gangplankd ends with its guest; the next guest must not meet it on its
-    /// way out.
+    /// Other daemons than gangplankd end with their guest. The next guest must not connect to one
+    /// that is ending.
     fn wait_for_daemons_end(&mut self) {
         let until = Instant::now() + LEAVING;
         for post in [&mut self.first, &mut self.direct] {
@@ -175,7 +175,7 @@ impl Post {
         Ok(Self { daemon, relay })
     }
 
-    /// Where the guest connects.
+    /// The socket for the guest.
     fn socket(&self) -> PathBuf {
         match &self.relay {
             Some(relay) => relay.socket(),

@@ -1,5 +1,5 @@
-//! What the tests share: guests, the daemon under test, a driver without a guest, a emulated
-//! hypervisor.
+//! What the tests share: guests, the daemon under test, a driver without a guest, and emulated
+//! peers: Bao's driver, DVK's module, DVK nodes, a faulty file system.
 
 pub mod bao;
 pub mod cache;

@@ -13,15 +13,15 @@ use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
 
 /// A mapping of a whole file for reading and writing, unmapped when dropped.
 ///
-/// The file must not become shorter while it lives: the kernel answers a look beyond the end by
-/// SIGBUS.
+/// The file must not be truncated while the mapping lives: the kernel answers an access beyond the
+/// end with SIGBUS.
 pub struct Mapping {
     start: *mut std::ffi::c_void,
     length: usize,
 }
 
 impl Mapping {
-    /// Maps the first `length` bytes of a file, whose changes are the file's.
+    /// Maps the first `length` bytes of a file. Changes go to the file.
     ///
     /// # Errors
     /// `mmap(2)`'s.
@@ -29,7 +29,7 @@ impl Mapping {
         Self::new(file, length, MapFlags::SHARED)
     }
 
-    /// Maps the first `length` bytes of a file, whose changes stay in memory.
+    /// Maps the first `length` bytes of a file. Changes stay in memory.
     ///
     /// # Errors
     /// `mmap(2)`'s.
@@ -53,8 +53,8 @@ impl Mapping {
         bytes
     }
 
-    /// Copies what the mapping shows from `offset` on, as many bytes as there are in both. Where a
-    /// page cannot be read, the kernel ends the process by SIGBUS.
+    /// Copies the mapping from `offset` on into `bytes`, up to the shorter end. If a page cannot be
+    /// read, the kernel ends the process by SIGBUS.
     pub fn load_at(&self, offset: usize, bytes: &mut [u8]) {
         let length = bytes.len().min(self.length.saturating_sub(offset));
         let source = self.start.cast::<u8>().wrapping_add(offset);
@@ -62,14 +62,14 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length) };
     }
 
-    /// Changes the first bytes, as many as there are in both.
+    /// Overwrites the beginning of the mapping with `bytes`, up to the shorter end.
     pub fn store(&self, bytes: &[u8]) {
         let length = bytes.len().min(self.length);
         // SAFETY: as for `load_at`, in the other direction, and no longer than either side.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.cast::<u8>(), length) };
     }
 
-    /// Has the changes written to the file, and waits.
+    /// Writes the changes to the file and waits.
     ///
     /// # Errors
     /// `msync(2)`'s.
@@ -80,7 +80,7 @@ impl Mapping {
 }
 
 impl Mapping {
-    /// Unmaps it, and tells what that says.
+    /// Unmaps it and returns the result.
     ///
     /// # Errors
     /// `munmap(2)`'s.
@@ -95,7 +95,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is exactly the live mapping, and nothing refers to it after this.
         let unmapped = unsafe { munmap(self.start, self.length) };
-        // Only a wrong range could fail, and it is right by construction.
+        // munmap fails only for a wrong range, and this range is right by construction.
         debug_assert!(unmapped.is_ok());
     }
 }

@@ -1,8 +1,8 @@
-//! A network of its own for a test: a namespace with a tap device that a guest's network card is
-//! the other end of.
+//! A private network for a test: a namespace with a tap device, whose other end is a guest's
+//! network card.
 //!
-//! It takes root. Nothing of it is left when the test program ends, however that ends: the
-//! namespace goes with the last process in it, and those are tied to this one.
+//! This needs root. The namespace ends with the last process in it, and those processes end with
+//! the test program.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,10 +24,10 @@ pub const CARD: &str = "vec0";
 /// The host's address on the tap device.
 pub const HOST: &str = "10.97.0.1";
 
-/// The address that a guest is to take.
+/// The guest's address.
 pub const GUEST: &str = "10.97.0.2";
 
-/// How long making a namespace may take.
+/// Limit for making a namespace.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A namespace with the loopback device and a tap device.
@@ -36,7 +36,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes one; the tap device has the address [`HOST`].
+    /// Makes a network. The tap device has the address [`HOST`].
     ///
     /// # Errors
     /// When the caller is not root, or the kernel has no tap devices.
@@ -63,13 +63,13 @@ impl Network {
         command(&self.namespace(), program)
     }
 
-    /// The namespace, for as long as this lives.
+    /// The path of the namespace, valid while this value lives.
     #[must_use]
     pub fn namespace(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/net", self.holder.id()))
     }
 
-    /// Waits until the process that holds the namespace has it.
+    /// Waits until the process that holds the namespace has made it.
     fn wait(&self) -> Result<()> {
         let own = fs::read_link("/proc/self/ns/net")?;
         let deadline = Instant::now() + LIMIT;

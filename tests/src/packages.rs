@@ -1,8 +1,8 @@
 //! Debian packages for guests: downloaded and unpacked as any user, never installed.
 //!
-//! apt runs on a state directory of its own inside the guest cache. That lets an ordinary user
-//! fetch packages, of a foreign architecture too, and takes a package's whole dependency closure
-//! because no package counts as installed.
+//! apt runs on a private state directory inside the guest cache. So an ordinary user can fetch
+//! packages, of a foreign architecture too, with their whole dependency closure, because no package
+//! counts as installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -110,7 +110,7 @@ pub fn unpack_closure(packages: &[&str], arch: Arch, tree: &Path) -> Result<()> 
                 .map(|name| format!("{name}:{}", arch.debian())),
         ))?;
 
-    // What the usrmerge set-up of a real installation leaves before the first package.
+    // The links that the usrmerge set-up of a real installation makes before the first package.
     for name in ["bin", "sbin", "lib", "lib64"] {
         fs::create_dir_all(tree.join("usr").join(name))?;
         std::os::unix::fs::symlink(format!("usr/{name}"), tree.join(name))?;

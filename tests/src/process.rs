@@ -1,4 +1,4 @@
-//! Child processes that never outlive the test program, whatever ends it.
+//! Child processes that end with the test program, however it ends.
 
 use std::ffi::OsStr;
 use std::io;
@@ -26,14 +26,15 @@ impl User {
         gid: 65534,
     };
 
-    /// Whether the calling process is root, and so able to become somebody else.
+    /// Whether the calling process is root.
     #[must_use]
     pub fn is_root() -> bool {
         rustix::process::geteuid().is_root()
     }
 }
 
-/// A command for `program` that dies with this process, run as `user` or the caller.
+/// A command for `program` that is killed when this process ends. It runs as `user`, or as the
+/// caller.
 ///
 /// `setpriv` (util-linux) sets the parent death signal and then becomes the program, so the
 /// child's pid is the program's.
@@ -51,10 +52,10 @@ pub fn tied(program: impl AsRef<OsStr>, user: Option<User>) -> Command {
     command
 }
 
-/// Spawns `command`, as leader of a process group, from a thread that lives as long as the process.
+/// Spawns `command` as leader of a process group, from a thread that lives as long as the process.
 ///
-/// The parent death signal is sent when the *thread* that forked goes away, and the test runner's
-/// threads come and go.
+/// The kernel sends the parent death signal when the *thread* that forked ends, and the test
+/// runner's threads end early.
 ///
 /// # Errors
 /// What [`Command::spawn`] said.
@@ -66,7 +67,7 @@ pub fn spawn(command: Command) -> io::Result<Child> {
         thread::spawn(move || {
             for (mut command, answer) in inbox {
                 command.process_group(0);
-                // Nobody waiting for the answer any more means nobody wants the child.
+                // The caller is gone, so the child is of no use.
                 if let Err(mpsc::SendError(Ok(mut child))) = answer.send(command.spawn()) {
                     let _ = child.kill();
                 }
@@ -103,7 +104,7 @@ pub fn signal_group(child: &Child, signal: Signal) -> io::Result<()> {
 ///
 /// User Mode Linux runs each guest process as a host process; they share its group.
 pub fn kill_group(child: &mut Child) {
-    // Failing means that the group is already empty.
+    // This fails only if the group is empty already.
     let _ = rustix::process::kill_process_group(pid_of(child), Signal::KILL);
     let _ = child.kill();
     let _ = child.wait();

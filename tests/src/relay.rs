@@ -1,4 +1,5 @@
-//! A relay under test: started on a socket of its own before a daemon's, told things, its log kept.
+//! A relay under test, on a socket of its own before a daemon, with its control commands and its
+//! log.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use crate::process;
 use crate::tools;
 
-/// How long the socket may take to appear.
+/// Limit for the socket to appear.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running relay; killed when dropped.
@@ -21,8 +22,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts a relay to the daemon at `backend`, who need not be there, and waits until guests can
-    /// connect.
+    /// Starts a relay to the daemon at `backend`, which need not exist yet, and waits until guests
+    /// can connect.
     ///
     /// # Errors
     /// When it ends instead, or takes too long; with its log.
@@ -61,13 +62,13 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Where guests connect.
+    /// The socket for guests.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("guest.sock")
     }
 
-    /// Tells it something, such as `status` or `switch SOCKET`; what it says.
+    /// Sends a control command, such as `status` or `switch SOCKET`. Returns the reply.
     ///
     /// # Errors
     /// When it does not do it; with what it says.
@@ -88,7 +89,7 @@ impl Relay {
         Ok(said)
     }
 
-    /// Waits until its status has `text` in it; the status.
+    /// Waits until its status contains `text`. Returns the status.
     ///
     /// # Errors
     /// When it has not in time.
@@ -128,7 +129,7 @@ impl Relay {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Ends it by SIGTERM; its log.
+    /// Ends it by SIGTERM. Returns its log.
     ///
     /// # Errors
     /// When it does not end, or not well.

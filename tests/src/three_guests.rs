@@ -1,5 +1,5 @@
 //! Three guests on one directory: User Mode Linux and QEMU by virtio-fs, and a second User Mode
-//! Linux that has neither device nor driver for it, by `gangplank-dvk mount` over its network.
+//! Linux without virtio-fs, by `gangplank-dvk mount` over its network.
 
 use std::thread;
 
@@ -22,14 +22,14 @@ pub struct ThreeGuests {
     pub qemu: Guest,
     /// User Mode Linux with a network card.
     pub far: Guest,
-    /// Serves the third.
+    /// The server for the third guest.
     pub server: Server,
     network: Network,
 }
 
 impl ThreeGuests {
-    /// Boots all three on the share of `daemon`; none has mounted it yet. It takes root, for the
-    /// network.
+    /// Boots all three on the share of `daemon`. No guest has mounted it yet. The network needs
+    /// root.
     ///
     /// # Errors
     /// When one does not boot.
@@ -44,7 +44,7 @@ impl ThreeGuests {
             ("QEMU", by_virtio(Machine::QemuX86_64)),
             ("User Mode Linux with a network", far),
         ];
-        // All at once: one that boots waits for itself half of the time.
+        // All at once, because a booting guest waits half of the time.
         let [uml, qemu, far] = thread::scope(|scope| {
             guests
                 .each_ref()
@@ -63,7 +63,7 @@ impl ThreeGuests {
         })
     }
 
-    /// What to type in the third guest to give it its address.
+    /// The command that sets the address of the third guest.
     #[must_use]
     pub fn address_command() -> String {
         format!(
@@ -71,14 +71,14 @@ impl ThreeGuests {
         )
     }
 
-    /// What to type in the third guest to mount the directory, with further options.
+    /// The command that mounts the directory in the third guest, with further options.
     #[must_use]
     pub fn mount_command(&self, options: &str) -> String {
         let words = Topology::network(&self.network).mount_arguments(MOUNT);
         format!("gangplank-dvk {} {options}", words.join(" "))
     }
 
-    /// Mounts the directory in all three; each believes for a second what he was told of names.
+    /// Mounts the directory in all three guests. Each caches names for a second.
     ///
     /// # Errors
     /// When one cannot mount it; with the server's log.
@@ -93,7 +93,7 @@ impl ThreeGuests {
             .map(drop)
     }
 
-    /// The guests, each with a name for people.
+    /// The guests with their names for messages.
     pub fn guests(&mut self) -> [(&'static str, &mut Guest); 3] {
         [
             ("uml", &mut self.uml),

@@ -1,4 +1,5 @@
-//! Programs the tests build: the daemon, the check program for guests, other people's test suites.
+//! Programs that the tests build: the daemon, check programs for guests, and other projects' test
+//! suites.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use crate::cache;
 use crate::packages::{self, Arch};
 
-/// The daemon under test: `$GANGPLANKD_BIN`, or gangplankd as it is released, a static build.
+/// The daemon under test: `$GANGPLANKD_BIN`, or a static release build of gangplankd.
 ///
 /// # Errors
 /// When it does not build.
@@ -21,7 +22,7 @@ pub fn gangplankd() -> Result<PathBuf> {
     }
 }
 
-/// The daemon as it is released for `arch`, a static build, to be run in a guest.
+/// A static release build of the daemon for `arch`, to run in a guest.
 ///
 /// # Errors
 /// When it does not build.
@@ -29,7 +30,7 @@ pub fn gangplankd_for(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-backend", "gangplankd", arch)
 }
 
-/// The frontend under test: `$GANGPLANK_FRONTEND_BIN`, or as it is released, a static build.
+/// The frontend under test: `$GANGPLANK_FRONTEND_BIN`, or a static release build.
 ///
 /// # Errors
 /// When it does not build.
@@ -40,7 +41,7 @@ pub fn frontend() -> Result<PathBuf> {
     }
 }
 
-/// The DVK bridge under test: `$GANGPLANK_DVK_BIN`, or as it is released, a static build.
+/// The DVK bridge under test: `$GANGPLANK_DVK_BIN`, or a static release build.
 ///
 /// # Errors
 /// When it does not build.
@@ -51,8 +52,8 @@ pub fn dvk() -> Result<PathBuf> {
     }
 }
 
-/// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or as it is
-/// released, a static build of 32 bits.
+/// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or a static 32-bit
+/// release build.
 ///
 /// # Errors
 /// When it does not build.
@@ -63,7 +64,7 @@ pub fn dvk_i686() -> Result<PathBuf> {
     }
 }
 
-/// The frontend as it is released for `arch`, a static build, to be run in a guest.
+/// A static release build of the frontend for `arch`, to run in a guest.
 ///
 /// # Errors
 /// When it does not build.
@@ -71,8 +72,8 @@ pub fn frontend_for(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-frontend", "gangplank-frontend", arch)
 }
 
-/// virtiofsd 1.14.0, the daemon that others wrote: `$VIRTIOFSD_BIN`, or from crates.io. It needs a
-/// C linker and the host's libseccomp and libcap-ng.
+/// virtiofsd 1.14.0, another project's daemon: `$VIRTIOFSD_BIN`, or a build from crates.io, which
+/// needs a C linker and the host's libseccomp and libcap-ng.
 ///
 /// # Errors
 /// When it cannot be fetched or does not build.
@@ -80,7 +81,7 @@ pub fn virtiofsd() -> Result<PathBuf> {
     match std::env::var_os("VIRTIOFSD_BIN") {
         Some(program) => Ok(cache::workspace().join(program)),
         None => {
-            // Where it does not build, it is not tried again for each test.
+            // A failed build is not repeated for each test.
             static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
             let once = || installed_for("virtiofsd", "1.14.0", None);
             let built = ONCE.get_or_init(|| once().map_err(|error| format!("{error:#}")));
@@ -89,7 +90,7 @@ pub fn virtiofsd() -> Result<PathBuf> {
     }
 }
 
-/// The static program that checks, inside a guest or on the host, what a shell cannot.
+/// The static program that makes checks a shell cannot, in a guest or on the host.
 ///
 /// # Errors
 /// When it does not build.
@@ -97,7 +98,7 @@ pub fn guest_check(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-tests", "guest-check", arch)
 }
 
-/// The static program that fills a disk and checks, inside a guest, that nothing is lost silently.
+/// The static program that fills a disk in a guest and checks that no data is lost silently.
 ///
 /// # Errors
 /// When it does not build.
@@ -113,7 +114,7 @@ pub fn io_trace(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-tests", "io-trace", arch)
 }
 
-/// The static program that tries the device model under a emulated Bao.
+/// The static program that tests the device model under an emulated Bao.
 ///
 /// # Errors
 /// When it does not build.
@@ -186,7 +187,7 @@ fn installed(name: &str, version: &str) -> Result<PathBuf> {
     installed_for(name, version, Some(host_arch().musl_target()))
 }
 
-/// Installs a program from crates.io into the cache, for `target` or as the host builds it.
+/// Installs a program from crates.io into the cache, for `target` or for the host's default target.
 fn installed_for(name: &str, version: &str, target: Option<&str>) -> Result<PathBuf> {
     let root = cache::once(&format!("tools/{name}-{version}"), |root: &Path| {
         let mut command = Command::new(cargo());

@@ -6,19 +6,19 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-/// Bytes of a block whose content is told in one word.
+/// Bytes of a block whose content is printed as one word.
 pub const BLOCK: usize = 4096;
 
 /// One run of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// A number of its own, which is in the names of its files.
+    /// A unique number, which is in the names of its files.
     pub id: u32,
-    /// What to do.
+    /// The script's name.
     pub script: String,
     /// Bytes of each transfer.
     pub block: usize,
-    /// Bytes to read or write in all.
+    /// Bytes to read or write in total.
     pub size: usize,
 }
 
@@ -79,12 +79,12 @@ impl FromStr for Case {
     }
 }
 
-/// Which data a file holds.
+/// A version of a file's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// What was there before the script.
+    /// The data before the script.
     Old,
-    /// What the script writes.
+    /// The data that the script writes.
     New,
 }
 
@@ -96,7 +96,7 @@ pub fn pattern(version: Version, offset: u64, length: usize) -> Vec<u8> {
         Version::Old => 0x51,
         Version::New => 0xa7,
     };
-    // Word by word, since tests make many megabytes of it.
+    // Word by word, because tests make many megabytes of it.
     let skipped = usize::from(offset.to_le_bytes()[0] % 8);
     let mut bytes = Vec::with_capacity(skipped + length + 8);
     let mut word = offset / 8 + salt;
@@ -109,7 +109,7 @@ pub fn pattern(version: Version, offset: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What each block of a file holds: `old`, `new`, `zero`, or a checksum of anything else.
+/// The content of each block of a file: `old`, `new`, `zero`, or a checksum of anything else.
 #[must_use]
 pub fn describe(content: &[u8]) -> Vec<String> {
     let mut offset = 0;
@@ -133,7 +133,7 @@ pub fn describe(content: &[u8]) -> Vec<String> {
     described
 }
 
-/// Joins equal neighbours: `read 1 = 1` five times becomes `read 1 = 1 x5`.
+/// Joins equal consecutive lines: five times `read 1 = 1` becomes `read 1 = 1 x5`.
 #[must_use]
 pub fn folded(lines: &[String]) -> Vec<String> {
     lines

@@ -1,7 +1,7 @@
-//! The interface of Bao's remote I/O driver, each generation of it, as the driver has it.
+//! The interface of each generation of Bao's remote I/O driver, as the driver defines it.
 //!
-//! Written down a second time on purpose: the device model's own table is what these numbers are to
-//! try. Sources: the I/O dispatcher of bao-project/bao-linux-drivers (generation B), the kernel
+//! This is a second copy on purpose: the tests compare the device model's own table with it.
+//! Sources: the I/O dispatcher of bao-project/bao-linux-drivers (generation B) and the kernel
 //! patches of joaopeixoto13/bao-demos-virtio (A).
 
 /// The type byte of every call, in bits 8 to 15 of its number.
@@ -14,26 +14,26 @@ pub const READ: u64 = 1;
 /// A completion with this op raises the device's interrupt line, and completes nothing.
 pub const NOTIFY: u64 = 3;
 
-/// Of an ioeventfd: only writes of its data signal it.
+/// ioeventfd: only a write of its data signals it.
 pub const DATAMATCH: u32 = 2;
-/// Of an ioeventfd: it is to be taken away.
+/// ioeventfd: remove it.
 pub const IOEVENTFD_DEASSIGN: u32 = 4;
-/// Of an irqfd: it is to be taken away.
+/// irqfd: remove it.
 pub const IRQFD_DEASSIGN: u32 = 1;
 
-/// Which 64-bit word of a request is which, in every generation. The rest is the driver's own.
+/// The 64-bit words of a request that every generation has. The driver owns the rest.
 pub mod word {
     /// The device.
     pub const ID: usize = 0;
     /// Guest physical address.
     pub const ADDR: usize = 1;
-    /// What the guest does.
+    /// The operation.
     pub const OP: usize = 2;
-    /// What it writes, or what a read is answered with.
+    /// The value of a write, or the result of a read.
     pub const VALUE: usize = 3;
-    /// Bytes.
+    /// The width in bytes.
     pub const WIDTH: usize = 4;
-    /// The place that it takes: the first of those that say which request it is.
+    /// The slot. It is the first of the words that identify the request.
     pub const PLACE: usize = 5;
 }
 
@@ -43,18 +43,18 @@ pub type Request = [u64; 8];
 /// A generation of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abi {
-    /// As people call it.
+    /// Its common name.
     pub name: &'static str,
-    /// Device models are created by the call on the node, not described by it.
+    /// Whether the call on the node creates the device model. Otherwise the call describes it.
     pub creates: bool,
-    /// On the node: create, which returns the descriptor, or get info, which puts it into its
+    /// On the node: create, which returns the descriptor, or get info, which writes it into its
     /// argument.
     pub open: u32,
     /// On the node: destroy.
     pub destroy: Option<u32>,
     /// On a device: wait for a request.
     pub attach: u32,
-    /// On a device: give it back.
+    /// On a device: complete a request.
     pub complete: u32,
     /// On a device: raise the interrupt line.
     pub notify: Option<u32>,
@@ -71,7 +71,7 @@ const DESTROY: u32 = 0x4004_a602;
 /// Get info, B and B'.
 const GET_INFO: u32 = 0xc020_a601;
 
-/// Mid 2024: bao-virtio and its demonstrations.
+/// Mid 2024, in bao-virtio and its demonstrations.
 pub const A: Abi = Abi {
     name: "A",
     creates: true,
@@ -84,7 +84,7 @@ pub const A: Abi = Abi {
     irqfd: 0x4008_a607,
 };
 
-/// A little later: A without NOTIFY.
+/// Later in 2024: A without NOTIFY.
 pub const A_PRIME: Abi = Abi {
     name: "A'",
     notify: None,
@@ -93,7 +93,7 @@ pub const A_PRIME: Abi = Abi {
     ..A
 };
 
-/// Since October 2024: bao-linux-drivers.
+/// Since October 2024, in bao-linux-drivers.
 pub const B: Abi = Abi {
     name: "B",
     creates: false,
@@ -106,7 +106,7 @@ pub const B: Abi = Abi {
     irqfd: 0x4008_a605,
 };
 
-/// Just before: B with A's requests.
+/// Shortly before B: B with A's requests.
 pub const B_PRIME: Abi = Abi {
     name: "B'",
     attach: 0xc040_a602,
@@ -115,14 +115,14 @@ pub const B_PRIME: Abi = Abi {
 };
 
 impl Abi {
-    /// Bytes of a request.
+    /// The length of a request in bytes.
     #[must_use]
     pub const fn request_len(&self) -> usize {
         argument_len(self.attach)
     }
 
-    /// What a signal makes of a wait for a request, by whatever the driver does instead of saying
-    /// so: EEXIST or EFAULT.
+    /// The errno of a wait for a request that a signal interrupts. The driver returns EEXIST or
+    /// EFAULT instead of EINTR.
     #[must_use]
     pub const fn interrupted(&self) -> rustix::io::Errno {
         if self.creates {
@@ -132,21 +132,20 @@ impl Abi {
         }
     }
 
-    /// The words that say which request it is, by the place that it takes in the hypervisor: a
-    /// number that is another's as soon as it is free. Where there is room for it, `number` makes
-    /// it unlike all others.
+    /// The words that identify a request, for its slot in the hypervisor, which another request
+    /// reuses as soon as it is free. Where the layout has room, `number` makes them unique.
     #[must_use]
     pub const fn own_words(&self, fixture: u64, number: u64) -> [u64; 3] {
         match self.request_len() {
             48 => [fixture, 0, 0],
-            // CPU, virtual CPU, and how many are pending behind it: 32 bits, then padding with
-            // whatever was there.
+            // CPU, virtual CPU, and the number of pending requests: 32 bits each, then
+            // uninitialised padding.
             _ => [fixture, fixture, number << 32 | 1],
         }
     }
 }
 
-/// Bytes of the argument that a call's number tells of.
+/// The length of the argument that a call's number encodes, in bytes.
 #[must_use]
 pub const fn argument_len(call: u32) -> usize {
     (call >> 16 & 0x3fff) as usize

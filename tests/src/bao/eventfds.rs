@@ -1,5 +1,5 @@
-//! A device's eventfds: those that the guest's stores signal, and those that raise its interrupt
-//! line.
+//! The eventfds of a device: those that the guest's stores signal, and those that raise its
+//! interrupt line.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,19 +13,19 @@ use rustix::io::Errno;
 
 use super::abi::{DATAMATCH, IOEVENTFD_DEASSIGN, IRQFD_DEASSIGN};
 
-/// A device's eventfds.
+/// The eventfds of a device.
 pub struct EventFds {
     kicks: Mutex<Vec<IoEventFd>>,
     irqs: Mutex<Vec<(u64, OwnedFd)>>,
-    /// Readable once after each signal, as an edge is.
+    /// Edge-triggered: readable once after each signal.
     line: OwnedFd,
-    /// What raises the line from within.
+    /// The eventfd by which the driver itself raises the line.
     own: OwnedFd,
 }
 
 #[derive(Debug)]
 struct IoEventFd {
-    /// Which eventfd it is, whatever descriptor it is reached by.
+    /// The identity of the eventfd, independent of the descriptor.
     identity: u64,
     event: OwnedFd,
     address: u64,
@@ -38,11 +38,11 @@ struct IoEventFd {
 pub(super) struct Kick {
     pub(super) address: u64,
     pub(super) width: u64,
-    /// The whole register that is written; none if it is a read.
+    /// The whole register of a write; `None` for a read.
     pub(super) written: Option<u64>,
 }
 
-/// The argument of IOEVENTFD, as it stands in the caller's memory.
+/// The argument of IOEVENTFD, as in the caller's memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IoEventFdArgument {
     pub(super) file: i32,
@@ -94,9 +94,8 @@ impl EventFds {
         self.irqs.lock()
     }
 
-    /// Whether the access goes to the kernel's own client, which is by range alone. If so it has
-    /// been dealt with: of the entries that it fits, the first is signalled; where it fits none,
-    /// nobody ever hears of it.
+    /// Whether the kernel's own client handles the access, which depends on its range alone. The
+    /// client signals the first matching entry. If none matches, the access has no effect.
     pub(super) fn takes(&self, kick: &Kick) -> bool {
         let kicks = self.kicks();
         let covers = |entry: &IoEventFd| {
@@ -114,13 +113,13 @@ impl EventFds {
                     .is_some_and(|value| entry.data.is_none_or(|data| data == value))
         };
         if let Some(entry) = kicks.iter().find(fits) {
-            // A counter that is full says as much as one more.
+            // A full counter is as good as one more signal.
             let _ = rustix::io::write(&entry.event, &1u64.to_ne_bytes());
         }
         true
     }
 
-    /// IOEVENTFD, its faults included: DEASSIGN takes the entry away and then assigns it again.
+    /// IOEVENTFD with the driver's faults: DEASSIGN removes the entry and then assigns it again.
     pub(super) fn ioeventfd(
         &self,
         argument: &IoEventFdArgument,
@@ -176,8 +175,8 @@ impl EventFds {
         let _ = rustix::io::write(&self.own, &1u64.to_ne_bytes());
     }
 
-    /// Waits for the interrupt line to be raised, since it was last asked for: whether it was. Two
-    /// that nobody has asked for are one.
+    /// Waits until the interrupt line was raised since the last call. Returns whether it was. Two
+    /// raises between two calls count as one.
     ///
     /// # Errors
     /// The host does not tell.
@@ -199,13 +198,13 @@ impl EventFds {
         }
     }
 
-    /// How many eventfds signal the guest's stores, and how many raise the line.
+    /// The number of eventfds that the guest's stores signal, and of those that raise the line.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         (self.kicks().len(), self.irqs().len())
     }
 
-    /// Fails unless there are that many: see [`EventFds::counts`].
+    /// Fails unless the numbers match: see [`EventFds::counts`].
     ///
     /// # Errors
     /// There are not.
@@ -219,7 +218,7 @@ impl EventFds {
     }
 }
 
-/// Every signal is an event of its own, unless one is waiting already; the counter is left alone.
+/// Each signal is an event of its own, unless one is pending already. The counter is not read.
 fn watch(line: impl AsFd, event: impl AsFd) -> Result<(), Errno> {
     epoll::add(
         line,
@@ -229,7 +228,7 @@ fn watch(line: impl AsFd, event: impl AsFd) -> Result<(), Errno> {
     )
 }
 
-/// What tells one eventfd from all others (proc(5), `fdinfo`), or EINVAL if it is none.
+/// The identity of an eventfd (proc(5), `fdinfo`), or EINVAL for another file.
 fn identity(event: &OwnedFd) -> Result<u64, Errno> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", event.as_raw_fd()));
     let info = info.map_err(|_| Errno::BADF)?;

@@ -1,28 +1,28 @@
-//! What a device model did that the driver does not survive, or that the rules of it forbid.
+//! The list of a device model's actions that the driver does not survive or that its rules forbid.
 
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use parking_lot::Mutex;
 
-/// A list that everybody adds to. Clones are the same list.
+/// A shared list. Clones are the same list.
 #[derive(Clone, Debug, Default)]
 pub struct Faults(Arc<Mutex<Vec<String>>>);
 
 impl Faults {
-    /// Notes one.
+    /// Adds a fault.
     pub fn add(&self, fault: impl Into<String>) {
         let mut list = self.0.lock();
         list.push(fault.into());
     }
 
-    /// All so far; the list is empty afterwards.
+    /// Takes all faults so far.
     #[must_use]
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock())
     }
 
-    /// Fails if there are any.
+    /// Fails if the list is not empty.
     ///
     /// # Errors
     /// With all of them.

@@ -1,4 +1,4 @@
-//! A emulated driver with its device model, daemons and shares, in a directory of its own.
+//! An emulated driver with its device model, daemons and shares, in a directory of its own.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,10 +21,10 @@ use super::launch::Program;
 /// The name of every share.
 pub const TAG: &str = "model";
 
-/// Bytes of memory that each guest shares: a demonstration's.
+/// Bytes of memory that each guest shares, as in the demonstration.
 const MEMORY: u64 = 16 << 20;
 
-/// How long a daemon may take to make its socket.
+/// Limit for a daemon to create its socket.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The programs under test.
@@ -34,11 +34,11 @@ pub struct Programs {
     pub frontend: PathBuf,
     /// `gangplankd`.
     pub gangplankd: PathBuf,
-    /// virtiofsd, where it is to be tried.
+    /// virtiofsd, for scenarios with it.
     pub virtiofsd: Option<PathBuf>,
 }
 
-/// Who serves the files.
+/// The daemon that serves the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// gangplankd.
@@ -47,27 +47,28 @@ pub enum Server {
     Theirs,
 }
 
-/// How a place is set up.
+/// The set-up of a fixture.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// The driver's generation.
     pub abi: Abi,
-    /// Who serves the files.
+    /// The daemon that serves the files.
     pub server: Server,
-    /// Devices, each with a guest, a daemon and a share of its own.
+    /// Number of devices, each with a guest, a daemon and a share of its own.
     pub devices: u32,
-    /// Request queues of each.
+    /// Request queues of each device.
     pub queues: u32,
-    /// Whether the device model knows the tag, and need not wait for the daemon to tell.
+    /// Whether the configuration has the tag, so that the device model need not wait for the
+    /// daemon.
     pub tag: bool,
-    /// Devices that are configured beside those, and that the driver does not have.
+    /// Number of further devices in the configuration that the driver does not have.
     pub missing: u32,
-    /// Whether the memory has a node of its own although the driver gives it too.
+    /// Whether the memory has a node of its own although the device's file maps it too.
     pub memory_node: bool,
 }
 
 impl Setup {
-    /// One device with one request queue, whose tag is configured.
+    /// One device with one request queue and a configured tag.
     #[must_use]
     pub const fn new(abi: Abi) -> Self {
         Self {
@@ -82,7 +83,7 @@ impl Setup {
     }
 }
 
-/// All of it. What it has started ends with it.
+/// The fixture. Its processes end with it.
 pub struct Fixture {
     programs: Programs,
     setup: Setup,
@@ -92,7 +93,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// A directory with shares and a configuration; nothing runs yet.
+    /// A directory with shares and a configuration. No process runs yet.
     ///
     /// # Errors
     /// The host has no room for it.
@@ -119,7 +120,7 @@ impl Fixture {
         for id in 0..usize::try_from(self.setup.devices + self.setup.missing)? {
             writeln!(text, "  - id: {id}")?;
             writeln!(text, "    type: fs\n    data_plane: vhost_user")?;
-            // The same address in each: they are of different virtual machines.
+            // The same address for each: they belong to different virtual machines.
             writeln!(text, "    mmio_addr: {WINDOW:#x}\n    frontend_vm: vm{id}")?;
             writeln!(text, "    socket: {}", self.socket(id).display())?;
             writeln!(text, "    num_request_queues: {}", self.setup.queues)?;
@@ -145,13 +146,13 @@ impl Fixture {
         self.dir.path().join(name)
     }
 
-    /// Its generation, servers and so on.
+    /// Its set-up.
     #[must_use]
     pub const fn setup(&self) -> &Setup {
         &self.setup
     }
 
-    /// The directory that device `id`'s daemon shares.
+    /// The share of device `id`.
     #[must_use]
     pub fn share(&self, id: usize) -> PathBuf {
         self.path(format!("share{id}"))
@@ -165,7 +166,7 @@ impl Fixture {
         self.path("status.sock")
     }
 
-    /// How the device model says that it stands.
+    /// The status that the device model reports.
     ///
     /// # Errors
     /// It does not say.
@@ -178,7 +179,7 @@ impl Fixture {
         Ok(text)
     }
 
-    /// Asks for the status until it is as it is to be.
+    /// Reads the status until `is` accepts it.
     ///
     /// # Errors
     /// It does not become so; with what it is.
@@ -195,7 +196,7 @@ impl Fixture {
     }
 
     /// The process that keeps the devices over a restart: a child of the device model that started
-    /// it, or of this process once that has ended.
+    /// it, or of this process after that has ended.
     ///
     /// # Errors
     /// There is none.
@@ -248,7 +249,7 @@ impl Fixture {
         )
     }
 
-    /// Starts another beside the one that runs.
+    /// Starts a second device model beside the first.
     ///
     /// # Errors
     /// It cannot be started.
@@ -258,7 +259,7 @@ impl Fixture {
         Program::start(&self.kernel, &self.programs.frontend, &arguments, &log)
     }
 
-    /// Starts device `id`'s daemon, and waits until guests can connect.
+    /// Starts the daemon of device `id` and waits until guests can connect.
     ///
     /// # Errors
     /// It cannot be started, or ends.
@@ -272,7 +273,7 @@ impl Fixture {
                 .context("there is no virtiofsd")?,
         };
         let socket = self.socket(id);
-        // One that was killed has left it behind.
+        // A killed daemon leaves its socket behind.
         let _ = fs::remove_file(&socket);
         let mut arguments = vec![
             format!("--socket-path={}", socket.display()),
@@ -310,7 +311,7 @@ impl Fixture {
             .collect()
     }
 
-    /// Ends the device model, and fails if it did anything all the time that it must not.
+    /// Ends the device model, and fails if it ever broke a rule.
     ///
     /// # Errors
     /// With what it did.
@@ -333,7 +334,7 @@ impl Fixture {
         self.kernel.check()
     }
 
-    /// What everybody has logged, for whoever wants to know what went wrong.
+    /// The logs of all processes, for error messages.
     #[must_use]
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -349,9 +350,9 @@ impl Fixture {
     }
 }
 
-/// Ends every process that this one has started, or that was left to it: see [`adopt`].
+/// Ends every process that this one has started or adopted: see [`adopt`].
 pub fn end_all() {
-    // Killing one may leave its children to this process.
+    // A killed process may leave children to this process.
     while let Some(child) = children_of(rustix::process::getpid()).next() {
         let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
         let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
@@ -370,7 +371,7 @@ fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
     })
 }
 
-/// Has the descendants of this process that lose their parent become its children.
+/// Makes this process the parent of descendants that lose theirs.
 ///
 /// # Errors
 /// The kernel is too old.

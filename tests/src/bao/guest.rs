@@ -1,8 +1,8 @@
-//! A guest behind a device of the emulated driver: accesses in Linux 6.1's order, requests through
-//! the memory it shares.
+//! A guest behind a device of the emulated driver: register accesses in the order of Linux 6.1, and
+//! requests through its shared memory.
 //!
-//! The order is that of `drivers/virtio/virtio_mmio.c` and `fs/fuse/virtio_fs.c`: found,
-//! negotiated, the tag byte by byte, queues, ready; at run time only kicks and the interrupt's two
+//! The order follows `drivers/virtio/virtio_mmio.c` and `fs/fuse/virtio_fs.c`: probe, negotiation,
+//! the tag byte by byte, queues, ready. At run time there are only kicks and the two interrupt
 //! registers.
 
 use std::io;
@@ -17,11 +17,10 @@ use crate::driver::memory::Memory;
 use crate::driver::ring::{CallKind, Layout, Ring};
 use crate::driver::{self, Driver, Error, Line};
 
-/// Where the guest has the device's registers.
+/// Guest physical address of the device's registers.
 pub const WINDOW: u64 = 0xa00_3e00;
 
-/// How long an access may take where nothing goes wrong, and how long a device may take to be
-/// brought up.
+/// Limit for an access without faults, and for bringing up a device.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// Registers, by their offset (virtio 1.2, 4.2.2).
@@ -63,7 +62,7 @@ pub const NEEDS_RESET: u32 = 0x40;
 const INDIRECT: u32 = 1 << 28;
 const EVENT_IDX: u32 = 1 << 29;
 
-/// The upper features that it cannot do without: VERSION_1 and ACCESS_PLATFORM.
+/// The upper features that the driver requires: VERSION_1 and ACCESS_PLATFORM.
 const REQUIRED_HIGH: u32 = 0b11;
 
 /// A configuration change, in `InterruptStatus`.
@@ -79,7 +78,7 @@ pub struct Cpu {
 /// A guest that has probed its device.
 pub type Guest = Driver<Cpu>;
 
-/// What a probe finds out.
+/// The result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// The name of the share.
@@ -102,7 +101,7 @@ impl Cpu {
         }
     }
 
-    /// The same, waiting for an access no longer than `limit`.
+    /// The same CPU with another limit for each access.
     #[must_use]
     pub fn within(&self, limit: Duration) -> Self {
         Self {
@@ -111,14 +110,14 @@ impl Cpu {
         }
     }
 
-    /// Its device.
+    /// The device of the CPU.
     #[must_use]
     pub const fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// Loads `width` bytes at `offset` of the window. The whole register comes back: bits beyond
-    /// the width too.
+    /// Loads `width` bytes at `offset` of the window. Returns the whole register, with the bits
+    /// beyond the width.
     ///
     /// # Errors
     /// The access is not completed.
@@ -146,7 +145,7 @@ impl Cpu {
         u32::try_from(value).with_context(|| format!("{value:#x} in the 32 bits at {register:#x}"))
     }
 
-    /// Writes a register. The upper half of the source register holds whatever it held before.
+    /// Writes a register. The upper half of the source register has an arbitrary value.
     ///
     /// # Errors
     /// The access is not completed.
@@ -163,7 +162,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// The device is found: `virtio_mmio_probe`, `register_virtio_device`.
+    /// Finds the device, as `virtio_mmio_probe` and `register_virtio_device` do.
     ///
     /// # Errors
     /// It is no file system.
@@ -176,14 +175,14 @@ impl Cpu {
         self.add_status(0, 1)
     }
 
-    /// `virtio_add_status`: read, then written.
+    /// `virtio_add_status`: reads the status and writes it.
     fn add_status(&self, before: u32, added: u32) -> Result<()> {
         self.expect(register::STATUS, before)?;
         self.set(register::STATUS, before | added)
     }
 
-    /// The driver takes the found device: `virtio_dev_probe`, `virtio_fs_probe`. `request_queues`
-    /// are what it brings up, all if there are fewer.
+    /// Binds the driver to the device, as `virtio_dev_probe` and `virtio_fs_probe` do. It brings up
+    /// `request_queues` queues, or all if there are fewer.
     ///
     /// # Errors
     /// The device does not do what the driver expects of it.
@@ -231,7 +230,7 @@ impl Cpu {
         Ok((Driver::over(self.clone(), memory, rings), probed))
     }
 
-    /// Finds the device and takes it.
+    /// Finds the device and binds the driver to it.
     ///
     /// # Errors
     /// As [`Cpu::bind`], or the device is broken at once.
@@ -242,7 +241,7 @@ impl Cpu {
         Ok(probed)
     }
 
-    /// `virtio_fs_read_tag`, byte by byte between two looks at the generation.
+    /// `virtio_fs_read_tag`: reads byte by byte between two reads of the generation.
     fn tag(&self) -> Result<String> {
         let before = self.get(register::CONFIG_GENERATION)?;
         let mut bytes = Vec::new();
@@ -282,8 +281,8 @@ impl Cpu {
         Ok(ring)
     }
 
-    /// The driver lets the device go, whatever it still does: `virtio_reset_device`, `vm_del_vqs`,
-    /// `virtio_dev_remove`. `queues` is the number of request queues.
+    /// Unbinds the driver while the device may still work, as `virtio_reset_device`, `vm_del_vqs`
+    /// and `virtio_dev_remove` do. `queues` is the number of request queues.
     ///
     /// # Errors
     /// Something is left of what was before.
@@ -297,13 +296,12 @@ impl Cpu {
         self.expect(register::STATUS, 0)?;
         self.expect(register::INTERRUPT_STATUS, 0)?;
         self.set(register::STATUS, 1)?;
-        // What was on its way before the reset is nobody's any more.
+        // An interrupt from before the reset has no receiver any more.
         self.device.eventfds.interrupted(Duration::ZERO)?;
         Ok(())
     }
 
-    /// Waits for an interrupt that tells what the driver looks for, as `vm_interrupt` does: what it
-    /// tells.
+    /// Waits for an interrupt as `vm_interrupt` handles it. Returns its cause.
     fn interrupt(&self, deadline: Instant) -> Result<u32, Error> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -319,7 +317,7 @@ impl Cpu {
         }
     }
 
-    /// Waits until the device says that it is broken.
+    /// Waits until the device reports that it is broken.
     ///
     /// # Errors
     /// It does not in time, or says so without having told of a change.
@@ -330,11 +328,11 @@ impl Cpu {
     }
 }
 
-/// Kicks are stores to a register; that something was used is told by the interrupt line and two
+/// Kicks are stores to a register. Used buffers are reported by the interrupt line and two
 /// registers.
 impl Line for Cpu {
     fn kick(&self, ring: &Ring) -> driver::Result<()> {
-        // Of the register only the lower half has the number, and compilers clear the rest: the
+        // Only the lower half of the register has the number, and compilers clear the rest: the
         // driver compares 64 bits.
         self.store(register::QUEUE_NOTIFY, 4, ring.layout().index.into())
             .map_err(failed)
@@ -342,8 +340,7 @@ impl Line for Cpu {
 
     fn wait(&self, ring: &Ring, memory: &Memory, limit: Duration) -> driver::Result<()> {
         let deadline = Instant::now() + limit;
-        // The ring is looked at when an interrupt has told of it, and never instead: Linux does not
-        // either.
+        // The guest reads the ring only after an interrupt, as Linux does.
         while !ring.ask_for_notice(memory) {
             if self.interrupt(deadline)? & CONFIG_CHANGE != 0
                 && self.get(register::STATUS).map_err(failed)? & NEEDS_RESET != 0

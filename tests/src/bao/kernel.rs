@@ -1,4 +1,4 @@
-//! The emulated driver: which call on which of its files does what.
+//! The emulated driver: it dispatches calls by file and number.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use super::eventfds::IoEventFdArgument;
 use super::faults::Faults;
 use super::seccomp::{self, Answer, Call, Listener, Notification};
 
-/// Where the guests see the memory that they share.
+/// Guest physical address of the shared memory.
 pub(super) use crate::driver::memory::GUEST_BASE;
 
 /// The driver of one generation, with its devices.
@@ -25,14 +25,14 @@ pub struct Kernel {
     pub abi: Abi,
     /// Bytes of memory that each guest shares.
     pub memory: u64,
-    /// By their ids.
+    /// The devices by ID.
     pub devices: Vec<Arc<Device>>,
-    /// What was done to it that it would not have survived.
+    /// Recorded actions that the driver would not survive.
     pub faults: Faults,
     node: PathBuf,
 }
 
-/// The argument of get info, which has the descriptor at its end.
+/// The argument of get info. Its last field is the descriptor.
 fn info(id: u32, memory: u64, file: i32) -> [u8; 32] {
     let mut bytes = [0; 32];
     let words = [
@@ -48,8 +48,7 @@ fn info(id: u32, memory: u64, file: i32) -> [u8; 32] {
 }
 
 impl Kernel {
-    /// A driver whose node is the file `node`, which is made, with `devices` devices of `memory`
-    /// bytes.
+    /// A driver with `devices` devices of `memory` bytes. It creates the file `node` as its node.
     ///
     /// # Errors
     /// The host has no room for it.
@@ -76,7 +75,7 @@ impl Kernel {
         &self.node
     }
 
-    /// Keeps all devices from doing anything until the guard is dropped.
+    /// Blocks all devices until the guard is dropped.
     #[must_use]
     pub fn freeze(&self) -> impl Sized + '_ {
         self.devices
@@ -85,7 +84,7 @@ impl Kernel {
             .collect::<Vec<_>>()
     }
 
-    /// Fails if anybody broke a rule, or has closed a device for good.
+    /// Fails if a process broke a rule or closed a device.
     ///
     /// # Errors
     /// With everything that was done.
@@ -96,7 +95,7 @@ impl Kernel {
         self.faults.none()
     }
 
-    /// Deals with one call of a process under `listener`.
+    /// Answers one call of a process under `listener`.
     pub fn answer(&self, listener: &Arc<Listener>, note: Notification) {
         match note.call {
             Call::Mapping { file, offset } => {
@@ -108,7 +107,7 @@ impl Kernel {
                          from 0 on all the same"
                     ));
                 }
-                // It fails only if the caller was killed.
+                // This fails only if the caller was killed.
                 let _ = listener.answer(note.id, Answer::GoesOn);
             }
             Call::Ioctl {
@@ -195,7 +194,7 @@ impl Kernel {
         Ok(1)
     }
 
-    /// None if the call is answered later, or has been already.
+    /// Returns `None` if the call is answered later or has been answered.
     fn on_device(
         &self,
         listener: &Arc<Listener>,
@@ -255,8 +254,7 @@ impl Kernel {
             .irqfd(u32::from_le_bytes(flags), take(i32::from_le_bytes(file))?)
     }
 
-    /// The path from which the shared memory of device `id` is mapped where the driver does not
-    /// tell.
+    /// The path of the shared memory of device `id`, for generations whose driver does not map it.
     #[must_use]
     pub fn memory_path(&self, id: usize) -> PathBuf {
         let own = std::process::id();
@@ -268,7 +266,7 @@ impl Kernel {
     }
 }
 
-/// The file behind a descriptor of `thread`'s.
+/// The inode of a descriptor of `thread`.
 fn inode(thread: u32, file: u32) -> io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{thread}/fd/{file}"))?.ino())
 }

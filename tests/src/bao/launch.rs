@@ -1,5 +1,5 @@
-//! Programs under the emulated driver: started behind a filter, their calls answered as long as
-//! they live.
+//! Programs under the emulated driver: a filter diverts their calls, which are answered until they
+//! end.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -26,16 +26,15 @@ use super::kernel::Kernel;
 use super::seccomp::{self, Listener};
 use crate::process;
 
-/// The first argument by which a program that uses this module is told to become another one: see
+/// The first argument that makes a program with this module become another one: see
 /// [`become_program`].
 pub const LAUNCH: &str = "--launch";
 
-/// How long a program may take to end when told to.
+/// Limit for a program to end after SIGTERM.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
-/// The far end of [`Program::start`]: puts this process behind the filter, sends the listener
-/// through standard input, which then is at its end, and becomes the program that `arguments` name.
-/// Returns only if that fails.
+/// The child's side of [`Program::start`]: installs the filter, sends the listener through standard
+/// input, and becomes the program in `arguments`. Returns only on failure.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -43,13 +42,13 @@ pub fn become_program(arguments: impl Iterator<Item = std::ffi::OsString>) -> Re
     become_behind(&mut seccomp::filter(), arguments)
 }
 
-/// The same with the filter of `lines`.
+/// The same with the filter `lines`.
 pub(crate) fn become_behind(
     lines: &mut [libc::sock_filter],
     mut arguments: impl Iterator<Item = std::ffi::OsString>,
 ) -> Result<Infallible> {
     let program = arguments.next().context("no program to become")?;
-    // The driver dies with its test, and so must its programs.
+    // The emulated driver ends with the test, so its programs have to end as well.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let listener = seccomp::install(lines).context("installing the filter")?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -68,8 +67,8 @@ pub(crate) fn become_behind(
         .context(format!("becoming {}", program.display())))
 }
 
-/// Starts `program` by way of this one, which has to heed [`LAUNCH`], with what it says going to
-/// the end of the file `log`: its process, and where the calls arrive that its filter diverts.
+/// Starts `program` by way of this one, which has to handle [`LAUNCH`]. The output is appended to
+/// the file `log`. Returns the process and the listener for the diverted calls.
 pub(crate) fn start_behind(
     program: &Path,
     arguments: &[String],
@@ -113,7 +112,7 @@ fn receive(socket: &UnixStream) -> Result<OwnedFd> {
     bail!("the program ended before it could be watched")
 }
 
-/// Kills `process` and waits until it is gone, though its parent has not asked for it.
+/// Kills `process` and waits until it is gone, before its parent reaps it.
 ///
 /// # Errors
 /// It cannot be killed.
@@ -129,7 +128,7 @@ pub fn kill_and_wait(process: Pid) -> Result<()> {
     Ok(())
 }
 
-/// A program under the emulated driver; killed when dropped.
+/// A program under the emulated driver. It is killed on drop.
 pub struct Program {
     child: Child,
     kernel: Arc<Kernel>,
@@ -137,8 +136,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `program`, with what it says going to the end of the file `log`. This process has to
-    /// be of a program that heeds [`LAUNCH`].
+    /// Starts `program`, and appends its output to the file `log`. The calling program has to
+    /// handle [`LAUNCH`].
     ///
     /// # Errors
     /// It cannot be started, or the kernel has no user notifications.
@@ -151,8 +150,8 @@ impl Program {
         let (child, listener) = start_behind(program, arguments, log)?;
         let listener = Arc::new(listener);
         {
-            // It ends with the last process behind the filter, which may outlive the program
-            // itself.
+            // The thread ends with the last process behind the filter, which may outlive the
+            // program.
             let kernel = Arc::clone(kernel);
             thread::spawn(move || {
                 loop {
@@ -176,13 +175,13 @@ impl Program {
         })
     }
 
-    /// Its process.
+    /// Its process ID.
     #[must_use]
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// What it, and whoever wrote to the same file before it, has said.
+    /// The contents of the log file, which may have earlier programs' output.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -196,7 +195,7 @@ impl Program {
         process::signal(&self.child, signal).context("signalling a program")
     }
 
-    /// Stops all of its threads, as SIGSTOP does in its own time; SIGCONT lets them go on.
+    /// Stops all of its threads, as SIGSTOP does after a while. SIGCONT resumes them.
     ///
     /// # Errors
     /// They do not stop.
@@ -219,7 +218,7 @@ impl Program {
         Ok(())
     }
 
-    /// Kills it at once, while nothing happens in the driver, and waits until it is gone.
+    /// Kills it while the driver is blocked, and waits until it is gone.
     ///
     /// # Errors
     /// It does not go.
@@ -232,7 +231,7 @@ impl Program {
         Ok(())
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     ///
     /// # Errors
     /// The host does not tell.
@@ -240,7 +239,7 @@ impl Program {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits until it has ended.
+    /// Waits for its end.
     ///
     /// # Errors
     /// It does not in time; with its log.
@@ -260,7 +259,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Not its group: children of its own may be meant to live on.
+        // Only the process: its children may have to survive.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! Device models that do wrong, each in one way: whether the emulated driver notices is tried with
-//! them.
+//! Device models that each break one rule. The tests check with them that the emulated driver
+//! notices.
 #![allow(unsafe_code)] // ioctls as wrong as they can be, a mapping, and a signal mask
 
 use std::ffi::OsString;
@@ -14,10 +14,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::abi::{A, Abi, B, Request, word};
 
-/// The first argument by which a program that uses this module is told to do wrong: see [`misuse`].
+/// The first argument that makes a program with this module break a rule: see [`misuse`].
 pub const MISUSE: &str = "--misuse";
 
-/// What is done, and what the driver is expected to say of it; nothing where it is not wrong.
+/// The ways, and what the driver has to report. The text is empty for a way that breaks no rule.
 pub(super) const WAYS: &[(Way, &str)] = &[
     (Way::Right, ""),
     (Way::CompletesTwice, "a second time"),
@@ -31,7 +31,7 @@ pub(super) const WAYS: &[(Way, &str)] = &[
     (Way::MapsFromFurtherOn, "is mapped from 0x1000 on"),
 ];
 
-/// One way.
+/// One way to use the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Right,
@@ -47,7 +47,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// Whether it waits for accesses and gives them back, in whatever way.
+    /// Whether it takes accesses and completes them.
     pub(super) const fn takes_accesses(self) -> bool {
         matches!(
             self,
@@ -60,7 +60,8 @@ impl Way {
     }
 }
 
-/// Is such a device model. `arguments` are the way's name, that of the generation, and the node.
+/// Acts as such a device model. `arguments` are the names of the way and of the generation, and the
+/// node.
 ///
 /// # Errors
 /// The driver does not do what even such a one may expect.
@@ -96,7 +97,7 @@ fn behave(way: Way, abi: Abi, node: &Path) -> Result<()> {
         }
         Way::MapsFromFurtherOn => return map(file, 0x1000),
         Way::WaitsTwice => {
-            // There is no access yet: the first that returns is the one that is turned away.
+            // There is no access yet: the call that returns first is the refused one.
             let (done, first) = mpsc::channel();
             for _ in 0..2 {
                 let done = done.clone();
@@ -107,7 +108,7 @@ fn behave(way: Way, abi: Abi, node: &Path) -> Result<()> {
         }
         _ => {}
     }
-    // A store comes first, then a load.
+    // The guest makes a store, then a load.
     for _ in 0..2 {
         let mut request = attach(file, abi)?;
         let is_store = request[word::OP] == super::abi::WRITE;

@@ -1,12 +1,12 @@
 //! Bao's remote I/O driver, emulated by a test process for the real device model.
 //!
-//! A seccomp filter diverts the device model's ioctls to the test, which answers them as the driver
-//! does, faults included ([`Kernel`]), with a guest behind each device that does what Linux does
-//! ([`guest`]). The device model is the program as it is released, and the daemon behind it
-//! likewise; plain files stand in for the nodes. Works as an ordinary user.
+//! A seccomp filter diverts the device model's ioctls to the test. The test answers them as the
+//! driver does, with its faults ([`Kernel`]). Behind each device is a guest that does what Linux
+//! does ([`guest`]). The device model and the daemon behind it are the released programs. Plain
+//! files replace the nodes. No privileges are needed.
 //!
-//! What the driver would not survive is noted and fails the test: a request given back twice or
-//! altered, two threads that wait, a device closed, memory mapped with an offset, destroy.
+//! A test fails if a device model does what the driver would not survive: complete a request twice
+//! or altered, wait in two threads, close a device, map memory with an offset, destroy a device.
 
 pub mod abi;
 mod device;

@@ -1,4 +1,4 @@
-//! System calls of other processes, answered by this one: seccomp's user notifications, and those
+//! Answers system calls of other processes by seccomp's user notifications, and accesses those
 //! processes' memory.
 // seccomp(2), its ioctls, and copies from and to the memory of a process that waits for the answer.
 #![allow(unsafe_code)]
@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use super::abi::TYPE;
 
-/// Longest that is copied from or to another process at once.
+/// Limit of a copy from or to another process, in bytes.
 pub(crate) const LONGEST: usize = 64;
 
 /// `ioctl` and `mmap`, by this architecture's numbers.
@@ -30,18 +30,18 @@ const IOCTL: u32 = libc::SYS_ioctl as u32;
 )]
 const MMAP: u32 = libc::SYS_mmap as u32;
 
-/// A call that waits to be answered.
+/// A call that waits for its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Notification {
-    /// Its number; no longer valid once the caller was killed.
+    /// Its notification ID. It becomes invalid when the caller is killed.
     pub id: u64,
     /// The calling thread.
     pub thread: u32,
-    /// What it called.
+    /// The call.
     pub call: Call,
 }
 
-/// What a process called.
+/// A diverted call.
 #[derive(Clone, Copy, Debug)]
 pub enum Call {
     /// An `ioctl`.
@@ -50,14 +50,14 @@ pub enum Call {
         file: u32,
         /// Its number.
         number: u32,
-        /// Where its argument lies.
+        /// The address of its argument.
         argument: u64,
     },
-    /// A shared mapping of something that is not from its beginning on.
+    /// A shared mapping with an offset.
     Mapping {
         /// Of this descriptor of the caller's.
         file: u32,
-        /// From here.
+        /// The offset.
         offset: u64,
     },
 }
@@ -69,11 +69,11 @@ pub enum Answer {
     Returns(i32),
     /// It fails.
     Fails(rustix::io::Errno),
-    /// As if nobody had asked.
+    /// The kernel executes it as usual.
     GoesOn,
 }
 
-/// One line of a filter; those that jump say over how many lines.
+/// One instruction of a filter. Jumps count the instructions to skip.
 pub(crate) const fn line(code: u32, jumps: [u8; 2], operand: u32) -> libc::sock_filter {
     let [jt, jf] = jumps;
     #[allow(clippy::cast_possible_truncation, reason = "codes have 16 bits")]
@@ -86,8 +86,8 @@ pub(crate) const fn line(code: u32, jumps: [u8; 2], operand: u32) -> libc::sock_
     }
 }
 
-/// Where a part of the call lies that the filter looks at; the architectures here have the lower
-/// half of a number first.
+/// Offsets of the call's fields that the filter reads. These architectures have the lower half of a
+/// number first.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "the structure has 64 bytes"
@@ -124,8 +124,8 @@ pub(super) fn filter() -> [libc::sock_filter; 15] {
     ]
 }
 
-/// Puts the calling process, and whatever it becomes or starts, under a listener for what the
-/// filter of `lines` diverts.
+/// Puts the calling process and its descendants under a listener for the calls that the filter
+/// `lines` diverts.
 ///
 /// # Errors
 /// The kernel has no seccomp filters.
@@ -152,18 +152,18 @@ pub(super) fn install(lines: &mut [libc::sock_filter]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Where the calls of the processes under one filter arrive.
+/// The listener for the calls of all processes under one filter.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
 impl Listener {
-    /// The listener that [`install`] made.
+    /// Wraps the descriptor that [`install`] returned.
     #[must_use]
     pub const fn new(descriptor: OwnedFd) -> Self {
         Self(descriptor)
     }
 
-    /// The next call; none once nobody is left to make one.
+    /// The next call, or `None` when no process is left under the filter.
     ///
     /// # Errors
     /// The descriptor is no listener.
@@ -179,7 +179,7 @@ impl Listener {
                 return Ok(None);
             }
             match self.receive() {
-                // Whoever called was killed before it was looked at.
+                // The caller was killed before this process read the call.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 other => return other.map(Some),
             }
@@ -211,7 +211,7 @@ impl Listener {
         })
     }
 
-    /// Lets a call end.
+    /// Answers a call.
     ///
     /// # Errors
     /// ENOENT if the caller was killed meanwhile.
@@ -235,7 +235,7 @@ impl Listener {
             .is_ok()
     }
 
-    /// Gives the caller a descriptor, closed when it becomes another program; its number there.
+    /// Gives the caller a close-on-exec descriptor. Returns its number there.
     ///
     /// # Errors
     /// ENOENT if the caller was killed meanwhile; EMFILE if it has no room.
@@ -331,7 +331,7 @@ fn whole(count: isize, wanted: usize) -> io::Result<()> {
     }
 }
 
-/// The file behind a descriptor of the caller's, by another descriptor of it.
+/// Duplicates a descriptor of the caller.
 ///
 /// # Errors
 /// EBADF if there is none, ESRCH if the caller is not.
@@ -341,7 +341,7 @@ pub(super) fn take(thread: u32, file: i32) -> io::Result<OwnedFd> {
     Ok(pidfd_getfd(process, file, PidfdGetfdFlags::empty())?)
 }
 
-/// The signals that the caller keeps out, one bit each, that of signal 1 first.
+/// The signals that the caller blocks, one bit each, with bit 0 for signal 1.
 ///
 /// # Errors
 /// The caller is not there.
@@ -356,8 +356,8 @@ fn field(thread: u32, name: &str) -> io::Result<String> {
     Ok(line.trim().to_owned())
 }
 
-/// Bars others from seeing that byte `number` of `file` is taken, until the last descriptor of this
-/// opening of it is closed, and its last mapping gone, in whichever process they are.
+/// Marks byte `number` of `file` with a lock, until the last descriptor of this opening is closed
+/// and its last mapping is gone, in all processes.
 ///
 /// # Errors
 /// What `fcntl` says.

@@ -1,4 +1,4 @@
-//! What guests do with files, seen from the guest and from the host.
+//! Common work on files, checked in the guest and on the host.
 
 use std::ffi::CString;
 use std::fs;
@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use super::guest::Guest;
 use crate::driver::NodeAndFile;
 
-/// Bytes that are written at once: less than any daemon's largest message.
+/// Bytes of a write: less than any daemon's largest message.
 const BLOCK: usize = 64 << 10;
 
 /// Bytes of a file: several blocks and a rest.
@@ -27,9 +27,9 @@ fn name(text: &str) -> Result<CString> {
     Ok(CString::new(text)?)
 }
 
-/// Makes a directory, a file in it, writes it, reads it back, renames it, lists the directory, and
-/// removes it all, in the share that is `host`'s; `seed` makes the names, and the content, unlike
-/// others'. The host agrees at each step.
+/// Makes a directory and a file in it, writes it, reads it back, renames it, lists the directory,
+/// and removes both, in the share `host`. `seed` makes names and contents unique. Each step is
+/// checked on the host.
 ///
 /// # Errors
 /// Anything is not as it was made.

@@ -1,4 +1,4 @@
-//! One function for each operation a test uses often.
+//! One function for each common operation.
 
 use std::ffi::CStr;
 
@@ -14,10 +14,10 @@ use rustix::fs::OFlags;
 use super::error::Result;
 use super::{Driver, Line, Ticket};
 
-/// Room for the reply of any operation that answers with structures alone.
+/// Room for a reply that has structures only, in bytes.
 const STRUCTURES: usize = 512;
 
-/// What CREATE makes known and opens.
+/// A node and an open file of it.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeAndFile {
     /// The node.
@@ -26,11 +26,11 @@ pub struct NodeAndFile {
     pub file: Handle,
 }
 
-/// A name and the node it was found to be; node id zero if it was not looked up.
+/// A name and its node; node ID zero if it was not looked up.
 pub type NameAndNode = (Vec<u8>, NodeId);
 
 impl<L: Line> Driver<L> {
-    /// Opens the session, as Linux 6.18 would.
+    /// Opens the session as Linux 6.18 does.
     ///
     /// # Errors
     /// The daemon's errno, or why there is none. This holds for all below.
@@ -48,12 +48,12 @@ impl<L: Line> Driver<L> {
         Ok(answer)
     }
 
-    /// DESTROY: ends the session, and not the connection.
+    /// DESTROY: ends the session but not the connection.
     pub fn destroy(&mut self) -> Result<()> {
         self.done(NodeId::default(), Operation::Destroy)
     }
 
-    /// LOOKUP. A node id of zero says that there is no such name.
+    /// LOOKUP. A node ID of zero means that the name does not exist.
     pub fn lookup(&mut self, parent: NodeId, name: &CStr) -> Result<EntryOut> {
         self.entry(parent, Operation::Lookup { name })
     }
@@ -132,7 +132,7 @@ impl<L: Line> Driver<L> {
         self.call(from.node, operation, &[], to_len(size))
     }
 
-    /// WRITE; returns how much was written.
+    /// WRITE. Returns the number of bytes written.
     pub fn write(&mut self, to: NodeAndFile, offset: u64, data: &[u8]) -> Result<u32> {
         let operation = Operation::Write(WriteIn {
             fh: to.file.get(),
@@ -271,7 +271,7 @@ impl<L: Line> Driver<L> {
         self.done(what.node, Operation::Setlk(lk_in(what.file, owner, kind)))
     }
 
-    /// SETLKW: the same, waiting for whoever holds it; not waited for here.
+    /// SETLKW: requests the lock. The daemon waits for the holder; this call does not.
     pub fn submit_setlkw(
         &mut self,
         queue: usize,

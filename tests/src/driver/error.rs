@@ -1,4 +1,4 @@
-//! What can go wrong between a test's driver and the daemon.
+//! Errors between a test's driver and the daemon.
 
 use std::io;
 use std::time::Duration;
@@ -6,47 +6,47 @@ use std::time::Duration;
 use gangplank_fuse::{DecodeError, EncodeError};
 use rustix::io::Errno;
 
-/// Why something the driver asked for did not come about.
+/// Why a request or message failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The daemon answered the request with an errno.
     #[error("the daemon answered with {0}")]
     Errno(Errno),
-    /// The time for it is over.
+    /// A wait reached its limit.
     #[error("nothing came within {limit:?} while {what}")]
     Late {
-        /// What was being waited for.
+        /// What the driver waited for.
         what: &'static str,
-        /// How long.
+        /// The limit.
         limit: Duration,
     },
-    /// The daemon gave a chain back without a reply in it.
+    /// The daemon returned a chain without a reply in it.
     #[error("the chain came back with {used} bytes written, which is no reply")]
     NoReply {
         /// The length in the used ring.
         used: u32,
     },
-    /// The daemon gave something back that was not handed to it, or claims more than there was room
-    /// for.
+    /// The daemon returned a chain that it did not have, or claims more bytes than the chain has
+    /// room for.
     #[error("the used ring holds what cannot be: head {head}, {len} bytes")]
     BadUsed {
         /// Head of the chain.
         head: u32,
-        /// Bytes it claims to have written.
+        /// The claimed number of bytes written.
         len: u32,
     },
-    /// A reply that is none.
+    /// A reply that cannot be decoded.
     #[error("a reply cannot be decoded")]
     Decode(#[from] DecodeError),
-    /// A request that cannot be put on the wire.
+    /// A request that cannot be encoded.
     #[error("a request cannot be encoded")]
     Encode(#[from] EncodeError),
     /// The reply carries another request's number.
     #[error("the reply to request {expected} carries the number {found}")]
     WrongUnique {
-        /// Of the request.
+        /// The number of the request.
         expected: u64,
-        /// In the reply.
+        /// The number in the reply.
         found: u64,
     },
     /// The daemon answered a vhost-user message with an error, by way of REPLY_ACK.
@@ -57,13 +57,13 @@ pub enum Error {
         /// The daemon's answer, not zero.
         code: u64,
     },
-    /// The device says that it needs a reset.
+    /// The device reports that it needs a reset.
     #[error("the device needs a reset")]
     NeedsReset,
     /// The daemon closed the connection.
     #[error("the daemon closed the connection while {0}")]
     HungUp(&'static str),
-    /// The reply to a vhost-user message is not one.
+    /// The reply to a vhost-user message has the wrong number or length.
     #[error("message {request} was answered with message {answer} of {len} bytes")]
     WrongAnswer {
         /// The message's number.
@@ -79,9 +79,9 @@ pub enum Error {
     /// Shared memory or a descriptor failed.
     #[error("{what}")]
     System {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -99,7 +99,7 @@ impl Error {
         }
     }
 
-    /// The errno the daemon answered with, if it is that.
+    /// The errno of the daemon's reply, if there is one.
     #[must_use]
     pub const fn errno(&self) -> Option<Errno> {
         match self {

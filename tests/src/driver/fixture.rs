@@ -1,5 +1,5 @@
-//! A daemon, a share, a neighbour that must not notice anything, and what must be true of the
-//! daemon afterwards.
+//! A daemon with a share and an unaffected neighbour, and the checks of the daemon after hostile
+//! guests.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -15,28 +15,28 @@ use super::{Driver, Setup};
 use crate::daemon::{Daemon, Options};
 use crate::process::User;
 
-/// How long the daemon may take to free what a guest held.
+/// Limit for the daemon to free what a guest held.
 const FREEING: Duration = Duration::from_secs(20);
 
-/// Most memory that the daemon may ever have had in use, with the guests' shared memory that it
+/// Limit of the daemon's peak resident memory in KiB, with the guests' shared memory that it
 /// touched.
 const MAX_RESIDENT_KB: u64 = 256 * 1024;
 
-/// Most address space that it may ever have had: far less than the 4 GiB that a hostile length asks
-/// for.
+/// Limit of the daemon's peak address space in KiB: far less than the 4 GiB that a hostile length
+/// asks for.
 const MAX_VIRTUAL_KB: u64 = 3 * 1024 * 1024;
 
-/// Most lines that one connection may cause in the log, on top of [`MAX_LOG_LINES`]: what a guest
-/// repeats is rate-limited.
+/// Limit of log lines for each connection, on top of [`MAX_LOG_LINES`]: the daemon limits the rate
+/// of what a guest repeats.
 const MAX_LINES_PER_GUEST: usize = 4;
 
-/// Lines that the log of any daemon may have.
+/// Limit of log lines without connections.
 const MAX_LOG_LINES: usize = 100;
 
-/// What no log may hold.
+/// Words that must not be in a log.
 const FAULTS_OF_OURS: [&str; 3] = ["panicked", "please report", "RUST_BACKTRACE"];
 
-/// A daemon with a neighbour at work.
+/// A daemon with a working neighbour.
 pub struct Fixture {
     /// The daemon.
     pub daemon: Daemon,
@@ -46,7 +46,7 @@ pub struct Fixture {
     serving: u32,
 }
 
-/// What a process holds.
+/// The resources of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
     /// Open descriptors.
@@ -56,7 +56,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of a process.
+    /// Counts the resources of a process.
     ///
     /// # Errors
     /// There is no such process.
@@ -84,7 +84,7 @@ impl Fixture {
         Ok(fixture)
     }
 
-    /// The same without a neighbour.
+    /// Starts a daemon without a neighbour.
     ///
     /// # Errors
     /// The daemon cannot be started.
@@ -92,7 +92,7 @@ impl Fixture {
         Self::quiet_as(arguments, None)
     }
 
-    /// The same with the daemon run as another user, to whom the share then belongs.
+    /// Starts a daemon without a neighbour as another user, who then owns the share.
     ///
     /// # Errors
     /// The daemon cannot be started.
@@ -127,7 +127,7 @@ impl Fixture {
         self.dir.path().join("share")
     }
 
-    /// A directory beside the share, where nothing of a guest's may get to.
+    /// A directory beside the share, which no guest may reach.
     #[must_use]
     pub fn outside(&self) -> PathBuf {
         self.dir.path().join("outside")
@@ -145,19 +145,19 @@ impl Fixture {
         self.serving
     }
 
-    /// What the daemon has logged, shortened for the report of a failed test.
+    /// The daemon's log, shortened for the report of a failed test.
     #[must_use]
     pub fn log(&self) -> String {
         excerpt(&self.daemon.log())
     }
 
-    /// What the daemon held before anybody connected.
+    /// The daemon's resources before the first connection.
     #[must_use]
     pub const fn idle(&self) -> Footprint {
         self.idle
     }
 
-    /// What the daemon holds now, with no guest connected, is what it may go on holding.
+    /// Takes the daemon's present resources, without a guest, as the ones that it may keep.
     ///
     /// # Errors
     /// It is gone.
@@ -166,7 +166,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// A guest that has mounted.
+    /// Connects a guest and mounts.
     ///
     /// # Errors
     /// It cannot mount.
@@ -174,7 +174,7 @@ impl Fixture {
         Ok(Driver::mount(self.socket(), setup)?)
     }
 
-    /// The neighbour goes on working: nothing that happened so far has stopped it.
+    /// Fails unless the neighbour still works.
     ///
     /// # Errors
     /// It does not.
@@ -185,7 +185,7 @@ impl Fixture {
         }
     }
 
-    /// Waits until the daemon holds no more than before anybody connected.
+    /// Waits until the daemon holds no more than before the first connection.
     ///
     /// # Errors
     /// It goes on holding more.
@@ -206,8 +206,8 @@ impl Fixture {
         }
     }
 
-    /// With all offenders gone: the neighbour has noticed nothing, the daemon lives, has freed what
-    /// they held, has said each of `told` in its log and has said it briefly.
+    /// Checks, after all hostile guests have left: the neighbour was not disturbed, the daemon
+    /// lives, has freed their resources, has logged each text of `told`, and has logged little.
     ///
     /// # Errors
     /// Which of that is not so.
@@ -258,7 +258,7 @@ impl Fixture {
     }
 }
 
-/// What a process holds once it has come to rest.
+/// The resources of a process once they have stopped changing.
 fn settled(pid: u32) -> Result<Footprint> {
     let mut last = Footprint::of(pid)?;
     let mut same = 0;
@@ -271,7 +271,7 @@ fn settled(pid: u32) -> Result<Footprint> {
     Ok(last)
 }
 
-/// Waits until the daemon has said something in its log.
+/// Waits until the daemon's log has `words`.
 ///
 /// # Errors
 /// It has not in time.
@@ -288,7 +288,7 @@ pub fn wait_for_log(daemon: &Daemon, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// The process that serves guests: a sandbox with name spaces has one of its own for that.
+/// The process that serves guests. A sandbox with namespaces has a separate one.
 ///
 /// # Errors
 /// The daemon is gone.
@@ -331,7 +331,7 @@ fn excerpt(log: &str) -> String {
     }
 }
 
-/// What each open descriptor of a process is, a line for each kind.
+/// The open descriptors of a process by kind, a line for each.
 fn descriptors(pid: u32) -> String {
     let links = fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()

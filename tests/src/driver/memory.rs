@@ -1,4 +1,4 @@
-//! Guest memory that the test and the daemon share, and who has which part of it.
+//! Guest memory that the test shares with the daemon, and its allocator.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,12 +13,10 @@ use super::error::{Error, Result};
 /// Allocations are multiples of this many bytes, and so aligned to it.
 const UNIT: u64 = 64;
 
-/// Where guest memory begins, in guest physical addresses: not at zero, so that a forgotten address
-/// is a wrong one.
+/// The first guest physical address. It is not zero, so that a forgotten address is a wrong one.
 pub const GUEST_BASE: u64 = 0x4000_0000;
 
-/// Where it begins in the addresses that the frontend claims to have it mapped at: far from the
-/// guest's.
+/// The first frontend address of guest memory, far from the guest's addresses.
 pub const USER_BASE: u64 = 0x7f00_0000_0000;
 
 /// One region of shared memory in a file without a name.
@@ -42,8 +40,8 @@ impl Memory {
         Self::of(File::from(file), len)
     }
 
-    /// The first `len` bytes, a multiple of the page size, of a `file` that others may have mapped
-    /// already.
+    /// The first `len` bytes, a multiple of the page size, of a `file` that other processes may
+    /// have mapped.
     ///
     /// # Errors
     /// The file cannot be mapped.
@@ -82,13 +80,13 @@ impl Memory {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The region as SET_MEM_TABLE wants it.
+    /// The region in the form of SET_MEM_TABLE.
     #[must_use]
     pub const fn region(&self) -> [u64; 4] {
         [GUEST_BASE, self.len, USER_BASE, 0]
@@ -100,7 +98,8 @@ impl Memory {
         address.wrapping_sub(GUEST_BASE).wrapping_add(USER_BASE)
     }
 
-    /// Cuts the file short. Whoever touches what is gone gets SIGBUS: this process must not.
+    /// Truncates the file. An access beyond the new end raises SIGBUS, so this process must make
+    /// none.
     ///
     /// # Errors
     /// The file cannot be cut.
@@ -108,7 +107,7 @@ impl Memory {
         ftruncate(&self.file, len).map_err(Error::system("cutting shared memory short"))
     }
 
-    /// Takes `len` bytes; their content is whatever was there.
+    /// Allocates `len` bytes with any content.
     ///
     /// # Errors
     /// There is no extent that long.
@@ -125,7 +124,7 @@ impl Memory {
         Ok(address)
     }
 
-    /// Gives back what [`Memory::allocate`] gave.
+    /// Releases an allocation of [`Memory::allocate`].
     pub fn release(&mut self, address: u64, len: usize) {
         let (mut start, mut len) = (address, rounded(len));
         if let Some(behind) = self.free.remove(&(start + len)) {
@@ -168,7 +167,7 @@ impl Memory {
         bytes
     }
 
-    /// Stores a number that the daemon may look at meanwhile, after all that was written before.
+    /// Stores a number that the daemon may read, with release ordering.
     ///
     /// # Panics
     /// The address is a mistake of the test.
@@ -178,7 +177,7 @@ impl Memory {
             .expect("an address in guest memory");
     }
 
-    /// The same, or zero where there is no memory.
+    /// Loads a number as [`Memory::load`] does, or zero outside the memory.
     #[must_use]
     pub fn load_or_zero(&self, address: u64) -> u16 {
         self.map
@@ -186,7 +185,7 @@ impl Memory {
             .unwrap_or_default()
     }
 
-    /// Loads a number that the daemon may change meanwhile, before all that is read after.
+    /// Loads a number that the daemon may change, with acquire ordering.
     ///
     /// # Panics
     /// The address is a mistake of the test.

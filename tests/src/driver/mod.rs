@@ -1,8 +1,8 @@
 //! A virtio-fs guest without a guest: a vhost-user frontend and a FUSE client in this process.
 //!
-//! [`Driver`] does everything right, one request after another or many in flight; its parts
-//! ([`vhost_user::Peer`], [`memory::Memory`], [`ring::Ring`]) are public, so that a test can do
-//! anything wrong. Whatever is waited for has a deadline.
+//! [`Driver`] follows the rules, with one request after another or many in flight. Its parts
+//! ([`vhost_user::Peer`], [`memory::Memory`], [`ring::Ring`]) are public, so that a test can break
+//! the rules. Every wait has a deadline.
 
 mod calls;
 mod connect;
@@ -33,7 +33,7 @@ use vhost_user::Peer;
 /// How long a request may take before the test fails.
 pub const REPLY_LIMIT: Duration = Duration::from_secs(20);
 
-/// What kind of guest to be.
+/// The features and sizes of a driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// Request queues beside the high-priority one.
@@ -44,7 +44,7 @@ pub struct Setup {
     pub indirect: bool,
     /// Ask for notifications by index.
     pub event_idx: bool,
-    /// What the daemon signals through.
+    /// The kind of descriptor by which the daemon notifies.
     pub call: CallKind,
     /// Bytes of memory.
     pub memory: u64,
@@ -63,22 +63,22 @@ impl Default for Setup {
     }
 }
 
-/// How a driver and its device tell each other that there is something in a ring.
+/// How a driver and its device notify each other.
 pub trait Line {
-    /// Tells the device to look at `ring`.
+    /// Notifies the device that `ring` has new chains.
     ///
     /// # Errors
     /// The device cannot be told.
     fn kick(&self, ring: &Ring) -> Result<()>;
 
-    /// Waits until the device tells that something more was used in `ring`, or it is there already.
+    /// Waits until the device has used something more in `ring`, or has already.
     ///
     /// # Errors
     /// It does not within `limit`, or is broken.
     fn wait(&self, ring: &Ring, memory: &Memory, limit: Duration) -> Result<()>;
 }
 
-/// A vhost-user daemon is told, and tells, by the rings' own descriptors.
+/// A vhost-user daemon uses the rings' kick and call descriptors.
 impl Line for Peer {
     fn kick(&self, ring: &Ring) -> Result<()> {
         ring.kick_anyway()
@@ -91,22 +91,22 @@ impl Line for Peer {
 
 /// A guest that is connected and whose rings run.
 pub struct Driver<L = Peer> {
-    /// The vhost-user connection, or whatever else leads to the device.
+    /// The vhost-user connection, or another path to the device.
     pub peer: L,
     /// Guest memory.
     pub memory: Memory,
     /// The high-priority ring, then the request rings.
     pub rings: Vec<Ring>,
-    /// What goes into the header of each request beside number and node.
+    /// The fields of each request's header, except number and node.
     pub header: RequestHeader,
-    /// The ring that calls go through, unless they say otherwise.
+    /// The ring for calls that name no other.
     pub queue: usize,
-    /// What INIT offers.
+    /// The flags that INIT offers.
     pub offer: InitFlags,
     dialect: Dialect,
     unique: u64,
-    /// What was used before it was waited for: queue and head, and how much was written. A head is
-    /// used once until then.
+    /// Chains that were used before the test waited for them: queue and head, with the number of
+    /// bytes written. A head is used once until then.
     early: HashMap<(usize, u16), u32>,
 }
 
@@ -123,14 +123,14 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Where the request's bytes lie in guest memory.
+    /// The guest address of the request's bytes.
     #[must_use]
     pub const fn request_address(&self) -> u64 {
         self.request.0
     }
 }
 
-/// Where the parts of a request that is submitted come from.
+/// The parts of a request.
 #[derive(Clone, Copy, Debug)]
 struct Bytes<'a> {
     request: &'a [u8],
@@ -138,7 +138,7 @@ struct Bytes<'a> {
 }
 
 impl<L: Line> Driver<L> {
-    /// On a device that runs `rings` in `memory`, and is reached through `line`.
+    /// A driver on a device that runs `rings` in `memory` and is notified by `line`.
     #[must_use]
     pub fn over(line: L, memory: Memory, rings: Vec<Ring>) -> Self {
         Self {
@@ -154,7 +154,7 @@ impl<L: Line> Driver<L> {
         }
     }
 
-    /// What INIT agreed on.
+    /// The dialect that INIT negotiated.
     #[must_use]
     pub const fn dialect(&self) -> Dialect {
         self.dialect
@@ -162,7 +162,7 @@ impl<L: Line> Driver<L> {
 
     /// The header that the next request gets.
     pub fn next_header(&mut self, node: NodeId) -> RequestHeader {
-        // Linux counts in twos: the odd numbers are for INTERRUPT.
+        // Linux counts in twos. Odd numbers are for INTERRUPT.
         self.unique += 2;
         RequestHeader {
             unique: Unique::new(self.unique),
@@ -225,8 +225,7 @@ impl<L: Line> Driver<L> {
         Ok((header.unique, request))
     }
 
-    /// Hands a chain of `segments` to the daemon, whatever they are, waits for it and returns how
-    /// much was written.
+    /// Sends a chain of any `segments`, waits for it, and returns the number of bytes written.
     ///
     /// # Errors
     /// The ring is full, or the chain does not come back.
@@ -288,9 +287,9 @@ impl<L: Line> Driver<L> {
         let data_at = request.0 + bytes.request.len() as u64;
         self.memory.write(data_at, bytes.data);
         let reply = (self.memory.allocate(room)?, room);
-        // What the last reply left there must not pass for this one's.
+        // A previous reply there must not pass for this one's.
         self.memory.write(reply.0, &vec![0xa5; room]);
-        // Linux cuts header, arguments and data apart; the seams must not matter.
+        // Linux separates header, arguments and data; the separation must not matter.
         let seams = [40.min(bytes.request.len()), bytes.request.len(), len];
         let mut segments = Vec::with_capacity(5);
         let mut start = 0;
@@ -322,7 +321,7 @@ impl<L: Line> Driver<L> {
         self.finish_within(ticket, REPLY_LIMIT)
     }
 
-    /// The same with a deadline of one's own.
+    /// The same with another limit.
     ///
     /// # Errors
     /// The errno in the reply, or why there is none.
@@ -384,7 +383,7 @@ impl<L: Line> Driver<L> {
         }
     }
 
-    /// Takes everything used off a ring, in whatever order the daemon used it.
+    /// Takes all used chains from a ring, in the daemon's order.
     fn collect(&mut self, queue: usize) -> Result<()> {
         let ring = self.rings.get_mut(queue).ok_or(Error::Exhausted("ring"))?;
         while let Some((head, len)) = ring.take_used(&mut self.memory)? {

@@ -1,4 +1,5 @@
-//! Another guest of the same daemon, working all the time: whoever misbehaves, it must not notice.
+//! Another guest of the same daemon, which works all the time and must not notice misbehaving
+//! guests.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,8 @@ use rustix::io::Errno;
 
 use super::{Driver, Setup};
 
-/// How long one round may take at the most before it counts as disturbed, on a machine that is busy
-/// with tests.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Limit of one round on a busy machine. A longer one counts as disturbed.
+const ROUND_LIMIT: Duration = Duration::from_secs(10);
 
 /// A thread with a guest of its own that writes, reads back and compares.
 pub struct Neighbour {
@@ -30,8 +30,7 @@ struct Shared {
 }
 
 impl Neighbour {
-    /// Mounts and starts to work in a directory `name` of its own; returns when the first round is
-    /// done.
+    /// Mounts and starts to work in its own directory `name`. Returns after the first round.
     ///
     /// # Errors
     /// It cannot mount, or its first round fails.
@@ -75,8 +74,8 @@ impl Neighbour {
                 last = (self.rounds(), Instant::now());
             }
             ensure!(
-                last.1.elapsed() < PATIENCE,
-                "the neighbour's round {} has taken longer than {PATIENCE:?}",
+                last.1.elapsed() < ROUND_LIMIT,
+                "the neighbour's round {} has taken longer than {ROUND_LIMIT:?}",
                 last.0
             );
             thread::sleep(Duration::from_millis(1));
@@ -109,7 +108,7 @@ impl Drop for Neighbour {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A test that failed already tells why.
+            // A test that fails already says why.
             let _ = thread.join();
         }
     }
@@ -171,7 +170,7 @@ fn round(guest: &mut Driver, home: NodeId, number: u64) -> Result<()> {
     );
     guest.release(file).context("RELEASE")?;
     guest.unlink(home, c"done").context("UNLINK")?;
-    // A name that is gone is either an error or a negative entry.
+    // A removed name is either an error or a negative entry.
     match guest.lookup(home, c"done") {
         Ok(entry) => ensure!(entry.nodeid == 0, "LOOKUP found a removed file"),
         Err(error) => ensure!(error.errno() == Some(Errno::NOENT), "LOOKUP: {error}"),

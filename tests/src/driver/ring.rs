@@ -1,5 +1,4 @@
-//! The driver's side of one split virtqueue (virtio 1.2, 2.7), with nothing that keeps a test from
-//! breaking its rules.
+//! The driver's side of one split virtqueue (virtio 1.2, 2.7). It lets a test break every rule.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,7 +24,7 @@ pub const INDIRECT: u16 = 4;
 /// Bytes of one descriptor.
 pub const DESCRIPTOR_LEN: u64 = 16;
 
-/// `VIRTQ_USED_F_NO_NOTIFY`: the daemon does not want to be kicked.
+/// `VIRTQ_USED_F_NO_NOTIFY`: the daemon needs no kick.
 const NO_NOTIFY: u16 = 1;
 
 /// One entry of a descriptor table.
@@ -57,19 +56,19 @@ impl Descriptor {
     }
 }
 
-/// What the daemon signals used chains through.
+/// The kind of descriptor by which the daemon signals used chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
     /// An eventfd, as QEMU's.
     Event,
     /// A non-blocking pipe.
     Pipe,
-    /// A non-blocking pair of stream sockets: what User Mode Linux makes where it speaks of a pipe
-    /// (`os_pipe`, `arch/um/os-Linux/file.c`).
+    /// A non-blocking pair of stream sockets, which User Mode Linux uses as a pipe (`os_pipe`,
+    /// `arch/um/os-Linux/file.c`).
     Socket,
 }
 
-/// How a ring is laid out and which features were agreed on for it.
+/// The layout and the negotiated features of a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Its number; 0 is the high-priority ring.
@@ -122,7 +121,7 @@ pub struct Segment {
 }
 
 impl Ring {
-    /// Lays an empty ring out in `memory`.
+    /// Makes an empty ring in `memory`.
     ///
     /// # Errors
     /// There is no memory or no descriptor left.
@@ -170,25 +169,25 @@ impl Ring {
         })
     }
 
-    /// How it is laid out.
+    /// Its layout.
     #[must_use]
     pub const fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The descriptor to tell the daemon by that something is available.
+    /// The kick descriptor.
     #[must_use]
     pub fn kick_descriptor(&self) -> BorrowedFd<'_> {
         self.kick.as_fd()
     }
 
-    /// The descriptor that the daemon signals used chains through.
+    /// The call descriptor.
     #[must_use]
     pub fn call_descriptor(&self) -> BorrowedFd<'_> {
         self.call_far.as_ref().unwrap_or(&self.call).as_fd()
     }
 
-    /// The descriptor that the daemon signals a broken ring through.
+    /// The error descriptor.
     #[must_use]
     pub fn error_descriptor(&self) -> BorrowedFd<'_> {
         self.error.as_fd()
@@ -204,8 +203,7 @@ impl Ring {
         }
     }
 
-    /// Fills a call pipe up, so that the daemon finds no room in it. Returns how many bytes went
-    /// in.
+    /// Fills a call pipe, so that the daemon finds no room in it. Returns the number of bytes.
     #[must_use]
     pub fn stuff_call(&self) -> usize {
         let mut stuffed = 0;
@@ -218,7 +216,7 @@ impl Ring {
         stuffed
     }
 
-    /// Empties what the daemon has signalled; returns how many bytes there were.
+    /// Reads all signals of the daemon. Returns the number of bytes.
     pub fn drain_call(&self) -> usize {
         let mut buffer = [0; 4096];
         let mut drained = 0;
@@ -231,13 +229,13 @@ impl Ring {
         drained
     }
 
-    /// Writes one entry of the descriptor table, whatever it says.
+    /// Writes one entry of the descriptor table without checks.
     pub fn put_descriptor(&self, memory: &Memory, index: u16, descriptor: Descriptor) {
         let address = self.descriptors + DESCRIPTOR_LEN * u64::from(index);
         memory.write(address, &descriptor.to_bytes());
     }
 
-    /// Makes the chain at `head` available, whatever is there, without telling the daemon.
+    /// Makes the chain at `head` available without checks, and without a kick.
     pub fn publish(&mut self, memory: &Memory, head: u16) {
         let slot = u64::from(self.published % self.layout.size);
         memory.write(self.available + 4 + 2 * slot, &head.to_le_bytes());
@@ -245,7 +243,7 @@ impl Ring {
         memory.store(self.available + 2, self.published);
     }
 
-    /// Sets the available index to whatever.
+    /// Sets the available index to any value.
     pub fn set_available_index(&mut self, memory: &Memory, index: u16) {
         self.published = index;
         memory.store(self.available + 2, index);
@@ -304,8 +302,7 @@ impl Ring {
         Ok(head)
     }
 
-    /// Tells the daemon of what was made available since the last time, if it wants to be told;
-    /// says whether it did.
+    /// Kicks the daemon for new chains, if it needs a kick. Returns whether it did.
     ///
     /// # Errors
     /// The kick descriptor cannot be written.
@@ -317,9 +314,10 @@ impl Ring {
         Ok(wanted)
     }
 
-    /// Whether the daemon wants to be told of what was made available since this was last asked.
+    /// Whether the daemon needs a kick for the chains made available since the last call.
     pub fn wants_kick(&mut self, memory: &Memory) -> bool {
-        // The index must be visible before the daemon's wish is looked at (virtio 1.2, 2.7.13.4.1).
+        // The daemon must see the index before this thread reads the event index (virtio 1.2,
+        // 2.7.13.4.1).
         fence(Ordering::SeqCst);
         let wanted = if self.layout.event_idx {
             let event: u16 = memory.load(self.used + 4 + 8 * u64::from(self.layout.size));
@@ -332,7 +330,7 @@ impl Ring {
         wanted
     }
 
-    /// Tells the daemon to look at the ring, wanted or not.
+    /// Kicks the daemon unconditionally.
     ///
     /// # Errors
     /// The kick descriptor cannot be written.
@@ -367,20 +365,20 @@ impl Ring {
         Ok(Some((known, len)))
     }
 
-    /// How many chains the daemon has used so far, as a number that wraps around.
+    /// The used index, which wraps around.
     #[must_use]
     pub fn used_index(&self, memory: &Memory) -> u16 {
         memory.load(self.used + 2)
     }
 
-    /// Asks the daemon to signal when something more is used; says whether something is already.
+    /// Asks the daemon to signal the next used chain. Returns whether there is one already.
     #[must_use]
     pub fn ask_for_notice(&self, memory: &Memory) -> bool {
         if self.layout.event_idx {
             let wish = self.available + 4 + 2 * u64::from(self.layout.size);
             memory.store(wish, self.seen);
         }
-        // The wish must be visible before the used index is looked at for the last time.
+        // The daemon must see the event index before this thread reads the used index.
         fence(Ordering::SeqCst);
         self.used_index(memory) != self.seen
     }

@@ -1,5 +1,4 @@
-//! The calls as they come: numbers, blocks in the program's memory, and what is copied from and to
-//! it.
+//! Decodes the calls: numbers, blocks in the program's memory, and copies from and to it.
 
 use std::time::Duration;
 
@@ -14,10 +13,10 @@ use super::EmulatedDevice;
 use super::emulated::{Bytes, Copy};
 use crate::bao::seccomp::{self, LONGEST, Notification};
 
-/// Bytes of the mask that a kernel writes behind what it tells of containers and processes.
+/// Bytes of the CPU mask that a kernel appends to information on containers and processes.
 const CPU_MASK: usize = 4;
 
-/// Does what `note` calls.
+/// Executes the call in `note`.
 pub(super) fn answer(emulated: &EmulatedDevice, note: Notification) -> Result<i32, Code> {
     let seccomp::Call::Ioctl {
         number, argument, ..
@@ -56,7 +55,7 @@ pub(super) fn answer(emulated: &EmulatedDevice, note: Notification) -> Result<i3
     }
 }
 
-/// A thread of the program's.
+/// A calling thread of the program.
 struct Caller<'a> {
     emulated: &'a EmulatedDevice,
     thread: u32,
@@ -93,7 +92,7 @@ impl Caller<'_> {
         Ok(0)
     }
 
-    /// The slot of this thread, which has to have bound one.
+    /// The slot that this thread has bound, or an error.
     fn slot(&self) -> Result<i32, Code> {
         self.emulated.lock().caller(self.thread)
     }
@@ -179,7 +178,7 @@ impl Caller<'_> {
     }
 
     fn notify(&self, block: &Notify) -> Result<i32, Code> {
-        // Any thread may, in the hardware's name, and then says for which container.
+        // Any thread may call this in the hardware's name. It then names the container.
         if block.src != Endpoint::HARDWARE.raw() || block.value != 0 {
             return Err(Code::ENOSYS);
         }

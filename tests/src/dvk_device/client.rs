@@ -1,4 +1,4 @@
-//! Clients of the test's own, as processes of the emulated machine.
+//! Clients in the test, as processes of the emulated machine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::emulated::{Bytes, Copy};
 pub struct Clients(Arc<EmulatedDevice>);
 
 impl Clients {
-    /// Those of the machine whose module `emulated` is.
+    /// The processes of the machine with the module `emulated`.
     #[must_use]
     pub fn of(emulated: &Arc<EmulatedDevice>) -> Self {
         Self(Arc::clone(emulated))
@@ -40,7 +40,7 @@ impl Carrier for Clients {
     }
 }
 
-/// The client, which only asks.
+/// A client, which only sends requests.
 struct Client {
     emulated: Arc<EmulatedDevice>,
     endpoint: Endpoint,

@@ -17,21 +17,21 @@ pub(super) struct Copy {
     pub(super) bytes: Bytes,
 }
 
-/// What a copy moves.
+/// The bytes of a copy.
 pub(super) enum Bytes {
-    /// So many, from the client.
+    /// This many, from the client.
     Out(usize),
     /// These, to the client.
     In(Vec<u8>),
 }
 
-/// One in the table.
+/// One process.
 #[derive(Default)]
 pub(super) struct Process {
-    /// The thread that has bound it; a client of the test's has none.
+    /// The program's thread that has bound it; `None` for a client in the test.
     pub(super) thread: Option<u32>,
     pub(super) pid: i32,
-    /// Whom it has asked, and whether that has been received.
+    /// The process that it has asked, and whether the request was received.
     pub(super) asks: Option<Endpoint>,
     pub(super) received: bool,
     pub(super) got: Option<Result<Message, Code>>,
@@ -45,7 +45,7 @@ pub(super) struct Process {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) processes: BTreeMap<i32, Process>,
-    /// Calls that were made, by name.
+    /// Numbers of calls by name.
     made: BTreeMap<&'static str, usize>,
     next_pid: i32,
 }
@@ -54,7 +54,7 @@ pub(super) struct State {
 pub struct EmulatedDevice {
     state: Mutex<State>,
     pub(super) changed: Condvar,
-    /// Bytes of a message.
+    /// Length of a message in bytes.
     pub(super) size: usize,
 }
 
@@ -69,13 +69,13 @@ impl EmulatedDevice {
         })
     }
 
-    /// How often `call`, by DVK's name, was made.
+    /// How often the call with DVK's name `call` was made.
     #[must_use]
     pub fn made(&self, call: &str) -> usize {
         self.lock().made.get(call).copied().unwrap_or_default()
     }
 
-    /// Whether somebody has bound `endpoint`.
+    /// Whether a process has bound `endpoint`.
     #[must_use]
     pub fn has(&self, endpoint: Endpoint) -> bool {
         self.lock().processes.contains_key(&endpoint.slot())
@@ -85,7 +85,8 @@ impl EmulatedDevice {
         self.state.lock()
     }
 
-    /// Waits for a change, at most until `deadline`; whether that has passed comes with the lock.
+    /// Waits for a change, at most until `deadline`. Returns the lock, and whether the deadline has
+    /// passed.
     pub(super) fn wait<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
@@ -96,14 +97,14 @@ impl EmulatedDevice {
         (state, left.is_zero())
     }
 
-    /// Answers a call of the program's.
+    /// Answers a call of the program.
     pub(super) fn answer(&self, listener: &Listener, note: Notification) {
         let result = calls::answer(self, note);
         let answer = match result {
             Ok(number) => Answer::Returns(number),
             Err(code) => Answer::Fails(Errno::from_raw_os_error(code.number())),
         };
-        // Whoever called may have been killed.
+        // The caller may have been killed.
         let _ = listener.answer(note.id, answer);
     }
 
@@ -111,7 +112,7 @@ impl EmulatedDevice {
         *self.lock().made.entry(call).or_default() += 1;
     }
 
-    /// The program has ended: what its threads had bound is free.
+    /// Frees what the threads of the program had bound, after its end.
     pub(super) fn ended(&self) {
         let mut state = self.lock();
         let theirs = state.processes.iter();
@@ -131,7 +132,7 @@ impl EmulatedDevice {
         loop {
             let process = state.processes.get_mut(&slot).ok_or(Code::EDVSNOTBIND)?;
             if std::mem::take(&mut process.notified) {
-                // Its own slot, in the hardware's name.
+                // The sender is its own slot, in the hardware's name.
                 let own = Endpoint::from_raw(slot);
                 let mut message = Message::notification(own, &M9::default());
                 message.source = Endpoint::HARDWARE;
@@ -177,7 +178,7 @@ impl EmulatedDevice {
         Ok(0)
     }
 
-    /// VCOPY: has the client's thread do it.
+    /// VCOPY, which the client's thread executes.
     pub(super) fn copy(&self, with: Endpoint, copy: Copy) -> Result<Vec<u8>, Code> {
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut state = self.lock();
@@ -211,7 +212,7 @@ impl State {
         own.map(|(&slot, _)| slot).ok_or(Code::EDVSNOTBIND)
     }
 
-    /// BIND, for a thread of the program's, or for a client of the test's.
+    /// BIND, for a thread of the program or for a client in the test.
     pub(super) fn bind(&mut self, slot: i32, thread: Option<u32>) -> Result<(), Code> {
         if self.processes.contains_key(&slot) {
             return Err(Code::EDVSSLOTUSED);
@@ -226,7 +227,7 @@ impl State {
         Ok(())
     }
 
-    /// SENDREC's first half.
+    /// The first half of SENDREC.
     pub(super) fn ask(&mut self, from: i32, to: Endpoint, message: &Message) -> Result<(), Code> {
         let partner = self.processes.get_mut(&to.slot());
         let partner = partner.ok_or(Code::EDVSDEADSRCDST)?;
@@ -240,7 +241,7 @@ impl State {
         Ok(())
     }
 
-    /// UNBIND, or a process's end: who waits for it waits no longer.
+    /// UNBIND, or the end of a process. Processes that wait for it are released.
     pub(super) fn remove(&mut self, slot: i32) {
         self.processes.remove(&slot);
         for process in self.processes.values_mut() {

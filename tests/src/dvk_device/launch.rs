@@ -19,14 +19,14 @@ use crate::process;
 
 use super::EmulatedDevice;
 
-/// How long a program may take to end when told to.
+/// Limit for a program to end after SIGTERM.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// `ioctl` of i386 (asm/unistd_32.h).
 const IOCTL: u32 = 54;
 /// `AUDIT_ARCH_I386` (linux/audit.h).
 const I386: u32 = 0x4000_0003;
-/// The type of DVK's calls, where it lies in a number.
+/// The type of DVK's calls, shifted to its position in a number.
 const TYPE: u32 = 0xe300;
 
 /// Diverts ioctls of DVK's type that 32-bit programs make.
@@ -49,8 +49,8 @@ fn filter() -> [libc::sock_filter; 9] {
     ]
 }
 
-/// What a program does whose first argument is [`LAUNCH`]: it becomes the one that the others name,
-/// behind the filter.
+/// Acts as a program whose first argument is [`LAUNCH`]: becomes the program in the further
+/// arguments, behind the filter.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -65,8 +65,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `program`, with what it says going to the file `log`. This process has to be of a
-    /// program that heeds [`LAUNCH`].
+    /// Starts `program` with its output in the file `log`. The calling program has to handle
+    /// [`LAUNCH`].
     ///
     /// # Errors
     /// It cannot be started, or the kernel has no user notifications.
@@ -82,7 +82,7 @@ impl Program {
         thread::spawn(move || {
             while let Ok(Some(note)) = listener.next() {
                 let (emulated, listener) = (Arc::clone(&emulated), Arc::clone(&listener));
-                // A call that waits keeps no other from being answered.
+                // A waiting call does not delay others.
                 thread::spawn(move || emulated.answer(&listener, note));
             }
             emulated.ended();
@@ -93,7 +93,7 @@ impl Program {
         })
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -1,8 +1,8 @@
 //! DVK's kernel module, emulated by a test process for the real 32-bit program.
 //!
-//! A seccomp filter diverts the program's calls of `/dev/dvk` to the test, which answers them by
-//! the rules of the module ([`EmulatedDevice`]), with clients that are in the test. The program's
-//! structures, addresses and threads are what it has them be.
+//! A seccomp filter diverts the program's calls of `/dev/dvk` to the test. The test answers them by
+//! the rules of the module ([`EmulatedDevice`]), with clients in the test. The program's
+//! structures, addresses and threads are its own.
 
 mod calls;
 mod client;

@@ -1,5 +1,4 @@
-//! Where the fields of a header are, by the published tables: written down apart from the library
-//! that is tried with them.
+//! Offsets of a header's fields by the published tables, independent of the library under test.
 
 /// A binary layout of the protocol between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +33,10 @@ pub enum Field {
 }
 
 impl Layout {
-    /// All of them.
+    /// All layouts.
     pub const ALL: [Self; 3] = [Self::Early, Self::Legacy, Self::Current];
 
-    /// Bytes of a header.
+    /// Length of a header in bytes.
     pub fn header(self) -> usize {
         match self {
             Self::Early => 92,
@@ -46,7 +45,7 @@ impl Layout {
         }
     }
 
-    /// Bytes of a message.
+    /// Length of a message in bytes.
     pub fn message(self) -> usize {
         if self == Self::Legacy { 76 } else { 36 }
     }
@@ -66,20 +65,21 @@ impl Layout {
         if self == Self::Current { 36 } else { 32 }
     }
 
-    /// Bytes that are information only, and so may be anything: process id, sequence numbers, time.
+    /// Offsets of informative bytes, whose values are arbitrary: process ID, sequence numbers,
+    /// time.
     pub fn free(self) -> [std::ops::Range<usize>; 2] {
         match self {
             Self::Current => [32..36, 44..60],
-            // No process id, but the other two in one place.
+            // This layout has no process ID, and the other two together.
             _ => [40..48, 48..56],
         }
     }
 }
 
-/// A header and what follows it.
+/// A header and its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// As which it is laid out.
+    /// The layout of the header.
     pub layout: Layout,
     /// The header's bytes.
     pub header: Vec<u8>,
@@ -112,7 +112,7 @@ impl Frame {
         self.word(field as usize)
     }
 
-    /// The same with `field` as `value`.
+    /// Sets `field` to `value`.
     #[must_use]
     pub fn with(mut self, field: Field, value: i32) -> Self {
         self.set_word(field as usize, value);
@@ -125,7 +125,7 @@ impl Frame {
         &self.header[at..at + self.layout.message()]
     }
 
-    /// The same with `message`.
+    /// Sets the message.
     #[must_use]
     pub fn with_message(mut self, message: &[u8]) -> Self {
         let at = self.layout.message_at();
@@ -139,7 +139,7 @@ impl Frame {
         std::array::from_fn(|index| self.word(self.layout.copy_at() + 4 * index))
     }
 
-    /// The same with a copy block.
+    /// Sets the copy block.
     #[must_use]
     pub fn with_copy(mut self, copy: [i32; 6]) -> Self {
         for (index, word) in copy.into_iter().enumerate() {
@@ -148,7 +148,7 @@ impl Frame {
         self
     }
 
-    /// The same with a payload, and its length.
+    /// Sets the payload and its length.
     #[must_use]
     pub fn with_payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
@@ -156,7 +156,7 @@ impl Frame {
         self.with(Field::Length, length)
     }
 
-    /// The header with zeros for what may be anything.
+    /// The header with zeros for arbitrary bytes.
     pub fn essential(&self) -> Vec<u8> {
         let mut header = self.header.clone();
         for range in self.layout.free() {

@@ -1,10 +1,9 @@
-//! A node of a DVS as the kernel and its proxies make one, played in memory: the order of its
-//! checks, what it acknowledges and what it loses without a word.
+//! A node of a DVS, emulated in memory as the kernel and its proxies make one: the order of its
+//! checks, its acknowledgements, and what it loses silently.
 //!
-//! Written from the protocol's description, and sharing nothing with the library that is tried
-//! against it. Client processes of the node are driven as the original file system drives its one:
-//! a request in a message, memory that the server copies to and from while the process waits, a
-//! reply.
+//! It is written from the protocol's description and shares no code with the library under test. A
+//! test drives client processes of the node as the original file system drives its own: a request
+//! in a message, memory that the server copies to and from while the process waits, a reply.
 
 mod kernel;
 mod layout;
@@ -25,35 +24,35 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 pub use process_address::ProcessAddress;
 use proxies::Proxies;
 
-/// Longest wait for anything.
+/// Limit of each wait.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Who the node is, and whom it has beside it.
+/// The node's identity, its peer, and its behaviour.
 #[derive(Clone, Debug)]
 pub struct PeerSetup {
-    /// Its id.
+    /// Its ID.
     pub id: i32,
     /// Its address.
     pub address: Ipv4Addr,
-    /// The other node's id.
+    /// The other node's ID.
     pub other: i32,
     /// The other node's address.
     pub other_address: Ipv4Addr,
-    /// The layout that it speaks.
+    /// The layout of its headers.
     pub layout: Layout,
-    /// Remote endpoints of container 0 that it has bound to the other node.
+    /// Remote endpoints of container 0 that are bound to the other node.
     pub servers: Vec<i32>,
-    /// How long its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor it is
-    /// queued on is busy, and other commands of the same endpoint are lost.
+    /// Time that its sender proxy leaves an acknowledgement queued. Meanwhile the descriptor with
+    /// it is busy, and other commands of the same endpoint are lost.
     pub queued: Duration,
-    /// Which unknown sources its proxy binds by itself.
+    /// The unknown sources that its proxy binds by itself.
     pub autobind: Autobind,
-    /// Its proxy binds what the other node asks it to (MT_RMTBIND), as multi_proxy does.
+    /// Whether its proxy binds what the other node asks it to (MT_RMTBIND), as multi_proxy does.
     pub binds_when_told: bool,
-    /// How long its proxy waits for something to come before it closes the connection: 30 s in
-    /// multi_proxy, for ever in others.
+    /// Time without input after which its proxy closes the connection: 30 s in multi_proxy, never
+    /// in others.
     pub silence: Option<Duration>,
-    /// How long its processes wait for an acknowledgement: 30 s in the kernel.
+    /// Limit of its processes' wait for an acknowledgement: 30 s in the kernel.
     pub exchange: Duration,
 }
 
@@ -87,7 +86,7 @@ pub struct Peer {
     proxies: Proxies,
 }
 
-/// What the node's threads share.
+/// The state that the node's threads share.
 pub(crate) struct Shared {
     setup: PeerSetup,
     kernel: Mutex<Kernel>,
@@ -96,12 +95,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Kernel> {
-        // A test that fails while it holds this is to be heard, and not the threads that it leaves
-        // behind.
         self.kernel.lock()
     }
 
-    /// Waits for a change, or fails for `what` did not happen until `deadline`.
+    /// Waits for a change, or panics because `what` did not happen before `deadline`.
     fn wait<'a>(
         &'a self,
         mut kernel: MutexGuard<'a, Kernel>,
@@ -119,7 +116,7 @@ impl Shared {
     }
 }
 
-/// What a process's SENDREC came to.
+/// The result of a process's SENDREC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The reply's bytes.
@@ -131,7 +128,7 @@ pub enum Outcome {
 }
 
 impl Peer {
-    /// Starts the node: it listens when this returns, and goes on to connect.
+    /// Starts the node. It listens when this returns, and keeps trying to connect.
     pub fn start(setup: PeerSetup) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             kernel: Mutex::new(Kernel::new(&setup)),
@@ -142,7 +139,7 @@ impl Peer {
         Ok(Self { shared, proxies })
     }
 
-    /// Waits until both connections are there.
+    /// Waits until both connections exist.
     pub fn wait_connected(&self) {
         drop(self.wait_until("be connected both ways", |kernel| {
             kernel.connected == (true, true)
@@ -154,7 +151,7 @@ impl Peer {
         drop(self.wait_until("be dropped", |kernel| kernel.dropped));
     }
 
-    /// Waits until `count` frames of command `command` have come: they.
+    /// Waits for `count` frames of command `command`. Returns them.
     pub fn wait_for(&self, command: i32, count: usize) -> Vec<Frame> {
         let of_command = |kernel: &Kernel| -> Vec<Frame> {
             let frames = kernel.received.iter();
@@ -168,29 +165,29 @@ impl Peer {
         of_command(&kernel)
     }
 
-    /// Waits until the other node has connected to here `count` times in all.
+    /// Waits until the other node has connected `count` times in total.
     pub fn wait_connections(&self, count: usize) {
         let what = format!("be connected to {count} times");
         drop(self.wait_until(&what, |kernel| kernel.connections >= count));
     }
 
-    /// How often the other node has connected to here.
+    /// The number of connections that the other node has made.
     pub fn connections(&self) -> usize {
         self.shared.lock().connections
     }
 
-    /// Adds a container that nodes `nodes` are in.
+    /// Adds a container with the nodes `nodes`.
     pub fn add_container(&self, dc: i32, nodes: &[i32]) {
         self.shared.lock().add_container(dc, nodes);
     }
 
-    /// RMT_BIND of an endpoint of node `node`: the endpoint, or the code.
+    /// RMT_BIND of an endpoint of node `node`. Returns the endpoint, or the code.
     pub fn bind_remote(&self, process_address: impl Into<ProcessAddress>, node: i32) -> i32 {
         self.shared.lock().bind_remote(process_address.into(), node)
     }
 
-    /// SETPRIV of a remote process: what it may not call, by the command that it comes as, and whom
-    /// it may not address.
+    /// SETPRIV of a remote process: the commands that it may not send, and the processes that it
+    /// may not address.
     pub fn deny(
         &self,
         process_address: impl Into<ProcessAddress>,
@@ -202,7 +199,7 @@ impl Peer {
             .deny(process_address.into(), calls, destinations);
     }
 
-    /// Waits until the descriptor of a remote process has no command in it.
+    /// Waits until the descriptor of a remote process is free.
     pub fn wait_free(&self, process_address: impl Into<ProcessAddress>) {
         let process_address = process_address.into();
         drop(self.wait_until("be done with a command", |kernel| {
@@ -238,7 +235,7 @@ impl Peer {
         frame
     }
 
-    /// Waits for what process `client`'s SENDREC comes to.
+    /// Waits for the result of process `client`'s SENDREC.
     pub fn outcome(&self, client: impl Into<ProcessAddress>) -> Outcome {
         let client = client.into();
         let what = format!("have an answer for process {client:?}");
@@ -246,7 +243,7 @@ impl Peer {
         kernel.outcome(client)
     }
 
-    /// What process `client`'s SENDREC has come to so far.
+    /// The result of process `client`'s SENDREC so far.
     pub fn outcome_now(&self, client: impl Into<ProcessAddress>) -> Outcome {
         self.shared.lock().outcome(client.into())
     }
@@ -256,7 +253,7 @@ impl Peer {
         self.shared.lock().memory(client.into(), address)
     }
 
-    /// A signal ends process `client`'s wait: it does not wait for its server any more.
+    /// Ends process `client`'s wait by a signal. It no longer waits for its server.
     pub fn interrupt(&self, client: impl Into<ProcessAddress>) {
         self.shared.lock().interrupt(client.into());
     }
@@ -269,17 +266,17 @@ impl Peer {
         }));
     }
 
-    /// Commands that were lost without a word.
+    /// Commands that were lost silently.
     pub fn lost(&self) -> Vec<Lost> {
         self.shared.lock().lost.clone()
     }
 
-    /// From now on commands of this kind are neither obeyed nor acknowledged.
+    /// Ignores commands of this kind from now on, without an acknowledgement.
     pub fn ignore(&self, command: i32) {
         self.shared.lock().ignored.push(command);
     }
 
-    /// Sends `frame`, whatever it is.
+    /// Sends any `frame`.
     pub fn send(&self, frame: &Frame) {
         self.send_bytes(&[frame.header.as_slice(), &frame.payload].concat());
     }

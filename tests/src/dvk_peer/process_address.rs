@@ -1,4 +1,4 @@
-//! Where a process is: in which container, at which endpoint.
+//! The address of a process: its container and endpoint.
 
 use super::layout::{Field, Frame};
 
@@ -26,7 +26,7 @@ impl From<(i32, i32)> for ProcessAddress {
 }
 
 impl ProcessAddress {
-    /// What proxies put where there is no process.
+    /// The address that proxies write for no process.
     pub(super) fn nobodys() -> Self {
         Self {
             dc: -1,

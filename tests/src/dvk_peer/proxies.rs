@@ -1,4 +1,4 @@
-//! The node's pair of proxies: one connection in, one out, commands as they come.
+//! The node's two proxies: one connection in, one out, commands in order.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -18,13 +18,13 @@ use super::layout::Frame;
 /// First port of every node's proxies.
 const PORTS: u16 = 3000;
 
-/// The proxies. Dropping them closes both connections, as when the node's machine is switched off.
+/// The proxies. Dropping them closes both connections, as a power failure of the node does.
 pub(crate) struct Proxies {
     stop: Arc<AtomicBool>,
     outgoing: Arc<Mutex<Option<TcpStream>>>,
     incoming: Arc<Mutex<Option<TcpStream>>>,
     listening: SocketAddr,
-    /// What the kernel has for the sender proxy. None at the end, which is the sender's.
+    /// The kernel's output for the sender proxy. `None` at the end.
     answers: Option<Sender<Outgoing>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -63,9 +63,9 @@ impl Proxies {
         let outgoing = proxies.outgoing.clone();
         proxies.threads.push(thread::spawn(move || {
             for answer in queue {
-                // As long as it is in the proxy's queue.
+                // The time in the proxy's queue.
                 thread::sleep(shared.setup.queued);
-                // The descriptor is free when the command is fetched, before it is on the network.
+                // The descriptor is free once the proxy has fetched the command, before it is sent.
                 note(&shared, |kernel| kernel.sent(answer.busy));
                 write(
                     &outgoing,
@@ -76,13 +76,13 @@ impl Proxies {
         Ok(proxies)
     }
 
-    /// Gives what the kernel has to the sender proxy.
+    /// Queues the kernel's output for the sender proxy.
     pub(crate) fn put(&self, outgoing: impl IntoIterator<Item = Outgoing>) {
         let Some(answers) = &self.answers else {
             return;
         };
         for outgoing in outgoing {
-            // The writer lives as long as there are answers.
+            // The writer lives while there are senders.
             let _ = answers.send(outgoing);
         }
     }
@@ -95,12 +95,12 @@ impl Proxies {
 fn write(outgoing: &Mutex<Option<TcpStream>>, bytes: &[u8]) {
     let mut outgoing = outgoing.lock();
     if let Some(stream) = outgoing.as_mut() {
-        // A proxy whose peer has gone loses what it sends.
+        // A proxy without a peer loses its output.
         let _ = stream.write_all(bytes);
     }
 }
 
-/// Reads commands from whoever connects, one after the other.
+/// Accepts connections, one after the other, and reads commands.
 fn receive(
     shared: &Shared,
     listener: &TcpListener,
@@ -112,7 +112,7 @@ fn receive(
         if !keep(incoming, stream.try_clone().ok(), stop) {
             return;
         }
-        // One that is not silent for so long is kept.
+        // The connection stays open unless it is silent for this long.
         if stream.set_read_timeout(shared.setup.silence).is_err() {
             return;
         }
@@ -120,17 +120,18 @@ fn receive(
             kernel.connected.0 = true;
             kernel.connections += 1;
         });
-        // Until the other node closes or is silent for too long, or the test switches this one off.
+        // Ends when the other node closes the connection or is silent for too long, or when the
+        // test stops this node.
         let _ = read_all(shared, stream, answers);
         *incoming.lock() = None;
         note(shared, |kernel| kernel.connected.0 = false);
     }
 }
 
-/// Puts `stream` where the end of the node finds it, unless that has come.
+/// Stores `stream` so that the node's end closes it, unless the node has ended.
 fn keep(place: &Mutex<Option<TcpStream>>, stream: Option<TcpStream>, stop: &AtomicBool) -> bool {
     let mut place = place.lock();
-    // Looked at under the lock: an end that comes from now on closes the stream.
+    // Read under the lock: an end from now on closes the stream.
     let goes_on = !stop.load(Ordering::Acquire);
     if goes_on {
         *place = stream;
@@ -153,13 +154,13 @@ fn read_all(shared: &Shared, mut stream: TcpStream, answers: &Sender<Outgoing>) 
         let answer = shared.lock().put(frame);
         shared.changed.notify_all();
         if let Some(answer) = answer {
-            // The writer lives as long as there are answers.
+            // The writer lives while there are senders.
             let _ = answers.send(answer);
         }
     }
 }
 
-/// Connects, and connects again, and notices when the other node closes.
+/// Connects repeatedly, and notices when the other node closes the connection.
 fn keep_connected(
     shared: &Shared,
     from: Ipv4Addr,
@@ -178,7 +179,7 @@ fn keep_connected(
         }
         note(shared, |kernel| kernel.connected.1 = true);
         if let Ok(mut watched) = watched {
-            // Nothing ever comes here but its end.
+            // This connection has no input but its end.
             let _ = watched.read(&mut [0]);
         }
         *outgoing.lock() = None;
@@ -207,12 +208,12 @@ impl Drop for Proxies {
         self.stop.store(true, Ordering::Release);
         for stream in [&self.outgoing, &self.incoming] {
             if let Some(stream) = stream.lock().as_ref() {
-                // It may be closed already.
+                // The connection may be closed already.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
         self.answers = None;
-        // Wakes the one that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.listening);
         for thread in self.threads.drain(..) {
             let ended = thread.join();

@@ -1,34 +1,33 @@
-//! Processes of the played node that serve: they receive, copy and answer, as the original server
-//! does.
+//! Server processes of the emulated node: they receive, copy and reply as the original server does.
 
 use std::time::{Duration, Instant};
 
 use super::kernel::command;
 use super::{Frame, LIMIT, Peer, ProcessAddress};
 
-/// What the kernel says when a partner's node does not answer.
+/// The kernel's code when a partner's node does not answer.
 const TIMED_OUT: i32 = -61;
 
 impl Peer {
-    /// A process that asks nobody.
+    /// Adds a process that waits for no other.
     pub fn bind(&self, process_address: impl Into<ProcessAddress>) {
         self.shared.lock().bind(process_address.into());
     }
 
-    /// The process ends, and whoever waits for it is told.
+    /// Ends the process. Processes that wait for it are told.
     pub fn exit(&self, process_address: impl Into<ProcessAddress>) {
         let told = self.shared.lock().exit(process_address.into());
         self.proxies.put(told);
     }
 
-    /// The process begins to move to another node, or has changed its mind.
+    /// Starts or cancels the migration of the process to another node.
     pub fn set_migrating(&self, process_address: impl Into<ProcessAddress>, migrates: bool) {
         self.shared
             .lock()
             .set_migrating(process_address.into(), migrates);
     }
 
-    /// RECEIVE(ANY) of process `seat`.
+    /// RECEIVE(ANY) of process `process_address`.
     pub fn receive(&self, process_address: impl Into<ProcessAddress>) -> Frame {
         let process_address = process_address.into();
         let deadline = Instant::now() + LIMIT;
@@ -42,7 +41,7 @@ impl Peer {
         }
     }
 
-    /// REPLY of process `seat`: what the acknowledgement says.
+    /// REPLY of process `process_address`: what the acknowledgement says.
     pub fn reply(
         &self,
         process_address: impl Into<ProcessAddress>,
@@ -52,7 +51,7 @@ impl Peer {
         self.message(process_address.into(), to, command::REPLY, message)
     }
 
-    /// SEND of process `seat`: what the acknowledgement says.
+    /// SEND of process `process_address`: what the acknowledgement says.
     pub fn send_message(
         &self,
         process_address: impl Into<ProcessAddress>,
@@ -62,7 +61,7 @@ impl Peer {
         self.message(process_address.into(), to, command::SEND, message)
     }
 
-    /// NOTIFY of process `seat`.
+    /// NOTIFY of process `process_address`.
     pub fn notify(&self, process_address: impl Into<ProcessAddress>, to: i32) {
         let process_address = process_address.into();
         let message = vec![0; self.shared.setup.layout.message()];
@@ -89,7 +88,7 @@ impl Peer {
             .map_or(TIMED_OUT, |(code, _)| code)
     }
 
-    /// VCOPY of process `seat` from the memory of `from`: the bytes, or the code.
+    /// VCOPY of process `process_address` from the memory of `from`: the bytes, or the code.
     pub fn copy_from(
         &self,
         process_address: impl Into<ProcessAddress>,
@@ -110,7 +109,7 @@ impl Peer {
         }
     }
 
-    /// VCOPY of process `seat` to the memory of `to`: how much, or the code.
+    /// VCOPY of process `process_address` to the memory of `to`: how much, or the code.
     pub fn copy_to(
         &self,
         process_address: impl Into<ProcessAddress>,
@@ -128,8 +127,8 @@ impl Peer {
         }
     }
 
-    /// The acknowledgement that process `seat` waits for; nothing if it does not come within the
-    /// kernel's limit.
+    /// The acknowledgement that process `process_address` waits for; nothing if it does not come
+    /// within the kernel's limit.
     fn exchanged(&self, process_address: ProcessAddress) -> Option<(i32, Vec<u8>)> {
         let deadline = Instant::now() + self.shared.setup.exchange;
         let mut kernel = self.shared.lock();

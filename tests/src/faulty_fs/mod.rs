@@ -1,8 +1,8 @@
-//! A FUSE file system in this process's memory that fails where a test wants it to.
+//! A FUSE file system in this process's memory that fails as a test says.
 //!
 //! It is mounted on a temporary directory of the host, so that a program and a daemon meet the same
-//! faults by ordinary system calls. The faults are [`rules::Rule`]s, set and cleared while it is
-//! mounted. Needs root and `/dev/fuse`.
+//! faults by ordinary system calls. [`rules::Rule`]s describe the faults; a test sets and clears
+//! them while it is mounted. Needs root and `/dev/fuse`.
 
 pub mod rules;
 mod serve;
@@ -29,19 +29,19 @@ use self::rules::{Call, Rule, Rules};
 use self::serve::Served;
 use self::tree::{ROOT, Tree};
 
-/// Threads that take requests from the kernel.
+/// Threads that serve the kernel's requests.
 const THREADS: usize = 4;
 
-/// Where the host's kernel keeps what it reads and writes.
+/// What the host's kernel caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostCache {
-    /// Nowhere: each read and write arrives here as it was made (`FOPEN_DIRECT_IO`).
+    /// Nothing: each read and write arrives here as it was made (`FOPEN_DIRECT_IO`).
     None,
-    /// In the page cache.
+    /// Data, in the page cache.
     Pages,
 }
 
-/// When the host's kernel writes what is in its page cache.
+/// When the host's kernel writes its page cache back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostWrites {
     /// At once.
@@ -50,7 +50,7 @@ pub enum HostWrites {
     Back,
 }
 
-/// What is called when a trigger name is looked up, with that name.
+/// The function that a look-up of a trigger name calls, with that name.
 type Hook = Box<dyn Fn(&str) + Send + Sync>;
 
 /// A name prefix that is never a file, and what happens when such a name is looked up.
@@ -59,7 +59,7 @@ struct Trigger {
     hook: Hook,
 }
 
-/// What the serving threads and the test share.
+/// The state that the serving threads and the test share.
 struct Shared {
     tree: Mutex<Tree>,
     rules: Rules,
@@ -122,23 +122,23 @@ impl FaultyFs {
         config.n_threads = Some(THREADS);
         let served = Served::new(control, writes);
         let device = OwnedFd::from(device);
-        // Answers the kernel's INIT. When it fails, dropping `mounted` unmounts.
+        // Answers the kernel's INIT. On failure, dropping `mounted` unmounts.
         let session = fuser::Session::from_fd(served, device, SessionACL::All, config)
             .context("serving the kernel's file requests")?;
         mounted.session = Some(thread::spawn(move || {
-            // It ends when the mount does, with an error if a request was still in flight.
+            // The thread ends with the mount, with an error if a request was in flight.
             let _ = session.run();
         }));
         Ok(mounted)
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.mountpoint
     }
 
-    /// The handle by which faults are set.
+    /// The handle for setting faults.
     #[must_use]
     pub const fn control(&self) -> &Control {
         &self.control
@@ -147,8 +147,8 @@ impl FaultyFs {
 
 impl Drop for FaultyFs {
     fn drop(&mut self) {
-        // Forced, so that a daemon that still holds the mount in a namespace of its own keeps no
-        // thread of ours waiting.
+        // Forced, so that a daemon that holds the mount in its own namespace does not block these
+        // threads.
         let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         let _ = rustix::mount::unmount(&self.mountpoint, flags);
         if let Some(session) = self.session.take() {
@@ -180,7 +180,7 @@ impl Control {
         self.0.rules.calls(call)
     }
 
-    /// Counts from zero again.
+    /// Resets the counts.
     pub fn reset_calls(&self) {
         self.0.rules.reset_calls();
     }
@@ -216,8 +216,8 @@ impl Control {
             .map_err(|errno| anyhow!("setting {attribute} of {name}: {errno}"))
     }
 
-    /// What the file `name` in the root directory holds: what a host's program would read with all
-    /// caches dropped.
+    /// The content of the file `name` in the root directory, as a program on the host reads it
+    /// without caches.
     ///
     /// # Errors
     /// There is no such file.
@@ -233,8 +233,8 @@ impl Control {
         let _ = self.tree().unlink(ROOT, name.as_ref());
     }
 
-    /// Calls `hook` whenever a name with this prefix is looked up in the root directory. There is
-    /// never such a file. So a program in a guest can have the test prepare its next step.
+    /// Calls `hook` whenever a name with this prefix is looked up in the root directory. The name
+    /// never exists. So a program in a guest can make the test prepare its next step.
     pub fn on_lookup(&self, prefix: &str, hook: impl Fn(&str) + Send + Sync + 'static) {
         let trigger = Trigger {
             prefix: prefix.to_owned(),
@@ -243,9 +243,9 @@ impl Control {
         *self.0.trigger.lock() = Some(Arc::new(trigger));
     }
 
-    /// Runs the hook that `name` triggers. Whether there is one.
+    /// Runs the hook for `name`. Returns whether there is one.
     fn pull(&self, name: &str) -> bool {
-        // Cloned, so that the hook may take its time and set rules.
+        // Cloned, so that the hook may run long and set rules.
         let trigger = self.0.trigger.lock().clone();
         match trigger {
             Some(trigger) if name.starts_with(&trigger.prefix) => {

@@ -1,4 +1,4 @@
-//! Which requests of the kernel fail, and where.
+//! Rules for which requests of the kernel fail, and where.
 
 use std::collections::HashMap;
 
@@ -65,25 +65,25 @@ pub enum Lasting {
     Always,
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// This byte cannot be transferred: a transfer that begins at it fails, and one that covers it
-    /// moves what lies before it. A transfer of the kernel's page cache that covers it fails as a
-    /// whole, since a short count would mean the end of the file there.
+    /// A transfer that begins at this byte fails, and one that covers it moves only the bytes
+    /// before. A transfer of the kernel's page cache that covers it fails as a whole, because a
+    /// short count would mean the end of the file.
     AtByte {
         /// Offset in the file.
         byte: u64,
-        /// What the transfer fails with.
+        /// The errno of the transfer.
         errno: Errno,
     },
-    /// The request after `after` further ones fails.
+    /// The request after `after` successful ones fails.
     Call {
-        /// Requests that succeed before.
+        /// Number of requests that succeed first.
         after: u64,
-        /// What it fails with.
+        /// The errno of the request.
         errno: Errno,
-        /// Whether the ones behind it fail, too.
+        /// Whether later requests fail too.
         lasting: Lasting,
     },
     /// A transfer moves no more bytes than this, except one of the kernel's page cache.
@@ -91,16 +91,16 @@ pub enum Fault {
         /// At least 1.
         bytes: u64,
     },
-    /// A directory lists so many entries, `.` and `..` included, and then fails.
+    /// A directory lists this many entries, including `.` and `..`, and then fails.
     AfterEntries {
         /// Entries that are listed.
         entries: u64,
-        /// What the next listing fails with.
+        /// The errno of the next request.
         errno: Errno,
     },
 }
 
-/// A fault, and the requests that meet it.
+/// A fault and the requests that it applies to.
 #[derive(Clone, Debug)]
 pub struct Rule {
     call: Call,
@@ -131,16 +131,16 @@ impl Rule {
     }
 }
 
-/// Whether a transfer may move less than it was asked to.
+/// Whether a transfer may be short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Short {
-    /// Its caller looks at the count.
+    /// The caller handles short counts.
     Allowed,
-    /// The kernel's page cache takes less for the end of the file.
+    /// The kernel's page cache takes a short count for the end of the file.
     Refused,
 }
 
-/// All rules, and how often which request has come.
+/// All rules, and the number of requests by kind.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     state: Mutex<State>,
@@ -148,7 +148,7 @@ pub(super) struct Rules {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Each with the number of requests that it has concerned.
+    /// Each rule with the number of requests that matched it.
     rules: Vec<(Rule, u64)>,
     calls: HashMap<Call, u64>,
 }
@@ -170,7 +170,7 @@ impl Rules {
         self.state.lock().calls.clear();
     }
 
-    /// Counts a request; the errno with which it fails, if it does as a whole.
+    /// Counts a request. Returns the errno if it fails as a whole.
     pub(super) fn check(&self, call: Call, file: &str) -> Result<(), Errno> {
         let mut state = self.state.lock();
         *state.calls.entry(call).or_default() += 1;
@@ -194,7 +194,7 @@ impl Rules {
         result
     }
 
-    /// How many of `length` bytes at `offset` can be transferred.
+    /// The number of bytes of `length` at `offset` that can be transferred.
     pub(super) fn limit(
         &self,
         call: Call,
@@ -223,7 +223,7 @@ impl Rules {
         Ok(limit)
     }
 
-    /// After how many entries a listing of the directory fails, and with what.
+    /// The number of entries after which a listing of the directory fails, and the errno.
     pub(super) fn last_entry(&self, directory: &str) -> Option<(u64, Errno)> {
         let state = self.state.lock();
         state.rules.iter().find_map(|(rule, _)| match rule.fault {

@@ -1,4 +1,4 @@
-//! The kernel's requests, answered as the rules say.
+//! Serves the kernel's requests by the rules.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -18,13 +18,14 @@ use super::transfers::index;
 use super::tree::ROOT;
 use super::{Control, HostWrites};
 
-/// Names and attributes are asked for each time: faults are met, and the test may change files.
+/// The kernel caches no names and attributes: every request meets the faults, and the test may
+/// change files.
 const TTL: Duration = Duration::ZERO;
 
-/// The most that the kernel sends or asks for at once.
+/// Limit of a transfer, in bytes.
 const MAX_TRANSFER: u32 = 1 << 20;
 
-/// The file system as fuser calls it.
+/// The file system, for fuser.
 pub(super) struct Served {
     pub(super) control: Control,
     writes: HostWrites,
@@ -50,12 +51,12 @@ impl Served {
     }
 }
 
-/// As fuser wants it.
+/// Converts an errno for fuser.
 fn failure(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
 }
 
-/// Answers with a value of the size that was asked for, or with how long it is.
+/// Replies with a value, or with its length if the caller asked for that.
 fn reply_xattr(reply: ReplyXattr, room: u32, value: Result<Vec<u8>, Errno>) {
     match value {
         Ok(value) if room == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
@@ -273,7 +274,7 @@ impl Filesystem for Served {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        // Reads past the page cache have an owner (FUSE_READ_LOCKOWNER).
+        // Reads that bypass the page cache have an owner (FUSE_READ_LOCKOWNER).
         let short = match lock_owner {
             Some(_) => Short::Allowed,
             None => Short::Refused,
@@ -383,7 +384,7 @@ impl Filesystem for Served {
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let get = || {
-            // The kernel asks for these by itself, before it writes and to check permissions.
+            // The kernel reads these itself, before writes and to check permissions.
             if name.as_bytes().starts_with(b"user.") {
                 self.check(Call::Getxattr, node)?;
             }

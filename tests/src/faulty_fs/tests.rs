@@ -1,4 +1,4 @@
-//! The file system, mounted and used as any program would.
+//! Tests of the mounted file system, used as by any program.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::rules::{Call, Fault, Lasting, Rule};
 use super::*;
 
-/// The mounted file system; nothing, loudly, where nobody may mount.
+/// Mounts the file system, or returns `None` with a message where that is not permitted.
 fn mounted(cache: HostCache, writes: HostWrites) -> Option<FaultyFs> {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         eprintln!("SKIPPED: takes root and /dev/fuse");

@@ -1,4 +1,4 @@
-//! What moves the content of files and directories, as far as the rules let it.
+//! Transfers of files and directories within the rules.
 
 use fuser::{INodeNo, ReplyDirectory};
 use rustix::fs::FallocateFlags;
@@ -8,7 +8,7 @@ use super::rules::{Call, Short};
 use super::serve::Served;
 
 impl Served {
-    /// What a read gets.
+    /// The bytes that a read returns.
     pub(super) fn read_bytes(
         &self,
         node: INodeNo,
@@ -28,7 +28,7 @@ impl Served {
         Ok(content.get(start..end).unwrap_or_default().to_vec())
     }
 
-    /// How much of `data` a write takes.
+    /// The number of bytes of `data` that a write accepts.
     pub(super) fn write_bytes(
         &self,
         node: INodeNo,
@@ -46,7 +46,7 @@ impl Served {
         Ok(u32::try_from(length).unwrap_or(u32::MAX))
     }
 
-    /// How much is copied from one file to another.
+    /// The number of bytes copied from one file to another.
     pub(super) fn copy_bytes(
         &self,
         (source, from): (INodeNo, u64),
@@ -120,7 +120,7 @@ impl Served {
     }
 }
 
-/// An offset that is known to be small as an index.
+/// A small offset as an index.
 pub(super) fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }

@@ -10,10 +10,10 @@ use rustix::io::Errno;
 /// The root directory's number.
 pub(super) const ROOT: u64 = 1;
 
-/// The most that a file may hold, so that a mistaken offset does not use up the memory.
+/// Limit of a file's size in bytes, so that a mistaken offset does not exhaust memory.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// What is in a node.
+/// The content of a node.
 #[derive(Debug)]
 enum Body {
     File(Vec<u8>),
@@ -24,7 +24,7 @@ enum Body {
 /// A file or directory.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Its last name, which rules go by.
+    /// Its last name, for rules.
     pub(super) name: String,
     parent: u64,
     body: Body,
@@ -47,7 +47,7 @@ pub(super) struct Entry {
     pub(super) name: OsString,
 }
 
-/// All nodes by their numbers, which are never used again.
+/// All nodes by number. Numbers are never reused.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: HashMap<u64, Node>,
@@ -146,7 +146,7 @@ impl Tree {
         self.nodes.get_mut(&number).ok_or(Errno::STALE)
     }
 
-    /// The name that rules know a node by.
+    /// The name of a node for rules.
     pub(super) fn name(&self, number: u64) -> String {
         let node = self.nodes.get(&number);
         node.map(|node| node.name.clone()).unwrap_or_default()
@@ -254,7 +254,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Moves a name, in place of what has the new one.
+    /// Renames, replacing an existing target.
     pub(super) fn rename(
         &mut self,
         (parent, name): (u64, &OsStr),

@@ -13,14 +13,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use parking_lot::{Condvar, Mutex};
 
-/// Longest encoded piece of a command sent on one line: well below the 4095 bytes that a terminal
-/// takes in a line.
+/// Limit of an encoded piece of a command on one line, in bytes: well below the 4095 bytes that a
+/// terminal accepts in a line.
 const PIECE: usize = 1200;
 
-/// How much of the console an error message shows.
+/// Number of console lines in an error message.
 const TAIL_LINES: usize = 40;
 
-/// What a guest command did.
+/// The result of a guest command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Exit status as the guest's shell saw it (128 + signal when killed).
@@ -42,7 +42,7 @@ type Shared = Arc<(Mutex<Transcript>, Condvar)>;
 pub struct Console {
     input: Box<dyn Write + Send>,
     transcript: Shared,
-    /// Where in the transcript the next answer is looked for.
+    /// Offset in the transcript of the next reply.
     position: usize,
     commands: u64,
 }
@@ -136,7 +136,7 @@ impl Console {
         }
     }
 
-    /// Sends `command` without waiting for an answer: for those that end the guest.
+    /// Sends `command` without waiting for a reply, for commands that end the guest.
     ///
     /// # Errors
     /// When the console is closed.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::packages::{self, Arch};
 
-/// Which of Debian's kernels a guest runs.
+/// The Debian kernel of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// The release's own cloud kernel (bookworm: 6.1, one request queue in its virtio-fs driver).
@@ -23,7 +23,7 @@ pub enum Release {
 
 /// A kernel image with its modules.
 pub struct Kernel {
-    /// What the hypervisor loads, or, for User Mode Linux, the program itself.
+    /// The image that the hypervisor loads, or the program itself for User Mode Linux.
     pub image: PathBuf,
     modules: PathBuf,
 }

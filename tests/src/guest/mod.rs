@@ -21,13 +21,13 @@ use self::kernel::{Kernel, Release};
 use crate::packages::Arch;
 use crate::process::{self, User};
 
-/// What a guest command may take unless its test says otherwise.
+/// Limit for a guest command, unless the test sets another.
 pub const USUAL: Duration = Duration::from_secs(120);
 
-/// Booting under emulation on a busy machine.
+/// Limit for booting under emulation on a busy machine.
 const BOOT: Duration = Duration::from_secs(240);
 
-/// The machines the project promises to serve.
+/// The kinds of machines that the project supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Machine {
     /// User Mode Linux, `virtio_uml`.
@@ -60,7 +60,7 @@ impl Machine {
     }
 }
 
-/// A share as the guest's hypervisor is told of it.
+/// A share in the form that the hypervisor needs.
 #[derive(Clone, Debug)]
 pub struct Share {
     /// The daemon's vhost-user socket.
@@ -69,7 +69,7 @@ pub struct Share {
     pub tag: String,
 }
 
-/// What the guest does once it has booted.
+/// What the guest does after it has booted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Serves commands from its initramfs.
@@ -83,15 +83,15 @@ pub enum Role {
 /// How to boot a guest.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// On what.
+    /// The machine.
     pub machine: Machine,
-    /// Which kernel, where there is a choice.
+    /// The kernel, if there is a choice.
     pub release: Release,
-    /// What it does then.
+    /// What it does after booting.
     pub role: Role,
     /// Its virtio-fs devices.
     pub shares: Vec<Share>,
-    /// Directories that the hypervisor itself serves by 9P, with their tags (QEMU).
+    /// Directories that the hypervisor serves by 9P, with their tags (QEMU).
     pub plan9: Vec<(PathBuf, String)>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
@@ -101,7 +101,7 @@ pub struct Options {
     pub queue_size: u16,
     /// Request queues of each device (QEMU).
     pub request_queues: u16,
-    /// Who runs it on the host; `None` is the caller.
+    /// The host's user who runs it; `None` is the caller.
     pub user: Option<User>,
     /// The network namespace in which it runs and has a card (User Mode Linux), at the tap device
     /// [`crate::network::TAP`].
@@ -198,7 +198,7 @@ pub struct Guest {
     machine: Machine,
     console: Console,
     child: Child,
-    /// Why no further command can be sent, once one went unanswered.
+    /// The reason why no further command can be sent: an earlier one had no reply.
     stuck: Option<String>,
     dir: TempDir,
 }
@@ -246,7 +246,7 @@ impl Guest {
         self.machine
     }
 
-    /// Whether a command went unanswered, so that the guest has to be replaced.
+    /// Whether a command had no reply. The guest then has to be replaced.
     #[must_use]
     pub const fn is_stuck(&self) -> bool {
         self.stuck.is_some()

@@ -7,8 +7,8 @@ use super::kernel::Kernel;
 use super::{Machine, Options};
 use crate::process;
 
-/// What makes emulated guests several times faster: no translation-cache misses from randomised
-/// layouts, no work-arounds for real processors' leaks.
+/// Kernel arguments that make emulated guests several times faster: no translation-cache misses
+/// from randomised layouts, no mitigations for real processors.
 const FAST: &str = "norandmaps nokaslr mitigations=off";
 
 /// A command that boots `kernel` with its console on standard input and output and the monitor

@@ -18,8 +18,8 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
     let mut command = match &options.network {
         Some(namespace) => {
             let mut command = network::command(namespace, &kernel.image);
-            // Not eth0=tuntap, which takes one packet at a time: TCP sends some again that still
-            // wait in the tap device.
+            // Not eth0=tuntap, which takes one packet at a time, so that TCP retransmits packets
+            // that still wait in the tap device.
             command.arg(format!(
                 "{CARD}:transport=hybrid,ifname={TAP},depth=64,gro=1"
             ));
@@ -45,8 +45,8 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
     command
 }
 
-/// Where the guest's memory file goes: `/dev/shm`, unless that is too small for it, as it is in
-/// containers; then the usual directory for temporary files, which may be a slow disk.
+/// The directory of the guest's memory file: `/dev/shm`, or the default directory for temporary
+/// files where `/dev/shm` is too small, as in containers.
 fn memory_dir(memory_mib: u32) -> PathBuf {
     let shared = PathBuf::from("/dev/shm");
     let room = rustix::fs::statvfs(&shared)

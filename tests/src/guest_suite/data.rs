@@ -1,4 +1,4 @@
-//! Data: trees and large files arrive as they left.
+//! Trees and large files keep their data in both directions.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::guest_fixture::Fixture;
 use crate::packages;
 
-/// Emulated guests take a while over this much.
+/// Limit for large transfers in an emulated guest.
 const LONG: Duration = Duration::from_secs(600);
 
 const TREE_FILES: u32 = 5000;
@@ -40,7 +40,7 @@ pub(super) fn tree_survives_tar_and_diff(fixture: &mut Fixture) -> Result<()> {
             .arg(fixture.host_path("tree")),
     )
     .context("comparing on the host")?;
-    // What was unpacked is read back from the daemon, not from the guest's cache.
+    // Drop the guest's cache, so that the files are read from the daemon.
     fixture.guest()?.sh("umount /mnt")?;
     let guest = fixture.guest()?;
     guest.sh_within("diff -r /tmp/reference/tree /mnt/tree", LONG)?;

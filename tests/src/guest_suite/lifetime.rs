@@ -1,4 +1,4 @@
-//! Mounts and guests that come and go while the daemon stays.
+//! Mounts that are made and removed, and guests that boot and end, while the daemon stays.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::daemon::TAG;
 use crate::guest::{Machine, USUAL};
 use crate::guest_fixture::Fixture;
 
-/// The share mounts by its tag and by no other; it says how large the host's file system is.
+/// The share mounts by its tag and by no other, and reports the size of the host's file system.
 pub(super) fn mounts_by_tag(fixture: &mut Fixture) -> Result<()> {
     let expected = rustix::fs::statvfs(fixture.host())?;
     let guest = fixture.guest()?;
@@ -32,7 +32,7 @@ pub(super) fn mounts_by_tag(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Unmounting and mounting again, several times, keeps the files and what is told about them.
+/// The files and their attributes survive several unmounts and mounts.
 pub(super) fn remounts(fixture: &mut Fixture) -> Result<()> {
     let guest = fixture.guest()?;
     guest.sh("mkdir -p /mnt/remount && echo kept >/mnt/remount/file")?;
@@ -49,12 +49,12 @@ pub(super) fn remounts(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// A guest that reboots without unmounting finds the daemon serving and its synced files there.
+/// A guest that reboots without unmounting is served again and finds its synced files.
 pub(super) fn reboots(fixture: &mut Fixture) -> Result<()> {
     let guest = fixture.guest()?;
     guest.sh("mkdir -p /mnt/reboot && echo before >/mnt/reboot/file && sync")?;
     if guest.machine() == Machine::Uml {
-        // A User Mode Linux machine that is switched on again is a new process.
+        // A rebooted User Mode Linux machine is a new process.
         fixture.kill_guest();
     } else {
         guest.reboot().context("rebooting from inside")?;
@@ -70,7 +70,7 @@ pub(super) fn reboots(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// What a killed guest held is freed, and the next guest is served.
+/// The daemon frees what a killed guest held, and serves the next guest.
 pub(super) fn killed_guest_is_replaced(fixture: &mut Fixture) -> Result<()> {
     fixture.kill_guest();
     let idle = settled_descriptors(fixture)?;
@@ -96,7 +96,7 @@ pub(super) fn killed_guest_is_replaced(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// The daemon's descriptors once their number has stayed the same for a while.
+/// The number of the daemon's descriptors, once it has stayed the same for a while.
 fn settled_descriptors(fixture: &mut Fixture) -> Result<usize> {
     let deadline = Instant::now() + Duration::from_secs(20);
     let (mut count, mut since) = (fixture.daemon().descriptors()?, Instant::now());

@@ -1,4 +1,4 @@
-//! What every kind of guest is promised, each as one function on a [`Fixture`].
+//! The suite that every kind of guest runs: each case is one function on a [`Fixture`].
 
 mod data;
 mod lifetime;
@@ -14,7 +14,7 @@ use crate::runner::Runner;
 
 type Case = fn(&mut Fixture) -> Result<()>;
 
-/// The promises by name, in an order in which the earlier explain failures of the later.
+/// The cases by name, in an order in which earlier ones explain failures of later ones.
 const CASES: &[(&str, Case)] = &[
     ("mount", lifetime::mounts_by_tag),
     ("create_read", names::files_are_created_and_read_both_ways),
@@ -33,7 +33,7 @@ const CASES: &[(&str, Case)] = &[
     ("killed", lifetime::killed_guest_is_replaced),
 ];
 
-/// Runs what is promised of a share that nothing changes, in a guest of its own, as a trial named
+/// Runs the case of a share that no process changes, in a guest of its own, as the test
 /// `<prefix>::unopened`.
 pub fn run_unchanging(runner: &mut Runner, prefix: &str, machine: Machine) {
     runner.run(&format!("{prefix}::unopened"), || {
@@ -41,12 +41,12 @@ pub fn run_unchanging(runner: &mut Runner, prefix: &str, machine: Machine) {
     });
 }
 
-/// Runs every promise for `machine` as trials named `<prefix>::<promise>`.
+/// Runs every case for `machine` as the tests `<prefix>::<case>`.
 pub fn run(runner: &mut Runner, prefix: &str, machine: Machine) {
     run_in(runner, prefix, machine, Setting::default(), &[]);
 }
 
-/// The same in another setting, without the promises in `except`.
+/// The same in another setting, without the cases in `except`.
 pub fn run_in(
     runner: &mut Runner,
     prefix: &str,

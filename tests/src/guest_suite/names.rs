@@ -1,4 +1,4 @@
-//! Names: what one side creates, renames and removes is what the other side finds.
+//! Each side finds the names that the other creates, renames and removes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::guest_fixture::Fixture;
 
-/// Longer than any time for which a guest may trust what it was told (`cache=auto`: one second).
+/// Longer than a guest may cache anything (`cache=auto`: one second).
 const SETTLED: &str = "sleep 2";
 
 /// A file made on one side is read on the other, with its mode and size.
@@ -32,7 +32,7 @@ pub(super) fn files_are_created_and_read_both_ways(fixture: &mut Fixture) -> Res
     Ok(())
 }
 
-/// What one side changes in a file the other side has open or cached shows there.
+/// A change to a file shows on the other side, where the file is open or cached.
 pub(super) fn changes_show_on_the_other_side(fixture: &mut Fixture) -> Result<()> {
     let path = fixture.host_path("changing");
     fs::write(&path, "first\n")?;

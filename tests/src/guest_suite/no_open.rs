@@ -1,4 +1,4 @@
-//! A share that nothing changes, used without opening anything.
+//! A share that no process changes, used without OPEN requests.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::guest::{Guest, Machine, Options, USUAL};
 /// Large enough for several reads.
 const LARGE: usize = 3 << 20;
 
-/// A guest of a daemon with `--readonly --cache=always` reads, lists and runs what is there, is
-/// refused to change it, and sees no change where it was refused.
+/// A guest of a daemon with `--readonly --cache=always` reads, lists and runs the files. Its
+/// changes are refused and have no effect.
 pub(super) fn serves_what_is_not_opened(machine: Machine) -> Result<()> {
     let dir = tempfile::tempdir()?;
     fill(dir.path())?;
@@ -20,7 +20,7 @@ pub(super) fn serves_what_is_not_opened(machine: Machine) -> Result<()> {
     let daemon = Daemon::start(&DaemonOptions::new(dir.path()).arguments(&arguments))?;
     let mut guest = Guest::boot(&Options::new(machine).share(daemon.socket(), TAG))?;
     guest.mount(TAG, "/mnt")?;
-    // Twice: from the daemon, and from what the guest has kept.
+    // Twice: from the daemon, and from the guest's cache.
     for _ in 0..2 {
         let listed =
             guest.sh("cd /mnt && find . | wc -l && cat small/* | wc -c && wc -c <large")?;
@@ -56,7 +56,7 @@ pub(super) fn serves_what_is_not_opened(machine: Machine) -> Result<()> {
     ensure!(fs::metadata(dir.path().join("large"))?.len() == LARGE as u64);
     guest.sh("umount /mnt")?;
     guest.power_off()?;
-    // Each was asked for once, and then known not to be needed.
+    // The guest sends each request once, and then knows that the daemon does not need it.
     let log = daemon.log();
     for message in ["OPEN of", "OPENDIR of", "FLUSH of"] {
         let asked = log.matches(message).count();
@@ -82,7 +82,7 @@ fn fill(share: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The byte at a position.
+/// The byte at an offset.
 fn pattern(at: usize) -> u8 {
     let [low, middle, high, ..] = at.to_le_bytes();
     low ^ middle.rotate_left(3) ^ high

@@ -1,4 +1,4 @@
-//! What programs do that a shell cannot: mappings, locks, special renames, holes, `O_DIRECT`.
+//! Operations that a shell cannot do: mappings, locks, special renames, holes, `O_DIRECT`.
 
 use std::fs;
 
@@ -12,8 +12,8 @@ const CHECKS: &str = "mmap-write mmap-read mmap-private flock posix-lock rename-
     rename-exchange rename-whiteout unlinked allocate punch-hole seek-hole copy-range append \
     vectored truncate xattr direct";
 
-/// Those that stop at the guest's FUSE client before Linux 6.12: it has neither the operation for
-/// nameless files (6.2) nor the one for birth times (6.6).
+/// Checks that need Linux 6.12: older FUSE clients lack the operation for nameless files (6.2) or
+/// the one for birth times (6.6).
 const NEWER_CHECKS: &str = "tmpfile birth-time";
 
 /// Runs the checks in the new directory `directory` of the guest.
@@ -31,13 +31,13 @@ pub fn run_checks(guest: &mut Guest, directory: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Every check passes on the share as it is by default.
+/// Every check passes on the share with default options.
 pub(super) fn checks_pass(fixture: &mut Fixture) -> Result<()> {
     run_checks(fixture.guest()?, "/mnt/checks")
 }
 
-/// Every check but the shared mappings passes on a share that caches nothing and lets `O_DIRECT`
-/// through; a second device of the same guest, on the same directory.
+/// Every check except shared mappings passes on a share that caches nothing and allows `O_DIRECT`,
+/// through a second device of the same guest.
 pub(super) fn checks_pass_uncached(fixture: &mut Fixture) -> Result<()> {
     let unmapped: Vec<&str> = CHECKS
         .split_whitespace()
@@ -53,8 +53,8 @@ pub(super) fn checks_pass_uncached(fixture: &mut Fixture) -> Result<()> {
         .map(drop)
 }
 
-/// `dd` with `O_DIRECT` on both sides works whether or not the daemon lets the flag through. An
-/// arm64 guest spells the flag as an x86 host spells `O_DIRECTORY`.
+/// `dd` with `O_DIRECT` on both sides works whether or not the daemon passes the flag on. On arm64
+/// the flag has the value of `O_DIRECTORY` on x86.
 pub(super) fn direct_dd_works(fixture: &mut Fixture) -> Result<()> {
     mounted_directly(fixture)?;
     for mount in ["/mnt", "/direct"] {

@@ -1,5 +1,5 @@
-//! One directory, three guests: what each creates, renames and removes, by virtio-fs or over the
-//! network as an rhostfs, is so for the other two. Needs root, for the network.
+//! One directory and three guests: what each creates, renames and removes, by virtio-fs or as an
+//! rhostfs over the network, the other two see. The network needs root.
 
 use std::fs::{self, File};
 use std::process::{Command, ExitCode};
@@ -31,10 +31,10 @@ const TESTS: &[(&str, Test)] = &[
 
 type Test = fn(&mut Fixture) -> Result<()>;
 
-/// What each guest writes.
+/// MiB that each guest writes.
 const MIB: u32 = 4;
 
-/// How long what one has done may take to show elsewhere: names are believed for a second.
+/// Limit until a change shows in another guest. Names are cached for a second.
 const SHOWS: Duration = Duration::from_secs(20);
 
 /// The guests, the share on the host and its daemon.
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     runner.finish()
 }
 
-/// Each writes a file of random bytes; all three, and the host, read the same.
+/// Each guest writes a file of random bytes. All three guests and the host read the same bytes.
 fn files_of_each_are_read_by_all(fixture: &mut Fixture) -> Result<()> {
     let mut sums = Vec::new();
     for (name, guest) in fixture.guests.guests() {
@@ -118,8 +118,8 @@ fn files_of_each_are_read_by_all(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// A file goes round: made by one, renamed and appended to by the next, read and removed by the one
-/// after; each begins once.
+/// A file passes from guest to guest: the first makes it, the second renames and appends to it, the
+/// third reads and removes it. Each guest is first once.
 fn each_renames_and_removes_the_others(fixture: &mut Fixture) -> Result<()> {
     let mut guests = fixture.guests.guests();
     for first in 0..3 {
@@ -144,7 +144,7 @@ fn each_renames_and_removes_the_others(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Unmounting ends the program; the next mount is served as the first was.
+/// Unmounting ends the program, and a new mount works like the first.
 fn the_far_guest_unmounts_and_mounts_again(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.share.path().join("kept"), "kept\n")?;
     let command = fixture.guests.mount_command("");
@@ -160,7 +160,7 @@ fn the_far_guest_unmounts_and_mounts_again(fixture: &mut Fixture) -> Result<()> 
     Ok(())
 }
 
-/// Runs `text`, whose first condition may take a moment to become true.
+/// Runs `text` repeatedly until it succeeds or the limit is over.
 fn succeeds(guest: &mut Guest, text: &str) -> Result<()> {
     let deadline = Instant::now() + SHOWS;
     loop {

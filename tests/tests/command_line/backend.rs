@@ -1,4 +1,4 @@
-//! The daemon's command line, as a person meets it: what it says, refuses and leaves behind.
+//! The daemon's command line: what it prints, what it refuses, and what it leaves behind.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -217,7 +217,7 @@ fn hang_up_ends_it_unless_it_was_started_to_survive_that() -> Result<()> {
     for process in [daemon.pid(), serving] {
         rustix::process::kill_process(pid(process), Signal::HUP)?;
     }
-    // Were the signal heeded, it would come before the next and be told of.
+    // If the daemon handled the signal, it would do so, and log it, before the next one.
     let ended = daemon.signal(Signal::TERM)?;
     assert!(ended.status.success());
     assert!(!ended.errors.contains("signal 1:"), "{ended:?}");
@@ -373,7 +373,7 @@ fn log_level_follows_the_option_and_rust_log() -> Result<()> {
     Ok(())
 }
 
-/// The sandboxes that the user who runs the tests can have.
+/// The sandboxes that the user of the tests may use.
 fn sandboxes() -> Vec<&'static str> {
     let mut sandboxes = vec!["--sandbox=none", "--sandbox=namespace"];
     if root_or_skip("--sandbox=chroot") {

@@ -1,7 +1,4 @@
-//! The daemon as a person starts it: any command line, in a directory of its own.
-
-// Each test program uses its part of this.
-#![allow(dead_code)]
+//! The daemon with any command line, in a directory of its own.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,13 +14,13 @@ use gangplank_tests::tools;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// How long the daemon may take to be ready, and to end.
+/// Limit for the daemon to be ready, and to end.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What the log says once everything is in place.
+/// The log's text when the daemon is ready.
 const READY: &str = "waiting for guests";
 
-/// A directory with a share in it, in which the daemon is started.
+/// A directory with a share, in which the daemon is started.
 pub(crate) struct Fixture {
     dir: TempDir,
     program: PathBuf,
@@ -31,12 +28,12 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// A place of the user who runs the tests.
+    /// A fixture of the user who runs the tests.
     pub(crate) fn new() -> Result<Self> {
         Self::of(None)
     }
 
-    /// A place in which `user`, where one is given, runs the daemon.
+    /// A fixture in which `user`, if given, runs the daemon.
     pub(crate) fn of(user: Option<User>) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-launch-")
@@ -48,9 +45,9 @@ impl Fixture {
                 chown(path, Some(user.uid), Some(user.gid))?;
             }
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
-            // The user may not be able to enter the build directory. Not copied by this process:
-            // another thread's child would inherit the descriptor it is written by for a moment,
-            // and a program that is open for writing cannot be executed.
+            // The user may not be able to enter the build directory. Another process makes the
+            // copy, because a child of another thread would inherit this process's descriptor for a
+            // moment, and a program that is open for writing cannot be executed.
             let copy = dir.path().join("gangplankd");
             let copied = Command::new("cp").arg(&program).arg(&copy).status()?;
             ensure!(
@@ -71,12 +68,12 @@ impl Fixture {
         self.dir.path()
     }
 
-    /// A file in the place.
+    /// A path in the fixture's directory.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// The daemon with `arguments`, to be started in the place.
+    /// The daemon with `arguments`, to run in the fixture's directory.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = process::tied(&self.program, self.user);
         command
@@ -87,23 +84,23 @@ impl Fixture {
         command
     }
 
-    /// Runs the daemon to its end, which must come by itself.
+    /// Runs the daemon until it ends by itself.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<Ended> {
         self.finish(self.command(arguments))
     }
 
-    /// Runs a command to its end, which must come by itself.
+    /// Runs a command until it ends by itself.
     pub(crate) fn finish(&self, command: Command) -> Result<Ended> {
         let mut running = Running::spawn(command, self.path())?;
         running.end()
     }
 
-    /// Starts the daemon and waits until it waits for guests.
+    /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&self, arguments: &[&str]) -> Result<Running> {
         self.start_command(self.command(arguments))
     }
 
-    /// Starts a command and waits until the daemon it becomes waits for guests.
+    /// Starts a command and waits until the daemon that it becomes is ready.
     pub(crate) fn start_command(&self, command: Command) -> Result<Running> {
         let mut running = Running::spawn(command, self.path())?;
         running.wait_until_ready()?;
@@ -118,7 +115,7 @@ impl Fixture {
     }
 }
 
-/// How a daemon has ended.
+/// The end of a daemon.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
@@ -126,7 +123,7 @@ pub(crate) struct Ended {
     pub(crate) errors: String,
 }
 
-/// A daemon that runs; killed with all its processes when dropped.
+/// A running daemon. It is killed with all its processes on drop.
 pub(crate) struct Running {
     child: Child,
     output: PathBuf,
@@ -137,7 +134,7 @@ pub(crate) struct Running {
 
 impl Running {
     fn spawn(mut command: Command, dir: &Path) -> Result<Self> {
-        // Several daemons may be started in one place.
+        // A fixture may start several daemons.
         let unique = format!("{:?}", Instant::now()).replace(|c: char| !c.is_ascii_digit(), "");
         let (output, errors) = (
             dir.join(format!("output{unique}")),
@@ -171,7 +168,7 @@ impl Running {
         Ok(())
     }
 
-    /// The process that was started.
+    /// The process ID of the started process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -203,18 +200,18 @@ impl Running {
         Ok(connection)
     }
 
-    /// What it has written to standard error so far.
+    /// Its standard error so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.errors).unwrap_or_default()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends it a signal and waits for its end.
     pub(crate) fn signal(mut self, signal: Signal) -> Result<Ended> {
         process::signal(&self.child, signal)?;
         self.end()
     }
 
-    /// Waits until it has ended.
+    /// Waits for its end.
     pub(crate) fn end(&mut self) -> Result<Ended> {
         let status = process::wait_within(&mut self.child, LIMIT)
             .with_context(|| format!("waiting for the daemon's end\n{}", self.log()))?;
@@ -232,7 +229,7 @@ impl Drop for Running {
     }
 }
 
-/// Skips a test that only root can run, saying so.
+/// Returns whether the tests run as root, and prints that `test` is skipped otherwise.
 pub(crate) fn root_or_skip(test: &str) -> bool {
     let root = User::is_root();
     if !root {

@@ -1,4 +1,4 @@
-//! The device model's command line, as a person meets it without a hypervisor.
+//! The device model's command line, without a hypervisor.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use gangplank_tests::{cache, tools};
 use tempfile::TempDir;
 
-/// A directory with a configuration in it.
+/// A directory with a configuration.
 struct Fixture {
     directory: TempDir,
 }
@@ -26,7 +26,7 @@ impl Fixture {
         self.directory.path().join(name)
     }
 
-    /// Runs the program on the configuration, to its end.
+    /// Runs the program with the configuration until it ends.
     fn run(&self, options: &[&str]) -> Result<Output> {
         Command::new(tools::frontend()?)
             .env_remove("RUST_LOG")

@@ -1,5 +1,5 @@
-//! Files for the host's own software: what it makes of them, and whether the daemon does what they
-//! say.
+//! Installed files for libvirt and systemd: whether that software accepts them, and whether the
+//! daemon accepts their options.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,19 +13,19 @@ use serde_json::Value;
 
 use crate::fixture::Fixture;
 
-/// Where all of them look for the programs.
+/// The path of the daemon in the files.
 const DAEMON: &str = "/usr/local/bin/gangplankd";
 const FRONTEND: &str = "/usr/local/bin/gangplank-frontend";
 
-/// Units that every service names without a word.
+/// Units that every service depends on implicitly.
 const STANDARD_UNITS: [&str; 4] = ["sysinit", "basic", "shutdown", "multi-user"];
 
 fn shipped(name: &str) -> PathBuf {
     cache::workspace().join("configs").join(name)
 }
 
-/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt looks for a backend by its
-/// type, and asks it for the rest.
+/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt finds a backend by its type
+/// and asks it for its capabilities.
 #[test]
 fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Result<()> {
     let text = fs::read_to_string(shipped("qemu/50-gangplankd.json"))?;
@@ -43,8 +43,8 @@ fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Re
     Ok(())
 }
 
-/// A file system in which systemd finds the units, the standard ones and something for the
-/// programs.
+/// Makes a root directory in which systemd finds the units, the standard ones, and placeholders for
+/// the programs.
 fn install(root: &Path) -> Result<()> {
     let units = root.join("usr/lib/systemd/system");
     fs::create_dir_all(&units)?;
@@ -83,7 +83,7 @@ fn systemd_takes_the_units_and_has_nothing_to_say() -> Result<()> {
     Ok(())
 }
 
-/// What a unit starts.
+/// The command line of a unit.
 fn command_line(unit: &str) -> Result<String> {
     let text = fs::read_to_string(shipped("systemd").join(unit))?;
     let mut lines = text.lines();
@@ -114,7 +114,7 @@ fn unit_serves_the_share_of_its_name() -> Result<()> {
     Ok(())
 }
 
-/// Nothing is served where there is no Bao; that its options are taken shows before.
+/// Without Bao the program serves nothing, but it accepts its options first.
 #[test]
 fn device_models_unit_has_options_that_it_takes() -> Result<()> {
     let line = command_line("gangplank-frontend.service")?;

@@ -1,4 +1,4 @@
-//! What a confined daemon can still see and do, looked at from outside through /proc.
+//! What a confined daemon can see and do, read from /proc outside of it.
 
 use std::fs;
 use std::io::Read;
@@ -239,7 +239,7 @@ fn user_namespace_that_cannot_be_had_is_named() -> Result<()> {
     let Some(fixture) = ordinary_users_place(test)? else {
         return Ok(());
     };
-    // In a user namespace of the user's own, the number of further ones can be set to none.
+    // In the user's own user namespace, the limit of further ones can be set to zero.
     let daemon = fixture.command(&["--socket-path=fs.sock", "--shared-dir=share"]);
     let mut command = Command::new(daemon.get_program());
     let mut arguments: Vec<_> = daemon.get_args().map(ToOwned::to_owned).collect();
@@ -289,7 +289,7 @@ fn root_without_the_privilege_for_namespaces_is_told_so() -> Result<()> {
     assert!(ended.errors.contains("--sandbox=chroot"), "{ended:?}");
     assert!(!fixture.file("fs.sock").exists());
 
-    // What the message says to pass instead works.
+    // The option that the message names works.
     let daemon = fixture.start_command(weak("--sandbox=chroot"))?;
     assert!(daemon.signal(Signal::TERM)?.status.success());
     Ok(())
@@ -378,7 +378,7 @@ fn end_of_the_acceptor_is_told_and_cleaned_up_after() -> Result<()> {
     Ok(())
 }
 
-/// Places and sandboxes in which a process stays outside.
+/// Fixtures and sandboxes with a process outside the sandbox.
 fn two_process_setups() -> Result<Vec<(Fixture, &'static str)>> {
     let mut setups = vec![(Fixture::new()?, "--sandbox=namespace")];
     if root_or_skip("--sandbox=chroot") {
@@ -388,7 +388,7 @@ fn two_process_setups() -> Result<Vec<(Fixture, &'static str)>> {
     Ok(setups)
 }
 
-/// A place where the daemon runs as an ordinary user: the one who runs the tests, or nobody.
+/// A fixture in which the daemon runs as an ordinary user: the user of the tests, or nobody.
 fn ordinary_users_place(test: &str) -> Result<Option<Fixture>> {
     if !User::is_root() {
         return Fixture::new().map(Some);
@@ -402,7 +402,7 @@ fn ordinary_users_place(test: &str) -> Result<Option<Fixture>> {
     Fixture::of(Some(User::NOBODY)).map(Some)
 }
 
-/// No descriptor of the process is a file or directory outside the share, its log aside.
+/// Fails if a descriptor of the process is a file or directory outside the share, except its log.
 fn assert_nothing_leads_out(fixture: &Fixture, process: &Process) -> Result<()> {
     for entry in fs::read_dir(format!("/proc/{}/fd", process.0))? {
         let entry = entry?;
@@ -423,7 +423,7 @@ fn assert_nothing_leads_out(fixture: &Fixture, process: &Process) -> Result<()> 
     Ok(())
 }
 
-/// A process, looked at through /proc.
+/// A process, read from /proc.
 struct Process(u32);
 
 impl Process {
@@ -455,7 +455,7 @@ impl Process {
         Ok(fs::read_link(format!("/proc/{}/ns/{kind}", self.0))?)
     }
 
-    /// Where its mounts are, as it sees them.
+    /// Its mount points, as it sees them.
     fn mounts(&self) -> Result<Vec<String>> {
         let mounts = self.read("mountinfo")?;
         Ok(mounts
@@ -478,7 +478,7 @@ fn kill(pid: u32) -> Result<()> {
     Ok(rustix::process::kill_process(pid, Signal::KILL)?)
 }
 
-/// Waits until the process is no more, or a corpse that only waits for its parent.
+/// Waits until the process is gone or a zombie.
 fn gone(pid: u32) -> Result<()> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while Process(pid).is_alive() {

@@ -1,7 +1,7 @@
-//! Every promise in every stock guest: User Mode Linux, QEMU x86_64, QEMU aarch64.
+//! The suite of every guest, in every stock guest: User Mode Linux, QEMU x86_64, QEMU aarch64.
 //!
-//! One guest per machine serves all of that machine's trials but the last. A name as argument picks
-//! trials: `cargo test -p gangplank-tests --test guests -- uml::`.
+//! The tests of a machine share one guest, except the last. An argument selects tests by a part of
+//! their name: `cargo test -p gangplank-tests --test guests -- uml::`.
 
 use std::process::ExitCode;
 

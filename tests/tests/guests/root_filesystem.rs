@@ -27,8 +27,8 @@ fn main() -> ExitCode {
     runner.finish()
 }
 
-/// The guest's every program and library comes over virtio-fs; it works as a system, survives a
-/// reboot, and its changes are the host's.
+/// Every program and library of the guest comes over virtio-fs. The guest works as a system and
+/// survives a reboot, and its changes are on the host.
 fn boots_to_a_shell(machine: Machine) -> Result<()> {
     let parent = tempfile::Builder::new()
         .prefix("gangplank-root-")

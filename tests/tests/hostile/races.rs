@@ -1,8 +1,8 @@
-//! Names that become symbolic links while they are looked up: nothing outside the share is ever
-//! returned, read or made.
+//! Names that become symbolic links during look-ups. Nothing outside the share may be returned,
+//! read or created.
 //!
-//! The links lead to a directory beside the share by its full path, and the daemon runs without a
-//! sandbox, so that nothing but the resolution of names itself keeps it in.
+//! The links lead to a directory beside the share by its absolute path, and the daemon runs without
+//! a sandbox, so that only the resolution of names confines it.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -21,17 +21,17 @@ use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
 use gangplank_tests::process::User;
 use rustix::fs::{OFlags, RenameFlags, renameat_with};
 
-/// How long each race is run at the least.
+/// Minimum duration of each race.
 const LENGTH: Duration = Duration::from_secs(3);
 
 /// `RENAME_EXCHANGE` of renameat2(2).
 const EXCHANGE: u32 = 2;
 
-/// What is in files of the share, and what in those outside.
+/// Content of files in the share, and of files outside.
 const INSIDE: &[u8] = b"inside";
 const OUTSIDE: &[u8] = b"OUTSIDE, where no guest may read";
 
-/// Somebody who swaps two names as fast as can be.
+/// A thread that swaps two names as fast as it can.
 struct Swapper {
     stop: Arc<AtomicBool>,
     swaps: Arc<AtomicU64>,
@@ -49,7 +49,7 @@ impl Swapper {
             while !stopped.load(Ordering::Relaxed) {
                 swap()?;
                 counted.fetch_add(1, Ordering::Relaxed);
-                // An odd number of pauses, so that either state lasts long enough to be seen.
+                // An odd number of pauses, so that both states last long enough to be seen.
                 thread::sleep(Duration::from_micros(
                     counted.load(Ordering::Relaxed) % 7 * 20,
                 ));
@@ -105,8 +105,8 @@ impl Drop for Swapper {
     }
 }
 
-/// The share's `dir` and `file` beside links `dir-link` and `file-link` that lead to their likes
-/// outside, and as many more files as make the daemon give up descriptors that it held.
+/// Makes `dir` and `file` in the share, the links `dir-link` and `file-link` to their counterparts
+/// outside, and enough more files that the daemon closes descriptors that it held.
 fn set_up(fixture: &Fixture, fillers: usize) -> Result<()> {
     for (base, content) in [(fixture.share(), INSIDE), (fixture.outside(), OUTSIDE)] {
         fs::create_dir(base.join("dir"))?;
@@ -130,7 +130,7 @@ fn set_up(fixture: &Fixture, fillers: usize) -> Result<()> {
 /// Inode number, change time in seconds and nanoseconds, content.
 type State = (u64, i64, i64, Vec<u8>);
 
-/// Everything outside, by its path.
+/// The state of everything outside, by path.
 fn state_outside(dir: &Path) -> Result<BTreeMap<PathBuf, State>> {
     let mut state = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
@@ -144,13 +144,13 @@ fn state_outside(dir: &Path) -> Result<BTreeMap<PathBuf, State>> {
         if meta.is_dir() {
             state.extend(state_outside(&path)?);
         }
-        // A directory's own times change when something is made in it.
+        // A directory's times show whether something was created in it.
         state.insert(path, (meta.ino(), meta.ctime(), meta.ctime_nsec(), content));
     }
     Ok(state)
 }
 
-/// What the looking guest has come upon.
+/// What the guest has found.
 #[derive(Debug, Default)]
 struct Seen {
     directories: u64,
@@ -159,8 +159,8 @@ struct Seen {
     refusals: u64,
 }
 
-/// Looks names up, opens, reads, creates and removes, while they change; whatever succeeds must
-/// have been in the share.
+/// A guest that looks up, opens, reads, creates and removes names while they change. Whatever
+/// succeeds must have been in the share.
 struct Looker {
     guest: Driver,
     outside: Vec<u64>,
@@ -179,7 +179,7 @@ impl Looker {
         })
     }
 
-    /// LOOKUP; none where it fails, as it may.
+    /// LOOKUP. Returns `None` if it fails, which is permitted.
     fn look(&mut self, parent: NodeId, name: &CStr) -> Result<Option<(NodeId, u32)>> {
         match self.guest.lookup(parent, name) {
             Ok(entry) if entry.nodeid == 0 => Ok(None),
@@ -198,7 +198,7 @@ impl Looker {
         }
     }
 
-    /// Any errno will do where names change; anything else will not.
+    /// Accepts any errno, since names change, but no other error.
     fn refused(&mut self, error: gangplank_tests::driver::Error) -> Result<()> {
         self.seen.refusals += 1;
         match error.errno() {
@@ -231,7 +231,8 @@ impl Looker {
                 0o120_000 => self.seen.links += 1,
                 kind => bail!("LOOKUP found a {kind:#o}"),
             }
-            // Takes the directory's descriptor away from it, so that it has to be found again.
+            // Makes the daemon close the directory's descriptor, so that it has to find the
+            // directory again.
             for index in 0..fillers {
                 let name = CString::new(format!("filler{index}"))?;
                 if let Some((node, _)) = self.look(NodeId::ROOT, &name)? {
@@ -245,7 +246,7 @@ impl Looker {
             self.read(file)?;
             self.guest.forget(file, 1)?;
         }
-        // CREATE of a name that exists opens it, and must not go through a link to do so.
+        // CREATE of an existing name opens the file, and must not follow a link.
         let args = CreateIn {
             flags: (OFlags::CREATE | OFlags::RDWR).bits(),
             mode: 0o100_644,
@@ -285,7 +286,7 @@ impl Looker {
         Ok(())
     }
 
-    /// What is done in the directory, whatever has become of its name.
+    /// Works in the directory, whatever its name has become.
     fn within(&mut self, dir: NodeId) -> Result<()> {
         if let Some((file, _)) = self.look(dir, c"file")? {
             self.read(file)?;
@@ -318,7 +319,7 @@ impl Looker {
     }
 }
 
-/// Two guests look while `swapper` swaps; afterwards nothing outside has changed.
+/// Two guests work while `swapper` swaps. Afterwards nothing outside has changed.
 fn race(fixture: Fixture, fillers: usize, swappers: Vec<Swapper>) -> Result<()> {
     let before = state_outside(&fixture.outside())?;
     let mut lookers = [Looker::new(&fixture)?, Looker::new(&fixture)?];
@@ -328,7 +329,7 @@ fn race(fixture: Fixture, fillers: usize, swappers: Vec<Swapper>) -> Result<()> 
             .map(|looker| {
                 scope.spawn(move || {
                     let start = Instant::now();
-                    // Both kinds of name must have been come upon, or the race has shown nothing.
+                    // The guests must have found both kinds of names, or the race shows nothing.
                     while start.elapsed() < LENGTH
                         || (looker.seen.directories < 10 || looker.seen.links < 10)
                             && start.elapsed() < 10 * LENGTH
@@ -392,11 +393,11 @@ fn links_swapped_in_by_another_guest_lead_nowhere() -> Result<()> {
     race(fixture, 0, swappers)
 }
 
-/// Inodes whose descriptors were given up are found again, by file handle or by where they were:
-/// that must not follow links either.
+/// The daemon finds inodes whose descriptors it closed by file handle or by path. It must not
+/// follow links then either.
 #[test]
 fn links_swapped_in_lead_nowhere_when_inodes_are_found_again() -> Result<()> {
-    // Handles are for root; an ordinary user's daemon remembers places.
+    // File handles need root; an ordinary user's daemon remembers paths.
     for user in [None, User::is_root().then_some(User::NOBODY)] {
         let arguments = [
             "--sandbox=none",
@@ -405,8 +406,7 @@ fn links_swapped_in_lead_nowhere_when_inodes_are_found_again() -> Result<()> {
         ];
         let mut fixture = Fixture::quiet_as(&arguments, user)?;
         set_up(&fixture, 200)?;
-        // The daemon keeps a descriptor for the file system once it has found file handles to work
-        // on it.
+        // The daemon keeps a descriptor of the file system if file handles work on it.
         let mut guest = fixture.guest(&Setup::default())?;
         for index in 0..200 {
             guest.lookup(NodeId::ROOT, &CString::new(format!("filler{index}"))?)?;
@@ -422,8 +422,7 @@ fn links_swapped_in_lead_nowhere_when_inodes_are_found_again() -> Result<()> {
     Ok(())
 }
 
-/// A directory that moves about the share takes what is made in it along, and is never left
-/// upwards.
+/// A directory that moves within the share takes new files along, and is never left upwards.
 #[test]
 fn directories_that_move_are_never_left() -> Result<()> {
     let fixture = Fixture::quiet(&["--sandbox=none"])?;

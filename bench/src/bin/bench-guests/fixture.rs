@@ -1,4 +1,4 @@
-//! One guest with a directory of the host mounted in each way that is compared.
+//! One guest that mounts a host directory in each of the compared ways.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,20 +16,20 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// What ours is called in the results, and the host's own file system.
+/// The names of gangplankd and of the host's own file system in the results.
 pub(crate) const OURS: &str = "gangplankd";
 pub(crate) const HOST: &str = "host";
 
 /// Longest message of 9P, in bytes.
 const PLAN9_MSIZE: u32 = 512 << 10;
 
-/// How long one workload may take on all file systems of a guest, for each round.
+/// Limit of one workload on all file systems of a guest, for each round.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Tag of the share that holds the programs.
 const TOOLS: &str = "tools";
 
-/// The guest, the daemons, and the directory they all share parts of.
+/// The guest, the daemons, and the directory whose parts they share.
 pub(crate) struct Fixture {
     guest: Guest,
     peers: Vec<&'static str>,
@@ -37,13 +37,13 @@ pub(crate) struct Fixture {
     /// A Debian tree; the compared directories are in its `work`.
     tree: PathBuf,
     program: PathBuf,
-    // In the order in which they have to go.
+    // Fields drop in this order.
     _relay: Option<Relay>,
     _daemons: Vec<Daemon>,
     _dir: TempDir,
 }
 
-/// The devices that programs ask for on the host; a guest has its own there.
+/// Makes the devices that programs open on the host. A guest has its own.
 fn make_devices(tree: &Path) -> Result<()> {
     let (kind, mode) = (FileType::CharacterDevice, Mode::from_raw_mode(0o666));
     for (name, minor) in [("null", 3), ("zero", 5), ("urandom", 9)] {
@@ -61,7 +61,7 @@ fn make_devices(tree: &Path) -> Result<()> {
 }
 
 impl Fixture {
-    /// Starts everything on `machine`; workloads do `percent` of what they usually do.
+    /// Starts everything on `machine`. Workloads do `percent` of their usual amount.
     pub(crate) fn new(machine: Machine, percent: u32) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-bench-")
@@ -93,7 +93,7 @@ impl Fixture {
         if machine == Machine::Uml
             && let Some(last) = sockets.last_mut()
         {
-            // User Mode Linux can use that daemon by it only.
+            // User Mode Linux reaches virtiofsd only through the relay.
             let started = Relay::start(last, &[])?;
             *last = started.socket();
             relay = Some(started);
@@ -104,7 +104,7 @@ impl Fixture {
         for (socket, tag) in sockets.iter().zip([TOOLS, OURS, "virtiofsd"]) {
             options = options.share(socket, tag);
         }
-        // What the guest's hypervisor serves without any daemon.
+        // The file system that the hypervisor serves without a daemon.
         let own = match machine {
             Machine::Uml => "hostfs",
             _ => "9p",
@@ -124,7 +124,7 @@ impl Fixture {
             guest.sh(&format!("mount -t virtiofs {name} /tools/work/{name}"))?;
         }
         let how = match own {
-            // As large as QEMU's documentation advises.
+            // The size that QEMU's documentation advises.
             "9p" => format!("-t 9p -o trans=virtio,version=9p2000.L,msize={PLAN9_MSIZE} 9p"),
             _ => format!("-t hostfs -o {} none", directory.display()),
         };
@@ -142,19 +142,19 @@ impl Fixture {
         })
     }
 
-    /// What ours is compared with, the host's own file system last.
+    /// What gangplankd is compared with, the host's own file system last.
     pub(crate) fn peers(&self) -> &[&'static str] {
         &self.peers
     }
 
-    /// All workloads there are, by name.
+    /// The names of all workloads.
     pub(crate) fn workloads(&self) -> Result<Vec<String>> {
         let listed = packages::output(Command::new(&self.program).arg("--list"))?;
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Runs `workload` on every file system of the guest in turn, `rounds` times; what guest-bench
-    /// prints.
+    /// Runs `workload` on every file system of the guest in turn, `rounds` times. Returns the
+    /// output of guest-bench.
     pub(crate) fn in_guest(&mut self, workload: &str, rounds: u32) -> Result<String> {
         let places: Vec<String> = std::iter::once(OURS)
             .chain(self.peers.iter().copied().filter(|peer| *peer != HOST))
@@ -169,7 +169,7 @@ impl Fixture {
         self.guest.sh_within(&command, LIMIT * rounds)
     }
 
-    /// The same on the host's file system.
+    /// Runs `workload` on the host's file system.
     pub(crate) fn on_host(&self, workload: &str, rounds: u32) -> Result<String> {
         let output = Command::new(&self.program)
             .arg("--root")

@@ -1,17 +1,15 @@
-//! The benchmark at guest level: what people do with files, in one guest on several file systems in
-//! turn, and on the host.
+//! The benchmark in guests: common work on files, in one guest on several file systems in turn, and
+//! on the host.
 //!
 //!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] [--json FILE]
 //!                  [--svg FILE] [--document FILE] [WORKLOAD...]
 //!
-//! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay; in QEMU virtiofsd
-//! and 9p. All of them serve directories of one host file system, mounted side by side in one
-//! guest, and every workload is run on each of them in each round. `guest-bench` is what runs in
-//! the guest.
+//! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay, in QEMU virtiofsd
+//! and 9p. All serve directories of one host file system, mounted side by side in one guest. Every
+//! round runs every workload on each of them. `guest-bench` is the program in the guest.
 //!
-//! Everything runs on one processor, or with `--apart` wherever the kernel puts it: where a
-//! processor takes long to wake up, and that is longest in virtual machines, it is then a matter of
-//! luck what is measured.
+//! Everything runs on one processor. With `--apart` the kernel places the processes: results then
+//! depend on how long a processor takes to wake up, which is long in virtual machines.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -52,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was typed.
+/// The arguments.
 struct Arguments {
     machine: Machine,
     rounds: u32,
@@ -150,8 +148,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// What stands before the results of guests on `machine` in a document, and what their files beside
-/// it are called by.
+/// The mark before the results of guests on `machine` in a document, and the name of the files
+/// beside it.
 const fn told_of(machine: Machine) -> (&'static str, &'static str) {
     match machine {
         Machine::Uml => (

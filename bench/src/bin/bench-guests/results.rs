@@ -1,4 +1,4 @@
-//! What was measured, and how it is told.
+//! The measured rates, as a table, a chart and JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,7 +8,7 @@ use gangplank_bench::bar_chart::{self, Bar, Group};
 
 use crate::fixture::{HOST, OURS};
 
-/// Rates by workload, in the order in which they came, and by file system.
+/// Rates by workload, in the order of measurement, and by file system.
 #[derive(Default)]
 pub(crate) struct Results {
     workloads: Vec<Workload>,
@@ -17,12 +17,12 @@ pub(crate) struct Results {
 struct Workload {
     name: String,
     unit: String,
-    /// Units a second, of each round.
+    /// Units per second of each round.
     rates: BTreeMap<String, Vec<f64>>,
 }
 
 impl Results {
-    /// Takes in what guest-bench printed.
+    /// Adds the lines that guest-bench printed.
     pub(crate) fn read(&mut self, printed: &str) -> Result<()> {
         for line in printed.lines() {
             self.line(line)
@@ -38,7 +38,7 @@ impl Results {
         };
         let seconds: f64 = seconds.parse().context("seconds")?;
         let count: f64 = count.parse().context("count")?;
-        ensure!(seconds > 0.0, "it took no time");
+        ensure!(seconds > 0.0, "the workload took no measurable time");
         let known = self.workloads.iter().position(|known| known.name == name);
         let at = known.unwrap_or_else(|| {
             self.workloads.push(Workload {
@@ -55,7 +55,7 @@ impl Results {
         Ok(())
     }
 
-    /// A table for people: ours, and each of `peers` with how many times as fast ours is.
+    /// A Markdown table: gangplankd, and each of `peers` with the ratio of the rates.
     pub(crate) fn table(&self, peers: &[&str]) -> String {
         let mut text = format!("| workload | unit/s | {OURS} |");
         for peer in peers {
@@ -84,8 +84,7 @@ impl Results {
         text
     }
 
-    /// The same as a drawing, but for the host, which is too far ahead to be drawn to the same
-    /// scale.
+    /// The rates as a chart, without the host, whose bars would be too long for the scale.
     pub(crate) fn drawing(&self, title: &str, peers: &[&str]) -> String {
         let drawn = || {
             let peers = peers.iter().copied().filter(|peer| *peer != HOST);
@@ -103,7 +102,7 @@ impl Results {
         bar_chart::draw(title, &groups)
     }
 
-    /// The same for machines: units a second of every round.
+    /// The rates of every round as JSON, in units per second.
     pub(crate) fn json(&self) -> String {
         let workloads: Vec<String> = self.workloads.iter().map(Workload::json).collect();
         format!("[\n{}\n]\n", workloads.join(",\n"))
@@ -117,7 +116,7 @@ impl Workload {
         rates.get(rates.len() / 2).copied()
     }
 
-    /// What one of the told unit is in the measured one, and its name.
+    /// The factor from the printed unit to the measured one, and the printed unit's name.
     fn scale(&self) -> (f64, &str) {
         match self.unit.as_str() {
             "bytes" => (f64::from(1 << 20), "MiB"),

@@ -14,7 +14,7 @@ use crate::work::{CATALOGUE, Entry};
 #[derive(Debug, Parser)]
 #[command(name = "scripts/bench", version)]
 pub(crate) struct Args {
-    /// Fewer and shorter rounds, and no many_files: less than three minutes
+    /// Fewer and shorter rounds, and fewer files: less than three minutes
     #[arg(long)]
     pub(crate) quick: bool,
 
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long = "beside", value_name = "NAME=COMMAND", value_parser = DaemonUnderTest::parse)]
     pub(crate) beside: Vec<DaemonUnderTest>,
 
-    /// Workloads to measure, by name or by what the names of several begin with
+    /// Workloads to measure, by name or by a common prefix
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) workloads: Vec<String>,
 
@@ -44,12 +44,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MS")]
     pub(crate) time: Option<u64>,
 
-    /// Leave out start-up, idling and many_files
+    /// Leave out start-up, idling and directories of many files
     #[arg(long)]
     pub(crate) no_footprint: bool,
 
-    /// Measure only rhostfs beside virtio-fs. All of it measures that as well, unless workloads or
-    /// placements are named
+    /// Measure only rhostfs beside virtio-fs. Without workloads or placements, that is a part of
+    /// every run
     #[arg(long, conflicts_with_all = ["daemons", "beside", "placements", "no_footprint"])]
     pub(crate) rhostfs: bool,
 
@@ -61,16 +61,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     pub(crate) ram: PathBuf,
 
-    /// Write all numbers there; those of rhostfs into a file of their own, with -rhostfs in its
-    /// name
+    /// Write all numbers to this file; those of rhostfs to a second file with -rhostfs in its name
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
-    /// Draw the rates there; rhostfs's likewise
+    /// Draw the rates into this file; those of rhostfs into a second one
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 
-    /// Put the tables into a document that has a place for them, with .svg beside it
+    /// Put the tables between the marks of this document, and a chart beside it
     #[arg(long, value_name = "FILE")]
     pub(crate) document: Option<PathBuf>,
 }
@@ -86,22 +85,22 @@ impl Args {
         self.rhostfs || self.workloads.is_empty() && self.placements.is_empty()
     }
 
-    /// How many rounds.
+    /// The number of rounds.
     pub(crate) fn rounds(&self) -> usize {
         let usual = if self.quick { 3 } else { 11 };
         self.rounds.unwrap_or(usual).max(1)
     }
 
-    /// How long each takes.
+    /// The duration of a round.
     pub(crate) fn time(&self) -> Duration {
         let usual = if self.quick { 60 } else { 250 };
         Duration::from_millis(self.time.unwrap_or(usual).max(1))
     }
 
-    /// The workloads that were asked for with a placement.
+    /// The chosen workloads for a placement.
     pub(crate) fn entries(&self, placement: Placement) -> Vec<Entry> {
         let asked = |entry: &&Entry| match self.workloads.as_slice() {
-            // Apart, what is waited for counts; what is copied does not change.
+            // With a daemon apart, waiting matters; copying costs the same.
             [] => !placement.apart || APART.contains(&entry.name),
             _ => self.names(entry.name, |name| {
                 CATALOGUE.iter().any(|entry| entry.name == name)
@@ -110,8 +109,8 @@ impl Args {
         CATALOGUE.iter().filter(asked).copied().collect()
     }
 
-    /// Whether a workload was asked for by its name, or by the beginning of it if that `is_known`
-    /// as no other's name; or none was.
+    /// Whether `workload` is chosen: by its name, by a prefix that is no other workload's name
+    /// (`is_known`), or because the command line names none.
     pub(crate) fn names(&self, workload: &str, is_known: impl Fn(&str) -> bool) -> bool {
         let names = |name: &String| {
             workload == name || !is_known(name) && workload.starts_with(name.as_str())
@@ -120,7 +119,7 @@ impl Args {
     }
 }
 
-/// What is measured with a daemon apart, unless it is asked for otherwise.
+/// The workloads with a daemon apart, unless the command line names others.
 const APART: [&str; 5] = [
     "getattr",
     "getattr-32",

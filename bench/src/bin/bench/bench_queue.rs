@@ -1,11 +1,12 @@
 //! The driver's side of one split virtqueue (virtio 1.2, 2.7) for measurements: chains are written
 //! before the time is taken, and making one available or taking one back allocates nothing.
 //!
-//! The ring of `gangplank-driver` would slow what is measured. Its `publish` ends with a full memory
-//! fence and a look at the daemon's event index for each chain, where [`BenchQueue::kick`] does both
-//! once for all chains since the last kick, as Linux does. Its memory is an allocator of whole pages
-//! behind a lock, and its public interface ([`gangplank_driver::Session`]) adds a lock, a slot and a
-//! wake-up to each request. The reference workload `virtio-fs` of `--rhostfs` measures that driver.
+//! The ring of `gangplank-driver` would slow what is measured. Its `publish` ends with a full
+//! memory fence and a look at the daemon's event index for each chain, where [`BenchQueue::kick`]
+//! does both once for all chains since the last kick, as Linux does. Its memory is an allocator of
+//! whole pages behind a lock, and its public interface ([`gangplank_driver::Session`]) adds a lock,
+//! a slot and a wake-up to each request. The reference workload `virtio-fs` of `--rhostfs` measures
+//! that driver.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -28,9 +29,9 @@ const INDIRECT: u16 = 4;
 /// A piece of a chain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
-    /// Where it is in the memory.
+    /// Offset in the memory.
     pub(crate) offset: usize,
-    /// Bytes.
+    /// Length in bytes.
     pub(crate) len: usize,
     /// Whether the device writes it.
     pub(crate) writable: bool,
@@ -45,8 +46,7 @@ pub(crate) struct BenchQueue {
     descriptors: usize,
     available: usize,
     used: usize,
-    /// Chains made available so far, modulo 2^16, and how many of those the daemon was offered a
-    /// kick for.
+    /// Chains made available so far, modulo 2^16, and how many of those a kick was considered for.
     published: u16,
     announced: u16,
     /// Chains taken back so far, modulo 2^16.
@@ -77,7 +77,7 @@ impl BenchQueue {
         })
     }
 
-    /// The ring as a daemon is told of it.
+    /// The ring in the form that `SET_VRING_*` needs.
     pub(crate) fn setup(&self) -> RingSetup<'_> {
         RingSetup {
             index: self.index,
@@ -94,7 +94,7 @@ impl BenchQueue {
         }
     }
 
-    /// What the daemon notifies through.
+    /// The descriptor by which the daemon notifies.
     pub(crate) const fn call(&self) -> &EventFd {
         &self.call
     }
@@ -114,7 +114,7 @@ impl BenchQueue {
         memory.write(offset, &bytes);
     }
 
-    /// Makes the chain at `head` available, without telling the daemon yet.
+    /// Makes the chain at `head` available, without a kick.
     pub(crate) fn publish(&mut self, memory: &Memory, head: u16) {
         let entry = usize::from(self.published % self.size);
         memory.store(self.available + 4 + 2 * entry, head);
@@ -122,14 +122,16 @@ impl BenchQueue {
         memory.store(self.available + 2, self.published);
     }
 
-    /// Kicks the daemon for what was made available since the last time, if it wants that.
+    /// Kicks the daemon for the chains made available since the last call, unless its event index
+    /// says that no kick is needed.
     pub(crate) fn kick(&mut self, memory: &Memory) -> Result<()> {
         let fresh = self.published.wrapping_sub(self.announced);
         if fresh == 0 {
             return Ok(());
         }
         self.announced = self.published;
-        // The index must be out before it is looked up what the daemon asks for.
+        // The daemon must see the index before this thread reads the event index (virtio 1.2,
+        // 2.7.10).
         fence(Ordering::SeqCst);
         let event: u16 = memory.load(self.used + 4 + 8 * usize::from(self.size));
         if self.published.wrapping_sub(event).wrapping_sub(1) < fresh {
@@ -138,14 +140,14 @@ impl BenchQueue {
         Ok(())
     }
 
-    /// The next chain that came back: its head, and how much was written.
+    /// The next chain that the daemon returned: its head, and the number of bytes written.
     pub(crate) fn take(&mut self, memory: &Memory) -> Result<Option<(u16, u32)>> {
         if memory.load::<u16>(self.used + 2) == self.seen {
             return Ok(None);
         }
         ensure!(
             self.seen != self.published,
-            "the daemon gave back more than it had"
+            "the daemon returned more chains than it had"
         );
         let entry = self.used + 4 + 8 * usize::from(self.seen % self.size);
         let head: u32 = memory.load(entry);
@@ -154,24 +156,25 @@ impl BenchQueue {
         let head = u16::try_from(head)
             .ok()
             .filter(|head| *head < self.size)
-            .with_context(|| format!("the daemon gave back a chain at {head}"))?;
+            .with_context(|| format!("the daemon returned a chain with the invalid head {head}"))?;
         Ok(Some((head, len)))
     }
 
-    /// Asks to be notified of the next chain that comes back. Whether one has come meanwhile.
+    /// Asks for a notification of the next returned chain. Returns whether one was returned
+    /// already.
     pub(crate) fn ask_for_notice(&self, memory: &Memory) -> bool {
         memory.store(self.available + 4 + 2 * usize::from(self.size), self.seen);
-        // The wish must be out before it is looked up whether it came too late.
+        // The daemon must see the event index before this thread reads the used index.
         fence(Ordering::SeqCst);
         self.has_come(memory)
     }
 
-    /// Whether a chain has come back.
+    /// Whether the daemon has returned a chain.
     pub(crate) fn has_come(&self, memory: &Memory) -> bool {
         memory.load::<u16>(self.used + 2) != self.seen
     }
 
-    /// Chains that the daemon has.
+    /// Chains that the daemon has not returned yet.
     pub(crate) const fn in_flight(&self) -> u16 {
         self.published.wrapping_sub(self.seen)
     }

@@ -1,4 +1,4 @@
-//! The daemons that are measured: their command lines, and starting them.
+//! The measured daemons: their command lines, and how they start.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,30 +14,30 @@ use tempfile::TempDir;
 use crate::device::{Device, Waiting};
 use crate::placement::Processors;
 
-/// How long a daemon may take to make its socket.
+/// Limit for a daemon to create its socket.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How long to sleep between two looks for a socket, which is how exact start-up times are.
+/// Interval between two checks for the socket, and so the error of start-up times.
 const LOOK: Duration = Duration::from_micros(200);
 
-/// Where Debian's package has the daemon that QEMU brought before version 8.
+/// Path, in Debian's package, of the daemon that came with QEMU before version 8.
 const C_DAEMON: &str = "usr/lib/qemu/virtiofsd";
 
-/// The daemon the others are compared with.
+/// The name of the daemon that the others are compared with.
 pub(crate) const OURS: &str = "gangplankd";
 
 /// A daemon by name and command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DaemonUnderTest {
-    /// What it is called.
+    /// Its name.
     pub(crate) name: String,
-    /// Its command line, in which `{socket}` and `{share}` stand for paths and `{queues}` for the
-    /// number of request queues.
+    /// Its command line. `{socket}` and `{share}` stand for paths, `{queues}` for the number of
+    /// request queues.
     pub(crate) command: Vec<String>,
 }
 
 impl DaemonUnderTest {
-    /// From `NAME=COMMAND`, words between blanks.
+    /// Parses `NAME=COMMAND`. Blanks separate words.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (name, command) = text.split_once('=').ok_or("it has to be NAME=COMMAND")?;
         for place in ["{socket}", "{share}"] {
@@ -60,12 +60,13 @@ impl DaemonUnderTest {
         }
     }
 
-    /// Whether it can be told to have several request queues.
+    /// Whether its command line sets the number of request queues.
     pub(crate) fn has_queues(&self) -> bool {
         self.command.iter().any(|word| word.contains("{queues}"))
     }
 
-    /// Starts it with `share`, runs it beside the driver or apart, and opens a session.
+    /// Starts the daemon on `share`, pins it beside the driver or apart from it, and opens a
+    /// session.
     pub(crate) fn start(
         &self,
         share: &Path,
@@ -102,7 +103,7 @@ impl DaemonUnderTest {
         let told = || fs::read_to_string(&log).unwrap_or_default();
         let device = ready.with_context(|| format!("starting {}\n{}", self.name, told()))?;
         let start_up = started.elapsed();
-        // Threads it had started before it was pinned, and their children.
+        // Threads that started before the daemon was pinned, and their children.
         processors.pin_daemon(child.0.id(), apart)?;
         Ok(Running {
             device,
@@ -114,24 +115,24 @@ impl DaemonUnderTest {
     }
 }
 
-/// A daemon that is running, with a device; killed when dropped.
+/// A running daemon with a device. It is killed on drop.
 pub(crate) struct Running {
-    /// The device it serves. Closed first: the other end leaves by itself.
+    /// The device it serves. It is closed first, so that the daemon can end by itself.
     pub(crate) device: Device,
     child: Kept,
-    /// From its start to the first answer.
+    /// Time from its start to the first reply.
     pub(crate) start_up: Duration,
     log: PathBuf,
     _dir: TempDir,
 }
 
 impl Running {
-    /// Its process.
+    /// Its process ID.
     pub(crate) fn pid(&self) -> u32 {
         self.child.0.id()
     }
 
-    /// What it has said.
+    /// Its log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -140,14 +141,17 @@ impl Running {
 struct Kept(Child);
 
 impl Kept {
-    /// Nobody connects to find out whether it listens: a connection is a guest.
+    /// Waits for the socket's file. A test connection would count as a guest.
     fn wait_for(&mut self, socket: &Path) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         while !socket.exists() {
             if let Some(status) = self.0.try_wait()? {
-                bail!("it ended at once: {status}");
+                bail!("the daemon ended during its start: {status}");
             }
-            ensure!(Instant::now() < deadline, "no socket within {LIMIT:?}");
+            ensure!(
+                Instant::now() < deadline,
+                "the daemon did not create its socket within {LIMIT:?}"
+            );
             std::thread::sleep(LOOK);
         }
         Ok(())
@@ -160,12 +164,13 @@ impl Drop for Kept {
     }
 }
 
-/// gangplankd and its peers, as far as they are to be had; `missing` is told of those that are not.
+/// gangplankd and those peers that this machine can build or download. Calls `missing` for each of
+/// the others.
 pub(crate) fn defaults(mut missing: impl FnMut(&str)) -> Result<Vec<DaemonUnderTest>> {
     let sandbox = if User::is_root() {
         "--sandbox=chroot"
     } else {
-        missing("nobody changes the root directory: that takes root");
+        missing("no daemon changes its root directory, because that needs root");
         "--sandbox=none"
     };
     let mut daemons = vec![DaemonUnderTest::new(
@@ -202,8 +207,8 @@ pub(crate) fn defaults(mut missing: impl FnMut(&str)) -> Result<Vec<DaemonUnderT
     Ok(daemons)
 }
 
-/// The virtiofsd that came with QEMU until version 7.2: Debian 12 has it. Its libraries are the
-/// host's.
+/// Fetches the virtiofsd that came with QEMU until version 7.2, from Debian 12. It uses the host's
+/// libraries.
 fn c_daemon() -> Result<PathBuf> {
     let installed = Path::new("/").join(C_DAEMON);
     if installed.exists() {

@@ -1,4 +1,4 @@
-//! What a daemon takes beside time for requests: to start, to do nothing, to know many files.
+//! What a daemon needs apart from requests: its start, idling, and knowing many files.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,43 +17,43 @@ use crate::score::Spread;
 use crate::tree::numbered;
 use crate::usage::{held, processor_ns};
 
-/// How long a daemon gets to give memory back after FORGET.
+/// Time for a daemon to release memory after FORGET.
 const GIVING_BACK: Duration = Duration::from_secs(2);
 
-/// What a daemon takes.
+/// The footprint of a daemon.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Footprint {
-    /// Whose.
+    /// The daemon's name.
     pub(crate) name: String,
-    /// Milliseconds from its start to its first answer.
+    /// Milliseconds from the daemon's start to its first reply.
     pub(crate) start_up_ms: Spread,
-    /// Processor time each second while nothing is asked, in microseconds.
+    /// Microseconds of processor time per second without requests.
     pub(crate) idle_us: f64,
-    /// What it holds with a guest connected that knows no file.
+    /// Bytes of memory with a connected guest that knows no file.
     pub(crate) memory: u64,
-    /// The same in descriptors.
+    /// Open descriptors in the same state.
     pub(crate) descriptors: usize,
-    /// What it holds with files known, one for each many_files that was tried.
+    /// Memory and descriptors with known files, for each directory.
     #[serde(rename = "crowds")]
     pub(crate) many_files: Vec<KnownFiles>,
 }
 
-/// What a daemon holds with many files known.
+/// Memory and descriptors of a daemon that knows many files.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct KnownFiles {
-    /// Files that were to be looked up.
+    /// Files in the directory.
     pub(crate) files: usize,
-    /// Files that were.
+    /// Files that the daemon knows after looking all of them up.
     pub(crate) known: usize,
-    /// Bytes of memory more than before, for each.
+    /// Additional bytes of memory per file.
     pub(crate) bytes_each: f64,
     /// Open descriptors.
     pub(crate) descriptors: usize,
-    /// Bytes of memory more than before when all have been forgotten.
+    /// Additional bytes of memory after FORGET of all files.
     pub(crate) left: u64,
-    /// The same in descriptors.
+    /// Open descriptors in the same state.
     pub(crate) descriptors_left: usize,
-    /// Why it knows no more of them.
+    /// Why it knows no more files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) failed: Option<String>,
 }
@@ -65,7 +65,7 @@ pub(crate) struct ManyFiles {
 }
 
 impl ManyFiles {
-    /// Makes it in `parent`.
+    /// Makes the directory in `parent`.
     pub(crate) fn new(parent: &Path, files: usize) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-bench-")
@@ -78,8 +78,7 @@ impl ManyFiles {
     }
 }
 
-/// Measures a daemon: its start `starts` times, then doing nothing for `idle`, then with each
-/// many_files.
+/// Measures a daemon: `starts` starts, then idling for `idle`, then each directory of many files.
 pub(crate) fn measure(
     daemon: &DaemonUnderTest,
     processors: &Processors,
@@ -104,7 +103,7 @@ pub(crate) fn measure(
     }
     Ok(Footprint {
         name: daemon.name.clone(),
-        start_up_ms: Spread::of(times).context("a daemon that was not started")?,
+        start_up_ms: Spread::of(times).context("no daemon was started")?,
         idle_us,
         memory: before.memory,
         descriptors: before.descriptors,
@@ -112,10 +111,10 @@ pub(crate) fn measure(
     })
 }
 
-/// Processor time each second, in microseconds, after a moment of work.
+/// Microseconds of processor time per second, after a moment of work.
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
 fn idling(running: &Running, time: Duration) -> Result<f64> {
-    // What is done at last after a request is none of it.
+    // Work that a daemon does late after a request does not count.
     thread::sleep(Duration::from_millis(200));
     let before = processor_ns(running.pid())?;
     let started = Instant::now();

@@ -1,12 +1,13 @@
-//! `scripts/bench`: virtio-fs daemons side by side, without a guest; and rhostfs beside them.
+//! `scripts/bench`: measures virtio-fs daemons side by side, without a guest, and rhostfs beside
+//! them.
 //!
 //! ```text
 //!   daemons: direct, gangplankd, virtiofsd, ...     each with its own share, all of them running
 //!   for each workload:  rounds of direct, A, B, C; A, B, C, direct; ...
 //! ```
 //!
-//! Whatever disturbs the machine so disturbs all of them, and the ratios of one round are worth
-//! more than any rate.
+//! A disturbance of the machine so affects all daemons. The ratios within a round are more exact
+//! than the rates.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod args;
@@ -43,11 +44,11 @@ use score::{DIRECT, Round, Table, scores};
 use tree::Tree;
 use work::{Entry, Medium};
 
-/// Files in the many_files of a whole run, and of a quick one.
+/// Numbers of files for the footprint: in a whole run, and in a quick one.
 const MANY_FILES_COUNTS: [usize; 2] = [100_000, 1_000_000];
 const QUICK_MANY_FILES: usize = 10_000;
 
-/// Set in the program that runs in a mount namespace of its own.
+/// This variable is set in the program that runs in a mount namespace of its own.
 const INSIDE: &str = "GANGPLANK_OWN_MOUNTS";
 
 fn main() -> ExitCode {
@@ -67,8 +68,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Becomes this program once more in a mount namespace of its own, so that no mount is left behind
-/// whatever ends it.
+/// Executes this program again in a mount namespace of its own, so that no mount remains after it
+/// ends.
 fn run_inside() -> io::Error {
     let program = env::current_exe().unwrap_or_default();
     Command::new("unshare")
@@ -80,7 +81,7 @@ fn run_inside() -> io::Error {
 }
 
 fn run(args: &Args) -> Result<()> {
-    // First, since its processes go wherever this one may.
+    // rhostfs comes first, because its processes inherit this one's processors.
     if args.with_rhostfs() {
         rhostfs(args)?;
     }
@@ -104,7 +105,7 @@ fn rhostfs(args: &Args) -> Result<()> {
     written(args, &report)
 }
 
-/// Puts a report where it is wanted.
+/// Writes a report to the files that the arguments name.
 fn written(args: &Args, report: &Report) -> Result<()> {
     report.check()?;
     if let Some(path) = &args.json {
@@ -164,7 +165,7 @@ fn daemons(args: &Args) -> Result<()> {
                 .filter(|daemon| *queues == 1 || daemon.has_queues())
                 .collect();
             let entries = entries.iter().copied();
-            // One after another they are on one queue, however many there are.
+            // Workloads with one request in flight use one queue only.
             let entries: Vec<_> = entries
                 .filter(|entry| *queues == 1 || entry.depth > 1)
                 .collect();
@@ -190,7 +191,7 @@ fn daemons(args: &Args) -> Result<()> {
     written(args, &report)
 }
 
-/// The directories that are shared, each by each daemon.
+/// The directories that every daemon shares.
 struct Shares {
     disk: Tree,
     ram: Tree,
@@ -205,7 +206,7 @@ impl Shares {
     }
 }
 
-/// Contestants against each other under the same conditions.
+/// Daemons that are measured under the same conditions.
 struct Comparison<'a> {
     placement: Placement,
     queues: usize,
@@ -257,7 +258,7 @@ impl Comparison<'_> {
         let mut rounds: Vec<(String, Vec<Round>)> = names.map(|name| (name, Vec::new())).collect();
         let count = rounds.len();
         for round in 0..self.rounds {
-            // Whoever comes first has found what the last one left in the processor's caches.
+            // The order rotates, because the processor's caches hold data of the previous daemon.
             for turn in 0..count {
                 let at = (round + turn) % count;
                 let done = match at.checked_sub(1).and_then(|at| running.get_mut(at)) {
@@ -303,7 +304,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Processor time between two looks.
+/// Processor time between two readings.
 struct Clock<F> {
     read: F,
     seen: Vec<u64>,
@@ -322,9 +323,9 @@ impl<F: Fn() -> Result<u64>> Clock<F> {
 
     fn round(&self, run: workload::Run) -> Result<Round> {
         let [before, after] = self.seen.as_slice() else {
-            anyhow::bail!("a run that was not looked at before and after");
+            anyhow::bail!("the run has no processor times from before and after it");
         };
-        ensure!(run.units > 0, "nothing was done in time");
+        ensure!(run.units > 0, "no operation finished within the round");
         let processor_ns = after.saturating_sub(*before);
         Ok(Round { run, processor_ns })
     }

@@ -1,4 +1,4 @@
-//! Memory shared with a daemon: handed out once from front to back, and again from a mark on for
+//! Memory shared with a daemon. It is allocated from front to back, and reused from a mark on for
 //! each workload.
 
 use std::fs::File;
@@ -13,10 +13,10 @@ use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory, Vol
 /// The guest physical address of the first byte.
 const BASE: u64 = 0x1_0000_0000;
 
-/// Bytes of a page, the unit in which file data is scattered.
+/// Bytes of a page, the unit of scattered file data.
 pub(crate) const PAGE: usize = 4096;
 
-/// The memory. Offsets in it are offsets from its beginning, always the driver's own.
+/// The memory. Offsets count from its beginning, and always come from the driver itself.
 pub(crate) struct Memory {
     file: File,
     map: MmapRegion,
@@ -25,7 +25,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Makes `len` bytes, which the host gives when they are first touched.
+    /// Makes `len` bytes. The host allocates them on first use.
     pub(crate) fn new(len: usize) -> Result<Self> {
         let what = "making memory to share with a daemon";
         let file = File::from(memfd_create("bench", MemfdFlags::CLOEXEC).context(what)?);
@@ -40,7 +40,7 @@ impl Memory {
         })
     }
 
-    /// The memory as SET_MEM_TABLE wants it.
+    /// The memory as a region of SET_MEM_TABLE.
     pub(crate) fn region(&self) -> Region<'_> {
         Region {
             guest_address: BASE,
@@ -50,7 +50,7 @@ impl Memory {
         }
     }
 
-    /// The guest physical address of a offset.
+    /// The guest physical address of an offset.
     pub(crate) const fn address(offset: usize) -> u64 {
         BASE + offset as u64
     }
@@ -67,12 +67,12 @@ impl Memory {
         Ok(offset)
     }
 
-    /// How much is taken, to go back to by [`Memory::give_back_to`].
+    /// The current end, for [`Memory::give_back_to`].
     pub(crate) const fn mark(&self) -> usize {
         self.taken
     }
 
-    /// Gives back what was taken since the mark.
+    /// Releases everything after the mark.
     pub(crate) fn give_back_to(&mut self, mark: usize) {
         self.taken = mark;
     }
@@ -88,19 +88,19 @@ impl Memory {
         self.slice(offset, bytes.len()).copy_from(bytes);
     }
 
-    /// Copies out as much as `bytes` holds.
+    /// Fills `bytes` from the memory.
     pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.slice(offset, bytes.len()).copy_to(bytes);
     }
 
-    /// Stores a number after everything that was written before.
+    /// Stores a number with release ordering.
     pub(crate) fn store<T: AtomicAccess>(&self, offset: usize, value: T) {
         self.slice(offset, size_of::<T>())
             .store(value, 0, Ordering::Release)
             .expect("rings are aligned");
     }
 
-    /// Loads a number before everything that is read after.
+    /// Loads a number with acquire ordering.
     pub(crate) fn load<T: AtomicAccess>(&self, offset: usize) -> T {
         self.slice(offset, size_of::<T>())
             .load(0, Ordering::Acquire)

@@ -1,4 +1,4 @@
-//! Which processors the daemon and the driver run on.
+//! The processors of the daemon and the driver.
 
 use std::fs;
 
@@ -10,12 +10,12 @@ use rustix::thread::sched_setaffinity;
 use crate::device::Waiting;
 use crate::usage::family;
 
-/// Who runs where, and how the driver waits.
+/// A placement of daemon and driver, and how the driver waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
     /// Its name.
     pub(crate) name: &'static str,
-    /// What it is, for people.
+    /// Its description in reports.
     pub(crate) meaning: &'static str,
     /// Whether the daemon has a processor of its own.
     pub(crate) apart: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Placement {
     pub(crate) waiting: Waiting,
 }
 
-/// All of them.
+/// All placements.
 pub(crate) const PLACEMENTS: [Placement; 3] = [
     Placement {
         name: "one",
@@ -45,7 +45,7 @@ pub(crate) const PLACEMENTS: [Placement; 3] = [
     },
 ];
 
-/// The processors there are: the driver's, and another one for a daemon apart.
+/// The driver's processor, and another one for a daemon apart.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Processors {
     driver: usize,
@@ -53,7 +53,7 @@ pub(crate) struct Processors {
 }
 
 impl Processors {
-    /// The last two that this process may run on.
+    /// Takes the last two processors that this process may run on.
     pub(crate) fn find() -> Result<Self> {
         let mut numbers = allowed()?.into_iter();
         Ok(Self {
@@ -62,21 +62,22 @@ impl Processors {
         })
     }
 
-    /// Whether a daemon can have one of its own.
+    /// Whether a daemon can have a processor of its own.
     pub(crate) const fn has_two(&self) -> bool {
         self.other.is_some()
     }
 
-    /// Has the calling thread run on the driver's.
+    /// Pins the calling thread to the driver's processor.
     pub(crate) fn pin_driver(&self) -> Result<()> {
         stay_on(self.driver).context("choosing the driver's processor")
     }
 
-    /// Has every thread of a daemon run on the driver's processor or on the other, and so every
-    /// thread it starts from now on.
+    /// Pins every thread of a daemon to the driver's processor or to the other one. Threads that it
+    /// starts later inherit this.
     pub(crate) fn pin_daemon(&self, pid: u32, apart: bool) -> Result<()> {
         let number = if apart {
-            self.other.context("there is one processor only")?
+            self.other
+                .context("a daemon apart needs two processors, and there is one")?
         } else {
             self.driver
         };
@@ -86,7 +87,7 @@ impl Processors {
                 let task: i32 = name.to_string_lossy().parse()?;
                 let task = Pid::from_raw(task).context("a thread without a number")?;
                 match sched_setaffinity(Some(task), &only(number)) {
-                    // One that has ended meanwhile runs nowhere.
+                    // The thread has ended.
                     Ok(()) | Err(rustix::io::Errno::SRCH) => {}
                     Err(errno) => return Err(errno).context("choosing a daemon's processor"),
                 }

@@ -1,4 +1,4 @@
-//! From the rounds of a run to what is reported: medians, extremes, ratios.
+//! Computes medians, extremes and ratios from the rounds of a run.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 use crate::work::Unit;
 use crate::workload::Run;
 
-/// How whoever works by system calls is called.
+/// The name of the work by system calls.
 pub(crate) const DIRECT: &str = "direct";
 
-/// What one daemon did in one round.
+/// One round of one daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Round {
-    /// The work and how long it took.
+    /// The finished work and its duration.
     pub(crate) run: Run,
-    /// Processor time it took, of the daemon alone, in nanoseconds.
+    /// Nanoseconds of processor time of the daemon alone.
     pub(crate) processor_ns: u64,
 }
 
-/// The middle and the extremes.
+/// Median and extremes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
     /// Median.
@@ -31,7 +31,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one number.
+    /// The spread of at least one number.
     pub(crate) fn of(numbers: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut numbers: Vec<f64> = numbers.into_iter().collect();
         numbers.sort_by(f64::total_cmp);
@@ -50,44 +50,44 @@ impl Spread {
     }
 }
 
-/// What a daemon came to in one workload.
+/// The result of one daemon in one workload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Score {
     /// Its name.
     pub(crate) name: String,
-    /// Per second: operations, entries or bytes.
+    /// Operations, entries or bytes per second.
     pub(crate) rate: Spread,
-    /// Processor time of an operation or entry, in microseconds: the daemon's, or the caller's
-    /// where there is none.
+    /// Microseconds of processor time of an operation or entry: the daemon's, or the caller's if
+    /// there is no daemon.
     pub(crate) processor_us: Spread,
-    /// How long an operation took that was alone, in microseconds: the median's median.
+    /// Microseconds of an operation without others in flight: the median of the rounds' medians.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) p50_us: Option<f64>,
-    /// The same of the slowest in a hundred.
+    /// The 99th percentile of the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) p99_us: Option<f64>,
-    /// Its rate divided by each other's, round by round: the median.
+    /// The ratio of its rate to each other daemon's: the median of the rounds' ratios.
     pub(crate) times: BTreeMap<String, f64>,
 }
 
-/// All that daemons came to in one workload.
+/// The results of all daemons in one workload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Table {
     /// The workload.
     pub(crate) workload: &'static str,
-    /// Who ran where.
+    /// The placement.
     pub(crate) placement: &'static str,
     /// Operations in flight.
     pub(crate) depth: usize,
     /// Request queues.
     pub(crate) queues: usize,
-    /// What rates are counted in, each second.
+    /// The unit of rates, per second.
     pub(crate) unit: &'static str,
-    /// Everybody's.
+    /// The results by daemon.
     pub(crate) scores: Vec<Score>,
 }
 
-/// Scores from the rounds of each daemon; whoever has none is left out.
+/// Computes the results from the rounds of each daemon. A daemon without rounds is left out.
 pub(crate) fn scores(rounds: &[(String, Vec<Round>)], unit: Unit) -> Vec<Score> {
     let rates: Vec<(&str, Vec<f64>)> = rounds
         .iter()

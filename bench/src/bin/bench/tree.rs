@@ -1,4 +1,4 @@
-//! The shared directory that is worked in.
+//! The shared directory of the workloads.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 /// Files of [`SMALL_LEN`] bytes in the directory [`SMALL`].
 pub(crate) const SMALL_FILES: usize = 2000;
-/// Bytes of each.
+/// Bytes of each small file.
 pub(crate) const SMALL_LEN: usize = 4096;
 /// Empty files in the directory [`MANY`].
 pub(crate) const MANY_FILES: usize = 10_000;
@@ -19,14 +19,14 @@ pub(crate) const LARGE_LEN: u64 = 64 << 20;
 
 /// Directory of small files.
 pub(crate) const SMALL: &CStr = c"small";
-/// Directory to be listed.
+/// Directory for listings.
 pub(crate) const MANY: &CStr = c"many";
-/// Directory to make files in.
+/// Directory for new files.
 pub(crate) const MADE: &CStr = c"made";
-/// File to be read and written.
+/// File for reads and writes.
 pub(crate) const LARGE: &CStr = c"large";
 
-/// A directory to be shared, removed when dropped.
+/// A shared directory. It is removed on drop.
 pub(crate) struct Tree {
     dir: TempDir,
 }
@@ -44,12 +44,12 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Where something in it is.
+    /// The path of `name` in it.
     pub(crate) fn path_of(&self, name: &CStr) -> PathBuf {
         self.path().join(name.to_string_lossy().as_ref())
     }
@@ -70,7 +70,7 @@ impl Tree {
         for _ in 0..LARGE_LEN >> 20 {
             large.write_all(&content)?;
         }
-        // What is yet to be written to a disk would be written while something is timed.
+        // Sync now, or the kernel would write this data during a measurement.
         large.sync_all()?;
         Ok(())
     }

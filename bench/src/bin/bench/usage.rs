@@ -1,11 +1,11 @@
-//! What processes use: processor time, memory, descriptors.
+//! Processor time, memory and descriptors of processes.
 
 use std::fs;
 
 use anyhow::{Context, Result};
 use rustix::time::ClockId;
 
-/// A process and all that it has started.
+/// A process and its descendants.
 pub(crate) fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
     let mut at = 0;
@@ -21,8 +21,8 @@ pub(crate) fn family(pid: u32) -> Vec<u32> {
     family
 }
 
-/// Nanoseconds that all threads of a family have run so far. Threads that have ended do not count,
-/// so none may end meanwhile.
+/// Nanoseconds that all threads of a process and its descendants have run. Threads that have ended
+/// do not count, so none may end during a measurement.
 pub(crate) fn processor_ns(pid: u32) -> Result<u64> {
     let mut sum = 0;
     for pid in family(pid) {
@@ -34,12 +34,12 @@ pub(crate) fn processor_ns(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
-/// Nanoseconds that the calling thread has run so far.
+/// Nanoseconds that the calling thread has run.
 pub(crate) fn own_processor_ns() -> Result<u64> {
     clock_ns(ClockId::ThreadCPUTime)
 }
 
-/// Nanoseconds that all threads of this process have run so far.
+/// Nanoseconds that all threads of this process have run.
 pub(crate) fn whole_processor_ns() -> Result<u64> {
     clock_ns(ClockId::ProcessCPUTime)
 }
@@ -57,17 +57,16 @@ fn ran_ns(schedstat: &str) -> Result<u64> {
     number.with_context(|| format!("a schedstat file that reads {schedstat:?}"))
 }
 
-/// What a family holds.
+/// Memory and descriptors of a process and its descendants.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Held {
-    /// Resident memory of its own, in bytes: not what it shares with others or has mapped from
-    /// files.
+    /// Bytes of private resident memory, without shared pages and mapped files.
     pub(crate) memory: u64,
     /// Open descriptors.
     pub(crate) descriptors: usize,
 }
 
-/// What a family holds now.
+/// Measures what a process and its descendants hold.
 pub(crate) fn held(pid: u32) -> Result<Held> {
     let mut held = Held::default();
     for pid in family(pid) {

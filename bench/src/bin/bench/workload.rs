@@ -1,5 +1,5 @@
-//! What a workload is to the driver, and driving it: a number of flows, each a sequence of requests
-//! again and again.
+//! A workload as the driver sees it, and the loop that drives it: a number of flows, each of which
+//! repeats a sequence of requests.
 
 use std::time::{Duration, Instant};
 
@@ -8,91 +8,92 @@ use gangplank_fuse::{NodeId, Operation};
 
 use crate::device::{Answer, Device, RequestKind};
 
-/// How long each run is warmed up before anything counts, as a part of its time.
+/// Warm-up before anything counts, as a fraction (1/8) of the run's time.
 const WARM_UP: u32 = 8;
 
-/// Most latencies that are kept of one run.
+/// Limit of the latencies that are kept of one run.
 pub(crate) const LATENCIES: usize = 1 << 18;
 
-/// How long something may take that is done once.
+/// Limit of a workload that runs once.
 pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 
-/// What a flow does after an answer.
+/// What a flow does after a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It makes its next request, of that kind.
+    /// It sends its next request, of that kind.
     Ask(usize),
     /// An operation is complete.
     Done,
 }
 
-/// References to nodes that go back to the daemon.
+/// References to nodes that FORGET returns to the daemon.
 pub(crate) type Forgets = Vec<(NodeId, u64)>;
 
-/// What an answer came to.
+/// A reply.
 pub(crate) struct Reply<'a> {
-    /// What was asked.
+    /// The kind of the request.
     pub(crate) kind: usize,
-    /// The answer's header and structures.
+    /// The reply's header and structures.
     pub(crate) answer: Answer<'a>,
-    /// File data, for request_kinds that look at it.
+    /// File data, if [`Workload::reads_data`].
     pub(crate) data: &'a [u8],
 }
 
-/// A kind of work, made of requests.
+/// Work made of requests.
 pub(crate) trait Workload {
     /// The kinds of request. Each operation begins with the first.
     fn request_kinds(&self) -> Vec<RequestKind<'_>>;
 
-    /// Does once, untimed, what has to be done before; `flows` will ask at the same time.
+    /// Prepares the workload, untimed. `flows` flows will run at the same time.
     fn prepare(&mut self, device: &mut Device, flows: usize) -> Result<()>;
 
-    /// A flow begins another operation.
+    /// Called when a flow begins another operation.
     fn begin(&mut self, flow: usize);
 
-    /// The request of a flow at a kind.
+    /// The request of kind `kind` of a flow.
     fn request(&self, flow: usize, kind: usize) -> (NodeId, Operation<'_>);
 
-    /// Whether it looks at the file data that a kind's requests are answered with.
+    /// Whether the workload reads the file data in replies.
     fn reads_data(&self) -> bool {
         false
     }
 
-    /// A flow's request was answered.
+    /// Handles the reply to a flow's request.
     fn answered(&mut self, flow: usize, reply: &Reply<'_>, forgets: &mut Forgets) -> Result<Next>;
 
-    /// Whether it is done once, from beginning to end, and not as often as there is time for.
+    /// Whether the workload runs once from beginning to end, instead of for a time.
     fn is_once(&self) -> bool {
         false
     }
 
-    /// Whether what is done once is done.
+    /// Whether a workload that runs once is finished.
     fn is_over(&self) -> bool {
         false
     }
 
-    /// What one operation counts for: itself, or the things it consists of.
+    /// The number of units that one operation counts for.
     fn units(&self) -> u64 {
         1
     }
 
-    /// Gives back, untimed, what [`Workload::prepare`] and the operations took.
+    /// Releases, untimed, what [`Workload::prepare`] and the operations took.
     fn clean_up(&mut self, device: &mut Device) -> Result<()>;
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Run {
-    /// Units of work done: operations, or what they consist of.
+    /// Finished units: operations, or their parts.
     pub(crate) units: u64,
-    /// Seconds it took.
+    /// Duration in seconds.
     pub(crate) seconds: f64,
-    /// Microseconds of each operation, sorted, as far as they were kept; of flows that are alone.
+    /// Duration of each operation in microseconds, sorted: the first [`LATENCIES`] of a single
+    /// flow.
     pub(crate) latencies: Vec<f32>,
 }
 
-/// Drives a workload with `depth` flows on all request queues of a device. `at` is told when
-/// counting begins and ends.
+/// Drives a workload with `depth` flows on all request queues of a device. Calls `at` when counting
+/// begins and ends.
 pub(crate) fn drive(
     device: &mut Device,
     workload: &mut dyn Workload,
@@ -147,8 +148,8 @@ struct Driven<'a> {
 }
 
 impl Driven<'_> {
-    /// Has all flows work for `time`, and waits until each has completed its last operation. Units
-    /// of work done.
+    /// Runs all flows for `time` and until each has finished its last operation. Returns the
+    /// finished units.
     fn run(&mut self, time: Duration, latencies: &mut Vec<f32>) -> Result<u64> {
         let started = Instant::now();
         let mut units = 0;
@@ -198,7 +199,7 @@ impl Driven<'_> {
         Ok(units)
     }
 
-    /// Flow `f` is on queue `f % queues`, and the `f / queues`-th there.
+    /// Sends a request. Flow `f` uses queue `f % queues`, and is flow `f / queues` there.
     fn ask(&mut self, flow: usize, kind: usize) -> Result<()> {
         let queues = self.device.queues();
         let head = kind * self.per_queue + flow / queues;
@@ -223,12 +224,12 @@ impl Driven<'_> {
     }
 }
 
-/// That a request succeeded.
+/// Fails unless the request succeeded.
 pub(crate) fn succeeded(reply: &Reply<'_>) -> Result<()> {
     let errno = reply.answer.errno;
     ensure!(
         errno == 0,
-        "request {} of the workload is answered with errno {errno}",
+        "request {} of the workload failed with errno {errno}",
         reply.kind
     );
     Ok(())

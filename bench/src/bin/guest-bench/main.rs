@@ -1,14 +1,14 @@
-//! Times what people do with files, from a program's side, on several directories in turn. Static,
-//! so that it runs in any guest; it runs on the host just as well, for comparison.
+//! Times common work on files, as a program sees it, on several directories in turn. The program is
+//! static, so that it runs in any guest and, for comparison, on the host.
 //!
 //!     guest-bench [--root TOOLS] [--rounds N] [--size PERCENT] [--drop-caches]
 //!                 NAME=DIRECTORY... -- WORKLOAD...
 //!     guest-bench --list
 //!
-//! Each result is one line: workload, name, seconds, how many of the workload's units that was for,
-//! the unit. Programs that a workload runs are those of the system tree TOOLS, beneath which the
-//! directories have to be then. Without one, they are the running system's. With --drop-caches,
-//! workloads that are to find nothing cached do: for a guest of one's own.
+//! Each result is one line: workload, name, seconds, number of units, unit. Workloads run the
+//! programs of the system tree TOOLS, which then has to contain the directories; without it, those
+//! of the running system. With --drop-caches, workloads that must find nothing cached drop the
+//! kernel's caches, which is for a guest of one's own.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod names;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was typed.
+/// The arguments.
 struct Arguments {
     rounds: u32,
     directories: Vec<WorkDir>,

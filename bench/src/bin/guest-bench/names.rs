@@ -1,5 +1,5 @@
-//! Workloads on names and small files, as loops in one process: starting processes is slow in some
-//! guests.
+//! Workloads on names and small files. They are loops in one process, because processes start
+//! slowly in some guests.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -11,11 +11,11 @@ use anyhow::{Context, Result, ensure};
 use crate::work_dir::WorkDir;
 use crate::workload::{Measured, timed};
 
-/// Small files of `cat` and the like, and their size in bytes.
+/// Number of small files, and their size in bytes.
 const SMALL_FILES: u32 = 2000;
 const SMALL_SIZE: usize = 1536;
 
-/// Shape of the tree that is walked.
+/// Number of directories of the tree, and of files in each.
 const TREE_DIRECTORIES: u32 = 40;
 const TREE_FILES: u32 = 50;
 
@@ -23,7 +23,7 @@ fn small(dir: &WorkDir, number: u32) -> PathBuf {
     dir.path(format!("small/{number:05}"))
 }
 
-/// Many small files in one directory.
+/// Makes many small files in one directory.
 pub(crate) fn make_small(dir: &WorkDir) -> Result<()> {
     fs::create_dir(dir.path("small"))?;
     for number in 0..dir.scaled(SMALL_FILES) {
@@ -32,7 +32,7 @@ pub(crate) fn make_small(dir: &WorkDir) -> Result<()> {
     Ok(())
 }
 
-/// Directories with files in them, two levels deep.
+/// Makes directories with files in them, two levels deep.
 pub(crate) fn make_tree(dir: &WorkDir) -> Result<()> {
     for directory in 0..dir.scaled(TREE_DIRECTORIES) {
         let path = dir.path(format!("tree/{}/{directory:03}", directory % 5));
@@ -44,7 +44,7 @@ pub(crate) fn make_tree(dir: &WorkDir) -> Result<()> {
     Ok(())
 }
 
-/// All entries beneath `directory`, each looked at by `look`.
+/// Calls `look` for every entry beneath `directory`.
 fn walk(directory: &Path, look: &mut impl FnMut(&fs::DirEntry) -> Result<()>) -> Result<u64> {
     let mut entries = 0;
     for entry in fs::read_dir(directory)? {
@@ -132,7 +132,7 @@ pub(crate) fn missing(dir: &WorkDir) -> Result<Measured> {
     timed(|| {
         for number in 0..calls {
             let found = fs::symlink_metadata(dir.path(format!("missing-{}", number % 100)));
-            let error = found.err().context("a name is there that should not be")?;
+            let error = found.err().context("a name exists that should not")?;
             ensure!(error.kind() == ErrorKind::NotFound, "{error}");
         }
         Ok(calls.into())

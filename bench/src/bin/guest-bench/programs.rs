@@ -1,4 +1,4 @@
-//! Workloads that are other people's programs: tar, git, a C compiler, fio.
+//! Workloads that run programs: tar, git, a C compiler, fio.
 
 use std::fs;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const FILES: u32 = 1000;
 /// C sources of the tree that is compiled.
 const SOURCES: u32 = 24;
 
-/// An archive aside, made once for all directories.
+/// Makes an archive outside the measured directories, once for all of them.
 pub(crate) fn make_archive(dir: &WorkDir) -> Result<()> {
     let tree = dir.aside("archived");
     if tree.exists() {
@@ -31,7 +31,7 @@ pub(crate) fn make_archive(dir: &WorkDir) -> Result<()> {
         .map(drop)
 }
 
-/// `tar x` of it.
+/// Unpacks the archive.
 pub(crate) fn untar(dir: &WorkDir) -> Result<Measured> {
     let files = dir.scaled(FILES);
     timed(|| {
@@ -40,7 +40,7 @@ pub(crate) fn untar(dir: &WorkDir) -> Result<Measured> {
     })
 }
 
-/// A repository with everything committed.
+/// Makes a repository and commits everything.
 pub(crate) fn make_repository(dir: &WorkDir) -> Result<()> {
     make_archive(dir)?;
     dir.shell(
@@ -50,7 +50,7 @@ pub(crate) fn make_repository(dir: &WorkDir) -> Result<()> {
     .map(drop)
 }
 
-/// `git status` in it.
+/// Runs `git status` in the repository.
 pub(crate) fn git_status(dir: &WorkDir) -> Result<Measured> {
     timed(|| {
         dir.shell("cd archived && test -z \"$(git -c safe.directory='*' status --porcelain)\"")?;
@@ -58,7 +58,7 @@ pub(crate) fn git_status(dir: &WorkDir) -> Result<Measured> {
     })
 }
 
-/// C sources with a common header.
+/// Writes C sources with a common header.
 pub(crate) fn make_sources(dir: &WorkDir) -> Result<()> {
     let sources = dir.scaled(SOURCES);
     fs::write(
@@ -83,7 +83,7 @@ pub(crate) fn make_sources(dir: &WorkDir) -> Result<()> {
     Ok(())
 }
 
-/// Compiles them one by one, links, and runs what came of it.
+/// Compiles the sources one by one, links them, and runs the program.
 pub(crate) fn compile(dir: &WorkDir) -> Result<Measured> {
     let files = dir.scaled(SOURCES) + 1;
     timed(|| {
@@ -110,7 +110,7 @@ pub(crate) fn fio_randwrite_4k(dir: &WorkDir) -> Result<Measured> {
     fio(dir, "randwrite", "4k")
 }
 
-/// One job over the large file, timed by fio itself.
+/// Runs one fio job on the large file. fio takes the time.
 fn fio(dir: &WorkDir, how: &str, block: &str) -> Result<Measured> {
     let told = dir.shell(&format!(
         "fio --name=bench --filename={FILE} --size={}M --rw={how} --bs={block} --ioengine=psync \
@@ -121,8 +121,8 @@ fn fio(dir: &WorkDir, how: &str, block: &str) -> Result<Measured> {
     read_terse(&told).with_context(|| format!("fio said: {told}"))
 }
 
-/// KiB and KiB/s of reads, then of writes, in fio's terse output (version 3, fields counted from
-/// 0).
+/// Fields of fio's terse output (version 3, counted from 0): KiB and KiB/s of reads, then of
+/// writes.
 const AMOUNT_AND_RATE: [(usize, usize); 2] = [(5, 6), (46, 47)];
 
 fn read_terse(told: &str) -> Option<Measured> {

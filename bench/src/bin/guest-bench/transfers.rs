@@ -8,13 +8,13 @@ use anyhow::{Result, ensure};
 use crate::work_dir::WorkDir;
 use crate::workload::{Measured, timed};
 
-/// MiB of the file that is written and read.
+/// Size of the large file, in MiB.
 const FILE_MIB: u32 = 64;
 
-/// The file that is read at random and in order. fio calls it so.
+/// The name of the large file, for fio as well.
 pub(crate) const FILE: &str = "data";
 
-/// A large file.
+/// Makes the large file.
 pub(crate) fn make_file(dir: &WorkDir) -> Result<()> {
     write(dir)?;
     Ok(())
@@ -57,7 +57,7 @@ pub(crate) fn sequential_read(dir: &WorkDir) -> Result<Measured> {
     })
 }
 
-/// Appends 4 KiB at a time, as a log is written.
+/// Appends 4 KiB at a time, as a program that writes a log.
 pub(crate) fn append(dir: &WorkDir) -> Result<Measured> {
     let writes = dir.scaled(4096);
     timed(|| {
@@ -72,7 +72,7 @@ pub(crate) fn append(dir: &WorkDir) -> Result<Measured> {
     })
 }
 
-/// Writes a little and makes sure of it, as a database does.
+/// Writes a little and calls fsync, as a database does.
 pub(crate) fn fsync(dir: &WorkDir) -> Result<Measured> {
     let calls = dir.scaled(200);
     timed(|| {

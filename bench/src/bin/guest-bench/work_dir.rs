@@ -16,8 +16,8 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
-    /// `percent` scales every workload's size; 100 is its usual one. `drop_caches` says whether the
-    /// kernel's caches are this program's to drop.
+    /// A directory whose workloads have `percent` of their usual size. `drop_caches` allows this
+    /// program to drop the kernel's caches.
     pub(crate) const fn new(
         name: String,
         directory: PathBuf,
@@ -34,27 +34,27 @@ impl WorkDir {
         }
     }
 
-    /// What the results call it.
+    /// Its name in the results.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// `path` beneath it.
+    /// `path` beneath the directory.
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.directory.join(path)
     }
 
-    /// How much to do of what is usually done `usual` times: at least one.
+    /// The scaled number of repetitions, at least one.
     pub(crate) fn scaled(&self, usual: u32) -> u32 {
         (usual.saturating_mul(self.percent) / 100).max(1)
     }
 
-    /// A directory outside of it, for what a workload takes as given. Programs see it as `/tmp`.
+    /// A path outside the directory, for a workload's input. Programs see it in `/tmp`.
     pub(crate) fn aside(&self, name: &str) -> PathBuf {
         self.root.join("tmp").join(name)
     }
 
-    /// Removes all that is in it.
+    /// Removes everything in the directory.
     pub(crate) fn clear(&self) -> Result<()> {
         for entry in fs::read_dir(&self.directory)
             .with_context(|| format!("listing {}", self.directory.display()))?
@@ -71,7 +71,7 @@ impl WorkDir {
         Ok(())
     }
 
-    /// Has the kernel drop what it caches of files, if that is this program's to decide.
+    /// Drops the kernel's caches of files, if this program may.
     pub(crate) fn forget_caches(&self) -> Result<()> {
         if self.drop_caches {
             fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the kernel's caches")?;
@@ -79,7 +79,7 @@ impl WorkDir {
         Ok(())
     }
 
-    /// Runs shell text by the programs of the system tree, in this directory.
+    /// Runs shell text with the programs of the system tree, in this directory.
     pub(crate) fn shell(&self, text: &str) -> Result<String> {
         let inside = self
             .directory

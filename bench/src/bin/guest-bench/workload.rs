@@ -1,4 +1,4 @@
-//! The workloads by name: what is prepared, what is timed, and in which unit it counts.
+//! The workloads by name: preparation, timed work and unit.
 
 use std::time::{Duration, Instant};
 
@@ -7,28 +7,28 @@ use anyhow::Result;
 use crate::work_dir::WorkDir;
 use crate::{names, programs, transfers};
 
-/// What a run of a workload came to.
+/// The result of a run.
 pub(crate) struct Measured {
-    /// How long it took.
+    /// Its duration.
     pub(crate) took: Duration,
-    /// How many of its unit it was for.
+    /// The number of units.
     pub(crate) count: u64,
 }
 
-/// One thing people do.
+/// One workload.
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     /// What [`Measured::count`] counts.
     pub(crate) unit: &'static str,
     /// Whether the guest's caches are dropped before it.
     pub(crate) cold: bool,
-    /// Whether it has to be prepared anew for each run.
+    /// Whether each run uses up the preparation.
     pub(crate) consumes: bool,
     pub(crate) prepare: fn(&WorkDir) -> Result<()>,
     pub(crate) run: fn(&WorkDir) -> Result<Measured>,
 }
 
-/// Times `work`, which counts for itself.
+/// Times `work`, which returns its number of units.
 pub(crate) fn timed(work: impl FnOnce() -> Result<u64>) -> Result<Measured> {
     let started = Instant::now();
     let count = work()?;
@@ -69,7 +69,7 @@ const fn warm(mut workload: Workload) -> Workload {
     workload
 }
 
-/// All of them, in the order in which they are told.
+/// All workloads, in the order of the results.
 pub(crate) static WORKLOADS: &[Workload] = &[
     workload("untar", "files", programs::make_archive, programs::untar),
     cold(workload("find", "entries", names::make_tree, names::find)),
@@ -159,7 +159,8 @@ mod tests {
     fn every_workload_does_on_the_host_what_it_says() {
         let directory = tempfile::tempdir().unwrap();
         for workload in WORKLOADS {
-            // What runs programs takes root and a system tree; a benchmark's own run shows it.
+            // Workloads that run programs need root and a system tree; a run of the benchmark
+            // covers them.
             if workload.name.contains("fio")
                 || ["untar", "compile"].contains(&workload.name)
                 || workload.name.starts_with("git")

@@ -1,4 +1,4 @@
-//! A device's calls: ATTACH, which takes an access, and COMPLETE, which gives it back.
+//! The calls of a device: ATTACH takes an access, COMPLETE completes it.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::bao::abi::{NOTIFY, READ, Request, word};
 use crate::bao::launch::kill_and_wait;
 use crate::bao::seccomp::{self, Answer, Listener, Notification};
 
-/// Every signal but SIGKILL and SIGSTOP, which nobody keeps out, and 32 to 34, which are the C
-/// library's.
+/// Every signal but SIGKILL and SIGSTOP, which no thread can block, and 32 to 34, which belong to
+/// the C library.
 const SIGNALS: u64 = !(1 << (9 - 1) | 1 << (19 - 1) | 0b111 << (32 - 1));
 
-/// Somebody in a call.
+/// A thread in a call.
 #[derive(Clone)]
 pub(super) struct Caller {
     listener: Arc<Listener>,
@@ -27,7 +27,7 @@ impl Caller {
         self.listener.is_waiting(self.note.id)
     }
 
-    /// Ends the call; the caller may have been killed.
+    /// Ends the call. Returns whether the caller still lives.
     pub(super) fn answer(&self, answer: Answer) -> bool {
         self.listener.answer(self.note.id, answer).is_ok()
     }
@@ -77,12 +77,12 @@ impl Device {
         self.changed.notify_all();
     }
 
-    /// Hands the oldest access to whoever waits for one.
+    /// Gives the oldest access to the waiting thread.
     pub(super) fn deliver(&self, state: &mut State) {
         let Some(&made) = state.waiting.front() else {
             return;
         };
-        // Whoever was killed meanwhile takes nothing.
+        // A thread that was killed meanwhile takes nothing.
         let Some(caller) = state.attached.take().filter(Caller::is_waiting) else {
             return;
         };
@@ -133,7 +133,7 @@ impl Device {
             }
             hold => {
                 if hold.is_some() {
-                    // The effect comes first, and its answer later.
+                    // The completion takes effect before the call returns.
                     let caller = caller.clone();
                     state.held = Some(Held {
                         caller,
@@ -183,7 +183,8 @@ impl Device {
             return Ok(());
         }
         let Some(Made { number, request }) = state.in_hand.get(&place).copied() else {
-            // Whoever comes after one that died while it gave this back cannot know, and asks.
+            // The successor of a device model that died in COMPLETE cannot know whether it took
+            // effect, and asks.
             if let Some(at) = state.doubtful.iter().position(|doubtful| doubtful == given) {
                 state.doubtful.swap_remove(at);
                 return Err(Errno::PERM);

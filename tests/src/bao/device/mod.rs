@@ -1,5 +1,5 @@
-//! One device of the emulated driver: a guest's accesses wait in it, are handed to the device
-//! model, and come back.
+//! One device of the emulated driver: accesses of a guest wait in it, go to the device model, and
+//! return.
 //!
 //! ```text
 //!   Device::access ── queue ── ATTACH ──> in hand ── COMPLETE ──> answered
@@ -30,13 +30,13 @@ use super::seccomp;
 
 /// One device.
 pub struct Device {
-    /// The device model's id.
+    /// The ID of the device model.
     pub id: u32,
     abi: Abi,
-    /// What the device model's descriptors of it are openings of.
+    /// The file whose openings are the device model's descriptors.
     file: File,
     memory: File,
-    /// Openings so far.
+    /// Number of openings so far.
     openings: AtomicU64,
     /// Its eventfds.
     pub eventfds: EventFds,
@@ -48,21 +48,21 @@ pub struct Device {
 #[derive(Default)]
 struct State {
     made: u64,
-    /// Accesses nobody has taken.
+    /// Accesses that no thread has taken.
     waiting: VecDeque<Made>,
-    /// Who waits for one.
+    /// The thread that waits for an access.
     attached: Option<Caller>,
-    /// Accesses that were taken, by their places.
+    /// Accesses that were taken, by slot.
     in_hand: HashMap<u64, Made>,
     answers: HashMap<u64, u64>,
-    /// What was given back last from each place.
+    /// The last completed request of each slot.
     over: HashMap<u64, Request>,
-    /// What was given back by somebody who did not live to hear of it.
+    /// Requests whose completing thread was killed before the call returned.
     doubtful: Vec<Request>,
     completions: u64,
     script: Script,
     held: Option<Held>,
-    /// Threads known to keep signals out.
+    /// Threads known to block signals.
     quiet: HashSet<u32>,
 }
 
@@ -74,7 +74,7 @@ struct Made {
 }
 
 impl State {
-    /// The first place that no access takes.
+    /// The first free slot.
     fn free_place(&self) -> u64 {
         let taken = |place: &u64| {
             self.in_hand.contains_key(place)
@@ -88,7 +88,8 @@ impl State {
 }
 
 impl Device {
-    /// A device of `abi`'s kind with `memory`, which its own file gives too from generation B on.
+    /// A device of generation `abi` with `memory`. From generation B on, the device's file maps the
+    /// memory too.
     ///
     /// # Errors
     /// The host has no room for it.
@@ -112,12 +113,12 @@ impl Device {
         })
     }
 
-    /// The memory that its guest shares.
+    /// The memory of its guest.
     pub const fn memory(&self) -> &File {
         &self.memory
     }
 
-    /// Whether `inode` is that of the device or of its memory.
+    /// Whether `inode` is the device's or its memory's.
     pub(super) fn is_at(&self, inode: u64) -> bool {
         self.opens(inode)
             || self
@@ -131,7 +132,7 @@ impl Device {
         self.file.metadata().is_ok_and(|file| file.ino() == inode)
     }
 
-    /// Opens it once more.
+    /// Opens the device once more.
     pub(super) fn open(&self) -> Result<File> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let opening = File::options().read(true).write(true).open(path)?;
@@ -142,13 +143,13 @@ impl Device {
         Ok(opening)
     }
 
-    /// Whether it was ever opened.
+    /// Whether the device was ever opened.
     pub fn is_created(&self) -> bool {
         self.openings.load(Ordering::Acquire) > 0
     }
 
-    /// Notes a fault if the last descriptor of any opening was closed: the driver frees the device
-    /// then, and uses it still.
+    /// Records a fault if the last descriptor of an opening was closed: the driver then frees the
+    /// device and still uses it.
     ///
     /// # Errors
     /// The host does not tell.
@@ -168,13 +169,14 @@ impl Device {
         self.state.lock()
     }
 
-    /// Keeps the device from doing anything until the guard is dropped.
+    /// Blocks the device until the guard is dropped.
     pub(super) fn freeze(&self) -> impl Sized + '_ {
         self.state()
     }
 
-    /// One load or store of a guest's CPU, which stands still until it is completed, but no longer
-    /// than `limit`: the answer of a load, and 0 of a store. `op` is what the hypervisor would say.
+    /// One load or store of a guest's CPU. The CPU waits until the access is completed, at most for
+    /// `limit`. Returns the value of a load, and 0 for a store. `op` is the hypervisor's number of
+    /// the operation.
     ///
     /// # Errors
     /// Nobody has completed it.
@@ -254,7 +256,7 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until an access waits that nobody has taken.
+    /// Waits until there is an access that no thread has taken.
     ///
     /// # Errors
     /// None does within `limit`.
@@ -264,7 +266,7 @@ impl Device {
         })
     }
 
-    /// Waits until `count` accesses have been given back since the beginning.
+    /// Waits until `count` accesses have been completed since the beginning.
     ///
     /// # Errors
     /// They are not within `limit`.
@@ -274,7 +276,7 @@ impl Device {
         })
     }
 
-    /// Waits until somebody waits for an access.
+    /// Waits until a thread waits for an access.
     ///
     /// # Errors
     /// Nobody does within `limit`.
@@ -284,14 +286,15 @@ impl Device {
         })
     }
 
-    /// Accesses that nobody has taken, and those that were taken and not given back.
+    /// The number of accesses that no thread has taken, and of those that were taken and not
+    /// completed.
     #[must_use]
     pub fn unanswered(&self) -> (usize, usize) {
         let state = self.state();
         (state.waiting.len(), state.in_hand.len())
     }
 
-    /// How often an access was given back.
+    /// The number of completed accesses.
     #[must_use]
     pub fn completions(&self) -> u64 {
         self.state().completions

@@ -1,5 +1,5 @@
-//! What is to go wrong in a device, and when: the errors of its calls, and the moments at which its
-//! device model is killed.
+//! The faults that a device injects: errors of its calls, and moments at which it kills its device
+//! model.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::calls::Caller;
 use crate::bao::abi::Request;
 use crate::bao::seccomp::Answer;
 
-/// What is to go wrong.
+/// The pending faults.
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) attach: VecDeque<Errno>,
@@ -22,25 +22,25 @@ pub(super) struct Script {
     pub(super) strike: Option<Pid>,
 }
 
-/// At which point a COMPLETE is kept from returning.
+/// The point at which a COMPLETE is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// Before the hypervisor has heard of it.
+    /// Before it takes effect.
     Before,
-    /// When the guest's CPU goes on already.
+    /// After it took effect and the guest's CPU continues.
     After,
 }
 
-/// A COMPLETE that is kept from returning.
+/// A held COMPLETE.
 pub(super) struct Held {
     pub(super) caller: Caller,
     pub(super) hold: Hold,
-    /// What was given back, where that has come about.
+    /// The completed request, once one is held.
     pub(super) given: Option<Request>,
 }
 
 impl Device {
-    /// Has the present or next wait for an access end with an error, and no access.
+    /// Makes the present or next wait for an access return an error without an access.
     pub fn fail_attach(&self, errno: Errno) {
         let mut state = self.state();
         match state.attached.take() {
@@ -49,18 +49,18 @@ impl Device {
         }
     }
 
-    /// Has the next COMPLETE refused, as the hypervisor does for a request that it is not waiting
-    /// for any more: the CPU that made the access goes on all the same.
+    /// Refuses the next COMPLETE, as the hypervisor does for a request that it no longer waits for.
+    /// The CPU that made the access continues all the same.
     pub fn fail_complete(&self, errno: Errno) {
         self.state().script.complete.push_back(errno);
     }
 
-    /// Keeps the next COMPLETE from returning.
+    /// Holds the next COMPLETE.
     pub fn hold_completion(&self, hold: Hold) {
         self.state().script.hold = Some(hold);
     }
 
-    /// Waits until a COMPLETE is kept from returning.
+    /// Waits until a COMPLETE is held.
     ///
     /// # Errors
     /// None is within `limit`.
@@ -68,8 +68,8 @@ impl Device {
         self.until(limit, "a completion to hold", |state| state.held.is_some())
     }
 
-    /// Forgets the COMPLETE that is kept from returning: who made it has been killed, and never
-    /// heard whether it came about.
+    /// Drops the held COMPLETE. Its caller has been killed, and never learns whether it took
+    /// effect.
     ///
     /// # Errors
     /// There is none.
@@ -80,7 +80,7 @@ impl Device {
         Ok(())
     }
 
-    /// Lets the COMPLETE that is kept from returning go on, whoever made it being alive.
+    /// Lets the held COMPLETE return. Its caller is alive.
     ///
     /// # Errors
     /// There is none.
@@ -94,8 +94,8 @@ impl Device {
         Ok(())
     }
 
-    /// Kills `process` as soon as it has been given the next access: SIGKILL is sent before it can
-    /// do anything with it.
+    /// Kills `process` when it takes the next access: SIGKILL arrives before it can handle the
+    /// access.
     pub fn strike_at_delivery(&self, process: Pid) {
         self.state().script.strike = Some(process);
     }

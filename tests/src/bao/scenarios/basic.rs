@@ -1,4 +1,4 @@
-//! Where nothing goes wrong.
+//! Scenarios without faults.
 
 use std::thread;
 
@@ -8,8 +8,8 @@ use super::Test;
 use crate::bao::fixture::{Setup, TAG};
 use crate::bao::work;
 
-/// The device model finds the driver's generation, the guest its device, and its files are the
-/// host's.
+/// The device model finds the driver's generation, the guest finds its device, and both sides see
+/// the same files.
 pub(super) fn guest_mounts_and_works_with_files(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -25,8 +25,8 @@ pub(super) fn guest_mounts_and_works_with_files(test: &Test) -> Result<()> {
     })
 }
 
-/// Several request queues are served, each by itself; the tag is the daemon's, and the memory's
-/// node is its own.
+/// Each of several request queues works. The tag comes from the daemon, and the memory has a node
+/// of its own.
 pub(super) fn queues_tag_and_memory_are_as_configured(test: &Test) -> Result<()> {
     let setup = Setup {
         queues: 3,
@@ -49,7 +49,7 @@ pub(super) fn queues_tag_and_memory_are_as_configured(test: &Test) -> Result<()>
     })
 }
 
-/// The devices of several guests, all at the same address, are served side by side.
+/// The devices of several guests, all at the same address, work side by side.
 pub(super) fn several_guests_work_at_once_each_with_its_own_share(test: &Test) -> Result<()> {
     let setup = Setup {
         devices: 3,
@@ -65,7 +65,7 @@ pub(super) fn several_guests_work_at_once_each_with_its_own_share(test: &Test) -
                         let (mut guest, _) = fixture.cpu(id)?.probe()?;
                         guest.init().context("INIT")?;
                         for round in 0..10 {
-                            // The same names in each share: whoever mixes them up is caught.
+                            // The shares have the same names, so that a mix-up shows.
                             work::with_files(&mut guest, &fixture.share(id), round)
                                 .with_context(|| format!("guest {id}"))?;
                         }

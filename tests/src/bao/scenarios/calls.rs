@@ -1,4 +1,4 @@
-//! A driver, and a guest, that do not do what is expected of them.
+//! A driver and a guest that behave unexpectedly.
 
 use std::thread;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use crate::bao::abi::{READ, WRITE};
 use crate::bao::guest::{LIMIT, WINDOW, register};
 use crate::bao::work;
 
-/// A wait that a signal would have ended in the real driver, which says so by an odd error, is
-/// begun again.
+/// The device model repeats a wait that a signal interrupts in the real driver, which returns an
+/// odd errno then.
 pub(super) fn wait_that_ends_without_an_access_is_begun_again(test: &Test) -> Result<()> {
     let errno = test.setup.abi.interrupted();
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
         let frontend = fixture.start_frontend()?;
         let (cpu, device) = (fixture.cpu(0)?, fixture.device(0)?);
-        // With nothing to do, and then in the middle of it.
+        // First without an access, then during one.
         for errno in [errno, Errno::INTR, errno] {
             device.until_attached(LIMIT)?;
             device.fail_attach(errno);
@@ -35,7 +35,7 @@ pub(super) fn wait_that_ends_without_an_access_is_begun_again(test: &Test) -> Re
     })
 }
 
-/// A completion that the hypervisor refuses is not tried again, and keeps nobody from the next
+/// The device model does not repeat a completion that the hypervisor refuses, and takes the next
 /// access.
 pub(super) fn refused_completion_is_not_repeated_and_ends_nothing(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
@@ -59,7 +59,8 @@ pub(super) fn refused_completion_is_not_repeated_and_ends_nothing(test: &Test) -
     })
 }
 
-/// Whatever a guest does in its window, and whatever the hypervisor makes of it, it goes on.
+/// Whatever a guest does in its window, and whatever the hypervisor makes of it, the access is
+/// completed and the guest continues.
 pub(super) fn access_that_makes_no_sense_is_completed(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -82,13 +83,13 @@ pub(super) fn access_that_makes_no_sense_is_completed(test: &Test) -> Result<()>
         for op in [2, 4, 77, u64::MAX] {
             device.access(WINDOW + register::STATUS, 4, op, 0, LIMIT)?;
         }
-        // An unaligned one, one of a register that is for writing only, one to a register that is
-        // not there.
+        // An unaligned access, a read of a write-only register, a write to a register that does not
+        // exist.
         for offset in [0x071, 0x014, 0x0c0, 0x200 - 4] {
             let answer = device.access(WINDOW + offset, 4, READ, 0, LIMIT)?;
             ensure!(answer == 0, "{offset:#x} read {answer:#x}");
         }
-        // Wider than what the kernel takes for kicks, so it comes as an access.
+        // Wider than the kernel's kicks, so the device model gets the access.
         device.access(WINDOW + register::QUEUE_NOTIFY, 8, WRITE, 1, LIMIT)?;
         ensure!(
             cpu.get(register::STATUS)? == before,
@@ -100,7 +101,7 @@ pub(super) fn access_that_makes_no_sense_is_completed(test: &Test) -> Result<()>
     })
 }
 
-/// Kicks of queues that are not there, or not by the width they have, disturb nobody.
+/// Kicks of queues that do not exist, or with another width, have no effect.
 pub(super) fn stray_kick_is_nobodys(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;

@@ -1,4 +1,4 @@
-//! Device models that are killed, whatever they are doing, and what their successors go on with.
+//! Device models that are killed at any moment, and how their successors continue.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,11 +13,11 @@ use crate::bao::guest::{Cpu, Guest, LIMIT, READY, register};
 use crate::bao::{Hold, kill_and_wait, work};
 use crate::driver::Error;
 
-/// How often the device model is killed in a scenario.
+/// Number of times that a scenario kills the device model.
 const DEATHS: u64 = 10;
 
-/// Killed while it waits for accesses, the device model is followed by one with which the guest
-/// goes on as if nothing had been: the daemon has not noticed either, and has answered meanwhile.
+/// The device model is killed while it waits for accesses. With its successor the guest continues
+/// unaffected. The daemon notices nothing and has served requests meanwhile.
 pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -30,7 +30,7 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &T
             device.until_attached(LIMIT)?;
             frontend.kill()?;
             fixture.kernel.check()?;
-            // A kick needs no device model, and neither does the answer.
+            // Neither a kick nor an interrupt needs the device model.
             let statfs = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
             let deadline = Instant::now() + LIMIT;
             while !guest.is_finished(&statfs)? {
@@ -46,9 +46,8 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &T
     })
 }
 
-/// Killed in the moment in which it gives an access back, before or after the hypervisor has heard
-/// of it: the access is completed once all the same, and the guest, which probes, works and lets go
-/// of the device meanwhile, notices nothing.
+/// The device model is killed in COMPLETE, before or after it took effect. The access is completed
+/// once, and the guest, which probes, works and unbinds meanwhile, notices nothing.
 pub(super) fn access_being_completed_by_a_killed_device_model_is_completed_once(
     test: &Test,
 ) -> Result<()> {
@@ -61,7 +60,7 @@ pub(super) fn access_being_completed_by_a_killed_device_model_is_completed_once(
             thread::scope(|scope| -> Result<()> {
                 let guest = scope.spawn(|| lives(&cpu, fixture, &over));
                 let killed = (0..DEATHS).try_for_each(|death| -> Result<()> {
-                    // Another access each time: some of the probe's, some at work.
+                    // Each round hits another access: some of the probe, some of the work.
                     device.until_completed(device.completions() + 3 + 11 * death, LIMIT)?;
                     device.hold_completion(hold);
                     device.until_held(LIMIT)?;
@@ -82,7 +81,7 @@ pub(super) fn access_being_completed_by_a_killed_device_model_is_completed_once(
     Ok(())
 }
 
-/// Probes, works and unbinds, until it is over. Nothing of that may fail.
+/// Probes, works and unbinds until `over`. No step may fail.
 fn lives(cpu: &Cpu, fixture: &Fixture, over: &AtomicBool) -> Result<()> {
     cpu.find()?;
     let mut round = 0;
@@ -97,9 +96,9 @@ fn lives(cpu: &Cpu, fixture: &Fixture, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Killed as soon as it has been given an access, before it can do anything with it, or while it
-/// speaks with the daemon: the access is completed once, and the guest either notices nothing or is
-/// told that the device needs a reset.
+/// The device model is killed when it takes an access, before it can handle it, or while it talks
+/// to the daemon. The access is completed once, and the guest either notices nothing or learns that
+/// the device needs a reset.
 pub(super) fn access_just_taken_by_a_killed_device_model_is_not_lost(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -124,7 +123,7 @@ pub(super) fn access_just_taken_by_a_killed_device_model_is_not_lost(test: &Test
     })
 }
 
-/// Like [`lives`], but takes it when it is told that the device is broken.
+/// Like [`lives`], but accepts that the device needs a reset.
 fn survives(cpu: &Cpu, fixture: &Fixture, over: &AtomicBool) -> Result<()> {
     cpu.find()?;
     let mut round = 0;
@@ -133,7 +132,7 @@ fn survives(cpu: &Cpu, fixture: &Fixture, over: &AtomicBool) -> Result<()> {
         match works(&mut guest, fixture, round) {
             Ok(()) => {}
             Err(error) if matches!(error.downcast_ref(), Some(Error::NeedsReset)) => {
-                // What it was at stays as it is; the next round has other names.
+                // The files of this round remain. The next round uses other names.
             }
             Err(error) => return Err(error),
         }
@@ -148,7 +147,7 @@ fn works(guest: &mut Guest, fixture: &Fixture, round: usize) -> Result<()> {
     work::with_files(guest, &fixture.share(0), round)
 }
 
-/// Killed while several guests work at once, over and over: none of them notices.
+/// The device model is killed repeatedly while several guests work. None of them notices.
 pub(super) fn no_guest_notices_that_the_device_model_is_killed_under_load(
     test: &Test,
 ) -> Result<()> {
@@ -196,8 +195,8 @@ pub(super) fn no_guest_notices_that_the_device_model_is_killed_under_load(
     })
 }
 
-/// Device model and daemon are killed, one after the other: the successor tells the guest that its
-/// device needs a reset, and it works with the next daemon.
+/// The device model and the daemon are killed, one after the other. The successor tells the guest
+/// that its device needs a reset, and the guest works with the next daemon.
 pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_model(
     test: &Test,
 ) -> Result<()> {
@@ -228,8 +227,8 @@ pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_mode
     })
 }
 
-/// The process that keeps the devices is killed; the device model has another one keep them, and
-/// can be killed itself then.
+/// The process that keeps the devices is killed. The device model starts another one, and can be
+/// killed itself after that.
 pub(super) fn killed_holder_is_replaced_before_it_is_needed(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -244,7 +243,7 @@ pub(super) fn killed_holder_is_replaced_before_it_is_needed(test: &Test) -> Resu
                 ensure!(Instant::now() < deadline, "there is no other holder");
                 thread::sleep(Duration::from_millis(2));
             }
-            // The device model tells it when it has given the new one everything.
+            // The device model logs that the new process has everything.
             fixture.status()?;
             work::with_files(&mut guest, &fixture.share(0), round)?;
             frontend.kill()?;
@@ -256,8 +255,8 @@ pub(super) fn killed_holder_is_replaced_before_it_is_needed(test: &Test) -> Resu
     })
 }
 
-/// A second device model is turned away from devices that are served, and disturbs neither the
-/// first nor the guest.
+/// A second device model is refused for devices in use, and disturbs neither the first nor the
+/// guest.
 pub(super) fn second_device_model_is_turned_away(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;

@@ -1,4 +1,4 @@
-//! Daemons that are late, go, hang, or come back.
+//! Daemons that are late, end, hang, or return.
 
 use std::time::{Duration, Instant};
 
@@ -10,29 +10,30 @@ use crate::bao::guest::{Guest, register};
 use crate::bao::work;
 use crate::driver::Error;
 
-/// How long an access may take while nobody is waited for.
+/// Limit for an access that waits for no other process.
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// How long one may take that has a daemon stop its queues and gives it up in the end.
-const PATIENCE: Duration = Duration::from_secs(12);
+/// Limit for an access during which the device model stops a hanging daemon's queues and gives it
+/// up.
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(12);
 
-/// The guest probes without a daemon, its first requests wait in their queue, and nothing else
-/// does.
+/// The guest probes without a daemon. Its first requests wait in their queue, and nothing else
+/// waits.
 pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let frontend = fixture.start_frontend()?;
         let cpu = fixture.cpu(0)?.within(PROMPT);
-        fixture.device(0)?.until_attached(PATIENCE)?;
+        fixture.device(0)?.until_attached(GIVE_UP_LIMIT)?;
         let (mut guest, _) = cpu.probe()?;
         for _ in 0..3 {
-            // And changes its mind, for all the daemon's absence.
+            // It unbinds although there is no daemon.
             cpu.unbind(1)?;
             (guest, _) = cpu.bind()?;
         }
         let statfs = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
-        ensure!(!guest.is_finished(&statfs)?, "answered by nobody");
+        ensure!(!guest.is_finished(&statfs)?, "a reply without a daemon");
         let _daemon = fixture.start_daemon(0)?;
-        // It has not seen INIT, and says so; what matters is that it says something.
+        // The daemon has not seen INIT, and says so; any reply is good here.
         match guest.finish(statfs) {
             Ok(_) => bail!("an answer without a session"),
             Err(error) => ensure!(error.errno().is_some(), "{error}"),
@@ -43,8 +44,8 @@ pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> R
     })
 }
 
-/// The guest whose daemon is killed with requests in flight is told so at once, can reset the
-/// device meanwhile, and works with the next daemon as soon as it is there.
+/// A guest whose daemon is killed with requests in flight is told at once, can reset the device
+/// meanwhile, and works with the next daemon.
 pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let mut daemon = fixture.start_daemon(0)?;
@@ -68,7 +69,7 @@ pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(test: &Te
             }
             let broken = cpu.within(PROMPT);
             broken.unbind(probed.queues)?;
-            // In either order.
+            // Both orders.
             if round < 2 {
                 daemon = fixture.start_daemon(0)?;
                 (guest, _) = broken.bind()?;
@@ -83,8 +84,8 @@ pub(super) fn guest_is_told_of_a_killed_daemon_and_works_with_the_next(test: &Te
     })
 }
 
-/// A daemon that hangs costs the guest's CPU a limited time where it has to be asked, and none
-/// where it has not.
+/// A hanging daemon delays the guest's CPU for a limited time if the device model has to ask it,
+/// and not at all otherwise.
 pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let mut daemon = fixture.start_daemon(0)?;
@@ -100,40 +101,40 @@ pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(test: &Test) -> Result<
             prompt.load(register::CONFIG, 1)?;
         }
         let begun = Instant::now();
-        cpu.within(PATIENCE).set(register::STATUS, 0)?;
+        cpu.within(GIVE_UP_LIMIT).set(register::STATUS, 0)?;
         ensure!(prompt.get(register::STATUS)? == 0, "not reset");
-        ensure!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
-        // It hangs still, and is nevertheless no hindrance to a driver that comes.
-        let (waiting, _) = cpu.within(PATIENCE).probe()?;
+        ensure!(begun.elapsed() < GIVE_UP_LIMIT, "{:?}", begun.elapsed());
+        // The daemon still hangs, and does not hinder a driver that binds.
+        let (waiting, _) = cpu.within(GIVE_UP_LIMIT).probe()?;
         drop(waiting);
         daemon.kill()?;
         let _daemon = fixture.start_daemon(0)?;
-        let (mut guest, _) = cpu.within(PATIENCE).probe()?;
+        let (mut guest, _) = cpu.within(GIVE_UP_LIMIT).probe()?;
         guest.init().context("INIT")?;
         work::with_files(&mut guest, &fixture.share(0), 0)?;
         fixture.finish(frontend)
     })
 }
 
-/// Where the daemon hangs when the guest's driver is ready, the guest is told that the device is
-/// broken, in limited time.
+/// If the daemon hangs when the guest's driver is ready, the guest is told in limited time that the
+/// device is broken.
 pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let mut daemon = fixture.start_daemon(0)?;
         let frontend = fixture.start_frontend()?;
         let cpu = fixture.cpu(0)?;
         let (mut guest, _) = cpu.probe()?;
-        // By its answer, the daemon is known to be connected.
+        // The reply shows that the daemon is connected.
         guest.init().context("INIT")?;
         drop(guest);
         cpu.unbind(1)?;
         daemon.pause()?;
-        let (guest, _) = cpu.within(PATIENCE).bind()?;
+        let (guest, _) = cpu.within(GIVE_UP_LIMIT).bind()?;
         drop(guest);
         cpu.within(PROMPT).until_broken()?;
         daemon.kill()?;
         let _daemon = fixture.start_daemon(0)?;
-        let (mut guest, _) = cpu.within(PATIENCE).probe()?;
+        let (mut guest, _) = cpu.within(GIVE_UP_LIMIT).probe()?;
         guest.init().context("INIT")?;
         work::with_files(&mut guest, &fixture.share(0), 0)?;
         fixture.finish(frontend)

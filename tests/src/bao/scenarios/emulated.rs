@@ -1,4 +1,4 @@
-//! The emulated driver itself: what it is there to notice, it notices.
+//! The emulated driver itself: it notices every broken rule.
 
 use std::path::Path;
 use std::thread;
@@ -10,7 +10,7 @@ use super::Test;
 use crate::bao::Program;
 use crate::bao::misuse::{MISUSE, WAYS, Way};
 
-/// A device model that does wrong is noticed, whichever way it does; one that does not, is not.
+/// Every way to break a rule is noticed, and a correct device model is not accused.
 pub(super) fn what_a_driver_would_not_survive_is_noticed(test: &Test) -> Result<()> {
     for (way, expected) in WAYS {
         if *way == Way::Destroys && !test.setup.abi.creates {
@@ -38,7 +38,7 @@ pub(super) fn what_a_driver_would_not_survive_is_noticed(test: &Test) -> Result<
             fixture.device(0)?.check_openings()?;
             let mut faults = fixture.kernel.faults.take();
             if *way != Way::Closes {
-                // Each of them is gone by now, and its device closed with it.
+                // Each device model has ended by now, which closed its device.
                 faults.retain(|fault| !fault.contains("closed by the last"));
             }
             let told = faults.iter().filter(|fault| fault.contains(expected));

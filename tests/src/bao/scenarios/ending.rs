@@ -1,4 +1,4 @@
-//! Devices, and the device model, that end; and what it tells of itself.
+//! Devices and device models that end, and the status that is reported.
 
 use std::thread;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::bao::fixture::Setup;
 use crate::bao::guest::{LIMIT, register};
 use crate::bao::{Hold, work};
 
-/// Told to end in the middle of an access, the device model completes it first. Accesses that it
-/// has not taken wait for the next one, with which the guest goes on as if nothing had been.
+/// A device model that gets SIGTERM during an access completes it first. Accesses that it has not
+/// taken wait for its successor, with which the guest continues unaffected.
 pub(super) fn sigterm_leaves_no_access_unanswered(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -26,7 +26,7 @@ pub(super) fn sigterm_leaves_no_access_unanswered(test: &Test) -> Result<()> {
             let access = scope.spawn(|| cpu.get(register::MAGIC_VALUE));
             device.until_held(LIMIT)?;
             frontend.signal(Signal::TERM)?;
-            // It waits for the access, and not the other way round.
+            // The device model waits for the access.
             thread::sleep(Duration::from_millis(100));
             ensure!(frontend.ended()?.is_none(), "ended with an access in hand");
             device.release()?;
@@ -59,8 +59,8 @@ pub(super) fn sigterm_leaves_no_access_unanswered(test: &Test) -> Result<()> {
     })
 }
 
-/// A device that the driver takes away, or never had, is told of in the status and the exit status,
-/// and harms no other.
+/// A device that the driver removes, or never had, shows in the status and the exit status, and
+/// harms no other.
 pub(super) fn failing_device_harms_no_other(test: &Test) -> Result<()> {
     let setup = Setup {
         devices: 2,
@@ -75,7 +75,7 @@ pub(super) fn failing_device_harms_no_other(test: &Test) -> Result<()> {
         let (mut guest, _) = cpu.probe()?;
         guest.init().context("INIT")?;
         work::with_files(&mut guest, &fixture.share(1), 0)?;
-        // What a device that is being destroyed answers.
+        // The errno of a device that is being destroyed.
         let gone = if fixture.setup().abi.creates {
             Errno::INVAL
         } else {
@@ -98,7 +98,7 @@ pub(super) fn failing_device_harms_no_other(test: &Test) -> Result<()> {
     })
 }
 
-/// The status that the socket tells is what happened, and so is what SIGUSR1 has logged.
+/// The status on the socket says what happened, and so does the log after SIGUSR1.
 pub(super) fn status_is_told(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let frontend = fixture.start_frontend()?;

@@ -1,4 +1,4 @@
-//! What the device model has to stand, each with a name that says the promise.
+//! The scenarios of the device model. Each is named after what has to hold.
 
 mod basic;
 mod calls;
@@ -14,28 +14,27 @@ use anyhow::{Context, Result};
 use super::abi::{A, A_PRIME, Abi, B, B_PRIME};
 use super::fixture::{Fixture, Programs, Server, Setup};
 
-/// One of them.
+/// One scenario.
 #[derive(Clone, Copy)]
 pub struct Scenario {
-    /// The promise.
+    /// What has to hold.
     name: &'static str,
-    /// In which generations of the driver it is tried.
+    /// The generations of the driver that it runs with.
     abis: &'static [Abi],
-    /// With whose daemons.
+    /// The daemons that it runs with.
     servers: &'static [Server],
     run: fn(&Test) -> Result<()>,
 }
 
-/// What a scenario is given.
+/// The argument of a scenario.
 pub struct Test {
     programs: Programs,
-    /// One device with one request queue, of the generation and with the daemon that it is to be
-    /// tried with.
+    /// One device with one request queue, of the chosen generation and with the chosen daemon.
     pub setup: Setup,
 }
 
 impl Test {
-    /// Runs `work` in a place that is set up so; if it fails, with everybody's log.
+    /// Runs `work` in a fixture with this set-up. An error has the logs of all processes.
     ///
     /// # Errors
     /// What `work` finds.
@@ -50,7 +49,7 @@ const CURRENT: &[Abi] = &[A, B];
 const BOTH: &[Server] = &[Server::Ours, Server::Theirs];
 const OURS: &[Server] = &[Server::Ours];
 
-/// A scenario by its function, whose name is the promise.
+/// A scenario by its function, whose name is the scenario's.
 macro_rules! scenario {
     ($module:ident::$name:ident, $abis:expr, $servers:expr) => {
         Scenario {
@@ -62,7 +61,7 @@ macro_rules! scenario {
     };
 }
 
-/// All of them.
+/// All scenarios.
 const ALL: &[Scenario] = &[
     scenario!(
         emulated::what_a_driver_would_not_survive_is_noticed,
@@ -162,7 +161,7 @@ const ALL: &[Scenario] = &[
     scenario!(ending::status_is_told, CURRENT, OURS),
 ];
 
-/// The scenarios in each form that they are tried in: `b::virtiofsd::promise`.
+/// The scenarios with each generation and daemon, by name, as in `b::virtiofsd::scenario`.
 pub fn each() -> impl Iterator<Item = (String, Scenario, Setup)> {
     ALL.iter().flat_map(|scenario| {
         scenario.abis.iter().flat_map(move |abi| {
@@ -186,7 +185,7 @@ pub fn each() -> impl Iterator<Item = (String, Scenario, Setup)> {
     })
 }
 
-/// Runs the one that is called `name`, whole, and ends whatever it has started.
+/// Runs the scenario with the full name `name`, and ends every process that it started.
 ///
 /// # Errors
 /// What it finds; or there is none.

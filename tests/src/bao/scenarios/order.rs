@@ -1,4 +1,4 @@
-//! Guest, device model and daemon, started in any order.
+//! Guest, device model and daemon, started in every order.
 
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +10,7 @@ use crate::bao::fixture::{Fixture, Setup};
 use crate::bao::guest::LIMIT;
 use crate::bao::work;
 
-/// What is started.
+/// The process to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Guest,
@@ -29,7 +29,7 @@ const ORDERS: [[Part; 3]; 6] = [
     [Daemon, Model, Guest],
 ];
 
-/// All six, with the tag configured and with the daemon's own, which is then waited for.
+/// All six orders, with a configured tag and with the daemon's own, which the guest then waits for.
 pub(super) fn guest_model_and_daemon_start_in_any_order(test: &Test) -> Result<()> {
     for tag in [true, false] {
         for order in ORDERS {
@@ -62,7 +62,7 @@ fn start(fixture: &Fixture, order: [Part; 3]) -> Result<()> {
                     if model.is_none() || (daemon.is_none() && !fixture.setup().tag) {
                         device.until_waiting(LIMIT)?;
                     } else {
-                        // The channel ends when the guest has probed, or has failed to.
+                        // The channel closes when the guest has probed or failed.
                         let _ = told.recv_timeout(LIMIT);
                     }
                 }

@@ -1,4 +1,4 @@
-//! Guests that reset their device, whatever it is doing.
+//! Guests that reset their device at any moment.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,18 +12,18 @@ use crate::bao::guest::{Cpu, Guest, register};
 use crate::bao::work;
 use crate::driver::memory::{GUEST_BASE, Memory};
 
-/// Requests that are on their way when the reset comes.
+/// Requests in flight at the reset.
 const IN_FLIGHT: usize = 24;
 
-/// How long is looked whether anybody still writes to memory that is not his any more.
+/// Time for which the memory is watched for late writes after a reset.
 const WATCH: Duration = Duration::from_millis(20);
 
-/// What the memory is filled with meanwhile.
+/// The byte that fills the memory meanwhile.
 const FILL: u8 = 0x5c;
 
-/// The guest's driver lets the device go with requests in flight and takes it again, over and over,
-/// while its other CPUs look at registers. After a reset nobody touches the guest's memory, or
-/// interrupts it, for what was before.
+/// The guest's driver unbinds with requests in flight and binds again, repeatedly, while other CPUs
+/// read registers. After a reset no process writes to the guest's memory or interrupts it for older
+/// requests.
 pub(super) fn guest_resets_under_load_and_works_again(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -42,7 +42,7 @@ pub(super) fn guest_resets_under_load_and_works_again(test: &Test) -> Result<()>
                 if round % 2 == 0 {
                     cpu.unbind(probed.queues)?;
                 } else {
-                    // As a kernel that was started without a word finds it.
+                    // As after a kernel that started without unbinding.
                     cpu.find()?;
                 }
                 untouched(&cpu)?;
@@ -65,7 +65,7 @@ pub(super) fn guest_resets_under_load_and_works_again(test: &Test) -> Result<()>
     })
 }
 
-/// Another CPU of the guest, which reads what never changes.
+/// Another CPU of the guest, which reads constant registers.
 fn look(cpu: &Cpu, over: &AtomicBool, looks: &AtomicU64) -> Result<()> {
     while !over.load(Ordering::Relaxed) {
         let magic = cpu.get(register::MAGIC_VALUE)?;
@@ -77,7 +77,7 @@ fn look(cpu: &Cpu, over: &AtomicBool, looks: &AtomicU64) -> Result<()> {
     Ok(())
 }
 
-/// Sends requests that take the daemon a while, and waits for none but the first.
+/// Sends slow requests, and waits for the first only.
 fn load(guest: &mut Guest, round: usize) -> Result<()> {
     let name = std::ffi::CString::new(format!("load-{round}"))?;
     let file = guest.create(NodeId::ROOT, &name, 0o600).context("CREATE")?;

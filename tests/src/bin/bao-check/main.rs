@@ -1,6 +1,6 @@
-//! The device model against a emulated Bao, in every scenario there is, on whatever machine it is
-//! started. Static, so that it runs in a guest too; needs nothing but the programs it is given, and
-//! no privileges.
+//! Runs every scenario of the device model under an emulated Bao, on any machine. The program is
+//! static, so that it runs in a guest too, and needs only the programs in its arguments, and no
+//! privileges.
 //!
 //!     bao-check --frontend=PATH --gangplankd=PATH [--virtiofsd=PATH] [SCENARIO...]
 //!     bao-check --list
@@ -16,10 +16,10 @@ use gangplank_tests::bao::{LAUNCH, MISUSE, become_program, misuse, scenarios};
 use gangplank_tests::process;
 use gangplank_tests::runner::Runner;
 
-/// By this the program is told that it is the one that runs the scenario itself.
+/// The argument of the process that runs one scenario.
 const ALONE: &str = "--alone";
 
-/// How long a scenario may take on a busy, perhaps emulated machine.
+/// Limit of a scenario on a busy, perhaps emulated machine.
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
@@ -65,7 +65,7 @@ fn run() -> Result<ExitCode> {
     Ok(run_each(&programs, &names))
 }
 
-/// Each in a process of its own, so that none leaves anything behind for the next.
+/// Runs each scenario in a process of its own, so that it leaves nothing behind for the next.
 fn run_each(programs: &Programs, names: &[String]) -> ExitCode {
     let mut runner = Runner::from_arguments();
     for (name, _, setup) in scenarios::each() {

@@ -1,5 +1,5 @@
-//! Three guests on one directory: two by virtio-fs, and one that knows nothing of it, by
-//! gangplank-dvk over its network.
+//! Three guests on one directory: two by virtio-fs, and one without it, by gangplank-dvk over its
+//! network.
 
 use std::fs;
 use std::path::Path;
@@ -14,10 +14,10 @@ use gangplank_tests::three_guests::ThreeGuests;
 
 use crate::story::{host, said, scene, seconds};
 
-/// How long a guest may believe what it was told of names, and then some.
+/// Time after which a guest no longer uses cached names.
 const SETTLED: Duration = Duration::from_millis(1200);
 
-/// Plays every scene; fails at the first that does not turn out as told.
+/// Shows every step. Fails at the first unexpected result.
 pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     ensure!(
         User::is_root(),

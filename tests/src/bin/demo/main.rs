@@ -16,18 +16,18 @@ use anyhow::{Context, Result, bail};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::guest::Machine;
 
-/// What was typed.
+/// The arguments.
 struct Arguments {
     play: Play,
     shell: bool,
 }
 
-/// What is shown.
+/// What to show.
 #[derive(Clone, Copy)]
 enum Play {
     /// One guest.
     Guest(Machine),
-    /// Three guests, one of them by way of DVK.
+    /// Three guests, one of them by DVK.
     Dvk,
 }
 

@@ -1,4 +1,4 @@
-//! The guest's console handed to a person.
+//! Connects the guest's console to the terminal.
 
 use std::fs::{self, File};
 use std::io::IsTerminal;
@@ -11,7 +11,7 @@ use gangplank_tests::guest::initramfs::Extra;
 use gangplank_tests::guest::{Machine, Options, Role};
 use gangplank_tests::packages;
 
-/// Boots `machine` with its console on this terminal and returns when the person leaves it.
+/// Boots `machine` with its console on this terminal. Returns when the user leaves it.
 pub(crate) fn give(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()> {
     fs::write(
         share.join("README.txt"),
@@ -38,7 +38,7 @@ pub(crate) fn give(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     );
     println!("Booting {machine:?} with this terminal as its console ...");
     let (mut command, dir) = options.command()?;
-    // The terminal is the guest's; what its hypervisor has to say is of interest when it fails.
+    // The terminal belongs to the guest. The hypervisor's output is shown only on failure.
     let complaints = dir.path().join("stderr");
     command.stderr(File::create(&complaints)?);
     let terminal = terminal_settings();
@@ -60,7 +60,7 @@ pub(crate) fn give(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     Ok(())
 }
 
-/// The terminal's settings in the form `stty` takes back; nothing when there is no terminal.
+/// The terminal's settings in the form that `stty` reads, or `None` without a terminal.
 fn terminal_settings() -> Option<String> {
     if !std::io::stdin().is_terminal() {
         return None;

@@ -1,4 +1,4 @@
-//! The scenes of the demonstration, each shown as what was typed and what came of it.
+//! The steps of the demonstration, each shown as a command with its output.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +11,10 @@ use gangplank_tests::guest::kernel::Release;
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::packages;
 
-/// How much the guest writes and reads to show a speed.
+/// MiB that the guest writes and reads to show the speed.
 const BULK_MIB: u32 = 64;
 
-/// Plays every scene; fails at the first that does not turn out as told.
+/// Shows every step. Fails at the first unexpected result.
 pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()> {
     let what = match machine {
         Machine::Uml => "User Mode Linux",

@@ -1,14 +1,14 @@
 //! Fills a file system to every boundary and checks that nothing is lost without an error.
 //!
-//! Static, so that it runs in any guest, and on the host for comparison. For each amount of free
-//! space and each method, it writes a file of 1 MiB and keeps account of what the system calls
-//! acknowledged. Then it drops the caches and reads the file back: every byte that was acknowledged
-//! must be there, and whatever is not there must have been an error.
+//! The program is static, so that it runs in any guest and, for comparison, on the host. For each
+//! amount of free space and each method, it writes a file of 1 MiB and records which bytes the
+//! system calls acknowledged. Then it drops the caches and reads the file back: every acknowledged
+//! byte must be there, and every missing one must have been an error.
 //!
 //!     disk-check DIRECTORY STEP [METHOD...]
 //!
 //! STEP is the distance between two amounts of free space, in KiB. DIRECTORY must be on a file
-//! system of which this program may use all space. It prints one line per method.
+//! system whose space this program may use up. It prints one line per method.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod methods;
@@ -23,10 +23,10 @@ use rustix::io::Errno;
 use methods::{Attempt, METHODS, Method};
 use space::Ballast;
 
-/// Bytes that each attempt writes: as many as the largest request holds.
+/// Bytes that each attempt writes, which is the size of the largest request.
 pub(crate) const LENGTH: usize = 1 << 20;
 
-/// The most space that is left free: enough for the file and its metadata.
+/// Limit of free space: enough for the file and its metadata.
 const MOST_FREE: u64 = (LENGTH + LENGTH / 8) as u64;
 
 fn main() -> ExitCode {
@@ -80,7 +80,7 @@ fn sweep(directory: &Path, step: u64, method: Method) -> Result<String> {
         refused += u32::from(!attempt.errors.is_empty());
         check(&path, &mut buffers, &attempt).with_context(|| format!("with {free} bytes free"))?;
     }
-    // Space that is freed can be used.
+    // Freed space can be used again.
     ballast.remove()?;
     space::empty(&path)?;
     let attempt = method(&path, buffers.content(runs))?;
@@ -98,7 +98,7 @@ fn sweep(directory: &Path, step: u64, method: Method) -> Result<String> {
     Ok(format!("{runs} runs, {refused} refused"))
 }
 
-/// Fails where something that was acknowledged is not in the file.
+/// Fails if acknowledged data is not in the file.
 fn check(path: &Path, buffers: &mut Buffers, attempt: &Attempt) -> Result<()> {
     for (call, errno) in &attempt.errors {
         ensure!(*errno == Errno::NOSPC, "{call} failed with {errno}");
@@ -123,14 +123,14 @@ fn check(path: &Path, buffers: &mut Buffers, attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// Memory for what is written and for what is read back. It is used again and again: fresh memory
+/// Buffers for the written data and for the data read back. They are reused, because fresh memory
 /// is slow in User Mode Linux.
 struct Buffers {
     content: Box<Block>,
     found: Vec<u8>,
 }
 
-/// Aligned as every block device and file system wants it for `O_DIRECT`.
+/// Aligned for `O_DIRECT` on every block device and file system.
 #[repr(C, align(4096))]
 struct Block([u8; LENGTH]);
 
@@ -142,7 +142,7 @@ impl Buffers {
         }
     }
 
-    /// What attempt number `run` writes: bytes that differ from place to place and from run to run.
+    /// The data of attempt number `run`. Its bytes differ by position and by attempt.
     fn content(&mut self, run: u32) -> &[u8] {
         let mut state = run.wrapping_mul(0x9e37_79b9) | 1;
         for bytes in self.content.0.chunks_exact_mut(4) {
@@ -150,7 +150,7 @@ impl Buffers {
             state ^= state << 13;
             state ^= state >> 17;
             state ^= state << 5;
-            // No byte is 0, which a hole reads as.
+            // No byte is 0, because holes read as 0.
             bytes.copy_from_slice(&(state | 0x0101_0101).to_le_bytes());
         }
         &self.content.0

@@ -1,4 +1,4 @@
-//! Ways to write a file, and what of it the system calls acknowledge.
+//! Ways to write a file, each with the bytes that the system calls acknowledge.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,21 +12,21 @@ use gangplank_tests::mapping::Mapping;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Bytes of one write where a method writes in pieces.
+/// Bytes of one write of a method that writes in pieces.
 const PIECE: usize = 64 << 10;
 
-/// What the system calls of an attempt said.
+/// The results of the system calls of an attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Attempt {
-    /// What must be in the file.
+    /// The acknowledged ranges.
     pub(crate) ranges: Vec<Range<usize>>,
-    /// Which calls failed, and how.
+    /// The failed calls with their errnos.
     pub(crate) errors: Vec<(&'static str, Errno)>,
 }
 
-/// Writes the content, which is aligned for `O_DIRECT`, to the file, which is there and empty.
+/// Writes the content, which is aligned for `O_DIRECT`, to the existing empty file.
 ///
-/// An error is one that has nothing to do with space.
+/// It returns an error only if the cause is not a lack of space.
 pub(crate) type Method = fn(&Path, &[u8]) -> Result<Attempt, Errno>;
 
 pub(crate) const METHODS: &[(&str, Method)] = &[
@@ -60,7 +60,7 @@ impl Attempt {
         end >= length
     }
 
-    /// Notes how a call went; whether it succeeded.
+    /// Records the result of a call. Returns whether it succeeded.
     fn did(&mut self, call: &'static str, result: Result<(), Errno>) -> bool {
         match result {
             Ok(()) => true,
@@ -71,7 +71,7 @@ impl Attempt {
         }
     }
 
-    /// Writes `content` until an error comes; returns how much was written.
+    /// Writes `content` until an error. Returns the number of bytes written.
     fn write(&mut self, file: &File, content: &[u8]) -> usize {
         let mut done = 0;
         while let Some(rest) = content.get(done..).filter(|rest| !rest.is_empty()) {
@@ -152,7 +152,7 @@ fn direct(path: &Path, content: &[u8]) -> Result<Attempt, Errno> {
     Ok(attempt)
 }
 
-/// What a synchronous write has returned needs no further call.
+/// A synchronous write is acknowledged by its return value.
 fn synchronous(path: &Path, content: &[u8], flag: OFlags) -> Result<Attempt, Errno> {
     let flags = flag.bits().cast_signed();
     let file = open(path, File::options().write(true).custom_flags(flags))?;
@@ -163,7 +163,7 @@ fn synchronous(path: &Path, content: &[u8], flag: OFlags) -> Result<Attempt, Err
     Ok(attempt)
 }
 
-/// A file of full length without content, and a mapping of it with content.
+/// Makes a file of full length without content, and writes the content by a mapping.
 fn mapped(path: &Path, content: &[u8]) -> Result<(File, Mapping), Errno> {
     let file = open(path, File::options().read(true).write(true))?;
     rustix::fs::ftruncate(&file, content.len() as u64)?;
@@ -204,7 +204,7 @@ fn mmap_close(path: &Path, content: &[u8]) -> Result<Attempt, Errno> {
     Ok(attempt)
 }
 
-/// Two open files take turns. Each one's fsync answers for what was written through it.
+/// Two open files take turns. The fsync of each acknowledges what was written through it.
 fn two_writers(path: &Path, content: &[u8]) -> Result<Attempt, Errno> {
     let files = [
         open(path, File::options().write(true))?,

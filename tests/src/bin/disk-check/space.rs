@@ -1,4 +1,4 @@
-//! The file system's space: how much is free, and what is in memory of it.
+//! The file system's free space, and dropping its cached data.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
 
-/// A file that takes what is to be taken from the free space.
+/// A file that uses up free space.
 pub(crate) struct Ballast {
     file: File,
     path: PathBuf,
@@ -25,13 +25,13 @@ impl Ballast {
         })
     }
 
-    /// Leaves `free` bytes of the file system.
+    /// Leaves `free` bytes free in the file system.
     pub(crate) fn leave(&mut self, free: u64) -> Result<()> {
         let figures = statvfs(&self.path).context("statvfs")?;
         let there = figures.f_bavail * figures.f_frsize;
         if there > free {
             let bytes = self.bytes + there - free;
-            // The last blocks may be taken by the ballast's own metadata.
+            // The ballast's own metadata may need the last blocks.
             for bytes in [bytes, bytes.saturating_sub(64 << 10)] {
                 let more = fallocate(
                     &self.file,
@@ -59,7 +59,7 @@ impl Ballast {
     }
 }
 
-/// Empties a file, which gives back its space at once, as removing it may not.
+/// Empties a file, which frees its space at once, unlike its removal.
 pub(crate) fn empty(path: &Path) -> Result<()> {
     let file = File::options()
         .write(true)
@@ -67,15 +67,15 @@ pub(crate) fn empty(path: &Path) -> Result<()> {
         .truncate(true)
         .open(path)
         .context("emptying the file")?;
-    // What the last attempt has left to be written is of no interest, nor whether it can be.
+    // Unwritten data of the last attempt, and errors of writing it, do not matter.
     let _ = file.sync_all();
     Ok(())
 }
 
-/// Reads the content of a file as the file system has it, not as it is in memory.
+/// Reads the content of a file without the page cache.
 pub(crate) fn read_uncached(path: &Path, content: &mut Vec<u8>) -> Result<()> {
     let mut file = File::open(path)?;
-    // Only what is written can be dropped. What cannot be written was not acknowledged, or its
+    // Only written pages can be dropped. Data that cannot be written was not acknowledged, or its
     // loss will show.
     let _ = file.sync_all();
     fadvise(&file, 0, None, Advice::DontNeed).context("dropping cached pages")?;

@@ -56,7 +56,7 @@ pub(crate) fn vectored_transfers_keep_order(dir: &Path) -> Result<()> {
     same("the file", &fs::read(dir.join("file"))?, &pieces.concat())
 }
 
-/// Cutting a file and making it longer again leaves zeros, not what was there.
+/// Truncating a file and extending it again leaves zeros.
 pub(crate) fn truncate_cuts_and_zero_fills(dir: &Path) -> Result<()> {
     let path = dir.join("file");
     let mut bytes = pattern(100_000, 43);

@@ -9,11 +9,11 @@ use rustix::fs::OFlags;
 
 use crate::{pattern, same};
 
-/// Aligned as every block device and file system wants it.
+/// Aligned for `O_DIRECT` on every block device and file system.
 #[repr(C, align(4096))]
 struct Block([u8; 65_536]);
 
-/// What one way of opening wrote, the other way reads; for files that are made and that exist.
+/// Buffered reads see unbuffered writes and the other way round, for new and for existing files.
 pub(crate) fn unbuffered_transfers_agree_with_buffered(dir: &Path) -> Result<()> {
     let path = dir.join("file");
     let flag = OFlags::DIRECT.bits().cast_signed();

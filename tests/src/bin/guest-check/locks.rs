@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 
-/// The argument by which this program calls itself for [`try_lock`].
+/// The argument that makes this program run [`try_lock`].
 pub(crate) const TRY_LOCK: &str = "--try-posix-lock";
 
-/// Exit status of [`try_lock`] when somebody else holds the lock.
+/// Exit status of [`try_lock`] when another process holds the lock.
 const HELD: i32 = 7;
 
 fn open(path: &Path) -> Result<File> {
@@ -24,7 +24,7 @@ fn open(path: &Path) -> Result<File> {
         .with_context(|| format!("opening {}", path.display()))
 }
 
-/// An exclusive `flock` on one open file keeps another open file out until it is released.
+/// An exclusive `flock` on one open file excludes another open file until it is released.
 pub(crate) fn flock_excludes(dir: &Path) -> Result<()> {
     let path = dir.join("file");
     let (one, other) = (open(&path)?, open(&path)?);
@@ -38,13 +38,19 @@ pub(crate) fn flock_excludes(dir: &Path) -> Result<()> {
     flock(&other, FlockOperation::NonBlockingLockExclusive).context("lock after unlock")
 }
 
-/// A POSIX record lock keeps other processes out, and goes with the process that holds it.
+/// A POSIX record lock excludes other processes and ends with the process that holds it.
 pub(crate) fn posix_lock_excludes_processes(dir: &Path) -> Result<()> {
     let path = dir.join("file");
     let file = open(&path)?;
-    ensure!(another_process_gets(&path)?, "nobody holds the lock yet");
+    ensure!(
+        another_process_gets(&path)?,
+        "no process holds the lock yet"
+    );
     fcntl_lock(&file, FlockOperation::LockExclusive).context("first lock")?;
-    ensure!(!another_process_gets(&path)?, "the lock kept nobody out");
+    ensure!(
+        !another_process_gets(&path)?,
+        "the lock excluded no process"
+    );
     fcntl_lock(&file, FlockOperation::Unlock).context("unlock")?;
     ensure!(another_process_gets(&path)?, "the lock stayed after unlock");
     Ok(())
@@ -63,7 +69,7 @@ fn another_process_gets(path: &Path) -> Result<bool> {
     }
 }
 
-/// The second process: takes the lock if it can be had, and ends.
+/// The second process: takes the lock if it is free, and ends.
 pub(crate) fn try_lock(path: &Path) -> Result<()> {
     match fcntl_lock(open(path)?, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),

@@ -1,6 +1,5 @@
-//! Checks, from a program's side, file operations that a shell cannot ask for. Static, so that it
-//! runs in any guest; it needs nothing of the guest but the directory it is given, so it runs on
-//! the host just as well, for comparison.
+//! Checks file operations that a shell cannot make. The program is static and needs only its
+//! directory argument, so that it runs in any guest and, for comparison, on the host.
 //!
 //!     guest-check DIRECTORY CHECK...
 #![allow(clippy::print_stdout, reason = "a program for the console")]
@@ -19,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 type Check = fn(&Path) -> Result<()>;
 
-/// Every check by name. Each gets an empty directory of its own.
+/// Every check by name. Each runs in an empty directory of its own.
 const CHECKS: &[(&str, Check)] = &[
     ("mmap-write", mapped::writes_reach_the_file),
     ("mmap-read", mapped::reads_see_the_file),
@@ -100,7 +99,7 @@ fn pattern(length: usize, seed: u32) -> Vec<u8> {
         .collect()
 }
 
-/// An error naming the first difference, unless both are equal.
+/// Fails with the first difference unless both are equal.
 fn same(what: &str, found: &[u8], expected: &[u8]) -> Result<()> {
     if found == expected {
         return Ok(());

@@ -22,7 +22,7 @@ fn open(path: &Path) -> Result<File> {
         .with_context(|| format!("opening {}", path.display()))
 }
 
-/// What is stored into a shared mapping and synced is what `read` finds in the file.
+/// Data stored into a shared mapping and synced is what `read` returns.
 pub(crate) fn writes_reach_the_file(dir: &Path) -> Result<()> {
     let path = dir.join("file");
     let file = open(&path)?;

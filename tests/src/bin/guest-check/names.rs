@@ -95,7 +95,7 @@ pub(crate) fn unlinked_file_stays_usable(dir: &Path) -> Result<()> {
     same("the nameless file", &text, b"before and a")
 }
 
-/// `statx` tells a birth time, no later than the first modification.
+/// `statx` reports a birth time, no later than the first modification.
 pub(crate) fn birth_time_is_told(dir: &Path) -> Result<()> {
     let path = dir.join("file");
     fs::write(&path, "x")?;

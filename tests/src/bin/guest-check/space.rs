@@ -20,7 +20,7 @@ fn file_of(dir: &Path, bytes: &[u8]) -> Result<File> {
     Ok(file)
 }
 
-/// `fallocate` makes a file longer, or with `KEEP_SIZE` only heavier.
+/// `fallocate` extends a file, or with `KEEP_SIZE` only reserves space.
 pub(crate) fn allocate_reserves_and_extends(dir: &Path) -> Result<()> {
     let file = file_of(dir, b"start")?;
     fallocate(&file, FallocateFlags::KEEP_SIZE, 0, MIB).context("keeping the size")?;

@@ -1,4 +1,4 @@
-//! Scripts that list, ask for attributes, and change a file's size.
+//! Scripts that list directories, read attributes, and change a file's size.
 
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -11,8 +11,8 @@ use rustix::fs::{
 
 use crate::trace::Trace;
 
-/// getdents64(2) to the end, or until it has failed twice. How many names one call returns is the
-/// kernel's choice, so their number is told when something else comes.
+/// getdents64(2) to the end, or until it has failed twice. The kernel chooses how many names one
+/// call returns, so the script prints their sum.
 pub(crate) fn list_directory(directory: &Path, case: &Case, trace: &mut Trace) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let Some(opened) = trace.open(directory, &case.directory(), flags) else {

@@ -1,10 +1,11 @@
-//! Runs scripts of file operations in a directory and prints each system call with its result.
-//! Static, so that the same program runs in any guest and on the host, and the outputs compare.
+//! Runs scripts of file operations in a directory and prints each system call with its result. The
+//! program is static, so that the same one runs in any guest and on the host.
 //!
 //!     io-trace DIRECTORY ID:SCRIPT:BLOCK:SIZE...
 //!
-//! Whoever serves the directory is told of each script's begin and end by a name that is looked up.
-//! At the end it clears its faults, and the file's blocks are read again and printed.
+//! A look-up of a special name tells the server of the directory when a script begins and ends. At
+//! the end the server clears its faults, and the program reads the file's blocks again and prints
+//! them.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod entries;
@@ -70,7 +71,7 @@ fn run() -> Result<()> {
         let Some((_, script)) = SCRIPTS.iter().find(|(name, _)| *name == case.script) else {
             bail!("no script is called {}", case.script);
         };
-        // Never there; the server is told by being asked.
+        // The name never exists; its look-up notifies the server.
         let _ = directory.join(case.begin()).exists();
         let mut trace = Trace::default();
         let done = script(&directory, &case, &mut trace);
@@ -84,7 +85,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// What the file holds, as the server of the directory has it and no cache does.
+/// The content of the file as the server of the directory has it, without caches.
 fn print_blocks(file: &Path, id: u32) {
     let mut trace = Trace::default();
     match read_uncached(file) {

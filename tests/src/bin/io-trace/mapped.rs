@@ -20,7 +20,7 @@ use crate::trace::Trace;
 /// The argument by which this program becomes a child that touches a mapping.
 pub(crate) const TOUCH: &str = "--touch";
 
-/// Reads each page of a mapping in a child, which may die of it.
+/// Reads each page of a mapping in a child, which SIGBUS may kill.
 pub(crate) fn read_mapped(directory: &Path, case: &Case, trace: &mut Trace) -> Result<()> {
     let child = Command::new(std::env::current_exe()?)
         .arg(TOUCH)
@@ -39,7 +39,7 @@ pub(crate) fn read_mapped(directory: &Path, case: &Case, trace: &mut Trace) -> R
     Ok(())
 }
 
-/// The child: maps the file, touches page after page and says so each time.
+/// The child: maps the file, reads page after page, and prints each.
 pub(crate) fn touch(path: &Path) -> Result<()> {
     let file = File::open(path)?;
     let length = usize::try_from(file.metadata()?.len())?;
@@ -52,7 +52,7 @@ pub(crate) fn touch(path: &Path) -> Result<()> {
         let right = page == pattern(Version::Old, at as u64, page.len());
         let line = if right { "touch = 0" } else { "WRONG BYTES" };
         writeln!(output, "{line}")?;
-        // Before the next page may end this process.
+        // Flush before the next page may end this process.
         output.flush()?;
     }
     Ok(())

@@ -11,8 +11,8 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use crate::trace::{Page, Trace, content_of, flat_mut};
 
-/// Calls `step` until it moves nothing, or fails twice at the same place. An interrupted call is
-/// made again.
+/// Calls `step` until it moves nothing, or fails twice at the same offset. Repeats an interrupted
+/// call.
 fn until_end(mut step: impl FnMut(u64) -> rustix::io::Result<usize>) -> u64 {
     let mut offset = 0;
     let mut errors = 0;
@@ -46,7 +46,7 @@ pub(crate) fn read_to_end(directory: &Path, case: &Case, trace: &mut Trace) -> R
     Ok(())
 }
 
-/// pread(2) at offsets that are no multiples of anything, whatever the ones before have said.
+/// pread(2) at odd offsets, whatever the results before.
 pub(crate) fn read_at_odd_offsets(directory: &Path, case: &Case, trace: &mut Trace) -> Result<()> {
     let Some(file) = trace.open(directory, &case.file(), OFlags::RDONLY) else {
         return Ok(());
@@ -63,7 +63,7 @@ pub(crate) fn read_at_odd_offsets(directory: &Path, case: &Case, trace: &mut Tra
     Ok(())
 }
 
-/// read(2) past the page cache.
+/// read(2) without the page cache.
 pub(crate) fn read_directly(directory: &Path, case: &Case, trace: &mut Trace) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECT;
     let Some(file) = trace.open(directory, &case.file(), flags) else {

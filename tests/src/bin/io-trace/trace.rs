@@ -11,10 +11,10 @@ use gangplank_tests::trace::{Case, Version, errno_name, folded, pattern};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
-/// What a script is: a sequence of calls in a directory. An error is one that no script expects.
+/// A script: a sequence of calls in a directory. It returns only unexpected errors.
 pub(crate) type Script = fn(&Path, &Case, &mut Trace) -> Result<()>;
 
-/// Aligned as `O_DIRECT` may want it.
+/// Aligned for `O_DIRECT`.
 #[repr(C, align(4096))]
 #[derive(Clone, Copy)]
 pub(crate) struct Page(pub(crate) [u8; 4096]);
@@ -26,7 +26,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// Notes a call that was to move `wanted` bytes.
+    /// Records a call for `wanted` bytes.
     pub(crate) fn count(
         &mut self,
         call: &str,
@@ -40,7 +40,7 @@ impl Trace {
         result
     }
 
-    /// Notes a call that either works or does not.
+    /// Records a call without a count.
     pub(crate) fn done<T>(&mut self, call: &str, result: rustix::io::Result<T>) -> Option<T> {
         self.lines.push(match &result {
             Ok(_) => format!("{call} = 0"),
@@ -49,7 +49,7 @@ impl Trace {
         result.ok()
     }
 
-    /// Notes that bytes are not those of the file.
+    /// Compares bytes with the file's, and records a difference.
     pub(crate) fn check(&mut self, version: Version, offset: u64, bytes: &[u8]) {
         if bytes != pattern(version, offset, bytes.len()) {
             let length = bytes.len();
@@ -57,12 +57,12 @@ impl Trace {
         }
     }
 
-    /// Notes anything else.
+    /// Records any text.
     pub(crate) fn text(&mut self, text: &str) {
         self.lines.push(text.to_owned());
     }
 
-    /// Opens the case's file, and notes it where that fails.
+    /// Opens the case's file, and records a failure.
     pub(crate) fn open(&mut self, directory: &Path, name: &str, flags: OFlags) -> Option<OwnedFd> {
         match open(directory.join(name), flags, Mode::from_raw_mode(0o644)) {
             Ok(file) => Some(file),
@@ -77,8 +77,8 @@ impl Trace {
         self.done("close", result.map_err(errno));
     }
 
-    /// Writes the new version of `range` by calls of `block` bytes, until one fails. After a short
-    /// count the rest is written, and after an interruption the same again.
+    /// Writes the new version of `range` by calls of `block` bytes until one fails. Continues after
+    /// a short count, and repeats an interrupted call.
     pub(crate) fn write_all(
         &mut self,
         file: impl AsFd,

@@ -10,7 +10,7 @@ use rustix::io::dup;
 
 use crate::trace::Trace;
 
-/// Writes the whole file by calls of the case's size, and then does `rest` with it.
+/// Writes the whole file by calls of the case's size, and then calls `rest`.
 fn write_and(
     directory: &Path,
     case: &Case,

@@ -1,5 +1,4 @@
-//! The checks of a command that comes, in the kernel's order, and which of them the sender hears
-//! of.
+//! The checks of an incoming command in the kernel's order, and which failures the sender is told.
 
 use super::super::ProcessAddress;
 use super::super::layout::{Field, Frame};
@@ -7,24 +6,23 @@ use super::command;
 use super::tables::{Reason, Remote};
 use super::{Kernel, Outgoing};
 
-/// Slots of the usual container.
+/// Slots of the default container.
 const SLOTS: std::ops::Range<i32> = -34..221;
 
-/// Codes that are told.
+/// Codes of acknowledgements.
 const TRAP_DENIED: i32 = -110;
 const DESTINATION_DIED: i32 = -109;
 const MIGRATES: i32 = -332;
 const REMOTE: i32 = -308;
 
-/// What becomes of a command that does not pass.
+/// What happens to a command that fails a check.
 pub(super) enum Refusal {
     Lost(Reason),
     Told(i32),
 }
 
 impl Kernel {
-    /// Examines `frame`. A source that is not bound, or elsewhere, is bound by proxies that do so,
-    /// and examined again.
+    /// Checks `frame`. Proxies that bind unknown sources do so, and check again.
     pub(super) fn examine(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let source = ProcessAddress::source(frame);
         self.examine_place(frame).map_err(Refusal::Lost)?;
@@ -100,7 +98,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// The process at `seat` ends: who waits for it is told, as of a message whatever it was.
+    /// Ends the process at `process_address`. Processes that wait for it are told, as for any
+    /// message.
     pub(crate) fn exit(&mut self, process_address: ProcessAddress) -> Vec<Outgoing> {
         let process = self.processes.remove(&process_address);
         let queue = process.map(|it| it.queue).unwrap_or_default();
@@ -125,5 +124,5 @@ impl Kernel {
     }
 }
 
-/// What one hears whose partner has gone before it answered.
+/// The code for a process whose partner ended before it replied.
 const SOURCE_DIED: i32 = -108;

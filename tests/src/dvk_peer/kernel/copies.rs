@@ -1,4 +1,5 @@
-//! Copies: to and from processes here that wait for their server, and those that servers here want.
+//! Copies from and to processes here that wait for their server, and copies that servers here
+//! request.
 
 use super::super::ProcessAddress;
 use super::super::layout::{Field, Frame};
@@ -29,7 +30,7 @@ impl Kernel {
         let mut data = Vec::new();
         let code = self.copy_code(frame, copy[3], |memory| data.extend_from_slice(memory));
         match code {
-            // A process that runs is an error that the handler keeps to itself.
+            // If the process is running, the handler drops the error.
             -324 => {
                 self.lose(frame, Reason::Copy);
                 None
@@ -49,7 +50,7 @@ impl Kernel {
         }
     }
 
-    /// Gives the bytes that a copy is about to `done`, or says why there are none.
+    /// Passes the bytes of a copy to `done`, or returns the code of the error.
     fn copy_code(&mut self, frame: &Frame, address: i32, done: impl FnOnce(&mut [u8])) -> i32 {
         let length = usize::try_from(frame.copy()[5]).unwrap_or(usize::MAX);
         let process = self.processes.get_mut(&ProcessAddress::destination(frame));
@@ -72,7 +73,7 @@ impl Kernel {
         }
     }
 
-    /// VCOPY of a server here, from the memory of one elsewhere.
+    /// VCOPY by a server here, from the memory of a process elsewhere.
     pub(crate) fn ask_for_copy(
         &mut self,
         process_address: ProcessAddress,
@@ -87,7 +88,7 @@ impl Kernel {
             .with_copy(copy)
     }
 
-    /// VCOPY of a server here, to the memory of one elsewhere.
+    /// VCOPY by a server here, to the memory of a process elsewhere.
     pub(crate) fn copy(
         &mut self,
         process_address: ProcessAddress,
@@ -113,7 +114,7 @@ impl Kernel {
         });
     }
 
-    /// A copy that a server here wanted is done, or not.
+    /// Completes a copy of a server here, successfully or not.
     pub(super) fn copied(&mut self, frame: &Frame) {
         self.complete(frame, frame.get(Field::Result), frame.payload.clone());
     }

@@ -1,5 +1,4 @@
-//! What the kernel does with a command that another node's proxy brings, and with what its own
-//! processes want.
+//! The kernel: it handles commands of another node's proxy and calls of its own processes.
 
 mod checks;
 mod copies;
@@ -30,7 +29,7 @@ pub(crate) mod command {
     pub(crate) const COPYOUT_DATA: i32 = COPYOUT | ACK;
 }
 
-/// A message's kind between proxies, and what answers it.
+/// Kinds of messages between proxies: a request, and its reply.
 const REMOTE_BIND: i32 = 7;
 const REMOTE_BIND_DONE: i32 = 0x1007;
 
@@ -43,29 +42,29 @@ pub(crate) struct Kernel {
     binds_when_told: bool,
     containers: BTreeMap<i32, Container>,
     processes: HashMap<ProcessAddress, Process>,
-    /// What is bound here as being elsewhere.
+    /// Endpoints that are bound here to another node.
     remotes: HashMap<ProcessAddress, Remote>,
-    /// The copy block of the last copy: error acknowledgements have it.
+    /// The copy block of the last copy, which error acknowledgements repeat.
     stale: [i32; 6],
     pub(crate) ignored: Vec<i32>,
     pub(crate) lost: Vec<Lost>,
     pub(crate) received: Vec<Frame>,
-    /// The other node's connection to here, and ours to there.
+    /// Whether the other node's connection and ours exist.
     pub(crate) connected: (bool, bool),
-    /// How often the other node's connection to here came about.
+    /// The number of connections that the other node has made.
     pub(crate) connections: usize,
-    /// Ours was closed by the other node.
+    /// Whether the other node has closed our connection.
     pub(crate) dropped: bool,
 }
 
-/// What goes out, and whose descriptor is busy until it has.
+/// A frame to send, and the process whose descriptor is busy until it is sent.
 pub(crate) struct Outgoing {
     pub(crate) frame: Frame,
     pub(crate) busy: Option<ProcessAddress>,
 }
 
 impl Outgoing {
-    /// A command that no descriptor waits for.
+    /// A command without a waiting descriptor.
     fn plain(frame: Frame) -> Self {
         Self { frame, busy: None }
     }
@@ -99,7 +98,7 @@ impl Kernel {
         }
     }
 
-    /// A header from here to there.
+    /// A header from this node to the other.
     fn frame(&self, command: i32, source: ProcessAddress, destination: i32) -> Frame {
         Frame::new(self.layout)
             .with(Field::Command, command)
@@ -115,7 +114,7 @@ impl Kernel {
         self.containers.insert(dc, Container::of(nodes));
     }
 
-    /// RMT_BIND: what is answered.
+    /// RMT_BIND. Returns the reply.
     pub(crate) fn bind_remote(&mut self, process_address: ProcessAddress, node: i32) -> i32 {
         let Some(container) = self.containers.get(&process_address.dc) else {
             return -302;
@@ -132,8 +131,8 @@ impl Kernel {
         process_address.endpoint
     }
 
-    /// SETPRIV: what a remote process may not call, by the command that it comes as, and whom it
-    /// may not address.
+    /// SETPRIV: the commands that a remote process may not send, and the processes that it may not
+    /// address.
     pub(crate) fn deny(
         &mut self,
         process_address: ProcessAddress,
@@ -145,7 +144,7 @@ impl Kernel {
         remote.denied_destinations = destinations.iter().copied().collect::<BTreeSet<_>>();
     }
 
-    /// What has left: the descriptor is free again.
+    /// Frees the descriptor after the frame was sent.
     pub(crate) fn sent(&mut self, process_address: Option<ProcessAddress>) {
         if let Some(remote) =
             process_address.and_then(|process_address| self.remotes.get_mut(&process_address))
@@ -161,7 +160,7 @@ impl Kernel {
             .is_some_and(|remote| remote.busy)
     }
 
-    /// PUT2LCL: what goes out for `frame`.
+    /// PUT2LCL. Returns the frame to send for `frame`.
     pub(crate) fn put(&mut self, frame: Frame) -> Option<Outgoing> {
         self.received.push(frame.clone());
         let command = frame.get(Field::Command);
@@ -196,7 +195,7 @@ impl Kernel {
         }
     }
 
-    /// What one proxy tells the other: one that binds when it is told to, does and answers.
+    /// Handles messages between proxies: a proxy that binds on request does so and replies.
     fn proxys_own(&mut self, frame: &Frame) -> Option<Outgoing> {
         let word = |index: usize| frame.word(frame.layout.message_at() + 4 * index);
         let (kind, dc, endpoint, node) = (word(1), word(2), word(3), word(4));
@@ -224,8 +223,8 @@ impl Kernel {
         });
     }
 
-    /// An error acknowledgement, as the kernel makes it: SEND_ACK for every message, the copy block
-    /// of some earlier copy.
+    /// An error acknowledgement as the kernel makes it: SEND_ACK for every message, with the copy
+    /// block of an earlier copy.
     fn refuse(&mut self, frame: &Frame, code: i32) -> Option<Outgoing> {
         let ack = match frame.get(Field::Command) {
             command::SEND | command::REPLY | command::SENDREC | command::NOTIFY => {
@@ -239,7 +238,7 @@ impl Kernel {
         Some(self.answer(frame, ack, code, stale))
     }
 
-    /// An acknowledgement of `frame`, which its source's descriptor is busy with until it has left.
+    /// An acknowledgement of `frame`. The descriptor of its source is busy until it is sent.
     fn answer(&mut self, frame: &Frame, ack: i32, code: i32, copy: [i32; 6]) -> Outgoing {
         let source = ProcessAddress::source(frame);
         if let Some(remote) = self.remotes.get_mut(&source) {
@@ -263,7 +262,7 @@ impl Kernel {
             .expect("it is a process here")
     }
 
-    /// What process `seat`'s SENDREC has come to.
+    /// What process `process_address`'s SENDREC has come to.
     pub(crate) fn outcome(&self, process_address: ProcessAddress) -> Outcome {
         let process = self.processes.get(&process_address);
         process.map_or(Outcome::Blocked, |it| it.outcome.clone())

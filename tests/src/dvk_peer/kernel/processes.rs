@@ -1,4 +1,4 @@
-//! What processes of the node do with messages: ask, wait, receive, answer.
+//! Messages of the node's processes: request, wait, receive, reply.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use super::tables::{Exchange, Process};
 use super::{Kernel, Outgoing, command};
 
 impl Kernel {
-    /// SENDREC: the request. One that was queued an answer while it did not wait for it gets that.
+    /// SENDREC: the request. A process with a queued reply, which came while it did not wait, gets
+    /// that.
     pub(crate) fn ask(
         &mut self,
         client: ProcessAddress,
@@ -40,7 +41,7 @@ impl Kernel {
         }
     }
 
-    /// A process that asks nobody, until it is told what to do.
+    /// Adds a process that waits for no other.
     pub(crate) fn bind(&mut self, process_address: ProcessAddress) {
         self.processes.insert(process_address, Process::idle());
     }
@@ -50,8 +51,8 @@ impl Kernel {
         self.process(process_address).migrates = migrates;
     }
 
-    /// A message for a process: received if it waits for its source, else queued on it and
-    /// acknowledged when it receives, which a process that was interrupted may never do.
+    /// Delivers a message to a process: it is received if the process waits for its source, else
+    /// queued and acknowledged on receipt, which an interrupted process may never do.
     pub(super) fn deliver(&mut self, frame: Frame) -> Option<Outgoing> {
         let asks = frame.get(Field::Command) == command::SENDREC;
         if !asks && self.finish(&frame, Outcome::Reply(frame.message().to_vec())) {
@@ -66,8 +67,8 @@ impl Kernel {
         None
     }
 
-    /// RECEIVE(ANY): the message, and the acknowledgement if it was sent without waiting for an
-    /// answer.
+    /// RECEIVE(ANY). Returns the message, and the acknowledgement if the sender does not wait for a
+    /// reply.
     pub(crate) fn receive(
         &mut self,
         process_address: ProcessAddress,
@@ -85,7 +86,7 @@ impl Kernel {
         Some((frame, None))
     }
 
-    /// REPLY, SEND or NOTIFY of a process here: what goes out.
+    /// REPLY, SEND or NOTIFY of a process here. Returns the frame to send.
     pub(crate) fn send(
         &mut self,
         process_address: ProcessAddress,
@@ -126,8 +127,8 @@ impl Kernel {
         Some(done)
     }
 
-    /// An acknowledgement of a message. A process that waits for an answer can do nothing with one
-    /// of SEND.
+    /// Handles the acknowledgement of a message. A process that waits for a reply ignores one of
+    /// SEND.
     pub(super) fn acknowledged(&mut self, frame: &Frame) {
         let code = frame.get(Field::Result);
         if frame.get(Field::Command) == command::SENDREC_ACK {
@@ -137,7 +138,7 @@ impl Kernel {
         self.complete(frame, code, Vec::new());
     }
 
-    /// Ends the exchange that `frame` acknowledges, if there is such a one.
+    /// Ends the exchange that `frame` acknowledges, if there is one.
     pub(super) fn complete(&mut self, frame: &Frame, code: i32, bytes: Vec<u8>) {
         let process = self.process(ProcessAddress::destination(frame));
         let (command, source) = (frame.get(Field::Command), frame.get(Field::Source));

@@ -1,5 +1,4 @@
-//! What the kernel keeps: containers, processes, descriptors of processes elsewhere, and what was
-//! lost.
+//! The kernel's tables: containers, processes, descriptors of remote processes, lost commands.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -8,7 +7,7 @@ use super::super::{Outcome, ProcessAddress};
 
 /// A container.
 pub(super) struct Container {
-    /// The nodes that are in it.
+    /// Its nodes.
     pub(super) nodes: BTreeSet<i32>,
 }
 
@@ -22,14 +21,14 @@ impl Container {
 /// A process of this node.
 pub(super) struct Process {
     pub(super) memory: BTreeMap<u32, Vec<u8>>,
-    /// Whom it asks, and waits for.
+    /// The process that it has asked and waits for.
     pub(super) waits_for: Option<i32>,
     pub(super) outcome: Outcome,
-    /// Messages that it has not received: their sources' descriptors are busy until it does.
+    /// Messages that it has not received. The descriptors of their sources are busy until it does.
     pub(super) queue: VecDeque<Frame>,
-    /// It is on its way to another node.
+    /// Whether it is migrating.
     pub(super) migrates: bool,
-    /// The exchange of its own that it waits for.
+    /// Its own exchange in progress.
     pub(super) exchange: Option<Exchange>,
 }
 
@@ -47,22 +46,22 @@ impl Process {
     }
 }
 
-/// A process's command to one elsewhere, until it is acknowledged.
+/// A process's command to a remote one, until it is acknowledged.
 pub(super) struct Exchange {
-    /// The acknowledgement's number.
+    /// The command number of the acknowledgement.
     pub(super) ack: i32,
-    /// Whose.
+    /// The partner's endpoint.
     pub(super) partner: i32,
-    /// It has come: the result, and what came along.
+    /// The result and the payload, once acknowledged.
     pub(super) done: Option<(i32, Vec<u8>)>,
 }
 
-/// A descriptor of a process elsewhere.
+/// A descriptor of a remote process.
 pub(super) struct Remote {
     pub(super) node: i32,
-    /// It has a command in it: of a proxy, or queued on a process.
+    /// Whether it has a command, from a proxy or queued on a process.
     pub(super) busy: bool,
-    /// The process here that it waits for, having asked it.
+    /// The process here that it has asked and waits for.
     pub(super) asks: Option<ProcessAddress>,
     pub(super) denied_calls: BTreeSet<i32>,
     pub(super) denied_destinations: BTreeSet<i32>,
@@ -80,21 +79,21 @@ impl Remote {
     }
 }
 
-/// Which sources a proxy binds by itself when they are not bound, or on another node.
+/// The sources that a proxy binds by itself when they are not bound, or bound to another node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Autobind {
     /// None.
     #[default]
     Never,
-    /// Those above 64: tcp_proxy.
+    /// Endpoints above 64, as tcp_proxy.
     Tcp,
-    /// Those above the container's system processes, 30 in the usual one: multi_proxy, where it is
-    /// told to.
+    /// Endpoints above the container's system processes, 30 by default, as multi_proxy with the
+    /// option.
     Multi,
 }
 
 impl Autobind {
-    /// Whether `endpoint` is such a one.
+    /// Whether the proxy binds `endpoint`.
     pub(super) fn takes(self, endpoint: i32) -> bool {
         match self {
             Self::Never => false,
@@ -104,7 +103,7 @@ impl Autobind {
     }
 }
 
-/// A command that was lost: neither obeyed nor acknowledged.
+/// A lost command: neither executed nor acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// Its number.
@@ -118,9 +117,9 @@ pub struct Lost {
 /// Why a command was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// There is no such container here.
+    /// The container does not exist here.
     NoContainer,
-    /// No container has such a slot.
+    /// The slot is out of range.
     Range,
     /// The other node is not in that container.
     NoNodeOfContainer,
@@ -132,14 +131,14 @@ pub enum Reason {
     NoNode,
     /// Its source is a process of this node.
     Local,
-    /// Its source's descriptor has an earlier command.
+    /// Its source's descriptor is busy with an earlier command.
     Enqueued,
-    /// Its source may not call that.
+    /// Its source may not send this command.
     BadCall,
-    /// The copy was not possible in a way that is not told.
+    /// The copy failed in a way that the kernel does not report.
     Copy,
-    /// Nobody understands it.
+    /// The command is unknown.
     BadRequest,
-    /// The test wants it lost.
+    /// The test ignores it.
     Ignored,
 }

@@ -1,4 +1,4 @@
-//! Several containers on one node: the same endpoints, other processes.
+//! Several containers on one node: the same endpoints with different processes.
 
 use std::collections::HashMap;
 use std::thread;

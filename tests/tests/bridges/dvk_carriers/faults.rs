@@ -1,4 +1,4 @@
-//! Peers that go away, fall silent, or do not keep to the protocol.
+//! Peers that disconnect, fall silent, or break the protocol.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
@@ -62,7 +62,7 @@ fn a_peer_may_go_while_its_request_is_served() {
     assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
 }
 
-/// Has the peer go while it owes the acknowledgement of `command`, which `operation` waits for.
+/// Makes the peer disconnect before the acknowledgement of `command`, for which `operation` waits.
 fn goes_in_the_middle<F>(net: Net, command: i32, operation: F)
 where
     F: FnOnce(&dyn BoundEndpoint, RequestId) -> Result<(), EndpointError> + Send + 'static,
@@ -108,8 +108,8 @@ fn a_peer_may_go_before_it_acknowledges_a_reply() {
     });
 }
 
-/// Has the peer go while a process of ours asks one of its own, which has received the question if
-/// `received`.
+/// Makes the peer disconnect while a process of ours waits for a reply of one of its own, which has
+/// received the request if `received`.
 fn goes_while_it_is_asked(net: Net, received: bool) {
     let node = net.node(Layout::Current);
     let client = bind(&node);
@@ -203,7 +203,7 @@ fn batch(peer: &Peer, headers: i32, bytes: usize) -> Frame {
     frame.with_payload(&vec![0; bytes])
 }
 
-/// What a peer sends instead of commands.
+/// An invalid input from a peer.
 type Nonsense = fn(&Peer);
 
 #[test]

@@ -1,4 +1,4 @@
-//! A server's endpoint on the library's node, and a emulated node beside it.
+//! A server's endpoint on the library's node, and an emulated node beside it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +12,7 @@ use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Delivery, RequestId};
 use gangplank_dvk::status::Report;
 use gangplank_tests::dvk_peer::{Layout, Peer, PeerSetup};
 
-/// Longest wait for what must come.
+/// Limit for events that must come.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// The server.
 pub(crate) const SERVER: i32 = 1;
@@ -119,7 +119,7 @@ pub(crate) fn access(client: i32, layout: Layout) -> Vec<u8> {
     bytes
 }
 
-/// The memory of a client that asks so.
+/// The memory of a client with this request.
 pub(crate) fn name() -> BTreeMap<u32, Vec<u8>> {
     BTreeMap::from([(NAME_AT, b"//\0".to_vec())])
 }

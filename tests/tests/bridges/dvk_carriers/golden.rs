@@ -1,4 +1,4 @@
-//! The bytes on the wire, against those that a compiler made of DVK's own declarations.
+//! Compares the bytes on the wire with vectors that a compiler made from DVK's own declarations.
 
 use std::collections::BTreeMap;
 use std::thread;

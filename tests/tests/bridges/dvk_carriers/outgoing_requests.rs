@@ -1,5 +1,5 @@
-//! Processes of ours ask those of a kernel: what it binds, refuses, loses, and tells when its
-//! processes go or move.
+//! Requests of our processes to those of a kernel: binding, refusals, losses, and processes that
+//! end or migrate.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -15,7 +15,7 @@ use crate::fixture::{LIMIT, Net, SERVER, connect};
 /// Our endpoint, which the kernel's proxies bind by themselves.
 const USER: i32 = 70;
 
-/// Short enough to wait for what does not come.
+/// Limit for replies that must not come.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Our node, and a kernel whose process [`SERVER`] serves.

@@ -1,5 +1,5 @@
-//! The kernel's rules, kept by a server of ours: one exchange at a time, batches, several nodes,
-//! errors told and not told.
+//! A server of ours keeps the kernel's rules: one exchange at a time, batches, several nodes,
+//! reported and unreported errors.
 
 use std::thread;
 use std::time::Duration;

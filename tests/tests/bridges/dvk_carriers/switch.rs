@@ -1,5 +1,4 @@
-//! `gangplank-dvk switch` and programs that are not among the processes it sees, or it not among
-//! theirs.
+//! `gangplank-dvk switch` with programs in other PID namespaces.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -18,7 +17,7 @@ use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// `gangplank-dvk` as the first process of a pid namespace; killed when dropped.
+/// `gangplank-dvk` as the first process of a PID namespace. It is killed on drop.
 struct Contained {
     child: Child,
     place: TempDir,
@@ -60,7 +59,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process may make namespaces; said if not.
+/// Whether this process may make namespaces. Prints that `test` is skipped otherwise.
 fn may_contain(test: &str) -> bool {
     let may = User::is_root();
     if !may {
@@ -116,7 +115,7 @@ fn a_program_in_a_container_is_served_by_a_switch_outside() -> Result<()> {
     bound.with_context(|| server.log())
 }
 
-/// Clock ticks that process `pid` has been given.
+/// Clock ticks of processor time that process `pid` has used.
 fn ticks(pid: u32) -> Result<u64> {
     let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = line.rsplit_once(')').context("there is a name")?;
@@ -126,8 +125,8 @@ fn ticks(pid: u32) -> Result<u64> {
     Ok(user.context("no time")? + system.context("no time")?)
 }
 
-/// Whoever is refused a descriptor waits at the door, and is let in when others have gone;
-/// meanwhile nothing spins, and the log stays short.
+/// A program for which the switch has no descriptor waits in the backlog, and is accepted when
+/// others have left. Meanwhile no thread spins, and the log stays short.
 #[test]
 fn a_switch_without_descriptors_waits_for_some() -> Result<()> {
     let place = tempfile::tempdir()?;

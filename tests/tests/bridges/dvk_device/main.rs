@@ -1,4 +1,4 @@
-//! The 32-bit program at a emulated DVK: its own calls, and a share that reaches the processes of
+//! The 32-bit program at an emulated DVK device: its own calls, and a share for the processes of
 //! such a machine.
 
 #[path = "../dvk_rhostfs/client/mod.rs"]
@@ -23,10 +23,10 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 
-/// How long anything may take that is to come.
+/// Limit for events that must come.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// First of the ports, 64 for each scene.
+/// First port, with 64 for each fixture.
 const PORTS: u16 = 21_000;
 
 const SERVER: Endpoint = Endpoint::from_raw(1);
@@ -60,8 +60,8 @@ fn main() -> ExitCode {
     runner.finish()
 }
 
-/// A share, its daemon and its server, and the 32-bit program that passes on to it from the
-/// emulated machine.
+/// A share, its daemon and its server, and the 32-bit program that forwards to it from the emulated
+/// machine.
 struct Fixture {
     share: TempDir,
     daemon: Daemon,
@@ -73,7 +73,7 @@ struct Fixture {
     _files: TempDir,
 }
 
-/// How the server is reached.
+/// The transport to the server.
 #[derive(Clone, Copy)]
 enum Transport {
     /// Over TCP, at ports of this number.
@@ -86,7 +86,7 @@ impl Fixture {
         let share = tempfile::tempdir()?;
         let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
         let files = tempfile::tempdir()?;
-        // What is diverted is diverted whatever it is.
+        // The filter diverts every call of this type.
         let mut arguments = vec!["forward".to_owned(), "--device=/dev/null".to_owned()];
         arguments.push("--log-level=debug".to_owned());
         let (topology, switch) = match transport {
@@ -135,7 +135,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// A process of the emulated machine, once the share is there for it.
+    /// A process of the emulated machine, after the share is available there.
     fn client(&self, endpoint: Endpoint) -> Result<Client> {
         let bound = Clients::of(&self.emulated).bind(DcId::FIRST, endpoint, "client")?;
         let client = Client::new(bound, SERVER);
@@ -152,7 +152,7 @@ impl Fixture {
             .mkdir(&format!("//{directory}"), 0o755)
             .map_err(fail("mkdir"))?;
         let file = client.create(&name, 0o640).map_err(fail("create"))?;
-        // More than a copy of the kernel's has at once.
+        // More than one copy of the kernel moves.
         let data: Vec<u8> = (0..150_000_u32).map(|index| (index % 251) as u8).collect();
         let written = client.pwrite(file, &data, 0).map_err(fail("pwrite"))?;
         ensure!(written == data.len());
@@ -204,7 +204,7 @@ fn several_clients() -> Result<()> {
 }
 
 fn what_is_held_goes() -> Result<()> {
-    // A node would not say who has gone, and a switch does.
+    // A switch reports which process has ended; a node does not.
     let fixture = Fixture::start(36, Transport::Switch)?;
     fs::write(fixture.share.path().join("file"), b"contents")?;
     drop(fixture.client(CLIENT)?);
@@ -247,7 +247,7 @@ fn the_end() -> Result<()> {
     Ok(())
 }
 
-/// Runs a program without anybody behind its calls.
+/// Runs a program whose calls no one answers.
 fn run(program: &Path, arguments: &[&str]) -> Result<(bool, String)> {
     let Output {
         status,

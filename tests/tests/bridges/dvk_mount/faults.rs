@@ -1,5 +1,5 @@
-//! A server or a daemon that goes away costs an error within the limit, and is found again when it
-//! is back.
+//! A server or daemon that ends causes an error within the limit, and is found again after a
+//! restart.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,10 +17,11 @@ use crate::Fixture;
 /// The mount's limit is 5 s; an operation may be several calls, and the machine busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(25);
 
-/// How long until everything is connected again.
+/// Limit until everything is connected again.
 const RECOVERY: Duration = Duration::from_secs(40);
 
-/// Killed and started again: open files go on, those that were removed meanwhile are stale.
+/// A killed server starts again: open files continue, and files that were removed meanwhile are
+/// stale.
 pub(crate) fn a_restarted_server_is_found_again(fixture: &mut Fixture) -> Result<()> {
     let mut kept = fs::File::options()
         .create(true)
@@ -42,7 +43,7 @@ pub(crate) fn a_restarted_server_is_found_again(fixture: &mut Fixture) -> Result
     Ok(())
 }
 
-/// The first file that the new server opens is another than the one the old had first.
+/// The first file that the new server opens is not taken for the first file of the old one.
 pub(crate) fn a_restarted_server_takes_no_file_for_another(fixture: &mut Fixture) -> Result<()> {
     let first = fs::File::create(fixture.here("first"))?;
     first.write_all_at(b"first", 0)?;
@@ -60,8 +61,8 @@ pub(crate) fn a_restarted_server_takes_no_file_for_another(fixture: &mut Fixture
     Ok(())
 }
 
-/// Stopped in its tracks: nobody waits longer than the limit, and what it was asked meanwhile
-/// confuses nobody later.
+/// A server that is stopped by a signal: no program waits longer than the limit, and late replies
+/// do no harm.
 pub(crate) fn a_server_that_hangs_costs_its_limit(fixture: &mut Fixture) -> Result<()> {
     for name in ["one", "two"] {
         fs::write(fixture.there(name), name)?;
@@ -78,16 +79,16 @@ pub(crate) fn a_server_that_hangs_costs_its_limit(fixture: &mut Fixture) -> Resu
     Ok(())
 }
 
-/// The daemon behind the server is another one: the mount sees errors meanwhile, and its open files
-/// go on.
+/// The daemon behind the server is replaced: the mount returns errors meanwhile, and open files
+/// continue.
 pub(crate) fn a_restarted_daemon_is_found_again(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.there("file"), "content")?;
     let mut file = fs::File::open(fixture.here("file"))?;
     fixture.daemon.signal_all(Signal::KILL)?;
     fixture.daemon.wait()?;
     fails_in_time(&fixture.here("file"))?;
-    // A daemon's socket is in a directory of its own here, so the new one's is put where the old
-    // one's was.
+    // Each daemon's socket is in a directory of its own here, so the new one is moved to the old
+    // path.
     let replacement = gangplank_tests::daemon::Daemon::start(
         &gangplank_tests::daemon::Options::new(&fixture.there("")),
     )?;
@@ -102,7 +103,7 @@ pub(crate) fn a_restarted_daemon_is_found_again(fixture: &mut Fixture) -> Result
     Ok(())
 }
 
-/// umount(8) works whether or not anybody answers.
+/// umount(8) works with and without a server.
 pub(crate) fn a_mount_without_a_server_unmounts(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.here("file"), "content")?;
     fixture.server = None;
@@ -114,7 +115,7 @@ pub(crate) fn a_mount_without_a_server_unmounts(fixture: &mut Fixture) -> Result
     Ok(())
 }
 
-/// SIGTERM takes the mount away from under a program that has a file open.
+/// SIGTERM unmounts while a program has a file open.
 pub(crate) fn a_mount_in_use_ends_when_told(fixture: &mut Fixture) -> Result<()> {
     let file = fs::File::create(fixture.here("file"))?;
     fixture.mount.end()?;
@@ -123,7 +124,7 @@ pub(crate) fn a_mount_in_use_ends_when_told(fixture: &mut Fixture) -> Result<()>
     Ok(())
 }
 
-/// Looking at `path` is an error, and soon.
+/// Fails unless stat of `path` is an error within the limit.
 pub(crate) fn fails_in_time(path: &Path) -> Result<()> {
     let started = Instant::now();
     let seen = fs::metadata(path);
@@ -137,7 +138,7 @@ pub(crate) fn fails_in_time(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Waits until `path` can be looked at again.
+/// Waits until stat of `path` works again.
 pub(crate) fn recovers(path: &Path) -> Result<()> {
     let deadline = Instant::now() + RECOVERY;
     loop {

@@ -1,4 +1,4 @@
-//! What is done to files in the mount is done to the share's, and the other way round.
+//! Changes in the mount show in the share, and the other way round.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::Fixture;
 
-/// Creating, writing, renaming and removing, on either side, shows on the other at once.
+/// A creation, write, rename or removal on either side shows on the other at once.
 pub(crate) fn cross_both_ways(fixture: &mut Fixture) -> Result<()> {
     fs::create_dir_all(fixture.here("a/b"))?;
     fs::write(fixture.here("a/b/file"), "from the mount\n")?;
@@ -142,7 +142,7 @@ pub(crate) fn are_as_large_as_on_the_host(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// 3,000 names once each; the list goes on where it was, and begins anew when told so.
+/// 3,000 names once each. The listing continues from an offset and restarts after a rewind.
 pub(crate) fn list_completely(fixture: &mut Fixture) -> Result<()> {
     fs::create_dir(fixture.there("many"))?;
     for number in 0..3000 {

@@ -1,4 +1,4 @@
-//! A mount at a switch: what becomes of it when the switch goes, and who may be a client.
+//! A mount at a switch: restarts of the switch, and who may be a client.
 
 use std::fs;
 use std::io::Write;
@@ -12,8 +12,8 @@ use gangplank_tests::packages;
 use crate::faults::{LIMIT, fails_in_time, recovers};
 use crate::{Fixture, OPTIONS};
 
-/// Killed and started again: server and mount bind their endpoints at the new one, and open files
-/// go on.
+/// A killed switch starts again: server and mount bind their endpoints at the new one, and open
+/// files continue.
 pub(crate) fn a_restarted_switch_is_found_again(fixture: &mut Fixture) -> Result<()> {
     let mut kept = fs::File::options()
         .create(true)
@@ -31,8 +31,8 @@ pub(crate) fn a_restarted_switch_is_found_again(fixture: &mut Fixture) -> Result
     Ok(())
 }
 
-/// An endpoint has one program at a time: a second mount of it is refused at once and says why, one
-/// with its own is not.
+/// An endpoint has one program at a time: a second mount with it is refused at once with a message,
+/// one with its own endpoint is not.
 pub(crate) fn a_second_mount_needs_an_endpoint_of_its_own(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.here("file"), "content")?;
     let started = Instant::now();
@@ -54,7 +54,7 @@ pub(crate) fn a_second_mount_needs_an_endpoint_of_its_own(fixture: &mut Fixture)
     Ok(())
 }
 
-/// umount(8) works whether or not anybody carries messages.
+/// umount(8) works with and without a switch.
 pub(crate) fn a_mount_without_a_switch_unmounts(fixture: &mut Fixture) -> Result<()> {
     let file = fs::File::create(fixture.here("file"))?;
     fixture.switch = None;

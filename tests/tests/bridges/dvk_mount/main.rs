@@ -1,7 +1,7 @@
 //! `gangplank-dvk mount` on this machine, from `gangplank-dvk serve` and a daemon, over TCP or by a
-//! switch: files, other people's test suites, and a server that goes away. Needs root and FUSE.
+//! switch: files, test suites of other projects, and restarts. Needs root and FUSE.
 //!
-//! It runs in a mount namespace of its own, so that no mount is left behind whatever ends it.
+//! The program runs in a mount namespace of its own, so that no mount remains after it.
 
 mod faults;
 mod files;
@@ -22,7 +22,7 @@ use gangplank_tests::process::User;
 use gangplank_tests::runner::{Runner, note};
 use tempfile::TempDir;
 
-/// Set in the program that runs in its own namespace.
+/// This variable is set in the program in its own namespace.
 const INSIDE: &str = "GANGPLANK_OWN_MOUNTS";
 
 /// First port of the server's node; the ports of a real DVS may be in use here.
@@ -33,22 +33,22 @@ struct Fixture {
     share: TempDir,
     daemon: Daemon,
     topology: Topology,
-    /// None between nodes, and while it is gone.
+    /// `None` between nodes, and while it is stopped.
     switch: Option<Switch>,
-    /// None while it is gone.
+    /// `None` while it is stopped.
     server: Option<Server>,
     mount: Mount,
 }
 
 impl Fixture {
-    /// All three over TCP, the mount with the further options `options`. Nothing is believed
-    /// without asking, so that what is seen is what is there.
+    /// Daemon, server and mount over TCP, with further mount options. The mount caches nothing, so
+    /// that a test sees the present state.
     fn over_tcp(ports: u16, options: &[&str]) -> Result<Self> {
         let topology = Topology::loopback(ports);
         Self::new(shared()?, topology, None, options)
     }
 
-    /// All three by a switch, whose socket is [`Self::switch_socket`].
+    /// Daemon, server and mount at a switch, whose socket is [`Self::switch_socket`].
     fn by_switch(options: &[&str]) -> Result<Self> {
         let share = shared()?;
         let socket = switch_socket(share.path());
@@ -91,7 +91,7 @@ impl Fixture {
         self.mount.point().join(name)
     }
 
-    /// What everybody has logged.
+    /// The logs of all processes.
     fn logs(&self) -> String {
         let server = self.server.as_ref().map(Server::log).unwrap_or_default();
         let switch = self.switch.as_ref().map(Switch::log).unwrap_or_default();
@@ -103,13 +103,13 @@ impl Fixture {
     }
 }
 
-/// The shared directory in a bench's own.
+/// The shared directory in the fixture's own.
 const SHARED: &str = "share";
 
-/// A bench's own directory, with the shared one in it.
+/// The fixture's directory, with the shared one in it.
 fn shared() -> Result<TempDir> {
     let dir = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
-    // The suites become other users, who have to get this far.
+    // The suites run as other users, who need to enter the directory.
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
     fs::create_dir(dir.path().join(SHARED))?;
     fs::set_permissions(dir.path().join(SHARED), Permissions::from_mode(0o755))?;
@@ -165,7 +165,7 @@ const TESTS: &[(&str, Test)] = &[
     ),
 ];
 
-/// The same by a switch, as far as that makes a difference.
+/// The tests that differ at a switch.
 const BY_SWITCH: &[(&str, Test)] = &[
     ("local::files_cross_both_ways", files::cross_both_ways),
     (
@@ -195,7 +195,7 @@ const BY_SWITCH: &[(&str, Test)] = &[
     ),
 ];
 
-/// Nothing is believed without asking, so that what is seen is what is there.
+/// The mount caches nothing, so that a test sees the present state.
 const OPTIONS: [&str; 4] = ["--timeout", "0", "--limit", "5"];
 
 fn main() -> ExitCode {
@@ -205,7 +205,7 @@ fn main() -> ExitCode {
         return inside();
     }
     let over_tcp = TESTS.iter().enumerate().map(|(index, (name, test))| {
-        // Ports are not free again at once.
+        // The kernel keeps used ports for a while.
         let ports = u16::try_from(64 * index).ok().map(|more| PORTS + more);
         (name, test, ports)
     });
@@ -226,7 +226,7 @@ fn main() -> ExitCode {
     runner.finish()
 }
 
-/// Runs this program once more, in a mount namespace of its own.
+/// Executes this program again in a mount namespace of its own.
 fn inside() -> ExitCode {
     let program = std::env::current_exe().unwrap_or_default();
     let error = Command::new("unshare")

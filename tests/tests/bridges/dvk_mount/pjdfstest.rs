@@ -12,7 +12,7 @@ use gangplank_tests::tools;
 
 use crate::Fixture;
 
-/// What Linux has and rhostfs has calls for; two accounts that every Debian has.
+/// The features that Linux has and rhostfs has calls for, and two accounts that every Debian has.
 const CONFIGURATION: &str = r#"
 [features]
 rename_ctime = {}
@@ -26,12 +26,12 @@ entries = [["nobody", "nogroup"], ["games", "games"]]
 allow_remount = false
 "#;
 
-/// Seconds between two changes of a time that are to differ, on the host: some ticks.
+/// Seconds between two changes of a time stamp on the host: several ticks.
 const NAP_ON_HOST: f64 = 0.05;
-/// The same in the mount: rhostfs tells whole seconds.
+/// The same in the mount, where rhostfs has whole seconds.
 const NAP_IN_MOUNT: f64 = 1.05;
 
-/// Parts in which the suite runs in the mount at once. It sleeps most of the time.
+/// Number of parts of the suite that run in parallel in the mount. A part mostly sleeps.
 const PARTS: usize = 8;
 
 /// Tests that pass on the host and cannot pass through rhostfs, each with the reason.
@@ -40,7 +40,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("utimensat::y2038", "times are set in 32 bits of seconds"),
 ];
 
-/// The suite has 398 tests; a handful less would mean that it was not read properly.
+/// Minimum number of tests. The suite has 398; far fewer mean that its report was not parsed.
 const AT_LEAST: usize = 390;
 
 /// Every test that passes on the host's file system passes in the mount.
@@ -96,7 +96,7 @@ fn run_in_parts(fixture: &Fixture, configuration: &Path, names: &[&str]) -> Resu
     let run_part = |part: usize| -> Result<Verdicts> {
         let name = format!("m{part}");
         fs::create_dir(fixture.there(&name))?;
-        // Neighbours are of the same length, so they are dealt out.
+        // Neighbouring tests take equally long, so they are dealt out in turn.
         let names: Vec<_> = names.iter().skip(part).step_by(PARTS).copied().collect();
         run(configuration, &fixture.here(&name), &names)
     };

@@ -1,4 +1,4 @@
-//! Other people's programs on the mount: fsx, git, and a copy that is timed.
+//! Programs of other projects on the mount: fsx, git, and a timed copy.
 
 use std::fs;
 use std::process::Command;
@@ -11,8 +11,8 @@ use gangplank_tests::{packages, tools};
 
 use crate::Fixture;
 
-/// Every operation fsx has but those that the protocol has no call for: allocating, punching holes;
-/// and `invalidate`, which only makes sense where several clients share a mapping.
+/// Every operation of fsx except those without a call in the protocol (allocating, punching holes),
+/// and `invalidate`, which needs several clients that share a mapping.
 const FSX: &str = r"
 flen = 1048576
 
@@ -80,9 +80,9 @@ pub(crate) fn clones_and_checks(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// 64 MiB there and back are the same bytes.
+/// 64 MiB are the same bytes after a copy in and out.
 pub(crate) fn sixty_four_mebibytes(fixture: &mut Fixture) -> Result<()> {
-    // No two pages of it are the same.
+    // All pages differ.
     let data: Vec<u8> = (0..BULK / 8).flat_map(|word| word.to_le_bytes()).collect();
     let started = Instant::now();
     fs::write(fixture.here("bulk"), &data)?;

@@ -1,4 +1,4 @@
-//! The same server over carriers that carry something.
+//! The server over real carriers: nodes and a switch.
 
 use std::fs;
 use std::net::TcpListener;
@@ -70,7 +70,7 @@ struct Fixture {
     share: TempDir,
     daemon: Daemon,
     nodes: Nodes,
-    /// None between two servers.
+    /// `None` between two servers.
     serving: Option<(Serving, Node)>,
 }
 
@@ -89,7 +89,7 @@ impl Fixture {
         Ok(fixture)
     }
 
-    /// Another server on another node in the place of this one.
+    /// Replaces the server by another one on another node.
     fn restart(&mut self) -> Result<()> {
         self.serving = None;
         let server = Node::start(self.nodes.server.clone())?;
@@ -193,7 +193,7 @@ fn what_clients_held_goes_with_their_node() -> Result<()> {
             ensure!(file == Ok(first + number), "nothing was open");
         }
         ensure!(fixture.daemon.descriptors()? >= idle + 20);
-        // Without a goodbye of the client.
+        // The client does not say that it ends.
         std::mem::forget(client);
         drop(clients);
         wait_until("its files are closed", || {
@@ -206,7 +206,7 @@ fn what_clients_held_goes_with_their_node() -> Result<()> {
     Ok(())
 }
 
-/// A kernel goes on with the numbers it has, whatever becomes of the server.
+/// A kernel keeps its numbers when the server restarts.
 #[test]
 fn numbers_of_an_earlier_server_mean_nothing_to_the_next() -> Result<()> {
     let mut fixture = Fixture::new(Generation::Current)?;
@@ -281,7 +281,7 @@ fn programs_of_one_host_are_served_by_a_switch() -> Result<()> {
             scope.spawn(move || {
                 work(&client, &format!("//work-{raw}"));
                 client.create(&format!("//left-{raw}"), 0o600).unwrap();
-                // Its program ends without a word.
+                // Its program ends without unbinding.
                 drop(clients);
             });
         }
@@ -293,7 +293,7 @@ fn programs_of_one_host_are_served_by_a_switch() -> Result<()> {
     Ok(())
 }
 
-/// How long each of `count` goes takes: the one in the middle.
+/// The median duration of `count` runs of `go`.
 fn median(count: usize, mut go: impl FnMut()) -> Duration {
     let mut times: Vec<Duration> = (0..count)
         .map(|_| {
@@ -306,8 +306,8 @@ fn median(count: usize, mut go: impl FnMut()) -> Duration {
     times[count / 2]
 }
 
-/// Shows what a stat and a read of a page take: the driver alone, the server without a carrier, the
-/// server over a node.
+/// Prints the duration of a stat and of a read of a page: by the driver alone, by the server
+/// without a carrier, and by the server over a node.
 #[test]
 #[ignore = "for people, who look at the figures"]
 fn latency() -> Result<()> {

@@ -1,4 +1,4 @@
-//! What goes wrong around a server: the daemon goes, clients come by the thousand.
+//! Faults around a server: a lost daemon, and thousands of clients.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +29,7 @@ fn a_thousand_clients_are_served() -> Result<()> {
                     let file = client.open("//file", 0).unwrap();
                     let data = client.pread(file, 100, 0).unwrap();
                     served.fetch_add(usize::from(data == b"contents"), Ordering::Relaxed);
-                    // None says goodbye.
+                    // None of them unbinds.
                     std::mem::forget(client);
                 }
             });
@@ -70,7 +70,7 @@ fn open_files_of_a_client_are_limited() -> Result<()> {
     Ok(())
 }
 
-/// However deep its files are, a client takes so much of this program's memory and no more.
+/// A client's memory in this program is limited, however deep its files are.
 #[test]
 fn paths_of_open_files_are_limited() -> Result<()> {
     let fixture = Fixture::new()?;
@@ -120,7 +120,7 @@ fn clients_work_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Numbers that look random and are the same each time (splitmix64).
+/// Pseudo-random numbers that are the same each time (splitmix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -217,7 +217,7 @@ fn a_daemon_that_others_wrote_is_served_from_as_well() -> Result<()> {
     let program = match tools::virtiofsd() {
         Ok(program) => program,
         Err(error) => {
-            eprintln!("SKIPPED: virtiofsd cannot be had: {error:#}");
+            eprintln!("SKIPPED: virtiofsd does not build: {error:#}");
             return Ok(());
         }
     };

@@ -1,5 +1,4 @@
-//! A daemon whose file system does parts of what it is asked, and fails when told to. It is in this
-//! process and has its files in memory.
+//! A daemon in this process that can do a part of a request or fail. Its files are in memory.
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixListener;
@@ -28,22 +27,22 @@ use crate::loopback_carrier::LoopbackCarrier;
 /// The node of the first file. The root's is 1.
 const FIRST: u64 = 2;
 
-/// What the tests and the daemon both see.
+/// The state that tests and daemon share.
 #[derive(Default)]
 pub(crate) struct State {
     /// Files by name, each with its contents.
     pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// Most bytes that a READ or WRITE does.
+    /// Limit of the bytes of a READ or WRITE.
     pub(crate) most: Option<usize>,
-    /// From this position on, READ and WRITE fail so.
+    /// READ and WRITE fail from this offset on, with this errno.
     pub(crate) bad: Option<(u64, Errno)>,
-    /// How the next requests of a kind fail, one after another.
+    /// The errors of the next requests by kind, in order.
     pub(crate) failing: Vec<(Opcode, Errno)>,
-    /// What was asked, in order.
+    /// The requests so far.
     pub(crate) asked: VecDeque<Opcode>,
 }
 
-/// What the daemon answers a request with.
+/// The daemon's reply to a request.
 type Answer = std::result::Result<Vec<u8>, Errno>;
 
 #[derive(Clone, Default)]
@@ -60,8 +59,7 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    /// A daemon with one file, of those contents, and a server with options that `choose` has
-    /// changed.
+    /// A daemon with one file, and a server whose options `choose` changes.
     pub(crate) fn new(
         contents: &[u8],
         choose: impl FnOnce(&mut gangplank_dvk::rhostfs::server::Options),
@@ -106,12 +104,12 @@ impl Faulty {
         crate::client::Client::new(endpoint, fixture::SERVER)
     }
 
-    /// What the daemon does and has.
+    /// The daemon's state.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
-    /// How often the daemon was asked so.
+    /// The number of requests with `opcode`.
     pub(crate) fn count(&self, opcode: Opcode) -> usize {
         let state = self.state();
         state.asked.iter().filter(|it| **it == opcode).count()
@@ -258,7 +256,7 @@ impl State {
         })
     }
 
-    /// How much of so many bytes at that position is done.
+    /// The number of bytes of a transfer that the daemon does.
     fn part(&self, position: u64, length: usize) -> std::result::Result<usize, Errno> {
         let most = self.most.map_or(length, |most| most.min(length));
         let Some((bad, errno)) = self.bad else {

@@ -24,7 +24,7 @@ pub(crate) fn dc() -> DcId {
     DcId::new(0).expect("there is always a first")
 }
 
-/// A server at work, until it is dropped.
+/// A running server. It stops on drop.
 pub(crate) struct Serving {
     server: Arc<Server>,
     stop: Arc<AtomicBool>,
@@ -82,13 +82,13 @@ impl Fixture {
         Self::with(&[], |_| ())
     }
 
-    /// The same with a daemon of those arguments, and options that `choose` has changed.
+    /// A fixture with further daemon arguments, whose server options `choose` changes.
     pub(crate) fn with(arguments: &[&str], choose: impl FnOnce(&mut Options)) -> Result<Self> {
         let share = tempfile::tempdir()?;
         Self::on(share, arguments, choose)
     }
 
-    /// The same on a share that is there already.
+    /// A fixture on an existing share.
     pub(crate) fn on(
         share: TempDir,
         arguments: &[&str],
@@ -98,7 +98,7 @@ impl Fixture {
         Self::behind(share, &options, choose)
     }
 
-    /// The same behind a daemon of those options.
+    /// A fixture with a daemon of these options.
     pub(crate) fn behind(
         share: TempDir,
         daemon: &daemon::Options,
@@ -138,7 +138,7 @@ impl Fixture {
     }
 }
 
-/// What most servers here have.
+/// The default options of servers here.
 pub(crate) fn options(socket: &Path) -> Options {
     Options {
         identity: Identity { uid: 0, gid: 0 },

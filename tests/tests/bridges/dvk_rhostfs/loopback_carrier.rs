@@ -1,5 +1,4 @@
-//! Endpoints within one process: a carrier that has nothing to carry over, so that what fails is
-//! the server.
+//! A carrier within one process, so that a failure is the server's.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use gangplank_dvk::endpoint::{
 };
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// Where endpoints are bound.
+/// The carrier: its bound endpoints.
 #[derive(Clone, Default)]
 pub(crate) struct LoopbackCarrier(Arc<Shared>);
 
@@ -21,26 +20,26 @@ pub(crate) struct LoopbackCarrier(Arc<Shared>);
 struct Shared {
     slots: Mutex<HashMap<(DcId, Endpoint), Slot>>,
     changed: Condvar,
-    /// What was ever asked.
+    /// Number of requests so far.
     asked: AtomicU64,
 }
 
 #[derive(Default)]
 struct Slot {
-    /// Which process it is, by a number of its own.
+    /// The number of its process.
     pid: i32,
     inbox: VecDeque<Delivery>,
-    /// How it is reached while it asks.
+    /// The channel to it while it waits for a reply.
     asks: Option<Sender<Exchange>>,
-    /// Its question was not answered yet, even if it has given up waiting.
+    /// Whether its request has no reply yet, even if it has given up waiting.
     open: bool,
-    /// What it has asked since.
+    /// Its next request.
     again: Option<Delivery>,
-    /// The number of what it has asked last.
+    /// The number of its last request.
     asked: u64,
 }
 
-/// What one who is asked does with one who asks.
+/// What a server does with a waiting client.
 enum Exchange {
     Read(u32, usize, Sender<Option<Vec<u8>>>),
     Write(u32, Vec<u8>, Sender<bool>),
@@ -59,8 +58,8 @@ impl LoopbackCarrier {
         self.0.slots.lock()
     }
 
-    /// Binds an endpoint to the process `pid`; another process that had it is replaced without
-    /// having said goodbye.
+    /// Binds an endpoint to the process `pid`. Another process with the endpoint is replaced
+    /// without unbinding.
     pub(crate) fn bind_as(&self, dc: DcId, endpoint: Endpoint, pid: i32) -> Arc<dyn BoundEndpoint> {
         let slot = Slot {
             pid,
@@ -91,7 +90,7 @@ impl Bound {
         self.carrier.lock()
     }
 
-    /// The way to a client that asks.
+    /// The channel to a waiting client.
     fn way(
         &self,
         request: RequestId,
@@ -153,12 +152,12 @@ impl BoundEndpoint for Bound {
         };
         let mut slots = self.slots();
         let slot = slots.get_mut(&(self.dc, client));
-        // One that has asked again has another number by now.
+        // A client with a new request has another number by now.
         let due = |slot: &&mut Slot| slot.again.is_some() || slot.asked == request.number();
         let slot = slot.filter(|slot| slot.open).filter(due);
         let slot = slot.ok_or(refused.clone())?;
         if let Some(again) = slot.again.take() {
-            // It has given up what is answered.
+            // The client no longer waits for this reply.
             if let Some(own) = slots.get_mut(&(self.dc, self.endpoint)) {
                 own.inbox.push_back(again);
             }
@@ -246,7 +245,8 @@ impl BoundEndpoint for Bound {
         }
     }
 
-    /// Nobody here asks: clients on the carrier are the original's, which has nothing of the kind.
+    /// No one here calls this: clients on the carrier are original clients, which have no such
+    /// call.
     fn losses(&self, _: Endpoint) -> u64 {
         0
     }

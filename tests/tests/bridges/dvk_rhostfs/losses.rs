@@ -1,5 +1,5 @@
-//! What could not be read or written is said: nothing that was acknowledged is missing, and no
-//! error or short count is taken for an end.
+//! Failed reads and writes are reported: no acknowledged data is missing, and no error or short
+//! count passes for an end.
 
 use anyhow::{Result, ensure};
 use gangplank_dvk::abi::M1;
@@ -41,7 +41,7 @@ fn a_read_is_whole_up_to_the_end_of_the_file() -> Result<()> {
     Ok(())
 }
 
-/// An error behind a part that could be read is no end of the file.
+/// An error after a readable part is not the end of the file.
 #[test]
 fn a_read_that_meets_an_error_is_the_error() -> Result<()> {
     let faulty = Faulty::new(&[1; 200_000], |_| ())?;
@@ -58,7 +58,7 @@ fn a_read_that_meets_an_error_is_the_error() -> Result<()> {
     Ok(())
 }
 
-/// What the daemon leaves of a piece is written as well, and what cannot be is said.
+/// The server writes the rest of a short write, and reports what fails.
 #[test]
 fn a_write_is_whole_or_says_how_much_and_then_why() -> Result<()> {
     let faulty = Faulty::new(b"", |_| ())?;
@@ -84,7 +84,7 @@ fn a_write_is_whole_or_says_how_much_and_then_why() -> Result<()> {
     Ok(())
 }
 
-/// Each close says what the daemon says, as on Linux, although another handle keeps the file open.
+/// Each close returns the daemon's result, as on Linux, even if another handle keeps the file open.
 #[test]
 fn closing_a_handle_says_what_could_not_be_written() -> Result<()> {
     let faulty = Faulty::new(b"", |_| ())?;
@@ -99,7 +99,7 @@ fn closing_a_handle_says_what_could_not_be_written() -> Result<()> {
     Ok(())
 }
 
-/// The file that a handle meant before has no other way to say what could not be written.
+/// The previous file of a handle has no other way to report failed writes.
 #[test]
 fn what_a_widened_handle_could_not_write_is_said_later() -> Result<()> {
     for closes in [false, true] {
@@ -124,7 +124,7 @@ fn what_a_widened_handle_could_not_write_is_said_later() -> Result<()> {
     Ok(())
 }
 
-/// A mount asks so when a program closes a file, which may be open elsewhere.
+/// A mount sends this when a program closes a file, which may be open elsewhere.
 #[test]
 fn a_handle_put_in_its_own_place_says_what_could_not_be_written() -> Result<()> {
     let faulty = Faulty::new(b"", |_| ())?;
@@ -141,8 +141,8 @@ fn a_handle_put_in_its_own_place_says_what_could_not_be_written() -> Result<()> 
     Ok(())
 }
 
-/// A file that the server closes to save descriptors is written out before, as the next open of it
-/// learns of no earlier failure; what failed is kept for who wrote it.
+/// The server flushes a file before it closes it to save descriptors, because a later open does not
+/// see the earlier failure. It keeps the error for the writer.
 #[test]
 fn what_a_parked_file_could_not_write_is_said_later() -> Result<()> {
     for failing in [Opcode::Fsync, Opcode::Flush] {
@@ -172,7 +172,7 @@ fn what_a_parked_file_could_not_write_is_said_later() -> Result<()> {
     Ok(())
 }
 
-/// A file's length is written out as its data is.
+/// A file's length is flushed like its data.
 #[test]
 fn a_file_that_was_cut_is_written_out_before_it_is_parked() -> Result<()> {
     let faulty = Faulty::new(b"contents", |options| options.open = 4)?;
@@ -188,7 +188,7 @@ fn a_file_that_was_cut_is_written_out_before_it_is_parked() -> Result<()> {
     Ok(())
 }
 
-/// A file that is only read costs no write-out when the server closes it to save descriptors.
+/// A file that was only read needs no flush when the server closes it to save descriptors.
 #[test]
 fn a_file_that_was_not_written_is_parked_without_more() -> Result<()> {
     let faulty = Faulty::new(b"x", |options| options.open = 4)?;
@@ -244,7 +244,7 @@ fn an_entry_that_could_not_be_copied_is_not_lost() -> Result<()> {
     Ok(())
 }
 
-/// An error of the daemon, or a position that nobody knows, is no end of a directory.
+/// An error of the daemon, or an unknown position, is not the end of a directory.
 #[test]
 fn a_listing_that_cannot_go_on_is_an_error() -> Result<()> {
     let faulty = Faulty::new(b"", |_| ())?;

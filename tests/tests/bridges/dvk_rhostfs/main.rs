@@ -1,4 +1,4 @@
-//! The rhostfs server on a real daemon, driven by a client that does as the original does.
+//! The rhostfs server on a real daemon, with a client that behaves like the original one.
 
 mod carriers;
 mod client;

@@ -1,4 +1,4 @@
-//! `gangplank-dvk serve` as a program.
+//! The program `gangplank-dvk serve`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ use crate::fixture::{CLIENT, SERVER, dc};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The program with a configuration, in a directory of its own; killed when dropped.
+/// The program with a configuration, in a directory of its own. It is killed on drop.
 struct Program {
     child: Child,
     place: TempDir,
@@ -51,7 +51,7 @@ impl Program {
         fs::read_to_string(self.place.path().join(name)).unwrap_or_default()
     }
 
-    /// Waits until it ends: whether well, and all that it said.
+    /// Waits until it ends. Returns whether it succeeded, and its output.
     fn end(&mut self) -> Result<(bool, String)> {
         let status =
             process::wait_within(&mut self.child, LIMIT).with_context(|| self.text("log"))?;
@@ -196,7 +196,7 @@ fn several_servers_wait_for_their_switch_and_serve_what_is_theirs() -> Result<()
     Ok(())
 }
 
-/// Whoever waits, and whoever is waited for: a program that is told to end does.
+/// The program ends on request, whatever it waits for.
 #[test]
 fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() -> Result<()> {
     const NAME_AT: u32 = 0x47d1_1000;
@@ -218,7 +218,7 @@ fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() ->
     })?;
     silent.wait_connected();
     let status = program.place.path().join("status");
-    // Without its daemon it refuses at once.
+    // Without its daemon it refuses clients at once.
     crate::fixture::wait_until("the share is there", || {
         status::ask(&status).is_ok_and(|told| told.contains("daemon in use"))
     })?;

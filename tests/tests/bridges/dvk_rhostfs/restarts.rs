@@ -1,4 +1,4 @@
-//! A daemon that is not there yet, goes, and comes back.
+//! Daemons that start late, end, and return.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -20,7 +20,7 @@ use crate::loopback_carrier::LoopbackCarrier;
 const EIO: i32 = Errno::IO.raw_os_error();
 const ESTALE: i32 = Errno::STALE.raw_os_error();
 
-/// A server on a share whose daemons come and go.
+/// A server on a share with changing daemons.
 struct Fixture {
     share: TempDir,
     sockets: TempDir,
@@ -51,7 +51,7 @@ impl Fixture {
         Client::new(self.carrier.bind_as(dc(), CLIENT, 100), SERVER)
     }
 
-    /// Starts the next daemon, where the server looks for one.
+    /// Starts the next daemon at the socket that the server uses.
     fn daemon(&self) -> Result<Daemon> {
         let daemon = Daemon::start(&daemon::Options::new(self.share.path()))?;
         let (next, name) = (
@@ -102,7 +102,7 @@ fn open_files_outlive_a_daemon_if_their_names_do() -> Result<()> {
     wait_until("it is noticed", || client.pread(same, 10, 0) == Err(EIO))?;
     ensure!(client.lstat64("//other") == Err(EIO));
     fs::remove_file(fixture.path("gone"))?;
-    // Another inode, of the same name: made while the old one is still there.
+    // Another inode with the same name, made while the old one exists.
     fs::write(fixture.path("replacement"), "new")?;
     fs::rename(fixture.path("replacement"), fixture.path("other"))?;
 

@@ -1,4 +1,4 @@
-//! fio: what was written at random by several jobs reads back, by its checksums.
+//! fio: random writes of several jobs read back with the right checksums.
 
 use std::time::Duration;
 

@@ -7,8 +7,7 @@ use anyhow::Result;
 
 use crate::Fixture;
 
-/// Every operation fsx has but `invalidate`, which only makes sense where several clients share a
-/// mapping.
+/// Every operation of fsx except `invalidate`, which needs several clients that share a mapping.
 const CONFIGURATION: &str = r"
 flen = 1048576
 

@@ -1,7 +1,7 @@
-//! Other people's test suites in real guests: pjdfstest, fsx, fio, git.
+//! Test suites of other projects in real guests: pjdfstest, fsx, fio, git.
 //!
-//! pjdfstest runs on the host's file system in the same run; whatever passes there has to pass
-//! through virtio-fs. Needs root, as pjdfstest does.
+//! pjdfstest runs on the host's file system too. Whatever passes there has to pass through
+//! virtio-fs. Needs root, as pjdfstest does.
 
 mod fio;
 mod fsx;
@@ -32,7 +32,7 @@ struct Fixture {
 impl Fixture {
     fn new(machine: Machine) -> Result<Self> {
         let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
-        // The suites become other users, who have to get this far.
+        // The suites run as other users, who need to enter the directory.
         fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
         let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&["--xattr"]))?;
         let mut options = Options::new(machine)
@@ -53,7 +53,7 @@ impl Fixture {
         self.share.path().join(name)
     }
 
-    /// The Debian tree on the share, ready to change root into.
+    /// Prepares the Debian tree on the share for chroot.
     fn debian(&mut self) -> Result<()> {
         let tree = self.host_path("debian");
         if tree.exists() {
@@ -111,7 +111,7 @@ fn suites(runner: &mut Runner, prefix: &str, machine: Machine, suites: &[(&str, 
     let mut fixture = None;
     for (name, (_, suite)) in names.iter().zip(suites) {
         runner.run(name, || {
-            // A trial that ended its guest or its daemon leaves the next one a new pair.
+            // After a test that ended its guest or its daemon, the next test gets a new pair.
             let usable = fixture.as_mut().is_some_and(|fixture: &mut Fixture| {
                 !fixture.guest.is_stuck() && fixture.daemon.is_running().unwrap_or(false)
             });

@@ -11,8 +11,8 @@ use gangplank_tests::tools;
 
 use crate::Fixture;
 
-/// Every optional feature that Linux has; two accounts that both sides know; a nap longer than the
-/// granularity of time stamps on the host (one tick of at most 10 ms).
+/// Every optional feature that Linux has, two accounts that both sides know, and a sleep longer
+/// than the granularity of the host's time stamps (one tick of at most 10 ms).
 const CONFIGURATION: &str = r#"
 [features]
 posix_fallocate = {}
@@ -28,14 +28,14 @@ allow_remount = false
 entries = [["nobody", "nogroup"], ["games", "games"]]
 "#;
 
-/// Tests that pass on the host and need not pass through virtio-fs, each with the reason.
+/// Tests that pass on the host and may fail through virtio-fs, each with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
-/// The suite has 398 tests; a handful less would mean that it was not read properly.
+/// Minimum number of tests. The suite has 398; far fewer mean that its report was not parsed.
 const AT_LEAST: usize = 390;
 
-/// `link::link_count_max` trusts the C library's idea of the most links a file may have, and musl's
-/// is not the file system's; a few more may depend on what the host's is.
+/// Number of tests that may fail on the host. `link::link_count_max` uses the C library's limit of
+/// links, and musl's differs from the file system's; a few more depend on the host's file system.
 const HOST_MAY_FAIL: usize = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ enum Verdict {
 
 /// Every test that passes on the host's file system passes in the guest on the share.
 pub(crate) fn passes_what_the_host_passes(fixture: &mut Fixture) -> Result<()> {
-    // In the guest the suite runs in the Debian tree: it copies the `sleep` program to see it
-    // busy, and a copy of busybox by another name does not sleep.
+    // In the guest the suite runs in the Debian tree: it copies the `sleep` program to make it
+    // busy, and a renamed copy of busybox does not sleep.
     fixture.debian()?;
     let work = fixture.host_path("debian/work");
     fs::write(work.join("pjdfstest.toml"), CONFIGURATION)?;
     fs::copy(tools::pjdfstest()?, work.join("pjdfstest"))?;
     fs::create_dir_all(work.join("pjd-guest"))?;
-    // Short, because the suite binds sockets below it and their addresses are short.
+    // Short, because the suite binds sockets below it and socket addresses are short.
     let on_host = fixture.host_path("pjd");
     fs::create_dir_all(&on_host)?;
     let done = Command::new(tools::pjdfstest()?)
@@ -72,7 +72,7 @@ pub(crate) fn passes_what_the_host_passes(fixture: &mut Fixture) -> Result<()> {
         host.len(),
         String::from_utf8_lossy(&done.stderr)
     );
-    // A host on which much fails would prove nothing.
+    // A host on which many tests fail would prove nothing.
     let failed = host
         .values()
         .filter(|verdict| **verdict == Verdict::Failed)
@@ -82,7 +82,7 @@ pub(crate) fn passes_what_the_host_passes(fixture: &mut Fixture) -> Result<()> {
         "{failed} tests fail on the host itself:\n{}",
         details(&String::from_utf8_lossy(&done.stdout))
     );
-    // Its exit status says no more than its report; status 1 is some test failed.
+    // The exit status adds nothing to the report; 1 means that some test failed.
     let output = fixture.guest.run(
         "chroot /mnt/debian /work/pjdfstest -c /work/pjdfstest.toml -p /work/pjd-guest -s /dev/shm",
         Duration::from_secs(900),
@@ -108,7 +108,7 @@ pub(crate) fn passes_what_the_host_passes(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Reads lines of a test's name, blanks and `ok`, `skipped` or `FAILED`.
+/// Parses lines of a test's name, blanks, and `ok`, `skipped` or `FAILED`.
 fn verdicts(report: &str) -> BTreeMap<String, Verdict> {
     report
         .lines()
@@ -141,7 +141,7 @@ fn counts(verdicts: &BTreeMap<String, Verdict>) -> String {
     )
 }
 
-/// What the report says below each failed test.
+/// The report's text for each failed test.
 fn details(report: &str) -> String {
     let mut shown = String::new();
     let mut left = 0;

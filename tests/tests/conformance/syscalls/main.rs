@@ -23,18 +23,18 @@ use self::strace::{Counts, Strace, is_memory, is_transport, sections};
 /// Times that each operation is repeated.
 const TIMES: usize = 100;
 
-/// How long strace may take to attach, and to write down what it saw.
+/// Limit for strace to attach, and to write its output.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What an operation may cost: calls per operation, at the most.
+/// Limits of system calls per operation.
 const AIMS: [(&str, f64); 23] = [
     ("LOOKUP, known", 1.0),
     ("LOOKUP, missing", 1.0),
     ("GETATTR", 1.0),
     ("GETATTR, open", 1.0),
-    // With a look at whether the file has changed since the last time.
+    // With a check whether the file has changed since the last time.
     ("OPEN", 2.0),
-    // That look, and some calls for the first times.
+    // That check, and some calls of the first times.
     ("OPEN and RELEASE, again and again", 1.2),
     ("READ, 4 KiB", 1.0),
     ("READ, to the end", 1.0),
@@ -56,10 +56,10 @@ const AIMS: [(&str, f64); 23] = [
     ("STATFS", 1.0),
 ];
 
-/// How often the allocator may do so, for each operation.
+/// Limit of the allocator's system calls per operation.
 const MEMORY_CALLS: f64 = 0.1;
 
-/// What each operation costs, as a table, and whether the aims are met.
+/// Prints the calls of each operation as a table, and fails if one exceeds its limit.
 fn report(sections: &[(&'static str, usize)], counted: &BTreeMap<usize, Counts>) -> Result<()> {
     let mut table = String::from(
         "\nsystem calls per operation            calls  memory  wait  kick  call  which\n",
@@ -71,7 +71,7 @@ fn report(sections: &[(&'static str, usize)], counted: &BTreeMap<usize, Counts>)
         let per = |count: usize| count as f64 / *work as f64;
         let of = |name: &str| per(counts.get(name).copied().unwrap_or_default());
         let own = counts.iter().filter(|(name, _)| !is_transport(name));
-        // Opening and closing the directory are operations of their own: an openat and a close.
+        // Opening and closing the directory are separate operations: an openat and a close.
         let around = if name.starts_with("READDIR") { 2 } else { 0 };
         let sum = |memory: bool| {
             own.clone()
@@ -99,7 +99,7 @@ fn report(sections: &[(&'static str, usize)], counted: &BTreeMap<usize, Counts>)
             ));
         }
     }
-    // Not through the test harness, which would keep it to itself.
+    // Not through the test harness, which would capture it.
     std::io::stderr().write_all(table.as_bytes())?;
     ensure!(
         missed.is_empty(),
@@ -129,7 +129,7 @@ fn operations_make_no_more_system_calls_than_aimed_at() -> Result<()> {
         share: fixture.share(),
         sections: Vec::new(),
     };
-    // What is made once and for all is not an operation's cost.
+    // One-time work is not part of an operation.
     let warm = counter.guest.create(NodeId::ROOT, c"warm", 0o644)?;
     counter.guest.release(warm)?;
     let dir = tempfile::tempdir()?;

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 
 use super::TIMES;
 
-/// One guest and the sections it has gone through.
+/// A guest and the sections that it has run.
 pub(super) struct Counter {
     pub(super) guest: Driver,
     pub(super) share: PathBuf,
@@ -22,8 +22,7 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// Does `each` `TIMES` times and gives the result a name; `work` operations are done by the
-    /// whole.
+    /// Runs `each` as a section `name` of the trace. It makes `work` operations in total.
     fn section(
         &mut self,
         name: &'static str,
@@ -40,7 +39,7 @@ impl Counter {
 
     fn mark(&mut self, what: &str, number: usize) -> Result<()> {
         let name = CString::new(format!("section-{what}-{number}"))?;
-        // The name does not exist, and that is what is answered.
+        // The name does not exist, so the reply is an error.
         let _ = self.guest.lookup(NodeId::ROOT, &name);
         Ok(())
     }
@@ -65,7 +64,7 @@ fn files_on_the_host(dir: &Path, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// An operation with any payload in its reply, which is not looked at.
+/// Repeats an operation and ignores the payloads of its replies.
 fn repeat(guest: &mut Driver, node: NodeId, operation: Operation<'_>) -> Result<()> {
     for _ in 0..TIMES {
         guest.call(node, operation, &[], 4096)?;
@@ -73,7 +72,7 @@ fn repeat(guest: &mut Driver, node: NodeId, operation: Operation<'_>) -> Result<
     Ok(())
 }
 
-/// Reads the whole directory by one request after another.
+/// Reads the whole directory, request by request.
 fn list(guest: &mut Driver, dir: NodeId, plus: bool) -> Result<usize> {
     let file = guest.opendir(dir)?;
     let (mut offset, mut count) = (0, 0);
@@ -168,7 +167,7 @@ pub(super) fn nodes(counter: &mut Counter) -> Result<()> {
     })?;
     counter.section("ACCESS", TIMES, |guest| {
         for _ in 0..TIMES {
-            // ENOSYS as well: then the guest does not ask again.
+            // ENOSYS is a reply too: the guest then stops sending it.
             let _ = guest.call(
                 known,
                 Operation::Access(AccessIn {
@@ -229,7 +228,7 @@ pub(super) fn data(counter: &mut Counter) -> Result<()> {
         }
         Ok(())
     })?;
-    // The guest knows the size, so that less than asked needs no second look.
+    // The guest knows the size, so a short read needs no second one.
     counter.section("READ, to the end", TIMES, |guest| {
         for _ in 0..TIMES {
             ensure!(guest.read(first, 65_436, 4096)?.len() == 100);
@@ -366,14 +365,14 @@ pub(super) fn directories(counter: &mut Counter) -> Result<()> {
         }
         Ok(())
     })?;
-    // The worker's buffer grows at the first, and stays.
+    // The worker's buffer grows at the first request, and stays.
     list(&mut counter.guest, dir, false)?;
     for (name, plus) in [
         ("READDIR, per name", false),
         ("READDIRPLUS, new, per name", true),
         ("READDIRPLUS, known, per name", true),
     ] {
-        // With OPENDIR and RELEASEDIR, which are taken off below.
+        // With OPENDIR and RELEASEDIR, which are subtracted below.
         counter.section(name, TIMES, |guest| {
             let count = list(guest, dir, plus)?;
             ensure!(count == TIMES || count == TIMES + 2, "{count} names");

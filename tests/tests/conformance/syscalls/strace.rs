@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::LIMIT;
 
-/// strace on the daemon, detached and ended when dropped.
+/// strace, attached to the daemon until it is dropped.
 pub(super) struct Strace {
     child: Child,
     output: PathBuf,
@@ -41,7 +41,7 @@ impl Strace {
         Ok(strace)
     }
 
-    /// Detaches and returns what was seen.
+    /// Detaches and returns the trace.
     pub(super) fn finish(mut self) -> Result<String> {
         process::signal(&self.child, Signal::INT)?;
         process::wait_within(&mut self.child, LIMIT)?;
@@ -55,10 +55,10 @@ impl Drop for Strace {
     }
 }
 
-/// How often each call was made between the two marks of one section.
+/// Number of calls by name within a section.
 pub(super) type Counts = BTreeMap<String, usize>;
 
-/// Takes the trace apart: sections are enclosed by look-ups of names that say so.
+/// Splits the trace into sections. Look-ups of special names mark their begin and end.
 pub(super) fn sections(trace: &str) -> BTreeMap<usize, Counts> {
     let mut sections: BTreeMap<usize, Counts> = BTreeMap::new();
     let mut within: Option<(usize, &str)> = None;
@@ -85,7 +85,7 @@ pub(super) fn sections(trace: &str) -> BTreeMap<usize, Counts> {
     sections
 }
 
-/// The call's name; none for the second half of a line that strace had to cut.
+/// The call's name, or `None` for the second half of a line that strace had to split.
 fn name_of(call: &str) -> Option<String> {
     let (name, arguments) = call.split_once('(')?;
     if !name
@@ -94,7 +94,7 @@ fn name_of(call: &str) -> Option<String> {
     {
         return None;
     }
-    // Events count one, in 8 bytes: a kick that is read, a call that is written.
+    // An event is the number 1 in 8 bytes: a kick that is read, a call that is written.
     let event = arguments.contains(r#""\1\0\0\0\0\0\0\0", 8"#);
     Some(match name {
         "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "ppoll" | "poll" | "sched_yield" => {
@@ -102,7 +102,7 @@ fn name_of(call: &str) -> Option<String> {
         }
         "read" if event => "(kick)".to_owned(),
         "write" if event => "(call)".to_owned(),
-        // Cut in two: what was read is in the other half.
+        // Split: the other half has the bytes that were read.
         "read" if arguments.contains("<unfinished") => "(kick)".to_owned(),
         name => name.to_owned(),
     })
@@ -112,7 +112,7 @@ pub(super) fn is_transport(name: &str) -> bool {
     name.starts_with('(')
 }
 
-/// What the allocator asks of the kernel now and then, for whichever operation happens to come.
+/// System calls of the allocator, which any operation may cause.
 pub(super) fn is_memory(name: &str) -> bool {
     matches!(name, "mmap" | "munmap" | "mremap" | "brk" | "madvise")
 }

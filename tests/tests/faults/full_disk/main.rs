@@ -1,10 +1,10 @@
-//! A host disk that is full: whatever a guest was told is written is there, whatever is not there
-//! was an error.
+//! A full host disk: everything that a guest's system calls acknowledged is in the file, and
+//! everything else was an error.
 //!
-//! One User Mode Linux guest for each file system has it by six daemons, one for each way of
+//! One User Mode Linux guest for each file system has it from six daemons, one for each way of
 //! caching. `disk-check` fills the file system to each boundary within a request and writes in each
-//! way. Needs root, to mount file systems. `GANGPLANK_LONG=1` has all of them filled to every 4
-//! KiB.
+//! way. Mounting needs root. `GANGPLANK_LONG=1` tests every 4 KiB of free space on all file
+//! systems.
 
 mod thin;
 
@@ -20,14 +20,14 @@ use gangplank_tests::process::User;
 use gangplank_tests::runner::{Runner, note};
 use gangplank_tests::tools;
 
-/// How long all methods at all amounts of free space may take.
+/// Limit for all methods at all amounts of free space.
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// KiB between two amounts of free space: every page of a request.
 const EACH_PAGE: u32 = 4;
 
-/// KiB between two amounts of free space, where a file system and a way of caching are tried that
-/// differ little from those that are tried at each page.
+/// KiB between two amounts of free space, for combinations that differ little from those that are
+/// tested at each page.
 const SOME_PAGES: u32 = 36;
 
 /// Ways of caching, by the daemon's options.
@@ -85,9 +85,9 @@ fn main() -> ExitCode {
     runner.finish()
 }
 
-/// A guest that has one file system of the host's by several daemons.
+/// A guest that has one file system of the host from several daemons.
 struct Fixture {
-    // In the order in which they must go.
+    // Fields drop in this order.
     guest: Guest,
     daemons: Vec<Daemon>,
     _disk: Disk,
@@ -119,10 +119,10 @@ impl Fixture {
         })
     }
 
-    /// Every method at the amounts of free space that fit the time there is.
+    /// Runs every method at each chosen amount of free space.
     fn fill(&mut self, kind: Kind, caching: &str) -> Result<()> {
         let is_long = env::var_os("GANGPLANK_LONG").is_some();
-        // The file system that is quickest to fill, where the guest collects most.
+        // The fastest file system, with the cache mode in which the guest collects most data.
         let step = match is_long || kind == Kind::Tmpfs && caching == "auto_writeback" {
             true => EACH_PAGE,
             false => SOME_PAGES,
@@ -136,7 +136,7 @@ impl Fixture {
         }
         let methods = text.lines().count();
         ensure!(methods == 10, "{methods} of 10 methods were tried");
-        // Without a page cache there are no shared mappings, by which three methods write.
+        // Without a page cache there are no shared mappings, which three methods use.
         let expected = if caching.starts_with("never") { 3 } else { 0 };
         let unsupported = text.matches("not supported").count();
         ensure!(

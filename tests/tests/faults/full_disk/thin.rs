@@ -1,7 +1,7 @@
-//! A disk that takes more than it can store, and finds out later.
+//! A disk that accepts more than it can store, and fails later.
 //!
-//! The kernel reports such an error once to each open file, and once to each of those that sync the
-//! whole file system. Each guest, and each of its open files, is one of them.
+//! The kernel reports such an error once to each open file, and once to each process that syncs the
+//! whole file system. Each guest, and each of its open files, must get it.
 
 use anyhow::{Result, ensure};
 use gangplank_fuse::{NodeId, Operation, SyncfsIn};
@@ -17,7 +17,7 @@ const PIECE: usize = 1 << 20;
 /// Writes of that size, twice what the disk can store.
 const PIECES: u64 = 24;
 
-/// How the file is opened. The first one writes.
+/// The open modes of the file's descriptors. The first one writes.
 const OPENINGS: [OFlags; 3] = [OFlags::RDWR, OFlags::RDONLY, OFlags::WRONLY];
 
 /// Whether a call failed because the disk has lost something.
@@ -34,8 +34,8 @@ fn syncfs(guest: &mut Driver) -> Result<(), Error> {
     guest.call(NodeId::ROOT, operation, &[], 0).map(drop)
 }
 
-/// A disk with a file that has its blocks, but not their content. What the file system writes about
-/// the file has space, so that content alone is lost.
+/// Makes a disk with a file that has its blocks, but not their content. Metadata of the file has
+/// space, so that only content is lost.
 fn disk() -> Result<Disk> {
     let disk = Disk::new(Kind::Thin)?;
     let file = std::fs::File::create(disk.path().join("file"))?;
@@ -52,7 +52,7 @@ fn open(guest: &mut Driver, flags: OFlags) -> Result<NodeAndFile> {
     Ok(NodeAndFile { node, file })
 }
 
-/// Takes more than the disk can store, without an error.
+/// Writes more than the disk can store, without an error.
 fn overfill(guest: &mut Driver, file: NodeAndFile) -> Result<()> {
     let content = vec![0x5a; PIECE];
     for index in 0..PIECES {
@@ -62,10 +62,10 @@ fn overfill(guest: &mut Driver, file: NodeAndFile) -> Result<()> {
     Ok(())
 }
 
-/// Which of three FSYNCs of each of the open files report a loss.
+/// Which of three FSYNCs of each open file report a loss.
 type Reports = Vec<[bool; 3]>;
 
-/// What a program of the host hears of its open files.
+/// The reports that a program on the host gets for its open files.
 fn heard_on_the_host() -> Result<Reports> {
     let disk = disk()?;
     let path = disk.path().join("file");
@@ -86,8 +86,8 @@ fn heard_on_the_host() -> Result<Reports> {
     Ok(reports)
 }
 
-/// FSYNC reports to each file of a guest what it reports to each file of the host: what was lost,
-/// to each that was open then, whoever has heard of it.
+/// FSYNC reports to each open file of a guest what it reports to each open file on the host: a
+/// loss, to each that was open then, even if others got it already.
 pub(crate) fn each_open_file_hears_what_it_would_on_the_host() -> Result<()> {
     let expected = heard_on_the_host()?;
     ensure!(
@@ -118,7 +118,7 @@ pub(crate) fn each_open_file_hears_what_it_would_on_the_host() -> Result<()> {
     Ok(())
 }
 
-/// SYNCFS reports what was lost to each guest that wrote before, once, whoever has heard of it.
+/// SYNCFS reports a loss once to each guest that wrote before, even if others got it already.
 pub(crate) fn each_guest_hears_once() -> Result<()> {
     let disk = disk()?;
     let daemon = Daemon::start(&daemon::Options::new(disk.path()))?;

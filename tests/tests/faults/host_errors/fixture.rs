@@ -14,18 +14,18 @@ use rustix::io::Errno;
 /// Memory of a guest that has many large requests in flight.
 const MEMORY: u64 = 64 << 20;
 
-/// How a guest's kernel asks for a transfer, which decides what may answer it.
+/// How a guest's kernel requests a transfer, which decides the permitted replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// READ for a process, past the guest's page cache: a short count is seen by the process.
+    /// READ for a process, bypassing the guest's page cache: the process sees a short count.
     DirectRead,
     /// READ for the guest's page cache: a short count is the end of the file.
     CachedRead,
-    /// WRITE of a process, past the guest's page cache.
+    /// WRITE of a process, bypassing the guest's page cache.
     DirectWrite,
     /// WRITE of a process through the guest's page cache, at once.
     ThroughWrite,
-    /// WRITE from the guest's page cache: nobody looks at the count.
+    /// WRITE from the guest's page cache: the count is not used.
     CachedWrite,
 }
 
@@ -38,7 +38,7 @@ impl Kind {
         Self::CachedWrite,
     ];
 
-    /// As trials are named.
+    /// Its name in test names.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::DirectRead => "direct_read",
@@ -53,7 +53,7 @@ impl Kind {
         matches!(self, Self::DirectRead | Self::CachedRead)
     }
 
-    /// Whether a count that is less than asked is noticed by anybody.
+    /// Whether the requester handles a short count.
     pub(crate) const fn may_be_short(self) -> bool {
         !matches!(self, Self::CachedRead | Self::CachedWrite)
     }
@@ -66,14 +66,14 @@ pub(crate) struct Range {
     pub(crate) size: u32,
 }
 
-/// What a transfer was answered with: the bytes read or the count written, or an errno.
+/// The reply to a transfer: the bytes read or the count written, or an errno.
 pub(crate) enum Reply {
     Read(Vec<u8>),
     Written(usize),
     Failed(Errno),
 }
 
-/// The daemon is killed and the file system unmounted when it is dropped.
+/// A faulty file system with a daemon and a driver. Dropping it kills the daemon and unmounts.
 pub(crate) struct Fixture {
     pub(crate) driver: Driver,
     pub(crate) daemon: Daemon,
@@ -99,7 +99,7 @@ pub(crate) fn open(driver: &mut Driver, name: &str) -> Result<NodeAndFile> {
 }
 
 impl Fixture {
-    /// A daemon with further `arguments` on a file system whose host caches as told.
+    /// Starts a daemon with further `arguments` on a file system with these host caches.
     pub(crate) fn new(
         cache: HostCache,
         writes: HostWrites,
@@ -113,7 +113,7 @@ impl Fixture {
         Ok(Self { driver, daemon, fs })
     }
 
-    /// Where faults are set.
+    /// The handle for setting faults.
     pub(crate) fn control(&self) -> &Control {
         self.fs.control()
     }

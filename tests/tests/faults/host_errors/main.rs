@@ -1,8 +1,7 @@
-//! A host that fails: whatever could not be read or written is said, and nothing that was
-//! acknowledged is missing.
+//! A failing host: every failed read and write is reported, and no acknowledged data is missing.
 //!
-//! `GANGPLANK_FAULTS_LONG=1` runs the random trials for longer, and `GANGPLANK_FAULTS_SEED` chooses
-//! what they do. Needs root and `/dev/fuse`.
+//! `GANGPLANK_FAULTS_LONG=1` runs the random tests for longer, and `GANGPLANK_FAULTS_SEED` sets
+//! their seed. Needs root and `/dev/fuse`.
 
 mod fixture;
 mod guests;
@@ -18,16 +17,16 @@ use gangplank_tests::runner::{self, Runner};
 
 use fixture::Kind;
 
-/// What the random trials do unless told otherwise.
+/// The default seed.
 const SEED: u64 = 0x676e_676c;
 
-/// The seed of all that is random.
+/// The seed of the random tests.
 fn seed() -> u64 {
     let told = std::env::var("GANGPLANK_FAULTS_SEED").ok();
     told.and_then(|text| text.parse().ok()).unwrap_or(SEED)
 }
 
-/// Whether the random trials run for longer.
+/// Whether the random tests run for longer.
 fn is_long() -> bool {
     std::env::var_os("GANGPLANK_FAULTS_LONG").is_some()
 }

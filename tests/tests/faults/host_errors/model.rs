@@ -1,4 +1,4 @@
-//! What a daemon may answer to a transfer on a host that fails.
+//! The replies that a daemon may give to a transfer on a failing host.
 
 use anyhow::{Result, bail, ensure};
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Lasting, Rule};
@@ -6,19 +6,19 @@ use rustix::io::Errno;
 
 use crate::fixture::{Kind, Range, Reply};
 
-/// What is wrong with the host while one request is served.
+/// The faults of the host during one request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     /// A byte that cannot be transferred, and the errno.
     pub(crate) at_byte: Option<(u64, Errno)>,
-    /// The most that the host moves at a time.
+    /// Limit of the bytes that the host moves at a time.
     pub(crate) at_most: Option<u64>,
-    /// One call of the host that fails: after how many others, and with what.
+    /// One call of the host that fails: the number of calls before it, and the errno.
     pub(crate) one_call: Option<(u64, Errno)>,
 }
 
 impl Faults {
-    /// The same as rules for transfers of `file`.
+    /// The faults as rules for transfers of `file`.
     pub(crate) fn rules(&self, kind: Kind, file: &str) -> Vec<Rule> {
         let call = if kind.is_read() {
             Call::Read
@@ -41,7 +41,7 @@ impl Faults {
             .collect()
     }
 
-    /// How many bytes of `range` the host can move before the faulty one.
+    /// The number of bytes of a range that the host can move before the faulty one.
     fn movable(&self, offset: u64, length: usize) -> usize {
         let byte = self.at_byte.and_then(|(byte, _)| byte.checked_sub(offset));
         let before = byte.and_then(|before| usize::try_from(before).ok());
@@ -50,7 +50,7 @@ impl Faults {
 
     /// Whether a request may fail with `errno` when the host can move `movable` of `length` bytes.
     fn explain(&self, kind: Kind, errno: Errno, movable: usize, length: usize) -> bool {
-        // A call that a signal interrupts is made again.
+        // The daemon repeats an interrupted call.
         let one_call = self
             .one_call
             .is_some_and(|(_, found)| found == errno && errno != Errno::INTR);
@@ -72,7 +72,7 @@ impl Faults {
         }
         ensure!(
             kind.may_be_short(),
-            "the reply counts {count} of {length} bytes, and nobody looks at that count"
+            "the reply counts {count} of {length} bytes, and that count is not used"
         );
         ensure!(count > 0, "the reply is the end of the file, which is not");
         let at_most = self.at_most.unwrap_or(u64::MAX);
@@ -88,7 +88,7 @@ impl Faults {
 /// Bytes that are compared at once.
 const PAGE: usize = 4096;
 
-/// What a file holds as far as a test knows, and what it may hold.
+/// The known content of a file, and its permitted content.
 pub(crate) struct FileModel {
     pub(crate) content: Vec<u8>,
 }
@@ -126,7 +126,7 @@ impl FileModel {
         }
     }
 
-    /// Checks the reply to a write of `data`, and takes over what the file holds now.
+    /// Checks the reply to a write of `data`, and updates the known content.
     pub(crate) fn check_write(
         &mut self,
         kind: Kind,
@@ -177,7 +177,7 @@ impl FileModel {
             "the write of {} bytes at {offset} has changed what lies outside of it",
             data.len()
         );
-        // Page by page, since single bytes take long.
+        // Page by page, because single bytes are slow.
         for at in (acknowledged..data.len()).step_by(PAGE) {
             let to = (at + PAGE).min(data.len());
             let (old, new) = (&self.content[start + at..start + to], &data[at..to]);

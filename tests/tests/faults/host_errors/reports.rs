@@ -1,4 +1,4 @@
-//! Errors that a host reports of what it did earlier, or in the middle of a directory.
+//! Errors that a host reports late, or in the middle of a directory.
 
 use std::ffi::CString;
 
@@ -11,10 +11,10 @@ use rustix::io::Errno;
 
 use crate::fixture::{self, Fixture, Kind, Range, Reply};
 
-/// A trial with a fixture of its own.
+/// A test with a fixture of its own.
 type Test = fn() -> Result<()>;
 
-/// The trials by name.
+/// The tests by name.
 pub(crate) const TESTS: [(&str, Test); 6] = [
     (
         "fsync_tells_once",
@@ -33,8 +33,8 @@ pub(crate) const TESTS: [(&str, Test); 6] = [
     ),
 ];
 
-/// What the host's writeback fails with, and what close reports of it: the host's kernel remembers
-/// for close only whether it was ENOSPC.
+/// The errno of the host's writeback, and the errno that close reports: the host's kernel keeps for
+/// close only whether it was ENOSPC.
 const WRITEBACK_ERRNOS: [(Errno, Errno); 3] = [
     (Errno::IO, Errno::IO),
     (Errno::NOSPC, Errno::NOSPC),
@@ -50,7 +50,7 @@ fn failing(call: Call, errno: Errno, lasting: Lasting) -> Rule {
     Rule::new(call, fault).of("file")
 }
 
-/// The errno of a call that is to fail, or `None`.
+/// The errno of a call, or `None` if it succeeded.
 fn errno_of(result: gangplank_tests::driver::Result<()>) -> Result<Option<Errno>> {
     match result {
         Ok(()) => Ok(None),
@@ -59,7 +59,7 @@ fn errno_of(result: gangplank_tests::driver::Result<()>) -> Result<Option<Errno>
     }
 }
 
-/// Writes into the host's page cache, from where it cannot be written.
+/// Writes into the host's page cache, whose writeback fails.
 fn write_into_cache(fixture: &mut Fixture, file: NodeAndFile, errno: Errno) -> Result<()> {
     fixture
         .control()
@@ -74,8 +74,8 @@ fn write_into_cache(fixture: &mut Fixture, file: NodeAndFile, errno: Errno) -> R
     }
 }
 
-/// Each open file of each guest gets the error of the host's writeback at its next fsync, also when
-/// others have got it already, and then no more; one opened later does not get it.
+/// Each open file of each guest gets the error of the host's writeback at its next fsync, even if
+/// others got it already, and only once. A file opened later does not get it.
 fn each_open_file_gets_a_writeback_error_once() -> Result<()> {
     for (errno, _) in WRITEBACK_ERRNOS {
         let mut fixture = Fixture::new(HostCache::Pages, HostWrites::Back, 1, &[])?;
@@ -106,8 +106,8 @@ fn each_open_file_gets_a_writeback_error_once() -> Result<()> {
     Ok(())
 }
 
-/// FLUSH, which is a guest's close, writes back on the host and reports what fails; fsync still
-/// reports it afterwards, as on the host.
+/// FLUSH, which a guest's close sends, writes back on the host and reports the failure. A later
+/// fsync still reports it, as on the host.
 fn closing_tells_a_writeback_error() -> Result<()> {
     for (errno, at_close) in WRITEBACK_ERRNOS {
         let mut fixture = Fixture::new(HostCache::Pages, HostWrites::Back, 1, &[])?;
@@ -125,8 +125,8 @@ fn closing_tells_a_writeback_error() -> Result<()> {
     Ok(())
 }
 
-/// What fails is FSYNC itself: the guest's fsync fails with the same error, and the next succeeds.
-/// A call that a signal interrupts is made again.
+/// FSYNC itself fails: the guest's fsync fails with the same error, and the next succeeds. The
+/// daemon repeats an interrupted call.
 fn an_error_of_fsync_alone_is_told_once() -> Result<()> {
     let mut fixture = Fixture::new(HostCache::None, HostWrites::Through, 1, &[])?;
     fixture.control().put("file", b"")?;
@@ -146,7 +146,7 @@ fn an_error_of_fsync_alone_is_told_once() -> Result<()> {
     Ok(())
 }
 
-/// What fails is the host's close: so does the guest's.
+/// The host's close fails, and so does the guest's.
 fn an_error_of_close_alone_is_told() -> Result<()> {
     let mut fixture = Fixture::new(HostCache::None, HostWrites::Through, 1, &[])?;
     fixture.control().put("file", b"")?;
@@ -166,7 +166,7 @@ fn an_error_of_close_alone_is_told() -> Result<()> {
 const FILES: usize = 60;
 
 /// READDIR and READDIRPLUS of a directory that fails after some entries return the entries, then
-/// the error, and never an end; when the host recovers, the listing goes on where it was.
+/// the error, and never an end. When the host recovers, the listing continues.
 fn a_directory_fails_after_its_entries_and_never_ends_early() -> Result<()> {
     let mut fixture = Fixture::new(HostCache::None, HostWrites::Through, 1, &[])?;
     fixture.control().put_directory("dir", FILES)?;
@@ -205,7 +205,7 @@ fn a_directory_fails_after_its_entries_and_never_ends_early() -> Result<()> {
     Ok(())
 }
 
-/// Opens and lists a directory up to its error, and asks once more for what failed.
+/// Opens and lists a directory up to its error, and repeats the failed request.
 fn list_twice(
     fixture: &mut Fixture,
     node: NodeId,

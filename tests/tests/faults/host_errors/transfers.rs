@@ -21,14 +21,14 @@ const MIB: u64 = 1 << 20;
 /// Bytes of the file whose faults are at chosen offsets.
 const CHOSEN_SIZE: u64 = 8 * MIB;
 
-/// Offsets within a request of 1 MiB at which a fault is tried, beside random ones: the ends of
-/// the request, of a page and of 64 KiB.
+/// Offsets of faults within a request of 1 MiB, beside random ones: the ends of the request, of a
+/// page and of 64 KiB.
 const CHOSEN_OFFSETS: [u64; 8] = [0, 1, 4095, 4096, 4097, 65_535, 65_536, MIB - 1];
 
 /// Random offsets beside those.
 const RANDOM_OFFSETS: usize = 24;
 
-/// What a host may fail with.
+/// Errnos of the faults.
 pub(crate) const ERRNOS: [Errno; 5] = [
     Errno::IO,
     Errno::NOSPC,
@@ -37,10 +37,10 @@ pub(crate) const ERRNOS: [Errno; 5] = [
     Errno::FBIG,
 ];
 
-/// How many failures of one trial are told.
+/// Limit of failures that one test prints.
 const TOLD: usize = 5;
 
-/// The replies of a trial that goes on after a wrong one.
+/// The failures of a test that continues after one.
 #[derive(Default)]
 struct Failures {
     told: Vec<String>,
@@ -77,7 +77,8 @@ fn bytes(rng: &mut Rng, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bytes to write: drawn from a pool, since making random ones takes longer than writing them.
+/// Bytes to write. They come from a pool, because making random ones takes longer than writing
+/// them.
 fn data(rng: &mut Rng, length: usize) -> Vec<u8> {
     static POOL: OnceLock<Vec<u8>> = OnceLock::new();
     let pool = POOL.get_or_init(|| bytes(&mut Rng::with_seed(seed()), 3 << 20));
@@ -85,8 +86,8 @@ fn data(rng: &mut Rng, length: usize) -> Vec<u8> {
     pool[start..start + length].to_vec()
 }
 
-/// A host that fails at one byte of a request: what lies before it is transferred where somebody
-/// looks at the count, and the next request gets the error; the request fails where nobody does.
+/// A host that fails at one byte of a request. If the requester handles the count, the bytes before
+/// are transferred and the next request gets the error; otherwise the request fails.
 pub(crate) fn a_fault_at_a_byte_is_told(kind: Kind) -> Result<()> {
     let mut rng = Rng::with_seed(seed());
     let mut fixture = Fixture::new(HostCache::None, HostWrites::Through, 1, &[])?;
@@ -130,8 +131,8 @@ pub(crate) fn a_fault_at_a_byte_is_told(kind: Kind) -> Result<()> {
     failures.finish()
 }
 
-/// Random transfers, one after another, each with other faults of the host: every reply is one that
-/// the model allows.
+/// Random transfers, one after another, each with other faults of the host. The model must permit
+/// every reply.
 pub(crate) fn random_faults_are_told(kind: Kind) -> Result<()> {
     let rounds = if is_long() { 100_000 } else { 4_000 };
     let mut rng = Rng::with_seed(seed() ^ 1);
@@ -176,13 +177,13 @@ fn random_faults(rng: &mut Rng, range: Range) -> Faults {
     let mut faults = Faults::default();
     let size = u64::from(range.size);
     if rng.u8(0..3) == 0 {
-        // Behind the range, too, where it must not matter.
+        // Also behind the range, where a fault must not matter.
         let byte = range.offset + rng.u64(0..size + size / 4 + 1);
         let errno = rng.choice(ERRNOS).unwrap_or(Errno::IO);
         faults.at_byte = Some((byte, errno));
     }
     if rng.u8(0..3) == 0 {
-        // Not so few that one request becomes thousands.
+        // Enough that one request does not become thousands.
         faults.at_most = Some(rng.u64(size.div_ceil(16)..=size));
     }
     if rng.u8(0..4) == 0 {
@@ -220,7 +221,7 @@ fn one(
     }
     let found = fixture.control().content("file")?;
     let result = model.check_write(kind, range, &data, &faults, &reply, found.clone());
-    // What is wrong is told once.
+    // Each failure is printed once.
     model.content = found;
     result
 }
@@ -234,8 +235,8 @@ const QUEUES: u32 = 2;
 /// Bytes of each file of the requests in flight.
 const SMALL: u64 = MIB / 2;
 
-/// Many transfers in flight on several queues, each of its own file, while faults come and go: what
-/// is read is the file's, what is acknowledged is written, and only what may be short is.
+/// Many transfers in flight on several queues, each of its own file, while faults come and go:
+/// bytes read are the file's, acknowledged data is written, and only permitted counts are short.
 pub(crate) fn transfers_in_flight_are_answered_right(arguments: &[&str]) -> Result<()> {
     let rounds = if is_long() { 50_000 } else { 1_500 };
     let mut rng = Rng::with_seed(seed() ^ 2);
@@ -311,7 +312,7 @@ fn in_flight(
     failures.finish().context("with several requests in flight")
 }
 
-/// Checks what holds of a reply whatever faults there were.
+/// Checks what holds for a reply with any faults.
 fn check_anyhow(
     fixture: &Fixture,
     name: &str,
@@ -345,7 +346,7 @@ fn check_anyhow(
     match count {
         Some(0) => bail!("the reply moves nothing and is no error"),
         Some(count) if count < wanted && !kind.may_be_short() => {
-            bail!("the reply counts {count} of {wanted} bytes, and nobody looks at that count")
+            bail!("the reply counts {count} of {wanted} bytes, and that count is not used")
         }
         _ => Ok(()),
     }

@@ -1,5 +1,5 @@
 //! The daemon on an arm64 machine that runs from its initramfs, as the Linux beside a Bao guest
-//! does: nothing can be pivoted away from there, and the list of system calls is another one.
+//! does: pivot_root is impossible there, and the system calls differ.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::packages::Arch;
 use gangplank_tests::tools;
 
-/// An emulated machine takes its time to start a program.
+/// Limit for starting a program on an emulated machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
 const START: &str = "mkdir -p /srv /run; rm -f /log; \

@@ -1,5 +1,5 @@
-//! The programs as they are released for aarch64, on a stock kernel of that architecture: where
-//! Bao's backend runs.
+//! The released programs for aarch64, on a stock kernel of that architecture, which Bao's backend
+//! VM uses.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::packages::Arch;
 use gangplank_tests::tools;
 
-/// How long an emulated machine may take for what a real one does in a second.
+/// Limit, on an emulated machine, of work that takes a real one a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long it may take for the scenarios.
+/// Limit for the scenarios.
 const LONG: Duration = Duration::from_secs(300);
 
-/// Those that depend on the kernel, the machine or the order of things rather than on time.
+/// The scenarios that depend on the kernel, the machine or the order of events rather than on time.
 const SCENARIOS: &str = "noticed gangplankd::guest_mounts several_guests b::gangplankd::queues_tag \
     begun_again not_repeated makes_no_sense b::gangplankd::guest_model \
     b::gangplankd::guest_goes_on \

@@ -1,5 +1,5 @@
-//! The device model as it is released, under a emulated Bao: every scenario of `bao-check`, each in
-//! a process of its own.
+//! The released device model under an emulated Bao: every scenario of `bao-check`, each in a
+//! process of its own.
 //!
 //! A name as argument picks scenarios: `cargo test -p gangplank-tests --test bao -- b::gangplankd`.
 
@@ -16,10 +16,10 @@ use gangplank_tests::process::{self, User};
 use gangplank_tests::runner::Runner;
 use gangplank_tests::tools;
 
-/// How long a scenario may take, all it builds apart.
+/// Limit for a scenario, without builds.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The scenario that is tried as an ordinary user too.
+/// The scenario that also runs as an ordinary user.
 const AS_NOBODY: &str = "b::gangplankd::guest_mounts_and_works_with_files";
 
 struct Programs {
@@ -50,7 +50,7 @@ impl Programs {
         Ok(())
     }
 
-    /// The same where an ordinary user can reach them.
+    /// Copies the programs to where an ordinary user can reach them.
     fn in_public(&self, dir: &Path) -> Result<Self> {
         let copy = |program: &Path| -> Result<PathBuf> {
             let name = program.file_name().context("a program without a name")?;
@@ -74,7 +74,7 @@ fn programs() -> Result<Programs> {
         frontend: tools::frontend()?,
         gangplankd: tools::gangplankd()?,
         virtiofsd: tools::virtiofsd()
-            .inspect_err(|error| eprintln!("virtiofsd cannot be had: {error:#}"))
+            .inspect_err(|error| eprintln!("virtiofsd does not build: {error:#}"))
             .ok(),
     })
 }
@@ -105,7 +105,7 @@ fn main() -> ExitCode {
                 .as_ref()
                 .is_some_and(|have| have.virtiofsd.is_none())
         {
-            runner.skip(&name, "virtiofsd cannot be had");
+            runner.skip(&name, "virtiofsd does not build");
         } else {
             runner.run(&name, || run(&name, None));
         }
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
     } else {
         runner.skip(
             &name,
-            "it takes root to become nobody; all others ran as an ordinary user",
+            "becoming nobody needs root; all other scenarios ran as an ordinary user",
         );
     }
     runner.finish()

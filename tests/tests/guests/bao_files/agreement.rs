@@ -1,4 +1,4 @@
-//! That the files of each demonstration say the same.
+//! Checks that the files of each demonstration agree.
 
 use anyhow::{Result, ensure};
 
@@ -18,7 +18,7 @@ const LEVEL: u32 = 4;
 const UART: u64 = 0x900_0000;
 const SLOT: u64 = 0x200;
 
-/// What `scripts/run-bao` gives the machine: its memory, and where in it Bao starts.
+/// The memory of the machine of `scripts/run-bao`, and where Bao starts in it.
 const MACHINE: Range = Range(0x4000_0000, 4 << 30);
 const BAO: u64 = 0x5000_0000;
 
@@ -38,7 +38,7 @@ impl Demonstration {
         &self.bao.vms[1]
     }
 
-    /// The devices by id: the backend VM's side, and the frontend VM's.
+    /// The devices by ID: the backend VM's side and the frontend VM's.
     fn pairs(&self) -> Result<Vec<(&Remote, &Remote)>> {
         let frontends = &self.frontend_vm().remotes;
         ensure!(self.backend_vm().remotes.len() == frontends.len());
@@ -69,7 +69,7 @@ fn both_sides_of_a_remote_device_are_what_bao_asks_for() -> Result<()> {
             ensure!(backend.shared_id == frontend.shared_id);
             ensure!(all.bao.shared.get(backend.shared_id) == Some(&backend.shared.1));
             ensure!(frontend.window.1 == SLOT);
-            // They travel as bytes.
+            // The messages are bytes.
             ensure!(backend.key < 256);
             for interrupt in [backend.interrupt, frontend.interrupt] {
                 ensure!((FIRST_SPI..256).contains(&interrupt), "{interrupt}");
@@ -170,7 +170,7 @@ fn frontend_vm_finds_each_device_and_gives_it_the_shared_memory_alone() -> Resul
             ensure!(node.is_coherent);
             ensure!(node.pool == Some(remote.shared), "{:x?}", node.pool);
             ensure!(tree.memory.contains(&remote.shared), "it is not mapped");
-            // Bao traps only what the VM has not got.
+            // Bao traps only accesses outside the VM's own regions.
             let devices = vm.devices.iter().map(|device| device.range);
             let memory = vm.memory.iter().map(|memory| memory.range);
             let mut others = devices.chain(memory).chain([remote.shared]);

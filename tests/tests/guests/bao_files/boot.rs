@@ -1,8 +1,8 @@
-//! The device trees in the hands of Linux, on the machine whose devices they name.
+//! Linux boots with the device trees, on a machine with the devices that they name.
 //!
-//! QEMU stands for Bao here: it plays the same interrupt controller and timer at the same places,
+//! QEMU replaces Bao here: it has the same interrupt controller and timer at the same addresses,
 //! takes PSCI calls by `smc` as Bao does, and has the UART and the virtio slots themselves. Only
-//! the memory is its own.
+//! the memory differs.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -17,10 +17,10 @@ use gangplank_tests::{cache, process};
 
 use crate::device_tree;
 
-/// An emulated machine on a busy host.
+/// Limit for an emulated machine on a busy host.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Loads the drivers, finds the console that the tree names, and tells what Linux found.
+/// Loads the drivers, finds the console of the tree, and prints what Linux found.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -38,7 +38,7 @@ sleep 1
 poweroff -f
 ";
 
-/// What Linux tells over the console of a machine that has `source` for its device tree.
+/// Boots a machine with `source` as its device tree. Returns the console's output.
 fn boot(source: &str) -> Result<String> {
     let place = tempfile::tempdir()?;
     let file = |name: &str| place.path().join(name);
@@ -86,7 +86,7 @@ fn write_initramfs(path: &Path, kernel: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// The interrupts that a device has had, if it has that one of the GIC.
+/// The number of interrupts of a device, if it has that interrupt of the GIC.
 fn interrupts(told: &str, intid: &str, device: &str) -> Option<u64> {
     let line = told.lines().find(|line| line.ends_with(device))?;
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -112,7 +112,7 @@ fn linux_runs_with_the_backend_vms_tree_and_finds_baos_driver_a_device() -> Resu
     Ok(())
 }
 
-/// QEMU has a virtio device of its own where Bao has the file system.
+/// QEMU has a virtio device where Bao has the file system.
 #[test]
 fn linux_runs_with_the_frontend_vms_tree_and_finds_the_virtio_device() -> Result<()> {
     let told = boot("linux-frontend.dts")?.replace('\r', "");

@@ -1,4 +1,4 @@
-//! What a Bao VM configuration says, as a C compiler understands it.
+//! The contents of a Bao VM configuration, as compiled by a C compiler.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use gangplank_tests::cache;
 
 use crate::{Range, run};
 
-/// Which names a configuration uses.
+/// The generation of names in a configuration.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Names {
     Current,
@@ -40,14 +40,14 @@ pub(crate) struct Vm {
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) range: Range,
-    /// Where it is placed, if that is told.
+    /// Its physical address, if the configuration has one.
     pub(crate) placed: Option<u64>,
 }
 
 /// A device of the machine that is passed through.
 #[derive(Debug)]
 pub(crate) struct Device {
-    /// Of the machine; of the VM it has the same start.
+    /// Its physical range. Its address in the VM is the same.
     pub(crate) range: Range,
     pub(crate) interrupts: Vec<u32>,
 }
@@ -63,7 +63,7 @@ pub(crate) struct Remote {
 }
 
 impl Configuration {
-    /// Compiles the configuration with a program that prints it, and reads that.
+    /// Compiles the configuration into a program that prints it, and parses the output.
     pub(crate) fn load(file: &Path, names: Names) -> Result<Self> {
         let here = cache::workspace().join("tests/tests/bao_files");
         let place = tempfile::tempdir()?;

@@ -1,4 +1,4 @@
-//! What a device tree says, as Linux understands it.
+//! The contents of a device tree, as Linux reads them.
 
 use std::path::Path;
 use std::process::Command;
@@ -99,7 +99,7 @@ impl Tree {
     }
 }
 
-/// Compiles `source`, of which the compiler may have nothing to say.
+/// Compiles `source`. A warning of the compiler is an error.
 pub(crate) fn compile(source: &Path) -> Result<Vec<u8>> {
     let place = tempfile::tempdir()?;
     let blob = place.path().join("dtb");
@@ -219,7 +219,7 @@ fn is(node: &FdtNode<'_>, property: &str, value: &str) -> bool {
         .is_some_and(|property| property.value_as::<&str>().is_ok_and(|text| text == value))
 }
 
-/// The crate's errors are made without the standard library's trait.
+/// Converts the crate's errors, which lack the standard library's trait.
 fn described(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow::anyhow!("{error}")
 }

@@ -1,8 +1,8 @@
-//! The files in `configs/bao`: each is what its reader accepts, and together they describe one
+//! The files in `configs/bao`: each is accepted by its reader, and together they describe one
 //! machine.
 //!
-//! A number that differs between Bao's configuration, a device tree and the device model's YAML
-//! shows on Bao as a VM that stands still without a word.
+//! If a number differs between Bao's configuration, a device tree and the device model's YAML, the
+//! VM hangs on Bao without a message.
 
 mod agreement;
 mod boot;
@@ -34,7 +34,7 @@ impl Range {
     }
 }
 
-/// The files of one demonstration, read.
+/// The parsed files of one demonstration.
 struct Demonstration {
     name: &'static str,
     model: Config,
@@ -64,7 +64,7 @@ impl Demonstration {
         })
     }
 
-    /// All there are, by what `docs/bao.md` says belongs together.
+    /// All demonstrations of `docs/bao.md`.
     fn all() -> Result<[Self; 3]> {
         Ok([
             Self::load(
@@ -92,7 +92,7 @@ impl Demonstration {
     }
 }
 
-/// Runs a program that has to succeed; what it has written, to either stream.
+/// Runs a program that has to succeed. Returns the output on both streams.
 fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
@@ -107,7 +107,7 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
-/// Every file belongs to a demonstration, or is included by one that does: none is shipped unread.
+/// Every file belongs to a demonstration, or is included by one that does, so that each is tested.
 #[test]
 fn every_file_is_tried() -> Result<()> {
     let sources = [
@@ -121,7 +121,7 @@ fn every_file_is_tried() -> Result<()> {
         let name = path.file_name().and_then(|name| name.to_str());
         let name = format!("\"{}\"", name.context("a name in other letters")?);
         let known = sources.iter().any(|source| source.contains(&name));
-        ensure!(known, "nobody tries {name}");
+        ensure!(known, "no demonstration has {name}");
     }
     Ok(())
 }

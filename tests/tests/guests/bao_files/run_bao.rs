@@ -1,4 +1,4 @@
-//! `scripts/run-bao`: what it starts, and what it says when something is missing.
+//! `scripts/run-bao`: the command that it starts, and its messages when something is missing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +9,7 @@ use anyhow::Result;
 use gangplank_tests::cache;
 use tempfile::TempDir;
 
-/// A directory of images as Bao's guide makes it, and a QEMU of any version that prints its
-/// arguments.
+/// A directory of images as from Bao's guide, and a QEMU of any version that prints its arguments.
 struct Fixture(TempDir);
 
 impl Fixture {
@@ -55,7 +54,7 @@ impl Fixture {
             .output()?)
     }
 
-    /// What is said of a run that is refused.
+    /// Runs the script, which must fail. Returns its message.
     fn refused(&self, options: &[&str]) -> Result<String> {
         let output = self.run(options, &[])?;
         let said = String::from_utf8(output.stderr)?;
@@ -86,7 +85,7 @@ fn dry_run_prints_the_line_and_starts_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A shell that reads the printed line starts the same as the script does.
+/// The printed line, run by a shell, starts what the script starts.
 #[test]
 fn printed_line_can_be_typed_as_it_is() -> Result<()> {
     let fixture = Fixture::complete()?;

@@ -1,4 +1,4 @@
-//! How a daemon ends: told to, or with its guest.
+//! The end of a daemon: by SIGTERM, or with its guest.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::guest::{Guest, Machine, Options};
 
-/// SIGTERM with a guest that writes: what the guest was told is written is on the host, the socket
-/// file is gone, the exit status is 0.
+/// SIGTERM with a guest that writes: all acknowledged data is on the host, the socket's file is
+/// gone, and the exit status is 0.
 pub(crate) fn sigterm_ends_cleanly() -> Result<()> {
     let share = tempfile::tempdir()?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
@@ -25,7 +25,7 @@ pub(crate) fn sigterm_ends_cleanly() -> Result<()> {
     Ok(())
 }
 
-/// With `--exit-on-disconnect` the daemon ends, successfully, when its guest has gone.
+/// With `--exit-on-disconnect` the daemon ends with status 0 when its guest disconnects.
 pub(crate) fn exits_with_its_guest_if_asked() -> Result<()> {
     let share = tempfile::tempdir()?;
     let mut daemon =

@@ -1,4 +1,4 @@
-//! Several guests on one daemon, guests that die, a daemon that ends, several queues, no root.
+//! Several guests on one daemon, killed guests, the end of a daemon, several queues, no root.
 
 mod ends;
 mod queues;

@@ -19,8 +19,8 @@ fn options(daemon: &Daemon) -> Options {
     options
 }
 
-/// QEMU's `num-request-queues=2`: the guest maps both queues to processors and both carry work;
-/// a reset of the machine sets them up again.
+/// QEMU's `num-request-queues=2`: the guest maps both queues to processors and uses both, also
+/// after a reset of the machine.
 pub(crate) fn several_request_queues_serve() -> Result<()> {
     let share = tempfile::tempdir()?;
     let mut daemon = Daemon::start(&daemon::Options::new(share.path()))?;
@@ -51,7 +51,7 @@ pub(crate) fn several_request_queues_serve() -> Result<()> {
     Ok(())
 }
 
-/// The checks that only newer kernels can ask for pass: files without a name, birth times.
+/// The checks that need newer kernels pass: files without a name, birth times.
 pub(crate) fn newer_kernel_passes_the_checks() -> Result<()> {
     let share = tempfile::tempdir()?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&["--xattr"]))?;

@@ -7,7 +7,7 @@ use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use tempfile::TempDir;
 
-/// One daemon with two guests that both have its share on `/mnt`.
+/// One daemon with two guests, which have its share on `/mnt`.
 struct Pair {
     uml: Guest,
     qemu: Guest,
@@ -37,7 +37,7 @@ impl Pair {
     }
 }
 
-/// What one guest writes, renames and removes, the other finds, in both directions.
+/// Each guest finds what the other writes, renames and removes.
 pub(crate) fn see_each_others_files() -> Result<()> {
     let mut pair = Pair::start()?;
     pair.uml.sh("mkdir /mnt/d && echo from uml >/mnt/d/uml")?;
@@ -56,7 +56,7 @@ pub(crate) fn see_each_others_files() -> Result<()> {
     let seen = pair.uml.sh("sleep 2; ls /mnt/d && cat /mnt/d/renamed")?;
     ensure!(seen == "renamed\nfrom qemu\nmore\n", "UML saw: {seen}");
 
-    // Both unpack and count a tree at the same time, each in its own place.
+    // Both unpack and count a tree at the same time, each in its own directory.
     let work = |name: &str| {
         format!(
             "mkdir /mnt/{name} && cd /mnt/{name} && for i in $(seq 300); do echo {name} $i >f$i; \
@@ -78,8 +78,8 @@ pub(crate) fn see_each_others_files() -> Result<()> {
     Ok(())
 }
 
-/// `kill -9` of one guest in the middle of its work: the other's goes on without an error, and the
-/// dead one's successor is served.
+/// `kill -9` of a working guest: the other continues without an error, and the dead guest's
+/// successor is served.
 pub(crate) fn one_is_killed_the_other_works_on() -> Result<()> {
     let mut pair = Pair::start()?;
     pair.uml.sh(

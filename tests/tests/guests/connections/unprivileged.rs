@@ -9,8 +9,8 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::process::User;
 use gangplank_tests::tools;
 
-/// The guest works as its root on the user's files; what it makes belongs to the user on the host,
-/// and it cannot make it belong to anybody else. `None` is the caller, who is no root.
+/// The guest works as its root on the user's files. Its new files belong to the user on the host,
+/// and it cannot give them to another user. `None` is the caller, who is not root.
 pub(crate) fn works(user: Option<User>) -> Result<()> {
     let share = tempfile::tempdir()?;
     if let Some(user) = user {

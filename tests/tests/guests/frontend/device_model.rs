@@ -1,5 +1,5 @@
-//! The frontend's device model against daemons as they are released, ours and virtiofsd: a guest's
-//! accesses and memory on one side, as a hypervisor would bring them, and a share on the other.
+//! The frontend's device model against released daemons, gangplankd and virtiofsd: a guest's
+//! accesses and memory on one side, as from a hypervisor, and a share on the other.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -18,10 +18,10 @@ use gangplank_vhost_user::client::{Deadlines, Socket};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// How long anything may take where nothing goes wrong.
+/// Limit for everything without faults.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Where the guest sees the memory that it shares, and how much that is.
+/// Guest address and length of the shared memory.
 const MEMORY: u64 = 0x1000_0000;
 const MEMORY_LEN: u64 = 0x10_0000;
 
@@ -47,7 +47,7 @@ const GETATTR: u32 = 3;
 const INIT: u32 = 26;
 const ROOT: u64 = 1;
 
-/// A guest without a kernel: what a driver would do, done by hand.
+/// A guest without a kernel, which does what a driver does.
 struct Guest {
     cpu: FakeGuest,
     memory: File,
@@ -126,15 +126,15 @@ impl Guest {
             chain.extend(next.to_le_bytes());
         }
         self.memory.write_all_at(&chain, DESCRIPTORS)?;
-        // Each entry of the ring is head 0, as the memory was zeroed: only one request is on its
-        // way at a time.
+        // Each entry of the ring is head 0, because the memory was zeroed: only one request is in
+        // flight at a time.
         self.requests += 1;
         let index = self.requests.to_le_bytes();
         self.memory.write_all_at(&index, AVAILABLE + 2)?;
         self.set(Register::QueueNotify, 1)
     }
 
-    /// Waits for the interrupt that tells of the reply.
+    /// Waits for the interrupt of the reply.
     fn reply(&self) -> Result<Reply> {
         ensure!(self.cpu.interrupted(LIMIT)?, "no interrupt");
         let status = self.get(Register::InterruptStatus)?;
@@ -162,7 +162,7 @@ impl Guest {
         self.reply()
     }
 
-    /// FUSE 7.31 without any wish.
+    /// INIT of FUSE 7.31 without flags.
     fn init(&mut self) -> Result<()> {
         let mut body = Vec::new();
         for word in [7u32, 31, 0x2_0000, 0] {
@@ -191,7 +191,7 @@ struct Fixture {
     daemon: Daemon,
 }
 
-/// A daemon of each kind that can be had.
+/// One fixture for each daemon that this machine can build.
 fn each() -> Result<Vec<Fixture>> {
     let share = tempfile::tempdir()?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()).tag("model"))?;
@@ -207,7 +207,7 @@ fn each() -> Result<Vec<Fixture>> {
     });
     match theirs {
         Ok(fixture) => places.push(fixture),
-        Err(error) => eprintln!("SKIPPED virtiofsd, which cannot be had: {error:#}"),
+        Err(error) => eprintln!("SKIPPED virtiofsd, which does not build: {error:#}"),
     }
     Ok(places)
 }

@@ -1,4 +1,4 @@
-//! `gangplank-frontend fs` as a person types it.
+//! `gangplank-frontend fs`, by its command line.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::fixture::Fixture;
 
-/// Runs the file client on the place's share, with `input` as standard input.
+/// Runs the file client on the fixture's share, with `input` as standard input.
 fn run(fixture: &mut Fixture, arguments: &[&str], input: &[u8]) -> Result<Output> {
     let mut child = Command::new(tools::frontend()?)
         .args(["fs", "--limit=20", "--socket"])
@@ -24,7 +24,7 @@ fn run(fixture: &mut Fixture, arguments: &[&str], input: &[u8]) -> Result<Output
         .spawn()
         .context("starting the file client")?;
     let mut stdin = child.stdin.take().context("no standard input")?;
-    // A command that reads nothing may be gone by now.
+    // A command that reads nothing may have ended.
     let _ = stdin.write_all(input);
     drop(stdin);
     let output = child.wait_with_output()?;
@@ -32,7 +32,7 @@ fn run(fixture: &mut Fixture, arguments: &[&str], input: &[u8]) -> Result<Output
     Ok(output)
 }
 
-/// What it wrote, when it succeeded.
+/// Runs a command that must succeed. Returns its output.
 fn done(fixture: &mut Fixture, arguments: &[&str]) -> Result<String> {
     let output = run(fixture, arguments, b"")?;
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -40,7 +40,7 @@ fn done(fixture: &mut Fixture, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Its exit status and what it complained about, when it failed.
+/// Runs a command that must fail. Returns its exit status and its message.
 fn failed(fixture: &mut Fixture, arguments: &[&str]) -> Result<(i32, String)> {
     let output = run(fixture, arguments, b"")?;
     let status = output.status.code().context("ended by a signal")?;
@@ -48,7 +48,7 @@ fn failed(fixture: &mut Fixture, arguments: &[&str]) -> Result<(i32, String)> {
     Ok((status, String::from_utf8(output.stderr)?))
 }
 
-/// Bytes in which each block differs from every other.
+/// Bytes of which each block is different.
 fn pattern(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = std::iter::repeat_with(|| {
@@ -87,7 +87,7 @@ fn sixty_four_mebibytes_are_copied_both_ways_unchanged() -> Result<()> {
             "what came back is not what was sent"
         );
         ensure!(fs::metadata(&back)?.permissions().mode() & 0o777 == 0o640);
-        // A shorter file over a longer one leaves nothing of it.
+        // Overwriting a longer file with a shorter one leaves none of the old data.
         fs::write(&back, b"short")?;
         done(&mut fixture, &["cp", &back_path, ":big"])?;
         ensure!(done(&mut fixture, &["cat", "big"])? == "short");
@@ -233,8 +233,8 @@ fn a_daemon_that_is_not_there_has_a_status_of_its_own() -> Result<()> {
     Ok(())
 }
 
-/// `cat | head` ends as other programs do: by SIGPIPE and without a word, and not with success,
-/// since nobody knows whether the reader has had enough or has failed.
+/// `cat | head` ends as other programs do, by SIGPIPE and without a message. Success would be
+/// wrong, because the reader may have failed.
 #[test]
 fn a_reader_who_has_gone_ends_the_client_by_sigpipe() -> Result<()> {
     let fixture = Fixture::ours(&[])?;
@@ -259,13 +259,14 @@ fn a_reader_who_has_gone_ends_the_client_by_sigpipe() -> Result<()> {
     Ok(())
 }
 
-/// No silent loss: what standard output does not take is an error, of listings and of data.
+/// No silent loss: a failed write to standard output is an error, for listings and for data.
 #[test]
 fn output_that_cannot_be_written_is_an_error() -> Result<()> {
     let fixture = Fixture::ours(&[])?;
     fs::write(fixture.share.path().join("file"), b"no newline")?;
     let full = || File::options().write(true).open("/dev/full");
-    // Open for reading only: what the standard library takes for nobody who listens.
+    // Open for reading only: the standard library ignores the error of a write to such a
+    // descriptor.
     let unwritable = || File::open("/dev/null");
     for arguments in [&["cat", "file"][..], &["ls"], &["df"], &["stat", "file"]] {
         for output in [full()?, unwritable()?] {
@@ -286,8 +287,8 @@ fn output_that_cannot_be_written_is_an_error() -> Result<()> {
     Ok(())
 }
 
-/// Nothing that others write is overwritten: `write --append` goes to the end of the file as it is
-/// by then.
+/// `write --append` writes to the current end of the file, so it overwrites nothing that others
+/// append.
 #[test]
 fn appending_finds_the_end_that_others_have_made() -> Result<()> {
     for mut fixture in Fixture::each(&[])? {
@@ -300,7 +301,7 @@ fn appending_finds_the_end_that_others_have_made() -> Result<()> {
             .stdin(Stdio::piped())
             .spawn()?;
         let mut input = child.stdin.take().context("no standard input")?;
-        // More than fits into a pipe: the file is open once this returns.
+        // More than a pipe holds: the file is open once this returns.
         input.write_all(&[b'a'; 1 << 20])?;
         File::options()
             .append(true)

@@ -1,4 +1,4 @@
-//! A daemon with a share of its own: gangplankd, or virtiofsd where it can be had.
+//! A daemon with a share of its own: gangplankd, or virtiofsd where it builds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
 use tempfile::TempDir;
 
-/// How long a call may take where nothing goes wrong.
+/// Limit of a call without faults.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A daemon with a share of its own.
 pub(crate) struct Fixture {
-    /// What it shares.
+    /// The shared directory.
     pub(crate) share: TempDir,
     pub(crate) daemon: Daemon,
     /// Whether the daemon is ours.
@@ -42,7 +42,7 @@ impl Fixture {
         })
     }
 
-    /// Makes sure that the daemon takes a connection after one has ended: virtiofsd leaves then.
+    /// Starts a new daemon if the old one ended with its connection, as virtiofsd does.
     pub(crate) fn serve_again(&mut self) -> Result<()> {
         if !self.ours {
             self.daemon = start_virtiofsd(self.share.path(), &[])?;
@@ -50,12 +50,12 @@ impl Fixture {
         Ok(())
     }
 
-    /// One place per daemon that can be had.
+    /// One fixture for each daemon that this machine can build.
     pub(crate) fn each(arguments: &[&str]) -> Result<Vec<Self>> {
         let mut places = vec![Self::ours(arguments)?];
         match Self::virtiofsd(arguments) {
             Ok(fixture) => places.push(fixture),
-            Err(error) => eprintln!("SKIPPED virtiofsd, which cannot be had: {error:#}"),
+            Err(error) => eprintln!("SKIPPED virtiofsd, which does not build: {error:#}"),
         }
         Ok(places)
     }
@@ -84,10 +84,10 @@ fn start_virtiofsd(share: &Path, arguments: &[&str]) -> Result<Daemon> {
     start(&options)
 }
 
-/// Starts a daemon and waits until it takes connections: its socket file is there a moment before.
-/// Nobody connects to find out, since virtiofsd takes one connection only.
+/// Starts a daemon and waits until it listens, which is a moment after its socket's file appears. A
+/// test connection is impossible, because virtiofsd accepts one connection only.
 fn start(options: &daemon::Options) -> Result<Daemon> {
-    /// What /proc/net/unix shows of a socket that listens (`__SO_ACCEPTCON`).
+    /// The text in /proc/net/unix of a listening socket (`__SO_ACCEPTCON`).
     const LISTENS: &str = " 00010000 ";
     let daemon = Daemon::start(options)?;
     let path = daemon.socket().display().to_string();

@@ -1,4 +1,4 @@
-//! A guest behind a relay whose daemons are exchanged.
+//! A guest behind a relay with replaceable daemons.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use gangplank_tests::relay::Relay;
 use gangplank_tests::tools;
 use tempfile::TempDir;
 
-/// Which daemon.
+/// The kind of daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Gangplankd,
     Virtiofsd,
 }
 
-/// A relay, the share, and the place where its daemon is looked for.
+/// A relay, the share, and the path of its daemon's socket.
 pub(crate) struct Fixture {
     pub(crate) relay: Relay,
     pub(crate) share: TempDir,
@@ -25,7 +25,7 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// A relay without a daemon, that tells `arguments` to guests.
+    /// A relay without a daemon, with `arguments`.
     pub(crate) fn new(arguments: &[&str]) -> Result<Self> {
         let fixture = tempfile::tempdir()?;
         Ok(Self {
@@ -35,7 +35,7 @@ impl Fixture {
         })
     }
 
-    /// A daemon of the share, not yet where it is looked for.
+    /// Starts a daemon of the share that the relay does not find yet.
     pub(crate) fn daemon(&self, kind: Kind, arguments: &[&str]) -> Result<Daemon> {
         let options = daemon::Options::new(self.share.path()).arguments(arguments);
         Daemon::start(&match kind {
@@ -44,7 +44,7 @@ impl Fixture {
         })
     }
 
-    /// Puts a daemon where it is looked for.
+    /// Links a daemon's socket to the path that the relay uses.
     pub(crate) fn put(&self, daemon: &Daemon) -> Result<()> {
         let fixture = self.fixture.path().join("fs.sock");
         let new = self.fixture.path().join("new");

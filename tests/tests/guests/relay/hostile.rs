@@ -1,5 +1,5 @@
-//! Guests that send rubbish to a relay: they are refused or lose their connection, and nobody else
-//! notices.
+//! Guests that send invalid messages to a relay. The relay refuses them or closes the connection,
+//! and no other guest is affected.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ use crate::fixture::{Fixture, Kind};
 
 const MEMORY_LEN: u64 = 0x10_0000;
 
-/// The features that a daemon offers and its guests take.
+/// The features that a daemon offers and its guests accept.
 const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28;
 
 fn memory() -> Result<OwnedFd> {
@@ -29,18 +29,18 @@ fn memory() -> Result<OwnedFd> {
     Ok(file)
 }
 
-/// How a guest's memory is when its daemon dies.
+/// The state of a guest's memory when its daemon dies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// Cut off.
+    /// Truncated.
     Gone,
-    /// Not to be written by descriptor, as huge pages are not.
+    /// Not writable by descriptor, like huge pages.
     ReadOnly,
-    /// Full of this.
+    /// Filled with this byte.
     Filled(u8),
 }
 
-/// The file client is a guest as well: it works as if nothing had been.
+/// The file client, which is a guest too, works as before.
 fn others_are_served(fixture: &Fixture) -> Result<()> {
     let output = Command::new(tools::frontend()?)
         .args(["fs", "--socket"])
@@ -80,7 +80,7 @@ pub(crate) fn rubbish_harms_nobody() -> Result<()> {
                 let peer = negotiated(&fixture)?;
                 let beside = vec![file.as_fd(); len % 3];
                 peer.send(request, VERSION | NEED_REPLY, &vec![byte; len], &beside)?;
-                // It answers, or hangs up; it does not keep the guest waiting.
+                // The relay replies or closes the connection. It does not keep the guest waiting.
                 let answer = peer.receive();
                 ensure!(
                     !matches!(answer, Err(gangplank_tests::driver::Error::Late { .. })),
@@ -111,8 +111,8 @@ pub(crate) fn rubbish_harms_nobody() -> Result<()> {
     Ok(())
 }
 
-/// A guest whose memory is gone, cannot be written, or is full of nonsense when its daemon dies.
-/// Where nothing can be said in its memory, its connection is closed.
+/// A guest whose memory is truncated, read-only or full of nonsense when its daemon dies. If the
+/// relay cannot write to the memory, it closes the connection.
 pub(crate) fn rings_of_nonsense_harm_nobody() -> Result<()> {
     let fixture = Fixture::new(&["--tag=myfs"])?;
     fs::write(fixture.host("file"), "calm\n")?;

@@ -1,4 +1,4 @@
-//! Guests that are there before their daemon.
+//! Guests that start before their daemon.
 
 use std::fs;
 
@@ -8,8 +8,7 @@ use gangplank_tests::guest::Machine;
 
 use crate::fixture::{Fixture, Kind};
 
-/// The guest boots, and even mounts, with nobody to serve it; when a daemon comes, its files are
-/// there.
+/// The guest boots and mounts without a daemon. When a daemon comes, the guest finds its files.
 pub(crate) fn guest_is_first(machine: Machine, kind: Kind) -> Result<()> {
     let fixture = Fixture::new(&["--tag", TAG])?;
     let mut guest = fixture.boot(machine)?;
@@ -33,7 +32,7 @@ pub(crate) fn guest_is_first(machine: Machine, kind: Kind) -> Result<()> {
     fixture.relay.stop().map(drop)
 }
 
-/// A guest that asks for the tag, which only a daemon tells, is kept waiting for one.
+/// A guest that reads the tag, which only a daemon knows, waits for a daemon.
 pub(crate) fn guest_waits_for_the_tag() -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let daemon = fixture.daemon(Kind::Gangplankd, &[])?;

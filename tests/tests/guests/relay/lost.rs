@@ -1,4 +1,4 @@
-//! Daemons that are killed: their guests are told, and go on once they mount anew.
+//! Killed daemons: their guests are told, and continue after a new mount.
 
 use std::fs;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use rustix::process::Signal;
 
 use crate::fixture::{Fixture, Kind, socket_of};
 
-/// What a guest that has lost its daemon may take to notice.
+/// Limit for a guest to notice that its daemon is lost.
 const SOON: Duration = Duration::from_secs(60);
 
-/// `kill -9` in the middle of work: every operation fails at once, unmounting works, and mounting
-/// anew finds the files.
+/// `kill -9` of the daemon of a working guest: every operation fails at once, unmounting works, and
+/// a new mount has the files.
 pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) -> Result<()> {
     let fixture = Fixture::new(&["--tag", TAG])?;
     let mut guest = fixture.boot(machine)?;
@@ -61,7 +61,7 @@ pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) ->
         let written = fs::read_to_string(fixture.host(&format!("file-{round}")))?;
         ensure!(written == format!("kept {round}\n"));
     }
-    // One that mounts while there is still no daemon waits for it.
+    // A guest that mounts before there is a daemon waits for it.
     guest.sh("(mount -t virtiofs myfs /mnt && cat /mnt/file-0; echo $?) >/tmp/mounted 2>&1 &")?;
     fixture.relay.wait_for("waits for a daemon")?;
     let daemon = fixture.daemon(kind, arguments)?;
@@ -74,7 +74,7 @@ pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) ->
     Ok(())
 }
 
-/// A daemon that is replaced on purpose by one that gets no state is told as a loss.
+/// A replacement that gets no state counts as a loss.
 pub(crate) fn replaced_without_state(machine: Machine) -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let daemon = fixture.daemon(Kind::Gangplankd, &[])?;
@@ -94,7 +94,8 @@ pub(crate) fn replaced_without_state(machine: Machine) -> Result<()> {
     Ok(())
 }
 
-/// Two guests on one relay: both are told of their daemon's end, and both go on with the next one.
+/// Two guests on one relay: both are told of their daemon's end, and both continue with the next
+/// one.
 pub(crate) fn several_guests() -> Result<()> {
     let fixture = Fixture::new(&["--tag", TAG])?;
     let daemon = fixture.daemon(Kind::Gangplankd, &[])?;
@@ -127,7 +128,7 @@ pub(crate) fn several_guests() -> Result<()> {
     Ok(())
 }
 
-/// A guest that has lost its daemon and is reset, or killed, is as good as new.
+/// A guest that has lost its daemon works again after a reset or a kill.
 pub(crate) fn guest_starts_anew() -> Result<()> {
     let fixture = Fixture::new(&["--tag", TAG])?;
     let mut guest = fixture.boot(Machine::QemuX86_64)?;

@@ -1,4 +1,4 @@
-//! Guests behind a relay: with daemons that come late, are replaced, or die.
+//! Guests behind a relay, with daemons that start late, are replaced, or die.
 
 mod fixture;
 mod hostile;
@@ -16,11 +16,10 @@ use gangplank_tests::tools;
 
 use fixture::Kind;
 
-/// Promises that take minutes, and are kept by guests and daemons that have nothing between them as
-/// well.
+/// Cases of the suite that take minutes and that the tests without a relay cover.
 const LONG: &[&str] = &["directory", "tree", "sequential"];
 
-/// What makes virtiofsd answer requests in another order than they come in.
+/// The option that makes virtiofsd reply in another order than the requests'.
 const POOL: &[&str] = &["--thread-pool-size=4"];
 
 fn main() -> ExitCode {
@@ -69,7 +68,7 @@ fn theirs(runner: &mut Runner) {
         is_relayed: true,
         program: tools::virtiofsd().ok(),
     };
-    // It ends with its only guest, so that killing that is no use.
+    // virtiofsd ends with its only guest, so the case of a killed guest does not apply.
     let except = &["killed"];
     guest_suite::run_in(runner, "uml_virtiofsd", Machine::Uml, setting(), except);
     let except = &[LONG, except].concat();

@@ -14,11 +14,11 @@ use crate::fixture::{Fixture, Kind, socket_of};
 /// Lines that the guest writes to a file it keeps open.
 const LINES: u32 = 30_000;
 
-/// How long the guest's work may take.
+/// Limit for the guest's work.
 const LONG: Duration = Duration::from_secs(300);
 
-/// A guest that works: one program appends to a file it keeps open, another makes, reads, renames
-/// and removes files.
+/// Starts work in a guest: one program appends to an open file, another makes, reads, renames and
+/// removes files.
 fn working(fixture: &Fixture, machine: Machine) -> Result<Guest> {
     let mut guest = fixture.boot(machine)?;
     guest
@@ -40,7 +40,7 @@ fn working(fixture: &Fixture, machine: Machine) -> Result<Guest> {
     Ok(guest)
 }
 
-/// Waits until the other program has gone around some more.
+/// Waits until the second program has done some more rounds.
 fn go_round(guest: &mut Guest) -> Result<()> {
     guest
         .sh("n=$(wc -l </tmp/rounds); for i in $(seq 200); do \
@@ -49,7 +49,7 @@ fn go_round(guest: &mut Guest) -> Result<()> {
         .map(drop)
 }
 
-/// Ends the work, and finds that nothing was lost, doubled or refused.
+/// Ends the work, and checks that nothing was lost, repeated or refused.
 fn all_is_well(fixture: &Fixture, guest: &mut Guest) -> Result<()> {
     let said = guest.sh_within(
         "touch /tmp/end; while ! test -e /tmp/long || ! test -e /tmp/busy; do \
@@ -73,7 +73,7 @@ fn log_of(fixture: &Fixture, daemon: &Daemon) -> String {
     format!("{}\ndaemon's log:\n{}", fixture.relay.log(), daemon.log())
 }
 
-/// A daemon takes over from another, several times: the guest's programs notice nothing.
+/// A daemon takes over from another, several times. The guest's programs notice nothing.
 pub(crate) fn under_load(machine: Machine, kind: Kind, arguments: &[&str]) -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let mut daemon = fixture.daemon(kind, arguments)?;
@@ -118,7 +118,7 @@ pub(crate) fn while_paused(machine: Machine, kind: Kind, arguments: &[&str]) -> 
     go_round(&mut guest)?;
     let said = fixture.relay.tell(&["pause"])?;
     ensure!(said.contains("state is saved"), "{said}");
-    // What is asked meanwhile waits.
+    // Requests meanwhile wait.
     guest.sh("n=$(wc -l </tmp/rounds); sleep 1; [ $(wc -l </tmp/rounds) = $n ]")?;
     daemon.signal_all(Signal::KILL)?;
     drop(daemon);
@@ -134,7 +134,7 @@ pub(crate) fn while_paused(machine: Machine, kind: Kind, arguments: &[&str]) -> 
         .tell(&["resume"])
         .with_context(|| log_of(&fixture, &daemon))?;
     go_round(&mut guest).with_context(|| log_of(&fixture, &daemon))?;
-    // And with the same daemon.
+    // The same daemon serves them.
     fixture.relay.tell(&["pause"])?;
     ensure!(fixture.relay.tell(&["pause"]).is_err(), "it is paused");
     fixture.relay.tell(&["resume"])?;
@@ -142,7 +142,7 @@ pub(crate) fn while_paused(machine: Machine, kind: Kind, arguments: &[&str]) -> 
     all_is_well(&fixture, &mut guest).with_context(|| log_of(&fixture, &daemon))
 }
 
-/// A replacement that cannot be is refused, and the guest goes on with the daemon it has.
+/// An impossible replacement is refused, and the guest continues with its daemon.
 pub(crate) fn not_possible(machine: Machine) -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let daemon = fixture.daemon(Kind::Virtiofsd, &[])?;
@@ -153,9 +153,9 @@ pub(crate) fn not_possible(machine: Machine) -> Result<()> {
     let other = fixture.daemon(Kind::Gangplankd, &[])?;
     for (socket, expected) in [
         ("/nowhere/fs.sock", "cannot connect"),
-        // Its state would be another's.
+        // Its state has another format.
         (socket_of(&other)?, "cannot hand on"),
-        // It has none of the guest's files.
+        // It shares another directory.
         (socket_of(&stranger)?, "refused CHECK_DEVICE_STATE"),
     ] {
         go_round(&mut guest)?;

@@ -1,4 +1,4 @@
-//! How a daemon ends: told to, with its guest, and with requests in flight.
+//! The end of a daemon: by a signal, with its guest, and with requests in flight.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -14,10 +14,10 @@ use gangplank_tests::{process, tools};
 use rustix::fs::OFlags;
 use tempfile::TempDir;
 
-/// How long a daemon may take to end.
+/// Limit for a daemon to end.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A daemon that was handed its listening socket as descriptor 0.
+/// A daemon with its listening socket as descriptor 0.
 struct Handed {
     child: Child,
     dir: TempDir,
@@ -110,7 +110,7 @@ fn told_to_end_it_finishes_what_it_has_begun() -> Result<()> {
     };
     let mut guest = fixture.guest(&setup)?;
     let file = guest.create(NodeId::ROOT, c"written", 0o644)?;
-    // One that would wait for ever must not keep the daemon.
+    // A request that waits without end must not delay the daemon's end.
     guest.setlk(file, 1, 1)?;
     let _waits = guest.submit_setlkw(2, file, 2, 1)?;
     let start = guest.rings[1].used_index(&guest.memory);
@@ -131,7 +131,7 @@ fn told_to_end_it_finishes_what_it_has_begun() -> Result<()> {
     ensure!(status.success(), "{status}:\n{log}");
     ensure!(!socket.exists(), "the socket file is left");
     ensure!(!log.contains("panicked"), "{log}");
-    // Whatever the guest was told is done, and nothing is half done.
+    // Acknowledged requests are complete, and none is half done.
     let answered = u64::from(guest.rings[1].used_index(&guest.memory).wrapping_sub(start));
     for ticket in tickets.into_iter().take(usize::try_from(answered)?) {
         guest.finish(ticket)?;
@@ -155,7 +155,7 @@ fn guests_learn_that_the_daemon_has_ended() -> Result<()> {
     Ok(())
 }
 
-/// What waits for a helper then is not served, and nothing of it is kept.
+/// Requests that wait for a worker thread then are not served, and nothing of them remains.
 #[test]
 fn a_guest_that_goes_with_much_waiting_for_the_disk_leaves_nothing() -> Result<()> {
     const COPIED: u64 = 1 << 20;
@@ -179,7 +179,7 @@ fn a_guest_that_goes_with_much_waiting_for_the_disk_leaves_nothing() -> Result<(
                 len: COPIED,
                 ..CopyFileRangeIn::default()
             });
-            // Nobody waits for the answers.
+            // No thread waits for the replies.
             let _unanswered = guest.submit(1, node, copy, &[], 64)?;
         }
         drop(guest);

@@ -1,4 +1,4 @@
-//! Locks between guests (`--locks=host`): who waits, who is interrupted, and who goes on meanwhile.
+//! Locks between guests (`--locks=host`): waiting, interrupting, and other requests meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 const WRITE_LOCK: u32 = 1;
 const UNLOCK: u32 = 2;
 
-/// How long a request that waits may take to be found not to be waiting.
+/// Time after which a request without a reply counts as waiting.
 const SOON: Duration = Duration::from_secs(5);
 
 const TWO_QUEUES: Setup = Setup {
@@ -70,7 +70,7 @@ impl Waiting {
         Ok(all)
     }
 
-    /// The request waits, and nobody else does: not on its ring, not on another.
+    /// Fails unless the request waits and requests on its ring and on others do not.
     fn still_waits(&mut self) -> Result<()> {
         for queue in [1, 2, 1, 2] {
             self.waiter.queue = queue;
@@ -148,10 +148,10 @@ fn interrupt_ends_the_wait() -> Result<()> {
     }
     let outcome = waiting.outcome().err().and_then(|error| error.errno());
     ensure!(outcome == Some(Errno::INTR), "{outcome:?}");
-    // The lock was not taken by and by.
+    // The lock was not taken meanwhile.
     waiting.holder.setlk(waiting.held, 1, UNLOCK)?;
     waiting.holder.setlk(waiting.held, 1, WRITE_LOCK)?;
-    // INTERRUPT of what is over, or never was, is harmless.
+    // INTERRUPT of a finished or unknown request is harmless.
     waiting.waiter.interrupt(waiting.ticket.unique)?;
     let Waiting {
         fixture,
@@ -181,7 +181,7 @@ fn stopping_the_ring_ends_the_wait_first() -> Result<()> {
             "stopping took {:?}",
             start.elapsed()
         );
-        // The answer came after the request was given back.
+        // The reply came after the request was returned.
         ensure!(
             waiting.waiter.is_finished(&waiting.ticket)?,
             "the ring has stopped with a request out"
@@ -210,7 +210,7 @@ fn a_guest_that_waits_may_go() -> Result<()> {
         ..
     } = Waiting::new()?;
     drop(waiter);
-    // Nobody takes the lock on behalf of the dead.
+    // No thread takes the lock for a dead guest.
     holder.setlk(held, 1, UNLOCK)?;
     let mut third = fixture.guest(&Setup::default())?;
     let node = NodeId::new(third.lookup(NodeId::ROOT, c"locked")?.nodeid);

@@ -1,5 +1,4 @@
-//! Guests that come, work side by side, wait for each other and go: what they are owed by one
-//! daemon, without a guest kernel.
+//! Sessions of guests on one daemon, without a guest kernel: start, parallel work, waiting, end.
 
 mod ending;
 mod locks;

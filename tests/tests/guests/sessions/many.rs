@@ -42,7 +42,7 @@ fn guests_see_what_others_have_made() -> Result<()> {
     let read = gangplank_tests::driver::NodeAndFile { node, file };
     ensure!(other.read(read, 0, 100)? == b"from one to the other");
     one.unlink(NodeId::ROOT, c"shared")?;
-    // An open file outlives its name, for either.
+    // An open file outlives its name, for both guests.
     one.write(made, 0, b"FROM")?;
     ensure!(other.read(read, 0, 4)? == b"FROM");
     drop((one, other));
@@ -58,7 +58,7 @@ fn fifty_guests_one_after_another_leave_nothing() -> Result<()> {
             .guest(&Setup::default())
             .with_context(|| format!("guest {round}"))?;
         let node = NodeId::new(guest.lookup(NodeId::ROOT, c"file")?.nodeid);
-        // Neither released nor forgotten: the guest is just gone.
+        // The guest disconnects without RELEASE and FORGET.
         guest.open(node, OFlags::RDWR)?;
     }
     fixture.survive(&[])

@@ -17,15 +17,15 @@ const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
     fh: 0,
 });
 
-/// Sends `count` requests in groups of `depth` and waits for each group: no reply and no
-/// notification is lost.
+/// Sends `count` requests in groups of `depth` and waits for each group. No reply and no
+/// notification may be lost.
 fn exercise(guest: &mut Driver, queue: usize, count: usize, depth: usize) -> Result<()> {
     let mut done = 0;
     while done < count {
         let tickets = (0..depth)
             .map(|_| guest.submit(queue, NodeId::ROOT, GETATTR, &[], 256))
             .collect::<Result<Vec<_>, _>>()?;
-        // The last first: replies may be taken in any order.
+        // The last first: a driver may take replies in any order.
         for ticket in tickets.into_iter().rev() {
             guest.finish(ticket)?;
         }
@@ -64,7 +64,7 @@ fn every_combination_of_features_works() -> Result<()> {
     fixture.survive(&[])
 }
 
-/// Requests that would keep others waiting are served by other threads, and answered in any order.
+/// Other threads serve requests that would delay others, and replies come in any order.
 #[test]
 fn what_waits_for_the_disk_among_others_is_answered_right() -> Result<()> {
     const PART: usize = 64 << 10;
@@ -211,7 +211,7 @@ fn a_pool_of_threads_serves_as_well() -> Result<()> {
     fixture.survive(&[])
 }
 
-/// Many writes of 64 KiB to one file, none waited for.
+/// Submits many writes of 64 KiB to one file without waiting.
 fn submit_writes(guest: &mut Driver, to: NodeAndFile, count: u64) -> Result<Vec<Ticket>> {
     (0..count)
         .map(|index| {
@@ -241,7 +241,7 @@ fn stopping_a_ring_waits_for_what_was_taken_and_leaves_the_rest() -> Result<()> 
         let file = guest.create(NodeId::ROOT, &name, 0o644)?;
         let tickets = submit_writes(&mut guest, file, 200)?;
         let base = guest.stop_ring(1)?;
-        // Nothing comes any more, and all that was taken has come: by the very answer.
+        // No reply comes any more, and every taken request has had its reply.
         let used = guest.rings[1].used_index(&guest.memory);
         ensure!(
             base == u32::from(used),
@@ -328,7 +328,7 @@ fn a_call_pipe_may_be_full_or_closed() -> Result<()> {
         ensure!(guest.rings[1].used_index(&guest.memory) == start.wrapping_add(20));
         guest.rings[1].drain_call();
         exercise(&mut guest, 1, 50, 5).with_context(|| format!("{call:?}: emptied"))?;
-        // The reading end is gone: nobody is woken, but the requests are served.
+        // The reading end is closed: no one is notified, but the requests are served.
         guest.rings[1].close_call();
         let ticket = guest.submit(1, NodeId::ROOT, GETATTR, &[], 256)?;
         guest.stop_ring(1)?;

@@ -1,5 +1,4 @@
-//! User Mode Linux's dialogue, message by message (`arch/um/drivers/virtio_uml.c`), without User
-//! Mode Linux.
+//! User Mode Linux's messages in order (`arch/um/drivers/virtio_uml.c`), without User Mode Linux.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -13,7 +12,8 @@ use gangplank_tests::driver::memory::{GUEST_BASE, Memory};
 use gangplank_tests::driver::ring::{CallKind, Layout, Ring, Segment};
 use gangplank_tests::driver::vhost_user::{Peer, message, ring_addresses, ring_state, words};
 
-/// REPLY_ACK, BACKEND_REQ, CONFIG, INBAND_NOTIFICATIONS: what the driver knows.
+/// The protocol features that the driver supports: REPLY_ACK, BACKEND_REQ, CONFIG,
+/// INBAND_NOTIFICATIONS.
 const KNOWN: u64 = 1 << 3 | 1 << 5 | 1 << 9 | 1 << 14;
 
 /// VERSION_1, INDIRECT_DESC, EVENT_IDX and the protocol features' bit.
@@ -21,7 +21,7 @@ const FEATURES: u64 = 1 << 32 | 1 << 28 | 1 << 29 | 1 << 30;
 
 const RINGS: u32 = 2;
 
-/// Where the region begins in the file of User Mode Linux's memory: behind the kernel image.
+/// Offset of the region in the file of User Mode Linux's memory, behind the kernel image.
 const BEHIND_KERNEL: u64 = 1 << 20;
 
 /// The kernel's driver.
@@ -30,8 +30,7 @@ struct Uml {
     memory: Memory,
     rings: Vec<Ring>,
     unique: u64,
-    /// The near end of the channel for the daemon's requests: its closing would mean that the
-    /// daemon has ended.
+    /// The driver's end of the channel for the daemon's requests. It closes when the daemon ends.
     requests: UnixStream,
 }
 
@@ -95,7 +94,7 @@ impl Uml {
         // One region counted, two slots sent; the frontend's addresses are the guest's.
         let table = words(&[1, start, len, start, BEHIND_KERNEL, 0, 0, 0, 0]);
         ensure!(table.len() == 72);
-        // What lies before the region is the kernel's image: nothing of ours.
+        // The bytes before the region belong to the kernel's image.
         self.memory.allocate(usize::try_from(BEHIND_KERNEL)?)?;
         self.peer
             .tell(message::SET_MEM_TABLE, &table, &[self.memory.file()])?;
@@ -135,7 +134,7 @@ impl Uml {
         Ok(())
     }
 
-    /// `vu_del_vqs`: no word of a reset.
+    /// `vu_del_vqs`, without a reset.
     fn remove(&mut self) -> Result<()> {
         for index in (0..RINGS).rev() {
             self.peer
@@ -184,7 +183,7 @@ impl Uml {
             .map_err(|errno| anyhow::anyhow!("errno {errno}"))
     }
 
-    /// Mounting and looking at the root.
+    /// Mounts and reads the root's attributes.
     fn mount(&mut self) -> Result<()> {
         // Debian's kernel 6.1: FUSE 7.38.
         let init = InitIn {
@@ -212,7 +211,7 @@ fn the_whole_dialogue_and_a_probe_again_without_a_reset() -> Result<()> {
     ensure!((tag.as_str(), queues) == ("myfs", 1), "{tag:?}, {queues}");
     uml.set_up(128)?;
     uml.mount().with_context(|| fixture.log())?;
-    // The module is unloaded and loaded again, with and without unmounting first.
+    // The module is unloaded and loaded again, with and without an unmount before.
     for round in 0..3 {
         if round == 1 {
             uml.call(NodeId::default(), Operation::Destroy)?;

@@ -11,8 +11,8 @@ use gangplank_tests::driver::ring::{Descriptor, INDIRECT, NEXT, Ring, WRITE};
 
 use super::{GuestAddresses, LIMIT, SETUP, entry};
 
-/// A malformed chain stops ring 1, the daemon says so, ring 2 goes on, and ring 1 works again once
-/// it is set up anew.
+/// A malformed chain stops ring 1. The daemon logs this, ring 2 continues, and ring 1 works again
+/// after a new set-up.
 fn assert_stops(
     case: &str,
     offer: impl FnOnce(&mut Driver, &GuestAddresses) -> Result<()>,
@@ -137,7 +137,7 @@ fn memory_that_the_guest_does_not_have_stops_the_ring() -> Result<()> {
         let mut table: Vec<_> = (1..=255)
             .map(|next| entry(at.request & !0xfff, half, NEXT, next))
             .collect();
-        // 255 times 8 MiB is below 4 GiB; an indirect table holds as many as it takes.
+        // 255 times 8 MiB is below 4 GiB. An indirect table has no such limit.
         table.extend_from_within(..);
         table.extend_from_within(..);
         for (next, one) in (1..).zip(&mut table) {
@@ -165,7 +165,7 @@ fn a_readable_descriptor_behind_a_writable_one_stops_the_ring() -> Result<()> {
 
 #[test]
 fn an_available_index_that_jumps_stops_the_ring() -> Result<()> {
-    // INIT was one chain on a ring of 256: up to 257 is a full ring.
+    // INIT was one chain on a ring of 256, so an index up to 257 is a full ring.
     for index in [258, 1000, 0x8000, u16::MAX, 0] {
         assert_stops(
             &format!("the available index jumps to {index}"),
@@ -183,8 +183,7 @@ fn an_available_index_beyond_what_was_filled_in_ends_in_replies_or_a_stop() -> R
     let fixture = Fixture::new(&[])?;
     let mut guest = fixture.guest(&SETUP)?;
     let at = GuestAddresses::new(&mut guest)?;
-    // 256 times the chain at 0, which is taken off the ring again and again, as its slots are all
-    // zero.
+    // 256 times the chain at 0, because all slots of the ring are zero.
     guest.rings[1].put_descriptor(&guest.memory, 0, entry(at.request, 56, NEXT, 1));
     guest.rings[1].put_descriptor(&guest.memory, 1, entry(at.reply, 120, WRITE, 0));
     let start = guest.rings[1].used_index(&guest.memory);

@@ -10,8 +10,8 @@ use gangplank_tests::driver::vhost_user::{message, ring_state};
 
 use super::{GETATTR, LIMIT, SETUP};
 
-/// Sets ring 1 up with its three parts where `places` says (descriptors, available, used), and
-/// kicks it.
+/// Sets up ring 1 with its three parts at the addresses of `places` (descriptors, available, used),
+/// and kicks it.
 fn misplaced(places: impl Fn(&Driver) -> [u64; 3]) -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let mut guest = fixture.guest(&SETUP)?;
@@ -21,7 +21,7 @@ fn misplaced(places: impl Fn(&Driver) -> [u64; 3]) -> Result<()> {
     let [descriptors, available, used] = places(&guest);
     let ring = &mut guest.rings[1];
     (ring.descriptors, ring.available, ring.used) = (descriptors, available, used);
-    // An index that says that something is there.
+    // An index that announces a chain.
     if available + 4 <= GUEST_BASE + guest.memory.len() {
         guest.memory.write(available + 2, &1u16.to_le_bytes());
     }
@@ -39,7 +39,7 @@ fn misplaced(places: impl Fn(&Driver) -> [u64; 3]) -> Result<()> {
                 .stop_ring(1)
                 .context("GET_VRING_BASE of the broken ring")?;
         }
-        // The frontend is told, or dropped.
+        // The daemon refuses the message, or closes the connection.
         Err(error) => ensure!(error.errno().is_none(), "{error}"),
     }
     drop(guest);

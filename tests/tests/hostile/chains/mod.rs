@@ -15,7 +15,7 @@ use gangplank_tests::driver::memory::{GUEST_BASE, Memory};
 use gangplank_tests::driver::ring::{CallKind, Descriptor, Segment};
 use gangplank_tests::driver::{Driver, Setup};
 
-/// How long the daemon may take to declare a ring broken.
+/// Limit for the daemon to report a broken ring.
 const LIMIT: Duration = Duration::from_secs(10);
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
@@ -85,7 +85,7 @@ fn writable(address: u64, len: u32) -> Segment {
     }
 }
 
-/// One guest whose requests are cut in odd ways, yet get answers.
+/// One guest whose requests have odd segments and get replies all the same.
 fn with_guest(test: impl FnOnce(&mut Driver, &GuestAddresses) -> Result<()>) -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let mut guest = fixture.guest(&SETUP)?;

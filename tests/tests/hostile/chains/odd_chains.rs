@@ -42,7 +42,7 @@ fn a_chain_of_empty_descriptors_alone_comes_back_empty() -> Result<()> {
 #[test]
 fn segments_of_one_byte_make_a_whole_request() -> Result<()> {
     with_guest(|guest, at| {
-        // Every second byte, so that neighbours cannot be joined into one segment.
+        // Every second byte, so that no two segments are adjacent.
         let request = guest.memory.read(at.request, 56);
         let spread = guest.memory.allocate(4096)?;
         for (index, byte) in (0..).zip(request) {
@@ -114,7 +114,7 @@ fn requests_cut_anywhere_are_refused() -> Result<()> {
                 "{len} bytes: {answer:?}"
             );
         }
-        // The seam between two segments may be anywhere.
+        // The border between two segments may be anywhere.
         for seam in 1..56 {
             let chain = [
                 readable(at.request, seam),
@@ -155,7 +155,8 @@ fn a_request_that_changes_while_it_is_served_hurts_nobody() -> Result<()> {
             let ticket = guest.submit_bytes(1, unique, &bytes, 16 + 256)?;
             let at = ticket.request_address();
             for value in 0u32.. {
-                // Length, opcode, node and name: what was checked once must not be looked at again.
+                // Length, opcode, node and name: the daemon must not read again what it has
+                // checked.
                 guest
                     .memory
                     .write(at, &value.wrapping_mul(round).to_le_bytes());
@@ -166,8 +167,8 @@ fn a_request_that_changes_while_it_is_served_hurts_nobody() -> Result<()> {
                     break;
                 }
             }
-            // Whichever of the two the daemon saw, it answered: with success, an error, or nothing
-            // that can be used.
+            // The daemon may see either value, and replies with success, an error, or an unusable
+            // reply.
             let _ = guest.finish(ticket);
         }
         Ok(())
@@ -181,7 +182,7 @@ fn a_read_into_a_thousand_segments_gets_every_byte() -> Result<()> {
         .map(|index| index.to_le_bytes()[index as usize % 3])
         .collect();
     std::fs::write(fixture.share().join("file"), &content)?;
-    // Beyond 1,024 segments the kernel takes no more in one call.
+    // The kernel accepts at most 1,024 segments in one call.
     for (ring_size, segments) in [(1024, 1000), (1024, 1021)] {
         let setup = Setup {
             ring_size,
@@ -248,8 +249,8 @@ fn more_segments_than_the_kernel_takes_at_once_are_a_short_read_at_worst() -> Re
     chain.extend((8..4008).map(|index| writable(reply + 2 * index, 1)));
     let used = guest.exchange(1, &chain)?;
     let header = Reply::decode(&guest.memory.read(reply, 16)).err();
-    // The payload is not adjacent, so only the header can be looked at here: its length is what was
-    // used.
+    // The payload is scattered, so the test reads only the header: its length must be the used
+    // length.
     ensure!(header.is_some() || used == 16, "{header:?}");
     let stated = u32::from_le_bytes(guest.memory.read(reply, 4).try_into().unwrap_or_default());
     ensure!(

@@ -18,7 +18,7 @@ fn a_frontend_that_never_reads_its_answers_blocks_nobody_else() -> Result<()> {
     peer.socket().set_nonblocking(true)?;
     let question = encode(message::GET_FEATURES, VERSION, 0, &[]);
     let mut sent = 0u32;
-    // Until the daemon takes no more, because it cannot get rid of the answers.
+    // Until the daemon reads no more, because it cannot send the replies.
     let full = loop {
         match (&mut peer.socket()).write(&question) {
             Ok(_) => sent += 1,
@@ -68,7 +68,7 @@ fn a_guest_without_descriptors_left_is_not_served_and_the_next_is() -> Result<()
         let Ok(peer) = Peer::connect(fixture.socket()) else {
             break;
         };
-        // Shorter than the usual deadline: a daemon without descriptors does not get to accepting.
+        // Shorter than the usual limit: a daemon without descriptors does not accept.
         peer.socket()
             .set_read_timeout(Some(Duration::from_millis(200)))?;
         match peer.ask_u64(message::GET_FEATURES) {
@@ -84,7 +84,7 @@ fn a_guest_without_descriptors_left_is_not_served_and_the_next_is() -> Result<()
         "200 guests have found descriptors although 512 are the limit"
     );
     drop(peers);
-    // The next one is served.
+    // The next guest is served.
     let deadline = std::time::Instant::now() + LIMIT;
     loop {
         let served = Driver::mount(fixture.socket(), &Setup::default())

@@ -12,7 +12,8 @@ use gangplank_tests::driver::vhost_user::{
 
 use super::{assert_refused, negotiated, shared};
 
-/// Requests that a frontend may send (vhost-user, "Front-end message types"), and some beyond.
+/// Numbers of messages that a frontend may send (vhost-user, "Front-end message types"), and some
+/// beyond.
 pub(super) const REQUESTS: std::ops::RangeInclusive<u32> = 0..=48;
 
 #[test]
@@ -30,7 +31,7 @@ fn random_bytes_cost_the_connection() -> Result<()> {
                 })
                 .collect();
             let peer = Peer::connect(fixture.socket())?;
-            // The daemon may hang up while it is still being talked to.
+            // The daemon may close the connection during the message.
             let _ = peer.send_bytes(&bytes, &[]);
             peer.socket().shutdown(std::net::Shutdown::Write).ok();
             peer.wait_for_hang_up()
@@ -52,7 +53,7 @@ fn messages_cut_anywhere_cost_the_connection() -> Result<()> {
         peer.wait_for_hang_up()
             .with_context(|| format!("{len} bytes"))?;
     }
-    // And closed without a word.
+    // Closed without a message.
     for len in 0..whole.len() {
         let peer = Peer::connect(fixture.socket())?;
         peer.send_bytes(&whole[..len], &[])?;
@@ -73,7 +74,8 @@ fn payload_lengths_that_are_wrong_cost_the_connection() -> Result<()> {
         for len in [1, 3, 7, 9, 41, 4096] {
             let peer = negotiated(&fixture)?;
             peer.send(request, VERSION | NEED_REPLY, &vec![0xff; len], &[])?;
-            // It answers with an error, or hangs up. What it must not do is keep the peer waiting.
+            // The daemon replies with an error or closes the connection. It must not keep the peer
+            // waiting.
             let answer = peer.receive();
             ensure!(
                 !matches!(answer, Err(Error::Late { .. })),
@@ -122,7 +124,7 @@ fn descriptors_in_wrong_numbers_are_refused_and_closed() -> Result<()> {
             )?;
         }
     }
-    // Messages that have none.
+    // Messages without a payload.
     for request in [
         message::GET_FEATURES,
         message::SET_OWNER,

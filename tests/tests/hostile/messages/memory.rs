@@ -76,7 +76,7 @@ fn memory_tables_that_cannot_be_are_refused() -> Result<()> {
         );
         assert_refused(case, result)?;
     }
-    // More regions counted than are there, and more than there may be.
+    // A count of more regions than the payload has, and of more than are permitted.
     for count in [2u64, 33, 1 << 20, u64::from(u32::MAX)] {
         let peer = negotiated(&fixture)?;
         let file = shared(16 * page)?;
@@ -117,7 +117,7 @@ fn memory_that_is_cut_off_in_use_costs_the_guest_its_rings() -> Result<()> {
         request_queues: 2,
         ..Setup::default()
     };
-    // The far half of memory: rings and buffers of the driver lie in the near one.
+    // The upper half of memory: the driver's rings and buffers are in the lower half.
     let half = setup.memory / 2;
     for case in ["request", "reply", "rings"] {
         let mut guest = fixture.guest(&setup)?;
@@ -183,8 +183,8 @@ fn memory_that_is_taken_away_under_running_rings_stops_them() -> Result<()> {
     fixture.survive(&["a ring is stopped"])
 }
 
-/// The rings' threads must not get at a memory table before it has been looked at: this one's file
-/// has no pages.
+/// The rings' threads must not use a memory table before the daemon has checked it. The file of
+/// this one has no pages.
 #[test]
 fn a_table_over_an_empty_file_hurts_nobody_while_its_ring_is_kicked() -> Result<()> {
     let fixture = Fixture::new(&[])?;
@@ -197,7 +197,7 @@ fn a_table_over_an_empty_file_hurts_nobody_while_its_ring_is_kicked() -> Result<
         let answer = std::thread::scope(|scope| {
             scope.spawn(|| {
                 while kicking.load(Ordering::Relaxed) {
-                    // The daemon may have closed its end already.
+                    // The daemon may have closed the connection already.
                     let _ = rustix::io::write(&kick, &1u64.to_ne_bytes());
                 }
             });

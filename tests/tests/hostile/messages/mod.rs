@@ -17,7 +17,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use self::framing::REQUESTS;
 
-/// How long the daemon may take to declare a ring broken.
+/// Limit for the daemon to report a broken ring.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A shared file of `len` bytes.
@@ -27,7 +27,7 @@ fn shared(len: u64) -> Result<OwnedFd> {
     Ok(file)
 }
 
-/// A peer that has agreed on features, REPLY_ACK among them, and has set nothing up.
+/// A peer that has negotiated features, REPLY_ACK among them, and nothing else.
 fn negotiated(fixture: &Fixture) -> Result<Peer> {
     let mut peer = Peer::connect(fixture.socket())?;
     peer.tell(message::SET_OWNER, &[], &[])?;
@@ -39,7 +39,7 @@ fn negotiated(fixture: &Fixture) -> Result<Peer> {
     Ok(peer)
 }
 
-/// The daemon refuses with an error, or drops the connection; nothing else will do.
+/// Fails unless the daemon replies with an error or closes the connection.
 fn assert_refused(case: &str, result: gangplank_tests::driver::Result<()>) -> Result<()> {
     match result {
         Err(Error::Refused { .. } | Error::HungUp(_)) => Ok(()),

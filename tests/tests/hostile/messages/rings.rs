@@ -78,7 +78,7 @@ fn ring_setups_that_cannot_be_are_refused() -> Result<()> {
         )?;
         let refused = peer.tell(request, &payload, &[]);
         if request == message::SET_VRING_NUM && refused.is_ok() {
-            // A size that is no power of two is refused with the ring's addresses.
+            // A size that is no power of two is refused together with the ring's addresses.
             let addresses = ring_addresses(1, at, at + 0x10_000, at + 0x20_000, 0);
             let refused = peer.tell(message::SET_VRING_ADDR, &addresses, &[]);
             assert_refused(&case, refused)?;
@@ -100,7 +100,7 @@ fn ring_setups_that_cannot_be_are_refused() -> Result<()> {
     fixture.survive(&[])
 }
 
-/// A guest whose ring 1 has been given `kick` or `call` for a descriptor; ring 2 must go on.
+/// A guest whose ring 1 has an odd `kick` or `call` descriptor. Ring 2 must continue.
 fn with_odd_descriptor(fixture: &Fixture, request: u32, descriptor: OwnedFd) -> Result<()> {
     let setup = Setup {
         request_queues: 2,
@@ -122,7 +122,7 @@ fn with_odd_descriptor(fixture: &Fixture, request: u32, descriptor: OwnedFd) -> 
                     .getattr(NodeId::ROOT, None)
                     .with_context(|| described.clone())?;
             }
-            // Whether ring 1 was served at all depends on the descriptor; nobody has to be told.
+            // Ring 1 may or may not be served, depending on the descriptor.
             guest.is_finished(&ticket)?;
             guest
                 .stop_ring(1)
@@ -149,7 +149,7 @@ fn kick_and_call_descriptors_of_any_kind_hurt_nobody() -> Result<()> {
         drop(far);
         let (full_reader, full) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         while rustix::io::write(&full, &[0; 4096]).is_ok() {}
-        // Both ends share the flag: this one blocks whoever does not take care.
+        // Both ends share the flag: this descriptor blocks a careless reader.
         rustix::fs::fcntl_setfl(&full, rustix::fs::OFlags::empty())?;
         for descriptor in [
             closed_reader,
@@ -179,7 +179,7 @@ fn ticks(pid: u32) -> Result<u64> {
         .unwrap_or_default()
         .split(' ')
         .collect();
-    // utime and stime are fields 14 and 15, and the third is the first here.
+    // utime and stime are fields 14 and 15. The first field here is the third.
     let field =
         |index: usize| -> Result<u64> { Ok(fields.get(index).context("a field")?.parse()?) };
     Ok(field(11)? + field(12)?)
@@ -196,7 +196,7 @@ fn a_kick_descriptor_that_is_always_ready_does_not_burn_a_processor() -> Result<
     for descriptor in [closed, OwnedFd::from(socket)] {
         let guest = fixture.guest(&Setup::default())?;
         guest.stop_ring(1)?;
-        // Refused is as good as served without burning.
+        // The daemon may refuse the descriptor, or serve without polling it.
         let _ = gangplank_tests::driver::start_ring(&guest.peer, &guest.memory, &guest.rings[1]);
         let _ = guest
             .peer

@@ -43,7 +43,7 @@ fn a_length_that_is_not_the_request_s_is_invalid() -> Result<()> {
 fn arguments_cut_anywhere_are_invalid() -> Result<()> {
     with_guest(&["malformed request"], |guest, _| {
         for opcode in Opcode::ALL.iter().filter(|opcode| opcode.expects_reply()) {
-            // These have no argument, or one that may be left out.
+            // These have no argument or an optional one.
             if matches!(opcode, Opcode::Readlink | Opcode::Statfs | Opcode::Destroy) {
                 continue;
             }
@@ -63,11 +63,11 @@ fn random_requests_hurt_nobody() -> Result<()> {
         let len = usize::try_from(random.next() % 200)?;
         let arguments: Vec<u8> = (0..len).map(|_| random.byte()).collect();
         let opcode = u32::try_from(random.next() % 55)?;
-        // Nodes from a small range, so that the root and what was just made are hit.
+        // Node numbers from a small range, which hit the root and new nodes.
         let bytes = request(opcode, random.next() % 6, &arguments);
         let room = usize::try_from(random.next() % 600)?;
         let ticket = guest.submit_bytes(1, unique_in(&bytes), &bytes, room)?;
-        // Whatever the answer is: one has to come.
+        // Any reply will do, but there must be one.
         let answered = guest.finish_within(ticket, LIMIT);
         if let Err(gangplank_tests::driver::Error::Late { .. }) = answered {
             answered.with_context(|| format!("{bytes:?}\n{}", fixture.log()))?;
@@ -77,7 +77,7 @@ fn random_requests_hurt_nobody() -> Result<()> {
     fixture.survive(&[])
 }
 
-/// xorshift64: the same requests each time.
+/// xorshift64, with a fixed seed: the same requests each time.
 struct Random(u64);
 
 impl Random {

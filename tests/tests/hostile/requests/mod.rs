@@ -19,10 +19,10 @@ use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::{Driver, Setup};
 use rustix::io::Errno;
 
-/// How long any of these requests may take: none has a reason to wait.
+/// Limit for each request. None has a reason to wait.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Sends the bytes as a request with 4 KiB of room for the reply; returns the errno of the answer.
+/// Sends the bytes as a request with 4 KiB of room for the reply. Returns the errno of the reply.
 fn send(guest: &mut Driver, request: &[u8]) -> Result<Option<Errno>> {
     let unique = unique_in(request);
     let ticket = guest.submit_bytes(1, unique, request, 4096)?;
@@ -35,8 +35,7 @@ fn send(guest: &mut Driver, request: &[u8]) -> Result<Option<Errno>> {
     }
 }
 
-/// The number that the daemon must answer with: the header's, or none where the header is not
-/// whole.
+/// The number that the reply must have: the header's, or zero for an incomplete header.
 fn unique_in(request: &[u8]) -> Unique {
     let header = request.len() >= size_of::<InHeader>();
     let number = request.get(8..).and_then(|rest| rest.first_chunk());
@@ -47,7 +46,7 @@ fn unique_in(request: &[u8]) -> Unique {
     )
 }
 
-/// A request with a header that is right and any arguments.
+/// A request with a correct header and any arguments.
 fn request(opcode: u32, node: u64, arguments: &[u8]) -> Vec<u8> {
     let len = u32::try_from(40 + arguments.len()).unwrap_or(u32::MAX);
     let mut bytes = Vec::new();
@@ -60,7 +59,7 @@ fn request(opcode: u32, node: u64, arguments: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The errno that an operation is answered with, or none.
+/// The errno of the reply to an operation, if it has one.
 fn errno(
     guest: &mut Driver,
     node: NodeId,
@@ -78,7 +77,7 @@ fn errno(
     }
 }
 
-/// A hostile guest beside a neighbour; the session must still work at the end.
+/// Runs a hostile guest beside a neighbour. The session must still work at the end.
 fn with_guest(told: &[&str], test: impl FnOnce(&mut Driver, &Fixture) -> Result<()>) -> Result<()> {
     let fixture = Fixture::new(&[])?;
     let mut guest = fixture.guest(&Setup::default())?;

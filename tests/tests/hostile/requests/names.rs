@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::{errno, request, send, with_guest};
 
-/// Every operation that takes a name, with this one.
+/// Every operation with a name, with this one.
 fn all_with_name(name: &CStr) -> Vec<Operation<'_>> {
     let good = c"good";
     vec![
@@ -122,7 +122,7 @@ fn names_that_are_not_one_component_are_refused() -> Result<()> {
     })
 }
 
-/// What there is in and beside the share, apart from the neighbour's.
+/// The names in and beside the share, without the neighbour's.
 fn listing(fixture: &Fixture) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for dir in [fixture.share(), fixture.outside()] {

@@ -29,7 +29,7 @@ fn nodes_that_never_were_are_stale() -> Result<()> {
             u64::MAX,
         ] {
             for operation in all_on_node() {
-                // STATFS of no node is of the whole file system.
+                // STATFS of node 0 is of the whole file system.
                 if number == 0 && matches!(operation, Operation::Statfs) {
                     continue;
                 }
@@ -98,7 +98,7 @@ fn forgotten_nodes_are_stale_and_never_somebody_else() -> Result<()> {
 fn another_session_s_nodes_and_handles_are_not_this_one_s() -> Result<()> {
     with_guest(&[], |guest, fixture| {
         let mut other = fixture.guest(&Setup::default())?;
-        // More of them than this guest has, so that the numbers are not by chance the same.
+        // More files than this guest has, so that the numbers differ.
         let mut theirs = Vec::new();
         for index in 0..50 {
             let name = CString::new(format!("theirs{index}"))?;
@@ -197,7 +197,7 @@ fn handles_that_never_were_are_bad() -> Result<()> {
                     "handle {handle}, {operation:?}: {answer:?}"
                 );
             }
-            // Closing what is not open is an error or nothing at all, but harmless.
+            // Closing a handle that is not open is an error or has no effect.
             let args = ReleaseIn {
                 fh: handle.get(),
                 ..ReleaseIn::default()
@@ -216,7 +216,7 @@ fn handles_that_never_were_are_bad() -> Result<()> {
                 "{operation:?} with a handle of the other kind succeeded"
             );
         }
-        // Another node's handle must not be an invitation to mix the two up.
+        // The daemon must not mix up two nodes because of another node's handle.
         let answer = errno(guest, dir, Operation::Readdir(read(open_dir)), &[], 4096)?;
         ensure!(
             answer.is_none(),
@@ -250,7 +250,7 @@ fn forgetting_too_much_is_harmless() -> Result<()> {
         guest
             .lookup(NodeId::ROOT, c"good")
             .context("after all was forgotten")?;
-        // Counts that no bytes stand behind.
+        // Counts without the bytes for them.
         for count in [1u32, 1000, 0x1000_0000, u32::MAX] {
             let mut arguments = count.to_le_bytes().to_vec();
             arguments.extend_from_slice(&[0; 4]);
@@ -263,7 +263,7 @@ fn forgetting_too_much_is_harmless() -> Result<()> {
         let forget = request(Opcode::Forget as u32, 99, &7u64.to_le_bytes());
         ensure!(forget.len() == 40 + size_of::<ForgetIn>());
         let ticket = guest.submit_bytes(0, unique_in(&forget), &forget, 64)?;
-        // With room the daemon may answer or not; it has to give the chain back.
+        // With room the daemon may reply or not, but it has to return the chain.
         let _ = guest.finish_within(ticket, LIMIT);
         Ok(())
     })

@@ -107,8 +107,8 @@ fn opening_what_blocks_does_not_block() -> Result<()> {
             let payload = guest.call(NodeId::ROOT, Operation::Mknod { args, name }, &[], 512)?;
             let node = NodeId::new(reply::decode_entry(&payload)?.nodeid);
             for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR] {
-                // A guest's kernel opens these itself: success would do no good, but waiting for a
-                // peer would do harm.
+                // A guest's kernel opens these itself. The daemon may succeed, but must not wait
+                // for a peer.
                 errno(
                     guest,
                     node,
@@ -166,7 +166,7 @@ fn many_open_files_run_into_a_limit_and_not_into_the_neighbour() -> Result<()> {
     );
     let mut fixture = fixture;
     fixture.neighbour_goes_on()?;
-    // Somebody else can still come.
+    // Another guest can still connect.
     fixture
         .guest(&Setup::default())?
         .getattr(NodeId::ROOT, None)?;

@@ -57,7 +57,7 @@ fn before_init_and_after_destroy_nothing_works() -> Result<()> {
         answer == Some(Errno::BADF),
         "a handle of the session before: {answer:?}"
     );
-    // INIT again, without DESTROY: a guest that was reset.
+    // INIT again without DESTROY, as from a guest that was reset.
     guest.init()?;
     let answer = errno(
         &mut guest,

@@ -56,7 +56,7 @@ fn counts_of_4_gib_give_what_there_is_room_for() -> Result<()> {
                 4096,
             )?;
             errno(guest, node, Operation::Listxattr(args), &[], 4096)?;
-            // Sizes that no bytes stand behind.
+            // Sizes without the bytes for them.
             let write = WriteIn {
                 fh: file.get(),
                 size,
@@ -172,8 +172,8 @@ fn offsets_at_the_end_of_the_world_are_errors_or_empty() -> Result<()> {
                     b""
                 };
                 let answer = errno(guest, node, operation, data, 512)?;
-                // A file system may hold a file of 2^63 - 1 bytes, as tmpfs does: nothing is wrong
-                // with that.
+                // A file of 2^63 - 1 bytes is correct on a file system that supports it, such as
+                // tmpfs.
                 if !matches!(operation, Operation::Setattr(_)) || offset > max {
                     ensure!(answer.is_some(), "{operation:?} succeeded");
                 }

@@ -11,23 +11,23 @@ use super::{Device, FORGETS, HIPRIO, LIMIT};
 use crate::bench_queue::{DESCRIPTOR_LEN, Segment};
 use crate::memory::PAGE;
 
-/// Most bytes of an answer beside file data.
+/// Limit of a reply's bytes beside file data.
 pub(crate) const ANSWER: usize = 256;
 
-/// What a request of one kind looks like in memory.
+/// The layout of one kind of request in memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestKind<'a> {
-    /// A request of that kind. All of the kind are of the same length.
+    /// A request of that kind. All requests of the kind have the same length.
     pub(crate) sample: Operation<'a>,
-    /// File data behind the request, in bytes.
+    /// Bytes of file data after the request.
     pub(crate) sent: usize,
-    /// Structures behind the answer's header, in bytes.
+    /// Bytes of structures after the reply's header.
     pub(crate) answer: usize,
-    /// Room for file data behind them, in bytes.
+    /// Bytes of room for file data after them.
     pub(crate) received: usize,
 }
 
-/// Where one chain of a kind has its parts.
+/// The offsets of one chain's parts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chain {
     pub(super) request: usize,
@@ -38,11 +38,11 @@ pub(super) struct Chain {
     pub(super) received: usize,
 }
 
-/// What a request was answered with.
+/// The reply to a request.
 pub(crate) struct Answer<'a> {
     /// Zero, or the errno.
     pub(crate) errno: i32,
-    /// The structures behind the header.
+    /// The structures after the header.
     pub(crate) payload: &'a [u8],
     /// Bytes of file data.
     pub(crate) received: usize,
@@ -71,8 +71,8 @@ impl Device {
         Ok(())
     }
 
-    /// Lays out chains for a workload: `flows` of each kind on each request queue. A kind's chain
-    /// of a flow has the head `kind * flows + flow`. Nothing may be in flight.
+    /// Lays out the chains of a workload: `flows` of each kind on each request queue. Flow `f` of
+    /// kind `k` has the head `k * flows + f`. No request may be in flight.
     pub(crate) fn lay_out(
         &mut self,
         request_kinds: &[RequestKind<'_>],
@@ -97,8 +97,8 @@ impl Device {
         Ok(())
     }
 
-    /// As Linux does it: header, arguments and pages each in a descriptor of their own, on both
-    /// sides.
+    /// Lays out a chain as Linux does: header, arguments and pages each have a descriptor of their
+    /// own, in both directions.
     pub(super) fn lay_out_chain(
         &mut self,
         queue: usize,
@@ -107,7 +107,10 @@ impl Device {
     ) -> Result<Chain> {
         let request_len = self.encode(NodeId::ROOT, kind.sample)?;
         let answer_len = size_of::<OutHeader>() + kind.answer;
-        ensure!(answer_len <= ANSWER, "an answer of {answer_len} bytes");
+        ensure!(
+            answer_len <= ANSWER,
+            "a reply of {answer_len} bytes exceeds the limit of {ANSWER}"
+        );
         let chain = Chain {
             request: self.memory.take(request_len, 64)?,
             request_len,
@@ -130,7 +133,7 @@ impl Device {
         push(chain.request, header, false);
         push(chain.request + header, request_len - header, false);
         for (offset, len) in scattered(chain.data, kind.sent) {
-            // Pages that are there, as a guest's are.
+            // Touch the pages, as a guest's are.
             self.memory.write(offset, &vec![0x5a; len]);
             push(offset, len, false);
         }
@@ -148,7 +151,7 @@ impl Device {
         Ok(chain)
     }
 
-    /// Makes a request available on request queue `queue`, without telling the daemon yet.
+    /// Makes a request available on a request queue, without a kick.
     pub(crate) fn ask(
         &mut self,
         queue: usize,
@@ -170,7 +173,7 @@ impl Device {
         Ok(())
     }
 
-    /// Gives back references to a node, without telling the daemon yet.
+    /// Sends FORGET for references to a node, without a kick.
     pub(crate) fn forget(&mut self, node: NodeId, nlookup: u64) -> Result<()> {
         self.reap_forgets()?;
         let deadline = Instant::now() + LIMIT;
@@ -185,7 +188,7 @@ impl Device {
         self.encode(node, Operation::Forget(ForgetIn { nlookup }))?;
         let head = self.free_forgets.pop().context("no free chain")?;
         let chain = self.forgets.get(usize::from(head));
-        let chain = chain.context("a chain for FORGET that there is not")?;
+        let chain = chain.context("the chain of FORGET does not exist")?;
         self.memory.write(chain.request, &self.scratch);
         let queue = self.queues.get_mut(HIPRIO).context("no such queue")?;
         queue.publish(&self.memory, head);
@@ -216,29 +219,30 @@ impl Device {
         }
     }
 
-    /// The next request that came back on queue `queue`: its head.
+    /// The next request that the daemon returned on a queue: its head, and the number of bytes
+    /// written.
     pub(crate) fn take(&mut self, queue: usize) -> Result<Option<(u16, u32)>> {
         let queue = self.queues.get_mut(queue).context("no such queue")?;
         queue.take(&self.memory)
     }
 
-    /// The answer in a chain that came back, of which `written` bytes were written.
+    /// The reply in a returned chain, of which `written` bytes were written.
     pub(crate) fn answer(&mut self, queue: usize, head: u16, written: u32) -> Result<Answer<'_>> {
         let chains = self.chains.get(queue).context("no such queue")?;
         let chain = chains.get(usize::from(head)).context("no such chain")?;
         let written = written as usize;
         ensure!(
             written <= chain.answer_len + chain.received,
-            "{written} bytes are said to be written where there is no room for them"
+            "the daemon claims {written} bytes written, more than the chain has room for"
         );
         let len = written.min(chain.answer_len);
         let bytes = self.answer.get_mut(..len).context("a long answer")?;
         self.memory.read(chain.answer, bytes);
         let (header, payload) = OutHeader::ref_from_prefix(bytes)
-            .map_err(|_| anyhow!("an answer of {written} bytes has no header"))?;
+            .map_err(|_| anyhow!("a reply of {written} bytes has no header"))?;
         ensure!(
             header.len as usize == written,
-            "an answer says it has {} bytes, and {written} were written",
+            "a reply claims {} bytes, and {written} were written",
             header.len
         );
         Ok(Answer {
@@ -248,7 +252,7 @@ impl Device {
         })
     }
 
-    /// Copies the file data of a chain that came back.
+    /// Copies the file data of a returned chain.
     pub(crate) fn data(&self, queue: usize, head: u16, received: usize, into: &mut Vec<u8>) {
         into.clear();
         let chain = self
@@ -267,7 +271,7 @@ impl Device {
     }
 }
 
-/// The pages of `len` bytes at `offset`, in an order in which none lies behind its neighbour, as in
+/// The pages of `len` bytes at `offset`, in an order in which no page follows its neighbour, as in
 /// a guest that has run for a while.
 fn scattered(offset: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
     let pages = len.div_ceil(PAGE);

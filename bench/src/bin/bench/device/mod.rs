@@ -21,38 +21,38 @@ use crate::memory::Memory;
 use chains::Chain;
 pub(crate) use chains::{ANSWER, Answer, RequestKind};
 
-/// Descriptors in each ring: what libvirt gives QEMU.
+/// Descriptors in each ring. libvirt gives QEMU this number.
 const QUEUE_SIZE: u16 = 1024;
 
 /// Memory shared with a daemon, in bytes.
 const SHARED: usize = 64 << 20;
 
-/// The queue for what is not answered.
+/// The high-priority queue. It carries FORGET, which has no reply.
 const HIPRIO: usize = 0;
 
-/// Chains for FORGET.
+/// Chains for FORGET, and so the limit of those in flight.
 const FORGETS: u16 = 512;
 
-/// How long an answer may take.
+/// Limit for a reply.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Room for a request that is made while nothing is timed, in bytes.
+/// Limit of an untimed request, in bytes.
 const SIDE_REQUEST: usize = 4096;
 
-/// How many looks at the rings go between two at the clock and the connection, when waiting busily.
+/// While polling: checks of the rings between two checks of the clock and the connection.
 const LOOKS: u32 = 1024;
 
-/// What an event is of.
+/// Values of epoll's user data: a notification, and the end of the connection.
 const NOTIFIED: u64 = 0;
 
 const GONE: u64 = 1;
 
-/// How the driver waits for answers.
+/// How the driver waits for replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
-    /// Asleep, until the daemon notifies.
+    /// It sleeps until the daemon notifies.
     Asleep,
-    /// Looking all the time.
+    /// It polls the rings.
     Busy,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Device {
     memory: Memory,
     queues: Vec<BenchQueue>,
     epoll: Epoll,
-    /// Open as long as it is waited on.
+    /// epoll watches this descriptor, so it stays open.
     _hang_up: OwnedFd,
     waiting: Waiting,
     dialect: Dialect,
@@ -70,17 +70,17 @@ pub(crate) struct Device {
     forgets: Vec<Chain>,
     free_forgets: Vec<u16>,
     side: Chain,
-    /// Where a workload's chains begin.
+    /// Offset in the memory where a workload's chains begin.
     mark: usize,
     /// The chains of each request queue, by head.
     chains: Vec<Vec<Chain>>,
-    /// A request's bytes while they are put together.
+    /// The bytes of the request that is being encoded.
     scratch: Vec<u8>,
     answer: [u8; ANSWER],
 }
 
 impl Device {
-    /// Connects to the daemon at `socket`, with as many request queues, and opens a session.
+    /// Connects to the daemon at `socket`, sets up `queues` request queues, and opens a session.
     pub(crate) fn open(socket: &Path, queues: usize, waiting: Waiting) -> Result<Self> {
         let stream = connect(socket)?;
         let messages = Socket::from_stream(stream, socket, Deadlines::default().answer)?;
@@ -105,9 +105,9 @@ impl Device {
         let setups: Vec<_> = queues.iter().map(BenchQueue::setup).collect();
         connection.start(features, &[memory.region()], &setups)?;
 
-        let epoll = Epoll::new().context("making what a driver waits on")?;
+        let epoll = Epoll::new().context("making an epoll instance")?;
         for queue in &queues {
-            // By edges, so that what was notified needs no reading.
+            // Edge-triggered, so that no one has to read the eventfd.
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
             let event = EpollEvent::new(events, NOTIFIED);
             epoll.ctl(ControlOperation::Add, queue.call().as_raw_fd(), event)?;
@@ -138,12 +138,12 @@ impl Device {
         Ok(device)
     }
 
-    /// How many request queues there are.
+    /// The number of request queues.
     pub(crate) fn queues(&self) -> usize {
         self.queues.len() - 1
     }
 
-    /// Tells the daemon of everything made available, queue by queue, where it wants to be told.
+    /// Kicks each queue with new chains, unless the daemon needs no kick.
     pub(crate) fn kick(&mut self) -> Result<()> {
         for queue in &mut self.queues {
             queue.kick(&self.memory)?;
@@ -151,7 +151,7 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until something may have come back on a request queue.
+    /// Waits until the daemon may have returned a chain on a request queue.
     pub(crate) fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         if self.waiting == Waiting::Busy {
@@ -163,7 +163,7 @@ impl Device {
                     std::hint::spin_loop();
                 }
                 self.look(Duration::ZERO)?;
-                ensure!(Instant::now() < deadline, "no answer within {LIMIT:?}");
+                ensure!(Instant::now() < deadline, "no reply within {LIMIT:?}");
             }
         }
         let mut come = false;
@@ -183,11 +183,11 @@ impl Device {
     fn sleep(&self, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         let woken = self.look(left)?;
-        ensure!(woken, "no answer within {LIMIT:?}");
+        ensure!(woken, "no reply within {LIMIT:?}");
         Ok(())
     }
 
-    /// Whether something was notified within `limit`.
+    /// Whether a notification came within `limit`.
     fn look(&self, limit: Duration) -> Result<bool> {
         let mut events = [EpollEvent::default(); 4];
         let milliseconds = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
@@ -197,18 +197,21 @@ impl Device {
             Err(error) => return Err(error).context("waiting for a daemon"),
         };
         let gone = events.iter().take(count).any(|event| event.data() == GONE);
-        ensure!(!gone, "the daemon has gone");
+        ensure!(!gone, "the daemon closed the connection");
         Ok(count != 0)
     }
 }
 
-/// Connects; a socket may be there a moment before anybody listens on it.
+/// Connects. The socket's file can exist a moment before the daemon listens on it.
 fn connect(socket: &Path) -> Result<UnixStream> {
     let deadline = Instant::now() + LIMIT;
     loop {
         match UnixStream::connect(socket) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                ensure!(Instant::now() < deadline, "nobody listens within {LIMIT:?}");
+                ensure!(
+                    Instant::now() < deadline,
+                    "no daemon listens on the socket within {LIMIT:?}"
+                );
                 std::thread::sleep(Duration::from_micros(200));
             }
             connected => return connected.context("connecting to a daemon"),

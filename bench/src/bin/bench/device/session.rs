@@ -24,7 +24,7 @@ impl Device {
         Ok(())
     }
 
-    /// What a guest with Linux 6.12 offers, without what would have it ask less.
+    /// Sends INIT with what Linux 6.12 offers, except flags by which it would send fewer requests.
     pub(super) fn init(&mut self) -> Result<()> {
         let mut asked = InitIn {
             major: KERNEL_VERSION,
@@ -63,7 +63,7 @@ impl Device {
         Ok(())
     }
 
-    /// Encodes a request into `scratch`; its length.
+    /// Encodes a request into `scratch`. Returns its length.
     pub(super) fn encode(&mut self, node: NodeId, operation: Operation<'_>) -> Result<usize> {
         self.unique += 2;
         let header = RequestHeader {
@@ -77,7 +77,7 @@ impl Device {
         Ok(self.scratch.len())
     }
 
-    /// Makes a request while nothing is timed or in flight, and returns the answer's structures.
+    /// Makes an untimed request while no other is in flight. Returns the reply's structures.
     pub(crate) fn call(&mut self, node: NodeId, operation: Operation<'_>) -> Result<Vec<u8>> {
         const HEAD: u16 = QUEUE_SIZE - 1;
         let opcode = operation.opcode();
@@ -109,7 +109,7 @@ impl Device {
         }
     }
 
-    /// Looks a name up.
+    /// Looks up a name.
     pub(crate) fn lookup(&mut self, parent: NodeId, name: &std::ffi::CStr) -> Result<NodeId> {
         let answer = self
             .call(parent, Operation::Lookup { name })
@@ -117,7 +117,7 @@ impl Device {
         Ok(NodeId::new(decode_entry(&answer)?.nodeid))
     }
 
-    /// Opens a file, or a directory with `O_DIRECTORY`; its handle.
+    /// Opens a file, or a directory if the flags have `O_DIRECTORY`. Returns the handle.
     pub(crate) fn open_file(&mut self, node: NodeId, flags: u32) -> Result<u64> {
         let directory = rustix::fs::OFlags::DIRECTORY.bits();
         let args = OpenIn {

@@ -1,4 +1,4 @@
-//! What a run is reported as: tables for people, JSON for machines, a drawing.
+//! The report of a run: Markdown tables, JSON, and a chart.
 
 mod svg;
 mod text;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::footprint::Footprint;
 use crate::score::Table;
 
-/// What is measured by itself.
+/// A part of a run with a report of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Daemons side by side.
@@ -24,7 +24,7 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    /// What stands before its results in a document.
+    /// The mark before its results in a document.
     const fn mark(self) -> &'static str {
         match self {
             Self::Daemons => "<!-- results: scripts/bench --document puts them here -->",
@@ -32,7 +32,7 @@ impl Part {
         }
     }
 
-    /// Where its numbers go if everything's are wanted at `path`.
+    /// The file of its numbers, if `path` is the file of the whole run.
     fn file(self, path: &Path) -> PathBuf {
         match self {
             Self::Daemons => path.to_owned(),
@@ -41,7 +41,7 @@ impl Part {
     }
 }
 
-/// All that a part of a run came to.
+/// The results of a part of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     #[serde(skip)]
@@ -50,13 +50,13 @@ pub(crate) struct Report {
     daemons: Vec<Daemon>,
     rounds: usize,
     round_ms: u128,
-    /// What was left out, and why.
+    /// What was omitted, and why.
     pub(crate) notes: Vec<String>,
-    /// Each workload.
+    /// The results by workload.
     pub(crate) tables: Vec<Table>,
-    /// Each daemon.
+    /// The footprints by daemon.
     pub(crate) footprints: Vec<Footprint>,
-    /// What was printed.
+    /// The printed text.
     #[serde(skip)]
     text: String,
 }
@@ -68,8 +68,7 @@ struct Daemon {
 }
 
 impl Report {
-    /// An empty one of this machine, with what is measured by name and command line, or what else
-    /// says what it is.
+    /// An empty report of this machine. `daemons` has the names and command lines, or descriptions.
     pub(crate) fn new(
         part: Part,
         daemons: impl Iterator<Item = (String, String)>,
@@ -90,13 +89,13 @@ impl Report {
         }
     }
 
-    /// Takes the workloads of one match, and prints them.
+    /// Adds and prints the workloads of one comparison.
     pub(crate) fn add_tables(&mut self, title: &str, tables: Vec<Table>) {
         self.print(&text::tables(title, &tables));
         self.tables.extend(tables);
     }
 
-    /// Takes what daemons take beside time, and prints it.
+    /// Adds and prints footprints.
     pub(crate) fn add_footprints(&mut self, footprints: Vec<Footprint>) {
         self.print(&text::footprints(&footprints));
         self.footprints.extend(footprints);
@@ -107,7 +106,7 @@ impl Report {
         self.text += text;
     }
 
-    /// That every daemon has every number: none is missing, none is nonsense.
+    /// Fails unless every daemon has every number, and each is finite and positive.
     pub(crate) fn check(&self) -> Result<()> {
         for table in &self.tables {
             let missing = || format!("{} has no numbers", table.workload);
@@ -145,15 +144,15 @@ impl Report {
         Ok(())
     }
 
-    /// Writes everything as JSON.
+    /// Writes the report as JSON.
     pub(crate) fn write_json(&self, path: &Path) -> Result<()> {
         let path = self.part.file(path);
         let text = serde_json::to_string_pretty(self)?;
         fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Puts what was printed into the document at `path`, in the place of what was there, and the
-    /// drawing beside it.
+    /// Writes the printed text into the document at `path`, in place of the previous text, and the
+    /// chart beside it.
     pub(crate) fn write_document(&self, path: &Path) -> Result<()> {
         let told = format!(
             "{}; medians of {} interleaved rounds of {} ms.\n{}",
@@ -163,7 +162,7 @@ impl Report {
         self.write_svg(&path.with_extension("svg"))
     }
 
-    /// Draws the rates.
+    /// Writes the chart of the rates.
     pub(crate) fn write_svg(&self, path: &Path) -> Result<()> {
         let path = self.part.file(path);
         fs::write(&path, svg::draw(&self.tables))

@@ -1,11 +1,11 @@
-//! What is drawn: each daemon's rate, beside the host's own in words.
+//! The chart: each daemon's rate as a bar, the host's own rate as text.
 
 use gangplank_bench::bar_chart::{self, Bar, Group};
 
 use super::text::rate;
 use crate::score::{DIRECT, Table};
 
-/// Draws all workloads, those of each match under a heading.
+/// Draws all workloads, those of each comparison under a heading.
 pub(super) fn draw(tables: &[Table]) -> String {
     let groups: Vec<Group> = tables.iter().map(group).collect();
     bar_chart::draw(

@@ -1,14 +1,14 @@
-//! Tables for people, in Markdown as documents have it.
+//! Markdown tables.
 
 use std::fmt::Write;
 
 use crate::footprint::Footprint;
 use crate::score::{DIRECT, Score, Table};
 
-/// The workloads of one match.
+/// The workloads of one comparison.
 pub(super) fn tables(title: &str, tables: &[Table]) -> String {
     let mut text = format!("\n{title}\n\n");
-    // What is not direct, and comes first, is what the others are compared with.
+    // The first daemon after the direct calls is compared with the others.
     let first = tables.iter().find_map(first).map(|first| &*first.name);
     let _ = writeln!(
         text,
@@ -25,7 +25,7 @@ pub(super) fn tables(title: &str, tables: &[Table]) -> String {
     text
 }
 
-/// What daemons take beside time.
+/// The footprints of daemons.
 pub(super) fn footprints(footprints: &[Footprint]) -> String {
     let mut text = String::from(
         "\nbeside requests\n\n\
@@ -92,7 +92,7 @@ fn line(table: &Table, score: &Score) -> String {
     )
 }
 
-/// A rate with its unit: thousands, megabytes or gigabytes.
+/// A rate with its unit, in thousands, megabytes or gigabytes.
 pub(super) fn rate(rate: f64, unit: &str) -> String {
     if unit == "bytes" && rate < 1e8 {
         format!("{:.1} MB/s", rate / 1e6)

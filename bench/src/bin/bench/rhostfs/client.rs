@@ -1,4 +1,4 @@
-//! By an endpoint that asks the rhostfs server, as the protocol has it and nothing else.
+//! Access by an endpoint that calls the rhostfs server with protocol messages only.
 
 use std::sync::Arc;
 use std::thread;
@@ -13,24 +13,24 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{FileAccess, whole};
 use crate::tree::LARGE_LEN;
 
-/// How long an answer may take, and the server to be there.
+/// Limit for a reply, and for the server to appear.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The calls' numbers.
+/// Numbers of the calls.
 const OPEN: i32 = 5;
 const FSTAT64: i32 = 197;
 const PREAD64: i32 = 180;
 const PWRITE64: i32 = 181;
 
-/// i386's.
+/// Flags of open(2) on i386.
 const O_RDWR: i32 = 2;
 
-/// A file by its handle at the server.
+/// A file, by its handle at the server.
 pub(super) struct Client {
     endpoint: Arc<dyn BoundEndpoint>,
     server: Endpoint,
     handle: i32,
-    /// Ends with its endpoints.
+    /// It must outlive its endpoints.
     _carrier: Box<dyn Carrier>,
 }
 
@@ -72,7 +72,7 @@ impl Client {
         Ok(answer.kind)
     }
 
-    /// Reads or writes `size` bytes of what is lent at `address`.
+    /// Reads or writes `size` bytes of the shared buffer at `address`.
     fn transfer(
         &self,
         kind: i32,
@@ -93,7 +93,7 @@ impl Client {
     }
 }
 
-/// Tries again until `deadline`.
+/// Repeats `attempt` until it succeeds or `deadline` passes.
 fn until<T>(deadline: Instant, attempt: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {

@@ -1,4 +1,4 @@
-//! By the driver that the rhostfs server has, too: virtio-fs without a guest.
+//! Access by the driver that the rhostfs server uses: virtio-fs without a guest.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use gangplank_fuse::{Handle, NodeId, OpenIn};
 
 use super::{FileAccess, whole};
 
-/// A file by its node and handle.
+/// A file, by its node and handle.
 pub(super) struct Driven {
     session: Session,
     node: NodeId,

@@ -1,4 +1,4 @@
-//! By system calls on a file: the host's own, or one in a mount.
+//! Access by system calls on a file of the host, or on one in a mount.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -12,16 +12,16 @@ use super::{FileAccess, shown};
 /// The file.
 pub(super) struct Files {
     buffered: File,
-    /// For transfers of pages, which are to reach the mount one by one; none where there is nothing
-    /// between us and the host.
+    /// The file with `O_DIRECT`, for transfers of single pages through a mount. `None` for files of
+    /// the host.
     pages: Option<File>,
 }
 
-/// What the kernel keeps of a file is in pages of this size.
+/// Size of a page of the kernel's cache.
 const PAGE: usize = 4096;
 
 impl Files {
-    /// The host's own.
+    /// Opens a file of the host.
     pub(super) fn on_host(path: &Path) -> Result<Self> {
         Ok(Self {
             buffered: open(path, OFlags::empty())?,
@@ -29,7 +29,7 @@ impl Files {
         })
     }
 
-    /// One in a mount.
+    /// Opens a file in a mount.
     pub(super) fn in_mount(path: &Path) -> Result<Self> {
         Ok(Self {
             buffered: open(path, OFlags::empty())?,

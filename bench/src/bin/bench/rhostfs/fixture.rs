@@ -1,4 +1,4 @@
-//! All that runs at once: a daemon, servers by each carrier, their clients and their mounts.
+//! A daemon, servers by each carrier, their clients and their mounts, all running at once.
 
 use std::fs;
 use std::path::Path;
@@ -19,18 +19,18 @@ use super::driver::Driven;
 use super::files::Files;
 use crate::tree::{LARGE, LARGE_LEN};
 
-/// The server's endpoint, and the client's.
+/// The endpoints of the server and of the client.
 const SERVER: Endpoint = Endpoint::from_raw(1);
 const CLIENT: Endpoint = Endpoint::from_raw(11);
 
-/// First of the ports of nodes; runs at the same time have others.
+/// First port of the nodes. Runs at the same time use others.
 const PORTS: u16 = 15_000;
 /// Ports of a server's node and its client's.
 const PORTS_EACH: u16 = 64;
 
-/// The daemons, and what they are made of.
+/// The measured routes, and what they run on.
 pub(crate) struct Fixture {
-    /// Dropped first: they have files open in the mounts.
+    /// The routes. They drop first, because they have files open in the mounts.
     daemons: Vec<Route>,
     _mounts: Vec<Mount>,
     _servers: Vec<Server>,
@@ -40,7 +40,7 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// Starts everything on a share in `ram`; `missing` is told what is left out.
+    /// Starts everything on a share in `ram`. Calls `missing` for each omitted route.
     pub(crate) fn start(ram: &Path, mut missing: impl FnMut(&str)) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-bench-")
@@ -115,7 +115,7 @@ impl Fixture {
             }
             servers.push(far);
         } else {
-            missing("rhostfs is not mounted: that takes root and /dev/fuse");
+            missing("rhostfs is not mounted, because that needs root and /dev/fuse");
         }
         Ok(Self {
             daemons,
@@ -127,19 +127,20 @@ impl Fixture {
         })
     }
 
-    /// The ways, to be used one at a time.
+    /// The routes, to be used one at a time.
     pub(super) fn daemons(&mut self) -> &mut [Route] {
         &mut self.daemons
     }
 
-    /// What each is called, and what it is.
+    /// The name and description of each route.
     pub(crate) fn names(&self) -> impl Iterator<Item = (String, String)> {
         let names = self.daemons.iter().map(|it| it.name);
         names.map(|name| (name.to_owned(), meaning(name).to_owned()))
     }
 }
 
-/// This process as the node that the mount otherwise is, with the server's at `ports`.
+/// The configuration of this process as a node, in place of a mount, with the server's node at
+/// `ports`.
 fn node_config(ports: u16) -> Result<NodeConfig> {
     let id = |number: u8| NodeId::new(number.into()).context("a node's number");
     let mut peer = PeerConfig::new(id(SERVER_NODE)?, "127.0.0.1");

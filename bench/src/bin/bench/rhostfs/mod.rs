@@ -1,4 +1,5 @@
-//! rhostfs beside virtio-fs: the same work by each way from a program to the share's files.
+//! Measures rhostfs beside virtio-fs: the same work by each route from a program to the share's
+//! files.
 //!
 //! ```text
 //!   direct         program ─────────────────────────────────────────────── files
@@ -26,9 +27,9 @@ use crate::{Clock, workload};
 
 pub(crate) use fixture::Fixture;
 
-/// What a program can do with one file of [`crate::tree::LARGE_LEN`] bytes.
+/// Access to one file of [`crate::tree::LARGE_LEN`] bytes.
 trait FileAccess {
-    /// Asks for its attributes.
+    /// Reads its attributes.
     fn look(&mut self) -> Result<()>;
 
     /// Reads from `at` until `into` is full.
@@ -37,20 +38,20 @@ trait FileAccess {
     /// Writes all of `from` at `at`.
     fn write(&mut self, at: u64, from: &[u8]) -> Result<()>;
 
-    /// Forgets what it has kept of the file's data.
+    /// Drops cached data of the file.
     fn forget(&mut self) -> Result<()> {
         Ok(())
     }
 }
 
-/// A way, what it is called, and whose processor time it takes beside this process's.
+/// A route with its name, and the processes whose processor time counts beside this one's.
 struct Route {
     name: &'static str,
     access: Box<dyn FileAccess>,
     processes: Vec<u32>,
 }
 
-/// Work to be done, one after another.
+/// A measured job.
 #[derive(Clone, Copy, Debug)]
 struct Job {
     name: &'static str,
@@ -63,8 +64,7 @@ enum Task {
     Transfer(Direction, usize, Order),
 }
 
-/// A page is what the original client asks for, a megabyte the most that the protocol's copies
-/// carry.
+/// The original client transfers pages; a megabyte is the limit of the protocol's copies.
 const JOBS: [Job; 6] = [
     job("getattr", Task::Look),
     transfer("random-read-4k", Direction::Read, 4096, Order::Random),
@@ -82,14 +82,14 @@ const fn transfer(name: &'static str, direction: Direction, size: usize, order: 
     job(name, Task::Transfer(direction, size, order))
 }
 
-/// How long each run is warmed up before anything counts, as a part of its time.
+/// Warm-up before anything counts, as a fraction (1/8) of the run's time.
 const WARM_UP: u32 = 8;
 
-/// What the tables are about.
+/// Title of the tables.
 pub(crate) const TITLE: &str =
     "rhostfs beside virtio-fs, one operation after another, all processes on all processors";
 
-/// Does every job that is asked for by every way in `fixture`, in turn.
+/// Measures every chosen job by every route of `fixture`, in turn.
 pub(crate) fn tables(fixture: &mut Fixture, args: &Args) -> Result<Vec<Table>> {
     let is_known = |name: &str| JOBS.iter().any(|job| job.name == name);
     let asked = JOBS.iter().filter(|job| args.names(job.name, is_known));
@@ -169,13 +169,13 @@ fn repeat(
     })
 }
 
-/// Makes sure that `moved` of `size` bytes are all.
+/// Fails unless all `size` bytes were moved.
 fn whole(moved: usize, size: usize) -> Result<()> {
     ensure!(moved == size, "{moved} of {size} bytes moved");
     Ok(())
 }
 
-/// A path for people.
+/// A path as text.
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }

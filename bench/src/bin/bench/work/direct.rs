@@ -1,4 +1,4 @@
-//! The same work by system calls of this process: what the host itself can do.
+//! The same work by system calls of this process, as the limit that the host sets.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use super::{Direction, Order, Sort, Work};
 use crate::tree::{LARGE, MADE, MANY, MANY_FILES, SMALL, SMALL_FILES, SMALL_LEN, names, numbered};
 use crate::workload::{LATENCIES, LONGEST, Run};
 
-/// Does `work` in the directory `share` for `time`. `at` is told when counting begins and ends.
+/// Does `work` in the directory `share` for `time`. Calls `at` when counting begins and ends.
 pub(crate) fn run(
     work: Work,
     share: &Path,
@@ -42,7 +42,10 @@ pub(crate) fn run(
             timed.repeat(1, || {
                 let name = turn.next().context("no name")?;
                 match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(_) => ensure!(sort != Sort::Missing, "what is missing was found"),
+                    Ok(_) => ensure!(
+                        sort != Sort::Missing,
+                        "a name that does not exist was found"
+                    ),
                     Err(Errno::NOENT) if sort == Sort::Missing => {}
                     Err(errno) => return Err(errno.into()),
                 }
@@ -129,17 +132,17 @@ fn transfer(
     })
 }
 
-/// Something that is done for a time.
+/// Work that is repeated for a time.
 pub(crate) struct Timed<'a> {
-    /// How long.
+    /// The duration.
     pub(crate) time: Duration,
-    /// Told when counting begins and ends.
+    /// Called when counting begins and ends.
     pub(crate) at: &'a mut dyn FnMut() -> Result<()>,
 }
 
 impl Timed<'_> {
-    /// Repeats an operation that counts for `units` until the time is over or it says that it was
-    /// the last.
+    /// Repeats an operation that counts for `units` until the time is over or it returns that it
+    /// was the last.
     pub(crate) fn repeat(
         self,
         units: u64,

@@ -23,7 +23,7 @@ pub(super) struct Listing {
     /// Whether each pass finds files that the daemon does not know.
     new: bool,
     node: NodeId,
-    /// References to each node that are still to be given back.
+    /// References to each node that FORGET has not returned yet.
     kept: HashMap<u64, u64>,
     flows: Vec<Pass>,
 }

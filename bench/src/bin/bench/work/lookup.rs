@@ -13,14 +13,14 @@ use crate::workload::{Forgets, Next, Reply, Workload, succeeded};
 /// ENOENT.
 const NO_ENTRY: i32 = 2;
 
-/// What kind of names.
+/// The kind of the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sort {
-    /// Of files that the daemon knows.
+    /// Names of files that the daemon knows.
     Known,
-    /// Of files that it does not know; each is forgotten again.
+    /// Names of files that the daemon does not know. Each is forgotten again.
     New,
-    /// Of nothing.
+    /// Names that do not exist.
     Missing,
 }
 
@@ -90,7 +90,10 @@ impl Workload for Lookup {
     fn answered(&mut self, flow: usize, reply: &Reply<'_>, forgets: &mut Forgets) -> Result<Next> {
         if self.sort == Sort::Missing {
             let errno = reply.answer.errno;
-            ensure!(errno == NO_ENTRY, "looking nothing up gives errno {errno}");
+            ensure!(
+                errno == NO_ENTRY,
+                "LOOKUP of a missing name gives errno {errno}"
+            );
             return Ok(Next::Done);
         }
         succeeded(reply)?;
@@ -100,7 +103,7 @@ impl Workload for Lookup {
             _ => {
                 let name = self.flows.get(flow).copied().unwrap_or_default();
                 let known = self.known.get_mut(name).context("a name that is not one")?;
-                ensure!(known.0 == node, "the same file is two nodes");
+                ensure!(known.0 == node, "one file has two node IDs");
                 known.1 += 1;
             }
         }

@@ -1,4 +1,4 @@
-//! What is measured: each workload by name, as requests and as system calls.
+//! The workloads by name, as requests and as system calls.
 
 mod create;
 mod direct;
@@ -20,7 +20,7 @@ pub(crate) use transfer::{Direction, Offsets, Order};
 
 use crate::workload::Workload;
 
-/// Work to be done.
+/// A kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// GETATTR of one file.
@@ -35,28 +35,28 @@ pub(crate) enum Work {
     Create,
     /// OPENDIR, READDIRPLUS of everything, RELEASEDIR.
     Listing {
-        /// Of files that the daemon does not know; they are forgotten again.
+        /// Whether the files are unknown to the daemon. They are forgotten again.
         new: bool,
     },
     /// READ or WRITE of one file.
     Transfer {
-        /// Which.
+        /// The direction.
         direction: Direction,
         /// Bytes of each.
         size: usize,
-        /// Where.
+        /// The order of the offsets.
         order: Order,
     },
 }
 
-/// What one operation is counted in.
+/// The unit of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// Operations.
     Operations,
     /// Directory entries.
     Entries,
-    /// Operations of so many bytes.
+    /// Operations of this many bytes.
     Bytes(usize),
 }
 
@@ -71,12 +71,12 @@ impl Unit {
     }
 }
 
-/// Where the work is done.
+/// The file system of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Medium {
-    /// On a disk's file system.
+    /// A file system on a disk.
     Disk,
-    /// On tmpfs: what is made or written must not be held up by a disk.
+    /// tmpfs, so that no disk delays new files and writes.
     Ram,
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Entry {
     pub(crate) name: &'static str,
     /// What it is.
     pub(crate) work: Work,
-    /// How many of it are in flight.
+    /// Operations in flight.
     pub(crate) depth: usize,
 }
 
@@ -160,7 +160,7 @@ pub(crate) const CATALOGUE: &[Entry] = &[
 ];
 
 impl Entry {
-    /// What its rate is counted in.
+    /// The unit of its rate.
     pub(crate) const fn unit(&self) -> Unit {
         match self.work {
             Work::Listing { .. } => Unit::Entries,
@@ -169,7 +169,7 @@ impl Entry {
         }
     }
 
-    /// Where it is done.
+    /// The file system that it runs on.
     pub(crate) const fn medium(&self) -> Medium {
         match self.work {
             Work::Create
@@ -181,7 +181,7 @@ impl Entry {
         }
     }
 
-    /// It as requests, in a share whose directory on this host is `share`.
+    /// The workload as requests, in a share whose host directory is `share`.
     pub(crate) fn workload(&self, share: &Path) -> Box<dyn Workload> {
         match self.work {
             Work::Getattr => Box::new(getattr::Getattr::default()),
@@ -198,7 +198,7 @@ impl Entry {
         }
     }
 
-    /// Does it by system calls for `time`.
+    /// Does the work by system calls for `time`.
     pub(crate) fn directly(
         &self,
         share: &Path,

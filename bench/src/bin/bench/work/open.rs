@@ -14,7 +14,7 @@ const RELEASE: usize = 1;
 #[derive(Default)]
 pub(super) struct Open {
     node: NodeId,
-    /// The handle each flow has.
+    /// The handle of each flow.
     flows: Vec<u64>,
 }
 
@@ -55,7 +55,7 @@ impl Workload for Open {
     }
 }
 
-/// OPEN's requests.
+/// The kind of OPEN requests.
 pub(super) fn open_kind() -> RequestKind<'static> {
     RequestKind {
         sample: Operation::Open(OpenIn::default()),
@@ -65,7 +65,7 @@ pub(super) fn open_kind() -> RequestKind<'static> {
     }
 }
 
-/// RELEASE's requests.
+/// The kind of RELEASE requests.
 pub(super) fn release_kind() -> RequestKind<'static> {
     RequestKind {
         sample: release(0),

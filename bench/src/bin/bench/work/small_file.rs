@@ -1,5 +1,5 @@
-//! What a program does that looks into many files: LOOKUP, OPEN, READ of 4 KiB, RELEASE, and FORGET
-//! when the guest has no room for it any more.
+//! Looking into many files: LOOKUP, OPEN, READ of 4 KiB, RELEASE, and FORGET as by a guest without
+//! room for more.
 
 use std::ffi::CString;
 
@@ -16,7 +16,7 @@ const LOOKUP: usize = 0;
 const OPEN: usize = 1;
 const READ: usize = 2;
 
-/// Bytes read of each file: all of them.
+/// Bytes read of each file, which are all.
 const LEN: u32 = 4096;
 const _: () = assert!(LEN as usize == SMALL_LEN);
 

@@ -13,7 +13,7 @@ use crate::device::{Device, RequestKind};
 use crate::tree::{LARGE, LARGE_LEN};
 use crate::workload::{Forgets, Next, Reply, Workload, succeeded};
 
-/// Which way data goes.
+/// The direction of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// Out of the file.
@@ -22,24 +22,25 @@ pub(crate) enum Direction {
     Write,
 }
 
-/// Where data is read or written.
+/// The order of the offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// From the beginning to the end, again and again.
+    /// From the beginning to the end, repeatedly.
     Forward,
-    /// From the beginning to the end, once, with nothing in the host's memory before.
+    /// From the beginning to the end, once, with none of the file in the host's cache.
     Cold,
-    /// Anywhere.
+    /// At random.
     Random,
-    /// Anywhere, with nothing in the host's memory before.
+    /// At random, with none of the file in the host's cache.
     ColdRandom,
 }
 
-/// Part of a cold file that is read at random: what comes to memory meanwhile is hardly ever met.
+/// A random pass over a cold file reads 1/16 of it, so that it rarely meets pages that it brought
+/// into the cache.
 const SCATTERED: u64 = 16;
 
 impl Order {
-    /// Whether the file has to be dropped from memory before, and so is gone through only once.
+    /// Whether the file is dropped from the cache first, and so is read only once.
     pub(super) const fn is_cold(self) -> bool {
         matches!(self, Self::Cold | Self::ColdRandom)
     }
@@ -52,7 +53,7 @@ pub(super) struct Transfer {
     file: PathBuf,
     node: NodeId,
     handle: u64,
-    /// Where each flow is.
+    /// The current offset of each flow.
     flows: Vec<u64>,
 }
 
@@ -148,17 +149,17 @@ impl Workload for Transfer {
     }
 }
 
-/// Offsets in the file, one after another.
+/// A sequence of offsets in the file.
 pub(crate) struct Offsets {
     size: u64,
     order: Order,
     done: u64,
-    /// State of a generator of Marsaglia's (xorshift, 2003): the same offsets for everybody.
+    /// State of Marsaglia's xorshift generator (2003), so that every daemon gets the same offsets.
     state: u64,
 }
 
 impl Offsets {
-    /// For transfers of `size` bytes each.
+    /// Offsets for transfers of `size` bytes.
     pub(crate) const fn new(size: usize, order: Order) -> Self {
         Self {
             size: size as u64,
@@ -168,7 +169,7 @@ impl Offsets {
         }
     }
 
-    /// The next.
+    /// The next offset.
     pub(crate) const fn next(&mut self) -> u64 {
         let count = LARGE_LEN / self.size;
         let number = match self.order {
@@ -194,7 +195,7 @@ impl Offsets {
     }
 }
 
-/// Has the host forget a file's data.
+/// Drops a file's data from the host's cache.
 pub(super) fn drop_from_memory(path: &Path) -> Result<()> {
     let file = File::open(path)?;
     file.sync_all()?;

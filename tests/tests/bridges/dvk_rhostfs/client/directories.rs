@@ -8,7 +8,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{Answer, Client, Entry, STACK_1, STACK_2, done, length, nothing, text};
 
 impl Client {
-    /// The handle is in the answer, in a field that held rubbish before.
+    /// The handle is in the reply, in a field that the request left uninitialised.
     pub(crate) fn opendir(&self, name: &str) -> Answer<u32> {
         let name = text(name);
         let mut lent = Lent::new();
@@ -65,7 +65,7 @@ impl Client {
         ))
     }
 
-    /// What one call of getdents does from a position on, with room for `most` entries.
+    /// Calls getdents once from a position, with room for `most` entries.
     pub(crate) fn getdents(&self, name: &str, from: i32, most: usize) -> Answer<Vec<Entry>> {
         let directory = self.opendir(name)?;
         self.seekdir(directory, from)?;

@@ -22,7 +22,7 @@ impl Client {
         Ok(stat)
     }
 
-    /// Opens what is there: the access mode goes where a new file's mode belongs.
+    /// Opens an existing file. The access mode is in the field for a new file's mode.
     pub(crate) fn open(&self, name: &str, access: i32) -> Answer<i32> {
         let arm = M1 {
             i2: 0,

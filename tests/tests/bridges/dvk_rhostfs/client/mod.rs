@@ -13,11 +13,11 @@ use gangplank_dvk::abi::{Arm, Endpoint, M1, M2, Message};
 use gangplank_dvk::endpoint::{BoundEndpoint, Lent};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// How long an answer may take.
+/// Limit for a reply.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// What lies on the client's stack where it puts nothing: numbers that would do harm if they were
-/// believed.
+/// The contents of the client's stack in fields that it does not set: numbers that a server must
+/// not use.
 pub(crate) const STACK_1: M1 = M1 {
     i1: 0x7fbd_4948,
     i2: 0x7fbd_4949,
@@ -36,7 +36,7 @@ pub(crate) const STACK_2: M2 = M2 {
     p1: 0x4849_bc90,
 };
 
-/// A refusal: the errno, positive.
+/// A result, or a positive errno.
 pub(crate) type Answer<T> = Result<T, i32>;
 
 /// A directory's entry as the client sees it.
@@ -58,23 +58,23 @@ impl Client {
         Self { endpoint, server }
     }
 
-    /// Says goodbye, as a process that ends.
+    /// Unbinds, as a process does when it ends.
     pub(crate) fn leave(self) {
         self.endpoint.unbind();
     }
 
-    /// Asks: the answer as it came.
+    /// Sends a request. Returns the unparsed reply.
     pub(crate) fn ask(&self, message: &Message, lent: &mut Lent<'_>) -> Message {
         let answer = self.endpoint.sendrec(self.server, message, lent, LIMIT);
         answer.expect("every request is answered")
     }
 
-    /// Asks without lending anything.
+    /// Sends a request without shared buffers.
     pub(crate) fn call(&self, kind: i32, arm: &impl Arm) -> Answer<i32> {
         result(&self.ask(&Message::new(kind, arm), &mut Lent::new()))
     }
 
-    /// Asks with one name, in the fields of the first shape.
+    /// Sends a request with one name, in the fields of the first shape.
     pub(crate) fn named(&self, kind: i32, name: &[u8], arm: M1) -> Answer<i32> {
         let mut lent = Lent::new();
         let arm = M1 {
@@ -85,7 +85,7 @@ impl Client {
         result(&self.ask(&Message::new(kind, &arm), &mut lent))
     }
 
-    /// Asks with two names.
+    /// Sends a request with two names.
     pub(crate) fn named_twice(&self, kind: i32, first: &str, second: &str) -> Answer<()> {
         let (first, second) = (text(first), text(second));
         let mut lent = Lent::new();
@@ -129,7 +129,7 @@ fn transfer(handle: i32, count: usize, position: u64, buffer: u32) -> M2 {
     }
 }
 
-/// What an answer says.
+/// The result in a reply.
 fn result(answer: &Message) -> Answer<i32> {
     if answer.kind < 0 {
         Err(-answer.kind)
@@ -138,7 +138,7 @@ fn result(answer: &Message) -> Answer<i32> {
     }
 }
 
-/// That an answer says nothing but success.
+/// Fails unless the reply is a plain success or an errno.
 fn done(answer: &Message) -> Answer<()> {
     nothing(result(answer))
 }

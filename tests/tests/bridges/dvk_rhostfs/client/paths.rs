@@ -97,7 +97,7 @@ impl Client {
         self.named_twice(38, old, new)
     }
 
-    /// renameat2 by one of its two numbers; what should be directories is rubbish.
+    /// renameat2 by one of its two numbers. The directory fields are uninitialised.
     pub(crate) fn renameat2(&self, kind: i32, old: &str, new: &str, flags: i32) -> Answer<()> {
         let (old, new) = (text(old), text(new));
         let mut lent = Lent::new();
@@ -112,7 +112,7 @@ impl Client {
         done(&self.ask(&Message::new(kind, &arm), &mut lent))
     }
 
-    /// A length of more than 32 bits is cut, as the client does.
+    /// Truncates to a length, of which the client sends 32 bits.
     pub(crate) fn truncate(&self, name: &str, length_wanted: u64) -> Answer<()> {
         let name = text(name);
         let mut lent = Lent::new();
@@ -165,8 +165,8 @@ impl Client {
         Ok(String::from_utf8(buffer).unwrap())
     }
 
-    /// Reads a link into a buffer of `size` bytes, as a patched client does: what the answer says,
-    /// and the buffer.
+    /// Reads a link into a buffer of `size` bytes, as a patched client does. Returns the result and
+    /// the buffer.
     pub(crate) fn readlink(&self, name: &str, size: usize) -> Answer<(i32, Vec<u8>)> {
         let name = text(name);
         let mut buffer = vec![0xee; size];

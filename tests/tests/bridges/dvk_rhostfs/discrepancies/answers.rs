@@ -1,4 +1,4 @@
-//! That there is an answer to everything.
+//! Every request has a reply.
 
 use std::ffi::CString;
 
@@ -43,7 +43,7 @@ fn d15_and_d16_whatever_is_asked_is_answered() -> Result<()> {
     for kind in [-1, -107, i32::MIN] {
         ensure!(client.call(kind, &STACK_2) == Err(EINVAL), "{kind}");
     }
-    // Nonsense has opened, made and removed nothing.
+    // The invalid requests have opened, made and removed nothing.
     ensure!(client.names("//").unwrap().is_empty());
     Ok(())
 }
@@ -109,7 +109,7 @@ fn d20_a_client_that_has_gone_holds_nobody_up() -> Result<()> {
             p1: lent.read_only(&name),
             ..STACK_1
         };
-        // It asks and does not stay for the answer.
+        // It sends a request and does not wait for the reply.
         let asked = Message::new(33, &arm);
         let _ = gone.sendrec(
             crate::fixture::SERVER,

@@ -1,4 +1,4 @@
-//! What is known of files: attributes, times, owners, figures.
+//! Attributes of files: times, owners, file system figures.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};

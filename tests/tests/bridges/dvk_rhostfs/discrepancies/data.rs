@@ -1,4 +1,4 @@
-//! What is in files: opening, reading, writing, cutting.
+//! Data of files: opening, reading, writing, truncating.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

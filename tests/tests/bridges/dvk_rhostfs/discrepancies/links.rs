@@ -1,4 +1,4 @@
-//! Symbolic links, which the client has no way to read.
+//! Symbolic links, which the original client cannot read.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,5 @@
-//! Where the original server was wrong or its client is odd: each with what a correct server does.
+//! Cases in which the original server was wrong or its client is unusual, each with the correct
+//! behaviour.
 
 mod answers;
 mod attributes;
@@ -30,7 +31,7 @@ const WRITE: i32 = 1;
 const BOTH: i32 = 2;
 const APPEND: i32 = 0x400;
 
-/// Whether data was read, and is what it should be.
+/// Whether the read succeeded with the expected data.
 fn is(answer: &Answer<Vec<u8>>, expected: &[u8]) -> bool {
     answer.as_deref() == Ok(expected)
 }

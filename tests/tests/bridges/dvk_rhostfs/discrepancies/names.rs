@@ -1,4 +1,4 @@
-//! Names: made, moved, removed, and never leading out.
+//! Names are made, moved and removed, and never lead out of the share.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;

@@ -1,6 +1,6 @@
-//! Where a guest's program comes upon something else than the host's, and why.
+//! The cases in which a program in a guest sees another result than on the host, and why.
 //!
-//! Everything else has to be the same, line by line.
+//! In all other cases the results are equal, line by line.
 
 use gangplank_tests::faulty_fs::HostCache;
 use gangplank_tests::faulty_fs::rules::{Call, Fault};
@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use super::Mode;
 use super::plan::Plan;
 
-/// What a guest's program has to come upon.
+/// The expected result of a program in a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// What the host's program does, with the same fault.
+    /// The result on the host with the same fault.
     SameAsHost,
-    /// What the host's program does without any fault.
+    /// The result on the host without a fault.
     AsWithoutFault,
     /// These calls.
     Lines(Vec<String>),
@@ -25,15 +25,15 @@ pub(super) enum Expected {
 
 /// One reason for a difference.
 pub(super) struct Exception {
-    /// What it is called in a report.
+    /// Its name in a report.
     pub(super) name: &'static str,
-    /// Whose doing it is, and why it is right.
+    /// Which program causes the difference, and why it is right.
     pub(super) reason: &'static str,
-    /// What is expected, if the exception is about this plan in this mode.
+    /// The expected result, if the exception applies to this plan in this mode.
     expected: fn(Mode, &Plan) -> Option<Expected>,
 }
 
-/// All exceptions; the first one that is about a plan counts.
+/// All exceptions. The first one that applies to a plan counts.
 pub(super) const EXCEPTIONS: &[Exception] = &[
     Exception {
         name: "interrupted",
@@ -176,7 +176,7 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
     },
 ];
 
-/// What is expected of a plan, and the exception that says so.
+/// The expected result of a plan, and the exception that determines it.
 pub(super) fn expected(mode: Mode, plan: &Plan) -> (Expected, Option<&'static Exception>) {
     let found = EXCEPTIONS
         .iter()

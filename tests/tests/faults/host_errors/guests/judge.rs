@@ -1,4 +1,4 @@
-//! What holds of every run without exception, and whether a guest's run is the expected one.
+//! Checks that hold for every run, and whether a guest's run is the expected one.
 
 use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::trace::{Version, describe, errno_name, folded, pattern};
@@ -8,7 +8,7 @@ use super::exceptions::{Expected, expected};
 use super::plan::{APPENDED_TO, Plan};
 use super::run::Outcome;
 
-/// One line of a trace: a call, what it returned, and how often in a row.
+/// One line of a trace: a call, its result, and the number of repetitions.
 struct Line<'a> {
     call: &'a str,
     result: &'a str,
@@ -64,8 +64,8 @@ fn moved(outcome: &Outcome) -> usize {
     transfers.map(Line::moved).sum()
 }
 
-/// What holds whatever the fault and the mode: bytes that were read are the file's, nothing ends
-/// early without an error, and what the program was told is written is in the file.
+/// Checks what holds for every fault and mode: the bytes read are the file's, nothing ends early
+/// without an error, and acknowledged writes are in the file.
 pub(super) fn check_always(mode: Mode, plan: &Plan, outcome: &Outcome) -> Result<()> {
     let wrong = |line: &&String| line.starts_with("WRONG") || line.starts_with("failed");
     if let Some(line) = outcome.lines.iter().find(wrong) {
@@ -103,8 +103,8 @@ pub(super) fn check_always(mode: Mode, plan: &Plan, outcome: &Outcome) -> Result
     check_written(mode, plan, outcome, failed)
 }
 
-/// What was acknowledged is in the file: each count where a write reaches the host before it
-/// returns, and everything where it does not and no call has failed.
+/// Acknowledged writes are in the file: each count if a write reaches the host before it returns;
+/// otherwise everything, if no call has failed.
 fn check_written(mode: Mode, plan: &Plan, outcome: &Outcome, failed: bool) -> Result<()> {
     let script = plan.case.script.as_str();
     let is_write =
@@ -113,7 +113,7 @@ fn check_written(mode: Mode, plan: &Plan, outcome: &Outcome, failed: bool) -> Re
     let at_once = plan.writes_at_once() || !mode.writes_back();
     let acknowledged = match script {
         "write-mapped" | "two-writers" if failed => return Ok(()),
-        // Without shared mappings there is nothing to write by.
+        // Without shared mappings the script writes nothing.
         "write-mapped" | "two-writers" => plan.case.size,
         _ if !is_write || (failed && !at_once) => return Ok(()),
         _ => moved(outcome),
@@ -128,9 +128,9 @@ fn check_written(mode: Mode, plan: &Plan, outcome: &Outcome, failed: bool) -> Re
     Ok(())
 }
 
-/// Whether the file is read in the guest as the host has it, with the guest's cache dropped.
+/// Checks that the guest, with its cache dropped, reads the file as the host has it.
 pub(super) fn check_reread(mode: Mode, plan: &Plan, outcome: &Outcome) -> Result<()> {
-    // Where the guest's kernel writes back, it alone knows the size, also of what it could not
+    // With writeback only the guest's kernel knows the size, including data that it could not
     // write.
     if mode.writes_back() && plan.case.script == "append" && plan.fault.is_some() {
         return Ok(());
@@ -149,7 +149,7 @@ pub(super) fn check_reread(mode: Mode, plan: &Plan, outcome: &Outcome) -> Result
     Ok(())
 }
 
-/// Whether a guest's program came upon what it has to.
+/// Checks that the guest's result is the expected one.
 pub(super) fn check_expected(
     mode: Mode,
     plan: &Plan,
@@ -170,7 +170,7 @@ pub(super) fn check_expected(
                 .filter(|line| line.is_error())
                 .map(|line| if line.result == errno { line.times } else { 2 })
                 .sum();
-            // Where writing stops at an error, the rest is not tried.
+            // A script that stops at an error writes no more.
             let stops = plan.case.script.starts_with("write") && errors == 1;
             let total = moved(without_fault);
             let skipped = plan.case.script == "pread" && errors == 1;

@@ -1,4 +1,5 @@
-//! The same program on a failing host and in a guest of a daemon that shares it.
+//! Compares a program on a failing host with the same program in a guest of a daemon that shares
+//! it.
 
 mod exceptions;
 mod judge;
@@ -17,7 +18,7 @@ use crate::is_long;
 use plan::{Plan, plans};
 use run::{Outcome, TraceSite};
 
-/// How a guest's kernel uses a share: by which daemon, and which caches of the host compare.
+/// How a guest's kernel uses a share: the daemon's options, and the comparable caches of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mode {
     name: &'static str,
@@ -27,23 +28,23 @@ pub(crate) struct Mode {
 }
 
 impl Mode {
-    /// Whether what the program writes is written later.
+    /// Whether the guest writes the program's data later.
     fn writes_back(self) -> bool {
         self.cache == HostCache::Pages && self.has_writeback()
     }
 
-    /// Whether the guest's kernel keeps times and sizes by itself.
+    /// Whether the guest's kernel maintains times and sizes itself.
     fn has_writeback(self) -> bool {
         self.writes == HostWrites::Back
     }
 
-    /// Whether all plans run in it, and not just some.
+    /// Whether all plans run in this mode, and not only some.
     fn runs_all(self) -> bool {
         is_long() || matches!(self.name, "never" | "auto" | "auto_writeback")
     }
 }
 
-/// Of the plans, one in so many runs in a mode that differs little from another.
+/// One plan of this many runs in a mode that differs little from another.
 const SOME: usize = 5;
 
 /// All modes.
@@ -89,7 +90,7 @@ const MODES: [Mode; 6] = [
 /// A guest with a share for each mode.
 struct Fixture {
     guest: Guest,
-    /// Kept for as long as the guest runs.
+    /// They live as long as the guest.
     _daemons: Vec<Daemon>,
     fs: FaultyFs,
 }
@@ -122,7 +123,7 @@ impl Fixture {
     }
 }
 
-/// Runs the trials of all modes.
+/// Runs the tests of all modes.
 pub(crate) fn run_all(runner: &mut Runner) {
     let name = |mode: Mode| format!("uml::{}", mode.name);
     if runner.lists_only() {
@@ -158,7 +159,7 @@ pub(crate) fn run_all(runner: &mut Runner) {
     }
 }
 
-/// Some of the plans, and all those without a fault, to compare with.
+/// Some of the plans, and all plans without a fault, which are needed for comparison.
 fn some(plans: &[Plan]) -> Vec<Plan> {
     let chosen = plans
         .iter()
@@ -168,10 +169,10 @@ fn some(plans: &[Plan]) -> Vec<Plan> {
     renumbered.collect()
 }
 
-/// The cases of a run on the host, and what came of them.
+/// The caches of a run on the host, and its outcomes.
 type Baseline = (HostCache, HostWrites, usize, Vec<Outcome>);
 
-/// What the host's program comes upon in a mode.
+/// The outcomes on the host in a mode.
 fn baseline<'a>(known: &'a mut Vec<Baseline>, plans: &[Plan], mode: Mode) -> Result<&'a [Outcome]> {
     let (cache, writes) = (mode.cache, mode.writes);
     let at = known
@@ -190,7 +191,7 @@ fn baseline<'a>(known: &'a mut Vec<Baseline>, plans: &[Plan], mode: Mode) -> Res
     Ok(&known[at].3)
 }
 
-/// How many wrong runs of one trial are told.
+/// Limit of wrong runs that one test prints.
 const TOLD: usize = 12;
 
 fn compare(mode: Mode, plans: &[Plan], on_host: &[Outcome], in_guest: &[Outcome]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Which scripts run on which faults.
+//! The plans: scripts combined with faults.
 
 use fastrand::Rng;
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Lasting, Rule};
@@ -24,7 +24,7 @@ pub(super) const APPENDED_TO: usize = 1000;
 /// Files in the directory that is listed.
 pub(super) const FILES: usize = 100;
 
-/// What hosts fail with, one after the other.
+/// Errnos of the faults, used in turn.
 const ERRNOS: [Errno; 5] = [
     Errno::IO,
     Errno::NOSPC,
@@ -33,24 +33,24 @@ const ERRNOS: [Errno; 5] = [
     Errno::FBIG,
 ];
 
-/// A script, and the fault that it meets.
+/// A script and its fault.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Which script; its number is the plan's.
+    /// The script. Its number is the plan's.
     pub(crate) case: Case,
     /// Which requests of the host fail, if any.
     pub(crate) fault: Option<(Call, Fault)>,
 }
 
 impl Plan {
-    /// The same with another number.
+    /// The plan with another number.
     pub(super) fn numbered(&self, id: u32) -> Self {
         let mut plan = self.clone();
         plan.case.id = id;
         plan
     }
 
-    /// The rule for the files of `case`, which is this plan's in some run.
+    /// The rule for the files of `case`, which is this plan's case in some run.
     pub(super) fn rule(&self, case: &Case) -> Option<Rule> {
         let (call, fault) = self.fault?;
         let name = match call {
@@ -58,7 +58,7 @@ impl Plan {
             Call::CopyFileRange => case.copy(),
             _ => case.file(),
         };
-        // What is copied is written to the copy.
+        // Copied data is written to the copy.
         let name = match (call, case.script.as_str()) {
             (Call::Write, "copy-range") => case.copy(),
             _ => name,
@@ -202,7 +202,7 @@ fn bytes(rng: &mut Rng, size: usize, random: usize) -> Vec<u64> {
     let chosen = [0, 1, 4095, 4096, 4097, 65_535, 65_536, size - 1];
     let mut bytes = chosen.to_vec();
     if size < 65_536 {
-        // Byte by byte takes long.
+        // Single bytes are slow.
         return vec![0, 1, 4096, size - 1];
     }
     bytes.extend((0..random).map(|_| rng.u64(0..size)));

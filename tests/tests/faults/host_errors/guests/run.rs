@@ -1,4 +1,5 @@
-//! Runs all plans in one directory and collects what io-trace prints and what the files hold.
+//! Runs all plans in one directory and collects the output of io-trace and the contents of the
+//! files.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,25 +17,25 @@ use parking_lot::Mutex;
 
 use super::plan::{APPENDED_TO, FILES, Plan};
 
-/// Cases that one run of io-trace has: their names have to fit into one command of the guest's
-/// console, which takes some 3,000 bytes.
+/// Number of cases in one run of io-trace. Their names have to fit into one command of the guest's
+/// console, which accepts about 3,000 bytes.
 const BATCH: usize = 50;
 
-/// How long one run may take in a guest.
+/// Limit for one run in a guest.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What came of a plan.
+/// The outcome of a plan.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// The calls of the script.
     pub(super) lines: Vec<String>,
     /// The blocks of the file as they were read at the end, without caches.
     pub(super) blocks: Vec<String>,
-    /// What the file held then.
+    /// The content of the file then.
     pub(super) content: Vec<u8>,
 }
 
-/// Who runs io-trace.
+/// Where io-trace runs.
 pub(super) enum TraceSite<'a> {
     /// The host, in this directory.
     Host(&'a Path),
@@ -60,7 +61,7 @@ impl TraceSite<'_> {
     }
 }
 
-/// Runs all plans. `run` is a number that makes the names of its files its own.
+/// Runs all plans. The number `run` makes the names of its files unique.
 pub(super) fn run(
     control: &Control,
     plans: &[Plan],
@@ -103,7 +104,7 @@ fn numbered(plan: &Plan, base: u32) -> Case {
 
 type Contents = Arc<Mutex<HashMap<u32, Vec<u8>>>>;
 
-/// Makes files and sets rules when a case begins, and takes both away when it ends.
+/// Makes files and sets rules when a case begins, and removes both when it ends.
 fn prepare_each(control: &Control, plans: &[Plan], base: u32, contents: &Contents) {
     let (inner, contents) = (control.clone(), Arc::clone(contents));
     let plans: Vec<Plan> = plans.to_vec();
@@ -143,7 +144,7 @@ fn step_of(name: &str) -> Option<(&str, u32)> {
     Some((step, id.parse().ok()?))
 }
 
-/// What cannot be made is missing, and then the script says so.
+/// A file that cannot be made is missing, and the script reports that.
 fn begin(control: &Control, plan: &Plan, case: &Case) {
     control.clear();
     let size = match case.script.as_str() {

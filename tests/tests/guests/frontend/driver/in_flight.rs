@@ -45,7 +45,7 @@ fn every_kind_of_ring_carries_requests() -> Result<()> {
 /// Bytes of a block that is written or read at a time.
 const BLOCK: u32 = 65536;
 
-/// What block `number` holds: each 256 bytes alike.
+/// The content of block `number`: 256 bytes, repeated.
 fn block(number: u64) -> Vec<u8> {
     let pages = (number..).take(256);
     pages
@@ -53,7 +53,7 @@ fn block(number: u64) -> Vec<u8> {
         .collect()
 }
 
-/// Writes `count` blocks with `depth` of them in flight, and reads them back likewise.
+/// Writes `count` blocks with `depth` in flight, and reads them back likewise.
 fn pipeline(fs: &Session, name: &CStr, depth: usize, count: u64) -> Result<()> {
     let (entry, opened) = fs.create(NodeId::ROOT, name, create_in(0o600))?;
     let (file, fh) = (node(&entry), opened.fh);

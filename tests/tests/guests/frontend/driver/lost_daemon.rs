@@ -48,7 +48,7 @@ fn a_daemon_that_hangs_is_late_and_one_that_is_killed_is_gone() -> Result<()> {
     for fixture in Fixture::each(&[])? {
         let fs = fixture.session()?;
         fixture.daemon.signal_all(Signal::STOP)?;
-        // A busy machine takes its time to stop all threads.
+        // Stopping all threads takes time on a busy machine.
         let begun = Instant::now();
         let impatient = fs.within(Duration::from_millis(300));
         while let answered = impatient.getattr(NodeId::ROOT, None)

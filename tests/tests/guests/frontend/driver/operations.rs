@@ -36,7 +36,7 @@ const WRITE_LOCK: u32 = 1;
 
 const NO_LOCK: u32 = 2;
 
-/// A daemon may answer that it does not know an operation, once and for all.
+/// Accepts ENOSYS, since a daemon need not implement the operation.
 fn unless_unknown(result: gangplank_driver::Result<()>) -> Result<()> {
     match result {
         Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
@@ -252,10 +252,10 @@ fn a_lock_that_is_waited_for_is_interrupted() -> Result<()> {
     ensure!(errno(fs.setlk(file, lock_in(opened.fh, 2, WRITE_LOCK))) == Some(Errno::AGAIN));
 
     let waiting = fs.submit(call::setlkw(file, lock_in(opened.fh, 2, WRITE_LOCK)))?;
-    // Other requests pass meanwhile, over the same queue.
+    // Other requests pass meanwhile on the same queue.
     fs.getattr(file, None)?;
     ensure!(!waiting.is_answered()?);
-    // The daemon may not have begun to wait when it is first told.
+    // The daemon may not wait yet when the first INTERRUPT comes.
     let deadline = Instant::now() + LIMIT;
     while !waiting.is_answered()? {
         ensure!(Instant::now() < deadline, "the lock is still waited for");
