@@ -11,7 +11,7 @@ use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, Role, rlimit};
 use crate::socket::{self, Listening, Source};
-use crate::sys::signal::Signals;
+use crate::sys::signal::{self, Signals};
 
 /// Why the daemon does not start, or stops.
 #[derive(Debug, Error)]
@@ -77,6 +77,7 @@ fn prepare(mut config: Config) -> Result<u8, Error> {
         config.passthrough.fd_budget
     );
 
+    signal::ignore_file_size_signal();
     let signals = Signals::block().map_err(Error::Signals)?;
     let listening = match (inherited, &config.socket) {
         (Some(listening), _) => listening,

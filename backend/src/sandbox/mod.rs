@@ -22,6 +22,7 @@ mod error;
 mod identity;
 mod landlock;
 mod namespaces;
+mod oom_score;
 pub mod options;
 mod pivot;
 mod proc_self;
@@ -115,6 +116,7 @@ pub fn confine(
         },
     };
 
+    oom_score::protect(&proc);
     // The guest decides the permissions of new files.
     rustix::process::umask(FileMode::empty());
     let kept = capabilities::reduce(&options.modcaps, keep_handles)?;
@@ -156,6 +158,7 @@ impl Confined {
     /// # Errors
     /// The first mechanism that fails.
     pub fn confine_worker(self) -> Result<ConfinedWorker, Error> {
+        oom_score::unprotect(&self.proc);
         capabilities::resume()?;
         let worker = match self.mode {
             Mode::Namespace => {

@@ -89,6 +89,13 @@ fn signal_set() -> libc::sigset_t {
     unsafe { set.assume_init() }
 }
 
+/// Makes a write beyond the limit of file sizes (`RLIMIT_FSIZE`) fail with EFBIG, instead of ending
+/// the process. Processes that it forks inherit this.
+pub fn ignore_file_size_signal() {
+    // SAFETY: an ignored signal runs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 fn is_ignored(signal: libc::c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: no new action is set; `action` is writable.
