@@ -1,21 +1,23 @@
 //! A daemon in this process that can do a part of a request or fail. Its files are in memory.
 
 use std::collections::VecDeque;
+use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
 use gangplank_backend::device::Options;
-use gangplank_backend::device::request::{Handler, Request};
-use gangplank_backend::device::server::{self, Until};
+use gangplank_backend::device::connection;
+use gangplank_backend::device::request::{Handled, Handler, Request};
+use gangplank_backend::session::IoMode;
 use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{
     Attr, AttrOut, Dialect, EntryOut, InHeader, InitFlags, InitOut, NodeId, Opcode, OpenOut,
     Operation, OutHeader, StatfsOut, Unique, WriteOut,
 };
 use parking_lot::{Mutex, MutexGuard};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -73,15 +75,7 @@ impl Faulty {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let thread = thread::spawn({
             let (state, stop) = (state.clone(), Arc::clone(&stop));
-            move || {
-                let new_handler = || -> Arc<dyn Handler> { Arc::new(state.clone()) };
-                let until = Until {
-                    stop: std::os::fd::AsFd::as_fd(&*stop),
-                    guests_gone: false,
-                };
-                server::serve(&listener, &Options::default(), new_handler, until)
-                    .expect("the daemon serves");
-            }
+            move || serve(&listener, &stop, &state)
         });
         let carrier = LoopbackCarrier::default();
         let mut options = fixture::options(&socket);
@@ -127,15 +121,46 @@ impl Drop for Faulty {
     }
 }
 
+/// Serves every connection on a thread of its own until `stop` is readable.
+fn serve(listener: &UnixListener, stop: &OwnedFd, state: &Daemon) {
+    listener.set_nonblocking(true).expect("a socket");
+    let mut connections = Vec::new();
+    loop {
+        let mut ready = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(stop, PollFlags::IN),
+        ];
+        poll(&mut ready, None).expect("the daemon waits");
+        if !ready[1].revents().is_empty() {
+            break;
+        }
+        let Ok((stream, _)) = listener.accept() else {
+            continue;
+        };
+        let served = stream.try_clone().expect("a descriptor");
+        let handler: Arc<dyn Handler> = Arc::new(state.clone());
+        let thread = thread::spawn(move || {
+            let result = connection::serve(&served, &Options::default(), &handler);
+            result.expect("the daemon serves");
+        });
+        connections.push((stream, thread));
+    }
+    for (stream, thread) in connections {
+        // Fails if the server has hung up.
+        let _ = stream.shutdown(Shutdown::Both);
+        thread.join().expect("the daemon has not panicked");
+    }
+}
+
 impl Handler for Daemon {
-    fn handle(&self, mut request: Box<Request>) -> Option<Box<Request>> {
+    fn handle(&self, mut request: Box<Request>, _mode: IoMode) -> Handled {
         let (mut reader, mut writer, _) = request.parts();
         let mut bytes = vec![0; reader.remaining()];
         reader.read(&mut bytes);
         let (header, args) = InHeader::read_from_prefix(&bytes).expect("a request has a header");
         let opcode = header.opcode().expect("a known operation");
         if matches!(opcode, Opcode::Forget | Opcode::BatchForget) {
-            return Some(request);
+            return Handled::Replied(request);
         }
         let room = writer.remaining().saturating_sub(size_of::<OutHeader>());
         let answer = self.lock().answer(opcode, &header, args, room);
@@ -149,7 +174,7 @@ impl Handler for Daemon {
         };
         let written = writer.write(head.as_bytes()) + writer.write(&payload);
         request.set_reply_len(written);
-        Some(request)
+        Handled::Replied(request)
     }
 
     fn end_waits(&self) {}
