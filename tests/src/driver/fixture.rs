@@ -4,7 +4,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,11 +20,11 @@ use crate::process::User;
 /// Limit for the daemon to free what a guest held.
 const FREEING: Duration = Duration::from_secs(20);
 
-/// Limit of the daemon's peak resident memory in KiB, with the guests' shared memory that it
+/// Limit of each process's peak resident memory in KiB, with the guest's shared memory that it
 /// touched.
 const MAX_RESIDENT_KB: u64 = 256 * 1024;
 
-/// Limit of the daemon's peak address space in KiB: far less than the 4 GiB that a hostile length
+/// Limit of each process's peak address space in KiB: far less than the 4 GiB that a hostile length
 /// asks for.
 const MAX_VIRTUAL_KB: u64 = 3 * 1024 * 1024;
 
@@ -43,10 +45,11 @@ pub struct Fixture {
     dir: TempDir,
     neighbour: Option<Neighbour>,
     idle: Footprint,
-    serving: u32,
+    acceptor: u32,
+    peak: PeakMemory,
 }
 
-/// The resources of a process.
+/// The resources of the daemon's acceptor, keepers and workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
     /// Open descriptors.
@@ -56,19 +59,26 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Counts the resources of a process.
-    ///
-    /// # Errors
-    /// There is no such process.
-    pub fn of(pid: u32) -> Result<Self> {
-        let count = |what: &str| -> Result<usize> {
+    /// Counts the resources of an acceptor and its guests' processes. A keeper and its worker have
+    /// the same descriptors.
+    fn of(acceptor: u32) -> Result<Self> {
+        let count = |pid: u32, what: &str| -> Result<usize> {
             let path = format!("/proc/{pid}/{what}");
             Ok(fs::read_dir(&path).with_context(|| path.clone())?.count())
         };
-        Ok(Self {
-            descriptors: count("fd")?,
-            threads: count("task")?,
-        })
+        let mut all = Self {
+            descriptors: count(acceptor, "fd")?,
+            threads: count(acceptor, "task")?,
+        };
+        for keeper in children(acceptor)? {
+            // A guest's processes may end at any time.
+            all.threads += count(keeper, "task").unwrap_or(0);
+            for worker in children(keeper).unwrap_or_default() {
+                all.threads += count(worker, "task").unwrap_or(0);
+                all.descriptors += count(worker, "fd").unwrap_or(0);
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -111,13 +121,15 @@ impl Fixture {
         }
         let daemon = Daemon::start(&options)?;
         wait_for_log(&daemon, "waiting for guests")?;
-        let serving = serving_process(daemon.pid())?;
+        // Without a sandbox the daemon itself accepts.
+        let acceptor = children(daemon.pid())?.pop().unwrap_or(daemon.pid());
         Ok(Self {
-            idle: settled(serving)?,
+            idle: settled(acceptor)?,
             daemon,
             dir,
             neighbour: None,
-            serving,
+            acceptor,
+            peak: PeakMemory::watch(acceptor)?,
         })
     }
 
@@ -139,10 +151,37 @@ impl Fixture {
         self.daemon.socket()
     }
 
-    /// The process that serves: the daemon, or its child in the sandbox.
+    /// The process that accepts connections: the daemon, or its child in the sandbox.
     #[must_use]
-    pub const fn serving(&self) -> u32 {
-        self.serving
+    pub const fn acceptor(&self) -> u32 {
+        self.acceptor
+    }
+
+    /// The keeper and the worker of each connected guest, in the order of their connections.
+    ///
+    /// # Errors
+    /// The acceptor is gone.
+    pub fn guest_processes(&self) -> Result<Vec<(u32, u32)>> {
+        let keepers = children(self.acceptor)?;
+        let pair = |keeper: u32| Some((keeper, children(keeper).ok()?.pop()?));
+        Ok(keepers.into_iter().filter_map(pair).collect())
+    }
+
+    /// The worker of the guest that connected last.
+    ///
+    /// # Errors
+    /// There is no guest.
+    pub fn last_worker(&self) -> Result<u32> {
+        let last = self.guest_processes()?.pop();
+        Ok(last.context("no guest is connected")?.1)
+    }
+
+    /// The daemon's resources now.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn footprint(&self) -> Result<Footprint> {
+        Footprint::of(self.acceptor)
     }
 
     /// The daemon's log, shortened for the report of a failed test.
@@ -162,7 +201,7 @@ impl Fixture {
     /// # Errors
     /// It is gone.
     pub fn settle(&mut self) -> Result<()> {
-        self.idle = settled(self.serving)?;
+        self.idle = settled(self.acceptor)?;
         Ok(())
     }
 
@@ -192,7 +231,7 @@ impl Fixture {
     pub fn wait_until_idle(&self) -> Result<()> {
         let deadline = Instant::now() + FREEING;
         loop {
-            let now = Footprint::of(self.serving)?;
+            let now = self.footprint()?;
             if now == self.idle {
                 return Ok(());
             }
@@ -200,7 +239,7 @@ impl Fixture {
                 Instant::now() < deadline,
                 "the daemon holds {now:?}, and held {:?} before:\n{}",
                 self.idle,
-                descriptors(self.serving)
+                descriptors(self.acceptor)
             );
             thread::sleep(Duration::from_millis(10));
         }
@@ -221,22 +260,22 @@ impl Fixture {
             self.log()
         );
         ensure!(
-            serving_process(self.daemon.pid())? == self.serving,
-            "the serving process is another one:\n{}",
+            Path::new(&format!("/proc/{}", self.acceptor)).exists(),
+            "the acceptor has ended:\n{}",
             self.log()
         );
         if let Some(neighbour) = self.neighbour.take() {
             neighbour.stop().with_context(|| self.log())?;
         }
         self.wait_until_idle().with_context(|| self.log())?;
-        let (resident, virtual_size) = (
-            status_kb(self.serving, "VmHWM:")?,
-            status_kb(self.serving, "VmPeak:")?,
+        let (resident, virtual_size) = self.peak.stop();
+        ensure!(
+            resident < MAX_RESIDENT_KB,
+            "a process of the daemon used {resident} KiB"
         );
-        ensure!(resident < MAX_RESIDENT_KB, "the daemon used {resident} KiB");
         ensure!(
             virtual_size < MAX_VIRTUAL_KB,
-            "the daemon mapped {virtual_size} KiB"
+            "a process of the daemon mapped {virtual_size} KiB"
         );
         let (status, log) = self.daemon.stop()?;
         let shown = excerpt(&log);
@@ -288,17 +327,64 @@ pub fn wait_for_log(daemon: &Daemon, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// The process that serves guests. A sandbox with namespaces has a separate one.
-///
-/// # Errors
-/// The daemon is gone.
-pub fn serving_process(daemon: u32) -> Result<u32> {
-    let path = format!("/proc/{daemon}/task/{daemon}/children");
+/// The children of a process, oldest first.
+fn children(pid: u32) -> Result<Vec<u32>> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
     let children = fs::read_to_string(&path).with_context(|| path.clone())?;
-    match children.split_whitespace().next() {
-        Some(child) => Ok(child.parse()?),
-        None => Ok(daemon),
+    let parse = |child: &str| Ok(child.parse()?);
+    children.split_whitespace().map(parse).collect()
+}
+
+/// Watches the memory of an acceptor, its keepers and its workers. The kernel forgets the peaks of
+/// a process that ends, so they are read again and again.
+struct PeakMemory {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<(u64, u64)>>,
+}
+
+impl PeakMemory {
+    fn watch(acceptor: u32) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("peak_memory".into())
+            .spawn(move || {
+                let mut peak = (0, 0);
+                while !stopped.load(Ordering::Relaxed) {
+                    for pid in descendants(acceptor) {
+                        let kb = |field| status_kb(pid, field).unwrap_or(0);
+                        peak = (peak.0.max(kb("VmHWM:")), peak.1.max(kb("VmPeak:")));
+                    }
+                    thread::sleep(Duration::from_millis(20));
+                }
+                peak
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
+
+    /// The peaks of resident memory and of address space, of any one process, in KiB.
+    fn stop(&mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take();
+        thread
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for PeakMemory {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn descendants(pid: u32) -> Vec<u32> {
+    let below = children(pid).unwrap_or_default();
+    let below = below.into_iter().flat_map(descendants);
+    std::iter::once(pid).chain(below).collect()
 }
 
 fn status_kb(pid: u32, field: &str) -> Result<u64> {

@@ -1,5 +1,6 @@
 //! Hostile frontends and guests: malformed messages, descriptor chains and FUSE requests.
 
 mod chains;
+mod isolation;
 mod messages;
 mod requests;

@@ -133,7 +133,7 @@ fn operations_make_no_more_system_calls_than_aimed_at() -> Result<()> {
     let warm = counter.guest.create(NodeId::ROOT, c"warm", 0o644)?;
     counter.guest.release(warm)?;
     let dir = tempfile::tempdir()?;
-    let strace = match Strace::attach(fixture.serving(), dir.path()) {
+    let strace = match Strace::attach(fixture.last_worker()?, dir.path()) {
         Err(error) if error.to_string().contains("not permitted") => {
             writeln!(std::io::stderr(), "SKIPPED: {error}")?;
             return Ok(());

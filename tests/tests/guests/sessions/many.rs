@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
-use gangplank_tests::driver::fixture::{Fixture, Footprint};
+use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::neighbour::Neighbour;
 use gangplank_tests::driver::{Driver, Setup};
 use rustix::fs::OFlags;
@@ -67,7 +67,7 @@ fn fifty_guests_one_after_another_leave_nothing() -> Result<()> {
 #[test]
 fn what_a_killed_guest_held_is_freed() -> Result<()> {
     let mut fixture = Fixture::new(&["--locks=host"])?;
-    let before = Footprint::of(fixture.serving())?;
+    let before = fixture.footprint()?;
     let mut guest = fixture.guest(&Setup::default())?;
     let mut nodes = HashSet::new();
     for index in 0..100 {
@@ -78,7 +78,7 @@ fn what_a_killed_guest_held_is_freed() -> Result<()> {
         nodes.insert(made.node);
     }
     ensure!(nodes.len() == 100);
-    let during = Footprint::of(fixture.serving())?;
+    let during = fixture.footprint()?;
     ensure!(
         during.descriptors >= before.descriptors + 300,
         "{before:?}, and {during:?} with a hundred inodes, files, directories and locks"
@@ -93,7 +93,7 @@ fn a_guest_that_mounts_again_on_its_connection_starts_anew() -> Result<()> {
     let fixture = Fixture::quiet(&[])?;
     let mut guest = Driver::connect(fixture.socket(), &Setup::default())?;
     guest.init()?;
-    let first = Footprint::of(fixture.serving())?;
+    let first = fixture.footprint()?;
     for round in 0..20 {
         let name = CString::new(format!("round{round}"))?;
         guest.create(NodeId::ROOT, &name, 0o644)?;
@@ -101,7 +101,7 @@ fn a_guest_that_mounts_again_on_its_connection_starts_anew() -> Result<()> {
             guest.destroy()?;
         }
         guest.init()?;
-        let now = Footprint::of(fixture.serving())?;
+        let now = fixture.footprint()?;
         ensure!(
             now.descriptors <= first.descriptors,
             "round {round}: {first:?}, then {now:?}"
