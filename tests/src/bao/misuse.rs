@@ -17,23 +17,24 @@ use super::abi::{A, Abi, B, Request, word};
 /// The first argument that makes a program with this module break a rule: see [`misuse`].
 pub const MISUSE: &str = "--misuse";
 
-/// The ways, and what the driver has to report. The text is empty for a way that breaks no rule.
-pub(super) const WAYS: &[(Way, &str)] = &[
-    (Way::Right, ""),
-    (Way::CompletesTwice, "a second time"),
-    (Way::Alters, "came back as"),
-    (Way::AnswersStores, "came back as"),
-    (Way::WaitsTwice, "two threads in ATTACH"),
-    (Way::LetsSignalsIn, "lets signals in"),
-    (Way::Closes, "closed by the last"),
-    (Way::Destroys, "destroy"),
-    (Way::CallsWhatIsNotThere, "unknown call"),
-    (Way::MapsFromFurtherOn, "is mapped from 0x1000 on"),
+/// The uses of the driver, and what it has to report. The text is empty for the one that breaks no
+/// rule.
+pub(super) const USES: &[(DriverUse, &str)] = &[
+    (DriverUse::Right, ""),
+    (DriverUse::CompletesTwice, "a second time"),
+    (DriverUse::Alters, "came back as"),
+    (DriverUse::AnswersStores, "came back as"),
+    (DriverUse::WaitsTwice, "two threads in ATTACH"),
+    (DriverUse::LetsSignalsIn, "lets signals in"),
+    (DriverUse::Closes, "closed by the last"),
+    (DriverUse::Destroys, "destroy"),
+    (DriverUse::CallsWhatIsNotThere, "unknown call"),
+    (DriverUse::MapsFromFurtherOn, "is mapped from 0x1000 on"),
 ];
 
-/// One way to use the driver.
+/// A use of the driver: one that breaks no rule, or one that breaks one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum DriverUse {
     Right,
     CompletesTwice,
     Alters,
@@ -46,7 +47,7 @@ pub(super) enum Way {
     MapsFromFurtherOn,
 }
 
-impl Way {
+impl DriverUse {
     /// Whether it takes accesses and completes them.
     pub(super) const fn takes_accesses(self) -> bool {
         matches!(
@@ -60,7 +61,7 @@ impl Way {
     }
 }
 
-/// Acts as such a device model. `arguments` are the names of the way and of the generation, and the
+/// Acts as such a device model. `arguments` are the names of the use and of the generation, and the
 /// node.
 ///
 /// # Errors
@@ -68,35 +69,35 @@ impl Way {
 pub fn misuse(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let mut next = || arguments.next().context("an argument is missing");
     let (name, abi, node) = (next()?, next()?, next()?);
-    let way = WAYS
+    let usage = USES
         .iter()
-        .find(|(way, _)| format!("{way:?}").as_str() == name);
-    let (way, _) = *way.context("no such way")?;
-    behave(way, if abi == A.name { A } else { B }, Path::new(&node))
+        .find(|(usage, _)| format!("{usage:?}").as_str() == name);
+    let (usage, _) = *usage.context("no such usage")?;
+    behave(usage, if abi == A.name { A } else { B }, Path::new(&node))
 }
 
-fn behave(way: Way, abi: Abi, node: &Path) -> Result<()> {
+fn behave(usage: DriverUse, abi: Abi, node: &Path) -> Result<()> {
     let node = File::options().read(true).write(true).open(node)?;
     let device = open(&node, abi)?;
     let file = device.as_raw_fd();
-    if way != Way::LetsSignalsIn {
+    if usage != DriverUse::LetsSignalsIn {
         block_signals();
     }
-    match way {
-        Way::Closes => {
+    match usage {
+        DriverUse::Closes => {
             drop(device);
             return Ok(());
         }
-        Way::Destroys => {
+        DriverUse::Destroys => {
             return call(node.as_raw_fd(), A.destroy.unwrap_or_default(), &mut 0u32).map(drop);
         }
-        Way::CallsWhatIsNotThere => {
+        DriverUse::CallsWhatIsNotThere => {
             let done = call(file, 0xc020_a6ff, &mut [0u64; 4]);
             ensure!(done.is_err(), "a call that is not there has been made");
             return Ok(());
         }
-        Way::MapsFromFurtherOn => return map(file, 0x1000),
-        Way::WaitsTwice => {
+        DriverUse::MapsFromFurtherOn => return map(file, 0x1000),
+        DriverUse::WaitsTwice => {
             // There is no access yet: the call that returns first is the refused one.
             let (done, first) = mpsc::channel();
             for _ in 0..2 {
@@ -112,14 +113,14 @@ fn behave(way: Way, abi: Abi, node: &Path) -> Result<()> {
     for _ in 0..2 {
         let mut request = attach(file, abi)?;
         let is_store = request[word::OP] == super::abi::WRITE;
-        match way {
-            Way::Alters => request[word::ADDR] ^= 4,
-            Way::AnswersStores if is_store => request[word::VALUE] = 1,
+        match usage {
+            DriverUse::Alters => request[word::ADDR] ^= 4,
+            DriverUse::AnswersStores if is_store => request[word::VALUE] = 1,
             _ if is_store => {}
             _ => request[word::VALUE] = 0x1234,
         }
         call(file, abi.complete, &mut request)?;
-        if way == Way::CompletesTwice {
+        if usage == DriverUse::CompletesTwice {
             ensure!(
                 call(file, abi.complete, &mut request).is_err(),
                 "completed twice"

@@ -1,5 +1,4 @@
-//! The frontend's end of a vhost-user socket: messages as bytes, so that a test can send wrong ones
-//! too.
+//! The frontend's end of a vhost-user socket: messages as bytes, so that a test can send wrong ones too.
 //!
 //! ```text
 //! [request | flags | payload length] payload          descriptors beside it (SCM_RIGHTS)
@@ -115,8 +114,7 @@ impl Peer {
         })
     }
 
-    /// From now on, messages without an answer of their own ask for one, once REPLY_ACK is agreed
-    /// on.
+    /// From now on, messages without an answer of their own ask for one, once REPLY_ACK is agreed on.
     pub fn set_need_reply(&mut self) {
         self.need_reply = true;
     }
@@ -127,8 +125,7 @@ impl Peer {
         &self.socket
     }
 
-    /// Sends a message that has no answer of its own, and waits for its acknowledgement where that
-    /// was agreed on.
+    /// Sends a message that has no answer of its own, and waits for its acknowledgement where that was agreed on.
     ///
     /// # Errors
     /// The daemon refuses it, or closes the connection.

@@ -8,18 +8,18 @@ use anyhow::{Context, Result, ensure};
 
 use super::Test;
 use crate::bao::Program;
-use crate::bao::misuse::{MISUSE, WAYS, Way};
+use crate::bao::misuse::{DriverUse, MISUSE, USES};
 
 /// Every way to break a rule is noticed, and a correct device model is not accused.
 pub(super) fn what_a_driver_would_not_survive_is_noticed(test: &Test) -> Result<()> {
-    for (way, expected) in WAYS {
-        if *way == Way::Destroys && !test.setup.abi.creates {
+    for (usage, expected) in USES {
+        if *usage == DriverUse::Destroys && !test.setup.abi.creates {
             continue;
         }
         test.fixture(test.setup, |fixture| {
             let arguments = [
                 MISUSE.to_owned(),
-                format!("{way:?}"),
+                format!("{usage:?}"),
                 test.setup.abi.name.to_owned(),
                 fixture.kernel.node().display().to_string(),
             ];
@@ -31,13 +31,13 @@ pub(super) fn what_a_driver_would_not_survive_is_noticed(test: &Test) -> Result<
                 &log,
             )?;
             let cpu = fixture.cpu(0)?.within(Duration::from_secs(2));
-            let accesses = way
+            let accesses = usage
                 .takes_accesses()
                 .then(|| thread::spawn(move || cpu.set(0x70, 0).and_then(|()| cpu.get(0))));
             let status = model.wait()?;
             fixture.device(0)?.check_openings()?;
             let mut faults = fixture.kernel.faults.take();
-            if *way != Way::Closes {
+            if *usage != DriverUse::Closes {
                 // Each device model has ended by now, which closed its device.
                 faults.retain(|fault| !fault.contains("closed by the last"));
             }
@@ -52,13 +52,13 @@ pub(super) fn what_a_driver_would_not_survive_is_noticed(test: &Test) -> Result<
                     .join()
                     .map_err(|_| anyhow::anyhow!("a CPU panicked"))
             });
-            if *way == Way::Right {
+            if *usage == DriverUse::Right {
                 ensure!(status.success(), "{}", model.log());
                 ensure!(load.context("no accesses")??? == 0x1234, "another answer");
             }
             Ok(())
         })
-        .with_context(|| format!("{way:?}"))?;
+        .with_context(|| format!("{usage:?}"))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use gangplank_tests::packages;
 use gangplank_tests::process::User;
 use gangplank_tests::three_guests::ThreeGuests;
 
-use crate::story::{host, said, scene, seconds};
+use crate::story::{heading, host, said, seconds};
 
 /// Time after which a guest no longer uses cached names.
 const SETTLED: Duration = Duration::from_millis(1200);
@@ -23,7 +23,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
         User::is_root(),
         "the third guest's network takes root: sudo scripts/demo dvk"
     );
-    scene(
+    heading(
         "gangplankd shares a directory, and gangplank-dvk serves it once more, as rhostfs over \
          DVK's messages",
     );
@@ -34,7 +34,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     ));
     host("gangplank-dvk serve --config rhostfs.cfg");
 
-    scene(
+    heading(
         "Three of Debian's kernels, unmodified, boot: User Mode Linux, QEMU, and User Mode Linux \
          with nothing but a network card",
     );
@@ -42,12 +42,12 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     let mut guests = ThreeGuests::boot(daemon)?;
     said(&format!("up after {}", seconds(started.elapsed())));
 
-    scene("The first two mount the directory by virtio-fs");
+    heading("The first two mount the directory by virtio-fs");
     for (name, guest) in [("uml", &mut guests.uml), ("qemu", &mut guests.qemu)] {
         typed(name, guest, &format!("mount -t virtiofs {TAG} /mnt"))?;
     }
 
-    scene(
+    heading(
         "The third has no such device. One static program plays a DVS node there, and mounts the \
          same directory",
     );
@@ -56,7 +56,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     typed("far", &mut guests.far, &command).with_context(|| guests.server.log())?;
     typed("far", &mut guests.far, "grep ' /mnt ' /proc/mounts")?;
 
-    scene("Each writes a line; each, and the host, reads all");
+    heading("Each writes a line; each, and the host, reads all");
     for (name, guest) in guests.guests() {
         typed(
             name,
@@ -78,7 +78,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     said(&read);
     ensure!(read == expected, "the host read: {read}");
 
-    scene("What one renames and another removes is so for the third");
+    heading("What one renames and another removes is so for the third");
     typed(
         "far",
         &mut guests.far,
@@ -97,7 +97,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
         "left: {left}"
     );
 
-    scene("4 MiB from the third guest have the same checksum everywhere");
+    heading("4 MiB from the third guest have the same checksum everywhere");
     typed(
         "far",
         &mut guests.far,
@@ -116,7 +116,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
         "the sums differ: {sums:?}"
     );
 
-    scene("All unmount and power off");
+    heading("All unmount and power off");
     for (name, guest) in guests.guests() {
         typed(name, guest, "umount /mnt")?;
     }

@@ -21,7 +21,7 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
         Machine::QemuX86_64 => "QEMU x86_64, emulated",
         Machine::QemuAarch64 => "QEMU aarch64, emulated",
     };
-    scene("gangplankd shares a directory of this machine");
+    heading("gangplankd shares a directory of this machine");
     host(&format!(
         "gangplankd --socket-path={} --shared-dir={} --tag={TAG}",
         daemon.socket().display(),
@@ -29,7 +29,7 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     ));
 
     let kernel = machine.kernel(Release::Stable)?.release();
-    scene(&format!(
+    heading(&format!(
         "Debian's kernel {kernel}, unmodified, boots ({what})"
     ));
     let started = Instant::now();
@@ -37,11 +37,11 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     said(&format!("up after {}", seconds(started.elapsed())));
     typed(&mut guest, "uname -srm")?;
 
-    scene("The guest mounts the share");
+    heading("The guest mounts the share");
     typed(&mut guest, &format!("mount -t virtiofs {TAG} /mnt"))?;
     typed(&mut guest, "grep virtiofs /proc/mounts")?;
 
-    scene("The host writes, the guest reads");
+    heading("The host writes, the guest reads");
     fs::write(share.join("from-host.txt"), "Ahoy from the host!\n")?;
     host(&format!(
         "echo 'Ahoy from the host!' >{}/from-host.txt",
@@ -50,7 +50,7 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     let read = typed(&mut guest, "cat /mnt/from-host.txt")?;
     ensure!(read == "Ahoy from the host!\n", "the guest read: {read}");
 
-    scene("The guest writes, the host reads");
+    heading("The guest writes, the host reads");
     typed(
         &mut guest,
         "mkdir /mnt/cabin && echo \"Ahoy from $(uname -r)!\" >/mnt/cabin/from-guest.txt",
@@ -64,7 +64,7 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
         "the host read: {read}"
     );
 
-    scene("Renames and removals cross as well");
+    heading("Renames and removals cross as well");
     typed(
         &mut guest,
         "mv /mnt/cabin/from-guest.txt /mnt/renamed.txt && rmdir /mnt/cabin && rm \
@@ -75,7 +75,7 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     said(left.trim_end());
     ensure!(left == "renamed.txt\n", "left on the host: {left}");
 
-    scene(&format!("{BULK_MIB} MiB to the host's disk and back"));
+    heading(&format!("{BULK_MIB} MiB to the host's disk and back"));
     let started = Instant::now();
     typed(
         &mut guest,
@@ -87,14 +87,14 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
     typed(&mut guest, "dd if=/mnt/bulk of=/dev/null bs=1M 2>/dev/null")?;
     said(&speed("read", started.elapsed()));
 
-    scene("The guest unmounts and powers off");
+    heading("The guest unmounts and powers off");
     typed(&mut guest, "umount /mnt")?;
     guest.power_off()?;
     println!();
     Ok(())
 }
 
-pub(crate) fn scene(title: &str) {
+pub(crate) fn heading(title: &str) {
     println!("\n== {title}");
 }
 

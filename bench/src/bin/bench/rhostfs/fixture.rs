@@ -31,7 +31,7 @@ const PORTS_EACH: u16 = 64;
 /// The measured routes, and what they run on.
 pub(crate) struct Fixture {
     /// The routes. They drop first, because they have files open in the mounts.
-    daemons: Vec<Route>,
+    routes: Vec<Route>,
     _mounts: Vec<Mount>,
     _servers: Vec<Server>,
     _switch: Switch,
@@ -70,7 +70,7 @@ impl Fixture {
         let client = |carrier: Box<dyn Carrier>| Client::open(carrier, CLIENT, SERVER, &path);
         let by_switch = Box::new(Local::start(LocalConfig::new(socket.clone()))?);
         let by_node = Box::new(Node::start(node_config(ports)?)?);
-        let mut daemons = vec![
+        let mut routes = vec![
             Route {
                 name: crate::score::DIRECT,
                 access: Box::new(Files::on_host(&share.join(name))?),
@@ -106,7 +106,7 @@ impl Fixture {
                     .into_iter()
                     .chain(switch)
                     .collect();
-                daemons.push(Route {
+                routes.push(Route {
                     name,
                     access: Box::new(Files::in_mount(&mount.point().join(LARGE.to_str()?))?),
                     processes: with(&others),
@@ -118,7 +118,7 @@ impl Fixture {
             missing("rhostfs is not mounted, because that needs root and /dev/fuse");
         }
         Ok(Self {
-            daemons,
+            routes,
             _mounts: mounts,
             _servers: servers,
             _switch: switch,
@@ -128,13 +128,13 @@ impl Fixture {
     }
 
     /// The routes, to be used one at a time.
-    pub(super) fn daemons(&mut self) -> &mut [Route] {
-        &mut self.daemons
+    pub(super) fn routes(&mut self) -> &mut [Route] {
+        &mut self.routes
     }
 
     /// The name and description of each route.
     pub(crate) fn names(&self) -> impl Iterator<Item = (String, String)> {
-        let names = self.daemons.iter().map(|it| it.name);
+        let names = self.routes.iter().map(|it| it.name);
         names.map(|name| (name.to_owned(), meaning(name).to_owned()))
     }
 }

@@ -95,23 +95,24 @@ pub(crate) fn tables(fixture: &mut Fixture, args: &Args) -> Result<Vec<Table>> {
     let asked = JOBS.iter().filter(|job| args.names(job.name, is_known));
     let measure = |job: &Job| {
         eprintln!("bench: {} (rhostfs)", job.name);
-        table(fixture.daemons(), job, args.rounds(), args.time())
+        table(fixture.routes(), job, args.rounds(), args.time())
     };
     asked.map(measure).collect()
 }
 
-fn table(ways: &mut [Route], job: &Job, count: usize, time: Duration) -> Result<Table> {
-    let mut rounds: Vec<(String, Vec<Round>)> = ways
+fn table(routes: &mut [Route], job: &Job, count: usize, time: Duration) -> Result<Table> {
+    let mut rounds: Vec<(String, Vec<Round>)> = routes
         .iter()
-        .map(|way| (way.name.to_owned(), Vec::new()))
+        .map(|route| (route.name.to_owned(), Vec::new()))
         .collect();
     for round in 0..count {
-        for turn in 0..ways.len() {
-            let at = (round + turn) % ways.len();
-            let (Some(way), Some((name, rounds))) = (ways.get_mut(at), rounds.get_mut(at)) else {
+        for turn in 0..routes.len() {
+            let at = (round + turn) % routes.len();
+            let (Some(route), Some((name, rounds))) = (routes.get_mut(at), rounds.get_mut(at))
+            else {
                 continue;
             };
-            let measured = measure(way, job.task, time);
+            let measured = measure(route, job.task, time);
             rounds.push(measured.with_context(|| format!("{} by {name}", job.name))?);
         }
     }
@@ -129,41 +130,41 @@ fn table(ways: &mut [Route], job: &Job, count: usize, time: Duration) -> Result<
     })
 }
 
-fn measure(daemon: &mut Route, task: Task, time: Duration) -> Result<Round> {
-    let processes = daemon.processes.clone();
+fn measure(route: &mut Route, task: Task, time: Duration) -> Result<Round> {
+    let processes = route.processes.clone();
     let mut clock = Clock::new(|| {
         let others = processes.iter().map(|pid| usage::processor_ns(*pid));
         others
             .chain([usage::whole_processor_ns()])
             .sum::<Result<u64>>()
     });
-    let way = &mut *daemon.access;
-    repeat(way, task, time / WARM_UP, &mut || Ok(()))?;
-    let run = repeat(way, task, time, &mut || clock.look())?;
+    let access = &mut *route.access;
+    repeat(access, task, time / WARM_UP, &mut || Ok(()))?;
+    let run = repeat(access, task, time, &mut || clock.look())?;
     clock.round(run)
 }
 
 fn repeat(
-    way: &mut dyn FileAccess,
+    access: &mut dyn FileAccess,
     task: Task,
     time: Duration,
     at: &mut dyn FnMut() -> Result<()>,
 ) -> Result<workload::Run> {
-    way.forget()?;
+    access.forget()?;
     let timed = Timed { time, at };
     let Task::Transfer(direction, size, order) = task else {
-        return timed.repeat(1, || way.look().map(|()| true));
+        return timed.repeat(1, || access.look().map(|()| true));
     };
     let mut buffer = vec![0x5a; size];
     let mut offsets = Offsets::new(size, order);
     timed.repeat(1, || {
         let at = offsets.next();
         if at == 0 {
-            way.forget()?;
+            access.forget()?;
         }
         match direction {
-            Direction::Read => way.read(at, &mut buffer)?,
-            Direction::Write => way.write(at, &buffer)?,
+            Direction::Read => access.read(at, &mut buffer)?,
+            Direction::Write => access.write(at, &buffer)?,
         }
         Ok(true)
     })
