@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -10,6 +10,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::Deadline;
 use crate::message::MessageError;
@@ -88,4 +89,14 @@ pub(crate) fn receive_with(
         len: received.bytes,
         is_truncated: received.flags.contains(ReturnFlags::CTRUNC),
     })
+}
+
+/// The descriptor of an event, which has no `AsFd` of its own (vmm-sys-util 0.15).
+#[allow(
+    unsafe_code,
+    reason = "EventFd gives its descriptor away as a number only"
+)]
+pub(crate) fn borrow_event(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: `event` owns the descriptor, and lives as long as the borrow.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

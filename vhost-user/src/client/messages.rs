@@ -3,10 +3,10 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Result;
+use crate::message::ProtocolFeatures;
 
 /// A range of guest memory, as SET_MEM_TABLE tells it. The address the frontend itself uses is the guest's.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +49,9 @@ pub trait Messages {
     /// `SET_FEATURES`.
     fn set_features(&mut self, features: u64) -> Result<()>;
     /// `GET_PROTOCOL_FEATURES`.
-    fn protocol_features(&mut self) -> Result<VhostUserProtocolFeatures>;
+    fn protocol_features(&mut self) -> Result<ProtocolFeatures>;
     /// `SET_PROTOCOL_FEATURES`; from then on every message asks for an acknowledgement, if that is among them.
-    fn set_protocol_features(&mut self, features: VhostUserProtocolFeatures) -> Result<()>;
+    fn set_protocol_features(&mut self, features: ProtocolFeatures) -> Result<()>;
     /// `GET_QUEUE_NUM`.
     fn queue_count(&mut self) -> Result<u64>;
     /// `GET_CONFIG` from offset 0; fills `config`.

@@ -14,7 +14,6 @@ mod error;
 mod messages;
 mod session;
 mod socket;
-mod watchdog;
 
 pub use error::{Error, Result};
 pub use messages::{Messages, Region, RingAddresses};

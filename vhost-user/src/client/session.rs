@@ -3,11 +3,11 @@
 use std::os::unix::ffi::OsStrExt;
 
 use gangplank_service::fnv::fnv_1a;
-use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Error, Messages, Region, Result, RingAddresses};
 use crate::feature;
+use crate::message::ProtocolFeatures as Protocol;
 
 /// Bytes of a file system device's tag (virtio 1.2, 5.11.4).
 pub const TAG_LEN: usize = 36;

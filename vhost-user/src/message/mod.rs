@@ -36,6 +36,26 @@ pub const MAX_PAYLOAD_LEN: usize = MAX_MSG_SIZE;
 /// is one for each of the 8 regions of a memory table.
 pub const MAX_DESCRIPTORS: usize = MAX_ATTACHED_FD_ENTRIES;
 
+/// The request's name in the specification, without VHOST_USER_.
+#[must_use]
+pub const fn request_name(request: FrontendReq) -> &'static str {
+    macro_rules! names {
+        ($($name:ident)*) => {
+            match request {
+                $(FrontendReq::$name => stringify!($name),)*
+                _ => "a request that virtio-fs does not use",
+            }
+        };
+    }
+    names! {
+        GET_FEATURES SET_FEATURES SET_OWNER RESET_OWNER SET_MEM_TABLE
+        SET_VRING_NUM SET_VRING_ADDR SET_VRING_BASE GET_VRING_BASE
+        SET_VRING_KICK SET_VRING_CALL SET_VRING_ERR SET_VRING_ENABLE
+        GET_PROTOCOL_FEATURES SET_PROTOCOL_FEATURES GET_QUEUE_NUM SET_BACKEND_REQ_FD
+        GET_CONFIG SET_CONFIG RESET_DEVICE SET_DEVICE_STATE_FD CHECK_DEVICE_STATE
+    }
+}
+
 /// One message in either direction.
 #[derive(Debug)]
 pub struct Message {
@@ -94,6 +114,12 @@ impl Message {
     #[must_use]
     pub const fn is_reply_to(&self, request: u32) -> bool {
         self.request == request && self.flags & REPLY != 0
+    }
+
+    /// Whether it has version 1, and no flag that the specification reserves.
+    #[must_use]
+    pub const fn has_known_flags(&self) -> bool {
+        self.flags & !(REPLY | NEED_REPLY) == VERSION
     }
 
     /// Fails unless version and flags are those of a request.
