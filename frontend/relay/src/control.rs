@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::replace::Files;
+use super::replacement::Files;
 
 /// Bytes of a command at most: a path and a word.
 const MAX_COMMAND_LEN: u64 = 4200;
@@ -24,7 +24,7 @@ const MAX_COMMAND_LEN: u64 = 4200;
 const MAX_ANSWER_LEN: u64 = 1 << 20;
 
 /// How long an operator's program may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something to be done for each guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) enum Command {
 
 /// A command to one guest.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct GuestCommand {
     /// The guest's number.
     pub(super) guest: u64,
     /// What to do.
@@ -55,7 +55,7 @@ pub(super) struct Order {
     pub(super) answer: Sender<(u64, Result<String, String>)>,
 }
 
-impl Order {
+impl GuestCommand {
     pub(super) fn answer(&self, answer: Result<String, String>) {
         // Whoever asked may have given up waiting.
         let _ = self.answer.send((self.guest, answer));
@@ -115,8 +115,8 @@ impl Command {
 
 /// Reads an operator's command.
 pub(super) fn receive(stream: &UnixStream) -> io::Result<Option<Command>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(COMMAND_TIMEOUT))?;
+    stream.set_write_timeout(Some(COMMAND_TIMEOUT))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(MAX_COMMAND_LEN)).read_until(b'\n', &mut line)?;
     if !line.ends_with(b"\n") {
@@ -193,7 +193,7 @@ mod tests {
                 assert_eq!(receive(&stream).unwrap(), Some(Command::Pause));
                 stream.write_all(answer.as_bytes()).unwrap();
             });
-            let told = send(&path, &Command::Pause, PATIENCE);
+            let told = send(&path, &Command::Pause, COMMAND_TIMEOUT);
             assert_eq!(told.is_ok(), is_whole, "{told:?}");
             relay.join().unwrap();
             std::fs::remove_file(&path).unwrap();

@@ -32,7 +32,7 @@ mod protocol {
 const MAX_STATE_LEN: usize = 1 << 30;
 
 /// Bytes of state that are carried at a time.
-const STATE_PART: usize = 1 << 16;
+const STATE_CHUNK_LEN: usize = 1 << 16;
 
 /// SET_DEVICE_STATE_FD: no descriptor comes with the answer.
 const NO_DESCRIPTOR: u64 = 1 << 8;
@@ -81,7 +81,7 @@ pub(super) enum DaemonError {
     },
     /// The daemon answered another question, or nonsense.
     #[error("the daemon at {} answered {message} by something else", daemon.display())]
-    Nonsense {
+    WrongReply {
         message: &'static str,
         daemon: PathBuf,
     },
@@ -290,7 +290,7 @@ impl Daemon {
             Some((ring, base)) if ring == index => {
                 Ok(u16::try_from(base & 0xffff).unwrap_or_default())
             }
-            _ => Err(self.nonsense(message)),
+            _ => Err(self.wrong_reply(message)),
         }
     }
 
@@ -338,10 +338,10 @@ impl Daemon {
             Some(NO_DESCRIPTOR) => Ok(None),
             Some(0) => match answer.descriptors.pop() {
                 Some(theirs) => Ok(Some(theirs)),
-                None => Err(self.nonsense(name)),
+                None => Err(self.wrong_reply(name)),
             },
             Some(_) => Err(self.refused(name)),
-            None => Err(self.nonsense(name)),
+            None => Err(self.wrong_reply(name)),
         }
     }
 
@@ -353,7 +353,7 @@ impl Daemon {
         match self.receive_within(name, &message, limit)?.u64() {
             Some(0) => Ok(()),
             Some(_) => Err(self.refused(name)),
-            None => Err(self.nonsense(name)),
+            None => Err(self.wrong_reply(name)),
         }
     }
 
@@ -386,7 +386,7 @@ impl Daemon {
         match receive(self, name, &message)?.u64() {
             Some(0) => Ok(()),
             Some(_) => Err(self.refused(name)),
-            None => Err(self.nonsense(name)),
+            None => Err(self.wrong_reply(name)),
         }
     }
 
@@ -398,7 +398,7 @@ impl Daemon {
 
     fn ask_u64(&mut self, name: &'static str, request: u32) -> Result<u64> {
         let answer = self.ask(name, request, Vec::new())?.u64();
-        answer.ok_or_else(|| self.nonsense(name))
+        answer.ok_or_else(|| self.wrong_reply(name))
     }
 
     /// GET_CONFIG: offset, size and flags, then as many bytes as are asked for, in question and answer.
@@ -411,7 +411,9 @@ impl Daemon {
         let answer = self.ask(name, request::GET_CONFIG, payload)?;
         let bytes = answer.payload.get(head..);
         let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-        bytes.map(FsConfig::new).ok_or_else(|| self.nonsense(name))
+        bytes
+            .map(FsConfig::new)
+            .ok_or_else(|| self.wrong_reply(name))
     }
 
     fn send(&self, name: &'static str, message: &Message, beside: &[BorrowedFd<'_>]) -> Result<()> {
@@ -449,7 +451,7 @@ impl Daemon {
         let answer = received.map_err(|source| self.wire(name, source))?;
         match answer.answers(question.request) {
             true => Ok(answer),
-            false => Err(self.nonsense(name)),
+            false => Err(self.wrong_reply(name)),
         }
     }
 
@@ -468,8 +470,8 @@ impl Daemon {
         }
     }
 
-    fn nonsense(&self, message: &'static str) -> DaemonError {
-        DaemonError::Nonsense {
+    fn wrong_reply(&self, message: &'static str) -> DaemonError {
+        DaemonError::WrongReply {
             message,
             daemon: self.path.clone(),
         }
@@ -512,7 +514,7 @@ fn place(path: &Path) -> Option<(u64, u64)> {
 fn read_all(pipe: &OwnedFd, limit: Duration) -> io::Result<Vec<u8>> {
     let until = Deadline::new(limit);
     let mut state = Vec::new();
-    let mut part = vec![0; STATE_PART];
+    let mut part = vec![0; STATE_CHUNK_LEN];
     loop {
         until.wait(pipe, PollFlags::IN).map_err(io::Error::other)?;
         match rustix::io::read(pipe, &mut part) {

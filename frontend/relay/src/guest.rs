@@ -10,12 +10,12 @@ use log::{debug, error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::control::{Command, Order};
+use super::control::{Command, GuestCommand};
+use super::device::{Device, Fatal, Phase, RequestError};
 use super::memory::Memory;
 use super::message::{Inbox, Message, WireError, request};
-use super::replace::ReplaceError;
+use super::replacement::ReplaceError;
 use super::ring::Signal;
-use super::session::{Fatal, Phase, Refusal, Session};
 
 /// Protocol features that guests are offered: several queues, acknowledgements, a channel for requests to the guest, the
 /// configuration space, reset. Nothing is ever asked over the channel; but without it User Mode Linux (6.1) has no interrupt.
@@ -28,10 +28,10 @@ const NO_DESCRIPTOR: u64 = 1 << 8;
 const MAX_CONFIG_LEN: u32 = 256;
 
 /// Messages that are taken in a row, before anything else has its turn.
-const MESSAGES: usize = 64;
+const MAX_MESSAGES_IN_A_ROW: usize = 64;
 
 /// How long a guest may take for the rest of a message, and to take an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a guest's connection ended other than by the guest hanging up.
 #[derive(Debug, thiserror::Error)]
@@ -71,25 +71,25 @@ pub(super) struct Guest {
     channel: Option<OwnedFd>,
     /// Whether it has been said that the guest asked for a tag that nobody knows.
     is_tag_missed: bool,
-    session: Session,
+    device: Device,
 }
 
 impl Guest {
-    pub(super) fn new(socket: UnixStream, session: Session) -> Self {
+    pub(super) fn new(socket: UnixStream, device: Device) -> Self {
         Self {
             socket,
             inbox: Inbox::default(),
             begun: None,
             channel: None,
             is_tag_missed: false,
-            session,
+            device,
         }
     }
 
-    /// Serves the guest until it hangs up. `told` is readable when there may be something in `orders`.
+    /// Serves the guest until it hangs up. `told` is readable when there may be something in `commands`.
     pub(super) fn serve(
         &mut self,
-        orders: &Receiver<Order>,
+        commands: &Receiver<GuestCommand>,
         told: &OwnedFd,
     ) -> Result<(), GuestError> {
         loop {
@@ -98,38 +98,38 @@ impl Guest {
                 return Ok(());
             }
             if let Some(begun) = self.begun
-                && begun.elapsed() > PATIENCE
+                && begun.elapsed() > MESSAGE_TIMEOUT
             {
-                return Err(WireError::Late(PATIENCE).into());
+                return Err(WireError::Late(MESSAGE_TIMEOUT).into());
             }
             // By the guest's messages there may be another one since.
-            if ready.daemon && self.session.daemon().is_some_and(is_readable) {
-                self.session.daemon_hung_up()?;
+            if ready.daemon && self.device.daemon().is_some_and(is_readable) {
+                self.device.daemon_hung_up()?;
             }
-            if ready.orders {
+            if ready.commands {
                 // Only a counter, to be reset.
                 let _ = rustix::io::read(told, &mut [0; 8]);
-                for order in orders.try_iter() {
-                    self.obey(order)?;
+                for command in commands.try_iter() {
+                    self.obey(command)?;
                 }
             }
-            self.session.refuse_all()?;
-            self.session.look_for_daemon()?;
+            self.device.reply_errors_to_all()?;
+            self.device.connect_if_due()?;
         }
     }
 
     fn wait(&self, told: &OwnedFd) -> Result<Ready, GuestError> {
-        let kicks = self.session.kicks();
+        let kicks = self.device.kicks();
         let mut awaited = vec![
             PollFd::new(&self.socket, PollFlags::IN),
             PollFd::new(told, PollFlags::IN),
         ];
-        let daemon = self.session.daemon();
+        let daemon = self.device.daemon();
         awaited.extend(daemon.map(|daemon| PollFd::new(daemon, PollFlags::IN)));
         let kicks = kicks.into_iter();
         awaited.extend(kicks.map(|kick| PollFd::from_borrowed_fd(kick, PollFlags::IN)));
-        let patience = self.begun.map(|begun| begun + PATIENCE);
-        let until = [self.session.next_attempt(), patience];
+        let message_end = self.begun.map(|begun| begun + MESSAGE_TIMEOUT);
+        let until = [self.device.next_attempt(), message_end];
         let until = until.into_iter().flatten().min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         // A millisecond more, so that the time has come when the wait is over.
@@ -144,14 +144,14 @@ impl Guest {
         };
         Ok(Ready {
             guest: is_ready(0),
-            orders: is_ready(1),
+            commands: is_ready(1),
             daemon: daemon.is_some() && is_ready(2),
         })
     }
 
     /// Takes some of what the guest has sent; false when it has hung up.
     fn take_messages(&mut self) -> Result<bool, GuestError> {
-        for _ in 0..MESSAGES {
+        for _ in 0..MAX_MESSAGES_IN_A_ROW {
             match self.inbox.receive(self.socket.as_fd()) {
                 Ok(Some(message)) => {
                     self.begun = None;
@@ -176,13 +176,13 @@ impl Guest {
         let answer = match self.answer(&message, descriptors) {
             Ok(Answer::Payload(payload)) => Some(payload),
             Ok(Answer::Done) => acknowledgement(&message, 0),
-            Err(Failure::Malformed) => return Err(GuestError::Malformed(message.request)),
-            Err(Failure::Refused(Refusal::Fatal(fatal))) => return Err(fatal.into()),
-            Err(Failure::Refused(refusal)) => {
+            Err(MessageFault::Malformed) => return Err(GuestError::Malformed(message.request)),
+            Err(MessageFault::Refused(RequestError::Fatal(fatal))) => return Err(fatal.into()),
+            Err(MessageFault::Refused(refusal)) => {
                 warn!(
                     "message {} of guest {} is refused: {}",
                     message.request,
-                    self.session.guest(),
+                    self.device.guest(),
                     error_chain(&refusal)
                 );
                 let refused = acknowledgement(&message, 1);
@@ -196,7 +196,7 @@ impl Guest {
         if let Some(payload) = answer {
             match message
                 .answer(payload)
-                .send(self.socket.as_fd(), &[], PATIENCE)
+                .send(self.socket.as_fd(), &[], MESSAGE_TIMEOUT)
             {
                 // It is seen when the next message is waited for.
                 Ok(()) | Err(WireError::HungUp) => {}
@@ -210,109 +210,114 @@ impl Guest {
         &mut self,
         message: &Message,
         mut descriptors: Vec<OwnedFd>,
-    ) -> Result<Answer, Failure> {
-        let session = &mut self.session;
+    ) -> Result<Answer, MessageFault> {
+        let device = &mut self.device;
         let number = |number: u64| Ok(Answer::Payload(number.to_le_bytes().to_vec()));
         match message.request {
             request::SET_OWNER => {}
-            request::GET_FEATURES => return number(session.offered()),
+            request::GET_FEATURES => return number(device.offered()),
             request::GET_PROTOCOL_FEATURES => return number(PROTOCOL),
             request::SET_PROTOCOL_FEATURES => {
-                let taken = message.u64().ok_or(Failure::Malformed)?;
+                let taken = message.u64().ok_or(MessageFault::Malformed)?;
                 let foreign = taken & !PROTOCOL;
                 if foreign != 0 {
                     let text = format!("it takes the protocol features {foreign:#x}");
-                    return Err(Refusal::Senseless(text).into());
+                    return Err(RequestError::Invalid(text).into());
                 }
             }
             request::GET_QUEUE_NUM => {
-                return number(u64::from(session.num_request_queues()) + 1);
+                return number(u64::from(device.num_request_queues()) + 1);
             }
             request::SET_BACKEND_REQ_FD => match descriptors.pop() {
                 Some(channel) => self.channel = Some(channel),
-                None => return Err(Failure::Malformed),
+                None => return Err(MessageFault::Malformed),
             },
             request::GET_CONFIG => return Ok(Answer::Payload(self.config(&message.payload)?)),
             request::SET_FEATURES => {
-                session.set_features(message.u64().ok_or(Failure::Malformed)?)?;
+                device.set_features(message.u64().ok_or(MessageFault::Malformed)?)?;
             }
             request::SET_MEM_TABLE => {
                 let memory = Memory::decode(&message.payload, descriptors);
-                let memory = memory.map_err(|error| Refusal::Senseless(error.to_string()))?;
-                session.set_memory(memory)?;
+                let memory = memory.map_err(|error| RequestError::Invalid(error.to_string()))?;
+                device.set_memory(memory)?;
             }
             request::SET_VRING_NUM => {
-                let (ring, size) = message.ring_state().ok_or(Failure::Malformed)?;
-                session.change(ring, |ring| ring.set_size(size))?;
+                let (ring, size) = message.ring_state().ok_or(MessageFault::Malformed)?;
+                device.change(ring, |ring| ring.set_size(size))?;
             }
             request::SET_VRING_BASE => {
-                let (ring, base) = message.ring_state().ok_or(Failure::Malformed)?;
-                session.change(ring, |ring| {
+                let (ring, base) = message.ring_state().ok_or(MessageFault::Malformed)?;
+                device.change(ring, |ring| {
                     let base = u16::try_from(base);
                     ring.base = base.unwrap_or(ring.base);
                     base.is_ok()
                 })?;
             }
             request::SET_VRING_ADDR => {
-                let ring = message.payload.first_chunk().ok_or(Failure::Malformed)?;
-                session.set_addresses(u32::from_le_bytes(*ring), &message.payload)?;
+                let ring = message
+                    .payload
+                    .first_chunk()
+                    .ok_or(MessageFault::Malformed)?;
+                device.set_addresses(u32::from_le_bytes(*ring), &message.payload)?;
             }
             request::SET_VRING_ENABLE => {
-                let (ring, enabled) = message.ring_state().ok_or(Failure::Malformed)?;
-                session.change(ring, |ring| {
+                let (ring, enabled) = message.ring_state().ok_or(MessageFault::Malformed)?;
+                device.change(ring, |ring| {
                     ring.enabled = enabled == 1;
                     enabled <= 1
                 })?;
             }
             request::GET_VRING_BASE => {
-                let (ring, _) = message.ring_state().ok_or(Failure::Malformed)?;
-                let base = u32::from(session.stop_ring(ring)?);
+                let (ring, _) = message.ring_state().ok_or(MessageFault::Malformed)?;
+                let base = u32::from(device.stop_ring(ring)?);
                 let state = [ring.to_le_bytes(), base.to_le_bytes()];
                 return Ok(Answer::Payload(state.concat()));
             }
             request::SET_VRING_KICK | request::SET_VRING_CALL | request::SET_VRING_ERR => {
-                let told = message.u64().ok_or(Failure::Malformed)?;
+                let told = message.u64().ok_or(MessageFault::Malformed)?;
                 let wanted = usize::from(told & NO_DESCRIPTOR == 0);
                 if descriptors.len() != wanted {
                     let text = format!("message {} has a wrong descriptor", message.request);
-                    return Err(Refusal::Senseless(text).into());
+                    return Err(RequestError::Invalid(text).into());
                 }
                 let ring = u32::try_from(told & 0xff).unwrap_or(u32::MAX);
                 let descriptor = descriptors.pop();
                 match message.request {
-                    request::SET_VRING_KICK => session.change(ring, |ring| {
+                    request::SET_VRING_KICK => device.change(ring, |ring| {
                         ring.set_signal(Signal::Kick, descriptor);
                         true
                     })?,
                     request::SET_VRING_CALL => {
-                        session.set_signal(ring, Signal::Call, descriptor)?;
+                        device.set_signal(ring, Signal::Call, descriptor)?;
                     }
-                    _ => session.set_signal(ring, Signal::Error, descriptor)?,
+                    _ => device.set_signal(ring, Signal::Error, descriptor)?,
                 }
             }
-            request::RESET_DEVICE | request::RESET_OWNER => session.reset()?,
+            request::RESET_DEVICE | request::RESET_OWNER => device.reset()?,
             other => {
                 let text = format!("there is no message {other}");
-                return Err(Refusal::Senseless(text).into());
+                return Err(RequestError::Invalid(text).into());
             }
         }
         Ok(Answer::Done)
     }
 
     /// GET_CONFIG: the answer has exactly the size asked for; User Mode Linux asks for every size from 1 to 40.
-    fn config(&mut self, payload: &[u8]) -> Result<Vec<u8>, Failure> {
-        let (offset, rest) = payload.split_first_chunk::<4>().ok_or(Failure::Malformed)?;
-        let size = rest.first_chunk().ok_or(Failure::Malformed)?;
+    fn config(&mut self, payload: &[u8]) -> Result<Vec<u8>, MessageFault> {
+        let (offset, rest) = payload
+            .split_first_chunk::<4>()
+            .ok_or(MessageFault::Malformed)?;
+        let size = rest.first_chunk().ok_or(MessageFault::Malformed)?;
         let (offset, size) = (u32::from_le_bytes(*offset), u32::from_le_bytes(*size));
         if size == 0 || size > MAX_CONFIG_LEN || payload.len() < 12 {
-            return Err(Failure::Malformed);
+            return Err(MessageFault::Malformed);
         }
-        let Some(config) = self.session.config().map_err(Refusal::from)? else {
+        let Some(config) = self.device.config().map_err(RequestError::from)? else {
             // User Mode Linux asks for each byte of it.
             if !std::mem::replace(&mut self.is_tag_missed, true) {
                 warn!(
                     "guest {} asks for the tag: no daemon tells it, and none is given by --tag",
-                    self.session.guest()
+                    self.device.guest()
                 );
             }
             // An answer without content means that it failed.
@@ -326,42 +331,42 @@ impl Guest {
         Ok(answer)
     }
 
-    fn obey(&mut self, order: Order) -> Result<(), GuestError> {
-        let session = &mut self.session;
-        let done = match &order.command {
+    fn obey(&mut self, command: GuestCommand) -> Result<(), GuestError> {
+        let device = &mut self.device;
+        let done = match &command.command {
             Command::Status => Ok(self.status()),
-            Command::Pause => session.pause().map(str::to_owned),
-            Command::Resume => session.resume().map(str::to_owned),
-            Command::Switch { socket, files } => session.switch(socket, *files),
+            Command::Pause => device.pause().map(str::to_owned),
+            Command::Resume => device.resume().map(str::to_owned),
+            Command::Switch { socket, files } => device.switch(socket, *files),
         };
         let done = match done {
             Err(ReplaceError::Fatal(fatal)) => {
-                order.answer(Err(error_chain(&fatal)));
+                command.answer(Err(error_chain(&fatal)));
                 return Err(fatal.into());
             }
             Err(error) => {
                 error!(
                     "guest {}: {:?}: {}",
-                    order.guest,
-                    order.command,
+                    command.guest,
+                    command.command,
                     error_chain(&error)
                 );
                 Err(error_chain(&error))
             }
             Ok(text) => {
-                debug!("guest {}: {:?}: {text}", order.guest, order.command);
+                debug!("guest {}: {:?}: {text}", command.guest, command.command);
                 Ok(text)
             }
         };
-        order.answer(done);
+        command.answer(done);
         Ok(())
     }
 
     /// One line for an operator.
     fn status(&self) -> String {
-        let session = &self.session;
-        let phase = match &session.phase {
-            Phase::Waiting => format!("waits for a daemon at {}", session.backend.display()),
+        let device = &self.device;
+        let phase = match &device.phase {
+            Phase::Waiting => format!("waits for a daemon at {}", device.backend.display()),
             Phase::Served(daemon) => format!("served by {}", daemon.path().display()),
             Phase::Paused { state, .. } => match state {
                 Some(state) => format!("paused, {} bytes of state saved", state.len()),
@@ -369,8 +374,8 @@ impl Guest {
             },
             Phase::Lost => "has lost its daemon; requests are refused until it mounts anew".into(),
         };
-        let ready = session.rings.iter().filter(|ring| ring.is_ready()).count();
-        let counters = session.counters;
+        let ready = device.rings.iter().filter(|ring| ring.is_ready()).count();
+        let counters = device.counters;
         format!(
             "{phase}; rings {ready}, daemons {}, losses {}, requests refused {}",
             counters.daemons, counters.losses, counters.refused
@@ -381,18 +386,18 @@ impl Guest {
 /// What a wait found.
 struct Ready {
     guest: bool,
-    orders: bool,
+    commands: bool,
     daemon: bool,
 }
 
 /// Why a message is not obeyed.
-enum Failure {
+enum MessageFault {
     Malformed,
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
+impl From<RequestError> for MessageFault {
+    fn from(refusal: RequestError) -> Self {
         Self::Refused(refusal)
     }
 }
@@ -409,9 +414,9 @@ fn acknowledgement(message: &Message, code: u64) -> Option<Vec<u8>> {
 }
 
 /// Serves a guest to its last message, and says how it ended.
-pub(super) fn run(guest: &mut Guest, orders: &Receiver<Order>, told: &OwnedFd) {
-    let number = guest.session.guest();
-    match guest.serve(orders, told) {
+pub(super) fn run(guest: &mut Guest, commands: &Receiver<GuestCommand>, told: &OwnedFd) {
+    let number = guest.device.guest();
+    match guest.serve(commands, told) {
         Ok(()) => info!("guest {number} has gone"),
         Err(error) => error!("guest {number} is dropped: {}", error_chain(&error)),
     }

@@ -12,16 +12,16 @@
 mod args;
 mod control;
 mod daemon;
+mod device;
+mod error_replies;
 mod guest;
+mod inflight;
 mod memory;
 mod message;
-mod outstanding;
-mod refusal;
-mod replace;
+mod replacement;
 mod ring;
 mod serve;
-mod session;
-mod split;
+mod split_queue;
 
 use std::io::Write;
 use std::path::Path;
@@ -40,17 +40,17 @@ pub use serve::Error;
 
 use self::control::Command;
 use self::daemon::Limits;
+use self::device::DeviceOptions;
 use self::serve::Relay;
-use self::session::Plan;
 
 /// How long a daemon may take to take a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a guest that asks for the tag is kept waiting for a daemon that tells it.
-const GUEST_PATIENCE: Duration = Duration::from_secs(10);
+const TAG_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a relay may take to do as it is told.
-const ORDER_LIMIT: Duration = Duration::from_secs(600);
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Runs a relay until it is told to end by SIGTERM, SIGINT or SIGHUP; or tells one that runs what to do, and writes its answer to
 /// `out`. A `filter` in env_logger's form says what to log in place of the options.
@@ -75,7 +75,7 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
         path: control.clone(),
         source,
     };
-    let text = serve::tell(control, &command.map_err(failed)?, ORDER_LIMIT)?;
+    let text = serve::tell(control, &command.map_err(failed)?, CONTROL_TIMEOUT)?;
     let written = out.write_all(text.as_bytes());
     written.and_then(|()| out.close()).map_err(Error::Output)
 }
@@ -86,7 +86,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
             "both --listen and --backend are needed".into(),
         ));
     };
-    let plan = Plan {
+    let options = DeviceOptions {
         tag: args.tag.clone(),
         num_request_queues: args.num_request_queues,
         limits: Limits {
@@ -94,7 +94,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
             answer: args.limit,
             state: args.state_limit,
         },
-        patience: GUEST_PATIENCE,
+        tag_wait: TAG_WAIT,
     };
     let listening = |path: &Path, mode| {
         OwnedListener::bind(path, mode).map_err(|source| Error::Listen {
@@ -119,7 +119,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         listen.display(),
         backend.display()
     );
-    Relay::new(plan, backend.clone()).serve(&listener, control.as_ref(), &signals)
+    Relay::new(options, backend.clone()).serve(&listener, control.as_ref(), &signals)
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub(super) struct Ring {
     /// The guest allows it to be used.
     pub(super) enabled: bool,
     /// A daemon has it.
-    pub(super) is_out: bool,
+    pub(super) is_started: bool,
     /// Its driver broke the ring's rules while the relay answered.
     pub(super) broken: bool,
 }

@@ -1,4 +1,4 @@
-//! The relay as a program: its sockets, a thread for each guest, orders from an operator.
+//! The relay as a program: its sockets, a thread for each guest, commands from an operator.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -16,10 +16,10 @@ use log::{debug, error, info, warn};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use super::control::{self, Command, Order};
+use super::control::{self, Command, GuestCommand};
+use super::device::{Device, DeviceOptions};
 use super::guest::{self, Guest};
-use super::replace::Files;
-use super::session::{Plan, Session};
+use super::replacement::Files;
 
 /// Guests that are served at a time. Each has a thread and some ten descriptors.
 const MAX_GUESTS: usize = 256;
@@ -65,15 +65,15 @@ pub enum Error {
 /// A guest that is served.
 struct Served {
     number: u64,
-    orders: Sender<Order>,
+    commands: Sender<GuestCommand>,
     told: Arc<OwnedFd>,
     thread: JoinHandle<()>,
 }
 
 /// The relay.
 pub(super) struct Relay {
-    plan: Arc<Plan>,
-    /// Where the next guest's daemon is looked for. An order that has been obeyed changes it.
+    options: Arc<DeviceOptions>,
+    /// Where the next guest's daemon is looked for. A command that has been obeyed changes it.
     backend: Arc<Mutex<PathBuf>>,
     guests: Vec<Served>,
     /// Guests so far.
@@ -81,9 +81,9 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(plan: Plan, backend: PathBuf) -> Self {
+    pub(super) fn new(options: DeviceOptions, backend: PathBuf) -> Self {
         Self {
-            plan: Arc::new(plan),
+            options: Arc::new(options),
             backend: Arc::new(Mutex::new(backend)),
             guests: Vec::new(),
             count: 0,
@@ -123,7 +123,7 @@ impl Relay {
     }
 
     fn report(&mut self) {
-        self.order(Command::Status, |answer| {
+        self.command(Command::Status, |answer| {
             let (Ok(text) | Err(text)) = answer;
             info!("status: {}", text.trim_end());
         });
@@ -145,9 +145,9 @@ impl Relay {
     fn start(&self, number: u64, stream: UnixStream) -> io::Result<Served> {
         stream.set_nonblocking(true)?;
         let told = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let (orders, inbox) = mpsc::channel();
+        let (commands, inbox) = mpsc::channel();
         let heard = Arc::clone(&told);
-        let plan = Arc::clone(&self.plan);
+        let options = Arc::clone(&self.options);
         let backend = self.backend.lock();
         let backend = backend.unwrap_or_else(PoisonError::into_inner).clone();
         let thread = thread::Builder::new()
@@ -155,12 +155,12 @@ impl Relay {
             .spawn(move || {
                 // The guest is answered once its daemon is, or is not there.
                 info!("guest {number} has connected");
-                let mut guest = Guest::new(stream, Session::new(number, plan, backend));
+                let mut guest = Guest::new(stream, Device::new(number, options, backend));
                 guest::run(&mut guest, &inbox, &heard);
             })?;
         Ok(Served {
             number,
-            orders,
+            commands,
             told,
             thread,
         })
@@ -175,15 +175,15 @@ impl Relay {
             Ok(Some(command)) => command,
             Ok(None) => return answer(&stream, Err("there is no such command".to_owned())),
             Err(error) => {
-                warn!("an order cannot be read: {error}");
+                warn!("a command cannot be read: {error}");
                 return;
             }
         };
-        self.order(command, move |told| answer(&stream, told));
+        self.command(command, move |told| answer(&stream, told));
     }
 
     /// Has every guest obey `command`, and `then` hear what came of it, on a thread of its own: guests may take their time.
-    fn order(
+    fn command(
         &mut self,
         command: Command,
         then: impl FnOnce(Result<String, String>) + Send + 'static,
@@ -192,7 +192,7 @@ impl Relay {
         let (answer, answers) = mpsc::channel();
         for guest in &self.guests {
             // One that has just gone does not answer.
-            let _ = guest.orders.send(Order {
+            let _ = guest.commands.send(GuestCommand {
                 guest: guest.number,
                 command: command.clone(),
                 answer: answer.clone(),
@@ -200,12 +200,12 @@ impl Relay {
             let _ = rustix::io::write(&*guest.told, &1u64.to_ne_bytes());
         }
         let count = self.guests.len();
-        let patience = self.patience();
+        let command_limit = self.command_limit();
         let backend = Arc::clone(&self.backend);
         let started = thread::Builder::new()
-            .name("order".to_owned())
+            .name("command".to_owned())
             .spawn(move || {
-                then(collect(&answers, count, patience).map(|mut text| {
+                then(collect(&answers, count, command_limit).map(|mut text| {
                     if let Command::Switch { socket, .. } = command {
                         text.push_str(&format!("new guests go to {}\n", socket.display()));
                         *backend.lock().unwrap_or_else(PoisonError::into_inner) = socket;
@@ -219,19 +219,19 @@ impl Relay {
     }
 
     /// How long guests may take to do as they are told, but for requests that take longer.
-    fn patience(&self) -> Duration {
-        let limits = self.plan.limits;
+    fn command_limit(&self) -> Duration {
+        let limits = self.options.limits;
         limits.connect + limits.state * 2 + limits.answer * 4
     }
 }
 
-/// What `count` guests answer within `patience`.
+/// What `count` guests answer within `command_limit`.
 fn collect(
     answers: &Receiver<(u64, Result<String, String>)>,
     count: usize,
-    patience: Duration,
+    command_limit: Duration,
 ) -> Result<String, String> {
-    let until = Instant::now() + patience;
+    let until = Instant::now() + command_limit;
     let (mut lines, mut is_done) = (Vec::new(), true);
     while lines.len() < count {
         let left = until.saturating_duration_since(Instant::now());
@@ -265,7 +265,7 @@ fn collect(
     }
 }
 
-/// Tells an operator what came of an order.
+/// Tells an operator what came of a command.
 fn answer(mut stream: &UnixStream, told: Result<String, String>) {
     let (word, text) = match told {
         Ok(text) => ("ok", text),
@@ -274,7 +274,7 @@ fn answer(mut stream: &UnixStream, told: Result<String, String>) {
     // By one call: what is cut off between two of them may look whole.
     let answer = format!("{word}\n{}\n", text.trim_end());
     if let Err(error) = stream.write_all(answer.as_bytes()) {
-        warn!("an order cannot be answered: {error}");
+        warn!("a command cannot be answered: {error}");
     }
 }
 

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::control::{Command, Order};
+use super::control::{Command, GuestCommand};
 use super::daemon::{Daemon, DaemonError, Limits};
+use super::device::{Device, DeviceOptions, Fatal};
 use super::guest::{Guest, GuestError};
 use super::memory::tests::file;
 use super::message::{Inbox, Message, WireError, request};
-use super::replace::Files;
-use super::session::{Fatal, Plan, Session};
+use super::replacement::Files;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -31,7 +31,7 @@ const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28;
 
 /// How a daemon behaves.
 #[derive(Clone, Copy, Debug, Default)]
-struct Manner {
+struct Behaviour {
     /// Refuses this message.
     refuses: Option<u32>,
     /// Does not answer this one.
@@ -51,14 +51,14 @@ struct Manner {
 type Told = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
 
 /// A daemon at a socket in a directory of its own.
-struct Played {
+struct FakeDaemon {
     path: PathBuf,
     told: Told,
     _dir: tempfile::TempDir,
 }
 
-impl Played {
-    fn new(manner: Manner) -> Self {
+impl FakeDaemon {
+    fn new(behaviour: Behaviour) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fs.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -68,7 +68,7 @@ impl Played {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, noted) = (stream.unwrap(), Arc::clone(&noted));
-                thread::spawn(move || play(&stream, manner, &noted));
+                thread::spawn(move || serve(&stream, behaviour, &noted));
             }
         });
         Self {
@@ -92,30 +92,30 @@ impl Played {
     }
 }
 
-fn play(stream: &UnixStream, manner: Manner, told: &Told) {
+fn serve(stream: &UnixStream, behaviour: Behaviour, told: &Told) {
     let mut inbox = Inbox::default();
     let mut state: Option<(u32, OwnedFd)> = None;
-    let mut well = manner.well;
+    let mut well = behaviour.well;
     while let Ok(mut message) = inbox.wait(stream.as_fd(), Duration::from_secs(600)) {
         let number = message.request;
         told.lock().unwrap().push((number, message.payload.clone()));
-        let befallen = [manner.leaves_at, manner.ignores].contains(&Some(number));
+        let befallen = [behaviour.leaves_at, behaviour.ignores].contains(&Some(number));
         if befallen && well > 0 {
             well -= 1;
-        } else if manner.leaves_at == Some(number) {
+        } else if behaviour.leaves_at == Some(number) {
             return;
-        } else if manner.ignores == Some(number) {
+        } else if behaviour.ignores == Some(number) {
             continue;
         }
-        if let Some((_, delay)) = manner.delays.filter(|(late, _)| *late == number) {
+        if let Some((_, delay)) = behaviour.delays.filter(|(late, _)| *late == number) {
             thread::sleep(delay);
         }
         let word = |value: u64| Some(value.to_le_bytes().to_vec());
-        let refused = manner.refuses == Some(number);
+        let refused = behaviour.refuses == Some(number);
         let payload = match number {
             request::GET_FEATURES => word(FEATURES),
             // MQ, REPLY_ACK, CONFIG, RESET_DEVICE, DEVICE_STATE, and one that is not wanted.
-            request::GET_PROTOCOL_FEATURES if manner.has_no_state => word(0x2209),
+            request::GET_PROTOCOL_FEATURES if behaviour.has_no_state => word(0x2209),
             request::GET_PROTOCOL_FEATURES => word(1 << 19 | 0x2209 | 1 << 15),
             request::GET_QUEUE_NUM => word(3),
             request::GET_CONFIG => {
@@ -126,7 +126,11 @@ fn play(stream: &UnixStream, manner: Manner, told: &Told) {
             }
             request::GET_VRING_BASE => {
                 let ring = message.ring_state().unwrap().0;
-                let base = if manner.takes_nothing { 0 } else { 40 + ring };
+                let base = if behaviour.takes_nothing {
+                    0
+                } else {
+                    40 + ring
+                };
                 Some([ring.to_le_bytes(), base.to_le_bytes()].concat())
             }
             request::SET_DEVICE_STATE_FD => {
@@ -159,40 +163,40 @@ fn play(stream: &UnixStream, manner: Manner, told: &Told) {
 }
 
 /// A guest's end of a relay that runs in this process.
-struct PlayedGuest {
+struct FakeGuest {
     socket: UnixStream,
     inbox: Inbox,
-    orders: Sender<Order>,
+    commands: Sender<GuestCommand>,
     told: Arc<OwnedFd>,
     answers: Receiver<(u64, Result<String, String>)>,
     answer: Sender<(u64, Result<String, String>)>,
     served: JoinHandle<Result<(), GuestError>>,
 }
 
-impl PlayedGuest {
+impl FakeGuest {
     fn connect(backend: &Path, tag: Option<&str>) -> Self {
         let (socket, far) = UnixStream::pair().unwrap();
         far.set_nonblocking(true).unwrap();
-        let plan = Plan {
+        let options = DeviceOptions {
             tag: tag.map(str::to_owned),
             num_request_queues: None,
             limits: Limits {
                 answer: Duration::from_secs(1),
                 ..LIMITS
             },
-            patience: Duration::from_millis(50),
+            tag_wait: Duration::from_millis(50),
         };
         let told = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        let (orders, inbox) = mpsc::channel();
+        let (commands, inbox) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
         let (heard, backend) = (Arc::clone(&told), backend.to_owned());
         let served = thread::spawn(move || {
-            Guest::new(far, Session::new(1, Arc::new(plan), backend)).serve(&inbox, &heard)
+            Guest::new(far, Device::new(1, Arc::new(options), backend)).serve(&inbox, &heard)
         });
         Self {
             socket,
             inbox: Inbox::default(),
-            orders,
+            commands,
             told,
             answers,
             answer,
@@ -218,13 +222,13 @@ impl PlayedGuest {
         answer.u64().unwrap()
     }
 
-    fn order(&self, command: Command) -> Result<String, String> {
-        let order = Order {
+    fn command(&self, command: Command) -> Result<String, String> {
+        let command = GuestCommand {
             guest: 1,
             command,
             answer: self.answer.clone(),
         };
-        self.orders.send(order).unwrap();
+        self.commands.send(command).unwrap();
         rustix::io::write(&*self.told, &1u64.to_ne_bytes()).unwrap();
         self.answers.recv_timeout(LIMIT).unwrap().1
     }
@@ -264,7 +268,7 @@ impl PlayedGuest {
     }
 
     fn status(&self) -> String {
-        self.order(Command::Status).unwrap()
+        self.command(Command::Status).unwrap()
     }
 
     fn hang_up(self) -> Result<(), GuestError> {
@@ -294,8 +298,8 @@ const NEGOTIATION: [u32; 6] = [
 
 #[test]
 fn guest_is_told_what_the_daemon_tells_and_its_rings_arrive_in_order() {
-    let daemon = Played::new(Manner::default());
-    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    let daemon = FakeDaemon::new(Behaviour::default());
+    let mut guest = FakeGuest::connect(&daemon.path, None);
     let config = guest.ask(
         request::GET_CONFIG,
         [0, 40, 0].map(u32::to_le_bytes).concat(),
@@ -325,7 +329,7 @@ fn guest_is_told_what_the_daemon_tells_and_its_rings_arrive_in_order() {
 fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("fs.sock");
-    let mut guest = PlayedGuest::connect(&place, Some("mine"));
+    let mut guest = FakeGuest::connect(&place, Some("mine"));
     assert_eq!(
         guest.ask(request::GET_FEATURES, Vec::new()),
         FEATURES.to_le_bytes()
@@ -337,7 +341,7 @@ fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
     assert_eq!(&config[12..], b"mine\0");
     guest.set_up();
     assert!(guest.status().contains("waits"), "{}", guest.status());
-    let daemon = Played::new(Manner::default());
+    let daemon = FakeDaemon::new(Behaviour::default());
     std::os::unix::fs::symlink(&daemon.path, &place).unwrap();
     while !guest.status().contains("served") {
         thread::sleep(Duration::from_millis(5));
@@ -352,7 +356,7 @@ fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
 
 #[test]
 fn guest_that_asks_what_nobody_knows_gets_an_empty_answer() {
-    let mut guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), None);
+    let mut guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), None);
     let payload = [0, 5, 0].map(u32::to_le_bytes).concat();
     assert!(guest.ask(request::GET_CONFIG, payload).is_empty());
     guest.hang_up().unwrap();
@@ -361,13 +365,13 @@ fn guest_that_asks_what_nobody_knows_gets_an_empty_answer() {
 #[test]
 fn state_goes_from_one_daemon_to_the_next() {
     let (old, new) = (
-        Played::new(Manner::default()),
-        Played::new(Manner::default()),
+        FakeDaemon::new(Behaviour::default()),
+        FakeDaemon::new(Behaviour::default()),
     );
-    let mut guest = PlayedGuest::connect(&old.path, None);
+    let mut guest = FakeGuest::connect(&old.path, None);
     guest.set_up();
     // Rings of which the daemon took 40 entries and gave none back.
-    let busy = guest.order(Command::Pause);
+    let busy = guest.command(Command::Pause);
     assert!(busy.is_err_and(|text| text.contains("in flight")));
     assert!(guest.status().contains("served by"));
     drop(guest);
@@ -382,58 +386,62 @@ fn state_goes_from_one_daemon_to_the_next() {
 
 #[test]
 fn daemon_without_state_is_not_left_unless_that_is_wanted() {
-    let manner = Manner {
+    let behaviour = Behaviour {
         has_no_state: true,
-        ..Manner::default()
+        ..Behaviour::default()
     };
-    let (without, other) = (Played::new(manner), Played::new(manner));
-    let guest = PlayedGuest::connect(&without.path, None);
+    let (without, other) = (FakeDaemon::new(behaviour), FakeDaemon::new(behaviour));
+    let guest = FakeGuest::connect(&without.path, None);
     let command = |files| Command::Switch {
         socket: other.path.clone(),
         files,
     };
-    let refused = guest.order(command(Files::Kept)).unwrap_err();
+    let refused = guest.command(command(Files::Kept)).unwrap_err();
     assert!(refused.contains("DEVICE_STATE"), "{refused}");
-    assert!(guest.order(command(Files::Lost)).is_ok());
-    assert!(guest.order(Command::Resume).is_err());
+    assert!(guest.command(command(Files::Lost)).is_ok());
+    assert!(guest.command(Command::Resume).is_err());
     guest.hang_up().unwrap();
 }
 
 #[test]
 fn daemons_that_do_not_do_their_part_are_named_with_the_message() {
-    for (manner, expected) in [
+    for (behaviour, expected) in [
         (
-            Manner {
+            Behaviour {
                 refuses: Some(request::SET_PROTOCOL_FEATURES),
-                ..Manner::default()
+                ..Behaviour::default()
             },
             None,
         ),
         (
-            Manner {
+            Behaviour {
                 ignores: Some(request::GET_FEATURES),
-                ..Manner::default()
+                ..Behaviour::default()
             },
             Some("GET_FEATURES to the daemon at"),
         ),
         (
-            Manner {
+            Behaviour {
                 leaves_at: Some(request::GET_CONFIG),
-                ..Manner::default()
+                ..Behaviour::default()
             },
             Some("GET_CONFIG to the daemon at"),
         ),
     ] {
-        let connected = Played::new(manner).connect();
+        let connected = FakeDaemon::new(behaviour).connect();
         let text = connected.err().map(|error| error.to_string());
-        assert_eq!(text.is_some(), expected.is_some(), "{manner:?}: {text:?}");
+        assert_eq!(
+            text.is_some(),
+            expected.is_some(),
+            "{behaviour:?}: {text:?}"
+        );
         let expected = expected.unwrap_or_default();
         assert!(text.unwrap_or_default().starts_with(expected), "{expected}");
     }
     for refused in [request::SET_DEVICE_STATE_FD, request::CHECK_DEVICE_STATE] {
-        let daemon = Played::new(Manner {
+        let daemon = FakeDaemon::new(Behaviour {
             refuses: Some(refused),
-            ..Manner::default()
+            ..Behaviour::default()
         });
         let mut daemon = daemon.connect().unwrap();
         let error = daemon.load(b"state").unwrap_err();
@@ -444,11 +452,11 @@ fn daemons_that_do_not_do_their_part_are_named_with_the_message() {
 
 #[test]
 fn refusal_of_a_daemon_reaches_the_guest() {
-    let daemon = Played::new(Manner {
+    let daemon = FakeDaemon::new(Behaviour {
         refuses: Some(request::SET_MEM_TABLE),
-        ..Manner::default()
+        ..Behaviour::default()
     });
-    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    let mut guest = FakeGuest::connect(&daemon.path, None);
     let memory = OwnedFd::from(file(0x1000));
     let table = [1u64, 0, 0x1000, 0, 0];
     let table = table.into_iter().flat_map(u64::to_le_bytes).collect();
@@ -458,7 +466,7 @@ fn refusal_of_a_daemon_reaches_the_guest() {
 
 #[test]
 fn senseless_messages_are_refused_and_malformed_ones_cost_the_connection() {
-    let mut guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
+    let mut guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
     let state = |ring: u32, value: u32| [ring.to_le_bytes(), value.to_le_bytes()].concat();
     for (request, payload) in [
         (request::SET_FEATURES, u64::MAX.to_le_bytes().to_vec()),
@@ -491,7 +499,7 @@ fn senseless_messages_are_refused_and_malformed_ones_cost_the_connection() {
             [0, 257, 0].map(u32::to_le_bytes).concat(),
         ),
     ] {
-        let guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
+        let guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
         Message::new(request, payload)
             .send(guest.socket.as_fd(), &[], LIMIT)
             .unwrap();
@@ -501,7 +509,7 @@ fn senseless_messages_are_refused_and_malformed_ones_cost_the_connection() {
             "{request}: {ended:?}"
         );
     }
-    let guest = PlayedGuest::connect(Path::new("/nowhere/fs.sock"), None);
+    let guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), None);
     let answer = Message::new(request::GET_FEATURES, Vec::new()).answer(Vec::new());
     answer.send(guest.socket.as_fd(), &[], LIMIT).unwrap();
     let ended = guest.served.join().unwrap();
@@ -513,11 +521,11 @@ fn senseless_messages_are_refused_and_malformed_ones_cost_the_connection() {
 
 #[test]
 fn daemon_that_hangs_up_leaves_a_guest_whose_requests_are_refused() {
-    let daemon = Played::new(Manner {
+    let daemon = FakeDaemon::new(Behaviour {
         leaves_at: Some(request::RESET_DEVICE),
-        ..Manner::default()
+        ..Behaviour::default()
     });
-    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    let mut guest = FakeGuest::connect(&daemon.path, None);
     guest.set_up();
     // It goes while it is told to reset: the device is as good as new, and the daemon is looked for again.
     assert_eq!(guest.tell(request::RESET_DEVICE, Vec::new(), None), 0);
@@ -531,9 +539,9 @@ fn daemon_that_hangs_up_leaves_a_guest_whose_requests_are_refused() {
 
 #[test]
 fn daemon_that_is_late_to_stop_a_ring_is_waited_for_and_keeps_its_requests() {
-    let daemon = Played::new(Manner {
+    let daemon = FakeDaemon::new(Behaviour {
         delays: Some((request::SET_VRING_ENABLE, Duration::from_millis(300))),
-        ..Manner::default()
+        ..Behaviour::default()
     });
     let mut daemon = daemon.connect().unwrap();
     assert_eq!(daemon.stop_ring(1).unwrap(), 41);
@@ -541,37 +549,37 @@ fn daemon_that_is_late_to_stop_a_ring_is_waited_for_and_keeps_its_requests() {
 
 #[test]
 fn daemon_that_has_rings_and_does_not_answer_costs_the_guest_its_connection() {
-    let daemon = Played::new(Manner {
+    let daemon = FakeDaemon::new(Behaviour {
         ignores: Some(request::SET_VRING_CALL),
         well: 2,
-        ..Manner::default()
+        ..Behaviour::default()
     });
-    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    let mut guest = FakeGuest::connect(&daemon.path, None);
     guest.set_up();
     let message = Message::new(request::SET_VRING_CALL, 0x100u64.to_le_bytes().to_vec());
     message.send(guest.socket.as_fd(), &[], LIMIT).unwrap();
     let ended = guest.served.join().unwrap();
     assert!(
-        matches!(ended, Err(GuestError::Fatal(Fatal::Alive(_)))),
+        matches!(ended, Err(GuestError::Fatal(Fatal::BackendUnresponsive(_)))),
         "{ended:?}"
     );
 }
 
 #[test]
 fn daemon_that_had_a_ring_for_a_moment_is_not_followed_by_the_one_before() {
-    let old = Played::new(Manner {
+    let old = FakeDaemon::new(Behaviour {
         takes_nothing: true,
-        ..Manner::default()
+        ..Behaviour::default()
     });
     // It takes the first ring, and goes when it is given the second.
-    let new = Played::new(Manner {
+    let new = FakeDaemon::new(Behaviour {
         leaves_at: Some(request::SET_VRING_KICK),
         well: 1,
-        ..Manner::default()
+        ..Behaviour::default()
     });
-    let mut guest = PlayedGuest::connect(&old.path, None);
+    let mut guest = FakeGuest::connect(&old.path, None);
     guest.set_up();
-    let switched = guest.order(Command::Switch {
+    let switched = guest.command(Command::Switch {
         socket: new.path.clone(),
         files: Files::Kept,
     });
@@ -583,38 +591,38 @@ fn daemon_that_had_a_ring_for_a_moment_is_not_followed_by_the_one_before() {
 
 #[test]
 fn paused_guest_stays_paused_where_the_other_daemon_fails() {
-    let old = Played::new(Manner {
+    let old = FakeDaemon::new(Behaviour {
         takes_nothing: true,
-        ..Manner::default()
+        ..Behaviour::default()
     });
-    let new = Played::new(Manner {
+    let new = FakeDaemon::new(Behaviour {
         refuses: Some(request::CHECK_DEVICE_STATE),
-        ..Manner::default()
+        ..Behaviour::default()
     });
-    let mut guest = PlayedGuest::connect(&old.path, None);
+    let mut guest = FakeGuest::connect(&old.path, None);
     guest.set_up();
-    guest.order(Command::Pause).unwrap();
-    let switched = guest.order(Command::Switch {
+    guest.command(Command::Pause).unwrap();
+    let switched = guest.command(Command::Switch {
         socket: new.path.clone(),
         files: Files::Kept,
     });
     assert!(switched.is_err());
     assert!(guest.status().contains("paused"), "{}", guest.status());
-    guest.order(Command::Resume).unwrap();
+    guest.command(Command::Resume).unwrap();
     assert!(guest.status().contains("served"), "{}", guest.status());
     guest.hang_up().unwrap();
 }
 
 #[test]
 fn guest_is_not_moved_to_the_daemon_that_it_has() {
-    let daemon = Played::new(Manner::default());
-    let mut guest = PlayedGuest::connect(&daemon.path, None);
+    let daemon = FakeDaemon::new(Behaviour::default());
+    let mut guest = FakeGuest::connect(&daemon.path, None);
     guest.set_up();
     let command = Command::Switch {
         socket: daemon.path.clone(),
         files: Files::Kept,
     };
-    let text = guest.order(command).unwrap();
+    let text = guest.command(command).unwrap();
     assert!(text.contains("already"), "{text}");
     guest.hang_up().unwrap();
 }

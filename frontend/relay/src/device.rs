@@ -23,20 +23,20 @@ use gangplank_vhost_user::feature;
 use log::{debug, error, info, warn};
 
 use super::daemon::{Daemon, DaemonError, Limits};
+use super::error_replies::{Progress, Reclaimed, reclaim_inflight, reply_errors};
 use super::memory::Memory;
-use super::refusal::{Answered, Settled, refuse, settle};
 use super::ring::{Ring, Signal};
-use super::split::{Split, SplitError};
+use super::split_queue::{QueueError, SplitQueue};
 
 /// Virtio features that guests are offered; the relay can work a ring that has them. A daemon that has fewer narrows them.
-const OFFERED: u64 =
+const OFFERED_FEATURES: u64 =
     feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX | feature::PROTOCOL_FEATURES;
 
 /// How long the first pause between two attempts to connect is; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
 
 /// How long a pause is at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Request queues of a device for which neither options nor a daemon tell a number.
 const DEFAULT_QUEUES: u16 = 1;
@@ -46,7 +46,7 @@ const MAX_QUEUES: u16 = 255;
 
 /// What is the same for all guests.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct DeviceOptions {
     /// The share's name, where the daemon's does not count.
     pub(super) tag: Option<String>,
     /// Request queues, where the daemon's number does not count.
@@ -54,7 +54,7 @@ pub(super) struct Plan {
     /// How long daemons may take.
     pub(super) limits: Limits,
     /// How long a guest that asks what only a daemon knows is kept waiting for one.
-    pub(super) patience: Duration,
+    pub(super) tag_wait: Duration,
 }
 
 /// Who deals with the guest's requests.
@@ -80,27 +80,27 @@ pub(super) enum Phase {
 pub(super) enum Fatal {
     /// Requests that were in flight can be neither answered nor forgotten.
     #[error("the daemon left requests behind of which nobody can tell which they are")]
-    Unknown,
+    Undecidable,
     /// The guest's rings cannot be worked on.
     #[error("the daemon left requests behind that cannot be answered")]
-    Split(#[from] SplitError),
+    SplitQueue(#[from] QueueError),
     /// A daemon that is there may still write where the requests are that it has.
     #[error(
         "the daemon does not do as it is told, and has requests that nobody else may answer: {0}"
     )]
-    Alive(String),
+    BackendUnresponsive(String),
 }
 
 /// A daemon could not be set up.
 #[derive(Debug)]
-pub(super) struct Unstarted {
+pub(super) struct StartError {
     /// Why.
     pub(super) why: DaemonError,
     /// Whether it had a ring for a moment. What it did with the requests in it no other daemon knows.
     pub(super) had_rings: bool,
 }
 
-impl From<DaemonError> for Unstarted {
+impl From<DaemonError> for StartError {
     fn from(why: DaemonError) -> Self {
         Self {
             why,
@@ -111,13 +111,13 @@ impl From<DaemonError> for Unstarted {
 
 /// What a guest is told when it asks for something that cannot be done.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum RequestError {
     /// The daemon does not do it.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
     /// It makes no sense.
     #[error("{0}")]
-    Senseless(String),
+    Invalid(String),
     /// Worse.
     #[error(transparent)]
     Fatal(#[from] Fatal),
@@ -136,10 +136,10 @@ pub(super) struct Counters {
 
 /// One guest's device.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct Device {
     /// The guest's number, for messages to people.
     guest: u64,
-    plan: Arc<Plan>,
+    options: Arc<DeviceOptions>,
     /// The socket where a daemon is looked for.
     pub(super) backend: PathBuf,
     pub(super) phase: Phase,
@@ -158,14 +158,14 @@ pub(super) struct Session {
     is_absence_told: bool,
 }
 
-impl Session {
+impl Device {
     /// A device that nobody has set up, with a daemon if there is one.
-    pub(super) fn new(guest: u64, plan: Arc<Plan>, backend: PathBuf) -> Self {
-        let mut session = Self {
+    pub(super) fn new(guest: u64, options: Arc<DeviceOptions>, backend: PathBuf) -> Self {
+        let mut device = Self {
             guest,
-            queues: plan.num_request_queues,
-            tag: plan.tag.clone(),
-            plan,
+            queues: options.num_request_queues,
+            tag: options.tag.clone(),
+            options,
             backend,
             phase: Phase::Waiting,
             rings: Vec::new(),
@@ -174,12 +174,12 @@ impl Session {
             memory: None,
             tag_awaited_until: None,
             next_attempt: Instant::now(),
-            pause: FIRST_PAUSE,
+            pause: MIN_RETRY_BACKOFF,
             is_absence_told: false,
         };
         // Without a guest's rings there is nothing to be lost.
-        let _ = session.look_for_daemon();
-        session
+        let _ = device.connect_if_due();
+        device
     }
 
     /// The guest's number.
@@ -188,7 +188,7 @@ impl Session {
     }
 
     pub(super) fn limits(&self) -> Limits {
-        self.plan.limits
+        self.options.limits
     }
 
     /// The daemon that has the rings.
@@ -221,11 +221,12 @@ impl Session {
 
     /// GET_FEATURES.
     pub(super) fn offered(&self) -> u64 {
-        self.daemon()
-            .map_or(OFFERED, |daemon| OFFERED & daemon.offered())
+        self.daemon().map_or(OFFERED_FEATURES, |daemon| {
+            OFFERED_FEATURES & daemon.offered()
+        })
     }
 
-    /// Request queues of the device; settled from the first time on.
+    /// Request queues of the device; reclaimed from the first time on.
     pub(super) fn num_request_queues(&mut self) -> u16 {
         if let Some(queues) = self.queues {
             return queues;
@@ -247,7 +248,7 @@ impl Session {
         // User Mode Linux reads the tag byte by byte, with one question each.
         let until = *self
             .tag_awaited_until
-            .get_or_insert_with(|| Instant::now() + self.plan.patience);
+            .get_or_insert_with(|| Instant::now() + self.options.tag_wait);
         while self.tag.is_none() {
             let told = self.daemon().and_then(Daemon::config);
             let tag = told.map(|config| String::from_utf8_lossy(config.tag()).into_owned());
@@ -257,7 +258,7 @@ impl Session {
                 Some(_) => break,
                 None if waits => {
                     std::thread::sleep(self.next_attempt.saturating_duration_since(Instant::now()));
-                    self.look_for_daemon()?;
+                    self.connect_if_due()?;
                 }
                 None => return Ok(None),
             }
@@ -275,16 +276,16 @@ impl Session {
     // ---- What the guest tells.
 
     /// SET_FEATURES.
-    pub(super) fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
-        let foreign = features & !OFFERED;
+    pub(super) fn set_features(&mut self, features: u64) -> Result<(), RequestError> {
+        let foreign = features & !OFFERED_FEATURES;
         if foreign != 0 {
-            return Err(Refusal::Senseless(format!(
+            return Err(RequestError::Invalid(format!(
                 "it takes the features {foreign:#x}, which were not offered"
             )));
         }
         if features & feature::PROTOCOL_FEATURES == 0 {
             // Rings are enabled by a message that exists only with it.
-            return Err(Refusal::Senseless(
+            return Err(RequestError::Invalid(
                 "it does not take VHOST_USER_F_PROTOCOL_FEATURES".to_owned(),
             ));
         }
@@ -293,7 +294,7 @@ impl Session {
     }
 
     /// SET_MEM_TABLE.
-    pub(super) fn set_memory(&mut self, memory: Memory) -> Result<(), Refusal> {
+    pub(super) fn set_memory(&mut self, memory: Memory) -> Result<(), RequestError> {
         let memory = self.memory.insert(memory);
         let told = match &mut self.phase {
             Phase::Served(daemon) => daemon.set_memory(memory),
@@ -303,11 +304,11 @@ impl Session {
     }
 
     /// Ring number `index`, if there is one.
-    pub(super) fn ring_mut(&mut self, index: u32) -> Result<&mut Ring, Refusal> {
+    pub(super) fn ring_mut(&mut self, index: u32) -> Result<&mut Ring, RequestError> {
         let count = usize::from(self.num_request_queues()) + 1;
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         if index >= count {
-            return Err(Refusal::Senseless(format!(
+            return Err(RequestError::Invalid(format!(
                 "it speaks of ring {index} where there are {count}"
             )));
         }
@@ -315,12 +316,12 @@ impl Session {
             self.rings.resize_with(count, Ring::default);
         }
         let ring = self.rings.get_mut(index);
-        ring.ok_or_else(|| Refusal::Senseless(format!("there is no ring {index}")))
+        ring.ok_or_else(|| RequestError::Invalid(format!("there is no ring {index}")))
     }
 
     /// SET_VRING_ADDR.
-    pub(super) fn set_addresses(&mut self, index: u32, payload: &[u8]) -> Result<(), Refusal> {
-        self.take_back(index)?;
+    pub(super) fn set_addresses(&mut self, index: u32, payload: &[u8]) -> Result<(), RequestError> {
+        self.stop_ring_if_started(index)?;
         let memory = self.memory.take();
         let ring = self.ring_mut(index);
         let set = ring.map(|ring| {
@@ -330,8 +331,8 @@ impl Session {
         });
         self.memory = memory;
         match set? {
-            true => self.hand_over(index),
-            false => Err(Refusal::Senseless(format!(
+            true => self.start_ring_if_ready(index),
+            false => Err(RequestError::Invalid(format!(
                 "ring {index} does not lie in the guest's memory"
             ))),
         }
@@ -342,14 +343,14 @@ impl Session {
         &mut self,
         index: u32,
         change: impl FnOnce(&mut Ring) -> bool,
-    ) -> Result<(), Refusal> {
-        self.take_back(index)?;
+    ) -> Result<(), RequestError> {
+        self.stop_ring_if_started(index)?;
         if !change(self.ring_mut(index)?) {
-            return Err(Refusal::Senseless(format!(
+            return Err(RequestError::Invalid(format!(
                 "it tells of ring {index} what cannot be"
             )));
         }
-        self.hand_over(index)
+        self.start_ring_if_ready(index)
     }
 
     /// SET_VRING_CALL and SET_VRING_ERR, which a daemon takes at any time.
@@ -358,11 +359,11 @@ impl Session {
         index: u32,
         signal: Signal,
         descriptor: Option<std::os::fd::OwnedFd>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestError> {
         self.ring_mut(index)?.set_signal(signal, descriptor);
         self.with_daemon(|daemon, rings| {
             let ring = usize::try_from(index).ok().and_then(|at| rings.get(at));
-            match ring.filter(|ring| ring.is_out) {
+            match ring.filter(|ring| ring.is_started) {
                 Some(ring) if signal == Signal::Call => {
                     daemon.set_signal(index, signal, ring.call.as_ref())
                 }
@@ -373,17 +374,17 @@ impl Session {
     }
 
     /// GET_VRING_BASE: stops the ring; where it stopped.
-    pub(super) fn stop_ring(&mut self, index: u32) -> Result<u16, Refusal> {
-        self.take_back(index)?;
+    pub(super) fn stop_ring(&mut self, index: u32) -> Result<u16, RequestError> {
+        self.stop_ring_if_started(index)?;
         let ring = self.ring_mut(index)?;
         ring.kick = None;
         Ok(ring.base)
     }
 
     /// RESET_DEVICE: the driver has forgotten everything, and so does everybody else.
-    pub(super) fn reset(&mut self) -> Result<(), Refusal> {
+    pub(super) fn reset(&mut self) -> Result<(), RequestError> {
         for index in 0..self.ring_count() {
-            self.take_back(index)?;
+            self.stop_ring_if_started(index)?;
         }
         self.rings.clear();
         self.features = None;
@@ -408,16 +409,16 @@ impl Session {
     // ---- Daemons that come.
 
     /// Connects to a daemon if one is wanted and it is time to look for one.
-    pub(super) fn look_for_daemon(&mut self) -> Result<(), Fatal> {
+    pub(super) fn connect_if_due(&mut self) -> Result<(), Fatal> {
         if self.next_attempt().is_none_or(|at| Instant::now() < at) {
             return Ok(());
         }
-        let found = Daemon::connect(&self.backend, self.plan.limits).and_then(|daemon| {
+        let found = Daemon::connect(&self.backend, self.options.limits).and_then(|daemon| {
             self.check(&daemon)?;
             Ok(daemon)
         });
         let started = found
-            .map_err(Unstarted::from)
+            .map_err(StartError::from)
             .and_then(|daemon| self.start(daemon));
         match started {
             Ok(()) => {
@@ -427,10 +428,10 @@ impl Session {
                     self.backend.display()
                 );
                 self.is_absence_told = false;
-                self.pause = FIRST_PAUSE;
+                self.pause = MIN_RETRY_BACKOFF;
             }
-            Err(unstarted) if unstarted.had_rings => self.lose_with_rings(&unstarted.why)?,
-            Err(Unstarted { why: error, .. }) => {
+            Err(error) if error.had_rings => self.lose_with_rings(&error.why)?,
+            Err(StartError { why: error, .. }) => {
                 if self.is_absence_told {
                     debug!(
                         "still no daemon for guest {}: {}",
@@ -446,16 +447,16 @@ impl Session {
                 }
                 self.is_absence_told = true;
                 self.next_attempt = Instant::now() + self.pause;
-                self.pause = LONGEST_PAUSE.min(self.pause * 2);
+                self.pause = MAX_RETRY_BACKOFF.min(self.pause * 2);
             }
         }
         Ok(())
     }
 
     /// Has a daemon be looked for at once.
-    pub(super) fn hurry(&mut self) {
+    pub(super) fn retry_now(&mut self) {
         self.next_attempt = Instant::now();
-        self.pause = FIRST_PAUSE;
+        self.pause = MIN_RETRY_BACKOFF;
         self.is_absence_told = false;
     }
 
@@ -475,8 +476,8 @@ impl Session {
     }
 
     /// Hands a daemon all that the guest has set up. On an error the daemon is left, and a ring is out only if it went with it.
-    pub(super) fn start(&mut self, mut daemon: Daemon) -> Result<(), Unstarted> {
-        let started = self.hand_all(&mut daemon);
+    pub(super) fn start(&mut self, mut daemon: Daemon) -> Result<(), StartError> {
+        let started = self.start_rings(&mut daemon);
         match started {
             Ok(()) => {
                 self.counters.daemons += 1;
@@ -484,15 +485,15 @@ impl Session {
                 Ok(())
             }
             Err(why) => {
-                let had_rings = self.rings.iter().any(|ring| ring.is_out);
+                let had_rings = self.rings.iter().any(|ring| ring.is_started);
                 // Taken back, they go on from where it stopped; if it has hung up, that is found out later.
-                let _ = self.take_all(&mut daemon);
-                Err(Unstarted { why, had_rings })
+                let _ = self.stop_rings(&mut daemon);
+                Err(StartError { why, had_rings })
             }
         }
     }
 
-    fn hand_all(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
+    fn start_rings(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
         if let Some(features) = self.features {
             daemon.set_features(features)?;
         }
@@ -502,7 +503,7 @@ impl Session {
         for (index, ring) in (0..).zip(&mut self.rings) {
             if ring.is_ready() && self.features.is_some() {
                 // It counts as out even if it could not be started in whole.
-                ring.is_out = true;
+                ring.is_started = true;
                 daemon.start_ring(index, ring)?;
             }
         }
@@ -510,25 +511,25 @@ impl Session {
     }
 
     /// Takes all rings back from a daemon.
-    pub(super) fn take_all(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
+    pub(super) fn stop_rings(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
         for (index, ring) in (0..).zip(&mut self.rings) {
-            if ring.is_out {
+            if ring.is_started {
                 ring.base = daemon.stop_ring(index)?;
-                ring.is_out = false;
+                ring.is_started = false;
             }
         }
         Ok(())
     }
 
-    fn hand_over(&mut self, index: u32) -> Result<(), Refusal> {
+    fn start_ring_if_ready(&mut self, index: u32) -> Result<(), RequestError> {
         if self.features.is_none() {
             return Ok(());
         }
         self.with_daemon(|daemon, rings| {
             let at = usize::try_from(index).unwrap_or(usize::MAX);
             match rings.get_mut(at) {
-                Some(ring) if ring.is_ready() && !ring.is_out => {
-                    ring.is_out = true;
+                Some(ring) if ring.is_ready() && !ring.is_started => {
+                    ring.is_started = true;
                     daemon.start_ring(index, ring)
                 }
                 _ => Ok(()),
@@ -536,13 +537,13 @@ impl Session {
         })
     }
 
-    fn take_back(&mut self, index: u32) -> Result<(), Refusal> {
+    fn stop_ring_if_started(&mut self, index: u32) -> Result<(), RequestError> {
         self.with_daemon(|daemon, rings| {
             let at = usize::try_from(index).unwrap_or(usize::MAX);
             match rings.get_mut(at) {
-                Some(ring) if ring.is_out => {
+                Some(ring) if ring.is_started => {
                     ring.base = daemon.stop_ring(index)?;
-                    ring.is_out = false;
+                    ring.is_started = false;
                     Ok(())
                 }
                 _ => Ok(()),
@@ -553,7 +554,7 @@ impl Session {
     fn with_daemon(
         &mut self,
         work: impl FnOnce(&mut Daemon, &mut Vec<Ring>) -> Result<(), DaemonError>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestError> {
         let done = match &mut self.phase {
             Phase::Served(daemon) => work(daemon, &mut self.rings),
             _ => Ok(()),
@@ -562,10 +563,10 @@ impl Session {
     }
 
     /// A daemon that refuses is still there; with any other error it is lost. That is no failure of the guest's.
-    fn failed(&mut self, error: DaemonError) -> Result<(), Refusal> {
+    fn failed(&mut self, error: DaemonError) -> Result<(), RequestError> {
         match error {
             error @ DaemonError::Refused { .. } => Err(error.into()),
-            error => Ok(self.lose_to(&error)?),
+            error => Ok(self.lose_after(&error)?),
         }
     }
 
@@ -587,34 +588,34 @@ impl Session {
                 Ok(())
             }
             Phase::Waiting | Phase::Lost => Ok(()),
-            _ => self.lose("it closed the connection"),
+            _ => self.on_backend_lost("it closed the connection"),
         }
     }
 
-    /// [`Session::lose`] by what the daemon did. One that has rings and is still there is not to be helped: the guest's
+    /// [`Device::lose`] by what the daemon did. One that has rings and is still there is not to be helped: the guest's
     /// connection has to be closed, which leaves its memory to the daemon.
-    pub(super) fn lose_to(&mut self, error: &DaemonError) -> Result<(), Fatal> {
-        if !error.is_end() && self.rings.iter().any(|ring| ring.is_out) {
-            return Err(Fatal::Alive(error_chain(error)));
+    pub(super) fn lose_after(&mut self, error: &DaemonError) -> Result<(), Fatal> {
+        if !error.is_end() && self.rings.iter().any(|ring| ring.is_started) {
+            return Err(Fatal::BackendUnresponsive(error_chain(error)));
         }
-        self.lose(&error_chain(error))
+        self.on_backend_lost(&error_chain(error))
     }
 
-    /// [`Session::lose_to`] by a daemon that has had requests, also where it has none any more: what it did with them is lost.
+    /// [`Device::lose_after`] by a daemon that has had requests, also where it has none any more: what it did with them is lost.
     pub(super) fn lose_with_rings(&mut self, error: &DaemonError) -> Result<(), Fatal> {
         self.phase = Phase::Paused {
             daemon: None,
             state: None,
         };
-        self.lose_to(error)
+        self.lose_after(error)
     }
 
     /// The daemon is gone, and with it what it knew. What it had in hand is refused, and whatever comes after it.
-    pub(super) fn lose(&mut self, why: &str) -> Result<(), Fatal> {
-        let was_out = self.rings.iter().any(|ring| ring.is_out);
+    pub(super) fn on_backend_lost(&mut self, why: &str) -> Result<(), Fatal> {
+        let was_out = self.rings.iter().any(|ring| ring.is_started);
         let was_paused = matches!(self.phase, Phase::Paused { .. });
         self.phase = Phase::Waiting;
-        self.hurry();
+        self.retry_now();
         if !was_out && !was_paused {
             warn!("the daemon of guest {} has gone: {why}", self.guest);
             return Ok(());
@@ -625,30 +626,30 @@ impl Session {
         );
         self.counters.losses += 1;
         self.phase = Phase::Lost;
-        self.settle_all()?;
-        self.refuse_all()
+        self.reclaim_all()?;
+        self.reply_errors_to_all()
     }
 
-    fn settle_all(&mut self) -> Result<(), Fatal> {
+    fn reclaim_all(&mut self) -> Result<(), Fatal> {
         let event_idx = self.has_event_idx();
         let Some(memory) = &self.memory else {
             return Ok(());
         };
         for ring in &mut self.rings {
-            let was_out = std::mem::take(&mut ring.is_out);
-            let Some(split) = Split::new(memory, ring, event_idx) else {
+            let was_out = std::mem::take(&mut ring.is_started);
+            let Some(queue) = SplitQueue::new(memory, ring, event_idx) else {
                 continue;
             };
-            if !was_out && (!ring.is_ready() || split.used_index()? == ring.base) {
+            if !was_out && (!ring.is_ready() || queue.used_index()? == ring.base) {
                 continue;
             }
-            match settle(&split, memory)? {
-                Settled::At { base, refused } => {
+            match reclaim_inflight(&queue, memory)? {
+                Reclaimed::At { base, refused } => {
                     ring.base = base;
                     self.counters.refused += u64::from(refused);
                     ring.signal_call();
                 }
-                Settled::Unknown => return Err(Fatal::Unknown),
+                Reclaimed::Undecidable => return Err(Fatal::Undecidable),
             }
         }
         Ok(())
@@ -659,7 +660,7 @@ impl Session {
     ///
     /// # Errors
     /// The guest's memory cannot be written, so that nothing can be said in it.
-    pub(super) fn refuse_all(&mut self) -> Result<(), Fatal> {
+    pub(super) fn reply_errors_to_all(&mut self) -> Result<(), Fatal> {
         let event_idx = self.has_event_idx();
         let (Phase::Lost, Some(memory)) = (&self.phase, &self.memory) else {
             return Ok(());
@@ -670,22 +671,22 @@ impl Session {
                 continue;
             }
             ring.take_kicks();
-            let Some(split) = Split::new(memory, ring, event_idx) else {
+            let Some(queue) = SplitQueue::new(memory, ring, event_idx) else {
                 continue;
             };
             let (mut base, mut count) = (ring.base, 0);
-            let answered = refuse(&split, memory, &mut base, &mut count);
+            let answered = reply_errors(&queue, memory, &mut base, &mut count);
             ring.base = base;
             self.counters.refused += count;
             if count > 0 {
                 ring.signal_call();
             }
             match answered {
-                Ok(Answered::All) => {}
+                Ok(Progress::All) => {}
                 // The rest has its turn after everything else that waits.
-                Ok(Answered::Some) => ring.signal_kick(),
-                Ok(Answered::UpToInit) => is_opened = true,
-                Err(error @ SplitError::Memory(_)) => return Err(error.into()),
+                Ok(Progress::Some) => ring.signal_kick(),
+                Ok(Progress::UpToInit) => is_opened = true,
+                Err(error @ QueueError::Memory(_)) => return Err(error.into()),
                 Err(error) => {
                     error!(
                         "ring {index} of guest {} is stopped: {}",
@@ -700,20 +701,20 @@ impl Session {
         if is_opened {
             info!("guest {} mounts anew", self.guest);
             self.phase = Phase::Waiting;
-            self.hurry();
+            self.retry_now();
         }
         Ok(())
     }
 
     /// Rings that are set up, with the memory they are in.
-    pub(super) fn splits(&self) -> Vec<(Split<'_>, u16)> {
+    pub(super) fn ready_queues(&self) -> Vec<(SplitQueue<'_>, u16)> {
         let event_idx = self.has_event_idx();
         let Some(memory) = &self.memory else {
             return Vec::new();
         };
         let ready = self.rings.iter().filter(|ring| ring.is_ready());
         ready
-            .filter_map(|ring| Some((Split::new(memory, ring, event_idx)?, ring.base)))
+            .filter_map(|ring| Some((SplitQueue::new(memory, ring, event_idx)?, ring.base)))
             .collect()
     }
 

@@ -12,12 +12,12 @@ use gangplank_service::error_chain;
 use log::{info, warn};
 
 use super::daemon::{Daemon, DaemonError};
-use super::refusal::is_drained;
-use super::session::{Fatal, Phase, Session, Unstarted};
-use super::split::SplitError;
+use super::device::{Device, Fatal, Phase, StartError};
+use super::error_replies::is_drained;
+use super::split_queue::QueueError;
 
 /// How often a daemon that is not there yet is looked for when it has to be there.
-const RETRY: Duration = Duration::from_millis(50);
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What becomes of the guest's open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(super) enum ReplaceError {
     Busy(Duration),
     /// The rings cannot be looked at.
     #[error("cannot see whether requests are in flight")]
-    Rings(#[from] SplitError),
+    Rings(#[from] QueueError),
     /// The state cannot be handed on.
     #[error("{0} cannot hand on what it knows of the guest's files (DEVICE_STATE)")]
     NoState(&'static str),
@@ -51,7 +51,7 @@ pub(super) enum ReplaceError {
     Fatal(#[from] Fatal),
 }
 
-impl Session {
+impl Device {
     /// Stops the rings and saves what the daemon knows, where it can tell. What the guest asks for waits.
     pub(super) fn pause(&mut self) -> Result<&'static str, ReplaceError> {
         let mut daemon = match self.take_phase() {
@@ -61,11 +61,11 @@ impl Session {
                 return Err(ReplaceError::NotNow("no daemon serves the guest"));
             }
         };
-        if let Err(error) = self.take_all(&mut daemon) {
+        if let Err(error) = self.stop_rings(&mut daemon) {
             return Err(self.gone(error));
         }
         if let Err(error) = self.wait_until_drained() {
-            self.go_on(daemon)?;
+            self.restart(daemon)?;
             return Err(error);
         }
         let mut state = None;
@@ -102,34 +102,34 @@ impl Session {
                 daemon: Some(daemon),
                 ..
             } => {
-                self.go_on(daemon)?;
+                self.restart(daemon)?;
                 Ok("resumed with the same daemon")
             }
             Phase::Paused {
                 daemon: None,
                 state: Some(state),
             } => {
-                let found = self.find().map_err(Unstarted::from);
+                let found = self.find().map_err(StartError::from);
                 let resumed = found.and_then(|mut daemon| {
                     daemon.load(&state)?;
                     self.start(daemon)
                 });
                 match resumed {
                     Ok(()) => Ok("resumed with another daemon"),
-                    Err(unstarted) if unstarted.had_rings => Err(self.gone(unstarted.why)),
-                    Err(unstarted) => {
+                    Err(error) if error.had_rings => Err(self.gone(error.why)),
+                    Err(error) => {
                         self.phase = Phase::Paused {
                             daemon: None,
                             state: Some(state),
                         };
-                        Err(unstarted.why.into())
+                        Err(error.why.into())
                     }
                 }
             }
             // Nothing was known: the guest had reset the device.
             Phase::Paused { .. } => {
                 self.phase = Phase::Waiting;
-                self.hurry();
+                self.retry_now();
                 Ok("resumed")
             }
             phase => {
@@ -151,7 +151,7 @@ impl Session {
         let was_paused = matches!(self.phase, Phase::Paused { .. });
         if matches!(self.phase, Phase::Waiting | Phase::Lost) {
             path.clone_into(&mut self.backend);
-            self.hurry();
+            self.retry_now();
             return Ok("a daemon will be looked for there".to_owned());
         }
         if files == Files::Lost {
@@ -177,8 +177,8 @@ impl Session {
         };
         let started = match loaded.map(|()| self.start(next)) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(unstarted)) if unstarted.had_rings => return Err(self.gone(unstarted.why)),
-            Ok(Err(unstarted)) => Err(unstarted.why.into()),
+            Ok(Err(error)) if error.had_rings => return Err(self.gone(error.why)),
+            Ok(Err(error)) => Err(error.why.into()),
             Err(error) => Err(error),
         };
         match (started, daemon) {
@@ -194,7 +194,7 @@ impl Session {
                 Ok(format!("replaced, with {len} bytes of state"))
             }
             (Err(error), Some(old)) if !was_paused => {
-                self.go_on(old)?;
+                self.restart(old)?;
                 Err(error)
             }
             (Err(error), daemon) => {
@@ -213,7 +213,7 @@ impl Session {
             daemon: None,
             state: None,
         };
-        self.lose("it is replaced without its state")?;
+        self.on_backend_lost("it is replaced without its state")?;
         path.clone_into(&mut self.backend);
         Ok("replaced; the guest has to mount anew".to_owned())
     }
@@ -223,14 +223,14 @@ impl Session {
     }
 
     /// The daemon has the rings again.
-    fn go_on(&mut self, daemon: Daemon) -> Result<(), ReplaceError> {
+    fn restart(&mut self, daemon: Daemon) -> Result<(), ReplaceError> {
         match self.start(daemon) {
             Ok(()) => {
                 // It is the same one.
                 self.counters.daemons -= 1;
                 Ok(())
             }
-            Err(unstarted) => Err(self.gone(unstarted.why)),
+            Err(error) => Err(self.gone(error.why)),
         }
     }
 
@@ -251,7 +251,7 @@ impl Session {
             });
             match found {
                 Err(DaemonError::Connect { .. }) if Instant::now() < until => {
-                    std::thread::sleep(RETRY);
+                    std::thread::sleep(CONNECT_RETRY_INTERVAL);
                 }
                 found => return found,
             }
@@ -262,9 +262,9 @@ impl Session {
     fn wait_until_drained(&self) -> Result<(), ReplaceError> {
         let limit = self.limits().answer;
         let until = Instant::now() + limit;
-        for (split, base) in self.splits() {
+        for (queue, base) in self.ready_queues() {
             let left = until.saturating_duration_since(Instant::now());
-            if !is_drained(&split, base, left)? {
+            if !is_drained(&queue, base, left)? {
                 return Err(ReplaceError::Busy(limit));
             }
         }

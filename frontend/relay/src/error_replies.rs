@@ -10,22 +10,22 @@ use gangplank_fuse::{InHeader, Opcode, OutHeader, Unique};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::inflight::Window;
 use super::memory::Memory;
-use super::outstanding::Window;
-use super::split::{Split, SplitError};
+use super::split_queue::{QueueError, SplitQueue};
 
 /// How often a ring that a daemon may still work on is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long a ring has to stay as it is for its daemon to count as gone.
-const STILL: Duration = Duration::from_millis(50);
+const STABLE_FOR: Duration = Duration::from_millis(50);
 
 /// How long is waited for that.
-const SETTLING: Duration = Duration::from_secs(2);
+const STABLE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How far a ring was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
+pub(super) enum Progress {
     /// All that was in it.
     All,
     /// As many as the ring has entries; there are more, since the guest goes on meanwhile.
@@ -36,7 +36,7 @@ pub(super) enum Answered {
 
 /// What became of the requests that a daemon had in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Settled {
+pub(super) enum Reclaimed {
     /// The ring goes on from here. So many requests were refused already, since the daemon had left earlier ones behind later
     /// ones.
     At {
@@ -46,35 +46,35 @@ pub(super) enum Settled {
         refused: u16,
     },
     /// It cannot be told which requests they are.
-    Unknown,
+    Undecidable,
 }
 
 /// Answers what is in the ring from `base` on, and moves `base` on. `count` counts.
 ///
 /// # Errors
 /// The ring's driver breaks its rules, or the memory is out of reach.
-pub(super) fn refuse(
-    split: &Split<'_>,
+pub(super) fn reply_errors(
+    queue: &SplitQueue<'_>,
     memory: &Memory,
     base: &mut u16,
     count: &mut u64,
-) -> Result<Answered, SplitError> {
+) -> Result<Progress, QueueError> {
     let begun = *count;
     loop {
-        while split.waiting(*base)? > 0 {
-            if count.saturating_sub(begun) >= u64::from(split.size()) {
-                return Ok(Answered::Some);
+        while queue.waiting(*base)? > 0 {
+            if count.saturating_sub(begun) >= u64::from(queue.size()) {
+                return Ok(Progress::Some);
             }
-            let head = split.available_head(*base)?;
-            if refuse_one(split, memory, head)? == Answered::UpToInit {
-                return Ok(Answered::UpToInit);
+            let head = queue.available_head(*base)?;
+            if reply_error(queue, memory, head)? == Progress::UpToInit {
+                return Ok(Progress::UpToInit);
             }
             *base = base.wrapping_add(1);
             *count += 1;
         }
-        split.ask_for_kick(*base)?;
-        if split.waiting(*base)? == 0 {
-            return Ok(Answered::All);
+        queue.ask_for_kick(*base)?;
+        if queue.waiting(*base)? == 0 {
+            return Ok(Progress::All);
         }
     }
 }
@@ -82,53 +82,57 @@ pub(super) fn refuse(
 /// Deals with what a lost daemon had taken off a ring and not given back.
 ///
 /// # Errors
-/// As [`refuse`].
-pub(super) fn settle(split: &Split<'_>, memory: &Memory) -> Result<Settled, SplitError> {
-    let used = still(split)?;
-    let taken = split.waiting(used)?;
+/// As [`reply_errors`].
+pub(super) fn reclaim_inflight(
+    queue: &SplitQueue<'_>,
+    memory: &Memory,
+) -> Result<Reclaimed, QueueError> {
+    let used = wait_until_stable(queue)?;
+    let taken = queue.waiting(used)?;
     if taken == 0 {
-        return Ok(Settled::At {
+        return Ok(Reclaimed::At {
             base: used,
             refused: 0,
         });
     }
-    let window = Window::read(split, used, taken)?;
+    let window = Window::read(queue, used, taken)?;
     let Some(guess) = window.outstanding() else {
-        return Ok(Settled::Unknown);
+        return Ok(Reclaimed::Undecidable);
     };
     if !guess.is_certain {
         for head in &guess.heads {
-            if is_answered(split, memory, *head)? {
-                return Ok(Settled::Unknown);
+            if is_answered(queue, memory, *head)? {
+                return Ok(Reclaimed::Undecidable);
             }
         }
     }
     if guess.is_in_order {
-        return Ok(Settled::At {
+        return Ok(Reclaimed::At {
             base: used,
             refused: 0,
         });
     }
     for head in &guess.heads {
         // One that opens a session is refused as well: the guest has others in flight, so that cannot be.
-        let chain = split.chain(*head)?;
+        let chain = queue.chain(*head)?;
         let request = chain.read(memory)?.map(header);
         let len = request.map_or(Ok(0), |request| reply(&chain, memory, &request))?;
-        split.complete(*head, len)?;
+        queue.complete(*head, len)?;
     }
-    Ok(Settled::At {
+    Ok(Reclaimed::At {
         base: used.wrapping_add(taken),
         refused: taken,
     })
 }
 
 /// The used index once nothing comes back any more: a daemon may have been cut off while it was giving back what it had.
-fn still(split: &Split<'_>) -> Result<u16, SplitError> {
+fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
     let begun = Instant::now();
-    let (mut used, mut since) = (split.used_index()?, Instant::now());
-    while split.waiting(used)? > 0 && since.elapsed() < STILL && begun.elapsed() < SETTLING {
-        std::thread::sleep(LOOK);
-        let now = split.used_index()?;
+    let (mut used, mut since) = (queue.used_index()?, Instant::now());
+    while queue.waiting(used)? > 0 && since.elapsed() < STABLE_FOR && begun.elapsed() < STABLE_LIMIT
+    {
+        std::thread::sleep(POLL_INTERVAL);
+        let now = queue.used_index()?;
         if now != used {
             (used, since) = (now, Instant::now());
         }
@@ -139,21 +143,21 @@ fn still(split: &Split<'_>) -> Result<u16, SplitError> {
 /// Whether everything taken off the ring up to `base` has come back, waiting for it as long as `limit`.
 ///
 /// # Errors
-/// As [`refuse`].
+/// As [`reply_errors`].
 pub(super) fn is_drained(
-    split: &Split<'_>,
+    queue: &SplitQueue<'_>,
     base: u16,
     limit: Duration,
-) -> Result<bool, SplitError> {
+) -> Result<bool, QueueError> {
     let begun = Instant::now();
     loop {
-        if split.used_index()? == base {
+        if queue.used_index()? == base {
             return Ok(true);
         }
         if begun.elapsed() >= limit {
             return Ok(false);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -161,24 +165,24 @@ fn header(bytes: [u8; size_of::<InHeader>()]) -> InHeader {
     InHeader::read_from_bytes(&bytes).unwrap_or_default()
 }
 
-fn refuse_one(split: &Split<'_>, memory: &Memory, head: u16) -> Result<Answered, SplitError> {
-    let chain = split.chain(head)?;
+fn reply_error(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<Progress, QueueError> {
+    let chain = queue.chain(head)?;
     let len = match chain.read(memory)?.map(header) {
-        Some(request) if request.opcode() == Ok(Opcode::Init) => return Ok(Answered::UpToInit),
+        Some(request) if request.opcode() == Ok(Opcode::Init) => return Ok(Progress::UpToInit),
         Some(request) => reply(&chain, memory, &request)?,
         // No request at all: there is nothing to be said about it.
         None => 0,
     };
-    split.complete(head, len)?;
-    Ok(Answered::All)
+    queue.complete(head, len)?;
+    Ok(Progress::All)
 }
 
 /// Writes the reply to a request, where it has room for one; its length.
 fn reply(
-    chain: &super::split::Chain,
+    chain: &super::split_queue::Chain,
     memory: &Memory,
     request: &InHeader,
-) -> Result<u32, SplitError> {
+) -> Result<u32, QueueError> {
     let unique = Unique::new(request.unique);
     let reply = match request.opcode() {
         // The session ends, as it should.
@@ -192,8 +196,8 @@ fn reply(
 }
 
 /// Whether the chain holds a reply to the request that is in it.
-fn is_answered(split: &Split<'_>, memory: &Memory, head: u16) -> Result<bool, SplitError> {
-    let chain = split.chain(head)?;
+fn is_answered(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<bool, QueueError> {
+    let chain = queue.chain(head)?;
     let (Some(request), Some(reply)) = (chain.read(memory)?, chain.peek(memory)?) else {
         return Ok(false);
     };
@@ -208,7 +212,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::split::tests::Driver;
+    use super::super::split_queue::tests::Driver;
     use super::*;
 
     fn request(opcode: Opcode, unique: u64) -> Vec<u8> {
@@ -227,9 +231,9 @@ mod tests {
         (reply.error, reply.unique)
     }
 
-    fn refuse_all(driver: &Driver, base: &mut u16) -> Answered {
-        let split = driver.split(true);
-        refuse(&split, &driver.memory, base, &mut 0).unwrap()
+    fn reply_errors_to_all(driver: &Driver, base: &mut u16) -> Progress {
+        let queue = driver.queue(true);
+        reply_errors(&queue, &driver.memory, base, &mut 0).unwrap()
     }
 
     #[test]
@@ -245,7 +249,7 @@ mod tests {
             driver.offer(head);
         }
         let mut base = 0;
-        assert_eq!(refuse_all(&driver, &mut base), Answered::UpToInit);
+        assert_eq!(reply_errors_to_all(&driver, &mut base), Progress::UpToInit);
         assert_eq!(base, 3);
         assert_eq!(reply_of(&driver, 0), (-107, 100));
         assert_eq!(reply_of(&driver, 2), (0, 102));
@@ -253,7 +257,7 @@ mod tests {
             [driver.used(0), driver.used(1), driver.used(2)],
             [(0, 16), (1, 0), (2, 16)]
         );
-        assert_eq!(driver.split(true).used_index().unwrap(), 3);
+        assert_eq!(driver.queue(true).used_index().unwrap(), 3);
     }
 
     #[test]
@@ -262,7 +266,7 @@ mod tests {
         driver.request(5, b"short", true);
         driver.offer(5);
         let mut base = 0;
-        assert_eq!(refuse_all(&driver, &mut base), Answered::All);
+        assert_eq!(reply_errors_to_all(&driver, &mut base), Progress::All);
         assert_eq!((base, driver.used(0)), (1, (5, 0)));
     }
 
@@ -273,11 +277,11 @@ mod tests {
             driver.request(head, &request(Opcode::Read, u64::from(head)), true);
             driver.offer(head);
         }
-        driver.split(true).complete(0, 16).unwrap();
-        let settled = settle(&driver.split(true), &driver.memory).unwrap();
+        driver.queue(true).complete(0, 16).unwrap();
+        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
         assert_eq!(
-            settled,
-            Settled::At {
+            reclaimed,
+            Reclaimed::At {
                 base: 1,
                 refused: 0
             }
@@ -291,18 +295,18 @@ mod tests {
             driver.request(head, &request(Opcode::Read, 7 + u64::from(head)), true);
             driver.offer(head);
         }
-        driver.split(true).complete(2, 16).unwrap();
-        let settled = settle(&driver.split(true), &driver.memory).unwrap();
+        driver.queue(true).complete(2, 16).unwrap();
+        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
         assert_eq!(
-            settled,
-            Settled::At {
+            reclaimed,
+            Reclaimed::At {
                 base: 3,
                 refused: 2
             }
         );
         assert_eq!(reply_of(&driver, 4), (-107, 11));
         assert_eq!(reply_of(&driver, 1), (-107, 8));
-        assert_eq!(driver.split(true).used_index().unwrap(), 3);
+        assert_eq!(driver.queue(true).used_index().unwrap(), 3);
     }
 
     #[test]
@@ -314,12 +318,12 @@ mod tests {
         driver.request(0, &request(Opcode::Read, 6), true);
         for _ in 0..20 {
             driver.offer(0);
-            driver.split(true).complete(0, 16).unwrap();
+            driver.queue(true).complete(0, 16).unwrap();
         }
         let done = OutHeader::ok(Unique::new(6), 0);
         driver.set_reply(0, done.as_bytes().try_into().unwrap());
-        let settled = settle(&driver.split(true), &driver.memory).unwrap();
-        assert_eq!(settled, Settled::Unknown);
+        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
+        assert_eq!(reclaimed, Reclaimed::Undecidable);
     }
 
     #[test]
@@ -327,10 +331,10 @@ mod tests {
         let mut driver = Driver::new(8);
         driver.offer(0);
         let short = Duration::from_millis(20);
-        assert!(is_drained(&driver.split(true), 0, short).unwrap());
-        assert!(!is_drained(&driver.split(true), 1, short).unwrap());
-        driver.split(true).complete(0, 0).unwrap();
-        assert!(is_drained(&driver.split(true), 1, short).unwrap());
+        assert!(is_drained(&driver.queue(true), 0, short).unwrap());
+        assert!(!is_drained(&driver.queue(true), 1, short).unwrap());
+        driver.queue(true).complete(0, 0).unwrap();
+        assert!(is_drained(&driver.queue(true), 1, short).unwrap());
     }
 
     /// A driver and a daemon at work on one ring, step by step.
@@ -373,7 +377,7 @@ mod tests {
 
         fn give_back(&mut self, which: usize) {
             if let Some(head) = self.write_reply(which) {
-                self.driver.split(true).complete(head, 16).unwrap();
+                self.driver.queue(true).complete(head, 16).unwrap();
                 self.in_hand.remove(which);
                 self.free.push(head);
             }
@@ -381,15 +385,17 @@ mod tests {
 
         /// The daemon dies. Whether the requests that it had are known; then each was answered once, and no other.
         fn die(&mut self) -> bool {
-            let split = self.driver.split(true);
-            let before = split.used_index().unwrap();
-            let Settled::At { mut base, .. } = settle(&split, &self.driver.memory).unwrap() else {
+            let queue = self.driver.queue(true);
+            let before = queue.used_index().unwrap();
+            let Reclaimed::At { mut base, .. } =
+                reclaim_inflight(&queue, &self.driver.memory).unwrap()
+            else {
                 return false;
             };
-            refuse(&split, &self.driver.memory, &mut base, &mut 0).unwrap();
-            let after = split.used_index().unwrap();
+            reply_errors(&queue, &self.driver.memory, &mut base, &mut 0).unwrap();
+            let after = queue.used_index().unwrap();
             let answered: Vec<u16> = (0..after.wrapping_sub(before))
-                .map(|offset| split.used_head(before.wrapping_add(offset)).unwrap())
+                .map(|offset| queue.used_head(before.wrapping_add(offset)).unwrap())
                 .collect();
             let unique: BTreeSet<u16> = answered.iter().copied().collect();
             let expected: BTreeSet<u16> = self.in_hand.iter().map(|(head, _)| *head).collect();

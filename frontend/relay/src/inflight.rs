@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-use super::split::{Split, SplitError};
+use super::split_queue::{QueueError, SplitQueue};
 
 /// Entries that have to agree before chance is ruled out: a daemon that gives back in any order does so in this order, too, but
 /// not for long.
-const EVIDENCE: usize = 16;
+const MIN_AGREEING_ENTRIES: usize = 16;
 
 /// The entries of a ring that are still there: the last `size` that were made available, and as many of those that came back.
 #[derive(Debug)]
@@ -34,15 +34,15 @@ pub(super) struct Guess {
 
 impl Window {
     /// Reads the ring, of which `used` is the index of what came back, and `taken` the number of chains outstanding.
-    pub(super) fn read(split: &Split<'_>, used: u16, taken: u16) -> Result<Self, SplitError> {
+    pub(super) fn read(queue: &SplitQueue<'_>, used: u16, taken: u16) -> Result<Self, QueueError> {
         let end = used.wrapping_add(taken);
-        let begin = end.wrapping_sub(split.size());
-        let back = split.size().saturating_sub(taken);
-        let available = (0..split.size())
-            .map(|offset| split.available_head(begin.wrapping_add(offset)))
+        let begin = end.wrapping_sub(queue.size());
+        let back = queue.size().saturating_sub(taken);
+        let available = (0..queue.size())
+            .map(|offset| queue.available_head(begin.wrapping_add(offset)))
             .collect::<Result<_, _>>()?;
         let used = (0..back)
-            .map(|offset| split.used_head(begin.wrapping_add(offset)))
+            .map(|offset| queue.used_head(begin.wrapping_add(offset)))
             .collect::<Result<_, _>>()?;
         Ok(Self { available, used })
     }
@@ -66,9 +66,14 @@ impl Window {
         if counts.values().any(|count| !(0..=1).contains(count)) {
             return None;
         }
-        let is_out = |head: &u16| counts.get(head) == Some(&1);
+        let is_inflight = |head: &u16| counts.get(head) == Some(&1);
         // A chain that is out was made available last of all its times.
-        let mut heads: Vec<u16> = available.iter().rev().copied().filter(is_out).collect();
+        let mut heads: Vec<u16> = available
+            .iter()
+            .rev()
+            .copied()
+            .filter(is_inflight)
+            .collect();
         let mut seen = std::collections::HashSet::new();
         heads.retain(|head| seen.insert(*head));
         heads.reverse();
@@ -80,14 +85,14 @@ impl Window {
         let contradicts = |shift: usize| {
             let shifted = available.get(shift..).unwrap_or_default();
             let pairs = used.iter().zip(shifted);
-            pairs.filter(|(back, made)| back != made).count() >= EVIDENCE
+            pairs.filter(|(back, made)| back != made).count() >= MIN_AGREEING_ENTRIES
         };
         Some(Guess {
             heads,
             is_in_order,
             is_certain: from == 0
                 && is_in_order
-                && used.len() >= EVIDENCE
+                && used.len() >= MIN_AGREEING_ENTRIES
                 && (1..=taken).all(contradicts),
         })
     }

@@ -27,7 +27,7 @@ const USED_LEN: u64 = 8;
 
 /// What is wrong with a ring.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SplitError {
+pub(super) enum QueueError {
     /// It lies where the guest has no memory, or the memory's file takes no reads or writes.
     #[error("the guest's memory cannot be read or written")]
     Memory(#[from] io::Error),
@@ -41,7 +41,7 @@ pub(super) enum SplitError {
 
 /// A ring that nobody else works on at the device's side.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Split<'a> {
+pub(super) struct SplitQueue<'a> {
     memory: &'a Memory,
     addresses: Addresses,
     size: u16,
@@ -62,7 +62,7 @@ pub(super) struct Chain {
     writable: Vec<Piece>,
 }
 
-impl<'a> Split<'a> {
+impl<'a> SplitQueue<'a> {
     /// The ring as the guest told of it; None while it has not told all.
     pub(super) fn new(memory: &'a Memory, ring: &Ring, event_idx: bool) -> Option<Self> {
         Some(Self {
@@ -78,7 +78,7 @@ impl<'a> Split<'a> {
     }
 
     /// Index behind the last entry that the driver made available.
-    pub(super) fn available_index(&self) -> Result<u16, SplitError> {
+    pub(super) fn available_index(&self) -> Result<u16, QueueError> {
         let index = self.memory.read_u16(self.addresses.available + 2)?;
         // What lies before the index is read after it.
         fence(Ordering::Acquire);
@@ -86,33 +86,33 @@ impl<'a> Split<'a> {
     }
 
     /// Index behind the last entry that came back.
-    pub(super) fn used_index(&self) -> Result<u16, SplitError> {
+    pub(super) fn used_index(&self) -> Result<u16, QueueError> {
         Ok(self.memory.read_u16(self.addresses.used + 2)?)
     }
 
     /// The chain that was made available as number `index`.
-    pub(super) fn available_head(&self, index: u16) -> Result<u16, SplitError> {
+    pub(super) fn available_head(&self, index: u16) -> Result<u16, QueueError> {
         let slot = u64::from(index % self.size);
         let at = self.addresses.available + 4 + slot * 2;
         Ok(self.memory.read_u16(at)?)
     }
 
     /// The chain that came back as number `index`.
-    pub(super) fn used_head(&self, index: u16) -> Result<u16, SplitError> {
+    pub(super) fn used_head(&self, index: u16) -> Result<u16, QueueError> {
         Ok(self.memory.read_u16(self.used_at(index))?)
     }
 
     /// Entries from `index` on that wait to be taken.
-    pub(super) fn waiting(&self, index: u16) -> Result<u16, SplitError> {
+    pub(super) fn waiting(&self, index: u16) -> Result<u16, QueueError> {
         let waiting = self.available_index()?.wrapping_sub(index);
         match waiting.checked_sub(self.size) {
             None | Some(0) => Ok(waiting),
-            Some(beyond) => Err(SplitError::Overrun(beyond)),
+            Some(beyond) => Err(QueueError::Overrun(beyond)),
         }
     }
 
     /// Gives a chain back, with `len` bytes written into it.
-    pub(super) fn complete(&self, head: u16, len: u32) -> Result<(), SplitError> {
+    pub(super) fn complete(&self, head: u16, len: u32) -> Result<(), QueueError> {
         let index = self.used_index()?;
         let mut element = u32::from(head).to_le_bytes().to_vec();
         element.extend_from_slice(&len.to_le_bytes());
@@ -125,7 +125,7 @@ impl<'a> Split<'a> {
 
     /// Asks the driver to kick once it makes the entry `index` available. What was made available meanwhile has to be looked
     /// for afterwards.
-    pub(super) fn ask_for_kick(&self, index: u16) -> Result<(), SplitError> {
+    pub(super) fn ask_for_kick(&self, index: u16) -> Result<(), QueueError> {
         if self.event_idx {
             let event = self.addresses.used + 4 + u64::from(self.size) * USED_LEN;
             self.memory.write(event, &index.to_le_bytes())?;
@@ -142,7 +142,7 @@ impl<'a> Split<'a> {
     }
 
     /// Follows the chain from `head` on.
-    pub(super) fn chain(&self, head: u16) -> Result<Chain, SplitError> {
+    pub(super) fn chain(&self, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain::default();
         let (mut table, mut entries) = (self.addresses.descriptors, u64::from(self.size));
         let mut next = u64::from(head);
@@ -151,7 +151,7 @@ impl<'a> Split<'a> {
         let mut left = entries;
         loop {
             if next >= entries || left == 0 {
-                return Err(SplitError::Chain);
+                return Err(QueueError::Chain);
             }
             left -= 1;
             let mut bytes = [0; 16];
@@ -166,11 +166,11 @@ impl<'a> Split<'a> {
             if flags & INDIRECT != 0 {
                 entries = u64::from(piece.len) / DESCRIPTOR_LEN;
                 if is_indirect || entries > u64::from(u16::MAX) {
-                    return Err(SplitError::Chain);
+                    return Err(QueueError::Chain);
                 }
                 // Its addresses must not overflow before they are looked up.
                 let end = piece.address.checked_add(u64::from(piece.len));
-                end.ok_or(SplitError::Chain)?;
+                end.ok_or(QueueError::Chain)?;
                 (table, next, left, is_indirect) = (piece.address, 0, entries, true);
                 continue;
             }
@@ -277,8 +277,8 @@ pub(super) mod tests {
             }
         }
 
-        pub(crate) fn split(&self, event_idx: bool) -> Split<'_> {
-            Split::new(&self.memory, &self.ring, event_idx).unwrap()
+        pub(crate) fn queue(&self, event_idx: bool) -> SplitQueue<'_> {
+            SplitQueue::new(&self.memory, &self.ring, event_idx).unwrap()
         }
 
         pub(crate) fn descriptor(&self, at: u64, address: u64, len: u32, flags: u16, next: u16) {
@@ -346,10 +346,10 @@ pub(super) mod tests {
         let mut driver = Driver::new(8);
         driver.request(3, b"request", true);
         driver.offer(3);
-        let split = driver.split(true);
-        assert_eq!(split.waiting(0).unwrap(), 1);
-        let head = split.available_head(0).unwrap();
-        let chain = split.chain(head).unwrap();
+        let queue = driver.queue(true);
+        assert_eq!(queue.waiting(0).unwrap(), 1);
+        let head = queue.available_head(0).unwrap();
+        let chain = queue.chain(head).unwrap();
         assert_eq!(
             &chain.read::<7>(&driver.memory).unwrap().unwrap(),
             b"request"
@@ -360,19 +360,19 @@ pub(super) mod tests {
         assert!(chain.write(&driver.memory, &[1; 16]).unwrap());
         assert_eq!(driver.reply(3), [1; 16]);
         assert_eq!(chain.peek(&driver.memory).unwrap(), Some([1; 16]));
-        split.complete(head, 16).unwrap();
-        assert_eq!((split.used_index().unwrap(), driver.used(0)), (1, (3, 16)));
-        assert_eq!(split.used_head(0).unwrap(), 3);
+        queue.complete(head, 16).unwrap();
+        assert_eq!((queue.used_index().unwrap(), driver.used(0)), (1, (3, 16)));
+        assert_eq!(queue.used_head(0).unwrap(), 3);
     }
 
     #[test]
     fn kicks_are_asked_for_as_the_driver_wants_to_be_asked() {
         let driver = Driver::new(8);
         driver.memory.write(USED, &[1, 0]).unwrap();
-        driver.split(true).ask_for_kick(0x102).unwrap();
+        driver.queue(true).ask_for_kick(0x102).unwrap();
         let event = driver.memory.read_u16(USED + 4 + 8 * 8).unwrap();
         assert_eq!((event, driver.memory.read_u16(USED).unwrap()), (0x102, 1));
-        driver.split(false).ask_for_kick(0).unwrap();
+        driver.queue(false).ask_for_kick(0).unwrap();
         assert_eq!(driver.memory.read_u16(USED).unwrap(), 0);
     }
 
@@ -383,25 +383,25 @@ pub(super) mod tests {
             driver.offer(0);
         }
         assert!(matches!(
-            driver.split(true).waiting(0),
-            Err(SplitError::Overrun(1))
+            driver.queue(true).waiting(0),
+            Err(QueueError::Overrun(1))
         ));
-        let chain = |driver: &Driver, head| driver.split(true).chain(head);
-        assert!(matches!(chain(&driver, 4), Err(SplitError::Chain)));
+        let chain = |driver: &Driver, head| driver.queue(true).chain(head);
+        assert!(matches!(chain(&driver, 4), Err(QueueError::Chain)));
         // In a circle; out of the table; a table in a table; a table without an entry; a table at the end of everything.
         driver.descriptor(0, 0x4000, 1, NEXT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x4000, 1, NEXT, 9);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x4000, 16, INDIRECT, 0);
         driver.descriptor(0x4000, 0x4000, 16, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x4000, 15, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, u64::MAX, 16, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x1_0000, 16, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Memory(_))));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Memory(_))));
         driver.descriptor(0, u64::MAX, 16, 0, 0);
         let chain = chain(&driver, 0).unwrap();
         assert!(chain.read::<8>(&driver.memory).is_err());
