@@ -6,6 +6,11 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
+use gangplank_vhost_user::Deadline;
+use gangplank_vhost_user::message::payload::{self, NO_DESCRIPTOR, VRING_INDEX_MASK};
+use gangplank_vhost_user::message::{
+    Config, FrontendReq, Inbox, Message, MessageError, ProtocolFeatures, VringState,
+};
 use log::{debug, error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -13,16 +18,20 @@ use rustix::io::Errno;
 use super::control::{Command, GuestCommand};
 use super::device::{Device, Fatal, Phase, RequestError};
 use super::memory::Memory;
-use super::message::{Inbox, Message, WireError, request};
 use super::replacement::ReplaceError;
 use super::ring::Signal;
 
-/// Protocol features that guests are offered: several queues, acknowledgements, a channel for requests to the guest, the
-/// configuration space, reset. Nothing is ever asked over the channel; but without it User Mode Linux (6.1) has no interrupt.
-const PROTOCOL: u64 = 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13;
+/// Protocol features that the relay offers guests. It never sends a request over the backend
+/// channel (BACKEND_REQ), but User Mode Linux (6.1) has no interrupt without one.
+const PROTOCOL: ProtocolFeatures = ProtocolFeatures::MQ
+    .union(ProtocolFeatures::REPLY_ACK)
+    .union(ProtocolFeatures::BACKEND_REQ)
+    .union(ProtocolFeatures::CONFIG)
+    .union(ProtocolFeatures::RESET_DEVICE);
 
-/// SET_VRING_KICK and its like: no descriptor comes with it.
-const NO_DESCRIPTOR: u64 = 1 << 8;
+/// Descriptors beside one message of a guest at most: one for each of the 8 regions of a memory
+/// table, and room.
+const MAX_DESCRIPTORS: usize = 16;
 
 /// Bytes of configuration space that can be asked for at a time (vhost-user, "Device configuration space").
 const MAX_CONFIG_LEN: u32 = 256;
@@ -38,7 +47,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) enum GuestError {
     /// The guest broke the protocol, or its socket failed.
     #[error("its connection failed")]
-    Wire(#[from] WireError),
+    Wire(#[from] MessageError),
     /// The guest sent a message that has another form.
     #[error("it sent a malformed message {0}")]
     Malformed(u32),
@@ -78,7 +87,7 @@ impl Guest {
     pub(super) fn new(socket: UnixStream, device: Device) -> Self {
         Self {
             socket,
-            inbox: Inbox::default(),
+            inbox: Inbox::new(MAX_DESCRIPTORS),
             begun: None,
             channel: None,
             is_tag_missed: false,
@@ -100,7 +109,7 @@ impl Guest {
             if let Some(begun) = self.begun
                 && begun.elapsed() > MESSAGE_TIMEOUT
             {
-                return Err(WireError::Late(MESSAGE_TIMEOUT).into());
+                return Err(MessageError::Late(MESSAGE_TIMEOUT).into());
             }
             // By the guest's messages there may be another one since.
             if ready.daemon && self.device.daemon().is_some_and(is_readable) {
@@ -162,7 +171,7 @@ impl Guest {
                     self.begun = self.inbox.has_begun().then_some(begun);
                     return Ok(true);
                 }
-                Err(WireError::HungUp) => return Ok(false),
+                Err(MessageError::HungUp | MessageError::Reset) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -186,7 +195,9 @@ impl Guest {
                     error_chain(&refusal)
                 );
                 let refused = acknowledgement(&message, 1);
-                if refused.is_none() && message.request == request::GET_VRING_BASE {
+                if refused.is_none()
+                    && message.frontend_request() == Some(FrontendReq::GET_VRING_BASE)
+                {
                     // It would be waited for without end, and there is no answer that means no.
                     return Err(GuestError::Unanswerable(message.request));
                 }
@@ -194,12 +205,13 @@ impl Guest {
             }
         };
         if let Some(payload) = answer {
+            let deadline = Deadline::after(MESSAGE_TIMEOUT);
             match message
-                .answer(payload)
-                .send(self.socket.as_fd(), &[], MESSAGE_TIMEOUT)
+                .reply(payload)
+                .send(self.socket.as_fd(), &[], deadline)
             {
                 // It is seen when the next message is waited for.
-                Ok(()) | Err(WireError::HungUp) => {}
+                Ok(()) | Err(MessageError::HungUp | MessageError::Reset) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -212,104 +224,116 @@ impl Guest {
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Answer, MessageFault> {
         let device = &mut self.device;
-        let number = |number: u64| Ok(Answer::Payload(number.to_le_bytes().to_vec()));
-        match message.request {
-            request::SET_OWNER => {}
-            request::GET_FEATURES => return number(device.offered()),
-            request::GET_PROTOCOL_FEATURES => return number(PROTOCOL),
-            request::SET_PROTOCOL_FEATURES => {
-                let taken = message.u64().ok_or(MessageFault::Malformed)?;
-                let foreign = taken & !PROTOCOL;
+        let number = |number: u64| Ok(Answer::Payload(payload::from_u64(number)));
+        let ring_state = || {
+            let state = message.payload_as::<VringState>();
+            state
+                .map(|state| (state.index, state.num))
+                .ok_or(MessageFault::Malformed)
+        };
+        let word = || message.u64().ok_or(MessageFault::Malformed);
+        let Some(request) = message.frontend_request() else {
+            return Err(unknown_request(message));
+        };
+        match request {
+            FrontendReq::SET_OWNER => {}
+            FrontendReq::GET_FEATURES => return number(device.offered()),
+            FrontendReq::GET_PROTOCOL_FEATURES => return number(PROTOCOL.bits()),
+            FrontendReq::SET_PROTOCOL_FEATURES => {
+                let foreign = word()? & !PROTOCOL.bits();
                 if foreign != 0 {
                     let text = format!("it takes the protocol features {foreign:#x}");
                     return Err(RequestError::Invalid(text).into());
                 }
             }
-            request::GET_QUEUE_NUM => {
+            FrontendReq::GET_QUEUE_NUM => {
                 return number(u64::from(device.num_request_queues()) + 1);
             }
-            request::SET_BACKEND_REQ_FD => match descriptors.pop() {
+            FrontendReq::SET_BACKEND_REQ_FD => match descriptors.pop() {
                 Some(channel) => self.channel = Some(channel),
                 None => return Err(MessageFault::Malformed),
             },
-            request::GET_CONFIG => return Ok(Answer::Payload(self.config(&message.payload)?)),
-            request::SET_FEATURES => {
-                device.set_features(message.u64().ok_or(MessageFault::Malformed)?)?;
-            }
-            request::SET_MEM_TABLE => {
+            FrontendReq::GET_CONFIG => return Ok(Answer::Payload(self.config(&message.payload)?)),
+            FrontendReq::SET_FEATURES => device.set_features(word()?)?,
+            FrontendReq::SET_MEM_TABLE => {
                 let memory = Memory::decode(&message.payload, descriptors);
                 let memory = memory.map_err(|error| RequestError::Invalid(error.to_string()))?;
                 device.set_memory(memory)?;
             }
-            request::SET_VRING_NUM => {
-                let (ring, size) = message.ring_state().ok_or(MessageFault::Malformed)?;
+            FrontendReq::SET_VRING_NUM => {
+                let (ring, size) = ring_state()?;
                 device.change(ring, |ring| ring.set_size(size))?;
             }
-            request::SET_VRING_BASE => {
-                let (ring, base) = message.ring_state().ok_or(MessageFault::Malformed)?;
+            FrontendReq::SET_VRING_BASE => {
+                let (ring, base) = ring_state()?;
                 device.change(ring, |ring| {
                     let base = u16::try_from(base);
                     ring.base = base.unwrap_or(ring.base);
                     base.is_ok()
                 })?;
             }
-            request::SET_VRING_ADDR => {
-                let ring = message
-                    .payload
-                    .first_chunk()
-                    .ok_or(MessageFault::Malformed)?;
-                device.set_addresses(u32::from_le_bytes(*ring), &message.payload)?;
+            FrontendReq::SET_VRING_ADDR => {
+                let ring = message.payload.first_chunk();
+                let ring = ring.ok_or(MessageFault::Malformed)?;
+                device.set_addresses(u32::from_ne_bytes(*ring), &message.payload)?;
             }
-            request::SET_VRING_ENABLE => {
-                let (ring, enabled) = message.ring_state().ok_or(MessageFault::Malformed)?;
+            FrontendReq::SET_VRING_ENABLE => {
+                let (ring, enabled) = ring_state()?;
                 device.change(ring, |ring| {
                     ring.enabled = enabled == 1;
                     enabled <= 1
                 })?;
             }
-            request::GET_VRING_BASE => {
-                let (ring, _) = message.ring_state().ok_or(MessageFault::Malformed)?;
+            FrontendReq::GET_VRING_BASE => {
+                let (ring, _) = ring_state()?;
                 let base = u32::from(device.stop_ring(ring)?);
-                let state = [ring.to_le_bytes(), base.to_le_bytes()];
-                return Ok(Answer::Payload(state.concat()));
+                return Ok(Answer::Payload(payload::ring_state(ring, base)));
             }
-            request::SET_VRING_KICK | request::SET_VRING_CALL | request::SET_VRING_ERR => {
-                let told = message.u64().ok_or(MessageFault::Malformed)?;
-                let wanted = usize::from(told & NO_DESCRIPTOR == 0);
-                if descriptors.len() != wanted {
-                    let text = format!("message {} has a wrong descriptor", message.request);
-                    return Err(RequestError::Invalid(text).into());
-                }
-                let ring = u32::try_from(told & 0xff).unwrap_or(u32::MAX);
-                let descriptor = descriptors.pop();
-                match message.request {
-                    request::SET_VRING_KICK => device.change(ring, |ring| {
-                        ring.set_signal(Signal::Kick, descriptor);
-                        true
-                    })?,
-                    request::SET_VRING_CALL => {
-                        device.set_signal(ring, Signal::Call, descriptor)?;
-                    }
-                    _ => device.set_signal(ring, Signal::Error, descriptor)?,
-                }
-            }
-            request::RESET_DEVICE | request::RESET_OWNER => device.reset()?,
-            other => {
-                let text = format!("there is no message {other}");
-                return Err(RequestError::Invalid(text).into());
-            }
+            FrontendReq::SET_VRING_KICK => self.set_signal(Signal::Kick, message, descriptors)?,
+            FrontendReq::SET_VRING_CALL => self.set_signal(Signal::Call, message, descriptors)?,
+            FrontendReq::SET_VRING_ERR => self.set_signal(Signal::Error, message, descriptors)?,
+            FrontendReq::RESET_DEVICE | FrontendReq::RESET_OWNER => device.reset()?,
+            _ => return Err(unknown_request(message)),
         }
         Ok(Answer::Done)
     }
 
+    /// SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR.
+    fn set_signal(
+        &mut self,
+        signal: Signal,
+        message: &Message,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<(), MessageFault> {
+        let word = message.u64().ok_or(MessageFault::Malformed)?;
+        let expected = usize::from(word & NO_DESCRIPTOR == 0);
+        if descriptors.len() != expected {
+            let text = format!(
+                "message {} has {} descriptors in place of {expected}",
+                message.request,
+                descriptors.len()
+            );
+            return Err(RequestError::Invalid(text).into());
+        }
+        let ring = u32::try_from(word & VRING_INDEX_MASK).unwrap_or(u32::MAX);
+        let descriptor = descriptors.pop();
+        match signal {
+            // It starts the ring, so the daemon gets it with all else.
+            Signal::Kick => self.device.change(ring, |ring| {
+                ring.set_signal(signal, descriptor);
+                true
+            })?,
+            Signal::Call | Signal::Error => self.device.set_signal(ring, signal, descriptor)?,
+        }
+        Ok(())
+    }
+
     /// GET_CONFIG: the answer has exactly the size asked for; User Mode Linux asks for every size from 1 to 40.
     fn config(&mut self, payload: &[u8]) -> Result<Vec<u8>, MessageFault> {
-        let (offset, rest) = payload
-            .split_first_chunk::<4>()
-            .ok_or(MessageFault::Malformed)?;
-        let size = rest.first_chunk().ok_or(MessageFault::Malformed)?;
-        let (offset, size) = (u32::from_le_bytes(*offset), u32::from_le_bytes(*size));
-        if size == 0 || size > MAX_CONFIG_LEN || payload.len() < 12 {
+        let head = payload.get(..size_of::<Config>()).unwrap_or_default();
+        let question = payload::decode(head).ok_or(MessageFault::Malformed)?;
+        let Config { offset, size, .. } = question;
+        if size == 0 || size > MAX_CONFIG_LEN {
             return Err(MessageFault::Malformed);
         }
         let Some(config) = self.device.config().map_err(RequestError::from)? else {
@@ -325,7 +349,7 @@ impl Guest {
         };
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let size = usize::try_from(size).unwrap_or(0);
-        let mut answer = payload.get(..12).unwrap_or_default().to_vec();
+        let mut answer = head.to_vec();
         let bytes = config.bytes().iter().copied().chain(std::iter::repeat(0));
         answer.extend(bytes.skip(from.min(config.bytes().len())).take(size));
         Ok(answer)
@@ -408,9 +432,14 @@ fn is_readable(descriptor: &impl AsFd) -> bool {
     matches!(poll(&mut awaited, Some(&Timespec::default())), Ok(1..))
 }
 
+fn unknown_request(message: &Message) -> MessageFault {
+    let text = format!("there is no message {}", message.request);
+    RequestError::Invalid(text).into()
+}
+
 fn acknowledgement(message: &Message, code: u64) -> Option<Vec<u8>> {
-    let wanted = message.wants_acknowledgement();
-    wanted.then(|| code.to_le_bytes().to_vec())
+    let wanted = message.needs_reply();
+    wanted.then(|| payload::from_u64(code))
 }
 
 /// Serves a guest to its last message, and says how it ended.

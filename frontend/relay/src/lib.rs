@@ -17,7 +17,6 @@ mod error_replies;
 mod guest;
 mod inflight;
 mod memory;
-mod message;
 mod replacement;
 mod ring;
 mod serve;

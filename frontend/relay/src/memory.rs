@@ -6,16 +6,17 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use gangplank_vhost_user::message::{MemoryRegion, MemoryTableHead, payload};
 use rustix::io::Errno;
 
 /// Regions of a table (vhost-user, "Memory regions description").
 const MAX_REGIONS: usize = 8;
 
-/// `num_regions` and padding.
-const HEAD_LEN: usize = 8;
+/// Bytes of a table before its regions: their count and padding.
+const HEAD_LEN: usize = size_of::<MemoryTableHead>();
 
-/// Guest address, size, user address, offset in the file: 8 bytes each.
-const REGION_LEN: usize = 32;
+/// Bytes of a region in a table.
+const REGION_LEN: usize = size_of::<MemoryRegion>();
 
 /// Why a memory table is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +65,7 @@ struct Region {
 
 impl Region {
     /// Where in the file the `len` bytes lie that are `from` their region's first address, if they are all in it.
-    fn place(&self, first: u64, address: u64, len: u64) -> Option<u64> {
+    fn offset_in_file(&self, first: u64, address: u64, len: u64) -> Option<u64> {
         let offset = address.checked_sub(first)?;
         let end = offset.checked_add(len)?;
         (end <= self.len).then(|| self.offset + offset)
@@ -101,15 +102,12 @@ impl Memory {
         }
         let mut regions: Vec<Region> = Vec::with_capacity(count);
         for (slot, file) in table.chunks_exact(REGION_LEN).zip(files) {
-            let word = |index: usize| {
-                let bytes = slot.get(index * 8..).and_then(|rest| rest.first_chunk());
-                bytes.map_or(0, |word| u64::from_le_bytes(*word))
-            };
+            let told: MemoryRegion = payload::decode(slot).unwrap_or_default();
             let region = Region {
-                guest: word(0),
-                len: word(1),
-                user: word(2),
-                offset: word(3),
+                guest: told.guest_phys_addr,
+                len: told.memory_size,
+                user: told.user_addr,
+                offset: told.mmap_offset,
                 file,
             };
             let ends_in_file = |start: u64| {
@@ -138,13 +136,11 @@ impl Memory {
 
     /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors beside it.
     pub(super) fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        let count = u64::try_from(self.regions.len()).unwrap_or(u64::MAX);
-        let mut payload = count.to_le_bytes().to_vec();
-        for region in &self.regions {
-            for word in [region.guest, region.len, region.user, region.offset] {
-                payload.extend_from_slice(&word.to_le_bytes());
-            }
-        }
+        let regions = self.regions.iter();
+        let table: Vec<_> = regions
+            .map(|region| MemoryRegion::new(region.guest, region.len, region.user, region.offset))
+            .collect();
+        let payload = payload::memory_table(&table);
         let files = self.regions.iter().map(|region| region.file.as_fd());
         (payload, files.collect())
     }
@@ -152,7 +148,7 @@ impl Memory {
     /// The guest physical address of `len` bytes that the guest's monitor has at `user`, if they lie in one region.
     pub(super) fn guest_address(&self, user: u64, len: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
-            region.place(region.user, user, len)?;
+            region.offset_in_file(region.user, user, len)?;
             Some(region.guest + (user - region.user))
         })
     }
@@ -214,7 +210,7 @@ impl Memory {
     fn find(&self, address: u64, len: usize) -> io::Result<(BorrowedFd<'_>, u64)> {
         let len = u64::try_from(len).unwrap_or(u64::MAX);
         let found = self.regions.iter().find_map(|region| {
-            let at = region.place(region.guest, address, len)?;
+            let at = region.offset_in_file(region.guest, address, len)?;
             Some((region.file.as_fd(), at))
         });
         found.ok_or_else(|| Errno::FAULT.into())

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gangplank_vhost_user::message::{VringAddr, payload};
 use log::warn;
 use rustix::fs::OFlags;
 
@@ -103,15 +104,16 @@ impl Ring {
         }
     }
 
-    /// The payload of SET_VRING_ADDR for this ring. There is no log: the relay does not offer one.
+    /// The payload of SET_VRING_ADDR for this ring. It has no log: the relay does not offer one.
     pub(super) fn encode_addresses(&self, index: u32) -> Option<Vec<u8>> {
-        let addresses = self.addresses?;
-        let mut payload = index.to_le_bytes().to_vec();
-        payload.extend_from_slice(&0u32.to_le_bytes());
-        for address in addresses.user.into_iter().chain([0]) {
-            payload.extend_from_slice(&address.to_le_bytes());
-        }
-        Some(payload)
+        let [descriptor, used, available] = self.addresses?.user;
+        Some(payload::encode(&VringAddr {
+            index,
+            descriptor,
+            used,
+            available,
+            ..VringAddr::default()
+        }))
     }
 
     /// Tells the guest that something came back.

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gangplank_vhost_user::Deadline;
+use gangplank_vhost_user::message::{FrontendReq, Inbox, Message, MessageError, VringState};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::control::{Command, GuestCommand};
@@ -15,10 +17,13 @@ use super::daemon::{Daemon, DaemonError, Limits};
 use super::device::{Device, DeviceOptions, Fatal};
 use super::guest::{Guest, GuestError};
 use super::memory::tests::file;
-use super::message::{Inbox, Message, WireError, request};
 use super::replacement::Files;
 
 const LIMIT: Duration = Duration::from_secs(10);
+
+fn soon() -> Deadline {
+    Deadline::after(LIMIT)
+}
 
 const LIMITS: Limits = Limits {
     connect: LIMIT,
@@ -33,13 +38,13 @@ const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28;
 #[derive(Clone, Copy, Debug, Default)]
 struct Behaviour {
     /// Refuses this message.
-    refuses: Option<u32>,
+    refuses: Option<FrontendReq>,
     /// Does not answer this one.
-    ignores: Option<u32>,
+    ignores: Option<FrontendReq>,
     /// Answers this one late.
-    delays: Option<(u32, Duration)>,
+    delays: Option<(FrontendReq, Duration)>,
     /// Hangs up at this one.
-    leaves_at: Option<u32>,
+    leaves_at: Option<FrontendReq>,
     /// So many of those messages it still takes well.
     well: usize,
     has_no_state: bool,
@@ -86,9 +91,12 @@ impl FakeDaemon {
         Daemon::connect(&self.path, limits)
     }
 
-    fn requests(&self) -> Vec<u32> {
+    fn requests(&self) -> Vec<FrontendReq> {
         let told = self.told.lock().unwrap();
-        told.iter().map(|(request, _)| *request).collect()
+        let requests = told.iter();
+        requests
+            .map(|(request, _)| FrontendReq::try_from(*request).unwrap())
+            .collect()
     }
 }
 
@@ -96,9 +104,11 @@ fn serve(stream: &UnixStream, behaviour: Behaviour, told: &Told) {
     let mut inbox = Inbox::default();
     let mut state: Option<(u32, OwnedFd)> = None;
     let mut well = behaviour.well;
-    while let Ok(mut message) = inbox.wait(stream.as_fd(), Duration::from_secs(600)) {
-        let number = message.request;
-        told.lock().unwrap().push((number, message.payload.clone()));
+    while let Ok(mut message) = inbox.wait(stream.as_fd(), Deadline::NONE) {
+        let number = message.frontend_request().unwrap();
+        told.lock()
+            .unwrap()
+            .push((message.request, message.payload.clone()));
         let befallen = [behaviour.leaves_at, behaviour.ignores].contains(&Some(number));
         if befallen && well > 0 {
             well -= 1;
@@ -113,19 +123,19 @@ fn serve(stream: &UnixStream, behaviour: Behaviour, told: &Told) {
         let word = |value: u64| Some(value.to_le_bytes().to_vec());
         let refused = behaviour.refuses == Some(number);
         let payload = match number {
-            request::GET_FEATURES => word(FEATURES),
+            FrontendReq::GET_FEATURES => word(FEATURES),
             // MQ, REPLY_ACK, CONFIG, RESET_DEVICE, DEVICE_STATE, and one that is not wanted.
-            request::GET_PROTOCOL_FEATURES if behaviour.has_no_state => word(0x2209),
-            request::GET_PROTOCOL_FEATURES => word(1 << 19 | 0x2209 | 1 << 15),
-            request::GET_QUEUE_NUM => word(3),
-            request::GET_CONFIG => {
+            FrontendReq::GET_PROTOCOL_FEATURES if behaviour.has_no_state => word(0x2209),
+            FrontendReq::GET_PROTOCOL_FEATURES => word(1 << 19 | 0x2209 | 1 << 15),
+            FrontendReq::GET_QUEUE_NUM => word(3),
+            FrontendReq::GET_CONFIG => {
                 let mut payload = message.payload.clone();
                 payload[12..16].copy_from_slice(b"told");
                 payload[48] = 2;
                 Some(payload)
             }
-            request::GET_VRING_BASE => {
-                let ring = message.ring_state().unwrap().0;
+            FrontendReq::GET_VRING_BASE => {
+                let ring = message.payload_as::<VringState>().unwrap().index;
                 let base = if behaviour.takes_nothing {
                     0
                 } else {
@@ -133,26 +143,26 @@ fn serve(stream: &UnixStream, behaviour: Behaviour, told: &Told) {
                 };
                 Some([ring.to_le_bytes(), base.to_le_bytes()].concat())
             }
-            request::SET_DEVICE_STATE_FD => {
+            FrontendReq::SET_DEVICE_STATE_FD => {
                 let pipe = message.descriptors.pop().unwrap();
-                state = Some((message.ring_state().unwrap().0, pipe));
+                state = Some((message.payload_as::<VringState>().unwrap().index, pipe));
                 word(if refused { 0x101 } else { 0x100 })
             }
-            request::CHECK_DEVICE_STATE => word(u64::from(refused)),
-            _ if message.wants_acknowledgement() => word(u64::from(refused)),
+            FrontendReq::CHECK_DEVICE_STATE => word(u64::from(refused)),
+            _ if message.needs_reply() => word(u64::from(refused)),
             _ => None,
         };
         if let Some(payload) = payload {
             message
-                .answer(payload)
-                .send(stream.as_fd(), &[], LIMIT)
+                .reply(payload)
+                .send(stream.as_fd(), &[], soon())
                 .unwrap();
         }
         match state.take() {
-            Some((0, pipe)) if number == request::SET_DEVICE_STATE_FD && !refused => {
+            Some((0, pipe)) if number == FrontendReq::SET_DEVICE_STATE_FD && !refused => {
                 rustix::io::write(&pipe, b"what I know").unwrap();
             }
-            Some((1, pipe)) if number == request::SET_DEVICE_STATE_FD && !refused => {
+            Some((1, pipe)) if number == FrontendReq::SET_DEVICE_STATE_FD && !refused => {
                 let mut bytes = [0; 64];
                 let len = rustix::io::read(&pipe, &mut bytes).unwrap();
                 told.lock().unwrap().push((0, bytes[..len].to_vec()));
@@ -204,21 +214,21 @@ impl FakeGuest {
         }
     }
 
-    fn ask(&mut self, request: u32, payload: Vec<u8>) -> Vec<u8> {
+    fn ask(&mut self, request: FrontendReq, payload: Vec<u8>) -> Vec<u8> {
         Message::new(request, payload)
-            .send(self.socket.as_fd(), &[], LIMIT)
+            .send(self.socket.as_fd(), &[], soon())
             .unwrap();
-        let answer = self.inbox.wait(self.socket.as_fd(), LIMIT).unwrap();
-        assert!(answer.answers(request), "{answer:?}");
+        let answer = self.inbox.wait(self.socket.as_fd(), soon()).unwrap();
+        assert!(answer.is_reply_to(request.into()), "{answer:?}");
         answer.payload
     }
 
     /// Sends a message that has no answer of its own; what it is acknowledged by.
-    fn tell(&mut self, request: u32, payload: Vec<u8>, beside: Option<&OwnedFd>) -> u64 {
-        let message = Message::new(request, payload).acknowledged();
+    fn tell(&mut self, request: impl Into<u32>, payload: Vec<u8>, beside: Option<&OwnedFd>) -> u64 {
+        let message = Message::new(request, payload).with_need_reply();
         let beside: Vec<_> = beside.map(AsFd::as_fd).into_iter().collect();
-        message.send(self.socket.as_fd(), &beside, LIMIT).unwrap();
-        let answer = self.inbox.wait(self.socket.as_fd(), LIMIT).unwrap();
+        message.send(self.socket.as_fd(), &beside, soon()).unwrap();
+        let answer = self.inbox.wait(self.socket.as_fd(), soon()).unwrap();
         answer.u64().unwrap()
     }
 
@@ -236,13 +246,20 @@ impl FakeGuest {
     /// What User Mode Linux says until its rings run; each is acknowledged by 0.
     fn set_up(&mut self) {
         assert_eq!(
-            self.tell(request::SET_FEATURES, FEATURES.to_le_bytes().to_vec(), None),
+            self.tell(
+                FrontendReq::SET_FEATURES,
+                FEATURES.to_le_bytes().to_vec(),
+                None
+            ),
             0
         );
         let memory = OwnedFd::from(file(0x10_0000));
         let table = [1, 0, 0x10_0000, 0, 0, 0, 0, 0, 0u64];
         let table = table.into_iter().flat_map(u64::to_le_bytes).collect();
-        assert_eq!(self.tell(request::SET_MEM_TABLE, table, Some(&memory)), 0);
+        assert_eq!(
+            self.tell(FrontendReq::SET_MEM_TABLE, table, Some(&memory)),
+            0
+        );
         for ring in 0..2u32 {
             let state = |value: u32| [ring.to_le_bytes(), value.to_le_bytes()].concat();
             let number = || u64::from(ring).to_le_bytes().to_vec();
@@ -255,14 +272,18 @@ impl FakeGuest {
             let kick = eventfd(0, EventfdFlags::empty()).unwrap();
             let call = OwnedFd::from(call);
             for (request, payload, beside) in [
-                (request::SET_VRING_CALL, number(), Some(&call)),
-                (request::SET_VRING_NUM, state(128), None),
-                (request::SET_VRING_BASE, state(0), None),
-                (request::SET_VRING_ADDR, addresses, None),
-                (request::SET_VRING_KICK, number(), Some(&kick)),
-                (request::SET_VRING_ENABLE, state(1), None),
+                (FrontendReq::SET_VRING_CALL, number(), Some(&call)),
+                (FrontendReq::SET_VRING_NUM, state(128), None),
+                (FrontendReq::SET_VRING_BASE, state(0), None),
+                (FrontendReq::SET_VRING_ADDR, addresses, None),
+                (FrontendReq::SET_VRING_KICK, number(), Some(&kick)),
+                (FrontendReq::SET_VRING_ENABLE, state(1), None),
             ] {
-                assert_eq!(self.tell(request, payload, beside), 0, "message {request}");
+                assert_eq!(
+                    self.tell(request, payload, beside),
+                    0,
+                    "message {request:?}"
+                );
             }
         }
     }
@@ -278,22 +299,22 @@ impl FakeGuest {
 }
 
 /// How every daemon wants a ring to be set up.
-const RING: [u32; 6] = [
-    request::SET_VRING_NUM,
-    request::SET_VRING_ADDR,
-    request::SET_VRING_BASE,
-    request::SET_VRING_CALL,
-    request::SET_VRING_KICK,
-    request::SET_VRING_ENABLE,
+const RING: [FrontendReq; 6] = [
+    FrontendReq::SET_VRING_NUM,
+    FrontendReq::SET_VRING_ADDR,
+    FrontendReq::SET_VRING_BASE,
+    FrontendReq::SET_VRING_CALL,
+    FrontendReq::SET_VRING_KICK,
+    FrontendReq::SET_VRING_ENABLE,
 ];
 
-const NEGOTIATION: [u32; 6] = [
-    request::SET_OWNER,
-    request::GET_FEATURES,
-    request::GET_PROTOCOL_FEATURES,
-    request::SET_PROTOCOL_FEATURES,
-    request::GET_QUEUE_NUM,
-    request::GET_CONFIG,
+const NEGOTIATION: [FrontendReq; 6] = [
+    FrontendReq::SET_OWNER,
+    FrontendReq::GET_FEATURES,
+    FrontendReq::GET_PROTOCOL_FEATURES,
+    FrontendReq::SET_PROTOCOL_FEATURES,
+    FrontendReq::GET_QUEUE_NUM,
+    FrontendReq::GET_CONFIG,
 ];
 
 #[test]
@@ -301,23 +322,23 @@ fn guest_is_told_what_the_daemon_tells_and_its_rings_arrive_in_order() {
     let daemon = FakeDaemon::new(Behaviour::default());
     let mut guest = FakeGuest::connect(&daemon.path, None);
     let config = guest.ask(
-        request::GET_CONFIG,
+        FrontendReq::GET_CONFIG,
         [0, 40, 0].map(u32::to_le_bytes).concat(),
     );
     assert_eq!((config.len(), &config[12..17]), (52, &b"told\0"[..]));
     assert_eq!(config[48], 2);
-    let rings = guest.ask(request::GET_QUEUE_NUM, Vec::new());
+    let rings = guest.ask(FrontendReq::GET_QUEUE_NUM, Vec::new());
     assert_eq!(rings, 3u64.to_le_bytes());
     guest.set_up();
     assert!(guest.status().contains("served by"), "{}", guest.status());
-    let base = guest.ask(request::GET_VRING_BASE, 1u64.to_le_bytes().to_vec());
+    let base = guest.ask(FrontendReq::GET_VRING_BASE, 1u64.to_le_bytes().to_vec());
     assert_eq!(base, [1u32.to_le_bytes(), 41u32.to_le_bytes()].concat());
     guest.hang_up().unwrap();
     let mut expected = NEGOTIATION.to_vec();
-    expected.extend([request::SET_FEATURES, request::SET_MEM_TABLE]);
+    expected.extend([FrontendReq::SET_FEATURES, FrontendReq::SET_MEM_TABLE]);
     expected.extend(RING);
     expected.extend(RING);
-    expected.extend([request::SET_VRING_ENABLE, request::GET_VRING_BASE]);
+    expected.extend([FrontendReq::SET_VRING_ENABLE, FrontendReq::GET_VRING_BASE]);
     assert_eq!(daemon.requests(), expected);
     // The slot that User Mode Linux leaves empty does not get there.
     let told = daemon.told.lock().unwrap();
@@ -331,11 +352,11 @@ fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
     let place = dir.path().join("fs.sock");
     let mut guest = FakeGuest::connect(&place, Some("mine"));
     assert_eq!(
-        guest.ask(request::GET_FEATURES, Vec::new()),
+        guest.ask(FrontendReq::GET_FEATURES, Vec::new()),
         FEATURES.to_le_bytes()
     );
     let config = guest.ask(
-        request::GET_CONFIG,
+        FrontendReq::GET_CONFIG,
         [0, 5, 0].map(u32::to_le_bytes).concat(),
     );
     assert_eq!(&config[12..], b"mine\0");
@@ -348,7 +369,7 @@ fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
     }
     guest.hang_up().unwrap();
     let mut expected = NEGOTIATION.to_vec();
-    expected.extend([request::SET_FEATURES, request::SET_MEM_TABLE]);
+    expected.extend([FrontendReq::SET_FEATURES, FrontendReq::SET_MEM_TABLE]);
     expected.extend(RING);
     expected.extend(RING);
     assert_eq!(daemon.requests(), expected);
@@ -358,7 +379,7 @@ fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
 fn guest_that_asks_what_nobody_knows_gets_an_empty_answer() {
     let mut guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), None);
     let payload = [0, 5, 0].map(u32::to_le_bytes).concat();
-    assert!(guest.ask(request::GET_CONFIG, payload).is_empty());
+    assert!(guest.ask(FrontendReq::GET_CONFIG, payload).is_empty());
     guest.hang_up().unwrap();
 }
 
@@ -381,7 +402,10 @@ fn state_goes_from_one_daemon_to_the_next() {
     new.connect().unwrap().load(&state).unwrap();
     let told = new.told.lock().unwrap();
     assert!(told.contains(&(0, b"what I know".to_vec())));
-    assert_eq!(told.last().unwrap().0, request::CHECK_DEVICE_STATE);
+    assert_eq!(
+        told.last().unwrap().0,
+        u32::from(FrontendReq::CHECK_DEVICE_STATE)
+    );
 }
 
 #[test]
@@ -408,21 +432,21 @@ fn daemons_that_do_not_do_their_part_are_named_with_the_message() {
     for (behaviour, expected) in [
         (
             Behaviour {
-                refuses: Some(request::SET_PROTOCOL_FEATURES),
+                refuses: Some(FrontendReq::SET_PROTOCOL_FEATURES),
                 ..Behaviour::default()
             },
             None,
         ),
         (
             Behaviour {
-                ignores: Some(request::GET_FEATURES),
+                ignores: Some(FrontendReq::GET_FEATURES),
                 ..Behaviour::default()
             },
             Some("GET_FEATURES to the daemon at"),
         ),
         (
             Behaviour {
-                leaves_at: Some(request::GET_CONFIG),
+                leaves_at: Some(FrontendReq::GET_CONFIG),
                 ..Behaviour::default()
             },
             Some("GET_CONFIG to the daemon at"),
@@ -438,7 +462,10 @@ fn daemons_that_do_not_do_their_part_are_named_with_the_message() {
         let expected = expected.unwrap_or_default();
         assert!(text.unwrap_or_default().starts_with(expected), "{expected}");
     }
-    for refused in [request::SET_DEVICE_STATE_FD, request::CHECK_DEVICE_STATE] {
+    for refused in [
+        FrontendReq::SET_DEVICE_STATE_FD,
+        FrontendReq::CHECK_DEVICE_STATE,
+    ] {
         let daemon = FakeDaemon::new(Behaviour {
             refuses: Some(refused),
             ..Behaviour::default()
@@ -453,14 +480,17 @@ fn daemons_that_do_not_do_their_part_are_named_with_the_message() {
 #[test]
 fn refusal_of_a_daemon_reaches_the_guest() {
     let daemon = FakeDaemon::new(Behaviour {
-        refuses: Some(request::SET_MEM_TABLE),
+        refuses: Some(FrontendReq::SET_MEM_TABLE),
         ..Behaviour::default()
     });
     let mut guest = FakeGuest::connect(&daemon.path, None);
     let memory = OwnedFd::from(file(0x1000));
     let table = [1u64, 0, 0x1000, 0, 0];
     let table = table.into_iter().flat_map(u64::to_le_bytes).collect();
-    assert_eq!(guest.tell(request::SET_MEM_TABLE, table, Some(&memory)), 1);
+    assert_eq!(
+        guest.tell(FrontendReq::SET_MEM_TABLE, table, Some(&memory)),
+        1
+    );
     guest.hang_up().unwrap();
 }
 
@@ -469,70 +499,73 @@ fn senseless_messages_are_refused_and_malformed_ones_cost_the_connection() {
     let mut guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
     let state = |ring: u32, value: u32| [ring.to_le_bytes(), value.to_le_bytes()].concat();
     for (request, payload) in [
-        (request::SET_FEATURES, u64::MAX.to_le_bytes().to_vec()),
-        (request::SET_FEATURES, (1u64 << 32).to_le_bytes().to_vec()),
+        (FrontendReq::SET_FEATURES, u64::MAX.to_le_bytes().to_vec()),
         (
-            request::SET_PROTOCOL_FEATURES,
+            FrontendReq::SET_FEATURES,
+            (1u64 << 32).to_le_bytes().to_vec(),
+        ),
+        (
+            FrontendReq::SET_PROTOCOL_FEATURES,
             u64::MAX.to_le_bytes().to_vec(),
         ),
-        (request::SET_MEM_TABLE, vec![0; 40]),
-        (request::SET_VRING_NUM, state(0, 3)),
-        (request::SET_VRING_NUM, state(2, 128)),
-        (request::SET_VRING_NUM, state(u32::MAX, 128)),
-        (request::SET_VRING_BASE, state(0, 65536)),
-        (request::SET_VRING_ENABLE, state(0, 2)),
-        (request::SET_VRING_ADDR, vec![0; 40]),
-        (request::SET_VRING_KICK, 0u64.to_le_bytes().to_vec()),
-        (4711, Vec::new()),
+        (FrontendReq::SET_MEM_TABLE, vec![0; 40]),
+        (FrontendReq::SET_VRING_NUM, state(0, 3)),
+        (FrontendReq::SET_VRING_NUM, state(2, 128)),
+        (FrontendReq::SET_VRING_NUM, state(u32::MAX, 128)),
+        (FrontendReq::SET_VRING_BASE, state(0, 65536)),
+        (FrontendReq::SET_VRING_ENABLE, state(0, 2)),
+        (FrontendReq::SET_VRING_ADDR, vec![0; 40]),
+        (FrontendReq::SET_VRING_KICK, 0u64.to_le_bytes().to_vec()),
     ] {
-        assert_eq!(guest.tell(request, payload, None), 1, "message {request}");
+        assert_eq!(guest.tell(request, payload, None), 1, "message {request:?}");
     }
+    assert_eq!(guest.tell(4711u32, Vec::new(), None), 1);
     assert!(guest.hang_up().is_ok());
     for (request, payload) in [
-        (request::SET_FEATURES, vec![0; 7]),
-        (request::SET_VRING_NUM, vec![0; 9]),
-        (request::SET_VRING_ADDR, vec![0; 3]),
-        (request::SET_BACKEND_REQ_FD, Vec::new()),
-        (request::GET_CONFIG, vec![0; 12]),
+        (FrontendReq::SET_FEATURES, vec![0; 7]),
+        (FrontendReq::SET_VRING_NUM, vec![0; 9]),
+        (FrontendReq::SET_VRING_ADDR, vec![0; 3]),
+        (FrontendReq::SET_BACKEND_REQ_FD, Vec::new()),
+        (FrontendReq::GET_CONFIG, vec![0; 12]),
         (
-            request::GET_CONFIG,
+            FrontendReq::GET_CONFIG,
             [0, 257, 0].map(u32::to_le_bytes).concat(),
         ),
     ] {
         let guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), Some("mine"));
         Message::new(request, payload)
-            .send(guest.socket.as_fd(), &[], LIMIT)
+            .send(guest.socket.as_fd(), &[], soon())
             .unwrap();
         let ended = guest.served.join().unwrap();
         assert!(
-            matches!(ended, Err(GuestError::Malformed(it)) if it == request),
-            "{request}: {ended:?}"
+            matches!(ended, Err(GuestError::Malformed(it)) if it == u32::from(request)),
+            "{request:?}: {ended:?}"
         );
     }
     let guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), None);
-    let answer = Message::new(request::GET_FEATURES, Vec::new()).answer(Vec::new());
-    answer.send(guest.socket.as_fd(), &[], LIMIT).unwrap();
+    let answer = Message::new(FrontendReq::GET_FEATURES, Vec::new()).reply(Vec::new());
+    answer.send(guest.socket.as_fd(), &[], soon()).unwrap();
     let ended = guest.served.join().unwrap();
     assert!(matches!(
         ended,
-        Err(GuestError::Wire(WireError::Flags { .. }))
+        Err(GuestError::Wire(MessageError::Flags { .. }))
     ));
 }
 
 #[test]
 fn daemon_that_hangs_up_leaves_a_guest_whose_requests_are_refused() {
     let daemon = FakeDaemon::new(Behaviour {
-        leaves_at: Some(request::RESET_DEVICE),
+        leaves_at: Some(FrontendReq::RESET_DEVICE),
         ..Behaviour::default()
     });
     let mut guest = FakeGuest::connect(&daemon.path, None);
     guest.set_up();
     // It goes while it is told to reset: the device is as good as new, and the daemon is looked for again.
-    assert_eq!(guest.tell(request::RESET_DEVICE, Vec::new(), None), 0);
+    assert_eq!(guest.tell(FrontendReq::RESET_DEVICE, Vec::new(), None), 0);
     assert!(!guest.status().contains("lost"), "{}", guest.status());
     guest.set_up();
     // And again, while the guest's rings are out.
-    let base = guest.ask(request::GET_VRING_BASE, 0u64.to_le_bytes().to_vec());
+    let base = guest.ask(FrontendReq::GET_VRING_BASE, 0u64.to_le_bytes().to_vec());
     assert_eq!(base.len(), 8);
     guest.hang_up().unwrap();
 }
@@ -540,7 +573,7 @@ fn daemon_that_hangs_up_leaves_a_guest_whose_requests_are_refused() {
 #[test]
 fn daemon_that_is_late_to_stop_a_ring_is_waited_for_and_keeps_its_requests() {
     let daemon = FakeDaemon::new(Behaviour {
-        delays: Some((request::SET_VRING_ENABLE, Duration::from_millis(300))),
+        delays: Some((FrontendReq::SET_VRING_ENABLE, Duration::from_millis(300))),
         ..Behaviour::default()
     });
     let mut daemon = daemon.connect().unwrap();
@@ -550,14 +583,14 @@ fn daemon_that_is_late_to_stop_a_ring_is_waited_for_and_keeps_its_requests() {
 #[test]
 fn daemon_that_has_rings_and_does_not_answer_costs_the_guest_its_connection() {
     let daemon = FakeDaemon::new(Behaviour {
-        ignores: Some(request::SET_VRING_CALL),
+        ignores: Some(FrontendReq::SET_VRING_CALL),
         well: 2,
         ..Behaviour::default()
     });
     let mut guest = FakeGuest::connect(&daemon.path, None);
     guest.set_up();
-    let message = Message::new(request::SET_VRING_CALL, 0x100u64.to_le_bytes().to_vec());
-    message.send(guest.socket.as_fd(), &[], LIMIT).unwrap();
+    let message = Message::new(FrontendReq::SET_VRING_CALL, 0x100u64.to_le_bytes().to_vec());
+    message.send(guest.socket.as_fd(), &[], soon()).unwrap();
     let ended = guest.served.join().unwrap();
     assert!(
         matches!(ended, Err(GuestError::Fatal(Fatal::BackendUnresponsive(_)))),
@@ -573,7 +606,7 @@ fn daemon_that_had_a_ring_for_a_moment_is_not_followed_by_the_one_before() {
     });
     // It takes the first ring, and goes when it is given the second.
     let new = FakeDaemon::new(Behaviour {
-        leaves_at: Some(request::SET_VRING_KICK),
+        leaves_at: Some(FrontendReq::SET_VRING_KICK),
         well: 1,
         ..Behaviour::default()
     });
@@ -596,7 +629,7 @@ fn paused_guest_stays_paused_where_the_other_daemon_fails() {
         ..Behaviour::default()
     });
     let new = FakeDaemon::new(Behaviour {
-        refuses: Some(request::CHECK_DEVICE_STATE),
+        refuses: Some(FrontendReq::CHECK_DEVICE_STATE),
         ..Behaviour::default()
     });
     let mut guest = FakeGuest::connect(&old.path, None);
