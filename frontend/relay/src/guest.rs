@@ -1,4 +1,5 @@
-//! A guest's connection: its messages, taken one by one and answered (vhost-user, "Front-end message types").
+//! A guest's connection: takes its messages one by one and replies (vhost-user, "Front-end message
+//! types").
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,9 +17,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::control::{Command, GuestCommand};
+use super::device::ReplaceError;
 use super::device::{Device, Fatal, Phase, RequestError};
 use super::memory::Memory;
-use super::replacement::ReplaceError;
 use super::ring::Signal;
 
 /// Protocol features that the relay offers guests. It never sends a request over the backend
@@ -33,40 +34,40 @@ const PROTOCOL: ProtocolFeatures = ProtocolFeatures::MQ
 /// table, and room.
 const MAX_DESCRIPTORS: usize = 16;
 
-/// Bytes of configuration space that can be asked for at a time (vhost-user, "Device configuration space").
+/// Bytes of configuration space in one GET_CONFIG at most (vhost-user, "Virtio device config space").
 const MAX_CONFIG_LEN: u32 = 256;
 
-/// Messages that are taken in a row, before anything else has its turn.
+/// Messages that the relay takes in a row before it looks at the other descriptors.
 const MAX_MESSAGES_IN_A_ROW: usize = 64;
 
-/// How long a guest may take for the rest of a message, and to take an answer.
+/// Time that a guest has to send the rest of a message, and to take a reply.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a guest's connection ended other than by the guest hanging up.
+/// Why the relay closed a guest's connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GuestError {
     /// The guest broke the protocol, or its socket failed.
     #[error("its connection failed")]
     Wire(#[from] MessageError),
-    /// The guest sent a message that has another form.
+    /// The payload does not have the form of its message.
     #[error("it sent a malformed message {0}")]
     Malformed(u32),
-    /// A message that has no answer for what has happened.
-    #[error("its message {0} cannot be obeyed, and has no answer for that")]
+    /// The message failed, and its reply cannot say so.
+    #[error("its message {0} failed, and the reply to that message cannot say so")]
     Unanswerable(u32),
-    /// The guest cannot be helped any more.
+    /// The device cannot go on.
     #[error(transparent)]
     Fatal(#[from] Fatal),
-    /// Nothing can be waited for any more.
-    #[error("cannot wait for what comes next")]
+    /// poll failed.
+    #[error("cannot wait for messages")]
     Wait(#[source] Errno),
 }
 
-/// What the relay does upon a message.
+/// How the relay replies to a message.
 enum Answer {
-    /// Sends this as the answer that the message has of its own.
+    /// With this payload: the message has a reply of its own.
     Payload(Vec<u8>),
-    /// Acknowledges, where that is wanted.
+    /// With an acknowledgement, if the guest asks for one.
     Done,
 }
 
@@ -74,11 +75,12 @@ enum Answer {
 pub(super) struct Guest {
     socket: UnixStream,
     inbox: Inbox,
-    /// When a message began that is not whole.
+    /// When the first byte came of a message that is not whole.
     begun: Option<Instant>,
-    /// The channel for requests to the guest. User Mode Linux takes its closing for the end of the device, and so it is kept.
+    /// The backend channel (SET_BACKEND_REQ_FD). It stays open because User Mode Linux takes its
+    /// closing for the end of the device.
     channel: Option<OwnedFd>,
-    /// Whether it has been said that the guest asked for a tag that nobody knows.
+    /// Whether the log has told that the guest asks for a tag that is unknown.
     is_tag_missed: bool,
     device: Device,
 }
@@ -95,14 +97,15 @@ impl Guest {
         }
     }
 
-    /// Serves the guest until it hangs up. `told` is readable when there may be something in `commands`.
+    /// Serves the guest until it hangs up. `wakeup` is an eventfd, readable after a command was sent
+    /// to `commands`.
     pub(super) fn serve(
         &mut self,
         commands: &Receiver<GuestCommand>,
-        told: &OwnedFd,
+        wakeup: &OwnedFd,
     ) -> Result<(), GuestError> {
         loop {
-            let ready = self.wait(told)?;
+            let ready = self.wait(wakeup)?;
             if ready.guest && !self.take_messages()? {
                 return Ok(());
             }
@@ -111,15 +114,15 @@ impl Guest {
             {
                 return Err(MessageError::Late(MESSAGE_TIMEOUT).into());
             }
-            // By the guest's messages there may be another one since.
+            // The guest's messages may have brought another daemon since the wait.
             if ready.daemon && self.device.daemon().is_some_and(is_readable) {
                 self.device.daemon_hung_up()?;
             }
             if ready.commands {
-                // Only a counter, to be reset.
-                let _ = rustix::io::read(told, &mut [0; 8]);
+                // It resets the counter, and fails only if that is 0.
+                let _ = rustix::io::read(wakeup, &mut [0; 8]);
                 for command in commands.try_iter() {
-                    self.obey(command)?;
+                    self.run_command(command)?;
                 }
             }
             self.device.reply_errors_to_all()?;
@@ -127,11 +130,11 @@ impl Guest {
         }
     }
 
-    fn wait(&self, told: &OwnedFd) -> Result<Ready, GuestError> {
+    fn wait(&self, wakeup: &OwnedFd) -> Result<Ready, GuestError> {
         let kicks = self.device.kicks();
         let mut awaited = vec![
             PollFd::new(&self.socket, PollFlags::IN),
-            PollFd::new(told, PollFlags::IN),
+            PollFd::new(wakeup, PollFlags::IN),
         ];
         let daemon = self.device.daemon();
         awaited.extend(daemon.map(|daemon| PollFd::new(daemon, PollFlags::IN)));
@@ -141,7 +144,7 @@ impl Guest {
         let until = [self.device.next_attempt(), message_end];
         let until = until.into_iter().flatten().min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        // A millisecond more, so that the time has come when the wait is over.
+        // One millisecond more, so that the deadline is over when poll returns.
         let left = left.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
         match poll(&mut awaited, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -158,7 +161,7 @@ impl Guest {
         })
     }
 
-    /// Takes some of what the guest has sent; false when it has hung up.
+    /// Takes up to [`MAX_MESSAGES_IN_A_ROW`] messages. Returns false when the guest has hung up.
     fn take_messages(&mut self) -> Result<bool, GuestError> {
         for _ in 0..MAX_MESSAGES_IN_A_ROW {
             match self.inbox.receive(self.socket.as_fd()) {
@@ -175,7 +178,7 @@ impl Guest {
                 Err(error) => return Err(error.into()),
             }
         }
-        // The rest lies in the socket, and makes the next wait short.
+        // The rest is in the socket, so that the next wait ends at once.
         Ok(true)
     }
 
@@ -198,7 +201,7 @@ impl Guest {
                 if refused.is_none()
                     && message.frontend_request() == Some(FrontendReq::GET_VRING_BASE)
                 {
-                    // It would be waited for without end, and there is no answer that means no.
+                    // The guest would wait for the reply without end.
                     return Err(GuestError::Unanswerable(message.request));
                 }
                 refused
@@ -210,7 +213,7 @@ impl Guest {
                 .reply(payload)
                 .send(self.socket.as_fd(), &[], deadline)
             {
-                // It is seen when the next message is waited for.
+                // The next receive returns the hang-up.
                 Ok(()) | Err(MessageError::HungUp | MessageError::Reset) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -318,7 +321,7 @@ impl Guest {
         let ring = u32::try_from(word & VRING_INDEX_MASK).unwrap_or(u32::MAX);
         let descriptor = descriptors.pop();
         match signal {
-            // It starts the ring, so the daemon gets it with all else.
+            // It starts the ring, so the daemon gets it together with the ring's addresses.
             Signal::Kick => self.device.change(ring, |ring| {
                 ring.set_signal(signal, descriptor);
                 true
@@ -328,7 +331,8 @@ impl Guest {
         Ok(())
     }
 
-    /// GET_CONFIG: the answer has exactly the size asked for; User Mode Linux asks for every size from 1 to 40.
+    /// GET_CONFIG: the reply has exactly the size that the guest asks for. User Mode Linux asks for
+    /// every size from 1 to 40.
     fn config(&mut self, payload: &[u8]) -> Result<Vec<u8>, MessageFault> {
         let head = payload.get(..size_of::<Config>()).unwrap_or_default();
         let question = payload::decode(head).ok_or(MessageFault::Malformed)?;
@@ -337,14 +341,14 @@ impl Guest {
             return Err(MessageFault::Malformed);
         }
         let Some(config) = self.device.config().map_err(RequestError::from)? else {
-            // User Mode Linux asks for each byte of it.
+            // User Mode Linux asks for each byte of the tag.
             if !std::mem::replace(&mut self.is_tag_missed, true) {
                 warn!(
-                    "guest {} asks for the tag: no daemon tells it, and none is given by --tag",
+                    "guest {} asks for the tag, which no daemon tells: set it by --tag",
                     self.device.guest()
                 );
             }
-            // An answer without content means that it failed.
+            // A reply without payload means failure.
             return Ok(Vec::new());
         };
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -355,7 +359,7 @@ impl Guest {
         Ok(answer)
     }
 
-    fn obey(&mut self, command: GuestCommand) -> Result<(), GuestError> {
+    fn run_command(&mut self, command: GuestCommand) -> Result<(), GuestError> {
         let device = &mut self.device;
         let done = match &command.command {
             Command::Status => Ok(self.status()),
@@ -407,14 +411,14 @@ impl Guest {
     }
 }
 
-/// What a wait found.
+/// Which descriptors are ready.
 struct Ready {
     guest: bool,
     commands: bool,
     daemon: bool,
 }
 
-/// Why a message is not obeyed.
+/// Why a message fails.
 enum MessageFault {
     Malformed,
     Refused(RequestError),
@@ -426,7 +430,7 @@ impl From<RequestError> for MessageFault {
     }
 }
 
-/// Whether there is something to be read, or the end, right now.
+/// Whether data, or the end, can be read without waiting.
 fn is_readable(descriptor: &impl AsFd) -> bool {
     let mut awaited = [PollFd::new(descriptor, PollFlags::IN)];
     matches!(poll(&mut awaited, Some(&Timespec::default())), Ok(1..))
@@ -442,10 +446,10 @@ fn acknowledgement(message: &Message, code: u64) -> Option<Vec<u8>> {
     wanted.then(|| payload::from_u64(code))
 }
 
-/// Serves a guest to its last message, and says how it ended.
-pub(super) fn run(guest: &mut Guest, commands: &Receiver<GuestCommand>, told: &OwnedFd) {
+/// Serves a guest until its connection ends, and logs how it ended.
+pub(super) fn run(guest: &mut Guest, commands: &Receiver<GuestCommand>, wakeup: &OwnedFd) {
     let number = guest.device.guest();
-    match guest.serve(commands, told) {
+    match guest.serve(commands, wakeup) {
         Ok(()) => info!("guest {number} has gone"),
         Err(error) => error!("guest {number} is dropped: {}", error_chain(&error)),
     }

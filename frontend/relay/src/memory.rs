@@ -1,7 +1,8 @@
-//! A guest's memory: the table of its regions, and single bytes of it where the relay has to look.
+//! A guest's memory: the table of its regions, and access to single bytes.
 //!
-//! Nothing is mapped. The relay reads and writes a few bytes at a time, and only when a daemon is replaced or lost; a guest that
-//! cuts its memory off then costs an error here, where a mapping would cost the process.
+//! The relay maps no guest memory. It reads and writes a few bytes at a time by the descriptor, and
+//! only when a daemon is replaced or lost. A guest that truncates its memory then causes an error; a
+//! mapping would end the process by SIGBUS.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use gangplank_vhost_user::message::{MemoryRegion, MemoryTableHead, payload};
 use rustix::io::Errno;
 
-/// Regions of a table (vhost-user, "Memory regions description").
+/// Regions of a table at most (vhost-user, "Memory regions description").
 const MAX_REGIONS: usize = 8;
 
 /// Bytes of a table before its regions: their count and padding.
@@ -21,7 +22,7 @@ const REGION_LEN: usize = size_of::<MemoryRegion>();
 /// Why a memory table is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TableError {
-    /// The message's length does not fit its count.
+    /// The payload's length does not fit its count of regions.
     #[error("a memory table of {regions} regions has {len} bytes")]
     Length {
         /// Regions it counts.
@@ -37,8 +38,8 @@ pub(super) enum TableError {
         /// Descriptors beside it.
         descriptors: usize,
     },
-    /// A region is empty or goes on behind the end of what can be addressed.
-    #[error("the memory region of {len} bytes at {address:#x} is impossible")]
+    /// A region is empty, or its end exceeds the address space or the file's largest offset.
+    #[error("the memory region of {len} bytes at {address:#x} is empty or ends out of range")]
     Region {
         /// Guest address.
         address: u64,
@@ -46,7 +47,7 @@ pub(super) enum TableError {
         len: u64,
     },
     /// Two regions have an address in common.
-    #[error("two memory regions lie at {0:#x}")]
+    #[error("two memory regions overlap at {0:#x}")]
     Overlap(u64),
 }
 
@@ -58,13 +59,14 @@ struct Region {
     len: u64,
     /// Address of its first byte in the guest's virtual machine monitor.
     user: u64,
-    /// Where in the file it begins.
+    /// Offset of its first byte in the file.
     offset: u64,
     file: OwnedFd,
 }
 
 impl Region {
-    /// Where in the file the `len` bytes lie that are `from` their region's first address, if they are all in it.
+    /// Offset in the file of the `len` bytes at `address`, if the region has them all. `first` is the
+    /// region's address in the same address space.
     fn offset_in_file(&self, first: u64, address: u64, len: u64) -> Option<u64> {
         let offset = address.checked_sub(first)?;
         let end = offset.checked_add(len)?;
@@ -79,7 +81,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions' room, also where it counts only one.
+    /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions, even if it counts
+    /// only one.
     pub(super) fn decode(payload: &[u8], files: Vec<OwnedFd>) -> Result<Self, TableError> {
         let count = payload
             .first_chunk()
@@ -134,7 +137,7 @@ impl Memory {
         Ok(Self { regions })
     }
 
-    /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors beside it.
+    /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors to send beside it.
     pub(super) fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
         let regions = self.regions.iter();
         let table: Vec<_> = regions
@@ -145,7 +148,8 @@ impl Memory {
         (payload, files.collect())
     }
 
-    /// The guest physical address of `len` bytes that the guest's monitor has at `user`, if they lie in one region.
+    /// The guest physical address of the `len` bytes at address `user` of the guest's monitor, if they
+    /// lie in one region.
     pub(super) fn guest_address(&self, user: u64, len: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
             region.offset_in_file(region.user, user, len)?;
@@ -156,7 +160,7 @@ impl Memory {
     /// Fills `bytes` from guest physical `address` on.
     ///
     /// # Errors
-    /// EFAULT where the guest has no memory; or what the file says.
+    /// EFAULT if the guest has no memory there; or the file's error.
     pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
         let (file, mut at) = self.find(address, bytes.len())?;
         let mut filled = 0;
@@ -175,8 +179,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Writes `bytes` at guest physical `address`. Two or four of them that do not cross a boundary of their size arrive
-    /// together, since the kernel copies them so.
+    /// Writes `bytes` at guest physical `address`. Two or four bytes that are aligned to their size
+    /// arrive together, because the kernel copies them by one instruction.
     ///
     /// # Errors
     /// As [`Memory::read`].

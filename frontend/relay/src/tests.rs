@@ -14,10 +14,10 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::control::{Command, GuestCommand};
 use super::daemon::{Daemon, DaemonError, Limits};
+use super::device::Files;
 use super::device::{Device, DeviceOptions, Fatal};
 use super::guest::{Guest, GuestError};
 use super::memory::tests::file;
-use super::replacement::Files;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
