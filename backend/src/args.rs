@@ -1,7 +1,9 @@
-//! The command line as typed: virtiofsd's options by the same names, and ours besides.
-#![allow(rustdoc::broken_intra_doc_links)] // the comments are the help text, and its brackets are not links
+//! The command line as typed: virtiofsd's options by the same names, and options of our own.
+// The comments are the help text, and its brackets are not links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,9 +17,9 @@ use crate::device;
 use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
 use crate::sandbox::options::{ModCaps, Mode, Seccomp};
 
-/// virtiofsd's options that are not here yet. They are known, so that they are refused by name and
-/// never mistaken for a typing error.
-const NOT_YET: &[&str] = &[
+/// virtiofsd's options that the daemon does not support yet. It refuses them by name, so that they
+/// do not look like typing errors.
+const UNSUPPORTED: &[&str] = &[
     "posix-acl",
     "xattrmap",
     "security-label",
@@ -32,7 +34,7 @@ const NOT_YET: &[&str] = &[
     "migration-confirm-paths",
 ];
 
-/// Everything typed. What it means together is [`crate::config::Config`]'s to say.
+/// The options as typed; the module `config` checks what they mean together.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "gangplankd",
@@ -51,7 +53,7 @@ pub struct Args {
     #[arg(long, value_parser = parse_tag, default_value = "myfs", help_heading = SHARE)]
     pub tag: String,
 
-    /// Let guests change nothing
+    /// Share the directory read-only
     #[arg(long, help_heading = SHARE)]
     pub readonly: bool,
 
@@ -81,13 +83,13 @@ pub struct Args {
           help_heading = SOCKET)]
     pub fd: Option<i32>,
 
-    /// Leave when the last guest has gone, instead of waiting for the next
+    /// Exit when the last guest leaves, instead of waiting for the next
     #[arg(long, help_heading = SOCKET)]
     pub exit_on_disconnect: bool,
 
     /// Request queues each guest is offered, 1 to 63
     #[arg(long, value_name = "N", default_value = "1", help_heading = DEVICE,
-          value_parser = clap::value_parser!(u16).range(1..=i64::from(device::Options::MAX_REQUEST_QUEUES)))]
+          value_parser = clap::value_parser!(u16).range(1..=MAX_REQUEST_QUEUES))]
     pub num_request_queues: u16,
 
     /// Largest ring a queue may have: a power of two, 2 to 32768
@@ -95,11 +97,12 @@ pub struct Args {
           help_heading = DEVICE)]
     pub queue_size: u16,
 
-    /// Threads that may share a guest's requests with its queues' own; 0 for none
+    /// Threads that serve a guest's requests in place of its queues' threads; 0 for none
     #[arg(long, value_name = "N", default_value = "0", help_heading = DEVICE)]
     pub thread_pool_size: usize,
 
-    /// How long to look for a guest's next request before sleeping, where it is likely to come; 0 never looks
+    /// How long to poll for a guest's next request before sleeping, if it is likely to come; 0
+    /// never polls
     #[arg(long, value_name = "MICROSECONDS", default_value = "200", help_heading = DEVICE,
           value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub busy_poll: u16,
@@ -124,12 +127,11 @@ pub struct Args {
           help_heading = CACHE)]
     pub negative_timeout: Duration,
 
-    /// Let guests collect writes in their page cache; only where nobody else changes the files
+    /// Let guests collect writes in their page cache; only if nobody else changes the files
     #[arg(long, help_heading = CACHE)]
     pub writeback: bool,
 
-    /// Allow shared mappings with --cache=never or metadata; only where nobody else changes the
-    /// files
+    /// Allow shared mappings with --cache=never or metadata; only if nobody else changes the files
     #[arg(long, help_heading = CACHE)]
     pub allow_mmap: bool,
 
@@ -145,7 +147,7 @@ pub struct Args {
     #[arg(long, help_heading = FILES)]
     pub xattr: bool,
 
-    /// Who keeps advisory locks: host (all guests and host programs see them), guest
+    /// Where advisory locks are kept: host (all guests and host programs see them), guest
     #[arg(long, value_name = "WHO", value_parser = Locks::from_str, default_value = "guest",
           help_heading = FILES)]
     pub locks: Locks,
@@ -156,11 +158,11 @@ pub struct Args {
           default_value = "prefer", help_heading = FILES)]
     pub inode_file_handles: InodeFileHandlesArg,
 
-    /// Clear set-user-ID, set-group-ID and capabilities on writes ourselves
+    /// Clear set-user-ID, set-group-ID and capabilities on writes in the daemon
     #[arg(long, overrides_with = "no_killpriv_v2", help_heading = FILES)]
     pub killpriv_v2: bool,
 
-    /// Leave that to the guest [default]
+    /// Leave clearing them to the guest [default]
     #[arg(long, overrides_with = "killpriv_v2", help_heading = FILES)]
     pub no_killpriv_v2: bool,
 
@@ -169,12 +171,12 @@ pub struct Args {
           help_heading = CONFINEMENT)]
     pub sandbox: Mode,
 
-    /// What a system call outside the allowed list does: kill, log, trap, none
+    /// Action on a system call outside the permitted list: kill, log, trap, none
     #[arg(long, value_name = "ACTION", value_parser = Seccomp::from_str, default_value = "kill",
           help_heading = CONFINEMENT)]
     pub seccomp: Seccomp,
 
-    /// Change the capabilities that are kept, such as +sys_admin:-chown
+    /// Changes to the set of kept capabilities, such as +sys_admin:-chown
     #[arg(long, value_name = "CHANGES", value_parser = ModCaps::from_str,
           allow_hyphen_values = true, help_heading = CONFINEMENT)]
     pub modcaps: Option<ModCaps>,
@@ -184,7 +186,7 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = CONFINEMENT)]
     pub rlimit_nofile: Option<u64>,
 
-    /// How much to say: off, error, warn, info, debug, trace; RUST_LOG, when set, says it instead
+    /// Least severe messages to log: off, error, warn, info, debug, trace; RUST_LOG overrides it
     #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, default_value = "info",
           help_heading = LOGGING)]
     pub log_level: LevelFilter,
@@ -193,7 +195,7 @@ pub struct Args {
     #[arg(long, help_heading = LOGGING)]
     pub syslog: bool,
 
-    /// Print what this program can do, as vhost-user.json has it, and leave
+    /// Print the program's capabilities in the format of vhost-user.json and exit
     #[arg(long, help_heading = LOGGING)]
     pub print_capabilities: bool,
 
@@ -205,7 +207,7 @@ pub struct Args {
     #[arg(short = 'd', help_heading = DEPRECATED)]
     pub compat_debug: bool,
 
-    /// Stay in the foreground, which is always so [deprecated]
+    /// Stay in the foreground, as the daemon always does [deprecated]
     #[arg(short = 'f', help_heading = DEPRECATED)]
     pub compat_foreground: bool,
 }
@@ -219,35 +221,36 @@ const CONFINEMENT: &str = "Confinement";
 const LOGGING: &str = "Information";
 const DEPRECATED: &str = "Kept for older command lines";
 
-/// A guest architecture as typed; `auto` is `None`.
+/// `--guest-arch` as typed; `auto` is `None`.
 ///
-/// A type of its own, because an `Option` means "may be absent" to the derived parser.
+/// A newtype, because clap's derive takes an `Option` for an optional argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestArchArg(pub Option<GuestArch>);
 
 /// `--inode-file-handles` as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InodeFileHandlesArg {
-    /// What it means.
+    /// The meaning.
     pub mode: InodeFileHandles,
-    /// The older spelling was used.
+    /// Whether it was typed in the older spelling.
     pub deprecated: bool,
 }
 
-/// Why there is nothing to run: a mistake in what was typed, or text that was asked for.
+/// The text that ends the program before it starts: help, the version, or an error in the command
+/// line.
 #[derive(Debug)]
-pub struct Stop(clap::Error);
+pub struct EarlyExit(clap::Error);
 
-impl Stop {
-    /// Prints the text where it belongs: help on standard output, mistakes on standard error.
+impl EarlyExit {
+    /// Prints help and the version to standard output, errors to standard error.
     ///
     /// # Errors
-    /// Whatever writing there fails with.
+    /// The write fails.
     pub fn print(&self) -> io::Result<()> {
         self.0.print()
     }
 
-    /// Exit status that goes with it: 0 for text that was asked for, 2 for a mistake.
+    /// The exit status: 0 for help and the version, 2 for an error.
     #[must_use]
     pub fn status(&self) -> u8 {
         u8::try_from(self.0.exit_code()).unwrap_or(2)
@@ -255,35 +258,37 @@ impl Stop {
 }
 
 impl Args {
-    /// Reads a command line, the program's name first.
+    /// Parses a command line that begins with the program's name.
     ///
     /// # Errors
-    /// [`Stop`] for `--help`, `--version` and whatever cannot be understood.
-    pub fn from_command_line<I, T>(words: I) -> Result<Self, Stop>
+    /// [`EarlyExit`] for `--help`, `--version` and errors in the command line.
+    pub fn from_command_line<I, T>(arguments: I) -> Result<Self, EarlyExit>
     where
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
         let mut command = command();
-        let matches = command.try_get_matches_from_mut(words).map_err(Stop)?;
-        for name in NOT_YET {
+        let matches = command
+            .try_get_matches_from_mut(arguments)
+            .map_err(EarlyExit)?;
+        for name in UNSUPPORTED {
             if matches.value_source(name).is_some() {
                 let text = format!("--{name} is not supported yet");
-                return Err(Stop(command.error(ErrorKind::UnknownArgument, text)));
+                return Err(EarlyExit(command.error(ErrorKind::UnknownArgument, text)));
             }
         }
-        Self::from_arg_matches(&matches).map_err(|error| Stop(error.format(&mut command)))
+        Self::from_arg_matches(&matches).map_err(|error| EarlyExit(error.format(&mut command)))
     }
 
-    /// A mistake in the sense of options together, printed the way mistakes in one option are.
+    /// Makes an error in the combination of options print like an error in one option.
     #[must_use]
-    pub fn refuse(error: &crate::config::Error) -> Stop {
-        Stop(command().error(ErrorKind::ValueValidation, error))
+    pub fn refuse(error: impl fmt::Display) -> EarlyExit {
+        EarlyExit(command().error(ErrorKind::ValueValidation, error))
     }
 }
 
 fn command() -> Command {
-    Args::command().args(NOT_YET.iter().map(|name| {
+    Args::command().args(UNSUPPORTED.iter().map(|name| {
         Arg::new(*name)
             .long(*name)
             .num_args(0..=1)
@@ -292,6 +297,7 @@ fn command() -> Command {
     }))
 }
 
+const MAX_REQUEST_QUEUES: i64 = device::Options::MAX_REQUEST_QUEUES as i64;
 const MAX_TAG_LEN: usize = device::Options::MAX_TAG_LEN;
 const MAX_QUEUE_SIZE: u16 = device::Options::MAX_QUEUE_SIZE;
 
@@ -344,7 +350,7 @@ fn parse_log_level(text: &str) -> Result<LevelFilter, &'static str> {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Args, Stop> {
+    fn parse(line: &str) -> Result<Args, EarlyExit> {
         Args::from_command_line(std::iter::once("gangplankd").chain(line.split_whitespace()))
     }
 
@@ -380,27 +386,27 @@ mod tests {
             ("--frobnicate", "--frobnicate"),
         ];
         for (line, hint) in table {
-            let stop = parse(line).expect_err(line);
-            let text = stop.0.to_string();
+            let exit = parse(line).expect_err(line);
+            let text = exit.0.to_string();
             assert!(text.contains(hint), "{line}: {text}");
-            assert_eq!(stop.status(), 2, "{line}");
+            assert_eq!(exit.status(), 2, "{line}");
         }
     }
 
     #[test]
     fn option_not_yet_supported_is_refused_by_name() {
-        for line in NOT_YET.iter().flat_map(|name| {
+        for line in UNSUPPORTED.iter().flat_map(|name| {
             [
                 format!("--{name}"),
                 format!("--{name}=x"),
                 format!("--{name} x"),
             ]
         }) {
-            let stop =
+            let exit =
                 parse(&format!("--shared-dir /srv --socket-path s {line}")).expect_err(&line);
-            let text = stop.0.to_string();
+            let text = exit.0.to_string();
             assert!(text.contains("is not supported yet"), "{line}: {text}");
-            assert_eq!(stop.status(), 2, "{line}");
+            assert_eq!(exit.status(), 2, "{line}");
         }
     }
 
@@ -413,8 +419,8 @@ mod tests {
 
     #[test]
     fn help_names_every_theme_and_succeeds() {
-        let stop = parse("--help").unwrap_err();
-        let text = stop.0.to_string();
+        let exit = parse("--help").unwrap_err();
+        let text = exit.0.to_string();
         for heading in [
             SHARE,
             SOCKET,
@@ -428,6 +434,6 @@ mod tests {
             assert!(text.contains(&format!("{heading}:")), "{heading}");
         }
         assert!(!text.contains("xattrmap"));
-        assert_eq!(stop.status(), 0);
+        assert_eq!(exit.status(), 0);
     }
 }

@@ -1,17 +1,41 @@
-//! The `-o name=value,...` syntax of the older C daemon, as virtiofsd still reads it.
+//! The `-o name=value,...` syntax of the older C daemon, which virtiofsd still accepts.
 
 use log::LevelFilter;
+use thiserror::Error;
 
 use crate::args::Args;
-use crate::config::Error;
 use crate::passthrough::options::CachePolicy;
 use crate::sandbox::options::Mode;
 
-/// Writes what the `-o` options say over the options typed the present way, as virtiofsd does:
-/// `-o` has the last word wherever it stands.
+/// An invalid `-o` option.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// An unknown name.
+    #[error("unknown option '-o {0}'")]
+    Unknown(String),
+    /// A name that the daemon does not support yet.
+    #[error("-o {0} is not supported yet")]
+    Unsupported(String),
+    /// A name with an invalid value.
+    #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
+    Value {
+        /// The name before the equals sign.
+        name: String,
+        /// The value after it.
+        value: String,
+        /// The valid values.
+        expected: &'static str,
+    },
+    /// `-o modcaps=` with a malformed list.
+    #[error("invalid value for '-o modcaps': {0}")]
+    Modcaps(String),
+}
+
+/// Applies the `-o` options to `args`. They override all other options, wherever they stand on the
+/// command line, as with virtiofsd.
 ///
 /// # Errors
-/// A name that is unknown or not supported yet, or a value its name does not take.
+/// A name is unknown or not supported yet, or a value is invalid.
 pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
     for option in std::mem::take(&mut args.compat_options)
         .iter()
@@ -26,7 +50,7 @@ pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
 }
 
 fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
-    let wrong = |expected: &'static str| Error::CompatValue {
+    let wrong = |expected: &'static str| Error::Value {
         name: name.to_owned(),
         value: value.to_owned(),
         expected,
@@ -35,7 +59,7 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
         "source" => args.shared_dir = Some(value.into()),
         "cache" => {
             args.cache = match value {
-                // The C daemon's word for never.
+                // The C daemon's spelling of `never`.
                 "none" => CachePolicy::Never,
                 "auto" => CachePolicy::Auto,
                 "always" => CachePolicy::Always,
@@ -60,10 +84,10 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
             }
         }
         "modcaps" => {
-            args.modcaps = Some(value.parse().map_err(Error::CompatModcaps)?);
+            args.modcaps = Some(value.parse().map_err(Error::Modcaps)?);
         }
-        "xattrmap" => return Err(Error::CompatNotYet(name.to_owned())),
-        _ => return Err(Error::CompatUnknown(format!("{name}={value}"))),
+        "xattrmap" => return Err(Error::Unsupported(name.to_owned())),
+        _ => return Err(Error::Unknown(format!("{name}={value}"))),
     }
     Ok(())
 }
@@ -81,10 +105,10 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
         "announce_submounts" => args.no_announce_submounts = false,
         "killpriv_v2" => args.killpriv_v2 = true,
         "no_killpriv_v2" => args.killpriv_v2 = false,
-        // What they turn off is never on.
+        // They turn off features that the daemon does not have.
         "no_posix_lock" | "no_flock" | "no_posix_acl" | "no_security_label" => {}
-        "posix_acl" | "security_label" => return Err(Error::CompatNotYet(name.to_owned())),
-        _ => return Err(Error::CompatUnknown(name.to_owned())),
+        "posix_acl" | "security_label" => return Err(Error::Unsupported(name.to_owned())),
+        _ => return Err(Error::Unknown(name.to_owned())),
     }
     Ok(())
 }
@@ -102,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn known_options_have_the_last_word() {
+    fn known_options_override_all_others() {
         let args = read(
             "source=/srv,cache=none,loglevel=err,sandbox=chroot,modcaps=-mknod,no_xattr,\
              no_readdirplus,writeback,allow_direct_io,killpriv_v2,announce_submounts,\

@@ -1,4 +1,4 @@
-//! What a command line means: plain data, checked once, for each layer its own options.
+//! The daemon's configuration: plain data, checked once, with options of its own for each layer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,76 +11,60 @@ use crate::args::Args;
 use crate::passthrough::options::CachePolicy;
 use crate::{compat, device, passthrough, sandbox, socket};
 
-/// Everything the daemon was asked to do.
+/// The configuration of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The directory to share, as typed.
     pub shared_dir: PathBuf,
-    /// Where guests connect.
+    /// The socket on which guests connect.
     pub socket: socket::Source,
-    /// The daemon leaves when its last guest has gone.
+    /// Whether the daemon ends when its last guest leaves.
     pub exit_on_disconnect: bool,
-    /// The device shown to guests.
+    /// The options of each guest's device.
     pub device: device::Options,
-    /// The file system behind it.
+    /// The options of the file system.
     pub passthrough: passthrough::Options,
-    /// How the process is confined.
+    /// The options of the sandbox.
     pub sandbox: sandbox::Options,
-    /// Where messages go.
+    /// The options of the log.
     pub logging: logging::Options,
-    /// What the operator should hear once there is a log: deprecated ways of saying things.
-    pub notices: Vec<&'static str>,
+    /// Warnings about deprecated options, to be logged once logging has started.
+    pub deprecations: Vec<&'static str>,
 }
 
-/// A command line whose words are understood but do not make sense together.
+/// An invalid combination of options.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Nothing to share.
+    /// No directory to share.
     #[error("no directory to share: pass --shared-dir <DIR>")]
     NoSharedDir,
-    /// Nowhere to listen.
+    /// No socket to listen on.
     #[error("no socket to listen on: pass --socket-path <PATH> or --fd <FD>")]
     NoSocket,
     /// Two options that exclude each other.
     #[error("{0} cannot be used together with {1}")]
     Conflict(&'static str, &'static str),
-    /// The socket was named twice, differently.
+    /// `--socket` and `--socket-path` with different paths.
     #[error("--socket and --socket-path name different sockets: pass --socket-path alone")]
     TwoSockets,
-    /// File handles need the capability that was taken away.
+    /// File handles without the capability that opens them.
     #[error(
         "--modcaps removes dac_read_search, which --inode-file-handles={0} needs: pass \
          --inode-file-handles=never or keep the capability"
     )]
     HandlesWithoutCapability(&'static str),
-    /// An `-o` name nobody knows.
-    #[error("unknown option '-o {0}'")]
-    CompatUnknown(String),
-    /// An `-o` name that has no effect yet and is therefore not accepted.
-    #[error("-o {0} is not supported yet")]
-    CompatNotYet(String),
-    /// An `-o` name with a value it does not take.
-    #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
-    CompatValue {
-        /// The name before the equals sign.
-        name: String,
-        /// The value after it.
-        value: String,
-        /// The values it takes.
-        expected: &'static str,
-    },
-    /// `-o modcaps=` with a malformed list.
-    #[error("invalid value for '-o modcaps': {0}")]
-    CompatModcaps(String),
+    /// An invalid `-o` option.
+    #[error(transparent)]
+    Compat(#[from] compat::Error),
 }
 
 impl Config {
-    /// Checks all combinations. No side effect: neither files nor the environment are looked at.
+    /// Checks all combinations of options. Reads neither files nor the environment.
     ///
     /// # Errors
     /// The first contradiction or omission, worded for the operator.
     pub fn from_args(mut args: Args) -> Result<Self, Error> {
-        let notices = notices(&args);
+        let deprecations = deprecations(&args);
         compat::apply(&mut args)?;
         let args = args;
 
@@ -112,7 +96,7 @@ impl Config {
                 announce_submounts: !args.no_announce_submounts,
                 inode_file_handles: args.inode_file_handles.mode,
                 allow_mmap: args.allow_mmap,
-                // Attributes a guest may not keep are not worth gathering.
+                // READDIRPLUS does not pay if the guest may not cache the attributes.
                 readdirplus: !args.no_readdirplus && args.cache != CachePolicy::Never,
                 writeback: args.writeback,
                 allow_direct_io: args.allow_direct_io,
@@ -137,7 +121,7 @@ impl Config {
                     },
                 )
             },
-            notices,
+            deprecations,
         })
     }
 }
@@ -162,7 +146,8 @@ fn socket_source(args: &Args) -> Result<socket::Source, Error> {
     }
 }
 
-/// As virtiofsd: handles and the removal of what opens them contradict each other, by default too.
+/// Refuses file handles, the default included, without the capability that opens them, as virtiofsd
+/// does.
 fn check_handles(args: &Args) -> Result<(), Error> {
     use crate::passthrough::options::InodeFileHandles::{Mandatory, Never, Prefer};
     let removed = args.modcaps.as_ref().is_some_and(|changes| {
@@ -177,7 +162,7 @@ fn check_handles(args: &Args) -> Result<(), Error> {
     }
 }
 
-fn notices(args: &Args) -> Vec<&'static str> {
+fn deprecations(args: &Args) -> Vec<&'static str> {
     [
         (
             args.compat_foreground,
@@ -201,7 +186,7 @@ fn notices(args: &Args) -> Vec<&'static str> {
         ),
     ]
     .into_iter()
-    .filter_map(|(given, notice)| given.then_some(notice))
+    .filter_map(|(given, text)| given.then_some(text))
     .collect()
 }
 
@@ -217,7 +202,7 @@ mod tests {
         Config::from_args(args)
     }
 
-    /// The configuration of `line` added to the least that makes one.
+    /// The configuration of `line`, added to the shortest valid command line.
     fn with(line: &str) -> Config {
         config(&format!("--shared-dir /srv --socket-path /run/s {line}")).expect(line)
     }
@@ -239,7 +224,7 @@ mod tests {
         assert_eq!(config.sandbox, sandbox::Options::default());
         assert_eq!(config.logging.level, LevelFilter::Info);
         assert!(!config.logging.syslog);
-        assert!(config.notices.is_empty());
+        assert!(config.deprecations.is_empty());
     }
 
     #[test]
@@ -358,7 +343,7 @@ mod tests {
             config.passthrough.inode_file_handles,
             InodeFileHandles::Prefer
         );
-        assert_eq!(config.notices.len(), 5);
+        assert_eq!(config.deprecations.len(), 5);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! `gangplankd`'s library: a vhost-user virtio-fs daemon that shares one host directory with every guest.
+//! `gangplankd`'s library: a vhost-user virtio-fs daemon that shares one host directory with every
+//! guest.
 //!
-//! A request goes one way: [`device`] takes a descriptor chain from a virtqueue, [`session`] decodes the
-//! FUSE request in it and calls a [`session::FileSystem`], [`passthrough`] does the work on the host's
-//! files, and the chain goes back with the reply in it.
+//! A request takes one path: [`device`] takes a descriptor chain from a virtqueue, [`session`]
+//! decodes its FUSE request and calls a [`session::FileSystem`], [`passthrough`] does the work on
+//! the host's files, and [`device`] returns the chain with the reply in it.
 
 pub mod args;
 mod compat;

@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use gangplank_backend::args::{Args, Stop};
+use gangplank_backend::args::{Args, EarlyExit};
 use gangplank_backend::config::Config;
 use gangplank_backend::run;
 use gangplank_service::error_chain;
 
-/// What management software asks a vhost-user file system daemon for (`docs/interop/vhost-user.json`
-/// of QEMU, `VHostUserBackendCapabilities`). `separate-options`: options stand by themselves, not
-/// behind `-o`.
+/// The output of `--print-capabilities` for management software (`VHostUserBackendCapabilities` in
+/// QEMU's `docs/interop/vhost-user.json`). `separate-options`: options stand by themselves, not in
+/// `-o`.
 const CAPABILITIES: &str = r#"{
   "type": "fs",
   "features": [
@@ -22,7 +22,7 @@ const CAPABILITIES: &str = r#"{
 fn main() -> ExitCode {
     let args = match Args::from_command_line(std::env::args_os()) {
         Ok(args) => args,
-        Err(stop) => return told(&stop),
+        Err(exit) => return print_and_exit(&exit),
     };
     if args.print_capabilities {
         return match io::stdout().write_all(CAPABILITIES.as_bytes()) {
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
     let mut config = match Config::from_args(args) {
         Ok(config) => config,
-        Err(error) => return told(&Args::refuse(&error)),
+        Err(error) => return print_and_exit(&Args::refuse(&error)),
     };
     config.logging.filter = std::env::var("RUST_LOG").ok();
     match run::run(config) {
@@ -45,9 +45,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn told(stop: &Stop) -> ExitCode {
-    match stop.print() {
-        Ok(()) => ExitCode::from(stop.status()),
+fn print_and_exit(exit: &EarlyExit) -> ExitCode {
+    match exit.print() {
+        Ok(()) => ExitCode::from(exit.status()),
         Err(_) => ExitCode::FAILURE,
     }
 }

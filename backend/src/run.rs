@@ -1,4 +1,4 @@
-//! From a configuration to a served share: what is gathered and what is given up, in order.
+//! Runs the daemon: acquires resources, drops permissions, serves the share, in this order.
 
 use std::os::unix::net::UnixListener;
 
@@ -8,48 +8,48 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
-use crate::sandbox::{self, Confined, Side, limits};
+use crate::sandbox::{self, Confined, Role, rlimit};
 use crate::serve;
 use crate::socket::{self, Listening, Source};
 use crate::sys::signal::TerminationSignals;
 
-/// Why the daemon does not serve, or serves no longer.
+/// Why the daemon does not start, or stops.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// No log.
+    /// Logging does not start.
     #[error(transparent)]
     Logging(#[from] logging::Error),
-    /// No socket.
+    /// The socket cannot be used.
     #[error(transparent)]
     Socket(#[from] socket::Error),
-    /// No confinement.
+    /// The sandbox cannot be entered.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
-    /// Signals cannot be waited for.
+    /// The process cannot wait for signals.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
-    /// Handles were demanded.
+    /// `--inode-file-handles=mandatory` without the permission to open files by handle.
     #[error(
-        "--inode-file-handles=mandatory: opening files by handle is not permitted here; it takes \
+        "--inode-file-handles=mandatory: opening files by handle is not permitted; it takes \
          CAP_DAC_READ_SEARCH on the host. Pass prefer or never instead"
     )]
     NoFileHandles,
-    /// Serving ended in an error.
+    /// Serving fails.
     #[error(transparent)]
     Serve(#[from] serve::Error),
 }
 
-/// Runs the daemon until it is told to end or its work is done. Returns the exit status to leave
-/// with.
+/// Runs the daemon until a signal stops it or, with `exit_on_disconnect`, the last guest leaves.
+/// Returns the exit status of the process.
 ///
-/// To be called once, with a single thread. Where the sandbox takes a process of its own, this
-/// returns in both.
+/// The caller must be single-threaded and call this once. If the sandbox forks, it returns in both
+/// processes.
 ///
 /// # Errors
-/// [`enum@Error`], worded for the operator; also written to the log where that is not standard error.
+/// [`enum@Error`], worded for the operator. With syslog, the error is also logged.
 pub fn run(config: Config) -> Result<u8, Error> {
     let syslog = config.logging.syslog;
-    let result = gather(config);
+    let result = prepare(config);
     if let Err(error) = &result
         && syslog
     {
@@ -58,25 +58,24 @@ pub fn run(config: Config) -> Result<u8, Error> {
     result
 }
 
-fn gather(mut config: Config) -> Result<u8, Error> {
-    // The number on the command line means what the process was started with, so this comes
-    // before anything that opens descriptors.
+fn prepare(mut config: Config) -> Result<u8, Error> {
+    // `--fd` names an inherited descriptor, so this comes before anything that opens descriptors.
     let inherited = match &config.socket {
         Source::Fd(fd) => Some(socket::inherit(*fd)?),
         Source::Path { .. } => None,
     };
 
     logging::start(&config.logging)?;
-    for notice in &config.notices {
-        log::warn!("{notice}");
+    for deprecation in &config.deprecations {
+        log::warn!("{deprecation}");
     }
 
-    let limit = limits::raise_open_files(config.sandbox.rlimit_nofile)?;
-    config.passthrough.fd_budget = limits::budget(limit);
+    let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
+    config.passthrough.fd_budget = rlimit::fd_budget(limit);
     let for_guests = limit.saturating_sub(config.passthrough.fd_budget);
     config.device.max_guests = config.device.guests_for(for_guests);
     log::debug!(
-        "{limit} descriptors may be open, {} of them the file system's",
+        "the limit of open descriptors is {limit}, the file system may hold {} of them",
         config.passthrough.fd_budget
     );
 
@@ -98,16 +97,16 @@ fn confine_and_serve(
     let handles = config.passthrough.inode_file_handles;
     let keep_handles = handles != InodeFileHandles::Never;
     let result = match sandbox::confine(&config.sandbox, keep_handles, &config.shared_dir) {
-        Ok(Side::Outside(supervisor)) => {
-            // Only the confined process accepts, and the socket closes with it.
+        Ok(Role::Supervisor(supervisor)) => {
+            // Only the confined process accepts connections, and the socket closes with it.
             drop(listener);
             supervisor.wait(signals).map_err(Error::from)
         }
-        Ok(Side::Inside(confined)) if config.sandbox.mode == Mode::None => {
+        Ok(Role::Confined(confined)) if config.sandbox.mode == Mode::None => {
             serve_share(config, listener, confined, signals)
         }
-        Ok(Side::Inside(confined)) => {
-            // They lead out of the sandbox; the process outside removes them.
+        Ok(Role::Confined(confined)) => {
+            // The socket's files lie outside of the sandbox; the supervisor removes them.
             drop(files);
             return serve_share(config, listener, confined, signals);
         }
@@ -131,13 +130,17 @@ fn serve_share(
         }
         InodeFileHandles::Prefer if !share.can_open_by_handle => {
             log::info!(
-                "files cannot be opened by handle here; they are found again by name where descriptors run short"
+                "opening files by handle is not permitted: when descriptors run short, the daemon \
+                 reopens files by name"
             );
         }
         _ => {}
     }
     if !share.can_change_credentials {
-        log::info!("guests' users cannot be taken on here; all files are this user's");
+        log::info!(
+            "changing users is not permitted: the daemon's user does everything for all guest \
+             users and owns the files they create"
+        );
     }
     log::info!(
         "sharing {:?} as {:?}, waiting for guests",
@@ -145,6 +148,6 @@ fn serve_share(
         config.device.tag
     );
     serve::serve(&listener, share, config, signals)?;
-    log::info!("done");
+    log::info!("the daemon has ended");
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! Serving the confined share to whoever connects.
+//! Serves the confined share to every guest that connects.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -8,10 +8,11 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::device::request::Handler;
-use crate::device::server::{self, Until};
+use crate::device::server::{self, StopWhen};
 use crate::passthrough::{Abilities, PassthroughFs, Share, ShareError};
 use crate::sandbox::Confined;
-use crate::session::{Session, SessionHandler};
+use crate::session::Session;
+use crate::session::handler::SessionHandler;
 
 /// Why serving ended.
 #[derive(Debug, Error)]
@@ -19,13 +20,13 @@ pub enum Error {
     /// The directory cannot be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
-    /// Connections cannot be waited for.
+    /// The daemon cannot wait for connections.
     #[error(transparent)]
     Server(#[from] server::Error),
 }
 
-/// Gives every guest that connects a file system of its own on the share, until `stop` is readable
-/// or, where the configuration says so, the last guest has gone.
+/// Serves every guest that connects with a file system of its own on the share, until `stop` is
+/// readable or, with `exit_on_disconnect`, the last guest leaves.
 ///
 /// # Errors
 /// [`enum@Error`].
@@ -45,9 +46,14 @@ pub fn serve(
         let file_system = PassthroughFs::new(Arc::clone(&share));
         Arc::new(SessionHandler::new(Session::new(file_system)))
     };
-    let until = Until {
+    let stop_when = StopWhen {
         stop: stop.as_fd(),
-        guests_gone: config.exit_on_disconnect,
+        last_guest_leaves: config.exit_on_disconnect,
     };
-    Ok(server::serve(listener, &config.device, new_handler, until)?)
+    Ok(server::serve(
+        listener,
+        &config.device,
+        new_handler,
+        stop_when,
+    )?)
 }

@@ -543,7 +543,7 @@ fn memory_that_is_cut_off_in_use_costs_the_guest_its_rings() -> Result<()> {
             .wait_for_error(LIMIT)
             .with_context(|| format!("{case}\n{}", arena.log()))?;
     }
-    arena.survive(&["cut off"])
+    arena.survive(&["truncated"])
 }
 
 #[test]

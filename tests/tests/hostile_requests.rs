@@ -87,7 +87,7 @@ fn with_guest(told: &[&str], test: impl FnOnce(&mut Driver, &Arena) -> Result<()
 
 #[test]
 fn unknown_opcodes_are_not_implemented() -> Result<()> {
-    with_guest(&["not known"], |guest, _| {
+    with_guest(&["unknown request"], |guest, _| {
         for opcode in [0, 7, 19, 54, 55, 100, 4095, 4097, 0x1a00_0000, u32::MAX] {
             let answer = send(guest, &request(opcode, 1, &[0; 64]))?;
             ensure!(answer == Some(Errno::NOSYS), "opcode {opcode}: {answer:?}");

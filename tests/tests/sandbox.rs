@@ -144,7 +144,7 @@ fn ordinary_user_gets_a_user_namespace() -> Result<()> {
     let ended = daemon.signal(Signal::TERM)?;
     assert!(ended.status.success());
     assert!(
-        ended.errors.contains("all files are this user's"),
+        ended.errors.contains("owns the files they create"),
         "{ended:?}"
     );
     assert!(!place.file("fs.sock").exists());

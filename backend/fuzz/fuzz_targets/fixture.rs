@@ -1,4 +1,4 @@
-//! The shared directory and a file beside it.
+//! The shared directory of a fuzzing process, and a file outside of it that must not change.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -13,15 +13,15 @@ use tempfile::TempDir;
 /// Content of the file outside the share.
 const SECRET: &[u8] = b"outside";
 
-/// Limit of a file's length in bytes, because a guest's offsets must not fill the disk.
+/// Most bytes of a file, so that a guest's large offsets do not fill the disk.
 const MAX_FILE_LEN: u64 = 16 << 20;
 
-/// The fixture of the whole process.
+/// The fixture. All sequences of a process share one.
 pub struct Fixture {
     dir: TempDir,
     share: Arc<Share>,
-    /// Number of descriptors open after the first session has ended.
-    idle: OnceLock<usize>,
+    /// Descriptors of the process between sequences, counted after the first one.
+    idle_descriptors: OnceLock<usize>,
 }
 
 impl Fixture {
@@ -54,7 +54,7 @@ impl Fixture {
             Self {
                 dir,
                 share,
-                idle: OnceLock::new(),
+                idle_descriptors: OnceLock::new(),
             }
         })
     }
@@ -64,8 +64,7 @@ impl Fixture {
         PassthroughFs::new(Arc::clone(&self.share))
     }
 
-    /// After a session: checks that no descriptor is held and nothing outside the share has
-    /// changed, and empties the share.
+    /// Checks that an ended session holds nothing and has changed nothing outside the share.
     pub fn check_and_clean(&self) {
         assert_eq!(
             self.share.held_descriptors(),
@@ -80,22 +79,22 @@ impl Fixture {
         let expected = ["secret", "share"].map(|name| self.dir.path().join(name));
         assert_eq!(
             outside, expected,
-            "something was made or removed outside the share"
+            "a file outside the share was created or removed"
         );
         let secret = fs::read(self.dir.path().join("secret")).expect("read");
         assert_eq!(secret, SECRET, "a file outside the share was changed");
         clean(&self.dir.path().join("share"));
         let open = open_descriptors();
-        let idle = self.idle.get_or_init(|| open.len());
+        let idle_descriptors = self.idle_descriptors.get_or_init(|| open.len());
         assert!(
-            open.len() <= *idle,
-            "{idle} descriptors were open before, now there are {open:#?}"
+            open.len() <= *idle_descriptors,
+            "{idle_descriptors} descriptors were open before, now there are {open:#?}"
         );
     }
 }
 
-/// The targets of this process's open descriptors, except pipes: the sanitizer uses some to talk to
-/// its symbolizer.
+/// The targets of this process's open descriptors, without pipes: the sanitizer uses some to talk
+/// to its symbolizer.
 fn open_descriptors() -> Vec<PathBuf> {
     fs::read_dir("/proc/self/fd")
         .expect("listed")
@@ -104,7 +103,7 @@ fn open_descriptors() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Creates the files that each sequence starts with.
+/// Creates the files that every sequence begins with.
 fn fill(share: &Path) {
     fs::create_dir(share.join("d")).expect("made");
     fs::write(share.join("d/f"), "inner").expect("written");
@@ -112,13 +111,13 @@ fn fill(share: &Path) {
     std::os::unix::fs::symlink("../secret", share.join("l")).expect("linked");
 }
 
-/// Removes all files in the share, whatever their permissions.
+/// Removes everything in the share, whatever its permissions.
 fn clean(share: &Path) {
     fs::set_permissions(share, fs::Permissions::from_mode(0o755)).expect("changed");
     for entry in fs::read_dir(share).expect("listed") {
         let path = entry.expect("an entry").path();
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-            open_up(&path);
+            make_removable(&path);
             fs::remove_dir_all(&path).expect("removed");
         } else {
             fs::remove_file(&path).expect("removed");
@@ -126,13 +125,13 @@ fn clean(share: &Path) {
     }
 }
 
-/// Sets the permissions that removing a directory tree needs.
-fn open_up(dir: &Path) {
+/// Gives a tree the permissions needed to remove it.
+fn make_removable(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("changed");
     for entry in fs::read_dir(dir).expect("listed") {
         let path = entry.expect("an entry").path();
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-            open_up(&path);
+            make_removable(&path);
         }
     }
 }
@@ -151,11 +150,11 @@ fn limit_file_len() {
         rlim_cur: MAX_FILE_LEN,
         rlim_max: MAX_FILE_LEN,
     };
-    // SAFETY: `limit` is initialised and the resource exists.
+    // SAFETY: `limit` is initialised, and `RLIMIT_FSIZE` is a valid resource.
     assert_eq!(
         unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) },
         0
     );
-    // SAFETY: ignoring a signal installs no handler.
+    // SAFETY: an ignored signal runs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }

@@ -1,6 +1,6 @@
-//! The fuzzer's bytes as a source of choices. Beyond their end all values are zero.
+//! The fuzzer's bytes as a source of choices. Reads past their end return zeroes.
 
-/// The unused bytes.
+/// The bytes that are left.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -28,7 +28,7 @@ impl<'a> Input<'a> {
         self.number::<8>()
     }
 
-    /// Mostly a small number; sometimes one at which arithmetic overflows.
+    /// Mostly small, and sometimes a number at which arithmetic overflows.
     pub fn offset(&mut self) -> u64 {
         match self.byte() {
             0..200 => u64::from(self.u16()),

@@ -1,5 +1,4 @@
-//! A guest that sends the requests that the fuzzer chooses, mostly on nodes and handles it
-//! received.
+//! A guest that sends the fuzzer's requests, mostly on nodes and handles from earlier replies.
 
 use std::ffi::CStr;
 
@@ -9,7 +8,7 @@ use zerocopy::IntoBytes;
 
 use crate::input::Input;
 
-/// Names: valid ones, some of which exist, and invalid ones.
+/// Valid names, some of which exist, and invalid ones.
 const NAMES: [&CStr; 14] = [
     c"f", c"d", c"l", c"a", c"b", c"c", c"", c".", c"..", c"/", c"a/b", c"../secret", c"/etc/passwd",
     c"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn",
@@ -18,7 +17,7 @@ const NAMES: [&CStr; 14] = [
 /// Names of extended attributes.
 const ATTRIBUTES: [&CStr; 4] = [c"user.a", c"user.", c"security.capability", c""];
 
-/// The nodes and handles that the guest has received.
+/// The nodes and handles that the guest has, and its protocol state.
 #[derive(Default)]
 pub struct Guest {
     nodes: Vec<u64>,
@@ -28,7 +27,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A well-formed INIT that offers all flags.
+    /// A well-formed INIT that offers everything.
     pub fn init(&mut self) -> Vec<u8> {
         self.encode(0, Operation::Init(offer(45)), &[])
     }
@@ -202,7 +201,7 @@ impl Guest {
         self.encode(node, operation, &[])
     }
 
-    /// Checks the form of the reply and records its nodes and handles.
+    /// Checks the form of a reply and takes its nodes and handles.
     pub fn reply(&mut self, request: &[u8], bytes: &[u8]) {
         let Some(header) = header_of(request) else {
             return;
@@ -215,12 +214,12 @@ impl Guest {
         assert_eq!(
             stated as usize,
             bytes.len(),
-            "the reply's length is not what was written"
+            "the reply's length differs from the bytes written"
         );
         assert_eq!(
             reply.unique.get(),
             header.unique,
-            "the reply is another request's"
+            "the reply belongs to another request"
         );
         let (Ok(payload), Ok(opcode)) = (reply.result, header.opcode()) else {
             return;
@@ -292,7 +291,7 @@ impl Guest {
 
     fn setattr(&self, input: &mut Input<'_>) -> SetattrIn {
         SetattrIn {
-            // Owners are left out: an ordinary user could not remove a file of another owner.
+            // Without owners: an ordinary user could not remove a file of another owner.
             valid: u32::from(input.u16()) & !(SetattrValid::UID | SetattrValid::GID).bits(),
             fh: self.handle(input),
             size: input.offset(),
@@ -329,7 +328,7 @@ impl Guest {
         self.encode(0, Operation::BatchForget(BatchForget::new(&nodes)), &[])
     }
 
-    /// A header, valid or not, followed by any bytes.
+    /// A valid or invalid header, with any bytes behind it.
     fn raw(&mut self, node: u64, input: &mut Input<'_>) -> Vec<u8> {
         self.unique += 2;
         let opcode = u32::from(input.byte() % 64);
@@ -372,7 +371,7 @@ fn header_of(request: &[u8]) -> Option<InHeader> {
     Some(header)
 }
 
-/// Mostly a number that the guest received; else `first` or any number.
+/// Mostly one of `known`, sometimes `first` or any number.
 fn pick(known: &[u64], input: &mut Input<'_>, first: u64) -> u64 {
     match input.byte() {
         250..=255 => input.u64(),
@@ -391,7 +390,7 @@ fn attribute(input: &mut Input<'_>) -> &'static CStr {
     ATTRIBUTES[usize::from(input.byte()) % ATTRIBUTES.len()]
 }
 
-/// Any type of file except device nodes.
+/// Any type of file except devices, which would be the host's.
 fn mknod_mode(input: &mut Input<'_>) -> u32 {
     let kinds = [0o100_000, 0o010_000, 0o140_000, 0o120_000, 0o040_000, 0];
     kinds[usize::from(input.byte()) % kinds.len()] | u32::from(input.u16() & 0o7777)

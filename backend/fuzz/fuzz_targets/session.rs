@@ -1,10 +1,9 @@
-//! Fuzzes a whole session: the input is a sequence of requests to a guest's file system over a
-//! temporary directory.
+//! A whole session: the input is a sequence of requests to a file system on a temporary directory.
 //!
-//! One byte selects each request, and more bytes fill its arguments. Most nodes and handles come
-//! from earlier replies, so that sequences have an effect; some are made up, and some requests are
-//! raw bytes. Each reply must be complete and fit its room. After each sequence no descriptor may
-//! be held and nothing outside the share may have changed.
+//! One byte selects each request, and the following ones fill its arguments. Most nodes and handles
+//! come from earlier replies, so that sequences reach deep states; others are random, and some
+//! requests are raw bytes. After every request, the reply must be whole and within its room. After
+//! every sequence, the session must hold nothing, and nothing outside the share may have changed.
 #![no_main]
 
 mod input;
@@ -12,7 +11,7 @@ mod requests;
 mod fixture;
 
 use gangplank_backend::device::request::Scratch;
-use gangplank_backend::session::{Served, Session};
+use gangplank_backend::session::{IoMode, Served, Session};
 use gangplank_backend::sys::buffers::Segments;
 use libfuzzer_sys::fuzz_target;
 
@@ -20,18 +19,18 @@ use input::Input;
 use requests::Guest;
 use fixture::Fixture;
 
-/// Number of bytes behind the reply's room that must stay unchanged.
-const BEHIND: usize = 64;
+/// Guard bytes behind a reply's room, which the session must not write.
+const GUARD_LEN: usize = 64;
 
-/// Value of these bytes.
-const UNTOUCHED: u8 = 0xa5;
+/// Value of the guard bytes.
+const GUARD_BYTE: u8 = 0xa5;
 
-/// Limit of requests per sequence.
+/// Most requests of one sequence.
 const MAX_REQUESTS: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {
-    // A serving thread gets its own working directory and umask; libFuzzer's thread must keep its
-    // own.
+    // Serving gives the thread a working directory and umask of its own, and libFuzzer's thread
+    // must keep the process's.
     std::thread::scope(|scope| {
         scope
             .spawn(|| sequence(bytes))
@@ -40,13 +39,13 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
-/// Runs one session.
+/// Runs a session from its beginning to its end.
 fn sequence(bytes: &[u8]) {
     let fixture = Fixture::get();
     let mut input = Input::new(bytes);
     let session = Session::new(fixture.file_system());
     let mut guest = Guest::default();
-    // A few sequences start without INIT.
+    // Most sequences begin with INIT; a few do not.
     if input.byte() & 0xf != 0 {
         serve(&session, &guest.init(), 256, &mut guest);
     }
@@ -63,45 +62,49 @@ fn sequence(bytes: &[u8]) {
     fixture.check_and_clean();
 }
 
-/// Serves a request and checks its reply. Every other request may not block and is repeated if it
-/// is declined.
+/// Serves one request and checks its reply. Every other one is non-blocking first, and is repeated
+/// if it would block.
 fn serve(
     session: &Session<gangplank_backend::passthrough::PassthroughFs>,
     request: &[u8],
     room: usize,
     guest: &mut Guest,
 ) {
-    if !serve_as(session, request, room, guest, request.len() % 2 == 0) {
+    let mode = match request.len() % 2 {
+        0 => IoMode::Blocking,
+        _ => IoMode::NonBlocking,
+    };
+    if !serve_in(session, request, room, guest, mode) {
         assert!(
-            serve_as(session, request, room, guest, true),
-            "declined without need"
+            serve_in(session, request, room, guest, IoMode::Blocking),
+            "a blocking request would block"
         );
     }
 }
 
-/// Serves a request and returns whether it was served.
-fn serve_as(
+/// Serves one request in one mode and checks its reply. Returns false if it would block.
+fn serve_in(
     session: &Session<gangplank_backend::passthrough::PassthroughFs>,
     request: &[u8],
     room: usize,
     guest: &mut Guest,
-    may_block: bool,
+    mode: IoMode,
 ) -> bool {
     let mut readable = request.to_vec();
-    let mut writable = vec![UNTOUCHED; room + BEHIND];
+    let mut writable = vec![GUARD_BYTE; room + GUARD_LEN];
     let mut scratch = Scratch::default();
     let (mut sent, mut asked) = (Segments::default(), Segments::default());
-    // Split in two segments, unlike a guest's driver.
+    // In two segments at an odd place, unlike a driver's.
     let (head, tail) = readable.split_at_mut(request.len() / 3);
     assert!(sent.push_slice(head) && sent.push_slice(tail));
     assert!(asked.push_slice(&mut writable[..room]));
-    // SAFETY: both buffers outlive the reader and the writer and do not move.
+    // SAFETY: both buffers outlive the reader and the writer, and are not reallocated meanwhile.
     let (mut reader, mut writer) = unsafe { (sent.reader(), asked.writer()) };
-    let written = match session.serve(&mut reader, &mut writer, &mut scratch, may_block) {
+    let written = match session.serve(&mut reader, &mut writer, &mut scratch, mode) {
         Served::Replied(written) => written,
-        Served::Declined => return false,
-        Served::Waits(lock) => {
-            // The same guest holds the lock, so only the end of the session ends the wait.
+        Served::WouldBlock => return false,
+        Served::WaitsForLock(lock) => {
+            // The guest itself holds the lock, so only the end of the session ends the wait.
             session.end();
             session.wait_for_lock(&lock, &mut writer)
         }
@@ -111,8 +114,8 @@ fn serve_as(
         "{written} bytes of reply in {room} bytes of room"
     );
     assert!(
-        writable[room..].iter().all(|byte| *byte == UNTOUCHED),
-        "something was written behind the reply's room"
+        writable[room..].iter().all(|byte| *byte == GUARD_BYTE),
+        "the session wrote behind the reply's room"
     );
     guest.reply(request, &writable[..written]);
     true

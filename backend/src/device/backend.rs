@@ -1,4 +1,4 @@
-//! What vhost-user-backend asks a device: its features, its configuration, its rings.
+//! The device as vhost-user-backend sees it: features, configuration space, rings.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,17 +15,14 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
-use super::Options;
 use super::config_space::ConfigSpace;
 use super::exit_event::ExitEvents;
 use super::memory::MemoryCell;
-use super::pool::{Helpers, Pool};
+use super::options::Options;
 use super::request::Handler;
+use super::scheduling::DeviceScheduler;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
-
-/// The high-priority ring (virtio 1.2, 5.11.2).
-const HIGH_PRIORITY: usize = 0;
 
 /// One guest's device.
 pub(super) struct FsBackend {
@@ -34,43 +31,33 @@ pub(super) struct FsBackend {
     request_queues: usize,
     max_queue_size: u16,
     memory: Arc<MemoryCell>,
-    ending: Arc<AtomicBool>,
-    /// The channel for requests to the frontend. Nothing is asked of it, but it is kept: User Mode Linux takes its
-    /// closing for the end of the daemon and its device for broken.
+    stopping: Arc<AtomicBool>,
+    /// The backend request channel. The device sends nothing on it but keeps it open: User Mode
+    /// Linux takes its closing for the end of the daemon and marks its device as broken.
     frontend: Mutex<Option<Backend>>,
     exit_events: ExitEvents,
-    /// One for each ring, and so for each thread.
+    /// One per ring; each ring has a thread of its own.
     workers: Vec<Mutex<Worker>>,
 }
 
 impl FsBackend {
     /// # Errors
-    /// The threads of the pool cannot be started, or no descriptor is left.
+    /// The pool's threads cannot be started, or the process is out of descriptors.
     pub(super) fn new(options: &Options, handler: Arc<dyn Handler>) -> io::Result<Self> {
         let request_queues = usize::from(
             options
                 .num_request_queues
                 .clamp(Options::MIN_REQUEST_QUEUES, Options::MAX_REQUEST_QUEUES),
         );
-        let pool = match options.thread_pool_size {
-            0 => None,
-            size => Some(Arc::new(Pool::new(size, &handler)?)),
-        };
         let memory = Arc::new(MemoryCell::default());
-        let ending = Arc::new(AtomicBool::new(false));
-        let helpers = Arc::new(Helpers::new(Arc::clone(&handler), Arc::clone(&ending)));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let scheduler = DeviceScheduler::new(options, &handler, &stopping)?;
         let workers = (0..=request_queues)
             .map(|ring| {
-                // FORGET and INTERRUPT must not queue up behind the requests that fill the pool.
-                let pool = pool.clone().filter(|_| ring != HIGH_PRIORITY);
                 Mutex::new(Worker::new(
-                    Arc::clone(&handler),
-                    pool,
-                    Arc::clone(&helpers),
-                    ring == HIGH_PRIORITY,
-                    options.busy_poll,
+                    scheduler.for_ring(ring),
                     Arc::clone(&memory),
-                    Arc::clone(&ending),
+                    Arc::clone(&stopping),
                 ))
             })
             .collect();
@@ -80,21 +67,21 @@ impl FsBackend {
             request_queues,
             max_queue_size: options.max_queue_size,
             memory,
-            ending,
+            stopping,
             frontend: Mutex::new(None),
             exit_events: ExitEvents::new(request_queues + 1)?,
             workers,
         })
     }
 
-    /// Has the workers take nothing more off their rings, so that their threads can end.
-    pub(super) fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+    /// Stops the workers from taking requests off their rings, so that their threads can end.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the rings' threads when the service could not be started in whole.
-    pub(super) fn end_threads(&self) {
-        self.exit_events.end_threads();
+    /// Ends the ring threads after vhost-user-backend started only some of them.
+    pub(super) fn stop_threads(&self) {
+        self.exit_events.stop_threads();
     }
 }
 
@@ -117,7 +104,7 @@ impl VhostUserBackend for FsBackend {
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
-    /// CONFIG is offered always: QEMU 7.2 only warns, User Mode Linux and the Bao frontend need it.
+    /// Offers CONFIG always: User Mode Linux and the Bao frontend need it, and QEMU 7.2 only warns.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
@@ -137,7 +124,7 @@ impl VhostUserBackend for FsBackend {
         self.config_space.read(offset, size)
     }
 
-    /// Requests in flight keep the memory they were found in; new ones find the new memory.
+    /// Requests in flight keep the memory they were translated in; later ones use the new memory.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         self.memory.replace(memory.memory().into_inner())
     }
@@ -151,7 +138,7 @@ impl VhostUserBackend for FsBackend {
     }
 
     fn exit_event(&self, thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        self.exit_events.lend(thread)
+        self.exit_events.take(thread)
     }
 
     fn handle_event(
@@ -162,9 +149,9 @@ impl VhostUserBackend for FsBackend {
         thread: usize,
     ) -> io::Result<()> {
         let (Some(worker), Some(ring)) = (self.workers.get(thread), vrings.first()) else {
-            return Err(io::Error::other("a thread without a ring"));
+            return Err(io::Error::other(format!("thread {thread} has no ring")));
         };
-        // Only the ring's own thread comes here, so the lock is always free.
+        // Only the ring's own thread locks its worker, so it never waits here.
         worker
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

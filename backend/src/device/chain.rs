@@ -1,4 +1,4 @@
-//! From a descriptor chain to memory segments.
+//! Translates a descriptor chain into memory segments of this process.
 
 use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
@@ -12,8 +12,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::sys::buffers::Segments;
 
-/// Descriptors copied out of an indirect table at a time: most tables are read at once, and a table that is claimed to be long
-/// is not read for nothing.
+/// Descriptors copied out of an indirect table at a time. One copy covers most tables, and a table
+/// that a driver claims to be long costs no more than the part in use.
 const BLOCK: usize = 64;
 
 /// One descriptor (virtio 1.2, 2.7.5).
@@ -39,31 +39,31 @@ impl Descriptor {
 pub(super) struct Table {
     /// Guest physical address.
     pub(super) address: u64,
-    /// How many descriptors it has.
+    /// Number of descriptors.
     pub(super) entries: u16,
 }
 
-/// A chain that was made available in a ring.
+/// A chain that the driver made available in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chain {
-    /// Its first descriptor.
+    /// Index of its first descriptor in `table`.
     pub(super) head: u16,
-    /// The ring's table, in which that is.
+    /// The ring's own table.
     pub(super) table: Table,
 }
 
-/// Why a chain cannot be served. A guest's driver that makes one is broken or hostile, so its ring is stopped.
+/// Why a chain is invalid. Its driver is broken or hostile, so the device stops the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum MalformedChain {
-    /// The chain goes on for ever, leaves its table, or its table cannot be read.
+    /// The chain loops, leaves its table, or its table cannot be read.
     #[error("it loops, leaves its table or lies outside guest memory")]
     Unterminated,
-    /// A descriptor names memory that the guest does not have.
+    /// A descriptor names an address outside guest memory.
     #[error("a descriptor names {len} bytes at {address:#x}, outside guest memory")]
     OutsideMemory {
         /// Guest physical address.
         address: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u32,
     },
     /// A device-readable descriptor follows a device-writable one (virtio 1.2, 2.7.4.2).
@@ -71,11 +71,13 @@ pub(super) enum MalformedChain {
     ReadableAfterWritable,
 }
 
-/// Makes memory segments of chains; what it needs room for it keeps.
+/// Translates chains into memory segments, with a buffer that it reuses.
 pub(super) struct Translator {
-    /// A part of a table, from `first` on.
+    /// Copy of a part of an indirect table.
     block: [Descriptor; BLOCK],
+    /// Index of the block's first descriptor in the table.
     first: u16,
+    /// Valid descriptors in the block.
     count: u16,
 }
 
@@ -90,12 +92,12 @@ impl Default for Translator {
 }
 
 impl Translator {
-    /// Translates the chain's descriptors into `readable` and `writable` segments of this process's memory.
+    /// Translates the chain's descriptors into `readable` and `writable` segments of this process.
     ///
-    /// Each descriptor is copied once, and only the copy is looked at.
+    /// Copies each descriptor once and uses only the copy.
     ///
     /// # Errors
-    /// The chain is malformed; the segment lists then hold what came before the fault.
+    /// The chain is malformed; the segment lists then hold the descriptors before the fault.
     pub(super) fn translate(
         &mut self,
         chain: Chain,
@@ -107,7 +109,8 @@ impl Translator {
         let (mut table, mut index) = (chain.table, chain.head);
         let (mut left, mut is_indirect) = (table.entries, false);
         let mut bytes = 0_u32;
-        // A ring's own table holds many chains, and what of it lies behind a descriptor is another's.
+        // The block is for indirect tables alone: in a ring's own table, the descriptors behind one
+        // mostly belong to other chains.
         self.count = 0;
         loop {
             if left == 0 || index >= table.entries {
@@ -146,7 +149,7 @@ impl Translator {
         }
     }
 
-    /// A descriptor out of the block at hand, or of another that begins with it.
+    /// Returns a descriptor from the current block, or reads the block that begins with it.
     fn in_block(
         &mut self,
         regions: &mut Regions<'_>,
@@ -165,7 +168,7 @@ impl Translator {
     }
 }
 
-/// A descriptor of a ring's own table.
+/// Reads a descriptor of a ring's own table.
 fn read(regions: &mut Regions<'_>, table: Table, index: u16) -> Option<Descriptor> {
     let mut descriptor = Descriptor::new_zeroed();
     regions.read(address_of(table, index)?, descriptor.as_mut_bytes())?;
@@ -177,7 +180,8 @@ fn address_of(table: Table, index: u16) -> Option<u64> {
     table.address.checked_add(offset)
 }
 
-/// The table that a descriptor refers to: whole descriptors, no more than can be numbered (virtio 1.2, 2.7.5.3).
+/// The indirect table that a descriptor refers to (virtio 1.2, 2.7.5.3). `None` unless its length
+/// is a whole number of descriptors that 16 bits can number.
 fn indirect(descriptor: &Descriptor) -> Option<Table> {
     let size = u32::try_from(size_of::<Descriptor>()).ok()?;
     let len = descriptor.len.get();
@@ -190,10 +194,10 @@ fn indirect(descriptor: &Descriptor) -> Option<Table> {
     })
 }
 
-/// Guest memory as its regions are mapped here. Most of what a chain consists of lies in the same region.
+/// Guest memory with a cache of the region used last. Most descriptors of a chain lie in one.
 struct Regions<'a> {
     memory: &'a GuestMemoryMmap,
-    /// The last that was looked for.
+    /// The region of the last look-up.
     last: Option<&'a GuestRegionMmap>,
 }
 
@@ -202,18 +206,18 @@ impl<'a> Regions<'a> {
         Self { memory, last: None }
     }
 
-    /// Copies bytes at guest address `address` out; none where there are not as many.
+    /// Copies `bytes.len()` bytes from guest address `address`. `None` if guest memory ends before.
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Option<()> {
         let (region, offset) = self.region_of(address)?;
         if let Ok(slice) = region.get_slice(MemoryRegionAddress(offset), bytes.len()) {
             slice.copy_to(bytes);
             return Some(());
         }
-        // It may go on in the next region.
+        // The bytes may continue in the next region.
         self.memory.read_slice(bytes, GuestAddress(address)).ok()
     }
 
-    /// Appends `len` bytes at guest address `address`, which may span several memory regions.
+    /// Appends `len` bytes at guest address `address`. They may span several memory regions.
     fn append(
         &mut self,
         address: u64,
@@ -238,7 +242,7 @@ impl<'a> Regions<'a> {
         Ok(())
     }
 
-    /// The region with `address` in it, and where in it that is.
+    /// The region that holds `address`, and the offset of the address in it.
     fn region_of(&mut self, address: u64) -> Option<(&'a GuestRegionMmap, u64)> {
         let within = |region: &GuestRegionMmap| {
             let offset = address.wrapping_sub(region.start_addr().0);
@@ -266,7 +270,7 @@ mod tests {
     #[allow(clippy::cast_possible_truncation)]
     const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
-    /// Where an indirect table lies: over the seam of the two regions.
+    /// Guest address of an indirect table that spans both regions.
     const TABLE: u64 = 0xff80;
 
     /// Address, length, flags, next.
@@ -307,7 +311,8 @@ mod tests {
         Ok((readable, writable))
     }
 
-    /// Puts the descriptors into a ring's table and translates the chain at its beginning: bytes that are read and written.
+    /// Puts the descriptors into a ring's table and translates the chain at index 0. Returns its
+    /// readable and writable bytes.
     fn translated(descriptors: &[Parts]) -> Result<(usize, usize), MalformedChain> {
         let memory = guest();
         put(&memory, 0, descriptors);
@@ -327,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_table_of_its_own_may_be_long_and_in_any_order() {
-        // More than a block, every other descriptor first, then those between.
+        // Longer than a block, with the even descriptors first and the odd ones after them.
         let count = 150_u16;
         let next = |index: u16| match index + 2 {
             next if next < count => next,
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_cannot_be_are_refused() {
+    fn impossible_tables_are_refused() {
         let one = [(0x3000, 8, 0, 0)];
         assert_eq!(translated_indirectly(&one, 16), Ok((8, 0)));
         for len in [0, 8, 24, 16 << 16, u32::MAX] {
@@ -386,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_split_into_what_is_read_and_what_is_written() {
+    fn a_chain_is_split_into_readable_and_writable_segments() {
         let chain = [
             (0x3000, 40, NEXT, 1),
             (0x4000, 8, NEXT, 2),
@@ -416,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_the_guest_does_not_have_is_refused() {
+    fn addresses_outside_guest_memory_are_refused() {
         for (address, len) in [(0x1ffff, 2), (0x20000, 1), (u64::MAX, 2), (0, u32::MAX)] {
             let refused = translated(&[(address, len, WRITE, 0)]);
             assert_eq!(refused, Err(MalformedChain::OutsideMemory { address, len }));

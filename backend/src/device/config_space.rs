@@ -2,28 +2,28 @@
 
 use zerocopy::{Immutable, IntoBytes};
 
-use super::Options;
+use super::options::Options;
 
 /// `struct virtio_fs_config`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, IntoBytes, Immutable)]
 pub(super) struct ConfigSpace {
-    /// The name to mount by, padded with NULs; one that fills the field has none behind it.
+    /// The name to mount by, padded with NULs; a tag of 36 bytes has no NUL.
     tag: [u8; Options::MAX_TAG_LEN],
-    /// Request queues, in little-endian order; the high-priority queue is not counted.
+    /// Number of request queues, little-endian; the high-priority queue does not count.
     num_request_queues: [u8; 4],
-    /// Size of notification buffers; 0, since the notification queue is not offered.
+    /// Bytes of a notification buffer: 0, because the device offers no notification queue.
     notify_buf_size: [u8; 4],
 }
 
 const _: () = assert!(size_of::<ConfigSpace>() == 44);
 
 impl ConfigSpace {
-    /// A tag longer than [`Options::MAX_TAG_LEN`] is cut there; options are checked long before.
+    /// Cuts `tag` after [`Options::MAX_TAG_LEN`] bytes; the command line refuses longer ones.
     pub(super) fn new(tag: &str, num_request_queues: u32) -> Self {
         let mut padded = [0; Options::MAX_TAG_LEN];
-        for (place, byte) in padded.iter_mut().zip(tag.bytes()) {
-            *place = byte;
+        for (slot, byte) in padded.iter_mut().zip(tag.bytes()) {
+            *slot = byte;
         }
         Self {
             tag: padded,
@@ -32,8 +32,10 @@ impl ConfigSpace {
         }
     }
 
-    /// `size` bytes from `offset` on, zeroes behind the end: the reply to GET_CONFIG has exactly the size asked for,
-    /// and User Mode Linux asks for every size from 1 to 40.
+    /// Returns `size` bytes from `offset` on, with zeroes past the end.
+    ///
+    /// The reply to GET_CONFIG has exactly the requested size, and User Mode Linux requests every
+    /// size from 1 to 40.
     pub(super) fn read(&self, offset: u32, size: u32) -> Vec<u8> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let size = usize::try_from(size).unwrap_or(0);
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tag_and_queue_count_are_where_the_specification_says() {
+    fn tag_and_queue_count_are_at_the_specified_offsets() {
         let config = ConfigSpace::new("myfs", 2);
         assert_eq!(config.read(0, 5), b"myfs\0");
         assert_eq!(config.read(36, 4), [2, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! A guest's memory as the rings use it: never before it is guarded against being cut off, and never after.
+//! A guest's memory as the rings use it: checked, and guarded against truncation while in use.
 
 use std::io;
 use std::ops::Deref;
@@ -9,59 +9,62 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestReg
 
 use crate::sys::guest_memory::Guarded;
 
-/// Memory regions that one guest may have, as vhost-user-backend answers to GET_MAX_MEM_SLOTS.
+/// Most memory regions of one guest: vhost-user-backend's reply to GET_MAX_MEM_SLOTS.
 const MAX_REGIONS: usize = 509;
 
-/// Regions of one guest that may be guarded at a time: those it has, and those that requests in flight still use since
-/// its table changed.
+/// Most regions of one guest under guard at a time: those of the current table, and those of older
+/// tables that requests in flight still use.
 const MAX_GUARDED_REGIONS: usize = 3 * MAX_REGIONS;
 
-/// One guest's memory now.
+/// One guest's current memory.
 ///
-/// vhost-user-backend has an atomic of its own for it, but there a new table is in use before anybody has looked at it.
+/// vhost-user-backend keeps an atomic of its own, but puts a new table in use there before the
+/// device can check it.
 #[derive(Default)]
 pub(super) struct MemoryCell {
     current: RwLock<Arc<GuardedMemory>>,
     guarded_regions: Arc<AtomicUsize>,
 }
 
-/// A guest's memory as it was under one memory table.
+/// The memory of one memory table.
 #[derive(Default)]
 pub(super) struct GuardedMemory {
-    // Dropped in this order: a guard that outlived its mapping would watch over whatever is mapped there next.
+    // Fields drop in this order: a guard that outlived its mapping would cover the next mapping at
+    // that address.
     guards: Vec<Guarded>,
     _count: Option<RegionCount>,
     mmap: Arc<GuestMemoryMmap>,
 }
 
-/// Regions counted for as long as they are guarded.
+/// Counts a table's regions in the guest's total until it is dropped.
 struct RegionCount {
     total: Arc<AtomicUsize>,
     own: usize,
 }
 
 impl MemoryCell {
-    /// The memory to take requests from. A request keeps it for as long as it needs it.
+    /// The current memory. A request in flight keeps it alive.
     pub(super) fn current(&self) -> Arc<GuardedMemory> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Checks and guards `mmap`, and uses it from now on.
+    /// Checks and guards `mmap`, and makes it the current memory.
     ///
     /// # Errors
-    /// A region goes on behind the end of its file, or there are too many. The memory before stays in use.
+    /// A region extends past the end of its file, or there are too many regions. The previous
+    /// memory stays in use.
     pub(super) fn replace(&self, mmap: Arc<GuestMemoryMmap>) -> io::Result<()> {
         if let Some(region) = mmap.iter().find(|region| !is_backed(region)) {
             let (address, len) = (region.start_addr().0, region.len());
             return Err(io::Error::other(format!(
-                "the memory of {len} bytes at {address:#x} goes on behind the end of its file"
+                "the memory region of {len} bytes at {address:#x} extends past the end of its file"
             )));
         }
         let regions = mmap.num_regions();
         let count = RegionCount::new(&self.guarded_regions, regions);
         if regions > MAX_REGIONS || count.total.load(Ordering::Relaxed) > MAX_GUARDED_REGIONS {
             return Err(io::Error::other(format!(
-                "{regions} memory regions are too many; a guest may have {MAX_REGIONS}"
+                "a guest sets {regions} memory regions; at most {MAX_REGIONS} are supported"
             )));
         }
         let guards = mmap
@@ -82,8 +85,8 @@ impl MemoryCell {
 }
 
 impl GuardedMemory {
-    /// Whether a part of it turned out to be gone.
-    pub(super) fn is_torn(&self) -> bool {
+    /// Whether the frontend truncated a region's file while it was mapped.
+    pub(super) fn is_truncated(&self) -> bool {
         self.guards.iter().any(Guarded::is_truncated)
     }
 }
@@ -112,7 +115,7 @@ impl Drop for RegionCount {
     }
 }
 
-/// Whether a region's file is long enough for it. Only regular files tell; a device's memory is as long as it maps.
+/// Whether a region's file is long enough for it. Only regular files have a length to check.
 fn is_backed(region: &GuestRegionMmap) -> bool {
     let Some(offset) = region.file_offset() else {
         return true;
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_in_use_outlives_its_table_and_is_counted_until_then() {
+    fn memory_in_use_outlives_its_table_and_counts_until_it_is_dropped() {
         let cell = MemoryCell::default();
         cell.replace(memory(2)).expect("taken");
         let in_use = cell.current();
@@ -152,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_regions_are_refused_and_leave_the_memory_before() {
+    fn too_many_regions_are_refused_and_the_previous_memory_stays() {
         let cell = MemoryCell::default();
         cell.replace(memory(1)).expect("taken");
         assert!(cell.replace(memory(510)).is_err());
@@ -169,8 +172,6 @@ mod tests {
             GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), 0x2000, Some(backing))]);
         file.set_len(0x1000).expect("cut");
         let refused = MemoryCell::default().replace(Arc::new(mmap.expect("mapped")));
-        assert!(
-            refused.is_err_and(|error| error.to_string().contains("behind the end of its file"))
-        );
+        assert!(refused.is_err_and(|error| error.to_string().contains("past the end of its file")));
     }
 }

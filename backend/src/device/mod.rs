@@ -1,27 +1,25 @@
 //! The virtio-fs device on vhost-user (virtio 1.2, 5.11).
 //!
-//! Each connection on the daemon's socket is a device of its own: `connection` carries the vhost-user messages,
-//! `backend` answers them, and every ring has a worker thread that takes [`request::Request`]s off it and hands them
-//! to a [`request::Handler`]. What a request says is the handler's business: the device knows no FUSE.
+//! Each connection on the daemon's socket is a device of its own. `connection` forwards the
+//! vhost-user messages, `backend` answers them, and each ring has a worker thread that takes
+//! [`request::Request`]s off the ring. `scheduling` decides where a request runs; a
+//! [`request::Handler`] serves it. The device knows no FUSE.
 //!
 //! ```text
-//! guest ── messages ── connection (quirks) ── vhost-user-backend ── backend ── set-up of the rings
-//!   └───── rings ───── worker ── chain ── request ── handler
-//!                         └ pool (where there is one)
+//! guest ── messages ── connection (quirks) ── vhost-user-backend ── backend ── sets up the rings
+//!   └───── rings ───── worker ── chain ── request ── scheduling ── handler
 //! ```
 
 mod backend;
 mod chain;
-mod coalescing;
 mod config_space;
 mod connection;
 mod exit_event;
 mod memory;
 mod options;
-mod patience;
-mod pool;
 mod quirks;
 pub mod request;
+mod scheduling;
 pub mod server;
 mod vring;
 mod worker;

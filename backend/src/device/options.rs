@@ -1,4 +1,4 @@
-//! What the operator chooses about the virtio-fs device.
+//! The operator's options of the virtio-fs device.
 
 use std::time::Duration;
 
@@ -8,18 +8,17 @@ pub struct Options {
     /// The name a guest mounts by: 1 to [`Options::MAX_TAG_LEN`] bytes of UTF-8.
     pub tag: String,
     /// Request queues announced in the device configuration, 1 to
-    /// [`Options::MAX_REQUEST_QUEUES`], the
-    /// high-priority queue not counted.
+    /// [`Options::MAX_REQUEST_QUEUES`]; the high-priority queue does not count.
     pub num_request_queues: u16,
     /// Largest ring accepted on any queue, in descriptors: a power of two up to
     /// [`Options::MAX_QUEUE_SIZE`].
     pub max_queue_size: u16,
-    /// Threads that may serve requests of one device beside its queue workers; 0 serves each
+    /// Threads that serve the requests of one device in place of its queue workers; 0 serves each
     /// request on the worker of its queue.
     pub thread_pool_size: usize,
-    /// How long a queue worker looks for the next request before it sleeps, where that is likely to come; zero: not at all.
+    /// How long a queue worker polls for a likely next request before it sleeps; zero never polls.
     pub busy_poll: Duration,
-    /// Guests served at a time; more are refused.
+    /// Most guests at a time; the daemon refuses further connections.
     pub max_guests: usize,
 }
 
@@ -29,19 +28,20 @@ impl Options {
 
     /// Most request queues one device may announce.
     ///
-    /// vhost-user backends number their queues in a 64-bit mask, and the high-priority queue takes
-    /// one of them.
+    /// vhost-user-backend numbers the queues in a 64-bit mask (`queues_per_thread`), and the
+    /// high-priority queue takes one bit.
     pub const MAX_REQUEST_QUEUES: u16 = 63;
 
-    /// Request queues that each device has at least, whatever it announces: QEMU counts its queues by an option of its
-    /// own and refuses to start where the daemon has fewer.
+    /// Request queues that each device has at least, whatever it announces: QEMU takes its number
+    /// of queues from an option of its own and refuses to start if the daemon has fewer.
     pub const MIN_REQUEST_QUEUES: u16 = 8;
 
-    /// How many guests `descriptors` suffice for, at least one.
+    /// How many guests can share `descriptors` open file descriptors; at least one.
     #[must_use]
     pub fn guests_for(&self, descriptors: u64) -> usize {
         let rings = u64::from(self.num_request_queues.max(Self::MIN_REQUEST_QUEUES)) + 1;
-        // For each ring an epoll instance, the kick, the call, and two events; for the guest three sockets, its memory.
+        // Each ring has an epoll instance, a kick, a call and two exit events. Each guest has three
+        // sockets and its memory regions.
         let each = rings * 5 + 16;
         usize::try_from((descriptors / each).max(1)).unwrap_or(usize::MAX)
     }

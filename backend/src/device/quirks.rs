@@ -1,4 +1,5 @@
-//! What particular frontends do beside the specification, put right before the vhost crates see it.
+//! Deviations of particular frontends from the specification, corrected before the vhost crates see
+//! them.
 //!
 //! | frontend | what it does | what is done about it |
 //! | --- | --- | --- |
@@ -10,16 +11,16 @@
 
 use super::connection::message::{HEADER_LEN, Message};
 
-/// `VHOST_USER_SET_MEM_TABLE`.
+/// Request number of `VHOST_USER_SET_MEM_TABLE`.
 const SET_MEM_TABLE: u32 = 5;
 
-/// `num_regions` and padding.
+/// Bytes of `num_regions` and its padding.
 const TABLE_HEAD_LEN: usize = 8;
 
-/// Guest address, size, user address, offset in the file: 8 bytes each.
+/// Bytes of a region: guest address, size, user address and file offset, 8 bytes each.
 const REGION_LEN: usize = 32;
 
-/// Cuts region slots off a SET_MEM_TABLE message that its own count leaves out.
+/// Cuts off region slots of a SET_MEM_TABLE message that exceed its own count.
 pub(super) fn trim_memory_table(message: &mut Message) {
     if message.request() != SET_MEM_TABLE {
         return;
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_are_right_or_beyond_repair_stay_as_they_are() {
+    fn correct_tables_and_unrepairable_ones_stay_as_they_are() {
         for (count, slots) in [(1, 1), (2, 2), (8, 8), (3, 2), (u32::MAX, 2)] {
             let mut message = memory_table(count, slots);
             trim_memory_table(&mut message);

@@ -1,7 +1,8 @@
-//! A request of the guest on its way through the daemon, and who handles it.
+//! A request of the guest, and the trait that serves it.
 
 use std::sync::Arc;
 
+use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::GuardedMemory;
 use super::vring::Vring;
 use crate::sys::buffers::{Reader, Segments, Writer};
@@ -9,94 +10,83 @@ use crate::sys::interrupt::Interruption;
 
 /// Serves requests. Several threads call it at once.
 pub trait Handler: Send + Sync + 'static {
-    /// Serves `request` and says with [`Request::set_reply_len`] how much it wrote. A handler that has to wait for
-    /// something another request may bring about (a lock) keeps the request, returns `None` and calls
-    /// [`Request::finish`] later, from a thread of its own. One that would have to wait for a disk where
-    /// [`Request::may_block`] says no does nothing, and calls [`Request::decline`]; it gets the request again on another
-    /// thread.
-    fn handle(&self, request: Box<Request>) -> Option<Box<Request>>;
+    /// Serves `request`, and sets the length of the reply with [`Request::set_reply_len`].
+    fn handle(&self, request: Box<Request>, mode: IoMode) -> Handled;
 
-    /// The connection ends: requests that wait fail, and so do those that would begin to.
+    /// Fails all requests that wait for a lock, and refuses new waits: the connection ends.
     fn end_waits(&self);
 
-    /// The driver has reset the device, or has gone: whatever it held is freed.
+    /// Frees everything that the driver holds: it has reset the device, or its guest has gone.
     fn reset(&self);
 }
 
-/// One descriptor chain, taken off a ring and not yet given back.
+/// Whether a handler may wait for a disk while it serves a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoMode {
+    /// The handler may wait: no other request waits for this one.
+    Blocking,
+    /// The handler returns [`Handled::WouldBlock`] instead of waiting.
+    NonBlocking,
+}
+
+/// What a handler did with a request.
+pub enum Handled {
+    /// The handler wrote the reply.
+    Replied(Box<Request>),
+    /// The request would wait for a disk, and the handler did nothing; the device hands the request
+    /// in again on a thread that may wait. Only in [`IoMode::NonBlocking`].
+    WouldBlock(Box<Request>),
+    /// The handler kept the request, because it waits for an event that another request may cause
+    /// (the release of a lock). It calls [`Request::finish`] later, on a thread of its own.
+    Kept,
+}
+
+/// The request of one descriptor chain that was taken off a ring and not yet returned.
 ///
-/// It is given back once, by [`Request::finish`] or by the worker. One that is dropped instead is not given back, since the
-/// driver would take whatever lies in its buffers for the reply; its ring is stopped.
+/// The device returns the chain once: with [`Request::finish`], or with the rest of a batch. If the
+/// request is dropped before, the device stops the ring instead, because the driver would take the
+/// content of the chain's buffers for the reply.
+#[derive(Default)]
 pub struct Request {
-    pub(super) readable: Segments,
-    pub(super) writable: Segments,
-    pub(super) origin: Option<Origin>,
+    /// Buffers with the request, and with room for the reply. Empty while `origin` is `None`.
+    readable: Segments,
+    writable: Segments,
+    origin: Option<Origin>,
+    /// Bytes of the reply.
     reply_len: u32,
-    pub(super) may_block: bool,
-    declined: bool,
+    /// Interrupts the thread that serves the request while it waits for a lock.
     interruption: Option<Arc<Interruption>>,
     scratch: Scratch,
 }
 
-/// Buffers for the handler, with whatever they were left with; their allocation is kept from request to request.
+/// Buffers for the handler. They keep their content and allocation from request to request.
 #[derive(Default)]
 pub struct Scratch {
-    /// For what is copied out of the request.
+    /// For the part of the request that is copied out of guest memory.
     pub input: Vec<u8>,
-    /// For what is put together before it goes into the reply.
+    /// For replies that are composed before they are copied into guest memory.
     pub output: Vec<u8>,
 }
 
-/// Where a chain came from and must go back to.
-pub(super) struct Origin {
-    pub(super) ring: Vring,
-    pub(super) head: u16,
+/// The ring and chain of a request.
+struct Origin {
+    ring: Vring,
+    chain: Chain,
     /// Keeps the segments mapped, even if the guest's memory table changes meanwhile.
-    pub(super) memory: Arc<GuardedMemory>,
+    memory: Arc<GuardedMemory>,
 }
 
 impl Request {
-    pub(super) fn new() -> Self {
-        Self {
-            readable: Segments::default(),
-            writable: Segments::default(),
-            origin: None,
-            reply_len: 0,
-            may_block: true,
-            declined: false,
-            interruption: None,
-            scratch: Scratch::default(),
-        }
-    }
-
-    /// What the guest sends, where its reply goes, and buffers to work in.
+    /// Returns the request's buffers: what the guest sent, room for the reply, and scratch space.
     pub fn parts(&mut self) -> (Reader<'_>, Writer<'_>, &mut Scratch) {
         let (reader, writer) = guest::buffers(&mut self.readable, &mut self.writable);
         (reader, writer, &mut self.scratch)
     }
 
-    /// Says how many bytes of the reply were written. None, for a request without a reply.
+    /// Sets the length of the reply in bytes: 0 for an operation without a reply.
     pub fn set_reply_len(&mut self, len: usize) {
         // A chain holds at most 2^32 bytes (virtio 1.2, 2.7.5.2), and the reply fits the chain.
         self.reply_len = u32::try_from(len).unwrap_or(u32::MAX);
-    }
-
-    pub(super) fn reply_len(&self) -> u32 {
-        self.reply_len
-    }
-
-    /// Whether serving it may wait for a disk: no other request waits for this one.
-    pub fn may_block(&self) -> bool {
-        self.may_block
-    }
-
-    /// Says that serving it would have to wait, and that nothing was done.
-    pub fn decline(&mut self) {
-        self.declined = true;
-    }
-
-    pub(super) fn is_declined(&self) -> bool {
-        self.declined
     }
 
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.
@@ -107,16 +97,77 @@ impl Request {
         self.interruption = Some(interruption);
     }
 
-    /// Gives the chain back to the guest and tells it, if it wants to be told.
+    /// Returns the chain with the reply to the driver, and notifies the driver unless it suppresses
+    /// notifications.
     pub fn finish(mut self) {
         if let Some(origin) = self.take_origin() {
-            let used = [(origin.head, self.reply_len)];
+            let used = [(origin.chain.head, self.reply_len)];
             origin.ring.complete(&origin.memory, &used);
         }
     }
 
-    /// Parts the request from its chain, which whoever takes the origin gives back.
-    pub(super) fn take_origin(&mut self) -> Option<Origin> {
+    /// Makes this the request of `chain`, taken off `ring`, whose buffers lie in `memory`.
+    ///
+    /// # Errors
+    /// The chain is malformed. The request then has no chain.
+    pub(super) fn attach(
+        &mut self,
+        chain: Chain,
+        ring: &Vring,
+        memory: &Arc<GuardedMemory>,
+        translator: &mut Translator,
+    ) -> Result<(), MalformedChain> {
+        self.reply_len = 0;
+        translator
+            .translate(chain, memory, &mut self.readable, &mut self.writable)
+            .inspect_err(|_| self.clear_segments())?;
+        self.origin = Some(Origin {
+            ring: ring.clone(),
+            chain,
+            memory: Arc::clone(memory),
+        });
+        Ok(())
+    }
+
+    /// Translates the chain again, after a handler has used up the buffers without serving it.
+    ///
+    /// # Errors
+    /// The driver has made the chain malformed meanwhile.
+    pub(super) fn rewind(&mut self, translator: &mut Translator) -> Result<(), MalformedChain> {
+        self.clear_segments();
+        let Some(origin) = &self.origin else {
+            return Ok(());
+        };
+        translator.translate(
+            origin.chain,
+            &origin.memory,
+            &mut self.readable,
+            &mut self.writable,
+        )
+    }
+
+    /// The ring of the request's chain.
+    pub(super) fn ring(&self) -> Option<&Vring> {
+        self.origin.as_ref().map(|origin| &origin.ring)
+    }
+
+    /// Detaches the request from its chain and returns the chain's head and the reply's length. The
+    /// caller returns them to the ring.
+    pub(super) fn detach(&mut self) -> Option<(u16, u32)> {
+        let origin = self.take_origin()?;
+        Some((origin.chain.head, self.reply_len))
+    }
+
+    /// Removes the chain from those in flight without returning it: its ring is stopped, or the
+    /// device ends.
+    pub(super) fn discard(mut self) {
+        if let Some(origin) = self.take_origin() {
+            origin.ring.discard(1);
+        }
+    }
+
+    fn take_origin(&mut self) -> Option<Origin> {
+        self.clear_segments();
         let origin = self.origin.take()?;
         if let Some(interruption) = self.interruption.take() {
             origin.ring.remove_interruption(&interruption);
@@ -124,13 +175,9 @@ impl Request {
         Some(origin)
     }
 
-    /// Makes the request ready for the next chain.
-    pub(super) fn clear(&mut self) {
+    fn clear_segments(&mut self) {
         self.readable.clear();
         self.writable.clear();
-        self.reply_len = 0;
-        self.may_block = true;
-        self.declined = false;
     }
 }
 
@@ -139,27 +186,27 @@ impl Drop for Request {
         if let Some(origin) = self.take_origin() {
             origin
                 .ring
-                .set_broken("a request was lost inside the daemon");
-            origin.ring.abandon(1);
+                .set_broken("a request was lost inside the daemon; please report this");
+            origin.ring.discard(1);
         }
     }
 }
 
 /// The only place where guest addresses become readers and writers.
 mod guest {
-    #![allow(unsafe_code)] // vouches for guest memory being mapped while a request is out
+    #![allow(unsafe_code)] // relies on the request keeping guest memory mapped
 
     use super::{Reader, Segments, Writer};
 
-    /// To be called with the segments of a [`super::Request`] only.
+    /// Only for the segments of a [`super::Request`].
     pub(super) fn buffers<'a>(
         readable: &'a mut Segments,
         writable: &'a mut Segments,
     ) -> (Reader<'a>, Writer<'a>) {
-        // SAFETY: a request's segments were translated from its `origin`'s memory, which keeps them mapped for as long as
-        // the request lives, and the returned reader borrows from the request.
+        // SAFETY: a request's segments are empty, or lie in its `origin`'s memory, which keeps them
+        // mapped as long as the reader borrows the request.
         let reader = unsafe { readable.reader() };
-        // SAFETY: as above; guest memory is only ever reached by raw addresses, never by Rust references.
+        // SAFETY: as above; only raw pointers access guest memory, never Rust references.
         let writer = unsafe { writable.writer() };
         (reader, writer)
     }

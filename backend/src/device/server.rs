@@ -1,4 +1,4 @@
-//! The daemon's socket: every connection on it is one guest, with a device and a handler of its own.
+//! Serves the daemon's socket: each connection is one guest with its own device and handler.
 
 use std::io;
 use std::net::Shutdown;
@@ -12,87 +12,89 @@ use gangplank_service::error_chain;
 use gangplank_service::rate_limited;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::connection;
+use super::options::Options;
 use super::request::Handler;
-use super::{Options, connection};
 
-/// How long to wait before accepting again when descriptors or memory have run out.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Pause before the next accept after one fails for lack of descriptors or memory.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How long requests in flight may take when the daemon ends. One that waits for a file server which does not answer,
-/// say, must not keep it from ending.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long the daemon waits for requests in flight when it ends. A request on a dead file server
+/// may never end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the daemon cannot go on serving.
+/// Why the daemon stops serving.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An event that is needed to wait for several things at once cannot be made.
-    #[error("cannot make the event that tells of guests that have gone")]
+    /// The eventfd that signals the end of a guest cannot be created.
+    #[error("cannot create the eventfd that signals the end of a guest")]
     Event(#[source] io::Error),
-    /// Waiting failed.
+    /// The listening socket cannot be polled.
     #[error("cannot wait for connections")]
     Wait(#[source] io::Error),
 }
 
 /// When to stop serving.
 #[derive(Debug, Clone, Copy)]
-pub struct Until<'a> {
-    /// Readable when the operator asks for it.
+pub struct StopWhen<'a> {
+    /// Becomes readable when the operator stops the daemon.
     pub stop: BorrowedFd<'a>,
-    /// Whether to stop when the last guest has gone.
-    pub guests_gone: bool,
+    /// Whether to stop when the last guest leaves.
+    pub last_guest_leaves: bool,
 }
 
-/// Tells the main thread which guests have gone.
-struct Departures {
+/// Signals to the main thread which guests have left.
+struct ExitedGuests {
     event: OwnedFd,
     numbers: Mutex<Vec<u64>>,
 }
 
-/// A guest that is being served.
+/// A connected guest.
 struct Guest {
     number: u64,
     socket: UnixStream,
     thread: JoinHandle<()>,
 }
 
-/// Serves all who connect to `listener`, each with a handler made by `new_handler`, until told to stop. Then the requests
-/// that guests have in flight are finished and all that they held is freed.
+/// Serves every guest that connects to `listener`, with a handler from `new_handler`, until
+/// `stop_when` holds. Then finishes the requests in flight and frees everything the guests held.
 ///
 /// # Errors
-/// The daemon cannot wait any longer. What goes wrong with one guest is logged and ends with that guest.
+/// The listening socket or the eventfd fails. An error of one guest is logged and ends that guest
+/// alone.
 pub fn serve(
     listener: &UnixListener,
     options: &Options,
     new_handler: impl Fn() -> Arc<dyn Handler>,
-    until: Until<'_>,
+    stop_when: StopWhen<'_>,
 ) -> Result<(), Error> {
-    // Another process may take the connection that was waiting here.
+    // Another process may accept the connection between poll and accept.
     listener.set_nonblocking(true).map_err(Error::Wait)?;
-    let departures = Arc::new(Departures::new().map_err(Error::Event)?);
+    let exited = Arc::new(ExitedGuests::new().map_err(Error::Event)?);
     let mut guests: Vec<Guest> = Vec::new();
     let mut number = 0;
     let result = loop {
         let mut ready = [
             PollFd::new(listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(until.stop, PollFlags::IN),
-            PollFd::new(&departures.event, PollFlags::IN),
+            PollFd::from_borrowed_fd(stop_when.stop, PollFlags::IN),
+            PollFd::new(&exited.event, PollFlags::IN),
         ];
         match poll(&mut ready, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => break Err(Error::Wait(error.into())),
         }
-        let [connecting, stopping, leaving] = ready.map(|ready| !ready.revents().is_empty());
-        if stopping {
+        let [can_accept, is_stopping, has_exited] = ready.map(|ready| !ready.revents().is_empty());
+        if is_stopping {
             break Ok(());
         }
-        if leaving {
-            departures.reap(&mut guests);
-            if until.guests_gone && guests.is_empty() {
+        if has_exited {
+            exited.reap(&mut guests);
+            if stop_when.last_guest_leaves && guests.is_empty() {
                 break Ok(());
             }
         }
-        if connecting {
+        if can_accept {
             number += 1;
             let Some(socket) = accept(listener) else {
                 continue;
@@ -100,19 +102,20 @@ pub fn serve(
             if guests.len() >= options.max_guests {
                 rate_limited!(
                     error,
-                    "guest {number} is refused: {} are being served, and descriptors suffice for no more (--rlimit-nofile)",
+                    "guest {number} is refused: {} guests are connected, which is the most that \
+                     the limit of open descriptors allows; raise --rlimit-nofile",
                     guests.len()
                 );
                 continue;
             }
-            guests.extend(start(socket, options, number, new_handler(), &departures));
+            guests.extend(start(socket, options, number, new_handler(), &exited));
         }
     };
     for guest in &guests {
-        // A guest that has hung up is not connected any more, which is as well.
+        // Fails for a guest that has already hung up.
         let _ = guest.socket.shutdown(Shutdown::Both);
     }
-    departures.wait_for_all(guests);
+    exited.wait_for_all(guests);
     result
 }
 
@@ -124,7 +127,7 @@ fn accept(listener: &UnixListener) -> Option<UnixStream> {
         Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => None,
         Err(error) => {
             rate_limited!(error, "cannot accept a guest's connection: {error}");
-            thread::sleep(ACCEPT_RETRY);
+            thread::sleep(ACCEPT_RETRY_DELAY);
             None
         }
     }
@@ -135,19 +138,19 @@ fn start(
     options: &Options,
     number: u64,
     handler: Arc<dyn Handler>,
-    departures: &Arc<Departures>,
+    exited: &Arc<ExitedGuests>,
 ) -> Option<Guest> {
     let options = options.clone();
-    let departure = Departure {
+    let guard = ExitGuard {
         number,
-        departures: Arc::clone(departures),
+        exited: Arc::clone(exited),
     };
     let started = socket.try_clone().and_then(|served| {
         thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn(move || {
-                let departure = departure;
-                serve_guest(departure.number, &served, &options, &handler);
+                let guard = guard;
+                serve_guest(guard.number, &served, &options, &handler);
             })
     });
     match started {
@@ -169,23 +172,23 @@ fn serve_guest(number: u64, socket: &UnixStream, options: &Options, handler: &Ar
         Ok(()) => rate_limited!(info, "guest {number} has gone"),
         Err(error) => rate_limited!(error, "guest {number} is dropped: {}", error_chain(&error)),
     }
-    // The other end learns of it now, not when the main thread gets to joining this one.
+    // Tells the frontend now, not when the main thread joins this one and drops the socket.
     let _ = socket.shutdown(Shutdown::Both);
 }
 
-/// The last thing a guest's thread lets go, however it ends.
-struct Departure {
+/// Reports the end of a guest's thread when it is dropped, after a panic as well.
+struct ExitGuard {
     number: u64,
-    departures: Arc<Departures>,
+    exited: Arc<ExitedGuests>,
 }
 
-impl Drop for Departure {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
-        self.departures.add(self.number);
+        self.exited.add(self.number);
     }
 }
 
-impl Departures {
+impl ExitedGuests {
     fn new() -> io::Result<Self> {
         Ok(Self {
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -197,13 +200,13 @@ impl Departures {
         let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         numbers.push(number);
         if let Err(error) = rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
-            log::error!("cannot tell that guest {number} has gone: {error}");
+            log::error!("cannot signal the end of guest {number}: {error}");
         }
     }
 
-    /// Joins the threads of guests that have gone.
+    /// Joins the threads of guests that have left.
     fn reap(&self, guests: &mut Vec<Guest>) {
-        // Resets the event; the list tells who has gone.
+        // Resets the event. The list of numbers says which guests have left.
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
         let gone =
             std::mem::take(&mut *self.numbers.lock().unwrap_or_else(PoisonError::into_inner));
@@ -212,17 +215,18 @@ impl Departures {
             .for_each(join);
     }
 
-    /// Waits until all guests have gone, but no longer than [`GRACE`].
+    /// Waits for all guests to end, for at most [`SHUTDOWN_TIMEOUT`].
     fn wait_for_all(&self, mut guests: Vec<Guest>) {
-        let end = Instant::now() + GRACE;
+        let end = Instant::now() + SHUTDOWN_TIMEOUT;
         while !guests.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             let mut ready = [PollFd::new(&self.event, PollFlags::IN)];
             let polled = poll(&mut ready, Timespec::try_from(left).ok().as_ref());
             if left.is_zero() || polled.is_err_and(|error| error != rustix::io::Errno::INTR) {
                 log::error!(
-                    "requests of {} guests do not end; leaving all the same",
-                    guests.len()
+                    "requests of {} guests are still in flight after {} s: ending without them",
+                    guests.len(),
+                    SHUTDOWN_TIMEOUT.as_secs()
                 );
                 return;
             }

@@ -1,4 +1,5 @@
-//! A ring as the daemon uses it: vhost-user-backend's, with stopping that drains it and with descriptors that never block.
+//! A ring as the device uses it: vhost-user-backend's ring, drained when it stops, and with
+//! descriptors that never block.
 
 use std::fs::File;
 use std::io;
@@ -16,37 +17,43 @@ use super::chain::{Chain, Table};
 use super::memory::GuardedMemory;
 use crate::sys::interrupt::Interruption;
 
-/// The guest's memory as vhost-user-backend keeps it; rings take it from a [`super::memory::MemoryCell`] instead.
+/// The guest's memory as vhost-user-backend keeps it. The device's rings use a
+/// [`super::memory::MemoryCell`] instead.
 pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// A handle to one ring; clones are the same ring.
 #[derive(Clone)]
-pub(super) struct Vring(Arc<Ring>);
+pub(super) struct Vring(Arc<Inner>);
 
-struct Ring {
+struct Inner {
     state: VringMutex<Memory>,
-    /// Chains taken and not yet given back, and the threads among those that serve them which may wait long.
-    outstanding: Mutex<Outstanding>,
+    in_flight: Mutex<InFlight>,
+    /// Signalled when no chain is in flight any more.
     drained: Condvar,
-    /// The driver broke the ring's rules: nothing is taken off it until it is set up anew.
+    /// The driver broke the ring's rules. The device takes no chains until the frontend sets the
+    /// ring up again.
     broken: AtomicBool,
-    /// The last size the frontend asked for is not a power of two.
+    /// The last size that the frontend set is not a power of two.
     size_refused: AtomicBool,
-    /// Tells the frontend that the ring is broken.
+    /// The descriptor of SET_VRING_ERR, on which the device reports a broken ring.
     error: Mutex<Option<File>>,
 }
 
 #[derive(Default)]
-struct Outstanding {
+struct InFlight {
+    /// Chains taken off the ring and not yet returned.
     chains: usize,
-    /// Threads that wait for there being none: nobody is woken, at the price of a system call for each batch, without any.
-    waiting: usize,
+    /// Threads in [`Vring::drain`]. While it is 0, completing a batch makes no futex call.
+    drainers: usize,
+    /// Threads that serve one of the chains and wait for a lock.
     interruptions: Vec<Arc<Interruption>>,
 }
 
 impl Vring {
-    /// Takes up to `limit` chains off the ring into `chains`, to be translated in the same memory; none when the ring is
-    /// stopped, disabled or broken. How many are taken and not given back then, those before included.
+    /// Takes up to `limit` chains off the ring into `chains`, and none if the ring is stopped,
+    /// disabled or broken. Returns how many chains are then in flight, earlier ones included.
+    ///
+    /// The caller translates the chains in the same `memory`.
     pub(super) fn take(
         &self,
         memory: &GuardedMemory,
@@ -58,12 +65,12 @@ impl Vring {
             return 0;
         }
         let before = chains.len();
-        let mut outstanding = self.outstanding();
-        // A driver has as many chains as the ring has entries. Only one that offers a chain again before it got it back
-        // can have more, and so have the daemon hold any number of them.
-        let room = usize::from(state.get_queue().size()).saturating_sub(outstanding.chains);
-        let waiting = waiting(state.get_queue(), memory);
-        let result = waiting.and_then(|waiting| {
+        let mut in_flight = self.in_flight();
+        // A correct driver has at most one chain per ring entry in flight. One that offers a chain
+        // again while it is in flight could make the daemon hold any number.
+        let room = usize::from(state.get_queue().size()).saturating_sub(in_flight.chains);
+        let available = is_available(state.get_queue(), memory);
+        let result = available.and_then(|is_available| {
             let queue = state.get_queue_mut();
             let table = Table {
                 address: queue.desc_table(),
@@ -74,34 +81,35 @@ impl Vring {
                 head: chain.head_index(),
                 table,
             }));
-            Ok(waiting && chains.len() == before)
+            Ok(is_available && chains.len() == before)
         });
-        outstanding.chains += chains.len() - before;
-        let in_flight = outstanding.chains;
-        drop(outstanding);
+        in_flight.chains += chains.len() - before;
+        let taken = in_flight.chains;
+        drop(in_flight);
         drop(state);
         match result {
             Ok(false) => {}
-            Ok(true) if room == 0 => self.set_broken("its driver offers chains that are in use"),
-            // What is waiting cannot be taken and never will be.
+            Ok(true) if room == 0 => self.set_broken("its driver offers chains that are in flight"),
+            // The index announces chains, but the ring's entries cannot be read.
             Ok(true) => self.set_broken("its available ring does not lie in guest memory"),
             Err(error) => {
                 self.set_broken(&format!("its available ring cannot be used: {error}"));
             }
         }
-        in_flight
+        taken
     }
 
-    /// Gives chains back, each with the number of bytes written into it, and notifies the driver if it wants that.
+    /// Returns chains to the driver, each as its head and the bytes written into it, and notifies
+    /// the driver unless it suppresses notifications.
     pub(super) fn complete(&self, memory: &GuardedMemory, used: &[(u16, u32)]) {
         let mut state = self.0.state.get_mut();
         let queue = state.get_queue_mut();
-        let given_back = used
+        let added = used
             .iter()
             .try_for_each(|(head, len)| queue.add_used(&**memory, *head, *len));
-        // Counted while the ring is locked: from now on the driver may offer these chains again.
-        self.abandon(used.len());
-        match given_back.and_then(|()| queue.needs_notification(&**memory)) {
+        // Under the ring's lock: from now on the driver may offer these chains again.
+        self.discard(used.len());
+        match added.and_then(|()| queue.needs_notification(&**memory)) {
             Ok(true) => notify(&state),
             Ok(false) => {}
             Err(error) => {
@@ -110,30 +118,30 @@ impl Vring {
         }
     }
 
-    /// Counts chains as dealt with that are not given back, for want of anything that could be said in them.
-    pub(super) fn abandon(&self, count: usize) {
-        let mut outstanding = self.outstanding();
-        outstanding.chains = outstanding.chains.saturating_sub(count);
-        if outstanding.chains == 0 && outstanding.waiting > 0 {
+    /// Removes chains from the count in flight without returning them to the driver.
+    pub(super) fn discard(&self, count: usize) {
+        let mut in_flight = self.in_flight();
+        in_flight.chains = in_flight.chains.saturating_sub(count);
+        if in_flight.chains == 0 && in_flight.drainers > 0 {
             self.0.drained.notify_all();
         }
     }
 
-    /// Asks the driver not to notify while the ring is being worked on.
+    /// Asks the driver not to kick while the worker serves the ring.
     pub(super) fn suppress_notifications(&self, memory: &GuardedMemory) {
         let mut state = self.0.state.get_mut();
-        // A ring that cannot be written to is found broken at the next look at it.
+        // If the ring cannot be written, `complete` reports it.
         let _ = state.get_queue_mut().disable_notification(&**memory);
     }
 
-    /// Whether there may be something to take.
+    /// Whether `take` may find a chain.
     pub(super) fn has_available(&self, memory: &GuardedMemory) -> bool {
         let state = self.0.state.get_ref();
-        // Whatever is wrong with the ring, the next look at it finds out.
-        waiting(state.get_queue(), memory).unwrap_or(true)
+        // If the ring cannot be read, `take` reports it.
+        is_available(state.get_queue(), memory).unwrap_or(true)
     }
 
-    /// Asks the driver to notify again, and says whether something became available meanwhile.
+    /// Asks the driver to kick again. Returns whether chains became available meanwhile.
     pub(super) fn allow_notifications(&self, memory: &GuardedMemory) -> bool {
         let mut state = self.0.state.get_mut();
         if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
@@ -143,14 +151,15 @@ impl Vring {
         enabled.unwrap_or(false)
     }
 
-    /// Stops the ring until it is set up anew, tells the frontend, and says so once.
+    /// Stops the ring until the frontend sets it up again; reports that to the frontend and, once,
+    /// to the log.
     pub(super) fn set_broken(&self, reason: &str) {
         if self.0.broken.swap(true, Ordering::Relaxed) {
             return;
         }
         rate_limited!(error, "a ring is stopped: {reason}");
         if let Some(error) = &*self.0.error.lock().unwrap_or_else(PoisonError::into_inner) {
-            // The frontend may have closed its end: there is nobody left to tell.
+            // The write fails if the frontend has closed its end, and then nobody reads the report.
             let _ = rustix::io::write(error, &1u64.to_ne_bytes());
         }
     }
@@ -160,43 +169,43 @@ impl Vring {
     }
 
     pub(super) fn add_interruption(&self, interruption: Arc<Interruption>) {
-        self.outstanding().interruptions.push(interruption);
+        self.in_flight().interruptions.push(interruption);
     }
 
     pub(super) fn remove_interruption(&self, interruption: &Arc<Interruption>) {
-        self.outstanding()
+        self.in_flight()
             .interruptions
             .retain(|other| !Arc::ptr_eq(other, interruption));
     }
 
-    /// Waits until every chain that was taken has been given back. Requests that wait for a lock are interrupted.
+    /// Waits until no chain is in flight. Interrupts requests that wait for a lock.
     fn drain(&self) {
-        let mut outstanding = self.outstanding();
-        outstanding.waiting += 1;
-        while outstanding.chains > 0 {
-            let waiting = std::mem::take(&mut outstanding.interruptions);
-            if !waiting.is_empty() {
-                drop(outstanding);
-                waiting
+        let mut in_flight = self.in_flight();
+        in_flight.drainers += 1;
+        while in_flight.chains > 0 {
+            let interruptions = std::mem::take(&mut in_flight.interruptions);
+            if !interruptions.is_empty() {
+                drop(in_flight);
+                interruptions
                     .iter()
                     .for_each(|interruption| interruption.interrupt());
-                outstanding = self.outstanding();
+                in_flight = self.in_flight();
                 continue;
             }
-            outstanding = self
+            in_flight = self
                 .0
                 .drained
-                .wait_timeout(outstanding, DRAIN_RECHECK)
+                .wait_timeout(in_flight, DRAIN_RECHECK)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        outstanding.waiting -= 1;
+        in_flight.drainers -= 1;
     }
 
-    fn outstanding(&self) -> MutexGuard<'_, Outstanding> {
-        // A count and a list, both right whenever the lock is free.
+    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
+        // No thread leaves the fields inconsistent when it panics.
         self.0
-            .outstanding
+            .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,12 +219,13 @@ impl<'a> VringStateMutGuard<'a, Memory> for Vring {
     type G = MutexGuard<'a, VringState<Memory>>;
 }
 
-/// What vhost-user-backend asks of a ring. All but stopping, the descriptors and the broken state is its own ring's.
+/// The interface to vhost-user-backend. Its own ring does everything but stopping, descriptors and
+/// the broken state.
 impl VringT<Memory> for Vring {
     fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
-        Ok(Self(Arc::new(Ring {
+        Ok(Self(Arc::new(Inner {
             state: VringMutex::new(memory, max_queue_size)?,
-            outstanding: Mutex::default(),
+            in_flight: Mutex::default(),
             drained: Condvar::new(),
             broken: AtomicBool::new(false),
             size_refused: AtomicBool::new(false),
@@ -251,7 +261,7 @@ impl VringT<Memory> for Vring {
         self.0.state.needs_notification()
     }
 
-    /// Disabling drains the ring: User Mode Linux resets a device by nothing else.
+    /// Disabling drains the ring: it is all that User Mode Linux does to reset a device.
     fn set_enabled(&self, enabled: bool) {
         self.0.state.set_enabled(enabled);
         if !enabled {
@@ -290,7 +300,7 @@ impl VringT<Memory> for Vring {
         self.0.state.queue_used_idx()
     }
 
-    /// A size that no ring can have is remembered until the ring gets its addresses, where it can be refused.
+    /// Remembers an invalid size; `set_queue_info` can refuse it, and this method cannot.
     fn set_queue_size(&self, size: u16) {
         self.0.state.set_queue_size(size);
         let taken = self.0.state.get_ref().get_queue().size() == size;
@@ -301,7 +311,8 @@ impl VringT<Memory> for Vring {
         self.0.state.set_queue_event_idx(enabled);
     }
 
-    /// Stopping drains the ring, so that the base which GET_VRING_BASE answers covers all that was taken.
+    /// Stopping drains the ring, so that the base in the reply to GET_VRING_BASE covers all chains
+    /// taken.
     fn set_queue_ready(&self, ready: bool) {
         self.0.state.set_queue_ready(ready);
         if !ready {
@@ -313,7 +324,7 @@ impl VringT<Memory> for Vring {
         self.0.state.set_kick(file.map(non_blocking));
     }
 
-    /// A kick that another look at the ring has consumed already is no error; a descriptor that cannot be read is.
+    /// A kick that another read has consumed already is no error; an unreadable descriptor is one.
     fn read_kick(&self) -> io::Result<bool> {
         match self.0.state.read_kick() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -336,17 +347,19 @@ impl VringT<Memory> for Vring {
     }
 }
 
-/// Whether the driver's index says that something is available.
-fn waiting(queue: &Queue, memory: &GuestMemoryMmap) -> Result<bool, QueueError> {
+/// Whether the driver's available index announces a chain.
+fn is_available(queue: &Queue, memory: &GuestMemoryMmap) -> Result<bool, QueueError> {
     let index = queue.avail_idx(memory, Ordering::Acquire)?;
     Ok(index.0 != queue.next_avail())
 }
 
-/// How often a draining ring looks for requests that began to wait for a lock meanwhile.
+/// How often `drain` interrupts requests that began to wait for a lock meanwhile.
 const DRAIN_RECHECK: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Signals the call descriptor. A full pipe (User Mode Linux has pipes there) holds a signal already, and a closed one
-/// means that the guest is gone, which its connection will tell.
+/// Signals the call descriptor.
+///
+/// User Mode Linux uses a pipe as the call descriptor. A full pipe already holds a signal. A closed
+/// one means that the guest has gone, and then its connection ends as well.
 fn notify(state: &VringState<Memory>) {
     match state.signal_used_queue() {
         Ok(()) => {}
@@ -359,14 +372,14 @@ fn notify(state: &VringState<Memory>) {
     }
 }
 
-/// The descriptors come from the frontend: whatever they are, and however full, they must not block a worker.
+/// Makes a descriptor from the frontend non-blocking, so that it cannot block a worker.
 fn non_blocking(file: File) -> File {
     let set = rustix::fs::fcntl_getfl(file.as_fd())
         .and_then(|flags| rustix::fs::fcntl_setfl(file.as_fd(), flags | OFlags::NONBLOCK));
     if let Err(error) = set {
         rate_limited!(
             warn,
-            "cannot make a notification descriptor non-blocking: {error}"
+            "cannot make a ring's kick, call or error descriptor non-blocking: {error}"
         );
     }
     file

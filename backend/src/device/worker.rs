@@ -1,257 +1,189 @@
-//! Serving one ring: taking chains off it, handing them on, giving them back.
+//! Serves one ring: takes chains off it, runs their requests, returns them to the driver.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::chain::{Chain, Translator};
-use super::coalescing::Coalescing;
+use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::{GuardedMemory, MemoryCell};
-use super::patience::Patience;
-use super::pool::{Helpers, Pool};
-use super::request::{Handler, Origin, Request};
+use super::request::{Handled, Request};
+use super::scheduling::{Batch, RingScheduler};
 use super::vring::Vring;
-use crate::sys::thread;
 
-/// Chains taken off the ring at a time.
+/// Most chains that the worker takes off the ring at a time.
 const BATCH: usize = 32;
 
-/// Replies of at least this many bytes are announced at once, not with the rest of their batch.
-const LARGE_REPLY: u32 = 64 * 1024;
-
-/// The others wait no longer than this for the rest of their batch, and the request at hand: files may lie on slow disks.
-const LONGEST_BATCH: Duration = Duration::from_micros(500);
-
-/// After as many answers it is looked how long the batch has taken.
-const CLOCKED: usize = 4;
-
-/// How long requests are gathered on the high-priority ring before they are looked at, once there was one. FORGET comes by the
-/// thousand, one by one, and nobody waits for it: waking up for each would cost more than all the rest of it.
-const GATHER: Duration = Duration::from_millis(1);
-
-/// With as many at once gathering takes too long: the driver may run out of room.
-const GATHERED: usize = 32;
-
-/// What one worker keeps from kick to kick.
+/// The state that one ring's thread keeps from kick to kick.
 pub(super) struct Worker {
-    handler: Arc<dyn Handler>,
-    pool: Option<Arc<Pool>>,
-    helpers: Arc<Helpers>,
+    scheduler: RingScheduler,
     memory: Arc<MemoryCell>,
-    /// Whether requests are gathered.
-    gathers: bool,
-    /// Set when the device ends: a guest that never runs out of requests must not keep it from ending.
-    ending: Arc<AtomicBool>,
-    chains: Vec<Chain>,
+    /// Set when the device ends, because a guest may never run out of requests.
+    stopping: Arc<AtomicBool>,
     translator: Translator,
-    patience: Patience,
-    coalescing: Coalescing,
-    /// When there was nothing left to do.
-    idle_since: Option<Instant>,
-    done: Vec<(u16, u32)>,
+    /// The chains of the current batch.
+    chains: Vec<Chain>,
+    /// Replies to return: the chain's head and the bytes written into it.
+    used: Vec<(u16, u32)>,
+    /// A request whose allocations the next chain reuses.
     spare: Option<Box<Request>>,
 }
 
 impl Worker {
-    /// Requests are served right here, or by `pool` where there is one; `gathers` those that nobody waits for,
-    /// and looks for others for up to `busy_poll`.
+    /// A worker that runs requests as `scheduler` decides, in the guest memory of `memory`, and
+    /// takes no more chains once `stopping` is set.
     pub(super) fn new(
-        handler: Arc<dyn Handler>,
-        pool: Option<Arc<Pool>>,
-        helpers: Arc<Helpers>,
-        gathers: bool,
-        busy_poll: Duration,
+        scheduler: RingScheduler,
         memory: Arc<MemoryCell>,
-        ending: Arc<AtomicBool>,
+        stopping: Arc<AtomicBool>,
     ) -> Self {
         Self {
-            handler,
-            pool,
-            helpers,
-            gathers,
+            scheduler,
             memory,
-            ending,
-            chains: Vec::with_capacity(BATCH),
+            stopping,
             translator: Translator::default(),
-            patience: Patience::new(busy_poll),
-            coalescing: Coalescing::default(),
-            idle_since: None,
-            done: Vec::with_capacity(BATCH),
+            chains: Vec::with_capacity(BATCH),
+            used: Vec::with_capacity(BATCH),
             spare: None,
         }
     }
 
-    /// Serves the ring until nothing is available, nor likely to be soon, or the device ends.
+    /// Serves the ring until no chain is available and none is likely to come soon, or the device
+    /// ends.
     pub(super) fn serve(&mut self, ring: &Vring) {
-        let mut idle = self.idle_since.take();
-        let mut slept = idle.map(|idle| idle.elapsed());
+        let mut idle_since = self.scheduler.wake();
         loop {
             let memory = self.memory.current();
             ring.suppress_notifications(&memory);
             let served = self.drain(ring);
-            if memory.is_torn() {
-                ring.set_broken("the guest's memory was cut off under it");
+            if memory.is_truncated() {
+                ring.set_broken("the frontend truncated the guest's memory while it was mapped");
             }
-            if self.is_ending() || ring.is_broken() {
+            if self.is_stopping() || ring.is_broken() {
                 return;
             }
-            if self.gathers && (1..GATHERED).contains(&served) {
-                // What it is mapped at is not to be kept for longer than it is used.
+            if let Some(delay) = self.scheduler.forget_delay(served) {
+                // Drop the memory map before sleeping, so that a new memory table can free it.
                 drop(memory);
-                std::thread::sleep(GATHER);
+                std::thread::sleep(delay);
                 continue;
             }
             if served > 0 {
-                idle = None;
+                idle_since = None;
             }
-            let idle_since = idle.unwrap_or_else(Instant::now);
-            if served > 0 && !self.gathers && self.pool.is_none() {
-                if let Some(slept) = slept.take() {
-                    self.patience.learn(slept);
-                }
-                if self
-                    .patience
-                    .look(|| idle_since.elapsed(), || ring.has_available(&memory))
-                {
-                    continue;
-                }
+            let idle = idle_since.unwrap_or_else(Instant::now);
+            if served > 0 && self.scheduler.poll(idle, || ring.has_available(&memory)) {
+                continue;
             }
             if !ring.allow_notifications(&memory) {
-                self.idle_since = Some(idle_since);
+                self.scheduler.sleep(idle);
                 return;
             }
         }
     }
 
-    /// Serves what is available, and what becomes so meanwhile. How much that was.
+    /// Serves batches until no chain is available or the device ends. Returns the number of chains.
     fn drain(&mut self, ring: &Vring) -> usize {
         let mut served = 0;
-        while !self.is_ending() {
-            let memory = self.memory.current();
-            let in_flight = ring.take(&memory, BATCH, &mut self.chains);
-            if self.chains.is_empty() {
-                break;
+        while !self.is_stopping() {
+            match self.serve_batch(ring) {
+                0 => break,
+                taken => served += taken,
             }
-            served += self.chains.len();
-            self.serve_batch(ring, &memory, in_flight == 1);
         }
         served
     }
 
-    fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Serves what was taken; it `is_alone` if the driver has asked for nothing else.
-    fn serve_batch(&mut self, ring: &Vring, memory: &Arc<GuardedMemory>, is_alone: bool) {
+    /// Takes a batch of chains, runs their requests, and completes them. Returns the number of
+    /// chains.
+    fn serve_batch(&mut self, ring: &Vring) -> usize {
+        let memory = self.memory.current();
+        let in_flight = ring.take(&memory, BATCH, &mut self.chains);
+        if self.chains.is_empty() {
+            return 0;
+        }
         let mut chains = std::mem::take(&mut self.chains);
-        let is_batch = chains.len() > 1;
-        // Nobody waits for what is gathered, and a pool's threads announce what they serve.
-        let manner = (is_batch && !self.gathers && self.pool.is_none())
-            .then(|| self.coalescing.begin(thread::preemptions));
-        let together = self.gathers || manner.is_some_and(|manner| manner.together);
-        let mut begun = together.then(Instant::now);
+        let taken = chains.len();
+
+        let mut batch = self.scheduler.begin_batch(taken, in_flight);
         for chain in chains.drain(..) {
-            let mut request = self
-                .spare
-                .take()
-                .unwrap_or_else(|| Box::new(Request::new()));
-            let head = chain.head;
-            if !self.translate(chain, ring, memory, &mut request) {
-                ring.abandon(1);
-                continue;
-            }
-            request.origin = Some(Origin {
-                ring: ring.clone(),
-                head,
-                memory: Arc::clone(memory),
-            });
-            if let Some(pool) = &self.pool {
-                pool.submit(request);
-                continue;
-            }
-            request.may_block = is_alone;
-            if let Some(mut served) = handle(&*self.handler, ring, request) {
-                if served.is_declined() {
-                    self.hand_over(chain, ring, memory, served);
-                    continue;
-                }
-                drop(served.take_origin());
-                self.done.push((head, served.reply_len()));
-                let takes_long = self.done.len().is_multiple_of(CLOCKED)
-                    && begun.is_some_and(|begun| begun.elapsed() >= LONGEST_BATCH);
-                if !together || takes_long || served.reply_len() >= LARGE_REPLY {
-                    self.give_back(ring, memory);
-                    begun = begun.map(|_| Instant::now());
-                }
-                self.spare = Some(served);
-            }
+            self.run(chain, ring, &memory, &mut batch);
         }
         self.chains = chains;
-        self.give_back(ring, memory);
-        if let Some(manner) = manner {
-            self.coalescing.end(manner, thread::preemptions);
-        }
+
+        self.complete(ring, &memory);
+        self.scheduler.end_batch(&batch);
+        taken
     }
 
-    /// Has a helper serve a request that would keep others waiting.
-    fn hand_over(
-        &mut self,
-        chain: Chain,
-        ring: &Vring,
-        memory: &GuardedMemory,
-        mut request: Box<Request>,
-    ) {
-        // This may take long, if there is no helper after all.
-        self.give_back(ring, memory);
-        // Nothing was done, but the segments are used up. A request that is dropped is counted off.
-        if !self.translate(chain, ring, memory, &mut request) {
+    /// Runs the request of one chain, and completes replies that are due.
+    fn run(&mut self, chain: Chain, ring: &Vring, memory: &Arc<GuardedMemory>, batch: &mut Batch) {
+        let mut request = self.spare.take().unwrap_or_default();
+        if let Err(malformed) = request.attach(chain, ring, memory, &mut self.translator) {
+            set_malformed(ring, chain, malformed);
+            // The request is not attached, so it does not discard the chain itself.
+            ring.discard(1);
+            self.spare = Some(request);
             return;
         }
-        if let Err(request) = self.helpers.offer(request)
-            && let Some(served) = handle(&*self.handler, ring, request)
-        {
-            served.finish();
+        match self.scheduler.run(ring, request, batch) {
+            Handled::Replied(request) => self.reply(request, ring, memory, batch),
+            Handled::WouldBlock(request) => self.offload(request, chain, ring, memory),
+            Handled::Kept => {}
         }
     }
 
-    /// Makes `request` that of `chain`; or stops the ring, if the chain is malformed.
-    fn translate(
+    /// Records the reply of a request, and completes the replies so far if they are due.
+    fn reply(
         &mut self,
+        mut request: Box<Request>,
+        ring: &Vring,
+        memory: &GuardedMemory,
+        batch: &mut Batch,
+    ) {
+        if let Some((head, len)) = request.detach() {
+            self.used.push((head, len));
+            if batch.is_due(self.used.len(), len) {
+                self.complete(ring, memory);
+            }
+        }
+        self.spare = Some(request);
+    }
+
+    /// Has another thread run a request that would block.
+    fn offload(
+        &mut self,
+        mut request: Box<Request>,
         chain: Chain,
         ring: &Vring,
         memory: &GuardedMemory,
-        request: &mut Request,
-    ) -> bool {
-        request.clear();
-        self.translator
-            .translate(chain, memory, &mut request.readable, &mut request.writable)
-            .inspect_err(|malformed| {
-                ring.set_broken(&format!(
-                    "the descriptor chain at {} is malformed: {malformed}",
-                    chain.head
-                ));
-            })
-            .is_ok()
+    ) {
+        // The request may run here after all, and then the replies so far would wait for it.
+        self.complete(ring, memory);
+        match request.rewind(&mut self.translator) {
+            Ok(()) => self.scheduler.offload(request),
+            Err(malformed) => {
+                set_malformed(ring, chain, malformed);
+                request.discard();
+            }
+        }
     }
 
-    fn give_back(&mut self, ring: &Vring, memory: &GuardedMemory) {
-        if !self.done.is_empty() {
-            ring.complete(memory, &self.done);
-            self.done.clear();
+    /// Returns the chains of the replies so far to the driver.
+    fn complete(&mut self, ring: &Vring, memory: &GuardedMemory) {
+        if !self.used.is_empty() {
+            ring.complete(memory, &self.used);
+            self.used.clear();
         }
     }
 }
 
-/// Calls the handler. Should it panic, then its ring is stopped and the daemon goes on.
-pub(super) fn handle(
-    handler: &dyn Handler,
-    ring: &Vring,
-    request: Box<Request>,
-) -> Option<Box<Request>> {
-    catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
-        ring.set_broken("serving a request failed inside the daemon; please report this");
-        None
-    })
+fn set_malformed(ring: &Vring, chain: Chain, malformed: MalformedChain) {
+    ring.set_broken(&format!(
+        "the descriptor chain at {} is malformed: {malformed}",
+        chain.head
+    ));
 }

@@ -22,6 +22,7 @@ use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
 use super::inode::KnownSize;
 use super::open_files::OpenFile;
+use crate::session::IoMode;
 use crate::session::file_system::FileData;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::file;
@@ -56,10 +57,10 @@ impl FileData for PassthroughFs {
         id: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
         let file = self.file_to_read(args.fh, id)?;
-        let result = self.read_file(&file, args, data, may_block);
+        let result = self.read_file(&file, args, data, mode);
         self.end_read(args.fh, &file);
         result
     }
@@ -105,7 +106,7 @@ impl PassthroughFs {
         file: &OpenFile,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
         let is_program =
             ReadFlags::from_bits_retain(args.read_flags).contains(ReadFlags::LOCKOWNER);
@@ -114,7 +115,7 @@ impl PassthroughFs {
             false => ShortCount::Misread,
         };
         let mut rwf_flags = 0;
-        if !may_block && file.supports_nowait.load(Ordering::Relaxed) {
+        if mode == IoMode::NonBlocking && file.supports_nowait.load(Ordering::Relaxed) {
             // Direct I/O always waits.
             if file.is_direct() {
                 return Err(io::Error::from_raw_os_error(libc::EAGAIN));

@@ -1,12 +1,12 @@
-//! Capabilities: a file server's, and no others.
+//! Reduces the process's capabilities to those that a file server needs.
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-use super::Error;
+use super::error::Error;
 use super::options::ModCaps;
 
-/// What acting for a guest's users takes: virtiofsd's set.
-const NEEDED: [Capability; 8] = [
+/// The capabilities needed to act for a guest's users: virtiofsd's set.
+const FILE_SERVER: [Capability; 8] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
@@ -17,16 +17,16 @@ const NEEDED: [Capability; 8] = [
     Capability::CAP_SETFCAP,
 ];
 
-/// What opening a file by its handle takes (open_by_handle_at(2)).
-const FOR_HANDLES: Capability = Capability::CAP_DAC_READ_SEARCH;
+/// The capability needed to open a file by its handle (open_by_handle_at(2)).
+const OPEN_BY_HANDLE: Capability = Capability::CAP_DAC_READ_SEARCH;
 
-/// What removing the socket from another user's directory takes.
-const FOR_SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
+/// The capability that the supervisor needs to remove the socket from another user's directory.
+const SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
 
-/// Reduces all sets of the calling process to what is needed, and returns what is left.
+/// Reduces all capability sets of the calling process and returns the capabilities kept.
 ///
-/// What the process does not have it cannot keep: for the needed ones that is no error, since an
-/// ordinary user serves with fewer.
+/// A needed capability that the process does not have is no error: an ordinary user serves with
+/// fewer.
 pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSet, Error> {
     let permitted = read(CapSet::Permitted, "permitted")?;
     let keep = selection(&permitted, changes, keep_handles)?;
@@ -34,23 +34,23 @@ pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSe
     Ok(keep)
 }
 
-/// Reduces the sets of the process that only waits.
+/// Reduces the capability sets of the supervisor.
 pub(super) fn reduce_supervisor() -> Result<(), Error> {
     let permitted = read(CapSet::Permitted, "permitted")?;
     let keep = permitted
-        .intersection(&CapsHashSet::from([FOR_SUPERVISOR]))
+        .intersection(&CapsHashSet::from([SUPERVISOR]))
         .copied()
         .collect();
     apply(&keep)
 }
 
-/// Whether these suffice to take on a caller's user and group.
-pub(super) fn change_credentials(kept: &CapsHashSet) -> bool {
+/// Whether these capabilities suffice to take on a caller's user and group.
+pub(super) fn can_change_credentials(kept: &CapsHashSet) -> bool {
     kept.contains(&Capability::CAP_SETUID) && kept.contains(&Capability::CAP_SETGID)
 }
 
-/// Whether the process may change the groups it is in.
-pub(super) fn may_set_groups() -> Result<bool, Error> {
+/// Whether the process may set its supplementary groups.
+pub(super) fn can_set_groups() -> Result<bool, Error> {
     Ok(read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETGID))
 }
 
@@ -62,9 +62,9 @@ fn selection(
     if let Some(missing) = changes.added.difference(permitted).next() {
         return Err(Error::CapabilityMissing(*missing));
     }
-    Ok(NEEDED
+    Ok(FILE_SERVER
         .into_iter()
-        .chain(keep_handles.then_some(FOR_HANDLES))
+        .chain(keep_handles.then_some(OPEN_BY_HANDLE))
         .filter(|capability| permitted.contains(capability))
         .filter(|capability| !changes.removed.contains(capability))
         .chain(changes.added.iter().copied())
@@ -72,7 +72,7 @@ fn selection(
 }
 
 fn apply(keep: &CapsHashSet) -> Result<(), Error> {
-    // First the sets whose change takes a capability that is about to go.
+    // First the sets whose change needs a capability that the later steps drop.
     drop_bounding(keep)?;
     let failed = |set| move |source| Error::Capabilities { set, source };
     caps::clear(None, CapSet::Ambient).map_err(failed("ambient"))?;
@@ -81,8 +81,8 @@ fn apply(keep: &CapsHashSet) -> Result<(), Error> {
     caps::clear(None, CapSet::Inheritable).map_err(failed("inheritable"))
 }
 
-/// The bounding set matters to programs that are executed. None is, so being unable to change it
-/// (as an ordinary user is) is no error.
+/// Reduces the bounding set. It limits executed programs only and the daemon executes none, so a
+/// process without CAP_SETPCAP leaves it alone.
 fn drop_bounding(keep: &CapsHashSet) -> Result<(), Error> {
     if !read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETPCAP) {
         return Ok(());
@@ -111,18 +111,18 @@ mod tests {
     #[test]
     fn selection_of_root_is_the_needed_set_and_the_changes() {
         let all = caps::all();
-        let needed = CapsHashSet::from(NEEDED);
+        let needed = CapsHashSet::from(FILE_SERVER);
         let none = ModCaps::default();
         assert_eq!(selection(&all, &none, false).unwrap(), needed);
 
         let with_handles = selection(&all, &none, true).unwrap();
-        assert!(with_handles.contains(&FOR_HANDLES));
+        assert!(with_handles.contains(&OPEN_BY_HANDLE));
         assert_eq!(with_handles.len(), needed.len() + 1);
 
         let changed = selection(&all, &changes("+sys_admin:-mknod"), false).unwrap();
         assert!(changed.contains(&Capability::CAP_SYS_ADMIN));
         assert!(!changed.contains(&Capability::CAP_MKNOD));
-        assert!(!change_credentials(
+        assert!(!can_change_credentials(
             &selection(&all, &changes("-setuid"), false).unwrap()
         ));
     }

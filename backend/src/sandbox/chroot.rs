@@ -1,5 +1,4 @@
-//! `--sandbox=chroot`: the shared directory as the root of the process, where namespaces cannot be
-//! had.
+//! `--sandbox=chroot`: the shared directory as the process's root, for hosts without namespaces.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -7,10 +6,14 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
-use super::{Error, Supervisor, identity, proc_self, supervisor};
+use super::error::Error;
+use super::{
+    identity, proc_self,
+    supervisor::{self, Supervisor},
+};
 use crate::sys::process::unshare;
 
-/// Starts the process that is to be confined. It gets `None`.
+/// Starts the process to confine. Returns `None` in it.
 pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
     if !identity::is_root() {
         return Err(Error::ChrootNeedsRoot);
@@ -27,10 +30,10 @@ pub(super) fn enter(share: &OwnedFd) -> Result<(OwnedFd, OwnedFd), Error> {
             source: error.into(),
         }
     };
-    // Not part of what was asked for, but nothing in here has business with a network. It takes
-    // CAP_SYS_ADMIN, which chroot itself does not.
+    // An addition to chroot, since the daemon uses no network. It takes CAP_SYS_ADMIN, which chroot
+    // does not, so a failure is no error.
     if let Err(error) = unshare(UnshareFlags::NEWNET) {
-        log::debug!("staying in the host's network namespace: {error}");
+        log::debug!("cannot leave the host's network namespace: {error}");
     }
     let proc_self_fd = proc_self::open()?;
     rustix::process::fchdir(share.as_fd()).map_err(failed("enter the shared directory"))?;

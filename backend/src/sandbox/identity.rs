@@ -1,69 +1,70 @@
-//! Who the process is: root or not, which users its user namespace knows, which groups it is in.
+//! The process's user and groups, and the ids that its user namespace maps.
 
 use std::io;
 
-use super::{Error, capabilities};
+use super::capabilities;
+use super::error::Error;
 
-/// The users and groups that exist in the process's user namespace.
+/// The user and group ids that the process's user namespace maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MappedIds {
-    /// It is the host's own, with all users.
+    /// Whether it is the host's initial namespace, which maps all ids.
     pub(super) initial: bool,
     users: u64,
     groups: u64,
 }
 
 impl MappedIds {
-    /// There is somebody else to become.
+    /// Whether the process has other users and groups to change to.
     pub(super) fn more_than_one(self) -> bool {
         self.users > 1 && self.groups > 1
     }
 }
 
-/// Whether the effective user is root, as virtiofsd decides it.
+/// Whether the effective user is root, which is virtiofsd's criterion.
 pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The users and groups known here. Must be asked while /proc is still in reach.
+/// Reads the mapped ids. Must be called while `/proc` is in reach.
 pub(super) fn mapped_ids() -> MappedIds {
-    // A kernel without user namespaces has no such files, and all users.
+    // A kernel without user namespaces has neither file, and maps all ids.
     let users = std::fs::read_to_string("/proc/self/uid_map").ok();
     let groups = std::fs::read_to_string("/proc/self/gid_map").ok();
     parse_maps(users.as_deref(), groups.as_deref())
 }
 
 fn parse_maps(users: Option<&str>, groups: Option<&str>) -> MappedIds {
-    let users = users.map_or(ALL, count);
-    let groups = groups.map_or(ALL, count);
+    let users = users.map_or(ALL_IDS, count);
+    let groups = groups.map_or(ALL_IDS, count);
     MappedIds {
-        initial: users == ALL && groups == ALL,
+        initial: users == ALL_IDS && groups == ALL_IDS,
         users,
         groups,
     }
 }
 
-/// All numbers but the reserved last one: only the initial namespace maps that many.
-const ALL: u64 = 0xffff_ffff;
+/// Number of all ids: 2^32 without the reserved last one. Only the initial namespace maps so many.
+const ALL_IDS: u64 = 0xffff_ffff;
 
-/// Numbers mapped by the text of a map: lines of `inside outside count` (user_namespaces(7)).
+/// Number of ids in the text of a map: lines of `inside outside count` (user_namespaces(7)).
 fn count(map: &str) -> u64 {
     map.lines()
         .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
         .fold(0, u64::saturating_add)
 }
 
-/// Leaves the operator's other groups, for they would lend their rights to every guest's caller.
+/// Drops the operator's supplementary groups, because every guest's caller would have their
+/// permissions.
 ///
-/// Not where the process could not take on other users anyway: an ordinary user may not, and keeps
-/// them.
-pub(super) fn give_up_groups() -> Result<(), Error> {
+/// A process that may not set its groups keeps them. It cannot act as other users either.
+pub(super) fn drop_supplementary_groups() -> Result<(), Error> {
     let denied = std::fs::read_to_string("/proc/self/setgroups")
         .is_ok_and(|setting| setting.trim() == "deny");
-    if denied || !capabilities::may_set_groups()? {
+    if denied || !capabilities::can_set_groups()? {
         return Ok(());
     }
-    // There is a single thread yet, so the thread's groups are the process's.
+    // The process is single-threaded, so the thread's groups are the process's.
     rustix::thread::set_thread_groups(&[]).map_err(|error| Error::Groups(io::Error::from(error)))
 }
 

@@ -1,5 +1,5 @@
-//! `--sandbox=namespace`: mount, process and network namespaces of its own, for an ordinary user
-//! inside a user namespace.
+//! `--sandbox=namespace`: new mount, process and network namespaces, inside a new user namespace
+//! for an ordinary user.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,13 +7,17 @@ use std::path::Path;
 
 use rustix::thread::UnshareFlags;
 
-use super::{Error, Supervisor, identity, pivot, proc_self, supervisor};
+use super::error::Error;
+use super::{
+    identity, pivot, proc_self,
+    supervisor::{self, Supervisor},
+};
 use crate::sys::process::unshare;
 
-/// Starts the confined process, first process of a new process namespace. It gets `None`.
+/// Starts the confined process as the first one of a new process namespace. Returns `None` in it.
 ///
-/// The calling process stays in all its namespaces but one: an ordinary user's is in the new user
-/// namespace too, where it is still the same user to everything outside.
+/// The calling process keeps its namespaces, except that an ordinary user's process enters the new
+/// user namespace as well. It remains the same user to the outside.
 pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
     if !identity::is_root() {
         enter_user_namespace()?;
@@ -25,19 +29,19 @@ pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
     supervisor::fork()
 }
 
-/// Moves the forked process away. Returns the shared directory, now the root, and the process's
-/// `/proc/self/fd`.
+/// Moves the forked process into its namespaces. Returns the shared directory, now the root, and
+/// the process's `/proc/self/fd`.
 pub(super) fn enter(shared_dir: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
     unshare(UnshareFlags::NEWNS | UnshareFlags::NEWNET).map_err(|source| Error::Namespaces {
         what: "mount and network namespaces",
         source,
     })?;
     let proc_self_fd = proc_self::open()?;
-    let root = pivot::into(shared_dir)?;
+    let root = pivot::pivot_into(shared_dir)?;
     Ok((root, proc_self_fd))
 }
 
-/// A user namespace in which nobody exists but the user, under the same number.
+/// Enters a new user namespace that maps only the user and its group, each to the same id.
 fn enter_user_namespace() -> Result<(), Error> {
     let user = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();

@@ -1,19 +1,19 @@
-//! What the operator chooses about confinement.
+//! The operator's options of the sandbox.
 
 use std::str::FromStr;
 
 use caps::{Capability, CapsHashSet};
 
-/// How the daemon is cut off from the rest of the host (`--sandbox`).
+/// How the daemon is isolated from the rest of the host (`--sandbox`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Mount, process and network namespaces of its own, the share as its root; for an ordinary
-    /// user inside a user namespace.
+    /// New mount, process and network namespaces with the share as root, inside a new user
+    /// namespace for an ordinary user.
     #[default]
     Namespace,
-    /// The share as its root by `chroot`; needs root.
+    /// The share as root by `chroot`; needs root.
     Chroot,
-    /// The process stays where it is.
+    /// No isolation.
     None,
 }
 
@@ -30,17 +30,17 @@ impl FromStr for Mode {
     }
 }
 
-/// What happens on a system call outside the allowed list (`--seccomp`).
+/// The action on a system call outside the permitted list (`--seccomp`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Seccomp {
     /// The kernel kills the process.
     #[default]
     Kill,
-    /// The kernel logs it (audit) and lets it pass.
+    /// The kernel logs the call to the audit log and permits it.
     Log,
     /// The kernel raises `SIGSYS`.
     Trap,
-    /// No list is installed.
+    /// The daemon installs no list.
     None,
 }
 
@@ -58,12 +58,12 @@ impl FromStr for Seccomp {
     }
 }
 
-/// Changes to the capabilities that are kept (`--modcaps=+sys_admin:-chown`).
+/// Changes to the set of kept capabilities (`--modcaps=+sys_admin:-chown`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModCaps {
-    /// Kept beyond the default set.
+    /// Kept in addition to the default set.
     pub added: CapsHashSet,
-    /// Given up although in the default set.
+    /// Dropped from the default set.
     pub removed: CapsHashSet,
 }
 
@@ -91,7 +91,7 @@ impl FromStr for ModCaps {
                          such as chown or CAP_CHOWN"
                     )
                 })?;
-            // The last word on a capability counts.
+            // The last change to a capability counts.
             let (into, out_of) = if add {
                 (&mut changes.added, &mut changes.removed)
             } else {
@@ -109,11 +109,11 @@ impl FromStr for ModCaps {
 pub struct Options {
     /// The mechanism that isolates the process.
     pub mode: Mode,
-    /// What happens on a system call that is not allowed.
+    /// The action on a system call outside the permitted list.
     pub seccomp: Seccomp,
-    /// Changes to the capabilities that are kept.
+    /// Changes to the set of kept capabilities.
     pub modcaps: ModCaps,
-    /// Limit of open descriptors: `Some(0)` leaves it alone, `None` raises it as far as is useful.
+    /// Limit of open descriptors: `Some(0)` leaves it alone, `None` raises it to the default.
     pub rlimit_nofile: Option<u64>,
 }
 
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modcaps_valid_gives_both_sets_and_the_last_word_counts() {
+    fn modcaps_valid_gives_both_sets_and_the_last_change_counts() {
         let changes: ModCaps = "+sys_admin:-CAP_CHOWN:-Mknod:+mknod".parse().unwrap();
         assert_eq!(
             changes.added,

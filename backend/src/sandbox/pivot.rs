@@ -1,4 +1,4 @@
-//! The shared directory as the root of a mount namespace that holds nothing else.
+//! Makes the shared directory the root of a mount namespace with no other mounts.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,13 +11,14 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
-use super::Error;
+use super::error::Error;
 
-/// Makes `shared_dir`, with everything mounted below it, the root of the calling process's mount
-/// namespace, which must be its own, and lets go of all other mounts. Returns the new root.
+/// Makes `shared_dir`, with all mounts below it, the root of the calling process's mount namespace,
+/// and detaches all other mounts. Returns the new root.
 ///
-/// What the host mounts below the share later appears in it; nothing done here appears outside.
-pub(super) fn into(shared_dir: &Path) -> Result<OwnedFd, Error> {
+/// The process must have a mount namespace of its own. Later mounts of the host below the share
+/// propagate into it; its own mounts do not propagate to the host.
+pub(super) fn pivot_into(shared_dir: &Path) -> Result<OwnedFd, Error> {
     let failed = |what| {
         move |error: Errno| Error::Pivot {
             what,
@@ -30,7 +31,7 @@ pub(super) fn into(shared_dir: &Path) -> Result<OwnedFd, Error> {
     )
     .map_err(failed("detach the mounts from the host's"))?;
 
-    // pivot_root wants a mount, so the directory becomes one: a copy of its tree, put over it.
+    // pivot_root needs a mount point, so a copy of the directory's mount tree is mounted over it.
     let share = open_tree(
         CWD,
         shared_dir,
@@ -52,10 +53,10 @@ pub(super) fn into(shared_dir: &Path) -> Result<OwnedFd, Error> {
     let old_root = rustix::fs::openat(CWD, "/", directory, Mode::empty())
         .map_err(failed("open the old root"))?;
     fchdir(&share).map_err(failed("enter the shared directory"))?;
-    // The old root comes to lie on the new one, from where it is taken away (pivot_root(2)).
+    // Stacks the old root on the new one; the unmount below removes it (pivot_root(2)).
     pivot_root(".", ".").map_err(failed("make the shared directory the root (pivot_root)"))?;
     fchdir(&old_root).map_err(failed("return to the old root"))?;
-    unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the old root"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(failed("detach the old root"))?;
     fchdir(&share).map_err(failed("enter the shared directory"))?;
 
     rustix::fs::openat(CWD, "/", directory, Mode::empty()).map_err(failed("open the new root"))

@@ -1,17 +1,17 @@
-//! A way to open the process's own descriptors anew, by number, after /proc is out of reach.
+//! Reopens the process's own descriptors by number after `/proc` is out of reach.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::Error;
+use super::error::Error;
 
-/// `/proc/self/fd`, `O_PATH`.
+/// Opens `/proc/self/fd`, `O_PATH`.
 ///
-/// Where permitted it is a mount of its own that exists nowhere in the tree, so that not even `..`
-/// leads from it to the rest of /proc. A copy of /proc as the host has it would do as well inside
-/// a new process namespace: it is asked before the root changes and bound to this process since.
+/// If the kernel permits it, the descriptor is a detached mount, so that not even `..` leads from
+/// it to the rest of `/proc`. Must be called before the root changes. The host's `/proc` works in a
+/// new process namespace as well, because `self` is resolved here.
 pub(super) fn open() -> Result<OwnedFd, Error> {
     const PATH: &str = "/proc/self/fd";
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -23,8 +23,8 @@ pub(super) fn open() -> Result<OwnedFd, Error> {
         .map_err(|error| Error::ProcSelfFd(error.into()))
 }
 
-/// Opens a directory held by an `O_PATH` descriptor, for reading.
-pub(super) fn open_anew(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Error> {
+/// Reopens a directory's `O_PATH` descriptor for reading.
+pub(super) fn reopen(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Error> {
     let number = directory.as_raw_fd().to_string();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(proc_self_fd, number, flags, Mode::empty())

@@ -1,4 +1,4 @@
-//! The list of system calls, in force for every thread from here on.
+//! Installs the list of permitted system calls for every thread of the process.
 
 mod calls;
 
@@ -9,7 +9,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::Error;
+use super::error::Error;
 use super::options::Seccomp;
 use calls::{Conditional, Width};
 
@@ -18,7 +18,7 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// Installs the list for the whole process, for good.
+/// Installs the list for the whole process. It cannot be removed again.
 pub(super) fn install(action: Seccomp) -> Result<(), Error> {
     let mismatch = match action {
         Seccomp::None => return Ok(()),
@@ -32,10 +32,12 @@ pub(super) fn install(action: Seccomp) -> Result<(), Error> {
     Ok(())
 }
 
-/// The filters, in the order of their installation. Of several filters' verdicts on a call the
-/// kernel takes the severest (seccomp(2)), so calls that only get an error are allowed by the last.
+/// The filters, in the order of their installation.
+///
+/// Of several filters' actions on a call the kernel takes the severest (seccomp(2)), so the last
+/// filter permits the calls that the others answer with an error.
 fn programs(mismatch: SeccompAction) -> Result<Vec<BpfProgram>, BackendError> {
-    // Who asks for a log wants to see these calls too, not the errors.
+    // With --seccomp=log, the kernel logs these calls like all others outside the list.
     let refused: &[_] = match mismatch {
         SeccompAction::Log => &[],
         _ => calls::REFUSED,
@@ -56,10 +58,10 @@ fn allowed_rules(
 ) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
     for condition in calls::conditional() {
-        let rule = SeccompRule::new(vec![in_filter_terms(&condition)?])?;
+        let rule = SeccompRule::new(vec![condition_of(&condition)?])?;
         rules.entry(condition.call).or_default().push(rule);
     }
-    // A call without rules is one with any arguments.
+    // An empty list of rules permits any arguments.
     for call in calls::ALLOWED.iter().copied().flatten() {
         rules.insert(*call, Vec::new());
     }
@@ -69,7 +71,7 @@ fn allowed_rules(
     Ok(rules)
 }
 
-fn in_filter_terms(condition: &Conditional) -> Result<SeccompCondition, BackendError> {
+fn condition_of(condition: &Conditional) -> Result<SeccompCondition, BackendError> {
     let width = match condition.width {
         Width::Int => SeccompCmpArgLen::Dword,
         Width::Long => SeccompCmpArgLen::Qword,
@@ -102,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs `body` in a thread that is under the list, with an error in place of the process's end.
-    fn under_the_list(body: impl FnOnce() + Send + 'static) {
+    /// Runs `body` in a thread under the filters, which fail calls outside the list with EDOM.
+    fn with_filter(body: impl FnOnce() + Send + 'static) {
         std::thread::spawn(|| {
             let action = SeccompAction::Errno(libc::EDOM.cast_unsigned());
             for program in programs(action).expect("the list compiles") {
@@ -115,7 +117,7 @@ mod tests {
         .expect("the body succeeds");
     }
 
-    fn refusal<T>(result: io::Result<T>) -> Option<i32> {
+    fn errno_of<T>(result: io::Result<T>) -> Option<i32> {
         result.err().and_then(|error| error.raw_os_error())
     }
 
@@ -144,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_server_does_is_allowed() {
+    fn the_calls_of_a_file_server_are_permitted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
-        under_the_list(move || {
-            // Not by std::fs: where musl is below it, its open() is one that is refused.
+        with_filter(move || {
+            // Not std::fs: on musl it calls open(), which the list refuses.
             let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = openat(CWD, path.join("f"), create, Mode::RUSR).unwrap();
             assert_eq!(rustix::io::pwrite(&file, b"x", 0).unwrap(), 1);
@@ -181,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_server_never_does_is_refused() {
-        under_the_list(|| {
+    fn calls_that_no_file_server_makes_are_refused() {
+        with_filter(|| {
             let refused = Some(libc::EDOM);
-            assert_eq!(refusal(UdpSocket::bind("127.0.0.1:0")), refused);
-            assert_eq!(refusal(Command::new("/bin/true").spawn()), refused);
+            assert_eq!(errno_of(UdpSocket::bind("127.0.0.1:0")), refused);
+            assert_eq!(errno_of(Command::new("/bin/true").spawn()), refused);
             assert_eq!(
-                refusal(crate::sys::process::unshare(UnshareFlags::NEWUSER)),
+                errno_of(crate::sys::process::unshare(UnshareFlags::NEWUSER)),
                 refused
             );
             assert_eq!(

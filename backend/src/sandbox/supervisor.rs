@@ -1,4 +1,4 @@
-//! The process that stays outside while its child is confined.
+//! The process that stays outside of the sandbox and watches its confined child.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -9,22 +9,23 @@ use rustix::process::{
     set_parent_process_death_signal, waitpid,
 };
 
-use super::{Error, capabilities};
+use super::capabilities;
+use super::error::Error;
 use crate::sys::process::{self, Forked};
 use crate::sys::signal::TerminationSignals;
 
-/// Exit status of a process ended by a signal, less the signal's number, as shells have it.
-const SIGNALLED: i32 = 128;
+/// Added to a signal's number for the exit status of a process that it ended, as shells do.
+const SIGNAL_STATUS_BASE: i32 = 128;
 
-/// Watches over the confined process.
+/// Watches the confined process.
 #[derive(Debug)]
 pub struct Supervisor {
     child: Pid,
-    /// The child, as something that can be waited for together with signals.
+    /// Pidfd of the child, which can be polled together with signals.
     handle: OwnedFd,
 }
 
-/// Starts the process that is to be confined. It gets `None`, and dies when its parent does.
+/// Starts the process to confine. Returns `None` in it. The kernel kills it when its parent dies.
 pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
     let fork_failed = |error: Errno| Error::Fork(error.into());
     let parent = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(fork_failed)?;
@@ -35,8 +36,8 @@ pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
         }
         Forked::Child => {
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(fork_failed)?;
-            // The parent may have died before that. Its number says nothing in another process
-            // namespace, but its descriptor becomes readable.
+            // The parent may have died before that call. Its process id says nothing in another
+            // process namespace, but its pidfd is readable once it has died.
             let mut fds = [PollFd::new(&parent, PollFlags::IN)];
             match poll(&mut fds, Some(&Timespec::default())) {
                 Ok(0) => Ok(None),
@@ -48,11 +49,11 @@ pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
 }
 
 impl Supervisor {
-    /// Waits until the confined process has ended, passing on what asks it to. Returns the exit
-    /// status to leave with.
+    /// Forwards termination signals to the confined process until it ends. Returns its exit status,
+    /// which is to be this process's as well.
     ///
     /// # Errors
-    /// [`enum@Error`] where it cannot be waited for.
+    /// The process cannot be watched, or its capabilities cannot be reduced.
     pub fn wait(self, signals: &TerminationSignals) -> Result<u8, Error> {
         capabilities::reduce_supervisor()?;
         loop {
@@ -65,9 +66,9 @@ impl Supervisor {
                 Err(error) => return Err(Error::Supervise(error.into())),
             }
             while let Some(signal) = signals.take().map_err(Error::Supervise)? {
-                log::debug!("signal {signal}: asking the confined process to end");
+                log::debug!("forwarding signal {signal} to the confined process as SIGTERM");
                 match pidfd_send_signal(&self.handle, Signal::TERM) {
-                    // Gone meanwhile: there is a status to fetch.
+                    // SRCH: the process has ended, and `status` fetches its exit status.
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(error) => return Err(Error::Supervise(error.into())),
                 }
@@ -78,7 +79,7 @@ impl Supervisor {
         }
     }
 
-    /// The status once the child has ended.
+    /// The child's exit status; `None` while it runs.
     fn status(&self) -> Result<Option<u8>, Error> {
         let waited = waitpid(Some(self.child), WaitOptions::NOHANG)
             .map_err(|error| Error::Supervise(error.into()))?;
@@ -89,7 +90,7 @@ impl Supervisor {
             (Some(code), _) => code,
             (None, Some(signal)) => {
                 log::error!("{}", ended_by(signal));
-                SIGNALLED.saturating_add(signal)
+                SIGNAL_STATUS_BASE.saturating_add(signal)
             }
             (None, None) => return Ok(None),
         };
@@ -99,8 +100,8 @@ impl Supervisor {
 
 fn ended_by(signal: i32) -> String {
     let hint = if signal == libc::SIGSYS {
-        ": it made a system call that is not on the list (the kernel's audit log names it; \
-         --seccomp=log lets it pass)"
+        ": it made a system call that is not on the permitted list (the kernel's audit log names \
+         it; --seccomp=log permits it)"
     } else {
         ""
     };

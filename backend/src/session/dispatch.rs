@@ -1,4 +1,4 @@
-//! From a decoded operation to the call of the file system, and from its result to the reply's payload.
+//! Calls the file system for a decoded operation and writes the result as the reply's payload.
 
 use std::io;
 
@@ -6,38 +6,41 @@ use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{
     CopyFileRangeIn, CopyFileRangeOut, EntryOut, Extensions, FsyncFlags, FsyncIn, GetattrFlags,
     GetxattrOut, Handle, InHeader, LkOut, LseekOut, NodeId, OpenOut, Operation, ReadIn, Request,
-    StatfsOut, Unique, WriteOut,
+    StatfsOut, WriteOut,
 };
 
-use super::file_system::{GuestGid, GuestUid};
+use super::file_system::{Caller, Creator, FileSystem, GuestGid, GuestUid, LockWait};
+use super::name::Name;
 use super::reply::{put, put_bytes};
-use super::{Caller, Creator, FileSystem, LockWait, Name, Session};
+use crate::device::request::IoMode;
 use crate::sys::buffers::{Reader, Writer};
 
-/// Largest extended attribute value, and longest list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+/// Most bytes of an extended attribute's value and of the list of names (`XATTR_SIZE_MAX` and
+/// `XATTR_LIST_MAX`, `include/uapi/linux/limits.h`).
 const XATTR_MAX: usize = 64 * 1024;
 
-/// Room for the target of a symbolic link: one byte more than the longest has (`PATH_MAX`), so that
-/// one that was cut is noticed.
-const TARGET_ROOM: usize = 4096;
+/// Bytes of the buffer for a symbolic link's target: one more than the longest target has
+/// (`PATH_MAX` counts the NUL), so that a truncated target is detected.
+const SYMLINK_TARGET_MAX: usize = 4096;
 
-/// Most bytes that one COPY_FILE_RANGE may copy, since its reply counts in 32 bits: whole pages below that.
+/// Most bytes that one COPY_FILE_RANGE copies: the most whole 4 KiB pages that its reply, a 32-bit
+/// count, can report.
 const COPY_MAX: u64 = 0xffff_f000;
 
-/// Largest reply to one READDIR.
-const DIRECTORY_MAX: usize = 256 * 1024;
+/// Most bytes of a reply to READDIR and READDIRPLUS.
+const READDIR_MAX: usize = 256 * 1024;
 
-/// A request underway.
+/// A request that is being served.
 pub(super) struct Call<'a, 'r, 'w> {
     pub(super) header: &'a InHeader,
-    /// What follows the decoded arguments: data to be written.
+    /// The data of a WRITE, which follows the decoded arguments.
     pub(super) data: &'a mut Reader<'r>,
-    /// The reply behind its header.
+    /// The reply's payload.
     pub(super) reply: &'a mut Writer<'w>,
-    /// For replies that are put together before they are sent.
+    /// Buffer for payloads that are composed before they are copied into the reply.
     pub(super) buffer: &'a mut Vec<u8>,
-    /// Whether it may wait for a disk.
-    pub(super) may_block: bool,
+    /// Whether the operation may wait for a disk.
+    pub(super) mode: IoMode,
 }
 
 impl Call<'_, '_, '_> {
@@ -57,7 +60,7 @@ impl Call<'_, '_, '_> {
         }
     }
 
-    /// At most `wanted` bytes of the buffer, and no more than the reply has room for.
+    /// Returns `wanted` bytes of the buffer, or fewer if `limit` or the reply's room is smaller.
     fn buffer(&mut self, wanted: usize, limit: usize) -> &mut [u8] {
         let len = wanted.min(limit).min(self.reply.remaining());
         if self.buffer.len() < len {
@@ -76,7 +79,7 @@ impl Call<'_, '_, '_> {
         Ok(put(self.reply, &entry)? + put(self.reply, &opened)?)
     }
 
-    /// Answers GETXATTR or LISTXATTR: the length alone where `size` is 0.
+    /// Writes the reply to GETXATTR or LISTXATTR: the length alone if `size` is 0.
     fn put_xattr(
         &mut self,
         size: u32,
@@ -95,7 +98,7 @@ impl Call<'_, '_, '_> {
         args: &ReadIn,
         list: impl FnOnce(&mut DirentWriter<'_>) -> io::Result<()>,
     ) -> io::Result<usize> {
-        let mut entries = DirentWriter::new(self.buffer(to_len(args.size), DIRECTORY_MAX));
+        let mut entries = DirentWriter::new(self.buffer(to_len(args.size), READDIR_MAX));
         list(&mut entries)?;
         let len = entries.written();
         self.put_buffer(len)
@@ -106,197 +109,183 @@ fn to_len(size: u32) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-impl<F: FileSystem + 'static> Session<F> {
-    /// Carries out the operation and writes the payload of its reply; returns the payload's length.
-    pub(super) fn dispatch(
-        &self,
-        request: &Request<'_>,
-        call: &mut Call<'_, '_, '_>,
-    ) -> io::Result<usize> {
-        use Operation as Op;
+/// Calls the file system for an operation and writes the reply's payload. Returns the payload's
+/// length in bytes.
+///
+/// The session handles INIT, DESTROY, INTERRUPT and SETLKW itself.
+pub(super) fn dispatch(
+    fs: &impl FileSystem,
+    request: &Request<'_>,
+    call: &mut Call<'_, '_, '_>,
+) -> io::Result<usize> {
+    use Operation as Op;
 
-        let fs = &*self.file_system;
-        let node = call.header.node();
-        let extensions = &request.extensions;
-        let caller = call.caller();
-        match &request.operation {
-            Op::Init(args) => put(call.reply, &self.init(args)?),
-            Op::Destroy => {
-                self.end();
-                Ok(0)
-            }
-            Op::Interrupt(args) => self.interrupt(Unique::new(args.unique)),
-
-            Op::Lookup { name } => put(call.reply, &fs.lookup(node, Name::new(name)?)?),
-            Op::Forget(args) => {
-                fs.forget(node, args.nlookup);
-                Ok(0)
-            }
-            Op::BatchForget(nodes) => {
-                nodes
-                    .iter()
-                    .for_each(|one| fs.forget(one.node(), one.nlookup));
-                Ok(0)
-            }
-            Op::Getattr(args) => {
-                let named =
-                    GetattrFlags::from_bits_retain(args.getattr_flags).contains(GetattrFlags::FH);
-                put(
-                    call.reply,
-                    &fs.getattr(node, named.then(|| Handle::new(args.fh)))?,
-                )
-            }
-            Op::Statx(args) => put(call.reply, &fs.statx(node, args)?),
-            Op::Setattr(args) => put(call.reply, &fs.setattr(caller, node, args)?),
-            Op::Access(args) => done(fs.access(caller, node, args.mask)),
-            Op::Statfs => put(
-                call.reply,
-                &StatfsOut {
-                    st: fs.statfs(node)?,
-                },
-            ),
-            Op::Syncfs(_) => done(fs.syncfs(node)),
-
-            Op::Readlink => {
-                // Whatever room the reply has: a target that does not fit must not be cut.
-                call.buffer.resize(TARGET_ROOM.max(call.buffer.len()), 0);
-                let len = fs.readlink(node, &mut call.buffer[..TARGET_ROOM])?;
-                call.put_buffer(len)
-            }
-            Op::Symlink { name, target } => {
-                let creator = call.creator(0, extensions);
-                put(
-                    call.reply,
-                    &fs.symlink(&creator, node, Name::new(name)?, target)?,
-                )
-            }
-            Op::Mknod { args, name } => {
-                let creator = call.creator(args.umask, extensions);
-                put(
-                    call.reply,
-                    &fs.mknod(&creator, node, Name::new(name)?, args.mode, args.rdev)?,
-                )
-            }
-            Op::Mkdir { args, name } => {
-                let creator = call.creator(args.umask, extensions);
-                put(
-                    call.reply,
-                    &fs.mkdir(&creator, node, Name::new(name)?, args.mode)?,
-                )
-            }
-            Op::Unlink { name } => done(fs.unlink(node, Name::new(name)?)),
-            Op::Rmdir { name } => done(fs.rmdir(node, Name::new(name)?)),
-            Op::Rename {
-                args,
-                name,
-                new_name,
-            } => {
-                let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
-                done(fs.rename(
-                    &creator,
-                    node,
-                    Name::new(name)?,
-                    to,
-                    Name::new(new_name)?,
-                    0,
-                ))
-            }
-            Op::Rename2 {
-                args,
-                name,
-                new_name,
-            } => {
-                let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
-                done(fs.rename(
-                    &creator,
-                    node,
-                    Name::new(name)?,
-                    to,
-                    Name::new(new_name)?,
-                    args.flags,
-                ))
-            }
-            Op::Link { args, name } => {
-                let old = NodeId::new(args.oldnodeid);
-                put(call.reply, &fs.link(old, node, Name::new(name)?)?)
-            }
-
-            Op::Open(args) => put(call.reply, &fs.open(node, args)?),
-            Op::Create { args, name } => {
-                let creator = call.creator(args.umask, extensions);
-                call.put_opened(fs.create(&creator, node, Name::new(name)?, args)?)
-            }
-            Op::Tmpfile { args, .. } => {
-                let creator = call.creator(args.umask, extensions);
-                call.put_opened(fs.tmpfile(&creator, node, args)?)
-            }
-            Op::Read(args) => fs.read(node, args, call.reply, call.may_block),
-            Op::Write(args) => {
-                if to_len(args.size) != call.data.remaining() {
-                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
-                }
-                let written = fs.write(node, args, call.data)?;
-                let size = u32::try_from(written).unwrap_or(u32::MAX);
-                put(call.reply, &WriteOut { size, padding: 0 })
-            }
-            Op::Release(args) => done(fs.release(node, args)),
-            Op::Flush(args) => done(fs.flush(node, Handle::new(args.fh), args.lock_owner)),
-            Op::Fsync(args) => done(fs.fsync(node, Handle::new(args.fh), is_data_only(args))),
-            Op::Fallocate(args) => done(fs.fallocate(caller, node, args)),
-            Op::Lseek(args) => put(
-                call.reply,
-                &LseekOut {
-                    offset: fs.lseek(node, args)?,
-                },
-            ),
-            Op::CopyFileRange(args) => {
-                let len = args.len.min(COPY_MAX);
-                let copied = fs.copy_file_range(caller, node, &CopyFileRangeIn { len, ..*args })?;
-                let size = u32::try_from(copied).unwrap_or(u32::MAX);
-                put(call.reply, &WriteOut { size, padding: 0 })
-            }
-            Op::CopyFileRange64(args) => {
-                let bytes_copied = fs.copy_file_range(caller, node, args)?;
-                put(call.reply, &CopyFileRangeOut { bytes_copied })
-            }
-
-            Op::Opendir(args) => put(call.reply, &fs.opendir(node, args)?),
-            Op::Readdir(args) => call.put_entries(args, |entries| fs.readdir(node, args, entries)),
-            Op::Readdirplus(args) => {
-                call.put_entries(args, |entries| fs.readdirplus(node, args, entries))
-            }
-            Op::Releasedir(args) => done(fs.releasedir(node, args)),
-            Op::Fsyncdir(args) => done(fs.fsyncdir(node, Handle::new(args.fh), is_data_only(args))),
-
-            Op::Setxattr { args, name, value } => done(fs.setxattr(node, args, name, value)),
-            Op::Getxattr { args, name } => {
-                call.put_xattr(args.size, |value| fs.getxattr(node, name, value))
-            }
-            Op::Listxattr(args) => call.put_xattr(args.size, |names| fs.listxattr(node, names)),
-            Op::Removexattr { name } => done(fs.removexattr(node, name)),
-
-            Op::Getlk(args) => put(
-                call.reply,
-                &LkOut {
-                    lk: fs.getlk(node, args)?,
-                },
-            ),
-            // SETLKW comes here only before INIT, and is refused there.
-            Op::Setlk(args) | Op::Setlkw(args) => done(fs.setlk(node, args, LockWait::No)),
-
-            _ => {
-                log::debug!("request {} is not supported", call.header.opcode);
-                Err(io::Error::from_raw_os_error(libc::ENOSYS))
-            }
+    let node = call.header.node();
+    let extensions = &request.extensions;
+    let caller = call.caller();
+    match &request.operation {
+        Op::Lookup { name } => put(call.reply, &fs.lookup(node, Name::new(name)?)?),
+        Op::Forget(args) => {
+            fs.forget(node, args.nlookup);
+            Ok(0)
         }
-    }
-
-    /// EAGAIN asks the guest to send INTERRUPT again: the request it is about may still be on its way.
-    fn interrupt(&self, unique: Unique) -> io::Result<usize> {
-        if self.waiting.interrupt(unique) {
-            return Ok(0);
+        Op::BatchForget(nodes) => {
+            nodes
+                .iter()
+                .for_each(|one| fs.forget(one.node(), one.nlookup));
+            Ok(0)
         }
-        Err(io::Error::from_raw_os_error(libc::EAGAIN))
+        Op::Getattr(args) => {
+            let named =
+                GetattrFlags::from_bits_retain(args.getattr_flags).contains(GetattrFlags::FH);
+            put(
+                call.reply,
+                &fs.getattr(node, named.then(|| Handle::new(args.fh)))?,
+            )
+        }
+        Op::Statx(args) => put(call.reply, &fs.statx(node, args)?),
+        Op::Setattr(args) => put(call.reply, &fs.setattr(caller, node, args)?),
+        Op::Access(args) => done(fs.access(caller, node, args.mask)),
+        Op::Statfs => put(
+            call.reply,
+            &StatfsOut {
+                st: fs.statfs(node)?,
+            },
+        ),
+        Op::Syncfs(_) => done(fs.syncfs(node)),
+
+        Op::Readlink => {
+            // The buffer does not depend on the reply's room: a target that does not fit must
+            // fail, not be truncated.
+            call.buffer
+                .resize(SYMLINK_TARGET_MAX.max(call.buffer.len()), 0);
+            let len = fs.readlink(node, &mut call.buffer[..SYMLINK_TARGET_MAX])?;
+            call.put_buffer(len)
+        }
+        Op::Symlink { name, target } => {
+            let creator = call.creator(0, extensions);
+            put(
+                call.reply,
+                &fs.symlink(&creator, node, Name::new(name)?, target)?,
+            )
+        }
+        Op::Mknod { args, name } => {
+            let creator = call.creator(args.umask, extensions);
+            put(
+                call.reply,
+                &fs.mknod(&creator, node, Name::new(name)?, args.mode, args.rdev)?,
+            )
+        }
+        Op::Mkdir { args, name } => {
+            let creator = call.creator(args.umask, extensions);
+            put(
+                call.reply,
+                &fs.mkdir(&creator, node, Name::new(name)?, args.mode)?,
+            )
+        }
+        Op::Unlink { name } => done(fs.unlink(node, Name::new(name)?)),
+        Op::Rmdir { name } => done(fs.rmdir(node, Name::new(name)?)),
+        Op::Rename {
+            args,
+            name,
+            new_name,
+        } => {
+            let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
+            done(fs.rename(
+                &creator,
+                node,
+                Name::new(name)?,
+                to,
+                Name::new(new_name)?,
+                0,
+            ))
+        }
+        Op::Rename2 {
+            args,
+            name,
+            new_name,
+        } => {
+            let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
+            done(fs.rename(
+                &creator,
+                node,
+                Name::new(name)?,
+                to,
+                Name::new(new_name)?,
+                args.flags,
+            ))
+        }
+        Op::Link { args, name } => {
+            let old = NodeId::new(args.oldnodeid);
+            put(call.reply, &fs.link(old, node, Name::new(name)?)?)
+        }
+
+        Op::Open(args) => put(call.reply, &fs.open(node, args)?),
+        Op::Create { args, name } => {
+            let creator = call.creator(args.umask, extensions);
+            call.put_opened(fs.create(&creator, node, Name::new(name)?, args)?)
+        }
+        Op::Tmpfile { args, .. } => {
+            let creator = call.creator(args.umask, extensions);
+            call.put_opened(fs.tmpfile(&creator, node, args)?)
+        }
+        Op::Read(args) => fs.read(node, args, call.reply, call.mode),
+        Op::Write(args) => {
+            if to_len(args.size) != call.data.remaining() {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            let written = fs.write(node, args, call.data)?;
+            let size = u32::try_from(written).unwrap_or(u32::MAX);
+            put(call.reply, &WriteOut { size, padding: 0 })
+        }
+        Op::Release(args) => done(fs.release(node, args)),
+        Op::Flush(args) => done(fs.flush(node, Handle::new(args.fh), args.lock_owner)),
+        Op::Fsync(args) => done(fs.fsync(node, Handle::new(args.fh), is_data_only(args))),
+        Op::Fallocate(args) => done(fs.fallocate(caller, node, args)),
+        Op::Lseek(args) => put(
+            call.reply,
+            &LseekOut {
+                offset: fs.lseek(node, args)?,
+            },
+        ),
+        Op::CopyFileRange(args) => {
+            let len = args.len.min(COPY_MAX);
+            let copied = fs.copy_file_range(caller, node, &CopyFileRangeIn { len, ..*args })?;
+            let size = u32::try_from(copied).unwrap_or(u32::MAX);
+            put(call.reply, &WriteOut { size, padding: 0 })
+        }
+        Op::CopyFileRange64(args) => {
+            let bytes_copied = fs.copy_file_range(caller, node, args)?;
+            put(call.reply, &CopyFileRangeOut { bytes_copied })
+        }
+
+        Op::Opendir(args) => put(call.reply, &fs.opendir(node, args)?),
+        Op::Readdir(args) => call.put_entries(args, |entries| fs.readdir(node, args, entries)),
+        Op::Readdirplus(args) => {
+            call.put_entries(args, |entries| fs.readdirplus(node, args, entries))
+        }
+        Op::Releasedir(args) => done(fs.releasedir(node, args)),
+        Op::Fsyncdir(args) => done(fs.fsyncdir(node, Handle::new(args.fh), is_data_only(args))),
+
+        Op::Setxattr { args, name, value } => done(fs.setxattr(node, args, name, value)),
+        Op::Getxattr { args, name } => {
+            call.put_xattr(args.size, |value| fs.getxattr(node, name, value))
+        }
+        Op::Listxattr(args) => call.put_xattr(args.size, |names| fs.listxattr(node, names)),
+        Op::Removexattr { name } => done(fs.removexattr(node, name)),
+
+        Op::Getlk(args) => put(
+            call.reply,
+            &LkOut {
+                lk: fs.getlk(node, args)?,
+            },
+        ),
+        Op::Setlk(args) => done(fs.setlk(node, args, LockWait::No)),
+
+        _ => {
+            log::debug!("FUSE opcode {} is not supported", call.header.opcode);
+            Err(io::Error::from_raw_os_error(libc::ENOSYS))
+        }
     }
 }
 

@@ -20,7 +20,8 @@ use gangplank_fuse::{
 
 use gangplank_fuse::dir::DirentWriter;
 
-use super::Name;
+use super::name::Name;
+use crate::device::request::IoMode;
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::interrupt::Interruption;
 
@@ -271,15 +272,16 @@ pub trait Files {
 
 /// READ and WRITE.
 pub trait FileData {
-    /// Reads at most `args.size` bytes directly into `data` and returns their number. Without
-    /// `may_block` returns EAGAIN if the read would wait for the disk; the content of `data` is
-    /// then undefined.
+    /// Reads at most `args.size` bytes directly into `data` and returns their number.
+    ///
+    /// EAGAIN if the read would wait for a disk in [`IoMode::NonBlocking`]; the content of `data`
+    /// is then undefined.
     fn read(
         &self,
         node: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize>;
 
     /// Writes `args.size` bytes directly from `data` and returns their number.

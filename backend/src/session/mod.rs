@@ -1,143 +1,103 @@
 //! One guest's FUSE session: INIT negotiation, decoding, the call of a [`FileSystem`], encoding.
 //!
-//! A request's bytes are copied out of guest memory once and only the copy is looked at; file data is not copied but
-//! moves straight between guest memory and the file. What a guest sends wrong costs it an error reply, and nobody else
-//! anything.
+//! The session copies a request's header and arguments out of guest memory once and uses only the
+//! copy. File data moves straight between guest memory and the file. A guest that sends an invalid
+//! request gets an error reply, and no other guest is affected.
 
 mod dispatch;
 pub mod file_system;
+pub mod handler;
+mod lock_waits;
 mod name;
 mod negotiation;
+mod receive;
 mod reply;
 #[cfg(test)]
 mod tests;
-mod waiting;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
-use gangplank_fuse::{Dialect, InHeader, LkIn, NodeId, Opcode, Operation, Unique};
+use gangplank_fuse::{Dialect, InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
 use gangplank_service::rate_limited;
 
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
+pub use lock_waits::LockRequest;
 pub use name::{InvalidName, Name};
 
-use self::dispatch::Call;
-use self::reply::{Front, refuse};
-use self::waiting::Waiting;
-use crate::device::request::{Handler, Request, Scratch};
+use self::dispatch::{Call, dispatch};
+use self::lock_waits::LockWaits;
+use self::reply::{ReplyHeader, put, put_error};
+pub use crate::device::request::IoMode;
+use crate::device::request::Scratch;
 use crate::sys::buffers::{Reader, Writer};
 
-/// Longest arguments a request may have, bulk data not counted: an extended attribute of 64 KiB with its name, and room.
-const MAX_ARGS_LEN: usize = 128 * 1024;
-
-/// A session of one guest on a file system of its own.
+/// One guest's session, on a file system of its own.
 pub struct Session<F> {
-    file_system: Arc<F>,
-    waiting: Arc<Waiting>,
-    /// What INIT agreed on; `None` before INIT and after DESTROY.
+    file_system: F,
+    lock_waits: LockWaits,
+    /// The protocol that INIT negotiated; `None` before INIT and after DESTROY.
     dialect: RwLock<Option<Dialect>>,
 }
 
-/// How a request went.
+/// The result of serving a request.
 #[derive(Debug)]
 pub enum Served {
-    /// This many bytes of the reply were written, none for a request that has no reply.
+    /// The session wrote a reply of this many bytes: 0 for an operation without a reply.
     Replied(usize),
-    /// It asks for a lock that another holds, and wants to wait.
-    Waits(LockRequest),
-    /// It would wait for a disk, which it may not; nothing was done.
-    Declined,
+    /// The request waits for a lock that another owner holds.
+    WaitsForLock(LockRequest),
+    /// The request would wait for a disk, and the session did nothing. Only in
+    /// [`IoMode::NonBlocking`].
+    WouldBlock,
 }
 
-/// A lock that a guest waits for.
-#[derive(Debug)]
-pub struct LockRequest {
-    unique: Unique,
-    node: NodeId,
-    args: LkIn,
-}
-
-impl<F: FileSystem + 'static> Session<F> {
-    /// A session that waits for INIT.
+impl<F: FileSystem> Session<F> {
+    /// A session before INIT.
     pub fn new(file_system: F) -> Self {
         Self {
-            file_system: Arc::new(file_system),
-            waiting: Arc::new(Waiting::default()),
+            file_system,
+            lock_waits: LockWaits::default(),
             dialect: RwLock::new(None),
         }
     }
 
-    /// Serves the request in `request` and writes its reply into `reply`, unless that means to wait for a disk and it may not.
+    /// Serves the request in `request` and writes its reply into `reply`.
+    ///
+    /// In [`IoMode::NonBlocking`], a request that would wait for a disk is not served. The content
+    /// of `reply` is then undefined.
     pub fn serve(
         &self,
         request: &mut Reader<'_>,
         reply: &mut Writer<'_>,
         scratch: &mut Scratch,
-        may_block: bool,
+        mode: IoMode,
     ) -> Served {
-        let total = request.remaining();
-        let Some(header) = request.read_value::<InHeader>() else {
-            rate_limited!(
-                warn,
-                "a guest sent a request of {total} bytes, less than its header has"
-            );
-            return Served::Replied(refuse(reply, Unique::new(0), libc::EINVAL));
-        };
-        let unique = header.unique();
-        if usize::try_from(header.len) != Ok(total) {
-            let claimed = header.len;
-            rate_limited!(
-                warn,
-                "a guest sent a request of {total} bytes whose header claims {claimed}"
-            );
-            return Served::Replied(refuse(reply, unique, libc::EINVAL));
-        }
-        let opcode = match header.opcode() {
-            Ok(opcode) => opcode,
-            Err(unknown) => {
-                rate_limited!(warn, "a guest sent a request that is not known: {unknown}");
-                return Served::Replied(refuse(reply, unique, libc::ENOSYS));
+        let (header, opcode) = match receive::receive(request, &mut scratch.input) {
+            Ok(received) => received,
+            Err(invalid) => {
+                return Served::Replied(put_error(reply, invalid.unique, invalid.errno));
             }
         };
-        let args_len = opcode
-            .bulk_offset()
-            .unwrap_or(usize::MAX)
-            .min(request.remaining());
-        if args_len > MAX_ARGS_LEN {
-            rate_limited!(
-                warn,
-                "a guest sent {args_len} bytes of arguments with {}",
-                opcode.name()
-            );
-            return Served::Replied(refuse(reply, unique, libc::E2BIG));
-        }
-        scratch.input.resize(args_len, 0);
-        request.read(&mut scratch.input);
-
+        let (unique, node) = (header.unique(), header.node());
         let dialect = *self.dialect.read().unwrap_or_else(PoisonError::into_inner);
         let decoded = Operation::decode(&header, &scratch.input, dialect.unwrap_or_default());
         let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(error) => {
                 rate_limited!(warn, "a guest sent a malformed request: {error}");
-                return Served::Replied(refuse(reply, unique, libc::EINVAL));
+                return Served::Replied(put_error(reply, unique, libc::EINVAL));
             }
         };
-        log::debug!(
-            "{} of node {}, unique {}",
-            opcode.name(),
-            header.node(),
-            unique
-        );
+        log::debug!("{} of node {node}, unique {unique}", opcode.name());
 
         if let (Operation::Setlkw(args), Some(_)) = (&decoded.operation, dialect) {
-            return self.lock_or_wait(reply, unique, header.node(), *args);
+            return self.lock_or_wait(reply, unique, node, *args);
         }
-        if !may_block && waits_for_disk(opcode) {
-            return Served::Declined;
+        if mode == IoMode::NonBlocking && usually_waits_for_disk(opcode) {
+            return Served::WouldBlock;
         }
-        let Some(front) = Front::reserve(reply, opcode) else {
+        let Some(reply_header) = ReplyHeader::reserve(reply, opcode) else {
             rate_limited!(
                 warn,
                 "a guest left no room for the reply to {}",
@@ -153,37 +113,79 @@ impl<F: FileSystem + 'static> Session<F> {
                 data: request,
                 reply,
                 buffer: &mut scratch.output,
-                may_block,
+                mode,
             };
-            self.dispatch(&decoded, &mut call)
+            self.carry_out(&decoded, &mut call)
         };
-        if !may_block && opcode == Opcode::Read && would_block(&result) {
-            return Served::Declined;
+        if mode == IoMode::NonBlocking && opcode == Opcode::Read && is_would_block(&result) {
+            return Served::WouldBlock;
         }
-        Served::Replied(front.fill(unique, result))
+        Served::Replied(reply_header.fill(unique, result))
     }
 
-    /// Waits for the lock on the calling thread, and writes the reply.
+    /// Waits for the lock on the calling thread, and writes the reply. Returns the reply's length
+    /// in bytes.
     pub fn wait_for_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> usize {
-        let result = self.waiting.wait(lock, &*self.file_system);
-        Front::reserve(reply, Opcode::Setlkw)
-            .map_or(0, |front| front.fill(lock.unique, result.map(|()| 0)))
+        let result = self.lock_waits.wait(lock, &self.file_system);
+        put_lock_reply(reply, lock.unique, result)
     }
 
-    /// Ends the session, if there is one: all that the guest held is freed, and all that wait for a lock fail.
+    /// Ends the session: fails all waits for locks, and frees everything the guest holds.
     pub fn end(&self) {
         let ended = self
             .dialect
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        self.waiting.interrupt_all();
+        self.lock_waits.interrupt_all();
         if ended.is_some() {
             self.file_system.destroy();
         }
     }
 
-    /// Takes the lock if it is free, so that only those that really wait cost a thread.
+    /// Carries out an operation, on the session or the file system, and writes the reply's payload.
+    /// Returns the payload's length in bytes.
+    fn carry_out(&self, request: &Request<'_>, call: &mut Call<'_, '_, '_>) -> io::Result<usize> {
+        match &request.operation {
+            Operation::Init(args) => put(call.reply, &self.init(args)?),
+            Operation::Destroy => {
+                self.end();
+                Ok(0)
+            }
+            Operation::Interrupt(args) => self.interrupt(Unique::new(args.unique)),
+            _ => dispatch(&self.file_system, request, call),
+        }
+    }
+
+    /// Starts the session. A guest that sends INIT again has rebooted or reloaded its driver, so
+    /// this ends the previous session first.
+    ///
+    /// # Errors
+    /// EPROTO: the guest's protocol version is not supported.
+    fn init(&self, offer: &InitIn) -> io::Result<InitOut> {
+        if let Some(reply) = negotiation::check_version(offer)? {
+            return Ok(reply);
+        }
+        self.end();
+        let wanted = self.file_system.init(offer.features());
+        let reply = negotiation::accept(offer, wanted);
+        *self.dialect.write().unwrap_or_else(PoisonError::into_inner) = Some(reply.dialect(offer));
+        Ok(reply)
+    }
+
+    /// Ends the lock wait of a request.
+    ///
+    /// # Errors
+    /// EAGAIN: no such request waits. The guest then sends INTERRUPT again, because the interrupted
+    /// request may not have arrived.
+    fn interrupt(&self, unique: Unique) -> io::Result<usize> {
+        if self.lock_waits.interrupt(unique) {
+            return Ok(0);
+        }
+        Err(io::Error::from_raw_os_error(libc::EAGAIN))
+    }
+
+    /// Takes the lock if it is free. If not, the caller has to wait on a thread of its own.
     fn lock_or_wait(
         &self,
         reply: &mut Writer<'_>,
@@ -192,19 +194,23 @@ impl<F: FileSystem + 'static> Session<F> {
         args: LkIn,
     ) -> Served {
         let result = self.file_system.setlk(node, &args, LockWait::No);
-        if would_block(&result) {
-            return match self.waiting.enter(unique) {
-                Ok(()) => Served::Waits(LockRequest { unique, node, args }),
-                Err(too_many) => Served::Replied(refuse(reply, unique, too_many)),
+        if is_would_block(&result) {
+            return match self.lock_waits.register(unique) {
+                Ok(()) => Served::WaitsForLock(LockRequest { unique, node, args }),
+                Err(errno) => Served::Replied(put_error(reply, unique, errno)),
             };
         }
-        let front = Front::reserve(reply, Opcode::Setlkw);
-        Served::Replied(front.map_or(0, |front| front.fill(unique, result.map(|()| 0))))
+        Served::Replied(put_lock_reply(reply, unique, result))
     }
 }
 
-/// Whether what was asked for usually waits for a disk.
-fn waits_for_disk(opcode: Opcode) -> bool {
+fn put_lock_reply(reply: &mut Writer<'_>, unique: Unique, result: io::Result<()>) -> usize {
+    ReplyHeader::reserve(reply, Opcode::Setlkw)
+        .map_or(0, |header| header.fill(unique, result.map(|()| 0)))
+}
+
+/// Whether the operation usually waits for a disk. READ is not among them: it finds out.
+fn usually_waits_for_disk(opcode: Opcode) -> bool {
     matches!(
         opcode,
         Opcode::Fsync
@@ -216,76 +222,8 @@ fn waits_for_disk(opcode: Opcode) -> bool {
     )
 }
 
-fn would_block<T>(result: &io::Result<T>) -> bool {
+fn is_would_block<T>(result: &io::Result<T>) -> bool {
     result
         .as_ref()
         .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-}
-
-/// A session as the device sees it.
-pub struct SessionHandler<F>(Arc<Session<F>>);
-
-impl<F: FileSystem + 'static> SessionHandler<F> {
-    /// Hands a device's requests to `session`.
-    pub fn new(session: Session<F>) -> Self {
-        Self(Arc::new(session))
-    }
-
-    /// Gives the request a thread to wait on; gives it back where there is none to be had.
-    fn wait_apart(&self, mut request: Box<Request>, lock: LockRequest) -> Option<Box<Request>> {
-        if let Some(interruption) = self.0.waiting.interruption(lock.unique) {
-            request.set_interruption(interruption);
-        }
-        let unique = lock.unique;
-        // A thread that does not start drops its closure, which must not take the request with it.
-        let kept = Arc::new(Mutex::new(Some(request)));
-        let (session, given) = (Arc::clone(&self.0), Arc::clone(&kept));
-        let take = |kept: &Mutex<Option<Box<Request>>>| {
-            kept.lock().unwrap_or_else(PoisonError::into_inner).take()
-        };
-        let started = std::thread::Builder::new()
-            .name("lock_wait".into())
-            .spawn(move || {
-                if let Some(mut request) = take(&given) {
-                    let (_, mut reply, _) = request.parts();
-                    let written = session.wait_for_lock(&lock, &mut reply);
-                    request.set_reply_len(written);
-                    request.finish();
-                }
-            });
-        let Err(error) = started else { return None };
-        rate_limited!(error, "cannot start a thread to wait for a lock: {error}");
-        self.0.waiting.leave(unique);
-        let mut request = take(&kept)?;
-        let (_, mut reply, _) = request.parts();
-        let written = refuse(&mut reply, unique, libc::ENOLCK);
-        request.set_reply_len(written);
-        Some(request)
-    }
-}
-
-impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
-    fn handle(&self, mut request: Box<Request>) -> Option<Box<Request>> {
-        let may_block = request.may_block();
-        let (mut reader, mut writer, scratch) = request.parts();
-        match self.0.serve(&mut reader, &mut writer, scratch, may_block) {
-            Served::Declined => {
-                request.decline();
-                Some(request)
-            }
-            Served::Replied(len) => {
-                request.set_reply_len(len);
-                Some(request)
-            }
-            Served::Waits(lock) => self.wait_apart(request, lock),
-        }
-    }
-
-    fn end_waits(&self) {
-        self.0.waiting.close();
-    }
-
-    fn reset(&self) {
-        self.0.end();
-    }
 }

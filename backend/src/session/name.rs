@@ -1,4 +1,4 @@
-//! A file name as a guest may give one: a single component that leads nowhere but into its directory.
+//! A checked file name: a single path component that cannot leave its directory.
 
 use std::ffi::CStr;
 use std::io;
@@ -8,7 +8,7 @@ const NAME_MAX: usize = 255;
 
 /// One component of a path: not empty, not `.` or `..`, without `/`, at most 255 bytes.
 ///
-/// Whoever holds one may resolve it relative to a directory, without following links, and stays in that directory.
+/// Resolving one relative to a directory, without following links, stays in that directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Name<'a>(&'a CStr);
 
@@ -21,16 +21,16 @@ pub enum InvalidName {
     /// The name is longer than a directory entry can be.
     #[error("a file name of {0} bytes is longer than 255")]
     TooLong(usize),
-    /// The name is `.` or `..`, which is resolved by the guest and never by the host.
+    /// The name is `.` or `..`, which the guest resolves itself.
     #[error("a file name is `.` or `..`")]
     Dots,
-    /// The name holds a `/`: it is a path.
-    #[error("a file name holds a `/`")]
+    /// The name contains a `/`: it is a path.
+    #[error("a file name contains a `/`")]
     Slash,
 }
 
 impl InvalidName {
-    /// The errno a guest gets for it.
+    /// The errno of the reply.
     pub fn errno(self) -> i32 {
         match self {
             Self::TooLong(_) => libc::ENAMETOOLONG,
@@ -49,7 +49,7 @@ impl<'a> Name<'a> {
     /// Checks the name.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The rule that the name breaks.
     pub fn new(name: &'a CStr) -> Result<Self, InvalidName> {
         let bytes = name.to_bytes();
         match bytes {

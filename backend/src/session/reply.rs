@@ -1,4 +1,4 @@
-//! Replies: a header in front, written last, and what follows it.
+//! Replies: a header, written last, and the payload behind it.
 
 use std::io;
 
@@ -7,30 +7,32 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::sys::buffers::{Reserved, Writer};
 
-/// Bytes of the header that opens each reply.
+/// Bytes of the header at the start of each reply.
 const HEADER_LEN: usize = size_of::<OutHeader>();
 
-/// The room for a reply's header, to be filled when all that follows it is written.
-pub(super) enum Front<'a> {
-    /// The guest waits for a reply.
+/// Reserved room for a reply's header, filled after the payload is written.
+pub(super) enum ReplyHeader<'a> {
+    /// The guest left room for a reply.
     Expected(Reserved<'a, HEADER_LEN>),
-    /// The operation has no reply, or one only if there is room for it and something to say.
+    /// The guest left no room, and the operation needs no reply (FORGET and the like).
     Absent,
 }
 
-impl<'a> Front<'a> {
-    /// Takes the header's room off the front of `reply`; `None` if the guest left none although it must.
+impl<'a> ReplyHeader<'a> {
+    /// Reserves the header at the start of `reply`. `None` if the guest left no room for a reply
+    /// that the operation needs.
     pub(super) fn reserve(reply: &mut Writer<'a>, opcode: Opcode) -> Option<Self> {
         match (reply.reserve(), opcode.expects_reply()) {
-            (Some(front), _) => Some(Self::Expected(front)),
+            (Some(header), _) => Some(Self::Expected(header)),
             (None, false) => Some(Self::Absent),
             (None, true) => None,
         }
     }
 
-    /// Writes the header for a payload of the given length, or for the error, and returns the length of the whole reply.
+    /// Writes the header for a payload of the given length, or for the error. Returns the length of
+    /// the whole reply in bytes.
     pub(super) fn fill(self, unique: Unique, result: io::Result<usize>) -> usize {
-        let Self::Expected(front) = self else {
+        let Self::Expected(reserved) = self else {
             return 0;
         };
         let (header, payload) = match result {
@@ -40,13 +42,13 @@ impl<'a> Front<'a> {
                 0,
             ),
         };
-        front.fill(zerocopy::transmute!(header));
+        reserved.fill(zerocopy::transmute!(header));
         HEADER_LEN + payload
     }
 }
 
-/// Writes an error reply, if there is room for one, and returns its length.
-pub(super) fn refuse(reply: &mut Writer<'_>, unique: Unique, errno: i32) -> usize {
+/// Writes an error reply and returns its length in bytes: 0 if the guest left too little room.
+pub(super) fn put_error(reply: &mut Writer<'_>, unique: Unique, errno: i32) -> usize {
     if reply.write_value(&OutHeader::error(unique, errno)) {
         HEADER_LEN
     } else {
@@ -54,10 +56,10 @@ pub(super) fn refuse(reply: &mut Writer<'_>, unique: Unique, errno: i32) -> usiz
     }
 }
 
-/// Writes a structure behind the header.
+/// Appends a structure to the payload and returns its length in bytes.
 ///
 /// # Errors
-/// EIO: the guest left too little room for it.
+/// EIO: the guest left too little room.
 pub(super) fn put<T: IntoBytes + Immutable>(
     reply: &mut Writer<'_>,
     value: &T,
@@ -68,10 +70,10 @@ pub(super) fn put<T: IntoBytes + Immutable>(
     Ok(size_of::<T>())
 }
 
-/// Writes bytes behind the header.
+/// Appends bytes to the payload and returns their number.
 ///
 /// # Errors
-/// EIO: the guest left too little room for them.
+/// EIO: the guest left too little room.
 pub(super) fn put_bytes(reply: &mut Writer<'_>, bytes: &[u8]) -> io::Result<usize> {
     if reply.remaining() < bytes.len() {
         return Err(io::Error::from_raw_os_error(libc::EIO));

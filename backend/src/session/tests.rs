@@ -1,4 +1,9 @@
-//! The session against a file system that notes what it is asked.
+//! Tests of the session against a file system that records its calls.
+
+mod init;
+mod malformed;
+mod operations;
+mod waiting;
 
 use std::ffi::CStr;
 use std::sync::Mutex;
@@ -12,7 +17,6 @@ use gangplank_fuse::{
     OpenIn, OpenOut, OutHeader, ReadIn, ReleaseIn, Request, RequestHeader, SetattrIn,
     SupplementaryGroups, WriteIn, WriteOut, reply,
 };
-use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::file_system::{
@@ -22,7 +26,7 @@ use super::file_system::{
 use super::*;
 use crate::sys::buffers::Segments;
 
-/// Notes each call, and answers it with numbers that tests can recognise.
+/// Records each call, and replies with numbers that tests can recognise.
 #[derive(Default)]
 struct Recorder {
     calls: Mutex<Vec<String>>,
@@ -210,9 +214,9 @@ impl FileData for Recorder {
         _node: NodeId,
         args: &ReadIn,
         data: &mut Writer<'_>,
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
-        if !may_block {
+        if mode == IoMode::NonBlocking {
             let _ = data.write(b"file");
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
@@ -305,11 +309,11 @@ impl Superblock for Recorder {
     }
 }
 
-/// A session under test, and the way of one request through it.
+/// A session under test, and a driver that sends it requests.
 struct Guest {
     session: Session<Recorder>,
     scratch: Scratch,
-    may_block: bool,
+    mode: IoMode,
 }
 
 impl Guest {
@@ -317,7 +321,7 @@ impl Guest {
         Self {
             session: Session::new(Recorder::default()),
             scratch: Scratch::default(),
-            may_block: true,
+            mode: IoMode::Blocking,
         }
     }
 
@@ -339,11 +343,11 @@ impl Guest {
         Ok(reply::decode_init(&answer).expect("an INIT reply"))
     }
 
-    /// Sends bytes with room for `room` bytes of reply, both cut into segments of `cut` bytes.
+    /// Sends bytes in segments of `cut` bytes, with `room` bytes for the reply.
     fn send(&mut self, bytes: &mut [u8], room: usize, cut: usize) -> (Served, Vec<u8>) {
         let mut reply = vec![0xee; room];
         let (mut readable, mut writable) = (Segments::default(), Segments::default());
-        // Every other segment is copied elsewhere, so that none are joined.
+        // Each segment is an allocation of its own, so that no two are adjacent.
         let mut gaps: Vec<Vec<u8>> = bytes.chunks(cut).map(<[u8]>::to_vec).collect();
         gaps.iter_mut()
             .for_each(|part| assert!(readable.push_slice(part)));
@@ -353,7 +357,7 @@ impl Guest {
             &mut readable,
             &mut writable,
             &mut self.scratch,
-            self.may_block,
+            self.mode,
         );
         if let Served::Replied(len) = served {
             reply.truncate(len);
@@ -390,19 +394,19 @@ impl Guest {
     }
 }
 
-#[allow(unsafe_code)] // stands in for the device, which vouches for the segments
+#[allow(unsafe_code)] // plays the device, which is responsible for the segments
 fn serve(
     session: &Session<Recorder>,
     readable: &mut Segments,
     writable: &mut Segments,
     scratch: &mut Scratch,
-    may_block: bool,
+    mode: IoMode,
 ) -> Served {
     // SAFETY: the callers' buffers outlive the call.
     let mut reader = unsafe { readable.reader() };
     // SAFETY: as above, and no reference into them is used meanwhile.
     let mut writer = unsafe { writable.writer() };
-    session.serve(&mut reader, &mut writer, scratch, may_block)
+    session.serve(&mut reader, &mut writer, scratch, mode)
 }
 
 fn encode(operation: Operation<'_>, extensions: Extensions<'_>, data: &[u8]) -> Vec<u8> {
@@ -430,424 +434,4 @@ fn encode(operation: Operation<'_>, extensions: Extensions<'_>, data: &[u8]) -> 
     let len = u32::try_from(bytes.len()).expect("short");
     bytes[..4].copy_from_slice(&len.to_ne_bytes());
     bytes
-}
-
-#[test]
-fn init_agrees_on_what_both_want_with_kernels_of_all_ages() {
-    for minor in [27, 31, 36, 38, 41, 45, 99] {
-        let mut guest = Guest::before_init();
-        let offered = InitFlags::ASYNC_READ
-            | InitFlags::MAX_PAGES
-            | InitFlags::DO_READDIRPLUS
-            | InitFlags::EXPORT_SUPPORT;
-        let answer = guest.init(minor, offered).expect("INIT");
-        assert_eq!((answer.major, answer.minor), (7, minor.min(45)));
-        let taken = InitFlags::ASYNC_READ | InitFlags::MAX_PAGES | InitFlags::DO_READDIRPLUS;
-        assert_eq!(answer.features(), taken);
-        assert_eq!((answer.max_write, answer.max_pages), (1 << 20, 256));
-    }
-}
-
-#[test]
-fn init_of_a_newer_major_is_answered_with_ours_and_of_an_old_kernel_refused() {
-    let mut guest = Guest::before_init();
-    let newer = guest.call(Operation::Init(InitIn {
-        major: 8,
-        minor: 1,
-        ..InitIn::default()
-    }));
-    let newer = reply::decode_init(&newer.expect("answered")).expect("an INIT reply");
-    assert_eq!((newer.major, newer.minor), (7, 45));
-    assert_eq!(guest.init(26, InitFlags::empty()), Err(libc::EPROTO));
-    assert_eq!(guest.calls(), [""; 0]);
-}
-
-#[test]
-fn nothing_is_served_before_init_and_after_destroy() {
-    let mut guest = Guest::before_init();
-    assert_eq!(guest.call(Operation::Statfs), Err(libc::EIO));
-    guest.init(38, InitFlags::empty()).expect("INIT");
-    assert!(guest.call(Operation::Statfs).is_ok());
-    assert!(guest.call(Operation::Destroy).is_ok());
-    assert_eq!(guest.call(Operation::Statfs), Err(libc::EIO));
-    assert_eq!(guest.calls(), ["init", "destroy"]);
-}
-
-#[test]
-fn init_again_frees_what_the_session_before_held() {
-    let mut guest = Guest::new();
-    guest.init(38, InitFlags::empty()).expect("INIT");
-    assert_eq!(guest.calls(), ["init", "destroy", "init"]);
-}
-
-#[test]
-fn operations_reach_the_file_system_with_their_arguments() {
-    let mut guest = Guest::new();
-    guest.calls();
-    let name = c"name";
-    let create = Operation::Create {
-        args: CreateIn {
-            mode: 0o640,
-            ..CreateIn::default()
-        },
-        name,
-    };
-    let groups = Extensions {
-        groups: Some(SupplementaryGroups::new(&[5, 6])),
-        ..Extensions::default()
-    };
-    assert!(guest.call(Operation::Lookup { name }).is_ok());
-    assert!(guest.call_with(create, groups, &[]).is_ok());
-    let rename = gangplank_fuse::Rename2In {
-        newdir: 3,
-        flags: 2,
-        padding: 0,
-    };
-    assert!(
-        guest
-            .call(Operation::Rename2 {
-                args: rename,
-                name,
-                new_name: c"new"
-            })
-            .is_ok()
-    );
-    let getattr = GetattrIn {
-        getattr_flags: GetattrFlags::FH.bits(),
-        fh: 8,
-        ..GetattrIn::default()
-    };
-    assert!(guest.call(Operation::Getattr(getattr)).is_ok());
-    assert!(
-        guest
-            .call(Operation::Getattr(GetattrIn {
-                fh: 8,
-                ..GetattrIn::default()
-            }))
-            .is_ok()
-    );
-    assert_eq!(
-        guest.calls(),
-        [
-            "lookup 1 name",
-            "create 1 name 640 [5, 6]",
-            "rename 1 name 3 new 2",
-            "getattr 1 Some(Handle(8))",
-            "getattr 1 None"
-        ]
-    );
-}
-
-#[test]
-fn names_that_lead_out_of_their_directory_never_reach_the_file_system() {
-    let mut guest = Guest::new();
-    guest.calls();
-    for name in [c"..", c".", c"", c"a/b", c"/etc/passwd"] {
-        assert_eq!(guest.call(Operation::Lookup { name }), Err(libc::EINVAL));
-        assert_eq!(guest.call(Operation::Unlink { name }), Err(libc::EINVAL));
-        let rename = gangplank_fuse::RenameIn { newdir: 1 };
-        assert_eq!(
-            guest.call(Operation::Rename {
-                args: rename,
-                name: c"ok",
-                new_name: name
-            }),
-            Err(libc::EINVAL)
-        );
-    }
-    assert_eq!(guest.calls(), [""; 0]);
-}
-
-#[test]
-fn reads_and_writes_move_data_whatever_the_segments() {
-    let mut guest = Guest::new();
-    guest.calls();
-    for cut in [1, 7, 40, 4096] {
-        let read = Operation::Read(ReadIn {
-            size: 9,
-            ..ReadIn::default()
-        });
-        let (_, reply) = guest.send(&mut encode(read, Extensions::default(), &[]), 16 + 9, cut);
-        assert_eq!(&reply[16..], b"file data");
-        let write = Operation::Write(WriteIn {
-            offset: 3,
-            size: 5,
-            ..WriteIn::default()
-        });
-        let (_, reply) = guest.send(&mut encode(write, Extensions::default(), b"hello"), 24, cut);
-        let written = WriteOut::read_from_bytes(&reply[16..]).expect("a write reply");
-        assert_eq!(written.size, 5);
-        assert_eq!(guest.calls(), ["write 3 hello"]);
-    }
-}
-
-#[test]
-fn a_write_that_announces_another_size_than_it_brings_is_refused() {
-    let mut guest = Guest::new();
-    guest.calls();
-    for size in [4, 6, 1 << 20] {
-        let write = Operation::Write(WriteIn {
-            size,
-            ..WriteIn::default()
-        });
-        assert_eq!(
-            guest.call_with(write, Extensions::default(), b"hello"),
-            Err(libc::EINVAL)
-        );
-    }
-    assert_eq!(guest.calls(), [""; 0]);
-}
-
-#[test]
-fn attribute_values_come_whole_or_by_length_alone() {
-    let mut guest = Guest::new();
-    let get = |size| Operation::Getxattr {
-        args: GetxattrIn { size, padding: 0 },
-        name: c"user.a",
-    };
-    assert_eq!(
-        guest.call(get(0)).expect("length"),
-        [5, 0, 0, 0, 0, 0, 0, 0]
-    );
-    assert_eq!(guest.call(get(4)), Err(libc::ERANGE));
-    assert_eq!(guest.call(get(u32::MAX)).expect("value"), b"value");
-}
-
-#[test]
-fn directory_entries_stop_where_the_guest_s_room_ends() {
-    let mut guest = Guest::new();
-    let list = |size| {
-        Operation::Readdir(ReadIn {
-            size,
-            ..ReadIn::default()
-        })
-    };
-    let all = guest.call(list(4096)).expect("entries");
-    let some = guest.call(list(40)).expect("entries");
-    assert_eq!(gangplank_fuse::dir::Dirents::new(&all).count(), 2);
-    assert_eq!(gangplank_fuse::dir::Dirents::new(&some).count(), 1);
-    assert_eq!(guest.call(list(3)).expect("none"), b"");
-}
-
-#[test]
-fn forgets_have_no_reply() {
-    let mut guest = Guest::new();
-    guest.calls();
-    let nodes = [
-        ForgetOne {
-            nodeid: 5,
-            nlookup: 1,
-        },
-        ForgetOne {
-            nodeid: 6,
-            nlookup: 2,
-        },
-    ];
-    for operation in [
-        Operation::Forget(ForgetIn { nlookup: 3 }),
-        Operation::BatchForget(BatchForget::new(&nodes)),
-    ] {
-        let (served, _) = guest.send(&mut encode(operation, Extensions::default(), &[]), 0, 4096);
-        assert!(matches!(served, Served::Replied(0)));
-    }
-    assert_eq!(guest.calls(), ["forget 1 3", "forget 5 1", "forget 6 2"]);
-}
-
-#[test]
-fn a_reply_that_does_not_fit_is_an_error_or_nothing() {
-    let mut guest = Guest::new();
-    for room in 0..150 {
-        let lookup = Operation::Lookup { name: c"x" };
-        let (_, reply) = guest.send(&mut encode(lookup, Extensions::default(), &[]), room, 4096);
-        match room {
-            0..16 => assert_eq!(reply.len(), 0),
-            16..144 => assert_eq!(
-                OutHeader::read_from_prefix(&reply)
-                    .expect("a header")
-                    .0
-                    .error,
-                -libc::EIO
-            ),
-            _ => assert_eq!(reply.len(), 144),
-        }
-    }
-}
-
-#[test]
-fn unknown_and_unsupported_operations_get_enosys() {
-    let mut guest = Guest::new();
-    let mut bytes = InHeader {
-        len: 40,
-        opcode: 4711,
-        unique: 9,
-        ..InHeader::default()
-    }
-    .as_bytes()
-    .to_vec();
-    let (_, reply) = guest.send(&mut bytes, 64, 4096);
-    assert_eq!(
-        OutHeader::read_from_bytes(&reply).expect("a header"),
-        OutHeader::error(Unique::new(9), libc::ENOSYS)
-    );
-    assert_eq!(
-        guest.call(Operation::Bmap(gangplank_fuse::BmapIn::default())),
-        Err(libc::ENOSYS)
-    );
-}
-
-#[test]
-fn a_header_that_lies_about_the_length_is_refused() {
-    let mut guest = Guest::new();
-    for len in [0, 39, 41, u32::MAX] {
-        let mut bytes = InHeader {
-            len,
-            opcode: 17,
-            unique: 9,
-            ..InHeader::default()
-        }
-        .as_bytes()
-        .to_vec();
-        let (_, reply) = guest.send(&mut bytes, 128, 4096);
-        assert_eq!(
-            OutHeader::read_from_bytes(&reply).expect("a header").error,
-            -libc::EINVAL
-        );
-    }
-}
-
-#[test]
-fn a_lock_that_is_held_waits_until_interrupted() {
-    let mut guest = Guest::new();
-    let (served, _) = guest.send(
-        &mut encode(
-            Operation::Setlkw(LkIn::default()),
-            Extensions::default(),
-            &[],
-        ),
-        16,
-        4096,
-    );
-    let Served::Waits(lock) = served else {
-        panic!("it does not wait: {served:?}")
-    };
-    let session = &guest.session;
-    let mut reply = [0; 16];
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut interrupt = encode(
-                Operation::Interrupt(InterruptIn { unique: 42 }),
-                Extensions::default(),
-                &[],
-            );
-            let (mut readable, mut writable) = (Segments::default(), Segments::default());
-            assert!(readable.push_slice(&mut interrupt));
-            serve(
-                session,
-                &mut readable,
-                &mut writable,
-                &mut Scratch::default(),
-                true,
-            )
-        });
-        let mut segments = Segments::default();
-        assert!(segments.push_slice(&mut reply));
-        #[allow(unsafe_code)]
-        // SAFETY: `reply` outlives the scope.
-        let mut writer = unsafe { segments.writer() };
-        assert_eq!(session.wait_for_lock(&lock, &mut writer), 16);
-    });
-    let header = OutHeader::read_from_bytes(&reply[..]).expect("a header");
-    assert_eq!(header, OutHeader::error(Unique::new(42), libc::EINTR));
-}
-
-#[test]
-fn an_interrupt_of_a_request_that_has_not_come_yet_is_asked_for_again() {
-    let mut guest = Guest::new();
-    assert_eq!(
-        guest.call(Operation::Interrupt(InterruptIn { unique: 4242 })),
-        Err(libc::EAGAIN)
-    );
-}
-
-#[test]
-fn no_more_requests_wait_than_there_are_threads_for() {
-    let mut guest = Guest::new();
-    let mut waiting = 0;
-    for unique in 0..300u64 {
-        let mut bytes = encode(
-            Operation::Setlkw(LkIn::default()),
-            Extensions::default(),
-            &[],
-        );
-        bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
-        match guest.send(&mut bytes, 16, 4096).0 {
-            Served::Waits(_) => waiting += 1,
-            Served::Replied(len) => assert_eq!(len, 16),
-            Served::Declined => panic!("it may block"),
-        }
-    }
-    assert_eq!(waiting, 256);
-}
-
-#[test]
-fn a_request_s_number_waits_only_once() {
-    let mut guest = Guest::new();
-    let wait = encode(
-        Operation::Setlkw(LkIn::default()),
-        Extensions::default(),
-        &[],
-    );
-    assert!(matches!(
-        guest.send(&mut wait.clone(), 16, 4096).0,
-        Served::Waits(_)
-    ));
-    let (_, reply) = guest.send(&mut wait.clone(), 16, 4096);
-    let header = OutHeader::read_from_bytes(&reply).expect("a header");
-    assert_eq!(header, OutHeader::error(Unique::new(42), libc::EINVAL));
-}
-
-#[test]
-fn what_would_wait_for_a_disk_and_may_not_is_left_undone() {
-    let mut guest = Guest::new();
-    guest.calls();
-    guest.may_block = false;
-    let read = Operation::Read(ReadIn {
-        size: 9,
-        ..ReadIn::default()
-    });
-    for operation in [Operation::Fsync(gangplank_fuse::FsyncIn::default()), read] {
-        let mut bytes = encode(operation, Extensions::default(), &[]);
-        let (served, _) = guest.send(&mut bytes, 64, 4096);
-        assert!(matches!(served, Served::Declined), "{served:?}");
-    }
-    assert!(guest.calls().is_empty());
-    // Whatever does not wait is served.
-    guest
-        .call(Operation::Getattr(GetattrIn::default()))
-        .expect("attributes");
-}
-
-proptest! {
-    #[test]
-    fn any_bytes_get_a_reply_that_fits_and_harm_nothing(
-        mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
-        opcode in 0u32..60,
-        room in 0usize..300,
-        cut in 1usize..200,
-        honest in any::<bool>(),
-    ) {
-        let mut guest = Guest::new();
-        let len = u32::try_from(bytes.len()).expect("short");
-        if honest && bytes.len() >= 8 {
-            bytes[..4].copy_from_slice(&len.to_ne_bytes());
-            bytes[4..8].copy_from_slice(&opcode.to_ne_bytes());
-        }
-        let (served, reply) = guest.send(&mut bytes, room, cut);
-        if let Served::Replied(len) = served {
-            prop_assert!(len <= room && (len == 0 || len >= 16));
-            if len > 0 {
-                prop_assert!(Reply::decode(&reply).is_ok());
-            }
-        }
-    }
 }

@@ -1,10 +1,12 @@
 //! One guest's connection, from accept to hang-up.
 //!
 //! ```text
-//! frontend ── socket ── pump (quirks put right) ── private socket ── vhost-user-backend ── rings' threads
+//! frontend ── socket ── forwarder ── private socket ── vhost-user-backend ── ring threads
+//!                       (quirks)
 //! ```
 //!
-//! Only messages go through the pump, a few dozen when a guest starts. Requests and data go through the rings.
+//! The forwarder passes on vhost-user messages, a few dozen when a guest starts, and corrects
+//! [`super::quirks`]. Requests and file data go through the rings.
 
 pub(super) mod message;
 
@@ -22,19 +24,19 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 #[cfg(test)]
 use self::message::HEADER_LEN;
 use self::message::{Message, ReceiveError};
-use super::Options;
 use super::backend::FsBackend;
+use super::options::Options;
 use super::quirks::trim_memory_table;
 use super::request::Handler;
 
-/// Why a connection ended other than by the frontend hanging up.
+/// Why a connection ended, other than by the frontend's hang-up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The device could not be made.
+    /// The device's threads or events could not be created.
     #[error("cannot start the threads of a guest's device")]
     Threads(#[source] io::Error),
-    /// The socket between pump and device could not be made.
-    #[error("cannot make a private socket")]
+    /// The socket between forwarder and device could not be created.
+    #[error("cannot create the private socket of a guest's device")]
     PrivateSocket(#[source] io::Error),
     /// vhost-user-backend could not start.
     #[error("cannot start the vhost-user service: {0}")]
@@ -42,15 +44,16 @@ pub(super) enum Error {
     /// The frontend broke the protocol, or the socket failed.
     #[error("the vhost-user connection failed")]
     Receive(#[source] ReceiveError),
-    /// A message was refused.
-    #[error("the frontend sent what the vhost-user protocol does not allow: {0}")]
+    /// vhost-user-backend refused a message.
+    #[error("the frontend violated the vhost-user protocol: {0}")]
     Protocol(DaemonError),
 }
 
-/// Serves the guest on `frontend` until it hangs up, or until that socket is shut down. Then all that the guest held is freed.
+/// Serves the guest on `frontend` until the frontend hangs up or the socket is shut down. Then
+/// frees everything the guest held.
 ///
 /// # Errors
-/// The device could not be made, or the frontend did what the protocol does not allow.
+/// The device could not be created, or the frontend violated the protocol.
 pub(super) fn serve(
     frontend: &UnixStream,
     options: &Options,
@@ -60,7 +63,7 @@ pub(super) fn serve(
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("vhost_user".into(), Arc::clone(&backend), memory)
         .map_err(|error| {
-            backend.end_threads();
+            backend.stop_threads();
             Error::Start(error)
         })?;
     let (private, listener) = private_socket().map_err(Error::PrivateSocket)?;
@@ -68,25 +71,26 @@ pub(super) fn serve(
         .start(&mut Listener::from(listener))
         .map_err(Error::Start)?;
 
-    let pumped = pump(frontend, &private);
-    // The service reads the end of its socket, unless it was the one that hung up, and then tells why.
+    let forwarded = forward_messages(frontend, &private);
+    // vhost-user-backend ends when it reads the end of its socket. If it hung up first, `wait`
+    // returns why.
     drop(private);
-    // Requests that wait for a lock hold their rings, and so would keep the threads from ending. All others are served
-    // to their end before anything that the guest held is freed.
+    // A request that waits for a lock would keep its ring's thread from ending. All other requests
+    // run to their end before the guest's state is freed.
     handler.end_waits();
     let served = daemon.wait();
-    backend.end();
+    backend.stop();
     drop(daemon);
     drop(backend);
     handler.reset();
-    match (pumped, served) {
+    match (forwarded, served) {
         (_, Err(error)) if !is_hang_up(&error) => Err(Error::Protocol(error)),
         (Err(error), _) => Err(Error::Receive(error)),
         _ => Ok(()),
     }
 }
 
-/// Whether the service ended because the pump closed its socket.
+/// Whether vhost-user-backend ended because the forwarder closed its socket.
 fn is_hang_up(error: &DaemonError) -> bool {
     matches!(
         error,
@@ -98,10 +102,11 @@ fn is_hang_up(error: &DaemonError) -> bool {
     )
 }
 
-/// A connected socket, and a listener whose first and only connection is that socket's other end.
+/// Creates a connected socket, and a listener whose only pending connection is its other end.
 ///
-/// vhost-user-backend takes nothing but a listener. The address is one that the kernel picks; with a backlog of zero the
-/// connection succeeds only while no other is waiting, so nobody else's can be the one that is accepted.
+/// vhost-user-backend accepts nothing but a listener. The kernel picks the address. With a backlog
+/// of zero, connect succeeds only while no other connection is pending, so the listener cannot
+/// accept a foreign one.
 fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
     let new = || {
         rustix::net::socket_with(
@@ -124,9 +129,11 @@ fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
     Ok((near, UnixListener::from(listener)))
 }
 
-/// Carries messages both ways until either end closes. A message is taken from one side only once the other has room
-/// for it, so a frontend that does not read its replies blocks nothing but itself.
-fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
+/// Forwards messages both ways until either end closes.
+///
+/// Reads a message from one side only when the other has room for it, so a frontend that does not
+/// read its replies blocks only itself.
+fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
     let (frontend, backend) = (frontend.as_fd(), backend.as_fd());
     let (mut from_frontend, mut from_backend) = (PollFlags::IN, PollFlags::IN);
     loop {
@@ -139,7 +146,7 @@ fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
         (from_frontend, from_backend) = (PollFlags::IN, PollFlags::IN);
         if is_readable(frontend_ready) {
             if has_room(backend)? {
-                if !carry(frontend, backend, trim_memory_table)? {
+                if !forward_one(frontend, backend, trim_memory_table)? {
                     return Ok(());
                 }
             } else {
@@ -149,7 +156,7 @@ fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
         }
         if is_readable(backend_ready) {
             if has_room(frontend)? {
-                if !carry(backend, frontend, |_| ())? {
+                if !forward_one(backend, frontend, |_| ())? {
                     return Ok(());
                 }
             } else if is_closed(frontend_ready) {
@@ -162,17 +169,17 @@ fn pump(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
     }
 }
 
-/// Carries one message; false when there will be no more.
-fn carry(
+/// Forwards one message, corrected by `correct`. Returns false if `from` or `to` has hung up.
+fn forward_one(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    mend: impl FnOnce(&mut Message),
+    correct: impl FnOnce(&mut Message),
 ) -> Result<bool, ReceiveError> {
     let mut message = match Message::receive(from) {
         Err(ReceiveError::HungUp) => return Ok(false),
         message => message?,
     };
-    mend(&mut message);
+    correct(&mut message);
     match message.send(to) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         sent => Ok(sent.map(|()| true)?),
@@ -206,18 +213,20 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::device::request::Request;
+    use crate::device::request::{Handled, IoMode, Request};
 
-    /// `VHOST_USER_GET_FEATURES`, `VHOST_USER_SET_OWNER`.
+    /// Request number of `VHOST_USER_GET_FEATURES`.
     const GET_FEATURES: u32 = 1;
+
+    /// Request number of `VHOST_USER_SET_OWNER`.
     const SET_OWNER: u32 = 3;
 
-    /// Hands every request straight back.
+    /// Returns every request at once, with an empty reply.
     struct Idle;
 
     impl Handler for Idle {
-        fn handle(&self, request: Box<Request>) -> Option<Box<Request>> {
-            Some(request)
+        fn handle(&self, request: Box<Request>, _mode: IoMode) -> Handled {
+            Handled::Replied(request)
         }
 
         fn end_waits(&self) {}
@@ -270,7 +279,7 @@ mod tests {
             .set_write_timeout(Some(std::time::Duration::from_millis(100)))
             .expect("set");
         let ask = Message::new(GET_FEATURES, b"").bytes.repeat(64);
-        // Until all buffers on the way are full of answers nobody takes.
+        // Until all buffers on the path are full of replies that this side does not read.
         while frontend.write_all(&ask).is_ok() {}
         drop(frontend);
         assert!(!matches!(

@@ -32,7 +32,7 @@ use crate::session::file_system::{
     Attributes, Directories, FileData, FileLocks, FileRanges, Files, GuestGid, GuestUid, Lookup,
     Namespace, SessionLifecycle, Superblock, Xattrs,
 };
-use crate::session::{Caller, Creator, Name};
+use crate::session::{Caller, Creator, IoMode, Name};
 use crate::sys::buffers::Segments;
 
 /// The guest's root user.
@@ -134,17 +134,17 @@ impl Guest {
         offset: u64,
         buffer: &mut [u8],
     ) -> io::Result<usize> {
-        self.read_as(node, handle, offset, buffer, true)
+        self.read_as(node, handle, offset, buffer, IoMode::Blocking)
     }
 
-    /// Reads. Without `may_block` the read returns EAGAIN instead of waiting for the disk.
+    /// Reads in the given mode.
     fn read_as(
         &self,
         node: NodeId,
         handle: Handle,
         offset: u64,
         buffer: &mut [u8],
-        may_block: bool,
+        mode: IoMode,
     ) -> io::Result<usize> {
         let args = ReadIn {
             fh: handle.get(),
@@ -157,7 +157,7 @@ impl Guest {
         #[allow(unsafe_code)]
         // SAFETY: the buffer is mutably borrowed for the whole function.
         let mut writer = unsafe { segments.writer() };
-        self.fs.read(node, &args, &mut writer, may_block)
+        self.fs.read(node, &args, &mut writer, mode)
     }
 
     fn write(&self, node: NodeId, handle: Handle, offset: u64, data: &[u8]) -> io::Result<usize> {

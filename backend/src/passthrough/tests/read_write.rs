@@ -55,7 +55,7 @@ fn a_read_that_may_not_wait_is_whole_or_refused() {
         let rest = resident as u64;
         rustix::fs::fadvise(&host, rest, None, rustix::fs::Advice::DontNeed).expect("dropped");
         let mut buffer = vec![0; LEN + 4096];
-        match guest.read_as(node, handle, 0, &mut buffer, false) {
+        match guest.read_as(node, handle, 0, &mut buffer, IoMode::NonBlocking) {
             Ok(read) => assert_eq!(read, LEN),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
@@ -63,7 +63,7 @@ fn a_read_that_may_not_wait_is_whole_or_refused() {
         assert!(buffer[..LEN].iter().all(|byte| *byte == 7));
     }
     let mut buffer = vec![0; LEN];
-    match guest.read_as(node, handle, 0, &mut buffer, false) {
+    match guest.read_as(node, handle, 0, &mut buffer, IoMode::NonBlocking) {
         Ok(read) => assert_eq!(read, LEN),
         Err(error) => panic!("what is in memory needs no waiting: {error}"),
     }
@@ -86,9 +86,12 @@ fn more_segments_than_one_call_takes_are_all_read_and_written() {
     };
     #[allow(unsafe_code)]
     // SAFETY: the memory outlives the writer and is not used while the writer exists.
-    let read = guest
-        .fs
-        .read(node, &args, &mut unsafe { segments.writer() }, true);
+    let read = guest.fs.read(
+        node,
+        &args,
+        &mut unsafe { segments.writer() },
+        IoMode::Blocking,
+    );
     assert_eq!(read.expect("read"), 3000);
     assert!(memory.iter().step_by(2).eq(&content));
 }

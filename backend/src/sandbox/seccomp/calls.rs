@@ -1,12 +1,11 @@
-//! The system calls a confined daemon may make, as data.
+//! The system calls that a confined daemon may make, as data.
 //!
-//! Both C libraries and both architectures are covered by one list: a name in it says that the
-//! daemon needs the call, whichever variant of it the C library takes. What an architecture does
-//! not have is left out for it.
+//! One list covers both C libraries (glibc, musl) and both architectures: it has every variant of a
+//! call that one of the libraries uses, except those that the architecture does not have.
 
 use libc::{c_long, c_ulong};
 
-// Newer than the C libraries' headers; numbers from here on are the same on all architectures
+// The libc crate lacks these numbers for some targets. They are the same on all architectures
 // (include/uapi/asm-generic/unistd.h).
 const SYS_FCHMODAT2: c_long = 452;
 const SYS_SETXATTRAT: c_long = 463;
@@ -14,7 +13,7 @@ const SYS_GETXATTRAT: c_long = 464;
 const SYS_LISTXATTRAT: c_long = 465;
 const SYS_REMOVEXATTRAT: c_long = 466;
 
-/// Allowed with any arguments.
+/// Permitted with any arguments.
 pub(super) const ALLOWED: &[&[c_long]] = &[
     FILES,
     DATA,
@@ -41,7 +40,7 @@ const FILES: &[c_long] = &[
     libc::SYS_fcntl,
     libc::SYS_flock,
     libc::SYS_name_to_handle_at,
-    // Without CAP_DAC_READ_SEARCH the kernel refuses it; with it, it is how inodes are found again.
+    // Reopens evicted inodes. The kernel refuses it without CAP_DAC_READ_SEARCH.
     libc::SYS_open_by_handle_at,
     libc::SYS_readlinkat,
     libc::SYS_linkat,
@@ -51,7 +50,8 @@ const FILES: &[c_long] = &[
     libc::SYS_unlinkat,
     libc::SYS_renameat,
     libc::SYS_renameat2,
-    // Extended attributes of what cannot be opened are reached through the working directory.
+    // For extended attributes of files that cannot be opened: the path is relative to the working
+    // directory.
     libc::SYS_fchdir,
     libc::SYS_getdents64,
     libc::SYS_syncfs,
@@ -59,7 +59,7 @@ const FILES: &[c_long] = &[
     libc::SYS_fstatfs,
 ];
 
-/// What is in files.
+/// Contents of files.
 const DATA: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_readv,
@@ -81,7 +81,7 @@ const DATA: &[c_long] = &[
     libc::SYS_sync_file_range,
 ];
 
-/// What is known about files.
+/// Attributes of files.
 const ATTRIBUTES: &[c_long] = &[
     libc::SYS_statx,
     libc::SYS_newfstatat,
@@ -108,14 +108,14 @@ const ATTRIBUTES: &[c_long] = &[
     SYS_REMOVEXATTRAT,
 ];
 
-/// A thread acts as its guest's caller.
+/// Credentials: a thread acts as its guest's caller.
 const CREDENTIALS: &[c_long] = &[
     libc::SYS_setresuid,
     libc::SYS_setresgid,
     libc::SYS_setfsuid,
     libc::SYS_setfsgid,
     libc::SYS_setgroups,
-    // CAP_FSETID is put down and taken up again to have set-user-ID bits cleared.
+    // A thread drops CAP_FSETID for a write that must clear set-user-ID bits, then raises it again.
     libc::SYS_capget,
     libc::SYS_capset,
     libc::SYS_umask,
@@ -126,7 +126,7 @@ const CREDENTIALS: &[c_long] = &[
     libc::SYS_getgroups,
 ];
 
-/// Threads come and go with guests.
+/// Threads.
 const THREADS: &[c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -145,7 +145,7 @@ const THREADS: &[c_long] = &[
     libc::SYS_sched_getparam,
 ];
 
-/// Memory, except for what could make it executable.
+/// Memory. `mmap` and `mprotect` are in [`conditional`].
 const MEMORY: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -153,7 +153,7 @@ const MEMORY: &[c_long] = &[
     libc::SYS_madvise,
 ];
 
-/// Waiting.
+/// Waiting for events.
 const EVENTS: &[c_long] = &[
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -164,7 +164,7 @@ const EVENTS: &[c_long] = &[
     libc::SYS_restart_syscall,
 ];
 
-/// Guests' connections. Which sockets can be made is limited where they are made.
+/// Guests' connections. `socket` and `socketpair` are in [`conditional`].
 const SOCKETS: &[c_long] = &[
     libc::SYS_bind,
     libc::SYS_listen,
@@ -180,18 +180,18 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_shutdown,
 ];
 
-/// Clocks, for where the vDSO does not answer.
+/// Clocks, for hosts whose vDSO does not provide them.
 const TIME: &[c_long] = &[
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
     libc::SYS_gettimeofday,
-    // Hash tables seed themselves.
+    // The standard library seeds its hash tables with it.
     libc::SYS_getrandom,
 ];
 
-/// Signals of and to the daemon's own threads.
+/// Signals between the daemon's own threads.
 const SIGNALS: &[c_long] = &[
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -203,7 +203,7 @@ const SIGNALS: &[c_long] = &[
     libc::SYS_tkill,
 ];
 
-/// Older forms that only x86 has and that C libraries still use there.
+/// Older calls that only x86 has and that C libraries still make there.
 #[cfg(target_arch = "x86_64")]
 const X86_64: &[c_long] = &[
     libc::SYS_epoll_wait,
@@ -215,34 +215,34 @@ const X86_64: &[c_long] = &[
     libc::SYS_time,
 ];
 
-/// Answered with an error instead of the operator's action: C libraries try these first and know
-/// what to do without.
+/// Fail with an error instead of the operator's action: C libraries try these first and fall back
+/// to other calls.
 pub(super) const REFUSED: &[(c_long, i32)] = &[
-    // Its flags are in memory, where a filter cannot see them; clone's are not.
+    // A filter cannot check clone3's flags, which lie in memory; it can check clone's.
     (libc::SYS_clone3, libc::ENOSYS),
-    // Everything is opened relative to a descriptor. musl's open() alone takes this one.
+    // The daemon opens files relative to a descriptor. Only musl's open() makes this call.
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, libc::EACCES),
 ];
 
-/// Allowed where one argument is right.
+/// Permits a call if one argument has a value.
 pub(super) struct Conditional {
     /// The system call.
     pub(super) call: c_long,
     /// The argument's position, from 0.
     pub(super) argument: u8,
-    /// How much of the argument the kernel looks at.
+    /// How much of the argument the kernel uses.
     pub(super) width: Width,
-    /// The bits that count.
+    /// The bits of the argument to compare.
     pub(super) mask: u64,
-    /// What they must be.
+    /// The value that these bits must have.
     pub(super) value: u64,
 }
 
 /// The size of an argument.
 #[derive(Clone, Copy)]
 pub(super) enum Width {
-    /// `int`: the upper half of the register is noise.
+    /// `int`: the upper half of the register is undefined.
     Int,
     /// `long` or a pointer.
     Long,
@@ -250,7 +250,8 @@ pub(super) enum Width {
 
 const ALL_BITS: u64 = u64::MAX;
 
-/// Allowed where an argument is right. A call with several rows is allowed by any of them.
+/// The calls that are permitted with some arguments only. If a call has several rows, any of them
+/// permits it.
 pub(super) fn conditional() -> Vec<Conditional> {
     let int = |call, argument, value: i32| Conditional {
         call,
@@ -274,41 +275,41 @@ pub(super) fn conditional() -> Vec<Conditional> {
         value: 0,
     };
     vec![
-        // Sockets reach other processes of this host at most.
+        // Only Unix sockets, which cannot leave this host.
         int(libc::SYS_socket, 0, libc::AF_UNIX),
         int(libc::SYS_socketpair, 0, libc::AF_UNIX),
-        // Only to whom the socket is connected: syslog, a frontend.
+        // Without an address, so only to the connected peer: syslog, a frontend.
         long(libc::SYS_sendto, 4, ALL_BITS, 0),
         // Threads, neither processes nor namespaces.
         long(libc::SYS_clone, 0, THREAD | NEW_NAMESPACES, THREAD),
-        // A working directory and umask of a thread's own.
+        // A working directory and umask per thread.
         int(libc::SYS_unshare, 0, libc::CLONE_FS),
-        // Signals within the process.
+        // Signals to threads of this process.
         int(
             libc::SYS_tgkill,
             0,
             rustix::process::getpid().as_raw_nonzero().get(),
         ),
-        // No memory becomes code.
+        // No executable memory.
         no_exec(libc::SYS_mmap),
         no_exec(libc::SYS_mprotect),
         // Names of threads and of memory areas.
         int(libc::SYS_prctl, 0, libc::PR_SET_NAME),
         int(libc::SYS_prctl, 0, libc::PR_SET_VMA),
-        // Limits are read, not set.
+        // Reading limits, without a new limit.
         long(libc::SYS_prlimit64, 2, ALL_BITS, 0),
-        // The standard library's non-blocking sockets and close-on-exec; what devices and file
-        // systems take by ioctl stays out.
+        // The standard library sets sockets non-blocking and descriptors close-on-exec by ioctl. No
+        // ioctl of a device or file system is permitted.
         long(libc::SYS_ioctl, 1, LOWER_HALF, FIONBIO),
         long(libc::SYS_ioctl, 1, LOWER_HALF, FIOCLEX),
     ]
 }
 
-// As the kernel numbers them (asm-generic/ioctls.h); the C libraries give them different types.
+// Numbers of asm-generic/ioctls.h; the libc crate's constants differ in type between C libraries.
 const FIONBIO: u64 = 0x5421;
 const FIOCLEX: u64 = 0x5451;
 
-/// `ioctl` requests are 32 bits wide in the kernel, whatever type the C library gives them.
+/// Mask for the request of `ioctl`, of which the kernel uses 32 bits.
 const LOWER_HALF: u64 = 0xffff_ffff;
 
 const THREAD: u64 = flags(libc::CLONE_THREAD);
@@ -324,6 +325,6 @@ const NEW_NAMESPACES: u64 = flags(
 );
 
 const fn flags(bits: i32) -> c_ulong {
-    // Widened without its sign, as a register carries it; `From` is not const.
+    // Zero-extended, as in a register. A cast, because `From` is not const.
     bits.cast_unsigned() as c_ulong
 }

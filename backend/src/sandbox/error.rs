@@ -1,0 +1,139 @@
+//! Why the daemon cannot be confined.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A mechanism of the sandbox that fails, and what the operator can pass instead.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The shared directory cannot be opened.
+    #[error("cannot open shared directory {path:?}")]
+    SharedDir {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel refuses the limit of open descriptors.
+    #[error(
+        "cannot set the limit of open descriptors to {limit}: pass a --rlimit-nofile within the \
+         hard limit, or 0 to leave it alone"
+    )]
+    Limit {
+        /// The requested limit.
+        limit: u64,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The requested limit is above the kernel's.
+    #[error(
+        "--rlimit-nofile={limit} is above the kernel's limit of {max} (/proc/sys/fs/nr_open): \
+         pass a lower one"
+    )]
+    LimitTooHigh {
+        /// The requested limit.
+        limit: u64,
+        /// The kernel's limit.
+        max: u64,
+    },
+    /// The limit in force does not suffice for one guest.
+    #[error(
+        "the limit of open descriptors is {limit}, at least {min} are needed: raise it (ulimit -n, \
+         LimitNOFILE=) or pass --rlimit-nofile"
+    )]
+    LimitTooLow {
+        /// The limit in force.
+        limit: u64,
+        /// The lowest limit that suffices.
+        min: u64,
+    },
+    /// The operator's supplementary groups cannot be dropped.
+    #[error("cannot drop the supplementary groups")]
+    Groups(#[source] io::Error),
+    /// The second process cannot be started.
+    #[error("cannot start the confined process")]
+    Fork(#[source] io::Error),
+    /// The first process died before the second one was ready.
+    #[error("the supervisor process has died")]
+    Orphaned,
+    /// The confined process cannot be watched.
+    #[error("cannot wait for the confined process")]
+    Supervise(#[source] io::Error),
+    /// An ordinary user cannot create a user namespace.
+    #[error(
+        "cannot {what} the user namespace an ordinary user needs for --sandbox=namespace: allow \
+         user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+         kernel.apparmor_restrict_unprivileged_userns) or pass --sandbox=none"
+    )]
+    UserNamespace {
+        /// The step that failed.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The other namespaces cannot be created.
+    #[error(
+        "cannot create {what} for --sandbox=namespace: it takes CAP_SYS_ADMIN; pass \
+         --sandbox=chroot or --sandbox=none"
+    )]
+    Namespaces {
+        /// The namespaces.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The share cannot become the root of the mount namespace.
+    #[error(
+        "cannot {what} for --sandbox=namespace: pass --sandbox=chroot (as root) or --sandbox=none"
+    )]
+    Pivot {
+        /// The step that failed.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// An ordinary user requested chroot.
+    #[error("--sandbox=chroot needs root: pass --sandbox=namespace or --sandbox=none")]
+    ChrootNeedsRoot,
+    /// The share cannot become the root by chroot.
+    #[error("cannot {what} for --sandbox=chroot: it takes CAP_SYS_CHROOT; pass --sandbox=none")]
+    Chroot {
+        /// The step that failed.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// `/proc/self/fd` cannot be opened.
+    #[error("cannot open /proc/self/fd: mount /proc")]
+    ProcSelfFd(#[source] io::Error),
+    /// Descriptors cannot be reopened.
+    #[error("cannot open the shared directory through /proc/self/fd")]
+    Reopen(#[source] io::Error),
+    /// `--modcaps` adds a capability that the process does not have.
+    #[error(
+        "--modcaps adds {0}, which this process does not have: start it with that capability or \
+         leave it out"
+    )]
+    CapabilityMissing(caps::Capability),
+    /// A capability set cannot be changed.
+    #[error("cannot reduce the {set} capabilities")]
+    Capabilities {
+        /// The capability set.
+        set: &'static str,
+        /// The cause.
+        source: caps::errors::CapsError,
+    },
+    /// `no_new_privs` cannot be set.
+    #[error("cannot set no_new_privs")]
+    NoNewPrivileges(#[source] io::Error),
+    /// The list of system calls does not compile.
+    #[error("cannot compile the list of system calls")]
+    SeccompList(#[source] seccompiler::BackendError),
+    /// The kernel refuses the list of system calls.
+    #[error(
+        "cannot install the list of system calls: pass --seccomp=none if the kernel has no seccomp"
+    )]
+    SeccompInstall(#[source] seccompiler::Error),
+}

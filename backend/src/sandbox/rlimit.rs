@@ -1,0 +1,125 @@
+//! The limit of open descriptors (RLIMIT_NOFILE), and the file system's share of it.
+
+use std::cmp;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::error::Error;
+
+/// Limit of open descriptors without `--rlimit-nofile`, if the kernel permits it. As in virtiofsd.
+pub const DEFAULT_OPEN_FILES: u64 = 1_000_000;
+
+/// Lowest usable limit: the queues, memory regions and sockets of one guest take dozens.
+pub const MIN_OPEN_FILES: u64 = 256;
+
+/// Assumed limit of the kernel if `/proc/sys/fs/nr_open` cannot be read: the kernel's default
+/// (`fs/file.c`).
+const DEFAULT_NR_OPEN: u64 = 1 << 20;
+
+/// Sets the limit of open descriptors to `wanted` and returns the limit in force.
+///
+/// `Some(0)` leaves the limit alone. `None` raises it to [`DEFAULT_OPEN_FILES`], or as far as the
+/// kernel permits.
+///
+/// # Errors
+/// The kernel refuses `wanted`, or the limit in force is below [`MIN_OPEN_FILES`].
+pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
+    let nr_open = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_NR_OPEN);
+    let before = getrlimit(Resource::Nofile);
+    let soft = before.current.unwrap_or(nr_open);
+    let hard = before.maximum.unwrap_or(nr_open);
+
+    let limit = match target(wanted, soft, nr_open)? {
+        None => soft,
+        Some(limit) => match set(limit) {
+            Ok(()) => limit,
+            // Raising the hard limit takes CAP_SYS_RESOURCE.
+            Err(_) if wanted.is_none() => {
+                set(hard)?;
+                log::info!(
+                    "the limit of open descriptors is {hard}: raising it to {limit} is not \
+                     permitted"
+                );
+                hard
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    if limit < MIN_OPEN_FILES {
+        return Err(Error::LimitTooLow {
+            limit,
+            min: MIN_OPEN_FILES,
+        });
+    }
+    Ok(limit)
+}
+
+/// Descriptors out of `limit` that the file system may hold. The rest is for queues, guest memory
+/// and connections: a quarter, from 128 up to 16384.
+#[must_use]
+pub fn fd_budget(limit: u64) -> u64 {
+    let reserve = (limit / 4).clamp(MIN_OPEN_FILES / 2, 16384);
+    limit.saturating_sub(reserve)
+}
+
+/// The limit to set; `None` to leave it alone.
+fn target(wanted: Option<u64>, soft: u64, nr_open: u64) -> Result<Option<u64>, Error> {
+    match wanted {
+        Some(0) => Ok(None),
+        Some(limit) if limit > nr_open => Err(Error::LimitTooHigh {
+            limit,
+            max: nr_open,
+        }),
+        Some(limit) => Ok(Some(limit)),
+        None if soft >= DEFAULT_OPEN_FILES => Ok(None),
+        None => Ok(Some(cmp::min(DEFAULT_OPEN_FILES, nr_open))),
+    }
+}
+
+fn set(limit: u64) -> Result<(), Error> {
+    let both = Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
+    setrlimit(Resource::Nofile, both).map_err(|error| Error::Limit {
+        limit,
+        source: error.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_follows_the_operator_within_the_kernels_limit() {
+        let nr_open = 1 << 20;
+        let table = [
+            (Some(0), 1024, None),
+            (Some(4096), 1024, Some(4096)),
+            (Some(512), 1024, Some(512)),
+            (None, 1024, Some(DEFAULT_OPEN_FILES)),
+            (None, DEFAULT_OPEN_FILES, None),
+        ];
+        for (wanted, soft, expected) in table {
+            assert_eq!(
+                target(wanted, soft, nr_open).unwrap(),
+                expected,
+                "{wanted:?}"
+            );
+        }
+        assert_eq!(target(None, 1024, 65536).unwrap(), Some(65536));
+        let error = target(Some(nr_open + 1), 1024, nr_open).unwrap_err();
+        assert!(error.to_string().contains("nr_open"), "{error}");
+    }
+
+    #[test]
+    fn budget_leaves_room_for_the_rest_of_the_daemon() {
+        assert_eq!(fd_budget(MIN_OPEN_FILES), MIN_OPEN_FILES / 2);
+        assert_eq!(fd_budget(1024), 768);
+        assert_eq!(fd_budget(1_000_000), 983_616);
+    }
+}
