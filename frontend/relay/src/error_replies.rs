@@ -1,8 +1,9 @@
-//! Answering a guest's FUSE requests when there is nobody who could do them.
+//! Error replies to a guest's FUSE requests after its daemon has died.
 //!
-//! A daemon that ends takes with it what it knew of the guest's files, and the requests it had in hand. Left alone, the guest
-//! would wait for those for ever. So the relay takes the rings over and tells each request that the share is not connected, until
-//! the guest opens a new session: that request is left where it is, for the next daemon.
+//! The daemon's knowledge of the guest's files is lost, and the guest would wait for the requests in
+//! flight without end. So the relay takes the rings over and replies to each request that the share
+//! is not connected (ENOTCONN), until the guest opens a new session. That request, FUSE_INIT, stays
+//! in the ring for the next daemon.
 
 use std::time::{Duration, Instant};
 
@@ -14,45 +15,46 @@ use super::inflight::Window;
 use super::memory::Memory;
 use super::split_queue::{QueueError, SplitQueue};
 
-/// How often a ring that a daemon may still work on is looked at.
+/// Pause between two looks at a ring that a daemon may still work on.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long a ring has to stay as it is for its daemon to count as gone.
+/// Time without a change after which a ring counts as abandoned by its daemon.
 const STABLE_FOR: Duration = Duration::from_millis(50);
 
-/// How long is waited for that.
+/// Time that the relay waits at most for a ring to stop changing.
 const STABLE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How far a ring was answered.
+/// How far the relay has replied to the requests in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// All that was in it.
+    /// To all of them.
     All,
-    /// As many as the ring has entries; there are more, since the guest goes on meanwhile.
+    /// To as many as the ring has entries. There are more, because the guest goes on meanwhile.
     Some,
-    /// Up to a request that opens a session, which waits for a daemon.
+    /// Up to a request that opens a session, which stays in the ring for a daemon.
     UpToInit,
 }
 
-/// What became of the requests that a daemon had in hand.
+/// What the relay did with the requests that a daemon had in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reclaimed {
-    /// The ring goes on from here. So many requests were refused already, since the daemon had left earlier ones behind later
-    /// ones.
+    /// The ring goes on from `base`. If the daemon had completed requests out of order, those in
+    /// flight have an error reply already.
     At {
         /// Index of the next available entry.
         base: u16,
-        /// Refused requests.
+        /// Requests that have an error reply already.
         refused: u16,
     },
-    /// It cannot be told which requests they are.
+    /// The ring does not tell which requests are in flight.
     Undecidable,
 }
 
-/// Answers what is in the ring from `base` on, and moves `base` on. `count` counts.
+/// Replies with an error to each request in the ring from `base` on. Moves `base` on, and adds the
+/// replies to `count`.
 ///
 /// # Errors
-/// The ring's driver breaks its rules, or the memory is out of reach.
+/// The driver breaks the ring's rules, or the guest's memory cannot be read or written.
 pub(super) fn reply_errors(
     queue: &SplitQueue<'_>,
     memory: &Memory,
@@ -79,7 +81,8 @@ pub(super) fn reply_errors(
     }
 }
 
-/// Deals with what a lost daemon had taken off a ring and not given back.
+/// Finds the requests that a lost daemon had in flight. Replies to them unless they are the last
+/// ones in the ring, which [`reply_errors`] then does.
 ///
 /// # Errors
 /// As [`reply_errors`].
@@ -96,7 +99,7 @@ pub(super) fn reclaim_inflight(
         });
     }
     let window = Window::read(queue, used, taken)?;
-    let Some(guess) = window.outstanding() else {
+    let Some(guess) = window.inflight() else {
         return Ok(Reclaimed::Undecidable);
     };
     if !guess.is_certain {
@@ -113,7 +116,7 @@ pub(super) fn reclaim_inflight(
         });
     }
     for head in &guess.heads {
-        // One that opens a session is refused as well: the guest has others in flight, so that cannot be.
+        // FUSE_INIT gets an error as well. A guest sends it alone, so this one breaks the protocol.
         let chain = queue.chain(*head)?;
         let request = chain.read(memory)?.map(header);
         let len = request.map_or(Ok(0), |request| reply(&chain, memory, &request))?;
@@ -125,7 +128,8 @@ pub(super) fn reclaim_inflight(
     })
 }
 
-/// The used index once nothing comes back any more: a daemon may have been cut off while it was giving back what it had.
+/// Waits until the used index stops changing, and returns it: threads of a daemon that is being killed
+/// may still complete requests.
 fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
     let begun = Instant::now();
     let (mut used, mut since) = (queue.used_index()?, Instant::now());
@@ -140,7 +144,8 @@ fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
     Ok(used)
 }
 
-/// Whether everything taken off the ring up to `base` has come back, waiting for it as long as `limit`.
+/// Waits up to `limit` until the daemon has completed all requests before `base`. Returns whether it
+/// has.
 ///
 /// # Errors
 /// As [`reply_errors`].
@@ -170,14 +175,14 @@ fn reply_error(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<Pro
     let len = match chain.read(memory)?.map(header) {
         Some(request) if request.opcode() == Ok(Opcode::Init) => return Ok(Progress::UpToInit),
         Some(request) => reply(&chain, memory, &request)?,
-        // No request at all: there is nothing to be said about it.
+        // The chain holds no request, so there is no reply to it.
         None => 0,
     };
     queue.complete(head, len)?;
     Ok(Progress::All)
 }
 
-/// Writes the reply to a request, where it has room for one; its length.
+/// Writes the reply to a request if its chain has room. Returns the length written.
 fn reply(
     chain: &super::split_queue::Chain,
     memory: &Memory,
@@ -185,7 +190,7 @@ fn reply(
 ) -> Result<u32, QueueError> {
     let unique = Unique::new(request.unique);
     let reply = match request.opcode() {
-        // The session ends, as it should.
+        // The guest ends its session, which succeeds.
         Ok(Opcode::Destroy) => OutHeader::ok(unique, 0),
         _ => OutHeader::error(unique, Errno::NOTCONN.raw_os_error()),
     };
@@ -195,7 +200,7 @@ fn reply(
     }
 }
 
-/// Whether the chain holds a reply to the request that is in it.
+/// Whether the chain holds a reply to its own request.
 fn is_answered(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<bool, QueueError> {
     let chain = queue.chain(head)?;
     let (Some(request), Some(reply)) = (chain.read(memory)?, chain.peek(memory)?) else {
@@ -271,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_in_hand_in_order_is_answered_from_there() {
+    fn what_was_in_flight_in_order_is_answered_from_there() {
         let mut driver = Driver::new(8);
         for head in [0, 1, 2] {
             driver.request(head, &request(Opcode::Read, u64::from(head)), true);
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_behind_is_answered_at_once() {
+    fn requests_left_behind_are_answered_at_once() {
         let mut driver = Driver::new(8);
         for head in [4, 1, 2] {
             driver.request(head, &request(Opcode::Read, 7 + u64::from(head)), true);
@@ -312,7 +317,7 @@ mod tests {
     #[test]
     fn a_request_that_waits_for_ever_behind_one_head_is_never_guessed() {
         let mut driver = Driver::new(8);
-        // Request 1 waits for a lock; request 0 comes and goes until nothing else is left in the ring.
+        // Request 1 waits for a lock. Request 0 comes and goes until the ring shows no other.
         driver.request(1, &request(Opcode::Setlkw, 5), true);
         driver.offer(1);
         driver.request(0, &request(Opcode::Read, 6), true);
@@ -337,22 +342,22 @@ mod tests {
         assert!(is_drained(&driver.queue(true), 1, short).unwrap());
     }
 
-    /// A driver and a daemon at work on one ring, step by step.
-    struct Work {
+    /// A driver and a daemon that work on one ring, step by step.
+    struct Simulation {
         driver: Driver,
-        /// Chains the driver may use, the last freed first, as Linux does it.
+        /// Chains that the driver may use. It takes the last freed one first, as Linux does.
         free: Vec<u16>,
         /// Chains the daemon has, oldest first, with the number of each one's request.
-        in_hand: Vec<(u16, u64)>,
+        in_flight: Vec<(u16, u64)>,
         requests: u64,
     }
 
-    impl Work {
+    impl Simulation {
         fn new(size: u16) -> Self {
             Self {
                 driver: Driver::new(size),
                 free: (0..size).rev().collect(),
-                in_hand: Vec::new(),
+                in_flight: Vec::new(),
                 requests: 0,
             }
         }
@@ -363,12 +368,12 @@ mod tests {
                 let request = request(Opcode::Getattr, self.requests);
                 self.driver.request(head, &request, true);
                 self.driver.offer(head);
-                self.in_hand.push((head, self.requests));
+                self.in_flight.push((head, self.requests));
             }
         }
 
         fn write_reply(&self, which: usize) -> Option<u16> {
-            let (head, unique) = *self.in_hand.get(which)?;
+            let (head, unique) = *self.in_flight.get(which)?;
             let reply = OutHeader::ok(Unique::new(unique), 0);
             self.driver
                 .set_reply(head, reply.as_bytes().try_into().unwrap());
@@ -378,12 +383,13 @@ mod tests {
         fn give_back(&mut self, which: usize) {
             if let Some(head) = self.write_reply(which) {
                 self.driver.queue(true).complete(head, 16).unwrap();
-                self.in_hand.remove(which);
+                self.in_flight.remove(which);
                 self.free.push(head);
             }
         }
 
-        /// The daemon dies. Whether the requests that it had are known; then each was answered once, and no other.
+        /// The daemon dies. Returns whether the relay knew the requests in flight; if so, each got one
+        /// reply, and no other request did.
         fn die(&mut self) -> bool {
             let queue = self.driver.queue(true);
             let before = queue.used_index().unwrap();
@@ -398,7 +404,7 @@ mod tests {
                 .map(|offset| queue.used_head(before.wrapping_add(offset)).unwrap())
                 .collect();
             let unique: BTreeSet<u16> = answered.iter().copied().collect();
-            let expected: BTreeSet<u16> = self.in_hand.iter().map(|(head, _)| *head).collect();
+            let expected: BTreeSet<u16> = self.in_flight.iter().map(|(head, _)| *head).collect();
             assert_eq!(unique, expected);
             assert_eq!(answered.len(), expected.len());
             assert_eq!(base, after);
@@ -415,23 +421,23 @@ mod tests {
             size in prop::sample::select(&[8u16, 64][..]),
             is_half_answered: bool,
         ) {
-            let mut work = Work::new(size);
-            // Several chains in use, so that entries differ.
+            let mut simulation = Simulation::new(size);
+            // Several chains are in flight, so that entries differ.
             for _ in 0..3 {
-                work.ask();
+                simulation.ask();
             }
             for step in steps {
                 match step {
-                    true => work.ask(),
-                    false if work.in_hand.len() > 2 => work.give_back(0),
+                    true => simulation.ask(),
+                    false if simulation.in_flight.len() > 2 => simulation.give_back(0),
                     false => {}
                 }
             }
             if is_half_answered {
-                work.write_reply(0);
+                simulation.write_reply(0);
             }
-            // It may be in doubt only where it died between a reply and giving it back.
-            let is_known = work.die();
+            // Only a daemon that died between a reply and its used entry leaves a doubt.
+            let is_known = simulation.die();
             prop_assert!(is_known || is_half_answered);
         }
 
@@ -439,14 +445,14 @@ mod tests {
         fn requests_of_a_daemon_that_answers_in_any_order_are_known_or_not_guessed(
             steps in prop::collection::vec((any::<bool>(), 0usize..8), 0..300),
         ) {
-            let mut work = Work::new(8);
+            let mut simulation = Simulation::new(8);
             for (asks, which) in steps {
                 match asks {
-                    true => work.ask(),
-                    false => work.give_back(which),
+                    true => simulation.ask(),
+                    false => simulation.give_back(which),
                 }
             }
-            work.die();
+            simulation.die();
         }
     }
 }
