@@ -11,7 +11,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why the daemon cannot be reached, or did not carry out a request.
 ///
-/// After anything but [`Error::Refused`], [`Error::Lacks`] and [`Error::Misuse`] the connection is lost.
+/// After any error but [`Error::Refused`], [`Error::Lacks`] and [`Error::Misuse`] the connection is
+/// lost.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No process listens at the socket.

@@ -12,7 +12,7 @@ use gangplank_fuse::{
     Dialect, ForgetIn, InitFlags, InitIn, KERNEL_VERSION, NodeId, OpenIn, Operation, OutHeader,
     Request, RequestHeader, Unique,
 };
-use gangplank_vhost_user::client::{Deadlines, Session, Socket};
+use gangplank_vhost_user::client::{Backend, Deadlines, Socket};
 use gangplank_vhost_user::feature;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use zerocopy::FromBytes;
@@ -93,7 +93,7 @@ pub(crate) struct Answer<'a> {
 
 /// A connected device with a FUSE session.
 pub(crate) struct Device {
-    _connection: Session<Socket>,
+    _connection: Backend<Socket>,
     memory: Memory,
     lanes: Vec<Lane>,
     epoll: Epoll,
@@ -120,7 +120,7 @@ impl Device {
         let stream = connect(socket)?;
         let messages = Socket::from_stream(stream, socket, Deadlines::default().answer)?;
         let hang_up = messages.hang_up()?;
-        let mut connection = Session::negotiate(messages)?;
+        let mut connection = Backend::negotiate(messages)?;
         let features = feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX;
         ensure!(
             connection.offered() & features == features,

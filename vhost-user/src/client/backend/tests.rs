@@ -99,7 +99,7 @@ impl Messages for Recorder {
 }
 
 /// Two rings started with `features`; their kicks.
-fn start(session: &mut Session<Recorder>, features: u64) -> (Result<()>, [EventFd; 2]) {
+fn start(session: &mut Backend<Recorder>, features: u64) -> (Result<()>, [EventFd; 2]) {
     let kicks = [EventFd::new(0).unwrap(), EventFd::new(0).unwrap()];
     let call = EventFd::new(0).unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
@@ -131,7 +131,7 @@ fn start(session: &mut Session<Recorder>, features: u64) -> (Result<()>, [EventF
 
 #[test]
 fn negotiation_asks_everything_once_and_in_order() {
-    let session = Session::negotiate(Recorder::new()).unwrap();
+    let session = Backend::negotiate(Recorder::new()).unwrap();
     assert_eq!(
         session.messages().said,
         [
@@ -162,14 +162,14 @@ fn what_a_daemon_does_not_offer_is_not_asked() {
         protocol: Protocol::REPLY_ACK,
         ..Recorder::new()
     };
-    let session = Session::negotiate(recorder).unwrap();
+    let session = Backend::negotiate(recorder).unwrap();
     assert_eq!(session.messages().said.len(), 4);
     assert_eq!((session.config(), session.max_rings()), (None, None));
     let bare = Recorder {
         features: feature::VERSION_1,
         ..Recorder::new()
     };
-    let mut session = Session::negotiate(bare).unwrap();
+    let mut session = Backend::negotiate(bare).unwrap();
     assert_eq!(session.messages().said.len(), 2);
     start(&mut session, feature::VERSION_1).0.unwrap();
     session.stop().unwrap();
@@ -190,13 +190,13 @@ fn a_legacy_daemon_is_refused_by_name() {
         features: 0,
         ..Recorder::new()
     };
-    let error = Session::negotiate(recorder).unwrap_err();
+    let error = Backend::negotiate(recorder).unwrap_err();
     assert!(error.to_string().contains("VERSION_1"), "{error}");
 }
 
 #[test]
 fn rings_start_after_memory_and_stop_before_their_bases() {
-    let mut session = Session::negotiate(Recorder::new()).unwrap();
+    let mut session = Backend::negotiate(Recorder::new()).unwrap();
     let before = session.messages().said.len();
     let wanted = feature::VERSION_1 | feature::ACCESS_PLATFORM;
     let (started, kicks) = start(&mut session, wanted);
@@ -233,7 +233,7 @@ fn rings_start_after_memory_and_stop_before_their_bases() {
 
 #[test]
 fn features_that_were_not_offered_never_reach_the_daemon() {
-    let mut session = Session::negotiate(Recorder::new()).unwrap();
+    let mut session = Backend::negotiate(Recorder::new()).unwrap();
     let before = session.messages().said.len();
     let error = start(&mut session, feature::VERSION_1 | 1).0.unwrap_err();
     assert!(error.to_string().contains("0x1"), "{error}");
@@ -246,7 +246,7 @@ fn a_start_that_failed_half_way_can_be_stopped() {
         fails: Some("SET_VRING_CALL 1"),
         ..Recorder::new()
     };
-    let mut session = Session::negotiate(recorder).unwrap();
+    let mut session = Backend::negotiate(recorder).unwrap();
     let error = start(&mut session, feature::VERSION_1).0.unwrap_err();
     assert!(error.to_string().contains("SET_VRING_CALL"), "{error}");
     assert_eq!(session.stop().unwrap().len(), 2);
@@ -255,7 +255,7 @@ fn a_start_that_failed_half_way_can_be_stopped() {
 
 #[test]
 fn reset_stops_the_rings_first() {
-    let mut session = Session::negotiate(Recorder::new()).unwrap();
+    let mut session = Backend::negotiate(Recorder::new()).unwrap();
     start(&mut session, feature::VERSION_1).0.unwrap();
     session.reset().unwrap();
     let said = &session.messages().said;
@@ -265,11 +265,11 @@ fn reset_stops_the_rings_first() {
 
 #[test]
 fn connection_that_is_taken_over_goes_on_without_a_word_about_its_rings() {
-    let session = Session::negotiate(Recorder::new()).unwrap();
+    let session = Backend::negotiate(Recorder::new()).unwrap();
     let mut facts = session.facts();
     facts.acknowledged = Some(feature::VERSION_1 | feature::PROTOCOL_FEATURES);
     facts.running = vec![0, 1];
-    let mut taken = Session::resume(Recorder::new(), &facts).unwrap();
+    let mut taken = Backend::resume(Recorder::new(), &facts).unwrap();
     assert_eq!(
         taken.messages().said,
         [
@@ -285,17 +285,17 @@ fn connection_that_is_taken_over_goes_on_without_a_word_about_its_rings() {
 
 #[test]
 fn daemon_on_another_socket_is_not_taken_over() {
-    let mut facts = Session::negotiate(Recorder::new()).unwrap().facts();
+    let mut facts = Backend::negotiate(Recorder::new()).unwrap().facts();
     facts.daemon ^= 1;
-    let error = Session::resume(Recorder::new(), &facts).unwrap_err();
+    let error = Backend::resume(Recorder::new(), &facts).unwrap_err();
     assert!(error.to_string().contains("another socket"), "{error}");
 }
 
 #[test]
 fn daemon_that_offers_something_else_is_not_taken_over() {
-    let facts = Session::negotiate(Recorder::new()).unwrap().facts();
+    let facts = Backend::negotiate(Recorder::new()).unwrap().facts();
     let mut other = Recorder::new();
     other.features &= !feature::EVENT_IDX;
-    let error = Session::resume(other, &facts).unwrap_err();
+    let error = Backend::resume(other, &facts).unwrap_err();
     assert!(matches!(error, Error::Lacks { .. }), "{error}");
 }
