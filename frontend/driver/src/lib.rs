@@ -128,7 +128,7 @@ impl Driver {
     /// As [`Driver::connect`].
     pub fn on_stream(stream: UnixStream, daemon: &Path, options: &Options) -> Result<Self> {
         let limit = options.deadlines.answer;
-        Self::start(Socket::from_stream(stream, daemon, limit)?, options)
+        Self::start(Socket::from_stream(stream, daemon, limit), options)
     }
 
     fn start(socket: Socket, options: &Options) -> Result<Self> {

@@ -437,7 +437,7 @@ fn is_readable(descriptor: &impl AsFd) -> bool {
 }
 
 fn unknown_request(message: &Message) -> MessageFault {
-    let text = format!("there is no message {}", message.request);
+    let text = format!("the relay knows no message {}", message.request);
     RequestError::Invalid(text).into()
 }
 

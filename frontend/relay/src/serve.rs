@@ -173,7 +173,7 @@ impl Relay {
             .and_then(|()| control::receive(&stream))
         {
             Ok(Some(command)) => command,
-            Ok(None) => return answer(&stream, Err("there is no such command".to_owned())),
+            Ok(None) => return answer(&stream, Err("the relay has no such command".to_owned())),
             Err(error) => {
                 warn!("cannot read a command from the control socket: {error}");
                 return;

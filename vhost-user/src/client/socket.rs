@@ -67,22 +67,20 @@ impl Socket {
     /// listener does not take the connection in time.
     pub fn connect(path: &Path, deadlines: Deadlines) -> Result<Self> {
         let stream = connect(path, deadlines.connect)?;
-        Self::from_stream(stream, path, deadlines.answer)
+        Ok(Self::from_stream(stream, path, deadlines.answer))
     }
 
     /// Takes a connected socket; `daemon` names its peer in error messages.
-    ///
-    /// # Errors
-    /// None today; the host may refuse a resource.
-    pub fn from_stream(stream: UnixStream, daemon: &Path, limit: Duration) -> Result<Self> {
-        Ok(Self {
+    #[must_use]
+    pub fn from_stream(stream: UnixStream, daemon: &Path, limit: Duration) -> Self {
+        Self {
             daemon: daemon.to_owned(),
             connection: Connection::new(stream),
             limit,
             need_reply: false,
             is_late: false,
             max_rings: u64::try_from(MAX_RINGS).unwrap_or(u64::MAX),
-        })
+        }
     }
 
     /// A descriptor that polls as `RDHUP` once the daemon has closed the connection. The caller
@@ -332,11 +330,17 @@ fn connect(path: &Path, limit: Duration) -> Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixListener;
 
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
     use super::*;
+    use crate::Deadline;
+    use crate::message::{HEADER_LEN, Inbox};
+
+    const LONG: Duration = Duration::from_secs(20);
 
     const SHORT: Deadlines = Deadlines {
         connect: Duration::from_millis(50),
@@ -344,7 +348,7 @@ mod tests {
     };
 
     #[test]
-    fn nobody_there_is_told_at_once() {
+    fn a_missing_daemon_is_an_error_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fs.sock");
         let error = Socket::connect(&path, SHORT).unwrap_err();
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_whose_owner_takes_nobody_is_late() {
+    fn a_listener_that_takes_no_connection_is_late() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fs.sock");
         let socket = socket_with(
@@ -395,10 +399,94 @@ mod tests {
     #[test]
     fn a_daemon_that_hangs_up_is_gone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut socket =
-            Socket::from_stream(ours, Path::new("fs.sock"), Duration::from_secs(20)).unwrap();
+        let mut socket = Socket::from_stream(ours, Path::new("fs.sock"), LONG);
         drop(theirs);
         let error = socket.features().unwrap_err();
         assert!(error.is_absence(), "{error}");
+    }
+
+    #[test]
+    fn a_late_reply_ends_the_connection() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut socket = Socket::from_stream(ours, Path::new("fs.sock"), SHORT.answer);
+        for _ in 0..2 {
+            let error = socket.features().unwrap_err();
+            assert!(matches!(error, Error::Late { .. }), "{error}");
+        }
+        let mut sent = Vec::new();
+        theirs.read_to_end(&mut sent).unwrap();
+        assert_eq!(sent.len(), HEADER_LEN);
+    }
+
+    /// Has a daemon send `replies`, one after each request, while `work` uses the connection. A
+    /// reply to the request itself has no number.
+    fn with_daemon(
+        replies: Vec<(Option<FrontendReq>, Vec<u8>)>,
+        work: impl FnOnce(&mut Socket),
+    ) -> Vec<Message> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let daemon = std::thread::spawn(move || {
+            let mut inbox = Inbox::default();
+            let mut requests = Vec::new();
+            for (number, payload) in replies {
+                let request = inbox.wait(theirs.as_fd(), Deadline::NONE).unwrap();
+                let mut reply = request.reply(payload);
+                reply.request = number.map_or(reply.request, u32::from);
+                reply.send(theirs.as_fd(), &[], Deadline::NONE).unwrap();
+                requests.push(request);
+            }
+            requests
+        });
+        let mut socket = Socket::from_stream(ours, Path::new("fs.sock"), LONG);
+        work(&mut socket);
+        drop(socket);
+        daemon.join().unwrap()
+    }
+
+    #[test]
+    fn replies_in_time_leave_the_connection_alone() {
+        let replies = (0..50).map(|number| (None, payload::from_u64(number)));
+        with_daemon(replies.collect(), |socket| {
+            for number in 0..50 {
+                assert_eq!(socket.features().unwrap(), number);
+            }
+        });
+    }
+
+    #[test]
+    fn the_configuration_is_asked_for_and_read_behind_its_head() {
+        let reply = [
+            [0u32, 4, 0].map(u32::to_ne_bytes).concat(),
+            b"told".to_vec(),
+        ]
+        .concat();
+        let mut config = [0; 4];
+        let requests = with_daemon(vec![(None, reply.clone())], |socket| {
+            socket.config(&mut config).unwrap();
+        });
+        assert_eq!(&config, b"told");
+        let question = [&reply[..12], &[0; 4]].concat();
+        assert_eq!(requests[0].payload, question);
+    }
+
+    #[test]
+    fn refusals_and_wrong_replies_are_told_apart() {
+        let replies = vec![
+            (None, payload::from_u64(1)),
+            (None, payload::from_u64(0)),
+            (Some(FrontendReq::GET_FEATURES), payload::from_u64(0)),
+        ];
+        let requests = with_daemon(replies, |socket| {
+            socket.need_reply = true;
+            let refused = socket.set_owner().unwrap_err();
+            assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+            socket.set_ring_size(255, 128).unwrap();
+            let wrong = socket.set_ring_base(1, 0).unwrap_err();
+            assert!(matches!(wrong, Error::Protocol { .. }), "{wrong}");
+            let beyond = socket.set_ring_size(256, 128).unwrap_err();
+            assert!(matches!(beyond, Error::Misuse(_)), "{beyond}");
+        });
+        assert!(requests.iter().all(Message::needs_reply));
+        assert_eq!(requests[1].payload, payload::ring_state(255, 128));
     }
 }

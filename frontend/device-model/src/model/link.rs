@@ -60,7 +60,7 @@ impl Connector for ToSocket {
         connection: OwnedFd,
         facts: &Facts,
     ) -> vhost_user::Result<(Backend<Socket>, OwnedFd)> {
-        let socket = Socket::from_stream(connection.into(), &self.path, self.deadlines.answer)?;
+        let socket = Socket::from_stream(connection.into(), &self.path, self.deadlines.answer);
         let session = Backend::resume(socket, facts)?;
         let line = session.messages().hang_up()?;
         Ok((session, line))

@@ -118,7 +118,7 @@ impl Device {
     /// Connects to the daemon at `socket`, with as many request queues, and opens a session.
     pub(crate) fn open(socket: &Path, queues: usize, waiting: Waiting) -> Result<Self> {
         let stream = connect(socket)?;
-        let messages = Socket::from_stream(stream, socket, Deadlines::default().answer)?;
+        let messages = Socket::from_stream(stream, socket, Deadlines::default().answer);
         let hang_up = messages.hang_up()?;
         let mut connection = Backend::negotiate(messages)?;
         let features = feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX;
