@@ -11,8 +11,8 @@ use clap::{ArgAction, Subcommand};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
-    after_help = "A guest keeps its device while the daemon behind it is absent, is replaced or dies. \
-                  See README.md, \"The relay\".\n\
+    after_help = "A guest keeps its device while the daemon behind it is absent, is replaced or \
+                  dies. See README.md, \"The relay\".\n\
                   Exit status: 0 done, 1 it failed, 2 wrong command line."
 )]
 pub struct RelayArgs {

@@ -126,8 +126,8 @@ pub(super) fn receive(stream: &UnixStream) -> io::Result<Option<Command>> {
     Ok(Command::decode(&line))
 }
 
-/// Sends a command to the relay whose control socket is at `path`. Returns whether it succeeded, and
-/// the answer's text.
+/// Sends a command to the relay whose control socket is at `path`. Returns whether it succeeded,
+/// and the answer's text.
 pub(super) fn send(path: &Path, command: &Command, limit: Duration) -> io::Result<(bool, String)> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(limit))?;

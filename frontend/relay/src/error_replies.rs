@@ -1,9 +1,9 @@
 //! Error replies to a guest's FUSE requests after its daemon has died.
 //!
-//! The daemon's knowledge of the guest's files is lost, and the guest would wait for the requests in
-//! flight without end. So the relay takes the rings over and replies to each request that the share
-//! is not connected (ENOTCONN), until the guest opens a new session. That request, FUSE_INIT, stays
-//! in the ring for the next daemon.
+//! The daemon's knowledge of the guest's files is lost, and the guest would wait for the requests
+//! in flight without end. So the relay takes the rings over and replies to each request that the
+//! share is not connected (ENOTCONN), until the guest opens a new session. That request, FUSE_INIT,
+//! stays in the ring for the next daemon.
 
 use std::time::{Duration, Instant};
 
@@ -128,8 +128,8 @@ pub(super) fn reclaim_inflight(
     })
 }
 
-/// Waits until the used index stops changing, and returns it: threads of a daemon that is being killed
-/// may still complete requests.
+/// Waits until the used index stops changing, and returns it: threads of a daemon that is being
+/// killed may still complete requests.
 fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
     let begun = Instant::now();
     let (mut used, mut since) = (queue.used_index()?, Instant::now());
@@ -144,8 +144,8 @@ fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
     Ok(used)
 }
 
-/// Waits up to `limit` until the daemon has completed all requests before `base`. Returns whether it
-/// has.
+/// Waits up to `limit` until the daemon has completed all requests before `base`. Returns whether
+/// it has.
 ///
 /// # Errors
 /// As [`reply_errors`].
@@ -388,8 +388,8 @@ mod tests {
             }
         }
 
-        /// The daemon dies. Returns whether the relay knew the requests in flight; if so, each got one
-        /// reply, and no other request did.
+        /// The daemon dies. Returns whether the relay knew the requests in flight; if so, each got
+        /// one reply, and no other request did.
         fn die(&mut self) -> bool {
             let queue = self.driver.queue(true);
             let before = queue.used_index().unwrap();

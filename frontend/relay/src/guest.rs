@@ -34,7 +34,8 @@ const PROTOCOL: ProtocolFeatures = ProtocolFeatures::MQ
 /// table, and room.
 const MAX_DESCRIPTORS: usize = 16;
 
-/// Bytes of configuration space in one GET_CONFIG at most (vhost-user, "Virtio device config space").
+/// Bytes of configuration space in one GET_CONFIG at most (vhost-user, "Virtio device config
+/// space").
 const MAX_CONFIG_LEN: u32 = 256;
 
 /// Messages that the relay takes in a row before it looks at the other descriptors.
@@ -97,8 +98,8 @@ impl Guest {
         }
     }
 
-    /// Serves the guest until it hangs up. `wakeup` is an eventfd, readable after a command was sent
-    /// to `commands`.
+    /// Serves the guest until it hangs up. `wakeup` is an eventfd, readable after a command was
+    /// sent to `commands`.
     pub(super) fn serve(
         &mut self,
         commands: &Receiver<GuestCommand>,

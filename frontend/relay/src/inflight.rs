@@ -1,10 +1,10 @@
 //! Which chains were in flight when a daemon was lost, as far as a ring tells.
 //!
 //! A ring tells their number: the available index less the used index. Which ones they are can be
-//! seen only from entries that are not overwritten yet. Most daemons complete chains in the order in
-//! which they took them; then the last ones are in flight. For others, [`Window`] counts for each
-//! chain how often it was made available and how often it was used, from an entry on that no request
-//! was in flight across.
+//! seen only from entries that are not overwritten yet. Most daemons complete chains in the order
+//! in which they took them; then the last ones are in flight. For others, [`Window`] counts for
+//! each chain how often it was made available and how often it was used, from an entry on that no
+//! request was in flight across.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ use super::split_queue::{QueueError, SplitQueue};
 /// daemon that completes chains in any order may follow the ring's order too, but hardly for 16.
 const MIN_AGREEING_ENTRIES: usize = 16;
 
-/// The entries that a ring still has: the last `size` available entries, and the used entries of the
-/// same numbers.
+/// The entries that a ring still has: the last `size` available entries, and the used entries of
+/// the same numbers.
 #[derive(Debug)]
 pub(super) struct Window {
     /// Heads of available chains, oldest first.
@@ -83,8 +83,9 @@ impl Window {
         let taken = self.available.len() - self.used.len();
         let is_in_order =
             self.available.get(self.used.len()..) == Some(&*heads) && available.starts_with(used);
-        // If `shift` chains had been in flight since before the window, each other chain would be used
-        // that many entries earlier. Enough entries that contradict it rule it out, for every `shift`.
+        // If `shift` chains had been in flight since before the window, each other chain would be
+        // used that many entries earlier. Enough entries that contradict it rule it out, for every
+        // `shift`.
         let contradicts = |shift: usize| {
             let shifted = available.get(shift..).unwrap_or_default();
             let pairs = used.iter().zip(shifted);

@@ -1,8 +1,8 @@
 //! A guest's memory: the table of its regions, and access to single bytes.
 //!
 //! The relay maps no guest memory. It reads and writes a few bytes at a time by the descriptor, and
-//! only when a daemon is replaced or lost. A guest that truncates its memory then causes an error; a
-//! mapping would end the process by SIGBUS.
+//! only when a daemon is replaced or lost. A guest that truncates its memory then causes an error;
+//! a mapping would end the process by SIGBUS.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -65,8 +65,8 @@ struct Region {
 }
 
 impl Region {
-    /// Offset in the file of the `len` bytes at `address`, if the region has them all. `first` is the
-    /// region's address in the same address space.
+    /// Offset in the file of the `len` bytes at `address`, if the region has them all. `first` is
+    /// the region's address in the same address space.
     fn offset_in_file(&self, first: u64, address: u64, len: u64) -> Option<u64> {
         let offset = address.checked_sub(first)?;
         let end = offset.checked_add(len)?;
@@ -81,8 +81,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions, even if it counts
-    /// only one.
+    /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions, even if it
+    /// counts only one.
     pub(super) fn decode(payload: &[u8], files: Vec<OwnedFd>) -> Result<Self, TableError> {
         let count = payload
             .first_chunk()
@@ -137,7 +137,8 @@ impl Memory {
         Ok(Self { regions })
     }
 
-    /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors to send beside it.
+    /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors to send beside
+    /// it.
     pub(super) fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
         let regions = self.regions.iter();
         let table: Vec<_> = regions
@@ -148,8 +149,8 @@ impl Memory {
         (payload, files.collect())
     }
 
-    /// The guest physical address of the `len` bytes at address `user` of the guest's monitor, if they
-    /// lie in one region.
+    /// The guest physical address of the `len` bytes at address `user` of the guest's monitor, if
+    /// they lie in one region.
     pub(super) fn guest_address(&self, user: u64, len: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
             region.offset_in_file(region.user, user, len)?;

@@ -94,8 +94,8 @@ impl Ring {
         addresses.is_some()
     }
 
-    /// SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR. Without a descriptor the guest polls, or wants
-    /// no signal.
+    /// SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR. Without a descriptor the guest polls, or
+    /// wants no signal.
     pub(super) fn set_signal(&mut self, signal: Signal, descriptor: Option<OwnedFd>) {
         let descriptor = descriptor.inspect(make_non_blocking);
         match signal {
@@ -141,8 +141,8 @@ impl Ring {
     }
 }
 
-/// The write fails on a full descriptor, which holds a signal already, and on a closed socket, which
-/// has no reader.
+/// The write fails on a full descriptor, which holds a signal already, and on a closed socket,
+/// which has no reader.
 fn signal(descriptor: Option<&OwnedFd>) {
     if let Some(descriptor) = descriptor {
         let _ = rustix::io::write(descriptor, &1u64.to_ne_bytes());

@@ -91,7 +91,8 @@ impl Relay {
         }
     }
 
-    /// Serves guests that connect at `listener`, and operators at `control`, until a signal ends it.
+    /// Serves guests that connect at `listener`, and operators at `control`, until a signal ends
+    /// it.
     pub(super) fn serve(
         &mut self,
         listener: &OwnedListener,
@@ -182,8 +183,8 @@ impl Relay {
         self.send_to_guests(command, move |done| answer(&stream, done));
     }
 
-    /// Sends `command` to every guest, and calls `then` with their answers. That happens on a thread
-    /// of its own, because guests may take long.
+    /// Sends `command` to every guest, and calls `then` with their answers. That happens on a
+    /// thread of its own, because guests may take long.
     fn send_to_guests(
         &mut self,
         command: Command,

@@ -390,8 +390,8 @@ pub(super) mod tests {
         ));
         let chain = |driver: &Driver, head| driver.queue(true).chain(head);
         assert!(matches!(chain(&driver, 4), Err(QueueError::Chain)));
-        // A circle; out of the table; a table in a table; a table without an entry; a table at the end
-        // of the address space.
+        // A circle; out of the table; a table in a table; a table without an entry; a table at the
+        // end of the address space.
         driver.descriptor(0, 0x4000, 1, NEXT, 0);
         assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x4000, 1, NEXT, 9);

@@ -1,7 +1,7 @@
 //! A daemon's state, saved and loaded through a pipe (vhost-user, "Migrating back-end state").
 //!
 //! ```text
-//!   SET_DEVICE_STATE_FD, a pipe's end beside it ── the state, up to the end of the file ── CHECK_DEVICE_STATE
+//!   SET_DEVICE_STATE_FD with a pipe ── the state, until the writer closes it ── CHECK_DEVICE_STATE
 //! ```
 
 use std::io;

@@ -144,8 +144,9 @@ impl Device {
         }
     }
 
-    /// Replaces the daemon by the one at `path`. After an error the device goes on as before, unless
-    /// the new daemon had a ring: the old one does not know what it did with the requests in it.
+    /// Replaces the daemon by the one at `path`. After an error the device goes on as before,
+    /// unless the new daemon had a ring: the old one does not know what it did with the requests in
+    /// it.
     pub(crate) fn switch(&mut self, path: &Path, files: Files) -> Result<String, ReplaceError> {
         if let Phase::Served(daemon) = &self.phase
             && files == Files::Kept
