@@ -1,4 +1,5 @@
-//! A back-end (the daemon) behind a connection: the order of messages up to running rings, and back.
+//! A back-end (the daemon) behind a connection: the order of messages up to running rings, and
+//! back.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -89,7 +90,8 @@ pub struct Facts {
     pub daemon: u64,
     /// Virtio features that the daemon offers.
     pub offered: u64,
-    /// Bits of the protocol features that were agreed on; none if the daemon has no protocol features.
+    /// Bits of the protocol features that were agreed on; none if the daemon has no protocol
+    /// features.
     pub protocol: Option<u64>,
     /// The device's configuration.
     pub config: Option<[u8; CONFIG_LEN]>,
@@ -204,8 +206,8 @@ impl<M: Messages> Backend<M> {
         &self.messages
     }
 
-    /// Feature bits that a driver may take: the daemon's, without those of vhost-user itself and of the
-    /// platform.
+    /// Feature bits that a driver may take: the daemon's, without those of vhost-user itself and of
+    /// the platform.
     #[must_use]
     pub const fn offered(&self) -> u64 {
         self.offered & !(feature::LOG_ALL | feature::PROTOCOL_FEATURES | feature::ACCESS_PLATFORM)
@@ -238,8 +240,8 @@ impl<M: Messages> Backend<M> {
         self.protocol.is_some_and(|agreed| agreed.contains(bit))
     }
 
-    /// Sets the driver's features, memory and rings, and starts the rings. Then kicks each ring once,
-    /// because buffers may be in it whose kick was lost.
+    /// Sets the driver's features, memory and rings, and starts the rings. Then kicks each ring
+    /// once, because buffers may be in it whose kick was lost.
     ///
     /// # Errors
     /// [`Error::Lacks`] for features that were not offered; or the daemon refuses. The caller then

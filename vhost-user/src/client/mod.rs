@@ -1,10 +1,10 @@
 //! The frontend's side of vhost-user, as a virtio-fs daemon needs it.
 //!
 //! ```text
-//!   connect ── SET_OWNER, features, protocol features, queue count, configuration (cached) ──> idle
-//!   idle    ── SET_FEATURES, SET_MEM_TABLE, each ring, enable all, kick all ────────────────> running
-//!   running ── disable, GET_VRING_BASE of each ring ────────────────────────────────────────> idle
-//!   any     ── RESET_DEVICE, where agreed ──────────────────────────────────────────────────> idle
+//!   connect ── SET_OWNER, features, protocol features, queue count, configuration ──> idle
+//!   idle    ── SET_FEATURES, SET_MEM_TABLE, each ring, enable all, kick all ────────> running
+//!   running ── disable, GET_VRING_BASE of each ring ────────────────────────────────> idle
+//!   any     ── RESET_DEVICE, where agreed ──────────────────────────────────────────> idle
 //! ```
 //!
 //! [`Backend`] keeps to that order on anything that carries [`Messages`]: a [`Socket`], or a test's
