@@ -1,14 +1,15 @@
-//! Virtio feature bits that a virtio-fs daemon may be asked for (virtio 1.2, 6).
+//! Feature bits of a virtio-fs device (virtio 1.2, 6), and vhost-user's own among them.
 
-/// Dirty pages are logged (`VHOST_F_LOG_ALL`): vhost-user's own, never a driver's.
+/// The daemon logs dirty pages (`VHOST_F_LOG_ALL`). No driver may take it.
 pub const LOG_ALL: u64 = 1 << 26;
-/// Descriptors may lie in tables of their own (`VIRTIO_RING_F_INDIRECT_DESC`).
+/// Chains may use indirect tables (`VIRTIO_RING_F_INDIRECT_DESC`).
 pub const INDIRECT_DESC: u64 = 1 << 28;
-/// Notifications are asked for by index (`VIRTIO_RING_F_EVENT_IDX`).
+/// Driver and device ask for notifications by index (`VIRTIO_RING_F_EVENT_IDX`).
 pub const EVENT_IDX: u64 = 1 << 29;
-/// There are protocol features (`VHOST_USER_F_PROTOCOL_FEATURES`): vhost-user's own, never a driver's.
+/// The daemon has protocol features (`VHOST_USER_F_PROTOCOL_FEATURES`). No driver may take it.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// Virtio 1.0 and later (`VIRTIO_F_VERSION_1`).
+/// The device follows virtio 1.0 or later (`VIRTIO_F_VERSION_1`).
 pub const VERSION_1: u64 = 1 << 32;
-/// The platform decides on addresses (`VIRTIO_F_ACCESS_PLATFORM`): between driver and device model, never the daemon's.
+/// The platform translates or restricts addresses (`VIRTIO_F_ACCESS_PLATFORM`): a matter of driver
+/// and device model, not of the daemon.
 pub const ACCESS_PLATFORM: u64 = 1 << 33;

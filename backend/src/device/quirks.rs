@@ -9,35 +9,29 @@
 //! | User Mode Linux | reads the configuration space from the start, one byte more each time | any size is answered (`config_space`) |
 //! | User Mode Linux | resets a device by disabling its rings, without any message for it | disabling a ring drains it (`vring`) |
 
-use super::connection::message::{HEADER_LEN, Message};
-
-/// Request number of `VHOST_USER_SET_MEM_TABLE`.
-const SET_MEM_TABLE: u32 = 5;
+use gangplank_vhost_user::message::{FrontendReq, MemoryRegion, MemoryTableHead, Message, payload};
 
 /// Bytes of `num_regions` and its padding.
-const TABLE_HEAD_LEN: usize = 8;
+const TABLE_HEAD_LEN: usize = size_of::<MemoryTableHead>();
 
-/// Bytes of a region: guest address, size, user address and file offset, 8 bytes each.
-const REGION_LEN: usize = 32;
+/// Bytes of a region slot.
+const REGION_LEN: usize = size_of::<MemoryRegion>();
 
 /// Cuts off region slots of a SET_MEM_TABLE message that exceed its own count.
 pub(super) fn trim_memory_table(message: &mut Message) {
-    if message.request() != SET_MEM_TABLE {
+    if message.frontend_request() != Some(FrontendReq::SET_MEM_TABLE) {
         return;
     }
-    let payload = &message.bytes[HEADER_LEN..];
-    let Some((count, slots)) = payload
-        .split_first_chunk::<4>()
-        .zip(payload.get(TABLE_HEAD_LEN..))
-    else {
+    let Some((head, slots)) = message.payload.split_at_checked(TABLE_HEAD_LEN) else {
         return;
     };
-    let counted = usize::try_from(u32::from_le_bytes(*count.0)).unwrap_or(usize::MAX);
+    let head: MemoryTableHead = payload::decode(head).unwrap_or_default();
+    let counted = usize::try_from(head.num_regions).unwrap_or(usize::MAX);
     let Some(used) = counted.checked_mul(REGION_LEN) else {
         return;
     };
     if slots.len() % REGION_LEN == 0 && used < slots.len() {
-        message.truncate_payload(TABLE_HEAD_LEN + used);
+        message.payload.truncate(TABLE_HEAD_LEN + used);
     }
 }
 
@@ -48,14 +42,14 @@ mod tests {
     fn memory_table(count: u32, slots: usize) -> Message {
         let mut payload = count.to_le_bytes().to_vec();
         payload.resize(TABLE_HEAD_LEN + slots * REGION_LEN, 0);
-        Message::new(SET_MEM_TABLE, &payload)
+        Message::new(FrontendReq::SET_MEM_TABLE, payload)
     }
 
     #[test]
     fn the_unused_slot_of_user_mode_linux_is_cut_off() {
         let mut message = memory_table(1, 2);
         trim_memory_table(&mut message);
-        assert_eq!(message.bytes, memory_table(1, 1).bytes);
+        assert_eq!(message.to_bytes(), memory_table(1, 1).to_bytes());
     }
 
     #[test]
@@ -63,18 +57,18 @@ mod tests {
         for (count, slots) in [(1, 1), (2, 2), (8, 8), (3, 2), (u32::MAX, 2)] {
             let mut message = memory_table(count, slots);
             trim_memory_table(&mut message);
-            assert_eq!(message.bytes, memory_table(count, slots).bytes);
+            assert_eq!(message.to_bytes(), memory_table(count, slots).to_bytes());
         }
-        let mut short = Message::new(SET_MEM_TABLE, &[1, 0]);
+        let mut short = Message::new(FrontendReq::SET_MEM_TABLE, vec![1, 0]);
         trim_memory_table(&mut short);
-        assert_eq!(short.bytes.len(), HEADER_LEN + 2);
+        assert_eq!(short.payload.len(), 2);
     }
 
     #[test]
     fn other_messages_stay_as_they_are() {
-        let payload = memory_table(1, 2).bytes.split_off(HEADER_LEN);
-        let mut message = Message::new(SET_MEM_TABLE + 1, &payload);
+        let payload = memory_table(1, 2).payload;
+        let mut message = Message::new(FrontendReq::SET_LOG_BASE, payload.clone());
         trim_memory_table(&mut message);
-        assert_eq!(message.bytes.len(), HEADER_LEN + payload.len());
+        assert_eq!(message.payload, payload);
     }
 }

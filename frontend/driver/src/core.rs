@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::{Opcode, Unique};
-use gangplank_vhost_user::client::{EventFd, RingAddresses, Session, Socket};
+use gangplank_vhost_user::client::{Backend, EventFd, RingAddresses, Socket};
 use rustix::io::Errno;
 
 use super::Waiting;
@@ -80,7 +80,7 @@ impl Queue {
 #[derive(Debug)]
 pub(super) struct Core {
     /// Closed first, so that the daemon is done with the memory before that goes.
-    pub(super) connection: Mutex<Session<Socket>>,
+    pub(super) connection: Mutex<Backend<Socket>>,
     pub(super) daemon: PathBuf,
     pub(super) memory: Arc<Memory>,
     /// The high-priority queue, then the request queues.

@@ -128,7 +128,7 @@ impl Driver {
     /// As [`Driver::connect`].
     pub fn on_stream(stream: UnixStream, daemon: &Path, options: &Options) -> Result<Self> {
         let limit = options.deadlines.answer;
-        Self::start(Socket::from_stream(stream, daemon, limit)?, options)
+        Self::start(Socket::from_stream(stream, daemon, limit), options)
     }
 
     fn start(socket: Socket, options: &Options) -> Result<Self> {
@@ -139,7 +139,7 @@ impl Driver {
         }
         let hang_up = Arc::new(socket.hang_up()?);
         let daemon = vhost_user::Messages::daemon(&socket).to_owned();
-        let mut connection = vhost_user::Session::negotiate(socket)?;
+        let mut connection = vhost_user::Backend::negotiate(socket)?;
         let count = request_queues(&connection, options)? + 1;
         let mut wanted = feature::VERSION_1;
         if options.indirect {
@@ -227,7 +227,7 @@ fn ring_setup((index, queue): (usize, &Queue)) -> RingSetup<'_> {
 }
 
 /// How many request queues to use. Without MQ and configuration a device has one.
-fn request_queues(connection: &vhost_user::Session<Socket>, options: &Options) -> Result<usize> {
+fn request_queues(connection: &vhost_user::Backend<Socket>, options: &Options) -> Result<usize> {
     let by_config = connection.config().map(FsConfig::num_request_queues);
     let by_config = by_config.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
     let by_rings = connection.max_rings();

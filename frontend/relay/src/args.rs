@@ -1,37 +1,38 @@
-//! The command line of `relay`, as typed.
+//! The command line of `relay`, as the user types it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Subcommand};
 
-/// `relay`: a place between a guest and a daemon.
+/// `relay`: serves guests by a daemon that may come late, be replaced or die.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
-    after_help = "A guest keeps its device while the daemon behind it is absent, is replaced or dies. See README.md, \"The relay\".\n\
+    after_help = "A guest keeps its device while the daemon behind it is absent, is replaced or \
+                  dies. See README.md, \"The relay\".\n\
                   Exit status: 0 done, 1 it failed, 2 wrong command line."
 )]
 pub struct RelayArgs {
-    /// Tell a relay that runs what to do
+    /// Send a command to a running relay
     #[command(subcommand)]
     pub action: Option<RelayAction>,
 
-    /// The socket where guests connect; it is made
+    /// The socket where guests connect; the relay creates it
     #[arg(long, value_name = "PATH", required = true)]
     pub listen: Option<PathBuf>,
 
-    /// The daemon's socket; it need not be there yet
+    /// The daemon's socket; it need not exist yet
     #[arg(long, value_name = "PATH", required = true)]
     pub backend: Option<PathBuf>,
 
-    /// The socket where this relay is told what to do; it is made, for its owner alone
+    /// The socket where this relay takes commands; the relay creates it, for its owner alone
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// The share's name for guests that ask for it [default: the daemon's]
+    /// The share's tag for guests that ask for it [default: the daemon's]
     #[arg(long, value_name = "TAG", value_parser = parse_tag)]
     pub tag: Option<String>,
 
@@ -39,46 +40,47 @@ pub struct RelayArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
     pub num_request_queues: Option<u16>,
 
-    /// How long a daemon may take to answer, in seconds; it may take longer to stop a ring, until the requests in it are done
+    /// Time that a daemon has to answer, in seconds; to stop a ring it may take longer, until the
+    /// requests in it are complete
     #[arg(long, value_name = "SECS", default_value = "10", value_parser = parse_seconds)]
     pub limit: Duration,
 
-    /// How long a daemon may take to save what it knows of a guest's files, or to load it, in seconds
+    /// Time that a daemon has to save or load what it knows of a guest's files, in seconds
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
     pub state_limit: Duration,
 
-    /// Say less (error, warn) or more (debug)
+    /// Log less (error, warn) or more (debug)
     #[arg(long, value_name = "LEVEL", default_value = "info", action = ArgAction::Set)]
     pub log_level: log::LevelFilter,
 }
 
-/// What a relay that runs can be told.
+/// A command to a running relay.
 #[derive(Clone, Debug, Subcommand)]
 pub enum RelayAction {
-    /// Show each guest, and who serves it
+    /// Show each guest, and the daemon that serves it
     Status {
-        /// Where the relay is told
+        /// The relay's control socket
         #[arg(long, value_name = "PATH")]
         control: PathBuf,
     },
-    /// Stop all requests, and have the daemons save what they know
+    /// Stop all requests, and have the daemons save their state
     Pause {
-        /// Where the relay is told
+        /// The relay's control socket
         #[arg(long, value_name = "PATH")]
         control: PathBuf,
     },
-    /// Go on, with the same daemon or with one that was started in its place
+    /// Go on, with the same daemon or with one that has been started in its place
     Resume {
-        /// Where the relay is told
+        /// The relay's control socket
         #[arg(long, value_name = "PATH")]
         control: PathBuf,
     },
-    /// Leave the daemon for another
+    /// Replace the daemon by another
     Switch {
-        /// Where the relay is told
+        /// The relay's control socket
         #[arg(long, value_name = "PATH")]
         control: PathBuf,
-        /// Also where open files cannot be kept: guests have to mount anew
+        /// Do not keep open files: guests have to mount anew
         #[arg(long)]
         without_state: bool,
         /// The other daemon's socket
@@ -96,10 +98,12 @@ fn parse_tag(text: &str) -> Result<String, &'static str> {
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
-    let seconds = text.parse().map_err(|_| "not a number of seconds")?;
+    let seconds = text
+        .parse()
+        .map_err(|_| "the time is a number of seconds")?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(limit) if !limit.is_zero() && limit <= Duration::from_secs(86_400) => Ok(limit),
-        _ => Err("seconds are more than zero, and no more than a day"),
+        _ => Err("the time is more than 0 seconds, and at most a day (86400)"),
     }
 }
 

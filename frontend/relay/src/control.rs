@@ -1,4 +1,4 @@
-//! What an operator tells a running relay: a line of text on its control socket, and the answer.
+//! An operator's command to a running relay: a line of text on its control socket, and the answer.
 //!
 //! ```text
 //!   status | pause | resume | switch SOCKET | switch-without-state SOCKET
@@ -15,55 +15,55 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::replace::Files;
+use super::device::Files;
 
-/// Bytes of a command at most: a path and a word.
+/// Bytes of a command at most: the longest word, and a path of up to 4096 bytes (PATH_MAX).
 const MAX_COMMAND_LEN: u64 = 4200;
 
-/// Bytes of an answer at most.
+/// Bytes of an answer at most: some kilobytes for each of 256 guests.
 const MAX_ANSWER_LEN: u64 = 1 << 20;
 
-/// How long an operator's program may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time that an operator's program has to send its command, and to take the answer.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something to be done for each guest.
+/// A command, which the relay runs for each guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    /// Tell how it is.
+    /// Tell the phase of its device.
     Status,
-    /// Stop the rings.
+    /// Stop its rings.
     Pause,
     /// Start them again.
     Resume,
-    /// Leave the daemon for another.
+    /// Replace its daemon by another.
     Switch {
-        /// The other's socket.
+        /// The other daemon's socket.
         socket: PathBuf,
-        /// What becomes of open files.
+        /// What happens to open files.
         files: Files,
     },
 }
 
 /// A command to one guest.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct GuestCommand {
     /// The guest's number.
     pub(super) guest: u64,
-    /// What to do.
+    /// The command.
     pub(super) command: Command,
-    /// Where to say how it went.
+    /// Takes the guest's number and the result.
     pub(super) answer: Sender<(u64, Result<String, String>)>,
 }
 
-impl Order {
+impl GuestCommand {
     pub(super) fn answer(&self, answer: Result<String, String>) {
-        // Whoever asked may have given up waiting.
+        // The receiver may have stopped waiting.
         let _ = self.answer.send((self.guest, answer));
     }
 }
 
 impl Command {
-    /// Reads a line.
+    /// Reads a line; None if it is not a command.
     pub(super) fn decode(line: &[u8]) -> Option<Self> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let mut words = line.splitn(2, |byte| *byte == b' ');
@@ -113,20 +113,21 @@ impl Command {
     }
 }
 
-/// Reads an operator's command.
+/// Reads an operator's command; None if the line is not one.
 pub(super) fn receive(stream: &UnixStream) -> io::Result<Option<Command>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(COMMAND_TIMEOUT))?;
+    stream.set_write_timeout(Some(COMMAND_TIMEOUT))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(MAX_COMMAND_LEN)).read_until(b'\n', &mut line)?;
     if !line.ends_with(b"\n") {
-        // The path in it may be a part of the one that is meant.
+        // Its path may be cut off as well.
         return Err(io::Error::other("it is cut off"));
     }
     Ok(Command::decode(&line))
 }
 
-/// Sends a command to the relay whose control socket is at `path`; its answer, and whether all went well.
+/// Sends a command to the relay whose control socket is at `path`. Returns whether it succeeded,
+/// and the answer's text.
 pub(super) fn send(path: &Path, command: &Command, limit: Duration) -> io::Result<(bool, String)> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(limit))?;
@@ -140,7 +141,9 @@ pub(super) fn send(path: &Path, command: &Command, limit: Duration) -> io::Resul
     match answer.split_once('\n') {
         Some(("ok", text)) => Ok((true, text.to_owned())),
         Some(("error", text)) => Ok((false, text.to_owned())),
-        _ => Err(io::Error::other("the relay did not answer")),
+        _ => Err(io::Error::other(
+            "the relay sent something else than an answer",
+        )),
     }
 }
 
@@ -167,7 +170,7 @@ mod tests {
         }
     }
 
-    /// No silent loss: a command of which only a part has come is not obeyed.
+    /// No silent loss: the relay does not run a command of which only a part has come.
     #[test]
     fn command_that_is_cut_off_is_none() {
         let (mut near, far) = UnixStream::pair().unwrap();
@@ -177,7 +180,7 @@ mod tests {
         assert_eq!(error.to_string(), "it is cut off");
     }
 
-    /// No silent loss: an answer of which only a part has come is not taken for the whole.
+    /// No silent loss: an answer of which only a part has come is an error.
     #[test]
     fn answer_that_is_cut_off_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
@@ -193,8 +196,8 @@ mod tests {
                 assert_eq!(receive(&stream).unwrap(), Some(Command::Pause));
                 stream.write_all(answer.as_bytes()).unwrap();
             });
-            let told = send(&path, &Command::Pause, PATIENCE);
-            assert_eq!(told.is_ok(), is_whole, "{told:?}");
+            let sent = send(&path, &Command::Pause, COMMAND_TIMEOUT);
+            assert_eq!(sent.is_ok(), is_whole, "{sent:?}");
             relay.join().unwrap();
             std::fs::remove_file(&path).unwrap();
         }

@@ -1,27 +1,32 @@
-//! A place between a guest and a daemon: the guest keeps its device, whatever becomes of the daemon.
+//! A relay between a guest and a virtio-fs daemon. The guest keeps its device when the daemon comes
+//! late, is replaced or dies.
 //!
 //! ```text
 //!   guest ── vhost-user ── relay ── vhost-user ── daemon
 //!     └────── memory, kicks, calls, as descriptors ──┘
 //! ```
 //!
-//! Only messages pass through the relay, a few dozen when a guest starts; requests and data go between guest and daemon directly. The
-//! guest's end is `guest`, the daemon's `daemon`; `session` is what the guest has set up, from which any daemon can be set up
-//! at any time. Stopping the rings and starting them elsewhere is `replace`. When a daemon dies, `refusal` answers what it left.
+//! Only messages pass through the relay, a few dozen when a guest starts. Requests and data go
+//! between guest and daemon directly.
+//!
+//! - `guest` takes the guest's messages, and `device` keeps what they set up, so that it can set up
+//!   any daemon at any time. `device::replacement` replaces a daemon by another.
+//! - `daemon` is the connection to a daemon.
+//! - After a daemon has died, `inflight` finds the requests that it had, and `error_replies`
+//!   replies to them; `split_queue` reads and writes the rings in the guest's `memory`.
+//! - `serve` is the program: its sockets, and an operator's commands (`control`).
 
 mod args;
 mod control;
 mod daemon;
+mod device;
+mod error_replies;
 mod guest;
+mod inflight;
 mod memory;
-mod message;
-mod outstanding;
-mod refusal;
-mod replace;
 mod ring;
 mod serve;
-mod session;
-mod split;
+mod split_queue;
 
 use std::io::Write;
 use std::path::Path;
@@ -40,23 +45,23 @@ pub use serve::Error;
 
 use self::control::Command;
 use self::daemon::Limits;
+use self::device::DeviceOptions;
 use self::serve::Relay;
-use self::session::Plan;
 
-/// How long a daemon may take to take a connection.
+/// Time that a daemon has to take a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a guest that asks for the tag is kept waiting for a daemon that tells it.
-const GUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// Time that a guest waits for the tag while no daemon is connected. Then the guest gets no device.
+const TAG_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a relay may take to do as it is told.
-const ORDER_LIMIT: Duration = Duration::from_secs(600);
+/// Time that a running relay has to answer a command; it waits for requests in flight.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Runs a relay until it is told to end by SIGTERM, SIGINT or SIGHUP; or tells one that runs what to do, and writes its answer to
-/// `out`. A `filter` in env_logger's form says what to log in place of the options.
+/// Runs a relay until SIGTERM, SIGINT or SIGHUP. With an action, sends a command to a running relay
+/// and writes its answer to `out`. A `filter` in env_logger's form replaces the options of the log.
 ///
 /// # Errors
-/// The sockets cannot be made; or the running relay cannot be told, or does not do it.
+/// The sockets cannot be created; or the running relay does not take the command, or it fails.
 pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<(), Error> {
     let Some(action) = &args.action else {
         return serve(args, filter);
@@ -75,7 +80,7 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
         path: control.clone(),
         source,
     };
-    let text = serve::tell(control, &command.map_err(failed)?, ORDER_LIMIT)?;
+    let text = serve::send(control, &command.map_err(failed)?, CONTROL_TIMEOUT)?;
     let written = out.write_all(text.as_bytes());
     written.and_then(|()| out.close()).map_err(Error::Output)
 }
@@ -83,10 +88,10 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
 fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     let (Some(listen), Some(backend)) = (&args.listen, &args.backend) else {
         return Err(Error::Refused(
-            "both --listen and --backend are needed".into(),
+            "--listen and --backend are both required".into(),
         ));
     };
-    let plan = Plan {
+    let options = DeviceOptions {
         tag: args.tag.clone(),
         num_request_queues: args.num_request_queues,
         limits: Limits {
@@ -94,7 +99,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
             answer: args.limit,
             state: args.state_limit,
         },
-        patience: GUEST_PATIENCE,
+        tag_wait: TAG_WAIT,
     };
     let listening = |path: &Path, mode| {
         OwnedListener::bind(path, mode).map_err(|source| Error::Listen {
@@ -104,7 +109,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     };
     logging::start(&logging::Options {
         filter: filter.map(str::to_owned),
-        // A guest's thread is named after it.
+        // A guest's thread has its number in the name.
         prefix: LinePrefix::Thread,
         ..logging::Options::new("gangplank-frontend", args.log_level)
     })?;
@@ -119,7 +124,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         listen.display(),
         backend.display()
     );
-    Relay::new(plan, backend.clone()).serve(&listener, control.as_ref(), &signals)
+    Relay::new(options, backend.clone()).serve(&listener, control.as_ref(), &signals)
 }
 
 #[cfg(test)]

@@ -1,26 +1,28 @@
-//! A guest's memory: the table of its regions, and single bytes of it where the relay has to look.
+//! A guest's memory: the table of its regions, and access to single bytes.
 //!
-//! Nothing is mapped. The relay reads and writes a few bytes at a time, and only when a daemon is replaced or lost; a guest that
-//! cuts its memory off then costs an error here, where a mapping would cost the process.
+//! The relay maps no guest memory. It reads and writes a few bytes at a time by the descriptor, and
+//! only when a daemon is replaced or lost. A guest that truncates its memory then causes an error;
+//! a mapping would end the process by SIGBUS.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use gangplank_vhost_user::message::{MemoryRegion, MemoryTableHead, payload};
 use rustix::io::Errno;
 
-/// Regions of a table (vhost-user, "Memory regions description").
+/// Regions of a table at most (vhost-user, "Memory regions description").
 const MAX_REGIONS: usize = 8;
 
-/// `num_regions` and padding.
-const HEAD_LEN: usize = 8;
+/// Bytes of a table before its regions: their count and padding.
+const HEAD_LEN: usize = size_of::<MemoryTableHead>();
 
-/// Guest address, size, user address, offset in the file: 8 bytes each.
-const REGION_LEN: usize = 32;
+/// Bytes of a region in a table.
+const REGION_LEN: usize = size_of::<MemoryRegion>();
 
 /// Why a memory table is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TableError {
-    /// The message's length does not fit its count.
+    /// The payload's length does not fit its count of regions.
     #[error("a memory table of {regions} regions has {len} bytes")]
     Length {
         /// Regions it counts.
@@ -36,8 +38,8 @@ pub(super) enum TableError {
         /// Descriptors beside it.
         descriptors: usize,
     },
-    /// A region is empty or goes on behind the end of what can be addressed.
-    #[error("the memory region of {len} bytes at {address:#x} is impossible")]
+    /// A region is empty, or its end exceeds the address space or the file's largest offset.
+    #[error("the memory region of {len} bytes at {address:#x} is empty or ends out of range")]
     Region {
         /// Guest address.
         address: u64,
@@ -45,7 +47,7 @@ pub(super) enum TableError {
         len: u64,
     },
     /// Two regions have an address in common.
-    #[error("two memory regions lie at {0:#x}")]
+    #[error("two memory regions overlap at {0:#x}")]
     Overlap(u64),
 }
 
@@ -57,14 +59,15 @@ struct Region {
     len: u64,
     /// Address of its first byte in the guest's virtual machine monitor.
     user: u64,
-    /// Where in the file it begins.
+    /// Offset of its first byte in the file.
     offset: u64,
     file: OwnedFd,
 }
 
 impl Region {
-    /// Where in the file the `len` bytes lie that are `from` their region's first address, if they are all in it.
-    fn place(&self, first: u64, address: u64, len: u64) -> Option<u64> {
+    /// Offset in the file of the `len` bytes at `address`, if the region has them all. `first` is
+    /// the region's address in the same address space.
+    fn offset_in_file(&self, first: u64, address: u64, len: u64) -> Option<u64> {
         let offset = address.checked_sub(first)?;
         let end = offset.checked_add(len)?;
         (end <= self.len).then(|| self.offset + offset)
@@ -78,7 +81,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions' room, also where it counts only one.
+    /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions, even if it
+    /// counts only one.
     pub(super) fn decode(payload: &[u8], files: Vec<OwnedFd>) -> Result<Self, TableError> {
         let count = payload
             .first_chunk()
@@ -101,15 +105,12 @@ impl Memory {
         }
         let mut regions: Vec<Region> = Vec::with_capacity(count);
         for (slot, file) in table.chunks_exact(REGION_LEN).zip(files) {
-            let word = |index: usize| {
-                let bytes = slot.get(index * 8..).and_then(|rest| rest.first_chunk());
-                bytes.map_or(0, |word| u64::from_le_bytes(*word))
-            };
+            let told: MemoryRegion = payload::decode(slot).unwrap_or_default();
             let region = Region {
-                guest: word(0),
-                len: word(1),
-                user: word(2),
-                offset: word(3),
+                guest: told.guest_phys_addr,
+                len: told.memory_size,
+                user: told.user_addr,
+                offset: told.mmap_offset,
                 file,
             };
             let ends_in_file = |start: u64| {
@@ -136,23 +137,23 @@ impl Memory {
         Ok(Self { regions })
     }
 
-    /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors beside it.
+    /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors to send beside
+    /// it.
     pub(super) fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
-        let count = u64::try_from(self.regions.len()).unwrap_or(u64::MAX);
-        let mut payload = count.to_le_bytes().to_vec();
-        for region in &self.regions {
-            for word in [region.guest, region.len, region.user, region.offset] {
-                payload.extend_from_slice(&word.to_le_bytes());
-            }
-        }
+        let regions = self.regions.iter();
+        let table: Vec<_> = regions
+            .map(|region| MemoryRegion::new(region.guest, region.len, region.user, region.offset))
+            .collect();
+        let payload = payload::memory_table(&table);
         let files = self.regions.iter().map(|region| region.file.as_fd());
         (payload, files.collect())
     }
 
-    /// The guest physical address of `len` bytes that the guest's monitor has at `user`, if they lie in one region.
+    /// The guest physical address of the `len` bytes at address `user` of the guest's monitor, if
+    /// they lie in one region.
     pub(super) fn guest_address(&self, user: u64, len: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
-            region.place(region.user, user, len)?;
+            region.offset_in_file(region.user, user, len)?;
             Some(region.guest + (user - region.user))
         })
     }
@@ -160,7 +161,7 @@ impl Memory {
     /// Fills `bytes` from guest physical `address` on.
     ///
     /// # Errors
-    /// EFAULT where the guest has no memory; or what the file says.
+    /// EFAULT if the guest has no memory there; or the file's error.
     pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
         let (file, mut at) = self.find(address, bytes.len())?;
         let mut filled = 0;
@@ -179,8 +180,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Writes `bytes` at guest physical `address`. Two or four of them that do not cross a boundary of their size arrive
-    /// together, since the kernel copies them so.
+    /// Writes `bytes` at guest physical `address`. Two or four bytes that are aligned to their size
+    /// arrive together, because the kernel copies them by one instruction.
     ///
     /// # Errors
     /// As [`Memory::read`].
@@ -214,7 +215,7 @@ impl Memory {
     fn find(&self, address: u64, len: usize) -> io::Result<(BorrowedFd<'_>, u64)> {
         let len = u64::try_from(len).unwrap_or(u64::MAX);
         let found = self.regions.iter().find_map(|region| {
-            let at = region.place(region.guest, address, len)?;
+            let at = region.offset_in_file(region.guest, address, len)?;
             Some((region.file.as_fd(), at))
         });
         found.ok_or_else(|| Errno::FAULT.into())

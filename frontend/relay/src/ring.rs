@@ -1,65 +1,66 @@
-//! What a guest has told of one of its rings.
+//! One of a guest's rings, as the guest has set it up.
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gangplank_vhost_user::message::{VringAddr, payload};
 use log::warn;
 use rustix::fs::OFlags;
 
 use super::memory::Memory;
 
-/// Descriptors of a ring at most (virtio 1.2, 2.7).
+/// Descriptors of a split ring at most (virtio 1.2, 2.7).
 const MAX_SIZE: u32 = 32768;
 
-/// Where a ring's parts are.
+/// The addresses of a ring's parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
-    /// As the guest's monitor has them: descriptors, used ring, available ring.
+    /// In the guest's monitor: descriptor table, used ring, available ring.
     user: [u64; 3],
     /// Descriptor table, as a guest physical address.
     pub(super) descriptors: u64,
-    /// Used ring, likewise.
+    /// Used ring, as a guest physical address.
     pub(super) used: u64,
-    /// Available ring, likewise.
+    /// Available ring, as a guest physical address.
     pub(super) available: u64,
 }
 
-/// A ring's descriptors.
+/// A ring's event descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// The guest tells that something is in the ring.
+    /// The guest signals that buffers are available.
     Kick,
-    /// The guest is told that something came back.
+    /// The device signals that buffers are used.
     Call,
-    /// The guest is told that the ring is broken.
+    /// The device signals that the ring is broken.
     Error,
 }
 
 /// One ring.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    /// Descriptors in it; 0 until it is told.
+    /// Its descriptors; 0 until SET_VRING_NUM.
     pub(super) size: u16,
     pub(super) addresses: Option<Addresses>,
-    /// Index of the next available entry to be taken. Right while no daemon has the ring.
+    /// Index of the next available entry to take. It is right while the ring is stopped.
     pub(super) base: u16,
     pub(super) kick: Option<OwnedFd>,
     pub(super) call: Option<OwnedFd>,
     pub(super) error: Option<OwnedFd>,
-    /// The guest allows it to be used.
+    /// SET_VRING_ENABLE has enabled it.
     pub(super) enabled: bool,
-    /// A daemon has it.
-    pub(super) is_out: bool,
-    /// Its driver broke the ring's rules while the relay answered.
+    /// A daemon has it: the relay has sent its kick descriptor, and not GET_VRING_BASE.
+    pub(super) is_started: bool,
+    /// Its driver broke the ring's rules while the relay worked on it.
     pub(super) broken: bool,
 }
 
 impl Ring {
-    /// Whether all is known that is needed to use it, and it may be used.
+    /// Whether a daemon can start it: it is set up and enabled.
     pub(super) fn is_ready(&self) -> bool {
         self.enabled && self.size > 0 && self.addresses.is_some() && self.kick.is_some()
     }
 
-    /// SET_VRING_NUM; whether it is possible.
+    /// SET_VRING_NUM; returns whether the size is allowed.
     pub(super) fn set_size(&mut self, size: u32) -> bool {
         let possible = size.is_power_of_two() && size <= MAX_SIZE;
         if possible {
@@ -68,8 +69,8 @@ impl Ring {
         possible
     }
 
-    /// SET_VRING_ADDR's payload behind the ring's number: flags, and the addresses of descriptors, used ring, available ring,
-    /// log. Whether all of it lies in `memory`.
+    /// SET_VRING_ADDR's payload behind the ring's number: flags, and the addresses of descriptor
+    /// table, used ring, available ring, log. Returns whether the ring lies in `memory`.
     pub(super) fn set_addresses(&mut self, payload: &[u8], memory: &Memory) -> bool {
         let word = |index: usize| {
             let bytes = payload.get(4 + index * 8..)?.first_chunk()?;
@@ -93,7 +94,8 @@ impl Ring {
         addresses.is_some()
     }
 
-    /// SET_VRING_KICK and its like. None means that the guest polls, or does not want to be told.
+    /// SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR. Without a descriptor the guest polls, or
+    /// wants no signal.
     pub(super) fn set_signal(&mut self, signal: Signal, descriptor: Option<OwnedFd>) {
         let descriptor = descriptor.inspect(make_non_blocking);
         match signal {
@@ -103,49 +105,51 @@ impl Ring {
         }
     }
 
-    /// The payload of SET_VRING_ADDR for this ring. There is no log: the relay does not offer one.
+    /// The payload of SET_VRING_ADDR for this ring. It has no log: the relay does not offer one.
     pub(super) fn encode_addresses(&self, index: u32) -> Option<Vec<u8>> {
-        let addresses = self.addresses?;
-        let mut payload = index.to_le_bytes().to_vec();
-        payload.extend_from_slice(&0u32.to_le_bytes());
-        for address in addresses.user.into_iter().chain([0]) {
-            payload.extend_from_slice(&address.to_le_bytes());
-        }
-        Some(payload)
+        let [descriptor, used, available] = self.addresses?.user;
+        Some(payload::encode(&VringAddr {
+            index,
+            descriptor,
+            used,
+            available,
+            ..VringAddr::default()
+        }))
     }
 
-    /// Tells the guest that something came back.
+    /// Signals the guest that buffers are used.
     pub(super) fn signal_call(&self) {
         signal(self.call.as_ref());
     }
 
-    /// Has whoever serves the ring look at it.
+    /// Has the process that works on the ring look at it.
     pub(super) fn signal_kick(&self) {
         signal(self.kick.as_ref());
     }
 
-    /// Tells the guest's monitor that the ring is broken.
+    /// Signals the guest's monitor that the ring is broken.
     pub(super) fn signal_error(&self) {
         signal(self.error.as_ref());
     }
 
-    /// Takes the kicks that have come.
+    /// Resets the kick descriptor.
     pub(super) fn take_kicks(&self) {
         if let Some(kick) = &self.kick {
-            // Empty is as good as emptied.
+            // It fails if there was no kick.
             let _ = rustix::io::read(kick, &mut [0; 8]);
         }
     }
 }
 
-/// A full one holds a signal already, and a closed one has nobody behind it.
+/// The write fails on a full descriptor, which holds a signal already, and on a closed socket,
+/// which has no reader.
 fn signal(descriptor: Option<&OwnedFd>) {
     if let Some(descriptor) = descriptor {
         let _ = rustix::io::write(descriptor, &1u64.to_ne_bytes());
     }
 }
 
-/// The descriptors come from the guest: whatever they are, they must not block the relay.
+/// The descriptors come from the guest and may be anything, so they must not block the relay.
 fn make_non_blocking(descriptor: &OwnedFd) {
     let descriptor = descriptor.as_fd();
     let set = rustix::fs::fcntl_getfl(descriptor)

@@ -1,11 +1,11 @@
-//! The relay as a program: its sockets, a thread for each guest, orders from an operator.
+//! The relay as a program: its sockets, one thread for each guest, commands from an operator.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,84 +13,86 @@ use gangplank_service::logging;
 use gangplank_service::signals::{SignalRequest, Signals};
 use gangplank_service::unix_listener::OwnedListener;
 use log::{debug, error, info, warn};
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use super::control::{self, Command, Order};
+use super::control::{self, Command, GuestCommand};
+use super::device::Files;
+use super::device::{Device, DeviceOptions};
 use super::guest::{self, Guest};
-use super::replace::Files;
-use super::session::{Plan, Session};
 
-/// Guests that are served at a time. Each has a thread and some ten descriptors.
+/// Guests that the relay serves at a time. Each takes a thread and some ten descriptors.
 const MAX_GUESTS: usize = 256;
 
-/// How long to wait before accepting again when descriptors or memory have run out.
+/// Pause before the next accept after one failed for lack of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Why the relay cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A socket cannot be made.
+    /// A socket cannot be created.
     #[error("cannot listen at {}", path.display())]
     Listen {
-        /// Where.
+        /// The socket's path.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Nothing can be waited for.
+    /// poll failed.
     #[error("cannot wait for guests")]
     Wait(#[source] io::Error),
-    /// A running relay cannot be told.
-    #[error("cannot tell the relay at {}", path.display())]
+    /// The command cannot be sent to a running relay.
+    #[error("cannot send a command to the relay at {}", path.display())]
     Control {
-        /// Where it is told.
+        /// The path of its control socket.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// What a running relay says cannot be written.
+    /// The relay's answer cannot be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
-    /// A running relay did not do what it was told.
+    /// A running relay answered that the command failed, or the command line is incomplete.
     #[error("{0}")]
     Refused(String),
-    /// Logging cannot be started.
+    /// The log cannot be set up.
     #[error(transparent)]
     Logging(#[from] logging::Error),
 }
 
-/// A guest that is served.
+/// A guest that the relay serves.
 struct Served {
     number: u64,
-    orders: Sender<Order>,
-    told: Arc<OwnedFd>,
+    commands: Sender<GuestCommand>,
+    wakeup: Arc<OwnedFd>,
     thread: JoinHandle<()>,
 }
 
 /// The relay.
 pub(super) struct Relay {
-    plan: Arc<Plan>,
-    /// Where the next guest's daemon is looked for. An order that has been obeyed changes it.
+    options: Arc<DeviceOptions>,
+    /// The socket of the next guest's daemon. A `switch` that succeeds changes it.
     backend: Arc<Mutex<PathBuf>>,
     guests: Vec<Served>,
-    /// Guests so far.
+    /// Guests that have connected so far.
     count: u64,
 }
 
 impl Relay {
-    pub(super) fn new(plan: Plan, backend: PathBuf) -> Self {
+    pub(super) fn new(options: DeviceOptions, backend: PathBuf) -> Self {
         Self {
-            plan: Arc::new(plan),
+            options: Arc::new(options),
             backend: Arc::new(Mutex::new(backend)),
             guests: Vec::new(),
             count: 0,
         }
     }
 
-    /// Serves guests that connect at `listener`, and operators at `control`, until it is told to end.
+    /// Serves guests that connect at `listener`, and operators at `control`, until a signal ends
+    /// it.
     pub(super) fn serve(
         &mut self,
         listener: &OwnedListener,
@@ -117,13 +119,13 @@ impl Relay {
                 self.take(stream);
             }
             if let Some(stream) = control.and_then(accept) {
-                self.obey(stream);
+                self.take_command(stream);
             }
         }
     }
 
     fn report(&mut self) {
-        self.order(Command::Status, |answer| {
+        self.send_to_guests(Command::Status, |answer| {
             let (Ok(text) | Err(text)) = answer;
             info!("status: {}", text.trim_end());
         });
@@ -131,7 +133,7 @@ impl Relay {
 
     fn take(&mut self, stream: UnixStream) {
         if self.guests.len() >= MAX_GUESTS {
-            error!("a guest is refused: {MAX_GUESTS} are served already");
+            error!("a guest is refused: {MAX_GUESTS} guests are connected, which is the most");
             return;
         }
         self.count += 1;
@@ -144,94 +146,95 @@ impl Relay {
 
     fn start(&self, number: u64, stream: UnixStream) -> io::Result<Served> {
         stream.set_nonblocking(true)?;
-        let told = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let (orders, inbox) = mpsc::channel();
-        let heard = Arc::clone(&told);
-        let plan = Arc::clone(&self.plan);
-        let backend = self.backend.lock();
-        let backend = backend.unwrap_or_else(PoisonError::into_inner).clone();
+        let wakeup = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (commands, inbox) = mpsc::channel();
+        let woken = Arc::clone(&wakeup);
+        let options = Arc::clone(&self.options);
+        let backend = self.backend.lock().clone();
         let thread = thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn(move || {
-                // The guest is answered once its daemon is, or is not there.
+                // Connecting to the daemon takes time, so it is done on the guest's thread.
                 info!("guest {number} has connected");
-                let mut guest = Guest::new(stream, Session::new(number, plan, backend));
-                guest::run(&mut guest, &inbox, &heard);
+                let mut guest = Guest::new(stream, Device::new(number, options, backend));
+                guest::run(&mut guest, &inbox, &woken);
             })?;
         Ok(Served {
             number,
-            orders,
-            told,
+            commands,
+            wakeup,
             thread,
         })
     }
 
-    /// Does what an operator wants, for all guests at once.
-    fn obey(&mut self, stream: UnixStream) {
+    /// Reads an operator's command, and runs it for all guests.
+    fn take_command(&mut self, stream: UnixStream) {
         let command = match stream
             .set_nonblocking(false)
             .and_then(|()| control::receive(&stream))
         {
             Ok(Some(command)) => command,
-            Ok(None) => return answer(&stream, Err("there is no such command".to_owned())),
+            Ok(None) => return answer(&stream, Err("the relay has no such command".to_owned())),
             Err(error) => {
-                warn!("an order cannot be read: {error}");
+                warn!("cannot read a command from the control socket: {error}");
                 return;
             }
         };
-        self.order(command, move |told| answer(&stream, told));
+        self.send_to_guests(command, move |done| answer(&stream, done));
     }
 
-    /// Has every guest obey `command`, and `then` hear what came of it, on a thread of its own: guests may take their time.
-    fn order(
+    /// Sends `command` to every guest, and calls `then` with their answers. That happens on a
+    /// thread of its own, because guests may take long.
+    fn send_to_guests(
         &mut self,
         command: Command,
         then: impl FnOnce(Result<String, String>) + Send + 'static,
     ) {
-        debug!("told: {command:?}");
+        debug!("command: {command:?}");
         let (answer, answers) = mpsc::channel();
         for guest in &self.guests {
-            // One that has just gone does not answer.
-            let _ = guest.orders.send(Order {
+            // A guest that has just gone does not answer.
+            let _ = guest.commands.send(GuestCommand {
                 guest: guest.number,
                 command: command.clone(),
                 answer: answer.clone(),
             });
-            let _ = rustix::io::write(&*guest.told, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&*guest.wakeup, &1u64.to_ne_bytes());
         }
         let count = self.guests.len();
-        let patience = self.patience();
+        let command_limit = self.command_limit();
         let backend = Arc::clone(&self.backend);
         let started = thread::Builder::new()
-            .name("order".to_owned())
+            .name("command".to_owned())
             .spawn(move || {
-                then(collect(&answers, count, patience).map(|mut text| {
+                then(collect(&answers, count, command_limit).map(|mut text| {
                     if let Command::Switch { socket, .. } = command {
                         text.push_str(&format!("new guests go to {}\n", socket.display()));
-                        *backend.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+                        *backend.lock() = socket;
                     }
                     text
                 }));
             });
         if let Err(error) = started {
-            error!("nobody can wait for the guests' answers: {error}");
+            error!("cannot start the thread that waits for the guests' answers: {error}");
         }
     }
 
-    /// How long guests may take to do as they are told, but for requests that take longer.
-    fn patience(&self) -> Duration {
-        let limits = self.plan.limits;
+    /// Time that guests have for a command: the longest one saves and loads a state, and stops and
+    /// starts the rings. Requests in flight may take longer.
+    fn command_limit(&self) -> Duration {
+        let limits = self.options.limits;
         limits.connect + limits.state * 2 + limits.answer * 4
     }
 }
 
-/// What `count` guests answer within `patience`.
+/// Collects the answers of `count` guests for `command_limit`.
 fn collect(
     answers: &Receiver<(u64, Result<String, String>)>,
     count: usize,
-    patience: Duration,
+    command_limit: Duration,
 ) -> Result<String, String> {
-    let until = Instant::now() + patience;
+    let until = Instant::now() + command_limit;
     let (mut lines, mut is_done) = (Vec::new(), true);
     while lines.len() < count {
         let left = until.saturating_duration_since(Instant::now());
@@ -244,8 +247,7 @@ fn collect(
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 is_done = false;
-                let text =
-                    "some guests have not answered yet, and do as they are told when they can";
+                let text = "some guests have not answered yet, and run the command when they can";
                 lines.push((0, text.to_owned()));
                 break;
             }
@@ -265,16 +267,16 @@ fn collect(
     }
 }
 
-/// Tells an operator what came of an order.
-fn answer(mut stream: &UnixStream, told: Result<String, String>) {
-    let (word, text) = match told {
+/// Sends an operator the result of a command.
+fn answer(mut stream: &UnixStream, done: Result<String, String>) {
+    let (word, text) = match done {
         Ok(text) => ("ok", text),
         Err(text) => ("error", text),
     };
-    // By one call: what is cut off between two of them may look whole.
+    // One write, because an answer that is cut off between two writes may look whole.
     let answer = format!("{word}\n{}\n", text.trim_end());
     if let Err(error) = stream.write_all(answer.as_bytes()) {
-        warn!("an order cannot be answered: {error}");
+        warn!("cannot answer a command on the control socket: {error}");
     }
 }
 
@@ -291,8 +293,8 @@ fn accept(listener: &OwnedListener) -> Option<UnixStream> {
     }
 }
 
-/// Tells a relay that runs what to do, and returns what it says.
-pub(super) fn tell(path: &Path, command: &Command, limit: Duration) -> Result<String, Error> {
+/// Sends a command to a running relay, and returns its answer.
+pub(super) fn send(path: &Path, command: &Command, limit: Duration) -> Result<String, Error> {
     let answer = control::send(path, command, limit);
     let (is_done, text) = answer.map_err(|source| Error::Control {
         path: path.to_owned(),
@@ -304,10 +306,10 @@ pub(super) fn tell(path: &Path, command: &Command, limit: Duration) -> Result<St
     }
 }
 
-/// The command for replacing a daemon.
+/// The command that replaces the daemon by the one at `socket`.
 pub(super) fn switch(socket: &Path, without_state: bool) -> io::Result<Command> {
     Ok(Command::Switch {
-        // The relay may run in another directory.
+        // The relay may run in another working directory.
         socket: std::path::absolute(socket)?,
         files: match without_state {
             true => Files::Lost,

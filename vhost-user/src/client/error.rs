@@ -1,32 +1,35 @@
-//! What can go wrong between this end and a daemon.
+//! Why a daemon cannot be used.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::connection::CallError;
+
 /// Results of the vhost-user client.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why the daemon could not be had, or did not do what it was told.
+/// Why the daemon cannot be reached, or did not carry out a request.
 ///
-/// After anything but [`Error::Refused`], [`Error::Lacks`] and [`Error::Misuse`] the connection is lost.
+/// After any error but [`Error::Refused`], [`Error::Lacks`] and [`Error::Misuse`] the connection is
+/// lost.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody takes connections at the socket.
+    /// No process listens at the socket.
     #[error("cannot connect to a daemon at {}", daemon.display())]
     Connect {
         /// The socket's path.
         daemon: PathBuf,
-        /// Why not.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The socket's owner took no connection in time.
+    /// The process that listens at the socket took no connection in time.
     #[error("the daemon at {} took no connection within {limit:?}", daemon.display())]
     LateConnect {
         /// The socket's path.
         daemon: PathBuf,
-        /// How long was waited.
+        /// The time that was granted.
         limit: Duration,
     },
     /// The daemon did not answer in time.
@@ -36,7 +39,7 @@ pub enum Error {
         message: &'static str,
         /// The socket's path.
         daemon: PathBuf,
-        /// How long was waited.
+        /// The time that was granted.
         limit: Duration,
     },
     /// The daemon has closed the connection.
@@ -55,16 +58,16 @@ pub enum Error {
         /// The socket's path.
         daemon: PathBuf,
     },
-    /// The message could not be sent or its answer was none.
+    /// The message could not be sent, or the daemon sent something else than its reply.
     #[error("{message} to the daemon at {} failed", daemon.display())]
     Protocol {
         /// The message's name.
         message: &'static str,
         /// The socket's path.
         daemon: PathBuf,
-        /// What the carrier says.
+        /// What went wrong on the socket.
         #[source]
-        source: vhost::Error,
+        source: CallError,
     },
     /// The daemon does not offer what is needed.
     #[error("the daemon at {} does not offer {what}", daemon.display())]
@@ -74,7 +77,7 @@ pub enum Error {
         /// The socket's path.
         daemon: PathBuf,
     },
-    /// A message was asked for out of order.
+    /// The caller asked for a message out of order, or for a ring that does not exist.
     #[error("{0}")]
     Misuse(&'static str),
     /// The host refuses a resource.
@@ -89,7 +92,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the daemon may be there at another time: nobody listens yet, or the connection was lost.
+    /// Whether the daemon may be there at another time: no process listens yet, or the
+    /// connection was lost.
     #[must_use]
     pub const fn is_absence(&self) -> bool {
         matches!(

@@ -1,14 +1,14 @@
-//! The vhost-user messages that are used here, and nothing else of the protocol.
+//! The vhost-user messages that virtio-fs uses.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Result;
+use crate::message::ProtocolFeatures;
 
-/// A range of guest memory, as SET_MEM_TABLE tells it. The address the frontend itself uses is the guest's.
+/// A region of guest memory for SET_MEM_TABLE. Its user address is the guest physical address.
 #[derive(Clone, Copy, Debug)]
 pub struct Region<'a> {
     /// Guest physical address of its first byte.
@@ -17,30 +17,31 @@ pub struct Region<'a> {
     pub len: u64,
     /// The file it is mapped from.
     pub file: BorrowedFd<'a>,
-    /// Where in the file it begins, in bytes.
+    /// Offset of its first byte in the file.
     pub mmap_offset: u64,
 }
 
-/// Where a ring's parts are, as guest physical addresses (virtio 1.2, 2.7).
+/// Guest physical addresses of a ring's parts (virtio 1.2, 2.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
     /// Descriptor table.
     pub descriptors: u64,
-    /// Available ring, the driver's.
+    /// Available ring, which the driver writes.
     pub available: u64,
-    /// Used ring, the device's.
+    /// Used ring, which the device writes.
     pub used: u64,
 }
 
-/// Something that carries messages to a daemon and waits for each answer, never longer than a deadline.
+/// Carries messages to a daemon, and waits for each reply up to a deadline.
 ///
-/// Each method is the message of its name (vhost-user, "Front-end message types"), and fails as [`super::Error`] tells.
+/// Each method is the message of its name (vhost-user, "Front-end message types"), and fails by an
+/// [`super::Error`].
 #[allow(
     clippy::missing_errors_doc,
-    reason = "every method fails in the same ways, told above"
+    reason = "every method fails in the same ways, see above"
 )]
 pub trait Messages {
-    /// Where the daemon is, for messages to people.
+    /// Path of the daemon's socket, for error messages.
     fn daemon(&self) -> &Path;
     /// `SET_OWNER`, once per connection.
     fn set_owner(&mut self) -> Result<()>;
@@ -49,12 +50,12 @@ pub trait Messages {
     /// `SET_FEATURES`.
     fn set_features(&mut self, features: u64) -> Result<()>;
     /// `GET_PROTOCOL_FEATURES`.
-    fn protocol_features(&mut self) -> Result<VhostUserProtocolFeatures>;
-    /// `SET_PROTOCOL_FEATURES`; from then on every message asks for an acknowledgement, if that is among them.
-    fn set_protocol_features(&mut self, features: VhostUserProtocolFeatures) -> Result<()>;
+    fn protocol_features(&mut self) -> Result<ProtocolFeatures>;
+    /// `SET_PROTOCOL_FEATURES`. With REPLY_ACK, every later message asks for an acknowledgement.
+    fn set_protocol_features(&mut self, features: ProtocolFeatures) -> Result<()>;
     /// `GET_QUEUE_NUM`.
     fn queue_count(&mut self) -> Result<u64>;
-    /// `GET_CONFIG` from offset 0; fills `config`.
+    /// `GET_CONFIG` from offset 0. Fills `config`.
     fn config(&mut self, config: &mut [u8]) -> Result<()>;
     /// `SET_MEM_TABLE`.
     fn set_memory(&mut self, regions: &[Region<'_>]) -> Result<()>;
@@ -68,11 +69,11 @@ pub trait Messages {
     fn set_ring_call(&mut self, ring: usize, call: &EventFd) -> Result<()>;
     /// `SET_VRING_ERR`.
     fn set_ring_error(&mut self, ring: usize, error: &EventFd) -> Result<()>;
-    /// `SET_VRING_KICK`; starts the ring.
+    /// `SET_VRING_KICK`. Starts the ring.
     fn set_ring_kick(&mut self, ring: usize, kick: &EventFd) -> Result<()>;
     /// `SET_VRING_ENABLE`.
     fn set_ring_enabled(&mut self, ring: usize, enabled: bool) -> Result<()>;
-    /// `GET_VRING_BASE`; stops the ring and tells where.
+    /// `GET_VRING_BASE`. Stops the ring, and returns the index where it stopped.
     fn ring_base(&mut self, ring: usize) -> Result<u32>;
     /// `RESET_DEVICE`.
     fn reset_device(&mut self) -> Result<()>;

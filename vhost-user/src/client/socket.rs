@@ -1,24 +1,26 @@
 //! Messages to a daemon over its Unix socket.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::Shutdown;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gangplank_service::connect_timeout::connect_timeout;
-use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
-};
-use vhost::vhost_user::{Error as Fault, Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::watchdog::Watchdog;
 use super::{Error, Messages, Region, Result, RingAddresses};
+use crate::connection::{CallError, Connection, check_acknowledgement};
+use crate::descriptors::borrow_event;
+use crate::message::payload::{self, MAX_RINGS};
+use crate::message::{
+    Config, ConfigFlags, FrontendReq, MemoryRegion, Message, MessageError, ProtocolFeatures,
+    VringAddr, VringState, request_name,
+};
 
-/// Rings a daemon may have at most (vhost-user, SET_VRING_KICK: the index has 8 bits).
-const MAX_RINGS: u64 = 256;
+/// Rings that GET_QUEUE_NUM may tell at most; a daemon that tells more is broken.
+const MAX_TOLD_RINGS: u64 = vhost::vhost_user::message::VHOST_USER_MAX_VRINGS;
 
 /// How long a daemon may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,8 @@ pub struct Deadlines {
 }
 
 impl Default for Deadlines {
-    /// Two seconds to take the connection, five to answer: stopping a ring waits for the requests in it.
+    /// 2 seconds to take the connection, 5 to answer: a daemon that stops a ring first completes
+    /// the requests in it.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
@@ -40,94 +43,159 @@ impl Default for Deadlines {
 }
 
 /// A connection to a daemon.
+///
+/// A reply that misses its deadline ends the connection, because it could not be told from the
+/// reply to the next request.
+#[derive(Debug)]
 pub struct Socket {
     daemon: PathBuf,
-    frontend: Frontend,
-    stream: UnixStream,
-    watchdog: Watchdog,
+    connection: Connection,
     limit: Duration,
-}
-
-impl std::fmt::Debug for Socket {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Socket")
-            .field("daemon", &self.daemon)
-            .field("limit", &self.limit)
-            .finish_non_exhaustive()
-    }
+    /// Requests ask for an acknowledgement (REPLY_ACK).
+    need_reply: bool,
+    /// A reply was late, and the socket was shut down.
+    is_late: bool,
+    /// Rings that the daemon takes; what the protocol can number until GET_QUEUE_NUM.
+    max_rings: u64,
 }
 
 impl Socket {
     /// Connects to the daemon at `path`.
     ///
     /// # Errors
-    /// [`Error::Connect`] at once if nobody listens there, [`Error::LateConnect`] if whoever does takes no connection.
+    /// [`Error::Connect`] at once if no process listens there, [`Error::LateConnect`] if the
+    /// listener does not take the connection in time.
     pub fn connect(path: &Path, deadlines: Deadlines) -> Result<Self> {
         let stream = connect(path, deadlines.connect)?;
-        Self::from_stream(stream, path, deadlines.answer)
+        Ok(Self::from_stream(stream, path, deadlines.answer))
     }
 
-    /// Takes a connection that is there already; `daemon` names it in messages.
-    ///
-    /// # Errors
-    /// [`Error::System`] if the host refuses another descriptor or thread.
-    pub fn from_stream(stream: UnixStream, daemon: &Path, limit: Duration) -> Result<Self> {
-        let system = |source| Error::System {
-            what: "preparing the connection to the daemon",
-            source,
-        };
-        let ours = stream.try_clone().map_err(system)?;
-        let watched = stream.try_clone().map_err(system)?;
-        let watchdog = Watchdog::start(watched).map_err(system)?;
-        Ok(Self {
+    /// Takes a connected socket; `daemon` names its peer in error messages.
+    #[must_use]
+    pub fn from_stream(stream: UnixStream, daemon: &Path, limit: Duration) -> Self {
+        Self {
             daemon: daemon.to_owned(),
-            frontend: Frontend::from_stream(stream, MAX_RINGS),
-            stream: ours,
-            watchdog,
+            connection: Connection::new(stream),
             limit,
-        })
+            need_reply: false,
+            is_late: false,
+            max_rings: u64::try_from(MAX_RINGS).unwrap_or(u64::MAX),
+        }
     }
 
-    /// A descriptor that polls as `RDHUP` once the daemon has gone. Nothing may be read from it.
+    /// A descriptor that polls as `RDHUP` once the daemon has closed the connection. The caller
+    /// must not read from it.
     ///
     /// # Errors
     /// [`Error::System`] if the host refuses another descriptor.
     pub fn hang_up(&self) -> Result<OwnedFd> {
-        let clone = self.stream.try_clone();
+        let clone = self.connection.socket().try_clone();
         clone.map(OwnedFd::from).map_err(|source| Error::System {
             what: "watching the connection to the daemon",
             source,
         })
     }
 
+    fn request(&self, request: FrontendReq, payload: Vec<u8>) -> Message {
+        let message = Message::new(request, payload);
+        match self.need_reply {
+            true => message.with_need_reply(),
+            false => message,
+        }
+    }
+
+    /// Sends a request that has no reply of its own, and waits for the acknowledgement if that was
+    /// agreed on.
+    fn tell(
+        &mut self,
+        request: FrontendReq,
+        payload: Vec<u8>,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let message = self.request(request, payload);
+        let sent = self.connection.send(&message, descriptors, self.limit);
+        let done = match sent {
+            Ok(()) if message.needs_reply() => self.reply(&message).and_then(|reply| {
+                check_acknowledgement(&reply)?;
+                Ok(())
+            }),
+            sent => sent.map_err(CallError::from),
+        };
+        done.map_err(|error| self.failed(request, error))
+    }
+
+    /// Sends a request that has a reply of its own, which `decode` reads.
     fn ask<R>(
         &mut self,
-        message: &'static str,
-        call: impl FnOnce(&mut Frontend) -> vhost::Result<R>,
+        request: FrontendReq,
+        payload: Vec<u8>,
+        decode: impl FnOnce(&Message) -> Option<R>,
     ) -> Result<R> {
-        let frontend = &mut self.frontend;
-        let (answer, late) = self.watchdog.guard(self.limit, || call(frontend));
-        answer.map_err(|source| {
-            let daemon = self.daemon.clone();
-            match source {
-                _ if late => Error::Late {
-                    message,
-                    daemon,
-                    limit: self.limit,
-                },
-                vhost::Error::VhostUserProtocol(Fault::BackendInternalError) => {
-                    Error::Refused { message, daemon }
-                }
-                vhost::Error::VhostUserProtocol(
-                    Fault::Disconnected | Fault::PartialMessage | Fault::SocketBroken(_),
-                ) => Error::Gone { message, daemon },
-                source => Error::Protocol {
-                    message,
-                    daemon,
-                    source,
-                },
-            }
-        })
+        let message = self.request(request, payload);
+        let sent = self.connection.send(&message, &[], self.limit);
+        let reply = sent
+            .map_err(CallError::from)
+            .and_then(|()| self.reply(&message));
+        let decoded =
+            reply.and_then(|reply| decode(&reply).ok_or_else(|| CallError::wrong_reply(&reply)));
+        decoded.map_err(|error| self.failed(request, error))
+    }
+
+    fn ask_u64(&mut self, request: FrontendReq) -> Result<u64> {
+        self.ask(request, Vec::new(), Message::u64)
+    }
+
+    /// Replies carry no descriptors, and flags of version 1.
+    fn reply(&mut self, message: &Message) -> std::result::Result<Message, CallError> {
+        let reply = self.connection.reply(message, self.limit)?;
+        match reply.descriptors.is_empty() && reply.has_known_flags() {
+            true => Ok(reply),
+            false => Err(CallError::wrong_reply(&reply)),
+        }
+    }
+
+    fn failed(&mut self, request: FrontendReq, error: CallError) -> Error {
+        let (message, daemon) = (request_name(request), self.daemon.clone());
+        if matches!(error, CallError::Message(MessageError::Late(_))) && !self.is_late {
+            self.is_late = true;
+            // It fails only if the daemon has closed the connection meanwhile.
+            let _ = self.connection.socket().shutdown(Shutdown::Both);
+        }
+        match error {
+            _ if self.is_late => Error::Late {
+                message,
+                daemon,
+                limit: self.limit,
+            },
+            CallError::Refused => Error::Refused { message, daemon },
+            CallError::Message(error) if error.is_end() => Error::Gone { message, daemon },
+            source => Error::Protocol {
+                message,
+                daemon,
+                source,
+            },
+        }
+    }
+
+    /// The ring's number as the protocol has it.
+    fn ring(&self, ring: usize) -> Result<u32> {
+        let number = u32::try_from(ring).unwrap_or(u32::MAX);
+        match u64::from(number) < self.max_rings {
+            true => Ok(number),
+            false => Err(Error::Misuse(
+                "a ring's number is beyond those that the daemon takes",
+            )),
+        }
+    }
+
+    fn set_ring_state(&mut self, request: FrontendReq, ring: usize, value: u32) -> Result<()> {
+        let payload = payload::ring_state(self.ring(ring)?, value);
+        self.tell(request, payload, &[])
+    }
+
+    fn set_ring_event(&mut self, request: FrontendReq, ring: usize, event: &EventFd) -> Result<()> {
+        let payload = payload::from_u64(self.ring(ring)?.into());
+        self.tell(request, payload, &[borrow_event(event)])
     }
 }
 
@@ -137,125 +205,109 @@ impl Messages for Socket {
     }
 
     fn set_owner(&mut self) -> Result<()> {
-        self.ask("SET_OWNER", |frontend| frontend.set_owner())
+        self.tell(FrontendReq::SET_OWNER, Vec::new(), &[])
     }
 
     fn features(&mut self) -> Result<u64> {
-        self.ask("GET_FEATURES", |frontend| frontend.get_features())
+        self.ask_u64(FrontendReq::GET_FEATURES)
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
-        self.ask("SET_FEATURES", |frontend| frontend.set_features(features))
+        self.tell(FrontendReq::SET_FEATURES, payload::from_u64(features), &[])
     }
 
-    fn protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        self.ask("GET_PROTOCOL_FEATURES", Frontend::get_protocol_features)
+    fn protocol_features(&mut self) -> Result<ProtocolFeatures> {
+        let features = self.ask_u64(FrontendReq::GET_PROTOCOL_FEATURES)?;
+        Ok(ProtocolFeatures::from_bits_truncate(features))
     }
 
-    fn set_protocol_features(&mut self, features: VhostUserProtocolFeatures) -> Result<()> {
-        self.ask("SET_PROTOCOL_FEATURES", |frontend| {
-            frontend.set_protocol_features(features)
-        })?;
-        if features.contains(VhostUserProtocolFeatures::REPLY_ACK) {
-            self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        }
+    fn set_protocol_features(&mut self, features: ProtocolFeatures) -> Result<()> {
+        let payload = payload::from_u64(features.bits());
+        self.tell(FrontendReq::SET_PROTOCOL_FEATURES, payload, &[])?;
+        self.need_reply |= features.contains(ProtocolFeatures::REPLY_ACK);
         Ok(())
     }
 
     fn queue_count(&mut self) -> Result<u64> {
-        self.ask("GET_QUEUE_NUM", Frontend::get_queue_num)
+        let count = self.ask(FrontendReq::GET_QUEUE_NUM, Vec::new(), |reply| {
+            reply.u64().filter(|count| *count <= MAX_TOLD_RINGS)
+        })?;
+        self.max_rings = count;
+        Ok(count)
     }
 
     fn config(&mut self, config: &mut [u8]) -> Result<()> {
         let size = u32::try_from(config.len()).unwrap_or(u32::MAX);
-        let room = config.to_vec();
-        let (_, payload) = self.ask("GET_CONFIG", |frontend| {
-            frontend.get_config(0, size, VhostUserConfigFlags::empty(), &room)
-        })?;
-        // The crate has checked that the answer is as long as the question.
-        for (to, from) in config.iter_mut().zip(payload) {
-            *to = from;
-        }
-        Ok(())
+        let head = payload::encode(&Config::new(0, size, ConfigFlags::empty()));
+        let question = [&head, &*config].concat();
+        self.ask(FrontendReq::GET_CONFIG, question, |reply| {
+            // The reply repeats offset and size.
+            let bytes = reply.payload.strip_prefix(head.get(..8)?)?.get(4..)?;
+            (bytes.len() == config.len()).then(|| config.copy_from_slice(bytes))
+        })
     }
 
     fn set_memory(&mut self, regions: &[Region<'_>]) -> Result<()> {
         let table: Vec<_> = regions
             .iter()
-            .map(|region| VhostUserMemoryRegionInfo {
-                guest_phys_addr: region.guest_address,
-                memory_size: region.len,
-                userspace_addr: region.guest_address,
-                mmap_offset: region.mmap_offset,
-                mmap_handle: region.file.as_raw_fd(),
+            .map(|region| {
+                let address = region.guest_address;
+                MemoryRegion::new(address, region.len, address, region.mmap_offset)
             })
             .collect();
-        self.ask("SET_MEM_TABLE", |frontend| {
-            frontend.set_mem_table(&table).map(|_| ())
-        })
+        let files: Vec<_> = regions.iter().map(|region| region.file).collect();
+        let payload = payload::memory_table(&table);
+        self.tell(FrontendReq::SET_MEM_TABLE, payload, &files)
     }
 
     fn set_ring_size(&mut self, ring: usize, size: u16) -> Result<()> {
-        self.ask("SET_VRING_NUM", |frontend| {
-            frontend.set_vring_num(ring, size)
-        })
+        self.set_ring_state(FrontendReq::SET_VRING_NUM, ring, size.into())
     }
 
     fn set_ring_addresses(&mut self, ring: usize, addresses: &RingAddresses) -> Result<()> {
-        let config = VringConfigData {
-            queue_max_size: 0,
-            queue_size: 0,
-            flags: 0,
-            desc_table_addr: addresses.descriptors,
-            used_ring_addr: addresses.used,
-            avail_ring_addr: addresses.available,
-            log_addr: None,
+        let addresses = VringAddr {
+            index: self.ring(ring)?,
+            descriptor: addresses.descriptors,
+            used: addresses.used,
+            available: addresses.available,
+            ..VringAddr::default()
         };
-        self.ask("SET_VRING_ADDR", |frontend| {
-            frontend.set_vring_addr(ring, &config)
-        })
+        let payload = payload::encode(&addresses);
+        self.tell(FrontendReq::SET_VRING_ADDR, payload, &[])
     }
 
     fn set_ring_base(&mut self, ring: usize, base: u16) -> Result<()> {
-        self.ask("SET_VRING_BASE", |frontend| {
-            frontend.set_vring_base(ring, base)
-        })
+        self.set_ring_state(FrontendReq::SET_VRING_BASE, ring, base.into())
     }
 
     fn set_ring_call(&mut self, ring: usize, call: &EventFd) -> Result<()> {
-        self.ask("SET_VRING_CALL", |frontend| {
-            frontend.set_vring_call(ring, call)
-        })
+        self.set_ring_event(FrontendReq::SET_VRING_CALL, ring, call)
     }
 
     fn set_ring_error(&mut self, ring: usize, error: &EventFd) -> Result<()> {
-        self.ask("SET_VRING_ERR", |frontend| {
-            frontend.set_vring_err(ring, error)
-        })
+        self.set_ring_event(FrontendReq::SET_VRING_ERR, ring, error)
     }
 
     fn set_ring_kick(&mut self, ring: usize, kick: &EventFd) -> Result<()> {
-        self.ask("SET_VRING_KICK", |frontend| {
-            frontend.set_vring_kick(ring, kick)
-        })
+        self.set_ring_event(FrontendReq::SET_VRING_KICK, ring, kick)
     }
 
     fn set_ring_enabled(&mut self, ring: usize, enabled: bool) -> Result<()> {
-        self.ask("SET_VRING_ENABLE", |frontend| {
-            frontend.set_vring_enable(ring, enabled)
-        })
+        self.set_ring_state(FrontendReq::SET_VRING_ENABLE, ring, enabled.into())
     }
 
     fn ring_base(&mut self, ring: usize) -> Result<u32> {
-        self.ask("GET_VRING_BASE", |frontend| frontend.get_vring_base(ring))
+        let payload = payload::ring_state(self.ring(ring)?, 0);
+        self.ask(FrontendReq::GET_VRING_BASE, payload, |reply| {
+            reply.payload_as::<VringState>().map(|state| state.num)
+        })
     }
 
     fn reset_device(&mut self) -> Result<()> {
-        self.ask("RESET_DEVICE", Frontend::reset_device)
+        self.tell(FrontendReq::RESET_DEVICE, Vec::new(), &[])
     }
 }
 
-/// The connection, for a crate that waits for answers.
 fn connect(path: &Path, limit: Duration) -> Result<UnixStream> {
     let stream = connect_timeout(path, limit).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => Error::LateConnect {
@@ -278,11 +330,17 @@ fn connect(path: &Path, limit: Duration) -> Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixListener;
 
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
     use super::*;
+    use crate::Deadline;
+    use crate::message::{HEADER_LEN, Inbox};
+
+    const LONG: Duration = Duration::from_secs(20);
 
     const SHORT: Deadlines = Deadlines {
         connect: Duration::from_millis(50),
@@ -290,7 +348,7 @@ mod tests {
     };
 
     #[test]
-    fn nobody_there_is_told_at_once() {
+    fn a_missing_daemon_is_an_error_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fs.sock");
         let error = Socket::connect(&path, SHORT).unwrap_err();
@@ -299,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_whose_owner_takes_nobody_is_late() {
+    fn a_listener_that_takes_no_connection_is_late() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fs.sock");
         let socket = socket_with(
@@ -341,10 +399,94 @@ mod tests {
     #[test]
     fn a_daemon_that_hangs_up_is_gone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut socket =
-            Socket::from_stream(ours, Path::new("fs.sock"), Duration::from_secs(20)).unwrap();
+        let mut socket = Socket::from_stream(ours, Path::new("fs.sock"), LONG);
         drop(theirs);
         let error = socket.features().unwrap_err();
         assert!(error.is_absence(), "{error}");
+    }
+
+    #[test]
+    fn a_late_reply_ends_the_connection() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut socket = Socket::from_stream(ours, Path::new("fs.sock"), SHORT.answer);
+        for _ in 0..2 {
+            let error = socket.features().unwrap_err();
+            assert!(matches!(error, Error::Late { .. }), "{error}");
+        }
+        let mut sent = Vec::new();
+        theirs.read_to_end(&mut sent).unwrap();
+        assert_eq!(sent.len(), HEADER_LEN);
+    }
+
+    /// Has a daemon send `replies`, one after each request, while `work` uses the connection. A
+    /// reply to the request itself has no number.
+    fn with_daemon(
+        replies: Vec<(Option<FrontendReq>, Vec<u8>)>,
+        work: impl FnOnce(&mut Socket),
+    ) -> Vec<Message> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let daemon = std::thread::spawn(move || {
+            let mut inbox = Inbox::default();
+            let mut requests = Vec::new();
+            for (number, payload) in replies {
+                let request = inbox.wait(theirs.as_fd(), Deadline::NONE).unwrap();
+                let mut reply = request.reply(payload);
+                reply.request = number.map_or(reply.request, u32::from);
+                reply.send(theirs.as_fd(), &[], Deadline::NONE).unwrap();
+                requests.push(request);
+            }
+            requests
+        });
+        let mut socket = Socket::from_stream(ours, Path::new("fs.sock"), LONG);
+        work(&mut socket);
+        drop(socket);
+        daemon.join().unwrap()
+    }
+
+    #[test]
+    fn replies_in_time_leave_the_connection_alone() {
+        let replies = (0..50).map(|number| (None, payload::from_u64(number)));
+        with_daemon(replies.collect(), |socket| {
+            for number in 0..50 {
+                assert_eq!(socket.features().unwrap(), number);
+            }
+        });
+    }
+
+    #[test]
+    fn the_configuration_is_asked_for_and_read_behind_its_head() {
+        let reply = [
+            [0u32, 4, 0].map(u32::to_ne_bytes).concat(),
+            b"told".to_vec(),
+        ]
+        .concat();
+        let mut config = [0; 4];
+        let requests = with_daemon(vec![(None, reply.clone())], |socket| {
+            socket.config(&mut config).unwrap();
+        });
+        assert_eq!(&config, b"told");
+        let question = [&reply[..12], &[0; 4]].concat();
+        assert_eq!(requests[0].payload, question);
+    }
+
+    #[test]
+    fn refusals_and_wrong_replies_are_told_apart() {
+        let replies = vec![
+            (None, payload::from_u64(1)),
+            (None, payload::from_u64(0)),
+            (Some(FrontendReq::GET_FEATURES), payload::from_u64(0)),
+        ];
+        let requests = with_daemon(replies, |socket| {
+            socket.need_reply = true;
+            let refused = socket.set_owner().unwrap_err();
+            assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+            socket.set_ring_size(255, 128).unwrap();
+            let wrong = socket.set_ring_base(1, 0).unwrap_err();
+            assert!(matches!(wrong, Error::Protocol { .. }), "{wrong}");
+            let beyond = socket.set_ring_size(256, 128).unwrap_err();
+            assert!(matches!(beyond, Error::Misuse(_)), "{beyond}");
+        });
+        assert!(requests.iter().all(Message::needs_reply));
+        assert_eq!(requests[1].payload, payload::ring_state(255, 128));
     }
 }

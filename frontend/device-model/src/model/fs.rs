@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{
-    CONFIG_LEN, Messages, Region, RingAddresses, RingSetup, Session, TAG_LEN,
+    Backend, CONFIG_LEN, Messages, Region, RingAddresses, RingSetup, TAG_LEN,
 };
 use gangplank_vhost_user::feature;
 use log::{debug, warn};
@@ -42,7 +42,7 @@ pub struct FsDevice<M> {
 
 #[derive(Debug)]
 struct Daemon<M> {
-    session: Session<M>,
+    session: Backend<M>,
     /// The connection, to cut it by.
     line: Arc<OwnedFd>,
 }
@@ -109,7 +109,7 @@ impl<M: Messages> FsDevice<M> {
 
     /// A daemon is there: `line` is its connection. If the driver is ready, its queues are started. On an error the
     /// connection is cut, and if the driver was waiting for it, the device is broken: see [`FsDevice::lost`].
-    pub fn attach(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<Change, FsError> {
+    pub fn attach(&mut self, session: Backend<M>, line: Arc<OwnedFd>) -> Result<Change, FsError> {
         let wanted = self.queue_sizes.len();
         if let Some(has) = session.max_rings()
             && usize::try_from(has).is_ok_and(|has| has < wanted)
@@ -267,7 +267,7 @@ fn start_rings<'a, M: Messages>(
 impl<M: Messages + Send> FsDevice<M> {
     /// Takes over the daemon that a predecessor worked with, on `line`; after [`Device::resume`], if at all. Errors as
     /// [`FsDevice::attach`].
-    pub fn adopt(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<(), FsError> {
+    pub fn adopt(&mut self, session: Backend<M>, line: Arc<OwnedFd>) -> Result<(), FsError> {
         self.started = session.is_running();
         let running = session.facts().running;
         self.known_features = session.offered();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gangplank_vhost_user::client as vhost_user;
-use gangplank_vhost_user::client::{Deadlines, Facts, Messages, Session, Socket};
+use gangplank_vhost_user::client::{Backend, Deadlines, Facts, Messages, Socket};
 use log::{debug, error, info, warn};
 
 use super::fs::{Change, FsDevice, FsError};
@@ -27,14 +27,14 @@ pub trait Connector {
 
     /// Connects and negotiates, within deadlines: the session, and a descriptor that is hung up when the daemon goes. By that
     /// descriptor, another process can take the connection over.
-    fn connect(&self) -> vhost_user::Result<(Session<Self::Messages>, OwnedFd)>;
+    fn connect(&self) -> vhost_user::Result<(Backend<Self::Messages>, OwnedFd)>;
 
     /// Takes over a connection on which `facts` were agreed on: as [`Connector::connect`].
     fn resume(
         &self,
         connection: OwnedFd,
         facts: &Facts,
-    ) -> vhost_user::Result<(Session<Self::Messages>, OwnedFd)>;
+    ) -> vhost_user::Result<(Backend<Self::Messages>, OwnedFd)>;
 }
 
 /// A daemon that listens on a socket.
@@ -49,8 +49,8 @@ pub struct ToSocket {
 impl Connector for ToSocket {
     type Messages = Socket;
 
-    fn connect(&self) -> vhost_user::Result<(Session<Socket>, OwnedFd)> {
-        let session = Session::negotiate(Socket::connect(&self.path, self.deadlines)?)?;
+    fn connect(&self) -> vhost_user::Result<(Backend<Socket>, OwnedFd)> {
+        let session = Backend::negotiate(Socket::connect(&self.path, self.deadlines)?)?;
         let line = session.messages().hang_up()?;
         Ok((session, line))
     }
@@ -59,9 +59,9 @@ impl Connector for ToSocket {
         &self,
         connection: OwnedFd,
         facts: &Facts,
-    ) -> vhost_user::Result<(Session<Socket>, OwnedFd)> {
-        let socket = Socket::from_stream(connection.into(), &self.path, self.deadlines.answer)?;
-        let session = Session::resume(socket, facts)?;
+    ) -> vhost_user::Result<(Backend<Socket>, OwnedFd)> {
+        let socket = Socket::from_stream(connection.into(), &self.path, self.deadlines.answer);
+        let session = Backend::resume(socket, facts)?;
         let line = session.messages().hang_up()?;
         Ok((session, line))
     }
@@ -124,7 +124,7 @@ pub fn keep<C: Connector>(
 /// The connection, if the daemon serves the device.
 fn attach<M: Messages + Send>(
     transport: &Mutex<Transport<FsDevice<M>>>,
-    session: Session<M>,
+    session: Backend<M>,
     line: Arc<OwnedFd>,
 ) -> Option<Arc<OwnedFd>> {
     let mut transport = lock(transport);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::Dialect;
-use gangplank_vhost_user::client::{Deadlines, Session, Socket};
+use gangplank_vhost_user::client::{Backend, Deadlines, Socket};
 use gangplank_vhost_user::feature;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -58,7 +58,7 @@ pub(crate) enum Waiting {
 
 /// A connected device with a FUSE session.
 pub(crate) struct Device {
-    _connection: Session<Socket>,
+    _connection: Backend<Socket>,
     memory: Memory,
     queues: Vec<BenchQueue>,
     epoll: Epoll,
@@ -83,9 +83,9 @@ impl Device {
     /// Connects to the daemon at `socket`, sets up `queues` request queues, and opens a session.
     pub(crate) fn open(socket: &Path, queues: usize, waiting: Waiting) -> Result<Self> {
         let stream = connect(socket)?;
-        let messages = Socket::from_stream(stream, socket, Deadlines::default().answer)?;
+        let messages = Socket::from_stream(stream, socket, Deadlines::default().answer);
         let hang_up = messages.hang_up()?;
-        let mut connection = Session::negotiate(messages)?;
+        let mut connection = Backend::negotiate(messages)?;
         let features = feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX;
         ensure!(
             connection.offered() & features == features,

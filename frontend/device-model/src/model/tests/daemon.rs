@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gangplank_vhost_user::client::{
-    Error, EventFd, Facts, Messages, Region, Result, RingAddresses, Session, TAG_LEN,
+    Backend, Error, EventFd, Facts, Messages, Region, Result, RingAddresses, TAG_LEN,
 };
 use gangplank_vhost_user::feature;
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
@@ -88,7 +88,7 @@ impl Daemon {
 impl Connector for Daemon {
     type Messages = Connection;
 
-    fn connect(&self) -> Result<(Session<Connection>, OwnedFd)> {
+    fn connect(&self) -> Result<(Backend<Connection>, OwnedFd)> {
         let line = {
             let mut state = self.state();
             if !state.present {
@@ -102,13 +102,13 @@ impl Connector for Daemon {
             state.connections += 1;
             ours.into()
         };
-        let session = Session::negotiate(Connection(self.clone()))?;
+        let session = Backend::negotiate(Connection(self.clone()))?;
         self.told();
         Ok((session, line))
     }
 
-    fn resume(&self, connection: OwnedFd, facts: &Facts) -> Result<(Session<Connection>, OwnedFd)> {
-        let session = Session::resume(Connection(self.clone()), facts)?;
+    fn resume(&self, connection: OwnedFd, facts: &Facts) -> Result<(Backend<Connection>, OwnedFd)> {
+        let session = Backend::resume(Connection(self.clone()), facts)?;
         Ok((session, connection))
     }
 }

@@ -1,6 +1,7 @@
-//! A split virtqueue from the device's side, read and written a few bytes at a time (virtio 1.2, 2.7).
+//! A split virtqueue from the device's side, read and written a few bytes at a time (virtio 1.2,
+//! 2.7).
 //!
-//! This is not made for speed: it is used when a daemon is replaced or lost, and never in between.
+//! It is not made for speed: the relay works on a ring only when a daemon is replaced or lost.
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};
@@ -10,13 +11,13 @@ use rustix::io::Errno;
 use super::memory::Memory;
 use super::ring::{Addresses, Ring};
 
-/// The descriptor goes on at `next` (`VIRTQ_DESC_F_NEXT`).
+/// Descriptor flag: the chain continues at `next` (`VIRTQ_DESC_F_NEXT`).
 const NEXT: u16 = 1;
 
-/// The device writes to the buffer (`VIRTQ_DESC_F_WRITE`).
+/// Descriptor flag: the device writes to the buffer (`VIRTQ_DESC_F_WRITE`).
 const WRITE: u16 = 2;
 
-/// The buffer is a table of descriptors (`VIRTQ_DESC_F_INDIRECT`).
+/// Descriptor flag: the buffer is a table of descriptors (`VIRTQ_DESC_F_INDIRECT`).
 const INDIRECT: u16 = 4;
 
 /// Bytes of a descriptor.
@@ -25,23 +26,23 @@ const DESCRIPTOR_LEN: u64 = 16;
 /// Bytes of an element of the used ring.
 const USED_LEN: u64 = 8;
 
-/// What is wrong with a ring.
+/// Why the relay cannot work on a ring.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SplitError {
-    /// It lies where the guest has no memory, or the memory's file takes no reads or writes.
+pub(super) enum QueueError {
+    /// It lies where the guest has no memory, or the memory's file cannot be read or written.
     #[error("the guest's memory cannot be read or written")]
     Memory(#[from] io::Error),
-    /// The driver offers more than the ring holds.
+    /// The available index is too far ahead.
     #[error("its driver offers {0} buffers more than the ring holds")]
     Overrun(u16),
     /// A chain does not end, or leaves the table.
-    #[error("its driver offers a chain of descriptors that does not end")]
+    #[error("its driver offers a chain of descriptors that does not end or leaves its table")]
     Chain,
 }
 
-/// A ring that nobody else works on at the device's side.
+/// A ring on which no other process works at the device's side.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Split<'a> {
+pub(super) struct SplitQueue<'a> {
     memory: &'a Memory,
     addresses: Addresses,
     size: u16,
@@ -55,15 +56,15 @@ struct Piece {
     len: u32,
 }
 
-/// What a driver offers: bytes to be read, and room to be written.
+/// A chain of descriptors: buffers that the device reads, and buffers that it writes.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
     readable: Vec<Piece>,
     writable: Vec<Piece>,
 }
 
-impl<'a> Split<'a> {
-    /// The ring as the guest told of it; None while it has not told all.
+impl<'a> SplitQueue<'a> {
+    /// The ring as the guest has set it up; None if its size or addresses are missing.
     pub(super) fn new(memory: &'a Memory, ring: &Ring, event_idx: bool) -> Option<Self> {
         Some(Self {
             memory,
@@ -77,60 +78,60 @@ impl<'a> Split<'a> {
         self.size
     }
 
-    /// Index behind the last entry that the driver made available.
-    pub(super) fn available_index(&self) -> Result<u16, SplitError> {
+    /// The available index: behind the last entry that the driver made available.
+    pub(super) fn available_index(&self) -> Result<u16, QueueError> {
         let index = self.memory.read_u16(self.addresses.available + 2)?;
-        // What lies before the index is read after it.
+        // The entries are read after the index.
         fence(Ordering::Acquire);
         Ok(index)
     }
 
-    /// Index behind the last entry that came back.
-    pub(super) fn used_index(&self) -> Result<u16, SplitError> {
+    /// The used index: behind the last entry that the device has used.
+    pub(super) fn used_index(&self) -> Result<u16, QueueError> {
         Ok(self.memory.read_u16(self.addresses.used + 2)?)
     }
 
-    /// The chain that was made available as number `index`.
-    pub(super) fn available_head(&self, index: u16) -> Result<u16, SplitError> {
+    /// Head of the chain in available entry `index`.
+    pub(super) fn available_head(&self, index: u16) -> Result<u16, QueueError> {
         let slot = u64::from(index % self.size);
         let at = self.addresses.available + 4 + slot * 2;
         Ok(self.memory.read_u16(at)?)
     }
 
-    /// The chain that came back as number `index`.
-    pub(super) fn used_head(&self, index: u16) -> Result<u16, SplitError> {
+    /// Head of the chain in used entry `index`.
+    pub(super) fn used_head(&self, index: u16) -> Result<u16, QueueError> {
         Ok(self.memory.read_u16(self.used_at(index))?)
     }
 
-    /// Entries from `index` on that wait to be taken.
-    pub(super) fn waiting(&self, index: u16) -> Result<u16, SplitError> {
+    /// Available entries from `index` on.
+    pub(super) fn waiting(&self, index: u16) -> Result<u16, QueueError> {
         let waiting = self.available_index()?.wrapping_sub(index);
         match waiting.checked_sub(self.size) {
             None | Some(0) => Ok(waiting),
-            Some(beyond) => Err(SplitError::Overrun(beyond)),
+            Some(beyond) => Err(QueueError::Overrun(beyond)),
         }
     }
 
-    /// Gives a chain back, with `len` bytes written into it.
-    pub(super) fn complete(&self, head: u16, len: u32) -> Result<(), SplitError> {
+    /// Adds a chain to the used ring, with `len` bytes written into it.
+    pub(super) fn complete(&self, head: u16, len: u32) -> Result<(), QueueError> {
         let index = self.used_index()?;
         let mut element = u32::from(head).to_le_bytes().to_vec();
         element.extend_from_slice(&len.to_le_bytes());
         self.memory.write(self.used_at(index), &element)?;
-        // The element is there before the index says so.
+        // The driver sees the element before the index.
         fence(Ordering::Release);
         let next = index.wrapping_add(1).to_le_bytes();
         Ok(self.memory.write(self.addresses.used + 2, &next)?)
     }
 
-    /// Asks the driver to kick once it makes the entry `index` available. What was made available meanwhile has to be looked
-    /// for afterwards.
-    pub(super) fn ask_for_kick(&self, index: u16) -> Result<(), SplitError> {
+    /// Asks the driver to kick when it makes entry `index` available. The caller then has to look
+    /// for entries that came meanwhile.
+    pub(super) fn ask_for_kick(&self, index: u16) -> Result<(), QueueError> {
         if self.event_idx {
             let event = self.addresses.used + 4 + u64::from(self.size) * USED_LEN;
             self.memory.write(event, &index.to_le_bytes())?;
         } else {
-            // A daemon that has gone may have asked for none (`VIRTQ_USED_F_NO_NOTIFY`).
+            // The lost daemon may have disabled kicks (`VIRTQ_USED_F_NO_NOTIFY`).
             self.memory.write(self.addresses.used, &[0, 0])?;
         }
         fence(Ordering::SeqCst);
@@ -142,16 +143,16 @@ impl<'a> Split<'a> {
     }
 
     /// Follows the chain from `head` on.
-    pub(super) fn chain(&self, head: u16) -> Result<Chain, SplitError> {
+    pub(super) fn chain(&self, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain::default();
         let (mut table, mut entries) = (self.addresses.descriptors, u64::from(self.size));
         let mut next = u64::from(head);
         let mut is_indirect = false;
-        // No chain is longer than the table it is in.
+        // A chain without a circle is not longer than its table.
         let mut left = entries;
         loop {
             if next >= entries || left == 0 {
-                return Err(SplitError::Chain);
+                return Err(QueueError::Chain);
             }
             left -= 1;
             let mut bytes = [0; 16];
@@ -166,11 +167,11 @@ impl<'a> Split<'a> {
             if flags & INDIRECT != 0 {
                 entries = u64::from(piece.len) / DESCRIPTOR_LEN;
                 if is_indirect || entries > u64::from(u16::MAX) {
-                    return Err(SplitError::Chain);
+                    return Err(QueueError::Chain);
                 }
-                // Its addresses must not overflow before they are looked up.
+                // The addresses of its descriptors must not overflow.
                 let end = piece.address.checked_add(u64::from(piece.len));
-                end.ok_or(SplitError::Chain)?;
+                end.ok_or(QueueError::Chain)?;
                 (table, next, left, is_indirect) = (piece.address, 0, entries, true);
                 continue;
             }
@@ -187,7 +188,7 @@ impl<'a> Split<'a> {
 }
 
 impl Chain {
-    /// The first `N` bytes that are to be read; None if there are fewer.
+    /// The first `N` bytes that the device reads; None if there are fewer.
     pub(super) fn read<const N: usize>(&self, memory: &Memory) -> io::Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
         let filled = walk(&self.readable, N, |address, from, len| {
@@ -197,7 +198,7 @@ impl Chain {
         Ok((filled == N).then_some(bytes))
     }
 
-    /// The first `N` bytes of the room that is to be written, as they are now; None if there are fewer.
+    /// The first `N` bytes that the device writes, as they are now; None if there are fewer.
     pub(super) fn peek<const N: usize>(&self, memory: &Memory) -> io::Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
         let filled = walk(&self.writable, N, |address, from, len| {
@@ -207,7 +208,7 @@ impl Chain {
         Ok((filled == N).then_some(bytes))
     }
 
-    /// Writes `bytes`, if there is room for all of them; whether there was.
+    /// Writes `bytes` if there is room for all of them. Returns whether there was.
     pub(super) fn write(&self, memory: &Memory, bytes: &[u8]) -> io::Result<bool> {
         let room: u64 = self.writable.iter().map(|piece| u64::from(piece.len)).sum();
         if room < u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
@@ -220,7 +221,8 @@ impl Chain {
     }
 }
 
-/// Calls `each` with address, offset and length of the pieces' parts, up to `wanted` bytes in all; how many there were.
+/// Calls `each` with address, offset and length of each piece's part, up to `wanted` bytes in all.
+/// Returns how many bytes there were.
 fn walk(
     pieces: &[Piece],
     wanted: usize,
@@ -248,7 +250,7 @@ pub(super) mod tests {
     use super::super::memory::tests::memory;
     use super::*;
 
-    /// Where the parts of a [`Driver`]'s ring are.
+    /// Addresses of the parts of a [`Driver`]'s ring.
     const DESCRIPTORS: u64 = 0;
     const AVAILABLE: u64 = 0x1000;
     const USED: u64 = 0x2000;
@@ -277,8 +279,8 @@ pub(super) mod tests {
             }
         }
 
-        pub(crate) fn split(&self, event_idx: bool) -> Split<'_> {
-            Split::new(&self.memory, &self.ring, event_idx).unwrap()
+        pub(crate) fn queue(&self, event_idx: bool) -> SplitQueue<'_> {
+            SplitQueue::new(&self.memory, &self.ring, event_idx).unwrap()
         }
 
         pub(crate) fn descriptor(&self, at: u64, address: u64, len: u32, flags: u16, next: u16) {
@@ -289,7 +291,7 @@ pub(super) mod tests {
             self.memory.write(at, &bytes).unwrap();
         }
 
-        /// Makes a chain at `head` of a request and room for a reply of 16 bytes, beginning with zeroes.
+        /// Makes a chain at `head` of a request, and of room for a reply of 16 bytes if `has_room`.
         pub(crate) fn request(&self, head: u16, request: &[u8], has_room: bool) {
             let table = DESCRIPTORS + u64::from(head) * 16;
             let at = 0x4000 + u64::from(head) * 0x100;
@@ -328,7 +330,7 @@ pub(super) mod tests {
                 .unwrap();
         }
 
-        /// Number and length of what came back as number `index`.
+        /// Head and length of used entry `index`.
         pub(crate) fn used(&self, index: u16) -> (u32, u32) {
             let mut element = [0; 8];
             let at = USED + 4 + u64::from(index % self.ring.size) * 8;
@@ -346,10 +348,10 @@ pub(super) mod tests {
         let mut driver = Driver::new(8);
         driver.request(3, b"request", true);
         driver.offer(3);
-        let split = driver.split(true);
-        assert_eq!(split.waiting(0).unwrap(), 1);
-        let head = split.available_head(0).unwrap();
-        let chain = split.chain(head).unwrap();
+        let queue = driver.queue(true);
+        assert_eq!(queue.waiting(0).unwrap(), 1);
+        let head = queue.available_head(0).unwrap();
+        let chain = queue.chain(head).unwrap();
         assert_eq!(
             &chain.read::<7>(&driver.memory).unwrap().unwrap(),
             b"request"
@@ -360,19 +362,19 @@ pub(super) mod tests {
         assert!(chain.write(&driver.memory, &[1; 16]).unwrap());
         assert_eq!(driver.reply(3), [1; 16]);
         assert_eq!(chain.peek(&driver.memory).unwrap(), Some([1; 16]));
-        split.complete(head, 16).unwrap();
-        assert_eq!((split.used_index().unwrap(), driver.used(0)), (1, (3, 16)));
-        assert_eq!(split.used_head(0).unwrap(), 3);
+        queue.complete(head, 16).unwrap();
+        assert_eq!((queue.used_index().unwrap(), driver.used(0)), (1, (3, 16)));
+        assert_eq!(queue.used_head(0).unwrap(), 3);
     }
 
     #[test]
     fn kicks_are_asked_for_as_the_driver_wants_to_be_asked() {
         let driver = Driver::new(8);
         driver.memory.write(USED, &[1, 0]).unwrap();
-        driver.split(true).ask_for_kick(0x102).unwrap();
+        driver.queue(true).ask_for_kick(0x102).unwrap();
         let event = driver.memory.read_u16(USED + 4 + 8 * 8).unwrap();
         assert_eq!((event, driver.memory.read_u16(USED).unwrap()), (0x102, 1));
-        driver.split(false).ask_for_kick(0).unwrap();
+        driver.queue(false).ask_for_kick(0).unwrap();
         assert_eq!(driver.memory.read_u16(USED).unwrap(), 0);
     }
 
@@ -383,25 +385,26 @@ pub(super) mod tests {
             driver.offer(0);
         }
         assert!(matches!(
-            driver.split(true).waiting(0),
-            Err(SplitError::Overrun(1))
+            driver.queue(true).waiting(0),
+            Err(QueueError::Overrun(1))
         ));
-        let chain = |driver: &Driver, head| driver.split(true).chain(head);
-        assert!(matches!(chain(&driver, 4), Err(SplitError::Chain)));
-        // In a circle; out of the table; a table in a table; a table without an entry; a table at the end of everything.
+        let chain = |driver: &Driver, head| driver.queue(true).chain(head);
+        assert!(matches!(chain(&driver, 4), Err(QueueError::Chain)));
+        // A circle; out of the table; a table in a table; a table without an entry; a table at the
+        // end of the address space.
         driver.descriptor(0, 0x4000, 1, NEXT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x4000, 1, NEXT, 9);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x4000, 16, INDIRECT, 0);
         driver.descriptor(0x4000, 0x4000, 16, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x4000, 15, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, u64::MAX, 16, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Chain)));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Chain)));
         driver.descriptor(0, 0x1_0000, 16, INDIRECT, 0);
-        assert!(matches!(chain(&driver, 0), Err(SplitError::Memory(_))));
+        assert!(matches!(chain(&driver, 0), Err(QueueError::Memory(_))));
         driver.descriptor(0, u64::MAX, 16, 0, 0);
         let chain = chain(&driver, 0).unwrap();
         assert!(chain.read::<8>(&driver.memory).is_err());

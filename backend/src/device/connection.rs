@@ -8,22 +8,19 @@
 //! The forwarder passes on vhost-user messages, a few dozen when a guest starts, and corrects
 //! [`super::quirks`]. Requests and file data go through the rings.
 
-pub mod message;
-
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
+use gangplank_vhost_user::Deadline;
+use gangplank_vhost_user::message::{Inbox, Message, MessageError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-#[cfg(test)]
-use self::message::HEADER_LEN;
-use self::message::{Message, ReceiveError};
 use super::backend::FsBackend;
 use super::options::Options;
 use super::quirks::trim_memory_table;
@@ -43,7 +40,7 @@ pub enum Error {
     Start(DaemonError),
     /// The frontend broke the protocol, or the socket failed.
     #[error("the vhost-user connection failed")]
-    Receive(#[source] ReceiveError),
+    Receive(#[source] MessageError),
     /// vhost-user-backend refused a message.
     #[error("the frontend violated the vhost-user protocol: {0}")]
     Protocol(DaemonError),
@@ -133,7 +130,7 @@ fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
 ///
 /// Reads a message from one side only when the other has room for it, so a frontend that does not
 /// read its replies blocks only itself.
-fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), ReceiveError> {
+fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), MessageError> {
     let (frontend, backend) = (frontend.as_fd(), backend.as_fd());
     let (mut from_frontend, mut from_backend) = (PollFlags::IN, PollFlags::IN);
     loop {
@@ -174,15 +171,16 @@ fn forward_one(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     correct: impl FnOnce(&mut Message),
-) -> Result<bool, ReceiveError> {
-    let mut message = match Message::receive(from) {
-        Err(ReceiveError::HungUp) => return Ok(false),
+) -> Result<bool, MessageError> {
+    let mut message = match Inbox::default().wait(from, Deadline::NONE) {
+        Err(MessageError::HungUp) => return Ok(false),
         message => message?,
     };
     correct(&mut message);
-    match message.send(to) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        sent => Ok(sent.map(|()| true)?),
+    let descriptors = message.borrowed_descriptors();
+    match message.send(to, &descriptors, Deadline::NONE) {
+        Err(MessageError::HungUp) => Ok(false),
+        sent => sent.map(|()| true),
     }
 }
 
@@ -212,14 +210,10 @@ mod tests {
     use std::io::Write;
     use std::thread::{self, JoinHandle};
 
+    use gangplank_vhost_user::message::FrontendReq;
+
     use super::*;
     use crate::device::request::{Handled, IoMode, Request};
-
-    /// Request number of `VHOST_USER_GET_FEATURES`.
-    const GET_FEATURES: u32 = 1;
-
-    /// Request number of `VHOST_USER_SET_OWNER`.
-    const SET_OWNER: u32 = 3;
 
     /// Returns every request at once, with an empty reply.
     struct Idle;
@@ -244,15 +238,15 @@ mod tests {
     #[test]
     fn a_frontend_is_answered_and_may_hang_up() {
         let (frontend, served) = connect();
-        Message::new(SET_OWNER, b"")
-            .send(frontend.as_fd())
-            .expect("sent");
-        Message::new(GET_FEATURES, b"")
-            .send(frontend.as_fd())
-            .expect("sent");
-        let answer = Message::receive(frontend.as_fd()).expect("answered");
-        assert_eq!(answer.request(), GET_FEATURES);
-        let features = u64::from_le_bytes(answer.bytes[HEADER_LEN..].try_into().expect("8 bytes"));
+        for request in [FrontendReq::SET_OWNER, FrontendReq::GET_FEATURES] {
+            Message::new(request, Vec::new())
+                .send(frontend.as_fd(), &[], Deadline::NONE)
+                .expect("sent");
+        }
+        let answer = Inbox::default().wait(frontend.as_fd(), Deadline::NONE);
+        let answer = answer.expect("answered");
+        assert_eq!(answer.frontend_request(), Some(FrontendReq::GET_FEATURES));
+        let features = answer.u64().expect("8 bytes");
         // VERSION_1, protocol features, EVENT_IDX, INDIRECT_DESC.
         assert_eq!(features, 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28);
         drop(frontend);
@@ -264,7 +258,7 @@ mod tests {
         for rubbish in [
             &[0xff; 64][..],
             b"GET / HTTP/1.1\r\n\r\n",
-            &Message::new(4711, b"x").bytes,
+            &Message::new(4711u32, b"x".to_vec()).to_bytes(),
         ] {
             let (mut frontend, served) = connect();
             frontend.write_all(rubbish).expect("written");
@@ -278,7 +272,9 @@ mod tests {
         frontend
             .set_write_timeout(Some(std::time::Duration::from_millis(100)))
             .expect("set");
-        let ask = Message::new(GET_FEATURES, b"").bytes.repeat(64);
+        let ask = Message::new(FrontendReq::GET_FEATURES, Vec::new())
+            .to_bytes()
+            .repeat(64);
         // Until all buffers on the path are full of replies that this side does not read.
         while frontend.write_all(&ask).is_ok() {}
         drop(frontend);

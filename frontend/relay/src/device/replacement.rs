@@ -1,9 +1,11 @@
-//! Replacing a guest's daemon by another, as an operator asks for it.
+//! Pausing a device and replacing its daemon, on an operator's command.
 //!
 //! ```text
-//!   connect to the new one ── stop the rings ── all requests back? ── save ── load ── start the rings ── leave the old one
-//!                                 └── on any failure the old one goes on ──┘
+//!   connect to the new daemon ── stop the rings ── wait for requests in flight ── save
+//!     ── load ── start the rings with the new daemon ── close the connection to the old one
 //! ```
+//!
+//! After a failure the old daemon serves the device again, unless the new one had a ring.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,49 +13,51 @@ use std::time::{Duration, Instant};
 use gangplank_service::error_chain;
 use log::{info, warn};
 
-use super::daemon::{Daemon, DaemonError};
-use super::refusal::is_drained;
-use super::session::{Fatal, Phase, Session, Unstarted};
-use super::split::SplitError;
+use super::backend_link::StartError;
+use super::{Device, Fatal, Phase, Retry};
+use crate::daemon::{Daemon, DaemonError};
+use crate::error_replies::is_drained;
+use crate::split_queue::QueueError;
 
-/// How often a daemon that is not there yet is looked for when it has to be there.
-const RETRY: Duration = Duration::from_millis(50);
+/// Pause between two attempts to connect to the daemon that a resumed device needs.
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What becomes of the guest's open files.
+/// What happens to the guest's open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Files {
+pub(crate) enum Files {
     /// They stay open: the new daemon gets the old one's state.
     Kept,
-    /// They are lost, and the guest has to mount anew.
+    /// They are lost: the guest has to mount anew.
     Lost,
 }
 
 /// Why a daemon was not replaced.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReplaceError {
-    /// There is no daemon whose rings could be stopped.
+pub(crate) enum ReplaceError {
+    /// The device is in another phase.
     #[error("{0}")]
     NotNow(&'static str),
-    /// A daemon did not do its part. The guest goes on as before.
+    /// A daemon failed. The device goes on as before.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// Requests are still on their way.
+    /// Requests are still in flight.
     #[error("requests in flight do not end within {0:?}")]
     Busy(Duration),
-    /// The rings cannot be looked at.
+    /// The rings cannot be read.
     #[error("cannot see whether requests are in flight")]
-    Rings(#[from] SplitError),
-    /// The state cannot be handed on.
+    Rings(#[from] QueueError),
+    /// A daemon has no DEVICE_STATE.
     #[error("{0} cannot hand on what it knows of the guest's files (DEVICE_STATE)")]
     NoState(&'static str),
-    /// Worse.
+    /// The device cannot go on.
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
 
-impl Session {
-    /// Stops the rings and saves what the daemon knows, where it can tell. What the guest asks for waits.
-    pub(super) fn pause(&mut self) -> Result<&'static str, ReplaceError> {
+impl Device {
+    /// Stops the rings, and saves what the daemon knows of the guest's files if it can. The guest's
+    /// requests wait in the rings.
+    pub(crate) fn pause(&mut self) -> Result<&'static str, ReplaceError> {
         let mut daemon = match self.take_phase() {
             Phase::Served(daemon) => daemon,
             phase => {
@@ -61,11 +65,11 @@ impl Session {
                 return Err(ReplaceError::NotNow("no daemon serves the guest"));
             }
         };
-        if let Err(error) = self.take_all(&mut daemon) {
+        if let Err(error) = self.stop_rings(&mut daemon) {
             return Err(self.gone(error));
         }
         if let Err(error) = self.wait_until_drained() {
-            self.go_on(daemon)?;
+            self.restart(daemon)?;
             return Err(error);
         }
         let mut state = None;
@@ -95,41 +99,42 @@ impl Session {
         Ok(said)
     }
 
-    /// Starts the rings again: with the daemon that had them, or if that has gone, with one that is loaded with its state.
-    pub(super) fn resume(&mut self) -> Result<&'static str, ReplaceError> {
+    /// Starts the rings again, with the daemon that had them. If that has gone, connects to another
+    /// and loads its state.
+    pub(crate) fn resume(&mut self) -> Result<&'static str, ReplaceError> {
         match self.take_phase() {
             Phase::Paused {
                 daemon: Some(daemon),
                 ..
             } => {
-                self.go_on(daemon)?;
+                self.restart(daemon)?;
                 Ok("resumed with the same daemon")
             }
             Phase::Paused {
                 daemon: None,
                 state: Some(state),
             } => {
-                let found = self.find().map_err(Unstarted::from);
+                let found = self.connect_within_limit().map_err(StartError::from);
                 let resumed = found.and_then(|mut daemon| {
                     daemon.load(&state)?;
                     self.start(daemon)
                 });
                 match resumed {
                     Ok(()) => Ok("resumed with another daemon"),
-                    Err(unstarted) if unstarted.had_rings => Err(self.gone(unstarted.why)),
-                    Err(unstarted) => {
+                    Err(error) if error.had_rings => Err(self.gone(error.why)),
+                    Err(error) => {
                         self.phase = Phase::Paused {
                             daemon: None,
                             state: Some(state),
                         };
-                        Err(unstarted.why.into())
+                        Err(error.why.into())
                     }
                 }
             }
-            // Nothing was known: the guest had reset the device.
+            // There is no state: the guest has reset the device.
             Phase::Paused { .. } => {
                 self.phase = Phase::Waiting;
-                self.hurry();
+                self.retry = Retry::now();
                 Ok("resumed")
             }
             phase => {
@@ -139,9 +144,10 @@ impl Session {
         }
     }
 
-    /// Leaves the daemon for the one at `path`. On an error the guest goes on as before, if the other daemon had none of its
-    /// rings: what that did with the requests in them, the one before does not know.
-    pub(super) fn switch(&mut self, path: &Path, files: Files) -> Result<String, ReplaceError> {
+    /// Replaces the daemon by the one at `path`. After an error the device goes on as before,
+    /// unless the new daemon had a ring: the old one does not know what it did with the requests in
+    /// it.
+    pub(crate) fn switch(&mut self, path: &Path, files: Files) -> Result<String, ReplaceError> {
         if let Phase::Served(daemon) = &self.phase
             && files == Files::Kept
             && daemon.listens_at(path)
@@ -151,8 +157,8 @@ impl Session {
         let was_paused = matches!(self.phase, Phase::Paused { .. });
         if matches!(self.phase, Phase::Waiting | Phase::Lost) {
             path.clone_into(&mut self.backend);
-            self.hurry();
-            return Ok("a daemon will be looked for there".to_owned());
+            self.retry = Retry::now();
+            return Ok("the guest will connect to the daemon there".to_owned());
         }
         if files == Files::Lost {
             return self.switch_without_state(path);
@@ -177,8 +183,8 @@ impl Session {
         };
         let started = match loaded.map(|()| self.start(next)) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(unstarted)) if unstarted.had_rings => return Err(self.gone(unstarted.why)),
-            Ok(Err(unstarted)) => Err(unstarted.why.into()),
+            Ok(Err(error)) if error.had_rings => return Err(self.gone(error.why)),
+            Ok(Err(error)) => Err(error.why.into()),
             Err(error) => Err(error),
         };
         match (started, daemon) {
@@ -194,7 +200,7 @@ impl Session {
                 Ok(format!("replaced, with {len} bytes of state"))
             }
             (Err(error), Some(old)) if !was_paused => {
-                self.go_on(old)?;
+                self.restart(old)?;
                 Err(error)
             }
             (Err(error), daemon) => {
@@ -204,7 +210,7 @@ impl Session {
         }
     }
 
-    /// The new daemon is connected to when the guest mounts anew.
+    /// Gives the daemon up. The device connects to the new one when the guest mounts anew.
     fn switch_without_state(&mut self, path: &Path) -> Result<String, ReplaceError> {
         if matches!(self.phase, Phase::Served(_)) {
             self.pause()?;
@@ -213,7 +219,7 @@ impl Session {
             daemon: None,
             state: None,
         };
-        self.lose("it is replaced without its state")?;
+        self.on_backend_lost("it is replaced without its state")?;
         path.clone_into(&mut self.backend);
         Ok("replaced; the guest has to mount anew".to_owned())
     }
@@ -222,19 +228,19 @@ impl Session {
         std::mem::replace(&mut self.phase, Phase::Waiting)
     }
 
-    /// The daemon has the rings again.
-    fn go_on(&mut self, daemon: Daemon) -> Result<(), ReplaceError> {
+    /// Starts the rings with the daemon that had them.
+    fn restart(&mut self, daemon: Daemon) -> Result<(), ReplaceError> {
         match self.start(daemon) {
             Ok(()) => {
-                // It is the same one.
+                // It is the same daemon, which counts once.
                 self.counters.daemons -= 1;
                 Ok(())
             }
-            Err(unstarted) => Err(self.gone(unstarted.why)),
+            Err(error) => Err(self.gone(error.why)),
         }
     }
 
-    /// The daemon went while the rings were being stopped or started.
+    /// The daemon failed while its rings were stopped or started.
     fn gone(&mut self, error: DaemonError) -> ReplaceError {
         match self.lose_with_rings(&error) {
             Ok(()) => error.into(),
@@ -242,29 +248,27 @@ impl Session {
         }
     }
 
-    fn find(&self) -> Result<Daemon, DaemonError> {
+    /// Connects to the daemon at the device's socket, which may be about to start.
+    fn connect_within_limit(&self) -> Result<Daemon, DaemonError> {
         let until = Instant::now() + self.limits().connect;
         loop {
-            let found = Daemon::connect(&self.backend, self.limits()).and_then(|daemon| {
-                self.check(&daemon)?;
-                Ok(daemon)
-            });
-            match found {
+            match self.connect() {
                 Err(DaemonError::Connect { .. }) if Instant::now() < until => {
-                    std::thread::sleep(RETRY);
+                    std::thread::sleep(CONNECT_RETRY_INTERVAL);
                 }
                 found => return found,
             }
         }
     }
 
-    /// A daemon may answer that a ring is stopped while requests of it are still being dealt with.
+    /// Waits for the requests in flight: a daemon may reply that a ring is stopped before it has
+    /// completed them.
     fn wait_until_drained(&self) -> Result<(), ReplaceError> {
         let limit = self.limits().answer;
         let until = Instant::now() + limit;
-        for (split, base) in self.splits() {
+        for (queue, base) in self.ready_queues() {
             let left = until.saturating_duration_since(Instant::now());
-            if !is_drained(&split, base, left)? {
+            if !is_drained(&queue, base, left)? {
                 return Err(ReplaceError::Busy(limit));
             }
         }

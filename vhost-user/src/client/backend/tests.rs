@@ -3,7 +3,7 @@ use std::path::Path;
 
 use super::*;
 
-/// Writes down what it is told, and answers as a daemon with everything would.
+/// Records what it receives, and replies as a daemon with every feature would.
 #[derive(Debug)]
 struct Recorder {
     said: Vec<String>,
@@ -98,8 +98,8 @@ impl Messages for Recorder {
     }
 }
 
-/// Two rings started with `features`; their kicks.
-fn start(session: &mut Session<Recorder>, features: u64) -> (Result<()>, [EventFd; 2]) {
+/// Starts two rings with `features`. Returns their kick descriptors.
+fn start(backend: &mut Backend<Recorder>, features: u64) -> (Result<()>, [EventFd; 2]) {
     let kicks = [EventFd::new(0).unwrap(), EventFd::new(0).unwrap()];
     let call = EventFd::new(0).unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
@@ -126,14 +126,14 @@ fn start(session: &mut Session<Recorder>, features: u64) -> (Result<()>, [EventF
             error: None,
         })
         .collect();
-    (session.start(features, &[region], &rings), kicks)
+    (backend.start(features, &[region], &rings), kicks)
 }
 
 #[test]
 fn negotiation_asks_everything_once_and_in_order() {
-    let session = Session::negotiate(Recorder::new()).unwrap();
+    let backend = Backend::negotiate(Recorder::new()).unwrap();
     assert_eq!(
-        session.messages().said,
+        backend.messages().said,
         [
             "SET_OWNER",
             "GET_FEATURES",
@@ -144,12 +144,12 @@ fn negotiation_asks_everything_once_and_in_order() {
         ]
     );
     assert_eq!(
-        session.offered(),
+        backend.offered(),
         feature::VERSION_1 | feature::EVENT_IDX,
         "what is vhost-user's own is no driver's"
     );
-    assert_eq!(session.max_rings(), Some(3));
-    let config = session.config().unwrap();
+    assert_eq!(backend.max_rings(), Some(3));
+    let config = backend.config().unwrap();
     assert_eq!(
         (config.tag(), config.num_request_queues()),
         (&b"myfs"[..], 2)
@@ -162,18 +162,18 @@ fn what_a_daemon_does_not_offer_is_not_asked() {
         protocol: Protocol::REPLY_ACK,
         ..Recorder::new()
     };
-    let session = Session::negotiate(recorder).unwrap();
-    assert_eq!(session.messages().said.len(), 4);
-    assert_eq!((session.config(), session.max_rings()), (None, None));
+    let backend = Backend::negotiate(recorder).unwrap();
+    assert_eq!(backend.messages().said.len(), 4);
+    assert_eq!((backend.config(), backend.max_rings()), (None, None));
     let bare = Recorder {
         features: feature::VERSION_1,
         ..Recorder::new()
     };
-    let mut session = Session::negotiate(bare).unwrap();
-    assert_eq!(session.messages().said.len(), 2);
-    start(&mut session, feature::VERSION_1).0.unwrap();
-    session.stop().unwrap();
-    let enabling = session
+    let mut backend = Backend::negotiate(bare).unwrap();
+    assert_eq!(backend.messages().said.len(), 2);
+    start(&mut backend, feature::VERSION_1).0.unwrap();
+    backend.stop().unwrap();
+    let enabling = backend
         .messages()
         .said
         .iter()
@@ -190,23 +190,23 @@ fn a_legacy_daemon_is_refused_by_name() {
         features: 0,
         ..Recorder::new()
     };
-    let error = Session::negotiate(recorder).unwrap_err();
+    let error = Backend::negotiate(recorder).unwrap_err();
     assert!(error.to_string().contains("VERSION_1"), "{error}");
 }
 
 #[test]
 fn rings_start_after_memory_and_stop_before_their_bases() {
-    let mut session = Session::negotiate(Recorder::new()).unwrap();
-    let before = session.messages().said.len();
+    let mut backend = Backend::negotiate(Recorder::new()).unwrap();
+    let before = backend.messages().said.len();
     let wanted = feature::VERSION_1 | feature::ACCESS_PLATFORM;
-    let (started, kicks) = start(&mut session, wanted);
+    let (started, kicks) = start(&mut backend, wanted);
     started.unwrap();
     for kick in &kicks {
         assert_eq!(kick.read().unwrap(), 1);
     }
-    assert_eq!(session.stop().unwrap(), [(0, 7), (1, 7)]);
+    assert_eq!(backend.stop().unwrap(), [(0, 7), (1, 7)]);
     assert_eq!(
-        session.messages().said[before..],
+        backend.messages().said[before..],
         [
             "SET_FEATURES 0x140000000",
             "SET_MEM_TABLE 1",
@@ -228,16 +228,16 @@ fn rings_start_after_memory_and_stop_before_their_bases() {
             "GET_VRING_BASE 1",
         ]
     );
-    assert!(session.stop().unwrap().is_empty(), "they are stopped once");
+    assert!(backend.stop().unwrap().is_empty(), "they are stopped once");
 }
 
 #[test]
 fn features_that_were_not_offered_never_reach_the_daemon() {
-    let mut session = Session::negotiate(Recorder::new()).unwrap();
-    let before = session.messages().said.len();
-    let error = start(&mut session, feature::VERSION_1 | 1).0.unwrap_err();
+    let mut backend = Backend::negotiate(Recorder::new()).unwrap();
+    let before = backend.messages().said.len();
+    let error = start(&mut backend, feature::VERSION_1 | 1).0.unwrap_err();
     assert!(error.to_string().contains("0x1"), "{error}");
-    assert_eq!(session.messages().said.len(), before);
+    assert_eq!(backend.messages().said.len(), before);
 }
 
 #[test]
@@ -246,30 +246,30 @@ fn a_start_that_failed_half_way_can_be_stopped() {
         fails: Some("SET_VRING_CALL 1"),
         ..Recorder::new()
     };
-    let mut session = Session::negotiate(recorder).unwrap();
-    let error = start(&mut session, feature::VERSION_1).0.unwrap_err();
+    let mut backend = Backend::negotiate(recorder).unwrap();
+    let error = start(&mut backend, feature::VERSION_1).0.unwrap_err();
     assert!(error.to_string().contains("SET_VRING_CALL"), "{error}");
-    assert_eq!(session.stop().unwrap().len(), 2);
-    assert!(!session.is_running());
+    assert_eq!(backend.stop().unwrap().len(), 2);
+    assert!(!backend.is_running());
 }
 
 #[test]
 fn reset_stops_the_rings_first() {
-    let mut session = Session::negotiate(Recorder::new()).unwrap();
-    start(&mut session, feature::VERSION_1).0.unwrap();
-    session.reset().unwrap();
-    let said = &session.messages().said;
+    let mut backend = Backend::negotiate(Recorder::new()).unwrap();
+    start(&mut backend, feature::VERSION_1).0.unwrap();
+    backend.reset().unwrap();
+    let said = &backend.messages().said;
     assert_eq!(said.last().unwrap(), "RESET_DEVICE");
     assert_eq!(said[said.len() - 2], "GET_VRING_BASE 1");
 }
 
 #[test]
 fn connection_that_is_taken_over_goes_on_without_a_word_about_its_rings() {
-    let session = Session::negotiate(Recorder::new()).unwrap();
-    let mut facts = session.facts();
+    let backend = Backend::negotiate(Recorder::new()).unwrap();
+    let mut facts = backend.facts();
     facts.acknowledged = Some(feature::VERSION_1 | feature::PROTOCOL_FEATURES);
     facts.running = vec![0, 1];
-    let mut taken = Session::resume(Recorder::new(), &facts).unwrap();
+    let mut taken = Backend::resume(Recorder::new(), &facts).unwrap();
     assert_eq!(
         taken.messages().said,
         [
@@ -279,23 +279,23 @@ fn connection_that_is_taken_over_goes_on_without_a_word_about_its_rings() {
         ]
     );
     assert_eq!(taken.facts(), facts);
-    assert_eq!(taken.config(), session.config());
+    assert_eq!(taken.config(), backend.config());
     assert_eq!(taken.stop().unwrap().len(), 2);
 }
 
 #[test]
 fn daemon_on_another_socket_is_not_taken_over() {
-    let mut facts = Session::negotiate(Recorder::new()).unwrap().facts();
+    let mut facts = Backend::negotiate(Recorder::new()).unwrap().facts();
     facts.daemon ^= 1;
-    let error = Session::resume(Recorder::new(), &facts).unwrap_err();
+    let error = Backend::resume(Recorder::new(), &facts).unwrap_err();
     assert!(error.to_string().contains("another socket"), "{error}");
 }
 
 #[test]
 fn daemon_that_offers_something_else_is_not_taken_over() {
-    let facts = Session::negotiate(Recorder::new()).unwrap().facts();
+    let facts = Backend::negotiate(Recorder::new()).unwrap().facts();
     let mut other = Recorder::new();
     other.features &= !feature::EVENT_IDX;
-    let error = Session::resume(other, &facts).unwrap_err();
+    let error = Backend::resume(other, &facts).unwrap_err();
     assert!(matches!(error, Error::Lacks { .. }), "{error}");
 }

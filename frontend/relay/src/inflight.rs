@@ -1,61 +1,64 @@
-//! Which chains a daemon had in hand when it was lost, as far as a ring tells.
+//! Which chains were in flight when a daemon was lost, as far as a ring tells.
 //!
-//! A ring tells how many they are: what was made available less what came back. Which ones is told only by the entries that have not
-//! been overwritten yet. Mostly a daemon gives chains back in the order in which it took them, and it is the last ones. Where it
-//! did not, the chains are counted, from a place in the ring on that no request was in flight across.
+//! A ring tells their number: the available index less the used index. Which ones they are can be
+//! seen only from entries that are not overwritten yet. Most daemons complete chains in the order
+//! in which they took them; then the last ones are in flight. For others, [`Window`] counts for
+//! each chain how often it was made available and how often it was used, from an entry on that no
+//! request was in flight across.
 
 use std::collections::HashMap;
 
-use super::split::{Split, SplitError};
+use super::split_queue::{QueueError, SplitQueue};
 
-/// Entries that have to agree before chance is ruled out: a daemon that gives back in any order does so in this order, too, but
-/// not for long.
-const EVIDENCE: usize = 16;
+/// Entries that have to contradict every other order before the ring's order counts as proven. A
+/// daemon that completes chains in any order may follow the ring's order too, but hardly for 16.
+const MIN_AGREEING_ENTRIES: usize = 16;
 
-/// The entries of a ring that are still there: the last `size` that were made available, and as many of those that came back.
+/// The entries that a ring still has: the last `size` available entries, and the used entries of
+/// the same numbers.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Heads made available, oldest first.
+    /// Heads of available chains, oldest first.
     available: Vec<u16>,
-    /// Heads that came back, from the same number on: shorter by what is outstanding.
+    /// Heads of used chains from the same number on: shorter by the chains in flight.
     used: Vec<u16>,
 }
 
-/// Chains that are probably outstanding.
+/// Chains that are probably in flight.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Guess {
     /// Their heads, in the order in which they were made available.
     pub(super) heads: Vec<u16>,
-    /// Whether they are the last that were made available.
+    /// Whether they are the last available ones.
     pub(super) is_in_order: bool,
-    /// Whether there is no doubt. Else each of them has to be looked at.
+    /// Whether the ring rules out all others. Otherwise each chain has to look unanswered.
     pub(super) is_certain: bool,
 }
 
 impl Window {
-    /// Reads the ring, of which `used` is the index of what came back, and `taken` the number of chains outstanding.
-    pub(super) fn read(split: &Split<'_>, used: u16, taken: u16) -> Result<Self, SplitError> {
+    /// Reads the ring. `used` is its used index, and `taken` the number of chains in flight.
+    pub(super) fn read(queue: &SplitQueue<'_>, used: u16, taken: u16) -> Result<Self, QueueError> {
         let end = used.wrapping_add(taken);
-        let begin = end.wrapping_sub(split.size());
-        let back = split.size().saturating_sub(taken);
-        let available = (0..split.size())
-            .map(|offset| split.available_head(begin.wrapping_add(offset)))
+        let begin = end.wrapping_sub(queue.size());
+        let back = queue.size().saturating_sub(taken);
+        let available = (0..queue.size())
+            .map(|offset| queue.available_head(begin.wrapping_add(offset)))
             .collect::<Result<_, _>>()?;
         let used = (0..back)
-            .map(|offset| split.used_head(begin.wrapping_add(offset)))
+            .map(|offset| queue.used_head(begin.wrapping_add(offset)))
             .collect::<Result<_, _>>()?;
         Ok(Self { available, used })
     }
 
-    /// The chains that are outstanding; None where the ring contradicts every possibility.
-    pub(super) fn outstanding(&self) -> Option<Guess> {
+    /// The chains that are in flight; None if the ring contradicts every possibility.
+    pub(super) fn inflight(&self) -> Option<Guess> {
         (0..=self.used.len()).find_map(|from| self.from(from))
     }
 
-    /// Counts from entry `from` on, as if nothing had been in flight across it.
+    /// Counts from entry `from` on, as if no chain had been in flight across it.
     fn from(&self, from: usize) -> Option<Guess> {
         let (available, used) = (self.available.get(from..)?, self.used.get(from..)?);
-        // Each head: made available less come back.
+        // For each head: how often it was available, less how often it was used.
         let mut counts: HashMap<u16, i64> = HashMap::new();
         for head in available {
             *counts.entry(*head).or_default() += 1;
@@ -66,28 +69,34 @@ impl Window {
         if counts.values().any(|count| !(0..=1).contains(count)) {
             return None;
         }
-        let is_out = |head: &u16| counts.get(head) == Some(&1);
-        // A chain that is out was made available last of all its times.
-        let mut heads: Vec<u16> = available.iter().rev().copied().filter(is_out).collect();
+        let is_inflight = |head: &u16| counts.get(head) == Some(&1);
+        // A chain in flight is the last available entry of its head.
+        let mut heads: Vec<u16> = available
+            .iter()
+            .rev()
+            .copied()
+            .filter(is_inflight)
+            .collect();
         let mut seen = std::collections::HashSet::new();
         heads.retain(|head| seen.insert(*head));
         heads.reverse();
         let taken = self.available.len() - self.used.len();
         let is_in_order =
             self.available.get(self.used.len()..) == Some(&*heads) && available.starts_with(used);
-        // Had `shift` chains been outstanding since before all this, each of the others would have come back that many
-        // entries earlier. If entries enough contradict that for every number, it was not so.
+        // If `shift` chains had been in flight since before the window, each other chain would be
+        // used that many entries earlier. Enough entries that contradict it rule it out, for every
+        // `shift`.
         let contradicts = |shift: usize| {
             let shifted = available.get(shift..).unwrap_or_default();
             let pairs = used.iter().zip(shifted);
-            pairs.filter(|(back, made)| back != made).count() >= EVIDENCE
+            pairs.filter(|(back, made)| back != made).count() >= MIN_AGREEING_ENTRIES
         };
         Some(Guess {
             heads,
             is_in_order,
             is_certain: from == 0
                 && is_in_order
-                && used.len() >= EVIDENCE
+                && used.len() >= MIN_AGREEING_ENTRIES
                 && (1..=taken).all(contradicts),
         })
     }
@@ -102,7 +111,7 @@ mod tests {
             available: available.to_vec(),
             used: used.to_vec(),
         }
-        .outstanding()
+        .inflight()
     }
 
     #[test]
@@ -132,7 +141,7 @@ mod tests {
 
     #[test]
     fn chains_in_flight_across_the_beginning_move_it() {
-        // What came back first was made available before; from the second entry on it fits.
+        // The first used chain was available before the window. From the second entry on it fits.
         let found = guess(&[1, 0, 1, 2], &[0, 0]).unwrap();
         assert!(!found.is_certain, "{found:?}");
         assert!(guess(&[3, 3, 3, 3], &[]).is_none());
@@ -140,7 +149,7 @@ mod tests {
 
     #[test]
     fn whatever_order_they_come_back_in_the_count_is_right_or_none() {
-        // Every way of giving back three of the six chains 0..6, each used once.
+        // Every order of using three of the six chains 0..6, each once.
         for a in 0..6u16 {
             for b in (0..6).filter(|b| *b != a) {
                 for c in (0..6).filter(|c| ![a, b].contains(c)) {

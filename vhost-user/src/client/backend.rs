@@ -1,18 +1,20 @@
-//! The order of messages: from a connection to running rings, and back.
+//! A back-end (the daemon) behind a connection: the order of messages up to running rings, and
+//! back.
 
 use std::os::unix::ffi::OsStrExt;
 
 use gangplank_service::fnv::fnv_1a;
-use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Error, Messages, Region, Result, RingAddresses};
 use crate::feature;
+use crate::message::ProtocolFeatures as Protocol;
 
 /// Bytes of a file system device's tag (virtio 1.2, 5.11.4).
 pub const TAG_LEN: usize = 36;
 
-/// Bytes of a file system device's configuration: tag and `num_request_queues` (virtio 1.2, 5.11.4).
+/// Bytes of a file system device's configuration: tag and `num_request_queues` (virtio 1.2,
+/// 5.11.4).
 pub const CONFIG_LEN: usize = TAG_LEN + 4;
 
 /// A file system device's configuration.
@@ -22,19 +24,19 @@ pub struct FsConfig {
 }
 
 impl FsConfig {
-    /// Takes it as it is on the wire.
+    /// Takes its bytes on the wire.
     #[must_use]
     pub const fn new(bytes: [u8; CONFIG_LEN]) -> Self {
         Self { bytes }
     }
 
-    /// As it is on the wire.
+    /// Its bytes on the wire.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; CONFIG_LEN] {
         &self.bytes
     }
 
-    /// The tag, without the NULs that fill its field.
+    /// The tag, without the NUL bytes that pad its field.
     #[must_use]
     pub fn tag(&self) -> &[u8] {
         let field = self.bytes.get(..TAG_LEN).unwrap_or_default();
@@ -49,28 +51,28 @@ impl FsConfig {
     }
 }
 
-/// One ring, ready to be used.
+/// A ring to start.
 #[derive(Clone, Copy, Debug)]
 pub struct RingSetup<'a> {
     /// Its number: 0 is the high-priority queue.
     pub index: usize,
-    /// Descriptors in it.
+    /// Its descriptors.
     pub size: u16,
-    /// Where it is.
+    /// The addresses of its parts.
     pub addresses: RingAddresses,
-    /// Next available index the daemon takes; 0 for a fresh ring.
+    /// Index of the next available entry that the daemon takes; 0 for a fresh ring.
     pub base: u16,
-    /// What the daemon signals through.
+    /// The daemon signals through it that buffers are used.
     pub call: &'a EventFd,
-    /// What the daemon is signalled through.
+    /// The driver signals through it that buffers are available.
     pub kick: &'a EventFd,
-    /// Where the daemon tells that the ring is broken.
+    /// The daemon signals through it that the ring is broken.
     pub error: Option<&'a EventFd>,
 }
 
-/// A connection that has been negotiated.
+/// A back-end with which the frontend has negotiated.
 #[derive(Debug)]
-pub struct Session<M> {
+pub struct Backend<M> {
     messages: M,
     offered: u64,
     protocol: Option<Protocol>,
@@ -80,18 +82,20 @@ pub struct Session<M> {
     running: Vec<usize>,
 }
 
-/// All that was agreed on over a connection, while no message is on its way: with it, another process can go on.
+/// All that was agreed on over a connection. With it another process can take the connection over,
+/// while no message is under way.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
-    /// Where the daemon was reached: a hash of its socket's path.
+    /// A hash of the daemon's socket path.
     pub daemon: u64,
-    /// Features as the daemon offers them.
+    /// Virtio features that the daemon offers.
     pub offered: u64,
-    /// Protocol features, as bits; none if they are not negotiated.
+    /// Bits of the protocol features that were agreed on; none if the daemon has no protocol
+    /// features.
     pub protocol: Option<u64>,
     /// The device's configuration.
     pub config: Option<[u8; CONFIG_LEN]>,
-    /// Rings the daemon takes.
+    /// Rings that the daemon takes.
     pub max_rings: Option<u64>,
     /// Features of the last SET_FEATURES.
     pub acknowledged: Option<u64>,
@@ -99,17 +103,18 @@ pub struct Facts {
     pub running: Vec<usize>,
 }
 
-impl<M: Messages> Session<M> {
-    /// What is taken when it is offered.
+impl<M: Messages> Backend<M> {
+    /// Protocol features that the frontend takes where the daemon offers them.
     const WANTED: Protocol = Protocol::MQ
         .union(Protocol::REPLY_ACK)
         .union(Protocol::CONFIG)
         .union(Protocol::RESET_DEVICE);
 
-    /// Everything that is said once per connection, before any ring: owner, features, queue count, configuration.
+    /// Negotiates what is negotiated once per connection: owner, features, queue count,
+    /// configuration.
     ///
     /// # Errors
-    /// The daemon fails to answer, or offers no VERSION_1.
+    /// The daemon does not reply, or does not offer VIRTIO_F_VERSION_1.
     pub fn negotiate(mut messages: M) -> Result<Self> {
         messages.set_owner()?;
         let offered = messages.features()?;
@@ -147,13 +152,13 @@ impl<M: Messages> Session<M> {
         })
     }
 
-    /// Takes over a connection on which `facts` were agreed on. What has to be said again for this end to know it changes nothing
-    /// for the daemon, whose rings go on running.
+    /// Takes over a connection on which another process agreed on `facts`. It repeats only messages
+    /// that change nothing for the daemon, whose rings go on running.
     ///
     /// # Errors
-    /// The daemon fails to answer, or is not the same any more.
+    /// The daemon does not reply, or it is another one.
     pub fn resume(mut messages: M, facts: &Facts) -> Result<Self> {
-        if place(&messages) != facts.daemon {
+        if path_hash(&messages) != facts.daemon {
             return Err(Error::Misuse(
                 "the connection is to a daemon on another socket",
             ));
@@ -183,10 +188,10 @@ impl<M: Messages> Session<M> {
         })
     }
 
-    /// What has been agreed on so far.
+    /// All that was agreed on so far.
     pub fn facts(&self) -> Facts {
         Facts {
-            daemon: place(&self.messages),
+            daemon: path_hash(&self.messages),
             offered: self.offered,
             protocol: self.protocol.map(|agreed| agreed.bits()),
             config: self.config.map(|config| *config.bytes()),
@@ -201,24 +206,25 @@ impl<M: Messages> Session<M> {
         &self.messages
     }
 
-    /// Feature bits that a driver may take: the daemon's, less what is vhost-user's own or the platform's.
+    /// Feature bits that a driver may take: the daemon's, without those of vhost-user itself and of
+    /// the platform.
     #[must_use]
     pub const fn offered(&self) -> u64 {
         self.offered & !(feature::LOG_ALL | feature::PROTOCOL_FEATURES | feature::ACCESS_PLATFORM)
     }
 
-    /// The device's configuration as read when connecting; `None` if the daemon has none to tell.
+    /// The device's configuration, read when connecting; `None` if the daemon does not offer it.
     pub const fn config(&self) -> Option<&FsConfig> {
         self.config.as_ref()
     }
 
-    /// Rings the daemon takes, the high-priority one included; `None` if it did not say.
+    /// Rings that the daemon takes, the high-priority one included; `None` if it did not tell.
     #[must_use]
     pub const fn max_rings(&self) -> Option<u64> {
         self.max_rings
     }
 
-    /// Whether the daemon can be told to forget everything.
+    /// Whether the daemon has RESET_DEVICE.
     #[must_use]
     pub fn can_reset(&self) -> bool {
         self.has(Protocol::RESET_DEVICE)
@@ -234,11 +240,12 @@ impl<M: Messages> Session<M> {
         self.protocol.is_some_and(|agreed| agreed.contains(bit))
     }
 
-    /// Hands over the features a driver took, its memory and its rings, and starts them. Each is kicked once: buffers may be
-    /// in it already, and their kick may have been lost.
+    /// Sets the driver's features, memory and rings, and starts the rings. Then kicks each ring
+    /// once, because buffers may be in it whose kick was lost.
     ///
     /// # Errors
-    /// [`Error::Lacks`] for features that were not offered; or the daemon refuses. What was started is best stopped then.
+    /// [`Error::Lacks`] for features that were not offered; or the daemon refuses. The caller then
+    /// stops the rings that were started.
     pub fn start(
         &mut self,
         features: u64,
@@ -278,7 +285,8 @@ impl<M: Messages> Session<M> {
         Ok(())
     }
 
-    /// The address needs the memory table, the kick starts the ring: so everything else comes between.
+    /// The addresses need the memory table, and the kick descriptor starts the ring: all else comes
+    /// between.
     fn set_up(&mut self, ring: &RingSetup<'_>) -> Result<()> {
         let messages = &mut self.messages;
         messages.set_ring_size(ring.index, ring.size)?;
@@ -291,10 +299,10 @@ impl<M: Messages> Session<M> {
         messages.set_ring_kick(ring.index, ring.kick)
     }
 
-    /// Stops the rings that run. Where each stopped, with its number.
+    /// Stops the rings that run. Returns the number of each, and the index where it stopped.
     ///
     /// # Errors
-    /// The daemon fails to answer; the rings count as stopped all the same.
+    /// The daemon does not reply; the rings count as stopped nevertheless.
     pub fn stop(&mut self) -> Result<Vec<(usize, u32)>> {
         let rings = std::mem::take(&mut self.running);
         let mut bases = Vec::with_capacity(rings.len());
@@ -309,10 +317,10 @@ impl<M: Messages> Session<M> {
         Ok(bases)
     }
 
-    /// Stops the rings and has the daemon forget the driver, where it can be told to. Features come first next time.
+    /// Stops the rings, and resets the device if the daemon has RESET_DEVICE.
     ///
     /// # Errors
-    /// The daemon fails to answer.
+    /// The daemon does not reply.
     pub fn reset(&mut self) -> Result<()> {
         self.stop()?;
         if self.can_reset() {
@@ -323,7 +331,7 @@ impl<M: Messages> Session<M> {
     }
 }
 
-fn place(messages: &impl Messages) -> u64 {
+fn path_hash(messages: &impl Messages) -> u64 {
     fnv_1a(messages.daemon().as_os_str().as_bytes())
 }
 

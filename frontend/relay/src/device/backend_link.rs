@@ -1,0 +1,162 @@
+//! Connecting to a daemon, and handing it all that the guest has set up.
+
+use std::time::{Duration, Instant};
+
+use gangplank_service::error_chain;
+use log::{debug, info};
+
+use super::{Device, Fatal, Phase, Retry};
+use crate::daemon::{Daemon, DaemonError};
+
+/// Pause after the first failed attempt to connect. Each further pause is twice as long.
+const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
+
+/// Pause between two attempts to connect at most: how late a guest notices a daemon.
+const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
+
+/// A daemon could not be set up.
+#[derive(Debug)]
+pub(super) struct StartError {
+    /// Why.
+    pub(super) why: DaemonError,
+    /// Whether the daemon had a ring for a moment. No other process knows what it did with the
+    /// requests in it.
+    pub(super) had_rings: bool,
+}
+
+impl From<DaemonError> for StartError {
+    fn from(why: DaemonError) -> Self {
+        Self {
+            why,
+            had_rings: false,
+        }
+    }
+}
+
+impl Retry {
+    /// At once, and then with the shortest pause.
+    pub(super) fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            backoff: MIN_RETRY_BACKOFF,
+            is_logged: false,
+        }
+    }
+
+    fn later(&mut self) {
+        self.at = Instant::now() + self.backoff;
+        self.backoff = MAX_RETRY_BACKOFF.min(self.backoff * 2);
+        self.is_logged = true;
+    }
+}
+
+impl Device {
+    /// Connects to a daemon if the device waits for one and the pause since the last attempt is
+    /// over.
+    pub(crate) fn connect_if_due(&mut self) -> Result<(), Fatal> {
+        if self.next_attempt().is_none_or(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let started = self
+            .connect()
+            .map_err(StartError::from)
+            .and_then(|daemon| self.start(daemon));
+        match started {
+            Ok(()) => {
+                info!(
+                    "guest {} is served by the daemon at {}",
+                    self.guest,
+                    self.backend.display()
+                );
+                self.retry = Retry::now();
+            }
+            Err(error) if error.had_rings => self.lose_with_rings(&error.why)?,
+            Err(StartError { why: error, .. }) => {
+                if self.retry.is_logged {
+                    debug!(
+                        "guest {} still waits for a daemon: {}",
+                        self.guest,
+                        error_chain(&error)
+                    );
+                } else {
+                    info!(
+                        "guest {} waits for a daemon: {}",
+                        self.guest,
+                        error_chain(&error)
+                    );
+                }
+                self.retry.later();
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects to the daemon at the device's socket, and checks that it has what the device needs.
+    pub(super) fn connect(&self) -> Result<Daemon, DaemonError> {
+        let daemon = Daemon::connect(&self.backend, self.limits())?;
+        self.check(&daemon)?;
+        Ok(daemon)
+    }
+
+    /// Fails unless the daemon has the features and rings that the guest was offered.
+    pub(super) fn check(&self, daemon: &Daemon) -> Result<(), DaemonError> {
+        let missing = self.features.unwrap_or(0) & !daemon.offered();
+        if missing != 0 {
+            return Err(daemon.lacks(format!("the virtio features {missing:#x}")));
+        }
+        let wanted = self.queues.map_or(0, |queues| u64::from(queues) + 1);
+        match daemon.max_rings() {
+            Some(rings) if rings < wanted => {
+                Err(daemon.lacks(format!("{wanted} queues, but {rings}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands a daemon all that the guest has set up, and starts the rings. After an error the
+    /// daemon is dropped, and a ring is started only if the daemon hung up with it.
+    pub(super) fn start(&mut self, mut daemon: Daemon) -> Result<(), StartError> {
+        let started = self.start_rings(&mut daemon);
+        match started {
+            Ok(()) => {
+                self.counters.daemons += 1;
+                self.phase = Phase::Served(daemon);
+                Ok(())
+            }
+            Err(why) => {
+                let had_rings = self.rings.iter().any(|ring| ring.is_started);
+                // A daemon that has hung up keeps its rings: the caller loses it with them.
+                let _ = self.stop_rings(&mut daemon);
+                Err(StartError { why, had_rings })
+            }
+        }
+    }
+
+    fn start_rings(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
+        if let Some(features) = self.features {
+            daemon.set_features(features)?;
+        }
+        if let Some(memory) = &self.memory {
+            daemon.set_memory(memory)?;
+        }
+        for (index, ring) in (0..).zip(&mut self.rings) {
+            if ring.is_ready() && self.features.is_some() {
+                // A ring of which only some messages arrived counts as started.
+                ring.is_started = true;
+                daemon.start_ring(index, ring)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all rings of a daemon.
+    pub(super) fn stop_rings(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
+        for (index, ring) in (0..).zip(&mut self.rings) {
+            if ring.is_started {
+                ring.base = daemon.stop_ring(index)?;
+                ring.is_started = false;
+            }
+        }
+        Ok(())
+    }
+}

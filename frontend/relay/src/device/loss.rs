@@ -1,0 +1,144 @@
+//! The loss of a daemon: error replies to the requests that it had, and to all that come after
+//! them.
+
+use gangplank_service::error_chain;
+use log::{error, info, warn};
+
+use super::{Device, Fatal, Phase, Retry};
+use crate::daemon::DaemonError;
+use crate::error_replies::{Progress, Reclaimed, reclaim_inflight, reply_errors};
+use crate::split_queue::{QueueError, SplitQueue};
+
+impl Device {
+    /// The daemon's connection has become readable, which means that the daemon has closed it.
+    pub(crate) fn daemon_hung_up(&mut self) -> Result<(), Fatal> {
+        match &mut self.phase {
+            Phase::Paused { daemon, state } if state.is_some() => {
+                *daemon = None;
+                info!(
+                    "the daemon of guest {}, which is paused, has gone; its state is kept",
+                    self.guest
+                );
+                Ok(())
+            }
+            Phase::Waiting | Phase::Lost => Ok(()),
+            _ => self.on_backend_lost("it closed the connection"),
+        }
+    }
+
+    /// [`Device::on_backend_lost`] after an error. A daemon that has rings and is still connected
+    /// ends the guest's connection: the daemon may go on writing to the guest's memory.
+    pub(super) fn lose_after(&mut self, error: &DaemonError) -> Result<(), Fatal> {
+        if !error.is_end() && self.rings.iter().any(|ring| ring.is_started) {
+            return Err(Fatal::BackendUnresponsive(error_chain(error)));
+        }
+        self.on_backend_lost(&error_chain(error))
+    }
+
+    /// [`Device::lose_after`] for a daemon that had rings, even if they are stopped: no other
+    /// process knows what it did with their requests.
+    pub(super) fn lose_with_rings(&mut self, error: &DaemonError) -> Result<(), Fatal> {
+        self.phase = Phase::Paused {
+            daemon: None,
+            state: None,
+        };
+        self.lose_after(error)
+    }
+
+    /// The daemon is gone, and with it what it knew of the guest's files. The relay replies with
+    /// errors to the requests that it had, and to all that come after them.
+    pub(super) fn on_backend_lost(&mut self, why: &str) -> Result<(), Fatal> {
+        let was_started = self.rings.iter().any(|ring| ring.is_started);
+        let was_paused = matches!(self.phase, Phase::Paused { .. });
+        self.phase = Phase::Waiting;
+        self.retry = Retry::now();
+        if !was_started && !was_paused {
+            warn!("the daemon of guest {} has gone: {why}", self.guest);
+            return Ok(());
+        }
+        error!(
+            "guest {} has lost its daemon, and its requests fail until it mounts anew: {why}",
+            self.guest
+        );
+        self.counters.losses += 1;
+        self.phase = Phase::Lost;
+        self.reclaim_rings()?;
+        self.reply_errors_to_all()
+    }
+
+    fn reclaim_rings(&mut self) -> Result<(), Fatal> {
+        let event_idx = self.has_event_idx();
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        for ring in &mut self.rings {
+            let was_started = std::mem::take(&mut ring.is_started);
+            let Some(queue) = SplitQueue::new(memory, ring, event_idx) else {
+                continue;
+            };
+            if !was_started && (!ring.is_ready() || queue.used_index()? == ring.base) {
+                continue;
+            }
+            match reclaim_inflight(&queue, memory)? {
+                Reclaimed::At { base, refused } => {
+                    ring.base = base;
+                    self.counters.refused += u64::from(refused);
+                    ring.signal_call();
+                }
+                Reclaimed::Undecidable => return Err(Fatal::Undecidable),
+            }
+        }
+        Ok(())
+    }
+
+    /// While the daemon is lost: replies with errors to all requests in the rings. A request that
+    /// opens a session makes the device wait for a daemon again.
+    ///
+    /// # Errors
+    /// The guest's memory cannot be written, so that no reply reaches the guest.
+    pub(crate) fn reply_errors_to_all(&mut self) -> Result<(), Fatal> {
+        let event_idx = self.has_event_idx();
+        let (Phase::Lost, Some(memory)) = (&self.phase, &self.memory) else {
+            return Ok(());
+        };
+        let mut is_session_opened = false;
+        for (index, ring) in self.rings.iter_mut().enumerate() {
+            if !ring.is_ready() || ring.broken {
+                continue;
+            }
+            ring.take_kicks();
+            let Some(queue) = SplitQueue::new(memory, ring, event_idx) else {
+                continue;
+            };
+            let (mut base, mut count) = (ring.base, 0);
+            let progress = reply_errors(&queue, memory, &mut base, &mut count);
+            ring.base = base;
+            self.counters.refused += count;
+            if count > 0 {
+                ring.signal_call();
+            }
+            match progress {
+                Ok(Progress::All) => {}
+                // The next wait ends at once, after the other descriptors had their chance.
+                Ok(Progress::Some) => ring.signal_kick(),
+                Ok(Progress::UpToInit) => is_session_opened = true,
+                Err(error @ QueueError::Memory(_)) => return Err(error.into()),
+                Err(error) => {
+                    error!(
+                        "ring {index} of guest {} is stopped: {}",
+                        self.guest,
+                        error_chain(&error)
+                    );
+                    ring.broken = true;
+                    ring.signal_error();
+                }
+            }
+        }
+        if is_session_opened {
+            info!("guest {} mounts anew", self.guest);
+            self.phase = Phase::Waiting;
+            self.retry = Retry::now();
+        }
+        Ok(())
+    }
+}

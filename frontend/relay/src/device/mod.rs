@@ -1,0 +1,278 @@
+//! One guest's virtio-fs device, between a guest that stays and a daemon that comes and goes.
+//!
+//! ```text
+//!              a daemon connects           command
+//!   waiting ──────────────────────> served ───────> paused
+//!      ^                              │  ^             │
+//!      │ the guest opens a session    │  └─────────────┘ command; by the same daemon
+//!      │                              │                  or by one that has loaded its state
+//!      │                              │ the daemon hangs up
+//!      └────────────── lost <─────────┘
+//! ```
+//!
+//! A ring is started while a daemon has it. At all other times the relay knows where it stopped.
+//! While the device waits or is paused, no process touches a ring, and requests gather in it. While
+//! the daemon is lost, the relay replies to each request with an error.
+
+mod backend_link;
+mod loss;
+mod replacement;
+mod requests;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig, TAG_LEN};
+use gangplank_vhost_user::feature;
+
+use crate::daemon::{Daemon, DaemonError, Limits};
+use crate::memory::Memory;
+use crate::ring::Ring;
+use crate::split_queue::{QueueError, SplitQueue};
+
+pub(crate) use self::replacement::{Files, ReplaceError};
+
+/// Virtio features that the relay offers guests: it can work a ring that has them. A daemon that
+/// has fewer narrows them.
+const OFFERED_FEATURES: u64 =
+    feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX | feature::PROTOCOL_FEATURES;
+
+/// Request queues of a device for which neither the options nor a daemon tell a number.
+const DEFAULT_QUEUES: u16 = 1;
+
+/// Request queues of a device at most: the protocol numbers 256 rings, and the first one is the
+/// high-priority queue.
+const MAX_QUEUES: u16 = 255;
+
+/// Options that are the same for all guests.
+#[derive(Debug)]
+pub(super) struct DeviceOptions {
+    /// The tag, in place of the daemon's.
+    pub(super) tag: Option<String>,
+    /// The number of request queues, in place of the daemon's.
+    pub(super) num_request_queues: Option<u16>,
+    /// How long daemons may take.
+    pub(super) limits: Limits,
+    /// How long a guest that asks for the tag waits for a daemon that tells it.
+    pub(super) tag_wait: Duration,
+}
+
+/// Which process works on the guest's rings.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// None: no daemon has connected yet.
+    Waiting,
+    /// This daemon.
+    Served(Daemon),
+    /// None, until an operator's command.
+    Paused {
+        /// The daemon that had the rings, if it is still connected.
+        daemon: Option<Daemon>,
+        /// What that daemon knew of the guest's files, if it can save it.
+        state: Option<Vec<u8>>,
+    },
+    /// The relay, which replies to each request with an error.
+    Lost,
+}
+
+/// The device cannot go on: the relay closes the guest's connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fatal {
+    /// The rings do not tell which requests are in flight, so the relay can reply to none.
+    #[error("the daemon left requests in flight, and the rings do not tell which")]
+    Undecidable,
+    /// The relay cannot work on the guest's rings.
+    #[error("the daemon left requests in flight that cannot be answered")]
+    Queue(#[from] QueueError),
+    /// A daemon that is connected may still write to the buffers of the requests it has.
+    #[error("the daemon does not reply, and has requests that no other process may answer: {0}")]
+    BackendUnresponsive(String),
+}
+
+/// Why a guest's message, or an operator's command, is refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    /// The daemon failed.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// The protocol does not allow it.
+    #[error("{0}")]
+    Invalid(String),
+    /// The device cannot go on.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+/// What has happened to a device.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    /// Daemons that have served it.
+    pub(super) daemons: u64,
+    /// Daemons that it lost.
+    pub(super) losses: u64,
+    /// Requests to which the relay replied with an error.
+    pub(super) refused: u64,
+}
+
+/// One guest's device.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// The guest's number, for logs.
+    guest: u64,
+    options: Arc<DeviceOptions>,
+    /// The socket of the daemon to connect to.
+    pub(super) backend: PathBuf,
+    pub(super) phase: Phase,
+    pub(super) rings: Vec<Ring>,
+    pub(super) counters: Counters,
+    /// Features of the guest's last SET_FEATURES.
+    features: Option<u64>,
+    memory: Option<Memory>,
+    /// Number of request queues, fixed once the guest has asked for it.
+    queues: Option<u16>,
+    /// The tag, fixed once the guest has asked for it.
+    tag: Option<String>,
+    /// When a guest that asks for the tag gets an empty reply. Set at its first question.
+    tag_awaited_until: Option<Instant>,
+    retry: Retry,
+}
+
+/// When to connect to a daemon next.
+#[derive(Debug)]
+struct Retry {
+    at: Instant,
+    backoff: Duration,
+    /// Whether the log has told that there is no daemon.
+    is_logged: bool,
+}
+
+impl Device {
+    /// A device that no driver has set up. Connects to a daemon if there is one.
+    pub(super) fn new(guest: u64, options: Arc<DeviceOptions>, backend: PathBuf) -> Self {
+        let mut device = Self {
+            guest,
+            queues: options.num_request_queues,
+            tag: options.tag.clone(),
+            options,
+            backend,
+            phase: Phase::Waiting,
+            rings: Vec::new(),
+            counters: Counters::default(),
+            features: None,
+            memory: None,
+            tag_awaited_until: None,
+            retry: Retry::now(),
+        };
+        // It fails only by the loss of rings, and there are none yet.
+        let _ = device.connect_if_due();
+        device
+    }
+
+    /// The guest's number.
+    pub(super) const fn guest(&self) -> u64 {
+        self.guest
+    }
+
+    fn limits(&self) -> Limits {
+        self.options.limits
+    }
+
+    /// The daemon that is connected.
+    pub(super) fn daemon(&self) -> Option<&Daemon> {
+        match &self.phase {
+            Phase::Served(daemon) => Some(daemon),
+            Phase::Paused { daemon, .. } => daemon.as_ref(),
+            Phase::Waiting | Phase::Lost => None,
+        }
+    }
+
+    /// When to connect to a daemon next; None while the device does not wait for one.
+    pub(super) fn next_attempt(&self) -> Option<Instant> {
+        matches!(self.phase, Phase::Waiting).then_some(self.retry.at)
+    }
+
+    /// Kick descriptors of the rings that the relay itself works on.
+    pub(super) fn kicks(&self) -> Vec<BorrowedFd<'_>> {
+        let is_lost = matches!(self.phase, Phase::Lost);
+        let answered = self
+            .rings
+            .iter()
+            .filter(|ring| is_lost && ring.is_ready() && !ring.broken);
+        answered
+            .filter_map(|ring| ring.kick.as_ref().map(AsFd::as_fd))
+            .collect()
+    }
+
+    /// GET_FEATURES.
+    pub(super) fn offered(&self) -> u64 {
+        self.daemon().map_or(OFFERED_FEATURES, |daemon| {
+            OFFERED_FEATURES & daemon.offered()
+        })
+    }
+
+    /// The device's request queues. The number does not change after the first call.
+    pub(super) fn num_request_queues(&mut self) -> u16 {
+        if let Some(queues) = self.queues {
+            return queues;
+        }
+        let told = self.daemon().and_then(|daemon| {
+            let config = daemon
+                .config()
+                .map(|config| config.num_request_queues().into());
+            config.or(daemon.max_rings().map(|rings| rings.saturating_sub(1)))
+        });
+        let told = told.and_then(|queues| u16::try_from(queues).ok());
+        let queues = told.unwrap_or(DEFAULT_QUEUES).clamp(1, MAX_QUEUES);
+        self.queues = Some(queues);
+        queues
+    }
+
+    /// The device's configuration. If only a daemon knows the tag, waits for a daemon; None if none
+    /// connects in time.
+    pub(super) fn config(&mut self) -> Result<Option<FsConfig>, Fatal> {
+        // User Mode Linux reads the tag byte by byte, with one question each.
+        let until = *self
+            .tag_awaited_until
+            .get_or_insert_with(|| Instant::now() + self.options.tag_wait);
+        while self.tag.is_none() {
+            let told = self.daemon().and_then(Daemon::config);
+            let tag = told.map(|config| String::from_utf8_lossy(config.tag()).into_owned());
+            self.tag = tag.filter(|tag| !tag.is_empty());
+            let waits = matches!(self.phase, Phase::Waiting) && Instant::now() < until;
+            match &self.tag {
+                Some(_) => break,
+                None if waits => {
+                    std::thread::sleep(self.retry.at.saturating_duration_since(Instant::now()));
+                    self.connect_if_due()?;
+                }
+                None => return Ok(None),
+            }
+        }
+        let mut bytes = [0; CONFIG_LEN];
+        let count = u32::from(self.num_request_queues()).to_le_bytes();
+        let tag = self.tag.iter().flat_map(|tag| tag.bytes());
+        let tag = tag.chain(std::iter::repeat(0)).take(TAG_LEN);
+        for (to, from) in bytes.iter_mut().zip(tag.chain(count)) {
+            *to = from;
+        }
+        Ok(Some(FsConfig::new(bytes)))
+    }
+
+    /// The rings that are ready, with the memory they are in, and where each stopped.
+    fn ready_queues(&self) -> Vec<(SplitQueue<'_>, u16)> {
+        let event_idx = self.has_event_idx();
+        let Some(memory) = &self.memory else {
+            return Vec::new();
+        };
+        let ready = self.rings.iter().filter(|ring| ring.is_ready());
+        ready
+            .filter_map(|ring| Some((SplitQueue::new(memory, ring, event_idx)?, ring.base)))
+            .collect()
+    }
+
+    fn has_event_idx(&self) -> bool {
+        self.features.unwrap_or(0) & feature::EVENT_IDX != 0
+    }
+}

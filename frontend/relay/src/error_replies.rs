@@ -1,0 +1,458 @@
+//! Error replies to a guest's FUSE requests after its daemon has died.
+//!
+//! The daemon's knowledge of the guest's files is lost, and the guest would wait for the requests
+//! in flight without end. So the relay takes the rings over and replies to each request that the
+//! share is not connected (ENOTCONN), until the guest opens a new session. That request, FUSE_INIT,
+//! stays in the ring for the next daemon.
+
+use std::time::{Duration, Instant};
+
+use gangplank_fuse::{InHeader, Opcode, OutHeader, Unique};
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::inflight::Window;
+use super::memory::Memory;
+use super::split_queue::{QueueError, SplitQueue};
+
+/// Pause between two looks at a ring that a daemon may still work on.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Time without a change after which a ring counts as abandoned by its daemon.
+const STABLE_FOR: Duration = Duration::from_millis(50);
+
+/// Time that the relay waits at most for a ring to stop changing.
+const STABLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How far the relay has replied to the requests in a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// To all of them.
+    All,
+    /// To as many as the ring has entries. There are more, because the guest goes on meanwhile.
+    Some,
+    /// Up to a request that opens a session, which stays in the ring for a daemon.
+    UpToInit,
+}
+
+/// What the relay did with the requests that a daemon had in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reclaimed {
+    /// The ring goes on from `base`. If the daemon had completed requests out of order, those in
+    /// flight have an error reply already.
+    At {
+        /// Index of the next available entry.
+        base: u16,
+        /// Requests that have an error reply already.
+        refused: u16,
+    },
+    /// The ring does not tell which requests are in flight.
+    Undecidable,
+}
+
+/// Replies with an error to each request in the ring from `base` on. Moves `base` on, and adds the
+/// replies to `count`.
+///
+/// # Errors
+/// The driver breaks the ring's rules, or the guest's memory cannot be read or written.
+pub(super) fn reply_errors(
+    queue: &SplitQueue<'_>,
+    memory: &Memory,
+    base: &mut u16,
+    count: &mut u64,
+) -> Result<Progress, QueueError> {
+    let begun = *count;
+    loop {
+        while queue.waiting(*base)? > 0 {
+            if count.saturating_sub(begun) >= u64::from(queue.size()) {
+                return Ok(Progress::Some);
+            }
+            let head = queue.available_head(*base)?;
+            if reply_error(queue, memory, head)? == Progress::UpToInit {
+                return Ok(Progress::UpToInit);
+            }
+            *base = base.wrapping_add(1);
+            *count += 1;
+        }
+        queue.ask_for_kick(*base)?;
+        if queue.waiting(*base)? == 0 {
+            return Ok(Progress::All);
+        }
+    }
+}
+
+/// Finds the requests that a lost daemon had in flight. Replies to them unless they are the last
+/// ones in the ring, which [`reply_errors`] then does.
+///
+/// # Errors
+/// As [`reply_errors`].
+pub(super) fn reclaim_inflight(
+    queue: &SplitQueue<'_>,
+    memory: &Memory,
+) -> Result<Reclaimed, QueueError> {
+    let used = wait_until_stable(queue)?;
+    let taken = queue.waiting(used)?;
+    if taken == 0 {
+        return Ok(Reclaimed::At {
+            base: used,
+            refused: 0,
+        });
+    }
+    let window = Window::read(queue, used, taken)?;
+    let Some(guess) = window.inflight() else {
+        return Ok(Reclaimed::Undecidable);
+    };
+    if !guess.is_certain {
+        for head in &guess.heads {
+            if is_answered(queue, memory, *head)? {
+                return Ok(Reclaimed::Undecidable);
+            }
+        }
+    }
+    if guess.is_in_order {
+        return Ok(Reclaimed::At {
+            base: used,
+            refused: 0,
+        });
+    }
+    for head in &guess.heads {
+        // FUSE_INIT gets an error as well. A guest sends it alone, so this one breaks the protocol.
+        let chain = queue.chain(*head)?;
+        let request = chain.read(memory)?.map(header);
+        let len = request.map_or(Ok(0), |request| reply(&chain, memory, &request))?;
+        queue.complete(*head, len)?;
+    }
+    Ok(Reclaimed::At {
+        base: used.wrapping_add(taken),
+        refused: taken,
+    })
+}
+
+/// Waits until the used index stops changing, and returns it: threads of a daemon that is being
+/// killed may still complete requests.
+fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
+    let begun = Instant::now();
+    let (mut used, mut since) = (queue.used_index()?, Instant::now());
+    while queue.waiting(used)? > 0 && since.elapsed() < STABLE_FOR && begun.elapsed() < STABLE_LIMIT
+    {
+        std::thread::sleep(POLL_INTERVAL);
+        let now = queue.used_index()?;
+        if now != used {
+            (used, since) = (now, Instant::now());
+        }
+    }
+    Ok(used)
+}
+
+/// Waits up to `limit` until the daemon has completed all requests before `base`. Returns whether
+/// it has.
+///
+/// # Errors
+/// As [`reply_errors`].
+pub(super) fn is_drained(
+    queue: &SplitQueue<'_>,
+    base: u16,
+    limit: Duration,
+) -> Result<bool, QueueError> {
+    let begun = Instant::now();
+    loop {
+        if queue.used_index()? == base {
+            return Ok(true);
+        }
+        if begun.elapsed() >= limit {
+            return Ok(false);
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+fn header(bytes: [u8; size_of::<InHeader>()]) -> InHeader {
+    InHeader::read_from_bytes(&bytes).unwrap_or_default()
+}
+
+fn reply_error(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<Progress, QueueError> {
+    let chain = queue.chain(head)?;
+    let len = match chain.read(memory)?.map(header) {
+        Some(request) if request.opcode() == Ok(Opcode::Init) => return Ok(Progress::UpToInit),
+        Some(request) => reply(&chain, memory, &request)?,
+        // The chain holds no request, so there is no reply to it.
+        None => 0,
+    };
+    queue.complete(head, len)?;
+    Ok(Progress::All)
+}
+
+/// Writes the reply to a request if its chain has room. Returns the length written.
+fn reply(
+    chain: &super::split_queue::Chain,
+    memory: &Memory,
+    request: &InHeader,
+) -> Result<u32, QueueError> {
+    let unique = Unique::new(request.unique);
+    let reply = match request.opcode() {
+        // The guest ends its session, which succeeds.
+        Ok(Opcode::Destroy) => OutHeader::ok(unique, 0),
+        _ => OutHeader::error(unique, Errno::NOTCONN.raw_os_error()),
+    };
+    match chain.write(memory, reply.as_bytes())? {
+        true => Ok(reply.len),
+        false => Ok(0),
+    }
+}
+
+/// Whether the chain holds a reply to its own request.
+fn is_answered(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<bool, QueueError> {
+    let chain = queue.chain(head)?;
+    let (Some(request), Some(reply)) = (chain.read(memory)?, chain.peek(memory)?) else {
+        return Ok(false);
+    };
+    let reply: [u8; size_of::<OutHeader>()] = reply;
+    let reply = OutHeader::read_from_bytes(&reply).unwrap_or_default();
+    Ok(reply.unique == header(request).unique)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::super::split_queue::tests::Driver;
+    use super::*;
+
+    fn request(opcode: Opcode, unique: u64) -> Vec<u8> {
+        let header = InHeader {
+            len: 40,
+            opcode: opcode as u32,
+            unique,
+            ..InHeader::default()
+        };
+        header.as_bytes().to_vec()
+    }
+
+    fn reply_of(driver: &Driver, head: u16) -> (i32, u64) {
+        let reply = OutHeader::read_from_bytes(&driver.reply(head)).unwrap();
+        assert_eq!(reply.len, 16);
+        (reply.error, reply.unique)
+    }
+
+    fn reply_errors_to_all(driver: &Driver, base: &mut u16) -> Progress {
+        let queue = driver.queue(true);
+        reply_errors(&queue, &driver.memory, base, &mut 0).unwrap()
+    }
+
+    #[test]
+    fn every_request_is_told_that_nothing_is_connected_and_init_is_left() {
+        let mut driver = Driver::new(8);
+        for (head, opcode, has_room) in [
+            (0, Opcode::Lookup, true),
+            (1, Opcode::Forget, false),
+            (2, Opcode::Destroy, true),
+            (3, Opcode::Init, true),
+        ] {
+            driver.request(head, &request(opcode, 100 + u64::from(head)), has_room);
+            driver.offer(head);
+        }
+        let mut base = 0;
+        assert_eq!(reply_errors_to_all(&driver, &mut base), Progress::UpToInit);
+        assert_eq!(base, 3);
+        assert_eq!(reply_of(&driver, 0), (-107, 100));
+        assert_eq!(reply_of(&driver, 2), (0, 102));
+        assert_eq!(
+            [driver.used(0), driver.used(1), driver.used(2)],
+            [(0, 16), (1, 0), (2, 16)]
+        );
+        assert_eq!(driver.queue(true).used_index().unwrap(), 3);
+    }
+
+    #[test]
+    fn rubbish_comes_back_unanswered() {
+        let mut driver = Driver::new(8);
+        driver.request(5, b"short", true);
+        driver.offer(5);
+        let mut base = 0;
+        assert_eq!(reply_errors_to_all(&driver, &mut base), Progress::All);
+        assert_eq!((base, driver.used(0)), (1, (5, 0)));
+    }
+
+    #[test]
+    fn what_was_in_flight_in_order_is_answered_from_there() {
+        let mut driver = Driver::new(8);
+        for head in [0, 1, 2] {
+            driver.request(head, &request(Opcode::Read, u64::from(head)), true);
+            driver.offer(head);
+        }
+        driver.queue(true).complete(0, 16).unwrap();
+        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
+        assert_eq!(
+            reclaimed,
+            Reclaimed::At {
+                base: 1,
+                refused: 0
+            }
+        );
+    }
+
+    #[test]
+    fn requests_left_behind_are_answered_at_once() {
+        let mut driver = Driver::new(8);
+        for head in [4, 1, 2] {
+            driver.request(head, &request(Opcode::Read, 7 + u64::from(head)), true);
+            driver.offer(head);
+        }
+        driver.queue(true).complete(2, 16).unwrap();
+        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
+        assert_eq!(
+            reclaimed,
+            Reclaimed::At {
+                base: 3,
+                refused: 2
+            }
+        );
+        assert_eq!(reply_of(&driver, 4), (-107, 11));
+        assert_eq!(reply_of(&driver, 1), (-107, 8));
+        assert_eq!(driver.queue(true).used_index().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_request_that_waits_for_ever_behind_one_head_is_never_guessed() {
+        let mut driver = Driver::new(8);
+        // Request 1 waits for a lock. Request 0 comes and goes until the ring shows no other.
+        driver.request(1, &request(Opcode::Setlkw, 5), true);
+        driver.offer(1);
+        driver.request(0, &request(Opcode::Read, 6), true);
+        for _ in 0..20 {
+            driver.offer(0);
+            driver.queue(true).complete(0, 16).unwrap();
+        }
+        let done = OutHeader::ok(Unique::new(6), 0);
+        driver.set_reply(0, done.as_bytes().try_into().unwrap());
+        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
+        assert_eq!(reclaimed, Reclaimed::Undecidable);
+    }
+
+    #[test]
+    fn draining_is_waited_for_within_a_limit() {
+        let mut driver = Driver::new(8);
+        driver.offer(0);
+        let short = Duration::from_millis(20);
+        assert!(is_drained(&driver.queue(true), 0, short).unwrap());
+        assert!(!is_drained(&driver.queue(true), 1, short).unwrap());
+        driver.queue(true).complete(0, 0).unwrap();
+        assert!(is_drained(&driver.queue(true), 1, short).unwrap());
+    }
+
+    /// A driver and a daemon that work on one ring, step by step.
+    struct Simulation {
+        driver: Driver,
+        /// Chains that the driver may use. It takes the last freed one first, as Linux does.
+        free: Vec<u16>,
+        /// Chains the daemon has, oldest first, with the number of each one's request.
+        in_flight: Vec<(u16, u64)>,
+        requests: u64,
+    }
+
+    impl Simulation {
+        fn new(size: u16) -> Self {
+            Self {
+                driver: Driver::new(size),
+                free: (0..size).rev().collect(),
+                in_flight: Vec::new(),
+                requests: 0,
+            }
+        }
+
+        fn ask(&mut self) {
+            if let Some(head) = self.free.pop() {
+                self.requests += 1;
+                let request = request(Opcode::Getattr, self.requests);
+                self.driver.request(head, &request, true);
+                self.driver.offer(head);
+                self.in_flight.push((head, self.requests));
+            }
+        }
+
+        fn write_reply(&self, which: usize) -> Option<u16> {
+            let (head, unique) = *self.in_flight.get(which)?;
+            let reply = OutHeader::ok(Unique::new(unique), 0);
+            self.driver
+                .set_reply(head, reply.as_bytes().try_into().unwrap());
+            Some(head)
+        }
+
+        fn give_back(&mut self, which: usize) {
+            if let Some(head) = self.write_reply(which) {
+                self.driver.queue(true).complete(head, 16).unwrap();
+                self.in_flight.remove(which);
+                self.free.push(head);
+            }
+        }
+
+        /// The daemon dies. Returns whether the relay knew the requests in flight; if so, each got
+        /// one reply, and no other request did.
+        fn die(&mut self) -> bool {
+            let queue = self.driver.queue(true);
+            let before = queue.used_index().unwrap();
+            let Reclaimed::At { mut base, .. } =
+                reclaim_inflight(&queue, &self.driver.memory).unwrap()
+            else {
+                return false;
+            };
+            reply_errors(&queue, &self.driver.memory, &mut base, &mut 0).unwrap();
+            let after = queue.used_index().unwrap();
+            let answered: Vec<u16> = (0..after.wrapping_sub(before))
+                .map(|offset| queue.used_head(before.wrapping_add(offset)).unwrap())
+                .collect();
+            let unique: BTreeSet<u16> = answered.iter().copied().collect();
+            let expected: BTreeSet<u16> = self.in_flight.iter().map(|(head, _)| *head).collect();
+            assert_eq!(unique, expected);
+            assert_eq!(answered.len(), expected.len());
+            assert_eq!(base, after);
+            true
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn requests_of_a_daemon_that_answers_in_order_are_known(
+            steps in prop::collection::vec(any::<bool>(), 0..300),
+            size in prop::sample::select(&[8u16, 64][..]),
+            is_half_answered: bool,
+        ) {
+            let mut simulation = Simulation::new(size);
+            // Several chains are in flight, so that entries differ.
+            for _ in 0..3 {
+                simulation.ask();
+            }
+            for step in steps {
+                match step {
+                    true => simulation.ask(),
+                    false if simulation.in_flight.len() > 2 => simulation.give_back(0),
+                    false => {}
+                }
+            }
+            if is_half_answered {
+                simulation.write_reply(0);
+            }
+            // Only a daemon that died between a reply and its used entry leaves a doubt.
+            let is_known = simulation.die();
+            prop_assert!(is_known || is_half_answered);
+        }
+
+        #[test]
+        fn requests_of_a_daemon_that_answers_in_any_order_are_known_or_not_guessed(
+            steps in prop::collection::vec((any::<bool>(), 0usize..8), 0..300),
+        ) {
+            let mut simulation = Simulation::new(8);
+            for (asks, which) in steps {
+                match asks {
+                    true => simulation.ask(),
+                    false => simulation.give_back(which),
+                }
+            }
+            simulation.die();
+        }
+    }
+}
