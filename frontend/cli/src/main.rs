@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use gangplank_device_model::args::ModelArgs;
-use gangplank_device_model::holder;
-use gangplank_device_model::program::{self, Outcome};
+use gangplank_device_model::daemon::{self, Outcome};
+use gangplank_device_model::fd_store;
 use gangplank_driver::file_client as fs;
 use gangplank_driver::file_client::args::FsArgs;
 use gangplank_relay::{self as relay, RelayArgs};
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
         Some(Command::Relay(args)) => run_relay(&args),
-        Some(Command::Hold { .. }) => match holder::hold() {
+        Some(Command::Hold { .. }) => match fd_store::run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error, 1),
         },
@@ -67,12 +67,12 @@ fn run_model(args: &ModelArgs) -> ExitCode {
     };
     let filter = std::env::var("RUST_LOG").ok();
     let ran = Output::standard()
-        .map_err(program::Error::Output)
-        .and_then(|out| program::run(config, args, filter.as_deref(), out));
+        .map_err(daemon::Error::Output)
+        .and_then(|out| daemon::run(config, args, filter.as_deref(), out));
     match ran {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
-        Err(program::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+        Err(daemon::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             broken_pipe::end()
         }
         Err(error) => complain(&error, error.status()),

@@ -2,17 +2,17 @@
 //! daemon serves.
 //!
 //! A hypervisor port ([`hypervisor`]; [`bao`] is one) brings a guest's accesses, [`mmio`] has the
-//! registers, [`model`] ties them to a daemon. [`holder`] is the process that keeps the devices while
-//! the device model is restarted, and [`journal`] is what it is left with. [`program`] runs all of it
+//! registers, [`model`] ties them to a daemon. [`fd_store`] is the process that keeps the devices while
+//! the device model is restarted, and [`journal`] is what it is left with. [`daemon`] runs all of it
 //! from a [`config`]uration.
 
 pub mod args;
 pub mod bao;
 pub mod config;
+pub mod daemon;
 pub mod fake;
-pub mod holder;
+pub mod fd_store;
 pub mod hypervisor;
 pub mod journal;
 pub mod mmio;
 pub mod model;
-pub mod program;

@@ -16,18 +16,18 @@ use super::fd::{self, Driver, Kernel};
 use super::signals;
 use super::sys::{Abi, Family, op, word};
 use crate::hypervisor::{Access, GuestMemory, GuestRange, Operation, Port, PortError, Token};
-use crate::journal::{Inherited, Journal, Request};
+use crate::journal::{Journal, Request, Unfinished};
 use crate::mmio::Register;
 
 /// How long a guest has to leave a device alone until it is taken for sure that it would have made another access by now, had it
 /// been let to.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET_TIME: Duration = Duration::from_millis(50);
 
 /// How long that is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_QUIET_WAIT: Duration = Duration::from_secs(2);
 
 /// How often it is looked.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One device of the driver. See [`super::Node::device`].
 #[derive(Debug)]
@@ -42,9 +42,9 @@ pub struct BaoPort<D = Kernel> {
     attached: Mutex<Option<Instant>>,
     journal: Arc<Journal>,
     /// What a predecessor took and did not complete.
-    inherited: Mutex<Option<Request>>,
+    unfinished: Mutex<Option<Request>>,
     /// Whether it is doubtful of some requests whether it completed them.
-    doubts: AtomicBool,
+    has_uncertain: AtomicBool,
 }
 
 impl<D: Driver> BaoPort<D> {
@@ -56,19 +56,19 @@ impl<D: Driver> BaoPort<D> {
         memory: GuestMemory,
         journal: Arc<Journal>,
     ) -> Self {
-        let mut inherited = None;
-        match journal.inherited() {
+        let mut unfinished = None;
+        match journal.unfinished() {
             None => {}
-            Some(Inherited::InHand(request)) => {
+            Some(Unfinished::Taken(request)) => {
                 info!("goes on with the access that was in hand");
-                inherited = Some(request);
+                unfinished = Some(request);
             }
-            Some(Inherited::Doubtful(request)) => {
-                journal.doubt(request);
-                journal.free();
+            Some(Unfinished::Uncertain(request)) => {
+                journal.set_aside(request);
+                journal.end_request();
             }
         }
-        let doubts = AtomicBool::new(!journal.doubts().is_empty());
+        let has_uncertain = AtomicBool::new(!journal.uncertain().is_empty());
         Self {
             driver,
             abi,
@@ -77,8 +77,8 @@ impl<D: Driver> BaoPort<D> {
             memory,
             attached: Mutex::new(None),
             journal,
-            inherited: Mutex::new(inherited),
-            doubts,
+            unfinished: Mutex::new(unfinished),
+            has_uncertain,
         }
     }
 
@@ -88,31 +88,31 @@ impl<D: Driver> BaoPort<D> {
     }
 
     fn attach(&self) -> Result<Access, PortError> {
-        let place = self.journal.lay_out();
+        let place = self.journal.prepare_attach();
         if let Err(error) = fd::exchange(&self.driver, &*self.device, self.abi.attach, place) {
-            self.journal.free();
+            self.journal.end_request();
             return Err(self.no_access(error));
         }
         let request = self.journal.request();
-        if self.doubts.load(Ordering::Relaxed) {
-            self.settle_by(&request);
+        if self.has_uncertain.load(Ordering::Relaxed) {
+            self.drop_superseded(&request);
         }
         Ok(to_access(request))
     }
 
     /// A guest's CPU that makes an access has had the one before completed.
-    fn settle_by(&self, request: &Request) {
+    fn drop_superseded(&self, request: &Request) {
         self.journal
-            .settle(|doubt| doubt[word::PLACE] == request[word::PLACE]);
-        let left = !self.journal.doubts().is_empty();
-        self.doubts.store(left, Ordering::Relaxed);
+            .drop_uncertain(|doubt| doubt[word::PLACE] == request[word::PLACE]);
+        let left = !self.journal.uncertain().is_empty();
+        self.has_uncertain.store(left, Ordering::Relaxed);
     }
 
     /// Gives a request back, from the journal's `place`.
     fn give_back(&self, request: Request) -> Result<(), Errno> {
-        let place = self.journal.about_to_complete(request);
+        let place = self.journal.begin_complete(request);
         let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
-        self.journal.free();
+        self.journal.end_request();
         given
     }
 
@@ -157,12 +157,12 @@ impl<D: Driver> Port for BaoPort<D> {
             return Err(PortError::Busy);
         }
         signals::block_all();
-        let inherited = self
-            .inherited
+        let unfinished = self
+            .unfinished
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let access = match inherited {
+        let access = match unfinished {
             Some(request) => Ok(to_access(request)),
             None => self.attach(),
         };
@@ -248,37 +248,37 @@ impl<D: Driver + 'static> BaoPort<D> {
     /// hypervisor refuses to complete one. What remains is the moment in which an access is made just then.
     ///
     /// Fails as starting a thread does.
-    pub fn settle_doubts(self: &Arc<Self>) -> io::Result<()> {
-        if !self.doubts.load(Ordering::Relaxed) {
+    pub fn complete_uncertain(self: &Arc<Self>) -> io::Result<()> {
+        if !self.has_uncertain.load(Ordering::Relaxed) {
             return Ok(());
         }
         let port = Arc::clone(self);
         let thread = Builder::new().name("doubts".to_owned());
-        thread.spawn(move || port.settle_when_quiet()).map(|_| ())
+        thread.spawn(move || port.complete_when_quiet()).map(|_| ())
     }
 
-    fn settle_when_quiet(&self) {
+    fn complete_when_quiet(&self) {
         let began = Instant::now();
         loop {
-            thread::sleep(LOOK);
-            if !self.doubts.load(Ordering::Relaxed) {
+            thread::sleep(POLL_INTERVAL);
+            if !self.has_uncertain.load(Ordering::Relaxed) {
                 debug!("an access that was about to be completed had been");
                 return;
             }
-            let wanted = match began.elapsed() < PATIENCE {
-                true => QUIET,
+            let wanted = match began.elapsed() < MAX_QUIET_WAIT {
+                true => QUIET_TIME,
                 false => Duration::ZERO,
             };
             let attached = self.attached();
             if attached.is_some_and(|since| since.elapsed() >= wanted) {
-                return self.complete_doubts();
+                return self.complete_uncertain_now();
             }
         }
     }
 
     /// While a thread is in ATTACH, so that the journal's place for a request is not to be touched.
-    fn complete_doubts(&self) {
-        for mut request in self.journal.doubts() {
+    fn complete_uncertain_now(&self) {
+        for mut request in self.journal.uncertain() {
             let place = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
             let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
             info!(
@@ -289,8 +289,8 @@ impl<D: Driver + 'static> BaoPort<D> {
                 }
             );
         }
-        self.journal.settle(|_| true);
-        self.doubts.store(false, Ordering::Relaxed);
+        self.journal.drop_uncertain(|_| true);
+        self.has_uncertain.store(false, Ordering::Relaxed);
     }
 }
 

@@ -7,12 +7,12 @@ use log::LevelFilter;
 use super::compare::{Checked, compare};
 use super::document::{At, Device, Document};
 use super::fault::Fault;
-use super::{Config, DeviceConfig, usual_nodes};
+use super::{Config, DeviceConfig, default_nodes};
 use crate::hypervisor::GuestRange;
 use crate::mmio::WINDOW_LEN;
 
 /// The largest window: more than any device has registers for.
-const LARGEST_WINDOW: u64 = 0x1_0000;
+const MAX_WINDOW_LEN: u64 = 0x1_0000;
 
 /// Registers are 32 bits wide and accessed as such.
 const WINDOW_ALIGNMENT: u64 = 4;
@@ -21,22 +21,22 @@ const WINDOW_ALIGNMENT: u64 = 4;
 const PAGE: u64 = 4096;
 
 /// Bytes of a file system's tag at most (virtio 1.2, 5.11.4).
-const LONGEST_TAG: usize = 36;
+const MAX_TAG_LEN: usize = 36;
 
 /// Bytes of a socket's path at most (unix(7)), less the zero byte behind it.
-const LONGEST_SOCKET: usize = 107;
+const MAX_SOCKET_PATH_LEN: usize = 107;
 
 /// Linux takes 4 entries of each request for headers, and wants some left.
-const SMALLEST_QUEUE: u32 = 8;
+const MIN_QUEUE_SIZE: u32 = 8;
 
 /// The largest split virtqueue (virtio 1.2, 2.7).
-const LARGEST_QUEUE: u32 = 32768;
+const MAX_QUEUE_SIZE: u32 = 32768;
 
 /// vhost-user numbers queues by a byte, and the first is of high priority.
-const MOST_REQUEST_QUEUES: u32 = 255;
+const MAX_REQUEST_QUEUES: u32 = 255;
 
 /// The last shared peripheral interrupt of a GIC, counted from its first.
-const LAST_IRQ: u32 = 987;
+const MAX_IRQ: u32 = 987;
 
 /// The faults found so far.
 #[derive(Default)]
@@ -55,7 +55,7 @@ pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
         .as_ref()
         .and_then(|level| check_level(level, &mut faults));
     let nodes = match &document.nodes {
-        None => usual_nodes(),
+        None => default_nodes(),
         Some(nodes) => check_nodes(nodes, &mut faults),
     };
     if document.devices.value.is_empty() {
@@ -204,9 +204,9 @@ fn line<T>(written: &Option<At<T>>) -> Option<u64> {
 /// The device model has no use for it, but a number that cannot be is a sign of a mistake.
 fn check_irq(device: &Device, faults: &mut Faults) {
     if let Some(irq) = &device.irq
-        && irq.value > LAST_IRQ
+        && irq.value > MAX_IRQ
     {
-        let what = format!("there is no interrupt {}; 0 to {LAST_IRQ} are", irq.value);
+        let what = format!("there is no interrupt {}; 0 to {MAX_IRQ} are", irq.value);
         faults.add(irq, "irq", what);
     }
 }
@@ -217,10 +217,10 @@ fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
         .as_ref()
         .map_or(WINDOW_LEN, |at| at.value);
     if let Some(at) = &device.window_size
-        && (!(WINDOW_LEN..=LARGEST_WINDOW).contains(&len) || !len.is_multiple_of(WINDOW_ALIGNMENT))
+        && (!(WINDOW_LEN..=MAX_WINDOW_LEN).contains(&len) || !len.is_multiple_of(WINDOW_ALIGNMENT))
     {
         let right = format!(
-            "a multiple of {WINDOW_ALIGNMENT} from {WINDOW_LEN:#x} to {LARGEST_WINDOW:#x} would be right"
+            "a multiple of {WINDOW_ALIGNMENT} from {WINDOW_LEN:#x} to {MAX_WINDOW_LEN:#x} would be right"
         );
         faults.add(at, "window_size", format!("it is {len:#x}; {right}"));
         return None;
@@ -338,9 +338,9 @@ fn check_socket_len(
     faults: &mut Faults,
 ) -> Option<PathBuf> {
     let len = path.as_os_str().len();
-    if len > LONGEST_SOCKET {
+    if len > MAX_SOCKET_PATH_LEN {
         let what = format!(
-            "{} has {len} bytes; no socket's path has more than {LONGEST_SOCKET}",
+            "{} has {len} bytes; no socket's path has more than {MAX_SOCKET_PATH_LEN}",
             path.display()
         );
         faults.add(at, key, what);
@@ -351,8 +351,8 @@ fn check_socket_len(
 
 fn check_tag(tag: &At<String>, faults: &mut Faults) -> Option<String> {
     let len = tag.value.len();
-    if !(1..=LONGEST_TAG).contains(&len) {
-        let what = format!("it has {len} bytes; 1 to {LONGEST_TAG} would be right");
+    if !(1..=MAX_TAG_LEN).contains(&len) {
+        let what = format!("it has {len} bytes; 1 to {MAX_TAG_LEN} would be right");
         faults.add(tag, "tag", what);
         return None;
     }
@@ -372,9 +372,9 @@ fn check_queue_count(device: &Device, faults: &mut Faults) -> Option<u16> {
     let Some(count) = &device.num_request_queues else {
         return Some(1);
     };
-    if !(1..=MOST_REQUEST_QUEUES).contains(&count.value) {
+    if !(1..=MAX_REQUEST_QUEUES).contains(&count.value) {
         let what = format!(
-            "it is {}; 1 to {MOST_REQUEST_QUEUES} would be right",
+            "it is {}; 1 to {MAX_REQUEST_QUEUES} would be right",
             count.value
         );
         faults.add(count, "num_request_queues", what);
@@ -387,9 +387,9 @@ fn check_queue_size(device: &Device, faults: &mut Faults) -> Option<u16> {
     let Some(size) = &device.queue_size else {
         return Some(1024);
     };
-    if !(SMALLEST_QUEUE..=LARGEST_QUEUE).contains(&size.value) || !size.value.is_power_of_two() {
+    if !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size.value) || !size.value.is_power_of_two() {
         let what = format!(
-            "it is {}; a power of two from {SMALLEST_QUEUE} to {LARGEST_QUEUE} would be right",
+            "it is {}; a power of two from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE} would be right",
             size.value
         );
         faults.add(size, "queue_size", what);

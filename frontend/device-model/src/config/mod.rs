@@ -74,6 +74,6 @@ impl Config {
 }
 
 /// Where the driver is looked for unless told otherwise.
-fn usual_nodes() -> Vec<PathBuf> {
+fn default_nodes() -> Vec<PathBuf> {
     NODES.map(PathBuf::from).to_vec()
 }

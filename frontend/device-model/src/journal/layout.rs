@@ -10,7 +10,7 @@ pub(super) const LEN: u64 = 0x8000;
 /// "GPJOURNL", little-endian.
 pub(super) const MAGIC: u64 = 0x4c4e_5255_4f4a_5047;
 
-/// Of the registers and the daemon. The head, the request in hand, its phase, the doubts and [`crate::holder`]'s messages never
+/// Of the registers and the daemon. The head, the request in hand, its phase, the doubts and [`crate::fd_store`]'s messages never
 /// change: a guest's CPU waits for what they say.
 pub(super) const VERSION: u32 = 1;
 
@@ -23,14 +23,14 @@ pub(super) const REQUEST: usize = 64;
 /// A [`Phase`]'s word: what is being done with it.
 pub(super) const PHASE: usize = 128;
 
-/// The requests that were put aside: [`Doubt`].
-pub(super) const DOUBTS: [usize; 4] = [192, 272, 352, 432];
+/// The requests that were put aside: [`UncertainRequest`].
+pub(super) const UNCERTAIN: [usize; 4] = [192, 272, 352, 432];
 
-/// Whether [`DAEMON`] counts.
-pub(super) const DAEMON_VALID: usize = 512;
+/// Whether [`BACKEND`] counts.
+pub(super) const BACKEND_VALID: usize = 512;
 
 /// What was agreed on with the daemon.
-pub(super) const DAEMON: usize = 520;
+pub(super) const BACKEND: usize = 520;
 
 /// Which of [`REGISTERS`] counts: 1 or 2; none if 0, and nothing is known if [`UNREADABLE`].
 pub(super) const CURRENT: usize = 1024;
@@ -47,7 +47,7 @@ pub(super) const REGISTERS_LEN: usize = 0x3800;
 #[allow(clippy::cast_possible_truncation)] // a constant that is smaller
 const _: () = assert!(REGISTERS[1] + REGISTERS_LEN <= LEN as usize);
 const _: () = assert!(REQUEST + size_of::<Request>() <= PHASE);
-const _: () = assert!(DOUBTS[3] + size_of::<Doubt>() <= DAEMON_VALID);
+const _: () = assert!(UNCERTAIN[3] + size_of::<UncertainRequest>() <= BACKEND_VALID);
 
 /// What every version can read.
 #[repr(C)]
@@ -75,13 +75,13 @@ impl Head {
 /// A request whose completion is in doubt.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
-pub(super) struct Doubt {
+pub(super) struct UncertainRequest {
     /// Whether there is one.
     pub(super) set: u64,
     pub(super) request: Request,
 }
 
-const _: () = assert!(size_of::<Head>() == 32 && size_of::<Doubt>() == 72);
+const _: () = assert!(size_of::<Head>() == 32 && size_of::<UncertainRequest>() == 72);
 
 /// What is being done with the request in hand.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,6 +1,6 @@
 //! What a device model writes down so that a successor can go on, whenever and however it ends.
 //!
-//! It is shared memory of a file without a name, which the [`crate::holder`] keeps: a process that is killed between two
+//! It is shared memory of a file without a name, which the [`crate::fd_store`] keeps: a process that is killed between two
 //! instructions leaves behind what it had written until then. So what is here is either one word, or is made valid by one:
 //!
 //! - **the request in hand**: the hypervisor's driver writes a guest's access straight into this memory, so there is no moment at
@@ -13,9 +13,9 @@
 //! ```
 //!
 //! What a successor finds in hand, it handles (again): every access can be, as long as its guest's CPU stands still. What it
-//! finds completing has probably been completed and possibly not; it is a [`Inherited::Doubtful`] one.
+//! finds completing has probably been completed and possibly not; it is a [`Unfinished::Uncertain`] one.
 
-mod daemon;
+mod backend;
 mod layout;
 mod registers;
 
@@ -38,7 +38,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::hypervisor::GuestRange;
 use crate::mmio::Registers;
-use layout::{DOUBTS, Doubt, HEAD, Head, LEN, MAGIC, PHASE, Phase, REQUEST, VERSION, op};
+use layout::{
+    HEAD, Head, LEN, MAGIC, PHASE, Phase, REQUEST, UNCERTAIN, UncertainRequest, VERSION, op,
+};
 
 /// A request as the hypervisor's driver has it, in 64-bit words.
 pub type Request = [u64; 8];
@@ -54,20 +56,20 @@ pub struct Journal {
 
 /// What a predecessor left undone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Inherited {
+pub enum Unfinished {
     /// It was taken and not completed.
-    InHand(Request),
+    Taken(Request),
     /// It was about to be completed, with this answer in it.
-    Doubtful(Request),
+    Uncertain(Request),
 }
 
 /// What is left of a predecessor's device.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Left {
+pub enum SavedRegisters {
     /// It never had an access.
-    Nothing,
+    None,
     /// Its registers.
-    Registers(Box<Registers>),
+    Valid(Box<Registers>),
     /// Something that cannot be read: another version of this program wrote it.
     Unreadable,
 }
@@ -138,13 +140,13 @@ impl Journal {
     }
 
     /// The memory that the hypervisor's driver told, if it did. This is read whichever version wrote it.
-    pub fn told_memory(&self) -> Option<GuestRange> {
+    pub fn memory(&self) -> Option<GuestRange> {
         let head: Head = self.read(HEAD);
         GuestRange::new(head.memory_start, head.memory_len)
     }
 
     /// Notes the memory that the hypervisor's driver told.
-    pub fn note_memory(&self, memory: Option<GuestRange>) {
+    pub fn set_memory(&self, memory: Option<GuestRange>) {
         let mut head: Head = self.read(HEAD);
         head.memory_start = memory.map_or(0, GuestRange::start);
         head.memory_len = memory.map_or(0, GuestRange::len);
@@ -152,12 +154,12 @@ impl Journal {
     }
 
     /// Where the driver is to put a guest's access, laid out so that it can be told whether it has.
-    pub fn lay_out(&self) -> VolatileSlice<'_> {
+    pub fn prepare_attach(&self) -> VolatileSlice<'_> {
         let mut empty: Request = [0; 8];
         empty[op::WORD] = op::ASK;
         self.write(REQUEST, empty);
         self.set_phase(Phase::Waiting);
-        self.request_place()
+        self.request_slice()
     }
 
     /// What the driver has put there.
@@ -166,55 +168,59 @@ impl Journal {
     }
 
     /// Notes that `request` is about to be completed, as it stands: where the driver is to take it from.
-    pub fn about_to_complete(&self, request: Request) -> VolatileSlice<'_> {
+    pub fn begin_complete(&self, request: Request) -> VolatileSlice<'_> {
         self.write(REQUEST, request);
         self.set_phase(Phase::Completing);
-        self.request_place()
+        self.request_slice()
     }
 
     /// Notes that nothing is in hand.
-    pub fn free(&self) {
+    pub fn end_request(&self) {
         self.set_phase(Phase::Free);
     }
 
     /// What a predecessor left in hand.
-    pub fn inherited(&self) -> Option<Inherited> {
+    pub fn unfinished(&self) -> Option<Unfinished> {
         let request = self.request();
         let word = self.load(PHASE);
         match Phase::from_word(word) {
-            Some(Phase::Completing) => Some(Inherited::Doubtful(request)),
+            Some(Phase::Completing) => Some(Unfinished::Uncertain(request)),
             Some(Phase::Waiting) if request[op::WORD] != op::ASK => {
-                Some(Inherited::InHand(request))
+                Some(Unfinished::Taken(request))
             }
             Some(Phase::Waiting | Phase::Free) => None,
             None => {
                 error!("the journal of the access in hand is damaged: its phase is {word:#x}");
-                (request[op::WORD] != op::ASK).then_some(Inherited::Doubtful(request))
+                (request[op::WORD] != op::ASK).then_some(Unfinished::Uncertain(request))
             }
         }
     }
 
     /// Puts a doubtful request aside, so that others can be served. There is room for a few; beyond
     /// that the first is dropped, and its guest's CPU may stand still for ever.
-    pub fn doubt(&self, request: Request) {
-        if self.doubts().contains(&request) {
+    pub fn set_aside(&self, request: Request) {
+        if self.uncertain().contains(&request) {
             return;
         }
-        let free = DOUBTS.iter().find(|at| self.read::<Doubt>(**at).set == 0);
+        let free = UNCERTAIN
+            .iter()
+            .find(|at| self.read::<UncertainRequest>(**at).set == 0);
         let at = *free.unwrap_or_else(|| {
             error!(
                 "more accesses are in doubt than the journal has room for; one is dropped: {:x?}",
-                self.read::<Doubt>(DOUBTS[0]).request
+                self.read::<UncertainRequest>(UNCERTAIN[0]).request
             );
-            &DOUBTS[0]
+            &UNCERTAIN[0]
         });
-        self.write(at, Doubt { set: 0, request });
-        self.write(at, Doubt { set: 1, request });
+        self.write(at, UncertainRequest { set: 0, request });
+        self.write(at, UncertainRequest { set: 1, request });
     }
 
     /// The requests that were put aside.
-    pub fn doubts(&self) -> Vec<Request> {
-        let doubts = DOUBTS.iter().map(|at| self.read::<Doubt>(*at));
+    pub fn uncertain(&self) -> Vec<Request> {
+        let doubts = UNCERTAIN
+            .iter()
+            .map(|at| self.read::<UncertainRequest>(*at));
         doubts
             .filter(|doubt| doubt.set != 0)
             .map(|doubt| doubt.request)
@@ -222,20 +228,20 @@ impl Journal {
     }
 
     /// Drops the requests for which `is_settled`.
-    pub fn settle(&self, is_settled: impl Fn(&Request) -> bool) {
-        for at in DOUBTS {
-            let doubt: Doubt = self.read(at);
+    pub fn drop_uncertain(&self, is_settled: impl Fn(&Request) -> bool) {
+        for at in UNCERTAIN {
+            let doubt: UncertainRequest = self.read(at);
             if doubt.set != 0 && is_settled(&doubt.request) {
-                self.write(at, Doubt { set: 0, ..doubt });
+                self.write(at, UncertainRequest { set: 0, ..doubt });
             }
         }
     }
 
     /// Forgets the registers and the daemon, as nobody can tell what they mean. The requests stay: they are written alike by every
     /// version.
-    pub fn start_over(&self) {
+    pub fn reset(&self) {
         let head: Head = self.read(HEAD);
-        self.note_daemon_gone();
+        self.clear_backend();
         self.forget_registers();
         let version = VERSION;
         self.write(HEAD, Head { version, ..head });
@@ -257,8 +263,8 @@ impl Journal {
         })
     }
 
-    fn request_place(&self) -> VolatileSlice<'_> {
-        self.place(REQUEST, size_of::<Request>())
+    fn request_slice(&self) -> VolatileSlice<'_> {
+        self.slice(REQUEST, size_of::<Request>())
     }
 
     fn set_phase(&self, phase: Phase) {
@@ -267,26 +273,26 @@ impl Journal {
 
     /// # Panics
     /// Outside the memory; all offsets are constants of the layout, which is asserted to fit.
-    fn place(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
+    fn slice(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
         let slice = self.map.as_volatile_slice().subslice(offset, len);
         slice.expect("the layout fits into the memory")
     }
 
     fn read<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
         let mut value = T::new_zeroed();
-        self.place(offset, size_of::<T>())
+        self.slice(offset, size_of::<T>())
             .copy_to(value.as_mut_bytes());
         value
     }
 
     fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: T) {
-        self.place(offset, size_of::<T>())
+        self.slice(offset, size_of::<T>())
             .copy_from(value.as_bytes());
     }
 
     fn load(&self, offset: usize) -> u64 {
         let word = self
-            .place(offset, size_of::<u64>())
+            .slice(offset, size_of::<u64>())
             .load(0, Ordering::Acquire);
         word.expect("the place is aligned")
     }
@@ -294,7 +300,7 @@ impl Journal {
     /// By one instruction; what was written before is there before it.
     fn store<T: AtomicAccess>(&self, offset: usize, word: T) {
         let stored = self
-            .place(offset, size_of::<T>())
+            .slice(offset, size_of::<T>())
             .store(word, 0, Ordering::Release);
         stored.expect("the place is aligned");
     }

@@ -8,7 +8,7 @@ use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::{CURRENT, REGISTERS, REGISTERS_LEN, UNREADABLE};
-use super::{Journal, Left};
+use super::{Journal, SavedRegisters};
 use crate::mmio::{QueueRegisters, Registers, Status};
 
 /// Bytes of a configuration space at most.
@@ -57,10 +57,10 @@ const REFUSED: u32 = 2;
 const _: () = assert!(size_of::<Saved>() == 112 && size_of::<SavedQueue>() == 32);
 
 /// Queues of a device at most: those of vhost-user.
-const MOST_QUEUES: usize = 256;
+const MAX_QUEUES: usize = 256;
 
 const _: () = {
-    assert!(size_of::<Saved>() + MOST_QUEUES * size_of::<SavedQueue>() <= REGISTERS_LEN);
+    assert!(size_of::<Saved>() + MAX_QUEUES * size_of::<SavedQueue>() <= REGISTERS_LEN);
 };
 
 impl Journal {
@@ -85,24 +85,24 @@ impl Journal {
             1 => (REGISTERS[1], 2),
             _ => (REGISTERS[0], 1),
         };
-        self.place(at, bytes.len()).copy_from(&bytes);
+        self.slice(at, bytes.len()).copy_from(&bytes);
         self.store::<u64>(CURRENT, word);
         *last = bytes;
     }
 
     /// The registers as a predecessor wrote them down last.
-    pub fn left(&self) -> Left {
+    pub fn saved_registers(&self) -> SavedRegisters {
         let at = match self.load(CURRENT) {
-            0 => return Left::Nothing,
+            0 => return SavedRegisters::None,
             1 => REGISTERS[0],
             2 => REGISTERS[1],
-            _ => return Left::Unreadable,
+            _ => return SavedRegisters::Unreadable,
         };
         let mut bytes = vec![0; REGISTERS_LEN];
-        self.place(at, REGISTERS_LEN).copy_to(&mut bytes);
+        self.slice(at, REGISTERS_LEN).copy_to(&mut bytes);
         match from_bytes(&bytes) {
-            Some(registers) => Left::Registers(Box::new(registers)),
-            None => Left::Unreadable,
+            Some(registers) => SavedRegisters::Valid(Box::new(registers)),
+            None => SavedRegisters::Unreadable,
         }
     }
 
@@ -168,7 +168,7 @@ fn is_whole(bytes: &[u8], len: usize, sum: u32) -> bool {
 fn from_bytes(bytes: &[u8]) -> Option<Registers> {
     let (saved, rest) = Saved::read_from_prefix(bytes).ok()?;
     let count = usize::try_from(saved.queue_count).ok()?;
-    if count > MOST_QUEUES {
+    if count > MAX_QUEUES {
         return None;
     }
     let config_len = usize::try_from(saved.config_len).ok()?;
@@ -237,7 +237,7 @@ mod tests {
             features in any::<u64>(),
             status in prop::sample::select(vec![0, 1, 3, 0xb, 0xf, 0x4f, 0x83]),
             activated in any::<bool>(),
-            queues in prop::collection::vec(queue(), 0..=MOST_QUEUES),
+            queues in prop::collection::vec(queue(), 0..=MAX_QUEUES),
             config in prop::collection::vec(any::<u8>(), 0..=CONFIG),
         ) -> Registers {
             Registers {
@@ -261,12 +261,12 @@ mod tests {
         #[test]
         fn successor_reads_what_was_written_last(all in prop::collection::vec(registers(), 1..4)) {
             let journal = Journal::new(0).unwrap();
-            prop_assert_eq!(journal.left(), Left::Nothing);
+            prop_assert_eq!(journal.saved_registers(), SavedRegisters::None);
             for registers in &all {
                 journal.save(registers);
             }
             let last = all.last().unwrap().clone();
-            prop_assert_eq!(journal.left(), Left::Registers(Box::new(last)));
+            prop_assert_eq!(journal.saved_registers(), SavedRegisters::Valid(Box::new(last)));
         }
 
         #[test]
@@ -275,8 +275,8 @@ mod tests {
             journal.save(&whole);
             let bytes = to_bytes(&half);
             let cut = cut.min(bytes.len());
-            journal.place(REGISTERS[1], cut).copy_from(&bytes[..cut]);
-            prop_assert_eq!(journal.left(), Left::Registers(Box::new(whole)));
+            journal.slice(REGISTERS[1], cut).copy_from(&bytes[..cut]);
+            prop_assert_eq!(journal.saved_registers(), SavedRegisters::Valid(Box::new(whole)));
         }
 
         #[test]
@@ -327,8 +327,11 @@ mod tests {
             queues: vec![QueueRegisters::default(); 1000],
             ..Registers::default()
         });
-        assert_eq!(journal.left(), Left::Unreadable);
+        assert_eq!(journal.saved_registers(), SavedRegisters::Unreadable);
         journal.save(&Registers::default());
-        assert!(matches!(journal.left(), Left::Registers(_)));
+        assert!(matches!(
+            journal.saved_registers(),
+            SavedRegisters::Valid(_)
+        ));
     }
 }

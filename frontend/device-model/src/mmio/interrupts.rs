@@ -15,7 +15,7 @@ impl<D: Device> Transport<D> {
     pub fn config_changed(&mut self) {
         self.config_generation = self.config_generation.wrapping_add(1);
         self.interrupt_for_config();
-        self.note();
+        self.log_registers();
     }
 
     /// The device is broken until it is reset, and the guest is told, if it has a driver running.
@@ -23,7 +23,7 @@ impl<D: Device> Transport<D> {
         if !self.driver.status.contains(Status::NEEDS_RESET) {
             self.driver.status |= Status::NEEDS_RESET;
             self.interrupt_for_config();
-            self.note();
+            self.log_registers();
         }
     }
 
@@ -39,7 +39,7 @@ impl<D: Device> Transport<D> {
     /// Whoever uses buffers signals the eventfd, which interrupts the guest without passing here. But its counter has risen
     /// before the guest's handler can ask: so what it counts beyond this side's own signals are used buffers.
     pub(super) fn read_interrupt_status(&mut self) -> u32 {
-        let calls = self.wires.take_calls();
+        let calls = self.eventfds.take_calls();
         if calls > std::mem::take(&mut self.own_calls) {
             self.driver.interrupt_status |= USED_BUFFERS;
         }
@@ -57,6 +57,6 @@ impl<D: Device> Transport<D> {
     pub(super) fn raise_own(&mut self) {
         self.own_calls = self.own_calls.saturating_add(1);
         self.counts.own_interrupts = self.counts.own_interrupts.saturating_add(1);
-        self.wires.signal_call();
+        self.eventfds.signal_call();
     }
 }

@@ -11,28 +11,28 @@
 //! ```
 
 mod device;
+mod eventfds;
 mod features;
+mod handover;
 mod interrupts;
 mod queue;
 mod register;
 mod registers;
 mod status;
-mod succession;
 mod transport;
-mod wires;
 
 #[cfg(test)]
 mod tests;
 
 pub use device::{Activation, Device, ReadyQueue};
+pub use eventfds::EventFds;
 pub use features::FeatureBits;
+pub use handover::RestoreError;
 pub use queue::QueueRegisters;
 pub use register::Register;
-pub use registers::{Ledger, Registers};
+pub use registers::{RegisterLog, Registers};
 pub use status::Status;
-pub use succession::Misfit;
 pub use transport::{Counts, Transport};
-pub use wires::Wires;
 
 /// `MagicValue`: "virt", little-endian.
 pub const MAGIC: u32 = 0x7472_6976;

@@ -22,7 +22,7 @@ pub struct QueueRegisters {
 
 /// Why a queue cannot be made ready.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(super) enum Unfit {
+pub(super) enum QueueError {
     #[error("its size {size} is no power of two from 1 to {max}")]
     Size { size: u32, max: u16 },
     #[error("its {area} at {address:#x} is not aligned to {alignment}")]
@@ -39,7 +39,7 @@ pub(super) enum Unfit {
     },
 }
 
-impl Unfit {
+impl QueueError {
     /// What the likeliest reason is, for the log.
     pub(super) const fn hint(self) -> &'static str {
         match self {
@@ -54,16 +54,16 @@ impl Unfit {
 impl QueueRegisters {
     /// Checks it against the largest size and the memory that guest and device share: queue `index` as the device gets it.
     /// Lengths and alignments: virtio 1.2, 2.7.
-    pub(super) fn fit(
+    pub(super) fn validate(
         &self,
         index: u16,
         max: u16,
         memory: GuestRange,
-    ) -> Result<ReadyQueue, Unfit> {
+    ) -> Result<ReadyQueue, QueueError> {
         let size = match u16::try_from(self.size) {
             Ok(size) if size <= max && size.is_power_of_two() => size,
             _ => {
-                return Err(Unfit::Size {
+                return Err(QueueError::Size {
                     size: self.size,
                     max,
                 });
@@ -77,14 +77,14 @@ impl QueueRegisters {
         ];
         for (area, address, alignment, len) in areas {
             if !address.is_multiple_of(alignment) {
-                return Err(Unfit::Alignment {
+                return Err(QueueError::Alignment {
                     area,
                     address,
                     alignment,
                 });
             }
             if !memory.contains(address, len) {
-                return Err(Unfit::Outside {
+                return Err(QueueError::Outside {
                     area,
                     address,
                     memory,
@@ -116,8 +116,8 @@ mod tests {
         refused: false,
     };
 
-    fn fit(queue: Queue) -> Result<ReadyQueue, Unfit> {
-        queue.fit(1, 1024, GuestRange::new(BASE, 16384).unwrap())
+    fn fit(queue: Queue) -> Result<ReadyQueue, QueueError> {
+        queue.validate(1, 1024, GuestRange::new(BASE, 16384).unwrap())
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
     fn sizes_that_cannot_be_do_not_fit() {
         for size in [0, 3, 2048, 0x1_0000, 0x1_0100, u32::MAX] {
             let unfit = fit(Queue { size, ..GOOD });
-            assert_eq!(unfit, Err(Unfit::Size { size, max: 1024 }));
+            assert_eq!(unfit, Err(QueueError::Size { size, max: 1024 }));
         }
     }
 
@@ -161,7 +161,7 @@ mod tests {
             ),
         ];
         for (queue, wanted) in wrong {
-            let Err(Unfit::Alignment { alignment, .. }) = fit(queue) else {
+            let Err(QueueError::Alignment { alignment, .. }) = fit(queue) else {
                 panic!("{queue:?} fits");
             };
             assert_eq!(alignment, wanted);
@@ -197,7 +197,7 @@ mod tests {
                 ..GOOD
             },
         ] {
-            assert!(matches!(fit(queue), Err(Unfit::Outside { .. })));
+            assert!(matches!(fit(queue), Err(QueueError::Outside { .. })));
         }
     }
 }

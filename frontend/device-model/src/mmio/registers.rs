@@ -26,7 +26,7 @@ pub struct Registers {
 }
 
 /// Where registers are written down.
-pub trait Ledger: Debug + Send {
+pub trait RegisterLog: Debug + Send {
     /// Writes them down, in no time: a CPU of the guest stands still.
     fn save(&self, registers: &Registers);
 }

@@ -7,12 +7,12 @@ use gangplank_service::rate_limit::RateLimit;
 use log::{debug, info, warn};
 
 use super::device::{Activation, Device};
+use super::eventfds::EventFds;
 use super::features::FeatureBits;
-use super::queue::{QueueRegisters, Unfit};
+use super::queue::{QueueError, QueueRegisters};
 use super::register::Register;
-use super::registers::Ledger;
+use super::registers::RegisterLog;
 use super::status::{Action, Status};
-use super::wires::Wires;
 use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
 use crate::hypervisor::{Access, GuestRange, Operation};
 
@@ -23,7 +23,7 @@ const NO_REGION: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Transport<D> {
     pub(super) device: D,
-    pub(super) wires: Arc<Wires>,
+    pub(super) eventfds: Arc<EventFds>,
     pub(super) window: GuestRange,
     pub(super) memory: GuestRange,
     pub(super) driver: Driver,
@@ -38,7 +38,7 @@ pub struct Transport<D> {
     pub(super) ready: RateLimit,
     pub(super) failed: RateLimit,
     /// Where all of it is written down.
-    pub(super) ledger: Option<Box<dyn Ledger>>,
+    pub(super) register_log: Option<Box<dyn RegisterLog>>,
 }
 
 /// What passed through the registers that mostly goes past them.
@@ -66,12 +66,12 @@ pub(super) struct Driver {
 }
 
 impl<D: Device> Transport<D> {
-    /// A device that was just reset. `window` is where its registers are, `memory` is the guest's, and `wires` has been
+    /// A device that was just reset. `window` is where its registers are, `memory` is the guest's, and `eventfds` has been
     /// connected with one kick per queue of `device`.
-    pub fn new(device: D, wires: Arc<Wires>, window: GuestRange, memory: GuestRange) -> Self {
+    pub fn new(device: D, eventfds: Arc<EventFds>, window: GuestRange, memory: GuestRange) -> Self {
         Self {
             device,
-            wires,
+            eventfds,
             window,
             memory,
             driver: Driver::default(),
@@ -81,7 +81,7 @@ impl<D: Device> Transport<D> {
             unfit: RateLimit::once(),
             ready: RateLimit::once(),
             failed: RateLimit::once(),
-            ledger: None,
+            register_log: None,
         }
     }
 
@@ -96,8 +96,8 @@ impl<D: Device> Transport<D> {
     }
 
     /// Its eventfds.
-    pub fn wires(&self) -> Arc<Wires> {
-        Arc::clone(&self.wires)
+    pub fn eventfds(&self) -> Arc<EventFds> {
+        Arc::clone(&self.eventfds)
     }
 
     /// Whether all that a reset forgets is as in `other`.
@@ -134,7 +134,7 @@ impl<D: Device> Transport<D> {
             }
             Operation::Unknown(_) => 0,
         };
-        self.note();
+        self.log_registers();
         answer
     }
 
@@ -300,7 +300,7 @@ impl<D: Device> Transport<D> {
             .zip(self.device.queue_sizes())
             .filter(|((_, queue), _)| queue.ready)
             // Each fitted when it was made ready, and has not changed since.
-            .filter_map(|((index, queue), &max)| queue.fit(index, max, self.memory).ok())
+            .filter_map(|((index, queue), &max)| queue.validate(index, max, self.memory).ok())
             .collect();
         self.driver.activated = true;
         let features = self.driver.features;
@@ -322,7 +322,7 @@ impl<D: Device> Transport<D> {
     /// Written down first: a successor that found the old registers and no queue running would take them for never started.
     fn stop(&mut self) {
         let activated = std::mem::take(&mut self.driver.activated);
-        self.note();
+        self.log_registers();
         if activated {
             self.device.reset();
         }
@@ -336,7 +336,7 @@ impl<D: Device> Transport<D> {
         };
         self.own_calls = 0;
         self.stop();
-        self.wires.drain();
+        self.eventfds.drain();
     }
 
     fn selected_max(&self) -> Option<u16> {
@@ -381,7 +381,7 @@ impl<D: Device> Transport<D> {
             (0, true) => {
                 queue.ready = false;
                 if activated {
-                    self.note();
+                    self.log_registers();
                     self.device.stop_queue(index);
                 }
             }
@@ -389,7 +389,7 @@ impl<D: Device> Transport<D> {
                 if status.contains(Status::FEATURES_OK)
                     && !status.intersects(Status::DRIVER_OK | Status::FAILED) =>
             {
-                match queue.fit(index, max, memory) {
+                match queue.validate(index, max, memory) {
                     Ok(_) => {
                         queue.ready = true;
                         queue.refused = false;
@@ -406,7 +406,7 @@ impl<D: Device> Transport<D> {
     }
 
     /// What an operator is to know of a guest whose memory is not set up as it has to be.
-    fn warn_of(&mut self, index: u16, unfit: Unfit) {
+    fn warn_of(&mut self, index: u16, unfit: QueueError) {
         if self.unfit.admit().is_some() {
             warn!("queue {index} is not made ready: {unfit}{}", unfit.hint());
         }
@@ -421,7 +421,7 @@ impl<D: Device> Transport<D> {
             && queue.ready
         {
             self.counts.kicks = self.counts.kicks.saturating_add(1);
-            self.wires.signal_kick(index);
+            self.eventfds.signal_kick(index);
         }
     }
 

@@ -3,9 +3,9 @@
 //! Two threads serve each device, and share its registers under one lock that neither holds while it waits for the
 //! guest or for a daemon to appear: `serve` answers the guest's accesses, `keep` keeps in touch with the daemon.
 
-mod fs;
+mod backend_link;
+mod fs_device;
 mod handover;
-mod link;
 mod report;
 mod restore;
 mod running;
@@ -15,10 +15,10 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-pub use fs::{Change, FsDevice, FsError};
-pub use handover::{Handover, WiresError};
-pub use link::{Connector, ToSocket, keep};
+pub use backend_link::{Connector, SocketConnector, maintain};
+pub use fs_device::{Change, FsDevice, FsError};
+pub use handover::{EventFdError, Handover};
 pub use report::Report;
-pub use running::{Running, StartError};
+pub use running::{RunningDevice, StartError};
 pub use serve::{Counters, ServeError, serve};
-pub use stop::{Stop, Waited};
+pub use stop::{StopEvent, WaitEnd};

@@ -7,10 +7,10 @@ use gangplank_service::error_chain;
 use log::{info, warn};
 use rustix::net::Shutdown;
 
-use super::fs::{Change, FsDevice};
+use super::backend_link::{Connector, notify_guest};
+use super::fs_device::{Change, FsDevice};
 use super::handover::Handover;
-use super::link::{Connector, tell};
-use crate::journal::Left;
+use crate::journal::SavedRegisters;
 use crate::mmio::Transport;
 
 /// Restores `transport` as `handover` has it, and has its daemon go on, if it is there and can: its connection. What cannot be
@@ -20,21 +20,21 @@ pub(super) fn restore<C: Connector>(
     handover: &Arc<Handover>,
     connector: &C,
 ) -> Option<Arc<OwnedFd>> {
-    let left = handover.left().clone();
-    transport.device_mut().hand_over(Arc::clone(handover));
+    let left = handover.saved_registers().clone();
+    transport.device_mut().set_handover(Arc::clone(handover));
     match left {
-        Left::Nothing => {}
-        Left::Registers(registers) => match transport.restore(*registers) {
+        SavedRegisters::None => {}
+        SavedRegisters::Valid(registers) => match transport.restore(*registers) {
             Ok(()) => info!("goes on with status {:#x}", transport.status().bits()),
             Err(misfit) => warn!("the guest has to reset the device: {misfit}"),
         },
-        Left::Unreadable => {
+        SavedRegisters::Unreadable => {
             warn!("the guest has to reset the device: what was known of it cannot be read");
             transport.restore_broken();
         }
     }
     let line = adopt(transport, handover, connector);
-    transport.write_down(handover.ledger());
+    transport.set_register_log(handover.register_log());
     line
 }
 
@@ -43,7 +43,7 @@ fn adopt<C: Connector>(
     handover: &Handover,
     connector: &C,
 ) -> Option<Arc<OwnedFd>> {
-    let (connection, facts) = match handover.daemon() {
+    let (connection, facts) = match handover.backend_connection() {
         Ok(None) => return None,
         Ok(Some((connection, facts))) => (Some(connection), facts),
         Err(error) => {
@@ -62,7 +62,7 @@ fn adopt<C: Connector>(
     let adopted = resumed.and_then(|(session, line)| {
         let line = Arc::new(line);
         let device = transport.device_mut();
-        match device.adopt(session, Arc::clone(&line)) {
+        match device.resume_backend(session, Arc::clone(&line)) {
             Ok(()) => Ok(line),
             Err(error) => Err(error_chain(&error)),
         }
@@ -73,17 +73,17 @@ fn adopt<C: Connector>(
             Some(line)
         }
         Err(why) => {
-            handover.gone();
+            handover.on_backend_gone();
             if let Some(Ok(connection)) = duplicate {
                 // It is kept, but nobody can use it: the daemon is to know. It fails where that has gone.
                 let _ = rustix::net::shutdown(&connection, Shutdown::Both);
             }
-            let change = transport.device_mut().lost();
+            let change = transport.device_mut().on_backend_lost();
             match change {
-                Change::Broken => warn!("cannot go on with its daemon: {why}"),
+                Change::NeedsReset => warn!("cannot go on with its daemon: {why}"),
                 _ => info!("waits for another daemon: {why}"),
             }
-            tell(transport, change);
+            notify_guest(transport, change);
             None
         }
     }

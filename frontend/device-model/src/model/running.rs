@@ -11,34 +11,34 @@ use gangplank_service::error_chain;
 use gangplank_vhost_user::client::Messages;
 use log::{error, info, warn};
 
-use super::fs::{Change, FsDevice};
-use super::handover::{Handover, WiresError};
-use super::link::{Connector, keep};
+use super::backend_link::{Connector, maintain};
+use super::fs_device::{Change, FsDevice};
+use super::handover::{EventFdError, Handover};
 use super::report::Report;
 use super::restore::restore;
 use super::serve::{Counters, serve};
-use super::stop::{Stop, Waited};
+use super::stop::{StopEvent, WaitEnd};
 use crate::config::DeviceConfig;
 use crate::hypervisor::Port;
-use crate::mmio::{Transport, Wires};
+use crate::mmio::{EventFds, Transport};
 
 /// How long a guest may take to make an access that it is prompted to.
-const PROMPTED: Duration = Duration::from_secs(1);
+const PROMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A device that is being served.
 #[derive(Debug)]
-pub struct Running<P, M> {
+pub struct RunningDevice<P, M> {
     id: u32,
     port: Arc<P>,
-    wires: Arc<Wires>,
+    eventfds: Arc<EventFds>,
     pub(super) transport: Arc<Mutex<Transport<FsDevice<M>>>>,
     counters: Arc<Counters>,
     connections: Arc<AtomicU64>,
     /// Whether there is a successor to leave it to.
-    is_left: bool,
-    stop: Arc<Stop>,
+    has_successor: bool,
+    stop: Arc<StopEvent>,
     stopping: Arc<AtomicBool>,
-    ended: Arc<Stop>,
+    ended: Arc<StopEvent>,
     since: Instant,
     /// Until it is waited for.
     keeper: Option<JoinHandle<()>>,
@@ -49,12 +49,12 @@ pub struct Running<P, M> {
 pub enum StartError {
     /// The hypervisor did not take its eventfds, or they are not kept.
     #[error("cannot connect device {id} to the hypervisor")]
-    Wires {
+    EventFds {
         /// The device.
         id: u32,
         /// Why not.
         #[source]
-        source: WiresError,
+        source: EventFdError,
     },
     /// The host has no room for it.
     #[error("cannot {doing} for device {id}")]
@@ -70,15 +70,15 @@ pub enum StartError {
 }
 
 /// Says it however the thread that has it ends.
-struct SayAtEnd(Arc<Stop>);
+struct SetOnDrop(Arc<StopEvent>);
 
-impl Drop for SayAtEnd {
+impl Drop for SetOnDrop {
     fn drop(&mut self) {
-        self.0.say();
+        self.0.set();
     }
 }
 
-impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
+impl<P: Port + 'static, M: Messages + Send + 'static> RunningDevice<P, M> {
     /// Serves the device of `config` to the guest behind `port`, with the daemon that `connector` leads to. Neither has to
     /// be there; but without a configured tag, the guest's first access waits for the daemon's.
     pub fn start(
@@ -89,7 +89,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
         Self::start_with(config, port, connector, None)
     }
 
-    /// As [`Running::start`], going on where a predecessor left off, and leaving everything to a successor in the end.
+    /// As [`RunningDevice::start`], going on where a predecessor left off, and leaving everything to a successor in the end.
     pub fn take_over(
         config: &DeviceConfig,
         port: Arc<P>,
@@ -108,26 +108,26 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
         let id = config.id;
         let system = |doing| move |source| StartError::System { doing, id, source };
         let queues = config.num_request_queues.saturating_add(1);
-        let wires = match &handover {
-            None => Wires::connect(&*port, queues).map_err(WiresError::from),
-            Some(handover) => handover.wires(&*port, queues),
+        let eventfds = match &handover {
+            None => EventFds::connect(&*port, queues).map_err(EventFdError::from),
+            Some(handover) => handover.eventfds(&*port, queues),
         };
-        let wires = Arc::new(wires.map_err(|source| StartError::Wires { id, source })?);
+        let eventfds = Arc::new(eventfds.map_err(|source| StartError::EventFds { id, source })?);
         let memory = port.memory().try_clone();
         let memory = memory.map_err(system("duplicate the memory's descriptor"))?;
         let range = memory.range;
-        let device = FsDevice::new(config, memory, Arc::clone(&wires));
-        let mut transport = Transport::new(device, Arc::clone(&wires), port.window(), range);
+        let device = FsDevice::new(config, memory, Arc::clone(&eventfds));
+        let mut transport = Transport::new(device, Arc::clone(&eventfds), port.window(), range);
         let line = handover
             .as_ref()
             .and_then(|handover| restore(&mut transport, handover, &connector));
         let knows_tag = transport.device().knows_tag();
         let transport = Arc::new(Mutex::new(transport));
-        let stop = Arc::new(Stop::new().map_err(system("make an eventfd"))?);
+        let stop = Arc::new(StopEvent::new().map_err(system("make an eventfd"))?);
         let connections = Arc::new(AtomicU64::new(0));
         let counters = Arc::new(Counters::default());
         let stopping = Arc::new(AtomicBool::new(false));
-        let ended = Arc::new(Stop::new().map_err(system("make an eventfd"))?);
+        let ended = Arc::new(StopEvent::new().map_err(system("make an eventfd"))?);
         let (attaches, attached) = mpsc::channel();
 
         let keeper = {
@@ -135,7 +135,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
             let stop = Arc::clone(&stop);
             let connections = Arc::clone(&connections);
             Builder::new().name(format!("daemon {id}")).spawn(move || {
-                keep(&connector, line, &transport, &stop, &connections, || {
+                maintain(&connector, line, &transport, &stop, &connections, || {
                     // Nobody listens once the first was heard.
                     let _ = attaches.send(());
                 });
@@ -148,7 +148,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
             let transport = Arc::clone(&transport);
             let counters = Arc::clone(&counters);
             let stopping = Arc::clone(&stopping);
-            let end = SayAtEnd(Arc::clone(&ended));
+            let end = SetOnDrop(Arc::clone(&ended));
             Builder::new().name(format!("guest {id}")).spawn(move || {
                 let _end = end;
                 if let Some(first) = first
@@ -165,18 +165,18 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
             })
         };
         server.map_err(|source| {
-            stop.say();
+            stop.set();
             system("start a thread")(source)
         })?;
         info!("device {id} is ready for its guest");
         Ok(Self {
             id,
             port,
-            wires,
+            eventfds,
             transport,
             counters,
             connections,
-            is_left: handover.is_some(),
+            has_successor: handover.is_some(),
             stop,
             stopping,
             ended,
@@ -186,7 +186,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
     }
 }
 
-impl<P: Port, M: Messages + Send> Running<P, M> {
+impl<P: Port, M: Messages + Send> RunningDevice<P, M> {
     /// How it stands.
     pub fn report(&self) -> Report {
         let transport = self.transport.lock();
@@ -199,10 +199,10 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
             accesses: self.counters.accesses.load(Ordering::Relaxed),
             faults: self.counters.faults.load(Ordering::Relaxed),
             slowest_us: self.counters.slowest_us.load(Ordering::Relaxed),
-            interrupts: self.wires.calls(),
+            interrupts: self.eventfds.calls(),
             own_interrupts: transport.counts().own_interrupts,
             kicks_seen: transport.counts().kicks,
-            kicks_waiting: self.wires.kicks_waiting(),
+            kicks_waiting: self.eventfds.kicks_waiting(),
             uptime: self.since.elapsed(),
         }
     }
@@ -214,7 +214,7 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
 
     /// Whether its guest cannot be served any more.
     pub fn has_ended(&self) -> bool {
-        self.ended.is_said()
+        self.ended.is_set()
     }
 
     /// Ends it as the whole process is about to end; the access in hand is completed. The thread that waits for the guest goes on
@@ -224,36 +224,36 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
     /// touches a register. Otherwise the daemon is let go, a running driver is told to reset, and kicks turn back into accesses,
     /// which wait for whoever serves the device next.
     pub fn end(mut self) {
-        self.stop.say();
+        self.stop.set();
         let keeper = self.keeper.take().map(JoinHandle::join);
         if keeper.is_some_and(|ended| ended.is_err()) {
             warn!("device {}: the daemon's thread panicked", self.id);
         }
-        if !self.is_left {
+        if !self.has_successor {
             let transport = self.transport.lock();
             let mut transport = transport.unwrap_or_else(PoisonError::into_inner);
-            if transport.device_mut().detach() == Change::Broken {
+            if transport.device_mut().detach() == Change::NeedsReset {
                 transport.needs_reset();
             }
             drop(transport);
-            if let Err(error) = self.wires.disconnect(&*self.port) {
+            if let Err(error) = self.eventfds.disconnect(&*self.port) {
                 warn!("device {}: {error}", self.id);
             }
         }
         self.stopping.store(true, Ordering::Release);
-        self.counters.until_idle();
+        self.counters.wait_idle();
         if self.port.is_wait_fragile() && !self.has_ended() {
-            self.have_wait_end();
+            self.end_wait();
         }
     }
 
     /// Has the guest make an access, which ends the wait for one, and the thread with it. A guest without a driver makes none: then
     /// there is nothing to be done.
-    fn have_wait_end(&self) {
+    fn end_wait(&self) {
         let transport = self.transport.lock();
         let prompted = transport.unwrap_or_else(PoisonError::into_inner).prompt();
-        let waited = prompted.then(|| self.ended.wait(None, Some(PROMPTED)));
-        if !matches!(waited, Some(Ok(Waited::Stopped))) {
+        let waited = prompted.then(|| self.ended.wait(None, Some(PROMPT_TIMEOUT)));
+        if !matches!(waited, Some(Ok(WaitEnd::Stopped))) {
             warn!(
                 "device {}: ends in the middle of a wait for the guest, which this generation of the driver may not survive",
                 self.id

@@ -12,11 +12,11 @@ use log::{error, warn};
 use crate::hypervisor::{Pending, Port, PortError};
 use crate::mmio::{Device, Transport};
 
-/// How often in a row waiting for an access may be in vain before it is taken for broken, rather than interrupted.
-const VAIN_WAITS: u32 = 1000;
+/// How often in a row waiting for an access may be interrupted before it is taken for broken, rather than interrupted.
+const MAX_INTERRUPTED_WAITS: u32 = 1000;
 
-/// How long to pause after a wait in vain: a signal's effect is over by then, and a broken port costs little.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How long to pause after an interrupted wait: a signal's effect is over by then, and a broken port costs little.
+const INTERRUPTED_WAIT_PAUSE: Duration = Duration::from_millis(1);
 
 /// What happened on a port, for whoever wants to know.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Counters {
     /// How long the one took that took longest, in microseconds, from when the hypervisor gave it to when it took it back.
     pub slowest_us: AtomicU64,
     /// Held while an access is handled; whether to say that one could not be completed.
-    hand: Mutex<RateLimit>,
+    handling: Mutex<RateLimit>,
 }
 
 impl Default for Counters {
@@ -37,15 +37,15 @@ impl Default for Counters {
             accesses: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             slowest_us: AtomicU64::new(0),
-            hand: Mutex::new(RateLimit::once()),
+            handling: Mutex::new(RateLimit::once()),
         }
     }
 }
 
 impl Counters {
     /// Waits until no access is in hand.
-    pub(super) fn until_idle(&self) {
-        drop(self.hand.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn wait_idle(&self) {
+        drop(self.handling.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -67,16 +67,16 @@ pub fn serve<P: Port + ?Sized, D: Device>(
     counters: &Counters,
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
-    let mut vain = 0;
+    let mut interrupted = 0;
     while !stop.load(Ordering::Acquire) {
         match Pending::next(port) {
             Ok(pending) => {
-                vain = 0;
+                interrupted = 0;
                 answer(pending, transport, counters);
             }
-            Err(PortError::Interrupted) if vain < VAIN_WAITS => {
-                vain += 1;
-                std::thread::sleep(PAUSE);
+            Err(PortError::Interrupted) if interrupted < MAX_INTERRUPTED_WAITS => {
+                interrupted += 1;
+                std::thread::sleep(INTERRUPTED_WAIT_PAUSE);
             }
             Err(error) => return Err(ServeError::Port(error)),
         }
@@ -89,7 +89,10 @@ fn answer<P: Port + ?Sized, D: Device>(
     transport: &Mutex<Transport<D>>,
     counters: &Counters,
 ) {
-    let hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
+    let handling = counters
+        .handling
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let began = Instant::now();
     let completed = pending.answer(|access| {
         counters.accesses.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +107,7 @@ fn answer<P: Port + ?Sized, D: Device>(
     });
     if let Err(error) = completed {
         counters.faults.fetch_add(1, Ordering::Relaxed);
-        if hand.admit().is_some() {
+        if handling.admit().is_some() {
             warn!(
                 "a guest's access could not be completed: {}",
                 error_chain(&error)
@@ -126,7 +129,7 @@ mod tests {
     use super::*;
     use crate::fake::{FakeGuest, FakePort, fake};
     use crate::hypervisor::{GuestRange, Operation};
-    use crate::mmio::{Activation, Register, Wires};
+    use crate::mmio::{Activation, EventFds, Register};
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -178,8 +181,12 @@ mod tests {
         let window = GuestRange::new(0xa00_3e00, 0x200).unwrap();
         let memory = GuestRange::new(0x1000_0000, 0x10_0000).unwrap();
         let (port, guest) = fake(window, memory).unwrap();
-        let wires = Arc::new(Wires::connect(&port, 2).unwrap());
-        (port, guest, Transport::new(Brittle, wires, window, memory))
+        let eventfds = Arc::new(EventFds::connect(&port, 2).unwrap());
+        (
+            port,
+            guest,
+            Transport::new(Brittle, eventfds, window, memory),
+        )
     }
 
     fn served() -> Served {

@@ -9,11 +9,11 @@ use rustix::io::Errno;
 
 /// Said once, and heard by every wait from then on.
 #[derive(Debug)]
-pub struct Stop(OwnedFd);
+pub struct StopEvent(OwnedFd);
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Waited {
+pub enum WaitEnd {
     /// It was told to end.
     Stopped,
     /// The connection has gone.
@@ -22,7 +22,7 @@ pub enum Waited {
     TimedOut,
 }
 
-impl Stop {
+impl StopEvent {
     /// Not said yet. Fails as `eventfd` does.
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
@@ -30,18 +30,18 @@ impl Stop {
     }
 
     /// Says it.
-    pub fn say(&self) {
+    pub fn set(&self) {
         // Fails only where it was said as often as a counter counts.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
     /// Whether it was said.
-    pub fn is_said(&self) -> bool {
-        matches!(self.wait(None, Some(Duration::ZERO)), Ok(Waited::Stopped))
+    pub fn is_set(&self) -> bool {
+        matches!(self.wait(None, Some(Duration::ZERO)), Ok(WaitEnd::Stopped))
     }
 
     /// Waits for it to be said, for `line` to be hung up if there is one, but no longer than `limit` if there is one.
-    pub fn wait(&self, line: Option<&OwnedFd>, limit: Option<Duration>) -> io::Result<Waited> {
+    pub fn wait(&self, line: Option<&OwnedFd>, limit: Option<Duration>) -> io::Result<WaitEnd> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut awaited = vec![PollFd::new(&self.0, PollFlags::IN)];
         awaited.extend(line.map(|line| PollFd::new(line, PollFlags::RDHUP)));
@@ -51,7 +51,7 @@ impl Stop {
             match poll(&mut awaited, left.map_err(io::Error::other)?.as_ref()) {
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
-                Ok(0) => return Ok(Waited::TimedOut),
+                Ok(0) => return Ok(WaitEnd::TimedOut),
                 Ok(_) => break,
             }
         }
@@ -59,14 +59,14 @@ impl Stop {
             .first()
             .is_some_and(|stop| !stop.revents().is_empty());
         Ok(match said {
-            true => Waited::Stopped,
-            false => Waited::HungUp,
+            true => WaitEnd::Stopped,
+            false => WaitEnd::HungUp,
         })
     }
 }
 
 /// Readable, for good, once it was said. Nothing may be read from it.
-impl AsFd for Stop {
+impl AsFd for StopEvent {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -80,25 +80,25 @@ mod tests {
 
     #[test]
     fn what_was_said_is_heard_by_every_wait_before_anything_else() {
-        let stop = Stop::new().unwrap();
+        let stop = StopEvent::new().unwrap();
         let (line, other) = UnixStream::pair().unwrap();
         drop(other);
         let line = OwnedFd::from(line);
-        assert!(!stop.is_said());
-        assert_eq!(stop.wait(Some(&line), None).unwrap(), Waited::HungUp);
-        stop.say();
+        assert!(!stop.is_set());
+        assert_eq!(stop.wait(Some(&line), None).unwrap(), WaitEnd::HungUp);
+        stop.set();
         for _ in 0..2 {
-            assert_eq!(stop.wait(Some(&line), None).unwrap(), Waited::Stopped);
-            assert!(stop.is_said());
+            assert_eq!(stop.wait(Some(&line), None).unwrap(), WaitEnd::Stopped);
+            assert!(stop.is_set());
         }
     }
 
     #[test]
     fn wait_with_nothing_to_hear_ends_in_time() {
-        let stop = Stop::new().unwrap();
+        let stop = StopEvent::new().unwrap();
         let (line, _other) = UnixStream::pair().unwrap();
         let limit = Some(Duration::from_millis(20));
         let waited = stop.wait(Some(&line.into()), limit).unwrap();
-        assert_eq!(waited, Waited::TimedOut);
+        assert_eq!(waited, WaitEnd::TimedOut);
     }
 }

@@ -1,6 +1,6 @@
 //! The port against a played driver of every generation.
 
-mod played;
+mod emulated;
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -16,8 +16,8 @@ use super::sys::{Abi, CREATE, Family, GENERATIONS, GET_INFO};
 use super::{BaoError, BaoPort, Node, Wanted};
 use crate::hypervisor::{GuestRange, Operation, Pending, Port, PortError};
 use crate::journal::Journal;
-use crate::mmio::Wires;
-use played::{Played, node};
+use crate::mmio::EventFds;
+use emulated::{Played, node};
 
 const WINDOW: u64 = 0xa00_3e00;
 const NOTIFY: u64 = WINDOW + 0x50;
@@ -229,11 +229,11 @@ fn second_thread_that_waits_is_turned_away() {
 fn kicks_are_matched_by_queue_on_32_bits_of_queue_notify() {
     for (abi, played) in every_generation() {
         let port = port(&played);
-        let wires = Wires::connect(&port, 3).unwrap();
-        let number = |queue| u32::try_from(wires.kick(queue).unwrap().as_raw_fd()).unwrap();
+        let eventfds = EventFds::connect(&port, 3).unwrap();
+        let number = |queue| u32::try_from(eventfds.kick(queue).unwrap().as_raw_fd()).unwrap();
         let expected = [0, 1, 2].map(|queue| (number(queue), NOTIFY, u64::from(queue)));
         assert_eq!(played.state().ioeventfds, expected, "{}", abi.name);
-        assert_eq!(played.state().irqfds, [wires.call().as_raw_fd()]);
+        assert_eq!(played.state().irqfds, [eventfds.call().as_raw_fd()]);
     }
 }
 
@@ -243,8 +243,8 @@ fn disconnecting_gets_around_a_driver_that_assigns_again_and_works_with_a_mended
         for (abi, played) in every_generation() {
             played.state().mended = mended;
             let port = port(&played);
-            let wires = Wires::connect(&port, 2).unwrap();
-            wires.disconnect(&port).unwrap();
+            let eventfds = EventFds::connect(&port, 2).unwrap();
+            eventfds.disconnect(&port).unwrap();
             assert_eq!(played.state().ioeventfds, [], "{}", abi.name);
             assert_eq!(played.state().irqfds, [], "{}", abi.name);
         }
@@ -379,7 +379,7 @@ fn left_completing(abi: &Abi) -> Arc<Journal> {
     let journal = Journal::new(3).unwrap();
     let mut request = request(1, 7);
     request[abi.complete.size() / 8..].fill(0);
-    journal.about_to_complete(request);
+    journal.begin_complete(request);
     Arc::new(journal)
 }
 
@@ -395,14 +395,14 @@ fn completion_in_doubt_is_made_up_for_while_the_guest_is_quiet() {
         let port = successor(&played, &journal);
         let attached = attach(&port);
         played.until_attached();
-        port.settle_doubts().unwrap();
+        port.complete_uncertain().unwrap();
         let completed = played.until_completed();
         let mut expected = request(1, 7).to_vec();
         expected.truncate(abi.complete.size() / 8);
         assert_eq!(words(&completed), expected, "{}", abi.name);
         played.ask(Ok(request(1, 0)));
         assert_eq!(attached.join().unwrap(), Operation::Read);
-        assert_eq!(journal.doubts(), [[0; 8]; 0]);
+        assert_eq!(journal.uncertain(), [[0; 8]; 0]);
         assert_eq!(played.state().completed.len(), 1);
     }
 }
@@ -414,8 +414,8 @@ fn completion_in_doubt_is_settled_by_the_next_access_from_the_same_place() {
         let port = successor(&played, &journal);
         played.ask(Ok(request(0, 1)));
         assert_eq!(port.next_access().unwrap().operation, Operation::Write(1));
-        assert_eq!(journal.doubts(), [[0; 8]; 0]);
-        port.settle_doubts().unwrap();
+        assert_eq!(journal.uncertain(), [[0; 8]; 0]);
+        port.complete_uncertain().unwrap();
         assert_eq!(played.state().completed.len(), 0);
     }
 }
@@ -429,6 +429,6 @@ fn completion_in_doubt_is_not_settled_by_another_cpu() {
         other[5] += 1;
         played.ask(Ok(other));
         port.next_access().unwrap();
-        assert_eq!(journal.doubts().len(), 1);
+        assert_eq!(journal.uncertain().len(), 1);
     }
 }

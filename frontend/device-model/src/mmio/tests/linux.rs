@@ -137,7 +137,7 @@ fn linux_probes_runs_unbinds_and_probes_again() {
     for _ in 0..2 {
         probe(&mut device);
         // vm_interrupt: ask, acknowledge, then act.
-        device.wires().signal_call();
+        device.eventfds().signal_call();
         play(
             &mut device,
             &[

@@ -65,7 +65,7 @@ proptest! {
                 }
                 Step::Write { offset, width, value } => device.write(offset, width, value),
                 Step::Start => device.start(),
-                Step::BuffersUsed => device.wires().signal_call(),
+                Step::BuffersUsed => device.eventfds().signal_call(),
                 Step::ConfigChanged => device.config_changed(),
                 Step::Broken => device.needs_reset(),
             }
@@ -108,7 +108,7 @@ proptest! {
         for offset in (0..0xfc).chain(0x100..0x200) {
             prop_assert_eq!(device.read(offset, 4), new.read(offset, 4), "at {:#x}", offset);
         }
-        prop_assert_eq!(device.wires().take_kicks(0) + device.wires().take_kicks(1), 0);
+        prop_assert_eq!(device.eventfds().take_kicks(0) + device.eventfds().take_kicks(1), 0);
         device.start();
         new.start();
         prop_assert_eq!(device.told(), new.told());
@@ -123,7 +123,7 @@ proptest! {
         for event in events {
             match event {
                 0 => {
-                    device.wires().signal_call();
+                    device.eventfds().signal_call();
                     used = true;
                 }
                 1 => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::hypervisor::GuestRange;
-use crate::mmio::{Activation, Device, Register, Transport, Wires};
+use crate::mmio::{Activation, Device, EventFds, Register, Transport};
 
 pub(super) const WINDOW: u64 = 0xa00_3e00;
 pub(super) const MEMORY: u64 = 0x1000_0000;
@@ -85,7 +85,7 @@ pub(super) fn transport() -> Transport<Recorder> {
     };
     Transport::new(
         device,
-        Arc::new(Wires::new(2).unwrap()),
+        Arc::new(EventFds::new(2).unwrap()),
         GuestRange::new(WINDOW, 0x200).unwrap(),
         GuestRange::new(MEMORY, MEMORY_LEN).unwrap(),
     )

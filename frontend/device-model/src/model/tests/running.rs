@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use gangplank_vhost_user::client::Deadlines;
 
-use super::daemon::{Connection, Daemon};
+use super::backend::{Connection, Daemon};
 use super::{LIMIT, MEMORY, config};
 use crate::fake::{FakeGuest, FakePort, fake};
 use crate::hypervisor::{GuestRange, Operation};
 use crate::mmio::{Register, Status};
-use crate::model::{Running, ToSocket};
+use crate::model::{RunningDevice, SocketConnector};
 
 const SOON: Duration = Duration::from_millis(100);
 
-fn run(tag: Option<&str>, daemon: &Daemon) -> (Running<FakePort, Connection>, FakeGuest) {
+fn run(tag: Option<&str>, daemon: &Daemon) -> (RunningDevice<FakePort, Connection>, FakeGuest) {
     let config = config(tag);
     let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
     let (port, guest) = fake(config.window, memory).unwrap();
-    let running = Running::start(&config, Arc::new(port), daemon.clone()).unwrap();
+    let running = RunningDevice::start(&config, Arc::new(port), daemon.clone()).unwrap();
     (running, guest)
 }
 
@@ -114,11 +114,11 @@ fn socket_that_nobody_listens_on_leaves_the_guest_alone() {
     let config = config(Some("myfs"));
     let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
     let (port, guest) = fake(config.window, memory).unwrap();
-    let connector = ToSocket {
+    let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
     };
-    let running = Running::start(&config, Arc::new(port), connector).unwrap();
+    let running = RunningDevice::start(&config, Arc::new(port), connector).unwrap();
     start_driver(&guest);
     assert_eq!(running.report().status.bits(), 0xf);
     assert!(!running.report().daemon);

@@ -13,17 +13,17 @@ use log::error;
 use super::Error;
 use crate::bao::{BaoPort, Node, Taken, Wanted};
 use crate::config::{Config, DeviceConfig};
-use crate::holder::{Holder, HolderError, Keep, Slot, name_for};
+use crate::fd_store::{Entry, FdStore, FdStoreError, Slot, name_for_node};
 use crate::journal::Journal;
-use crate::model::{Handover, Running, ToSocket};
+use crate::model::{Handover, RunningDevice, SocketConnector};
 
 /// A device that was started.
-type Served = Running<BaoPort, Socket>;
+type Served = RunningDevice<BaoPort, Socket>;
 
 /// All devices of a configuration.
 #[derive(Debug)]
 pub(super) struct Devices {
-    holder: Arc<Holder>,
+    fd_store: Arc<FdStore>,
     devices: Vec<Device>,
     since: Instant,
 }
@@ -32,7 +32,7 @@ pub(super) struct Devices {
 struct Device {
     id: u32,
     /// None if it could not be had.
-    keep: Option<Arc<Keep>>,
+    entry: Option<Arc<Entry>>,
     state: State,
 }
 
@@ -47,18 +47,18 @@ impl Devices {
     /// the driver's node. The others are told to the log and stay failed.
     ///
     /// # Errors
-    /// [`Error::Node`] where there is no driver to have any from; [`Error::Holder`] where nothing can be kept.
+    /// [`Error::Node`] where there is no driver to have any from; [`Error::FdStore`] where nothing can be kept.
     pub(super) fn start(config: &Config, holder: Option<&str>) -> Result<Self, Error> {
         let node = Node::open(&config.nodes)?;
-        let name = holder.map_or_else(|| name_for(node.path()), str::to_owned);
-        let holder = Arc::new(Holder::connect(&name)?);
+        let name = holder.map_or_else(|| name_for_node(node.path()), str::to_owned);
+        let fd_store = Arc::new(FdStore::connect(&name)?);
         let devices = config.devices.iter().map(|config| {
             let id = config.id;
-            let claimed = Keep::claim(Arc::clone(&holder), id).map(Arc::new);
-            let keep = claimed.as_ref().ok().map(Arc::clone);
+            let claimed = Entry::claim(Arc::clone(&fd_store), id).map(Arc::new);
+            let entry = claimed.as_ref().ok().map(Arc::clone);
             let started = claimed
                 .map_err(Failure::from)
-                .and_then(|keep| start(&node, config, &keep));
+                .and_then(|entry| start(&node, config, &entry));
             let state = match started {
                 Ok(running) => State::Served(running),
                 Err(error) => {
@@ -67,41 +67,41 @@ impl Devices {
                     State::Failed { why }
                 }
             };
-            Device { id, keep, state }
+            Device { id, entry, state }
         });
         Ok(Self {
             devices: devices.collect(),
-            holder,
+            fd_store,
             since: Instant::now(),
         })
     }
 
     /// What polls as `RDHUP` when the holder has gone.
-    pub(super) fn holder_line(&self) -> Arc<OwnedFd> {
-        self.holder.line()
+    pub(super) fn fd_store_connection(&self) -> Arc<OwnedFd> {
+        self.fd_store.connection()
     }
 
     /// Has everything kept by another holder, as the one there was has gone.
     ///
     /// # Errors
     /// There is none to be had. What it kept is open in this process, as long as that lives.
-    pub(super) fn renew_holder(&self) -> Result<(), HolderError> {
-        self.holder.renew()?;
-        let keeps = self
+    pub(super) fn reconnect_fd_store(&self) -> Result<(), FdStoreError> {
+        self.fd_store.renew()?;
+        let entries = self
             .devices
             .iter()
-            .filter_map(|device| device.keep.as_ref());
+            .filter_map(|device| device.entry.as_ref());
         // Each by itself: one that is not kept must not keep others from it.
-        keeps.map(|keep| keep.renew()).fold(Ok(()), Result::and)
+        entries.map(|entry| entry.renew()).fold(Ok(()), Result::and)
     }
 
     /// Whether the driver would not survive the end of this process, as something that must be kept is not.
-    pub(super) fn must_not_end(&self) -> bool {
-        let mut keeps = self
+    pub(super) fn has_unsaved_descriptors(&self) -> bool {
+        let mut entries = self
             .devices
             .iter()
-            .filter_map(|device| device.keep.as_ref());
-        keeps.any(|keep| keep.is_pending())
+            .filter_map(|device| device.entry.as_ref());
+        entries.any(|entry| entry.is_pending())
     }
 
     /// How many are served.
@@ -115,12 +115,12 @@ impl Devices {
     }
 
     /// What becomes readable when a device that was alive is so no more.
-    pub(super) fn ends(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.served().map(Running::ended)
+    pub(super) fn ended_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.served().map(RunningDevice::ended)
     }
 
     /// Takes note of the devices that are not served any more; each has told the log why.
-    pub(super) fn notice_ends(&mut self) {
+    pub(super) fn mark_ended(&mut self) {
         for device in &mut self.devices {
             if matches!(&device.state, State::Served(running) if running.has_ended()) {
                 let why = "its guest's accesses cannot be had any more".to_owned();
@@ -153,38 +153,38 @@ impl Devices {
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
-fn start(node: &Node, config: &DeviceConfig, keep: &Arc<Keep>) -> Result<Served, Failure> {
+fn start(node: &Node, config: &DeviceConfig, entry: &Arc<Entry>) -> Result<Served, Failure> {
     let wanted = Wanted {
         id: config.id,
         window: config.window,
         memory: config.memory.clone(),
     };
-    let (journal, readable) = match keep.left(Slot::Journal)? {
+    let (journal, readable) = match entry.get(Slot::Journal)? {
         Some(left) => Journal::open(left, config.id)?,
         None => {
             let journal = Journal::new(config.id)?;
-            keep.keep(Slot::Journal, journal.descriptor())?;
+            entry.put(Slot::Journal, journal.descriptor())?;
             (journal, true)
         }
     };
-    let taken = match keep.left(Slot::Device)? {
-        Some(left) => Taken::left(left, journal.told_memory()),
+    let taken = match entry.get(Slot::Device)? {
+        Some(left) => Taken::left(left, journal.memory()),
         None => {
             let taken = node.take(config.id)?;
-            journal.note_memory(taken.memory());
-            keep.keep_for_good(Slot::Device, taken.descriptor())?;
+            journal.set_memory(taken.memory());
+            entry.put_permanent(Slot::Device, taken.descriptor())?;
             taken
         }
     };
     let journal = Arc::new(journal);
-    let handover = Handover::new(Arc::clone(keep), Arc::clone(&journal), readable);
+    let handover = Handover::new(Arc::clone(entry), Arc::clone(&journal), readable);
     let port = Arc::new(node.device(taken, &wanted, journal)?);
-    let connector = ToSocket {
+    let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
     };
-    let running = Running::take_over(config, Arc::clone(&port), connector, handover)?;
-    port.settle_doubts()?;
+    let running = RunningDevice::take_over(config, Arc::clone(&port), connector, handover)?;
+    port.complete_uncertain()?;
     Ok(running)
 }
 
@@ -196,7 +196,7 @@ impl fmt::Display for Devices {
             "gangplank-frontend {}: process {}, holder process {}, up {} s, devices {}, failed {}",
             env!("CARGO_PKG_VERSION"),
             std::process::id(),
-            self.holder.process(),
+            self.fd_store.process(),
             self.since.elapsed().as_secs(),
             self.devices.len(),
             self.failed()

@@ -6,7 +6,7 @@ use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Journal;
-use super::layout::{DAEMON, DAEMON_VALID};
+use super::layout::{BACKEND, BACKEND_VALID};
 
 /// Rings that vhost-user can number.
 const RINGS: usize = 256;
@@ -35,30 +35,30 @@ struct Saved {
     config: [u8; CONFIG_LEN],
 }
 
-const _: () = assert!(size_of::<Saved>() == 120 && DAEMON + size_of::<Saved>() <= 1024);
+const _: () = assert!(size_of::<Saved>() == 120 && BACKEND + size_of::<Saved>() <= 1024);
 
 impl Journal {
     /// Notes that messages are on their way: whoever took over now could not tell the answers apart.
-    pub fn note_daemon_busy(&self) {
-        self.store::<u64>(DAEMON_VALID, 0);
+    pub fn invalidate_backend(&self) {
+        self.store::<u64>(BACKEND_VALID, 0);
     }
 
     /// Notes that there is no daemon.
-    pub fn note_daemon_gone(&self) {
-        self.note_daemon_busy();
+    pub fn clear_backend(&self) {
+        self.invalidate_backend();
     }
 
     /// Notes how things stand with the daemon, and that no message is on its way.
-    pub fn note_daemon(&self, facts: &Facts) {
-        self.write(DAEMON, to_saved(facts));
-        self.store::<u64>(DAEMON_VALID, 1);
+    pub fn save_backend(&self, facts: &Facts) {
+        self.write(BACKEND, to_saved(facts));
+        self.store::<u64>(BACKEND_VALID, 1);
     }
 
     /// How things stood with the daemon; none if there was none, or a message was on its way, or
     /// what was written down is damaged.
-    pub fn daemon(&self) -> Option<Facts> {
-        let valid = self.load(DAEMON_VALID);
-        let saved: Saved = self.read(DAEMON);
+    pub fn saved_backend(&self) -> Option<Facts> {
+        let valid = self.load(BACKEND_VALID);
+        let saved: Saved = self.read(BACKEND);
         if valid == 0 {
             return None;
         }
@@ -134,24 +134,24 @@ mod tests {
     #[test]
     fn facts_with_a_damaged_bit_are_none() {
         let journal = Journal::new(0).unwrap();
-        journal.note_daemon(&Facts::default());
-        let good: Saved = journal.read(DAEMON);
+        journal.save_backend(&Facts::default());
+        let good: Saved = journal.read(BACKEND);
         let checksum = std::mem::offset_of!(Saved, checksum);
         for at in (0..size_of::<Saved>()).filter(|at| !(checksum..checksum + 4).contains(at)) {
             let mut bad = good;
             bad.as_mut_bytes()[at] ^= 0x10;
-            journal.write(DAEMON, bad);
-            assert_eq!(journal.daemon(), None, "{at}");
+            journal.write(BACKEND, bad);
+            assert_eq!(journal.saved_backend(), None, "{at}");
         }
         // Without a checksum, as an older version writes them.
         journal.write(
-            DAEMON,
+            BACKEND,
             Saved {
                 checksum: 0,
                 ..good
             },
         );
-        assert_eq!(journal.daemon(), Some(Facts::default()));
+        assert_eq!(journal.saved_backend(), Some(Facts::default()));
     }
 
     proptest! {
@@ -177,11 +177,11 @@ mod tests {
                 running: running.into_iter().collect(),
             };
             let journal = Journal::new(0).unwrap();
-            prop_assert_eq!(journal.daemon(), None);
-            journal.note_daemon(&facts);
-            prop_assert_eq!(journal.daemon(), Some(facts));
-            journal.note_daemon_busy();
-            prop_assert_eq!(journal.daemon(), None);
+            prop_assert_eq!(journal.saved_backend(), None);
+            journal.save_backend(&facts);
+            prop_assert_eq!(journal.saved_backend(), Some(facts));
+            journal.invalidate_backend();
+            prop_assert_eq!(journal.saved_backend(), None);
         }
     }
 }

@@ -20,20 +20,20 @@ use super::message::{Answer, Request};
 use super::store::{Client, Store};
 
 /// Connections at most; further ones wait.
-const MOST_CLIENTS: usize = 64;
+const MAX_CLIENTS: usize = 64;
 
 /// How long a client may take to have its answer delivered.
-const LIMIT: Duration = Duration::from_secs(1);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to pause when this process has no descriptor left for another connection.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What ps(1) shows: fifteen bytes at most.
-const NAME: &std::ffi::CStr = c"gangplank-hold";
+const THREAD_NAME: &std::ffi::CStr = c"gangplank-hold";
 
 /// Why nothing is held.
 #[derive(Debug, thiserror::Error)]
-pub enum HoldError {
+pub enum RunError {
     /// Started by hand.
     #[error("standard input is no socket to listen on: the device model starts this by itself")]
     NotStarted,
@@ -56,10 +56,10 @@ struct Connection {
 /// Holds what the clients of the socket at standard input give it, as long as there is anything to hold or anybody there.
 ///
 /// # Errors
-/// [`HoldError`]; only before anything is held.
-pub fn hold() -> Result<(), HoldError> {
+/// [`RunError`]; only before anything is held.
+pub fn run() -> Result<(), RunError> {
     let failed = |doing| {
-        move |errno: Errno| HoldError::System {
+        move |errno: Errno| RunError::System {
             doing,
             source: errno.into(),
         }
@@ -67,7 +67,7 @@ pub fn hold() -> Result<(), HoldError> {
     // Told to end by somebody who means well, it would take the machine with it.
     SigSet::all()
         .thread_block()
-        .map_err(|errno| HoldError::System {
+        .map_err(|errno| RunError::System {
             doing: "block signals",
             source: errno.into(),
         })?;
@@ -76,7 +76,7 @@ pub fn hold() -> Result<(), HoldError> {
     let listens = socket_acceptconn(input).unwrap_or(false)
         && socket_type(input).is_ok_and(|kind| kind == SocketType::SEQPACKET);
     if !listens {
-        return Err(HoldError::NotStarted);
+        return Err(RunError::NotStarted);
     }
     let listener = rustix::io::fcntl_dupfd_cloexec(input, 0).map_err(failed("have a socket"))?;
     survive();
@@ -85,7 +85,7 @@ pub fn hold() -> Result<(), HoldError> {
 
 /// What makes it last longer, where this user may do it.
 fn survive() {
-    let _ = rustix::thread::set_name(NAME);
+    let _ = rustix::thread::set_name(THREAD_NAME);
     // The last process to be ended when memory runs out.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     raise_descriptor_limit();
@@ -101,14 +101,14 @@ pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
         for connection in &connections {
             awaited.push(PollFd::new(&connection.socket, PollFlags::IN));
         }
-        if connections.len() < MOST_CLIENTS {
+        if connections.len() < MAX_CLIENTS {
             awaited.push(PollFd::new(listener, PollFlags::IN));
         }
         match poll(&mut awaited, None) {
             Ok(_) | Err(Errno::INTR) => {}
             // Memory comes back; what is kept here does not.
             Err(Errno::NOMEM | Errno::AGAIN) => {
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_INTERVAL);
                 continue;
             }
             Err(errno) => return Err(errno),
@@ -140,7 +140,7 @@ fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
                 errno,
                 Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS
             ) {
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_INTERVAL);
             }
             return None;
         }
@@ -149,7 +149,7 @@ fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
         .ok()
         .filter(PeerCred::is_root_or_own)?;
     for direction in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&socket, direction, Some(LIMIT)).ok()?;
+        set_socket_timeout(&socket, direction, Some(MESSAGE_TIMEOUT)).ok()?;
     }
     let process = peer.process.map_or(0, NonZeroU32::get);
     let client = Client { number, process };

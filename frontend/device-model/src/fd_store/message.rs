@@ -29,7 +29,7 @@ pub enum Slot {
 
 impl Slot {
     /// Whether what is kept there may be replaced or let go of. The kernel goes by the others as long as it runs.
-    pub(super) const fn is_passing(self) -> bool {
+    pub(super) const fn is_replaceable(self) -> bool {
         matches!(self, Self::Journal | Self::Daemon)
     }
 

@@ -5,33 +5,33 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::daemon::{Connection, Daemon};
+use super::backend::{Connection, Daemon};
 use super::{LIMIT, MEMORY, config};
 use crate::config::DeviceConfig;
 use crate::fake::{FakeGuest, FakePort, fake};
-use crate::holder::Slot;
-use crate::holder::tests::{Held, claim_when_free};
+use crate::fd_store::Slot;
+use crate::fd_store::tests::{TestFdStore, claim_when_free};
 use crate::hypervisor::{GuestRange, Operation};
 use crate::journal::Journal;
 use crate::mmio::{Register, Registers};
-use crate::model::{Handover, Running};
+use crate::model::{Handover, RunningDevice};
 
 /// A guest and a daemon who see device models come and go.
-struct Stage {
-    held: Held,
+struct Fixture {
+    held: TestFdStore,
     port: Arc<FakePort>,
     guest: FakeGuest,
     daemon: Daemon,
     config: DeviceConfig,
 }
 
-impl Stage {
-    fn set(name: &str, tag: Option<&str>) -> Self {
+impl Fixture {
+    fn new(name: &str, tag: Option<&str>) -> Self {
         let config = config(tag);
         let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
         let (port, guest) = fake(config.window, memory).unwrap();
         Self {
-            held: Held::start(name),
+            held: TestFdStore::start(name),
             port: Arc::new(port),
             guest,
             daemon: Daemon::default(),
@@ -40,27 +40,27 @@ impl Stage {
     }
 
     /// The next device model, as the program starts one, after `change` was made to what the last one left.
-    fn next_after(&self, change: impl FnOnce(&Journal)) -> Running<FakePort, Connection> {
-        let keep = Arc::new(claim_when_free(&self.held, 0));
-        let (journal, readable) = match keep.left(Slot::Journal).unwrap() {
+    fn next_after(&self, change: impl FnOnce(&Journal)) -> RunningDevice<FakePort, Connection> {
+        let entry = Arc::new(claim_when_free(&self.held, 0));
+        let (journal, readable) = match entry.get(Slot::Journal).unwrap() {
             Some(left) => Journal::open(left, 0).unwrap(),
             None => {
                 let journal = Journal::new(0).unwrap();
-                keep.keep(Slot::Journal, journal.descriptor()).unwrap();
+                entry.put(Slot::Journal, journal.descriptor()).unwrap();
                 (journal, true)
             }
         };
         change(&journal);
-        let handover = Handover::new(keep, Arc::new(journal), readable);
+        let handover = Handover::new(entry, Arc::new(journal), readable);
         let port = Arc::clone(&self.port);
-        Running::take_over(&self.config, port, self.daemon.clone(), handover).unwrap()
+        RunningDevice::take_over(&self.config, port, self.daemon.clone(), handover).unwrap()
     }
 
-    fn next(&self) -> Running<FakePort, Connection> {
+    fn next(&self) -> RunningDevice<FakePort, Connection> {
         self.next_after(|_| {})
     }
 
-    fn end(&self, running: Running<FakePort, Connection>) {
+    fn end(&self, running: RunningDevice<FakePort, Connection>) {
         let ended = running.ended().try_clone_to_owned().unwrap();
         running.end();
         // The thread that waits for the guest ends with its process, or when it is woken up.
@@ -109,7 +109,7 @@ impl Stage {
         assert_eq!(self.get(Register::Status), 0xf);
     }
 
-    fn until_daemon(&self, running: &Running<FakePort, Connection>) {
+    fn until_daemon(&self, running: &RunningDevice<FakePort, Connection>) {
         let deadline = Instant::now() + LIMIT;
         while !running.report().daemon {
             assert!(Instant::now() < deadline, "no daemon");
@@ -124,150 +124,150 @@ fn rings(told: &[String]) -> usize {
 
 #[test]
 fn successor_goes_on_and_neither_guest_nor_daemon_notices() {
-    let stage = Stage::set("goes on", None);
-    let mut running = stage.next();
-    stage.until_daemon(&running);
-    stage.drive();
-    assert!(rings(&stage.daemon.told()) > 0);
+    let fixture = Fixture::new("goes on", None);
+    let mut running = fixture.next();
+    fixture.until_daemon(&running);
+    fixture.drive();
+    assert!(rings(&fixture.daemon.told()) > 0);
     for _ in 0..3 {
-        stage.end(running);
-        running = stage.next();
+        fixture.end(running);
+        running = fixture.next();
         assert!(running.report().daemon);
-        assert_eq!(stage.get(Register::Status), 0xf);
-        assert_eq!(stage.get(Register::QueueReady), 1);
-        assert_eq!(stage.read_tag(), u64::from(u32::from_le_bytes(*b"myfs")));
+        assert_eq!(fixture.get(Register::Status), 0xf);
+        assert_eq!(fixture.get(Register::QueueReady), 1);
+        assert_eq!(fixture.read_tag(), u64::from(u32::from_le_bytes(*b"myfs")));
         // An interrupt may have been lost, so the guest is made to look.
-        assert!(stage.guest.interrupted(LIMIT).unwrap());
-        assert_eq!(stage.get(Register::InterruptStatus), 1);
-        stage.set_to(Register::InterruptAck, 1);
-        assert_eq!(rings(&stage.daemon.told()), 0);
+        assert!(fixture.guest.interrupted(LIMIT).unwrap());
+        assert_eq!(fixture.get(Register::InterruptStatus), 1);
+        fixture.set_to(Register::InterruptAck, 1);
+        assert_eq!(rings(&fixture.daemon.told()), 0);
     }
-    assert_eq!(stage.daemon.state().connections, 1);
-    stage.set_to(Register::Status, 0);
+    assert_eq!(fixture.daemon.state().connections, 1);
+    fixture.set_to(Register::Status, 0);
     let stopped = [
         "SET_VRING_ENABLE 1 false",
         "GET_VRING_BASE 1",
         "RESET_DEVICE",
     ];
-    assert_eq!(stage.daemon.told(), stopped);
-    stage.drive();
-    stage.end(running);
-    assert!(!stage.daemon.is_cut());
-    assert_eq!(stage.guest.faults(), [""; 0]);
+    assert_eq!(fixture.daemon.told(), stopped);
+    fixture.drive();
+    fixture.end(running);
+    assert!(!fixture.daemon.is_cut());
+    assert_eq!(fixture.guest.faults(), [""; 0]);
 }
 
 #[test]
 fn daemon_that_died_meanwhile_or_was_being_told_something_is_lost_and_the_guest_is_told() {
     for lost in [true, false] {
-        let stage = Stage::set(if lost { "died" } else { "told" }, Some("myfs"));
-        let first = stage.next();
-        stage.until_daemon(&first);
-        stage.drive();
-        stage.end(first);
+        let fixture = Fixture::new(if lost { "died" } else { "told" }, Some("myfs"));
+        let first = fixture.next();
+        fixture.until_daemon(&first);
+        fixture.drive();
+        fixture.end(first);
         let second = match lost {
             true => {
-                stage.daemon.die();
-                stage.next()
+                fixture.daemon.die();
+                fixture.next()
             }
-            false => stage.next_after(Journal::note_daemon_busy),
+            false => fixture.next_after(Journal::invalidate_backend),
         };
-        assert_eq!(stage.get(Register::Status), 0x4f);
-        assert_eq!(stage.get(Register::InterruptStatus), 3);
-        stage.daemon.come_back();
-        stage.until_daemon(&second);
-        stage.drive();
-        stage.end(second);
-        assert_eq!(stage.guest.faults(), [""; 0]);
+        assert_eq!(fixture.get(Register::Status), 0x4f);
+        assert_eq!(fixture.get(Register::InterruptStatus), 3);
+        fixture.daemon.come_back();
+        fixture.until_daemon(&second);
+        fixture.drive();
+        fixture.end(second);
+        assert_eq!(fixture.guest.faults(), [""; 0]);
     }
 }
 
 #[test]
 fn driver_that_waits_for_a_daemon_is_started_by_the_successor() {
-    let stage = Stage::set("waits", Some("myfs"));
-    stage.daemon.die();
-    let first = stage.next();
-    stage.drive();
-    stage.end(first);
-    stage.daemon.come_back();
-    let second = stage.next();
-    stage.until_daemon(&second);
-    assert_eq!(stage.get(Register::Status), 0xf);
-    assert!(rings(&stage.daemon.told()) > 0);
-    stage.end(second);
-    assert_eq!(stage.guest.faults(), [""; 0]);
+    let fixture = Fixture::new("waits", Some("myfs"));
+    fixture.daemon.die();
+    let first = fixture.next();
+    fixture.drive();
+    fixture.end(first);
+    fixture.daemon.come_back();
+    let second = fixture.next();
+    fixture.until_daemon(&second);
+    assert_eq!(fixture.get(Register::Status), 0xf);
+    assert!(rings(&fixture.daemon.told()) > 0);
+    fixture.end(second);
+    assert_eq!(fixture.guest.faults(), [""; 0]);
 }
 
 #[test]
 fn driver_whose_queues_do_not_fit_the_device_any_more_has_to_reset() {
-    let mut stage = Stage::set("smaller", Some("myfs"));
-    let first = stage.next();
-    stage.until_daemon(&first);
-    stage.drive();
-    stage.end(first);
-    stage.daemon.told();
-    stage.config.queue_size = 64;
-    let second = stage.next();
-    assert_eq!(stage.get(Register::Status), 0x4f);
-    assert_eq!(stage.get(Register::InterruptStatus), 2);
-    let told = stage.daemon.told();
+    let mut fixture = Fixture::new("smaller", Some("myfs"));
+    let first = fixture.next();
+    fixture.until_daemon(&first);
+    fixture.drive();
+    fixture.end(first);
+    fixture.daemon.told();
+    fixture.config.queue_size = 64;
+    let second = fixture.next();
+    assert_eq!(fixture.get(Register::Status), 0x4f);
+    assert_eq!(fixture.get(Register::InterruptStatus), 2);
+    let told = fixture.daemon.told();
     assert!(told.contains(&"GET_VRING_BASE 1".to_owned()), "{told:?}");
-    stage.set_to(Register::Status, 0);
-    assert_eq!(stage.get(Register::Status), 0);
-    stage.end(second);
+    fixture.set_to(Register::Status, 0);
+    assert_eq!(fixture.get(Register::Status), 0);
+    fixture.end(second);
 }
 
 #[test]
 fn device_model_that_ends_within_a_reset_is_succeeded_by_one_that_has_reset() {
-    let stage = Stage::set("within a reset", Some("myfs"));
-    let first = stage.next();
-    stage.until_daemon(&first);
-    stage.drive();
-    stage.end(first);
-    stage.daemon.told();
+    let fixture = Fixture::new("within a reset", Some("myfs"));
+    let first = fixture.next();
+    fixture.until_daemon(&first);
+    fixture.drive();
+    fixture.end(first);
+    fixture.daemon.told();
     // The registers were written down, and the daemon was not told yet.
     let reset = Registers {
         config: vec![0; 40],
         ..Registers::default()
     };
-    let second = stage.next_after(|journal| journal.save(&reset));
-    let told = stage.daemon.told();
+    let second = fixture.next_after(|journal| journal.save(&reset));
+    let told = fixture.daemon.told();
     assert!(told.contains(&"RESET_DEVICE".to_owned()), "{told:?}");
-    assert_eq!(stage.get(Register::Status), 0);
-    stage.drive();
-    stage.end(second);
-    assert_eq!(stage.guest.faults(), [""; 0]);
+    assert_eq!(fixture.get(Register::Status), 0);
+    fixture.drive();
+    fixture.end(second);
+    assert_eq!(fixture.guest.faults(), [""; 0]);
 }
 
 #[test]
 fn registers_of_another_version_are_told_as_a_broken_device() {
-    let stage = Stage::set("another version", Some("myfs"));
-    let first = stage.next();
-    stage.until_daemon(&first);
-    stage.drive();
-    stage.end(first);
-    let keep = Arc::new(claim_when_free(&stage.held, 0));
-    let left = keep.left(Slot::Journal).unwrap().unwrap();
+    let fixture = Fixture::new("another version", Some("myfs"));
+    let first = fixture.next();
+    fixture.until_daemon(&first);
+    fixture.drive();
+    fixture.end(first);
+    let entry = Arc::new(claim_when_free(&fixture.held, 0));
+    let left = entry.get(Slot::Journal).unwrap().unwrap();
     let (journal, _) = Journal::open(left, 0).unwrap();
-    let handover = Handover::new(keep, Arc::new(journal), false);
-    let port = Arc::clone(&stage.port);
-    let daemon = stage.daemon.clone();
-    let second = Running::take_over(&stage.config, port, daemon, handover).unwrap();
-    assert_eq!(stage.get(Register::Status), 0x40);
-    stage.drive();
-    stage.end(second);
+    let handover = Handover::new(entry, Arc::new(journal), false);
+    let port = Arc::clone(&fixture.port);
+    let daemon = fixture.daemon.clone();
+    let second = RunningDevice::take_over(&fixture.config, port, daemon, handover).unwrap();
+    assert_eq!(fixture.get(Register::Status), 0x40);
+    fixture.drive();
+    fixture.end(second);
 }
 
 #[test]
 fn wait_that_must_not_be_cut_short_is_ended_by_the_guest_itself() {
-    let mut stage = Stage::set("fragile", Some("myfs"));
+    let mut fixture = Fixture::new("fragile", Some("myfs"));
     let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
-    let (port, guest) = fake(stage.config.window, memory).unwrap();
-    stage.port = Arc::new(port.fragile());
-    stage.guest = guest;
-    let running = stage.next();
-    stage.drive();
+    let (port, guest) = fake(fixture.config.window, memory).unwrap();
+    fixture.port = Arc::new(port.fragile());
+    fixture.guest = guest;
+    let running = fixture.next();
+    fixture.drive();
     let ended = running.ended().try_clone_to_owned().unwrap();
-    let cpu = stage.guest.clone();
+    let cpu = fixture.guest.clone();
     let handler = std::thread::spawn(move || {
         assert!(cpu.interrupted(LIMIT).unwrap());
         cpu.access(
@@ -277,7 +277,7 @@ fn wait_that_must_not_be_cut_short_is_ended_by_the_guest_itself() {
             LIMIT,
         )
     });
-    while !stage.guest.is_awaited() {
+    while !fixture.guest.is_awaited() {
         std::thread::yield_now();
     }
     running.end();
@@ -285,6 +285,6 @@ fn wait_that_must_not_be_cut_short_is_ended_by_the_guest_itself() {
     assert_eq!(poll(&mut awaited, Some(&Timespec::default())).unwrap(), 1);
     // It has been told nothing, and so makes no further access.
     assert_eq!(handler.join().unwrap(), Ok(0));
-    assert_eq!(stage.guest.unanswered(), (0, 0));
-    assert_eq!(stage.guest.faults(), [""; 0]);
+    assert_eq!(fixture.guest.unanswered(), (0, 0));
+    assert_eq!(fixture.guest.faults(), [""; 0]);
 }

@@ -12,22 +12,22 @@ use crate::hypervisor::{Port, PortError};
 /// A device's eventfds, made and connected once for as long as its port lives: a hypervisor need not be able to disconnect
 /// one, so they outlast every driver and every process at the other end.
 #[derive(Debug)]
-pub struct Wires {
+pub struct EventFds {
     kicks: Vec<EventFd>,
     call: EventFd,
     /// What has been taken off the counter of `call` so far.
     calls: AtomicU64,
 }
 
-impl Wires {
+impl EventFds {
     /// Makes one kick per queue and the interrupt, and connects them at `port`.
     pub fn connect<P: Port + ?Sized>(port: &P, queues: u16) -> Result<Self, PortError> {
-        let wires = Self::new(queues).map_err(|source| PortError::Failed {
+        let eventfds = Self::new(queues).map_err(|source| PortError::Failed {
             doing: "make eventfds for kicks and interrupts",
             source,
         })?;
-        wires.connect_to(port)?;
-        Ok(wires)
+        eventfds.connect_to(port)?;
+        Ok(eventfds)
     }
 
     /// Those of a predecessor.
@@ -47,7 +47,7 @@ impl Wires {
         port.connect_interrupt(&self.call)
     }
 
-    /// Disconnects all that [`Wires::connect`] has connected at `port`, as far as that can be done; the first failure.
+    /// Disconnects all that [`EventFds::connect`] has connected at `port`, as far as that can be done; the first failure.
     pub fn disconnect<P: Port + ?Sized>(&self, port: &P) -> Result<(), PortError> {
         let mut done = port.disconnect_interrupt(&self.call);
         for (queue, kick) in (0..).zip(&self.kicks) {
@@ -145,23 +145,23 @@ mod tests {
 
     #[test]
     fn looking_at_kicks_takes_none_of_them() {
-        let wires = Wires::new(2).unwrap();
+        let eventfds = EventFds::new(2).unwrap();
         for _ in 0..18 {
-            wires.signal_kick(1);
+            eventfds.signal_kick(1);
         }
-        assert_eq!(wires.kicks_waiting(), [Some(0), Some(18)]);
-        assert_eq!(wires.take_kicks(1), 18);
+        assert_eq!(eventfds.kicks_waiting(), [Some(0), Some(18)]);
+        assert_eq!(eventfds.take_kicks(1), 18);
     }
 
     #[test]
     fn interrupts_are_counted_whether_the_guest_has_looked_or_not() {
-        let wires = Wires::new(1).unwrap();
-        wires.signal_call();
-        wires.call().write(2).unwrap();
-        assert_eq!(wires.take_calls(), 3);
-        wires.signal_call();
-        assert_eq!(wires.calls(), Some(4));
-        wires.drain();
-        assert_eq!(wires.calls(), Some(4));
+        let eventfds = EventFds::new(1).unwrap();
+        eventfds.signal_call();
+        eventfds.call().write(2).unwrap();
+        assert_eq!(eventfds.take_calls(), 3);
+        eventfds.signal_call();
+        assert_eq!(eventfds.calls(), Some(4));
+        eventfds.drain();
+        assert_eq!(eventfds.calls(), Some(4));
     }
 }

@@ -10,15 +10,15 @@ use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{Deadlines, Facts, Messages, Session, Socket};
 use log::{debug, error, info, warn};
 
-use super::fs::{Change, FsDevice, FsError};
-use super::stop::{Stop, Waited};
+use super::fs_device::{Change, FsDevice, FsError};
+use super::stop::{StopEvent, WaitEnd};
 use crate::mmio::Transport;
 
 /// How long the first pause between two attempts is; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(50);
 
 /// How long a pause is at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(2);
 
 /// A way to a daemon.
 pub trait Connector {
@@ -39,14 +39,14 @@ pub trait Connector {
 
 /// A daemon that listens on a socket.
 #[derive(Clone, Debug)]
-pub struct ToSocket {
+pub struct SocketConnector {
     /// The socket's path.
     pub path: PathBuf,
     /// How long the daemon may take.
     pub deadlines: Deadlines,
 }
 
-impl Connector for ToSocket {
+impl Connector for SocketConnector {
     type Messages = Socket;
 
     fn connect(&self) -> vhost_user::Result<(Session<Socket>, OwnedFd)> {
@@ -69,15 +69,15 @@ impl Connector for ToSocket {
 
 /// Connects, reconnects and tells the guest what has changed for it, until `stop` is said. `line` is that of a daemon which is
 /// attached already. `connections` counts; `ready` is called whenever a daemon has been attached.
-pub fn keep<C: Connector>(
+pub fn maintain<C: Connector>(
     connector: &C,
     mut line: Option<Arc<OwnedFd>>,
     transport: &Mutex<Transport<FsDevice<C::Messages>>>,
-    stop: &Stop,
+    stop: &StopEvent,
     connections: &AtomicU64,
     mut ready: impl FnMut(),
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = MIN_RETRY_BACKOFF;
     let mut absent = false;
     loop {
         if line.is_none() {
@@ -99,20 +99,20 @@ pub fn keep<C: Connector>(
             connections.fetch_add(line.is_some().into(), Ordering::Relaxed);
         }
         if let Some(line) = line.take() {
-            pause = FIRST_PAUSE;
+            pause = MIN_RETRY_BACKOFF;
             ready();
             match stop.wait(Some(&line), None) {
-                Ok(Waited::Stopped) => return,
-                Ok(Waited::HungUp | Waited::TimedOut) => warn!("the daemon has gone"),
+                Ok(WaitEnd::Stopped) => return,
+                Ok(WaitEnd::HungUp | WaitEnd::TimedOut) => warn!("the daemon has gone"),
                 Err(error) => error!("cannot watch the daemon's connection: {error}"),
             }
             let mut transport = lock(transport);
             let change = transport.device_mut().detach();
-            tell(&mut transport, change);
+            notify_guest(&mut transport, change);
         }
         match stop.wait(None, Some(pause)) {
-            Ok(Waited::Stopped) => return,
-            Ok(_) => pause = LONGEST_PAUSE.min(pause.saturating_mul(2)),
+            Ok(WaitEnd::Stopped) => return,
+            Ok(_) => pause = MAX_RETRY_BACKOFF.min(pause.saturating_mul(2)),
             Err(error) => {
                 error!("cannot wait for the daemon, and gives it up: {error}");
                 return;
@@ -136,20 +136,23 @@ fn attach<M: Messages + Send>(
         Err(error) => {
             warn!("the daemon does not serve this device: {error}");
             match error {
-                FsError::Start(_) => transport.device_mut().lost(),
-                FsError::Queues { .. } | FsError::NoTag => Change::Nothing,
+                FsError::Start(_) => transport.device_mut().on_backend_lost(),
+                FsError::Queues { .. } | FsError::NoTag => Change::None,
             }
         }
     };
-    tell(&mut transport, change);
+    notify_guest(&mut transport, change);
     transport.device().is_attached().then_some(line)
 }
 
-pub(super) fn tell<M: Messages + Send>(transport: &mut Transport<FsDevice<M>>, change: Change) {
+pub(super) fn notify_guest<M: Messages + Send>(
+    transport: &mut Transport<FsDevice<M>>,
+    change: Change,
+) {
     match change {
-        Change::Nothing => {}
+        Change::None => {}
         Change::Config => transport.config_changed(),
-        Change::Broken => {
+        Change::NeedsReset => {
             warn!("the guest has to reset the device: its daemon knows no more of its files");
             transport.needs_reset();
         }

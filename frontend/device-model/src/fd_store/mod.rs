@@ -18,9 +18,9 @@
 
 mod channel;
 mod client;
+mod entry;
 mod error;
 mod eventfd;
-mod keep;
 mod message;
 mod process;
 mod store;
@@ -28,8 +28,8 @@ mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use client::{Holder, name_for};
-pub use error::HolderError;
-pub use keep::Keep;
+pub use client::{FdStore, name_for_node};
+pub use entry::Entry;
+pub use error::FdStoreError;
 pub use message::Slot;
-pub use process::{HoldError, hold};
+pub use process::{RunError, run};

@@ -4,7 +4,7 @@ use std::io;
 
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]
-pub enum HolderError {
+pub enum FdStoreError {
     /// There is none, and none can be started.
     #[error("cannot {doing} the process that keeps the devices over a restart, {name:?}")]
     Start {

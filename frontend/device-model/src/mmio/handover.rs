@@ -2,13 +2,13 @@
 
 use super::device::{Activation, Device, ReadyQueue};
 use super::interrupts::USED_BUFFERS;
-use super::registers::{Ledger, Registers};
+use super::registers::{RegisterLog, Registers};
 use super::status::Status;
 use super::transport::{Driver, Transport};
 
 /// Why a device cannot go on where its predecessor left off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Misfit {
+pub enum RestoreError {
     /// It has fewer queues or another configuration space.
     #[error("the device had more queues or another configuration space")]
     Shape,
@@ -22,17 +22,17 @@ pub enum Misfit {
 
 impl<D: Device> Transport<D> {
     /// Has the registers written down from now on, before whoever changed them learns of it.
-    pub fn write_down(&mut self, ledger: Box<dyn Ledger>) {
-        self.ledger = Some(ledger);
-        self.note();
+    pub fn set_register_log(&mut self, register_log: Box<dyn RegisterLog>) {
+        self.register_log = Some(register_log);
+        self.log_registers();
     }
 
     /// Goes on where a predecessor left off, whose registers were `left`; the device is told. Interrupts that were on their way
     /// to the guest may have been lost, so it is made to look once.
     ///
     /// # Errors
-    /// [`Misfit`], if the device is another by now: it is broken then, and the driver is told.
-    pub fn restore(&mut self, left: Registers) -> Result<(), Misfit> {
+    /// [`RestoreError`], if the device is another by now: it is broken then, and the driver is told.
+    pub fn restore(&mut self, left: Registers) -> Result<(), RestoreError> {
         let fit = self.fit(&left);
         let runs = left.activated && !left.status.intersects(Status::NEEDS_RESET | Status::FAILED);
         if let Ok(queues) = &fit {
@@ -59,22 +59,22 @@ impl<D: Device> Transport<D> {
             self.driver.interrupt_status |= USED_BUFFERS;
             self.raise_own();
         }
-        self.note();
+        self.log_registers();
         fit.map(|_| ())
     }
 
     /// The queues that are ready, if the device can still have them.
-    fn fit(&self, left: &Registers) -> Result<Vec<ReadyQueue>, Misfit> {
+    fn fit(&self, left: &Registers) -> Result<Vec<ReadyQueue>, RestoreError> {
         let sizes = self.device.queue_sizes();
         if left.queues.len() > sizes.len() || left.config.len() != self.device.config().len() {
-            return Err(Misfit::Shape);
+            return Err(RestoreError::Shape);
         }
         let queues = (0..).zip(&left.queues).zip(sizes);
         queues
             .filter(|((_, queue), _)| queue.ready)
             .map(|((index, queue), &max)| {
-                let fit = queue.fit(index, max, self.memory);
-                fit.map_err(|_| Misfit::Queue { index })
+                let fit = queue.validate(index, max, self.memory);
+                fit.map_err(|_| RestoreError::Queue { index })
             })
             .collect()
     }
@@ -83,13 +83,13 @@ impl<D: Device> Transport<D> {
     /// driver is not told, as it is not known to have got that far.
     pub fn restore_broken(&mut self) {
         self.driver.status |= Status::NEEDS_RESET;
-        self.note();
+        self.log_registers();
     }
 
-    pub(super) fn note(&self) {
-        if let Some(ledger) = &self.ledger {
+    pub(super) fn log_registers(&self) {
+        if let Some(register_log) = &self.register_log {
             let driver = &self.driver;
-            ledger.save(&Registers {
+            register_log.save(&Registers {
                 status: driver.status,
                 device_features_sel: driver.device_features_sel,
                 driver_features_sel: driver.driver_features_sel,

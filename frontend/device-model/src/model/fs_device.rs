@@ -14,7 +14,7 @@ use rustix::net::Shutdown;
 use super::handover::Handover;
 use crate::config::DeviceConfig;
 use crate::hypervisor::GuestMemory;
-use crate::mmio::{Activation, Device, ReadyQueue, Wires};
+use crate::mmio::{Activation, Device, EventFds, ReadyQueue};
 
 /// `DeviceID` of a file system (virtio 1.2, 5.11.1).
 const FILE_SYSTEM: u32 = 26;
@@ -23,39 +23,39 @@ const FILE_SYSTEM: u32 = 26;
 #[derive(Debug)]
 pub struct FsDevice<M> {
     memory: GuestMemory,
-    wires: Arc<Wires>,
+    eventfds: Arc<EventFds>,
     queue_sizes: Vec<u16>,
     num_request_queues: u16,
     /// Whether the tag is the daemon's to tell.
-    foreign_tag: bool,
+    tag_from_backend: bool,
     config: [u8; CONFIG_LEN],
-    daemon: Option<Daemon<M>>,
+    backend: Option<Backend<M>>,
     /// What the driver has set up, from when it is ready until it resets or its daemon is lost.
     driver: Option<Activation>,
     /// Whether the daemon has been given that.
     started: bool,
     /// What the last daemon offered: the next one is most likely the same.
-    known_features: u64,
+    last_features: u64,
     /// What a successor is to find.
     handover: Option<Arc<Handover>>,
 }
 
 #[derive(Debug)]
-struct Daemon<M> {
+struct Backend<M> {
     session: Session<M>,
     /// The connection, to cut it by.
-    line: Arc<OwnedFd>,
+    connection: Arc<OwnedFd>,
 }
 
 /// What a daemon's coming or going has changed for the guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Change {
     /// Nothing that it could see.
-    Nothing,
+    None,
     /// The configuration space.
     Config,
     /// The device is broken: what the guest's driver had begun cannot be gone on with.
-    Broken,
+    NeedsReset,
 }
 
 /// Why a daemon does not serve a device.
@@ -78,27 +78,27 @@ pub enum FsError {
 }
 
 impl<M: Messages> FsDevice<M> {
-    /// The device that `config` describes, with the guest's `memory` and with `wires` of as many queues as it has.
-    pub fn new(config: &DeviceConfig, memory: GuestMemory, wires: Arc<Wires>) -> Self {
+    /// The device that `config` describes, with the guest's `memory` and with `eventfds` of as many queues as it has.
+    pub fn new(config: &DeviceConfig, memory: GuestMemory, eventfds: Arc<EventFds>) -> Self {
         let queues = usize::from(config.num_request_queues) + 1;
         let tag = config.tag.as_deref().unwrap_or_default();
         Self {
             memory,
-            wires,
+            eventfds,
             queue_sizes: vec![config.queue_size; queues],
             num_request_queues: config.num_request_queues,
-            foreign_tag: config.tag.is_none(),
+            tag_from_backend: config.tag.is_none(),
             config: config_space(tag.as_bytes(), config.num_request_queues),
-            daemon: None,
+            backend: None,
             driver: None,
             started: false,
-            known_features: feature::VERSION_1,
+            last_features: feature::VERSION_1,
             handover: None,
         }
     }
 
     /// Has a successor find what there is to find of the daemon.
-    pub fn hand_over(&mut self, handover: Arc<Handover>) {
+    pub fn set_handover(&mut self, handover: Arc<Handover>) {
         self.handover = Some(handover);
     }
 
@@ -107,17 +107,21 @@ impl<M: Messages> FsDevice<M> {
         self.config.first().is_some_and(|byte| *byte != 0)
     }
 
-    /// A daemon is there: `line` is its connection. If the driver is ready, its queues are started. On an error the
-    /// connection is cut, and if the driver was waiting for it, the device is broken: see [`FsDevice::lost`].
-    pub fn attach(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<Change, FsError> {
+    /// A daemon is there: `connection` is its connection. If the driver is ready, its queues are started. On an error the
+    /// connection is cut, and if the driver was waiting for it, the device is broken: see [`FsDevice::on_backend_lost`].
+    pub fn attach(
+        &mut self,
+        session: Session<M>,
+        connection: Arc<OwnedFd>,
+    ) -> Result<Change, FsError> {
         let wanted = self.queue_sizes.len();
         if let Some(has) = session.max_rings()
             && usize::try_from(has).is_ok_and(|has| has < wanted)
         {
             return Err(FsError::Queues { has, wanted });
         }
-        let mut change = Change::Nothing;
-        if self.foreign_tag {
+        let mut change = Change::None;
+        if self.tag_from_backend {
             let told = session.config().filter(|config| !config.tag().is_empty());
             let tag = told.ok_or(FsError::NoTag)?.tag();
             let config = config_space(tag, self.num_request_queues);
@@ -127,11 +131,14 @@ impl<M: Messages> FsDevice<M> {
             }
         }
         if let Some(handover) = &self.handover {
-            handover.connected(&line);
-            handover.agreed(&session.facts());
+            handover.on_backend_connected(&connection);
+            handover.end_exchange(&session.facts());
         }
-        self.known_features = session.offered();
-        self.daemon = Some(Daemon { session, line });
+        self.last_features = session.offered();
+        self.backend = Some(Backend {
+            session,
+            connection,
+        });
         self.start()?;
         Ok(change)
     }
@@ -139,36 +146,36 @@ impl<M: Messages> FsDevice<M> {
     /// The daemon is not there any more. What it knew of the guest's files went with it, so a driver that worked with it
     /// cannot go on; one that only waits for a daemon can.
     pub fn detach(&mut self) -> Change {
-        self.cut();
+        self.disconnect();
         match std::mem::take(&mut self.started) {
-            true => self.lost(),
-            false => Change::Nothing,
+            true => self.on_backend_lost(),
+            false => Change::None,
         }
     }
 
     /// Forgets a driver whose queues no daemon can go on with.
-    pub fn lost(&mut self) -> Change {
+    pub fn on_backend_lost(&mut self) -> Change {
         self.started = false;
         match self.driver.take() {
-            Some(_) => Change::Broken,
-            None => Change::Nothing,
+            Some(_) => Change::NeedsReset,
+            None => Change::None,
         }
     }
 
     /// Whether a daemon is connected.
     pub fn is_attached(&self) -> bool {
-        self.daemon.is_some()
+        self.backend.is_some()
     }
 
     fn start(&mut self) -> Result<(), FsError> {
-        let (Some(driver), Some(daemon)) = (&self.driver, &mut self.daemon) else {
+        let (Some(driver), Some(backend)) = (&self.driver, &mut self.backend) else {
             return Ok(());
         };
         let features = driver.features;
         let fresh = driver.queues.iter().map(|queue| (queue, 0));
-        let (memory, wires) = (&self.memory, &self.wires);
-        let started = telling(self.handover.as_deref(), daemon, |daemon| {
-            start_rings(daemon, features, memory, wires, fresh)
+        let (memory, eventfds) = (&self.memory, &self.eventfds);
+        let started = exchange_with(self.handover.as_deref(), backend, |backend| {
+            start_rings(backend, features, memory, eventfds, fresh)
         });
         match started {
             Ok(()) => {
@@ -177,31 +184,31 @@ impl<M: Messages> FsDevice<M> {
                 Ok(())
             }
             Err(error) => {
-                self.cut();
+                self.disconnect();
                 Err(FsError::Start(error))
             }
         }
     }
 
     /// Ends the connection, so that the daemon stops whatever it still does.
-    fn cut(&mut self) {
-        if let Some(daemon) = self.daemon.take() {
+    fn disconnect(&mut self) {
+        if let Some(backend) = self.backend.take() {
             if let Some(handover) = &self.handover {
-                handover.gone();
+                handover.on_backend_gone();
             }
             // It fails only where the daemon was faster.
-            let _ = rustix::net::shutdown(&daemon.line, Shutdown::Both);
+            let _ = rustix::net::shutdown(&backend.connection, Shutdown::Both);
         }
     }
 
     /// Stops all queues, and starts the others again where they were: a session runs its queues together.
     fn stop_one(&mut self, index: u16) -> Result<(), vhost_user::Error> {
-        let (Some(driver), Some(daemon)) = (&mut self.driver, &mut self.daemon) else {
+        let (Some(driver), Some(backend)) = (&mut self.driver, &mut self.backend) else {
             return Ok(());
         };
-        let (memory, wires) = (&self.memory, &self.wires);
-        telling(self.handover.as_deref(), daemon, |daemon| {
-            let bases = daemon.session.stop()?;
+        let (memory, eventfds) = (&self.memory, &self.eventfds);
+        exchange_with(self.handover.as_deref(), backend, |backend| {
+            let bases = backend.session.stop()?;
             driver.queues.retain(|queue| queue.index != index);
             let base = |queue: &ReadyQueue| {
                 let stopped = bases
@@ -210,32 +217,32 @@ impl<M: Messages> FsDevice<M> {
                 stopped.map_or(0, |(_, base)| u16::try_from(base & 0xffff).unwrap_or(0))
             };
             let left = driver.queues.iter().map(|queue| (queue, base(queue)));
-            start_rings(daemon, driver.features, memory, wires, left)
+            start_rings(backend, driver.features, memory, eventfds, left)
         })
     }
 }
 
 /// Has messages exchanged with the daemon so that a successor can tell whether they were.
-fn telling<M: Messages, R>(
+fn exchange_with<M: Messages, R>(
     handover: Option<&Handover>,
-    daemon: &mut Daemon<M>,
-    exchange: impl FnOnce(&mut Daemon<M>) -> Result<R, vhost_user::Error>,
+    backend: &mut Backend<M>,
+    exchange: impl FnOnce(&mut Backend<M>) -> Result<R, vhost_user::Error>,
 ) -> Result<R, vhost_user::Error> {
     if let Some(handover) = handover {
-        handover.busy();
+        handover.begin_exchange();
     }
-    let exchanged = exchange(daemon)?;
+    let exchanged = exchange(backend)?;
     if let Some(handover) = handover {
-        handover.agreed(&daemon.session.facts());
+        handover.end_exchange(&backend.session.facts());
     }
     Ok(exchanged)
 }
 
 fn start_rings<'a, M: Messages>(
-    daemon: &mut Daemon<M>,
+    backend: &mut Backend<M>,
     features: u64,
     memory: &GuestMemory,
-    wires: &'a Wires,
+    eventfds: &'a EventFds,
     queues: impl Iterator<Item = (&'a ReadyQueue, u16)>,
 ) -> Result<(), vhost_user::Error> {
     let rings: Vec<RingSetup<'a>> = queues
@@ -249,8 +256,8 @@ fn start_rings<'a, M: Messages>(
                     used: queue.used,
                 },
                 base,
-                call: wires.call(),
-                kick: wires.kick(queue.index)?,
+                call: eventfds.call(),
+                kick: eventfds.kick(queue.index)?,
                 error: None,
             })
         })
@@ -261,17 +268,24 @@ fn start_rings<'a, M: Messages>(
         file: memory.descriptor.as_fd(),
         mmap_offset: 0,
     };
-    daemon.session.start(features, &[region], &rings)
+    backend.session.start(features, &[region], &rings)
 }
 
 impl<M: Messages + Send> FsDevice<M> {
-    /// Takes over the daemon that a predecessor worked with, on `line`; after [`Device::resume`], if at all. Errors as
+    /// Takes over the daemon that a predecessor worked with, on `connection`; after [`Device::resume`], if at all. Errors as
     /// [`FsDevice::attach`].
-    pub fn adopt(&mut self, session: Session<M>, line: Arc<OwnedFd>) -> Result<(), FsError> {
+    pub fn resume_backend(
+        &mut self,
+        session: Session<M>,
+        connection: Arc<OwnedFd>,
+    ) -> Result<(), FsError> {
         self.started = session.is_running();
         let running = session.facts().running;
-        self.known_features = session.offered();
-        self.daemon = Some(Daemon { session, line });
+        self.last_features = session.offered();
+        self.backend = Some(Backend {
+            session,
+            connection,
+        });
         let wanted = self.driver.as_ref().map(|driver| driver.queues.clone());
         match (self.started, wanted) {
             (true, Some(queues)) => {
@@ -284,7 +298,7 @@ impl<M: Messages + Send> FsDevice<M> {
                 }
                 // A kick may have been lost between the two.
                 for queue in &queues {
-                    self.wires.signal_kick(queue.index);
+                    self.eventfds.signal_kick(queue.index);
                 }
                 Ok(())
             }
@@ -307,9 +321,9 @@ impl<M: Messages + Send> Device for FsDevice<M> {
     /// The daemon's; while there is none, the last one's, or what every daemon has. A daemon that has less than was negotiated by
     /// then is not given the driver.
     fn features(&self) -> u64 {
-        match &self.daemon {
-            Some(daemon) => daemon.session.offered(),
-            None => self.known_features,
+        match &self.backend {
+            Some(backend) => backend.session.offered(),
+            None => self.last_features,
         }
     }
 
@@ -329,13 +343,13 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         self.driver = Some(activation);
         let started = self.start();
         if started.is_err() {
-            self.lost();
+            self.on_backend_lost();
         }
         started
     }
 
     fn resume(&mut self, config: &[u8], running: Option<Activation>) {
-        if self.foreign_tag
+        if self.tag_from_backend
             && let Ok(config) = config.try_into()
         {
             self.config = config;
@@ -350,25 +364,25 @@ impl<M: Messages + Send> Device for FsDevice<M> {
             }
         } else if let Err(error) = self.stop_one(index) {
             warn!("the daemon did not stop queue {index}; its connection is cut: {error}");
-            self.cut();
+            self.disconnect();
         }
     }
 
     fn reset(&mut self) {
         self.driver = None;
         if std::mem::take(&mut self.started)
-            && let Some(daemon) = &mut self.daemon
-            && let Err(error) = telling(self.handover.as_deref(), daemon, |daemon| {
-                daemon.session.reset()
+            && let Some(backend) = &mut self.backend
+            && let Err(error) = exchange_with(self.handover.as_deref(), backend, |backend| {
+                backend.session.reset()
             })
         {
             warn!("the daemon did not reset; its connection is cut: {error}");
-            self.cut();
+            self.disconnect();
         }
-        if self.daemon.is_none()
+        if self.backend.is_none()
             && let Some(handover) = &self.handover
         {
-            handover.over();
+            handover.forget_backend();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::message::{Answer, Request, Slot};
 
 /// Devices that are kept at most: more than any driver has.
-const MOST_DEVICES: usize = 256;
+const MAX_DEVICES: usize = 256;
 
 /// One connection to the holder.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,7 +54,7 @@ impl Store {
                 (None, _) => Answer::Unclaimed,
                 (Some(_), None) => Answer::Refused,
                 (Some(device), Some(descriptor)) => {
-                    if device.kept.contains_key(&slot) && !slot.is_passing() {
+                    if device.kept.contains_key(&slot) && !slot.is_replaceable() {
                         Answer::Occupied
                     } else {
                         device.kept.insert(slot, descriptor);
@@ -64,7 +64,7 @@ impl Store {
             },
             Request::Drop { device, slot } => match self.claimed_by(client, device) {
                 None => Answer::Unclaimed,
-                Some(_) if !slot.is_passing() => Answer::Occupied,
+                Some(_) if !slot.is_replaceable() => Answer::Occupied,
                 Some(device) => match device.kept.remove(&slot) {
                     None => Answer::Empty,
                     Some(_) => DONE,
@@ -89,7 +89,7 @@ impl Store {
     }
 
     fn claim(&mut self, client: Client, device: u32) -> Answer {
-        if self.devices.len() >= MOST_DEVICES && !self.devices.contains_key(&device) {
+        if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(&device) {
             return Answer::Refused;
         }
         let claimed = &mut self.devices.entry(device).or_default().claimed;
@@ -217,7 +217,7 @@ mod tests {
         let last = (0..)
             .map(|device| store.answer(FIRST, Request::Claim { device }, None).0)
             .position(|answer| answer == Answer::Refused);
-        assert_eq!(last, Some(MOST_DEVICES));
+        assert_eq!(last, Some(MAX_DEVICES));
         store.leave(FIRST);
         assert!(store.is_empty());
     }

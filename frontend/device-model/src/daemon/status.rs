@@ -10,7 +10,7 @@ use gangplank_service::unix_listener::OwnedListener;
 use log::debug;
 
 /// How long to pause where nobody can be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The socket, as long as it listens.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl StatusSocket {
                 Err(error) => {
                     // Without a descriptor for it, whoever asks stays asking: not to be asked about at once.
                     debug!("somebody who asked for the status cannot be heard: {error}");
-                    thread::sleep(PAUSE);
+                    thread::sleep(ACCEPT_RETRY);
                     return;
                 }
             };

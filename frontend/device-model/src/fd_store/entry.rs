@@ -9,15 +9,15 @@ use gangplank_service::error_chain;
 use log::warn;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::client::Holder;
-use super::error::HolderError;
+use super::client::FdStore;
+use super::error::FdStoreError;
 use super::eventfd::{as_descriptor, from_descriptor};
 use super::message::Slot;
 
 /// A device that this process, and no other, serves.
 #[derive(Debug)]
-pub struct Keep {
-    holder: Arc<Holder>,
+pub struct Entry {
+    holder: Arc<FdStore>,
     device: u32,
     /// Duplicates of all that the holder keeps, to be kept by another should it go.
     kept: Mutex<BTreeMap<Slot, OwnedFd>>,
@@ -25,12 +25,12 @@ pub struct Keep {
     is_pending: AtomicBool,
 }
 
-impl Keep {
+impl Entry {
     /// Claims `device` as long as the process lives.
     ///
     /// # Errors
-    /// [`HolderError::Busy`] where another process serves it; or the holder does not answer.
-    pub fn claim(holder: Arc<Holder>, device: u32) -> Result<Self, HolderError> {
+    /// [`FdStoreError::Busy`] where another process serves it; or the holder does not answer.
+    pub fn claim(holder: Arc<FdStore>, device: u32) -> Result<Self, FdStoreError> {
         holder.claim(device)?;
         Ok(Self {
             holder,
@@ -44,7 +44,7 @@ impl Keep {
     ///
     /// # Errors
     /// The holder does not answer, or there is no descriptor left.
-    pub fn left(&self, slot: Slot) -> Result<Option<OwnedFd>, HolderError> {
+    pub fn get(&self, slot: Slot) -> Result<Option<OwnedFd>, FdStoreError> {
         let Some(descriptor) = self.holder.get(self.device, slot)? else {
             return Ok(None);
         };
@@ -57,7 +57,7 @@ impl Keep {
     ///
     /// # Errors
     /// The holder does not answer, or will not; or there is no descriptor left.
-    pub fn keep(&self, slot: Slot, descriptor: BorrowedFd<'_>) -> Result<(), HolderError> {
+    pub fn put(&self, slot: Slot, descriptor: BorrowedFd<'_>) -> Result<(), FdStoreError> {
         let duplicate = duplicate(descriptor)?;
         self.holder.put(self.device, slot, descriptor)?;
         self.kept().insert(slot, duplicate);
@@ -65,11 +65,15 @@ impl Keep {
     }
 
     /// Has `descriptor` kept, in whatever time it takes: it must not be lost. Where the holder does not do it at once, the connection
-    /// is ended, and everything is kept when there is another: see [`Keep::renew`].
+    /// is ended, and everything is kept when there is another: see [`Entry::renew`].
     ///
     /// # Errors
     /// There is no descriptor left.
-    pub fn keep_for_good(&self, slot: Slot, descriptor: BorrowedFd<'_>) -> Result<(), HolderError> {
+    pub fn put_permanent(
+        &self,
+        slot: Slot,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), FdStoreError> {
         self.kept().insert(slot, duplicate(descriptor)?);
         if let Err(error) = self.holder.put(self.device, slot, descriptor) {
             self.is_pending.store(true, Ordering::Relaxed);
@@ -83,7 +87,7 @@ impl Keep {
         Ok(())
     }
 
-    /// Whether this process must not end before [`Keep::renew`] has succeeded.
+    /// Whether this process must not end before [`Entry::renew`] has succeeded.
     pub fn is_pending(&self) -> bool {
         self.is_pending.load(Ordering::Relaxed)
     }
@@ -92,33 +96,33 @@ impl Keep {
     ///
     /// # Errors
     /// The holder does not answer, or will not.
-    pub fn forget(&self, slot: Slot) -> Result<(), HolderError> {
+    pub fn remove(&self, slot: Slot) -> Result<(), FdStoreError> {
         self.kept().remove(&slot);
-        self.holder.drop_kept(self.device, slot)
+        self.holder.remove(self.device, slot)
     }
 
     /// The eventfd that is kept in `slot`; a new one if there is none.
     ///
     /// # Errors
-    /// As [`Keep::keep`].
-    pub fn eventfd(&self, slot: Slot) -> Result<EventFd, HolderError> {
-        if let Some(left) = self.left(slot)? {
+    /// As [`Entry::put`].
+    pub fn eventfd(&self, slot: Slot) -> Result<EventFd, FdStoreError> {
+        if let Some(left) = self.get(slot)? {
             return Ok(from_descriptor(left));
         }
         let made = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
-        let made = made.map_err(|source| HolderError::System {
+        let made = made.map_err(|source| FdStoreError::System {
             doing: "make an eventfd",
             source,
         })?;
-        self.keep(slot, as_descriptor(&made))?;
+        self.put(slot, as_descriptor(&made))?;
         Ok(made)
     }
 
     /// Has everything kept by the holder that the connection leads to by now.
     ///
     /// # Errors
-    /// As [`Keep::claim`] and [`Keep::keep`].
-    pub fn renew(&self) -> Result<(), HolderError> {
+    /// As [`Entry::claim`] and [`Entry::put`].
+    pub fn renew(&self) -> Result<(), FdStoreError> {
         self.holder.claim(self.device)?;
         for (slot, descriptor) in &*self.kept() {
             self.holder
@@ -134,7 +138,7 @@ impl Keep {
     }
 
     #[cfg(test)]
-    pub(super) fn moved_to(self, holder: Arc<Holder>) -> Self {
+    pub(super) fn moved_to(self, holder: Arc<FdStore>) -> Self {
         Self { holder, ..self }
     }
 
@@ -143,9 +147,9 @@ impl Keep {
     }
 }
 
-fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, HolderError> {
+fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, FdStoreError> {
     let duplicate = descriptor.try_clone_to_owned();
-    duplicate.map_err(|source| HolderError::System {
+    duplicate.map_err(|source| FdStoreError::System {
         doing: "duplicate a descriptor",
         source,
     })

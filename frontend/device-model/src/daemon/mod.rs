@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use crate::args::ModelArgs;
 use crate::bao::BaoError;
 use crate::config::{Config, ConfigError};
-use crate::holder::HolderError;
+use crate::fd_store::FdStoreError;
 use devices::Devices;
 use status::StatusSocket;
 
@@ -64,7 +64,7 @@ pub enum Error {
     Node(#[from] BaoError),
     /// Nothing outlives this program.
     #[error(transparent)]
-    Holder(#[from] HolderError),
+    FdStore(#[from] FdStoreError),
     /// The host refuses a resource.
     #[error("cannot wait for {what}")]
     System {
@@ -88,7 +88,7 @@ impl Error {
 }
 
 /// How often a holder is looked for where there is none to be had.
-const HOLD_AGAIN: Timespec = Timespec {
+const FD_STORE_RETRY_INTERVAL: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
@@ -148,8 +148,8 @@ pub fn run(
         _ => Outcome::Failed,
     };
     let complaint = RateLimit::once();
-    while devices.must_not_end() {
-        if !hold_again(&devices, &complaint) {
+    while devices.has_unsaved_descriptors() {
+        if !reconnect_fd_store(&devices, &complaint) {
             thread::sleep(Duration::from_secs(1));
         }
     }
@@ -168,32 +168,32 @@ fn serve(
         what: "signals and devices",
         source,
     };
-    let mut is_held = true;
+    let mut is_connected = true;
     let complaint = RateLimit::once();
     while devices.alive() > 0 {
         let mut awaited = vec![PollFd::new(signals, PollFlags::IN)];
         awaited.extend(status.map(|status| PollFd::new(status, PollFlags::IN)));
-        let holder = devices.holder_line();
-        awaited.extend(is_held.then(|| PollFd::new(&holder, PollFlags::RDHUP)));
-        let of_holder = awaited.len();
-        let ends: Vec<_> = devices.ends().collect();
-        awaited.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
-        let pause = (!is_held).then_some(&HOLD_AGAIN);
+        let holder = devices.fd_store_connection();
+        awaited.extend(is_connected.then(|| PollFd::new(&holder, PollFlags::RDHUP)));
+        let at_store_index = awaited.len();
+        let ended_fds: Vec<_> = devices.ended_fds().collect();
+        awaited.extend(ended_fds.iter().map(|end| PollFd::new(end, PollFlags::IN)));
+        let pause = (!is_connected).then_some(&FD_STORE_RETRY_INTERVAL);
         match poll(&mut awaited, pause) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(system(error.into())),
         }
-        let at_holder = awaited.get(of_holder.saturating_sub(1));
-        let holder_gone = is_held && at_holder.is_some_and(|at| !at.revents().is_empty());
+        let at_store = awaited.get(at_store_index.saturating_sub(1));
+        let store_gone = is_connected && at_store.is_some_and(|at| !at.revents().is_empty());
         drop(awaited);
-        drop(ends);
-        if holder_gone {
+        drop(ended_fds);
+        if store_gone {
             warn!("the process that keeps the devices has gone, or does not answer");
         }
-        if holder_gone || !is_held {
-            is_held = hold_again(devices, &complaint);
+        if store_gone || !is_connected {
+            is_connected = reconnect_fd_store(devices, &complaint);
         }
-        devices.notice_ends();
+        devices.mark_ended();
         if let Some(status) = status {
             status.answer(|| devices.to_string());
         }
@@ -214,8 +214,8 @@ fn serve(
 }
 
 /// Whether there is another holder, or the same one again.
-fn hold_again(devices: &Devices, complaint: &RateLimit) -> bool {
-    match devices.renew_holder() {
+fn reconnect_fd_store(devices: &Devices, complaint: &RateLimit) -> bool {
+    match devices.reconnect_fd_store() {
         Ok(()) => {
             info!("the devices are kept again");
             true
