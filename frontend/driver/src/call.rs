@@ -1,7 +1,7 @@
 //! Every operation as a function: what is asked, and what it is answered with.
 //!
 //! Each line of the table gives a function here, which makes a [`Call`] to be submitted or called, and a method of
-//! [`Session`] that asks and waits. Bulk data has functions of its own at the end.
+//! [`FuseSession`] that asks and waits. Bulk data has functions of its own at the end.
 
 use std::ffi::CStr;
 
@@ -15,9 +15,9 @@ use gangplank_fuse::{
 };
 
 use super::error::{BadReply, Result};
+use super::fuse_session::FuseSession;
 use super::memory::Buffer;
 use super::pending::{Answer, Data, Decode};
-use super::session::Session;
 
 /// A request that is answered with a `T`.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl<'a, T> Call<'a, T> {
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirEntry {
     /// The name.
     pub name: Vec<u8>,
     /// Inode number, as the daemon shows it.
@@ -63,7 +63,7 @@ pub struct Entry {
     pub node: Option<EntryOut>,
 }
 
-/// Declares operations: the method of [`Session`] and the function that makes the call, from one line.
+/// Declares operations: the method of [`FuseSession`] and the function that makes the call, from one line.
 macro_rules! operations {
     ($lifetime:lifetime; $(
         $(#[$meta:meta])*
@@ -84,7 +84,7 @@ macro_rules! operations {
             clippy::extra_unused_lifetimes,
             reason = "the table's types name it, where they need it"
         )]
-        impl Session {
+        impl FuseSession {
             $(
                 $(#[$meta])*
                 pub fn $name<$lifetime>(&self, $($argument: $ty),*) -> Result<$out> {
@@ -227,10 +227,10 @@ operations! { 'a;
               Ok(copied)
           };
     /// READDIR: the names that `args.size` bytes hold. None at the end of the directory.
-    readdir(node: NodeId, args: ReadIn) -> Vec<Entry>
+    readdir(node: NodeId, args: ReadIn) -> Vec<DirEntry>
         = node, Operation::Readdir(args), names;
     /// READDIRPLUS: the names that `args.size` bytes hold, each with a reference to its node. None at the end.
-    readdirplus(node: NodeId, args: ReadIn) -> Vec<Entry>
+    readdirplus(node: NodeId, args: ReadIn) -> Vec<DirEntry>
         = node, Operation::Readdirplus(args), names_and_nodes;
     /// BMAP: the block on the device.
     bmap(node: NodeId, args: BmapIn) -> u64
@@ -302,7 +302,7 @@ pub fn write_and_keep<'a>(node: NodeId, args: WriteIn, buffer: Buffer) -> Call<'
 }
 
 /// Reading and writing.
-impl Session {
+impl FuseSession {
     /// READ of at most `size` bytes at `offset`.
     ///
     /// # Errors
@@ -381,10 +381,10 @@ fn created(answer: Answer) -> std::result::Result<(EntryOut, OpenOut), BadReply>
     Ok(reply::decode_create(&answer.payload)?)
 }
 
-fn names(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
+fn names(answer: Answer) -> std::result::Result<Vec<DirEntry>, BadReply> {
     let entries = Dirents::new(&answer.payload).map(|entry| {
         let entry = entry?;
-        Ok(Entry {
+        Ok(DirEntry {
             name: checked_name(entry.name)?,
             ino: entry.dirent.ino,
             offset: entry.dirent.off,
@@ -395,10 +395,10 @@ fn names(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
     entries.collect()
 }
 
-fn names_and_nodes(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
+fn names_and_nodes(answer: Answer) -> std::result::Result<Vec<DirEntry>, BadReply> {
     let entries = Direntplusses::new(&answer.payload).map(|entry| {
         let entry = entry?;
-        Ok(Entry {
+        Ok(DirEntry {
             name: checked_name(entry.name)?,
             ino: entry.dirent.ino,
             offset: entry.dirent.off,

@@ -14,20 +14,20 @@ use gangplank_fuse::{Opcode, Unique};
 use gangplank_vhost_user::client::{EventFd, RingAddresses, Session, Socket};
 use rustix::io::Errno;
 
-use super::Waiting;
-use super::bell::{self, Bell, Rung};
+use super::WaitMode;
 use super::error::{Error, Fault, Result};
 use super::memory::Memory;
-use super::slots::{Finished, Order, Slots};
+use super::slots::{RequestBuffers, Slots, UsedRequest};
+use super::wakeup::{self, WakeReason, Wakeup};
 
 /// How many looks at a ring go between two at the clock and the connection, when waiting busily.
-const LOOKS: u32 = 256;
+const POLLS_PER_CLOCK_CHECK: u32 = 256;
 
 /// One queue and who waits on it.
 #[derive(Debug)]
 pub(super) struct Queue {
     kick: EventFd,
-    bell: Bell,
+    wakeup: Wakeup,
     state: Mutex<State>,
     /// Answers have come, the leader has left, or the device is broken.
     changed: Condvar,
@@ -37,19 +37,22 @@ pub(super) struct Queue {
 struct State {
     slots: Slots,
     /// Somebody sleeps on the daemon's notifications.
-    led: bool,
+    has_leader: bool,
 }
 
 impl Queue {
-    pub(super) fn new(slots: Slots, bell: Bell) -> Result<Self> {
-        let kick = bell::event().map_err(|source| Error::System {
+    pub(super) fn new(slots: Slots, wakeup: Wakeup) -> Result<Self> {
+        let kick = wakeup::new_eventfd().map_err(|source| Error::System {
             what: "making what a queue is kicked by",
             source,
         })?;
         Ok(Self {
             kick,
-            bell,
-            state: Mutex::new(State { slots, led: false }),
+            wakeup,
+            state: Mutex::new(State {
+                slots,
+                has_leader: false,
+            }),
             changed: Condvar::new(),
         })
     }
@@ -72,7 +75,7 @@ impl Queue {
 
     /// What the daemon notifies through.
     pub(super) const fn call(&self) -> &EventFd {
-        self.bell.call()
+        self.wakeup.call()
     }
 }
 
@@ -85,13 +88,13 @@ pub(super) struct Core {
     pub(super) memory: Arc<Memory>,
     /// The high-priority queue, then the request queues.
     pub(super) queues: Vec<Queue>,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: WaitMode,
     pub(super) broken: OnceLock<Fault>,
     pub(super) last_unique: AtomicU64,
 }
 
 /// Why waiting ended without what was waited for.
-enum Ended {
+enum WaitError {
     /// Time is over.
     Late,
     /// The device is broken.
@@ -128,20 +131,20 @@ impl Core {
         &self,
         number: usize,
         opcode: Opcode,
-        order: Order,
+        buffers: RequestBuffers,
         limit: Duration,
     ) -> Result<u16> {
         let queue = self.queue(number)?;
-        let spill = Slots::spill(&self.memory, &order)?;
-        let mut order = Some((order, spill));
-        let submitted = self.wait_until(queue, limit, |slots| slots.submit(&mut order));
-        let (slot, kick) = submitted.map_err(|ended| match ended {
-            Ended::Late => Error::Full {
+        let overflow = Slots::overflow(&self.memory, &buffers)?;
+        let mut buffers = Some((buffers, overflow));
+        let submitted = self.wait_until(queue, limit, |slots| slots.submit(&mut buffers));
+        let (slot, kick) = submitted.map_err(|error| match error {
+            WaitError::Late => Error::Full {
                 opcode,
                 queue: number,
                 limit,
             },
-            Ended::Broken(error) => error,
+            WaitError::Broken(error) => error,
         })?;
         if kick {
             // A counter that is full is a kick already.
@@ -157,12 +160,12 @@ impl Core {
         slot: u16,
         opcode: Opcode,
         limit: Duration,
-    ) -> Result<Finished> {
+    ) -> Result<UsedRequest> {
         let queue = self.queue(number)?;
         let answer = self.wait_until(queue, limit, |slots| slots.take_answer(slot));
-        answer.map_err(|ended| match ended {
-            Ended::Late => Error::Late { opcode, limit },
-            Ended::Broken(error) => error,
+        answer.map_err(|error| match error {
+            WaitError::Late => Error::Late { opcode, limit },
+            WaitError::Broken(error) => error,
         })
     }
 
@@ -200,9 +203,9 @@ impl Core {
     fn collect(&self, queue: &Queue, state: &mut State) -> std::result::Result<(), Fault> {
         if state.slots.collect()? != 0 {
             queue.changed.notify_all();
-            if state.led {
+            if state.has_leader {
                 // The leader sleeps for a notification that has lost its purpose.
-                queue.bell.ring();
+                queue.wakeup.wake();
             }
         }
         Ok(())
@@ -214,48 +217,48 @@ impl Core {
         queue: &Queue,
         limit: Duration,
         mut ready: impl FnMut(&mut Slots) -> Option<R>,
-    ) -> std::result::Result<R, Ended> {
+    ) -> std::result::Result<R, WaitError> {
         let deadline = Instant::now().checked_add(limit);
-        let mut looks = 0_u32;
+        let mut polls = 0_u32;
         let mut state = queue.lock();
         loop {
             if let Err(fault) = self.collect(queue, &mut state) {
                 drop(state);
-                return Err(Ended::Broken(self.declare_broken(fault)));
+                return Err(WaitError::Broken(self.declare_broken(fault)));
             }
             // What has been answered counts, even if the daemon has gone since.
             if let Some(found) = ready(&mut state.slots) {
                 return Ok(found);
             }
             if let Some(error) = self.broken() {
-                return Err(Ended::Broken(error));
+                return Err(WaitError::Broken(error));
             }
-            looks = looks.wrapping_add(1);
-            let busy = matches!(self.waiting, Waiting::Busy);
-            if busy && !looks.is_multiple_of(LOOKS) {
+            polls = polls.wrapping_add(1);
+            let busy = matches!(self.waiting, WaitMode::BusyPoll);
+            if busy && !polls.is_multiple_of(POLLS_PER_CLOCK_CHECK) {
                 drop(state);
                 std::hint::spin_loop();
                 state = queue.lock();
                 continue;
             }
-            let left = left_of(deadline).ok_or(Ended::Late)?;
+            let left = left_of(deadline).ok_or(WaitError::Late)?;
             if busy {
                 drop(state);
                 thread::yield_now();
                 self.sleep(queue, Duration::ZERO);
                 state = queue.lock();
-            } else if state.led {
+            } else if state.has_leader {
                 state = queue
                     .changed
                     .wait_timeout(state, left)
                     .unwrap_or_else(PoisonError::into_inner)
                     .0;
             } else if !state.slots.ask_for_notice() {
-                state.led = true;
+                state.has_leader = true;
                 drop(state);
                 self.sleep(queue, left);
                 state = queue.lock();
-                state.led = false;
+                state.has_leader = false;
                 state.slots.decline_notice();
                 // Somebody else has to lead if this one leaves now.
                 queue.changed.notify_all();
@@ -265,9 +268,9 @@ impl Core {
 
     /// Sleeps until the daemon notifies, somebody rings, the daemon goes, or `limit` is over. No queue may be locked.
     fn sleep(&self, queue: &Queue, limit: Duration) {
-        let fault = match queue.bell.sleep(limit) {
-            Ok(Rung::Awake) => return,
-            Ok(Rung::HungUp) => Fault::HungUp,
+        let fault = match queue.wakeup.sleep(limit) {
+            Ok(WakeReason::Woken) => return,
+            Ok(WakeReason::HungUp) => Fault::HungUp,
             Err(error) => Fault::Wait(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         };
         self.declare_broken(fault);
@@ -277,7 +280,7 @@ impl Core {
     pub(super) fn declare_broken(&self, fault: Fault) -> Error {
         let fault = *self.broken.get_or_init(|| fault);
         for queue in &self.queues {
-            queue.bell.ring();
+            queue.wakeup.wake();
             // Whoever has found the device whole and is about to sleep holds the lock until then.
             drop(queue.lock());
             queue.changed.notify_all();

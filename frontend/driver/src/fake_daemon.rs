@@ -14,13 +14,13 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::core::Core;
-use super::fake::FakeDevice;
-use super::{Driver, Options, Session, Wishes};
+use super::fake_device::FakeDevice;
+use super::{Driver, FuseSession, InitOptions, Options};
 use gangplank_vhost_user::feature;
 
 /// In which order requests are answered that were made together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum ReplyOrder {
     /// As they were made.
     #[default]
     Forward,
@@ -28,9 +28,9 @@ pub(crate) enum Order {
     Backward,
 }
 
-impl Order {
+impl ReplyOrder {
     /// How often the rings are looked at.
-    const fn look(self) -> Duration {
+    const fn poll_interval(self) -> Duration {
         match self {
             Self::Forward => Duration::from_micros(50),
             Self::Backward => Duration::from_millis(5),
@@ -52,7 +52,7 @@ pub(crate) struct FakeDaemon {
 impl FakeDaemon {
     /// `answer` is given each request's header and what is behind it, with the data of a WRITE.
     pub(crate) fn start(
-        order: Order,
+        order: ReplyOrder,
         answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
     ) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -73,8 +73,8 @@ impl FakeDaemon {
         }
     }
 
-    pub(crate) fn session(&self) -> Session {
-        self.driver.session(&Wishes::default()).unwrap()
+    pub(crate) fn session(&self) -> FuseSession {
+        self.driver.session(&InitOptions::default()).unwrap()
     }
 }
 
@@ -106,7 +106,7 @@ fn converse(mut stream: UnixStream) {
 fn serve(
     core: &Core,
     stop: &AtomicBool,
-    order: Order,
+    order: ReplyOrder,
     mut answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
 ) {
     let mut devices: Vec<FakeDevice> = core
@@ -120,7 +120,7 @@ fn serve(
     while !stop.load(Ordering::Relaxed) {
         for (device, queue) in devices.iter_mut().zip(&core.queues) {
             let mut chains: Vec<_> = iter::from_fn(|| device.take()).collect();
-            if order == Order::Backward {
+            if order == ReplyOrder::Backward {
                 chains.reverse();
             }
             for (head, segments) in chains {
@@ -137,7 +137,7 @@ fn serve(
                 queue.call().write(1).unwrap();
             }
         }
-        thread::sleep(order.look());
+        thread::sleep(order.poll_interval());
     }
 }
 

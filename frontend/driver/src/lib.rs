@@ -2,32 +2,32 @@
 //!
 //! ```text
 //!   Driver::connect ── vhost-user, memory, rings ──> Driver
-//!   Driver::session ── INIT ───────────────────────> Session ── lookup, open, read ... ──> values
+//!   Driver::session ── INIT ───────────────────────> FuseSession ── lookup, open, read ──> values
 //!                                                       │
 //!                                                       └───── submit(call) ──> Pending ── wait ──> value
 //! ```
 //!
-//! A [`Session`] is cloned for as many threads as want one; requests of all of them are in flight on the same queues at once.
+//! A [`FuseSession`] is cloned for as many threads as want one; requests of all of them are in flight on the same queues at once.
 //! [`call`] has every operation as a function. File data stays where the daemon has put it ([`Data`]), or is sent from where a
 //! file was read into ([`Buffer`]), and is never copied.
 //!
 //! The daemon is not trusted: what it says of a ring or of an answer is checked, and a daemon that breaks the rules, or goes,
 //! turns every call into [`Error::Broken`]. Nothing waits without a limit.
 
-mod bell;
 pub mod call;
 mod core;
 mod error;
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
 pub(crate) mod fake_daemon;
+#[cfg(test)]
+mod fake_device;
 pub mod file_client;
+mod fuse_session;
 mod memory;
 mod pending;
 mod ring;
-mod session;
 mod slots;
+mod wakeup;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -35,20 +35,20 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-pub use call::{Call, Entry};
+pub use call::{Call, DirEntry};
 pub use error::{BadReply, Error, Fault, Result};
+pub use fuse_session::{Caller, FuseSession, InitOptions};
 use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{Deadlines, FsConfig, RingSetup, Socket};
 use gangplank_vhost_user::feature;
 pub use memory::Buffer;
 pub use pending::{Data, Pending};
-pub use session::{Caller, Session, Wishes};
 
-use self::bell::Bell;
 use self::core::{Core, Queue};
 use self::memory::Memory;
 use self::ring::Ring;
 use self::slots::Slots;
+use self::wakeup::Wakeup;
 
 /// Largest ring (virtio 1.2, 2.7).
 const MAX_QUEUE_SIZE: u16 = 1 << 15;
@@ -61,12 +61,12 @@ const PER_DESCRIPTOR: u64 = 8192 + 64;
 
 /// How to wait for answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Waiting {
+pub enum WaitMode {
     /// Asleep, until the daemon notifies.
     #[default]
-    Asleep,
+    Sleep,
     /// Looking all the time: quickest, and takes a processor. For measurements.
-    Busy,
+    BusyPoll,
 }
 
 /// What kind of driver to be.
@@ -84,7 +84,7 @@ pub struct Options {
     /// Bytes of shared memory for file data and what else is large. The host gives them when they are used.
     pub buffers: u64,
     /// How to wait for answers.
-    pub waiting: Waiting,
+    pub waiting: WaitMode,
     /// How long a call may take, unless its session says otherwise.
     pub limit: Duration,
     /// How long the daemon may take to be set up.
@@ -99,7 +99,7 @@ impl Default for Options {
             indirect: true,
             event_idx: true,
             buffers: 128 << 20,
-            waiting: Waiting::Asleep,
+            waiting: WaitMode::Sleep,
             limit: Duration::from_secs(30),
             deadlines: Deadlines::default(),
         }
@@ -158,7 +158,7 @@ impl Driver {
             .map(|index| {
                 let ring = Ring::new(&memory, index, size, event_idx)?;
                 let slots = Slots::new(&memory, index, ring, indirect)?;
-                Queue::new(slots, Bell::new(&hang_up)?)
+                Queue::new(slots, Wakeup::new(&hang_up)?)
             })
             .collect::<Result<Vec<_>>>()?;
         let setups: Vec<_> = queues.iter().enumerate().map(ring_setup).collect();
@@ -182,8 +182,8 @@ impl Driver {
     ///
     /// # Errors
     /// The daemon's errno, or why there is no answer.
-    pub fn session(&self, wishes: &Wishes) -> Result<Session> {
-        Session::begin(Arc::clone(&self.core), wishes, self.limit)
+    pub fn session(&self, init: &InitOptions) -> Result<FuseSession> {
+        FuseSession::begin(Arc::clone(&self.core), init, self.limit)
     }
 
     /// The device's configuration; `None` if the daemon has none to tell.

@@ -11,9 +11,9 @@ use zerocopy::FromBytes;
 
 use super::core::Core;
 use super::error::{BadReply, Error, Result};
+use super::fuse_session::FuseSession;
 use super::memory::Buffer;
-use super::session::Session;
-use super::slots::Finished;
+use super::slots::UsedRequest;
 
 /// Most negative error of an answer (fs/fuse/dev.c takes what is above -512 and not positive).
 const LEAST_ERROR: i32 = -511;
@@ -91,17 +91,17 @@ pub(super) type Decode<T> = fn(Answer) -> std::result::Result<T, BadReply>;
 #[must_use = "nobody waits for the answer"]
 pub struct Pending<T> {
     core: Arc<Core>,
-    place: Place,
+    request_slot: RequestSlot,
     decode: Decode<T>,
     /// The session's, for INTERRUPT and for [`Pending::wait`].
-    session: Session,
-    redeemed: bool,
+    session: FuseSession,
+    is_taken: bool,
     answers: PhantomData<T>,
 }
 
 /// Which request it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct RequestSlot {
     pub(super) queue: usize,
     pub(super) slot: u16,
     pub(super) unique: Unique,
@@ -111,30 +111,30 @@ pub(super) struct Place {
 
 impl<T> std::fmt::Debug for Pending<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Pending").field(&self.place).finish()
+        f.debug_tuple("Pending").field(&self.request_slot).finish()
     }
 }
 
 impl<T> Pending<T> {
     pub(super) const fn new(
         core: Arc<Core>,
-        session: Session,
-        place: Place,
+        session: FuseSession,
+        request_slot: RequestSlot,
         decode: Decode<T>,
     ) -> Self {
         Self {
             core,
-            place,
+            request_slot,
             decode,
             session,
-            redeemed: false,
+            is_taken: false,
             answers: PhantomData,
         }
     }
 
     /// The request's number.
     pub const fn unique(&self) -> Unique {
-        self.place.unique
+        self.request_slot.unique
     }
 
     /// Whether it is answered, so that [`Pending::wait`] does not wait.
@@ -142,7 +142,8 @@ impl<T> Pending<T> {
     /// # Errors
     /// [`Error::Broken`]: it never will be.
     pub fn is_answered(&self) -> Result<bool> {
-        self.core.is_answered(self.place.queue, self.place.slot)
+        self.core
+            .is_answered(self.request_slot.queue, self.request_slot.slot)
     }
 
     /// Waits for the answer, as long as the session's limit.
@@ -150,7 +151,7 @@ impl<T> Pending<T> {
     /// # Errors
     /// The daemon's errno, or why there is no answer.
     pub fn wait(mut self) -> Result<T> {
-        self.redeem(self.session.limit())
+        self.take(self.session.limit())
     }
 
     /// Waits for the answer, no longer than `limit`. Afterwards nobody waits for it, whether it has come or not.
@@ -158,7 +159,7 @@ impl<T> Pending<T> {
     /// # Errors
     /// The daemon's errno, or why there is no answer.
     pub fn wait_within(mut self, limit: Duration) -> Result<T> {
-        self.redeem(limit)
+        self.take(limit)
     }
 
     /// Asks the daemon to abandon the request. It is answered all the same, with EINTR if the daemon gave it up.
@@ -166,22 +167,22 @@ impl<T> Pending<T> {
     /// # Errors
     /// EAGAIN in [`Error::Errno`]: the daemon does not know the request yet, or any more; or why it could not be told.
     pub fn interrupt(&self) -> Result<()> {
-        let unique = self.place.unique.get();
+        let unique = self.request_slot.unique.get();
         let operation = Operation::Interrupt(InterruptIn { unique });
         self.session
-            .tell(NodeId::default(), Unique::new(unique | 1), operation, true)
+            .send_hiprio(NodeId::default(), Unique::new(unique | 1), operation, true)
     }
 
-    fn redeem(&mut self, limit: Duration) -> Result<T> {
-        let Place {
+    fn take(&mut self, limit: Duration) -> Result<T> {
+        let RequestSlot {
             queue,
             slot,
             unique,
             opcode,
             asked,
-        } = self.place;
+        } = self.request_slot;
         let finished = self.core.answer(queue, slot, opcode, limit)?;
-        self.redeemed = true;
+        self.is_taken = true;
         let bad = |source| Error::Reply { opcode, source };
         let answer = examine(opcode, unique, asked, finished)?;
         (self.decode)(answer).map_err(bad)
@@ -190,8 +191,9 @@ impl<T> Pending<T> {
 
 impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
-        if !self.redeemed {
-            self.core.abandon(self.place.queue, self.place.slot);
+        if !self.is_taken {
+            self.core
+                .abandon(self.request_slot.queue, self.request_slot.slot);
         }
     }
 }
@@ -201,7 +203,7 @@ pub(super) fn examine(
     opcode: Opcode,
     unique: Unique,
     asked: u64,
-    finished: Finished,
+    finished: UsedRequest,
 ) -> Result<Answer> {
     let bad = |source| Error::Reply { opcode, source };
     let written = finished.written;
@@ -254,9 +256,9 @@ mod tests {
 
     use super::*;
 
-    fn finished(len: u32, error: i32, unique: u64, payload: &[u8], written: u32) -> Finished {
+    fn finished(len: u32, error: i32, unique: u64, payload: &[u8], written: u32) -> UsedRequest {
         let header = OutHeader { len, error, unique };
-        Finished {
+        UsedRequest {
             written,
             reply: [header.as_bytes(), payload].concat(),
             received: None,
@@ -264,7 +266,7 @@ mod tests {
         }
     }
 
-    fn look(finished: Finished) -> Result<Answer> {
+    fn look(finished: UsedRequest) -> Result<Answer> {
         examine(Opcode::Getattr, Unique::new(6), 0, finished)
     }
 
@@ -295,7 +297,7 @@ mod tests {
             let text = format!("{case:?}");
             assert!(matches!(look(case), Err(Error::Reply { .. })), "{text}");
         }
-        let nothing = Finished {
+        let nothing = UsedRequest {
             written: 0,
             reply: Vec::new(),
             received: None,

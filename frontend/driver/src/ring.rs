@@ -227,7 +227,7 @@ fn descriptor(address: u64, len: u32, flags: u16, next: u16) -> [u8; DESCRIPTOR_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::FakeDevice;
+    use crate::fake_device::FakeDevice;
 
     fn ring(size: u16, event_idx: bool) -> (Ring, FakeDevice) {
         let memory = Arc::new(Memory::new(1 << 20).unwrap());

@@ -28,7 +28,7 @@ const REPLY_ROOM: usize = SLOT_LEN - REPLY_AT;
 
 /// A request as it goes into the ring.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct RequestBuffers {
     /// Header and arguments.
     pub(super) request: Vec<u8>,
     /// Data behind them, and how many bytes of the buffer.
@@ -41,7 +41,7 @@ pub(super) struct Order {
 
 /// A request that came back.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(super) struct UsedRequest {
     /// Bytes that the device says it has written; no more than there was room for.
     pub(super) written: u32,
     /// The answer's header and structures, as far as written.
@@ -54,7 +54,7 @@ pub(super) struct Finished {
 
 /// The memory of a request in flight.
 #[derive(Debug, Default)]
-struct Held {
+struct HeldBuffers {
     /// A request too long for the slot, kept for the device to read.
     _request: Option<Buffer>,
     /// The data behind the request.
@@ -69,8 +69,8 @@ struct Held {
 #[derive(Debug)]
 enum Slot {
     Free,
-    InFlight { held: Held, abandoned: bool },
-    Answered { held: Held, written: u32 },
+    InFlight { held: HeldBuffers, abandoned: bool },
+    Answered { held: HeldBuffers, written: u32 },
 }
 
 /// A ring and the slots in it.
@@ -121,28 +121,31 @@ impl Slots {
     }
 
     /// Buffers for what a slot cannot hold; to be had before the queue is locked.
-    pub(super) fn spill(memory: &Arc<Memory>, order: &Order) -> Result<Spill> {
+    pub(super) fn overflow(memory: &Arc<Memory>, buffers: &RequestBuffers) -> Result<Overflow> {
         let beyond =
             |len: usize, room: usize| (len > room).then(|| Buffer::new(memory, len)).transpose();
-        Ok(Spill {
-            request: beyond(order.request.len(), REQUEST_ROOM)?,
-            reply: beyond(order.reply_room, REPLY_ROOM)?,
+        Ok(Overflow {
+            request: beyond(buffers.request.len(), REQUEST_ROOM)?,
+            reply: beyond(buffers.reply_room, REPLY_ROOM)?,
         })
     }
 
     /// Puts a request into a free slot and the ring: the slot, and whether the device wants to be kicked. `None` if no slot is
-    /// free; the order is still there then.
-    pub(super) fn submit(&mut self, order: &mut Option<(Order, Spill)>) -> Option<(u16, bool)> {
-        order.as_ref()?;
+    /// free; the buffers are still there then.
+    pub(super) fn submit(
+        &mut self,
+        buffers: &mut Option<(RequestBuffers, Overflow)>,
+    ) -> Option<(u16, bool)> {
+        buffers.as_ref()?;
         let slot = self.free.pop()?;
-        let (order, spill) = order.take()?;
+        let (buffers, overflow) = buffers.take()?;
         let memory = self.base + u64::from(slot) * SLOT_LEN as u64;
-        let request = spill
+        let request = overflow
             .request
             .as_ref()
             .map_or(memory + REQUEST_AT as u64, Buffer::address);
-        self.memory.write(request, &order.request);
-        let reply = spill
+        self.memory.write(request, &buffers.request);
+        let reply = overflow
             .reply
             .as_ref()
             .map_or(memory + REPLY_AT as u64, Buffer::address);
@@ -158,22 +161,22 @@ impl Slots {
                 });
             }
         };
-        push(request, length(order.request.len()), false);
-        if let Some((buffer, len)) = &order.send {
+        push(request, length(buffers.request.len()), false);
+        if let Some((buffer, len)) = &buffers.send {
             push(buffer.address(), *len, false);
         }
-        push(reply, length(order.reply_room), true);
-        if let Some((buffer, len)) = &order.receive {
+        push(reply, length(buffers.reply_room), true);
+        if let Some((buffer, len)) = &buffers.receive {
             push(buffer.address(), *len, true);
         }
-        let received = order.receive.as_ref().map_or(0, |(_, len)| *len);
-        let held = Held {
-            _request: spill.request,
-            sent: order.send,
-            reply: spill.reply,
-            reply_room: order.reply_room,
-            receive: order.receive,
-            room: length(order.reply_room).saturating_add(received),
+        let received = buffers.receive.as_ref().map_or(0, |(_, len)| *len);
+        let held = HeldBuffers {
+            _request: overflow.request,
+            sent: buffers.send,
+            reply: overflow.reply,
+            reply_room: buffers.reply_room,
+            receive: buffers.receive,
+            room: length(buffers.reply_room).saturating_add(received),
         };
         let head = if self.indirect {
             self.ring.indirect_chain(slot, memory, &segments);
@@ -239,7 +242,7 @@ impl Slots {
     }
 
     /// Takes the answer out of a slot and frees it; `None` while it is in flight.
-    pub(super) fn take_answer(&mut self, slot: u16) -> Option<Finished> {
+    pub(super) fn take_answer(&mut self, slot: u16) -> Option<UsedRequest> {
         let entry = self.slots.get_mut(usize::from(slot))?;
         let Slot::Answered { held, written } = entry else {
             return None;
@@ -255,7 +258,7 @@ impl Slots {
         let received = held
             .receive
             .map(|(buffer, room)| (buffer, beyond.min(room)));
-        Some(Finished {
+        Some(UsedRequest {
             written,
             reply,
             received,
@@ -297,7 +300,7 @@ impl Slots {
 
 /// Buffers for what a slot cannot hold.
 #[derive(Debug)]
-pub(super) struct Spill {
+pub(super) struct Overflow {
     request: Option<Buffer>,
     reply: Option<Buffer>,
 }

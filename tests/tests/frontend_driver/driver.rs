@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_driver::{
-    Caller, Data, Error, Fault, Options, Pending, Session, Waiting, Wishes, call,
+    Caller, Data, Error, Fault, FuseSession, InitOptions, Options, Pending, WaitMode, call,
 };
 use gangplank_fuse::{
     CopyFileRangeIn, CreateIn, FallocateIn, FileLock, FlushIn, FsyncIn, Handle, LkIn, LseekIn,
@@ -290,10 +290,10 @@ fn a_session_ends_and_another_begins_on_the_same_device() -> Result<()> {
     for place in Place::each(&[])? {
         let driver = place.driver(&Options::default())?;
         fs::write(place.share.path().join("file"), b"x")?;
-        let first = driver.session(&Wishes::default())?;
+        let first = driver.session(&InitOptions::default())?;
         let stale = node(&first.lookup(NodeId::ROOT, c"file")?);
         first.destroy()?;
-        let second = driver.session(&Wishes::default())?;
+        let second = driver.session(&InitOptions::default())?;
         ensure!(
             second.getattr(stale, None).is_err(),
             "the node went with its session"
@@ -321,7 +321,7 @@ fn a_session_ends_and_another_begins_on_the_same_device() -> Result<()> {
 fn every_kind_of_ring_carries_requests() -> Result<()> {
     let place = Place::ours(&[])?;
     for (indirect, event_idx) in [(false, false), (false, true), (true, false), (true, true)] {
-        for waiting in [Waiting::Asleep, Waiting::Busy] {
+        for waiting in [WaitMode::Sleep, WaitMode::BusyPoll] {
             for queue_size in [4, 128] {
                 let options = Options {
                     indirect,
@@ -330,7 +330,7 @@ fn every_kind_of_ring_carries_requests() -> Result<()> {
                     queue_size,
                     ..Options::default()
                 };
-                let fs = place.driver(&options)?.session(&Wishes::default())?;
+                let fs = place.driver(&options)?.session(&InitOptions::default())?;
                 let (entry, opened) = fs.create(NodeId::ROOT, c"file", create_in(0o600))?;
                 for round in 0..300_u64 {
                     let data = round.to_le_bytes();
@@ -360,7 +360,7 @@ fn block(number: u64) -> Vec<u8> {
 }
 
 /// Writes `count` blocks with `depth` of them in flight, and reads them back likewise.
-fn pipeline(fs: &Session, name: &CStr, depth: usize, count: u64) -> Result<()> {
+fn pipeline(fs: &FuseSession, name: &CStr, depth: usize, count: u64) -> Result<()> {
     let (entry, opened) = fs.create(NodeId::ROOT, name, create_in(0o600))?;
     let (file, fh) = (node(&entry), opened.fh);
     let room = usize::try_from(BLOCK)?;
@@ -404,7 +404,7 @@ fn thirty_two_requests_are_in_flight_on_each_of_two_queues() -> Result<()> {
     let place = Place::ours(&["--num-request-queues=2"])?;
     let driver = place.driver(&Options::default())?;
     ensure!(driver.request_queues() == 2);
-    let fs = driver.session(&Wishes::default())?;
+    let fs = driver.session(&InitOptions::default())?;
     let (first, second) = (fs.on_queue(1)?, fs.on_queue(2)?);
     ensure!(fs.on_queue(3).is_err() && fs.on_queue(0).is_err());
     thread::scope(|scope| {

@@ -8,11 +8,11 @@ use gangplank_service::output::close;
 use vm_memory::{ReadVolatile, VolatileMemoryError, WriteVolatile};
 
 use super::error::{Error, Result};
-use crate::{Data, Session};
+use crate::{Data, FuseSession};
 
 /// A file of the host that is read from where it stands; `path` is for messages.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct HostReader {
     file: File,
     path: PathBuf,
     offset: u64,
@@ -20,7 +20,7 @@ pub(super) struct Source {
     failed: Option<io::Error>,
 }
 
-impl Source {
+impl HostReader {
     pub(super) const fn new(file: File, path: PathBuf) -> Self {
         Self {
             file,
@@ -32,7 +32,7 @@ impl Source {
 
     /// The next piece, up to `room` bytes; `None` at the end. What was read before an error is a
     /// piece, and the error is told by the next call.
-    pub(super) fn next(&mut self, session: &Session, room: usize) -> Result<Option<Data>> {
+    pub(super) fn next(&mut self, session: &FuseSession, room: usize) -> Result<Option<Data>> {
         if let Some(error) = self.failed.take() {
             return Err(self.refused(error));
         }
@@ -71,13 +71,13 @@ impl Source {
 
 /// A file of the host that is written from its beginning; `path` is for messages.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct HostWriter {
     file: File,
     path: PathBuf,
     offset: u64,
 }
 
-impl Target {
+impl HostWriter {
     pub(super) const fn new(file: File, path: PathBuf) -> Self {
         Self {
             file,

@@ -8,7 +8,7 @@ use super::path::{Node, Share};
 use crate as driver;
 
 /// Bytes of names that are read at a time.
-const PORTION: u32 = 128 * 1024;
+const READDIR_SIZE: u32 = 128 * 1024;
 
 /// Directories within one another that are walked. Each takes stack, and a daemon may claim to have them without end.
 pub(super) const MAX_DEPTH: usize = 512;
@@ -61,7 +61,7 @@ impl Share {
             let args = ReadIn {
                 fh,
                 offset,
-                size: PORTION,
+                size: READDIR_SIZE,
                 ..ReadIn::default()
             };
             let entries = if plus {

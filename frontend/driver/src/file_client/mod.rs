@@ -18,7 +18,7 @@ use gangplank_service::output::Output;
 
 use self::args::{FsAction, FsArgs, Owner};
 use self::path::Share;
-use crate::{Caller, Driver, Options, Wishes};
+use crate::{Caller, Driver, InitOptions, Options};
 
 /// Does what the command line asks for; what is to be seen goes to `out`.
 ///
@@ -51,7 +51,9 @@ pub fn run(args: &FsArgs, mut out: Output) -> Result<()> {
             .get()
             .unsigned_abs(),
     };
-    let session = driver.session(&Wishes::default()).map_err(Error::Daemon)?;
+    let session = driver
+        .session(&InitOptions::default())
+        .map_err(Error::Daemon)?;
     let share = Share {
         session: session.as_caller(caller),
         follow: args.follow,

@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
-use crate::Session;
+use crate::FuseSession;
 
 /// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
@@ -17,14 +17,14 @@ const MAX_LINKS: usize = 40;
 /// A node of the share that is held by one reference, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Node {
-    session: Session,
+    session: FuseSession,
     pub(super) id: NodeId,
     pub(super) attr: Attr,
 }
 
 impl Node {
     /// Takes over the reference that came with `entry`.
-    pub(super) fn of(session: &Session, entry: &EntryOut) -> Self {
+    pub(super) fn of(session: &FuseSession, entry: &EntryOut) -> Self {
         Self {
             session: session.clone(),
             id: NodeId::new(entry.nodeid),
@@ -46,7 +46,7 @@ impl Drop for Node {
 
 /// Whether a path's last component is followed where it is a link, if links are followed at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Last {
+pub(super) enum LastLink {
     Follow,
     Keep,
 }
@@ -54,13 +54,13 @@ pub(super) enum Last {
 /// The share as the commands see it.
 #[derive(Debug)]
 pub(super) struct Share {
-    pub(super) session: Session,
+    pub(super) session: FuseSession,
     pub(super) follow: bool,
 }
 
 impl Share {
     /// The node at `path`.
-    pub(super) fn find(&self, path: &str, last: Last) -> Result<Rc<Node>> {
+    pub(super) fn find(&self, path: &str, last: LastLink) -> Result<Rc<Node>> {
         let mut ahead: VecDeque<Vec<u8>> = components(path.as_bytes()).collect();
         let root = Rc::new(self.root()?);
         let mut trail = vec![Rc::clone(&root)];
@@ -82,7 +82,7 @@ impl Share {
                 .ok_or_else(|| Error::Missing(path.to_owned()))?;
             let is_last = ahead.is_empty();
             if child.kind() != FileType::Symlink
-                || (is_last && (last == Last::Keep || !self.follow))
+                || (is_last && (last == LastLink::Keep || !self.follow))
             {
                 trail.push(Rc::new(child));
                 continue;
@@ -120,7 +120,7 @@ impl Share {
             return Err(bad("the path ends in no name"));
         }
         let name = CString::new(name).map_err(|_| bad("a name cannot hold a NUL"))?;
-        let parent = self.find(before, Last::Follow)?;
+        let parent = self.find(before, LastLink::Follow)?;
         if parent.kind() != FileType::Directory {
             return Err(Error::NotDirectory(before.to_owned()));
         }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::error::{Error, Result};
 use super::format;
 use super::listing::MAX_DEPTH;
-use super::path::{Last, Node, Share, text};
+use super::path::{LastLink, Node, Share, text};
 
 /// All that statx(2) can tell of a file before Linux 5.8 (`STATX_ALL`); birth time is among it.
 const STATX_ALL: u32 = 0xfff;
@@ -20,7 +20,7 @@ impl Share {
     /// Lists directories and files as `ls -l` does.
     pub(super) fn list(&self, paths: &[String], all: bool, out: &mut impl Write) -> Result<()> {
         for (number, path) in paths.iter().enumerate() {
-            let node = self.find(path, Last::Follow)?;
+            let node = self.find(path, LastLink::Follow)?;
             if node.kind() != FileType::Directory {
                 let line = self.line(path.as_bytes(), &node)?;
                 table(&[line], out)?;
@@ -62,7 +62,7 @@ impl Share {
 
     /// Shows all that is known of a file.
     pub(super) fn stat(&self, path: &str, out: &mut impl Write) -> Result<()> {
-        let node = self.find(path, Last::Follow)?;
+        let node = self.find(path, LastLink::Follow)?;
         let attr = &node.attr;
         let kind = format::kind(node.kind());
         writeln!(out, "  File: {}", text(path.as_bytes()))?;
@@ -113,7 +113,7 @@ impl Share {
 
     /// Shows a directory and all below it.
     pub(super) fn tree(&self, path: &str, out: &mut impl Write) -> Result<()> {
-        let node = self.find(path, Last::Follow)?;
+        let node = self.find(path, LastLink::Follow)?;
         writeln!(out, "{}", text(path.as_bytes()))?;
         let mut counts = (0, 0);
         if node.kind() == FileType::Directory {

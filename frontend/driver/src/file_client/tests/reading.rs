@@ -6,7 +6,7 @@ use gangplank_fuse::{FopenFlags, Opcode, ReadFlags};
 use rustix::io::Errno;
 
 use super::share::{Fixture, PIECE, State, output, pattern, text};
-use crate::fake_daemon::Order;
+use crate::fake_daemon::ReplyOrder;
 
 fn file_of(len: usize) -> State {
     State {
@@ -83,7 +83,7 @@ fn reads_are_direct_ones() {
 #[test]
 fn file_that_was_read_is_flushed_and_released_last() {
     let fixture = Fixture::new(State {
-        order: Order::Backward,
+        order: ReplyOrder::Backward,
         // The file ends earlier than its size says, with reads beyond in flight.
         told_size: Some(20 * PIECE as u64),
         ..file_of(PIECE)

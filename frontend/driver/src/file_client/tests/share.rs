@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::path::Share;
-use crate::fake_daemon::{FakeDaemon, Order, Reply};
+use crate::fake_daemon::{FakeDaemon, Reply, ReplyOrder};
 
 /// Bytes of one request: the daemon takes no more.
 pub(super) const PIECE: usize = 4096;
@@ -38,7 +38,7 @@ pub(super) struct State {
     /// Bytes that COPY_FILE_RANGE counts.
     pub(super) copied: u32,
     /// In which order the daemon answers.
-    pub(super) order: Order,
+    pub(super) order: ReplyOrder,
     /// Flags of the answer to OPEN.
     pub(super) open_flags: u32,
     /// All that was asked for, but for what finds the file.

@@ -9,10 +9,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::Result;
-use super::super::host::Source;
+use super::super::host::HostReader;
 use super::share::{Fixture, PIECE, State, pattern, text};
 use crate as driver;
-use crate::fake_daemon::Order;
+use crate::fake_daemon::ReplyOrder;
 
 /// Copies `data` to the share's file.
 fn copy_in(fixture: &Fixture, data: &[u8]) -> Result<()> {
@@ -101,7 +101,7 @@ fn appended_data_goes_to_wherever_the_file_ends() {
     let fixture = Fixture::new(State::default());
     let path = tempfile::NamedTempFile::new().unwrap();
     fs::write(&path, pattern(2 * PIECE)).unwrap();
-    let source = Source::new(File::open(&path).unwrap(), path.path().to_owned());
+    let source = HostReader::new(File::open(&path).unwrap(), path.path().to_owned());
     fixture.share.write_from(source, "file", true).unwrap();
     let state = fixture.state();
     let appends = OFlags::APPEND.bits();
@@ -119,10 +119,10 @@ fn source_that_fails_midway_is_an_error_after_what_could_be_read() {
     ours.write_all(b"never read").unwrap();
     drop((theirs, far));
     let fixture = Fixture::new(State {
-        order: Order::Backward,
+        order: ReplyOrder::Backward,
         ..State::default()
     });
-    let source = Source::new(OwnedFd::from(ours).into(), PathBuf::from("source"));
+    let source = HostReader::new(OwnedFd::from(ours).into(), PathBuf::from("source"));
     let error = fixture.share.write_from(source, "file", false).unwrap_err();
     let expected = "cannot read source at offset 16: Connection reset by peer";
     assert!(text(&error).starts_with(expected), "{}", text(&error));

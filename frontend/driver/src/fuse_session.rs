@@ -13,8 +13,8 @@ use super::call::Call;
 use super::core::Core;
 use super::error::{BadReply, Error, Result};
 use super::memory::Buffer;
-use super::pending::{Pending, Place, examine};
-use super::slots::{Order, room_for};
+use super::pending::{Pending, RequestSlot, examine};
+use super::slots::{RequestBuffers, room_for};
 
 /// The queue that FORGET and INTERRUPT go through.
 const HIPRIO: usize = 0;
@@ -38,7 +38,7 @@ pub struct Caller {
 
 /// What INIT asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
+pub struct InitOptions {
     /// Newest minor version to speak, at most [`KERNEL_MINOR_VERSION`].
     pub minor: u32,
     /// Features to take.
@@ -47,7 +47,7 @@ pub struct Wishes {
     pub max_readahead: u32,
 }
 
-impl Default for Wishes {
+impl Default for InitOptions {
     /// What somebody wants who caches nothing: requests of any size, locks held by the daemon, O_TRUNC carried out there.
     fn default() -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Default for Wishes {
 
 /// What a session's handles share.
 #[derive(Debug)]
-struct Agreed {
+struct Negotiated {
     init: InitOut,
     dialect: Dialect,
     /// References to be given back with the next batch.
@@ -81,30 +81,30 @@ struct Agreed {
 
 /// A handle of a FUSE session: cheap to clone, and used by any number of threads at once.
 ///
-/// A handle says over which request queue, on whose behalf and how long at most it asks; [`Session::on_queue`] and its kin make
+/// A handle says over which request queue, on whose behalf and how long at most it asks; [`FuseSession::on_queue`] and its kin make
 /// handles that differ. Nodes and open files belong to the session, not to a handle.
 #[derive(Debug, Clone)]
-pub struct Session {
+pub struct FuseSession {
     core: Arc<Core>,
-    agreed: Arc<Agreed>,
+    negotiated: Arc<Negotiated>,
     queue: usize,
     caller: Caller,
     limit: Duration,
 }
 
-impl Session {
+impl FuseSession {
     /// Opens a session by INIT.
-    pub(super) fn begin(core: Arc<Core>, wishes: &Wishes, limit: Duration) -> Result<Self> {
+    pub(super) fn begin(core: Arc<Core>, options: &InitOptions, limit: Duration) -> Result<Self> {
         let mut asked = InitIn {
             major: KERNEL_VERSION,
-            minor: wishes.minor.min(KERNEL_MINOR_VERSION),
-            max_readahead: wishes.max_readahead,
+            minor: options.minor.min(KERNEL_MINOR_VERSION),
+            max_readahead: options.max_readahead,
             ..InitIn::default()
         };
-        asked.set_features(wishes.features);
+        asked.set_features(options.features);
         let before = Self {
             core,
-            agreed: Arc::new(Agreed {
+            negotiated: Arc::new(Negotiated {
                 init: InitOut::default(),
                 dialect: Dialect::default(),
                 forgets: Mutex::new(Vec::new()),
@@ -127,13 +127,13 @@ impl Session {
                 },
             });
         }
-        let agreed = Agreed {
+        let negotiated = Negotiated {
             init,
             dialect: init.dialect(&asked),
             forgets: Mutex::new(Vec::new()),
         };
         Ok(Self {
-            agreed: Arc::new(agreed),
+            negotiated: Arc::new(negotiated),
             ..before
         })
     }
@@ -195,13 +195,13 @@ impl Session {
     /// What INIT was answered with.
     #[must_use]
     pub fn init(&self) -> &InitOut {
-        &self.agreed.init
+        &self.negotiated.init
     }
 
     /// Most bytes of one READ.
     #[must_use]
     pub fn max_read(&self) -> u32 {
-        let init = &self.agreed.init;
+        let init = &self.negotiated.init;
         if init.features().contains(InitFlags::MAX_PAGES) && init.max_pages != 0 {
             u32::from(init.max_pages) * 4096
         } else {
@@ -212,7 +212,11 @@ impl Session {
     /// Most bytes of one WRITE.
     #[must_use]
     pub fn max_write(&self) -> u32 {
-        self.agreed.init.max_write.max(4096).min(self.max_read())
+        self.negotiated
+            .init
+            .max_write
+            .max(4096)
+            .min(self.max_read())
     }
 
     /// Shared memory for `len` bytes of file data.
@@ -258,14 +262,14 @@ impl Session {
             }
             None => request.operation.reply_capacity(),
         };
-        let order = Order {
+        let buffers = RequestBuffers {
             request: self.encode(node, unique, request)?,
             send,
             reply_room: room_for(reply_room),
             receive,
         };
-        let slot = self.core.submit(self.queue, opcode, order, self.limit)?;
-        let place = Place {
+        let slot = self.core.submit(self.queue, opcode, buffers, self.limit)?;
+        let request_slot = RequestSlot {
             queue: self.queue,
             slot,
             unique,
@@ -275,12 +279,12 @@ impl Session {
         Ok(Pending::new(
             Arc::clone(&self.core),
             self.clone(),
-            place,
+            request_slot,
             decode,
         ))
     }
 
-    /// Gives back `count` references to a node. Forgetting is done in batches: by [`Session::flush_forgets`] at the latest.
+    /// Gives back `count` references to a node. Forgetting is done in batches: by [`FuseSession::flush_forgets`] at the latest.
     ///
     /// # Errors
     /// A batch was full and could not be sent.
@@ -303,7 +307,7 @@ impl Session {
         self.send_forgets(&batch)
     }
 
-    /// Gives back now what [`Session::forget`] has gathered.
+    /// Gives back now what [`FuseSession::forget`] has gathered.
     ///
     /// # Errors
     /// Why it could not be sent.
@@ -325,33 +329,33 @@ impl Session {
     }
 
     fn lock_forgets(&self) -> std::sync::MutexGuard<'_, Vec<ForgetOne>> {
-        let forgets = &self.agreed.forgets;
+        let forgets = &self.negotiated.forgets;
         forgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send_forgets(&self, batch: &[ForgetOne]) -> Result<()> {
         let operation = Operation::BatchForget(BatchForget::new(batch));
         let unique = self.core.next_unique();
-        self.tell(NodeId::default(), unique, operation, false)
+        self.send_hiprio(NodeId::default(), unique, operation, false)
     }
 
-    /// Sends what need not be answered through the high-priority queue, and waits until the daemon has taken it if `heed`.
-    pub(super) fn tell(
+    /// Sends what need not be answered through the high-priority queue, and waits until the daemon has taken it if `wait`.
+    pub(super) fn send_hiprio(
         &self,
         node: NodeId,
         unique: Unique,
         operation: Operation<'_>,
-        heed: bool,
+        wait: bool,
     ) -> Result<()> {
         let opcode = operation.opcode();
-        let order = Order {
+        let buffers = RequestBuffers {
             request: self.encode(node, unique, operation.into())?,
             send: None,
-            reply_room: if heed { room_for(0) } else { 0 },
+            reply_room: if wait { room_for(0) } else { 0 },
             receive: None,
         };
-        let slot = self.core.submit(HIPRIO, opcode, order, self.limit)?;
-        if !heed {
+        let slot = self.core.submit(HIPRIO, opcode, buffers, self.limit)?;
+        if !wait {
             self.core.abandon(HIPRIO, slot);
             return Ok(());
         }
@@ -371,7 +375,7 @@ impl Session {
             pid: self.caller.pid,
         };
         let mut bytes = Vec::with_capacity(256);
-        request.encode(&header, self.agreed.dialect, &mut bytes)?;
+        request.encode(&header, self.negotiated.dialect, &mut bytes)?;
         Ok(bytes)
     }
 }
