@@ -7,8 +7,10 @@
 mod pending;
 mod range;
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -18,7 +20,7 @@ pub use range::GuestRange;
 /// One virtio device's door to the hypervisor: its window of registers, its interrupt line, its guest's memory.
 ///
 /// All methods but [`Port::next_access`] may be called from any thread at any time.
-pub trait Port: Send + Sync {
+pub trait Port: Debug + Send + Sync {
     /// Where the device's registers lie in the guest's address space.
     fn window(&self) -> GuestRange;
 
@@ -51,6 +53,15 @@ pub trait Port: Send + Sync {
 
     /// Undoes [`Port::connect_interrupt`].
     fn disconnect_interrupt(&self, interrupt: &EventFd) -> Result<(), PortError>;
+
+    /// Completes, in the background, the accesses of which a predecessor's journal does not say
+    /// whether the predecessor completed them. Called once, when the device is served.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    fn complete_uncertain(self: Arc<Self>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The memory that a guest shares with the device model, whole: nothing else of the guest can be reached.

@@ -13,6 +13,8 @@ pub mod daemon;
 pub mod fake;
 pub mod fd_store;
 pub mod hypervisor;
+pub mod hypervisor_driver;
+pub mod hypervisors;
 pub mod journal;
 pub mod mmio;
 pub mod model;

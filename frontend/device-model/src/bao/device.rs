@@ -143,7 +143,7 @@ impl<D: Driver> BaoPort<D> {
     }
 }
 
-impl<D: Driver> Port for BaoPort<D> {
+impl<D: Driver + 'static> Port for BaoPort<D> {
     fn window(&self) -> GuestRange {
         self.window
     }
@@ -236,27 +236,22 @@ impl<D: Driver> Port for BaoPort<D> {
         )
         .map_err(failed("disconnect the interrupt line"))
     }
-}
-
-impl<D: Driver + 'static> BaoPort<D> {
-    /// Has the requests completed of which it is doubtful whether a predecessor completed them: it ended within the call. To be
-    /// called once the device is served.
-    ///
-    /// If such a request has been completed, its place may be another's by now, which must not be completed in its stead; if not, a
-    /// CPU of the guest stands still for ever. So it is waited until the guest leaves the device alone. Had its CPU been let
-    /// go on, it would either have made another access, by which the doubt is settled, or has no request here at all, and the
-    /// hypervisor refuses to complete one. What remains is the moment in which an access is made just then.
-    ///
-    /// Fails as starting a thread does.
-    pub fn complete_uncertain(self: &Arc<Self>) -> io::Result<()> {
+    /// If such a request has been completed, its slot may hold another request by now, which must not
+    /// be completed in its place. If it has not been completed, a CPU of the guest waits for ever. So
+    /// a thread waits until the guest leaves the device alone. A guest's CPU whose request has been
+    /// completed has then either made another access, which removes the doubt, or has no request here
+    /// at all, and the hypervisor refuses to complete one. An access that is made in this very moment
+    /// remains a risk.
+    fn complete_uncertain(self: Arc<Self>) -> io::Result<()> {
         if !self.has_uncertain.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let port = Arc::clone(self);
-        let thread = Builder::new().name("doubts".to_owned());
-        thread.spawn(move || port.complete_when_quiet()).map(|_| ())
+        let thread = Builder::new().name("uncertain".to_owned());
+        thread.spawn(move || self.complete_when_quiet()).map(|_| ())
     }
+}
 
+impl<D: Driver> BaoPort<D> {
     fn complete_when_quiet(&self) {
         let began = Instant::now();
         loop {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::hypervisor::GuestRange;
+use crate::hypervisor_driver::HypervisorError;
 
 /// What went wrong between this program and Bao's remote I/O driver, before a device was served.
 #[derive(Debug, thiserror::Error)]
@@ -108,4 +109,16 @@ pub enum BaoError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<BaoError> for HypervisorError {
+    fn from(error: BaoError) -> Self {
+        match &error {
+            BaoError::Node { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Self::Absent(error.into())
+            }
+            BaoError::NotBao { .. } => Self::Absent(error.into()),
+            _ => Self::Failed(error.into()),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // the ioctls themselves, and the descriptors that two of them return
 
 use std::ffi::c_void;
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -17,7 +18,7 @@ use super::sys::{
 };
 
 /// Who answers the calls: the kernel, or a test that plays it.
-pub trait Driver: Send + Sync {
+pub trait Driver: Debug + Send + Sync {
     /// Makes `call` on `file`. Without `argument` its address is null, which no call survives: each copies its argument
     /// before it does anything.
     fn call(

@@ -20,4 +20,4 @@ mod tests;
 
 pub use device::BaoPort;
 pub use error::BaoError;
-pub use node::{NODES, Node, Taken, Wanted};
+pub use node::{Bao, Node};

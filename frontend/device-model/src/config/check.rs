@@ -7,8 +7,9 @@ use log::LevelFilter;
 use super::compare::{Checked, compare};
 use super::document::{At, Device, Document};
 use super::fault::Fault;
-use super::{Config, DeviceConfig, default_nodes};
+use super::{Config, DeviceConfig};
 use crate::hypervisor::GuestRange;
+use crate::hypervisors;
 use crate::mmio::WINDOW_LEN;
 
 /// The largest window: more than any device has registers for.
@@ -55,7 +56,7 @@ pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
         .as_ref()
         .and_then(|level| check_level(level, &mut faults));
     let nodes = match &document.nodes {
-        None => default_nodes(),
+        None => hypervisors::default_nodes(),
         Some(nodes) => check_nodes(nodes, &mut faults),
     };
     if document.devices.value.is_empty() {

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
-use crate::bao::NODES;
 use crate::hypervisor::GuestRange;
 use document::Document;
 pub use fault::{ConfigError, Fault};
@@ -71,9 +70,4 @@ impl Config {
         let document = Document::parse(text).map_err(|fault| faulty(vec![fault]))?;
         check::check(document).map_err(faulty)
     }
-}
-
-/// Where the driver is looked for unless told otherwise.
-fn default_nodes() -> Vec<PathBuf> {
-    NODES.map(PathBuf::from).to_vec()
 }

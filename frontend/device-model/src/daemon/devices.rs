@@ -11,14 +11,16 @@ use gangplank_vhost_user::client::{Deadlines, Socket};
 use log::error;
 
 use super::Error;
-use crate::bao::{BaoPort, Node, Taken, Wanted};
 use crate::config::{Config, DeviceConfig};
 use crate::fd_store::{Entry, FdStore, FdStoreError, Slot, name_for_node};
+use crate::hypervisor::Port;
+use crate::hypervisor_driver::{DeviceDescriptor, DeviceParams, HypervisorDriver};
+use crate::hypervisors;
 use crate::journal::Journal;
 use crate::model::{Handover, RunningDevice, SocketConnector};
 
 /// A device that was started.
-type Served = RunningDevice<BaoPort, Socket>;
+type Served = RunningDevice<dyn Port, Socket>;
 
 /// All devices of a configuration.
 #[derive(Debug)]
@@ -47,10 +49,10 @@ impl Devices {
     /// the driver's node. The others are told to the log and stay failed.
     ///
     /// # Errors
-    /// [`Error::Node`] where there is no driver to have any from; [`Error::FdStore`] where nothing can be kept.
+    /// [`Error::Hypervisor`] where there is no driver to have any from; [`Error::FdStore`] where nothing can be kept.
     pub(super) fn start(config: &Config, holder: Option<&str>) -> Result<Self, Error> {
-        let node = Node::open(&config.nodes)?;
-        let name = holder.map_or_else(|| name_for_node(node.path()), str::to_owned);
+        let driver = hypervisors::open(&config.nodes)?;
+        let name = holder.map_or_else(|| name_for_node(driver.node()), str::to_owned);
         let fd_store = Arc::new(FdStore::connect(&name)?);
         let devices = config.devices.iter().map(|config| {
             let id = config.id;
@@ -58,7 +60,7 @@ impl Devices {
             let entry = claimed.as_ref().ok().map(Arc::clone);
             let started = claimed
                 .map_err(Failure::from)
-                .and_then(|entry| start(&node, config, &entry));
+                .and_then(|entry| start(&*driver, config, &entry));
             let state = match started {
                 Ok(running) => State::Served(running),
                 Err(error) => {
@@ -153,8 +155,12 @@ impl Devices {
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
-fn start(node: &Node, config: &DeviceConfig, entry: &Arc<Entry>) -> Result<Served, Failure> {
-    let wanted = Wanted {
+fn start(
+    driver: &dyn HypervisorDriver,
+    config: &DeviceConfig,
+    entry: &Arc<Entry>,
+) -> Result<Served, Failure> {
+    let params = DeviceParams {
         id: config.id,
         window: config.window,
         memory: config.memory.clone(),
@@ -168,9 +174,9 @@ fn start(node: &Node, config: &DeviceConfig, entry: &Arc<Entry>) -> Result<Serve
         }
     };
     let taken = match entry.get(Slot::Device)? {
-        Some(left) => Taken::left(left, journal.memory()),
+        Some(left) => DeviceDescriptor::restored(left, journal.memory()),
         None => {
-            let taken = node.take(config.id)?;
+            let taken = driver.take(config.id)?;
             journal.set_memory(taken.memory());
             entry.put_permanent(Slot::Device, taken.descriptor())?;
             taken
@@ -178,7 +184,7 @@ fn start(node: &Node, config: &DeviceConfig, entry: &Arc<Entry>) -> Result<Serve
     };
     let journal = Arc::new(journal);
     let handover = Handover::new(Arc::clone(entry), Arc::clone(&journal), readable);
-    let port = Arc::new(node.device(taken, &wanted, journal)?);
+    let port = driver.port(taken, &params, journal)?;
     let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),

@@ -23,9 +23,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::args::ModelArgs;
-use crate::bao::BaoError;
 use crate::config::{Config, ConfigError};
 use crate::fd_store::FdStoreError;
+use crate::hypervisor_driver::HypervisorError;
 use devices::Devices;
 use status::StatusSocket;
 
@@ -61,7 +61,7 @@ pub enum Error {
     },
     /// The hypervisor's driver is not there.
     #[error(transparent)]
-    Node(#[from] BaoError),
+    Hypervisor(#[from] HypervisorError),
     /// Nothing outlives this program.
     #[error(transparent)]
     FdStore(#[from] FdStoreError),

@@ -27,7 +27,7 @@ const PROMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A device that is being served.
 #[derive(Debug)]
-pub struct RunningDevice<P, M> {
+pub struct RunningDevice<P: ?Sized, M> {
     id: u32,
     port: Arc<P>,
     eventfds: Arc<EventFds>,
@@ -78,7 +78,7 @@ impl Drop for SetOnDrop {
     }
 }
 
-impl<P: Port + 'static, M: Messages + Send + 'static> RunningDevice<P, M> {
+impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, M> {
     /// Serves the device of `config` to the guest behind `port`, with the daemon that `connector` leads to. Neither has to
     /// be there; but without a configured tag, the guest's first access waits for the daemon's.
     pub fn start(
@@ -186,7 +186,7 @@ impl<P: Port + 'static, M: Messages + Send + 'static> RunningDevice<P, M> {
     }
 }
 
-impl<P: Port, M: Messages + Send> RunningDevice<P, M> {
+impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
     /// How it stands.
     pub fn report(&self) -> Report {
         let transport = self.transport.lock();

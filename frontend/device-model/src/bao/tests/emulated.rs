@@ -1,4 +1,4 @@
-//! The driver, played: what each of its calls does by its source, faults and all.
+//! The driver, emulated: what each of its calls does by its source, faults and all.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::journal::Request;
 
 /// The driver of one generation, or of one that has some calls only.
 #[derive(Clone, Debug)]
-pub(super) struct Played {
+pub(super) struct EmulatedDriver {
     abi: &'static Abi,
     /// What its devices' files are called: no other's are.
     pub(super) name: String,
@@ -56,17 +56,17 @@ pub(super) struct State {
     devices: HashMap<RawFd, Option<OwnedFd>>,
 }
 
-impl Played {
+impl EmulatedDriver {
     pub(super) fn new(abi: &'static Abi) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let played = Self {
+        let emulated = Self {
             abi,
-            name: format!("device of played driver {number};"),
+            name: format!("device of emulated driver {number};"),
             shared: Arc::default(),
         };
-        played.state().memory = (0x1000_0000, 0x100_0000);
-        played
+        emulated.state().memory = (0x1000_0000, 0x100_0000);
+        emulated
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -176,7 +176,7 @@ impl Played {
     }
 }
 
-impl Driver for Played {
+impl Driver for EmulatedDriver {
     fn call(
         &self,
         file: BorrowedFd<'_>,
@@ -200,7 +200,7 @@ impl Driver for Played {
     }
 }
 
-impl Played {
+impl EmulatedDriver {
     fn answer(&self, call: Call, argument: &mut [u8]) -> Result<i32, Errno> {
         assert!(argument.len() >= call.size());
         self.state().made.push(call.code());
@@ -229,5 +229,5 @@ impl Played {
 
 /// A node that stands for the driver's: it answers nothing itself.
 pub(super) fn node() -> File {
-    File::from(rustix::fs::memfd_create("played node", MemfdFlags::CLOEXEC).unwrap())
+    File::from(rustix::fs::memfd_create("emulated node", MemfdFlags::CLOEXEC).unwrap())
 }
