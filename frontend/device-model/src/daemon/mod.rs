@@ -16,7 +16,7 @@ use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
 use gangplank_service::rate_limit::RateLimit;
 use gangplank_service::rlimit::raise_descriptor_limit;
-use gangplank_service::signals::{SignalRequest, Signals};
+use gangplank_service::signals::{Signal, Signals, TERMINATION};
 use gangplank_service::{logging, readiness};
 use log::{LevelFilter, error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -119,7 +119,8 @@ pub fn run(
         prefix: LinePrefix::Thread,
         ..logging::Options::new("gangplank-frontend", level.unwrap_or(LevelFilter::Info))
     })?;
-    let signals = Signals::block().map_err(|source| Error::System {
+    let signals = Signals::block(TERMINATION.into_iter().chain([Signal::SIGUSR1]));
+    let signals = signals.map_err(|source| Error::System {
         what: "signals",
         source,
     })?;
@@ -197,16 +198,12 @@ fn serve(
         if let Some(status) = status {
             status.answer(|| devices.to_string());
         }
-        while let Some(told) = signals.take().map_err(system)? {
-            match told {
-                SignalRequest::Terminate => {
-                    info!("told to end");
-                    return Ok(());
-                }
-                SignalRequest::Report => {
-                    devices.to_string().lines().for_each(|line| info!("{line}"))
-                }
+        while let Some(signal) = signals.take().map_err(system)? {
+            if signal != Signal::SIGUSR1 {
+                info!("told to end");
+                return Ok(());
             }
+            devices.to_string().lines().for_each(|line| info!("{line}"));
         }
     }
     error!("there is no device left");
