@@ -2,8 +2,9 @@
 //!
 //! Each call site, or each connection, logs a few messages per interval.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Messages one call site may log in one [`INTERVAL`].
 pub const BURST: u32 = 5;
@@ -57,7 +58,7 @@ impl RateLimit {
 
     fn admit_at(&self, now: Instant) -> Option<u64> {
         // The window is valid whatever a thread that died in between had written.
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock();
         let expired = window
             .since
             .is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL);

@@ -6,12 +6,13 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::{Opcode, Unique};
 use gangplank_vhost_user::client::{EventFd, RingAddresses, Session, Socket};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::WaitMode;
@@ -58,7 +59,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Where its ring is, and how large.
@@ -248,11 +249,7 @@ impl Core {
                 self.sleep(queue, Duration::ZERO);
                 state = queue.lock();
             } else if state.has_leader {
-                state = queue
-                    .changed
-                    .wait_timeout(state, left)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
+                queue.changed.wait_for(&mut state, left);
             } else if !state.slots.ask_for_notice() {
                 state.has_leader = true;
                 drop(state);

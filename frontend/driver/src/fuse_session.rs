@@ -1,6 +1,6 @@
 //! A FUSE session: from INIT to DESTROY, and calls of every kind.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gangplank_fuse::{
@@ -8,6 +8,7 @@ use gangplank_fuse::{
     KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION, NodeId, Opcode, Operation, Request, RequestHeader,
     Unique, reply,
 };
+use parking_lot::Mutex;
 
 use super::call::Call;
 use super::core::Core;
@@ -328,9 +329,9 @@ impl FuseSession {
         self.call(Call::new(NodeId::default(), Operation::Destroy, |_| Ok(())))
     }
 
-    fn lock_forgets(&self) -> std::sync::MutexGuard<'_, Vec<ForgetOne>> {
+    fn lock_forgets(&self) -> parking_lot::MutexGuard<'_, Vec<ForgetOne>> {
         let forgets = &self.negotiated.forgets;
-        forgets.lock().unwrap_or_else(PoisonError::into_inner)
+        forgets.lock()
     }
 
     fn send_forgets(&self, batch: &[ForgetOne]) -> Result<()> {

@@ -32,8 +32,10 @@ mod wakeup;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 pub use call::{Call, DirEntry};
 pub use error::{BadReply, Error, Fault, Result};
@@ -189,9 +191,7 @@ impl Driver {
     /// The device's configuration; `None` if the daemon has none to tell.
     #[must_use]
     pub fn config(&self) -> Option<FsConfig> {
-        let connection = self.core.connection.lock();
-        let connection = connection.unwrap_or_else(PoisonError::into_inner);
-        connection.config().copied()
+        self.core.connection.lock().config().copied()
     }
 
     /// Request queues in use.
@@ -205,8 +205,7 @@ impl Driver {
     /// # Errors
     /// The daemon fails to answer.
     pub fn stop(&self) -> Result<()> {
-        let connection = self.core.connection.lock();
-        let stopped = connection.unwrap_or_else(PoisonError::into_inner).stop();
+        let stopped = self.core.connection.lock().stop();
         self.core.declare_broken(Fault::Stopped);
         stopped?;
         Ok(())

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use gangplank_vhost_user::client::Region;
+use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use vm_memory::{
@@ -73,7 +74,7 @@ impl Memory {
     /// Takes `len` bytes, whatever is in them, until they are given back by [`Memory::release`].
     pub(super) fn allocate(&self, len: usize) -> Result<u64> {
         let len = rounded(len);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         let found = free.iter().find(|(_, room)| **room >= len);
         let (address, room) = found
             .map(|(address, room)| (*address, *room))
@@ -87,7 +88,7 @@ impl Memory {
 
     /// Gives back what [`Memory::allocate`] gave. The daemon must be done with it.
     pub(super) fn release(&self, address: u64, len: usize) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         let (mut start, mut len) = (address, rounded(len));
         if let Some(behind) = free.remove(&(start + len)) {
             len += behind;

@@ -3,12 +3,13 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -117,7 +118,7 @@ impl<D: Driver> BaoPort<D> {
     }
 
     fn attached(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attached.lock()
     }
 
     /// What an ATTACH that brought no request means.
@@ -157,11 +158,7 @@ impl<D: Driver + 'static> Port for BaoPort<D> {
             return Err(PortError::Busy);
         }
         signals::block_all();
-        let unfinished = self
-            .unfinished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let unfinished = self.unfinished.lock().take();
         let access = match unfinished {
             Some(request) => Ok(to_access(request)),
             None => self.attach(),

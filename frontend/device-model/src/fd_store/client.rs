@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use gangplank_service::fnv::fnv_1a;
 use gangplank_service::peer_cred::PeerCred;
 use log::info;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -79,21 +80,12 @@ impl FdStore {
 
     /// The holder's process.
     pub fn process(&self) -> u32 {
-        self.link
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .process
+        self.link.lock().process
     }
 
     /// A descriptor that polls as `RDHUP` once the holder has gone. Nothing may be read from it.
     pub fn connection(&self) -> Arc<OwnedFd> {
-        Arc::clone(
-            &self
-                .link
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .socket,
-        )
+        Arc::clone(&self.link.lock().socket)
     }
 
     /// Connects anew, to another holder if need be. It keeps nothing of what the one before has kept.
@@ -102,7 +94,7 @@ impl FdStore {
     /// As [`FdStore::connect`].
     pub fn renew(&self) -> Result<(), FdStoreError> {
         let link = find(&self.name)?;
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
+        *self.link.lock() = link;
         Ok(())
     }
 
@@ -178,7 +170,7 @@ impl FdStore {
         request: Request,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(Answer, Option<OwnedFd>), FdStoreError> {
-        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = self.link.lock();
         ask(&link.socket, request, descriptor).map_err(|errno| {
             // Nobody could tell a late answer from the next one.
             let _ = rustix::net::shutdown(&link.socket, rustix::net::Shutdown::Both);

@@ -1,7 +1,6 @@
 //! A device's registers, written so that the last whole ones always count.
 
 use std::mem::offset_of;
-use std::sync::PoisonError;
 
 use gangplank_service::fnv::checksum;
 use log::error;
@@ -68,7 +67,7 @@ impl Journal {
     /// successor: the ones before them must not be taken for them.
     pub fn save(&self, registers: &Registers) {
         let bytes = to_bytes(registers);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if *last == bytes {
             return;
         }

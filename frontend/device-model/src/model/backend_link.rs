@@ -2,13 +2,14 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{Deadlines, Facts, Messages, Session, Socket};
 use log::{debug, error, info, warn};
+use parking_lot::Mutex;
 
 use super::fs_device::{Change, FsDevice, FsError};
 use super::stop::{StopEvent, WaitEnd};
@@ -106,7 +107,7 @@ pub fn maintain<C: Connector>(
                 Ok(WaitEnd::HungUp | WaitEnd::TimedOut) => warn!("the daemon has gone"),
                 Err(error) => error!("cannot watch the daemon's connection: {error}"),
             }
-            let mut transport = lock(transport);
+            let mut transport = transport.lock();
             let change = transport.device_mut().detach();
             notify_guest(&mut transport, change);
         }
@@ -127,7 +128,7 @@ fn attach<M: Messages + Send>(
     session: Session<M>,
     line: Arc<OwnedFd>,
 ) -> Option<Arc<OwnedFd>> {
-    let mut transport = lock(transport);
+    let mut transport = transport.lock();
     let change = match transport.device_mut().attach(session, Arc::clone(&line)) {
         Ok(change) => {
             info!("a daemon is connected");
@@ -157,8 +158,4 @@ pub(super) fn notify_guest<M: Messages + Send>(
             transport.needs_reset();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

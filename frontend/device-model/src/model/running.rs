@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
 use gangplank_vhost_user::client::Messages;
 use log::{error, info, warn};
+use parking_lot::Mutex;
 
 use super::backend_link::{Connector, maintain};
 use super::fs_device::{Change, FsDevice};
@@ -190,7 +191,6 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
     /// How it stands.
     pub fn report(&self) -> Report {
         let transport = self.transport.lock();
-        let transport = transport.unwrap_or_else(PoisonError::into_inner);
         Report {
             id: self.id,
             status: transport.status(),
@@ -230,8 +230,7 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
             warn!("device {}: the daemon's thread panicked", self.id);
         }
         if !self.has_successor {
-            let transport = self.transport.lock();
-            let mut transport = transport.unwrap_or_else(PoisonError::into_inner);
+            let mut transport = self.transport.lock();
             if transport.device_mut().detach() == Change::NeedsReset {
                 transport.needs_reset();
             }
@@ -250,8 +249,7 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
     /// Has the guest make an access, which ends the wait for one, and the thread with it. A guest without a driver makes none: then
     /// there is nothing to be done.
     fn end_wait(&self) {
-        let transport = self.transport.lock();
-        let prompted = transport.unwrap_or_else(PoisonError::into_inner).prompt();
+        let prompted = self.transport.lock().prompt();
         let waited = prompted.then(|| self.ended.wait(None, Some(PROMPT_TIMEOUT)));
         if !matches!(waited, Some(Ok(WaitEnd::Stopped))) {
             warn!(

@@ -2,12 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
 use gangplank_service::rate_limit::RateLimit;
 use log::{error, warn};
+use parking_lot::Mutex;
 
 use crate::hypervisor::{Pending, Port, PortError};
 use crate::mmio::{Device, Transport};
@@ -45,7 +45,7 @@ impl Default for Counters {
 impl Counters {
     /// Waits until no access is in hand.
     pub(super) fn wait_idle(&self) {
-        drop(self.handling.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self.handling.lock());
     }
 }
 
@@ -89,15 +89,12 @@ fn answer<P: Port + ?Sized, D: Device>(
     transport: &Mutex<Transport<D>>,
     counters: &Counters,
 ) {
-    let handling = counters
-        .handling
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let handling = counters.handling.lock();
     let began = Instant::now();
     let completed = pending.answer(|access| {
         counters.accesses.fetch_add(1, Ordering::Relaxed);
         // Poisoned by a panic in an earlier access: its registers are as good as any a guest could have written.
-        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut transport = transport.lock();
         catch_unwind(AssertUnwindSafe(|| transport.handle(access))).unwrap_or_else(|_| {
             error!("handling a guest's access panicked; the device needs a reset");
             counters.faults.fetch_add(1, Ordering::Relaxed);

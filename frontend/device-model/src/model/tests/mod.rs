@@ -5,9 +5,11 @@ mod handover;
 mod running;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::config::DeviceConfig;
@@ -429,7 +431,7 @@ fn daemon_without_enough_queues_or_a_tag_is_tried_again_and_not_used() {
     while fixture.daemon.state().connections < 2 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
-    assert!(!fixture.transport.lock().unwrap().device().is_attached());
+    assert!(!fixture.transport.lock().device().is_attached());
     fixture.daemon.state().queues = 2;
     fixture.daemon.state().tag = b"";
     let tried = fixture.daemon.state().connections;

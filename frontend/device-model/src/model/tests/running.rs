@@ -77,7 +77,7 @@ fn device_that_ends_tells_its_driver_and_leaves_kicks_to_the_next() {
     let transport = Arc::clone(&running.transport);
     running.end();
     assert!(daemon.is_cut());
-    let status = transport.lock().unwrap().status();
+    let status = transport.lock().status();
     assert!(status.contains(Status::NEEDS_RESET));
     // The thread that waited for the guest may take one access more; then they wait.
     let taken = write(&guest, Register::QueueNotify, 0, SOON);
