@@ -7,46 +7,17 @@ use std::ffi::CStr;
 
 use gangplank_fuse::dir::{Direntplusses, Dirents};
 use gangplank_fuse::{
-    AccessIn, AttrOut, BmapIn, CopyFileRangeIn, CreateIn, EntryOut, Extensions, FallocateIn,
-    FileLock, FlushIn, FsyncIn, GetattrFlags, GetattrIn, GetxattrIn, Handle, IoctlIn, IoctlOut,
-    Kstatfs, LinkIn, LkIn, LseekIn, MkdirIn, MknodIn, NodeId, OpenIn, OpenOut, Operation, PollIn,
-    ReadIn, ReleaseIn, Rename2In, RenameIn, Request, SetattrIn, SetxattrIn, StatxIn, StatxOut,
-    SyncfsIn, WriteIn, reply,
+    AccessIn, AttrOut, BmapIn, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, FlushIn,
+    FsyncIn, GetattrFlags, GetattrIn, GetxattrIn, Handle, IoctlIn, IoctlOut, Kstatfs, LinkIn, LkIn,
+    LseekIn, MkdirIn, MknodIn, NodeId, OpenIn, OpenOut, Operation, PollIn, ReadIn, ReleaseIn,
+    Rename2In, RenameIn, SetattrIn, SetxattrIn, StatxIn, StatxOut, SyncfsIn, WriteIn, reply,
 };
 
 use super::error::{BadReply, Result};
 use super::fuse_session::FuseSession;
 use super::memory::Buffer;
-use super::pending::{Answer, Data, Decode};
-
-/// A request that is answered with a `T`.
-#[derive(Debug)]
-#[must_use = "it is not asked yet"]
-pub struct Call<'a, T> {
-    pub(super) node: NodeId,
-    pub(super) request: Request<'a>,
-    pub(super) send: Option<(Buffer, u32)>,
-    pub(super) receive: Option<(Buffer, u32)>,
-    pub(super) decode: Decode<T>,
-}
-
-impl<'a, T> Call<'a, T> {
-    pub(super) fn new(node: NodeId, operation: Operation<'a>, decode: Decode<T>) -> Self {
-        Self {
-            node,
-            request: operation.into(),
-            send: None,
-            receive: None,
-            decode,
-        }
-    }
-
-    /// The same with extensions behind it: a security context, supplementary groups.
-    pub const fn with_extensions(mut self, extensions: Extensions<'a>) -> Self {
-        self.request.extensions = extensions;
-        self
-    }
-}
+use super::reply::{Answer, Data, Decode};
+use super::request::Call;
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

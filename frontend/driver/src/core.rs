@@ -15,9 +15,9 @@ use gangplank_vhost_user::client::{EventFd, RingAddresses, Session, Socket};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use super::WaitMode;
 use super::error::{Error, Fault, Result};
 use super::memory::Memory;
+use super::options::WaitMode;
 use super::slots::{RequestBuffers, Slots, UsedRequest};
 use super::wakeup::{self, WakeReason, Wakeup};
 

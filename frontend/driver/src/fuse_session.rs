@@ -5,37 +5,23 @@ use std::time::Duration;
 
 use gangplank_fuse::{
     BatchForget, Dialect, ForgetOne, InitFlags, InitIn, InitOut, KERNEL_MINOR_VERSION,
-    KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION, NodeId, Opcode, Operation, Request, RequestHeader,
-    Unique, reply,
+    KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION, NodeId, Opcode, Operation, reply,
 };
 use parking_lot::Mutex;
 
-use super::call::Call;
 use super::core::Core;
 use super::error::{BadReply, Error, Result};
 use super::memory::Buffer;
-use super::pending::{Pending, RequestSlot, examine};
+use super::pending::{Pending, RequestSlot};
+use super::request::Call;
+use super::sender::{Caller, HIPRIO, Negotiated, Sender};
 use super::slots::{RequestBuffers, room_for};
-
-/// The queue that FORGET and INTERRUPT go through.
-const HIPRIO: usize = 0;
 
 /// Nodes that are forgotten with one request.
 const FORGET_BATCH: usize = 64;
 
 /// Most bytes of one READ or WRITE where INIT sets no other limit (32 pages, `FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
 const DEFAULT_MAX_BYTES: u32 = 32 * 4096;
-
-/// On whose behalf the daemon is asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Caller {
-    /// User id in the share.
-    pub uid: u32,
-    /// Group id in the share.
-    pub gid: u32,
-    /// Thread id, for locks; zero is nobody's.
-    pub pid: u32,
-}
 
 /// What INIT asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,26 +57,13 @@ impl Default for InitOptions {
     }
 }
 
-/// What a session's handles share.
-#[derive(Debug)]
-struct Negotiated {
-    init: InitOut,
-    dialect: Dialect,
-    /// References to be given back with the next batch.
-    forgets: Mutex<Vec<ForgetOne>>,
-}
-
 /// A handle of a FUSE session: cheap to clone, and used by any number of threads at once.
 ///
 /// A handle says over which request queue, on whose behalf and how long at most it asks; [`FuseSession::on_queue`] and its kin make
 /// handles that differ. Nodes and open files belong to the session, not to a handle.
 #[derive(Debug, Clone)]
 pub struct FuseSession {
-    core: Arc<Core>,
-    negotiated: Arc<Negotiated>,
-    queue: usize,
-    caller: Caller,
-    limit: Duration,
+    sender: Sender,
 }
 
 impl FuseSession {
@@ -103,7 +76,7 @@ impl FuseSession {
             ..InitIn::default()
         };
         asked.set_features(options.features);
-        let before = Self {
+        let mut sender = Sender {
             core,
             negotiated: Arc::new(Negotiated {
                 init: InitOut::default(),
@@ -113,6 +86,9 @@ impl FuseSession {
             queue: 1,
             caller: Caller::default(),
             limit,
+        };
+        let before = Self {
+            sender: sender.clone(),
         };
         let init = before.call(Call::new(
             NodeId::default(),
@@ -128,15 +104,12 @@ impl FuseSession {
                 },
             });
         }
-        let negotiated = Negotiated {
+        sender.negotiated = Arc::new(Negotiated {
             init,
             dialect: init.dialect(&asked),
             forgets: Mutex::new(Vec::new()),
-        };
-        Ok(Self {
-            negotiated: Arc::new(negotiated),
-            ..before
-        })
+        });
+        Ok(Self { sender })
     }
 
     /// The same session, asked over another request queue. Queue 1 is the first.
@@ -152,8 +125,10 @@ impl FuseSession {
             });
         }
         Ok(Self {
-            queue,
-            ..self.clone()
+            sender: Sender {
+                queue,
+                ..self.sender.clone()
+            },
         })
     }
 
@@ -161,8 +136,10 @@ impl FuseSession {
     #[must_use]
     pub fn as_caller(&self, caller: Caller) -> Self {
         Self {
-            caller,
-            ..self.clone()
+            sender: Sender {
+                caller,
+                ..self.sender.clone()
+            },
         }
     }
 
@@ -170,39 +147,41 @@ impl FuseSession {
     #[must_use]
     pub fn within(&self, limit: Duration) -> Self {
         Self {
-            limit,
-            ..self.clone()
+            sender: Sender {
+                limit,
+                ..self.sender.clone()
+            },
         }
     }
 
     /// How long a call may take.
     #[must_use]
     pub const fn limit(&self) -> Duration {
-        self.limit
+        self.sender.limit
     }
 
     /// Request queues of the device.
     #[must_use]
     pub fn request_queues(&self) -> usize {
-        self.core.queues.len().saturating_sub(1)
+        self.sender.core.queues.len().saturating_sub(1)
     }
 
     /// Requests that this handle's queue takes at once. Whoever submits more without waiting for any waits in vain.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.core.depth(self.queue)
+        self.sender.core.depth(self.sender.queue)
     }
 
     /// What INIT was answered with.
     #[must_use]
     pub fn init(&self) -> &InitOut {
-        &self.negotiated.init
+        &self.sender.negotiated.init
     }
 
     /// Most bytes of one READ.
     #[must_use]
     pub fn max_read(&self) -> u32 {
-        let init = &self.negotiated.init;
+        let init = &self.sender.negotiated.init;
         if init.features().contains(InitFlags::MAX_PAGES) && init.max_pages != 0 {
             u32::from(init.max_pages) * 4096
         } else {
@@ -213,7 +192,8 @@ impl FuseSession {
     /// Most bytes of one WRITE.
     #[must_use]
     pub fn max_write(&self) -> u32 {
-        self.negotiated
+        self.sender
+            .negotiated
             .init
             .max_write
             .max(4096)
@@ -225,7 +205,7 @@ impl FuseSession {
     /// # Errors
     /// [`Error::NoMemory`]: too much is held already.
     pub fn buffer(&self, len: usize) -> Result<Buffer> {
-        Buffer::new(&self.core.memory, len)
+        Buffer::new(&self.sender.core.memory, len)
     }
 
     /// Asks, and waits for the answer.
@@ -241,7 +221,7 @@ impl FuseSession {
     /// # Errors
     /// [`Error::Full`], or why the request could not be sent.
     pub fn submit<T>(&self, call: Call<'_, T>) -> Result<Pending<T>> {
-        let unique = self.core.next_unique();
+        let unique = self.sender.core.next_unique();
         let Call {
             node,
             request,
@@ -264,25 +244,23 @@ impl FuseSession {
             None => request.operation.reply_capacity(),
         };
         let buffers = RequestBuffers {
-            request: self.encode(node, unique, request)?,
+            request: self.sender.encode(node, unique, request)?,
             send,
             reply_room: room_for(reply_room),
             receive,
         };
-        let slot = self.core.submit(self.queue, opcode, buffers, self.limit)?;
+        let slot =
+            self.sender
+                .core
+                .submit(self.sender.queue, opcode, buffers, self.sender.limit)?;
         let request_slot = RequestSlot {
-            queue: self.queue,
+            queue: self.sender.queue,
             slot,
             unique,
             opcode,
             asked,
         };
-        Ok(Pending::new(
-            Arc::clone(&self.core),
-            self.clone(),
-            request_slot,
-            decode,
-        ))
+        Ok(Pending::new(self.sender.clone(), request_slot, decode))
     }
 
     /// Gives back `count` references to a node. Forgetting is done in batches: by [`FuseSession::flush_forgets`] at the latest.
@@ -330,53 +308,14 @@ impl FuseSession {
     }
 
     fn lock_forgets(&self) -> parking_lot::MutexGuard<'_, Vec<ForgetOne>> {
-        let forgets = &self.negotiated.forgets;
+        let forgets = &self.sender.negotiated.forgets;
         forgets.lock()
     }
 
     fn send_forgets(&self, batch: &[ForgetOne]) -> Result<()> {
         let operation = Operation::BatchForget(BatchForget::new(batch));
-        let unique = self.core.next_unique();
-        self.send_hiprio(NodeId::default(), unique, operation, false)
-    }
-
-    /// Sends what need not be answered through the high-priority queue, and waits until the daemon has taken it if `wait`.
-    pub(super) fn send_hiprio(
-        &self,
-        node: NodeId,
-        unique: Unique,
-        operation: Operation<'_>,
-        wait: bool,
-    ) -> Result<()> {
-        let opcode = operation.opcode();
-        let buffers = RequestBuffers {
-            request: self.encode(node, unique, operation.into())?,
-            send: None,
-            reply_room: if wait { room_for(0) } else { 0 },
-            receive: None,
-        };
-        let slot = self.core.submit(HIPRIO, opcode, buffers, self.limit)?;
-        if !wait {
-            self.core.abandon(HIPRIO, slot);
-            return Ok(());
-        }
-        let finished = self
-            .core
-            .answer(HIPRIO, slot, opcode, self.limit)
-            .inspect_err(|_| self.core.abandon(HIPRIO, slot))?;
-        examine(opcode, unique, 0, finished).map(|_| ())
-    }
-
-    fn encode(&self, node: NodeId, unique: Unique, request: Request<'_>) -> Result<Vec<u8>> {
-        let header = RequestHeader {
-            unique,
-            node,
-            uid: self.caller.uid,
-            gid: self.caller.gid,
-            pid: self.caller.pid,
-        };
-        let mut bytes = Vec::with_capacity(256);
-        request.encode(&header, self.negotiated.dialect, &mut bytes)?;
-        Ok(bytes)
+        let unique = self.sender.core.next_unique();
+        self.sender
+            .send_hiprio(NodeId::default(), unique, operation, false)
     }
 }

@@ -1,100 +1,22 @@
-//! A request in flight, and the answer it gets.
+//! A request in flight.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
-use gangplank_fuse::{InterruptIn, NodeId, Opcode, Operation, OutHeader, Unique};
-use rustix::io::Errno;
-use vm_memory::VolatileSlice;
-use zerocopy::FromBytes;
+use gangplank_fuse::{InterruptIn, NodeId, Opcode, Operation, Unique};
 
-use super::core::Core;
-use super::error::{BadReply, Error, Result};
-use super::fuse_session::FuseSession;
-use super::memory::Buffer;
-use super::slots::UsedRequest;
-
-/// Most negative error of an answer (fs/fuse/dev.c takes what is above -512 and not positive).
-const LEAST_ERROR: i32 = -511;
-
-/// File data where the daemon has put it, or will find it.
-#[derive(Debug)]
-pub struct Data {
-    buffer: Buffer,
-    len: usize,
-}
-
-impl Data {
-    /// The first `len` bytes of `buffer`, at most all of it.
-    #[must_use]
-    pub fn new(buffer: Buffer, len: usize) -> Self {
-        Self {
-            len: len.min(buffer.len()),
-            buffer,
-        }
-    }
-
-    /// Bytes of data.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is nothing: the file ends before.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The bytes in place; see [`Buffer::bytes`].
-    #[must_use]
-    pub fn bytes(&self) -> VolatileSlice<'_> {
-        let all = self.buffer.bytes();
-        all.subslice(0, self.len).unwrap_or(all)
-    }
-
-    /// A copy of the bytes.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut copy = vec![0; self.len];
-        self.bytes().copy_to(&mut copy);
-        copy
-    }
-
-    /// The buffer, for the next request.
-    #[must_use]
-    pub fn into_buffer(self) -> Buffer {
-        self.buffer
-    }
-}
-
-/// What came back with a request that succeeded.
-#[derive(Debug)]
-pub(super) struct Answer {
-    /// The structures behind the header.
-    pub(super) payload: Vec<u8>,
-    /// The data behind them.
-    pub(super) data: Option<Data>,
-    /// The data that the request sent.
-    pub(super) sent: Option<Data>,
-    /// Most bytes the request asked to be moved, for those that count.
-    pub(super) asked: u64,
-}
-
-/// How an answer becomes a value.
-pub(super) type Decode<T> = fn(Answer) -> std::result::Result<T, BadReply>;
+use super::error::{Error, Result};
+use super::reply::{Decode, examine};
+use super::sender::Sender;
 
 /// A request in flight, that answers with a `T`.
 ///
 /// Dropped, nobody waits for it any longer; what it asked for happens all the same.
 #[must_use = "nobody waits for the answer"]
 pub struct Pending<T> {
-    core: Arc<Core>,
+    sender: Sender,
     request_slot: RequestSlot,
     decode: Decode<T>,
-    /// The session's, for INTERRUPT and for [`Pending::wait`].
-    session: FuseSession,
     is_taken: bool,
     answers: PhantomData<T>,
 }
@@ -116,17 +38,11 @@ impl<T> std::fmt::Debug for Pending<T> {
 }
 
 impl<T> Pending<T> {
-    pub(super) const fn new(
-        core: Arc<Core>,
-        session: FuseSession,
-        request_slot: RequestSlot,
-        decode: Decode<T>,
-    ) -> Self {
+    pub(super) const fn new(sender: Sender, request_slot: RequestSlot, decode: Decode<T>) -> Self {
         Self {
-            core,
+            sender,
             request_slot,
             decode,
-            session,
             is_taken: false,
             answers: PhantomData,
         }
@@ -142,7 +58,8 @@ impl<T> Pending<T> {
     /// # Errors
     /// [`Error::Broken`]: it never will be.
     pub fn is_answered(&self) -> Result<bool> {
-        self.core
+        self.sender
+            .core
             .is_answered(self.request_slot.queue, self.request_slot.slot)
     }
 
@@ -151,7 +68,7 @@ impl<T> Pending<T> {
     /// # Errors
     /// The daemon's errno, or why there is no answer.
     pub fn wait(mut self) -> Result<T> {
-        self.take(self.session.limit())
+        self.take(self.sender.limit)
     }
 
     /// Waits for the answer, no longer than `limit`. Afterwards nobody waits for it, whether it has come or not.
@@ -169,7 +86,7 @@ impl<T> Pending<T> {
     pub fn interrupt(&self) -> Result<()> {
         let unique = self.request_slot.unique.get();
         let operation = Operation::Interrupt(InterruptIn { unique });
-        self.session
+        self.sender
             .send_hiprio(NodeId::default(), Unique::new(unique | 1), operation, true)
     }
 
@@ -181,7 +98,7 @@ impl<T> Pending<T> {
             opcode,
             asked,
         } = self.request_slot;
-        let finished = self.core.answer(queue, slot, opcode, limit)?;
+        let finished = self.sender.core.answer(queue, slot, opcode, limit)?;
         self.is_taken = true;
         let bad = |source| Error::Reply { opcode, source };
         let answer = examine(opcode, unique, asked, finished)?;
@@ -192,123 +109,9 @@ impl<T> Pending<T> {
 impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
         if !self.is_taken {
-            self.core
+            self.sender
+                .core
                 .abandon(self.request_slot.queue, self.request_slot.slot);
         }
-    }
-}
-
-/// Looks at a request that came back: header, length, number, errno.
-pub(super) fn examine(
-    opcode: Opcode,
-    unique: Unique,
-    asked: u64,
-    finished: UsedRequest,
-) -> Result<Answer> {
-    let bad = |source| Error::Reply { opcode, source };
-    let written = finished.written;
-    let mut payload = finished.reply;
-    // virtiofsd 1.14 gives DESTROY back without an answer.
-    if written == 0 && (!opcode.expects_reply() || opcode == Opcode::Destroy) {
-        return Ok(Answer {
-            payload,
-            data: None,
-            sent: None,
-            asked,
-        });
-    }
-    let (header, _) =
-        OutHeader::read_from_prefix(&payload).map_err(|_| bad(BadReply::NoHeader { written }))?;
-    if header.len != written {
-        let len = header.len;
-        return Err(bad(BadReply::Length { len, written }));
-    }
-    // INTERRUPT is answered, if at all, by its own number or by the one it is about.
-    let same = header.unique == unique.get()
-        || (opcode == Opcode::Interrupt && header.unique | 1 == unique.get());
-    if !same {
-        return Err(bad(BadReply::Unique {
-            expected: unique.get(),
-            found: header.unique,
-        }));
-    }
-    match header.error {
-        0 => {}
-        error @ LEAST_ERROR..0 if payload.len() == size_of::<OutHeader>() => {
-            let errno = Errno::from_raw_os_error(-error);
-            return Err(Error::Errno { opcode, errno });
-        }
-        error => return Err(bad(BadReply::Error { error, written })),
-    }
-    payload.drain(..size_of::<OutHeader>());
-    let to_data = |(buffer, len)| Data::new(buffer, usize::try_from(len).unwrap_or(usize::MAX));
-    Ok(Answer {
-        payload,
-        data: finished.received.map(to_data),
-        sent: finished.sent.map(to_data),
-        asked,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use zerocopy::IntoBytes;
-
-    use super::*;
-
-    fn finished(len: u32, error: i32, unique: u64, payload: &[u8], written: u32) -> UsedRequest {
-        let header = OutHeader { len, error, unique };
-        UsedRequest {
-            written,
-            reply: [header.as_bytes(), payload].concat(),
-            received: None,
-            sent: None,
-        }
-    }
-
-    fn look(finished: UsedRequest) -> Result<Answer> {
-        examine(Opcode::Getattr, Unique::new(6), 0, finished)
-    }
-
-    #[test]
-    fn a_good_answer_gives_its_payload() {
-        let answer = look(finished(20, 0, 6, b"attr", 20)).unwrap();
-        assert_eq!(answer.payload, b"attr");
-    }
-
-    #[test]
-    fn an_errno_is_the_callers() {
-        let error = look(finished(16, -2, 6, b"", 16)).unwrap_err();
-        assert_eq!(error.errno(), Some(Errno::NOENT));
-    }
-
-    #[test]
-    fn answers_that_contradict_themselves_are_refused() {
-        let cases = [
-            finished(16, 0, 6, b"", 20),
-            finished(20, 0, 6, b"attr", 16),
-            finished(16, 0, 8, b"", 16),
-            finished(16, 2, 6, b"", 16),
-            finished(16, -512, 6, b"", 16),
-            finished(16, i32::MIN, 6, b"", 16),
-            finished(20, -2, 6, b"attr", 20),
-        ];
-        for case in cases {
-            let text = format!("{case:?}");
-            assert!(matches!(look(case), Err(Error::Reply { .. })), "{text}");
-        }
-        let nothing = UsedRequest {
-            written: 0,
-            reply: Vec::new(),
-            received: None,
-            sent: None,
-        };
-        assert!(matches!(
-            look(nothing),
-            Err(Error::Reply {
-                source: BadReply::NoHeader { written: 0 },
-                ..
-            })
-        ));
     }
 }
