@@ -20,16 +20,18 @@ use super::ring::Ring;
 use super::slots::Slots;
 use super::wakeup::Wakeup;
 
-/// Largest ring (virtio 1.2, 2.7).
+/// Entries of the largest ring (virtio 1.2, 2.7).
 const MAX_QUEUE_SIZE: u16 = 1 << 15;
 
 /// Most request queues: a ring's number has 8 bits (vhost-user, SET_VRING_KICK).
 const MAX_REQUEST_QUEUES: usize = 255;
 
-/// Shared memory beside the buffers for each descriptor: its slot, its part of the ring.
+/// Bytes of shared memory for each descriptor, besides the buffers: its slot, and its part of the
+/// ring.
 const PER_DESCRIPTOR: u64 = 8192 + 64;
 
-/// A virtio-fs device in use. Cheap to clone; the connection ends with the last of it and its sessions.
+/// A virtio-fs device in use. Cheap to clone. The connection is closed when the last clone and the
+/// last session are dropped.
 #[derive(Debug, Clone)]
 pub struct Driver {
     pub(super) core: Arc<Core>,
@@ -40,12 +42,14 @@ impl Driver {
     /// Connects to the daemon at `socket` and starts its rings.
     ///
     /// # Errors
-    /// [`Error::Connection`] for whatever the daemon does not do, [`Error::NoQueue`] if it has fewer queues than wanted.
+    /// [`Error::Connection`] if the daemon does not do its part, [`Error::NoQueue`] if it has fewer
+    /// queues than wanted.
     pub fn connect(socket: &Path, options: &Options) -> Result<Self> {
         Self::start(Socket::connect(socket, options.deadlines)?, options)
     }
 
-    /// The same on a connection that is there already; `daemon` names it in messages.
+    /// As [`Driver::connect`], on a connection that exists already. `daemon` names the daemon in
+    /// messages.
     ///
     /// # Errors
     /// As [`Driver::connect`].
@@ -101,15 +105,15 @@ impl Driver {
         })
     }
 
-    /// Opens a FUSE session. One at a time: the daemon ends the one before.
+    /// Opens a FUSE session. A device has one session at a time: the daemon ends the previous one.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn session(&self, init: &InitOptions) -> Result<FuseSession> {
         FuseSession::begin(Arc::clone(&self.core), init, self.limit)
     }
 
-    /// The device's configuration; `None` if the daemon has none to tell.
+    /// The device's configuration; `None` if the daemon has none.
     #[must_use]
     pub fn config(&self) -> Option<FsConfig> {
         self.core.connection.lock().config().copied()
@@ -121,10 +125,11 @@ impl Driver {
         self.core.queues.len().saturating_sub(1)
     }
 
-    /// Stops the rings in good order: the daemon finishes what it has in hand before it answers. Calls fail from now on.
+    /// Stops the rings in order: the daemon finishes the requests it has taken before it answers.
+    /// Calls fail from now on.
     ///
     /// # Errors
-    /// The daemon fails to answer.
+    /// The daemon does not answer.
     pub fn stop(&self) -> Result<()> {
         let stopped = self.core.connection.lock().stop();
         self.core.declare_broken(Fault::Stopped);
@@ -146,7 +151,7 @@ fn ring_setup((index, queue): (usize, &Queue)) -> RingSetup<'_> {
     }
 }
 
-/// How many request queues to use. Without MQ and configuration a device has one.
+/// The number of request queues to use. A device without the MQ feature and configuration has one.
 fn request_queues(connection: &vhost_user::Session<Socket>, options: &Options) -> Result<usize> {
     let by_config = connection.config().map(FsConfig::num_request_queues);
     let by_config = by_config.map(|count| usize::try_from(count).unwrap_or(usize::MAX));

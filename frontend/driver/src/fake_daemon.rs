@@ -1,4 +1,4 @@
-//! A daemon for tests, in this process: it answers each request as a function says.
+//! A daemon for tests, in this process: a function answers each request.
 
 use std::io::{Read, Write};
 use std::iter;
@@ -18,18 +18,19 @@ use super::fake_device::FakeDevice;
 use super::{Driver, FuseSession, InitOptions, Options};
 use gangplank_vhost_user::feature;
 
-/// In which order requests are answered that were made together.
+/// The order in which the daemon answers requests that arrived together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ReplyOrder {
-    /// As they were made.
+    /// In the order of arrival.
     #[default]
     Forward,
-    /// The last one first, of those that come within some milliseconds: as by threads of a daemon.
+    /// The last one first, among those that arrive within some milliseconds: as a daemon with
+    /// several threads does.
     Backward,
 }
 
 impl ReplyOrder {
-    /// How often the rings are looked at.
+    /// Time between two looks at the rings.
     const fn poll_interval(self) -> Duration {
         match self {
             Self::Forward => Duration::from_micros(50),
@@ -38,7 +39,7 @@ impl ReplyOrder {
     }
 }
 
-/// What a request is answered with: the bytes behind the header, or an errno.
+/// The answer to a request: the bytes behind the header, or an errno.
 pub(crate) type Reply = std::result::Result<Vec<u8>, Errno>;
 
 /// A daemon that serves until it is dropped.
@@ -50,7 +51,7 @@ pub(crate) struct FakeDaemon {
 }
 
 impl FakeDaemon {
-    /// `answer` is given each request's header and what is behind it, with the data of a WRITE.
+    /// `answer` gets each request's header and the bytes behind it, with the data of a WRITE.
     pub(crate) fn start(
         order: ReplyOrder,
         answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
@@ -88,7 +89,7 @@ impl Drop for FakeDaemon {
     }
 }
 
-/// vhost-user: a daemon without protocol features answers GET_FEATURES and nothing else.
+/// vhost-user: a daemon without protocol features answers GET_FEATURES alone.
 fn converse(mut stream: UnixStream) {
     let mut header = [0; 12];
     while stream.read_exact(&mut header).is_ok() {

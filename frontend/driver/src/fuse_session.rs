@@ -1,4 +1,4 @@
-//! A FUSE session: from INIT to DESTROY, and calls of every kind.
+//! A FUSE session: INIT, calls, FORGET and DESTROY.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,25 +17,27 @@ use super::request::Call;
 use super::sender::{Caller, HIPRIO, Negotiated, Sender};
 use super::slots::{RequestBuffers, room_for};
 
-/// Nodes that are forgotten with one request.
+/// Nodes in one BATCH_FORGET request.
 const FORGET_BATCH: usize = 64;
 
-/// Most bytes of one READ or WRITE where INIT sets no other limit (32 pages, `FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
+/// Most bytes of one READ or WRITE where INIT sets no other limit (32 pages,
+/// `FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
 const DEFAULT_MAX_BYTES: u32 = 32 * 4096;
 
 /// What INIT asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InitOptions {
-    /// Newest minor version to speak, at most [`KERNEL_MINOR_VERSION`].
+    /// The newest minor version to speak, at most [`KERNEL_MINOR_VERSION`].
     pub minor: u32,
-    /// Features to take.
+    /// Features to accept.
     pub features: InitFlags,
-    /// Read-ahead, in bytes. The driver does none by itself.
+    /// Read-ahead, in bytes. The driver itself reads nothing ahead.
     pub max_readahead: u32,
 }
 
 impl Default for InitOptions {
-    /// What somebody wants who caches nothing: requests of any size, locks held by the daemon, O_TRUNC carried out there.
+    /// For a program that caches nothing: requests of any size, locks held by the daemon, O_TRUNC
+    /// carried out by the daemon.
     fn default() -> Self {
         Self {
             minor: KERNEL_MINOR_VERSION,
@@ -59,8 +61,9 @@ impl Default for InitOptions {
 
 /// A handle of a FUSE session: cheap to clone, and used by any number of threads at once.
 ///
-/// A handle says over which request queue, on whose behalf and how long at most it asks; [`FuseSession::on_queue`] and its kin make
-/// handles that differ. Nodes and open files belong to the session, not to a handle.
+/// A handle has a request queue, a caller and a time limit, which it uses for every request.
+/// [`FuseSession::on_queue`], [`FuseSession::as_caller`] and [`FuseSession::within`] make handles
+/// that differ in one of them. Nodes and open files belong to the session, not to a handle.
 #[derive(Debug, Clone)]
 pub struct FuseSession {
     sender: Sender,
@@ -112,7 +115,7 @@ impl FuseSession {
         Ok(Self { sender })
     }
 
-    /// The same session, asked over another request queue. Queue 1 is the first.
+    /// The same session on another request queue. Queue 1 is the first.
     ///
     /// # Errors
     /// [`Error::NoQueue`].
@@ -132,7 +135,7 @@ impl FuseSession {
         })
     }
 
-    /// The same session, asked on another's behalf.
+    /// The same session on behalf of another caller.
     #[must_use]
     pub fn as_caller(&self, caller: Caller) -> Self {
         Self {
@@ -143,7 +146,7 @@ impl FuseSession {
         }
     }
 
-    /// The same session, asked with another limit of time for each call.
+    /// The same session with another time limit for each call.
     #[must_use]
     pub fn within(&self, limit: Duration) -> Self {
         Self {
@@ -166,13 +169,14 @@ impl FuseSession {
         self.sender.core.queues.len().saturating_sub(1)
     }
 
-    /// Requests that this handle's queue takes at once. Whoever submits more without waiting for any waits in vain.
+    /// Requests that this handle's queue can hold at once. A caller that submits more without
+    /// waiting for one blocks.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.sender.core.depth(self.sender.queue)
     }
 
-    /// What INIT was answered with.
+    /// The daemon's reply to INIT.
     #[must_use]
     pub fn init(&self) -> &InitOut {
         &self.sender.negotiated.init
@@ -203,23 +207,24 @@ impl FuseSession {
     /// Shared memory for `len` bytes of file data.
     ///
     /// # Errors
-    /// [`Error::NoMemory`]: too much is held already.
+    /// [`Error::NoMemory`] if buffers in use leave no room.
     pub fn buffer(&self, len: usize) -> Result<Buffer> {
         Buffer::new(&self.sender.core.memory, len)
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends the request and waits for the reply.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn call<T>(&self, call: Call<'_, T>) -> Result<T> {
         self.submit(call)?.wait()
     }
 
-    /// Asks, and does not wait for the answer: for many requests in flight at once. If the queue is full, waits until it is not.
+    /// Sends the request and does not wait for the reply, so that many requests can be in flight at
+    /// once. If the queue is full, waits until it is not.
     ///
     /// # Errors
-    /// [`Error::Full`], or why the request could not be sent.
+    /// [`Error::Full`], or the reason why the request could not be sent.
     pub fn submit<T>(&self, call: Call<'_, T>) -> Result<Pending<T>> {
         let unique = self.sender.core.next_unique();
         let Call {
@@ -236,7 +241,7 @@ impl FuseSession {
             _ => moved.map_or(0, |(_, len)| u64::from(*len)),
         };
         let reply_room = match &receive {
-            // The data has a place of its own; before it come at most the structures.
+            // The data has a buffer of its own. The structures come before it.
             Some((_, len)) => {
                 let all = request.operation.reply_capacity();
                 all.saturating_sub(usize::try_from(*len).unwrap_or(usize::MAX))
@@ -263,7 +268,8 @@ impl FuseSession {
         Ok(Pending::new(self.sender.clone(), request_slot, decode))
     }
 
-    /// Gives back `count` references to a node. Forgetting is done in batches: by [`FuseSession::flush_forgets`] at the latest.
+    /// Returns `count` references to a node. References are returned in batches: by
+    /// [`FuseSession::flush_forgets`] at the latest.
     ///
     /// # Errors
     /// A batch was full and could not be sent.
@@ -286,10 +292,10 @@ impl FuseSession {
         self.send_forgets(&batch)
     }
 
-    /// Gives back now what [`FuseSession::forget`] has gathered.
+    /// Sends the references that [`FuseSession::forget`] has collected.
     ///
     /// # Errors
-    /// Why it could not be sent.
+    /// The reason why they could not be sent.
     pub fn flush_forgets(&self) -> Result<()> {
         let batch = std::mem::take(&mut *self.lock_forgets());
         if batch.is_empty() {
@@ -298,10 +304,11 @@ impl FuseSession {
         self.send_forgets(&batch)
     }
 
-    /// Ends the session by DESTROY: all nodes and open files are gone. The device can be given another session.
+    /// Ends the session by DESTROY, which releases all nodes and open files. The device can then
+    /// have another session.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn destroy(self) -> Result<()> {
         self.flush_forgets()?;
         self.call(Call::new(NodeId::default(), Operation::Destroy, |_| Ok(())))

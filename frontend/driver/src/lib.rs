@@ -1,4 +1,21 @@
-//! A virtio-fs driver in user space: any program uses a virtio-fs daemon as a guest would, without a guest.
+//! A virtio-fs driver in user space: any program uses a virtio-fs daemon as a guest would, without
+//! a guest.
+//!
+//! ```text
+//!   Driver::connect ── vhost-user, memory, rings ──> Driver
+//!   Driver::session ── INIT ───────────────────────> FuseSession ── lookup, open, ... ──> values
+//!                                                     │
+//!                                                     └── submit(call) ──> Pending ── wait ──> value
+//! ```
+//!
+//! A [`FuseSession`] is cloned for each thread that uses it. Requests of all threads are in flight
+//! on the same queues at once. [`call`] has every operation as a function. File data stays where
+//! the daemon has put it ([`Data`]), or is sent from the [`Buffer`] that a file was read into, and
+//! is never copied.
+//!
+//! The driver does not trust the daemon: it checks what the daemon writes into a ring or a reply. A
+//! daemon that breaks the rules or closes the connection turns every call into [`Error::Broken`].
+//! Every wait has a limit.
 
 pub mod call;
 mod core;

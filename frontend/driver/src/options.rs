@@ -4,35 +4,36 @@ use std::time::Duration;
 
 use gangplank_vhost_user::client::Deadlines;
 
-/// How to wait for answers.
+/// How a thread waits for replies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WaitMode {
-    /// Asleep, until the daemon notifies.
+    /// Sleep until the daemon notifies.
     #[default]
     Sleep,
-    /// Looking all the time: quickest, and takes a processor. For measurements.
+    /// Look at the ring all the time: fastest, and keeps one CPU busy. For measurements.
     BusyPoll,
 }
 
-/// What kind of driver to be.
+/// A driver's options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Request queues to use; all that the daemon has if `None`.
+    /// Request queues to use; `None` for all that the daemon has.
     pub request_queues: Option<usize>,
-    /// Descriptors in each ring: a power of two, 4 to 32768. With indirect descriptors that many requests can be in flight,
-    /// without a quarter of it.
+    /// Descriptors in each ring: a power of two, 4 to 32768. With indirect descriptors as many
+    /// requests can be in flight, without them a quarter.
     pub queue_size: u16,
-    /// Use indirect descriptors where they are offered.
+    /// Use indirect descriptors if the daemon offers them.
     pub indirect: bool,
-    /// Ask for notifications by index where that is offered.
+    /// Ask for notifications by index if the daemon offers that (`VIRTIO_F_EVENT_IDX`).
     pub event_idx: bool,
-    /// Bytes of shared memory for file data and what else is large. The host gives them when they are used.
+    /// Bytes of shared memory for file data and other large buffers. The host provides a page when
+    /// it is first touched.
     pub buffers: u64,
-    /// How to wait for answers.
+    /// How threads wait for replies.
     pub waiting: WaitMode,
-    /// How long a call may take, unless its session says otherwise.
+    /// How long a call may take, unless its session has another limit.
     pub limit: Duration,
-    /// How long the daemon may take to be set up.
+    /// How long the daemon may take to answer while the device is set up.
     pub deadlines: Deadlines,
 }
 

@@ -9,9 +9,9 @@ use super::error::{Error, Result};
 use super::reply::{Decode, examine};
 use super::sender::Sender;
 
-/// A request in flight, that answers with a `T`.
+/// A request in flight, whose reply is a `T`.
 ///
-/// Dropped, nobody waits for it any longer; what it asked for happens all the same.
+/// Dropping it gives up the reply; the daemon carries the request out all the same.
 #[must_use = "nobody waits for the answer"]
 pub struct Pending<T> {
     sender: Sender,
@@ -21,7 +21,7 @@ pub struct Pending<T> {
     answers: PhantomData<T>,
 }
 
-/// Which request it is.
+/// Identifies a request in flight.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestSlot {
     pub(super) queue: usize,
@@ -53,36 +53,38 @@ impl<T> Pending<T> {
         self.request_slot.unique
     }
 
-    /// Whether it is answered, so that [`Pending::wait`] does not wait.
+    /// Whether the reply has come, so that [`Pending::wait`] returns at once.
     ///
     /// # Errors
-    /// [`Error::Broken`]: it never will be.
+    /// [`Error::Broken`] if the reply will never come.
     pub fn is_answered(&self) -> Result<bool> {
         self.sender
             .core
             .is_answered(self.request_slot.queue, self.request_slot.slot)
     }
 
-    /// Waits for the answer, as long as the session's limit.
+    /// Waits for the reply, at most as long as the session's limit.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn wait(mut self) -> Result<T> {
         self.take(self.sender.limit)
     }
 
-    /// Waits for the answer, no longer than `limit`. Afterwards nobody waits for it, whether it has come or not.
+    /// Waits for the reply, at most `limit`. Gives it up if it has not come by then.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn wait_within(mut self, limit: Duration) -> Result<T> {
         self.take(limit)
     }
 
-    /// Asks the daemon to abandon the request. It is answered all the same, with EINTR if the daemon gave it up.
+    /// Asks the daemon to abandon the request. The daemon replies all the same, with EINTR if it
+    /// has abandoned the request.
     ///
     /// # Errors
-    /// EAGAIN in [`Error::Errno`]: the daemon does not know the request yet, or any more; or why it could not be told.
+    /// EAGAIN in [`Error::Errno`] if the daemon does not know the request yet, or has replied
+    /// already; or the reason why INTERRUPT could not be sent.
     pub fn interrupt(&self) -> Result<()> {
         let unique = self.request_slot.unique.get();
         let operation = Operation::Interrupt(InterruptIn { unique });

@@ -1,4 +1,4 @@
-//! What a request is answered with.
+//! The reply to a request.
 
 use gangplank_fuse::{Opcode, OutHeader, Unique};
 use rustix::io::Errno;
@@ -9,10 +9,10 @@ use super::error::{BadReply, Error, Result};
 use super::memory::Buffer;
 use super::slots::UsedRequest;
 
-/// Most negative error of an answer (fs/fuse/dev.c takes what is above -512 and not positive).
+/// The least error of a reply (fs/fuse/dev.c accepts -511 to 0).
 const LEAST_ERROR: i32 = -511;
 
-/// File data where the daemon has put it, or will find it.
+/// File data in a buffer: read by the daemon, or to be written by it.
 #[derive(Debug)]
 pub struct Data {
     buffer: Buffer,
@@ -35,7 +35,7 @@ impl Data {
         self.len
     }
 
-    /// Whether there is nothing: the file ends before.
+    /// Whether it has no bytes: a READ found the end of the file.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -56,30 +56,30 @@ impl Data {
         copy
     }
 
-    /// The buffer, for the next request.
+    /// The buffer, for another request.
     #[must_use]
     pub fn into_buffer(self) -> Buffer {
         self.buffer
     }
 }
 
-/// What came back with a request that succeeded.
+/// The reply to a request that succeeded.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// The structures behind the header.
     pub(super) payload: Vec<u8>,
     /// The data behind them.
     pub(super) data: Option<Data>,
-    /// The data that the request sent.
+    /// The data that the request has sent.
     pub(super) sent: Option<Data>,
-    /// Most bytes the request asked to be moved, for those that count.
+    /// Bytes that the request asked to read, write or copy; zero for other operations.
     pub(super) asked: u64,
 }
 
-/// How an answer becomes a value.
+/// Makes a value of a reply.
 pub(super) type Decode<T> = fn(Answer) -> std::result::Result<T, BadReply>;
 
-/// Looks at a request that came back: header, length, number, errno.
+/// Checks a request that came back: header, length, number, errno.
 pub(super) fn examine(
     opcode: Opcode,
     unique: Unique,
@@ -89,7 +89,7 @@ pub(super) fn examine(
     let bad = |source| Error::Reply { opcode, source };
     let written = finished.written;
     let mut payload = finished.reply;
-    // virtiofsd 1.14 gives DESTROY back without an answer.
+    // virtiofsd 1.14 returns DESTROY without a reply.
     if written == 0 && (!opcode.expects_reply() || opcode == Opcode::Destroy) {
         return Ok(Answer {
             payload,
@@ -104,7 +104,8 @@ pub(super) fn examine(
         let len = header.len;
         return Err(bad(BadReply::Length { len, written }));
     }
-    // INTERRUPT is answered, if at all, by its own number or by the one it is about.
+    // A daemon answers INTERRUPT, if at all, with its own number or that of the interrupted
+    // request.
     let same = header.unique == unique.get()
         || (opcode == Opcode::Interrupt && header.unique | 1 == unique.get());
     if !same {

@@ -5,7 +5,7 @@ use gangplank_fuse::{Extensions, NodeId, Operation, Request};
 use super::memory::Buffer;
 use super::reply::Decode;
 
-/// A request that is answered with a `T`.
+/// A request whose reply is a `T`.
 #[derive(Debug)]
 #[must_use = "it is not asked yet"]
 pub struct Call<'a, T> {
@@ -27,7 +27,7 @@ impl<'a, T> Call<'a, T> {
         }
     }
 
-    /// The same with extensions behind it: a security context, supplementary groups.
+    /// Appends extensions: a security context, supplementary groups.
     pub const fn with_extensions(mut self, extensions: Extensions<'a>) -> Self {
         self.request.extensions = extensions;
         self

@@ -1,4 +1,4 @@
-//! What a session's requests are sent with: the device, and what INIT agreed on.
+//! Sends the requests of one session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,27 +16,27 @@ use super::slots::{RequestBuffers, room_for};
 /// The queue that FORGET and INTERRUPT go through.
 pub(super) const HIPRIO: usize = 0;
 
-/// On whose behalf the daemon is asked.
+/// The user on whose behalf the daemon carries out a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Caller {
     /// User id in the share.
     pub uid: u32,
     /// Group id in the share.
     pub gid: u32,
-    /// Thread id, for locks; zero is nobody's.
+    /// Thread id, for locks; zero for none.
     pub pid: u32,
 }
 
-/// What a session's handles share.
+/// What all handles of a session share.
 #[derive(Debug)]
 pub(super) struct Negotiated {
     pub(super) init: InitOut,
     pub(super) dialect: Dialect,
-    /// References to be given back with the next batch.
+    /// References for the next BATCH_FORGET.
     pub(super) forgets: Mutex<Vec<ForgetOne>>,
 }
 
-/// Sends requests of one session over one queue, on one caller's behalf. Cheap to clone.
+/// Sends requests on one queue, on behalf of one caller. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Sender {
     pub(super) core: Arc<Core>,
@@ -49,7 +49,8 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends what need not be answered through the high-priority queue, and waits until the daemon has taken it if `wait`.
+    /// Sends a request on the high-priority queue. Waits for the reply if `wait`; otherwise the
+    /// daemon need not answer.
     pub(super) fn send_hiprio(
         &self,
         node: NodeId,

@@ -1,4 +1,5 @@
-//! What a queue's leader sleeps on: the daemon's notifications, its hanging up, and a wakeup of our own.
+//! What a queue's leader sleeps on: the daemon's notifications, its hang-up, and an eventfd of the
+//! driver's own.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::{Error, Result};
 
-/// Which descriptor an event is of.
+/// The data of an epoll event: which descriptor it is of.
 const CALL: u64 = 0;
 const OWN: u64 = 1;
 const HANG_UP: u64 = 2;
@@ -19,7 +20,7 @@ pub(super) struct Wakeup {
     call: EventFd,
     own: EventFd,
     epoll: Epoll,
-    /// Open as long as it is waited on.
+    /// Kept open as long as the epoll instance has it.
     _hang_up: Arc<OwnedFd>,
 }
 
@@ -32,17 +33,17 @@ impl std::fmt::Debug for Wakeup {
 /// What ended a sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WakeReason {
-    /// A notification, the own wakeup, or time.
+    /// A notification, [`Wakeup::wake`], or the time limit.
     Woken,
-    /// The daemon has gone.
+    /// The daemon has closed the connection.
     HungUp,
 }
 
 impl Wakeup {
-    /// `hang_up` polls as `RDHUP` when the daemon has gone.
+    /// `hang_up` polls as `RDHUP` when the daemon has closed the connection.
     pub(super) fn new(hang_up: &Arc<OwnedFd>) -> Result<Self> {
         let failed = |source| Error::System {
-            what: "making what a queue waits on",
+            what: "make the descriptors that a queue waits on",
             source,
         };
         let call = new_eventfd().map_err(failed)?;
@@ -70,21 +71,21 @@ impl Wakeup {
         })
     }
 
-    /// What the daemon notifies through.
+    /// The eventfd by which the daemon notifies.
     pub(super) const fn call(&self) -> &EventFd {
         &self.call
     }
 
-    /// Ends a sleep, or the next.
+    /// Ends the present sleep, or the next.
     pub(super) fn wake(&self) {
-        // A counter that is full rings already.
+        // A full counter wakes the sleeper as well.
         let _ = self.own.write(1);
     }
 
-    /// Sleeps until something happens, at most `limit`; may wake early.
+    /// Sleeps until something happens, at most `limit`. May wake early.
     pub(super) fn sleep(&self, limit: Duration) -> std::io::Result<WakeReason> {
         let mut events = [EpollEvent::default(); 3];
-        // Rounded up, or the last millisecond would be waited for busily.
+        // Rounded up: otherwise the last millisecond would be a busy loop.
         let milliseconds = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
         let count = match self.epoll.wait(milliseconds, &mut events) {
             Ok(count) => count,
@@ -94,7 +95,7 @@ impl Wakeup {
         let mut reason = WakeReason::Woken;
         for event in events.iter().take(count) {
             match event.data() {
-                // Neither read waits; if somebody was faster, it is as good as read.
+                // Neither read blocks. If another thread was faster, the counter is zero already.
                 CALL => drop(self.call.read()),
                 OWN => drop(self.own.read()),
                 _ => reason = WakeReason::HungUp,
@@ -104,7 +105,7 @@ impl Wakeup {
     }
 }
 
-/// An event descriptor that nobody can be made to wait on.
+/// An eventfd whose reads and writes do not block.
 pub(super) fn new_eventfd() -> std::io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }

@@ -1,4 +1,4 @@
-//! `mkdir`, `rm`, `mv`, `ln`: changes to the tree of names.
+//! `mkdir`, `rm`, `mv`, `ln`: changes of the directory tree.
 
 use std::ffi::CString;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use super::path::{LastLink, Node, Share, text};
 use crate as driver;
 
 impl Share {
-    /// Makes a directory, and with `parents` those that lead there.
+    /// Makes a directory, and its missing parents with `parents`.
     pub(super) fn make(&self, path: &str, parents: bool) -> Result<()> {
         if !parents {
             return self.mkdir(path).map_err(refused("make", path));
@@ -25,7 +25,7 @@ impl Share {
                 Ok(node) if node.kind() == FileType::Directory => {}
                 Ok(_) => return Err(Error::NotDirectory(so_far)),
                 Err(Error::Missing(_)) => match self.mkdir(&so_far) {
-                    // Somebody else was faster, with whatever it is.
+                    // Another program has made something of that name meanwhile.
                     Err(MkdirError::Refused(error)) if error.errno() == Some(Errno::EXIST) => {
                         let node = self.find(&so_far, LastLink::Follow)?;
                         if node.kind() != FileType::Directory {
@@ -52,7 +52,7 @@ impl Share {
         Ok(())
     }
 
-    /// Removes a file, and with `recursive` a directory with all below it.
+    /// Removes a file, or a directory with everything below it with `recursive`.
     pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         let node = self
@@ -140,7 +140,8 @@ impl Share {
         Ok(())
     }
 
-    /// Where something called `name` goes that is sent to `to`: into it, if that is a directory. With what is there already.
+    /// The directory and name at which something called `name` arrives that is moved or copied to
+    /// `to`: inside `to` if that is a directory. Also the node that is there already.
     pub(super) fn destination(
         &self,
         to: &str,
@@ -174,7 +175,7 @@ impl Share {
 
 /// Why a directory was not made.
 enum MkdirError {
-    /// Its path leads nowhere.
+    /// Its parent cannot be reached.
     Path(Error),
     /// The daemon refused.
     Refused(driver::Error),

@@ -1,4 +1,4 @@
-//! `cat`, `cp`, `write`: file data into the share, out of it, and within.
+//! `cat`, `cp`, `write`: file data into the share, out of it, and within it.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{File, OpenOptions};
@@ -23,14 +23,14 @@ use super::path::{LastLink, Node, Share, text};
 use super::transfer::{FileIo, WriteStart, Writer};
 use crate as driver;
 
-/// Permissions of a file that standard input goes to.
+/// Permissions of a file made from standard input.
 const DEFAULT_FILE_MODE: u32 = 0o644;
 
 /// Standard input's name in messages.
 const STDIN_NAME: &str = "standard input";
 
-/// A file of the share that is open: closed when dropped, but only [`OpenFile::close`] says how
-/// that went.
+/// An open file of the share. Dropping it closes the file; only [`OpenFile::close`] reports errors
+/// of closing.
 struct OpenFile<'a> {
     share: &'a Share,
     node: Rc<Node>,
@@ -40,7 +40,7 @@ struct OpenFile<'a> {
     is_open: bool,
 }
 
-/// Begin with an empty file, or write behind what is in it.
+/// What happens to the present contents of a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriteMode {
     Replace,
@@ -68,8 +68,8 @@ impl<'a> OpenFile<'a> {
         }
     }
 
-    /// Closes the file: what the daemon could not write of what it has taken already, it tells now
-    /// or never.
+    /// Closes the file. The daemon reports here what it could not write of the data that it has
+    /// accepted.
     fn close(mut self) -> Result<()> {
         let flushed = self.flush();
         self.is_open = false;
@@ -77,7 +77,7 @@ impl<'a> OpenFile<'a> {
         closed.map_err(|source| refused("close", self.path, source))
     }
 
-    /// FLUSH, as a kernel sends it: not where the daemon has said that it has nothing to tell.
+    /// FLUSH, as a kernel sends it: not if the daemon has set `FOPEN_NOFLUSH`.
     fn flush(&self) -> driver::Result<()> {
         if self.flags.contains(FopenFlags::NOFLUSH) {
             return Ok(());
@@ -98,7 +98,7 @@ impl<'a> OpenFile<'a> {
     }
 }
 
-/// A daemon without the operation has nothing to tell by it.
+/// A daemon without the operation has no error to report by it.
 fn ignore_enosys(answer: driver::Result<()>) -> driver::Result<()> {
     match answer {
         Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
@@ -109,7 +109,7 @@ fn ignore_enosys(answer: driver::Result<()>) -> driver::Result<()> {
 impl Drop for OpenFile<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            // Something else has failed, and that is told.
+            // Another error is on its way to the caller already.
             let _ = self.release();
         }
     }
@@ -192,14 +192,14 @@ impl Share {
         let target = self.open_to_write(to, &name, mode, WriteMode::Replace, Some(&source.node))?;
         let mut writer = Writer::new(target.open(), WriteStart::At(0));
         let read = source.open().read_all(|data| writer.push(data));
-        // What could be read is written, whatever else fails.
+        // The data that was read is written, even if reading has failed.
         let written = writer.finish();
         read.and(written)?;
         target.close()?;
         source.close()
     }
 
-    /// Writes all that `source` has to `target`, and closes that.
+    /// Writes everything that `source` has to `target`, and closes `target`.
     fn fill(
         &self,
         target: OpenFile<'_>,
@@ -219,7 +219,7 @@ impl Share {
                 Err(error) => break Err(error),
             }
         };
-        // What could be read is written, whatever else fails.
+        // The data that was read is written, even if reading has failed.
         let written = writer.finish();
         filled.and(written)?;
         target.close()
@@ -237,7 +237,7 @@ impl Share {
         self.write_from(source, path, append)
     }
 
-    /// Writes all that `source` has to a file, or behind what is in it.
+    /// Writes everything that `source` has to a file, replacing its contents or appending to them.
     pub(super) fn write_from(&self, source: HostReader, path: &str, append: bool) -> Result<()> {
         let name = last_name(path)?;
         let contents = match append {
@@ -259,7 +259,8 @@ impl Share {
         Ok(OpenFile::new(self, node, &opened, path))
     }
 
-    /// Opens or makes the file at `path`, or `name` in it if it is a directory. Never the file `other`.
+    /// Opens or makes the file at `path`, or `name` in it if it is a directory. Fails if that is
+    /// the file `other`.
     fn open_to_write<'a>(
         &'a self,
         path: &'a str,

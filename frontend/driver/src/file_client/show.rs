@@ -1,4 +1,4 @@
-//! `ls`, `stat`, `tree`, `df`: what is there.
+//! `ls`, `stat`, `tree`, `df`: output for people.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use super::format;
 use super::listing::MAX_DEPTH;
 use super::path::{LastLink, Node, Share, text};
 
-/// All that statx(2) can tell of a file before Linux 5.8 (`STATX_ALL`); birth time is among it.
+/// All fields of statx(2) before Linux 5.8 (`STATX_ALL`), birth time included.
 const STATX_ALL: u32 = 0xfff;
 /// `STATX_BTIME`.
 const STATX_BTIME: u32 = 0x800;
@@ -60,7 +60,7 @@ impl Share {
         ])
     }
 
-    /// Shows all that is known of a file.
+    /// Shows everything that is known of a file.
     pub(super) fn stat(&self, path: &str, out: &mut impl Write) -> Result<()> {
         let node = self.find(path, LastLink::Follow)?;
         let attr = &node.attr;
@@ -94,7 +94,7 @@ impl Share {
         };
         let answer = match self.session.statx(node.id, args) {
             Ok(answer) => answer,
-            // Not every daemon knows STATX; there is no birth time then.
+            // Not every daemon knows STATX. There is no birth time then.
             Err(error) if error.errno() == Some(Errno::NOSYS) => return Ok(()),
             Err(source) => {
                 return Err(Error::Refused {
@@ -111,7 +111,7 @@ impl Share {
         Ok(())
     }
 
-    /// Shows a directory and all below it.
+    /// Shows a directory and everything below it.
     pub(super) fn tree(&self, path: &str, out: &mut impl Write) -> Result<()> {
         let node = self.find(path, LastLink::Follow)?;
         writeln!(out, "{}", text(path.as_bytes()))?;
@@ -124,7 +124,8 @@ impl Share {
         Ok(())
     }
 
-    /// What is in a directory; `last` says of each level above whether nothing follows there.
+    /// Shows the entries of a directory. `last` says for each level above whether its directory was
+    /// the last of its own.
     fn branches(
         &self,
         directory: &Node,
@@ -163,7 +164,7 @@ impl Share {
         Ok(())
     }
 
-    /// Shows how much space there is.
+    /// Shows the free space.
     pub(super) fn space(&self, out: &mut impl Write) -> Result<()> {
         let figures = self.session.statfs(NodeId::ROOT);
         let figures = figures.map_err(|source| Error::Refused {
@@ -196,7 +197,8 @@ impl Share {
     }
 }
 
-/// Writes rows with their columns below one another: numbers to the right, the first and the last to the left.
+/// Writes rows with aligned columns: numbers to the right, the first and the last column to the
+/// left.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]], out: &mut impl Write) -> Result<()> {
     let mut widths = [0; COLUMNS];
     for row in rows {

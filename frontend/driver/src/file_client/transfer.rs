@@ -1,4 +1,4 @@
-//! File data in both directions, many requests in flight.
+//! File data in both directions, with many requests in flight.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -10,13 +10,13 @@ use super::error::{Error, Result};
 use super::path::Node;
 use crate::{self as driver, Data, FuseSession, Pending, call};
 
-/// Bytes of one request, where the daemon takes as many.
+/// Most bytes of one request, if the daemon accepts that many.
 const MAX_REQUEST_LEN: u32 = 1 << 20;
 
-/// Requests in flight at once.
+/// Most requests in flight.
 const MAX_IN_FLIGHT: usize = 16;
 
-/// An open file of the share; `path` is for messages.
+/// An open file of the share. `path` is for messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileIo<'a> {
     pub(super) session: &'a FuseSession,
@@ -36,13 +36,13 @@ impl FileIo<'_> {
         }
     }
 
-    /// Half the queue at most: a copy within the share reads and writes over the same.
+    /// At most half the queue: a copy within the share reads and writes on the same queue.
     fn depth(&self) -> usize {
         (self.session.depth() / 2).clamp(1, MAX_IN_FLIGHT)
     }
 
-    /// Hands the whole file to `sink`, piece by piece and in order. Where a read fails, `sink` has
-    /// all that could be read before it.
+    /// Passes the whole file to `sink`, piece by piece and in order. If a read fails, `sink` has
+    /// got all data before it.
     pub(super) fn read_all(&self, sink: impl FnMut(Data) -> Result<()>) -> Result<()> {
         let mut in_flight = VecDeque::new();
         let read = self.read_ahead(&mut in_flight, sink);
@@ -58,14 +58,14 @@ impl FileIo<'_> {
         in_flight: &mut VecDeque<(u64, Pending<Data>)>,
         mut sink: impl FnMut(Data) -> Result<()>,
     ) -> Result<()> {
-        // No more than can be written again at once.
+        // At most what can be written in one request.
         let step = self.session.max_read().min(self.session.max_write());
         let step = step.min(MAX_REQUEST_LEN);
         let size = self.node.attr.size;
         let depth = self.depth();
         let mut next = 0_u64;
         loop {
-            // Beyond the size it is known by, a file is felt for one request at a time.
+            // Beyond its reported size, a file is read one request at a time.
             while in_flight.len() < depth && (next < size || in_flight.is_empty()) {
                 in_flight.push_back((next, self.ask(next, step)?));
                 next = next.saturating_add(u64::from(step));
@@ -80,8 +80,8 @@ impl FileIo<'_> {
             }
             sink(data)?;
             if len < u64::from(step) {
-                // The end, or all that came before an error: only the next answer tells. The
-                // requests further on have wrong offsets by now.
+                // The end of the file, or the data before an error: the next reply tells which. The
+                // requests further on have wrong offsets now.
                 let stale = std::mem::take(in_flight);
                 wait_for_all(self.session, stale.into_iter().map(|(_, pending)| pending));
                 next = offset.saturating_add(len);
@@ -89,8 +89,8 @@ impl FileIo<'_> {
         }
     }
 
-    /// A direct read, by its flag: a daemon answers it with what it could read before an error,
-    /// and one for the page cache by the error alone.
+    /// Reads with the flag of a direct read. A daemon answers a direct read with the data before an
+    /// error, and a read for the page cache with the error alone.
     fn ask(&self, offset: u64, len: u32) -> Result<Pending<Data>> {
         let args = ReadIn {
             fh: self.file.get(),
@@ -106,8 +106,8 @@ impl FileIo<'_> {
     }
 }
 
-/// Waits until nothing of `in_flight` is in flight any more, for the session's limit in all: a file is
-/// not closed while the daemon still works on it. What the answers say has lost its meaning.
+/// Waits for all replies, at most the session's limit in all: a file is not closed while the daemon
+/// still works on it. The replies themselves do not matter any more.
 fn wait_for_all<T>(session: &FuseSession, in_flight: impl Iterator<Item = Pending<T>>) {
     let begun = Instant::now();
     for pending in in_flight {
@@ -122,13 +122,13 @@ fn wait_for_all<T>(session: &FuseSession, in_flight: impl Iterator<Item = Pendin
 /// Where written data goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriteStart {
-    /// At this offset and behind it.
+    /// To this offset and behind it.
     At(u64),
-    /// To the end of the file, wherever that is by then. The offset is for messages.
+    /// To the end of the file, wherever that is when the daemon writes. The offset is for messages.
     End(u64),
 }
 
-/// Writes pieces one behind another, many of them in flight.
+/// Writes pieces one after another, with many in flight.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {
     to: FileIo<'a>,
@@ -152,15 +152,15 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Bytes that one piece holds at most.
+    /// Most bytes of one piece.
     pub(super) fn room(&self) -> usize {
         let step = self.to.session.max_write().min(MAX_REQUEST_LEN);
         usize::try_from(step).unwrap_or(usize::MAX)
     }
 
-    /// Writes a piece, which must fit in [`Writer::room`].
+    /// Writes a piece of at most [`Writer::room`] bytes.
     pub(super) fn push(&mut self, data: Data) -> Result<()> {
-        // Two appends in flight may arrive in either order.
+        // Two appends in flight could arrive in either order.
         let depth = if self.appends { 1 } else { self.to.depth() };
         if self.in_flight.len() >= depth {
             self.finish_oldest()?;
@@ -172,7 +172,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Waits for all that is in flight.
+    /// Waits for all pieces in flight.
     pub(super) fn finish(mut self) -> Result<()> {
         while !self.in_flight.is_empty() {
             self.finish_oldest()?;
@@ -198,7 +198,7 @@ impl<'a> Writer<'a> {
         pending.map_err(self.to.refused("write", offset))
     }
 
-    /// Waits for the piece that was sent first, and until all of it is written.
+    /// Waits for the oldest piece in flight, until all of it is written.
     fn finish_oldest(&mut self) -> Result<()> {
         let Some((offset, pending)) = self.in_flight.pop_front() else {
             return Ok(());
@@ -214,7 +214,7 @@ impl<'a> Writer<'a> {
         finished
     }
 
-    /// A daemon that writes less than it was sent says why when it is sent the rest.
+    /// A daemon that has written less than it was sent reports the reason when it is sent the rest.
     fn write_whole(&self, mut offset: u64, mut pending: Pending<(u32, Data)>) -> Result<()> {
         loop {
             let answer = pending.wait();
@@ -235,7 +235,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// What follows the first `done` bytes of `data`, in a buffer of its own.
+    /// The data after the first `done` bytes, in a buffer of its own.
     fn rest(&self, data: &Data, done: usize, offset: u64) -> Result<Data> {
         let rest = data.to_vec().split_off(done);
         let buffer = self.to.session.buffer(rest.len());

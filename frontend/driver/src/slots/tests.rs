@@ -182,7 +182,7 @@ fn steps(lies: bool) -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..120)
 }
 
-/// Plays the steps; whether the device was found to lie.
+/// Runs the steps; returns whether the device was caught breaking a rule.
 fn play(indirect: bool, steps: &[Step]) -> bool {
     let mut fixture = Fixture::new(indirect);
     let mut waiting: Vec<(u16, usize)> = Vec::new();
@@ -236,7 +236,8 @@ proptest! {
 
     #[test]
     fn a_lying_device_never_gets_beyond_a_fault(steps in steps(true), indirect: bool) {
-        // Nothing panics, no answer is longer than its room, no slot is given out twice: `play` asserts that.
+        // No step panics, no reply is longer than its room, no slot is given out twice: `play`
+        // asserts that.
         play(indirect, &steps);
     }
 }
