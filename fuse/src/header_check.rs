@@ -1,7 +1,9 @@
-//! The whole crate against an installed `linux/fuse.h`: sizes, offsets, constants, and that nothing in it is missing here.
+//! The whole crate against an installed `linux/fuse.h`: sizes, offsets, constants, and that nothing
+//! in it is missing here.
 //!
-//! Needs a C compiler and the header; says so loudly and passes where either is missing. What an older header does not know
-//! is passed over. `GANGPLANK_FUSE_HEADER` names another header, such as a newer kernel's.
+//! Needs a C compiler and the header; says so loudly and passes where either is missing. What an
+//! older header does not know is passed over. `GANGPLANK_FUSE_HEADER` names another header, such as
+//! a newer kernel's.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -90,7 +92,8 @@ impl Claims {
         T::Bits: Into<u64>,
     {
         for flag in T::FLAGS {
-            // Behind its prefix the C name may go on with a digit, which an identifier here cannot begin with.
+            // Behind its prefix the C name may go on with a digit, which an identifier here cannot
+            // begin with.
             let name = flag.name().replace("BIT32", "32BIT");
             self.constant(&format!("{prefix}{name}"), flag.value().bits().into());
         }

@@ -5,7 +5,8 @@ use core::marker::PhantomData;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Records of type `T`, as many as were announced and have come; nothing is aligned and nothing copied until read.
+/// Records of type `T`, as many as were announced and have come; nothing is aligned and nothing
+/// copied until read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Records<'a, T> {
     /// A whole number of `T`.

@@ -14,8 +14,8 @@ const FACILITY_USER: u8 = 1 << 3;
 /// Where programs of the host send their syslog messages.
 const SYSLOG_SOCKET: &str = "/dev/log";
 
-/// Libraries that log a line for every wrong message or ring entry, as often as a peer sends one. Our
-/// programs log what matters of it themselves, rate-limited.
+/// Libraries that log a line for every wrong message or ring entry, as often as a peer sends one.
+/// Our programs log what matters of it themselves, rate-limited.
 const LIBRARIES: [&str; 4] = ["vhost", "vhost_user_backend", "virtio_queue", "vm_memory"];
 
 /// The level of those libraries: off, unless a person debugs.
@@ -44,8 +44,8 @@ pub struct Options {
     pub program: &'static str,
     /// The least severe level that is logged.
     pub level: LevelFilter,
-    /// An env_logger filter, such as `warn,gangplank_backend::device=trace`, that replaces `level` on
-    /// standard error.
+    /// An env_logger filter, such as `warn,gangplank_backend::device=trace`, that replaces `level`
+    /// on standard error.
     pub filter: Option<String>,
     /// Whether messages go to syslog instead of standard error.
     pub syslog: bool,

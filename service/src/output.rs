@@ -1,8 +1,8 @@
 //! Standard output whose errors are all reported.
 //!
-//! The standard library does not check what `close` returns at the end of the process. If the program
-//! is started without a standard output, the Rust runtime opens `/dev/null` in its place, and output
-//! is lost without an error.
+//! The standard library does not check what `close` returns at the end of the process. If the
+//! program is started without a standard output, the Rust runtime opens `/dev/null` in its place,
+//! and output is lost without an error.
 
 use std::fs::File;
 use std::io::{self, LineWriter, Write};
@@ -28,15 +28,15 @@ impl Output {
         Self(LineWriter::new(file))
     }
 
-    /// The file, for data that bypasses the line buffer. A part of a line that is still in the buffer
-    /// is written after that data.
+    /// The file, for data that bypasses the line buffer. A part of a line that is still in the
+    /// buffer is written after that data.
     #[must_use]
     pub fn file(&self) -> &File {
         self.0.get_ref()
     }
 
-    /// Writes the rest and closes the file. A network file system may report only here what it could
-    /// not write.
+    /// Writes the rest and closes the file. A network file system may report only here what it
+    /// could not write.
     ///
     /// # Errors
     /// `write(2)`'s and `close(2)`'s.

@@ -14,8 +14,8 @@ use rustix::process::geteuid;
 pub struct PeerCred {
     /// User id.
     pub user: u32,
-    /// Process id; `None` if the process is in a pid namespace that this process does not see, as in
-    /// a container.
+    /// Process id; `None` if the process is in a pid namespace that this process does not see, as
+    /// in a container.
     pub process: Option<NonZeroU32>,
 }
 

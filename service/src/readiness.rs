@@ -5,8 +5,8 @@ use std::io;
 use log::warn;
 use sd_notify::NotifyState;
 
-/// Tells the service manager, if there is one, that the program serves from now on, and `status` for
-/// people.
+/// Tells the service manager, if there is one, that the program serves from now on, and `status`
+/// for people.
 pub fn ready(status: &str) {
     report(sd_notify::notify(&[
         NotifyState::Ready,

@@ -22,8 +22,8 @@ impl Signals {
     /// Blocks `signals` in the calling thread and in those that it starts later, and opens the
     /// descriptor at which they arrive. Must be called before any thread is started.
     ///
-    /// SIGHUP is left out where the parent process had it ignored, as nohup(1) does: once blocked, an
-    /// ignored signal would arrive at the descriptor.
+    /// SIGHUP is left out where the parent process had it ignored, as nohup(1) does: once blocked,
+    /// an ignored signal would arrive at the descriptor.
     ///
     /// # Errors
     /// `signalfd(2)`'s.

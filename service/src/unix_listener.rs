@@ -84,8 +84,8 @@ fn listen(path: &Path, mode: Option<Mode>) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
-/// Whether [`OwnedListener::bind`] at `path` failed with `error` because a process listens there, and
-/// not because the file is no socket.
+/// Whether [`OwnedListener::bind`] at `path` failed with `error` because a process listens there,
+/// and not because the file is no socket.
 #[must_use]
 pub fn is_in_use(error: &io::Error, path: &Path) -> bool {
     error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok()

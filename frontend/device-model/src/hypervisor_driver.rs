@@ -37,7 +37,8 @@ pub trait HypervisorDriver {
     /// Takes device `id` from the driver. A device can be taken once as long as the machine runs.
     ///
     /// # Errors
-    /// [`HypervisorError::Failed`] if the driver has no such device, or another process has taken it.
+    /// [`HypervisorError::Failed`] if the driver has no such device, or another process has taken
+    /// it.
     fn take(&self, id: u32) -> Result<DeviceDescriptor, HypervisorError>;
 
     /// Makes the port of a device that this process or a predecessor has taken. `journal` is the
@@ -60,8 +61,8 @@ pub struct DeviceParams {
     pub id: u32,
     /// Where the guest has the device's registers.
     pub window: GuestRange,
-    /// The memory that the device shares with the guest, and the file that it is mapped from. Needed
-    /// where the driver does not report the memory; compared with what it reports otherwise.
+    /// The memory that the device shares with the guest, and the file that it is mapped from.
+    /// Needed where the driver does not report the memory; compared with what it reports otherwise.
     pub memory: Option<(GuestRange, PathBuf)>,
 }
 

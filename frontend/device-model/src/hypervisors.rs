@@ -23,8 +23,8 @@ pub fn default_nodes() -> Vec<PathBuf> {
 /// Opens the driver of the first hypervisor that has one at `nodes`.
 ///
 /// # Errors
-/// The error of the last hypervisor that was tried. A driver that is here and does not work ends the
-/// search.
+/// The error of the last hypervisor that was tried. A driver that is here and does not work ends
+/// the search.
 pub fn open(nodes: &[PathBuf]) -> Result<Box<dyn HypervisorDriver>, HypervisorError> {
     let [first, others @ ..] = ALL;
     others

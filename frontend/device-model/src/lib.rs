@@ -1,10 +1,10 @@
-//! The device model: it gives the guests of a hypervisor virtio-mmio file systems that a virtio-fs
+//! The device model: gives the guests of a hypervisor virtio-mmio file systems that a virtio-fs
 //! daemon serves.
 //!
-//! A hypervisor port ([`hypervisor`]; [`bao`] is one) brings a guest's accesses, [`mmio`] has the
-//! registers, [`model`] ties them to a daemon. [`fd_store`] is the process that keeps the devices while
-//! the device model is restarted, and [`journal`] is what it is left with. [`daemon`] runs all of it
-//! from a [`config`]uration.
+//! A port ([`hypervisor`]; [`bao`] is one, [`hypervisors`] lists all) brings a guest's accesses,
+//! [`mmio`] has the registers, [`model`] connects them to a backend. [`fd_store`] is the process
+//! that keeps the devices while the device model is restarted, and [`journal`] is the state that a
+//! successor finds. [`daemon`] runs the devices of a [`config`]uration.
 
 pub mod args;
 pub mod bao;

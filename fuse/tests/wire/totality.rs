@@ -1,4 +1,5 @@
-//! Any bytes are a request, a reply, a directory stream or a typed error; what is accepted means the same when sent again.
+//! Any bytes are a request, a reply, a directory stream or a typed error; what is accepted means
+//! the same when sent again.
 
 use gangplank_fuse::dir::{Direntplusses, Dirents};
 use gangplank_fuse::*;

@@ -20,14 +20,14 @@ use crate::hypervisor::{Access, GuestMemory, GuestRange, Operation, Port, PortEr
 use crate::journal::{Journal, Request, Unfinished};
 use crate::mmio::Register;
 
-/// How long a guest has to leave a device alone until it is taken for sure that it would have made another access by now, had it
-/// been let to.
+/// How long the guest must leave the device alone before an uncertain request is completed: a CPU
+/// that could go on would have made another access in this time.
 const QUIET_TIME: Duration = Duration::from_millis(50);
 
-/// How long that is waited for.
+/// How long to wait for such a pause before completing the request anyway.
 const MAX_QUIET_WAIT: Duration = Duration::from_secs(2);
 
-/// How often it is looked.
+/// Time between two looks at the device.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One device of the driver. See [`super::Node::device`].
@@ -39,12 +39,14 @@ pub struct BaoPort<D = Kernel> {
     device: ManuallyDrop<OwnedFd>,
     window: GuestRange,
     memory: GuestMemory,
-    /// Since when a thread is in ATTACH: two may get the same request, which the driver then frees twice.
+    /// Since when a thread is in ATTACH. Two threads in ATTACH may get the same request, which the
+    /// driver then frees twice.
     attached: Mutex<Option<Instant>>,
     journal: Arc<Journal>,
-    /// What a predecessor took and did not complete.
+    /// The request that a predecessor took and did not complete.
     unfinished: Mutex<Option<Request>>,
-    /// Whether it is doubtful of some requests whether it completed them.
+    /// Whether the journal has requests of which it is uncertain whether a predecessor completed
+    /// them.
     has_uncertain: AtomicBool,
 }
 
@@ -101,7 +103,8 @@ impl<D: Driver> BaoPort<D> {
         Ok(to_access(request))
     }
 
-    /// A guest's CPU that makes an access has had the one before completed.
+    /// Drops the uncertain request of the CPU that has made this one: a CPU makes an access only
+    /// after its previous one was completed.
     fn drop_superseded(&self, request: &Request) {
         self.journal
             .drop_uncertain(|doubt| doubt[word::PLACE] == request[word::PLACE]);
@@ -109,7 +112,7 @@ impl<D: Driver> BaoPort<D> {
         self.has_uncertain.store(left, Ordering::Relaxed);
     }
 
-    /// Gives a request back, from the journal's `place`.
+    /// Gives a request back to the driver, from the journal's memory.
     fn give_back(&self, request: Request) -> Result<(), Errno> {
         let place = self.journal.begin_complete(request);
         let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
@@ -121,23 +124,24 @@ impl<D: Driver> BaoPort<D> {
         self.attached.lock()
     }
 
-    /// What an ATTACH that brought no request means.
+    /// The meaning of an ATTACH that brought no request.
     fn no_access(&self, error: Errno) -> PortError {
         match (error, self.abi.family) {
-            // The driver throws the result of its wait away and finds nothing to copy.
+            // The driver ignores the result of its wait, and finds nothing to copy.
             (Errno::FAULT, Family::Described) | (Errno::EXIST, Family::Created) => {
                 PortError::Interrupted
             }
-            // What a wait would give that is not thrown away.
+            // The result of the wait, in a driver that does not ignore it.
             (Errno::INTR, _) => PortError::Interrupted,
-            // The device is being destroyed; or has no client to take requests any more.
+            // The device is being destroyed, or has no client to take requests any more.
             (Errno::PERM, Family::Described) | (Errno::INVAL | Errno::NODEV, _) => PortError::Gone,
             _ => failed("wait for the guest's next access")(error.into()),
         }
     }
 
     fn notify_address(&self) -> u64 {
-        // A window is longer than that: `new` is given one of at least 0x200 bytes that does not wrap.
+        // The window is longer than that: `new` gets one of at least 0x200 bytes that does not
+        // wrap.
         self.window
             .start()
             .wrapping_add(Register::QueueNotify.offset())
@@ -167,14 +171,15 @@ impl<D: Driver + 'static> Port for BaoPort<D> {
         access
     }
 
-    /// In the older generations, a wait that ends without a request unlocks a lock that it does not hold.
+    /// In the older generations, a wait that ends without a request unlocks a lock that it does not
+    /// hold.
     fn is_wait_fragile(&self) -> bool {
         self.abi.family == Family::Created
     }
 
     fn complete(&self, access: Access, answer: u64) -> Result<(), PortError> {
-        // As it was received, and only a read's value changed: by its op the hypervisor decides whether the guest's
-        // register is written.
+        // The request as received, with only a read's value changed: the hypervisor looks at `op`
+        // to decide whether to write the guest's register.
         let Token(mut request) = access.token;
         if access.operation == Operation::Read {
             request[word::VALUE] = answer;
@@ -233,12 +238,12 @@ impl<D: Driver + 'static> Port for BaoPort<D> {
         )
         .map_err(failed("disconnect the interrupt line"))
     }
-    /// If such a request has been completed, its slot may hold another request by now, which must not
-    /// be completed in its place. If it has not been completed, a CPU of the guest waits for ever. So
-    /// a thread waits until the guest leaves the device alone. A guest's CPU whose request has been
-    /// completed has then either made another access, which removes the doubt, or has no request here
-    /// at all, and the hypervisor refuses to complete one. An access that is made in this very moment
-    /// remains a risk.
+    /// If such a request has been completed, its slot may hold another request by now, which must
+    /// not be completed in its place. If it has not been completed, a CPU of the guest waits for
+    /// ever. So a thread waits until the guest leaves the device alone. A guest's CPU whose request
+    /// has been completed has then either made another access, which removes the doubt, or has no
+    /// request here at all, and the hypervisor refuses to complete one. An access that is made in
+    /// this very moment remains a risk.
     fn complete_uncertain(self: Arc<Self>) -> io::Result<()> {
         if !self.has_uncertain.load(Ordering::Relaxed) {
             return Ok(());
@@ -268,7 +273,8 @@ impl<D: Driver> BaoPort<D> {
         }
     }
 
-    /// While a thread is in ATTACH, so that the journal's place for a request is not to be touched.
+    /// A thread may be in ATTACH and use the journal's memory for its request, so each request is
+    /// completed from a copy.
     fn complete_uncertain_now(&self) {
         for mut request in self.journal.uncertain() {
             let place = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();

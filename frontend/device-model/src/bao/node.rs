@@ -1,4 +1,4 @@
-//! The driver's node: which generation it is of, and the devices it has.
+//! The driver's device node: the driver's generation, and the devices that it gives out.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,7 +18,7 @@ use crate::hypervisor_driver::{
 };
 use crate::journal::Journal;
 
-/// The nodes of the driver, in the order in which they are looked for: of B, B' and A', and of A.
+/// The driver's device nodes, in the order in which they are tried: of B, B' and A', and of A.
 const NODES: [&str; 2] = ["/dev/bao-io-dispatcher", "/dev/bao"];
 
 /// Bao, for [`crate::hypervisors`].
@@ -68,7 +68,7 @@ pub struct Node<D = Kernel> {
 }
 
 impl Node {
-    /// Opens the first of `nodes` that is there.
+    /// Opens the first of `nodes` that exists.
     pub fn open(nodes: &[PathBuf]) -> Result<Self, BaoError> {
         let mut missing = BaoError::Node {
             node: PathBuf::new(),
@@ -118,8 +118,9 @@ impl<D: Driver> Node<D> {
         })
     }
 
-    /// Takes one device from the driver, once as long as the machine runs: the driver does not survive that its descriptor is
-    /// closed, so it is kept open as long as this process lives, whatever else goes wrong, and is to be kept beyond that.
+    /// Takes a device from the driver, once as long as the machine runs. The driver does not
+    /// survive the close of its descriptor, which therefore stays open as long as this process
+    /// lives, whatever else goes wrong. The caller gives it to the fd store.
     pub fn take_device(&self, id: u32) -> Result<DeviceDescriptor, BaoError> {
         let taken = match self.family {
             Family::Created => fd::create(&self.driver, &self.file, id).map(|fd| (fd, None)),
@@ -134,7 +135,8 @@ impl<D: Driver> Node<D> {
         Ok(DeviceDescriptor::taken(descriptor, memory))
     }
 
-    /// The device that was taken, by now or by a predecessor, as `params`; `journal` is its own.
+    /// The port of a device that this process or a predecessor has taken; `journal` is the device's
+    /// own.
     pub fn device(
         &self,
         taken: DeviceDescriptor,
@@ -177,8 +179,8 @@ impl<D: Driver> Node<D> {
     }
 }
 
-/// The shared memory, by the driver's word or the configuration's, and from the node of its own where one is configured:
-/// whoever holds the device's descriptor could answer for it.
+/// The shared memory, as the driver or the configuration describes it. It is mapped from a node of
+/// its own if one is configured: a process with the device's descriptor could complete requests.
 fn memory(
     params: &DeviceParams,
     told: Option<(u64, u64)>,

@@ -1,4 +1,4 @@
-//! From what a file says to what it means, or to all that is wrong with it.
+//! Checks a document: makes a configuration of it, or a list of its faults.
 
 use std::path::PathBuf;
 
@@ -12,28 +12,29 @@ use crate::hypervisor::GuestRange;
 use crate::hypervisors;
 use crate::mmio::WINDOW_LEN;
 
-/// The largest window: more than any device has registers for.
+/// Bytes of the largest window: more than the registers of any device.
 const MAX_WINDOW_LEN: u64 = 0x1_0000;
 
-/// Registers are 32 bits wide and accessed as such.
+/// Bytes: registers are 32 bits wide and accessed as such.
 const WINDOW_ALIGNMENT: u64 = 4;
 
-/// What memory can be mapped by.
+/// Bytes: memory is mapped in multiples of a page.
 const PAGE: u64 = 4096;
 
-/// Bytes of a file system's tag at most (virtio 1.2, 5.11.4).
+/// Bytes of the longest tag of a file system (virtio 1.2, 5.11.4).
 const MAX_TAG_LEN: usize = 36;
 
-/// Bytes of a socket's path at most (unix(7)), less the zero byte behind it.
+/// Bytes of the longest path of a socket (unix(7)), without the zero byte at its end.
 const MAX_SOCKET_PATH_LEN: usize = 107;
 
-/// Linux takes 4 entries of each request for headers, and wants some left.
+/// Entries of the smallest queue: Linux reserves 4 entries of each request for headers, and needs
+/// some more for data.
 const MIN_QUEUE_SIZE: u32 = 8;
 
-/// The largest split virtqueue (virtio 1.2, 2.7).
+/// Entries of the largest split virtqueue (virtio 1.2, 2.7).
 const MAX_QUEUE_SIZE: u32 = 32768;
 
-/// vhost-user numbers queues by a byte, and the first is of high priority.
+/// vhost-user numbers queues by a byte, and the first queue is the high-priority one.
 const MAX_REQUEST_QUEUES: u32 = 255;
 
 /// The last shared peripheral interrupt of a GIC, counted from its first.
@@ -160,7 +161,7 @@ fn check_device(at: &At<Device>, faults: &mut Faults) -> Option<Checked> {
     })
 }
 
-/// Whether it is a file system behind vhost-user.
+/// Whether the device is a file system behind vhost-user.
 fn check_kind(device: &Device, faults: &mut Faults) -> bool {
     let kinds = [
         (&device.device_type, "type", "fs"),
@@ -202,7 +203,7 @@ fn line<T>(written: &Option<At<T>>) -> Option<u64> {
     written.as_ref().map(|at| at.referenced.line())
 }
 
-/// The device model has no use for it, but a number that cannot be is a sign of a mistake.
+/// The device model does not use the number. An impossible one is a sign of a mistake.
 fn check_irq(device: &Device, faults: &mut Faults) {
     if let Some(irq) = &device.irq
         && irq.value > MAX_IRQ
@@ -244,7 +245,7 @@ fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
     window
 }
 
-/// The memory, or that the driver is to tell it; none if what is written cannot be.
+/// The memory, or `Some(None)` if the driver reports it; `None` if the keys contradict each other.
 fn check_memory(at: &At<Device>, faults: &mut Faults) -> Option<Option<(GuestRange, PathBuf)>> {
     let device = &at.value;
     let (addr, size, path) = match (&device.shmem_addr, &device.shmem_size, &device.shmem_path) {
@@ -294,7 +295,8 @@ fn misaligned(value: u64, alignment: u64) -> String {
     format!("{value:#x} is no multiple of {alignment:#x}; {next}")
 }
 
-/// The socket as it is, or as the two programs whose files are accepted would call it: they differ, and so do their files.
+/// The socket as written, or under the name that bao-virtio or bao-virtio-dm gives it. The two
+/// differ in that name, and in the keys of their files.
 fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
     let device = &at.value;
     match (&device.socket, &device.socket_path) {
@@ -399,7 +401,7 @@ fn check_queue_size(device: &Device, faults: &mut Faults) -> Option<u16> {
     u16::try_from(size.value).ok()
 }
 
-/// Whether the queues fit into the memory at all, buffers aside.
+/// Checks that the memory is larger than the queues' rings.
 fn check_room(device: &Device, memory: GuestRange, requests: u16, size: u16, faults: &mut Faults) {
     let entries = u64::from(size);
     let rings = (16 * entries + 6 + 2 * entries + 6 + 8 * entries) * (u64::from(requests) + 1);

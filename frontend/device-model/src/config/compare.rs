@@ -1,16 +1,16 @@
-//! Whether devices that are each right by themselves go together.
+//! Checks that devices do not contradict each other.
 
 use super::DeviceConfig;
 use super::fault::Fault;
 
-/// A device that has been checked by itself, with what is needed to compare it with others.
+/// A device that is valid by itself, with what is needed to compare it with others.
 pub(super) struct Checked {
     pub(super) config: DeviceConfig,
     pub(super) line: u64,
     pub(super) frontend_vm: Option<String>,
 }
 
-/// All that is wrong between any two of `devices`.
+/// Everything that contradicts between any two of `devices`.
 pub(super) fn compare(devices: &[Checked]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (index, device) in devices.iter().enumerate() {

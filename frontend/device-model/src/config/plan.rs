@@ -1,4 +1,4 @@
-//! What a configuration comes to, for people.
+//! A configuration as text for people.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What is accepted, what it means, and how everything else is refused.
+//! Which files are accepted, what they mean, and how others are refused.
 
 use std::path::Path;
 
@@ -15,12 +15,13 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("fs.yaml"), text)
 }
 
-/// What is said of `text`, which is faulty.
+/// The faults of `text`.
 fn refused(text: &str) -> String {
     parse(text).expect_err(text).to_string()
 }
 
-/// One device by keys that each differ from a right one's, which begins in line 2.
+/// One device, which begins in line 2. `changes` replace or add keys of a valid one; an empty value
+/// removes the key.
 fn device(changes: &[(&str, &str)]) -> String {
     let mut keys = vec![
         ("id", "0"),
@@ -116,7 +117,7 @@ fn plan_tells_every_device() {
     );
 }
 
-/// For each single change, the line and key that are to blame, and a part of what would be right.
+/// For each single change: the line and key of the fault, and a part of what would be right.
 #[test]
 fn every_wrong_value_is_refused_by_line_key_and_what_would_be_right() {
     type Changes = &'static [(&'static str, &'static str)];

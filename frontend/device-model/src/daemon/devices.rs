@@ -1,4 +1,4 @@
-//! The devices of one configuration: started together, each alive or not by itself.
+//! The devices of one configuration: started together, each served or failed by itself.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::hypervisors;
 use crate::journal::Journal;
 use crate::model::{Handover, RunningDevice, SocketConnector};
 
-/// A device that was started.
+/// A device that is served.
 type Served = RunningDevice<dyn Port, Socket>;
 
 /// All devices of a configuration.
@@ -33,7 +33,7 @@ pub(super) struct Devices {
 #[derive(Debug)]
 struct Device {
     id: u32,
-    /// None if it could not be had.
+    /// `None` if another process has claimed the device, or the fd store does not answer.
     entry: Option<Arc<Entry>>,
     state: State,
 }
@@ -45,11 +45,13 @@ enum State {
 }
 
 impl Devices {
-    /// Starts every device that can be started, going on with what the holder has of it: the one that is called `holder`, or that of
-    /// the driver's node. The others are told to the log and stay failed.
+    /// Starts every device, from the state that the fd store keeps of it. The fd store is the one
+    /// called `holder`, or the one of the driver's node. A device that cannot be started is logged
+    /// and stays failed.
     ///
     /// # Errors
-    /// [`Error::Hypervisor`] where there is no driver to have any from; [`Error::FdStore`] where nothing can be kept.
+    /// [`Error::Hypervisor`] if no hypervisor's driver can be opened; [`Error::FdStore`] if no fd
+    /// store answers or can be started.
     pub(super) fn start(config: &Config, holder: Option<&str>) -> Result<Self, Error> {
         let driver = hypervisors::open(&config.nodes)?;
         let name = holder.map_or_else(|| name_for_node(driver.node()), str::to_owned);
@@ -78,26 +80,28 @@ impl Devices {
         })
     }
 
-    /// What polls as `RDHUP` when the holder has gone.
+    /// A descriptor that polls as `RDHUP` when the fd store has gone.
     pub(super) fn fd_store_connection(&self) -> Arc<OwnedFd> {
         self.fd_store.connection()
     }
 
-    /// Has everything kept by another holder, as the one there was has gone.
+    /// Connects to another fd store, because the previous one has gone, and gives it everything to
+    /// keep.
     ///
     /// # Errors
-    /// There is none to be had. What it kept is open in this process, as long as that lives.
+    /// No fd store answers. What the previous one kept stays open in this process.
     pub(super) fn reconnect_fd_store(&self) -> Result<(), FdStoreError> {
         self.fd_store.renew()?;
         let entries = self
             .devices
             .iter()
             .filter_map(|device| device.entry.as_ref());
-        // Each by itself: one that is not kept must not keep others from it.
+        // Each by itself: an entry that fails must not keep the others from being stored.
         entries.map(|entry| entry.renew()).fold(Ok(()), Result::and)
     }
 
-    /// Whether the driver would not survive the end of this process, as something that must be kept is not.
+    /// Whether this process must not end: the fd store lacks a descriptor whose last close the
+    /// hypervisor's driver does not survive.
     pub(super) fn has_unsaved_descriptors(&self) -> bool {
         let mut entries = self
             .devices
@@ -106,22 +110,22 @@ impl Devices {
         entries.any(|entry| entry.is_pending())
     }
 
-    /// How many are served.
+    /// The number of devices that are served.
     pub(super) fn alive(&self) -> usize {
         self.served().count()
     }
 
-    /// How many are not, though they ought to be.
+    /// The number of devices that are configured and not served.
     pub(super) fn failed(&self) -> usize {
         self.devices.len().saturating_sub(self.alive())
     }
 
-    /// What becomes readable when a device that was alive is so no more.
+    /// Descriptors that become readable when a served device has ended.
     pub(super) fn ended_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.served().map(RunningDevice::ended)
     }
 
-    /// Takes note of the devices that are not served any more; each has told the log why.
+    /// Marks the devices that have ended as failed. Each has logged the reason.
     pub(super) fn mark_ended(&mut self) {
         for device in &mut self.devices {
             if matches!(&device.state, State::Served(running) if running.has_ended()) {
@@ -134,7 +138,7 @@ impl Devices {
         }
     }
 
-    /// Ends them all, leaving no access unanswered that was taken.
+    /// Ends all devices. Every access that was taken is answered.
     pub(super) fn end(self) {
         for device in self.devices {
             if let State::Served(running) = device.state {
@@ -194,7 +198,7 @@ fn start(
     Ok(running)
 }
 
-/// The report: a line for the program and one for each device.
+/// The report: a line for the program, and one for each device.
 impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

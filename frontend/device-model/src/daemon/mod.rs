@@ -1,7 +1,8 @@
-//! The device model as a program: from a configuration to devices that are served until it is told to end.
+//! The device model as a program: serves the devices of a configuration until a signal ends it.
 //!
-//! The main thread starts everything and then only waits: for a signal, for somebody who asks for the status, for the end of a
-//! device. A device that cannot be started, or ends, harms no other; the program goes on while one lives.
+//! The main thread starts everything. It then waits for a signal, a status request, or the end of a
+//! device. A device that cannot be started or ends does not affect the others; the program runs
+//! while one is served.
 
 mod devices;
 mod status;
@@ -29,55 +30,55 @@ use crate::hypervisor_driver::HypervisorError;
 use devices::Devices;
 use status::StatusSocket;
 
-/// How the program ended.
+/// How the program has ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// All that was asked for was done, to the end.
+    /// Everything that was configured was served until the end.
     Done,
-    /// Devices that were asked for could not be served, or not to the end; the log says why.
+    /// A device could not be served, or ended early; the log has the reason.
     Failed,
 }
 
 /// Why no device was served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is none.
+    /// The configuration is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The plan could not be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
-    /// No log.
+    /// Logging cannot be started.
     #[error(transparent)]
     Logging(#[from] logging::Error),
-    /// The status socket cannot be had.
+    /// The status socket cannot be made.
     #[error("cannot listen on {}, which is to tell the status", path.display())]
     Status {
         /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The hypervisor's driver is not there.
+    /// No hypervisor's driver can be opened.
     #[error(transparent)]
     Hypervisor(#[from] HypervisorError),
-    /// Nothing outlives this program.
+    /// No process keeps the devices over a restart.
     #[error(transparent)]
     FdStore(#[from] FdStoreError),
-    /// The host refuses a resource.
+    /// The host refused a resource.
     #[error("cannot wait for {what}")]
     System {
-        /// What was to be waited for.
+        /// What the program was to wait for.
         what: &'static str,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
 impl Error {
-    /// The status to leave with: 2 where what was typed or configured is wrong, 1 for everything else.
+    /// The exit status: 2 if the command line or the configuration is wrong, 1 otherwise.
     #[must_use]
     pub const fn status(&self) -> u8 {
         match self {
@@ -87,19 +88,19 @@ impl Error {
     }
 }
 
-/// How often a holder is looked for where there is none to be had.
+/// Time between two attempts to connect to an fd store after the previous one has gone.
 const FD_STORE_RETRY_INTERVAL: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
 
-/// Serves the devices of the configuration at `config`, or only checks it and writes the plan to `out`. `filter` says in
-/// env_logger's form what is logged, whatever else says so.
+/// Serves the devices of the configuration at `config`, or only checks it and writes the plan to
+/// `out`. `filter` is an env_logger filter that overrides every other log level.
 ///
-/// To be called once, before any thread is started.
+/// Must be called once, before any thread is started.
 ///
 /// # Errors
-/// [`enum@Error`], if not a single device could be tried.
+/// [`enum@Error`], if no device was tried.
 pub fn run(
     config: &Path,
     args: &ModelArgs,
@@ -159,7 +160,7 @@ pub fn run(
     Ok(outcome)
 }
 
-/// Waits until it is told to end, or until there is no device left.
+/// Serves until a signal ends the program, or no device is left.
 fn serve(
     devices: &mut Devices,
     signals: &Signals,
@@ -210,7 +211,7 @@ fn serve(
     Ok(())
 }
 
-/// Whether there is another holder, or the same one again.
+/// Whether an fd store answers.
 fn reconnect_fd_store(devices: &Devices, complaint: &RateLimit) -> bool {
     match devices.reconnect_fd_store() {
         Ok(()) => {

@@ -1,4 +1,4 @@
-//! A socket that tells everybody who connects how the devices stand.
+//! A socket that sends the devices' status to every program that connects.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use gangplank_service::unix_listener::OwnedListener;
 use log::debug;
 
-/// How long to pause where nobody can be accepted.
+/// Pause after a connection that could not be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The socket, as long as it listens.
+/// The socket. Dropping it closes it and removes its file.
 #[derive(Debug)]
 pub(super) struct StatusSocket(OwnedListener);
 
@@ -22,14 +22,16 @@ impl StatusSocket {
         OwnedListener::bind(path, None).map(Self)
     }
 
-    /// Sends `report` to everybody who has connected since. Whoever reads too slowly gets less of it: nobody is waited for.
+    /// Sends `report` to every program that has connected since the last call. Does not wait for a
+    /// slow reader, which gets a part.
     pub(super) fn answer(&self, report: impl Fn() -> String) {
         loop {
             let mut stream = match self.0.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    // Without a descriptor for it, whoever asks stays asking: not to be asked about at once.
+                    // The process has no descriptor left for the connection, which stays in the
+                    // queue. The pause keeps the main loop from spinning.
                     debug!("somebody who asked for the status cannot be heard: {error}");
                     thread::sleep(ACCEPT_RETRY);
                     return;

@@ -1,4 +1,4 @@
-//! The device model's side: finding the holder or starting it, and asking.
+//! The device model's end: finds the fd store or starts it, and sends requests.
 
 use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,26 +24,27 @@ use super::channel::{Received, receive, send};
 use super::error::FdStoreError;
 use super::message::{Answer, Request, Slot};
 
-/// How long the holder may take: it does nothing that takes time.
+/// How long the fd store may take to answer. It does nothing that takes time.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is looked for, where others start one at the same time.
+/// Most attempts to connect, while other processes start an fd store at the same time.
 const MAX_ATTEMPTS: u32 = 50;
 
-/// How long to pause between two attempts.
+/// Pause between two attempts to connect.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
-/// Bytes of an abstract name (unix(7)): those of `sun_path`, less the zero byte that marks it.
+/// Bytes of the longest abstract name (unix(7)): those of `sun_path`, without the leading zero
+/// byte.
 const MAX_NAME_LEN: usize = 107;
 
-/// What the holder's processes are called by ps(1). By the sign in front, a service manager lets it live until the machine is
-/// switched off.
+/// The fd store's `argv[0]`. systemd lets a process whose `argv[0]` begins with `@` live until the
+/// machine is switched off.
 const ARGV0: &str = "@gangplank-frontend";
 
-/// A connection to the holder.
+/// A connection to the fd store.
 #[derive(Debug)]
 pub struct FdStore {
     name: String,
@@ -57,7 +58,7 @@ struct Link {
 }
 
 impl FdStore {
-    /// Connects to the holder of that name; starts one if there is none.
+    /// Connects to the fd store of that name. Starts one if there is none.
     ///
     /// # Errors
     /// [`FdStoreError::Start`], [`FdStoreError::Stranger`], [`FdStoreError::Lost`].
@@ -68,7 +69,7 @@ impl FdStore {
         })
     }
 
-    /// Takes a connection that is there already.
+    /// Uses a connection that exists already.
     #[cfg(test)]
     pub(super) fn on(socket: OwnedFd) -> Self {
         let socket = Arc::new(socket);
@@ -78,17 +79,18 @@ impl FdStore {
         }
     }
 
-    /// The holder's process.
+    /// The fd store's process.
     pub fn process(&self) -> u32 {
         self.link.lock().process
     }
 
-    /// A descriptor that polls as `RDHUP` once the holder has gone. Nothing may be read from it.
+    /// A descriptor that polls as `RDHUP` once the fd store has gone. Nothing may be read from it.
     pub fn connection(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.link.lock().socket)
     }
 
-    /// Connects anew, to another holder if need be. It keeps nothing of what the one before has kept.
+    /// Connects again, to another fd store if the previous one has gone. The new one keeps nothing
+    /// of the previous one's.
     ///
     /// # Errors
     /// As [`FdStore::connect`].
@@ -132,7 +134,7 @@ impl FdStore {
         }
     }
 
-    /// As [`FdStore::put`], where it may be kept already.
+    /// As [`FdStore::put`], but a descriptor that the fd store has already is no error.
     pub(super) fn put_again(
         &self,
         device: u32,
@@ -150,9 +152,9 @@ impl FdStore {
         }
     }
 
-    /// Ends the connection, so that whoever watches it makes another.
+    /// Shuts the connection down, so that the thread that polls it connects again.
     pub(super) fn hang_up(&self) {
-        // It fails where the holder was faster.
+        // Fails if the fd store has closed the connection already.
         let _ = rustix::net::shutdown(self.connection(), rustix::net::Shutdown::Both);
     }
 
@@ -172,7 +174,7 @@ impl FdStore {
     ) -> Result<(Answer, Option<OwnedFd>), FdStoreError> {
         let link = self.link.lock();
         ask(&link.socket, request, descriptor).map_err(|errno| {
-            // Nobody could tell a late answer from the next one.
+            // A late answer would be taken for the answer to the next request.
             let _ = rustix::net::shutdown(&link.socket, rustix::net::Shutdown::Both);
             let source = errno.into();
             FdStoreError::Lost { doing, source }
@@ -180,7 +182,7 @@ impl FdStore {
     }
 }
 
-/// The name of the holder for the devices of a driver's node: one for each user.
+/// The name of the fd store for the devices of a device node. Each user has one of their own.
 #[must_use]
 pub fn name_for_node(node: &Path) -> String {
     let node = fs::canonicalize(node).unwrap_or_else(|_| node.to_owned());
@@ -224,7 +226,7 @@ fn find(name: &str) -> Result<Link, FdStoreError> {
         let socket = seqpacket().map_err(failed("connect to"))?;
         match connect(&socket, &address) {
             Ok(()) => match greet(name, socket) {
-                // It was about to end, as it had nothing to keep.
+                // The fd store was about to end, because it had nothing to keep.
                 Err(FdStoreError::Lost { .. }) => thread::sleep(RETRY_INTERVAL),
                 greeted => return greeted,
             },
@@ -232,12 +234,12 @@ fn find(name: &str) -> Result<Link, FdStoreError> {
                 let listener = seqpacket().map_err(failed("start"))?;
                 match bind(&listener, &address) {
                     Ok(()) => start(name, listener).map_err(failed("start"))?,
-                    // Somebody is about to start one.
+                    // Another process is about to start one.
                     Err(Errno::ADDRINUSE) => thread::sleep(RETRY_INTERVAL),
                     Err(errno) => return Err(failed("start")(errno)),
                 }
             }
-            // Its queue of connections is full.
+            // The fd store's queue of connections is full.
             Err(errno @ (Errno::AGAIN | Errno::INTR)) => {
                 last = errno;
                 thread::sleep(RETRY_INTERVAL);
@@ -256,7 +258,7 @@ fn seqpacket() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Starts this program once more, as the holder. Whoever connects from now on waits for it.
+/// Starts this program as the fd store. Connections from now on wait until it accepts them.
 fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
     set_socket_timeout(&listener, Timeout::Recv, None)?;
     listen(&listener, BACKLOG)?;
@@ -267,13 +269,14 @@ fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .current_dir("/")
-        // What a terminal or a shell tells this program is not meant for it.
+        // A process group of its own, so that a terminal's or a shell's signals to this program do
+        // not reach it.
         .process_group(0)
         .spawn();
     let mut child =
         started.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::CHILD))?;
     info!("process {} keeps the devices over a restart", child.id());
-    // Should it end before this process, nobody else would take note of that.
+    // If the fd store ends before this process, this thread reaps it.
     let wait = move || {
         let _ = child.wait();
     };

@@ -1,4 +1,4 @@
-//! What is kept of one device, as the device model that serves it sees it.
+//! What the fd store keeps of one device, for the device model that serves the device.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,14 +15,14 @@ use super::error::FdStoreError;
 use super::eventfd::{as_descriptor, from_descriptor};
 use super::message::Slot;
 
-/// A device that this process, and no other, serves.
+/// A device that this process alone serves.
 #[derive(Debug)]
 pub struct Entry {
     holder: Arc<FdStore>,
     device: u32,
-    /// Duplicates of all that the holder keeps, to be kept by another should it go.
+    /// Duplicates of everything that the fd store keeps, for another fd store if this one goes.
     kept: Mutex<BTreeMap<Slot, OwnedFd>>,
-    /// Whether something that must not be lost is in this process only.
+    /// Whether the fd store lacks a descriptor that must not be lost.
     is_pending: AtomicBool,
 }
 
@@ -30,7 +30,8 @@ impl Entry {
     /// Claims `device` as long as the process lives.
     ///
     /// # Errors
-    /// [`FdStoreError::Busy`] where another process serves it; or the holder does not answer.
+    /// [`FdStoreError::Busy`] if another process serves the device; or the fd store does not
+    /// answer.
     pub fn claim(holder: Arc<FdStore>, device: u32) -> Result<Self, FdStoreError> {
         holder.claim(device)?;
         Ok(Self {
@@ -41,10 +42,10 @@ impl Entry {
         })
     }
 
-    /// What a predecessor has left in `slot`.
+    /// The descriptor that a predecessor has put into `slot`.
     ///
     /// # Errors
-    /// The holder does not answer, or there is no descriptor left.
+    /// The fd store does not answer, or this process has no descriptor left.
     pub fn get(&self, slot: Slot) -> Result<Option<OwnedFd>, FdStoreError> {
         let Some(descriptor) = self.holder.get(self.device, slot)? else {
             return Ok(None);
@@ -54,10 +55,10 @@ impl Entry {
         Ok(Some(descriptor))
     }
 
-    /// Has `descriptor` kept.
+    /// Puts `descriptor` into `slot`.
     ///
     /// # Errors
-    /// The holder does not answer, or will not; or there is no descriptor left.
+    /// The fd store does not answer or refuses, or this process has no descriptor left.
     pub fn put(&self, slot: Slot, descriptor: BorrowedFd<'_>) -> Result<(), FdStoreError> {
         let duplicate = duplicate(descriptor)?;
         self.holder.put(self.device, slot, descriptor)?;
@@ -65,11 +66,11 @@ impl Entry {
         Ok(())
     }
 
-    /// Has `descriptor` kept, in whatever time it takes: it must not be lost. Where the holder does not do it at once, the connection
-    /// is ended, and everything is kept when there is another: see [`Entry::renew`].
+    /// Puts a `descriptor` that must not be lost into `slot`. If the fd store does not take it, the
+    /// connection is shut down, and [`Entry::renew`] stores everything when there is another one.
     ///
     /// # Errors
-    /// There is no descriptor left.
+    /// This process has no descriptor left.
     pub fn put_permanent(
         &self,
         slot: Slot,
@@ -93,16 +94,16 @@ impl Entry {
         self.is_pending.load(Ordering::Relaxed)
     }
 
-    /// Has what is in `slot` let go of: [`Slot::Daemon`] or [`Slot::Journal`].
+    /// Removes the descriptor in `slot`: [`Slot::Daemon`] or [`Slot::Journal`].
     ///
     /// # Errors
-    /// The holder does not answer, or will not.
+    /// The fd store does not answer or refuses.
     pub fn remove(&self, slot: Slot) -> Result<(), FdStoreError> {
         self.kept().remove(&slot);
         self.holder.remove(self.device, slot)
     }
 
-    /// The eventfd that is kept in `slot`; a new one if there is none.
+    /// The eventfd in `slot`; makes one and puts it there if the slot is empty.
     ///
     /// # Errors
     /// As [`Entry::put`].
@@ -119,7 +120,7 @@ impl Entry {
         Ok(made)
     }
 
-    /// Has everything kept by the holder that the connection leads to by now.
+    /// Stores everything in the fd store of the present connection.
     ///
     /// # Errors
     /// As [`Entry::claim`] and [`Entry::put`].
@@ -133,7 +134,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Which device it is.
+    /// The device's id.
     pub fn device(&self) -> u32 {
         self.device
     }

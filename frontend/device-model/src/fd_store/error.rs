@@ -1,27 +1,27 @@
-//! What can go wrong between a device model and its holder.
+//! Errors between a device model and its fd store.
 
 use std::io;
 
-/// Why something is not kept.
+/// Why a descriptor is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum FdStoreError {
-    /// There is none, and none can be started.
+    /// No fd store runs, and none can be started.
     #[error("cannot {doing} the process that keeps the devices over a restart, {name:?}")]
     Start {
-        /// What was being done.
+        /// The verb.
         doing: &'static str,
-        /// Its name.
+        /// The fd store's name.
         name: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Somebody else answers to its name.
+    /// A process of another user has the fd store's name.
     #[error("{name:?} is a process of user {user}, and not of this one or root")]
     Stranger {
         /// Its name.
         name: String,
-        /// The user by number.
+        /// The user's id.
         user: u32,
     },
     /// Another device model serves the device.
@@ -29,30 +29,30 @@ pub enum FdStoreError {
     Busy {
         /// The device.
         device: u32,
-        /// The other's process.
+        /// The other device model's process.
         process: u32,
     },
-    /// It does not keep something.
+    /// The fd store refused a request.
     #[error("the process that keeps the devices over a restart did not {doing}")]
     Refused {
-        /// What it was asked for.
+        /// The request.
         doing: &'static str,
     },
-    /// It has gone, or does not answer.
+    /// The fd store has gone, or does not answer.
     #[error("cannot have the process that keeps the devices over a restart {doing}")]
     Lost {
-        /// What it was asked for.
+        /// The request.
         doing: &'static str,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The host refuses a resource.
+    /// The host refused a resource.
     #[error("cannot {doing}")]
     System {
         /// What was being done.
         doing: &'static str,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },

@@ -1,20 +1,24 @@
-//! The holder: a small process that outlives the device model and keeps what a successor goes on with.
+//! The fd store: a small process that outlives the device model and keeps descriptors for its
+//! successor.
 //!
-//! Bao's driver does not survive that a device's last descriptor is closed, and a guest's CPU stands still as long as its
-//! access is not completed. So a process of its own keeps the descriptor of each device, its eventfds, the connection to its
-//! daemon and its [`crate::journal`], and hands them to the next device model that asks.
+//! Bao's driver does not survive the last close of a device's descriptor, and a guest's CPU waits
+//! as long as its access is not completed. The fd store keeps each device's descriptor, its
+//! eventfds, the connection to its backend and its [`crate::journal`], and gives them to the next
+//! device model that asks.
 //!
 //! ```text
 //!   device model ── HELLO, CLAIM device, GET / PUT / DROP slot (SOCK_SEQPACKET, one descriptor at most) ──> holder
 //!                <── answer ───────────────────────────────────────────────────────────────────────────
 //! ```
 //!
-//! It is started on demand by the first device model and ends with the machine. It looks into nothing that it keeps, takes no
-//! configuration and never touches a device: that is what lets it live. Devices are claimed one by one, for as long as the
-//! claiming connection lasts; who comes second is refused. Both sides accept only their own user, or root, as the other.
+//! The first device model starts the fd store, which then runs until the machine is switched off.
+//! The fd store does not interpret what it keeps, reads no configuration and never touches a
+//! device, so there is little that can make it fail. A device is claimed for as long as the
+//! claiming connection lasts; a second claim is refused. Each end accepts the other only if it runs
+//! as the same user or root.
 //!
-//! Its name is in the abstract namespace of Unix sockets: it can be bound once only, leaves no file behind, and is gone with
-//! the process.
+//! Its name (option `--holder`) is in the abstract namespace of Unix sockets: only one process can
+//! bind it, it leaves no file behind, and it goes with the process.
 
 mod channel;
 mod client;

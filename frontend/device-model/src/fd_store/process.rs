@@ -1,4 +1,4 @@
-//! The holder's process: accepts, asks who is there, keeps.
+//! The fd store's process: accepts connections and answers requests.
 
 use std::fs;
 use std::io;
@@ -19,30 +19,30 @@ use super::channel::{Received, receive, send};
 use super::message::{Answer, Request};
 use super::store::{Client, Store};
 
-/// Connections at most; further ones wait.
+/// Most connections; further ones wait.
 const MAX_CLIENTS: usize = 64;
 
-/// How long a client may take to have its answer delivered.
+/// How long a client may take to send a request or receive an answer.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to pause when this process has no descriptor left for another connection.
+/// Pause when this process has no descriptor or memory left for a connection.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What ps(1) shows: fifteen bytes at most.
+/// What ps(1) shows: at most fifteen bytes.
 const THREAD_NAME: &std::ffi::CStr = c"gangplank-hold";
 
-/// Why nothing is held.
+/// Why the fd store does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Started by hand.
+    /// It was started by hand.
     #[error("standard input is no socket to listen on: the device model starts this by itself")]
     NotStarted,
-    /// The host refuses something.
+    /// The host refused a resource.
     #[error("cannot {doing}")]
     System {
-        /// What was being done.
+        /// The verb.
         doing: &'static str,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -53,10 +53,11 @@ struct Connection {
     socket: OwnedFd,
 }
 
-/// Holds what the clients of the socket at standard input give it, as long as there is anything to hold or anybody there.
+/// Runs the fd store on the listening socket at standard input, until nothing is kept and no client
+/// is connected.
 ///
 /// # Errors
-/// [`RunError`]; only before anything is held.
+/// [`RunError`], before anything is kept.
 pub fn run() -> Result<(), RunError> {
     let failed = |doing| {
         move |errno: Errno| RunError::System {
@@ -64,7 +65,7 @@ pub fn run() -> Result<(), RunError> {
             source: errno.into(),
         }
     };
-    // Told to end by somebody who means well, it would take the machine with it.
+    // A signal that ends this process would crash the hypervisor's driver, and the machine with it.
     SigSet::all()
         .thread_block()
         .map_err(|errno| RunError::System {
@@ -83,15 +84,15 @@ pub fn run() -> Result<(), RunError> {
     serve(&listener).map_err(failed("wait for connections"))
 }
 
-/// What makes it last longer, where this user may do it.
+/// Makes it less likely that this process is killed, as far as its user may.
 fn survive() {
     let _ = rustix::thread::set_name(THREAD_NAME);
-    // The last process to be ended when memory runs out.
+    // When memory runs out, the kernel kills this process last.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     raise_descriptor_limit();
 }
 
-/// Serves until nothing is kept and nobody is there.
+/// Serves until nothing is kept and no client is connected.
 pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
     let mut store = Store::default();
     let mut connections: Vec<Connection> = Vec::new();
@@ -106,7 +107,7 @@ pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
         }
         match poll(&mut awaited, None) {
             Ok(_) | Err(Errno::INTR) => {}
-            // Memory comes back; what is kept here does not.
+            // Memory becomes free again; descriptors that are lost do not come back.
             Err(Errno::NOMEM | Errno::AGAIN) => {
                 thread::sleep(RETRY_INTERVAL);
                 continue;
@@ -131,7 +132,7 @@ pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// The next who connects, if it is one of this user's or root.
+/// The next connection, if its process runs as this user or root.
 fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
     let socket = match accept_with(listener, SocketFlags::CLOEXEC) {
         Ok(socket) => socket,
@@ -156,7 +157,7 @@ fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
     Some(Connection { client, socket })
 }
 
-/// Answers one request. Whether the client is still there.
+/// Answers one request. Returns whether the client is still connected.
 fn answer(store: &mut Store, connection: &Connection) -> bool {
     let Ok(Received::Message { wire, descriptor }) = receive(&connection.socket) else {
         return false;

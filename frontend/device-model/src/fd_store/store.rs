@@ -1,23 +1,23 @@
-//! What the holder keeps, and for whom.
+//! The descriptors that the fd store keeps, and the clients that have claimed them.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::message::{Answer, Request, Slot};
 
-/// Devices that are kept at most: more than any driver has.
+/// Most devices: more than any driver has.
 const MAX_DEVICES: usize = 256;
 
-/// One connection to the holder.
+/// One connection to the fd store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Client {
-    /// Not used again as long as the holder lives.
+    /// Never used again as long as the fd store lives.
     pub(super) number: u64,
-    /// The process that is at the other end.
+    /// The client's process.
     pub(super) process: u32,
 }
 
-/// All that is kept.
+/// All descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     devices: BTreeMap<u32, Device>,
@@ -30,7 +30,7 @@ struct Device {
 }
 
 impl Store {
-    /// Does what `client` asks for: the answer, and the descriptor that goes along.
+    /// Carries out `client`'s request. Returns the answer, and the descriptor to send with it.
     pub(super) fn answer(
         &mut self,
         client: Client,
@@ -74,7 +74,7 @@ impl Store {
         (answer, None)
     }
 
-    /// Lets others claim what `client` had, whose connection has ended. All of it stays kept.
+    /// Releases the claims of `client`, whose connection has ended. Its descriptors stay.
     pub(super) fn leave(&mut self, client: Client) {
         for device in self.devices.values_mut() {
             device.claimed = device.claimed.filter(|owner| *owner != client);

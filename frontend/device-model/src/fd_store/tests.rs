@@ -1,4 +1,4 @@
-//! Device models and a holder, in one process.
+//! Device models and an fd store in one process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn socket() -> OwnedFd {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
 }
 
-/// A holder's thread.
+/// An fd store in a thread.
 pub(crate) struct TestFdStore {
     address: SocketAddrUnix,
     thread: thread::JoinHandle<()>,
@@ -89,7 +89,7 @@ fn everything_is_kept_again_where_the_holder_was_lost() {
     let [lost, next] = ["lost", "next"].map(TestFdStore::start);
     let entry = Entry::claim(lost.client(), 2).unwrap();
     let kick = entry.eventfd(Slot::Kick(0)).unwrap();
-    // As if the connection had been made anew to another.
+    // As if the entry's connection had been made again, to another fd store.
     let entry = entry.moved_to(next.client());
     entry.renew().unwrap();
     drop(entry);
@@ -157,7 +157,7 @@ fn noise_is_answered_and_harms_nobody() {
     assert!(entry.get(Slot::Device).unwrap().is_some());
 }
 
-/// The holder learns of a client's end a moment after it.
+/// The fd store notices a client's end a moment later.
 pub(crate) fn claim_when_free(held: &TestFdStore, device: u32) -> Entry {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {

@@ -1,4 +1,4 @@
-//! What was agreed on with a daemon, for whoever takes over the connection to it.
+//! The state of the connection to the backend, for a successor that takes the connection over.
 
 use gangplank_service::fnv::checksum;
 use gangplank_vhost_user::client::{CONFIG_LEN, Facts};
@@ -11,7 +11,7 @@ use super::layout::{BACKEND, BACKEND_VALID};
 /// Rings that vhost-user can number.
 const RINGS: usize = 256;
 
-/// What there is of it.
+/// Bits of `Saved::present`.
 mod present {
     pub(super) const PROTOCOL: u32 = 1;
     pub(super) const CONFIG: u32 = 2;
@@ -30,7 +30,7 @@ struct Saved {
     /// A bit for each ring.
     running: [u64; RINGS / 64],
     present: u32,
-    /// Of all bytes but these. 0 in what was written before there was one.
+    /// Checksum of all other bytes. 0 in what older versions wrote.
     checksum: u32,
     config: [u8; CONFIG_LEN],
 }
@@ -38,24 +38,24 @@ struct Saved {
 const _: () = assert!(size_of::<Saved>() == 120 && BACKEND + size_of::<Saved>() <= 1024);
 
 impl Journal {
-    /// Notes that messages are on their way: whoever took over now could not tell the answers apart.
+    /// Notes that a message is on its way: a successor could not tell its answer from others.
     pub fn invalidate_backend(&self) {
         self.store::<u64>(BACKEND_VALID, 0);
     }
 
-    /// Notes that there is no daemon.
+    /// Notes that no backend is connected.
     pub fn clear_backend(&self) {
         self.invalidate_backend();
     }
 
-    /// Notes how things stand with the daemon, and that no message is on its way.
+    /// Saves the state of the connection, while no message is on its way.
     pub fn save_backend(&self, facts: &Facts) {
         self.write(BACKEND, to_saved(facts));
         self.store::<u64>(BACKEND_VALID, 1);
     }
 
-    /// How things stood with the daemon; none if there was none, or a message was on its way, or
-    /// what was written down is damaged.
+    /// The saved state; `None` if no backend was connected, a message was on its way, or the state
+    /// is damaged.
     pub fn saved_backend(&self) -> Option<Facts> {
         let valid = self.load(BACKEND_VALID);
         let saved: Saved = self.read(BACKEND);
@@ -143,7 +143,7 @@ mod tests {
             journal.write(BACKEND, bad);
             assert_eq!(journal.saved_backend(), None, "{at}");
         }
-        // Without a checksum, as an older version writes them.
+        // Without a checksum, as older versions write them.
         journal.write(
             BACKEND,
             Saved {

@@ -1,4 +1,4 @@
-//! A device's registers, written so that the last whole ones always count.
+//! A device's registers, saved so that a complete copy is valid at any time.
 
 use std::mem::offset_of;
 
@@ -10,10 +10,10 @@ use super::layout::{CURRENT, REGISTERS, REGISTERS_LEN, UNREADABLE};
 use super::{Journal, SavedRegisters};
 use crate::mmio::{QueueRegisters, Registers, Status};
 
-/// Bytes of a configuration space at most.
+/// Bytes of the largest configuration space.
 const CONFIG: usize = 64;
 
-/// What stands in front of the queues.
+/// The part before the queues.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 struct Saved {
@@ -27,12 +27,12 @@ struct Saved {
     activated: u32,
     queue_count: u32,
     config_len: u32,
-    /// Of all bytes but these, with the queues'. 0 in what was written before there was one.
+    /// Checksum of all other bytes, the queues included. 0 in what older versions wrote.
     checksum: u32,
     config: [u8; CONFIG],
 }
 
-/// Where the checksum stands.
+/// The checksum's bytes.
 const CHECKSUM: std::ops::Range<usize> = {
     let start = offset_of!(Saved, checksum);
     start..start + size_of::<u32>()
@@ -46,7 +46,7 @@ struct SavedQueue {
     available: u64,
     used: u64,
     size: u32,
-    /// [`READY`] or [`REFUSED`] or neither.
+    /// [`READY`], [`REFUSED`] or neither.
     state: u32,
 }
 
@@ -55,7 +55,7 @@ const REFUSED: u32 = 2;
 
 const _: () = assert!(size_of::<Saved>() == 112 && size_of::<SavedQueue>() == 32);
 
-/// Queues of a device at most: those of vhost-user.
+/// Most queues of a device: vhost-user numbers them by a byte.
 const MAX_QUEUES: usize = 256;
 
 const _: () = {
@@ -63,8 +63,8 @@ const _: () = {
 };
 
 impl Journal {
-    /// Writes the registers down. Those that do not fit, which no device has, are unreadable for a
-    /// successor: the ones before them must not be taken for them.
+    /// Saves the registers. Registers that do not fit, which no device has, are unreadable for a
+    /// successor: it must not take the previous ones for them.
     pub fn save(&self, registers: &Registers) {
         let bytes = to_bytes(registers);
         let mut last = self.last.lock();
@@ -89,7 +89,7 @@ impl Journal {
         *last = bytes;
     }
 
-    /// The registers as a predecessor wrote them down last.
+    /// The registers that a predecessor saved last.
     pub fn saved_registers(&self) -> SavedRegisters {
         let at = match self.load(CURRENT) {
             0 => return SavedRegisters::None,
@@ -152,7 +152,7 @@ fn to_bytes(registers: &Registers) -> Vec<u8> {
     bytes
 }
 
-/// Whether the first `len` bytes are as they were written, as far as that can be told.
+/// Whether the first `len` bytes agree with their checksum, if they have one.
 fn is_whole(bytes: &[u8], len: usize, sum: u32) -> bool {
     let Some(mut bytes) = bytes.get(..len).map(<[u8]>::to_vec) else {
         return false;
@@ -163,7 +163,7 @@ fn is_whole(bytes: &[u8], len: usize, sum: u32) -> bool {
     sum == 0 || sum == checksum(&bytes)
 }
 
-/// None where they cannot have been written by [`to_bytes`].
+/// `None` if [`to_bytes`] cannot have written them.
 fn from_bytes(bytes: &[u8]) -> Option<Registers> {
     let (saved, rest) = Saved::read_from_prefix(bytes).ok()?;
     let count = usize::try_from(saved.queue_count).ok()?;
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn registers_that_no_device_has_are_unreadable() {
         let mut good = to_bytes(&Registers::default());
-        // Without a checksum, as an older version writes them.
+        // Without a checksum, as older versions write them.
         good[CHECKSUM].fill(0);
         assert!(from_bytes(&good).is_some());
         // Status, activated, queue count, length of the configuration space.

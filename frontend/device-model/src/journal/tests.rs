@@ -1,4 +1,4 @@
-//! What a successor finds after an end at any moment.
+//! What a successor finds, at whatever moment its predecessor ends.
 
 use std::os::fd::OwnedFd;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const REQUEST_OF_GUEST: Request = [3, 0xa00_3e70, 1, 0, 4, 9, 0, 0];
 
-/// The journal as a successor sees it.
+/// The journal as a successor opens it.
 fn succeed(journal: &Journal) -> Journal {
     let descriptor = journal.descriptor().try_clone_to_owned().unwrap();
     let (journal, readable) = Journal::open(descriptor, 3).unwrap();
@@ -101,7 +101,7 @@ fn what_is_no_journal_of_the_device_is_refused() {
     ));
 }
 
-/// A damaged journal is noticed: what may be in hand is not taken for nothing.
+/// A damaged journal is noticed: a request that may have been taken is not forgotten.
 #[test]
 fn damaged_phase_leaves_the_request_in_doubt() {
     let journal = Journal::new(3).unwrap();

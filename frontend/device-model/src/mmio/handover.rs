@@ -1,4 +1,4 @@
-//! Registers that are written down, and had back by a successor.
+//! Saving the registers, and restoring them in a successor.
 
 use super::device::{Activation, Device, ReadyQueue};
 use super::interrupts::USED_BUFFERS;
@@ -6,32 +6,34 @@ use super::registers::{RegisterLog, Registers};
 use super::status::Status;
 use super::transport::{Driver, Transport};
 
-/// Why a device cannot go on where its predecessor left off.
+/// Why a device cannot continue as its predecessor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RestoreError {
     /// It has fewer queues or another configuration space.
     #[error("the device had more queues or another configuration space")]
     Shape,
-    /// A queue that is in use cannot be had.
+    /// A queue in use does not fit the device.
     #[error("the driver's queue {index} does not fit the device as it is configured now")]
     Queue {
-        /// Which one.
+        /// Its index.
         index: u16,
     },
 }
 
 impl<D: Device> Transport<D> {
-    /// Has the registers written down from now on, before whoever changed them learns of it.
+    /// Saves the registers in `register_log` from now on, before the guest or the backend sees a
+    /// change.
     pub fn set_register_log(&mut self, register_log: Box<dyn RegisterLog>) {
         self.register_log = Some(register_log);
         self.log_registers();
     }
 
-    /// Goes on where a predecessor left off, whose registers were `left`; the device is told. Interrupts that were on their way
-    /// to the guest may have been lost, so it is made to look once.
+    /// Continues with a predecessor's registers, and tells the device. Interrupts on their way to
+    /// the guest may have been lost, so one is raised.
     ///
     /// # Errors
-    /// [`RestoreError`], if the device is another by now: it is broken then, and the driver is told.
+    /// [`RestoreError`] if the device is configured differently now. The device is broken then, and
+    /// the driver is told.
     pub fn restore(&mut self, left: Registers) -> Result<(), RestoreError> {
         let fit = self.fit(&left);
         let runs = left.activated && !left.status.intersects(Status::NEEDS_RESET | Status::FAILED);
@@ -63,7 +65,7 @@ impl<D: Device> Transport<D> {
         fit.map(|_| ())
     }
 
-    /// The queues that are ready, if the device can still have them.
+    /// The queues that are ready, if they still fit the device.
     fn fit(&self, left: &Registers) -> Result<Vec<ReadyQueue>, RestoreError> {
         let sizes = self.device.queue_sizes();
         if left.queues.len() > sizes.len() || left.config.len() != self.device.config().len() {
@@ -79,8 +81,8 @@ impl<D: Device> Transport<D> {
             .collect()
     }
 
-    /// A predecessor's guest may be in the middle of anything, and nothing is known of it: the device has to be reset. Its
-    /// driver is not told, as it is not known to have got that far.
+    /// Marks the device as broken, because a predecessor's registers are unknown. The driver gets
+    /// no interrupt: it may not be ready for one.
     pub fn restore_broken(&mut self) {
         self.driver.status |= Status::NEEDS_RESET;
         self.log_registers();

@@ -1,7 +1,9 @@
-//! A virtio-mmio device, version 2 of the interface (virtio 1.2, 4.2): its registers and the life of its status.
+//! A virtio-mmio device, version 2 of the interface (virtio 1.2, 4.2): its registers and its
+//! status.
 //!
-//! It knows no hypervisor and no device type: accesses come in as offset, width and value, and what makes the device a
-//! file system or anything else is a [`Device`]. Whatever a guest does has one answer, given before the access ends.
+//! It knows neither the hypervisor nor the device type: accesses come as offset, width and value,
+//! and a [`Device`] makes the device a file system or anything else. Every access of a guest has
+//! one answer, given before the access ends.
 //!
 //! ```text
 //!              0                  ACKNOWLEDGE, DRIVER       FEATURES_OK              DRIVER_OK
@@ -43,8 +45,8 @@ pub const VERSION: u32 = 2;
 /// `VendorID`: "GPLK", little-endian. Any constant would do.
 pub const VENDOR: u32 = 0x4b4c_5047;
 
-/// Where the device type's configuration space begins.
+/// Offset of the device type's configuration space.
 pub const CONFIG_SPACE: u64 = 0x100;
 
-/// Bytes of the smallest window that a device with a configuration space fits in, and of the usual one.
+/// Bytes of the usual window, which is the smallest for a device with a configuration space.
 pub const WINDOW_LEN: u64 = 0x200;

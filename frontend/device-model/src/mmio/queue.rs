@@ -3,10 +3,10 @@
 use super::device::ReadyQueue;
 use crate::hypervisor::GuestRange;
 
-/// What the driver has said of one split virtqueue.
+/// What the driver has written about one split virtqueue.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct QueueRegisters {
-    /// Entries, as written: not checked before the queue is made ready.
+    /// Entries, as written. Checked when the queue is made ready.
     pub size: u32,
     /// The descriptor area.
     pub descriptors: u64,
@@ -14,9 +14,9 @@ pub struct QueueRegisters {
     pub available: u64,
     /// The device area: the used ring.
     pub used: u64,
-    /// Whether the driver has handed it over. Nothing above changes while it is.
+    /// Whether the driver has made it ready. The fields above do not change while it is.
     pub ready: bool,
-    /// Whether it was to be handed over last and could not be had.
+    /// Whether the driver's last attempt to make it ready has failed.
     pub refused: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum QueueError {
 }
 
 impl QueueError {
-    /// What the likeliest reason is, for the log.
+    /// The most likely reason, for the log.
     pub(super) const fn hint(self) -> &'static str {
         match self {
             Self::Outside { .. } => {
@@ -52,8 +52,8 @@ impl QueueError {
 }
 
 impl QueueRegisters {
-    /// Checks it against the largest size and the memory that guest and device share: queue `index` as the device gets it.
-    /// Lengths and alignments: virtio 1.2, 2.7.
+    /// Checks the registers against the largest size and the shared memory. Returns queue `index`
+    /// for the device. Lengths and alignments: virtio 1.2, 2.7.
     pub(super) fn validate(
         &self,
         index: u16,

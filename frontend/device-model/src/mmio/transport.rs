@@ -1,4 +1,4 @@
-//! The registers of one device, and what reading and writing them does.
+//! The registers of one device, and the effect of reading and writing them.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::status::{Action, Status};
 use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
 use crate::hypervisor::{Access, GuestRange, Operation};
 
-/// What a register reads as that tells of a shared memory region that is not there (virtio 1.2, 4.2.2, `SHMLen`).
+/// The value of a shared memory register whose region does not exist (virtio 1.2, 4.2.2, `SHMLen`).
 const NO_REGION: u32 = u32::MAX;
 
 /// One device as the guest sees it.
@@ -27,30 +27,31 @@ pub struct Transport<D> {
     pub(super) window: GuestRange,
     pub(super) memory: GuestRange,
     pub(super) driver: Driver,
-    /// Interrupts that were raised here, for changes of the configuration, and not for used buffers.
+    /// Interrupts that were raised here, for changes of the configuration and not for used buffers.
     pub(super) own_calls: u64,
-    /// Signals that this side gave so far, and kicks that came as an access; for people.
+    /// Interrupts and kicks that passed through here, for the report.
     pub(super) counts: Counts,
-    /// Not part of what a reset forgets: it has to differ when the content does.
+    /// Survives a reset: it must differ whenever the content does.
     pub(super) config_generation: u32,
-    /// What the guest can have logged: a queue that does not fit, a driver that is ready, one that cannot be served.
+    /// Limits on what the guest can have logged: a queue that does not fit, a driver that is ready,
+    /// a device that does not start.
     pub(super) unfit: RateLimit,
     pub(super) ready: RateLimit,
     pub(super) failed: RateLimit,
-    /// Where all of it is written down.
+    /// Where the registers are saved, if anywhere.
     pub(super) register_log: Option<Box<dyn RegisterLog>>,
 }
 
-/// What passed through the registers that mostly goes past them.
+/// Interrupts and kicks that passed through the registers. Most do not.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
     /// Interrupts that were raised for a change of the configuration or of the status.
     pub own_interrupts: u64,
-    /// Kicks that came as an access and were passed on.
+    /// Kicks that came as an access and were passed on to the backend.
     pub kicks: u64,
 }
 
-/// All that a driver has written and that a reset forgets.
+/// Everything that a driver has written and a reset forgets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Driver {
     pub(super) status: Status,
@@ -58,16 +59,16 @@ pub(super) struct Driver {
     pub(super) driver_features_sel: u32,
     pub(super) features: u64,
     pub(super) queue_sel: u32,
-    /// As many as the device has; empty after a reset until one is written to.
+    /// One for each queue of the device; empty from a reset until a queue register is written.
     pub(super) queues: Vec<QueueRegisters>,
     pub(super) interrupt_status: u32,
-    /// Whether the device has been told to run since the last reset.
+    /// Whether the device was activated since the last reset.
     pub(super) activated: bool,
 }
 
 impl<D: Device> Transport<D> {
-    /// A device that was just reset. `window` is where its registers are, `memory` is the guest's, and `eventfds` has been
-    /// connected with one kick per queue of `device`.
+    /// A device after a reset. `window` is the range of its registers, `memory` the guest's shared
+    /// memory. `eventfds` is connected and has a kick for each queue of `device`.
     pub fn new(device: D, eventfds: Arc<EventFds>, window: GuestRange, memory: GuestRange) -> Self {
         Self {
             device,
@@ -85,12 +86,12 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// What stands behind it.
+    /// The device type behind the registers.
     pub fn device(&self) -> &D {
         &self.device
     }
 
-    /// What stands behind it, to be told something by others than the guest.
+    /// The device type behind the registers, for changes that do not come from the guest.
     pub fn device_mut(&mut self) -> &mut D {
         &mut self.device
     }
@@ -100,24 +101,24 @@ impl<D: Device> Transport<D> {
         Arc::clone(&self.eventfds)
     }
 
-    /// Whether all that a reset forgets is as in `other`.
+    /// Whether both have the same state, as far as a reset forgets it.
     #[cfg(test)]
     pub(super) fn is_as(&self, other: &Self) -> bool {
         self.driver == other.driver && self.own_calls == other.own_calls
     }
 
-    /// What passed through it so far.
+    /// Interrupts and kicks that passed through here so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// `Status` as the guest would read it.
+    /// `Status`, as the guest reads it.
     pub fn status(&self) -> Status {
         self.driver.status
     }
 
-    /// Handles one access of the guest: the answer to a read, and 0 to all else. An access that makes no sense reads 0
-    /// or does nothing.
+    /// Handles one access of the guest. Returns the answer to a read, and 0 otherwise. An invalid
+    /// read returns 0, an invalid write does nothing.
     pub fn handle(&mut self, access: &Access) -> u64 {
         let Some(offset) = self.window.offset_of(access.address) else {
             debug!(
@@ -138,7 +139,7 @@ impl<D: Device> Transport<D> {
         answer
     }
 
-    /// What `width` bytes at `offset` of the window read as, zero-extended.
+    /// Reads `width` bytes at `offset` of the window, zero-extended.
     pub fn read(&mut self, offset: u64, width: u64) -> u64 {
         if let Some(offset) = offset.checked_sub(CONFIG_SPACE) {
             return self.read_config(offset, width);
@@ -231,7 +232,7 @@ impl<D: Device> Transport<D> {
         FeatureBits::offered(self.device.features())
     }
 
-    /// Replaces one half: a driver that writes it again means the second only.
+    /// Replaces one half. A driver that writes a half again replaces its first value.
     fn write_features(&mut self, value: u32) {
         let driver = &mut self.driver;
         if !driver.status.contains(Status::DRIVER)
@@ -263,7 +264,7 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// Whether the step's bit is to be set.
+    /// Takes one step. Returns whether to set its bit.
     fn take(&mut self, action: Action) -> bool {
         match action {
             Action::Note => true,
@@ -276,7 +277,7 @@ impl<D: Device> Transport<D> {
                 acceptable
             }
             Action::Start => {
-                // The driver takes them for ready: Linux does not look.
+                // Linux takes the refused queues for ready: it does not read `QueueReady` back.
                 if self.driver.queues.iter().any(|queue| queue.refused) {
                     self.driver.status |= Status::NEEDS_RESET;
                 }
@@ -299,7 +300,7 @@ impl<D: Device> Transport<D> {
             .zip(&self.driver.queues)
             .zip(self.device.queue_sizes())
             .filter(|((_, queue), _)| queue.ready)
-            // Each fitted when it was made ready, and has not changed since.
+            // Each queue was valid when it was made ready, and has not changed since.
             .filter_map(|((index, queue), &max)| queue.validate(index, max, self.memory).ok())
             .collect();
         self.driver.activated = true;
@@ -319,7 +320,8 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// Written down first: a successor that found the old registers and no queue running would take them for never started.
+    /// Saved before the device starts: a successor that found the old registers and no running
+    /// queue would take the queues for never started.
     fn stop(&mut self) {
         let activated = std::mem::take(&mut self.driver.activated);
         self.log_registers();
@@ -356,7 +358,7 @@ impl<D: Device> Transport<D> {
         self.driver.queues.get_mut(index)
     }
 
-    /// Changes the selected queue, if there is one and it has not been handed over.
+    /// Changes the selected queue, if it exists and is not ready.
     fn set_up(&mut self, change: impl FnOnce(&mut QueueRegisters)) {
         if let Some(queue) = self.selected_mut()
             && !queue.ready
@@ -405,14 +407,15 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// What an operator is to know of a guest whose memory is not set up as it has to be.
+    /// Logs that the guest's memory is not set up as it must be.
     fn warn_of(&mut self, index: u16, unfit: QueueError) {
         if self.unfit.admit().is_some() {
             warn!("queue {index} is not made ready: {unfit}{}", unfit.hint());
         }
     }
 
-    /// A kick that came as an access after all, as one wider than what the hypervisor takes itself does.
+    /// A kick that came as an access: the hypervisor does not signal the eventfd for an access
+    /// wider than 32 bits.
     fn notify(&mut self, value: u32) {
         let running = self.driver.status.contains(Status::DRIVER_OK);
         if let Ok(index) = u16::try_from(value)
@@ -433,7 +436,7 @@ impl<D: Device> Transport<D> {
             .and_then(|offset| self.device.config().get(offset..))
             .zip(usize::try_from(width).ok());
         if let Some((config, width)) = wanted {
-            // Shorter than asked for at the end of the space: the rest reads 0.
+            // At the end of the space fewer bytes exist than asked for: the rest reads 0.
             for (to, from) in value.iter_mut().zip(config).take(width) {
                 *to = *from;
             }
@@ -453,12 +456,12 @@ impl<D: Device> Transport<D> {
     }
 }
 
-/// Whether an access of `width` bytes at `offset` is one that a CPU makes to a configuration space.
+/// Whether a CPU can make an access of `width` bytes at `offset` of a configuration space.
 fn is_aligned(offset: u64, width: u64) -> bool {
     matches!(width, 1 | 2 | 4 | 8) && offset.is_multiple_of(width)
 }
 
-/// The 32 bits of `bits` that a selector register selects; there are none above 1.
+/// The 32 bits of `bits` that a selector register selects; 0 for selectors above 1.
 fn word(bits: u64, selector: u32) -> u32 {
     match selector {
         0 => low_word(bits),

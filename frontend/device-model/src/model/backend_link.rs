@@ -1,4 +1,5 @@
-//! Keeping a device in touch with its daemon, whichever of them is there first, and whenever it comes back.
+//! Keeps a device connected to its backend, whichever of the two appears first and however often
+//! the backend comes back.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -15,22 +16,23 @@ use super::fs_device::{Change, FsDevice, FsError};
 use super::stop::{StopEvent, WaitEnd};
 use crate::mmio::Transport;
 
-/// How long the first pause between two attempts is; each further one is twice as long.
+/// Pause after the first failed attempt to connect. It doubles with each further one.
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How long a pause is at most.
+/// Longest pause between two attempts to connect.
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(2);
 
-/// A way to a daemon.
+/// Connects to a backend.
 pub trait Connector {
     /// What carries the messages.
     type Messages: Messages + Send;
 
-    /// Connects and negotiates, within deadlines: the session, and a descriptor that is hung up when the daemon goes. By that
-    /// descriptor, another process can take the connection over.
+    /// Connects and negotiates, within deadlines. Returns the session and a descriptor of the
+    /// connection that polls as hung up when the backend goes. Another process can take the
+    /// connection over by that descriptor.
     fn connect(&self) -> vhost_user::Result<(Session<Self::Messages>, OwnedFd)>;
 
-    /// Takes over a connection on which `facts` were agreed on: as [`Connector::connect`].
+    /// Takes over a connection in the state `facts`. Otherwise as [`Connector::connect`].
     fn resume(
         &self,
         connection: OwnedFd,
@@ -38,12 +40,12 @@ pub trait Connector {
     ) -> vhost_user::Result<(Session<Self::Messages>, OwnedFd)>;
 }
 
-/// A daemon that listens on a socket.
+/// Connects to a backend that listens on a socket.
 #[derive(Clone, Debug)]
 pub struct SocketConnector {
     /// The socket's path.
     pub path: PathBuf,
-    /// How long the daemon may take.
+    /// How long the backend may take to answer.
     pub deadlines: Deadlines,
 }
 
@@ -68,8 +70,9 @@ impl Connector for SocketConnector {
     }
 }
 
-/// Connects, reconnects and tells the guest what has changed for it, until `stop` is said. `line` is that of a daemon which is
-/// attached already. `connections` counts; `ready` is called whenever a daemon has been attached.
+/// Connects, reconnects and tells the guest what has changed for it, until `stop` is set. `line` is
+/// the connection of a backend that is attached already. Counts in `connections`, and calls `ready`
+/// whenever a backend has been attached.
 pub fn maintain<C: Connector>(
     connector: &C,
     mut line: Option<Arc<OwnedFd>>,
@@ -122,7 +125,7 @@ pub fn maintain<C: Connector>(
     }
 }
 
-/// The connection, if the daemon serves the device.
+/// Attaches a backend. Returns its connection if it serves the device.
 fn attach<M: Messages + Send>(
     transport: &Mutex<Transport<FsDevice<M>>>,
     session: Session<M>,

@@ -1,4 +1,5 @@
-//! A file system device: what the guest's driver sets up, brought together with a daemon that may come and go.
+//! A file system device: connects what the guest's driver sets up with a backend that may come and
+//! go.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,66 +20,68 @@ use crate::mmio::{Activation, Device, EventFds, ReadyQueue};
 /// `DeviceID` of a file system (virtio 1.2, 5.11.1).
 const FILE_SYSTEM: u32 = 26;
 
-/// A file system device. It is made without a daemon, and lives on without one.
+/// A file system device. It exists before its backend and outlives it.
 #[derive(Debug)]
 pub struct FsDevice<M> {
     memory: GuestMemory,
     eventfds: Arc<EventFds>,
     queue_sizes: Vec<u16>,
     num_request_queues: u16,
-    /// Whether the tag is the daemon's to tell.
+    /// Whether the tag comes from the backend.
     tag_from_backend: bool,
     config: [u8; CONFIG_LEN],
     backend: Option<Backend<M>>,
-    /// What the driver has set up, from when it is ready until it resets or its daemon is lost.
+    /// What the driver has set up, from when it is ready until it resets the device or the backend
+    /// is lost.
     driver: Option<Activation>,
-    /// Whether the daemon has been given that.
+    /// Whether the backend runs the driver's queues.
     started: bool,
-    /// What the last daemon offered: the next one is most likely the same.
+    /// The features of the last backend: the next one most likely offers the same.
     last_features: u64,
-    /// What a successor is to find.
+    /// Where the state is saved for a successor.
     handover: Option<Arc<Handover>>,
 }
 
 #[derive(Debug)]
 struct Backend<M> {
     session: Session<M>,
-    /// The connection, to cut it by.
+    /// The connection, in order to shut it down.
     connection: Arc<OwnedFd>,
 }
 
-/// What a daemon's coming or going has changed for the guest.
+/// What the guest can see of a backend's arrival or loss.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Change {
-    /// Nothing that it could see.
+    /// Nothing.
     None,
     /// The configuration space.
     Config,
-    /// The device is broken: what the guest's driver had begun cannot be gone on with.
+    /// The device is broken: the driver's session with the lost backend cannot go on.
     NeedsReset,
 }
 
-/// Why a daemon does not serve a device.
+/// Why a backend does not serve a device.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    /// The daemon has fewer queues than the device.
+    /// The backend has fewer queues than the device.
     #[error("the daemon has {has} queues, but the device is configured with {wanted}")]
     Queues {
-        /// The daemon's, the one of high priority among them.
+        /// The backend's, with the high-priority queue.
         has: u64,
         /// The device's, likewise.
         wanted: usize,
     },
-    /// Nobody tells the tag.
+    /// Neither the configuration nor the backend has a tag.
     #[error("the daemon tells no tag: configure one, or start it with one")]
     NoTag,
-    /// The rings could not be started.
+    /// The queues could not be started.
     #[error("the daemon did not start the device's queues")]
     Start(#[source] vhost_user::Error),
 }
 
 impl<M: Messages> FsDevice<M> {
-    /// The device that `config` describes, with the guest's `memory` and with `eventfds` of as many queues as it has.
+    /// The device that `config` describes. `memory` is the guest's, and `eventfds` has a kick for
+    /// each queue.
     pub fn new(config: &DeviceConfig, memory: GuestMemory, eventfds: Arc<EventFds>) -> Self {
         let queues = usize::from(config.num_request_queues) + 1;
         let tag = config.tag.as_deref().unwrap_or_default();
@@ -97,18 +100,19 @@ impl<M: Messages> FsDevice<M> {
         }
     }
 
-    /// Has a successor find what there is to find of the daemon.
+    /// Saves the backend's state for a successor from now on.
     pub fn set_handover(&mut self, handover: Arc<Handover>) {
         self.handover = Some(handover);
     }
 
-    /// Whether the guest can be told the tag.
+    /// Whether the configuration space has a tag.
     pub fn knows_tag(&self) -> bool {
         self.config.first().is_some_and(|byte| *byte != 0)
     }
 
-    /// A daemon is there: `connection` is its connection. If the driver is ready, its queues are started. On an error the
-    /// connection is cut, and if the driver was waiting for it, the device is broken: see [`FsDevice::on_backend_lost`].
+    /// Attaches a backend; `connection` is its connection. Starts the queues if the driver is
+    /// ready. After an error the connection is shut down. If the driver was waiting for the
+    /// backend, the device is broken: see [`FsDevice::on_backend_lost`].
     pub fn attach(
         &mut self,
         session: Session<M>,
@@ -143,8 +147,8 @@ impl<M: Messages> FsDevice<M> {
         Ok(change)
     }
 
-    /// The daemon is not there any more. What it knew of the guest's files went with it, so a driver that worked with it
-    /// cannot go on; one that only waits for a daemon can.
+    /// The backend has gone, and what it knew of the guest's files with it. A driver whose queues
+    /// were running cannot go on; a driver that waits for a backend can.
     pub fn detach(&mut self) -> Change {
         self.disconnect();
         match std::mem::take(&mut self.started) {
@@ -153,7 +157,7 @@ impl<M: Messages> FsDevice<M> {
         }
     }
 
-    /// Forgets a driver whose queues no daemon can go on with.
+    /// Forgets a driver whose queues no other backend can run.
     pub fn on_backend_lost(&mut self) -> Change {
         self.started = false;
         match self.driver.take() {
@@ -162,7 +166,7 @@ impl<M: Messages> FsDevice<M> {
         }
     }
 
-    /// Whether a daemon is connected.
+    /// Whether a backend is connected.
     pub fn is_attached(&self) -> bool {
         self.backend.is_some()
     }
@@ -190,18 +194,19 @@ impl<M: Messages> FsDevice<M> {
         }
     }
 
-    /// Ends the connection, so that the daemon stops whatever it still does.
+    /// Shuts the connection down, so that the backend stops.
     fn disconnect(&mut self) {
         if let Some(backend) = self.backend.take() {
             if let Some(handover) = &self.handover {
                 handover.on_backend_gone();
             }
-            // It fails only where the daemon was faster.
+            // Fails only if the backend has closed the connection already.
             let _ = rustix::net::shutdown(&backend.connection, Shutdown::Both);
         }
     }
 
-    /// Stops all queues, and starts the others again where they were: a session runs its queues together.
+    /// Stops all queues, and starts the others again where they were: a session can only start and
+    /// stop its queues together.
     fn stop_one(&mut self, index: u16) -> Result<(), vhost_user::Error> {
         let (Some(driver), Some(backend)) = (&mut self.driver, &mut self.backend) else {
             return Ok(());
@@ -222,7 +227,7 @@ impl<M: Messages> FsDevice<M> {
     }
 }
 
-/// Has messages exchanged with the daemon so that a successor can tell whether they were.
+/// Exchanges messages with the backend. A successor can tell whether the exchange was complete.
 fn exchange_with<M: Messages, R>(
     handover: Option<&Handover>,
     backend: &mut Backend<M>,
@@ -272,8 +277,8 @@ fn start_rings<'a, M: Messages>(
 }
 
 impl<M: Messages + Send> FsDevice<M> {
-    /// Takes over the daemon that a predecessor worked with, on `connection`; after [`Device::resume`], if at all. Errors as
-    /// [`FsDevice::attach`].
+    /// Takes over the backend of a predecessor. Called after [`Device::resume`], if that is called
+    /// at all. Fails as [`FsDevice::attach`].
     pub fn resume_backend(
         &mut self,
         session: Session<M>,
@@ -289,14 +294,14 @@ impl<M: Messages + Send> FsDevice<M> {
         let wanted = self.driver.as_ref().map(|driver| driver.queues.clone());
         match (self.started, wanted) {
             (true, Some(queues)) => {
-                // What was to be stopped when its process ended.
+                // Queues that the predecessor was about to stop when its process ended.
                 let wants =
                     |ring: &usize| queues.iter().any(|queue| usize::from(queue.index) == *ring);
                 let stray: Vec<usize> = running.into_iter().filter(|ring| !wants(ring)).collect();
                 for ring in stray {
                     self.stop_queue(u16::try_from(ring).unwrap_or(u16::MAX));
                 }
-                // A kick may have been lost between the two.
+                // A kick may have been lost between the two processes.
                 for queue in &queues {
                     self.eventfds.signal_kick(queue.index);
                 }
@@ -318,8 +323,9 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         FILE_SYSTEM
     }
 
-    /// The daemon's; while there is none, the last one's, or what every daemon has. A daemon that has less than was negotiated by
-    /// then is not given the driver.
+    /// The features of the backend; without one, those of the last backend, or those that every
+    /// backend has. A backend that has fewer features than the driver has accepted does not get the
+    /// driver's queues.
     fn features(&self) -> u64 {
         match &self.backend {
             Some(backend) => backend.session.offered(),
@@ -335,10 +341,11 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         &self.config
     }
 
-    /// All of it is for reading only (virtio 1.2, 5.11.4).
+    /// The whole space is read-only (virtio 1.2, 5.11.4).
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
-    /// Starts the queues, or has them started when a daemon comes: until then the guest's requests wait in them.
+    /// Starts the queues now, or when a backend comes: the guest's requests wait in them until
+    /// then.
     fn activate(&mut self, activation: Activation) -> Result<(), FsError> {
         self.driver = Some(activation);
         let started = self.start();
@@ -387,7 +394,7 @@ impl<M: Messages + Send> Device for FsDevice<M> {
     }
 }
 
-/// Tag and number of request queues (virtio 1.2, 5.11.4); a tag that is too long is cut.
+/// Tag and number of request queues (virtio 1.2, 5.11.4). A tag that is too long is cut.
 fn config_space(tag: &[u8], num_request_queues: u16) -> [u8; CONFIG_LEN] {
     let mut space = [0; CONFIG_LEN];
     let count = u32::from(num_request_queues).to_le_bytes();

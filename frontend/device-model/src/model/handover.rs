@@ -1,4 +1,4 @@
-//! What a device leaves to its successor, and finds of its predecessor.
+//! What a device leaves to its successor, and gets from its predecessor.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::hypervisor::{Port, PortError};
 use crate::journal::{Journal, SavedRegisters};
 use crate::mmio::{EventFds, RegisterLog, Registers};
 
-/// A device's journal, and what the fd store keeps of it.
+/// A device's journal, and its entry in the fd store.
 #[derive(Debug)]
 pub struct Handover {
     entry: Arc<Entry>,
@@ -21,8 +21,8 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// What `entry` keeps and `journal` tells. A journal that another version wrote is started over, and what it told counts as
-    /// [`SavedRegisters::Unreadable`].
+    /// Uses `entry` and `journal`. The journal of another version is reset, and its registers count
+    /// as [`SavedRegisters::Unreadable`].
     pub fn new(entry: Arc<Entry>, journal: Arc<Journal>, readable: bool) -> Self {
         let left = match readable {
             true => journal.saved_registers(),
@@ -38,18 +38,18 @@ impl Handover {
         }
     }
 
-    /// The registers as they were left.
+    /// The predecessor's registers.
     pub(super) fn saved_registers(&self) -> &SavedRegisters {
         &self.left
     }
 
-    /// Where the registers are to be written down.
+    /// Saves registers in the journal.
     pub(super) fn register_log(&self) -> Box<dyn RegisterLog> {
         Box::new(JournalLog(Arc::clone(&self.journal)))
     }
 
-    /// The eventfds that were left, or new ones, connected at `port`. They are kept before they are connected: what the
-    /// kernel signals and nobody has takes all kicks with it.
+    /// The predecessor's eventfds, or new ones, connected at `port`. They are stored before they
+    /// are connected: kicks to an eventfd that no process has are lost.
     pub(super) fn eventfds<P: Port + ?Sized>(
         &self,
         port: &P,
@@ -64,7 +64,8 @@ impl Handover {
         Ok(eventfds)
     }
 
-    /// The connection to the daemon that was left, and what was agreed on over it: none of that if a message was on its way.
+    /// The predecessor's connection to the backend, with its state; no state if a message was on
+    /// its way.
     pub(super) fn backend_connection(
         &self,
     ) -> Result<Option<(OwnedFd, Option<Facts>)>, FdStoreError> {
@@ -72,7 +73,7 @@ impl Handover {
         Ok(connection.map(|connection| (connection, self.journal.saved_backend())))
     }
 
-    /// There is another daemon.
+    /// A backend was connected.
     pub(super) fn on_backend_connected(&self, connection: &OwnedFd) {
         self.journal.clear_backend();
         if let Err(error) = self.entry.put(Slot::Daemon, connection.as_fd()) {
@@ -90,12 +91,12 @@ impl Handover {
         self.journal.save_backend(facts);
     }
 
-    /// The daemon has gone, but what the driver had begun with it is not over.
+    /// The backend has gone, and the driver's session with it is not reset yet.
     pub(super) fn on_backend_gone(&self) {
         self.journal.clear_backend();
     }
 
-    /// The driver has nothing to do with a daemon that has gone.
+    /// The driver has no session with a backend that has gone.
     pub(super) fn forget_backend(&self) {
         if let Err(error) = self.entry.remove(Slot::Daemon) {
             self.warn_not_saved(&error);
@@ -111,13 +112,13 @@ impl Handover {
     }
 }
 
-/// Why eventfds cannot be had or connected.
+/// Why a device has no eventfds.
 #[derive(Debug, thiserror::Error)]
 pub enum EventFdError {
-    /// They are not kept.
+    /// The fd store does not keep them.
     #[error(transparent)]
     FdStore(#[from] FdStoreError),
-    /// The hypervisor does not take them.
+    /// The hypervisor does not connect them.
     #[error(transparent)]
     Port(#[from] PortError),
 }

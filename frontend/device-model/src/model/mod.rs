@@ -1,7 +1,8 @@
-//! A device of the model: a hypervisor's port, the registers, and a file system behind them.
+//! A served device: a hypervisor's port, the registers, and a file system behind them.
 //!
-//! Two threads serve each device, and share its registers under one lock that neither holds while it waits for the
-//! guest or for a daemon to appear: `serve` answers the guest's accesses, `keep` keeps in touch with the daemon.
+//! Two threads serve each device and share its registers under one lock. Neither holds the lock
+//! while it waits for the guest or for a backend: `serve` answers the guest's accesses, `maintain`
+//! keeps the backend connected.
 
 mod backend_link;
 mod fs_device;

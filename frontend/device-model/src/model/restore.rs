@@ -1,4 +1,4 @@
-//! Going on where a predecessor left off.
+//! Continues as the successor of another device model.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use super::handover::Handover;
 use crate::journal::SavedRegisters;
 use crate::mmio::Transport;
 
-/// Restores `transport` as `handover` has it, and has its daemon go on, if it is there and can: its connection. What cannot be
-/// gone on with is told to the guest by the device's status.
+/// Restores `transport` from `handover`, and takes over the backend if it is there. Returns the
+/// backend's connection. If something cannot be restored, the device's status tells the guest.
 pub(super) fn restore<C: Connector>(
     transport: &mut Transport<FsDevice<C::Messages>>,
     handover: &Arc<Handover>,
@@ -75,7 +75,8 @@ fn adopt<C: Connector>(
         Err(why) => {
             handover.on_backend_gone();
             if let Some(Ok(connection)) = duplicate {
-                // It is kept, but nobody can use it: the daemon is to know. It fails where that has gone.
+                // The connection cannot be used: shutting it down tells the backend. Fails if the
+                // backend has gone.
                 let _ = rustix::net::shutdown(&connection, Shutdown::Both);
             }
             let change = transport.device_mut().on_backend_lost();

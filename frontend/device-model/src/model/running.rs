@@ -1,4 +1,4 @@
-//! One device at work: its two threads, and how they end.
+//! A device that is served: its two threads, and their end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,7 +23,7 @@ use crate::config::DeviceConfig;
 use crate::hypervisor::Port;
 use crate::mmio::{EventFds, Transport};
 
-/// How long a guest may take to make an access that it is prompted to.
+/// How long a guest may take to make the access that it is prompted to.
 const PROMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A device that is being served.
@@ -35,42 +35,42 @@ pub struct RunningDevice<P: ?Sized, M> {
     pub(super) transport: Arc<Mutex<Transport<FsDevice<M>>>>,
     counters: Arc<Counters>,
     connections: Arc<AtomicU64>,
-    /// Whether there is a successor to leave it to.
+    /// Whether a successor takes the device over.
     has_successor: bool,
     stop: Arc<StopEvent>,
     stopping: Arc<AtomicBool>,
     ended: Arc<StopEvent>,
     since: Instant,
-    /// Until it is waited for.
+    /// `None` once it was joined.
     keeper: Option<JoinHandle<()>>,
 }
 
-/// Why a device is not served at all.
+/// Why a device is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The hypervisor did not take its eventfds, or they are not kept.
+    /// The hypervisor does not connect the device's eventfds, or the fd store does not keep them.
     #[error("cannot connect device {id} to the hypervisor")]
     EventFds {
-        /// The device.
+        /// The device's id.
         id: u32,
-        /// Why not.
+        /// The cause.
         #[source]
         source: EventFdError,
     },
-    /// The host has no room for it.
+    /// The host refused a resource.
     #[error("cannot {doing} for device {id}")]
     System {
-        /// What was being done.
+        /// The verb.
         doing: &'static str,
-        /// The device.
+        /// The device's id.
         id: u32,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Says it however the thread that has it ends.
+/// Sets the event when its thread ends, also by a panic.
 struct SetOnDrop(Arc<StopEvent>);
 
 impl Drop for SetOnDrop {
@@ -80,8 +80,9 @@ impl Drop for SetOnDrop {
 }
 
 impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, M> {
-    /// Serves the device of `config` to the guest behind `port`, with the daemon that `connector` leads to. Neither has to
-    /// be there; but without a configured tag, the guest's first access waits for the daemon's.
+    /// Serves the device of `config` to the guest behind `port`, with the backend that `connector`
+    /// connects to. Neither has to be there. Without a configured tag, the guest's first access
+    /// waits for the backend's.
     pub fn start(
         config: &DeviceConfig,
         port: Arc<P>,
@@ -90,7 +91,8 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
         Self::start_with(config, port, connector, None)
     }
 
-    /// As [`RunningDevice::start`], going on where a predecessor left off, and leaving everything to a successor in the end.
+    /// As [`RunningDevice::start`], but continues as a predecessor, and leaves everything to a
+    /// successor in the end.
     pub fn take_over(
         config: &DeviceConfig,
         port: Arc<P>,
@@ -137,7 +139,7 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
             let connections = Arc::clone(&connections);
             Builder::new().name(format!("daemon {id}")).spawn(move || {
                 maintain(&connector, line, &transport, &stop, &connections, || {
-                    // Nobody listens once the first was heard.
+                    // The receiver is gone after the first message.
                     let _ = attaches.send(());
                 });
             })
@@ -188,7 +190,7 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
 }
 
 impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
-    /// How it stands.
+    /// The device's status.
     pub fn report(&self) -> Report {
         let transport = self.transport.lock();
         Report {
@@ -207,7 +209,7 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
         }
     }
 
-    /// What becomes readable, for good, when its guest cannot be served any more.
+    /// A descriptor that becomes readable, for good, when the guest cannot be served any more.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
@@ -217,12 +219,14 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
         self.ended.is_set()
     }
 
-    /// Ends it as the whole process is about to end; the access in hand is completed. The thread that waits for the guest goes on
-    /// until the process ends: not every hypervisor's driver can be waited on otherwise.
+    /// Ends the device when the process is about to end. Completes the access that is being
+    /// handled. The thread that waits for the guest goes on until the process ends: not every
+    /// hypervisor's driver lets it be stopped.
     ///
-    /// One that is left to a successor stays as it is for the guest and the daemon, who go on without this process until the guest
-    /// touches a register. Otherwise the daemon is let go, a running driver is told to reset, and kicks turn back into accesses,
-    /// which wait for whoever serves the device next.
+    /// If a successor takes the device over, guest and backend notice nothing and go on without a
+    /// process until the guest accesses a register. Otherwise the backend is disconnected, a
+    /// running driver is told to reset, and kicks turn back into accesses, which wait for the next
+    /// process that serves the device.
     pub fn end(mut self) {
         self.stop.set();
         let keeper = self.keeper.take().map(JoinHandle::join);
@@ -246,8 +250,8 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
         }
     }
 
-    /// Has the guest make an access, which ends the wait for one, and the thread with it. A guest without a driver makes none: then
-    /// there is nothing to be done.
+    /// Makes the guest access a register, which ends the wait for an access, and the thread.
+    /// Without a driver the guest makes no access, and the wait does not end.
     fn end_wait(&self) {
         let prompted = self.transport.lock().prompt();
         let waited = prompted.then(|| self.ended.wait(None, Some(PROMPT_TIMEOUT)));

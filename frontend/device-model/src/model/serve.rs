@@ -12,22 +12,26 @@ use parking_lot::Mutex;
 use crate::hypervisor::{Pending, Port, PortError};
 use crate::mmio::{Device, Transport};
 
-/// How often in a row waiting for an access may be interrupted before it is taken for broken, rather than interrupted.
+/// Most waits in a row that may end by an interruption. After that many the port is taken for
+/// broken.
 const MAX_INTERRUPTED_WAITS: u32 = 1000;
 
-/// How long to pause after an interrupted wait: a signal's effect is over by then, and a broken port costs little.
+/// Pause after an interrupted wait: a signal's effect is over by then, and a broken port costs
+/// little CPU time.
 const INTERRUPTED_WAIT_PAUSE: Duration = Duration::from_millis(1);
 
-/// What happened on a port, for whoever wants to know.
+/// Counts of a port's accesses.
 #[derive(Debug)]
 pub struct Counters {
     /// Accesses that were handled.
     pub accesses: AtomicU64,
-    /// Accesses among them that could not be completed, or whose handler panicked.
+    /// Accesses that could not be completed, or whose handler panicked.
     pub faults: AtomicU64,
-    /// How long the one took that took longest, in microseconds, from when the hypervisor gave it to when it took it back.
+    /// The longest time between taking an access from the hypervisor and completing it, in
+    /// microseconds.
     pub slowest_us: AtomicU64,
-    /// Held while an access is handled; whether to say that one could not be completed.
+    /// Locked while an access is handled. Limits the log messages about accesses that could not be
+    /// completed.
     handling: Mutex<RateLimit>,
 }
 
@@ -43,7 +47,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Waits until no access is in hand.
+    /// Waits until no access is being handled.
     pub(super) fn wait_idle(&self) {
         drop(self.handling.lock());
     }
@@ -52,15 +56,16 @@ impl Counters {
 /// Why a device is not served any more.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The port gave no more accesses.
+    /// The port gives no more accesses.
     #[error("the guest's accesses cannot be had any more")]
     Port(#[source] PortError),
 }
 
-/// Answers every access that comes through `port` by the registers of `transport`, until `stop` is seen set after a wait.
+/// Answers every access that comes through `port` with the registers of `transport`, until `stop`
+/// is set after a wait.
 ///
-/// Whatever goes wrong with one access ends neither the loop nor the guest: it is completed all the same. Runs on a thread
-/// of its own, as [`Port::next_access`] asks.
+/// An error with one access ends neither the loop nor the guest: the access is completed in any
+/// case. Runs on a thread of its own, as [`Port::next_access`] requires.
 pub fn serve<P: Port + ?Sized, D: Device>(
     port: &P,
     transport: &Mutex<Transport<D>>,
@@ -93,7 +98,6 @@ fn answer<P: Port + ?Sized, D: Device>(
     let began = Instant::now();
     let completed = pending.answer(|access| {
         counters.accesses.fetch_add(1, Ordering::Relaxed);
-        // Poisoned by a panic in an earlier access: its registers are as good as any a guest could have written.
         let mut transport = transport.lock();
         catch_unwind(AssertUnwindSafe(|| transport.handle(access))).unwrap_or_else(|_| {
             error!("handling a guest's access panicked; the device needs a reset");
@@ -130,7 +134,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// A device that panics when its configuration space is written to.
+    /// A device that panics when its configuration space is written.
     struct Brittle;
 
     impl Device for Brittle {
@@ -167,7 +171,7 @@ mod tests {
         fn reset(&mut self) {}
     }
 
-    /// A device being served, until [`Served::end`].
+    /// A device that is served until [`Served::end`].
     struct Served {
         guest: FakeGuest,
         counters: Arc<Counters>,

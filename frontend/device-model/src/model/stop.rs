@@ -1,4 +1,4 @@
-//! Telling a thread that waits to end.
+//! An event that tells waiting threads to end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,40 +7,40 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-/// Said once, and heard by every wait from then on.
+/// Set once. Every wait from then on ends at once.
 #[derive(Debug)]
 pub struct StopEvent(OwnedFd);
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WaitEnd {
-    /// It was told to end.
+    /// The event was set.
     Stopped,
-    /// The connection has gone.
+    /// The connection was hung up.
     HungUp,
-    /// The time is over.
+    /// The limit has passed.
     TimedOut,
 }
 
 impl StopEvent {
-    /// Not said yet. Fails as `eventfd` does.
+    /// Not set. Fails as `eventfd` does.
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(eventfd(0, flags)?))
     }
 
-    /// Says it.
+    /// Sets it.
     pub fn set(&self) {
-        // Fails only where it was said as often as a counter counts.
+        // Fails only if the counter is full, and then the event is set anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Whether it was said.
+    /// Whether it was set.
     pub fn is_set(&self) -> bool {
         matches!(self.wait(None, Some(Duration::ZERO)), Ok(WaitEnd::Stopped))
     }
 
-    /// Waits for it to be said, for `line` to be hung up if there is one, but no longer than `limit` if there is one.
+    /// Waits until the event is set, `line` is hung up if given, or `limit` has passed if given.
     pub fn wait(&self, line: Option<&OwnedFd>, limit: Option<Duration>) -> io::Result<WaitEnd> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut awaited = vec![PollFd::new(&self.0, PollFlags::IN)];
@@ -65,7 +65,7 @@ impl StopEvent {
     }
 }
 
-/// Readable, for good, once it was said. Nothing may be read from it.
+/// Polls as readable, for good, once it was set. Nothing may be read from it.
 impl AsFd for StopEvent {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -27,7 +27,7 @@ fn memory() -> GuestRange {
     GuestRange::new(0x1000_0000, 0x100_0000).unwrap()
 }
 
-/// Device 3, its memory configured as a file at `path` where the driver does not tell.
+/// Device 3. Its memory is configured as the file at `path`, if given.
 fn params(path: Option<&Path>) -> DeviceParams {
     DeviceParams {
         id: 3,
@@ -56,7 +56,8 @@ fn every_generation() -> impl Iterator<Item = (&'static Abi, EmulatedDriver)> {
         .map(|abi| (abi, EmulatedDriver::new(abi)))
 }
 
-/// A guest's access as the driver hands it out; the last words differ from generation to generation.
+/// A guest's access as the driver gives it out. The last words differ from generation to
+/// generation.
 fn request(op: u64, value: u64) -> [u64; 8] {
     [
         3,
@@ -344,7 +345,7 @@ fn kernel_is_not_asked_with_an_argument_too_short_for_the_call() {
     assert_eq!(unknown, Err(Errno::NOTTY));
 }
 
-/// The port that a successor has of the same driver and journal.
+/// A successor's port of the same driver and journal.
 fn successor(emulated: &EmulatedDriver, journal: &Arc<Journal>) -> Arc<BaoPort<EmulatedDriver>> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let node = Node::new(emulated.clone(), Path::new("/dev/emulated"), node()).unwrap();
@@ -359,7 +360,7 @@ fn access_in_hand_is_completed_by_the_successor_once() {
         let journal = Arc::new(Journal::new(3).unwrap());
         let first = successor(&emulated, &journal);
         emulated.ask(Ok(request(1, 0)));
-        // Its process ends here: what it took is neither completed nor dropped.
+        // Its process ends here: the request is neither completed nor dropped.
         let _ = first.next_access().unwrap();
         for _ in 0..2 {
             let second = successor(&emulated, &journal);
@@ -380,7 +381,7 @@ fn access_in_hand_is_completed_by_the_successor_once() {
     }
 }
 
-/// A journal as it is left by a process that was ended within COMPLETE.
+/// The journal of a process that has ended within COMPLETE.
 fn left_completing(abi: &Abi) -> Arc<Journal> {
     let journal = Journal::new(3).unwrap();
     let mut request = request(1, 7);

@@ -1,4 +1,4 @@
-//! What holds whatever a guest does.
+//! Properties that hold whatever a guest does.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::recorder::{FEATURES, MEMORY, MEMORY_LEN, Told, transport};
 use crate::hypervisor::GuestRange;
 use crate::mmio::{FeatureBits, Register, Status};
 
-/// One thing a guest does, or somebody at the other end.
+/// One step of a guest or of the backend.
 #[derive(Clone, Debug)]
 enum Step {
     Read { offset: u64, width: u64 },
@@ -100,7 +100,7 @@ proptest! {
             }
         }
 
-        // A reset leads back to the beginning, from wherever this was.
+        // A reset leads back to the initial state from any state.
         device.set(Register::Status, 0);
         prop_assert_eq!(device.told() == [Told::Reset], running);
         let mut new = transport();

@@ -1,4 +1,4 @@
-//! One rule of the interface each.
+//! One rule of the interface in each test.
 
 use super::recorder::{FEATURES, MEMORY, MEMORY_LEN, Told, WINDOW, transport};
 use crate::hypervisor::{Access, Operation, Token};
@@ -127,7 +127,7 @@ fn rewritten_feature_words_replace_what_was_there() {
         device.set(Register::DriverFeaturesSel, 1);
         device.set(Register::DriverFeatures, 3);
     }
-    // Words that are not there do not land in those that are.
+    // Writes to missing words do not change existing ones.
     device.set(Register::DriverFeaturesSel, 2);
     device.set(Register::DriverFeatures, u32::MAX);
     device.set(Register::Status, 0xf);
@@ -267,7 +267,7 @@ fn failed_start_needs_a_reset_and_says_so() {
     device.device_mut().fails = true;
     device.start();
     assert_eq!(device.get(Register::Status), 0x4f);
-    // Exactly the change of configuration: no buffer was used.
+    // Only the bit of a configuration change: no buffer was used.
     assert_eq!(device.get(Register::InterruptStatus), 2);
     device.set(Register::InterruptAck, 2);
     assert_eq!(device.get(Register::InterruptStatus), 0);
@@ -353,7 +353,7 @@ fn reset_forgets_everything_before_the_access_ends() {
         device.set(Register::QueueSel, queue);
         assert_eq!(device.get(Register::QueueReady), 0);
     }
-    // Nothing is left of the features either: they do not do without being written again.
+    // The features are gone as well: the driver must write them again.
     device.set(Register::Status, 0xb);
     assert_eq!(device.get(Register::Status), 3);
 }

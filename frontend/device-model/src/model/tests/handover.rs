@@ -1,4 +1,4 @@
-//! A device model that ends, and one that goes on in its place.
+//! A device model that ends, and its successor.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::journal::Journal;
 use crate::mmio::{Register, Registers};
 use crate::model::{Handover, RunningDevice};
 
-/// A guest and a daemon who see device models come and go.
+/// A guest and a backend that see several device models.
 struct Fixture {
     held: TestFdStore,
     port: Arc<FakePort>,
@@ -39,7 +39,8 @@ impl Fixture {
         }
     }
 
-    /// The next device model, as the program starts one, after `change` was made to what the last one left.
+    /// The next device model, started as the program starts one, after `change` was made to the
+    /// journal.
     fn next_after(&self, change: impl FnOnce(&Journal)) -> RunningDevice<FakePort, Connection> {
         let entry = Arc::new(claim_when_free(&self.held, 0));
         let (journal, readable) = match entry.get(Slot::Journal).unwrap() {
@@ -63,7 +64,7 @@ impl Fixture {
     fn end(&self, running: RunningDevice<FakePort, Connection>) {
         let ended = running.ended().try_clone_to_owned().unwrap();
         running.end();
-        // The thread that waits for the guest ends with its process, or when it is woken up.
+        // The thread that waits for the guest ends with its process, or when it is interrupted.
         self.guest.interrupt_wait();
         let mut awaited = [PollFd::new(&ended, PollFlags::IN)];
         poll(&mut awaited, None).unwrap();
@@ -136,7 +137,7 @@ fn successor_goes_on_and_neither_guest_nor_daemon_notices() {
         assert_eq!(fixture.get(Register::Status), 0xf);
         assert_eq!(fixture.get(Register::QueueReady), 1);
         assert_eq!(fixture.read_tag(), u64::from(u32::from_le_bytes(*b"myfs")));
-        // An interrupt may have been lost, so the guest is made to look.
+        // An interrupt may have been lost, so the guest gets one.
         assert!(fixture.guest.interrupted(LIMIT).unwrap());
         assert_eq!(fixture.get(Register::InterruptStatus), 1);
         fixture.set_to(Register::InterruptAck, 1);
@@ -224,7 +225,7 @@ fn device_model_that_ends_within_a_reset_is_succeeded_by_one_that_has_reset() {
     fixture.drive();
     fixture.end(first);
     fixture.daemon.told();
-    // The registers were written down, and the daemon was not told yet.
+    // The registers were saved, and the backend was not told yet.
     let reset = Registers {
         config: vec![0; 40],
         ..Registers::default()
@@ -283,7 +284,7 @@ fn wait_that_must_not_be_cut_short_is_ended_by_the_guest_itself() {
     running.end();
     let mut awaited = [PollFd::new(&ended, PollFlags::IN)];
     assert_eq!(poll(&mut awaited, Some(&Timespec::default())).unwrap(), 1);
-    // It has been told nothing, and so makes no further access.
+    // The guest has been told nothing, and so makes no further access.
     assert_eq!(handler.join().unwrap(), Ok(0));
     assert_eq!(fixture.guest.unanswered(), (0, 0));
     assert_eq!(fixture.guest.faults(), [""; 0]);

@@ -1,4 +1,4 @@
-//! Guest, device and daemon in every order of coming and going.
+//! Guest, device and backend in every order of coming and going.
 
 mod backend;
 mod handover;
@@ -25,7 +25,7 @@ const MEMORY: u64 = 0x1000_0000;
 /// Bits that a guest needs.
 const REQUIRED: u64 = feature::VERSION_1 | feature::ACCESS_PLATFORM;
 
-/// A device being served, and its guest and daemon.
+/// A device that is served, with its guest and backend.
 struct Fixture {
     guest: FakeGuest,
     daemon: Daemon,
@@ -128,7 +128,7 @@ impl Fixture {
         words[0] | words[1] << 32
     }
 
-    /// A driver up to FEATURES_OK, with everything that is offered.
+    /// Goes up to FEATURES_OK, and accepts every feature that is offered.
     fn negotiate(&self) -> u64 {
         self.set_to(Register::Status, 0);
         self.set_to(Register::Status, 1);
@@ -143,7 +143,7 @@ impl Fixture {
         features
     }
 
-    /// The rest of a driver's way: its queues, then DRIVER_OK. The status that comes of it.
+    /// Sets the queues up and goes to DRIVER_OK. Returns the status after that.
     fn go(&self) -> u64 {
         for queue in [0, 1] {
             let base = MEMORY + queue * 0x10000;
@@ -158,14 +158,14 @@ impl Fixture {
         self.get(Register::Status)
     }
 
-    /// Waits for a status, which comes with an interrupt.
+    /// Waits for the status that comes with an interrupt when the device is broken.
     fn until_broken(&self) {
         assert!(self.guest.interrupted(LIMIT).unwrap());
         assert_eq!(self.get(Register::Status), 0x4f);
         assert_eq!(self.get(Register::InterruptStatus), 2);
     }
 
-    /// Ends all threads; nothing is left undone.
+    /// Ends all threads. No access is left unanswered.
     fn end(self) {
         self.stop.set();
         self.guest.take_away();
@@ -177,7 +177,7 @@ impl Fixture {
     }
 }
 
-/// All that a daemon is told when both queues start, from `bases`.
+/// All messages to the backend when both queues start from `bases`.
 fn started(features: u64, bases: [u16; 2]) -> Vec<String> {
     let mut told = vec![
         format!("SET_FEATURES {:#x}", features | feature::PROTOCOL_FEATURES),
@@ -227,7 +227,7 @@ fn guest_first_waits_in_its_queues_until_a_daemon_comes() {
     let daemon = Daemon::default();
     daemon.die();
     let fixture = Fixture::new(daemon, Some("myfs"));
-    // What every daemon has, and what was configured.
+    // The features of every backend, and the configured tag.
     assert_eq!(fixture.negotiate(), REQUIRED);
     assert_eq!(
         fixture.read(0x100, 4),
@@ -268,7 +268,7 @@ fn daemon_that_dies_under_a_running_driver_needs_a_reset_and_may_come_back() {
         fixture.until_broken();
         fixture.daemon.come_back();
         fixture.until_attached();
-        // The new daemon is not given the rings of one that knew the guest's files.
+        // The new backend does not get the rings of a backend that knew the guest's files.
         assert_eq!(fixture.get(Register::Status), 0x4f);
         let rings = |told: &Vec<String>| told.iter().filter(|word| word.contains("VRING")).count();
         assert_eq!(rings(&fixture.daemon.told()), 0);
@@ -368,7 +368,7 @@ fn reset_is_complete_though_the_daemon_does_not_take_part() {
     fixture.daemon.state().refuses = Some("GET_VRING_BASE");
     fixture.set_to(Register::Status, 0);
     assert_eq!(fixture.get(Register::Status), 0);
-    // A daemon that may still use the rings is cut off.
+    // A backend that may still use the rings is disconnected.
     fixture.until_attached();
     fixture.daemon.state().refuses = None;
     fixture.negotiate();
@@ -407,7 +407,7 @@ fn daemons_tag_is_shown_and_its_change_is_told() {
         fixture.read(0x100, 4),
         u64::from(u32::from_le_bytes(*b"myfs"))
     );
-    // As many queues as are configured, whatever the daemon says.
+    // The configured number of queues, whatever the backend says.
     assert_eq!(fixture.read(0x124, 4), 1);
     let generation = fixture.get(Register::ConfigGeneration);
     fixture.daemon.die();

@@ -1,4 +1,4 @@
-//! A device's threads, from the first to the last.
+//! A device's threads, from start to end.
 
 use std::sync::Arc;
 use std::thread;
@@ -28,7 +28,7 @@ fn write(guest: &FakeGuest, register: Register, value: u64, limit: Duration) -> 
     written.is_ok()
 }
 
-/// A driver without any queue, which is enough to be running.
+/// A driver without queues, which is enough to be running.
 fn start_driver(guest: &FakeGuest) {
     for (register, value) in [
         (Register::Status, 1),
@@ -79,7 +79,7 @@ fn device_that_ends_tells_its_driver_and_leaves_kicks_to_the_next() {
     assert!(daemon.is_cut());
     let status = transport.lock().status();
     assert!(status.contains(Status::NEEDS_RESET));
-    // The thread that waited for the guest may take one access more; then they wait.
+    // The thread that waits for the guest may take one more access; further ones wait.
     let taken = write(&guest, Register::QueueNotify, 0, SOON);
     assert!(!write(&guest, Register::QueueNotify, 0, SOON));
     assert_eq!(guest.unanswered(), (2 - usize::from(taken), 0));
