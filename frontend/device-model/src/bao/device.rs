@@ -63,7 +63,7 @@ impl<D: Driver> BaoPort<D> {
         match journal.unfinished() {
             None => {}
             Some(Unfinished::Taken(request)) => {
-                info!("goes on with the access that was in hand");
+                info!("continues with the access that a predecessor had taken");
                 unfinished = Some(request);
             }
             Some(Unfinished::Uncertain(request)) => {
@@ -259,7 +259,7 @@ impl<D: Driver> BaoPort<D> {
         loop {
             thread::sleep(POLL_INTERVAL);
             if !self.has_uncertain.load(Ordering::Relaxed) {
-                debug!("an access that was about to be completed had been");
+                debug!("an uncertain access had been completed");
                 return;
             }
             let wanted = match began.elapsed() < MAX_QUIET_WAIT {
@@ -280,10 +280,10 @@ impl<D: Driver> BaoPort<D> {
             let place = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
             let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
             info!(
-                "an access that was about to be completed {}",
+                "an uncertain access {}",
                 match given {
                     Ok(()) => "is completed now".to_owned(),
-                    Err(error) => format!("had been, it seems: {error}"),
+                    Err(error) => format!("had been completed, it seems: {error}"),
                 }
             );
         }

@@ -10,7 +10,7 @@ use crate::hypervisor_driver::HypervisorError;
 #[derive(Debug, thiserror::Error)]
 pub enum BaoError {
     /// The driver has no device node here.
-    #[error("cannot open {}, by which Bao's remote I/O driver is reached", node.display())]
+    #[error("cannot open {}, a node of Bao's remote I/O driver", node.display())]
     Node {
         /// The node that was tried last.
         node: PathBuf,
@@ -19,14 +19,17 @@ pub enum BaoError {
         source: io::Error,
     },
     /// The node belongs to another driver.
-    #[error("{} is no node of Bao's remote I/O driver: it knows none of its calls", node.display())]
+    #[error(
+        "{} is not a node of Bao's remote I/O driver: it knows none of its calls",
+        node.display()
+    )]
     NotBao {
         /// The node.
         node: PathBuf,
     },
     /// The driver is of an unknown generation.
     #[error(
-        "the driver behind {} is none of the generations that are known: {known}",
+        "the driver behind {} is of an unknown generation; known are {known}",
         node.display()
     )]
     Generation {
@@ -36,7 +39,10 @@ pub enum BaoError {
         known: String,
     },
     /// The driver does not give the device out.
-    #[error("cannot have device {id} from {}: is it the index in the VM's remio_devs?", node.display())]
+    #[error(
+        "cannot take device {id} from {}: is {id} its index in the VM's remio_devs?",
+        node.display()
+    )]
     Device {
         /// The device's id.
         id: u32,
@@ -48,7 +54,8 @@ pub enum BaoError {
     },
     /// Neither the driver nor the configuration says where the shared memory is.
     #[error(
-        "the driver does not tell device {id}'s shared memory: configure shmem_addr, shmem_size and shmem_path"
+        "the driver does not report device {id}'s shared memory: \
+         configure shmem_addr, shmem_size and shmem_path"
     )]
     NoMemory {
         /// The device's id.
@@ -56,7 +63,7 @@ pub enum BaoError {
     },
     /// The driver reports an impossible range of shared memory.
     #[error(
-        "the driver gives device {id} {len:#x} bytes of shared memory at {addr:#x}, which cannot be"
+        "the driver reports impossible shared memory of device {id}: {len:#x} bytes at {addr:#x}"
     )]
     BadMemory {
         /// The device's id.
@@ -68,7 +75,8 @@ pub enum BaoError {
     },
     /// The configuration and the driver disagree about the shared memory.
     #[error(
-        "device {id}'s shared memory is configured as {configured}, but the driver has it at {driver}"
+        "device {id}'s shared memory is configured as {configured}, \
+         but the driver has it at {driver}"
     )]
     OtherMemory {
         /// The device's id.
@@ -79,9 +87,7 @@ pub enum BaoError {
         driver: GuestRange,
     },
     /// This process has no descriptor left for the shared memory.
-    #[error(
-        "cannot duplicate the descriptor of device {id}, by which its shared memory is reached"
-    )]
+    #[error("cannot duplicate device {id}'s descriptor for its shared memory")]
     Memory {
         /// The device's id.
         id: u32,

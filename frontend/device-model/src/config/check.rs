@@ -64,7 +64,7 @@ pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
         faults.add(
             &document.devices,
             "devices",
-            "there is none; one would be right",
+            "the list is empty; name at least one device",
         );
     }
     let checked: Vec<Checked> = document
@@ -89,11 +89,11 @@ pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
 fn check_level(level: &At<String>, faults: &mut Faults) -> Option<LevelFilter> {
     let parsed = level.value.parse().ok();
     if parsed.is_none() {
-        let right = "off, error, warn, info, debug or trace would be right";
+        let right = "use off, error, warn, info, debug or trace";
         faults.add(
             level,
             "log_level",
-            format!("{:?} is none; {right}", level.value),
+            format!("{:?} is not a log level; {right}", level.value),
         );
     }
     parsed
@@ -104,7 +104,7 @@ fn check_nodes(nodes: &At<Vec<At<String>>>, faults: &mut Faults) -> Vec<PathBuf>
         faults.add(
             nodes,
             "nodes",
-            "there is none; leave the key out for the usual ones",
+            "the list is empty; leave the key out for the default nodes",
         );
     }
     let check = |node: &At<String>| check_path(node, "nodes", faults);
@@ -113,7 +113,7 @@ fn check_nodes(nodes: &At<Vec<At<String>>>, faults: &mut Faults) -> Vec<PathBuf>
 
 fn check_path(path: &At<String>, key: &str, faults: &mut Faults) -> Option<PathBuf> {
     if path.value.is_empty() || path.value.contains('\0') {
-        faults.add(path, key, "this is no path; /dev/bao would be one");
+        faults.add(path, key, "this is no path; a path looks like /dev/bao");
         return None;
     }
     Some(PathBuf::from(&path.value))
@@ -181,7 +181,7 @@ fn check_kind(device: &Device, faults: &mut Faults) -> bool {
 fn check_foreign_keys(device: &Device, faults: &mut Faults) {
     let mut refuse = |line: Option<u64>, key: &str, owner: &str| {
         if let Some(line) = line {
-            let what = format!("this belongs to a {owner}; a file system is right without it");
+            let what = format!("this key belongs to a {owner}; remove it from a file system");
             faults.0.push(Fault::new(line, key, what));
         }
     };
@@ -208,7 +208,7 @@ fn check_irq(device: &Device, faults: &mut Faults) {
     if let Some(irq) = &device.irq
         && irq.value > MAX_IRQ
     {
-        let what = format!("there is no interrupt {}; 0 to {MAX_IRQ} are", irq.value);
+        let what = format!("{} is not an interrupt; use 0 to {MAX_IRQ}", irq.value);
         faults.add(irq, "irq", what);
     }
 }
@@ -222,9 +222,9 @@ fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
         && (!(WINDOW_LEN..=MAX_WINDOW_LEN).contains(&len) || !len.is_multiple_of(WINDOW_ALIGNMENT))
     {
         let right = format!(
-            "a multiple of {WINDOW_ALIGNMENT} from {WINDOW_LEN:#x} to {MAX_WINDOW_LEN:#x} would be right"
+            "use a multiple of {WINDOW_ALIGNMENT} from {WINDOW_LEN:#x} to {MAX_WINDOW_LEN:#x}"
         );
-        faults.add(at, "window_size", format!("it is {len:#x}; {right}"));
+        faults.add(at, "window_size", format!("{len:#x} is not valid; {right}"));
         return None;
     }
     let address = &device.mmio_addr;
@@ -236,7 +236,7 @@ fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
     let window = GuestRange::new(address.value, len);
     if window.is_none() {
         let what = format!(
-            "{len:#x} bytes from {:#x} go past the last address; {:#x} is the highest that does not",
+            "{len:#x} bytes from {:#x} go past the last address; {:#x} is the highest valid one",
             address.value,
             u64::MAX - len + 1
         );
@@ -258,8 +258,8 @@ fn check_memory(at: &At<Device>, faults: &mut Faults) -> Option<Option<(GuestRan
                 ("shmem_path", path.is_none()),
             ];
             for (key, _) in keys.into_iter().filter(|(_, missing)| *missing) {
-                let right = "shmem_addr, shmem_size and shmem_path go together, or none of them";
-                faults.add(at, key, format!("it is missing here: {right}"));
+                let right = "shmem_addr, shmem_size and shmem_path go together, give all or none";
+                faults.add(at, key, format!("it is missing: {right}"));
             }
             return None;
         }
@@ -275,7 +275,7 @@ fn check_memory(at: &At<Device>, faults: &mut Faults) -> Option<Option<(GuestRan
     let range = GuestRange::new(addr.value, size.value);
     if range.is_none() {
         let what = match size.value {
-            0 => "there is no memory in 0 bytes; 0x1000000 would be 16 MiB".to_owned(),
+            0 => "0 bytes are no memory; 0x1000000 bytes are 16 MiB".to_owned(),
             _ => format!(
                 "{:#x} bytes from {:#x} go past the last address",
                 size.value, addr.value
@@ -292,7 +292,7 @@ fn misaligned(value: u64, alignment: u64) -> String {
         Some(above) => format!("{below:#x} and {above:#x} are next"),
         None => format!("{below:#x} is next"),
     };
-    format!("{value:#x} is no multiple of {alignment:#x}; {next}")
+    format!("{value:#x} is not a multiple of {alignment:#x}; {next}")
 }
 
 /// The socket as written, or under the name that bao-virtio or bao-virtio-dm gives it. The two
@@ -314,20 +314,20 @@ fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
             check_socket_len(path.into(), prefix, "socket_path", faults)
         }
         (Some(socket), Some(_)) => {
-            let right = "either of them would be right";
+            let right = "give either of them";
             faults.add(
                 socket,
                 "socket",
-                format!("there is a socket_path as well; {right}"),
+                format!("socket_path is given as well; {right}"),
             );
             None
         }
         (None, None) => {
-            let right = "socket, the daemon's, would be right";
+            let right = "give the path of the daemon's socket";
             faults.add(
                 at,
                 "socket",
-                format!("it is missing here, and so is socket_path; {right}"),
+                format!("it is missing, and so is socket_path; {right}"),
             );
             None
         }
@@ -355,12 +355,12 @@ fn check_socket_len(
 fn check_tag(tag: &At<String>, faults: &mut Faults) -> Option<String> {
     let len = tag.value.len();
     if !(1..=MAX_TAG_LEN).contains(&len) {
-        let what = format!("it has {len} bytes; 1 to {MAX_TAG_LEN} would be right");
+        let what = format!("it has {len} bytes; a tag has 1 to {MAX_TAG_LEN}");
         faults.add(tag, "tag", what);
         return None;
     }
     if tag.value.contains(['\n', '\0']) {
-        let right = "a word would be right";
+        let right = "use a single word";
         faults.add(
             tag,
             "tag",
@@ -377,7 +377,7 @@ fn check_queue_count(device: &Device, faults: &mut Faults) -> Option<u16> {
     };
     if !(1..=MAX_REQUEST_QUEUES).contains(&count.value) {
         let what = format!(
-            "it is {}; 1 to {MAX_REQUEST_QUEUES} would be right",
+            "{} is not valid; use 1 to {MAX_REQUEST_QUEUES}",
             count.value
         );
         faults.add(count, "num_request_queues", what);
@@ -392,7 +392,7 @@ fn check_queue_size(device: &Device, faults: &mut Faults) -> Option<u16> {
     };
     if !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size.value) || !size.value.is_power_of_two() {
         let what = format!(
-            "it is {}; a power of two from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE} would be right",
+            "{} is not valid; use a power of two from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}",
             size.value
         );
         faults.add(size, "queue_size", what);
@@ -409,7 +409,8 @@ fn check_room(device: &Device, memory: GuestRange, requests: u16, size: u16, fau
         && memory.len() <= rings
     {
         let what = format!(
-            "it is {:#x}, but the rings alone take {rings:#x} bytes; larger memory or smaller or fewer queues would be right",
+            "it is {:#x}, but the rings alone take {rings:#x} bytes; \
+             use more memory, or smaller or fewer queues",
             memory.len()
         );
         faults.add(at, "shmem_size", what);

@@ -65,27 +65,25 @@ fn to_fault(text: &str, error: &Error) -> Fault {
         } => Fault::new(
             line,
             field,
-            format!("there is no such key here; there are {}", list(expected)),
+            format!("there is no such key here; the keys are {}", list(expected)),
         ),
-        Error::SerdeMissingField { field, .. } => Fault::new(
-            line,
-            field,
-            "it is missing from what ends here, and has no default",
-        ),
+        Error::SerdeMissingField { field, .. } => {
+            Fault::new(line, field, "it is missing above, and has no default")
+        }
         Error::DuplicateMappingKey { key, .. } => Fault {
             line,
             key: key.clone(),
-            what: "it is given twice; once would be right".to_owned(),
+            what: "it is given twice; remove one".to_owned(),
         },
         Error::InvalidScalar { ty, .. } => Fault {
             line,
             key: key_at(text, line),
-            what: format!("{} would be right", describe(ty)),
+            what: format!("expected {}", describe(ty)),
         },
         Error::Unexpected { expected, .. } => Fault {
             line,
             key: key_at(text, line),
-            what: format!("{} would be right", describe(expected)),
+            what: format!("expected {}", describe(expected)),
         },
         other => Fault {
             line,
@@ -102,8 +100,8 @@ fn list(keys: &[&str]) -> String {
 /// A type, or the parser's name for a shape, in words for people who do not program.
 fn describe(ty: &str) -> String {
     match ty {
-        "u32" => "a whole number below 2^32, like 47 or 0x2f,".to_owned(),
-        "u64" => "a whole number below 2^64, like 512 or 0x200,".to_owned(),
+        "u32" => "a whole number below 2^32, such as 47 or 0x2f".to_owned(),
+        "u64" => "a whole number below 2^64, such as 512 or 0x200".to_owned(),
         "bool" | "boolean" => "true or false".to_owned(),
         "sequence start" => "a list".to_owned(),
         "mapping start" => "keys with a value each".to_owned(),

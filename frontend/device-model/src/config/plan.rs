@@ -30,7 +30,8 @@ impl fmt::Display for Config {
             if let Some(other) = same {
                 writeln!(
                     f,
-                    "note: devices {} and {} have the same daemon, which has to serve several guests, as gangplankd does",
+                    "note: devices {} and {} have the same daemon, which has to serve several \
+                     guests, as gangplankd does",
                     other.id, device.id
                 )?;
             }

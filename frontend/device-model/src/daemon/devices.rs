@@ -129,7 +129,7 @@ impl Devices {
     pub(super) fn mark_ended(&mut self) {
         for device in &mut self.devices {
             if matches!(&device.state, State::Served(running) if running.has_ended()) {
-                let why = "its guest's accesses cannot be had any more".to_owned();
+                let why = "its guest's accesses cannot be taken any more".to_owned();
                 let before = std::mem::replace(&mut device.state, State::Failed { why });
                 if let State::Served(running) = before {
                     running.end();

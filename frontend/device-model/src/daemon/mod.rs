@@ -52,7 +52,7 @@ pub enum Error {
     #[error(transparent)]
     Logging(#[from] logging::Error),
     /// The status socket cannot be made.
-    #[error("cannot listen on {}, which is to tell the status", path.display())]
+    #[error("cannot listen on {} for status requests", path.display())]
     Status {
         /// Its path.
         path: PathBuf,
@@ -201,13 +201,13 @@ fn serve(
         }
         while let Some(signal) = signals.take().map_err(system)? {
             if signal != Signal::SIGUSR1 {
-                info!("told to end");
+                info!("told to end by {signal}");
                 return Ok(());
             }
             devices.to_string().lines().for_each(|line| info!("{line}"));
         }
     }
-    error!("there is no device left");
+    error!("no device is left to serve");
     Ok(())
 }
 

@@ -32,7 +32,7 @@ impl StatusSocket {
                 Err(error) => {
                     // The process has no descriptor left for the connection, which stays in the
                     // queue. The pause keeps the main loop from spinning.
-                    debug!("somebody who asked for the status cannot be heard: {error}");
+                    debug!("cannot accept a status request: {error}");
                     thread::sleep(ACCEPT_RETRY);
                     return;
                 }
@@ -41,7 +41,7 @@ impl StatusSocket {
                 .set_nonblocking(true)
                 .and_then(|()| stream.write_all(report().as_bytes()));
             if let Err(error) = sent {
-                debug!("somebody who asked for the status did not get it: {error}");
+                debug!("cannot send the status: {error}");
             }
         }
     }

@@ -101,7 +101,7 @@ impl FdStore {
     }
 
     pub(super) fn claim(&self, device: u32) -> Result<(), FdStoreError> {
-        let doing = "let this process have a device";
+        let doing = "let this process claim a device";
         match self.ask(doing, Request::Claim { device }, None)?.0 {
             Answer::Done { .. } => Ok(()),
             Answer::Busy { process } => Err(FdStoreError::Busy { device, process }),
@@ -110,7 +110,7 @@ impl FdStore {
     }
 
     pub(super) fn get(&self, device: u32, slot: Slot) -> Result<Option<OwnedFd>, FdStoreError> {
-        let doing = "hand over what it keeps";
+        let doing = "return a descriptor";
         match self.ask(doing, Request::Get { device, slot }, None)? {
             (Answer::Done { .. }, Some(descriptor)) => Ok(Some(descriptor)),
             (Answer::Empty, _) => Ok(None),
@@ -159,7 +159,7 @@ impl FdStore {
     }
 
     pub(super) fn remove(&self, device: u32, slot: Slot) -> Result<(), FdStoreError> {
-        let doing = "let go of a descriptor";
+        let doing = "remove a descriptor";
         match self.ask(doing, Request::Drop { device, slot }, None)?.0 {
             Answer::Done { .. } | Answer::Empty => Ok(()),
             _ => Err(FdStoreError::Refused { doing }),
@@ -286,7 +286,7 @@ fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
 
 fn greet(name: &str, socket: OwnedFd) -> Result<Link, FdStoreError> {
     let lost = |errno: Errno| FdStoreError::Lost {
-        doing: "say who it is",
+        doing: "identify itself",
         source: errno.into(),
     };
     let peer = PeerCred::of(&socket).map_err(lost)?;

@@ -80,7 +80,7 @@ impl Entry {
         if let Err(error) = self.holder.put(self.device, slot, descriptor) {
             self.is_pending.store(true, Ordering::Relaxed);
             warn!(
-                "device {} is not kept yet: {}",
+                "device {} is not kept over a restart yet: {}",
                 self.device,
                 error_chain(&error)
             );

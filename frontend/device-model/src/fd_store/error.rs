@@ -17,7 +17,7 @@ pub enum FdStoreError {
         source: io::Error,
     },
     /// A process of another user has the fd store's name.
-    #[error("{name:?} is a process of user {user}, and not of this one or root")]
+    #[error("{name:?} belongs to a process of user {user}: it must be this user or root")]
     Stranger {
         /// Its name.
         name: String,
@@ -33,13 +33,13 @@ pub enum FdStoreError {
         process: u32,
     },
     /// The fd store refused a request.
-    #[error("the process that keeps the devices over a restart did not {doing}")]
+    #[error("the process that keeps the devices over a restart refused to {doing}")]
     Refused {
         /// The request.
         doing: &'static str,
     },
     /// The fd store has gone, or does not answer.
-    #[error("cannot have the process that keeps the devices over a restart {doing}")]
+    #[error("the process that keeps the devices over a restart did not {doing}")]
     Lost {
         /// The request.
         doing: &'static str,

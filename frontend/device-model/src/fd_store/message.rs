@@ -229,7 +229,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_survive_the_wire_and_noise_is_none(bytes in any::<[u32; 4]>(), known in 0u32..8) {
+        fn requests_survive_the_wire_and_noise_is_none(
+            bytes in any::<[u32; 4]>(), known in 0u32..8,
+        ) {
             let noise: Wire = zerocopy::transmute!(bytes);
             prop_assert!(noise.magic == MAGIC || Request::from_wire(noise).is_none());
             let told = Wire { magic: MAGIC, word: known, ..noise };

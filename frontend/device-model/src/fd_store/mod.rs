@@ -7,8 +7,8 @@
 //! device model that asks.
 //!
 //! ```text
-//!   device model ── HELLO, CLAIM device, GET / PUT / DROP slot (SOCK_SEQPACKET, one descriptor at most) ──> holder
-//!                <── answer ───────────────────────────────────────────────────────────────────────────
+//!   device model ── HELLO, CLAIM device, GET / PUT / DROP slot ──> fd store
+//!                <── answer ─────────────────────────────────────   (SOCK_SEQPACKET)
 //! ```
 //!
 //! The first device model starts the fd store, which then runs until the machine is switched off.

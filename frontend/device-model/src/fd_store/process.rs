@@ -35,7 +35,7 @@ const THREAD_NAME: &std::ffi::CStr = c"gangplank-hold";
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// It was started by hand.
-    #[error("standard input is no socket to listen on: the device model starts this by itself")]
+    #[error("standard input is not a listening socket: the device model starts this, not a person")]
     NotStarted,
     /// The host refused a resource.
     #[error("cannot {doing}")]
@@ -79,7 +79,8 @@ pub fn run() -> Result<(), RunError> {
     if !listens {
         return Err(RunError::NotStarted);
     }
-    let listener = rustix::io::fcntl_dupfd_cloexec(input, 0).map_err(failed("have a socket"))?;
+    let listener =
+        rustix::io::fcntl_dupfd_cloexec(input, 0).map_err(failed("duplicate the socket"))?;
     survive();
     serve(&listener).map_err(failed("wait for connections"))
 }

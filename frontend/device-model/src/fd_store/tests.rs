@@ -66,9 +66,10 @@ fn second_device_model_is_refused_by_name_of_the_first() {
     let held = TestFdStore::start("second");
     let first = Entry::claim(held.client(), 0).unwrap();
     let refused = Entry::claim(held.client(), 0).unwrap_err();
-    assert!(
-        matches!(refused, FdStoreError::Busy { device: 0, process } if process == std::process::id())
-    );
+    assert!(matches!(
+        refused,
+        FdStoreError::Busy { device: 0, process } if process == std::process::id()
+    ));
     let _other = Entry::claim(held.client(), 1).unwrap();
     drop(first);
     claim_when_free(&held, 0);

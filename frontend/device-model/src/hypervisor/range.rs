@@ -82,7 +82,8 @@ mod tests {
     proptest! {
         #[test]
         fn contains_and_overlaps_agree_with_wide_arithmetic(
-            start in any::<u64>(), len in any::<u64>(), address in any::<u64>(), inner in any::<u64>(),
+            start in any::<u64>(), len in any::<u64>(),
+            address in any::<u64>(), inner in any::<u64>(),
         ) {
             let Some(range) = GuestRange::new(start, len) else {
                 prop_assert!(len == 0 || u128::from(start) + u128::from(len) > 1 << 64);

@@ -63,7 +63,7 @@ impl Journal {
             return None;
         }
         if valid != 1 || ![0, sum(saved)].contains(&saved.checksum) {
-            error!("the journal of what was agreed on with the daemon is damaged");
+            error!("the journal is damaged: the state of the daemon's connection is lost");
             return None;
         }
         Some(from_saved(&saved))

@@ -11,7 +11,9 @@
 //! - **the backend**: the state of the connection, valid while no message is on its way.
 //!
 //! ```text
-//!   free ── lay out ──> waiting ── the driver writes ──> in hand ── about to be completed ──> completing ──> free
+//!   free ── prepare_attach ─> waiting ── driver writes ─> taken ── begin_complete ─> completing
+//!     ^                                                                                │
+//!     └──────────────────────────────── end_request ───────────────────────────────────┘
 //! ```
 //!
 //! A successor handles a request that was taken, possibly for the second time: that does no harm as
@@ -81,7 +83,7 @@ pub enum SavedRegisters {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The host refused memory.
-    #[error("cannot {doing} the memory in which a device is written down")]
+    #[error("cannot {doing} the memory of a device's journal")]
     System {
         /// The verb.
         doing: &'static str,
@@ -90,7 +92,7 @@ pub enum JournalError {
         source: io::Error,
     },
     /// The file is not this device's journal.
-    #[error("what is kept as device {device}'s journal is none")]
+    #[error("the file kept as device {device}'s journal is not a journal of that device")]
     Foreign {
         /// The device.
         device: u32,
@@ -197,7 +199,7 @@ impl Journal {
             }
             Some(Phase::Waiting | Phase::Free) => None,
             None => {
-                error!("the journal of the access in hand is damaged: its phase is {word:#x}");
+                error!("the journal is damaged: the request's phase is {word:#x}");
                 (request[op::WORD] != op::ASK).then_some(Unfinished::Uncertain(request))
             }
         }
@@ -214,7 +216,7 @@ impl Journal {
             .find(|at| self.read::<UncertainRequest>(**at).set == 0);
         let at = *free.unwrap_or_else(|| {
             error!(
-                "more accesses are in doubt than the journal has room for; one is dropped: {:x?}",
+                "the journal has no room for another uncertain request, one is dropped: {:x?}",
                 self.read::<UncertainRequest>(UNCERTAIN[0]).request
             );
             &UNCERTAIN[0]

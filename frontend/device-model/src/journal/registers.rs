@@ -74,7 +74,7 @@ impl Journal {
         if bytes.len() > REGISTERS_LEN {
             self.store::<u64>(CURRENT, UNREADABLE);
             error!(
-                "a device's registers take {} bytes and are not kept for a successor",
+                "a device's registers take {} bytes, too many for the journal",
                 bytes.len()
             );
             *last = bytes;
@@ -269,7 +269,9 @@ mod tests {
         }
 
         #[test]
-        fn half_written_registers_do_not_count(whole in registers(), half in registers(), cut in 0usize..200) {
+        fn half_written_registers_do_not_count(
+            whole in registers(), half in registers(), cut in 0usize..200,
+        ) {
             let journal = Journal::new(0).unwrap();
             journal.save(&whole);
             let bytes = to_bytes(&half);
@@ -279,7 +281,9 @@ mod tests {
         }
 
         #[test]
-        fn noise_is_unreadable_or_something_that_could_have_been_written(noise in prop::collection::vec(any::<u8>(), 0..2000)) {
+        fn noise_is_unreadable_or_something_that_could_have_been_written(
+            noise in prop::collection::vec(any::<u8>(), 0..2000),
+        ) {
             if let Some(registers) = from_bytes(&noise) {
                 prop_assert_eq!(from_bytes(&to_bytes(&registers)), Some(registers));
             }

@@ -6,10 +6,10 @@
 //! one answer, given before the access ends.
 //!
 //! ```text
-//!              0                  ACKNOWLEDGE, DRIVER       FEATURES_OK              DRIVER_OK
-//!   reset ──────────> registers ───────────────> features ─────────────> queues ───────────────> running
-//!     ^                                                     if they can             Device::activate │
-//!     └─────────────────── Status = 0, from anywhere: Device::reset ────── NEEDS_RESET or FAILED <───┘
+//!             0               ACKNOWLEDGE, DRIVER      FEATURES_OK            DRIVER_OK
+//!   reset ───────> registers ─────────────> features ────────────> queues ─────────────> running
+//!     ^                                               if they can          Device::activate │
+//!     └────────────── Status = 0, from anywhere: Device::reset ─── NEEDS_RESET, FAILED <────┘
 //! ```
 
 mod device;

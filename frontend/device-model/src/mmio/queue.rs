@@ -23,7 +23,7 @@ pub struct QueueRegisters {
 /// Why a queue cannot be made ready.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum QueueError {
-    #[error("its size {size} is no power of two from 1 to {max}")]
+    #[error("its size {size} is not a power of two from 1 to {max}")]
     Size { size: u32, max: u16 },
     #[error("its {area} at {address:#x} is not aligned to {alignment}")]
     Alignment {
@@ -44,7 +44,8 @@ impl QueueError {
     pub(super) const fn hint(self) -> &'static str {
         match self {
             Self::Outside { .. } => {
-                "; the guest's kernel needs CONFIG_DMA_RESTRICTED_POOL, and the device's node a memory-region"
+                "; the guest's kernel needs CONFIG_DMA_RESTRICTED_POOL, and the device's node a \
+                 memory-region"
             }
             Self::Size { .. } | Self::Alignment { .. } => "",
         }

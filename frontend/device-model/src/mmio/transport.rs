@@ -272,7 +272,9 @@ impl<D: Device> Transport<D> {
                 let (driver, offered) = (self.driver.features, self.offered());
                 let acceptable = FeatureBits::acceptable(driver, offered);
                 if !acceptable {
-                    debug!("the driver's features {driver:#x} do not go with {offered:#x}");
+                    debug!(
+                        "the driver's features {driver:#x} are refused: {offered:#x} are offered"
+                    );
                 }
                 acceptable
             }

@@ -94,7 +94,7 @@ pub fn maintain<C: Connector>(
                     if absent {
                         debug!("still no daemon: {error}");
                     } else {
-                        info!("there is no daemon; it is waited for: {error}");
+                        info!("no daemon answers yet, waiting for one: {error}");
                     }
                     absent = error.is_absence();
                     None
@@ -118,7 +118,7 @@ pub fn maintain<C: Connector>(
             Ok(WaitEnd::Stopped) => return,
             Ok(_) => pause = MAX_RETRY_BACKOFF.min(pause.saturating_mul(2)),
             Err(error) => {
-                error!("cannot wait for the daemon, and gives it up: {error}");
+                error!("cannot wait for the daemon any more: {error}");
                 return;
             }
         }
@@ -157,7 +157,7 @@ pub(super) fn notify_guest<M: Messages + Send>(
         Change::None => {}
         Change::Config => transport.config_changed(),
         Change::NeedsReset => {
-            warn!("the guest has to reset the device: its daemon knows no more of its files");
+            warn!("the guest must reset the device: its open files were lost with the daemon");
             transport.needs_reset();
         }
     }

@@ -72,7 +72,7 @@ pub enum FsError {
         wanted: usize,
     },
     /// Neither the configuration nor the backend has a tag.
-    #[error("the daemon tells no tag: configure one, or start it with one")]
+    #[error("the daemon has no tag: configure one, or start the daemon with one")]
     NoTag,
     /// The queues could not be started.
     #[error("the daemon did not start the device's queues")]
@@ -370,7 +370,7 @@ impl<M: Messages + Send> Device for FsDevice<M> {
                 driver.queues.retain(|queue| queue.index != index);
             }
         } else if let Err(error) = self.stop_one(index) {
-            warn!("the daemon did not stop queue {index}; its connection is cut: {error}");
+            warn!("the daemon did not stop queue {index}, its connection is closed: {error}");
             self.disconnect();
         }
     }
@@ -383,7 +383,7 @@ impl<M: Messages + Send> Device for FsDevice<M> {
                 backend.session.reset()
             })
         {
-            warn!("the daemon did not reset; its connection is cut: {error}");
+            warn!("the daemon did not reset, its connection is closed: {error}");
             self.disconnect();
         }
         if self.backend.is_none()

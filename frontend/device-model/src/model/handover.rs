@@ -106,7 +106,7 @@ impl Handover {
     fn warn_not_saved(&self, error: &FdStoreError) {
         let device = self.entry.device();
         warn!(
-            "device {device}: its state may be lost to a successor: {}",
+            "device {device}: a successor may not find its state: {}",
             error_chain(error)
         );
     }

@@ -55,8 +55,9 @@ impl fmt::Display for Report {
         let waiting: Vec<String> = self.kicks_waiting.iter().map(known).collect();
         write!(
             f,
-            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, accesses {}, faults {}, slowest {} us, \
-             interrupts {}, own interrupts {}, kicks seen {}, kicks waiting {}, up {} s",
+            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, accesses {}, \
+             faults {}, slowest {} us, interrupts {}, own interrupts {}, kicks seen {}, \
+             kicks waiting {}, up {} s",
             self.id,
             self.status.bits(),
             self.connections,
@@ -94,8 +95,9 @@ mod tests {
         };
         assert_eq!(
             report.to_string(),
-            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, accesses 85, faults 0, slowest 412 us, \
-             interrupts unknown, own interrupts 2, kicks seen 4, kicks waiting 1 unknown, up 12 s"
+            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, accesses 85, \
+             faults 0, slowest 412 us, interrupts unknown, own interrupts 2, kicks seen 4, \
+             kicks waiting 1 unknown, up 12 s"
         );
         let reset = Report {
             status: Status::empty(),

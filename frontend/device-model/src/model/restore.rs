@@ -25,11 +25,11 @@ pub(super) fn restore<C: Connector>(
     match left {
         SavedRegisters::None => {}
         SavedRegisters::Valid(registers) => match transport.restore(*registers) {
-            Ok(()) => info!("goes on with status {:#x}", transport.status().bits()),
-            Err(misfit) => warn!("the guest has to reset the device: {misfit}"),
+            Ok(()) => info!("continues with status {:#x}", transport.status().bits()),
+            Err(misfit) => warn!("the guest must reset the device: {misfit}"),
         },
         SavedRegisters::Unreadable => {
-            warn!("the guest has to reset the device: what was known of it cannot be read");
+            warn!("the guest must reset the device: the saved registers cannot be read");
             transport.restore_broken();
         }
     }
@@ -69,7 +69,7 @@ fn adopt<C: Connector>(
     });
     match adopted {
         Ok(line) => {
-            info!("goes on with its daemon, which has noticed nothing");
+            info!("continues with its daemon");
             Some(line)
         }
         Err(why) => {
@@ -81,7 +81,7 @@ fn adopt<C: Connector>(
             }
             let change = transport.device_mut().on_backend_lost();
             match change {
-                Change::NeedsReset => warn!("cannot go on with its daemon: {why}"),
+                Change::NeedsReset => warn!("cannot continue with its daemon: {why}"),
                 _ => info!("waits for another daemon: {why}"),
             }
             notify_guest(transport, change);

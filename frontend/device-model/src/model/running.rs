@@ -257,7 +257,8 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
         let waited = prompted.then(|| self.ended.wait(None, Some(PROMPT_TIMEOUT)));
         if !matches!(waited, Some(Ok(WaitEnd::Stopped))) {
             warn!(
-                "device {}: ends in the middle of a wait for the guest, which this generation of the driver may not survive",
+                "device {}: the process ends while it waits for the guest, which this generation \
+                 of the driver may not survive",
                 self.id
             );
         }

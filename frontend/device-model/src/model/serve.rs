@@ -57,7 +57,7 @@ impl Counters {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The port gives no more accesses.
-    #[error("the guest's accesses cannot be had any more")]
+    #[error("cannot take the guest's accesses any more")]
     Port(#[source] PortError),
 }
 
@@ -109,10 +109,7 @@ fn answer<P: Port + ?Sized, D: Device>(
     if let Err(error) = completed {
         counters.faults.fetch_add(1, Ordering::Relaxed);
         if handling.admit().is_some() {
-            warn!(
-                "a guest's access could not be completed: {}",
-                error_chain(&error)
-            );
+            warn!("cannot complete a guest's access: {}", error_chain(&error));
         }
     }
     let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);

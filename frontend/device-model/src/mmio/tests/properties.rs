@@ -52,7 +52,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn no_sequence_of_accesses_breaks_what_must_hold(steps in prop::collection::vec(step(), 1..120)) {
+    fn no_sequence_of_accesses_breaks_what_must_hold(
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
         let mut device = transport();
         let memory = GuestRange::new(MEMORY, MEMORY_LEN).unwrap();
         let mut running = false;
@@ -61,7 +63,8 @@ proptest! {
                 Step::Read { offset, width } => {
                     let value = device.read(offset, width);
                     let bits = width.saturating_mul(8);
-                    prop_assert!(bits >= 64 || value >> bits == 0, "{value:#x} is not {width} bytes");
+                    let fits = bits >= 64 || value >> bits == 0;
+                    prop_assert!(fits, "{value:#x} is not {width} bytes");
                 }
                 Step::Write { offset, width, value } => device.write(offset, width, value),
                 Step::Start => device.start(),
