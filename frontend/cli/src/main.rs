@@ -1,4 +1,4 @@
-//! `gangplank-frontend`: parse and run.
+//! `gangplank-frontend`: parses the command line and runs the command.
 
 mod args;
 
@@ -37,7 +37,7 @@ fn run_fs(args: &FsArgs) -> ExitCode {
         .and_then(|out| fs::run(args, out));
     match ran {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has seen enough, or has failed: its own status tells which.
+        // The reader has closed the pipe. If it has failed, its own status says so.
         Err(fs::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             broken_pipe::end()
         }
@@ -61,7 +61,8 @@ fn run_relay(args: &RelayArgs) -> ExitCode {
 
 fn run_model(args: &ModelArgs) -> ExitCode {
     let Some(config) = &args.config else {
-        // Reached by options that ask for one only: without any, clap has shown the help.
+        // Options of the device model without `--config`. Without any option, clap has shown the
+        // help.
         let missing = clap::error::ErrorKind::MissingRequiredArgument;
         Args::command().error(missing, "--config is missing").exit()
     };
@@ -80,7 +81,7 @@ fn run_model(args: &ModelArgs) -> ExitCode {
 }
 
 fn complain(error: &dyn Error, status: u8) -> ExitCode {
-    // There is nowhere left to complain to if this fails.
+    // Without a standard error the message cannot be shown anywhere.
     let _ = writeln!(
         io::stderr(),
         "gangplank-frontend: error: {}",
