@@ -1,8 +1,8 @@
-//! Standard output whose errors are all reported.
+//! Standard output that reports every error.
 //!
-//! The standard library does not check what `close` returns at the end of the process. If the
-//! program is started without a standard output, the Rust runtime opens `/dev/null` in its place,
-//! and output is lost without an error.
+//! The standard library ignores what `close` returns at the end of the process. If the program is
+//! started without a standard output, the Rust runtime opens `/dev/null` in its place, and output
+//! is lost without an error.
 
 use std::fs::File;
 use std::io::{self, LineWriter, Write};
@@ -71,7 +71,8 @@ pub fn close(file: impl Into<OwnedFd>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// No silent loss: text that ends in no newline is written in the end, and its error told.
+    /// No silent loss: text without a newline at its end is written when the output is closed, and
+    /// its error is reported.
     #[test]
     fn closing_tells_what_could_not_be_written() {
         let mut full = Output::new(File::options().write(true).open("/dev/full").unwrap());
@@ -80,7 +81,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
-    /// No silent loss: a standard output that was opened for reading only takes nothing.
+    /// No silent loss: a standard output that is open for reading only takes nothing.
     #[test]
     fn output_that_cannot_be_written_is_an_error() {
         let mut unwritable = Output::new(File::open("/dev/null").unwrap());

@@ -22,8 +22,8 @@ impl Signals {
     /// Blocks `signals` in the calling thread and in those that it starts later, and opens the
     /// descriptor at which they arrive. Must be called before any thread is started.
     ///
-    /// SIGHUP is left out where the parent process had it ignored, as nohup(1) does: once blocked,
-    /// an ignored signal would arrive at the descriptor.
+    /// SIGHUP is not blocked if the process ignores it, as under nohup(1): once blocked, an ignored
+    /// signal would arrive at the descriptor.
     ///
     /// # Errors
     /// `signalfd(2)`'s.
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn each_signal_is_taken_once_and_means_what_it_does() {
-        // A thread of its own, so that the mask of the test runner's threads stays as it is.
+        // A thread of its own: the test runner's threads must keep their signal mask.
         std::thread::spawn(|| {
             let wanted = TERMINATION.into_iter().chain([Signal::SIGUSR1]);
             let signals = Signals::block(wanted).unwrap();

@@ -24,7 +24,7 @@ pub struct OwnedListener {
 impl OwnedListener {
     /// Makes the socket at `path` and listens on it. Accepting does not block.
     ///
-    /// `mode` says who may connect; without it, the process's umask does. A socket on which no
+    /// `mode` says who may connect; without it, the process's umask decides. A socket on which no
     /// process listens any more is replaced.
     ///
     /// # Errors
