@@ -4,7 +4,7 @@ use crate::{InitFlags, KERNEL_MINOR_VERSION};
 
 /// What INIT agreed on that changes the layout of later requests.
 ///
-/// [`Dialect::default`] holds before INIT, whose own layouts are told apart by length.
+/// [`Dialect::default`] holds before INIT, whose own layouts differ in length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
     /// The smaller of both sides' minor versions. Below 38 the header's `total_extlen` was padding.

@@ -6,8 +6,8 @@
 //!   type 32       supplementary groups: [count | group ids]
 //! ```
 //!
-//! They fill the request's last `InHeader::total_extlen` units of 8 bytes (7.38, Linux 6.3). Types
-//! that are not known are passed over, as their length allows.
+//! They fill the request's last `InHeader::total_extlen` units of 8 bytes (7.38, Linux 6.3).
+//! Extensions of an unknown type are skipped.
 
 use core::ffi::CStr;
 use core::fmt;

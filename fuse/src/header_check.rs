@@ -137,13 +137,15 @@ macro_rules! layouts {
 fn collect(claims: &mut Claims) {
     use crate::dir::{Dirent, Direntplus};
     layouts! { claims:
-        InHeader OutHeader Attr EntryOut ForgetIn ForgetOne BatchForgetIn GetattrIn AttrOut SetattrIn StatxIn SxTime Statx
-        StatxOut MknodIn MkdirIn RenameIn Rename2In LinkIn OpenIn CreateIn OpenOut ReleaseIn FlushIn FsyncIn ReadIn WriteIn
-        WriteOut LseekIn LseekOut FallocateIn CopyFileRangeIn CopyFileRangeOut SetxattrIn GetxattrIn GetxattrOut FileLock
-        LkIn LkOut Kstatfs StatfsOut SyncfsIn AccessIn InterruptIn InitIn InitOut CuseInitIn CuseInitOut BmapIn BmapOut
-        IoctlIn IoctlIovec IoctlOut PollIn PollOut Dirent Direntplus SetupmappingIn RemovemappingIn RemovemappingOne
-        ExtHeader SecctxHeader Secctx SuppGroups NotifyPollWakeupOut NotifyInvalInodeOut NotifyInvalEntryOut
-        NotifyDeleteOut NotifyStoreOut NotifyRetrieveOut NotifyRetrieveIn NotifyPruneOut
+        InHeader OutHeader Attr EntryOut ForgetIn ForgetOne BatchForgetIn GetattrIn AttrOut
+        SetattrIn StatxIn SxTime Statx StatxOut MknodIn MkdirIn RenameIn Rename2In LinkIn OpenIn
+        CreateIn OpenOut ReleaseIn FlushIn FsyncIn ReadIn WriteIn WriteOut LseekIn LseekOut
+        FallocateIn CopyFileRangeIn CopyFileRangeOut SetxattrIn GetxattrIn GetxattrOut FileLock LkIn
+        LkOut Kstatfs StatfsOut SyncfsIn AccessIn InterruptIn InitIn InitOut CuseInitIn CuseInitOut
+        BmapIn BmapOut IoctlIn IoctlIovec IoctlOut PollIn PollOut Dirent Direntplus SetupmappingIn
+        RemovemappingIn RemovemappingOne ExtHeader SecctxHeader Secctx SuppGroups
+        NotifyPollWakeupOut NotifyInvalInodeOut NotifyInvalEntryOut NotifyDeleteOut NotifyStoreOut
+        NotifyRetrieveOut NotifyRetrieveIn NotifyPruneOut
     }
 
     claims.flags::<InitFlags>("FUSE_");

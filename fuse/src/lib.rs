@@ -1,13 +1,13 @@
 //! The FUSE wire protocol up to 7.45 (Linux 6.18), for both ends: structures, opcodes, flags,
 //! requests and replies as bytes.
 //!
-//! No transport, no files, no sockets: a server hands the bytes of a request to
-//! [`Operation::decode`] and answers with plain structures behind an [`OutHeader`]; a client writes
-//! requests with [`Request::encode`] and reads answers with [`reply`]. Everything is host-endian
+//! No transport, no files, no sockets: a server passes the bytes of a request to
+//! [`Operation::decode`] and replies with plain structures behind an [`OutHeader`]; a client writes
+//! requests with [`Request::encode`] and reads replies with [`reply`]. Everything is host-endian
 //! and therefore little-endian, as virtio-fs is on x86-64 and aarch64.
 //!
-//! Source of all layouts: the kernel's `include/uapi/linux/fuse.h`; of who sends what when:
-//! `fs/fuse/` in the kernel.
+//! Sources: the kernel's `include/uapi/linux/fuse.h` for all layouts, and `fs/fuse/` for the sender
+//! of each message.
 #![forbid(unsafe_code)]
 
 #[cfg(target_endian = "big")]

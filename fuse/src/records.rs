@@ -15,7 +15,7 @@ pub struct Records<'a, T> {
 }
 
 impl<'a, T: FromBytes + IntoBytes + Immutable + Default> Records<'a, T> {
-    /// For whoever sends them.
+    /// For the sender.
     #[must_use]
     pub fn new(records: &'a [T]) -> Self {
         Self::from_bytes(records.as_bytes())

@@ -23,7 +23,10 @@ macro_rules! operations {
         /// Structures and names are as the client sent them: nothing here says that a node exists,
         /// that a handle is open or that a name is a single component.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[allow(missing_docs, reason = "a variant's structures and the order on the wire document its fields")]
+        #[allow(
+            missing_docs,
+            reason = "a variant's structures and the order on the wire document its fields"
+        )]
         pub enum Operation<'a> {
             $( $(#[$meta])* $name $( ( $ty ) )? $( { $($field: $field_ty),* } )?, )*
         }
@@ -115,7 +118,7 @@ operations! {
     Setupmapping(args: SetupmappingIn);
     Removemapping(mappings: Removemapping<'a>);
     Syncfs(args: SyncfsIn);
-    /// The name tells nothing: Linux sends "/", the placeholder of an entry without a name.
+    /// The name has no meaning: Linux sends "/", the placeholder of an entry without a name.
     Tmpfile { args: CreateIn, name: &'a CStr };
     Statx(args: StatxIn);
     CopyFileRange64(args: CopyFileRangeIn);
@@ -165,7 +168,7 @@ impl<'a> Operation<'a> {
             present: args.len().saturating_add(size_of::<InHeader>()),
         })?;
 
-        // Before 7.38 the field was padding, which nobody promised to clear.
+        // Before 7.38 the field was padding, which a kernel need not clear.
         let extlen = if dialect.minor < 38 {
             0
         } else {

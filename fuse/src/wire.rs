@@ -33,7 +33,8 @@ macro_rules! wire_struct {
         impl $crate::wire::Layout for $name {
             const C_NAME: &'static str = $c_name;
             const SIZE: usize = $size;
-            const FIELDS: &'static [(&'static str, usize)] = &[ $( (stringify!($field), $offset), )* ];
+            const FIELDS: &'static [(&'static str, usize)] =
+                &[ $( (stringify!($field), $offset), )* ];
         }
     };
 }

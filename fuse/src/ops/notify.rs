@@ -1,4 +1,4 @@
-//! Notifications: what a server tells without being asked, and NOTIFY_REPLY.
+//! Notifications: messages that a server sends by itself, and NOTIFY_REPLY.
 //!
 //! A notification is an [`crate::OutHeader`] with `unique` zero and a [`NotifyCode`] in `error`.
 //! Linux's virtio-fs driver has no queue for them.
