@@ -10,7 +10,7 @@ use gangplank_service::error_chain;
 use gangplank_vhost_user::client::{Deadlines, Socket};
 use log::error;
 
-use super::Error;
+use super::error::Error;
 use crate::config::{Config, DeviceConfig};
 use crate::fd_store::{Entry, FdStore, FdStoreError, Slot, name_for_node};
 use crate::hypervisor::Port;

@@ -85,21 +85,7 @@ pub fn maintain<C: Connector>(
     let mut absent = false;
     loop {
         if line.is_none() {
-            line = match connector.connect() {
-                Ok((session, line)) => {
-                    absent = false;
-                    attach(transport, session, Arc::new(line))
-                }
-                Err(error) => {
-                    if absent {
-                        debug!("still no daemon: {error}");
-                    } else {
-                        info!("no daemon answers yet, waiting for one: {error}");
-                    }
-                    absent = error.is_absence();
-                    None
-                }
-            };
+            line = connect(connector, transport, &mut absent);
             connections.fetch_add(line.is_some().into(), Ordering::Relaxed);
         }
         if let Some(line) = line.take() {
@@ -121,6 +107,30 @@ pub fn maintain<C: Connector>(
                 error!("cannot wait for the daemon any more: {error}");
                 return;
             }
+        }
+    }
+}
+
+/// Makes one attempt to connect. Returns the connection of a backend that serves the device.
+/// `absent` says whether the last attempt found no backend, which is logged once.
+fn connect<C: Connector>(
+    connector: &C,
+    transport: &Mutex<Transport<FsDevice<C::Messages>>>,
+    absent: &mut bool,
+) -> Option<Arc<OwnedFd>> {
+    match connector.connect() {
+        Ok((session, line)) => {
+            *absent = false;
+            attach(transport, session, Arc::new(line))
+        }
+        Err(error) => {
+            if *absent {
+                debug!("still no daemon: {error}");
+            } else {
+                info!("no daemon answers yet, waiting for one: {error}");
+            }
+            *absent = error.is_absence();
+            None
         }
     }
 }

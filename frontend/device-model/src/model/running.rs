@@ -42,7 +42,7 @@ pub struct RunningDevice<P: ?Sized, M> {
     ended: Arc<StopEvent>,
     since: Instant,
     /// `None` once it was joined.
-    keeper: Option<JoinHandle<()>>,
+    backend_thread: Option<JoinHandle<()>>,
 }
 
 /// Why a device is not served.
@@ -76,6 +76,35 @@ struct SetOnDrop(Arc<StopEvent>);
 impl Drop for SetOnDrop {
     fn drop(&mut self) {
         self.0.set();
+    }
+}
+
+/// What the thread that answers the guest owns.
+struct GuestThread<P: ?Sized, M> {
+    id: u32,
+    /// Gets a message when a backend is attached; `None` if the guest need not wait for that.
+    first_backend: Option<mpsc::Receiver<()>>,
+    port: Arc<P>,
+    transport: Arc<Mutex<Transport<FsDevice<M>>>>,
+    counters: Arc<Counters>,
+    stopping: Arc<AtomicBool>,
+    _ended: SetOnDrop,
+}
+
+impl<P: Port + ?Sized, M: Messages + Send> GuestThread<P, M> {
+    fn run(mut self) {
+        if let Some(first_backend) = self.first_backend.take()
+            && first_backend.recv().is_err()
+        {
+            return; // the device ends before a backend was attached
+        }
+        if let Err(error) = serve(&*self.port, &self.transport, &self.counters, &self.stopping) {
+            error!(
+                "device {} is not served any more: {}",
+                self.id,
+                error_chain(&error)
+            );
+        }
     }
 }
 
@@ -131,43 +160,31 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
         let counters = Arc::new(Counters::default());
         let stopping = Arc::new(AtomicBool::new(false));
         let ended = Arc::new(StopEvent::new().map_err(system("make an eventfd"))?);
-        let (attaches, attached) = mpsc::channel();
+        let (ready, first_backend) = mpsc::channel();
 
-        let keeper = {
+        let backend_thread = {
             let transport = Arc::clone(&transport);
             let stop = Arc::clone(&stop);
             let connections = Arc::clone(&connections);
             Builder::new().name(format!("daemon {id}")).spawn(move || {
                 maintain(&connector, line, &transport, &stop, &connections, || {
                     // The receiver is gone after the first message.
-                    let _ = attaches.send(());
+                    let _ = ready.send(());
                 });
             })
         };
-        let keeper = Some(keeper.map_err(system("start a thread"))?);
-        let server = {
-            let first = (!knows_tag).then_some(attached);
-            let port = Arc::clone(&port);
-            let transport = Arc::clone(&transport);
-            let counters = Arc::clone(&counters);
-            let stopping = Arc::clone(&stopping);
-            let end = SetOnDrop(Arc::clone(&ended));
-            Builder::new().name(format!("guest {id}")).spawn(move || {
-                let _end = end;
-                if let Some(first) = first
-                    && first.recv().is_err()
-                {
-                    return; // told to end before a daemon came
-                }
-                if let Err(error) = serve(&*port, &transport, &counters, &stopping) {
-                    error!(
-                        "device {id} is not served any more: {}",
-                        error_chain(&error)
-                    );
-                }
-            })
+        let backend_thread = Some(backend_thread.map_err(system("start a thread"))?);
+        let guest = GuestThread {
+            id,
+            first_backend: (!knows_tag).then_some(first_backend),
+            port: Arc::clone(&port),
+            transport: Arc::clone(&transport),
+            counters: Arc::clone(&counters),
+            stopping: Arc::clone(&stopping),
+            _ended: SetOnDrop(Arc::clone(&ended)),
         };
-        server.map_err(|source| {
+        let thread = Builder::new().name(format!("guest {id}"));
+        thread.spawn(move || guest.run()).map_err(|source| {
             stop.set();
             system("start a thread")(source)
         })?;
@@ -184,7 +201,7 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
             stopping,
             ended,
             since: Instant::now(),
-            keeper,
+            backend_thread,
         })
     }
 }
@@ -229,8 +246,8 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
     /// process that serves the device.
     pub fn end(mut self) {
         self.stop.set();
-        let keeper = self.keeper.take().map(JoinHandle::join);
-        if keeper.is_some_and(|ended| ended.is_err()) {
+        let ended = self.backend_thread.take().map(JoinHandle::join);
+        if ended.is_some_and(|ended| ended.is_err()) {
             warn!("device {}: the daemon's thread panicked", self.id);
         }
         if !self.has_successor {
