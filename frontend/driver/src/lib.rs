@@ -4,8 +4,8 @@
 //! ```text
 //!   Driver::connect ── vhost-user, memory, rings ──> Driver
 //!   Driver::session ── INIT ───────────────────────> FuseSession ── lookup, open, ... ──> values
-//!                                                     │
-//!                                                     └── submit(call) ──> Pending ── wait ──> value
+//!                                                    │
+//!                                                    └── submit(call) ──> Pending ── wait ──> value
 //! ```
 //!
 //! A [`FuseSession`] is cloned for each thread that uses it. Requests of all threads are in flight

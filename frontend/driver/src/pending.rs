@@ -12,7 +12,7 @@ use super::sender::Sender;
 /// A request in flight, whose reply is a `T`.
 ///
 /// Dropping it gives up the reply; the daemon carries the request out all the same.
-#[must_use = "nobody waits for the answer"]
+#[must_use = "dropping it gives up the reply"]
 pub struct Pending<T> {
     sender: Sender,
     request_slot: RequestSlot,

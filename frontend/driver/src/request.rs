@@ -7,7 +7,7 @@ use super::reply::Decode;
 
 /// A request whose reply is a `T`.
 #[derive(Debug)]
-#[must_use = "it is not asked yet"]
+#[must_use = "a call does nothing until it is submitted"]
 pub struct Call<'a, T> {
     pub(super) node: NodeId,
     pub(super) request: Request<'a>,

@@ -91,8 +91,8 @@ impl<D: Driver> BaoPort<D> {
     }
 
     fn attach(&self) -> Result<Access, PortError> {
-        let place = self.journal.prepare_attach();
-        if let Err(error) = fd::exchange(&self.driver, &*self.device, self.abi.attach, place) {
+        let memory = self.journal.prepare_attach();
+        if let Err(error) = fd::exchange(&self.driver, &*self.device, self.abi.attach, memory) {
             self.journal.end_request();
             return Err(self.no_access(error));
         }
@@ -107,15 +107,15 @@ impl<D: Driver> BaoPort<D> {
     /// after its previous one was completed.
     fn drop_superseded(&self, request: &Request) {
         self.journal
-            .drop_uncertain(|doubt| doubt[word::PLACE] == request[word::PLACE]);
+            .drop_uncertain(|doubt| doubt[word::SLOT] == request[word::SLOT]);
         let left = !self.journal.uncertain().is_empty();
         self.has_uncertain.store(left, Ordering::Relaxed);
     }
 
     /// Gives a request back to the driver, from the journal's memory.
     fn give_back(&self, request: Request) -> Result<(), Errno> {
-        let place = self.journal.begin_complete(request);
-        let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
+        let memory = self.journal.begin_complete(request);
+        let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, memory);
         self.journal.end_request();
         given
     }
@@ -277,8 +277,8 @@ impl<D: Driver> BaoPort<D> {
     /// completed from a copy.
     fn complete_uncertain_now(&self) {
         for mut request in self.journal.uncertain() {
-            let place = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
-            let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
+            let memory = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
+            let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, memory);
             info!(
                 "an uncertain access {}",
                 match given {

@@ -69,14 +69,14 @@ impl Driver for Kernel {
         argument: Option<VolatileSlice<'_>>,
     ) -> Result<i32, Errno> {
         // The guard keeps the memory mapped until the call has returned.
-        let place = match argument {
+        let memory = match argument {
             Some(bytes) if bytes.len() < call.size() => return Err(Errno::INVAL),
             Some(bytes) => Some(bytes.ptr_guard_mut()),
             None => None,
         };
-        let address = place
+        let address = memory
             .as_ref()
-            .map_or(std::ptr::null_mut(), |place| place.as_ptr().cast());
+            .map_or(std::ptr::null_mut(), |memory| memory.as_ptr().cast());
         let argument = Argument { call, address };
         // SAFETY: `address` is null, or the address of memory that stays mapped during the call and
         // is long enough for it. Any process may write to that memory at any time.
@@ -121,14 +121,14 @@ pub(super) fn info(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result
 }
 
 /// Waits for a request, or gives one back: ATTACH and COMPLETE of any generation. The shorter
-/// structures do not use the end of `place`.
+/// structures do not use the end of `memory`.
 pub(super) fn exchange(
     driver: &impl Driver,
     device: impl AsFd,
     call: Call,
-    place: VolatileSlice<'_>,
+    memory: VolatileSlice<'_>,
 ) -> Result<(), Errno> {
-    driver.call(device.as_fd(), call, Some(place)).map(|_| ())
+    driver.call(device.as_fd(), call, Some(memory)).map(|_| ())
 }
 
 /// Makes stores of `data`, 32 bits wide, at `addr` signal `eventfd`.

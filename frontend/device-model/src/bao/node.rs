@@ -183,11 +183,11 @@ impl<D: Driver> Node<D> {
 /// its own if one is configured: a process with the device's descriptor could complete requests.
 fn memory(
     params: &DeviceParams,
-    told: Option<(u64, u64)>,
+    reported: Option<(u64, u64)>,
     device: &OwnedFd,
 ) -> Result<GuestMemory, BaoError> {
     let id = params.id;
-    let driver = match told {
+    let driver = match reported {
         None => None,
         Some((addr, len)) => {
             let range = GuestRange::new(addr, len);

@@ -120,7 +120,7 @@ pub(super) mod word {
     pub(crate) const ACCESS_WIDTH: usize = 4;
     /// What the hypervisor finds the request by: the request's number, or the CPU's and the virtual
     /// CPU's. Words that a generation does not have stay 0.
-    pub(crate) const PLACE: std::ops::Range<usize> = 5..7;
+    pub(crate) const SLOT: std::ops::Range<usize> = 5..7;
 }
 
 const _: () = {

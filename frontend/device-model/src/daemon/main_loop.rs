@@ -1,5 +1,5 @@
-//! The main thread's loop: it waits for signals, status requests, the end of devices and the loss of
-//! the fd store.
+//! The main thread's loop: it waits for signals, status requests, the end of devices and the loss
+//! of the fd store.
 
 use std::thread;
 use std::time::Duration;

@@ -18,7 +18,7 @@ use super::message::Slot;
 /// A device that this process alone serves.
 #[derive(Debug)]
 pub struct Entry {
-    holder: Arc<FdStore>,
+    fd_store: Arc<FdStore>,
     device: u32,
     /// Duplicates of everything that the fd store keeps, for another fd store if this one goes.
     kept: Mutex<BTreeMap<Slot, OwnedFd>>,
@@ -32,10 +32,10 @@ impl Entry {
     /// # Errors
     /// [`FdStoreError::Busy`] if another process serves the device; or the fd store does not
     /// answer.
-    pub fn claim(holder: Arc<FdStore>, device: u32) -> Result<Self, FdStoreError> {
-        holder.claim(device)?;
+    pub fn claim(fd_store: Arc<FdStore>, device: u32) -> Result<Self, FdStoreError> {
+        fd_store.claim(device)?;
         Ok(Self {
-            holder,
+            fd_store,
             device,
             kept: Mutex::default(),
             is_pending: AtomicBool::new(false),
@@ -47,7 +47,7 @@ impl Entry {
     /// # Errors
     /// The fd store does not answer, or this process has no descriptor left.
     pub fn get(&self, slot: Slot) -> Result<Option<OwnedFd>, FdStoreError> {
-        let Some(descriptor) = self.holder.get(self.device, slot)? else {
+        let Some(descriptor) = self.fd_store.get(self.device, slot)? else {
             return Ok(None);
         };
         let duplicate = duplicate(descriptor.as_fd())?;
@@ -61,7 +61,7 @@ impl Entry {
     /// The fd store does not answer or refuses, or this process has no descriptor left.
     pub fn put(&self, slot: Slot, descriptor: BorrowedFd<'_>) -> Result<(), FdStoreError> {
         let duplicate = duplicate(descriptor)?;
-        self.holder.put(self.device, slot, descriptor)?;
+        self.fd_store.put(self.device, slot, descriptor)?;
         self.kept().insert(slot, duplicate);
         Ok(())
     }
@@ -77,14 +77,14 @@ impl Entry {
         descriptor: BorrowedFd<'_>,
     ) -> Result<(), FdStoreError> {
         self.kept().insert(slot, duplicate(descriptor)?);
-        if let Err(error) = self.holder.put(self.device, slot, descriptor) {
+        if let Err(error) = self.fd_store.put(self.device, slot, descriptor) {
             self.is_pending.store(true, Ordering::Relaxed);
             warn!(
                 "device {} is not kept over a restart yet: {}",
                 self.device,
                 error_chain(&error)
             );
-            self.holder.hang_up();
+            self.fd_store.hang_up();
         }
         Ok(())
     }
@@ -94,13 +94,13 @@ impl Entry {
         self.is_pending.load(Ordering::Relaxed)
     }
 
-    /// Removes the descriptor in `slot`: [`Slot::Daemon`] or [`Slot::Journal`].
+    /// Removes the descriptor in `slot`: [`Slot::Backend`] or [`Slot::Journal`].
     ///
     /// # Errors
     /// The fd store does not answer or refuses.
     pub fn remove(&self, slot: Slot) -> Result<(), FdStoreError> {
         self.kept().remove(&slot);
-        self.holder.remove(self.device, slot)
+        self.fd_store.remove(self.device, slot)
     }
 
     /// The eventfd in `slot`; makes one and puts it there if the slot is empty.
@@ -125,9 +125,9 @@ impl Entry {
     /// # Errors
     /// As [`Entry::claim`] and [`Entry::put`].
     pub fn renew(&self) -> Result<(), FdStoreError> {
-        self.holder.claim(self.device)?;
+        self.fd_store.claim(self.device)?;
         for (slot, descriptor) in &*self.kept() {
-            self.holder
+            self.fd_store
                 .put_again(self.device, *slot, descriptor.as_fd())?;
         }
         self.is_pending.store(false, Ordering::Relaxed);
@@ -140,8 +140,8 @@ impl Entry {
     }
 
     #[cfg(test)]
-    pub(super) fn moved_to(self, holder: Arc<FdStore>) -> Self {
-        Self { holder, ..self }
+    pub(super) fn moved_to(self, fd_store: Arc<FdStore>) -> Self {
+        Self { fd_store, ..self }
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<Slot, OwnedFd>> {

@@ -23,7 +23,7 @@ pub enum Slot {
     /// The eventfd that raises the interrupt line.
     Interrupt,
     /// The connection to the backend.
-    Daemon,
+    Backend,
     /// The eventfd of a queue's kicks.
     Kick(u8),
 }
@@ -32,7 +32,7 @@ impl Slot {
     /// Whether the descriptor may be replaced or removed. The kernel uses the others as long as the
     /// machine runs.
     pub(super) const fn is_replaceable(self) -> bool {
-        matches!(self, Self::Journal | Self::Daemon)
+        matches!(self, Self::Journal | Self::Backend)
     }
 
     const fn to_wire(self) -> u32 {
@@ -40,7 +40,7 @@ impl Slot {
             Self::Device => 0,
             Self::Journal => 1,
             Self::Interrupt => 2,
-            Self::Daemon => 3,
+            Self::Backend => 3,
             #[allow(clippy::cast_lossless)] // `From` is not const
             Self::Kick(queue) => FIRST_KICK + queue as u32,
         }
@@ -51,7 +51,7 @@ impl Slot {
             0 => Some(Self::Device),
             1 => Some(Self::Journal),
             2 => Some(Self::Interrupt),
-            3 => Some(Self::Daemon),
+            3 => Some(Self::Backend),
             _ => {
                 let queue = wire
                     .checked_sub(FIRST_KICK)
@@ -214,7 +214,7 @@ mod tests {
             (Slot::Device, 0),
             (Slot::Journal, 1),
             (Slot::Interrupt, 2),
-            (Slot::Daemon, 3),
+            (Slot::Backend, 3),
             (Slot::Kick(0), 0x100),
             (Slot::Kick(255), 0x1ff),
         ];

@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn nothing_is_done_for_whom_has_not_claimed() {
         let mut store = claimed();
-        let (device, slot) = (3, Slot::Daemon);
+        let (device, slot) = (3, Slot::Backend);
         assert_eq!(put(&mut store, SECOND, slot), Answer::Unclaimed);
         for request in [
             Request::Get { device, slot },
@@ -197,7 +197,7 @@ mod tests {
             let drop = Request::Drop { device: 3, slot };
             assert_eq!(store.answer(FIRST, drop, None).0, Answer::Occupied);
         }
-        for slot in [Slot::Daemon, Slot::Journal] {
+        for slot in [Slot::Backend, Slot::Journal] {
             assert_eq!(put(&mut store, FIRST, slot), DONE);
             assert_eq!(put(&mut store, FIRST, slot), DONE);
             let drop = Request::Drop { device: 3, slot };

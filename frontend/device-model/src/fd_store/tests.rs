@@ -79,8 +79,8 @@ fn second_device_model_is_refused_by_name_of_the_first() {
 fn holder_with_nothing_to_hold_ends_with_its_last_client() {
     let held = TestFdStore::start("nothing");
     let entry = Entry::claim(held.client(), 0).unwrap();
-    entry.put(Slot::Daemon, std::io::stdin().as_fd()).unwrap();
-    entry.remove(Slot::Daemon).unwrap();
+    entry.put(Slot::Backend, std::io::stdin().as_fd()).unwrap();
+    entry.remove(Slot::Backend).unwrap();
     drop(entry);
     held.thread.join().unwrap();
 }

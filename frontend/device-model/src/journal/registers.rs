@@ -146,8 +146,8 @@ fn to_bytes(registers: &Registers) -> Vec<u8> {
         bytes.extend_from_slice(saved.as_bytes());
     }
     let sum = checksum(&bytes);
-    if let Some(place) = bytes.get_mut(CHECKSUM) {
-        place.copy_from_slice(&sum.to_ne_bytes());
+    if let Some(field) = bytes.get_mut(CHECKSUM) {
+        field.copy_from_slice(&sum.to_ne_bytes());
     }
     bytes
 }
@@ -157,8 +157,8 @@ fn is_whole(bytes: &[u8], len: usize, sum: u32) -> bool {
     let Some(mut bytes) = bytes.get(..len).map(<[u8]>::to_vec) else {
         return false;
     };
-    if let Some(place) = bytes.get_mut(CHECKSUM) {
-        place.fill(0);
+    if let Some(field) = bytes.get_mut(CHECKSUM) {
+        field.fill(0);
     }
     sum == 0 || sum == checksum(&bytes)
 }

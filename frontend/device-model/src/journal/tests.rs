@@ -18,9 +18,9 @@ fn succeed(journal: &Journal) -> Journal {
 fn request_is_in_hand_from_when_the_driver_wrote_it_until_it_was_completed() {
     let journal = Journal::new(3).unwrap();
     assert_eq!(succeed(&journal).unfinished(), None);
-    let place = journal.prepare_attach();
+    let memory = journal.prepare_attach();
     assert_eq!(succeed(&journal).unfinished(), None);
-    place.copy_from(REQUEST_OF_GUEST.as_bytes());
+    memory.copy_from(REQUEST_OF_GUEST.as_bytes());
     let in_hand = Some(Unfinished::Taken(REQUEST_OF_GUEST));
     assert_eq!(succeed(&journal).unfinished(), in_hand);
     let mut answered = REQUEST_OF_GUEST;

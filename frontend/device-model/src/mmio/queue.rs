@@ -131,8 +131,8 @@ mod tests {
     #[test]
     fn sizes_that_cannot_be_do_not_fit() {
         for size in [0, 3, 2048, 0x1_0000, 0x1_0100, u32::MAX] {
-            let unfit = fit(Queue { size, ..GOOD });
-            assert_eq!(unfit, Err(QueueError::Size { size, max: 1024 }));
+            let queue_error = fit(Queue { size, ..GOOD });
+            assert_eq!(queue_error, Err(QueueError::Size { size, max: 1024 }));
         }
     }
 

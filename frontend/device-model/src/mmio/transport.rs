@@ -35,7 +35,7 @@ pub struct Transport<D> {
     pub(super) config_generation: u32,
     /// Limits on what the guest can have logged: a queue that does not fit, a driver that is ready,
     /// a device that does not start.
-    pub(super) unfit: RateLimit,
+    pub(super) queue_error: RateLimit,
     pub(super) ready: RateLimit,
     pub(super) failed: RateLimit,
     /// Where the registers are saved, if anywhere.
@@ -79,7 +79,7 @@ impl<D: Device> Transport<D> {
             own_calls: 0,
             counts: Counts::default(),
             config_generation: 0,
-            unfit: RateLimit::once(),
+            queue_error: RateLimit::once(),
             ready: RateLimit::once(),
             failed: RateLimit::once(),
             register_log: None,
@@ -398,9 +398,9 @@ impl<D: Device> Transport<D> {
                         queue.ready = true;
                         queue.refused = false;
                     }
-                    Err(unfit) => {
+                    Err(queue_error) => {
                         queue.refused = true;
-                        self.warn_of(index, unfit);
+                        self.warn_of_queue(index, queue_error);
                     }
                 }
             }
@@ -410,9 +410,12 @@ impl<D: Device> Transport<D> {
     }
 
     /// Logs that the guest's memory is not set up as it must be.
-    fn warn_of(&mut self, index: u16, unfit: QueueError) {
-        if self.unfit.admit().is_some() {
-            warn!("queue {index} is not made ready: {unfit}{}", unfit.hint());
+    fn warn_of_queue(&mut self, index: u16, queue_error: QueueError) {
+        if self.queue_error.admit().is_some() {
+            warn!(
+                "queue {index} is not made ready: {queue_error}{}",
+                queue_error.hint()
+            );
         }
     }
 

@@ -68,7 +68,7 @@ pub enum FsError {
     Queues {
         /// The backend's, with the high-priority queue.
         has: u64,
-        /// The device's, likewise.
+        /// The device's, with the high-priority queue.
         wanted: usize,
     },
     /// Neither the configuration nor the backend has a tag.
@@ -126,8 +126,8 @@ impl<M: Messages> FsDevice<M> {
         }
         let mut change = Change::None;
         if self.tag_from_backend {
-            let told = session.config().filter(|config| !config.tag().is_empty());
-            let tag = told.ok_or(FsError::NoTag)?.tag();
+            let config = session.config().filter(|config| !config.tag().is_empty());
+            let tag = config.ok_or(FsError::NoTag)?.tag();
             let config = config_space(tag, self.num_request_queues);
             if config != self.config {
                 self.config = config;

@@ -69,14 +69,14 @@ impl Handover {
     pub(super) fn backend_connection(
         &self,
     ) -> Result<Option<(OwnedFd, Option<Facts>)>, FdStoreError> {
-        let connection = self.entry.get(Slot::Daemon)?;
+        let connection = self.entry.get(Slot::Backend)?;
         Ok(connection.map(|connection| (connection, self.journal.saved_backend())))
     }
 
     /// A backend was connected.
     pub(super) fn on_backend_connected(&self, connection: &OwnedFd) {
         self.journal.clear_backend();
-        if let Err(error) = self.entry.put(Slot::Daemon, connection.as_fd()) {
+        if let Err(error) = self.entry.put(Slot::Backend, connection.as_fd()) {
             self.warn_not_saved(&error);
         }
     }
@@ -98,7 +98,7 @@ impl Handover {
 
     /// The driver has no session with a backend that has gone.
     pub(super) fn forget_backend(&self) {
-        if let Err(error) = self.entry.remove(Slot::Daemon) {
+        if let Err(error) = self.entry.remove(Slot::Backend) {
             self.warn_not_saved(&error);
         }
     }

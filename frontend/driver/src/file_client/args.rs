@@ -15,8 +15,8 @@ const FILES: &str = "Files";
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Paths are below the share's root. Symbolic links are shown and not followed, unless \
-                  --follow is given.\n\
+    after_help = "Paths are below the share's root. Symbolic links are shown and not followed, \
+                  unless --follow is given.\n\
                   Exit status: 0 done, 1 a command on a file failed, 2 wrong command line, \
                   3 the daemon cannot be reached or has gone."
 )]
