@@ -1,5 +1,5 @@
-//! The hypervisors that the device model has a port for. A new port is a folder, and a line in
-//! [`ALL`].
+//! The hypervisors that the device model has a port for. A new port is a folder, and a line in this
+//! list.
 
 use std::path::PathBuf;
 

@@ -322,8 +322,8 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// Saved before the device starts: a successor that found the old registers and no running
-    /// queue would take the queues for never started.
+    /// Stops the device. Saves the registers first: a successor that found the old registers and no
+    /// running queue would take the queues for never started.
     fn stop(&mut self) {
         let activated = std::mem::take(&mut self.driver.activated);
         self.log_registers();
