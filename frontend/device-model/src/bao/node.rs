@@ -84,7 +84,7 @@ impl Node {
                         source,
                     };
                     if !absent {
-                        break; // it is there, and that it cannot be had is what matters
+                        break; // the node exists: this error matters, not those of later nodes
                     }
                 }
             }

@@ -122,7 +122,7 @@ fn check_path(path: &At<String>, key: &str, faults: &mut Faults) -> Option<PathB
 fn check_device(at: &At<Device>, faults: &mut Faults) -> Option<Checked> {
     let device = &at.value;
     if !check_kind(device, faults) {
-        return None; // the other keys mean something else then
+        return None; // the other keys have another meaning then
     }
     check_foreign_keys(device, faults);
     check_irq(device, faults);

@@ -45,7 +45,7 @@ fn compare_two(first: &Checked, second: &Checked, faults: &mut Vec<Fault>) {
         add("shmem_path", what);
     }
     if first.frontend_vm != second.frontend_vm {
-        return; // what follows is about one guest's addresses
+        return; // the checks below are about addresses of one guest
     }
     if a.window.overlaps(b.window) {
         let what = format!(

@@ -34,49 +34,56 @@ impl<D: Device> Transport<D> {
     /// # Errors
     /// [`RestoreError`] if the device is configured differently now. The device is broken then, and
     /// the driver is told.
-    pub fn restore(&mut self, left: Registers) -> Result<(), RestoreError> {
-        let fit = self.fit(&left);
-        let runs = left.activated && !left.status.intersects(Status::NEEDS_RESET | Status::FAILED);
-        if let Ok(queues) = &fit {
+    pub fn restore(&mut self, saved: Registers) -> Result<(), RestoreError> {
+        let queues = self.ready_queues(&saved);
+        let runs = saved.activated
+            && !saved
+                .status
+                .intersects(Status::NEEDS_RESET | Status::FAILED);
+        if let Ok(queues) = &queues {
             let activation = runs.then(|| Activation {
-                features: left.features,
+                features: saved.features,
                 queues: queues.clone(),
             });
-            self.device.resume(&left.config, activation);
+            self.device.resume(&saved.config, activation);
         }
-        self.config_generation = left.config_generation;
+        self.config_generation = saved.config_generation;
         self.driver = Driver {
-            status: left.status,
-            device_features_sel: left.device_features_sel,
-            driver_features_sel: left.driver_features_sel,
-            features: left.features,
-            queue_sel: left.queue_sel,
-            queues: if fit.is_ok() { left.queues } else { Vec::new() },
-            interrupt_status: left.interrupt_status,
-            activated: left.activated,
+            status: saved.status,
+            device_features_sel: saved.device_features_sel,
+            driver_features_sel: saved.driver_features_sel,
+            features: saved.features,
+            queue_sel: saved.queue_sel,
+            queues: if queues.is_ok() {
+                saved.queues
+            } else {
+                Vec::new()
+            },
+            interrupt_status: saved.interrupt_status,
+            activated: saved.activated,
         };
-        if fit.is_err() {
+        if queues.is_err() {
             self.needs_reset();
         } else if self.driver.status.contains(Status::DRIVER_OK) {
             self.driver.interrupt_status |= USED_BUFFERS;
             self.raise_own();
         }
         self.log_registers();
-        fit.map(|_| ())
+        queues.map(|_| ())
     }
 
     /// The queues that are ready, if they still fit the device.
-    fn fit(&self, left: &Registers) -> Result<Vec<ReadyQueue>, RestoreError> {
+    fn ready_queues(&self, saved: &Registers) -> Result<Vec<ReadyQueue>, RestoreError> {
         let sizes = self.device.queue_sizes();
-        if left.queues.len() > sizes.len() || left.config.len() != self.device.config().len() {
+        if saved.queues.len() > sizes.len() || saved.config.len() != self.device.config().len() {
             return Err(RestoreError::Shape);
         }
-        let queues = (0..).zip(&left.queues).zip(sizes);
+        let queues = (0..).zip(&saved.queues).zip(sizes);
         queues
             .filter(|((_, queue), _)| queue.ready)
             .map(|((index, queue), &max)| {
-                let fit = queue.validate(index, max, self.memory);
-                fit.map_err(|_| RestoreError::Queue { index })
+                let valid = queue.validate(index, max, self.memory);
+                valid.map_err(|_| RestoreError::Queue { index })
             })
             .collect()
     }

@@ -54,8 +54,8 @@ impl Connector for SocketConnector {
 
     fn connect(&self) -> vhost_user::Result<(Session<Socket>, OwnedFd)> {
         let session = Session::negotiate(Socket::connect(&self.path, self.deadlines)?)?;
-        let line = session.messages().hang_up()?;
-        Ok((session, line))
+        let connection = session.messages().hang_up()?;
+        Ok((session, connection))
     }
 
     fn resume(
@@ -65,17 +65,17 @@ impl Connector for SocketConnector {
     ) -> vhost_user::Result<(Session<Socket>, OwnedFd)> {
         let socket = Socket::from_stream(connection.into(), &self.path, self.deadlines.answer)?;
         let session = Session::resume(socket, facts)?;
-        let line = session.messages().hang_up()?;
-        Ok((session, line))
+        let connection = session.messages().hang_up()?;
+        Ok((session, connection))
     }
 }
 
-/// Connects, reconnects and tells the guest what has changed for it, until `stop` is set. `line` is
-/// the connection of a backend that is attached already. Counts in `connections`, and calls `ready`
-/// whenever a backend has been attached.
+/// Connects, reconnects and tells the guest what has changed for it, until `stop` is set.
+/// `connection` is the connection of a backend that is attached already. Counts in `connections`,
+/// and calls `ready` whenever a backend has been attached.
 pub fn maintain<C: Connector>(
     connector: &C,
-    mut line: Option<Arc<OwnedFd>>,
+    mut connection: Option<Arc<OwnedFd>>,
     transport: &Mutex<Transport<FsDevice<C::Messages>>>,
     stop: &StopEvent,
     connections: &AtomicU64,
@@ -84,14 +84,14 @@ pub fn maintain<C: Connector>(
     let mut pause = MIN_RETRY_BACKOFF;
     let mut absent = false;
     loop {
-        if line.is_none() {
-            line = connect(connector, transport, &mut absent);
-            connections.fetch_add(line.is_some().into(), Ordering::Relaxed);
+        if connection.is_none() {
+            connection = connect(connector, transport, &mut absent);
+            connections.fetch_add(connection.is_some().into(), Ordering::Relaxed);
         }
-        if let Some(line) = line.take() {
+        if let Some(connection) = connection.take() {
             pause = MIN_RETRY_BACKOFF;
             ready();
-            match stop.wait(Some(&line), None) {
+            match stop.wait(Some(&connection), None) {
                 Ok(WaitEnd::Stopped) => return,
                 Ok(WaitEnd::HungUp | WaitEnd::TimedOut) => warn!("the daemon has gone"),
                 Err(error) => error!("cannot watch the daemon's connection: {error}"),
@@ -119,9 +119,9 @@ fn connect<C: Connector>(
     absent: &mut bool,
 ) -> Option<Arc<OwnedFd>> {
     match connector.connect() {
-        Ok((session, line)) => {
+        Ok((session, connection)) => {
             *absent = false;
-            attach(transport, session, Arc::new(line))
+            attach(transport, session, Arc::new(connection))
         }
         Err(error) => {
             if *absent {
@@ -139,10 +139,13 @@ fn connect<C: Connector>(
 fn attach<M: Messages + Send>(
     transport: &Mutex<Transport<FsDevice<M>>>,
     session: Session<M>,
-    line: Arc<OwnedFd>,
+    connection: Arc<OwnedFd>,
 ) -> Option<Arc<OwnedFd>> {
     let mut transport = transport.lock();
-    let change = match transport.device_mut().attach(session, Arc::clone(&line)) {
+    let change = match transport
+        .device_mut()
+        .attach(session, Arc::clone(&connection))
+    {
         Ok(change) => {
             info!("a daemon is connected");
             change
@@ -156,7 +159,7 @@ fn attach<M: Messages + Send>(
         }
     };
     notify_guest(&mut transport, change);
-    transport.device().is_attached().then_some(line)
+    transport.device().is_attached().then_some(connection)
 }
 
 pub(super) fn notify_guest<M: Messages + Send>(

@@ -17,14 +17,14 @@ use crate::mmio::{EventFds, RegisterLog, Registers};
 pub struct Handover {
     entry: Arc<Entry>,
     journal: Arc<Journal>,
-    left: SavedRegisters,
+    saved_registers: SavedRegisters,
 }
 
 impl Handover {
     /// Uses `entry` and `journal`. The journal of another version is reset, and its registers count
     /// as [`SavedRegisters::Unreadable`].
     pub fn new(entry: Arc<Entry>, journal: Arc<Journal>, readable: bool) -> Self {
-        let left = match readable {
+        let saved_registers = match readable {
             true => journal.saved_registers(),
             false => {
                 journal.reset();
@@ -34,13 +34,13 @@ impl Handover {
         Self {
             entry,
             journal,
-            left,
+            saved_registers,
         }
     }
 
     /// The predecessor's registers.
     pub(super) fn saved_registers(&self) -> &SavedRegisters {
-        &self.left
+        &self.saved_registers
     }
 
     /// Saves registers in the journal.

@@ -20,25 +20,25 @@ pub(super) fn restore<C: Connector>(
     handover: &Arc<Handover>,
     connector: &C,
 ) -> Option<Arc<OwnedFd>> {
-    let left = handover.saved_registers().clone();
+    let saved = handover.saved_registers().clone();
     transport.device_mut().set_handover(Arc::clone(handover));
-    match left {
+    match saved {
         SavedRegisters::None => {}
         SavedRegisters::Valid(registers) => match transport.restore(*registers) {
             Ok(()) => info!("continues with status {:#x}", transport.status().bits()),
-            Err(misfit) => warn!("the guest must reset the device: {misfit}"),
+            Err(error) => warn!("the guest must reset the device: {error}"),
         },
         SavedRegisters::Unreadable => {
             warn!("the guest must reset the device: the saved registers cannot be read");
             transport.restore_broken();
         }
     }
-    let line = adopt(transport, handover, connector);
+    let connection = resume_backend(transport, handover, connector);
     transport.set_register_log(handover.register_log());
-    line
+    connection
 }
 
-fn adopt<C: Connector>(
+fn resume_backend<C: Connector>(
     transport: &mut Transport<FsDevice<C::Messages>>,
     handover: &Handover,
     connector: &C,
@@ -59,18 +59,18 @@ fn adopt<C: Connector>(
         }
         None => Err("it had gone, or a message to it was on its way".to_owned()),
     };
-    let adopted = resumed.and_then(|(session, line)| {
-        let line = Arc::new(line);
+    let backend = resumed.and_then(|(session, connection)| {
+        let connection = Arc::new(connection);
         let device = transport.device_mut();
-        match device.resume_backend(session, Arc::clone(&line)) {
-            Ok(()) => Ok(line),
+        match device.resume_backend(session, Arc::clone(&connection)) {
+            Ok(()) => Ok(connection),
             Err(error) => Err(error_chain(&error)),
         }
     });
-    match adopted {
-        Ok(line) => {
+    match backend {
+        Ok(connection) => {
             info!("continues with its daemon");
-            Some(line)
+            Some(connection)
         }
         Err(why) => {
             handover.on_backend_gone();

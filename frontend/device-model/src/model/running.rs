@@ -150,7 +150,7 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
         let range = memory.range;
         let device = FsDevice::new(config, memory, Arc::clone(&eventfds));
         let mut transport = Transport::new(device, Arc::clone(&eventfds), port.window(), range);
-        let line = handover
+        let connection = handover
             .as_ref()
             .and_then(|handover| restore(&mut transport, handover, &connector));
         let knows_tag = transport.device().knows_tag();
@@ -167,10 +167,17 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
             let stop = Arc::clone(&stop);
             let connections = Arc::clone(&connections);
             Builder::new().name(format!("daemon {id}")).spawn(move || {
-                maintain(&connector, line, &transport, &stop, &connections, || {
-                    // The receiver is gone after the first message.
-                    let _ = ready.send(());
-                });
+                maintain(
+                    &connector,
+                    connection,
+                    &transport,
+                    &stop,
+                    &connections,
+                    || {
+                        // The receiver is gone after the first message.
+                        let _ = ready.send(());
+                    },
+                );
             })
         };
         let backend_thread = Some(backend_thread.map_err(system("start a thread"))?);

@@ -40,11 +40,16 @@ impl StopEvent {
         matches!(self.wait(None, Some(Duration::ZERO)), Ok(WaitEnd::Stopped))
     }
 
-    /// Waits until the event is set, `line` is hung up if given, or `limit` has passed if given.
-    pub fn wait(&self, line: Option<&OwnedFd>, limit: Option<Duration>) -> io::Result<WaitEnd> {
+    /// Waits until the event is set, `connection` is hung up if given, or `limit` has passed if
+    /// given.
+    pub fn wait(
+        &self,
+        connection: Option<&OwnedFd>,
+        limit: Option<Duration>,
+    ) -> io::Result<WaitEnd> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut awaited = vec![PollFd::new(&self.0, PollFlags::IN)];
-        awaited.extend(line.map(|line| PollFd::new(line, PollFlags::RDHUP)));
+        awaited.extend(connection.map(|connection| PollFd::new(connection, PollFlags::RDHUP)));
         loop {
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             let left = left.map(Timespec::try_from).transpose();
@@ -55,10 +60,10 @@ impl StopEvent {
                 Ok(_) => break,
             }
         }
-        let said = awaited
+        let is_set = awaited
             .first()
             .is_some_and(|stop| !stop.revents().is_empty());
-        Ok(match said {
+        Ok(match is_set {
             true => WaitEnd::Stopped,
             false => WaitEnd::HungUp,
         })
@@ -81,14 +86,17 @@ mod tests {
     #[test]
     fn what_was_said_is_heard_by_every_wait_before_anything_else() {
         let stop = StopEvent::new().unwrap();
-        let (line, other) = UnixStream::pair().unwrap();
+        let (connection, other) = UnixStream::pair().unwrap();
         drop(other);
-        let line = OwnedFd::from(line);
+        let connection = OwnedFd::from(connection);
         assert!(!stop.is_set());
-        assert_eq!(stop.wait(Some(&line), None).unwrap(), WaitEnd::HungUp);
+        assert_eq!(stop.wait(Some(&connection), None).unwrap(), WaitEnd::HungUp);
         stop.set();
         for _ in 0..2 {
-            assert_eq!(stop.wait(Some(&line), None).unwrap(), WaitEnd::Stopped);
+            assert_eq!(
+                stop.wait(Some(&connection), None).unwrap(),
+                WaitEnd::Stopped
+            );
             assert!(stop.is_set());
         }
     }
@@ -96,9 +104,9 @@ mod tests {
     #[test]
     fn wait_with_nothing_to_hear_ends_in_time() {
         let stop = StopEvent::new().unwrap();
-        let (line, _other) = UnixStream::pair().unwrap();
+        let (connection, _other) = UnixStream::pair().unwrap();
         let limit = Some(Duration::from_millis(20));
-        let waited = stop.wait(Some(&line.into()), limit).unwrap();
+        let waited = stop.wait(Some(&connection.into()), limit).unwrap();
         assert_eq!(waited, WaitEnd::TimedOut);
     }
 }
