@@ -33,8 +33,9 @@ impl<'a> Cursor<'a> {
         T::read_from_bytes(bytes).map_err(|_| self.too_short(size_of::<T>()))
     }
 
-    /// A structure that older peers send shortened to no less than `least` bytes: what is missing reads as zero. Everything
-    /// left is consumed, since newer peers may send more than is known here.
+    /// A structure that older peers send shortened to no less than `least` bytes: what is missing
+    /// reads as zero. Everything left is consumed, since newer peers may send more than is known
+    /// here.
     pub(crate) fn extensible<T: FromZeros + FromBytes + IntoBytes>(
         &mut self,
         least: usize,
@@ -89,8 +90,8 @@ impl<'a> Cursor<'a> {
             .map(Records::from_bytes)
     }
 
-    /// Skips padding up to the next record boundary, `read` bytes having been read since the last. The padding may be
-    /// missing at the very end.
+    /// Skips padding up to the next record boundary, `read` bytes having been read since the last.
+    /// The padding may be missing at the very end.
     pub(crate) fn skip_padding(&mut self, read: usize) {
         let padding = record_align(read).saturating_sub(read).min(self.rest.len());
         self.rest = self.rest.get(padding..).unwrap_or_default();

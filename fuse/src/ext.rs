@@ -6,8 +6,8 @@
 //!   type 32       supplementary groups: [count | group ids]
 //! ```
 //!
-//! They fill the request's last `InHeader::total_extlen` units of 8 bytes (7.38, Linux 6.3). Types that are not known are
-//! passed over, as their length allows.
+//! They fill the request's last `InHeader::total_extlen` units of 8 bytes (7.38, Linux 6.3).
+//! Extensions of an unknown type are skipped.
 
 use core::ffi::CStr;
 use core::fmt;
@@ -17,7 +17,8 @@ use zerocopy::IntoBytes;
 use crate::cursor::{Cursor, record_align};
 use crate::{DecodeError, Opcode, Records};
 
-/// Up to this value an extension's type is the number of security contexts in it (`FUSE_MAX_NR_SECCTX`).
+/// Up to this value an extension's type is the number of security contexts in it
+/// (`FUSE_MAX_NR_SECCTX`).
 pub const MAX_NR_SECCTX: u32 = 31;
 
 /// Type of the extension with supplementary groups (`FUSE_EXT_GROUPS`).
@@ -82,8 +83,8 @@ pub struct SecurityContexts<'a> {
 }
 
 impl<'a> SecurityContexts<'a> {
-    /// For a client: lays `contexts` out in `buffer`, which is cleared. No more than [`MAX_NR_SECCTX`] are taken, and none whose
-    /// value exceeds 32 bits.
+    /// For a client: lays `contexts` out in `buffer`, which is cleared. No more than
+    /// [`MAX_NR_SECCTX`] are taken, and none whose value exceeds 32 bits.
     #[must_use]
     pub fn new(contexts: &[SecurityContext<'_>], buffer: &'a mut Vec<u8>) -> Self {
         buffer.clear();
@@ -164,7 +165,8 @@ fn next_context<'a>(cursor: &mut Cursor<'a>) -> Result<SecurityContext<'a>, Deco
 pub struct Extensions<'a> {
     /// The caller's supplementary groups, as far as they matter (`InitFlags::CREATE_SUPP_GROUP`).
     pub groups: Option<SupplementaryGroups<'a>>,
-    /// Labels for the new inode (`InitFlags::SECURITY_CTX`). `Some` but empty: the guest has no label for it.
+    /// Labels for the new inode (`InitFlags::SECURITY_CTX`). `Some` but empty: the guest has no
+    /// label for it.
     pub security_contexts: Option<SecurityContexts<'a>>,
 }
 
@@ -223,7 +225,8 @@ impl<'a> Extensions<'a> {
             write(out, contexts.count, &[contexts.bytes]);
         }
         if let Some(groups) = &self.groups {
-            // The count is cut as the length is: what exceeds 32 bits is refused for the length of the request.
+            // The count is cut as the length is: what exceeds 32 bits is refused for the length of
+            // the request.
             let nr_groups = u32::try_from(groups.len()).unwrap_or(u32::MAX);
             write(
                 out,

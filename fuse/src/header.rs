@@ -2,7 +2,8 @@
 
 use crate::{NodeId, Opcode, Unique, UnknownOpcode};
 
-/// User or group id that stands for "cannot be mapped" on an id-mapped mount (`FUSE_INVALID_UIDGID`, 7.41).
+/// User or group id that stands for "cannot be mapped" on an id-mapped mount
+/// (`FUSE_INVALID_UIDGID`, 7.41).
 pub const INVALID_UIDGID: u32 = u32::MAX;
 
 wire_struct! {
@@ -52,7 +53,8 @@ impl InHeader {
 }
 
 wire_struct! {
-    /// Opens every reply, and every notification with `unique` zero and the notification's code in `error`.
+    /// Opens every reply, and every notification with `unique` zero and the notification's code in
+    /// `error`.
     OutHeader = "fuse_out_header", 16 bytes {
         /// Bytes of the whole reply, this header included.
         len: u32 => 0,
@@ -66,7 +68,8 @@ wire_struct! {
 impl OutHeader {
     /// Header of a reply that succeeded, followed by `payload_len` bytes.
     ///
-    /// A length beyond the protocol's 4 GiB saturates; no buffer that a guest offers can hold such a reply.
+    /// A length beyond the protocol's 4 GiB saturates; no buffer that a guest offers can hold such
+    /// a reply.
     #[must_use]
     pub fn ok(unique: Unique, payload_len: usize) -> Self {
         let len = payload_len.saturating_add(size_of::<Self>());
@@ -77,7 +80,8 @@ impl OutHeader {
         }
     }
 
-    /// The whole reply of a request that failed. `errno` is the positive number, such as 2 for ENOENT.
+    /// The whole reply of a request that failed. `errno` is the positive number, such as 2 for
+    /// ENOENT.
     #[must_use]
     pub fn error(unique: Unique, errno: i32) -> Self {
         Self {

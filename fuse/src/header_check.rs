@@ -1,7 +1,9 @@
-//! The whole crate against an installed `linux/fuse.h`: sizes, offsets, constants, and that nothing in it is missing here.
+//! The whole crate against an installed `linux/fuse.h`: sizes, offsets, constants, and that nothing
+//! in it is missing here.
 //!
-//! Needs a C compiler and the header; says so loudly and passes where either is missing. What an older header does not know
-//! is passed over. `GANGPLANK_FUSE_HEADER` names another header, such as a newer kernel's.
+//! Needs a C compiler and the header; says so loudly and passes where either is missing. What an
+//! older header does not know is passed over. `GANGPLANK_FUSE_HEADER` names another header, such as
+//! a newer kernel's.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -90,7 +92,8 @@ impl Claims {
         T::Bits: Into<u64>,
     {
         for flag in T::FLAGS {
-            // Behind its prefix the C name may go on with a digit, which an identifier here cannot begin with.
+            // Behind its prefix the C name may go on with a digit, which an identifier here cannot
+            // begin with.
             let name = flag.name().replace("BIT32", "32BIT");
             self.constant(&format!("{prefix}{name}"), flag.value().bits().into());
         }
@@ -134,13 +137,15 @@ macro_rules! layouts {
 fn collect(claims: &mut Claims) {
     use crate::dir::{Dirent, Direntplus};
     layouts! { claims:
-        InHeader OutHeader Attr EntryOut ForgetIn ForgetOne BatchForgetIn GetattrIn AttrOut SetattrIn StatxIn SxTime Statx
-        StatxOut MknodIn MkdirIn RenameIn Rename2In LinkIn OpenIn CreateIn OpenOut ReleaseIn FlushIn FsyncIn ReadIn WriteIn
-        WriteOut LseekIn LseekOut FallocateIn CopyFileRangeIn CopyFileRangeOut SetxattrIn GetxattrIn GetxattrOut FileLock
-        LkIn LkOut Kstatfs StatfsOut SyncfsIn AccessIn InterruptIn InitIn InitOut CuseInitIn CuseInitOut BmapIn BmapOut
-        IoctlIn IoctlIovec IoctlOut PollIn PollOut Dirent Direntplus SetupmappingIn RemovemappingIn RemovemappingOne
-        ExtHeader SecctxHeader Secctx SuppGroups NotifyPollWakeupOut NotifyInvalInodeOut NotifyInvalEntryOut
-        NotifyDeleteOut NotifyStoreOut NotifyRetrieveOut NotifyRetrieveIn NotifyPruneOut
+        InHeader OutHeader Attr EntryOut ForgetIn ForgetOne BatchForgetIn GetattrIn AttrOut
+        SetattrIn StatxIn SxTime Statx StatxOut MknodIn MkdirIn RenameIn Rename2In LinkIn OpenIn
+        CreateIn OpenOut ReleaseIn FlushIn FsyncIn ReadIn WriteIn WriteOut LseekIn LseekOut
+        FallocateIn CopyFileRangeIn CopyFileRangeOut SetxattrIn GetxattrIn GetxattrOut FileLock LkIn
+        LkOut Kstatfs StatfsOut SyncfsIn AccessIn InterruptIn InitIn InitOut CuseInitIn CuseInitOut
+        BmapIn BmapOut IoctlIn IoctlIovec IoctlOut PollIn PollOut Dirent Direntplus SetupmappingIn
+        RemovemappingIn RemovemappingOne ExtHeader SecctxHeader Secctx SuppGroups
+        NotifyPollWakeupOut NotifyInvalInodeOut NotifyInvalEntryOut NotifyDeleteOut NotifyStoreOut
+        NotifyRetrieveOut NotifyRetrieveIn NotifyPruneOut
     }
 
     claims.flags::<InitFlags>("FUSE_");

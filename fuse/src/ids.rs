@@ -35,12 +35,14 @@ macro_rules! id {
 }
 
 id! {
-    /// An inode as the client knows it: given out by LOOKUP and its kin, given back by FORGET (`nodeid`).
+    /// An inode as the client knows it: given out by LOOKUP and its kin, given back by FORGET
+    /// (`nodeid`).
     NodeId
 }
 
 id! {
-    /// An open file or directory, given out by OPEN, OPENDIR and CREATE (`fh`). Opaque to the client.
+    /// An open file or directory, given out by OPEN, OPENDIR and CREATE (`fh`). Opaque to the
+    /// client.
     Handle
 }
 

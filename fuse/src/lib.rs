@@ -1,10 +1,13 @@
-//! The FUSE wire protocol up to 7.45 (Linux 6.18), for both ends: structures, opcodes, flags, requests and replies as bytes.
+//! The FUSE wire protocol up to 7.45 (Linux 6.18), for both ends: structures, opcodes, flags,
+//! requests and replies as bytes.
 //!
-//! No transport, no files, no sockets: a server hands the bytes of a request to [`Operation::decode`] and answers with plain
-//! structures behind an [`OutHeader`]; a client writes requests with [`Request::encode`] and reads answers with [`reply`].
-//! Everything is host-endian and therefore little-endian, as virtio-fs is on x86-64 and aarch64.
+//! No transport, no files, no sockets: a server passes the bytes of a request to
+//! [`Operation::decode`] and replies with plain structures behind an [`OutHeader`]; a client writes
+//! requests with [`Request::encode`] and reads replies with [`reply`]. Everything is host-endian
+//! and therefore little-endian, as virtio-fs is on x86-64 and aarch64.
 //!
-//! Source of all layouts: the kernel's `include/uapi/linux/fuse.h`; of who sends what when: `fs/fuse/` in the kernel.
+//! Sources: the kernel's `include/uapi/linux/fuse.h` for all layouts, and `fs/fuse/` for the sender
+//! of each message.
 #![forbid(unsafe_code)]
 
 #[cfg(target_endian = "big")]
@@ -65,11 +68,13 @@ pub const KERNEL_VERSION: u32 = 7;
 /// Newest minor version whose layouts this crate knows (`FUSE_KERNEL_MINOR_VERSION` of Linux 6.18).
 pub const KERNEL_MINOR_VERSION: u32 = 45;
 
-/// Oldest minor version whose layouts this crate accepts: Linux 4.19. What older kernels shortened is not decoded.
+/// Oldest minor version whose layouts this crate accepts: Linux 4.19. What older kernels shortened
+/// is not decoded.
 pub const MIN_KERNEL_MINOR_VERSION: u32 = 27;
 
 /// A server's request buffer must hold at least this many bytes (`FUSE_MIN_READ_BUFFER`).
 pub const MIN_READ_BUFFER: usize = 8192;
 
-/// Longest name the kernel sends or accepts in a directory entry, in bytes without the NUL (`FUSE_NAME_MAX`, fs/fuse/fuse_i.h).
+/// Longest name the kernel sends or accepts in a directory entry, in bytes without the NUL
+/// (`FUSE_NAME_MAX`, fs/fuse/fuse_i.h).
 pub const NAME_MAX: usize = 1024;

@@ -4,7 +4,8 @@ use core::fmt;
 
 macro_rules! opcodes {
     ($( $(#[$meta:meta])* $variant:ident = $number:literal, $name:literal; )*) => {
-        /// What a request asks for (`enum fuse_opcode`). The variants are the kernel's names without `FUSE_`.
+        /// What a request asks for (`enum fuse_opcode`). The variants are the kernel's names
+        /// without `FUSE_`.
         #[repr(u32)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Opcode {
@@ -143,8 +144,9 @@ opcodes! {
 }
 
 impl Opcode {
-    /// Where bulk data begins, counted in bytes from the end of the request header, for operations whose data is left in the
-    /// transport; `None` for all others. Only these first bytes are handed to the decoder.
+    /// Where bulk data begins, counted in bytes from the end of the request header, for operations
+    /// whose data is left in the transport; `None` for all others. Only these first bytes are
+    /// handed to the decoder.
     #[must_use]
     pub const fn bulk_offset(self) -> Option<usize> {
         match self {
@@ -157,7 +159,8 @@ impl Opcode {
 
     /// Whether the client waits for a reply.
     ///
-    /// False for INTERRUPT too: the server may answer it with EAGAIN, to be asked again, and otherwise does not.
+    /// False for INTERRUPT too: the server may answer it with EAGAIN, to be asked again, and
+    /// otherwise does not.
     #[must_use]
     pub const fn expects_reply(self) -> bool {
         !matches!(
@@ -166,7 +169,8 @@ impl Opcode {
         )
     }
 
-    /// Whether a new inode is made, and so a security context or supplementary group may follow the names.
+    /// Whether a new inode is made, and so a security context or supplementary group may follow the
+    /// names.
     #[must_use]
     pub const fn creates(self) -> bool {
         matches!(
@@ -188,7 +192,8 @@ impl fmt::Display for Opcode {
 pub struct UnknownOpcode(pub u32);
 
 impl UnknownOpcode {
-    /// Whether this is an INIT from a peer of the other byte order (`FUSE_INIT_BSWAP_RESERVED`, `CUSE_INIT_BSWAP_RESERVED`).
+    /// Whether this is an INIT from a peer of the other byte order (`FUSE_INIT_BSWAP_RESERVED`,
+    /// `CUSE_INIT_BSWAP_RESERVED`).
     #[must_use]
     pub const fn is_byte_swapped_init(self) -> bool {
         self.0 == 26 << 24 || self.0 == 4096 << 8

@@ -5,7 +5,8 @@ use core::marker::PhantomData;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Records of type `T`, as many as were announced and have come; nothing is aligned and nothing copied until read.
+/// Records of type `T`, as many as were announced and have come; nothing is aligned and nothing
+/// copied until read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Records<'a, T> {
     /// A whole number of `T`.
@@ -14,7 +15,7 @@ pub struct Records<'a, T> {
 }
 
 impl<'a, T: FromBytes + IntoBytes + Immutable + Default> Records<'a, T> {
-    /// For whoever sends them.
+    /// For the sender.
     #[must_use]
     pub fn new(records: &'a [T]) -> Self {
         Self::from_bytes(records.as_bytes())

@@ -1,6 +1,7 @@
 //! Reading replies, for the client's end.
 //!
-//! The server's end needs nothing from here: a reply is [`OutHeader::ok`], then the bytes of a structure or data.
+//! The server's end needs nothing from here: a reply is [`OutHeader::ok`], then the bytes of a
+//! structure or data.
 
 use zerocopy::FromBytes;
 
@@ -16,12 +17,13 @@ pub struct Reply<'a> {
     pub result: Result<&'a [u8], i32>,
 }
 
-/// The least `error` of a reply (`fuse_dev_do_write`, fs/fuse/dev.c, takes what is above -512 and not positive).
+/// The least `error` of a reply (`fuse_dev_do_write`, fs/fuse/dev.c, takes what is above -512 and
+/// not positive).
 const LEAST_ERROR: i32 = -511;
 
 impl<'a> Reply<'a> {
-    /// Takes the bytes of one reply apart. Bytes beyond the header's `len` are not looked at, since a virtqueue's buffer is
-    /// longer than the reply in it.
+    /// Takes the bytes of one reply apart. Bytes beyond the header's `len` are not looked at, since
+    /// a virtqueue's buffer is longer than the reply in it.
     ///
     /// # Errors
     /// [`DecodeError`] if header and bytes do not agree.

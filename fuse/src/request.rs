@@ -1,4 +1,5 @@
-//! A whole request: one table of operations, from which the server's decoder and the client's encoder both come.
+//! A whole request: one table of operations, from which the server's decoder and the client's
+//! encoder both come.
 
 mod argument;
 mod encode;
@@ -10,8 +11,8 @@ pub use self::encode::RequestHeader;
 use crate::cursor::{Cursor, RECORD_ALIGN};
 use crate::*;
 
-/// Declares every operation once: its name, its arguments in the order of the wire. [`Operation`], the decoder, the encoder
-/// and [`Operation::opcode`] all come from the same line.
+/// Declares every operation once: its name, its arguments in the order of the wire. [`Operation`],
+/// the decoder, the encoder and [`Operation::opcode`] all come from the same line.
 macro_rules! operations {
     ($(
         $(#[$meta:meta])*
@@ -19,10 +20,13 @@ macro_rules! operations {
     )*) => {
         /// What a request asks, with its arguments. One variant for each opcode.
         ///
-        /// Structures and names are as the client sent them: nothing here says that a node exists, that a handle is open or that
-        /// a name is a single component.
+        /// Structures and names are as the client sent them: nothing here says that a node exists,
+        /// that a handle is open or that a name is a single component.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[allow(missing_docs, reason = "a variant's structures and the order on the wire document its fields")]
+        #[allow(
+            missing_docs,
+            reason = "a variant's structures and the order on the wire document its fields"
+        )]
         pub enum Operation<'a> {
             $( $(#[$meta])* $name $( ( $ty ) )? $( { $($field: $field_ty),* } )?, )*
         }
@@ -114,7 +118,7 @@ operations! {
     Setupmapping(args: SetupmappingIn);
     Removemapping(mappings: Removemapping<'a>);
     Syncfs(args: SyncfsIn);
-    /// The name tells nothing: Linux sends "/", the placeholder of an entry without a name.
+    /// The name has no meaning: Linux sends "/", the placeholder of an entry without a name.
     Tmpfile { args: CreateIn, name: &'a CStr };
     Statx(args: StatxIn);
     CopyFileRange64(args: CopyFileRangeIn);
@@ -140,10 +144,11 @@ impl<'a> From<Operation<'a>> for Request<'a> {
 }
 
 impl<'a> Operation<'a> {
-    /// Decodes a request in place. `args` are the bytes after the header, for operations with [`Opcode::bulk_offset`] only
-    /// that many of them.
+    /// Decodes a request in place. `args` are the bytes after the header, for operations with
+    /// [`Opcode::bulk_offset`] only that many of them.
     ///
-    /// Bytes beyond the header's `len` are not the request's and are not looked at. Any bytes give a request or an error.
+    /// Bytes beyond the header's `len` are not the request's and are not looked at. Any bytes give
+    /// a request or an error.
     ///
     /// # Errors
     /// [`DecodeError`]; ENOSYS answers [`DecodeError::UnknownOpcode`], EINVAL every other.
@@ -163,7 +168,7 @@ impl<'a> Operation<'a> {
             present: args.len().saturating_add(size_of::<InHeader>()),
         })?;
 
-        // Before 7.38 the field was padding, which nobody promised to clear.
+        // Before 7.38 the field was padding, which a kernel need not clear.
         let extlen = if dialect.minor < 38 {
             0
         } else {
@@ -185,7 +190,8 @@ impl<'a> Operation<'a> {
         let mut cursor = Cursor::new(opcode.name(), args);
         let operation = Self::decode_arguments(opcode, &mut cursor, dialect)?;
         let extensions = if extlen == 0 && dialect.security_ctx && opcode.creates() {
-            // Linux 5.17 to 6.2: the security context, alone, follows the names and is counted nowhere.
+            // Linux 5.17 to 6.2: the security context, alone, follows the names and is counted
+            // nowhere.
             let groups = None;
             Extensions {
                 groups,
@@ -213,8 +219,8 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// The sizes inside against `length`, the bytes that the header claims to follow it: a value must match to the byte, bulk
-    /// data must at least be there.
+    /// The sizes inside against `length`, the bytes that the header claims to follow it: a value
+    /// must match to the byte, bulk data must at least be there.
     fn check_sizes(&self, length: usize) -> Result<(), DecodeError> {
         let opcode = self.opcode();
         let (count, present, holds) = match (self, opcode.bulk_offset()) {

@@ -1,9 +1,10 @@
-//! How a wire structure is declared: each field with its offset, checked against the kernel's layout when compiled.
+//! How a wire structure is declared: each field with its offset, checked against the kernel's
+//! layout when compiled.
 
 /// Declares a `#[repr(C)]` structure with its C name, its size and the offset of every field.
 ///
-/// The offsets are restated on purpose: a field of the wrong width moves its neighbours, and the build fails.
-/// Implicit padding cannot occur, since deriving `IntoBytes` refuses it.
+/// The offsets are restated on purpose: a field of the wrong width moves its neighbours, and the
+/// build fails. Implicit padding cannot occur, since deriving `IntoBytes` refuses it.
 macro_rules! wire_struct {
     (
         $(#[$meta:meta])*
@@ -32,7 +33,8 @@ macro_rules! wire_struct {
         impl $crate::wire::Layout for $name {
             const C_NAME: &'static str = $c_name;
             const SIZE: usize = $size;
-            const FIELDS: &'static [(&'static str, usize)] = &[ $( (stringify!($field), $offset), )* ];
+            const FIELDS: &'static [(&'static str, usize)] =
+                &[ $( (stringify!($field), $offset), )* ];
         }
     };
 }

@@ -11,8 +11,8 @@ pub fn fnv_1a(bytes: &[u8]) -> u64 {
     })
 }
 
-/// The hash folded to 32 bits, to tell a damaged record from a whole one. It is never 0, which stands
-/// for a record without a checksum.
+/// The hash folded to 32 bits, to tell a damaged record from a whole one. It is never 0, which
+/// stands for a record without a checksum.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u32 {
     let hash = fnv_1a(bytes);

@@ -1,7 +1,7 @@
-//! What makes a process a good service, in every program of the workspace.
+//! What every program of the workspace needs to be a good service.
 //!
-//! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works on
-//! machines of 32 bits too.
+//! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works
+//! on 32-bit machines too.
 
 pub mod broken_pipe;
 pub mod connect_timeout;

@@ -1,4 +1,4 @@
-//! Where log messages go: standard error, or syslog.
+//! Logs to standard error or to syslog.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
@@ -11,14 +11,14 @@ use thiserror::Error;
 /// Facility `LOG_USER`, as a priority value carries it (RFC 3164, 4.1.1).
 const FACILITY_USER: u8 = 1 << 3;
 
-/// Where programs of the host send their syslog messages.
+/// The socket to which programs of the host send their syslog messages.
 const SYSLOG_SOCKET: &str = "/dev/log";
 
-/// Libraries that log a line for every wrong message or ring entry, as often as a peer sends one. Our
-/// programs log what matters of it themselves, rate-limited.
+/// Libraries that log a line for every wrong message or ring entry, as often as a peer sends one.
+/// Our programs log the important ones themselves, with a rate limit.
 const LIBRARIES: [&str; 4] = ["vhost", "vhost_user_backend", "virtio_queue", "vm_memory"];
 
-/// The level of those libraries: off, unless a person debugs.
+/// The level of those libraries: off, unless the program logs at debug level.
 fn library_level(level: LevelFilter) -> LevelFilter {
     if level >= LevelFilter::Debug {
         level
@@ -27,7 +27,7 @@ fn library_level(level: LevelFilter) -> LevelFilter {
     }
 }
 
-/// What a line on standard error begins with, behind the time and the level.
+/// What a line on standard error begins with, after the time and the level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinePrefix {
     /// The module that logs.
@@ -37,21 +37,21 @@ pub enum LinePrefix {
     Thread,
 }
 
-/// What to log, and where to.
+/// What to log, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The program's name in syslog messages.
     pub program: &'static str,
     /// The least severe level that is logged.
     pub level: LevelFilter,
-    /// An env_logger filter, such as `warn,gangplank_backend::device=trace`, that replaces `level` on
-    /// standard error.
+    /// An env_logger filter, such as `warn,gangplank_backend::device=trace`, that replaces `level`
+    /// on standard error.
     pub filter: Option<String>,
     /// Whether messages go to syslog instead of standard error.
     pub syslog: bool,
     /// What lines on standard error begin with.
     pub prefix: LinePrefix,
-    /// Levels of single modules, where `filter` does not say otherwise.
+    /// Levels of single modules, unless `filter` is given.
     pub modules: Vec<(&'static str, LevelFilter)>,
 }
 
@@ -139,7 +139,8 @@ struct Syslog {
     socket: UnixDatagram,
     program: &'static str,
     level: LevelFilter,
-    /// The process that the operator started. A confined process sees another number for itself.
+    /// The process that the operator has started. A confined process sees another number for
+    /// itself.
     pid: u32,
 }
 

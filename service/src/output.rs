@@ -1,7 +1,7 @@
-//! Standard output whose errors are all reported.
+//! Standard output that reports every error.
 //!
-//! The standard library does not check what `close` returns at the end of the process. If the program
-//! is started without a standard output, the Rust runtime opens `/dev/null` in its place, and output
+//! The standard library ignores what `close` returns at the end of the process. If the program is
+//! started without a standard output, the Rust runtime opens `/dev/null` in its place, and output
 //! is lost without an error.
 
 use std::fs::File;
@@ -28,15 +28,15 @@ impl Output {
         Self(LineWriter::new(file))
     }
 
-    /// The file, for data that bypasses the line buffer. A part of a line that is still in the buffer
-    /// is written after that data.
+    /// The file, for data that bypasses the line buffer. A part of a line that is still in the
+    /// buffer is written after that data.
     #[must_use]
     pub fn file(&self) -> &File {
         self.0.get_ref()
     }
 
-    /// Writes the rest and closes the file. A network file system may report only here what it could
-    /// not write.
+    /// Writes the rest and closes the file. A network file system may report only here what it
+    /// could not write.
     ///
     /// # Errors
     /// `write(2)`'s and `close(2)`'s.
@@ -71,7 +71,8 @@ pub fn close(file: impl Into<OwnedFd>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// No silent loss: text that ends in no newline is written in the end, and its error told.
+    /// No silent loss: text without a newline at its end is written when the output is closed, and
+    /// its error is reported.
     #[test]
     fn closing_tells_what_could_not_be_written() {
         let mut full = Output::new(File::options().write(true).open("/dev/full").unwrap());
@@ -80,7 +81,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
-    /// No silent loss: a standard output that was opened for reading only takes nothing.
+    /// No silent loss: a standard output that is open for reading only takes nothing.
     #[test]
     fn output_that_cannot_be_written_is_an_error() {
         let mut unwritable = Output::new(File::open("/dev/null").unwrap());

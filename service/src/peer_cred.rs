@@ -8,14 +8,14 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// The credentials of the process that has connected, or that listens where we have connected
-/// (`SO_PEERCRED`, unix(7)).
+/// The credentials of the process that has connected, or that listens at the other end of our
+/// connection (`SO_PEERCRED`, unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerCred {
     /// User id.
     pub user: u32,
-    /// Process id; `None` if the process is in a pid namespace that this process does not see, as in
-    /// a container.
+    /// Process id; `None` if the process is in a pid namespace that this process does not see, as
+    /// in a container.
     pub process: Option<NonZeroU32>,
 }
 
@@ -25,7 +25,8 @@ impl PeerCred {
     /// # Errors
     /// `getsockopt(2)`'s.
     pub fn of(socket: impl AsFd) -> Result<Self, Errno> {
-        // The kernel reports process 0 for one that is not seen. rustix 1.1 has no such process id.
+        // The kernel reports process 0 for a process in another pid namespace. rustix 1.1 has no
+        // such process id.
         let told = getsockopt(&socket, PeerCredentials)
             .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
         Ok(Self {

@@ -1,14 +1,15 @@
-//! Logging that a guest or another peer cannot turn into a flood.
+//! Rate limits for log messages that a guest or another peer can cause.
 //!
 //! Each call site, or each connection, logs a few messages per interval.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Messages one call site may log in one [`INTERVAL`].
+use parking_lot::Mutex;
+
+/// Messages that one call site may log in one [`INTERVAL`].
 pub const BURST: u32 = 5;
 
-/// Length of the window in which [`BURST`] messages are let through.
+/// Length of the window in which a call site may log [`BURST`] messages.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a call site has logged lately. `rate_limited!` makes a static one for each use.
@@ -33,7 +34,7 @@ impl RateLimit {
         Self::with_burst(BURST)
     }
 
-    /// One that may log a single message per [`INTERVAL`].
+    /// A call site that may log one message per [`INTERVAL`].
     #[must_use]
     pub const fn once() -> Self {
         Self::with_burst(1)
@@ -50,14 +51,14 @@ impl RateLimit {
         }
     }
 
-    /// Counts one message. `Some(n)`: log it, `n` before it were suppressed. `None`: suppress it.
+    /// Counts one message. `Some(n)`: log it, `n` messages before it were suppressed. `None`:
+    /// suppress it.
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
 
     fn admit_at(&self, now: Instant) -> Option<u64> {
-        // The window is valid whatever a thread that died in between had written.
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock();
         let expired = window
             .since
             .is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL);
@@ -77,8 +78,8 @@ impl RateLimit {
 /// Logs like the `log` macro of the given level, at most [`BURST`] times per [`INTERVAL`] from this
 /// call site. The next message after that says how many were suppressed.
 ///
-/// For everything that a guest or a frontend can cause again and again:
-/// `rate_limited!(warn, "queue {index} stopped: {error}")`.
+/// For everything that a guest or a frontend can cause repeatedly: `rate_limited!(warn, "queue
+/// {index} stopped: {error}")`.
 #[macro_export]
 macro_rules! rate_limited {
     ($level:ident, $($message:tt)+) => {{
@@ -87,7 +88,10 @@ macro_rules! rate_limited {
             None => {}
             Some(0) => log::$level!($($message)+),
             Some(suppressed) => {
-                log::$level!("{} ({suppressed} more like this suppressed)", format_args!($($message)+));
+                log::$level!(
+                    "{} ({suppressed} more like this suppressed)",
+                    format_args!($($message)+)
+                );
             }
         }
     }};

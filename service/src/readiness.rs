@@ -1,12 +1,11 @@
-//! What the service manager that started this program is told (`sd_notify(3)`).
+//! Messages to the service manager that started this program (`sd_notify(3)`).
 
 use std::io;
 
 use log::warn;
 use sd_notify::NotifyState;
 
-/// Tells the service manager, if there is one, that the program serves from now on, and `status` for
-/// people.
+/// Tells the service manager, if there is one, that the program serves now; `status` is for people.
 pub fn ready(status: &str) {
     report(sd_notify::notify(&[
         NotifyState::Ready,

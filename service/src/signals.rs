@@ -1,51 +1,54 @@
-//! Signals that ask a program for something, as a readable descriptor.
+//! Signals as a readable descriptor.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+pub use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SignalRequest {
-    /// To end: SIGTERM, SIGINT, and SIGHUP unless the parent had it ignored.
-    Terminate,
-    /// To log the status: SIGUSR1.
-    Report,
-}
+/// The signals by which a person or a service manager ends a program.
+pub const TERMINATION: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// Signals that are read from a descriptor instead of ending the process.
+/// Signals that are read from a descriptor and have no other effect on the process.
+///
+/// After a `fork`, each process reads its own signals (signalfd(2)).
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks the signals in the calling thread and in those that it starts later, and opens the
+    /// Blocks `signals` in the calling thread and in those that it starts later, and opens the
     /// descriptor at which they arrive. Must be called before any thread is started.
+    ///
+    /// SIGHUP is not blocked if the process ignores it, as under nohup(1): once blocked, an ignored
+    /// signal would arrive at the descriptor.
     ///
     /// # Errors
     /// `signalfd(2)`'s.
-    pub fn block() -> io::Result<Self> {
-        let mut set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
-        if !is_ignored(Signal::SIGHUP) {
-            set.add(Signal::SIGHUP);
+    pub fn block(signals: impl IntoIterator<Item = Signal>) -> io::Result<Self> {
+        let mut set = SigSet::from_iter(signals);
+        if set.contains(Signal::SIGHUP) && is_ignored(Signal::SIGHUP) {
+            set.remove(Signal::SIGHUP);
         }
         set.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Takes one signal that has arrived, or `None`.
+    /// Takes one signal that has arrived, or `None`. Its number is `signal as i32`.
     ///
     /// # Errors
-    /// `read(2)`'s.
-    pub fn take(&self) -> io::Result<Option<SignalRequest>> {
-        let report = Signal::SIGUSR1 as u32;
-        Ok(self.0.read_signal()?.map(|signal| match signal.ssi_signo {
-            number if number == report => SignalRequest::Report,
-            _ => SignalRequest::Terminate,
-        }))
+    /// `read(2)`'s, except `EAGAIN` and `EINTR`.
+    pub fn take(&self) -> io::Result<Option<Signal>> {
+        let read = match self.0.read_signal() {
+            Err(Errno::EINTR) => None,
+            read => read?,
+        };
+        // Only signals that `block` was given arrive, so the conversion does not fail.
+        let number = read.and_then(|info| i32::try_from(info.ssi_signo).ok());
+        Ok(number.and_then(|number| Signal::try_from(number).ok()))
     }
 }
 
@@ -55,8 +58,6 @@ impl AsFd for Signals {
     }
 }
 
-/// Whether the parent process had `signal` ignored, as nohup(1) does. Once blocked, an ignored signal
-/// would arrive at the descriptor.
 fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -72,19 +73,28 @@ mod tests {
 
     #[test]
     fn each_signal_is_taken_once_and_means_what_it_does() {
-        // A thread of its own, so that the mask of the test runner's threads stays as it is.
+        // A thread of its own: the test runner's threads must keep their signal mask.
         std::thread::spawn(|| {
-            let signals = Signals::block().unwrap();
+            let wanted = TERMINATION.into_iter().chain([Signal::SIGUSR1]);
+            let signals = Signals::block(wanted).unwrap();
             assert_eq!(signals.take().unwrap(), None);
-            for (signal, told) in [
-                (Signal::SIGUSR1, SignalRequest::Report),
-                (Signal::SIGINT, SignalRequest::Terminate),
-                (Signal::SIGTERM, SignalRequest::Terminate),
-            ] {
+            for signal in [Signal::SIGUSR1, Signal::SIGINT, Signal::SIGTERM] {
                 raise(signal).unwrap();
-                assert_eq!(signals.take().unwrap(), Some(told), "{signal}");
+                assert_eq!(signals.take().unwrap(), Some(signal), "{signal}");
                 assert_eq!(signals.take().unwrap(), None);
             }
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn signal_that_was_not_chosen_is_not_blocked() {
+        std::thread::spawn(|| {
+            let _signals = Signals::block([Signal::SIGUSR2]).unwrap();
+            let blocked = SigSet::thread_get_mask().unwrap();
+            assert!(blocked.contains(Signal::SIGUSR2));
+            assert!(!blocked.contains(Signal::SIGTERM));
         })
         .join()
         .unwrap();

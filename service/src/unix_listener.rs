@@ -24,7 +24,7 @@ pub struct OwnedListener {
 impl OwnedListener {
     /// Makes the socket at `path` and listens on it. Accepting does not block.
     ///
-    /// `mode` says who may connect; without it, the process's umask does. A socket on which no
+    /// `mode` says who may connect; without it, the process's umask decides. A socket on which no
     /// process listens any more is replaced.
     ///
     /// # Errors
@@ -84,8 +84,8 @@ fn listen(path: &Path, mode: Option<Mode>) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
-/// Whether [`OwnedListener::bind`] at `path` failed with `error` because a process listens there, and
-/// not because the file is no socket.
+/// Whether [`OwnedListener::bind`] at `path` failed with `error` because a process listens there,
+/// and not because the file is no socket.
 #[must_use]
 pub fn is_in_use(error: &io::Error, path: &Path) -> bool {
     error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_ok()

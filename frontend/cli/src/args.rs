@@ -1,19 +1,21 @@
-//! The command line as typed.
+//! The command line, as typed.
 
 use clap::{Parser, Subcommand};
 use gangplank_device_model::args::ModelArgs;
 use gangplank_driver::file_client::args::FsArgs;
 
-/// Everything typed.
+/// The whole command line.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "gangplank-frontend",
-    about = "The driver's side of virtio-fs over vhost-user: a device model for hypervisors that have none, and a file client.\n\n\
+    about = "The driver's side of virtio-fs over vhost-user: a device model for hypervisors that \
+             have none, and a file client.\n\n\
              With --config, serves the devices of a configuration to their guests.",
     version,
     arg_required_else_help = true,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit status: 0 done, or told to end by SIGTERM, SIGINT or SIGHUP; 1 a device could not be served, or not to the end; \
+    after_help = "Exit status: 0 done, or told to end by SIGTERM, SIGINT or SIGHUP; \
+                  1 a device could not be served, or not to the end; \
                   2 wrong command line or configuration. SIGUSR1 has the status written to the log."
 )]
 pub(crate) struct Args {
@@ -21,12 +23,12 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// Which devices to serve.
+    /// The device model's options.
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     /// Look at a daemon's share, and change it, without a guest
@@ -36,7 +38,7 @@ pub(crate) enum Command {
     /// Keep devices over a restart of the device model, which starts this by itself
     #[command(hide = true)]
     Hold {
-        /// Tells it from others in a list of processes
+        /// Distinguishes this process in a list of processes
         #[arg(value_name = "NAME")]
         name: String,
     },

@@ -1,4 +1,4 @@
-//! `gangplank-frontend`: parse and run.
+//! `gangplank-frontend`: parses the command line and runs the command.
 
 mod args;
 
@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use gangplank_device_model::args::ModelArgs;
-use gangplank_device_model::holder;
-use gangplank_device_model::program::{self, Outcome};
+use gangplank_device_model::daemon::{self, Outcome};
+use gangplank_device_model::fd_store;
 use gangplank_driver::file_client as fs;
 use gangplank_driver::file_client::args::FsArgs;
 use gangplank_relay::{self as relay, RelayArgs};
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
         Some(Command::Relay(args)) => run_relay(&args),
-        Some(Command::Hold { .. }) => match holder::hold() {
+        Some(Command::Hold { .. }) => match fd_store::run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error, 1),
         },
@@ -37,7 +37,7 @@ fn run_fs(args: &FsArgs) -> ExitCode {
         .and_then(|out| fs::run(args, out));
     match ran {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has seen enough, or has failed: its own status tells which.
+        // The reader has closed the pipe. If it has failed, its own status says so.
         Err(fs::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             broken_pipe::end()
         }
@@ -61,18 +61,19 @@ fn run_relay(args: &RelayArgs) -> ExitCode {
 
 fn run_model(args: &ModelArgs) -> ExitCode {
     let Some(config) = &args.config else {
-        // Reached by options that ask for one only: without any, clap has shown the help.
+        // Options of the device model without `--config`. Without any option, clap has shown the
+        // help.
         let missing = clap::error::ErrorKind::MissingRequiredArgument;
         Args::command().error(missing, "--config is missing").exit()
     };
     let filter = std::env::var("RUST_LOG").ok();
     let ran = Output::standard()
-        .map_err(program::Error::Output)
-        .and_then(|out| program::run(config, args, filter.as_deref(), out));
+        .map_err(daemon::Error::Output)
+        .and_then(|out| daemon::run(config, args, filter.as_deref(), out));
     match ran {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
-        Err(program::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+        Err(daemon::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             broken_pipe::end()
         }
         Err(error) => complain(&error, error.status()),
@@ -80,7 +81,7 @@ fn run_model(args: &ModelArgs) -> ExitCode {
 }
 
 fn complain(error: &dyn Error, status: u8) -> ExitCode {
-    // There is nowhere left to complain to if this fails.
+    // Without a standard error the message cannot be shown anywhere.
     let _ = writeln!(
         io::stderr(),
         "gangplank-frontend: error: {}",

@@ -1,4 +1,4 @@
-//! The device model's command line as typed.
+//! The device model's command line, as typed.
 
 use std::path::PathBuf;
 
@@ -11,15 +11,16 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Only check the configuration and show what it comes to; no device is touched
+    /// Only check the configuration and show the plan; no device is touched
     #[arg(long, requires = "config")]
     pub check: bool,
 
-    /// Where to listen for everybody who wants to know how the devices stand
+    /// Listen here, and send the devices' status to every program that connects
     #[arg(long, value_name = "PATH", requires = "config")]
     pub status_socket: Option<PathBuf>,
 
-    /// Name of the process that keeps the devices over a restart of this one [default: one for each driver's node and user]
+    /// Name of the process that keeps the devices over a restart of this one [default: one for each
+    /// device node and user]
     #[arg(long, value_name = "NAME", requires = "config")]
     pub holder: Option<String>,
 

@@ -1,13 +1,15 @@
-//! A hypervisor in memory, with one device and the guest that uses it: for tests of devices without a hypervisor.
+//! A hypervisor in memory with one device and its guest, for tests.
 //!
-//! It is as strict as a real one is fragile: an access completed twice, or one that was never made, is noted as a fault.
+//! It is strict: it records as a fault what a real hypervisor might not survive, such as an access
+//! that is completed twice.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::MemfdFlags;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
@@ -15,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::hypervisor::{Access, GuestMemory, GuestRange, Operation, Port, PortError, Token};
 use crate::mmio::Register;
 
-/// The device model's side.
+/// The device model's end.
 #[derive(Debug)]
 pub struct FakePort {
     window: GuestRange,
@@ -24,7 +26,7 @@ pub struct FakePort {
     shared: Arc<Shared>,
 }
 
-/// The guest's side. Clones are CPUs of the same guest.
+/// The guest's end. Clones are CPUs of the same guest.
 #[derive(Clone, Debug)]
 pub struct FakeGuest {
     window: GuestRange,
@@ -51,13 +53,13 @@ struct State {
     faults: Vec<String>,
 }
 
-/// Why a guest's access had no end.
+/// A guest's access was not completed.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the access to {address:#x} was not completed within {limit:?}")]
 pub struct Frozen {
-    /// Where it went.
+    /// Guest address of the access.
     pub address: u64,
-    /// How long was waited.
+    /// How long the CPU has waited.
     pub limit: Duration,
 }
 
@@ -79,7 +81,7 @@ pub fn fake(window: GuestRange, memory: GuestRange) -> std::io::Result<(FakePort
 }
 
 impl FakePort {
-    /// The same, with a wait for accesses that must not be cut short.
+    /// The same port, but with [`Port::is_wait_fragile`] set.
     #[must_use]
     pub fn fragile(self) -> Self {
         Self {
@@ -91,7 +93,7 @@ impl FakePort {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -123,11 +125,7 @@ impl Port for FakePort {
                 state.in_hand.insert(number);
                 break Ok(access);
             }
-            state = self
-                .shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.shared.changed.wait(&mut state);
         };
         state.attached = false;
         next
@@ -192,7 +190,7 @@ impl Port for FakePort {
     }
 }
 
-/// By what the kernel tells two eventfds apart.
+/// The kernel's id of an eventfd.
 fn identity(eventfd: &EventFd) -> Result<String, PortError> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd()));
     let info = info.map_err(|source| PortError::Failed {
@@ -211,8 +209,8 @@ fn duplicate(eventfd: &EventFd) -> Result<EventFd, PortError> {
 }
 
 impl FakeGuest {
-    /// One load or store of `width` bytes at `offset` of the window; the CPU stands still until it is completed, but no
-    /// longer than `limit`. The answer of a store is 0.
+    /// One load or store of `width` bytes at `offset` of the window. The CPU waits until the access
+    /// is completed, at most `limit`. A store returns 0.
     pub fn access(
         &self,
         offset: u64,
@@ -226,13 +224,13 @@ impl FakeGuest {
             && width <= 4
             && !state.kicks.is_empty()
         {
-            // Taken by the hypervisor, whether it finds the queue's eventfd or not.
+            // The hypervisor takes the write, whether it finds the queue's eventfd or not.
             if let Some((_, kick)) = state
                 .kicks
                 .iter()
                 .find(|(queue, _)| u64::from(*queue) == value)
             {
-                // A full counter says the same as one more.
+                // A full counter is a pending kick already.
                 let _ = kick.write(1);
             }
             return Ok(0);
@@ -256,17 +254,12 @@ impl FakeGuest {
             if left.is_zero() {
                 return Err(Frozen { address, limit });
             }
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.shared.changed.wait_for(&mut state, left);
         }
     }
 
-    /// Whether the interrupt line is raised within `limit`. It stays so until the device model has looked. Fails as
-    /// `epoll_wait` does.
+    /// Whether the interrupt line is raised within `limit`. The line stays raised until the device
+    /// model reads its counter. Fails as `epoll_wait` does.
     pub fn interrupted(&self, limit: Duration) -> std::io::Result<bool> {
         let epoll = Epoll::new()?;
         for interrupt in &self.shared.state().interrupts {
@@ -277,30 +270,31 @@ impl FakeGuest {
         Ok(epoll.wait(limit, &mut [EpollEvent::default()])? > 0)
     }
 
-    /// Ends the present or next wait for an access without one, as a signal would.
+    /// Ends the present or next wait for an access without an access, as a signal would.
     pub fn interrupt_wait(&self) {
         self.shared.state().interruptions += 1;
         self.shared.changed.notify_all();
     }
 
-    /// Whether the device model waits for an access.
+    /// Whether the device model waits for an access and none is queued.
     pub fn is_awaited(&self) -> bool {
         let state = self.shared.state();
         state.attached && state.waiting.is_empty()
     }
 
-    /// Takes the device away: waiting for accesses ends with [`PortError::Gone`].
+    /// Takes the device away: waits for accesses end with [`PortError::Gone`].
     pub fn take_away(&self) {
         self.shared.state().gone = true;
         self.shared.changed.notify_all();
     }
 
-    /// What the device model did that a hypervisor would not have borne.
+    /// What the device model did that a real hypervisor might not survive.
     pub fn faults(&self) -> Vec<String> {
         self.shared.state().faults.clone()
     }
 
-    /// Accesses that were made and neither completed nor begun to be handled, and those that were begun only.
+    /// The number of accesses that the device model has not taken, and the number that it has taken
+    /// and not completed.
     pub fn unanswered(&self) -> (usize, usize) {
         let state = self.shared.state();
         (state.waiting.len(), state.in_hand.len())

@@ -1,18 +1,20 @@
-//! The device model: it gives the guests of a hypervisor virtio-mmio file systems that a virtio-fs
+//! The device model: gives the guests of a hypervisor virtio-mmio file systems that a virtio-fs
 //! daemon serves.
 //!
-//! A hypervisor port ([`hypervisor`]; [`bao`] is one) brings a guest's accesses, [`mmio`] has the
-//! registers, [`model`] ties them to a daemon. [`holder`] is the process that keeps the devices while
-//! the device model is restarted, and [`journal`] is what it is left with. [`program`] runs all of it
-//! from a [`config`]uration.
+//! A port ([`hypervisor`]; [`bao`] is one, [`hypervisors`] lists all) brings a guest's accesses,
+//! [`mmio`] has the registers, [`model`] connects them to a backend. [`fd_store`] is the process
+//! that keeps the devices while the device model is restarted, and [`journal`] is the state that a
+//! successor finds. [`daemon`] runs the devices of a [`config`]uration.
 
 pub mod args;
 pub mod bao;
 pub mod config;
+pub mod daemon;
 pub mod fake;
-pub mod holder;
+pub mod fd_store;
 pub mod hypervisor;
+pub mod hypervisor_driver;
+pub mod hypervisors;
 pub mod journal;
 pub mod mmio;
 pub mod model;
-pub mod program;

@@ -1,69 +1,43 @@
-//! Every operation as a function: what is asked, and what it is answered with.
+//! Every FUSE operation as a function: its arguments, and the type of its reply.
 //!
-//! Each line of the table gives a function here, which makes a [`Call`] to be submitted or called, and a method of
-//! [`Session`] that asks and waits. Bulk data has functions of its own at the end.
+//! Each line of the table makes a function here, which returns a [`Call`] to submit or call, and a
+//! method of [`FuseSession`] that sends the request and waits for the reply. READ and WRITE have
+//! functions of their own at the end.
 
 use std::ffi::CStr;
 
 use gangplank_fuse::dir::{Direntplusses, Dirents};
 use gangplank_fuse::{
-    AccessIn, AttrOut, BmapIn, CopyFileRangeIn, CreateIn, EntryOut, Extensions, FallocateIn,
-    FileLock, FlushIn, FsyncIn, GetattrFlags, GetattrIn, GetxattrIn, Handle, IoctlIn, IoctlOut,
-    Kstatfs, LinkIn, LkIn, LseekIn, MkdirIn, MknodIn, NodeId, OpenIn, OpenOut, Operation, PollIn,
-    ReadIn, ReleaseIn, Rename2In, RenameIn, Request, SetattrIn, SetxattrIn, StatxIn, StatxOut,
-    SyncfsIn, WriteIn, reply,
+    AccessIn, AttrOut, BmapIn, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, FlushIn,
+    FsyncIn, GetattrFlags, GetattrIn, GetxattrIn, Handle, IoctlIn, IoctlOut, Kstatfs, LinkIn, LkIn,
+    LseekIn, MkdirIn, MknodIn, NodeId, OpenIn, OpenOut, Operation, PollIn, ReadIn, ReleaseIn,
+    Rename2In, RenameIn, SetattrIn, SetxattrIn, StatxIn, StatxOut, SyncfsIn, WriteIn, reply,
 };
 
 use super::error::{BadReply, Result};
+use super::fuse_session::FuseSession;
 use super::memory::Buffer;
-use super::pending::{Answer, Data, Decode};
-use super::session::Session;
+use super::reply::{Answer, Data, Decode};
+use super::request::Call;
 
-/// A request that is answered with a `T`.
-#[derive(Debug)]
-#[must_use = "it is not asked yet"]
-pub struct Call<'a, T> {
-    pub(super) node: NodeId,
-    pub(super) request: Request<'a>,
-    pub(super) send: Option<(Buffer, u32)>,
-    pub(super) receive: Option<(Buffer, u32)>,
-    pub(super) decode: Decode<T>,
-}
-
-impl<'a, T> Call<'a, T> {
-    pub(super) fn new(node: NodeId, operation: Operation<'a>, decode: Decode<T>) -> Self {
-        Self {
-            node,
-            request: operation.into(),
-            send: None,
-            receive: None,
-            decode,
-        }
-    }
-
-    /// The same with extensions behind it: a security context, supplementary groups.
-    pub const fn with_extensions(mut self, extensions: Extensions<'a>) -> Self {
-        self.request.extensions = extensions;
-        self
-    }
-}
-
-/// A name in a directory.
+/// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirEntry {
     /// The name.
     pub name: Vec<u8>,
-    /// Inode number, as the daemon shows it.
+    /// Inode number, as the daemon reports it.
     pub ino: u64,
-    /// Where reading goes on behind it.
+    /// The offset at which READDIR continues after this entry.
     pub offset: u64,
     /// `DT_*` of readdir(3).
     pub kind: u32,
-    /// The node, by READDIRPLUS: one more reference to it. None for "." and "..", nor where the daemon gave none.
+    /// The node, from READDIRPLUS. It holds one more reference to the node. None for "." and "..",
+    /// and where the daemon gave none.
     pub node: Option<EntryOut>,
 }
 
-/// Declares operations: the method of [`Session`] and the function that makes the call, from one line.
+/// Declares operations: each line makes the function that returns the call, and the method of
+/// [`FuseSession`].
 macro_rules! operations {
     ($lifetime:lifetime; $(
         $(#[$meta:meta])*
@@ -77,14 +51,15 @@ macro_rules! operations {
             }
         )*
 
-        /// Each asks and waits for the answer, or fails with the daemon's errno, or why there is no answer.
-        #[allow(clippy::missing_errors_doc, reason = "all of them fail alike, told above")]
+        /// Each method sends the request and waits for the reply. All fail alike: with the daemon's
+        /// errno, or with the reason why there is no reply.
+        #[allow(clippy::missing_errors_doc, reason = "all of them fail alike, as said above")]
         #[allow(
             clippy::needless_lifetimes,
             clippy::extra_unused_lifetimes,
             reason = "the table's types name it, where they need it"
         )]
-        impl Session {
+        impl FuseSession {
             $(
                 $(#[$meta])*
                 pub fn $name<$lifetime>(&self, $($argument: $ty),*) -> Result<$out> {
@@ -96,10 +71,11 @@ macro_rules! operations {
 }
 
 operations! { 'a;
-    /// LOOKUP. The node's number is zero if the daemon knows that there is no such name; others answer ENOENT.
+    /// LOOKUP. The node's number is zero if the daemon knows that the name does not exist; other
+    /// daemons answer ENOENT.
     lookup(parent: NodeId, name: &'a CStr) -> EntryOut
         = parent, Operation::Lookup { name }, entry;
-    /// GETATTR, of an open file where one is given.
+    /// GETATTR, of an open file if `file` is given.
     getattr(node: NodeId, file: Option<Handle>) -> AttrOut
         = node, Operation::Getattr(getattr_in(file)), attributes;
     /// SETATTR.
@@ -132,7 +108,9 @@ operations! { 'a;
           Operation::Rename { args: RenameIn { newdir: new_parent.get() }, name, new_name },
           nothing;
     /// RENAME2, with `RENAME_*` flags of renameat2(2).
-    rename2(parent: NodeId, name: &'a CStr, new_parent: NodeId, new_name: &'a CStr, flags: u32) -> ()
+    rename2(
+        parent: NodeId, name: &'a CStr, new_parent: NodeId, new_name: &'a CStr, flags: u32
+    ) -> ()
         = parent,
           Operation::Rename2 {
               args: Rename2In { newdir: new_parent.get(), flags, padding: 0 }, name, new_name
@@ -140,14 +118,17 @@ operations! { 'a;
           nothing;
     /// LINK: another name for `node`.
     link(node: NodeId, new_parent: NodeId, new_name: &'a CStr) -> EntryOut
-        = new_parent, Operation::Link { args: LinkIn { oldnodeid: node.get() }, name: new_name }, entry;
+        = new_parent,
+          Operation::Link { args: LinkIn { oldnodeid: node.get() }, name: new_name },
+          entry;
     /// OPEN.
     open(node: NodeId, args: OpenIn) -> OpenOut
         = node, Operation::Open(args), |answer| Ok(reply::decode_open(&answer.payload)?);
     /// OPENDIR.
     opendir(node: NodeId, args: OpenIn) -> OpenOut
         = node, Operation::Opendir(args), |answer| Ok(reply::decode_open(&answer.payload)?);
-    /// CREATE, of a name that a LOOKUP has not found. If it is taken all the same, daemons open it, or answer EEXIST or ESTALE.
+    /// CREATE, of a name that LOOKUP has not found. If the name exists by now, daemons open the
+    /// file, or answer EEXIST or ESTALE.
     create(parent: NodeId, name: &'a CStr, args: CreateIn) -> (EntryOut, OpenOut)
         = parent, Operation::Create { args, name }, created;
     /// TMPFILE.
@@ -188,7 +169,7 @@ operations! { 'a;
     getxattr_size(node: NodeId, name: &'a CStr) -> u32
         = node, Operation::Getxattr { args: GetxattrIn::default(), name },
           |answer| Ok(reply::decode_xattr_size(&answer.payload)?.size);
-    /// LISTXATTR of at most `size` bytes, not zero; [`reply::decode_xattr_names`] takes it apart.
+    /// LISTXATTR of at most `size` bytes, not zero; [`reply::decode_xattr_names`] splits the list.
     listxattr(node: NodeId, size: u32) -> Vec<u8>
         = node, Operation::Listxattr(GetxattrIn { size, padding: 0 }),
           |answer| Ok(answer.payload);
@@ -199,13 +180,13 @@ operations! { 'a;
     /// REMOVEXATTR.
     removexattr(node: NodeId, name: &'a CStr) -> ()
         = node, Operation::Removexattr { name }, nothing;
-    /// GETLK: a lock in the way, or one of type `F_UNLCK`.
+    /// GETLK: a lock that conflicts, or one of type `F_UNLCK`.
     getlk(node: NodeId, args: LkIn) -> FileLock
         = node, Operation::Getlk(args), |answer| Ok(reply::decode_lk(&answer.payload)?.lk);
     /// SETLK.
     setlk(node: NodeId, args: LkIn) -> ()
         = node, Operation::Setlk(args), nothing;
-    /// SETLKW: waits for whoever holds the lock, if the session's limit and the daemon let it.
+    /// SETLKW: waits until the lock is free, as long as the session's limit and the daemon allow.
     setlkw(node: NodeId, args: LkIn) -> ()
         = node, Operation::Setlkw(args), nothing;
     /// LSEEK: the position found, in bytes.
@@ -226,19 +207,20 @@ operations! { 'a;
               within(copied, answer.asked)?;
               Ok(copied)
           };
-    /// READDIR: the names that `args.size` bytes hold. None at the end of the directory.
-    readdir(node: NodeId, args: ReadIn) -> Vec<Entry>
+    /// READDIR: the entries that fit in `args.size` bytes. None at the end of the directory.
+    readdir(node: NodeId, args: ReadIn) -> Vec<DirEntry>
         = node, Operation::Readdir(args), names;
-    /// READDIRPLUS: the names that `args.size` bytes hold, each with a reference to its node. None at the end.
-    readdirplus(node: NodeId, args: ReadIn) -> Vec<Entry>
+    /// READDIRPLUS: the entries that fit in `args.size` bytes, each with a reference to its node.
+    /// None at the end.
+    readdirplus(node: NodeId, args: ReadIn) -> Vec<DirEntry>
         = node, Operation::Readdirplus(args), names_and_nodes;
     /// BMAP: the block on the device.
     bmap(node: NodeId, args: BmapIn) -> u64
         = node, Operation::Bmap(args), |answer| Ok(reply::decode_bmap(&answer.payload)?.block);
-    /// POLL: the `EPOLL*` events that hold.
+    /// POLL: the `EPOLL*` events that are ready.
     poll(node: NodeId, args: PollIn) -> u32
         = node, Operation::Poll(args), |answer| Ok(reply::decode_poll(&answer.payload)?.revents);
-    /// IOCTL that sends no data: its result and what it answers with.
+    /// IOCTL that sends no data: its result and the data that it returns.
     ioctl(node: NodeId, args: IoctlIn) -> (IoctlOut, Vec<u8>)
         = node, Operation::Ioctl(IoctlIn { in_size: 0, ..args }), |answer| {
             let (out, data) = reply::decode_ioctl(&answer.payload)?;
@@ -274,8 +256,8 @@ pub fn write<'a>(node: NodeId, args: WriteIn, buffer: Buffer) -> Call<'a, u32> {
     }
 }
 
-/// As [`write()`], and the data as well: the daemon may write less of it, and the rest can be sent
-/// again.
+/// As [`write()`], and returns the data as well: the daemon may write less of it, and the caller
+/// can send the rest again.
 pub fn write_and_keep<'a>(node: NodeId, args: WriteIn, buffer: Buffer) -> Call<'a, (u32, Data)> {
     let Call {
         node,
@@ -302,11 +284,11 @@ pub fn write_and_keep<'a>(node: NodeId, args: WriteIn, buffer: Buffer) -> Call<'
 }
 
 /// Reading and writing.
-impl Session {
+impl FuseSession {
     /// READ of at most `size` bytes at `offset`.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn read(&self, node: NodeId, file: Handle, offset: u64, size: u32) -> Result<Data> {
         let buffer = self.buffer(usize::try_from(size).unwrap_or(usize::MAX))?;
         let args = ReadIn {
@@ -317,10 +299,10 @@ impl Session {
         self.call(read(node, args, buffer))
     }
 
-    /// WRITE of `data`, a copy of it, at `offset`: bytes written.
+    /// WRITE of a copy of `data` at `offset`: bytes written.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn write(&self, node: NodeId, file: Handle, offset: u64, data: &[u8]) -> Result<u32> {
         let buffer = self.buffer(data.len())?;
         buffer.bytes().copy_from(data);
@@ -343,7 +325,7 @@ fn getattr_in(file: Option<Handle>) -> GetattrIn {
     }
 }
 
-/// Bytes that the daemon says it has written; no more than it was to write.
+/// The bytes that the daemon says it has written: at most as many as it was given.
 fn written(answer: &Answer) -> std::result::Result<u32, BadReply> {
     let size = reply::decode_write(&answer.payload)?.size;
     within(size.into(), answer.asked)?;
@@ -357,7 +339,7 @@ fn within(counted: u64, asked: u64) -> std::result::Result<(), BadReply> {
     }
 }
 
-/// A name in a directory, as the kernel takes it.
+/// A directory entry's name, by the rules of the kernel: not empty, and without a slash.
 fn checked_name(name: &[u8]) -> std::result::Result<Vec<u8>, BadReply> {
     match name.is_empty() || name.contains(&b'/') {
         true => Err(BadReply::Name { len: name.len() }),
@@ -381,10 +363,10 @@ fn created(answer: Answer) -> std::result::Result<(EntryOut, OpenOut), BadReply>
     Ok(reply::decode_create(&answer.payload)?)
 }
 
-fn names(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
+fn names(answer: Answer) -> std::result::Result<Vec<DirEntry>, BadReply> {
     let entries = Dirents::new(&answer.payload).map(|entry| {
         let entry = entry?;
-        Ok(Entry {
+        Ok(DirEntry {
             name: checked_name(entry.name)?,
             ino: entry.dirent.ino,
             offset: entry.dirent.off,
@@ -395,10 +377,10 @@ fn names(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
     entries.collect()
 }
 
-fn names_and_nodes(answer: Answer) -> std::result::Result<Vec<Entry>, BadReply> {
+fn names_and_nodes(answer: Answer) -> std::result::Result<Vec<DirEntry>, BadReply> {
     let entries = Direntplusses::new(&answer.payload).map(|entry| {
         let entry = entry?;
-        Ok(Entry {
+        Ok(DirEntry {
             name: checked_name(entry.name)?,
             ino: entry.dirent.ino,
             offset: entry.dirent.off,

@@ -1,105 +1,110 @@
-//! What all handles of one device share: its queues, and waiting on them.
+//! What all handles of one device share: the queues, and waiting on them.
 //!
-//! Any number of threads wait on a queue at once. One of them, the leader, sleeps on the daemon's notifications; the
-//! others sleep on a condition variable. Whoever finds answers, leader or not, wakes those who wait for them. Locks: a queue's
-//! state, and within it the memory's list of free parts; nobody holds two queues, or any lock while sleeping.
+//! Any number of threads wait on a queue at once. One of them, the leader, sleeps on the daemon's
+//! notifications; the others sleep on a condition variable. The thread that finds replies, leader
+//! or not, wakes the threads that wait for them. Lock order: a queue's state, then the memory's
+//! list of free ranges. No thread holds two queues, or any lock while it sleeps.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::{Opcode, Unique};
 use gangplank_vhost_user::client::{Backend, EventFd, RingAddresses, Socket};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use super::Waiting;
-use super::bell::{self, Bell, Rung};
 use super::error::{Error, Fault, Result};
 use super::memory::Memory;
-use super::slots::{Finished, Order, Slots};
+use super::options::WaitMode;
+use super::slots::{RequestBuffers, Slots, UsedRequest};
+use super::wakeup::{self, WakeReason, Wakeup};
 
-/// How many looks at a ring go between two at the clock and the connection, when waiting busily.
-const LOOKS: u32 = 256;
+/// While a thread busy-polls: looks at the ring between two looks at the clock and the connection.
+const POLLS_PER_CLOCK_CHECK: u32 = 256;
 
-/// One queue and who waits on it.
+/// One queue and the threads that wait on it.
 #[derive(Debug)]
 pub(super) struct Queue {
     kick: EventFd,
-    bell: Bell,
+    wakeup: Wakeup,
     state: Mutex<State>,
-    /// Answers have come, the leader has left, or the device is broken.
+    /// Replies have come, the leader has left, or the device is broken.
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
     slots: Slots,
-    /// Somebody sleeps on the daemon's notifications.
-    led: bool,
+    /// A thread sleeps on the daemon's notifications.
+    has_leader: bool,
 }
 
 impl Queue {
-    pub(super) fn new(slots: Slots, bell: Bell) -> Result<Self> {
-        let kick = bell::event().map_err(|source| Error::System {
-            what: "making what a queue is kicked by",
+    pub(super) fn new(slots: Slots, wakeup: Wakeup) -> Result<Self> {
+        let kick = wakeup::new_eventfd().map_err(|source| Error::System {
+            what: "make the eventfd that kicks a queue",
             source,
         })?;
         Ok(Self {
             kick,
-            bell,
-            state: Mutex::new(State { slots, led: false }),
+            wakeup,
+            state: Mutex::new(State {
+                slots,
+                has_leader: false,
+            }),
             changed: Condvar::new(),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// Where its ring is, and how large.
+    /// The addresses and the size of its ring.
     pub(super) fn layout(&self) -> (RingAddresses, u16) {
         let state = self.lock();
         let ring = state.slots.ring();
         (ring.addresses(), ring.size())
     }
 
-    /// What the daemon is kicked by.
+    /// The eventfd by which the driver kicks the daemon.
     pub(super) const fn kick(&self) -> &EventFd {
         &self.kick
     }
 
-    /// What the daemon notifies through.
+    /// The eventfd by which the daemon notifies the driver.
     pub(super) const fn call(&self) -> &EventFd {
-        self.bell.call()
+        self.wakeup.call()
     }
 }
 
 /// One device.
 #[derive(Debug)]
 pub(super) struct Core {
-    /// Closed first, so that the daemon is done with the memory before that goes.
+    /// Closed first, so that the daemon has finished with the memory before the memory is unmapped.
     pub(super) connection: Mutex<Backend<Socket>>,
     pub(super) daemon: PathBuf,
     pub(super) memory: Arc<Memory>,
     /// The high-priority queue, then the request queues.
     pub(super) queues: Vec<Queue>,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: WaitMode,
     pub(super) broken: OnceLock<Fault>,
     pub(super) last_unique: AtomicU64,
 }
 
-/// Why waiting ended without what was waited for.
-enum Ended {
-    /// Time is over.
+/// Why a wait ended without a result.
+enum WaitError {
+    /// The limit has passed.
     Late,
     /// The device is broken.
     Broken(Error),
 }
 
 impl Core {
-    /// The next request's number. They go in twos: the odd ones are for INTERRUPT.
+    /// The next request's number. The numbers are even: the odd ones are for INTERRUPT.
     pub(super) fn next_unique(&self) -> Unique {
         Unique::new(
             self.last_unique
@@ -108,7 +113,7 @@ impl Core {
         )
     }
 
-    /// The device's end, if it has come.
+    /// Why the device is broken, if it is.
     pub(super) fn broken(&self) -> Option<Error> {
         self.broken.get().map(|fault| Error::Broken {
             daemon: self.daemon.clone(),
@@ -116,57 +121,57 @@ impl Core {
         })
     }
 
-    /// Requests that a queue takes at once.
+    /// Requests that a queue can hold at once.
     pub(super) fn depth(&self, queue: usize) -> usize {
         self.queues
             .get(queue)
             .map_or(0, |queue| queue.lock().slots.depth())
     }
 
-    /// Sends a request on `queue`; waits for a free slot if need be. The slot.
+    /// Sends a request on `queue` and returns its slot. Waits for a free slot if there is none.
     pub(super) fn submit(
         &self,
         number: usize,
         opcode: Opcode,
-        order: Order,
+        buffers: RequestBuffers,
         limit: Duration,
     ) -> Result<u16> {
         let queue = self.queue(number)?;
-        let spill = Slots::spill(&self.memory, &order)?;
-        let mut order = Some((order, spill));
-        let submitted = self.wait_until(queue, limit, |slots| slots.submit(&mut order));
-        let (slot, kick) = submitted.map_err(|ended| match ended {
-            Ended::Late => Error::Full {
+        let overflow = Slots::overflow(&self.memory, &buffers)?;
+        let mut buffers = Some((buffers, overflow));
+        let submitted = self.wait_until(queue, limit, |slots| slots.submit(&mut buffers));
+        let (slot, kick) = submitted.map_err(|error| match error {
+            WaitError::Late => Error::Full {
                 opcode,
                 queue: number,
                 limit,
             },
-            Ended::Broken(error) => error,
+            WaitError::Broken(error) => error,
         })?;
         if kick {
-            // A counter that is full is a kick already.
+            // A full counter is a pending kick already.
             let _ = queue.kick.write(1);
         }
         Ok(slot)
     }
 
-    /// Waits for the answer in `slot`.
+    /// Waits for the reply in `slot`.
     pub(super) fn answer(
         &self,
         number: usize,
         slot: u16,
         opcode: Opcode,
         limit: Duration,
-    ) -> Result<Finished> {
+    ) -> Result<UsedRequest> {
         let queue = self.queue(number)?;
         let answer = self.wait_until(queue, limit, |slots| slots.take_answer(slot));
-        answer.map_err(|ended| match ended {
-            Ended::Late => Error::Late { opcode, limit },
-            Ended::Broken(error) => error,
+        answer.map_err(|error| match error {
+            WaitError::Late => Error::Late { opcode, limit },
+            WaitError::Broken(error) => error,
         })
     }
 
-    /// Whether the answer in `slot` is there.
+    /// Whether the reply in `slot` has come.
     pub(super) fn is_answered(&self, number: usize, slot: u16) -> Result<bool> {
         let queue = self.queue(number)?;
         let mut state = queue.lock();
@@ -182,7 +187,7 @@ impl Core {
         }
     }
 
-    /// Nobody waits for `slot` any longer.
+    /// Gives up the reply in `slot`.
     pub(super) fn abandon(&self, number: usize, slot: u16) {
         if let Ok(queue) = self.queue(number) {
             queue.lock().slots.abandon(slot);
@@ -196,89 +201,88 @@ impl Core {
         })
     }
 
-    /// Takes off the ring what the device has used, and wakes whoever waits for it.
+    /// Takes the used requests off the ring, and wakes the threads that wait for them.
     fn collect(&self, queue: &Queue, state: &mut State) -> std::result::Result<(), Fault> {
         if state.slots.collect()? != 0 {
             queue.changed.notify_all();
-            if state.led {
-                // The leader sleeps for a notification that has lost its purpose.
-                queue.bell.ring();
+            if state.has_leader {
+                // The leader sleeps until a notification that this thread has made needless.
+                queue.wakeup.wake();
             }
         }
         Ok(())
     }
 
-    /// Waits until `ready` finds what it looks for.
+    /// Waits until `ready` returns a value.
     fn wait_until<R>(
         &self,
         queue: &Queue,
         limit: Duration,
         mut ready: impl FnMut(&mut Slots) -> Option<R>,
-    ) -> std::result::Result<R, Ended> {
+    ) -> std::result::Result<R, WaitError> {
         let deadline = Instant::now().checked_add(limit);
-        let mut looks = 0_u32;
+        let mut polls = 0_u32;
         let mut state = queue.lock();
         loop {
             if let Err(fault) = self.collect(queue, &mut state) {
                 drop(state);
-                return Err(Ended::Broken(self.declare_broken(fault)));
+                return Err(WaitError::Broken(self.declare_broken(fault)));
             }
-            // What has been answered counts, even if the daemon has gone since.
+            // A reply that has come counts, even if the daemon has closed the connection since.
             if let Some(found) = ready(&mut state.slots) {
                 return Ok(found);
             }
             if let Some(error) = self.broken() {
-                return Err(Ended::Broken(error));
+                return Err(WaitError::Broken(error));
             }
-            looks = looks.wrapping_add(1);
-            let busy = matches!(self.waiting, Waiting::Busy);
-            if busy && !looks.is_multiple_of(LOOKS) {
+            polls = polls.wrapping_add(1);
+            let busy = matches!(self.waiting, WaitMode::BusyPoll);
+            if busy && !polls.is_multiple_of(POLLS_PER_CLOCK_CHECK) {
                 drop(state);
                 std::hint::spin_loop();
                 state = queue.lock();
                 continue;
             }
-            let left = left_of(deadline).ok_or(Ended::Late)?;
+            let left = left_of(deadline).ok_or(WaitError::Late)?;
             if busy {
                 drop(state);
                 thread::yield_now();
                 self.sleep(queue, Duration::ZERO);
                 state = queue.lock();
-            } else if state.led {
-                state = queue
-                    .changed
-                    .wait_timeout(state, left)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
+            } else if state.has_leader {
+                queue.changed.wait_for(&mut state, left);
             } else if !state.slots.ask_for_notice() {
-                state.led = true;
+                state.has_leader = true;
                 drop(state);
                 self.sleep(queue, left);
                 state = queue.lock();
-                state.led = false;
+                state.has_leader = false;
                 state.slots.decline_notice();
-                // Somebody else has to lead if this one leaves now.
+                // Another thread must become the leader if this one leaves now.
                 queue.changed.notify_all();
             }
         }
     }
 
-    /// Sleeps until the daemon notifies, somebody rings, the daemon goes, or `limit` is over. No queue may be locked.
+    /// Sleeps until the daemon notifies or hangs up, a thread calls [`Wakeup::wake`], or `limit`
+    /// has passed. The caller must not hold a queue's lock.
     fn sleep(&self, queue: &Queue, limit: Duration) {
-        let fault = match queue.bell.sleep(limit) {
-            Ok(Rung::Awake) => return,
-            Ok(Rung::HungUp) => Fault::HungUp,
+        let fault = match queue.wakeup.sleep(limit) {
+            Ok(WakeReason::Woken) => return,
+            Ok(WakeReason::HungUp) => Fault::HungUp,
             Err(error) => Fault::Wait(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         };
         self.declare_broken(fault);
     }
 
-    /// From now on every call fails; all who wait are woken. The first fault counts. No queue may be locked.
+    /// Fails every call from now on and wakes all waiting threads. The first fault counts. The
+    /// caller must not hold a queue's lock.
     pub(super) fn declare_broken(&self, fault: Fault) -> Error {
         let fault = *self.broken.get_or_init(|| fault);
         for queue in &self.queues {
-            queue.bell.ring();
-            // Whoever has found the device whole and is about to sleep holds the lock until then.
+            queue.wakeup.wake();
+            // A thread that has found the device working and is about to sleep holds the lock until
+            // it sleeps.
             drop(queue.lock());
             queue.changed.notify_all();
         }
@@ -289,7 +293,7 @@ impl Core {
     }
 }
 
-/// What is left until `deadline`; `None` if it is over. Without a deadline there is always a day.
+/// The time left until `deadline`; `None` if it has passed. A day if there is no deadline.
 fn left_of(deadline: Option<Instant>) -> Option<Duration> {
     const LONG: Duration = Duration::from_secs(24 * 60 * 60);
     let Some(deadline) = deadline else {

@@ -1,4 +1,4 @@
-//! What can go wrong with a request, and what ends the device.
+//! Errors of requests, and the faults that end a device.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,57 +11,57 @@ use rustix::io::Errno;
 /// The driver's results.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call did not come about.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The daemon answered with an errno.
     #[error("{opcode}: {errno}")]
     Errno {
-        /// What was asked.
+        /// The operation.
         opcode: Opcode,
-        /// The answer.
+        /// The errno.
         errno: Errno,
     },
-    /// No answer in time. The daemon keeps the request's memory until it gives it back.
+    /// No reply in time. The daemon keeps the request's memory until it returns the request.
     #[error("{opcode}: no answer within {limit:?}")]
     Late {
-        /// What was asked.
+        /// The operation.
         opcode: Opcode,
-        /// How long was waited.
+        /// How long the call has waited.
         limit: Duration,
     },
-    /// As many requests are in flight as the queue holds, and none came back in time.
+    /// The queue is full of requests in flight, and none came back in time.
     #[error("{opcode}: queue {queue} was full for {limit:?}")]
     Full {
-        /// What was to be asked.
+        /// The operation.
         opcode: Opcode,
         /// The queue's number.
         queue: usize,
-        /// How long was waited.
+        /// How long the call has waited.
         limit: Duration,
     },
-    /// The device is of no more use, nor is any session on it.
+    /// Neither the device nor any session on it can be used any more.
     #[error("the daemon at {} cannot be used any more", daemon.display())]
     Broken {
         /// The socket's path.
         daemon: PathBuf,
-        /// What it did.
+        /// What happened.
         #[source]
         source: Fault,
     },
-    /// The answer is none.
-    #[error("{opcode}: the answer makes no sense")]
+    /// The reply is malformed.
+    #[error("{opcode}: the reply is malformed")]
     Reply {
-        /// What was asked.
+        /// The operation.
         opcode: Opcode,
-        /// Why not.
+        /// What is wrong with it.
         #[source]
         source: BadReply,
     },
-    /// The request cannot be put on the wire.
-    #[error("the request cannot be put on the wire")]
+    /// The request does not fit the wire format.
+    #[error("the request does not fit the wire format")]
     Encode(#[from] EncodeError),
-    /// There is no shared memory left for it.
+    /// The shared memory has no free range of this length.
     #[error("no shared memory is left for {len} bytes")]
     NoMemory {
         /// Bytes wanted.
@@ -70,18 +70,18 @@ pub enum Error {
     /// The device has no such queue.
     #[error("the device has {available} request queues, and not {wanted}")]
     NoQueue {
-        /// Request queues wanted, or the number of the one wanted.
+        /// Request queues wanted, or the number of the wanted queue.
         wanted: usize,
-        /// Request queues there are.
+        /// Request queues that the device has.
         available: usize,
     },
     /// The connection failed.
     #[error(transparent)]
     Connection(#[from] vhost_user::Error),
-    /// The host refuses a resource.
-    #[error("{what}")]
+    /// The host refused a resource.
+    #[error("cannot {what}")]
     System {
-        /// What was being done.
+        /// What the driver was doing.
         what: &'static str,
         /// Why it failed.
         #[source]
@@ -90,7 +90,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The errno that the daemon answered with, if it is that.
+    /// The daemon's errno, if the daemon answered with one.
     #[must_use]
     pub const fn errno(&self) -> Option<Errno> {
         match self {
@@ -99,52 +99,53 @@ impl Error {
         }
     }
 
-    /// Whether the connection is lost, so that no further call can succeed.
+    /// Whether the connection is lost, so that every further call fails.
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
         matches!(self, Self::Broken { .. } | Self::Connection(_))
     }
 }
 
-/// What ends a device: it was stopped, the daemon has gone, or it broke a rule of the virtqueue (virtio 1.2, 2.7).
+/// What ends a device: it was stopped, the daemon is gone, or it broke a rule of the virtqueue
+/// (virtio 1.2, 2.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The daemon has closed the connection.
     #[error("it has closed the connection")]
     HungUp,
-    /// The driver was stopped on purpose.
+    /// The driver was stopped by [`crate::Driver::stop`].
     #[error("the driver was stopped")]
     Stopped,
-    /// The used index claims more than was handed over.
+    /// The used index claims more requests than are in flight.
     #[error(
         "on queue {queue} it claims to have used {claimed} requests where {in_flight} are in flight"
     )]
     UsedIndex {
         /// The queue's number.
         queue: usize,
-        /// What the index says has come back.
+        /// Requests returned, by the used index.
         claimed: u16,
-        /// What can have.
+        /// Requests in flight.
         in_flight: u16,
     },
-    /// The used ring names something that was not handed over.
+    /// The used ring names a descriptor chain that the device does not have.
     #[error("on queue {queue} it gave back descriptor {head}, which it does not have")]
     UsedHead {
         /// The queue's number.
         queue: usize,
-        /// What the used ring says.
+        /// The head that the used ring names.
         head: u32,
     },
-    /// The used ring claims more bytes than there was room for.
+    /// The used ring claims more bytes than the chain has room for.
     #[error(
         "on queue {queue} it claims to have written {len} bytes where there was room for {room}"
     )]
     UsedLength {
         /// The queue's number.
         queue: usize,
-        /// What the used ring says, in bytes.
+        /// Bytes written, by the used ring.
         len: u32,
-        /// What there was room for, in bytes.
+        /// Bytes that the chain has room for.
         room: u32,
     },
     /// The host cannot wait for the daemon.
@@ -152,16 +153,16 @@ pub enum Fault {
     Wait(Errno),
 }
 
-/// How an answer can make no sense.
+/// What is wrong with a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadReply {
-    /// There is not even a header.
-    #[error("{written} bytes hold no header")]
+    /// It is too short for a header.
+    #[error("{written} bytes are too few for a header")]
     NoHeader {
-        /// Bytes that were written, by the used ring.
+        /// Bytes written, by the used ring.
         written: u32,
     },
-    /// Header and used ring tell different lengths.
+    /// Header and used ring disagree about the length.
     #[error("its header counts {len} bytes where {written} were written")]
     Length {
         /// Bytes by the header.
@@ -174,32 +175,32 @@ pub enum BadReply {
     Unique {
         /// Number of the request.
         expected: u64,
-        /// Number in the answer.
+        /// Number in the reply.
         found: u64,
     },
-    /// Its error is none, or comes with data.
+    /// Its error is not a negated errno, or comes with data.
     #[error("it gives {error} as error, with {written} bytes in all")]
     Error {
-        /// What should be zero or a negated errno.
+        /// The error: should be zero or a negated errno.
         error: i32,
-        /// Bytes of the answer.
+        /// Bytes of the reply.
         written: u32,
     },
-    /// It claims to have done more than it was asked.
+    /// It counts more bytes than the request asked for.
     #[error("it counts {counted} bytes where {asked} were asked for")]
     Count {
-        /// What the answer counts.
+        /// Bytes that the reply counts.
         counted: u64,
-        /// What was asked for.
+        /// Bytes that the request asked for.
         asked: u64,
     },
-    /// A directory entry's name is none.
+    /// A directory entry's name is empty or has a slash in it.
     #[error("a name of {len} bytes in it is empty or a path")]
     Name {
         /// Length of the name, in bytes.
         len: usize,
     },
-    /// INIT agreed on nothing that can be spoken.
+    /// INIT's reply has a version that this driver does not speak.
     #[error("it speaks FUSE {major}.{minor}")]
     Version {
         /// Major version.
@@ -207,7 +208,7 @@ pub enum BadReply {
         /// Minor version.
         minor: u32,
     },
-    /// Its contents are not what the operation answers with.
+    /// Its payload does not decode.
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }

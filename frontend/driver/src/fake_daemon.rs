@@ -1,4 +1,4 @@
-//! A daemon for tests, in this process: it answers each request as a function says.
+//! A daemon for tests, in this process: a function answers each request.
 
 use std::io::{Read, Write};
 use std::iter;
@@ -14,23 +14,24 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::core::Core;
-use super::fake::FakeDevice;
-use super::{Driver, Options, Session, Wishes};
+use super::fake_device::FakeDevice;
+use super::{Driver, FuseSession, InitOptions, Options};
 use gangplank_vhost_user::feature;
 
-/// In which order requests are answered that were made together.
+/// The order in which the daemon answers requests that arrived together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// As they were made.
+pub(crate) enum ReplyOrder {
+    /// In the order of arrival.
     #[default]
     Forward,
-    /// The last one first, of those that come within some milliseconds: as by threads of a daemon.
+    /// The last one first, among those that arrive within some milliseconds: as a daemon with
+    /// several threads does.
     Backward,
 }
 
-impl Order {
-    /// How often the rings are looked at.
-    const fn look(self) -> Duration {
+impl ReplyOrder {
+    /// Time between two looks at the rings.
+    const fn poll_interval(self) -> Duration {
         match self {
             Self::Forward => Duration::from_micros(50),
             Self::Backward => Duration::from_millis(5),
@@ -38,7 +39,7 @@ impl Order {
     }
 }
 
-/// What a request is answered with: the bytes behind the header, or an errno.
+/// The answer to a request: the bytes behind the header, or an errno.
 pub(crate) type Reply = std::result::Result<Vec<u8>, Errno>;
 
 /// A daemon that serves until it is dropped.
@@ -50,9 +51,9 @@ pub(crate) struct FakeDaemon {
 }
 
 impl FakeDaemon {
-    /// `answer` is given each request's header and what is behind it, with the data of a WRITE.
+    /// `answer` gets each request's header and the bytes behind it, with the data of a WRITE.
     pub(crate) fn start(
-        order: Order,
+        order: ReplyOrder,
         answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
     ) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -73,8 +74,8 @@ impl FakeDaemon {
         }
     }
 
-    pub(crate) fn session(&self) -> Session {
-        self.driver.session(&Wishes::default()).unwrap()
+    pub(crate) fn session(&self) -> FuseSession {
+        self.driver.session(&InitOptions::default()).unwrap()
     }
 }
 
@@ -88,7 +89,7 @@ impl Drop for FakeDaemon {
     }
 }
 
-/// vhost-user: a daemon without protocol features answers GET_FEATURES and nothing else.
+/// vhost-user: a daemon without protocol features answers GET_FEATURES alone.
 fn converse(mut stream: UnixStream) {
     let mut header = [0; 12];
     while stream.read_exact(&mut header).is_ok() {
@@ -106,7 +107,7 @@ fn converse(mut stream: UnixStream) {
 fn serve(
     core: &Core,
     stop: &AtomicBool,
-    order: Order,
+    order: ReplyOrder,
     mut answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
 ) {
     let mut devices: Vec<FakeDevice> = core
@@ -120,7 +121,7 @@ fn serve(
     while !stop.load(Ordering::Relaxed) {
         for (device, queue) in devices.iter_mut().zip(&core.queues) {
             let mut chains: Vec<_> = iter::from_fn(|| device.take()).collect();
-            if order == Order::Backward {
+            if order == ReplyOrder::Backward {
                 chains.reverse();
             }
             for (head, segments) in chains {
@@ -137,7 +138,7 @@ fn serve(
                 queue.call().write(1).unwrap();
             }
         }
-        thread::sleep(order.look());
+        thread::sleep(order.poll_interval());
     }
 }
 

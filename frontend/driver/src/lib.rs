@@ -1,246 +1,49 @@
-//! A virtio-fs driver in user space: any program uses a virtio-fs daemon as a guest would, without a guest.
+//! A virtio-fs driver in user space: any program uses a virtio-fs daemon as a guest would, without
+//! a guest.
 //!
 //! ```text
 //!   Driver::connect ── vhost-user, memory, rings ──> Driver
-//!   Driver::session ── INIT ───────────────────────> Session ── lookup, open, read ... ──> values
-//!                                                       │
-//!                                                       └───── submit(call) ──> Pending ── wait ──> value
+//!   Driver::session ── INIT ───────────────────────> FuseSession ── lookup, open, ... ──> values
+//!                                                    │
+//!                                                    └── submit(call) ──> Pending ── wait ──> value
 //! ```
 //!
-//! A [`Session`] is cloned for as many threads as want one; requests of all of them are in flight on the same queues at once.
-//! [`call`] has every operation as a function. File data stays where the daemon has put it ([`Data`]), or is sent from where a
-//! file was read into ([`Buffer`]), and is never copied.
+//! A [`FuseSession`] is cloned for each thread that uses it. Requests of all threads are in flight
+//! on the same queues at once. [`call`] has every operation as a function. File data stays where
+//! the daemon has put it ([`Data`]), or is sent from the [`Buffer`] that a file was read into, and
+//! is never copied.
 //!
-//! The daemon is not trusted: what it says of a ring or of an answer is checked, and a daemon that breaks the rules, or goes,
-//! turns every call into [`Error::Broken`]. Nothing waits without a limit.
+//! The driver does not trust the daemon: it checks what the daemon writes into a ring or a reply. A
+//! daemon that breaks the rules or closes the connection turns every call into [`Error::Broken`].
+//! Every wait has a limit.
 
-mod bell;
 pub mod call;
 mod core;
+mod device;
 mod error;
 #[cfg(test)]
-mod fake;
+mod fake_daemon;
 #[cfg(test)]
-pub(crate) mod fake_daemon;
+mod fake_device;
 pub mod file_client;
+mod fuse_session;
 mod memory;
+mod options;
 mod pending;
+mod reply;
+mod request;
 mod ring;
-mod session;
+mod sender;
 mod slots;
+mod wakeup;
 
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
-
-pub use call::{Call, Entry};
+pub use call::DirEntry;
+pub use device::Driver;
 pub use error::{BadReply, Error, Fault, Result};
-use gangplank_vhost_user::client as vhost_user;
-use gangplank_vhost_user::client::{Deadlines, FsConfig, RingSetup, Socket};
-use gangplank_vhost_user::feature;
+pub use fuse_session::{FuseSession, InitOptions};
 pub use memory::Buffer;
-pub use pending::{Data, Pending};
-pub use session::{Caller, Session, Wishes};
-
-use self::bell::Bell;
-use self::core::{Core, Queue};
-use self::memory::Memory;
-use self::ring::Ring;
-use self::slots::Slots;
-
-/// Largest ring (virtio 1.2, 2.7).
-const MAX_QUEUE_SIZE: u16 = 1 << 15;
-
-/// Most request queues: a ring's number has 8 bits (vhost-user, SET_VRING_KICK).
-const MAX_REQUEST_QUEUES: usize = 255;
-
-/// Shared memory beside the buffers for each descriptor: its slot, its part of the ring.
-const PER_DESCRIPTOR: u64 = 8192 + 64;
-
-/// How to wait for answers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Waiting {
-    /// Asleep, until the daemon notifies.
-    #[default]
-    Asleep,
-    /// Looking all the time: quickest, and takes a processor. For measurements.
-    Busy,
-}
-
-/// What kind of driver to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Request queues to use; all that the daemon has if `None`.
-    pub request_queues: Option<usize>,
-    /// Descriptors in each ring: a power of two, 4 to 32768. With indirect descriptors that many requests can be in flight,
-    /// without a quarter of it.
-    pub queue_size: u16,
-    /// Use indirect descriptors where they are offered.
-    pub indirect: bool,
-    /// Ask for notifications by index where that is offered.
-    pub event_idx: bool,
-    /// Bytes of shared memory for file data and what else is large. The host gives them when they are used.
-    pub buffers: u64,
-    /// How to wait for answers.
-    pub waiting: Waiting,
-    /// How long a call may take, unless its session says otherwise.
-    pub limit: Duration,
-    /// How long the daemon may take to be set up.
-    pub deadlines: Deadlines,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            request_queues: None,
-            queue_size: 128,
-            indirect: true,
-            event_idx: true,
-            buffers: 128 << 20,
-            waiting: Waiting::Asleep,
-            limit: Duration::from_secs(30),
-            deadlines: Deadlines::default(),
-        }
-    }
-}
-
-/// A virtio-fs device in use. Cheap to clone; the connection ends with the last of it and its sessions.
-#[derive(Debug, Clone)]
-pub struct Driver {
-    core: Arc<Core>,
-    limit: Duration,
-}
-
-impl Driver {
-    /// Connects to the daemon at `socket` and starts its rings.
-    ///
-    /// # Errors
-    /// [`Error::Connection`] for whatever the daemon does not do, [`Error::NoQueue`] if it has fewer queues than wanted.
-    pub fn connect(socket: &Path, options: &Options) -> Result<Self> {
-        Self::start(Socket::connect(socket, options.deadlines)?, options)
-    }
-
-    /// The same on a connection that is there already; `daemon` names it in messages.
-    ///
-    /// # Errors
-    /// As [`Driver::connect`].
-    pub fn on_stream(stream: UnixStream, daemon: &Path, options: &Options) -> Result<Self> {
-        let limit = options.deadlines.answer;
-        Self::start(Socket::from_stream(stream, daemon, limit), options)
-    }
-
-    fn start(socket: Socket, options: &Options) -> Result<Self> {
-        let size = options.queue_size;
-        if !size.is_power_of_two() || !(4..=MAX_QUEUE_SIZE).contains(&size) {
-            let what = "a ring has a power of two of descriptors, 4 to 32768";
-            return Err(vhost_user::Error::Misuse(what).into());
-        }
-        let hang_up = Arc::new(socket.hang_up()?);
-        let daemon = vhost_user::Messages::daemon(&socket).to_owned();
-        let mut connection = vhost_user::Backend::negotiate(socket)?;
-        let count = request_queues(&connection, options)? + 1;
-        let mut wanted = feature::VERSION_1;
-        if options.indirect {
-            wanted |= feature::INDIRECT_DESC;
-        }
-        if options.event_idx {
-            wanted |= feature::EVENT_IDX;
-        }
-        let features = wanted & connection.offered();
-        let indirect = features & feature::INDIRECT_DESC != 0;
-        let event_idx = features & feature::EVENT_IDX != 0;
-
-        let rings = count as u64 * u64::from(size) * PER_DESCRIPTOR;
-        let memory = Arc::new(Memory::new(options.buffers.saturating_add(rings))?);
-        let queues = (0..count)
-            .map(|index| {
-                let ring = Ring::new(&memory, index, size, event_idx)?;
-                let slots = Slots::new(&memory, index, ring, indirect)?;
-                Queue::new(slots, Bell::new(&hang_up)?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let setups: Vec<_> = queues.iter().enumerate().map(ring_setup).collect();
-        connection.start(features, &[memory.region()], &setups)?;
-        let core = Core {
-            connection: Mutex::new(connection),
-            daemon,
-            memory,
-            queues,
-            waiting: options.waiting,
-            broken: OnceLock::new(),
-            last_unique: AtomicU64::new(0),
-        };
-        Ok(Self {
-            core: Arc::new(core),
-            limit: options.limit,
-        })
-    }
-
-    /// Opens a FUSE session. One at a time: the daemon ends the one before.
-    ///
-    /// # Errors
-    /// The daemon's errno, or why there is no answer.
-    pub fn session(&self, wishes: &Wishes) -> Result<Session> {
-        Session::begin(Arc::clone(&self.core), wishes, self.limit)
-    }
-
-    /// The device's configuration; `None` if the daemon has none to tell.
-    #[must_use]
-    pub fn config(&self) -> Option<FsConfig> {
-        let connection = self.core.connection.lock();
-        let connection = connection.unwrap_or_else(PoisonError::into_inner);
-        connection.config().copied()
-    }
-
-    /// Request queues in use.
-    #[must_use]
-    pub fn request_queues(&self) -> usize {
-        self.core.queues.len().saturating_sub(1)
-    }
-
-    /// Stops the rings in good order: the daemon finishes what it has in hand before it answers. Calls fail from now on.
-    ///
-    /// # Errors
-    /// The daemon fails to answer.
-    pub fn stop(&self) -> Result<()> {
-        let connection = self.core.connection.lock();
-        let stopped = connection.unwrap_or_else(PoisonError::into_inner).stop();
-        self.core.declare_broken(Fault::Stopped);
-        stopped?;
-        Ok(())
-    }
-}
-
-fn ring_setup((index, queue): (usize, &Queue)) -> RingSetup<'_> {
-    let (addresses, size) = queue.layout();
-    RingSetup {
-        index,
-        size,
-        addresses,
-        base: 0,
-        call: queue.call(),
-        kick: queue.kick(),
-        error: None,
-    }
-}
-
-/// How many request queues to use. Without MQ and configuration a device has one.
-fn request_queues(connection: &vhost_user::Backend<Socket>, options: &Options) -> Result<usize> {
-    let by_config = connection.config().map(FsConfig::num_request_queues);
-    let by_config = by_config.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-    let by_rings = connection.max_rings();
-    let by_rings = by_rings.map(|count| usize::try_from(count.saturating_sub(1)).unwrap_or(1));
-    let available = match (by_config, by_rings) {
-        (Some(config), Some(rings)) => config.min(rings),
-        (Some(count), None) | (None, Some(count)) => count,
-        (None, None) => 1,
-    }
-    .min(MAX_REQUEST_QUEUES);
-    let wanted = options.request_queues.unwrap_or(available).max(1);
-    if wanted > available {
-        return Err(Error::NoQueue { wanted, available });
-    }
-    Ok(wanted)
-}
+pub use options::{Options, WaitMode};
+pub use pending::Pending;
+pub use reply::Data;
+pub use request::Call;
+pub use sender::Caller;

@@ -1,15 +1,17 @@
-//! Memory shared with the daemon, and who has which part of it.
+//! Memory shared with the daemon, and its allocation.
 //!
-//! It is a file without a name, mapped on both sides. The file is sealed against shrinking, since whoever touches a page behind
-//! a file's end is killed by SIGBUS. No Rust reference points into it: the daemon may write anywhere at any time.
+//! It is an unnamed file that both sides map. The file is sealed against shrinking, because access
+//! to a page beyond the end of a file kills the process by SIGBUS. No Rust reference points into
+//! it: the daemon may write anywhere at any time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use gangplank_vhost_user::client::Region;
+use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use vm_memory::{
@@ -18,27 +20,29 @@ use vm_memory::{
 
 use super::error::{Error, Result};
 
-/// Parts begin at multiples of this many bytes, so that a daemon can use them for direct I/O.
+/// Ranges begin at multiples of this many bytes, so that a daemon can use them for direct I/O.
 const PAGE: u64 = 4096;
 
-/// The first guest address: not zero, so that a forgotten address is a wrong one.
+/// The first guest address. It is not zero, so that an address that was never set is invalid.
 const BASE: u64 = 0x1_0000_0000;
 
-/// The memory. Addresses are guest physical addresses, and always the driver's own: nothing the daemon says becomes one.
+/// The memory. Addresses are guest physical addresses and always come from the driver: nothing that
+/// the daemon says becomes one.
 #[derive(Debug)]
 pub(super) struct Memory {
     file: File,
     map: MmapRegion,
     len: u64,
-    /// Parts nobody has: address to length.
+    /// Free ranges: address to length.
     free: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Memory {
-    /// Makes `len` bytes, rounded up to whole pages. The host gives them page by page, when they are first touched.
+    /// Makes `len` bytes, rounded up to whole pages. The host provides a page when it is first
+    /// touched.
     pub(super) fn new(len: u64) -> Result<Self> {
         let failed = |source: std::io::Error| Error::System {
-            what: "making memory to share with the daemon",
+            what: "make memory to share with the daemon",
             source,
         };
         let len = len.max(PAGE).next_multiple_of(PAGE);
@@ -60,7 +64,7 @@ impl Memory {
         })
     }
 
-    /// The memory as SET_MEM_TABLE wants it.
+    /// The memory as SET_MEM_TABLE sends it.
     pub(super) fn region(&self) -> Region<'_> {
         Region {
             guest_address: BASE,
@@ -70,10 +74,10 @@ impl Memory {
         }
     }
 
-    /// Takes `len` bytes, whatever is in them, until they are given back by [`Memory::release`].
+    /// Allocates `len` bytes with undefined contents. [`Memory::release`] frees them.
     pub(super) fn allocate(&self, len: usize) -> Result<u64> {
         let len = rounded(len);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         let found = free.iter().find(|(_, room)| **room >= len);
         let (address, room) = found
             .map(|(address, room)| (*address, *room))
@@ -85,9 +89,9 @@ impl Memory {
         Ok(address)
     }
 
-    /// Gives back what [`Memory::allocate`] gave. The daemon must be done with it.
+    /// Frees what [`Memory::allocate`] returned. The daemon must have finished with it.
     pub(super) fn release(&self, address: u64, len: usize) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         let (mut start, mut len) = (address, rounded(len));
         if let Some(behind) = free.remove(&(start + len)) {
             len += behind;
@@ -105,7 +109,7 @@ impl Memory {
     /// `len` bytes at `address`.
     ///
     /// # Panics
-    /// Outside the memory; every address comes from [`Memory::allocate`].
+    /// If the range is outside the memory. Every address comes from [`Memory::allocate`].
     pub(super) fn slice(&self, address: u64, len: usize) -> VolatileSlice<'_> {
         let offset = address.checked_sub(BASE);
         offset
@@ -114,19 +118,20 @@ impl Memory {
             .expect("addresses are the driver's own, and within its memory")
     }
 
-    /// Copies `bytes` in.
+    /// Copies `bytes` to `address`.
     pub(super) fn write(&self, address: u64, bytes: &[u8]) {
         self.slice(address, bytes.len()).copy_from(bytes);
     }
 
-    /// Copies `len` bytes out.
+    /// Copies `len` bytes from `address`.
     pub(super) fn read(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.slice(address, len).copy_to(&mut bytes);
         bytes
     }
 
-    /// Stores a number after everything that was written before. `address` is aligned to the number's size.
+    /// Stores a number after everything that was written before it (release). `address` is aligned
+    /// to the number's size.
     pub(super) fn store<T: AtomicAccess>(&self, address: u64, value: T) {
         let stored: std::result::Result<(), VolatileMemoryError> = self
             .slice(address, size_of::<T>())
@@ -134,7 +139,8 @@ impl Memory {
         stored.expect("rings are aligned");
     }
 
-    /// Loads a number before everything that is read after. `address` is aligned to the number's size.
+    /// Loads a number before everything that is read after it (acquire). `address` is aligned to
+    /// the number's size.
     pub(super) fn load<T: AtomicAccess>(&self, address: u64) -> T {
         let loaded: std::result::Result<T, VolatileMemoryError> = self
             .slice(address, size_of::<T>())
@@ -147,9 +153,10 @@ fn rounded(len: usize) -> u64 {
     (len as u64).max(1).next_multiple_of(PAGE)
 }
 
-/// Part of the memory that the driver shares with the daemon, to hold file data: what is in it is never copied on its way.
+/// A range of the memory that the driver shares with the daemon, for file data, which is never
+/// copied on its way.
 ///
-/// It belongs to one request at a time; the memory goes back when it is dropped.
+/// It belongs to one request at a time. Dropping it frees the memory.
 #[derive(Debug)]
 pub struct Buffer {
     memory: Arc<Memory>,
@@ -171,21 +178,22 @@ impl Buffer {
         self.address
     }
 
-    /// Its length, in bytes.
+    /// Length, in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds nothing.
+    /// Whether its length is zero.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The bytes in place. Files read and write them by `vm_memory::ReadVolatile` and `WriteVolatile`.
+    /// The bytes in place. Files read into them and write from them by `vm_memory::ReadVolatile`
+    /// and `WriteVolatile`.
     ///
-    /// A daemon that breaks the rules may change them at any time; copy before looking twice.
+    /// A daemon that breaks the rules may change them at any time: copy before reading twice.
     #[must_use]
     pub fn bytes(&self) -> VolatileSlice<'_> {
         self.memory.slice(self.address, self.len)

@@ -1,107 +1,29 @@
-//! A request in flight, and the answer it gets.
+//! A request in flight.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
-use gangplank_fuse::{InterruptIn, NodeId, Opcode, Operation, OutHeader, Unique};
-use rustix::io::Errno;
-use vm_memory::VolatileSlice;
-use zerocopy::FromBytes;
+use gangplank_fuse::{InterruptIn, NodeId, Opcode, Operation, Unique};
 
-use super::core::Core;
-use super::error::{BadReply, Error, Result};
-use super::memory::Buffer;
-use super::session::Session;
-use super::slots::Finished;
+use super::error::{Error, Result};
+use super::reply::{Decode, examine};
+use super::sender::Sender;
 
-/// Most negative error of an answer (fs/fuse/dev.c takes what is above -512 and not positive).
-const LEAST_ERROR: i32 = -511;
-
-/// File data where the daemon has put it, or will find it.
-#[derive(Debug)]
-pub struct Data {
-    buffer: Buffer,
-    len: usize,
-}
-
-impl Data {
-    /// The first `len` bytes of `buffer`, at most all of it.
-    #[must_use]
-    pub fn new(buffer: Buffer, len: usize) -> Self {
-        Self {
-            len: len.min(buffer.len()),
-            buffer,
-        }
-    }
-
-    /// Bytes of data.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is nothing: the file ends before.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The bytes in place; see [`Buffer::bytes`].
-    #[must_use]
-    pub fn bytes(&self) -> VolatileSlice<'_> {
-        let all = self.buffer.bytes();
-        all.subslice(0, self.len).unwrap_or(all)
-    }
-
-    /// A copy of the bytes.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut copy = vec![0; self.len];
-        self.bytes().copy_to(&mut copy);
-        copy
-    }
-
-    /// The buffer, for the next request.
-    #[must_use]
-    pub fn into_buffer(self) -> Buffer {
-        self.buffer
-    }
-}
-
-/// What came back with a request that succeeded.
-#[derive(Debug)]
-pub(super) struct Answer {
-    /// The structures behind the header.
-    pub(super) payload: Vec<u8>,
-    /// The data behind them.
-    pub(super) data: Option<Data>,
-    /// The data that the request sent.
-    pub(super) sent: Option<Data>,
-    /// Most bytes the request asked to be moved, for those that count.
-    pub(super) asked: u64,
-}
-
-/// How an answer becomes a value.
-pub(super) type Decode<T> = fn(Answer) -> std::result::Result<T, BadReply>;
-
-/// A request in flight, that answers with a `T`.
+/// A request in flight, whose reply is a `T`.
 ///
-/// Dropped, nobody waits for it any longer; what it asked for happens all the same.
-#[must_use = "nobody waits for the answer"]
+/// Dropping it gives up the reply; the daemon carries the request out all the same.
+#[must_use = "dropping it gives up the reply"]
 pub struct Pending<T> {
-    core: Arc<Core>,
-    place: Place,
+    sender: Sender,
+    request_slot: RequestSlot,
     decode: Decode<T>,
-    /// The session's, for INTERRUPT and for [`Pending::wait`].
-    session: Session,
-    redeemed: bool,
+    is_taken: bool,
     answers: PhantomData<T>,
 }
 
-/// Which request it is.
+/// Identifies a request in flight.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct RequestSlot {
     pub(super) queue: usize,
     pub(super) slot: u16,
     pub(super) unique: Unique,
@@ -111,77 +33,75 @@ pub(super) struct Place {
 
 impl<T> std::fmt::Debug for Pending<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Pending").field(&self.place).finish()
+        f.debug_tuple("Pending").field(&self.request_slot).finish()
     }
 }
 
 impl<T> Pending<T> {
-    pub(super) const fn new(
-        core: Arc<Core>,
-        session: Session,
-        place: Place,
-        decode: Decode<T>,
-    ) -> Self {
+    pub(super) const fn new(sender: Sender, request_slot: RequestSlot, decode: Decode<T>) -> Self {
         Self {
-            core,
-            place,
+            sender,
+            request_slot,
             decode,
-            session,
-            redeemed: false,
+            is_taken: false,
             answers: PhantomData,
         }
     }
 
     /// The request's number.
     pub const fn unique(&self) -> Unique {
-        self.place.unique
+        self.request_slot.unique
     }
 
-    /// Whether it is answered, so that [`Pending::wait`] does not wait.
+    /// Whether the reply has come, so that [`Pending::wait`] returns at once.
     ///
     /// # Errors
-    /// [`Error::Broken`]: it never will be.
+    /// [`Error::Broken`] if the reply will never come.
     pub fn is_answered(&self) -> Result<bool> {
-        self.core.is_answered(self.place.queue, self.place.slot)
+        self.sender
+            .core
+            .is_answered(self.request_slot.queue, self.request_slot.slot)
     }
 
-    /// Waits for the answer, as long as the session's limit.
+    /// Waits for the reply, at most as long as the session's limit.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn wait(mut self) -> Result<T> {
-        self.redeem(self.session.limit())
+        self.take(self.sender.limit)
     }
 
-    /// Waits for the answer, no longer than `limit`. Afterwards nobody waits for it, whether it has come or not.
+    /// Waits for the reply, at most `limit`. Gives it up if it has not come by then.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn wait_within(mut self, limit: Duration) -> Result<T> {
-        self.redeem(limit)
+        self.take(limit)
     }
 
-    /// Asks the daemon to abandon the request. It is answered all the same, with EINTR if the daemon gave it up.
+    /// Asks the daemon to abandon the request. The daemon replies all the same, with EINTR if it
+    /// has abandoned the request.
     ///
     /// # Errors
-    /// EAGAIN in [`Error::Errno`]: the daemon does not know the request yet, or any more; or why it could not be told.
+    /// EAGAIN in [`Error::Errno`] if the daemon does not know the request yet, or has replied
+    /// already; or the reason why INTERRUPT could not be sent.
     pub fn interrupt(&self) -> Result<()> {
-        let unique = self.place.unique.get();
+        let unique = self.request_slot.unique.get();
         let operation = Operation::Interrupt(InterruptIn { unique });
-        self.session
-            .tell(NodeId::default(), Unique::new(unique | 1), operation, true)
+        self.sender
+            .send_hiprio(NodeId::default(), Unique::new(unique | 1), operation, true)
     }
 
-    fn redeem(&mut self, limit: Duration) -> Result<T> {
-        let Place {
+    fn take(&mut self, limit: Duration) -> Result<T> {
+        let RequestSlot {
             queue,
             slot,
             unique,
             opcode,
             asked,
-        } = self.place;
-        let finished = self.core.answer(queue, slot, opcode, limit)?;
-        self.redeemed = true;
+        } = self.request_slot;
+        let finished = self.sender.core.answer(queue, slot, opcode, limit)?;
+        self.is_taken = true;
         let bad = |source| Error::Reply { opcode, source };
         let answer = examine(opcode, unique, asked, finished)?;
         (self.decode)(answer).map_err(bad)
@@ -190,123 +110,10 @@ impl<T> Pending<T> {
 
 impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
-        if !self.redeemed {
-            self.core.abandon(self.place.queue, self.place.slot);
+        if !self.is_taken {
+            self.sender
+                .core
+                .abandon(self.request_slot.queue, self.request_slot.slot);
         }
-    }
-}
-
-/// Looks at a request that came back: header, length, number, errno.
-pub(super) fn examine(
-    opcode: Opcode,
-    unique: Unique,
-    asked: u64,
-    finished: Finished,
-) -> Result<Answer> {
-    let bad = |source| Error::Reply { opcode, source };
-    let written = finished.written;
-    let mut payload = finished.reply;
-    // virtiofsd 1.14 gives DESTROY back without an answer.
-    if written == 0 && (!opcode.expects_reply() || opcode == Opcode::Destroy) {
-        return Ok(Answer {
-            payload,
-            data: None,
-            sent: None,
-            asked,
-        });
-    }
-    let (header, _) =
-        OutHeader::read_from_prefix(&payload).map_err(|_| bad(BadReply::NoHeader { written }))?;
-    if header.len != written {
-        let len = header.len;
-        return Err(bad(BadReply::Length { len, written }));
-    }
-    // INTERRUPT is answered, if at all, by its own number or by the one it is about.
-    let same = header.unique == unique.get()
-        || (opcode == Opcode::Interrupt && header.unique | 1 == unique.get());
-    if !same {
-        return Err(bad(BadReply::Unique {
-            expected: unique.get(),
-            found: header.unique,
-        }));
-    }
-    match header.error {
-        0 => {}
-        error @ LEAST_ERROR..0 if payload.len() == size_of::<OutHeader>() => {
-            let errno = Errno::from_raw_os_error(-error);
-            return Err(Error::Errno { opcode, errno });
-        }
-        error => return Err(bad(BadReply::Error { error, written })),
-    }
-    payload.drain(..size_of::<OutHeader>());
-    let to_data = |(buffer, len)| Data::new(buffer, usize::try_from(len).unwrap_or(usize::MAX));
-    Ok(Answer {
-        payload,
-        data: finished.received.map(to_data),
-        sent: finished.sent.map(to_data),
-        asked,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use zerocopy::IntoBytes;
-
-    use super::*;
-
-    fn finished(len: u32, error: i32, unique: u64, payload: &[u8], written: u32) -> Finished {
-        let header = OutHeader { len, error, unique };
-        Finished {
-            written,
-            reply: [header.as_bytes(), payload].concat(),
-            received: None,
-            sent: None,
-        }
-    }
-
-    fn look(finished: Finished) -> Result<Answer> {
-        examine(Opcode::Getattr, Unique::new(6), 0, finished)
-    }
-
-    #[test]
-    fn a_good_answer_gives_its_payload() {
-        let answer = look(finished(20, 0, 6, b"attr", 20)).unwrap();
-        assert_eq!(answer.payload, b"attr");
-    }
-
-    #[test]
-    fn an_errno_is_the_callers() {
-        let error = look(finished(16, -2, 6, b"", 16)).unwrap_err();
-        assert_eq!(error.errno(), Some(Errno::NOENT));
-    }
-
-    #[test]
-    fn answers_that_contradict_themselves_are_refused() {
-        let cases = [
-            finished(16, 0, 6, b"", 20),
-            finished(20, 0, 6, b"attr", 16),
-            finished(16, 0, 8, b"", 16),
-            finished(16, 2, 6, b"", 16),
-            finished(16, -512, 6, b"", 16),
-            finished(16, i32::MIN, 6, b"", 16),
-            finished(20, -2, 6, b"attr", 20),
-        ];
-        for case in cases {
-            let text = format!("{case:?}");
-            assert!(matches!(look(case), Err(Error::Reply { .. })), "{text}");
-        }
-        let nothing = Finished {
-            written: 0,
-            reply: Vec::new(),
-            received: None,
-            sent: None,
-        };
-        assert!(matches!(
-            look(nothing),
-            Err(Error::Reply {
-                source: BadReply::NoHeader { written: 0 },
-                ..
-            })
-        ));
     }
 }

@@ -1,8 +1,9 @@
 //! The driver's side of a split virtqueue (virtio 1.2, 2.7).
 //!
-//! Everything the driver has to rely on is kept privately, since the daemon could rewrite all that it shares: how many chains are
-//! out, where reading goes on. From the daemon's memory come three things only: how far it has got, and of each chain its head
-//! and a length; all are checked here or by whoever knows the chains.
+//! The daemon can rewrite all memory that it shares, so the driver keeps a private copy of what it
+//! relies on: the number of chains in flight, and the next entry to read. The driver reads three
+//! things from shared memory: the used index, and the head and length of each used chain. This
+//! module checks the index, and the owner of the chains checks head and length.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -22,28 +23,28 @@ const WRITE: u16 = 2;
 /// It is a table of descriptors (`VIRTQ_DESC_F_INDIRECT`).
 const INDIRECT: u16 = 4;
 
-/// Of the available ring's flags: no notification, please (`VIRTQ_AVAIL_F_NO_INTERRUPT`).
+/// Flag of the available ring: do not notify (`VIRTQ_AVAIL_F_NO_INTERRUPT`).
 const NO_INTERRUPT: u16 = 1;
-/// Of the used ring's flags: no kick, please (`VIRTQ_USED_F_NO_NOTIFY`).
+/// Flag of the used ring: do not kick (`VIRTQ_USED_F_NO_NOTIFY`).
 const NO_NOTIFY: u16 = 1;
 
 /// A piece of memory in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// Where.
+    /// Guest address.
     pub(super) address: u64,
-    /// How long, in bytes.
+    /// Length, in bytes.
     pub(super) len: u32,
-    /// For the device to write, not to read.
+    /// Whether the device writes it; otherwise the device reads it.
     pub(super) writable: bool,
 }
 
-/// A chain that came back.
+/// A chain that the device has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Used {
-    /// What the device says its head is; any number.
+    /// The chain's head, by the device: any number.
     pub(super) head: u32,
-    /// What the device says it has written; any number.
+    /// The bytes written, by the device: any number.
     pub(super) len: u32,
 }
 
@@ -62,7 +63,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A fresh ring of `size` descriptors, a power of two.
+    /// An empty ring of `size` descriptors, a power of two.
     pub(super) fn new(
         memory: &Arc<Memory>,
         index: usize,
@@ -111,7 +112,7 @@ impl Ring {
         write_chain(&self.memory, table, first, segments);
     }
 
-    /// Writes a chain into a table of its own at `table`, and into descriptor `head` where that is.
+    /// Writes a chain into a table at `table`, and the table into descriptor `head`.
     pub(super) fn indirect_chain(&self, head: u16, table: u64, segments: &[Segment]) {
         write_chain(&self.memory, table, 0, segments);
         let len = u32::try_from(segments.len() * DESCRIPTOR_LEN).unwrap_or(u32::MAX);
@@ -120,7 +121,7 @@ impl Ring {
         self.memory.write(at, &bytes);
     }
 
-    /// Makes the chain at `head` available. Whether the device wants to be kicked for it.
+    /// Makes the chain at `head` available. Returns whether the device asks to be kicked.
     pub(super) fn publish(&mut self, head: u16) -> bool {
         let entry = u64::from(self.available % self.size);
         let base = self.addresses.available;
@@ -128,7 +129,7 @@ impl Ring {
         let old = self.available;
         self.available = old.wrapping_add(1);
         self.memory.store(base + 2, self.available);
-        // The index must be out before it is looked up what the device asks for.
+        // The index must be visible before the driver reads what the device asks for.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event: u16 = self.memory.load(self.available_event());
@@ -139,10 +140,10 @@ impl Ring {
         }
     }
 
-    /// The next chain that came back.
+    /// The next chain that the device has returned.
     ///
     /// # Errors
-    /// [`Fault::UsedIndex`] if more came back than was out.
+    /// [`Fault::UsedIndex`] if the device claims more chains than are in flight.
     pub(super) fn take_used(&mut self) -> std::result::Result<Option<Used>, Fault> {
         let claimed = self.claimed();
         let in_flight = self.in_flight();
@@ -165,37 +166,39 @@ impl Ring {
         }))
     }
 
-    /// Asks to be notified of the next chain that comes back. Whether one has come meanwhile, and perhaps without notice.
+    /// Asks to be notified of the next used chain. Returns whether a chain came before the request
+    /// was visible, possibly without a notification.
     pub(super) fn ask_for_notice(&self) -> bool {
         if self.event_idx {
             self.memory.store(self.used_event(), self.used);
         } else {
             self.memory.store(self.addresses.available, 0_u16);
         }
-        // The wish must be out before it is looked up whether it came too late.
+        // The request must be visible before the driver checks whether it came too late.
         fence(Ordering::SeqCst);
         self.claimed() != 0
     }
 
-    /// Asks for no notifications. By index there is nothing to do: what was asked for comes once.
+    /// Asks for no notifications. With event indices there is nothing to do: each request is for
+    /// one notification.
     pub(super) fn decline_notice(&self) {
         if !self.event_idx {
             self.memory.store(self.addresses.available, NO_INTERRUPT);
         }
     }
 
-    /// Chains that the device claims to have given back beyond those taken.
+    /// Chains that the device claims to have returned beyond those taken.
     fn claimed(&self) -> u16 {
         let index: u16 = self.memory.load(self.addresses.used + 2);
         index.wrapping_sub(self.used)
     }
 
-    /// Where the driver says from which used index on it wants to be notified.
+    /// Address of the used index at which the driver wants a notification.
     fn used_event(&self) -> u64 {
         self.addresses.available + 4 + 2 * u64::from(self.size)
     }
 
-    /// Where the device says from which available index on it wants to be kicked.
+    /// Address of the available index at which the device wants a kick.
     fn available_event(&self) -> u64 {
         self.addresses.used + 4 + 8 * u64::from(self.size)
     }
@@ -227,7 +230,7 @@ fn descriptor(address: u64, len: u32, flags: u16, next: u16) -> [u8; DESCRIPTOR_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::FakeDevice;
+    use crate::fake_device::FakeDevice;
 
     fn ring(size: u16, event_idx: bool) -> (Ring, FakeDevice) {
         let memory = Arc::new(Memory::new(1 << 20).unwrap());

@@ -1,8 +1,8 @@
-//! The requests of one queue: which slot is free, which is in flight, which is answered.
+//! The requests of one queue: each slot is free, in flight or answered.
 //!
-//! A slot is a place in the ring with memory of its own for a small request and a small answer; what is longer gets a buffer.
-//! While a request is in flight its slot owns all of its memory, and keeps it when nobody waits any longer: the daemon may still
-//! write there.
+//! A slot is an entry of the ring with memory for a small request and a small reply; longer ones
+//! get a buffer. While a request is in flight its slot owns all of its memory. The slot keeps it
+//! when the caller gives the request up, because the daemon may still write there.
 
 use std::sync::Arc;
 
@@ -12,65 +12,65 @@ use super::error::{Fault, Result};
 use super::memory::{Buffer, Memory};
 use super::ring::{DESCRIPTOR_LEN, Ring, Segment};
 
-/// Descriptors of the longest chain: request, data to send, answer, data to receive.
+/// Descriptors of the longest chain: request, data to send, reply, data to receive.
 const MAX_SEGMENTS: usize = 4;
 
-/// Memory of a slot, in bytes: table, request, answer.
+/// Bytes of memory of a slot: descriptor table, request, reply.
 const SLOT_LEN: usize = 8192;
-/// Where the request is in it.
+/// Offset of the request.
 const REQUEST_AT: usize = MAX_SEGMENTS * DESCRIPTOR_LEN;
-/// Where the answer is in it.
+/// Offset of the reply.
 const REPLY_AT: usize = 4096;
-/// Longest request it holds.
+/// Bytes of the longest request that fits.
 const REQUEST_ROOM: usize = REPLY_AT - REQUEST_AT;
-/// Longest answer it holds.
+/// Bytes of the longest reply that fits.
 const REPLY_ROOM: usize = SLOT_LEN - REPLY_AT;
 
-/// A request as it goes into the ring.
+/// What a request needs in the ring.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct RequestBuffers {
     /// Header and arguments.
     pub(super) request: Vec<u8>,
-    /// Data behind them, and how many bytes of the buffer.
+    /// The data behind them, and its length in bytes.
     pub(super) send: Option<(Buffer, u32)>,
-    /// Room for the answer's header and structures, in bytes; none if no answer is expected.
+    /// Bytes for the reply's header and structures; zero if no reply is expected.
     pub(super) reply_room: usize,
-    /// Room for data behind them, and how many bytes of the buffer.
+    /// The buffer for data behind them, and its length in bytes.
     pub(super) receive: Option<(Buffer, u32)>,
 }
 
-/// A request that came back.
+/// A request that the device has returned.
 #[derive(Debug)]
-pub(super) struct Finished {
-    /// Bytes that the device says it has written; no more than there was room for.
+pub(super) struct UsedRequest {
+    /// Bytes that the device says it has written; at most as many as there was room for.
     pub(super) written: u32,
-    /// The answer's header and structures, as far as written.
+    /// The reply's header and structures, as far as written.
     pub(super) reply: Vec<u8>,
     /// The data behind them, as far as written.
     pub(super) received: Option<(Buffer, u32)>,
-    /// The data that was sent, as it was handed over.
+    /// The data that was sent, as the caller gave it.
     pub(super) sent: Option<(Buffer, u32)>,
 }
 
 /// The memory of a request in flight.
 #[derive(Debug, Default)]
-struct Held {
-    /// A request too long for the slot, kept for the device to read.
+struct HeldBuffers {
+    /// A request too long for the slot. The device reads it.
     _request: Option<Buffer>,
     /// The data behind the request.
     sent: Option<(Buffer, u32)>,
     reply: Option<Buffer>,
     reply_room: usize,
     receive: Option<(Buffer, u32)>,
-    /// All there is room for, in bytes.
+    /// Bytes that the device may write.
     room: u32,
 }
 
 #[derive(Debug)]
 enum Slot {
     Free,
-    InFlight { held: Held, abandoned: bool },
-    Answered { held: Held, written: u32 },
+    InFlight { held: HeldBuffers, abandoned: bool },
+    Answered { held: HeldBuffers, written: u32 },
 }
 
 /// A ring and the slots in it.
@@ -80,14 +80,14 @@ pub(super) struct Slots {
     memory: Arc<Memory>,
     ring: Ring,
     indirect: bool,
-    /// The slots' memory, one behind another.
+    /// Address of the slots' memory, one after another.
     base: u64,
     slots: Vec<Slot>,
     free: Vec<u16>,
 }
 
 impl Slots {
-    /// The slots of a fresh ring.
+    /// The slots of an empty ring.
     pub(super) fn new(
         memory: &Arc<Memory>,
         queue: usize,
@@ -120,29 +120,32 @@ impl Slots {
         self.slots.len()
     }
 
-    /// Buffers for what a slot cannot hold; to be had before the queue is locked.
-    pub(super) fn spill(memory: &Arc<Memory>, order: &Order) -> Result<Spill> {
+    /// Allocates buffers for what does not fit in a slot. Called before the queue is locked.
+    pub(super) fn overflow(memory: &Arc<Memory>, buffers: &RequestBuffers) -> Result<Overflow> {
         let beyond =
             |len: usize, room: usize| (len > room).then(|| Buffer::new(memory, len)).transpose();
-        Ok(Spill {
-            request: beyond(order.request.len(), REQUEST_ROOM)?,
-            reply: beyond(order.reply_room, REPLY_ROOM)?,
+        Ok(Overflow {
+            request: beyond(buffers.request.len(), REQUEST_ROOM)?,
+            reply: beyond(buffers.reply_room, REPLY_ROOM)?,
         })
     }
 
-    /// Puts a request into a free slot and the ring: the slot, and whether the device wants to be kicked. `None` if no slot is
-    /// free; the order is still there then.
-    pub(super) fn submit(&mut self, order: &mut Option<(Order, Spill)>) -> Option<(u16, bool)> {
-        order.as_ref()?;
+    /// Puts a request into a free slot and the ring. Returns the slot, and whether the device asks
+    /// to be kicked; `None` if no slot is free, and then `buffers` is unchanged.
+    pub(super) fn submit(
+        &mut self,
+        buffers: &mut Option<(RequestBuffers, Overflow)>,
+    ) -> Option<(u16, bool)> {
+        buffers.as_ref()?;
         let slot = self.free.pop()?;
-        let (order, spill) = order.take()?;
+        let (buffers, overflow) = buffers.take()?;
         let memory = self.base + u64::from(slot) * SLOT_LEN as u64;
-        let request = spill
+        let request = overflow
             .request
             .as_ref()
             .map_or(memory + REQUEST_AT as u64, Buffer::address);
-        self.memory.write(request, &order.request);
-        let reply = spill
+        self.memory.write(request, &buffers.request);
+        let reply = overflow
             .reply
             .as_ref()
             .map_or(memory + REPLY_AT as u64, Buffer::address);
@@ -158,22 +161,22 @@ impl Slots {
                 });
             }
         };
-        push(request, length(order.request.len()), false);
-        if let Some((buffer, len)) = &order.send {
+        push(request, length(buffers.request.len()), false);
+        if let Some((buffer, len)) = &buffers.send {
             push(buffer.address(), *len, false);
         }
-        push(reply, length(order.reply_room), true);
-        if let Some((buffer, len)) = &order.receive {
+        push(reply, length(buffers.reply_room), true);
+        if let Some((buffer, len)) = &buffers.receive {
             push(buffer.address(), *len, true);
         }
-        let received = order.receive.as_ref().map_or(0, |(_, len)| *len);
-        let held = Held {
-            _request: spill.request,
-            sent: order.send,
-            reply: spill.reply,
-            reply_room: order.reply_room,
-            receive: order.receive,
-            room: length(order.reply_room).saturating_add(received),
+        let received = buffers.receive.as_ref().map_or(0, |(_, len)| *len);
+        let held = HeldBuffers {
+            _request: overflow.request,
+            sent: buffers.send,
+            reply: overflow.reply,
+            reply_room: buffers.reply_room,
+            receive: buffers.receive,
+            room: length(buffers.reply_room).saturating_add(received),
         };
         let head = if self.indirect {
             self.ring.indirect_chain(slot, memory, &segments);
@@ -192,10 +195,11 @@ impl Slots {
         Some((slot, self.ring.publish(head)))
     }
 
-    /// Takes everything back that the device has used. How many answers that brought.
+    /// Takes back everything that the device has used. Returns the number of replies.
     ///
     /// # Errors
-    /// [`Fault`] if the device gave back what it did not have, or claims what cannot be.
+    /// [`Fault`] if the device returned a chain that it did not have, or claims an impossible
+    /// length.
     pub(super) fn collect(&mut self) -> std::result::Result<usize, Fault> {
         let mut count = 0;
         while let Some(used) = self.ring.take_used()? {
@@ -229,7 +233,7 @@ impl Slots {
         Ok(count)
     }
 
-    /// The slot whose chain has that head.
+    /// The slot whose chain has this head.
     fn slot_of(&self, head: u32) -> Option<u16> {
         let head = u16::try_from(head).ok()?;
         match self.indirect {
@@ -238,8 +242,8 @@ impl Slots {
         }
     }
 
-    /// Takes the answer out of a slot and frees it; `None` while it is in flight.
-    pub(super) fn take_answer(&mut self, slot: u16) -> Option<Finished> {
+    /// Takes the reply out of a slot and frees the slot; `None` while it is in flight.
+    pub(super) fn take_answer(&mut self, slot: u16) -> Option<UsedRequest> {
         let entry = self.slots.get_mut(usize::from(slot))?;
         let Slot::Answered { held, written } = entry else {
             return None;
@@ -255,7 +259,7 @@ impl Slots {
         let received = held
             .receive
             .map(|(buffer, room)| (buffer, beyond.min(room)));
-        Some(Finished {
+        Some(UsedRequest {
             written,
             reply,
             received,
@@ -263,13 +267,13 @@ impl Slots {
         })
     }
 
-    /// Whether the answer is there.
+    /// Whether the reply has come.
     pub(super) fn is_answered(&self, slot: u16) -> bool {
         let entry = self.slots.get(usize::from(slot));
         matches!(entry, Some(Slot::Answered { .. }))
     }
 
-    /// Nobody waits for the answer any longer: the slot is freed as soon as the device is done with it.
+    /// Gives up the reply: the slot is freed when the device returns the request.
     pub(super) fn abandon(&mut self, slot: u16) {
         let Some(entry) = self.slots.get_mut(usize::from(slot)) else {
             return;
@@ -284,7 +288,7 @@ impl Slots {
         }
     }
 
-    /// Asks to be notified of the next answer. Whether one has come meanwhile.
+    /// Asks to be notified of the next reply. Returns whether one has come meanwhile.
     pub(super) fn ask_for_notice(&self) -> bool {
         self.ring.ask_for_notice()
     }
@@ -295,14 +299,14 @@ impl Slots {
     }
 }
 
-/// Buffers for what a slot cannot hold.
+/// Buffers for what does not fit in a slot.
 #[derive(Debug)]
-pub(super) struct Spill {
+pub(super) struct Overflow {
     request: Option<Buffer>,
     reply: Option<Buffer>,
 }
 
-/// Room for an answer of `len` bytes behind its header.
+/// Room for a reply of `len` bytes behind its header.
 pub(super) const fn room_for(len: usize) -> usize {
     size_of::<OutHeader>().saturating_add(len)
 }

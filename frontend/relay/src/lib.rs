@@ -37,7 +37,7 @@ use gangplank_service::logging;
 use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
 use gangplank_service::rlimit::raise_descriptor_limit;
-use gangplank_service::signals::Signals;
+use gangplank_service::signals::{Signal, Signals, TERMINATION};
 use gangplank_service::unix_listener::OwnedListener;
 use log::info;
 use rustix::fs::Mode;
@@ -114,7 +114,8 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         ..logging::Options::new("gangplank-frontend", args.log_level)
     })?;
     raise_descriptor_limit();
-    let signals = Signals::block().map_err(Error::Wait)?;
+    let signals =
+        Signals::block(TERMINATION.into_iter().chain([Signal::SIGUSR1])).map_err(Error::Wait)?;
     let control = args.control.as_deref();
     let control = control.map(|path| listening(path, Some(Mode::RUSR | Mode::WUSR)));
     let control = control.transpose()?;

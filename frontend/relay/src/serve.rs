@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use gangplank_service::logging;
-use gangplank_service::signals::{SignalRequest, Signals};
+use gangplank_service::signals::{Signal, Signals};
 use gangplank_service::unix_listener::OwnedListener;
 use log::{debug, error, info, warn};
 use parking_lot::Mutex;
@@ -111,8 +111,8 @@ impl Relay {
             }
             self.guests.retain(|guest| !guest.thread.is_finished());
             match signals.take().map_err(Error::Wait)? {
-                Some(SignalRequest::Terminate) => return Ok(()),
-                Some(SignalRequest::Report) => self.report(),
+                Some(Signal::SIGUSR1) => self.report(),
+                Some(_) => return Ok(()),
                 None => {}
             }
             if let Some(stream) = accept(listener) {

@@ -1,7 +1,9 @@
-//! Any bytes as a request: a typed error, or a request that can be looked at and means the same when encoded again.
+//! Any bytes as a request: a typed error, or a request that can be looked at and means the same
+//! when encoded again.
 //!
-//! The input is one byte that picks the dialect and whether the header's length is made to fit, the 40 bytes of the
-//! header, the arguments. The arguments also serve as reply and as directory streams.
+//! The input is one byte that picks the dialect and whether the header's length is made to fit, the
+//! 40 bytes of the header, the arguments. The arguments also serve as reply and as directory
+//! streams.
 #![no_main]
 
 use gangplank_fuse::dir::{Direntplusses, Dirents};

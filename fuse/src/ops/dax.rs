@@ -1,4 +1,5 @@
-//! SETUPMAPPING, REMOVEMAPPING: file contents in the device's shared memory window (virtio 1.2, 5.11.4).
+//! SETUPMAPPING, REMOVEMAPPING: file contents in the device's shared memory window (virtio 1.2,
+//! 5.11.4).
 
 use bitflags::bitflags;
 

@@ -5,7 +5,8 @@
 //! READDIRPLUS   [EntryOut (128) | ino off namelen type | name | 0..7 zero bytes] ...
 //! ```
 //!
-//! Each record is padded to 8 bytes. `off` is where reading goes on *after* the entry. An empty stream ends the directory.
+//! Each record is padded to 8 bytes. `off` is where reading goes on *after* the entry. An empty
+//! stream ends the directory.
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -29,7 +30,8 @@ wire_struct! {
 wire_struct! {
     /// One entry of READDIRPLUS; the name follows.
     Direntplus = "fuse_direntplus", 152 bytes {
-        /// The node, one reference to it given to the client; `nodeid` zero if the entry was not looked up.
+        /// The node, one reference to it given to the client; `nodeid` zero if the entry was not
+        /// looked up.
         entry_out: EntryOut => 0,
         /// The entry.
         dirent: Dirent => 128,
@@ -43,7 +45,8 @@ pub struct Full;
 
 /// Writes directory entries into a reply.
 ///
-/// READDIR and READDIRPLUS streams must not be mixed. Padding is written, so no old byte of the buffer reaches the client.
+/// READDIR and READDIRPLUS streams must not be mixed. Padding is written, so no old byte of the
+/// buffer reaches the client.
 #[derive(Debug)]
 pub struct DirentWriter<'a> {
     buffer: &'a mut [u8],
@@ -63,14 +66,15 @@ impl<'a> DirentWriter<'a> {
         self.written
     }
 
-    /// Whether [`DirentWriter::push_plus`] would accept a name of `name_len` bytes. Ask before the entry is looked up: a
-    /// lookup whose entry is then not sent would have to be forgotten again.
+    /// Whether [`DirentWriter::push_plus`] would accept a name of `name_len` bytes. Ask before the
+    /// entry is looked up: a lookup whose entry is then not sent would have to be forgotten again.
     #[must_use]
     pub fn fits_plus(&self, name_len: usize) -> bool {
         self.has_room(size_of::<Direntplus>().saturating_add(name_len))
     }
 
-    /// Adds an entry to a READDIR stream: inode number, where reading goes on after it, `DT_*`, name.
+    /// Adds an entry to a READDIR stream: inode number, where reading goes on after it, `DT_*`,
+    /// name.
     ///
     /// # Errors
     /// [`Full`] if it does not fit; nothing was written then.
@@ -79,7 +83,8 @@ impl<'a> DirentWriter<'a> {
         self.record(dirent.as_bytes(), name)
     }
 
-    /// Adds an entry to a READDIRPLUS stream: as [`DirentWriter::push`], after the result of its lookup.
+    /// Adds an entry to a READDIRPLUS stream: as [`DirentWriter::push`], after the result of its
+    /// lookup.
     ///
     /// # Errors
     /// [`Full`] if it does not fit; nothing was written then.
@@ -199,8 +204,8 @@ impl<'a> Iterator for Direntplusses<'a> {
     }
 }
 
-/// The next record of a stream: its fixed part and its name. `None` at the end, and after an error, since what follows a
-/// broken record has no known beginning.
+/// The next record of a stream: its fixed part and its name. `None` at the end, and after an error,
+/// since what follows a broken record has no known beginning.
 fn next_record<'a, T: FromBytes>(
     cursor: &mut Cursor<'a>,
     namelen: impl Fn(&T) -> u32,

@@ -1,7 +1,8 @@
 //! INIT: both ends tell their version, limits and features, and agree.
 //!
-//! The client sends its own; the server answers with the smaller minor version and the features it takes. A client of a newer
-//! major version is answered with our major version alone and sends INIT again.
+//! The client sends its own; the server answers with the smaller minor version and the features it
+//! takes. A client of a newer major version is answered with our major version alone and sends INIT
+//! again.
 
 use bitflags::bitflags;
 use zerocopy::IntoBytes;
@@ -103,7 +104,8 @@ bitflags! {
 }
 
 impl InitFlags {
-    /// Joins the two words of the wire. The upper counts only where the lower says so with `INIT_EXT`.
+    /// Joins the two words of the wire. The upper counts only where the lower says so with
+    /// `INIT_EXT`.
     #[must_use]
     pub fn join(flags: u32, flags2: u32) -> Self {
         let low = Self::from_bits_retain(u64::from(flags));
@@ -126,7 +128,8 @@ impl InitFlags {
 }
 
 wire_struct! {
-    /// The client's INIT. Kernels before 5.17 send the first 16 bytes, which [`crate::Operation::decode`] fills up with zeros.
+    /// The client's INIT. Kernels before 5.17 send the first 16 bytes, which
+    /// [`crate::Operation::decode`] fills up with zeros.
     InitIn = "fuse_init_in", 64 bytes {
         /// Major version, 7.
         major: u32 => 0,
@@ -159,7 +162,8 @@ impl InitIn {
     }
 
     pub(crate) fn decode(cursor: &mut Cursor<'_>) -> Result<Self, DecodeError> {
-        // 8 bytes, the two version numbers, is what a client may send whose major version is not ours.
+        // 8 bytes, the two version numbers, is what a client may send whose major version is not
+        // ours.
         cursor.extensible(8)
     }
 
@@ -203,7 +207,8 @@ wire_struct! {
         flags2: u32 => 32,
         /// How deep backing files may be stacked, with `InitFlags::PASSTHROUGH` (7.40).
         max_stack_depth: u32 => 36,
-        /// Seconds until a request without an answer aborts the session, with `InitFlags::REQUEST_TIMEOUT` (7.43).
+        /// Seconds until a request without an answer aborts the session, with
+        /// `InitFlags::REQUEST_TIMEOUT` (7.43).
         request_timeout: u16 => 40,
         /// Zero.
         unused: [u16; 11] => 42,

@@ -21,7 +21,7 @@ wire_struct! {
     LkIn = "fuse_lk_in", 48 bytes {
         /// The open file.
         fh: u64 => 0,
-        /// Who asks: opaque, equal for whoever shares locks.
+        /// The lock owner: opaque, equal for all that share locks.
         owner: u64 => 8,
         /// What is asked for.
         lk: FileLock => 16,

@@ -1,14 +1,17 @@
 //! LOOKUP, FORGET, BATCH_FORGET: how a client comes to know nodes and lets them go.
 //!
-//! Each successful LOOKUP (and each other reply with an [`EntryOut`], READDIRPLUS entries included) gives the client one
-//! reference to the node; FORGET returns them. A node without references may be dropped by the server.
+//! Each successful LOOKUP (and each other reply with an [`EntryOut`], READDIRPLUS entries included)
+//! gives the client one reference to the node; FORGET returns them. A node without references may
+//! be dropped by the server.
 
 use crate::{Attr, NodeId, Records};
 
 wire_struct! {
-    /// A node made known: reply of LOOKUP, SYMLINK, MKNOD, MKDIR, LINK, and the first part of CREATE's and TMPFILE's.
+    /// A node made known: reply of LOOKUP, SYMLINK, MKNOD, MKDIR, LINK, and the first part of
+    /// CREATE's and TMPFILE's.
     EntryOut = "fuse_entry_out", 128 bytes {
-        /// The node's number. Zero with no error tells that the name does not exist and for how long to believe it.
+        /// The node's number. Zero with no error tells that the name does not exist and for how
+        /// long to believe it.
         nodeid: u64 => 0,
         /// Tells apart nodes that get the same number one after another.
         generation: u64 => 8,

@@ -1,7 +1,7 @@
-//! Notifications: what a server tells without being asked, and NOTIFY_REPLY.
+//! Notifications: messages that a server sends by itself, and NOTIFY_REPLY.
 //!
-//! A notification is an [`crate::OutHeader`] with `unique` zero and a [`NotifyCode`] in `error`. Linux's virtio-fs driver
-//! has no queue for them.
+//! A notification is an [`crate::OutHeader`] with `unique` zero and a [`NotifyCode`] in `error`.
+//! Linux's virtio-fs driver has no queue for them.
 
 use bitflags::bitflags;
 
@@ -134,7 +134,8 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// NOTIFY_REPLY: data from the client's cache follows, left in the transport. As long as `WriteIn`.
+    /// NOTIFY_REPLY: data from the client's cache follows, left in the transport. As long as
+    /// `WriteIn`.
     NotifyRetrieveIn = "fuse_notify_retrieve_in", 40 bytes {
         /// Zero.
         dummy1: u64 => 0,

@@ -15,11 +15,13 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// CREATE, or TMPFILE, in the header's directory; the name follows. Linux names a temporary file "/".
+    /// CREATE, or TMPFILE, in the header's directory; the name follows. Linux names a temporary
+    /// file "/".
     CreateIn = "fuse_create_in", 16 bytes {
         /// `O_*` flags of open(2), as the *guest's* architecture numbers them.
         flags: u32 => 0,
-        /// File type and permissions, `umask` already applied unless `InitFlags::DONT_MASK` was taken.
+        /// File type and permissions, `umask` already applied unless `InitFlags::DONT_MASK` was
+        /// taken.
         mode: u32 => 4,
         /// The caller's umask.
         umask: u32 => 8,

@@ -1,12 +1,13 @@
 //! READLINK, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, RENAME2, LINK: the tree of names.
 //!
-//! READLINK, SYMLINK, UNLINK and RMDIR have no structure: names alone, or nothing. A link's target is the reply of READLINK,
-//! without NUL.
+//! READLINK, SYMLINK, UNLINK and RMDIR have no structure: names alone, or nothing. A link's target
+//! is the reply of READLINK, without NUL.
 
 wire_struct! {
     /// MKNOD in the header's directory; the name follows.
     MknodIn = "fuse_mknod_in", 16 bytes {
-        /// File type and permissions, `umask` already applied unless `InitFlags::DONT_MASK` was taken.
+        /// File type and permissions, `umask` already applied unless `InitFlags::DONT_MASK` was
+        /// taken.
         mode: u32 => 0,
         /// Device number of a device node, in the kernel's 32-bit encoding.
         rdev: u32 => 4,

@@ -1,7 +1,8 @@
 //! SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR: extended attributes.
 //!
-//! GETXATTR and LISTXATTR with size zero ask for the length and are answered with a [`GetxattrOut`]; otherwise the reply is
-//! the value, or the names each with its NUL. REMOVEXATTR has a name alone.
+//! GETXATTR and LISTXATTR with size zero ask for the length and are answered with a
+//! [`GetxattrOut`]; otherwise the reply is the value, or the names each with its NUL. REMOVEXATTR
+//! has a name alone.
 
 use bitflags::bitflags;
 use zerocopy::IntoBytes;
@@ -10,8 +11,8 @@ use crate::cursor::Cursor;
 use crate::{DecodeError, Dialect};
 
 wire_struct! {
-    /// SETXATTR; the attribute's name and `size` bytes of value follow. Without `Dialect::setxattr_ext` only the first 8
-    /// bytes are on the wire.
+    /// SETXATTR; the attribute's name and `size` bytes of value follow. Without
+    /// `Dialect::setxattr_ext` only the first 8 bytes are on the wire.
     SetxattrIn = "fuse_setxattr_in", 16 bytes {
         /// Length of the value, in bytes.
         size: u32 => 0,

@@ -21,9 +21,9 @@ macro_rules! fixed {
 }
 
 fixed! {
-    ForgetIn GetattrIn SetattrIn StatxIn MknodIn MkdirIn RenameIn Rename2In LinkIn OpenIn CreateIn ReleaseIn FlushIn FsyncIn
-    ReadIn WriteIn LseekIn FallocateIn CopyFileRangeIn GetxattrIn LkIn AccessIn InterruptIn SyncfsIn BmapIn IoctlIn PollIn
-    NotifyRetrieveIn SetupmappingIn CuseInitIn
+    ForgetIn GetattrIn SetattrIn StatxIn MknodIn MkdirIn RenameIn Rename2In LinkIn OpenIn CreateIn
+    ReleaseIn FlushIn FsyncIn ReadIn WriteIn LseekIn FallocateIn CopyFileRangeIn GetxattrIn LkIn
+    AccessIn InterruptIn SyncfsIn BmapIn IoctlIn PollIn NotifyRetrieveIn SetupmappingIn CuseInitIn
 }
 
 impl<T: Fixed> Argument<'_> for T {

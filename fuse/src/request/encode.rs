@@ -22,10 +22,11 @@ pub struct RequestHeader {
 }
 
 impl Request<'_> {
-    /// Appends the request to `out`: header, arguments, extensions. Bulk data is counted in the header's `len` and is the
-    /// caller's to send behind.
+    /// Appends the request to `out`: header, arguments, extensions. Bulk data is counted in the
+    /// header's `len` and is the caller's to send behind.
     ///
-    /// What the dialect cannot express is left out: `setxattr_flags` without `setxattr_ext`, groups before 7.38.
+    /// What the dialect cannot express is left out: `setxattr_flags` without `setxattr_ext`, groups
+    /// before 7.38.
     ///
     /// # Errors
     /// [`EncodeError`] if lengths do not fit in the header; `out` is as before then.

@@ -1,4 +1,5 @@
-//! One valid request of every operation, from random material, with the bytes that the kernel's sources say it has.
+//! One valid request of every operation, from random material, with the bytes that the kernel's
+//! sources say it has.
 
 use std::ffi::CStr;
 
@@ -90,7 +91,8 @@ pub(crate) fn opcode() -> impl Strategy<Value = Opcode> {
     prop::sample::select(Opcode::ALL)
 }
 
-/// Calls `check` with the request that `material` makes for `opcode`, and with the bytes it must have after its header.
+/// Calls `check` with the request that `material` makes for `opcode`, and with the bytes it must
+/// have after its header.
 pub(crate) fn with_request(
     opcode: Opcode,
     material: &Material,

@@ -19,8 +19,10 @@ proptest! {
             let (header, args) = InHeader::read_from_prefix(&out[3..]).unwrap();
             assert_eq!(args, expected);
             assert_eq!(header.opcode(), Ok(opcode));
-            assert_eq!(header.len as usize, 40 + args.len() + request.operation.bulk_len() as usize);
-            assert_eq!((header.unique(), header.node()), (material.header.unique, material.header.node));
+            let bulk = request.operation.bulk_len() as usize;
+            assert_eq!(header.len as usize, 40 + args.len() + bulk);
+            let expected = (material.header.unique, material.header.node);
+            assert_eq!((header.unique(), header.node()), expected);
             assert_eq!(
                 (header.uid, header.gid, header.pid),
                 (material.header.uid, material.header.gid, material.header.pid)
@@ -37,13 +39,15 @@ proptest! {
     ) {
         let mut buffer = vec![0xaa; room];
         let mut writer = DirentWriter::new(&mut buffer);
-        let pushed = names.iter().take_while(|name| writer.push(7, 9, number, name).is_ok()).count();
+        let push = |name: &&Vec<u8>| writer.push(7, 9, number, name).is_ok();
+        let pushed = names.iter().take_while(push).count();
         let written = writer.written();
         let found: Vec<_> = Dirents::new(&buffer[..written]).map(Result::unwrap).collect();
         prop_assert_eq!(found.len(), pushed);
         for (entry, name) in found.iter().zip(&names) {
             prop_assert_eq!(entry.name, &name[..]);
-            prop_assert_eq!((entry.dirent.ino, entry.dirent.off, entry.dirent.r#type), (7, 9, number));
+            let dirent = entry.dirent;
+            prop_assert_eq!((dirent.ino, dirent.off, dirent.r#type), (7, 9, number));
         }
         prop_assert!(buffer[written..].iter().all(|&byte| byte == 0xaa));
     }
@@ -57,7 +61,8 @@ proptest! {
         let entry_out = EntryOut::read_from_bytes(&entry_out).unwrap();
         let mut buffer = vec![0xaa; room];
         let mut writer = DirentWriter::new(&mut buffer);
-        let pushed = names.iter().take_while(|name| writer.push_plus(&entry_out, 7, 9, 4, name).is_ok()).count();
+        let push = |name: &&Vec<u8>| writer.push_plus(&entry_out, 7, 9, 4, name).is_ok();
+        let pushed = names.iter().take_while(push).count();
         let written = writer.written();
         let found: Vec<_> = Direntplusses::new(&buffer[..written]).map(Result::unwrap).collect();
         prop_assert_eq!(found.len(), pushed);
@@ -67,12 +72,16 @@ proptest! {
     }
 
     #[test]
-    fn replies_come_back_as_they_were(unique in any::<u64>(), payload in vec(any::<u8>(), 0..300), errno in 1..512_i32) {
+    fn replies_come_back_as_they_were(
+        unique in any::<u64>(), payload in vec(any::<u8>(), 0..300), errno in 1..512_i32,
+    ) {
         let unique = Unique::new(unique);
         let mut bytes = OutHeader::ok(unique, payload.len()).as_bytes().to_vec();
         bytes.extend_from_slice(&payload);
-        prop_assert_eq!(reply::Reply::decode(&bytes).unwrap(), reply::Reply { unique, result: Ok(&payload[..]) });
+        let expected = reply::Reply { unique, result: Ok(&payload[..]) };
+        prop_assert_eq!(reply::Reply::decode(&bytes).unwrap(), expected);
         let error = OutHeader::error(unique, errno);
-        prop_assert_eq!(reply::Reply::decode(error.as_bytes()).unwrap(), reply::Reply { unique, result: Err(errno) });
+        let expected = reply::Reply { unique, result: Err(errno) };
+        prop_assert_eq!(reply::Reply::decode(error.as_bytes()).unwrap(), expected);
     }
 }

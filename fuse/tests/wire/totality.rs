@@ -1,4 +1,5 @@
-//! Any bytes are a request, a reply, a directory stream or a typed error; what is accepted means the same when sent again.
+//! Any bytes are a request, a reply, a directory stream or a typed error; what is accepted means
+//! the same when sent again.
 
 use gangplank_fuse::dir::{Direntplusses, Dirents};
 use gangplank_fuse::*;
@@ -47,7 +48,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn any_bytes_decode(header in vec(any::<u8>(), 40), args in vec(any::<u8>(), 0..300), dialect in dialect()) {
+    fn any_bytes_decode(
+        header in vec(any::<u8>(), 40), args in vec(any::<u8>(), 0..300), dialect in dialect(),
+    ) {
         decode(&InHeader::read_from_bytes(&header).unwrap(), &args, dialect);
     }
 

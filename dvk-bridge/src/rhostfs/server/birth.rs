@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gangplank_driver::{self as driver, Pending, Session, call};
+use gangplank_driver::{self as driver, FuseSession, Pending, call};
 use gangplank_fuse::{NodeId, StatxIn, StatxOut};
 use rustix::io::Errno;
 
@@ -45,7 +45,7 @@ impl Births {
     }
 
     /// Asks when `node` was made. Other requests can be made meanwhile.
-    pub(super) fn ask(&self, session: &Session, node: NodeId) -> Asked<'_> {
+    pub(super) fn ask(&self, session: &FuseSession, node: NodeId) -> Asked<'_> {
         let args = StatxIn {
             sx_mask: BIRTH,
             ..StatxIn::default()

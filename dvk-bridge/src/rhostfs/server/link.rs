@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
-use gangplank_driver::{self as driver, Driver, Session, Wishes};
+use gangplank_driver::{self as driver, Driver, FuseSession, InitOptions};
 use gangplank_service::error_chain;
 use log::{debug, info, warn};
 
@@ -58,7 +58,7 @@ pub(super) struct Target {
 pub(super) struct Link {
     /// Which connection it is, from 1. Nodes and open files of another mean nothing here.
     pub(super) number: u64,
-    pub(super) session: Session,
+    pub(super) session: FuseSession,
     pub(super) tree: Tree,
     /// When files were made.
     pub(super) births: Births,
@@ -205,7 +205,7 @@ impl Shared {
         };
         let driver = Driver::connect(&self.target.socket, &options)?;
         let caller = self.target.rules.identity.caller();
-        let session = driver.session(&Wishes::default())?.as_caller(caller);
+        let session = driver.session(&InitOptions::default())?.as_caller(caller);
         let tree = Tree::open(&session, &self.target.root, self.target.rules)?;
         let queues = session.request_queues();
         let pieces = session.depth() / self.target.workers.max(1);

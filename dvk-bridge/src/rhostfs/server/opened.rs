@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gangplank_driver::{Session, call};
+use gangplank_driver::{FuseSession, call};
 use gangplank_fuse::{FlushIn, FopenFlags, FsyncIn, Handle, NodeId, OpenIn, OpenOut, ReleaseIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -77,7 +77,7 @@ impl Drop for One {
 pub(super) struct Opened {
     /// The connection's number.
     link: u64,
-    session: Session,
+    session: FuseSession,
     pub(super) node: Arc<Node>,
     pub(super) content: Content,
 }

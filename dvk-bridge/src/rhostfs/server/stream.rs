@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use gangplank_driver::{Entry, Session, call};
+use gangplank_driver::{DirEntry, FuseSession, call};
 use gangplank_fuse::{Handle, OpenIn, ReadIn, ReleaseIn};
 use rustix::io::Errno;
 
@@ -26,12 +26,12 @@ const MOST: usize = 8;
 #[derive(Debug)]
 pub(super) struct Stream {
     link: u64,
-    session: Session,
+    session: FuseSession,
     node: Arc<Node>,
     fh: Handle,
     /// The directory's inode number.
     ino: u64,
-    fetched: VecDeque<Entry>,
+    fetched: VecDeque<DirEntry>,
     /// Where the daemon goes on behind what was fetched.
     position: u64,
     ended: bool,
@@ -69,12 +69,12 @@ impl Stream {
     }
 
     /// Takes back the last entry, which has not reached the client.
-    pub(super) fn put_back(&mut self, entry: Entry) {
+    pub(super) fn put_back(&mut self, entry: DirEntry) {
         self.fetched.push_front(entry);
     }
 
     /// The next entry; none at the end.
-    pub(super) fn next(&mut self, link: &Link) -> Result<Option<Entry>> {
+    pub(super) fn next(&mut self, link: &Link) -> Result<Option<DirEntry>> {
         if self.lost || self.link != link.number {
             // The daemon has been another meanwhile; the client comes back to where it was by a cookie.
             return Err(Errno::STALE.into());

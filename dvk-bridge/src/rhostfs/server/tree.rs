@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gangplank_driver::Session;
+use gangplank_driver::FuseSession;
 use gangplank_fuse::{Attr, EntryOut, NodeId};
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -25,7 +25,7 @@ const MOST_NAMES: usize = MOST_LINKS * LONGEST / 2;
 /// A node of the share that is held by one reference, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Node {
-    session: Session,
+    session: FuseSession,
     id: NodeId,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Rules {
 /// What is beneath a directory of the share, in one session.
 #[derive(Debug)]
 pub(super) struct Tree {
-    session: Session,
+    session: FuseSession,
     rules: Rules,
     root: Arc<Node>,
     /// The root's attributes as they were last seen, and until when they are believed.
@@ -115,7 +115,7 @@ impl Tree {
     ///
     /// # Errors
     /// There is no such directory, or a link is on the way there.
-    pub(super) fn open(session: &Session, root: &Path, rules: Rules) -> Result<Self> {
+    pub(super) fn open(session: &FuseSession, root: &Path, rules: Rules) -> Result<Self> {
         let top = Self {
             session: session.clone(),
             rules: Rules {

@@ -1,7 +1,7 @@
 //! What a daemon tells, in the structures that a client takes: narrower than the daemon's, and so cut where that does no harm
 //! and refused where it would.
 
-use gangplank_driver::Entry;
+use gangplank_driver::DirEntry;
 use gangplank_fuse::{Attr, Kstatfs};
 use rustix::io::Errno;
 
@@ -72,7 +72,7 @@ pub(super) fn statfs(st: &Kstatfs) -> Statfs64 {
 }
 
 /// A directory's entry; none if its name is too long for it. `kind` is its `DT_*`.
-pub(super) fn dirent(entry: &Entry, cookie: i32, kind: u32) -> Option<UsrDirent> {
+pub(super) fn dirent(entry: &DirEntry, cookie: i32, kind: u32) -> Option<UsrDirent> {
     if entry.name.len() > LONGEST_NAME {
         return None;
     }
@@ -147,8 +147,8 @@ mod tests {
         assert_eq!((told.size, told.pad0, told.whole_size()), (0, 1, 1 << 32));
     }
 
-    fn entry(name: &[u8]) -> Entry {
-        Entry {
+    fn entry(name: &[u8]) -> DirEntry {
+        DirEntry {
             name: name.to_vec(),
             ino: 1_056_357,
             offset: 0,

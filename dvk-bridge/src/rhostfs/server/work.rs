@@ -1,6 +1,6 @@
 //! One request at work: whose it is, what it may use, and how it reaches its client's memory.
 
-use gangplank_driver::Session;
+use gangplank_driver::FuseSession;
 use log::debug;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
@@ -26,7 +26,7 @@ pub(super) struct Work<'a> {
     pub(super) request: RequestId,
     pub(super) link: &'a Link,
     /// The session over the queue that the client's requests take.
-    pub(super) session: Session,
+    pub(super) session: FuseSession,
 }
 
 /// What a call is answered with.

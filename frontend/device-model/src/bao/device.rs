@@ -3,12 +3,13 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -16,18 +17,18 @@ use super::fd::{self, Driver, Kernel};
 use super::signals;
 use super::sys::{Abi, Family, op, word};
 use crate::hypervisor::{Access, GuestMemory, GuestRange, Operation, Port, PortError, Token};
-use crate::journal::{Inherited, Journal, Request};
+use crate::journal::{Journal, Request, Unfinished};
 use crate::mmio::Register;
 
-/// How long a guest has to leave a device alone until it is taken for sure that it would have made another access by now, had it
-/// been let to.
-const QUIET: Duration = Duration::from_millis(50);
+/// How long the guest must leave the device alone before an uncertain request is completed: a CPU
+/// that could go on would have made another access in this time.
+const QUIET_TIME: Duration = Duration::from_millis(50);
 
-/// How long that is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for such a pause before completing the request anyway.
+const MAX_QUIET_WAIT: Duration = Duration::from_secs(2);
 
-/// How often it is looked.
-const LOOK: Duration = Duration::from_millis(10);
+/// Time between two looks at the device.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One device of the driver. See [`super::Node::device`].
 #[derive(Debug)]
@@ -38,13 +39,15 @@ pub struct BaoPort<D = Kernel> {
     device: ManuallyDrop<OwnedFd>,
     window: GuestRange,
     memory: GuestMemory,
-    /// Since when a thread is in ATTACH: two may get the same request, which the driver then frees twice.
+    /// Since when a thread is in ATTACH. Two threads in ATTACH may get the same request, which the
+    /// driver then frees twice.
     attached: Mutex<Option<Instant>>,
     journal: Arc<Journal>,
-    /// What a predecessor took and did not complete.
-    inherited: Mutex<Option<Request>>,
-    /// Whether it is doubtful of some requests whether it completed them.
-    doubts: AtomicBool,
+    /// The request that a predecessor took and did not complete.
+    unfinished: Mutex<Option<Request>>,
+    /// Whether the journal has requests of which it is uncertain whether a predecessor completed
+    /// them.
+    has_uncertain: AtomicBool,
 }
 
 impl<D: Driver> BaoPort<D> {
@@ -56,19 +59,19 @@ impl<D: Driver> BaoPort<D> {
         memory: GuestMemory,
         journal: Arc<Journal>,
     ) -> Self {
-        let mut inherited = None;
-        match journal.inherited() {
+        let mut unfinished = None;
+        match journal.unfinished() {
             None => {}
-            Some(Inherited::InHand(request)) => {
-                info!("goes on with the access that was in hand");
-                inherited = Some(request);
+            Some(Unfinished::Taken(request)) => {
+                info!("continues with the access that a predecessor had taken");
+                unfinished = Some(request);
             }
-            Some(Inherited::Doubtful(request)) => {
-                journal.doubt(request);
-                journal.free();
+            Some(Unfinished::Uncertain(request)) => {
+                journal.set_aside(request);
+                journal.end_request();
             }
         }
-        let doubts = AtomicBool::new(!journal.doubts().is_empty());
+        let has_uncertain = AtomicBool::new(!journal.uncertain().is_empty());
         Self {
             driver,
             abi,
@@ -77,8 +80,8 @@ impl<D: Driver> BaoPort<D> {
             memory,
             attached: Mutex::new(None),
             journal,
-            inherited: Mutex::new(inherited),
-            doubts,
+            unfinished: Mutex::new(unfinished),
+            has_uncertain,
         }
     }
 
@@ -88,62 +91,64 @@ impl<D: Driver> BaoPort<D> {
     }
 
     fn attach(&self) -> Result<Access, PortError> {
-        let place = self.journal.lay_out();
-        if let Err(error) = fd::exchange(&self.driver, &*self.device, self.abi.attach, place) {
-            self.journal.free();
+        let memory = self.journal.prepare_attach();
+        if let Err(error) = fd::exchange(&self.driver, &*self.device, self.abi.attach, memory) {
+            self.journal.end_request();
             return Err(self.no_access(error));
         }
         let request = self.journal.request();
-        if self.doubts.load(Ordering::Relaxed) {
-            self.settle_by(&request);
+        if self.has_uncertain.load(Ordering::Relaxed) {
+            self.drop_superseded(&request);
         }
         Ok(to_access(request))
     }
 
-    /// A guest's CPU that makes an access has had the one before completed.
-    fn settle_by(&self, request: &Request) {
+    /// Drops the uncertain request of the CPU that has made this one: a CPU makes an access only
+    /// after its previous one was completed.
+    fn drop_superseded(&self, request: &Request) {
         self.journal
-            .settle(|doubt| doubt[word::PLACE] == request[word::PLACE]);
-        let left = !self.journal.doubts().is_empty();
-        self.doubts.store(left, Ordering::Relaxed);
+            .drop_uncertain(|doubt| doubt[word::SLOT] == request[word::SLOT]);
+        let left = !self.journal.uncertain().is_empty();
+        self.has_uncertain.store(left, Ordering::Relaxed);
     }
 
-    /// Gives a request back, from the journal's `place`.
+    /// Gives a request back to the driver, from the journal's memory.
     fn give_back(&self, request: Request) -> Result<(), Errno> {
-        let place = self.journal.about_to_complete(request);
-        let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
-        self.journal.free();
+        let memory = self.journal.begin_complete(request);
+        let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, memory);
+        self.journal.end_request();
         given
     }
 
     fn attached(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attached.lock()
     }
 
-    /// What an ATTACH that brought no request means.
+    /// The meaning of an ATTACH that brought no request.
     fn no_access(&self, error: Errno) -> PortError {
         match (error, self.abi.family) {
-            // The driver throws the result of its wait away and finds nothing to copy.
+            // The driver ignores the result of its wait, and finds nothing to copy.
             (Errno::FAULT, Family::Described) | (Errno::EXIST, Family::Created) => {
                 PortError::Interrupted
             }
-            // What a wait would give that is not thrown away.
+            // The result of the wait, in a driver that does not ignore it.
             (Errno::INTR, _) => PortError::Interrupted,
-            // The device is being destroyed; or has no client to take requests any more.
+            // The device is being destroyed, or has no client to take requests any more.
             (Errno::PERM, Family::Described) | (Errno::INVAL | Errno::NODEV, _) => PortError::Gone,
             _ => failed("wait for the guest's next access")(error.into()),
         }
     }
 
     fn notify_address(&self) -> u64 {
-        // A window is longer than that: `new` is given one of at least 0x200 bytes that does not wrap.
+        // The window is longer than that: `new` gets one of at least 0x200 bytes that does not
+        // wrap.
         self.window
             .start()
             .wrapping_add(Register::QueueNotify.offset())
     }
 }
 
-impl<D: Driver> Port for BaoPort<D> {
+impl<D: Driver + 'static> Port for BaoPort<D> {
     fn window(&self) -> GuestRange {
         self.window
     }
@@ -157,12 +162,8 @@ impl<D: Driver> Port for BaoPort<D> {
             return Err(PortError::Busy);
         }
         signals::block_all();
-        let inherited = self
-            .inherited
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let access = match inherited {
+        let unfinished = self.unfinished.lock().take();
+        let access = match unfinished {
             Some(request) => Ok(to_access(request)),
             None => self.attach(),
         };
@@ -170,14 +171,15 @@ impl<D: Driver> Port for BaoPort<D> {
         access
     }
 
-    /// In the older generations, a wait that ends without a request unlocks a lock that it does not hold.
+    /// In the older generations, a wait that ends without a request unlocks a lock that it does not
+    /// hold.
     fn is_wait_fragile(&self) -> bool {
         self.abi.family == Family::Created
     }
 
     fn complete(&self, access: Access, answer: u64) -> Result<(), PortError> {
-        // As it was received, and only a read's value changed: by its op the hypervisor decides whether the guest's
-        // register is written.
+        // The request as received, with only a read's value changed: the hypervisor looks at `op`
+        // to decide whether to write the guest's register.
         let Token(mut request) = access.token;
         if access.operation == Operation::Read {
             request[word::VALUE] = answer;
@@ -236,61 +238,57 @@ impl<D: Driver> Port for BaoPort<D> {
         )
         .map_err(failed("disconnect the interrupt line"))
     }
-}
-
-impl<D: Driver + 'static> BaoPort<D> {
-    /// Has the requests completed of which it is doubtful whether a predecessor completed them: it ended within the call. To be
-    /// called once the device is served.
-    ///
-    /// If such a request has been completed, its place may be another's by now, which must not be completed in its stead; if not, a
-    /// CPU of the guest stands still for ever. So it is waited until the guest leaves the device alone. Had its CPU been let
-    /// go on, it would either have made another access, by which the doubt is settled, or has no request here at all, and the
-    /// hypervisor refuses to complete one. What remains is the moment in which an access is made just then.
-    ///
-    /// Fails as starting a thread does.
-    pub fn settle_doubts(self: &Arc<Self>) -> io::Result<()> {
-        if !self.doubts.load(Ordering::Relaxed) {
+    /// If such a request has been completed, its slot may hold another request by now, which must
+    /// not be completed in its place. If it has not been completed, a CPU of the guest waits for
+    /// ever. So a thread waits until the guest leaves the device alone. A guest's CPU whose request
+    /// has been completed has then either made another access, which removes the doubt, or has no
+    /// request here at all, and the hypervisor refuses to complete one. An access that is made in
+    /// this very moment remains a risk.
+    fn complete_uncertain(self: Arc<Self>) -> io::Result<()> {
+        if !self.has_uncertain.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let port = Arc::clone(self);
-        let thread = Builder::new().name("doubts".to_owned());
-        thread.spawn(move || port.settle_when_quiet()).map(|_| ())
+        let thread = Builder::new().name("uncertain".to_owned());
+        thread.spawn(move || self.complete_when_quiet()).map(|_| ())
     }
+}
 
-    fn settle_when_quiet(&self) {
+impl<D: Driver> BaoPort<D> {
+    fn complete_when_quiet(&self) {
         let began = Instant::now();
         loop {
-            thread::sleep(LOOK);
-            if !self.doubts.load(Ordering::Relaxed) {
-                debug!("an access that was about to be completed had been");
+            thread::sleep(POLL_INTERVAL);
+            if !self.has_uncertain.load(Ordering::Relaxed) {
+                debug!("an uncertain access had been completed");
                 return;
             }
-            let wanted = match began.elapsed() < PATIENCE {
-                true => QUIET,
+            let wanted = match began.elapsed() < MAX_QUIET_WAIT {
+                true => QUIET_TIME,
                 false => Duration::ZERO,
             };
             let attached = self.attached();
             if attached.is_some_and(|since| since.elapsed() >= wanted) {
-                return self.complete_doubts();
+                return self.complete_uncertain_now();
             }
         }
     }
 
-    /// While a thread is in ATTACH, so that the journal's place for a request is not to be touched.
-    fn complete_doubts(&self) {
-        for mut request in self.journal.doubts() {
-            let place = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
-            let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, place);
+    /// A thread may be in ATTACH and use the journal's memory for its request, so each request is
+    /// completed from a copy.
+    fn complete_uncertain_now(&self) {
+        for mut request in self.journal.uncertain() {
+            let memory = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
+            let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, memory);
             info!(
-                "an access that was about to be completed {}",
+                "an uncertain access {}",
                 match given {
                     Ok(()) => "is completed now".to_owned(),
-                    Err(error) => format!("had been, it seems: {error}"),
+                    Err(error) => format!("had been completed, it seems: {error}"),
                 }
             );
         }
-        self.journal.settle(|_| true);
-        self.doubts.store(false, Ordering::Relaxed);
+        self.journal.drop_uncertain(|_| true);
+        self.has_uncertain.store(false, Ordering::Relaxed);
     }
 }
 

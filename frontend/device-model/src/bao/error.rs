@@ -1,111 +1,130 @@
-//! Why a device cannot be had from Bao.
+//! Why Bao gives no device.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::hypervisor::GuestRange;
+use crate::hypervisor_driver::HypervisorError;
 
-/// What went wrong between this program and Bao's remote I/O driver, before a device was served.
+/// An error between this program and Bao's remote I/O driver, before a device is served.
 #[derive(Debug, thiserror::Error)]
 pub enum BaoError {
-    /// There is no node of the driver.
-    #[error("cannot open {}, by which Bao's remote I/O driver is reached", node.display())]
+    /// The driver has no device node here.
+    #[error("cannot open {}, a node of Bao's remote I/O driver", node.display())]
     Node {
-        /// The one that was tried last.
+        /// The node that was tried last.
         node: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The node is something else's.
-    #[error("{} is no node of Bao's remote I/O driver: it knows none of its calls", node.display())]
+    /// The node belongs to another driver.
+    #[error(
+        "{} is not a node of Bao's remote I/O driver: it knows none of its calls",
+        node.display()
+    )]
     NotBao {
         /// The node.
         node: PathBuf,
     },
-    /// The driver is of a generation that nobody here knows.
+    /// The driver is of an unknown generation.
     #[error(
-        "the driver behind {} is none of the generations that are known: {known}",
+        "the driver behind {} is of an unknown generation; known are {known}",
         node.display()
     )]
     Generation {
         /// The node.
         node: PathBuf,
-        /// Those that are.
+        /// The known ones.
         known: String,
     },
-    /// The driver does not give the device.
-    #[error("cannot have device {id} from {}: is it the index in the VM's remio_devs?", node.display())]
+    /// The driver does not give the device out.
+    #[error(
+        "cannot take device {id} from {}: is {id} its index in the VM's remio_devs?",
+        node.display()
+    )]
     Device {
-        /// The device model's id.
+        /// The device's id.
         id: u32,
         /// The node.
         node: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The driver does not say where the memory is and nobody else did.
+    /// Neither the driver nor the configuration says where the shared memory is.
     #[error(
-        "the driver does not tell device {id}'s shared memory: configure shmem_addr, shmem_size and shmem_path"
+        "the driver does not report device {id}'s shared memory: \
+         configure shmem_addr, shmem_size and shmem_path"
     )]
     NoMemory {
-        /// The device model's id.
+        /// The device's id.
         id: u32,
     },
-    /// The driver says something about the memory that cannot be.
+    /// The driver reports an impossible range of shared memory.
     #[error(
-        "the driver gives device {id} {len:#x} bytes of shared memory at {addr:#x}, which cannot be"
+        "the driver reports impossible shared memory of device {id}: {len:#x} bytes at {addr:#x}"
     )]
     BadMemory {
-        /// The device model's id.
+        /// The device's id.
         id: u32,
-        /// First byte.
+        /// First address.
         addr: u64,
-        /// Bytes.
+        /// Length, in bytes.
         len: u64,
     },
-    /// The configuration and the driver differ.
+    /// The configuration and the driver disagree about the shared memory.
     #[error(
-        "device {id}'s shared memory is configured as {configured}, but the driver has it at {driver}"
+        "device {id}'s shared memory is configured as {configured}, \
+         but the driver has it at {driver}"
     )]
     OtherMemory {
-        /// The device model's id.
+        /// The device's id.
         id: u32,
         /// By the configuration.
         configured: GuestRange,
         /// By the driver.
         driver: GuestRange,
     },
-    /// There is no descriptor left for the memory.
-    #[error(
-        "cannot duplicate the descriptor of device {id}, by which its shared memory is reached"
-    )]
+    /// This process has no descriptor left for the shared memory.
+    #[error("cannot duplicate device {id}'s descriptor for its shared memory")]
     Memory {
-        /// The device model's id.
+        /// The device's id.
         id: u32,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The memory's own node cannot be opened.
+    /// The shared memory's own node cannot be opened.
     #[error("cannot open {}, device {id}'s shared memory", path.display())]
     MemoryNode {
-        /// The device model's id.
+        /// The device's id.
         id: u32,
         /// The node.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The driver refused to be asked.
+    /// The driver does not answer which calls it knows.
     #[error("cannot ask the driver behind {} which calls it knows", node.display())]
     Probe {
         /// The node.
         node: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
+}
+
+impl From<BaoError> for HypervisorError {
+    fn from(error: BaoError) -> Self {
+        match &error {
+            BaoError::Node { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Self::Absent(error.into())
+            }
+            BaoError::NotBao { .. } => Self::Absent(error.into()),
+            _ => Self::Failed(error.into()),
+        }
+    }
 }

@@ -1,7 +1,8 @@
-//! The driver's descriptors, with a safe function for each of its calls.
+//! The driver's ioctls, each as a safe function.
 #![allow(unsafe_code)] // the ioctls themselves, and the descriptors that two of them return
 
 use std::ffi::c_void;
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -16,10 +17,10 @@ use super::sys::{
     Ioeventfd, Irqfd,
 };
 
-/// Who answers the calls: the kernel, or a test that plays it.
-pub trait Driver: Send + Sync {
-    /// Makes `call` on `file`. Without `argument` its address is null, which no call survives: each copies its argument
-    /// before it does anything.
+/// Carries out ioctls: the kernel, or an emulation in a test.
+pub trait Driver: Debug + Send + Sync {
+    /// Makes `call` on `file`. Without `argument` its address is null. The driver then fails before
+    /// it does anything, because it copies the argument first.
     fn call(
         &self,
         file: BorrowedFd<'_>,
@@ -27,7 +28,7 @@ pub trait Driver: Send + Sync {
         argument: Option<VolatileSlice<'_>>,
     ) -> Result<i32, Errno>;
 
-    /// Takes possession of the descriptor that a call returned.
+    /// Takes ownership of the descriptor that a call returned.
     fn adopt(&self, descriptor: i32) -> Option<OwnedFd>;
 }
 
@@ -40,7 +41,8 @@ struct Argument {
     address: *mut c_void,
 }
 
-// SAFETY: the calls read and write no more at `address` than the size in their number, which `Kernel::call` has compared.
+// SAFETY: the calls read and write no more bytes at `address` than the size in their number, which
+// `Kernel::call` has compared with the argument's.
 unsafe impl Ioctl for Argument {
     type Output = i32;
 
@@ -66,30 +68,31 @@ impl Driver for Kernel {
         call: Call,
         argument: Option<VolatileSlice<'_>>,
     ) -> Result<i32, Errno> {
-        // Kept to the end of the call: it is what keeps the memory.
-        let place = match argument {
+        // The guard keeps the memory mapped until the call has returned.
+        let memory = match argument {
             Some(bytes) if bytes.len() < call.size() => return Err(Errno::INVAL),
             Some(bytes) => Some(bytes.ptr_guard_mut()),
             None => None,
         };
-        let address = place
+        let address = memory
             .as_ref()
-            .map_or(std::ptr::null_mut(), |place| place.as_ptr().cast());
+            .map_or(std::ptr::null_mut(), |memory| memory.as_ptr().cast());
         let argument = Argument { call, address };
-        // SAFETY: `address` is null or that of memory that is there for this call and long enough for it, to be written to by
-        // anybody at any time.
+        // SAFETY: `address` is null, or the address of memory that stays mapped during the call and
+        // is long enough for it. Any process may write to that memory at any time.
         unsafe { ioctl(file, argument) }
     }
 
     fn adopt(&self, descriptor: i32) -> Option<OwnedFd> {
         (descriptor >= 0).then(|| {
-            // SAFETY: the driver has just made it for this process, and told nobody else.
+            // SAFETY: the driver has just made the descriptor for this process; nothing else owns
+            // it.
             unsafe { OwnedFd::from_raw_fd(descriptor) }
         })
     }
 }
 
-/// Whether the driver behind `file` knows `call`, asked without effect.
+/// Whether the driver behind `file` knows `call`. Has no effect on the driver.
 pub(super) fn knows(driver: &impl Driver, file: impl AsFd, call: Call) -> io::Result<bool> {
     match driver.call(file.as_fd(), call, None) {
         Ok(_) | Err(Errno::FAULT) => Ok(true),
@@ -98,14 +101,14 @@ pub(super) fn knows(driver: &impl Driver, file: impl AsFd, call: Call) -> io::Re
     }
 }
 
-/// Creates device model `id`: its descriptor.
+/// Creates device model `id` and returns its descriptor.
 pub(super) fn create(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result<OwnedFd> {
     let mut argument = id;
     let descriptor = driver.call(node.as_fd(), CREATE, Some(argument.as_mut_bytes().into()))?;
     driver.adopt(descriptor).ok_or_else(|| Errno::BADF.into())
 }
 
-/// What the driver knows of device model `id`, and a descriptor of it.
+/// The driver's description of device model `id`, and a descriptor of it.
 pub(super) fn info(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result<(Info, OwnedFd)> {
     let mut info = Info {
         id,
@@ -117,18 +120,18 @@ pub(super) fn info(driver: &impl Driver, node: impl AsFd, id: u32) -> io::Result
     Ok((info, descriptor.ok_or(Errno::BADF)?))
 }
 
-/// Waits for a request, or hands one back: ATTACH and COMPLETE of whichever generation. The shorter ones leave the end of `place`
-/// alone.
+/// Waits for a request, or gives one back: ATTACH and COMPLETE of any generation. The shorter
+/// structures do not use the end of `memory`.
 pub(super) fn exchange(
     driver: &impl Driver,
     device: impl AsFd,
     call: Call,
-    place: VolatileSlice<'_>,
+    memory: VolatileSlice<'_>,
 ) -> Result<(), Errno> {
-    driver.call(device.as_fd(), call, Some(place)).map(|_| ())
+    driver.call(device.as_fd(), call, Some(memory)).map(|_| ())
 }
 
-/// Has stores of `data`, 32 bits wide, at `addr` signal `eventfd`.
+/// Makes stores of `data`, 32 bits wide, at `addr` signal `eventfd`.
 pub(super) fn assign_ioeventfd(
     driver: &impl Driver,
     device: impl AsFd,
@@ -146,14 +149,14 @@ pub(super) fn assign_ioeventfd(
         data,
     };
     match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes().into())) {
-        // The same eventfd with the same address and data: it is kept from an earlier life of this program.
+        // The same eventfd with the same address and data: a predecessor has assigned it.
         Ok(_) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Undoes [`assign_ioeventfd`]. All known drivers remove the entry and then assign it again, unless its length is one they
-/// refuse: 0 is, and the removal does not look at it.
+/// Undoes [`assign_ioeventfd`]. All known drivers remove the entry and then assign it again, unless
+/// they refuse its length. They refuse 0, and the removal does not look at the length.
 pub(super) fn deassign_ioeventfd(
     driver: &impl Driver,
     device: impl AsFd,
@@ -176,7 +179,7 @@ pub(super) fn deassign_ioeventfd(
     }
 }
 
-/// Has `eventfd` raise the device's interrupt line, or no longer.
+/// Makes `eventfd` raise the device's interrupt line, or stops that.
 pub(super) fn connect_irqfd(
     driver: &impl Driver,
     device: impl AsFd,
@@ -189,7 +192,7 @@ pub(super) fn connect_irqfd(
         flags: if connected { 0 } else { IRQFD_DEASSIGN },
     };
     match driver.call(device.as_fd(), call, Some(argument.as_mut_bytes().into())) {
-        // The same eventfd: it is kept from an earlier life of this program.
+        // The same eventfd: a predecessor has connected it.
         Err(Errno::BUSY) if connected => Ok(()),
         done => Ok(done.map(|_| ())?),
     }

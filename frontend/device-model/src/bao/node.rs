@@ -1,9 +1,8 @@
-//! The driver's node: which generation it is of, and the devices it has.
+//! The driver's device node: the driver's generation, and the devices that it gives out.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,11 +12,51 @@ use super::device::BaoPort;
 use super::error::BaoError;
 use super::fd::{self, Driver, Kernel};
 use super::sys::{Abi, CREATE, Family, GENERATIONS, GET_INFO};
-use crate::hypervisor::{GuestMemory, GuestRange};
+use crate::hypervisor::{GuestMemory, GuestRange, Port};
+use crate::hypervisor_driver::{
+    DeviceDescriptor, DeviceParams, Hypervisor, HypervisorDriver, HypervisorError,
+};
 use crate::journal::Journal;
 
-/// The nodes of the driver, in the order in which they are looked for: of B, B' and A', and of A.
-pub const NODES: [&str; 2] = ["/dev/bao-io-dispatcher", "/dev/bao"];
+/// The driver's device nodes, in the order in which they are tried: of B, B' and A', and of A.
+const NODES: [&str; 2] = ["/dev/bao-io-dispatcher", "/dev/bao"];
+
+/// Bao, for [`crate::hypervisors`].
+#[derive(Clone, Copy, Debug)]
+pub struct Bao;
+
+impl Hypervisor for Bao {
+    fn name(&self) -> &'static str {
+        "Bao"
+    }
+
+    fn default_nodes(&self) -> &'static [&'static str] {
+        &NODES
+    }
+
+    fn open(&self, nodes: &[PathBuf]) -> Result<Box<dyn HypervisorDriver>, HypervisorError> {
+        Ok(Box::new(Node::open(nodes)?))
+    }
+}
+
+impl HypervisorDriver for Node {
+    fn node(&self) -> &Path {
+        &self.path
+    }
+
+    fn take(&self, id: u32) -> Result<DeviceDescriptor, HypervisorError> {
+        Ok(self.take_device(id)?)
+    }
+
+    fn port(
+        &self,
+        descriptor: DeviceDescriptor,
+        params: &DeviceParams,
+        journal: Arc<Journal>,
+    ) -> Result<Arc<dyn Port>, HypervisorError> {
+        Ok(Arc::new(self.device(descriptor, params, journal)?))
+    }
+}
 
 /// The driver, open.
 #[derive(Debug)]
@@ -28,50 +67,8 @@ pub struct Node<D = Kernel> {
     family: Family,
 }
 
-/// What one device is to be.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// The device model's id: its index in the `remio_devs` of this VM's configuration.
-    pub id: u32,
-    /// Where the guest has its registers.
-    pub window: GuestRange,
-    /// The memory that it shares with the guest, where that is configured: its range and the node it is mapped from.
-    /// Needed where the driver does not tell, and otherwise compared.
-    pub memory: Option<(GuestRange, PathBuf)>,
-}
-
-/// A device as the driver gave it.
-#[derive(Debug)]
-pub struct Taken {
-    /// Never closed.
-    descriptor: ManuallyDrop<OwnedFd>,
-    /// First byte and length of its memory, where the driver tells.
-    memory: Option<(u64, u64)>,
-}
-
-impl Taken {
-    /// One that a predecessor has taken, and the memory that the driver told it.
-    pub fn left(descriptor: OwnedFd, memory: Option<GuestRange>) -> Self {
-        Self {
-            descriptor: ManuallyDrop::new(descriptor),
-            memory: memory.map(|range| (range.start(), range.len())),
-        }
-    }
-
-    /// What is to be kept.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-
-    /// The memory, where the driver tells one that can be.
-    pub fn memory(&self) -> Option<GuestRange> {
-        self.memory
-            .and_then(|(start, len)| GuestRange::new(start, len))
-    }
-}
-
 impl Node {
-    /// Opens the first of `nodes` that is there.
+    /// Opens the first of `nodes` that exists.
     pub fn open(nodes: &[PathBuf]) -> Result<Self, BaoError> {
         let mut missing = BaoError::Node {
             node: PathBuf::new(),
@@ -87,7 +84,7 @@ impl Node {
                         source,
                     };
                     if !absent {
-                        break; // it is there, and that it cannot be had is what matters
+                        break; // the node exists: this error matters, not those of later nodes
                     }
                 }
             }
@@ -121,9 +118,10 @@ impl<D: Driver> Node<D> {
         })
     }
 
-    /// Takes one device from the driver, once as long as the machine runs: the driver does not survive that its descriptor is
-    /// closed, so it is kept open as long as this process lives, whatever else goes wrong, and is to be kept beyond that.
-    pub fn take(&self, id: u32) -> Result<Taken, BaoError> {
+    /// Takes a device from the driver, once as long as the machine runs. The driver does not
+    /// survive the close of its descriptor, which therefore stays open as long as this process
+    /// lives, whatever else goes wrong. The caller gives it to the fd store.
+    pub fn take_device(&self, id: u32) -> Result<DeviceDescriptor, BaoError> {
         let taken = match self.family {
             Family::Created => fd::create(&self.driver, &self.file, id).map(|fd| (fd, None)),
             Family::Described => fd::info(&self.driver, &self.file, id)
@@ -134,39 +132,32 @@ impl<D: Driver> Node<D> {
             node: self.path.clone(),
             source,
         })?;
-        Ok(Taken {
-            descriptor: ManuallyDrop::new(descriptor),
-            memory,
-        })
+        Ok(DeviceDescriptor::taken(descriptor, memory))
     }
 
-    /// The device that was taken, by now or by a predecessor, as `wanted`; `journal` is its own.
+    /// The port of a device that this process or a predecessor has taken; `journal` is the device's
+    /// own.
     pub fn device(
         &self,
-        taken: Taken,
-        wanted: &Wanted,
+        taken: DeviceDescriptor,
+        params: &DeviceParams,
         journal: Arc<Journal>,
     ) -> Result<BaoPort<D>, BaoError>
     where
         D: Clone,
     {
-        let descriptor = taken.descriptor;
+        let (descriptor, reported) = taken.into_parts();
         let abi = self.generation(&descriptor)?;
-        let memory = memory(wanted, taken.memory, &descriptor)?;
-        info!("device {}: Bao's generation {}", wanted.id, abi.name);
+        let memory = memory(params, reported, &descriptor)?;
+        info!("device {}: Bao's generation {}", params.id, abi.name);
         Ok(BaoPort::new(
             self.driver.clone(),
             abi,
             descriptor,
-            wanted.window,
+            params.window,
             memory,
             journal,
         ))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     fn generation(&self, device: &OwnedFd) -> Result<&'static Abi, BaoError> {
@@ -188,22 +179,22 @@ impl<D: Driver> Node<D> {
     }
 }
 
-/// The shared memory, by the driver's word or the configuration's, and from the node of its own where one is configured:
-/// whoever holds the device's descriptor could answer for it.
+/// The shared memory, as the driver or the configuration describes it. It is mapped from a node of
+/// its own if one is configured: a process with the device's descriptor could complete requests.
 fn memory(
-    wanted: &Wanted,
-    told: Option<(u64, u64)>,
+    params: &DeviceParams,
+    reported: Option<(u64, u64)>,
     device: &OwnedFd,
 ) -> Result<GuestMemory, BaoError> {
-    let id = wanted.id;
-    let driver = match told {
+    let id = params.id;
+    let driver = match reported {
         None => None,
         Some((addr, len)) => {
             let range = GuestRange::new(addr, len);
             Some(range.ok_or(BaoError::BadMemory { id, addr, len })?)
         }
     };
-    let (descriptor, range) = match (&wanted.memory, driver) {
+    let (descriptor, range) = match (&params.memory, driver) {
         (None, None) => return Err(BaoError::NoMemory { id }),
         (Some((configured, _)), Some(driver)) if *configured != driver => {
             return Err(BaoError::OtherMemory {

@@ -1,25 +1,26 @@
-//! Keeping signals off the thread that waits for a guest.
+//! Blocks signals on the thread that waits for a guest.
 
 use std::cell::Cell;
 use std::ops::RangeInclusive;
 
 use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN, block_signal};
 
-/// The signals that are not real-time ones.
+/// The signals that are not real-time signals.
 const PLAIN: RangeInclusive<i32> = 1..=31;
 
 thread_local! {
     static BLOCKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets no signal in on this thread any more: one that ends the wait for a request makes the driver of generation A unlock
-/// a lock it does not hold. The ones that cannot be blocked end the process, and the wait with it.
+/// Blocks all signals on this thread. A signal that ends the wait for a request makes the driver of
+/// generation A unlock a lock that it does not hold. The signals that cannot be blocked end the
+/// process, and the wait with it.
 pub(super) fn block_all() {
     if BLOCKED.replace(true) {
         return;
     }
     for signal in PLAIN.chain(SIGRTMIN()..=SIGRTMAX()) {
-        // Refused for a signal that is blocked already, and for none that can be.
+        // Fails only for a signal that is blocked already.
         let _ = block_signal(signal);
     }
 }

@@ -1,17 +1,18 @@
-//! The interface of Bao's remote I/O driver as it is: call numbers and structures of each generation, nothing else.
+//! The interface of Bao's remote I/O driver: call numbers and structures of each generation.
 //!
-//! Sources: the I/O dispatcher driver of bao-project/bao-linux-drivers (generation B) and the kernel patches of
-//! joaopeixoto13/bao-demos-virtio (A). All integers are little-endian as every machine Bao runs on, naturally aligned.
+//! Sources: the I/O dispatcher driver of bao-project/bao-linux-drivers (generation B) and the
+//! kernel patches of joaopeixoto13/bao-demos-virtio (A). All integers are little-endian, as on
+//! every machine that Bao runs on, and naturally aligned.
 
 use std::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The number of one ioctl: it carries the size of its argument, so that is all a caller has to bring.
+/// The number of an ioctl. It includes the size of the argument.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Call(u32);
 
-/// Which way an argument goes, as the kernel's `_IOC` macros encode it.
+/// The direction of an argument, as the kernel's `_IOC` macros encode it.
 const READ: u32 = 2;
 const WRITE: u32 = 1;
 
@@ -25,12 +26,12 @@ impl Call {
         Self(direction << 30 | (size as u32) << 16 | Self::TYPE << 8 | number)
     }
 
-    /// The number itself.
+    /// The number.
     pub(super) const fn code(self) -> u32 {
         self.0
     }
 
-    /// Bytes that the driver reads from, or writes to, its argument.
+    /// Bytes that the driver reads from its argument, or writes to it.
     pub(super) const fn size(self) -> usize {
         (self.0 >> 16 & 0x3fff) as usize
     }
@@ -78,7 +79,7 @@ pub(super) struct RequestB {
     request_id: u64,
 }
 
-/// What generation B knows of a device.
+/// Generation B's description of a device.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub(super) struct Info {
@@ -90,7 +91,7 @@ pub(super) struct Info {
     pub(super) fd: i32,
 }
 
-/// A range of addresses and the eventfd that a guest's store to it signals.
+/// A range of addresses, and the eventfd that a guest's store to it signals.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub(super) struct Ioeventfd {
@@ -110,15 +111,16 @@ pub(super) struct Irqfd {
     pub(super) flags: u32,
 }
 
-/// Which 64-bit word of every generation's request is which: the rest of it is given back as it came.
+/// Which 64-bit word of a request is which, in every generation. The other words are given back as
+/// they came.
 pub(super) mod word {
     pub(crate) const ADDR: usize = 1;
     pub(crate) const OP: usize = 2;
     pub(crate) const VALUE: usize = 3;
     pub(crate) const ACCESS_WIDTH: usize = 4;
-    /// By which the hypervisor finds the request again, and nothing else: the request's number, or the CPU's and the virtual CPU's.
-    /// Words that a generation does not have stay 0.
-    pub(crate) const PLACE: std::ops::Range<usize> = 5..7;
+    /// What the hypervisor finds the request by: the request's number, or the CPU's and the virtual
+    /// CPU's. Words that a generation does not have stay 0.
+    pub(crate) const SLOT: std::ops::Range<usize> = 5..7;
 }
 
 const _: () = {
@@ -155,30 +157,31 @@ const _: () = {
     assert!(offset_of!(Irqfd, fd) == 0 && offset_of!(Irqfd, flags) == 4);
 };
 
-/// What a request asks for.
+/// What a request is for.
 pub(super) mod op {
     pub(crate) const WRITE: u64 = 0;
     pub(crate) const READ: u64 = 1;
-    // 2 is what the argument of ATTACH says before it is filled: see the journal. Never completed with, as that would
-    // swallow a request.
+    // 2 is in the argument of ATTACH before the driver fills it: see the journal. COMPLETE with it
+    // would make the hypervisor lose a request.
 }
 
 /// `Ioeventfd::flags`: only stores of exactly `data` signal.
 pub(super) const IOEVENTFD_DATAMATCH: u32 = 2;
 
-/// `Ioeventfd::flags`: undo. Every generation's driver then falls through to assigning it again, unless `len` is none it
-/// takes.
+/// `Ioeventfd::flags`: undo. Every generation's driver then goes on to assign the entry again,
+/// unless it refuses `len`.
 pub(super) const IOEVENTFD_DEASSIGN: u32 = 4;
 
 /// `Irqfd::flags`: undo.
 pub(super) const IRQFD_DEASSIGN: u32 = 1;
 
-/// How a device model is had from the driver's node.
+/// How the driver gives a device model out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Family {
-    /// It is created: the call's result is its descriptor.
+    /// CREATE: the call's result is the descriptor.
     Created,
-    /// The driver has it from the device tree: its description names a descriptor.
+    /// GET_INFO: the driver knows the device from the device tree, and its description has a
+    /// descriptor.
     Described,
 }
 
@@ -199,8 +202,8 @@ pub(super) const CREATE: Call = Call::new(WRITE, 1, size_of::<u32>());
 /// Gets a device model of [`Family::Described`]; its argument is [`Info`].
 pub(super) const GET_INFO: Call = Call::new(READ | WRITE, 1, size_of::<Info>());
 
-/// Every generation, in the order in which they are looked for. No number means two things in two of them, but A and A'
-/// share ATTACH: those are told apart by IOEVENTFD.
+/// Every generation, in the order in which they are tried. No number has two meanings in two of
+/// them, but A and A' share ATTACH: IOEVENTFD tells those apart.
 pub(super) static GENERATIONS: [Abi; 4] = [
     Abi {
         name: "B (bao-linux-drivers, October 2024 and later)",

@@ -1,4 +1,4 @@
-//! From what a file says to what it means, or to all that is wrong with it.
+//! Checks a document: makes a configuration of it, or a list of its faults.
 
 use std::path::PathBuf;
 
@@ -7,36 +7,38 @@ use log::LevelFilter;
 use super::compare::{Checked, compare};
 use super::document::{At, Device, Document};
 use super::fault::Fault;
-use super::{Config, DeviceConfig, usual_nodes};
+use super::{Config, DeviceConfig};
 use crate::hypervisor::GuestRange;
+use crate::hypervisors;
 use crate::mmio::WINDOW_LEN;
 
-/// The largest window: more than any device has registers for.
-const LARGEST_WINDOW: u64 = 0x1_0000;
+/// Bytes of the largest window: more than the registers of any device.
+const MAX_WINDOW_LEN: u64 = 0x1_0000;
 
-/// Registers are 32 bits wide and accessed as such.
+/// Bytes: registers are 32 bits wide and accessed as such.
 const WINDOW_ALIGNMENT: u64 = 4;
 
-/// What memory can be mapped by.
+/// Bytes: memory is mapped in multiples of a page.
 const PAGE: u64 = 4096;
 
-/// Bytes of a file system's tag at most (virtio 1.2, 5.11.4).
-const LONGEST_TAG: usize = 36;
+/// Bytes of the longest tag of a file system (virtio 1.2, 5.11.4).
+const MAX_TAG_LEN: usize = 36;
 
-/// Bytes of a socket's path at most (unix(7)), less the zero byte behind it.
-const LONGEST_SOCKET: usize = 107;
+/// Bytes of the longest path of a socket (unix(7)), without the zero byte at its end.
+const MAX_SOCKET_PATH_LEN: usize = 107;
 
-/// Linux takes 4 entries of each request for headers, and wants some left.
-const SMALLEST_QUEUE: u32 = 8;
+/// Entries of the smallest queue: Linux reserves 4 entries of each request for headers, and needs
+/// some more for data.
+const MIN_QUEUE_SIZE: u32 = 8;
 
-/// The largest split virtqueue (virtio 1.2, 2.7).
-const LARGEST_QUEUE: u32 = 32768;
+/// Entries of the largest split virtqueue (virtio 1.2, 2.7).
+const MAX_QUEUE_SIZE: u32 = 32768;
 
-/// vhost-user numbers queues by a byte, and the first is of high priority.
-const MOST_REQUEST_QUEUES: u32 = 255;
+/// vhost-user numbers queues by a byte, and the first queue is the high-priority one.
+const MAX_REQUEST_QUEUES: u32 = 255;
 
 /// The last shared peripheral interrupt of a GIC, counted from its first.
-const LAST_IRQ: u32 = 987;
+const MAX_IRQ: u32 = 987;
 
 /// The faults found so far.
 #[derive(Default)]
@@ -55,14 +57,14 @@ pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
         .as_ref()
         .and_then(|level| check_level(level, &mut faults));
     let nodes = match &document.nodes {
-        None => usual_nodes(),
+        None => hypervisors::default_nodes(),
         Some(nodes) => check_nodes(nodes, &mut faults),
     };
     if document.devices.value.is_empty() {
         faults.add(
             &document.devices,
             "devices",
-            "there is none; one would be right",
+            "the list is empty; name at least one device",
         );
     }
     let checked: Vec<Checked> = document
@@ -87,11 +89,11 @@ pub(super) fn check(document: Document) -> Result<Config, Vec<Fault>> {
 fn check_level(level: &At<String>, faults: &mut Faults) -> Option<LevelFilter> {
     let parsed = level.value.parse().ok();
     if parsed.is_none() {
-        let right = "off, error, warn, info, debug or trace would be right";
+        let right = "use off, error, warn, info, debug or trace";
         faults.add(
             level,
             "log_level",
-            format!("{:?} is none; {right}", level.value),
+            format!("{:?} is not a log level; {right}", level.value),
         );
     }
     parsed
@@ -102,7 +104,7 @@ fn check_nodes(nodes: &At<Vec<At<String>>>, faults: &mut Faults) -> Vec<PathBuf>
         faults.add(
             nodes,
             "nodes",
-            "there is none; leave the key out for the usual ones",
+            "the list is empty; leave the key out for the default nodes",
         );
     }
     let check = |node: &At<String>| check_path(node, "nodes", faults);
@@ -111,7 +113,7 @@ fn check_nodes(nodes: &At<Vec<At<String>>>, faults: &mut Faults) -> Vec<PathBuf>
 
 fn check_path(path: &At<String>, key: &str, faults: &mut Faults) -> Option<PathBuf> {
     if path.value.is_empty() || path.value.contains('\0') {
-        faults.add(path, key, "this is no path; /dev/bao would be one");
+        faults.add(path, key, "this is no path; a path looks like /dev/bao");
         return None;
     }
     Some(PathBuf::from(&path.value))
@@ -120,7 +122,7 @@ fn check_path(path: &At<String>, key: &str, faults: &mut Faults) -> Option<PathB
 fn check_device(at: &At<Device>, faults: &mut Faults) -> Option<Checked> {
     let device = &at.value;
     if !check_kind(device, faults) {
-        return None; // the other keys mean something else then
+        return None; // the other keys have another meaning then
     }
     check_foreign_keys(device, faults);
     check_irq(device, faults);
@@ -159,7 +161,7 @@ fn check_device(at: &At<Device>, faults: &mut Faults) -> Option<Checked> {
     })
 }
 
-/// Whether it is a file system behind vhost-user.
+/// Whether the device is a file system behind vhost-user.
 fn check_kind(device: &Device, faults: &mut Faults) -> bool {
     let kinds = [
         (&device.device_type, "type", "fs"),
@@ -179,7 +181,7 @@ fn check_kind(device: &Device, faults: &mut Faults) -> bool {
 fn check_foreign_keys(device: &Device, faults: &mut Faults) {
     let mut refuse = |line: Option<u64>, key: &str, owner: &str| {
         if let Some(line) = line {
-            let what = format!("this belongs to a {owner}; a file system is right without it");
+            let what = format!("this key belongs to a {owner}; remove it from a file system");
             faults.0.push(Fault::new(line, key, what));
         }
     };
@@ -201,12 +203,12 @@ fn line<T>(written: &Option<At<T>>) -> Option<u64> {
     written.as_ref().map(|at| at.referenced.line())
 }
 
-/// The device model has no use for it, but a number that cannot be is a sign of a mistake.
+/// The device model does not use the number. An impossible one is a sign of a mistake.
 fn check_irq(device: &Device, faults: &mut Faults) {
     if let Some(irq) = &device.irq
-        && irq.value > LAST_IRQ
+        && irq.value > MAX_IRQ
     {
-        let what = format!("there is no interrupt {}; 0 to {LAST_IRQ} are", irq.value);
+        let what = format!("{} is not an interrupt; use 0 to {MAX_IRQ}", irq.value);
         faults.add(irq, "irq", what);
     }
 }
@@ -217,12 +219,12 @@ fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
         .as_ref()
         .map_or(WINDOW_LEN, |at| at.value);
     if let Some(at) = &device.window_size
-        && (!(WINDOW_LEN..=LARGEST_WINDOW).contains(&len) || !len.is_multiple_of(WINDOW_ALIGNMENT))
+        && (!(WINDOW_LEN..=MAX_WINDOW_LEN).contains(&len) || !len.is_multiple_of(WINDOW_ALIGNMENT))
     {
         let right = format!(
-            "a multiple of {WINDOW_ALIGNMENT} from {WINDOW_LEN:#x} to {LARGEST_WINDOW:#x} would be right"
+            "use a multiple of {WINDOW_ALIGNMENT} from {WINDOW_LEN:#x} to {MAX_WINDOW_LEN:#x}"
         );
-        faults.add(at, "window_size", format!("it is {len:#x}; {right}"));
+        faults.add(at, "window_size", format!("{len:#x} is not valid; {right}"));
         return None;
     }
     let address = &device.mmio_addr;
@@ -234,7 +236,7 @@ fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
     let window = GuestRange::new(address.value, len);
     if window.is_none() {
         let what = format!(
-            "{len:#x} bytes from {:#x} go past the last address; {:#x} is the highest that does not",
+            "{len:#x} bytes from {:#x} go past the last address; {:#x} is the highest valid one",
             address.value,
             u64::MAX - len + 1
         );
@@ -243,7 +245,7 @@ fn check_window(device: &Device, faults: &mut Faults) -> Option<GuestRange> {
     window
 }
 
-/// The memory, or that the driver is to tell it; none if what is written cannot be.
+/// The memory, or `Some(None)` if the driver reports it; `None` if the keys contradict each other.
 fn check_memory(at: &At<Device>, faults: &mut Faults) -> Option<Option<(GuestRange, PathBuf)>> {
     let device = &at.value;
     let (addr, size, path) = match (&device.shmem_addr, &device.shmem_size, &device.shmem_path) {
@@ -256,8 +258,8 @@ fn check_memory(at: &At<Device>, faults: &mut Faults) -> Option<Option<(GuestRan
                 ("shmem_path", path.is_none()),
             ];
             for (key, _) in keys.into_iter().filter(|(_, missing)| *missing) {
-                let right = "shmem_addr, shmem_size and shmem_path go together, or none of them";
-                faults.add(at, key, format!("it is missing here: {right}"));
+                let right = "shmem_addr, shmem_size and shmem_path go together, give all or none";
+                faults.add(at, key, format!("it is missing: {right}"));
             }
             return None;
         }
@@ -273,7 +275,7 @@ fn check_memory(at: &At<Device>, faults: &mut Faults) -> Option<Option<(GuestRan
     let range = GuestRange::new(addr.value, size.value);
     if range.is_none() {
         let what = match size.value {
-            0 => "there is no memory in 0 bytes; 0x1000000 would be 16 MiB".to_owned(),
+            0 => "0 bytes are no memory; 0x1000000 bytes are 16 MiB".to_owned(),
             _ => format!(
                 "{:#x} bytes from {:#x} go past the last address",
                 size.value, addr.value
@@ -290,10 +292,11 @@ fn misaligned(value: u64, alignment: u64) -> String {
         Some(above) => format!("{below:#x} and {above:#x} are next"),
         None => format!("{below:#x} is next"),
     };
-    format!("{value:#x} is no multiple of {alignment:#x}; {next}")
+    format!("{value:#x} is not a multiple of {alignment:#x}; {next}")
 }
 
-/// The socket as it is, or as the two programs whose files are accepted would call it: they differ, and so do their files.
+/// The socket as written, or under the name that bao-virtio or bao-virtio-dm gives it. The two
+/// differ in that name, and in the keys of their files.
 fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
     let device = &at.value;
     match (&device.socket, &device.socket_path) {
@@ -311,20 +314,20 @@ fn check_socket(at: &At<Device>, faults: &mut Faults) -> Option<PathBuf> {
             check_socket_len(path.into(), prefix, "socket_path", faults)
         }
         (Some(socket), Some(_)) => {
-            let right = "either of them would be right";
+            let right = "give either of them";
             faults.add(
                 socket,
                 "socket",
-                format!("there is a socket_path as well; {right}"),
+                format!("socket_path is given as well; {right}"),
             );
             None
         }
         (None, None) => {
-            let right = "socket, the daemon's, would be right";
+            let right = "give the path of the daemon's socket";
             faults.add(
                 at,
                 "socket",
-                format!("it is missing here, and so is socket_path; {right}"),
+                format!("it is missing, and so is socket_path; {right}"),
             );
             None
         }
@@ -338,9 +341,9 @@ fn check_socket_len(
     faults: &mut Faults,
 ) -> Option<PathBuf> {
     let len = path.as_os_str().len();
-    if len > LONGEST_SOCKET {
+    if len > MAX_SOCKET_PATH_LEN {
         let what = format!(
-            "{} has {len} bytes; no socket's path has more than {LONGEST_SOCKET}",
+            "{} has {len} bytes; no socket's path has more than {MAX_SOCKET_PATH_LEN}",
             path.display()
         );
         faults.add(at, key, what);
@@ -351,13 +354,13 @@ fn check_socket_len(
 
 fn check_tag(tag: &At<String>, faults: &mut Faults) -> Option<String> {
     let len = tag.value.len();
-    if !(1..=LONGEST_TAG).contains(&len) {
-        let what = format!("it has {len} bytes; 1 to {LONGEST_TAG} would be right");
+    if !(1..=MAX_TAG_LEN).contains(&len) {
+        let what = format!("it has {len} bytes; a tag has 1 to {MAX_TAG_LEN}");
         faults.add(tag, "tag", what);
         return None;
     }
     if tag.value.contains(['\n', '\0']) {
-        let right = "a word would be right";
+        let right = "use a single word";
         faults.add(
             tag,
             "tag",
@@ -372,9 +375,9 @@ fn check_queue_count(device: &Device, faults: &mut Faults) -> Option<u16> {
     let Some(count) = &device.num_request_queues else {
         return Some(1);
     };
-    if !(1..=MOST_REQUEST_QUEUES).contains(&count.value) {
+    if !(1..=MAX_REQUEST_QUEUES).contains(&count.value) {
         let what = format!(
-            "it is {}; 1 to {MOST_REQUEST_QUEUES} would be right",
+            "{} is not valid; use 1 to {MAX_REQUEST_QUEUES}",
             count.value
         );
         faults.add(count, "num_request_queues", what);
@@ -387,9 +390,9 @@ fn check_queue_size(device: &Device, faults: &mut Faults) -> Option<u16> {
     let Some(size) = &device.queue_size else {
         return Some(1024);
     };
-    if !(SMALLEST_QUEUE..=LARGEST_QUEUE).contains(&size.value) || !size.value.is_power_of_two() {
+    if !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size.value) || !size.value.is_power_of_two() {
         let what = format!(
-            "it is {}; a power of two from {SMALLEST_QUEUE} to {LARGEST_QUEUE} would be right",
+            "{} is not valid; use a power of two from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}",
             size.value
         );
         faults.add(size, "queue_size", what);
@@ -398,7 +401,7 @@ fn check_queue_size(device: &Device, faults: &mut Faults) -> Option<u16> {
     u16::try_from(size.value).ok()
 }
 
-/// Whether the queues fit into the memory at all, buffers aside.
+/// Checks that the memory is larger than the queues' rings.
 fn check_room(device: &Device, memory: GuestRange, requests: u16, size: u16, faults: &mut Faults) {
     let entries = u64::from(size);
     let rings = (16 * entries + 6 + 2 * entries + 6 + 8 * entries) * (u64::from(requests) + 1);
@@ -406,7 +409,8 @@ fn check_room(device: &Device, memory: GuestRange, requests: u16, size: u16, fau
         && memory.len() <= rings
     {
         let what = format!(
-            "it is {:#x}, but the rings alone take {rings:#x} bytes; larger memory or smaller or fewer queues would be right",
+            "it is {:#x}, but the rings alone take {rings:#x} bytes; \
+             use more memory, or smaller or fewer queues",
             memory.len()
         );
         faults.add(at, "shmem_size", what);

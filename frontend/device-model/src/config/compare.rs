@@ -1,16 +1,16 @@
-//! Whether devices that are each right by themselves go together.
+//! Checks that devices do not contradict each other.
 
 use super::DeviceConfig;
 use super::fault::Fault;
 
-/// A device that has been checked by itself, with what is needed to compare it with others.
+/// A device that is valid by itself, with what is needed to compare it with others.
 pub(super) struct Checked {
     pub(super) config: DeviceConfig,
     pub(super) line: u64,
     pub(super) frontend_vm: Option<String>,
 }
 
-/// All that is wrong between any two of `devices`.
+/// Everything that contradicts between any two of `devices`.
 pub(super) fn compare(devices: &[Checked]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (index, device) in devices.iter().enumerate() {
@@ -28,7 +28,7 @@ fn compare_two(first: &Checked, second: &Checked, faults: &mut Vec<Fault>) {
     let before = first.line;
     if a.id == b.id {
         let what = format!(
-            "{} is the device's in line {before}; each has its own",
+            "{} is the device's in line {before}; each device needs its own",
             b.id
         );
         add("id", what);
@@ -38,17 +38,19 @@ fn compare_two(first: &Checked, second: &Checked, faults: &mut Vec<Fault>) {
         && of_a != of_b
     {
         let what = format!(
-            "{} is {of_a} for the device in line {before}, and {of_b} here; the same would be right",
+            "{} is {of_a} for the device in line {before}, and {of_b} here; \
+             use the same range for both",
             path_b.display()
         );
         add("shmem_path", what);
     }
     if first.frontend_vm != second.frontend_vm {
-        return; // what follows is about one guest's addresses
+        return; // the checks below are about addresses of one guest
     }
     if a.window.overlaps(b.window) {
         let what = format!(
-            "{} overlaps the device's in line {before}, {}; if they are of different VMs, tell by frontend_vm",
+            "{} overlaps the device's in line {before}, {}; \
+             if the devices belong to different VMs, say so by frontend_vm",
             b.window, a.window
         );
         add("mmio_addr", what);
@@ -58,7 +60,8 @@ fn compare_two(first: &Checked, second: &Checked, faults: &mut Vec<Fault>) {
             && window.overlaps(*memory)
         {
             let what = format!(
-                "registers {window} and shared memory {memory} overlap between this device and that in line {before}"
+                "registers {window} and shared memory {memory} overlap between this device and the \
+                 one in line {before}"
             );
             add("mmio_addr", what);
         }
@@ -68,12 +71,13 @@ fn compare_two(first: &Checked, second: &Checked, faults: &mut Vec<Fault>) {
         && of_a.overlaps(*of_b)
     {
         let what = format!(
-            "{of_b} overlaps {of_a}, of the device in line {before}; the same or apart would be right"
+            "{of_b} overlaps {of_a}, of the device in line {before}; \
+             use the same range or separate ones"
         );
         add("shmem_addr", what);
     }
     if a.tag.is_some() && a.tag == b.tag {
-        let what = format!("the device in line {before} has it already; each has its own");
+        let what = format!("the device in line {before} has it already; each device needs its own");
         add("tag", what);
     }
 }

@@ -1,11 +1,11 @@
-//! A configuration file as it is written: keys, types and lines, no meaning.
+//! A configuration file as written: keys, types and lines, without their meaning.
 
 use serde::Deserialize;
 use serde_saphyr::{Error, Spanned};
 
 use super::fault::Fault;
 
-/// A value and where it stands.
+/// A value and its line.
 pub(super) type At<T> = Spanned<T>;
 
 /// The whole file.
@@ -17,7 +17,8 @@ pub(super) struct Document {
     pub(super) devices: At<Vec<At<Device>>>,
 }
 
-/// One device. The keys of devices that are no file systems are known, so that they are not taken for typing errors.
+/// One device. The keys of other types of device are known, so that they are not taken for typing
+/// errors.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Device {
@@ -50,7 +51,7 @@ pub(super) struct Device {
 }
 
 impl Document {
-    /// Reads `text`; the first thing in it that is no such document.
+    /// Parses `text`, or returns its first fault.
     pub(super) fn parse(text: &str) -> Result<Self, Fault> {
         serde_saphyr::from_str(text).map_err(|error| to_fault(text, error.without_snippet()))
     }
@@ -64,27 +65,25 @@ fn to_fault(text: &str, error: &Error) -> Fault {
         } => Fault::new(
             line,
             field,
-            format!("there is no such key here; there are {}", list(expected)),
+            format!("there is no such key here; the keys are {}", list(expected)),
         ),
-        Error::SerdeMissingField { field, .. } => Fault::new(
-            line,
-            field,
-            "it is missing from what ends here, and has no default",
-        ),
+        Error::SerdeMissingField { field, .. } => {
+            Fault::new(line, field, "it is missing above, and has no default")
+        }
         Error::DuplicateMappingKey { key, .. } => Fault {
             line,
             key: key.clone(),
-            what: "it is given twice; once would be right".to_owned(),
+            what: "it is given twice; remove one".to_owned(),
         },
         Error::InvalidScalar { ty, .. } => Fault {
             line,
             key: key_at(text, line),
-            what: format!("{} would be right", describe(ty)),
+            what: format!("expected {}", describe(ty)),
         },
         Error::Unexpected { expected, .. } => Fault {
             line,
             key: key_at(text, line),
-            what: format!("{} would be right", describe(expected)),
+            what: format!("expected {}", describe(expected)),
         },
         other => Fault {
             line,
@@ -98,11 +97,11 @@ fn list(keys: &[&str]) -> String {
     keys.join(", ")
 }
 
-/// What a value of a type looks like, or what the parser calls a shape, for people who do not think in types.
+/// A type, or the parser's name for a shape, in words for people who do not program.
 fn describe(ty: &str) -> String {
     match ty {
-        "u32" => "a whole number below 2^32, like 47 or 0x2f,".to_owned(),
-        "u64" => "a whole number below 2^64, like 512 or 0x200,".to_owned(),
+        "u32" => "a whole number below 2^32, such as 47 or 0x2f".to_owned(),
+        "u64" => "a whole number below 2^64, such as 512 or 0x200".to_owned(),
         "bool" | "boolean" => "true or false".to_owned(),
         "sequence start" => "a list".to_owned(),
         "mapping start" => "keys with a value each".to_owned(),
@@ -111,13 +110,13 @@ fn describe(ty: &str) -> String {
     }
 }
 
-/// The parser's text without the line and column at its end, which a fault has already.
+/// The parser's text without the line and column at its end, which a fault has anyway.
 fn without_place(text: &str) -> String {
     let (what, _) = text.rsplit_once(" at line ").unwrap_or((text, ""));
     what.to_owned()
 }
 
-/// The key that stands in `line`, as far as that can be seen.
+/// The key in `line`, if the line begins with a plain one.
 fn key_at(text: &str, line: u64) -> Option<String> {
     let index = usize::try_from(line.checked_sub(1)?).ok()?;
     let written = text.lines().nth(index)?;

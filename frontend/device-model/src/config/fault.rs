@@ -1,10 +1,10 @@
-//! What is wrong with a configuration.
+//! Errors of a configuration.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why there is no configuration.
+/// Why a file is not a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -12,11 +12,11 @@ pub enum ConfigError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The file cannot be meant so: a line for each fault.
+    /// The file has faults: a line for each.
     #[error("{}", lines(file, faults))]
     Faults {
         /// The file.
@@ -26,12 +26,12 @@ pub enum ConfigError {
     },
 }
 
-/// One thing that is wrong in a file.
+/// One fault of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fault {
-    /// The line, from 1; 0 where none is to blame.
+    /// The line, from 1; 0 if the fault is in no line.
     pub line: u64,
-    /// The key, if one is to blame.
+    /// The key, if the fault is in one.
     pub key: Option<String>,
     /// What is wrong, and what would be right.
     pub what: String,

@@ -1,7 +1,9 @@
-//! The device model's configuration: bao-virtio's and bao-virtio-dm's YAML as it is, and more keys of our own.
+//! The device model's configuration: the YAML of bao-virtio and bao-virtio-dm unchanged, with more
+//! keys.
 //!
-//! [`Config`] is what a file means; `document` is what it says. Everything is checked before any device is touched, and all
-//! that is wrong is told at once, each by file, line, key and what would be right.
+//! [`Config`] is what a file means; `document` is what it says. Everything is checked before any
+//! device is touched. All faults are reported at once, each with file, line, key and what would be
+//! right.
 
 mod check;
 mod compare;
@@ -17,7 +19,6 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
-use crate::bao::NODES;
 use crate::hypervisor::GuestRange;
 use document::Document;
 pub use fault::{ConfigError, Fault};
@@ -25,9 +26,9 @@ pub use fault::{ConfigError, Fault};
 /// What one file configures.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Config {
-    /// What to log; none leaves it to the command line.
+    /// What to log; `None` leaves it to the command line.
     pub log_level: Option<LevelFilter>,
-    /// The hypervisor driver's nodes, in the order in which they are looked for.
+    /// The device nodes of the hypervisor's driver, in the order in which they are tried.
     pub nodes: Vec<PathBuf>,
     /// At least one.
     pub devices: Vec<DeviceConfig>,
@@ -36,19 +37,21 @@ pub struct Config {
 /// One file system device.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeviceConfig {
-    /// The device model's id; no two devices have the same.
+    /// The device's id at the hypervisor, unique among the devices.
     pub id: u32,
-    /// Where the guest has its registers.
+    /// Where the guest has the device's registers.
     pub window: GuestRange,
-    /// The memory it shares with the guest and the node it is mapped from; none where the driver is to tell.
+    /// The memory that the device shares with the guest, and the file that it is mapped from;
+    /// `None` if the driver reports it.
     pub memory: Option<(GuestRange, PathBuf)>,
     /// The daemon's socket.
     pub socket: PathBuf,
-    /// The name the guest mounts by; none if the daemon is to tell, which it then has to before the guest can go on.
+    /// The name by which the guest mounts the file system; `None` if the daemon has one. The guest
+    /// waits for the daemon then.
     pub tag: Option<String>,
-    /// Queues for requests, beside the one of high priority.
+    /// Request queues, without the high-priority queue.
     pub num_request_queues: u16,
-    /// Entries that each queue has at most: a power of two.
+    /// Most entries of each queue: a power of two.
     pub queue_size: u16,
 }
 
@@ -62,7 +65,7 @@ impl Config {
         Self::parse(path, &text)
     }
 
-    /// Checks `text`, which faults are to call `file`.
+    /// Parses and checks `text`. Faults call it `file`.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let faulty = |faults| ConfigError::Faults {
             file: file.to_owned(),
@@ -71,9 +74,4 @@ impl Config {
         let document = Document::parse(text).map_err(|fault| faulty(vec![fault]))?;
         check::check(document).map_err(faulty)
     }
-}
-
-/// Where the driver is looked for unless told otherwise.
-fn usual_nodes() -> Vec<PathBuf> {
-    NODES.map(PathBuf::from).to_vec()
 }

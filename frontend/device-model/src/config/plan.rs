@@ -1,8 +1,9 @@
-//! What a configuration comes to, for people.
+//! A configuration as text for people.
 
 use std::fmt;
 
 use super::{Config, DeviceConfig};
+use crate::hypervisors;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -11,7 +12,12 @@ impl fmt::Display for Config {
             .iter()
             .map(|node| node.display().to_string())
             .collect();
-        writeln!(f, "hypervisor: Bao, by {}", nodes.join(", else "))?;
+        writeln!(
+            f,
+            "hypervisor: {}, by {}",
+            hypervisors::names(),
+            nodes.join(", else ")
+        )?;
         if let Some(level) = self.log_level {
             writeln!(f, "log level: {}", level.as_str().to_lowercase())?;
         }
@@ -24,7 +30,8 @@ impl fmt::Display for Config {
             if let Some(other) = same {
                 writeln!(
                     f,
-                    "note: devices {} and {} have the same daemon, which has to serve several guests, as gangplankd does",
+                    "note: devices {} and {} have the same daemon, which has to serve several \
+                     guests, as gangplankd does",
                     other.id, device.id
                 )?;
             }

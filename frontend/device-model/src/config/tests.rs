@@ -1,4 +1,4 @@
-//! What is accepted, what it means, and how everything else is refused.
+//! Which files are accepted, what they mean, and how others are refused.
 
 use std::path::Path;
 
@@ -15,12 +15,13 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("fs.yaml"), text)
 }
 
-/// What is said of `text`, which is faulty.
+/// The faults of `text`.
 fn refused(text: &str) -> String {
     parse(text).expect_err(text).to_string()
 }
 
-/// One device by keys that each differ from a right one's, which begins in line 2.
+/// One device, which begins in line 2. `changes` replace or add keys of a valid one; an empty value
+/// removes the key.
 fn device(changes: &[(&str, &str)]) -> String {
     let mut keys = vec![
         ("id", "0"),
@@ -116,7 +117,7 @@ fn plan_tells_every_device() {
     );
 }
 
-/// For each single change, the line and key that are to blame, and a part of what would be right.
+/// For each single change: the line and key of the fault, and a part of what would be right.
 #[test]
 fn every_wrong_value_is_refused_by_line_key_and_what_would_be_right() {
     type Changes = &'static [(&'static str, &'static str)];
@@ -284,7 +285,10 @@ fn devices_that_do_not_go_together_are_refused() {
     let cases = [
         (memory(&[("id", "0")]), "id: 0 is the device's in line 2"),
         (memory(&[("mmio_addr", "0xa003e00")]), "mmio_addr: "),
-        (memory(&[("mmio_addr", "0xa003f00")]), "tell by frontend_vm"),
+        (
+            memory(&[("mmio_addr", "0xa003f00")]),
+            "say so by frontend_vm",
+        ),
         (
             memory(&[
                 ("mmio_addr", "0x10000100"),
@@ -345,15 +349,18 @@ fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
 fn documents_that_are_something_else_are_refused() {
     let cases = [
         ("", "fs.yaml:1: unexpected end"),
-        ("devices: []\n", "devices: there is none"),
+        ("devices: []\n", "devices: the list is empty"),
         ("device:\n  - id: 0\n", "1: device: there is no such key"),
         (
             "devices:\n  - id: 0\n    id: 1\n",
             "3: id: it is given twice",
         ),
-        ("devices: 7\n", "fs.yaml:1: devices: a list would be right"),
+        ("devices: 7\n", "fs.yaml:1: devices: expected a list"),
         ("devices:\n  - {\n", "fs.yaml:2: unclosed bracket"),
-        ("devices:\n  - 7\n", "fs.yaml:2: keys with a value each"),
+        (
+            "devices:\n  - 7\n",
+            "fs.yaml:2: expected keys with a value each",
+        ),
         ("devices: [&a {id: *a}]\n", "fs.yaml:1: devices: recursive"),
     ];
     for (text, said_of_it) in cases {
@@ -380,8 +387,8 @@ proptest! {
         size in any::<u64>(), queues in any::<u32>(), entries in any::<u32>(),
     ) {
         let device = |page: u64| format!(
-            "  - {{id: {id}, type: fs, data_plane: vhost_user, mmio_addr: {mmio}, window_size: {window}, \
-             shmem_addr: {}, shmem_size: {}, shmem_path: /a, socket: /s, \
+            "  - {{id: {id}, type: fs, data_plane: vhost_user, mmio_addr: {mmio}, \
+             window_size: {window}, shmem_addr: {}, shmem_size: {}, shmem_path: /a, socket: /s, \
              num_request_queues: {queues}, queue_size: {entries}}}\n",
             addr & page, size & page,
         );

@@ -4,12 +4,12 @@ use log::warn;
 
 use super::{Access, Port, PortError};
 
-/// The guest's access in hand. It is completed when it is answered, or, if its handler returned early or panicked, when
-/// it is dropped: with 0, which is what a register that is not there reads as.
+/// An access that the port has handed out. Answering completes it. If its handler returns early or
+/// panics, dropping completes it with 0, which is what a missing register reads as.
 #[derive(Debug)]
 pub struct Pending<'p, P: Port + ?Sized> {
     port: &'p P,
-    /// None once the port has it back.
+    /// `None` once the port has it back.
     access: Option<Access>,
 }
 
@@ -22,7 +22,8 @@ impl<'p, P: Port + ?Sized> Pending<'p, P> {
         })
     }
 
-    /// Completes the access with what `handler` makes of it. Errors as [`Port::complete`]; the access is over either way.
+    /// Completes the access with the result of `handler`. Fails as [`Port::complete`]; the access
+    /// is over in any case.
     pub fn answer(mut self, handler: impl FnOnce(&Access) -> u64) -> Result<(), PortError> {
         let answer = self.access.as_ref().map_or(0, handler);
         match self.access.take() {

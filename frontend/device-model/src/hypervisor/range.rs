@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// At least one byte of guest physical address space, not going past its end.
+/// At least one byte of guest physical addresses, not beyond the last address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct GuestRange {
     start: u64,
@@ -10,7 +10,7 @@ pub struct GuestRange {
 }
 
 impl GuestRange {
-    /// `len` bytes from `start`; none if that is nothing or goes past the last address.
+    /// `len` bytes from `start`; `None` if `len` is 0 or the range goes beyond the last address.
     pub const fn new(start: u64, len: u64) -> Option<Self> {
         match len.checked_sub(1) {
             Some(beyond) if start.checked_add(beyond).is_some() => Some(Self { start, len }),
@@ -23,19 +23,19 @@ impl GuestRange {
         self.start
     }
 
-    /// Bytes, never 0.
+    /// Length in bytes, never 0.
     #[allow(clippy::len_without_is_empty)] // it never is
     pub const fn len(self) -> u64 {
         self.len
     }
 
-    /// The last address that is part of it.
+    /// The last address in it.
     pub const fn last(self) -> u64 {
         // `new` has checked that this neither wraps nor goes below the start.
         self.start.wrapping_add(self.len.wrapping_sub(1))
     }
 
-    /// How far `address` lies behind the start, if it lies in the range.
+    /// The offset of `address` from the start, if the address is in the range.
     pub const fn offset_of(self, address: u64) -> Option<u64> {
         match address.checked_sub(self.start) {
             Some(offset) if offset < self.len => Some(offset),
@@ -43,7 +43,7 @@ impl GuestRange {
         }
     }
 
-    /// Whether `len` bytes from `address` lie in it. Nothing lies nowhere: no bytes are in no range.
+    /// Whether all of `len` bytes from `address` are in it; false for 0 bytes.
     pub const fn contains(self, address: u64, len: u64) -> bool {
         match Self::new(address, len) {
             Some(inner) => self.start <= inner.start && inner.last() <= self.last(),
@@ -82,7 +82,8 @@ mod tests {
     proptest! {
         #[test]
         fn contains_and_overlaps_agree_with_wide_arithmetic(
-            start in any::<u64>(), len in any::<u64>(), address in any::<u64>(), inner in any::<u64>(),
+            start in any::<u64>(), len in any::<u64>(),
+            address in any::<u64>(), inner in any::<u64>(),
         ) {
             let Some(range) = GuestRange::new(start, len) else {
                 prop_assert!(len == 0 || u128::from(start) + u128::from(len) > 1 << 64);

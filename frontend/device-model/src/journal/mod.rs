@@ -1,21 +1,26 @@
-//! What a device model writes down so that a successor can go on, whenever and however it ends.
+//! The journal of a device: what a successor needs in order to go on, whenever and however this
+//! process ends.
 //!
-//! It is shared memory of a file without a name, which the [`crate::holder`] keeps: a process that is killed between two
-//! instructions leaves behind what it had written until then. So what is here is either one word, or is made valid by one:
+//! It is an unnamed file in memory, which the [`crate::fd_store`] keeps. A process that is killed
+//! between two instructions leaves what it had written until then. Everything in the journal is
+//! therefore one word, or is made valid by one:
 //!
-//! - **the request in hand**: the hypervisor's driver writes a guest's access straight into this memory, so there is no moment at
-//!   which it has been taken and is not here;
-//! - **the registers**, in two places, of which a word says which one counts;
-//! - **the daemon**: what was agreed on with it, valid while no message is on its way.
+//! - **the request**: the hypervisor's driver writes a guest's access straight into this memory, so
+//!   that no request can be taken and missing here;
+//! - **the registers**, in two copies, and a word that says which copy is valid;
+//! - **the backend**: the state of the connection, valid while no message is on its way.
 //!
 //! ```text
-//!   free ── lay out ──> waiting ── the driver writes ──> in hand ── about to be completed ──> completing ──> free
+//!   free ── prepare_attach ─> waiting ── driver writes ─> taken ── begin_complete ─> completing
+//!     ^                                                                                │
+//!     └──────────────────────────────── end_request ───────────────────────────────────┘
 //! ```
 //!
-//! What a successor finds in hand, it handles (again): every access can be, as long as its guest's CPU stands still. What it
-//! finds completing has probably been completed and possibly not; it is a [`Inherited::Doubtful`] one.
+//! A successor handles a request that was taken, possibly for the second time: that does no harm as
+//! long as the guest's CPU waits. A request in the phase `completing` has probably been completed
+//! and possibly not; it is [`Unfinished::Uncertain`].
 
-mod daemon;
+mod backend;
 mod layout;
 mod registers;
 
@@ -25,10 +30,10 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use log::error;
+use parking_lot::Mutex;
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
@@ -38,9 +43,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::hypervisor::GuestRange;
 use crate::mmio::Registers;
-use layout::{DOUBTS, Doubt, HEAD, Head, LEN, MAGIC, PHASE, Phase, REQUEST, VERSION, op};
+use layout::{
+    HEAD, Head, LEN, MAGIC, PHASE, Phase, REQUEST, UNCERTAIN, UncertainRequest, VERSION, op,
+};
 
-/// A request as the hypervisor's driver has it, in 64-bit words.
+/// A request of the hypervisor's driver, in 64-bit words.
 pub type Request = [u64; 8];
 
 /// One device's journal.
@@ -48,44 +55,44 @@ pub type Request = [u64; 8];
 pub struct Journal {
     file: File,
     map: MmapRegion,
-    /// The registers as they were written last, so that what has not changed is not written.
+    /// The registers as written last. Unchanged registers are not written again.
     last: Mutex<Vec<u8>>,
 }
 
-/// What a predecessor left undone.
+/// A request that a predecessor did not finish.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Inherited {
+pub enum Unfinished {
     /// It was taken and not completed.
-    InHand(Request),
-    /// It was about to be completed, with this answer in it.
-    Doubtful(Request),
+    Taken(Request),
+    /// It was being completed, with this answer in it.
+    Uncertain(Request),
 }
 
-/// What is left of a predecessor's device.
+/// The registers that a predecessor has saved.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Left {
-    /// It never had an access.
-    Nothing,
+pub enum SavedRegisters {
+    /// None: the guest has made no access.
+    None,
     /// Its registers.
-    Registers(Box<Registers>),
-    /// Something that cannot be read: another version of this program wrote it.
+    Valid(Box<Registers>),
+    /// Unreadable: another version of this program wrote them, or they are damaged.
     Unreadable,
 }
 
-/// Why there is no journal.
+/// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The host refuses memory.
-    #[error("cannot {doing} the memory in which a device is written down")]
+    /// The host refused memory.
+    #[error("cannot {doing} the memory of a device's journal")]
     System {
-        /// What was being done.
+        /// The verb.
         doing: &'static str,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The file is something else.
-    #[error("what is kept as device {device}'s journal is none")]
+    /// The file is not this device's journal.
+    #[error("the file kept as device {device}'s journal is not a journal of that device")]
     Foreign {
         /// The device.
         device: u32,
@@ -93,7 +100,7 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// An empty one.
+    /// Makes an empty journal.
     ///
     /// # Errors
     /// [`JournalError::System`].
@@ -111,13 +118,14 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The one that a predecessor has left, and whether it can be read beyond its head.
+    /// Opens a predecessor's journal. Also returns whether its version is this program's; only the
+    /// head, the request and the uncertain requests can be read otherwise.
     ///
     /// # Errors
-    /// [`JournalError`], if not even that.
+    /// [`JournalError`] if the file is too short, not sealed, or not this device's journal.
     pub fn open(descriptor: OwnedFd, device: u32) -> Result<(Self, bool), JournalError> {
         let foreign = JournalError::Foreign { device };
-        // Whoever touches a page behind a file's end is killed.
+        // Access to a page beyond the end of a file kills the process.
         let sealed = fcntl_get_seals(&descriptor).is_ok_and(|seals| seals.contains(SEALS));
         let long = rustix::fs::fstat(&descriptor)
             .is_ok_and(|file| u64::try_from(file.st_size).is_ok_and(|len| len >= LEN));
@@ -132,110 +140,117 @@ impl Journal {
         Ok((journal, head.version == VERSION))
     }
 
-    /// What the holder keeps.
+    /// The journal's file, for the fd store.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// The memory that the hypervisor's driver told, if it did. This is read whichever version wrote it.
-    pub fn told_memory(&self) -> Option<GuestRange> {
+    /// The shared memory that the hypervisor's driver reported, if it did. Every version writes
+    /// this alike.
+    pub fn memory(&self) -> Option<GuestRange> {
         let head: Head = self.read(HEAD);
         GuestRange::new(head.memory_start, head.memory_len)
     }
 
-    /// Notes the memory that the hypervisor's driver told.
-    pub fn note_memory(&self, memory: Option<GuestRange>) {
+    /// Saves the shared memory that the hypervisor's driver reports.
+    pub fn set_memory(&self, memory: Option<GuestRange>) {
         let mut head: Head = self.read(HEAD);
         head.memory_start = memory.map_or(0, GuestRange::start);
         head.memory_len = memory.map_or(0, GuestRange::len);
         self.write(HEAD, head);
     }
 
-    /// Where the driver is to put a guest's access, laid out so that it can be told whether it has.
-    pub fn lay_out(&self) -> VolatileSlice<'_> {
+    /// The memory for the driver's next request, prepared so that a successor can tell whether the
+    /// driver has written one.
+    pub fn prepare_attach(&self) -> VolatileSlice<'_> {
         let mut empty: Request = [0; 8];
         empty[op::WORD] = op::ASK;
         self.write(REQUEST, empty);
         self.set_phase(Phase::Waiting);
-        self.request_place()
+        self.request_slice()
     }
 
-    /// What the driver has put there.
+    /// The request that the driver has written.
     pub fn request(&self) -> Request {
         self.read(REQUEST)
     }
 
-    /// Notes that `request` is about to be completed, as it stands: where the driver is to take it from.
-    pub fn about_to_complete(&self, request: Request) -> VolatileSlice<'_> {
+    /// Notes that `request` is about to be completed. Returns the memory that the driver is to take
+    /// it from.
+    pub fn begin_complete(&self, request: Request) -> VolatileSlice<'_> {
         self.write(REQUEST, request);
         self.set_phase(Phase::Completing);
-        self.request_place()
+        self.request_slice()
     }
 
-    /// Notes that nothing is in hand.
-    pub fn free(&self) {
+    /// Notes that there is no request.
+    pub fn end_request(&self) {
         self.set_phase(Phase::Free);
     }
 
-    /// What a predecessor left in hand.
-    pub fn inherited(&self) -> Option<Inherited> {
+    /// The request that a predecessor did not finish.
+    pub fn unfinished(&self) -> Option<Unfinished> {
         let request = self.request();
         let word = self.load(PHASE);
         match Phase::from_word(word) {
-            Some(Phase::Completing) => Some(Inherited::Doubtful(request)),
+            Some(Phase::Completing) => Some(Unfinished::Uncertain(request)),
             Some(Phase::Waiting) if request[op::WORD] != op::ASK => {
-                Some(Inherited::InHand(request))
+                Some(Unfinished::Taken(request))
             }
             Some(Phase::Waiting | Phase::Free) => None,
             None => {
-                error!("the journal of the access in hand is damaged: its phase is {word:#x}");
-                (request[op::WORD] != op::ASK).then_some(Inherited::Doubtful(request))
+                error!("the journal is damaged: the request's phase is {word:#x}");
+                (request[op::WORD] != op::ASK).then_some(Unfinished::Uncertain(request))
             }
         }
     }
 
-    /// Puts a doubtful request aside, so that others can be served. There is room for a few; beyond
-    /// that the first is dropped, and its guest's CPU may stand still for ever.
-    pub fn doubt(&self, request: Request) {
-        if self.doubts().contains(&request) {
+    /// Sets an uncertain request aside, so that others can be handled. If there are too many, the
+    /// first one is dropped, and its guest's CPU may wait for ever.
+    pub fn set_aside(&self, request: Request) {
+        if self.uncertain().contains(&request) {
             return;
         }
-        let free = DOUBTS.iter().find(|at| self.read::<Doubt>(**at).set == 0);
+        let free = UNCERTAIN
+            .iter()
+            .find(|at| self.read::<UncertainRequest>(**at).set == 0);
         let at = *free.unwrap_or_else(|| {
             error!(
-                "more accesses are in doubt than the journal has room for; one is dropped: {:x?}",
-                self.read::<Doubt>(DOUBTS[0]).request
+                "the journal has no room for another uncertain request, one is dropped: {:x?}",
+                self.read::<UncertainRequest>(UNCERTAIN[0]).request
             );
-            &DOUBTS[0]
+            &UNCERTAIN[0]
         });
-        self.write(at, Doubt { set: 0, request });
-        self.write(at, Doubt { set: 1, request });
+        self.write(at, UncertainRequest { set: 0, request });
+        self.write(at, UncertainRequest { set: 1, request });
     }
 
-    /// The requests that were put aside.
-    pub fn doubts(&self) -> Vec<Request> {
-        let doubts = DOUBTS.iter().map(|at| self.read::<Doubt>(*at));
+    /// The uncertain requests.
+    pub fn uncertain(&self) -> Vec<Request> {
+        let doubts = UNCERTAIN
+            .iter()
+            .map(|at| self.read::<UncertainRequest>(*at));
         doubts
             .filter(|doubt| doubt.set != 0)
             .map(|doubt| doubt.request)
             .collect()
     }
 
-    /// Drops the requests for which `is_settled`.
-    pub fn settle(&self, is_settled: impl Fn(&Request) -> bool) {
-        for at in DOUBTS {
-            let doubt: Doubt = self.read(at);
+    /// Drops the uncertain requests for which `is_settled`.
+    pub fn drop_uncertain(&self, is_settled: impl Fn(&Request) -> bool) {
+        for at in UNCERTAIN {
+            let doubt: UncertainRequest = self.read(at);
             if doubt.set != 0 && is_settled(&doubt.request) {
-                self.write(at, Doubt { set: 0, ..doubt });
+                self.write(at, UncertainRequest { set: 0, ..doubt });
             }
         }
     }
 
-    /// Forgets the registers and the daemon, as nobody can tell what they mean. The requests stay: they are written alike by every
-    /// version.
-    pub fn start_over(&self) {
+    /// Forgets the registers and the backend's state of an unknown version. The requests stay:
+    /// every version writes them alike.
+    pub fn reset(&self) {
         let head: Head = self.read(HEAD);
-        self.note_daemon_gone();
+        self.clear_backend();
         self.forget_registers();
         let version = VERSION;
         self.write(HEAD, Head { version, ..head });
@@ -257,8 +272,8 @@ impl Journal {
         })
     }
 
-    fn request_place(&self) -> VolatileSlice<'_> {
-        self.place(REQUEST, size_of::<Request>())
+    fn request_slice(&self) -> VolatileSlice<'_> {
+        self.slice(REQUEST, size_of::<Request>())
     }
 
     fn set_phase(&self, phase: Phase) {
@@ -266,39 +281,40 @@ impl Journal {
     }
 
     /// # Panics
-    /// Outside the memory; all offsets are constants of the layout, which is asserted to fit.
-    fn place(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
+    /// If the range is outside the journal. All offsets are constants of the layout, which is
+    /// asserted to fit.
+    fn slice(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
         let slice = self.map.as_volatile_slice().subslice(offset, len);
         slice.expect("the layout fits into the memory")
     }
 
     fn read<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
         let mut value = T::new_zeroed();
-        self.place(offset, size_of::<T>())
+        self.slice(offset, size_of::<T>())
             .copy_to(value.as_mut_bytes());
         value
     }
 
     fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: T) {
-        self.place(offset, size_of::<T>())
+        self.slice(offset, size_of::<T>())
             .copy_from(value.as_bytes());
     }
 
     fn load(&self, offset: usize) -> u64 {
         let word = self
-            .place(offset, size_of::<u64>())
+            .slice(offset, size_of::<u64>())
             .load(0, Ordering::Acquire);
         word.expect("the place is aligned")
     }
 
-    /// By one instruction; what was written before is there before it.
+    /// Stores with one instruction, after everything that was written before (release).
     fn store<T: AtomicAccess>(&self, offset: usize, word: T) {
         let stored = self
-            .place(offset, size_of::<T>())
+            .slice(offset, size_of::<T>())
             .store(word, 0, Ordering::Release);
         stored.expect("the place is aligned");
     }
 }
 
-/// Its size stays as it is.
+/// The file's size never changes.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);

@@ -1,20 +1,19 @@
-//! A device's registers, written so that the last whole ones always count.
+//! A device's registers, saved so that a complete copy is valid at any time.
 
 use std::mem::offset_of;
-use std::sync::PoisonError;
 
 use gangplank_service::fnv::checksum;
 use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::{CURRENT, REGISTERS, REGISTERS_LEN, UNREADABLE};
-use super::{Journal, Left};
+use super::{Journal, SavedRegisters};
 use crate::mmio::{QueueRegisters, Registers, Status};
 
-/// Bytes of a configuration space at most.
+/// Bytes of the largest configuration space.
 const CONFIG: usize = 64;
 
-/// What stands in front of the queues.
+/// The part before the queues.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 struct Saved {
@@ -28,12 +27,12 @@ struct Saved {
     activated: u32,
     queue_count: u32,
     config_len: u32,
-    /// Of all bytes but these, with the queues'. 0 in what was written before there was one.
+    /// Checksum of all other bytes, the queues included. 0 in what older versions wrote.
     checksum: u32,
     config: [u8; CONFIG],
 }
 
-/// Where the checksum stands.
+/// The checksum's bytes.
 const CHECKSUM: std::ops::Range<usize> = {
     let start = offset_of!(Saved, checksum);
     start..start + size_of::<u32>()
@@ -47,7 +46,7 @@ struct SavedQueue {
     available: u64,
     used: u64,
     size: u32,
-    /// [`READY`] or [`REFUSED`] or neither.
+    /// [`READY`], [`REFUSED`] or neither.
     state: u32,
 }
 
@@ -56,26 +55,26 @@ const REFUSED: u32 = 2;
 
 const _: () = assert!(size_of::<Saved>() == 112 && size_of::<SavedQueue>() == 32);
 
-/// Queues of a device at most: those of vhost-user.
-const MOST_QUEUES: usize = 256;
+/// Most queues of a device: vhost-user numbers them by a byte.
+const MAX_QUEUES: usize = 256;
 
 const _: () = {
-    assert!(size_of::<Saved>() + MOST_QUEUES * size_of::<SavedQueue>() <= REGISTERS_LEN);
+    assert!(size_of::<Saved>() + MAX_QUEUES * size_of::<SavedQueue>() <= REGISTERS_LEN);
 };
 
 impl Journal {
-    /// Writes the registers down. Those that do not fit, which no device has, are unreadable for a
-    /// successor: the ones before them must not be taken for them.
+    /// Saves the registers. Registers that do not fit, which no device has, are unreadable for a
+    /// successor: it must not take the previous ones for them.
     pub fn save(&self, registers: &Registers) {
         let bytes = to_bytes(registers);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if *last == bytes {
             return;
         }
         if bytes.len() > REGISTERS_LEN {
             self.store::<u64>(CURRENT, UNREADABLE);
             error!(
-                "a device's registers take {} bytes and are not kept for a successor",
+                "a device's registers take {} bytes, too many for the journal",
                 bytes.len()
             );
             *last = bytes;
@@ -85,24 +84,24 @@ impl Journal {
             1 => (REGISTERS[1], 2),
             _ => (REGISTERS[0], 1),
         };
-        self.place(at, bytes.len()).copy_from(&bytes);
+        self.slice(at, bytes.len()).copy_from(&bytes);
         self.store::<u64>(CURRENT, word);
         *last = bytes;
     }
 
-    /// The registers as a predecessor wrote them down last.
-    pub fn left(&self) -> Left {
+    /// The registers that a predecessor saved last.
+    pub fn saved_registers(&self) -> SavedRegisters {
         let at = match self.load(CURRENT) {
-            0 => return Left::Nothing,
+            0 => return SavedRegisters::None,
             1 => REGISTERS[0],
             2 => REGISTERS[1],
-            _ => return Left::Unreadable,
+            _ => return SavedRegisters::Unreadable,
         };
         let mut bytes = vec![0; REGISTERS_LEN];
-        self.place(at, REGISTERS_LEN).copy_to(&mut bytes);
+        self.slice(at, REGISTERS_LEN).copy_to(&mut bytes);
         match from_bytes(&bytes) {
-            Some(registers) => Left::Registers(Box::new(registers)),
-            None => Left::Unreadable,
+            Some(registers) => SavedRegisters::Valid(Box::new(registers)),
+            None => SavedRegisters::Unreadable,
         }
     }
 
@@ -147,28 +146,28 @@ fn to_bytes(registers: &Registers) -> Vec<u8> {
         bytes.extend_from_slice(saved.as_bytes());
     }
     let sum = checksum(&bytes);
-    if let Some(place) = bytes.get_mut(CHECKSUM) {
-        place.copy_from_slice(&sum.to_ne_bytes());
+    if let Some(field) = bytes.get_mut(CHECKSUM) {
+        field.copy_from_slice(&sum.to_ne_bytes());
     }
     bytes
 }
 
-/// Whether the first `len` bytes are as they were written, as far as that can be told.
+/// Whether the first `len` bytes agree with their checksum, if they have one.
 fn is_whole(bytes: &[u8], len: usize, sum: u32) -> bool {
     let Some(mut bytes) = bytes.get(..len).map(<[u8]>::to_vec) else {
         return false;
     };
-    if let Some(place) = bytes.get_mut(CHECKSUM) {
-        place.fill(0);
+    if let Some(field) = bytes.get_mut(CHECKSUM) {
+        field.fill(0);
     }
     sum == 0 || sum == checksum(&bytes)
 }
 
-/// None where they cannot have been written by [`to_bytes`].
+/// `None` if [`to_bytes`] cannot have written them.
 fn from_bytes(bytes: &[u8]) -> Option<Registers> {
     let (saved, rest) = Saved::read_from_prefix(bytes).ok()?;
     let count = usize::try_from(saved.queue_count).ok()?;
-    if count > MOST_QUEUES {
+    if count > MAX_QUEUES {
         return None;
     }
     let config_len = usize::try_from(saved.config_len).ok()?;
@@ -237,7 +236,7 @@ mod tests {
             features in any::<u64>(),
             status in prop::sample::select(vec![0, 1, 3, 0xb, 0xf, 0x4f, 0x83]),
             activated in any::<bool>(),
-            queues in prop::collection::vec(queue(), 0..=MOST_QUEUES),
+            queues in prop::collection::vec(queue(), 0..=MAX_QUEUES),
             config in prop::collection::vec(any::<u8>(), 0..=CONFIG),
         ) -> Registers {
             Registers {
@@ -261,26 +260,30 @@ mod tests {
         #[test]
         fn successor_reads_what_was_written_last(all in prop::collection::vec(registers(), 1..4)) {
             let journal = Journal::new(0).unwrap();
-            prop_assert_eq!(journal.left(), Left::Nothing);
+            prop_assert_eq!(journal.saved_registers(), SavedRegisters::None);
             for registers in &all {
                 journal.save(registers);
             }
             let last = all.last().unwrap().clone();
-            prop_assert_eq!(journal.left(), Left::Registers(Box::new(last)));
+            prop_assert_eq!(journal.saved_registers(), SavedRegisters::Valid(Box::new(last)));
         }
 
         #[test]
-        fn half_written_registers_do_not_count(whole in registers(), half in registers(), cut in 0usize..200) {
+        fn half_written_registers_do_not_count(
+            whole in registers(), half in registers(), cut in 0usize..200,
+        ) {
             let journal = Journal::new(0).unwrap();
             journal.save(&whole);
             let bytes = to_bytes(&half);
             let cut = cut.min(bytes.len());
-            journal.place(REGISTERS[1], cut).copy_from(&bytes[..cut]);
-            prop_assert_eq!(journal.left(), Left::Registers(Box::new(whole)));
+            journal.slice(REGISTERS[1], cut).copy_from(&bytes[..cut]);
+            prop_assert_eq!(journal.saved_registers(), SavedRegisters::Valid(Box::new(whole)));
         }
 
         #[test]
-        fn noise_is_unreadable_or_something_that_could_have_been_written(noise in prop::collection::vec(any::<u8>(), 0..2000)) {
+        fn noise_is_unreadable_or_something_that_could_have_been_written(
+            noise in prop::collection::vec(any::<u8>(), 0..2000),
+        ) {
             if let Some(registers) = from_bytes(&noise) {
                 prop_assert_eq!(from_bytes(&to_bytes(&registers)), Some(registers));
             }
@@ -290,7 +293,7 @@ mod tests {
     #[test]
     fn registers_that_no_device_has_are_unreadable() {
         let mut good = to_bytes(&Registers::default());
-        // Without a checksum, as an older version writes them.
+        // Without a checksum, as older versions write them.
         good[CHECKSUM].fill(0);
         assert!(from_bytes(&good).is_some());
         // Status, activated, queue count, length of the configuration space.
@@ -327,8 +330,11 @@ mod tests {
             queues: vec![QueueRegisters::default(); 1000],
             ..Registers::default()
         });
-        assert_eq!(journal.left(), Left::Unreadable);
+        assert_eq!(journal.saved_registers(), SavedRegisters::Unreadable);
         journal.save(&Registers::default());
-        assert!(matches!(journal.left(), Left::Registers(_)));
+        assert!(matches!(
+            journal.saved_registers(),
+            SavedRegisters::Valid(_)
+        ));
     }
 }

@@ -1,19 +1,19 @@
-//! Which feature bits pass between guest and device (virtio 1.2, 6).
+//! Feature bits between guest and device (virtio 1.2, 6).
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// Feature bits that mean the same for every device type.
+    /// Feature bits with the same meaning for every device type.
     #[derive(Clone, Copy, Debug, Eq, PartialEq)]
     pub struct FeatureBits: u64 {
         /// Descriptors may point at tables of descriptors.
         const INDIRECT_DESC = 1 << 28;
-        /// Each side says when it wants to be told: saves traps.
+        /// Each side says when it wants a notification, which saves traps.
         const EVENT_IDX = 1 << 29;
         /// The device is not a legacy one.
         const VERSION_1 = 1 << 32;
-        /// Addresses in rings are what the guest's platform hands out for the device. Without it a Linux guest puts its
-        /// rings into memory that it does not share.
+        /// Addresses in rings are what the guest's platform assigns for the device. Without this
+        /// bit a Linux guest puts its rings into memory that it does not share.
         const ACCESS_PLATFORM = 1 << 33;
         /// Buffers are used in the order in which they were made available.
         const IN_ORDER = 1 << 35;
@@ -21,26 +21,27 @@ bitflags! {
 }
 
 impl FeatureBits {
-    /// What a driver has to accept.
+    /// The bits that a driver must accept.
     pub const REQUIRED: u64 = Self::VERSION_1.union(Self::ACCESS_PLATFORM).bits();
 
-    /// Bits that belong to the device type: 0 to 23 and 50 to 127, of which 64 and up are never offered.
+    /// Bits of the device type: 0 to 23 and 50 to 127. Those from 64 on are never offered.
     const DEVICE_TYPE: u64 = 0x00ff_ffff | (u64::MAX << 50);
 
-    /// Bits of the transport and the rings that are passed on if the device offers them. Not among them: 26 and 30, which
-    /// are vhost's own; 34, as ring state is kept for split rings; 38 and 40, as queues are kicked and reset in the plain
-    /// way only; 36, as guest and device are coherent.
+    /// Bits of the transport and the rings that the guest sees if the device offers them. Missing
+    /// on purpose: 26 and 30, which are vhost's own; 34, because ring state is saved for split
+    /// rings; 38 and 40, because queues are kicked and reset in the plain way only; 36, because
+    /// guest and device are cache-coherent.
     const PASSED_ON: u64 = Self::INDIRECT_DESC
         .union(Self::EVENT_IDX)
         .union(Self::IN_ORDER)
         .bits();
 
-    /// What the guest is offered of a device that offers `device`.
+    /// The bits that the guest sees of a device that offers `device`.
     pub const fn offered(device: u64) -> u64 {
         device & (Self::DEVICE_TYPE | Self::PASSED_ON) | Self::REQUIRED
     }
 
-    /// Whether a driver may work with `driver`, having been offered `offered`.
+    /// Whether a driver may accept `driver` if it was offered `offered`.
     pub const fn acceptable(driver: u64, offered: u64) -> bool {
         driver & !offered == 0 && driver & Self::REQUIRED == Self::REQUIRED
     }

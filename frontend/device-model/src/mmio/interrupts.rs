@@ -1,4 +1,4 @@
-//! The interrupt line and `InterruptStatus`: what the guest is told, and by whom.
+//! The interrupt line and `InterruptStatus`.
 
 use super::device::Device;
 use super::status::Status;
@@ -11,23 +11,24 @@ pub(super) const USED_BUFFERS: u32 = 1;
 const CONFIG_CHANGE: u32 = 2;
 
 impl<D: Device> Transport<D> {
-    /// The configuration space changed: the guest is told, if it has a driver running.
+    /// The configuration space has changed. Interrupts the guest if its driver is running.
     pub fn config_changed(&mut self) {
         self.config_generation = self.config_generation.wrapping_add(1);
         self.interrupt_for_config();
-        self.note();
+        self.log_registers();
     }
 
-    /// The device is broken until it is reset, and the guest is told, if it has a driver running.
+    /// The device is broken until it is reset. Interrupts the guest if its driver is running.
     pub fn needs_reset(&mut self) {
         if !self.driver.status.contains(Status::NEEDS_RESET) {
             self.driver.status |= Status::NEEDS_RESET;
             self.interrupt_for_config();
-            self.note();
+            self.log_registers();
         }
     }
 
-    /// Has the guest's driver read `InterruptStatus`, which will tell it nothing new. Whether there is a driver to do so.
+    /// Makes the guest's driver read `InterruptStatus`, with nothing new in it. Returns whether a
+    /// driver is running.
     pub fn prompt(&mut self) -> bool {
         let runs = self.driver.status.contains(Status::DRIVER_OK);
         if runs {
@@ -36,10 +37,11 @@ impl<D: Device> Transport<D> {
         runs
     }
 
-    /// Whoever uses buffers signals the eventfd, which interrupts the guest without passing here. But its counter has risen
-    /// before the guest's handler can ask: so what it counts beyond this side's own signals are used buffers.
+    /// The backend signals the eventfd when it has used buffers, which interrupts the guest without
+    /// this process. The counter has risen before the guest's handler reads this register. Signals
+    /// beyond this process's own are therefore used buffers.
     pub(super) fn read_interrupt_status(&mut self) -> u32 {
-        let calls = self.wires.take_calls();
+        let calls = self.eventfds.take_calls();
         if calls > std::mem::take(&mut self.own_calls) {
             self.driver.interrupt_status |= USED_BUFFERS;
         }
@@ -53,10 +55,10 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// Raises the interrupt line for something else than used buffers.
+    /// Raises the interrupt line for another reason than used buffers.
     pub(super) fn raise_own(&mut self) {
         self.own_calls = self.own_calls.saturating_add(1);
         self.counts.own_interrupts = self.counts.own_interrupts.saturating_add(1);
-        self.wires.signal_call();
+        self.eventfds.signal_call();
     }
 }

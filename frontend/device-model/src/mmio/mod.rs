@@ -1,38 +1,40 @@
-//! A virtio-mmio device, version 2 of the interface (virtio 1.2, 4.2): its registers and the life of its status.
+//! A virtio-mmio device, version 2 of the interface (virtio 1.2, 4.2): its registers and its
+//! status.
 //!
-//! It knows no hypervisor and no device type: accesses come in as offset, width and value, and what makes the device a
-//! file system or anything else is a [`Device`]. Whatever a guest does has one answer, given before the access ends.
+//! It knows neither the hypervisor nor the device type: accesses come as offset, width and value,
+//! and a [`Device`] makes the device a file system or anything else. Every access of a guest has
+//! one answer, given before the access ends.
 //!
 //! ```text
-//!              0                  ACKNOWLEDGE, DRIVER       FEATURES_OK              DRIVER_OK
-//!   reset ──────────> registers ───────────────> features ─────────────> queues ───────────────> running
-//!     ^                                                     if they can             Device::activate │
-//!     └─────────────────── Status = 0, from anywhere: Device::reset ────── NEEDS_RESET or FAILED <───┘
+//!             0               ACKNOWLEDGE, DRIVER      FEATURES_OK            DRIVER_OK
+//!   reset ───────> registers ─────────────> features ────────────> queues ─────────────> running
+//!     ^                                               if they can          Device::activate │
+//!     └────────────── Status = 0, from anywhere: Device::reset ─── NEEDS_RESET, FAILED <────┘
 //! ```
 
 mod device;
+mod eventfds;
 mod features;
+mod handover;
 mod interrupts;
 mod queue;
 mod register;
 mod registers;
 mod status;
-mod succession;
 mod transport;
-mod wires;
 
 #[cfg(test)]
 mod tests;
 
 pub use device::{Activation, Device, ReadyQueue};
+pub use eventfds::EventFds;
 pub use features::FeatureBits;
+pub use handover::RestoreError;
 pub use queue::QueueRegisters;
 pub use register::Register;
-pub use registers::{Ledger, Registers};
+pub use registers::{RegisterLog, Registers};
 pub use status::Status;
-pub use succession::Misfit;
 pub use transport::{Counts, Transport};
-pub use wires::Wires;
 
 /// `MagicValue`: "virt", little-endian.
 pub const MAGIC: u32 = 0x7472_6976;
@@ -43,8 +45,8 @@ pub const VERSION: u32 = 2;
 /// `VendorID`: "GPLK", little-endian. Any constant would do.
 pub const VENDOR: u32 = 0x4b4c_5047;
 
-/// Where the device type's configuration space begins.
+/// Offset of the device type's configuration space.
 pub const CONFIG_SPACE: u64 = 0x100;
 
-/// Bytes of the smallest window that a device with a configuration space fits in, and of the usual one.
+/// Bytes of the usual window, which is the smallest for a device with a configuration space.
 pub const WINDOW_LEN: u64 = 0x200;

@@ -3,10 +3,10 @@
 use super::device::ReadyQueue;
 use crate::hypervisor::GuestRange;
 
-/// What the driver has said of one split virtqueue.
+/// What the driver has written about one split virtqueue.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct QueueRegisters {
-    /// Entries, as written: not checked before the queue is made ready.
+    /// Entries, as written. Checked when the queue is made ready.
     pub size: u32,
     /// The descriptor area.
     pub descriptors: u64,
@@ -14,16 +14,16 @@ pub struct QueueRegisters {
     pub available: u64,
     /// The device area: the used ring.
     pub used: u64,
-    /// Whether the driver has handed it over. Nothing above changes while it is.
+    /// Whether the driver has made it ready. The fields above do not change while it is.
     pub ready: bool,
-    /// Whether it was to be handed over last and could not be had.
+    /// Whether the driver's last attempt to make it ready has failed.
     pub refused: bool,
 }
 
 /// Why a queue cannot be made ready.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(super) enum Unfit {
-    #[error("its size {size} is no power of two from 1 to {max}")]
+pub(super) enum QueueError {
+    #[error("its size {size} is not a power of two from 1 to {max}")]
     Size { size: u32, max: u16 },
     #[error("its {area} at {address:#x} is not aligned to {alignment}")]
     Alignment {
@@ -39,12 +39,13 @@ pub(super) enum Unfit {
     },
 }
 
-impl Unfit {
-    /// What the likeliest reason is, for the log.
+impl QueueError {
+    /// The most likely reason, for the log.
     pub(super) const fn hint(self) -> &'static str {
         match self {
             Self::Outside { .. } => {
-                "; the guest's kernel needs CONFIG_DMA_RESTRICTED_POOL, and the device's node a memory-region"
+                "; the guest's kernel needs CONFIG_DMA_RESTRICTED_POOL, and the device's node a \
+                 memory-region"
             }
             Self::Size { .. } | Self::Alignment { .. } => "",
         }
@@ -52,18 +53,18 @@ impl Unfit {
 }
 
 impl QueueRegisters {
-    /// Checks it against the largest size and the memory that guest and device share: queue `index` as the device gets it.
-    /// Lengths and alignments: virtio 1.2, 2.7.
-    pub(super) fn fit(
+    /// Checks the registers against the largest size and the shared memory. Returns queue `index`
+    /// for the device. Lengths and alignments: virtio 1.2, 2.7.
+    pub(super) fn validate(
         &self,
         index: u16,
         max: u16,
         memory: GuestRange,
-    ) -> Result<ReadyQueue, Unfit> {
+    ) -> Result<ReadyQueue, QueueError> {
         let size = match u16::try_from(self.size) {
             Ok(size) if size <= max && size.is_power_of_two() => size,
             _ => {
-                return Err(Unfit::Size {
+                return Err(QueueError::Size {
                     size: self.size,
                     max,
                 });
@@ -77,14 +78,14 @@ impl QueueRegisters {
         ];
         for (area, address, alignment, len) in areas {
             if !address.is_multiple_of(alignment) {
-                return Err(Unfit::Alignment {
+                return Err(QueueError::Alignment {
                     area,
                     address,
                     alignment,
                 });
             }
             if !memory.contains(address, len) {
-                return Err(Unfit::Outside {
+                return Err(QueueError::Outside {
                     area,
                     address,
                     memory,
@@ -116,8 +117,8 @@ mod tests {
         refused: false,
     };
 
-    fn fit(queue: Queue) -> Result<ReadyQueue, Unfit> {
-        queue.fit(1, 1024, GuestRange::new(BASE, 16384).unwrap())
+    fn fit(queue: Queue) -> Result<ReadyQueue, QueueError> {
+        queue.validate(1, 1024, GuestRange::new(BASE, 16384).unwrap())
     }
 
     #[test]
@@ -130,8 +131,8 @@ mod tests {
     #[test]
     fn sizes_that_cannot_be_do_not_fit() {
         for size in [0, 3, 2048, 0x1_0000, 0x1_0100, u32::MAX] {
-            let unfit = fit(Queue { size, ..GOOD });
-            assert_eq!(unfit, Err(Unfit::Size { size, max: 1024 }));
+            let queue_error = fit(Queue { size, ..GOOD });
+            assert_eq!(queue_error, Err(QueueError::Size { size, max: 1024 }));
         }
     }
 
@@ -161,7 +162,7 @@ mod tests {
             ),
         ];
         for (queue, wanted) in wrong {
-            let Err(Unfit::Alignment { alignment, .. }) = fit(queue) else {
+            let Err(QueueError::Alignment { alignment, .. }) = fit(queue) else {
                 panic!("{queue:?} fits");
             };
             assert_eq!(alignment, wanted);
@@ -197,7 +198,7 @@ mod tests {
                 ..GOOD
             },
         ] {
-            assert!(matches!(fit(queue), Err(Unfit::Outside { .. })));
+            assert!(matches!(fit(queue), Err(QueueError::Outside { .. })));
         }
     }
 }

@@ -36,7 +36,8 @@ pub enum Register {
 }
 
 impl Register {
-    /// Every register there is. `QueueReset` is not: it needs VIRTIO_F_RING_RESET, which is never offered.
+    /// Every register. `QueueReset` is missing: it needs VIRTIO_F_RING_RESET, which is never
+    /// offered.
     pub const ALL: [Self; 28] = [
         Self::MagicValue,
         Self::Version,
@@ -75,7 +76,7 @@ impl Register {
             .find(|register| register.offset() == offset)
     }
 
-    /// Bytes from the window's base.
+    /// Bytes from the start of the window.
     pub const fn offset(self) -> u64 {
         self as u64
     }

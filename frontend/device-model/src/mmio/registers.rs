@@ -1,11 +1,11 @@
-//! A device's registers as plain data, to be had back by a successor.
+//! A device's registers as plain data, for a successor.
 
 use std::fmt::Debug;
 
 use super::queue::QueueRegisters;
 use super::status::Status;
 
-/// All that a guest's driver has written, and what it has been told.
+/// Everything that a guest's driver has written, and what it has been told.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[allow(missing_docs)] // the specification's names
 pub struct Registers {
@@ -17,16 +17,16 @@ pub struct Registers {
     pub queue_sel: u32,
     pub interrupt_status: u32,
     pub config_generation: u32,
-    /// Whether the device has been told to run since the last reset.
+    /// Whether the device was activated since the last reset.
     pub activated: bool,
-    /// As many as the device has; none after a reset until one is written to.
+    /// One for each queue of the device; empty from a reset until a queue register is written.
     pub queues: Vec<QueueRegisters>,
     /// The configuration space.
     pub config: Vec<u8>,
 }
 
-/// Where registers are written down.
-pub trait Ledger: Debug + Send {
-    /// Writes them down, in no time: a CPU of the guest stands still.
+/// Saves registers for a successor.
+pub trait RegisterLog: Debug + Send {
+    /// Saves them without delay: a CPU of the guest waits.
     fn save(&self, registers: &Registers);
 }

@@ -1,4 +1,5 @@
-//! The device status field and what each step of it needs and does (virtio 1.2, 2.1 and 3.1).
+//! The device status field: its transitions, and what each needs and does (virtio 1.2, 2.1 and
+//! 3.1).
 
 use bitflags::bitflags;
 
@@ -14,19 +15,19 @@ bitflags! {
         const DRIVER_OK = 4;
         /// Features are negotiated.
         const FEATURES_OK = 8;
-        /// The device is broken until it is reset. The only bit that the device sets by itself.
+        /// The device is broken until it is reset. The device sets this bit, and no other.
         const NEEDS_RESET = 0x40;
         /// The driver has given up.
         const FAILED = 0x80;
     }
 }
 
-/// What a step of the status makes the device do.
+/// What a transition makes the device do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Action {
-    /// Only note the bit.
+    /// Only set the bit.
     Note,
-    /// Accept the driver's features or leave the bit clear.
+    /// Accept the driver's features, or leave the bit clear.
     Negotiate,
     /// Start the queues that are ready.
     Start,
@@ -39,14 +40,15 @@ pub(super) enum Action {
 pub(super) struct Step {
     /// The bit.
     pub(super) sets: Status,
-    /// What has to be set before, for the step to be taken at all.
+    /// Bits that must be set before.
     pub(super) needs: Status,
-    /// What it entails.
+    /// What the device does.
     pub(super) action: Action,
 }
 
-/// The transitions, in the order in which they are taken when one write asks for several. Writing 0 is none of them: it
-/// resets the device from any state. A bit that is written as 0 among others is not cleared: a driver must not do that.
+/// The transitions, in the order in which they are taken if one write asks for several. Writing 0
+/// is not among them: it resets the device from any state. A bit that is written as 0 among others
+/// is not cleared: a driver must not do that.
 const STEPS: [Step; 5] = [
     Step {
         sets: Status::ACKNOWLEDGE,
@@ -76,8 +78,8 @@ const STEPS: [Step; 5] = [
 ];
 
 impl Status {
-    /// The steps that writing `written` to a status of `self` asks for. Whether each is still possible is to be asked of
-    /// the status as it is by then: [`Step::possible`].
+    /// The transitions that writing `written` asks for. Each must be checked by [`Step::possible`]
+    /// against the status at its turn.
     pub(super) fn steps(self, written: u32) -> impl Iterator<Item = Step> {
         let new = Self::from_bits_truncate(written).difference(self);
         STEPS
@@ -87,7 +89,7 @@ impl Status {
 }
 
 impl Step {
-    /// Whether it can be taken from `status`. A driver that has given up takes no step but a reset.
+    /// Whether it can be taken from `status`. After FAILED nothing but a reset is possible.
     pub(super) fn possible(self, status: Status) -> bool {
         status.contains(self.needs) && !status.intersects(Status::FAILED | self.sets)
     }

@@ -1,4 +1,4 @@
-//! The registers of one device, and what reading and writing them does.
+//! The registers of one device, and the effect of reading and writing them.
 
 use std::sync::Arc;
 
@@ -7,50 +7,51 @@ use gangplank_service::rate_limit::RateLimit;
 use log::{debug, info, warn};
 
 use super::device::{Activation, Device};
+use super::eventfds::EventFds;
 use super::features::FeatureBits;
-use super::queue::{QueueRegisters, Unfit};
+use super::queue::{QueueError, QueueRegisters};
 use super::register::Register;
-use super::registers::Ledger;
+use super::registers::RegisterLog;
 use super::status::{Action, Status};
-use super::wires::Wires;
 use super::{CONFIG_SPACE, MAGIC, VENDOR, VERSION};
 use crate::hypervisor::{Access, GuestRange, Operation};
 
-/// What a register reads as that tells of a shared memory region that is not there (virtio 1.2, 4.2.2, `SHMLen`).
+/// The value of a shared memory register whose region does not exist (virtio 1.2, 4.2.2, `SHMLen`).
 const NO_REGION: u32 = u32::MAX;
 
 /// One device as the guest sees it.
 #[derive(Debug)]
 pub struct Transport<D> {
     pub(super) device: D,
-    pub(super) wires: Arc<Wires>,
+    pub(super) eventfds: Arc<EventFds>,
     pub(super) window: GuestRange,
     pub(super) memory: GuestRange,
     pub(super) driver: Driver,
-    /// Interrupts that were raised here, for changes of the configuration, and not for used buffers.
+    /// Interrupts that were raised here, for changes of the configuration and not for used buffers.
     pub(super) own_calls: u64,
-    /// Signals that this side gave so far, and kicks that came as an access; for people.
+    /// Interrupts and kicks that passed through here, for the report.
     pub(super) counts: Counts,
-    /// Not part of what a reset forgets: it has to differ when the content does.
+    /// Survives a reset: it must differ whenever the content does.
     pub(super) config_generation: u32,
-    /// What the guest can have logged: a queue that does not fit, a driver that is ready, one that cannot be served.
-    pub(super) unfit: RateLimit,
+    /// Limits on what the guest can have logged: a queue that does not fit, a driver that is ready,
+    /// a device that does not start.
+    pub(super) queue_error: RateLimit,
     pub(super) ready: RateLimit,
     pub(super) failed: RateLimit,
-    /// Where all of it is written down.
-    pub(super) ledger: Option<Box<dyn Ledger>>,
+    /// Where the registers are saved, if anywhere.
+    pub(super) register_log: Option<Box<dyn RegisterLog>>,
 }
 
-/// What passed through the registers that mostly goes past them.
+/// Interrupts and kicks that passed through the registers. Most do not.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
     /// Interrupts that were raised for a change of the configuration or of the status.
     pub own_interrupts: u64,
-    /// Kicks that came as an access and were passed on.
+    /// Kicks that came as an access and were passed on to the backend.
     pub kicks: u64,
 }
 
-/// All that a driver has written and that a reset forgets.
+/// Everything that a driver has written and a reset forgets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Driver {
     pub(super) status: Status,
@@ -58,66 +59,66 @@ pub(super) struct Driver {
     pub(super) driver_features_sel: u32,
     pub(super) features: u64,
     pub(super) queue_sel: u32,
-    /// As many as the device has; empty after a reset until one is written to.
+    /// One for each queue of the device; empty from a reset until a queue register is written.
     pub(super) queues: Vec<QueueRegisters>,
     pub(super) interrupt_status: u32,
-    /// Whether the device has been told to run since the last reset.
+    /// Whether the device was activated since the last reset.
     pub(super) activated: bool,
 }
 
 impl<D: Device> Transport<D> {
-    /// A device that was just reset. `window` is where its registers are, `memory` is the guest's, and `wires` has been
-    /// connected with one kick per queue of `device`.
-    pub fn new(device: D, wires: Arc<Wires>, window: GuestRange, memory: GuestRange) -> Self {
+    /// A device after a reset. `window` is the range of its registers, `memory` the guest's shared
+    /// memory. `eventfds` is connected and has a kick for each queue of `device`.
+    pub fn new(device: D, eventfds: Arc<EventFds>, window: GuestRange, memory: GuestRange) -> Self {
         Self {
             device,
-            wires,
+            eventfds,
             window,
             memory,
             driver: Driver::default(),
             own_calls: 0,
             counts: Counts::default(),
             config_generation: 0,
-            unfit: RateLimit::once(),
+            queue_error: RateLimit::once(),
             ready: RateLimit::once(),
             failed: RateLimit::once(),
-            ledger: None,
+            register_log: None,
         }
     }
 
-    /// What stands behind it.
+    /// The device type behind the registers.
     pub fn device(&self) -> &D {
         &self.device
     }
 
-    /// What stands behind it, to be told something by others than the guest.
+    /// The device type behind the registers, for changes that do not come from the guest.
     pub fn device_mut(&mut self) -> &mut D {
         &mut self.device
     }
 
     /// Its eventfds.
-    pub fn wires(&self) -> Arc<Wires> {
-        Arc::clone(&self.wires)
+    pub fn eventfds(&self) -> Arc<EventFds> {
+        Arc::clone(&self.eventfds)
     }
 
-    /// Whether all that a reset forgets is as in `other`.
+    /// Whether both have the same state, as far as a reset forgets it.
     #[cfg(test)]
     pub(super) fn is_as(&self, other: &Self) -> bool {
         self.driver == other.driver && self.own_calls == other.own_calls
     }
 
-    /// What passed through it so far.
+    /// Interrupts and kicks that passed through here so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// `Status` as the guest would read it.
+    /// `Status`, as the guest reads it.
     pub fn status(&self) -> Status {
         self.driver.status
     }
 
-    /// Handles one access of the guest: the answer to a read, and 0 to all else. An access that makes no sense reads 0
-    /// or does nothing.
+    /// Handles one access of the guest. Returns the answer to a read, and 0 otherwise. An invalid
+    /// read returns 0, an invalid write does nothing.
     pub fn handle(&mut self, access: &Access) -> u64 {
         let Some(offset) = self.window.offset_of(access.address) else {
             debug!(
@@ -134,11 +135,11 @@ impl<D: Device> Transport<D> {
             }
             Operation::Unknown(_) => 0,
         };
-        self.note();
+        self.log_registers();
         answer
     }
 
-    /// What `width` bytes at `offset` of the window read as, zero-extended.
+    /// Reads `width` bytes at `offset` of the window, zero-extended.
     pub fn read(&mut self, offset: u64, width: u64) -> u64 {
         if let Some(offset) = offset.checked_sub(CONFIG_SPACE) {
             return self.read_config(offset, width);
@@ -231,7 +232,7 @@ impl<D: Device> Transport<D> {
         FeatureBits::offered(self.device.features())
     }
 
-    /// Replaces one half: a driver that writes it again means the second only.
+    /// Replaces one half. A driver that writes a half again replaces its first value.
     fn write_features(&mut self, value: u32) {
         let driver = &mut self.driver;
         if !driver.status.contains(Status::DRIVER)
@@ -263,7 +264,7 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// Whether the step's bit is to be set.
+    /// Takes one step. Returns whether to set its bit.
     fn take(&mut self, action: Action) -> bool {
         match action {
             Action::Note => true,
@@ -271,12 +272,14 @@ impl<D: Device> Transport<D> {
                 let (driver, offered) = (self.driver.features, self.offered());
                 let acceptable = FeatureBits::acceptable(driver, offered);
                 if !acceptable {
-                    debug!("the driver's features {driver:#x} do not go with {offered:#x}");
+                    debug!(
+                        "the driver's features {driver:#x} are refused: {offered:#x} are offered"
+                    );
                 }
                 acceptable
             }
             Action::Start => {
-                // The driver takes them for ready: Linux does not look.
+                // Linux takes the refused queues for ready: it does not read `QueueReady` back.
                 if self.driver.queues.iter().any(|queue| queue.refused) {
                     self.driver.status |= Status::NEEDS_RESET;
                 }
@@ -299,8 +302,8 @@ impl<D: Device> Transport<D> {
             .zip(&self.driver.queues)
             .zip(self.device.queue_sizes())
             .filter(|((_, queue), _)| queue.ready)
-            // Each fitted when it was made ready, and has not changed since.
-            .filter_map(|((index, queue), &max)| queue.fit(index, max, self.memory).ok())
+            // Each queue was valid when it was made ready, and has not changed since.
+            .filter_map(|((index, queue), &max)| queue.validate(index, max, self.memory).ok())
             .collect();
         self.driver.activated = true;
         let features = self.driver.features;
@@ -319,10 +322,11 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// Written down first: a successor that found the old registers and no queue running would take them for never started.
+    /// Stops the device. Saves the registers first: a successor that found the old registers and no
+    /// running queue would take the queues for never started.
     fn stop(&mut self) {
         let activated = std::mem::take(&mut self.driver.activated);
-        self.note();
+        self.log_registers();
         if activated {
             self.device.reset();
         }
@@ -336,7 +340,7 @@ impl<D: Device> Transport<D> {
         };
         self.own_calls = 0;
         self.stop();
-        self.wires.drain();
+        self.eventfds.drain();
     }
 
     fn selected_max(&self) -> Option<u16> {
@@ -356,7 +360,7 @@ impl<D: Device> Transport<D> {
         self.driver.queues.get_mut(index)
     }
 
-    /// Changes the selected queue, if there is one and it has not been handed over.
+    /// Changes the selected queue, if it exists and is not ready.
     fn set_up(&mut self, change: impl FnOnce(&mut QueueRegisters)) {
         if let Some(queue) = self.selected_mut()
             && !queue.ready
@@ -381,7 +385,7 @@ impl<D: Device> Transport<D> {
             (0, true) => {
                 queue.ready = false;
                 if activated {
-                    self.note();
+                    self.log_registers();
                     self.device.stop_queue(index);
                 }
             }
@@ -389,14 +393,14 @@ impl<D: Device> Transport<D> {
                 if status.contains(Status::FEATURES_OK)
                     && !status.intersects(Status::DRIVER_OK | Status::FAILED) =>
             {
-                match queue.fit(index, max, memory) {
+                match queue.validate(index, max, memory) {
                     Ok(_) => {
                         queue.ready = true;
                         queue.refused = false;
                     }
-                    Err(unfit) => {
+                    Err(queue_error) => {
                         queue.refused = true;
-                        self.warn_of(index, unfit);
+                        self.warn_of_queue(index, queue_error);
                     }
                 }
             }
@@ -405,14 +409,18 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// What an operator is to know of a guest whose memory is not set up as it has to be.
-    fn warn_of(&mut self, index: u16, unfit: Unfit) {
-        if self.unfit.admit().is_some() {
-            warn!("queue {index} is not made ready: {unfit}{}", unfit.hint());
+    /// Logs that the guest's memory is not set up as it must be.
+    fn warn_of_queue(&mut self, index: u16, queue_error: QueueError) {
+        if self.queue_error.admit().is_some() {
+            warn!(
+                "queue {index} is not made ready: {queue_error}{}",
+                queue_error.hint()
+            );
         }
     }
 
-    /// A kick that came as an access after all, as one wider than what the hypervisor takes itself does.
+    /// A kick that came as an access: the hypervisor does not signal the eventfd for an access
+    /// wider than 32 bits.
     fn notify(&mut self, value: u32) {
         let running = self.driver.status.contains(Status::DRIVER_OK);
         if let Ok(index) = u16::try_from(value)
@@ -421,7 +429,7 @@ impl<D: Device> Transport<D> {
             && queue.ready
         {
             self.counts.kicks = self.counts.kicks.saturating_add(1);
-            self.wires.signal_kick(index);
+            self.eventfds.signal_kick(index);
         }
     }
 
@@ -433,7 +441,7 @@ impl<D: Device> Transport<D> {
             .and_then(|offset| self.device.config().get(offset..))
             .zip(usize::try_from(width).ok());
         if let Some((config, width)) = wanted {
-            // Shorter than asked for at the end of the space: the rest reads 0.
+            // At the end of the space fewer bytes exist than asked for: the rest reads 0.
             for (to, from) in value.iter_mut().zip(config).take(width) {
                 *to = *from;
             }
@@ -453,12 +461,12 @@ impl<D: Device> Transport<D> {
     }
 }
 
-/// Whether an access of `width` bytes at `offset` is one that a CPU makes to a configuration space.
+/// Whether a CPU can make an access of `width` bytes at `offset` of a configuration space.
 fn is_aligned(offset: u64, width: u64) -> bool {
     matches!(width, 1 | 2 | 4 | 8) && offset.is_multiple_of(width)
 }
 
-/// The 32 bits of `bits` that a selector register selects; there are none above 1.
+/// The 32 bits of `bits` that a selector register selects; 0 for selectors above 1.
 fn word(bits: u64, selector: u32) -> u32 {
     match selector {
         0 => low_word(bits),

@@ -1,4 +1,4 @@
-//! What a device leaves to its successor, and finds of its predecessor.
+//! What a device leaves to its successor, and gets from its predecessor.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -7,123 +7,126 @@ use gangplank_service::error_chain;
 use gangplank_vhost_user::client::Facts;
 use log::warn;
 
-use crate::holder::{HolderError, Keep, Slot};
+use crate::fd_store::{Entry, FdStoreError, Slot};
 use crate::hypervisor::{Port, PortError};
-use crate::journal::{Journal, Left};
-use crate::mmio::{Ledger, Registers, Wires};
+use crate::journal::{Journal, SavedRegisters};
+use crate::mmio::{EventFds, RegisterLog, Registers};
 
-/// A device's journal, and what the holder keeps of it.
+/// A device's journal, and its entry in the fd store.
 #[derive(Debug)]
 pub struct Handover {
-    keep: Arc<Keep>,
+    entry: Arc<Entry>,
     journal: Arc<Journal>,
-    left: Left,
+    saved_registers: SavedRegisters,
 }
 
 impl Handover {
-    /// What `keep` keeps and `journal` tells. A journal that another version wrote is started over, and what it told counts as
-    /// [`Left::Unreadable`].
-    pub fn new(keep: Arc<Keep>, journal: Arc<Journal>, readable: bool) -> Self {
-        let left = match readable {
-            true => journal.left(),
+    /// Uses `entry` and `journal`. The journal of another version is reset, and its registers count
+    /// as [`SavedRegisters::Unreadable`].
+    pub fn new(entry: Arc<Entry>, journal: Arc<Journal>, readable: bool) -> Self {
+        let saved_registers = match readable {
+            true => journal.saved_registers(),
             false => {
-                journal.start_over();
-                Left::Unreadable
+                journal.reset();
+                SavedRegisters::Unreadable
             }
         };
         Self {
-            keep,
+            entry,
             journal,
-            left,
+            saved_registers,
         }
     }
 
-    /// The registers as they were left.
-    pub(super) fn left(&self) -> &Left {
-        &self.left
+    /// The predecessor's registers.
+    pub(super) fn saved_registers(&self) -> &SavedRegisters {
+        &self.saved_registers
     }
 
-    /// Where the registers are to be written down.
-    pub(super) fn ledger(&self) -> Box<dyn Ledger> {
-        Box::new(Written(Arc::clone(&self.journal)))
+    /// Saves registers in the journal.
+    pub(super) fn register_log(&self) -> Box<dyn RegisterLog> {
+        Box::new(JournalLog(Arc::clone(&self.journal)))
     }
 
-    /// The eventfds that were left, or new ones, connected at `port`. They are kept before they are connected: what the
-    /// kernel signals and nobody has takes all kicks with it.
-    pub(super) fn wires<P: Port + ?Sized>(
+    /// The predecessor's eventfds, or new ones, connected at `port`. They are stored before they
+    /// are connected: kicks to an eventfd that no process has are lost.
+    pub(super) fn eventfds<P: Port + ?Sized>(
         &self,
         port: &P,
         queues: u16,
-    ) -> Result<Wires, WiresError> {
+    ) -> Result<EventFds, EventFdError> {
         let kicks = (0..queues)
             .map_while(|queue| u8::try_from(queue).ok())
-            .map(|queue| self.keep.eventfd(Slot::Kick(queue)))
+            .map(|queue| self.entry.eventfd(Slot::Kick(queue)))
             .collect::<Result<_, _>>()?;
-        let wires = Wires::of(kicks, self.keep.eventfd(Slot::Interrupt)?);
-        wires.connect_to(port)?;
-        Ok(wires)
+        let eventfds = EventFds::of(kicks, self.entry.eventfd(Slot::Interrupt)?);
+        eventfds.connect_to(port)?;
+        Ok(eventfds)
     }
 
-    /// The connection to the daemon that was left, and what was agreed on over it: none of that if a message was on its way.
-    pub(super) fn daemon(&self) -> Result<Option<(OwnedFd, Option<Facts>)>, HolderError> {
-        let connection = self.keep.left(Slot::Daemon)?;
-        Ok(connection.map(|connection| (connection, self.journal.daemon())))
+    /// The predecessor's connection to the backend, with its state; no state if a message was on
+    /// its way.
+    pub(super) fn backend_connection(
+        &self,
+    ) -> Result<Option<(OwnedFd, Option<Facts>)>, FdStoreError> {
+        let connection = self.entry.get(Slot::Backend)?;
+        Ok(connection.map(|connection| (connection, self.journal.saved_backend())))
     }
 
-    /// There is another daemon.
-    pub(super) fn connected(&self, connection: &OwnedFd) {
-        self.journal.note_daemon_gone();
-        if let Err(error) = self.keep.keep(Slot::Daemon, connection.as_fd()) {
-            self.complain(&error);
+    /// A backend was connected.
+    pub(super) fn on_backend_connected(&self, connection: &OwnedFd) {
+        self.journal.clear_backend();
+        if let Err(error) = self.entry.put(Slot::Backend, connection.as_fd()) {
+            self.warn_not_saved(&error);
         }
     }
 
     /// A message is about to be sent.
-    pub(super) fn busy(&self) {
-        self.journal.note_daemon_busy();
+    pub(super) fn begin_exchange(&self) {
+        self.journal.invalidate_backend();
     }
 
     /// All messages were answered.
-    pub(super) fn agreed(&self, facts: &Facts) {
-        self.journal.note_daemon(facts);
+    pub(super) fn end_exchange(&self, facts: &Facts) {
+        self.journal.save_backend(facts);
     }
 
-    /// The daemon has gone, but what the driver had begun with it is not over.
-    pub(super) fn gone(&self) {
-        self.journal.note_daemon_gone();
+    /// The backend has gone, and the driver's session with it is not reset yet.
+    pub(super) fn on_backend_gone(&self) {
+        self.journal.clear_backend();
     }
 
-    /// The driver has nothing to do with a daemon that has gone.
-    pub(super) fn over(&self) {
-        if let Err(error) = self.keep.forget(Slot::Daemon) {
-            self.complain(&error);
+    /// The driver has no session with a backend that has gone.
+    pub(super) fn forget_backend(&self) {
+        if let Err(error) = self.entry.remove(Slot::Backend) {
+            self.warn_not_saved(&error);
         }
     }
 
-    fn complain(&self, error: &HolderError) {
-        let device = self.keep.device();
+    fn warn_not_saved(&self, error: &FdStoreError) {
+        let device = self.entry.device();
         warn!(
-            "device {device}: its state may be lost to a successor: {}",
+            "device {device}: a successor may not find its state: {}",
             error_chain(error)
         );
     }
 }
 
-/// Why eventfds cannot be had or connected.
+/// Why a device has no eventfds.
 #[derive(Debug, thiserror::Error)]
-pub enum WiresError {
-    /// They are not kept.
+pub enum EventFdError {
+    /// The fd store does not keep them.
     #[error(transparent)]
-    Holder(#[from] HolderError),
-    /// The hypervisor does not take them.
+    FdStore(#[from] FdStoreError),
+    /// The hypervisor does not connect them.
     #[error(transparent)]
     Port(#[from] PortError),
 }
 
 #[derive(Debug)]
-struct Written(Arc<Journal>);
+struct JournalLog(Arc<Journal>);
 
-impl Ledger for Written {
+impl RegisterLog for JournalLog {
     fn save(&self, registers: &Registers) {
         self.0.save(registers);
     }

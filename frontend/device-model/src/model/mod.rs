@@ -1,11 +1,12 @@
-//! A device of the model: a hypervisor's port, the registers, and a file system behind them.
+//! A served device: a hypervisor's port, the registers, and a file system behind them.
 //!
-//! Two threads serve each device, and share its registers under one lock that neither holds while it waits for the
-//! guest or for a daemon to appear: `serve` answers the guest's accesses, `keep` keeps in touch with the daemon.
+//! Two threads serve each device and share its registers under one lock. Neither holds the lock
+//! while it waits for the guest or for a backend: `serve` answers the guest's accesses, `maintain`
+//! keeps the backend connected.
 
-mod fs;
+mod backend_link;
+mod fs_device;
 mod handover;
-mod link;
 mod report;
 mod restore;
 mod running;
@@ -15,10 +16,10 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-pub use fs::{Change, FsDevice, FsError};
-pub use handover::{Handover, WiresError};
-pub use link::{Connector, ToSocket, keep};
+pub use backend_link::{Connector, SocketConnector, maintain};
+pub use fs_device::{Change, FsDevice, FsError};
+pub use handover::{EventFdError, Handover};
 pub use report::Report;
-pub use running::{Running, StartError};
+pub use running::{RunningDevice, StartError};
 pub use serve::{Counters, ServeError, serve};
-pub use stop::{Stop, Waited};
+pub use stop::{StopEvent, WaitEnd};

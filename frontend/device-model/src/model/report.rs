@@ -1,40 +1,41 @@
-//! How a device stands, for people and for whoever watches over it.
+//! The status of a device, for people and for monitoring.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::mmio::Status;
 
-/// What there is to tell of a device.
+/// A device's status.
 ///
-/// Kicks and interrupts go between guest and daemon by eventfd, past this program. What is told of them is what can be known:
-/// of interrupts each, as nobody else takes them off their eventfd; of kicks those that came as an access after all, and
-/// those that the daemon has not taken yet.
+/// Kicks and interrupts go between guest and backend by eventfd, and not through this program. The
+/// report has what this program can know: every interrupt, because no other process reads that
+/// eventfd; kicks that came as an access; and kicks that the backend has not taken yet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Report {
-    /// The device.
+    /// The device's id.
     pub id: u32,
-    /// `Status` as its guest reads it.
+    /// `Status`, as the guest reads it.
     pub status: Status,
-    /// Whether a daemon is connected.
+    /// Whether a backend is connected.
     pub daemon: bool,
-    /// How often a daemon was connected.
+    /// How often a backend was connected.
     pub connections: u64,
     /// Accesses of the guest that were handled.
     pub accesses: u64,
-    /// Those among them that went wrong.
+    /// Accesses that could not be completed, or whose handler panicked.
     pub faults: u64,
-    /// How long a CPU of the guest stood still for the slowest of them at most, in microseconds, on this program's account.
+    /// The longest time that a CPU of the guest has waited for this program, in microseconds.
     pub slowest_us: u64,
-    /// How often the interrupt line was raised; none where the system does not tell.
+    /// How often the interrupt line was raised; `None` if the system does not report it.
     pub interrupts: Option<u64>,
-    /// How often of these by the device model itself, for a change of configuration or status.
+    /// How often the device model itself raised it, for a change of configuration or status.
     pub own_interrupts: u64,
     /// Kicks that came as an access and were passed on.
     pub kicks_seen: u64,
-    /// Kicks of each queue that nobody has taken yet; none where the system does not tell.
+    /// For each queue, the kicks that the backend has not taken yet; `None` if the system does not
+    /// report them.
     pub kicks_waiting: Vec<Option<u64>>,
-    /// How long it has been served.
+    /// How long the device has been served.
     pub uptime: Duration,
 }
 
@@ -54,8 +55,9 @@ impl fmt::Display for Report {
         let waiting: Vec<String> = self.kicks_waiting.iter().map(known).collect();
         write!(
             f,
-            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, accesses {}, faults {}, slowest {} us, \
-             interrupts {}, own interrupts {}, kicks seen {}, kicks waiting {}, up {} s",
+            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, accesses {}, \
+             faults {}, slowest {} us, interrupts {}, own interrupts {}, kicks seen {}, \
+             kicks waiting {}, up {} s",
             self.id,
             self.status.bits(),
             self.connections,
@@ -93,8 +95,9 @@ mod tests {
         };
         assert_eq!(
             report.to_string(),
-            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, accesses 85, faults 0, slowest 412 us, \
-             interrupts unknown, own interrupts 2, kicks seen 4, kicks waiting 1 unknown, up 12 s"
+            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, accesses 85, \
+             faults 0, slowest 412 us, interrupts unknown, own interrupts 2, kicks seen 4, \
+             kicks waiting 1 unknown, up 12 s"
         );
         let reset = Report {
             status: Status::empty(),

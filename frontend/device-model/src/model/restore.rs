@@ -1,4 +1,4 @@
-//! Going on where a predecessor left off.
+//! Continues as the successor of another device model.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,43 +7,43 @@ use gangplank_service::error_chain;
 use log::{info, warn};
 use rustix::net::Shutdown;
 
-use super::fs::{Change, FsDevice};
+use super::backend_link::{Connector, notify_guest};
+use super::fs_device::{Change, FsDevice};
 use super::handover::Handover;
-use super::link::{Connector, tell};
-use crate::journal::Left;
+use crate::journal::SavedRegisters;
 use crate::mmio::Transport;
 
-/// Restores `transport` as `handover` has it, and has its daemon go on, if it is there and can: its connection. What cannot be
-/// gone on with is told to the guest by the device's status.
+/// Restores `transport` from `handover`, and takes over the backend if it is there. Returns the
+/// backend's connection. If something cannot be restored, the device's status tells the guest.
 pub(super) fn restore<C: Connector>(
     transport: &mut Transport<FsDevice<C::Messages>>,
     handover: &Arc<Handover>,
     connector: &C,
 ) -> Option<Arc<OwnedFd>> {
-    let left = handover.left().clone();
-    transport.device_mut().hand_over(Arc::clone(handover));
-    match left {
-        Left::Nothing => {}
-        Left::Registers(registers) => match transport.restore(*registers) {
-            Ok(()) => info!("goes on with status {:#x}", transport.status().bits()),
-            Err(misfit) => warn!("the guest has to reset the device: {misfit}"),
+    let saved = handover.saved_registers().clone();
+    transport.device_mut().set_handover(Arc::clone(handover));
+    match saved {
+        SavedRegisters::None => {}
+        SavedRegisters::Valid(registers) => match transport.restore(*registers) {
+            Ok(()) => info!("continues with status {:#x}", transport.status().bits()),
+            Err(error) => warn!("the guest must reset the device: {error}"),
         },
-        Left::Unreadable => {
-            warn!("the guest has to reset the device: what was known of it cannot be read");
+        SavedRegisters::Unreadable => {
+            warn!("the guest must reset the device: the saved registers cannot be read");
             transport.restore_broken();
         }
     }
-    let line = adopt(transport, handover, connector);
-    transport.write_down(handover.ledger());
-    line
+    let connection = resume_backend(transport, handover, connector);
+    transport.set_register_log(handover.register_log());
+    connection
 }
 
-fn adopt<C: Connector>(
+fn resume_backend<C: Connector>(
     transport: &mut Transport<FsDevice<C::Messages>>,
     handover: &Handover,
     connector: &C,
 ) -> Option<Arc<OwnedFd>> {
-    let (connection, facts) = match handover.daemon() {
+    let (connection, facts) = match handover.backend_connection() {
         Ok(None) => return None,
         Ok(Some((connection, facts))) => (Some(connection), facts),
         Err(error) => {
@@ -59,31 +59,32 @@ fn adopt<C: Connector>(
         }
         None => Err("it had gone, or a message to it was on its way".to_owned()),
     };
-    let adopted = resumed.and_then(|(session, line)| {
-        let line = Arc::new(line);
+    let backend = resumed.and_then(|(session, connection)| {
+        let connection = Arc::new(connection);
         let device = transport.device_mut();
-        match device.adopt(session, Arc::clone(&line)) {
-            Ok(()) => Ok(line),
+        match device.resume_backend(session, Arc::clone(&connection)) {
+            Ok(()) => Ok(connection),
             Err(error) => Err(error_chain(&error)),
         }
     });
-    match adopted {
-        Ok(line) => {
-            info!("goes on with its daemon, which has noticed nothing");
-            Some(line)
+    match backend {
+        Ok(connection) => {
+            info!("continues with its daemon");
+            Some(connection)
         }
         Err(why) => {
-            handover.gone();
+            handover.on_backend_gone();
             if let Some(Ok(connection)) = duplicate {
-                // It is kept, but nobody can use it: the daemon is to know. It fails where that has gone.
+                // The connection cannot be used: shutting it down tells the backend. Fails if the
+                // backend has gone.
                 let _ = rustix::net::shutdown(&connection, Shutdown::Both);
             }
-            let change = transport.device_mut().lost();
+            let change = transport.device_mut().on_backend_lost();
             match change {
-                Change::Broken => warn!("cannot go on with its daemon: {why}"),
+                Change::NeedsReset => warn!("cannot continue with its daemon: {why}"),
                 _ => info!("waits for another daemon: {why}"),
             }
-            tell(transport, change);
+            notify_guest(transport, change);
             None
         }
     }

@@ -1,86 +1,117 @@
-//! One device at work: its two threads, and how they end.
+//! A device that is served: its two threads, and their end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
 use gangplank_vhost_user::client::Messages;
 use log::{error, info, warn};
+use parking_lot::Mutex;
 
-use super::fs::{Change, FsDevice};
-use super::handover::{Handover, WiresError};
-use super::link::{Connector, keep};
+use super::backend_link::{Connector, maintain};
+use super::fs_device::{Change, FsDevice};
+use super::handover::{EventFdError, Handover};
 use super::report::Report;
 use super::restore::restore;
 use super::serve::{Counters, serve};
-use super::stop::{Stop, Waited};
+use super::stop::{StopEvent, WaitEnd};
 use crate::config::DeviceConfig;
 use crate::hypervisor::Port;
-use crate::mmio::{Transport, Wires};
+use crate::mmio::{EventFds, Transport};
 
-/// How long a guest may take to make an access that it is prompted to.
-const PROMPTED: Duration = Duration::from_secs(1);
+/// How long a guest may take to make the access that it is prompted to.
+const PROMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A device that is being served.
 #[derive(Debug)]
-pub struct Running<P, M> {
+pub struct RunningDevice<P: ?Sized, M> {
     id: u32,
     port: Arc<P>,
-    wires: Arc<Wires>,
+    eventfds: Arc<EventFds>,
     pub(super) transport: Arc<Mutex<Transport<FsDevice<M>>>>,
     counters: Arc<Counters>,
     connections: Arc<AtomicU64>,
-    /// Whether there is a successor to leave it to.
-    is_left: bool,
-    stop: Arc<Stop>,
+    /// Whether a successor takes the device over.
+    has_successor: bool,
+    stop: Arc<StopEvent>,
     stopping: Arc<AtomicBool>,
-    ended: Arc<Stop>,
+    ended: Arc<StopEvent>,
     since: Instant,
-    /// Until it is waited for.
-    keeper: Option<JoinHandle<()>>,
+    /// `None` once it was joined.
+    backend_thread: Option<JoinHandle<()>>,
 }
 
-/// Why a device is not served at all.
+/// Why a device is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The hypervisor did not take its eventfds, or they are not kept.
+    /// The hypervisor does not connect the device's eventfds, or the fd store does not keep them.
     #[error("cannot connect device {id} to the hypervisor")]
-    Wires {
-        /// The device.
+    EventFds {
+        /// The device's id.
         id: u32,
-        /// Why not.
+        /// The cause.
         #[source]
-        source: WiresError,
+        source: EventFdError,
     },
-    /// The host has no room for it.
+    /// The host refused a resource.
     #[error("cannot {doing} for device {id}")]
     System {
-        /// What was being done.
+        /// The verb.
         doing: &'static str,
-        /// The device.
+        /// The device's id.
         id: u32,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Says it however the thread that has it ends.
-struct SayAtEnd(Arc<Stop>);
+/// Sets the event when its thread ends, also by a panic.
+struct SetOnDrop(Arc<StopEvent>);
 
-impl Drop for SayAtEnd {
+impl Drop for SetOnDrop {
     fn drop(&mut self) {
-        self.0.say();
+        self.0.set();
     }
 }
 
-impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
-    /// Serves the device of `config` to the guest behind `port`, with the daemon that `connector` leads to. Neither has to
-    /// be there; but without a configured tag, the guest's first access waits for the daemon's.
+/// What the thread that answers the guest owns.
+struct GuestThread<P: ?Sized, M> {
+    id: u32,
+    /// Gets a message when a backend is attached; `None` if the guest need not wait for that.
+    first_backend: Option<mpsc::Receiver<()>>,
+    port: Arc<P>,
+    transport: Arc<Mutex<Transport<FsDevice<M>>>>,
+    counters: Arc<Counters>,
+    stopping: Arc<AtomicBool>,
+    _ended: SetOnDrop,
+}
+
+impl<P: Port + ?Sized, M: Messages + Send> GuestThread<P, M> {
+    fn run(mut self) {
+        if let Some(first_backend) = self.first_backend.take()
+            && first_backend.recv().is_err()
+        {
+            return; // the device ends before a backend was attached
+        }
+        if let Err(error) = serve(&*self.port, &self.transport, &self.counters, &self.stopping) {
+            error!(
+                "device {} is not served any more: {}",
+                self.id,
+                error_chain(&error)
+            );
+        }
+    }
+}
+
+impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, M> {
+    /// Serves the device of `config` to the guest behind `port`, with the backend that `connector`
+    /// connects to. Neither has to be there. Without a configured tag, the guest's first access
+    /// waits for the backend's.
     pub fn start(
         config: &DeviceConfig,
         port: Arc<P>,
@@ -89,7 +120,8 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
         Self::start_with(config, port, connector, None)
     }
 
-    /// As [`Running::start`], going on where a predecessor left off, and leaving everything to a successor in the end.
+    /// As [`RunningDevice::start`], but continues as a predecessor, and leaves everything to a
+    /// successor in the end.
     pub fn take_over(
         config: &DeviceConfig,
         port: Arc<P>,
@@ -108,89 +140,83 @@ impl<P: Port + 'static, M: Messages + Send + 'static> Running<P, M> {
         let id = config.id;
         let system = |doing| move |source| StartError::System { doing, id, source };
         let queues = config.num_request_queues.saturating_add(1);
-        let wires = match &handover {
-            None => Wires::connect(&*port, queues).map_err(WiresError::from),
-            Some(handover) => handover.wires(&*port, queues),
+        let eventfds = match &handover {
+            None => EventFds::connect(&*port, queues).map_err(EventFdError::from),
+            Some(handover) => handover.eventfds(&*port, queues),
         };
-        let wires = Arc::new(wires.map_err(|source| StartError::Wires { id, source })?);
+        let eventfds = Arc::new(eventfds.map_err(|source| StartError::EventFds { id, source })?);
         let memory = port.memory().try_clone();
         let memory = memory.map_err(system("duplicate the memory's descriptor"))?;
         let range = memory.range;
-        let device = FsDevice::new(config, memory, Arc::clone(&wires));
-        let mut transport = Transport::new(device, Arc::clone(&wires), port.window(), range);
-        let line = handover
+        let device = FsDevice::new(config, memory, Arc::clone(&eventfds));
+        let mut transport = Transport::new(device, Arc::clone(&eventfds), port.window(), range);
+        let connection = handover
             .as_ref()
             .and_then(|handover| restore(&mut transport, handover, &connector));
         let knows_tag = transport.device().knows_tag();
         let transport = Arc::new(Mutex::new(transport));
-        let stop = Arc::new(Stop::new().map_err(system("make an eventfd"))?);
+        let stop = Arc::new(StopEvent::new().map_err(system("make an eventfd"))?);
         let connections = Arc::new(AtomicU64::new(0));
         let counters = Arc::new(Counters::default());
         let stopping = Arc::new(AtomicBool::new(false));
-        let ended = Arc::new(Stop::new().map_err(system("make an eventfd"))?);
-        let (attaches, attached) = mpsc::channel();
+        let ended = Arc::new(StopEvent::new().map_err(system("make an eventfd"))?);
+        let (ready, first_backend) = mpsc::channel();
 
-        let keeper = {
+        let backend_thread = {
             let transport = Arc::clone(&transport);
             let stop = Arc::clone(&stop);
             let connections = Arc::clone(&connections);
             Builder::new().name(format!("daemon {id}")).spawn(move || {
-                keep(&connector, line, &transport, &stop, &connections, || {
-                    // Nobody listens once the first was heard.
-                    let _ = attaches.send(());
-                });
+                maintain(
+                    &connector,
+                    connection,
+                    &transport,
+                    &stop,
+                    &connections,
+                    || {
+                        // The receiver is gone after the first message.
+                        let _ = ready.send(());
+                    },
+                );
             })
         };
-        let keeper = Some(keeper.map_err(system("start a thread"))?);
-        let server = {
-            let first = (!knows_tag).then_some(attached);
-            let port = Arc::clone(&port);
-            let transport = Arc::clone(&transport);
-            let counters = Arc::clone(&counters);
-            let stopping = Arc::clone(&stopping);
-            let end = SayAtEnd(Arc::clone(&ended));
-            Builder::new().name(format!("guest {id}")).spawn(move || {
-                let _end = end;
-                if let Some(first) = first
-                    && first.recv().is_err()
-                {
-                    return; // told to end before a daemon came
-                }
-                if let Err(error) = serve(&*port, &transport, &counters, &stopping) {
-                    error!(
-                        "device {id} is not served any more: {}",
-                        error_chain(&error)
-                    );
-                }
-            })
+        let backend_thread = Some(backend_thread.map_err(system("start a thread"))?);
+        let guest = GuestThread {
+            id,
+            first_backend: (!knows_tag).then_some(first_backend),
+            port: Arc::clone(&port),
+            transport: Arc::clone(&transport),
+            counters: Arc::clone(&counters),
+            stopping: Arc::clone(&stopping),
+            _ended: SetOnDrop(Arc::clone(&ended)),
         };
-        server.map_err(|source| {
-            stop.say();
+        let thread = Builder::new().name(format!("guest {id}"));
+        thread.spawn(move || guest.run()).map_err(|source| {
+            stop.set();
             system("start a thread")(source)
         })?;
         info!("device {id} is ready for its guest");
         Ok(Self {
             id,
             port,
-            wires,
+            eventfds,
             transport,
             counters,
             connections,
-            is_left: handover.is_some(),
+            has_successor: handover.is_some(),
             stop,
             stopping,
             ended,
             since: Instant::now(),
-            keeper,
+            backend_thread,
         })
     }
 }
 
-impl<P: Port, M: Messages + Send> Running<P, M> {
-    /// How it stands.
+impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
+    /// The device's status.
     pub fn report(&self) -> Report {
         let transport = self.transport.lock();
-        let transport = transport.unwrap_or_else(PoisonError::into_inner);
         Report {
             id: self.id,
             status: transport.status(),
@@ -199,63 +225,64 @@ impl<P: Port, M: Messages + Send> Running<P, M> {
             accesses: self.counters.accesses.load(Ordering::Relaxed),
             faults: self.counters.faults.load(Ordering::Relaxed),
             slowest_us: self.counters.slowest_us.load(Ordering::Relaxed),
-            interrupts: self.wires.calls(),
+            interrupts: self.eventfds.calls(),
             own_interrupts: transport.counts().own_interrupts,
             kicks_seen: transport.counts().kicks,
-            kicks_waiting: self.wires.kicks_waiting(),
+            kicks_waiting: self.eventfds.kicks_waiting(),
             uptime: self.since.elapsed(),
         }
     }
 
-    /// What becomes readable, for good, when its guest cannot be served any more.
+    /// A descriptor that becomes readable, for good, when the guest cannot be served any more.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
 
     /// Whether its guest cannot be served any more.
     pub fn has_ended(&self) -> bool {
-        self.ended.is_said()
+        self.ended.is_set()
     }
 
-    /// Ends it as the whole process is about to end; the access in hand is completed. The thread that waits for the guest goes on
-    /// until the process ends: not every hypervisor's driver can be waited on otherwise.
+    /// Ends the device when the process is about to end. Completes the access that is being
+    /// handled. The thread that waits for the guest goes on until the process ends: not every
+    /// hypervisor's driver lets it be stopped.
     ///
-    /// One that is left to a successor stays as it is for the guest and the daemon, who go on without this process until the guest
-    /// touches a register. Otherwise the daemon is let go, a running driver is told to reset, and kicks turn back into accesses,
-    /// which wait for whoever serves the device next.
+    /// If a successor takes the device over, guest and backend notice nothing and go on without a
+    /// process until the guest accesses a register. Otherwise the backend is disconnected, a
+    /// running driver is told to reset, and kicks turn back into accesses, which wait for the next
+    /// process that serves the device.
     pub fn end(mut self) {
-        self.stop.say();
-        let keeper = self.keeper.take().map(JoinHandle::join);
-        if keeper.is_some_and(|ended| ended.is_err()) {
+        self.stop.set();
+        let ended = self.backend_thread.take().map(JoinHandle::join);
+        if ended.is_some_and(|ended| ended.is_err()) {
             warn!("device {}: the daemon's thread panicked", self.id);
         }
-        if !self.is_left {
-            let transport = self.transport.lock();
-            let mut transport = transport.unwrap_or_else(PoisonError::into_inner);
-            if transport.device_mut().detach() == Change::Broken {
+        if !self.has_successor {
+            let mut transport = self.transport.lock();
+            if transport.device_mut().detach() == Change::NeedsReset {
                 transport.needs_reset();
             }
             drop(transport);
-            if let Err(error) = self.wires.disconnect(&*self.port) {
+            if let Err(error) = self.eventfds.disconnect(&*self.port) {
                 warn!("device {}: {error}", self.id);
             }
         }
         self.stopping.store(true, Ordering::Release);
-        self.counters.until_idle();
+        self.counters.wait_idle();
         if self.port.is_wait_fragile() && !self.has_ended() {
-            self.have_wait_end();
+            self.end_wait();
         }
     }
 
-    /// Has the guest make an access, which ends the wait for one, and the thread with it. A guest without a driver makes none: then
-    /// there is nothing to be done.
-    fn have_wait_end(&self) {
-        let transport = self.transport.lock();
-        let prompted = transport.unwrap_or_else(PoisonError::into_inner).prompt();
-        let waited = prompted.then(|| self.ended.wait(None, Some(PROMPTED)));
-        if !matches!(waited, Some(Ok(Waited::Stopped))) {
+    /// Makes the guest access a register, which ends the wait for an access, and the thread.
+    /// Without a driver the guest makes no access, and the wait does not end.
+    fn end_wait(&self) {
+        let prompted = self.transport.lock().prompt();
+        let waited = prompted.then(|| self.ended.wait(None, Some(PROMPT_TIMEOUT)));
+        if !matches!(waited, Some(Ok(WaitEnd::Stopped))) {
             warn!(
-                "device {}: ends in the middle of a wait for the guest, which this generation of the driver may not survive",
+                "device {}: the process ends while it waits for the guest, which this generation \
+                 of the driver may not survive",
                 self.id
             );
         }

@@ -2,33 +2,37 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
 use gangplank_service::rate_limit::RateLimit;
 use log::{error, warn};
+use parking_lot::Mutex;
 
 use crate::hypervisor::{Pending, Port, PortError};
 use crate::mmio::{Device, Transport};
 
-/// How often in a row waiting for an access may be in vain before it is taken for broken, rather than interrupted.
-const VAIN_WAITS: u32 = 1000;
+/// Most waits in a row that may end by an interruption. After that many the port is taken for
+/// broken.
+const MAX_INTERRUPTED_WAITS: u32 = 1000;
 
-/// How long to pause after a wait in vain: a signal's effect is over by then, and a broken port costs little.
-const PAUSE: Duration = Duration::from_millis(1);
+/// Pause after an interrupted wait: a signal's effect is over by then, and a broken port costs
+/// little CPU time.
+const INTERRUPTED_WAIT_PAUSE: Duration = Duration::from_millis(1);
 
-/// What happened on a port, for whoever wants to know.
+/// Counts of a port's accesses.
 #[derive(Debug)]
 pub struct Counters {
     /// Accesses that were handled.
     pub accesses: AtomicU64,
-    /// Accesses among them that could not be completed, or whose handler panicked.
+    /// Accesses that could not be completed, or whose handler panicked.
     pub faults: AtomicU64,
-    /// How long the one took that took longest, in microseconds, from when the hypervisor gave it to when it took it back.
+    /// The longest time between taking an access from the hypervisor and completing it, in
+    /// microseconds.
     pub slowest_us: AtomicU64,
-    /// Held while an access is handled; whether to say that one could not be completed.
-    hand: Mutex<RateLimit>,
+    /// Locked while an access is handled. Limits the log messages about accesses that could not be
+    /// completed.
+    handling: Mutex<RateLimit>,
 }
 
 impl Default for Counters {
@@ -37,46 +41,47 @@ impl Default for Counters {
             accesses: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             slowest_us: AtomicU64::new(0),
-            hand: Mutex::new(RateLimit::once()),
+            handling: Mutex::new(RateLimit::once()),
         }
     }
 }
 
 impl Counters {
-    /// Waits until no access is in hand.
-    pub(super) fn until_idle(&self) {
-        drop(self.hand.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Waits until no access is being handled.
+    pub(super) fn wait_idle(&self) {
+        drop(self.handling.lock());
     }
 }
 
 /// Why a device is not served any more.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The port gave no more accesses.
-    #[error("the guest's accesses cannot be had any more")]
+    /// The port gives no more accesses.
+    #[error("cannot take the guest's accesses any more")]
     Port(#[source] PortError),
 }
 
-/// Answers every access that comes through `port` by the registers of `transport`, until `stop` is seen set after a wait.
+/// Answers every access that comes through `port` with the registers of `transport`, until `stop`
+/// is set after a wait.
 ///
-/// Whatever goes wrong with one access ends neither the loop nor the guest: it is completed all the same. Runs on a thread
-/// of its own, as [`Port::next_access`] asks.
+/// An error with one access ends neither the loop nor the guest: the access is completed in any
+/// case. Runs on a thread of its own, as [`Port::next_access`] requires.
 pub fn serve<P: Port + ?Sized, D: Device>(
     port: &P,
     transport: &Mutex<Transport<D>>,
     counters: &Counters,
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
-    let mut vain = 0;
+    let mut interrupted = 0;
     while !stop.load(Ordering::Acquire) {
         match Pending::next(port) {
             Ok(pending) => {
-                vain = 0;
+                interrupted = 0;
                 answer(pending, transport, counters);
             }
-            Err(PortError::Interrupted) if vain < VAIN_WAITS => {
-                vain += 1;
-                std::thread::sleep(PAUSE);
+            Err(PortError::Interrupted) if interrupted < MAX_INTERRUPTED_WAITS => {
+                interrupted += 1;
+                std::thread::sleep(INTERRUPTED_WAIT_PAUSE);
             }
             Err(error) => return Err(ServeError::Port(error)),
         }
@@ -89,12 +94,11 @@ fn answer<P: Port + ?Sized, D: Device>(
     transport: &Mutex<Transport<D>>,
     counters: &Counters,
 ) {
-    let hand = counters.hand.lock().unwrap_or_else(PoisonError::into_inner);
+    let handling = counters.handling.lock();
     let began = Instant::now();
     let completed = pending.answer(|access| {
         counters.accesses.fetch_add(1, Ordering::Relaxed);
-        // Poisoned by a panic in an earlier access: its registers are as good as any a guest could have written.
-        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut transport = transport.lock();
         catch_unwind(AssertUnwindSafe(|| transport.handle(access))).unwrap_or_else(|_| {
             error!("handling a guest's access panicked; the device needs a reset");
             counters.faults.fetch_add(1, Ordering::Relaxed);
@@ -104,11 +108,8 @@ fn answer<P: Port + ?Sized, D: Device>(
     });
     if let Err(error) = completed {
         counters.faults.fetch_add(1, Ordering::Relaxed);
-        if hand.admit().is_some() {
-            warn!(
-                "a guest's access could not be completed: {}",
-                error_chain(&error)
-            );
+        if handling.admit().is_some() {
+            warn!("cannot complete a guest's access: {}", error_chain(&error));
         }
     }
     let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -126,11 +127,11 @@ mod tests {
     use super::*;
     use crate::fake::{FakeGuest, FakePort, fake};
     use crate::hypervisor::{GuestRange, Operation};
-    use crate::mmio::{Activation, Register, Wires};
+    use crate::mmio::{Activation, EventFds, Register};
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// A device that panics when its configuration space is written to.
+    /// A device that panics when its configuration space is written.
     struct Brittle;
 
     impl Device for Brittle {
@@ -167,7 +168,7 @@ mod tests {
         fn reset(&mut self) {}
     }
 
-    /// A device being served, until [`Served::end`].
+    /// A device that is served until [`Served::end`].
     struct Served {
         guest: FakeGuest,
         counters: Arc<Counters>,
@@ -178,8 +179,12 @@ mod tests {
         let window = GuestRange::new(0xa00_3e00, 0x200).unwrap();
         let memory = GuestRange::new(0x1000_0000, 0x10_0000).unwrap();
         let (port, guest) = fake(window, memory).unwrap();
-        let wires = Arc::new(Wires::connect(&port, 2).unwrap());
-        (port, guest, Transport::new(Brittle, wires, window, memory))
+        let eventfds = Arc::new(EventFds::connect(&port, 2).unwrap());
+        (
+            port,
+            guest,
+            Transport::new(Brittle, eventfds, window, memory),
+        )
     }
 
     fn served() -> Served {

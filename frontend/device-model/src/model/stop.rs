@@ -1,4 +1,4 @@
-//! Telling a thread that waits to end.
+//! An event that tells waiting threads to end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,66 +7,71 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-/// Said once, and heard by every wait from then on.
+/// Set once. Every wait from then on ends at once.
 #[derive(Debug)]
-pub struct Stop(OwnedFd);
+pub struct StopEvent(OwnedFd);
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Waited {
-    /// It was told to end.
+pub enum WaitEnd {
+    /// The event was set.
     Stopped,
-    /// The connection has gone.
+    /// The connection was hung up.
     HungUp,
-    /// The time is over.
+    /// The limit has passed.
     TimedOut,
 }
 
-impl Stop {
-    /// Not said yet. Fails as `eventfd` does.
+impl StopEvent {
+    /// Not set. Fails as `eventfd` does.
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(eventfd(0, flags)?))
     }
 
-    /// Says it.
-    pub fn say(&self) {
-        // Fails only where it was said as often as a counter counts.
+    /// Sets it.
+    pub fn set(&self) {
+        // Fails only if the counter is full, and then the event is set anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Whether it was said.
-    pub fn is_said(&self) -> bool {
-        matches!(self.wait(None, Some(Duration::ZERO)), Ok(Waited::Stopped))
+    /// Whether it was set.
+    pub fn is_set(&self) -> bool {
+        matches!(self.wait(None, Some(Duration::ZERO)), Ok(WaitEnd::Stopped))
     }
 
-    /// Waits for it to be said, for `line` to be hung up if there is one, but no longer than `limit` if there is one.
-    pub fn wait(&self, line: Option<&OwnedFd>, limit: Option<Duration>) -> io::Result<Waited> {
+    /// Waits until the event is set, `connection` is hung up if given, or `limit` has passed if
+    /// given.
+    pub fn wait(
+        &self,
+        connection: Option<&OwnedFd>,
+        limit: Option<Duration>,
+    ) -> io::Result<WaitEnd> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut awaited = vec![PollFd::new(&self.0, PollFlags::IN)];
-        awaited.extend(line.map(|line| PollFd::new(line, PollFlags::RDHUP)));
+        awaited.extend(connection.map(|connection| PollFd::new(connection, PollFlags::RDHUP)));
         loop {
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             let left = left.map(Timespec::try_from).transpose();
             match poll(&mut awaited, left.map_err(io::Error::other)?.as_ref()) {
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
-                Ok(0) => return Ok(Waited::TimedOut),
+                Ok(0) => return Ok(WaitEnd::TimedOut),
                 Ok(_) => break,
             }
         }
-        let said = awaited
+        let is_set = awaited
             .first()
             .is_some_and(|stop| !stop.revents().is_empty());
-        Ok(match said {
-            true => Waited::Stopped,
-            false => Waited::HungUp,
+        Ok(match is_set {
+            true => WaitEnd::Stopped,
+            false => WaitEnd::HungUp,
         })
     }
 }
 
-/// Readable, for good, once it was said. Nothing may be read from it.
-impl AsFd for Stop {
+/// Polls as readable, for good, once it was set. Nothing may be read from it.
+impl AsFd for StopEvent {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -80,25 +85,28 @@ mod tests {
 
     #[test]
     fn what_was_said_is_heard_by_every_wait_before_anything_else() {
-        let stop = Stop::new().unwrap();
-        let (line, other) = UnixStream::pair().unwrap();
+        let stop = StopEvent::new().unwrap();
+        let (connection, other) = UnixStream::pair().unwrap();
         drop(other);
-        let line = OwnedFd::from(line);
-        assert!(!stop.is_said());
-        assert_eq!(stop.wait(Some(&line), None).unwrap(), Waited::HungUp);
-        stop.say();
+        let connection = OwnedFd::from(connection);
+        assert!(!stop.is_set());
+        assert_eq!(stop.wait(Some(&connection), None).unwrap(), WaitEnd::HungUp);
+        stop.set();
         for _ in 0..2 {
-            assert_eq!(stop.wait(Some(&line), None).unwrap(), Waited::Stopped);
-            assert!(stop.is_said());
+            assert_eq!(
+                stop.wait(Some(&connection), None).unwrap(),
+                WaitEnd::Stopped
+            );
+            assert!(stop.is_set());
         }
     }
 
     #[test]
     fn wait_with_nothing_to_hear_ends_in_time() {
-        let stop = Stop::new().unwrap();
-        let (line, _other) = UnixStream::pair().unwrap();
+        let stop = StopEvent::new().unwrap();
+        let (connection, _other) = UnixStream::pair().unwrap();
         let limit = Some(Duration::from_millis(20));
-        let waited = stop.wait(Some(&line.into()), limit).unwrap();
-        assert_eq!(waited, Waited::TimedOut);
+        let waited = stop.wait(Some(&connection.into()), limit).unwrap();
+        assert_eq!(waited, WaitEnd::TimedOut);
     }
 }

@@ -1,4 +1,4 @@
-//! The file client's command line as typed.
+//! The file client's command line, as typed.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -6,32 +6,40 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-/// Heading of the options that say which daemon and how.
+/// Heading of the options that choose the daemon.
 const DAEMON: &str = "Daemon";
-/// Heading of the options that say how paths and files are treated.
+/// Heading of the options about paths and files.
 const FILES: &str = "Files";
 
 /// `fs`: a file client.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Paths are below the share's root. Symbolic links are shown and not followed, unless --follow is given.\n\
-                  Exit status: 0 done, 1 a file could not be dealt with, 2 wrong command line, 3 no daemon, or it has gone."
+    after_help = "Paths are below the share's root. Symbolic links are shown and not followed, \
+                  unless --follow is given.\n\
+                  Exit status: 0 done, 1 a command on a file failed, 2 wrong command line, \
+                  3 the daemon cannot be reached or has gone."
 )]
 pub struct FsArgs {
     /// The daemon's socket
     #[arg(long, short, value_name = "PATH", help_heading = DAEMON)]
     pub socket: PathBuf,
 
-    /// Refuse a share of another name
+    /// Refuse a share with another tag
     #[arg(long, value_name = "TAG", help_heading = DAEMON)]
     pub tag: Option<String>,
 
     /// How long the daemon may take for a request, in seconds with fractions
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = parse_seconds, help_heading = DAEMON)]
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value = "30",
+        value_parser = parse_seconds,
+        help_heading = DAEMON
+    )]
     pub limit: Duration,
 
-    /// On whose behalf files are made [default: the caller's own ids]
+    /// User and group on whose behalf files are made [default: the caller's own ids]
     #[arg(long = "as", value_name = "UID:GID", help_heading = FILES)]
     pub owner: Option<Owner>,
 
@@ -62,7 +70,7 @@ pub enum FsAction {
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<String>,
     },
-    /// Copy a file; a path in the share is marked by a colon: cp :in/share here
+    /// Copy a file; a path in the share begins with a colon: cp :in/share here
     Cp {
         /// What to copy
         #[arg(value_name = "FROM")]
@@ -71,7 +79,7 @@ pub enum FsAction {
         #[arg(value_name = "TO")]
         to: String,
     },
-    /// Show all that is known of files
+    /// Show everything that is known of files
     Stat {
         /// Which
         #[arg(value_name = "PATH", required = true)]
@@ -85,7 +93,7 @@ pub enum FsAction {
     },
     /// Write standard input to a file
     Write {
-        /// Behind what is in it
+        /// Append to the file instead of replacing its contents
         #[arg(long, short)]
         append: bool,
         /// Which
@@ -94,7 +102,7 @@ pub enum FsAction {
     },
     /// Make directories
     Mkdir {
-        /// Also those that lead there; one that exists is no error
+        /// Make missing parents too; a directory that exists is no error
         #[arg(long, short)]
         parents: bool,
         /// Which
@@ -103,7 +111,7 @@ pub enum FsAction {
     },
     /// Remove files
     Rm {
-        /// Directories too, with all below them
+        /// Remove directories too, with everything below them
         #[arg(long, short)]
         recursive: bool,
         /// Which
@@ -121,17 +129,17 @@ pub enum FsAction {
     },
     /// Make a link
     Ln {
-        /// A symbolic one, whose target need not exist
+        /// A symbolic link, whose target need not exist
         #[arg(long, short)]
         symbolic: bool,
-        /// What it leads to
+        /// The target of the link
         #[arg(value_name = "TARGET")]
         target: String,
         /// The link
         #[arg(value_name = "PATH")]
         path: String,
     },
-    /// Show how much space there is
+    /// Show the free space of the share
     Df,
 }
 

@@ -1,4 +1,4 @@
-//! `mkdir`, `rm`, `mv`, `ln`: changes to the tree of names.
+//! `mkdir`, `rm`, `mv`, `ln`: changes of the directory tree.
 
 use std::ffi::CString;
 use std::rc::Rc;
@@ -9,25 +9,25 @@ use rustix::io::Errno;
 
 use super::error::{Error, Result};
 use super::listing::MAX_DEPTH;
-use super::path::{Last, Node, Share, text};
+use super::path::{LastLink, Node, Share, text};
 use crate as driver;
 
 impl Share {
-    /// Makes a directory, and with `parents` those that lead there.
+    /// Makes a directory, and its missing parents with `parents`.
     pub(super) fn make(&self, path: &str, parents: bool) -> Result<()> {
         if !parents {
-            return self.make_one(path).map_err(refused("make", path));
+            return self.mkdir(path).map_err(refused("make", path));
         }
         let mut so_far = String::new();
         for name in path.split('/').filter(|name| !name.is_empty()) {
             so_far = format!("{so_far}/{name}");
-            match self.find(&so_far, Last::Follow) {
+            match self.find(&so_far, LastLink::Follow) {
                 Ok(node) if node.kind() == FileType::Directory => {}
                 Ok(_) => return Err(Error::NotDirectory(so_far)),
-                Err(Error::Missing(_)) => match self.make_one(&so_far) {
-                    // Somebody else was faster, with whatever it is.
-                    Err(Made::Refused(error)) if error.errno() == Some(Errno::EXIST) => {
-                        let node = self.find(&so_far, Last::Follow)?;
+                Err(Error::Missing(_)) => match self.mkdir(&so_far) {
+                    // Another program has made something of that name meanwhile.
+                    Err(MkdirError::Refused(error)) if error.errno() == Some(Errno::EXIST) => {
+                        let node = self.find(&so_far, LastLink::Follow)?;
                         if node.kind() != FileType::Directory {
                             return Err(Error::NotDirectory(so_far));
                         }
@@ -40,19 +40,19 @@ impl Share {
         Ok(())
     }
 
-    fn make_one(&self, path: &str) -> std::result::Result<(), Made> {
-        let (parent, name) = self.parent(path).map_err(Made::Path)?;
+    fn mkdir(&self, path: &str) -> std::result::Result<(), MkdirError> {
+        let (parent, name) = self.parent(path).map_err(MkdirError::Path)?;
         let mode = MkdirIn {
             mode: 0o755,
             umask: 0,
         };
         let entry = self.session.mkdir(parent.id, &name, mode);
-        let entry = entry.map_err(Made::Refused)?;
+        let entry = entry.map_err(MkdirError::Refused)?;
         drop(Node::of(&self.session, &entry));
         Ok(())
     }
 
-    /// Removes a file, and with `recursive` a directory with all below it.
+    /// Removes a file, or a directory with everything below it with `recursive`.
     pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         let node = self
@@ -107,7 +107,7 @@ impl Share {
         if self.child(&parent, name.as_bytes(), from)?.is_none() {
             return Err(Error::Missing(from.to_owned()));
         }
-        let (new_parent, new_name, _) = self.place(to, &name)?;
+        let (new_parent, new_name, _) = self.destination(to, &name)?;
         let renamed = self
             .session
             .rename(parent.id, &name, new_parent.id, &new_name);
@@ -128,7 +128,7 @@ impl Share {
             })?;
             self.session.symlink(parent.id, &name, &target)
         } else {
-            let node = self.find(target, Last::Follow)?;
+            let node = self.find(target, LastLink::Follow)?;
             self.session.link(node.id, parent.id, &name)
         };
         let entry = made.map_err(|source| Error::Refused {
@@ -140,8 +140,9 @@ impl Share {
         Ok(())
     }
 
-    /// Where something called `name` goes that is sent to `to`: into it, if that is a directory. With what is there already.
-    pub(super) fn place(
+    /// The directory and name at which something called `name` arrives that is moved or copied to
+    /// `to`: inside `to` if that is a directory. Also the node that is there already.
+    pub(super) fn destination(
         &self,
         to: &str,
         name: &CString,
@@ -164,7 +165,7 @@ impl Share {
     }
 
     fn find_if_there(&self, path: &str) -> Result<Option<Rc<Node>>> {
-        match self.find(path, Last::Follow) {
+        match self.find(path, LastLink::Follow) {
             Ok(node) => Ok(Some(node)),
             Err(Error::Missing(_)) => Ok(None),
             Err(error) => Err(error),
@@ -173,17 +174,17 @@ impl Share {
 }
 
 /// Why a directory was not made.
-enum Made {
-    /// Its path leads nowhere.
+enum MkdirError {
+    /// Its parent cannot be reached.
     Path(Error),
     /// The daemon refused.
     Refused(driver::Error),
 }
 
-fn refused<'a>(what: &'static str, path: &'a str) -> impl FnOnce(Made) -> Error + 'a {
+fn refused<'a>(what: &'static str, path: &'a str) -> impl FnOnce(MkdirError) -> Error + 'a {
     move |made| match made {
-        Made::Path(error) => error,
-        Made::Refused(source) => Error::Refused {
+        MkdirError::Path(error) => error,
+        MkdirError::Refused(source) => Error::Refused {
             what,
             path: path.to_owned(),
             source,

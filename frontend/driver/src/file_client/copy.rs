@@ -1,4 +1,4 @@
-//! `cat`, `cp`, `write`: file data into the share, out of it, and within.
+//! `cat`, `cp`, `write`: file data into the share, out of it, and within it.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{File, OpenOptions};
@@ -18,19 +18,19 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
-use super::host::{Source, Target, write_all};
-use super::path::{Last, Node, Share, text};
-use super::transfer::{Open, Position, Writer};
+use super::host::{HostReader, HostWriter, write_all};
+use super::path::{LastLink, Node, Share, text};
+use super::transfer::{FileIo, WriteStart, Writer};
 use crate as driver;
 
-/// Permissions of a file that standard input goes to.
-const USUAL_MODE: u32 = 0o644;
+/// Permissions of a file made from standard input.
+const DEFAULT_FILE_MODE: u32 = 0o644;
 
 /// Standard input's name in messages.
-const STANDARD_INPUT: &str = "standard input";
+const STDIN_NAME: &str = "standard input";
 
-/// A file of the share that is open: closed when dropped, but only [`OpenFile::close`] says how
-/// that went.
+/// An open file of the share. Dropping it closes the file; only [`OpenFile::close`] reports errors
+/// of closing.
 struct OpenFile<'a> {
     share: &'a Share,
     node: Rc<Node>,
@@ -40,9 +40,9 @@ struct OpenFile<'a> {
     is_open: bool,
 }
 
-/// Begin with an empty file, or write behind what is in it.
+/// What happens to the present contents of a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Contents {
+enum WriteMode {
     Replace,
     Append,
 }
@@ -59,8 +59,8 @@ impl<'a> OpenFile<'a> {
         }
     }
 
-    fn open(&self) -> Open<'_> {
-        Open {
+    fn open(&self) -> FileIo<'_> {
+        FileIo {
             session: &self.share.session,
             node: &self.node,
             file: self.file,
@@ -68,8 +68,8 @@ impl<'a> OpenFile<'a> {
         }
     }
 
-    /// Closes the file: what the daemon could not write of what it has taken already, it tells now
-    /// or never.
+    /// Closes the file. The daemon reports here what it could not write of the data that it has
+    /// accepted.
     fn close(mut self) -> Result<()> {
         let flushed = self.flush();
         self.is_open = false;
@@ -77,7 +77,7 @@ impl<'a> OpenFile<'a> {
         closed.map_err(|source| refused("close", self.path, source))
     }
 
-    /// FLUSH, as a kernel sends it: not where the daemon has said that it has nothing to tell.
+    /// FLUSH, as a kernel sends it: not if the daemon has set `FOPEN_NOFLUSH`.
     fn flush(&self) -> driver::Result<()> {
         if self.flags.contains(FopenFlags::NOFLUSH) {
             return Ok(());
@@ -86,7 +86,7 @@ impl<'a> OpenFile<'a> {
             fh: self.file.get(),
             ..FlushIn::default()
         };
-        told(self.share.session.flush(self.node.id, args))
+        ignore_enosys(self.share.session.flush(self.node.id, args))
     }
 
     fn release(&self) -> driver::Result<()> {
@@ -94,12 +94,12 @@ impl<'a> OpenFile<'a> {
             fh: self.file.get(),
             ..ReleaseIn::default()
         };
-        told(self.share.session.release(self.node.id, args))
+        ignore_enosys(self.share.session.release(self.node.id, args))
     }
 }
 
-/// A daemon without the operation has nothing to tell by it.
-fn told(answer: driver::Result<()>) -> driver::Result<()> {
+/// A daemon without the operation has no error to report by it.
+fn ignore_enosys(answer: driver::Result<()>) -> driver::Result<()> {
     match answer {
         Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
         answer => answer,
@@ -109,7 +109,7 @@ fn told(answer: driver::Result<()>) -> driver::Result<()> {
 impl Drop for OpenFile<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            // Something else has failed, and that is told.
+            // Another error is on its way to the caller already.
             let _ = self.release();
         }
     }
@@ -155,7 +155,7 @@ impl Share {
             .mode(source.node.attr.mode & 0o777)
             .open(&target)
             .map_err(failed("make"))?;
-        let mut file = Target::new(file, target);
+        let mut file = HostWriter::new(file, target);
         source.open().read_all(|data| file.write(&data))?;
         file.close()?;
         source.close()
@@ -177,26 +177,35 @@ impl Share {
         let name = from.file_name().unwrap_or_default();
         let name = CString::new(name.as_bytes()).unwrap_or_default();
         let target =
-            self.open_to_write(to, &name, metadata.mode() & 0o777, Contents::Replace, None)?;
-        self.fill(target, Position::At(0), Source::new(file, from.to_owned()))
+            self.open_to_write(to, &name, metadata.mode() & 0o777, WriteMode::Replace, None)?;
+        self.fill(
+            target,
+            WriteStart::At(0),
+            HostReader::new(file, from.to_owned()),
+        )
     }
 
     fn copy_within(&self, from: &str, to: &str) -> Result<()> {
         let source = self.open_to_read(from)?;
         let mode = source.node.attr.mode & 0o777;
         let name = last_name(from)?;
-        let target = self.open_to_write(to, &name, mode, Contents::Replace, Some(&source.node))?;
-        let mut writer = Writer::new(target.open(), Position::At(0));
+        let target = self.open_to_write(to, &name, mode, WriteMode::Replace, Some(&source.node))?;
+        let mut writer = Writer::new(target.open(), WriteStart::At(0));
         let read = source.open().read_all(|data| writer.push(data));
-        // What could be read is written, whatever else fails.
+        // The data that was read is written, even if reading has failed.
         let written = writer.finish();
         read.and(written)?;
         target.close()?;
         source.close()
     }
 
-    /// Writes all that `source` has to `target`, and closes that.
-    fn fill(&self, target: OpenFile<'_>, position: Position, mut source: Source) -> Result<()> {
+    /// Writes everything that `source` has to `target`, and closes `target`.
+    fn fill(
+        &self,
+        target: OpenFile<'_>,
+        position: WriteStart,
+        mut source: HostReader,
+    ) -> Result<()> {
         let mut writer = Writer::new(target.open(), position);
         let room = writer.room();
         let filled = loop {
@@ -210,7 +219,7 @@ impl Share {
                 Err(error) => break Err(error),
             }
         };
-        // What could be read is written, whatever else fails.
+        // The data that was read is written, even if reading has failed.
         let written = writer.finish();
         filled.and(written)?;
         target.close()
@@ -221,47 +230,48 @@ impl Share {
         let input = io::stdin().as_fd().try_clone_to_owned();
         let input = input.map_err(|source| Error::Host {
             what: "read",
-            path: PathBuf::from(STANDARD_INPUT),
+            path: PathBuf::from(STDIN_NAME),
             source,
         })?;
-        let source = Source::new(input.into(), PathBuf::from(STANDARD_INPUT));
+        let source = HostReader::new(input.into(), PathBuf::from(STDIN_NAME));
         self.write_from(source, path, append)
     }
 
-    /// Writes all that `source` has to a file, or behind what is in it.
-    pub(super) fn write_from(&self, source: Source, path: &str, append: bool) -> Result<()> {
+    /// Writes everything that `source` has to a file, replacing its contents or appending to them.
+    pub(super) fn write_from(&self, source: HostReader, path: &str, append: bool) -> Result<()> {
         let name = last_name(path)?;
         let contents = match append {
-            true => Contents::Append,
-            false => Contents::Replace,
+            true => WriteMode::Append,
+            false => WriteMode::Replace,
         };
-        let target = self.open_to_write(path, &name, USUAL_MODE, contents, None)?;
+        let target = self.open_to_write(path, &name, DEFAULT_FILE_MODE, contents, None)?;
         let position = match contents {
-            Contents::Append => Position::End(target.node.attr.size),
-            Contents::Replace => Position::At(0),
+            WriteMode::Append => WriteStart::End(target.node.attr.size),
+            WriteMode::Replace => WriteStart::At(0),
         };
         self.fill(target, position, source)
     }
 
     fn open_to_read<'a>(&'a self, path: &'a str) -> Result<OpenFile<'a>> {
-        let node = self.find(path, Last::Follow)?;
+        let node = self.find(path, LastLink::Follow)?;
         self.must_be_regular(&node, path)?;
         let opened = self.open_node(&node, OFlags::RDONLY, path)?;
         Ok(OpenFile::new(self, node, &opened, path))
     }
 
-    /// Opens or makes the file at `path`, or `name` in it if it is a directory. Never the file `other`.
+    /// Opens or makes the file at `path`, or `name` in it if it is a directory. Fails if that is
+    /// the file `other`.
     fn open_to_write<'a>(
         &'a self,
         path: &'a str,
         name: &CString,
         mode: u32,
-        contents: Contents,
+        contents: WriteMode,
         other: Option<&Node>,
     ) -> Result<OpenFile<'a>> {
-        let (parent, name, there) = self.place(path, name)?;
+        let (parent, name, there) = self.destination(path, name)?;
         let mut flags = OFlags::WRONLY;
-        flags.set(OFlags::APPEND, contents == Contents::Append);
+        flags.set(OFlags::APPEND, contents == WriteMode::Append);
         let Some(node) = there else {
             let flags = flags | OFlags::CREATE | OFlags::LARGEFILE;
             let args = CreateIn {
@@ -282,7 +292,7 @@ impl Share {
                 why: "it is the same file",
             });
         }
-        let truncate = contents == Contents::Replace;
+        let truncate = contents == WriteMode::Replace;
         let atomic = self.session.init().features();
         let atomic = atomic.contains(InitFlags::ATOMIC_O_TRUNC);
         flags.set(OFlags::TRUNC, truncate && atomic);

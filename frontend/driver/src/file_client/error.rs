@@ -1,4 +1,4 @@
-//! What can go wrong with a file of the share.
+//! Errors of the file client.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,13 +8,13 @@ use crate as driver;
 /// Results of the file client.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why something was not done.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such file.
     #[error("no such file: {0}")]
     Missing(String),
-    /// A path leads through something that is no directory.
+    /// A path leads through something that is not a directory.
     #[error("not a directory: {0}")]
     NotDirectory(String),
     /// A path leads through a symbolic link.
@@ -22,99 +22,99 @@ pub enum Error {
     Link {
         /// The link.
         path: String,
-        /// Where it leads.
+        /// Its target.
         target: String,
     },
-    /// Links lead round in a circle, or it looks like it.
+    /// A path has too many links: probably they form a circle.
     #[error("too many symbolic links: {0}")]
     Loop(String),
     /// A directory where a file is wanted.
     #[error("is a directory: {0}")]
     Directory(String),
-    /// A path that cannot name what is asked for.
+    /// A path that is not valid for the command.
     #[error("{path}: {why}")]
     Path {
         /// The path.
         path: String,
-        /// Why not.
+        /// What is wrong with it.
         why: &'static str,
     },
     /// The daemon refused.
     #[error("cannot {what} {path}")]
     Refused {
-        /// What was being done.
+        /// The verb.
         what: &'static str,
-        /// To which file.
+        /// The file.
         path: String,
-        /// What the daemon said.
+        /// The cause.
         #[source]
         source: driver::Error,
     },
-    /// Data of a file did not pass.
+    /// File data could not be read or written.
     #[error("cannot {what} {path} at offset {offset}")]
     Transfer {
-        /// What was being done.
+        /// The verb.
         what: &'static str,
-        /// With which file.
+        /// The file.
         path: String,
-        /// Where in it.
+        /// Offset in it, in bytes.
         offset: u64,
-        /// What the daemon said.
+        /// The cause.
         #[source]
         source: driver::Error,
     },
-    /// The daemon answered a write with success, and wrote nothing.
+    /// The daemon reported success for a write of no bytes.
     #[error("cannot write {path} at offset {offset}: the daemon took none of {len} bytes")]
     Unwritten {
-        /// Which file.
+        /// The file.
         path: String,
-        /// Where in it.
+        /// Offset in it, in bytes.
         offset: u64,
-        /// Bytes given.
+        /// Bytes sent.
         len: usize,
     },
-    /// The share is another.
+    /// The share has another tag.
     #[error("the share's tag is {found:?}, not {wanted:?}")]
     Tag {
-        /// The tag asked for.
+        /// The tag wanted.
         wanted: String,
         /// The tag found.
         found: String,
     },
-    /// No daemon, or it has gone.
+    /// The daemon does not answer, or has gone.
     #[error(transparent)]
     Daemon(driver::Error),
-    /// A file of the host.
+    /// A file of the host could not be opened or closed.
     #[error("cannot {what} {}", path.display())]
     Host {
-        /// What was being done.
+        /// The verb.
         what: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Data of a file of the host did not pass.
+    /// Data of a file of the host could not be read or written.
     #[error("cannot {what} {} at offset {offset}", path.display())]
     HostTransfer {
-        /// What was being done.
+        /// The verb.
         what: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// Where in it; from where reading began, in standard input.
+        /// Offset in it, in bytes; in standard input, from where reading began.
         offset: u64,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Standard output.
+    /// Standard output could not be written.
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
 }
 
 impl Error {
-    /// The program's exit status: 3 where the daemon is to blame, 1 where a file is.
+    /// The program's exit status: 3 if the daemon cannot be used, 1 if a file cannot.
     #[must_use]
     pub const fn status(&self) -> u8 {
         match self {

@@ -1,4 +1,4 @@
-//! Attributes as people read them.
+//! Attributes as text.
 
 use gangplank_fuse::Attr;
 use rustix::fs::FileType;
@@ -16,7 +16,7 @@ pub(super) fn mode(mode: u32) -> String {
         FileType::Unknown => '?',
     };
     let mut text = String::from(kind);
-    // Each class: its shift, the bit that replaces its x, and by what.
+    // For each class: shift of its bits, the bit that replaces its x, and the letter.
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
         let bits = mode >> shift;
         text.push(if bits & 4 != 0 { 'r' } else { '-' });
@@ -31,7 +31,7 @@ pub(super) fn mode(mode: u32) -> String {
     text
 }
 
-/// What kind of file it is, in words.
+/// A file's type in words.
 pub(super) const fn kind(kind: FileType) -> &'static str {
     match kind {
         FileType::Directory => "directory",
@@ -45,7 +45,8 @@ pub(super) const fn kind(kind: FileType) -> &'static str {
     }
 }
 
-/// Size in bytes, or a device's numbers in the kernel's 32-bit encoding (`new_encode_dev`, linux/kdev_t.h).
+/// Size in bytes, or a device's numbers in the kernel's 32-bit encoding (`new_encode_dev`,
+/// linux/kdev_t.h).
 pub(super) fn size(attr: &Attr) -> String {
     match FileType::from_raw_mode(attr.mode) {
         FileType::CharacterDevice | FileType::BlockDevice => {
@@ -57,7 +58,8 @@ pub(super) fn size(attr: &Attr) -> String {
     }
 }
 
-/// Date and time of day in UTC, from seconds since 1970 as the wire carries them: signed, in an unsigned field.
+/// Date and time of day in UTC, from seconds since 1970 as the wire has them: signed, in an
+/// unsigned field.
 pub(super) fn time(seconds: u64) -> String {
     let seconds = seconds.cast_signed();
     let days = seconds.div_euclid(86_400);
@@ -67,8 +69,8 @@ pub(super) fn time(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
 }
 
-/// Year, month and day in the Gregorian calendar, of a day counted from 1970-01-01. Years begin in March here, so that the odd
-/// day of a leap year is the last.
+/// Year, month and day in the Gregorian calendar, of a day counted from 1970-01-01. Years begin in
+/// March here, so that a leap day is the last day of its year.
 const fn date(days: i64) -> (i64, i64, i64) {
     // 0000-03-01 is 719 468 days before 1970-01-01; the calendar repeats after 146 097 days.
     let days = days.saturating_add(719_468);

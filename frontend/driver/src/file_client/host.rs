@@ -1,4 +1,4 @@
-//! Files of the host that data is copied from and to, straight from and into shared memory.
+//! Files of the host, read into shared memory and written from it without a copy.
 
 use std::fs::File;
 use std::io;
@@ -8,19 +8,20 @@ use gangplank_service::output::close;
 use vm_memory::{ReadVolatile, VolatileMemoryError, WriteVolatile};
 
 use super::error::{Error, Result};
-use crate::{Data, Session};
+use crate::{Data, FuseSession};
 
-/// A file of the host that is read from where it stands; `path` is for messages.
+/// A file of the host, read from its present position. `path` is for messages.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct HostReader {
     file: File,
     path: PathBuf,
     offset: u64,
-    /// What ended a piece that had begun. A socket or a pipe tells its error only once.
+    /// The error that ended a piece after its first byte. A socket or a pipe reports an error only
+    /// once.
     failed: Option<io::Error>,
 }
 
-impl Source {
+impl HostReader {
     pub(super) const fn new(file: File, path: PathBuf) -> Self {
         Self {
             file,
@@ -30,9 +31,9 @@ impl Source {
         }
     }
 
-    /// The next piece, up to `room` bytes; `None` at the end. What was read before an error is a
-    /// piece, and the error is told by the next call.
-    pub(super) fn next(&mut self, session: &Session, room: usize) -> Result<Option<Data>> {
+    /// The next piece, up to `room` bytes; `None` at the end. Data read before an error is a piece;
+    /// the next call returns the error.
+    pub(super) fn next(&mut self, session: &FuseSession, room: usize) -> Result<Option<Data>> {
         if let Some(error) = self.failed.take() {
             return Err(self.refused(error));
         }
@@ -69,15 +70,15 @@ impl Source {
     }
 }
 
-/// A file of the host that is written from its beginning; `path` is for messages.
+/// A file of the host, written from its beginning. `path` is for messages.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct HostWriter {
     file: File,
     path: PathBuf,
     offset: u64,
 }
 
-impl Target {
+impl HostWriter {
     pub(super) const fn new(file: File, path: PathBuf) -> Self {
         Self {
             file,
@@ -86,7 +87,7 @@ impl Target {
         }
     }
 
-    /// Writes a piece behind the one before.
+    /// Writes a piece after the previous one.
     pub(super) fn write(&mut self, data: &Data) -> Result<()> {
         let written = write_all(&self.file, data, &mut self.offset);
         written.map_err(|source| Error::HostTransfer {
@@ -97,7 +98,7 @@ impl Target {
         })
     }
 
-    /// Closes the file: a network file system may tell only now what it could not write.
+    /// Closes the file. A network file system may report only here what it could not write.
     pub(super) fn close(self) -> Result<()> {
         close(self.file).map_err(|source| Error::Host {
             what: "close",
@@ -107,7 +108,7 @@ impl Target {
     }
 }
 
-/// Writes all of `data`, and moves `offset` by what was written, also where not all was.
+/// Writes all of `data`. Adds the bytes written to `offset`, also if not all are.
 pub(super) fn write_all(mut file: &File, data: &Data, offset: &mut u64) -> io::Result<()> {
     let bytes = data.bytes();
     let mut done = 0;

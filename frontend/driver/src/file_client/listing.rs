@@ -1,4 +1,4 @@
-//! What is in a directory.
+//! The entries of a directory.
 
 use gangplank_fuse::{InitFlags, OpenIn, ReadIn, ReleaseIn};
 use rustix::fs::OFlags;
@@ -7,14 +7,16 @@ use super::error::{Error, Result};
 use super::path::{Node, Share};
 use crate as driver;
 
-/// Bytes of names that are read at a time.
-const PORTION: u32 = 128 * 1024;
+/// Bytes of entries in one READDIR request.
+const READDIR_SIZE: u32 = 128 * 1024;
 
-/// Directories within one another that are walked. Each takes stack, and a daemon may claim to have them without end.
+/// Most nested directories to walk. Each takes stack, and a hostile daemon may report them without
+/// end.
 pub(super) const MAX_DEPTH: usize = 512;
 
 impl Share {
-    /// The names in a directory, in order of their bytes, each with its node. `path` is for messages.
+    /// A directory's entries in order of their names' bytes, each with its node. `path` is for
+    /// messages.
     pub(super) fn entries(&self, directory: &Node, path: &str) -> Result<Vec<(Vec<u8>, Node)>> {
         let refused = |source| Error::Refused {
             what: "list",
@@ -33,11 +35,11 @@ impl Share {
             flags: flags.bits(),
             ..ReleaseIn::default()
         };
-        // The listing counts; that closing failed changes nothing in it.
+        // The listing is complete: an error of closing changes nothing in it.
         let _ = self.session.releasedir(directory.id, release);
         let mut entries = Vec::new();
         for (name, node) in found? {
-            // A name may go between the listing and the look at it.
+            // Another program may remove a name between the listing and this lookup.
             let node = match node {
                 Some(node) => Some(node),
                 None => self.child(directory, &name, path)?,
@@ -61,7 +63,7 @@ impl Share {
             let args = ReadIn {
                 fh,
                 offset,
-                size: PORTION,
+                size: READDIR_SIZE,
                 ..ReadIn::default()
             };
             let entries = if plus {

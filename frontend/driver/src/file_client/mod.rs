@@ -1,4 +1,5 @@
-//! `gangplank-frontend fs`: a small file client on the driver, to look into a share without any guest.
+//! `gangplank-frontend fs`: a small file client on the driver, to look into a share without a
+//! guest.
 
 pub mod args;
 mod change;
@@ -18,12 +19,12 @@ use gangplank_service::output::Output;
 
 use self::args::{FsAction, FsArgs, Owner};
 use self::path::Share;
-use crate::{Caller, Driver, Options, Wishes};
+use crate::{Caller, Driver, InitOptions, Options};
 
-/// Does what the command line asks for; what is to be seen goes to `out`.
+/// Runs the command. Output goes to `out`.
 ///
 /// # Errors
-/// The first thing that could not be done; nothing after it was tried.
+/// The first error. Nothing after it was tried.
 pub fn run(args: &FsArgs, mut out: Output) -> Result<()> {
     let options = Options {
         request_queues: Some(1),
@@ -51,13 +52,15 @@ pub fn run(args: &FsArgs, mut out: Output) -> Result<()> {
             .get()
             .unsigned_abs(),
     };
-    let session = driver.session(&Wishes::default()).map_err(Error::Daemon)?;
+    let session = driver
+        .session(&InitOptions::default())
+        .map_err(Error::Daemon)?;
     let share = Share {
         session: session.as_caller(caller),
         follow: args.follow,
     };
     let acted = act(&share, &args.action, &mut out);
-    // What there was to be seen before an error is seen all the same.
+    // Output from before an error is written all the same.
     let closed = out.close();
     acted?;
     closed?;

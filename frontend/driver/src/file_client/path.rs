@@ -1,4 +1,4 @@
-//! From a path to a node: one component after another, in the share and never out of it.
+//! Resolves paths to nodes, one component at a time and never out of the share.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -9,22 +9,22 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
-use crate::Session;
+use crate::FuseSession;
 
-/// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
+/// Most symbolic links in one path, as in Linux (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
-/// A node of the share that is held by one reference, given back when dropped.
+/// A node of the share with one reference to it, returned when this is dropped.
 #[derive(Debug)]
 pub(super) struct Node {
-    session: Session,
+    session: FuseSession,
     pub(super) id: NodeId,
     pub(super) attr: Attr,
 }
 
 impl Node {
     /// Takes over the reference that came with `entry`.
-    pub(super) fn of(session: &Session, entry: &EntryOut) -> Self {
+    pub(super) fn of(session: &FuseSession, entry: &EntryOut) -> Self {
         Self {
             session: session.clone(),
             id: NodeId::new(entry.nodeid),
@@ -39,28 +39,28 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // The daemon's end is told by the next call that matters.
+        // The next call that matters reports that the daemon is gone.
         let _ = self.session.forget(self.id, 1);
     }
 }
 
-/// Whether a path's last component is followed where it is a link, if links are followed at all.
+/// Whether a path's last component is followed if it is a link and links are followed at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Last {
+pub(super) enum LastLink {
     Follow,
     Keep,
 }
 
-/// The share as the commands see it.
+/// The share, for the commands.
 #[derive(Debug)]
 pub(super) struct Share {
-    pub(super) session: Session,
+    pub(super) session: FuseSession,
     pub(super) follow: bool,
 }
 
 impl Share {
     /// The node at `path`.
-    pub(super) fn find(&self, path: &str, last: Last) -> Result<Rc<Node>> {
+    pub(super) fn find(&self, path: &str, last: LastLink) -> Result<Rc<Node>> {
         let mut ahead: VecDeque<Vec<u8>> = components(path.as_bytes()).collect();
         let root = Rc::new(self.root()?);
         let mut trail = vec![Rc::clone(&root)];
@@ -71,7 +71,7 @@ impl Share {
                 return Err(Error::NotDirectory(path.to_owned()));
             }
             if name == b".." {
-                // Above the root is the root.
+                // The parent of the root is the root.
                 if trail.len() > 1 {
                     trail.pop();
                 }
@@ -82,7 +82,7 @@ impl Share {
                 .ok_or_else(|| Error::Missing(path.to_owned()))?;
             let is_last = ahead.is_empty();
             if child.kind() != FileType::Symlink
-                || (is_last && (last == Last::Keep || !self.follow))
+                || (is_last && (last == LastLink::Keep || !self.follow))
             {
                 trail.push(Rc::new(child));
                 continue;
@@ -108,7 +108,7 @@ impl Share {
         Ok(trail.pop().unwrap_or(root))
     }
 
-    /// The directory that `path`'s last name is in, and that name.
+    /// The parent directory of `path`, and the last name of `path`.
     pub(super) fn parent(&self, path: &str) -> Result<(Rc<Node>, CString)> {
         let bad = |why| Error::Path {
             path: path.to_owned(),
@@ -120,21 +120,21 @@ impl Share {
             return Err(bad("the path ends in no name"));
         }
         let name = CString::new(name).map_err(|_| bad("a name cannot hold a NUL"))?;
-        let parent = self.find(before, Last::Follow)?;
+        let parent = self.find(before, LastLink::Follow)?;
         if parent.kind() != FileType::Directory {
             return Err(Error::NotDirectory(before.to_owned()));
         }
         Ok((parent, name))
     }
 
-    /// What `name` in a directory is, if there is such a name. `path` is for messages.
+    /// The node of `name` in a directory, if the name exists. `path` is for messages.
     pub(super) fn child(&self, parent: &Node, name: &[u8], path: &str) -> Result<Option<Node>> {
         let name = CString::new(name).map_err(|_| Error::Path {
             path: path.to_owned(),
             why: "a name cannot hold a NUL",
         })?;
         match self.session.lookup(parent.id, &name) {
-            // So a daemon tells for how long the name does not exist.
+            // A daemon answers so to say how long the name does not exist.
             Ok(entry) if entry.nodeid == 0 => Ok(None),
             Ok(entry) => Ok(Some(Node::of(&self.session, &entry))),
             Err(error) if error.errno() == Some(Errno::NOENT) => Ok(None),
@@ -146,7 +146,7 @@ impl Share {
         }
     }
 
-    /// Where a symbolic link leads.
+    /// The target of a symbolic link.
     pub(super) fn target(&self, link: &Node, path: &str) -> Result<Vec<u8>> {
         let target = self.session.readlink(link.id);
         target.map_err(|source| Error::Refused {
@@ -171,7 +171,7 @@ impl Share {
     }
 }
 
-/// Bytes that need not be text, for people: control characters escaped.
+/// Bytes as text for a terminal: control characters are escaped.
 pub(super) fn text(bytes: &[u8]) -> String {
     let lossy = String::from_utf8_lossy(bytes);
     let mut text = String::with_capacity(lossy.len());
@@ -185,7 +185,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
     text
 }
 
-/// The names in a path; "." and nothing are left out.
+/// The names in a path, without "." and empty ones.
 fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let names = path.split(|byte| *byte == b'/');
     names

@@ -1,4 +1,4 @@
-//! `ls`, `stat`, `tree`, `df`: what is there.
+//! `ls`, `stat`, `tree`, `df`: output for people.
 
 use std::io::Write;
 
@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use super::error::{Error, Result};
 use super::format;
 use super::listing::MAX_DEPTH;
-use super::path::{Last, Node, Share, text};
+use super::path::{LastLink, Node, Share, text};
 
-/// All that statx(2) can tell of a file before Linux 5.8 (`STATX_ALL`); birth time is among it.
+/// All fields of statx(2) before Linux 5.8 (`STATX_ALL`), birth time included.
 const STATX_ALL: u32 = 0xfff;
 /// `STATX_BTIME`.
 const STATX_BTIME: u32 = 0x800;
@@ -20,7 +20,7 @@ impl Share {
     /// Lists directories and files as `ls -l` does.
     pub(super) fn list(&self, paths: &[String], all: bool, out: &mut impl Write) -> Result<()> {
         for (number, path) in paths.iter().enumerate() {
-            let node = self.find(path, Last::Follow)?;
+            let node = self.find(path, LastLink::Follow)?;
             if node.kind() != FileType::Directory {
                 let line = self.line(path.as_bytes(), &node)?;
                 table(&[line], out)?;
@@ -60,9 +60,9 @@ impl Share {
         ])
     }
 
-    /// Shows all that is known of a file.
+    /// Shows everything that is known of a file.
     pub(super) fn stat(&self, path: &str, out: &mut impl Write) -> Result<()> {
-        let node = self.find(path, Last::Follow)?;
+        let node = self.find(path, LastLink::Follow)?;
         let attr = &node.attr;
         let kind = format::kind(node.kind());
         writeln!(out, "  File: {}", text(path.as_bytes()))?;
@@ -94,7 +94,7 @@ impl Share {
         };
         let answer = match self.session.statx(node.id, args) {
             Ok(answer) => answer,
-            // Not every daemon knows STATX; there is no birth time then.
+            // Not every daemon knows STATX. There is no birth time then.
             Err(error) if error.errno() == Some(Errno::NOSYS) => return Ok(()),
             Err(source) => {
                 return Err(Error::Refused {
@@ -111,9 +111,9 @@ impl Share {
         Ok(())
     }
 
-    /// Shows a directory and all below it.
+    /// Shows a directory and everything below it.
     pub(super) fn tree(&self, path: &str, out: &mut impl Write) -> Result<()> {
-        let node = self.find(path, Last::Follow)?;
+        let node = self.find(path, LastLink::Follow)?;
         writeln!(out, "{}", text(path.as_bytes()))?;
         let mut counts = (0, 0);
         if node.kind() == FileType::Directory {
@@ -124,7 +124,8 @@ impl Share {
         Ok(())
     }
 
-    /// What is in a directory; `last` says of each level above whether nothing follows there.
+    /// Shows the entries of a directory. `last` says for each level above whether its directory was
+    /// the last of its own.
     fn branches(
         &self,
         directory: &Node,
@@ -163,7 +164,7 @@ impl Share {
         Ok(())
     }
 
-    /// Shows how much space there is.
+    /// Shows the free space.
     pub(super) fn space(&self, out: &mut impl Write) -> Result<()> {
         let figures = self.session.statfs(NodeId::ROOT);
         let figures = figures.map_err(|source| Error::Refused {
@@ -196,7 +197,8 @@ impl Share {
     }
 }
 
-/// Writes rows with their columns below one another: numbers to the right, the first and the last to the left.
+/// Writes rows with aligned columns: numbers to the right, the first and the last column to the
+/// left.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]], out: &mut impl Write) -> Result<()> {
     let mut widths = [0; COLUMNS];
     for row in rows {

@@ -1,4 +1,4 @@
-//! File data in both directions, many requests in flight.
+//! File data in both directions, with many requests in flight.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -8,24 +8,24 @@ use rustix::fs::OFlags;
 
 use super::error::{Error, Result};
 use super::path::Node;
-use crate::{self as driver, Data, Pending, Session, call};
+use crate::{self as driver, Data, FuseSession, Pending, call};
 
-/// Bytes of one request, where the daemon takes as many.
-const REQUEST: u32 = 1 << 20;
+/// Most bytes of one request, if the daemon accepts that many.
+const MAX_REQUEST_LEN: u32 = 1 << 20;
 
-/// Requests in flight at once.
-const DEPTH: usize = 16;
+/// Most requests in flight.
+const MAX_IN_FLIGHT: usize = 16;
 
-/// An open file of the share; `path` is for messages.
+/// An open file of the share. `path` is for messages.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Open<'a> {
-    pub(super) session: &'a Session,
+pub(super) struct FileIo<'a> {
+    pub(super) session: &'a FuseSession,
     pub(super) node: &'a Node,
     pub(super) file: Handle,
     pub(super) path: &'a str,
 }
 
-impl Open<'_> {
+impl FileIo<'_> {
     fn refused(&self, what: &'static str, offset: u64) -> impl FnOnce(driver::Error) -> Error {
         let path = self.path.to_owned();
         move |source| Error::Transfer {
@@ -36,38 +36,41 @@ impl Open<'_> {
         }
     }
 
-    /// Half the queue at most: a copy within the share reads and writes over the same.
+    /// At most half the queue: a copy within the share reads and writes on the same queue.
     fn depth(&self) -> usize {
-        (self.session.depth() / 2).clamp(1, DEPTH)
+        (self.session.depth() / 2).clamp(1, MAX_IN_FLIGHT)
     }
 
-    /// Hands the whole file to `sink`, piece by piece and in order. Where a read fails, `sink` has
-    /// all that could be read before it.
+    /// Passes the whole file to `sink`, piece by piece and in order. If a read fails, `sink` has
+    /// got all data before it.
     pub(super) fn read_all(&self, sink: impl FnMut(Data) -> Result<()>) -> Result<()> {
-        let mut flight = VecDeque::new();
-        let read = self.read_ahead(&mut flight, sink);
-        settle(self.session, flight.into_iter().map(|(_, pending)| pending));
+        let mut in_flight = VecDeque::new();
+        let read = self.read_ahead(&mut in_flight, sink);
+        wait_for_all(
+            self.session,
+            in_flight.into_iter().map(|(_, pending)| pending),
+        );
         read
     }
 
     fn read_ahead(
         &self,
-        flight: &mut VecDeque<(u64, Pending<Data>)>,
+        in_flight: &mut VecDeque<(u64, Pending<Data>)>,
         mut sink: impl FnMut(Data) -> Result<()>,
     ) -> Result<()> {
-        // No more than can be written again at once.
+        // At most what can be written in one request.
         let step = self.session.max_read().min(self.session.max_write());
-        let step = step.min(REQUEST);
+        let step = step.min(MAX_REQUEST_LEN);
         let size = self.node.attr.size;
         let depth = self.depth();
         let mut next = 0_u64;
         loop {
-            // Beyond the size it is known by, a file is felt for one request at a time.
-            while flight.len() < depth && (next < size || flight.is_empty()) {
-                flight.push_back((next, self.ask(next, step)?));
+            // Beyond its reported size, a file is read one request at a time.
+            while in_flight.len() < depth && (next < size || in_flight.is_empty()) {
+                in_flight.push_back((next, self.ask(next, step)?));
                 next = next.saturating_add(u64::from(step));
             }
-            let Some((offset, pending)) = flight.pop_front() else {
+            let Some((offset, pending)) = in_flight.pop_front() else {
                 return Ok(());
             };
             let data = pending.wait().map_err(self.refused("read", offset))?;
@@ -77,17 +80,17 @@ impl Open<'_> {
             }
             sink(data)?;
             if len < u64::from(step) {
-                // The end, or all that came before an error: only the next answer tells. The
-                // requests further on have wrong offsets by now.
-                let stale = std::mem::take(flight);
-                settle(self.session, stale.into_iter().map(|(_, pending)| pending));
+                // The end of the file, or the data before an error: the next reply tells which. The
+                // requests further on have wrong offsets now.
+                let stale = std::mem::take(in_flight);
+                wait_for_all(self.session, stale.into_iter().map(|(_, pending)| pending));
                 next = offset.saturating_add(len);
             }
         }
     }
 
-    /// A direct read, by its flag: a daemon answers it with what it could read before an error,
-    /// and one for the page cache by the error alone.
+    /// Reads with the flag of a direct read. A daemon answers a direct read with the data before an
+    /// error, and a read for the page cache with the error alone.
     fn ask(&self, offset: u64, len: u32) -> Result<Pending<Data>> {
         let args = ReadIn {
             fh: self.file.get(),
@@ -103,11 +106,11 @@ impl Open<'_> {
     }
 }
 
-/// Waits until nothing of `flight` is in flight any more, for the session's limit in all: a file is
-/// not closed while the daemon still works on it. What the answers say has lost its meaning.
-fn settle<T>(session: &Session, flight: impl Iterator<Item = Pending<T>>) {
+/// Waits for all replies, at most the session's limit in all: a file is not closed while the daemon
+/// still works on it. The replies themselves do not matter any more.
+fn wait_for_all<T>(session: &FuseSession, in_flight: impl Iterator<Item = Pending<T>>) {
     let begun = Instant::now();
-    for pending in flight {
+    for pending in in_flight {
         let left = session.limit().saturating_sub(begun.elapsed());
         match pending.wait_within(left) {
             Err(error) if error.is_fatal() || error.errno().is_none() => return,
@@ -118,61 +121,61 @@ fn settle<T>(session: &Session, flight: impl Iterator<Item = Pending<T>>) {
 
 /// Where written data goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Position {
-    /// At this offset and behind it.
+pub(super) enum WriteStart {
+    /// To this offset and behind it.
     At(u64),
-    /// To the end of the file, wherever that is by then. The offset is for messages.
+    /// To the end of the file, wherever that is when the daemon writes. The offset is for messages.
     End(u64),
 }
 
-/// Writes pieces one behind another, many of them in flight.
+/// Writes pieces one after another, with many in flight.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {
-    to: Open<'a>,
+    to: FileIo<'a>,
     offset: u64,
     appends: bool,
-    flight: VecDeque<(u64, Pending<(u32, Data)>)>,
+    in_flight: VecDeque<(u64, Pending<(u32, Data)>)>,
 }
 
 impl<'a> Writer<'a> {
     /// Begins at `position`.
-    pub(super) const fn new(to: Open<'a>, position: Position) -> Self {
+    pub(super) const fn new(to: FileIo<'a>, position: WriteStart) -> Self {
         let (offset, appends) = match position {
-            Position::At(offset) => (offset, false),
-            Position::End(offset) => (offset, true),
+            WriteStart::At(offset) => (offset, false),
+            WriteStart::End(offset) => (offset, true),
         };
         Self {
             to,
             offset,
             appends,
-            flight: VecDeque::new(),
+            in_flight: VecDeque::new(),
         }
     }
 
-    /// Bytes that one piece holds at most.
+    /// Most bytes of one piece.
     pub(super) fn room(&self) -> usize {
-        let step = self.to.session.max_write().min(REQUEST);
+        let step = self.to.session.max_write().min(MAX_REQUEST_LEN);
         usize::try_from(step).unwrap_or(usize::MAX)
     }
 
-    /// Writes a piece, which must fit in [`Writer::room`].
+    /// Writes a piece of at most [`Writer::room`] bytes.
     pub(super) fn push(&mut self, data: Data) -> Result<()> {
-        // Two appends in flight may arrive in either order.
+        // Two appends in flight could arrive in either order.
         let depth = if self.appends { 1 } else { self.to.depth() };
-        if self.flight.len() >= depth {
-            self.land()?;
+        if self.in_flight.len() >= depth {
+            self.finish_oldest()?;
         }
         let len = data.len() as u64;
         let pending = self.submit(self.offset, data)?;
-        self.flight.push_back((self.offset, pending));
+        self.in_flight.push_back((self.offset, pending));
         self.offset = self.offset.saturating_add(len);
         Ok(())
     }
 
-    /// Waits for all that is in flight.
+    /// Waits for all pieces in flight.
     pub(super) fn finish(mut self) -> Result<()> {
-        while !self.flight.is_empty() {
-            self.land()?;
+        while !self.in_flight.is_empty() {
+            self.finish_oldest()?;
         }
         Ok(())
     }
@@ -195,23 +198,23 @@ impl<'a> Writer<'a> {
         pending.map_err(self.to.refused("write", offset))
     }
 
-    /// Waits for the piece that was sent first, and until all of it is written.
-    fn land(&mut self) -> Result<()> {
-        let Some((offset, pending)) = self.flight.pop_front() else {
+    /// Waits for the oldest piece in flight, until all of it is written.
+    fn finish_oldest(&mut self) -> Result<()> {
+        let Some((offset, pending)) = self.in_flight.pop_front() else {
             return Ok(());
         };
-        let landed = self.write_whole(offset, pending);
-        if landed.is_err() {
-            let others = std::mem::take(&mut self.flight);
-            settle(
+        let finished = self.write_whole(offset, pending);
+        if finished.is_err() {
+            let others = std::mem::take(&mut self.in_flight);
+            wait_for_all(
                 self.to.session,
                 others.into_iter().map(|(_, pending)| pending),
             );
         }
-        landed
+        finished
     }
 
-    /// A daemon that writes less than it was sent says why when it is sent the rest.
+    /// A daemon that has written less than it was sent reports the reason when it is sent the rest.
     fn write_whole(&self, mut offset: u64, mut pending: Pending<(u32, Data)>) -> Result<()> {
         loop {
             let answer = pending.wait();
@@ -232,7 +235,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// What follows the first `done` bytes of `data`, in a buffer of its own.
+    /// The data after the first `done` bytes, in a buffer of its own.
     fn rest(&self, data: &Data, done: usize, offset: u64) -> Result<Data> {
         let rest = data.to_vec().split_off(done);
         let buffer = self.to.session.buffer(rest.len());

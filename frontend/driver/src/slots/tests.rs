@@ -1,17 +1,17 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fake::FakeDevice;
+use crate::fake_device::FakeDevice;
 
 const SIZE: u16 = 16;
 
-struct Bench {
+struct Fixture {
     memory: Arc<Memory>,
     slots: Slots,
     device: FakeDevice,
 }
 
-impl Bench {
+impl Fixture {
     fn new(indirect: bool) -> Self {
         let memory = Arc::new(Memory::new(4 << 20).unwrap());
         let ring = Ring::new(&memory, 1, SIZE, true).unwrap();
@@ -29,50 +29,53 @@ impl Bench {
             let buffer = Buffer::new(&self.memory, len).unwrap();
             (buffer, u32::try_from(len).unwrap())
         };
-        let order = Order {
+        let buffers = RequestBuffers {
             request: request.to_vec(),
             send: None,
             reply_room,
             receive: (receive != 0).then(|| buffer(receive)),
         };
-        let spill = Slots::spill(&self.memory, &order).unwrap();
-        let mut order = Some((order, spill));
-        self.slots.submit(&mut order).map(|(slot, _)| slot)
+        let overflow = Slots::overflow(&self.memory, &buffers).unwrap();
+        let mut buffers = Some((buffers, overflow));
+        self.slots.submit(&mut buffers).map(|(slot, _)| slot)
     }
 }
 
 #[test]
 fn answers_reach_their_own_requests_in_whatever_order() {
     for indirect in [false, true] {
-        let mut bench = Bench::new(indirect);
-        let first = bench.submit(b"first", 32, 0).unwrap();
-        let second = bench.submit(b"second", 32, 0).unwrap();
-        let chains = [bench.device.take().unwrap(), bench.device.take().unwrap()];
+        let mut fixture = Fixture::new(indirect);
+        let first = fixture.submit(b"first", 32, 0).unwrap();
+        let second = fixture.submit(b"second", 32, 0).unwrap();
+        let chains = [
+            fixture.device.take().unwrap(),
+            fixture.device.take().unwrap(),
+        ];
         for (head, segments) in chains.iter().rev() {
-            let request = bench.device.request(segments);
-            bench.device.answer(segments, &request);
+            let request = fixture.device.request(segments);
+            fixture.device.answer(segments, &request);
             let len = u32::try_from(request.len()).unwrap();
-            bench.device.give_back(u32::from(*head), len);
+            fixture.device.give_back(u32::from(*head), len);
         }
-        assert_eq!(bench.slots.collect(), Ok(2));
-        assert_eq!(bench.slots.take_answer(first).unwrap().reply, b"first");
-        assert_eq!(bench.slots.take_answer(second).unwrap().reply, b"second");
-        assert!(bench.slots.take_answer(second).is_none(), "taken once");
+        assert_eq!(fixture.slots.collect(), Ok(2));
+        assert_eq!(fixture.slots.take_answer(first).unwrap().reply, b"first");
+        assert_eq!(fixture.slots.take_answer(second).unwrap().reply, b"second");
+        assert!(fixture.slots.take_answer(second).is_none(), "taken once");
     }
 }
 
 #[test]
 fn what_a_slot_cannot_hold_goes_through_buffers() {
-    let mut bench = Bench::new(true);
+    let mut fixture = Fixture::new(true);
     let request = vec![7; 20_000];
-    let slot = bench.submit(&request, 10_000, 30_000).unwrap();
-    let (head, segments) = bench.device.take().unwrap();
-    assert_eq!(bench.device.request(&segments), request);
+    let slot = fixture.submit(&request, 10_000, 30_000).unwrap();
+    let (head, segments) = fixture.device.take().unwrap();
+    assert_eq!(fixture.device.request(&segments), request);
     let answer: Vec<u8> = (0..40_000_u32).map(|at| at.to_le_bytes()[0]).collect();
-    bench.device.answer(&segments, &answer);
-    bench.device.give_back(u32::from(head), 39_000);
-    bench.slots.collect().unwrap();
-    let finished = bench.slots.take_answer(slot).unwrap();
+    fixture.device.answer(&segments, &answer);
+    fixture.device.give_back(u32::from(head), 39_000);
+    fixture.slots.collect().unwrap();
+    let finished = fixture.slots.take_answer(slot).unwrap();
     assert_eq!(finished.reply, answer[..10_000]);
     let (buffer, len) = finished.received.unwrap();
     let mut data = vec![0; 29_000];
@@ -83,38 +86,38 @@ fn what_a_slot_cannot_hold_goes_through_buffers() {
 #[test]
 fn a_full_queue_takes_no_more_until_one_is_answered() {
     for indirect in [false, true] {
-        let mut bench = Bench::new(indirect);
-        let depth = bench.slots.depth();
+        let mut fixture = Fixture::new(indirect);
+        let depth = fixture.slots.depth();
         assert_eq!(depth, if indirect { 16 } else { 4 });
         for _ in 0..depth {
-            bench.submit(b"x", 16, 0).unwrap();
+            fixture.submit(b"x", 16, 0).unwrap();
         }
-        assert_eq!(bench.submit(b"x", 16, 0), None);
-        let (head, _) = bench.device.take().unwrap();
-        bench.device.give_back(u32::from(head), 0);
-        bench.slots.collect().unwrap();
+        assert_eq!(fixture.submit(b"x", 16, 0), None);
+        let (head, _) = fixture.device.take().unwrap();
+        fixture.device.give_back(u32::from(head), 0);
+        fixture.slots.collect().unwrap();
         assert_eq!(
-            bench.submit(b"x", 16, 0),
+            fixture.submit(b"x", 16, 0),
             None,
             "the answer is not taken yet"
         );
-        bench.slots.take_answer(0).unwrap();
-        assert!(bench.submit(b"x", 16, 0).is_some());
+        fixture.slots.take_answer(0).unwrap();
+        assert!(fixture.submit(b"x", 16, 0).is_some());
     }
 }
 
 #[test]
 fn abandoned_requests_keep_their_memory_until_the_device_is_done() {
-    let mut bench = Bench::new(true);
-    let slot = bench.submit(b"x", 16, 4096).unwrap();
-    let (head, segments) = bench.device.take().unwrap();
-    bench.slots.abandon(slot);
-    let other = Buffer::new(&bench.memory, 4096).unwrap();
+    let mut fixture = Fixture::new(true);
+    let slot = fixture.submit(b"x", 16, 4096).unwrap();
+    let (head, segments) = fixture.device.take().unwrap();
+    fixture.slots.abandon(slot);
+    let other = Buffer::new(&fixture.memory, 4096).unwrap();
     assert_ne!(other.address(), segments.last().unwrap().address);
-    bench.device.give_back(u32::from(head), 16);
-    bench.slots.collect().unwrap();
+    fixture.device.give_back(u32::from(head), 16);
+    fixture.slots.collect().unwrap();
     let mut freed: Vec<_> = (0..2)
-        .map(|_| Buffer::new(&bench.memory, 4096).unwrap())
+        .map(|_| Buffer::new(&fixture.memory, 4096).unwrap())
         .collect();
     freed.retain(|buffer| buffer.address() == segments.last().unwrap().address);
     assert_eq!(freed.len(), 1);
@@ -124,18 +127,18 @@ fn abandoned_requests_keep_their_memory_until_the_device_is_done() {
 fn lies_of_the_used_ring_are_faults() {
     for indirect in [false, true] {
         for head in [5, 8, 16, 17, 65_536, u32::MAX] {
-            let mut bench = Bench::new(indirect);
-            bench.submit(b"x", 16, 0).unwrap();
-            bench.device.give_back(head, 0);
+            let mut fixture = Fixture::new(indirect);
+            fixture.submit(b"x", 16, 0).unwrap();
+            fixture.device.give_back(head, 0);
             let fault = Fault::UsedHead { queue: 1, head };
-            assert_eq!(bench.slots.collect(), Err(fault));
+            assert_eq!(fixture.slots.collect(), Err(fault));
         }
-        let mut bench = Bench::new(indirect);
-        bench.submit(b"x", 16, 100).unwrap();
-        bench.device.give_back(0, 117);
+        let mut fixture = Fixture::new(indirect);
+        fixture.submit(b"x", 16, 100).unwrap();
+        fixture.device.give_back(0, 117);
         let (len, room) = (117, 116);
         assert_eq!(
-            bench.slots.collect(),
+            fixture.slots.collect(),
             Err(Fault::UsedLength {
                 queue: 1,
                 len,
@@ -147,13 +150,13 @@ fn lies_of_the_used_ring_are_faults() {
 
 #[test]
 fn the_same_chain_twice_is_a_fault() {
-    let mut bench = Bench::new(true);
-    bench.submit(b"x", 16, 0).unwrap();
-    bench.submit(b"x", 16, 0).unwrap();
-    bench.device.give_back(0, 0);
-    bench.device.give_back(0, 0);
+    let mut fixture = Fixture::new(true);
+    fixture.submit(b"x", 16, 0).unwrap();
+    fixture.submit(b"x", 16, 0).unwrap();
+    fixture.device.give_back(0, 0);
+    fixture.device.give_back(0, 0);
     let fault = Fault::UsedHead { queue: 1, head: 0 };
-    assert_eq!(bench.slots.collect(), Err(fault));
+    assert_eq!(fixture.slots.collect(), Err(fault));
 }
 
 /// What driver and device do in a random run.
@@ -179,40 +182,40 @@ fn steps(lies: bool) -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..120)
 }
 
-/// Plays the steps; whether the device was found to lie.
+/// Runs the steps; returns whether the device was caught breaking a rule.
 fn play(indirect: bool, steps: &[Step]) -> bool {
-    let mut bench = Bench::new(indirect);
+    let mut fixture = Fixture::new(indirect);
     let mut waiting: Vec<(u16, usize)> = Vec::new();
-    let mut held: Vec<(u16, Vec<Segment>)> = Vec::new();
+    let mut in_flight: Vec<(u16, Vec<Segment>)> = Vec::new();
     for step in steps {
         match *step {
             Step::Submit { reply, data } => {
-                if let Some(slot) = bench.submit(b"request", reply, data) {
+                if let Some(slot) = fixture.submit(b"request", reply, data) {
                     assert!(!waiting.iter().any(|(other, _)| *other == slot));
                     waiting.push((slot, reply + data));
                 }
-                while let Some(chain) = bench.device.take() {
-                    held.push(chain);
+                while let Some(chain) = fixture.device.take() {
+                    in_flight.push(chain);
                 }
             }
-            Step::Answer { which, len } if !held.is_empty() => {
-                let (head, segments) = held.swap_remove(which % held.len());
+            Step::Answer { which, len } if !in_flight.is_empty() => {
+                let (head, segments) = in_flight.swap_remove(which % in_flight.len());
                 let writable = segments.iter().filter(|segment| segment.writable);
                 let room: u32 = writable.map(|segment| segment.len).sum();
-                bench.device.give_back(head.into(), len % (room + 1));
+                fixture.device.give_back(head.into(), len % (room + 1));
             }
             Step::Abandon { which } if !waiting.is_empty() => {
                 let (slot, _) = waiting.swap_remove(which % waiting.len());
-                bench.slots.abandon(slot);
+                fixture.slots.abandon(slot);
             }
-            Step::Lie { head, len } => bench.device.give_back(head, len),
-            Step::Jump { by } => bench.device.claim(by),
+            Step::Lie { head, len } => fixture.device.give_back(head, len),
+            Step::Jump { by } => fixture.device.claim(by),
             Step::Answer { .. } | Step::Abandon { .. } => {}
         }
-        if bench.slots.collect().is_err() {
+        if fixture.slots.collect().is_err() {
             return true;
         }
-        waiting.retain(|(slot, room)| match bench.slots.take_answer(*slot) {
+        waiting.retain(|(slot, room)| match fixture.slots.take_answer(*slot) {
             Some(finished) => {
                 let received = finished.received.map_or(0, |(_, len)| len as usize);
                 assert_eq!(finished.reply.len() + received, finished.written as usize);
@@ -233,7 +236,8 @@ proptest! {
 
     #[test]
     fn a_lying_device_never_gets_beyond_a_fault(steps in steps(true), indirect: bool) {
-        // Nothing panics, no answer is longer than its room, no slot is given out twice: `play` asserts that.
+        // No step panics, no reply is longer than its room, no slot is given out twice: `play`
+        // asserts that.
         play(indirect, &steps);
     }
 }

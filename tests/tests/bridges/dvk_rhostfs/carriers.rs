@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use gangplank_driver::{Driver, Options, Wishes};
+use gangplank_driver::{Driver, InitOptions, Options};
 use gangplank_dvk::abi::{Endpoint, Generation, Message, NodeId};
 use gangplank_dvk::carrier::local::{Local, LocalConfig};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
@@ -316,7 +316,7 @@ fn latency() -> Result<()> {
     fs::write(fixture.share.path().join("file"), vec![7; 4096])?;
 
     let driver = Driver::connect(fixture.daemon.socket(), &Options::default())?;
-    let session = driver.session(&Wishes::default())?;
+    let session = driver.session(&InitOptions::default())?;
     let entry = session.lookup(FuseNode::ROOT, c"file")?;
     let node = FuseNode::new(entry.nodeid);
     let open = session.open(node, OpenIn::default())?;

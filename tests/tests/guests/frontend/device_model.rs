@@ -11,7 +11,7 @@ use gangplank_device_model::config::DeviceConfig;
 use gangplank_device_model::fake::{FakeGuest, FakePort, fake};
 use gangplank_device_model::hypervisor::{GuestRange, Operation, Port};
 use gangplank_device_model::mmio::Register;
-use gangplank_device_model::model::{Running, ToSocket};
+use gangplank_device_model::model::{RunningDevice, SocketConnector};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
 use gangplank_vhost_user::client::{Deadlines, Socket};
@@ -212,7 +212,7 @@ fn each() -> Result<Vec<Fixture>> {
     Ok(places)
 }
 
-fn run(fixture: &Fixture) -> Result<(Running<FakePort, Socket>, Guest)> {
+fn run(fixture: &Fixture) -> Result<(RunningDevice<FakePort, Socket>, Guest)> {
     let config = DeviceConfig {
         id: 0,
         window: GuestRange::new(0xa00_3e00, 0x200).context("no window")?,
@@ -225,11 +225,11 @@ fn run(fixture: &Fixture) -> Result<(Running<FakePort, Socket>, Guest)> {
     let memory = GuestRange::new(MEMORY, MEMORY_LEN).context("no memory")?;
     let (port, cpu) = fake(config.window, memory)?;
     let memory = File::from(port.memory().try_clone()?.descriptor);
-    let connector = ToSocket {
+    let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
     };
-    let running = Running::start(&config, Arc::new(port), connector)?;
+    let running = RunningDevice::start(&config, Arc::new(port), connector)?;
     let guest = Guest {
         cpu,
         memory,

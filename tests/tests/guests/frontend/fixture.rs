@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_driver::{Driver, Options, Session, Wishes};
+use gangplank_driver::{Driver, FuseSession, InitOptions, Options};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
 use tempfile::TempDir;
@@ -69,10 +69,10 @@ impl Fixture {
             .with_context(|| format!("connecting\n{}", self.daemon.log()))
     }
 
-    pub(crate) fn session(&self) -> Result<Session> {
+    pub(crate) fn session(&self) -> Result<FuseSession> {
         Ok(self
             .driver(&Options::default())?
-            .session(&Wishes::default())?)
+            .session(&InitOptions::default())?)
     }
 }
 

@@ -4,14 +4,14 @@ use std::ffi::CStr;
 use std::path::Path;
 
 use anyhow::Result;
-use gangplank_driver::{Driver, Options, Session, Wishes};
+use gangplank_driver::{Driver, FuseSession, InitOptions, Options};
 use gangplank_fuse::{Handle, NodeId, OpenIn};
 
 use super::{FileAccess, whole};
 
 /// A file, by its node and handle.
 pub(super) struct Driven {
-    session: Session,
+    session: FuseSession,
     node: NodeId,
     handle: Handle,
 }
@@ -19,7 +19,8 @@ pub(super) struct Driven {
 impl Driven {
     /// Opens `name` in the share of the daemon at `socket`.
     pub(super) fn open(socket: &Path, name: &CStr) -> Result<Self> {
-        let session = Driver::connect(socket, &Options::default())?.session(&Wishes::default())?;
+        let session =
+            Driver::connect(socket, &Options::default())?.session(&InitOptions::default())?;
         let entry = session.lookup(NodeId::ROOT, name)?;
         let node = NodeId::new(entry.nodeid);
         let args = OpenIn {

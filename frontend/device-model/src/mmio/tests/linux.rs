@@ -1,11 +1,13 @@
-//! Linux 6.1, access by access: `drivers/virtio/virtio_mmio.c` and `fs/fuse/virtio_fs.c` as they probe, run and let go.
+//! Linux 6.1, access by access: `drivers/virtio/virtio_mmio.c` and `fs/fuse/virtio_fs.c` as they
+//! probe, run and remove.
 
 use super::recorder::{MEMORY, Told, transport};
 use crate::mmio::{FeatureBits, ReadyQueue, Register, Transport};
 
 use Do::{Read, Write};
 
-/// One access of the script: a register, and what is written to it or has to be read from it.
+/// One access of the script: a register, and the value that is written to it or must be read from
+/// it.
 #[derive(Clone, Copy, Debug)]
 enum Do {
     Read(Register, u32),
@@ -35,7 +37,8 @@ const FOUND: &[Do] = &[
     Write(Register::Status, 1),
 ];
 
-/// `virtio_dev_probe` up to the driver's own probe: EVENT_IDX, INDIRECT_DESC, VERSION_1, ACCESS_PLATFORM.
+/// `virtio_dev_probe` up to the driver's own probe: EVENT_IDX, INDIRECT_DESC, VERSION_1,
+/// ACCESS_PLATFORM.
 const NEGOTIATED: &[Do] = &[
     Read(Register::Status, 1),
     Write(Register::Status, 3),
@@ -80,7 +83,7 @@ const READY: &[Do] = &[
     Read(Register::Status, 0xf),
 ];
 
-/// `virtio_fs_remove`: reset, then `vm_del_vqs`, then what `virtio_dev_remove` ends with.
+/// `virtio_fs_remove`: reset, then `vm_del_vqs`, then the end of `virtio_dev_remove`.
 const UNBOUND: &[Do] = &[
     Write(Register::Status, 0),
     Write(Register::QueueSel, 0),
@@ -136,8 +139,8 @@ fn linux_probes_runs_unbinds_and_probes_again() {
     play(&mut device, FOUND);
     for _ in 0..2 {
         probe(&mut device);
-        // vm_interrupt: ask, acknowledge, then act.
-        device.wires().signal_call();
+        // vm_interrupt: read, acknowledge, then act.
+        device.eventfds().signal_call();
         play(
             &mut device,
             &[

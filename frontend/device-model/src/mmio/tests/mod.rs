@@ -1,4 +1,4 @@
-//! The registers as a driver uses them, and as one abuses them.
+//! The registers in use and under abuse by a driver.
 
 mod linux;
 mod properties;

@@ -1,4 +1,4 @@
-//! What holds whatever a guest does.
+//! Properties that hold whatever a guest does.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::recorder::{FEATURES, MEMORY, MEMORY_LEN, Told, transport};
 use crate::hypervisor::GuestRange;
 use crate::mmio::{FeatureBits, Register, Status};
 
-/// One thing a guest does, or somebody at the other end.
+/// One step of a guest or of the backend.
 #[derive(Clone, Debug)]
 enum Step {
     Read { offset: u64, width: u64 },
@@ -52,7 +52,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn no_sequence_of_accesses_breaks_what_must_hold(steps in prop::collection::vec(step(), 1..120)) {
+    fn no_sequence_of_accesses_breaks_what_must_hold(
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
         let mut device = transport();
         let memory = GuestRange::new(MEMORY, MEMORY_LEN).unwrap();
         let mut running = false;
@@ -61,11 +63,12 @@ proptest! {
                 Step::Read { offset, width } => {
                     let value = device.read(offset, width);
                     let bits = width.saturating_mul(8);
-                    prop_assert!(bits >= 64 || value >> bits == 0, "{value:#x} is not {width} bytes");
+                    let fits = bits >= 64 || value >> bits == 0;
+                    prop_assert!(fits, "{value:#x} is not {width} bytes");
                 }
                 Step::Write { offset, width, value } => device.write(offset, width, value),
                 Step::Start => device.start(),
-                Step::BuffersUsed => device.wires().signal_call(),
+                Step::BuffersUsed => device.eventfds().signal_call(),
                 Step::ConfigChanged => device.config_changed(),
                 Step::Broken => device.needs_reset(),
             }
@@ -100,7 +103,7 @@ proptest! {
             }
         }
 
-        // A reset leads back to the beginning, from wherever this was.
+        // A reset leads back to the initial state from any state.
         device.set(Register::Status, 0);
         prop_assert_eq!(device.told() == [Told::Reset], running);
         let mut new = transport();
@@ -108,7 +111,7 @@ proptest! {
         for offset in (0..0xfc).chain(0x100..0x200) {
             prop_assert_eq!(device.read(offset, 4), new.read(offset, 4), "at {:#x}", offset);
         }
-        prop_assert_eq!(device.wires().take_kicks(0) + device.wires().take_kicks(1), 0);
+        prop_assert_eq!(device.eventfds().take_kicks(0) + device.eventfds().take_kicks(1), 0);
         device.start();
         new.start();
         prop_assert_eq!(device.told(), new.told());
@@ -123,7 +126,7 @@ proptest! {
         for event in events {
             match event {
                 0 => {
-                    device.wires().signal_call();
+                    device.eventfds().signal_call();
                     used = true;
                 }
                 1 => {

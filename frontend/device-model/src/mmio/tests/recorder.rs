@@ -1,15 +1,15 @@
-//! A device that writes down what it is told.
+//! A device that records every call.
 
 use std::sync::Arc;
 
 use crate::hypervisor::GuestRange;
-use crate::mmio::{Activation, Device, Register, Transport, Wires};
+use crate::mmio::{Activation, Device, EventFds, Register, Transport};
 
 pub(super) const WINDOW: u64 = 0xa00_3e00;
 pub(super) const MEMORY: u64 = 0x1000_0000;
 pub(super) const MEMORY_LEN: u64 = 0x100_0000;
 
-/// What a virtio-fs daemon offers, with vhost's own bits.
+/// The features of a virtio-fs daemon, with vhost's own bits.
 pub(super) const FEATURES: u64 = 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32;
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -73,7 +73,7 @@ impl Device for Recorder {
     }
 }
 
-/// A device named `myfs` with one request queue, behind registers that nobody has touched.
+/// A device named `myfs` with one request queue, and untouched registers.
 pub(super) fn transport() -> Transport<Recorder> {
     let mut config = b"myfs".to_vec();
     config.resize(36, 0);
@@ -85,13 +85,13 @@ pub(super) fn transport() -> Transport<Recorder> {
     };
     Transport::new(
         device,
-        Arc::new(Wires::new(2).unwrap()),
+        Arc::new(EventFds::new(2).unwrap()),
         GuestRange::new(WINDOW, 0x200).unwrap(),
         GuestRange::new(MEMORY, MEMORY_LEN).unwrap(),
     )
 }
 
-/// A driver's hands on the registers.
+/// A driver that reads and writes the registers.
 impl Transport<Recorder> {
     pub(super) fn get(&mut self, register: Register) -> u32 {
         u32::try_from(self.read(register.offset(), 4)).unwrap()
@@ -105,7 +105,7 @@ impl Transport<Recorder> {
         std::mem::take(&mut self.device_mut().told)
     }
 
-    /// Accepts `features` and everything before, up to FEATURES_OK asked for.
+    /// Goes through every step up to FEATURES_OK, and accepts `features`.
     pub(super) fn negotiate(&mut self, features: u64) {
         for status in [1, 3] {
             self.set(Register::Status, status);
@@ -117,7 +117,7 @@ impl Transport<Recorder> {
         self.set(Register::Status, 0xb);
     }
 
-    /// Sets queue `index` up with `size` entries at a place of its own.
+    /// Sets queue `index` up with `size` entries at addresses of its own.
     pub(super) fn set_up_queue(&mut self, index: u32, size: u32) {
         let base = u32::try_from(MEMORY).unwrap() + index * 0x10000;
         self.set(Register::QueueSel, index);
@@ -141,7 +141,7 @@ impl Transport<Recorder> {
         self.set(Register::QueueReady, 1);
     }
 
-    /// All a driver does until its device runs with both queues.
+    /// Sets the device up until it runs with both queues.
     pub(super) fn start(&mut self) {
         self.negotiate(1 << 29 | 1 << 32 | 1 << 33);
         self.set_up_queue(0, 1024);

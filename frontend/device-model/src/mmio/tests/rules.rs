@@ -1,4 +1,4 @@
-//! One rule of the interface each.
+//! One rule of the interface in each test.
 
 use super::recorder::{FEATURES, MEMORY, MEMORY_LEN, Told, WINDOW, transport};
 use crate::hypervisor::{Access, Operation, Token};
@@ -127,7 +127,7 @@ fn rewritten_feature_words_replace_what_was_there() {
         device.set(Register::DriverFeaturesSel, 1);
         device.set(Register::DriverFeatures, 3);
     }
-    // Words that are not there do not land in those that are.
+    // Writes to missing words do not change existing ones.
     device.set(Register::DriverFeaturesSel, 2);
     device.set(Register::DriverFeatures, u32::MAX);
     device.set(Register::Status, 0xf);
@@ -267,7 +267,7 @@ fn failed_start_needs_a_reset_and_says_so() {
     device.device_mut().fails = true;
     device.start();
     assert_eq!(device.get(Register::Status), 0x4f);
-    // Exactly the change of configuration: no buffer was used.
+    // Only the bit of a configuration change: no buffer was used.
     assert_eq!(device.get(Register::InterruptStatus), 2);
     device.set(Register::InterruptAck, 2);
     assert_eq!(device.get(Register::InterruptStatus), 0);
@@ -306,16 +306,16 @@ fn device_that_breaks_interrupts_once() {
 fn used_buffers_and_changes_of_configuration_are_told_apart() {
     let mut device = transport();
     device.start();
-    let wires = device.wires();
+    let eventfds = device.eventfds();
     assert_eq!(device.get(Register::InterruptStatus), 0);
-    wires.signal_call();
-    wires.signal_call();
+    eventfds.signal_call();
+    eventfds.signal_call();
     assert_eq!(device.get(Register::InterruptStatus), 1);
     assert_eq!(device.get(Register::InterruptStatus), 1);
     device.set(Register::InterruptAck, 1);
     assert_eq!(device.get(Register::InterruptStatus), 0);
     device.config_changed();
-    wires.signal_call();
+    eventfds.signal_call();
     assert_eq!(device.get(Register::InterruptStatus), 3);
     device.set(Register::InterruptAck, 1);
     assert_eq!(device.get(Register::InterruptStatus), 2);
@@ -340,20 +340,20 @@ fn reset_forgets_everything_before_the_access_ends() {
     let mut device = transport();
     device.start();
     device.config_changed();
-    let wires = device.wires();
-    wires.signal_kick(1);
-    wires.signal_call();
+    let eventfds = device.eventfds();
+    eventfds.signal_kick(1);
+    eventfds.signal_call();
     device.told();
     device.set(Register::Status, 0);
     assert_eq!(device.told(), [Told::Reset]);
     assert_eq!(device.get(Register::Status), 0);
     assert_eq!(device.get(Register::InterruptStatus), 0);
-    assert_eq!(wires.take_kicks(1), 0);
+    assert_eq!(eventfds.take_kicks(1), 0);
     for queue in [0, 1] {
         device.set(Register::QueueSel, queue);
         assert_eq!(device.get(Register::QueueReady), 0);
     }
-    // Nothing is left of the features either: they do not do without being written again.
+    // The features are gone as well: the driver must write them again.
     device.set(Register::Status, 0xb);
     assert_eq!(device.get(Register::Status), 3);
 }
@@ -394,13 +394,13 @@ fn clearing_a_status_bit_alone_is_ignored() {
 #[test]
 fn kick_that_comes_as_an_access_reaches_a_running_queue_only() {
     let mut device = transport();
-    let wires = device.wires();
+    let eventfds = device.eventfds();
     device.set(Register::QueueNotify, 0);
-    assert_eq!(wires.take_kicks(0), 0);
+    assert_eq!(eventfds.take_kicks(0), 0);
     device.start();
     for index in [0, 2, 0x1_0000, u32::MAX] {
         device.set(Register::QueueNotify, index);
     }
-    assert_eq!(wires.take_kicks(0), 1);
-    assert_eq!(wires.take_kicks(1), 0);
+    assert_eq!(eventfds.take_kicks(0), 1);
+    assert_eq!(eventfds.take_kicks(1), 0);
 }

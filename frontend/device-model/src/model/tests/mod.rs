@@ -1,20 +1,22 @@
-//! Guest, device and daemon in every order of coming and going.
+//! Guest, device and backend in every order of coming and going.
 
-mod daemon;
+mod backend;
+mod handover;
 mod running;
-mod succession;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::config::DeviceConfig;
 use crate::fake::{FakeGuest, fake};
 use crate::hypervisor::{GuestRange, Operation, Port};
-use crate::mmio::{Register, Transport, Wires};
-use daemon::{Connection, Daemon};
+use crate::mmio::{EventFds, Register, Transport};
+use backend::{Connection, Daemon};
 use gangplank_vhost_user::feature;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -23,14 +25,14 @@ const MEMORY: u64 = 0x1000_0000;
 /// Bits that a guest needs.
 const REQUIRED: u64 = feature::VERSION_1 | feature::ACCESS_PLATFORM;
 
-/// A device being served, and its guest and daemon.
-struct Stage {
+/// A device that is served, with its guest and backend.
+struct Fixture {
     guest: FakeGuest,
     daemon: Daemon,
     transport: Arc<Mutex<Transport<FsDevice<Connection>>>>,
     connections: Arc<AtomicU64>,
     attached: mpsc::Receiver<()>,
-    stop: Arc<Stop>,
+    stop: Arc<StopEvent>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -46,20 +48,20 @@ fn config(tag: Option<&str>) -> DeviceConfig {
     }
 }
 
-impl Stage {
-    fn set(daemon: Daemon, tag: Option<&str>) -> Self {
+impl Fixture {
+    fn new(daemon: Daemon, tag: Option<&str>) -> Self {
         let config = config(tag);
         let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
         let (port, guest) = fake(config.window, memory).unwrap();
-        let wires = Arc::new(Wires::connect(&port, 2).unwrap());
+        let eventfds = Arc::new(EventFds::connect(&port, 2).unwrap());
         let device = FsDevice::new(
             &config,
             port.memory().try_clone().unwrap(),
-            Arc::clone(&wires),
+            Arc::clone(&eventfds),
         );
-        let transport = Transport::new(device, wires, config.window, memory);
+        let transport = Transport::new(device, eventfds, config.window, memory);
         let transport = Arc::new(Mutex::new(transport));
-        let stop = Arc::new(Stop::new().unwrap());
+        let stop = Arc::new(StopEvent::new().unwrap());
         let connections = Arc::new(AtomicU64::new(0));
         let (attaches, attached) = mpsc::channel();
         let serving = Arc::clone(&transport);
@@ -81,7 +83,7 @@ impl Stage {
             }),
             thread::spawn(move || {
                 let (transport, stop, connections, daemon) = keeping;
-                keep(&daemon, None, &transport, &stop, &connections, || {
+                maintain(&daemon, None, &transport, &stop, &connections, || {
                     attaches.send(()).unwrap();
                 });
             }),
@@ -126,7 +128,7 @@ impl Stage {
         words[0] | words[1] << 32
     }
 
-    /// A driver up to FEATURES_OK, with everything that is offered.
+    /// Goes up to FEATURES_OK, and accepts every feature that is offered.
     fn negotiate(&self) -> u64 {
         self.set_to(Register::Status, 0);
         self.set_to(Register::Status, 1);
@@ -141,7 +143,7 @@ impl Stage {
         features
     }
 
-    /// The rest of a driver's way: its queues, then DRIVER_OK. The status that comes of it.
+    /// Sets the queues up and goes to DRIVER_OK. Returns the status after that.
     fn go(&self) -> u64 {
         for queue in [0, 1] {
             let base = MEMORY + queue * 0x10000;
@@ -156,16 +158,16 @@ impl Stage {
         self.get(Register::Status)
     }
 
-    /// Waits for a status, which comes with an interrupt.
+    /// Waits for the status that comes with an interrupt when the device is broken.
     fn until_broken(&self) {
         assert!(self.guest.interrupted(LIMIT).unwrap());
         assert_eq!(self.get(Register::Status), 0x4f);
         assert_eq!(self.get(Register::InterruptStatus), 2);
     }
 
-    /// Ends all threads; nothing is left undone.
+    /// Ends all threads. No access is left unanswered.
     fn end(self) {
-        self.stop.say();
+        self.stop.set();
         self.guest.take_away();
         for thread in self.threads {
             thread.join().unwrap();
@@ -175,7 +177,7 @@ impl Stage {
     }
 }
 
-/// All that a daemon is told when both queues start, from `bases`.
+/// All messages to the backend when both queues start from `bases`.
 fn started(features: u64, bases: [u16; 2]) -> Vec<String> {
     let mut told = vec![
         format!("SET_FEATURES {:#x}", features | feature::PROTOCOL_FEATURES),
@@ -204,144 +206,144 @@ const STOPPED: [&str; 5] = [
 
 #[test]
 fn daemon_first_starts_and_resets_and_starts_again() {
-    let stage = Stage::set(Daemon::default(), None);
-    stage.until_attached();
+    let fixture = Fixture::new(Daemon::default(), None);
+    fixture.until_attached();
     for _ in 0..3 {
-        let features = stage.negotiate();
+        let features = fixture.negotiate();
         assert_eq!(features, REQUIRED | feature::EVENT_IDX);
-        assert_eq!(stage.daemon.told(), [""; 0]);
-        assert_eq!(stage.go(), 0xf);
+        assert_eq!(fixture.daemon.told(), [""; 0]);
+        assert_eq!(fixture.go(), 0xf);
         let told = started(feature::VERSION_1 | feature::EVENT_IDX, [0, 0]);
-        assert_eq!(stage.daemon.told(), told);
-        stage.set_to(Register::Status, 0);
-        assert_eq!(stage.daemon.told(), STOPPED);
+        assert_eq!(fixture.daemon.told(), told);
+        fixture.set_to(Register::Status, 0);
+        assert_eq!(fixture.daemon.told(), STOPPED);
     }
-    assert_eq!(stage.daemon.state().connections, 1);
-    stage.end();
+    assert_eq!(fixture.daemon.state().connections, 1);
+    fixture.end();
 }
 
 #[test]
 fn guest_first_waits_in_its_queues_until_a_daemon_comes() {
     let daemon = Daemon::default();
     daemon.die();
-    let stage = Stage::set(daemon, Some("myfs"));
-    // What every daemon has, and what was configured.
-    assert_eq!(stage.negotiate(), REQUIRED);
+    let fixture = Fixture::new(daemon, Some("myfs"));
+    // The features of every backend, and the configured tag.
+    assert_eq!(fixture.negotiate(), REQUIRED);
     assert_eq!(
-        stage.read(0x100, 4),
+        fixture.read(0x100, 4),
         u64::from(u32::from_le_bytes(*b"myfs"))
     );
-    assert_eq!(stage.read(0x124, 4), 1);
-    assert_eq!(stage.go(), 0xf);
-    stage.daemon.come_back();
-    stage.until_attached();
-    assert_eq!(stage.daemon.told(), started(feature::VERSION_1, [0, 0]));
-    assert_eq!(stage.get(Register::Status), 0xf);
-    assert_eq!(stage.get(Register::InterruptStatus), 0);
-    stage.end();
+    assert_eq!(fixture.read(0x124, 4), 1);
+    assert_eq!(fixture.go(), 0xf);
+    fixture.daemon.come_back();
+    fixture.until_attached();
+    assert_eq!(fixture.daemon.told(), started(feature::VERSION_1, [0, 0]));
+    assert_eq!(fixture.get(Register::Status), 0xf);
+    assert_eq!(fixture.get(Register::InterruptStatus), 0);
+    fixture.end();
 }
 
 #[test]
 fn guest_that_resets_before_a_daemon_came_leaves_nothing_to_start() {
     let daemon = Daemon::default();
     daemon.die();
-    let stage = Stage::set(daemon, Some("myfs"));
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    stage.set_to(Register::Status, 0);
-    stage.daemon.come_back();
-    stage.until_attached();
-    assert_eq!(stage.daemon.told(), [""; 0]);
-    stage.end();
+    let fixture = Fixture::new(daemon, Some("myfs"));
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    fixture.set_to(Register::Status, 0);
+    fixture.daemon.come_back();
+    fixture.until_attached();
+    assert_eq!(fixture.daemon.told(), [""; 0]);
+    fixture.end();
 }
 
 #[test]
 fn daemon_that_dies_under_a_running_driver_needs_a_reset_and_may_come_back() {
-    let stage = Stage::set(Daemon::default(), None);
-    stage.until_attached();
+    let fixture = Fixture::new(Daemon::default(), None);
+    fixture.until_attached();
     for _ in 0..2 {
-        stage.negotiate();
-        assert_eq!(stage.go(), 0xf);
-        stage.daemon.die();
-        stage.until_broken();
-        stage.daemon.come_back();
-        stage.until_attached();
-        // The new daemon is not given the rings of one that knew the guest's files.
-        assert_eq!(stage.get(Register::Status), 0x4f);
+        fixture.negotiate();
+        assert_eq!(fixture.go(), 0xf);
+        fixture.daemon.die();
+        fixture.until_broken();
+        fixture.daemon.come_back();
+        fixture.until_attached();
+        // The new backend does not get the rings of a backend that knew the guest's files.
+        assert_eq!(fixture.get(Register::Status), 0x4f);
         let rings = |told: &Vec<String>| told.iter().filter(|word| word.contains("VRING")).count();
-        assert_eq!(rings(&stage.daemon.told()), 0);
+        assert_eq!(rings(&fixture.daemon.told()), 0);
         let begun = Instant::now();
-        stage.set_to(Register::Status, 0);
+        fixture.set_to(Register::Status, 0);
         assert!(begun.elapsed() < LIMIT);
-        assert_eq!(stage.get(Register::Status), 0);
+        assert_eq!(fixture.get(Register::Status), 0);
     }
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    assert_eq!(stage.connections.load(Ordering::Relaxed), 3);
-    stage.end();
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    assert_eq!(fixture.connections.load(Ordering::Relaxed), 3);
+    fixture.end();
 }
 
 #[test]
 fn daemon_that_is_replaced_before_the_driver_is_ready_is_not_noticed() {
-    let stage = Stage::set(Daemon::default(), Some("myfs"));
-    stage.until_attached();
-    stage.negotiate();
-    stage.daemon.die();
-    stage.daemon.come_back();
-    stage.until_attached();
-    assert_eq!(stage.go(), 0xf);
+    let fixture = Fixture::new(Daemon::default(), Some("myfs"));
+    fixture.until_attached();
+    fixture.negotiate();
+    fixture.daemon.die();
+    fixture.daemon.come_back();
+    fixture.until_attached();
+    assert_eq!(fixture.go(), 0xf);
     let told = started(feature::VERSION_1 | feature::EVENT_IDX, [0, 0]);
-    assert_eq!(stage.daemon.told(), told);
-    stage.end();
+    assert_eq!(fixture.daemon.told(), told);
+    fixture.end();
 }
 
 #[test]
 fn daemon_with_less_than_was_negotiated_is_not_given_the_driver() {
-    let stage = Stage::set(Daemon::default(), Some("myfs"));
-    stage.until_attached();
-    assert_eq!(stage.negotiate() & feature::EVENT_IDX, feature::EVENT_IDX);
-    stage.daemon.die();
-    stage.daemon.state().features &= !feature::EVENT_IDX;
-    stage.daemon.come_back();
-    stage.until_attached();
-    assert_eq!(stage.go(), 0x4f);
-    let told = stage.daemon.told();
+    let fixture = Fixture::new(Daemon::default(), Some("myfs"));
+    fixture.until_attached();
+    assert_eq!(fixture.negotiate() & feature::EVENT_IDX, feature::EVENT_IDX);
+    fixture.daemon.die();
+    fixture.daemon.state().features &= !feature::EVENT_IDX;
+    fixture.daemon.come_back();
+    fixture.until_attached();
+    assert_eq!(fixture.go(), 0x4f);
+    let told = fixture.daemon.told();
     assert!(!told.iter().any(|word| word.contains("VRING")), "{told:?}");
-    stage.end();
+    fixture.end();
 }
 
 #[test]
 fn guest_is_offered_what_the_last_daemon_had_while_the_next_is_awaited() {
-    let stage = Stage::set(Daemon::default(), Some("myfs"));
-    stage.until_attached();
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    stage.daemon.die();
-    stage.until_broken();
-    assert_eq!(stage.negotiate(), REQUIRED | feature::EVENT_IDX);
-    assert_eq!(stage.go(), 0xf);
-    stage.daemon.told();
-    stage.daemon.come_back();
-    stage.until_attached();
+    let fixture = Fixture::new(Daemon::default(), Some("myfs"));
+    fixture.until_attached();
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    fixture.daemon.die();
+    fixture.until_broken();
+    assert_eq!(fixture.negotiate(), REQUIRED | feature::EVENT_IDX);
+    assert_eq!(fixture.go(), 0xf);
+    fixture.daemon.told();
+    fixture.daemon.come_back();
+    fixture.until_attached();
     let told = started(feature::VERSION_1 | feature::EVENT_IDX, [0, 0]);
-    assert_eq!(stage.daemon.told(), told);
-    stage.end();
+    assert_eq!(fixture.daemon.told(), told);
+    fixture.end();
 }
 
 #[test]
 fn daemon_that_refuses_to_start_breaks_the_device_and_is_cut() {
     let daemon = Daemon::default();
     daemon.state().refuses = Some("SET_VRING_KICK 1");
-    let stage = Stage::set(daemon, None);
-    stage.until_attached();
-    stage.negotiate();
-    assert_eq!(stage.go(), 0x4f);
-    assert_eq!(stage.get(Register::InterruptStatus), 2);
-    stage.daemon.state().refuses = None;
-    stage.until_attached();
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    stage.end();
+    let fixture = Fixture::new(daemon, None);
+    fixture.until_attached();
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0x4f);
+    assert_eq!(fixture.get(Register::InterruptStatus), 2);
+    fixture.daemon.state().refuses = None;
+    fixture.until_attached();
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    fixture.end();
 }
 
 #[test]
@@ -349,43 +351,43 @@ fn daemon_that_comes_late_and_refuses_breaks_the_device() {
     let daemon = Daemon::default();
     daemon.die();
     daemon.state().refuses = Some("SET_MEM_TABLE");
-    let stage = Stage::set(daemon, Some("myfs"));
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    stage.daemon.come_back();
-    stage.until_broken();
-    stage.end();
+    let fixture = Fixture::new(daemon, Some("myfs"));
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    fixture.daemon.come_back();
+    fixture.until_broken();
+    fixture.end();
 }
 
 #[test]
 fn reset_is_complete_though_the_daemon_does_not_take_part() {
-    let stage = Stage::set(Daemon::default(), None);
-    stage.until_attached();
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    stage.daemon.state().refuses = Some("GET_VRING_BASE");
-    stage.set_to(Register::Status, 0);
-    assert_eq!(stage.get(Register::Status), 0);
-    // A daemon that may still use the rings is cut off.
-    stage.until_attached();
-    stage.daemon.state().refuses = None;
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    assert_eq!(stage.daemon.state().connections, 2);
-    stage.end();
+    let fixture = Fixture::new(Daemon::default(), None);
+    fixture.until_attached();
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    fixture.daemon.state().refuses = Some("GET_VRING_BASE");
+    fixture.set_to(Register::Status, 0);
+    assert_eq!(fixture.get(Register::Status), 0);
+    // A backend that may still use the rings is disconnected.
+    fixture.until_attached();
+    fixture.daemon.state().refuses = None;
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    assert_eq!(fixture.daemon.state().connections, 2);
+    fixture.end();
 }
 
 #[test]
 fn stopped_queue_stays_stopped_and_the_other_goes_on_where_it_was() {
-    let stage = Stage::set(Daemon::default(), None);
-    stage.until_attached();
-    stage.negotiate();
-    assert_eq!(stage.go(), 0xf);
-    stage.daemon.told();
-    stage.set_to(Register::QueueSel, 0);
-    stage.set_to(Register::QueueReady, 0);
-    assert_eq!(stage.get(Register::QueueReady), 0);
-    let told = stage.daemon.told();
+    let fixture = Fixture::new(Daemon::default(), None);
+    fixture.until_attached();
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    fixture.daemon.told();
+    fixture.set_to(Register::QueueSel, 0);
+    fixture.set_to(Register::QueueReady, 0);
+    assert_eq!(fixture.get(Register::QueueReady), 0);
+    let told = fixture.daemon.told();
     assert_eq!(told[..4], STOPPED[..4]);
     let again: Vec<&String> = told[4..]
         .iter()
@@ -394,52 +396,52 @@ fn stopped_queue_stays_stopped_and_the_other_goes_on_where_it_was() {
     assert!(again.iter().all(|word| word.contains(" 1")), "{told:?}");
     assert!(told.contains(&"SET_VRING_BASE 1 41".to_owned()), "{told:?}");
     assert!(told.contains(&"SET_VRING_ENABLE 1 true".to_owned()));
-    stage.end();
+    fixture.end();
 }
 
 #[test]
 fn daemons_tag_is_shown_and_its_change_is_told() {
-    let stage = Stage::set(Daemon::default(), None);
-    stage.until_attached();
+    let fixture = Fixture::new(Daemon::default(), None);
+    fixture.until_attached();
     assert_eq!(
-        stage.read(0x100, 4),
+        fixture.read(0x100, 4),
         u64::from(u32::from_le_bytes(*b"myfs"))
     );
-    // As many queues as are configured, whatever the daemon says.
-    assert_eq!(stage.read(0x124, 4), 1);
-    let generation = stage.get(Register::ConfigGeneration);
-    stage.daemon.die();
-    stage.daemon.state().tag = b"next";
-    stage.daemon.come_back();
-    stage.until_attached();
+    // The configured number of queues, whatever the backend says.
+    assert_eq!(fixture.read(0x124, 4), 1);
+    let generation = fixture.get(Register::ConfigGeneration);
+    fixture.daemon.die();
+    fixture.daemon.state().tag = b"next";
+    fixture.daemon.come_back();
+    fixture.until_attached();
     assert_eq!(
-        stage.read(0x100, 4),
+        fixture.read(0x100, 4),
         u64::from(u32::from_le_bytes(*b"next"))
     );
-    assert_ne!(stage.get(Register::ConfigGeneration), generation);
-    stage.end();
+    assert_ne!(fixture.get(Register::ConfigGeneration), generation);
+    fixture.end();
 }
 
 #[test]
 fn daemon_without_enough_queues_or_a_tag_is_tried_again_and_not_used() {
     let daemon = Daemon::default();
     daemon.state().queues = 1;
-    let stage = Stage::set(daemon, None);
+    let fixture = Fixture::new(daemon, None);
     let deadline = Instant::now() + LIMIT;
-    while stage.daemon.state().connections < 2 && Instant::now() < deadline {
+    while fixture.daemon.state().connections < 2 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
-    assert!(!stage.transport.lock().unwrap().device().is_attached());
-    stage.daemon.state().queues = 2;
-    stage.daemon.state().tag = b"";
-    let tried = stage.daemon.state().connections;
-    while stage.daemon.state().connections < tried + 2 && Instant::now() < deadline {
+    assert!(!fixture.transport.lock().device().is_attached());
+    fixture.daemon.state().queues = 2;
+    fixture.daemon.state().tag = b"";
+    let tried = fixture.daemon.state().connections;
+    while fixture.daemon.state().connections < tried + 2 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(stage.connections.load(Ordering::Relaxed), 0);
-    stage.daemon.state().tag = b"myfs";
-    stage.until_attached();
-    stage.end();
+    assert_eq!(fixture.connections.load(Ordering::Relaxed), 0);
+    fixture.daemon.state().tag = b"myfs";
+    fixture.until_attached();
+    fixture.end();
 }
 
 #[test]
@@ -449,13 +451,13 @@ fn cut_connection_is_seen_by_the_daemon() {
     let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
     let config = config(Some("myfs"));
     let (port, _guest) = fake(config.window, memory).unwrap();
-    let wires = Arc::new(Wires::new(2).unwrap());
-    let mut device = FsDevice::new(&config, port.memory().try_clone().unwrap(), wires);
+    let eventfds = Arc::new(EventFds::new(2).unwrap());
+    let mut device = FsDevice::new(&config, port.memory().try_clone().unwrap(), eventfds);
     assert_eq!(
         device.attach(session, Arc::new(line)).unwrap(),
-        Change::Nothing
+        Change::None
     );
     assert!(!daemon.is_cut());
-    assert_eq!(device.detach(), Change::Nothing);
+    assert_eq!(device.detach(), Change::None);
     assert!(daemon.is_cut());
 }

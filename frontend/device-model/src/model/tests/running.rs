@@ -1,4 +1,4 @@
-//! A device's threads, from the first to the last.
+//! A device's threads, from start to end.
 
 use std::sync::Arc;
 use std::thread;
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use gangplank_vhost_user::client::Deadlines;
 
-use super::daemon::{Connection, Daemon};
+use super::backend::{Connection, Daemon};
 use super::{LIMIT, MEMORY, config};
 use crate::fake::{FakeGuest, FakePort, fake};
 use crate::hypervisor::{GuestRange, Operation};
 use crate::mmio::{Register, Status};
-use crate::model::{Running, ToSocket};
+use crate::model::{RunningDevice, SocketConnector};
 
 const SOON: Duration = Duration::from_millis(100);
 
-fn run(tag: Option<&str>, daemon: &Daemon) -> (Running<FakePort, Connection>, FakeGuest) {
+fn run(tag: Option<&str>, daemon: &Daemon) -> (RunningDevice<FakePort, Connection>, FakeGuest) {
     let config = config(tag);
     let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
     let (port, guest) = fake(config.window, memory).unwrap();
-    let running = Running::start(&config, Arc::new(port), daemon.clone()).unwrap();
+    let running = RunningDevice::start(&config, Arc::new(port), daemon.clone()).unwrap();
     (running, guest)
 }
 
@@ -28,7 +28,7 @@ fn write(guest: &FakeGuest, register: Register, value: u64, limit: Duration) -> 
     written.is_ok()
 }
 
-/// A driver without any queue, which is enough to be running.
+/// A driver without queues, which is enough to be running.
 fn start_driver(guest: &FakeGuest) {
     for (register, value) in [
         (Register::Status, 1),
@@ -77,9 +77,9 @@ fn device_that_ends_tells_its_driver_and_leaves_kicks_to_the_next() {
     let transport = Arc::clone(&running.transport);
     running.end();
     assert!(daemon.is_cut());
-    let status = transport.lock().unwrap().status();
+    let status = transport.lock().status();
     assert!(status.contains(Status::NEEDS_RESET));
-    // The thread that waited for the guest may take one access more; then they wait.
+    // The thread that waits for the guest may take one more access; further ones wait.
     let taken = write(&guest, Register::QueueNotify, 0, SOON);
     assert!(!write(&guest, Register::QueueNotify, 0, SOON));
     assert_eq!(guest.unanswered(), (2 - usize::from(taken), 0));
@@ -114,11 +114,11 @@ fn socket_that_nobody_listens_on_leaves_the_guest_alone() {
     let config = config(Some("myfs"));
     let memory = GuestRange::new(MEMORY, 0x10_0000).unwrap();
     let (port, guest) = fake(config.window, memory).unwrap();
-    let connector = ToSocket {
+    let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
     };
-    let running = Running::start(&config, Arc::new(port), connector).unwrap();
+    let running = RunningDevice::start(&config, Arc::new(port), connector).unwrap();
     start_driver(&guest);
     assert_eq!(running.report().status.bits(), 0xf);
     assert!(!running.report().daemon);

@@ -6,7 +6,7 @@ use gangplank_fuse::{FopenFlags, Opcode, ReadFlags};
 use rustix::io::Errno;
 
 use super::share::{Fixture, PIECE, State, output, pattern, text};
-use crate::fake_daemon::Order;
+use crate::fake_daemon::ReplyOrder;
 
 fn file_of(len: usize) -> State {
     State {
@@ -15,7 +15,7 @@ fn file_of(len: usize) -> State {
     }
 }
 
-/// No silent loss: a short READ is no end of the file.
+/// No silent loss: a short READ is not the end of the file.
 #[test]
 fn short_reads_amid_a_file_lose_nothing() {
     let data = pattern(5 * PIECE + 100);
@@ -30,7 +30,7 @@ fn short_reads_amid_a_file_lose_nothing() {
     assert!(copy.starts_with(&data));
 }
 
-/// No silent loss: what grows beyond the size that was told is read as well.
+/// No silent loss: data beyond the size that the daemon reported is read as well.
 #[test]
 fn file_longer_than_its_size_is_read_to_its_end() {
     let data = pattern(3 * PIECE);
@@ -45,8 +45,8 @@ fn file_longer_than_its_size_is_read_to_its_end() {
     assert_eq!(fs::read(&copy).unwrap(), data);
 }
 
-/// No silent loss: a READ that fails is an error of the copy that names file and offset, and what
-/// could be read before it is in the copy.
+/// No silent loss: a failed READ is an error of the copy that names file and offset. Data read
+/// before it is in the copy.
 #[test]
 fn failed_read_is_told_by_file_and_offset_after_what_could_be_read() {
     let bad = 2 * PIECE + 512;
@@ -68,7 +68,7 @@ fn failed_read_is_told_by_file_and_offset_after_what_could_be_read() {
     assert_eq!(file.metadata().unwrap().len(), bad as u64);
 }
 
-/// No silent loss: a daemon answers direct reads, and only those, with what came before an error.
+/// No silent loss: a daemon answers direct reads, and only those, with the data before an error.
 #[test]
 fn reads_are_direct_ones() {
     let fixture = Fixture::new(file_of(3 * PIECE));
@@ -79,12 +79,12 @@ fn reads_are_direct_ones() {
     assert!(state.flags.iter().all(|flags| *flags == direct));
 }
 
-/// A file is closed only when nothing that was asked of it is left to be answered.
+/// A file is closed only after every request on it was answered.
 #[test]
 fn file_that_was_read_is_flushed_and_released_last() {
     let fixture = Fixture::new(State {
-        order: Order::Backward,
-        // The file ends earlier than its size says, with reads beyond in flight.
+        order: ReplyOrder::Backward,
+        // The file ends before the reported size, with reads beyond in flight.
         told_size: Some(20 * PIECE as u64),
         ..file_of(PIECE)
     });
@@ -93,7 +93,7 @@ fn file_that_was_read_is_flushed_and_released_last() {
     assert!(asked.ends_with(&[Opcode::Flush, Opcode::Release]));
 }
 
-/// No silent loss: a local file system that is full is an error with file and offset.
+/// No silent loss: a full local file system is an error with file and offset.
 #[test]
 fn local_file_that_cannot_be_written_is_told_by_file_and_offset() {
     let fixture = Fixture::new(file_of(PIECE));
@@ -102,7 +102,7 @@ fn local_file_that_cannot_be_written_is_told_by_file_and_offset() {
     assert!(text(&error).starts_with(expected), "{}", text(&error));
 }
 
-/// No silent loss: `stat` shows less only where the daemon does not know the operation.
+/// No silent loss: `stat` shows less only if the daemon does not know the operation.
 #[test]
 fn failed_statx_is_an_error_and_an_unknown_one_is_none() {
     let fixture = Fixture::new(file_of(1));
@@ -114,8 +114,8 @@ fn failed_statx_is_an_error_and_an_unknown_one_is_none() {
     assert!(text(&error).starts_with(expected), "{}", text(&error));
 }
 
-/// No silent loss: a file that was only read is closed as a kernel closes it, and a daemon that
-/// asks for no FLUSH gets none.
+/// No silent loss: a file that was only read is closed as a kernel closes it. A daemon that asks
+/// for no FLUSH gets none.
 #[test]
 fn close_of_a_file_that_was_read_is_heard() {
     let fixture = Fixture::new(State {
@@ -129,7 +129,7 @@ fn close_of_a_file_that_was_read_is_heard() {
     fixture.share.cat("file", &output().0).unwrap();
 }
 
-/// No silent loss: an entry that is none is an error, and not left out.
+/// No silent loss: a malformed entry is an error, and not left out.
 #[test]
 fn listing_with_a_name_that_is_none_is_an_error() {
     for (name, is_good) in [(&b"file"[..], true), (b"", false), (b"a/b", false)] {
@@ -149,7 +149,7 @@ fn listing_with_a_name_that_is_none_is_an_error() {
     }
 }
 
-/// No silent loss: a listing that ends in an error is no listing.
+/// No silent loss: a listing that ends in an error is not shown as complete.
 #[test]
 fn listing_that_fails_is_an_error() {
     let fixture = Fixture::new(State {

@@ -1,4 +1,4 @@
-//! A share with one file, "file", whose daemon does as a test has it.
+//! A share with one file, "file", whose daemon behaves as the test says.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,9 +11,9 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::path::Share;
-use crate::fake_daemon::{FakeDaemon, Order, Reply};
+use crate::fake_daemon::{FakeDaemon, Reply, ReplyOrder};
 
-/// Bytes of one request: the daemon takes no more.
+/// Bytes of one request: the daemon accepts no more.
 pub(super) const PIECE: usize = 4096;
 
 /// What the daemon has, and how it fails.
@@ -21,33 +21,33 @@ pub(super) const PIECE: usize = 4096;
 pub(super) struct State {
     /// The file's data.
     pub(super) data: Vec<u8>,
-    /// What the file's attributes say of its size, where they are wrong.
+    /// The size in the file's attributes, if it is wrong.
     pub(super) told_size: Option<u64>,
-    /// LOOKUPs that find nothing yet.
+    /// LOOKUPs that find nothing at first.
     pub(super) missing: usize,
-    /// What READDIR answers first.
+    /// The first reply to READDIR.
     pub(super) entries: Vec<u8>,
-    /// Most bytes of one READ or WRITE that are done, from the first on; all where none is left.
+    /// Most bytes of each READ or WRITE, from the first on; all bytes when the list is empty.
     pub(super) most: Vec<usize>,
-    /// From this offset on, READ and WRITE fail.
+    /// READ and WRITE fail from this offset on.
     pub(super) fails_from: Option<(u64, Errno)>,
-    /// A WRITE is answered with more than was sent.
+    /// WRITE counts more bytes than were sent.
     pub(super) exaggerates: bool,
-    /// Answers of operations that are none of the above.
+    /// Errors of other operations.
     pub(super) failing: Vec<(Opcode, Errno)>,
-    /// Bytes that COPY_FILE_RANGE counts.
+    /// The count in the reply to COPY_FILE_RANGE.
     pub(super) copied: u32,
-    /// In which order the daemon answers.
-    pub(super) order: Order,
-    /// Flags of the answer to OPEN.
+    /// The order in which the daemon answers.
+    pub(super) order: ReplyOrder,
+    /// Flags in the reply to OPEN.
     pub(super) open_flags: u32,
-    /// All that was asked for, but for what finds the file.
+    /// All operations asked for, except those that find the file.
     pub(super) asked: Vec<Opcode>,
     /// The flags of each READ and WRITE.
     pub(super) flags: Vec<u32>,
 }
 
-/// A share whose daemon can be told how to fail.
+/// A share with a daemon that fails as told.
 pub(super) struct Fixture {
     pub(super) share: Share,
     state: Arc<Mutex<State>>,
@@ -159,7 +159,7 @@ impl State {
         Ok(written.as_bytes().to_vec())
     }
 
-    /// How much of `wanted` bytes at `offset` is done: up to where it fails.
+    /// Bytes of `wanted` at `offset` that the daemon processes: up to where it fails.
     fn take_most(&mut self, offset: u64, wanted: usize) -> Result<usize, Errno> {
         let most = match self.most.is_empty() {
             true => wanted,
@@ -207,7 +207,7 @@ fn init() -> InitOut {
     }
 }
 
-/// Bytes that differ from one piece to the next.
+/// Bytes that differ from piece to piece.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..=250u8)
         .cycle()
@@ -216,7 +216,7 @@ pub(super) fn pattern(len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// An output into a file, and that file.
+/// An output into a file, and the file.
 pub(super) fn output() -> (Output, File) {
     let file = tempfile::tempfile().unwrap();
     (Output::new(file.try_clone().unwrap()), file)

@@ -9,10 +9,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::Result;
-use super::super::host::Source;
+use super::super::host::HostReader;
 use super::share::{Fixture, PIECE, State, pattern, text};
 use crate as driver;
-use crate::fake_daemon::Order;
+use crate::fake_daemon::ReplyOrder;
 
 /// Copies `data` to the share's file.
 fn copy_in(fixture: &Fixture, data: &[u8]) -> Result<()> {
@@ -22,7 +22,7 @@ fn copy_in(fixture: &Fixture, data: &[u8]) -> Result<()> {
     fixture.share.copy(source.to_str().unwrap(), ":file")
 }
 
-/// No silent loss: what a WRITE did not take is sent again, and arrives.
+/// No silent loss: data that a WRITE did not take is sent again, and arrives.
 #[test]
 fn short_writes_are_gone_on_with() {
     let fixture = Fixture::new(State {
@@ -34,8 +34,8 @@ fn short_writes_are_gone_on_with() {
     assert_eq!(fixture.state().data, data);
 }
 
-/// The same errors as on the host: a file system that fills up takes a part, and says why it takes
-/// no more when it is asked to.
+/// The same errors as on the host: a full file system takes a part, and reports why it takes no
+/// more with the next request.
 #[test]
 fn reason_for_a_short_write_is_told_by_file_and_offset() {
     let full = PIECE + 300;
@@ -49,7 +49,7 @@ fn reason_for_a_short_write_is_told_by_file_and_offset() {
     assert_eq!(fixture.state().data, pattern(3 * PIECE)[..full]);
 }
 
-/// No silent loss: success that has written nothing is none, nor is more than was sent.
+/// No silent loss: success without a byte written is an error, as is a count beyond what was sent.
 #[test]
 fn counts_that_cannot_be_are_errors() {
     let fixture = Fixture::new(State {
@@ -68,7 +68,7 @@ fn counts_that_cannot_be_are_errors() {
     );
 }
 
-/// No silent loss: what the daemon could not write of what it had taken, FLUSH tells last.
+/// No silent loss: FLUSH reports what the daemon could not write of the data that it had accepted.
 #[test]
 fn delayed_write_error_that_closing_tells_is_an_error_of_the_copy() {
     for (opcode, name) in [(Opcode::Flush, "FLUSH"), (Opcode::Release, "RELEASE")] {
@@ -84,7 +84,7 @@ fn delayed_write_error_that_closing_tells_is_an_error_of_the_copy() {
     }
 }
 
-/// A daemon without FLUSH is no worse for that.
+/// A daemon without FLUSH works as well.
 #[test]
 fn daemon_that_knows_no_flush_takes_files_all_the_same() {
     let fixture = Fixture::new(State {
@@ -95,13 +95,13 @@ fn daemon_that_knows_no_flush_takes_files_all_the_same() {
     assert_eq!(fixture.state().data, b"data");
 }
 
-/// Nothing that others append meanwhile is overwritten: the daemon finds the end of the file.
+/// Appending overwrites nothing that others append meanwhile: the daemon finds the end of the file.
 #[test]
 fn appended_data_goes_to_wherever_the_file_ends() {
     let fixture = Fixture::new(State::default());
     let path = tempfile::NamedTempFile::new().unwrap();
     fs::write(&path, pattern(2 * PIECE)).unwrap();
-    let source = Source::new(File::open(&path).unwrap(), path.path().to_owned());
+    let source = HostReader::new(File::open(&path).unwrap(), path.path().to_owned());
     fixture.share.write_from(source, "file", true).unwrap();
     let state = fixture.state();
     let appends = OFlags::APPEND.bits();
@@ -109,30 +109,30 @@ fn appended_data_goes_to_wherever_the_file_ends() {
     assert!(state.flags.iter().all(|flags| flags & appends != 0));
 }
 
-/// No silent loss: a source that fails after some bytes has those written, and the error told.
+/// No silent loss: if a source fails after some bytes, these are written and the error is reported.
 #[test]
 fn source_that_fails_midway_is_an_error_after_what_could_be_read() {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let mut far = theirs.try_clone().unwrap();
     far.write_all(b"what came before").unwrap();
-    // A peer that leaves without reading resets the connection, which is told once.
+    // A peer that leaves without reading resets the connection. The reset is reported once.
     ours.write_all(b"never read").unwrap();
     drop((theirs, far));
     let fixture = Fixture::new(State {
-        order: Order::Backward,
+        order: ReplyOrder::Backward,
         ..State::default()
     });
-    let source = Source::new(OwnedFd::from(ours).into(), PathBuf::from("source"));
+    let source = HostReader::new(OwnedFd::from(ours).into(), PathBuf::from("source"));
     let error = fixture.share.write_from(source, "file", false).unwrap_err();
     let expected = "cannot read source at offset 16: Connection reset by peer";
     assert!(text(&error).starts_with(expected), "{}", text(&error));
     let state = fixture.state();
     assert_eq!(state.data, b"what came before");
-    // A daemon may have closed the file before it writes what was not waited for.
+    // A daemon might close the file before it writes data that nobody has waited for.
     assert!(state.asked.ends_with(&[Opcode::Write, Opcode::Release]));
 }
 
-/// A file that appears while its directory is made is none.
+/// A file that appears where a directory is being made is an error.
 #[test]
 fn directory_whose_name_a_file_takes_meanwhile_is_not_made() {
     let fixture = Fixture::new(State {
@@ -144,7 +144,7 @@ fn directory_whose_name_a_file_takes_meanwhile_is_not_made() {
     assert_eq!(text(&error), "not a directory: /file");
 }
 
-/// No silent loss: a copy within the daemon of more than was asked for is none.
+/// No silent loss: a copy within the daemon that counts more than was asked for is an error.
 #[test]
 fn copies_that_count_more_than_was_asked_are_errors() {
     let fixture = Fixture::new(State::default());

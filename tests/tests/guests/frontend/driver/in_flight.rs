@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use gangplank_driver::{Data, Options, Pending, Session, Waiting, Wishes, call};
+use gangplank_driver::{Data, FuseSession, InitOptions, Options, Pending, WaitMode, call};
 use gangplank_fuse::{Handle, NodeId, WriteIn};
 
 use super::{create_in, node, read_in, release_in};
@@ -15,7 +15,7 @@ use crate::fixture::Fixture;
 fn every_kind_of_ring_carries_requests() -> Result<()> {
     let fixture = Fixture::ours(&[])?;
     for (indirect, event_idx) in [(false, false), (false, true), (true, false), (true, true)] {
-        for waiting in [Waiting::Asleep, Waiting::Busy] {
+        for waiting in [WaitMode::Sleep, WaitMode::BusyPoll] {
             for queue_size in [4, 128] {
                 let options = Options {
                     indirect,
@@ -24,7 +24,7 @@ fn every_kind_of_ring_carries_requests() -> Result<()> {
                     queue_size,
                     ..Options::default()
                 };
-                let fs = fixture.driver(&options)?.session(&Wishes::default())?;
+                let fs = fixture.driver(&options)?.session(&InitOptions::default())?;
                 let (entry, opened) = fs.create(NodeId::ROOT, c"file", create_in(0o600))?;
                 for round in 0..300_u64 {
                     let data = round.to_le_bytes();
@@ -54,7 +54,7 @@ fn block(number: u64) -> Vec<u8> {
 }
 
 /// Writes `count` blocks with `depth` in flight, and reads them back likewise.
-fn pipeline(fs: &Session, name: &CStr, depth: usize, count: u64) -> Result<()> {
+fn pipeline(fs: &FuseSession, name: &CStr, depth: usize, count: u64) -> Result<()> {
     let (entry, opened) = fs.create(NodeId::ROOT, name, create_in(0o600))?;
     let (file, fh) = (node(&entry), opened.fh);
     let room = usize::try_from(BLOCK)?;
@@ -98,7 +98,7 @@ fn thirty_two_requests_are_in_flight_on_each_of_two_queues() -> Result<()> {
     let fixture = Fixture::ours(&["--num-request-queues=2"])?;
     let driver = fixture.driver(&Options::default())?;
     ensure!(driver.request_queues() == 2);
-    let fs = driver.session(&Wishes::default())?;
+    let fs = driver.session(&InitOptions::default())?;
     let (first, second) = (fs.on_queue(1)?, fs.on_queue(2)?);
     ensure!(fs.on_queue(3).is_err() && fs.on_queue(0).is_err());
     thread::scope(|scope| {

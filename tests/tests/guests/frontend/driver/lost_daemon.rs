@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Result, ensure};
-use gangplank_driver::{Error, Fault, Options, Wishes};
+use gangplank_driver::{Error, Fault, InitOptions, Options};
 use gangplank_fuse::NodeId;
 use rustix::process::Signal;
 
@@ -16,10 +16,10 @@ fn a_session_ends_and_another_begins_on_the_same_device() -> Result<()> {
     for fixture in Fixture::each(&[])? {
         let driver = fixture.driver(&Options::default())?;
         fs::write(fixture.share.path().join("file"), b"x")?;
-        let first = driver.session(&Wishes::default())?;
+        let first = driver.session(&InitOptions::default())?;
         let stale = node(&first.lookup(NodeId::ROOT, c"file")?);
         first.destroy()?;
-        let second = driver.session(&Wishes::default())?;
+        let second = driver.session(&InitOptions::default())?;
         ensure!(
             second.getattr(stale, None).is_err(),
             "the node went with its session"

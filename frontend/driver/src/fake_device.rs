@@ -1,4 +1,4 @@
-//! A device for tests, on the same memory as the driver: it can be honest and can lie.
+//! A device for tests, on the same memory as the driver: it can follow the rules and break them.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl FakeDevice {
         let entry = u64::from(self.taken % self.size);
         let head: u16 = self.memory.load(self.addresses.available + 4 + 2 * entry);
         self.taken = self.taken.wrapping_add(1);
-        // Wants to be kicked for the next.
+        // Asks to be kicked for the next chain.
         self.want_kick_at(self.taken);
         Some((head, self.chain(self.addresses.descriptors, head)))
     }
@@ -65,7 +65,7 @@ impl FakeDevice {
         }
     }
 
-    /// Gives a chain back, or claims to.
+    /// Returns a chain, or claims to.
     pub(super) fn give_back(&mut self, head: u32, len: u32) {
         let at = self.addresses.used + 4 + 8 * u64::from(self.used % self.size);
         self.memory.store(at, head);
@@ -79,18 +79,18 @@ impl FakeDevice {
         self.memory.store(self.addresses.used + 2, self.used);
     }
 
-    /// Wants to be kicked when the available index passes `at`.
+    /// Asks to be kicked when the available index passes `at`.
     pub(super) fn want_kick_at(&mut self, at: u16) {
         let event = self.addresses.used + 4 + 8 * u64::from(self.size);
         self.memory.store(event, at);
     }
 
-    /// Wants to be kicked or not, by flag.
+    /// Asks to be kicked, or not, by flag.
     pub(super) fn want_kicks(&mut self, wanted: bool) {
         self.memory.store(self.addresses.used, u16::from(!wanted));
     }
 
-    /// Whether the driver wants to be told of the next chain.
+    /// Whether the driver asks to be notified of the next chain.
     pub(super) fn wants_notice(&self, event_idx: bool) -> bool {
         if event_idx {
             let event = self.addresses.available + 4 + 2 * u64::from(self.size);
@@ -100,7 +100,7 @@ impl FakeDevice {
         }
     }
 
-    /// Copies the bytes of the readable segments out, one after another.
+    /// Returns the bytes of the readable segments, concatenated.
     pub(super) fn request(&self, segments: &[Segment]) -> Vec<u8> {
         let readable = segments.iter().filter(|segment| !segment.writable);
         readable
@@ -108,7 +108,7 @@ impl FakeDevice {
             .collect()
     }
 
-    /// Writes an answer over the writable segments, as much of it as fits.
+    /// Writes `bytes` into the writable segments, as much as fits.
     pub(super) fn answer(&self, segments: &[Segment], mut bytes: &[u8]) {
         for segment in segments.iter().filter(|segment| segment.writable) {
             let (now, later) = bytes.split_at(bytes.len().min(segment.len as usize));

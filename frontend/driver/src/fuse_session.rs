@@ -1,54 +1,43 @@
-//! A FUSE session: from INIT to DESTROY, and calls of every kind.
+//! A FUSE session: INIT, calls, FORGET and DESTROY.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gangplank_fuse::{
     BatchForget, Dialect, ForgetOne, InitFlags, InitIn, InitOut, KERNEL_MINOR_VERSION,
-    KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION, NodeId, Opcode, Operation, Request, RequestHeader,
-    Unique, reply,
+    KERNEL_VERSION, MIN_KERNEL_MINOR_VERSION, NodeId, Opcode, Operation, reply,
 };
+use parking_lot::Mutex;
 
-use super::call::Call;
 use super::core::Core;
 use super::error::{BadReply, Error, Result};
 use super::memory::Buffer;
-use super::pending::{Pending, Place, examine};
-use super::slots::{Order, room_for};
+use super::pending::{Pending, RequestSlot};
+use super::request::Call;
+use super::sender::{Caller, HIPRIO, Negotiated, Sender};
+use super::slots::{RequestBuffers, room_for};
 
-/// The queue that FORGET and INTERRUPT go through.
-const HIPRIO: usize = 0;
-
-/// Nodes that are forgotten with one request.
+/// Nodes in one BATCH_FORGET request.
 const FORGET_BATCH: usize = 64;
 
-/// Most bytes of one READ or WRITE where INIT sets no other limit (32 pages, `FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
+/// Most bytes of one READ or WRITE where INIT sets no other limit (32 pages,
+/// `FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
 const DEFAULT_MAX_BYTES: u32 = 32 * 4096;
-
-/// On whose behalf the daemon is asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Caller {
-    /// User id in the share.
-    pub uid: u32,
-    /// Group id in the share.
-    pub gid: u32,
-    /// Thread id, for locks; zero is nobody's.
-    pub pid: u32,
-}
 
 /// What INIT asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
-    /// Newest minor version to speak, at most [`KERNEL_MINOR_VERSION`].
+pub struct InitOptions {
+    /// The newest minor version to speak, at most [`KERNEL_MINOR_VERSION`].
     pub minor: u32,
-    /// Features to take.
+    /// Features to accept.
     pub features: InitFlags,
-    /// Read-ahead, in bytes. The driver does none by itself.
+    /// Read-ahead, in bytes. The driver itself reads nothing ahead.
     pub max_readahead: u32,
 }
 
-impl Default for Wishes {
-    /// What somebody wants who caches nothing: requests of any size, locks held by the daemon, O_TRUNC carried out there.
+impl Default for InitOptions {
+    /// For a program that caches nothing: requests of any size, locks held by the daemon, O_TRUNC
+    /// carried out by the daemon.
     fn default() -> Self {
         Self {
             minor: KERNEL_MINOR_VERSION,
@@ -70,41 +59,29 @@ impl Default for Wishes {
     }
 }
 
-/// What a session's handles share.
-#[derive(Debug)]
-struct Agreed {
-    init: InitOut,
-    dialect: Dialect,
-    /// References to be given back with the next batch.
-    forgets: Mutex<Vec<ForgetOne>>,
-}
-
 /// A handle of a FUSE session: cheap to clone, and used by any number of threads at once.
 ///
-/// A handle says over which request queue, on whose behalf and how long at most it asks; [`Session::on_queue`] and its kin make
-/// handles that differ. Nodes and open files belong to the session, not to a handle.
+/// A handle has a request queue, a caller and a time limit, which it uses for every request.
+/// [`FuseSession::on_queue`], [`FuseSession::as_caller`] and [`FuseSession::within`] make handles
+/// that differ in one of them. Nodes and open files belong to the session, not to a handle.
 #[derive(Debug, Clone)]
-pub struct Session {
-    core: Arc<Core>,
-    agreed: Arc<Agreed>,
-    queue: usize,
-    caller: Caller,
-    limit: Duration,
+pub struct FuseSession {
+    sender: Sender,
 }
 
-impl Session {
+impl FuseSession {
     /// Opens a session by INIT.
-    pub(super) fn begin(core: Arc<Core>, wishes: &Wishes, limit: Duration) -> Result<Self> {
+    pub(super) fn begin(core: Arc<Core>, options: &InitOptions, limit: Duration) -> Result<Self> {
         let mut asked = InitIn {
             major: KERNEL_VERSION,
-            minor: wishes.minor.min(KERNEL_MINOR_VERSION),
-            max_readahead: wishes.max_readahead,
+            minor: options.minor.min(KERNEL_MINOR_VERSION),
+            max_readahead: options.max_readahead,
             ..InitIn::default()
         };
-        asked.set_features(wishes.features);
-        let before = Self {
+        asked.set_features(options.features);
+        let mut sender = Sender {
             core,
-            agreed: Arc::new(Agreed {
+            negotiated: Arc::new(Negotiated {
                 init: InitOut::default(),
                 dialect: Dialect::default(),
                 forgets: Mutex::new(Vec::new()),
@@ -112,6 +89,9 @@ impl Session {
             queue: 1,
             caller: Caller::default(),
             limit,
+        };
+        let before = Self {
+            sender: sender.clone(),
         };
         let init = before.call(Call::new(
             NodeId::default(),
@@ -127,18 +107,15 @@ impl Session {
                 },
             });
         }
-        let agreed = Agreed {
+        sender.negotiated = Arc::new(Negotiated {
             init,
             dialect: init.dialect(&asked),
             forgets: Mutex::new(Vec::new()),
-        };
-        Ok(Self {
-            agreed: Arc::new(agreed),
-            ..before
-        })
+        });
+        Ok(Self { sender })
     }
 
-    /// The same session, asked over another request queue. Queue 1 is the first.
+    /// The same session on another request queue. Queue 1 is the first.
     ///
     /// # Errors
     /// [`Error::NoQueue`].
@@ -151,57 +128,64 @@ impl Session {
             });
         }
         Ok(Self {
-            queue,
-            ..self.clone()
+            sender: Sender {
+                queue,
+                ..self.sender.clone()
+            },
         })
     }
 
-    /// The same session, asked on another's behalf.
+    /// The same session on behalf of another caller.
     #[must_use]
     pub fn as_caller(&self, caller: Caller) -> Self {
         Self {
-            caller,
-            ..self.clone()
+            sender: Sender {
+                caller,
+                ..self.sender.clone()
+            },
         }
     }
 
-    /// The same session, asked with another limit of time for each call.
+    /// The same session with another time limit for each call.
     #[must_use]
     pub fn within(&self, limit: Duration) -> Self {
         Self {
-            limit,
-            ..self.clone()
+            sender: Sender {
+                limit,
+                ..self.sender.clone()
+            },
         }
     }
 
     /// How long a call may take.
     #[must_use]
     pub const fn limit(&self) -> Duration {
-        self.limit
+        self.sender.limit
     }
 
     /// Request queues of the device.
     #[must_use]
     pub fn request_queues(&self) -> usize {
-        self.core.queues.len().saturating_sub(1)
+        self.sender.core.queues.len().saturating_sub(1)
     }
 
-    /// Requests that this handle's queue takes at once. Whoever submits more without waiting for any waits in vain.
+    /// Requests that this handle's queue can hold at once. A caller that submits more without
+    /// waiting for one blocks.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.core.depth(self.queue)
+        self.sender.core.depth(self.sender.queue)
     }
 
-    /// What INIT was answered with.
+    /// The daemon's reply to INIT.
     #[must_use]
     pub fn init(&self) -> &InitOut {
-        &self.agreed.init
+        &self.sender.negotiated.init
     }
 
     /// Most bytes of one READ.
     #[must_use]
     pub fn max_read(&self) -> u32 {
-        let init = &self.agreed.init;
+        let init = &self.sender.negotiated.init;
         if init.features().contains(InitFlags::MAX_PAGES) && init.max_pages != 0 {
             u32::from(init.max_pages) * 4096
         } else {
@@ -212,31 +196,37 @@ impl Session {
     /// Most bytes of one WRITE.
     #[must_use]
     pub fn max_write(&self) -> u32 {
-        self.agreed.init.max_write.max(4096).min(self.max_read())
+        self.sender
+            .negotiated
+            .init
+            .max_write
+            .max(4096)
+            .min(self.max_read())
     }
 
     /// Shared memory for `len` bytes of file data.
     ///
     /// # Errors
-    /// [`Error::NoMemory`]: too much is held already.
+    /// [`Error::NoMemory`] if buffers in use leave no room.
     pub fn buffer(&self, len: usize) -> Result<Buffer> {
-        Buffer::new(&self.core.memory, len)
+        Buffer::new(&self.sender.core.memory, len)
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends the request and waits for the reply.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn call<T>(&self, call: Call<'_, T>) -> Result<T> {
         self.submit(call)?.wait()
     }
 
-    /// Asks, and does not wait for the answer: for many requests in flight at once. If the queue is full, waits until it is not.
+    /// Sends the request and does not wait for the reply, so that many requests can be in flight at
+    /// once. If the queue is full, waits until it is not.
     ///
     /// # Errors
-    /// [`Error::Full`], or why the request could not be sent.
+    /// [`Error::Full`], or the reason why the request could not be sent.
     pub fn submit<T>(&self, call: Call<'_, T>) -> Result<Pending<T>> {
-        let unique = self.core.next_unique();
+        let unique = self.sender.core.next_unique();
         let Call {
             node,
             request,
@@ -251,36 +241,35 @@ impl Session {
             _ => moved.map_or(0, |(_, len)| u64::from(*len)),
         };
         let reply_room = match &receive {
-            // The data has a place of its own; before it come at most the structures.
+            // The data has a buffer of its own. The structures come before it.
             Some((_, len)) => {
                 let all = request.operation.reply_capacity();
                 all.saturating_sub(usize::try_from(*len).unwrap_or(usize::MAX))
             }
             None => request.operation.reply_capacity(),
         };
-        let order = Order {
-            request: self.encode(node, unique, request)?,
+        let buffers = RequestBuffers {
+            request: self.sender.encode(node, unique, request)?,
             send,
             reply_room: room_for(reply_room),
             receive,
         };
-        let slot = self.core.submit(self.queue, opcode, order, self.limit)?;
-        let place = Place {
-            queue: self.queue,
+        let slot =
+            self.sender
+                .core
+                .submit(self.sender.queue, opcode, buffers, self.sender.limit)?;
+        let request_slot = RequestSlot {
+            queue: self.sender.queue,
             slot,
             unique,
             opcode,
             asked,
         };
-        Ok(Pending::new(
-            Arc::clone(&self.core),
-            self.clone(),
-            place,
-            decode,
-        ))
+        Ok(Pending::new(self.sender.clone(), request_slot, decode))
     }
 
-    /// Gives back `count` references to a node. Forgetting is done in batches: by [`Session::flush_forgets`] at the latest.
+    /// Returns `count` references to a node. References are returned in batches: by
+    /// [`FuseSession::flush_forgets`] at the latest.
     ///
     /// # Errors
     /// A batch was full and could not be sent.
@@ -303,10 +292,10 @@ impl Session {
         self.send_forgets(&batch)
     }
 
-    /// Gives back now what [`Session::forget`] has gathered.
+    /// Sends the references that [`FuseSession::forget`] has collected.
     ///
     /// # Errors
-    /// Why it could not be sent.
+    /// The reason why they could not be sent.
     pub fn flush_forgets(&self) -> Result<()> {
         let batch = std::mem::take(&mut *self.lock_forgets());
         if batch.is_empty() {
@@ -315,63 +304,25 @@ impl Session {
         self.send_forgets(&batch)
     }
 
-    /// Ends the session by DESTROY: all nodes and open files are gone. The device can be given another session.
+    /// Ends the session by DESTROY, which releases all nodes and open files. The device can then
+    /// have another session.
     ///
     /// # Errors
-    /// The daemon's errno, or why there is no answer.
+    /// The daemon's errno, or the reason why there is no reply.
     pub fn destroy(self) -> Result<()> {
         self.flush_forgets()?;
         self.call(Call::new(NodeId::default(), Operation::Destroy, |_| Ok(())))
     }
 
-    fn lock_forgets(&self) -> std::sync::MutexGuard<'_, Vec<ForgetOne>> {
-        let forgets = &self.agreed.forgets;
-        forgets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_forgets(&self) -> parking_lot::MutexGuard<'_, Vec<ForgetOne>> {
+        let forgets = &self.sender.negotiated.forgets;
+        forgets.lock()
     }
 
     fn send_forgets(&self, batch: &[ForgetOne]) -> Result<()> {
         let operation = Operation::BatchForget(BatchForget::new(batch));
-        let unique = self.core.next_unique();
-        self.tell(NodeId::default(), unique, operation, false)
-    }
-
-    /// Sends what need not be answered through the high-priority queue, and waits until the daemon has taken it if `heed`.
-    pub(super) fn tell(
-        &self,
-        node: NodeId,
-        unique: Unique,
-        operation: Operation<'_>,
-        heed: bool,
-    ) -> Result<()> {
-        let opcode = operation.opcode();
-        let order = Order {
-            request: self.encode(node, unique, operation.into())?,
-            send: None,
-            reply_room: if heed { room_for(0) } else { 0 },
-            receive: None,
-        };
-        let slot = self.core.submit(HIPRIO, opcode, order, self.limit)?;
-        if !heed {
-            self.core.abandon(HIPRIO, slot);
-            return Ok(());
-        }
-        let finished = self
-            .core
-            .answer(HIPRIO, slot, opcode, self.limit)
-            .inspect_err(|_| self.core.abandon(HIPRIO, slot))?;
-        examine(opcode, unique, 0, finished).map(|_| ())
-    }
-
-    fn encode(&self, node: NodeId, unique: Unique, request: Request<'_>) -> Result<Vec<u8>> {
-        let header = RequestHeader {
-            unique,
-            node,
-            uid: self.caller.uid,
-            gid: self.caller.gid,
-            pid: self.caller.pid,
-        };
-        let mut bytes = Vec::with_capacity(256);
-        request.encode(&header, self.agreed.dialect, &mut bytes)?;
-        Ok(bytes)
+        let unique = self.sender.core.next_unique();
+        self.sender
+            .send_hiprio(NodeId::default(), unique, operation, false)
     }
 }

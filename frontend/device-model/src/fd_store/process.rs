@@ -1,4 +1,4 @@
-//! The holder's process: accepts, asks who is there, keeps.
+//! The fd store's process: accepts connections and answers requests.
 
 use std::fs;
 use std::io;
@@ -19,30 +19,30 @@ use super::channel::{Received, receive, send};
 use super::message::{Answer, Request};
 use super::store::{Client, Store};
 
-/// Connections at most; further ones wait.
-const MOST_CLIENTS: usize = 64;
+/// Most connections; further ones wait.
+const MAX_CLIENTS: usize = 64;
 
-/// How long a client may take to have its answer delivered.
-const LIMIT: Duration = Duration::from_secs(1);
+/// How long a client may take to send a request or receive an answer.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to pause when this process has no descriptor left for another connection.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause when this process has no descriptor or memory left for a connection.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What ps(1) shows: fifteen bytes at most.
-const NAME: &std::ffi::CStr = c"gangplank-hold";
+/// What ps(1) shows: at most fifteen bytes.
+const THREAD_NAME: &std::ffi::CStr = c"gangplank-hold";
 
-/// Why nothing is held.
+/// Why the fd store does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum HoldError {
-    /// Started by hand.
-    #[error("standard input is no socket to listen on: the device model starts this by itself")]
+pub enum RunError {
+    /// It was started by hand.
+    #[error("standard input is not a listening socket: the device model starts this, not a person")]
     NotStarted,
-    /// The host refuses something.
+    /// The host refused a resource.
     #[error("cannot {doing}")]
     System {
-        /// What was being done.
+        /// The verb.
         doing: &'static str,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -53,21 +53,22 @@ struct Connection {
     socket: OwnedFd,
 }
 
-/// Holds what the clients of the socket at standard input give it, as long as there is anything to hold or anybody there.
+/// Runs the fd store on the listening socket at standard input, until nothing is kept and no client
+/// is connected.
 ///
 /// # Errors
-/// [`HoldError`]; only before anything is held.
-pub fn hold() -> Result<(), HoldError> {
+/// [`RunError`], before anything is kept.
+pub fn run() -> Result<(), RunError> {
     let failed = |doing| {
-        move |errno: Errno| HoldError::System {
+        move |errno: Errno| RunError::System {
             doing,
             source: errno.into(),
         }
     };
-    // Told to end by somebody who means well, it would take the machine with it.
+    // A signal that ends this process would crash the hypervisor's driver, and the machine with it.
     SigSet::all()
         .thread_block()
-        .map_err(|errno| HoldError::System {
+        .map_err(|errno| RunError::System {
             doing: "block signals",
             source: errno.into(),
         })?;
@@ -76,22 +77,23 @@ pub fn hold() -> Result<(), HoldError> {
     let listens = socket_acceptconn(input).unwrap_or(false)
         && socket_type(input).is_ok_and(|kind| kind == SocketType::SEQPACKET);
     if !listens {
-        return Err(HoldError::NotStarted);
+        return Err(RunError::NotStarted);
     }
-    let listener = rustix::io::fcntl_dupfd_cloexec(input, 0).map_err(failed("have a socket"))?;
+    let listener =
+        rustix::io::fcntl_dupfd_cloexec(input, 0).map_err(failed("duplicate the socket"))?;
     survive();
     serve(&listener).map_err(failed("wait for connections"))
 }
 
-/// What makes it last longer, where this user may do it.
+/// Makes it less likely that this process is killed, as far as its user may.
 fn survive() {
-    let _ = rustix::thread::set_name(NAME);
-    // The last process to be ended when memory runs out.
+    let _ = rustix::thread::set_name(THREAD_NAME);
+    // When memory runs out, the kernel kills this process last.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     raise_descriptor_limit();
 }
 
-/// Serves until nothing is kept and nobody is there.
+/// Serves until nothing is kept and no client is connected.
 pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
     let mut store = Store::default();
     let mut connections: Vec<Connection> = Vec::new();
@@ -101,14 +103,14 @@ pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
         for connection in &connections {
             awaited.push(PollFd::new(&connection.socket, PollFlags::IN));
         }
-        if connections.len() < MOST_CLIENTS {
+        if connections.len() < MAX_CLIENTS {
             awaited.push(PollFd::new(listener, PollFlags::IN));
         }
         match poll(&mut awaited, None) {
             Ok(_) | Err(Errno::INTR) => {}
-            // Memory comes back; what is kept here does not.
+            // Memory becomes free again; descriptors that are lost do not come back.
             Err(Errno::NOMEM | Errno::AGAIN) => {
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_INTERVAL);
                 continue;
             }
             Err(errno) => return Err(errno),
@@ -131,7 +133,7 @@ pub(super) fn serve(listener: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// The next who connects, if it is one of this user's or root.
+/// The next connection, if its process runs as this user or root.
 fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
     let socket = match accept_with(listener, SocketFlags::CLOEXEC) {
         Ok(socket) => socket,
@@ -140,7 +142,7 @@ fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
                 errno,
                 Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS
             ) {
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_INTERVAL);
             }
             return None;
         }
@@ -149,14 +151,14 @@ fn accept(listener: BorrowedFd<'_>, number: u64) -> Option<Connection> {
         .ok()
         .filter(PeerCred::is_root_or_own)?;
     for direction in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&socket, direction, Some(LIMIT)).ok()?;
+        set_socket_timeout(&socket, direction, Some(MESSAGE_TIMEOUT)).ok()?;
     }
     let process = peer.process.map_or(0, NonZeroU32::get);
     let client = Client { number, process };
     Some(Connection { client, socket })
 }
 
-/// Answers one request. Whether the client is still there.
+/// Answers one request. Returns whether the client is still connected.
 fn answer(store: &mut Store, connection: &Connection) -> bool {
     let Ok(Received::Message { wire, descriptor }) = receive(&connection.socket) else {
         return false;

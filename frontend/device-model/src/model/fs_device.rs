@@ -1,4 +1,5 @@
-//! A file system device: what the guest's driver sets up, brought together with a daemon that may come and go.
+//! A file system device: connects what the guest's driver sets up with a backend that may come and
+//! go.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,112 +15,119 @@ use rustix::net::Shutdown;
 use super::handover::Handover;
 use crate::config::DeviceConfig;
 use crate::hypervisor::GuestMemory;
-use crate::mmio::{Activation, Device, ReadyQueue, Wires};
+use crate::mmio::{Activation, Device, EventFds, ReadyQueue};
 
 /// `DeviceID` of a file system (virtio 1.2, 5.11.1).
 const FILE_SYSTEM: u32 = 26;
 
-/// A file system device. It is made without a daemon, and lives on without one.
+/// A file system device. It exists before its backend and outlives it.
 #[derive(Debug)]
 pub struct FsDevice<M> {
     memory: GuestMemory,
-    wires: Arc<Wires>,
+    eventfds: Arc<EventFds>,
     queue_sizes: Vec<u16>,
     num_request_queues: u16,
-    /// Whether the tag is the daemon's to tell.
-    foreign_tag: bool,
+    /// Whether the tag comes from the backend.
+    tag_from_backend: bool,
     config: [u8; CONFIG_LEN],
-    daemon: Option<Daemon<M>>,
-    /// What the driver has set up, from when it is ready until it resets or its daemon is lost.
+    backend: Option<AttachedBackend<M>>,
+    /// What the driver has set up, from when it is ready until it resets the device or the backend
+    /// is lost.
     driver: Option<Activation>,
-    /// Whether the daemon has been given that.
+    /// Whether the backend runs the driver's queues.
     started: bool,
-    /// What the last daemon offered: the next one is most likely the same.
-    known_features: u64,
-    /// What a successor is to find.
+    /// The features of the last backend: the next one most likely offers the same.
+    last_features: u64,
+    /// Where the state is saved for a successor.
     handover: Option<Arc<Handover>>,
 }
 
 #[derive(Debug)]
-struct Daemon<M> {
+struct AttachedBackend<M> {
     session: Backend<M>,
-    /// The connection, to cut it by.
-    line: Arc<OwnedFd>,
+    /// The connection, in order to shut it down.
+    connection: Arc<OwnedFd>,
 }
 
-/// What a daemon's coming or going has changed for the guest.
+/// What the guest can see of a backend's arrival or loss.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Change {
-    /// Nothing that it could see.
-    Nothing,
+    /// Nothing.
+    None,
     /// The configuration space.
     Config,
-    /// The device is broken: what the guest's driver had begun cannot be gone on with.
-    Broken,
+    /// The device is broken: the driver's session with the lost backend cannot go on.
+    NeedsReset,
 }
 
-/// Why a daemon does not serve a device.
+/// Why a backend does not serve a device.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    /// The daemon has fewer queues than the device.
+    /// The backend has fewer queues than the device.
     #[error("the daemon has {has} queues, but the device is configured with {wanted}")]
     Queues {
-        /// The daemon's, the one of high priority among them.
+        /// The backend's, with the high-priority queue.
         has: u64,
-        /// The device's, likewise.
+        /// The device's, with the high-priority queue.
         wanted: usize,
     },
-    /// Nobody tells the tag.
-    #[error("the daemon tells no tag: configure one, or start it with one")]
+    /// Neither the configuration nor the backend has a tag.
+    #[error("the daemon has no tag: configure one, or start the daemon with one")]
     NoTag,
-    /// The rings could not be started.
+    /// The queues could not be started.
     #[error("the daemon did not start the device's queues")]
     Start(#[source] vhost_user::Error),
 }
 
 impl<M: Messages> FsDevice<M> {
-    /// The device that `config` describes, with the guest's `memory` and with `wires` of as many queues as it has.
-    pub fn new(config: &DeviceConfig, memory: GuestMemory, wires: Arc<Wires>) -> Self {
+    /// The device that `config` describes. `memory` is the guest's, and `eventfds` has a kick for
+    /// each queue.
+    pub fn new(config: &DeviceConfig, memory: GuestMemory, eventfds: Arc<EventFds>) -> Self {
         let queues = usize::from(config.num_request_queues) + 1;
         let tag = config.tag.as_deref().unwrap_or_default();
         Self {
             memory,
-            wires,
+            eventfds,
             queue_sizes: vec![config.queue_size; queues],
             num_request_queues: config.num_request_queues,
-            foreign_tag: config.tag.is_none(),
+            tag_from_backend: config.tag.is_none(),
             config: config_space(tag.as_bytes(), config.num_request_queues),
-            daemon: None,
+            backend: None,
             driver: None,
             started: false,
-            known_features: feature::VERSION_1,
+            last_features: feature::VERSION_1,
             handover: None,
         }
     }
 
-    /// Has a successor find what there is to find of the daemon.
-    pub fn hand_over(&mut self, handover: Arc<Handover>) {
+    /// Saves the backend's state for a successor from now on.
+    pub fn set_handover(&mut self, handover: Arc<Handover>) {
         self.handover = Some(handover);
     }
 
-    /// Whether the guest can be told the tag.
+    /// Whether the configuration space has a tag.
     pub fn knows_tag(&self) -> bool {
         self.config.first().is_some_and(|byte| *byte != 0)
     }
 
-    /// A daemon is there: `line` is its connection. If the driver is ready, its queues are started. On an error the
-    /// connection is cut, and if the driver was waiting for it, the device is broken: see [`FsDevice::lost`].
-    pub fn attach(&mut self, session: Backend<M>, line: Arc<OwnedFd>) -> Result<Change, FsError> {
+    /// Attaches a backend; `connection` is its connection. Starts the queues if the driver is
+    /// ready. After an error the connection is shut down. If the driver was waiting for the
+    /// backend, the device is broken: see [`FsDevice::on_backend_lost`].
+    pub fn attach(
+        &mut self,
+        session: Backend<M>,
+        connection: Arc<OwnedFd>,
+    ) -> Result<Change, FsError> {
         let wanted = self.queue_sizes.len();
         if let Some(has) = session.max_rings()
             && usize::try_from(has).is_ok_and(|has| has < wanted)
         {
             return Err(FsError::Queues { has, wanted });
         }
-        let mut change = Change::Nothing;
-        if self.foreign_tag {
-            let told = session.config().filter(|config| !config.tag().is_empty());
-            let tag = told.ok_or(FsError::NoTag)?.tag();
+        let mut change = Change::None;
+        if self.tag_from_backend {
+            let config = session.config().filter(|config| !config.tag().is_empty());
+            let tag = config.ok_or(FsError::NoTag)?.tag();
             let config = config_space(tag, self.num_request_queues);
             if config != self.config {
                 self.config = config;
@@ -127,48 +135,51 @@ impl<M: Messages> FsDevice<M> {
             }
         }
         if let Some(handover) = &self.handover {
-            handover.connected(&line);
-            handover.agreed(&session.facts());
+            handover.on_backend_connected(&connection);
+            handover.end_exchange(&session.facts());
         }
-        self.known_features = session.offered();
-        self.daemon = Some(Daemon { session, line });
+        self.last_features = session.offered();
+        self.backend = Some(AttachedBackend {
+            session,
+            connection,
+        });
         self.start()?;
         Ok(change)
     }
 
-    /// The daemon is not there any more. What it knew of the guest's files went with it, so a driver that worked with it
-    /// cannot go on; one that only waits for a daemon can.
+    /// The backend has gone, and what it knew of the guest's files with it. A driver whose queues
+    /// were running cannot go on; a driver that waits for a backend can.
     pub fn detach(&mut self) -> Change {
-        self.cut();
+        self.disconnect();
         match std::mem::take(&mut self.started) {
-            true => self.lost(),
-            false => Change::Nothing,
+            true => self.on_backend_lost(),
+            false => Change::None,
         }
     }
 
-    /// Forgets a driver whose queues no daemon can go on with.
-    pub fn lost(&mut self) -> Change {
+    /// Forgets a driver whose queues no other backend can run.
+    pub fn on_backend_lost(&mut self) -> Change {
         self.started = false;
         match self.driver.take() {
-            Some(_) => Change::Broken,
-            None => Change::Nothing,
+            Some(_) => Change::NeedsReset,
+            None => Change::None,
         }
     }
 
-    /// Whether a daemon is connected.
+    /// Whether a backend is connected.
     pub fn is_attached(&self) -> bool {
-        self.daemon.is_some()
+        self.backend.is_some()
     }
 
     fn start(&mut self) -> Result<(), FsError> {
-        let (Some(driver), Some(daemon)) = (&self.driver, &mut self.daemon) else {
+        let (Some(driver), Some(backend)) = (&self.driver, &mut self.backend) else {
             return Ok(());
         };
         let features = driver.features;
         let fresh = driver.queues.iter().map(|queue| (queue, 0));
-        let (memory, wires) = (&self.memory, &self.wires);
-        let started = telling(self.handover.as_deref(), daemon, |daemon| {
-            start_rings(daemon, features, memory, wires, fresh)
+        let (memory, eventfds) = (&self.memory, &self.eventfds);
+        let started = exchange_with(self.handover.as_deref(), backend, |backend| {
+            start_rings(backend, features, memory, eventfds, fresh)
         });
         match started {
             Ok(()) => {
@@ -177,31 +188,32 @@ impl<M: Messages> FsDevice<M> {
                 Ok(())
             }
             Err(error) => {
-                self.cut();
+                self.disconnect();
                 Err(FsError::Start(error))
             }
         }
     }
 
-    /// Ends the connection, so that the daemon stops whatever it still does.
-    fn cut(&mut self) {
-        if let Some(daemon) = self.daemon.take() {
+    /// Shuts the connection down, so that the backend stops.
+    fn disconnect(&mut self) {
+        if let Some(backend) = self.backend.take() {
             if let Some(handover) = &self.handover {
-                handover.gone();
+                handover.on_backend_gone();
             }
-            // It fails only where the daemon was faster.
-            let _ = rustix::net::shutdown(&daemon.line, Shutdown::Both);
+            // Fails only if the backend has closed the connection already.
+            let _ = rustix::net::shutdown(&backend.connection, Shutdown::Both);
         }
     }
 
-    /// Stops all queues, and starts the others again where they were: a session runs its queues together.
+    /// Stops all queues, and starts the others again where they were: a session can only start and
+    /// stop its queues together.
     fn stop_one(&mut self, index: u16) -> Result<(), vhost_user::Error> {
-        let (Some(driver), Some(daemon)) = (&mut self.driver, &mut self.daemon) else {
+        let (Some(driver), Some(backend)) = (&mut self.driver, &mut self.backend) else {
             return Ok(());
         };
-        let (memory, wires) = (&self.memory, &self.wires);
-        telling(self.handover.as_deref(), daemon, |daemon| {
-            let bases = daemon.session.stop()?;
+        let (memory, eventfds) = (&self.memory, &self.eventfds);
+        exchange_with(self.handover.as_deref(), backend, |backend| {
+            let bases = backend.session.stop()?;
             driver.queues.retain(|queue| queue.index != index);
             let base = |queue: &ReadyQueue| {
                 let stopped = bases
@@ -210,32 +222,32 @@ impl<M: Messages> FsDevice<M> {
                 stopped.map_or(0, |(_, base)| u16::try_from(base & 0xffff).unwrap_or(0))
             };
             let left = driver.queues.iter().map(|queue| (queue, base(queue)));
-            start_rings(daemon, driver.features, memory, wires, left)
+            start_rings(backend, driver.features, memory, eventfds, left)
         })
     }
 }
 
-/// Has messages exchanged with the daemon so that a successor can tell whether they were.
-fn telling<M: Messages, R>(
+/// Exchanges messages with the backend. A successor can tell whether the exchange was complete.
+fn exchange_with<M: Messages, R>(
     handover: Option<&Handover>,
-    daemon: &mut Daemon<M>,
-    exchange: impl FnOnce(&mut Daemon<M>) -> Result<R, vhost_user::Error>,
+    backend: &mut AttachedBackend<M>,
+    exchange: impl FnOnce(&mut AttachedBackend<M>) -> Result<R, vhost_user::Error>,
 ) -> Result<R, vhost_user::Error> {
     if let Some(handover) = handover {
-        handover.busy();
+        handover.begin_exchange();
     }
-    let exchanged = exchange(daemon)?;
+    let exchanged = exchange(backend)?;
     if let Some(handover) = handover {
-        handover.agreed(&daemon.session.facts());
+        handover.end_exchange(&backend.session.facts());
     }
     Ok(exchanged)
 }
 
 fn start_rings<'a, M: Messages>(
-    daemon: &mut Daemon<M>,
+    backend: &mut AttachedBackend<M>,
     features: u64,
     memory: &GuestMemory,
-    wires: &'a Wires,
+    eventfds: &'a EventFds,
     queues: impl Iterator<Item = (&'a ReadyQueue, u16)>,
 ) -> Result<(), vhost_user::Error> {
     let rings: Vec<RingSetup<'a>> = queues
@@ -249,8 +261,8 @@ fn start_rings<'a, M: Messages>(
                     used: queue.used,
                 },
                 base,
-                call: wires.call(),
-                kick: wires.kick(queue.index)?,
+                call: eventfds.call(),
+                kick: eventfds.kick(queue.index)?,
                 error: None,
             })
         })
@@ -261,30 +273,37 @@ fn start_rings<'a, M: Messages>(
         file: memory.descriptor.as_fd(),
         mmap_offset: 0,
     };
-    daemon.session.start(features, &[region], &rings)
+    backend.session.start(features, &[region], &rings)
 }
 
 impl<M: Messages + Send> FsDevice<M> {
-    /// Takes over the daemon that a predecessor worked with, on `line`; after [`Device::resume`], if at all. Errors as
-    /// [`FsDevice::attach`].
-    pub fn adopt(&mut self, session: Backend<M>, line: Arc<OwnedFd>) -> Result<(), FsError> {
+    /// Takes over the backend of a predecessor. Called after [`Device::resume`], if that is called
+    /// at all. Fails as [`FsDevice::attach`].
+    pub fn resume_backend(
+        &mut self,
+        session: Backend<M>,
+        connection: Arc<OwnedFd>,
+    ) -> Result<(), FsError> {
         self.started = session.is_running();
         let running = session.facts().running;
-        self.known_features = session.offered();
-        self.daemon = Some(Daemon { session, line });
+        self.last_features = session.offered();
+        self.backend = Some(AttachedBackend {
+            session,
+            connection,
+        });
         let wanted = self.driver.as_ref().map(|driver| driver.queues.clone());
         match (self.started, wanted) {
             (true, Some(queues)) => {
-                // What was to be stopped when its process ended.
+                // Queues that the predecessor was about to stop when its process ended.
                 let wants =
                     |ring: &usize| queues.iter().any(|queue| usize::from(queue.index) == *ring);
                 let stray: Vec<usize> = running.into_iter().filter(|ring| !wants(ring)).collect();
                 for ring in stray {
                     self.stop_queue(u16::try_from(ring).unwrap_or(u16::MAX));
                 }
-                // A kick may have been lost between the two.
+                // A kick may have been lost between the two processes.
                 for queue in &queues {
-                    self.wires.signal_kick(queue.index);
+                    self.eventfds.signal_kick(queue.index);
                 }
                 Ok(())
             }
@@ -304,12 +323,13 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         FILE_SYSTEM
     }
 
-    /// The daemon's; while there is none, the last one's, or what every daemon has. A daemon that has less than was negotiated by
-    /// then is not given the driver.
+    /// The features of the backend; without one, those of the last backend, or those that every
+    /// backend has. A backend that has fewer features than the driver has accepted does not get the
+    /// driver's queues.
     fn features(&self) -> u64 {
-        match &self.daemon {
-            Some(daemon) => daemon.session.offered(),
-            None => self.known_features,
+        match &self.backend {
+            Some(backend) => backend.session.offered(),
+            None => self.last_features,
         }
     }
 
@@ -321,21 +341,22 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         &self.config
     }
 
-    /// All of it is for reading only (virtio 1.2, 5.11.4).
+    /// The whole space is read-only (virtio 1.2, 5.11.4).
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
-    /// Starts the queues, or has them started when a daemon comes: until then the guest's requests wait in them.
+    /// Starts the queues now, or when a backend comes: the guest's requests wait in them until
+    /// then.
     fn activate(&mut self, activation: Activation) -> Result<(), FsError> {
         self.driver = Some(activation);
         let started = self.start();
         if started.is_err() {
-            self.lost();
+            self.on_backend_lost();
         }
         started
     }
 
     fn resume(&mut self, config: &[u8], running: Option<Activation>) {
-        if self.foreign_tag
+        if self.tag_from_backend
             && let Ok(config) = config.try_into()
         {
             self.config = config;
@@ -349,31 +370,31 @@ impl<M: Messages + Send> Device for FsDevice<M> {
                 driver.queues.retain(|queue| queue.index != index);
             }
         } else if let Err(error) = self.stop_one(index) {
-            warn!("the daemon did not stop queue {index}; its connection is cut: {error}");
-            self.cut();
+            warn!("the daemon did not stop queue {index}, its connection is closed: {error}");
+            self.disconnect();
         }
     }
 
     fn reset(&mut self) {
         self.driver = None;
         if std::mem::take(&mut self.started)
-            && let Some(daemon) = &mut self.daemon
-            && let Err(error) = telling(self.handover.as_deref(), daemon, |daemon| {
-                daemon.session.reset()
+            && let Some(backend) = &mut self.backend
+            && let Err(error) = exchange_with(self.handover.as_deref(), backend, |backend| {
+                backend.session.reset()
             })
         {
-            warn!("the daemon did not reset; its connection is cut: {error}");
-            self.cut();
+            warn!("the daemon did not reset, its connection is closed: {error}");
+            self.disconnect();
         }
-        if self.daemon.is_none()
+        if self.backend.is_none()
             && let Some(handover) = &self.handover
         {
-            handover.over();
+            handover.forget_backend();
         }
     }
 }
 
-/// Tag and number of request queues (virtio 1.2, 5.11.4); a tag that is too long is cut.
+/// Tag and number of request queues (virtio 1.2, 5.11.4). A tag that is too long is cut.
 fn config_space(tag: &[u8], num_request_queues: u16) -> [u8; CONFIG_LEN] {
     let mut space = [0; CONFIG_LEN];
     let count = u32::from(num_request_queues).to_le_bytes();

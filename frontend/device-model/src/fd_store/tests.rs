@@ -1,4 +1,4 @@
-//! Device models and a holder, in one process.
+//! Device models and an fd store in one process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ fn socket() -> OwnedFd {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
 }
 
-/// A holder's thread.
-pub(crate) struct Held {
+/// An fd store in a thread.
+pub(crate) struct TestFdStore {
     address: SocketAddrUnix,
     thread: thread::JoinHandle<()>,
 }
 
-impl Held {
+impl TestFdStore {
     pub(crate) fn start(name: &str) -> Self {
         let name = format!("gangplank-test:{}:{name}", std::process::id());
         let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
@@ -36,25 +36,25 @@ impl Held {
         }
     }
 
-    pub(crate) fn client(&self) -> Arc<Holder> {
+    pub(crate) fn client(&self) -> Arc<FdStore> {
         let socket = socket();
         connect(&socket, &self.address).unwrap();
-        Arc::new(Holder::on(socket))
+        Arc::new(FdStore::on(socket))
     }
 }
 
 #[test]
 fn successor_gets_what_was_kept_and_the_same_eventfds() {
-    let held = Held::start("successor");
-    let first = Keep::claim(held.client(), 3).unwrap();
+    let held = TestFdStore::start("successor");
+    let first = Entry::claim(held.client(), 3).unwrap();
     let kick = first.eventfd(Slot::Kick(1)).unwrap();
-    first.keep(Slot::Device, std::io::stdin().as_fd()).unwrap();
+    first.put(Slot::Device, std::io::stdin().as_fd()).unwrap();
     kick.write(5).unwrap();
     drop((first, kick));
 
     let second = claim_when_free(&held, 3);
-    assert!(second.left(Slot::Device).unwrap().is_some());
-    assert!(second.left(Slot::Journal).unwrap().is_none());
+    assert!(second.get(Slot::Device).unwrap().is_some());
+    assert!(second.get(Slot::Journal).unwrap().is_none());
     let kick = second.eventfd(Slot::Kick(1)).unwrap();
     assert_eq!(kick.read().unwrap(), 5);
     let other = second.eventfd(Slot::Kick(2)).unwrap();
@@ -63,36 +63,37 @@ fn successor_gets_what_was_kept_and_the_same_eventfds() {
 
 #[test]
 fn second_device_model_is_refused_by_name_of_the_first() {
-    let held = Held::start("second");
-    let first = Keep::claim(held.client(), 0).unwrap();
-    let refused = Keep::claim(held.client(), 0).unwrap_err();
-    assert!(
-        matches!(refused, HolderError::Busy { device: 0, process } if process == std::process::id())
-    );
-    let _other = Keep::claim(held.client(), 1).unwrap();
+    let held = TestFdStore::start("second");
+    let first = Entry::claim(held.client(), 0).unwrap();
+    let refused = Entry::claim(held.client(), 0).unwrap_err();
+    assert!(matches!(
+        refused,
+        FdStoreError::Busy { device: 0, process } if process == std::process::id()
+    ));
+    let _other = Entry::claim(held.client(), 1).unwrap();
     drop(first);
     claim_when_free(&held, 0);
 }
 
 #[test]
 fn holder_with_nothing_to_hold_ends_with_its_last_client() {
-    let held = Held::start("nothing");
-    let keep = Keep::claim(held.client(), 0).unwrap();
-    keep.keep(Slot::Daemon, std::io::stdin().as_fd()).unwrap();
-    keep.forget(Slot::Daemon).unwrap();
-    drop(keep);
+    let held = TestFdStore::start("nothing");
+    let entry = Entry::claim(held.client(), 0).unwrap();
+    entry.put(Slot::Backend, std::io::stdin().as_fd()).unwrap();
+    entry.remove(Slot::Backend).unwrap();
+    drop(entry);
     held.thread.join().unwrap();
 }
 
 #[test]
 fn everything_is_kept_again_where_the_holder_was_lost() {
-    let [lost, next] = ["lost", "next"].map(Held::start);
-    let keep = Keep::claim(lost.client(), 2).unwrap();
-    let kick = keep.eventfd(Slot::Kick(0)).unwrap();
-    // As if the connection had been made anew to another.
-    let keep = keep.moved_to(next.client());
-    keep.renew().unwrap();
-    drop(keep);
+    let [lost, next] = ["lost", "next"].map(TestFdStore::start);
+    let entry = Entry::claim(lost.client(), 2).unwrap();
+    let kick = entry.eventfd(Slot::Kick(0)).unwrap();
+    // As if the entry's connection had been made again, to another fd store.
+    let entry = entry.moved_to(next.client());
+    entry.renew().unwrap();
+    drop(entry);
     kick.write(7).unwrap();
     let successor = claim_when_free(&next, 2);
     assert_eq!(successor.eventfd(Slot::Kick(0)).unwrap().read().unwrap(), 7);
@@ -100,34 +101,36 @@ fn everything_is_kept_again_where_the_holder_was_lost() {
 
 #[test]
 fn everything_is_kept_again_by_a_holder_that_has_it_already() {
-    let held = Held::start("again");
-    let keep = Keep::claim(held.client(), 2).unwrap();
-    keep.keep_for_good(Slot::Device, std::io::stdin().as_fd())
+    let held = TestFdStore::start("again");
+    let entry = Entry::claim(held.client(), 2).unwrap();
+    entry
+        .put_permanent(Slot::Device, std::io::stdin().as_fd())
         .unwrap();
-    keep.eventfd(Slot::Kick(0)).unwrap();
+    entry.eventfd(Slot::Kick(0)).unwrap();
     for _ in 0..2 {
-        keep.renew().unwrap();
+        entry.renew().unwrap();
     }
-    assert!(!keep.is_pending());
+    assert!(!entry.is_pending());
 }
 
 #[test]
 fn what_must_not_be_lost_is_pending_until_there_is_a_holder() {
-    let [lost, next] = ["gone", "there"].map(Held::start);
+    let [lost, next] = ["gone", "there"].map(TestFdStore::start);
     let client = lost.client();
-    let keep = Keep::claim(Arc::clone(&client), 2).unwrap();
+    let entry = Entry::claim(Arc::clone(&client), 2).unwrap();
     client.hang_up();
-    keep.keep_for_good(Slot::Device, std::io::stdin().as_fd())
+    entry
+        .put_permanent(Slot::Device, std::io::stdin().as_fd())
         .unwrap();
-    assert!(keep.is_pending());
-    assert!(keep.renew().is_err() && keep.is_pending());
-    let keep = keep.moved_to(next.client());
-    keep.renew().unwrap();
-    assert!(!keep.is_pending());
-    drop(keep);
+    assert!(entry.is_pending());
+    assert!(entry.renew().is_err() && entry.is_pending());
+    let entry = entry.moved_to(next.client());
+    entry.renew().unwrap();
+    assert!(!entry.is_pending());
+    drop(entry);
     assert!(
         claim_when_free(&next, 2)
-            .left(Slot::Device)
+            .get(Slot::Device)
             .unwrap()
             .is_some()
     );
@@ -135,9 +138,9 @@ fn what_must_not_be_lost_is_pending_until_there_is_a_holder() {
 
 #[test]
 fn noise_is_answered_and_harms_nobody() {
-    let held = Held::start("noise");
-    let keep = Keep::claim(held.client(), 0).unwrap();
-    keep.keep(Slot::Device, std::io::stdin().as_fd()).unwrap();
+    let held = TestFdStore::start("noise");
+    let entry = Entry::claim(held.client(), 0).unwrap();
+    entry.put(Slot::Device, std::io::stdin().as_fd()).unwrap();
     let noisy = socket();
     connect(&noisy, &held.address).unwrap();
     let noise = [
@@ -152,15 +155,15 @@ fn noise_is_answered_and_harms_nobody() {
         let read = rustix::io::read(&noisy, answer.as_mut_bytes()).unwrap();
         assert_eq!((read, answer[1]), (16, 6), "{bytes:?}");
     }
-    assert!(keep.left(Slot::Device).unwrap().is_some());
+    assert!(entry.get(Slot::Device).unwrap().is_some());
 }
 
-/// The holder learns of a client's end a moment after it.
-pub(crate) fn claim_when_free(held: &Held, device: u32) -> Keep {
+/// The fd store notices a client's end a moment later.
+pub(crate) fn claim_when_free(held: &TestFdStore, device: u32) -> Entry {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
-        match Keep::claim(held.client(), device) {
-            Err(HolderError::Busy { .. }) if std::time::Instant::now() < deadline => {
+        match Entry::claim(held.client(), device) {
+            Err(FdStoreError::Busy { .. }) if std::time::Instant::now() < deadline => {
                 thread::yield_now();
             }
             claimed => return claimed.unwrap(),

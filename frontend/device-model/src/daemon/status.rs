@@ -1,4 +1,4 @@
-//! A socket that tells everybody who connects how the devices stand.
+//! A socket that sends the devices' status to every program that connects.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use gangplank_service::unix_listener::OwnedListener;
 use log::debug;
 
-/// How long to pause where nobody can be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a connection that could not be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The socket, as long as it listens.
+/// The socket. Dropping it closes it and removes its file.
 #[derive(Debug)]
 pub(super) struct StatusSocket(OwnedListener);
 
@@ -22,16 +22,18 @@ impl StatusSocket {
         OwnedListener::bind(path, None).map(Self)
     }
 
-    /// Sends `report` to everybody who has connected since. Whoever reads too slowly gets less of it: nobody is waited for.
+    /// Sends `report` to every program that has connected since the last call. Does not wait for a
+    /// slow reader, which gets a part.
     pub(super) fn answer(&self, report: impl Fn() -> String) {
         loop {
             let mut stream = match self.0.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    // Without a descriptor for it, whoever asks stays asking: not to be asked about at once.
-                    debug!("somebody who asked for the status cannot be heard: {error}");
-                    thread::sleep(PAUSE);
+                    // The process has no descriptor left for the connection, which stays in the
+                    // queue. The pause keeps the main loop from spinning.
+                    debug!("cannot accept a status request: {error}");
+                    thread::sleep(ACCEPT_RETRY);
                     return;
                 }
             };
@@ -39,7 +41,7 @@ impl StatusSocket {
                 .set_nonblocking(true)
                 .and_then(|()| stream.write_all(report().as_bytes()));
             if let Err(error) = sent {
-                debug!("somebody who asked for the status did not get it: {error}");
+                debug!("cannot send the status: {error}");
             }
         }
     }

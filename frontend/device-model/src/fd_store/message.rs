@@ -1,36 +1,38 @@
-//! What device model and holder say to each other: sixteen bytes each way, and a descriptor where one is meant.
+//! Messages between device model and fd store: sixteen bytes each way, with at most one descriptor.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Protocol and its version, in every message. It is kept as small as it is so that it never has to change: the holder that
-/// runs is the one that was started first, however often the device model is replaced.
+/// Protocol and version, in every message. The protocol is small so that it never has to change:
+/// the running fd store is the one that was started first, however often the device model is
+/// replaced.
 const MAGIC: u32 = 0x4c48_5047;
 
-/// Kicks a device has at most: one for each queue that vhost-user can number.
+/// Most kicks of a device: vhost-user numbers queues by a byte.
 const KICKS: u32 = 256;
 
-/// Where the kicks' slots begin.
+/// The number of the first kick's slot.
 const FIRST_KICK: u32 = 0x100;
 
-/// One thing that is kept of a device.
+/// Identifies one descriptor of a device.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Slot {
-    /// The descriptor that the hypervisor's driver gave. Once kept, it is never let go of.
+    /// The device's descriptor from the hypervisor's driver. It is never removed.
     Device,
-    /// What the device model writes down: see [`crate::journal`].
+    /// The memory of the [`crate::journal`].
     Journal,
     /// The eventfd that raises the interrupt line.
     Interrupt,
-    /// The connection to the daemon.
-    Daemon,
+    /// The connection to the backend.
+    Backend,
     /// The eventfd of a queue's kicks.
     Kick(u8),
 }
 
 impl Slot {
-    /// Whether what is kept there may be replaced or let go of. The kernel goes by the others as long as it runs.
-    pub(super) const fn is_passing(self) -> bool {
-        matches!(self, Self::Journal | Self::Daemon)
+    /// Whether the descriptor may be replaced or removed. The kernel uses the others as long as the
+    /// machine runs.
+    pub(super) const fn is_replaceable(self) -> bool {
+        matches!(self, Self::Journal | Self::Backend)
     }
 
     const fn to_wire(self) -> u32 {
@@ -38,7 +40,7 @@ impl Slot {
             Self::Device => 0,
             Self::Journal => 1,
             Self::Interrupt => 2,
-            Self::Daemon => 3,
+            Self::Backend => 3,
             #[allow(clippy::cast_lossless)] // `From` is not const
             Self::Kick(queue) => FIRST_KICK + queue as u32,
         }
@@ -49,7 +51,7 @@ impl Slot {
             0 => Some(Self::Device),
             1 => Some(Self::Journal),
             2 => Some(Self::Interrupt),
-            3 => Some(Self::Daemon),
+            3 => Some(Self::Backend),
             _ => {
                 let queue = wire
                     .checked_sub(FIRST_KICK)
@@ -60,48 +62,49 @@ impl Slot {
     }
 }
 
-/// What a device model asks.
+/// A device model's request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Request {
-    /// Who is there?
+    /// Asks for the fd store's process.
     Hello,
-    /// To be the one who serves a device, as long as the connection lasts.
+    /// Claims a device for this connection, as long as the connection lasts.
     Claim { device: u32 },
-    /// A duplicate of what is kept.
+    /// Asks for a duplicate of a descriptor.
     Get { device: u32, slot: Slot },
-    /// To keep the descriptor that comes along.
+    /// Stores the descriptor that comes along.
     Put { device: u32, slot: Slot },
-    /// To let go of what is kept.
+    /// Removes a descriptor.
     Drop { device: u32, slot: Slot },
 }
 
-/// What the holder answers.
+/// The fd store's answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
-    /// Done. To HELLO, the holder's process; else 0. With the descriptor that was asked for.
+    /// Done. `process` is the fd store's in the answer to HELLO, and 0 otherwise. Comes with the
+    /// descriptor that was asked for.
     Done { process: u32 },
-    /// Nothing is kept there.
+    /// The slot is empty.
     Empty,
     /// Another process serves the device.
     Busy { process: u32 },
     /// The device has not been claimed on this connection.
     Unclaimed,
-    /// Something is kept there already, and stays.
+    /// The slot has a descriptor, which stays.
     Occupied,
-    /// There is no room for it, or no descriptor came along.
+    /// The fd store is full, or no descriptor came along.
     Refused,
-    /// The request is none.
+    /// The request is not valid.
     Unknown,
 }
 
-/// Either, as it is sent. Both ends are on one host, so the byte order is its own.
+/// A request or an answer, as sent. Both ends are on one host and use its byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub(super) struct Wire {
     magic: u32,
     /// Operation or result.
     word: u32,
-    /// The device, or the process that an answer tells.
+    /// The device, or the process in an answer.
     number: u32,
     slot: u32,
 }
@@ -143,7 +146,7 @@ impl Request {
         }
     }
 
-    /// None if it is no request.
+    /// `None` if it is not a request.
     pub(super) fn from_wire(wire: Wire) -> Option<Self> {
         if wire.magic != MAGIC {
             return None;
@@ -180,7 +183,7 @@ impl Answer {
         }
     }
 
-    /// None if it is no answer.
+    /// `None` if it is not an answer.
     pub(super) fn from_wire(wire: Wire) -> Option<Self> {
         if wire.magic != MAGIC {
             return None;
@@ -211,7 +214,7 @@ mod tests {
             (Slot::Device, 0),
             (Slot::Journal, 1),
             (Slot::Interrupt, 2),
-            (Slot::Daemon, 3),
+            (Slot::Backend, 3),
             (Slot::Kick(0), 0x100),
             (Slot::Kick(255), 0x1ff),
         ];
@@ -226,7 +229,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_survive_the_wire_and_noise_is_none(bytes in any::<[u32; 4]>(), known in 0u32..8) {
+        fn requests_survive_the_wire_and_noise_is_none(
+            bytes in any::<[u32; 4]>(), known in 0u32..8,
+        ) {
             let noise: Wire = zerocopy::transmute!(bytes);
             prop_assert!(noise.magic == MAGIC || Request::from_wire(noise).is_none());
             let told = Wire { magic: MAGIC, word: known, ..noise };

@@ -1,4 +1,4 @@
-//! The device model's side: finding the holder or starting it, and asking.
+//! The device model's end: finds the fd store or starts it, and sends requests.
 
 use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use gangplank_service::fnv::fnv_1a;
 use gangplank_service::peer_cred::PeerCred;
 use log::info;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -20,31 +21,32 @@ use rustix::net::{
 };
 
 use super::channel::{Received, receive, send};
-use super::error::HolderError;
+use super::error::FdStoreError;
 use super::message::{Answer, Request, Slot};
 
-/// How long the holder may take: it does nothing that takes time.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long the fd store may take to answer. It does nothing that takes time.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is looked for, where others start one at the same time.
-const ATTEMPTS: u32 = 50;
+/// Most attempts to connect, while other processes start an fd store at the same time.
+const MAX_ATTEMPTS: u32 = 50;
 
-/// How long to pause between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two attempts to connect.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
-/// Bytes of an abstract name (unix(7)): those of `sun_path`, less the zero byte that marks it.
-const LONGEST_NAME: usize = 107;
+/// Bytes of the longest abstract name (unix(7)): those of `sun_path`, without the leading zero
+/// byte.
+const MAX_NAME_LEN: usize = 107;
 
-/// What the holder's processes are called by ps(1). By the sign in front, a service manager lets it live until the machine is
-/// switched off.
-const TITLE: &str = "@gangplank-frontend";
+/// The fd store's `argv[0]`. systemd lets a process whose `argv[0]` begins with `@` live until the
+/// machine is switched off.
+const ARGV0: &str = "@gangplank-frontend";
 
-/// A connection to the holder.
+/// A connection to the fd store.
 #[derive(Debug)]
-pub struct Holder {
+pub struct FdStore {
     name: String,
     link: Mutex<Link>,
 }
@@ -55,19 +57,19 @@ struct Link {
     process: u32,
 }
 
-impl Holder {
-    /// Connects to the holder of that name; starts one if there is none.
+impl FdStore {
+    /// Connects to the fd store of that name. Starts one if there is none.
     ///
     /// # Errors
-    /// [`HolderError::Start`], [`HolderError::Stranger`], [`HolderError::Lost`].
-    pub fn connect(name: &str) -> Result<Self, HolderError> {
+    /// [`FdStoreError::Start`], [`FdStoreError::Stranger`], [`FdStoreError::Lost`].
+    pub fn connect(name: &str) -> Result<Self, FdStoreError> {
         Ok(Self {
             name: name.to_owned(),
             link: Mutex::new(find(name)?),
         })
     }
 
-    /// Takes a connection that is there already.
+    /// Uses a connection that exists already.
     #[cfg(test)]
     pub(super) fn on(socket: OwnedFd) -> Self {
         let socket = Arc::new(socket);
@@ -77,50 +79,42 @@ impl Holder {
         }
     }
 
-    /// The holder's process.
+    /// The fd store's process.
     pub fn process(&self) -> u32 {
-        self.link
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .process
+        self.link.lock().process
     }
 
-    /// A descriptor that polls as `RDHUP` once the holder has gone. Nothing may be read from it.
-    pub fn line(&self) -> Arc<OwnedFd> {
-        Arc::clone(
-            &self
-                .link
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .socket,
-        )
+    /// A descriptor that polls as `RDHUP` once the fd store has gone. Nothing may be read from it.
+    pub fn connection(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.link.lock().socket)
     }
 
-    /// Connects anew, to another holder if need be. It keeps nothing of what the one before has kept.
+    /// Connects again, to another fd store if the previous one has gone. The new one keeps nothing
+    /// of the previous one's.
     ///
     /// # Errors
-    /// As [`Holder::connect`].
-    pub fn renew(&self) -> Result<(), HolderError> {
+    /// As [`FdStore::connect`].
+    pub fn renew(&self) -> Result<(), FdStoreError> {
         let link = find(&self.name)?;
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = link;
+        *self.link.lock() = link;
         Ok(())
     }
 
-    pub(super) fn claim(&self, device: u32) -> Result<(), HolderError> {
-        let doing = "let this process have a device";
+    pub(super) fn claim(&self, device: u32) -> Result<(), FdStoreError> {
+        let doing = "let this process claim a device";
         match self.ask(doing, Request::Claim { device }, None)?.0 {
             Answer::Done { .. } => Ok(()),
-            Answer::Busy { process } => Err(HolderError::Busy { device, process }),
-            _ => Err(HolderError::Refused { doing }),
+            Answer::Busy { process } => Err(FdStoreError::Busy { device, process }),
+            _ => Err(FdStoreError::Refused { doing }),
         }
     }
 
-    pub(super) fn get(&self, device: u32, slot: Slot) -> Result<Option<OwnedFd>, HolderError> {
-        let doing = "hand over what it keeps";
+    pub(super) fn get(&self, device: u32, slot: Slot) -> Result<Option<OwnedFd>, FdStoreError> {
+        let doing = "return a descriptor";
         match self.ask(doing, Request::Get { device, slot }, None)? {
             (Answer::Done { .. }, Some(descriptor)) => Ok(Some(descriptor)),
             (Answer::Empty, _) => Ok(None),
-            _ => Err(HolderError::Refused { doing }),
+            _ => Err(FdStoreError::Refused { doing }),
         }
     }
 
@@ -129,46 +123,46 @@ impl Holder {
         device: u32,
         slot: Slot,
         descriptor: BorrowedFd<'_>,
-    ) -> Result<(), HolderError> {
+    ) -> Result<(), FdStoreError> {
         let doing = "keep a descriptor";
         match self
             .ask(doing, Request::Put { device, slot }, Some(descriptor))?
             .0
         {
             Answer::Done { .. } => Ok(()),
-            _ => Err(HolderError::Refused { doing }),
+            _ => Err(FdStoreError::Refused { doing }),
         }
     }
 
-    /// As [`Holder::put`], where it may be kept already.
+    /// As [`FdStore::put`], but a descriptor that the fd store has already is no error.
     pub(super) fn put_again(
         &self,
         device: u32,
         slot: Slot,
         descriptor: BorrowedFd<'_>,
-    ) -> Result<(), HolderError> {
+    ) -> Result<(), FdStoreError> {
         let doing = "keep a descriptor";
         match self
             .ask(doing, Request::Put { device, slot }, Some(descriptor))?
             .0
         {
             Answer::Done { .. } => Ok(()),
-            Answer::Occupied if !slot.is_passing() => Ok(()),
-            _ => Err(HolderError::Refused { doing }),
+            Answer::Occupied if !slot.is_replaceable() => Ok(()),
+            _ => Err(FdStoreError::Refused { doing }),
         }
     }
 
-    /// Ends the connection, so that whoever watches it makes another.
+    /// Shuts the connection down, so that the thread that polls it connects again.
     pub(super) fn hang_up(&self) {
-        // It fails where the holder was faster.
-        let _ = rustix::net::shutdown(self.line(), rustix::net::Shutdown::Both);
+        // Fails if the fd store has closed the connection already.
+        let _ = rustix::net::shutdown(self.connection(), rustix::net::Shutdown::Both);
     }
 
-    pub(super) fn drop_kept(&self, device: u32, slot: Slot) -> Result<(), HolderError> {
-        let doing = "let go of a descriptor";
+    pub(super) fn remove(&self, device: u32, slot: Slot) -> Result<(), FdStoreError> {
+        let doing = "remove a descriptor";
         match self.ask(doing, Request::Drop { device, slot }, None)?.0 {
             Answer::Done { .. } | Answer::Empty => Ok(()),
-            _ => Err(HolderError::Refused { doing }),
+            _ => Err(FdStoreError::Refused { doing }),
         }
     }
 
@@ -177,24 +171,24 @@ impl Holder {
         doing: &'static str,
         request: Request,
         descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(Answer, Option<OwnedFd>), HolderError> {
-        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<(Answer, Option<OwnedFd>), FdStoreError> {
+        let link = self.link.lock();
         ask(&link.socket, request, descriptor).map_err(|errno| {
-            // Nobody could tell a late answer from the next one.
+            // A late answer would be taken for the answer to the next request.
             let _ = rustix::net::shutdown(&link.socket, rustix::net::Shutdown::Both);
             let source = errno.into();
-            HolderError::Lost { doing, source }
+            FdStoreError::Lost { doing, source }
         })
     }
 }
 
-/// The name of the holder for the devices of a driver's node: one for each user.
+/// The name of the fd store for the devices of a device node. Each user has one of their own.
 #[must_use]
-pub fn name_for(node: &Path) -> String {
+pub fn name_for_node(node: &Path) -> String {
     let node = fs::canonicalize(node).unwrap_or_else(|_| node.to_owned());
     let user = rustix::process::geteuid().as_raw();
     let name = format!("gangplank-holder:{user}:{}", node.display());
-    if name.len() <= LONGEST_NAME {
+    if name.len() <= MAX_NAME_LEN {
         return name;
     }
     format!(
@@ -218,9 +212,9 @@ fn ask(
     }
 }
 
-fn find(name: &str) -> Result<Link, HolderError> {
+fn find(name: &str) -> Result<Link, FdStoreError> {
     let failed = |doing| {
-        move |errno: Errno| HolderError::Start {
+        move |errno: Errno| FdStoreError::Start {
             doing,
             name: name.to_owned(),
             source: errno.into(),
@@ -228,27 +222,27 @@ fn find(name: &str) -> Result<Link, HolderError> {
     };
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(failed("name"))?;
     let mut last = Errno::CONNREFUSED;
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_ATTEMPTS {
         let socket = seqpacket().map_err(failed("connect to"))?;
         match connect(&socket, &address) {
             Ok(()) => match greet(name, socket) {
-                // It was about to end, as it had nothing to keep.
-                Err(HolderError::Lost { .. }) => thread::sleep(PAUSE),
+                // The fd store was about to end, because it had nothing to keep.
+                Err(FdStoreError::Lost { .. }) => thread::sleep(RETRY_INTERVAL),
                 greeted => return greeted,
             },
             Err(Errno::CONNREFUSED) => {
                 let listener = seqpacket().map_err(failed("start"))?;
                 match bind(&listener, &address) {
                     Ok(()) => start(name, listener).map_err(failed("start"))?,
-                    // Somebody is about to start one.
-                    Err(Errno::ADDRINUSE) => thread::sleep(PAUSE),
+                    // Another process is about to start one.
+                    Err(Errno::ADDRINUSE) => thread::sleep(RETRY_INTERVAL),
                     Err(errno) => return Err(failed("start")(errno)),
                 }
             }
-            // Its queue of connections is full.
+            // The fd store's queue of connections is full.
             Err(errno @ (Errno::AGAIN | Errno::INTR)) => {
                 last = errno;
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_INTERVAL);
             }
             Err(errno) => return Err(failed("connect to")(errno)),
         }
@@ -259,29 +253,30 @@ fn find(name: &str) -> Result<Link, HolderError> {
 fn seqpacket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(LIMIT))?;
-    set_socket_timeout(&socket, Timeout::Send, Some(LIMIT))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(REPLY_TIMEOUT))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(REPLY_TIMEOUT))?;
     Ok(socket)
 }
 
-/// Starts this program once more, as the holder. Whoever connects from now on waits for it.
+/// Starts this program as the fd store. Connections from now on wait until it accepts them.
 fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
     set_socket_timeout(&listener, Timeout::Recv, None)?;
     listen(&listener, BACKLOG)?;
     let started = Command::new("/proc/self/exe")
-        .arg0(TITLE)
+        .arg0(ARGV0)
         .args(["hold", name])
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .current_dir("/")
-        // What a terminal or a shell tells this program is not meant for it.
+        // A process group of its own, so that a terminal's or a shell's signals to this program do
+        // not reach it.
         .process_group(0)
         .spawn();
     let mut child =
         started.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::CHILD))?;
     info!("process {} keeps the devices over a restart", child.id());
-    // Should it end before this process, nobody else would take note of that.
+    // If the fd store ends before this process, this thread reaps it.
     let wait = move || {
         let _ = child.wait();
     };
@@ -289,14 +284,14 @@ fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
     waiting.map(|_| ()).map_err(|_| Errno::AGAIN)
 }
 
-fn greet(name: &str, socket: OwnedFd) -> Result<Link, HolderError> {
-    let lost = |errno: Errno| HolderError::Lost {
-        doing: "say who it is",
+fn greet(name: &str, socket: OwnedFd) -> Result<Link, FdStoreError> {
+    let lost = |errno: Errno| FdStoreError::Lost {
+        doing: "identify itself",
         source: errno.into(),
     };
     let peer = PeerCred::of(&socket).map_err(lost)?;
     if !peer.is_root_or_own() {
-        return Err(HolderError::Stranger {
+        return Err(FdStoreError::Stranger {
             name: name.to_owned(),
             user: peer.user,
         });
@@ -318,12 +313,12 @@ mod tests {
     fn name_fits_whatever_the_node_is_called() {
         let user = rustix::process::geteuid().as_raw();
         assert_eq!(
-            name_for(Path::new("/dev/null")),
+            name_for_node(Path::new("/dev/null")),
             format!("gangplank-holder:{user}:/dev/null")
         );
         let long = |last| format!("/nonexistent/{}/{last}", "x".repeat(200));
-        let names = ["a", "b"].map(|last| name_for(Path::new(&long(last))));
-        assert!(names.iter().all(|name| name.len() <= LONGEST_NAME));
+        let names = ["a", "b"].map(|last| name_for_node(Path::new(&long(last))));
+        assert!(names.iter().all(|name| name.len() <= MAX_NAME_LEN));
         assert_ne!(names[0], names[1]);
     }
 }

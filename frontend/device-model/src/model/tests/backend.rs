@@ -1,4 +1,4 @@
-//! A daemon of a few words: it answers, writes down what it was told, goes away and comes back.
+//! A minimal backend: it answers, records what it was told, goes away and comes back.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
 use crate::model::Connector;
 
-/// The daemon, or the lack of one.
+/// The backend, present or not.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Daemon(Arc<Mutex<State>>);
 
@@ -31,7 +31,7 @@ pub(super) struct State {
     pub(super) refuses: Option<&'static str>,
     pub(super) said: VecDeque<String>,
     pub(super) connections: usize,
-    /// Its ends of the connections: dropping them hangs up.
+    /// Its ends of the connections. Dropping them hangs up.
     ends: Vec<UnixStream>,
 }
 
@@ -59,12 +59,12 @@ impl Daemon {
         self.0.lock().unwrap()
     }
 
-    /// What it was told since this was last asked, but for the words of every beginning.
+    /// What it was told since the last call, without the messages of every negotiation.
     pub(super) fn told(&self) -> Vec<String> {
         self.state().said.drain(..).collect()
     }
 
-    /// Goes away: whatever it has open is hung up.
+    /// Goes away: hangs up every connection.
     pub(super) fn die(&self) {
         let mut state = self.state();
         state.present = false;
@@ -75,7 +75,7 @@ impl Daemon {
         self.state().present = true;
     }
 
-    /// Whether its last connection has been cut by the other end.
+    /// Whether the other end has shut the last connection down.
     pub(super) fn is_cut(&self) -> bool {
         use std::io::Read;
         let mut state = self.state();

@@ -1,4 +1,4 @@
-//! What was agreed on with a daemon, for whoever takes over the connection to it.
+//! The state of the connection to the backend, for a successor that takes the connection over.
 
 use gangplank_service::fnv::checksum;
 use gangplank_vhost_user::client::{CONFIG_LEN, Facts};
@@ -6,12 +6,12 @@ use log::error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Journal;
-use super::layout::{DAEMON, DAEMON_VALID};
+use super::layout::{BACKEND, BACKEND_VALID};
 
 /// Rings that vhost-user can number.
 const RINGS: usize = 256;
 
-/// What there is of it.
+/// Bits of `Saved::present`.
 mod present {
     pub(super) const PROTOCOL: u32 = 1;
     pub(super) const CONFIG: u32 = 2;
@@ -30,40 +30,40 @@ struct Saved {
     /// A bit for each ring.
     running: [u64; RINGS / 64],
     present: u32,
-    /// Of all bytes but these. 0 in what was written before there was one.
+    /// Checksum of all other bytes. 0 in what older versions wrote.
     checksum: u32,
     config: [u8; CONFIG_LEN],
 }
 
-const _: () = assert!(size_of::<Saved>() == 120 && DAEMON + size_of::<Saved>() <= 1024);
+const _: () = assert!(size_of::<Saved>() == 120 && BACKEND + size_of::<Saved>() <= 1024);
 
 impl Journal {
-    /// Notes that messages are on their way: whoever took over now could not tell the answers apart.
-    pub fn note_daemon_busy(&self) {
-        self.store::<u64>(DAEMON_VALID, 0);
+    /// Notes that a message is on its way: a successor could not tell its answer from others.
+    pub fn invalidate_backend(&self) {
+        self.store::<u64>(BACKEND_VALID, 0);
     }
 
-    /// Notes that there is no daemon.
-    pub fn note_daemon_gone(&self) {
-        self.note_daemon_busy();
+    /// Notes that no backend is connected.
+    pub fn clear_backend(&self) {
+        self.invalidate_backend();
     }
 
-    /// Notes how things stand with the daemon, and that no message is on its way.
-    pub fn note_daemon(&self, facts: &Facts) {
-        self.write(DAEMON, to_saved(facts));
-        self.store::<u64>(DAEMON_VALID, 1);
+    /// Saves the state of the connection, while no message is on its way.
+    pub fn save_backend(&self, facts: &Facts) {
+        self.write(BACKEND, to_saved(facts));
+        self.store::<u64>(BACKEND_VALID, 1);
     }
 
-    /// How things stood with the daemon; none if there was none, or a message was on its way, or
-    /// what was written down is damaged.
-    pub fn daemon(&self) -> Option<Facts> {
-        let valid = self.load(DAEMON_VALID);
-        let saved: Saved = self.read(DAEMON);
+    /// The saved state; `None` if no backend was connected, a message was on its way, or the state
+    /// is damaged.
+    pub fn saved_backend(&self) -> Option<Facts> {
+        let valid = self.load(BACKEND_VALID);
+        let saved: Saved = self.read(BACKEND);
         if valid == 0 {
             return None;
         }
         if valid != 1 || ![0, sum(saved)].contains(&saved.checksum) {
-            error!("the journal of what was agreed on with the daemon is damaged");
+            error!("the journal is damaged: the state of the daemon's connection is lost");
             return None;
         }
         Some(from_saved(&saved))
@@ -134,24 +134,24 @@ mod tests {
     #[test]
     fn facts_with_a_damaged_bit_are_none() {
         let journal = Journal::new(0).unwrap();
-        journal.note_daemon(&Facts::default());
-        let good: Saved = journal.read(DAEMON);
+        journal.save_backend(&Facts::default());
+        let good: Saved = journal.read(BACKEND);
         let checksum = std::mem::offset_of!(Saved, checksum);
         for at in (0..size_of::<Saved>()).filter(|at| !(checksum..checksum + 4).contains(at)) {
             let mut bad = good;
             bad.as_mut_bytes()[at] ^= 0x10;
-            journal.write(DAEMON, bad);
-            assert_eq!(journal.daemon(), None, "{at}");
+            journal.write(BACKEND, bad);
+            assert_eq!(journal.saved_backend(), None, "{at}");
         }
-        // Without a checksum, as an older version writes them.
+        // Without a checksum, as older versions write them.
         journal.write(
-            DAEMON,
+            BACKEND,
             Saved {
                 checksum: 0,
                 ..good
             },
         );
-        assert_eq!(journal.daemon(), Some(Facts::default()));
+        assert_eq!(journal.saved_backend(), Some(Facts::default()));
     }
 
     proptest! {
@@ -177,11 +177,11 @@ mod tests {
                 running: running.into_iter().collect(),
             };
             let journal = Journal::new(0).unwrap();
-            prop_assert_eq!(journal.daemon(), None);
-            journal.note_daemon(&facts);
-            prop_assert_eq!(journal.daemon(), Some(facts));
-            journal.note_daemon_busy();
-            prop_assert_eq!(journal.daemon(), None);
+            prop_assert_eq!(journal.saved_backend(), None);
+            journal.save_backend(&facts);
+            prop_assert_eq!(journal.saved_backend(), Some(facts));
+            journal.invalidate_backend();
+            prop_assert_eq!(journal.saved_backend(), None);
         }
     }
 }

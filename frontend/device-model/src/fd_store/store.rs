@@ -1,23 +1,23 @@
-//! What the holder keeps, and for whom.
+//! The descriptors that the fd store keeps, and the clients that have claimed them.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::message::{Answer, Request, Slot};
 
-/// Devices that are kept at most: more than any driver has.
-const MOST_DEVICES: usize = 256;
+/// Most devices: more than any driver has.
+const MAX_DEVICES: usize = 256;
 
-/// One connection to the holder.
+/// One connection to the fd store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Client {
-    /// Not used again as long as the holder lives.
+    /// Never used again as long as the fd store lives.
     pub(super) number: u64,
-    /// The process that is at the other end.
+    /// The client's process.
     pub(super) process: u32,
 }
 
-/// All that is kept.
+/// All descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     devices: BTreeMap<u32, Device>,
@@ -30,7 +30,7 @@ struct Device {
 }
 
 impl Store {
-    /// Does what `client` asks for: the answer, and the descriptor that goes along.
+    /// Carries out `client`'s request. Returns the answer, and the descriptor to send with it.
     pub(super) fn answer(
         &mut self,
         client: Client,
@@ -54,7 +54,7 @@ impl Store {
                 (None, _) => Answer::Unclaimed,
                 (Some(_), None) => Answer::Refused,
                 (Some(device), Some(descriptor)) => {
-                    if device.kept.contains_key(&slot) && !slot.is_passing() {
+                    if device.kept.contains_key(&slot) && !slot.is_replaceable() {
                         Answer::Occupied
                     } else {
                         device.kept.insert(slot, descriptor);
@@ -64,7 +64,7 @@ impl Store {
             },
             Request::Drop { device, slot } => match self.claimed_by(client, device) {
                 None => Answer::Unclaimed,
-                Some(_) if !slot.is_passing() => Answer::Occupied,
+                Some(_) if !slot.is_replaceable() => Answer::Occupied,
                 Some(device) => match device.kept.remove(&slot) {
                     None => Answer::Empty,
                     Some(_) => DONE,
@@ -74,7 +74,7 @@ impl Store {
         (answer, None)
     }
 
-    /// Lets others claim what `client` had, whose connection has ended. All of it stays kept.
+    /// Releases the claims of `client`, whose connection has ended. Its descriptors stay.
     pub(super) fn leave(&mut self, client: Client) {
         for device in self.devices.values_mut() {
             device.claimed = device.claimed.filter(|owner| *owner != client);
@@ -89,7 +89,7 @@ impl Store {
     }
 
     fn claim(&mut self, client: Client, device: u32) -> Answer {
-        if self.devices.len() >= MOST_DEVICES && !self.devices.contains_key(&device) {
+        if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(&device) {
             return Answer::Refused;
         }
         let claimed = &mut self.devices.entry(device).or_default().claimed;
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn nothing_is_done_for_whom_has_not_claimed() {
         let mut store = claimed();
-        let (device, slot) = (3, Slot::Daemon);
+        let (device, slot) = (3, Slot::Backend);
         assert_eq!(put(&mut store, SECOND, slot), Answer::Unclaimed);
         for request in [
             Request::Get { device, slot },
@@ -197,7 +197,7 @@ mod tests {
             let drop = Request::Drop { device: 3, slot };
             assert_eq!(store.answer(FIRST, drop, None).0, Answer::Occupied);
         }
-        for slot in [Slot::Daemon, Slot::Journal] {
+        for slot in [Slot::Backend, Slot::Journal] {
             assert_eq!(put(&mut store, FIRST, slot), DONE);
             assert_eq!(put(&mut store, FIRST, slot), DONE);
             let drop = Request::Drop { device: 3, slot };
@@ -217,7 +217,7 @@ mod tests {
         let last = (0..)
             .map(|device| store.answer(FIRST, Request::Claim { device }, None).0)
             .position(|answer| answer == Answer::Refused);
-        assert_eq!(last, Some(MOST_DEVICES));
+        assert_eq!(last, Some(MAX_DEVICES));
         store.leave(FIRST);
         assert!(store.is_empty());
     }

@@ -1,4 +1,4 @@
-//! One message with at most one descriptor, sent or received whole.
+//! Sends and receives one message with at most one descriptor.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,21 +13,23 @@ use zerocopy::IntoBytes;
 
 use super::message::Wire;
 
-/// What was received.
+/// The result of a receive.
 #[derive(Debug)]
 pub(super) enum Received {
     /// A message.
     Message {
-        /// All zero, and so neither request nor answer, if it was of another length.
+        /// All zero, which is neither a request nor an answer, if the message had another length.
         wire: Wire,
-        /// What came along; none if more than one came, or this process has no room for it.
+        /// The descriptor that came along; `None` if more than one came, or this process has no
+        /// room for it.
         descriptor: Option<OwnedFd>,
     },
-    /// The other end has gone.
+    /// The other end has closed the connection.
     End,
 }
 
-/// Sends `wire`. Fails as `sendmsg` does: with `EPIPE` where the other end has gone, and no signal.
+/// Sends `wire`. Fails as `sendmsg` does: with `EPIPE`, and without a signal, if the other end has
+/// closed the connection.
 pub(super) fn send(
     socket: impl AsFd,
     wire: Wire,
@@ -37,7 +39,7 @@ pub(super) fn send(
     let mut control = SendAncillaryBuffer::new(&mut space);
     if let Some(descriptor) = &descriptor {
         let rights = SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor));
-        // There is room for exactly this.
+        // The space is for one descriptor.
         let fits = control.push(rights);
         debug_assert!(fits, "one descriptor fits");
     }
@@ -53,7 +55,7 @@ pub(super) fn send(
 /// Receives a message. Fails as `recvmsg` does.
 pub(super) fn receive(socket: impl AsFd) -> Result<Received, Errno> {
     let mut wire = Wire::default();
-    // Room for one more than is taken, so that a second is seen.
+    // Room for two descriptors, so that a second one is noticed.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {

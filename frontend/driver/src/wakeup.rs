@@ -1,4 +1,5 @@
-//! What a queue's leader sleeps on: the daemon's notifications, its hanging up, and a bell of our own.
+//! What a queue's leader sleeps on: the daemon's notifications, its hang-up, and an eventfd of the
+//! driver's own.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -9,44 +10,44 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::{Error, Result};
 
-/// Which descriptor an event is of.
+/// The data of an epoll event: which descriptor it is of.
 const CALL: u64 = 0;
 const OWN: u64 = 1;
 const HANG_UP: u64 = 2;
 
 /// The descriptors of one queue.
-pub(super) struct Bell {
+pub(super) struct Wakeup {
     call: EventFd,
     own: EventFd,
     epoll: Epoll,
-    /// Open as long as it is waited on.
+    /// Kept open as long as the epoll instance has it.
     _hang_up: Arc<OwnedFd>,
 }
 
-impl std::fmt::Debug for Bell {
+impl std::fmt::Debug for Wakeup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bell").finish_non_exhaustive()
+        f.debug_struct("Wakeup").finish_non_exhaustive()
     }
 }
 
 /// What ended a sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rung {
-    /// A notification, the own bell, or time.
-    Awake,
-    /// The daemon has gone.
+pub(super) enum WakeReason {
+    /// A notification, [`Wakeup::wake`], or the time limit.
+    Woken,
+    /// The daemon has closed the connection.
     HungUp,
 }
 
-impl Bell {
-    /// `hang_up` polls as `RDHUP` when the daemon has gone.
+impl Wakeup {
+    /// `hang_up` polls as `RDHUP` when the daemon has closed the connection.
     pub(super) fn new(hang_up: &Arc<OwnedFd>) -> Result<Self> {
         let failed = |source| Error::System {
-            what: "making what a queue waits on",
+            what: "make the descriptors that a queue waits on",
             source,
         };
-        let call = event().map_err(failed)?;
-        let own = event().map_err(failed)?;
+        let call = new_eventfd().map_err(failed)?;
+        let own = new_eventfd().map_err(failed)?;
         let epoll = Epoll::new().map_err(failed)?;
         let descriptors = [
             (call.as_raw_fd(), EventSet::IN, CALL),
@@ -70,42 +71,42 @@ impl Bell {
         })
     }
 
-    /// What the daemon notifies through.
+    /// The eventfd by which the daemon notifies.
     pub(super) const fn call(&self) -> &EventFd {
         &self.call
     }
 
-    /// Ends a sleep, or the next.
-    pub(super) fn ring(&self) {
-        // A counter that is full rings already.
+    /// Ends the present sleep, or the next.
+    pub(super) fn wake(&self) {
+        // A full counter wakes the sleeper as well.
         let _ = self.own.write(1);
     }
 
-    /// Sleeps until something happens, at most `limit`; may wake early.
-    pub(super) fn sleep(&self, limit: Duration) -> std::io::Result<Rung> {
+    /// Sleeps until something happens, at most `limit`. May wake early.
+    pub(super) fn sleep(&self, limit: Duration) -> std::io::Result<WakeReason> {
         let mut events = [EpollEvent::default(); 3];
-        // Rounded up, or the last millisecond would be waited for busily.
+        // Rounded up: otherwise the last millisecond would be a busy loop.
         let milliseconds = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
         let count = match self.epoll.wait(milliseconds, &mut events) {
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
-        let mut rung = Rung::Awake;
+        let mut reason = WakeReason::Woken;
         for event in events.iter().take(count) {
             match event.data() {
-                // Neither read waits; if somebody was faster, it is as good as read.
+                // Neither read blocks. If another thread was faster, the counter is zero already.
                 CALL => drop(self.call.read()),
                 OWN => drop(self.own.read()),
-                _ => rung = Rung::HungUp,
+                _ => reason = WakeReason::HungUp,
             }
         }
-        Ok(rung)
+        Ok(reason)
     }
 }
 
-/// An event descriptor that nobody can be made to wait on.
-pub(super) fn event() -> std::io::Result<EventFd> {
+/// An eventfd whose reads and writes do not block.
+pub(super) fn new_eventfd() -> std::io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
@@ -119,16 +120,16 @@ mod tests {
     #[test]
     fn each_reason_ends_a_sleep_once() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let bell = Bell::new(&Arc::new(ours.into())).unwrap();
+        let wakeup = Wakeup::new(&Arc::new(ours.into())).unwrap();
         let long = Duration::from_secs(60);
-        bell.ring();
-        assert_eq!(bell.sleep(long).unwrap(), Rung::Awake);
-        bell.call().write(1).unwrap();
-        assert_eq!(bell.sleep(long).unwrap(), Rung::Awake);
+        wakeup.wake();
+        assert_eq!(wakeup.sleep(long).unwrap(), WakeReason::Woken);
+        wakeup.call().write(1).unwrap();
+        assert_eq!(wakeup.sleep(long).unwrap(), WakeReason::Woken);
         let started = Instant::now();
-        bell.sleep(Duration::from_millis(20)).unwrap();
+        wakeup.sleep(Duration::from_millis(20)).unwrap();
         assert!(started.elapsed() >= Duration::from_millis(20));
         drop(theirs);
-        assert_eq!(bell.sleep(long).unwrap(), Rung::HungUp);
+        assert_eq!(wakeup.sleep(long).unwrap(), WakeReason::HungUp);
     }
 }

@@ -1,4 +1,4 @@
-//! The driver, played: what each of its calls does by its source, faults and all.
+//! An emulation of the driver: what each of its calls does by its source, bugs included.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -15,11 +15,11 @@ use crate::bao::fd::Driver;
 use crate::bao::sys::{Abi, CREATE, Call, Family, GET_INFO, Info, Ioeventfd, Irqfd};
 use crate::journal::Request;
 
-/// The driver of one generation, or of one that has some calls only.
+/// The driver of one generation, or one that lacks some calls.
 #[derive(Clone, Debug)]
-pub(super) struct Played {
+pub(super) struct EmulatedDriver {
     abi: &'static Abi,
-    /// What its devices' files are called: no other's are.
+    /// The name of its devices' files, and of no others.
     pub(super) name: String,
     shared: Arc<Shared>,
 }
@@ -30,50 +30,50 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What the driver has been told and has in store.
+/// What the driver has got, and what it answers.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// What ATTACH finds, in turn; it blocks when there is nothing.
+    /// What ATTACH returns, in turn. It blocks while there is nothing.
     pub(super) requests: VecDeque<Result<Request, Errno>>,
     /// Threads in ATTACH.
     pub(super) attached: usize,
-    /// What was given to COMPLETE, as long as it is.
+    /// What COMPLETE has got, shortened to its structure.
     pub(super) completed: Vec<Vec<u8>>,
     /// What COMPLETE answers.
     pub(super) refusal: Option<Errno>,
     /// The eventfd, address and data of each entry.
     pub(super) ioeventfds: Vec<(u32, u64, u64)>,
     pub(super) irqfds: Vec<RawFd>,
-    /// Whether DEASSIGN is as broken as in all known drivers.
+    /// Whether DEASSIGN works, unlike in all known drivers.
     pub(super) mended: bool,
     /// Calls that this driver does not have.
     pub(super) missing: Vec<Call>,
-    /// The region that it tells of.
+    /// The shared memory that it reports.
     pub(super) memory: (u64, u64),
-    /// Every call that had an argument.
+    /// The number of every call with an argument.
     pub(super) made: Vec<u32>,
-    /// Every device by its descriptor's number, and the descriptor until its caller owns it.
+    /// Every device by its descriptor's number; the descriptor until its caller owns it.
     devices: HashMap<RawFd, Option<OwnedFd>>,
 }
 
-impl Played {
+impl EmulatedDriver {
     pub(super) fn new(abi: &'static Abi) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let played = Self {
+        let emulated = Self {
             abi,
-            name: format!("device of played driver {number};"),
+            name: format!("device of emulated driver {number};"),
             shared: Arc::default(),
         };
-        played.state().memory = (0x1000_0000, 0x100_0000);
-        played
+        emulated.state().memory = (0x1000_0000, 0x100_0000);
+        emulated
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap()
     }
 
-    /// Gives ATTACH something to find.
+    /// Gives ATTACH something to return.
     pub(super) fn ask(&self, found: Result<Request, Errno>) {
         self.state().requests.push_back(found);
         self.shared.changed.notify_all();
@@ -86,14 +86,14 @@ impl Played {
         assert_eq!(state.unwrap().attached, 1);
     }
 
-    /// Waits until something was given to COMPLETE: that.
+    /// Waits until COMPLETE has got a request, and returns that.
     pub(super) fn until_completed(&self) -> Vec<u8> {
         let none = |state: &mut State| state.completed.is_empty();
         let state = self.shared.changed.wait_while(self.state(), none);
         state.unwrap().completed[0].clone()
     }
 
-    /// A descriptor of a new device, as it is before its caller owns it.
+    /// The number of a new device's descriptor, which the caller does not own yet.
     fn device(&self) -> RawFd {
         let device = rustix::fs::memfd_create(&self.name, MemfdFlags::CLOEXEC).unwrap();
         let number = device.as_raw_fd();
@@ -176,7 +176,7 @@ impl Played {
     }
 }
 
-impl Driver for Played {
+impl Driver for EmulatedDriver {
     fn call(
         &self,
         file: BorrowedFd<'_>,
@@ -200,7 +200,7 @@ impl Driver for Played {
     }
 }
 
-impl Played {
+impl EmulatedDriver {
     fn answer(&self, call: Call, argument: &mut [u8]) -> Result<i32, Errno> {
         assert!(argument.len() >= call.size());
         self.state().made.push(call.code());
@@ -227,7 +227,7 @@ impl Played {
     }
 }
 
-/// A node that stands for the driver's: it answers nothing itself.
+/// A stand-in for the driver's node. It answers no call itself.
 pub(super) fn node() -> File {
-    File::from(rustix::fs::memfd_create("played node", MemfdFlags::CLOEXEC).unwrap())
+    File::from(rustix::fs::memfd_create("emulated node", MemfdFlags::CLOEXEC).unwrap())
 }

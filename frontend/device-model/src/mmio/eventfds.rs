@@ -9,28 +9,28 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::hypervisor::{Port, PortError};
 
-/// A device's eventfds, made and connected once for as long as its port lives: a hypervisor need not be able to disconnect
-/// one, so they outlast every driver and every process at the other end.
+/// A device's eventfds. They are connected once and live as long as the device's port: a hypervisor
+/// need not be able to disconnect them, so they outlive every driver and every backend.
 #[derive(Debug)]
-pub struct Wires {
+pub struct EventFds {
     kicks: Vec<EventFd>,
     call: EventFd,
-    /// What has been taken off the counter of `call` so far.
+    /// Interrupts that were taken off the counter of `call` so far.
     calls: AtomicU64,
 }
 
-impl Wires {
-    /// Makes one kick per queue and the interrupt, and connects them at `port`.
+impl EventFds {
+    /// Makes a kick for each queue and the interrupt, and connects them at `port`.
     pub fn connect<P: Port + ?Sized>(port: &P, queues: u16) -> Result<Self, PortError> {
-        let wires = Self::new(queues).map_err(|source| PortError::Failed {
+        let eventfds = Self::new(queues).map_err(|source| PortError::Failed {
             doing: "make eventfds for kicks and interrupts",
             source,
         })?;
-        wires.connect_to(port)?;
-        Ok(wires)
+        eventfds.connect_to(port)?;
+        Ok(eventfds)
     }
 
-    /// Those of a predecessor.
+    /// The eventfds of a predecessor.
     pub fn of(kicks: Vec<EventFd>, call: EventFd) -> Self {
         Self {
             kicks,
@@ -39,7 +39,7 @@ impl Wires {
         }
     }
 
-    /// Connects them at `port`, which may have them connected already.
+    /// Connects them at `port`. They may be connected there already.
     pub fn connect_to<P: Port + ?Sized>(&self, port: &P) -> Result<(), PortError> {
         for (queue, kick) in (0..).zip(&self.kicks) {
             port.connect_kick(queue, kick)?;
@@ -47,7 +47,8 @@ impl Wires {
         port.connect_interrupt(&self.call)
     }
 
-    /// Disconnects all that [`Wires::connect`] has connected at `port`, as far as that can be done; the first failure.
+    /// Disconnects everything that [`EventFds::connect`] has connected at `port`. Goes on after an
+    /// error, and returns the first one.
     pub fn disconnect<P: Port + ?Sized>(&self, port: &P) -> Result<(), PortError> {
         let mut done = port.disconnect_interrupt(&self.call);
         for (queue, kick) in (0..).zip(&self.kicks) {
@@ -56,25 +57,24 @@ impl Wires {
         done
     }
 
-    /// Eventfds for `queues` queues that nothing is connected to.
+    /// Eventfds for `queues` queues that are not connected to anything.
     pub fn new(queues: u16) -> io::Result<Self> {
         let new = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
         let kicks = (0..queues).map(|_| new()).collect::<Result<_, _>>()?;
         Ok(Self::of(kicks, new()?))
     }
 
-    /// What a queue's kicks come through: for the device's `SET_VRING_KICK`.
+    /// The eventfd of a queue's kicks, for SET_VRING_KICK.
     pub fn kick(&self, queue: u16) -> Option<&EventFd> {
         self.kicks.get(usize::from(queue))
     }
 
-    /// What raises the interrupt line, for all queues: for the device's `SET_VRING_CALL`.
+    /// The eventfd that raises the interrupt line, for SET_VRING_CALL of all queues.
     pub fn call(&self) -> &EventFd {
         &self.call
     }
 
-    /// Kicks a queue as the guest would; nothing if there is no such queue. A kick that is pending already says the same,
-    /// so a full counter is no error.
+    /// Kicks a queue as the guest would, if it exists. A full counter is a pending kick already.
     pub fn signal_kick(&self, queue: u16) {
         if let Some(kick) = self.kick(queue) {
             add_one(kick);
@@ -86,32 +86,33 @@ impl Wires {
         add_one(&self.call);
     }
 
-    /// How often the interrupt line was raised since this was last asked, by anybody.
+    /// Interrupts since the last call, from any source.
     pub(super) fn take_calls(&self) -> u64 {
         let taken = take(&self.call);
         self.calls.fetch_add(taken, Ordering::Relaxed);
         taken
     }
 
-    /// How often the interrupt line was raised so far, by anybody: only this side takes anything off that counter. None
-    /// where the system does not tell. Not while calls are taken in another thread.
+    /// Interrupts so far, from any source: this process alone reads the counter. `None` if the
+    /// system does not report it. Must not be called while another thread takes interrupts.
     pub fn calls(&self) -> Option<u64> {
         let taken = self.calls.load(Ordering::Relaxed);
         Some(taken.saturating_add(look(&self.call)?))
     }
 
-    /// How many kicks of each queue nobody has taken yet; none where the system does not tell.
+    /// For each queue, the kicks that the backend has not taken yet; `None` if the system does not
+    /// report them.
     pub fn kicks_waiting(&self) -> Vec<Option<u64>> {
         self.kicks.iter().map(look).collect()
     }
 
-    /// How often a queue was kicked since this was last asked.
+    /// Kicks of a queue since the last call.
     #[cfg(test)]
     pub(super) fn take_kicks(&self, queue: u16) -> u64 {
         self.kick(queue).map_or(0, take)
     }
 
-    /// Forgets kicks and interrupts that nobody has looked at.
+    /// Discards pending kicks and interrupts.
     pub(super) fn drain(&self) {
         for kick in &self.kicks {
             take(kick);
@@ -120,17 +121,17 @@ impl Wires {
     }
 }
 
-/// Fails only where the counter is about to overflow, which is as good as signalled.
+/// Fails only if the counter is full, and then the eventfd is signalled anyway.
 fn add_one(eventfd: &EventFd) {
     let _ = eventfd.write(1);
 }
 
-/// The counter, which is 0 afterwards: reading fails only where it is 0.
+/// Takes the counter, which is 0 afterwards. Reading fails only if it is 0.
 fn take(eventfd: &EventFd) -> u64 {
     eventfd.read().unwrap_or(0)
 }
 
-/// The counter, which stays as it is (proc(5), `/proc/pid/fdinfo`).
+/// The counter, unchanged (proc(5), `/proc/pid/fdinfo`).
 fn look(eventfd: &EventFd) -> Option<u64> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd())).ok()?;
     let count = info
@@ -145,23 +146,23 @@ mod tests {
 
     #[test]
     fn looking_at_kicks_takes_none_of_them() {
-        let wires = Wires::new(2).unwrap();
+        let eventfds = EventFds::new(2).unwrap();
         for _ in 0..18 {
-            wires.signal_kick(1);
+            eventfds.signal_kick(1);
         }
-        assert_eq!(wires.kicks_waiting(), [Some(0), Some(18)]);
-        assert_eq!(wires.take_kicks(1), 18);
+        assert_eq!(eventfds.kicks_waiting(), [Some(0), Some(18)]);
+        assert_eq!(eventfds.take_kicks(1), 18);
     }
 
     #[test]
     fn interrupts_are_counted_whether_the_guest_has_looked_or_not() {
-        let wires = Wires::new(1).unwrap();
-        wires.signal_call();
-        wires.call().write(2).unwrap();
-        assert_eq!(wires.take_calls(), 3);
-        wires.signal_call();
-        assert_eq!(wires.calls(), Some(4));
-        wires.drain();
-        assert_eq!(wires.calls(), Some(4));
+        let eventfds = EventFds::new(1).unwrap();
+        eventfds.signal_call();
+        eventfds.call().write(2).unwrap();
+        assert_eq!(eventfds.take_calls(), 3);
+        eventfds.signal_call();
+        assert_eq!(eventfds.calls(), Some(4));
+        eventfds.drain();
+        assert_eq!(eventfds.calls(), Some(4));
     }
 }

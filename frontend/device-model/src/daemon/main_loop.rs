@@ -1,0 +1,131 @@
+//! The main thread's loop: it waits for signals, status requests, the end of devices and the loss
+//! of the fd store.
+
+use std::thread;
+use std::time::Duration;
+
+use gangplank_service::error_chain;
+use gangplank_service::rate_limit::RateLimit;
+use gangplank_service::signals::{Signal, Signals};
+use log::{error, info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::devices::Devices;
+use super::error::Error;
+use super::status::StatusSocket;
+
+/// Time between two attempts to connect to an fd store after the previous one has gone.
+const FD_STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The connection to the fd store, as the main loop knows it.
+struct FdStoreState {
+    is_connected: bool,
+    /// Limits the log messages about failed attempts to connect.
+    complaint: RateLimit,
+}
+
+/// Serves until a signal ends the program, or no device is left.
+pub(super) fn serve(
+    devices: &mut Devices,
+    signals: &Signals,
+    status: Option<&StatusSocket>,
+) -> Result<(), Error> {
+    let mut fd_store = FdStoreState {
+        is_connected: true,
+        complaint: RateLimit::once(),
+    };
+    while devices.alive() > 0 {
+        if wait(devices, signals, status, fd_store.is_connected)? {
+            warn!("the process that keeps the devices has gone, or does not answer");
+            fd_store.is_connected = false;
+        }
+        if !fd_store.is_connected {
+            fd_store.is_connected = reconnect(devices, &fd_store.complaint);
+        }
+        devices.mark_ended();
+        if let Some(status) = status {
+            status.answer(|| devices.to_string());
+        }
+        if told_to_end(devices, signals)? {
+            return Ok(());
+        }
+    }
+    error!("no device is left to serve");
+    Ok(())
+}
+
+/// Waits until something happens. Returns whether the fd store has gone, if it was connected.
+fn wait(
+    devices: &Devices,
+    signals: &Signals,
+    status: Option<&StatusSocket>,
+    is_connected: bool,
+) -> Result<bool, Error> {
+    let fd_store = devices.fd_store_connection();
+    let ended_fds: Vec<_> = devices.ended_fds().collect();
+    let mut awaited: Vec<PollFd<'_>> = Vec::with_capacity(ended_fds.len() + 3);
+    if is_connected {
+        awaited.push(PollFd::new(&fd_store, PollFlags::RDHUP));
+    }
+    awaited.push(PollFd::new(signals, PollFlags::IN));
+    awaited.extend(status.map(|status| PollFd::new(status, PollFlags::IN)));
+    awaited.extend(ended_fds.iter().map(|end| PollFd::new(end, PollFlags::IN)));
+    let retry = (!is_connected).then_some(Timespec {
+        tv_sec: FD_STORE_RETRY_INTERVAL.as_secs().cast_signed(),
+        tv_nsec: 0,
+    });
+    match poll(&mut awaited, retry.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    let first = awaited.first();
+    Ok(is_connected && first.is_some_and(|fd_store| !fd_store.revents().is_empty()))
+}
+
+/// Takes the signals that have arrived. Returns whether one of them ends the program.
+fn told_to_end(devices: &Devices, signals: &Signals) -> Result<bool, Error> {
+    while let Some(signal) = signals.take().map_err(failed)? {
+        if signal != Signal::SIGUSR1 {
+            info!("told to end by {signal}");
+            return Ok(true);
+        }
+        devices.to_string().lines().for_each(|line| info!("{line}"));
+    }
+    Ok(false)
+}
+
+/// Waits until the fd store has every descriptor whose last close the hypervisor's driver does not
+/// survive. The process must not end before.
+pub(super) fn wait_until_saved(devices: &Devices) {
+    let complaint = RateLimit::once();
+    while devices.has_unsaved_descriptors() {
+        if !reconnect(devices, &complaint) {
+            thread::sleep(FD_STORE_RETRY_INTERVAL);
+        }
+    }
+}
+
+/// Connects to an fd store and gives it every descriptor. Returns whether that has succeeded.
+fn reconnect(devices: &Devices, complaint: &RateLimit) -> bool {
+    match devices.reconnect_fd_store() {
+        Ok(()) => {
+            info!("the devices are kept again");
+            true
+        }
+        Err(error) => {
+            if complaint.admit().is_some() {
+                let why = error_chain(&error);
+                error!("nothing keeps the devices, so this program must not end: {why}");
+            }
+            false
+        }
+    }
+}
+
+fn failed(source: std::io::Error) -> Error {
+    Error::System {
+        what: "signals and devices",
+        source,
+    }
+}
