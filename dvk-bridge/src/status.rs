@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 
-use crate::carrier::stream::{Door, NAP, poll_for};
+use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 
 /// How long who asks may take, and who is asked.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -90,13 +90,13 @@ impl Drop for StatusServer {
 }
 
 fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
-    let mut door = Door::default();
+    let mut backoff = AcceptBackoff::default();
     loop {
         let mut ready = [
             PollFd::new(stop, PollFlags::IN),
-            PollFd::new(listener, door.interest()),
+            PollFd::new(listener, backoff.interest()),
         ];
-        let waited = poll_for(&mut ready, door.shut_for().unwrap_or(NAP));
+        let waited = poll_for(&mut ready, backoff.paused_for().unwrap_or(MAX_POLL_WAIT));
         let [stopped, asked] = &ready;
         if waited.is_err() || !stopped.revents().is_empty() {
             return;
@@ -109,7 +109,7 @@ fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
             part.report(&mut text);
         }
         if let Err(error) = tell(listener, &text)
-            && door.failed(&error)
+            && backoff.failed(&error)
         {
             log::debug!("cannot tell the status: {error}");
         }

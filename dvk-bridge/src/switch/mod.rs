@@ -32,7 +32,7 @@ pub use admission::{Admission, AdmissionError, Rule};
 pub use args::{SwitchArgs, run};
 
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
-use crate::carrier::stream::{Door, NAP, poll_for};
+use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 use crate::status::{self, StatusError};
 use program::{End, Pause, Program};
 use queue::Pair;
@@ -103,7 +103,7 @@ pub struct Switch {
     config: SwitchConfig,
     listener: OwnedListener,
     status: Option<OwnedListener>,
-    door: Door,
+    backoff: AcceptBackoff,
     /// When it was last said that a program may not do what it wants, which it can want as often as it likes.
     complaints: RateLimit,
     stop: Arc<OwnedFd>,
@@ -136,7 +136,7 @@ impl Switch {
             config,
             listener,
             status,
-            door: Door::default(),
+            backoff: AcceptBackoff::default(),
             complaints: RateLimit::once(),
             stop: Arc::new(stop),
             programs: BTreeMap::new(),
@@ -175,11 +175,11 @@ impl Switch {
     fn wait(&self) -> Result<Ready, Errno> {
         let mut descriptors = vec![
             PollFd::new(&*self.stop, PollFlags::IN),
-            PollFd::new(&self.listener, self.door.interest()),
+            PollFd::new(&self.listener, self.backoff.interest()),
         ];
         // In the place of a status socket that there is not, what is waited for anyway.
         let status = self.status.as_ref().unwrap_or(&self.listener);
-        descriptors.push(PollFd::new(status, self.door.interest()));
+        descriptors.push(PollFd::new(status, self.backoff.interest()));
         let ids: Vec<u64> = self.programs.keys().copied().collect();
         for program in self.programs.values() {
             descriptors.push(PollFd::new(program.socket(), program.interest()));
@@ -187,8 +187,11 @@ impl Switch {
         let programs = self.programs.values();
         let deadlines = programs.filter_map(|it| it.queue.deadline(self.config.patience));
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        let limit = deadlines.min().map_or(NAP, left);
-        let limit = self.door.shut_for().map_or(limit, |shut| limit.min(shut));
+        let limit = deadlines.min().map_or(MAX_POLL_WAIT, left);
+        let limit = self
+            .backoff
+            .paused_for()
+            .map_or(limit, |shut| limit.min(shut));
         poll_for(&mut descriptors, limit)?;
         let mut events = descriptors.iter().map(PollFd::revents);
         let mut is_ready = || events.next().is_some_and(|it| !it.is_empty());
@@ -208,7 +211,7 @@ impl Switch {
     fn tell_status(&mut self) {
         if let Some(listener) = &self.status
             && let Err(error) = status::tell(listener, &self.report())
-            && self.door.failed(&error)
+            && self.backoff.failed(&error)
         {
             log::warn!("cannot tell the status: {error}");
         }
@@ -219,7 +222,7 @@ impl Switch {
             Ok((socket, _)) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
-                if self.door.failed(&error) {
+                if self.backoff.failed(&error) {
                     log::warn!("cannot accept a program: {error}");
                 }
                 return;

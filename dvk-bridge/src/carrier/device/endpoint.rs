@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::question::Question;
 use super::way::{Way, Work};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, Message};
-use crate::carrier::engine::Bound;
+use crate::carrier::engine::EngineEndpoint;
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, RequestId};
 
 /// How long the end of the endpoint's thread is waited for. Only what the kernel has for another node takes longer.
@@ -14,7 +14,7 @@ const ENDING: Duration = Duration::from_secs(2);
 
 /// The endpoint, bound until this is dropped.
 pub(super) struct DeviceEndpoint {
-    pub(super) bound: Bound,
+    pub(super) bound: EngineEndpoint,
     pub(super) way: Arc<Way>,
 }
 

@@ -47,7 +47,7 @@ use self::slate::MessageSize;
 use self::sys::Kernel;
 use self::thread::{Caller, Partners};
 use self::way::Way;
-use super::engine::{Bound, Kind, PeerId, Station, Tuning, lock};
+use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind, lock};
 use crate::abi::ioctl::{DcUsr, MAJOR};
 use crate::abi::{Code, DcId, DcLimits, Endpoint};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Operation};
@@ -121,7 +121,7 @@ pub struct Device {
     node: i32,
     size: Arc<MessageSize>,
     /// One for each endpoint that was bound.
-    stations: Mutex<Vec<Weak<Station>>>,
+    tables: Mutex<Vec<Weak<EndpointTable>>>,
 }
 
 impl Device {
@@ -159,7 +159,7 @@ impl Device {
             path,
             node,
             size: Arc::default(),
-            stations: Mutex::default(),
+            tables: Mutex::default(),
         })
     }
 
@@ -191,21 +191,21 @@ impl Device {
         let operation = Operation::Bind { dc, endpoint };
         let refused = |code| EndpointError::Refused { operation, code };
         let limits = self.limits(dc).map_err(refused)?;
-        let station = Arc::new(Station::new(Tuning {
-            kind: Kind::Nodes,
+        let table = Arc::new(EndpointTable::new(EngineConfig {
+            kind: PeerKind::Nodes,
             exchange_limit: EXCHANGE,
             dcs: HashMap::from([(dc, limits)]),
         }));
         let way = Arc::new(Way::new(self.driver.clone(), dc, endpoint));
         let kernel = PeerId(self.node);
-        station.add_peer(kernel, way.clone());
+        table.add_peer(kernel, way.clone());
         // What comes as soon as it is bound finds it there.
-        let bound = Bound::new(station.clone(), dc, endpoint, name)?;
+        let bound = EngineEndpoint::new(table.clone(), dc, endpoint, name)?;
         let caller = Caller {
             driver: self.driver.clone(),
             dc,
             endpoint,
-            station: station.clone(),
+            table: table.clone(),
             kernel,
             way: way.clone(),
             size: self.size.clone(),
@@ -223,9 +223,9 @@ impl Device {
                 return Err(EndpointError::TimedOut { operation, limit });
             }
         }
-        let mut stations = lock(&self.stations);
-        stations.retain(|station| station.strong_count() > 0);
-        stations.push(Arc::downgrade(&station));
+        let mut tables = lock(&self.tables);
+        tables.retain(|table| table.strong_count() > 0);
+        tables.push(Arc::downgrade(&table));
         Ok(DeviceEndpoint { bound, way })
     }
 }
@@ -249,9 +249,9 @@ impl Report for Device {
             self.node,
             self.size
         ));
-        let stations = lock(&self.stations).clone();
-        for station in stations.iter().filter_map(Weak::upgrade) {
-            station.report(to);
+        let tables = lock(&self.tables).clone();
+        for table in tables.iter().filter_map(Weak::upgrade) {
+            table.report(to);
         }
     }
 }

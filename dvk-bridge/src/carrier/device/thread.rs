@@ -11,7 +11,7 @@ use super::slate::{MessageSize, Slate};
 use super::way::{Next, Way, Work};
 use crate::abi::ioctl::{ONCOPY, ProcUsr, REMOTE, SLOT_FREE};
 use crate::abi::{Code, Command, DcId, Endpoint, Header, MAX_PAYLOAD, Message};
-use crate::carrier::engine::{PeerId, Station};
+use crate::carrier::engine::{EndpointTable, PeerId};
 use crate::endpoint::Gone;
 
 /// How long the kernel may take to hand an answer to another node.
@@ -41,7 +41,7 @@ pub(super) struct Caller {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) dc: DcId,
     pub(super) endpoint: Endpoint,
-    pub(super) station: Arc<Station>,
+    pub(super) table: Arc<EndpointTable>,
     /// The kernel, as the station knows it.
     pub(super) kernel: PeerId,
     pub(super) way: Arc<Way>,
@@ -205,7 +205,7 @@ impl Caller {
             message,
             ..Header::new(command)
         };
-        self.station.deliver(self.kernel, &header, &[]);
+        self.table.deliver(self.kernel, &header, &[]);
     }
 
     /// Notes who asks: its process, if it is one of this machine.
@@ -219,7 +219,7 @@ impl Caller {
         if let Some(known) = known
             && (known.endpoint != endpoint || (pid.is_some() && known.pid != pid))
         {
-            self.station
+            self.table
                 .partner_gone(self.dc, known.endpoint, Gone::Replaced);
         }
         pid
@@ -244,7 +244,7 @@ impl Caller {
         }
         for (slot, endpoint, reason) in gone {
             self.partners.known.remove(&slot);
-            self.station.partner_gone(self.dc, endpoint, reason);
+            self.table.partner_gone(self.dc, endpoint, reason);
         }
     }
 
@@ -317,7 +317,7 @@ impl Caller {
         payload: &[u8],
     ) {
         let acknowledgement = header.answer(command, outcome.unwrap_or_else(Code::result));
-        self.station.deliver(self.kernel, &acknowledgement, payload);
+        self.table.deliver(self.kernel, &acknowledgement, payload);
     }
 
     /// Asks, and waits for the answer.
@@ -351,7 +351,7 @@ impl Drop for Caller {
     /// However the thread ends, nobody waits for it any longer.
     fn drop(&mut self) {
         self.way.end();
-        self.station.give_up(self.dc, self.endpoint);
+        self.table.give_up(self.dc, self.endpoint);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::driver::Driver;
 use super::question::Question;
 use crate::abi::{Code, Command, DcId, Endpoint, Header};
-use crate::carrier::engine::{Line, NotConnected, lock, wait_until};
+use crate::carrier::engine::{NotConnected, PeerTransport, lock, wait_until};
 
 /// Most that can wait. An endpoint has one exchange at a time; beside that there are notifications.
 const MOST: usize = 1024;
@@ -166,7 +166,7 @@ impl Way {
     }
 }
 
-impl Line for Way {
+impl PeerTransport for Way {
     fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
         match header.command {
             // What others have asked for, the kernel has answered itself.

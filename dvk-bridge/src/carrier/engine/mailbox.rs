@@ -8,25 +8,25 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::line::PeerId;
+use super::peer_transport::PeerId;
 use super::sync::{lock, wait_until};
 use crate::abi::{Code, Endpoint, Message};
 use crate::endpoint::{Delivery, Gone, RequestId};
 
 /// Who something comes from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller {
+pub(super) struct Sender {
     pub(super) endpoint: Endpoint,
     pub(super) peer: PeerId,
     pub(super) pid: Option<i32>,
     /// The number that it has given to what it says, to be told with all that belongs to that.
-    pub(super) mark: u32,
+    pub(super) ack_seq: u32,
 }
 
 /// A request, as far as it matters until it is answered.
 struct Request {
     number: u64,
-    mark: u32,
+    ack_seq: u32,
     received: bool,
 }
 
@@ -41,7 +41,7 @@ struct Client {
     /// The last of its requests that was answered.
     answered: Option<u64>,
     /// The same, again, while its older question is still being served.
-    asks_again: Option<(Caller, Message)>,
+    asks_again: Option<(Sender, Message)>,
     /// It waits for its message, of this mark, to be received.
     sends: Option<u32>,
     /// Its notification was not received yet.
@@ -69,7 +69,7 @@ pub(super) struct Mailbox {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// This, and whom to tell that its message was received.
-    Event(Delivery, Option<Way>),
+    Event(Delivery, Option<ReplyRoute>),
     /// Nothing in time.
     Nothing,
     /// The endpoint was given up.
@@ -78,14 +78,14 @@ pub(super) enum Received {
 
 /// How a client is reached, and the number it has given to what is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct ReplyRoute {
     pub(super) peer: PeerId,
-    pub(super) mark: u32,
+    pub(super) ack_seq: u32,
 }
 
 /// Why nothing is done for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Idle {
+pub(super) enum NotServing {
     /// Its client does not wait for it.
     NotWaiting,
     /// The endpoint was given up.
@@ -93,22 +93,22 @@ pub(super) enum Idle {
 }
 
 /// The mailbox as it is: as long as this is held, nobody goes, comes or asks again.
-pub(super) struct Held<'a> {
+pub(super) struct MailboxGuard<'a> {
     _state: MutexGuard<'a, State>,
 }
 
 /// One that waited when the endpoint was given up.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(super) struct WaitingClient {
     pub(super) endpoint: Endpoint,
-    pub(super) way: Way,
+    pub(super) route: ReplyRoute,
     /// For an answer, or else for its message to be received.
     pub(super) asks: bool,
 }
 
 impl Mailbox {
     /// A question came.
-    pub(super) fn request(&self, from: Caller, message: Message) -> Result<(), Code> {
+    pub(super) fn request(&self, from: Sender, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
         if client.asks.is_some() {
@@ -122,13 +122,13 @@ impl Mailbox {
     }
 
     /// A message came, whose sender waits for it to be received.
-    pub(super) fn message(&self, from: Caller, message: Message) -> Result<(), Code> {
+    pub(super) fn message(&self, from: Sender, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
         if client.sends.is_some() {
             return Err(Code::EDVSENQUEUED);
         }
-        client.sends = Some(from.mark);
+        client.sends = Some(from.ack_seq);
         state.events.push_back(Delivery::Message {
             client: from.endpoint,
             message,
@@ -138,7 +138,7 @@ impl Mailbox {
     }
 
     /// A notification came.
-    pub(super) fn notification(&self, from: Caller) -> Result<(), Code> {
+    pub(super) fn notification(&self, from: Sender) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
         if !client.notifies {
@@ -160,8 +160,8 @@ impl Mailbox {
                 return Received::Closed;
             }
             if let Some(event) = state.events.pop_front() {
-                let told = state.received(&event);
-                return Received::Event(event, told);
+                let route_of_sender = state.received(&event);
+                return Received::Event(event, route_of_sender);
             }
             if late {
                 return Received::Nothing;
@@ -171,34 +171,37 @@ impl Mailbox {
     }
 
     /// The way to the client of `request`, which may have asked again.
-    pub(super) fn way(&self, request: RequestId) -> Result<Way, Idle> {
+    pub(super) fn route(&self, request: RequestId) -> Result<ReplyRoute, NotServing> {
         let state = self.own()?;
-        let (client, mark) = state.asking(request)?;
+        let (client, ack_seq) = state.call_of(request)?;
         let peer = client.peer;
-        Ok(Way { peer, mark })
+        Ok(ReplyRoute { peer, ack_seq })
     }
 
     /// Holds the mailbox if the client of `request` waits for the answer to that and so may be copied with.
-    pub(super) fn serving(&self, request: RequestId) -> Result<Held<'_>, Idle> {
+    pub(super) fn serving(&self, request: RequestId) -> Result<MailboxGuard<'_>, NotServing> {
         let state = self.own()?;
-        let (client, _) = state.asking(request)?;
+        let (client, _) = state.call_of(request)?;
         if client.asks_again.is_some() {
-            return Err(Idle::NotWaiting);
+            return Err(NotServing::NotWaiting);
         }
-        Ok(Held { _state: state })
+        Ok(MailboxGuard { _state: state })
     }
 
     /// Ends `request`: holds the mailbox if its client is to get the answer, and has nothing to hold if that has asked again
     /// and waits for another.
-    pub(super) fn answer(&self, request: RequestId) -> Result<Option<Held<'_>>, Idle> {
+    pub(super) fn answer(
+        &self,
+        request: RequestId,
+    ) -> Result<Option<MailboxGuard<'_>>, NotServing> {
         let mut state = self.own()?;
-        state.asking(request)?;
+        state.call_of(request)?;
         let client = state.clients.get_mut(&request.client().slot());
-        let client = client.ok_or(Idle::NotWaiting)?;
+        let client = client.ok_or(NotServing::NotWaiting)?;
         client.asks = None;
         client.answered = Some(request.number());
         let Some((from, message)) = client.asks_again.take() else {
-            return Ok(Some(Held { _state: state }));
+            return Ok(Some(MailboxGuard { _state: state }));
         };
         state.ask(from, message);
         self.arrived.notify_one();
@@ -206,7 +209,10 @@ impl Mailbox {
     }
 
     /// Holds the mailbox if `request` was answered and its client has not asked since, so that the same answer can be sent again.
-    pub(super) fn answered(&self, request: RequestId) -> Result<Option<Held<'_>>, Idle> {
+    pub(super) fn answered(
+        &self,
+        request: RequestId,
+    ) -> Result<Option<MailboxGuard<'_>>, NotServing> {
         let state = self.own()?;
         let client = state.clients.get(&request.client().slot());
         let waits = client.is_some_and(|it| {
@@ -215,9 +221,9 @@ impl Mailbox {
                 && it.asks.is_none()
         });
         if waits {
-            Ok(Some(Held { _state: state }))
+            Ok(Some(MailboxGuard { _state: state }))
         } else {
-            Err(Idle::NotWaiting)
+            Err(NotServing::NotWaiting)
         }
     }
 
@@ -273,7 +279,7 @@ impl Mailbox {
     }
 
     /// The endpoint is given up: those who wait.
-    pub(super) fn close(&self) -> Vec<Waiting> {
+    pub(super) fn close(&self) -> Vec<WaitingClient> {
         let mut state = lock(&self.state);
         state.closed = true;
         state.events.clear();
@@ -282,13 +288,13 @@ impl Mailbox {
         clients
             .filter_map(|it| {
                 // Who has asked again waits for the answer to that alone.
-                let again = it.asks_again.map(|(from, _)| from.mark);
-                let question = again.or(it.asks.map(|request| request.mark));
-                Some(Waiting {
+                let again = it.asks_again.map(|(from, _)| from.ack_seq);
+                let question = again.or(it.asks.map(|request| request.ack_seq));
+                Some(WaitingClient {
                     endpoint: it.endpoint,
-                    way: Way {
+                    route: ReplyRoute {
                         peer: it.peer,
-                        mark: question.or(it.sends)?,
+                        ack_seq: question.or(it.sends)?,
                     },
                     asks: question.is_some(),
                 })
@@ -306,10 +312,10 @@ impl Mailbox {
     }
 
     /// The state, for what the endpoint itself does.
-    fn own(&self) -> Result<MutexGuard<'_, State>, Idle> {
+    fn own(&self) -> Result<MutexGuard<'_, State>, NotServing> {
         let state = lock(&self.state);
         if state.closed {
-            return Err(Idle::Unbound);
+            return Err(NotServing::Unbound);
         }
         Ok(state)
     }
@@ -327,7 +333,7 @@ impl Mailbox {
 impl State {
     /// The record of `from`. Another generation of its slot is another process, which has replaced the first. The same slot
     /// on another peer is nobody: as long as the first peer is there, the slot is in use.
-    fn client(&mut self, from: Caller) -> Result<&mut Client, Code> {
+    fn client(&mut self, from: Sender) -> Result<&mut Client, Code> {
         let slot = from.endpoint.slot();
         if let Some(other) = self.clients.get(&slot) {
             if other.peer != from.peer {
@@ -350,25 +356,25 @@ impl State {
     }
 
     /// The client of `request`, and the mark of that, if it was not answered yet.
-    fn asking(&self, request: RequestId) -> Result<(&Client, u32), Idle> {
+    fn call_of(&self, request: RequestId) -> Result<(&Client, u32), NotServing> {
         let client = self.clients.get(&request.client().slot());
         let client = client.filter(|it| it.endpoint == request.client());
-        let client = client.ok_or(Idle::NotWaiting)?;
+        let client = client.ok_or(NotServing::NotWaiting)?;
         match &client.asks {
-            Some(asks) if asks.number == request.number() => Ok((client, asks.mark)),
-            _ => Err(Idle::NotWaiting),
+            Some(asks) if asks.number == request.number() => Ok((client, asks.ack_seq)),
+            _ => Err(NotServing::NotWaiting),
         }
     }
 
     /// Has what `from`, whose record there is, asks received in its turn.
-    fn ask(&mut self, from: Caller, message: Message) {
+    fn ask(&mut self, from: Sender, message: Message) {
         let Some(client) = self.clients.get_mut(&from.endpoint.slot()) else {
             return;
         };
         let number = self.requests;
         client.asks = Some(Request {
             number,
-            mark: from.mark,
+            ack_seq: from.ack_seq,
             received: false,
         });
         self.requests += 1;
@@ -400,7 +406,7 @@ impl State {
     }
 
     /// Notes that `event` was received: whom to tell.
-    fn received(&mut self, event: &Delivery) -> Option<Way> {
+    fn received(&mut self, event: &Delivery) -> Option<ReplyRoute> {
         let from = match event {
             Delivery::Request { request, .. } => request.client(),
             Delivery::Message { client, .. } => *client,
@@ -411,9 +417,9 @@ impl State {
         match event {
             Delivery::Message { .. } => {
                 client.known = true;
-                let mark = client.sends.take()?;
+                let ack_seq = client.sends.take()?;
                 let peer = client.peer;
-                Some(Way { peer, mark })
+                Some(ReplyRoute { peer, ack_seq })
             }
             Delivery::Notification { .. } => {
                 client.notifies = false;

@@ -20,7 +20,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::engine::{Bound, Kind, Line, NotConnected, PeerId, Station, Tuning, lock, wait_until};
+use super::engine::{
+    EndpointTable, EngineConfig, EngineEndpoint, NotConnected, PeerId, PeerKind, PeerTransport,
+    lock, wait_until,
+};
 use super::stream::Outbox;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Generation, Header, NodeId};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Operation};
@@ -86,37 +89,37 @@ pub struct Local {
 /// What the program's threads share.
 struct Shared {
     config: LocalConfig,
-    station: Arc<Station>,
+    table: Arc<EndpointTable>,
     outbox: Arc<Outbox>,
     stopping: AtomicBool,
     /// Readable for ever once the connection is to end.
     stop: OwnedFd,
     /// What the switch says to bindings that are waited for.
-    verdicts: Mutex<HashMap<(DcId, i32), Verdict>>,
-    decided: Condvar,
+    bind_results: Mutex<HashMap<(DcId, i32), BindResult>>,
+    bind_done: Condvar,
 }
 
 impl Local {
     /// Starts to connect to the switch, which need not be there yet.
     pub fn start(config: LocalConfig) -> Result<Self, LocalError> {
         let failed = |error: Errno| LocalError::Start(error.into());
-        let station = Arc::new(Station::new(Tuning {
-            kind: Kind::Switch,
+        let table = Arc::new(EndpointTable::new(EngineConfig {
+            kind: PeerKind::Switch,
             exchange_limit: config.exchange,
             dcs: config.dcs.clone(),
         }));
         let outbox = Outbox::new(no_node(), no_node(), GENERATION).map_err(failed)?;
         let outbox = Arc::new(outbox);
-        station.add_peer(SWITCH, outbox.clone());
+        table.add_peer(SWITCH, outbox.clone());
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let shared = Arc::new(Shared {
             config,
-            station,
+            table,
             outbox,
             stopping: AtomicBool::new(false),
             stop: stop.map_err(failed)?,
-            verdicts: Mutex::default(),
-            decided: Condvar::new(),
+            bind_results: Mutex::default(),
+            bind_done: Condvar::new(),
         });
         let running = shared.clone();
         let thread = thread::Builder::new().name("local_switch".to_owned());
@@ -128,32 +131,32 @@ impl Local {
     }
 
     /// Asks the switch for `endpoint`, and waits for what it says.
-    fn ask(&self, dc: DcId, endpoint: Endpoint, name: &str) -> Result<(), Refusal> {
+    fn request_bind(&self, dc: DcId, endpoint: Endpoint, name: &str) -> Result<(), BindError> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.config.answer;
         if !shared.outbox.wait(deadline) {
-            return Err(Refusal::NotConnected);
+            return Err(BindError::NotConnected);
         }
         let key = (dc, endpoint.slot());
-        let mut verdicts = lock(&shared.verdicts);
-        verdicts.insert(key, None);
+        let mut bind_results = lock(&shared.bind_results);
+        bind_results.insert(key, None);
         shared
             .outbox
             .post(binding(dc, endpoint), name_bytes(name))?;
         let mut late = false;
         loop {
-            match verdicts.get(&key) {
+            match bind_results.get(&key) {
                 Some(None) if !late => {
-                    (verdicts, late) = wait_until(&shared.decided, verdicts, deadline);
+                    (bind_results, late) = wait_until(&shared.bind_done, bind_results, deadline);
                 }
                 Some(Some(_)) => {
-                    let verdict = verdicts.remove(&key).flatten();
-                    return verdict.unwrap_or(Ok(())).map_err(Refusal::Code);
+                    let bind_result = bind_results.remove(&key).flatten();
+                    return bind_result.unwrap_or(Ok(())).map_err(BindError::Code);
                 }
                 // The connection was lost, or the switch is silent.
                 _ => {
-                    verdicts.remove(&key);
-                    return Err(Refusal::NotConnected);
+                    bind_results.remove(&key);
+                    return Err(BindError::NotConnected);
                 }
             }
         }
@@ -161,15 +164,15 @@ impl Local {
 }
 
 /// What the switch says to a binding, once it does.
-type Verdict = Option<Result<(), Code>>;
+type BindResult = Option<Result<(), Code>>;
 
 /// Why the switch does not bind an endpoint.
-enum Refusal {
+enum BindError {
     Code(Code),
     NotConnected,
 }
 
-impl From<NotConnected> for Refusal {
+impl From<NotConnected> for BindError {
     fn from(_: NotConnected) -> Self {
         Self::NotConnected
     }
@@ -198,12 +201,12 @@ impl Carrier for Local {
         name: &str,
     ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
         // What comes for it as soon as the switch has it finds it there.
-        let bound = Bound::new(self.shared.station.clone(), dc, endpoint, name)?;
+        let bound = EngineEndpoint::new(self.shared.table.clone(), dc, endpoint, name)?;
         let operation = Operation::Bind { dc, endpoint };
-        match self.ask(dc, endpoint, name) {
+        match self.request_bind(dc, endpoint, name) {
             Ok(()) => Ok(Arc::new(bound)),
-            Err(Refusal::Code(code)) => Err(EndpointError::Refused { operation, code }),
-            Err(Refusal::NotConnected) => Err(EndpointError::NotConnected { operation }),
+            Err(BindError::Code(code)) => Err(EndpointError::Refused { operation, code }),
+            Err(BindError::NotConnected) => Err(EndpointError::NotConnected { operation }),
         }
     }
 }
@@ -218,7 +221,7 @@ impl Report for Local {
         let socket = self.shared.config.socket.display();
         let sent = self.shared.outbox.counters();
         to.push_str(&format!("switch {socket}: {connected}, sent {sent}\n"));
-        self.shared.station.report(to);
+        self.shared.table.report(to);
     }
 }
 

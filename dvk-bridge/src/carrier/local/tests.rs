@@ -22,12 +22,12 @@ fn second_dc() -> DcId {
 }
 
 /// A switch, until it is dropped.
-struct Running {
+struct RunningSwitch {
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Running {
+impl RunningSwitch {
     fn start(directory: &TempDir, admission: Admission) -> Self {
         let switch = Switch::new(SwitchConfig {
             admission,
@@ -43,7 +43,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningSwitch {
     fn drop(&mut self) {
         self.stop.stop();
         let ended = self.thread.take().map(JoinHandle::join);
@@ -81,7 +81,7 @@ fn next_request(server: &dyn BoundEndpoint) -> (RequestId, Option<i32>, Message)
 #[test]
 fn a_question_is_answered_with_copies() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
@@ -121,7 +121,7 @@ fn a_question_is_answered_with_copies() {
 #[test]
 fn a_slot_is_bound_once_and_free_again() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let first = left.bind(dc(), SERVER, "first").unwrap();
     let error = right.bind(dc(), SERVER, "second").err().unwrap();
@@ -138,7 +138,7 @@ fn a_slot_is_bound_once_and_free_again() {
 #[test]
 fn containers_have_the_same_endpoints_and_different_processes() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let both = [dc(), second_dc()].map(|dc| {
         let server = right.bind(dc, SERVER, "server").unwrap();
@@ -160,7 +160,7 @@ fn containers_have_the_same_endpoints_and_different_processes() {
 #[test]
 fn a_program_that_goes_is_told_to_who_knows_it() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
@@ -194,7 +194,7 @@ fn a_program_that_goes_is_told_to_who_knows_it() {
 #[test]
 fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let right = program(&directory);
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let ask = |kind| {
@@ -244,7 +244,7 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
 #[test]
 fn a_message_to_one_that_is_served_is_its_answer() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
@@ -261,7 +261,7 @@ fn a_message_to_one_that_is_served_is_its_answer() {
 #[test]
 fn an_endpoint_that_is_given_up_does_nothing_any_more() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
@@ -289,12 +289,12 @@ fn an_endpoint_that_is_given_up_does_nothing_any_more() {
 #[test]
 fn endpoints_outlive_the_switch() {
     let directory = TempDir::new().unwrap();
-    let switch = Running::start(&directory, everything());
+    let switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
     drop(switch);
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let serving = thread::spawn(move || {
         let (request, _, message) = next_request(&*server);
         server.reply(request, &message.answer(5)).unwrap();
@@ -313,7 +313,7 @@ fn endpoints_outlive_the_switch() {
 #[test]
 fn the_status_names_endpoints_and_who_waits() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
@@ -343,7 +343,7 @@ fn the_status_names_endpoints_and_who_waits() {
 #[test]
 fn many_clients_are_served_at_once() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let asking: Vec<_> = (30..220)
@@ -369,13 +369,13 @@ fn who_may_bind_nothing_is_not_let_in() {
     let directory = TempDir::new().unwrap();
     let mut admission = Admission::only(4_000_000);
     let own = rustix::process::geteuid().as_raw();
-    let switch = Running::start(&directory, admission.clone());
+    let switch = RunningSwitch::start(&directory, admission.clone());
     let program = program(&directory);
     assert!(program.bind(dc(), SERVER, "server").is_err());
     drop(switch);
 
     admission.add(format!("{own}=10").parse().unwrap());
-    let _switch = Running::start(&directory, admission);
+    let _switch = RunningSwitch::start(&directory, admission);
     let error = program.bind(dc(), SERVER, "server").err().unwrap();
     assert_eq!(error.code(), Code::EACCES);
     program.bind(dc(), CLIENT, "client").unwrap();

@@ -30,8 +30,8 @@ pub use config::{NodeConfig, NodeError, NodeLimits, PORT_BASE, PeerConfig};
 
 use host::Host;
 
-use super::engine::{Bound, Kind, PeerId, Station, Tuning, lock};
-use super::stream::{Outbox, Traffic, proxys};
+use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind, lock};
+use super::stream::{Outbox, Traffic, proxy_command};
 use crate::abi::{DcId, Endpoint, M3, Message};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
 use crate::status::Report;
@@ -45,7 +45,7 @@ pub struct Node {
 /// What a node's threads share.
 struct Shared {
     config: NodeConfig,
-    station: Arc<Station>,
+    table: Arc<EndpointTable>,
     stopping: AtomicBool,
     /// Readable for ever once the node is to stop.
     stop: OwnedFd,
@@ -90,8 +90,8 @@ impl Node {
     /// Starts the node: it listens for its peers when this returns, and connects to them for as long as it lives.
     pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
         config.check()?;
-        let station = Arc::new(Station::new(Tuning {
-            kind: Kind::Nodes,
+        let table = Arc::new(EndpointTable::new(EngineConfig {
+            kind: PeerKind::Nodes,
             exchange_limit: config.limits.exchange,
             dcs: config.dcs.clone(),
         }));
@@ -104,9 +104,9 @@ impl Node {
             let outbox = Outbox::new(config.id, peer.id, peer.generation).map_err(thread)?;
             let outbox = Arc::new(outbox);
             let id = PeerId(peer.id.raw());
-            station.add_peer(id, outbox.clone());
+            table.add_peer(id, outbox.clone());
             for &(dc, endpoint) in &peer.endpoints {
-                station.add_route(dc, endpoint, id);
+                table.add_route(dc, endpoint, id);
             }
             peers.push(Arc::new(Peer {
                 config: peer.clone(),
@@ -124,7 +124,7 @@ impl Node {
         let mut node = Self {
             shared: Arc::new(Shared {
                 config,
-                station,
+                table,
                 stopping: AtomicBool::new(false),
                 stop,
                 peers,
@@ -169,7 +169,7 @@ impl Shared {
         if !peer.config.announce {
             return;
         }
-        for (dc, endpoint, name) in self.station.bound() {
+        for (dc, endpoint, name) in self.table.bound() {
             announce(&self.config, peer, dc, endpoint, &name);
         }
     }
@@ -192,7 +192,7 @@ fn announce(config: &NodeConfig, peer: &Peer, dc: DcId, endpoint: Endpoint, name
     let mut message = Message::new(REMOTE_BIND, &arm);
     message.source = Endpoint::from_raw(config.id.raw());
     // When there is a connection, it is announced then.
-    let _ = peer.outbox.tell(proxys(message), &[]);
+    let _ = peer.outbox.post_unanswered(proxy_command(message), &[]);
 }
 
 impl Carrier for Node {
@@ -202,7 +202,7 @@ impl Carrier for Node {
         endpoint: Endpoint,
         name: &str,
     ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
-        let bound = Bound::new(self.shared.station.clone(), dc, endpoint, name)?;
+        let bound = EngineEndpoint::new(self.shared.table.clone(), dc, endpoint, name)?;
         for peer in self.shared.peers.iter().filter(|it| it.config.announce) {
             announce(&self.shared.config, peer, dc, endpoint, name);
         }
@@ -230,7 +230,7 @@ impl Report for Node {
                 peer.outbox.counters()
             ));
         }
-        self.shared.station.report(to);
+        self.shared.table.report(to);
     }
 }
 
@@ -244,7 +244,7 @@ impl Drop for Node {
             let _ = thread.join();
         }
         for peer in &self.shared.peers {
-            self.shared.station.peer_lost(peer.id());
+            self.shared.table.peer_lost(peer.id());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::abi::{Code, Generation, M1, NodeId};
-use crate::carrier::engine::Line;
+use crate::carrier::engine::PeerTransport;
 use crate::endpoint::{Delivery, Gone, Lent};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -372,7 +372,7 @@ fn to_be_told_more_is_not_to_take_it() {
     let data = crate::abi::Header::new(crate::abi::Command::COPYIN_DATA);
     // So much that what the system has room for makes no difference.
     while outbox.unsent() < 2 << 20 {
-        outbox.tell(data, &[0; 65_536]).unwrap();
+        outbox.post_unanswered(data, &[0; 65_536]).unwrap();
     }
     while outbox.is_connected() {
         assert!(std::time::Instant::now() < deadline, "it is waited for");

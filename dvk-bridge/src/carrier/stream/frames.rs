@@ -46,7 +46,7 @@ fn hint(candidates: &[Generation]) -> String {
 }
 
 /// Room for the longest command, a batch, and as much again to read ahead.
-const ROOM: usize = 2 * MAX_BATCH * 132;
+const BUFFER_SIZE: usize = 2 * MAX_BATCH * 132;
 
 impl Frames {
     pub(crate) fn new(here: NodeId, peer: NodeId, generation: Generation) -> Self {
@@ -54,7 +54,7 @@ impl Frames {
             here,
             peer,
             generation,
-            room: vec![0; ROOM].into_boxed_slice(),
+            room: vec![0; BUFFER_SIZE].into_boxed_slice(),
             done: 0,
             filled: 0,
         }
@@ -65,7 +65,7 @@ impl Frames {
         &mut self,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        if self.done == self.filled || self.filled > ROOM / 2 {
+        if self.done == self.filled || self.filled > BUFFER_SIZE / 2 {
             self.room.copy_within(self.done..self.filled, 0);
             self.filled -= self.done;
             self.done = 0;

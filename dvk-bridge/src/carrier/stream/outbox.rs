@@ -11,14 +11,14 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use crate::abi::{Command, Endpoint, Generation, Header, M1, Message, NodeId, Timestamp};
-use crate::carrier::engine::{Line, NotConnected, lock, wait_until};
+use crate::carrier::engine::{NotConnected, PeerTransport, lock, wait_until};
 
 /// Most bytes that wait for a peer to take them. Nobody sends more than a few exchanges ahead, so that one who lets so much
 /// wait asks for copies and does not read them.
-const MOST_WAITING: usize = 8 << 20;
+const MAX_UNSENT: usize = 8 << 20;
 
 /// Most bytes that are kept although they are sent, to save moving the rest.
-const SENT_KEPT: usize = 1 << 20;
+const COMPACT_THRESHOLD: usize = 1 << 20;
 
 /// The outgoing half of a pair of connections.
 pub(crate) struct Outbox {
@@ -38,14 +38,14 @@ pub(crate) struct Outbox {
 struct State {
     stream: Option<OwnedFd>,
     /// The other half is there: what the peer answers will come.
-    heard: bool,
+    inbound_up: bool,
     waiting: Vec<u8>,
     /// Bytes of `waiting` that are sent.
     sent: usize,
     /// Bytes that were ever sent.
-    taken: u64,
+    sent_total: u64,
     /// Given up by a sender: why.
-    broken: Option<Broken>,
+    send_error: Option<SendError>,
     sequence: u32,
     counters: Traffic,
 }
@@ -75,12 +75,12 @@ impl fmt::Display for Traffic {
 
 /// Why nothing more can be sent on a connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Broken {
+pub(crate) enum SendError {
     /// The system says so.
     #[error("{0}")]
     Io(#[from] Errno),
     /// It does not read.
-    #[error("it does not read: {MOST_WAITING} bytes wait for it")]
+    #[error("it does not read: {MAX_UNSENT} bytes wait for it")]
     Full,
     /// It does not read, for a long time.
     #[error("it has not read for {0:?}")]
@@ -109,13 +109,13 @@ impl Outbox {
         state.stream = Some(stream);
         state.waiting.clear();
         state.sent = 0;
-        state.broken = None;
+        state.send_error = None;
         self.usable.notify_all();
     }
 
     /// Notes whether the peer's half of the pair is there. Without it nobody is asked anything, since no answer can come.
-    pub(crate) fn set_heard(&self, heard: bool) {
-        lock(&self.state).heard = heard;
+    pub(crate) fn set_inbound_up(&self, inbound_up: bool) {
+        lock(&self.state).inbound_up = inbound_up;
         self.usable.notify_all();
     }
 
@@ -149,18 +149,18 @@ impl Outbox {
     }
 
     /// Sends what waits, as far as the peer takes it: whether some is left.
-    pub(crate) fn flush(&self) -> Result<bool, Broken> {
+    pub(crate) fn flush(&self) -> Result<bool, SendError> {
         let mut counter = [0; 8];
         // Nothing to read is as well.
         let _ = rustix::io::read(&self.wake, &mut counter);
         let mut state = lock(&self.state);
-        state.push()?;
+        state.send_now()?;
         Ok(!state.waiting.is_empty())
     }
 
     /// Bytes that the peer, or the system for it, ever took: as long as this stays the same, nothing goes on.
-    pub(crate) fn taken(&self) -> u64 {
-        lock(&self.state).taken
+    pub(crate) fn sent_total(&self) -> u64 {
+        lock(&self.state).sent_total
     }
 
     /// Bytes that wait for the peer.
@@ -176,7 +176,7 @@ impl Outbox {
         };
         let mut message = Message::new(LOAD_LEVEL, &load);
         message.source = Endpoint::from_raw(self.here.raw());
-        self.tell(proxys(message), &[])
+        self.post_unanswered(proxy_command(message), &[])
     }
 
     /// Has whoever waits for [`Self::wake`] look what there is to do.
@@ -190,7 +190,7 @@ impl Outbox {
 const LOAD_LEVEL: i32 = 5;
 
 /// A command from one proxy to another: no process's.
-pub(crate) fn proxys(message: Message) -> Header {
+pub(crate) fn proxy_command(message: Message) -> Header {
     Header {
         dc: -1,
         src: Endpoint::NONE,
@@ -200,10 +200,10 @@ pub(crate) fn proxys(message: Message) -> Header {
     }
 }
 
-impl Line for Outbox {
+impl PeerTransport for Outbox {
     fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
         let mut state = lock(&self.state);
-        if !state.heard {
+        if !state.inbound_up {
             return Err(NotConnected);
         }
         self.put(&mut state, header, payload)
@@ -220,13 +220,17 @@ impl Line for Outbox {
 }
 
 impl Outbox {
-    /// The same as [`Line::post`] for what is not to be answered.
-    pub(crate) fn tell(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
+    /// The same as [`PeerTransport::post`] for what is not to be answered.
+    pub(crate) fn post_unanswered(
+        &self,
+        header: Header,
+        payload: &[u8],
+    ) -> Result<(), NotConnected> {
         self.put(&mut lock(&self.state), header, payload)
     }
 
     fn put(&self, state: &mut State, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
-        if state.stream.is_none() || state.broken.is_some() {
+        if state.stream.is_none() || state.send_error.is_some() {
             return Err(NotConnected);
         }
         state.sequence = state.sequence.wrapping_add(1);
@@ -246,13 +250,13 @@ impl Outbox {
         state.counters.count(bytes);
         // Whoever is in the middle of a command goes on with it before this one.
         if before == 0 {
-            if let Err(broken) = state.push() {
-                state.broken = Some(broken);
+            if let Err(send_error) = state.send_now() {
+                state.send_error = Some(send_error);
             }
-        } else if state.unsent() > MOST_WAITING {
-            state.broken = Some(Broken::Full);
+        } else if state.unsent() > MAX_UNSENT {
+            state.send_error = Some(SendError::Full);
         }
-        if state.broken.is_some() || state.unsent() > 0 {
+        if state.send_error.is_some() || state.unsent() > 0 {
             self.wake_up();
         }
         Ok(())
@@ -261,7 +265,7 @@ impl Outbox {
 
 impl State {
     fn is_usable(&self) -> bool {
-        self.heard && self.stream.is_some() && self.broken.is_none()
+        self.inbound_up && self.stream.is_some() && self.send_error.is_none()
     }
 
     fn unsent(&self) -> usize {
@@ -269,12 +273,12 @@ impl State {
     }
 
     /// Sends what the peer takes at once.
-    fn push(&mut self) -> Result<(), Broken> {
-        if let Some(broken) = &self.broken {
-            return Err(broken.clone());
+    fn send_now(&mut self) -> Result<(), SendError> {
+        if let Some(send_error) = &self.send_error {
+            return Err(send_error.clone());
         }
         let Some(stream) = &self.stream else {
-            return Err(Broken::Closed);
+            return Err(SendError::Closed);
         };
         while let Some(rest @ [_, ..]) = self.waiting.get(self.sent..) {
             match send(
@@ -284,10 +288,10 @@ impl State {
             ) {
                 Ok(sent) => {
                     self.sent += sent;
-                    self.taken += u64::try_from(sent).unwrap_or(0);
+                    self.sent_total += u64::try_from(sent).unwrap_or(0);
                 }
                 Err(Errno::AGAIN) => {
-                    if self.sent > SENT_KEPT {
+                    if self.sent > COMPACT_THRESHOLD {
                         self.waiting.drain(..self.sent);
                         self.sent = 0;
                     }

@@ -6,7 +6,7 @@ use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 
 /// How long a thread sleeps when nothing happens. It is woken for everything, so this only bounds mistakes.
-pub(crate) const NAP: Duration = Duration::from_secs(60);
+pub(crate) const MAX_POLL_WAIT: Duration = Duration::from_secs(60);
 
 /// Waits until one of `ready` is, at most for `limit`: how many are. Signals do not end it early.
 pub(crate) fn poll_for(ready: &mut [PollFd<'_>], limit: Duration) -> Result<usize, Errno> {

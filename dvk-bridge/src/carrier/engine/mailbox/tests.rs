@@ -6,18 +6,18 @@ use super::*;
 use crate::abi::M1;
 
 const PEER: PeerId = PeerId(3);
-const MARK: u32 = 5;
-const WAY: Way = Way {
+const ACK_SEQ: u32 = 5;
+const ROUTE: ReplyRoute = ReplyRoute {
     peer: PEER,
-    mark: MARK,
+    ack_seq: ACK_SEQ,
 };
 
-fn from(raw: i32) -> Caller {
-    Caller {
+fn from(raw: i32) -> Sender {
+    Sender {
         endpoint: Endpoint::from_raw(raw),
         peer: PEER,
         pid: Some(77),
-        mark: MARK,
+        ack_seq: ACK_SEQ,
     }
 }
 
@@ -49,11 +49,11 @@ fn gone(client: i32, reason: Gone) -> Received {
 }
 
 /// Whether the answer to `request` is to be sent.
-fn answer(mailbox: &Mailbox, request: RequestId) -> Result<bool, Idle> {
+fn answer(mailbox: &Mailbox, request: RequestId) -> Result<bool, NotServing> {
     mailbox.answer(request).map(|held| held.is_some())
 }
 
-fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), Idle> {
+fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), NotServing> {
     mailbox.serving(request).map(|_| ())
 }
 
@@ -66,11 +66,11 @@ fn requests_are_received_in_their_order_and_answered_once() {
     assert_eq!(receive(&mailbox), request(11, 1, 2));
     assert_eq!(receive(&mailbox), Received::Nothing);
     let first = id(10, 0);
-    assert_eq!(mailbox.way(first), Ok(WAY));
+    assert_eq!(mailbox.route(first), Ok(ROUTE));
     assert_eq!(serving(&mailbox, first), Ok(()));
     assert_eq!(answer(&mailbox, first), Ok(true));
-    assert_eq!(answer(&mailbox, first), Err(Idle::NotWaiting));
-    assert_eq!(serving(&mailbox, first), Err(Idle::NotWaiting));
+    assert_eq!(answer(&mailbox, first), Err(NotServing::NotWaiting));
+    assert_eq!(serving(&mailbox, first), Err(NotServing::NotWaiting));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn who_asks_again_gets_the_answer_to_the_newest() {
     assert_eq!(receive(&mailbox), Received::Nothing, "one at a time");
     assert_eq!(
         serving(&mailbox, id(10, 0)),
-        Err(Idle::NotWaiting),
+        Err(NotServing::NotWaiting),
         "no copies for the old one"
     );
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(false));
@@ -99,8 +99,8 @@ fn nothing_is_done_for_an_answered_request_when_its_client_asks_the_next() {
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
     mailbox.request(from(10), message(2)).unwrap();
     receive(&mailbox);
-    assert_eq!(serving(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
     assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
 }
 
@@ -110,16 +110,20 @@ fn an_answer_is_sent_again_until_its_client_asks_the_next_or_goes() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     receive(&mailbox);
-    assert_eq!(again(&mailbox, 0), Err(Idle::NotWaiting), "not answered");
+    assert_eq!(
+        again(&mailbox, 0),
+        Err(NotServing::NotWaiting),
+        "not answered"
+    );
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
     assert_eq!(again(&mailbox, 0), Ok(()));
     mailbox.request(from(10), message(2)).unwrap();
-    assert_eq!(again(&mailbox, 0), Err(Idle::NotWaiting));
+    assert_eq!(again(&mailbox, 0), Err(NotServing::NotWaiting));
     receive(&mailbox);
     assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
     assert_eq!(again(&mailbox, 1), Ok(()));
     mailbox.gone(Endpoint::from_raw(10), Gone::Unbound);
-    assert_eq!(again(&mailbox, 1), Err(Idle::NotWaiting));
+    assert_eq!(again(&mailbox, 1), Err(NotServing::NotWaiting));
 }
 
 #[test]
@@ -131,8 +135,8 @@ fn nothing_is_done_for_one_that_has_gone_when_another_has_its_endpoint() {
     mailbox.request(from(10), message(2)).unwrap();
     assert_eq!(receive(&mailbox), gone(10, Gone::Unbound));
     assert_eq!(receive(&mailbox), request(10, 1, 2));
-    assert_eq!(serving(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
     assert_eq!(serving(&mailbox, id(10, 1)), Ok(()));
 }
 
@@ -160,7 +164,7 @@ fn a_sender_is_told_when_its_message_is_received() {
         client: Endpoint::from_raw(2),
         message: message(5),
     };
-    assert_eq!(receive(&mailbox), Received::Event(delivery, Some(WAY)));
+    assert_eq!(receive(&mailbox), Received::Event(delivery, Some(ROUTE)));
     mailbox.message(from(2), message(6)).unwrap();
 }
 
@@ -200,19 +204,19 @@ fn another_in_the_same_slot_replaces_the_first() {
     mailbox.request(from(later), message(2)).unwrap();
     assert_eq!(receive(&mailbox), gone(10, Gone::Replaced));
     assert_eq!(receive(&mailbox), request(later, 1, 2));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
 }
 
 #[test]
 fn a_slot_is_one_peers_as_long_as_that_is_there() {
     let mailbox = Mailbox::default();
-    let elsewhere = Caller {
+    let elsewhere = Sender {
         peer: PeerId(4),
         ..from(10)
     };
     mailbox.request(from(10), message(1)).unwrap();
     assert_eq!(receive(&mailbox), request(10, 0, 1));
-    let later = Caller {
+    let later = Sender {
         endpoint: Endpoint::new(1, 10).unwrap(),
         ..elsewhere
     };

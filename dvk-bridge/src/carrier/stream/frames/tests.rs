@@ -40,7 +40,7 @@ fn feed(frames: &mut Frames, mut bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>,
             Ok::<_, ()>(taken)
         });
         bytes = &bytes[taken.unwrap()..];
-        while frames.next(|header, payload| found.push((*header, payload.to_vec())))? {}
+        while frames.next(|header, payload| found.send_now((*header, payload.to_vec())))? {}
     }
     Ok(found)
 }

@@ -5,28 +5,28 @@ use std::sync::{Arc, Mutex};
 
 use gangplank_service::rate_limit::RateLimit;
 
-use super::lane::Lane;
-use super::line::{Line, PeerId};
-use super::mailbox::{Caller, Mailbox, Waiting};
-use super::question::{Event, Question, Taken};
-use super::station::Kind;
+use super::endpoint_table::PeerKind;
+use super::mailbox::{Mailbox, Sender, WaitingClient};
+use super::peer_channel::PeerChannel;
+use super::peer_transport::{PeerId, PeerTransport};
+use super::pending_call::{CallEvent, Disposition, PendingCall};
 use super::sync::lock;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header, Message};
 use crate::endpoint::Gone;
 
 /// Everything about one bound endpoint.
-pub(super) struct Desk {
+pub(super) struct EndpointState {
     pub(super) dc: DcId,
     pub(super) endpoint: Endpoint,
     pub(super) name: String,
     pub(super) limits: DcLimits,
     pub(super) mailbox: Mailbox,
-    pub(super) question: Question,
-    kind: Kind,
-    lanes: Mutex<HashMap<(PeerId, i32), Arc<Lane>>>,
+    pub(super) pending_call: PendingCall,
+    kind: PeerKind,
+    channels: Mutex<HashMap<(PeerId, i32), Arc<PeerChannel>>>,
     losses: Mutex<Losses>,
     /// When it was last said that somebody uses another's endpoint.
-    strangers: RateLimit,
+    conflict_log: RateLimit,
 }
 
 /// How often others were lost.
@@ -37,13 +37,13 @@ struct Losses {
     partners: HashMap<i32, u64>,
 }
 
-impl Desk {
+impl EndpointState {
     pub(super) fn new(
         dc: DcId,
         endpoint: Endpoint,
         name: &str,
         limits: DcLimits,
-        kind: Kind,
+        kind: PeerKind,
     ) -> Self {
         Self {
             dc,
@@ -51,11 +51,11 @@ impl Desk {
             name: name.to_owned(),
             limits,
             mailbox: Mailbox::default(),
-            question: Question::new(kind.says_marks()),
+            pending_call: PendingCall::new(kind.has_ack_seq()),
             kind,
-            lanes: Mutex::default(),
+            channels: Mutex::default(),
             losses: Mutex::default(),
-            strangers: RateLimit::once(),
+            conflict_log: RateLimit::once(),
         }
     }
 
@@ -77,12 +77,20 @@ impl Desk {
         }
     }
 
-    /// The lane to `partner`, whom `peer` has, on `line`. There is one for each peer, or for each slot of the container.
-    pub(super) fn lane(&self, peer: PeerId, partner: Endpoint, line: &Arc<dyn Line>) -> Arc<Lane> {
-        let key = (peer, self.kind.lane(partner));
-        let mut lanes = lock(&self.lanes);
-        let lane = lanes.entry(key);
-        lane.or_insert_with(|| Arc::new(Lane::new(line.clone(), self.kind.says_marks())))
+    /// The lane to `partner`, whom `peer` has, on `transport`. There is one for each peer, or for each slot of the container.
+    pub(super) fn channel(
+        &self,
+        peer: PeerId,
+        partner: Endpoint,
+        transport: &Arc<dyn PeerTransport>,
+    ) -> Arc<PeerChannel> {
+        let key = (peer, self.kind.channel(partner));
+        let mut channels = lock(&self.channels);
+        let channel = channels.entry(key);
+        channel
+            .or_insert_with(|| {
+                Arc::new(PeerChannel::new(transport.clone(), self.kind.has_ack_seq()))
+            })
             .clone()
     }
 
@@ -90,55 +98,55 @@ impl Desk {
     pub(super) fn deliver(
         &self,
         peer: PeerId,
-        line: &Arc<dyn Line>,
+        transport: &Arc<dyn PeerTransport>,
         header: &Header,
         payload: &[u8],
     ) {
-        let lane = self.lane(peer, header.src, line);
+        let channel = self.channel(peer, header.src, transport);
         let mut message = header.message;
         // The header is what the node vouches for.
         message.source = header.src;
-        let from = Caller {
+        let from = Sender {
             endpoint: header.src,
             peer,
             pid: (header.pid > 0).then_some(header.pid),
-            mark: header.ack_seq,
+            ack_seq: header.ack_seq,
         };
         let result = match header.command {
             Command::SNDREC_MSG => self.mailbox.request(from, message).err(),
-            Command::REPLY_MSG => match self.answered(&lane, peer, header, message) {
-                Taken::Yes | Taken::Late => None,
-                Taken::No => Some(Code::EDVSPROCSTS),
+            Command::REPLY_MSG => match self.answered(&channel, peer, header, message) {
+                Disposition::Accepted | Disposition::Late => None,
+                Disposition::Unexpected => Some(Code::EDVSPROCSTS),
             },
             // A message from one that was asked is the answer, else it is for the mailbox.
-            Command::SEND_MSG => match self.answered(&lane, peer, header, message) {
-                Taken::Yes | Taken::Late => None,
-                Taken::No => self.mailbox.message(from, message).err(),
+            Command::SEND_MSG => match self.answered(&channel, peer, header, message) {
+                Disposition::Accepted | Disposition::Late => None,
+                Disposition::Unexpected => self.mailbox.message(from, message).err(),
             },
             Command::NTFY_MSG => self.mailbox.notification(from).err(),
             Command::COPYIN_DATA => {
-                self.copy(peer, header, Event::CopyIn(*header, payload.to_vec()))
+                self.copy(peer, header, CallEvent::CopyIn(*header, payload.to_vec()))
             }
-            Command::COPYOUT_RQST => self.copy(peer, header, Event::CopyOut(*header)),
+            Command::COPYOUT_RQST => self.copy(peer, header, CallEvent::CopyOut(*header)),
             Command::COPYLCL_RQST | Command::COPYRMT_RQST | Command::COPYIN_RQST => {
                 Some(Code::ENOSYS)
             }
             _ => {
-                self.acknowledged(&lane, peer, header, payload);
+                self.acknowledged(&channel, peer, header, payload);
                 None
             }
         };
         if result == Some(Code::EDVSNONODE) {
-            self.note_stranger(peer, header.src);
+            self.log_slot_conflict(peer, header.src);
         }
         if let (Some(code), Some(command)) = (result, header.command.failure()) {
-            lane.acknowledge(header.answer(command, code.result()), &[]);
+            channel.acknowledge(header.answer(command, code.result()), &[]);
         }
     }
 
     /// Says that `peer` has used the endpoint of another peer's process, which is refused.
-    fn note_stranger(&self, peer: PeerId, endpoint: Endpoint) {
-        if self.strangers.admit().is_some() {
+    fn log_slot_conflict(&self, peer: PeerId, endpoint: Endpoint) {
+        if self.conflict_log.admit().is_some() {
             let owner = self.mailbox.owner_of(endpoint);
             log::warn!(
                 "{endpoint} of node {} is refused by {}: that is a process of node {}, which is connected; each process of a \
@@ -151,36 +159,44 @@ impl Desk {
     }
 
     /// Acknowledges an answer and leaves it for who asks, if anybody does.
-    fn answered(&self, lane: &Lane, peer: PeerId, header: &Header, message: Message) -> Taken {
-        let event = Event::Answer(message);
-        self.question
+    fn answered(
+        &self,
+        channel: &PeerChannel,
+        peer: PeerId,
+        header: &Header,
+        message: Message,
+    ) -> Disposition {
+        let event = CallEvent::Answer(message);
+        self.pending_call
             .offer_after(header.src, peer, header.ack_seq, event, || {
-                lane.acknowledge(header.answer(Command::SEND_ACK, 0), &[]);
+                channel.acknowledge(header.answer(Command::SEND_ACK, 0), &[]);
             })
     }
 
     /// Leaves a copy for who asks; the refusal if nobody has asked its requester.
-    fn copy(&self, peer: PeerId, header: &Header, event: Event) -> Option<Code> {
-        let taken = self.question.offer(header.src, peer, header.ack_seq, event);
-        (taken != Taken::Yes).then_some(Code::EPERM)
+    fn copy(&self, peer: PeerId, header: &Header, event: CallEvent) -> Option<Code> {
+        let taken = self
+            .pending_call
+            .offer(header.src, peer, header.ack_seq, event);
+        (taken != Disposition::Accepted).then_some(Code::EPERM)
     }
 
-    fn acknowledged(&self, lane: &Lane, peer: PeerId, header: &Header, payload: &[u8]) {
+    fn acknowledged(&self, channel: &PeerChannel, peer: PeerId, header: &Header, payload: &[u8]) {
         let code = Code::from_result(header.rcode);
         let gone = code.is_some_and(|code| GONE.contains(&code));
         if gone && self.mailbox.peer_of(header.src) == Some(peer) {
             self.mailbox.gone(header.src, Gone::Unbound);
         }
-        if lane.acknowledged(header, payload) {
+        if channel.acknowledged(header, payload) {
             return;
         }
         // That a question could not be asked is told as of any other message by a kernel, and by us as of a question.
-        let question = matches!(header.command, Command::SEND_ACK | Command::SNDREC_ACK);
-        if let Some(code) = code.filter(|_| question)
+        let pending_call = matches!(header.command, Command::SEND_ACK | Command::SNDREC_ACK);
+        if let Some(code) = code.filter(|_| pending_call)
             && self
-                .question
-                .offer(header.src, peer, header.ack_seq, Event::Failed(code))
-                != Taken::No
+                .pending_call
+                .offer(header.src, peer, header.ack_seq, CallEvent::Failed(code))
+                != Disposition::Unexpected
         {
             return;
         }
@@ -198,32 +214,32 @@ impl Desk {
         let slot = partner.slot();
         *lock(&self.losses).partners.entry(slot).or_default() += 1;
         self.mailbox.gone(partner, reason);
-        self.question.partner_gone(partner, Code::EDVSSRCDIED);
-        for lane in self.all_lanes(|_| true) {
-            lane.partner_gone(partner, Code::EDVSDSTDIED);
+        self.pending_call.partner_gone(partner, Code::EDVSSRCDIED);
+        for channel in self.all_channels(|_| true) {
+            channel.partner_gone(partner, Code::EDVSDSTDIED);
         }
     }
 
     /// What goes on with `peer` fails. Those it has may still be there.
     pub(super) fn interrupted(&self, peer: PeerId) {
         *lock(&self.losses).peers.entry(peer).or_default() += 1;
-        self.question.peer_lost(peer);
-        for lane in self.all_lanes(|it| it == peer) {
-            lane.lost();
+        self.pending_call.peer_lost(peer);
+        for channel in self.all_channels(|it| it == peer) {
+            channel.lost();
         }
     }
 
     /// The endpoint is given up: all that goes on fails. Those who wait for it.
-    pub(super) fn close(&self) -> Vec<Waiting> {
-        self.question.close();
-        for lane in self.all_lanes(|_| true) {
-            lane.close();
+    pub(super) fn close(&self) -> Vec<WaitingClient> {
+        self.pending_call.close();
+        for channel in self.all_channels(|_| true) {
+            channel.close();
         }
         self.mailbox.close()
     }
 
     /// Describes the endpoint: its clients, whom it asks, what goes on with whom.
-    pub(super) fn report(&self, kind: Kind, to: &mut String) {
+    pub(super) fn report(&self, kind: PeerKind, to: &mut String) {
         let clients = self.mailbox.clients();
         let waiting = clients.iter().filter(|(_, _, asks)| *asks).count();
         to.push_str(&format!(
@@ -235,8 +251,8 @@ impl Desk {
         ));
         for (client, peer, asks) in clients {
             let by = match kind {
-                Kind::Nodes => format!(" of node {}", peer.0),
-                Kind::Switch => String::new(),
+                PeerKind::Nodes => format!(" of node {}", peer.0),
+                PeerKind::Switch => String::new(),
             };
             let state = if asks {
                 "waits for an answer"
@@ -245,20 +261,20 @@ impl Desk {
             };
             to.push_str(&format!("  client {client}{by} {state}\n"));
         }
-        if let Some(asked) = self.question.asked() {
+        if let Some(asked) = self.pending_call.asked() {
             to.push_str(&format!("  waits for an answer of {asked}\n"));
         }
-        for lane in self.all_lanes(|_| true) {
-            if let Some(text) = lane.describe() {
+        for channel in self.all_channels(|_| true) {
+            if let Some(text) = channel.describe() {
                 to.push_str(&format!("  {text}\n"));
             }
         }
     }
 
-    fn all_lanes(&self, concerned: impl Fn(PeerId) -> bool) -> Vec<Arc<Lane>> {
-        let lanes = lock(&self.lanes);
-        let lanes = lanes.iter().filter(|((peer, _), _)| concerned(*peer));
-        lanes.map(|(_, lane)| lane.clone()).collect()
+    fn all_channels(&self, concerned: impl Fn(PeerId) -> bool) -> Vec<Arc<PeerChannel>> {
+        let channels = lock(&self.channels);
+        let channels = channels.iter().filter(|((peer, _), _)| concerned(*peer));
+        channels.map(|(_, channel)| channel.clone()).collect()
     }
 }
 

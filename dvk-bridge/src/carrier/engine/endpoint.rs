@@ -5,67 +5,52 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::desk::Desk;
-use super::lane::{Awaited, Failure, Lane};
-use super::line::PeerId;
-use super::mailbox::{Idle, Received};
-use super::station::Station;
+use super::endpoint_state::EndpointState;
+use super::endpoint_table::EndpointTable;
+use super::mailbox::{NotServing, Received};
+use super::peer_channel::{ExchangeError, ExpectedAck, PeerChannel};
+use super::peer_transport::PeerId;
 use crate::abi::{
     Code, Command, CopyBlock, DcId, DcLimits, Endpoint, Header, M9, MAX_PAYLOAD, Message,
 };
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, RequestId};
 
 /// The endpoint, bound until this is dropped.
-pub(crate) struct Bound {
-    station: Arc<Station>,
-    pub(super) desk: Arc<Desk>,
+pub(crate) struct EngineEndpoint {
+    table: Arc<EndpointTable>,
+    pub(super) state: Arc<EndpointState>,
     copies: AtomicU32,
 }
 
-/// Why an operation failed, before it is said which.
-pub(super) struct Trouble(pub(super) Failure);
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
-}
-
-impl From<Code> for Trouble {
+impl From<Code> for ExchangeError {
     fn from(code: Code) -> Self {
-        Self(Failure::Refused(code))
+        Self::Refused(code)
     }
 }
 
-impl From<Idle> for Failure {
-    fn from(idle: Idle) -> Self {
-        match idle {
-            Idle::NotWaiting => Self::Refused(Code::EDVSPROCSTS),
-            Idle::Unbound => Self::Unbound,
+impl From<NotServing> for ExchangeError {
+    fn from(reason: NotServing) -> Self {
+        match reason {
+            NotServing::NotWaiting => Self::Refused(Code::EDVSPROCSTS),
+            NotServing::Unbound => Self::Unbound,
         }
     }
 }
 
-impl From<Idle> for Trouble {
-    fn from(idle: Idle) -> Self {
-        Self(idle.into())
-    }
-}
-
-impl Bound {
-    /// Binds `endpoint` at `station`.
+impl EngineEndpoint {
+    /// Binds `endpoint` at `table`.
     pub(crate) fn new(
-        station: Arc<Station>,
+        table: Arc<EndpointTable>,
         dc: DcId,
         endpoint: Endpoint,
         name: &str,
     ) -> Result<Self, EndpointError> {
         let operation = Operation::Bind { dc, endpoint };
         let refused = |code| EndpointError::Refused { operation, code };
-        let desk = station.open(dc, endpoint, name).map_err(refused)?;
+        let state = table.open(dc, endpoint, name).map_err(refused)?;
         Ok(Self {
-            station,
-            desk,
+            table,
+            state,
             copies: AtomicU32::new(0),
         })
     }
@@ -73,21 +58,21 @@ impl Bound {
     /// Adds what was being done, and for how long, to what went wrong.
     fn explain<T>(
         &self,
-        result: Result<T, Trouble>,
+        result: Result<T, ExchangeError>,
         operation: Operation,
         limit: Duration,
     ) -> Result<T, EndpointError> {
-        result.map_err(|Trouble(failure)| match failure {
-            Failure::Refused(code) => EndpointError::Refused { operation, code },
-            Failure::TimedOut => EndpointError::TimedOut { operation, limit },
-            Failure::NotConnected => EndpointError::NotConnected { operation },
-            Failure::Unbound => EndpointError::Unbound { operation },
+        result.map_err(|failure| match failure {
+            ExchangeError::Refused(code) => EndpointError::Refused { operation, code },
+            ExchangeError::TimedOut => EndpointError::TimedOut { operation, limit },
+            ExchangeError::NotConnected => EndpointError::NotConnected { operation },
+            ExchangeError::Unbound => EndpointError::Unbound { operation },
         })
     }
 
     /// What DVK lets only system processes do.
-    fn must_be_system(&self) -> Result<(), Trouble> {
-        if self.desk.limits.is_system(self.desk.endpoint) {
+    fn must_be_system(&self) -> Result<(), ExchangeError> {
+        if self.state.limits.is_system(self.state.endpoint) {
             Ok(())
         } else {
             Err(Code::EDVSBADCALL.into())
@@ -95,63 +80,75 @@ impl Bound {
     }
 
     /// Whether messages can be for `to` at all.
-    pub(super) fn must_be_partner(&self, to: Endpoint) -> Result<PeerId, Trouble> {
-        if self.desk.mailbox.is_closed() {
-            return Err(Failure::Unbound.into());
+    pub(super) fn must_be_partner(&self, to: Endpoint) -> Result<PeerId, ExchangeError> {
+        if self.state.mailbox.is_closed() {
+            return Err(ExchangeError::Unbound);
         }
-        if !self.desk.limits.contains(to) || to == Endpoint::HARDWARE {
+        if !self.state.limits.contains(to) || to == Endpoint::HARDWARE {
             return Err(Code::EDVSBADDEST.into());
         }
-        if to == self.desk.endpoint {
+        if to == self.state.endpoint {
             return Err(Code::EDVSENDPOINT.into());
         }
-        let peer = self.station.route(&self.desk, to);
+        let peer = self.table.route(&self.state, to);
         peer.ok_or_else(|| Code::EDVSNOPROXY.into())
     }
 
-    pub(super) fn lane(&self, peer: PeerId, partner: Endpoint) -> Result<Arc<Lane>, Trouble> {
-        let line = self.station.line(peer).ok_or(Failure::NotConnected)?;
-        Ok(self.desk.lane(peer, partner, &line))
+    pub(super) fn channel(
+        &self,
+        peer: PeerId,
+        partner: Endpoint,
+    ) -> Result<Arc<PeerChannel>, ExchangeError> {
+        let transport = self
+            .table
+            .transport(peer)
+            .ok_or(ExchangeError::NotConnected)?;
+        Ok(self.state.channel(peer, partner, &transport))
     }
 
     /// A command with a message for `to`.
     pub(super) fn carrying(&self, command: Command, to: Endpoint, message: &Message) -> Header {
-        let mut header = self.desk.header(command, to);
+        let mut header = self.state.header(command, to);
         header.message = *message;
         // The peer hands the message on as it is.
-        header.message.source = self.desk.endpoint;
+        header.message.source = self.state.endpoint;
         header
     }
 
-    fn try_receive(&self, limit: Duration) -> Result<Delivery, Trouble> {
+    fn try_receive(&self, limit: Duration) -> Result<Delivery, ExchangeError> {
         self.must_be_system()?;
-        match self.desk.mailbox.receive(Instant::now() + limit) {
+        match self.state.mailbox.receive(Instant::now() + limit) {
             Received::Event(delivery, None) => Ok(delivery),
-            Received::Event(delivery, Some(way)) => {
+            Received::Event(delivery, Some(route)) => {
                 if let Delivery::Message { client, .. } = delivery {
-                    let mut received = self.desk.header(Command::SEND_ACK, client);
-                    received.ack_seq = way.mark;
-                    self.lane(way.peer, client)?.acknowledge(received, &[]);
+                    let mut received = self.state.header(Command::SEND_ACK, client);
+                    received.ack_seq = route.ack_seq;
+                    self.channel(route.peer, client)?.acknowledge(received, &[]);
                 }
                 Ok(delivery)
             }
-            Received::Nothing => Err(Failure::TimedOut.into()),
-            Received::Closed => Err(Failure::Unbound.into()),
+            Received::Nothing => Err(ExchangeError::TimedOut),
+            Received::Closed => Err(ExchangeError::Unbound),
         }
     }
 
-    fn try_reply(&self, request: RequestId, message: &Message) -> Result<(), Trouble> {
+    fn try_reply(&self, request: RequestId, message: &Message) -> Result<(), ExchangeError> {
         self.must_be_system()?;
         let header = self.carrying(Command::REPLY_MSG, request.client(), message);
-        self.answer(request, header, self.station.exchange_limit())
+        self.answer(request, header, self.table.exchange_limit())
     }
 
     /// Ends `request` with a command, which is not sent if nobody waits for it when its turn comes.
-    fn answer(&self, request: RequestId, header: Header, limit: Duration) -> Result<(), Trouble> {
+    fn answer(
+        &self,
+        request: RequestId,
+        header: Header,
+        limit: Duration,
+    ) -> Result<(), ExchangeError> {
         let done = self.try_answer(request, header, limit);
         if done.is_err() {
             // Its client can ask again, whatever became of this. If it has ended already, that stays.
-            let _ = self.desk.mailbox.answer(request);
+            let _ = self.state.mailbox.answer(request);
         }
         done
     }
@@ -161,18 +158,18 @@ impl Bound {
         request: RequestId,
         header: Header,
         limit: Duration,
-    ) -> Result<(), Trouble> {
-        let way = self.desk.mailbox.way(request)?;
-        let lane = self.lane(way.peer, request.client())?;
+    ) -> Result<(), ExchangeError> {
+        let route = self.state.mailbox.route(request)?;
+        let channel = self.channel(route.peer, request.client())?;
         let header = Header {
-            ack_seq: way.mark,
+            ack_seq: route.ack_seq,
             ..header
         };
         // A request can come before our own connection is there. Who asked has nobody else to answer it.
-        lane.wait_for_line(Instant::now() + limit);
+        channel.wait_for_transport(Instant::now() + limit);
         let sent = Cell::new(false);
         let permit = || {
-            let mailbox = &self.desk.mailbox;
+            let mailbox = &self.state.mailbox;
             let held = if sent.replace(true) {
                 mailbox.answered(request)
             } else {
@@ -180,34 +177,39 @@ impl Bound {
             };
             Ok(held?)
         };
-        lane.exchange(header, &[], Awaited::Sent, limit, permit)?;
+        channel.exchange(header, &[], ExpectedAck::Sent, limit, permit)?;
         Ok(())
     }
 
-    fn try_send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), Trouble> {
+    fn try_send(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        limit: Duration,
+    ) -> Result<(), ExchangeError> {
         self.must_be_system()?;
         let peer = self.must_be_partner(to)?;
         let mut header = self.carrying(Command::SEND_MSG, to, message);
-        if let Some(request) = self.desk.mailbox.served(to) {
+        if let Some(request) = self.state.mailbox.served(to) {
             return self.answer(request, header, limit);
         }
-        header.ack_seq = self.desk.question.mark();
-        let lane = self.lane(peer, to)?;
-        lane.exchange(header, &[], Awaited::Sent, limit, || Ok(Some(())))?;
+        header.ack_seq = self.state.pending_call.ack_seq();
+        let channel = self.channel(peer, to)?;
+        channel.exchange(header, &[], ExpectedAck::Sent, limit, || Ok(Some(())))?;
         Ok(())
     }
 
-    fn try_notify(&self, to: Endpoint) -> Result<(), Trouble> {
+    fn try_notify(&self, to: Endpoint) -> Result<(), ExchangeError> {
         self.must_be_system()?;
         let peer = self.must_be_partner(to)?;
-        if !self.desk.limits.is_system(to) {
+        if !self.state.limits.is_system(to) {
             return Err(Code::EDVSTRAPDENIED.into());
         }
-        let message = Message::notification(self.desk.endpoint, &M9::default());
+        let message = Message::notification(self.state.endpoint, &M9::default());
         let mut header = self.carrying(Command::NTFY_MSG, to, &message);
         header.rcode = NO_UPDATE_BIT;
-        let deadline = Instant::now() + self.station.exchange_limit();
-        self.lane(peer, to)?.tell(header, &[], deadline)?;
+        let deadline = Instant::now() + self.table.exchange_limit();
+        self.channel(peer, to)?.send(header, &[], deadline)?;
         Ok(())
     }
 
@@ -216,24 +218,24 @@ impl Bound {
         request: RequestId,
         address: u32,
         into: &mut [u8],
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ExchangeError> {
         self.must_be_system()?;
         let client = request.client();
         let mut address = address;
         for piece in into.chunks_mut(MAX_PAYLOAD) {
             let bytes = i32::try_from(piece.len()).map_err(|_| Code::EDVSBADRANGE)?;
             let tag = self.copies.fetch_add(1, Ordering::Relaxed);
-            let mut header = self.desk.header(Command::COPYOUT_RQST, client);
+            let mut header = self.state.header(Command::COPYOUT_RQST, client);
             header.copy = CopyBlock {
                 src: client.raw(),
-                dst: self.desk.endpoint.raw(),
-                requester: self.desk.endpoint.raw(),
+                dst: self.state.endpoint.raw(),
+                requester: self.state.endpoint.raw(),
                 src_address: address,
                 dst_address: tag,
                 bytes,
             };
-            let awaited = Awaited::CopiedOut { bytes, tag };
-            let data = self.copy(request, header, &[], awaited)?;
+            let expected = ExpectedAck::CopiedOut { bytes, tag };
+            let data = self.copy(request, header, &[], expected)?;
             // As many as were asked for, or it would have been a failure.
             piece.copy_from_slice(data.get(..piece.len()).ok_or(Code::EFAULT)?);
             address = address.wrapping_add_signed(bytes);
@@ -241,24 +243,29 @@ impl Bound {
         Ok(())
     }
 
-    fn try_copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), Trouble> {
+    fn try_copy_to(
+        &self,
+        request: RequestId,
+        address: u32,
+        from: &[u8],
+    ) -> Result<(), ExchangeError> {
         self.must_be_system()?;
         let client = request.client();
         let mut address = address;
         for piece in from.chunks(MAX_PAYLOAD) {
             let bytes = i32::try_from(piece.len()).map_err(|_| Code::EDVSBADRANGE)?;
             let tag = self.copies.fetch_add(1, Ordering::Relaxed);
-            let mut header = self.desk.header(Command::COPYIN_DATA, client);
+            let mut header = self.state.header(Command::COPYIN_DATA, client);
             header.copy = CopyBlock {
-                src: self.desk.endpoint.raw(),
+                src: self.state.endpoint.raw(),
                 dst: client.raw(),
-                requester: self.desk.endpoint.raw(),
+                requester: self.state.endpoint.raw(),
                 src_address: tag,
                 dst_address: address,
                 bytes,
             };
-            let awaited = Awaited::CopiedIn { bytes, tag };
-            self.copy(request, header, piece, awaited)?;
+            let expected = ExpectedAck::CopiedIn { bytes, tag };
+            self.copy(request, header, piece, expected)?;
             address = address.wrapping_add_signed(bytes);
         }
         Ok(())
@@ -270,34 +277,34 @@ impl Bound {
         request: RequestId,
         header: Header,
         payload: &[u8],
-        awaited: Awaited,
-    ) -> Result<Vec<u8>, Trouble> {
-        let way = self.desk.mailbox.way(request)?;
-        let lane = self.lane(way.peer, request.client())?;
+        expected: ExpectedAck,
+    ) -> Result<Vec<u8>, ExchangeError> {
+        let route = self.state.mailbox.route(request)?;
+        let channel = self.channel(route.peer, request.client())?;
         let header = Header {
-            ack_seq: way.mark,
+            ack_seq: route.ack_seq,
             ..header
         };
-        let limit = self.station.exchange_limit();
-        let permit = || Ok(Some(self.desk.mailbox.serving(request)?));
-        Ok(lane.exchange(header, payload, awaited, limit, permit)?)
+        let limit = self.table.exchange_limit();
+        let permit = || Ok(Some(self.state.mailbox.serving(request)?));
+        channel.exchange(header, payload, expected, limit, permit)
     }
 }
 
 /// What a notification says that updates nothing in particular.
 const NO_UPDATE_BIT: i32 = -1;
 
-impl BoundEndpoint for Bound {
+impl BoundEndpoint for EngineEndpoint {
     fn dc(&self) -> DcId {
-        self.desk.dc
+        self.state.dc
     }
 
     fn endpoint(&self) -> Endpoint {
-        self.desk.endpoint
+        self.state.endpoint
     }
 
     fn limits(&self) -> DcLimits {
-        self.desk.limits
+        self.state.limits
     }
 
     fn receive(&self, limit: Duration) -> Result<Delivery, EndpointError> {
@@ -305,7 +312,7 @@ impl BoundEndpoint for Bound {
     }
 
     fn reply(&self, request: RequestId, message: &Message) -> Result<(), EndpointError> {
-        let limit = self.station.exchange_limit();
+        let limit = self.table.exchange_limit();
         let client = request.client();
         let operation = Operation::Reply { client };
         self.explain(self.try_reply(request, message), operation, limit)
@@ -328,11 +335,11 @@ impl BoundEndpoint for Bound {
     }
 
     fn losses(&self, of: Endpoint) -> u64 {
-        self.desk.losses(of, self.station.route(&self.desk, of))
+        self.state.losses(of, self.table.route(&self.state, of))
     }
 
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError> {
-        let limit = self.station.exchange_limit();
+        let limit = self.table.exchange_limit();
         self.explain(self.try_notify(to), Operation::Notify { to }, limit)
     }
 
@@ -347,7 +354,7 @@ impl BoundEndpoint for Bound {
             address,
             bytes: into.len(),
         };
-        let limit = self.station.exchange_limit();
+        let limit = self.table.exchange_limit();
         self.explain(self.try_copy_from(request, address, into), operation, limit)
     }
 
@@ -357,16 +364,16 @@ impl BoundEndpoint for Bound {
             address,
             bytes: from.len(),
         };
-        let limit = self.station.exchange_limit();
+        let limit = self.table.exchange_limit();
         self.explain(self.try_copy_to(request, address, from), operation, limit)
     }
 
     fn unbind(&self) {
-        self.station.close(&self.desk);
+        self.table.close(&self.state);
     }
 }
 
-impl Drop for Bound {
+impl Drop for EngineEndpoint {
     fn drop(&mut self) {
         self.unbind();
     }

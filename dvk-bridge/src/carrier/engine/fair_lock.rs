@@ -8,7 +8,7 @@ use super::sync::{lock, wait_until};
 
 /// The place, and who waits for it.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct FairLock {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -22,13 +22,13 @@ struct Queue {
 
 /// The place, had until this is dropped.
 #[derive(Debug)]
-pub(super) struct Had<'a> {
-    turn: &'a Turn,
+pub(super) struct Guard<'a> {
+    fair_lock: &'a FairLock,
 }
 
-impl Turn {
+impl FairLock {
     /// Waits for the place; nothing if it was not to be had before `deadline`.
-    pub(super) fn take(&self, deadline: Instant) -> Option<Had<'_>> {
+    pub(super) fn take(&self, deadline: Instant) -> Option<Guard<'_>> {
         let mut queue = lock(&self.queue);
         let ticket = queue.next;
         queue.next = queue.next.wrapping_add(1);
@@ -41,26 +41,26 @@ impl Turn {
                 return None;
             }
         }
-        Some(Had { turn: self })
+        Some(Guard { fair_lock: self })
     }
 }
 
 #[cfg(test)]
-impl Turn {
+impl FairLock {
     /// Whether nobody has the place.
     pub(super) fn is_free(&self) -> bool {
         lock(&self.queue).tickets.is_empty()
     }
 }
 
-impl Drop for Had<'_> {
+impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let mut queue = lock(&self.turn.queue);
+        let mut queue = lock(&self.fair_lock.queue);
         queue.tickets.pop_front();
         let is_wanted = !queue.tickets.is_empty();
         drop(queue);
         if is_wanted {
-            self.turn.changed.notify_all();
+            self.fair_lock.changed.notify_all();
         }
     }
 }
@@ -83,26 +83,26 @@ mod tests {
 
     #[test]
     fn who_comes_too_late_does_not_hold_up_the_next() {
-        let turn = Turn::default();
-        let first = turn.take(soon()).unwrap();
-        assert!(turn.take(soon()).is_none());
+        let fair_lock = FairLock::default();
+        let first = fair_lock.take(soon()).unwrap();
+        assert!(fair_lock.take(soon()).is_none());
         drop(first);
-        assert!(turn.take(soon()).is_some());
+        assert!(fair_lock.take(soon()).is_some());
     }
 
     #[test]
     fn they_come_in_their_order() {
-        let turn = Arc::new(Turn::default());
+        let fair_lock = Arc::new(FairLock::default());
         let order = Arc::new(Mutex::new(Vec::new()));
-        let first = turn.take(late()).unwrap();
+        let first = fair_lock.take(late()).unwrap();
         let threads: Vec<_> = (0..8)
             .map(|index| {
-                let (here, log) = (turn.clone(), order.clone());
+                let (here, log) = (fair_lock.clone(), order.clone());
                 let thread = thread::spawn(move || {
-                    let _had = here.take(late());
+                    let _guard = here.take(late());
                     lock(&log).push(index);
                 });
-                while lock(&turn.queue).tickets.len() < index + 2 {
+                while lock(&fair_lock.queue).tickets.len() < index + 2 {
                     thread::yield_now();
                 }
                 thread

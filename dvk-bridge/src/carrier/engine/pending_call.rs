@@ -10,18 +10,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use super::line::PeerId;
+use super::fair_lock::{FairLock, Guard};
+use super::peer_transport::PeerId;
 use super::sync::{lock, wait_until};
-use super::turn::{Had, Turn};
 use crate::abi::{Code, Endpoint, Header, Message};
 use crate::chance::anything;
 
 /// Most that may come between two looks. A partner has one copy going at a time.
-const MOST_EVENTS: usize = 64;
+const MAX_EVENTS: usize = 64;
 
 /// What can come for a question.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum CallEvent {
     /// A copy from what is lent.
     CopyOut(Header),
     /// A copy to what is lent, with the bytes.
@@ -36,67 +36,67 @@ pub(super) enum Event {
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum Disposition {
     /// It was left for who asks.
-    Yes,
+    Accepted,
     /// It answers a question that was given up.
     Late,
     /// Nobody asked.
-    No,
+    Unexpected,
 }
 
 struct Asked {
     to: Endpoint,
     peer: PeerId,
-    mark: u32,
-    events: VecDeque<Event>,
+    ack_seq: u32,
+    events: VecDeque<CallEvent>,
 }
 
 #[derive(Default)]
 struct State {
     asked: Option<Asked>,
     /// The last question's.
-    mark: u32,
+    ack_seq: u32,
     /// Those who still owe an answer to a question that was given up, by slot: their next answer is that one.
-    owing: BTreeMap<i32, Owing>,
+    owed: BTreeMap<i32, OwedReply>,
     closed: bool,
 }
 
 /// Who owes an answer, and to which question.
-struct Owing {
+struct OwedReply {
     peer: PeerId,
-    mark: u32,
+    ack_seq: u32,
 }
 
 /// The question of one endpoint: one at a time.
-pub(super) struct Question {
+pub(super) struct PendingCall {
     /// Whether marks are said, and so have to be right.
-    marked: bool,
-    turn: Turn,
+    has_ack_seq: bool,
+    call_lock: FairLock,
     state: Mutex<State>,
     arrived: Condvar,
 }
 
 /// The right to ask, and what has been asked, until this is dropped.
-pub(super) struct Asking<'a> {
-    question: &'a Question,
+pub(super) struct CallHandle<'a> {
+    pending_call: &'a PendingCall,
     to: Endpoint,
     peer: PeerId,
-    mark: u32,
+    ack_seq: u32,
     finished: bool,
-    _turn: Had<'a>,
+    _guard: Guard<'a>,
 }
 
-impl Question {
-    /// No question yet. `marked` says whether who answers says which question by its mark.
-    pub(super) fn new(marked: bool) -> Self {
+impl PendingCall {
+    /// No question yet. `has_ack_seq` says whether who answers says which question by its mark.
+    pub(super) fn new(has_ack_seq: bool) -> Self {
         // Begun anywhere: another process that had this endpoint has asked questions too.
-        let mark = anything();
+        let ack_seq = anything();
         Self {
-            marked,
-            turn: Turn::default(),
+            has_ack_seq,
+            call_lock: FairLock::default(),
             state: Mutex::new(State {
-                mark,
+                ack_seq,
                 ..State::default()
             }),
             arrived: Condvar::new(),
@@ -104,42 +104,53 @@ impl Question {
     }
 
     /// A mark for something else that is acknowledged, different from those of questions and from each other.
-    pub(super) fn mark(&self) -> u32 {
-        lock(&self.state).next_mark()
+    pub(super) fn ack_seq(&self) -> u32 {
+        lock(&self.state).next_ack_seq()
     }
 
     /// Prepares to ask `to`, which is reached by `peer`: nothing if others ask, or `to` owes an earlier answer, until
     /// `deadline`.
-    pub(super) fn ask(&self, to: Endpoint, peer: PeerId, deadline: Instant) -> Option<Asking<'_>> {
-        let turn = self.turn.take(deadline)?;
+    pub(super) fn ask(
+        &self,
+        to: Endpoint,
+        peer: PeerId,
+        deadline: Instant,
+    ) -> Option<CallHandle<'_>> {
+        let call_lock = self.call_lock.take(deadline)?;
         let mut state = lock(&self.state);
-        while state.owing.contains_key(&to.slot()) && !state.closed {
+        while state.owed.contains_key(&to.slot()) && !state.closed {
             let late;
             (state, late) = wait_until(&self.arrived, state, deadline);
-            if late && state.owing.contains_key(&to.slot()) {
+            if late && state.owed.contains_key(&to.slot()) {
                 return None;
             }
         }
-        let mark = state.next_mark();
+        let ack_seq = state.next_ack_seq();
         state.asked = Some(Asked {
             to,
             peer,
-            mark,
+            ack_seq,
             events: VecDeque::new(),
         });
-        Some(Asking {
-            question: self,
+        Some(CallHandle {
+            pending_call: self,
             to,
             peer,
-            mark,
+            ack_seq,
             finished: false,
-            _turn: turn,
+            _guard: call_lock,
         })
     }
 
     /// Leaves what came from `from` by `peer`, for the question of this mark, for who asks.
-    pub(super) fn offer(&self, from: Endpoint, peer: PeerId, mark: u32, event: Event) -> Taken {
-        self.offer_after(from, peer, mark, event, || ())
+    pub(super) fn offer(
+        &self,
+        from: Endpoint,
+        peer: PeerId,
+        ack_seq: u32,
+        event: CallEvent,
+    ) -> Disposition {
+        self.offer_after(from, peer, ack_seq, event, || ())
     }
 
     /// The same, with `first` done before who asks can know of it, if it is taken at all: as soon as a process has its
@@ -148,42 +159,42 @@ impl Question {
         &self,
         from: Endpoint,
         peer: PeerId,
-        mark: u32,
-        event: Event,
+        ack_seq: u32,
+        event: CallEvent,
         first: impl FnOnce(),
-    ) -> Taken {
+    ) -> Disposition {
         let mut state = lock(&self.state);
-        let due = |of: PeerId, its: u32| of == peer && (!self.marked || its == mark);
-        let ends = matches!(event, Event::Answer(_) | Event::Failed(_));
-        let owing = state.owing.get(&from.slot());
-        if ends && owing.is_some_and(|owing| due(owing.peer, owing.mark)) {
-            state.owing.remove(&from.slot());
+        let due = |of: PeerId, its: u32| of == peer && (!self.has_ack_seq || its == ack_seq);
+        let ends = matches!(event, CallEvent::Answer(_) | CallEvent::Failed(_));
+        let owed = state.owed.get(&from.slot());
+        if ends && owed.is_some_and(|owed| due(owed.peer, owed.ack_seq)) {
+            state.owed.remove(&from.slot());
             first();
             self.arrived.notify_all();
-            return Taken::Late;
+            return Disposition::Late;
         }
         match &mut state.asked {
             Some(asked)
                 if asked.to == from
-                    && due(asked.peer, asked.mark)
-                    && asked.events.len() < MOST_EVENTS =>
+                    && due(asked.peer, asked.ack_seq)
+                    && asked.events.len() < MAX_EVENTS =>
             {
                 first();
                 asked.events.push_back(event);
                 drop(state);
                 self.arrived.notify_all();
-                Taken::Yes
+                Disposition::Accepted
             }
-            _ => Taken::No,
+            _ => Disposition::Unexpected,
         }
     }
 
     /// `partner` has gone: it answers nothing any more.
     pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
         let mut state = lock(&self.state);
-        state.owing.remove(&partner.slot());
+        state.owed.remove(&partner.slot());
         if let Some(asked) = state.asked.as_mut().filter(|it| it.to == partner) {
-            asked.events.push_back(Event::Failed(code));
+            asked.events.push_back(CallEvent::Failed(code));
         }
         self.arrived.notify_all();
     }
@@ -191,9 +202,9 @@ impl Question {
     /// The connection to `peer` is lost. What is owed will not come: answers come by connections.
     pub(super) fn peer_lost(&self, peer: PeerId) {
         let mut state = lock(&self.state);
-        state.owing.retain(|_, owing| owing.peer != peer);
+        state.owed.retain(|_, owed| owed.peer != peer);
         if let Some(asked) = state.asked.as_mut().filter(|it| it.peer == peer) {
-            asked.events.push_back(Event::Lost);
+            asked.events.push_back(CallEvent::Lost);
         }
         self.arrived.notify_all();
     }
@@ -210,11 +221,11 @@ impl Question {
     }
 }
 
-/// What [`Asking::next`] found.
+/// What [`CallHandle::next`] found.
 #[derive(Debug)]
 pub(super) enum Next {
     /// This.
-    Event(Event),
+    Event(CallEvent),
     /// Nothing in time.
     Nothing,
     /// The endpoint was given up.
@@ -222,21 +233,21 @@ pub(super) enum Next {
 }
 
 impl State {
-    fn next_mark(&mut self) -> u32 {
-        self.mark = self.mark.wrapping_add(1);
-        self.mark
+    fn next_ack_seq(&mut self) -> u32 {
+        self.ack_seq = self.ack_seq.wrapping_add(1);
+        self.ack_seq
     }
 }
 
-impl Asking<'_> {
+impl CallHandle<'_> {
     /// The question's mark.
-    pub(super) fn mark(&self) -> u32 {
-        self.mark
+    pub(super) fn ack_seq(&self) -> u32 {
+        self.ack_seq
     }
 
     /// Waits for what comes next, at most until `deadline`.
     pub(super) fn next(&mut self, deadline: Instant) -> Next {
-        let mut state = lock(&self.question.state);
+        let mut state = lock(&self.pending_call.state);
         let mut late = false;
         loop {
             if state.closed {
@@ -244,13 +255,13 @@ impl Asking<'_> {
             }
             let event = state.asked.as_mut().and_then(|it| it.events.pop_front());
             if let Some(event) = event {
-                self.finished = !matches!(event, Event::CopyIn(..) | Event::CopyOut(_));
+                self.finished = !matches!(event, CallEvent::CopyIn(..) | CallEvent::CopyOut(_));
                 return Next::Event(event);
             }
             if late {
                 return Next::Nothing;
             }
-            (state, late) = wait_until(&self.question.arrived, state, deadline);
+            (state, late) = wait_until(&self.pending_call.arrived, state, deadline);
         }
     }
 
@@ -265,15 +276,18 @@ impl Asking<'_> {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for CallHandle<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.question.state);
+        let mut state = lock(&self.pending_call.state);
         // What came and was not looked at may be the end.
         let events = state.asked.take().map(|it| it.events).unwrap_or_default();
-        let ended = |event: &Event| !matches!(event, Event::CopyIn(..) | Event::CopyOut(_));
+        let ended =
+            |event: &CallEvent| !matches!(event, CallEvent::CopyIn(..) | CallEvent::CopyOut(_));
         if !self.finished && !events.iter().any(ended) {
-            let (peer, mark) = (self.peer, self.mark);
-            state.owing.insert(self.to.slot(), Owing { peer, mark });
+            let (peer, ack_seq) = (self.peer, self.ack_seq);
+            state
+                .owed
+                .insert(self.to.slot(), OwedReply { peer, ack_seq });
         }
     }
 }

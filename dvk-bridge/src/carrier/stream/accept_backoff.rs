@@ -9,45 +9,45 @@ use rustix::io::Errno;
 
 /// How long nobody is let in after there was no descriptor for one. Who knocks stays in the system's queue, and would have a
 /// poll return at once all the time.
-const MOMENT: Duration = Duration::from_millis(100);
+const BACKOFF: Duration = Duration::from_millis(100);
 
 /// Whether who knocks is looked at.
 #[derive(Debug)]
-pub(crate) struct Door {
-    shut_until: Option<Instant>,
-    said: RateLimit,
+pub(crate) struct AcceptBackoff {
+    paused_until: Option<Instant>,
+    log_limit: RateLimit,
 }
 
-impl Default for Door {
+impl Default for AcceptBackoff {
     fn default() -> Self {
         Self {
-            shut_until: None,
-            said: RateLimit::once(),
+            paused_until: None,
+            log_limit: RateLimit::once(),
         }
     }
 }
 
-impl Door {
+impl AcceptBackoff {
     /// Notes that somebody could not be let in: whether that is to be said, since it can happen as often as others like.
     pub(crate) fn failed(&mut self, error: &io::Error) -> bool {
         let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
         if Errno::from_io_error(error).is_some_and(|errno| lacking.contains(&errno)) {
-            self.shut_until = Some(Instant::now() + MOMENT);
+            self.paused_until = Some(Instant::now() + BACKOFF);
         }
-        self.said.admit().is_some()
+        self.log_limit.admit().is_some()
     }
 
     /// What the listener is to be waited for.
     pub(crate) fn interest(&self) -> PollFlags {
-        match self.shut_for() {
+        match self.paused_for() {
             Some(_) => PollFlags::empty(),
             None => PollFlags::IN,
         }
     }
 
     /// How long it is left alone, if it is.
-    pub(crate) fn shut_for(&self) -> Option<Duration> {
-        let left = self.shut_until?.checked_duration_since(Instant::now())?;
+    pub(crate) fn paused_for(&self) -> Option<Duration> {
+        let left = self.paused_until?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
     }
 }
@@ -58,14 +58,17 @@ mod tests {
 
     #[test]
     fn only_what_would_happen_again_at_once_shuts_the_door() {
-        let mut door = Door::default();
-        assert!(door.failed(&Errno::CONNABORTED.into()));
-        assert_eq!(door.interest(), PollFlags::IN);
-        assert!(!door.failed(&Errno::MFILE.into()), "it was just said");
-        assert_eq!(door.interest(), PollFlags::empty());
-        let left = door.shut_for().unwrap();
-        assert!(left <= MOMENT);
-        door.shut_until = Instant::now().checked_sub(MOMENT);
-        assert_eq!((door.interest(), door.shut_for()), (PollFlags::IN, None));
+        let mut backoff = AcceptBackoff::default();
+        assert!(backoff.failed(&Errno::CONNABORTED.into()));
+        assert_eq!(backoff.interest(), PollFlags::IN);
+        assert!(!backoff.failed(&Errno::MFILE.into()), "it was just said");
+        assert_eq!(backoff.interest(), PollFlags::empty());
+        let left = backoff.paused_for().unwrap();
+        assert!(left <= BACKOFF);
+        backoff.paused_until = Instant::now().checked_sub(BACKOFF);
+        assert_eq!(
+            (backoff.interest(), backoff.paused_for()),
+            (PollFlags::IN, None)
+        );
     }
 }

@@ -13,7 +13,7 @@ pub(crate) struct PeerId(pub(crate) i32);
 pub(crate) struct NotConnected;
 
 /// A connection to a peer, or the place where there will be one.
-pub(crate) trait Line: Send + Sync {
+pub(crate) trait PeerTransport: Send + Sync {
     /// Hands a command over to be sent, without waiting for anything. All commands go in the order in which they are handed
     /// over, each with its payload behind it. Nodes, length, process and time are filled in on the way.
     fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected>;

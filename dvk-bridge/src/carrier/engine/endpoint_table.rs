@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::desk::Desk;
-use super::line::{Line, PeerId};
+use super::endpoint_state::EndpointState;
+use super::peer_transport::{PeerId, PeerTransport};
 use super::sync::lock;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
 use crate::endpoint::Gone;
 
 /// What a carrier's peers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum PeerKind {
     /// Nodes: each endpoint has one exchange at a time with each.
     Nodes,
     /// The switch, which is told what is bound and what is not any more: each endpoint has one exchange at a time with each
@@ -20,14 +20,14 @@ pub(crate) enum Kind {
     Switch,
 }
 
-impl Kind {
+impl PeerKind {
     /// Whether all that belongs to a question or a message says its mark in `c_ack_seq`, which DVK leaves to proxies.
-    pub(super) fn says_marks(self) -> bool {
+    pub(super) fn has_ack_seq(self) -> bool {
         self == Self::Switch
     }
 
     /// What tells an endpoint's lanes to the same peer apart.
-    pub(super) fn lane(self, partner: Endpoint) -> i32 {
+    pub(super) fn channel(self, partner: Endpoint) -> i32 {
         match self {
             Self::Nodes => 0,
             Self::Switch => partner.slot(),
@@ -37,9 +37,9 @@ impl Kind {
 
 /// What a carrier decides about its endpoints.
 #[derive(Clone, Debug)]
-pub(crate) struct Tuning {
+pub(crate) struct EngineConfig {
     /// What its peers are.
-    pub(crate) kind: Kind,
+    pub(crate) kind: PeerKind,
     /// How long a peer may take for an acknowledgement.
     pub(crate) exchange_limit: Duration,
     /// The containers, and their dimensions.
@@ -47,31 +47,31 @@ pub(crate) struct Tuning {
 }
 
 /// The station.
-pub(crate) struct Station {
-    tuning: Tuning,
+pub(crate) struct EndpointTable {
+    tuning: EngineConfig,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     /// By container and slot.
-    desks: HashMap<(DcId, i32), Arc<Desk>>,
-    lines: HashMap<PeerId, Arc<dyn Line>>,
+    entries: HashMap<(DcId, i32), Arc<EndpointState>>,
+    transports: HashMap<PeerId, Arc<dyn PeerTransport>>,
     /// Where endpoints are that nothing came from yet.
     routes: HashMap<(DcId, i32), PeerId>,
 }
 
-impl Station {
-    pub(crate) fn new(tuning: Tuning) -> Self {
+impl EndpointTable {
+    pub(crate) fn new(tuning: EngineConfig) -> Self {
         Self {
             tuning,
             state: Mutex::default(),
         }
     }
 
-    /// Adds a peer, to which `line` leads.
-    pub(crate) fn add_peer(&self, peer: PeerId, line: Arc<dyn Line>) {
-        lock(&self.state).lines.insert(peer, line);
+    /// Adds a peer, to which `transport` leads.
+    pub(crate) fn add_peer(&self, peer: PeerId, transport: Arc<dyn PeerTransport>) {
+        lock(&self.state).transports.insert(peer, transport);
     }
 
     /// Says that `peer` has `endpoint`.
@@ -97,33 +97,44 @@ impl Station {
     }
 
     /// Adds a desk for `endpoint`.
-    pub(super) fn open(&self, dc: DcId, endpoint: Endpoint, name: &str) -> Result<Arc<Desk>, Code> {
+    pub(super) fn open(
+        &self,
+        dc: DcId,
+        endpoint: Endpoint,
+        name: &str,
+    ) -> Result<Arc<EndpointState>, Code> {
         let limits = self.dimensions(dc, endpoint)?;
         let mut state = lock(&self.state);
         let key = (dc, endpoint.slot());
-        if state.desks.contains_key(&key) {
+        if state.entries.contains_key(&key) {
             return Err(Code::EDVSSLOTUSED);
         }
-        let desk = Arc::new(Desk::new(dc, endpoint, name, limits, self.tuning.kind));
-        state.desks.insert(key, desk.clone());
-        Ok(desk)
+        let entry = Arc::new(EndpointState::new(
+            dc,
+            endpoint,
+            name,
+            limits,
+            self.tuning.kind,
+        ));
+        state.entries.insert(key, entry.clone());
+        Ok(entry)
     }
 
-    /// Removes `desk`: who waits for it is told.
-    pub(super) fn close(&self, desk: &Arc<Desk>) {
-        let key = (desk.dc, desk.endpoint.slot());
+    /// Removes `entry`: who waits for it is told.
+    pub(super) fn close(&self, entry: &Arc<EndpointState>) {
+        let key = (entry.dc, entry.endpoint.slot());
         let mut state = lock(&self.state);
         if !state
-            .desks
+            .entries
             .get(&key)
-            .is_some_and(|it| Arc::ptr_eq(it, desk))
+            .is_some_and(|it| Arc::ptr_eq(it, entry))
         {
             return;
         }
-        state.desks.remove(&key);
+        state.entries.remove(&key);
         drop(state);
-        for waiting in desk.close() {
-            let Some(line) = self.line(waiting.way.peer) else {
+        for waiting in entry.close() {
+            let Some(transport) = self.transport(waiting.route.peer) else {
                 continue;
             };
             let command = if waiting.asks {
@@ -131,61 +142,64 @@ impl Station {
             } else {
                 Command::SEND_ACK
             };
-            let mut header = desk.header(command, waiting.endpoint);
+            let mut header = entry.header(command, waiting.endpoint);
             header.rcode = Code::EDVSSRCDIED.result();
-            header.ack_seq = waiting.way.mark;
-            let lane = desk.lane(waiting.way.peer, waiting.endpoint, &line);
-            lane.acknowledge(header, &[]);
+            header.ack_seq = waiting.route.ack_seq;
+            let channel = entry.channel(waiting.route.peer, waiting.endpoint, &transport);
+            channel.acknowledge(header, &[]);
         }
-        if self.tuning.kind == Kind::Switch {
-            self.tell_all(&desk.header(Command::PROCUNBIND, Endpoint::NONE));
+        if self.tuning.kind == PeerKind::Switch {
+            self.broadcast(&entry.header(Command::PROCUNBIND, Endpoint::NONE));
         }
     }
 
     /// Hands `header` to every peer that is connected.
-    fn tell_all(&self, header: &Header) {
-        let lines: Vec<_> = lock(&self.state).lines.values().cloned().collect();
-        for line in lines {
+    fn broadcast(&self, header: &Header) {
+        let transports: Vec<_> = lock(&self.state).transports.values().cloned().collect();
+        for transport in transports {
             // Those who are not connected learn by that.
-            let _ = line.post(*header, &[]);
+            let _ = transport.post(*header, &[]);
         }
     }
 
     /// Closes the desk of `endpoint`; whether there was one.
     pub(crate) fn give_up(&self, dc: DcId, endpoint: Endpoint) -> bool {
-        let desk = lock(&self.state).desks.get(&(dc, endpoint.slot())).cloned();
-        let Some(desk) = desk else {
+        let entry = lock(&self.state)
+            .entries
+            .get(&(dc, endpoint.slot()))
+            .cloned();
+        let Some(entry) = entry else {
             return false;
         };
-        self.close(&desk);
+        self.close(&entry);
         true
     }
 
-    pub(super) fn line(&self, peer: PeerId) -> Option<Arc<dyn Line>> {
-        lock(&self.state).lines.get(&peer).cloned()
+    pub(super) fn transport(&self, peer: PeerId) -> Option<Arc<dyn PeerTransport>> {
+        lock(&self.state).transports.get(&peer).cloned()
     }
 
-    /// By which peer `to` is reached from `desk`: whence it came, or by configuration, or the only one there is.
-    pub(super) fn route(&self, desk: &Desk, to: Endpoint) -> Option<PeerId> {
-        if let Some(peer) = desk.mailbox.peer_of(to) {
+    /// By which peer `to` is reached from `entry`: whence it came, or by configuration, or the only one there is.
+    pub(super) fn route(&self, entry: &EndpointState, to: Endpoint) -> Option<PeerId> {
+        if let Some(peer) = entry.mailbox.peer_of(to) {
             return Some(peer);
         }
         let state = lock(&self.state);
-        if let Some(&peer) = state.routes.get(&(desk.dc, to.slot())) {
+        if let Some(&peer) = state.routes.get(&(entry.dc, to.slot())) {
             return Some(peer);
         }
-        let mut peers = state.lines.keys();
+        let mut peers = state.transports.keys();
         let only = peers.next().copied();
         only.filter(|_| peers.next().is_none())
     }
 
     /// Takes a command of `peer`. Never waits.
     pub(crate) fn deliver(&self, peer: PeerId, header: &Header, payload: &[u8]) {
-        let Some(line) = self.line(peer) else {
+        let Some(transport) = self.transport(peer) else {
             return;
         };
         match self.receiver(header) {
-            Ok(desk) => desk.deliver(peer, &line, header, payload),
+            Ok(entry) => entry.deliver(peer, &transport, header, payload),
             Err(code) => {
                 log::debug!(
                     "{} from {} to {} of container {}: {code}",
@@ -196,65 +210,65 @@ impl Station {
                 );
                 if let Some(command) = header.command.failure() {
                     // Without a connection nobody waits for it any more.
-                    let _ = line.post(header.answer(command, code.result()), &[]);
+                    let _ = transport.post(header.answer(command, code.result()), &[]);
                 }
             }
         }
     }
 
-    fn receiver(&self, header: &Header) -> Result<Arc<Desk>, Code> {
+    fn receiver(&self, header: &Header) -> Result<Arc<EndpointState>, Code> {
         let dc = DcId::new(header.dc).ok_or(Code::EDVSBADDCID)?;
         let limits = self.tuning.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
         if !limits.contains(header.src) {
             return Err(Code::EDVSBADRANGE);
         }
         let state = lock(&self.state);
-        let desk = state.desks.get(&(dc, header.dst.slot()));
-        let desk = desk.filter(|it| it.endpoint == header.dst);
-        desk.cloned().ok_or(Code::EDVSDSTDIED)
+        let entry = state.entries.get(&(dc, header.dst.slot()));
+        let entry = entry.filter(|it| it.endpoint == header.dst);
+        entry.cloned().ok_or(Code::EDVSDSTDIED)
     }
 
     /// `endpoint` has gone.
     pub(crate) fn partner_gone(&self, dc: DcId, endpoint: Endpoint, reason: Gone) {
-        for desk in self.desks().iter().filter(|it| it.dc == dc) {
-            desk.partner_gone(endpoint, reason);
+        for entry in self.entries().iter().filter(|it| it.dc == dc) {
+            entry.partner_gone(endpoint, reason);
         }
     }
 
     /// What goes on with `peer` fails, since the connection to it was lost. Those it has may still be there.
     pub(crate) fn interrupted(&self, peer: PeerId) {
-        for desk in self.desks() {
-            desk.interrupted(peer);
+        for entry in self.entries() {
+            entry.interrupted(peer);
         }
     }
 
     /// `peer` is lost, and with it all it has.
     pub(crate) fn peer_lost(&self, peer: PeerId) {
-        for desk in self.desks() {
-            desk.interrupted(peer);
-            desk.mailbox.peer_lost(peer);
+        for entry in self.entries() {
+            entry.interrupted(peer);
+            entry.mailbox.peer_lost(peer);
         }
     }
 
     /// What is bound: containers, endpoints, names.
     pub(crate) fn bound(&self) -> Vec<(DcId, Endpoint, String)> {
-        let desks = self.desks();
-        let desks = desks.iter();
-        desks
-            .map(|desk| (desk.dc, desk.endpoint, desk.name.clone()))
+        let entries = self.entries();
+        let entries = entries.iter();
+        entries
+            .map(|entry| (entry.dc, entry.endpoint, entry.name.clone()))
             .collect()
     }
 
     /// Describes every endpoint.
     pub(crate) fn report(&self, to: &mut String) {
-        let mut desks = self.desks();
-        desks.sort_by_key(|desk| (desk.dc, desk.endpoint));
-        for desk in desks {
-            desk.report(self.tuning.kind, to);
+        let mut entries = self.entries();
+        entries.sort_by_key(|entry| (entry.dc, entry.endpoint));
+        for entry in entries {
+            entry.report(self.tuning.kind, to);
         }
     }
 
-    fn desks(&self) -> Vec<Arc<Desk>> {
-        lock(&self.state).desks.values().cloned().collect()
+    fn entries(&self) -> Vec<Arc<EndpointState>> {
+        lock(&self.state).entries.values().cloned().collect()
     }
 }

@@ -8,20 +8,20 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::line::{Line, NotConnected};
+use super::fair_lock::FairLock;
+use super::peer_transport::{NotConnected, PeerTransport};
 use super::sync::{lock, wait_until};
-use super::turn::Turn;
 use crate::abi::{Code, Command, Endpoint, Header};
 
 /// Most acknowledgements that are kept back. Each belongs to a partner that waits for it and sends nothing else meanwhile.
-const MOST_KEPT_BACK: usize = 1024;
+const MAX_HELD_ACKS: usize = 1024;
 
 /// How often one who waits for a connection looks whether the endpoint is still there.
-const LOOK: Duration = Duration::from_millis(100);
+const CLOSED_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why an exchange did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum ExchangeError {
     /// The peer says no.
     Refused(Code),
     /// There was no acknowledgement, or no turn, in time.
@@ -34,7 +34,7 @@ pub(super) enum Failure {
 
 /// What ends an exchange well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Awaited {
+pub(super) enum ExpectedAck {
     /// The message was received.
     Sent,
     /// So many bytes were copied to the partner, by the copy of this tag.
@@ -55,24 +55,24 @@ pub(super) enum Awaited {
 
 struct InFlight {
     command: Command,
-    mark: u32,
+    ack_seq: u32,
     since: Instant,
     partner: Endpoint,
-    awaited: Awaited,
-    outcome: Option<Result<Vec<u8>, Failure>>,
+    expected: ExpectedAck,
+    outcome: Option<Result<Vec<u8>, ExchangeError>>,
 }
 
 /// When to try again what cannot be done while its partner moves to another node: a DVK tells so, and expects that.
 #[derive(Debug)]
-pub(super) struct Patience(Duration);
+pub(super) struct RetryBackoff(Duration);
 
-impl Default for Patience {
+impl Default for RetryBackoff {
     fn default() -> Self {
         Self(Duration::from_millis(20))
     }
 }
 
-impl Patience {
+impl RetryBackoff {
     /// When to try next, if that is before `deadline`: each time later, up to half a second.
     pub(super) fn until(&mut self, deadline: Instant) -> Option<Instant> {
         let time = Instant::now() + self.0;
@@ -84,7 +84,7 @@ impl Patience {
 #[derive(Default)]
 struct State {
     in_flight: Option<InFlight>,
-    kept_back: VecDeque<(Header, Vec<u8>)>,
+    held_acks: VecDeque<(Header, Vec<u8>)>,
     /// The last exchange was not finished in time.
     stuck: bool,
     /// The endpoint was given up.
@@ -95,16 +95,16 @@ struct State {
 
 impl State {
     /// An exchange is about to be sent, unless the endpoint was given up.
-    fn begin(&mut self, header: &Header, awaited: Awaited) -> Result<(), Failure> {
+    fn begin(&mut self, header: &Header, expected: ExpectedAck) -> Result<(), ExchangeError> {
         if self.closed {
-            return Err(Failure::Unbound);
+            return Err(ExchangeError::Unbound);
         }
         self.in_flight = Some(InFlight {
             command: header.command,
-            mark: header.ack_seq,
+            ack_seq: header.ack_seq,
             since: Instant::now(),
             partner: header.dst,
-            awaited,
+            expected,
             outcome: None,
         });
         Ok(())
@@ -112,39 +112,42 @@ impl State {
 }
 
 /// The lane.
-pub(super) struct Lane {
-    line: Arc<dyn Line>,
+pub(super) struct PeerChannel {
+    transport: Arc<dyn PeerTransport>,
     /// Acknowledgements say the mark of what they acknowledge.
-    marked: bool,
-    turn: Turn,
+    has_ack_seq: bool,
+    send_lock: FairLock,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-impl Lane {
-    /// A lane on `line`. `marked` says whether an acknowledgement has the mark (`c_ack_seq`) of what it acknowledges.
-    pub(super) fn new(line: Arc<dyn Line>, marked: bool) -> Self {
+impl PeerChannel {
+    /// A lane on `transport`. `has_ack_seq` says whether an acknowledgement has the mark (`c_ack_seq`) of what it acknowledges.
+    pub(super) fn new(transport: Arc<dyn PeerTransport>, has_ack_seq: bool) -> Self {
         Self {
-            line,
-            marked,
-            turn: Turn::default(),
+            transport,
+            has_ack_seq,
+            send_lock: FairLock::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         }
     }
 
     /// Waits until there is a connection, or `deadline`, or the endpoint is given up.
-    pub(super) fn wait_for_line(&self, deadline: Instant) {
+    pub(super) fn wait_for_transport(&self, deadline: Instant) {
         let mut now = Instant::now();
         while now < deadline && !lock(&self.state).closed {
-            if self.line.wait(deadline.min(now + LOOK)) {
+            if self
+                .transport
+                .wait(deadline.min(now + CLOSED_CHECK_INTERVAL))
+            {
                 return;
             }
             now = Instant::now();
         }
     }
 
-    /// Sends a command to `header.dst` and waits at most `limit` for what is `awaited`: the bytes that came along.
+    /// Sends a command to `header.dst` and waits at most `limit` for what is `expected`: the bytes that came along.
     ///
     /// Each time that it is to be sent, `permit` says whether it still is, and what it gives is held until it was; if it gives
     /// nothing, there is nothing to be done any more.
@@ -152,39 +155,45 @@ impl Lane {
         &self,
         header: Header,
         payload: &[u8],
-        awaited: Awaited,
+        expected: ExpectedAck,
         limit: Duration,
-        permit: impl Fn() -> Result<Option<H>, Failure>,
-    ) -> Result<Vec<u8>, Failure> {
+        permit: impl Fn() -> Result<Option<H>, ExchangeError>,
+    ) -> Result<Vec<u8>, ExchangeError> {
         let deadline = Instant::now() + limit;
-        let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
-        self.let_late_pass(header.dst);
+        let _guard = self
+            .send_lock
+            .take(deadline)
+            .ok_or(ExchangeError::TimedOut)?;
+        self.wait_out_late_ack(header.dst);
         // A turn that came late leaves its exchange some time all the same.
         let deadline = deadline.max(Instant::now() + limit / 2);
-        let mut patience = Patience::default();
+        let mut backoff = RetryBackoff::default();
         loop {
             let Some(held) = permit()? else {
                 return Ok(Vec::new());
             };
-            lock(&self.state).begin(&header, awaited)?;
+            lock(&self.state).begin(&header, expected)?;
             // The acknowledgement may be there before this returns, and who takes it is not to wait for us.
-            let posted = self.line.post(header, payload);
+            let posted = self.transport.post(header, payload);
             drop(held);
             let (mut state, outcome) = match posted {
                 Ok(()) => self.wait_for_outcome(deadline),
                 Err(error) => (lock(&self.state), Err(error.into())),
             };
             state.in_flight = None;
-            if outcome == Err(Failure::TimedOut) && awaited == Awaited::Sent && !self.marked {
+            if outcome == Err(ExchangeError::TimedOut)
+                && expected == ExpectedAck::Sent
+                && !self.has_ack_seq
+            {
                 state.late = Some((header.dst, Instant::now() + limit / 30));
             }
             self.note(&mut state, &outcome, header.command, header.dst);
-            for (header, payload) in state.kept_back.drain(..) {
+            for (header, payload) in state.held_acks.drain(..) {
                 // Without a connection nobody waits for it any more.
-                let _ = self.line.post(header, &payload);
+                let _ = self.transport.post(header, &payload);
             }
-            let migrates = outcome == Err(Failure::Refused(Code::EDVSMIGRATE));
-            let Some(again) = patience.until(deadline).filter(|_| migrates) else {
+            let migrates = outcome == Err(ExchangeError::Refused(Code::EDVSMIGRATE));
+            let Some(again) = backoff.until(deadline).filter(|_| migrates) else {
                 return outcome;
             };
             let mut late = false;
@@ -196,7 +205,7 @@ impl Lane {
 
     /// Waits for a moment if an acknowledgement of `partner`'s, which does not say of what it is, did not come in time and may
     /// still come: it would be taken for that of what is sent next.
-    fn let_late_pass(&self, partner: Endpoint) {
+    fn wait_out_late_ack(&self, partner: Endpoint) {
         let mut state = lock(&self.state);
         let mut over = false;
         while let Some((_, until)) = state.late.filter(|(late, _)| *late == partner)
@@ -212,7 +221,7 @@ impl Lane {
     fn wait_for_outcome(
         &self,
         deadline: Instant,
-    ) -> (MutexGuard<'_, State>, Result<Vec<u8>, Failure>) {
+    ) -> (MutexGuard<'_, State>, Result<Vec<u8>, ExchangeError>) {
         let mut state = lock(&self.state);
         let mut late = false;
         let outcome = loop {
@@ -221,7 +230,7 @@ impl Lane {
                 break outcome;
             }
             if late {
-                break Err(Failure::TimedOut);
+                break Err(ExchangeError::TimedOut);
             }
             (state, late) = wait_until(&self.changed, state, deadline);
         };
@@ -232,12 +241,12 @@ impl Lane {
     fn note(
         &self,
         state: &mut State,
-        outcome: &Result<Vec<u8>, Failure>,
+        outcome: &Result<Vec<u8>, ExchangeError>,
         command: Command,
         partner: Endpoint,
     ) {
         match outcome {
-            Err(Failure::TimedOut) if !state.stuck => {
+            Err(ExchangeError::TimedOut) if !state.stuck => {
                 state.stuck = true;
                 log::warn!(
                     "{command} to {partner} was not acknowledged in time: its node may lose what we send until it does"
@@ -252,17 +261,20 @@ impl Lane {
     }
 
     /// Sends a command that nobody acknowledges, when it is its turn.
-    pub(super) fn tell(
+    pub(super) fn send(
         &self,
         header: Header,
         payload: &[u8],
         deadline: Instant,
-    ) -> Result<(), Failure> {
-        let _turn = self.turn.take(deadline).ok_or(Failure::TimedOut)?;
+    ) -> Result<(), ExchangeError> {
+        let _guard = self
+            .send_lock
+            .take(deadline)
+            .ok_or(ExchangeError::TimedOut)?;
         if lock(&self.state).closed {
-            return Err(Failure::Unbound);
+            return Err(ExchangeError::Unbound);
         }
-        self.line.post(header, payload)?;
+        self.transport.post(header, payload)?;
         Ok(())
     }
 
@@ -271,12 +283,12 @@ impl Lane {
         let mut state = lock(&self.state);
         if state.in_flight.is_none() {
             // Without a connection nobody waits for it any more.
-            let _ = self.line.post(header, payload);
-        } else if state.kept_back.len() < MOST_KEPT_BACK {
-            state.kept_back.push_back((header, payload.to_vec()));
+            let _ = self.transport.post(header, payload);
+        } else if state.held_acks.len() < MAX_HELD_ACKS {
+            state.held_acks.push_back((header, payload.to_vec()));
         } else {
             log::warn!(
-                "{MOST_KEPT_BACK} acknowledgements wait for {}'s node to finish one exchange: {} is dropped",
+                "{MAX_HELD_ACKS} acknowledgements wait for {}'s node to finish one exchange: {} is dropped",
                 header.dst,
                 header.command
             );
@@ -294,11 +306,11 @@ impl Lane {
             }
             return false;
         };
-        let due = !self.marked || in_flight.mark == header.ack_seq;
+        let due = !self.has_ack_seq || in_flight.ack_seq == header.ack_seq;
         if !due || in_flight.partner != header.src || in_flight.outcome.is_some() {
             return false;
         }
-        let Some(outcome) = outcome(in_flight.awaited, header, payload) else {
+        let Some(outcome) = outcome(in_flight.expected, header, payload) else {
             return false;
         };
         in_flight.outcome = Some(outcome);
@@ -309,7 +321,7 @@ impl Lane {
 
     /// The partner is known to have gone: what waits for it fails.
     pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
-        self.fail(Failure::Refused(code), |in_flight| {
+        self.fail(ExchangeError::Refused(code), |in_flight| {
             in_flight.partner == partner
         });
     }
@@ -317,17 +329,17 @@ impl Lane {
     /// The connection is lost: what is going on fails, what was kept back has nobody to go to.
     pub(super) fn lost(&self) {
         let mut state = lock(&self.state);
-        state.kept_back.clear();
+        state.held_acks.clear();
         state.late = None;
         drop(state);
-        self.fail(Failure::NotConnected, |_| true);
+        self.fail(ExchangeError::NotConnected, |_| true);
     }
 
     /// The endpoint is given up: what is going on fails, and what waits for its turn when that comes.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.changed.notify_all();
-        self.fail(Failure::Unbound, |_| true);
+        self.fail(ExchangeError::Unbound, |_| true);
     }
 
     /// What goes on; nothing if nothing does, and nothing is wrong.
@@ -344,13 +356,13 @@ impl Lane {
                 it.command,
                 it.partner,
                 it.since.elapsed().as_millis(),
-                state.kept_back.len()
+                state.held_acks.len()
             )),
             None => state.stuck.then(|| format!("no exchange{stuck}")),
         }
     }
 
-    fn fail(&self, failure: Failure, concerned: impl Fn(&InFlight) -> bool) {
+    fn fail(&self, failure: ExchangeError, concerned: impl Fn(&InFlight) -> bool) {
         let mut state = lock(&self.state);
         if let Some(in_flight) = state.in_flight.as_mut().filter(|it| concerned(it)) {
             in_flight.outcome.get_or_insert(Err(failure));
@@ -359,7 +371,7 @@ impl Lane {
     }
 }
 
-impl From<NotConnected> for Failure {
+impl From<NotConnected> for ExchangeError {
     fn from(_: NotConnected) -> Self {
         Self::NotConnected
     }
@@ -369,11 +381,15 @@ impl From<NotConnected> for Failure {
 ///
 /// A failure's copy block is of some earlier copy in real nodes, so only that of a success is looked at: by its tag, an
 /// answer to an earlier copy that came too late is not mistaken for this one's.
-fn outcome(awaited: Awaited, header: &Header, payload: &[u8]) -> Option<Result<Vec<u8>, Failure>> {
-    let refused = Code::from_result(header.rcode).map(|code| Err(Failure::Refused(code)));
-    match (awaited, header.command) {
-        (Awaited::Sent, Command::SEND_ACK) => Some(refused.unwrap_or(Ok(Vec::new()))),
-        (Awaited::CopiedIn { bytes, tag }, Command::COPYIN_ACK) => {
+fn outcome(
+    expected: ExpectedAck,
+    header: &Header,
+    payload: &[u8],
+) -> Option<Result<Vec<u8>, ExchangeError>> {
+    let refused = Code::from_result(header.rcode).map(|code| Err(ExchangeError::Refused(code)));
+    match (expected, header.command) {
+        (ExpectedAck::Sent, Command::SEND_ACK) => Some(refused.unwrap_or(Ok(Vec::new()))),
+        (ExpectedAck::CopiedIn { bytes, tag }, Command::COPYIN_ACK) => {
             if refused.is_some() {
                 return refused;
             }
@@ -381,7 +397,7 @@ fn outcome(awaited: Awaited, header: &Header, payload: &[u8]) -> Option<Result<V
             let result = whole.then_some(Vec::new());
             (header.copy.src_address == tag).then_some(result.ok_or(short()))
         }
-        (Awaited::CopiedOut { bytes, tag }, Command::COPYOUT_DATA) => {
+        (ExpectedAck::CopiedOut { bytes, tag }, Command::COPYOUT_DATA) => {
             if refused.is_some() {
                 return refused;
             }
@@ -394,8 +410,8 @@ fn outcome(awaited: Awaited, header: &Header, payload: &[u8]) -> Option<Result<V
 }
 
 /// Less was copied than was asked for: the memory ended.
-fn short() -> Failure {
-    Failure::Refused(Code::EFAULT)
+fn short() -> ExchangeError {
+    ExchangeError::Refused(Code::EFAULT)
 }
 
 #[cfg(test)]

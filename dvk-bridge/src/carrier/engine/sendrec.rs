@@ -1,0 +1,101 @@
+//! What a bound endpoint does while it asks: waits for the answer, lets itself be copied with, asks again.
+
+use std::time::{Duration, Instant};
+
+use super::endpoint::EngineEndpoint;
+use super::peer_channel::{ExchangeError, PeerChannel, RetryBackoff};
+use super::pending_call::{CallEvent, CallHandle, Next};
+use crate::abi::{Code, Command, Endpoint, Header, MAX_PAYLOAD, Message};
+use crate::endpoint::Lent;
+
+impl EngineEndpoint {
+    pub(super) fn try_sendrec(
+        &self,
+        to: Endpoint,
+        message: &Message,
+        lent: &mut Lent<'_>,
+        limit: Duration,
+    ) -> Result<Message, ExchangeError> {
+        let deadline = Instant::now() + limit;
+        let peer = self.must_be_partner(to)?;
+        let channel = self.channel(peer, to)?;
+        let call = self.state.pending_call.ask(to, peer, deadline);
+        let mut call = call.ok_or(ExchangeError::TimedOut)?;
+        let mut header = self.carrying(Command::SNDREC_MSG, to, message);
+        header.ack_seq = call.ack_seq();
+        if let Err(failure) = channel.send(header, &[], deadline) {
+            call.never_asked();
+            return Err(failure);
+        }
+        self.answered(&mut call, &channel, &header, lent, deadline)
+    }
+
+    /// Waits for the answer to `request`, and copies meanwhile. One that comes while its partner moves to another node is
+    /// asked again.
+    fn answered(
+        &self,
+        call: &mut CallHandle<'_>,
+        channel: &PeerChannel,
+        request: &Header,
+        lent: &mut Lent<'_>,
+        deadline: Instant,
+    ) -> Result<Message, ExchangeError> {
+        let mut backoff = RetryBackoff::default();
+        let mut again: Option<Instant> = None;
+        loop {
+            match call.next(again.unwrap_or(deadline)) {
+                Next::Event(CallEvent::CopyOut(header)) => self.copy_out(channel, lent, &header),
+                Next::Event(CallEvent::CopyIn(header, bytes)) => {
+                    self.copy_in(channel, lent, &header, &bytes);
+                }
+                Next::Event(CallEvent::Answer(message)) => return Ok(message),
+                Next::Event(CallEvent::Failed(Code::EDVSMIGRATE))
+                    if let Some(time) = backoff.until(deadline) =>
+                {
+                    call.goes_on();
+                    again = Some(time);
+                }
+                Next::Event(CallEvent::Failed(code)) => return Err(code.into()),
+                Next::Event(CallEvent::Lost) => return Err(ExchangeError::NotConnected),
+                Next::Nothing if again.take().is_some() => {
+                    channel.send(*request, &[], deadline)?;
+                }
+                Next::Nothing => return Err(ExchangeError::TimedOut),
+                Next::Closed => return Err(ExchangeError::Unbound),
+            }
+        }
+    }
+
+    /// Answers a copy from what is lent.
+    fn copy_out(&self, channel: &PeerChannel, lent: &Lent<'_>, header: &Header) {
+        let asked = usize::try_from(header.copy.bytes).ok();
+        let asked = asked.filter(|bytes| (1..=MAX_PAYLOAD).contains(bytes));
+        let code = match asked {
+            Some(bytes) if header.copy.src == self.state.endpoint.raw() => {
+                let mut data = vec![0; bytes];
+                if lent.read(header.copy.src_address, &mut data).is_ok() {
+                    channel.acknowledge(header.answer(Command::COPYOUT_DATA, 0), &data);
+                    return;
+                }
+                Code::EFAULT
+            }
+            Some(_) => Code::EDVSBADPROC,
+            None => Code::EDVSBADRANGE,
+        };
+        channel.acknowledge(header.answer(Command::COPYOUT_DATA, code.result()), &[]);
+    }
+
+    /// Answers a copy to what is lent.
+    fn copy_in(&self, channel: &PeerChannel, lent: &mut Lent<'_>, header: &Header, bytes: &[u8]) {
+        let result = if header.copy.dst != self.state.endpoint.raw() {
+            Code::EDVSBADPROC.result()
+        } else if usize::try_from(header.copy.bytes) != Ok(bytes.len()) || bytes.is_empty() {
+            Code::EDVSBADRANGE.result()
+        } else if lent.write(header.copy.dst_address, bytes).is_err() {
+            Code::EFAULT.result()
+        } else {
+            header.copy.bytes
+        };
+        channel.acknowledge(header.answer(Command::COPYIN_ACK, result), &[]);
+    }
+}
