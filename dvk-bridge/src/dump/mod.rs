@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::abi::{Generation, HeaderError};
 use crate::carrier::node::PORT_BASE;
-use crate::typed::GenerationName;
+use crate::cli_types::GenerationName;
 use conversations::Conversations;
 use decode::Decoder;
 use gangplank_service::error_chain;

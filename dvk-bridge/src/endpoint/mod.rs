@@ -5,7 +5,7 @@
 //! - Who asks ([`BoundEndpoint::sendrec`]) is blocked until it is answered, and only so long may the one who serves it copy
 //!   to and from its memory.
 //! - Memory is named by addresses of 32 bits in the asking process. Here they are labels of what it lends for the time of
-//!   its question ([`Lent`]).
+//!   its question ([`SharedBuffers`]).
 //! - A request has a name of its own ([`RequestId`]), by which it is answered and copied for. One whose client has gone, has
 //!   been replaced or has asked again since is not served any more: nothing is sent for it from then on, not even to another
 //!   that has bound the same endpoint. What was sent before can still be on its way; carriers whose two ends are ours tell
@@ -16,16 +16,16 @@
 //! called from any thread at any time.
 
 mod error;
-mod label;
-mod lent;
+mod handle;
 mod request;
+mod shared_buffers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{EndpointError, Operation};
-pub use lent::{Lent, Memory, NotLent};
 pub use request::RequestId;
+pub use shared_buffers::{NotShared, RemoteMemory, SharedBuffers};
 
 use crate::abi::{DcId, DcLimits, Endpoint, Message};
 
@@ -64,14 +64,14 @@ pub trait BoundEndpoint: Send + Sync {
     /// served it is the answer.
     fn send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), EndpointError>;
 
-    /// Asks `to`, and waits at most `limit` for the answer. Meanwhile `to` may copy to and from what is `lent`, and from
+    /// Asks `to`, and waits at most `limit` for the answer. Meanwhile `to` may copy to and from what is `buffers`, and from
     /// and to nothing else; none of it is touched any more when this returns. One question is out at a time: another
     /// thread's waits for its turn, on its own limit.
     fn sendrec(
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError>;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::abi::{DcId, Endpoint};
 use crate::carrier::device;
-use crate::typed::{parse_dc, parse_endpoint, parse_seconds};
-use crate::way::WayArgs;
+use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
+use crate::server_addr::ServerAddrArgs;
 
 /// `forward`: a server elsewhere for the processes of this machine's DVK.
 #[derive(Clone, Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub struct ForwardArgs {
 
     /// How the server is reached.
     #[command(flatten)]
-    pub way: WayArgs,
+    pub server_addr: ServerAddrArgs,
 }
 
 #[cfg(test)]
@@ -55,14 +55,14 @@ mod tests {
 
     fn parse(line: &str) -> Result<ForwardArgs, String> {
         let words = std::iter::once("forward").chain(line.split_whitespace());
-        let typed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
-        Ok(typed.args)
+        let parsed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
+        Ok(parsed.args)
     }
 
     #[test]
     fn a_server_is_at_a_node_or_at_a_switch() {
         let args = parse("--peer far:1 --node 5 --address 10.0.0.5").unwrap();
-        assert_eq!(args.way.peer.map(|peer| peer.node.raw()), Some(1));
+        assert_eq!(args.server_addr.peer.map(|peer| peer.node.raw()), Some(1));
         assert_eq!((args.endpoint.raw(), args.dc), (1, DcId::FIRST));
         assert!(parse("--switch /run/dvk.sock --switch-uid 5").is_ok());
         for (line, what) in [

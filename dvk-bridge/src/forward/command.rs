@@ -13,8 +13,8 @@ use crate::carrier::device::{Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
 use crate::carrier::node::{Node, NodeError};
 use crate::endpoint::{Carrier, EndpointError};
+use crate::server_addr::ServerAddr;
 use crate::status::{Report, StatusError, StatusServer};
-use crate::way::Way;
 
 /// Why nothing is passed on, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
     let device = Arc::new(Device::open(&args.device)?);
     let here = device.bind(args.dc, args.endpoint, "forward");
     let here = here.map_err(ForwardError::Bind)?;
-    let there = There::start(args, here.limits())?;
+    let there = ServerCarrier::start(args, here.limits())?;
     let forward = Arc::new(Forward::new(here, there.carrier(), args.limit));
     let parts: Vec<Arc<dyn Report>> = vec![forward.clone(), device, there.report()];
     let status = args.status.as_ref();
@@ -103,24 +103,30 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
 }
 
 /// Where the server is.
-enum There {
+enum ServerCarrier {
     Node(Arc<Node>),
     Switch(Arc<Local>),
 }
 
-impl There {
+impl ServerCarrier {
     fn start(args: &ForwardArgs, limits: DcLimits) -> Result<Self, ForwardError> {
         let dcs = [(args.dc, limits)].into();
-        Ok(match args.way.way().ok_or(ForwardError::NoServer)? {
-            Way::Switch(socket) => {
-                Self::Switch(Arc::new(Local::start(args.way.at_switch(socket, dcs))?))
-            }
-            Way::Node(node, server) => {
-                let known = (args.dc, args.endpoint);
-                let config = args.way.as_node(node, server, known, dcs);
-                Self::Node(Arc::new(Node::start(config)?))
-            }
-        })
+        Ok(
+            match args
+                .server_addr
+                .server_addr()
+                .ok_or(ForwardError::NoServer)?
+            {
+                ServerAddr::Switch(socket) => Self::Switch(Arc::new(Local::start(
+                    args.server_addr.at_switch(socket, dcs),
+                )?)),
+                ServerAddr::Node(node, server) => {
+                    let known = (args.dc, args.endpoint);
+                    let config = args.server_addr.as_node(node, server, known, dcs);
+                    Self::Node(Arc::new(Node::start(config)?))
+                }
+            },
+        )
     }
 
     fn carrier(&self) -> Arc<dyn Carrier> {
@@ -138,9 +144,9 @@ impl There {
     }
 
     fn name(&self, args: &ForwardArgs) -> String {
-        match args.way.way() {
-            Some(Way::Node(_, peer)) => format!("node {} at {}", peer.node, peer.host),
-            Some(Way::Switch(socket)) => format!("the switch at {}", socket.display()),
+        match args.server_addr.server_addr() {
+            Some(ServerAddr::Node(_, peer)) => format!("node {} at {}", peer.node, peer.host),
+            Some(ServerAddr::Switch(socket)) => format!("the switch at {}", socket.display()),
             None => String::new(),
         }
     }

@@ -12,9 +12,9 @@
 
 mod args;
 mod command;
+mod proxy_client;
 #[cfg(test)]
 mod tests;
-mod visitor;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,26 +25,26 @@ use std::time::Duration;
 pub use args::ForwardArgs;
 pub use command::{ForwardError, run};
 
-use self::visitor::Visitor;
+use self::proxy_client::ProxyClient;
 use crate::abi::{Endpoint, Message};
 use crate::carrier::engine::lock;
 use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
 /// How long to wait for a request before looking whether to stop.
-const PATIENCE: Duration = Duration::from_millis(500);
+const RECV_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Wait after the endpoint has failed to receive, so that one that keeps failing is not asked all the time.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a client is answered that cannot be served: EIO of Linux on i386. One that is not answered takes its own rubbish for
 /// success.
-const NO_ANSWER: i32 = -5;
+const EIO_RESULT: i32 = -5;
 
 /// An endpoint here whose clients a server elsewhere serves.
 pub struct Forward {
     shared: Arc<Shared>,
-    visitors: Mutex<HashMap<Endpoint, Visitor>>,
+    proxies: Mutex<HashMap<Endpoint, ProxyClient>>,
 }
 
 /// What all visitors have in common.
@@ -68,27 +68,27 @@ impl Forward {
                 answered: AtomicU64::new(0),
                 failed: AtomicU64::new(0),
             }),
-            visitors: Mutex::default(),
+            proxies: Mutex::default(),
         }
     }
 
     /// Passes on until `stop` is set: then it ends within a second, and with an answer to each client; or until the endpoint here is given up.
     pub fn run(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
-            match self.shared.here.receive(PATIENCE) {
+            match self.shared.here.receive(RECV_TIMEOUT) {
                 Ok(delivery) => self.take(delivery),
                 Err(EndpointError::TimedOut { .. }) => {}
                 Err(EndpointError::Unbound { .. }) => break,
                 Err(error) => {
                     log::warn!("{error}");
-                    thread::sleep(AFTER_FAILURE);
+                    thread::sleep(FAILURE_PAUSE);
                 }
             }
         }
-        let visitors = std::mem::take(&mut *lock(&self.visitors));
+        let proxies = std::mem::take(&mut *lock(&self.proxies));
         // All at once, before the first is waited for. Who is being served is told that this was not to be.
-        visitors.values().for_each(Visitor::end);
-        visitors.into_values().for_each(Visitor::wait);
+        proxies.values().for_each(ProxyClient::end);
+        proxies.into_values().for_each(ProxyClient::wait);
     }
 
     fn take(&self, delivery: Delivery) {
@@ -102,8 +102,8 @@ impl Forward {
             Delivery::Notification { source } => log::debug!("{source} has notified"),
             Delivery::Gone { client, reason } => {
                 log::debug!("{client}: {reason:?}");
-                if let Some(visitor) = lock(&self.visitors).get(&client) {
-                    visitor.end();
+                if let Some(proxy) = lock(&self.proxies).get(&client) {
+                    proxy.end();
                 }
             }
         }
@@ -112,24 +112,24 @@ impl Forward {
     /// Has the client's visitor ask.
     fn pass(&self, request: RequestId, message: Message) {
         let client = request.client();
-        let mut visitors = lock(&self.visitors);
-        let mut visitor = visitors.remove(&client);
+        let mut proxies = lock(&self.proxies);
+        let mut proxy = proxies.remove(&client);
         // One that has ended is waited for by the next, which takes its endpoint there.
-        if visitor.as_ref().is_none_or(Visitor::has_ended) {
-            let started = Visitor::start(self.shared.clone(), client, visitor);
+        if proxy.as_ref().is_none_or(ProxyClient::has_ended) {
+            let started = ProxyClient::start(self.shared.clone(), client, proxy);
             match started {
-                Ok(started) => visitor = Some(started),
+                Ok(started) => proxy = Some(started),
                 Err(error) => {
                     log::error!("cannot start a thread for client {client}: {error}");
-                    drop(visitors);
+                    drop(proxies);
                     self.shared.refuse(request, &message);
                     return;
                 }
             }
         }
-        let taken = visitor.as_ref().is_some_and(|it| it.ask(request, message));
-        visitors.extend(visitor.map(|visitor| (client, visitor)));
-        drop(visitors);
+        let taken = proxy.as_ref().is_some_and(|it| it.ask(request, message));
+        proxies.extend(proxy.map(|proxy| (client, proxy)));
+        drop(proxies);
         if !taken {
             self.shared.refuse(request, &message);
         }
@@ -140,7 +140,7 @@ impl Shared {
     /// Answers what cannot be passed on.
     fn refuse(&self, request: RequestId, message: &Message) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        self.answer(request, &message.answer(NO_ANSWER));
+        self.answer(request, &message.answer(EIO_RESULT));
     }
 
     fn answer(&self, request: RequestId, answer: &Message) {
@@ -154,8 +154,8 @@ impl Shared {
 impl Report for Forward {
     fn report(&self, to: &mut String) {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let visitors = lock(&self.visitors);
-        let there = visitors.values().filter(|visitor| !visitor.has_ended());
+        let proxies = lock(&self.proxies);
+        let there = proxies.values().filter(|proxy| !proxy.has_ended());
         to.push_str(&format!(
             "endpoint {} of container {} is passed on: {} clients, {} requests answered, {} not\n",
             self.shared.here.endpoint(),

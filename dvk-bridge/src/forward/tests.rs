@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::abi::{Code, DcId, M1};
 use crate::carrier::local::{Local, LocalConfig};
-use crate::endpoint::{Gone, Lent};
+use crate::endpoint::{Gone, SharedBuffers};
 use crate::switch::{Stop, Switch, SwitchConfig};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -15,13 +15,13 @@ const SERVER: Endpoint = Endpoint::from_raw(1);
 const LENGTH: usize = 70_000;
 
 /// A switch, until it is dropped.
-struct Running {
+struct RunningSwitch {
     directory: TempDir,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Running {
+impl RunningSwitch {
     fn start() -> Self {
         let directory = TempDir::new().unwrap();
         let switch = Switch::new(SwitchConfig::new(directory.path().join("switch"))).unwrap();
@@ -45,7 +45,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningSwitch {
     fn drop(&mut self) {
         self.stop.stop();
         let ended = self.thread.take().map(JoinHandle::join);
@@ -57,17 +57,17 @@ impl Drop for Running {
 struct Bound(Arc<dyn BoundEndpoint>, Arc<Local>);
 
 /// Both switches, and what passes on between them, until it is dropped.
-struct Scene {
-    here: Running,
-    there: Running,
+struct Fixture {
+    here: RunningSwitch,
+    there: RunningSwitch,
     stop: Arc<AtomicBool>,
     forward: Arc<Forward>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Scene {
+impl Fixture {
     fn start() -> Self {
-        let (here, there) = (Running::start(), Running::start());
+        let (here, there) = (RunningSwitch::start(), RunningSwitch::start());
         let Bound(near, program) = here.bind(SERVER);
         let forward = Arc::new(Forward::new(near, there.program(), LIMIT));
         let stop = Arc::new(AtomicBool::new(false));
@@ -86,7 +86,7 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
+impl Drop for Fixture {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let ended = self.thread.take().map(JoinHandle::join);
@@ -123,15 +123,15 @@ fn ask(client: &dyn BoundEndpoint, seed: usize) -> i32 {
         .map(|byte| u8::try_from(byte % 251).unwrap())
         .collect();
     let mut back = vec![0; LENGTH];
-    let mut lent = Lent::new();
+    let mut buffers = SharedBuffers::new();
     let arm = M1 {
-        p1: lent.read_only(&data),
-        p2: lent.writable(&mut back),
+        p1: buffers.read_only(&data),
+        p2: buffers.writable(&mut back),
         ..M1::default()
     };
-    let answer = client.sendrec(SERVER, &Message::new(33, &arm), &mut lent, LIMIT);
+    let answer = client.sendrec(SERVER, &Message::new(33, &arm), &mut buffers, LIMIT);
     let result = answer.unwrap().kind;
-    drop(lent);
+    drop(buffers);
     back.reverse();
     assert!(result < 0 || back == data);
     result
@@ -139,10 +139,10 @@ fn ask(client: &dyn BoundEndpoint, seed: usize) -> i32 {
 
 #[test]
 fn clients_are_served_from_elsewhere_each_as_itself() {
-    let scene = Scene::start();
-    let Bound(server, _program) = scene.there.bind(SERVER);
+    let fixture = Fixture::start();
+    let Bound(server, _program) = fixture.there.bind(SERVER);
     let clients: Vec<_> = (10..14)
-        .map(|slot| scene.here.bind(Endpoint::from_raw(slot)))
+        .map(|slot| fixture.here.bind(Endpoint::from_raw(slot)))
         .collect();
     thread::scope(|scope| {
         scope.spawn(|| serve(&*server, 12));
@@ -155,7 +155,7 @@ fn clients_are_served_from_elsewhere_each_as_itself() {
         }
     });
     let mut text = String::new();
-    scene.forward.report(&mut text);
+    fixture.forward.report(&mut text);
     assert!(
         text.contains("4 clients, 12 requests answered, 0 not"),
         "{text}"
@@ -164,9 +164,9 @@ fn clients_are_served_from_elsewhere_each_as_itself() {
 
 #[test]
 fn a_copy_that_the_client_does_not_lend_fails_there() {
-    let scene = Scene::start();
-    let Bound(server, _program) = scene.there.bind(SERVER);
-    let Bound(client, _own) = scene.here.bind(Endpoint::from_raw(10));
+    let fixture = Fixture::start();
+    let Bound(server, _program) = fixture.there.bind(SERVER);
+    let Bound(client, _own) = fixture.here.bind(Endpoint::from_raw(10));
     thread::scope(|scope| {
         scope.spawn(|| {
             let Delivery::Request {
@@ -180,18 +180,18 @@ fn a_copy_that_the_client_does_not_lend_fails_there() {
             server.reply(request, &message.answer(-14)).unwrap();
         });
         let message = Message::new(33, &M1::default());
-        let answer = client.sendrec(SERVER, &message, &mut Lent::new(), LIMIT);
+        let answer = client.sendrec(SERVER, &message, &mut SharedBuffers::new(), LIMIT);
         assert_eq!(answer.unwrap().kind, -14);
     });
 }
 
 #[test]
 fn a_client_that_goes_is_gone_for_the_server_too_and_can_come_again() {
-    let scene = Scene::start();
-    let Bound(server, _program) = scene.there.bind(SERVER);
+    let fixture = Fixture::start();
+    let Bound(server, _program) = fixture.there.bind(SERVER);
     let endpoint = Endpoint::from_raw(10);
     for _ in 0..3 {
-        let client = scene.here.bind(endpoint);
+        let client = fixture.here.bind(endpoint);
         thread::scope(|scope| {
             scope.spawn(|| serve(&*server, 1));
             assert_eq!(ask(&*client.0, 1), 10);
@@ -208,30 +208,30 @@ fn a_client_that_goes_is_gone_for_the_server_too_and_can_come_again() {
 
 #[test]
 fn without_a_server_clients_are_answered_all_the_same_and_served_when_it_comes() {
-    let scene = Scene::start();
-    let Bound(client, _own) = scene.here.bind(Endpoint::from_raw(10));
-    assert_eq!(ask(&*client, 1), NO_ANSWER);
-    let Bound(server, program) = scene.there.bind(SERVER);
+    let fixture = Fixture::start();
+    let Bound(client, _own) = fixture.here.bind(Endpoint::from_raw(10));
+    assert_eq!(ask(&*client, 1), EIO_RESULT);
+    let Bound(server, program) = fixture.there.bind(SERVER);
     thread::scope(|scope| {
         scope.spawn(|| serve(&*server, 1));
         assert_eq!(ask(&*client, 1), 10);
     });
     drop((server, program));
-    assert_eq!(ask(&*client, 1), NO_ANSWER);
+    assert_eq!(ask(&*client, 1), EIO_RESULT);
 }
 
 #[test]
 fn it_ends_while_a_client_is_being_served() {
-    let scene = Scene::start();
-    let Bound(server, _program) = scene.there.bind(SERVER);
-    let Bound(client, _own) = scene.here.bind(Endpoint::from_raw(10));
+    let fixture = Fixture::start();
+    let Bound(server, _program) = fixture.there.bind(SERVER);
+    let Bound(client, _own) = fixture.here.bind(Endpoint::from_raw(10));
     thread::scope(|scope| {
         let asking = scope.spawn(|| ask(&*client, 1));
         let asked = server.receive(LIMIT).unwrap();
         assert!(matches!(asked, Delivery::Request { .. }));
         let before = std::time::Instant::now();
-        scene.stop.store(true, Ordering::Relaxed);
-        assert_eq!(asking.join().unwrap(), NO_ANSWER);
+        fixture.stop.store(true, Ordering::Relaxed);
+        assert_eq!(asking.join().unwrap(), EIO_RESULT);
         assert!(before.elapsed() < Duration::from_secs(5));
     });
 }

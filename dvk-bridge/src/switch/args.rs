@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Rule, Switch, SwitchConfig, SwitchError};
 use crate::abi::{DcId, DcLimits};
-use crate::typed::parse_dc;
+use crate::cli_types::parse_dc;
 
 /// `switch`: a meeting place for the programs of one host.
 #[derive(Clone, Debug, clap::Args)]
@@ -82,8 +82,8 @@ mod tests {
 
     fn parse(line: &str) -> Result<SwitchConfig, String> {
         let words = std::iter::once("switch").chain(line.split_whitespace());
-        let typed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
-        Ok((&typed.args).into())
+        let parsed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
+        Ok((&parsed.args).into())
     }
 
     #[test]

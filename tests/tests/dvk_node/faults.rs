@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, Endpoint, Message};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, Lent, RequestId};
+use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, SharedBuffers, RequestId};
 use gangplank_tests::dvk_peer::{Field, Frame, Layout, Outcome, Peer, Reason};
 
 use crate::scene::{
@@ -120,7 +120,7 @@ fn goes_while_it_is_asked(net: Net, received: bool) {
         let client = client.clone();
         thread::spawn(move || {
             let to = Endpoint::from_raw(2);
-            client.sendrec(to, &Message::default(), &mut Lent::new(), LIMIT)
+            client.sendrec(to, &Message::default(), &mut SharedBuffers::new(), LIMIT)
         })
     };
     let asking = ask();

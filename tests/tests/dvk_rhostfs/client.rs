@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gangplank_dvk::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 use gangplank_dvk::abi::{Arm, Endpoint, M1, M2, M7, Message};
-use gangplank_dvk::endpoint::{BoundEndpoint, Lent};
+use gangplank_dvk::endpoint::{BoundEndpoint, SharedBuffers};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// How long an answer may take.
@@ -57,19 +57,19 @@ impl Client {
     }
 
     /// Asks: the answer as it came.
-    pub(crate) fn ask(&self, message: &Message, lent: &mut Lent<'_>) -> Message {
+    pub(crate) fn ask(&self, message: &Message, lent: &mut SharedBuffers<'_>) -> Message {
         let answer = self.endpoint.sendrec(self.server, message, lent, LIMIT);
         answer.expect("every request is answered")
     }
 
     /// Asks without lending anything.
     pub(crate) fn call(&self, kind: i32, arm: &impl Arm) -> Answer<i32> {
-        result(&self.ask(&Message::new(kind, arm), &mut Lent::new()))
+        result(&self.ask(&Message::new(kind, arm), &mut SharedBuffers::new()))
     }
 
     /// Asks with one name, in the fields of the first shape.
     pub(crate) fn named(&self, kind: i32, name: &[u8], arm: M1) -> Answer<i32> {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(name),
             p1: lent.read_only(name),
@@ -81,7 +81,7 @@ impl Client {
     /// Asks with two names.
     pub(crate) fn named_twice(&self, kind: i32, first: &str, second: &str) -> Answer<()> {
         let (first, second) = (text(first), text(second));
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&first),
             i2: length(&second),
@@ -99,7 +99,7 @@ impl Client {
     pub(crate) fn stat_by(&self, kind: i32, name: &str) -> Answer<UsrStat> {
         let name = text(name);
         let mut stat = UsrStat::new_zeroed();
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -112,7 +112,7 @@ impl Client {
 
     pub(crate) fn fstat_by(&self, kind: i32, handle: i32) -> Answer<UsrStat> {
         let mut stat = UsrStat::new_zeroed();
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: handle,
             p1: lent.writable(stat.as_mut_bytes()),
@@ -163,7 +163,7 @@ impl Client {
 
     pub(crate) fn pread(&self, handle: i32, count: usize, position: u64) -> Answer<Vec<u8>> {
         let mut buffer = vec![0xee; count];
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = transfer(handle, count, position, lent.writable(&mut buffer));
         let read = result(&self.ask(&Message::new(180, &arm), &mut lent))?;
         let read = usize::try_from(read).unwrap();
@@ -176,7 +176,7 @@ impl Client {
     }
 
     pub(crate) fn pwrite(&self, handle: i32, data: &[u8], position: u64) -> Answer<usize> {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = transfer(handle, data.len(), position, lent.read_only(data));
         let written = result(&self.ask(&Message::new(181, &arm), &mut lent))?;
         Ok(usize::try_from(written).unwrap())
@@ -256,7 +256,7 @@ impl Client {
     /// renameat2 by one of its two numbers; what should be directories is rubbish.
     pub(crate) fn renameat2(&self, kind: i32, old: &str, new: &str, flags: i32) -> Answer<()> {
         let (old, new) = (text(old), text(new));
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M7 {
             i1: length(&old),
             i2: length(&new),
@@ -271,7 +271,7 @@ impl Client {
     /// A length of more than 32 bits is cut, as the client does.
     pub(crate) fn truncate(&self, name: &str, length_wanted: u64) -> Answer<()> {
         let name = text(name);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M2 {
             i1: length(&name),
             l1: low(length_wanted),
@@ -292,7 +292,7 @@ impl Client {
 
     pub(crate) fn utimes(&self, name: &str, times: [(i32, i32); 2]) -> Answer<()> {
         let (name, times) = (text(name), timevals(times));
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -304,7 +304,7 @@ impl Client {
 
     pub(crate) fn futimes(&self, handle: i32, times: [(i32, i32); 2]) -> Answer<()> {
         let times = timevals(times);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: handle,
             p1: lent.read_only(times.as_bytes()),
@@ -317,7 +317,7 @@ impl Client {
         let name = text(name);
         let mut figures = Statfs64::new_zeroed();
         figures.as_mut_bytes().fill(0xee);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -331,7 +331,7 @@ impl Client {
     /// The handle is in the answer, in a field that held rubbish before.
     pub(crate) fn opendir(&self, name: &str) -> Answer<u32> {
         let name = text(name);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -354,7 +354,7 @@ impl Client {
     pub(crate) fn readdir(&self, directory: u32) -> Answer<Option<Entry>> {
         let mut entry = UsrDirent::new_zeroed();
         entry.as_mut_bytes().fill(0xee);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             p1: directory,
             p2: lent.writable(entry.as_mut_bytes()),
@@ -417,7 +417,7 @@ impl Client {
 
     pub(crate) fn root_path(&self) -> Answer<String> {
         let mut buffer = vec![0xee; 4097];
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             p1: lent.writable(&mut buffer),
             ..STACK_1
@@ -432,7 +432,7 @@ impl Client {
     pub(crate) fn readlink(&self, name: &str, size: usize) -> Answer<(i32, Vec<u8>)> {
         let name = text(name);
         let mut buffer = vec![0xee; size];
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             i2: i32::try_from(size).unwrap(),

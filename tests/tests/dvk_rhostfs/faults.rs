@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use gangplank_dvk::abi::{Endpoint, M7, Message};
-use gangplank_dvk::endpoint::Lent;
+use gangplank_dvk::endpoint::SharedBuffers;
 use gangplank_dvk::rhostfs::server::Links;
 use gangplank_tests::{daemon, tools};
 use rustix::io::Errno;
@@ -153,7 +153,7 @@ fn rubbish_in_every_field_is_answered_and_does_no_harm() -> Result<()> {
     for _ in 0..4000 {
         let mut memory = vec![0xee; 5000];
         memory[..name.len()].copy_from_slice(name);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let address = i32::from_ne_bytes(lent.writable(&mut memory).to_ne_bytes());
         let length = i32::try_from(name.len())?;
         let odd = [

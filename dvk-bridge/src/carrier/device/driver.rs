@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::slate::Slate;
+use super::message_buffer::MessageBuffer;
 use crate::abi::ioctl::{DcUsr, ProcUsr};
 use crate::abi::{Code, DcId, Endpoint};
 
@@ -38,14 +38,14 @@ pub(super) trait Driver: Send + Sync {
     fn unbind(&self, dc: DcId, endpoint: Endpoint) -> Result<i32, Code>;
 
     /// Receives from anybody, and waits no longer than `limit`: then [`Code::EDVSTIMEDOUT`].
-    fn receive(&self, slate: &mut Slate, limit: Duration) -> Result<i32, Code>;
+    fn receive(&self, buffer: &mut MessageBuffer, limit: Duration) -> Result<i32, Code>;
 
-    /// Sends what is on `slate`, and waits no longer than `limit`.
+    /// Sends what is on `buffer`, and waits no longer than `limit`.
     fn send(
         &self,
         sending: Sending,
         to: Endpoint,
-        slate: &mut Slate,
+        buffer: &mut MessageBuffer,
         limit: Duration,
     ) -> Result<i32, Code>;
 

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::question::Question;
-use super::way::{Way, Work};
+use super::queued_call::QueuedCall;
+use super::work_queue::{Work, WorkQueue};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use crate::carrier::engine::EngineEndpoint;
-use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, RequestId};
+use crate::endpoint::{
+    BoundEndpoint, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
+};
 
 /// How long the end of the endpoint's thread is waited for. Only what the kernel has for another node takes longer.
-const ENDING: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The endpoint, bound until this is dropped.
 pub(super) struct DeviceEndpoint {
     pub(super) bound: EngineEndpoint,
-    pub(super) way: Arc<Way>,
+    pub(super) queue: Arc<WorkQueue>,
 }
 
 impl BoundEndpoint for DeviceEndpoint {
@@ -48,17 +50,17 @@ impl BoundEndpoint for DeviceEndpoint {
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
         let operation = Operation::SendRec { to };
-        let question = Arc::new(Question::new(to, *message, limit));
-        if self.way.put(Work::Question(question.clone())).is_err() {
+        let call = Arc::new(QueuedCall::new(to, *message, limit));
+        if self.queue.put(Work::QueuedCall(call.clone())).is_err() {
             return Err(EndpointError::Unbound { operation });
         }
-        let outcome = question.wait();
+        let outcome = call.wait();
         // The kernel may have changed it, at the addresses that were told.
-        std::hint::black_box(lent);
+        std::hint::black_box(buffers);
         outcome.map_err(|code| match code {
             Code::EDVSTIMEDOUT => EndpointError::TimedOut { operation, limit },
             Code::EDVSNOTCONN => EndpointError::NotConnected { operation },
@@ -90,8 +92,8 @@ impl BoundEndpoint for DeviceEndpoint {
 
     fn unbind(&self) {
         self.bound.unbind();
-        self.way.stop();
-        if !self.way.wait_for_end(ENDING) {
+        self.queue.stop();
+        if !self.queue.wait_for_end(STOP_TIMEOUT) {
             log::warn!(
                 "endpoint {} is given up as soon as the kernel has done what it was told last",
                 self.endpoint()

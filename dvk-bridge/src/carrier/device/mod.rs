@@ -25,15 +25,15 @@
 
 mod driver;
 mod endpoint;
+mod endpoint_thread;
 #[cfg(test)]
-mod fake;
-mod question;
-mod slate;
+mod fake_kernel;
+mod message_buffer;
+mod queued_call;
 mod sys;
 #[cfg(test)]
 mod tests;
-mod thread;
-mod way;
+mod work_queue;
 
 use std::collections::HashMap;
 use std::io;
@@ -43,10 +43,10 @@ use std::time::Duration;
 
 use self::driver::Driver;
 use self::endpoint::DeviceEndpoint;
-use self::slate::MessageSize;
+use self::endpoint_thread::{EndpointThread, Partners};
+use self::message_buffer::MessageSize;
 use self::sys::Kernel;
-use self::thread::{Caller, Partners};
-use self::way::Way;
+use self::work_queue::WorkQueue;
 use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind, lock};
 use crate::abi::ioctl::{DcUsr, MAJOR};
 use crate::abi::{Code, DcId, DcLimits, Endpoint};
@@ -57,10 +57,10 @@ use crate::status::Report;
 pub const PATH: &str = "/dev/dvk";
 
 /// How long the kernel may take for anything: a little longer than it allows other nodes, so that it says itself what is wrong.
-const EXCHANGE: Duration = Duration::from_secs(35);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// How long it may take to bind.
-const BINDING: Duration = Duration::from_secs(5);
+const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there are no endpoints of the kernel's.
 #[derive(Debug, thiserror::Error)]
@@ -193,40 +193,40 @@ impl Device {
         let limits = self.limits(dc).map_err(refused)?;
         let table = Arc::new(EndpointTable::new(EngineConfig {
             kind: PeerKind::Nodes,
-            exchange_limit: EXCHANGE,
+            exchange_limit: EXCHANGE_TIMEOUT,
             dcs: HashMap::from([(dc, limits)]),
         }));
-        let way = Arc::new(Way::new(self.driver.clone(), dc, endpoint));
+        let queue = Arc::new(WorkQueue::new(self.driver.clone(), dc, endpoint));
         let kernel = PeerId(self.node);
-        table.add_peer(kernel, way.clone());
+        table.add_peer(kernel, queue.clone());
         // What comes as soon as it is bound finds it there.
         let bound = EngineEndpoint::new(table.clone(), dc, endpoint, name)?;
-        let caller = Caller {
+        let endpoint_thread = EndpointThread {
             driver: self.driver.clone(),
             dc,
             endpoint,
             table: table.clone(),
             kernel,
-            way: way.clone(),
+            queue: queue.clone(),
             size: self.size.clone(),
             partners: Partners::default(),
         };
         let (tell, told) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("dvk_{endpoint}"));
-        let started = thread.spawn(move || caller.run(&tell));
+        let started = thread.spawn(move || endpoint_thread.run(&tell));
         started.map_err(|_| refused(Code::EAGAIN))?;
-        match told.recv_timeout(BINDING) {
+        match told.recv_timeout(BIND_TIMEOUT) {
             Ok(outcome) => outcome.map_err(refused)?,
             Err(_) => {
-                way.stop();
-                let limit = BINDING;
+                queue.stop();
+                let limit = BIND_TIMEOUT;
                 return Err(EndpointError::TimedOut { operation, limit });
             }
         }
         let mut tables = lock(&self.tables);
         tables.retain(|table| table.strong_count() > 0);
         tables.push(Arc::downgrade(&table));
-        Ok(DeviceEndpoint { bound, way })
+        Ok(DeviceEndpoint { bound, queue })
     }
 }
 

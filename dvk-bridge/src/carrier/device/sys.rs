@@ -12,7 +12,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use zerocopy::FromBytes;
 
 use super::driver::{Driver, Sending};
-use super::slate::Slate;
+use super::message_buffer::MessageBuffer;
 use crate::abi::ioctl::{
     Bind, CPU_MASK, Call, DcUsr, DvsUsr, GetDcInfo, GetProcInfo, Ipc, Notify, ProcUsr, SELF_BIND,
     Unbind,
@@ -52,12 +52,12 @@ impl Kernel {
         &self,
         call: Call,
         with: Endpoint,
-        slate: &mut Slate,
+        buffer: &mut MessageBuffer,
         limit: Duration,
     ) -> Result<i32, Code> {
         let mut block = Ipc {
             ep: with.raw(),
-            message: address(slate.bytes_mut().as_mut_ptr())?,
+            message: address(buffer.bytes_mut().as_mut_ptr())?,
             timeout: millis(limit),
         };
         // SAFETY: the kernel reads and writes one message of its own, and a slate has room for the longest there is.
@@ -168,15 +168,15 @@ impl Driver for Kernel {
         unsafe { self.call(Call::UNBIND, &mut block) }
     }
 
-    fn receive(&self, slate: &mut Slate, limit: Duration) -> Result<i32, Code> {
-        self.ipc(Call::RECEIVE, Endpoint::ANY, slate, limit)
+    fn receive(&self, buffer: &mut MessageBuffer, limit: Duration) -> Result<i32, Code> {
+        self.ipc(Call::RECEIVE, Endpoint::ANY, buffer, limit)
     }
 
     fn send(
         &self,
         sending: Sending,
         to: Endpoint,
-        slate: &mut Slate,
+        buffer: &mut MessageBuffer,
         limit: Duration,
     ) -> Result<i32, Code> {
         let call = match sending {
@@ -184,7 +184,7 @@ impl Driver for Kernel {
             Sending::Reply => Call::REPLY,
             Sending::SendRec => Call::SENDREC,
         };
-        self.ipc(call, to, slate, limit)
+        self.ipc(call, to, buffer, limit)
     }
 
     fn notify(&self, to: Endpoint) -> Result<i32, Code> {
@@ -266,8 +266,8 @@ mod tests {
             Code::EFAULT
         };
         // On the heap, beyond what 32 bits can name.
-        let mut slate = Box::new(Slate::blank());
-        let received = kernel.receive(&mut slate, Duration::from_millis(1));
+        let mut buffer = Box::new(MessageBuffer::blank());
+        let received = kernel.receive(&mut buffer, Duration::from_millis(1));
         assert_eq!(received, Err(narrow));
         let copied = kernel.copy_from(Endpoint::from_raw(10), 0, &mut [0; 8]);
         assert_eq!(copied, Err(narrow));

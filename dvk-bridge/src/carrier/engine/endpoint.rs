@@ -13,7 +13,9 @@ use super::peer_transport::PeerId;
 use crate::abi::{
     Code, Command, CopyBlock, DcId, DcLimits, Endpoint, Header, M9, MAX_PAYLOAD, Message,
 };
-use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, RequestId};
+use crate::endpoint::{
+    BoundEndpoint, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
+};
 
 /// The endpoint, bound until this is dropped.
 pub(crate) struct EngineEndpoint {
@@ -327,11 +329,15 @@ impl BoundEndpoint for EngineEndpoint {
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
         let operation = Operation::SendRec { to };
-        self.explain(self.try_sendrec(to, message, lent, limit), operation, limit)
+        self.explain(
+            self.try_sendrec(to, message, buffers, limit),
+            operation,
+            limit,
+        )
     }
 
     fn losses(&self, of: Endpoint) -> u64 {

@@ -6,14 +6,14 @@ use super::endpoint::EngineEndpoint;
 use super::peer_channel::{ExchangeError, PeerChannel, RetryBackoff};
 use super::pending_call::{CallEvent, CallHandle, Next};
 use crate::abi::{Code, Command, Endpoint, Header, MAX_PAYLOAD, Message};
-use crate::endpoint::Lent;
+use crate::endpoint::SharedBuffers;
 
 impl EngineEndpoint {
     pub(super) fn try_sendrec(
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, ExchangeError> {
         let deadline = Instant::now() + limit;
@@ -27,7 +27,7 @@ impl EngineEndpoint {
             call.never_asked();
             return Err(failure);
         }
-        self.answered(&mut call, &channel, &header, lent, deadline)
+        self.answered(&mut call, &channel, &header, buffers, deadline)
     }
 
     /// Waits for the answer to `request`, and copies meanwhile. One that comes while its partner moves to another node is
@@ -37,16 +37,16 @@ impl EngineEndpoint {
         call: &mut CallHandle<'_>,
         channel: &PeerChannel,
         request: &Header,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         deadline: Instant,
     ) -> Result<Message, ExchangeError> {
         let mut backoff = RetryBackoff::default();
         let mut again: Option<Instant> = None;
         loop {
             match call.next(again.unwrap_or(deadline)) {
-                Next::Event(CallEvent::CopyOut(header)) => self.copy_out(channel, lent, &header),
+                Next::Event(CallEvent::CopyOut(header)) => self.copy_out(channel, buffers, &header),
                 Next::Event(CallEvent::CopyIn(header, bytes)) => {
-                    self.copy_in(channel, lent, &header, &bytes);
+                    self.copy_in(channel, buffers, &header, &bytes);
                 }
                 Next::Event(CallEvent::Answer(message)) => return Ok(message),
                 Next::Event(CallEvent::Failed(Code::EDVSMIGRATE))
@@ -67,13 +67,13 @@ impl EngineEndpoint {
     }
 
     /// Answers a copy from what is lent.
-    fn copy_out(&self, channel: &PeerChannel, lent: &Lent<'_>, header: &Header) {
+    fn copy_out(&self, channel: &PeerChannel, buffers: &SharedBuffers<'_>, header: &Header) {
         let asked = usize::try_from(header.copy.bytes).ok();
         let asked = asked.filter(|bytes| (1..=MAX_PAYLOAD).contains(bytes));
         let code = match asked {
             Some(bytes) if header.copy.src == self.state.endpoint.raw() => {
                 let mut data = vec![0; bytes];
-                if lent.read(header.copy.src_address, &mut data).is_ok() {
+                if buffers.read(header.copy.src_address, &mut data).is_ok() {
                     channel.acknowledge(header.answer(Command::COPYOUT_DATA, 0), &data);
                     return;
                 }
@@ -86,12 +86,18 @@ impl EngineEndpoint {
     }
 
     /// Answers a copy to what is lent.
-    fn copy_in(&self, channel: &PeerChannel, lent: &mut Lent<'_>, header: &Header, bytes: &[u8]) {
+    fn copy_in(
+        &self,
+        channel: &PeerChannel,
+        buffers: &mut SharedBuffers<'_>,
+        header: &Header,
+        bytes: &[u8],
+    ) {
         let result = if header.copy.dst != self.state.endpoint.raw() {
             Code::EDVSBADPROC.result()
         } else if usize::try_from(header.copy.bytes) != Ok(bytes.len()) || bytes.is_empty() {
             Code::EDVSBADRANGE.result()
-        } else if lent.write(header.copy.dst_address, bytes).is_err() {
+        } else if buffers.write(header.copy.dst_address, bytes).is_err() {
             Code::EFAULT.result()
         } else {
             header.copy.bytes

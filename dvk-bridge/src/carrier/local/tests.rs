@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::abi::{M1, Message};
-use crate::endpoint::{Delivery, Gone, Lent, RequestId};
+use crate::endpoint::{Delivery, Gone, RequestId, SharedBuffers};
 use crate::switch::{Admission, Stop, Switch, SwitchConfig};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -97,8 +97,8 @@ fn a_question_is_answered_with_copies() {
     });
     let data: Vec<u8> = (0..200_000u32).map(|index| (index % 241) as u8).collect();
     let mut buffer = vec![0; data.len()];
-    let mut lent = Lent::new();
-    let (p1, p2) = (lent.read_only(&data), lent.writable(&mut buffer));
+    let mut buffers = SharedBuffers::new();
+    let (p1, p2) = (buffers.read_only(&data), buffers.writable(&mut buffer));
     let request = Message::new(
         1,
         &M1 {
@@ -107,7 +107,9 @@ fn a_question_is_answered_with_copies() {
             ..M1::default()
         },
     );
-    let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+    let answer = client
+        .sendrec(SERVER, &request, &mut buffers, LIMIT)
+        .unwrap();
     assert_eq!(answer.kind, 0);
     assert!(buffer.iter().rev().eq(&data));
     let pid = serving.join().unwrap();
@@ -143,8 +145,9 @@ fn containers_have_the_same_endpoints_and_different_processes() {
     let both = [dc(), second_dc()].map(|dc| {
         let server = right.bind(dc, SERVER, "server").unwrap();
         let client = left.bind(dc, CLIENT, "client").unwrap();
-        let asking =
-            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+        let asking = thread::spawn(move || {
+            client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT)
+        });
         (dc, server, asking)
     });
     for (dc, server, asking) in both {
@@ -164,7 +167,8 @@ fn a_program_that_goes_is_told_to_who_knows_it() {
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     next_request(&*server);
     drop(left);
     assert_eq!(
@@ -182,7 +186,8 @@ fn a_program_that_goes_is_told_to_who_knows_it() {
 
     let left = program(&directory);
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     next_request(&*server);
     drop((server, right));
     assert_eq!(
@@ -202,8 +207,8 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
         thread::spawn(move || {
             let client = left.bind(dc(), CLIENT, "client").unwrap();
             let mut buffer = [0; 4];
-            let mut lent = Lent::new();
-            let p1 = lent.writable(&mut buffer);
+            let mut buffers = SharedBuffers::new();
+            let p1 = buffers.writable(&mut buffer);
             let message = Message::new(
                 kind,
                 &M1 {
@@ -212,7 +217,7 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
                 },
             );
             let limit = if kind == 1 { LIMIT / 100 } else { LIMIT };
-            let answer = client.sendrec(SERVER, &message, &mut lent, limit);
+            let answer = client.sendrec(SERVER, &message, &mut buffers, limit);
             (answer, buffer)
         })
     };
@@ -250,8 +255,9 @@ fn a_message_to_one_that_is_served_is_its_answer() {
     let client = left.bind(dc(), CLIENT, "client").unwrap();
     for kind in [5, 6] {
         let client = client.clone();
-        let asking =
-            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+        let asking = thread::spawn(move || {
+            client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT)
+        });
         let (_, _, message) = next_request(&*server);
         server.send(CLIENT, &message.answer(kind), LIMIT).unwrap();
         assert_eq!(asking.join().unwrap().unwrap().kind, kind);
@@ -265,7 +271,8 @@ fn an_endpoint_that_is_given_up_does_nothing_any_more() {
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     let (request, _, message) = next_request(&*server);
     server.unbind();
     let refused = [
@@ -274,7 +281,7 @@ fn an_endpoint_that_is_given_up_does_nothing_any_more() {
         server.send(CLIENT, &message, LIMIT).unwrap_err(),
         server.notify(CLIENT).unwrap_err(),
         server
-            .sendrec(CLIENT, &message, &mut Lent::new(), LIMIT)
+            .sendrec(CLIENT, &message, &mut SharedBuffers::new(), LIMIT)
             .unwrap_err(),
     ];
     for error in refused {
@@ -301,7 +308,7 @@ fn endpoints_outlive_the_switch() {
     });
     let answer = loop {
         // Until both have come back.
-        match client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT) {
+        match client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT) {
             Ok(answer) => break answer,
             Err(_) => thread::yield_now(),
         }
@@ -317,7 +324,8 @@ fn the_status_names_endpoints_and_who_waits() {
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     let (request, _, message) = next_request(&*server);
 
     let text = crate::status::ask(&directory.path().join("status")).unwrap();
@@ -349,7 +357,9 @@ fn many_clients_are_served_at_once() {
     let asking: Vec<_> = (30..220)
         .map(|slot| {
             let client = left.bind(dc(), Endpoint::from_raw(slot), "client").unwrap();
-            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT))
+            thread::spawn(move || {
+                client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT)
+            })
         })
         .collect();
     // All ask before one is answered: nobody's question holds up another's.

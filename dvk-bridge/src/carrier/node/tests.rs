@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::abi::{Code, Generation, M1, NodeId};
 use crate::carrier::engine::PeerTransport;
-use crate::endpoint::{Delivery, Gone, Lent};
+use crate::endpoint::{Delivery, Gone, SharedBuffers};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SERVER: Endpoint = Endpoint::from_raw(1);
@@ -72,8 +72,8 @@ fn a_question_is_answered_with_copies_in_every_generation() {
         let serving = thread::spawn(move || serve_once(&*server));
 
         let mut buffer = [0; 8];
-        let mut lent = Lent::new();
-        let (p1, p2) = (lent.read_only(b"abc"), lent.writable(&mut buffer));
+        let mut buffers = SharedBuffers::new();
+        let (p1, p2) = (buffers.read_only(b"abc"), buffers.writable(&mut buffer));
         let request = Message::new(
             33,
             &M1 {
@@ -83,7 +83,9 @@ fn a_question_is_answered_with_copies_in_every_generation() {
                 ..M1::default()
             },
         );
-        let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+        let answer = client
+            .sendrec(SERVER, &request, &mut buffers, LIMIT)
+            .unwrap();
 
         assert_eq!((answer.source, answer.kind), (SERVER, 6));
         assert_eq!(answer.arm::<M1>(), request.arm());
@@ -134,8 +136,8 @@ fn large_copies_are_done_in_pieces() {
             .unwrap();
     });
     let mut buffer = vec![0; length];
-    let mut lent = Lent::new();
-    let (p1, p2) = (lent.read_only(&data), lent.writable(&mut buffer));
+    let mut buffers = SharedBuffers::new();
+    let (p1, p2) = (buffers.read_only(&data), buffers.writable(&mut buffer));
     let request = Message::new(
         1,
         &M1 {
@@ -144,7 +146,9 @@ fn large_copies_are_done_in_pieces() {
             ..M1::default()
         },
     );
-    let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+    let answer = client
+        .sendrec(SERVER, &request, &mut buffers, LIMIT)
+        .unwrap();
     serving.join().unwrap();
     assert_eq!(answer.kind, Code::EFAULT.result());
     assert_eq!(buffer, data);
@@ -160,7 +164,7 @@ fn nobody_there_is_told_at_once() {
     let request = Message::new(1, &M1::default());
     connected(&left);
     let error = client
-        .sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        .sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -169,7 +173,7 @@ fn nobody_there_is_told_at_once() {
 
     drop(right);
     while client
-        .sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        .sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
         .unwrap_err()
         .code()
         != Code::EDVSNOTCONN
@@ -189,7 +193,7 @@ fn clients_of_a_lost_node_are_reported_gone() {
     connected(&left);
     let asking = thread::spawn(move || {
         let request = Message::new(1, &M1::default());
-        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
     });
     let Delivery::Request {
         request, message, ..
@@ -224,7 +228,7 @@ fn who_waits_is_told_when_the_server_goes() {
     connected(&left);
     let asking = thread::spawn(move || {
         let request = Message::new(1, &M1::default());
-        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
     });
     server.receive(LIMIT).unwrap();
     server.unbind();
@@ -277,7 +281,7 @@ fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
     let client = left.bind(dc(), Endpoint::from_raw(70), "client").unwrap();
     let ask = || {
         let request = Message::new(1, &M1::default());
-        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
     };
     let answer = || {
         let Delivery::Request {
@@ -344,7 +348,7 @@ fn a_peer_may_be_known_by_its_name() {
         server.reply(request, &message.answer(5)).unwrap();
     });
     let request = Message::new(1, &M1::default());
-    let answer = client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT);
+    let answer = client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT);
     assert_eq!(answer.unwrap().kind, 5);
     serving.join().unwrap();
 }

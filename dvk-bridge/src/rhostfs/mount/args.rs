@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::abi::{DcId, Endpoint};
-use crate::typed::{parse_dc, parse_endpoint, parse_seconds};
-use crate::way::{SERVER, WayArgs};
+use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
+use crate::server_addr::{SERVER, ServerAddrArgs};
 
 /// Heading of the options that say what the mount is like.
 const FILES: &str = "Files";
@@ -23,7 +23,7 @@ const FILES: &str = "Files";
 pub struct MountArgs {
     /// How the server is reached.
     #[command(flatten)]
-    pub way: WayArgs,
+    pub server_addr: ServerAddrArgs,
 
     /// The server's endpoint
     #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
@@ -84,7 +84,10 @@ const AT_A_SWITCH: i32 = 10;
 impl MountArgs {
     /// This mount's endpoint: what was typed, or one that no other node's mount has if nothing was typed there either.
     pub(super) fn client(&self) -> Endpoint {
-        let by_node = self.way.node.map(|node| FIRST_OF_NODES + node.raw());
+        let by_node = self
+            .server_addr
+            .node
+            .map(|node| FIRST_OF_NODES + node.raw());
         let usual = Endpoint::from_raw(by_node.unwrap_or(AT_A_SWITCH));
         self.client_endpoint.unwrap_or(usual)
     }
@@ -125,8 +128,8 @@ mod tests {
 
     use super::*;
     use crate::abi::DcLimits;
-    use crate::typed::Ports;
-    use crate::way::Way;
+    use crate::cli_types::Ports;
+    use crate::server_addr::ServerAddr;
 
     #[derive(Debug, Parser)]
     struct Program {
@@ -142,7 +145,7 @@ mod tests {
     #[test]
     fn the_shortest_line_names_a_peer_a_node_and_a_directory() {
         let args = parse("--peer far.example:3 --node 2 /mnt").unwrap();
-        let Some(Way::Node(node, peer)) = args.way.way() else {
+        let Some(ServerAddr::Node(node, peer)) = args.server_addr.server_addr() else {
             panic!("{args:?}");
         };
         assert_eq!((peer.host.as_str(), peer.node.raw()), ("far.example", 3));
@@ -151,9 +154,9 @@ mod tests {
         let other = parse("--peer far.example:3 --node 31 /mnt").unwrap();
         assert_eq!(other.client().raw(), 101, "no two nodes have the same");
         assert!(DcLimits::USUAL.contains(other.client()));
-        assert!(args.way.address.is_loopback());
+        assert!(args.server_addr.address.is_loopback());
         assert_eq!(
-            args.way.ports,
+            args.server_addr.ports,
             Ports {
                 own: 3000,
                 peer: 3000
@@ -167,7 +170,7 @@ mod tests {
         let args = parse("--peer localhost:0 --node 1 --ports 4000:5000 --client-endpoint -5 /mnt")
             .unwrap();
         assert_eq!(
-            args.way.ports,
+            args.server_addr.ports,
             Ports {
                 own: 4000,
                 peer: 5000
@@ -180,12 +183,15 @@ mod tests {
     fn a_switch_takes_the_place_of_a_peer_and_a_node() {
         let args = parse("--switch /run/dvk.sock --client-endpoint 11 /mnt").unwrap();
         assert_eq!(
-            args.way.way(),
-            Some(Way::Switch(Path::new("/run/dvk.sock")))
+            args.server_addr.server_addr(),
+            Some(ServerAddr::Switch(Path::new("/run/dvk.sock")))
         );
         assert_eq!((args.endpoint.raw(), args.client().raw()), (1, 11));
         let args = parse("--switch /run/dvk.sock --switch-uid 7 /mnt").unwrap();
-        assert_eq!((args.way.switch_uid, args.client().raw()), (Some(7), 10));
+        assert_eq!(
+            (args.server_addr.switch_uid, args.client().raw()),
+            (Some(7), 10)
+        );
     }
 
     #[test]

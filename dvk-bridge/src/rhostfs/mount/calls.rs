@@ -9,7 +9,7 @@ use super::line::{Line, LineError};
 use super::number;
 use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Arm, M1, M2, M7, Message};
-use crate::endpoint::Lent;
+use crate::endpoint::SharedBuffers;
 
 /// A root path with its NUL is no longer (the original's buffer).
 const ROOT_PATH: usize = 4097;
@@ -112,12 +112,12 @@ impl Calls {
     /// Tells the server that a client has begun, and asks for the name of the directory that it serves.
     pub(crate) fn root_path(&mut self) -> Result<Vec<u8>> {
         let mut buffer = vec![0; ROOT_PATH];
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
-            p1: lent.writable(&mut buffer),
+            p1: buffers.writable(&mut buffer),
             ..M1::default()
         };
-        self.ask(number::GET_ROOTPATH, &arm, lent)?;
+        self.ask(number::GET_ROOTPATH, &arm, buffers)?;
         buffer.truncate(text_length(&buffer));
         Ok(buffer)
     }
@@ -128,26 +128,26 @@ impl Calls {
         let call = match target {
             Target::Path(path) => {
                 let name = Name::new(path);
-                let mut lent = Lent::new();
+                let mut buffers = SharedBuffers::new();
                 let arm = M1 {
                     i1: name.length,
                     i2: self.dialect.sizes(),
-                    p1: lent.read_only(&name.bytes),
-                    p2: lent.writable(stat.as_mut_bytes()),
+                    p1: buffers.read_only(&name.bytes),
+                    p2: buffers.writable(stat.as_mut_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::LSTAT64, &arm, lent)?;
+                self.ask(number::LSTAT64, &arm, buffers)?;
                 "lstat64"
             }
             Target::Handle(handle) => {
-                let mut lent = Lent::new();
+                let mut buffers = SharedBuffers::new();
                 let arm = M1 {
                     i1: handle,
                     i2: self.dialect.sizes(),
-                    p1: lent.writable(stat.as_mut_bytes()),
+                    p1: buffers.writable(stat.as_mut_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::FSTAT64, &arm, lent)?;
+                self.ask(number::FSTAT64, &arm, buffers)?;
                 "fstat64"
             }
         };
@@ -169,15 +169,15 @@ impl Calls {
     /// Opens a file with i386's flags; returns the server's handle. `mode` is that of a file that this makes.
     pub(crate) fn open(&mut self, path: &[u8], flags: i32, mode: u32) -> Result<i32> {
         let name = Name::new(path);
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
             i2: flags,
             i3: self.dialect.open_mode(flags, mode),
-            p1: lent.read_only(&name.bytes),
+            p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        Ok(self.ask(number::OPEN, &arm, lent)?.kind)
+        Ok(self.ask(number::OPEN, &arm, buffers)?.kind)
     }
 
     /// Closes a handle.
@@ -193,23 +193,23 @@ impl Calls {
         into: &mut [u8],
     ) -> Result<usize> {
         let asked = into.len();
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M2 {
-            p1: lent.writable(into),
+            p1: buffers.writable(into),
             ..data_arm(handle, position, asked)
         };
-        let told = self.ask(number::PREAD64, &arm, lent)?.kind;
+        let told = self.ask(number::PREAD64, &arm, buffers)?.kind;
         self.dialect.read_result(told, asked)
     }
 
     /// Writes one piece of a file at `position`, no longer than the dialect's.
     pub(crate) fn write_piece(&mut self, handle: i32, position: u64, from: &[u8]) -> Result<usize> {
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M2 {
-            p1: lent.read_only(from),
+            p1: buffers.read_only(from),
             ..data_arm(handle, position, from.len())
         };
-        let told = self.ask(number::PWRITE64, &arm, lent)?.kind;
+        let told = self.ask(number::PWRITE64, &arm, buffers)?.kind;
         self.dialect.write_result(told, from.len())
     }
 
@@ -235,16 +235,16 @@ impl Calls {
             return self.by_names(number::RENAME, old, new);
         }
         let (old, new) = (Name::new(old), Name::new(new));
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M7 {
             i1: old.length,
             i2: new.length,
             i4: flags.cast_signed(),
-            p1: lent.read_only(&old.bytes),
-            p2: lent.read_only(&new.bytes),
+            p1: buffers.read_only(&old.bytes),
+            p2: buffers.read_only(&new.bytes),
             ..M7::default()
         };
-        self.ask(number::RENAMEAT2, &arm, lent).map(drop)
+        self.ask(number::RENAMEAT2, &arm, buffers).map(drop)
     }
 
     /// Removes a name that is no directory's.
@@ -302,17 +302,17 @@ impl Calls {
         match target {
             Target::Path(path) => {
                 let name = Name::new(path);
-                let mut lent = Lent::new();
+                let mut buffers = SharedBuffers::new();
                 let arm = M2 {
                     i1: name.length,
-                    p1: lent.read_only(&name.bytes),
+                    p1: buffers.read_only(&name.bytes),
                     ..arm
                 };
-                self.ask(number::TRUNCATE, &arm, lent)?;
+                self.ask(number::TRUNCATE, &arm, buffers)?;
             }
             Target::Handle(handle) => {
                 let arm = M2 { i1: handle, ..arm };
-                self.ask(number::FTRUNCATE, &arm, Lent::new())?;
+                self.ask(number::FTRUNCATE, &arm, SharedBuffers::new())?;
             }
         }
         Ok(())
@@ -332,25 +332,25 @@ impl Calls {
             });
         }
         let times = Utimes { atime, mtime };
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         match target {
             Target::Path(path) => {
                 let name = Name::new(path);
                 let arm = M1 {
                     i1: name.length,
-                    p1: lent.read_only(&name.bytes),
-                    p2: lent.read_only(times.as_bytes()),
+                    p1: buffers.read_only(&name.bytes),
+                    p2: buffers.read_only(times.as_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::UTIMES, &arm, lent)?;
+                self.ask(number::UTIMES, &arm, buffers)?;
             }
             Target::Handle(handle) => {
                 let arm = M1 {
                     i1: handle,
-                    p1: lent.read_only(times.as_bytes()),
+                    p1: buffers.read_only(times.as_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::FUTIMES, &arm, lent)?;
+                self.ask(number::FUTIMES, &arm, buffers)?;
             }
         }
         Ok(())
@@ -365,15 +365,15 @@ impl Calls {
     pub(crate) fn read_link(&mut self, path: &[u8]) -> Result<Vec<u8>> {
         let name = Name::new(path);
         let mut buffer = vec![0; TARGET];
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
             i2: i32::try_from(TARGET).unwrap_or(i32::MAX),
-            p1: lent.read_only(&name.bytes),
-            p2: lent.writable(&mut buffer),
+            p1: buffers.read_only(&name.bytes),
+            p2: buffers.writable(&mut buffer),
             ..M1::default()
         };
-        self.ask(number::READLINK, &arm, lent)?;
+        self.ask(number::READLINK, &arm, buffers)?;
         // What was copied counts, not what was answered: the original answers what its copy returned.
         if !buffer.contains(&0) {
             return Err(CallError::Impossible {
@@ -395,14 +395,14 @@ impl Calls {
     pub(crate) fn statfs(&mut self, path: &[u8]) -> Result<Statfs64> {
         let name = Name::new(path);
         let mut state = Statfs64::new_zeroed();
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
-            p1: lent.read_only(&name.bytes),
-            p2: lent.writable(state.as_mut_bytes()),
+            p1: buffers.read_only(&name.bytes),
+            p2: buffers.writable(state.as_mut_bytes()),
             ..M1::default()
         };
-        self.ask(number::STATFS64, &arm, lent)?;
+        self.ask(number::STATFS64, &arm, buffers)?;
         Ok(state)
     }
 
@@ -419,13 +419,13 @@ impl Calls {
     /// Opens a directory for listing; returns a handle of its own kind.
     pub(crate) fn open_directory(&mut self, path: &[u8]) -> Result<u32> {
         let name = Name::new(path);
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
-            p1: lent.read_only(&name.bytes),
+            p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        match self.ask(number::OPENDIR, &arm, lent)?.arm::<M1>().p2 {
+        match self.ask(number::OPENDIR, &arm, buffers)?.arm::<M1>().p2 {
             0 => Err(CallError::Garbled {
                 call: "opendir",
                 what: "it gave no handle",
@@ -441,19 +441,20 @@ impl Calls {
             p1: directory,
             ..M2::default()
         };
-        self.ask(number::SEEKDIR, &arm, Lent::new()).map(drop)
+        self.ask(number::SEEKDIR, &arm, SharedBuffers::new())
+            .map(drop)
     }
 
     /// The next entry; nothing at the end.
     pub(crate) fn next_entry(&mut self, directory: u32) -> Result<Option<UsrDirent>> {
         let mut entry = UsrDirent::new_zeroed();
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             p1: directory,
-            p2: lent.writable(entry.as_mut_bytes()),
+            p2: buffers.writable(entry.as_mut_bytes()),
             ..M1::default()
         };
-        let answer = self.ask(number::READDIR, &arm, lent)?;
+        let answer = self.ask(number::READDIR, &arm, buffers)?;
         Ok((answer.arm::<M1>().p3 != 0).then_some(entry))
     }
 
@@ -463,35 +464,36 @@ impl Calls {
             p1: directory,
             ..M1::default()
         };
-        self.ask(number::CLOSEDIR, &arm, Lent::new()).map(drop)
+        self.ask(number::CLOSEDIR, &arm, SharedBuffers::new())
+            .map(drop)
     }
 
     /// A call with one name and two numbers.
     fn by_name(&mut self, number: i32, path: &[u8], i2: i32, i3: i32) -> Result<()> {
         let name = Name::new(path);
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
             i2,
             i3,
-            p1: lent.read_only(&name.bytes),
+            p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        self.ask(number, &arm, lent).map(drop)
+        self.ask(number, &arm, buffers).map(drop)
     }
 
     /// A call with two names.
     fn by_names(&mut self, number: i32, one: &[u8], two: &[u8]) -> Result<()> {
         let (one, two) = (Name::new(one), Name::new(two));
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: one.length,
             i2: two.length,
-            p1: lent.read_only(&one.bytes),
-            p2: lent.read_only(&two.bytes),
+            p1: buffers.read_only(&one.bytes),
+            p2: buffers.read_only(&two.bytes),
             ..M1::default()
         };
-        self.ask(number, &arm, lent).map(drop)
+        self.ask(number, &arm, buffers).map(drop)
     }
 
     /// A call with a handle and two numbers.
@@ -502,18 +504,23 @@ impl Calls {
             i3,
             ..M1::default()
         };
-        self.ask(number, &arm, Lent::new()).map(drop)
+        self.ask(number, &arm, SharedBuffers::new()).map(drop)
     }
 
     /// Asks, and takes the answer apart: a negative result is an error.
-    fn ask(&mut self, number: i32, arm: &impl Arm, mut lent: Lent<'_>) -> Result<Message> {
+    fn ask(
+        &mut self,
+        number: i32,
+        arm: &impl Arm,
+        mut buffers: SharedBuffers<'_>,
+    ) -> Result<Message> {
         let call = number::name(number);
         self.stamp = self.stamp.wrapping_add(1);
         let mut question = Message::new(number, arm);
         put_stamp(&mut question, self.stamp);
         let answer = self
             .line
-            .ask(&question, &mut lent)
+            .ask(&question, &mut buffers)
             .map_err(|cause| CallError::Line { call, cause })?;
         if stamp_of(number, &answer) != self.stamp {
             let cause = self.line.out_of_step();

@@ -15,9 +15,9 @@ use super::{Dialect, MountError, Options, Owner, Session};
 use crate::abi::{DcId, DcLimits, NodeId};
 use crate::carrier::local::{Local, LocalConfig, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
+use crate::cli_types::PeerName;
 use crate::endpoint::Carrier;
-use crate::typed::PeerName;
-use crate::way::Way;
+use crate::server_addr::ServerAddr;
 
 /// What is told when the directory is mounted.
 const MOUNTED: &str = "mounted";
@@ -65,8 +65,8 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         what: "take over signals",
         source,
     })?;
-    let way = args.way.way().ok_or(CommandError::NoWay)?;
-    let session = Session::start(&options(args, way), carrier(args, way)?)?;
+    let server_addr = args.server_addr.server_addr().ok_or(CommandError::NoWay)?;
+    let session = Session::start(&options(args, server_addr), carrier(args, server_addr)?)?;
     let unmounter = session.unmounter();
     thread::Builder::new()
         .name("signals".to_owned())
@@ -125,15 +125,18 @@ fn block_signals() -> io::Result<SigSet> {
 }
 
 /// What takes messages to the server.
-fn carrier(args: &MountArgs, way: Way<'_>) -> Result<Box<dyn Carrier>, CommandError> {
-    Ok(match way {
-        Way::Node(node, peer) => Box::new(Node::start(node_config(args, node, peer))?),
-        Way::Switch(socket) => Box::new(Local::start(local_config(args, socket))?),
+fn carrier(
+    args: &MountArgs,
+    server_addr: ServerAddr<'_>,
+) -> Result<Box<dyn Carrier>, CommandError> {
+    Ok(match server_addr {
+        ServerAddr::Node(node, peer) => Box::new(Node::start(node_config(args, node, peer))?),
+        ServerAddr::Switch(socket) => Box::new(Local::start(local_config(args, socket))?),
     })
 }
 
 fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {
-    let config = args.way.at_switch(socket, containers(args));
+    let config = args.server_addr.at_switch(socket, containers(args));
     LocalConfig {
         exchange: args.limit,
         answer: config.answer.min(args.limit),
@@ -143,7 +146,9 @@ fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {
 
 fn node_config(args: &MountArgs, node: NodeId, server: &PeerName) -> NodeConfig {
     let known = (args.dc, args.endpoint);
-    let mut config = args.way.as_node(node, server, known, containers(args));
+    let mut config = args
+        .server_addr
+        .as_node(node, server, known, containers(args));
     config.limits.exchange = args.limit;
     config
 }
@@ -152,10 +157,10 @@ fn containers(args: &MountArgs) -> HashMap<DcId, DcLimits> {
     [(args.dc, DcLimits::USUAL)].into()
 }
 
-fn options(args: &MountArgs, way: Way<'_>) -> Options {
-    let server = match way {
-        Way::Node(_, peer) => format!("{}:{}", peer.host, peer.node),
-        Way::Switch(socket) => socket.display().to_string(),
+fn options(args: &MountArgs, server_addr: ServerAddr<'_>) -> Options {
+    let server = match server_addr {
+        ServerAddr::Node(_, peer) => format!("{}:{}", peer.host, peer.node),
+        ServerAddr::Switch(socket) => socket.display().to_string(),
     };
     Options {
         mountpoint: args.mountpoint.clone(),

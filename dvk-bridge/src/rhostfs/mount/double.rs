@@ -22,7 +22,7 @@ use super::number as call;
 use crate::abi::rhostfs::{Statfs64, UsrDirent, UsrStat, Utimes, WHOLE_SIZES};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, M1, M2, M7, Message};
 use crate::endpoint::{
-    BoundEndpoint, Carrier, Delivery, EndpointError, Lent, Operation, RequestId,
+    BoundEndpoint, Carrier, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
 };
 
 /// What the tests and the server both see.
@@ -125,8 +125,8 @@ impl Double {
     }
 
     /// The name of `length` bytes at `address`, on the host.
-    fn path(&self, lent: &Lent<'_>, address: u32, length: i32) -> PathBuf {
-        let name = text(lent, address, length);
+    fn path(&self, buffers: &SharedBuffers<'_>, address: u32, length: i32) -> PathBuf {
+        let name = text(buffers, address, length);
         let relative = name.strip_prefix(b"/").expect("names are absolute");
         self.root.join(OsStr::from_bytes(relative))
     }
@@ -136,34 +136,34 @@ impl Double {
         &self,
         state: &mut State,
         asked: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
     ) -> io::Result<Message> {
         let (m1, m2): (M1, M2) = (asked.arm(), asked.arm());
         let done = asked.answer(0);
         if let Some(errno) = state.fault(asked.kind) {
             return Ok(asked.answer(-errno));
         }
-        let named = |lent: &Lent<'_>| self.path(lent, m1.p1, m1.i1);
+        let named = |buffers: &SharedBuffers<'_>| self.path(buffers, m1.p1, m1.i1);
         match asked.kind {
             call::GET_ROOTPATH => {
-                lent.write(m1.p1, b"/srv\0").unwrap();
+                buffers.write(m1.p1, b"/srv\0").unwrap();
             }
             call::LSTAT64 => {
-                let stat = usr_stat(&fs::symlink_metadata(named(lent))?, m1.i2)?;
+                let stat = usr_stat(&fs::symlink_metadata(named(buffers))?, m1.i2)?;
                 let device = if self.is_original() { 0x801 } else { 0 };
                 let stat = UsrStat {
                     dev: device,
                     ..stat
                 };
-                lent.write(m1.p2, stat.as_bytes()).unwrap();
+                buffers.write(m1.p2, stat.as_bytes()).unwrap();
             }
             call::FSTAT64 if self.is_original() => return Ok(asked.answer(-107)),
             call::FSTAT64 => {
                 let mut stat = usr_stat(&file(state, m1.i1)?.metadata()?, m1.i2)?;
                 stat.dev = state.mark;
-                lent.write(m1.p1, stat.as_bytes()).unwrap();
+                buffers.write(m1.p1, stat.as_bytes()).unwrap();
             }
-            call::OPEN => return self.open(state, asked, named(lent)),
+            call::OPEN => return self.open(state, asked, named(buffers)),
             call::CLOSE => drop(state.files.remove(&m1.i1).ok_or_else(bad)?),
             call::PREAD64 => {
                 let count = usize::try_from(m2.i2).unwrap();
@@ -171,17 +171,17 @@ impl Double {
                 let mut data = vec![0xee; state.part(count)];
                 let read = file(state, m2.i1)?.read_at(&mut data, position(&m2))?;
                 if self.is_original() {
-                    lent.write(m2.p1, &data).unwrap();
+                    buffers.write(m2.p1, &data).unwrap();
                     return Ok(asked.answer(0)); // as its copy to a remote client returns
                 }
-                lent.write(m2.p1, &data[..read]).unwrap();
+                buffers.write(m2.p1, &data[..read]).unwrap();
                 return Ok(asked.answer(i32::try_from(read).unwrap()));
             }
             call::PWRITE64 if self.is_original() => {}
             call::PWRITE64 => {
                 let mut data = vec![0; usize::try_from(m2.i2).unwrap()];
                 state.longest = state.longest.max(data.len());
-                lent.read(m2.p1, &mut data).unwrap();
+                buffers.read(m2.p1, &mut data).unwrap();
                 data.truncate(state.part(data.len()));
                 file(state, m2.i1)?.write_all_at(&data, position(&m2))?;
                 return Ok(asked.answer(i32::try_from(data.len()).unwrap()));
@@ -191,65 +191,67 @@ impl Double {
                 file(state, m1.i2)?;
                 return Ok(asked.answer(m1.i2));
             }
-            call::LINK => fs::hard_link(named(lent), self.path(lent, m1.p2, m1.i2))?,
+            call::LINK => fs::hard_link(named(buffers), self.path(buffers, m1.p2, m1.i2))?,
             call::SYMLINK => {
-                let target = text(lent, m1.p1, m1.i1);
-                symlink(OsStr::from_bytes(&target), self.path(lent, m1.p2, m1.i2))?;
+                let target = text(buffers, m1.p1, m1.i1);
+                symlink(OsStr::from_bytes(&target), self.path(buffers, m1.p2, m1.i2))?;
             }
             call::RENAME => {
                 let second = if self.is_original() { m1.p1 } else { m1.p2 };
-                fs::rename(named(lent), self.path(lent, second, m1.i2))?;
+                fs::rename(named(buffers), self.path(buffers, second, m1.i2))?;
             }
             call::RENAMEAT2 => {
                 let m7: M7 = asked.arm();
-                let new = self.path(lent, m7.p2, m7.i2);
+                let new = self.path(buffers, m7.p2, m7.i2);
                 let flags = RenameFlags::from_bits_retain(m7.i4.cast_unsigned());
-                rustix::fs::renameat_with(CWD, self.path(lent, m7.p1, m7.i1), CWD, new, flags)?;
+                rustix::fs::renameat_with(CWD, self.path(buffers, m7.p1, m7.i1), CWD, new, flags)?;
             }
-            call::UNLINK => fs::remove_file(named(lent))?,
-            call::RMDIR => fs::remove_dir(named(lent))?,
+            call::UNLINK => fs::remove_file(named(buffers))?,
+            call::RMDIR => fs::remove_dir(named(buffers))?,
             call::MKDIR => {
-                fs::create_dir(named(lent))?;
+                fs::create_dir(named(buffers))?;
                 fs::set_permissions(
-                    named(lent),
+                    named(buffers),
                     fs::Permissions::from_mode(m1.i2.cast_unsigned()),
                 )?;
             }
             call::MKNOD => {
                 let mode = m1.i2.cast_unsigned();
                 let kind = FileType::from_raw_mode(mode);
-                rustix::fs::mknodat(CWD, named(lent), kind, Mode::from_raw_mode(mode), 0)?;
+                rustix::fs::mknodat(CWD, named(buffers), kind, Mode::from_raw_mode(mode), 0)?;
             }
             call::CHMOD => {
                 fs::set_permissions(
-                    named(lent),
+                    named(buffers),
                     fs::Permissions::from_mode(m1.i2.cast_unsigned()),
                 )?;
             }
             call::FCHMOD => file(state, m1.i1)?
                 .set_permissions(fs::Permissions::from_mode(m1.i2.cast_unsigned()))?,
-            call::CHOWN if self.is_original() => chown(named(lent), id(m1.i2), id(m1.i3))?,
-            call::CHOWN => lchown(named(lent), id(m1.i2), id(m1.i3))?,
+            call::CHOWN if self.is_original() => chown(named(buffers), id(m1.i2), id(m1.i3))?,
+            call::CHOWN => lchown(named(buffers), id(m1.i2), id(m1.i3))?,
             call::FCHOWN => fchown(file(state, m1.i1)?, id(m1.i2), id(m1.i3))?,
             call::TRUNCATE => File::options()
                 .write(true)
-                .open(self.path(lent, m2.p1, m2.i1))?
+                .open(self.path(buffers, m2.p1, m2.i1))?
                 .set_len(length(&m2))?,
             call::FTRUNCATE => file(state, m2.i1)?.set_len(length(&m2))?,
             call::FSYNC | call::FDATASYNC => file(state, m1.i1)?.sync_all()?,
             call::UTIMES | call::FUTIMES if self.is_original() => panic!("times for the original"),
             call::UTIMES => {
-                let times = timestamps(lent, m1.p2);
-                rustix::fs::utimensat(CWD, named(lent), &times, AtFlags::SYMLINK_NOFOLLOW)?;
+                let times = timestamps(buffers, m1.p2);
+                rustix::fs::utimensat(CWD, named(buffers), &times, AtFlags::SYMLINK_NOFOLLOW)?;
             }
-            call::FUTIMES => rustix::fs::futimens(file(state, m1.i1)?, &timestamps(lent, m1.p1))?,
+            call::FUTIMES => {
+                rustix::fs::futimens(file(state, m1.i1)?, &timestamps(buffers, m1.p1))?
+            }
             call::ACCESS => {
-                fs::symlink_metadata(named(lent))?;
+                fs::symlink_metadata(named(buffers))?;
             }
             call::READLINK => {
-                let target = fs::read_link(named(lent))?.into_os_string().into_vec();
+                let target = fs::read_link(named(buffers))?.into_os_string().into_vec();
                 let target = state.target.clone().unwrap_or(target);
-                lent.write(m1.p2, &target).unwrap();
+                buffers.write(m1.p2, &target).unwrap();
             }
             call::STATFS64 => {
                 let state = Statfs64 {
@@ -259,10 +261,10 @@ impl Double {
                     ..Statfs64::default()
                 };
                 let length = if self.is_original() { 64 } else { 84 };
-                lent.write(m1.p2, &state.as_bytes()[..length]).unwrap();
+                buffers.write(m1.p2, &state.as_bytes()[..length]).unwrap();
             }
             call::OPENDIR => {
-                let entries = list(&named(lent))?;
+                let entries = list(&named(buffers))?;
                 state.next += 1;
                 let handle = state.next.cast_unsigned();
                 state.directories.insert(handle, (entries, 0));
@@ -278,7 +280,7 @@ impl Double {
                 let (entries, at) = state.directories.get_mut(&m1.p1).ok_or_else(bad)?;
                 let entry = entries.get(*at);
                 if let Some(entry) = entry {
-                    lent.write(m1.p2, entry.as_bytes()).unwrap();
+                    buffers.write(m1.p2, entry.as_bytes()).unwrap();
                     *at += 1;
                 }
                 let mut done = done;
@@ -344,7 +346,7 @@ impl BoundEndpoint for Double {
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
         let mut state = self.state.lock().unwrap();
@@ -355,7 +357,7 @@ impl BoundEndpoint for Double {
             return Err(EndpointError::TimedOut { operation, limit });
         }
         let answer = self
-            .serve(&mut state, message, lent)
+            .serve(&mut state, message, buffers)
             .unwrap_or_else(|error| message.answer(-error.raw_os_error().expect("an errno")));
         let earlier = state.held.replace(answer);
         Ok(earlier.filter(|_| state.late).unwrap_or(answer))
@@ -417,9 +419,9 @@ fn position(arm: &M2) -> u64 {
 }
 
 /// A text of `length` bytes with its NUL, which has to be where it belongs.
-fn text(lent: &Lent<'_>, address: u32, length: i32) -> Vec<u8> {
+fn text(buffers: &SharedBuffers<'_>, address: u32, length: i32) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(length).unwrap()];
-    lent.read(address, &mut bytes).expect("a name is lent");
+    buffers.read(address, &mut bytes).expect("a name is lent");
     assert_eq!(bytes.pop(), Some(0), "names end in NUL");
     assert!(!bytes.contains(&0), "and have no other");
     bytes
@@ -454,9 +456,9 @@ fn usr_stat(metadata: &Metadata, sizes: i32) -> io::Result<UsrStat> {
     Ok(stat)
 }
 
-fn timestamps(lent: &Lent<'_>, address: u32) -> Timestamps {
+fn timestamps(buffers: &SharedBuffers<'_>, address: u32) -> Timestamps {
     let mut times = Utimes::new_zeroed();
-    lent.read(address, times.as_mut_bytes()).unwrap();
+    buffers.read(address, times.as_mut_bytes()).unwrap();
     let spec = |time: crate::abi::rhostfs::Timeval| Timespec {
         tv_sec: i64::from(time.sec),
         tv_nsec: i64::from(time.usec) * 1000,

@@ -8,7 +8,7 @@ use log::{debug, info, warn};
 use rustix::io::Errno;
 
 use crate::abi::{Code, DcId, Endpoint, Message};
-use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Lent};
+use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, SharedBuffers};
 
 /// How long calls fail at once after the server was lost, before one is let through again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -85,7 +85,7 @@ impl Line {
         self.bound().map(drop)
     }
 
-    /// Asks the server; it may copy from and to what is `lent` meanwhile.
+    /// Asks the server; it may copy from and to what is `buffers` meanwhile.
     ///
     /// # Errors
     /// When there is no answer within the limit. For a moment every call fails at once then, so that programs that wait one
@@ -93,13 +93,13 @@ impl Line {
     pub(crate) fn ask(
         &mut self,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
     ) -> Result<Message, LineError> {
         if self.retry_at.is_some_and(|at| Instant::now() < at) {
             return Err(LineError::Down);
         }
         let answer = self.bound().and_then(|endpoint| {
-            endpoint.sendrec(self.parties.server, message, lent, self.parties.limit)
+            endpoint.sendrec(self.parties.server, message, buffers, self.parties.limit)
         });
         match answer {
             Ok(answer) => {

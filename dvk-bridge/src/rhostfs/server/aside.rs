@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::abi::{DcId, DcLimits, Endpoint, Message};
-use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, RequestId};
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId, SharedBuffers};
 
 /// Places of requests that are being done.
 #[derive(Debug)]
@@ -114,10 +114,10 @@ impl BoundEndpoint for Aside {
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
-        self.endpoint.sendrec(to, message, lent, limit)
+        self.endpoint.sendrec(to, message, buffers, limit)
     }
 
     fn losses(&self, of: Endpoint) -> u64 {
@@ -235,7 +235,7 @@ mod tests {
             &self,
             to: Endpoint,
             _: &Message,
-            _: &mut Lent<'_>,
+            _: &mut SharedBuffers<'_>,
             _: Duration,
         ) -> Result<Message, EndpointError> {
             self.notify(to).map(|()| Message::default())

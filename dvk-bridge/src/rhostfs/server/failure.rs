@@ -28,12 +28,12 @@ pub(super) enum Failure {
     #[error("the daemon is not there")]
     NoDaemon,
     /// What was to be copied from or to the client's memory could not be.
-    #[error("copying {what} {way} the client's memory")]
+    #[error("copying {what} {direction} the client's memory")]
     Copy {
         /// What.
         what: &'static str,
         /// From or to.
-        way: &'static str,
+        direction: &'static str,
         /// Why not.
         #[source]
         source: EndpointError,
@@ -124,7 +124,7 @@ mod tests {
         for number in 1..=512 {
             let failure = Failure::Copy {
                 what: "a name",
-                way: "from",
+                direction: "from",
                 source: EndpointError::Refused {
                     operation,
                     code: Code::new(number),

@@ -84,11 +84,11 @@ pub(super) enum Last {
 
 /// What names are looked up for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Aim {
+enum LookupGoal {
     /// For what is at their end, as it is now.
     Target(Last),
     /// For the directory at their end, as it was a moment ago.
-    Way,
+    Parent,
 }
 
 /// How names are looked up.
@@ -131,7 +131,7 @@ impl Tree {
             top: Mutex::default(),
             cache: Cache::new(rules.cache),
         };
-        let found = top.find_names(root.names(), Aim::Target(Last::Keep))?;
+        let found = top.find_names(root.names(), LookupGoal::Target(Last::Keep))?;
         if !found.is_directory() {
             return Err(Errno::NOTDIR.into());
         }
@@ -151,7 +151,7 @@ impl Tree {
         } else {
             last
         };
-        let found = self.find_names(path.names(), Aim::Target(last))?;
+        let found = self.find_names(path.names(), LookupGoal::Target(last))?;
         if path.means_directory() && !found.is_directory() {
             return Err(Errno::NOTDIR.into());
         }
@@ -161,7 +161,7 @@ impl Tree {
     /// The directory that `path`'s last name is in, and that name; `errno` if it ends in none.
     pub(super) fn parent<'a>(&self, path: &'a Path, errno: Errno) -> Result<(Found, &'a CStr)> {
         let (before, name) = path.split_last().ok_or(errno)?;
-        let parent = self.find_names(before, Aim::Way)?;
+        let parent = self.find_names(before, LookupGoal::Parent)?;
         self.check_search(&parent)?;
         Ok((parent, name))
     }
@@ -205,7 +205,7 @@ impl Tree {
         matches!(self.rules.links, Links::Follow)
     }
 
-    fn find_names(&self, names: Names<'_>, aim: Aim) -> Result<Found> {
+    fn find_names(&self, names: Names<'_>, goal: LookupGoal) -> Result<Found> {
         let mut ahead: VecDeque<Cow<'_, CStr>> = names.iter().map(Cow::Borrowed).collect();
         let mut trail: Vec<Found> = Vec::new();
         let (mut links, mut steps) = (0, 0);
@@ -221,10 +221,10 @@ impl Tree {
             }
             let here = match trail.last() {
                 Some(here) => here.clone(),
-                None => self.top(Aim::Way)?,
+                None => self.top(LookupGoal::Parent)?,
             };
             self.check_search(&here)?;
-            let is_target = ahead.is_empty() && aim != Aim::Way;
+            let is_target = ahead.is_empty() && goal != LookupGoal::Parent;
             let known = if is_target {
                 None
             } else {
@@ -234,7 +234,7 @@ impl Tree {
                 Some(child) => child,
                 None => self.child(&here, &name)?.ok_or(Errno::NOENT)?,
             };
-            let kept = is_target && (aim == Aim::Target(Last::Keep) || !self.follows());
+            let kept = is_target && (goal == LookupGoal::Target(Last::Keep) || !self.follows());
             if kept || child.kind() != FileType::Symlink {
                 trail.push(child);
                 continue;
@@ -256,7 +256,7 @@ impl Tree {
         }
         match trail.pop() {
             Some(found) => Ok(found),
-            None => self.top(aim),
+            None => self.top(goal),
         }
     }
 
@@ -278,10 +278,10 @@ impl Tree {
     }
 
     /// The root, as it is now or was a moment ago.
-    fn top(&self, aim: Aim) -> Result<Found> {
+    fn top(&self, goal: LookupGoal) -> Result<Found> {
         let known = *self.top.lock().unwrap_or_else(PoisonError::into_inner);
         let attr = match known {
-            Some((attr, until)) if aim == Aim::Way && Instant::now() < until => attr,
+            Some((attr, until)) if goal == LookupGoal::Parent && Instant::now() < until => attr,
             _ => {
                 let now = self.session.getattr(self.root.id, None)?;
                 let valid = validity(now.attr_valid, now.attr_valid_nsec);

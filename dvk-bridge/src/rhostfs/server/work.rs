@@ -157,7 +157,7 @@ impl Work<'_> {
         let copied = self.endpoint.copy_from(self.request, address, into);
         copied.map_err(|source| Failure::Copy {
             what,
-            way: "from",
+            direction: "from",
             source,
         })
     }
@@ -168,7 +168,7 @@ impl Work<'_> {
         let copied = self.endpoint.copy_to(self.request, address, from);
         copied.map_err(|source| Failure::Copy {
             what,
-            way: "to",
+            direction: "to",
             source,
         })
     }

@@ -5,30 +5,30 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::driver::Driver;
-use super::question::Question;
+use super::queued_call::QueuedCall;
 use crate::abi::{Code, Command, DcId, Endpoint, Header};
 use crate::carrier::engine::{NotConnected, PeerTransport, lock, wait_until};
 
 /// Most that can wait. An endpoint has one exchange at a time; beside that there are notifications.
-const MOST: usize = 1024;
+const MAX_WORK: usize = 1024;
 
 /// How long the kernel may keep the thread in a receive where it can be woken. Were a call to wake it ever lost, nothing waits
 /// longer than this.
-const PATIENCE: Duration = Duration::from_secs(1);
+const RECV_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The same where it cannot be woken: the longest that everything else has to wait.
-const IMPATIENCE: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Something to do.
 pub(super) enum Work {
     /// A command of the engine's, with its payload.
     Command(Header, Vec<u8>),
     /// A question.
-    Question(Arc<Question>),
+    QueuedCall(Arc<QueuedCall>),
 }
 
 /// What the thread does next.
-pub(super) enum Next {
+pub(super) enum Task {
     /// This.
     Work(Work),
     /// It receives, and waits no longer than this.
@@ -44,13 +44,13 @@ struct State {
     /// It was woken since.
     woken: bool,
     /// Waking works.
-    wakes: bool,
+    wakeable: bool,
     stopping: bool,
     ended: bool,
 }
 
 /// The way to the thread.
-pub(super) struct Way {
+pub(super) struct WorkQueue {
     driver: Arc<dyn Driver>,
     dc: DcId,
     endpoint: Endpoint,
@@ -58,7 +58,7 @@ pub(super) struct Way {
     changed: Condvar,
 }
 
-impl Way {
+impl WorkQueue {
     pub(super) fn new(driver: Arc<dyn Driver>, dc: DcId, endpoint: Endpoint) -> Self {
         Self {
             driver,
@@ -68,7 +68,7 @@ impl Way {
                 work: VecDeque::new(),
                 receives: false,
                 woken: false,
-                wakes: false,
+                wakeable: false,
                 stopping: false,
                 ended: false,
             }),
@@ -79,7 +79,7 @@ impl Way {
     /// Hands something over. Never waits.
     pub(super) fn put(&self, work: Work) -> Result<(), NotConnected> {
         let mut state = lock(&self.state);
-        if state.stopping || state.ended || state.work.len() >= MOST {
+        if state.stopping || state.ended || state.work.len() >= MAX_WORK {
             return Err(NotConnected);
         }
         state.work.push_back(work);
@@ -110,7 +110,7 @@ impl Way {
 
     /// Takes the thread out of its receive. A notification waits for the thread if it is not there yet, so none is lost.
     fn wake(&self, state: &mut State) {
-        if !state.receives || state.woken || !state.wakes {
+        if !state.receives || state.woken || !state.wakeable {
             return;
         }
         match self.driver.wake(self.dc, self.endpoint) {
@@ -121,24 +121,28 @@ impl Way {
                     "endpoint {}: a receive cannot be interrupted any more, and is done by the moment: {code}",
                     self.endpoint
                 );
-                state.wakes = false;
+                state.wakeable = false;
             }
         }
     }
 
     /// The thread: what it does next.
-    pub(super) fn next(&self) -> Next {
+    pub(super) fn next(&self) -> Task {
         let mut state = lock(&self.state);
         if state.stopping {
-            return Next::Stop;
+            return Task::Stop;
         }
         if let Some(work) = state.work.pop_front() {
-            return Next::Work(work);
+            return Task::Work(work);
         }
         state.receives = true;
         state.woken = false;
-        let limit = if state.wakes { PATIENCE } else { IMPATIENCE };
-        Next::Receive(limit)
+        let limit = if state.wakeable {
+            RECV_TIMEOUT
+        } else {
+            POLL_INTERVAL
+        };
+        Task::Receive(limit)
     }
 
     /// The thread: its receive is over. Whether it was woken, and so has a notification before it that is nobody's, or had it.
@@ -149,8 +153,8 @@ impl Way {
     }
 
     /// The thread: whether it can be woken.
-    pub(super) fn set_wakes(&self, wakes: bool) {
-        lock(&self.state).wakes = wakes;
+    pub(super) fn set_wakeable(&self, wakeable: bool) {
+        lock(&self.state).wakeable = wakeable;
     }
 
     /// The thread: it has ended. What is still to do is given up.
@@ -158,15 +162,15 @@ impl Way {
         let mut state = lock(&self.state);
         state.ended = true;
         for work in state.work.drain(..) {
-            if let Work::Question(question) = work {
-                question.fail(Code::EDVSNOTBIND);
+            if let Work::QueuedCall(call) = work {
+                call.fail(Code::EDVSNOTBIND);
             }
         }
         self.changed.notify_all();
     }
 }
 
-impl PeerTransport for Way {
+impl PeerTransport for WorkQueue {
     fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
         match header.command {
             // What others have asked for, the kernel has answered itself.

@@ -6,28 +6,28 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::driver::{Driver, Sending};
-use super::question::Question;
-use super::slate::{MessageSize, Slate};
-use super::way::{Next, Way, Work};
+use super::message_buffer::{MessageBuffer, MessageSize};
+use super::queued_call::QueuedCall;
+use super::work_queue::{Task, Work, WorkQueue};
 use crate::abi::ioctl::{ONCOPY, ProcUsr, REMOTE, SLOT_FREE};
 use crate::abi::{Code, Command, DcId, Endpoint, Header, MAX_PAYLOAD, Message};
 use crate::carrier::engine::{EndpointTable, PeerId};
 use crate::endpoint::Gone;
 
 /// How long the kernel may take to hand an answer to another node.
-const HANDING_OVER: Duration = Duration::from_secs(30);
+const REMOTE_SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether those who have asked are still there.
-const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+const PARTNER_CHECK_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 
 /// How long the first notification to oneself may take. It is there at once or not at all.
-const FIRST_NOTIFICATION: Duration = Duration::from_millis(200);
+const WAKE_TEST_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Wait after the kernel failed for no reason that is known, so that it is not asked all the time.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Between two looks whether a copy is over.
-const COPYING: Duration = Duration::from_millis(1);
+const COPY_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// One that has asked.
 struct Partner {
@@ -37,14 +37,14 @@ struct Partner {
 }
 
 /// What the thread has.
-pub(super) struct Caller {
+pub(super) struct EndpointThread {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) dc: DcId,
     pub(super) endpoint: Endpoint,
     pub(super) table: Arc<EndpointTable>,
     /// The kernel, as the station knows it.
     pub(super) kernel: PeerId,
-    pub(super) way: Arc<Way>,
+    pub(super) queue: Arc<WorkQueue>,
     pub(super) size: Arc<MessageSize>,
     /// By slot: a container has no more.
     pub(super) partners: Partners,
@@ -54,7 +54,7 @@ pub(super) struct Caller {
 #[derive(Default)]
 pub(super) struct Partners {
     known: HashMap<i32, Partner>,
-    looked: Option<Instant>,
+    checked: Option<Instant>,
 }
 
 /// What a call is made of.
@@ -65,13 +65,13 @@ enum Received {
     Nothing,
 }
 
-impl Caller {
+impl EndpointThread {
     /// Binds the endpoint, says how that went, and serves until it is to stop.
     pub(super) fn run(mut self, bound: &mpsc::SyncSender<Result<(), Code>>) {
         let outcome = self.bind();
         let is_bound = outcome.is_ok();
         if is_bound {
-            self.try_waking();
+            self.test_wakeup();
         }
         // Who wanted it may have waited no longer.
         let wanted = bound.send(outcome).is_ok();
@@ -103,7 +103,7 @@ impl Caller {
     }
 
     /// Finds out whether a receive can be ended by a notification, and on the way how long messages are.
-    fn try_waking(&mut self) {
+    fn test_wakeup(&mut self) {
         if let Err(code) = self.driver.wake(self.dc, self.endpoint) {
             log::info!(
                 "endpoint {}: a receive cannot be interrupted, and is done by the moment: {code}",
@@ -111,11 +111,11 @@ impl Caller {
             );
             return;
         }
-        let deadline = Instant::now() + FIRST_NOTIFICATION;
+        let deadline = Instant::now() + WAKE_TEST_TIMEOUT;
         while Instant::now() < deadline {
-            match self.receive(FIRST_NOTIFICATION, true) {
+            match self.receive(WAKE_TEST_TIMEOUT, true) {
                 Ok(Received::Wake) => {
-                    self.way.set_wakes(true);
+                    self.queue.set_wakeable(true);
                     return;
                 }
                 Ok(Received::Message(message)) => self.deliver(message),
@@ -133,14 +133,14 @@ impl Caller {
         // A notification that was for waking and has not come yet.
         let mut owed = false;
         loop {
-            match self.way.next() {
-                Next::Stop => return,
-                Next::Work(Work::Command(header, payload)) => self.perform(&header, &payload),
-                Next::Work(Work::Question(question)) => self.ask(&question),
-                Next::Receive(limit) => {
+            match self.queue.next() {
+                Task::Stop => return,
+                Task::Work(Work::Command(header, payload)) => self.run_command(&header, &payload),
+                Task::Work(Work::QueuedCall(call)) => self.ask(&call),
+                Task::Receive(limit) => {
                     let received = self.receive(limit, owed);
                     // It can have been woken while a message came.
-                    owed |= self.way.received();
+                    owed |= self.queue.received();
                     match received {
                         Ok(Received::Message(message)) if owed && self.is_wake(&message) => {
                             owed = false;
@@ -158,21 +158,21 @@ impl Caller {
                         }
                         Err(code) => {
                             log::warn!("endpoint {} cannot receive: {code}", self.endpoint);
-                            thread::sleep(AFTER_FAILURE);
+                            thread::sleep(FAILURE_PAUSE);
                         }
                     }
                 }
             }
-            self.look_for_partners();
+            self.check_partners();
         }
     }
 
     /// Receives once. One who wakes is told from the hardware if it is known to have woken.
     fn receive(&self, limit: Duration, woken: bool) -> Result<Received, Code> {
-        let mut slate = Slate::blank();
-        let received = self.driver.receive(&mut slate, limit);
+        let mut buffer = MessageBuffer::blank();
+        let received = self.driver.receive(&mut buffer, limit);
         // A message that came just when the limit passed is there all the same, and its sender waits for an answer.
-        let message = self.size.received(&slate)?;
+        let message = self.size.received(&buffer)?;
         match (received, message) {
             (Ok(_), Some(message)) if woken && self.is_wake(&message) => Ok(Received::Wake),
             (Ok(_), Some(message)) => Ok(Received::Message(message)),
@@ -195,7 +195,7 @@ impl Caller {
         if self.is_wake(&message) || message.is_notification() {
             command = Command::NTFY_MSG;
         } else {
-            pid = self.meet(message.source);
+            pid = self.note_partner(message.source);
         }
         let header = Header {
             dc: self.dc.raw(),
@@ -209,7 +209,7 @@ impl Caller {
     }
 
     /// Notes who asks: its process, if it is one of this machine.
-    fn meet(&mut self, endpoint: Endpoint) -> Option<i32> {
+    fn note_partner(&mut self, endpoint: Endpoint) -> Option<i32> {
         let process = self.driver.process(self.dc, endpoint.slot()).ok();
         let pid = process.as_ref().and_then(local_pid);
         let known = self
@@ -226,13 +226,13 @@ impl Caller {
     }
 
     /// Looks from time to time who of those that have asked is not there any more: a kernel tells nobody.
-    fn look_for_partners(&mut self) {
+    fn check_partners(&mut self) {
         let now = Instant::now();
-        let looked = *self.partners.looked.get_or_insert(now);
-        if now.saturating_duration_since(looked) < LOOK {
+        let checked = *self.partners.checked.get_or_insert(now);
+        if now.saturating_duration_since(checked) < PARTNER_CHECK_INTERVAL {
             return;
         }
-        self.partners.looked = Some(now);
+        self.partners.checked = Some(now);
         let mut gone = Vec::new();
         for (&slot, partner) in &self.partners.known {
             let Ok(process) = self.driver.process(self.dc, slot) else {
@@ -249,25 +249,25 @@ impl Caller {
     }
 
     /// Whether `endpoint` is still who has asked, and on which kind of node.
-    fn examine(&self, endpoint: Endpoint) -> Result<Place, Code> {
+    fn locate_partner(&self, endpoint: Endpoint) -> Result<PartnerLocation, Code> {
         let process = self.driver.process(self.dc, endpoint.slot())?;
         let partner = self.partners.known.get(&endpoint.slot());
         if partner.is_some_and(|partner| partner.is(&process).is_err()) {
             return Err(Code::EDVSDSTDIED);
         }
         Ok(if process.rts_flags & REMOTE == 0 {
-            Place::Here
+            PartnerLocation::Local
         } else {
-            Place::Elsewhere
+            PartnerLocation::Remote
         })
     }
 
     /// Does what the engine has the kernel do, and tells it what came of it.
-    fn perform(&self, header: &Header, payload: &[u8]) {
+    fn run_command(&self, header: &Header, payload: &[u8]) {
         let partner = header.dst;
         match header.command {
             Command::REPLY_MSG => {
-                let outcome = self.examine(partner);
+                let outcome = self.locate_partner(partner);
                 let outcome = outcome.and_then(|_| self.send(Sending::Reply, header));
                 self.acknowledge(header, Command::SEND_ACK, outcome.map(|_| 0), &[]);
             }
@@ -278,17 +278,18 @@ impl Caller {
             Command::COPYOUT_RQST => {
                 let asked = usize::try_from(header.copy.bytes).unwrap_or(0);
                 let mut data = vec![0; asked.min(MAX_PAYLOAD)];
-                let outcome = self.examine(partner).and_then(|place| {
+                let outcome = self.locate_partner(partner).and_then(|location| {
                     let from = header.copy.src_address;
-                    place.whole(self.driver.copy_from(partner, from, &mut data), data.len())
+                    location
+                        .check_copied(self.driver.copy_from(partner, from, &mut data), data.len())
                 });
                 let data = if outcome.is_ok() { &data[..] } else { &[] };
                 self.acknowledge(header, Command::COPYOUT_DATA, outcome.map(|_| 0), data);
             }
             Command::COPYIN_DATA => {
-                let outcome = self.examine(partner).and_then(|place| {
+                let outcome = self.locate_partner(partner).and_then(|location| {
                     let to = header.copy.dst_address;
-                    place.whole(self.driver.copy_to(partner, to, payload), payload.len())
+                    location.check_copied(self.driver.copy_to(partner, to, payload), payload.len())
                 });
                 let outcome = outcome.map(|()| header.copy.bytes);
                 self.acknowledge(header, Command::COPYIN_ACK, outcome, &[]);
@@ -304,9 +305,9 @@ impl Caller {
     }
 
     fn send(&self, sending: Sending, header: &Header) -> Result<i32, Code> {
-        let mut slate = Slate::carrying(&header.message);
+        let mut buffer = MessageBuffer::with_message(&header.message);
         self.driver
-            .send(sending, header.dst, &mut slate, HANDING_OVER)
+            .send(sending, header.dst, &mut buffer, REMOTE_SEND_TIMEOUT)
     }
 
     fn acknowledge(
@@ -321,18 +322,18 @@ impl Caller {
     }
 
     /// Asks, and waits for the answer.
-    fn ask(&self, question: &Question) {
-        let Some(limit) = question.take() else {
+    fn ask(&self, call: &QueuedCall) {
+        let Some(limit) = call.take() else {
             return;
         };
-        let mut slate = Slate::carrying(&question.message);
+        let mut buffer = MessageBuffer::with_message(&call.message);
         let sent = self
             .driver
-            .send(Sending::SendRec, question.to, &mut slate, limit);
+            .send(Sending::SendRec, call.to, &mut buffer, limit);
         if sent.is_err() {
             self.wait_for_copies();
         }
-        question.end(sent.map(|_| self.size.answered(&slate)));
+        call.end(sent.map(|_| self.size.answered(&buffer)));
     }
 
     /// A question that was given up can leave a copy behind it that is under way, to or from what is lent. The kernel limits
@@ -342,15 +343,15 @@ impl Caller {
         while let Ok(process) = self.driver.process(self.dc, slot)
             && process.rts_flags & ONCOPY != 0
         {
-            thread::sleep(COPYING);
+            thread::sleep(COPY_POLL_INTERVAL);
         }
     }
 }
 
-impl Drop for Caller {
+impl Drop for EndpointThread {
     /// However the thread ends, nobody waits for it any longer.
     fn drop(&mut self) {
-        self.way.end();
+        self.queue.end();
         self.table.give_up(self.dc, self.endpoint);
     }
 }
@@ -375,16 +376,16 @@ impl Partner {
 
 /// Where a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Here,
-    Elsewhere,
+enum PartnerLocation {
+    Local,
+    Remote,
 }
 
-impl Place {
+impl PartnerLocation {
     /// Whether a copy of `bytes` was done whole. One with another node is done whole or fails, and tells no number.
-    fn whole(self, copied: Result<i32, Code>, bytes: usize) -> Result<(), Code> {
+    fn check_copied(self, copied: Result<i32, Code>, bytes: usize) -> Result<(), Code> {
         let copied = copied?;
-        if self == Self::Here && usize::try_from(copied) != Ok(bytes) {
+        if self == Self::Local && usize::try_from(copied) != Ok(bytes) {
             return Err(Code::EFAULT);
         }
         Ok(())

@@ -11,21 +11,23 @@ use gangplank_service::rate_limit::RateLimit;
 use super::Shared;
 use crate::abi::{Endpoint, Message};
 use crate::carrier::engine::lock;
-use crate::endpoint::{BoundEndpoint, EndpointError, Lent, Memory, NotLent, RequestId};
+use crate::endpoint::{
+    BoundEndpoint, EndpointError, NotShared, RemoteMemory, RequestId, SharedBuffers,
+};
 
 /// Requests of one client that can wait. It waits for the answer to one itself.
-const MOST: usize = 2;
+const MAX_REQUESTS: usize = 2;
 
 /// The visitor of one client.
-pub(super) struct Visitor {
+pub(super) struct ProxyClient {
     requests: SyncSender<(RequestId, Message)>,
-    place: Arc<Place>,
+    remote: Arc<RemoteEndpoint>,
     thread: JoinHandle<()>,
 }
 
 /// The client's endpoint elsewhere.
 #[derive(Default)]
-struct Place(Mutex<State>);
+struct RemoteEndpoint(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -33,24 +35,24 @@ struct State {
     bound: Option<Arc<dyn BoundEndpoint>>,
 }
 
-impl Visitor {
+impl ProxyClient {
     /// A visitor in the place of `client`, once `former`, which has ended, has left it.
     pub(super) fn start(
         shared: Arc<Shared>,
         client: Endpoint,
         former: Option<Self>,
     ) -> io::Result<Self> {
-        let (requests, taken) = mpsc::sync_channel(MOST);
-        let place = Arc::new(Place::default());
-        let there = place.clone();
+        let (requests, taken) = mpsc::sync_channel(MAX_REQUESTS);
+        let remote = Arc::new(RemoteEndpoint::default());
+        let there = remote.clone();
         let thread = thread::Builder::new().name(format!("forward_{client}"));
         let thread = thread.spawn(move || {
             former.into_iter().for_each(Self::wait);
-            visit(&shared, client, &there, &taken);
+            run(&shared, client, &there, &taken);
         })?;
         Ok(Self {
             requests,
-            place,
+            remote,
             thread,
         })
     }
@@ -62,7 +64,7 @@ impl Visitor {
 
     /// Leaves, whatever it waits for.
     pub(super) fn end(&self) {
-        let mut state = lock(&self.place.0);
+        let mut state = lock(&self.remote.0);
         state.ended = true;
         if let Some(bound) = state.bound.take() {
             bound.unbind();
@@ -77,32 +79,32 @@ impl Visitor {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        lock(&self.place.0).ended
+        lock(&self.remote.0).ended
     }
 }
 
 /// The thread: asks for one request after another.
-fn visit(
+fn run(
     shared: &Shared,
     client: Endpoint,
-    place: &Place,
+    remote: &RemoteEndpoint,
     requests: &Receiver<(RequestId, Message)>,
 ) {
     let complaints = RateLimit::once();
     while let Ok((request, message)) = requests.recv() {
-        match pass(shared, client, place, request, &message) {
+        match pass(shared, client, remote, request, &message) {
             Ok(answer) => {
                 shared.answered.fetch_add(1, Ordering::Relaxed);
                 shared.answer(request, &answer);
             }
             Err(error) => {
-                if !lock(&place.0).ended && complaints.admit().is_some() {
+                if !lock(&remote.0).ended && complaints.admit().is_some() {
                     log::warn!("client {client} is not served: {error}");
                 }
                 shared.refuse(request, &message);
             }
         }
-        if lock(&place.0).ended {
+        if lock(&remote.0).ended {
             return;
         }
     }
@@ -112,26 +114,26 @@ fn visit(
 fn pass(
     shared: &Shared,
     client: Endpoint,
-    place: &Place,
+    remote: &RemoteEndpoint,
     request: RequestId,
     message: &Message,
 ) -> Result<Message, EndpointError> {
-    let bound = place.bind(shared, client)?;
-    let memory = Passed {
+    let bound = remote.bind(shared, client)?;
+    let memory = ClientMemory {
         here: &*shared.here,
         request,
     };
     let server = shared.here.endpoint();
-    let mut lent = Lent::passed_on(&memory);
-    let answer = bound.sendrec(server, message, &mut lent, shared.limit);
+    let mut buffers = SharedBuffers::proxied(&memory);
+    let answer = bound.sendrec(server, message, &mut buffers, shared.limit);
     if let Err(EndpointError::Unbound { .. }) = answer {
         // It was taken away there; it is bound anew for the next request.
-        lock(&place.0).bound = None;
+        lock(&remote.0).bound = None;
     }
     answer
 }
 
-impl Place {
+impl RemoteEndpoint {
     /// The endpoint there, bound if it is not yet.
     fn bind(
         &self,
@@ -156,26 +158,26 @@ impl Place {
 
 /// The client's memory, by way of the endpoint here.
 #[derive(Clone, Copy)]
-struct Passed<'a> {
+struct ClientMemory<'a> {
     here: &'a dyn BoundEndpoint,
     request: RequestId,
 }
 
-impl Passed<'_> {
-    fn fault(error: &EndpointError, address: u32, bytes: usize) -> NotLent {
+impl ClientMemory<'_> {
+    fn fault(error: &EndpointError, address: u32, bytes: usize) -> NotShared {
         log::debug!("{error}");
-        NotLent { address, bytes }
+        NotShared { address, bytes }
     }
 }
 
-impl Memory for Passed<'_> {
-    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotLent> {
+impl RemoteMemory for ClientMemory<'_> {
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotShared> {
         let bytes = into.len();
         let read = self.here.copy_from(self.request, address, into);
         read.map_err(|error| Self::fault(&error, address, bytes))
     }
 
-    fn write(&self, address: u32, from: &[u8]) -> Result<(), NotLent> {
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), NotShared> {
         let written = self.here.copy_to(self.request, address, from);
         written.map_err(|error| Self::fault(&error, address, from.len()))
     }

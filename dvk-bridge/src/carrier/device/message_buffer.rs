@@ -9,25 +9,25 @@ use crate::abi::{Code, Generation, Message};
 const LONGEST: usize = 144;
 
 /// What untouched bytes are.
-const PATTERN: u8 = 0xa5;
+const FILL_BYTE: u8 = 0xa5;
 
 /// Room for a message of any length. A kernel copies as many bytes as its own messages have, whatever was meant.
 #[derive(Clone)]
 #[repr(C, align(8))]
-pub(super) struct Slate {
+pub(super) struct MessageBuffer {
     bytes: [u8; LONGEST],
 }
 
-impl Slate {
+impl MessageBuffer {
     /// To be written to: all pattern, so that what is written can be told.
     pub(super) fn blank() -> Self {
         Self {
-            bytes: [PATTERN; LONGEST],
+            bytes: [FILL_BYTE; LONGEST],
         }
     }
 
     /// To be read from: `message`, as long as any kernel may take it.
-    pub(super) fn carrying(message: &Message) -> Self {
+    pub(super) fn with_message(message: &Message) -> Self {
         let mut bytes = [0; LONGEST];
         message.encode(&mut bytes);
         Self { bytes }
@@ -40,7 +40,7 @@ impl Slate {
 
     /// Bytes from the first to the last that is not pattern any more.
     fn written(&self) -> usize {
-        let last = self.bytes.iter().rposition(|&byte| byte != PATTERN);
+        let last = self.bytes.iter().rposition(|&byte| byte != FILL_BYTE);
         last.map_or(0, |last| last + 1)
     }
 
@@ -56,11 +56,11 @@ impl Slate {
 pub(super) struct MessageSize(AtomicUsize);
 
 impl MessageSize {
-    /// The message that was written to `slate`, which was blank; nothing if none was.
+    /// The message that was written to `buffer`, which was blank; nothing if none was.
     ///
     /// The end of a message can look like pattern, so what was seen earlier counts as well.
-    pub(super) fn received(&self, slate: &Slate) -> Result<Option<Message>, Code> {
-        let written = slate.written();
+    pub(super) fn received(&self, buffer: &MessageBuffer) -> Result<Option<Message>, Code> {
+        let written = buffer.written();
         if written == 0 {
             return Ok(None);
         }
@@ -68,13 +68,13 @@ impl MessageSize {
         let size = sizes.into_iter().find(|&size| written <= size);
         let size = size.ok_or(Code::EDVSMSGSIZE)?;
         let known = self.0.fetch_max(size, Ordering::Relaxed).max(size);
-        Ok(Some(slate.message(known)))
+        Ok(Some(buffer.message(known)))
     }
 
-    /// The message that has taken another's place in `slate`.
-    pub(super) fn answered(&self, slate: &Slate) -> Message {
+    /// The message that has taken another's place in `buffer`.
+    pub(super) fn answered(&self, buffer: &MessageBuffer) -> Message {
         let least = Generation::Current.message_size();
-        slate.message(self.0.load(Ordering::Relaxed).max(least))
+        buffer.message(self.0.load(Ordering::Relaxed).max(least))
     }
 }
 
@@ -93,10 +93,10 @@ mod tests {
     use crate::abi::{M1, MBLegacy};
 
     /// What a kernel with messages of `size` bytes writes.
-    fn written(message: &Message, size: usize) -> Slate {
-        let mut slate = Slate::blank();
-        message.encode(&mut slate.bytes[..size]);
-        slate
+    fn written(message: &Message, size: usize) -> MessageBuffer {
+        let mut buffer = MessageBuffer::blank();
+        message.encode(&mut buffer.bytes[..size]);
+        buffer
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
         seen.received(&written(&long, 76)).unwrap();
         let arm = MBLegacy {
             nr: 7,
-            md5: [i32::from_ne_bytes([PATTERN; 4]); 16],
+            md5: [i32::from_ne_bytes([FILL_BYTE; 4]); 16],
         };
         let like_pattern = Message::new(2, &arm);
         let received = seen.received(&written(&like_pattern, 76)).unwrap();
@@ -127,16 +127,16 @@ mod tests {
     #[test]
     fn what_was_not_touched_is_no_message() {
         let seen = MessageSize::default();
-        assert_eq!(seen.received(&Slate::blank()), Ok(None));
+        assert_eq!(seen.received(&MessageBuffer::blank()), Ok(None));
         assert_eq!(seen.to_string(), "messages of a length not seen yet");
     }
 
     #[test]
     fn messages_of_a_64_bit_kernel_are_refused() {
         let seen = MessageSize::default();
-        let mut slate = Slate::blank();
-        slate.bytes[..144].fill(1);
-        assert_eq!(seen.received(&slate), Err(Code::EDVSMSGSIZE));
+        let mut buffer = MessageBuffer::blank();
+        buffer.bytes[..144].fill(1);
+        assert_eq!(seen.received(&buffer), Err(Code::EDVSMSGSIZE));
     }
 
     #[test]
@@ -147,13 +147,13 @@ mod tests {
             md5: [7; 16],
         };
         let answer = Message::new(0, &arm);
-        let slate = Slate::carrying(&answer);
+        let buffer = MessageBuffer::with_message(&answer);
         assert_eq!(
-            seen.answered(&slate).arm::<MBLegacy>().md5[15],
+            seen.answered(&buffer).arm::<MBLegacy>().md5[15],
             0,
             "36 bytes until more is known"
         );
         seen.received(&written(&answer, 76)).unwrap();
-        assert_eq!(seen.answered(&slate), answer);
+        assert_eq!(seen.answered(&buffer), answer);
     }
 }

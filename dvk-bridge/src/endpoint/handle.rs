@@ -1,15 +1,15 @@
 //! Addresses for what is lent.
 
 #[cfg(target_pointer_width = "32")]
-pub(super) use pointer::label;
+pub(super) use pointer::handle;
 #[cfg(not(target_pointer_width = "32"))]
-pub(super) use ring::label;
+pub(super) use ring::handle;
 
 /// Where addresses have 32 bits, and the kernel's DVK copies by them.
 #[cfg(target_pointer_width = "32")]
 mod pointer {
     /// The address of what begins at `first`. It is for the kernel, which will read and write there.
-    pub(in crate::endpoint) fn label(first: *const u8, _: usize) -> u32 {
+    pub(in crate::endpoint) fn handle(first: *const u8, _: usize) -> u32 {
         // A pointer of this machine is no wider.
         u32::try_from(first.expose_provenance()).unwrap_or(u32::MAX)
     }
@@ -28,25 +28,25 @@ mod ring {
     pub(super) const PAGE: u64 = 4096;
 
     /// How much of the room is given out. It is the process's, as true addresses are.
-    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    static USED: AtomicU64 = AtomicU64::new(0);
 
     /// A label for `bytes` bytes, wherever they are: behind all that was given out, or at the beginning again if there is no room left. What is
     /// larger than all the room cannot be addressed, and copies of it fail.
-    pub(in crate::endpoint) fn label(_: *const u8, bytes: usize) -> u32 {
+    pub(in crate::endpoint) fn handle(_: *const u8, bytes: usize) -> u32 {
         let Some(size) = size(bytes) else {
             return u32::MAX;
         };
-        let mut given = GIVEN.load(Ordering::Relaxed);
+        let mut used = USED.load(Ordering::Relaxed);
         loop {
-            let start = start(given, size);
-            match GIVEN.compare_exchange_weak(
-                given,
+            let start = start(used, size);
+            match USED.compare_exchange_weak(
+                used,
                 start + size,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return u32::try_from(FIRST + start).unwrap_or(u32::MAX),
-                Err(now) => given = now,
+                Err(now) => used = now,
             }
         }
     }
@@ -59,8 +59,8 @@ mod ring {
     }
 
     /// Where it is put when so much is given out.
-    pub(super) fn start(given: u64, size: u64) -> u64 {
-        if given + size > ROOM { 0 } else { given }
+    pub(super) fn start(used: u64, size: u64) -> u64 {
+        if used + size > ROOM { 0 } else { used }
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::driver::{Driver, Sending};
-use super::slate::Slate;
+use super::message_buffer::MessageBuffer;
 use crate::abi::ioctl::{DcUsr, ProcUsr, RECEIVING, REMOTE, SLOT_FREE};
 use crate::abi::{Code, DcId, Endpoint, M9, Message};
 use crate::carrier::engine::{lock, wait_until};
@@ -61,12 +61,12 @@ pub(super) struct State {
 }
 
 /// The kernel.
-pub(super) struct Fake {
+pub(super) struct FakeKernel {
     pub(super) state: Mutex<State>,
     changed: Condvar,
 }
 
-impl Fake {
+impl FakeKernel {
     pub(super) fn new() -> Arc<Self> {
         let container = DcUsr {
             nr_procs: 221,
@@ -97,7 +97,7 @@ impl Fake {
         process.memory = (0..=255).collect();
         state.processes.insert(slot, process);
         Client {
-            fake: self.clone(),
+            kernel: self.clone(),
             slot,
         }
     }
@@ -143,9 +143,9 @@ impl Fake {
         }
     }
 
-    fn write(&self, slate: &mut Slate, message: &Message) -> i32 {
+    fn write(&self, buffer: &mut MessageBuffer, message: &Message) -> i32 {
         let size = lock(&self.state).size;
-        message.encode(slate.bytes_mut().get_mut(..size).unwrap());
+        message.encode(buffer.bytes_mut().get_mut(..size).unwrap());
         i32::try_from(size).unwrap()
     }
 }
@@ -279,7 +279,7 @@ fn count(remote: bool, bytes: usize) -> i32 {
     }
 }
 
-impl Driver for Fake {
+impl Driver for FakeKernel {
     fn dvs(&self) -> Result<i32, Code> {
         self.made("GETDVSINFO").dvs
     }
@@ -337,14 +337,14 @@ impl Driver for Fake {
         Ok(0)
     }
 
-    fn receive(&self, slate: &mut Slate, limit: Duration) -> Result<i32, Code> {
+    fn receive(&self, buffer: &mut MessageBuffer, limit: Duration) -> Result<i32, Code> {
         let slot = {
             let mut state = self.made("RECEIVE");
             let slot = state.caller()?;
             if let Some(message) = state.take(slot) {
                 drop(state);
                 self.changed.notify_all();
-                self.write(slate, &message);
+                self.write(buffer, &message);
                 return Ok(0);
             }
             let process = state.processes.get_mut(&slot).unwrap();
@@ -353,7 +353,7 @@ impl Driver for Fake {
             slot
         };
         let message = self.wait(slot, limit)?;
-        let size = self.write(slate, &message);
+        let size = self.write(buffer, &message);
         let late = std::mem::take(&mut lock(&self.state).late);
         if late {
             Err(Code::EDVSTIMEDOUT)
@@ -366,10 +366,10 @@ impl Driver for Fake {
         &self,
         sending: Sending,
         to: Endpoint,
-        slate: &mut Slate,
+        buffer: &mut MessageBuffer,
         limit: Duration,
     ) -> Result<i32, Code> {
-        let message = Message::decode(slate.bytes_mut()).unwrap();
+        let message = Message::decode(buffer.bytes_mut()).unwrap();
         let mut state = self.made(match sending {
             Sending::Send => "SEND",
             Sending::Reply => "REPLY",
@@ -405,7 +405,7 @@ impl Driver for Fake {
             return Ok(0);
         }
         let answer = self.wait(own, limit)?;
-        Ok(self.write(slate, &answer))
+        Ok(self.write(buffer, &answer))
     }
 
     fn notify(&self, to: Endpoint) -> Result<i32, Code> {
@@ -454,28 +454,28 @@ impl Driver for Fake {
 
 /// A played process, which does what a test has it do.
 pub(super) struct Client {
-    fake: Arc<Fake>,
+    kernel: Arc<FakeKernel>,
     pub(super) slot: i32,
 }
 
 impl Client {
     /// Asks `to`, without waiting for the answer.
     pub(super) fn ask(&self, to: i32, message: &Message) -> Result<(), Code> {
-        let asked = lock(&self.fake.state).send(self.slot, to, message, Kind::SendRec);
-        self.fake.changed.notify_all();
+        let asked = lock(&self.kernel.state).send(self.slot, to, message, Kind::SendRec);
+        self.kernel.changed.notify_all();
         asked.map(drop)
     }
 
     /// Waits for the answer.
     pub(super) fn answer(&self) -> Result<Message, Code> {
-        self.fake.wait(self.slot, Duration::from_secs(10))
+        self.kernel.wait(self.slot, Duration::from_secs(10))
     }
 
     /// Receives from anybody.
     pub(super) fn receive(&self) -> Result<Message, Code> {
-        let mut state = lock(&self.fake.state);
+        let mut state = lock(&self.kernel.state);
         if let Some(message) = state.take(self.slot) {
-            self.fake.changed.notify_all();
+            self.kernel.changed.notify_all();
             return Ok(message);
         }
         state.processes.get_mut(&self.slot).unwrap().waits_for = Some(Endpoint::ANY);
@@ -485,15 +485,15 @@ impl Client {
 
     /// Answers the thread that has asked.
     pub(super) fn reply(&self, to: i32, message: &Message) {
-        let mut state = lock(&self.fake.state);
+        let mut state = lock(&self.kernel.state);
         let process = state.processes.get_mut(&to).unwrap();
         process.got = Some(Ok(*message));
-        self.fake.changed.notify_all();
+        self.kernel.changed.notify_all();
     }
 
     /// Is interrupted: it waits for nothing any more.
     pub(super) fn interrupt(&self) {
-        let mut state = lock(&self.fake.state);
+        let mut state = lock(&self.kernel.state);
         let process = state.processes.get_mut(&self.slot).unwrap();
         process.waits_for = None;
         process.sending = false;
@@ -501,12 +501,14 @@ impl Client {
 
     /// Its memory.
     pub(super) fn memory(&self) -> Vec<u8> {
-        lock(&self.fake.state).processes[&self.slot].memory.clone()
+        lock(&self.kernel.state).processes[&self.slot]
+            .memory
+            .clone()
     }
 
     /// Ends.
     pub(super) fn end(self) {
-        lock(&self.fake.state).remove(self.slot);
-        self.fake.changed.notify_all();
+        lock(&self.kernel.state).remove(self.slot);
+        self.kernel.changed.notify_all();
     }
 }

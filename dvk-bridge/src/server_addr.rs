@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::abi::{DcId, DcLimits, Endpoint, NodeId};
 use crate::carrier::local::LocalConfig;
 use crate::carrier::node::{NodeConfig, PeerConfig};
-use crate::typed::{GenerationName, PeerName, Ports, parse_node};
+use crate::cli_types::{GenerationName, PeerName, Ports, parse_node};
 
 /// Heading of the options that say how the server is reached.
 pub(crate) const SERVER: &str = "Server";
 
 /// The options that say how a server is reached: from this program as a node to the server's, or by a switch.
 #[derive(Clone, Debug, clap::Args)]
-pub struct WayArgs {
+pub struct ServerAddrArgs {
     /// The server's node: its host, and its id in the DVS
     #[arg(long, value_name = "HOST:ID", required_unless_present = "switch", requires = "node", help_heading = SERVER)]
     pub peer: Option<PeerName>,
@@ -46,19 +46,19 @@ pub struct WayArgs {
 
 /// How the server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way<'a> {
+pub(crate) enum ServerAddr<'a> {
     /// From this machine as a node to the server's.
     Node(NodeId, &'a PeerName),
     /// By the switch at this socket.
     Switch(&'a Path),
 }
 
-impl WayArgs {
+impl ServerAddrArgs {
     /// How the server is reached; none where the command line was not clap's.
-    pub(crate) fn way(&self) -> Option<Way<'_>> {
+    pub(crate) fn server_addr(&self) -> Option<ServerAddr<'_>> {
         match (&self.switch, self.node, &self.peer) {
-            (Some(socket), _, _) => Some(Way::Switch(socket)),
-            (None, Some(node), Some(peer)) => Some(Way::Node(node, peer)),
+            (Some(socket), _, _) => Some(ServerAddr::Switch(socket)),
+            (None, Some(node), Some(peer)) => Some(ServerAddr::Node(node, peer)),
             _ => None,
         }
     }

@@ -2,38 +2,38 @@
 
 use std::fmt;
 
-use super::label::label;
+use super::handle::handle;
 
 /// Buffers by 32-bit addresses: all that a partner's copies can reach.
 ///
 /// On machines of 32 bits a buffer's address is the true one, as the kernel's DVK needs; elsewhere it is a label, and no
 /// label is given out again before all others were: a copy that comes long after its question reaches nothing of the next.
 #[derive(Default)]
-pub struct Lent<'a> {
-    loans: Vec<Loan<'a>>,
-    others: Option<&'a dyn Memory>,
+pub struct SharedBuffers<'a> {
+    buffers: Vec<Buffer<'a>>,
+    remote: Option<&'a dyn RemoteMemory>,
 }
 
 /// Memory that is not our own, and is reached by asking for it to be copied.
-pub trait Memory: Sync {
+pub trait RemoteMemory: Sync {
     /// Copies what is at `address`, as much as `into` has room for.
-    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotLent>;
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotShared>;
 
     /// Copies `from` to `address`.
-    fn write(&self, address: u32, from: &[u8]) -> Result<(), NotLent>;
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), NotShared>;
 }
 
-impl fmt::Debug for Lent<'_> {
+impl fmt::Debug for SharedBuffers<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lent")
-            .field("loans", &self.loans)
-            .field("others", &self.others.is_some())
+            .field("loans", &self.buffers)
+            .field("others", &self.remote.is_some())
             .finish()
     }
 }
 
 #[derive(Debug)]
-struct Loan<'a> {
+struct Buffer<'a> {
     address: u32,
     bytes: Bytes<'a>,
 }
@@ -64,82 +64,82 @@ impl Bytes<'_> {
 /// A copy to or from memory that is not lent, or not so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes at {address:#x} are not lent for that")]
-pub struct NotLent {
+pub struct NotShared {
     /// Where.
     pub address: u32,
     /// How much.
     pub bytes: usize,
 }
 
-impl<'a> Lent<'a> {
+impl<'a> SharedBuffers<'a> {
     /// Nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// All of `memory`, by its own addresses.
-    pub fn passed_on(memory: &'a dyn Memory) -> Self {
+    pub fn proxied(memory: &'a dyn RemoteMemory) -> Self {
         Self {
-            loans: Vec::new(),
-            others: Some(memory),
+            buffers: Vec::new(),
+            remote: Some(memory),
         }
     }
 
     /// Lends `bytes` to be read: their address, to be told in the message.
     pub fn read_only(&mut self, bytes: &'a [u8]) -> u32 {
-        self.lend(Bytes::ReadOnly(bytes))
+        self.share(Bytes::ReadOnly(bytes))
     }
 
     /// Lends `bytes` to be written, and read: their address, to be told in the message.
     pub fn writable(&mut self, bytes: &'a mut [u8]) -> u32 {
-        self.lend(Bytes::Writable(bytes))
+        self.share(Bytes::Writable(bytes))
     }
 
-    fn lend(&mut self, mut bytes: Bytes<'a>) -> u32 {
+    fn share(&mut self, mut bytes: Bytes<'a>) -> u32 {
         let length = bytes.as_slice().len();
-        let address = label(bytes.first(), length);
-        self.loans.push(Loan { address, bytes });
+        let address = handle(bytes.first(), length);
+        self.buffers.push(Buffer { address, bytes });
         address
     }
 
     /// A partner's copy of what is lent at `address`.
-    pub fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotLent> {
+    pub fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotShared> {
         let bytes = into.len();
-        let fault = NotLent { address, bytes };
-        let found = self.loans.iter().find_map(|loan| {
-            let from = offset(loan, address)?;
-            loan.bytes.as_slice().get(from..from.checked_add(bytes)?)
+        let fault = NotShared { address, bytes };
+        let found = self.buffers.iter().find_map(|buffer| {
+            let from = offset(buffer, address)?;
+            buffer.bytes.as_slice().get(from..from.checked_add(bytes)?)
         });
-        match (found, self.others) {
+        match (found, self.remote) {
             (Some(found), _) => into.copy_from_slice(found),
-            (None, Some(others)) => others.read(address, into)?,
+            (None, Some(remote)) => remote.read(address, into)?,
             (None, None) => return Err(fault),
         }
         Ok(())
     }
 
     /// A partner's copy to what is lent at `address`.
-    pub fn write(&mut self, address: u32, from: &[u8]) -> Result<(), NotLent> {
+    pub fn write(&mut self, address: u32, from: &[u8]) -> Result<(), NotShared> {
         let bytes = from.len();
-        let fault = NotLent { address, bytes };
-        let found = self.loans.iter_mut().find_map(|loan| {
-            let to = offset(loan, address)?;
-            match &mut loan.bytes {
-                Bytes::Writable(lent) => lent.get_mut(to..to.checked_add(bytes)?),
+        let fault = NotShared { address, bytes };
+        let found = self.buffers.iter_mut().find_map(|buffer| {
+            let to = offset(buffer, address)?;
+            match &mut buffer.bytes {
+                Bytes::Writable(buffers) => buffers.get_mut(to..to.checked_add(bytes)?),
                 Bytes::ReadOnly(_) => None,
             }
         });
-        match (found, self.others) {
+        match (found, self.remote) {
             (Some(found), _) => found.copy_from_slice(from),
-            (None, Some(others)) => others.write(address, from)?,
+            (None, Some(remote)) => remote.write(address, from)?,
             (None, None) => return Err(fault),
         }
         Ok(())
     }
 }
 
-fn offset(loan: &Loan<'_>, address: u32) -> Option<usize> {
-    usize::try_from(address.checked_sub(loan.address)?).ok()
+fn offset(buffer: &Buffer<'_>, address: u32) -> Option<usize> {
+    usize::try_from(address.checked_sub(buffer.address)?).ok()
 }
 
 #[cfg(test)]
@@ -149,10 +149,10 @@ mod tests {
     #[test]
     fn a_label_of_an_earlier_question_reaches_nothing_of_the_next() {
         let mut buffer = [0; 8];
-        let earlier = Lent::new().writable(&mut [0; 8]);
-        let mut lent = Lent::new();
-        lent.writable(&mut buffer);
-        let late = lent.write(earlier, &[1]);
+        let earlier = SharedBuffers::new().writable(&mut [0; 8]);
+        let mut buffers = SharedBuffers::new();
+        buffers.writable(&mut buffer);
+        let late = buffers.write(earlier, &[1]);
         assert!(late.is_err() || cfg!(target_pointer_width = "32"));
     }
 
@@ -160,14 +160,14 @@ mod tests {
     fn copies_reach_what_is_lent_and_no_further() {
         let name = *b"//\0";
         let mut buffer = [0; 8];
-        let mut lent = Lent::new();
-        let name_at = lent.read_only(&name);
-        let buffer_at = lent.writable(&mut buffer);
+        let mut buffers = SharedBuffers::new();
+        let name_at = buffers.read_only(&name);
+        let buffer_at = buffers.writable(&mut buffer);
 
         let mut copy = [0; 2];
-        lent.read(name_at + 1, &mut copy).unwrap();
+        buffers.read(name_at + 1, &mut copy).unwrap();
         assert_eq!(copy, *b"/\0");
-        lent.write(buffer_at + 6, &[1, 2]).unwrap();
+        buffers.write(buffer_at + 6, &[1, 2]).unwrap();
 
         for (address, bytes) in [
             (name_at + 2, 2),
@@ -175,23 +175,23 @@ mod tests {
             (buffer_at + 7, 2),
             (u32::MAX, 1),
         ] {
-            let refused = NotLent { address, bytes };
-            assert_eq!(lent.read(address, &mut vec![0; bytes]), Err(refused));
+            let refused = NotShared { address, bytes };
+            assert_eq!(buffers.read(address, &mut vec![0; bytes]), Err(refused));
         }
-        assert!(lent.write(name_at, &[0]).is_err(), "lent to be read");
+        assert!(buffers.write(name_at, &[0]).is_err(), "lent to be read");
         assert_eq!(buffer, [0, 0, 0, 0, 0, 0, 1, 2]);
     }
 
     #[test]
     fn loans_do_not_touch() {
         let bytes = vec![0; 3 * 4096 + 1];
-        let mut lent = Lent::new();
-        let first = lent.read_only(&bytes);
-        let second = lent.read_only(&bytes);
+        let mut buffers = SharedBuffers::new();
+        let first = buffers.read_only(&bytes);
+        let second = buffers.read_only(&bytes);
         if cfg!(not(target_pointer_width = "32")) {
             assert!(second - first >= 4 * 4096);
         }
         let end = first + u32::try_from(bytes.len()).unwrap();
-        assert!(lent.read(end, &mut [0]).is_err() || cfg!(target_pointer_width = "32"));
+        assert!(buffers.read(end, &mut [0]).is_err() || cfg!(target_pointer_width = "32"));
     }
 }

@@ -16,7 +16,7 @@ enum State {
 }
 
 /// The question.
-pub(super) struct Question {
+pub(super) struct QueuedCall {
     pub(super) to: Endpoint,
     pub(super) message: Message,
     deadline: Instant,
@@ -24,7 +24,7 @@ pub(super) struct Question {
     changed: Condvar,
 }
 
-impl Question {
+impl QueuedCall {
     /// `message` for `to`, to be answered within `limit`.
     pub(super) fn new(to: Endpoint, message: Message, limit: Duration) -> Self {
         Self {
@@ -86,22 +86,22 @@ mod tests {
 
     use super::*;
 
-    fn question(limit: Duration) -> Question {
-        Question::new(Endpoint::from_raw(1), Message::default(), limit)
+    fn call(limit: Duration) -> QueuedCall {
+        QueuedCall::new(Endpoint::from_raw(1), Message::default(), limit)
     }
 
     #[test]
     fn a_question_that_nobody_takes_is_given_up_and_not_taken_later() {
-        let question = question(Duration::from_millis(10));
-        assert_eq!(question.wait(), Err(Code::EDVSTIMEDOUT));
-        assert_eq!(question.take(), None);
+        let call = call(Duration::from_millis(10));
+        assert_eq!(call.wait(), Err(Code::EDVSTIMEDOUT));
+        assert_eq!(call.take(), None);
     }
 
     #[test]
     fn a_question_that_was_taken_is_waited_for_beyond_its_limit() {
-        let question = Arc::new(question(Duration::from_millis(10)));
-        assert!(question.take().is_some());
-        let (waits, asked) = (question.clone(), question);
+        let call = Arc::new(call(Duration::from_millis(10)));
+        assert!(call.take().is_some());
+        let (waits, asked) = (call.clone(), call);
         let waiting = thread::spawn(move || waits.wait());
         thread::sleep(Duration::from_millis(50));
         assert!(!waiting.is_finished(), "what is lent is still the kernel's");
