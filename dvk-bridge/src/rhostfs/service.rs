@@ -12,7 +12,7 @@ use gangplank_service::error_chain;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::config::{Block, Carriage, Config, ConfigError};
+use super::config::{Block, CarrierKind, Config, ConfigError};
 use super::server::{Server, StartError};
 use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
@@ -21,7 +21,7 @@ use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
 use crate::status::{Report, StatusError, StatusServer};
 
 /// Wait between two attempts to bind an endpoint whose carrier is not there yet.
-const RETRY: Duration = Duration::from_secs(1);
+const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `serve`: a share for DVS machines.
 #[derive(Clone, Debug, clap::Args)]
@@ -167,7 +167,7 @@ fn tell(config: &Config) -> Result<(), ServeError> {
             what: "say what would be served",
             source,
         })?;
-        if block.carriage == Carriage::Device
+        if block.carrier_kind == CarrierKind::Device
             && let Err(error) = Device::open(Path::new(device::PATH))
         {
             warn!("{}: {}", block.name, error_chain(&error));
@@ -214,11 +214,11 @@ struct Carriers {
 impl Carriers {
     /// Those that the configuration's servers need.
     fn start(config: &Config) -> Result<Self, ServeError> {
-        let wanted = |carriage| {
+        let wanted = |carrier_kind| {
             let mut servers = config.servers.iter();
-            servers.find(|block| block.carriage == carriage)
+            servers.find(|block| block.carrier_kind == carrier_kind)
         };
-        let device = wanted(Carriage::Device).map(|block| {
+        let device = wanted(CarrierKind::Device).map(|block| {
             let device = Device::open(Path::new(device::PATH));
             device.map_err(|source| ServeError::Device {
                 server: block.name.clone(),
@@ -227,9 +227,9 @@ impl Carriers {
         });
         let device = device.transpose()?;
         let node = config.node.clone();
-        let node = node.filter(|_| wanted(Carriage::Node).is_some());
+        let node = node.filter(|_| wanted(CarrierKind::Node).is_some());
         let local = config.local.clone();
-        let local = local.filter(|_| wanted(Carriage::Local).is_some());
+        let local = local.filter(|_| wanted(CarrierKind::Local).is_some());
         Ok(Self {
             node: node.map(Node::start).transpose()?.map(Arc::new),
             local: local.map(Local::start).transpose()?.map(Arc::new),
@@ -238,10 +238,10 @@ impl Carriers {
     }
 
     fn get(&self, block: &Block) -> Result<&dyn Carrier, ServeError> {
-        let carrier = match block.carriage {
-            Carriage::Node => self.node.as_deref().map(|node| node as &dyn Carrier),
-            Carriage::Local => self.local.as_deref().map(|local| local as &dyn Carrier),
-            Carriage::Device => self.device.as_deref().map(|device| device as &dyn Carrier),
+        let carrier = match block.carrier_kind {
+            CarrierKind::Node => self.node.as_deref().map(|node| node as &dyn Carrier),
+            CarrierKind::Local => self.local.as_deref().map(|local| local as &dyn Carrier),
+            CarrierKind::Device => self.device.as_deref().map(|device| device as &dyn Carrier),
         };
         carrier.ok_or_else(|| ServeError::NoCarrier {
             server: block.name.clone(),
@@ -320,7 +320,7 @@ fn bind(
                     warn!("{}: {error}; it is tried again", block.name);
                 }
                 complained = true;
-                thread::sleep(RETRY);
+                thread::sleep(BIND_RETRY_INTERVAL);
             }
             Err(source) => {
                 let server = block.name.clone();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use gangplank_dvk::endpoint::{
-    BoundEndpoint, Carrier, Delivery, EndpointError, SharedBuffers, Operation, RequestId,
+    BoundEndpoint, Carrier, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
 };
 
 use super::Played;

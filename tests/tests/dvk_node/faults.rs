@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, Endpoint, Message};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, SharedBuffers, RequestId};
+use gangplank_dvk::endpoint::{
+    BoundEndpoint, Delivery, EndpointError, Gone, RequestId, SharedBuffers,
+};
 use gangplank_tests::dvk_peer::{Field, Frame, Layout, Outcome, Peer, Reason};
 
 use crate::scene::{

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use gangplank_dvk::endpoint::{
-    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, SharedBuffers, Operation, RequestId,
+    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Operation, RequestId, SharedBuffers,
 };
 
 /// Where endpoints are bound.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use gangplank_dvk::abi::{Endpoint, M7, Message};
 use gangplank_dvk::endpoint::SharedBuffers;
-use gangplank_dvk::rhostfs::server::Links;
+use gangplank_dvk::rhostfs::server::SymlinkPolicy;
 use gangplank_tests::{daemon, tools};
 use rustix::io::Errno;
 
@@ -145,7 +145,7 @@ fn rubbish_in_every_field_is_answered_and_does_no_harm() -> Result<()> {
     ];
     let outside = tempfile::tempdir()?;
     fs::write(outside.path().join("victim"), b"unharmed")?;
-    let scene = Scene::with(&[], |options| options.links = Links::Patched)?;
+    let scene = Scene::with(&[], |options| options.symlinks = SymlinkPolicy::Patched)?;
     std::os::unix::fs::symlink(outside.path(), scene.path("out"))?;
     let client = scene.client();
     let mut numbers = Numbers(1);
@@ -225,7 +225,9 @@ fn a_daemon_that_others_wrote_is_served_from_as_well() -> Result<()> {
     let options = daemon::Options::new(share.path())
         .program(&program)
         .arguments(&["--sandbox=none"]);
-    let scene = Scene::behind(share, &options, |options| options.links = Links::Follow)?;
+    let scene = Scene::behind(share, &options, |options| {
+        options.symlinks = SymlinkPolicy::Follow
+    })?;
     crate::carriers::work(&scene.client(), "//work");
     std::os::unix::fs::symlink("/file", scene.path("link"))?;
     scene.put("file", b"contents")?;

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::entries::{Choice, Entries, YES_NO, first_word};
-use super::fault::{At, Fault};
-use super::tree::Line;
-use super::{Block, Carriage, Config};
+use super::fault::{Fault, Location};
+use super::parser::Line;
+use super::{Block, CarrierKind, Config};
 use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
 use crate::carrier::local::LocalConfig;
 use crate::carrier::node::{NodeConfig, PeerConfig};
-use crate::rhostfs::server::{self, Links};
+use crate::rhostfs::server::{self, SymlinkPolicy};
 
 const SERVER_KEYS: &[&str] = &[
     "rhs_dcid",
@@ -44,15 +44,15 @@ const PEER_KEYS: &[&str] = &[
 const LOCAL_KEYS: &[&str] = &["local_socket", "local_switch_uid"];
 const DC_KEYS: &[&str] = &["dc_id", "dc_procs", "dc_tasks", "dc_sysprocs"];
 
-const CARRIAGES: Choice<'static, Carriage> = &[
-    ("node", Carriage::Node),
-    ("local", Carriage::Local),
-    ("device", Carriage::Device),
+const CARRIER_KINDS: Choice<'static, CarrierKind> = &[
+    ("node", CarrierKind::Node),
+    ("local", CarrierKind::Local),
+    ("device", CarrierKind::Device),
 ];
-const LINKS: Choice<'static, Links> = &[
-    ("refuse", Links::Refuse),
-    ("follow", Links::Follow),
-    ("patched", Links::Patched),
+const SYMLINK_POLICIES: Choice<'static, SymlinkPolicy> = &[
+    ("refuse", SymlinkPolicy::Refuse),
+    ("follow", SymlinkPolicy::Follow),
+    ("patched", SymlinkPolicy::Patched),
 ];
 const GENERATIONS: Choice<'static, Generation> = &[
     ("current", Generation::Current),
@@ -61,7 +61,7 @@ const GENERATIONS: Choice<'static, Generation> = &[
 ];
 
 /// Most processes, tasks or system processes of a container: no DVK has more.
-const MOST_PROCS: u32 = 4096;
+const MAX_PROCS: u32 = 4096;
 /// Last port that 32 nodes' ports can begin with.
 const LAST_PORT_BASE: u32 = 65_535 - 31;
 
@@ -102,9 +102,11 @@ pub(super) fn check(
         .as_ref()
         .and_then(|entries| local(entries, faults));
     for (block, at) in &servers {
-        let lacks = match block.carriage {
-            Carriage::Node if blocks.node.is_none() => "a block `node` says which node this is",
-            Carriage::Local if blocks.local.is_none() => "a block `local` says where the switch is",
+        let lacks = match block.carrier_kind {
+            CarrierKind::Node if blocks.node.is_none() => "a block `node` says which node this is",
+            CarrierKind::Local if blocks.local.is_none() => {
+                "a block `local` says where the switch is"
+            }
             _ => continue,
         };
         faults.push(Fault::new(
@@ -114,7 +116,7 @@ pub(super) fn check(
         ));
     }
     if blocks.servers.is_empty() && faults.is_empty() {
-        let at = At {
+        let at = Location {
             file: file.into(),
             line: 1,
         };
@@ -176,7 +178,7 @@ fn containers(blocks: &[Entries<'_>], faults: &mut Vec<Fault>) -> HashMap<DcId, 
     for entries in blocks {
         let usual = DcLimits::USUAL;
         let mut number = |key, otherwise| {
-            let number = entries.number(key, 1, MOST_PROCS, faults);
+            let number = entries.number(key, 1, MAX_PROCS, faults);
             number
                 .and_then(|number| i32::try_from(number).ok())
                 .unwrap_or(otherwise)
@@ -233,7 +235,7 @@ fn server(
     dcs: &HashMap<DcId, DcLimits>,
     socket: Option<&Path>,
     faults: &mut Vec<Fault>,
-) -> Option<(Block, At)> {
+) -> Option<(Block, Location)> {
     let dc = dc_id(entries, "rhs_dcid", faults);
     let limits = dc
         .and_then(|dc| dcs.get(&dc))
@@ -265,21 +267,21 @@ fn server(
     if socket.is_none() && !entries.has("rhs_socket") {
         entries.missing("rhs_socket", faults);
     }
-    let carriage = entries.choice("rhs_carrier", CARRIAGES, faults);
+    let carrier_kind = entries.choice("rhs_carrier", CARRIER_KINDS, faults);
     let mut options = server::Options::new(socket.clone().unwrap_or_default());
     options.root = root.unwrap_or("/").to_owned();
-    if let Some(links) = entries.choice("rhs_links", LINKS, faults) {
-        options.links = links;
+    if let Some(symlinks) = entries.choice("rhs_links", SYMLINK_POLICIES, faults) {
+        options.symlinks = symlinks;
     }
     if let Some(read_only) = entries.choice("rhs_readonly", YES_NO, faults) {
         options.read_only = read_only;
     }
     // The last number stands for none.
     if let Some(uid) = entries.number("rhs_uid", 0, u32::MAX - 1, faults) {
-        options.identity.uid = uid;
+        options.credentials.uid = uid;
     }
     if let Some(gid) = entries.number("rhs_gid", 0, u32::MAX - 1, faults) {
-        options.identity.gid = gid;
+        options.credentials.gid = gid;
     }
     if entries.has("rhs_uid") != entries.has("rhs_gid") {
         let (there, lacking) = match entries.has("rhs_uid") {
@@ -299,7 +301,7 @@ fn server(
     amount("rhs_open", 1 << 20, &mut options.open);
     amount("rhs_threads", 256, &mut options.workers);
     if let Some(ms) = entries.number("rhs_cache_ms", 0, 3_600_000, faults) {
-        options.believed = Duration::from_millis(ms.into());
+        options.cache_timeout = Duration::from_millis(ms.into());
     }
     if let Some(seconds) = entries.number("rhs_limit_s", 1, 3600, faults) {
         options.limit = Duration::from_secs(seconds.into());
@@ -309,7 +311,7 @@ fn server(
         dc: dc?,
         endpoint: endpoint?,
         // What the original has.
-        carriage: carriage.unwrap_or(Carriage::Device),
+        carrier_kind: carrier_kind.unwrap_or(CarrierKind::Device),
         options,
     };
     socket.and(root).map(|_| (block, entries.at.clone()))

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::fault::{At, Fault};
-use super::tree::{Item, Line};
-use super::words::{Kind, Token};
+use super::fault::{Fault, Location};
+use super::parser::{Item, Line};
+use super::tokenizer::{Kind, Token};
 
 /// A block of a file: `KIND NAME { KEY VALUE; ... };`
 pub(super) struct Entries<'a> {
     /// What the operator calls it.
     pub(super) name: String,
-    pub(super) at: At,
+    pub(super) at: Location,
     values: HashMap<&'a str, Token>,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Entries<'a> {
     ) {
         let written = first_word(line);
         let mut fault =
-            |at: &At, token: &str, what: String| faults.push(Fault::new(at, token, what));
+            |at: &Location, token: &str, what: String| faults.push(Fault::new(at, token, what));
         let alias = aliases.iter().find(|(alias, _)| *alias == written);
         let wanted = alias.map_or(written.as_str(), |(_, key)| key);
         let Some(key) = keys.iter().find(|key| **key == wanted) else {
@@ -86,7 +86,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Where a key is, or else the block.
-    pub(super) fn at(&self, key: &str) -> &At {
+    pub(super) fn at(&self, key: &str) -> &Location {
         self.values.get(key).map_or(&self.at, |value| &value.at)
     }
 

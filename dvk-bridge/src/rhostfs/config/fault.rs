@@ -27,14 +27,14 @@ pub enum ConfigError {
 
 /// A place in a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct At {
+pub struct Location {
     /// The file, as it was named.
     pub file: Arc<Path>,
     /// The line, from 1.
     pub line: u32,
 }
 
-impl fmt::Display for At {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file.display(), self.line)
     }
@@ -44,7 +44,7 @@ impl fmt::Display for At {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fault {
     /// Where it is, or where the block begins that lacks something.
-    pub at: At,
+    pub at: Location,
     /// The word to blame, as written.
     pub token: String,
     /// What is wrong, and what would be right.
@@ -52,7 +52,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(at: &At, token: impl Into<String>, what: impl Into<String>) -> Self {
+    pub(super) fn new(at: &Location, token: impl Into<String>, what: impl Into<String>) -> Self {
         Self {
             at: at.clone(),
             token: token.into(),

@@ -9,20 +9,20 @@
 //! Where the original goes on with half of what was meant, this reports it: keys that are missing or given twice, words behind
 //! a forgotten `;`, numbers that are none. Each `rhs` block is a server of its own.
 //!
-//! `words` makes words of bytes, `tree` lines and blocks of those, `entries` keys and values, `check` what they mean.
+//! `words` makes words of bytes, `parser` lines and blocks of those, `entries` keys and values, `check` what they mean.
 
 mod check;
 mod entries;
 mod fault;
+mod parser;
 #[cfg(test)]
 mod tests;
-mod tree;
-mod words;
+mod tokenizer;
 
 use std::collections::HashMap;
 use std::path::Path;
 
-pub use fault::{At, ConfigError, Fault};
+pub use fault::{ConfigError, Fault, Location};
 
 use crate::abi::{DcId, DcLimits, Endpoint};
 use crate::carrier::local::LocalConfig;
@@ -54,14 +54,14 @@ pub struct Block {
     /// Its endpoint there.
     pub endpoint: Endpoint,
     /// How it is reached.
-    pub carriage: Carriage,
+    pub carrier_kind: CarrierKind,
     /// What it serves, and how.
     pub options: server::Options,
 }
 
 /// How a server's endpoint is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carriage {
+pub enum CarrierKind {
     /// This process is a node, and its peers are reached over TCP.
     Node,
     /// By a switch on this host.
@@ -76,11 +76,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]: the file cannot be read, or all that is wrong in it.
     pub fn load(file: &Path, socket: Option<&Path>) -> Result<Self, ConfigError> {
-        let tree::Tree {
+        let parser::ParsedFiles {
             lines,
             mut faults,
             missing,
-        } = tree::read(file)?;
+        } = parser::read(file)?;
         let config = check::check(file, &lines, socket, &mut faults);
         if faults.is_empty() {
             return Ok(Self {

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::abi::{Generation, NodeId};
-use crate::rhostfs::server::{Identity, Links};
+use crate::rhostfs::server::{Credentials, SymlinkPolicy};
 
 /// A directory with files; `rhostfs.cfg` is the first.
 fn place(files: &[(&str, &str)]) -> TempDir {
@@ -60,7 +60,7 @@ fn the_originals_file_is_taken_as_it_is_with_a_socket_from_elsewhere() {
             (server.dc, server.endpoint),
             (DcId::new(0).unwrap(), Endpoint::from_raw(1))
         );
-        assert_eq!(server.carriage, Carriage::Device);
+        assert_eq!(server.carrier_kind, CarrierKind::Device);
         assert_eq!(server.options.root, "/some/dir");
         assert_eq!(server.options.socket, socket);
     }
@@ -87,17 +87,20 @@ fn several_servers_are_served_each_in_its_own_way() {
         panic!("{config:?}");
     };
     let options = &a.options;
-    assert_eq!((a.carriage, b.carriage), (Carriage::Node, Carriage::Local));
     assert_eq!(
-        options.identity,
-        Identity {
+        (a.carrier_kind, b.carrier_kind),
+        (CarrierKind::Node, CarrierKind::Local)
+    );
+    assert_eq!(
+        options.credentials,
+        Credentials {
             uid: 1000,
             gid: 100
         }
     );
     assert_eq!(
-        (options.links, b.options.links),
-        (Links::Follow, Links::Refuse)
+        (options.symlinks, b.options.symlinks),
+        (SymlinkPolicy::Follow, SymlinkPolicy::Refuse)
     );
     assert!(options.read_only && !b.options.read_only);
     assert_eq!(
@@ -105,7 +108,7 @@ fn several_servers_are_served_each_in_its_own_way() {
         (5, 6, 7)
     );
     assert_eq!(
-        (options.believed.as_millis(), options.limit.as_secs()),
+        (options.cache_timeout.as_millis(), options.limit.as_secs()),
         (0, 9)
     );
     assert_eq!((options.open, b.options.open), (4, 512));

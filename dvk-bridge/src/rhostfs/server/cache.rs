@@ -1,6 +1,6 @@
 //! Directories that are known by name, so that a path is not looked up from the root on each time.
 //!
-//! What is in it is believed for the time that the daemon allows, and no longer than [`Limits::longest`]. Only directories on
+//! What is in it is believed for the time that the daemon allows, and no longer than [`CacheLimits::max_age`]. Only directories on
 //! the way are found here; what a path is about is looked up each time. Two halves take turns: when the younger is full, the
 //! older is let go, and what was found in it meanwhile has moved to the younger. So the least used half goes, and the nodes in
 //! it are forgotten.
@@ -13,11 +13,11 @@ use gangplank_fuse::NodeId;
 
 /// How much is remembered, and for how long.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Limits {
+pub(super) struct CacheLimits {
     /// Directories.
     pub(super) directories: usize,
     /// Longest time, whatever the daemon allows.
-    pub(super) longest: Duration,
+    pub(super) max_age: Duration,
 }
 
 #[derive(Debug)]
@@ -78,12 +78,12 @@ struct Halves<T> {
 /// Directories by name.
 #[derive(Debug)]
 pub(super) struct Cache<T> {
-    limits: Limits,
+    limits: CacheLimits,
     halves: Mutex<Halves<T>>,
 }
 
 impl<T: Clone> Cache<T> {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: CacheLimits) -> Self {
         Self {
             limits,
             halves: Mutex::new(Halves {
@@ -115,7 +115,7 @@ impl<T: Clone> Cache<T> {
 
     /// Remembers that `name` in `parent` is a directory, for as long as the daemon says it may be `valid`.
     pub(super) fn put(&self, parent: NodeId, name: &[u8], found: &T, valid: Duration) {
-        let valid = valid.min(self.limits.longest);
+        let valid = valid.min(self.limits.max_age);
         if valid.is_zero() || self.limits.directories == 0 {
             return;
         }
@@ -171,10 +171,10 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     fn cache(directories: usize) -> Cache<Arc<u32>> {
-        let longest = LONG;
-        Cache::new(Limits {
+        let max_age = LONG;
+        Cache::new(CacheLimits {
             directories,
-            longest,
+            max_age,
         })
     }
 
@@ -203,9 +203,9 @@ mod tests {
         cache.put(parent(), b"short", &Arc::new(1), Duration::from_millis(1));
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(cache.get(parent(), b"short"), None);
-        let operators = Cache::new(Limits {
+        let operators = Cache::new(CacheLimits {
             directories: 10,
-            longest: Duration::ZERO,
+            max_age: Duration::ZERO,
         });
         operators.put(parent(), b"a", &1, LONG);
         assert_eq!(operators.get(parent(), b"a"), None);

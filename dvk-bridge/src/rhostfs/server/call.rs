@@ -131,15 +131,15 @@ pub(super) enum Call {
         name: Name,
     },
     Seekdir {
-        stream: u32,
+        dir_handle: u32,
         cookie: i32,
     },
     Readdir {
-        stream: u32,
+        dir_handle: u32,
         buffer: u32,
     },
     Closedir {
-        stream: u32,
+        dir_handle: u32,
     },
     RootPath {
         buffer: u32,
@@ -148,7 +148,7 @@ pub(super) enum Call {
 
 /// Why a message is no call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum NoCall {
+pub(super) enum DecodeError {
     /// Zero: a request that was interrupted when its answer was there already, and sent again with the answer in it.
     Again,
     /// Negative: no call has such a number.
@@ -159,7 +159,7 @@ pub(super) enum NoCall {
 
 impl Call {
     /// Reads a request.
-    pub(super) fn decode(message: &Message) -> Result<Self, NoCall> {
+    pub(super) fn decode(message: &Message) -> Result<Self, DecodeError> {
         let M1 {
             i1, i2, i3, p1, p2, ..
         } = message.arm();
@@ -186,8 +186,8 @@ impl Call {
         };
         let length = u64::from(upper) << 32 | u64::from(m2.l1.cast_unsigned());
         Ok(match message.kind {
-            0 => return Err(NoCall::Again),
-            ..0 => return Err(NoCall::Negative),
+            0 => return Err(DecodeError::Again),
+            ..0 => return Err(DecodeError::Negative),
             5 => Self::Open {
                 name,
                 flags: first,
@@ -316,16 +316,16 @@ impl Call {
             }
             0x1000 => Self::Opendir { name },
             0x1001 => Self::Seekdir {
-                stream: m2.p1,
+                dir_handle: m2.p1,
                 cookie: m2.l1,
             },
             0x1002 => Self::Readdir {
-                stream: p1,
+                dir_handle: p1,
                 buffer: p2,
             },
-            0x1003 => Self::Closedir { stream: p1 },
+            0x1003 => Self::Closedir { dir_handle: p1 },
             ROOT_PATH => Self::RootPath { buffer: p1 },
-            _ => return Err(NoCall::Unknown),
+            _ => return Err(DecodeError::Unknown),
         })
     }
 

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::debug;
 
+use super::backend::Backend;
+use super::backend_file::OpenCount;
 use super::cookies::Cookies;
+use super::dir_handles::DirHandles;
+use super::fd_numbers::{FdNumbers, FdRange};
 use super::handle::Handles;
-use super::link::Link;
-use super::numbers::{Numbers, Range};
-use super::opened::OpenCount;
 use super::path::Path;
-use super::remembered::Memory;
-use super::stream::Streams;
+use super::path_cache::PathMemory;
 use crate::abi::{Endpoint, Message};
 
 /// A client, from its first request until it goes. What it holds is freed with it.
@@ -27,12 +27,12 @@ pub(super) struct Client {
     pub(super) open: OpenCount,
     park_at: AtomicUsize,
     /// What the paths of its open files take.
-    pub(super) memory: Memory,
+    pub(super) memory: PathMemory,
     listing: Mutex<Listing>,
     /// The last answer, in case that it asks for it again.
     last: Mutex<Option<Message>>,
     /// Requests of it that were taken and not answered yet.
-    asks: AtomicUsize,
+    pending_requests: AtomicUsize,
     /// It has gone: nobody waits for an answer, and its memory may be somebody else's.
     gone: AtomicBool,
 }
@@ -40,22 +40,22 @@ pub(super) struct Client {
 /// A client's open directories and its positions in directories.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub(super) streams: Streams,
+    pub(super) dir_handles: DirHandles,
     pub(super) cookies: Cookies,
 }
 
 impl Client {
-    fn new(endpoint: Endpoint, pid: Option<i32>, numbers: Range) -> Self {
+    fn new(endpoint: Endpoint, pid: Option<i32>, numbers: FdRange) -> Self {
         Self {
             endpoint,
             pid,
             handles: Mutex::new(Handles::new(numbers)),
             open: OpenCount::default(),
             park_at: AtomicUsize::new(0),
-            memory: Memory::default(),
+            memory: PathMemory::default(),
             listing: Mutex::default(),
             last: Mutex::default(),
-            asks: AtomicUsize::new(0),
+            pending_requests: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
         }
     }
@@ -73,7 +73,7 @@ impl Client {
     }
 
     /// Parks what was used least, if more than `most` files are open.
-    pub(super) fn park_idle(&self, link: &Link, most: usize) {
+    pub(super) fn park_idle(&self, backend: &Backend, most: usize) {
         let open = self.open.get();
         if open <= most.max(self.park_at.load(Ordering::Relaxed)) {
             return;
@@ -82,7 +82,7 @@ impl Client {
         // Without the handles locked: the daemon is asked.
         let idle = self.handles().least_used(open - enough);
         for file in idle {
-            if let Err(failure) = file.park(link) {
+            if let Err(failure) = file.park(backend) {
                 debug!("client {}: an open file stays so: {failure}", self.endpoint);
             }
         }
@@ -93,14 +93,14 @@ impl Client {
     }
 
     /// A request of it was taken.
-    pub(super) fn asks(&self) {
-        self.asks.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn begin_request(&self) {
+        self.pending_requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Its request is about to be answered.
-    pub(super) fn settle(&self, answer: &Message) {
+    pub(super) fn finish_request(&self, answer: &Message) {
         *lock(&self.last) = Some(*answer);
-        self.asks.fetch_sub(1, Ordering::Relaxed);
+        self.pending_requests.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether it has gone.
@@ -112,7 +112,8 @@ impl Client {
     fn is_idle(&self) -> bool {
         // One whose files are being looked at is left alone, and not waited for.
         let handles = self.handles.try_lock();
-        self.asks.load(Ordering::Relaxed) == 0 && handles.is_ok_and(|handles| handles.count() == 0)
+        self.pending_requests.load(Ordering::Relaxed) == 0
+            && handles.is_ok_and(|handles| handles.count() == 0)
     }
 }
 
@@ -120,7 +121,7 @@ impl Client {
 #[derive(Debug)]
 pub(super) struct Clients {
     most: usize,
-    numbers: Numbers,
+    numbers: FdNumbers,
     known: Mutex<HashMap<Endpoint, Arc<Client>>>,
 }
 
@@ -129,7 +130,7 @@ impl Clients {
     pub(super) fn new(most: usize, files: usize) -> Self {
         Self {
             most,
-            numbers: Numbers::new(files),
+            numbers: FdNumbers::new(files),
             known: Mutex::default(),
         }
     }
@@ -137,7 +138,7 @@ impl Clients {
     /// Who asks. If it `begins`, and is another process than the one before at the same endpoint, it is another client, and what
     /// the one before held is freed: so a machine that boots again is known. None if there are too many; one that holds
     /// nothing makes way, though.
-    pub(super) fn meet(
+    pub(super) fn get_or_create(
         &self,
         endpoint: Endpoint,
         pid: Option<i32>,
@@ -181,7 +182,7 @@ impl Clients {
         clients.sort_unstable_by_key(|client| client.endpoint);
         for client in clients {
             let files = client.handles().count();
-            let state = match client.asks.load(Ordering::Relaxed) {
+            let state = match client.pending_requests.load(Ordering::Relaxed) {
                 0 => "idle",
                 _ => "being served",
             };
@@ -193,13 +194,13 @@ impl Clients {
     }
 
     /// An inode may lose its last name: what of it is parked is opened, and so outlives that.
-    pub(super) fn wake(&self, ino: u64, link: &Link) {
+    pub(super) fn reopen_parked(&self, ino: u64, backend: &Backend) {
         let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
         for client in clients {
             let parked = client.handles().parked(ino);
             for file in parked {
                 // One that cannot be opened now will fail its client when it is used.
-                drop(file.opened(link));
+                drop(file.backend_file(backend));
             }
         }
     }

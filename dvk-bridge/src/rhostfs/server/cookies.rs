@@ -10,10 +10,10 @@ use std::collections::HashMap;
 const FIRST: u64 = 1 << 30;
 
 /// Positions that one client can come back to, in all directories together. A directory being listed needs its latest only.
-const MOST: usize = 1 << 16;
+const MAX_POSITIONS: usize = 1 << 16;
 
 /// Directories whose positions are remembered.
-const MOST_DIRECTORIES: usize = 64;
+const MAX_DIRECTORIES: usize = 64;
 
 /// A client's positions in directories.
 #[derive(Debug, Default)]
@@ -67,10 +67,10 @@ impl Cookies {
 
     /// A new number for a position in a directory that was just used. There is room for it, if others are let go.
     fn add(&mut self, ino: u64, position: u64) -> u64 {
-        while self.count >= MOST && self.directories.len() > 1 {
+        while self.count >= MAX_POSITIONS && self.directories.len() > 1 {
             self.let_go_of_least_used();
         }
-        let full = self.count >= MOST;
+        let full = self.count >= MAX_POSITIONS;
         let positions = self.directory(ino);
         if full {
             positions.let_go_of_oldest();
@@ -93,7 +93,7 @@ impl Cookies {
 
     fn directory(&mut self, ino: u64) -> &mut Positions {
         self.clock = self.clock.saturating_add(1);
-        if self.directories.len() >= MOST_DIRECTORIES && !self.directories.contains_key(&ino) {
+        if self.directories.len() >= MAX_DIRECTORIES && !self.directories.contains_key(&ino) {
             self.let_go_of_least_used();
         }
         let positions = self.directories.entry(ino).or_default();
@@ -171,7 +171,7 @@ mod tests {
                 cookies.cookie(ino, (1 << 40) + entry);
                 let kept = cookies.directories.values();
                 let kept: usize = kept.map(|positions| positions.by_cookie.len()).sum();
-                assert!(kept == cookies.count && kept <= MOST);
+                assert!(kept == cookies.count && kept <= MAX_POSITIONS);
             }
         }
         let last = (1 << 40) + 39_999;
@@ -183,10 +183,10 @@ mod tests {
     fn directories_are_let_go_when_there_are_many() {
         let mut cookies = Cookies::default();
         let first = cookies.cookie(0, u64::MAX);
-        for ino in 1..=MOST_DIRECTORIES as u64 {
+        for ino in 1..=MAX_DIRECTORIES as u64 {
             cookies.cookie(ino, u64::MAX);
         }
         assert_eq!(cookies.position(0, first), None);
-        assert_eq!(cookies.directories.len(), MOST_DIRECTORIES);
+        assert_eq!(cookies.directories.len(), MAX_DIRECTORIES);
     }
 }

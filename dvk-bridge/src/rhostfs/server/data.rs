@@ -11,21 +11,21 @@ use gangplank_fuse::{Handle, NodeId, ReadIn, WriteFlags, WriteIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::backend_file::BackendFile;
 use super::failure::{Failure, Result};
 use super::handle::OpenFile;
-use super::opened::Opened;
-use super::work::{Answer, Work};
+use super::request_context::{Answer, RequestContext};
 
 /// Most bytes of one call: what DVK copies at most (`MAXCOPYLEN`). Of more that is asked, so much is done.
-const MOST: usize = 1 << 20;
+const MAX_TRANSFER: usize = 1 << 20;
 
 /// Bytes of a piece: what one exchange with a node carries (`MAXCOPYBUF`).
-const PIECE: usize = 1 << 16;
+const PIECE_SIZE: usize = 1 << 16;
 
 /// An open file and where in it.
-struct At {
+struct DataTarget {
     file: Arc<OpenFile>,
-    opened: Arc<Opened>,
+    backend_file: Arc<BackendFile>,
     node: NodeId,
     fh: Handle,
     flags: u32,
@@ -33,7 +33,7 @@ struct At {
     position: u64,
 }
 
-impl Work<'_> {
+impl RequestContext<'_> {
     pub(super) fn pread(
         &self,
         handle: i32,
@@ -41,21 +41,21 @@ impl Work<'_> {
         position: u64,
         buffer: u32,
     ) -> Result<Answer> {
-        let (at, count) = self.place_of_data(handle, count, position, OpenFile::reads)?;
-        let piece = PIECE.min(self.max_read());
-        let mut pieces = self.link.pieces;
+        let (target, count) = self.data_target(handle, count, position, OpenFile::reads)?;
+        let piece = PIECE_SIZE.min(self.max_read());
+        let mut pieces = self.backend.pieces;
         let mut flight: VecDeque<(usize, Pending<Data>)> = VecDeque::new();
         let (mut asked, mut done) = (0, 0);
         while done < count {
             while asked < count && flight.len() < pieces {
                 let want = piece.min(count - asked);
                 let args = ReadIn {
-                    fh: at.fh.get(),
-                    offset: at.position.saturating_add(asked as u64),
-                    flags: at.flags,
+                    fh: target.fh.get(),
+                    offset: target.position.saturating_add(asked as u64),
+                    flags: target.flags,
                     ..ReadIn::default()
                 };
-                let call = call::read(at.node, args, self.session.buffer(want)?);
+                let call = call::read(target.node, args, self.session.buffer(want)?);
                 flight.push_back((want, self.session.submit(call)?));
                 asked += want;
             }
@@ -77,7 +77,7 @@ impl Work<'_> {
                 (asked, pieces) = (done, 1);
             }
         }
-        drop(at.opened);
+        drop(target.backend_file);
         Ok(Answer::Result(i32::try_from(done).map_err(|_| Errno::IO)?))
     }
 
@@ -88,77 +88,91 @@ impl Work<'_> {
         position: u64,
         buffer: u32,
     ) -> Result<Answer> {
-        let (at, count) = self.place_of_data(handle, count, position, OpenFile::writes)?;
-        let piece = PIECE.min(usize::try_from(self.session.max_write()).unwrap_or(PIECE));
+        let (target, count) = self.data_target(handle, count, position, OpenFile::writes)?;
+        let piece = PIECE_SIZE.min(usize::try_from(self.session.max_write()).unwrap_or(PIECE_SIZE));
         // Pieces behind one another are all the same, but for those that go to wherever the end is then.
-        let pieces = if at.appends { 1 } else { self.link.pieces };
+        let pieces = if target.appends {
+            1
+        } else {
+            self.backend.pieces
+        };
         let mut flight: VecDeque<(usize, Pending<u32>)> = VecDeque::new();
-        let mut tally = Tally::default();
+        let mut progress = WriteProgress::default();
         let mut sent = 0;
         if count > 0 {
-            at.file.wrote();
+            target.file.wrote();
         }
         loop {
-            while tally.goes_on() && sent < count && flight.len() < pieces {
+            while progress.goes_on() && sent < count && flight.len() < pieces {
                 let want = piece.min(count - sent);
-                match self.send(&at, sent, want, buffer) {
+                match self.send(&target, sent, want, buffer) {
                     Ok(pending) => {
                         flight.push_back((want, pending));
                         sent += want;
                     }
-                    Err(failure) => tally.failed = Some(failure),
+                    Err(failure) => progress.failed = Some(failure),
                 }
             }
             if let Some((want, pending)) = flight.pop_front() {
-                tally.land(want, pending);
-            } else if tally.failed.is_none() && tally.done < count {
+                progress.complete(want, pending);
+            } else if progress.failed.is_none() && progress.done < count {
                 // The daemon has taken a part of a piece. It takes the rest, or says why not.
-                tally.gap = false;
-                sent = tally.done;
+                progress.gap = false;
+                sent = progress.done;
             } else {
                 break;
             }
         }
-        drop(at.opened);
-        match tally.failed {
-            Some(failure) if tally.done == 0 => Err(failure),
+        drop(target.backend_file);
+        match progress.failed {
+            Some(failure) if progress.done == 0 => Err(failure),
             _ => Ok(Answer::Result(
-                i32::try_from(tally.done).map_err(|_| Errno::IO)?,
+                i32::try_from(progress.done).map_err(|_| Errno::IO)?,
             )),
         }
     }
 
     /// Fetches a piece from the client and gives it to the daemon.
-    fn send(&self, at: &At, sent: usize, want: usize, buffer: u32) -> Result<Pending<u32>> {
+    fn send(
+        &self,
+        target: &DataTarget,
+        sent: usize,
+        want: usize,
+        buffer: u32,
+    ) -> Result<Pending<u32>> {
         let mut bytes = vec![0; want];
         self.copy_from("data", address(buffer, sent)?, &mut bytes)?;
         let shared = self.session.buffer(want)?;
         shared.bytes().copy_from(&bytes);
-        let kill = if self.settings.identity.uid == 0 {
+        let kill = if self.settings.credentials.uid == 0 {
             WriteFlags::empty()
         } else {
             WriteFlags::KILL_SUIDGID
         };
         let args = WriteIn {
-            fh: at.fh.get(),
-            offset: at.position.saturating_add(sent as u64),
+            fh: target.fh.get(),
+            offset: target.position.saturating_add(sent as u64),
             size: u32::try_from(want).map_err(|_| Errno::INVAL)?,
             write_flags: kill.bits(),
-            flags: at.flags,
+            flags: target.flags,
             ..WriteIn::default()
         };
-        Ok(self.session.submit(call::write(at.node, args, shared))?)
+        Ok(self
+            .session
+            .submit(call::write(target.node, args, shared))?)
     }
 
     /// The open file, and how many bytes are to be moved.
-    fn place_of_data(
+    fn data_target(
         &self,
         handle: i32,
         count: i32,
         position: u64,
         may: fn(&OpenFile) -> bool,
-    ) -> Result<(At, usize)> {
-        let count = usize::try_from(count).map_err(|_| Errno::INVAL)?.min(MOST);
+    ) -> Result<(DataTarget, usize)> {
+        let count = usize::try_from(count)
+            .map_err(|_| Errno::INVAL)?
+            .min(MAX_TRANSFER);
         let end = position
             .checked_add(count as u64)
             .and_then(|end| i64::try_from(end).ok());
@@ -170,39 +184,39 @@ impl Work<'_> {
             return Err(Errno::BADF.into());
         }
         end.ok_or(Errno::INVAL)?;
-        let opened = file.opened(self.link)?;
-        let at = At {
-            node: opened.id(),
-            fh: opened.fh().ok_or(Errno::BADF)?,
+        let backend_file = file.backend_file(self.backend)?;
+        let target = DataTarget {
+            node: backend_file.id(),
+            fh: backend_file.fh().ok_or(Errno::BADF)?,
             flags: file.flags(),
             appends: file.appends(),
             position,
-            opened,
+            backend_file,
             file,
         };
-        Ok((at, count))
+        Ok((target, count))
     }
 
     fn max_read(&self) -> usize {
-        usize::try_from(self.session.max_read()).unwrap_or(PIECE)
+        usize::try_from(self.session.max_read()).unwrap_or(PIECE_SIZE)
     }
 }
 
 /// How much was written, from the first byte on and without a gap.
 #[derive(Debug, Default)]
-struct Tally {
+struct WriteProgress {
     done: usize,
     gap: bool,
     failed: Option<Failure>,
 }
 
-impl Tally {
+impl WriteProgress {
     const fn goes_on(&self) -> bool {
         !self.gap && self.failed.is_none()
     }
 
     /// Waits for a piece of `want` bytes, and counts it unless there is a gap before it.
-    fn land(&mut self, want: usize, pending: Pending<u32>) {
+    fn complete(&mut self, want: usize, pending: Pending<u32>) {
         match pending.wait() {
             Ok(written) => {
                 let written = usize::try_from(written).unwrap_or(want).min(want);

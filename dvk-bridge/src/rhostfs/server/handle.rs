@@ -16,14 +16,14 @@ use gangplank_fuse::Attr;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::birth::Birth;
+use super::backend::Backend;
+use super::backend_file::{BackendFile, OpenCount, flag};
 use super::failure::{Failure, Result};
-use super::link::Link;
-use super::numbers::Range;
-use super::opened::{OpenCount, Opened, flag};
+use super::fd_numbers::FdRange;
+use super::file_identity::BirthTime;
 use super::path::Path;
-use super::remembered::Remembered;
-use super::tree::Last;
+use super::path_cache::CachedPath;
+use super::resolver::Last;
 
 /// An open file, whatever the connection.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct OpenFile {
     flags: u32,
     ino: u64,
     kind: FileType,
-    birth: Option<Birth>,
+    birth_time: Option<BirthTime>,
     state: Mutex<State>,
     /// Its client's count.
     count: OpenCount,
@@ -46,28 +46,28 @@ pub(super) struct OpenFile {
 
 #[derive(Debug)]
 struct State {
-    path: Remembered,
-    opened: Arc<Opened>,
+    path: CachedPath,
+    backend_file: Arc<BackendFile>,
 }
 
 impl OpenFile {
-    /// What `opened` is, found at `path`.
+    /// What `backend_file` is, found at `path`.
     pub(super) fn new(
-        path: Remembered,
+        path: CachedPath,
         attr: &Attr,
-        birth: Option<Birth>,
+        birth_time: Option<BirthTime>,
         flags: u32,
-        opened: Opened,
+        backend_file: BackendFile,
         count: &OpenCount,
     ) -> Self {
         Self {
             flags: flags & (flag::ACCESS | flag::APPEND),
             ino: attr.ino,
             kind: FileType::from_raw_mode(attr.mode),
-            birth,
+            birth_time,
             state: Mutex::new(State {
                 path,
-                opened: Arc::new(opened),
+                backend_file: Arc::new(backend_file),
             }),
             count: count.clone(),
             used: AtomicU64::new(0),
@@ -81,8 +81,8 @@ impl OpenFile {
     }
 
     /// When it was made, if that is known.
-    pub(super) const fn birth(&self) -> Option<Birth> {
-        self.birth
+    pub(super) const fn birth_time(&self) -> Option<BirthTime> {
+        self.birth_time
     }
 
     pub(super) const fn reads(&self) -> bool {
@@ -102,19 +102,23 @@ impl OpenFile {
         self.flags
     }
 
-    /// The file as it is open in `link`.
+    /// The file as it is open in `backend`.
     ///
     /// # Errors
     /// ESTALE: it was open in another, and its name means something else now.
-    pub(super) fn opened(&self, link: &Link) -> Result<Arc<Opened>> {
+    pub(super) fn backend_file(&self, backend: &Backend) -> Result<Arc<BackendFile>> {
         let mut state = self.lock();
-        if state.opened.is_of(link) {
-            if let Some(opened) = state.opened.reopen(link, self.flags, &self.count)? {
-                state.opened = Arc::new(opened);
+        if state.backend_file.is_of(backend) {
+            if let Some(backend_file) =
+                state
+                    .backend_file
+                    .reopen(backend, self.flags, &self.count)?
+            {
+                state.backend_file = Arc::new(backend_file);
             }
-            return Ok(Arc::clone(&state.opened));
+            return Ok(Arc::clone(&state.backend_file));
         }
-        let found = match link.tree.find(state.path.path()?, Last::Follow) {
+        let found = match backend.resolver.find(state.path.path()?, Last::Follow) {
             Err(failure) if failure.is(Errno::NOENT) || failure.is(Errno::NOTDIR) => {
                 return Err(Errno::STALE.into());
             }
@@ -123,26 +127,26 @@ impl OpenFile {
         if (found.attr.ino, found.kind()) != (self.ino, self.kind) {
             return Err(Errno::STALE.into());
         }
-        let birth = link.births.ask(&link.session, found.id());
-        let opened = Arc::new(Opened::open(link, &found, self.flags, &self.count)?);
+        let birth_time = backend.birth_times.ask(&backend.session, found.id());
+        let backend_file = Arc::new(BackendFile::open(backend, &found, self.flags, &self.count)?);
         // An inode number may be given to a new file as soon as the old one is removed.
-        if !Birth::may_be_same(self.birth, birth.wait()) {
+        if !BirthTime::may_be_same(self.birth_time, birth_time.wait()) {
             return Err(Errno::STALE.into());
         }
-        state.opened = Arc::clone(&opened);
-        Ok(opened)
+        state.backend_file = Arc::clone(&backend_file);
+        Ok(backend_file)
     }
 
     /// Has the daemon close it until it is used again. What was written is put on stable storage
     /// before: a file that is opened again learns nothing of what failed for an earlier one.
-    pub(super) fn park(&self, link: &Link) -> Result<()> {
+    pub(super) fn park(&self, backend: &Backend) -> Result<()> {
         let mut state = self.lock();
-        if !state.opened.is_of(link) || !state.opened.can_be_parked(link)? {
+        if !state.backend_file.is_of(backend) || !state.backend_file.can_be_parked(backend)? {
             return Ok(());
         }
-        let mut settled = state.opened.flush();
+        let mut settled = state.backend_file.flush();
         if settled.is_ok() && self.unsynced.load(Ordering::Relaxed) {
-            settled = state.opened.sync(true);
+            settled = state.backend_file.sync(true);
         }
         if let Err(failure) = settled {
             if !failure.is_daemon_lost() {
@@ -151,7 +155,7 @@ impl OpenFile {
             return Err(failure);
         }
         self.unsynced.store(false, Ordering::Relaxed);
-        state.opened = Arc::new(state.opened.parked(link));
+        state.backend_file = Arc::new(state.backend_file.parked(backend));
         Ok(())
     }
 
@@ -167,10 +171,10 @@ impl OpenFile {
     }
 
     /// Tells what the daemon could not write, as close does: once.
-    pub(super) fn flush(&self, link: &Link) -> Result<()> {
-        let opened = Arc::clone(&self.lock().opened);
-        let flushed = if opened.is_of(link) {
-            opened.flush()
+    pub(super) fn flush(&self, backend: &Backend) -> Result<()> {
+        let backend_file = Arc::clone(&self.lock().backend_file);
+        let flushed = if backend_file.is_of(backend) {
+            backend_file.flush()
         } else {
             Ok(())
         };
@@ -178,11 +182,11 @@ impl OpenFile {
     }
 
     /// Puts the file on stable storage.
-    pub(super) fn sync(&self, link: &Link, data_only: bool) -> Result<()> {
-        let opened = self.opened(link)?;
+    pub(super) fn sync(&self, backend: &Backend, data_only: bool) -> Result<()> {
+        let backend_file = self.backend_file(backend)?;
         // Before the sync, so that a write that comes meanwhile counts.
         let unsynced = self.unsynced.swap(false, Ordering::Relaxed);
-        if let Err(error) = opened.sync(data_only) {
+        if let Err(error) = backend_file.sync(data_only) {
             self.unsynced.fetch_or(unsynced, Ordering::Relaxed);
             return Err(error);
         }
@@ -198,11 +202,11 @@ impl OpenFile {
     }
 
     fn is_open(&self) -> bool {
-        self.lock().opened.is_open()
+        self.lock().backend_file.is_open()
     }
 
     fn is_parked(&self) -> bool {
-        self.lock().opened.is_parked()
+        self.lock().backend_file.is_parked()
     }
 
     /// What its name leads through was renamed.
@@ -218,7 +222,7 @@ impl OpenFile {
 /// A client's numbers.
 #[derive(Debug)]
 pub(super) struct Handles {
-    numbers: Range,
+    numbers: FdRange,
     /// By index.
     files: Vec<Option<Arc<OpenFile>>>,
     /// Indices in between that mean nothing, the lowest first.
@@ -229,7 +233,7 @@ pub(super) struct Handles {
 
 impl Handles {
     /// None yet.
-    pub(super) const fn new(numbers: Range) -> Self {
+    pub(super) const fn new(numbers: FdRange) -> Self {
         Self {
             numbers,
             files: Vec::new(),

@@ -13,42 +13,42 @@
 //!
 //! Whatever a client sends is answered, since one that is not takes its own rubbish for success.
 
-mod aside;
 mod attributes;
-mod birth;
+mod backend;
+mod backend_file;
 mod cache;
 mod call;
 mod client;
+mod concurrency;
 mod cookies;
+mod credentials;
 mod data;
+mod dir_handles;
 mod failure;
+mod fd_numbers;
+mod file_identity;
 mod handle;
-mod identity;
-mod link;
 mod listing;
 mod names;
-mod numbers;
 mod open;
-mod opened;
 mod path;
+mod path_cache;
 mod pool;
-mod remembered;
+mod request_context;
+mod resolver;
 mod serve;
-mod stream;
-mod tree;
 mod wire;
-mod work;
 
-pub use identity::Identity;
+pub use credentials::Credentials;
+pub use resolver::SymlinkPolicy;
 pub(super) use serve::check_root;
 pub use serve::{Options, Server, StartError};
-pub use tree::Links;
 
 /// What the operator has chosen, as far as calls depend on it.
 #[derive(Clone, Debug)]
 struct Settings {
-    identity: Identity,
-    links: Links,
+    credentials: Credentials,
+    symlinks: SymlinkPolicy,
     read_only: bool,
     /// Open files of one client.
     handles: usize,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 /// Longest path name with its NUL, in bytes (Linux: `PATH_MAX`).
-pub(super) const LONGEST: usize = 4096;
+pub(super) const PATH_MAX: usize = 4096;
 
 /// How a path ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum End {
+pub(super) enum Ending {
     /// In a name.
     Name,
     /// In a name and a slash: a directory is meant.
@@ -25,7 +25,7 @@ pub(super) enum End {
 pub(super) struct Path {
     /// Names, each with the NUL that ends it.
     names: Arc<[u8]>,
-    end: End,
+    end: Ending,
 }
 
 /// Names one after another.
@@ -60,23 +60,23 @@ impl Path {
             return Err(Errno::INVAL);
         }
         let mut names = Vec::with_capacity(bytes.len());
-        let mut end = End::Dot;
+        let mut end = Ending::Dot;
         for name in path.split(|byte| *byte == b'/') {
             match name {
                 b"" => {
-                    if end == End::Name {
-                        end = End::Slash;
+                    if end == Ending::Name {
+                        end = Ending::Slash;
                     }
                 }
-                b"." => end = End::Dot,
+                b"." => end = Ending::Dot,
                 b".." => {
                     names.truncate(split(&names).map_or(0, |(before, _)| before.len()));
-                    end = End::Dot;
+                    end = Ending::Dot;
                 }
                 name => {
                     names.extend_from_slice(name);
                     names.push(0);
-                    end = End::Name;
+                    end = Ending::Name;
                 }
             }
         }
@@ -98,18 +98,18 @@ impl Path {
 
     /// Whether only a directory can be meant.
     pub(super) const fn means_directory(&self) -> bool {
-        !matches!(self.end, End::Name)
+        !matches!(self.end, Ending::Name)
     }
 
     /// The last name and those before it, for calls that are about a name; none if the path ends in no name.
     pub(super) fn split_last(&self) -> Option<(Names<'_>, &CStr)> {
         match self.end {
-            End::Name | End::Slash => {
+            Ending::Name | Ending::Slash => {
                 let (before, last) = split(&self.names)?;
                 let last = CStr::from_bytes_with_nul(last).ok()?;
                 Some((Names(before), last))
             }
-            End::Dot => None,
+            Ending::Dot => None,
         }
     }
 
@@ -143,28 +143,28 @@ mod tests {
 
     use super::*;
 
-    fn names(path: &str) -> (Vec<String>, End) {
+    fn names(path: &str) -> (Vec<String>, Ending) {
         let path = Path::parse(format!("{path}\0").as_bytes()).unwrap();
         let names = path.names().iter();
         let names = names.map(|name| name.to_str().unwrap().to_owned());
         (names.collect(), path.end)
     }
 
-    fn parts(names: &[&str], end: End) -> (Vec<String>, End) {
+    fn parts(names: &[&str], end: Ending) -> (Vec<String>, Ending) {
         (names.iter().map(|name| (*name).to_owned()).collect(), end)
     }
 
     #[test]
     fn paths_are_resolved_by_their_text_and_never_above_the_root() {
-        assert_eq!(names("//a/b"), parts(&["a", "b"], End::Name));
-        assert_eq!(names("/a//./b/"), parts(&["a", "b"], End::Slash));
-        assert_eq!(names("//"), parts(&[], End::Dot));
+        assert_eq!(names("//a/b"), parts(&["a", "b"], Ending::Name));
+        assert_eq!(names("/a//./b/"), parts(&["a", "b"], Ending::Slash));
+        assert_eq!(names("//"), parts(&[], Ending::Dot));
         assert_eq!(
             names("//../../etc/passwd"),
-            parts(&["etc", "passwd"], End::Name)
+            parts(&["etc", "passwd"], Ending::Name)
         );
-        assert_eq!(names("//a/../../b/.."), parts(&[], End::Dot));
-        assert_eq!(names("a/."), parts(&["a"], End::Dot));
+        assert_eq!(names("//a/../../b/.."), parts(&[], Ending::Dot));
+        assert_eq!(names("a/."), parts(&["a"], Ending::Dot));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use log::warn;
 use crate::abi::Endpoint;
 
 /// How long a thread without work stays.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The threads.
 pub(super) struct Pool<J> {
@@ -31,7 +31,7 @@ struct State<J> {
     /// What can be done now, and for whom.
     ready: VecDeque<(Endpoint, J)>,
     /// Clients with a request that is ready or being done, and the one behind it.
-    behind: HashMap<Endpoint, Option<J>>,
+    queued: HashMap<Endpoint, Option<J>>,
     idle: usize,
     threads: Vec<JoinHandle<()>>,
     running: usize,
@@ -47,7 +47,7 @@ impl<J: Send + 'static> Pool<J> {
                 work: Box::new(work),
                 state: Mutex::new(State {
                     ready: VecDeque::new(),
-                    behind: HashMap::new(),
+                    queued: HashMap::new(),
                     idle: 0,
                     threads: Vec::new(),
                     running: 0,
@@ -64,13 +64,13 @@ impl<J: Send + 'static> Pool<J> {
         if state.ending {
             return;
         }
-        if let Some(behind) = state.behind.get_mut(&client) {
-            let given_up = behind.replace(job);
+        if let Some(queued) = state.queued.get_mut(&client) {
+            let given_up = queued.replace(job);
             drop(state);
             drop(given_up);
             return;
         }
-        state.behind.insert(client, None);
+        state.queued.insert(client, None);
         state.ready.push_back((client, job));
         if state.ready.len() > state.idle && state.running < self.shared.most {
             self.shared.start(&mut state);
@@ -87,7 +87,7 @@ impl<J> Pool<J> {
         state.ending = true;
         let given_up = (
             std::mem::take(&mut state.ready),
-            std::mem::take(&mut state.behind),
+            std::mem::take(&mut state.queued),
         );
         drop(state);
         drop(given_up);
@@ -149,10 +149,10 @@ impl<J: Send + 'static> Shared<J> {
                 drop(state);
                 (self.work)(job);
                 state = self.lock();
-                match state.behind.get_mut(&client).and_then(Option::take) {
+                match state.queued.get_mut(&client).and_then(Option::take) {
                     Some(next) => state.ready.push_back((client, next)),
                     None => {
-                        state.behind.remove(&client);
+                        state.queued.remove(&client);
                     }
                 }
                 continue;
@@ -163,7 +163,7 @@ impl<J: Send + 'static> Shared<J> {
             state.idle = state.idle.saturating_add(1);
             let (now, waited) = self
                 .changed
-                .wait_timeout(state, IDLE)
+                .wait_timeout(state, IDLE_TIMEOUT)
                 .unwrap_or_else(PoisonError::into_inner);
             state = now;
             state.idle = state.idle.saturating_sub(1);

@@ -12,33 +12,33 @@ use log::{debug, error, warn};
 use rustix::io::Errno;
 
 use super::Settings;
-use super::aside::{Aside, Places};
-use super::cache::Limits;
-use super::call::{Call, NoCall};
+use super::backend::{BackendConnector, BackendTarget};
+use super::cache::CacheLimits;
+use super::call::{Call, DecodeError};
 use super::client::{Client, Clients};
+use super::concurrency::{ReleasingEndpoint, Semaphore};
+use super::credentials::Credentials;
 use super::failure::{Failure, Result};
-use super::identity::Identity;
-use super::link::{self, Target};
 use super::path::Path;
 use super::pool::Pool;
-use super::tree::{Links, Rules};
-use super::work::{Answer, Work};
+use super::request_context::{Answer, RequestContext};
+use super::resolver::{LookupRules, SymlinkPolicy};
 use crate::abi::{M7, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
 /// How long to wait for a request before looking whether to stop.
-const PATIENCE: Duration = Duration::from_millis(500);
+const RECV_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Threads at most, if not more requests are to be served at once: more than a container has clients, each of which can have one
 /// wait for it.
-const MOST_THREADS: usize = 256;
+const MAX_THREADS: usize = 256;
 
 /// How long requests that are being served have when all is to end.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// Wait after an endpoint has failed to receive, so that one that keeps failing is not asked all the time.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a server serves.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,9 +48,9 @@ pub struct Options {
     /// The directory of the share that clients have as their root, from the share's own root on.
     pub root: String,
     /// On whose behalf all is done.
-    pub identity: Identity,
+    pub credentials: Credentials,
     /// What becomes of symbolic links.
-    pub links: Links,
+    pub symlinks: SymlinkPolicy,
     /// Nothing may be changed.
     pub read_only: bool,
     /// Clients at once.
@@ -64,7 +64,7 @@ pub struct Options {
     /// Directories that are remembered by name.
     pub directories: usize,
     /// How long at most they are believed to be where they were.
-    pub believed: Duration,
+    pub cache_timeout: Duration,
     /// How long the daemon may take for a request.
     pub limit: Duration,
 }
@@ -76,15 +76,15 @@ impl Options {
         Self {
             socket,
             root: "/".to_owned(),
-            identity: Identity::own(),
-            links: Links::default(),
+            credentials: Credentials::own(),
+            symlinks: SymlinkPolicy::default(),
             read_only: false,
             clients: 1024,
             handles: 16_384,
             open: 512,
             workers: 64,
             directories: 4096,
-            believed: Duration::from_secs(1),
+            cache_timeout: Duration::from_secs(1),
             limit: Duration::from_secs(30),
         }
     }
@@ -114,7 +114,7 @@ pub(in crate::rhostfs) fn check_root(root: &str) -> std::result::Result<(), &'st
     if root.split('/').any(|name| matches!(name, "." | "..")) {
         return Err("it leads through . or ..");
     }
-    if root.contains('\0') || root.len() >= super::path::LONGEST {
+    if root.contains('\0') || root.len() >= super::path::PATH_MAX {
         return Err("no path is so long, or holds a NUL");
     }
     Ok(())
@@ -129,10 +129,10 @@ pub struct Server {
 struct Shared {
     /// What is copied by it is done aside of the places.
     endpoint: Arc<dyn BoundEndpoint>,
-    places: Arc<Places>,
+    semaphore: Arc<Semaphore>,
     settings: Settings,
     clients: Clients,
-    links: link::Links,
+    connector: BackendConnector,
     counts: Counts,
 }
 
@@ -171,35 +171,35 @@ impl Server {
         check_root(&options.root).map_err(bad_root)?;
         let root = Path::parse(format!("{}\0", options.root).as_bytes());
         let root = root.map_err(|_| bad_root("it is no path"))?;
-        let target = Target {
+        let target = BackendTarget {
             socket: options.socket.clone(),
             root,
             root_name: options.root.clone(),
-            rules: Rules {
-                identity: options.identity,
-                links: options.links,
-                cache: Limits {
+            rules: LookupRules {
+                credentials: options.credentials,
+                symlinks: options.symlinks,
+                cache: CacheLimits {
                     directories: options.directories,
-                    longest: options.believed,
+                    max_age: options.cache_timeout,
                 },
             },
             limit: options.limit,
             workers: options.workers,
         };
-        let places = Arc::new(Places::new(options.workers));
+        let semaphore = Arc::new(Semaphore::new(options.workers));
         let shared = Shared {
-            endpoint: Arc::new(Aside::new(endpoint, places.clone())),
-            places,
+            endpoint: Arc::new(ReleasingEndpoint::new(endpoint, semaphore.clone())),
+            semaphore,
             settings: Settings {
-                identity: options.identity,
-                links: options.links,
+                credentials: options.credentials,
+                symlinks: options.symlinks,
                 read_only: options.read_only,
                 handles: options.handles,
                 open: options.open.max(1),
                 root_name: options.root.clone(),
             },
             clients: Clients::new(options.clients, options.handles),
-            links: link::Links::start(target).map_err(StartError::Thread)?,
+            connector: BackendConnector::start(target).map_err(StartError::Thread)?,
             counts: Counts::default(),
         };
         Ok(Self {
@@ -211,29 +211,29 @@ impl Server {
     /// Waits until the daemon is in use, at most `limit`: whether it is.
     #[must_use]
     pub fn wait_for_daemon(&self, limit: Duration) -> bool {
-        self.shared.links.wait(limit)
+        self.shared.connector.wait(limit)
     }
 
     /// Serves until `stop` is set, or until the endpoint is given up. What is being done then has a moment to come to its end;
     /// who waits for more is told that there is nobody. It ends within two seconds, or when the daemon has answered what it was
     /// asked.
     pub fn run(&self, stop: &AtomicBool) {
-        let pool = Pool::new(self.workers.max(MOST_THREADS), {
+        let pool = Pool::new(self.workers.max(MAX_THREADS), {
             let shared = Arc::clone(&self.shared);
             move |job| shared.serve(&job)
         });
         while !stop.load(Ordering::Relaxed) {
-            match self.shared.endpoint.receive(PATIENCE) {
+            match self.shared.endpoint.receive(RECV_TIMEOUT) {
                 Ok(delivery) => self.shared.take(&pool, delivery),
                 Err(EndpointError::TimedOut { .. }) => {}
                 Err(EndpointError::Unbound { .. }) => break,
                 Err(error) => {
                     warn!("{}", error_chain(&error));
-                    thread::sleep(AFTER_FAILURE);
+                    thread::sleep(FAILURE_PAUSE);
                 }
             }
         }
-        pool.finish(LAST_MOMENT);
+        pool.finish(SHUTDOWN_GRACE);
         // Whatever is exchanged with a client is over with this.
         self.shared.endpoint.unbind();
     }
@@ -242,13 +242,13 @@ impl Server {
 impl Report for Server {
     fn report(&self, to: &mut String) {
         let Shared {
-            links,
+            connector,
             clients,
             counts,
             ..
         } = &*self.shared;
-        let daemon = match links.current() {
-            Ok(link) => format!("in use, by connection {}", link.number),
+        let daemon = match connector.current() {
+            Ok(backend) => format!("in use, by connection {}", backend.number),
             Err(failure) => failure.to_string(),
         };
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -273,9 +273,9 @@ impl Shared {
             } => {
                 let client = request.client();
                 let begins = Call::begins(&message);
-                let known = self.clients.meet(client, pid, begins);
+                let known = self.clients.get_or_create(client, pid, begins);
                 if let Some(known) = &known {
-                    known.asks();
+                    known.begin_request();
                 }
                 let job = Job {
                     request,
@@ -314,14 +314,14 @@ impl Shared {
             return;
         };
         // Whatever happens, the client is not left without an answer.
-        let place = self.places.enter();
+        let permit = self.semaphore.acquire();
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(job, client)));
-        drop(place);
+        drop(permit);
         let answer = answer.unwrap_or_else(|_| {
             error!("serving {:?} failed", job.message);
             job.message.answer(-Errno::IO.raw_os_error())
         });
-        client.settle(&answer);
+        client.finish_request(&answer);
         self.counts.answered.fetch_add(1, Ordering::Relaxed);
         if answer.kind < 0 {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -341,13 +341,15 @@ impl Shared {
         let refuse = |errno: Errno| message.answer(-errno.raw_os_error());
         let call = match Call::decode(message) {
             Ok(call) => call,
-            Err(NoCall::Again) => return client.last().unwrap_or_else(|| refuse(Errno::NOSYS)),
-            Err(NoCall::Negative) => {
+            Err(DecodeError::Again) => {
+                return client.last().unwrap_or_else(|| refuse(Errno::NOSYS));
+            }
+            Err(DecodeError::Negative) => {
                 // As with zero, it may be an answer that is sent back as a request; nothing else looks like that.
                 let last = client.last().filter(|last| is_same(message, last));
                 return last.unwrap_or_else(|| refuse(Errno::INVAL));
             }
-            Err(NoCall::Unknown) => {
+            Err(DecodeError::Unknown) => {
                 debug!(
                     "client {}: there is no call {}",
                     job.request.client(),
@@ -356,7 +358,7 @@ impl Shared {
                 return refuse(Errno::NOSYS);
             }
         };
-        match self.work(job, client, &call) {
+        match self.execute(job, client, &call) {
             Ok(answer) => {
                 debug!("client {}: {call:?}: {answer:?}", job.request.client());
                 answer.to(message)
@@ -373,32 +375,32 @@ impl Shared {
         }
     }
 
-    fn work(&self, job: &Job, client: &Client, call: &Call) -> Result<Answer> {
-        let link = self.links.current()?;
+    fn execute(&self, job: &Job, client: &Client, call: &Call) -> Result<Answer> {
+        let backend = self.connector.current()?;
         let slot = usize::try_from(job.request.client().slot()).unwrap_or_default();
-        let queue = 1 + slot % link.queues.max(1);
-        let done = link
+        let queue = 1 + slot % backend.queues.max(1);
+        let done = backend
             .session
             .on_queue(queue)
             .map_err(Failure::from)
             .and_then(|session| {
-                let work = Work {
+                let context = RequestContext {
                     settings: &self.settings,
                     endpoint: &*self.endpoint,
                     clients: &self.clients,
                     client,
                     request: job.request,
-                    link: &link,
+                    backend: &backend,
                     session,
                 };
-                let answer = work.run(call);
-                client.park_idle(&link, self.settings.open);
+                let answer = context.run(call);
+                client.park_idle(&backend, self.settings.open);
                 answer
             });
         if let Err(failure) = &done
             && failure.is_daemon_lost()
         {
-            self.links.lost(&link);
+            self.connector.lost(&backend);
         }
         done
     }

@@ -12,10 +12,10 @@ use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 const FUSE_MAGIC: u32 = 0x6573_5546;
 
 /// Bytes of an entry before its name, as its length counts them.
-const ENTRY_HEAD: usize = 12;
+const DIRENT_HEADER: usize = 12;
 
 /// Longest name of an entry, in bytes without the NUL.
-const LONGEST_NAME: usize = 255;
+const NAME_MAX: usize = 255;
 
 /// An inode number of 64 bits in 32: itself where it fits, and never zero, which the client takes for none.
 pub(super) const fn ino(ino: u64) -> u32 {
@@ -73,14 +73,14 @@ pub(super) fn statfs(st: &Kstatfs) -> Statfs64 {
 
 /// A directory's entry; none if its name is too long for it. `kind` is its `DT_*`.
 pub(super) fn dirent(entry: &Entry, cookie: i32, kind: u32) -> Option<UsrDirent> {
-    if entry.name.len() > LONGEST_NAME {
+    if entry.name.len() > NAME_MAX {
         return None;
     }
-    let mut name = [0; LONGEST_NAME + 1];
+    let mut name = [0; NAME_MAX + 1];
     for (to, from) in name.iter_mut().zip(&entry.name) {
         *to = *from;
     }
-    let length = (ENTRY_HEAD + entry.name.len()).next_multiple_of(4);
+    let length = (DIRENT_HEADER + entry.name.len()).next_multiple_of(4);
     Some(UsrDirent {
         ino: ino(entry.ino),
         off: cookie,

@@ -4,16 +4,16 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use anyhow::{Result, ensure};
-use gangplank_dvk::rhostfs::server::Links;
+use gangplank_dvk::rhostfs::server::SymlinkPolicy;
 
 use super::{EINVAL, EIO, ELOOP, ENOENT, READ, is};
 use crate::scene::Scene;
 
 /// A share with links of all kinds.
-fn with_links(links: Links) -> Result<Scene> {
+fn with_links(links: SymlinkPolicy) -> Result<Scene> {
     let outside = tempfile::tempdir()?;
     fs::write(outside.path().join("secret"), b"secret")?;
-    let scene = Scene::with(&[], |options| options.links = links)?;
+    let scene = Scene::with(&[], |options| options.symlinks = links)?;
     scene.put("file", b"contents")?;
     fs::create_dir(scene.path("sub"))?;
     symlink("file", scene.path("near"))?;
@@ -31,7 +31,7 @@ const TYPE: u32 = 0o170_000;
 
 #[test]
 fn d9_readlink_never_writes_where_the_client_has_not_said() -> Result<()> {
-    for links in [Links::Refuse, Links::Follow] {
+    for links in [SymlinkPolicy::Refuse, SymlinkPolicy::Follow] {
         let scene = with_links(links)?;
         let client = scene.client();
         // The message is the patched client's, and so the buffer would be there.
@@ -42,7 +42,7 @@ fn d9_readlink_never_writes_where_the_client_has_not_said() -> Result<()> {
 
 #[test]
 fn d9_links_are_shown_as_links_where_they_are_refused() -> Result<()> {
-    let scene = with_links(Links::Refuse)?;
+    let scene = with_links(SymlinkPolicy::Refuse)?;
     let client = scene.client();
     ensure!(client.lstat64("//near").unwrap().mode & TYPE == LINK);
     ensure!(client.open("//near", READ) == Err(ELOOP));
@@ -57,7 +57,7 @@ fn d9_links_are_shown_as_links_where_they_are_refused() -> Result<()> {
 
 #[test]
 fn d9_followed_links_are_what_they_lead_to_beneath_the_root() -> Result<()> {
-    let scene = with_links(Links::Follow)?;
+    let scene = with_links(SymlinkPolicy::Follow)?;
     let client = scene.client();
     let file = client.lstat64("//file").unwrap();
     for name in [
@@ -94,7 +94,7 @@ fn d9_followed_links_are_what_they_lead_to_beneath_the_root() -> Result<()> {
 
 #[test]
 fn d9_a_patched_client_reads_links() -> Result<()> {
-    let scene = with_links(Links::Patched)?;
+    let scene = with_links(SymlinkPolicy::Patched)?;
     let client = scene.client();
     let (length, buffer) = client.readlink("//near", 16).unwrap();
     ensure!(length == 4 && buffer[..5] == *b"file\0" && buffer[5..] == [0xee; 11]);

@@ -7,23 +7,23 @@ use gangplank_fuse::{NodeId, StatxIn, StatxOut};
 use rustix::io::Errno;
 
 /// A statx is about, and has, the time of birth (`STATX_BTIME`).
-const BIRTH: u32 = 0x800;
+const STATX_BTIME: u32 = 0x800;
 
 /// A time of birth: seconds and nanoseconds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Birth(i64, u32);
+pub(super) struct BirthTime(i64, u32);
 
 /// Whether a daemon tells.
 #[derive(Debug)]
-pub(super) struct Births(AtomicBool);
+pub(super) struct BirthTimes(AtomicBool);
 
 /// An answer on its way.
-pub(super) struct Asked<'a> {
-    births: &'a Births,
+pub(super) struct PendingBirthTime<'a> {
+    birth_times: &'a BirthTimes,
     pending: Option<Pending<StatxOut>>,
 }
 
-impl Birth {
+impl BirthTime {
     /// 32 bits of it, none of them zero: for a client that only looks whether it is the same.
     pub(super) fn mark(self) -> u32 {
         let mixed = self.0.cast_unsigned() ^ u64::from(self.1) << 32;
@@ -38,45 +38,45 @@ impl Birth {
     }
 }
 
-impl Births {
+impl BirthTimes {
     /// Of a daemon that was not asked yet.
     pub(super) const fn new() -> Self {
         Self(AtomicBool::new(true))
     }
 
     /// Asks when `node` was made. Other requests can be made meanwhile.
-    pub(super) fn ask(&self, session: &Session, node: NodeId) -> Asked<'_> {
+    pub(super) fn ask(&self, session: &Session, node: NodeId) -> PendingBirthTime<'_> {
         let args = StatxIn {
-            sx_mask: BIRTH,
+            sx_mask: STATX_BTIME,
             ..StatxIn::default()
         };
         let tells = self.0.load(Ordering::Relaxed);
         // Without an answer nobody knows; whatever is wrong shows in what is asked besides.
         let pending = tells.then(|| session.submit(call::statx(node, args)).ok());
-        Asked {
-            births: self,
+        PendingBirthTime {
+            birth_times: self,
             pending: pending.flatten(),
         }
     }
 }
 
-impl Asked<'_> {
+impl PendingBirthTime<'_> {
     /// The answer; none if the daemon or its file system does not know.
-    pub(super) fn wait(self) -> Option<Birth> {
+    pub(super) fn wait(self) -> Option<BirthTime> {
         match self.pending?.wait() {
-            Ok(told) if told.stat.mask & BIRTH != 0 => {
-                Some(Birth(told.stat.btime.tv_sec, told.stat.btime.tv_nsec))
+            Ok(told) if told.stat.mask & STATX_BTIME != 0 => {
+                Some(BirthTime(told.stat.btime.tv_sec, told.stat.btime.tv_nsec))
             }
             Ok(_) => None,
             Err(error) => {
-                self.births.note(&error);
+                self.birth_times.note(&error);
                 None
             }
         }
     }
 }
 
-impl Births {
+impl BirthTimes {
     /// One that has no such request is not asked again.
     fn note(&self, error: &driver::Error) {
         if error.errno() == Some(Errno::NOSYS) {
@@ -91,10 +91,10 @@ mod tests {
 
     #[test]
     fn only_two_times_that_are_known_tell_files_apart() {
-        let (one, other) = (Some(Birth(5, 6)), Some(Birth(5, 7)));
-        assert!(!Birth::may_be_same(one, other));
+        let (one, other) = (Some(BirthTime(5, 6)), Some(BirthTime(5, 7)));
+        assert!(!BirthTime::may_be_same(one, other));
         for (then, now) in [(one, one), (one, None), (None, other), (None, None)] {
-            assert!(Birth::may_be_same(then, now));
+            assert!(BirthTime::may_be_same(then, now));
         }
     }
 
@@ -103,13 +103,13 @@ mod tests {
         let marks: std::collections::HashSet<_> = (0..1000)
             .flat_map(|step| {
                 [
-                    Birth(1_700_000_000, step),
-                    Birth(1_700_000_000 + i64::from(step) + 1, 0),
+                    BirthTime(1_700_000_000, step),
+                    BirthTime(1_700_000_000 + i64::from(step) + 1, 0),
                 ]
             })
-            .map(Birth::mark)
+            .map(BirthTime::mark)
             .collect();
         assert_eq!(marks.len(), 2000);
-        assert!(Birth(0, 0).mark() != 0);
+        assert!(BirthTime(0, 0).mark() != 0);
     }
 }

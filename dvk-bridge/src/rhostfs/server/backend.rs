@@ -17,36 +17,36 @@ use gangplank_driver::{self as driver, Driver, Session, Wishes};
 use gangplank_service::error_chain;
 use log::{debug, info, warn};
 
-use super::birth::Births;
 use super::failure::{Failure, Result};
+use super::file_identity::BirthTimes;
 use super::path::Path;
-use super::tree::{Rules, Tree};
+use super::resolver::{LookupRules, Resolver};
 
 /// Wait after the first failure to connect.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
+const MIN_RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// Longest wait between two attempts to connect.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 
 /// How often a daemon that nobody asks is asked whether it is still there; what was let go is forgotten then, too.
-const PULSE: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Descriptors in each ring to the daemon.
 const QUEUE_SIZE: u16 = 256;
 
 /// Pieces of one read or write that are in flight at once at most.
-const MOST_PIECES: usize = 4;
+const MAX_PIECES: usize = 4;
 
 /// Where the share is and how it is used.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct BackendTarget {
     /// The daemon's vhost-user socket.
     pub(super) socket: PathBuf,
     /// The directory in the share that is the root.
     pub(super) root: Path,
     /// The same as the operator wrote it.
     pub(super) root_name: String,
-    pub(super) rules: Rules,
+    pub(super) rules: LookupRules,
     /// How long the daemon may take for a request.
     pub(super) limit: Duration,
     /// Threads that ask at once at most.
@@ -55,13 +55,13 @@ pub(super) struct Target {
 
 /// A daemon in use, from one connection to its loss.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Backend {
     /// Which connection it is, from 1. Nodes and open files of another mean nothing here.
     pub(super) number: u64,
     pub(super) session: Session,
-    pub(super) tree: Tree,
+    pub(super) resolver: Resolver,
     /// When files were made.
-    pub(super) births: Births,
+    pub(super) birth_times: BirthTimes,
     /// Request queues of the device.
     pub(super) queues: usize,
     /// Requests that one thread can have in flight at once, so that there is room for as many of each other's.
@@ -70,15 +70,15 @@ pub(super) struct Link {
 
 /// The daemon, there or not.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(super) struct BackendConnector {
     shared: Arc<Shared>,
-    keeper: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    target: Target,
-    current: RwLock<Option<Arc<Link>>>,
+    target: BackendTarget,
+    current: RwLock<Option<Arc<Backend>>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -88,31 +88,31 @@ struct State {
     /// The number of the last connection that was found lost.
     lost: u64,
     /// There is a connection.
-    linked: bool,
+    connected: bool,
     ending: bool,
 }
 
-impl Links {
+impl BackendConnector {
     /// Starts to connect, in the background.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(super) fn start(target: Target) -> io::Result<Self> {
+    pub(super) fn start(target: BackendTarget) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             target,
             current: RwLock::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
-        let keeper = thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("rhostfs_link".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || shared.keep()
+                move || shared.run()
             })?;
         Ok(Self {
             shared,
-            keeper: Some(keeper),
+            thread: Some(thread),
         })
     }
 
@@ -120,16 +120,16 @@ impl Links {
     ///
     /// # Errors
     /// [`Failure::NoDaemon`].
-    pub(super) fn current(&self) -> Result<Arc<Link>> {
+    pub(super) fn current(&self) -> Result<Arc<Backend>> {
         let current = self.shared.current.read();
         let current = current.unwrap_or_else(PoisonError::into_inner);
         current.clone().ok_or(Failure::NoDaemon)
     }
 
-    /// A call found that `link` is lost.
-    pub(super) fn lost(&self, link: &Link) {
+    /// A call found that `backend` is lost.
+    pub(super) fn lost(&self, backend: &Backend) {
         let mut state = self.shared.lock();
-        state.lost = state.lost.max(link.number);
+        state.lost = state.lost.max(backend.number);
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -140,19 +140,19 @@ impl Links {
         let (state, _) = self
             .shared
             .changed
-            .wait_timeout_while(state, limit, |state| !state.linked)
+            .wait_timeout_while(state, limit, |state| !state.connected)
             .unwrap_or_else(PoisonError::into_inner);
-        state.linked
+        state.connected
     }
 }
 
-impl Drop for Links {
+impl Drop for BackendConnector {
     fn drop(&mut self) {
         self.shared.lock().ending = true;
         self.shared.changed.notify_all();
-        if let Some(keeper) = self.keeper.take() {
+        if let Some(thread) = self.thread.take() {
             // It has panicked, which is logged, or ended.
-            let _ = keeper.join();
+            let _ = thread.join();
         }
     }
 }
@@ -163,18 +163,18 @@ impl Shared {
     }
 
     /// The thread: connects, and again when the connection is lost, until all is to end.
-    fn keep(&self) {
-        let mut wait = FIRST_WAIT;
+    fn run(&self) {
+        let mut wait = MIN_RETRY_WAIT;
         let mut complained = false;
         for number in 1.. {
             let (socket, root) = (self.target.socket.display(), &self.target.root_name);
             match self.connect(number) {
-                Ok(link) => {
+                Ok(backend) => {
                     info!("{socket}: in use, {root} of its share is served");
-                    (wait, complained) = (FIRST_WAIT, false);
-                    let link = Arc::new(link);
-                    self.publish(Some(Arc::clone(&link)));
-                    let ending = self.watch(&link);
+                    (wait, complained) = (MIN_RETRY_WAIT, false);
+                    let backend = Arc::new(backend);
+                    self.publish(Some(Arc::clone(&backend)));
+                    let ending = self.watch(&backend);
                     self.publish(None);
                     if ending {
                         return;
@@ -193,63 +193,63 @@ impl Shared {
             if self.sleep(wait) {
                 return;
             }
-            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+            wait = wait.saturating_mul(2).min(MAX_RETRY_WAIT);
         }
     }
 
-    fn connect(&self, number: u64) -> Result<Link> {
+    fn connect(&self, number: u64) -> Result<Backend> {
         let options = driver::Options {
             queue_size: QUEUE_SIZE,
             limit: self.target.limit,
             ..driver::Options::default()
         };
         let driver = Driver::connect(&self.target.socket, &options)?;
-        let caller = self.target.rules.identity.caller();
+        let caller = self.target.rules.credentials.caller();
         let session = driver.session(&Wishes::default())?.as_caller(caller);
-        let tree = Tree::open(&session, &self.target.root, self.target.rules)?;
+        let resolver = Resolver::open(&session, &self.target.root, self.target.rules)?;
         let queues = session.request_queues();
         let pieces = session.depth() / self.target.workers.max(1);
-        Ok(Link {
+        Ok(Backend {
             number,
             session,
-            tree,
-            births: Births::new(),
+            resolver,
+            birth_times: BirthTimes::new(),
             queues,
-            pieces: pieces.clamp(1, MOST_PIECES),
+            pieces: pieces.clamp(1, MAX_PIECES),
         })
     }
 
-    fn publish(&self, link: Option<Arc<Link>>) {
-        let linked = link.is_some();
+    fn publish(&self, backend: Option<Arc<Backend>>) {
+        let connected = backend.is_some();
         let before = {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, link)
+            std::mem::replace(&mut *current, backend)
         };
-        self.lock().linked = linked;
+        self.lock().connected = connected;
         self.changed.notify_all();
         drop(before);
     }
 
-    /// Waits until `link` is lost; whether all is to end.
-    fn watch(&self, link: &Link) -> bool {
+    /// Waits until `backend` is lost; whether all is to end.
+    fn watch(&self, backend: &Backend) -> bool {
         loop {
             let state = self.lock();
-            let idle = |state: &mut State| !state.ending && state.lost < link.number;
+            let idle = |state: &mut State| !state.ending && state.lost < backend.number;
             let (state, _) = self
                 .changed
-                .wait_timeout_while(state, PULSE, idle)
+                .wait_timeout_while(state, HEARTBEAT_INTERVAL, idle)
                 .unwrap_or_else(PoisonError::into_inner);
             if state.ending {
                 return true;
             }
-            if state.lost >= link.number {
+            if state.lost >= backend.number {
                 return false;
             }
             drop(state);
-            let alive = link
+            let alive = backend
                 .session
                 .flush_forgets()
-                .and_then(|()| link.session.statfs(gangplank_fuse::NodeId::ROOT));
+                .and_then(|()| backend.session.statfs(gangplank_fuse::NodeId::ROOT));
             if let Err(error) = alive {
                 if error.is_fatal() {
                     debug!("{}", error_chain(&error));

@@ -12,7 +12,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fault::{At, Fault};
+use super::fault::{Fault, Location};
 
 /// What a token is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,14 +46,14 @@ impl Kind {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Token {
     pub(super) kind: Kind,
-    pub(super) at: At,
+    pub(super) at: Location,
 }
 
 /// Takes a file apart. What cannot be part of one is reported and left out.
 pub(super) fn split(file: &Arc<Path>, bytes: &[u8], faults: &mut Vec<Fault>) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut rest = bytes;
-    let mut at = At {
+    let mut at = Location {
         file: Arc::clone(file),
         line: 1,
     };
@@ -121,7 +121,7 @@ pub(super) fn split(file: &Arc<Path>, bytes: &[u8], faults: &mut Vec<Fault>) -> 
     tokens
 }
 
-fn check_text(at: &At, text: &str, faults: &mut Vec<Fault>) {
+fn check_text(at: &Location, text: &str, faults: &mut Vec<Fault>) {
     if text.contains('\\') {
         let what =
             "a backslash means different things to different readers of this file: leave it out";

@@ -12,11 +12,11 @@ use crate::chance;
 const BITS: u32 = 31;
 
 /// Most bits that count one client's files.
-const MOST_INDEX_BITS: u32 = 20;
+const MAX_INDEX_BITS: u32 = 20;
 
 /// Where clients' numbers begin.
 #[derive(Debug)]
-pub(super) struct Numbers {
+pub(super) struct FdNumbers {
     /// Bits that count one client's files. The others tell clients apart.
     index_bits: u32,
     next: AtomicU32,
@@ -24,33 +24,33 @@ pub(super) struct Numbers {
 
 /// One client's numbers of open files: so many from the first on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Range {
+pub(super) struct FdRange {
     first: i32,
     count: usize,
 }
 
-impl Numbers {
+impl FdNumbers {
     /// For clients with up to `files` open files, of which more than a million count as that.
     pub(super) fn new(files: usize) -> Self {
         let last = files.saturating_sub(1);
         Self {
-            index_bits: (usize::BITS - last.leading_zeros()).min(MOST_INDEX_BITS),
-            next: AtomicU32::new(anything()),
+            index_bits: (usize::BITS - last.leading_zeros()).min(MAX_INDEX_BITS),
+            next: AtomicU32::new(random_number()),
         }
     }
 
     /// The numbers of the next client.
-    pub(super) fn range(&self) -> Range {
+    pub(super) fn range(&self) -> FdRange {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         let first = next.wrapping_shl(self.index_bits) & i32::MAX.cast_unsigned();
-        Range {
+        FdRange {
             first: first.cast_signed(),
             count: 1 << self.index_bits,
         }
     }
 }
 
-impl Range {
+impl FdRange {
     /// The number of the file at `index`, if there are so many.
     pub(super) fn number(self, index: usize) -> Option<i32> {
         let index = i32::try_from(index).ok().filter(|_| index < self.count)?;
@@ -65,7 +65,7 @@ impl Range {
 }
 
 /// A number of [`BITS`] bits that nobody can expect.
-pub(super) fn anything() -> u32 {
+pub(super) fn random_number() -> u32 {
     chance::anything() >> (u32::BITS - BITS)
 }
 
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn no_number_is_two_clients() {
-        let numbers = Numbers::new(16_384);
+        let numbers = FdNumbers::new(16_384);
         let ranges: Vec<_> = (0..200).map(|_| numbers.range()).collect();
         for (at, range) in ranges.iter().enumerate() {
             for index in [0, 1, 16_383] {
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn every_limit_has_its_numbers() {
         for files in [0, 1, 2, 3, 16_384, 1 << 20, usize::MAX] {
-            let range = Numbers::new(files).range();
+            let range = FdNumbers::new(files).range();
             let last = files.clamp(1, 1 << 20) - 1;
             let number = range.number(last).expect("there are as many as allowed");
             assert_eq!(range.index(number), Some(last));
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_server_that_starts_again_begins_elsewhere() {
-        let starts: Vec<_> = (0..20).map(|_| Numbers::new(16_384).range()).collect();
+        let starts: Vec<_> = (0..20).map(|_| FdNumbers::new(16_384).range()).collect();
         let same = starts.iter().filter(|range| Some(*range) == starts.first());
         assert!(same.count() < 3, "{starts:?}");
     }

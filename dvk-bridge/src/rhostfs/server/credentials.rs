@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 /// A user, by numbers of the share.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Identity {
+pub struct Credentials {
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -56,7 +56,7 @@ const STICKY: u32 = 0o1000;
 const MODE_BITS: u32 = 0o7777;
 const SET_GROUP_ID: u32 = 0o2000;
 
-impl Identity {
+impl Credentials {
     /// The user of this process.
     #[must_use]
     pub fn own() -> Self {
@@ -170,8 +170,8 @@ impl Identity {
 mod tests {
     use super::*;
 
-    const ROOT: Identity = Identity { uid: 0, gid: 0 };
-    const USER: Identity = Identity { uid: 7, gid: 70 };
+    const ROOT: Credentials = Credentials { uid: 0, gid: 0 };
+    const USER: Credentials = Credentials { uid: 7, gid: 70 };
 
     fn attr(mode: u32, uid: u32, gid: u32) -> Attr {
         Attr {

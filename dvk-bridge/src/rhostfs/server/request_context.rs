@@ -6,25 +6,25 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Settings;
+use super::backend::Backend;
 use super::call::{Call, File, Name};
 use super::client::{Client, Clients};
 use super::failure::{Failure, Result};
 use super::handle::OpenFile;
-use super::link::Link;
-use super::path::{LONGEST, Path};
-use super::tree::{Found, Last, Tree};
+use super::path::{PATH_MAX, Path};
+use super::resolver::{Found, Last, Resolver};
 use crate::abi::{M1, Message};
 use crate::endpoint::{BoundEndpoint, RequestId};
 
 /// A request at work.
-pub(super) struct Work<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) settings: &'a Settings,
     pub(super) endpoint: &'a dyn BoundEndpoint,
     pub(super) clients: &'a Clients,
     pub(super) client: &'a Client,
     /// What it is named by.
     pub(super) request: RequestId,
-    pub(super) link: &'a Link,
+    pub(super) backend: &'a Backend,
     /// The session over the queue that the client's requests take.
     pub(super) session: Session,
 }
@@ -35,7 +35,7 @@ pub(super) enum Answer {
     /// A result alone.
     Result(i32),
     /// Success, and the number of an open directory.
-    Stream(u32),
+    DirHandle(u32),
     /// Success, and whether there was an entry.
     Entry(bool),
 }
@@ -49,7 +49,7 @@ impl Answer {
         let mut m1: M1 = request.arm();
         match self {
             Self::Result(result) => return request.answer(result),
-            Self::Stream(number) => m1.p2 = number,
+            Self::DirHandle(number) => m1.p2 = number,
             Self::Entry(there) => m1.p3 = there.into(),
         }
         let mut answer = request.answer(0);
@@ -58,7 +58,7 @@ impl Answer {
     }
 }
 
-impl Work<'_> {
+impl RequestContext<'_> {
     /// Does what `call` asks.
     pub(super) fn run(&self, call: &Call) -> Result<Answer> {
         if self.settings.read_only && call.changes() {
@@ -101,15 +101,15 @@ impl Work<'_> {
             Call::Readlink { name, size, buffer } => self.readlink(name, size, buffer),
             Call::Rename { old, new, flags } => self.rename(old, new, flags),
             Call::Opendir { name } => self.opendir(name),
-            Call::Seekdir { stream, cookie } => self.seekdir(stream, cookie),
-            Call::Readdir { stream, buffer } => self.readdir(stream, buffer),
-            Call::Closedir { stream } => self.closedir(stream),
+            Call::Seekdir { dir_handle, cookie } => self.seekdir(dir_handle, cookie),
+            Call::Readdir { dir_handle, buffer } => self.readdir(dir_handle, buffer),
+            Call::Closedir { dir_handle } => self.closedir(dir_handle),
             Call::RootPath { buffer } => self.root_path(buffer),
         }
     }
 
-    pub(super) const fn tree(&self) -> &Tree {
-        &self.link.tree
+    pub(super) const fn resolver(&self) -> &Resolver {
+        &self.backend.resolver
     }
 
     /// The path name that a client has.
@@ -126,7 +126,7 @@ impl Work<'_> {
     /// ENAMETOOLONG or EINVAL for a length that no path name has.
     pub(super) fn text(&self, name: Name, what: &'static str) -> Result<Vec<u8>> {
         let len = match usize::try_from(name.len) {
-            Ok(len @ 1..=LONGEST) => len,
+            Ok(len @ 1..=PATH_MAX) => len,
             Ok(0) | Err(_) => return Err(Errno::INVAL.into()),
             Ok(_) => return Err(Errno::NAMETOOLONG.into()),
         };
@@ -187,7 +187,7 @@ impl Work<'_> {
         match file {
             File::Name(name) => {
                 let path = self.path(name)?;
-                Ok(Subject::Found(self.tree().find(&path, last)?))
+                Ok(Subject::Found(self.resolver().find(&path, last)?))
             }
             File::Handle(handle) => {
                 let file = self.client.handles().get(handle)?;

@@ -11,16 +11,16 @@ use gangplank_fuse::{Attr, EntryOut, NodeId};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::cache::{Cache, Limits};
+use super::cache::{Cache, CacheLimits};
+use super::credentials::{Access, Credentials};
 use super::failure::Result;
-use super::identity::{Access, Identity};
-use super::path::{LONGEST, Names, Path};
+use super::path::{Names, PATH_MAX, Path};
 
 /// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
-const MOST_LINKS: usize = 40;
+const MAX_SYMLINKS: usize = 40;
 
 /// Names that a path may lead through in all, those in links included: as many as the longest path has, for each link.
-const MOST_NAMES: usize = MOST_LINKS * LONGEST / 2;
+const MAX_NAMES: usize = MAX_SYMLINKS * PATH_MAX / 2;
 
 /// A node of the share that is held by one reference, given back when dropped.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Found {
 
 /// What becomes of symbolic links.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Links {
+pub enum SymlinkPolicy {
     /// They are shown as links, and cannot be read: the client has no way to say where to.
     #[default]
     Refuse,
@@ -93,35 +93,35 @@ enum LookupGoal {
 
 /// How names are looked up.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    pub(super) identity: Identity,
-    pub(super) links: Links,
-    pub(super) cache: Limits,
+pub(super) struct LookupRules {
+    pub(super) credentials: Credentials,
+    pub(super) symlinks: SymlinkPolicy,
+    pub(super) cache: CacheLimits,
 }
 
 /// What is beneath a directory of the share, in one session.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(super) struct Resolver {
     session: Session,
-    rules: Rules,
+    rules: LookupRules,
     root: Arc<Node>,
     /// The root's attributes as they were last seen, and until when they are believed.
     top: Mutex<Option<(Attr, Instant)>>,
     cache: Cache<Found>,
 }
 
-impl Tree {
+impl Resolver {
     /// The tree beneath `root` of the share.
     ///
     /// # Errors
     /// There is no such directory, or a link is on the way there.
-    pub(super) fn open(session: &Session, root: &Path, rules: Rules) -> Result<Self> {
+    pub(super) fn open(session: &Session, root: &Path, rules: LookupRules) -> Result<Self> {
         let top = Self {
             session: session.clone(),
-            rules: Rules {
+            rules: LookupRules {
                 // The operator chooses the directory, whoever may search it.
-                identity: Identity { uid: 0, gid: 0 },
-                links: Links::Refuse,
+                credentials: Credentials { uid: 0, gid: 0 },
+                symlinks: SymlinkPolicy::Refuse,
                 ..rules
             },
             root: Arc::new(Node {
@@ -202,16 +202,16 @@ impl Tree {
 
     /// Whether the last name of a path is followed where it is a link.
     pub(super) const fn follows(&self) -> bool {
-        matches!(self.rules.links, Links::Follow)
+        matches!(self.rules.symlinks, SymlinkPolicy::Follow)
     }
 
     fn find_names(&self, names: Names<'_>, goal: LookupGoal) -> Result<Found> {
         let mut ahead: VecDeque<Cow<'_, CStr>> = names.iter().map(Cow::Borrowed).collect();
         let mut trail: Vec<Found> = Vec::new();
-        let (mut links, mut steps) = (0, 0);
+        let (mut symlinks, mut steps) = (0, 0);
         while let Some(name) = ahead.pop_front() {
             steps += 1;
-            if steps > MOST_NAMES {
+            if steps > MAX_NAMES {
                 return Err(Errno::LOOP.into());
             }
             if name.to_bytes() == b".." {
@@ -239,8 +239,8 @@ impl Tree {
                 trail.push(child);
                 continue;
             }
-            links += 1;
-            if links > MOST_LINKS || !self.follows() {
+            symlinks += 1;
+            if symlinks > MAX_SYMLINKS || !self.follows() {
                 return Err(Errno::LOOP.into());
             }
             let target = self.session.readlink(child.id())?;
@@ -269,12 +269,12 @@ impl Tree {
 
     /// Whether something may be done with what was found; by what it is now, if it was not allowed when it was found.
     pub(super) fn check(&self, found: &Found, access: Access) -> Result<()> {
-        let identity = self.rules.identity;
-        if identity.check(&found.attr, access).is_ok() {
+        let credentials = self.rules.credentials;
+        if credentials.check(&found.attr, access).is_ok() {
             return Ok(());
         }
         let attr = self.session.getattr(found.id(), None)?.attr;
-        Ok(identity.check(&attr, access)?)
+        Ok(credentials.check(&attr, access)?)
     }
 
     /// The root, as it is now or was a moment ago.
@@ -285,7 +285,7 @@ impl Tree {
             _ => {
                 let now = self.session.getattr(self.root.id, None)?;
                 let valid = validity(now.attr_valid, now.attr_valid_nsec);
-                let until = Instant::now() + valid.min(self.rules.cache.longest);
+                let until = Instant::now() + valid.min(self.rules.cache.max_age);
                 *self.top.lock().unwrap_or_else(PoisonError::into_inner) = Some((now.attr, until));
                 now.attr
             }

@@ -7,33 +7,33 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 
-use super::path::{LONGEST, Path};
+use super::path::{PATH_MAX, Path};
 
 /// Bytes of one client's paths: enough for sixty in each of 65,536 files, or for a thousand of the longest.
-const MOST: usize = 4 << 20;
+const MAX_PATH_BYTES: usize = 4 << 20;
 
 /// What one client's paths take.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory(Arc<AtomicUsize>);
+pub(super) struct PathMemory(Arc<AtomicUsize>);
 
 /// A path that is remembered as long as this is kept.
 #[derive(Debug)]
-pub(super) struct Remembered {
+pub(super) struct CachedPath {
     /// None once the file has gone where no path leads to.
     path: Option<Path>,
-    memory: Memory,
+    memory: PathMemory,
 }
 
-impl Memory {
+impl PathMemory {
     /// Remembers `path`.
     ///
     /// # Errors
     /// EMFILE: there is no room for more.
-    pub(super) fn remember(&self, path: Path) -> Result<Remembered, Errno> {
+    pub(super) fn remember(&self, path: Path) -> Result<CachedPath, Errno> {
         if !self.take(path.len()) {
             return Err(Errno::MFILE);
         }
-        Ok(Remembered {
+        Ok(CachedPath {
             path: Some(path),
             memory: self.clone(),
         })
@@ -41,7 +41,11 @@ impl Memory {
 
     /// Takes so many bytes, if there are as many.
     fn take(&self, bytes: usize) -> bool {
-        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= MOST);
+        let more = |taken: usize| {
+            taken
+                .checked_add(bytes)
+                .filter(|taken| *taken <= MAX_PATH_BYTES)
+        };
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         self.0.fetch_update(set, fetch, more).is_ok()
     }
@@ -51,7 +55,7 @@ impl Memory {
     }
 }
 
-impl Remembered {
+impl CachedPath {
     /// The path.
     ///
     /// # Errors
@@ -69,12 +73,12 @@ impl Remembered {
             return;
         };
         self.memory.give_back(path.len());
-        let fits = moved.len() <= LONGEST && self.memory.take(moved.len());
+        let fits = moved.len() <= PATH_MAX && self.memory.take(moved.len());
         self.path = fits.then_some(moved);
     }
 }
 
-impl Drop for Remembered {
+impl Drop for CachedPath {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             self.memory.give_back(path.len());
@@ -92,17 +96,17 @@ mod tests {
 
     #[test]
     fn a_clients_paths_take_no_more_than_their_amount() {
-        let memory = Memory::default();
+        let memory = PathMemory::default();
         let long = path(&"/name".repeat(800));
         let mut kept = Vec::new();
         let refused = loop {
             match memory.remember(long.clone()) {
-                Ok(remembered) => kept.push(remembered),
+                Ok(cached_path) => kept.push(cached_path),
                 Err(errno) => break errno,
             }
         };
         assert_eq!(refused, Errno::MFILE);
-        assert_eq!(kept.len(), MOST / long.len());
+        assert_eq!(kept.len(), MAX_PATH_BYTES / long.len());
         kept.pop();
         assert!(memory.remember(long).is_ok(), "there is room again");
         drop(kept);
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_path_that_renames_make_too_long_leads_nowhere_and_takes_nothing() {
-        let memory = Memory::default();
+        let memory = PathMemory::default();
         let mut file = memory.remember(path("/a/file")).unwrap();
         let long = path(&"/name".repeat(800));
         file.moved(&path("/a"), &long);

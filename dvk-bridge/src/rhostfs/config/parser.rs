@@ -9,26 +9,26 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fault::{At, ConfigError, Fault};
-use super::words::{Kind, Token, split};
+use super::fault::{ConfigError, Fault, Location};
+use super::tokenizer::{Kind, Token, split};
 
 /// Largest file that is read, in bytes.
-const LARGEST_FILE: u64 = 1 << 20;
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// Files that may be included one within another, so that none includes itself.
-const DEEPEST_INCLUDE: usize = 8;
+const MAX_INCLUDE_DEPTH: usize = 8;
 
 /// Blocks that may stand one within another.
-const DEEPEST_BLOCK: usize = 8;
+const MAX_BLOCK_DEPTH: usize = 8;
 
 /// Files that may be read in all.
-const MOST_FILES: usize = 64;
+const MAX_FILES: usize = 64;
 
 /// A line: its first word says what it is about.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) items: Vec<Item>,
-    pub(super) at: At,
+    pub(super) at: Location,
 }
 
 /// A part of a line.
@@ -37,11 +37,11 @@ pub(super) enum Item {
     /// A word or a string.
     Word(Token),
     /// Lines in braces.
-    Block(Vec<Line>, At),
+    Block(Vec<Line>, Location),
 }
 
 impl Item {
-    pub(super) const fn at(&self) -> &At {
+    pub(super) const fn at(&self) -> &Location {
         match self {
             Self::Word(token) => &token.at,
             Self::Block(_, at) => at,
@@ -59,7 +59,7 @@ impl Item {
 
 /// What was read, and what was odd about it.
 #[derive(Debug, Default)]
-pub(super) struct Tree {
+pub(super) struct ParsedFiles {
     pub(super) lines: Vec<Line>,
     pub(super) faults: Vec<Fault>,
     /// Included files that are not there.
@@ -67,31 +67,31 @@ pub(super) struct Tree {
 }
 
 /// Reads `file` and all it includes.
-pub(super) fn read(file: &Path) -> Result<Tree, ConfigError> {
+pub(super) fn read(file: &Path) -> Result<ParsedFiles, ConfigError> {
     let bytes = bytes_of(file).map_err(|source| ConfigError::Read {
         file: file.to_owned(),
         source,
     })?;
     let mut reader = Reader {
-        tree: Tree::default(),
+        parser: ParsedFiles::default(),
         files: 1,
     };
     let lines = reader.file(file, &bytes, 0);
-    Ok(Tree {
+    Ok(ParsedFiles {
         lines,
-        ..reader.tree
+        ..reader.parser
     })
 }
 
 struct Reader {
-    tree: Tree,
+    parser: ParsedFiles,
     files: usize,
 }
 
 impl Reader {
     fn file(&mut self, file: &Path, bytes: &[u8], depth: usize) -> Vec<Line> {
         let name: Arc<Path> = file.into();
-        let mut tokens = split(&name, bytes, &mut self.tree.faults).into();
+        let mut tokens = split(&name, bytes, &mut self.parser.faults).into();
         let lines = self.lines(&mut tokens, depth, 0);
         if let Some(Token { kind, at }) = tokens.front() {
             let what = "there is no block that it could end";
@@ -125,7 +125,7 @@ impl Reader {
                 items.push(Item::Word(token));
                 continue;
             }
-            if nested >= DEEPEST_BLOCK {
+            if nested >= MAX_BLOCK_DEPTH {
                 self.fault(&token.at, "{", "blocks are nested too deep");
                 tokens.clear();
                 return lines;
@@ -165,8 +165,8 @@ impl Reader {
         }
     }
 
-    fn include(&mut self, at: &At, file: &str, depth: usize) -> Vec<Line> {
-        if depth >= DEEPEST_INCLUDE || self.files >= MOST_FILES {
+    fn include(&mut self, at: &Location, file: &str, depth: usize) -> Vec<Line> {
+        if depth >= MAX_INCLUDE_DEPTH || self.files >= MAX_FILES {
             self.fault(at, file, "too many files include one another");
             return Vec::new();
         }
@@ -176,7 +176,7 @@ impl Reader {
             Ok(bytes) => self.file(&path, &bytes, depth + 1),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let what = "the file is not there, and counts as empty";
-                self.tree.missing.push(Fault::new(at, file, what));
+                self.parser.missing.push(Fault::new(at, file, what));
                 Vec::new()
             }
             Err(error) => {
@@ -186,8 +186,8 @@ impl Reader {
         }
     }
 
-    fn fault(&mut self, at: &At, token: impl Into<String>, what: impl Into<String>) {
-        self.tree.faults.push(Fault::new(at, token, what));
+    fn fault(&mut self, at: &Location, token: impl Into<String>, what: impl Into<String>) {
+        self.parser.faults.push(Fault::new(at, token, what));
     }
 }
 
@@ -198,9 +198,9 @@ fn relative_to(from: &Path, file: &str) -> PathBuf {
 fn bytes_of(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(file)?
-        .take(LARGEST_FILE + 1)
+        .take(MAX_FILE_SIZE + 1)
         .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
+    if bytes.len() as u64 > MAX_FILE_SIZE {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
             "it is longer than a configuration can be",

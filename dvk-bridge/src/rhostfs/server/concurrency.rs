@@ -11,16 +11,16 @@ use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId, SharedB
 
 /// Places of requests that are being done.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Semaphore {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
 /// A place, had until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place<'a>(&'a Places);
+pub(super) struct Permit<'a>(&'a Semaphore);
 
-impl Places {
+impl Semaphore {
     /// At most `most` at once.
     pub(super) fn new(most: usize) -> Self {
         Self {
@@ -30,9 +30,9 @@ impl Places {
     }
 
     /// Waits for a place.
-    pub(super) fn enter(&self) -> Place<'_> {
+    pub(super) fn acquire(&self) -> Permit<'_> {
         self.take();
-        Place(self)
+        Permit(self)
     }
 
     fn take(&self) {
@@ -50,42 +50,45 @@ impl Places {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.0.give();
     }
 }
 
 /// An endpoint whose copies are done aside: whoever makes one has a place, and leaves it to others meanwhile.
-pub(super) struct Aside {
+pub(super) struct ReleasingEndpoint {
     endpoint: Arc<dyn BoundEndpoint>,
-    places: Arc<Places>,
+    semaphore: Arc<Semaphore>,
 }
 
 /// A place that was left, and is taken again when this is dropped.
-struct Left<'a>(&'a Places);
+struct ReleasedPermit<'a>(&'a Semaphore);
 
-impl<'a> Left<'a> {
-    fn leave(places: &'a Places) -> Self {
-        places.give();
-        Self(places)
+impl<'a> ReleasedPermit<'a> {
+    fn release(semaphore: &'a Semaphore) -> Self {
+        semaphore.give();
+        Self(semaphore)
     }
 }
 
-impl Drop for Left<'_> {
+impl Drop for ReleasedPermit<'_> {
     fn drop(&mut self) {
         self.0.take();
     }
 }
 
-impl Aside {
-    /// `endpoint`, used from `places`.
-    pub(super) fn new(endpoint: Arc<dyn BoundEndpoint>, places: Arc<Places>) -> Self {
-        Self { endpoint, places }
+impl ReleasingEndpoint {
+    /// `endpoint`, used from `semaphore`.
+    pub(super) fn new(endpoint: Arc<dyn BoundEndpoint>, semaphore: Arc<Semaphore>) -> Self {
+        Self {
+            endpoint,
+            semaphore,
+        }
     }
 }
 
-impl BoundEndpoint for Aside {
+impl BoundEndpoint for ReleasingEndpoint {
     fn dc(&self) -> DcId {
         self.endpoint.dc()
     }
@@ -134,12 +137,12 @@ impl BoundEndpoint for Aside {
         address: u32,
         into: &mut [u8],
     ) -> Result<(), EndpointError> {
-        let _left = Left::leave(&self.places);
+        let _released = ReleasedPermit::release(&self.semaphore);
         self.endpoint.copy_from(request, address, into)
     }
 
     fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError> {
-        let _left = Left::leave(&self.places);
+        let _released = ReleasedPermit::release(&self.semaphore);
         self.endpoint.copy_to(request, address, from)
     }
 
@@ -304,23 +307,23 @@ mod tests {
     #[test]
     fn whoever_copies_leaves_its_place_to_others_and_takes_it_again() {
         let (endpoint, (_event, _answers, waits)) = Silent::new();
-        let places = Arc::new(Places::new(1));
-        let aside = Arc::new(Aside::new(endpoint.clone(), places.clone()));
-        let here = (aside.clone(), places.clone());
+        let semaphore = Arc::new(Semaphore::new(1));
+        let releasing = Arc::new(ReleasingEndpoint::new(endpoint.clone(), semaphore.clone()));
+        let here = (releasing.clone(), semaphore.clone());
         let copying = thread::spawn(move || {
-            let _place = here.1.enter();
+            let _permit = here.1.acquire();
             let request = RequestId::new(Endpoint::from_raw(30), 0);
             let copied = here.0.copy_from(request, 0, &mut [0]);
             (copied, *here.1.free.lock().unwrap())
         });
         waits.recv_timeout(LIMIT).unwrap();
-        let place = places.enter();
+        let permit = semaphore.acquire();
         endpoint.unbind();
         assert!(!copying.is_finished(), "there is no place to go on at");
-        drop(place);
+        drop(permit);
         let (copied, free) = copying.join().unwrap();
         assert!(copied.is_err());
         assert_eq!(free, 0);
-        assert_eq!(*places.free.lock().unwrap(), 1);
+        assert_eq!(*semaphore.free.lock().unwrap(), 1);
     }
 }

@@ -11,21 +11,21 @@ use gangplank_driver::{Entry, Session, call};
 use gangplank_fuse::{Handle, OpenIn, ReadIn, ReleaseIn};
 use rustix::io::Errno;
 
+use super::backend::Backend;
 use super::failure::Result;
-use super::link::Link;
-use super::numbers::anything;
-use super::tree::{Found, Node};
+use super::fd_numbers::random_number;
+use super::resolver::{Found, Node};
 
 /// Bytes of entries that the daemon is asked for at a time.
-const FETCHED: u32 = 32 * 1024;
+const READDIR_SIZE: u32 = 32 * 1024;
 
 /// Directories that a client has open at once.
-const MOST: usize = 8;
+const MAX_OPEN: usize = 8;
 
 /// An open directory; closed when dropped.
 #[derive(Debug)]
-pub(super) struct Stream {
-    link: u64,
+pub(super) struct DirHandle {
+    backend: u64,
     session: Session,
     node: Arc<Node>,
     fh: Handle,
@@ -39,13 +39,13 @@ pub(super) struct Stream {
     lost: bool,
 }
 
-impl Stream {
+impl DirHandle {
     /// Opens a directory.
-    pub(super) fn open(link: &Link, found: &Found) -> Result<Self> {
-        let open = link.session.opendir(found.id(), OpenIn::default())?;
+    pub(super) fn open(backend: &Backend, found: &Found) -> Result<Self> {
+        let open = backend.session.opendir(found.id(), OpenIn::default())?;
         Ok(Self {
-            link: link.number,
-            session: link.session.clone(),
+            backend: backend.number,
+            session: backend.session.clone(),
             node: Arc::clone(&found.node),
             fh: Handle::new(open.fh),
             ino: found.attr.ino,
@@ -74,8 +74,8 @@ impl Stream {
     }
 
     /// The next entry; none at the end.
-    pub(super) fn next(&mut self, link: &Link) -> Result<Option<Entry>> {
-        if self.lost || self.link != link.number {
+    pub(super) fn next(&mut self, backend: &Backend) -> Result<Option<Entry>> {
+        if self.lost || self.backend != backend.number {
             // The daemon has been another meanwhile; the client comes back to where it was by a cookie.
             return Err(Errno::STALE.into());
         }
@@ -83,7 +83,7 @@ impl Stream {
             let args = ReadIn {
                 fh: self.fh.get(),
                 offset: self.position,
-                size: FETCHED,
+                size: READDIR_SIZE,
                 ..ReadIn::default()
             };
             self.fetched = self.session.readdir(self.node.id(), args)?.into();
@@ -96,7 +96,7 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for DirHandle {
     fn drop(&mut self) {
         let args = ReleaseIn {
             fh: self.fh.get(),
@@ -110,31 +110,31 @@ impl Drop for Stream {
 /// A client's open directories by number, none of which is zero. They begin anywhere, so that none of an earlier client, or of an
 /// earlier server's, means anything.
 #[derive(Debug)]
-pub(super) struct Streams {
-    open: VecDeque<(u32, Stream)>,
+pub(super) struct DirHandles {
+    open: VecDeque<(u32, DirHandle)>,
     last: u32,
 }
 
-impl Default for Streams {
+impl Default for DirHandles {
     fn default() -> Self {
         Self {
             open: VecDeque::new(),
-            last: anything(),
+            last: random_number(),
         }
     }
 }
 
-impl Streams {
+impl DirHandles {
     /// Gives a directory a number. Returns one that had to make way.
-    pub(super) fn insert(&mut self, stream: Stream) -> (u32, Option<Stream>) {
-        let oldest = if self.open.len() >= MOST {
-            self.open.pop_front().map(|(_, stream)| stream)
+    pub(super) fn insert(&mut self, dir_handle: DirHandle) -> (u32, Option<DirHandle>) {
+        let oldest = if self.open.len() >= MAX_OPEN {
+            self.open.pop_front().map(|(_, dir_handle)| dir_handle)
         } else {
             None
         };
         // Positive, in case that a client looks at it as a number with a sign.
         self.last = self.last % i32::MAX.cast_unsigned() + 1;
-        self.open.push_back((self.last, stream));
+        self.open.push_back((self.last, dir_handle));
         (self.last, oldest)
     }
 
@@ -142,18 +142,20 @@ impl Streams {
     ///
     /// # Errors
     /// EBADF.
-    pub(super) fn get(&mut self, number: u32) -> Result<&mut Stream> {
+    pub(super) fn get(&mut self, number: u32) -> Result<&mut DirHandle> {
         let found = self.open.iter_mut().find(|(known, _)| *known == number);
-        Ok(found.map(|(_, stream)| stream).ok_or(Errno::BADF)?)
+        Ok(found.map(|(_, dir_handle)| dir_handle).ok_or(Errno::BADF)?)
     }
 
     /// Frees a number: the directory it meant.
     ///
     /// # Errors
     /// EBADF.
-    pub(super) fn remove(&mut self, number: u32) -> Result<Stream> {
+    pub(super) fn remove(&mut self, number: u32) -> Result<DirHandle> {
         let at = self.open.iter().position(|(known, _)| *known == number);
         let removed = at.and_then(|at| self.open.remove(at));
-        Ok(removed.map(|(_, stream)| stream).ok_or(Errno::BADF)?)
+        Ok(removed
+            .map(|(_, dir_handle)| dir_handle)
+            .ok_or(Errno::BADF)?)
     }
 }

@@ -8,9 +8,9 @@ use gangplank_fuse::{FlushIn, FopenFlags, FsyncIn, Handle, NodeId, OpenIn, OpenO
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::backend::Backend;
 use super::failure::Result;
-use super::link::Link;
-use super::tree::{Found, Node};
+use super::resolver::{Found, Node};
 
 /// Flags of open(2) that mean the same in every numbering.
 pub(super) mod flag {
@@ -74,83 +74,98 @@ impl Drop for One {
 
 /// An open file in one connection to the daemon; closed when dropped.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct BackendFile {
     /// The connection's number.
-    link: u64,
+    backend: u64,
     session: Session,
     pub(super) node: Arc<Node>,
     pub(super) content: Content,
 }
 
-impl Opened {
+impl BackendFile {
     /// A file that the daemon has opened.
-    pub(super) fn file(link: &Link, node: Arc<Node>, open: &OpenOut, count: &OpenCount) -> Self {
+    pub(super) fn file(
+        backend: &Backend,
+        node: Arc<Node>,
+        open: &OpenOut,
+        count: &OpenCount,
+    ) -> Self {
         let flags = FopenFlags::from_bits_retain(open.open_flags);
         let content = Content::File {
             fh: Handle::new(open.fh),
             flush: !flags.contains(FopenFlags::NOFLUSH),
             _counted: count.one(),
         };
-        Self::with(link, node, content)
+        Self::with(backend, node, content)
     }
 
     /// What a node is when it is opened with `flags`.
-    pub(super) fn open(link: &Link, found: &Found, flags: u32, count: &OpenCount) -> Result<Self> {
+    pub(super) fn open(
+        backend: &Backend,
+        found: &Found,
+        flags: u32,
+        count: &OpenCount,
+    ) -> Result<Self> {
         if found.kind() == FileType::RegularFile {
-            return Self::open_file(link, Arc::clone(&found.node), flags, count);
+            return Self::open_file(backend, Arc::clone(&found.node), flags, count);
         }
-        Ok(Self::with(link, Arc::clone(&found.node), Content::Other))
+        Ok(Self::with(backend, Arc::clone(&found.node), Content::Other))
     }
 
-    fn open_file(link: &Link, node: Arc<Node>, flags: u32, count: &OpenCount) -> Result<Self> {
+    fn open_file(
+        backend: &Backend,
+        node: Arc<Node>,
+        flags: u32,
+        count: &OpenCount,
+    ) -> Result<Self> {
         let args = OpenIn {
             flags,
             open_flags: 0,
         };
-        let open = link.session.open(node.id(), args)?;
-        Ok(Self::file(link, node, &open, count))
+        let open = backend.session.open(node.id(), args)?;
+        Ok(Self::file(backend, node, &open, count))
     }
 
     /// The same open once more, if it is parked.
     pub(super) fn reopen(
         &self,
-        link: &Link,
+        backend: &Backend,
         flags: u32,
         count: &OpenCount,
     ) -> Result<Option<Self>> {
         match self.content {
             Content::Parked => {
-                Self::open_file(link, Arc::clone(&self.node), flags, count).map(Some)
+                Self::open_file(backend, Arc::clone(&self.node), flags, count).map(Some)
             }
             Content::File { .. } | Content::Other => Ok(None),
         }
     }
 
     /// Whether it is open and can be opened again, since it still has a name.
-    pub(super) fn can_be_parked(&self, link: &Link) -> Result<bool> {
+    pub(super) fn can_be_parked(&self, backend: &Backend) -> Result<bool> {
         let Content::File { fh, .. } = self.content else {
             return Ok(false);
         };
-        Ok(link.session.getattr(self.id(), Some(fh))?.attr.nlink != 0)
+        Ok(backend.session.getattr(self.id(), Some(fh))?.attr.nlink != 0)
     }
 
     /// The same parked.
-    pub(super) fn parked(&self, link: &Link) -> Self {
-        Self::with(link, Arc::clone(&self.node), Content::Parked)
+    pub(super) fn parked(&self, backend: &Backend) -> Self {
+        Self::with(backend, Arc::clone(&self.node), Content::Parked)
     }
 
-    fn with(link: &Link, node: Arc<Node>, content: Content) -> Self {
+    fn with(backend: &Backend, node: Arc<Node>, content: Content) -> Self {
         Self {
-            link: link.number,
-            session: link.session.clone(),
+            backend: backend.number,
+            session: backend.session.clone(),
             node,
             content,
         }
     }
 
     /// Whether it is of this connection.
-    pub(super) const fn is_of(&self, link: &Link) -> bool {
-        self.link == link.number
+    pub(super) const fn is_of(&self, backend: &Backend) -> bool {
+        self.backend == backend.number
     }
 
     /// Whether the daemon has it open.
@@ -212,7 +227,7 @@ impl Opened {
     }
 }
 
-impl Drop for Opened {
+impl Drop for BackendFile {
     fn drop(&mut self) {
         if let Content::File { fh, .. } = self.content {
             let args = ReleaseIn {
