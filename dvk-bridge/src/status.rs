@@ -15,10 +15,10 @@ use rustix::fs::Mode;
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 
 /// How long who asks may take, and who is asked.
-const LIMIT: Duration = Duration::from_secs(5);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest status that is read.
-const LONGEST: u64 = 4 << 20;
+const MAX_STATUS_SIZE: u64 = 4 << 20;
 
 /// Something with a state to tell.
 pub trait Report: Send + Sync {
@@ -139,9 +139,9 @@ pub(crate) fn tell(listener: &OwnedListener, text: &str) -> io::Result<()> {
 pub fn ask(path: &Path) -> Result<String, StatusError> {
     let ask = || {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
         let mut text = Vec::new();
-        stream.take(LONGEST).read_to_end(&mut text)?;
+        stream.take(MAX_STATUS_SIZE).read_to_end(&mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     };
     ask().map_err(|source| StatusError::Ask {

@@ -17,7 +17,7 @@ use super::wire::wire_struct;
 /// Bytes before the arm.
 const PREFIX: usize = 8;
 /// Bytes of the longest arm: [`MBLegacy`].
-const LONGEST_ARM: usize = 68;
+const MAX_ARM_SIZE: usize = 68;
 
 /// One message, whatever the generation that carries it.
 ///
@@ -30,7 +30,7 @@ pub struct Message {
     /// What it is: a request's number, or a reply's result.
     #[doc(alias = "m_type")]
     pub kind: i32,
-    arm: [u8; LONGEST_ARM],
+    arm: [u8; MAX_ARM_SIZE],
 }
 
 impl Message {
@@ -42,7 +42,7 @@ impl Message {
         let mut message = Self {
             source: Endpoint::NONE,
             kind,
-            arm: [0; LONGEST_ARM],
+            arm: [0; MAX_ARM_SIZE],
         };
         message.set_arm(arm);
         message
@@ -86,7 +86,7 @@ impl Message {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (source, rest) = i32::read_from_prefix(bytes).ok()?;
         let (kind, rest) = i32::read_from_prefix(rest).ok()?;
-        let mut arm = [0; LONGEST_ARM];
+        let mut arm = [0; MAX_ARM_SIZE];
         for (to, from) in arm.iter_mut().zip(rest) {
             *to = *from;
         }
@@ -114,7 +114,7 @@ impl Default for Message {
         Self {
             source: Endpoint::from_raw(0),
             kind: 0,
-            arm: [0; LONGEST_ARM],
+            arm: [0; MAX_ARM_SIZE],
         }
     }
 }
@@ -159,7 +159,7 @@ macro_rules! arms {
         impl sealed::Sealed for $name {}
         impl Arm for $name {}
 
-        const _: () = assert!($size <= LONGEST_ARM && PREFIX == 8);
+        const _: () = assert!($size <= MAX_ARM_SIZE && PREFIX == 8);
     )* };
 }
 

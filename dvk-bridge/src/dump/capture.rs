@@ -11,10 +11,10 @@ use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 use super::DumpError;
 
 /// More than the longest block that there is in practice: a packet as long as it can be captured.
-const BUFFER: usize = 1 << 20;
+const MAX_BLOCK_SIZE: usize = 1 << 20;
 
 /// Most interfaces of a capture.
-const MOST_INTERFACES: usize = 1024;
+const MAX_INTERFACES: usize = 1024;
 
 /// How a file of packets begins: either byte order, microseconds and nanoseconds, and the newer format.
 const MAGIC: [[u8; 4]; 5] = [
@@ -57,7 +57,7 @@ pub(super) fn read(
     what: &str,
     take: impl FnMut(&Segment<'_>) -> Result<(), DumpError>,
 ) -> Result<bool, DumpError> {
-    read_within(BUFFER, file, what, take)
+    read_within(MAX_BLOCK_SIZE, file, what, take)
 }
 
 /// The same with no block longer than `buffer`.
@@ -128,7 +128,7 @@ fn packet<'a>(
             None
         }
         PcapBlockOwned::NG(Block::InterfaceDescription(it)) => {
-            if interfaces.len() < MOST_INTERFACES {
+            if interfaces.len() < MAX_INTERFACES {
                 interfaces.push(Interface {
                     link: it.linktype,
                     resolution: it.ts_resolution().unwrap_or(1_000_000),

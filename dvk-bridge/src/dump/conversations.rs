@@ -11,11 +11,11 @@ use gangplank_service::error_chain;
 use super::DumpError;
 use super::capture::Segment;
 use super::decode::Decoder;
-use super::stream::{Part, Stream};
+use super::reassembly::{Part, Reassembly};
 use crate::abi::Generation;
 
 /// Most connections. A node has two with each of 31 others.
-const MOST: usize = 4096;
+const MAX_CONVERSATIONS: usize = 4096;
 
 /// All of them.
 pub(super) struct Conversations<'a, W> {
@@ -38,7 +38,7 @@ struct Output<'a, W> {
 struct Conversation {
     from: SocketAddr,
     to: SocketAddr,
-    stream: Stream,
+    reassembly: Reassembly,
     /// None once its commands are not understood.
     decoder: Option<Decoder>,
 }
@@ -71,7 +71,7 @@ impl<'a, W: Write> Conversations<'a, W> {
         self.output.first.get_or_insert(segment.time);
         self.output.now = segment.time;
         let key = (segment.from, segment.to);
-        if !self.known.contains_key(&key) && self.known.len() >= MOST {
+        if !self.known.contains_key(&key) && self.known.len() >= MAX_CONVERSATIONS {
             self.passed_over += 1;
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl<'a, W: Write> Conversations<'a, W> {
         }
         if self.passed_over > 0 {
             self.output.note(&format!(
-                "{} segments are not shown: they are of more than {MOST} connections",
+                "{} segments are not shown: they are of more than {MAX_CONVERSATIONS} connections",
                 self.passed_over
             ))?;
         }
@@ -112,7 +112,7 @@ impl Conversation {
         Self {
             from: segment.from,
             to: segment.to,
-            stream: Stream::default(),
+            reassembly: Reassembly::default(),
             decoder: Some(Decoder::new(generation)),
         }
     }
@@ -134,10 +134,10 @@ impl Conversation {
         let Self {
             from,
             to,
-            stream,
+            reassembly,
             decoder,
         } = self;
-        stream.take(segment.sequence, segment.begins, segment.data, |part| {
+        reassembly.take(segment.sequence, segment.begins, segment.data, |part| {
             show(decoder, &part, |line| output.put(*from, *to, line))
         })
     }
@@ -146,11 +146,11 @@ impl Conversation {
         let Self {
             from,
             to,
-            stream,
+            reassembly,
             decoder,
         } = self;
         let mut line = |line: &str| output.put(*from, *to, line);
-        stream.end(|part| show(decoder, &part, &mut line))?;
+        reassembly.end(|part| show(decoder, &part, &mut line))?;
         match decoder.take() {
             Some(mut it) => understood(it.end(&mut line), line).map(|_| ()),
             None => Ok(()),
@@ -221,7 +221,7 @@ mod tests {
     fn segments_of_too_many_connections_are_counted() {
         let mut shown = Vec::new();
         let mut conversations = Conversations::new(None, 3000..=3031, &mut shown);
-        for number in 0..MOST + 2 {
+        for number in 0..MAX_CONVERSATIONS + 2 {
             let port = u16::try_from(number).unwrap();
             let segment = Segment {
                 time: Duration::ZERO,

@@ -1,7 +1,7 @@
 //! The bytes that one node sends another, as they come, made into lines.
 
 use super::DumpError;
-use super::line::describe;
+use super::describe::describe;
 use crate::abi::{Generation, Header, HeaderError, MAX_BATCH, NodeId};
 
 /// Takes bytes and gives lines.
@@ -16,7 +16,7 @@ pub(super) struct Decoder {
 }
 
 /// So many bytes tell all layouts apart: two of the longest headers.
-const ENOUGH: usize = 2 * 132;
+const GUESS_SIZE: usize = 2 * 132;
 
 impl Decoder {
     /// For commands of `generation`, or of one that is found out.
@@ -55,7 +55,7 @@ impl Decoder {
             self.lost = false;
         }
         self.bytes.extend_from_slice(new);
-        if self.generation.is_none() && self.bytes.len() >= ENOUGH {
+        if self.generation.is_none() && self.bytes.len() >= GUESS_SIZE {
             self.find_out()?;
         }
         self.show(line)

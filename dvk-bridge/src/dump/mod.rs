@@ -3,8 +3,8 @@
 mod capture;
 mod conversations;
 mod decode;
-mod line;
-mod stream;
+mod describe;
+mod reassembly;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ use decode::Decoder;
 use gangplank_service::error_chain;
 
 /// How long a connection to what is listened for may take to be made.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `dump`: what nodes say to each other.
 #[derive(Clone, Debug, clap::Args)]
@@ -124,11 +124,11 @@ pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
         Box::new(File::open(&path).map_err(failed)?)
     };
     let mut begin = Vec::new();
-    fill(&mut input, &mut begin, MAGIC).map_err(failed)?;
+    fill(&mut input, &mut begin, MAGIC_SIZE).map_err(failed)?;
     if !capture::is_capture(&begin) {
         return show(&mut begin.chain(input), generation, to, failed);
     }
-    fill(&mut input, &mut begin, FIRST_BLOCK).map_err(failed)?;
+    fill(&mut input, &mut begin, FIRST_BLOCK_SIZE).map_err(failed)?;
     let ports = args.port_base..=args.port_base.saturating_add(31);
     let mut conversations = Conversations::new(generation, ports, to);
     let whole = capture::read(begin.chain(input), &what, |segment| {
@@ -142,10 +142,10 @@ pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
 }
 
 /// So many bytes tell a file of packets from others.
-const MAGIC: usize = 4;
+const MAGIC_SIZE: usize = 4;
 
 /// So many bytes have the first block of a file of packets, all of which the first look at it needs.
-const FIRST_BLOCK: usize = 24;
+const FIRST_BLOCK_SIZE: usize = 24;
 
 /// Adds to `bytes` until there are `least`, or nothing comes any more.
 fn fill(from: &mut impl Read, bytes: &mut Vec<u8>, least: usize) -> io::Result<()> {
@@ -167,7 +167,7 @@ fn relay(
         let accepted = listener.accept();
         let (mut sender, address) =
             accepted.map_err(|source| DumpError::Listen { listen, source })?;
-        let mut receiver = match TcpStream::connect_timeout(&connect, CONNECT) {
+        let mut receiver = match TcpStream::connect_timeout(&connect, CONNECT_TIMEOUT) {
             Ok(receiver) => receiver,
             Err(error) => {
                 log::error!("{address} is turned away: cannot connect to {connect}: {error}");
@@ -176,8 +176,8 @@ fn relay(
         };
         log::info!("{address} is passed on to {connect}");
         match pass_on(&mut sender, &mut receiver, generation, to) {
-            Err(Passing::Write(error)) => return Err(DumpError::Write(error)),
-            Err(Passing::Connection(error)) => {
+            Err(RelayError::Write(error)) => return Err(DumpError::Write(error)),
+            Err(RelayError::Connection(error)) => {
                 log::error!("the connection from {address} is given up: {error}");
             }
             Ok(()) => log::info!("{address} has closed the connection"),
@@ -186,7 +186,7 @@ fn relay(
 }
 
 /// Why nothing is passed on any more.
-enum Passing {
+enum RelayError {
     Connection(io::Error),
     Write(io::Error),
 }
@@ -197,13 +197,13 @@ fn pass_on(
     through: &mut impl Write,
     generation: Option<Generation>,
     to: &mut impl Write,
-) -> Result<(), Passing> {
+) -> Result<(), RelayError> {
     let mut decoder = Some(Decoder::new(generation));
-    let mut room = vec![0; ROOM];
+    let mut room = vec![0; READ_SIZE];
     loop {
-        let read = read_some(from, &mut room).map_err(Passing::Connection)?;
+        let read = read_some(from, &mut room).map_err(RelayError::Connection)?;
         let new = room.get(..read).unwrap_or_default();
-        through.write_all(new).map_err(Passing::Connection)?;
+        through.write_all(new).map_err(RelayError::Connection)?;
         if let Some(mut it) = decoder.take() {
             let write = |line: &str| writeln!(to, "{line}").map_err(DumpError::Write);
             let shown = if new.is_empty() {
@@ -213,7 +213,7 @@ fn pass_on(
             };
             match shown {
                 Ok(()) => decoder = Some(it),
-                Err(DumpError::Write(error)) => return Err(Passing::Write(error)),
+                Err(DumpError::Write(error)) => return Err(RelayError::Write(error)),
                 Err(error) => {
                     log::error!(
                         "the rest is passed on and not shown: {}",
@@ -221,7 +221,7 @@ fn pass_on(
                     );
                 }
             }
-            to.flush().map_err(Passing::Write)?;
+            to.flush().map_err(RelayError::Write)?;
         }
         if new.is_empty() {
             return Ok(());
@@ -240,7 +240,7 @@ fn read_some(from: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Bytes that are read at once at most.
-const ROOM: usize = 64 << 10;
+const READ_SIZE: usize = 64 << 10;
 
 /// Shows the commands in `from`, one direction of a connection.
 fn show(
@@ -250,7 +250,7 @@ fn show(
     failed: impl Fn(io::Error) -> DumpError,
 ) -> Result<(), DumpError> {
     let mut decoder = Decoder::new(generation);
-    let mut room = vec![0; ROOM];
+    let mut room = vec![0; READ_SIZE];
     loop {
         let read = read_some(from, &mut room).map_err(&failed)?;
         let new = room.get(..read).unwrap_or_default();

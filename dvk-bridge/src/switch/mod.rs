@@ -34,15 +34,15 @@ pub use args::{SwitchArgs, run};
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 use crate::status::{self, StatusError};
-use program::{End, Pause, Program};
+use program::{DropReason, Pause, Program};
 use queue::Pair;
 use table::Table;
 
 /// Most programs at a time.
-const MOST_PROGRAMS: usize = 512;
+const MAX_PROGRAMS: usize = 512;
 
 /// Most of them of a user that is not the switch's own, so that none takes all places.
-const MOST_OF_A_USER: usize = 128;
+const MAX_PROGRAMS_PER_USER: usize = 128;
 
 /// What a switch is told before it starts.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ pub struct SwitchConfig {
     /// Where its status is told.
     pub status: Option<PathBuf>,
     /// How long a program may take to read some when very much waits for it.
-    pub patience: Duration,
+    pub read_timeout: Duration,
 }
 
 impl SwitchConfig {
@@ -70,7 +70,7 @@ impl SwitchConfig {
             admission: Admission::only(geteuid().as_raw()),
             dcs: HashMap::from([(DcId::FIRST, DcLimits::USUAL)]),
             status: None,
-            patience: Duration::from_secs(2),
+            read_timeout: Duration::from_secs(2),
         }
     }
 }
@@ -105,7 +105,7 @@ pub struct Switch {
     status: Option<OwnedListener>,
     backoff: AcceptBackoff,
     /// When it was last said that a program may not do what it wants, which it can want as often as it likes.
-    complaints: RateLimit,
+    warning_limit: RateLimit,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
     next: u64,
@@ -137,7 +137,7 @@ impl Switch {
             listener,
             status,
             backoff: AcceptBackoff::default(),
-            complaints: RateLimit::once(),
+            warning_limit: RateLimit::once(),
             stop: Arc::new(stop),
             programs: BTreeMap::new(),
             next: 0,
@@ -185,7 +185,7 @@ impl Switch {
             descriptors.push(PollFd::new(program.socket(), program.interest()));
         }
         let programs = self.programs.values();
-        let deadlines = programs.filter_map(|it| it.queue.deadline(self.config.patience));
+        let deadlines = programs.filter_map(|it| it.queue.deadline(self.config.read_timeout));
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
         let limit = deadlines.min().map_or(MAX_POLL_WAIT, left);
         let limit = self
@@ -229,13 +229,13 @@ impl Switch {
             }
         };
         match Program::new(socket.into()) {
-            Ok(program) => match self.refusal(program.uid()) {
+            Ok(program) => match self.refusal_reason(program.uid()) {
                 None => {
                     log::info!("{program} has connected");
                     self.programs.insert(self.next, program);
                     self.next += 1;
                 }
-                Some(why) if self.complaints.admit().is_some() => {
+                Some(why) if self.warning_limit.admit().is_some() => {
                     log::warn!("{program} is refused: {why}");
                 }
                 Some(why) => log::debug!("{program} is refused: {why}"),
@@ -245,13 +245,13 @@ impl Switch {
     }
 
     /// Why another program of user `uid` cannot be let in, if it cannot.
-    fn refusal(&self, uid: u32) -> Option<String> {
+    fn refusal_reason(&self, uid: u32) -> Option<String> {
         if !self.config.admission.admits(uid) {
             return Some("its user may bind nothing (--allow)".to_owned());
         }
         let programs = self.programs.values();
-        let most = most_programs(uid, geteuid().as_raw());
-        let (of, count) = if most < MOST_PROGRAMS {
+        let most = max_programs(uid, geteuid().as_raw());
+        let (of, count) = if most < MAX_PROGRAMS {
             (
                 " of its user",
                 programs.filter(|it| it.uid() == uid).count(),
@@ -259,7 +259,7 @@ impl Switch {
         } else {
             ("", programs.count())
         };
-        let full = self.programs.len() >= MOST_PROGRAMS || count >= most;
+        let full = self.programs.len() >= MAX_PROGRAMS || count >= most;
         full.then(|| format!("there are {count} programs{of} already"))
     }
 
@@ -275,7 +275,7 @@ impl Switch {
     }
 
     /// Passes on what came whole from program `id`, until too much of it waits for one that it is for.
-    fn pass_on(&mut self, id: u64) -> Result<(), End> {
+    fn pass_on(&mut self, id: u64) -> Result<(), DropReason> {
         loop {
             let Some(program) = self.programs.get_mut(&id) else {
                 return Ok(());
@@ -293,7 +293,12 @@ impl Switch {
     }
 
     /// Does what program `id` says: why it is not to be read for now, if so.
-    fn route(&mut self, id: u64, header: Header, payload: &[u8]) -> Result<Option<Pause>, End> {
+    fn route(
+        &mut self,
+        id: u64,
+        header: Header,
+        payload: &[u8],
+    ) -> Result<Option<Pause>, DropReason> {
         let Some(program) = self.programs.get(&id) else {
             return Ok(None);
         };
@@ -317,14 +322,14 @@ impl Switch {
             }
             Command::PROCUNBIND => {
                 if self.table.unbind(id, header.dc, header.src) {
-                    self.tell_gone(&[(header.dc, header.src)]);
+                    self.announce_unbound(&[(header.dc, header.src)]);
                 }
                 let pair = (header.dc, header.src, Endpoint::NONE);
                 let mut programs = self.programs.iter();
-                let full = programs.find(|(_, it)| it.queue.has_enough_of(&pair));
+                let full = programs.find(|(_, it)| it.queue.is_pair_full(&pair));
                 full.map(|(&full, _)| Pause { full, pair })
             }
-            command if !command.is_between_processes() => return Err(End::Command(command)),
+            command if !command.is_between_processes() => return Err(DropReason::Command(command)),
             command => match self.table.receiver(id, &header) {
                 Ok(receiver) => {
                     let pair = (header.dc, header.src, header.dst);
@@ -340,8 +345,8 @@ impl Switch {
                     let Some(command) = command.failure() else {
                         return Ok(None);
                     };
-                    let refusal = header.answer(command, code.result());
-                    self.put(id, None, refusal, &[])
+                    let refusal_reason = header.answer(command, code.result());
+                    self.put(id, None, refusal_reason, &[])
                 }
             },
         })
@@ -350,7 +355,7 @@ impl Switch {
     fn bind(&mut self, id: u64, header: &Header, name: &[u8]) -> Result<(), Code> {
         let program = self.programs.get(&id).ok_or(Code::EDVSNOTBIND)?;
         if !self.config.admission.allows(program.uid(), header.src) {
-            if self.complaints.admit().is_some() {
+            if self.warning_limit.admit().is_some() {
                 log::warn!("{program} may not bind endpoint {}", header.src);
             }
             return Err(Code::EACCES);
@@ -381,11 +386,11 @@ impl Switch {
         };
         if !header.command.is_ack() {
             program.put(Some(pair), header, payload);
-            let enough = program.queue.has_enough_of(&pair);
+            let enough = program.queue.is_pair_full(&pair);
             return enough.then_some(Pause { full, pair });
         }
         // Whoever serves one that asks and does not read is not to wait for it.
-        if program.queue.has_enough_of(&pair) {
+        if program.queue.is_pair_full(&pair) {
             log::debug!(
                 "{} from {} to {} is lost: {program} has not read the ones before",
                 header.command,
@@ -408,7 +413,7 @@ impl Switch {
             .collect();
         for (id, Pause { full, pair }) in paused {
             let full = self.programs.get(&full);
-            if full.is_some_and(|it| it.queue.has_enough_of(&pair)) {
+            if full.is_some_and(|it| it.queue.is_pair_full(&pair)) {
                 continue;
             }
             if let Some(program) = self.programs.get_mut(&id) {
@@ -423,27 +428,27 @@ impl Switch {
 
     /// Ends programs that let too much wait: whether there were any.
     fn drop_slow(&mut self) -> bool {
-        let patience = self.config.patience;
+        let read_timeout = self.config.read_timeout;
         let programs = self.programs.iter();
         let slow: Vec<_> = programs
-            .filter_map(|(&id, program)| Some((id, program.queue.too_much(patience)?)))
+            .filter_map(|(&id, program)| Some((id, program.queue.overdue(read_timeout)?)))
             .collect();
-        for &(id, too_much) in &slow {
-            self.remove(id, &too_much.into());
+        for &(id, overdue) in &slow {
+            self.remove(id, &overdue.into());
         }
         !slow.is_empty()
     }
 
-    fn remove(&mut self, id: u64, end: &End) {
+    fn remove(&mut self, id: u64, end: &DropReason) {
         let Some(program) = self.programs.remove(&id) else {
             return;
         };
         match end {
-            End::Closed => log::info!("{program} has gone"),
+            DropReason::Closed => log::info!("{program} has gone"),
             end => log::warn!("{program} is dropped: {end}"),
         }
         let gone = self.table.unbind_all(id);
-        self.tell_gone(&gone);
+        self.announce_unbound(&gone);
     }
 
     /// Describes programs and endpoints.
@@ -461,7 +466,7 @@ impl Switch {
     }
 
     /// Tells every program of endpoints that are not bound any more.
-    fn tell_gone(&mut self, gone: &[(i32, Endpoint)]) {
+    fn announce_unbound(&mut self, gone: &[(i32, Endpoint)]) {
         for &(dc, src) in gone {
             for program in self.programs.values_mut() {
                 let header = Header {
@@ -477,11 +482,11 @@ impl Switch {
 }
 
 /// How many programs of user `uid` there may be at a switch of user `own`.
-fn most_programs(uid: u32, own: u32) -> usize {
+fn max_programs(uid: u32, own: u32) -> usize {
     if uid == own {
-        MOST_PROGRAMS
+        MAX_PROGRAMS
     } else {
-        MOST_OF_A_USER
+        MAX_PROGRAMS_PER_USER
     }
 }
 

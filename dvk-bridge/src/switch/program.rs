@@ -7,14 +7,14 @@ use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::queue::{Pair, Queue, TooMuch};
+use super::queue::{Pair, Queue, QueueError};
 use crate::abi::{Command, Header, HeaderFlags};
 use crate::carrier::local::{GENERATION, no_node};
 use crate::carrier::stream::{FrameError, Frames};
 
 /// Why a program is dropped.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum End {
+pub(super) enum DropReason {
     #[error("it has closed the connection")]
     Closed,
     #[error("{0}")]
@@ -26,7 +26,7 @@ pub(super) enum End {
     #[error("it breaks the rules: {0} is not for programs to send")]
     Command(Command),
     #[error("{0}")]
-    TooMuch(#[from] TooMuch),
+    QueueError(#[from] QueueError),
 }
 
 /// Why a program is not read: of what its endpoint says to another's, too much waits for that.
@@ -109,30 +109,38 @@ impl Program {
     }
 
     /// Reads what there is by `events`, unless it is paused. One that goes while it is paused has nothing more to say.
-    pub(super) fn read(&mut self, events: PollFlags) -> Result<(), End> {
+    pub(super) fn read(&mut self, events: PollFlags) -> Result<(), DropReason> {
         if self.paused_for.is_some() {
             let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
-            return if gone { Err(End::Closed) } else { Ok(()) };
+            return if gone {
+                Err(DropReason::Closed)
+            } else {
+                Ok(())
+            };
         }
         match self
             .frames
             .fill(|room| rustix::io::read(&self.socket, room))
         {
-            Ok(0) => Err(End::Closed),
+            Ok(0) => Err(DropReason::Closed),
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The next command that has come whole.
-    pub(super) fn next(&mut self) -> Result<Option<(Header, Vec<u8>)>, End> {
+    pub(super) fn next(&mut self) -> Result<Option<(Header, Vec<u8>)>, DropReason> {
         let mut next = None;
         let mut packed = false;
         self.frames.next(|header, payload| {
             packed |= next.is_some() || header.flags.contains(HeaderFlags::LZ4);
             next = Some((*header, payload.to_vec()));
         })?;
-        if packed { Err(End::Packed) } else { Ok(next) }
+        if packed {
+            Err(DropReason::Packed)
+        } else {
+            Ok(next)
+        }
     }
 
     /// Puts a command behind what waits, as one of `pair`'s if it is anybody's, and sends as much as it takes.
@@ -143,7 +151,7 @@ impl Program {
     }
 
     /// Sends what waits, as far as the program takes it.
-    pub(super) fn send(&mut self) -> Result<(), End> {
+    pub(super) fn send(&mut self) -> Result<(), DropReason> {
         Ok(self.queue.send(&self.socket)?)
     }
 }

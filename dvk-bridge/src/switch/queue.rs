@@ -11,14 +11,14 @@ use crate::abi::{Endpoint, Header, MAX_PAYLOAD};
 use crate::carrier::local::{GENERATION, no_node};
 
 /// So many bytes waiting for a program are too much: it has to take as many within the switch's patience, or all but half.
-pub(super) const FULL: usize = 1 << 20;
+pub(super) const FULL_SIZE: usize = 1 << 20;
 
 /// So many bytes of one endpoint's that wait for another are enough. Whoever has so many waiting is full, although a command
 /// that is half sent still counts as a whole.
-const ENOUGH: usize = FULL + 2 * MAX_PAYLOAD;
+const PAIR_LIMIT: usize = FULL_SIZE + 2 * MAX_PAYLOAD;
 
 /// Most bytes that wait for a program: one copy for each endpoint of a container, and some more.
-const MOST: usize = 16 << 20;
+const MAX_QUEUED: usize = 16 << 20;
 
 /// Who says something to whom: container, source and destination. Between two endpoints there is one exchange at a time, of
 /// at most one copy.
@@ -37,7 +37,7 @@ pub(super) struct Queue {
     parts: VecDeque<Part>,
     /// Bytes that wait, by whose they are.
     pairs: HashMap<Pair, usize>,
-    full: Option<Full>,
+    full: Option<FullSince>,
     /// More was to be put here than there may be.
     overrun: bool,
 }
@@ -51,7 +51,7 @@ struct Part {
 
 /// The program has to take some.
 #[derive(Clone, Copy)]
-struct Full {
+struct FullSince {
     since: Instant,
     /// What it had taken by then.
     taken: u64,
@@ -59,19 +59,19 @@ struct Full {
 
 /// Why a program's queue is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TooMuch {
-    #[error("it has not read {FULL} of the bytes that wait for it within {0:?}")]
+pub(super) enum QueueError {
+    #[error("it has not read {FULL_SIZE} of the bytes that wait for it within {0:?}")]
     Slow(Duration),
-    #[error("it does not read: {MOST} bytes wait for it")]
+    #[error("it does not read: {MAX_QUEUED} bytes wait for it")]
     Overrun,
 }
 
 impl Queue {
     /// Puts a command behind what waits, as one of `pair`'s if it is anybody's. What would be too much is lost, and
-    /// [`Self::too_much`] from then on.
+    /// [`Self::overdue`] from then on.
     pub(super) fn put(&mut self, pair: Option<Pair>, header: Header, payload: &[u8]) {
         let bytes = GENERATION.header_size() + payload.len();
-        if self.overrun || self.unsent() + bytes > MOST {
+        if self.overrun || self.unsent() + bytes > MAX_QUEUED {
             self.overrun = true;
             return;
         }
@@ -108,9 +108,9 @@ impl Queue {
         if self.unsent() == 0 {
             // What was needed once is not kept.
             self.bytes.clear();
-            self.bytes.shrink_to(FULL);
+            self.bytes.shrink_to(FULL_SIZE);
             self.sent = 0;
-        } else if self.sent > FULL {
+        } else if self.sent > FULL_SIZE {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
@@ -132,41 +132,43 @@ impl Queue {
     }
 
     /// Whether more of `pair` waits than two that keep to the rules can have there.
-    pub(super) fn has_enough_of(&self, pair: &Pair) -> bool {
-        self.pairs.get(pair).is_some_and(|&bytes| bytes > ENOUGH)
+    pub(super) fn is_pair_full(&self, pair: &Pair) -> bool {
+        self.pairs
+            .get(pair)
+            .is_some_and(|&bytes| bytes > PAIR_LIMIT)
     }
 
     /// When it has to be looked at again although nothing happens.
-    pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
+    pub(super) fn deadline(&self, read_timeout: Duration) -> Option<Instant> {
         if self.overrun {
             return Some(Instant::now());
         }
-        self.full.map(|full| full.since + patience)
+        self.full.map(|full| full.since + read_timeout)
     }
 
     /// Whether the program has let more wait than it may.
-    pub(super) fn too_much(&self, patience: Duration) -> Option<TooMuch> {
+    pub(super) fn overdue(&self, read_timeout: Duration) -> Option<QueueError> {
         if self.overrun {
-            return Some(TooMuch::Overrun);
+            return Some(QueueError::Overrun);
         }
         let full = self.full?;
-        (full.since.elapsed() >= patience).then_some(TooMuch::Slow(patience))
+        (full.since.elapsed() >= read_timeout).then_some(QueueError::Slow(read_timeout))
     }
 
     /// Begins anew to wait for the program to take some, if it has taken that or must.
     fn note_full(&mut self) {
         // Not as soon as there is room for a few more, or one for which there is always more would never have to take it.
-        if self.unsent() <= FULL / 2 {
+        if self.unsent() <= FULL_SIZE / 2 {
             self.full = None;
         }
         let taken = self.taken;
         let begins = match self.full {
-            Some(full) => taken - full.taken >= count(FULL),
-            None => self.unsent() > FULL,
+            Some(full) => taken - full.taken >= count(FULL_SIZE),
+            None => self.unsent() > FULL_SIZE,
         };
         if begins {
             let since = Instant::now();
-            self.full = Some(Full { since, taken });
+            self.full = Some(FullSince { since, taken });
         }
     }
 }
@@ -184,7 +186,7 @@ mod tests {
     use super::*;
     use crate::abi::Command;
 
-    const PATIENCE: Duration = Duration::from_secs(3600);
+    const READ_TIMEOUT: Duration = Duration::from_secs(3600);
     const PAIR: Pair = (0, Endpoint::from_raw(1), Endpoint::from_raw(2));
 
     /// Puts commands of `pair` into `queue` while `more`.
@@ -199,8 +201,8 @@ mod tests {
     fn what_is_taken_is_nobodys_any_more() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut queue = Queue::default();
-        fill(&mut queue, Some(PAIR), |it| !it.has_enough_of(&PAIR));
-        assert!(queue.deadline(PATIENCE).is_some());
+        fill(&mut queue, Some(PAIR), |it| !it.is_pair_full(&PAIR));
+        assert!(queue.deadline(READ_TIMEOUT).is_some());
         let mut left = queue.unsent();
         let mut room = vec![0; MAX_PAYLOAD];
         while left > 0 {
@@ -208,16 +210,16 @@ mod tests {
             left -= there.read(&mut room).unwrap();
         }
         assert_eq!((queue.unsent(), queue.pairs.len()), (0, 0));
-        assert_eq!(queue.deadline(PATIENCE), None);
-        assert!(queue.bytes.capacity() <= FULL);
+        assert_eq!(queue.deadline(READ_TIMEOUT), None);
+        assert!(queue.bytes.capacity() <= FULL_SIZE);
     }
 
     #[test]
     fn one_who_takes_little_has_no_more_time_than_one_who_takes_nothing() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut queue = Queue::default();
-        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL);
-        let deadline = queue.deadline(PATIENCE);
+        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL_SIZE);
+        let deadline = queue.deadline(READ_TIMEOUT);
         queue.send(&here).unwrap();
         // As little as lets it take some more.
         let mut few = [0; MAX_PAYLOAD];
@@ -226,23 +228,23 @@ mod tests {
             assert!(there.read(&mut few).unwrap() > 0);
             queue.send(&here).unwrap();
         }
-        assert_eq!(queue.deadline(PATIENCE), deadline);
-        while queue.taken < count(FULL) {
+        assert_eq!(queue.deadline(READ_TIMEOUT), deadline);
+        while queue.taken < count(FULL_SIZE) {
             assert!(there.read(&mut few).unwrap() > 0);
             queue.send(&here).unwrap();
         }
-        assert!(queue.deadline(PATIENCE) > deadline || queue.unsent() <= FULL);
-        assert_eq!(queue.too_much(PATIENCE), None);
-        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL);
-        let slow = TooMuch::Slow(Duration::ZERO);
-        assert_eq!(queue.too_much(Duration::ZERO), Some(slow));
+        assert!(queue.deadline(READ_TIMEOUT) > deadline || queue.unsent() <= FULL_SIZE);
+        assert_eq!(queue.overdue(READ_TIMEOUT), None);
+        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL_SIZE);
+        let slow = QueueError::Slow(Duration::ZERO);
+        assert_eq!(queue.overdue(Duration::ZERO), Some(slow));
     }
 
     #[test]
     fn more_than_there_may_be_is_not_kept() {
         let mut queue = Queue::default();
-        fill(&mut queue, None, |it| it.too_much(PATIENCE).is_none());
-        assert_eq!(queue.too_much(PATIENCE), Some(TooMuch::Overrun));
-        assert!(queue.unsent() <= MOST && queue.unsent() > MOST - 2 * MAX_PAYLOAD);
+        fill(&mut queue, None, |it| it.overdue(READ_TIMEOUT).is_none());
+        assert_eq!(queue.overdue(READ_TIMEOUT), Some(QueueError::Overrun));
+        assert!(queue.unsent() <= MAX_QUEUED && queue.unsent() > MAX_QUEUED - 2 * MAX_PAYLOAD);
     }
 }

@@ -11,12 +11,12 @@ use crate::abi::{CopyBlock, MAX_PAYLOAD};
 use crate::carrier::local::GENERATION;
 
 const LIMIT: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_millis(200);
+const READ_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A program that does nothing by itself.
-struct Raw(UnixStream);
+struct RawProgram(UnixStream);
 
-impl Raw {
+impl RawProgram {
     fn connect(directory: &TempDir) -> Self {
         let stream = UnixStream::connect(directory.path().join("switch")).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -81,12 +81,12 @@ impl Raw {
 }
 
 fn start(directory: &TempDir) -> (Stop, thread::JoinHandle<()>) {
-    start_with(directory, PATIENCE)
+    start_with(directory, READ_TIMEOUT)
 }
 
-fn start_with(directory: &TempDir, patience: Duration) -> (Stop, thread::JoinHandle<()>) {
+fn start_with(directory: &TempDir, read_timeout: Duration) -> (Stop, thread::JoinHandle<()>) {
     let switch = Switch::new(SwitchConfig {
-        patience,
+        read_timeout,
         status: Some(directory.path().join("status")),
         ..SwitchConfig::new(directory.path().join("switch"))
     });
@@ -102,7 +102,7 @@ fn who_does_not_read_is_dropped_and_its_partners_go_on() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start(&directory);
     let [mut deaf, mut partner, mut other] = [2, 3, 4].map(|endpoint| {
-        let mut program = Raw::connect(&directory);
+        let mut program = RawProgram::connect(&directory);
         program.bind(endpoint);
         program
     });
@@ -137,7 +137,7 @@ fn who_reads_slowly_is_waited_for() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start_with(&directory, LIMIT / 10);
     let [mut slow, mut partner] = [2, 3].map(|endpoint| {
-        let mut program = Raw::connect(&directory);
+        let mut program = RawProgram::connect(&directory);
         program.bind(endpoint);
         program
     });
@@ -163,7 +163,7 @@ fn the_status_says_whose_partner_does_not_read() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start(&directory);
     let [deaf, mut partner] = [2, 3].map(|endpoint| {
-        let mut program = Raw::connect(&directory);
+        let mut program = RawProgram::connect(&directory);
         program.bind(endpoint);
         program
     });
@@ -194,7 +194,7 @@ fn nobody_but_the_switch_says_what_the_switch_says() {
         let directory = TempDir::new().unwrap();
         let (stop, thread) = start(&directory);
         let [mut victim, mut rogue] = [1, 20].map(|endpoint| {
-            let mut program = Raw::connect(&directory);
+            let mut program = RawProgram::connect(&directory);
             program.bind(endpoint);
             program
         });
@@ -223,7 +223,7 @@ fn a_server_is_read_however_much_waits_for_one_that_it_answers() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start_with(&directory, 10 * LIMIT);
     let [mut server, mut deaf, mut client] = [1, 20, 10].map(|endpoint| {
-        let mut program = Raw::connect(&directory);
+        let mut program = RawProgram::connect(&directory);
         program.bind(endpoint);
         program
     });
@@ -271,7 +271,7 @@ fn who_reads_a_few_bytes_now_and_then_is_dropped() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start(&directory);
     let [mut sly, mut partner] = [2, 3].map(|endpoint| {
-        let mut program = Raw::connect(&directory);
+        let mut program = RawProgram::connect(&directory);
         program.bind(endpoint);
         program
     });
@@ -279,7 +279,7 @@ fn who_reads_a_few_bytes_now_and_then_is_dropped() {
         // As little as makes the system take some more of what waits.
         let mut few = [0; MAX_PAYLOAD];
         while sly.0.read(&mut few).is_ok_and(|read| read > 0) {
-            thread::sleep(PATIENCE / 4);
+            thread::sleep(READ_TIMEOUT / 4);
         }
     });
     for _ in 0..64 {
@@ -295,7 +295,7 @@ fn who_reads_a_few_bytes_now_and_then_is_dropped() {
 fn who_does_not_read_what_it_has_brought_about_is_dropped() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start(&directory);
-    let mut deaf = Raw::connect(&directory);
+    let mut deaf = RawProgram::connect(&directory);
     let say = |command| Header {
         src: Endpoint::from_raw(2),
         ..Header::new(command)
@@ -322,13 +322,13 @@ fn a_thousand_endpoints_are_bound_and_free_again_when_their_programs_go() {
     let switch = switch.unwrap();
     let stop = switch.stopper();
     let thread = thread::spawn(move || switch.run().unwrap());
-    let mut first = Raw::connect(&directory);
+    let mut first = RawProgram::connect(&directory);
     first.bind(2);
     // The second round finds free what the first has left behind.
     for _ in 0..2 {
-        let programs: Vec<Raw> = (0..20)
+        let programs: Vec<RawProgram> = (0..20)
             .map(|number| {
-                let mut program = Raw::connect(&directory);
+                let mut program = RawProgram::connect(&directory);
                 for slot in 10 * (number + 1)..10 * (number + 2) {
                     for dc in ids.clone() {
                         program.bind_in(dc, slot);
@@ -349,9 +349,9 @@ fn a_thousand_endpoints_are_bound_and_free_again_when_their_programs_go() {
 
 #[test]
 fn no_other_user_takes_all_places() {
-    assert_eq!(most_programs(1000, 1000), MOST_PROGRAMS);
-    assert!(most_programs(1000, 0) <= MOST_PROGRAMS / 4);
-    assert!(most_programs(0, 1000) <= MOST_PROGRAMS / 4);
+    assert_eq!(max_programs(1000, 1000), MAX_PROGRAMS);
+    assert!(max_programs(1000, 0) <= MAX_PROGRAMS / 4);
+    assert!(max_programs(0, 1000) <= MAX_PROGRAMS / 4);
 }
 
 #[test]
@@ -360,15 +360,15 @@ fn there_are_so_many_programs_and_no_more() {
     let switch = Switch::new(SwitchConfig::new(directory.path().join("switch")));
     let mut switch = switch.unwrap();
     let own = geteuid().as_raw();
-    for _ in 0..MOST_PROGRAMS {
-        assert_eq!(switch.refusal(own), None);
+    for _ in 0..MAX_PROGRAMS {
+        assert_eq!(switch.refusal_reason(own), None);
         let (_, there) = UnixStream::pair().unwrap();
         let program = Program::new(there.into()).unwrap();
         switch.programs.insert(switch.next, program);
         switch.next += 1;
     }
-    let refusal = switch.refusal(own).unwrap();
-    assert_eq!(refusal, "there are 512 programs already");
-    let stranger = switch.refusal(own.wrapping_add(1)).unwrap();
+    let refusal_reason = switch.refusal_reason(own).unwrap();
+    assert_eq!(refusal_reason, "there are 512 programs already");
+    let stranger = switch.refusal_reason(own.wrapping_add(1)).unwrap();
     assert_eq!(stranger, "its user may bind nothing (--allow)");
 }

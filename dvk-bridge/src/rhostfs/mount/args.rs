@@ -77,9 +77,9 @@ pub struct MountArgs {
 
 /// The first of the endpoints that mounts have, by their nodes: above those that a DVS has for its own, and those from 65 on are made
 /// known by a node's proxy itself.
-const FIRST_OF_NODES: i32 = 70;
+const FIRST_NODE_ENDPOINT: i32 = 70;
 /// What a mount at a switch has, as the original client.
-const AT_A_SWITCH: i32 = 10;
+const SWITCH_ENDPOINT: i32 = 10;
 
 impl MountArgs {
     /// This mount's endpoint: what was typed, or one that no other node's mount has if nothing was typed there either.
@@ -87,8 +87,8 @@ impl MountArgs {
         let by_node = self
             .server_addr
             .node
-            .map(|node| FIRST_OF_NODES + node.raw());
-        let usual = Endpoint::from_raw(by_node.unwrap_or(AT_A_SWITCH));
+            .map(|node| FIRST_NODE_ENDPOINT + node.raw());
+        let usual = Endpoint::from_raw(by_node.unwrap_or(SWITCH_ENDPOINT));
         self.client_endpoint.unwrap_or(usual)
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
-use super::nodes::KIND;
+use super::nodes::S_IFMT;
 use crate::abi::rhostfs::{Timeval, UsrStat};
 
 /// The attributes `stat` of the node `node`.
@@ -35,7 +35,7 @@ pub(crate) fn file_attr(node: u64, stat: &UsrStat) -> FileAttr {
 /// The kind of file that a mode tells; what no mode tells is taken for a regular file.
 pub(crate) fn kind_of_mode(mode: u32) -> FileType {
     // The four bits of a kind in a mode are those of a directory entry's type.
-    kind_of_entry(u8::try_from((mode & KIND) >> 12).unwrap_or(0)).unwrap_or(FileType::RegularFile)
+    kind_of_entry(u8::try_from((mode & S_IFMT) >> 12).unwrap_or(0)).unwrap_or(FileType::RegularFile)
 }
 
 /// The kind of file that a directory entry tells; nothing if it tells none.

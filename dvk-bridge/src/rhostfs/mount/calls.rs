@@ -5,16 +5,16 @@ use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::dialect::Dialect;
-use super::line::{Line, LineError};
-use super::number;
+use super::rpc::{RpcClient, RpcError};
+use super::syscall_nr;
 use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Arm, M1, M2, M7, Message};
 use crate::endpoint::SharedBuffers;
 
 /// A root path with its NUL is no longer (the original's buffer).
-const ROOT_PATH: usize = 4097;
+const ROOT_PATH_SIZE: usize = 4097;
 /// A link's target with its NUL is no longer.
-const TARGET: usize = 4096;
+const LINK_TARGET_SIZE: usize = 4096;
 
 /// Why a call did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +29,12 @@ pub(crate) enum CallError {
     },
     /// There is no answer.
     #[error("{call} got no answer")]
-    Line {
+    Rpc {
         /// The call.
         call: &'static str,
         /// Why.
         #[source]
-        cause: LineError,
+        cause: RpcError,
     },
     /// The answer cannot be.
     #[error("the server's answer to {call} makes no sense: {what}")]
@@ -59,7 +59,7 @@ impl CallError {
     pub(crate) fn errno(&self) -> Errno {
         match self {
             Self::Refused { errno, .. } | Self::Impossible { errno, .. } => *errno,
-            Self::Line { cause, .. } => cause.errno(),
+            Self::Rpc { cause, .. } => cause.errno(),
             Self::Garbled { .. } => Errno::IO,
         }
     }
@@ -83,17 +83,17 @@ pub(crate) enum Target<'a> {
 
 /// The server's calls, one at a time.
 pub(crate) struct Calls {
-    line: Line,
+    rpc: RpcClient,
     dialect: Dialect,
     /// Marks each question, so that an answer to an earlier one is known for what it is.
     stamp: i32,
 }
 
 impl Calls {
-    /// The calls of the server at the end of `line`, which has the habits of `dialect`.
-    pub(crate) const fn new(line: Line, dialect: Dialect) -> Self {
+    /// The calls of the server at the end of `rpc`, which has the habits of `dialect`.
+    pub(crate) const fn new(rpc: RpcClient, dialect: Dialect) -> Self {
         Self {
-            line,
+            rpc,
             dialect,
             stamp: 0,
         }
@@ -106,18 +106,18 @@ impl Calls {
 
     /// How often the server was lost; handles from before count as gone.
     pub(crate) fn losses(&self) -> u64 {
-        self.line.losses()
+        self.rpc.losses()
     }
 
     /// Tells the server that a client has begun, and asks for the name of the directory that it serves.
     pub(crate) fn root_path(&mut self) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; ROOT_PATH];
+        let mut buffer = vec![0; ROOT_PATH_SIZE];
         let mut buffers = SharedBuffers::new();
         let arm = M1 {
             p1: buffers.writable(&mut buffer),
             ..M1::default()
         };
-        self.ask(number::GET_ROOTPATH, &arm, buffers)?;
+        self.ask(syscall_nr::GET_ROOTPATH, &arm, buffers)?;
         buffer.truncate(text_length(&buffer));
         Ok(buffer)
     }
@@ -136,7 +136,7 @@ impl Calls {
                     p2: buffers.writable(stat.as_mut_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::LSTAT64, &arm, buffers)?;
+                self.ask(syscall_nr::LSTAT64, &arm, buffers)?;
                 "lstat64"
             }
             Target::Handle(handle) => {
@@ -147,7 +147,7 @@ impl Calls {
                     p1: buffers.writable(stat.as_mut_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::FSTAT64, &arm, buffers)?;
+                self.ask(syscall_nr::FSTAT64, &arm, buffers)?;
                 "fstat64"
             }
         };
@@ -177,12 +177,12 @@ impl Calls {
             p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        Ok(self.ask(number::OPEN, &arm, buffers)?.kind)
+        Ok(self.ask(syscall_nr::OPEN, &arm, buffers)?.kind)
     }
 
     /// Closes a handle.
     pub(crate) fn close(&mut self, handle: i32) -> Result<()> {
-        self.by_handle(number::CLOSE, handle, 0, 0)
+        self.by_handle(syscall_nr::CLOSE, handle, 0, 0)
     }
 
     /// Reads one piece of a file at `position`, no longer than the dialect's; less at the file's end.
@@ -198,7 +198,7 @@ impl Calls {
             p1: buffers.writable(into),
             ..data_arm(handle, position, asked)
         };
-        let told = self.ask(number::PREAD64, &arm, buffers)?.kind;
+        let told = self.ask(syscall_nr::PREAD64, &arm, buffers)?.kind;
         self.dialect.read_result(told, asked)
     }
 
@@ -209,30 +209,30 @@ impl Calls {
             p1: buffers.read_only(from),
             ..data_arm(handle, position, from.len())
         };
-        let told = self.ask(number::PWRITE64, &arm, buffers)?.kind;
+        let told = self.ask(syscall_nr::PWRITE64, &arm, buffers)?.kind;
         self.dialect.write_result(told, from.len())
     }
 
     /// Asks what of the data that was written by the handle the server could not write. It is the
     /// call that makes one handle mean what another does, for a handle and itself.
     pub(crate) fn flush(&mut self, handle: i32) -> Result<()> {
-        self.by_handle(number::DUP2, handle, handle, 0)
+        self.by_handle(syscall_nr::DUP2, handle, handle, 0)
     }
 
     /// Makes `new` another name of `old`.
     pub(crate) fn link(&mut self, old: &[u8], new: &[u8]) -> Result<()> {
-        self.by_names(number::LINK, old, new)
+        self.by_names(syscall_nr::LINK, old, new)
     }
 
     /// Makes the symbolic link `path` with the text `target`.
     pub(crate) fn symlink(&mut self, target: &[u8], path: &[u8]) -> Result<()> {
-        self.by_names(number::SYMLINK, target, path)
+        self.by_names(syscall_nr::S_IFLNK, target, path)
     }
 
     /// Renames `old` to `new`, with Linux's flags for it.
     pub(crate) fn rename(&mut self, old: &[u8], new: &[u8], flags: u32) -> Result<()> {
         if flags == 0 && !self.dialect.renames_by_flags_alone() {
-            return self.by_names(number::RENAME, old, new);
+            return self.by_names(syscall_nr::RENAME, old, new);
         }
         let (old, new) = (Name::new(old), Name::new(new));
         let mut buffers = SharedBuffers::new();
@@ -244,34 +244,41 @@ impl Calls {
             p2: buffers.read_only(&new.bytes),
             ..M7::default()
         };
-        self.ask(number::RENAMEAT2, &arm, buffers).map(drop)
+        self.ask(syscall_nr::RENAMEAT2, &arm, buffers).map(drop)
     }
 
     /// Removes a name that is no directory's.
     pub(crate) fn unlink(&mut self, path: &[u8]) -> Result<()> {
-        self.by_name(number::UNLINK, path, 0, 0)
+        self.by_name(syscall_nr::UNLINK, path, 0, 0)
     }
 
     /// Removes an empty directory.
     pub(crate) fn rmdir(&mut self, path: &[u8]) -> Result<()> {
-        self.by_name(number::RMDIR, path, 0, 0)
+        self.by_name(syscall_nr::RMDIR, path, 0, 0)
     }
 
     /// Makes a directory.
     pub(crate) fn mkdir(&mut self, path: &[u8], mode: u32) -> Result<()> {
-        self.by_name(number::MKDIR, path, mode.cast_signed(), 0)
+        self.by_name(syscall_nr::MKDIR, path, mode.cast_signed(), 0)
     }
 
     /// Makes a file of any kind but a directory or a link; `mode` has its kind, `dev` is encoded as Linux's `new_encode_dev`.
     pub(crate) fn mknod(&mut self, path: &[u8], mode: u32, dev: u32) -> Result<()> {
-        self.by_name(number::MKNOD, path, mode.cast_signed(), dev.cast_signed())
+        self.by_name(
+            syscall_nr::MKNOD,
+            path,
+            mode.cast_signed(),
+            dev.cast_signed(),
+        )
     }
 
     /// Sets permission bits.
     pub(crate) fn chmod(&mut self, target: Target<'_>, mode: u32) -> Result<()> {
         match target {
-            Target::Path(path) => self.by_name(number::CHMOD, path, mode.cast_signed(), 0),
-            Target::Handle(handle) => self.by_handle(number::FCHMOD, handle, mode.cast_signed(), 0),
+            Target::Path(path) => self.by_name(syscall_nr::CHMOD, path, mode.cast_signed(), 0),
+            Target::Handle(handle) => {
+                self.by_handle(syscall_nr::FCHMOD, handle, mode.cast_signed(), 0)
+            }
         }
     }
 
@@ -285,8 +292,8 @@ impl Calls {
         let uid = uid.map_or(-1, u32::cast_signed);
         let gid = gid.map_or(-1, u32::cast_signed);
         match target {
-            Target::Path(path) => self.by_name(number::CHOWN, path, uid, gid),
-            Target::Handle(handle) => self.by_handle(number::FCHOWN, handle, uid, gid),
+            Target::Path(path) => self.by_name(syscall_nr::CHOWN, path, uid, gid),
+            Target::Handle(handle) => self.by_handle(syscall_nr::FCHOWN, handle, uid, gid),
         }
     }
 
@@ -308,11 +315,11 @@ impl Calls {
                     p1: buffers.read_only(&name.bytes),
                     ..arm
                 };
-                self.ask(number::TRUNCATE, &arm, buffers)?;
+                self.ask(syscall_nr::TRUNCATE, &arm, buffers)?;
             }
             Target::Handle(handle) => {
                 let arm = M2 { i1: handle, ..arm };
-                self.ask(number::FTRUNCATE, &arm, SharedBuffers::new())?;
+                self.ask(syscall_nr::FTRUNCATE, &arm, SharedBuffers::new())?;
             }
         }
         Ok(())
@@ -342,7 +349,7 @@ impl Calls {
                     p2: buffers.read_only(times.as_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::UTIMES, &arm, buffers)?;
+                self.ask(syscall_nr::UTIMES, &arm, buffers)?;
             }
             Target::Handle(handle) => {
                 let arm = M1 {
@@ -350,7 +357,7 @@ impl Calls {
                     p1: buffers.read_only(times.as_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::FUTIMES, &arm, buffers)?;
+                self.ask(syscall_nr::FUTIMES, &arm, buffers)?;
             }
         }
         Ok(())
@@ -358,22 +365,22 @@ impl Calls {
 
     /// Asks whether the server may read (4), write (2), execute (1) the file.
     pub(crate) fn access(&mut self, path: &[u8], mask: i32) -> Result<()> {
-        self.by_name(number::ACCESS, path, mask, 0)
+        self.by_name(syscall_nr::ACCESS, path, mask, 0)
     }
 
     /// A symbolic link's text.
     pub(crate) fn read_link(&mut self, path: &[u8]) -> Result<Vec<u8>> {
         let name = Name::new(path);
-        let mut buffer = vec![0; TARGET];
+        let mut buffer = vec![0; LINK_TARGET_SIZE];
         let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
-            i2: i32::try_from(TARGET).unwrap_or(i32::MAX),
+            i2: i32::try_from(LINK_TARGET_SIZE).unwrap_or(i32::MAX),
             p1: buffers.read_only(&name.bytes),
             p2: buffers.writable(&mut buffer),
             ..M1::default()
         };
-        self.ask(number::READLINK, &arm, buffers)?;
+        self.ask(syscall_nr::READLINK, &arm, buffers)?;
         // What was copied counts, not what was answered: the original answers what its copy returned.
         if !buffer.contains(&0) {
             return Err(CallError::Impossible {
@@ -402,18 +409,18 @@ impl Calls {
             p2: buffers.writable(state.as_mut_bytes()),
             ..M1::default()
         };
-        self.ask(number::STATFS64, &arm, buffers)?;
+        self.ask(syscall_nr::STATFS64, &arm, buffers)?;
         Ok(state)
     }
 
     /// Puts a file's data on stable storage, and with `data_only` what it takes to find them.
     pub(crate) fn sync(&mut self, handle: i32, data_only: bool) -> Result<()> {
-        let number = if data_only {
-            number::FDATASYNC
+        let syscall_nr = if data_only {
+            syscall_nr::FDATASYNC
         } else {
-            number::FSYNC
+            syscall_nr::FSYNC
         };
-        self.by_handle(number, handle, 0, 0)
+        self.by_handle(syscall_nr, handle, 0, 0)
     }
 
     /// Opens a directory for listing; returns a handle of its own kind.
@@ -425,7 +432,7 @@ impl Calls {
             p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        match self.ask(number::OPENDIR, &arm, buffers)?.arm::<M1>().p2 {
+        match self.ask(syscall_nr::OPENDIR, &arm, buffers)?.arm::<M1>().p2 {
             0 => Err(CallError::Garbled {
                 call: "opendir",
                 what: "it gave no handle",
@@ -441,7 +448,7 @@ impl Calls {
             p1: directory,
             ..M2::default()
         };
-        self.ask(number::SEEKDIR, &arm, SharedBuffers::new())
+        self.ask(syscall_nr::SEEKDIR, &arm, SharedBuffers::new())
             .map(drop)
     }
 
@@ -454,7 +461,7 @@ impl Calls {
             p2: buffers.writable(entry.as_mut_bytes()),
             ..M1::default()
         };
-        let answer = self.ask(number::READDIR, &arm, buffers)?;
+        let answer = self.ask(syscall_nr::READDIR, &arm, buffers)?;
         Ok((answer.arm::<M1>().p3 != 0).then_some(entry))
     }
 
@@ -464,12 +471,12 @@ impl Calls {
             p1: directory,
             ..M1::default()
         };
-        self.ask(number::CLOSEDIR, &arm, SharedBuffers::new())
+        self.ask(syscall_nr::CLOSEDIR, &arm, SharedBuffers::new())
             .map(drop)
     }
 
     /// A call with one name and two numbers.
-    fn by_name(&mut self, number: i32, path: &[u8], i2: i32, i3: i32) -> Result<()> {
+    fn by_name(&mut self, syscall_nr: i32, path: &[u8], i2: i32, i3: i32) -> Result<()> {
         let name = Name::new(path);
         let mut buffers = SharedBuffers::new();
         let arm = M1 {
@@ -479,11 +486,11 @@ impl Calls {
             p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        self.ask(number, &arm, buffers).map(drop)
+        self.ask(syscall_nr, &arm, buffers).map(drop)
     }
 
     /// A call with two names.
-    fn by_names(&mut self, number: i32, one: &[u8], two: &[u8]) -> Result<()> {
+    fn by_names(&mut self, syscall_nr: i32, one: &[u8], two: &[u8]) -> Result<()> {
         let (one, two) = (Name::new(one), Name::new(two));
         let mut buffers = SharedBuffers::new();
         let arm = M1 {
@@ -493,38 +500,38 @@ impl Calls {
             p2: buffers.read_only(&two.bytes),
             ..M1::default()
         };
-        self.ask(number, &arm, buffers).map(drop)
+        self.ask(syscall_nr, &arm, buffers).map(drop)
     }
 
     /// A call with a handle and two numbers.
-    fn by_handle(&mut self, number: i32, handle: i32, i2: i32, i3: i32) -> Result<()> {
+    fn by_handle(&mut self, syscall_nr: i32, handle: i32, i2: i32, i3: i32) -> Result<()> {
         let arm = M1 {
             i1: handle,
             i2,
             i3,
             ..M1::default()
         };
-        self.ask(number, &arm, SharedBuffers::new()).map(drop)
+        self.ask(syscall_nr, &arm, SharedBuffers::new()).map(drop)
     }
 
     /// Asks, and takes the answer apart: a negative result is an error.
     fn ask(
         &mut self,
-        number: i32,
+        syscall_nr: i32,
         arm: &impl Arm,
         mut buffers: SharedBuffers<'_>,
     ) -> Result<Message> {
-        let call = number::name(number);
+        let call = syscall_nr::name(syscall_nr);
         self.stamp = self.stamp.wrapping_add(1);
-        let mut question = Message::new(number, arm);
-        put_stamp(&mut question, self.stamp);
+        let mut request = Message::new(syscall_nr, arm);
+        put_stamp(&mut request, self.stamp);
         let answer = self
-            .line
-            .ask(&question, &mut buffers)
-            .map_err(|cause| CallError::Line { call, cause })?;
-        if stamp_of(number, &answer) != self.stamp {
-            let cause = self.line.out_of_step();
-            return Err(CallError::Line { call, cause });
+            .rpc
+            .ask(&request, &mut buffers)
+            .map_err(|cause| CallError::Rpc { call, cause })?;
+        if stamp_of(syscall_nr, &answer) != self.stamp {
+            let cause = self.rpc.out_of_step();
+            return Err(CallError::Rpc { call, cause });
         }
         debug!("{call}: {}", answer.kind);
         match answer.kind {
@@ -577,29 +584,29 @@ fn text_length(buffer: &[u8]) -> usize {
 }
 
 /// Whether a call's third integer is taken, so that its stamp goes into the third address.
-const fn third_integer_is_taken(number: i32) -> bool {
+const fn third_integer_is_taken(syscall_nr: i32) -> bool {
     matches!(
-        number,
-        number::OPEN | number::MKNOD | number::CHOWN | number::FCHOWN
+        syscall_nr,
+        syscall_nr::OPEN | syscall_nr::MKNOD | syscall_nr::CHOWN | syscall_nr::FCHOWN
     )
 }
 
 /// Marks a question in a number that the call leaves free. Servers answer with the message they were asked with, so the
 /// answer has the mark as well. The third integer is at the same place in every shape of message that rhostfs has.
-fn put_stamp(question: &mut Message, stamp: i32) {
-    let mut arm: M1 = question.arm();
-    if third_integer_is_taken(question.kind) {
+fn put_stamp(request: &mut Message, stamp: i32) {
+    let mut arm: M1 = request.arm();
+    if third_integer_is_taken(request.kind) {
         arm.p3 = stamp.cast_unsigned();
     } else {
         arm.i3 = stamp;
     }
-    question.set_arm(&arm);
+    request.set_arm(&arm);
 }
 
-/// The mark in the answer to the call `number`.
-fn stamp_of(number: i32, answer: &Message) -> i32 {
+/// The mark in the answer to the call `syscall_nr`.
+fn stamp_of(syscall_nr: i32, answer: &Message) -> i32 {
     let arm: M1 = answer.arm();
-    if third_integer_is_taken(number) {
+    if third_integer_is_taken(syscall_nr) {
         arm.p3.cast_signed()
     } else {
         arm.i3

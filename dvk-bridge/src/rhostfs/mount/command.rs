@@ -11,7 +11,7 @@ use log::info;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::args::{MountArgs, OwnerName, PermissionsName, ServerName};
-use super::{Dialect, MountError, Options, Owner, Session};
+use super::{Dialect, MountError, MountSession, Options, Owner};
 use crate::abi::{DcId, DcLimits, NodeId};
 use crate::carrier::local::{Local, LocalConfig, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
@@ -33,7 +33,7 @@ pub enum CommandError {
     Local(#[from] LocalError),
     /// Nothing says how.
     #[error("cannot reach a server without a peer and a node, or a switch")]
-    NoWay,
+    NoServer,
     /// There is no mount.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -65,8 +65,11 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         what: "take over signals",
         source,
     })?;
-    let server_addr = args.server_addr.server_addr().ok_or(CommandError::NoWay)?;
-    let session = Session::start(&options(args, server_addr), carrier(args, server_addr)?)?;
+    let server_addr = args
+        .server_addr
+        .server_addr()
+        .ok_or(CommandError::NoServer)?;
+    let session = MountSession::start(&options(args, server_addr), carrier(args, server_addr)?)?;
     let unmounter = session.unmounter();
     thread::Builder::new()
         .name("signals".to_owned())
@@ -177,7 +180,7 @@ fn options(args: &MountArgs, server_addr: ServerAddr<'_>) -> Options {
             OwnerName::Caller => Owner::Caller,
             OwnerName::Server => Owner::Server,
         },
-        believe: args.timeout,
+        cache_timeout: args.timeout,
         local_permissions: args.permissions == PermissionsName::Local,
         read_only: args.read_only,
     }

@@ -9,9 +9,9 @@ use super::calls::CallError;
 use crate::abi::rhostfs::WHOLE_SIZES;
 
 /// Longest piece that a copy between two processes takes, in every DVK (`MAXCOPYLEN`).
-const LONGEST_COPY: usize = 1 << 20;
+const MAX_COPY: usize = 1 << 20;
 /// What the original client reads and writes at once, and so all that the original server was ever asked for.
-const PAGE: usize = 4096;
+const ORIGINAL_PIECE: usize = 4096;
 
 /// i386's flags of `open`, as far as they are sent.
 const O_CREAT: i32 = 0x40;
@@ -30,8 +30,8 @@ impl Dialect {
     /// The longest piece of data that is asked for or sent at once.
     pub(crate) const fn piece(self) -> usize {
         match self {
-            Self::Ours => LONGEST_COPY,
-            Self::Original => PAGE,
+            Self::Ours => MAX_COPY,
+            Self::Original => ORIGINAL_PIECE,
         }
     }
 
@@ -139,12 +139,12 @@ impl Dialect {
     /// which a server should not let through, mean that something went wrong on its side.
     pub(crate) fn errno(self, result: i32) -> Errno {
         /// Linux's highest.
-        const LAST: i32 = 133;
+        const MAX_ERRNO: i32 = 133;
         const ENOTCONN: i32 = 107;
         match result.checked_neg() {
             // For calls that it does not have.
             Some(ENOTCONN) if self == Self::Original => Errno::NOSYS,
-            Some(errno @ 1..=LAST) => Errno::from_raw_os_error(errno),
+            Some(errno @ 1..=MAX_ERRNO) => Errno::from_raw_os_error(errno),
             _ => Errno::IO,
         }
     }

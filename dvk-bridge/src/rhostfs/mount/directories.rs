@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use crate::abi::rhostfs::UsrDirent;
 
 /// More entries than this are no directory but a fault: some 100 MiB of names.
-pub(crate) const MOST_ENTRIES: usize = 1 << 20;
+pub(crate) const MAX_ENTRIES: usize = 1 << 20;
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

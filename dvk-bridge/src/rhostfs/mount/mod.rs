@@ -12,17 +12,17 @@ mod command;
 mod dialect;
 mod directories;
 #[cfg(test)]
-mod double;
+mod fake_server;
 mod files;
 mod filesystem;
-mod line;
+mod inode_ops;
 mod nodes;
-mod number;
+mod rpc;
 mod session;
-mod view;
+mod syscall_nr;
 
 pub use args::{MountArgs, OwnerName, PermissionsName, ServerName};
 pub use command::{CommandError, run};
 pub use dialect::Dialect;
-pub use session::{MountError, Options, Session};
-pub use view::Owner;
+pub use inode_ops::Owner;
+pub use session::{MountError, MountSession, Options};

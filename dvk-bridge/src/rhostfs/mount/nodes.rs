@@ -12,25 +12,25 @@ use std::os::unix::ffi::OsStrExt;
 pub(crate) const ROOT: u64 = 1;
 
 /// The bits of a mode that tell the kind of file.
-pub(crate) const KIND: u32 = 0o170_000;
+pub(crate) const S_IFMT: u32 = 0o170_000;
 /// Those of a directory.
-pub(crate) const DIRECTORY: u32 = 0o040_000;
+pub(crate) const S_IFDIR: u32 = 0o040_000;
 
 /// Longest path with its NUL that the protocol carries.
-const LONGEST_PATH: usize = 4096;
+const PATH_MAX: usize = 4096;
 
 /// What tells a file from others, as far as the server tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct FileIdentity {
     /// The server's inode number.
     pub(crate) ino: u32,
-    /// Its kind, the [`KIND`] bits of its mode.
+    /// Its kind, the [`S_IFMT`] bits of its mode.
     pub(crate) kind: u32,
 }
 
 /// Why a node has no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoPath {
+pub(crate) enum PathError {
     /// The kernel named a node that it was never told of.
     Unknown,
     /// Its last known name is gone.
@@ -42,7 +42,7 @@ pub(crate) enum NoPath {
 /// A file that the kernel knows.
 #[derive(Debug)]
 struct Node {
-    identity: Identity,
+    identity: FileIdentity,
     /// What tells it from a later file with its identity, once it was open; zero if that is not known.
     mark: u32,
     /// Its permission bits when last seen.
@@ -71,9 +71,9 @@ impl Nodes {
     /// The root and nothing else.
     pub(crate) fn new() -> Self {
         let root = Node {
-            identity: Identity {
+            identity: FileIdentity {
                 ino: 0,
-                kind: DIRECTORY,
+                kind: S_IFDIR,
             },
             mark: 0,
             permissions: 0,
@@ -96,7 +96,7 @@ impl Nodes {
     }
 
     /// The path of `node` from the server's root: `/a/b`, without NUL.
-    pub(crate) fn path(&self, node: u64) -> Result<Vec<u8>, NoPath> {
+    pub(crate) fn path(&self, node: u64) -> Result<Vec<u8>, PathError> {
         let mut parts: Vec<&OsStr> = Vec::new();
         let mut length = 1;
         let mut at = node;
@@ -104,14 +104,14 @@ impl Nodes {
             let (parent, name) = self
                 .nodes
                 .get(&at)
-                .ok_or(NoPath::Unknown)?
+                .ok_or(PathError::Unknown)?
                 .names
                 .first()
-                .ok_or(NoPath::Unnamed)?;
+                .ok_or(PathError::Unnamed)?;
             length += 1 + name.len();
             // Also ends the walk should directories ever contain each other.
-            if length > LONGEST_PATH {
-                return Err(NoPath::TooLong);
+            if length > PATH_MAX {
+                return Err(PathError::TooLong);
             }
             parts.push(name);
             at = *parent;
@@ -120,14 +120,14 @@ impl Nodes {
     }
 
     /// The path of `name` in the directory `parent`.
-    pub(crate) fn path_of(&self, parent: u64, name: &OsStr) -> Result<Vec<u8>, NoPath> {
+    pub(crate) fn path_of(&self, parent: u64, name: &OsStr) -> Result<Vec<u8>, PathError> {
         let mut path = self.path(parent)?;
         if path.last() != Some(&b'/') {
             path.push(b'/');
         }
         path.extend_from_slice(name.as_bytes());
-        if path.len() >= LONGEST_PATH {
-            return Err(NoPath::TooLong);
+        if path.len() >= PATH_MAX {
+            return Err(PathError::TooLong);
         }
         Ok(path)
     }
@@ -138,12 +138,12 @@ impl Nodes {
     }
 
     /// What the node is.
-    pub(crate) fn identity(&self, node: u64) -> Option<Identity> {
+    pub(crate) fn identity(&self, node: u64) -> Option<FileIdentity> {
         Some(self.nodes.get(&node)?.identity)
     }
 
     /// Whether the node can be a file with this mark. Where one of the two is not known, it can.
-    pub(crate) fn may_have(&self, node: u64, mark: u32) -> bool {
+    pub(crate) fn may_match_mark(&self, node: u64, mark: u32) -> bool {
         let known = self.nodes.get(&node).map_or(0, |node| node.mark);
         known == 0 || mark == 0 || known == mark
     }
@@ -156,7 +156,7 @@ impl Nodes {
     }
 
     /// Notes what the root is on the server.
-    pub(crate) fn set_root(&mut self, identity: Identity) {
+    pub(crate) fn set_root(&mut self, identity: FileIdentity) {
         if let Some(root) = self.nodes.get_mut(&ROOT) {
             root.identity = identity;
         }
@@ -176,7 +176,7 @@ impl Nodes {
 
     /// Another node with this identity that has a name or is open: either the same file, by a second name or after it was
     /// moved by somebody else, or one that the server cannot tell from it.
-    pub(crate) fn candidate(&self, identity: Identity, mark: u32) -> Option<u64> {
+    pub(crate) fn candidate(&self, identity: FileIdentity, mark: u32) -> Option<u64> {
         self.by_ino
             .get(&identity.ino)?
             .iter()
@@ -184,7 +184,7 @@ impl Nodes {
             .find(|number| {
                 self.nodes.get(number).is_some_and(|node| {
                     node.identity == identity && (node.open > 0 || !node.names.is_empty())
-                }) && self.may_have(*number, mark)
+                }) && self.may_match_mark(*number, mark)
             })
     }
 
@@ -240,7 +240,7 @@ impl Nodes {
     }
 
     /// A new node without a name, known to the kernel once [`Self::looked_up`] says so.
-    pub(crate) fn create(&mut self, identity: Identity) -> u64 {
+    pub(crate) fn create(&mut self, identity: FileIdentity) -> u64 {
         let mut number = u64::from(identity.ino);
         // Numbers 0 and 1 are nobody's and the root's.
         if number <= ROOT || self.nodes.contains_key(&number) {
@@ -387,7 +387,7 @@ mod tests {
     }
 
     fn add(nodes: &mut Nodes, parent: u64, text: &str, ino: u32, kind: u32) -> u64 {
-        let node = nodes.create(Identity { ino, kind });
+        let node = nodes.create(FileIdentity { ino, kind });
         nodes.bind(parent, name(text), node);
         nodes.looked_up(node);
         node
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn paths_follow_a_renamed_directory() {
         let mut nodes = Nodes::new();
-        let dir = add(&mut nodes, ROOT, "dir", 10, DIRECTORY);
+        let dir = add(&mut nodes, ROOT, "dir", 10, S_IFDIR);
         let file = add(&mut nodes, dir, "file", 11, FILE);
         assert_eq!(path(&nodes, ROOT), "/");
         assert_eq!(path(&nodes, file), "/dir/file");
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn a_directory_stays_as_long_as_a_path_leads_through_it() {
         let mut nodes = Nodes::new();
-        let dir = add(&mut nodes, ROOT, "dir", 10, DIRECTORY);
+        let dir = add(&mut nodes, ROOT, "dir", 10, S_IFDIR);
         let file = add(&mut nodes, dir, "file", 11, FILE);
         nodes.forget(dir, 1);
         assert_eq!(path(&nodes, file), "/dir/file");
@@ -452,9 +452,9 @@ mod tests {
         nodes.opened(file);
         nodes.unbind(ROOT, name("file"));
         nodes.forget(file, 1);
-        assert_eq!(nodes.path(file), Err(NoPath::Unnamed));
+        assert_eq!(nodes.path(file), Err(PathError::Unnamed));
         nodes.closed(file);
-        assert_eq!(nodes.path(file), Err(NoPath::Unknown));
+        assert_eq!(nodes.path(file), Err(PathError::Unknown));
     }
 
     #[test]
@@ -462,7 +462,7 @@ mod tests {
         let mut nodes = Nodes::new();
         let file = add(&mut nodes, ROOT, "one", 5, FILE);
         nodes.bind(ROOT, name("two"), file);
-        let identity = Identity { ino: 5, kind: FILE };
+        let identity = FileIdentity { ino: 5, kind: FILE };
         assert_eq!(nodes.candidate(identity, 0), Some(file));
         nodes.set_mark(file, 7);
         assert_eq!(nodes.candidate(identity, 0), Some(file));
@@ -479,14 +479,14 @@ mod tests {
         let two = add(&mut nodes, ROOT, "two", 6, FILE);
         nodes.renamed((ROOT, name("one")), (ROOT, name("two")), false);
         assert_eq!(path(&nodes, one), "/two");
-        assert_eq!(nodes.path(two), Err(NoPath::Unnamed));
+        assert_eq!(nodes.path(two), Err(PathError::Unnamed));
         assert_eq!(nodes.child(ROOT, name("one")), None);
     }
 
     #[test]
     fn an_exchange_swaps_the_names() {
         let mut nodes = Nodes::new();
-        let dir = add(&mut nodes, ROOT, "dir", 4, DIRECTORY);
+        let dir = add(&mut nodes, ROOT, "dir", 4, S_IFDIR);
         let one = add(&mut nodes, dir, "one", 5, FILE);
         let two = add(&mut nodes, ROOT, "two", 6, FILE);
         nodes.forget(dir, 1);
@@ -503,7 +503,7 @@ mod tests {
         let long = "n".repeat(250);
         let mut at = ROOT;
         for ino in 10..26 {
-            at = add(&mut nodes, at, &long, ino, DIRECTORY);
+            at = add(&mut nodes, at, &long, ino, S_IFDIR);
         }
         // 16 names with their slashes: 4016 bytes.
         assert_eq!(nodes.path(at).map(|path| path.len()), Ok(4016));
@@ -515,9 +515,9 @@ mod tests {
         );
         assert_eq!(
             nodes.path_of(at, name(&"x".repeat(79))),
-            Err(NoPath::TooLong)
+            Err(PathError::TooLong)
         );
-        let deeper = add(&mut nodes, at, &long, 99, DIRECTORY);
-        assert_eq!(nodes.path(deeper), Err(NoPath::TooLong));
+        let deeper = add(&mut nodes, at, &long, 99, S_IFDIR);
+        assert_eq!(nodes.path(deeper), Err(PathError::TooLong));
     }
 }

@@ -17,16 +17,16 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use super::calls::Calls;
 use super::dialect::Dialect;
 use super::filesystem::Mounted;
-use super::line::{Line, Parties};
-use super::view::{Owner, View};
+use super::inode_ops::{InodeOps, Owner};
+use super::rpc::{RpcClient, RpcEndpoints};
 use crate::abi::{DcId, Endpoint};
 use crate::endpoint::{Carrier, EndpointError};
 
 /// Threads that take requests from the kernel: one asks the server, the other copies meanwhile.
-const THREADS: usize = 2;
+const REQUEST_THREADS: usize = 2;
 
 /// Between two attempts to reach a server that is not there yet.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to mount, where and how.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub struct Options {
     /// To whom new files belong.
     pub owner: Owner,
     /// How long names and attributes are believed.
-    pub believe: Duration,
+    pub cache_timeout: Duration,
     /// Whether this machine's kernel decides who may do what, by owners and modes; else the server's answer counts, whoever asks.
     pub local_permissions: bool,
     /// Whether nothing may be changed.
@@ -90,28 +90,28 @@ pub enum MountError {
 }
 
 /// A mount that is there.
-pub struct Session {
+pub struct MountSession {
     fuse: fuser::Session<Mounted>,
     mountpoint: PathBuf,
 }
 
-impl Session {
+impl MountSession {
     /// Reaches the server through `carrier`, and mounts what it has.
     ///
     /// # Errors
     /// When the server does not answer in time, or there can be no mount.
     pub fn start(options: &Options, carrier: Box<dyn Carrier>) -> Result<Self, MountError> {
-        let parties = Parties {
+        let endpoints = RpcEndpoints {
             dc: options.dc,
             client: options.client,
             server: options.server,
             limit: options.limit,
         };
         let end = Instant::now() + options.limit;
-        let mut line = Line::new(carrier, parties);
-        bind(&mut line, end)?;
-        let mut view = View::new(Calls::new(line, options.dialect), options.owner);
-        reach(&mut view, end).map_err(|error| MountError::Server {
+        let mut rpc = RpcClient::new(carrier, endpoints);
+        bind(&mut rpc, end)?;
+        let mut ops = InodeOps::new(Calls::new(rpc, options.dialect), options.owner);
+        reach(&mut ops, end).map_err(|error| MountError::Server {
             server: options.server,
             dc: options.dc,
             source: error.into(),
@@ -131,8 +131,8 @@ impl Session {
         mount(options, &mountpoint, metadata.mode(), &device).map_err(wrong)?;
 
         let mut config = Config::default();
-        config.n_threads = Some(THREADS);
-        let mounted = Mounted::new(view, options.believe);
+        config.n_threads = Some(REQUEST_THREADS);
+        let mounted = Mounted::new(ops, options.cache_timeout);
         let served =
             fuser::Session::from_fd(mounted, OwnedFd::from(device), SessionACL::All, config);
         match served {
@@ -190,13 +190,13 @@ impl Unmounter {
 }
 
 /// Binds our endpoint, until `end` if its carrier is not there yet. If it is refused, waiting does not help.
-fn bind(line: &mut Line, end: Instant) -> Result<(), MountError> {
+fn bind(rpc: &mut RpcClient, end: Instant) -> Result<(), MountError> {
     loop {
-        match line.bind() {
+        match rpc.bind() {
             Err(EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. })
-                if Instant::now() + PAUSE < end =>
+                if Instant::now() + RETRY_INTERVAL < end =>
             {
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_INTERVAL);
             }
             done => return done.map_err(MountError::Endpoint),
         }
@@ -204,10 +204,12 @@ fn bind(line: &mut Line, end: Instant) -> Result<(), MountError> {
 }
 
 /// Greets the server, until `end` if it is not there yet.
-fn reach(view: &mut View, end: Instant) -> Result<(), Errno> {
+fn reach(ops: &mut InodeOps, end: Instant) -> Result<(), Errno> {
     loop {
-        match view.greet() {
-            Err(Errno::NOTCONN | Errno::IO) if Instant::now() + PAUSE < end => thread::sleep(PAUSE),
+        match ops.register() {
+            Err(Errno::NOTCONN | Errno::IO) if Instant::now() + RETRY_INTERVAL < end => {
+                thread::sleep(RETRY_INTERVAL)
+            }
             done => return done,
         }
     }
@@ -254,14 +256,14 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::sync::mpsc;
 
-    use super::super::double::Double;
+    use super::super::fake_server::FakeServer;
     use super::*;
 
     /// A directory, and the same served by the double and mounted.
-    struct Bench {
+    struct Fixture {
         served: tempfile::TempDir,
         mounted: tempfile::TempDir,
-        server: Double,
+        server: FakeServer,
         unmounter: Unmounter,
         ended: mpsc::Receiver<Result<(), MountError>>,
     }
@@ -276,26 +278,26 @@ mod tests {
             limit,
             dialect,
             owner: Owner::Caller,
-            believe: Duration::ZERO,
+            cache_timeout: Duration::ZERO,
             local_permissions: true,
             read_only: false,
         }
     }
 
     /// Nothing, loudly, where nobody may mount.
-    fn bench(dialect: Dialect) -> Option<Bench> {
+    fn fixture(dialect: Dialect) -> Option<Fixture> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: takes root and /dev/fuse");
             return None;
         }
         let (served, mounted) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let server = Double::new(served.path().to_owned(), dialect);
+        let server = FakeServer::new(served.path().to_owned(), dialect);
         let options = options(mounted.path(), dialect, Duration::from_secs(5));
-        let session = Session::start(&options, Box::new(server.clone())).unwrap();
+        let session = MountSession::start(&options, Box::new(server.clone())).unwrap();
         let unmounter = session.unmounter();
         let (sender, ended) = mpsc::channel();
         thread::spawn(move || sender.send(session.run()));
-        Some(Bench {
+        Some(Fixture {
             served,
             mounted,
             server,
@@ -304,14 +306,14 @@ mod tests {
         })
     }
 
-    impl Bench {
+    impl Fixture {
         fn ends(&self) {
             let ended = self.ended.recv_timeout(Duration::from_secs(10));
             ended.expect("the session ends").expect("and well");
         }
     }
 
-    impl Drop for Bench {
+    impl Drop for Fixture {
         fn drop(&mut self) {
             self.unmounter.unmount();
         }
@@ -319,10 +321,10 @@ mod tests {
 
     #[test]
     fn a_mounted_directory_is_the_served_one() {
-        let Some(bench) = bench(Dialect::Ours) else {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        let (here, there) = (bench.mounted.path(), bench.served.path());
+        let (here, there) = (fixture.mounted.path(), fixture.served.path());
         fs::create_dir(here.join("dir")).unwrap();
         fs::write(here.join("dir/file"), "ahoy").unwrap();
         fs::rename(here.join("dir/file"), here.join("moved")).unwrap();
@@ -348,39 +350,39 @@ mod tests {
         let kind = rustix::fs::statfs(here).unwrap();
         assert_eq!((kind.f_blocks, kind.f_namelen), (1000, 255));
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let line = format!("double {} fuse.rhostfs rw,nosuid,nodev", here.display());
-        assert!(mounts.contains(&line), "{line} in {mounts}");
-        bench.unmounter.unmount();
-        bench.ends();
-        assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
+        let rpc = format!("double {} fuse.rhostfs rw,nosuid,nodev", here.display());
+        assert!(mounts.contains(&rpc), "{rpc} in {mounts}");
+        fixture.unmounter.unmount();
+        fixture.ends();
+        assert_eq!(fixture.server.state.lock().unwrap().handles(), 0);
     }
 
     /// Keeps the promise that programs see all of a file, or an error, through the page cache.
     #[test]
     fn programs_read_and_write_all_or_see_an_error() {
-        let Some(bench) = bench(Dialect::Ours) else {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        let file = bench.mounted.path().join("file");
+        let file = fixture.mounted.path().join("file");
         let data: Vec<u8> = (0..500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
-        bench.server.state.lock().unwrap().most = Some(5000);
+        fixture.server.state.lock().unwrap().most = Some(5000);
         fs::write(&file, &data).unwrap();
-        assert!(fs::read(bench.served.path().join("file")).unwrap() == data);
+        assert!(fs::read(fixture.served.path().join("file")).unwrap() == data);
         assert!(fs::read(&file).unwrap() == data);
         let fail = |call, after| {
-            let mut state = bench.server.state.lock().unwrap();
+            let mut state = fixture.server.state.lock().unwrap();
             state.failing.insert(call, (after, 5));
         };
         // A name that the kernel has no pages of.
         fs::copy(
-            bench.served.path().join("file"),
-            bench.served.path().join("other"),
+            fixture.served.path().join("file"),
+            fixture.served.path().join("other"),
         )
         .unwrap();
-        fail(super::super::number::PREAD64, 30);
-        let read = fs::read(bench.mounted.path().join("other"));
+        fail(super::super::syscall_nr::PREAD64, 30);
+        let read = fs::read(fixture.mounted.path().join("other"));
         assert_eq!(read.unwrap_err().raw_os_error(), Some(5));
-        fail(super::super::number::DUP2, 0);
+        fail(super::super::syscall_nr::DUP2, 0);
         let written = File::options().write(true).open(&file).unwrap();
         written.write_all_at(b"x", 0).unwrap();
         let closed = nix::unistd::close(written);
@@ -389,26 +391,26 @@ mod tests {
 
     #[test]
     fn a_directory_in_use_is_taken_away_when_the_program_is_told_to_end() {
-        let Some(bench) = bench(Dialect::Ours) else {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        let held = File::create(bench.mounted.path().join("held")).unwrap();
-        bench.unmounter.unmount();
-        bench.ends();
+        let held = File::create(fixture.mounted.path().join("held")).unwrap();
+        fixture.unmounter.unmount();
+        fixture.ends();
         assert!(held.write_at(b"x", 0).is_err());
-        assert_eq!(fs::read_dir(bench.mounted.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(fixture.mounted.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn a_silent_server_fails_what_is_asked_and_unmounting_works() {
-        let Some(bench) = bench(Dialect::Ours) else {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        bench.server.state.lock().unwrap().silent = u32::MAX;
-        assert!(fs::read_dir(bench.mounted.path()).is_err());
-        assert!(fs::metadata(bench.mounted.path().join("x")).is_err());
-        rustix::mount::unmount(bench.mounted.path(), UnmountFlags::NOFOLLOW).unwrap();
-        bench.ends();
+        fixture.server.state.lock().unwrap().silent = u32::MAX;
+        assert!(fs::read_dir(fixture.mounted.path()).is_err());
+        assert!(fs::metadata(fixture.mounted.path().join("x")).is_err());
+        rustix::mount::unmount(fixture.mounted.path(), UnmountFlags::NOFOLLOW).unwrap();
+        fixture.ends();
     }
 
     #[test]
@@ -417,9 +419,9 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let server = Double::new(dir.path().join("missing"), Dialect::Ours);
+        let server = FakeServer::new(dir.path().join("missing"), Dialect::Ours);
         let options = options(dir.path(), Dialect::Ours, Duration::from_millis(50));
-        let refused = Session::start(&options, Box::new(server)).map(drop);
+        let refused = MountSession::start(&options, Box::new(server)).map(drop);
         assert!(
             matches!(refused, Err(MountError::Server { .. })),
             "{refused:?}"

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::abi::{Code, Command, Endpoint, Header, HeaderFlags, M1};
 
 /// Most bytes of a payload that are shown.
-const SHOWN: usize = 32;
+const MAX_SHOWN: usize = 32;
 
 /// Describes a command: who, what, and the numbers in it.
 pub(super) fn describe(header: &Header, payload: &[u8]) -> String {
@@ -64,12 +64,12 @@ fn append(line: &mut String, header: &Header, payload: &[u8]) -> std::fmt::Resul
         return write!(line, " batch of {} more", header.batch_nr);
     }
     if let Some(shown) = payload
-        .get(..payload.len().min(SHOWN))
+        .get(..payload.len().min(MAX_SHOWN))
         .filter(|it| !it.is_empty())
     {
         write!(line, " data \"{}\"", shown.escape_ascii())?;
-        if payload.len() > SHOWN {
-            write!(line, " and {} bytes more", payload.len() - SHOWN)?;
+        if payload.len() > MAX_SHOWN {
+            write!(line, " and {} bytes more", payload.len() - MAX_SHOWN)?;
         }
     }
     Ok(())

@@ -8,9 +8,9 @@ use rustix::io::Errno;
 
 use super::super::attributes::{kind_of_entry, kind_of_mode};
 use super::super::calls::{CallError, Target};
-use super::super::directories::{Directory, Entry, MOST_ENTRIES};
+use super::super::directories::{Directory, Entry, MAX_ENTRIES};
 use super::super::nodes::ROOT;
-use super::{Result, View};
+use super::{InodeOps, Result};
 use crate::abi::rhostfs::UsrDirent;
 
 /// Entries of a directory that name itself and the one above.
@@ -29,7 +29,7 @@ pub(crate) struct Listed {
     pub(crate) next: u64,
 }
 
-impl View {
+impl InodeOps {
     /// Opens a directory.
     pub(crate) fn open_directory(&mut self, node: u64) -> Result<u64> {
         let path = self.path(node)?;
@@ -88,7 +88,7 @@ impl View {
 
     /// Starts the list anew, so that it has what has changed since.
     pub(crate) fn rewind(&mut self, fh: u64) -> Result<()> {
-        self.greet()?;
+        self.register()?;
         let losses = self.calls.losses();
         let directory = self.directories.get_mut(fh).ok_or(Errno::BADF)?;
         let untouched = directory.entries.is_empty() && directory.cookie == 0;
@@ -148,8 +148,8 @@ impl View {
             // In the middle of a list there is no telling what another would have in which order.
             return Err(Errno::STALE);
         }
-        if directory.entries.len() >= MOST_ENTRIES {
-            warn!("a directory has more than {MOST_ENTRIES} entries, which cannot be listed");
+        if directory.entries.len() >= MAX_ENTRIES {
+            warn!("a directory has more than {MAX_ENTRIES} entries, which cannot be listed");
             return Err(Errno::OVERFLOW);
         }
         for _ in 0..=DOTS {

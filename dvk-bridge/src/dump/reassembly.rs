@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 /// Most bytes that are kept because earlier ones have not come: more than any window that is in use here.
-const MOST_EARLY: usize = 8 << 20;
+const MAX_EARLY: usize = 8 << 20;
 
 /// One direction of a connection.
 #[derive(Default)]
-pub(super) struct Stream {
+pub(super) struct Reassembly {
     /// The sequence number that comes next; unknown before the first segment.
     next: Option<u32>,
     /// What came before its turn, by how far behind `next` it was when `base` bytes had come.
@@ -26,7 +26,7 @@ pub(super) enum Part<'a> {
     Missing(u64),
 }
 
-impl Stream {
+impl Reassembly {
     /// Takes a segment that begins with `sequence`, and gives what is in order to `give`. `begins` says that it is a
     /// connection's first.
     pub(super) fn take<E>(
@@ -108,7 +108,7 @@ impl Stream {
 
     /// What is waited for will not come any more if so much has come behind it.
     fn jump_if_full<E>(&mut self, give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
-        if self.kept <= MOST_EARLY {
+        if self.kept <= MAX_EARLY {
             return Ok(());
         }
         self.jump(give)
@@ -141,7 +141,7 @@ mod tests {
 
     /// What comes of segments, with missing bytes as question marks.
     fn ordered(segments: &[(u32, &[u8])]) -> String {
-        let mut stream = Stream::default();
+        let mut reassembly = Reassembly::default();
         let mut text = String::new();
         let mut give = |part: Part<'_>| {
             match part {
@@ -150,12 +150,12 @@ mod tests {
             }
             Ok::<_, ()>(())
         };
-        stream.take(u32::MAX - 2, true, &[], &mut give).unwrap();
+        reassembly.take(u32::MAX - 2, true, &[], &mut give).unwrap();
         for (sequence, data) in segments {
             let sequence = sequence.wrapping_sub(2);
-            stream.take(sequence, false, data, &mut give).unwrap();
+            reassembly.take(sequence, false, data, &mut give).unwrap();
         }
-        stream.end(&mut give).unwrap();
+        reassembly.end(&mut give).unwrap();
         text
     }
 
@@ -180,13 +180,13 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_the_limit() {
-        let mut stream = Stream::default();
+        let mut reassembly = Reassembly::default();
         let mut missing = 0;
         let mut came = 0;
         let data = vec![0; 1 << 20];
-        stream.take(0, true, &[], |_| Ok::<_, ()>(())).unwrap();
+        reassembly.take(0, true, &[], |_| Ok::<_, ()>(())).unwrap();
         for index in 0..32u32 {
-            let given = stream.take(101 + (index << 20), false, &data, |part| {
+            let given = reassembly.take(101 + (index << 20), false, &data, |part| {
                 match part {
                     Part::Bytes(bytes) => came += bytes.len(),
                     Part::Missing(bytes) => missing += bytes,
@@ -194,7 +194,7 @@ mod tests {
                 Ok::<_, ()>(())
             });
             given.unwrap();
-            assert!(stream.kept <= MOST_EARLY);
+            assert!(reassembly.kept <= MAX_EARLY);
         }
         assert_eq!((missing, came), (100, 32 << 20));
     }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::calls::{CallError, Calls, Target};
 use super::directories::Directories;
 use super::files::Files;
-use super::nodes::{DIRECTORY, Identity, KIND, NoPath, Nodes, ROOT};
+use super::nodes::{FileIdentity, Nodes, PathError, ROOT, S_IFDIR, S_IFMT};
 use crate::abi::rhostfs::UsrStat;
 
 pub(crate) use attributes::Changes;
@@ -42,19 +42,19 @@ pub enum Owner {
 }
 
 /// All that the kernel knows of the mount.
-pub(crate) struct View {
+pub(crate) struct InodeOps {
     calls: Calls,
     owner: Owner,
     nodes: Nodes,
     files: Files,
     directories: Directories,
     /// How often the server had been lost when it was told that we are here.
-    greeted: Option<u64>,
+    registered: Option<u64>,
     /// Whether it is known that the server cannot give files away.
-    keeps_files: bool,
+    chown_refused: bool,
 }
 
-impl View {
+impl InodeOps {
     /// The tree that `calls` reach.
     pub(crate) fn new(calls: Calls, owner: Owner) -> Self {
         Self {
@@ -63,8 +63,8 @@ impl View {
             nodes: Nodes::new(),
             files: Files::default(),
             directories: Directories::default(),
-            greeted: None,
-            keeps_files: false,
+            registered: None,
+            chown_refused: false,
         }
     }
 
@@ -72,14 +72,14 @@ impl View {
     ///
     /// # Errors
     /// When it does not answer.
-    pub(crate) fn greet(&mut self) -> Result<()> {
-        if self.greeted == Some(self.calls.losses()) {
+    pub(crate) fn register(&mut self) -> Result<()> {
+        if self.registered == Some(self.calls.losses()) {
             return Ok(());
         }
         let losses = self.calls.losses();
         let path = self.calls.root_path()?;
         let root = self.calls.stat(Target::Path(b"/"))?;
-        if root.mode & KIND != DIRECTORY {
+        if root.mode & S_IFMT != S_IFDIR {
             warn!("the server's root is no directory (mode {:o})", root.mode);
             return Err(Errno::NOTDIR);
         }
@@ -89,19 +89,19 @@ impl View {
             "the server has {}",
             String::from_utf8_lossy(&path).escape_debug()
         );
-        self.greeted = Some(losses);
+        self.registered = Some(losses);
         Ok(())
     }
 
     /// The path of `node`, for a call.
     fn path(&mut self, node: u64) -> Result<Vec<u8>> {
-        self.greet()?;
+        self.register()?;
         Ok(self.nodes.path(node)?)
     }
 
     /// The path of `name` in the directory `parent`, for a call.
     fn path_of(&mut self, parent: u64, name: &OsStr) -> Result<Vec<u8>> {
-        self.greet()?;
+        self.register()?;
         Ok(self.nodes.path_of(parent, name)?)
     }
 
@@ -169,7 +169,7 @@ impl View {
         };
         match self.calls.stat(Target::Path(&path)) {
             Ok(other) if identity(&other) == identity(stat) => {
-                stat.mode & KIND != DIRECTORY && other.nlink > 1 && same_but_for_atime(&other, stat)
+                stat.mode & S_IFMT != S_IFDIR && other.nlink > 1 && same_but_for_atime(&other, stat)
             }
             Ok(_) => {
                 self.nodes.unbind_all(node);
@@ -185,7 +185,8 @@ impl View {
 
     /// Whether `node` is the file that has the attributes `stat`, as far as they tell.
     fn is(&self, node: u64, stat: &UsrStat) -> bool {
-        self.nodes.identity(node) == Some(identity(stat)) && self.nodes.may_have(node, stat.dev)
+        self.nodes.identity(node) == Some(identity(stat))
+            && self.nodes.may_match_mark(node, stat.dev)
     }
 
     fn note(&mut self, node: u64, stat: &UsrStat) {
@@ -196,10 +197,10 @@ impl View {
 }
 
 /// What tells the file from others.
-fn identity(stat: &UsrStat) -> Identity {
-    Identity {
+fn identity(stat: &UsrStat) -> FileIdentity {
+    FileIdentity {
         ino: stat.ino,
-        kind: stat.mode & KIND,
+        kind: stat.mode & S_IFMT,
     }
 }
 
@@ -219,11 +220,11 @@ impl From<CallError> for Errno {
     }
 }
 
-impl From<NoPath> for Errno {
-    fn from(error: NoPath) -> Self {
+impl From<PathError> for Errno {
+    fn from(error: PathError) -> Self {
         match error {
-            NoPath::Unknown | NoPath::Unnamed => Self::STALE,
-            NoPath::TooLong => Self::NAMETOOLONG,
+            PathError::Unknown | PathError::Unnamed => Self::STALE,
+            PathError::TooLong => Self::NAMETOOLONG,
         }
     }
 }

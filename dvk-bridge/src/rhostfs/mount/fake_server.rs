@@ -17,8 +17,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timespec, Timestamps
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::dialect::Dialect;
-use super::line::{Line, Parties};
-use super::number as call;
+use super::rpc::{RpcClient, RpcEndpoints};
+use super::syscall_nr as call;
 use crate::abi::rhostfs::{Statfs64, UsrDirent, UsrStat, Utimes, WHOLE_SIZES};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, M1, M2, M7, Message};
 use crate::endpoint::{
@@ -93,13 +93,13 @@ impl State {
 
 /// The server, as carrier and as endpoint.
 #[derive(Clone)]
-pub(super) struct Double {
+pub(super) struct FakeServer {
     root: PathBuf,
     dialect: Dialect,
     pub(super) state: Arc<Mutex<State>>,
 }
 
-impl Double {
+impl FakeServer {
     /// One that serves `root` as the server of `dialect` does.
     pub(super) fn new(root: PathBuf, dialect: Dialect) -> Self {
         Self {
@@ -110,14 +110,14 @@ impl Double {
     }
 
     /// A line to it.
-    pub(super) fn line(&self) -> Line {
-        let parties = Parties {
+    pub(super) fn rpc(&self) -> RpcClient {
+        let endpoints = RpcEndpoints {
             dc: DcId::new(0).unwrap(),
             client: Endpoint::from_raw(10),
             server: Endpoint::from_raw(1),
             limit: Duration::from_secs(1),
         };
-        Line::new(Box::new(self.clone()), parties)
+        RpcClient::new(Box::new(self.clone()), endpoints)
     }
 
     fn is_original(&self) -> bool {
@@ -192,7 +192,7 @@ impl Double {
                 return Ok(asked.answer(m1.i2));
             }
             call::LINK => fs::hard_link(named(buffers), self.path(buffers, m1.p2, m1.i2))?,
-            call::SYMLINK => {
+            call::S_IFLNK => {
                 let target = text(buffers, m1.p1, m1.i1);
                 symlink(OsStr::from_bytes(&target), self.path(buffers, m1.p2, m1.i2))?;
             }
@@ -322,14 +322,14 @@ impl Double {
     }
 }
 
-impl Carrier for Double {
+impl Carrier for FakeServer {
     fn bind(&self, _: DcId, _: Endpoint, _: &str) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
         self.state.lock().unwrap().bound += 1;
         Ok(Arc::new(self.clone()))
     }
 }
 
-impl BoundEndpoint for Double {
+impl BoundEndpoint for FakeServer {
     fn dc(&self) -> DcId {
         DcId::new(0).unwrap()
     }

@@ -12,7 +12,7 @@ pub(super) const RENAME: i32 = 38;
 pub(super) const MKDIR: i32 = 39;
 pub(super) const RMDIR: i32 = 40;
 pub(super) const DUP2: i32 = 63;
-pub(super) const SYMLINK: i32 = 83;
+pub(super) const S_IFLNK: i32 = 83;
 pub(super) const READLINK: i32 = 85;
 pub(super) const TRUNCATE: i32 = 92;
 pub(super) const FTRUNCATE: i32 = 93;
@@ -37,8 +37,8 @@ pub(super) const CLOSEDIR: i32 = 0x1003;
 pub(super) const GET_ROOTPATH: i32 = 0x1004;
 
 /// The call's name, for logs.
-pub(super) fn name(number: i32) -> &'static str {
-    match number {
+pub(super) fn name(syscall_nr: i32) -> &'static str {
+    match syscall_nr {
         OPEN => "open",
         CLOSE => "close",
         LINK => "link",
@@ -50,7 +50,7 @@ pub(super) fn name(number: i32) -> &'static str {
         MKDIR => "mkdir",
         RMDIR => "rmdir",
         DUP2 => "dup2",
-        SYMLINK => "symlink",
+        S_IFLNK => "symlink",
         READLINK => "readlink",
         TRUNCATE => "truncate",
         FTRUNCATE => "ftruncate",

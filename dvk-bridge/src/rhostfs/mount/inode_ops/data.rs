@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::super::calls::{CallError, Calls, Target};
 use super::super::files::OpenFile;
-use super::{Creator, Result, View, identity};
+use super::{Creator, InodeOps, Result, identity};
 use crate::abi::rhostfs::UsrStat;
 
 /// i386's flags of `open`, as far as a server needs them.
@@ -28,7 +28,7 @@ pub(crate) enum Extent {
     Whole,
 }
 
-impl View {
+impl InodeOps {
     /// Opens a file. `flags` are Linux's; they are the same on i386 as far as they matter.
     pub(crate) fn open(&mut self, node: u64, flags: i32) -> Result<u64> {
         let flags = flags & (O_ACCMODE | O_APPEND);
@@ -145,10 +145,10 @@ impl View {
         if extent == Extent::Whole && file.flags & O_APPEND != 0 {
             return self.write_page(fh, file, position, data);
         }
-        self.write_pieces(data, extent, |view, done, piece| {
+        self.write_pieces(data, extent, |ops, done, piece| {
             let at = offset(position, done);
-            view.with_file(fh, |calls, handle| calls.write_piece(handle, at, piece))
-                .inspect(|written| view.files.wrote(fh, offset(at, *written)))
+            ops.with_file(fh, |calls, handle| calls.write_piece(handle, at, piece))
+                .inspect(|written| ops.files.wrote(fh, offset(at, *written)))
         })
     }
 
@@ -156,10 +156,10 @@ impl View {
     /// append, the server would put it at the end.
     fn write_page(&mut self, fh: u64, file: OpenFile, position: u64, data: &[u8]) -> Result<usize> {
         let (handle, ..) = self.open_node(file.node, O_WRONLY)?;
-        let written = self.write_pieces(data, Extent::Whole, |view, done, piece| {
+        let written = self.write_pieces(data, Extent::Whole, |ops, done, piece| {
             let at = offset(position, done);
-            let written = view.calls.write_piece(handle, at, piece)?;
-            view.files.wrote(fh, offset(at, written));
+            let written = ops.calls.write_piece(handle, at, piece)?;
+            ops.files.wrote(fh, offset(at, written));
             Ok(written)
         });
         // What the server says when it closes belongs to what was written.
@@ -253,7 +253,7 @@ impl View {
         fh: u64,
         mut call: impl FnMut(&mut Calls, i32) -> std::result::Result<T, CallError>,
     ) -> Result<T> {
-        self.greet()?;
+        self.register()?;
         let file = self.files.get(fh).ok_or(Errno::BADF)?;
         if file.losses == self.calls.losses() {
             match call(&mut self.calls, file.handle) {

@@ -11,11 +11,11 @@ use crate::abi::{Code, DcId, Endpoint, Message};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, SharedBuffers};
 
 /// How long calls fail at once after the server was lost, before one is let through again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Whom to ask, and as whom.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Parties {
+pub(crate) struct RpcEndpoints {
     /// The container both are in.
     pub(crate) dc: DcId,
     /// Our endpoint.
@@ -28,7 +28,7 @@ pub(crate) struct Parties {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum LineError {
+pub(crate) enum RpcError {
     /// The carrier says no, or nothing came.
     #[error("no answer from the server")]
     Failed(#[source] EndpointError),
@@ -41,9 +41,9 @@ pub(crate) enum LineError {
 }
 
 /// The endpoint and what became of it.
-pub(crate) struct Line {
+pub(crate) struct RpcClient {
     carrier: Box<dyn Carrier>,
-    parties: Parties,
+    endpoints: RpcEndpoints,
     bound: Option<Arc<dyn BoundEndpoint>>,
     /// When the next attempt may be made, while the server is lost.
     retry_at: Option<Instant>,
@@ -55,12 +55,12 @@ pub(crate) struct Line {
     answered: bool,
 }
 
-impl Line {
+impl RpcClient {
     /// A line that binds its endpoint when first used.
-    pub(crate) fn new(carrier: Box<dyn Carrier>, parties: Parties) -> Self {
+    pub(crate) fn new(carrier: Box<dyn Carrier>, endpoints: RpcEndpoints) -> Self {
         Self {
             carrier,
-            parties,
+            endpoints,
             bound: None,
             retry_at: None,
             losses: 0,
@@ -72,7 +72,7 @@ impl Line {
     /// Grows whenever the server may have been lost, by ourselves or with a connection: what it held for us before is gone, or
     /// is as good as gone.
     pub(crate) fn losses(&self) -> u64 {
-        let server = self.parties.server;
+        let server = self.endpoints.server;
         let counted = self.bound.as_ref().map(|endpoint| endpoint.losses(server));
         self.losses + counted.unwrap_or(0)
     }
@@ -94,12 +94,17 @@ impl Line {
         &mut self,
         message: &Message,
         buffers: &mut SharedBuffers<'_>,
-    ) -> Result<Message, LineError> {
+    ) -> Result<Message, RpcError> {
         if self.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Err(LineError::Down);
+            return Err(RpcError::Down);
         }
         let answer = self.bound().and_then(|endpoint| {
-            endpoint.sendrec(self.parties.server, message, buffers, self.parties.limit)
+            endpoint.sendrec(
+                self.endpoints.server,
+                message,
+                buffers,
+                self.endpoints.limit,
+            )
         });
         match answer {
             Ok(answer) => {
@@ -107,7 +112,7 @@ impl Line {
                 let failed = mem::take(&mut self.fails);
                 let is_first = !mem::replace(&mut self.answered, true);
                 if failed && !is_first {
-                    info!("endpoint {} answers again", self.parties.server);
+                    info!("endpoint {} answers again", self.endpoints.server);
                 }
                 Ok(answer)
             }
@@ -120,7 +125,7 @@ impl Line {
                 }
                 // Before the first answer nobody waits but who mounts, and that is to be there as soon as the server is.
                 if self.answered {
-                    self.retry_at = Some(Instant::now() + PAUSE);
+                    self.retry_at = Some(Instant::now() + RETRY_BACKOFF);
                 }
                 match error {
                     // It may never answer, and another question would wait for that; bound anew, none does. Should it answer
@@ -128,25 +133,25 @@ impl Line {
                     EndpointError::TimedOut { .. } | EndpointError::Unbound { .. } => self.unbind(),
                     _ => self.losses += 1,
                 }
-                Err(LineError::Failed(error))
+                Err(RpcError::Failed(error))
             }
         }
     }
 
     /// Gives the endpoint up, since what comes on it next may answer a question that nobody asks any more.
-    pub(crate) fn out_of_step(&mut self) -> LineError {
+    pub(crate) fn out_of_step(&mut self) -> RpcError {
         warn!(
             "endpoint {} answered an earlier question; starting anew",
-            self.parties.server
+            self.endpoints.server
         );
-        self.retry_at = Some(Instant::now() + PAUSE);
+        self.retry_at = Some(Instant::now() + RETRY_BACKOFF);
         self.unbind();
-        LineError::OutOfStep
+        RpcError::OutOfStep
     }
 
     fn unbind(&mut self) {
         if let Some(endpoint) = self.bound.take() {
-            self.losses += endpoint.losses(self.parties.server);
+            self.losses += endpoint.losses(self.endpoints.server);
             endpoint.unbind();
         }
         self.losses += 1;
@@ -156,15 +161,15 @@ impl Line {
         if let Some(endpoint) = &self.bound {
             return Ok(Arc::clone(endpoint));
         }
-        let endpoint = self
-            .carrier
-            .bind(self.parties.dc, self.parties.client, "gangplank-dvk")?;
+        let endpoint =
+            self.carrier
+                .bind(self.endpoints.dc, self.endpoints.client, "gangplank-dvk")?;
         self.bound = Some(Arc::clone(&endpoint));
         Ok(endpoint)
     }
 }
 
-impl LineError {
+impl RpcError {
     /// What the caller of a file operation is told: nothing there to talk to, or something went wrong on the way.
     pub(crate) fn errno(&self) -> Errno {
         match self {

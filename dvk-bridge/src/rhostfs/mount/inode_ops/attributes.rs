@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::super::attributes::{timeval, timeval_of_seconds};
 use super::super::calls::Target;
 use super::super::nodes::ROOT;
-use super::{Result, View};
+use super::{InodeOps, Result};
 use crate::abi::rhostfs::{Statfs64, UsrStat};
 
 /// What is to be changed of a file.
@@ -29,7 +29,7 @@ pub(crate) struct Changes {
     pub(crate) mtime: Option<TimeOrNow>,
 }
 
-impl View {
+impl InodeOps {
     /// Looks `name` up in the directory `parent`; the kernel is told of the node that is returned.
     pub(crate) fn look_up(&mut self, parent: u64, name: &OsStr) -> Result<(u64, UsrStat)> {
         let path = self.path_of(parent, name)?;

@@ -6,15 +6,15 @@ use log::warn;
 use rustix::io::Errno;
 
 use super::super::calls::Target;
-use super::super::nodes::{DIRECTORY, KIND};
-use super::{Owner, Result, View, identity};
+use super::super::nodes::{S_IFDIR, S_IFMT};
+use super::{InodeOps, Owner, Result, identity};
 use crate::abi::rhostfs::UsrStat;
 
 /// A set-group-id directory gives its group to what is made in it.
-const SET_GROUP_ID: u32 = 0o2000;
+const S_ISGID: u32 = 0o2000;
 /// The bits that changing the owner takes away.
 const SET_IDS: u32 = 0o6000;
-const SYMLINK: u32 = 0o120_000;
+const S_IFLNK: u32 = 0o120_000;
 
 /// Linux's flags of renameat2 that the protocol has.
 const RENAME_NOREPLACE: u32 = 1;
@@ -29,7 +29,7 @@ pub(crate) struct Creator {
     pub(crate) gid: u32,
 }
 
-impl View {
+impl InodeOps {
     /// Makes a directory.
     pub(crate) fn make_directory(
         &mut self,
@@ -145,17 +145,17 @@ impl View {
         mode: u32,
         creator: Creator,
     ) {
-        let groups = self.nodes.permissions(parent) & SET_GROUP_ID == 0;
+        let groups = self.nodes.permissions(parent) & S_ISGID == 0;
         let uid = (stat.uid != creator.uid).then_some(creator.uid);
         let gid = (groups && stat.gid != creator.gid).then_some(creator.gid);
-        let wanted = self.owner == Owner::Caller && !self.keeps_files;
-        let possible = stat.mode & KIND != SYMLINK || self.calls.dialect().owns_links();
+        let wanted = self.owner == Owner::Caller && !self.chown_refused;
+        let possible = stat.mode & S_IFMT != S_IFLNK || self.calls.dialect().owns_links();
         if !wanted || !possible || (uid, gid) == (None, None) {
             return;
         }
         let given = self.calls.chown(target, uid, gid).and_then(|()| {
             // Changing the owner took these bits from all but directories.
-            if mode & SET_IDS != 0 && stat.mode & KIND != DIRECTORY {
+            if mode & SET_IDS != 0 && stat.mode & S_IFMT != S_IFDIR {
                 self.calls.chmod(target, mode & 0o7777)
             } else {
                 Ok(())
@@ -168,7 +168,7 @@ impl View {
             }
             Err(error) if error.is(Errno::PERM) => {
                 warn!("the server cannot give files away; new ones belong to whom it works for");
-                self.keeps_files = true;
+                self.chown_refused = true;
             }
             Err(error) => warn!(
                 "a new file could not be given to user {}: {error}",
