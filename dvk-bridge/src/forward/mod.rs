@@ -17,17 +17,18 @@ mod proxy_client;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 pub use args::ForwardArgs;
 pub use command::{ForwardError, run};
 
 use self::proxy_client::ProxyClient;
 use crate::abi::{Endpoint, Message};
-use crate::carrier::engine::lock;
 use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
@@ -85,7 +86,7 @@ impl Forward {
                 }
             }
         }
-        let proxies = std::mem::take(&mut *lock(&self.proxies));
+        let proxies = std::mem::take(&mut *self.proxies.lock());
         // All at once, before the first is waited for. Who is being served is told that this was not to be.
         proxies.values().for_each(ProxyClient::end);
         proxies.into_values().for_each(ProxyClient::wait);
@@ -102,7 +103,7 @@ impl Forward {
             Delivery::Notification { source } => log::debug!("{source} has notified"),
             Delivery::Gone { client, reason } => {
                 log::debug!("{client}: {reason:?}");
-                if let Some(proxy) = lock(&self.proxies).get(&client) {
+                if let Some(proxy) = self.proxies.lock().get(&client) {
                     proxy.end();
                 }
             }
@@ -112,7 +113,7 @@ impl Forward {
     /// Has the client's visitor ask.
     fn pass(&self, request: RequestId, message: Message) {
         let client = request.client();
-        let mut proxies = lock(&self.proxies);
+        let mut proxies = self.proxies.lock();
         let mut proxy = proxies.remove(&client);
         // One that has ended is waited for by the next, which takes its endpoint there.
         if proxy.as_ref().is_none_or(ProxyClient::has_ended) {
@@ -154,7 +155,7 @@ impl Shared {
 impl Report for Forward {
     fn report(&self, to: &mut String) {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let proxies = lock(&self.proxies);
+        let proxies = self.proxies.lock();
         let there = proxies.values().filter(|proxy| !proxy.has_ended());
         to.push_str(&format!(
             "endpoint {} of container {} is passed on: {} clients, {} requests answered, {} not\n",

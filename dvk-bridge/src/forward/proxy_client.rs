@@ -1,16 +1,16 @@
 //! Who asks a server elsewhere in the place of a client here.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use gangplank_service::rate_limit::RateLimit;
+use parking_lot::Mutex;
 
 use super::Shared;
 use crate::abi::{Endpoint, Message};
-use crate::carrier::engine::lock;
 use crate::endpoint::{
     BoundEndpoint, EndpointError, NotShared, RemoteMemory, RequestId, SharedBuffers,
 };
@@ -64,7 +64,7 @@ impl ProxyClient {
 
     /// Leaves, whatever it waits for.
     pub(super) fn end(&self) {
-        let mut state = lock(&self.remote.0);
+        let mut state = self.remote.0.lock();
         state.ended = true;
         if let Some(bound) = state.bound.take() {
             bound.unbind();
@@ -79,7 +79,7 @@ impl ProxyClient {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        lock(&self.remote.0).ended
+        self.remote.0.lock().ended
     }
 }
 
@@ -98,13 +98,13 @@ fn run(
                 shared.answer(request, &answer);
             }
             Err(error) => {
-                if !lock(&remote.0).ended && complaints.admit().is_some() {
+                if !remote.0.lock().ended && complaints.admit().is_some() {
                     log::warn!("client {client} is not served: {error}");
                 }
                 shared.refuse(request, &message);
             }
         }
-        if lock(&remote.0).ended {
+        if remote.0.lock().ended {
             return;
         }
     }
@@ -128,7 +128,7 @@ fn pass(
     let answer = bound.sendrec(server, message, &mut buffers, shared.limit);
     if let Err(EndpointError::Unbound { .. }) = answer {
         // It was taken away there; it is bound anew for the next request.
-        lock(&remote.0).bound = None;
+        remote.0.lock().bound = None;
     }
     answer
 }
@@ -140,12 +140,12 @@ impl RemoteEndpoint {
         shared: &Shared,
         client: Endpoint,
     ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
-        if let Some(bound) = &lock(&self.0).bound {
+        if let Some(bound) = &self.0.lock().bound {
             return Ok(bound.clone());
         }
         let dc = shared.here.dc();
         let bound = shared.there.bind(dc, client, "forwarded")?;
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if state.ended {
             // Nobody would end it any more.
             bound.unbind();

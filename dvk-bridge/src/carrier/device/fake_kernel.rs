@@ -1,15 +1,16 @@
 //! The kernel's part, played by its rules: processes that are not there, and threads that are what they have bound.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::driver::{Driver, Sending};
 use super::message_buffer::MessageBuffer;
 use crate::abi::ioctl::{DcUsr, ProcUsr, RECEIVING, REMOTE, SLOT_FREE};
 use crate::abi::{Code, DcId, Endpoint, M9, Message};
-use crate::carrier::engine::{lock, wait_until};
 
 /// Longest copy (`d_max_copylen`).
 const MAX_COPY: usize = 1 << 20;
@@ -91,7 +92,7 @@ impl FakeKernel {
 
     /// A client in `slot` with 256 bytes of memory, on this node, or on another if it has no process.
     pub(super) fn client(self: &Arc<Self>, slot: i32, pid: Option<i32>) -> Client {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut process = Process::new(None, pid.unwrap_or(-1));
         process.remote = pid.is_none();
         process.memory = (0..=255).collect();
@@ -105,17 +106,17 @@ impl FakeKernel {
     /// Notifies `to` as `source` does.
     pub(super) fn notification(&self, source: Endpoint, to: i32) {
         let message = Message::notification(source, &M9::default());
-        lock(&self.state).notify(to, message);
+        self.state.lock().notify(to, message);
         self.changed.notify_all();
     }
 
     /// Whether somebody has `slot`.
     pub(super) fn has(&self, slot: i32) -> bool {
-        lock(&self.state).processes.contains_key(&slot)
+        self.state.lock().processes.contains_key(&slot)
     }
 
-    fn made(&self, call: &'static str) -> std::sync::MutexGuard<'_, State> {
-        let mut state = lock(&self.state);
+    fn made(&self, call: &'static str) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
         state.made.push((call, thread::current().id()));
         state
     }
@@ -123,7 +124,7 @@ impl FakeKernel {
     /// Waits until `slot` has got something: that.
     fn wait(&self, slot: i32, limit: Duration) -> Result<Message, Code> {
         let deadline = Instant::now() + limit;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut late = false;
         loop {
             let process = state.processes.get_mut(&slot).ok_or(Code::EDVSNOTBIND)?;
@@ -139,12 +140,12 @@ impl FakeKernel {
                 }
                 return Err(Code::EDVSTIMEDOUT);
             }
-            (state, late) = wait_until(&self.changed, state, deadline);
+            late = self.changed.wait_until(&mut state, deadline).timed_out();
         }
     }
 
     fn write(&self, buffer: &mut MessageBuffer, message: &Message) -> i32 {
-        let size = lock(&self.state).size;
+        let size = self.state.lock().size;
         message.encode(buffer.bytes_mut().get_mut(..size).unwrap());
         i32::try_from(size).unwrap()
     }
@@ -354,7 +355,7 @@ impl Driver for FakeKernel {
         };
         let message = self.wait(slot, limit)?;
         let size = self.write(buffer, &message);
-        let late = std::mem::take(&mut lock(&self.state).late);
+        let late = std::mem::take(&mut self.state.lock().late);
         if late {
             Err(Code::EDVSTIMEDOUT)
         } else {
@@ -461,7 +462,11 @@ pub(super) struct Client {
 impl Client {
     /// Asks `to`, without waiting for the answer.
     pub(super) fn ask(&self, to: i32, message: &Message) -> Result<(), Code> {
-        let asked = lock(&self.kernel.state).send(self.slot, to, message, Kind::SendRec);
+        let asked = self
+            .kernel
+            .state
+            .lock()
+            .send(self.slot, to, message, Kind::SendRec);
         self.kernel.changed.notify_all();
         asked.map(drop)
     }
@@ -473,7 +478,7 @@ impl Client {
 
     /// Receives from anybody.
     pub(super) fn receive(&self) -> Result<Message, Code> {
-        let mut state = lock(&self.kernel.state);
+        let mut state = self.kernel.state.lock();
         if let Some(message) = state.take(self.slot) {
             self.kernel.changed.notify_all();
             return Ok(message);
@@ -485,7 +490,7 @@ impl Client {
 
     /// Answers the thread that has asked.
     pub(super) fn reply(&self, to: i32, message: &Message) {
-        let mut state = lock(&self.kernel.state);
+        let mut state = self.kernel.state.lock();
         let process = state.processes.get_mut(&to).unwrap();
         process.got = Some(Ok(*message));
         self.kernel.changed.notify_all();
@@ -493,7 +498,7 @@ impl Client {
 
     /// Is interrupted: it waits for nothing any more.
     pub(super) fn interrupt(&self) {
-        let mut state = lock(&self.kernel.state);
+        let mut state = self.kernel.state.lock();
         let process = state.processes.get_mut(&self.slot).unwrap();
         process.waits_for = None;
         process.sending = false;
@@ -501,14 +506,14 @@ impl Client {
 
     /// Its memory.
     pub(super) fn memory(&self) -> Vec<u8> {
-        lock(&self.kernel.state).processes[&self.slot]
+        self.kernel.state.lock().processes[&self.slot]
             .memory
             .clone()
     }
 
     /// Ends.
     pub(super) fn end(self) {
-        lock(&self.kernel.state).remove(self.slot);
+        self.kernel.state.lock().remove(self.slot);
         self.kernel.changed.notify_all();
     }
 }

@@ -38,8 +38,10 @@ mod work_queue;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use self::driver::Driver;
 use self::endpoint::DeviceEndpoint;
@@ -47,7 +49,7 @@ use self::endpoint_thread::{EndpointThread, Partners};
 use self::message_buffer::MessageSize;
 use self::sys::Kernel;
 use self::work_queue::WorkQueue;
-use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind, lock};
+use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind};
 use crate::abi::ioctl::{DcUsr, MAJOR};
 use crate::abi::{Code, DcId, DcLimits, Endpoint};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Operation};
@@ -223,7 +225,7 @@ impl Device {
                 return Err(EndpointError::TimedOut { operation, limit });
             }
         }
-        let mut tables = lock(&self.tables);
+        let mut tables = self.tables.lock();
         tables.retain(|table| table.strong_count() > 0);
         tables.push(Arc::downgrade(&table));
         Ok(DeviceEndpoint { bound, queue })
@@ -249,7 +251,7 @@ impl Report for Device {
             self.node,
             self.size
         ));
-        let tables = lock(&self.tables).clone();
+        let tables = self.tables.lock().clone();
         for table in tables.iter().filter_map(Weak::upgrade) {
             table.report(to);
         }

@@ -3,11 +3,11 @@
 //! As long as the kernel has the question, its partner may copy to and from what is lent for it. So who has asked can give up
 //! before the thread has taken the question, and not between that and its end, which the kernel's own limit brings.
 
-use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
+
 use crate::abi::{Code, Endpoint, Message};
-use crate::carrier::engine::{lock, wait_until};
 
 enum State {
     Waiting,
@@ -38,7 +38,7 @@ impl QueuedCall {
 
     /// The thread takes it: how long it may take; nothing if it was given up.
     pub(super) fn take(&self) -> Option<Duration> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         matches!(*state, State::Waiting).then(|| {
             *state = State::Asked;
             self.deadline.saturating_duration_since(Instant::now())
@@ -47,7 +47,7 @@ impl QueuedCall {
 
     /// The thread has an end of it.
     pub(super) fn end(&self, outcome: Result<Message, Code>) {
-        *lock(&self.state) = State::Over(outcome);
+        *self.state.lock() = State::Over(outcome);
         self.changed.notify_all();
     }
 
@@ -58,18 +58,20 @@ impl QueuedCall {
 
     /// Waits for the end: the answer, or why there is none.
     pub(super) fn wait(&self) -> Result<Message, Code> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             match &*state {
                 State::Over(outcome) => return *outcome,
                 State::Asked => {
                     // The kernel ends it; what is lent is not ours before.
                     let soon = Instant::now() + Duration::from_secs(1);
-                    (state, _) = wait_until(&self.changed, state, soon);
+                    self.changed.wait_until(&mut state, soon);
                 }
                 State::Waiting => {
-                    let late;
-                    (state, late) = wait_until(&self.changed, state, self.deadline);
+                    let late = self
+                        .changed
+                        .wait_until(&mut state, self.deadline)
+                        .timed_out();
                     if late && matches!(*state, State::Waiting) {
                         *state = State::Over(Err(Code::EDVSTIMEDOUT));
                     }

@@ -52,7 +52,7 @@ fn code<T: std::fmt::Debug>(result: Result<T, EndpointError>) -> Code {
 fn a_request_is_received_copied_for_and_answered_whatever_messages_are_long() {
     for size in [36, 76] {
         let kernel = FakeKernel::new();
-        lock(&kernel.state).size = size;
+        kernel.state.lock().size = size;
         let device = device(&kernel);
         let server = device.bind(DcId::FIRST, Endpoint::from_raw(SERVER), "server");
         let server = server.unwrap();
@@ -140,7 +140,7 @@ fn many_clients_are_served_by_many_threads_and_all_calls_are_one_threads() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let made = lock(&kernel.state).made.clone();
+    let made = kernel.state.lock().made.clone();
     let calls = ["BIND", "RECEIVE", "REPLY", "VCOPY"];
     let threads = made.iter().filter(|(call, _)| calls.contains(call));
     let threads: HashSet<_> = threads.map(|(_, thread)| thread).collect();
@@ -182,7 +182,7 @@ fn an_answer_does_not_wait_behind_a_receive() {
 #[test]
 fn where_nobody_can_be_woken_a_receive_is_short() {
     let kernel = FakeKernel::new();
-    lock(&kernel.state).wake = Err(Code::EDVSPRIVILEGES);
+    kernel.state.lock().wake = Err(Code::EDVSPRIVILEGES);
     let server = bind(&kernel, SERVER).unwrap();
     let client = kernel.client(10, Some(77));
     client.ask(SERVER, &request(5)).unwrap();
@@ -216,7 +216,7 @@ fn a_notification_is_told_from_a_call_of_the_same_number() {
 fn a_message_that_comes_as_the_limit_passes_is_not_lost() {
     let kernel = FakeKernel::new();
     let server = bind(&kernel, SERVER).unwrap();
-    lock(&kernel.state).late = true;
+    kernel.state.lock().late = true;
     let client = kernel.client(10, Some(77));
     client.ask(SERVER, &request(5)).unwrap();
     let (from, message) = next_request(&*server);
@@ -443,10 +443,10 @@ fn what_cannot_be_bound_says_why() {
     assert_eq!(code(bind(&kernel, 221).map(drop)), Code::EDVSBADRANGE);
     let elsewhere = device(&kernel).bind(DcId::new(3).unwrap(), Endpoint::from_raw(2), "");
     assert_eq!(code(elsewhere.map(drop)), Code::EDVSBADDCID);
-    lock(&kernel.state).bind = Some(Code::EDVSPRIVILEGES);
+    kernel.state.lock().bind = Some(Code::EDVSPRIVILEGES);
     let refused = bind(&kernel, 2).map(drop).unwrap_err();
     assert!(refused.to_string().contains("EDVSPRIVILEGES"), "{refused}");
-    lock(&kernel.state).container.flags = 2;
+    kernel.state.lock().container.flags = 2;
     assert_eq!(code(bind(&kernel, 2).map(drop)), Code::EDVSDCNOTRUN);
 }
 
@@ -457,7 +457,7 @@ fn an_endpoint_below_zero_is_no_error() {
     assert!(kernel.has(-2));
     drop(task);
     // The same number as an error, and nobody bound.
-    lock(&kernel.state).bind = Some(Code::ENOENT);
+    kernel.state.lock().bind = Some(Code::ENOENT);
     assert_eq!(code(bind(&kernel, -2).map(drop)), Code::ENOENT);
 }
 
@@ -469,7 +469,7 @@ fn a_machine_without_a_dvs_says_so() {
         (Code::ENOTTY, "does not know DVK's calls"),
         (Code::EDVSPRIVILEGES, "EDVSPRIVILEGES"),
     ] {
-        lock(&kernel.state).dvs = Err(answer);
+        kernel.state.lock().dvs = Err(answer);
         let error = Device::on(kernel.clone(), PATH.into()).err().unwrap();
         assert!(error.to_string().contains(text), "{error}");
     }

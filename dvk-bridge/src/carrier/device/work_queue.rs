@@ -1,13 +1,15 @@
 //! What an endpoint's thread is to do: handed over by all other threads, and how it is woken for it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::driver::Driver;
 use super::queued_call::QueuedCall;
 use crate::abi::{Code, Command, DcId, Endpoint, Header};
-use crate::carrier::engine::{NotConnected, PeerTransport, lock, wait_until};
+use crate::carrier::engine::{NotConnected, PeerTransport};
 
 /// Most that can wait. An endpoint has one exchange at a time; beside that there are notifications.
 const MAX_WORK: usize = 1024;
@@ -78,7 +80,7 @@ impl WorkQueue {
 
     /// Hands something over. Never waits.
     pub(super) fn put(&self, work: Work) -> Result<(), NotConnected> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.stopping || state.ended || state.work.len() >= MAX_WORK {
             return Err(NotConnected);
         }
@@ -89,7 +91,7 @@ impl WorkQueue {
 
     /// Has the thread stop, whatever is still to do.
     pub(super) fn stop(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.stopping = true;
         self.wake(&mut state);
     }
@@ -97,10 +99,9 @@ impl WorkQueue {
     /// Waits until the thread has stopped, at most `limit`: whether it has.
     pub(super) fn wait_for_end(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while !state.ended {
-            let late;
-            (state, late) = wait_until(&self.changed, state, deadline);
+            let late = self.changed.wait_until(&mut state, deadline).timed_out();
             if late {
                 return state.ended;
             }
@@ -128,7 +129,7 @@ impl WorkQueue {
 
     /// The thread: what it does next.
     pub(super) fn next(&self) -> Task {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.stopping {
             return Task::Stop;
         }
@@ -147,19 +148,19 @@ impl WorkQueue {
 
     /// The thread: its receive is over. Whether it was woken, and so has a notification before it that is nobody's, or had it.
     pub(super) fn received(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.receives = false;
         state.woken
     }
 
     /// The thread: whether it can be woken.
     pub(super) fn set_wakeable(&self, wakeable: bool) {
-        lock(&self.state).wakeable = wakeable;
+        self.state.lock().wakeable = wakeable;
     }
 
     /// The thread: it has ended. What is still to do is given up.
     pub(super) fn end(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.ended = true;
         for work in state.work.drain(..) {
             if let Work::QueuedCall(call) = work {
@@ -185,6 +186,6 @@ impl PeerTransport for WorkQueue {
 
     /// The kernel is there as long as the endpoint is.
     fn wait(&self, _: Instant) -> bool {
-        !lock(&self.state).ended
+        !self.state.lock().ended
     }
 }

@@ -1,16 +1,16 @@
 //! One bound endpoint: its mailbox, its question, its lanes to the peers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use gangplank_service::rate_limit::RateLimit;
+use parking_lot::Mutex;
 
 use super::endpoint_table::PeerKind;
 use super::mailbox::{Mailbox, Sender, WaitingClient};
 use super::peer_channel::PeerChannel;
 use super::peer_transport::{PeerId, PeerTransport};
 use super::pending_call::{CallEvent, Disposition, PendingCall};
-use super::sync::lock;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header, Message};
 use crate::endpoint::Gone;
 
@@ -61,7 +61,7 @@ impl EndpointState {
 
     /// How often `partner`, whom `peer` has if any does, was lost by itself or with that.
     pub(super) fn losses(&self, partner: Endpoint, peer: Option<PeerId>) -> u64 {
-        let losses = lock(&self.losses);
+        let losses = self.losses.lock();
         let with_peer = peer.and_then(|peer| losses.peers.get(&peer));
         let itself = losses.partners.get(&partner.slot());
         with_peer.copied().unwrap_or(0) + itself.copied().unwrap_or(0)
@@ -85,7 +85,7 @@ impl EndpointState {
         transport: &Arc<dyn PeerTransport>,
     ) -> Arc<PeerChannel> {
         let key = (peer, self.kind.channel(partner));
-        let mut channels = lock(&self.channels);
+        let mut channels = self.channels.lock();
         let channel = channels.entry(key);
         channel
             .or_insert_with(|| {
@@ -212,7 +212,7 @@ impl EndpointState {
     /// Another endpoint has gone.
     pub(super) fn partner_gone(&self, partner: Endpoint, reason: Gone) {
         let slot = partner.slot();
-        *lock(&self.losses).partners.entry(slot).or_default() += 1;
+        *self.losses.lock().partners.entry(slot).or_default() += 1;
         self.mailbox.gone(partner, reason);
         self.pending_call.partner_gone(partner, Code::EDVSSRCDIED);
         for channel in self.all_channels(|_| true) {
@@ -222,7 +222,7 @@ impl EndpointState {
 
     /// What goes on with `peer` fails. Those it has may still be there.
     pub(super) fn interrupted(&self, peer: PeerId) {
-        *lock(&self.losses).peers.entry(peer).or_default() += 1;
+        *self.losses.lock().peers.entry(peer).or_default() += 1;
         self.pending_call.peer_lost(peer);
         for channel in self.all_channels(|it| it == peer) {
             channel.lost();
@@ -272,7 +272,7 @@ impl EndpointState {
     }
 
     fn all_channels(&self, concerned: impl Fn(PeerId) -> bool) -> Vec<Arc<PeerChannel>> {
-        let channels = lock(&self.channels);
+        let channels = self.channels.lock();
         let channels = channels.iter().filter(|((peer, _), _)| concerned(*peer));
         channels.map(|(_, channel)| channel.clone()).collect()
     }

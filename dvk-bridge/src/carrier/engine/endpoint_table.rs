@@ -1,12 +1,13 @@
 //! All endpoints that this process has bound on one carrier, and the peers that it reaches by it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::endpoint_state::EndpointState;
 use super::peer_transport::{PeerId, PeerTransport};
-use super::sync::lock;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
 use crate::endpoint::Gone;
 
@@ -71,12 +72,12 @@ impl EndpointTable {
 
     /// Adds a peer, to which `transport` leads.
     pub(crate) fn add_peer(&self, peer: PeerId, transport: Arc<dyn PeerTransport>) {
-        lock(&self.state).transports.insert(peer, transport);
+        self.state.lock().transports.insert(peer, transport);
     }
 
     /// Says that `peer` has `endpoint`.
     pub(crate) fn add_route(&self, dc: DcId, endpoint: Endpoint, peer: PeerId) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.routes.insert((dc, endpoint.slot()), peer);
     }
 
@@ -104,7 +105,7 @@ impl EndpointTable {
         name: &str,
     ) -> Result<Arc<EndpointState>, Code> {
         let limits = self.dimensions(dc, endpoint)?;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let key = (dc, endpoint.slot());
         if state.entries.contains_key(&key) {
             return Err(Code::EDVSSLOTUSED);
@@ -123,7 +124,7 @@ impl EndpointTable {
     /// Removes `entry`: who waits for it is told.
     pub(super) fn close(&self, entry: &Arc<EndpointState>) {
         let key = (entry.dc, entry.endpoint.slot());
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state
             .entries
             .get(&key)
@@ -155,7 +156,7 @@ impl EndpointTable {
 
     /// Hands `header` to every peer that is connected.
     fn broadcast(&self, header: &Header) {
-        let transports: Vec<_> = lock(&self.state).transports.values().cloned().collect();
+        let transports: Vec<_> = self.state.lock().transports.values().cloned().collect();
         for transport in transports {
             // Those who are not connected learn by that.
             let _ = transport.post(*header, &[]);
@@ -164,7 +165,9 @@ impl EndpointTable {
 
     /// Closes the desk of `endpoint`; whether there was one.
     pub(crate) fn give_up(&self, dc: DcId, endpoint: Endpoint) -> bool {
-        let entry = lock(&self.state)
+        let entry = self
+            .state
+            .lock()
             .entries
             .get(&(dc, endpoint.slot()))
             .cloned();
@@ -176,7 +179,7 @@ impl EndpointTable {
     }
 
     pub(super) fn transport(&self, peer: PeerId) -> Option<Arc<dyn PeerTransport>> {
-        lock(&self.state).transports.get(&peer).cloned()
+        self.state.lock().transports.get(&peer).cloned()
     }
 
     /// By which peer `to` is reached from `entry`: whence it came, or by configuration, or the only one there is.
@@ -184,7 +187,7 @@ impl EndpointTable {
         if let Some(peer) = entry.mailbox.peer_of(to) {
             return Some(peer);
         }
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if let Some(&peer) = state.routes.get(&(entry.dc, to.slot())) {
             return Some(peer);
         }
@@ -222,7 +225,7 @@ impl EndpointTable {
         if !limits.contains(header.src) {
             return Err(Code::EDVSBADRANGE);
         }
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let entry = state.entries.get(&(dc, header.dst.slot()));
         let entry = entry.filter(|it| it.endpoint == header.dst);
         entry.cloned().ok_or(Code::EDVSDSTDIED)
@@ -269,6 +272,6 @@ impl EndpointTable {
     }
 
     fn entries(&self) -> Vec<Arc<EndpointState>> {
-        lock(&self.state).entries.values().cloned().collect()
+        self.state.lock().entries.values().cloned().collect()
     }
 }

@@ -1,10 +1,9 @@
 //! A place that one thread at a time has: in the order in which they came, or after a deadline not at all.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use super::sync::{lock, wait_until};
+use parking_lot::{Condvar, Mutex};
 
 /// The place, and who waits for it.
 #[derive(Debug, Default)]
@@ -29,13 +28,12 @@ pub(super) struct Guard<'a> {
 impl FairLock {
     /// Waits for the place; nothing if it was not to be had before `deadline`.
     pub(super) fn take(&self, deadline: Instant) -> Option<Guard<'_>> {
-        let mut queue = lock(&self.queue);
+        let mut queue = self.queue.lock();
         let ticket = queue.next;
         queue.next = queue.next.wrapping_add(1);
         queue.tickets.push_back(ticket);
         while queue.tickets.front() != Some(&ticket) {
-            let late;
-            (queue, late) = wait_until(&self.changed, queue, deadline);
+            let late = self.changed.wait_until(&mut queue, deadline).timed_out();
             if late && queue.tickets.front() != Some(&ticket) {
                 queue.tickets.retain(|&waiting| waiting != ticket);
                 return None;
@@ -49,13 +47,13 @@ impl FairLock {
 impl FairLock {
     /// Whether nobody has the place.
     pub(super) fn is_free(&self) -> bool {
-        lock(&self.queue).tickets.is_empty()
+        self.queue.lock().tickets.is_empty()
     }
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let mut queue = lock(&self.fair_lock.queue);
+        let mut queue = self.fair_lock.queue.lock();
         queue.tickets.pop_front();
         let is_wanted = !queue.tickets.is_empty();
         drop(queue);
@@ -100,9 +98,9 @@ mod tests {
                 let (here, log) = (fair_lock.clone(), order.clone());
                 let thread = thread::spawn(move || {
                     let _guard = here.take(late());
-                    lock(&log).push(index);
+                    log.lock().push(index);
                 });
-                while lock(&fair_lock.queue).tickets.len() < index + 2 {
+                while fair_lock.queue.lock().tickets.len() < index + 2 {
                     thread::yield_now();
                 }
                 thread
@@ -112,6 +110,6 @@ mod tests {
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(*lock(&order), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(*order.lock(), [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 }

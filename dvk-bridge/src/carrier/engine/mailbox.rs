@@ -5,11 +5,11 @@
 //! only then is the newer one delivered, so that a client's requests never run into each other.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
 use super::peer_transport::PeerId;
-use super::sync::{lock, wait_until};
 use crate::abi::{Code, Endpoint, Message};
 use crate::endpoint::{Delivery, Gone, RequestId};
 
@@ -153,7 +153,7 @@ impl Mailbox {
 
     /// Waits for what comes next, at most until `deadline`.
     pub(super) fn receive(&self, deadline: Instant) -> Received {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut late = false;
         loop {
             if state.closed {
@@ -166,7 +166,7 @@ impl Mailbox {
             if late {
                 return Received::Nothing;
             }
-            (state, late) = wait_until(&self.arrived, state, deadline);
+            late = self.arrived.wait_until(&mut state, deadline).timed_out();
         }
     }
 
@@ -229,7 +229,7 @@ impl Mailbox {
 
     /// The request of `client` that is being served, if one is.
     pub(super) fn served(&self, client: Endpoint) -> Option<RequestId> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let it = state.clients.get(&client.slot())?;
         let request = it.asks.as_ref().filter(|request| request.received)?;
         (it.endpoint == client).then(|| RequestId::new(client, request.number))
@@ -237,25 +237,25 @@ impl Mailbox {
 
     /// Whether the endpoint was given up.
     pub(super) fn is_closed(&self) -> bool {
-        lock(&self.state).closed
+        self.state.lock().closed
     }
 
     /// The peer of `endpoint`, if anything ever came from that.
     pub(super) fn peer_of(&self, endpoint: Endpoint) -> Option<PeerId> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let client = state.clients.get(&endpoint.slot())?;
         (client.endpoint == endpoint).then_some(client.peer)
     }
 
     /// The peer whose process has `endpoint`'s slot, if anything ever came from one.
     pub(super) fn owner_of(&self, endpoint: Endpoint) -> Option<PeerId> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.clients.get(&endpoint.slot()).map(|it| it.peer)
     }
 
     /// `endpoint` has gone.
     pub(super) fn gone(&self, endpoint: Endpoint, reason: Gone) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let slot = endpoint.slot();
         if state
             .clients
@@ -269,7 +269,7 @@ impl Mailbox {
 
     /// All that came by `peer` have gone.
     pub(super) fn peer_lost(&self, peer: PeerId) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let theirs = state.clients.iter().filter(|(_, it)| it.peer == peer);
         let slots: Vec<i32> = theirs.map(|(&slot, _)| slot).collect();
         for slot in slots {
@@ -280,7 +280,7 @@ impl Mailbox {
 
     /// The endpoint is given up: those who wait.
     pub(super) fn close(&self) -> Vec<WaitingClient> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.closed = true;
         state.events.clear();
         self.arrived.notify_all();
@@ -304,7 +304,7 @@ impl Mailbox {
 
     /// Those that something came from, and whether they wait for an answer.
     pub(super) fn clients(&self) -> Vec<(Endpoint, PeerId, bool)> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let clients = state.clients.values();
         clients
             .map(|it| (it.endpoint, it.peer, it.asks.is_some()))
@@ -313,7 +313,7 @@ impl Mailbox {
 
     /// The state, for what the endpoint itself does.
     fn own(&self) -> Result<MutexGuard<'_, State>, NotServing> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if state.closed {
             return Err(NotServing::Unbound);
         }
@@ -322,7 +322,7 @@ impl Mailbox {
 
     /// The state, for what comes.
     fn open(&self) -> Result<MutexGuard<'_, State>, Code> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if state.closed {
             return Err(Code::EDVSDSTDIED);
         }

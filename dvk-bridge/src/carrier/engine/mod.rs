@@ -23,9 +23,7 @@ mod peer_channel;
 mod peer_transport;
 mod pending_call;
 mod sendrec;
-mod sync;
 
 pub(crate) use endpoint::EngineEndpoint;
 pub(crate) use endpoint_table::{EndpointTable, EngineConfig, PeerKind};
 pub(crate) use peer_transport::{NotConnected, PeerId, PeerTransport};
-pub(crate) use sync::{lock, wait_until};

@@ -5,12 +5,13 @@
 //! our own are kept back.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::fair_lock::FairLock;
 use super::peer_transport::{NotConnected, PeerTransport};
-use super::sync::{lock, wait_until};
 use crate::abi::{Code, Command, Endpoint, Header};
 
 /// Most acknowledgements that are kept back. Each belongs to a partner that waits for it and sends nothing else meanwhile.
@@ -136,7 +137,7 @@ impl PeerChannel {
     /// Waits until there is a connection, or `deadline`, or the endpoint is given up.
     pub(super) fn wait_for_transport(&self, deadline: Instant) {
         let mut now = Instant::now();
-        while now < deadline && !lock(&self.state).closed {
+        while now < deadline && !self.state.lock().closed {
             if self
                 .transport
                 .wait(deadline.min(now + CLOSED_CHECK_INTERVAL))
@@ -172,13 +173,13 @@ impl PeerChannel {
             let Some(held) = permit()? else {
                 return Ok(Vec::new());
             };
-            lock(&self.state).begin(&header, expected)?;
+            self.state.lock().begin(&header, expected)?;
             // The acknowledgement may be there before this returns, and who takes it is not to wait for us.
             let posted = self.transport.post(header, payload);
             drop(held);
             let (mut state, outcome) = match posted {
                 Ok(()) => self.wait_for_outcome(deadline),
-                Err(error) => (lock(&self.state), Err(error.into())),
+                Err(error) => (self.state.lock(), Err(error.into())),
             };
             state.in_flight = None;
             if outcome == Err(ExchangeError::TimedOut)
@@ -198,7 +199,7 @@ impl PeerChannel {
             };
             let mut late = false;
             while !late && !state.closed {
-                (state, late) = wait_until(&self.changed, state, again);
+                late = self.changed.wait_until(&mut state, again).timed_out();
             }
         }
     }
@@ -206,13 +207,13 @@ impl PeerChannel {
     /// Waits for a moment if an acknowledgement of `partner`'s, which does not say of what it is, did not come in time and may
     /// still come: it would be taken for that of what is sent next.
     fn wait_out_late_ack(&self, partner: Endpoint) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut over = false;
         while let Some((_, until)) = state.late.filter(|(late, _)| *late == partner)
             && !over
             && !state.closed
         {
-            (state, over) = wait_until(&self.changed, state, until);
+            over = self.changed.wait_until(&mut state, until).timed_out();
         }
         state.late = state.late.filter(|(late, _)| *late != partner);
     }
@@ -222,7 +223,7 @@ impl PeerChannel {
         &self,
         deadline: Instant,
     ) -> (MutexGuard<'_, State>, Result<Vec<u8>, ExchangeError>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut late = false;
         let outcome = loop {
             let outcome = state.in_flight.as_mut().and_then(|it| it.outcome.take());
@@ -232,7 +233,7 @@ impl PeerChannel {
             if late {
                 break Err(ExchangeError::TimedOut);
             }
-            (state, late) = wait_until(&self.changed, state, deadline);
+            late = self.changed.wait_until(&mut state, deadline).timed_out();
         };
         (state, outcome)
     }
@@ -271,7 +272,7 @@ impl PeerChannel {
             .send_lock
             .take(deadline)
             .ok_or(ExchangeError::TimedOut)?;
-        if lock(&self.state).closed {
+        if self.state.lock().closed {
             return Err(ExchangeError::Unbound);
         }
         self.transport.post(header, payload)?;
@@ -280,7 +281,7 @@ impl PeerChannel {
 
     /// Sends an acknowledgement, or keeps it back until the exchange that is going on is over. Never waits.
     pub(super) fn acknowledge(&self, header: Header, payload: &[u8]) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.in_flight.is_none() {
             // Without a connection nobody waits for it any more.
             let _ = self.transport.post(header, payload);
@@ -297,7 +298,7 @@ impl PeerChannel {
 
     /// Takes an acknowledgement that came. Whether it was waited for.
     pub(super) fn acknowledged(&self, header: &Header, payload: &[u8]) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(in_flight) = &mut state.in_flight else {
             let late = state.late.is_some_and(|(late, _)| late == header.src);
             if late && header.command == Command::SEND_ACK {
@@ -328,7 +329,7 @@ impl PeerChannel {
 
     /// The connection is lost: what is going on fails, what was kept back has nobody to go to.
     pub(super) fn lost(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.held_acks.clear();
         state.late = None;
         drop(state);
@@ -337,14 +338,14 @@ impl PeerChannel {
 
     /// The endpoint is given up: what is going on fails, and what waits for its turn when that comes.
     pub(super) fn close(&self) {
-        lock(&self.state).closed = true;
+        self.state.lock().closed = true;
         self.changed.notify_all();
         self.fail(ExchangeError::Unbound, |_| true);
     }
 
     /// What goes on; nothing if nothing does, and nothing is wrong.
     pub(super) fn describe(&self) -> Option<String> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let stuck = if state.stuck {
             "; an earlier one was not acknowledged in time"
         } else {
@@ -363,7 +364,7 @@ impl PeerChannel {
     }
 
     fn fail(&self, failure: ExchangeError, concerned: impl Fn(&InFlight) -> bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(in_flight) = state.in_flight.as_mut().filter(|it| concerned(it)) {
             in_flight.outcome.get_or_insert(Err(failure));
             self.changed.notify_all();

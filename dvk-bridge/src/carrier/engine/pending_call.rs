@@ -7,12 +7,12 @@
 //! it is. Nodes do not say it: of them an answer to a question that was given up is waited for before the next is asked.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex};
 use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::fair_lock::{FairLock, Guard};
 use super::peer_transport::PeerId;
-use super::sync::{lock, wait_until};
 use crate::abi::{Code, Endpoint, Header, Message};
 use crate::chance::anything;
 
@@ -105,7 +105,7 @@ impl PendingCall {
 
     /// A mark for something else that is acknowledged, different from those of questions and from each other.
     pub(super) fn ack_seq(&self) -> u32 {
-        lock(&self.state).next_ack_seq()
+        self.state.lock().next_ack_seq()
     }
 
     /// Prepares to ask `to`, which is reached by `peer`: nothing if others ask, or `to` owes an earlier answer, until
@@ -117,10 +117,9 @@ impl PendingCall {
         deadline: Instant,
     ) -> Option<CallHandle<'_>> {
         let call_lock = self.call_lock.take(deadline)?;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while state.owed.contains_key(&to.slot()) && !state.closed {
-            let late;
-            (state, late) = wait_until(&self.arrived, state, deadline);
+            let late = self.arrived.wait_until(&mut state, deadline).timed_out();
             if late && state.owed.contains_key(&to.slot()) {
                 return None;
             }
@@ -163,7 +162,7 @@ impl PendingCall {
         event: CallEvent,
         first: impl FnOnce(),
     ) -> Disposition {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let due = |of: PeerId, its: u32| of == peer && (!self.has_ack_seq || its == ack_seq);
         let ends = matches!(event, CallEvent::Answer(_) | CallEvent::Failed(_));
         let owed = state.owed.get(&from.slot());
@@ -191,7 +190,7 @@ impl PendingCall {
 
     /// `partner` has gone: it answers nothing any more.
     pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.owed.remove(&partner.slot());
         if let Some(asked) = state.asked.as_mut().filter(|it| it.to == partner) {
             asked.events.push_back(CallEvent::Failed(code));
@@ -201,7 +200,7 @@ impl PendingCall {
 
     /// The connection to `peer` is lost. What is owed will not come: answers come by connections.
     pub(super) fn peer_lost(&self, peer: PeerId) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.owed.retain(|_, owed| owed.peer != peer);
         if let Some(asked) = state.asked.as_mut().filter(|it| it.peer == peer) {
             asked.events.push_back(CallEvent::Lost);
@@ -211,13 +210,13 @@ impl PendingCall {
 
     /// The endpoint is given up.
     pub(super) fn close(&self) {
-        lock(&self.state).closed = true;
+        self.state.lock().closed = true;
         self.arrived.notify_all();
     }
 
     /// Whom the endpoint asks at the moment.
     pub(super) fn asked(&self) -> Option<Endpoint> {
-        lock(&self.state).asked.as_ref().map(|asked| asked.to)
+        self.state.lock().asked.as_ref().map(|asked| asked.to)
     }
 }
 
@@ -247,7 +246,7 @@ impl CallHandle<'_> {
 
     /// Waits for what comes next, at most until `deadline`.
     pub(super) fn next(&mut self, deadline: Instant) -> Next {
-        let mut state = lock(&self.pending_call.state);
+        let mut state = self.pending_call.state.lock();
         let mut late = false;
         loop {
             if state.closed {
@@ -261,7 +260,11 @@ impl CallHandle<'_> {
             if late {
                 return Next::Nothing;
             }
-            (state, late) = wait_until(&self.pending_call.arrived, state, deadline);
+            late = self
+                .pending_call
+                .arrived
+                .wait_until(&mut state, deadline)
+                .timed_out();
         }
     }
 
@@ -278,7 +281,7 @@ impl CallHandle<'_> {
 
 impl Drop for CallHandle<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.pending_call.state);
+        let mut state = self.pending_call.state.lock();
         // What came and was not looked at may be the end.
         let events = state.asked.take().map(|it| it.events).unwrap_or_default();
         let ended =

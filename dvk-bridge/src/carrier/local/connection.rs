@@ -11,7 +11,6 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::{GENERATION, SWITCH, Shared, binding, name_bytes, no_node};
 use crate::abi::{Code, Command, DcId, Endpoint, Header};
-use crate::carrier::engine::lock;
 use crate::carrier::stream::{FrameError, Frames, MAX_POLL_WAIT, SendError, poll_for};
 use crate::endpoint::Gone;
 
@@ -157,7 +156,7 @@ impl Shared {
     fn lost(&self) {
         self.outbox.set_inbound_up(false);
         self.outbox.disconnect();
-        lock(&self.bind_results).clear();
+        self.bind_results.lock().clear();
         self.bind_done.notify_all();
         self.table.peer_lost(SWITCH);
     }
@@ -180,7 +179,7 @@ impl Shared {
             return;
         };
         let code = Code::from_result(header.rcode);
-        let mut bind_results = lock(&self.bind_results);
+        let mut bind_results = self.bind_results.lock();
         if let Some(bind_result) = bind_results.get_mut(&(dc, header.dst.slot())) {
             *bind_result = Some(code.map_or(Ok(()), Err));
             self.bind_done.notify_all();

@@ -11,18 +11,18 @@ mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use super::engine::{
     EndpointTable, EngineConfig, EngineEndpoint, NotConnected, PeerId, PeerKind, PeerTransport,
-    lock, wait_until,
 };
 use super::stream::Outbox;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Generation, Header, NodeId};
@@ -138,7 +138,7 @@ impl Local {
             return Err(BindError::NotConnected);
         }
         let key = (dc, endpoint.slot());
-        let mut bind_results = lock(&shared.bind_results);
+        let mut bind_results = shared.bind_results.lock();
         bind_results.insert(key, None);
         shared
             .outbox
@@ -147,7 +147,10 @@ impl Local {
         loop {
             match bind_results.get(&key) {
                 Some(None) if !late => {
-                    (bind_results, late) = wait_until(&shared.bind_done, bind_results, deadline);
+                    late = shared
+                        .bind_done
+                        .wait_until(&mut bind_results, deadline)
+                        .timed_out();
                 }
                 Some(Some(_)) => {
                     let bind_result = bind_results.remove(&key).flatten();

@@ -2,9 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::Mutex;
 
-use crate::carrier::engine::lock;
+use parking_lot::Mutex;
 
 /// A peer's host. Names are asked for when the peer is connected to, by the thread that does nothing else then, and remembered
 /// to know the peer by: strangers at its port have nobody asked.
@@ -33,21 +32,21 @@ impl Host {
             let found = (self.name.as_str(), 0).to_socket_addrs()?;
             let found: Vec<_> = found.map(|address| address.ip()).collect();
             if !found.is_empty() {
-                *lock(&self.addresses) = found;
+                *self.addresses.lock() = found;
             }
         }
-        Ok(lock(&self.addresses).clone())
+        Ok(self.addresses.lock().clone())
     }
 
     /// Whether it has an address, or its name has ever come to one.
     pub(super) fn is_known(&self) -> bool {
-        !lock(&self.addresses).is_empty()
+        !self.addresses.lock().is_empty()
     }
 
     /// Whether it is at `address`, by what is known.
     pub(super) fn is_at(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let addresses = lock(&self.addresses);
+        let addresses = self.addresses.lock();
         addresses.iter().any(|it| it.to_canonical() == address)
     }
 }

@@ -19,10 +19,11 @@ mod writer;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 
@@ -30,7 +31,7 @@ pub use config::{NodeConfig, NodeError, NodeLimits, PORT_BASE, PeerConfig};
 
 use host::Host;
 
-use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind, lock};
+use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind};
 use super::stream::{Outbox, Traffic, proxy_command};
 use crate::abi::{DcId, Endpoint, M3, Message};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
@@ -69,7 +70,7 @@ impl Peer {
 
     /// Both connections are there.
     fn is_up(&self) -> bool {
-        lock(&self.incoming).is_some() && self.outbox.is_connected()
+        self.incoming.lock().is_some() && self.outbox.is_connected()
     }
 
     /// Says so, once the second of the two connections is there.
@@ -215,7 +216,7 @@ impl Report for Node {
         let config = &self.shared.config;
         to.push_str(&format!("node {} at {}\n", config.id, config.address));
         for peer in &self.shared.peers {
-            let incoming = *lock(&peer.incoming);
+            let incoming = *peer.incoming.lock();
             let incoming =
                 incoming.map_or("not connected".to_owned(), |it| format!("connected ({it})"));
             let outgoing = if peer.outbox.is_connected() {
@@ -226,7 +227,7 @@ impl Report for Node {
             to.push_str(&format!(
                 "  {peer}, {}: from it {incoming}, {}; to it {outgoing}, {}\n",
                 peer.config.generation,
-                *lock(&peer.received),
+                *peer.received.lock(),
                 peer.outbox.counters()
             ));
         }

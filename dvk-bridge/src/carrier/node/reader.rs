@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use super::connect::accept_from;
 use super::{Peer, Shared};
 use crate::abi::{Code, Command, Header, HeaderFlags, M1};
-use crate::carrier::engine::lock;
 use crate::carrier::stream::{AcceptBackoff, FrameError, Frames, MAX_POLL_WAIT, poll_for};
 
 /// The connection of a peer.
@@ -130,7 +129,7 @@ fn accept(peer: &Peer, listener: &OwnedFd, backoff: &mut AcceptBackoff) -> Optio
 
 fn set_incoming(peer: &Peer, address: Option<SocketAddr>) {
     peer.outbox.set_inbound_up(address.is_some());
-    *lock(&peer.incoming) = address;
+    *peer.incoming.lock() = address;
 }
 
 /// All that `peer` has is gone for us.
@@ -194,7 +193,9 @@ impl Incoming {
 }
 
 fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
-    lock(&peer.received).count(peer.config.generation.header_size() + payload.len());
+    peer.received
+        .lock()
+        .count(peer.config.generation.header_size() + payload.len());
     if header.command == Command::NONE {
         handle_proxy_message(peer, header);
     } else if header.flags.contains(HeaderFlags::LZ4) {

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::{Condvar, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use crate::abi::{Command, Endpoint, Generation, Header, M1, Message, NodeId, Timestamp};
-use crate::carrier::engine::{NotConnected, PeerTransport, lock, wait_until};
+use crate::carrier::engine::{NotConnected, PeerTransport};
 
 /// Most bytes that wait for a peer to take them. Nobody sends more than a few exchanges ahead, so that one who lets so much
 /// wait asks for copies and does not read them.
@@ -105,7 +105,7 @@ impl Outbox {
 
     /// Sends from now on by `stream`, which does not block.
     pub(crate) fn connect(&self, stream: OwnedFd) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.stream = Some(stream);
         state.waiting.clear();
         state.sent = 0;
@@ -115,32 +115,32 @@ impl Outbox {
 
     /// Notes whether the peer's half of the pair is there. Without it nobody is asked anything, since no answer can come.
     pub(crate) fn set_inbound_up(&self, inbound_up: bool) {
-        lock(&self.state).inbound_up = inbound_up;
+        self.state.lock().inbound_up = inbound_up;
         self.usable.notify_all();
     }
 
     /// Sends nothing any more. What was waiting is lost.
     pub(crate) fn disconnect(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.stream = None;
         state.waiting = Vec::new();
         state.sent = 0;
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        lock(&self.state).stream.is_some()
+        self.state.lock().stream.is_some()
     }
 
     /// Breaks the connection, as a network does.
     #[cfg(test)]
     pub(crate) fn cut(&self) {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let stream = state.stream.as_ref().expect("there is a connection");
         rustix::net::shutdown(stream, rustix::net::Shutdown::Both).expect("it can be broken");
     }
 
     pub(crate) fn counters(&self) -> Traffic {
-        lock(&self.state).counters
+        self.state.lock().counters
     }
 
     /// What becomes readable when [`Self::flush`] is to be called.
@@ -153,19 +153,19 @@ impl Outbox {
         let mut counter = [0; 8];
         // Nothing to read is as well.
         let _ = rustix::io::read(&self.wake, &mut counter);
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.send_now()?;
         Ok(!state.waiting.is_empty())
     }
 
     /// Bytes that the peer, or the system for it, ever took: as long as this stays the same, nothing goes on.
     pub(crate) fn sent_total(&self) -> u64 {
-        lock(&self.state).sent_total
+        self.state.lock().sent_total
     }
 
     /// Bytes that wait for the peer.
     pub(crate) fn unsent(&self) -> usize {
-        lock(&self.state).unsent()
+        self.state.lock().unsent()
     }
 
     /// A sign of life, as proxies tell their load: none, every 30 seconds.
@@ -202,7 +202,7 @@ pub(crate) fn proxy_command(message: Message) -> Header {
 
 impl PeerTransport for Outbox {
     fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.inbound_up {
             return Err(NotConnected);
         }
@@ -210,10 +210,10 @@ impl PeerTransport for Outbox {
     }
 
     fn wait(&self, deadline: Instant) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut late = false;
         while !state.is_usable() && !late {
-            (state, late) = wait_until(&self.usable, state, deadline);
+            late = self.usable.wait_until(&mut state, deadline).timed_out();
         }
         state.is_usable()
     }
@@ -226,7 +226,7 @@ impl Outbox {
         header: Header,
         payload: &[u8],
     ) -> Result<(), NotConnected> {
-        self.put(&mut lock(&self.state), header, payload)
+        self.put(&mut self.state.lock(), header, payload)
     }
 
     fn put(&self, state: &mut State, header: Header, payload: &[u8]) -> Result<(), NotConnected> {

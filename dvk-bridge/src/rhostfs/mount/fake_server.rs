@@ -10,9 +10,10 @@ use std::os::unix::fs::{
     FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown, symlink,
 };
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, Timespec, Timestamps};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -324,7 +325,7 @@ impl FakeServer {
 
 impl Carrier for FakeServer {
     fn bind(&self, _: DcId, _: Endpoint, _: &str) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
-        self.state.lock().unwrap().bound += 1;
+        self.state.lock().bound += 1;
         Ok(Arc::new(self.clone()))
     }
 }
@@ -349,7 +350,7 @@ impl BoundEndpoint for FakeServer {
         buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state.lock();
         state.asked.push(message.kind);
         if state.silent > 0 {
             state.silent -= 1;
@@ -364,11 +365,11 @@ impl BoundEndpoint for FakeServer {
     }
 
     fn losses(&self, _: Endpoint) -> u64 {
-        self.state.lock().unwrap().losses
+        self.state.lock().losses
     }
 
     fn unbind(&self) {
-        self.state.lock().unwrap().given_up += 1;
+        self.state.lock().given_up += 1;
     }
 
     fn receive(&self, _: Duration) -> Result<Delivery, EndpointError> {

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -14,6 +13,7 @@ use fuser::{
     WriteFlags,
 };
 use log::warn;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::attributes::file_attr;
 use super::inode_ops::{Changes, Creator, Extent, InodeOps};
@@ -40,7 +40,7 @@ impl Mounted {
 
     /// The view. A request that panicked has left it as good as any error would.
     fn ops(&self) -> MutexGuard<'_, InodeOps> {
-        self.ops.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ops.lock()
     }
 
     fn answer_entry(&self, reply: ReplyEntry, done: Result<(u64, UsrStat), rustix::io::Errno>) {

@@ -354,7 +354,7 @@ mod tests {
         assert!(mounts.contains(&rpc), "{rpc} in {mounts}");
         fixture.unmounter.unmount();
         fixture.ends();
-        assert_eq!(fixture.server.state.lock().unwrap().handles(), 0);
+        assert_eq!(fixture.server.state.lock().handles(), 0);
     }
 
     /// Keeps the promise that programs see all of a file, or an error, through the page cache.
@@ -365,12 +365,12 @@ mod tests {
         };
         let file = fixture.mounted.path().join("file");
         let data: Vec<u8> = (0..500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
-        fixture.server.state.lock().unwrap().most = Some(5000);
+        fixture.server.state.lock().most = Some(5000);
         fs::write(&file, &data).unwrap();
         assert!(fs::read(fixture.served.path().join("file")).unwrap() == data);
         assert!(fs::read(&file).unwrap() == data);
         let fail = |call, after| {
-            let mut state = fixture.server.state.lock().unwrap();
+            let mut state = fixture.server.state.lock();
             state.failing.insert(call, (after, 5));
         };
         // A name that the kernel has no pages of.
@@ -406,7 +406,7 @@ mod tests {
         let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        fixture.server.state.lock().unwrap().silent = u32::MAX;
+        fixture.server.state.lock().silent = u32::MAX;
         assert!(fs::read_dir(fixture.mounted.path()).is_err());
         assert!(fs::metadata(fixture.mounted.path().join("x")).is_err());
         rustix::mount::unmount(fixture.mounted.path(), UnmountFlags::NOFOLLOW).unwrap();

@@ -8,7 +8,7 @@
 //! One thread does it. Calls never wait for it: without a daemon they fail at once.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
@@ -16,6 +16,7 @@ use std::{io, thread};
 use gangplank_driver::{self as driver, Driver, Session, Wishes};
 use gangplank_service::error_chain;
 use log::{debug, info, warn};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::failure::{Failure, Result};
 use super::file_identity::BirthTimes;
@@ -122,7 +123,7 @@ impl BackendConnector {
     /// [`Failure::NoDaemon`].
     pub(super) fn current(&self) -> Result<Arc<Backend>> {
         let current = self.shared.current.read();
-        let current = current.unwrap_or_else(PoisonError::into_inner);
+        let current = current;
         current.clone().ok_or(Failure::NoDaemon)
     }
 
@@ -136,12 +137,9 @@ impl BackendConnector {
 
     /// Waits until the daemon is in use, at most `limit`: whether it is.
     pub(super) fn wait(&self, limit: Duration) -> bool {
-        let state = self.shared.lock();
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(state, limit, |state| !state.connected)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.lock();
+        let changed = &self.shared.changed;
+        changed.wait_while_for(&mut state, |state| !state.connected, limit);
         state.connected
     }
 }
@@ -159,7 +157,7 @@ impl Drop for BackendConnector {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The thread: connects, and again when the connection is lost, until all is to end.
@@ -222,7 +220,7 @@ impl Shared {
     fn publish(&self, backend: Option<Arc<Backend>>) {
         let connected = backend.is_some();
         let before = {
-            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.current.write();
             std::mem::replace(&mut *current, backend)
         };
         self.lock().connected = connected;
@@ -233,12 +231,10 @@ impl Shared {
     /// Waits until `backend` is lost; whether all is to end.
     fn watch(&self, backend: &Backend) -> bool {
         loop {
-            let state = self.lock();
+            let mut state = self.lock();
             let idle = |state: &mut State| !state.ending && state.lost < backend.number;
-            let (state, _) = self
-                .changed
-                .wait_timeout_while(state, HEARTBEAT_INTERVAL, idle)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.changed
+                .wait_while_for(&mut state, idle, HEARTBEAT_INTERVAL);
             if state.ending {
                 return true;
             }
@@ -262,11 +258,9 @@ impl Shared {
 
     /// Waits; whether all is to end.
     fn sleep(&self, limit: Duration) -> bool {
-        let state = self.lock();
-        let (state, _) = self
-            .changed
-            .wait_timeout_while(state, limit, |state| !state.ending)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        self.changed
+            .wait_while_for(&mut state, |state| !state.ending, limit);
         state.ending
     }
 }

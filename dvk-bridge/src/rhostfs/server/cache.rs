@@ -6,10 +6,10 @@
 //! it are forgotten.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::NodeId;
+use parking_lot::{Mutex, MutexGuard};
 
 /// How much is remembered, and for how long.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -158,7 +158,7 @@ impl<T: Clone> Cache<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Halves<T>> {
-        self.halves.lock().unwrap_or_else(PoisonError::into_inner)
+        self.halves.lock()
     }
 }
 

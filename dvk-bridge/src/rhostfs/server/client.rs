@@ -1,10 +1,11 @@
 //! What one client holds, and who the clients are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::debug;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::backend::Backend;
 use super::backend_file::OpenCount;
@@ -61,15 +62,15 @@ impl Client {
     }
 
     pub(super) fn handles(&self) -> MutexGuard<'_, Handles> {
-        lock(&self.handles)
+        self.handles.lock()
     }
 
     pub(super) fn listing(&self) -> MutexGuard<'_, Listing> {
-        lock(&self.listing)
+        self.listing.lock()
     }
 
     pub(super) fn last(&self) -> Option<Message> {
-        *lock(&self.last)
+        *self.last.lock()
     }
 
     /// Parks what was used least, if more than `most` files are open.
@@ -99,7 +100,7 @@ impl Client {
 
     /// Its request is about to be answered.
     pub(super) fn finish_request(&self, answer: &Message) {
-        *lock(&self.last) = Some(*answer);
+        *self.last.lock() = Some(*answer);
         self.pending_requests.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -113,7 +114,7 @@ impl Client {
         // One whose files are being looked at is left alone, and not waited for.
         let handles = self.handles.try_lock();
         self.pending_requests.load(Ordering::Relaxed) == 0
-            && handles.is_ok_and(|handles| handles.count() == 0)
+            && handles.is_some_and(|handles| handles.count() == 0)
     }
 }
 
@@ -144,7 +145,7 @@ impl Clients {
         pid: Option<i32>,
         begins: bool,
     ) -> Option<Arc<Client>> {
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         let mut gone = None;
         if let Some(client) = known.get(&endpoint) {
             let another = matches!((pid, client.pid), (Some(now), Some(then)) if now != then);
@@ -168,7 +169,7 @@ impl Clients {
 
     /// Frees what a client held.
     pub(super) fn gone(&self, endpoint: Endpoint) {
-        let client = lock(&self.known).remove(&endpoint);
+        let client = self.known.lock().remove(&endpoint);
         if let Some(client) = client {
             client.gone.store(true, Ordering::Release);
             let files = client.handles().count();
@@ -178,7 +179,7 @@ impl Clients {
 
     /// Tells of each, as lines.
     pub(super) fn report(&self, to: &mut String) {
-        let mut clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        let mut clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         clients.sort_unstable_by_key(|client| client.endpoint);
         for client in clients {
             let files = client.handles().count();
@@ -195,7 +196,7 @@ impl Clients {
 
     /// An inode may lose its last name: what of it is parked is opened, and so outlives that.
     pub(super) fn reopen_parked(&self, ino: u64, backend: &Backend) {
-        let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        let clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         for client in clients {
             let parked = client.handles().parked(ino);
             for file in parked {
@@ -207,13 +208,9 @@ impl Clients {
 
     /// Something was renamed: open files are found again by where they are now.
     pub(super) fn moved(&self, from: &Path, to: &Path) {
-        let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        let clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         for client in clients {
             client.handles().moved(from, to);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

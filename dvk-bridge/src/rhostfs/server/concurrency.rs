@@ -3,8 +3,10 @@
 //! An endpoint has one exchange at a time with a node. One node that acknowledges nothing so has a thread wait for each of its
 //! clients, for half a minute at a time; if those counted, it would take the server from all other nodes' clients.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::abi::{DcId, DcLimits, Endpoint, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId, SharedBuffers};
@@ -36,14 +38,13 @@ impl Semaphore {
     }
 
     fn take(&self) {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = self.freed.wait_while(free, |free| *free == 0);
-        let mut free = free.unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
+        self.freed.wait_while(&mut free, |free| *free == 0);
         *free = free.saturating_sub(1);
     }
 
     fn give(&self) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         *free = free.saturating_add(1);
         drop(free);
         self.freed.notify_one();
@@ -197,8 +198,9 @@ mod tests {
                 return Ok(());
             }
             self.waiting.send(()).unwrap();
-            let unbound = self.unbound.lock().unwrap();
-            drop(self.changed.wait_while(unbound, |unbound| !*unbound));
+            let mut unbound = self.unbound.lock();
+            self.changed.wait_while(&mut unbound, |unbound| !*unbound);
+            drop(unbound);
             let operation = Operation::Reply { client };
             Err(EndpointError::Unbound { operation })
         }
@@ -219,7 +221,7 @@ mod tests {
 
         fn receive(&self, _: Duration) -> Result<Delivery, EndpointError> {
             let limit = Duration::from_millis(10);
-            let event = self.events.lock().unwrap().recv_timeout(limit);
+            let event = self.events.lock().recv_timeout(limit);
             let operation = Operation::Receive;
             event.map_err(|_| EndpointError::TimedOut { operation, limit })
         }
@@ -264,7 +266,7 @@ mod tests {
         }
 
         fn unbind(&self) {
-            *self.unbound.lock().unwrap() = true;
+            *self.unbound.lock() = true;
             self.changed.notify_all();
         }
     }
@@ -314,7 +316,7 @@ mod tests {
             let _permit = here.1.acquire();
             let request = RequestId::new(Endpoint::from_raw(30), 0);
             let copied = here.0.copy_from(request, 0, &mut [0]);
-            (copied, *here.1.free.lock().unwrap())
+            (copied, *here.1.free.lock())
         });
         waits.recv_timeout(LIMIT).unwrap();
         let permit = semaphore.acquire();
@@ -324,6 +326,6 @@ mod tests {
         let (copied, free) = copying.join().unwrap();
         assert!(copied.is_err());
         assert_eq!(free, 0);
-        assert_eq!(*semaphore.free.lock().unwrap(), 1);
+        assert_eq!(*semaphore.free.lock(), 1);
     }
 }

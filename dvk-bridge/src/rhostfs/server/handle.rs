@@ -9,10 +9,11 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangplank_fuse::Attr;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -198,7 +199,7 @@ impl OpenFile {
     }
 
     fn owed(&self) -> MutexGuard<'_, Option<Errno>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owed.lock()
     }
 
     fn is_open(&self) -> bool {
@@ -215,7 +216,7 @@ impl OpenFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

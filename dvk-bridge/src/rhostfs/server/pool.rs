@@ -4,11 +4,12 @@
 //! if another request comes from its endpoint before, that is another process, and of several in waiting only the latest is.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use log::warn;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::abi::Endpoint;
 
@@ -92,12 +93,9 @@ impl<J> Pool<J> {
         drop(state);
         drop(given_up);
         self.shared.changed.notify_all();
-        let state = self.shared.lock();
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(state, limit, |state| state.running > 0)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.lock();
+        let changed = &self.shared.changed;
+        changed.wait_while_for(&mut state, |state| state.running > 0, limit);
         state.running == 0
     }
 }
@@ -116,7 +114,7 @@ impl<J> Drop for Pool<J> {
 
 impl<J> Shared<J> {
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -161,11 +159,7 @@ impl<J: Send + 'static> Shared<J> {
                 break;
             }
             state.idle = state.idle.saturating_add(1);
-            let (now, waited) = self
-                .changed
-                .wait_timeout(state, IDLE_TIMEOUT)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = now;
+            let waited = self.changed.wait_for(&mut state, IDLE_TIMEOUT);
             state.idle = state.idle.saturating_sub(1);
             if waited.timed_out() && state.ready.is_empty() {
                 break;
@@ -192,7 +186,7 @@ mod tests {
         let gate = Mutex::new(gate);
         let pool = Pool::new(3, move |job: i32| {
             entered.send(job).unwrap();
-            gate.lock().unwrap().recv().unwrap();
+            gate.lock().recv().unwrap();
         });
         for client in 0..3 {
             pool.submit(Endpoint::from_raw(client), client);
@@ -214,7 +208,7 @@ mod tests {
         let gate = Mutex::new(gate);
         let pool = Pool::new(3, move |job: i32| {
             entered.send(job).unwrap();
-            gate.lock().unwrap().recv().unwrap();
+            gate.lock().recv().unwrap();
         });
         let client = Endpoint::from_raw(10);
         pool.submit(client, 1);
@@ -236,7 +230,7 @@ mod tests {
         let gate = Mutex::new(gate);
         let pool = Pool::new(1, move |job: i32| {
             entered.send(job).unwrap();
-            gate.lock().unwrap().recv().unwrap();
+            gate.lock().recv().unwrap();
         });
         for client in 0..3 {
             pool.submit(Endpoint::from_raw(client), client);
@@ -255,12 +249,12 @@ mod tests {
         let (done, results) = mpsc::channel();
         let at_once = Mutex::new((0, 0));
         let pool = Pool::new(4, move |job: i32| {
-            let mut counts = at_once.lock().unwrap();
+            let mut counts = at_once.lock();
             counts.0 += 1;
             counts.1 = counts.0.max(counts.1);
             drop(counts);
             thread::yield_now();
-            let mut counts = at_once.lock().unwrap();
+            let mut counts = at_once.lock();
             counts.0 -= 1;
             done.send((job, counts.1)).unwrap();
         });

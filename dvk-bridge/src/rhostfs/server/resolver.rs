@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangplank_driver::Session;
 use gangplank_fuse::{Attr, EntryOut, NodeId};
+use parking_lot::Mutex;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -279,14 +280,14 @@ impl Resolver {
 
     /// The root, as it is now or was a moment ago.
     fn top(&self, goal: LookupGoal) -> Result<Found> {
-        let known = *self.top.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.top.lock();
         let attr = match known {
             Some((attr, until)) if goal == LookupGoal::Parent && Instant::now() < until => attr,
             _ => {
                 let now = self.session.getattr(self.root.id, None)?;
                 let valid = validity(now.attr_valid, now.attr_valid_nsec);
                 let until = Instant::now() + valid.min(self.rules.cache.max_age);
-                *self.top.lock().unwrap_or_else(PoisonError::into_inner) = Some((now.attr, until));
+                *self.top.lock() = Some((now.attr, until));
                 now.attr
             }
         };

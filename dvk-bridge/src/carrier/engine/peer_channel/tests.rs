@@ -21,10 +21,12 @@ struct Kept {
 impl Kept {
     /// Waits until so many commands were sent: they.
     fn sent(&self, count: usize) -> Vec<Command> {
-        let mut sent = lock(&self.sent);
+        let mut sent = self.sent.lock();
         while sent.len() < count {
-            let late;
-            (sent, late) = wait_until(&self.more, sent, Instant::now() + LIMIT);
+            let late = self
+                .more
+                .wait_until(&mut sent, Instant::now() + LIMIT)
+                .timed_out();
             assert!(!late, "only {} were sent", sent.len());
         }
         sent.clone()
@@ -36,7 +38,7 @@ impl PeerTransport for Kept {
         if self.down.load(Ordering::Relaxed) {
             return Err(NotConnected);
         }
-        lock(&self.sent).push(header.command);
+        self.sent.lock().push(header.command);
         self.more.notify_all();
         Ok(())
     }
@@ -229,7 +231,7 @@ fn an_acknowledgement_that_comes_a_moment_too_late_is_not_taken_for_the_next() {
     let reply = to_client(Command::REPLY_MSG);
     let late = channel.exchange(reply, &[], ExpectedAck::Sent, limit / 30, at_once);
     assert_eq!(late, Err(ExchangeError::TimedOut));
-    channel.state.lock().unwrap().late = Some((CLIENT, Instant::now() + LIMIT));
+    channel.state.lock().late = Some((CLIENT, Instant::now() + LIMIT));
     let here = channel.clone();
     let next = thread::spawn(move || here.exchange(reply, &[], ExpectedAck::Sent, LIMIT, at_once));
     while channel.send_lock.is_free() {
@@ -246,7 +248,7 @@ fn an_acknowledgement_that_comes_a_moment_too_late_is_not_taken_for_the_next() {
         dst: Endpoint::from_raw(11),
         ..reply
     };
-    channel.state.lock().unwrap().late = Some((CLIENT, Instant::now() + LIMIT));
+    channel.state.lock().late = Some((CLIENT, Instant::now() + LIMIT));
     let started = Instant::now();
     let silent = channel.exchange(other, &[], ExpectedAck::Sent, SHORT, at_once);
     assert_eq!(silent, Err(ExchangeError::TimedOut));

@@ -78,7 +78,7 @@ fn files_are_created_written_read_and_found_again() {
     assert_eq!((again, stat.size), (node, 7));
     assert_eq!(node, fs::metadata(fixture.host("file")).unwrap().ino());
     fixture.ops.close(fh);
-    assert_eq!(fixture.server.state.lock().unwrap().handles(), 0);
+    assert_eq!(fixture.server.state.lock().handles(), 0);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn large_data_goes_in_pieces_of_the_longest_copy_there_is() {
         fixture.ops.read(fh, 10, 1 << 24, Extent::Any).unwrap(),
         data
     );
-    assert_eq!(fixture.server.state.lock().unwrap().longest, 1 << 20);
+    assert_eq!(fixture.server.state.lock().longest, 1 << 20);
 }
 
 #[test]
@@ -318,12 +318,12 @@ fn a_directory_lists_once_and_anew_after_a_rewind() {
     fixture.ops.rewind(fh).unwrap();
     // The double lists when a directory is opened, so its old list starts again, and a new one takes a new open.
     assert_eq!(fixture.names(fh), [".", "..", "a", "b", "c"]);
-    fixture.server.state.lock().unwrap().restart();
+    fixture.server.state.lock().restart();
     fixture.ops.rewind(fh).unwrap();
     assert_eq!(fixture.names(fh), [".", "..", "b", "c", "d"]);
     fixture.ops.sync_directory(ROOT, false).unwrap();
     fixture.ops.close_directory(fh);
-    assert_eq!(fixture.server.state.lock().unwrap().handles(), 0);
+    assert_eq!(fixture.server.state.lock().handles(), 0);
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
     let (_, _, fh) = fixture.create("file", O_RDWR).unwrap();
     fixture.ops.write(fh, 0, b"before", Extent::Any).unwrap();
     {
-        let mut state = fixture.server.state.lock().unwrap();
+        let mut state = fixture.server.state.lock();
         state.silent = 1;
         state.restart();
     }
@@ -373,7 +373,7 @@ fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
     std::thread::sleep(Duration::from_millis(1050));
     assert_eq!(fixture.ops.read(fh, 0, 9, Extent::Any).unwrap(), b"before");
     fixture.ops.close(fh);
-    assert_eq!(fixture.server.state.lock().unwrap().handles(), 0);
+    assert_eq!(fixture.server.state.lock().handles(), 0);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_server_that_started_again_unnoticed_gets_files_opened_again() {
     let (_, _, kept) = fixture.create("kept", O_RDWR).unwrap();
     let (_, _, gone) = fixture.create("gone", O_RDWR).unwrap();
     fs::remove_file(fixture.host("gone")).unwrap();
-    fixture.server.state.lock().unwrap().restart();
+    fixture.server.state.lock().restart();
     assert_eq!(fixture.ops.write(kept, 0, b"x", Extent::Any), Ok(1));
     assert_eq!(
         fixture.ops.write(gone, 0, b"x", Extent::Any),
@@ -396,7 +396,7 @@ fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another(
     let (_, _, one) = fixture.create("one", O_RDWR).unwrap();
     let (_, _, two) = fixture.create("two", O_RDWR).unwrap();
     {
-        let mut state = fixture.server.state.lock().unwrap();
+        let mut state = fixture.server.state.lock();
         state.restart();
         state.losses += 1;
     }
@@ -409,10 +409,10 @@ fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another(
 #[test]
 fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() {
     let mut fixture = fixture(Dialect::Ours);
-    fixture.server.state.lock().unwrap().mark = 1;
+    fixture.server.state.lock().mark = 1;
     let (node, _, fh) = fixture.create("file", O_RDWR).unwrap();
     {
-        let mut state = fixture.server.state.lock().unwrap();
+        let mut state = fixture.server.state.lock();
         state.restart();
         // As if the name were another file's by now, with the same number.
         state.mark = 2;
@@ -433,11 +433,11 @@ fn a_server_that_was_thought_lost_keeps_no_file_open_twice() {
     let mut fixture = fixture(Dialect::Ours);
     let (_, _, used) = fixture.create("used", O_RDWR).unwrap();
     let (_, _, closed) = fixture.create("closed", O_RDWR).unwrap();
-    fixture.server.state.lock().unwrap().losses += 1;
+    fixture.server.state.lock().losses += 1;
     fixture.ops.write(used, 0, b"x", Extent::Any).unwrap();
-    assert_eq!(fixture.server.state.lock().unwrap().handles(), 2);
+    assert_eq!(fixture.server.state.lock().handles(), 2);
     fixture.ops.close(closed);
-    assert_eq!(fixture.server.state.lock().unwrap().handles(), 1);
+    assert_eq!(fixture.server.state.lock().handles(), 1);
 }
 
 #[test]
@@ -445,11 +445,11 @@ fn a_question_without_an_answer_keeps_no_other_from_being_asked() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "").unwrap();
     fixture.look("file").unwrap();
-    fixture.server.state.lock().unwrap().silent = 1;
+    fixture.server.state.lock().silent = 1;
     assert_eq!(fixture.look("file"), Err(Errno::IO));
     std::thread::sleep(Duration::from_millis(1050));
     fixture.look("file").unwrap();
-    let state = fixture.server.state.lock().unwrap();
+    let state = fixture.server.state.lock();
     assert_eq!((state.bound, state.given_up), (2, 1));
 }
 
@@ -458,7 +458,7 @@ fn an_answer_to_an_earlier_question_is_no_answer() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "").unwrap();
     fixture.look("file").unwrap();
-    fixture.server.state.lock().unwrap().late = true;
+    fixture.server.state.lock().late = true;
     assert_eq!(fixture.look("file"), Err(Errno::IO));
     assert_eq!(fixture.look("file"), Err(Errno::NOTCONN));
 }
@@ -491,7 +491,7 @@ fn d2_the_originals_reads_end_where_the_file_does_and_its_lost_writes_are_errors
         vec![b'x'; 5000]
     );
     assert_eq!(fixture.ops.read(fh, 5000, 10, Extent::Any).unwrap(), b"");
-    assert_eq!(fixture.server.state.lock().unwrap().longest, 4096);
+    assert_eq!(fixture.server.state.lock().longest, 4096);
     assert_eq!(
         fixture.ops.write(fh, 0, b"lost", Extent::Any),
         Err(Errno::IO)
@@ -510,7 +510,6 @@ fn d4_the_originals_open_files_are_looked_at_by_name() {
             .server
             .state
             .lock()
-            .unwrap()
             .asked
             .contains(&syscall_nr::FSTAT64)
     );

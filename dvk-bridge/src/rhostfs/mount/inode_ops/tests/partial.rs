@@ -15,12 +15,12 @@ fn large(fixture: &mut Fixture) -> (u64, Vec<u8>) {
 }
 
 fn fail(fixture: &Fixture, call: i32, after: u32, errno: i32) {
-    let mut state = fixture.server.state.lock().unwrap();
+    let mut state = fixture.server.state.lock();
     state.failing.insert(call, (after, errno));
 }
 
 fn count(fixture: &Fixture, call: i32) -> usize {
-    let state = fixture.server.state.lock().unwrap();
+    let state = fixture.server.state.lock();
     state.asked.iter().filter(|asked| **asked == call).count()
 }
 
@@ -29,7 +29,7 @@ fn count(fixture: &Fixture, call: i32) -> usize {
 fn a_short_read_before_the_end_is_gone_on_with() {
     let mut fixture = fixture(Dialect::Ours);
     let (fh, data) = large(&mut fixture);
-    fixture.server.state.lock().unwrap().most = Some(70_000);
+    fixture.server.state.lock().most = Some(70_000);
     for extent in [Extent::Any, Extent::Whole] {
         let read = fixture.ops.read(fh, 5, 1 << 22, extent).unwrap();
         assert!(read == data[5..], "{} bytes", read.len());
@@ -49,7 +49,7 @@ fn a_short_read_at_the_end_is_the_end() {
     );
     assert_eq!(count(&fixture, syscall_nr::PREAD64), 1);
     fixture.ops.write(fh, 7, b" and more", Extent::Any).unwrap();
-    fixture.server.state.lock().unwrap().most = Some(9);
+    fixture.server.state.lock().most = Some(9);
     let read = fixture.ops.read(fh, 0, 4096, Extent::Whole).unwrap();
     assert_eq!(read, b"content and more");
 }
@@ -99,13 +99,13 @@ fn a_page_cache_write_that_fails_in_the_middle_is_an_error() {
 fn a_short_write_is_gone_on_with_until_nothing_is_taken() {
     let mut fixture = fixture(Dialect::Ours);
     let (fh, data) = large(&mut fixture);
-    fixture.server.state.lock().unwrap().most = Some(600_000);
+    fixture.server.state.lock().most = Some(600_000);
     for extent in [Extent::Any, Extent::Whole] {
         let end = u64::try_from(data.len()).unwrap();
         assert_eq!(fixture.ops.write(fh, end, &data, extent), Ok(data.len()));
         assert!(fs::read(fixture.host("file")).unwrap()[data.len()..] == data);
     }
-    fixture.server.state.lock().unwrap().most = Some(0);
+    fixture.server.state.lock().most = Some(0);
     for extent in [Extent::Any, Extent::Whole] {
         assert_eq!(fixture.ops.write(fh, 0, b"x", extent), Err(Errno::IO));
     }
@@ -126,7 +126,7 @@ fn a_page_of_a_file_that_is_appended_to_stays_in_its_place() {
     assert_eq!(fixture.ops.write(fh, 7, b" and more", Extent::Any), Ok(9));
     let content = fs::read_to_string(fixture.host("file")).unwrap();
     assert_eq!(content, "CONtent and more");
-    assert_eq!(fixture.server.state.lock().unwrap().handles(), 1);
+    assert_eq!(fixture.server.state.lock().handles(), 1);
 }
 
 /// Keeps the promise that close reports what the server could not write, and costs nothing where
@@ -140,7 +140,7 @@ fn closing_asks_the_server_what_it_could_not_write() {
     fixture.ops.write(fh, 0, b"x", Extent::Any).unwrap();
     fail(&fixture, syscall_nr::DUP2, 0, ENOSPC);
     assert_eq!(fixture.ops.flush(fh), Err(Errno::NOSPC));
-    fixture.server.state.lock().unwrap().failing.clear();
+    fixture.server.state.lock().failing.clear();
     fixture.ops.flush(fh).unwrap();
     fixture.ops.flush(fh).unwrap();
     assert_eq!(count(&fixture, syscall_nr::DUP2), 2);
@@ -168,7 +168,7 @@ fn a_server_lost_with_unsynced_data_is_reported_by_close_and_fsync() {
         };
         fixture.ops.change(node, Some(cut), &changes).unwrap();
         fixture.ops.sync(synced, false).unwrap();
-        fixture.server.state.lock().unwrap().losses += 1;
+        fixture.server.state.lock().losses += 1;
         if reopened {
             fixture.ops.read(written, 0, 1, Extent::Any).unwrap();
         }
@@ -199,7 +199,7 @@ fn an_error_in_a_listing_is_no_end_of_it() {
     fail(&fixture, syscall_nr::SEEKDIR, 0, EIO);
     assert_eq!(fixture.ops.rewind(fh), Err(Errno::IO));
     assert_eq!(fixture.ops.rewind(fh), Err(Errno::IO));
-    fixture.server.state.lock().unwrap().failing.clear();
+    fixture.server.state.lock().failing.clear();
     assert_eq!(fixture.names(fh).len(), 11);
 }
 
@@ -226,9 +226,9 @@ fn a_link_with_more_text_than_fits_is_an_error() {
     let mut fixture = fixture(Dialect::Ours);
     std::os::unix::fs::symlink("target", fixture.host("link")).unwrap();
     let (node, _) = fixture.look("link").unwrap();
-    fixture.server.state.lock().unwrap().target = Some(vec![b'x'; 4096]);
+    fixture.server.state.lock().target = Some(vec![b'x'; 4096]);
     assert_eq!(fixture.ops.read_link(node), Err(Errno::NAMETOOLONG));
-    fixture.server.state.lock().unwrap().target = Some(vec![b'x'; 4095]);
+    fixture.server.state.lock().target = Some(vec![b'x'; 4095]);
     assert_eq!(fixture.ops.read_link(node).unwrap().len(), 4095);
 }
 
@@ -241,7 +241,7 @@ fn a_directory_that_the_server_has_closed_is_listed_on() {
     }
     let fh = fixture.ops.open_directory(ROOT).unwrap();
     for position in 0..11 {
-        fixture.server.state.lock().unwrap().close_directories();
+        fixture.server.state.lock().close_directories();
         assert!(fixture.ops.entry(fh, position).unwrap().is_some());
     }
     let mut expected: Vec<_> = (0..9).map(|number| format!("file-{number}")).collect();
