@@ -6,7 +6,6 @@
 pub mod abi;
 pub mod args;
 pub mod carrier;
-mod chance;
 pub mod cli_types;
 pub mod dump;
 pub mod endpoint;

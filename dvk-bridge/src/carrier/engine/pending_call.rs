@@ -14,7 +14,6 @@ use parking_lot::{Condvar, Mutex};
 use super::fair_lock::{FairLock, Guard};
 use super::peer_transport::PeerId;
 use crate::abi::{Code, Endpoint, Header, Message};
-use crate::chance::anything;
 
 /// Most that may come between two looks. A partner has one copy going at a time.
 const MAX_EVENTS: usize = 64;
@@ -90,8 +89,9 @@ pub(super) struct CallHandle<'a> {
 impl PendingCall {
     /// No question yet. `has_ack_seq` says whether who answers says which question by its mark.
     pub(super) fn new(has_ack_seq: bool) -> Self {
-        // Begun anywhere: another process that had this endpoint has asked questions too.
-        let ack_seq = anything();
+        // A random start, because another process that had this endpoint before has made calls as
+        // well. Without random numbers the process id differs from that of the earlier process.
+        let ack_seq = getrandom::u32().unwrap_or_else(|_| std::process::id());
         Self {
             has_ack_seq,
             call_lock: FairLock::default(),

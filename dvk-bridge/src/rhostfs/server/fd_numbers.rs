@@ -6,8 +6,6 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::chance;
-
 /// Bits of a number: none is negative.
 const BITS: u32 = 31;
 
@@ -64,9 +62,9 @@ impl FdRange {
     }
 }
 
-/// A number of [`BITS`] bits that nobody can expect.
+/// A random number of [`BITS`] bits, or the process id if the kernel has no random numbers.
 pub(super) fn random_number() -> u32 {
-    chance::anything() >> (u32::BITS - BITS)
+    getrandom::u32().unwrap_or_else(|_| std::process::id()) >> (u32::BITS - BITS)
 }
 
 #[cfg(test)]
