@@ -8,7 +8,7 @@ use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use pcap_parser::data::{PacketData, get_packetdata};
 use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 
-use super::DumpError;
+use super::error::DumpError;
 
 /// More than the longest block that there is in practice: a packet as long as it can be captured.
 const MAX_BLOCK_SIZE: usize = 1 << 20;

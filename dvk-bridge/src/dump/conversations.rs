@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use gangplank_service::error_chain;
 
-use super::DumpError;
 use super::capture::Segment;
 use super::decode::Decoder;
+use super::error::DumpError;
 use super::reassembly::{Part, Reassembly};
 use crate::abi::Generation;
 

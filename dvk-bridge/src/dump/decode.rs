@@ -1,7 +1,7 @@
 //! The bytes that one node sends another, as they come, made into lines.
 
-use super::DumpError;
 use super::describe::describe;
+use super::error::DumpError;
 use crate::abi::{Generation, Header, HeaderError, MAX_BATCH, NodeId};
 
 /// Takes bytes and gives lines.

@@ -4,6 +4,7 @@ mod capture;
 mod conversations;
 mod decode;
 mod describe;
+mod error;
 mod reassembly;
 
 use std::fs::File;
@@ -12,9 +13,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::abi::{Generation, HeaderError};
+use crate::abi::Generation;
 use crate::carrier::node::PORT_BASE;
 use crate::cli_types::GenerationName;
+pub use error::DumpError;
+
 use conversations::Conversations;
 use decode::Decoder;
 use gangplank_service::error_chain;
@@ -56,54 +59,6 @@ pub struct DumpArgs {
     /// A capture, - for standard input
     #[arg(value_name = "FILE", required_unless_present = "listen")]
     pub file: Option<PathBuf>,
-}
-
-/// Why nothing more can be shown.
-#[derive(Debug, thiserror::Error)]
-pub enum DumpError {
-    /// The capture cannot be read.
-    #[error("cannot read {what}")]
-    Read {
-        /// Which.
-        what: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The capture is of a kind that is not understood.
-    #[error("cannot read {what} as packets: {why}")]
-    Capture {
-        /// Which.
-        what: String,
-        /// Why not.
-        why: String,
-    },
-    /// Nobody can connect.
-    #[error("cannot listen at {listen}")]
-    Listen {
-        /// Where.
-        listen: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// What is read is no command.
-    #[error("byte {at}: no command of the {generation} generation")]
-    NoCommand {
-        /// Where in what was read.
-        at: u64,
-        /// As which it was read.
-        generation: Generation,
-        /// Why not.
-        #[source]
-        source: HeaderError,
-    },
-    /// The layout cannot be found out.
-    #[error("the layout cannot be found out: say it with --generation")]
-    Layout,
-    /// The lines cannot be written.
-    #[error("cannot write")]
-    Write(#[source] io::Error),
 }
 
 /// Shows what there is, until it ends.

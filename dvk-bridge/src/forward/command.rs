@@ -7,7 +7,8 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use super::{Forward, ForwardArgs};
+use super::args::ForwardArgs;
+use super::forwarder::Forward;
 use crate::abi::DcLimits;
 use crate::carrier::device::{Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};

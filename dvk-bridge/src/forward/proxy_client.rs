@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use gangplank_service::rate_limit::RateLimit;
 use parking_lot::Mutex;
 
-use super::Shared;
+use super::context::Context;
 use crate::abi::{Endpoint, Message};
 use crate::endpoint::{
     BoundEndpoint, EndpointError, NotShared, RemoteMemory, RequestId, SharedBuffers,
@@ -38,7 +38,7 @@ struct State {
 impl ProxyClient {
     /// A visitor in the place of `client`, once `former`, which has ended, has left it.
     pub(super) fn start(
-        shared: Arc<Shared>,
+        context: Arc<Context>,
         client: Endpoint,
         former: Option<Self>,
     ) -> io::Result<Self> {
@@ -48,7 +48,7 @@ impl ProxyClient {
         let thread = thread::Builder::new().name(format!("forward_{client}"));
         let thread = thread.spawn(move || {
             former.into_iter().for_each(Self::wait);
-            run(&shared, client, &there, &taken);
+            run(&context, client, &there, &taken);
         })?;
         Ok(Self {
             requests,
@@ -85,23 +85,23 @@ impl ProxyClient {
 
 /// The thread: asks for one request after another.
 fn run(
-    shared: &Shared,
+    context: &Context,
     client: Endpoint,
     remote: &RemoteEndpoint,
     requests: &Receiver<(RequestId, Message)>,
 ) {
     let complaints = RateLimit::once();
     while let Ok((request, message)) = requests.recv() {
-        match pass(shared, client, remote, request, &message) {
+        match pass(context, client, remote, request, &message) {
             Ok(answer) => {
-                shared.answered.fetch_add(1, Ordering::Relaxed);
-                shared.answer(request, &answer);
+                context.answered.fetch_add(1, Ordering::Relaxed);
+                context.answer(request, &answer);
             }
             Err(error) => {
                 if !remote.0.lock().ended && complaints.admit().is_some() {
                     log::warn!("client {client} is not served: {error}");
                 }
-                shared.refuse(request, &message);
+                context.refuse(request, &message);
             }
         }
         if remote.0.lock().ended {
@@ -112,20 +112,20 @@ fn run(
 
 /// Asks for one request.
 fn pass(
-    shared: &Shared,
+    context: &Context,
     client: Endpoint,
     remote: &RemoteEndpoint,
     request: RequestId,
     message: &Message,
 ) -> Result<Message, EndpointError> {
-    let bound = remote.bind(shared, client)?;
+    let bound = remote.bind(context, client)?;
     let memory = ClientMemory {
-        here: &*shared.here,
+        here: &*context.here,
         request,
     };
-    let server = shared.here.endpoint();
+    let server = context.here.endpoint();
     let mut buffers = SharedBuffers::proxied(&memory);
-    let answer = bound.sendrec(server, message, &mut buffers, shared.limit);
+    let answer = bound.sendrec(server, message, &mut buffers, context.limit);
     if let Err(EndpointError::Unbound { .. }) = answer {
         // It was taken away there; it is bound anew for the next request.
         remote.0.lock().bound = None;
@@ -137,14 +137,14 @@ impl RemoteEndpoint {
     /// The endpoint there, bound if it is not yet.
     fn bind(
         &self,
-        shared: &Shared,
+        context: &Context,
         client: Endpoint,
     ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
         if let Some(bound) = &self.0.lock().bound {
             return Ok(bound.clone());
         }
-        let dc = shared.here.dc();
-        let bound = shared.there.bind(dc, client, "forwarded")?;
+        let dc = context.here.dc();
+        let bound = context.there.bind(dc, client, "forwarded")?;
         let mut state = self.0.lock();
         if state.ended {
             // Nobody would end it any more.

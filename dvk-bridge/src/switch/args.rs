@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Rule, Switch, SwitchConfig, SwitchError};
+use super::admission::Rule;
+use super::config::{SwitchConfig, SwitchError};
+use super::event_loop::Switch;
 use crate::abi::{DcId, DcLimits};
 use crate::cli_types::parse_dc;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gangplank_service::rate_limit::RateLimit;
 use parking_lot::Mutex;
 
-use super::endpoint_table::PeerKind;
+use super::config::PeerKind;
 use super::mailbox::{Mailbox, Sender, WaitingClient};
 use super::peer_channel::PeerChannel;
 use super::peer_transport::{PeerId, PeerTransport};

@@ -6,50 +6,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::config::{EngineConfig, PeerKind};
 use super::endpoint_state::EndpointState;
 use super::peer_transport::{PeerId, PeerTransport};
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
 use crate::endpoint::Gone;
 
-/// What a carrier's peers are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PeerKind {
-    /// Nodes: each endpoint has one exchange at a time with each.
-    Nodes,
-    /// The switch, which is told what is bound and what is not any more: each endpoint has one exchange at a time with each
-    /// partner behind it.
-    Switch,
-}
-
-impl PeerKind {
-    /// Whether all that belongs to a question or a message says its mark in `c_ack_seq`, which DVK leaves to proxies.
-    pub(super) fn has_ack_seq(self) -> bool {
-        self == Self::Switch
-    }
-
-    /// What tells an endpoint's lanes to the same peer apart.
-    pub(super) fn channel(self, partner: Endpoint) -> i32 {
-        match self {
-            Self::Nodes => 0,
-            Self::Switch => partner.slot(),
-        }
-    }
-}
-
-/// What a carrier decides about its endpoints.
-#[derive(Clone, Debug)]
-pub(crate) struct EngineConfig {
-    /// What its peers are.
-    pub(crate) kind: PeerKind,
-    /// How long a peer may take for an acknowledgement.
-    pub(crate) exchange_limit: Duration,
-    /// The containers, and their dimensions.
-    pub(crate) dcs: HashMap<DcId, DcLimits>,
-}
-
 /// The station.
 pub(crate) struct EndpointTable {
-    tuning: EngineConfig,
+    config: EngineConfig,
     state: Mutex<State>,
 }
 
@@ -63,9 +28,9 @@ struct State {
 }
 
 impl EndpointTable {
-    pub(crate) fn new(tuning: EngineConfig) -> Self {
+    pub(crate) fn new(config: EngineConfig) -> Self {
         Self {
-            tuning,
+            config,
             state: Mutex::default(),
         }
     }
@@ -82,12 +47,12 @@ impl EndpointTable {
     }
 
     pub(super) fn exchange_limit(&self) -> Duration {
-        self.tuning.exchange_limit
+        self.config.exchange_limit
     }
 
     /// Whether an endpoint can be bound, and the dimensions of its container if so.
     pub(super) fn dimensions(&self, dc: DcId, endpoint: Endpoint) -> Result<DcLimits, Code> {
-        let limits = self.tuning.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
+        let limits = self.config.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
         if !limits.contains(endpoint) {
             return Err(Code::EDVSBADRANGE);
         }
@@ -115,7 +80,7 @@ impl EndpointTable {
             endpoint,
             name,
             limits,
-            self.tuning.kind,
+            self.config.kind,
         ));
         state.entries.insert(key, entry.clone());
         Ok(entry)
@@ -149,7 +114,7 @@ impl EndpointTable {
             let channel = entry.channel(waiting.route.peer, waiting.endpoint, &transport);
             channel.acknowledge(header, &[]);
         }
-        if self.tuning.kind == PeerKind::Switch {
+        if self.config.kind == PeerKind::Switch {
             self.broadcast(&entry.header(Command::PROCUNBIND, Endpoint::NONE));
         }
     }
@@ -221,7 +186,7 @@ impl EndpointTable {
 
     fn receiver(&self, header: &Header) -> Result<Arc<EndpointState>, Code> {
         let dc = DcId::new(header.dc).ok_or(Code::EDVSBADDCID)?;
-        let limits = self.tuning.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
+        let limits = self.config.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
         if !limits.contains(header.src) {
             return Err(Code::EDVSBADRANGE);
         }
@@ -267,7 +232,7 @@ impl EndpointTable {
         let mut entries = self.entries();
         entries.sort_by_key(|entry| (entry.dc, entry.endpoint));
         for entry in entries {
-            entry.report(self.tuning.kind, to);
+            entry.report(self.config.kind, to);
         }
     }
 

@@ -14,6 +14,7 @@
 //! and implements [`PeerTransport`] for each peer. `deliver` never waits, so one thread can read
 //! many connections.
 
+mod config;
 mod endpoint;
 mod endpoint_state;
 mod endpoint_table;
@@ -24,6 +25,7 @@ mod peer_transport;
 mod pending_call;
 mod sendrec;
 
+pub(crate) use config::{EngineConfig, PeerKind};
 pub(crate) use endpoint::EngineEndpoint;
-pub(crate) use endpoint_table::{EndpointTable, EngineConfig, PeerKind};
+pub(crate) use endpoint_table::EndpointTable;
 pub(crate) use peer_transport::{NotConnected, PeerId, PeerTransport};

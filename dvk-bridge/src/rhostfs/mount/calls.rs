@@ -4,8 +4,9 @@ use log::debug;
 use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::call_error::CallError;
 use super::dialect::Dialect;
-use super::rpc::{RpcClient, RpcError};
+use super::rpc::RpcClient;
 use super::syscall_nr;
 use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Arm, M1, M2, M7, Message};
@@ -15,60 +16,6 @@ use crate::endpoint::SharedBuffers;
 const ROOT_PATH_SIZE: usize = 4097;
 /// A link's target with its NUL is no longer.
 const LINK_TARGET_SIZE: usize = 4096;
-
-/// Why a call did not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
-    /// The server says no.
-    #[error("the server refused {call}: {errno}")]
-    Refused {
-        /// The call.
-        call: &'static str,
-        /// Why.
-        errno: Errno,
-    },
-    /// There is no answer.
-    #[error("{call} got no answer")]
-    Rpc {
-        /// The call.
-        call: &'static str,
-        /// Why.
-        #[source]
-        cause: RpcError,
-    },
-    /// The answer cannot be.
-    #[error("the server's answer to {call} makes no sense: {what}")]
-    Garbled {
-        /// The call.
-        call: &'static str,
-        /// What about it.
-        what: &'static str,
-    },
-    /// The server cannot do it, or the protocol cannot say it.
-    #[error("{what}")]
-    Impossible {
-        /// What cannot be done.
-        what: &'static str,
-        /// What the caller is told.
-        errno: Errno,
-    },
-}
-
-impl CallError {
-    /// What the caller of a file operation is told.
-    pub(crate) fn errno(&self) -> Errno {
-        match self {
-            Self::Refused { errno, .. } | Self::Impossible { errno, .. } => *errno,
-            Self::Rpc { cause, .. } => cause.errno(),
-            Self::Garbled { .. } => Errno::IO,
-        }
-    }
-
-    /// Whether the server refused for the reason `errno`.
-    pub(crate) fn is(&self, errno: Errno) -> bool {
-        matches!(self, Self::Refused { errno: told, .. } if *told == errno)
-    }
-}
 
 type Result<T> = std::result::Result<T, CallError>;
 

@@ -5,7 +5,7 @@
 
 use rustix::io::Errno;
 
-use super::calls::CallError;
+use super::call_error::CallError;
 use crate::abi::rhostfs::WHOLE_SIZES;
 
 /// Longest piece that a copy between two processes takes, in every DVK (`MAXCOPYLEN`).

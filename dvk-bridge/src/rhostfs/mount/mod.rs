@@ -7,6 +7,7 @@
 
 mod args;
 mod attributes;
+mod call_error;
 mod calls;
 mod command;
 mod dialect;

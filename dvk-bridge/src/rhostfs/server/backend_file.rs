@@ -12,20 +12,6 @@ use super::backend::Backend;
 use super::failure::Result;
 use super::resolver::{Found, Node};
 
-/// Flags of open(2) that mean the same in every numbering.
-pub(super) mod flag {
-    /// Access mode (`O_ACCMODE`).
-    pub(in super::super) const ACCESS: u32 = 3;
-    pub(in super::super) const WRITE_ONLY: u32 = 1;
-    pub(in super::super) const READ_WRITE: u32 = 2;
-    pub(in super::super) const CREATE: u32 = 0x40;
-    pub(in super::super) const EXCLUSIVE: u32 = 0x80;
-    pub(in super::super) const TRUNCATE: u32 = 0x200;
-    pub(in super::super) const APPEND: u32 = 0x400;
-    /// On i386 (arch/x86 takes asm-generic/fcntl.h).
-    pub(in super::super) const DIRECTORY: u32 = 0x1_0000;
-}
-
 /// FSYNC is about data alone (`FUSE_FSYNC_FDATASYNC`).
 pub(super) const DATA_ONLY: u32 = 1;
 

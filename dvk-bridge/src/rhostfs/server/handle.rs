@@ -18,10 +18,11 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::backend::Backend;
-use super::backend_file::{BackendFile, OpenCount, flag};
+use super::backend_file::{BackendFile, OpenCount};
 use super::failure::{Failure, Result};
 use super::fd_numbers::FdRange;
 use super::file_identity::BirthTime;
+use super::open_flags as flag;
 use super::path::Path;
 use super::path_cache::CachedPath;
 use super::resolver::Last;

@@ -31,29 +31,17 @@ mod handle;
 mod listing;
 mod names;
 mod open;
+mod open_flags;
 mod path;
 mod path_cache;
 mod pool;
 mod request_context;
 mod resolver;
 mod serve;
+mod settings;
 mod wire;
 
 pub use credentials::Credentials;
 pub use resolver::SymlinkPolicy;
 pub(super) use serve::check_root;
 pub use serve::{Options, Server, StartError};
-
-/// What the operator has chosen, as far as calls depend on it.
-#[derive(Clone, Debug)]
-struct Settings {
-    credentials: Credentials,
-    symlinks: SymlinkPolicy,
-    read_only: bool,
-    /// Open files of one client.
-    handles: usize,
-    /// Those of them that the daemon has open at once.
-    open: usize,
-    /// The root's path, as the client is told it.
-    root_name: String,
-}

@@ -6,11 +6,12 @@ use gangplank_fuse::{CreateIn, FsyncIn, OpenIn, ReleaseIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::backend_file::{BackendFile, DATA_ONLY, flag};
+use super::backend_file::{BackendFile, DATA_ONLY};
 use super::call::Name;
 use super::credentials::Access;
 use super::failure::Result;
 use super::handle::OpenFile;
+use super::open_flags as flag;
 use super::path::Path;
 use super::request_context::{Answer, RequestContext};
 use super::resolver::{Found, Last};

@@ -5,7 +5,6 @@ use log::debug;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Settings;
 use super::backend::Backend;
 use super::call::{Call, File, Name};
 use super::client::{Client, Clients};
@@ -13,6 +12,7 @@ use super::failure::{Failure, Result};
 use super::handle::OpenFile;
 use super::path::{PATH_MAX, Path};
 use super::resolver::{Found, Last, Resolver};
+use super::settings::Settings;
 use crate::abi::{M1, Message};
 use crate::endpoint::{BoundEndpoint, RequestId};
 

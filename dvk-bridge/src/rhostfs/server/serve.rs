@@ -11,7 +11,6 @@ use gangplank_service::error_chain;
 use log::{debug, error, warn};
 use rustix::io::Errno;
 
-use super::Settings;
 use super::backend::{BackendConnector, BackendTarget};
 use super::cache::CacheLimits;
 use super::call::{Call, DecodeError};
@@ -23,6 +22,7 @@ use super::path::Path;
 use super::pool::Pool;
 use super::request_context::{Answer, RequestContext};
 use super::resolver::{LookupRules, SymlinkPolicy};
+use super::settings::Settings;
 use crate::abi::{M7, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId};
 use crate::status::Report;

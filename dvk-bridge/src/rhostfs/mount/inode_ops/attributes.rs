@@ -3,31 +3,15 @@
 use std::ffi::OsStr;
 use std::time::SystemTime;
 
-use fuser::TimeOrNow;
 use rustix::io::Errno;
 
 use super::super::attributes::{timeval, timeval_of_seconds};
-use super::super::calls::Target;
+use super::super::call_error::CallError;
+use super::super::calls::{Calls, Target};
 use super::super::nodes::ROOT;
+use super::arguments::Changes;
 use super::{InodeOps, Result};
 use crate::abi::rhostfs::{Statfs64, UsrStat};
-
-/// What is to be changed of a file.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Changes {
-    /// Permission bits.
-    pub(crate) mode: Option<u32>,
-    /// Owner.
-    pub(crate) uid: Option<u32>,
-    /// Group.
-    pub(crate) gid: Option<u32>,
-    /// Bytes.
-    pub(crate) size: Option<u64>,
-    /// Time of last access.
-    pub(crate) atime: Option<TimeOrNow>,
-    /// Time of last modification.
-    pub(crate) mtime: Option<TimeOrNow>,
-}
 
 impl InodeOps {
     /// Looks `name` up in the directory `parent`; the kernel is told of the node that is returned.
@@ -59,7 +43,7 @@ impl InodeOps {
         let stat = match fh.filter(|_| handles) {
             Some(fh) => self.with_file(fh, |calls, handle| calls.stat(Target::Handle(handle)))?,
             None => self.on_node(node, |calls, target| match target {
-                Target::Handle(_) if !handles => Err(super::CallError::Impossible {
+                Target::Handle(_) if !handles => Err(CallError::Impossible {
                     what: "the original server does not tell what an open file without a name is",
                     errno: Errno::STALE,
                 }),
@@ -148,7 +132,7 @@ impl InodeOps {
         &mut self,
         node: u64,
         fh: Option<u64>,
-        mut call: impl FnMut(&mut super::Calls, Target<'_>) -> std::result::Result<(), super::CallError>,
+        mut call: impl FnMut(&mut Calls, Target<'_>) -> std::result::Result<(), CallError>,
     ) -> Result<()> {
         match fh {
             Some(fh) => self.with_file(fh, |calls, handle| call(calls, Target::Handle(handle))),

@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use log::{debug, warn};
 use rustix::io::Errno;
 
-use super::super::calls::{CallError, Calls, Target};
+use super::super::call_error::CallError;
+use super::super::calls::{Calls, Target};
 use super::super::files::OpenFile;
-use super::{Creator, InodeOps, Result, identity};
+use super::arguments::{Creator, Extent};
+use super::{InodeOps, Result, identity};
 use crate::abi::rhostfs::UsrStat;
 
 /// i386's flags of `open`, as far as a server needs them.
@@ -17,16 +19,6 @@ const O_EXCL: i32 = 0o200;
 const O_APPEND: i32 = 0o2000;
 const O_WRONLY: i32 = 1;
 const O_TRUNC: i32 = 0o1000;
-
-/// How much of a read or write has to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// A part will do: who asked sees how much it was, and goes on behind it.
-    Any,
-    /// All of it, or it is an error. The kernel's page cache takes a short read for the end of the
-    /// file, and does not look at how much of a page was written.
-    Whole,
-}
 
 impl InodeOps {
     /// Opens a file. `flags` are Linux's; they are the same on i386 as far as they matter.

@@ -7,7 +7,8 @@ use log::{debug, warn};
 use rustix::io::Errno;
 
 use super::super::attributes::{kind_of_entry, kind_of_mode};
-use super::super::calls::{CallError, Target};
+use super::super::call_error::CallError;
+use super::super::calls::Target;
 use super::super::directories::{Directory, Entry, MAX_ENTRIES};
 use super::super::nodes::ROOT;
 use super::{InodeOps, Result};

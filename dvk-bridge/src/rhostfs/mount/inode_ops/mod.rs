@@ -8,6 +8,7 @@
 //! - `data`: open files, and what is in them.
 //! - `listing`: open directories, and what is in those.
 
+mod arguments;
 mod attributes;
 mod data;
 mod listing;
@@ -20,26 +21,17 @@ use std::ffi::OsStr;
 use log::{debug, info, warn};
 use rustix::io::Errno;
 
-use super::calls::{CallError, Calls, Target};
+use super::call_error::CallError;
+use super::calls::{Calls, Target};
 use super::directories::Directories;
 use super::files::Files;
 use super::nodes::{FileIdentity, Nodes, PathError, ROOT, S_IFDIR, S_IFMT};
 use crate::abi::rhostfs::UsrStat;
 
-pub(crate) use attributes::Changes;
-pub(crate) use data::Extent;
-pub(crate) use names::Creator;
+pub use arguments::Owner;
+pub(crate) use arguments::{Changes, Creator, Extent};
 
 type Result<T> = std::result::Result<T, Errno>;
-
-/// To whom new files belong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// To who makes them, as on any file system: given to them right after, where the server may do that.
-    Caller,
-    /// To whom the server makes them for.
-    Server,
-}
 
 /// All that the kernel knows of the mount.
 pub(crate) struct InodeOps {

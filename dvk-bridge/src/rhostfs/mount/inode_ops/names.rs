@@ -7,7 +7,8 @@ use rustix::io::Errno;
 
 use super::super::calls::Target;
 use super::super::nodes::{S_IFDIR, S_IFMT};
-use super::{InodeOps, Owner, Result, identity};
+use super::arguments::{Creator, Owner};
+use super::{InodeOps, Result, identity};
 use crate::abi::rhostfs::UsrStat;
 
 /// A set-group-id directory gives its group to what is made in it.
@@ -19,15 +20,6 @@ const S_IFLNK: u32 = 0o120_000;
 /// Linux's flags of renameat2 that the protocol has.
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
-
-/// Who makes a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Creator {
-    /// Owner.
-    pub(crate) uid: u32,
-    /// Group.
-    pub(crate) gid: u32,
-}
 
 impl InodeOps {
     /// Makes a directory.

@@ -4,6 +4,7 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
+use super::super::context::EIO_RESULT;
 use super::*;
 use crate::abi::{Code, DcId, M1};
 use crate::carrier::local::{Local, LocalConfig};

@@ -3,11 +3,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::abi::{CopyBlock, MAX_PAYLOAD};
+use crate::abi::{CopyBlock, DcId, DcLimits, MAX_PAYLOAD};
 use crate::carrier::local::GENERATION;
 
 const LIMIT: Duration = Duration::from_secs(20);
