@@ -9,12 +9,11 @@
 //! No magic number, version or checksum: which generation a peer speaks is configured. [`Header::check`] finds what cannot
 //! be a header, and [`Generation::guess`] which generation it may be one of.
 
-use std::fmt;
-
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::command::Command;
 use super::endpoint::{DcId, Endpoint, NodeId};
+use super::generation::Generation;
 use super::message::Message;
 use super::wire::wire_struct;
 
@@ -23,50 +22,6 @@ pub const MAX_PAYLOAD: usize = 65_536;
 
 /// Most headers that may follow another: more than any proxy is known to gather.
 pub const MAX_BATCH: usize = 1024;
-
-/// A binary layout of messages and headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Generation {
-    /// Early 2019: messages of 36 bytes, headers of 92.
-    Early,
-    /// 2019 to January 2022: messages of 76 bytes, headers of 132.
-    Legacy,
-    /// From January 2022 on: messages of 36 bytes, headers of 120.
-    #[default]
-    Current,
-}
-
-impl Generation {
-    /// All of them, the likeliest first.
-    pub const ALL: [Self; 3] = [Self::Current, Self::Legacy, Self::Early];
-
-    /// Bytes of a message.
-    pub const fn message_size(self) -> usize {
-        match self {
-            Self::Early | Self::Current => 36,
-            Self::Legacy => 76,
-        }
-    }
-
-    /// Bytes of a header.
-    pub const fn header_size(self) -> usize {
-        match self {
-            Self::Early => 92,
-            Self::Legacy => 132,
-            Self::Current => 120,
-        }
-    }
-}
-
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Early => "early",
-            Self::Legacy => "legacy",
-            Self::Current => "current",
-        })
-    }
-}
 
 bitflags::bitflags! {
     /// What else there is to know of a command.
@@ -345,7 +300,7 @@ impl Header {
         self.check_addresses(peer, here)
     }
 
-    fn check_addresses(&self, peer: NodeId, here: NodeId) -> Result<(), HeaderError> {
+    pub(super) fn check_addresses(&self, peer: NodeId, here: NodeId) -> Result<(), HeaderError> {
         if self.snode != peer.raw() {
             return Err(HeaderError::SourceNode {
                 got: self.snode,
@@ -388,38 +343,6 @@ impl Header {
     /// Whether its payload is further headers. Signs of life may have the flag left from an earlier command.
     pub fn is_batch(&self) -> bool {
         self.flags.contains(HeaderFlags::BATCH) && self.command != Command::NONE
-    }
-}
-
-/// Bytes from a header's first to the last that [`Header::check`] looks at, batches aside; the same in every generation.
-const EXAMINED: usize = 32;
-
-impl Generation {
-    /// The generations by which `bytes`, from node `peer` to node `here`, begin with something that can be a header and
-    /// are followed by another that can.
-    pub fn guess(bytes: &[u8], peer: NodeId, here: NodeId) -> Vec<Self> {
-        // Much that is no header passes for a sign of life, so those are examined as all others here.
-        let can_be = |bytes: &[u8], generation| {
-            let header = Header::decode(bytes, generation)?;
-            header.check(generation, peer, here)?;
-            header.check_addresses(peer, here)?;
-            Ok::<_, HeaderError>(header)
-        };
-        let fits = |generation: &Self| {
-            let Ok(first) = can_be(bytes, *generation) else {
-                return false;
-            };
-            let behind = generation.header_size() + first.payload(*generation).unwrap_or(0);
-            match bytes.get(behind..) {
-                Some(rest) if rest.len() >= EXAMINED => {
-                    let mut second = rest.to_vec();
-                    second.resize(generation.header_size().max(rest.len()), 0);
-                    can_be(&second, *generation).is_ok()
-                }
-                _ => true,
-            }
-        };
-        Self::ALL.into_iter().filter(fits).collect()
     }
 }
 

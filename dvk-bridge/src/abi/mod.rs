@@ -6,6 +6,8 @@
 mod code;
 mod command;
 mod endpoint;
+mod generation;
+mod guess;
 mod header;
 pub mod ioctl;
 mod message;
@@ -17,7 +19,6 @@ mod wire;
 pub use code::Code;
 pub use command::Command;
 pub use endpoint::{DcId, DcLimits, Endpoint, NodeId};
-pub use header::{
-    CopyBlock, Generation, Header, HeaderError, HeaderFlags, MAX_BATCH, MAX_PAYLOAD, Timestamp,
-};
+pub use generation::Generation;
+pub use header::{CopyBlock, Header, HeaderError, HeaderFlags, MAX_BATCH, MAX_PAYLOAD, Timestamp};
 pub use message::{Arm, M1, M2, M3, M4, M5, M6, M7, M8, M9, MA, MB, MBLegacy, MC, Message};

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+pub(super) use client::Client;
+
 use super::driver::{Driver, Sending};
 use super::message_buffer::MessageBuffer;
 use crate::abi::ioctl::{DcUsr, ProcUsr, RECEIVING, REMOTE, SLOT_FREE};
 use crate::abi::{Code, DcId, Endpoint, M9, Message};
+
+mod client;
 
 /// Longest copy (`d_max_copylen`).
 const MAX_COPY: usize = 1 << 20;
@@ -450,70 +454,5 @@ impl Driver for FakeKernel {
         let (remote, memory) = state.copied(to.slot(), address, from.len())?;
         memory.copy_from_slice(from.get(..memory.len()).unwrap());
         Ok(count(remote, memory.len()))
-    }
-}
-
-/// A played process, which does what a test has it do.
-pub(super) struct Client {
-    kernel: Arc<FakeKernel>,
-    pub(super) slot: i32,
-}
-
-impl Client {
-    /// Asks `to`, without waiting for the answer.
-    pub(super) fn ask(&self, to: i32, message: &Message) -> Result<(), Code> {
-        let asked = self
-            .kernel
-            .state
-            .lock()
-            .send(self.slot, to, message, Kind::SendRec);
-        self.kernel.changed.notify_all();
-        asked.map(drop)
-    }
-
-    /// Waits for the answer.
-    pub(super) fn answer(&self) -> Result<Message, Code> {
-        self.kernel.wait(self.slot, Duration::from_secs(10))
-    }
-
-    /// Receives from anybody.
-    pub(super) fn receive(&self) -> Result<Message, Code> {
-        let mut state = self.kernel.state.lock();
-        if let Some(message) = state.take(self.slot) {
-            self.kernel.changed.notify_all();
-            return Ok(message);
-        }
-        state.processes.get_mut(&self.slot).unwrap().waits_for = Some(Endpoint::ANY);
-        drop(state);
-        self.answer()
-    }
-
-    /// Answers the thread that has asked.
-    pub(super) fn reply(&self, to: i32, message: &Message) {
-        let mut state = self.kernel.state.lock();
-        let process = state.processes.get_mut(&to).unwrap();
-        process.got = Some(Ok(*message));
-        self.kernel.changed.notify_all();
-    }
-
-    /// Is interrupted: it waits for nothing any more.
-    pub(super) fn interrupt(&self) {
-        let mut state = self.kernel.state.lock();
-        let process = state.processes.get_mut(&self.slot).unwrap();
-        process.waits_for = None;
-        process.sending = false;
-    }
-
-    /// Its memory.
-    pub(super) fn memory(&self) -> Vec<u8> {
-        self.kernel.state.lock().processes[&self.slot]
-            .memory
-            .clone()
-    }
-
-    /// Ends.
-    pub(super) fn end(self) {
-        self.kernel.state.lock().remove(self.slot);
-        self.kernel.changed.notify_all();
     }
 }

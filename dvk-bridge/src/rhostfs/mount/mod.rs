@@ -17,6 +17,7 @@ mod fake_server;
 mod files;
 mod filesystem;
 mod inode_ops;
+mod message_fields;
 mod nodes;
 mod rpc;
 mod session;

@@ -1,3 +1,5 @@
+//! File operations against the fake server.
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -11,7 +13,9 @@ use super::super::syscall_nr;
 use super::*;
 use crate::rhostfs::mount::Dialect;
 
+mod original;
 mod partial;
+mod recovery;
 
 const O_RDWR: i32 = 2;
 const O_EXCL: i32 = 0o200;
@@ -133,30 +137,6 @@ fn sizes_beyond_the_originals_are_told_and_set() {
     let (_, seen) = fixture.look("file").unwrap();
     assert_eq!(seen.whole_size(), large + 3);
     fixture.ops.unlink(ROOT, "file".as_ref()).unwrap();
-}
-
-#[test]
-fn sizes_beyond_the_originals_are_refused_and_never_cut_by_it() {
-    let mut fixture = fixture(Dialect::Original);
-    fs::write(fixture.host("file"), "content").unwrap();
-    let (node, _) = fixture.look("file").unwrap();
-    let fh = fixture.ops.open(node, O_RDWR).unwrap();
-    let to = |size| Changes {
-        size: Some(size),
-        ..Changes::default()
-    };
-    let refused = fixture.ops.change(node, None, &to(1 << 32));
-    assert_eq!(refused, Err(Errno::FBIG));
-    let grown = fixture.ops.change(node, Some(fh), &to(u64::from(u32::MAX)));
-    assert_eq!(grown.unwrap().whole_size(), u64::from(u32::MAX));
-    assert_eq!(
-        fixture.ops.write(fh, (1 << 32) - 1, b"x", Extent::Any),
-        Err(Errno::FBIG)
-    );
-    // One that was made larger elsewhere is told as what it is: too large.
-    let host = fs::File::options().write(true).open(fixture.host("file"));
-    host.unwrap().set_len(1 << 33).unwrap();
-    assert_eq!(fixture.look("file"), Err(Errno::OVERFLOW));
 }
 
 #[test]
@@ -354,202 +334,4 @@ fn a_new_file_is_given_to_who_makes_it() {
         .make_directory(ROOT, "dir".as_ref(), 0o755, creator)
         .unwrap();
     assert_eq!((stat.uid, stat.gid), (12, us().gid));
-}
-
-#[test]
-fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
-    let mut fixture = fixture(Dialect::Ours);
-    let (_, _, fh) = fixture.create("file", O_RDWR).unwrap();
-    fixture.ops.write(fh, 0, b"before", Extent::Any).unwrap();
-    {
-        let mut state = fixture.server.state.lock();
-        state.silent = 1;
-        state.restart();
-    }
-    assert!(fixture.ops.read(fh, 0, 9, Extent::Any).is_err());
-    // For a moment nobody waits for a limit again.
-    assert_eq!(fixture.ops.read(fh, 0, 9, Extent::Any), Err(Errno::NOTCONN));
-    assert_eq!(fixture.look("file"), Err(Errno::NOTCONN));
-    std::thread::sleep(Duration::from_millis(1050));
-    assert_eq!(fixture.ops.read(fh, 0, 9, Extent::Any).unwrap(), b"before");
-    fixture.ops.close(fh);
-    assert_eq!(fixture.server.state.lock().handles(), 0);
-}
-
-#[test]
-fn a_server_that_started_again_unnoticed_gets_files_opened_again() {
-    let mut fixture = fixture(Dialect::Ours);
-    let (_, _, kept) = fixture.create("kept", O_RDWR).unwrap();
-    let (_, _, gone) = fixture.create("gone", O_RDWR).unwrap();
-    fs::remove_file(fixture.host("gone")).unwrap();
-    fixture.server.state.lock().restart();
-    assert_eq!(fixture.ops.write(kept, 0, b"x", Extent::Any), Ok(1));
-    assert_eq!(
-        fixture.ops.write(gone, 0, b"x", Extent::Any),
-        Err(Errno::STALE)
-    );
-}
-
-#[test]
-fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another() {
-    let mut fixture = fixture(Dialect::Ours);
-    let (_, _, one) = fixture.create("one", O_RDWR).unwrap();
-    let (_, _, two) = fixture.create("two", O_RDWR).unwrap();
-    {
-        let mut state = fixture.server.state.lock();
-        state.restart();
-        state.losses += 1;
-    }
-    fixture.ops.write(two, 0, b"two", Extent::Any).unwrap();
-    fixture.ops.write(one, 0, b"one", Extent::Any).unwrap();
-    assert_eq!(fs::read(fixture.host("one")).unwrap(), b"one");
-    assert_eq!(fs::read(fixture.host("two")).unwrap(), b"two");
-}
-
-#[test]
-fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() {
-    let mut fixture = fixture(Dialect::Ours);
-    fixture.server.state.lock().mark = 1;
-    let (node, _, fh) = fixture.create("file", O_RDWR).unwrap();
-    {
-        let mut state = fixture.server.state.lock();
-        state.restart();
-        // As if the name were another file's by now, with the same number.
-        state.mark = 2;
-    }
-    assert_eq!(
-        fixture.ops.write(fh, 0, b"x", Extent::Any),
-        Err(Errno::STALE)
-    );
-    assert_eq!(fs::read(fixture.host("file")).unwrap(), b"");
-    let (new, _) = fixture.look("file").unwrap();
-    assert!(new != node);
-    let fh = fixture.ops.open(new, O_RDWR).unwrap();
-    assert_eq!(fixture.ops.write(fh, 0, b"x", Extent::Any), Ok(1));
-}
-
-#[test]
-fn a_server_that_was_thought_lost_keeps_no_file_open_twice() {
-    let mut fixture = fixture(Dialect::Ours);
-    let (_, _, used) = fixture.create("used", O_RDWR).unwrap();
-    let (_, _, closed) = fixture.create("closed", O_RDWR).unwrap();
-    fixture.server.state.lock().losses += 1;
-    fixture.ops.write(used, 0, b"x", Extent::Any).unwrap();
-    assert_eq!(fixture.server.state.lock().handles(), 2);
-    fixture.ops.close(closed);
-    assert_eq!(fixture.server.state.lock().handles(), 1);
-}
-
-#[test]
-fn a_question_without_an_answer_keeps_no_other_from_being_asked() {
-    let mut fixture = fixture(Dialect::Ours);
-    fs::write(fixture.host("file"), "").unwrap();
-    fixture.look("file").unwrap();
-    fixture.server.state.lock().silent = 1;
-    assert_eq!(fixture.look("file"), Err(Errno::IO));
-    std::thread::sleep(Duration::from_millis(1050));
-    fixture.look("file").unwrap();
-    let state = fixture.server.state.lock();
-    assert_eq!((state.bound, state.given_up), (2, 1));
-}
-
-#[test]
-fn an_answer_to_an_earlier_question_is_no_answer() {
-    let mut fixture = fixture(Dialect::Ours);
-    fs::write(fixture.host("file"), "").unwrap();
-    fixture.look("file").unwrap();
-    fixture.server.state.lock().late = true;
-    assert_eq!(fixture.look("file"), Err(Errno::IO));
-    assert_eq!(fixture.look("file"), Err(Errno::NOTCONN));
-}
-
-#[test]
-fn d1_a_file_is_opened_for_writing_by_either_field() {
-    for dialect in [Dialect::Ours, Dialect::Original] {
-        let mut fixture = fixture(dialect);
-        fs::write(fixture.host("file"), "").unwrap();
-        let (node, _) = fixture.look("file").unwrap();
-        let fh = fixture.ops.open(node, O_RDWR).unwrap();
-        let changes = Changes {
-            size: Some(7),
-            ..Changes::default()
-        };
-        // Only a handle that can be written is of use here.
-        fixture.ops.change(node, Some(fh), &changes).unwrap();
-        assert_eq!(fs::metadata(fixture.host("file")).unwrap().len(), 7);
-    }
-}
-
-#[test]
-fn d2_the_originals_reads_end_where_the_file_does_and_its_lost_writes_are_errors() {
-    let mut fixture = fixture(Dialect::Original);
-    fs::write(fixture.host("file"), vec![b'x'; 5000]).unwrap();
-    let (node, _) = fixture.look("file").unwrap();
-    let fh = fixture.ops.open(node, O_RDWR).unwrap();
-    assert_eq!(
-        fixture.ops.read(fh, 0, 100_000, Extent::Any).unwrap(),
-        vec![b'x'; 5000]
-    );
-    assert_eq!(fixture.ops.read(fh, 5000, 10, Extent::Any).unwrap(), b"");
-    assert_eq!(fixture.server.state.lock().longest, 4096);
-    assert_eq!(
-        fixture.ops.write(fh, 0, b"lost", Extent::Any),
-        Err(Errno::IO)
-    );
-}
-
-#[test]
-fn d4_the_originals_open_files_are_looked_at_by_name() {
-    let mut fixture = fixture(Dialect::Original);
-    let (node, _, fh) = fixture.create("file", O_RDWR).unwrap();
-    assert!(fixture.ops.stat(node, Some(fh)).is_ok());
-    fixture.ops.unlink(ROOT, "file".as_ref()).unwrap();
-    assert_eq!(fixture.ops.stat(node, Some(fh)), Err(Errno::STALE));
-    assert!(
-        !fixture
-            .server
-            .state
-            .lock()
-            .asked
-            .contains(&syscall_nr::FSTAT64)
-    );
-}
-
-#[test]
-fn d7_the_original_renames_by_the_call_that_takes_both_names() {
-    let mut fixture = fixture(Dialect::Original);
-    fs::write(fixture.host("one"), "").unwrap();
-    fixture.look("one").unwrap();
-    fixture
-        .ops
-        .rename((ROOT, "one".as_ref()), (ROOT, "two".as_ref()), 0)
-        .unwrap();
-    assert!(fixture.host("two").exists() && !fixture.host("one").exists());
-}
-
-#[test]
-fn d9_d10_d13_links_state_and_lists_of_the_original_are_read() {
-    let mut fixture = fixture(Dialect::Original);
-    std::os::unix::fs::symlink("target", fixture.host("link")).unwrap();
-    let (link, _) = fixture.look("link").unwrap();
-    assert_eq!(fixture.ops.read_link(link).unwrap(), b"target");
-    let state = fixture.ops.file_system(ROOT).unwrap();
-    assert_eq!((state.bsize, state.namelen, state.flags), (4096, 255, 0));
-    let fh = fixture.ops.open_directory(ROOT).unwrap();
-    assert_eq!(fixture.names(fh), [".", "..", "link"]);
-}
-
-#[test]
-fn d11_the_original_is_sent_no_times() {
-    let mut fixture = fixture(Dialect::Original);
-    fs::write(fixture.host("file"), "").unwrap();
-    let (node, _) = fixture.look("file").unwrap();
-    let changes = Changes {
-        mtime: Some(TimeOrNow::Now),
-        ..Changes::default()
-    };
-    assert_eq!(
-        fixture.ops.change(node, None, &changes),
-        Err(Errno::OPNOTSUPP)
-    );
 }
