@@ -1,37 +1,39 @@
-//! Addresses for what is lent.
+//! The 32-bit handles by which partners address shared buffers.
 
 #[cfg(target_pointer_width = "32")]
 pub(super) use pointer::handle;
 #[cfg(not(target_pointer_width = "32"))]
 pub(super) use ring::handle;
 
-/// Where addresses have 32 bits, and the kernel's DVK copies by them.
+/// 32-bit machines: the handle is the buffer's address, because the kernel's DVK copies by address.
 #[cfg(target_pointer_width = "32")]
 mod pointer {
-    /// The address of what begins at `first`. It is for the kernel, which will read and write there.
+    /// The address `first`. The kernel reads and writes there.
     pub(in crate::endpoint) fn handle(first: *const u8, _: usize) -> u32 {
-        // A pointer of this machine is no wider.
+        // A pointer of this machine has 32 bits.
         u32::try_from(first.expose_provenance()).unwrap_or(u32::MAX)
     }
 }
 
-/// Where they have more: labels, each given out again only after all others were.
+/// Other machines: handles from a ring, each used again only after all others.
 #[cfg(not(target_pointer_width = "32"))]
 mod ring {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// First label.
+    /// The first handle.
     const FIRST: u64 = 0x1000_0000;
-    /// Labels there are: all others but the last page, so that no address in a loan overflows.
+    /// The number of handles: all but those of the last page, so that no address in a buffer
+    /// overflows.
     pub(super) const ROOM: u64 = 0xffff_f000 - FIRST;
-    /// What labels are a multiple of, and what lies unused between two loans at least.
+    /// The alignment of handles, and the minimum gap between two buffers.
     pub(super) const PAGE: u64 = 4096;
 
-    /// How much of the room is given out. It is the process's, as true addresses are.
+    /// The handles that are used in this round of the ring. All threads of the process share the
+    /// ring, as they would share addresses.
     static USED: AtomicU64 = AtomicU64::new(0);
 
-    /// A label for `bytes` bytes, wherever they are: behind all that was given out, or at the beginning again if there is no room left. What is
-    /// larger than all the room cannot be addressed, and copies of it fail.
+    /// A handle for `bytes` bytes: behind the last one, or at the start of the ring if there is no
+    /// room left. A buffer larger than the ring cannot be addressed, and copies of it fail.
     pub(in crate::endpoint) fn handle(_: *const u8, bytes: usize) -> u32 {
         let Some(size) = size(bytes) else {
             return u32::MAX;
@@ -51,14 +53,14 @@ mod ring {
         }
     }
 
-    /// Of the room, what a loan of so many bytes takes.
+    /// The handles that a buffer of `bytes` bytes occupies.
     pub(super) fn size(bytes: usize) -> Option<u64> {
         let bytes = u64::try_from(bytes).ok()?;
         let size = bytes.checked_next_multiple_of(PAGE)?.checked_add(PAGE)?;
         (size <= ROOM).then_some(size)
     }
 
-    /// Where it is put when so much is given out.
+    /// The position of a buffer that occupies `size` handles when `used` are taken.
     pub(super) fn start(used: u64, size: u64) -> u64 {
         if used + size > ROOM { 0 } else { used }
     }

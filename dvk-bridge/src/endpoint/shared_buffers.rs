@@ -1,22 +1,23 @@
-//! Memory that one who asks lends to the one who answers.
+//! The memory that a caller shares with the called process.
 
 use std::fmt;
 
 use super::handle::handle;
 
-/// Buffers by 32-bit addresses: all that a partner's copies can reach.
+/// Buffers with 32-bit handles. A partner's copies reach these buffers and nothing else.
 ///
-/// On machines of 32 bits a buffer's address is the true one, as the kernel's DVK needs; elsewhere it is a label, and no
-/// label is given out again before all others were: a copy that comes long after its question reaches nothing of the next.
+/// On 32-bit machines a handle is the buffer's address, as the kernel's DVK needs it. Elsewhere no
+/// handle is used again before all others, so a late copy for an earlier call does not reach the
+/// buffers of the next.
 #[derive(Default)]
 pub struct SharedBuffers<'a> {
     buffers: Vec<Buffer<'a>>,
     remote: Option<&'a dyn RemoteMemory>,
 }
 
-/// Memory that is not our own, and is reached by asking for it to be copied.
+/// Memory of another process, which is accessed by copies.
 pub trait RemoteMemory: Sync {
-    /// Copies what is at `address`, as much as `into` has room for.
+    /// Copies from `address` until `into` is full.
     fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotShared>;
 
     /// Copies `from` to `address`.
@@ -52,7 +53,7 @@ impl Bytes<'_> {
         }
     }
 
-    /// Where they begin, to be written to if that is lent.
+    /// Their first byte, writable if the buffer is.
     fn first(&mut self) -> *const u8 {
         match self {
             Self::ReadOnly(bytes) => bytes.as_ptr(),
@@ -61,18 +62,18 @@ impl Bytes<'_> {
     }
 }
 
-/// A copy to or from memory that is not lent, or not so.
+/// A copy to or from memory that is not shared, or not shared for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes at {address:#x} are not lent for that")]
 pub struct NotShared {
-    /// Where.
+    /// The address.
     pub address: u32,
-    /// How much.
+    /// Number of bytes.
     pub bytes: usize,
 }
 
 impl<'a> SharedBuffers<'a> {
-    /// Nothing.
+    /// No buffers.
     pub fn new() -> Self {
         Self::default()
     }
@@ -85,12 +86,12 @@ impl<'a> SharedBuffers<'a> {
         }
     }
 
-    /// Lends `bytes` to be read: their address, to be told in the message.
+    /// Shares `bytes` for reading. Returns their handle for the message.
     pub fn read_only(&mut self, bytes: &'a [u8]) -> u32 {
         self.share(Bytes::ReadOnly(bytes))
     }
 
-    /// Lends `bytes` to be written, and read: their address, to be told in the message.
+    /// Shares `bytes` for reading and writing. Returns their handle for the message.
     pub fn writable(&mut self, bytes: &'a mut [u8]) -> u32 {
         self.share(Bytes::Writable(bytes))
     }
@@ -102,7 +103,7 @@ impl<'a> SharedBuffers<'a> {
         address
     }
 
-    /// A partner's copy of what is lent at `address`.
+    /// Does a partner's copy from a buffer at `address`.
     pub fn read(&self, address: u32, into: &mut [u8]) -> Result<(), NotShared> {
         let bytes = into.len();
         let fault = NotShared { address, bytes };
@@ -118,7 +119,7 @@ impl<'a> SharedBuffers<'a> {
         Ok(())
     }
 
-    /// A partner's copy to what is lent at `address`.
+    /// Does a partner's copy to a buffer at `address`.
     pub fn write(&mut self, address: u32, from: &[u8]) -> Result<(), NotShared> {
         let bytes = from.len();
         let fault = NotShared { address, bytes };

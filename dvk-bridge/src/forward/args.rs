@@ -8,7 +8,7 @@ use crate::carrier::device;
 use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
 use crate::server_addr::ServerAddrArgs;
 
-/// `forward`: a server elsewhere for the processes of this machine's DVK.
+/// `forward`: lets a server elsewhere serve the processes of this machine's DVK.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
@@ -28,15 +28,15 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc)]
     pub dc: DcId,
 
-    /// How long the server may take for a request, in seconds with fractions
+    /// Time limit of the server for a request, in seconds with fractions
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
     pub limit: Duration,
 
-    /// Tell the state to each who connects to this socket
+    /// Show the state to each program that connects to this socket
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
 
-    /// How the server is reached.
+    /// The server's address.
     #[command(flatten)]
     pub server_addr: ServerAddrArgs,
 }

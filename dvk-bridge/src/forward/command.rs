@@ -1,4 +1,4 @@
-//! `forward` as a program: from its command line to an endpoint, and until it is ended.
+//! `forward` as a program: from its command line to its end.
 
 use std::io;
 use std::sync::Arc;
@@ -17,47 +17,49 @@ use crate::endpoint::{Carrier, EndpointError};
 use crate::server_addr::ServerAddr;
 use crate::status::{Report, StatusError, StatusServer};
 
-/// Why nothing is passed on, or no longer.
+/// Why `forward` did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The kernel's DVK cannot be had.
+    /// The kernel's DVK is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The endpoint cannot be had.
+    /// The endpoint cannot be bound.
     #[error(transparent)]
     Bind(EndpointError),
     /// This process cannot be a node.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// There is no way to the switch.
+    /// The switch cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// There is nowhere to tell the status.
+    /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// It is not said where the server is.
+    /// The command line names no server.
     #[error("nothing says where the server is: --peer and --node do, or --switch")]
     NoServer,
     /// The endpoint was taken away.
     #[error("the endpoint was taken away")]
     Unbound,
-    /// The system refuses something.
+    /// The system refused an operation.
     #[error("cannot {what}")]
     System {
-        /// What.
+        /// The operation.
         what: &'static str,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
-/// Passes on what is asked of the endpoint, until SIGTERM or SIGINT.
+/// Passes on the requests to the endpoint until SIGTERM or SIGINT.
 ///
 /// # Errors
+///
 /// [`ForwardError`].
 pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
-    // Before any thread is there, so that all of them leave the signals to the one that waits for them.
+    // Before any thread starts, so that all threads leave the signals to the one that waits for
+    // them.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals
         .thread_block()
@@ -103,7 +105,7 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
     }
 }
 
-/// Where the server is.
+/// The carrier to the server.
 enum ServerCarrier {
     Node(Arc<Node>),
     Switch(Arc<Local>),

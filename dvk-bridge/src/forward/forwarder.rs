@@ -1,4 +1,4 @@
-//! The endpoint here: it receives requests and hands each to its client's proxy client.
+//! The endpoint here: it receives requests and hands each to the proxy client of its client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::abi::{Endpoint, Message};
 use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
-/// How long to wait for a request before looking whether to stop.
+/// Time limit of one receive, after which the loop checks whether to stop.
 const RECV_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Wait after the endpoint has failed to receive, so that one that keeps failing is not asked all the time.
+/// Pause after a failed receive, so that an endpoint that keeps failing causes no busy loop.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// An endpoint here whose clients a server elsewhere serves.
+/// An endpoint whose clients a server elsewhere serves.
 pub struct Forward {
     context: Arc<Context>,
     proxies: Mutex<HashMap<Endpoint, ProxyClient>>,
 }
 
 impl Forward {
-    /// What is asked of `here` is asked of the endpoint of the same number that `there` leads to.
+    /// Passes requests to `here` on to the endpoint of the same number at `there`.
     pub fn new(here: Arc<dyn BoundEndpoint>, there: Arc<dyn Carrier>, limit: Duration) -> Self {
         Self {
             context: Arc::new(Context {
@@ -41,7 +41,8 @@ impl Forward {
         }
     }
 
-    /// Passes on until `stop` is set: then it ends within a second, and with an answer to each client; or until the endpoint here is given up.
+    /// Passes requests on until `stop` is set or the endpoint is unbound. After `stop` it ends
+    /// within a second and answers every client.
     pub fn run(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             match self.context.here.receive(RECV_TIMEOUT) {
@@ -55,7 +56,7 @@ impl Forward {
             }
         }
         let proxies = std::mem::take(&mut *self.proxies.lock());
-        // All at once, before the first is waited for. Who is being served is told that this was not to be.
+        // All of them end before the first is joined. A client that is being served gets an error.
         proxies.values().for_each(ProxyClient::end);
         proxies.into_values().for_each(ProxyClient::wait);
     }
@@ -78,12 +79,12 @@ impl Forward {
         }
     }
 
-    /// Has the client's visitor ask.
+    /// Passes a request to the proxy client of its client.
     fn pass(&self, request: RequestId, message: Message) {
         let client = request.client();
         let mut proxies = self.proxies.lock();
         let mut proxy = proxies.remove(&client);
-        // One that has ended is waited for by the next, which takes its endpoint there.
+        // The next proxy client joins one that has ended, and takes over its endpoint there.
         if proxy.as_ref().is_none_or(ProxyClient::has_ended) {
             let started = ProxyClient::start(self.context.clone(), client, proxy);
             match started {

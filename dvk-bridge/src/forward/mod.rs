@@ -1,14 +1,16 @@
-//! `gangplank-dvk forward`: what is asked of an endpoint here is asked of the same endpoint elsewhere.
+//! `gangplank-dvk forward`: passes the requests to an endpoint here on to the same endpoint
+//! elsewhere.
 //!
 //! ```text
 //!   client ── /dev/dvk ── endpoint 1 ─┬─ visitor 10 ── TCP, or a switch ── endpoint 1, the server
 //!   client ───────────────┘           └─ visitor 11 ──┘
 //! ```
 //!
-//! DVK's kernels are of 32 bits, a virtio-fs daemon and the server in front of it of 64, so a share gets to the processes of such
-//! a kernel from another machine. For each client a visitor binds the client's endpoint there, and asks in its place. It lends
-//! what it has not: a copy to or from a client's memory becomes one of the endpoint here. When a client has gone, so does its
-//! visitor, and the server frees what it held.
+//! DVK's kernels have 32 bits, a virtio-fs daemon and the server in front of it 64. So the share of
+//! such a kernel's processes is on another machine. For each client a proxy client binds the
+//! client's endpoint there and sends its requests. A copy to or from the client's memory there
+//! becomes a copy at the endpoint here. When a client has gone, its proxy client ends, and the
+//! server frees what the client held.
 
 mod args;
 mod command;

@@ -1,4 +1,4 @@
-//! Who asks a server elsewhere in the place of a client here.
+//! Sends requests to a server elsewhere on behalf of a client here.
 
 use std::io;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::endpoint::{
     BoundEndpoint, EndpointError, NotShared, RemoteMemory, RequestId, SharedBuffers,
 };
 
-/// Requests of one client that can wait. It waits for the answer to one itself.
+/// Requests of one client that can be queued. A client itself waits for one answer at a time.
 const MAX_REQUESTS: usize = 2;
 
-/// The visitor of one client.
+/// The proxy of one client.
 pub(super) struct ProxyClient {
     requests: SyncSender<(RequestId, Message)>,
     remote: Arc<RemoteEndpoint>,
     thread: JoinHandle<()>,
 }
 
-/// The client's endpoint elsewhere.
+/// The client's endpoint at the server's side.
 #[derive(Default)]
 struct RemoteEndpoint(Mutex<State>);
 
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl ProxyClient {
-    /// A visitor in the place of `client`, once `former`, which has ended, has left it.
+    /// Starts the proxy of `client`. Joins `former`, which has ended, first.
     pub(super) fn start(
         context: Arc<Context>,
         client: Endpoint,
@@ -57,12 +57,12 @@ impl ProxyClient {
         })
     }
 
-    /// Hands a request over: whether it is taken.
+    /// Queues a request. Returns whether there was room.
     pub(super) fn ask(&self, request: RequestId, message: Message) -> bool {
         self.requests.try_send((request, message)).is_ok()
     }
 
-    /// Leaves, whatever it waits for.
+    /// Ends the proxy, whatever it waits for.
     pub(super) fn end(&self) {
         let mut state = self.remote.0.lock();
         state.ended = true;
@@ -71,10 +71,10 @@ impl ProxyClient {
         }
     }
 
-    /// Waits for the end of one that is to leave.
+    /// Joins a proxy that is to end.
     pub(super) fn wait(self) {
         drop(self.requests);
-        // It has panicked, which is logged, or ended.
+        // The thread has ended, or panicked, which is logged.
         let _ = self.thread.join();
     }
 
@@ -83,7 +83,7 @@ impl ProxyClient {
     }
 }
 
-/// The thread: asks for one request after another.
+/// Sends one request after another, in the proxy's thread.
 fn run(
     context: &Context,
     client: Endpoint,
@@ -110,7 +110,7 @@ fn run(
     }
 }
 
-/// Asks for one request.
+/// Sends one request and returns the answer.
 fn pass(
     context: &Context,
     client: Endpoint,
@@ -127,14 +127,14 @@ fn pass(
     let mut buffers = SharedBuffers::proxied(&memory);
     let answer = bound.sendrec(server, message, &mut buffers, context.limit);
     if let Err(EndpointError::Unbound { .. }) = answer {
-        // It was taken away there; it is bound anew for the next request.
+        // The endpoint was taken away there. The next request binds it again.
         remote.0.lock().bound = None;
     }
     answer
 }
 
 impl RemoteEndpoint {
-    /// The endpoint there, bound if it is not yet.
+    /// Returns the endpoint there. Binds it if necessary.
     fn bind(
         &self,
         context: &Context,
@@ -147,7 +147,7 @@ impl RemoteEndpoint {
         let bound = context.there.bind(dc, client, "forwarded")?;
         let mut state = self.0.lock();
         if state.ended {
-            // Nobody would end it any more.
+            // `end` has run already and would not unbind it.
             bound.unbind();
         } else {
             state.bound = Some(bound.clone());
@@ -156,7 +156,7 @@ impl RemoteEndpoint {
     }
 }
 
-/// The client's memory, by way of the endpoint here.
+/// The client's memory, accessed through the endpoint here.
 #[derive(Clone, Copy)]
 struct ClientMemory<'a> {
     here: &'a dyn BoundEndpoint,

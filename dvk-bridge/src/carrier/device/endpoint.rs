@@ -1,4 +1,4 @@
-//! An endpoint of the kernel's: the engine's, but for questions.
+//! An endpoint of the kernel: the engine's endpoint with a sendrec of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::endpoint::{
     BoundEndpoint, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
 };
 
-/// How long the end of the endpoint's thread is waited for. Only what the kernel has for another node takes longer.
+/// How long unbinding waits for the endpoint's thread. Only a call to another node takes longer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The endpoint, bound until this is dropped.
+/// A bound endpoint. Dropping it unbinds it.
 pub(super) struct DeviceEndpoint {
     pub(super) bound: EngineEndpoint,
     pub(super) queue: Arc<WorkQueue>,
@@ -45,7 +45,8 @@ impl BoundEndpoint for DeviceEndpoint {
         self.bound.send(to, message, limit)
     }
 
-    /// The engine's question would be over before the kernel's is, which can touch what is lent until then.
+    /// Calls through the kernel. The engine's call would end before the kernel's, and the kernel
+    /// may access the shared buffers until its own call ends.
     fn sendrec(
         &self,
         to: Endpoint,
@@ -59,7 +60,7 @@ impl BoundEndpoint for DeviceEndpoint {
             return Err(EndpointError::Unbound { operation });
         }
         let outcome = call.wait();
-        // The kernel may have changed it, at the addresses that were told.
+        // The kernel may have changed the buffers through their addresses.
         std::hint::black_box(buffers);
         outcome.map_err(|code| match code {
             Code::EDVSTIMEDOUT => EndpointError::TimedOut { operation, limit },

@@ -1,4 +1,4 @@
-//! The thread that is an endpoint to the kernel, and makes all its calls.
+//! The thread that the kernel knows as an endpoint, which makes all calls of that endpoint.
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
@@ -14,73 +14,74 @@ use crate::abi::{Code, Command, DcId, Endpoint, Header, MAX_PAYLOAD, Message};
 use crate::carrier::engine::{EndpointTable, PeerId};
 use crate::endpoint::Gone;
 
-/// How long the kernel may take to hand an answer to another node.
+/// Time limit for the kernel to deliver an answer to another node.
 const REMOTE_SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether those who have asked are still there.
+/// Interval at which the thread checks whether its partners still exist.
 const PARTNER_CHECK_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 
-/// How long the first notification to oneself may take. It is there at once or not at all.
+/// Time limit for the first notification to the own endpoint. It arrives at once or never.
 const WAKE_TEST_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Wait after the kernel failed for no reason that is known, so that it is not asked all the time.
+/// Pause after an unexpected failure of the kernel, so that the thread does not retry in a busy
+/// loop.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Between two looks whether a copy is over.
+/// Interval at which the thread checks whether a copy has ended.
 const COPY_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// One that has asked.
+/// A process that has sent a request.
 struct Partner {
     endpoint: Endpoint,
-    /// Its process here; none if it is on another node.
+    /// Its process on this machine. `None` if it is on another node.
     pid: Option<i32>,
 }
 
-/// What the thread has.
+/// The state of an endpoint's thread.
 pub(super) struct EndpointThread {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) dc: DcId,
     pub(super) endpoint: Endpoint,
     pub(super) table: Arc<EndpointTable>,
-    /// The kernel, as the station knows it.
+    /// The kernel's id as a peer in the endpoint table.
     pub(super) kernel: PeerId,
     pub(super) queue: Arc<WorkQueue>,
     pub(super) size: Arc<MessageSize>,
-    /// By slot: a container has no more.
+    /// Keyed by slot, so bounded by the container's slots.
     pub(super) partners: Partners,
 }
 
-/// Those who have asked, as far as they are known.
+/// The known partners.
 #[derive(Default)]
 pub(super) struct Partners {
     known: HashMap<i32, Partner>,
     checked: Option<Instant>,
 }
 
-/// What a call is made of.
+/// The result of one receive.
 enum Received {
     Message(Message),
-    /// Somebody wants the thread to look what there is to do.
+    /// A notification that only wakes the thread.
     Wake,
     Nothing,
 }
 
 impl EndpointThread {
-    /// Binds the endpoint, says how that went, and serves until it is to stop.
+    /// Binds the endpoint, reports the result, and serves until it is told to stop.
     pub(super) fn run(mut self, bound: &mpsc::SyncSender<Result<(), Code>>) {
         let outcome = self.bind();
         let is_bound = outcome.is_ok();
         if is_bound {
             self.test_wakeup();
         }
-        // Who wanted it may have waited no longer.
+        // The binding thread may have stopped waiting.
         let wanted = bound.send(outcome).is_ok();
         if is_bound {
             if wanted {
                 self.serve();
             }
             if let Err(code) = self.driver.unbind(self.dc, self.endpoint) {
-                // The thread's end does it, too.
+                // The end of the thread unbinds the endpoint as well.
                 log::debug!("cannot give endpoint {} up: {code}", self.endpoint);
             }
         }
@@ -90,7 +91,7 @@ impl EndpointThread {
         let Err(code) = self.driver.bind(self.dc, self.endpoint) else {
             return Ok(());
         };
-        // An endpoint below zero comes as if it were an error.
+        // A negative endpoint looks like an error.
         if code.result() != self.endpoint.raw() {
             return Err(code);
         }
@@ -102,7 +103,7 @@ impl EndpointThread {
         }
     }
 
-    /// Finds out whether a receive can be ended by a notification, and on the way how long messages are.
+    /// Tests whether a notification ends a receive, and learns the size of messages.
     fn test_wakeup(&mut self) {
         if let Err(code) = self.driver.wake(self.dc, self.endpoint) {
             log::info!(
@@ -130,7 +131,7 @@ impl EndpointThread {
     }
 
     fn serve(&mut self) {
-        // A notification that was for waking and has not come yet.
+        // A wake-up notification that was sent and has not arrived yet.
         let mut owed = false;
         loop {
             match self.queue.next() {
@@ -139,7 +140,7 @@ impl EndpointThread {
                 Task::Work(Work::QueuedCall(call)) => self.ask(&call),
                 Task::Receive(limit) => {
                     let received = self.receive(limit, owed);
-                    // It can have been woken while a message came.
+                    // The thread may have been woken while a message arrived.
                     owed |= self.queue.received();
                     match received {
                         Ok(Received::Message(message)) if owed && self.is_wake(&message) => {
@@ -167,11 +168,12 @@ impl EndpointThread {
         }
     }
 
-    /// Receives once. One who wakes is told from the hardware if it is known to have woken.
+    /// Receives once. A notification counts as a wake-up only if a thread has sent one.
     fn receive(&self, limit: Duration, woken: bool) -> Result<Received, Code> {
         let mut buffer = MessageBuffer::blank();
         let received = self.driver.receive(&mut buffer, limit);
-        // A message that came just when the limit passed is there all the same, and its sender waits for an answer.
+        // A message may arrive just as the time limit passes. It is in the buffer, and its sender
+        // waits for an answer.
         let message = self.size.received(&buffer)?;
         match (received, message) {
             (Ok(_), Some(message)) if woken && self.is_wake(&message) => Ok(Received::Wake),
@@ -184,7 +186,7 @@ impl EndpointThread {
         }
     }
 
-    /// Whether it is the notification that comes in the hardware's name. Its type has our own slot in it.
+    /// Whether `message` is the notification in the hardware's name. Its type carries the own slot.
     fn is_wake(&self, message: &Message) -> bool {
         message.source == Endpoint::HARDWARE || message.source == self.endpoint
     }
@@ -208,7 +210,7 @@ impl EndpointThread {
         self.table.deliver(self.kernel, &header, &[]);
     }
 
-    /// Notes who asks: its process, if it is one of this machine.
+    /// Records a partner and returns its process, if it is on this machine.
     fn note_partner(&mut self, endpoint: Endpoint) -> Option<i32> {
         let process = self.driver.process(self.dc, endpoint.slot()).ok();
         let pid = process.as_ref().and_then(local_pid);
@@ -225,7 +227,7 @@ impl EndpointThread {
         pid
     }
 
-    /// Looks from time to time who of those that have asked is not there any more: a kernel tells nobody.
+    /// Checks from time to time which partners are gone, which a kernel does not report.
     fn check_partners(&mut self) {
         let now = Instant::now();
         let checked = *self.partners.checked.get_or_insert(now);
@@ -248,7 +250,8 @@ impl EndpointThread {
         }
     }
 
-    /// Whether `endpoint` is still who has asked, and on which kind of node.
+    /// Checks that `endpoint` is still the process that has sent the request, and returns where it
+    /// is.
     fn locate_partner(&self, endpoint: Endpoint) -> Result<PartnerLocation, Code> {
         let process = self.driver.process(self.dc, endpoint.slot())?;
         let partner = self.partners.known.get(&endpoint.slot());
@@ -262,7 +265,7 @@ impl EndpointThread {
         })
     }
 
-    /// Does what the engine has the kernel do, and tells it what came of it.
+    /// Carries out a command of the engine and reports the result to it.
     fn run_command(&self, header: &Header, payload: &[u8]) {
         let partner = header.dst;
         match header.command {
@@ -299,7 +302,7 @@ impl EndpointThread {
                     log::debug!("cannot notify {partner}: {code}");
                 }
             }
-            // Nothing else is handed over.
+            // The queue holds no other command.
             _ => {}
         }
     }
@@ -321,7 +324,7 @@ impl EndpointThread {
         self.table.deliver(self.kernel, &acknowledgement, payload);
     }
 
-    /// Asks, and waits for the answer.
+    /// Does a sendrec call and waits for the answer.
     fn ask(&self, call: &QueuedCall) {
         let Some(limit) = call.take() else {
             return;
@@ -336,8 +339,8 @@ impl EndpointThread {
         call.end(sent.map(|_| self.size.answered(&buffer)));
     }
 
-    /// A question that was given up can leave a copy behind it that is under way, to or from what is lent. The kernel limits
-    /// copies; there is no other way to end one.
+    /// Waits for copies that an abandoned call has left in progress, to or from the shared buffers.
+    /// Only the kernel's time limit ends them.
     fn wait_for_copies(&self) {
         let slot = self.endpoint.slot();
         while let Ok(process) = self.driver.process(self.dc, slot)
@@ -349,7 +352,7 @@ impl EndpointThread {
 }
 
 impl Drop for EndpointThread {
-    /// However the thread ends, nobody waits for it any longer.
+    /// Wakes all waiting threads, however this thread ends.
     fn drop(&mut self) {
         self.queue.end();
         self.table.give_up(self.dc, self.endpoint);
@@ -357,12 +360,12 @@ impl Drop for EndpointThread {
 }
 
 impl Partner {
-    /// Whether `process`, which has its slot, is it.
+    /// Whether `process`, which has the partner's slot, is the partner.
     fn is(&self, process: &ProcUsr) -> Result<(), Gone> {
         if process.rts_flags & SLOT_FREE != 0 {
             return Err(match self.pid {
                 Some(_) => Gone::Unbound,
-                // The processes of another node are unbound with it.
+                // A DVK unbinds the processes of a lost node.
                 None => Gone::NodeLost,
             });
         }
@@ -374,7 +377,7 @@ impl Partner {
     }
 }
 
-/// Where a process is.
+/// Where a partner is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PartnerLocation {
     Local,
@@ -382,7 +385,8 @@ enum PartnerLocation {
 }
 
 impl PartnerLocation {
-    /// Whether a copy of `bytes` was done whole. One with another node is done whole or fails, and tells no number.
+    /// Checks that a copy of `bytes` is complete. A copy with another node is complete or fails,
+    /// and reports no number.
     fn check_copied(self, copied: Result<i32, Code>, bytes: usize) -> Result<(), Code> {
         let copied = copied?;
         if self == Self::Local && usize::try_from(copied) != Ok(bytes) {
@@ -392,13 +396,13 @@ impl PartnerLocation {
     }
 }
 
-/// The process of this machine that has a slot.
+/// The process of this machine in a slot.
 fn local_pid(process: &ProcUsr) -> Option<i32> {
     let local = process.rts_flags & (REMOTE | SLOT_FREE) == 0 && process.lpid > 0;
     local.then_some(process.lpid)
 }
 
-/// Whether a receive that ends so can simply be tried again.
+/// Whether a receive that failed with `code` can be repeated.
 fn is_harmless(code: Code) -> bool {
     matches!(
         code,
@@ -406,7 +410,7 @@ fn is_harmless(code: Code) -> bool {
     )
 }
 
-/// Whether there is no endpoint any more.
+/// Whether the endpoint no longer exists.
 fn is_lost(code: Code) -> bool {
     matches!(
         code,

@@ -1,4 +1,4 @@
-//! The kernel's part, played by its rules: processes that are not there, and threads that are what they have bound.
+//! A fake kernel that follows DVK's rules, with client processes that tests control.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,53 +19,53 @@ mod client;
 /// Longest copy (`d_max_copylen`).
 const MAX_COPY: usize = 1 << 20;
 
-/// Where a played client's memory begins.
+/// Start of a fake client's memory.
 pub(super) const MEMORY: u32 = 0x4000_0000;
 
-/// Whether what is sent is to be answered.
+/// Whether a sender waits for an answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Send,
     SendRec,
 }
 
-/// One in the process table.
+/// An entry of the process table.
 struct Process {
-    /// The thread that has bound it; a played client has none.
+    /// The thread that is bound. A fake client has none.
     thread: Option<ThreadId>,
     pid: i32,
     remote: bool,
-    /// From whom it waits for a message (`p_getfrom`).
+    /// The endpoint from which it waits for a message (`p_getfrom`).
     waits_for: Option<Endpoint>,
-    /// Its own message was not taken yet.
+    /// Its own message was not received yet.
     sending: bool,
-    /// What has ended its waiting.
+    /// The message or code that has ended its wait.
     got: Option<Result<Message, Code>>,
     senders: VecDeque<(i32, Message, Kind)>,
     notified: Vec<Message>,
     memory: Vec<u8>,
 }
 
-/// A call, and the thread that made it.
+/// A call and the thread that made it.
 pub(super) type Made = (&'static str, ThreadId);
 
 pub(super) struct State {
-    /// What GETDVSINFO says.
+    /// The result of GETDVSINFO.
     pub(super) dvs: Result<i32, Code>,
     pub(super) container: DcUsr,
-    /// Bytes of a message.
+    /// Size of a message in bytes.
     pub(super) size: usize,
-    /// What notifications in the hardware's name get.
+    /// The result of notifications in the hardware's name.
     pub(super) wake: Result<i32, Code>,
-    /// What BIND gets.
+    /// The result of BIND.
     pub(super) bind: Option<Code>,
-    /// The next message comes at the moment in which the receive's limit passes.
+    /// The next message arrives just as the receive's time limit passes.
     pub(super) late: bool,
     pub(super) made: Vec<Made>,
     processes: BTreeMap<i32, Process>,
 }
 
-/// The kernel.
+/// The fake kernel.
 pub(super) struct FakeKernel {
     pub(super) state: Mutex<State>,
     changed: Condvar,
@@ -94,7 +94,7 @@ impl FakeKernel {
         })
     }
 
-    /// A client in `slot` with 256 bytes of memory, on this node, or on another if it has no process.
+    /// A client in `slot` with 256 bytes of memory: on this node, or on another if `pid` is `None`.
     pub(super) fn client(self: &Arc<Self>, slot: i32, pid: Option<i32>) -> Client {
         let mut state = self.state.lock();
         let mut process = Process::new(None, pid.unwrap_or(-1));
@@ -107,14 +107,14 @@ impl FakeKernel {
         }
     }
 
-    /// Notifies `to` as `source` does.
+    /// Notifies `to` in the name of `source`.
     pub(super) fn notification(&self, source: Endpoint, to: i32) {
         let message = Message::notification(source, &M9::default());
         self.state.lock().notify(to, message);
         self.changed.notify_all();
     }
 
-    /// Whether somebody has `slot`.
+    /// Whether `slot` is in use.
     pub(super) fn has(&self, slot: i32) -> bool {
         self.state.lock().processes.contains_key(&slot)
     }
@@ -125,7 +125,7 @@ impl FakeKernel {
         state
     }
 
-    /// Waits until `slot` has got something: that.
+    /// Waits until `slot` has received something, and returns it.
     fn wait(&self, slot: i32, limit: Duration) -> Result<Message, Code> {
         let deadline = Instant::now() + limit;
         let mut state = self.state.lock();
@@ -196,7 +196,7 @@ impl State {
         }
     }
 
-    /// Begins to send: at once if `to` waits for it, else it queues there.
+    /// Delivers a message at once if `to` waits for it, and queues it otherwise.
     fn send(&mut self, from: i32, to: i32, message: &Message, kind: Kind) -> Result<bool, Code> {
         let mut message = *message;
         message.source = Endpoint::from_raw(from);
@@ -218,7 +218,7 @@ impl State {
         Ok(at_once)
     }
 
-    /// What waits for `slot`: notifications first.
+    /// The next message for `slot`, notifications first.
     fn take(&mut self, slot: i32) -> Option<Message> {
         let process = self.processes.get_mut(&slot)?;
         if !process.notified.is_empty() {
@@ -254,7 +254,7 @@ impl State {
         }
     }
 
-    /// The bytes of `slot` that a copy of the caller's is about; fewer where its memory ends.
+    /// The bytes of `slot` that a copy of the caller covers. Fewer where its memory ends.
     fn copied(&mut self, slot: i32, at: u32, bytes: usize) -> Result<(bool, &mut [u8]), Code> {
         self.caller()?;
         if bytes > MAX_COPY {
@@ -275,7 +275,7 @@ impl State {
     }
 }
 
-/// What a copy returns: the number of bytes, but zero where another node did it.
+/// The result of a copy: the number of bytes, or zero if another node did it.
 fn count(remote: bool, bytes: usize) -> i32 {
     if remote {
         0
@@ -429,7 +429,7 @@ impl Driver for FakeKernel {
         state.wake?;
         let slot = endpoint.slot();
         let process = state.processes.get(&slot).ok_or(Code::EDVSDSTDIED)?;
-        // The type has the receiver's own slot in it.
+        // The type carries the receiver's own slot.
         let mut message = Message::notification(endpoint, &M9::default());
         message.source = Endpoint::HARDWARE;
         if process.notified.contains(&message) {

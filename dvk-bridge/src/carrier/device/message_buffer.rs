@@ -1,17 +1,18 @@
-//! The memory that a message is handed to the kernel in, and how long the kernel's messages are.
+//! The buffer through which messages pass to and from the kernel, and the size of the kernel's
+//! messages.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::abi::{Code, Generation, Message};
 
-/// Bytes of the longest message that any build of DVK has: the legacy one on a machine of 64 bits.
+/// Bytes of the longest message of any build of DVK: the legacy one on a 64-bit machine.
 const LONGEST: usize = 144;
 
-/// What untouched bytes are.
+/// The value of bytes that nothing was written to.
 const FILL_BYTE: u8 = 0xa5;
 
-/// Room for a message of any length. A kernel copies as many bytes as its own messages have, whatever was meant.
+/// Room for a message of any size. A kernel copies as many bytes as its own messages have.
 #[derive(Clone)]
 #[repr(C, align(8))]
 pub(super) struct MessageBuffer {
@@ -19,46 +20,46 @@ pub(super) struct MessageBuffer {
 }
 
 impl MessageBuffer {
-    /// To be written to: all pattern, so that what is written can be told.
+    /// A buffer to receive into, filled with [`FILL_BYTE`] so that written bytes can be told apart.
     pub(super) fn blank() -> Self {
         Self {
             bytes: [FILL_BYTE; LONGEST],
         }
     }
 
-    /// To be read from: `message`, as long as any kernel may take it.
+    /// A buffer to send from, with `message` in the longest form that a kernel may read.
     pub(super) fn with_message(message: &Message) -> Self {
         let mut bytes = [0; LONGEST];
         message.encode(&mut bytes);
         Self { bytes }
     }
 
-    /// All of it, for the kernel.
+    /// The whole buffer, for the kernel.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 
-    /// Bytes from the first to the last that is not pattern any more.
+    /// The number of bytes up to the last one that differs from [`FILL_BYTE`].
     fn written(&self) -> usize {
         let last = self.bytes.iter().rposition(|&byte| byte != FILL_BYTE);
         last.map_or(0, |last| last + 1)
     }
 
-    /// The message in the first bytes.
+    /// The message in the first `size` bytes.
     fn message(&self, size: usize) -> Message {
         let bytes = self.bytes.get(..size).unwrap_or(&self.bytes);
         Message::decode(bytes).unwrap_or_default() // every size has room for source and type
     }
 }
 
-/// How long the kernel's messages are, as far as that was seen.
+/// The size of the kernel's messages, as observed so far. Zero before the first message.
 #[derive(Debug, Default)]
 pub(super) struct MessageSize(AtomicUsize);
 
 impl MessageSize {
-    /// The message that was written to `buffer`, which was blank; nothing if none was.
+    /// The message that was written to a blank `buffer`. Returns `None` if nothing was written.
     ///
-    /// The end of a message can look like pattern, so what was seen earlier counts as well.
+    /// A message may end in fill bytes, so the largest size seen so far counts.
     pub(super) fn received(&self, buffer: &MessageBuffer) -> Result<Option<Message>, Code> {
         let written = buffer.written();
         if written == 0 {
@@ -71,7 +72,7 @@ impl MessageSize {
         Ok(Some(buffer.message(known)))
     }
 
-    /// The message that has taken another's place in `buffer`.
+    /// The message that has replaced another in `buffer`.
     pub(super) fn answered(&self, buffer: &MessageBuffer) -> Message {
         let least = Generation::Current.message_size();
         buffer.message(self.0.load(Ordering::Relaxed).max(least))
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
     use crate::abi::{M1, MBLegacy};
 
-    /// What a kernel with messages of `size` bytes writes.
+    /// A buffer as a kernel with messages of `size` bytes fills it.
     fn written(message: &Message, size: usize) -> MessageBuffer {
         let mut buffer = MessageBuffer::blank();
         message.encode(&mut buffer.bytes[..size]);

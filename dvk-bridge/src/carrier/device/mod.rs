@@ -1,27 +1,34 @@
-//! Endpoints of the kernel's own DVK, by the calls of `/dev/dvk`.
+//! Endpoints of the kernel's own DVK, through the calls of `/dev/dvk`.
 //!
-//! To the kernel an endpoint is a thread. So each has one that makes all its calls, and it would be asleep in RECEIVE when a
-//! client is to be answered or copied with:
+//! The kernel identifies an endpoint by its thread. So each endpoint has one thread that makes all
+//! its calls. That thread must not sleep in RECEIVE while a client needs an answer or a copy:
 //!
 //! ```text
 //!   engine ── way ──> thread ── RECEIVE, REPLY, VCOPY ... ──> /dev/dvk
 //!              └──── NOTIFY, in the hardware's name ──────────────┘
 //! ```
 //!
-//! The thread alternates. Whoever hands something over has the kernel notify the endpoint, as any thread of root's may in the
-//! name of the hardware; that ends its RECEIVE, and if the thread is not in it yet, the notification waits for it there. So
-//! nothing is slept over, no signal is needed, and no client waits behind a receive. Several endpoints for several threads would
-//! not do, since a client takes an answer from the one alone that it has asked. What is parallel so is all that takes long, the
-//! daemon's work; what is not, is the kernel's copying, and the half minute that it allows another node to acknowledge one.
-//! Where the hardware's notifications do not work, the thread receives by the moment, a few milliseconds each.
+//! The thread alternates between both. A thread that queues work has the kernel notify the endpoint
+//! in the name of the hardware, as any thread of root may. The notification ends RECEIVE, or waits
+//! for the next RECEIVE. So no work is missed, no signal is needed, and no client waits behind a
+//! receive. Several endpoints for several threads would not help: a client accepts an answer only
+//! from the endpoint that it has called. The daemon's work, which takes most of the time, runs in
+//! parallel. The kernel's copies do not, nor does the half minute that it grants another node to
+//! acknowledge one. Where hardware notifications do not work, each RECEIVE lasts a few
+//! milliseconds.
 //!
-//! To the engine all that is a peer that acknowledges each command when its call is done. Beyond it, this carrier
+//! To the engine the kernel is a peer that acknowledges each command when its call returns. Beyond
+//! that, this carrier
 //!
-//! - takes each message for a request, since a kernel does not tell who only sends, and one that is not answered hangs;
-//! - looks from time to time whether those who have asked are there, since a kernel does not tell that either;
-//! - asks by itself: what is lent is the kernel's to touch until the call is over, whatever the limit.
+//! - treats each message as a request, because the kernel does not tell a send from a sendrec and a
+//!   caller without an answer hangs;
+//! - checks from time to time whether its partners still exist, because the kernel does not report
+//!   it;
+//! - does sendrec itself, because the kernel may access the shared buffers until the call ends,
+//!   whatever the time limit.
 //!
-//! DVK and its structures are those of i386 and have no counterpart for other programs, so this is for programs of that kind.
+//! DVK and its structures exist for i386 alone, so this carrier works in 32-bit programs for i386
+//! only.
 
 mod driver;
 mod endpoint;
@@ -55,19 +62,20 @@ use crate::abi::{Code, DcId, DcLimits, Endpoint};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Operation};
 use crate::status::Report;
 
-/// Where the device is, unless it was made elsewhere.
+/// The usual path of the device.
 pub const PATH: &str = "/dev/dvk";
 
-/// How long the kernel may take for anything: a little longer than it allows other nodes, so that it says itself what is wrong.
+/// Time limit for an exchange. It exceeds the 30 s that the kernel grants other nodes, so that the
+/// kernel's own error is reported.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// How long it may take to bind.
+/// Time limit for a bind.
 const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there are no endpoints of the kernel's.
+/// Why the kernel's DVK is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// This program is of another kind than the kernel's calls.
+    /// The program is not a 32-bit program for i386.
     #[error(
         "cannot use {}: DVK's calls are for 32-bit programs of i386 alone, and this is none; let `gangplank-dvk forward` of the i686 \
          build run on the machine with the device", path.display()
@@ -76,20 +84,20 @@ pub enum DeviceError {
         /// The device.
         path: PathBuf,
     },
-    /// There is no device.
+    /// The device does not exist.
     #[error(
         "there is no {}: load DVK's module (insmod dvk.ko) and make the device (mknod {0} c {MAJOR} 0)", path.display()
     )]
     Missing {
-        /// Where it was looked for.
+        /// The device.
         path: PathBuf,
     },
-    /// The device is there and cannot be opened.
+    /// The device exists and cannot be opened.
     #[error("cannot open {}", path.display())]
     Open {
         /// The device.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -99,7 +107,7 @@ pub enum DeviceError {
         /// The device.
         path: PathBuf,
     },
-    /// There is no DVS.
+    /// The machine is not part of a DVS.
     #[error("{}: no DVS is initialised on this machine", path.display())]
     NoDvs {
         /// The device.
@@ -110,7 +118,7 @@ pub enum DeviceError {
     Refused {
         /// The device.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         code: Code,
     },
 }
@@ -119,10 +127,10 @@ pub enum DeviceError {
 pub struct Device {
     driver: Arc<dyn Driver>,
     path: PathBuf,
-    /// This machine's number in the DVS.
+    /// This machine's node id in the DVS.
     node: i32,
     size: Arc<MessageSize>,
-    /// One for each endpoint that was bound.
+    /// One table for each bound endpoint.
     tables: Mutex<Vec<Weak<EndpointTable>>>,
 }
 
@@ -151,7 +159,7 @@ impl Device {
             let path = path.clone();
             match code {
                 Code::ENOTTY => DeviceError::Other { path },
-                // What is said is the number of this node, and that is -1.
+                // The call returns the number of this node, which is -1 here.
                 Code::EPERM | Code::EDVSDVSINIT => DeviceError::NoDvs { path },
                 code => DeviceError::Refused { path, code },
             }
@@ -201,7 +209,7 @@ impl Device {
         let queue = Arc::new(WorkQueue::new(self.driver.clone(), dc, endpoint));
         let kernel = PeerId(self.node);
         table.add_peer(kernel, queue.clone());
-        // What comes as soon as it is bound finds it there.
+        // The state must exist before the kernel can deliver messages to the endpoint.
         let bound = EngineEndpoint::new(table.clone(), dc, endpoint, name)?;
         let endpoint_thread = EndpointThread {
             driver: self.driver.clone(),

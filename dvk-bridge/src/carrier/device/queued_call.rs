@@ -1,7 +1,8 @@
-//! A question for the endpoint's thread to ask, and who waits for it.
+//! A sendrec call that waits for the endpoint's thread, and the thread that waits for its result.
 //!
-//! As long as the kernel has the question, its partner may copy to and from what is lent for it. So who has asked can give up
-//! before the thread has taken the question, and not between that and its end, which the kernel's own limit brings.
+//! While the kernel has the call, the partner may copy to and from the shared buffers. So the
+//! caller can give up before the endpoint's thread has taken the call, but not between then and its
+//! end. The kernel's own time limit bounds that.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ enum State {
     Over(Result<Message, Code>),
 }
 
-/// The question.
+/// A sendrec call for the endpoint's thread.
 pub(super) struct QueuedCall {
     pub(super) to: Endpoint,
     pub(super) message: Message,
@@ -25,7 +26,7 @@ pub(super) struct QueuedCall {
 }
 
 impl QueuedCall {
-    /// `message` for `to`, to be answered within `limit`.
+    /// A call of `to` with `message` and the time limit `limit`.
     pub(super) fn new(to: Endpoint, message: Message, limit: Duration) -> Self {
         Self {
             to,
@@ -36,7 +37,8 @@ impl QueuedCall {
         }
     }
 
-    /// The thread takes it: how long it may take; nothing if it was given up.
+    /// Takes the call in the endpoint's thread. Returns the time left, or `None` if the caller has
+    /// given up.
     pub(super) fn take(&self) -> Option<Duration> {
         let mut state = self.state.lock();
         matches!(*state, State::Waiting).then(|| {
@@ -45,25 +47,25 @@ impl QueuedCall {
         })
     }
 
-    /// The thread has an end of it.
+    /// Reports the result from the endpoint's thread.
     pub(super) fn end(&self, outcome: Result<Message, Code>) {
         *self.state.lock() = State::Over(outcome);
         self.changed.notify_all();
     }
 
-    /// It will not be asked.
+    /// Reports that the call will not be made.
     pub(super) fn fail(&self, code: Code) {
         self.end(Err(code));
     }
 
-    /// Waits for the end: the answer, or why there is none.
+    /// Waits for the result.
     pub(super) fn wait(&self) -> Result<Message, Code> {
         let mut state = self.state.lock();
         loop {
             match &*state {
                 State::Over(outcome) => return *outcome,
                 State::Asked => {
-                    // The kernel ends it; what is lent is not ours before.
+                    // The kernel ends the call. The buffers belong to it until then.
                     let soon = Instant::now() + Duration::from_secs(1);
                     self.changed.wait_until(&mut state, soon);
                 }

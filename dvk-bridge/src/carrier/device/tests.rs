@@ -1,4 +1,4 @@
-//! Endpoints at a played kernel.
+//! Endpoints at a fake kernel.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +11,10 @@ use crate::endpoint::{Delivery, Gone, RequestId, SharedBuffers};
 
 mod binding;
 
-/// How long anything may take that is to come.
+/// Time limit for anything that must happen.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// As good as at once, and less than a receive lasts that nobody ends.
+/// Shorter than the 1 s that a receive lasts when no notification ends it.
 const AT_ONCE: Duration = Duration::from_millis(700);
 
 const SERVER: i32 = 1;
@@ -36,7 +36,7 @@ fn request(kind: i32) -> Message {
     Message::new(kind, &arm)
 }
 
-/// The next request, and who asks.
+/// The next request and its id.
 fn next_request(server: &dyn BoundEndpoint) -> (RequestId, Message) {
     match server.receive(LIMIT).unwrap() {
         Delivery::Request {
@@ -98,7 +98,7 @@ fn a_request_is_received_copied_for_and_answered_whatever_messages_are_long() {
     }
 }
 
-/// Serves until told to stop: two copies and an answer for each request, each by a thread of its own.
+/// Serves until told to stop, with a thread for each request: two copies and an answer.
 fn serve(server: &Arc<dyn BoundEndpoint>, stop: &AtomicBool) {
     std::thread::scope(|scope| {
         while !stop.load(Ordering::Relaxed) {
@@ -169,7 +169,7 @@ fn an_answer_does_not_wait_behind_a_receive() {
             }
         });
         for round in 0..20 {
-            // Into the middle of a receive, and to its beginning and end.
+            // Into the middle of a receive, and near its beginning and end.
             std::thread::sleep(Duration::from_millis(round * 3));
             let before = Instant::now();
             server.copy_to(from, MEMORY, &[1]).unwrap();
@@ -200,12 +200,12 @@ fn where_nobody_can_be_woken_a_receive_is_short() {
 fn a_notification_is_told_from_a_call_of_the_same_number() {
     let kernel = FakeKernel::new();
     let server = bind(&kernel, SERVER).unwrap();
-    // As get_rootpath from endpoint 4 would look.
+    // The type looks like get_rootpath from endpoint 4.
     let source = Endpoint::from_raw(4);
     kernel.notification(source, SERVER);
     assert_eq!(server.receive(LIMIT), Ok(Delivery::Notification { source }));
     let source = Endpoint::HARDWARE;
-    // One that is not for waking, since nobody has anything to hand over.
+    // No wake-up: the queue holds no work.
     Driver::wake(&*kernel, DcId::FIRST, Endpoint::from_raw(SERVER)).unwrap();
     assert_eq!(server.receive(LIMIT), Ok(Delivery::Notification { source }));
     assert_eq!(
@@ -257,7 +257,7 @@ fn who_takes_a_clients_place_gets_neither_its_answer_nor_its_copies() {
     first.end();
     let second = kernel.client(10, Some(78));
     let other = kernel.client(2, Some(2));
-    // It waits for another, so the kernel would copy.
+    // It waits for another endpoint, so the kernel would copy.
     second.ask(other.slot, &request(6)).unwrap();
     let copied = server.copy_to(from, MEMORY, &[9]);
     assert!(copied.is_err(), "{copied:?}");

@@ -1,4 +1,4 @@
-//! What an endpoint's thread is to do: handed over by all other threads, and how it is woken for it.
+//! The work that other threads queue for an endpoint's thread, and how they wake it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,47 +11,47 @@ use super::queued_call::QueuedCall;
 use crate::abi::{Code, Command, DcId, Endpoint, Header};
 use crate::carrier::engine::{NotConnected, PeerTransport};
 
-/// Most that can wait. An endpoint has one exchange at a time; beside that there are notifications.
+/// Commands and calls that can wait. An endpoint has one exchange at a time, besides notifications.
 const MAX_WORK: usize = 1024;
 
-/// How long the kernel may keep the thread in a receive where it can be woken. Were a call to wake it ever lost, nothing waits
-/// longer than this.
+/// Time limit of a receive that a notification can end. If a wake-up were ever lost, work would
+/// wait this long at most.
 const RECV_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The same where it cannot be woken: the longest that everything else has to wait.
+/// Time limit of a receive that no notification ends. Work waits this long at most.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Something to do.
+/// Work for the thread.
 pub(super) enum Work {
-    /// A command of the engine's, with its payload.
+    /// A command of the engine and its payload.
     Command(Header, Vec<u8>),
-    /// A question.
+    /// A sendrec call.
     QueuedCall(Arc<QueuedCall>),
 }
 
-/// What the thread does next.
+/// The next step of the thread.
 pub(super) enum Task {
-    /// This.
+    /// Do this work.
     Work(Work),
-    /// It receives, and waits no longer than this.
+    /// Receive with this time limit.
     Receive(Duration),
-    /// It gives the endpoint up.
+    /// Unbind the endpoint and stop.
     Stop,
 }
 
 struct State {
     work: VecDeque<Work>,
-    /// The thread is about to receive, or does.
+    /// The thread is in a receive, or about to enter it.
     receives: bool,
-    /// It was woken since.
+    /// The thread was woken since.
     woken: bool,
-    /// Waking works.
+    /// Notifications end a receive.
     wakeable: bool,
     stopping: bool,
     ended: bool,
 }
 
-/// The way to the thread.
+/// The queue of one endpoint's thread.
 pub(super) struct WorkQueue {
     driver: Arc<dyn Driver>,
     dc: DcId,
@@ -78,7 +78,7 @@ impl WorkQueue {
         }
     }
 
-    /// Hands something over. Never waits.
+    /// Queues work. Never waits.
     pub(super) fn put(&self, work: Work) -> Result<(), NotConnected> {
         let mut state = self.state.lock();
         if state.stopping || state.ended || state.work.len() >= MAX_WORK {
@@ -89,14 +89,14 @@ impl WorkQueue {
         Ok(())
     }
 
-    /// Has the thread stop, whatever is still to do.
+    /// Tells the thread to stop, whatever is still queued.
     pub(super) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopping = true;
         self.wake(&mut state);
     }
 
-    /// Waits until the thread has stopped, at most `limit`: whether it has.
+    /// Waits up to `limit` until the thread has stopped. Returns whether it has.
     pub(super) fn wait_for_end(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut state = self.state.lock();
@@ -109,13 +109,14 @@ impl WorkQueue {
         true
     }
 
-    /// Takes the thread out of its receive. A notification waits for the thread if it is not there yet, so none is lost.
+    /// Ends the thread's receive. The notification waits if the thread has not entered the receive
+    /// yet, so none is lost.
     fn wake(&self, state: &mut State) {
         if !state.receives || state.woken || !state.wakeable {
             return;
         }
         match self.driver.wake(self.dc, self.endpoint) {
-            // It is there already.
+            // The notification is pending already.
             Ok(_) | Err(Code::EDVSOVERRUN) => state.woken = true,
             Err(code) => {
                 log::warn!(
@@ -127,7 +128,7 @@ impl WorkQueue {
         }
     }
 
-    /// The thread: what it does next.
+    /// Returns the thread's next step.
     pub(super) fn next(&self) -> Task {
         let mut state = self.state.lock();
         if state.stopping {
@@ -146,19 +147,20 @@ impl WorkQueue {
         Task::Receive(limit)
     }
 
-    /// The thread: its receive is over. Whether it was woken, and so has a notification before it that is nobody's, or had it.
+    /// Notes in the thread that its receive is over. Returns whether it was woken: then a
+    /// notification without a sender has arrived or is about to.
     pub(super) fn received(&self) -> bool {
         let mut state = self.state.lock();
         state.receives = false;
         state.woken
     }
 
-    /// The thread: whether it can be woken.
+    /// Sets whether notifications end a receive.
     pub(super) fn set_wakeable(&self, wakeable: bool) {
         self.state.lock().wakeable = wakeable;
     }
 
-    /// The thread: it has ended. What is still to do is given up.
+    /// Notes that the thread has ended. Queued calls fail.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
         state.ended = true;
@@ -174,7 +176,7 @@ impl WorkQueue {
 impl PeerTransport for WorkQueue {
     fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
         match header.command {
-            // What others have asked for, the kernel has answered itself.
+            // The kernel itself has answered everything else.
             Command::REPLY_MSG
             | Command::SEND_MSG
             | Command::NTFY_MSG
@@ -184,7 +186,7 @@ impl PeerTransport for WorkQueue {
         }
     }
 
-    /// The kernel is there as long as the endpoint is.
+    /// The kernel is available as long as the endpoint exists.
     fn wait(&self, _: Instant) -> bool {
         !self.state.lock().ended
     }

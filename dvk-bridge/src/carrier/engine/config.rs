@@ -1,27 +1,28 @@
-//! What a carrier decides about the engine that it uses.
+//! A carrier's settings of the engine.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::abi::{DcId, DcLimits, Endpoint};
 
-/// What a carrier's peers are.
+/// The kind of peers that a carrier has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerKind {
-    /// Nodes: each endpoint has one exchange at a time with each.
+    /// Nodes. An endpoint has one exchange at a time with each node.
     Nodes,
-    /// The switch, which is told what is bound and what is not any more: each endpoint has one exchange at a time with each
-    /// partner behind it.
+    /// The switch, which is told of every bind and unbind. An endpoint has one exchange at a time
+    /// with each partner behind the switch.
     Switch,
 }
 
 impl PeerKind {
-    /// Whether all that belongs to a question or a message says its mark in `c_ack_seq`, which DVK leaves to proxies.
+    /// Whether every command of a call or message carries its number in `c_ack_seq`, a field that
+    /// DVK leaves to proxies.
     pub(super) fn has_ack_seq(self) -> bool {
         self == Self::Switch
     }
 
-    /// What tells an endpoint's lanes to the same peer apart.
+    /// The key that separates an endpoint's channels to the same peer.
     pub(super) fn channel(self, partner: Endpoint) -> i32 {
         match self {
             Self::Nodes => 0,
@@ -30,13 +31,13 @@ impl PeerKind {
     }
 }
 
-/// What a carrier decides about its endpoints.
+/// A carrier's settings for its endpoints.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineConfig {
-    /// What its peers are.
+    /// The kind of its peers.
     pub(crate) kind: PeerKind,
-    /// How long a peer may take for an acknowledgement.
+    /// Time limit for an acknowledgement.
     pub(crate) exchange_limit: Duration,
-    /// The containers, and their dimensions.
+    /// The containers and their dimensions.
     pub(crate) dcs: HashMap<DcId, DcLimits>,
 }

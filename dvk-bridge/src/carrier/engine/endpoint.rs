@@ -1,4 +1,4 @@
-//! A bound endpoint's operations, as commands to the peers.
+//! The operations of a bound endpoint, sent as commands to the peers.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::endpoint::{
     BoundEndpoint, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
 };
 
-/// The endpoint, bound until this is dropped.
+/// A bound endpoint. Dropping it unbinds it.
 pub(crate) struct EngineEndpoint {
     table: Arc<EndpointTable>,
     pub(super) state: Arc<EndpointState>,
@@ -40,7 +40,7 @@ impl From<NotServing> for ExchangeError {
 }
 
 impl EngineEndpoint {
-    /// Binds `endpoint` at `table`.
+    /// Binds `endpoint` in `table`.
     pub(crate) fn new(
         table: Arc<EndpointTable>,
         dc: DcId,
@@ -57,7 +57,7 @@ impl EngineEndpoint {
         })
     }
 
-    /// Adds what was being done, and for how long, to what went wrong.
+    /// Adds the operation and its time limit to an error.
     fn explain<T>(
         &self,
         result: Result<T, ExchangeError>,
@@ -72,7 +72,7 @@ impl EngineEndpoint {
         })
     }
 
-    /// What DVK lets only system processes do.
+    /// Checks that the endpoint is a system process, as DVK requires for most operations.
     fn must_be_system(&self) -> Result<(), ExchangeError> {
         if self.state.limits.is_system(self.state.endpoint) {
             Ok(())
@@ -81,7 +81,7 @@ impl EngineEndpoint {
         }
     }
 
-    /// Whether messages can be for `to` at all.
+    /// Checks that `to` can receive messages, and returns the peer that has it.
     pub(super) fn must_be_partner(&self, to: Endpoint) -> Result<PeerId, ExchangeError> {
         if self.state.mailbox.is_closed() {
             return Err(ExchangeError::Unbound);
@@ -108,11 +108,11 @@ impl EngineEndpoint {
         Ok(self.state.channel(peer, partner, &transport))
     }
 
-    /// A command with a message for `to`.
+    /// A command that carries `message` to `to`.
     pub(super) fn carrying(&self, command: Command, to: Endpoint, message: &Message) -> Header {
         let mut header = self.state.header(command, to);
         header.message = *message;
-        // The peer hands the message on as it is.
+        // The peer passes the message on unchanged.
         header.message.source = self.state.endpoint;
         header
     }
@@ -140,7 +140,8 @@ impl EngineEndpoint {
         self.answer(request, header, self.table.exchange_limit())
     }
 
-    /// Ends `request` with a command, which is not sent if nobody waits for it when its turn comes.
+    /// Ends `request` with a command. The command is not sent if the client no longer waits when
+    /// the channel is free.
     fn answer(
         &self,
         request: RequestId,
@@ -149,7 +150,8 @@ impl EngineEndpoint {
     ) -> Result<(), ExchangeError> {
         let done = self.try_answer(request, header, limit);
         if done.is_err() {
-            // Its client can ask again, whatever became of this. If it has ended already, that stays.
+            // Lets the client send its next request, whatever failed here. An error means that the
+            // request has ended already.
             let _ = self.state.mailbox.answer(request);
         }
         done
@@ -167,7 +169,8 @@ impl EngineEndpoint {
             ack_seq: route.ack_seq,
             ..header
         };
-        // A request can come before our own connection is there. Who asked has nobody else to answer it.
+        // A request can arrive before our own connection is up, and only this process can answer
+        // it.
         channel.wait_for_transport(Instant::now() + limit);
         let sent = Cell::new(false);
         let permit = || {
@@ -238,7 +241,7 @@ impl EngineEndpoint {
             };
             let expected = ExpectedAck::CopiedOut { bytes, tag };
             let data = self.copy(request, header, &[], expected)?;
-            // As many as were asked for, or it would have been a failure.
+            // The exchange returns exactly as many bytes as were requested, or fails.
             piece.copy_from_slice(data.get(..piece.len()).ok_or(Code::EFAULT)?);
             address = address.wrapping_add_signed(bytes);
         }
@@ -273,7 +276,7 @@ impl EngineEndpoint {
         Ok(())
     }
 
-    /// One copy, if the client of `request` still waits for its answer when its turn comes.
+    /// Does one copy, if the client of `request` still waits when the channel is free.
     fn copy(
         &self,
         request: RequestId,
@@ -293,7 +296,7 @@ impl EngineEndpoint {
     }
 }
 
-/// What a notification says that updates nothing in particular.
+/// The `rcode` of a notification that sets no update bit.
 const NO_UPDATE_BIT: i32 = -1;
 
 impl BoundEndpoint for EngineEndpoint {

@@ -1,4 +1,4 @@
-//! One bound endpoint: its mailbox, its question, its lanes to the peers.
+//! One bound endpoint: its mailbox, its pending call, and its channels to the peers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::pending_call::{CallEvent, Disposition, PendingCall};
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header, Message};
 use crate::endpoint::Gone;
 
-/// Everything about one bound endpoint.
+/// The state of one bound endpoint.
 pub(super) struct EndpointState {
     pub(super) dc: DcId,
     pub(super) endpoint: Endpoint,
@@ -25,15 +25,15 @@ pub(super) struct EndpointState {
     kind: PeerKind,
     channels: Mutex<HashMap<(PeerId, i32), Arc<PeerChannel>>>,
     losses: Mutex<Losses>,
-    /// When it was last said that somebody uses another's endpoint.
+    /// Limits the warnings about slots that two peers use.
     conflict_log: RateLimit,
 }
 
-/// How often others were lost.
+/// How often peers and partners were lost.
 #[derive(Default)]
 struct Losses {
     peers: HashMap<PeerId, u64>,
-    /// By slot.
+    /// Keyed by slot.
     partners: HashMap<i32, u64>,
 }
 
@@ -59,7 +59,7 @@ impl EndpointState {
         }
     }
 
-    /// How often `partner`, whom `peer` has if any does, was lost by itself or with that.
+    /// How often `partner` was lost, alone or together with `peer`.
     pub(super) fn losses(&self, partner: Endpoint, peer: Option<PeerId>) -> u64 {
         let losses = self.losses.lock();
         let with_peer = peer.and_then(|peer| losses.peers.get(&peer));
@@ -77,7 +77,8 @@ impl EndpointState {
         }
     }
 
-    /// The lane to `partner`, whom `peer` has, on `transport`. There is one for each peer, or for each slot of the container.
+    /// The channel to `partner` at `peer`, over `transport`. There is one for each peer at nodes,
+    /// and one for each slot at a switch.
     pub(super) fn channel(
         &self,
         peer: PeerId,
@@ -94,7 +95,8 @@ impl EndpointState {
             .clone()
     }
 
-    /// Takes a command of `peer` for this endpoint: at once what acknowledges it, or says that it failed.
+    /// Handles a command that `peer` sent to this endpoint. Acknowledges it at once or reports a
+    /// failure.
     pub(super) fn deliver(
         &self,
         peer: PeerId,
@@ -104,7 +106,7 @@ impl EndpointState {
     ) {
         let channel = self.channel(peer, header.src, transport);
         let mut message = header.message;
-        // The header is what the node vouches for.
+        // The peer vouches for the header, not for the message.
         message.source = header.src;
         let from = Sender {
             endpoint: header.src,
@@ -118,7 +120,8 @@ impl EndpointState {
                 Disposition::Accepted | Disposition::Late => None,
                 Disposition::Unexpected => Some(Code::EDVSPROCSTS),
             },
-            // A message from one that was asked is the answer, else it is for the mailbox.
+            // A message from the endpoint that was called is its reply. Any other goes to the
+            // mailbox.
             Command::SEND_MSG => match self.answered(&channel, peer, header, message) {
                 Disposition::Accepted | Disposition::Late => None,
                 Disposition::Unexpected => self.mailbox.message(from, message).err(),
@@ -144,7 +147,7 @@ impl EndpointState {
         }
     }
 
-    /// Says that `peer` has used the endpoint of another peer's process, which is refused.
+    /// Warns that `peer` has used the endpoint of another peer's process, which is refused.
     fn log_slot_conflict(&self, peer: PeerId, endpoint: Endpoint) {
         if self.conflict_log.admit().is_some() {
             let owner = self.mailbox.owner_of(endpoint);
@@ -158,7 +161,7 @@ impl EndpointState {
         }
     }
 
-    /// Acknowledges an answer and leaves it for who asks, if anybody does.
+    /// Acknowledges a reply and passes it to the caller, if there is one.
     fn answered(
         &self,
         channel: &PeerChannel,
@@ -173,7 +176,7 @@ impl EndpointState {
             })
     }
 
-    /// Leaves a copy for who asks; the refusal if nobody has asked its requester.
+    /// Passes a copy to the caller. Returns the refusal if no call to its requester is pending.
     fn copy(&self, peer: PeerId, header: &Header, event: CallEvent) -> Option<Code> {
         let taken = self
             .pending_call
@@ -190,7 +193,7 @@ impl EndpointState {
         if channel.acknowledged(header, payload) {
             return;
         }
-        // That a question could not be asked is told as of any other message by a kernel, and by us as of a question.
+        // A kernel reports a failed call like a failed message, this engine as a failed call.
         let pending_call = matches!(header.command, Command::SEND_ACK | Command::SNDREC_ACK);
         if let Some(code) = code.filter(|_| pending_call)
             && self
@@ -209,7 +212,7 @@ impl EndpointState {
         );
     }
 
-    /// Another endpoint has gone.
+    /// Another endpoint is gone.
     pub(super) fn partner_gone(&self, partner: Endpoint, reason: Gone) {
         let slot = partner.slot();
         *self.losses.lock().partners.entry(slot).or_default() += 1;
@@ -220,7 +223,7 @@ impl EndpointState {
         }
     }
 
-    /// What goes on with `peer` fails. Those it has may still be there.
+    /// Fails the exchanges with `peer`. Its processes may still exist.
     pub(super) fn interrupted(&self, peer: PeerId) {
         *self.losses.lock().peers.entry(peer).or_default() += 1;
         self.pending_call.peer_lost(peer);
@@ -229,7 +232,7 @@ impl EndpointState {
         }
     }
 
-    /// The endpoint is given up: all that goes on fails. Those who wait for it.
+    /// Fails all exchanges, since the endpoint is given up. Returns the clients that wait.
     pub(super) fn close(&self) -> Vec<WaitingClient> {
         self.pending_call.close();
         for channel in self.all_channels(|_| true) {
@@ -238,7 +241,7 @@ impl EndpointState {
         self.mailbox.close()
     }
 
-    /// Describes the endpoint: its clients, whom it asks, what goes on with whom.
+    /// Describes the endpoint: its clients, its pending call and its exchanges.
     pub(super) fn report(&self, kind: PeerKind, to: &mut String) {
         let clients = self.mailbox.clients();
         let waiting = clients.iter().filter(|(_, _, asks)| *asks).count();
@@ -278,5 +281,5 @@ impl EndpointState {
     }
 }
 
-/// What an acknowledgement says of a process that is not there any more.
+/// Results of an acknowledgement which say that the process no longer exists.
 const GONE: [Code; 3] = [Code::EDVSSRCDIED, Code::EDVSDSTDIED, Code::EDVSDEADSRCDST];

@@ -1,4 +1,4 @@
-//! All endpoints that this process has bound on one carrier, and the peers that it reaches by it.
+//! The endpoints that this process has bound on one carrier, and the carrier's peers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::peer_transport::{PeerId, PeerTransport};
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Header};
 use crate::endpoint::Gone;
 
-/// The station.
+/// All bound endpoints of one carrier.
 pub(crate) struct EndpointTable {
     config: EngineConfig,
     state: Mutex<State>,
@@ -20,10 +20,10 @@ pub(crate) struct EndpointTable {
 
 #[derive(Default)]
 struct State {
-    /// By container and slot.
+    /// Keyed by container and slot.
     entries: HashMap<(DcId, i32), Arc<EndpointState>>,
     transports: HashMap<PeerId, Arc<dyn PeerTransport>>,
-    /// Where endpoints are that nothing came from yet.
+    /// Configured peers of endpoints that have not sent anything yet.
     routes: HashMap<(DcId, i32), PeerId>,
 }
 
@@ -35,12 +35,12 @@ impl EndpointTable {
         }
     }
 
-    /// Adds a peer, to which `transport` leads.
+    /// Adds a peer that `transport` reaches.
     pub(crate) fn add_peer(&self, peer: PeerId, transport: Arc<dyn PeerTransport>) {
         self.state.lock().transports.insert(peer, transport);
     }
 
-    /// Says that `peer` has `endpoint`.
+    /// Records that `peer` has `endpoint`.
     pub(crate) fn add_route(&self, dc: DcId, endpoint: Endpoint, peer: PeerId) {
         let mut state = self.state.lock();
         state.routes.insert((dc, endpoint.slot()), peer);
@@ -50,7 +50,7 @@ impl EndpointTable {
         self.config.exchange_limit
     }
 
-    /// Whether an endpoint can be bound, and the dimensions of its container if so.
+    /// Checks that an endpoint can be bound. Returns the dimensions of its container.
     pub(super) fn dimensions(&self, dc: DcId, endpoint: Endpoint) -> Result<DcLimits, Code> {
         let limits = self.config.dcs.get(&dc).ok_or(Code::EDVSBADDCID)?;
         if !limits.contains(endpoint) {
@@ -62,7 +62,7 @@ impl EndpointTable {
         Ok(*limits)
     }
 
-    /// Adds a desk for `endpoint`.
+    /// Adds the state of `endpoint`.
     pub(super) fn open(
         &self,
         dc: DcId,
@@ -86,7 +86,7 @@ impl EndpointTable {
         Ok(entry)
     }
 
-    /// Removes `entry`: who waits for it is told.
+    /// Removes `entry` and tells the clients that wait for it.
     pub(super) fn close(&self, entry: &Arc<EndpointState>) {
         let key = (entry.dc, entry.endpoint.slot());
         let mut state = self.state.lock();
@@ -119,16 +119,16 @@ impl EndpointTable {
         }
     }
 
-    /// Hands `header` to every peer that is connected.
+    /// Sends `header` to every connected peer.
     fn broadcast(&self, header: &Header) {
         let transports: Vec<_> = self.state.lock().transports.values().cloned().collect();
         for transport in transports {
-            // Those who are not connected learn by that.
+            // A peer that is not connected learns it when it connects.
             let _ = transport.post(*header, &[]);
         }
     }
 
-    /// Closes the desk of `endpoint`; whether there was one.
+    /// Unbinds `endpoint`. Returns whether it was bound.
     pub(crate) fn give_up(&self, dc: DcId, endpoint: Endpoint) -> bool {
         let entry = self
             .state
@@ -147,7 +147,8 @@ impl EndpointTable {
         self.state.lock().transports.get(&peer).cloned()
     }
 
-    /// By which peer `to` is reached from `entry`: whence it came, or by configuration, or the only one there is.
+    /// The peer that has `to`: where its last command came from, else the configured peer, else the
+    /// only peer.
     pub(super) fn route(&self, entry: &EndpointState, to: Endpoint) -> Option<PeerId> {
         if let Some(peer) = entry.mailbox.peer_of(to) {
             return Some(peer);
@@ -161,7 +162,7 @@ impl EndpointTable {
         only.filter(|_| peers.next().is_none())
     }
 
-    /// Takes a command of `peer`. Never waits.
+    /// Handles a command of `peer`. Never waits.
     pub(crate) fn deliver(&self, peer: PeerId, header: &Header, payload: &[u8]) {
         let Some(transport) = self.transport(peer) else {
             return;
@@ -177,7 +178,7 @@ impl EndpointTable {
                     header.dc
                 );
                 if let Some(command) = header.command.failure() {
-                    // Without a connection nobody waits for it any more.
+                    // Without a connection nobody waits for the answer.
                     let _ = transport.post(header.answer(command, code.result()), &[]);
                 }
             }
@@ -196,21 +197,21 @@ impl EndpointTable {
         entry.cloned().ok_or(Code::EDVSDSTDIED)
     }
 
-    /// `endpoint` has gone.
+    /// `endpoint` is gone.
     pub(crate) fn partner_gone(&self, dc: DcId, endpoint: Endpoint, reason: Gone) {
         for entry in self.entries().iter().filter(|it| it.dc == dc) {
             entry.partner_gone(endpoint, reason);
         }
     }
 
-    /// What goes on with `peer` fails, since the connection to it was lost. Those it has may still be there.
+    /// Fails the exchanges with `peer`, whose connection is lost. Its processes may still exist.
     pub(crate) fn interrupted(&self, peer: PeerId) {
         for entry in self.entries() {
             entry.interrupted(peer);
         }
     }
 
-    /// `peer` is lost, and with it all it has.
+    /// `peer` is lost with all its processes.
     pub(crate) fn peer_lost(&self, peer: PeerId) {
         for entry in self.entries() {
             entry.interrupted(peer);
@@ -218,7 +219,7 @@ impl EndpointTable {
         }
     }
 
-    /// What is bound: containers, endpoints, names.
+    /// The bound endpoints: container, endpoint and name.
     pub(crate) fn bound(&self) -> Vec<(DcId, Endpoint, String)> {
         let entries = self.entries();
         let entries = entries.iter();

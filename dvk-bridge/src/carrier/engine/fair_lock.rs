@@ -1,11 +1,11 @@
-//! A place that one thread at a time has: in the order in which they came, or after a deadline not at all.
+//! A lock that threads get in the order in which they asked for it, with a deadline.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// The place, and who waits for it.
+/// The lock and its queue.
 #[derive(Debug, Default)]
 pub(super) struct FairLock {
     queue: Mutex<Queue>,
@@ -14,19 +14,19 @@ pub(super) struct FairLock {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// The first has the place.
+    /// The first ticket holds the lock.
     tickets: VecDeque<u64>,
     next: u64,
 }
 
-/// The place, had until this is dropped.
+/// Holds the lock until it is dropped.
 #[derive(Debug)]
 pub(super) struct Guard<'a> {
     fair_lock: &'a FairLock,
 }
 
 impl FairLock {
-    /// Waits for the place; nothing if it was not to be had before `deadline`.
+    /// Waits for the lock. Returns `None` if it was not free before `deadline`.
     pub(super) fn take(&self, deadline: Instant) -> Option<Guard<'_>> {
         let mut queue = self.queue.lock();
         let ticket = queue.next;
@@ -45,7 +45,7 @@ impl FairLock {
 
 #[cfg(test)]
 impl FairLock {
-    /// Whether nobody has the place.
+    /// Whether no thread holds the lock.
     pub(super) fn is_free(&self) -> bool {
         self.queue.lock().tickets.is_empty()
     }

@@ -1,8 +1,9 @@
-//! What has come for an endpoint and was not received yet, and who waits for its answer.
+//! What has arrived for an endpoint and was not received yet, and which clients wait for an answer.
 //!
-//! A process of DVK is blocked while it asks or sends, so there is at most one thing of each kind from each. One that asks
-//! again was interrupted, and waits for the answer to its newest question: the older one is finished without an answer, and
-//! only then is the newer one delivered, so that a client's requests never run into each other.
+//! DVK blocks a process while it calls or sends, so at most one request and one message of each
+//! client are here. A client that sends a second request was interrupted and waits for the answer
+//! to the newer one. The mailbox finishes the older request without an answer before it delivers
+//! the newer one, so two requests of a client never overlap.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -13,36 +14,36 @@ use super::peer_transport::PeerId;
 use crate::abi::{Code, Endpoint, Message};
 use crate::endpoint::{Delivery, Gone, RequestId};
 
-/// Who something comes from.
+/// The sender of a command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sender {
     pub(super) endpoint: Endpoint,
     pub(super) peer: PeerId,
     pub(super) pid: Option<i32>,
-    /// The number that it has given to what it says, to be told with all that belongs to that.
+    /// The number of the command (`c_ack_seq`), which every command about it repeats.
     pub(super) ack_seq: u32,
 }
 
-/// A request, as far as it matters until it is answered.
+/// A request that was not answered yet.
 struct Request {
     number: u64,
     ack_seq: u32,
     received: bool,
 }
 
-/// What is known of one that something came from.
+/// A process that has sent something.
 struct Client {
     endpoint: Endpoint,
     peer: PeerId,
-    /// Something of it was received, so that it matters if it goes.
+    /// The endpoint has received something from it, and so learns of its end.
     known: bool,
-    /// It waits for an answer.
+    /// The request whose answer it waits for.
     asks: Option<Request>,
-    /// The last of its requests that was answered.
+    /// The number of its last answered request.
     answered: Option<u64>,
-    /// The same, again, while its older question is still being served.
+    /// A newer request, which arrived while the older one is being served.
     asks_again: Option<(Sender, Message)>,
-    /// It waits for its message, of this mark, to be received.
+    /// The number of its message that was not received yet.
     sends: Option<u32>,
     /// Its notification was not received yet.
     notifies: bool,
@@ -52,62 +53,63 @@ struct Client {
 struct State {
     closed: bool,
     events: VecDeque<Delivery>,
-    /// Requests that ever came.
+    /// Counts all requests.
     requests: u64,
-    /// By slot: a slot has one process at a time, so this cannot grow beyond a container's dimensions.
+    /// Keyed by slot. A slot has one process at a time, so the size is bounded by the container's
+    /// dimensions.
     clients: BTreeMap<i32, Client>,
 }
 
-/// The mailbox.
+/// The mailbox of one endpoint.
 #[derive(Default)]
 pub(super) struct Mailbox {
     state: Mutex<State>,
     arrived: Condvar,
 }
 
-/// What [`Mailbox::receive`] found.
+/// The result of [`Mailbox::receive`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// This, and whom to tell that its message was received.
+    /// An event, and where to acknowledge it if its sender waits for that.
     Event(Delivery, Option<ReplyRoute>),
-    /// Nothing in time.
+    /// Nothing arrived in time.
     Nothing,
     /// The endpoint was given up.
     Closed,
 }
 
-/// How a client is reached, and the number it has given to what is answered.
+/// The peer of a client, and the number of the client's command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReplyRoute {
     pub(super) peer: PeerId,
     pub(super) ack_seq: u32,
 }
 
-/// Why nothing is done for a request.
+/// Why a request cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotServing {
-    /// Its client does not wait for it.
+    /// The client does not wait for its answer.
     NotWaiting,
     /// The endpoint was given up.
     Unbound,
 }
 
-/// The mailbox as it is: as long as this is held, nobody goes, comes or asks again.
+/// Locks the mailbox: no client leaves, arrives or sends another request meanwhile.
 pub(super) struct MailboxGuard<'a> {
     _state: MutexGuard<'a, State>,
 }
 
-/// One that waited when the endpoint was given up.
+/// A client that waited when the endpoint was given up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WaitingClient {
     pub(super) endpoint: Endpoint,
     pub(super) route: ReplyRoute,
-    /// For an answer, or else for its message to be received.
+    /// Waits for an answer. Otherwise it waits until its message is received.
     pub(super) asks: bool,
 }
 
 impl Mailbox {
-    /// A question came.
+    /// Accepts a request.
     pub(super) fn request(&self, from: Sender, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
@@ -121,7 +123,7 @@ impl Mailbox {
         Ok(())
     }
 
-    /// A message came, whose sender waits for it to be received.
+    /// Accepts a message, whose sender waits until it is received.
     pub(super) fn message(&self, from: Sender, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
@@ -137,7 +139,7 @@ impl Mailbox {
         Ok(())
     }
 
-    /// A notification came.
+    /// Accepts a notification.
     pub(super) fn notification(&self, from: Sender) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
@@ -151,7 +153,7 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Waits for what comes next, at most until `deadline`.
+    /// Waits for the next event until `deadline`.
     pub(super) fn receive(&self, deadline: Instant) -> Received {
         let mut state = self.state.lock();
         let mut late = false;
@@ -170,7 +172,7 @@ impl Mailbox {
         }
     }
 
-    /// The way to the client of `request`, which may have asked again.
+    /// The route to the client of `request`. The client may have sent a newer request since.
     pub(super) fn route(&self, request: RequestId) -> Result<ReplyRoute, NotServing> {
         let state = self.own()?;
         let (client, ack_seq) = state.call_of(request)?;
@@ -178,7 +180,7 @@ impl Mailbox {
         Ok(ReplyRoute { peer, ack_seq })
     }
 
-    /// Holds the mailbox if the client of `request` waits for the answer to that and so may be copied with.
+    /// Locks the mailbox if the client of `request` waits for its answer, and so allows copies.
     pub(super) fn serving(&self, request: RequestId) -> Result<MailboxGuard<'_>, NotServing> {
         let state = self.own()?;
         let (client, _) = state.call_of(request)?;
@@ -188,8 +190,8 @@ impl Mailbox {
         Ok(MailboxGuard { _state: state })
     }
 
-    /// Ends `request`: holds the mailbox if its client is to get the answer, and has nothing to hold if that has asked again
-    /// and waits for another.
+    /// Ends `request`. Locks the mailbox if the answer is to be sent, and returns `None` if the
+    /// client waits for the answer to a newer request.
     pub(super) fn answer(
         &self,
         request: RequestId,
@@ -208,7 +210,8 @@ impl Mailbox {
         Ok(None)
     }
 
-    /// Holds the mailbox if `request` was answered and its client has not asked since, so that the same answer can be sent again.
+    /// Locks the mailbox if `request` was answered and its client has sent no request since, so
+    /// that the same answer can be sent again.
     pub(super) fn answered(
         &self,
         request: RequestId,
@@ -227,7 +230,7 @@ impl Mailbox {
         }
     }
 
-    /// The request of `client` that is being served, if one is.
+    /// The request of `client` that is being served.
     pub(super) fn served(&self, client: Endpoint) -> Option<RequestId> {
         let state = self.state.lock();
         let it = state.clients.get(&client.slot())?;
@@ -240,20 +243,20 @@ impl Mailbox {
         self.state.lock().closed
     }
 
-    /// The peer of `endpoint`, if anything ever came from that.
+    /// The peer of `endpoint`, if `endpoint` has ever sent anything.
     pub(super) fn peer_of(&self, endpoint: Endpoint) -> Option<PeerId> {
         let state = self.state.lock();
         let client = state.clients.get(&endpoint.slot())?;
         (client.endpoint == endpoint).then_some(client.peer)
     }
 
-    /// The peer whose process has `endpoint`'s slot, if anything ever came from one.
+    /// The peer whose process has the slot of `endpoint`, if one has ever sent anything.
     pub(super) fn owner_of(&self, endpoint: Endpoint) -> Option<PeerId> {
         let state = self.state.lock();
         state.clients.get(&endpoint.slot()).map(|it| it.peer)
     }
 
-    /// `endpoint` has gone.
+    /// `endpoint` is gone.
     pub(super) fn gone(&self, endpoint: Endpoint, reason: Gone) {
         let mut state = self.state.lock();
         let slot = endpoint.slot();
@@ -267,7 +270,7 @@ impl Mailbox {
         }
     }
 
-    /// All that came by `peer` have gone.
+    /// All clients at `peer` are gone.
     pub(super) fn peer_lost(&self, peer: PeerId) {
         let mut state = self.state.lock();
         let theirs = state.clients.iter().filter(|(_, it)| it.peer == peer);
@@ -278,7 +281,7 @@ impl Mailbox {
         self.arrived.notify_all();
     }
 
-    /// The endpoint is given up: those who wait.
+    /// Gives the endpoint up. Returns the clients that wait.
     pub(super) fn close(&self) -> Vec<WaitingClient> {
         let mut state = self.state.lock();
         state.closed = true;
@@ -287,7 +290,7 @@ impl Mailbox {
         let clients = std::mem::take(&mut state.clients).into_values();
         clients
             .filter_map(|it| {
-                // Who has asked again waits for the answer to that alone.
+                // A client with a newer request waits for the answer to that one alone.
                 let again = it.asks_again.map(|(from, _)| from.ack_seq);
                 let question = again.or(it.asks.map(|request| request.ack_seq));
                 Some(WaitingClient {
@@ -302,7 +305,7 @@ impl Mailbox {
             .collect()
     }
 
-    /// Those that something came from, and whether they wait for an answer.
+    /// All clients, and whether each waits for an answer.
     pub(super) fn clients(&self) -> Vec<(Endpoint, PeerId, bool)> {
         let state = self.state.lock();
         let clients = state.clients.values();
@@ -311,7 +314,7 @@ impl Mailbox {
             .collect()
     }
 
-    /// The state, for what the endpoint itself does.
+    /// Locks the state for an operation of the endpoint itself.
     fn own(&self) -> Result<MutexGuard<'_, State>, NotServing> {
         let state = self.state.lock();
         if state.closed {
@@ -320,7 +323,7 @@ impl Mailbox {
         Ok(state)
     }
 
-    /// The state, for what comes.
+    /// Locks the state for a command that arrives.
     fn open(&self) -> Result<MutexGuard<'_, State>, Code> {
         let state = self.state.lock();
         if state.closed {
@@ -331,8 +334,8 @@ impl Mailbox {
 }
 
 impl State {
-    /// The record of `from`. Another generation of its slot is another process, which has replaced the first. The same slot
-    /// on another peer is nobody: as long as the first peer is there, the slot is in use.
+    /// The record of `from`. Another generation of the slot is another process and replaces the
+    /// first. The same slot at another peer is refused while the first peer is connected.
     fn client(&mut self, from: Sender) -> Result<&mut Client, Code> {
         let slot = from.endpoint.slot();
         if let Some(other) = self.clients.get(&slot) {
@@ -355,7 +358,7 @@ impl State {
         }))
     }
 
-    /// The client of `request`, and the mark of that, if it was not answered yet.
+    /// The client of `request` and the number of its command, if it was not answered yet.
     fn call_of(&self, request: RequestId) -> Result<(&Client, u32), NotServing> {
         let client = self.clients.get(&request.client().slot());
         let client = client.filter(|it| it.endpoint == request.client());
@@ -366,7 +369,7 @@ impl State {
         }
     }
 
-    /// Has what `from`, whose record there is, asks received in its turn.
+    /// Queues a request of `from`, whose record exists.
     fn ask(&mut self, from: Sender, message: Message) {
         let Some(client) = self.clients.get_mut(&from.endpoint.slot()) else {
             return;
@@ -385,7 +388,7 @@ impl State {
         });
     }
 
-    /// Forgets the client in `slot`, and what came from it and was not received.
+    /// Removes the client in `slot` with everything of it that was not received.
     fn remove(&mut self, slot: i32, reason: Gone) {
         let Some(client) = self.clients.remove(&slot) else {
             return;
@@ -405,7 +408,7 @@ impl State {
         }
     }
 
-    /// Notes that `event` was received: whom to tell.
+    /// Notes that `event` was received. Returns where to acknowledge it.
     fn received(&mut self, event: &Delivery) -> Option<ReplyRoute> {
         let from = match event {
             Delivery::Request { request, .. } => request.client(),

@@ -1,8 +1,9 @@
-//! One endpoint's commands to one peer: one exchange at a time, and what has to wait for its end.
+//! One endpoint's commands to one peer: one exchange at a time, and the commands that wait for its
+//! end.
 //!
-//! A DVK loses, without a word, a command from an endpoint whose earlier one it has not finished. So from a command that is
-//! acknowledged until its acknowledgement, nothing else is sent: other commands queue for their turn, acknowledgements of
-//! our own are kept back.
+//! A DVK silently loses a command of an endpoint whose previous command it has not finished. So
+//! between a command that needs an acknowledgement and that acknowledgement, the channel sends
+//! nothing: other commands queue, and the channel holds back its own acknowledgements.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,42 +15,43 @@ use super::fair_lock::FairLock;
 use super::peer_transport::{NotConnected, PeerTransport};
 use crate::abi::{Code, Command, Endpoint, Header};
 
-/// Most acknowledgements that are kept back. Each belongs to a partner that waits for it and sends nothing else meanwhile.
+/// Acknowledgements that a channel holds back at most. Each belongs to a partner that waits for it
+/// and sends nothing else meanwhile.
 const MAX_HELD_ACKS: usize = 1024;
 
-/// How often one who waits for a connection looks whether the endpoint is still there.
+/// Interval at which a thread that waits for a connection checks whether the endpoint was given up.
 const CLOSED_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why an exchange did not succeed.
+/// Why an exchange failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExchangeError {
-    /// The peer says no.
+    /// The peer refused.
     Refused(Code),
-    /// There was no acknowledgement, or no turn, in time.
+    /// The acknowledgement, or the channel's turn, did not come in time.
     TimedOut,
-    /// There is no connection, or there is none any more.
+    /// The peer is not connected, or the connection was lost.
     NotConnected,
     /// The endpoint was given up.
     Unbound,
 }
 
-/// What ends an exchange well.
+/// The acknowledgement that completes an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpectedAck {
     /// The message was received.
     Sent,
-    /// So many bytes were copied to the partner, by the copy of this tag.
+    /// The copy with this tag has copied this many bytes to the partner.
     CopiedIn {
         /// Bytes.
         bytes: i32,
-        /// The address that means nothing to the peer, and comes back.
+        /// An address without meaning for the peer, which the peer returns.
         tag: u32,
     },
-    /// So many bytes of the partner come along, by the copy of this tag.
+    /// The copy with this tag has returned this many bytes of the partner.
     CopiedOut {
         /// Bytes.
         bytes: i32,
-        /// The address that means nothing to the peer, and comes back.
+        /// An address without meaning for the peer, which the peer returns.
         tag: u32,
     },
 }
@@ -63,7 +65,8 @@ struct InFlight {
     outcome: Option<Result<Vec<u8>, ExchangeError>>,
 }
 
-/// When to try again what cannot be done while its partner moves to another node: a DVK tells so, and expects that.
+/// Wait before a retry while the partner migrates to another node. A DVK answers EDVSMIGRATE then
+/// and expects a retry.
 #[derive(Debug)]
 pub(super) struct RetryBackoff(Duration);
 
@@ -74,7 +77,7 @@ impl Default for RetryBackoff {
 }
 
 impl RetryBackoff {
-    /// When to try next, if that is before `deadline`: each time later, up to half a second.
+    /// The time of the next retry, if it is before `deadline`. The wait doubles up to 500 ms.
     pub(super) fn until(&mut self, deadline: Instant) -> Option<Instant> {
         let time = Instant::now() + self.0;
         self.0 = self.0.saturating_mul(2).min(Duration::from_millis(500));
@@ -86,16 +89,16 @@ impl RetryBackoff {
 struct State {
     in_flight: Option<InFlight>,
     held_acks: VecDeque<(Header, Vec<u8>)>,
-    /// The last exchange was not finished in time.
+    /// The last exchange timed out.
     stuck: bool,
     /// The endpoint was given up.
     closed: bool,
-    /// One whose acknowledgement did not come in time, and until when it is let pass.
+    /// A partner whose acknowledgement is overdue, and until when the channel waits for it.
     late: Option<(Endpoint, Instant)>,
 }
 
 impl State {
-    /// An exchange is about to be sent, unless the endpoint was given up.
+    /// Records an exchange that is about to be sent, unless the endpoint was given up.
     fn begin(&mut self, header: &Header, expected: ExpectedAck) -> Result<(), ExchangeError> {
         if self.closed {
             return Err(ExchangeError::Unbound);
@@ -112,10 +115,10 @@ impl State {
     }
 }
 
-/// The lane.
+/// The channel of one endpoint to one peer.
 pub(super) struct PeerChannel {
     transport: Arc<dyn PeerTransport>,
-    /// Acknowledgements say the mark of what they acknowledge.
+    /// Acknowledgements carry the number of the command that they acknowledge.
     has_ack_seq: bool,
     send_lock: FairLock,
     state: Mutex<State>,
@@ -123,7 +126,8 @@ pub(super) struct PeerChannel {
 }
 
 impl PeerChannel {
-    /// A lane on `transport`. `has_ack_seq` says whether an acknowledgement has the mark (`c_ack_seq`) of what it acknowledges.
+    /// A channel over `transport`. `has_ack_seq` says whether an acknowledgement carries the number
+    /// (`c_ack_seq`) of its command.
     pub(super) fn new(transport: Arc<dyn PeerTransport>, has_ack_seq: bool) -> Self {
         Self {
             transport,
@@ -134,7 +138,7 @@ impl PeerChannel {
         }
     }
 
-    /// Waits until there is a connection, or `deadline`, or the endpoint is given up.
+    /// Waits until the peer is connected, `deadline` passes, or the endpoint is given up.
     pub(super) fn wait_for_transport(&self, deadline: Instant) {
         let mut now = Instant::now();
         while now < deadline && !self.state.lock().closed {
@@ -148,10 +152,11 @@ impl PeerChannel {
         }
     }
 
-    /// Sends a command to `header.dst` and waits at most `limit` for what is `expected`: the bytes that came along.
+    /// Sends a command to `header.dst` and waits up to `limit` for the `expected` acknowledgement.
+    /// Returns the bytes that came with it.
     ///
-    /// Each time that it is to be sent, `permit` says whether it still is, and what it gives is held until it was; if it gives
-    /// nothing, there is nothing to be done any more.
+    /// `permit` runs before each attempt to send. The channel holds its value until the command is
+    /// sent. If it returns `None`, the exchange ends without sending.
     pub(super) fn exchange<H>(
         &self,
         header: Header,
@@ -166,7 +171,7 @@ impl PeerChannel {
             .take(deadline)
             .ok_or(ExchangeError::TimedOut)?;
         self.wait_out_late_ack(header.dst);
-        // A turn that came late leaves its exchange some time all the same.
+        // A command that waited long for its turn still gets half of its time.
         let deadline = deadline.max(Instant::now() + limit / 2);
         let mut backoff = RetryBackoff::default();
         loop {
@@ -174,7 +179,8 @@ impl PeerChannel {
                 return Ok(Vec::new());
             };
             self.state.lock().begin(&header, expected)?;
-            // The acknowledgement may be there before this returns, and who takes it is not to wait for us.
+            // The acknowledgement may arrive before `post` returns, and the reader must not wait
+            // for this thread.
             let posted = self.transport.post(header, payload);
             drop(held);
             let (mut state, outcome) = match posted {
@@ -190,7 +196,7 @@ impl PeerChannel {
             }
             self.note(&mut state, &outcome, header.command, header.dst);
             for (header, payload) in state.held_acks.drain(..) {
-                // Without a connection nobody waits for it any more.
+                // Without a connection nobody waits for it.
                 let _ = self.transport.post(header, &payload);
             }
             let migrates = outcome == Err(ExchangeError::Refused(Code::EDVSMIGRATE));
@@ -204,8 +210,8 @@ impl PeerChannel {
         }
     }
 
-    /// Waits for a moment if an acknowledgement of `partner`'s, which does not say of what it is, did not come in time and may
-    /// still come: it would be taken for that of what is sent next.
+    /// Waits a moment if an acknowledgement of `partner` without a number is overdue and may still
+    /// arrive. It would be taken for that of the next command.
     fn wait_out_late_ack(&self, partner: Endpoint) {
         let mut state = self.state.lock();
         let mut over = false;
@@ -218,7 +224,7 @@ impl PeerChannel {
         state.late = state.late.filter(|(late, _)| *late != partner);
     }
 
-    /// Waits for the end of what was just sent.
+    /// Waits for the outcome of the command that was just sent.
     fn wait_for_outcome(
         &self,
         deadline: Instant,
@@ -238,7 +244,7 @@ impl PeerChannel {
         (state, outcome)
     }
 
-    /// Says once that the peer does not answer, and once that it does again.
+    /// Logs once that the peer does not answer, and once that it answers again.
     fn note(
         &self,
         state: &mut State,
@@ -261,7 +267,7 @@ impl PeerChannel {
         }
     }
 
-    /// Sends a command that nobody acknowledges, when it is its turn.
+    /// Sends a command that needs no acknowledgement, when the channel is free.
     pub(super) fn send(
         &self,
         header: Header,
@@ -279,11 +285,11 @@ impl PeerChannel {
         Ok(())
     }
 
-    /// Sends an acknowledgement, or keeps it back until the exchange that is going on is over. Never waits.
+    /// Sends an acknowledgement, or holds it back until the current exchange ends. Never waits.
     pub(super) fn acknowledge(&self, header: Header, payload: &[u8]) {
         let mut state = self.state.lock();
         if state.in_flight.is_none() {
-            // Without a connection nobody waits for it any more.
+            // Without a connection nobody waits for it.
             let _ = self.transport.post(header, payload);
         } else if state.held_acks.len() < MAX_HELD_ACKS {
             state.held_acks.push_back((header, payload.to_vec()));
@@ -296,7 +302,7 @@ impl PeerChannel {
         }
     }
 
-    /// Takes an acknowledgement that came. Whether it was waited for.
+    /// Handles an acknowledgement. Returns whether the current exchange expected it.
     pub(super) fn acknowledged(&self, header: &Header, payload: &[u8]) -> bool {
         let mut state = self.state.lock();
         let Some(in_flight) = &mut state.in_flight else {
@@ -320,14 +326,14 @@ impl PeerChannel {
         true
     }
 
-    /// The partner is known to have gone: what waits for it fails.
+    /// Fails the exchange with `partner`, which is gone.
     pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
         self.fail(ExchangeError::Refused(code), |in_flight| {
             in_flight.partner == partner
         });
     }
 
-    /// The connection is lost: what is going on fails, what was kept back has nobody to go to.
+    /// Fails the current exchange and drops held acknowledgements, since the connection is lost.
     pub(super) fn lost(&self) {
         let mut state = self.state.lock();
         state.held_acks.clear();
@@ -336,14 +342,14 @@ impl PeerChannel {
         self.fail(ExchangeError::NotConnected, |_| true);
     }
 
-    /// The endpoint is given up: what is going on fails, and what waits for its turn when that comes.
+    /// Fails the current exchange and all that wait for their turn, since the endpoint is given up.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
         self.fail(ExchangeError::Unbound, |_| true);
     }
 
-    /// What goes on; nothing if nothing does, and nothing is wrong.
+    /// Describes the current exchange. Returns `None` if there is none and the last one succeeded.
     pub(super) fn describe(&self) -> Option<String> {
         let state = self.state.lock();
         let stuck = if state.stuck {
@@ -378,10 +384,11 @@ impl From<NotConnected> for ExchangeError {
     }
 }
 
-/// What an acknowledgement means for an exchange; nothing if it is another's.
+/// The outcome that an acknowledgement has for an exchange. Returns `None` if it belongs to another
+/// one.
 ///
-/// A failure's copy block is of some earlier copy in real nodes, so only that of a success is looked at: by its tag, an
-/// answer to an earlier copy that came too late is not mistaken for this one's.
+/// Real nodes send the copy block of some earlier copy with a failure, so only a success is matched
+/// by its tag. The tag keeps a late answer to an earlier copy apart.
 fn outcome(
     expected: ExpectedAck,
     header: &Header,
@@ -410,7 +417,7 @@ fn outcome(
     }
 }
 
-/// Less was copied than was asked for: the memory ended.
+/// The partner copied less than requested: its memory ended.
 fn short() -> ExchangeError {
     ExchangeError::Refused(Code::EFAULT)
 }

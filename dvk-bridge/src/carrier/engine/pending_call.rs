@@ -1,10 +1,12 @@
-//! The question that an endpoint has asked, and what comes for it until it is answered.
+//! The sendrec call of an endpoint, and what arrives for it until it is answered.
 //!
-//! Copies to and from what was lent are done by the thread that lent it: whoever reads the connection only leaves them
-//! here. So nothing lent is touched by another thread, or after the question is over.
+//! The calling thread itself does the copies to and from its shared buffers. The thread that reads
+//! the connection only queues them here. So no other thread touches the buffers, and nobody does
+//! after the call.
 //!
-//! Each question has a mark, and at a switch all that comes for it says that mark, so that what is late is known for what
-//! it is. Nodes do not say it: of them an answer to a question that was given up is waited for before the next is asked.
+//! Each call has a number. At a switch every command about the call carries that number, so a late
+//! command is recognised. Nodes do not send it: the engine waits for their answer to an abandoned
+//! call before it starts the next.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -15,32 +17,32 @@ use super::fair_lock::{FairLock, Guard};
 use super::peer_transport::PeerId;
 use crate::abi::{Code, Endpoint, Header, Message};
 
-/// Most that may come between two looks. A partner has one copy going at a time.
+/// Events that can wait for the caller. A partner has one copy in progress at a time.
 const MAX_EVENTS: usize = 64;
 
-/// What can come for a question.
+/// An event of a call.
 #[derive(Debug)]
 pub(super) enum CallEvent {
-    /// A copy from what is lent.
+    /// A copy from a shared buffer.
     CopyOut(Header),
-    /// A copy to what is lent, with the bytes.
+    /// A copy to a shared buffer, with its bytes.
     CopyIn(Header, Vec<u8>),
     /// The answer.
     Answer(Message),
-    /// There will be none.
+    /// The call failed.
     Failed(Code),
-    /// There will be none: the connection is lost.
+    /// The connection was lost.
     Lost,
 }
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Disposition {
-    /// It was left for who asks.
+    /// It was queued for the caller.
     Accepted,
-    /// It answers a question that was given up.
+    /// It answers an abandoned call.
     Late,
-    /// Nobody asked.
+    /// No call expects it.
     Unexpected,
 }
 
@@ -54,29 +56,30 @@ struct Asked {
 #[derive(Default)]
 struct State {
     asked: Option<Asked>,
-    /// The last question's.
+    /// The number of the last call.
     ack_seq: u32,
-    /// Those who still owe an answer to a question that was given up, by slot: their next answer is that one.
+    /// Partners that still owe an answer to an abandoned call, keyed by slot. Their next answer is
+    /// that one.
     owed: BTreeMap<i32, OwedReply>,
     closed: bool,
 }
 
-/// Who owes an answer, and to which question.
+/// The answer that a partner owes.
 struct OwedReply {
     peer: PeerId,
     ack_seq: u32,
 }
 
-/// The question of one endpoint: one at a time.
+/// The calls of one endpoint, one at a time.
 pub(super) struct PendingCall {
-    /// Whether marks are said, and so have to be right.
+    /// Whether commands carry the number of their call, which then must match.
     has_ack_seq: bool,
     call_lock: FairLock,
     state: Mutex<State>,
     arrived: Condvar,
 }
 
-/// The right to ask, and what has been asked, until this is dropped.
+/// The right to call, and the call in progress, until it is dropped.
 pub(super) struct CallHandle<'a> {
     pending_call: &'a PendingCall,
     to: Endpoint,
@@ -87,7 +90,8 @@ pub(super) struct CallHandle<'a> {
 }
 
 impl PendingCall {
-    /// No question yet. `has_ack_seq` says whether who answers says which question by its mark.
+    /// No call in progress. `has_ack_seq` says whether a partner's commands carry the number of
+    /// their call.
     pub(super) fn new(has_ack_seq: bool) -> Self {
         // A random start, because another process that had this endpoint before has made calls as
         // well. Without random numbers the process id differs from that of the earlier process.
@@ -103,13 +107,13 @@ impl PendingCall {
         }
     }
 
-    /// A mark for something else that is acknowledged, different from those of questions and from each other.
+    /// A number for a message, different from those of all calls and messages.
     pub(super) fn ack_seq(&self) -> u32 {
         self.state.lock().next_ack_seq()
     }
 
-    /// Prepares to ask `to`, which is reached by `peer`: nothing if others ask, or `to` owes an earlier answer, until
-    /// `deadline`.
+    /// Prepares a call to `to` at `peer`. Returns `None` if another call is in progress, or `to`
+    /// owes an earlier answer, until `deadline`.
     pub(super) fn ask(
         &self,
         to: Endpoint,
@@ -141,7 +145,7 @@ impl PendingCall {
         })
     }
 
-    /// Leaves what came from `from` by `peer`, for the question of this mark, for who asks.
+    /// Queues `event` from `from` at `peer` for the call with this number.
     pub(super) fn offer(
         &self,
         from: Endpoint,
@@ -152,8 +156,8 @@ impl PendingCall {
         self.offer_after(from, peer, ack_seq, event, || ())
     }
 
-    /// The same, with `first` done before who asks can know of it, if it is taken at all: as soon as a process has its
-    /// answer it may give its endpoint up, and nothing can be acknowledged for it any more.
+    /// As [`Self::offer`], and runs `first` before the caller can see the event. A process may give
+    /// up its endpoint as soon as it has its answer, and nothing can be acknowledged after that.
     pub(super) fn offer_after(
         &self,
         from: Endpoint,
@@ -188,7 +192,7 @@ impl PendingCall {
         }
     }
 
-    /// `partner` has gone: it answers nothing any more.
+    /// `partner` is gone and answers nothing any more.
     pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
         let mut state = self.state.lock();
         state.owed.remove(&partner.slot());
@@ -198,7 +202,7 @@ impl PendingCall {
         self.arrived.notify_all();
     }
 
-    /// The connection to `peer` is lost. What is owed will not come: answers come by connections.
+    /// The connection to `peer` is lost, and with it all answers that are owed.
     pub(super) fn peer_lost(&self, peer: PeerId) {
         let mut state = self.state.lock();
         state.owed.retain(|_, owed| owed.peer != peer);
@@ -214,18 +218,18 @@ impl PendingCall {
         self.arrived.notify_all();
     }
 
-    /// Whom the endpoint asks at the moment.
+    /// The endpoint that is called at the moment.
     pub(super) fn asked(&self) -> Option<Endpoint> {
         self.state.lock().asked.as_ref().map(|asked| asked.to)
     }
 }
 
-/// What [`CallHandle::next`] found.
+/// The result of [`CallHandle::next`].
 #[derive(Debug)]
 pub(super) enum Next {
-    /// This.
+    /// An event of the call.
     Event(CallEvent),
-    /// Nothing in time.
+    /// Nothing arrived in time.
     Nothing,
     /// The endpoint was given up.
     Closed,
@@ -239,12 +243,12 @@ impl State {
 }
 
 impl CallHandle<'_> {
-    /// The question's mark.
+    /// The number of the call.
     pub(super) fn ack_seq(&self) -> u32 {
         self.ack_seq
     }
 
-    /// Waits for what comes next, at most until `deadline`.
+    /// Waits for the next event until `deadline`.
     pub(super) fn next(&mut self, deadline: Instant) -> Next {
         let mut state = self.pending_call.state.lock();
         let mut late = false;
@@ -268,12 +272,12 @@ impl CallHandle<'_> {
         }
     }
 
-    /// What looked like the end was none.
+    /// Continues the call after an event that looked like its end.
     pub(super) fn goes_on(&mut self) {
         self.finished = false;
     }
 
-    /// Nothing was asked after all: nothing is owed.
+    /// Ends a call whose request was not sent, so that no answer is owed.
     pub(super) fn never_asked(mut self) {
         self.finished = true;
     }
@@ -282,7 +286,7 @@ impl CallHandle<'_> {
 impl Drop for CallHandle<'_> {
     fn drop(&mut self) {
         let mut state = self.pending_call.state.lock();
-        // What came and was not looked at may be the end.
+        // An event that the caller did not read may be the end of the call.
         let events = state.asked.take().map(|it| it.events).unwrap_or_default();
         let ended =
             |event: &CallEvent| !matches!(event, CallEvent::CopyIn(..) | CallEvent::CopyOut(_));

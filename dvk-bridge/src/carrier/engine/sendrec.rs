@@ -1,4 +1,5 @@
-//! What a bound endpoint does while it asks: waits for the answer, lets itself be copied with, asks again.
+//! The sendrec operation: sends a request, serves copies while it waits, and retries during a
+//! migration.
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,8 @@ impl EngineEndpoint {
         self.answered(&mut call, &channel, &header, buffers, deadline)
     }
 
-    /// Waits for the answer to `request`, and copies meanwhile. One that comes while its partner moves to another node is
-    /// asked again.
+    /// Waits for the answer to `request` and serves copies meanwhile. Sends the request again while
+    /// the partner migrates to another node.
     fn answered(
         &self,
         call: &mut CallHandle<'_>,
@@ -66,7 +67,7 @@ impl EngineEndpoint {
         }
     }
 
-    /// Answers a copy from what is lent.
+    /// Answers a copy from a shared buffer.
     fn copy_out(&self, channel: &PeerChannel, buffers: &SharedBuffers<'_>, header: &Header) {
         let asked = usize::try_from(header.copy.bytes).ok();
         let asked = asked.filter(|bytes| (1..=MAX_PAYLOAD).contains(bytes));
@@ -85,7 +86,7 @@ impl EngineEndpoint {
         channel.acknowledge(header.answer(Command::COPYOUT_DATA, code.result()), &[]);
     }
 
-    /// Answers a copy to what is lent.
+    /// Answers a copy to a shared buffer.
     fn copy_in(
         &self,
         channel: &PeerChannel,

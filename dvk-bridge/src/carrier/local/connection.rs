@@ -1,4 +1,5 @@
-//! The thread that keeps the connection to the switch: makes it, binds what is bound, reads, sends what is left.
+//! The thread that keeps the connection to the switch: it connects, binds, reads, and sends what
+//! could not be sent at once.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::abi::{Code, Command, DcId, Endpoint, Header};
 use crate::carrier::stream::{FrameError, Frames, MAX_POLL_WAIT, SendError, poll_for};
 use crate::endpoint::Gone;
 
-/// Why there is no connection, or no longer.
+/// Why the connection failed.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
     #[error("{0}")]
@@ -27,10 +28,10 @@ enum ConnectionError {
     Rules(#[from] FrameError),
 }
 
-/// Connects and serves until the program has no use for it any more.
+/// Connects and serves until the program is done with the switch.
 pub(super) fn run(shared: &Shared) {
     let path = shared.config.socket.display();
-    // Said once for each time that it goes away.
+    // Reported once for each loss.
     let mut reported = false;
     while !shared.is_stopping() {
         match connect_to_switch(shared) {
@@ -73,7 +74,7 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), ConnectionError> {
     let duplicate = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
     outbox.connect(duplicate);
     for (dc, endpoint, name) in shared.table.bound() {
-        // If there is no connection any more, that is noticed below.
+        // The loop below notices a lost connection.
         let _ = outbox.post_unanswered(binding(dc, endpoint), name_bytes(&name));
     }
     outbox.set_inbound_up(true);
@@ -94,7 +95,7 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), ConnectionError> {
         if ready.read {
             read(shared, socket, &mut frames)?;
         }
-        // Most of what is sent goes at once, and by whom it is from.
+        // Usually the sending thread has sent everything itself.
         if ready.send || waiting > 0 {
             outbox.flush()?;
             let now = outbox.sent_total();
@@ -108,15 +109,15 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), ConnectionError> {
     Ok(())
 }
 
-/// What there is to do.
+/// The events that are ready.
 struct Ready {
-    /// There is something to read.
+    /// The socket can be read.
     read: bool,
     /// Something could not be sent at once, or the connection is given up.
     send: bool,
 }
 
-/// Waits until there is something to do.
+/// Waits for the next event.
 fn wait(shared: &Shared, socket: &OwnedFd, sending: bool, limit: Duration) -> Result<Ready, Errno> {
     let room = if sending {
         PollFlags::OUT
@@ -152,7 +153,7 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// All that was reached by the switch is gone for us.
+    /// Handles the loss of the switch, and of every endpoint behind it.
     fn lost(&self) {
         self.outbox.set_inbound_up(false);
         self.outbox.disconnect();
@@ -173,7 +174,7 @@ impl Shared {
         }
     }
 
-    /// What the switch says to a binding.
+    /// Handles the switch's answer to a bind.
     fn on_bind_result(&self, header: &Header) {
         let Some(dc) = DcId::new(header.dc) else {
             return;
@@ -186,7 +187,8 @@ impl Shared {
             return;
         }
         drop(bind_results);
-        // One that was bound before the switch was lost, and that another has bound since.
+        // The endpoint was bound before the switch was lost, and another program has bound it
+        // since.
         if let Some(code) = code
             && self.table.give_up(dc, header.dst)
         {

@@ -21,7 +21,7 @@ fn second_dc() -> DcId {
     DcId::new(7).unwrap()
 }
 
-/// A switch, until it is dropped.
+/// A switch that stops when it is dropped.
 struct RunningSwitch {
     stop: Stop,
     thread: Option<JoinHandle<()>>,
@@ -307,7 +307,7 @@ fn endpoints_outlive_the_switch() {
         server.reply(request, &message.answer(5)).unwrap();
     });
     let answer = loop {
-        // Until both have come back.
+        // Until both programs are connected again.
         match client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT) {
             Ok(answer) => break answer,
             Err(_) => thread::yield_now(),
@@ -362,7 +362,7 @@ fn many_clients_are_served_at_once() {
             })
         })
         .collect();
-    // All ask before one is answered: nobody's question holds up another's.
+    // All calls are pending before the first is answered, so none delays another.
     let asked: Vec<_> = asking.iter().map(|_| next_request(&*server)).collect();
     for (request, _, message) in asked.into_iter().rev() {
         server

@@ -1,12 +1,12 @@
-//! Where a peer is: its host by name or address, and what the name has come to.
+//! A peer's host, by name or address, and the addresses that its name resolves to.
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 
 use parking_lot::Mutex;
 
-/// A peer's host. Names are asked for when the peer is connected to, by the thread that does nothing else then, and remembered
-/// to know the peer by: strangers at its port have nobody asked.
+/// A peer's host. The thread that connects to the peer resolves its name, and the addresses then
+/// identify the peer. A connection from a stranger causes no look-up.
 pub(super) struct Host {
     name: String,
     addresses: Mutex<Vec<IpAddr>>,
@@ -21,12 +21,13 @@ impl Host {
         }
     }
 
-    /// As it is configured.
+    /// The name or address from the configuration.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its addresses, asked for if it has a name. May take long, and be different from one time to the next.
+    /// Its addresses, resolved if it has a name. May take long, and may change from one time to the
+    /// next.
     pub(super) fn resolve(&self) -> io::Result<Vec<IpAddr>> {
         if self.name.parse::<IpAddr>().is_err() {
             let found = (self.name.as_str(), 0).to_socket_addrs()?;
@@ -38,12 +39,12 @@ impl Host {
         Ok(self.addresses.lock().clone())
     }
 
-    /// Whether it has an address, or its name has ever come to one.
+    /// Whether it has an address, or its name has ever been resolved.
     pub(super) fn is_known(&self) -> bool {
         !self.addresses.lock().is_empty()
     }
 
-    /// Whether it is at `address`, by what is known.
+    /// Whether `address` is one of its known addresses.
     pub(super) fn is_at(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let addresses = self.addresses.lock();

@@ -1,4 +1,5 @@
-//! This process as a node of a DVS: its endpoints are reached by the proxies of real nodes, or by others like it, over TCP.
+//! This process as a node of a DVS. Proxies of real nodes, or other processes like this one, reach
+//! its endpoints over TCP.
 //!
 //! ```text
 //!   node L                                   node R
@@ -6,8 +7,9 @@
 //!   writes               ───── commands ───> listens at 3000 + L
 //! ```
 //!
-//! Each of the two connections goes one way. Two threads per peer: one listens and reads, the other connects and sends
-//! what could not be sent at once. Nothing of this is secured: whoever can send from a peer's address is the peer.
+//! Each of the two connections carries commands one way. Each peer has two threads: one listens and
+//! reads, the other connects and sends what could not be sent at once. Nothing is authenticated or
+//! encrypted: a host that can send from a peer's address is the peer.
 
 mod config;
 mod connect;
@@ -48,17 +50,17 @@ struct Shared {
     config: NodeConfig,
     table: Arc<EndpointTable>,
     stopping: AtomicBool,
-    /// Readable for ever once the node is to stop.
+    /// Readable from the moment the node is to stop.
     stop: OwnedFd,
     peers: Vec<Arc<Peer>>,
 }
 
-/// One peer, with what is known of it.
+/// A peer and its connections.
 struct Peer {
     config: PeerConfig,
     host: Host,
     outbox: Arc<Outbox>,
-    /// Where it has connected from, if it has.
+    /// The address that it has connected from.
     incoming: Mutex<Option<SocketAddr>>,
     received: Mutex<Traffic>,
 }
@@ -68,12 +70,12 @@ impl Peer {
         PeerId(self.config.id.raw())
     }
 
-    /// Both connections are there.
+    /// Whether both connections are up.
     fn is_up(&self) -> bool {
         self.incoming.lock().is_some() && self.outbox.is_connected()
     }
 
-    /// Says so, once the second of the two connections is there.
+    /// Logs once the second of the two connections is up.
     fn note_up(&self) {
         if self.is_up() {
             log::info!("{self} is connected both ways");
@@ -88,7 +90,8 @@ impl fmt::Display for Peer {
 }
 
 impl Node {
-    /// Starts the node: it listens for its peers when this returns, and connects to them for as long as it lives.
+    /// Starts the node. It listens for its peers when this returns, and connects to them as long as
+    /// it lives.
     pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
         config.check()?;
         let table = Arc::new(EndpointTable::new(EngineConfig {
@@ -132,7 +135,7 @@ impl Node {
             }),
             threads: Vec::new(),
         };
-        // Whoever cannot be listened for ends the node again, with the threads that it has.
+        // If listening fails for one peer, dropping the node ends the threads of the others.
         for peer in node.shared.peers.clone() {
             node.start_peer(peer)?;
         }
@@ -165,7 +168,7 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Asks a proxy that can to bind what is bound here.
+    /// Asks a proxy that supports it to bind our endpoints.
     fn announce(&self, peer: &Peer) {
         if !peer.config.announce {
             return;
@@ -176,7 +179,7 @@ impl Shared {
     }
 }
 
-/// A message's kind between proxies: please bind an endpoint as a remote process.
+/// A message type between proxies: a request to bind an endpoint as a remote process.
 const REMOTE_BIND: i32 = 7;
 
 fn announce(config: &NodeConfig, peer: &Peer, dc: DcId, endpoint: Endpoint, name: &str) {
@@ -192,7 +195,7 @@ fn announce(config: &NodeConfig, peer: &Peer, dc: DcId, endpoint: Endpoint, name
     }
     let mut message = Message::new(REMOTE_BIND, &arm);
     message.source = Endpoint::from_raw(config.id.raw());
-    // When there is a connection, it is announced then.
+    // Without a connection, the endpoint is announced when there is one.
     let _ = peer.outbox.post_unanswered(proxy_command(message), &[]);
 }
 
@@ -238,10 +241,10 @@ impl Report for Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        // A counter that is full wakes as well.
+        // An eventfd whose counter is full wakes the threads as well.
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
         for thread in self.threads.drain(..) {
-            // It has said on its way why it ended.
+            // The thread has logged why it ended.
             let _ = thread.join();
         }
         for peer in &self.shared.peers {

@@ -16,14 +16,14 @@ use crate::carrier::stream::{AcceptBackoff, FrameError, Frames, MAX_POLL_WAIT, p
 struct Incoming {
     socket: OwnedFd,
     frames: Frames,
-    /// When the command began that is not whole yet.
+    /// When the command began that has not arrived completely.
     since: Option<Instant>,
 }
 
-/// How often it is looked whether there is a connection to answer by.
+/// Interval at which the reader checks whether it can answer the peer, or knows its address.
 const ANSWERABLE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why a connection is given up.
+/// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
     #[error("it has closed the connection")]
@@ -70,10 +70,11 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
     }
 }
 
-/// Waits for the door or the connection: whether there is something to do at either.
+/// Waits for a new connection or for data. Returns whether each is ready.
 ///
-/// While nothing can be answered nothing is read, but its end: whoever asked would wait for ever. And as long as it is not
-/// known who the peer is, nobody is looked at: proxies do not come back when they are refused.
+/// While no answer can be sent, the reader reads nothing and only watches for the end of the
+/// connection: a caller without an answer would wait for ever. And while the peer's address is
+/// unknown, the reader accepts nothing, because proxies do not come back after a refusal.
 fn wait(
     shared: &Shared,
     peer: &Peer,
@@ -132,7 +133,7 @@ fn set_incoming(peer: &Peer, address: Option<SocketAddr>) {
     *peer.incoming.lock() = address;
 }
 
-/// All that `peer` has is gone for us.
+/// Handles the loss of the connection from `peer`, and of all its processes.
 fn lost(shared: &Shared, peer: &Peer, end: &ConnectionError) {
     if !matches!(end, ConnectionError::Replaced) {
         set_incoming(peer, None);
@@ -150,14 +151,14 @@ impl Incoming {
         }
     }
 
-    /// How long it may take until something has to be done about it.
+    /// Time until the reader has to act without data.
     fn time_left(&self, shared: &Shared) -> Duration {
         let limit = shared.config.limits.transfer;
         self.since
             .map_or(MAX_POLL_WAIT, |since| limit.saturating_sub(since.elapsed()))
     }
 
-    /// Does what came.
+    /// Handles the data that arrived, or a command that does not end.
     fn serve(
         &mut self,
         shared: &Shared,
@@ -204,7 +205,8 @@ fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
             header.command,
             header.src
         );
-        // As it would be without its data: what is waited for fails, what is new is answered.
+        // Passes the command on as if it had no data: an awaited command fails, and a new one is
+        // answered.
         let refused = Header {
             rcode: if header.command.is_ack() {
                 Code::ENOSYS.result()
@@ -221,15 +223,15 @@ fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
     }
 }
 
-/// A message's kind between proxies: what became of a request to bind.
+/// A message type between proxies: the result of a request to bind.
 const REMOTE_BIND_DONE: i32 = 0x1007;
 
-/// A message from proxy to proxy, or a sign of life.
+/// Handles a message from proxy to proxy, or a hello.
 fn handle_proxy_message(peer: &Peer, header: &Header) {
     if header.dc == -1 && header.message.kind == REMOTE_BIND_DONE {
         let result = header.message.arm::<M1>().i1;
         match Code::from_result(result) {
-            // The endpoints of tasks are negative too.
+            // The endpoints of tasks are negative as well.
             Some(code) if code > Code::EDVSERRCODE => {
                 log::warn!("{peer} could not bind our endpoint: {code}");
             }

@@ -17,7 +17,7 @@ fn dc() -> DcId {
     DcId::new(0).unwrap()
 }
 
-/// Node `id` at 127.0.`net`.`id + 1`, with node `peer` beside it.
+/// Node `id` at 127.0.`net`.`id + 1`, whose peer is node `peer`.
 fn node(net: u8, id: u8, peer: u8, generation: Generation) -> Node {
     node_that_retries(Duration::from_millis(20), net, id, peer, generation)
 }
@@ -35,13 +35,14 @@ fn node_that_retries(retry: Duration, net: u8, id: u8, peer: u8, generation: Gen
     Node::start(config).unwrap()
 }
 
-/// Waits until `from` can talk to its peer.
+/// Waits until `from` is connected to its peer.
 fn connected(from: &Node) {
     let deadline = std::time::Instant::now() + LIMIT;
     assert!(from.shared.peers[0].outbox.wait(deadline));
 }
 
-/// Answers one request: reads three bytes of the client, writes them back doubled, answers how many.
+/// Answers one request: reads three bytes of the client, writes them back doubled, and returns
+/// their number.
 fn serve_once(server: &dyn BoundEndpoint) {
     let Delivery::Request {
         request, message, ..
@@ -98,7 +99,7 @@ fn a_question_is_answered_with_copies_in_every_generation() {
 fn a_peer_that_connects_is_connected_to_at_once() {
     let day = Duration::from_secs(86_400);
     let early = node_that_retries(day, 60, 0, 1, Generation::Current);
-    // Its first try has failed once it says so; there is nobody to hear it, and nothing to see but time.
+    // Long enough for the first attempt to fail. Nothing else shows that it has.
     thread::sleep(Duration::from_millis(200));
     let late = node_that_retries(day, 60, 1, 0, Generation::Current);
     connected(&late);
@@ -270,7 +271,7 @@ fn messages_and_notifications_come_to_system_processes() {
     assert_eq!(user.receive(LIMIT).unwrap_err().code(), Code::EDVSBADCALL);
 }
 
-/// A client that only ever asks, and may not receive, learns so that what the server held for it is gone.
+/// A client that only calls, and may not receive, learns that the server has dropped its files.
 #[test]
 fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
     let (left, right) = (
@@ -307,7 +308,8 @@ fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
     });
     let before = client.losses(SERVER);
 
-    // The server's node loses what we send by: it frees all that we had, and nothing else happens.
+    // The server's node loses the connection that we send by, and drops our files. Nothing else
+    // happens.
     left.shared.peers[0].outbox.cut();
     grows(before);
     connected(&left);
@@ -374,7 +376,7 @@ fn to_be_told_more_is_not_to_take_it() {
         thread::yield_now();
     }
     let data = crate::abi::Header::new(crate::abi::Command::COPYIN_DATA);
-    // So much that what the system has room for makes no difference.
+    // More than the sockets can buffer.
     while outbox.unsent() < 2 << 20 {
         outbox.post_unanswered(data, &[0; 65_536]).unwrap();
     }

@@ -1,4 +1,5 @@
-//! The thread that connects to a peer, sends what could not be sent at once, and gives signs of life.
+//! The thread that connects to a peer, sends what could not be sent at once, and sends hello
+//! commands.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::carrier::stream::{SendError, poll_for};
 
 /// Connects and sends until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer) {
-    // Said once for each time that it goes away.
+    // Reported once for each loss.
     let mut reported = false;
     while !shared.is_stopping() {
         match connect_to(&shared.config, &peer.config, &peer.host, &shared.stop) {
@@ -38,19 +39,20 @@ pub(super) fn run(shared: &Shared, peer: &Peer) {
     }
 }
 
-/// Sleeps until the next try, which is at once when the peer connects and so is there, or the node's end.
+/// Waits for the next attempt. The peer's own connection ends the wait, since the peer is there,
+/// and so does the end of the node.
 fn wait_before_retry(shared: &Shared, peer: &Peer) -> Result<(), Errno> {
     let mut ready = [
         PollFd::new(&shared.stop, PollFlags::IN),
         PollFd::new(peer.outbox.wake(), PollFlags::IN),
     ];
     poll_for(&mut ready, shared.config.limits.retry)?;
-    // There is nothing to send by. It is what woke us that is taken back.
+    // There is no connection to send on. This only resets the eventfd.
     let _ = peer.outbox.flush();
     Ok(())
 }
 
-/// Sends by `socket` until it breaks or the node stops.
+/// Sends on `socket` until the connection breaks or the node stops.
 fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), SendError> {
     let outbox = &peer.outbox;
     outbox.connect(
@@ -65,7 +67,7 @@ fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), SendError>
     let mut active = Instant::now();
     let mut waiting = false;
     while !shared.is_stopping() {
-        // While something waits for the peer, only its taking some of it counts.
+        // While data waits, only data that the peer accepts counts as activity.
         let limit = if waiting {
             limits.transfer
         } else {
@@ -76,7 +78,7 @@ fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), SendError>
             if waiting {
                 return Err(SendError::Slow(limit));
             }
-            // If there is no connection any more, that is noticed below.
+            // The loop below notices a lost connection.
             let _ = outbox.hello();
         }
         wait(shared, peer, &socket, waiting, left)?;
@@ -90,7 +92,7 @@ fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), SendError>
     Ok(())
 }
 
-/// Waits until there is something to send and room for it, or the peer closes.
+/// Waits until there is data and the socket accepts it, or the peer closes.
 fn wait(
     shared: &Shared,
     peer: &Peer,
@@ -114,7 +116,7 @@ fn wait(
         .revents()
         .intersects(PollFlags::IN | PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     {
-        // Nothing ever comes here but its end.
+        // The peer never sends on this connection. Only its end arrives here.
         let mut byte = [0; 64];
         return match rustix::io::read(socket, &mut byte) {
             Ok(0) => Err(SendError::Closed),

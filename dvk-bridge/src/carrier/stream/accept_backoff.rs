@@ -1,4 +1,4 @@
-//! A listener that is left alone for a moment when nobody can be let in.
+//! Pauses a listener after accept has failed for lack of resources.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use gangplank_service::rate_limit::RateLimit;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-/// How long nobody is let in after there was no descriptor for one. Who knocks stays in the system's queue, and would have a
-/// poll return at once all the time.
+/// How long a listener pauses after accept has run out of descriptors or memory. The connection
+/// stays in the system's queue and would otherwise wake poll at once, again and again.
 const BACKOFF: Duration = Duration::from_millis(100);
 
-/// Whether who knocks is looked at.
+/// Whether the listener is paused.
 #[derive(Debug)]
 pub(crate) struct AcceptBackoff {
     paused_until: Option<Instant>,
@@ -28,7 +28,8 @@ impl Default for AcceptBackoff {
 }
 
 impl AcceptBackoff {
-    /// Notes that somebody could not be let in: whether that is to be said, since it can happen as often as others like.
+    /// Notes that accept has failed. Returns whether to log it, since others can cause it as often
+    /// as they like.
     pub(crate) fn failed(&mut self, error: &io::Error) -> bool {
         let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
         if Errno::from_io_error(error).is_some_and(|errno| lacking.contains(&errno)) {
@@ -37,7 +38,7 @@ impl AcceptBackoff {
         self.log_limit.admit().is_some()
     }
 
-    /// What the listener is to be waited for.
+    /// The poll events to wait for on the listener.
     pub(crate) fn interest(&self) -> PollFlags {
         match self.paused_for() {
             Some(_) => PollFlags::empty(),
@@ -45,7 +46,7 @@ impl AcceptBackoff {
         }
     }
 
-    /// How long it is left alone, if it is.
+    /// How much longer the listener is paused, if it is.
     pub(crate) fn paused_for(&self) -> Option<Duration> {
         let left = self.paused_until?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)

@@ -1,4 +1,4 @@
-//! Commands on a stream of bytes, whether that goes to a node or to the switch.
+//! Commands on a byte stream, to a node or to the switch.
 
 mod accept_backoff;
 mod frames;

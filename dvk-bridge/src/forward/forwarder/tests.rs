@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SERVER: Endpoint = Endpoint::from_raw(1);
 const LENGTH: usize = 70_000;
 
-/// A switch, until it is dropped.
+/// A switch that stops when it is dropped.
 struct RunningSwitch {
     directory: TempDir,
     stop: Stop,
@@ -54,10 +54,10 @@ impl Drop for RunningSwitch {
     }
 }
 
-/// An endpoint, and the program that has it.
+/// An endpoint and its program.
 struct Bound(Arc<dyn BoundEndpoint>, Arc<Local>);
 
-/// Both switches, and what passes on between them, until it is dropped.
+/// Two switches and a forwarder between them, which stops when this is dropped.
 struct Fixture {
     here: RunningSwitch,
     there: RunningSwitch,
@@ -95,7 +95,7 @@ impl Drop for Fixture {
     }
 }
 
-/// Answers `count` requests with their data turned round, each by a thread of its own.
+/// Answers `count` requests with their data reversed, each in a thread of its own.
 fn serve(server: &dyn BoundEndpoint, count: usize) {
     thread::scope(|scope| {
         for _ in 0..count {
@@ -118,7 +118,7 @@ fn serve(server: &dyn BoundEndpoint, count: usize) {
     });
 }
 
-/// Asks with data to be turned round: the result.
+/// Sends data to be reversed. Returns the result.
 fn ask(client: &dyn BoundEndpoint, seed: usize) -> i32 {
     let data: Vec<u8> = (seed..seed + LENGTH)
         .map(|byte| u8::try_from(byte % 251).unwrap())

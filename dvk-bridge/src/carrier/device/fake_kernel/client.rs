@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::{FakeKernel, Kind};
 use crate::abi::{Code, Endpoint, Message};
 
-/// A played process, which does what a test has it do.
+/// A fake client process.
 pub(in super::super) struct Client {
     pub(super) kernel: Arc<FakeKernel>,
     pub(in super::super) slot: i32,
 }
 
 impl Client {
-    /// Asks `to`, without waiting for the answer.
+    /// Sends a request to `to` without waiting for the answer.
     pub(in super::super) fn ask(&self, to: i32, message: &Message) -> Result<(), Code> {
         let asked = self
             .kernel
@@ -29,7 +29,7 @@ impl Client {
         self.kernel.wait(self.slot, Duration::from_secs(10))
     }
 
-    /// Receives from anybody.
+    /// Receives from any endpoint.
     pub(in super::super) fn receive(&self) -> Result<Message, Code> {
         let mut state = self.kernel.state.lock();
         if let Some(message) = state.take(self.slot) {
@@ -41,7 +41,7 @@ impl Client {
         self.answer()
     }
 
-    /// Answers the thread that has asked.
+    /// Answers the thread that has called.
     pub(in super::super) fn reply(&self, to: i32, message: &Message) {
         let mut state = self.kernel.state.lock();
         let process = state.processes.get_mut(&to).unwrap();
@@ -49,7 +49,7 @@ impl Client {
         self.kernel.changed.notify_all();
     }
 
-    /// Is interrupted: it waits for nothing any more.
+    /// Interrupts the process, which then waits for nothing.
     pub(in super::super) fn interrupt(&self) {
         let mut state = self.kernel.state.lock();
         let process = state.processes.get_mut(&self.slot).unwrap();
@@ -57,14 +57,14 @@ impl Client {
         process.sending = false;
     }
 
-    /// Its memory.
+    /// A copy of its memory.
     pub(in super::super) fn memory(&self) -> Vec<u8> {
         self.kernel.state.lock().processes[&self.slot]
             .memory
             .clone()
     }
 
-    /// Ends.
+    /// Ends the process.
     pub(in super::super) fn end(self) {
         self.kernel.state.lock().remove(self.slot);
         self.kernel.changed.notify_all();

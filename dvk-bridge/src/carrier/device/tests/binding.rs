@@ -74,7 +74,7 @@ fn an_endpoint_below_zero_is_no_error() {
     let task = bind(&kernel, -2).unwrap();
     assert!(kernel.has(-2));
     drop(task);
-    // The same number as an error, and nobody bound.
+    // The same number as an error code, and no endpoint is bound.
     kernel.state.lock().bind = Some(Code::ENOENT);
     assert_eq!(code(bind(&kernel, -2).map(drop)), Code::ENOENT);
 }

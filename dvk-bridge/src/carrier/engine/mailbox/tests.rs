@@ -1,4 +1,4 @@
-//! What comes in which order, and what becomes of it when somebody asks again or goes.
+//! The order of events, and what happens when a client sends a newer request or leaves.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn message(kind: i32) -> Message {
     Message::new(kind, &M1::default())
 }
 
-/// What is there, without waiting.
+/// The next event, without waiting.
 fn receive(mailbox: &Mailbox) -> Received {
     mailbox.receive(Instant::now())
 }

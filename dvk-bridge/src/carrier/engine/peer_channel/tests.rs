@@ -1,4 +1,4 @@
-//! One exchange at a time, whatever the peer answers, and when.
+//! One exchange at a time, whatever the peer answers and when.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +10,7 @@ const CLIENT: Endpoint = Endpoint::from_raw(10);
 const LIMIT: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(30);
 
-/// A line that keeps what is sent.
+/// A transport that records what is sent.
 #[derive(Default)]
 struct Kept {
     sent: Mutex<Vec<Command>>,
@@ -19,7 +19,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Waits until so many commands were sent: they.
+    /// Waits until `count` commands were sent, and returns them.
     fn sent(&self, count: usize) -> Vec<Command> {
         let mut sent = self.sent.lock();
         while sent.len() < count {
@@ -76,7 +76,7 @@ fn from_client(command: Command, rcode: i32, tag: u32) -> Header {
     }
 }
 
-/// Nothing speaks against it.
+/// Permits the exchange.
 fn at_once() -> Result<Option<()>, ExchangeError> {
     Ok(Some(()))
 }
@@ -243,7 +243,7 @@ fn an_acknowledgement_that_comes_a_moment_too_late_is_not_taken_for_the_next() {
     assert!(channel.acknowledged(&from_client(Command::SEND_ACK, 0, 0), &[]));
     assert_eq!(next.join().unwrap(), Ok(Vec::new()));
 
-    // Nobody else is held up by that.
+    // Other partners are not delayed.
     let other = Header {
         dst: Endpoint::from_raw(11),
         ..reply

@@ -1,4 +1,4 @@
-//! Questions that are answered, given up, answered late, or lost.
+//! Calls that are answered, abandoned, answered late, or lost.
 
 use std::time::Duration;
 

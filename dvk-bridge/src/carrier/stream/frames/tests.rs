@@ -1,4 +1,4 @@
-//! Bytes that are commands, in pieces and batches, and bytes that are not.
+//! Valid commands, in pieces and batches, and invalid bytes.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn bytes(generation: Generation, header: &Header, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Adds `bytes`, as much at once as is taken.
+/// Feeds `bytes` in portions of the room that there is.
 fn feed(frames: &mut Frames, mut bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>, FrameError> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
