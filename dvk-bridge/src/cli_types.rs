@@ -1,4 +1,4 @@
-//! What several command lines have typed.
+//! The argument types of several command lines.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
 
-/// A node, and where it is.
+/// A node and its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerName {
     /// Its host, by name or address.
@@ -33,10 +33,10 @@ impl FromStr for PeerName {
     }
 }
 
-/// First ports of both nodes.
+/// The first ports of both nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// Ours.
+    /// This node's.
     pub own: u16,
     /// The server's.
     pub peer: u16,
@@ -55,7 +55,7 @@ impl FromStr for Ports {
     }
 }
 
-/// Layouts by name.
+/// The generations by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GenerationName {
     /// Of 2022: messages of 36 bytes, headers of 120

@@ -1,7 +1,9 @@
-//! `gangplank-dvk`'s library: DVK endpoints, and what gangplank shares with machines that speak nothing else.
+//! The library of `gangplank-dvk`: DVK endpoints, and the shared directory for machines that speak
+//! nothing else.
 //!
-//! DVK is the message passing of a Distributed Virtualization System (DVS): processes bind endpoints, exchange small
-//! messages of fixed size, and let their partners copy from and to their memory meanwhile.
+//! DVK is the message passing of a Distributed Virtualization System (DVS). Processes bind
+//! endpoints, exchange small messages of fixed size, and let a called process copy to and from
+//! their memory.
 
 pub mod abi;
 pub mod args;

@@ -1,4 +1,4 @@
-//! How a server elsewhere is reached, as typed and as carriers want it.
+//! The address of a server elsewhere, from the command line to the carriers.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,33 +9,37 @@ use crate::carrier::local::LocalConfig;
 use crate::carrier::node::{NodeConfig, PeerConfig};
 use crate::cli_types::{GenerationName, PeerName, Ports, parse_node};
 
-/// Heading of the options that say how the server is reached.
+/// Help heading of the options for the server's address.
 pub(crate) const SERVER: &str = "Server";
 
-/// The options that say how a server is reached: from this program as a node to the server's, or by a switch.
+/// The options for the server's address: a node that this program connects to as a node, or a
+/// switch.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerAddrArgs {
     /// The server's node: its host, and its id in the DVS
     #[arg(long, value_name = "HOST:ID", required_unless_present = "switch", requires = "node", help_heading = SERVER)]
     pub peer: Option<PeerName>,
 
-    /// The id that this program has as a node: the server's configuration has it as a peer's, and this machine's DVS nowhere
+    /// The node id of this program; the server's configuration lists it as a peer, and this
+    /// machine's DVS does not use it
     #[arg(long, value_name = "ID", requires = "peer", value_parser = parse_node, help_heading = SERVER)]
     pub node: Option<NodeId>,
 
-    /// The socket of a switch on this host, at which the server is (rhs_carrier local), instead of a node
+    /// The socket of a switch on this host that the server uses (rhs_carrier local), instead of a
+    /// node
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["peer", "node", "address", "ports", "generation"], help_heading = SERVER)]
     pub switch: Option<PathBuf>,
 
-    /// Number of a user that the switch may run as, beside root and this program's own
+    /// Id of a user that the switch may run as, besides root and this program's own user
     #[arg(long, value_name = "UID", requires = "switch", conflicts_with = "peer", help_heading = SERVER)]
     pub switch_uid: Option<u32>,
 
-    /// The address to listen on, and to connect from. Whoever sends from the server's address is believed to be it
+    /// The address to listen on and to connect from. Any sender at the server's address counts as
+    /// the server
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), help_heading = SERVER)]
     pub address: IpAddr,
 
-    /// The first of the ports that this node listens on, and then the server's; every real DVS has 3000
+    /// The first port of this node, and the server's; a real DVS always has 3000
     #[arg(long, value_name = "PORT[:PORT]", default_value = "3000", help_heading = SERVER)]
     pub ports: Ports,
 
@@ -44,17 +48,17 @@ pub struct ServerAddrArgs {
     pub generation: GenerationName,
 }
 
-/// How the server is reached.
+/// The address of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServerAddr<'a> {
-    /// From this machine as a node to the server's.
+    /// The server's node, with the node id of this program.
     Node(NodeId, &'a PeerName),
-    /// By the switch at this socket.
+    /// The socket of a switch.
     Switch(&'a Path),
 }
 
 impl ServerAddrArgs {
-    /// How the server is reached; none where the command line was not clap's.
+    /// The server's address. `None` if clap did not check the command line.
     pub(crate) fn server_addr(&self) -> Option<ServerAddr<'_>> {
         match (&self.switch, self.node, &self.peer) {
             (Some(socket), _, _) => Some(ServerAddr::Switch(socket)),
@@ -63,7 +67,7 @@ impl ServerAddrArgs {
         }
     }
 
-    /// A program at the switch at `socket`, with these containers.
+    /// The configuration for the switch at `socket`, with these containers.
     pub(crate) fn at_switch(&self, socket: &Path, dcs: HashMap<DcId, DcLimits>) -> LocalConfig {
         LocalConfig {
             dcs,
@@ -72,7 +76,8 @@ impl ServerAddrArgs {
         }
     }
 
-    /// The node `node` of these containers, which knows `endpoint` of container `dc` to be at `server`.
+    /// The configuration of node `node` in these containers, whose peer `server` has `endpoint` of
+    /// container `dc`.
     pub(crate) fn as_node(
         &self,
         node: NodeId,

@@ -15,7 +15,7 @@ pub enum Generation {
 }
 
 impl Generation {
-    /// All of them, the likeliest first.
+    /// All generations, the most common first.
     pub const ALL: [Self; 3] = [Self::Current, Self::Legacy, Self::Early];
 
     /// Bytes of a message.

@@ -1,17 +1,17 @@
-//! Finds out by which layouts bytes can be read.
+//! Guesses the generation of a peer from its bytes.
 
 use super::endpoint::NodeId;
 use super::generation::Generation;
 use super::header::{Header, HeaderError};
 
-/// Bytes from a header's first to the last that [`Header::check`] looks at, batches aside; the same in every generation.
+/// Bytes of a header that [`Header::check`] examines, batches aside. The same in every generation.
 const EXAMINED: usize = 32;
 
 impl Generation {
-    /// The generations by which `bytes`, from node `peer` to node `here`, begin with something that can be a header and
-    /// are followed by another that can.
+    /// The generations in which `bytes`, from node `peer` to node `here`, start with a valid header
+    /// and continue with another.
     pub fn guess(bytes: &[u8], peer: NodeId, here: NodeId) -> Vec<Self> {
-        // Much that is no header passes for a sign of life, so those are examined as all others here.
+        // Many invalid headers pass for a hello, so hellos are checked like other commands here.
         let can_be = |bytes: &[u8], generation| {
             let header = Header::decode(bytes, generation)?;
             header.check(generation, peer, here)?;

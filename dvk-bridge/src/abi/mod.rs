@@ -1,7 +1,7 @@
-//! What DVK's interfaces look like in memory and on the wire: numbers and layouts, nothing that acts on them.
+//! DVK's interfaces in memory and on the wire: numbers and layouts without behaviour.
 //!
-//! All of it is of i386, little-endian, whatever machine this runs on: no other DVK exists. Sources are the headers of
-//! PID5162 as of July 2022 and their history.
+//! All layouts are those of i386, little-endian, on any machine, because DVK exists for i386 alone.
+//! The sources are the headers of PID5162 as of July 2022, and their history.
 
 mod code;
 mod command;

@@ -1,4 +1,5 @@
-//! The golden vectors: bytes that a compiler for i386 made of DVK's declarations, decoded and encoded again.
+//! The golden vectors: bytes that an i386 compiler produced from DVK's declarations, decoded and
+//! encoded again.
 
 use serde_json::Value;
 use zerocopy::{FromBytes, IntoBytes};
@@ -24,7 +25,7 @@ fn bytes(vector: &Value) -> Vec<u8> {
         .collect()
 }
 
-/// The number that is `key` in `value`: plain, in hexadecimal or octal.
+/// The number `key` in `value`: decimal, hexadecimal or octal.
 fn number(value: &Value, key: &str) -> i64 {
     match &value[key] {
         Value::Number(number) => number.as_i64().unwrap(),
@@ -37,7 +38,7 @@ fn number(value: &Value, key: &str) -> i64 {
     }
 }
 
-/// Asserts of each listed field that it is what the vector's decoding says.
+/// Asserts that each listed field equals the vector's decoding.
 macro_rules! assert_fields {
     ($value:expr, $($key:literal => $field:expr),* $(,)?) => {
         $( assert_eq!(i64::from($field), number($value, $key), "{}", $key); )*
@@ -137,7 +138,7 @@ fn assert_statfs(statfs: &Statfs64, decoded: &Value) {
     assert_eq!(statfs.spare, [0; 4]);
 }
 
-/// The bytes as `T`, which they fill.
+/// Reads `T` from exactly these bytes.
 fn read<T: FromBytes>(bytes: &[u8]) -> T {
     T::read_from_bytes(bytes).ok().unwrap()
 }

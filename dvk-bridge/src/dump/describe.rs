@@ -1,19 +1,19 @@
-//! One command as one line.
+//! Formats a command as a line.
 
 use std::fmt::Write;
 
 use crate::abi::{Code, Command, Endpoint, Header, HeaderFlags, M1};
 
-/// Most bytes of a payload that are shown.
+/// Bytes of a payload that are shown.
 const MAX_SHOWN: usize = 32;
 
-/// Describes a command: who, what, and the numbers in it.
+/// Describes a command: source, destination, type and numbers.
 pub(super) fn describe(header: &Header, payload: &[u8]) -> String {
     let mut line = format!(
         "{} {}@{} -> {}@{}",
         header.command, header.src, header.snode, header.dst, header.dnode
     );
-    // Whatever is appended to a text is.
+    // Appending to a string does not fail.
     let _ = append(&mut line, header, payload);
     line
 }

@@ -5,50 +5,50 @@ use std::net::SocketAddr;
 
 use crate::abi::{Generation, HeaderError};
 
-/// Why nothing more can be shown.
+/// Why a dump has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
     /// The capture cannot be read.
     #[error("cannot read {what}")]
     Read {
-        /// Which.
+        /// The file.
         what: String,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The capture is of a kind that is not understood.
+    /// The capture has an unknown format.
     #[error("cannot read {what} as packets: {why}")]
     Capture {
-        /// Which.
+        /// The file.
         what: String,
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// Nobody can connect.
+    /// The address cannot be listened on.
     #[error("cannot listen at {listen}")]
     Listen {
-        /// Where.
+        /// The address.
         listen: SocketAddr,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// What is read is no command.
+    /// The bytes are not a command.
     #[error("byte {at}: no command of the {generation} generation")]
     NoCommand {
-        /// Where in what was read.
+        /// The position in the input.
         at: u64,
-        /// As which it was read.
+        /// The generation by which they were read.
         generation: Generation,
-        /// Why not.
+        /// The reason.
         #[source]
         source: HeaderError,
     },
-    /// The layout cannot be found out.
+    /// The layout cannot be guessed.
     #[error("the layout cannot be found out: say it with --generation")]
     Layout,
-    /// The lines cannot be written.
+    /// The output cannot be written.
     #[error("cannot write")]
     Write(#[source] io::Error),
 }

@@ -1,4 +1,5 @@
-//! Commands between nodes as lines for people: from a file with what was captured, or from a connection passed through.
+//! Shows the commands between nodes as text: from a capture file, or from a connection that it
+//! relays.
 
 mod capture;
 mod conversations;
@@ -22,10 +23,10 @@ use conversations::Conversations;
 use decode::Decoder;
 use gangplank_service::error_chain;
 
-/// How long a connection to what is listened for may take to be made.
+/// Time limit for the connection to the receiver of a relayed connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `dump`: what nodes say to each other.
+/// `dump`: shows the commands between nodes.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
@@ -35,7 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
                   tcpdump -U -w - tcp portrange 3000-3031 | gangplank-dvk dump -"
 )]
 pub struct DumpArgs {
-    /// The layout of the commands; found out if it is not given
+    /// The layout of the commands; guessed if not given
     #[arg(long, value_name = "NAME")]
     pub generation: Option<GenerationName>,
 
@@ -48,20 +49,20 @@ pub struct DumpArgs {
     )]
     pub listen: Option<SocketAddr>,
 
-    /// Where to pass on what it sends
+    /// Where to relay its connection to
     #[arg(long, value_name = "ADDRESS:PORT", requires = "listen")]
     pub connect: Option<SocketAddr>,
 
-    /// Of a capture of packets, the first of the 32 ports that nodes listen at
+    /// The first of the 32 ports that nodes listen on, for a capture of packets
     #[arg(long, value_name = "PORT", default_value_t = PORT_BASE)]
     pub port_base: u16,
 
-    /// A capture, - for standard input
+    /// The capture file, or - for standard input
     #[arg(value_name = "FILE", required_unless_present = "listen")]
     pub file: Option<PathBuf>,
 }
 
-/// Shows what there is, until it ends.
+/// Shows the input until its end.
 pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
     let generation = args.generation.map(Generation::from);
     if let (Some(listen), Some(connect)) = (args.listen, args.connect) {
@@ -96,20 +97,20 @@ pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
     Ok(())
 }
 
-/// So many bytes tell a file of packets from others.
+/// Bytes that identify a capture file.
 const MAGIC_SIZE: usize = 4;
 
-/// So many bytes have the first block of a file of packets, all of which the first look at it needs.
+/// Bytes of the first block of a capture file, which the reader needs at once.
 const FIRST_BLOCK_SIZE: usize = 24;
 
-/// Adds to `bytes` until there are `least`, or nothing comes any more.
+/// Reads until `bytes` has `least` bytes or the input ends.
 fn fill(from: &mut impl Read, bytes: &mut Vec<u8>, least: usize) -> io::Result<()> {
     let missing = least.saturating_sub(bytes.len());
     let missing = u64::try_from(missing).unwrap_or(u64::MAX);
     from.by_ref().take(missing).read_to_end(bytes).map(|_| ())
 }
 
-/// Shows connection after connection, while they are passed on.
+/// Relays one connection after another and shows it.
 fn relay(
     listen: SocketAddr,
     connect: SocketAddr,
@@ -140,13 +141,13 @@ fn relay(
     }
 }
 
-/// Why nothing is passed on any more.
+/// Why a relayed connection ended.
 enum RelayError {
     Connection(io::Error),
     Write(io::Error),
 }
 
-/// Passes bytes on, and shows the commands in them. What cannot be shown is passed on all the same.
+/// Relays bytes and shows the commands in them. Bytes that cannot be decoded are relayed as well.
 fn pass_on(
     from: &mut impl Read,
     through: &mut impl Write,
@@ -184,7 +185,7 @@ fn pass_on(
     }
 }
 
-/// Reads once, and again if only a signal came.
+/// Reads once, and again after a signal.
 fn read_some(from: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     loop {
         match from.read(room) {
@@ -194,7 +195,7 @@ fn read_some(from: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Bytes that are read at once at most.
+/// Bytes that are read at once.
 const READ_SIZE: usize = 64 << 10;
 
 /// Shows the commands in `from`, one direction of a connection.

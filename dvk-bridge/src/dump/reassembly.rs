@@ -1,19 +1,19 @@
-//! The bytes of one direction of a TCP connection, put in order from segments as they were captured.
+//! Puts the captured segments of one direction of a TCP connection in order.
 
 use std::collections::BTreeMap;
 
-/// Most bytes that are kept because earlier ones have not come: more than any window that is in use here.
+/// Bytes that are kept while earlier ones are missing: more than any TCP window in use here.
 const MAX_EARLY: usize = 8 << 20;
 
 /// One direction of a connection.
 #[derive(Default)]
 pub(super) struct Reassembly {
-    /// The sequence number that comes next; unknown before the first segment.
+    /// The next sequence number. `None` before the first segment.
     next: Option<u32>,
-    /// What came before its turn, by how far behind `next` it was when `base` bytes had come.
+    /// Segments that came too early, keyed by their position in the stream.
     early: BTreeMap<u64, Vec<u8>>,
     kept: usize,
-    /// Bytes that came in order, or are missing.
+    /// Bytes that came in order or are missing: the position of `next`.
     base: u64,
 }
 
@@ -22,13 +22,13 @@ pub(super) struct Reassembly {
 pub(super) enum Part<'a> {
     /// The next bytes.
     Bytes(&'a [u8]),
-    /// So many bytes were not captured.
+    /// This many bytes were not captured.
     Missing(u64),
 }
 
 impl Reassembly {
-    /// Takes a segment that begins with `sequence`, and gives what is in order to `give`. `begins` says that it is a
-    /// connection's first.
+    /// Takes the segment that starts at `sequence` and passes what is in order to `give`. `begins`
+    /// marks the first segment of a connection.
     pub(super) fn take<E>(
         &mut self,
         sequence: u32,
@@ -37,7 +37,7 @@ impl Reassembly {
         mut give: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if begins {
-            // The one that comes after the SYN, of a connection that is new.
+            // The SYN of a new connection occupies one sequence number.
             *self = Self {
                 next: Some(sequence.wrapping_add(1)),
                 ..Self::default()
@@ -46,7 +46,8 @@ impl Reassembly {
         }
         let next = *self.next.get_or_insert(sequence);
         if data.is_empty() {
-            // An acknowledgement. Of a connection whose beginning is not there, the first tells where it is.
+            // An acknowledgement. If the start of the connection was not captured, the first one
+            // gives the position.
             return Ok(());
         }
         let ahead = sequence.wrapping_sub(next).cast_signed();
@@ -56,7 +57,7 @@ impl Reassembly {
                 self.keep(self.base + ahead, data);
                 return self.jump_if_full(give);
             }
-            // Sent again: the part that is new, if there is any.
+            // A retransmission, which may end with new bytes.
             Err(_) => {
                 let old = usize::try_from(ahead.unsigned_abs()).unwrap_or(usize::MAX);
                 let new = data.get(old..).unwrap_or_default();
@@ -93,7 +94,7 @@ impl Reassembly {
         }
     }
 
-    /// Gives what was early and is not any more.
+    /// Passes on early segments that are now in order.
     fn catch_up<E>(&mut self, mut give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
         while let Some(entry) = self.early.first_entry()
             && *entry.key() <= self.base
@@ -106,7 +107,7 @@ impl Reassembly {
         Ok(())
     }
 
-    /// What is waited for will not come any more if so much has come behind it.
+    /// Gives up on missing bytes once the limit of early bytes is reached.
     fn jump_if_full<E>(&mut self, give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
         if self.kept <= MAX_EARLY {
             return Ok(());
@@ -123,7 +124,7 @@ impl Reassembly {
         self.catch_up(give)
     }
 
-    /// Nothing more was captured: gives what there is behind what is missing.
+    /// Ends the capture. Passes on what follows the missing bytes.
     pub(super) fn end<E>(
         &mut self,
         mut give: impl FnMut(Part<'_>) -> Result<(), E>,
@@ -139,7 +140,7 @@ impl Reassembly {
 mod tests {
     use super::*;
 
-    /// What comes of segments, with missing bytes as question marks.
+    /// The reassembled text, with a question mark for each missing byte.
     fn ordered(segments: &[(u32, &[u8])]) -> String {
         let mut reassembly = Reassembly::default();
         let mut text = String::new();

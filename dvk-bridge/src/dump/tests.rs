@@ -1,4 +1,4 @@
-//! Captures made of the golden vectors, and what is none.
+//! Captures made of the golden vectors, and other input.
 
 use super::*;
 
@@ -100,16 +100,16 @@ fn what_is_passed_on_is_so_whether_it_is_understood_or_not() {
     assert_eq!(text.lines().count(), 1, "{text}");
 }
 
-/// What has been captured, as files of packets have it.
+/// Packets as capture files contain them.
 mod packets {
     use etherparse::PacketBuilder;
 
     use super::*;
 
-    /// A segment from node 0 to node 1, from byte `at` of the stream on.
+    /// A segment from node 0 to node 1 at byte `at` of the stream.
     fn segment(at: u32, syn: bool, data: &[u8]) -> Vec<u8> {
         let ip = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-        // The SYN has a number of its own.
+        // The SYN occupies one sequence number.
         let mut tcp = ip.tcp(40_000, 3000, 1000 + at + u32::from(!syn), 64_240);
         if syn {
             tcp = tcp.syn();
@@ -134,7 +134,7 @@ mod packets {
         u32::try_from(bytes.len()).unwrap()
     }
 
-    /// A file of microseconds, a packet each half of a second.
+    /// A pcap file with microseconds and a packet every half second.
     fn pcap(link: u32, packets: &[Vec<u8>]) -> Vec<u8> {
         let mut file = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, link]);
         for (index, packet) in (0u32..).zip(packets) {
@@ -145,7 +145,7 @@ mod packets {
         file
     }
 
-    /// The same in the newer format, with a clock of nanoseconds.
+    /// The same as pcapng, with nanoseconds.
     fn pcapng(packets: &[Vec<u8>]) -> Vec<u8> {
         let mut file = words(&[0x0a0d_0d0a, 28, 0x1a2b_3c4d, 1, u32::MAX, u32::MAX, 28]);
         // if_tsresol 9, end of options.
@@ -174,7 +174,7 @@ mod packets {
         Ok(String::from_utf8(to).unwrap())
     }
 
-    /// A request, the data that is copied for it, and the acknowledgement.
+    /// A request, the data of its copy, and the acknowledgement.
     fn stream() -> Vec<u8> {
         [
             vector("wire_1_sndrec_request"),
@@ -191,7 +191,7 @@ mod packets {
         "10.0.0.1:40000 > 10.0.0.2:3000: SEND_ACK 10@0 -> 1@1",
     ];
 
-    /// Asserts that `text` has those lines at those times.
+    /// Asserts that `text` has these lines at these times.
     fn assert_lines(text: &str, expected: &[(&str, &str)]) {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), expected.len(), "{text}");
@@ -210,7 +210,8 @@ mod packets {
             segment(250, false, second),
         ];
         let framed = plain.clone().map(|packet| ethernet(&packet));
-        // As of any interface (LINUX_SLL2): protocol, reserved, index, kind, direction, address.
+        // The link header of the interface `any` (LINUX_SLL2): protocol, reserved, index, kind,
+        // direction, address.
         let any = plain.clone().map(|packet| {
             let link = [8, 0, 0, 0, 0, 0, 0, 1, 3, 4, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0];
             [&link, packet.as_slice()].concat()
@@ -289,7 +290,7 @@ mod packets {
         let packets = [segment(0, true, &[]), segment(0, false, &stream)];
         for file in [pcap(101, &packets), pcapng(&packets)] {
             for end in 24..file.len() {
-                // Whatever comes of it.
+                // It must end, with any result.
                 let _ = shown(&file[..end]);
             }
             for at in 4..file.len() {
@@ -305,7 +306,7 @@ mod packets {
     }
 }
 
-/// Gives what it has behind one signal.
+/// A reader that a signal interrupts once.
 struct Interrupted<'a>(bool, &'a [u8]);
 
 impl Read for Interrupted<'_> {
@@ -317,7 +318,7 @@ impl Read for Interrupted<'_> {
     }
 }
 
-/// Keeps the promise that a connection passed through ends with its peers, and not with a signal.
+/// Keeps the promise that a relayed connection ends with its peers, and not with a signal.
 #[test]
 fn a_signal_ends_nothing() {
     let sent = vector("wire_1_sndrec_request");

@@ -1,4 +1,4 @@
-//! `switch`'s command line: as typed, and what it means.
+//! The command line of `switch`.
 
 use std::path::PathBuf;
 
@@ -8,30 +8,32 @@ use super::event_loop::Switch;
 use crate::abi::{DcId, DcLimits};
 use crate::cli_types::parse_dc;
 
-/// `switch`: a meeting place for the programs of one host.
+/// `switch`: connects the programs of one host.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
     after_help = "Programs of the same user may bind every endpoint, those of others what --allow says. Stays until it is ended."
 )]
 pub struct SwitchArgs {
-    /// Where programs connect
+    /// The socket to listen at
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
 
-    /// Permission bits of the socket, octal: 600, or with --allow 666, since that says who may do anything there
+    /// Permission bits of the socket, octal; 600 by default, 666 with --allow, which limits the
+    /// users itself
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     pub mode: Option<u32>,
 
-    /// A user whose programs may bind endpoints: all, or those listed, such as 1000=1,10..20
+    /// A user whose programs may bind endpoints: all endpoints, or those listed, such as
+    /// 1000=1,10..20
     #[arg(long, value_name = "UID[=EP,EP..EP]")]
     pub allow: Vec<Rule>,
 
-    /// A container there is; container 0 if none is given
+    /// A container; container 0 by default
     #[arg(long = "dc", value_name = "ID", value_parser = parse_dc)]
     pub dcs: Vec<DcId>,
 
-    /// Tell the state to who connects here
+    /// Show the state to each program that connects to this socket
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
 }
@@ -53,7 +55,7 @@ impl From<&SwitchArgs> for SwitchConfig {
             let given = args.dcs.iter();
             config.dcs = given.map(|&dc| (dc, DcLimits::USUAL)).collect();
         }
-        // Others cannot be allowed anything at a socket that they cannot connect to.
+        // Other users need write permission on the socket to connect.
         let usual = if args.allow.is_empty() { 0o600 } else { 0o666 };
         config.mode = args.mode.unwrap_or(usual);
         config.status.clone_from(&args.status);
@@ -61,7 +63,7 @@ impl From<&SwitchArgs> for SwitchConfig {
     }
 }
 
-/// Runs a switch until the process is ended.
+/// Runs a switch until the process ends.
 pub fn run(args: &SwitchArgs) -> Result<(), SwitchError> {
     let switch = Switch::new(args.into())?;
     log::info!("switch at {}", args.socket.display());

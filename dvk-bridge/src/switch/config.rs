@@ -1,4 +1,4 @@
-//! What a switch is told before it starts, and why it does not start.
+//! A switch's configuration, and why a switch does not start.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,25 +11,26 @@ use super::admission::Admission;
 use crate::abi::{DcId, DcLimits};
 use crate::status::StatusError;
 
-/// What a switch is told before it starts.
+/// A switch's configuration.
 #[derive(Clone, Debug)]
 pub struct SwitchConfig {
-    /// Where programs connect.
+    /// The socket to listen at.
     pub socket: PathBuf,
     /// Permission bits of the socket.
     pub mode: u32,
-    /// Who may bind what.
+    /// The users and their endpoints.
     pub admission: Admission,
-    /// The containers, and their dimensions.
+    /// The containers and their dimensions.
     pub dcs: HashMap<DcId, DcLimits>,
-    /// Where its status is told.
+    /// The status socket.
     pub status: Option<PathBuf>,
-    /// How long a program may take to read some when very much waits for it.
+    /// Time in which a program with a full queue must read some of it.
     pub read_timeout: Duration,
 }
 
 impl SwitchConfig {
-    /// A switch at `socket` for the programs of this process's user alone, with container 0 of the usual dimensions.
+    /// A switch at `socket` for the programs of the own user, with container 0 of the usual
+    /// dimensions.
     pub fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -42,25 +43,25 @@ impl SwitchConfig {
     }
 }
 
-/// Why a switch does not start, or ends.
+/// Why a switch does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
-    /// The socket cannot be had.
+    /// The socket cannot be created.
     #[error("cannot listen at {}", path.display())]
     Listen {
-        /// Where.
+        /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Another switch is there.
+    /// Another switch uses the socket.
     #[error("there is a switch at {} already", .0.display())]
     Used(PathBuf),
-    /// There is nowhere to tell the status.
+    /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// The system does not let it wait.
+    /// The system refuses to wait for events.
     #[error("cannot wait for programs")]
     Wait(#[source] io::Error),
 }

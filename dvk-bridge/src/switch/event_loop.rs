@@ -1,4 +1,4 @@
-//! The switch's thread: it waits for all connections and routes what programs send.
+//! The switch's thread: it waits for all connections and routes the commands of the programs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,19 +21,19 @@ use crate::abi::{Code, Command, Endpoint, Header};
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 use crate::status;
 
-/// Most programs at a time.
+/// Programs at a time.
 const MAX_PROGRAMS: usize = 512;
 
-/// Most of them of a user that is not the switch's own, so that none takes all places.
+/// Programs of one user other than the switch's own, so that no user takes all connections.
 const MAX_PROGRAMS_PER_USER: usize = 128;
 
-/// A switch that listens.
+/// A listening switch.
 pub struct Switch {
     config: SwitchConfig,
     listener: OwnedListener,
     status: Option<OwnedListener>,
     backoff: AcceptBackoff,
-    /// When it was last said that a program may not do what it wants, which it can want as often as it likes.
+    /// Limits the warnings about refused programs, which a program can cause as often as it likes.
     warning_limit: RateLimit,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
@@ -41,20 +41,20 @@ pub struct Switch {
     table: Table,
 }
 
-/// Ends a switch from elsewhere.
+/// Stops a switch from another thread.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<OwnedFd>);
 
 impl Stop {
-    /// Has [`Switch::run`] return.
+    /// Makes [`Switch::run`] return.
     pub fn stop(&self) {
-        // A counter that is full wakes as well.
+        // An eventfd whose counter is full wakes the switch as well.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 }
 
 impl Switch {
-    /// Listens. A socket that nobody listens at any more is replaced.
+    /// Listens at the sockets. Replaces a socket without a listener.
     pub fn new(config: SwitchConfig) -> Result<Self, SwitchError> {
         let listener = listen(&config)?;
         let status = config.status.as_deref().map(status::listen).transpose()?;
@@ -73,12 +73,12 @@ impl Switch {
         })
     }
 
-    /// What ends it.
+    /// A handle that stops the switch.
     pub fn stopper(&self) -> Stop {
         Stop(self.stop.clone())
     }
 
-    /// Serves programs until it is stopped.
+    /// Serves programs until the switch is stopped.
     pub fn run(mut self) -> Result<(), SwitchError> {
         loop {
             let ready = self
@@ -90,7 +90,8 @@ impl Switch {
             for (id, events) in ready.programs {
                 self.serve(id, events);
             }
-            // Whoever goes lets others go on that nothing else would wake, and is told to all.
+            // The end of a program may let others continue that no event would wake, and is
+            // announced to all.
             while self.drop_slow() || self.resume() {}
             if ready.listener {
                 self.accept();
@@ -106,7 +107,7 @@ impl Switch {
             PollFd::new(&*self.stop, PollFlags::IN),
             PollFd::new(&self.listener, self.backoff.interest()),
         ];
-        // In the place of a status socket that there is not, what is waited for anyway.
+        // Without a status socket, the program socket takes its place in the list.
         let status = self.status.as_ref().unwrap_or(&self.listener);
         descriptors.push(PollFd::new(status, self.backoff.interest()));
         let ids: Vec<u64> = self.programs.keys().copied().collect();
@@ -136,7 +137,7 @@ impl Switch {
         })
     }
 
-    /// Tells who connects to the status socket.
+    /// Sends the state to a program at the status socket.
     fn tell_status(&mut self) {
         if let Some(listener) = &self.status
             && let Err(error) = status::tell(listener, &self.report())
@@ -173,7 +174,7 @@ impl Switch {
         }
     }
 
-    /// Why another program of user `uid` cannot be let in, if it cannot.
+    /// Why another program of user `uid` is refused, if it is.
     fn refusal_reason(&self, uid: u32) -> Option<String> {
         if !self.config.admission.admits(uid) {
             return Some("its user may bind nothing (--allow)".to_owned());
@@ -192,7 +193,7 @@ impl Switch {
         full.then(|| format!("there are {count} programs{of} already"))
     }
 
-    /// Reads what program `id` sends and passes it on, and sends what waits for it.
+    /// Reads and routes the commands of program `id`, and sends what waits for it.
     fn serve(&mut self, id: u64, events: PollFlags) {
         let Some(program) = self.programs.get_mut(&id) else {
             return;
@@ -203,7 +204,8 @@ impl Switch {
         }
     }
 
-    /// Passes on what came whole from program `id`, until too much of it waits for one that it is for.
+    /// Routes the complete commands of program `id`, until too much of them waits for one
+    /// destination.
     fn pass_on(&mut self, id: u64) -> Result<(), DropReason> {
         loop {
             let Some(program) = self.programs.get_mut(&id) else {
@@ -221,7 +223,7 @@ impl Switch {
         }
     }
 
-    /// Does what program `id` says: why it is not to be read for now, if so.
+    /// Handles a command of program `id`. Returns a pause if the program must not be read for now.
     fn route(
         &mut self,
         id: u64,
@@ -299,8 +301,8 @@ impl Switch {
         Ok(())
     }
 
-    /// Puts a command behind what waits for program `full`, as one of `pair`'s if it is anybody's: why whoever says it is not
-    /// to be read for now, if so.
+    /// Queues a command for program `full`, counted for `pair` if it belongs to one. Returns a
+    /// pause if the sender must not be read for now.
     fn put(
         &mut self,
         full: u64,
@@ -318,7 +320,7 @@ impl Switch {
             let enough = program.queue.is_pair_full(&pair);
             return enough.then_some(Pause { full, pair });
         }
-        // Whoever serves one that asks and does not read is not to wait for it.
+        // A server must not wait for a client that requests copies and does not read them.
         if program.queue.is_pair_full(&pair) {
             log::debug!(
                 "{} from {} to {} is lost: {program} has not read the ones before",
@@ -332,7 +334,8 @@ impl Switch {
         None
     }
 
-    /// Goes on with the programs whose partners have caught up, or gone: whether one of them was dropped over it.
+    /// Continues with the programs whose partners have read enough or are gone. Returns whether one
+    /// was dropped.
     fn resume(&mut self) -> bool {
         let before = self.programs.len();
         let paused: Vec<(u64, Pause)> = self
@@ -355,7 +358,7 @@ impl Switch {
         self.programs.len() < before
     }
 
-    /// Ends programs that let too much wait: whether there were any.
+    /// Drops the programs that have not read in time. Returns whether there were any.
     fn drop_slow(&mut self) -> bool {
         let read_timeout = self.config.read_timeout;
         let programs = self.programs.iter();
@@ -394,7 +397,7 @@ impl Switch {
         text
     }
 
-    /// Tells every program of endpoints that are not bound any more.
+    /// Tells every program which endpoints were unbound.
     fn announce_unbound(&mut self, gone: &[(i32, Endpoint)]) {
         for &(dc, src) in gone {
             for program in self.programs.values_mut() {
@@ -410,7 +413,7 @@ impl Switch {
     }
 }
 
-/// How many programs of user `uid` there may be at a switch of user `own`.
+/// The limit for programs of user `uid` at a switch of user `own`.
 fn max_programs(uid: u32, own: u32) -> usize {
     if uid == own {
         MAX_PROGRAMS
@@ -419,7 +422,7 @@ fn max_programs(uid: u32, own: u32) -> usize {
     }
 }
 
-/// What there is to do.
+/// The events that are ready.
 struct Ready {
     stop: bool,
     listener: bool,

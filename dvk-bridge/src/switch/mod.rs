@@ -1,10 +1,11 @@
-//! The switch: programs of one host bind endpoints on it and reach each other's, without the kernel's module.
+//! The switch: connects programs of one host by endpoints, without the kernel's module.
 //!
-//! One thread waits for all connections. What comes from a program is examined, stamped with who sent it, and put behind
-//! what waits for whom it is for. Whoever lets much wait and does not read is dropped: nobody else waits for it, as a server
-//! that did would be taken from all others. Two endpoints that keep to the rules have one exchange at a time. A program that
-//! says much more to one without waiting for its answers is not read itself until that has caught up, and what more is
-//! acknowledged than that can have asked for is lost.
+//! One thread waits for all connections. It checks the commands of a program, fills in their
+//! sender, and queues them for the program that has the destination. A program that lets too much
+//! wait and does not read is dropped. Nobody waits for it, since a server that did would fail all
+//! its other clients. Two endpoints that follow the rules have one exchange at a time. A program
+//! that sends much more to one partner without waiting for its answers is not read until the
+//! partner has caught up. Acknowledgements beyond what the partner can have requested are dropped.
 
 mod admission;
 mod args;

@@ -1,4 +1,4 @@
-//! One program at the switch: its connection, and who it is.
+//! One program at the switch: its connection and its user.
 
 use std::fmt;
 
@@ -29,29 +29,30 @@ pub(super) enum DropReason {
     QueueError(#[from] QueueError),
 }
 
-/// Why a program is not read: of what its endpoint says to another's, too much waits for that.
+/// Why a program is not read: too much of what one of its endpoints sends to another one waits
+/// there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pause {
-    /// Whose program has not read it.
+    /// The program that has not read it.
     pub(super) full: u64,
-    /// Who says what to whom.
+    /// Source and destination.
     pub(super) pair: Pair,
 }
 
-/// The program.
+/// A connected program.
 pub(super) struct Program {
     socket: OwnedFd,
     uid: u32,
-    /// None if the process is in a pid namespace that the switch does not see into.
+    /// `None` if the process is in a pid namespace that the switch cannot see.
     pid: Option<i32>,
     frames: Frames,
-    /// What waits for it.
+    /// The commands that wait for it.
     pub(super) queue: Queue,
     paused_for: Option<Pause>,
 }
 
 impl Program {
-    /// Whoever is at the other end of `socket`.
+    /// The program at the other end of `socket`.
     pub(super) fn new(socket: OwnedFd) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let peer = PeerCred::of(&socket)?;
@@ -69,7 +70,7 @@ impl Program {
         self.uid
     }
 
-    /// Its process, or what stands for one that is not known in headers.
+    /// Its process id in headers. 0 if it is unknown.
     pub(super) fn pid(&self) -> i32 {
         self.pid.unwrap_or(0)
     }
@@ -78,7 +79,7 @@ impl Program {
         &self.socket
     }
 
-    /// What its connection is waited for.
+    /// The poll events to wait for on its connection.
     pub(super) fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::IN, self.paused_for.is_none());
@@ -98,7 +99,7 @@ impl Program {
         self.paused_for
     }
 
-    /// How it stands with it.
+    /// Describes its state.
     pub(super) fn state(&self) -> String {
         let paused = if self.paused_for.is_some() {
             ", not read until a partner of its reads"
@@ -108,7 +109,8 @@ impl Program {
         format!("{} bytes wait for it{paused}", self.queue.unsent())
     }
 
-    /// Reads what there is by `events`, unless it is paused. One that goes while it is paused has nothing more to say.
+    /// Reads what `events` announces, unless the program is paused. A program that ends while it is
+    /// paused loses the rest of its commands.
     pub(super) fn read(&mut self, events: PollFlags) -> Result<(), DropReason> {
         if self.paused_for.is_some() {
             let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
@@ -128,7 +130,7 @@ impl Program {
         }
     }
 
-    /// The next command that has come whole.
+    /// The next complete command.
     pub(super) fn next(&mut self) -> Result<Option<(Header, Vec<u8>)>, DropReason> {
         let mut next = None;
         let mut packed = false;
@@ -143,14 +145,15 @@ impl Program {
         }
     }
 
-    /// Puts a command behind what waits, as one of `pair`'s if it is anybody's, and sends as much as it takes.
+    /// Queues a command, counted for `pair` if it belongs to one, and sends as much as the program
+    /// accepts.
     pub(super) fn put(&mut self, pair: Option<Pair>, header: Header, payload: &[u8]) {
         self.queue.put(pair, header, payload);
-        // Whatever goes wrong is found when the connection is served next.
+        // The next round finds any error of the connection.
         let _ = self.queue.send(&self.socket);
     }
 
-    /// Sends what waits, as far as the program takes it.
+    /// Sends waiting commands as far as the program accepts them.
     pub(super) fn send(&mut self) -> Result<(), DropReason> {
         Ok(self.queue.send(&self.socket)?)
     }

@@ -1,4 +1,4 @@
-//! Headers that cannot be, and those that can be of another generation.
+//! Invalid headers, and headers of another generation.
 
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn check(change: impl FnOnce(&mut Header)) -> Result<(), HeaderError> {
     header.check(Generation::Current, node(0), node(1))
 }
 
-/// Why a request that was changed so is none.
+/// The error of a request after `change`.
 fn refusal(change: impl FnOnce(&mut Header)) -> String {
     check(change).unwrap_err().to_string()
 }
@@ -114,7 +114,7 @@ proptest! {
         let mut back = Vec::new();
         header.encode(generation, &mut back);
         prop_assert_eq!(&back, bytes);
-        // Neither of them trusts what the header says of itself.
+        // Neither depends on the header being valid.
         let _ = header.check(generation, node(0), node(1));
         prop_assert!(header.payload(generation).unwrap_or(0) <= MAX_BATCH * 132);
     }

@@ -63,7 +63,7 @@ impl RequestContext<'_> {
         };
         match self.resolver().find(&path, Last::Keep) {
             // So that it can be removed.
-            Ok(backend) if backend.kind() == FileType::Symlink => Ok(backend),
+            Ok(link) if link.kind() == FileType::Symlink => Ok(link),
             _ => Err(missing),
         }
     }

@@ -1,4 +1,4 @@
-//! Programs that do not read what waits for them, written down byte by byte.
+//! Programs that do not read what waits for them, with commands encoded by hand.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use crate::carrier::local::GENERATION;
 const LIMIT: Duration = Duration::from_secs(20);
 const READ_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// A program that does nothing by itself.
+/// A program that only does what a test tells it.
 struct RawProgram(UnixStream);
 
 impl RawProgram {
@@ -54,7 +54,7 @@ impl RawProgram {
             ..Header::new(Command::PROCBIND)
         };
         self.send(binding, b"raw").unwrap();
-        // What others have given up meanwhile is told as well.
+        // Unbinds of other programs arrive as well.
         let verdict = loop {
             let header = self.receive();
             if header.command != Command::PROCUNBIND {
@@ -64,7 +64,7 @@ impl RawProgram {
         assert_eq!((verdict.command, verdict.rcode), (Command::PROCBIND_ACK, 0));
     }
 
-    /// Gives a program of another endpoint as much as a copy can have.
+    /// Sends the largest copy to a program of another endpoint.
     fn copy_to(&mut self, from: i32, to: i32) -> io::Result<()> {
         let header = Header {
             src: Endpoint::from_raw(from),
@@ -107,7 +107,8 @@ fn who_does_not_read_is_dropped_and_its_partners_go_on() {
         program.bind(endpoint);
         program
     });
-    // More than the switch keeps and the sockets hold: the partner is held up, and goes on when the other is dropped.
+    // More than the switch and the sockets can hold: the partner is paused, and continues when the
+    // other is dropped.
     for _ in 0..64 {
         partner.copy_to(3, 2).unwrap();
     }
@@ -121,10 +122,10 @@ fn who_does_not_read_is_dropped_and_its_partners_go_on() {
         (refused.command, refused.rcode),
         (Command::COPYIN_ACK, Code::EDVSDSTDIED.result())
     );
-    // Whoever has nothing to do with them is told, and served.
+    // A program without a part in this is told, and served.
     assert_eq!(other.receive().command, Command::PROCUNBIND);
     other.bind(5);
-    // What was sent to it before is still there, then the end.
+    // Commands that were sent to it before can still be read, then the end.
     let mut rest = Vec::new();
     let ended = deaf.0.read_to_end(&mut rest);
     assert!(ended.is_ok() || ended.is_err_and(|it| it.kind() == ErrorKind::ConnectionReset));
@@ -149,7 +150,7 @@ fn who_reads_slowly_is_waited_for() {
         partner
     });
     for _ in 0..128 {
-        // A quarter of the time that it has, and longer than that in all.
+        // A quarter of the time limit for each read, and longer than the limit in all.
         thread::sleep(LIMIT / 640);
         assert_eq!(slow.receive().command, Command::COPYIN_DATA);
     }
@@ -206,7 +207,7 @@ fn nobody_but_the_switch_says_what_the_switch_says() {
             ..Header::new(command)
         };
         rogue.send(order, &[]).unwrap();
-        // All that is heard of it is that it has gone, since it was dropped.
+        // The rogue program was dropped, so the victim sees only its end.
         let heard = victim.receive();
         assert_eq!(
             (heard.command, heard.src),
@@ -258,7 +259,7 @@ fn a_server_is_read_however_much_waits_for_one_that_it_answers() {
         client.send(question, &[]).unwrap();
         assert_eq!(client.receive().command, Command::REPLY_MSG);
     }
-    // Not for a process that serves, and so its end.
+    // The server does not handle notifications and ends.
     let goodbye = to_server(10, Command::NTFY_MSG);
     client.send(goodbye, &[]).unwrap();
     serving.join().unwrap();
@@ -277,7 +278,7 @@ fn who_reads_a_few_bytes_now_and_then_is_dropped() {
         program
     });
     let reading = thread::spawn(move || {
-        // As little as makes the system take some more of what waits.
+        // Just enough for the system to accept some more.
         let mut few = [0; MAX_PAYLOAD];
         while sly.0.read(&mut few).is_ok_and(|read| read > 0) {
             thread::sleep(READ_TIMEOUT / 4);
@@ -325,7 +326,7 @@ fn a_thousand_endpoints_are_bound_and_free_again_when_their_programs_go() {
     let thread = thread::spawn(move || switch.run().unwrap());
     let mut first = RawProgram::connect(&directory);
     first.bind(2);
-    // The second round finds free what the first has left behind.
+    // In the second round the endpoints of the first must be free again.
     for _ in 0..2 {
         let programs: Vec<RawProgram> = (0..20)
             .map(|number| {
