@@ -1,4 +1,4 @@
-//! From what the files say to what they mean, or to all that is wrong with them.
+//! Checks the lines of a configuration and converts them, or reports everything that is wrong.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ const SERVER_KEYS: &[&str] = &[
     "rhs_cache_ms",
     "rhs_limit_s",
 ];
-/// `dcid` is what the key was called in 2019.
+/// The key `rhs_dcid` was called `dcid` in 2019.
 const SERVER_ALIASES: &[(&str, &str)] = &[("dcid", "rhs_dcid")];
 const NODE_KEYS: &[&str] = &["node_id", "node_address", "node_port_base"];
 const PEER_KEYS: &[&str] = &[
@@ -60,9 +60,9 @@ const GENERATIONS: Choice<'static, Generation> = &[
     ("early", Generation::Early),
 ];
 
-/// Most processes, tasks or system processes of a container: no DVK has more.
+/// Limit of a container's processes, tasks and system processes, which no DVK exceeds.
 const MAX_PROCS: u32 = 4096;
-/// Last port that 32 nodes' ports can begin with.
+/// The highest first port that leaves room for the ports of 32 nodes.
 const LAST_PORT_BASE: u32 = 65_535 - 31;
 
 /// The blocks of a file by kind.
@@ -75,7 +75,7 @@ struct Blocks {
     local: Option<Entries<'static>>,
 }
 
-/// What the lines of `file` mean. `socket` is the daemon's where a server names none.
+/// Converts the lines of `file`. Servers without a daemon's socket take `socket`.
 pub(super) fn check(
     file: &Path,
     lines: &[Line],
@@ -201,7 +201,7 @@ fn containers(blocks: &[Entries<'_>], faults: &mut Vec<Fault>) -> HashMap<DcId, 
     dcs
 }
 
-/// The containers that are served in, with the dimensions that they have unless told otherwise.
+/// The dimensions of the servers' containers, [`DcLimits::USUAL`] unless configured.
 fn dimensions<A>(servers: &[(Block, A)], dcs: &HashMap<DcId, DcLimits>) -> HashMap<DcId, DcLimits> {
     let limits = |dc: DcId| dcs.get(&dc).copied().unwrap_or(DcLimits::USUAL);
     servers
@@ -246,7 +246,7 @@ fn server(
             entries.missing(key, faults);
         }
     }
-    // A user process could not copy from and to its clients.
+    // A user process may not copy from and to its clients.
     let last = limits
         .sysprocs
         .saturating_sub(limits.tasks)
@@ -276,7 +276,7 @@ fn server(
     if let Some(read_only) = entries.choice("rhs_readonly", YES_NO, faults) {
         options.read_only = read_only;
     }
-    // The last number stands for none.
+    // The last number stands for no user.
     if let Some(uid) = entries.number("rhs_uid", 0, u32::MAX - 1, faults) {
         options.credentials.uid = uid;
     }
@@ -310,7 +310,7 @@ fn server(
         name: entries.name.clone(),
         dc: dc?,
         endpoint: endpoint?,
-        // What the original has.
+        // The original's carrier.
         carrier_kind: carrier_kind.unwrap_or(CarrierKind::Device),
         options,
     };

@@ -1,4 +1,4 @@
-//! A block's lines as keys and values: each key known, at most once, with one value.
+//! Reads a block as keys and values. Each key is known, occurs once, and has one value.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use super::tokenizer::{Kind, Token};
 
 /// A block of a file: `KIND NAME { KEY VALUE; ... };`
 pub(super) struct Entries<'a> {
-    /// What the operator calls it.
+    /// The block's name.
     pub(super) name: String,
     pub(super) at: Location,
     values: HashMap<&'a str, Token>,
 }
 
-/// A choice of words for a value, and what each means.
+/// The words that a value may be, and their meanings.
 pub(super) type Choice<'a, T> = &'a [(&'a str, T)];
 
 /// Yes and no.
 pub(super) const YES_NO: Choice<'static, bool> = &[("yes", true), ("no", false)];
 
 impl<'a> Entries<'a> {
-    /// Reads a block that may have `keys`. An alias stands for the key behind it.
+    /// Reads a block with the known `keys`. An alias stands for the key behind it.
     pub(super) fn read(
         line: &Line,
         keys: &[&'a str],
@@ -85,25 +85,25 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// Where a key is, or else the block.
+    /// The location of a key, or else of the block.
     pub(super) fn at(&self, key: &str) -> &Location {
         self.values.get(key).map_or(&self.at, |value| &value.at)
     }
 
-    /// Notes that a key is missing.
+    /// Reports that a key is missing.
     pub(super) fn missing(&self, key: &str, faults: &mut Vec<Fault>) {
         let what = format!("it is missing in {}", self.name);
         faults.push(Fault::new(&self.at, key, what));
     }
 
-    /// Notes what is wrong with a key's value.
+    /// Reports what is wrong with a key's value.
     pub(super) fn wrong(&self, key: &str, what: impl Into<String>, faults: &mut Vec<Fault>) {
         let written = self.values.get(key).map(|value| value.kind.written());
         let token = format!("{key} {}", written.unwrap_or_default());
         faults.push(Fault::new(self.at(key), token.trim_end(), what));
     }
 
-    /// Whether a key is there.
+    /// Whether the block has the key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
@@ -148,7 +148,7 @@ impl<'a> Entries<'a> {
         found.map(|(_, meaning)| *meaning)
     }
 
-    /// A string in quotes, that is not empty.
+    /// A non-empty string in quotes.
     pub(super) fn quoted(&self, key: &str, faults: &mut Vec<Fault>) -> Option<&str> {
         match &self.values.get(key)?.kind {
             Kind::Text(text) if !text.is_empty() => Some(text),
@@ -165,7 +165,7 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// What a line begins with, as written.
+/// The first word of a line, as written.
 pub(super) fn first_word(line: &Line) -> String {
     line.items.first().map(Item::written).unwrap_or_default()
 }

@@ -1,7 +1,8 @@
-//! Tokens as lines and blocks, with the files they include.
+//! Parses tokens into lines and blocks, and includes other files.
 //!
-//! A line is words up to `;`, to the `}` around it or to the end of the file; a newline ends nothing. `include FILE;` stands for
-//! the lines of another file, relative to the one it is in; a file that is not there has none.
+//! A line ends at `;`, at the `}` around it or at the end of the file. A newline does not end it.
+//! `include FILE;` stands for the lines of another file, whose path is relative to the including
+//! file. A missing file has no lines.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,19 +13,19 @@ use std::sync::Arc;
 use super::fault::{ConfigError, Fault, Location};
 use super::tokenizer::{Kind, Token, split};
 
-/// Largest file that is read, in bytes.
+/// Size limit of a file in bytes.
 const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// Files that may be included one within another, so that none includes itself.
+/// Limit of nested includes, so that no file includes itself.
 const MAX_INCLUDE_DEPTH: usize = 8;
 
-/// Blocks that may stand one within another.
+/// Limit of nested blocks.
 const MAX_BLOCK_DEPTH: usize = 8;
 
-/// Files that may be read in all.
+/// Limit of included files.
 const MAX_FILES: usize = 64;
 
-/// A line: its first word says what it is about.
+/// A line, identified by its first word.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) items: Vec<Item>,
@@ -48,7 +49,7 @@ impl Item {
         }
     }
 
-    /// As it was written, for messages.
+    /// The text as written, for messages.
     pub(super) fn written(&self) -> String {
         match self {
             Self::Word(token) => token.kind.written(),
@@ -57,16 +58,16 @@ impl Item {
     }
 }
 
-/// What was read, and what was odd about it.
+/// The parsed lines and what is wrong with them.
 #[derive(Debug, Default)]
 pub(super) struct ParsedFiles {
     pub(super) lines: Vec<Line>,
     pub(super) faults: Vec<Fault>,
-    /// Included files that are not there.
+    /// Included files that do not exist.
     pub(super) missing: Vec<Fault>,
 }
 
-/// Reads `file` and all it includes.
+/// Reads `file` and the files that it includes.
 pub(super) fn read(file: &Path) -> Result<ParsedFiles, ConfigError> {
     let bytes = bytes_of(file).map_err(|source| ConfigError::Read {
         file: file.to_owned(),
@@ -100,7 +101,7 @@ impl Reader {
         lines
     }
 
-    /// Lines up to the end of the tokens or to a `}`, which is left there.
+    /// Parses lines up to a `}`, which stays in the queue, or up to the end.
     fn lines(&mut self, tokens: &mut VecDeque<Token>, depth: usize, nested: usize) -> Vec<Line> {
         let mut lines = Vec::new();
         let mut items = Vec::new();
@@ -138,7 +139,7 @@ impl Reader {
         }
     }
 
-    /// A line is complete: what it includes, or itself.
+    /// Ends a line: adds the line, or the lines of the file that it includes.
     fn line(&mut self, lines: &mut Vec<Line>, items: &mut Vec<Item>, depth: usize) {
         let items = std::mem::take(items);
         let Some(first) = items.first() else {

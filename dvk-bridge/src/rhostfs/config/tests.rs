@@ -6,7 +6,7 @@ use super::*;
 use crate::abi::{Generation, NodeId};
 use crate::rhostfs::server::{Credentials, SymlinkPolicy};
 
-/// A directory with files; `rhostfs.cfg` is the first.
+/// A directory with files. `rhostfs.cfg` is the first.
 fn place(files: &[(&str, &str)]) -> TempDir {
     let place = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -20,7 +20,7 @@ fn load(text: &str) -> Result<Config, ConfigError> {
     Config::load(&place.path().join("rhostfs.cfg"), None)
 }
 
-/// What is wrong, without the name of the directory.
+/// The errors without the name of the directory.
 fn faults(text: &str) -> Vec<String> {
     match load(text) {
         Err(ConfigError::Faults { faults }) => faults

@@ -1,4 +1,4 @@
-//! A configuration file's bytes as words, strings and punctuation.
+//! Splits a configuration file into words, strings and punctuation.
 //!
 //! ```text
 //!   word     letters, digits, bytes from 0x80, and ! # $ % & * + - . / : < = > ? [ ] ^ _ | ~
@@ -7,14 +7,15 @@
 //!   #        after white space: the rest of the line is a comment
 //! ```
 //!
-//! The original takes a backslash into the word and as the mark of an escape at once; here it is refused.
+//! The original treats a backslash both as part of a word and as an escape. This tokenizer refuses
+//! it.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::fault::{Fault, Location};
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     /// A word without quotes.
@@ -30,7 +31,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// As it was written, for messages.
+    /// The text as written, for messages.
     pub(super) fn written(&self) -> String {
         match self {
             Self::Word(word) => word.clone(),
@@ -42,14 +43,14 @@ impl Kind {
     }
 }
 
-/// A token and where it begins.
+/// A token and its location.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Token {
     pub(super) kind: Kind,
     pub(super) at: Location,
 }
 
-/// Takes a file apart. What cannot be part of one is reported and left out.
+/// Splits a file into tokens. Reports and skips bytes that cannot be part of a token.
 pub(super) fn split(file: &Arc<Path>, bytes: &[u8], faults: &mut Vec<Fault>) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut rest = bytes;
@@ -133,13 +134,13 @@ fn check_text(at: &Location, text: &str, faults: &mut Vec<Fault>) {
     }
 }
 
-/// What of `bytes` begins with the first byte that `stops`.
+/// The part of `bytes` from the first byte that `stops` accepts.
 fn from(bytes: &[u8], stops: impl Fn(&u8) -> bool) -> &[u8] {
     let at = bytes.iter().position(stops).unwrap_or(bytes.len());
     bytes.get(at..).unwrap_or(&[])
 }
 
-/// What of `bytes` is before `end`, which ends it.
+/// The part of `bytes` before its suffix `end`.
 fn before<'a>(bytes: &'a [u8], end: &[u8]) -> &'a [u8] {
     let len = bytes.len().saturating_sub(end.len());
     bytes.get(..len).unwrap_or(bytes)

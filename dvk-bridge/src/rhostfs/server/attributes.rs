@@ -18,18 +18,18 @@ use super::resolver::{Found, Last};
 use super::wire;
 use crate::abi::rhostfs::Utimes;
 
-/// What changes a node's attributes.
+/// A node whose attributes a call changes or shows.
 struct AttrTarget {
     node: NodeId,
     fh: Option<Handle>,
     attr: Attr,
-    /// Whether it is open for writing: then that was allowed when it was opened.
+    /// Whether it is open for writing. The permission was checked when it was opened.
     writable: bool,
-    /// Keeps the node.
+    /// Keeps the node known to the daemon.
     _node_ref: NodeRef,
 }
 
-/// What keeps a node known to the daemon.
+/// A reference that keeps a node known to the daemon.
 enum NodeRef {
     Found(#[allow(dead_code, reason = "held, not used")] Found),
     Open(#[allow(dead_code, reason = "held, not used")] Arc<BackendFile>),
@@ -54,7 +54,8 @@ impl RequestContext<'_> {
         Ok(Answer::DONE)
     }
 
-    /// What a client is shown under a name: what a link leads to where links are followed, and the link if that is nothing.
+    /// The file that a client sees under a name: the target of a link where links are followed, and
+    /// the link itself if it has no target.
     fn look(&self, name: Name) -> Result<Found> {
         let path = self.path(name)?;
         let missing = match self.resolver().find(&path, Last::Follow) {
@@ -62,7 +63,7 @@ impl RequestContext<'_> {
             found => return found,
         };
         match self.resolver().find(&path, Last::Keep) {
-            // So that it can be removed.
+            // The client must be able to remove a dangling link.
             Ok(link) if link.kind() == FileType::Symlink => Ok(link),
             _ => Err(missing),
         }
@@ -88,11 +89,11 @@ impl RequestContext<'_> {
         })
     }
 
-    /// An id of -1 stays as it is.
+    /// An id of -1 leaves the owner or group unchanged.
     pub(super) fn chown(&self, file: File, uid: i32, gid: i32) -> Result<Answer> {
         let given = |id: i32| (id != -1).then_some(id.cast_unsigned());
         let (uid, gid) = (given(uid), given(gid));
-        // Where links are shown as such, their owner is what is meant.
+        // Where links are shown as links, the call changes the link's owner.
         let target = self.subject(file, Last::Follow)?;
         self.settings
             .credentials
@@ -106,7 +107,7 @@ impl RequestContext<'_> {
         })
     }
 
-    /// The original client has cut the length to 32 bits, of which none is a sign.
+    /// The original client has cut the length to 32 bits without a sign.
     pub(super) fn truncate(&self, file: File, length: u64) -> Result<Answer> {
         let target = self.subject(file, Last::Follow)?;
         match FileType::from_raw_mode(target.attr.mode) {
@@ -123,7 +124,7 @@ impl RequestContext<'_> {
                 .check(&target.attr, Access::WRITE)?;
         }
         if let File::Handle(handle) = file {
-            // What is left of the last page is written as well.
+            // The kernel also writes the rest of the last page.
             self.client.handles().get(handle)?.wrote();
         }
         self.set(&target, SetattrValid::SIZE, |args| {
@@ -134,7 +135,7 @@ impl RequestContext<'_> {
     pub(super) fn utimes(&self, file: File, times: u32) -> Result<Answer> {
         let times: Utimes = self.value("times", times)?;
         let [accessed, modified] = wire::times(&times)?;
-        // "No link following": the name of a link means the link, unless the client is not to see any.
+        // Where links are shown as links, the call changes the link's times.
         let target = self.subject(file, Last::Follow)?;
         self.settings.credentials.check_owner(&target.attr)?;
         self.set(&target, SetattrValid::ATIME | SetattrValid::MTIME, |args| {
@@ -173,7 +174,7 @@ impl RequestContext<'_> {
         Ok(Answer::DONE)
     }
 
-    /// What is to be changed or shown, with its attributes as they are now.
+    /// The target of a call, with its current attributes.
     fn subject(&self, file: File, last: Last) -> Result<AttrTarget> {
         match self.file(file, last)? {
             Subject::Found(found) => Ok(AttrTarget {
@@ -189,7 +190,7 @@ impl RequestContext<'_> {
                 let attr = self.session.getattr(backend_file.id(), fh)?.attr;
                 Ok(AttrTarget {
                     node: backend_file.id(),
-                    // The client sets sizes by handles that only read, too.
+                    // The client sets sizes through read-only handles as well.
                     fh: fh.filter(|_| file.writes()),
                     attr,
                     writable: file.writes(),

@@ -1,11 +1,11 @@
-//! The connection to the daemon: made, watched, and made again when it is lost.
+//! Connects to the daemon, watches the connection, and connects again when it is lost.
 //!
 //! ```text
 //!   no daemon ── connected, root found ──> linked ── a call finds it lost ──> no daemon
 //!       └── failed: wait, twice as long each time, up to a limit ──┘
 //! ```
 //!
-//! One thread does it. Calls never wait for it: without a daemon they fail at once.
+//! One thread does this. Calls do not wait for it: they fail at once while there is no daemon.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,47 +29,48 @@ const MIN_RETRY_WAIT: Duration = Duration::from_millis(50);
 /// Longest wait between two attempts to connect.
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 
-/// How often a daemon that nobody asks is asked whether it is still there; what was let go is forgotten then, too.
+/// Interval at which an idle daemon is checked, and dropped nodes are forgotten.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Descriptors in each ring to the daemon.
+/// Descriptors in each ring to the daemon, a power of two.
 const QUEUE_SIZE: u16 = 256;
 
-/// Pieces of one read or write that are in flight at once at most.
+/// Pieces of one read or write that are in flight at once.
 const MAX_PIECES: usize = 4;
 
-/// Where the share is and how it is used.
+/// The share and how it is served.
 #[derive(Clone, Debug)]
 pub(super) struct BackendTarget {
     /// The daemon's vhost-user socket.
     pub(super) socket: PathBuf,
-    /// The directory in the share that is the root.
+    /// The directory of the share that clients see as root.
     pub(super) root: Path,
-    /// The same as the operator wrote it.
+    /// The root as the operator wrote it.
     pub(super) root_name: String,
     pub(super) rules: LookupRules,
-    /// How long the daemon may take for a request.
+    /// Time limit of the daemon for a request.
     pub(super) limit: Duration,
-    /// Threads that ask at once at most.
+    /// Threads that send requests at once.
     pub(super) workers: usize,
 }
 
-/// A daemon in use, from one connection to its loss.
+/// A connected daemon, from one connection to its loss.
 #[derive(Debug)]
 pub(super) struct Backend {
-    /// Which connection it is, from 1. Nodes and open files of another mean nothing here.
+    /// The number of the connection, from 1. Nodes and open files of other connections are invalid
+    /// here.
     pub(super) number: u64,
     pub(super) session: Session,
     pub(super) resolver: Resolver,
-    /// When files were made.
+    /// Asks the daemon when files were created.
     pub(super) birth_times: BirthTimes,
     /// Request queues of the device.
     pub(super) queues: usize,
-    /// Requests that one thread can have in flight at once, so that there is room for as many of each other's.
+    /// Requests that one thread can have in flight, so that all threads fit into the rings.
     pub(super) pieces: usize,
 }
 
-/// The daemon, there or not.
+/// Keeps a connection to the daemon.
 #[derive(Debug)]
 pub(super) struct BackendConnector {
     shared: Arc<Shared>,
@@ -86,17 +87,18 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The number of the last connection that was found lost.
+    /// The number of the last connection that was lost.
     lost: u64,
-    /// There is a connection.
+    /// The daemon is connected.
     connected: bool,
     ending: bool,
 }
 
 impl BackendConnector {
-    /// Starts to connect, in the background.
+    /// Starts to connect in the background.
     ///
     /// # Errors
+    ///
     /// The thread cannot be started.
     pub(super) fn start(target: BackendTarget) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -117,9 +119,10 @@ impl BackendConnector {
         })
     }
 
-    /// The daemon in use.
+    /// The connected daemon.
     ///
     /// # Errors
+    ///
     /// [`Failure::NoDaemon`].
     pub(super) fn current(&self) -> Result<Arc<Backend>> {
         let current = self.shared.current.read();
@@ -127,7 +130,7 @@ impl BackendConnector {
         current.clone().ok_or(Failure::NoDaemon)
     }
 
-    /// A call found that `backend` is lost.
+    /// Reports that the connection `backend` is lost.
     pub(super) fn lost(&self, backend: &Backend) {
         let mut state = self.shared.lock();
         state.lost = state.lost.max(backend.number);
@@ -135,7 +138,7 @@ impl BackendConnector {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until the daemon is in use, at most `limit`: whether it is.
+    /// Waits up to `limit` until the daemon is connected. Returns whether it is.
     pub(super) fn wait(&self, limit: Duration) -> bool {
         let mut state = self.shared.lock();
         let changed = &self.shared.changed;
@@ -149,7 +152,7 @@ impl Drop for BackendConnector {
         self.shared.lock().ending = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // It has panicked, which is logged, or ended.
+            // The thread has ended, or panicked, which is logged.
             let _ = thread.join();
         }
     }
@@ -160,7 +163,7 @@ impl Shared {
         self.state.lock()
     }
 
-    /// The thread: connects, and again when the connection is lost, until all is to end.
+    /// The thread: connects again and again until the server ends.
     fn run(&self) {
         let mut wait = MIN_RETRY_WAIT;
         let mut complained = false;
@@ -228,7 +231,7 @@ impl Shared {
         drop(before);
     }
 
-    /// Waits until `backend` is lost; whether all is to end.
+    /// Waits until `backend` is lost. Returns whether the server ends.
     fn watch(&self, backend: &Backend) -> bool {
         loop {
             let mut state = self.lock();
@@ -256,7 +259,7 @@ impl Shared {
         }
     }
 
-    /// Waits; whether all is to end.
+    /// Waits. Returns whether the server ends.
     fn sleep(&self, limit: Duration) -> bool {
         let mut state = self.lock();
         self.changed

@@ -1,4 +1,4 @@
-//! A file as it is open with the daemon, in one connection to it.
+//! A file that is open at the daemon, in one connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,28 +12,28 @@ use super::backend::Backend;
 use super::failure::Result;
 use super::resolver::{Found, Node};
 
-/// FSYNC is about data alone (`FUSE_FSYNC_FDATASYNC`).
+/// FSYNC syncs the data alone (`FUSE_FSYNC_FDATASYNC`).
 pub(super) const DATA_ONLY: u32 = 1;
 
-/// What an open file is to the daemon.
+/// The state of an open file at the daemon.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// A regular file, open there.
+    /// A regular file that is open.
     File {
         /// The daemon's handle.
         fh: Handle,
-        /// Whether closing has to be told before it is done.
+        /// Whether closing requires a FLUSH.
         flush: bool,
-        /// Its place in its client's count.
+        /// Counts the file for its client.
         _counted: One,
     },
-    /// A regular file that is opened again when it is used.
+    /// A regular file that is closed until its next use.
     Parked,
-    /// Anything else: only its node counts.
+    /// Any other file, known by its node only.
     Other,
 }
 
-/// How many files of a client are open there.
+/// Counts the files of a client that are open at the daemon.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenCount(Arc<AtomicUsize>);
 
@@ -48,7 +48,7 @@ impl OpenCount {
     }
 }
 
-/// One file in a count.
+/// One counted file.
 #[derive(Debug)]
 pub(super) struct One(Arc<AtomicUsize>);
 
@@ -58,7 +58,7 @@ impl Drop for One {
     }
 }
 
-/// An open file in one connection to the daemon; closed when dropped.
+/// A file that is open in one connection to the daemon. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct BackendFile {
     /// The connection's number.
@@ -85,7 +85,7 @@ impl BackendFile {
         Self::with(backend, node, content)
     }
 
-    /// What a node is when it is opened with `flags`.
+    /// Opens a node with `flags`.
     pub(super) fn open(
         backend: &Backend,
         found: &Found,
@@ -112,7 +112,7 @@ impl BackendFile {
         Ok(Self::file(backend, node, &open, count))
     }
 
-    /// The same open once more, if it is parked.
+    /// Opens the file again if it is parked.
     pub(super) fn reopen(
         &self,
         backend: &Backend,
@@ -127,7 +127,7 @@ impl BackendFile {
         }
     }
 
-    /// Whether it is open and can be opened again, since it still has a name.
+    /// Whether it is open and can be opened again, because it still has a name.
     pub(super) fn can_be_parked(&self, backend: &Backend) -> Result<bool> {
         let Content::File { fh, .. } = self.content else {
             return Ok(false);
@@ -135,7 +135,7 @@ impl BackendFile {
         Ok(backend.session.getattr(self.id(), Some(fh))?.attr.nlink != 0)
     }
 
-    /// The same parked.
+    /// The same file, parked.
     pub(super) fn parked(&self, backend: &Backend) -> Self {
         Self::with(backend, Arc::clone(&self.node), Content::Parked)
     }
@@ -149,12 +149,12 @@ impl BackendFile {
         }
     }
 
-    /// Whether it is of this connection.
+    /// Whether it belongs to this connection.
     pub(super) const fn is_of(&self, backend: &Backend) -> bool {
         self.backend == backend.number
     }
 
-    /// Whether the daemon has it open.
+    /// Whether it is open at the daemon.
     pub(super) const fn is_open(&self) -> bool {
         matches!(self.content, Content::File { .. })
     }
@@ -175,7 +175,7 @@ impl BackendFile {
         self.node.id()
     }
 
-    /// Tells the daemon that the client closes: what could not be written may come to light.
+    /// Reports the client's close to the daemon, which may then report a failed write.
     pub(super) fn flush(&self) -> Result<()> {
         let Content::File {
             fh, flush: true, ..
@@ -188,16 +188,17 @@ impl BackendFile {
             ..FlushIn::default()
         };
         match self.session.flush(self.node.id(), args) {
-            // A daemon that does not care.
+            // The daemon does not implement FLUSH.
             Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
             flushed => Ok(flushed?),
         }
     }
 
-    /// Has the daemon put the file on stable storage, or its data alone.
+    /// Syncs the file, or its data alone.
     ///
     /// # Errors
-    /// EINVAL for what is no regular file.
+    ///
+    /// EINVAL for a file that is not regular.
     pub(super) fn sync(&self, data_only: bool) -> Result<()> {
         let fh = self.fh().ok_or(Errno::INVAL)?;
         let args = FsyncIn {
@@ -206,7 +207,7 @@ impl BackendFile {
             ..FsyncIn::default()
         };
         match self.session.fsync(self.id(), args) {
-            // A daemon that writes nothing behind.
+            // The daemon buffers no writes.
             Err(error) if error.errno() == Some(Errno::NOSYS) => Ok(()),
             synced => Ok(synced?),
         }
@@ -220,7 +221,7 @@ impl Drop for BackendFile {
                 fh: fh.get(),
                 ..ReleaseIn::default()
             };
-            // Nobody waits for it, and a daemon that has gone has closed it.
+            // Nobody waits for the answer, and a daemon that is gone has closed the file.
             drop(self.session.submit(call::release(self.node.id(), args)));
         }
     }

@@ -1,9 +1,10 @@
-//! Directories that are known by name, so that a path is not looked up from the root on each time.
+//! Caches directories by name, so that a path need not be looked up from the root each time.
 //!
-//! What is in it is believed for the time that the daemon allows, and no longer than [`CacheLimits::max_age`]. Only directories on
-//! the way are found here; what a path is about is looked up each time. Two halves take turns: when the younger is full, the
-//! older is let go, and what was found in it meanwhile has moved to the younger. So the least used half goes, and the nodes in
-//! it are forgotten.
+//! An entry is valid for the time that the daemon allows, and up to [`CacheLimits::max_age`]. The
+//! cache serves the directories on the way to a file. The last name of a path is always looked up.
+//! The cache has two halves. When the younger is full, it replaces the older, whose entries are
+//! dropped. An entry that is used moves to the younger half. So the least used entries are dropped,
+//! and their nodes forgotten.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,12 +12,12 @@ use std::time::{Duration, Instant};
 use gangplank_fuse::NodeId;
 use parking_lot::{Mutex, MutexGuard};
 
-/// How much is remembered, and for how long.
+/// The size and age limits of the cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct CacheLimits {
-    /// Directories.
+    /// Number of directories.
     pub(super) directories: usize,
-    /// Longest time, whatever the daemon allows.
+    /// Longest validity, whatever the daemon allows.
     pub(super) max_age: Duration,
 }
 
@@ -26,7 +27,7 @@ struct Known<T> {
     until: Instant,
 }
 
-/// Names in directories, by the directories' nodes.
+/// Entries by directory and name.
 type Names<T> = HashMap<NodeId, HashMap<Box<[u8]>, Known<T>>>;
 
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl<T: Clone> Cache<T> {
         }
     }
 
-    /// The directory `name` in `parent`, if it is known and still believed.
+    /// The directory `name` in `parent`, if it is cached and valid.
     pub(super) fn get(&self, parent: NodeId, name: &[u8]) -> Option<T> {
         let now = Instant::now();
         let mut halves = self.lock();
@@ -107,13 +108,13 @@ impl<T: Clone> Cache<T> {
         }
         let found = known.found.clone();
         let let_go = self.insert_young(&mut halves, parent, name, known);
-        // Nodes are forgotten, which may wait for the daemon, with nothing locked.
+        // Forgetting nodes may wait for the daemon, so no lock is held.
         drop(halves);
         drop(let_go);
         Some(found)
     }
 
-    /// Remembers that `name` in `parent` is a directory, for as long as the daemon says it may be `valid`.
+    /// Caches the directory `name` in `parent` for `valid`, the time that the daemon allows.
     pub(super) fn put(&self, parent: NodeId, name: &[u8], found: &T, valid: Duration) {
         let valid = valid.min(self.limits.max_age);
         if valid.is_zero() || self.limits.directories == 0 {
@@ -130,7 +131,7 @@ impl<T: Clone> Cache<T> {
         drop((before, let_go));
     }
 
-    /// Forgets what `name` in `parent` is.
+    /// Drops the entry for `name` in `parent`.
     pub(super) fn forget(&self, parent: NodeId, name: &[u8]) {
         let mut halves = self.lock();
         let known = (

@@ -1,4 +1,4 @@
-//! What one client holds, and who the clients are.
+//! The clients of a server and what each of them holds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use super::path::Path;
 use super::path_cache::PathMemory;
 use crate::abi::{Endpoint, Message};
 
-/// A client, from its first request until it goes. What it holds is freed with it.
+/// A client, from its first request to its end. Dropping it frees what it holds.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) endpoint: Endpoint,
-    /// Its process on its own machine, where that is known.
+    /// Its process on its own machine, if known.
     pid: Option<i32>,
     handles: Mutex<Handles>,
-    /// How many of those the daemon has open, and how many it may before some are parked.
+    /// Files of it that the daemon has open, and the number at which idle ones are parked.
     pub(super) open: OpenCount,
     park_at: AtomicUsize,
-    /// What the paths of its open files take.
+    /// The memory that the paths of its open files occupy.
     pub(super) memory: PathMemory,
     listing: Mutex<Listing>,
-    /// The last answer, in case that it asks for it again.
+    /// The last answer, which it may request again.
     last: Mutex<Option<Message>>,
-    /// Requests of it that were taken and not answered yet.
+    /// Requests that were received and not answered yet.
     pending_requests: AtomicUsize,
-    /// It has gone: nobody waits for an answer, and its memory may be somebody else's.
+    /// The client has gone. Nobody waits for an answer, and its memory may be another process's.
     gone: AtomicBool,
 }
 
@@ -73,32 +73,32 @@ impl Client {
         *self.last.lock()
     }
 
-    /// Parks what was used least, if more than `most` files are open.
+    /// Parks the least used files if more than `most` are open.
     pub(super) fn park_idle(&self, backend: &Backend, most: usize) {
         let open = self.open.get();
         if open <= most.max(self.park_at.load(Ordering::Relaxed)) {
             return;
         }
         let enough = most - most / 4;
-        // Without the handles locked: the daemon is asked.
+        // The handles are not locked while the daemon is asked.
         let idle = self.handles().least_used(open - enough);
         for file in idle {
             if let Err(failure) = file.park(backend) {
                 debug!("client {}: an open file stays so: {failure}", self.endpoint);
             }
         }
-        // Those that cannot be parked are not tried each time.
+        // Files that cannot be parked are not tried every time.
         let left = self.open.get();
         let next = if left > most { left + most / 4 } else { 0 };
         self.park_at.store(next, Ordering::Relaxed);
     }
 
-    /// A request of it was taken.
+    /// Counts a request that was received.
     pub(super) fn begin_request(&self) {
         self.pending_requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its request is about to be answered.
+    /// Counts a request that is about to be answered.
     pub(super) fn finish_request(&self, answer: &Message) {
         *self.last.lock() = Some(*answer);
         self.pending_requests.fetch_sub(1, Ordering::Relaxed);
@@ -109,9 +109,9 @@ impl Client {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Whether it waits for nothing and has nothing open.
+    /// Whether it waits for nothing and has no file open.
     fn is_idle(&self) -> bool {
-        // One whose files are being looked at is left alone, and not waited for.
+        // A client whose handles are locked counts as busy.
         let handles = self.handles.try_lock();
         self.pending_requests.load(Ordering::Relaxed) == 0
             && handles.is_some_and(|handles| handles.count() == 0)
@@ -127,7 +127,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Nobody; at most `most` later, each with up to `files` open files.
+    /// No clients yet. Up to `most` later, each with up to `files` open files.
     pub(super) fn new(most: usize, files: usize) -> Self {
         Self {
             most,
@@ -136,9 +136,10 @@ impl Clients {
         }
     }
 
-    /// Who asks. If it `begins`, and is another process than the one before at the same endpoint, it is another client, and what
-    /// the one before held is freed: so a machine that boots again is known. None if there are too many; one that holds
-    /// nothing makes way, though.
+    /// The client at `endpoint`. If the request `begins` a mount and comes from another process
+    /// than before, it is a new client, and what the old one held is freed: its machine has booted
+    /// again. Returns `None` if there are too many clients. A client that holds nothing is replaced
+    /// first.
     pub(super) fn get_or_create(
         &self,
         endpoint: Endpoint,
@@ -177,7 +178,7 @@ impl Clients {
         }
     }
 
-    /// Tells of each, as lines.
+    /// Describes each client in a line.
     pub(super) fn report(&self, to: &mut String) {
         let mut clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         clients.sort_unstable_by_key(|client| client.endpoint);
@@ -194,19 +195,19 @@ impl Clients {
         }
     }
 
-    /// An inode may lose its last name: what of it is parked is opened, and so outlives that.
+    /// Opens the parked files of inode `ino`, which may lose its last name.
     pub(super) fn reopen_parked(&self, ino: u64, backend: &Backend) {
         let clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         for client in clients {
             let parked = client.handles().parked(ino);
             for file in parked {
-                // One that cannot be opened now will fail its client when it is used.
+                // A file that cannot be opened now fails when its client uses it.
                 drop(file.backend_file(backend));
             }
         }
     }
 
-    /// Something was renamed: open files are found again by where they are now.
+    /// Updates the paths of open files after a rename.
     pub(super) fn moved(&self, from: &Path, to: &Path) {
         let clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         for client in clients {

@@ -1,7 +1,8 @@
-//! How many requests are done at once, not counting those that wait for their own clients.
+//! Limits the requests that are served at once, except those that wait for their own clients.
 //!
-//! An endpoint has one exchange at a time with a node. One node that acknowledges nothing so has a thread wait for each of its
-//! clients, for half a minute at a time; if those counted, it would take the server from all other nodes' clients.
+//! An endpoint has one exchange at a time with a node. So a node that acknowledges nothing makes
+//! one thread wait for each of its clients, half a minute at a time. If those threads counted, the
+//! clients of all other nodes would not be served.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +12,19 @@ use parking_lot::{Condvar, Mutex};
 use crate::abi::{DcId, DcLimits, Endpoint, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId, SharedBuffers};
 
-/// Places of requests that are being done.
+/// The permits for requests that are served.
 #[derive(Debug)]
 pub(super) struct Semaphore {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
-/// A place, had until this is dropped.
+/// A permit. Dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Permit<'a>(&'a Semaphore);
 
 impl Semaphore {
-    /// At most `most` at once.
+    /// A semaphore with `most` permits, at least one.
     pub(super) fn new(most: usize) -> Self {
         Self {
             free: Mutex::new(most.max(1)),
@@ -31,7 +32,7 @@ impl Semaphore {
         }
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     pub(super) fn acquire(&self) -> Permit<'_> {
         self.take();
         Permit(self)
@@ -57,13 +58,14 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// An endpoint whose copies are done aside: whoever makes one has a place, and leaves it to others meanwhile.
+/// An endpoint that gives the caller's permit back during a copy. Every caller of a copy holds a
+/// permit.
 pub(super) struct ReleasingEndpoint {
     endpoint: Arc<dyn BoundEndpoint>,
     semaphore: Arc<Semaphore>,
 }
 
-/// A place that was left, and is taken again when this is dropped.
+/// A permit that is given back until this is dropped.
 struct ReleasedPermit<'a>(&'a Semaphore);
 
 impl<'a> ReleasedPermit<'a> {
@@ -80,7 +82,7 @@ impl Drop for ReleasedPermit<'_> {
 }
 
 impl ReleasingEndpoint {
-    /// `endpoint`, used from `semaphore`.
+    /// `endpoint`, for callers that hold a permit of `semaphore`.
     pub(super) fn new(endpoint: Arc<dyn BoundEndpoint>, semaphore: Arc<Semaphore>) -> Self {
         Self {
             endpoint,
@@ -166,7 +168,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// An endpoint whose clients from 30 on are of a node that acknowledges nothing, until it is given up.
+    /// An endpoint whose clients from 30 on are at a node that acknowledges nothing, until it is
+    /// unbound.
     struct Silent {
         events: Mutex<Receiver<Delivery>>,
         answered: Sender<Endpoint>,
@@ -294,7 +297,7 @@ mod tests {
         for slot in 30..100 {
             ask(slot);
         }
-        // All of them are being answered, in vain.
+        // All of them are being answered, without success.
         for _ in 30..100 {
             waits.recv_timeout(LIMIT).unwrap();
         }

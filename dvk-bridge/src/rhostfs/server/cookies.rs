@@ -1,54 +1,58 @@
-//! Positions in directories as a client keeps them: 31 bits that outlive the listing they come from.
+//! Directory positions for a client: 31 bits that outlive the listing.
 //!
-//! A daemon's positions have 64 bits, most of which the host's file system may use. Those below 2^30 are told as they are. The
-//! others get a number from 2^30 on, by directory; the client opens the directory anew for every few entries, and then wants to
-//! go on from such a number. Counting entries instead would lose some whenever others are removed in between.
+//! A daemon's positions have 64 bits, most of which the host's file system may use. A position
+//! below 2^30 is its own cookie. Any other gets a number from 2^30 on, for each directory. The
+//! client opens a directory again for every few entries and then continues from a cookie. A count
+//! of entries would not do, since some would be lost when others are removed meanwhile.
 
 use std::collections::HashMap;
 
-/// First cookie that stands for a position it is not.
+/// The first cookie that differs from its position.
 const FIRST: u64 = 1 << 30;
 
-/// Positions that one client can come back to, in all directories together. A directory being listed needs its latest only.
+/// Positions that one client can return to, in all directories together. A directory that is being
+/// listed needs its latest only.
 const MAX_POSITIONS: usize = 1 << 16;
 
-/// Directories whose positions are remembered.
+/// Directories with recorded positions.
 const MAX_DIRECTORIES: usize = 64;
 
 /// A client's positions in directories.
 #[derive(Debug, Default)]
 pub(super) struct Cookies {
-    /// By inode number.
+    /// Keyed by inode number.
     directories: HashMap<u64, Positions>,
-    /// Counts uses, to tell the least recent.
+    /// Counts uses, to find the least recently used directory.
     clock: u64,
-    /// Positions that are remembered.
+    /// Number of recorded positions.
     count: usize,
 }
 
 #[derive(Debug, Default)]
 struct Positions {
-    /// Positions by cookie, beginning with that of `first`.
+    /// Positions in the order of their numbers, the first of which is `first`.
     by_cookie: std::collections::VecDeque<u64>,
-    /// The number of positions that were let go.
+    /// Number of positions that were dropped.
     first: u64,
     by_position: HashMap<u64, u64>,
     used: u64,
 }
 
 impl Cookies {
-    /// The cookie of a position in the directory with inode number `ino`. Zero is the beginning, and no cookie is.
+    /// The cookie of a position in the directory with inode number `ino`. No cookie is zero, which
+    /// is the start.
     pub(super) fn cookie(&mut self, ino: u64, position: u64) -> i32 {
         if (1..FIRST).contains(&position) {
             return i32::try_from(position).unwrap_or(i32::MAX);
         }
         let known = self.directory(ino).by_position.get(&position).copied();
         let number = known.unwrap_or_else(|| self.add(ino, position));
-        // Numbers begin anew behind 2^30 entries of one directory: then the oldest, long let go, are given again.
+        // Numbers repeat after 2^30 entries of one directory, long after the old positions were
+        // dropped.
         i32::try_from(FIRST + number % FIRST).unwrap_or(i32::MAX)
     }
 
-    /// The position that a cookie stands for; none for a cookie that is not known.
+    /// The position of a cookie. `None` for an unknown cookie.
     pub(super) fn position(&mut self, ino: u64, cookie: i32) -> Option<u64> {
         let cookie = u64::try_from(cookie).ok()?;
         if cookie < FIRST {
@@ -65,7 +69,7 @@ impl Cookies {
             .copied()
     }
 
-    /// A new number for a position in a directory that was just used. There is room for it, if others are let go.
+    /// Records a position in a directory that was just used. Drops others if necessary.
     fn add(&mut self, ino: u64, position: u64) -> u64 {
         while self.count >= MAX_POSITIONS && self.directories.len() > 1 {
             self.let_go_of_least_used();

@@ -1,14 +1,14 @@
-//! On whose behalf the server works: whom new files belong to, and what that user may do.
+//! The user and group that the server acts for, and the permission checks for them.
 //!
-//! The daemon serves a guest's kernel, which has checked permissions before it asks; so for any user but root they are checked
-//! here, by owner, group and mode. The user has no further groups.
+//! The daemon serves a guest's kernel, which has checked permissions already. So the server checks
+//! owner, group and mode itself, for any user but root. The user has no supplementary groups.
 
 use gangplank_driver::Caller;
 use gangplank_fuse::Attr;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-/// A user, by numbers of the share.
+/// A user by its ids in the share.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Credentials {
     /// User id.
@@ -17,7 +17,7 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// What is wanted of a file: access(2)'s bits.
+/// The access that a call needs, in the bits of access(2).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Access(u32);
 
@@ -25,12 +25,13 @@ impl Access {
     pub(super) const SEARCH: Self = Self(1);
     pub(super) const WRITE: Self = Self(2);
     pub(super) const READ: Self = Self(4);
-    /// To make, remove or rename what is in a directory.
+    /// To create, remove or rename entries of a directory.
     pub(super) const CHANGE: Self = Self(3);
 
-    /// The bits of access(2); none for existence alone.
+    /// The bits of access(2). Zero tests existence alone.
     ///
     /// # Errors
+    ///
     /// EINVAL for other bits.
     pub(super) const fn from_bits(bits: u32) -> Result<Self, Errno> {
         if bits & !7 == 0 {
@@ -52,7 +53,7 @@ impl Access {
 /// Sticky bit of a directory (`S_ISVTX`).
 const STICKY: u32 = 0o1000;
 
-/// Permission bits, and set-group-ID among them (`S_ISGID`).
+/// Permission bits, including set-group-ID (`S_ISGID`).
 const MODE_BITS: u32 = 0o7777;
 const SET_GROUP_ID: u32 = 0o2000;
 
@@ -78,13 +79,14 @@ impl Credentials {
         self.uid == 0
     }
 
-    /// Whether the user may do that with a file.
+    /// Checks that the user has `access` to a file.
     ///
     /// # Errors
+    ///
     /// EACCES.
     pub(super) fn check(self, attr: &Attr, access: Access) -> Result<(), Errno> {
         let bits = if self.is_root() {
-            // Root reads and writes anything, and executes what anybody may.
+            // Root may read and write any file, and execute a file that anybody may execute.
             let directory = FileType::from_raw_mode(attr.mode) == FileType::Directory;
             if directory || attr.mode & 0o111 != 0 {
                 7
@@ -105,9 +107,10 @@ impl Credentials {
         }
     }
 
-    /// Whether the user may change mode and times.
+    /// Checks that the user may change mode and times.
     ///
     /// # Errors
+    ///
     /// EPERM.
     pub(super) const fn check_owner(self, attr: &Attr) -> Result<(), Errno> {
         if self.is_root() || self.uid == attr.uid {
@@ -117,7 +120,8 @@ impl Credentials {
         }
     }
 
-    /// What a mode that the user sets becomes: nobody makes a file run as a group that is not the user's.
+    /// The mode that is set when the user sets `mode`. Set-group-ID is dropped if the file's group
+    /// is not the user's.
     pub(super) const fn mode(self, attr: &Attr, mode: u32) -> u32 {
         let mode = mode & MODE_BITS;
         if self.is_root() || self.gid == attr.gid {
@@ -127,9 +131,10 @@ impl Credentials {
         }
     }
 
-    /// Whether the user may give the file away: a group of its own, to what it owns; anything as root.
+    /// Checks that the user may change owner and group: root to any, the owner to its own group.
     ///
     /// # Errors
+    ///
     /// EPERM.
     pub(super) fn check_give(
         self,
@@ -149,10 +154,11 @@ impl Credentials {
         }
     }
 
-    /// Whether the user may take a file's name out of a directory that it may change.
+    /// Checks that the user may remove an entry of a directory that it may change.
     ///
     /// # Errors
-    /// EPERM: others' names stay in a directory with the sticky bit.
+    ///
+    /// EPERM in a directory with the sticky bit, for another user's file.
     pub(super) const fn check_sticky(self, directory: &Attr, attr: &Attr) -> Result<(), Errno> {
         if directory.mode & STICKY == 0
             || self.is_root()

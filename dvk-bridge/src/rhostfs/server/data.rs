@@ -1,7 +1,7 @@
 //! pread and pwrite: data between the client's memory and the daemon.
 //!
-//! What is longer than a piece is moved in pieces, some of them on their way between here and the daemon while another is on
-//! its way between here and the client.
+//! Longer data moves in pieces. Several pieces are in flight at the daemon while another is copied
+//! from or to the client.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use super::failure::{Failure, Result};
 use super::handle::OpenFile;
 use super::request_context::{Answer, RequestContext};
 
-/// Most bytes of one call: what DVK copies at most (`MAXCOPYLEN`). Of more that is asked, so much is done.
+/// Bytes of one call at most, the limit of DVK's copies (`MAXCOPYLEN`). A longer call is done in
+/// part.
 const MAX_TRANSFER: usize = 1 << 20;
 
-/// Bytes of a piece: what one exchange with a node carries (`MAXCOPYBUF`).
+/// Bytes of a piece: the payload of one exchange with a node (`MAXCOPYBUF`).
 const PIECE_SIZE: usize = 1 << 16;
 
-/// An open file and where in it.
+/// An open file and a position in it.
 struct DataTarget {
     file: Arc<OpenFile>,
     backend_file: Arc<BackendFile>,
@@ -70,9 +71,9 @@ impl RequestContext<'_> {
                 break;
             }
             if data.len() < want {
-                // It may be the end, and it may be that the daemon stops before an error. The client
-                // takes a short count for the end, so the daemon is asked behind it. What it was
-                // asked for beyond that is of no interest.
+                // A short count may be the end of the file, or the daemon may have stopped before
+                // an error. The client would take it for the end, so the daemon is asked for the
+                // next bytes. The requests beyond are dropped.
                 flight.clear();
                 (asked, pieces) = (done, 1);
             }
@@ -90,7 +91,7 @@ impl RequestContext<'_> {
     ) -> Result<Answer> {
         let (target, count) = self.data_target(handle, count, position, OpenFile::writes)?;
         let piece = PIECE_SIZE.min(usize::try_from(self.session.max_write()).unwrap_or(PIECE_SIZE));
-        // Pieces behind one another are all the same, but for those that go to wherever the end is then.
+        // Pieces may be written in any order, except in append mode.
         let pieces = if target.appends {
             1
         } else {
@@ -116,7 +117,7 @@ impl RequestContext<'_> {
             if let Some((want, pending)) = flight.pop_front() {
                 progress.complete(want, pending);
             } else if progress.failed.is_none() && progress.done < count {
-                // The daemon has taken a part of a piece. It takes the rest, or says why not.
+                // The daemon has written a part of a piece. It writes the rest or reports why not.
                 progress.gap = false;
                 sent = progress.done;
             } else {
@@ -132,7 +133,7 @@ impl RequestContext<'_> {
         }
     }
 
-    /// Fetches a piece from the client and gives it to the daemon.
+    /// Copies a piece from the client and sends it to the daemon.
     fn send(
         &self,
         target: &DataTarget,
@@ -162,7 +163,7 @@ impl RequestContext<'_> {
             .submit(call::write(target.node, args, shared))?)
     }
 
-    /// The open file, and how many bytes are to be moved.
+    /// The open file and the number of bytes to move.
     fn data_target(
         &self,
         handle: i32,
@@ -202,7 +203,7 @@ impl RequestContext<'_> {
     }
 }
 
-/// How much was written, from the first byte on and without a gap.
+/// Bytes that were written without a gap.
 #[derive(Debug, Default)]
 struct WriteProgress {
     done: usize,
@@ -215,7 +216,7 @@ impl WriteProgress {
         !self.gap && self.failed.is_none()
     }
 
-    /// Waits for a piece of `want` bytes, and counts it unless there is a gap before it.
+    /// Waits for a piece of `want` bytes and counts it, unless there is a gap before it.
     fn complete(&mut self, want: usize, pending: Pending<u32>) {
         match pending.wait() {
             Ok(written) => {
@@ -224,7 +225,7 @@ impl WriteProgress {
                     self.done += written;
                     self.gap = written < want;
                     if written == 0 {
-                        // No file system does that, and asking again might never end.
+                        // No file system writes zero bytes, and a retry might never end.
                         self.failed.get_or_insert(Errno::IO.into());
                     }
                 }
@@ -237,7 +238,7 @@ impl WriteProgress {
     }
 }
 
-/// Where a piece is in the client's memory.
+/// The address of a piece in the client's memory.
 fn address(buffer: u32, offset: usize) -> Result<u32> {
     let offset = u32::try_from(offset).map_err(|_| Errno::FAULT)?;
     Ok(buffer.checked_add(offset).ok_or(Errno::FAULT)?)

@@ -1,8 +1,8 @@
 //! A client's open directories.
 //!
-//! The client opens a directory for each of its kernel's few reads of it, and asks for one entry at a time. So entries are
-//! fetched from the daemon many at a time, and few directories are open at once; one that a client has forgotten to close
-//! makes way for the next.
+//! The client opens a directory for every few reads of its kernel and requests one entry at a time.
+//! So the server fetches many entries at once and keeps few directories open. A directory that a
+//! client has not closed is closed for a newer one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::failure::Result;
 use super::fd_numbers::random_number;
 use super::resolver::{Found, Node};
 
-/// Bytes of entries that the daemon is asked for at a time.
+/// Bytes of entries in one request to the daemon.
 const READDIR_SIZE: u32 = 32 * 1024;
 
-/// Directories that a client has open at once.
+/// Open directories of one client.
 const MAX_OPEN: usize = 8;
 
-/// An open directory; closed when dropped.
+/// An open directory. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct DirHandle {
     backend: u64,
@@ -32,10 +32,10 @@ pub(super) struct DirHandle {
     /// The directory's inode number.
     ino: u64,
     fetched: VecDeque<Entry>,
-    /// Where the daemon goes on behind what was fetched.
+    /// The daemon's position behind the fetched entries.
     position: u64,
     ended: bool,
-    /// The client wants to go on from where nobody knows any more.
+    /// The client wants to continue from an unknown position.
     lost: bool,
 }
 
@@ -60,23 +60,24 @@ impl DirHandle {
         self.ino
     }
 
-    /// Goes on from `position`. If there is none, reading is an error, as entries would be missing
-    /// without anybody's knowing.
+    /// Continues from `position`. Without one the next read fails, since entries would be missing
+    /// without notice.
     pub(super) fn seek(&mut self, position: Option<u64>) {
         self.fetched.clear();
         self.position = position.unwrap_or_default();
         (self.ended, self.lost) = (false, position.is_none());
     }
 
-    /// Takes back the last entry, which has not reached the client.
+    /// Takes the last entry back, which was not delivered to the client.
     pub(super) fn put_back(&mut self, entry: Entry) {
         self.fetched.push_front(entry);
     }
 
-    /// The next entry; none at the end.
+    /// The next entry. `None` at the end.
     pub(super) fn next(&mut self, backend: &Backend) -> Result<Option<Entry>> {
         if self.lost || self.backend != backend.number {
-            // The daemon has been another meanwhile; the client comes back to where it was by a cookie.
+            // The daemon was connected anew. The client opens the directory again and continues
+            // from a cookie.
             return Err(Errno::STALE.into());
         }
         if self.fetched.is_empty() && !self.ended {
@@ -102,13 +103,13 @@ impl Drop for DirHandle {
             fh: self.fh.get(),
             ..ReleaseIn::default()
         };
-        // Nobody waits for it, and a daemon that has gone has closed it.
+        // Nobody waits for the answer, and a daemon that is gone has closed the directory.
         drop(self.session.submit(call::releasedir(self.node.id(), args)));
     }
 }
 
-/// A client's open directories by number, none of which is zero. They begin anywhere, so that none of an earlier client, or of an
-/// earlier server's, means anything.
+/// A client's open directories by number. Numbers start at random and are never zero, so that
+/// numbers of an earlier client or server are invalid.
 #[derive(Debug)]
 pub(super) struct DirHandles {
     open: VecDeque<(u32, DirHandle)>,
@@ -125,31 +126,33 @@ impl Default for DirHandles {
 }
 
 impl DirHandles {
-    /// Gives a directory a number. Returns one that had to make way.
+    /// Gives a directory a number. Returns the directory that was closed for it, if any.
     pub(super) fn insert(&mut self, dir_handle: DirHandle) -> (u32, Option<DirHandle>) {
         let oldest = if self.open.len() >= MAX_OPEN {
             self.open.pop_front().map(|(_, dir_handle)| dir_handle)
         } else {
             None
         };
-        // Positive, in case that a client looks at it as a number with a sign.
+        // Positive, in case the client reads it as a signed number.
         self.last = self.last % i32::MAX.cast_unsigned() + 1;
         self.open.push_back((self.last, dir_handle));
         (self.last, oldest)
     }
 
-    /// The directory of that number.
+    /// The directory with this number.
     ///
     /// # Errors
+    ///
     /// EBADF.
     pub(super) fn get(&mut self, number: u32) -> Result<&mut DirHandle> {
         let found = self.open.iter_mut().find(|(known, _)| *known == number);
         Ok(found.map(|(_, dir_handle)| dir_handle).ok_or(Errno::BADF)?)
     }
 
-    /// Frees a number: the directory it meant.
+    /// Removes and returns the directory with this number.
     ///
     /// # Errors
+    ///
     /// EBADF.
     pub(super) fn remove(&mut self, number: u32) -> Result<DirHandle> {
         let at = self.open.iter().position(|(known, _)| *known == number);

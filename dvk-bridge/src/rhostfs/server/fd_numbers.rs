@@ -1,26 +1,26 @@
-//! Which numbers clients give to what they have open: none that a client has kept means what another's does.
+//! The numbers of clients' open files. No number of one client is valid for another.
 //!
-//! A client can lose all that it has open without knowing: its node lost a connection, this program was started again, another
-//! process took its endpoint for a while. It goes on with its old numbers then. They mean nothing any more as long as every
-//! client's numbers begin elsewhere, and after a start anywhere.
+//! A client can lose its open files without noticing: its node lost a connection, this program was
+//! restarted, or another process had its endpoint for a while. It then uses its old numbers. They
+//! are invalid, because the numbers of every client start elsewhere, and at random after a start.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Bits of a number: none is negative.
+/// Bits of a number. It is never negative.
 const BITS: u32 = 31;
 
-/// Most bits that count one client's files.
+/// Bits of the index of a client's file at most.
 const MAX_INDEX_BITS: u32 = 20;
 
-/// Where clients' numbers begin.
+/// Hands out the number ranges.
 #[derive(Debug)]
 pub(super) struct FdNumbers {
-    /// Bits that count one client's files. The others tell clients apart.
+    /// Bits of the index of a client's file. The other bits identify the client.
     index_bits: u32,
     next: AtomicU32,
 }
 
-/// One client's numbers of open files: so many from the first on.
+/// The numbers of one client's open files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct FdRange {
     first: i32,
@@ -28,7 +28,7 @@ pub(super) struct FdRange {
 }
 
 impl FdNumbers {
-    /// For clients with up to `files` open files, of which more than a million count as that.
+    /// Ranges for clients with up to `files` open files, at most 2^20.
     pub(super) fn new(files: usize) -> Self {
         let last = files.saturating_sub(1);
         Self {
@@ -37,7 +37,7 @@ impl FdNumbers {
         }
     }
 
-    /// The numbers of the next client.
+    /// The range of the next client.
     pub(super) fn range(&self) -> FdRange {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         let first = next.wrapping_shl(self.index_bits) & i32::MAX.cast_unsigned();
@@ -49,13 +49,13 @@ impl FdNumbers {
 }
 
 impl FdRange {
-    /// The number of the file at `index`, if there are so many.
+    /// The number of the file at `index`, if the range is that long.
     pub(super) fn number(self, index: usize) -> Option<i32> {
         let index = i32::try_from(index).ok().filter(|_| index < self.count)?;
         self.first.checked_add(index)
     }
 
-    /// The index of the file that has `number`, if it is one of these.
+    /// The index of the file with `number`, if the number is in the range.
     pub(super) fn index(self, number: i32) -> Option<usize> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok();
         index.filter(|index| *index < self.count)

@@ -1,4 +1,4 @@
-//! When a file was made: what tells it from a later one that has its inode number.
+//! The birth time of a file, which tells it from a later file with the same inode number.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,25 +6,25 @@ use gangplank_driver::{self as driver, Pending, Session, call};
 use gangplank_fuse::{NodeId, StatxIn, StatxOut};
 use rustix::io::Errno;
 
-/// A statx is about, and has, the time of birth (`STATX_BTIME`).
+/// The bit of a statx for the time of birth (`STATX_BTIME`).
 const STATX_BTIME: u32 = 0x800;
 
 /// A time of birth: seconds and nanoseconds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct BirthTime(i64, u32);
 
-/// Whether a daemon tells.
+/// Whether a daemon reports birth times.
 #[derive(Debug)]
 pub(super) struct BirthTimes(AtomicBool);
 
-/// An answer on its way.
+/// A request in progress.
 pub(super) struct PendingBirthTime<'a> {
     birth_times: &'a BirthTimes,
     pending: Option<Pending<StatxOut>>,
 }
 
 impl BirthTime {
-    /// 32 bits of it, none of them zero: for a client that only looks whether it is the same.
+    /// A 32-bit mark that is never zero, for a client that only compares it.
     pub(super) fn mark(self) -> u32 {
         let mixed = self.0.cast_unsigned() ^ u64::from(self.1) << 32;
         let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
@@ -32,26 +32,28 @@ impl BirthTime {
         u32::from_be_bytes([a, b, c, d]).max(1)
     }
 
-    /// Whether a file born at `one` can be one born at `other`; where nobody knows, it can.
+    /// Whether a file with the birth time `one` can be one with `other`. An unknown birth time
+    /// matches any.
     pub(super) fn may_be_same(one: Option<Self>, other: Option<Self>) -> bool {
         one.zip(other).is_none_or(|(one, other)| one == other)
     }
 }
 
 impl BirthTimes {
-    /// Of a daemon that was not asked yet.
+    /// For a daemon that was not asked yet.
     pub(super) const fn new() -> Self {
         Self(AtomicBool::new(true))
     }
 
-    /// Asks when `node` was made. Other requests can be made meanwhile.
+    /// Asks for the birth time of `node`. The caller can send other requests meanwhile.
     pub(super) fn ask(&self, session: &Session, node: NodeId) -> PendingBirthTime<'_> {
         let args = StatxIn {
             sx_mask: STATX_BTIME,
             ..StatxIn::default()
         };
         let tells = self.0.load(Ordering::Relaxed);
-        // Without an answer nobody knows; whatever is wrong shows in what is asked besides.
+        // Without an answer the birth time is unknown. The other requests report an error of the
+        // daemon.
         let pending = tells.then(|| session.submit(call::statx(node, args)).ok());
         PendingBirthTime {
             birth_times: self,
@@ -61,7 +63,7 @@ impl BirthTimes {
 }
 
 impl PendingBirthTime<'_> {
-    /// The answer; none if the daemon or its file system does not know.
+    /// The birth time. `None` if the daemon or its file system does not know it.
     pub(super) fn wait(self) -> Option<BirthTime> {
         match self.pending?.wait() {
             Ok(told) if told.stat.mask & STATX_BTIME != 0 => {
@@ -77,7 +79,7 @@ impl PendingBirthTime<'_> {
 }
 
 impl BirthTimes {
-    /// One that has no such request is not asked again.
+    /// A daemon without STATX is not asked again.
     fn note(&self, error: &driver::Error) {
         if error.errno() == Some(Errno::NOSYS) {
             self.0.store(false, Ordering::Relaxed);

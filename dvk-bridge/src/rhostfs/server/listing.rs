@@ -31,7 +31,7 @@ impl RequestContext<'_> {
         Ok(Answer::DirHandle(number))
     }
 
-    /// Goes on from a cookie. One that is not known is told of when the directory is read.
+    /// Continues from a cookie. The next read reports an unknown cookie.
     pub(super) fn seekdir(&self, dir_handle: u32, cookie: i32) -> Result<Answer> {
         let mut listing = self.client.listing();
         let listing = &mut *listing;
@@ -51,7 +51,7 @@ impl RequestContext<'_> {
             };
             let cookie = listing.cookies.cookie(dir_handle.ino(), entry.offset);
             let kind = match entry.kind {
-                // It is shown as what it leads to, which only a look-up finds out.
+                // The entry is shown as the link's target, whose type only a look-up tells.
                 LINK if self.resolver().follows() => UNKNOWN,
                 kind => kind,
             };
@@ -64,7 +64,7 @@ impl RequestContext<'_> {
         if copied.is_err()
             && let Ok(dir_handle) = self.client.listing().dir_handles.get(dir_handle)
         {
-            // The client may ask again, and is not to miss it.
+            // The client may repeat the request and must get this entry.
             dir_handle.put_back(raw);
         }
         copied?;
@@ -77,7 +77,7 @@ impl RequestContext<'_> {
         Ok(Answer::DONE)
     }
 
-    /// What the client prints when it mounts.
+    /// The name that the client prints when it mounts.
     pub(super) fn root_path(&self, buffer: u32) -> Result<Answer> {
         let mut path = self.settings.root_name.clone().into_bytes();
         path.truncate(PATH_MAX);

@@ -1,4 +1,5 @@
-//! The rhostfs server: a DVK endpoint whose clients' calls become requests to a virtio-fs daemon.
+//! The rhostfs server: a DVK endpoint that turns its clients' calls into requests to a virtio-fs
+//! daemon.
 //!
 //! ```text
 //!   endpoint ─> serve     takes requests, knows clients, hands out work and sends answers
@@ -11,7 +12,8 @@
 //!            ─> endpoint  results copied to the client's memory; then the answer
 //! ```
 //!
-//! Whatever a client sends is answered, since one that is not takes its own rubbish for success.
+//! Every request is answered, because a client without an answer takes uninitialised memory for
+//! success.
 
 mod attributes;
 mod backend;

@@ -13,7 +13,7 @@ use super::path::Path;
 use super::request_context::{Answer, RequestContext};
 use super::resolver::{Found, Last, SymlinkPolicy};
 
-/// Both names change places (`RENAME_EXCHANGE`).
+/// The two names are exchanged (`RENAME_EXCHANGE`).
 const EXCHANGE: u32 = 2;
 /// The new name must not exist (`RENAME_NOREPLACE`).
 const NO_REPLACE: u32 = 1;
@@ -22,11 +22,11 @@ const NO_REPLACE: u32 = 1;
 const TYPE_BITS: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
 
-/// Whether a name that ends in a slash can be meant.
+/// Whether a name may end in a slash.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum TrailingSlash {
     Allowed,
-    /// What is to be made is no directory.
+    /// The new file is not a directory.
     Refused,
 }
 
@@ -104,7 +104,7 @@ impl RequestContext<'_> {
         self.made(&entry)
     }
 
-    /// The link's text is as the client wants it, wherever it may lead: links are followed beneath the root alone.
+    /// The target may be any text. The server follows links beneath the root only.
     pub(super) fn symlink(&self, target: Name, link: Name) -> Result<Answer> {
         let target = self.text(target, "a link's target")?;
         let target = CString::from_vec_with_nul(target).map_err(|_| Errno::INVAL)?;
@@ -117,7 +117,8 @@ impl RequestContext<'_> {
         self.made(&entry)
     }
 
-    /// An unpatched client does not say where its buffer is, and copying to where it seems to be would ruin its kernel.
+    /// An unpatched client does not say where its buffer is. A copy to the apparent address would
+    /// corrupt its kernel.
     pub(super) fn readlink(&self, name: Name, size: i32, buffer: u32) -> Result<Answer> {
         if self.settings.symlinks != SymlinkPolicy::Patched {
             return Err(Errno::IO.into());
@@ -149,7 +150,7 @@ impl RequestContext<'_> {
         let (new_parent, new_name) = self.resolver().parent(&new, Errno::BUSY)?;
         self.check_change(&new_parent)?;
         if moving.is_directory() && old_parent.id() != new_parent.id() {
-            // Its `..` changes.
+            // A move to another directory changes its `..`.
             self.resolver().check(&moving, Access::WRITE)?;
         }
         if (old.means_directory() || new.means_directory()) && !moving.is_directory() {
@@ -175,7 +176,7 @@ impl RequestContext<'_> {
         Ok(Answer::DONE)
     }
 
-    /// Where something is to be made: nothing may be there, which the daemon makes sure of.
+    /// The parent directory and name of a new file. The daemon checks that the name is free.
     fn parent_for_new<'a>(
         &self,
         path: &'a Path,
@@ -187,7 +188,7 @@ impl RequestContext<'_> {
         }
         match self.check_change(&parent) {
             Ok(()) => Ok((parent, name)),
-            // What is there already is the better reason.
+            // An existing file is the better reason.
             Err(refused) => match self.resolver().child(&parent, name)? {
                 Some(_) => Err(Errno::EXIST.into()),
                 None => Err(refused),
@@ -195,7 +196,7 @@ impl RequestContext<'_> {
         }
     }
 
-    /// What `name` is, if it may be taken out of its directory.
+    /// The file `name`, if the user may remove it from its directory.
     fn removable(&self, parent: &Found, name: &CStr) -> Result<Found> {
         let found = self.resolver().child(parent, name)?.ok_or(Errno::NOENT)?;
         self.check_change(parent)?;
@@ -209,7 +210,7 @@ impl RequestContext<'_> {
         self.resolver().check(directory, Access::CHANGE)
     }
 
-    /// Gives back the reference that came with what was made.
+    /// Drops the reference that came with a new file.
     fn made(&self, entry: &EntryOut) -> Result<Answer> {
         drop(self.resolver().found(entry));
         Ok(Answer::DONE)

@@ -16,17 +16,19 @@ use super::path::Path;
 use super::request_context::{Answer, RequestContext};
 use super::resolver::{Found, Last};
 
-/// Attempts to make a file that others make and remove at the same time.
+/// Attempts to create a file that others create and remove meanwhile.
 const MAX_CREATE_ATTEMPTS: usize = 8;
 
-/// What of `mode` is an access mode where the client puts it there: `O_ACCMODE` and `O_APPEND`.
+/// The bits of `mode` that are an access mode where the client puts it there: `O_ACCMODE` and
+/// `O_APPEND`.
 const MODE_ACCESS_BITS: u32 = flag::ACCESS | flag::APPEND;
 
-/// Flags that reach the daemon.
+/// The flags that are passed to the daemon.
 const FORWARDED_FLAGS: u32 = flag::ACCESS | flag::APPEND | flag::TRUNCATE;
 
 impl RequestContext<'_> {
-    /// Opens a file, or makes it. For a file that is there the client says in `mode` how, and nothing in `flags`.
+    /// Opens or creates a file. For an existing file the client puts the access mode into `mode`
+    /// and nothing into `flags`.
     pub(super) fn open(&self, name: Name, flags: u32, mode: u32) -> Result<Answer> {
         let creates = flags & flag::CREATE != 0;
         let flags = if creates {
@@ -38,7 +40,7 @@ impl RequestContext<'_> {
             return Err(Errno::INVAL.into());
         }
         let path = self.path(name)?;
-        // Before anything is made or emptied.
+        // Checked before a file is created or truncated.
         self.client.handles().room(self.settings.handles)?;
         let file = if creates {
             self.create(path, flags, mode)?
@@ -72,7 +74,7 @@ impl RequestContext<'_> {
                 return self.open_found(path, &found, flags);
             }
             match self.make(&path, &parent, name, flags, mode) {
-                // Somebody was faster. It is what is to be opened.
+                // Another process was faster. Its file is opened.
                 Err(failure)
                     if !exclusive && (failure.is(Errno::EXIST) || failure.is(Errno::STALE)) => {}
                 made => return made,
@@ -127,7 +129,7 @@ impl RequestContext<'_> {
             FileType::Directory if writes => return Err(Errno::ISDIR.into()),
             FileType::Symlink => return Err(Errno::LOOP.into()),
             FileType::RegularFile | FileType::Directory => {}
-            // The client's kernel opens these itself.
+            // The client's kernel opens these files itself.
             _ => return Err(Errno::NXIO.into()),
         }
         let access = match flags & flag::ACCESS {
@@ -155,17 +157,17 @@ impl RequestContext<'_> {
         ))
     }
 
-    /// Closes a handle. What the daemon could not write is told, whether or not another handle means
-    /// the same file: each close does so on Linux.
+    /// Closes a handle. Reports failed writes even if another handle stands for the same file, as
+    /// each close does on Linux.
     pub(super) fn close(&self, handle: i32) -> Result<Answer> {
-        // Not with the client's handles locked: the daemon has a say.
+        // The handles are not locked while the daemon is asked.
         let file = self.client.handles().remove(handle)?;
         file.flush(self.backend)?;
         Ok(Answer::DONE)
     }
 
-    /// Makes `new` mean what `old` does. For a handle and itself, tells what the daemon could not
-    /// write: a client asks so when a program closes a file that it keeps open.
+    /// Makes `new` stand for the file of `old`. If both are equal, reports failed writes: a client
+    /// sends that when a program closes a file that stays open.
     pub(super) fn dup2(&self, old: i32, new: i32) -> Result<Answer> {
         let file = self.client.handles().get(old)?;
         if old == new {
@@ -173,7 +175,8 @@ impl RequestContext<'_> {
             return Ok(Answer::Result(new));
         }
         let before = self.client.handles().duplicate(old, new)?;
-        // The client goes on with `new` as the same file, and learns of this when it asks.
+        // The client continues with `new` as the same file, and gets this error with its next
+        // request.
         if let Err(failure) = before.flush(self.backend) {
             file.owe(&failure);
         }
@@ -200,7 +203,7 @@ impl RequestContext<'_> {
         };
         let released = self.session.releasedir(backend_file.id(), release);
         match synced {
-            // A daemon that writes nothing behind.
+            // The daemon buffers no writes.
             Err(error) if error.errno() == Some(Errno::NOSYS) => {}
             synced => synced?,
         }

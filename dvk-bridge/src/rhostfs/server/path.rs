@@ -1,4 +1,4 @@
-//! A client's path name: checked, and resolved as far as that takes no look at the share.
+//! A client's path name, checked and normalised without looking at the share.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -6,29 +6,29 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-/// Longest path name with its NUL, in bytes (Linux: `PATH_MAX`).
+/// Longest path name with its NUL, in bytes (`PATH_MAX` of Linux).
 pub(super) const PATH_MAX: usize = 4096;
 
-/// How a path ends.
+/// The end of a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Ending {
-    /// In a name.
+    /// A name.
     Name,
-    /// In a name and a slash: a directory is meant.
+    /// A name and a slash, which must be a directory.
     Slash,
-    /// In `.` or `..`, or in nothing: a directory is meant, and none of its names.
+    /// `.` or `..` or nothing, which must be a directory and has no name.
     Dot,
 }
 
-/// A path beneath the root: names without `.` and `..`. It is one piece of memory, which copies share.
+/// A path beneath the root without `.` and `..`. Copies share its memory.
 #[derive(Clone, Eq, PartialEq)]
 pub(super) struct Path {
-    /// Names, each with the NUL that ends it.
+    /// The names, each with its NUL.
     names: Arc<[u8]>,
     end: Ending,
 }
 
-/// Names one after another.
+/// A sequence of names.
 #[derive(Clone, Copy)]
 pub(super) struct Names<'a>(&'a [u8]);
 
@@ -44,11 +44,12 @@ impl<'a> Names<'a> {
 }
 
 impl Path {
-    /// Reads a path as the client sends it, with the NUL that ends it. `..` takes away the name before it, and at the root
-    /// nothing: there is no way out.
+    /// Parses a path that the client sends with its NUL. `..` removes the name before it, and
+    /// nothing at the root, so no path leads out of the root.
     ///
     /// # Errors
-    /// EINVAL unless the only NUL is at the end, ENOENT for a path of nothing.
+    ///
+    /// EINVAL unless the only NUL is at the end, ENOENT for an empty path.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Errno> {
         let [path @ .., 0] = bytes else {
             return Err(Errno::INVAL);
@@ -86,22 +87,23 @@ impl Path {
         })
     }
 
-    /// The names, from the root on.
+    /// The names from the root on.
     pub(super) fn names(&self) -> Names<'_> {
         Names(&self.names)
     }
 
-    /// Bytes that it takes.
+    /// Bytes that the names occupy.
     pub(super) fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Whether only a directory can be meant.
+    /// Whether the path must be a directory.
     pub(super) const fn means_directory(&self) -> bool {
         !matches!(self.end, Ending::Name)
     }
 
-    /// The last name and those before it, for calls that are about a name; none if the path ends in no name.
+    /// The last name and the names before it, for calls about a name. `None` if the path does not
+    /// end in a name.
     pub(super) fn split_last(&self) -> Option<(Names<'_>, &CStr)> {
         match self.end {
             Ending::Name | Ending::Slash => {
@@ -113,9 +115,9 @@ impl Path {
         }
     }
 
-    /// The same with what `from` is replaced by `to`; none if it does not lead through `from`.
+    /// The path after a rename of `from` to `to`. `None` if it does not lead through `from`.
     pub(super) fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
-        // Each name has its end with it, so that none is taken for the beginning of another.
+        // Each name ends in a NUL, so no name matches the beginning of another.
         let rest = self.names.strip_prefix(&*from.names)?;
         Some(Self {
             names: [&to.names, rest].concat().into(),
@@ -124,7 +126,7 @@ impl Path {
     }
 }
 
-/// The last name with its NUL, and all that is before it.
+/// The names before the last, and the last name with its NUL.
 fn split(names: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_, without_nul) = names.split_last()?;
     let before = without_nul.iter().rposition(|byte| *byte == 0);

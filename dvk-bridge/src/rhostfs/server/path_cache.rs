@@ -1,6 +1,7 @@
-//! The paths by which a client's open files are found again, and how much memory they take.
+//! The paths of a client's open files, within a memory limit.
 //!
-//! A client can have thousands of files open, each by a path of 4 KiB. So each client has an amount for all of them together.
+//! A client can have thousands of open files with paths of up to 4 KiB. So the paths of all its
+//! files share one limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,26 +10,28 @@ use rustix::io::Errno;
 
 use super::path::{PATH_MAX, Path};
 
-/// Bytes of one client's paths: enough for sixty in each of 65,536 files, or for a thousand of the longest.
+/// Memory limit of one client's paths: 64 bytes for each of 65,536 files, or 1,024 paths of the
+/// longest.
 const MAX_PATH_BYTES: usize = 4 << 20;
 
-/// What one client's paths take.
+/// The memory that one client's paths occupy.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PathMemory(Arc<AtomicUsize>);
 
-/// A path that is remembered as long as this is kept.
+/// A path that counts as long as this is kept.
 #[derive(Debug)]
 pub(super) struct CachedPath {
-    /// None once the file has gone where no path leads to.
+    /// `None` once a rename has made the path too long.
     path: Option<Path>,
     memory: PathMemory,
 }
 
 impl PathMemory {
-    /// Remembers `path`.
+    /// Keeps `path`.
     ///
     /// # Errors
-    /// EMFILE: there is no room for more.
+    ///
+    /// EMFILE if the limit is reached.
     pub(super) fn remember(&self, path: Path) -> Result<CachedPath, Errno> {
         if !self.take(path.len()) {
             return Err(Errno::MFILE);
@@ -39,7 +42,7 @@ impl PathMemory {
         })
     }
 
-    /// Takes so many bytes, if there are as many.
+    /// Adds `bytes` if the limit allows.
     fn take(&self, bytes: usize) -> bool {
         let more = |taken: usize| {
             taken
@@ -59,12 +62,13 @@ impl CachedPath {
     /// The path.
     ///
     /// # Errors
-    /// ESTALE: it has become too long to be one.
+    ///
+    /// ESTALE if it has become too long.
     pub(super) fn path(&self) -> Result<&Path, Errno> {
         self.path.as_ref().ok_or(Errno::STALE)
     }
 
-    /// What the path may lead through was renamed.
+    /// Updates the path after a rename.
     pub(super) fn moved(&mut self, from: &Path, to: &Path) {
         let Some(path) = &self.path else {
             return;

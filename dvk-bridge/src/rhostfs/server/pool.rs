@@ -1,7 +1,8 @@
-//! The threads that do the work: as many as there is work for, up to a limit.
+//! The threads that serve requests, as many as there are requests, up to a limit.
 //!
-//! Each client's requests are done one after another, those of different clients at once. A client waits for one answer at most;
-//! if another request comes from its endpoint before, that is another process, and of several in waiting only the latest is.
+//! Requests of one client run one after another, those of different clients in parallel. A client
+//! waits for one answer at a time. If another request arrives from its endpoint, it is from a new
+//! process, and only the latest waiting request counts.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::abi::Endpoint;
 
-/// How long a thread without work stays.
+/// Time after which an idle thread ends.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The threads.
+/// A pool of threads.
 pub(super) struct Pool<J> {
     shared: Arc<Shared<J>>,
 }
@@ -29,9 +30,9 @@ struct Shared<J> {
 }
 
 struct State<J> {
-    /// What can be done now, and for whom.
+    /// Jobs that can start, with their clients.
     ready: VecDeque<(Endpoint, J)>,
-    /// Clients with a request that is ready or being done, and the one behind it.
+    /// Clients with a ready or running job, and the job behind it.
     queued: HashMap<Endpoint, Option<J>>,
     idle: usize,
     threads: Vec<JoinHandle<()>>,
@@ -40,7 +41,7 @@ struct State<J> {
 }
 
 impl<J: Send + 'static> Pool<J> {
-    /// At most `most` threads, which do `work`.
+    /// A pool of up to `most` threads that run `work`.
     pub(super) fn new(most: usize, work: impl Fn(J) + Send + Sync + 'static) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -59,7 +60,7 @@ impl<J: Send + 'static> Pool<J> {
         }
     }
 
-    /// Has `job` done for `client`, after what is being done for it, and instead of what waits for that.
+    /// Queues `job` for `client` behind its running job. Replaces a job that waits behind it.
     pub(super) fn submit(&self, client: Endpoint, job: J) {
         let mut state = self.shared.lock();
         if state.ending {
@@ -82,7 +83,8 @@ impl<J: Send + 'static> Pool<J> {
 }
 
 impl<J> Pool<J> {
-    /// Has nothing begun any more, and waits until what is being done is done, at most `limit`: whether it is.
+    /// Starts no more jobs and waits up to `limit` for the running ones. Returns whether all have
+    /// ended.
     pub(super) fn finish(&self, limit: Duration) -> bool {
         let mut state = self.shared.lock();
         state.ending = true;
@@ -101,12 +103,12 @@ impl<J> Pool<J> {
 }
 
 impl<J> Drop for Pool<J> {
-    /// Ends when what is being done is done.
+    /// Waits for the running jobs.
     fn drop(&mut self) {
         self.finish(Duration::ZERO);
         let threads = std::mem::take(&mut self.shared.lock().threads);
         for thread in threads {
-            // It has panicked, which is logged, or ended.
+            // The thread has ended, or panicked, which is logged.
             let _ = thread.join();
         }
     }
@@ -134,12 +136,12 @@ impl<J: Send + 'static> Shared<J> {
                     state.running
                 );
             }
-            // The next request tries again, and serves this one, too.
+            // The next request starts a thread, which serves this one as well.
             Err(error) => warn!("cannot start a thread to serve with: {error}"),
         }
     }
 
-    /// A thread.
+    /// The loop of a thread.
     fn serve(&self) {
         let mut state = self.lock();
         loop {

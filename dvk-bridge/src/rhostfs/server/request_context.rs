@@ -1,4 +1,5 @@
-//! One request at work: whose it is, what it may use, and how it reaches its client's memory.
+//! One request in progress: its client, its connection to the daemon, and access to the client's
+//! memory.
 
 use gangplank_driver::Session;
 use log::debug;
@@ -16,23 +17,23 @@ use super::settings::Settings;
 use crate::abi::{M1, Message};
 use crate::endpoint::{BoundEndpoint, RequestId};
 
-/// A request at work.
+/// A request in progress.
 pub(super) struct RequestContext<'a> {
     pub(super) settings: &'a Settings,
     pub(super) endpoint: &'a dyn BoundEndpoint,
     pub(super) clients: &'a Clients,
     pub(super) client: &'a Client,
-    /// What it is named by.
+    /// The id of the request.
     pub(super) request: RequestId,
     pub(super) backend: &'a Backend,
-    /// The session over the queue that the client's requests take.
+    /// The session on the queue for this client's requests.
     pub(super) session: Session,
 }
 
-/// What a call is answered with.
+/// The answer to a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
-    /// A result alone.
+    /// A result.
     Result(i32),
     /// Success, and the number of an open directory.
     DirHandle(u32),
@@ -41,10 +42,10 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// Success, and nothing to tell.
+    /// Success without further data.
     pub(super) const DONE: Self = Self::Result(0);
 
-    /// The answer's message to `request`: all but the result, and what some calls tell besides, is as it was.
+    /// The message of the answer: `request` with the result, and with the data of some calls.
     pub(super) fn to(self, request: &Message) -> Message {
         let mut m1: M1 = request.arm();
         match self {
@@ -59,7 +60,7 @@ impl Answer {
 }
 
 impl RequestContext<'_> {
-    /// Does what `call` asks.
+    /// Runs `call`.
     pub(super) fn run(&self, call: &Call) -> Result<Answer> {
         if self.settings.read_only && call.changes() {
             return Err(Errno::ROFS.into());
@@ -112,7 +113,7 @@ impl RequestContext<'_> {
         &self.backend.resolver
     }
 
-    /// The path name that a client has.
+    /// Reads a path name from the client's memory.
     pub(super) fn path(&self, name: Name) -> Result<Path> {
         let bytes = self.text(name, "a name")?;
         let path = Path::parse(&bytes)?;
@@ -120,9 +121,10 @@ impl RequestContext<'_> {
         Ok(path)
     }
 
-    /// A text in the client's memory, with the NUL that ends it.
+    /// Reads a text with its NUL from the client's memory.
     ///
     /// # Errors
+    ///
     /// ENAMETOOLONG or EINVAL for a length that no path name has.
     pub(super) fn text(&self, name: Name, what: &'static str) -> Result<Vec<u8>> {
         let len = match usize::try_from(name.len) {
@@ -135,7 +137,7 @@ impl RequestContext<'_> {
         Ok(bytes)
     }
 
-    /// A structure in the client's memory.
+    /// Reads a structure from the client's memory.
     pub(super) fn value<T: FromBytes + IntoBytes>(
         &self,
         what: &'static str,
@@ -173,7 +175,7 @@ impl RequestContext<'_> {
         })
     }
 
-    /// The memory of one that has gone may be somebody else's by now.
+    /// The memory of a client that has gone may belong to another process by now.
     fn check_wanted(&self) -> Result<()> {
         if self.client.is_gone() {
             Err(Failure::ClientGone)
@@ -182,7 +184,7 @@ impl RequestContext<'_> {
         }
     }
 
-    /// What a name stands for, or the open file that a handle does.
+    /// The file of a name, or the open file of a handle.
     pub(super) fn file(&self, file: File, last: Last) -> Result<Subject> {
         match file {
             File::Name(name) => {
@@ -197,7 +199,7 @@ impl RequestContext<'_> {
     }
 }
 
-/// What a call is about.
+/// The file of a call.
 pub(super) enum Subject {
     Found(Found),
     Open(std::sync::Arc<OpenFile>),

@@ -1,4 +1,4 @@
-//! From path names to nodes: one look-up after another, beneath the root and never out of it.
+//! Resolves path names to nodes by one look-up for each name, and never leaves the root.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -17,13 +17,14 @@ use super::credentials::{Access, Credentials};
 use super::failure::Result;
 use super::path::{Names, PATH_MAX, Path};
 
-/// Links in one path before it counts as a circle (Linux: `MAXSYMLINKS`).
+/// Limit of links in one path, after which it counts as a loop (`MAXSYMLINKS` of Linux).
 const MAX_SYMLINKS: usize = 40;
 
-/// Names that a path may lead through in all, those in links included: as many as the longest path has, for each link.
+/// Limit of names in one path, including those in links: as many as the longest path has, for each
+/// link.
 const MAX_NAMES: usize = MAX_SYMLINKS * PATH_MAX / 2;
 
-/// A node of the share that is held by one reference, given back when dropped.
+/// A node of the share with one reference, which is dropped with it.
 #[derive(Debug)]
 pub(super) struct Node {
     session: Session,
@@ -38,12 +39,12 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // The daemon's end is told by the next call that matters.
+        // A lost daemon is reported by the next request.
         let _ = self.session.forget(self.id, 1);
     }
 }
 
-/// A node and what was known of it when it was found.
+/// A node and its attributes at the time of the look-up.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) node: Arc<Node>,
@@ -64,35 +65,37 @@ impl Found {
     }
 }
 
-/// What becomes of symbolic links.
+/// How symbolic links are served.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum SymlinkPolicy {
-    /// They are shown as links, and cannot be read: the client has no way to say where to.
+    /// They are shown as links and cannot be read, because the client does not say where its buffer
+    /// is.
     #[default]
     Refuse,
-    /// They are followed here, so that the client sees what they lead to. One that leads nowhere is shown as a link.
+    /// The server follows them, so the client sees their targets. A dangling link is shown as a
+    /// link.
     Follow,
-    /// They are shown as links, and read to where a patched client says.
+    /// They are shown as links, and read to the buffer that a patched client names.
     Patched,
 }
 
-/// Whether a path's last name is followed where it is a link, if links are followed at all.
+/// Whether the last name of a path is followed if it is a link, where links are followed at all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Last {
     Follow,
     Keep,
 }
 
-/// What names are looked up for.
+/// The purpose of a look-up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum LookupGoal {
-    /// For what is at their end, as it is now.
+    /// The node at the end, with current attributes.
     Target(Last),
-    /// For the directory at their end, as it was a moment ago.
+    /// The directory at the end, possibly from the cache.
     Parent,
 }
 
-/// How names are looked up.
+/// The rules of look-ups.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LookupRules {
     pub(super) credentials: Credentials,
@@ -100,27 +103,28 @@ pub(super) struct LookupRules {
     pub(super) cache: CacheLimits,
 }
 
-/// What is beneath a directory of the share, in one session.
+/// Resolves paths beneath a directory of the share, in one session.
 #[derive(Debug)]
 pub(super) struct Resolver {
     session: Session,
     rules: LookupRules,
     root: Arc<Node>,
-    /// The root's attributes as they were last seen, and until when they are believed.
+    /// The cached attributes of the root, and until when they are valid.
     top: Mutex<Option<(Attr, Instant)>>,
     cache: Cache<Found>,
 }
 
 impl Resolver {
-    /// The tree beneath `root` of the share.
+    /// A resolver beneath `root` of the share.
     ///
     /// # Errors
-    /// There is no such directory, or a link is on the way there.
+    ///
+    /// The directory does not exist, or its path leads through a link.
     pub(super) fn open(session: &Session, root: &Path, rules: LookupRules) -> Result<Self> {
         let top = Self {
             session: session.clone(),
             rules: LookupRules {
-                // The operator chooses the directory, whoever may search it.
+                // The operator chooses the directory, independent of the user's permissions.
                 credentials: Credentials { uid: 0, gid: 0 },
                 symlinks: SymlinkPolicy::Refuse,
                 ..rules
@@ -144,9 +148,9 @@ impl Resolver {
         })
     }
 
-    /// What is at `path`.
+    /// The file at `path`.
     pub(super) fn find(&self, path: &Path, last: Last) -> Result<Found> {
-        // A slash behind a link means what it leads to.
+        // A slash behind a link means its target.
         let last = if path.means_directory() {
             Last::Follow
         } else {
@@ -159,7 +163,8 @@ impl Resolver {
         Ok(found)
     }
 
-    /// The directory that `path`'s last name is in, and that name; `errno` if it ends in none.
+    /// The directory of `path`'s last name, and that name. Fails with `errno` if the path does not
+    /// end in a name.
     pub(super) fn parent<'a>(&self, path: &'a Path, errno: Errno) -> Result<(Found, &'a CStr)> {
         let (before, name) = path.split_last().ok_or(errno)?;
         let parent = self.find_names(before, LookupGoal::Parent)?;
@@ -167,10 +172,10 @@ impl Resolver {
         Ok((parent, name))
     }
 
-    /// What `name` in a directory is; none if there is no such name. A link is not followed.
+    /// The file `name` in a directory. `None` if it does not exist. Links are not followed.
     pub(super) fn child(&self, parent: &Found, name: &CStr) -> Result<Option<Found>> {
         match self.session.lookup(parent.id(), name) {
-            // So a daemon tells for how long the name does not exist.
+            // A daemon answers like this to say how long the name will not exist.
             Ok(entry) if entry.nodeid == 0 => Ok(None),
             Ok(entry) => {
                 let found = self.found(&entry);
@@ -185,7 +190,7 @@ impl Resolver {
         }
     }
 
-    /// Takes over the reference that came with `entry`.
+    /// Takes over the reference that comes with `entry`.
     pub(super) fn found(&self, entry: &EntryOut) -> Found {
         Found {
             node: Arc::new(Node {
@@ -196,12 +201,12 @@ impl Resolver {
         }
     }
 
-    /// A name in a directory is not what it was.
+    /// Drops a changed name from the cache.
     pub(super) fn changed(&self, parent: &Found, name: &CStr) {
         self.cache.forget(parent.id(), name.to_bytes());
     }
 
-    /// Whether the last name of a path is followed where it is a link.
+    /// Whether the last name of a path is followed if it is a link.
     pub(super) const fn follows(&self) -> bool {
         matches!(self.rules.symlinks, SymlinkPolicy::Follow)
     }
@@ -216,7 +221,7 @@ impl Resolver {
                 return Err(Errno::LOOP.into());
             }
             if name.to_bytes() == b".." {
-                // Above the root is the root.
+                // The parent of the root is the root.
                 trail.pop();
                 continue;
             }
@@ -268,7 +273,8 @@ impl Resolver {
         self.check(directory, Access::SEARCH)
     }
 
-    /// Whether something may be done with what was found; by what it is now, if it was not allowed when it was found.
+    /// Checks that the user may access a node. Asks for its current attributes if the cached ones
+    /// forbid it.
     pub(super) fn check(&self, found: &Found, access: Access) -> Result<()> {
         let credentials = self.rules.credentials;
         if credentials.check(&found.attr, access).is_ok() {
@@ -278,7 +284,7 @@ impl Resolver {
         Ok(credentials.check(&attr, access)?)
     }
 
-    /// The root, as it is now or was a moment ago.
+    /// The root, with current or cached attributes.
     fn top(&self, goal: LookupGoal) -> Result<Found> {
         let known = *self.top.lock();
         let attr = match known {
@@ -298,7 +304,7 @@ impl Resolver {
     }
 }
 
-/// How long the daemon allows something to be believed.
+/// The validity that the daemon allows.
 fn validity(seconds: u64, nanoseconds: u32) -> Duration {
     let nanoseconds = Duration::from_nanos(nanoseconds.into());
     Duration::from_secs(seconds).saturating_add(nanoseconds)

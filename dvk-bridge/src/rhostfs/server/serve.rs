@@ -1,4 +1,4 @@
-//! From requests to answers: who asks, when it is done, and what comes back.
+//! The server: receives requests, has them served by threads, and sends the answers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -27,45 +27,46 @@ use crate::abi::{M7, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
-/// How long to wait for a request before looking whether to stop.
+/// Time limit of one receive, after which the loop checks whether to stop.
 const RECV_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Threads at most, if not more requests are to be served at once: more than a container has clients, each of which can have one
-/// wait for it.
+/// Threads at most, unless more workers are configured. A container has fewer clients, each of
+/// which can make one thread wait for it.
 const MAX_THREADS: usize = 256;
 
-/// How long requests that are being served have when all is to end.
+/// Time that running requests get when the server stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// Wait after an endpoint has failed to receive, so that one that keeps failing is not asked all the time.
+/// Pause after a failed receive, so that an endpoint that keeps failing causes no busy loop.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How a server serves.
+/// The options of a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
     /// The daemon's vhost-user socket.
     pub socket: PathBuf,
-    /// The directory of the share that clients have as their root, from the share's own root on.
+    /// The directory of the share that clients see as root, as a path from the share's root.
     pub root: String,
-    /// On whose behalf all is done.
+    /// The user and group that the server acts for.
     pub credentials: Credentials,
-    /// What becomes of symbolic links.
+    /// How symbolic links are served.
     pub symlinks: SymlinkPolicy,
-    /// Nothing may be changed.
+    /// Whether the share is read-only for clients.
     pub read_only: bool,
-    /// Clients at once.
+    /// Limit of clients.
     pub clients: usize,
-    /// Open files of one client.
+    /// Limit of a client's open files.
     pub handles: usize,
-    /// Those of them that the daemon has open at once. The others are opened again when they are used.
+    /// Limit of a client's files that are open at the daemon at once. The others are opened again
+    /// when they are used.
     pub open: usize,
-    /// Requests that are served at once, not counting those that wait for their clients.
+    /// Limit of requests that are served at once, except those that wait for their clients.
     pub workers: usize,
-    /// Directories that are remembered by name.
+    /// Limit of cached directories.
     pub directories: usize,
-    /// How long at most they are believed to be where they were.
+    /// Longest validity of a cached directory.
     pub cache_timeout: Duration,
-    /// How long the daemon may take for a request.
+    /// Time limit of the daemon for a request.
     pub limit: Duration,
 }
 
@@ -90,15 +91,15 @@ impl Options {
     }
 }
 
-/// Why a server does not come about.
+/// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The root can be in no share.
+    /// The root is not a valid path.
     #[error("{root:?} is no directory that a share can have: {why}")]
     Root {
-        /// As given.
+        /// The path as given.
         root: String,
-        /// Why not.
+        /// The reason.
         why: &'static str,
     },
     /// The host refuses a thread.
@@ -106,7 +107,7 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// Whether `root` can name a directory of a share, from the share's own root on.
+/// Checks that `root` is a path that the root of a share can have.
 pub(in crate::rhostfs) fn check_root(root: &str) -> std::result::Result<(), &'static str> {
     if !root.starts_with('/') {
         return Err("it is a path from the share's root on, and begins with a slash");
@@ -127,7 +128,7 @@ pub struct Server {
 }
 
 struct Shared {
-    /// What is copied by it is done aside of the places.
+    /// Copies through it release the caller's permit.
     endpoint: Arc<dyn BoundEndpoint>,
     semaphore: Arc<Semaphore>,
     settings: Settings,
@@ -136,7 +137,7 @@ struct Shared {
     counts: Counts,
 }
 
-/// What was done so far.
+/// Counters of the status.
 #[derive(Debug, Default)]
 struct Counts {
     /// Requests that were answered.
@@ -149,16 +150,17 @@ struct Counts {
 
 /// A request to be served.
 struct Job {
-    /// None if there are too many clients already.
+    /// `None` if there are too many clients.
     client: Option<Arc<Client>>,
     request: RequestId,
     message: Message,
 }
 
 impl Server {
-    /// A server behind `endpoint`. It begins to connect to the daemon, and serves when [`Server::run`].
+    /// A server at `endpoint`. It starts to connect to the daemon. [`Server::run`] serves.
     ///
     /// # Errors
+    ///
     /// [`StartError`].
     pub fn start(
         endpoint: Arc<dyn BoundEndpoint>,
@@ -208,15 +210,15 @@ impl Server {
         })
     }
 
-    /// Waits until the daemon is in use, at most `limit`: whether it is.
+    /// Waits up to `limit` until the daemon is connected. Returns whether it is.
     #[must_use]
     pub fn wait_for_daemon(&self, limit: Duration) -> bool {
         self.shared.connector.wait(limit)
     }
 
-    /// Serves until `stop` is set, or until the endpoint is given up. What is being done then has a moment to come to its end;
-    /// who waits for more is told that there is nobody. It ends within two seconds, or when the daemon has answered what it was
-    /// asked.
+    /// Serves until `stop` is set or the endpoint is unbound. Running requests get a moment to end,
+    /// and waiting clients are told that the endpoint is gone. It ends within two seconds, or when
+    /// the daemon has answered.
     pub fn run(&self, stop: &AtomicBool) {
         let pool = Pool::new(self.workers.max(MAX_THREADS), {
             let shared = Arc::clone(&self.shared);
@@ -234,7 +236,7 @@ impl Server {
             }
         }
         pool.finish(SHUTDOWN_GRACE);
-        // Whatever is exchanged with a client is over with this.
+        // This ends all exchanges with clients.
         self.shared.endpoint.unbind();
     }
 }
@@ -295,7 +297,7 @@ impl Shared {
         }
     }
 
-    /// Does a request and answers it.
+    /// Serves a request and answers it.
     fn serve(&self, job: &Job) {
         let Some(client) = &job.client else {
             let times = self
@@ -303,7 +305,7 @@ impl Shared {
                 .turned_away
                 .fetch_add(1, Ordering::Relaxed)
                 .saturating_add(1);
-            // They can come as often as they like.
+            // Clients can cause this as often as they like.
             if times.is_power_of_two() {
                 warn!(
                     "client {} is turned away, as there are too many: for the {times}th time",
@@ -313,7 +315,7 @@ impl Shared {
             self.reply(job, &job.message.answer(-Errno::NFILE.raw_os_error()));
             return;
         };
-        // Whatever happens, the client is not left without an answer.
+        // The client gets an answer even after a panic.
         let permit = self.semaphore.acquire();
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(job, client)));
         drop(permit);
@@ -345,7 +347,8 @@ impl Shared {
                 return client.last().unwrap_or_else(|| refuse(Errno::NOSYS));
             }
             Err(DecodeError::Negative) => {
-                // As with zero, it may be an answer that is sent back as a request; nothing else looks like that.
+                // As with zero, it may be an answer that is sent back as a request. No other
+                // request looks like it.
                 let last = client.last().filter(|last| is_same(message, last));
                 return last.unwrap_or_else(|| refuse(Errno::INVAL));
             }
@@ -406,7 +409,7 @@ impl Shared {
     }
 }
 
-/// Whether a request is what its client was answered last.
+/// Whether a request equals the last answer to its client.
 fn is_same(message: &Message, last: &Message) -> bool {
     last.kind == message.kind && last.arm::<M7>() == message.arm()
 }

@@ -3,16 +3,16 @@
 use super::credentials::Credentials;
 use super::resolver::SymlinkPolicy;
 
-/// What the operator has chosen, as far as calls depend on it.
+/// The operator's choices that calls depend on.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) credentials: Credentials,
     pub(super) symlinks: SymlinkPolicy,
     pub(super) read_only: bool,
-    /// Open files of one client.
+    /// Limit of a client's open files.
     pub(super) handles: usize,
-    /// Those of them that the daemon has open at once.
+    /// Limit of a client's files that are open at the daemon.
     pub(super) open: usize,
-    /// The root's path, as the client is told it.
+    /// The root's path as the client is told.
     pub(super) root_name: String,
 }

@@ -1,5 +1,5 @@
-//! What a daemon tells, in the structures that a client takes: narrower than the daemon's, and so cut where that does no harm
-//! and refused where it would.
+//! Converts the daemon's structures to the client's, which are narrower: values are cut where that
+//! is harmless, and refused elsewhere.
 
 use gangplank_driver::Entry;
 use gangplank_fuse::{Attr, Kstatfs};
@@ -17,18 +17,20 @@ const DIRENT_HEADER: usize = 12;
 /// Longest name of an entry, in bytes without the NUL.
 const NAME_MAX: usize = 255;
 
-/// An inode number of 64 bits in 32: itself where it fits, and never zero, which the client takes for none.
+/// A 64-bit inode number folded to 32 bits. A number that fits stays. The result is never zero,
+/// which the client takes for no inode.
 pub(super) const fn ino(ino: u64) -> u32 {
     #[allow(clippy::cast_possible_truncation, reason = "both halves count")]
     let folded = (ino ^ ino >> 32) as u32;
     if folded == 0 { u32::MAX } else { folded }
 }
 
-/// A file's attributes. `mark` tells it from others that had its inode number, and is zero if nobody knows; it is where no client
-/// of the original looks.
+/// A file's attributes. `mark` tells it from other files with its inode number, and is zero if
+/// unknown. The original client does not read that field.
 ///
 /// # Errors
-/// EOVERFLOW: its size does not fit into what the client takes.
+///
+/// EOVERFLOW if the client cannot read a size this large.
 pub(super) fn stat(attr: &Attr, mark: u32, sizes: Sizes) -> Result<UsrStat, Errno> {
     if sizes == Sizes::Half && u32::try_from(attr.size).is_err() {
         return Err(Errno::OVERFLOW);
@@ -53,7 +55,7 @@ pub(super) fn stat(attr: &Attr, mark: u32, sizes: Sizes) -> Result<UsrStat, Errn
     Ok(stat)
 }
 
-/// A file system's figures. Its id is zero, as FUSE has none.
+/// The figures of a file system. The id is zero, because FUSE has none.
 pub(super) fn statfs(st: &Kstatfs) -> Statfs64 {
     Statfs64 {
         kind: FUSE_MAGIC,
@@ -71,7 +73,7 @@ pub(super) fn statfs(st: &Kstatfs) -> Statfs64 {
     }
 }
 
-/// A directory's entry; none if its name is too long for it. `kind` is its `DT_*`.
+/// A directory entry. `None` if its name is too long. `kind` is its `DT_*`.
 pub(super) fn dirent(entry: &Entry, cookie: i32, kind: u32) -> Option<UsrDirent> {
     if entry.name.len() > NAME_MAX {
         return None;
@@ -94,7 +96,8 @@ pub(super) fn dirent(entry: &Entry, cookie: i32, kind: u32) -> Option<UsrDirent>
 /// Access and modification time as seconds and nanoseconds.
 ///
 /// # Errors
-/// EINVAL for microseconds that are none.
+///
+/// EINVAL for invalid microseconds.
 pub(super) fn times(times: &Utimes) -> Result<[(i64, u32); 2], Errno> {
     let time = |time: &Timeval| -> Result<(i64, u32), Errno> {
         let microseconds = u32::try_from(time.usec)
