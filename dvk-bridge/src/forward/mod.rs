@@ -2,8 +2,8 @@
 //! elsewhere.
 //!
 //! ```text
-//!   client ── /dev/dvk ── endpoint 1 ─┬─ visitor 10 ── TCP, or a switch ── endpoint 1, the server
-//!   client ───────────────┘           └─ visitor 11 ──┘
+//!   client ── /dev/dvk ── endpoint 1 ─┬─ proxy client 10 ── TCP or switch ── the server's endpoint 1
+//!   client ───────────────┘           └─ proxy client 11 ──┘
 //! ```
 //!
 //! DVK's kernels have 32 bits, a virtio-fs daemon and the server in front of it 64. So the share of

@@ -4,8 +4,8 @@
 //! its calls. That thread must not sleep in RECEIVE while a client needs an answer or a copy:
 //!
 //! ```text
-//!   engine ── way ──> thread ── RECEIVE, REPLY, VCOPY ... ──> /dev/dvk
-//!              └──── NOTIFY, in the hardware's name ──────────────┘
+//!   engine ── work queue ──> thread ── RECEIVE, REPLY, VCOPY ... ──> /dev/dvk
+//!                 └──── NOTIFY, in the name of the hardware ────────────┘
 //! ```
 //!
 //! The thread alternates between both. A thread that queues work has the kernel notify the endpoint

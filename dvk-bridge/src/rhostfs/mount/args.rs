@@ -1,4 +1,4 @@
-//! `mount`'s command line as typed.
+//! The command line of `mount`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::abi::{DcId, Endpoint};
 use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
 use crate::server_addr::{SERVER, ServerAddrArgs};
 
-/// Heading of the options that say what the mount is like.
+/// Help heading of the options about files.
 const FILES: &str = "Files";
 
-/// `mount`: a far rhostfs as a directory.
+/// `mount`: mounts an rhostfs server's tree on a directory.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
@@ -21,7 +21,7 @@ const FILES: &str = "Files";
                   Exit status: 0 unmounted (mounted, with --background), 1 not mounted, or not to the end, 2 wrong command line."
 )]
 pub struct MountArgs {
-    /// How the server is reached.
+    /// How to reach the server.
     #[command(flatten)]
     pub server_addr: ServerAddrArgs,
 
@@ -29,36 +29,39 @@ pub struct MountArgs {
     #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
     pub endpoint: Endpoint,
 
-    /// This mount's endpoint, which no other client of the server may have, wherever it is; by default 70 and the node's id, or 10 at
-    /// a switch
+    /// This mount's endpoint, which no other client of the server may use, on any machine; by
+    /// default 70 plus the node's id, or 10 at a switch
     #[arg(long, value_name = "EP", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
     pub client_endpoint: Option<Endpoint>,
 
-    /// The container that both are in
+    /// The container of both endpoints
     #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc, help_heading = SERVER)]
     pub dc: DcId,
 
-    /// Which server it is: gangplank's, or the original rhostfsd, whose faults are worked around
+    /// The kind of server: gangplank's, or the original rhostfsd, whose faults the mount works
+    /// around
     #[arg(long, value_name = "NAME", default_value = "ours", conflicts_with = "switch", help_heading = SERVER)]
     pub server: ServerName,
 
-    /// How long an answer may take, in seconds with fractions; also how long the server may take to appear
+    /// How long to wait for an answer, in seconds with fractions; also how long to wait for the
+    /// server to appear
     #[arg(long, value_name = "SECS", default_value = "30", value_parser = parse_seconds, help_heading = SERVER)]
     pub limit: Duration,
 
-    /// How long names and attributes are believed without asking again, in seconds with fractions
+    /// How long to keep names and attributes before asking again, in seconds with fractions
     #[arg(long, value_name = "SECS", default_value = "1", value_parser = parse_seconds, help_heading = FILES)]
     pub timeout: Duration,
 
-    /// To whom new files belong: to who makes them, or to whom the server makes them for
+    /// The owner of new files: the user that creates them, or the user that the server runs as
     #[arg(long, value_name = "WHO", default_value = "caller", help_heading = FILES)]
     pub owner: OwnerName,
 
-    /// Who decides what is allowed: this machine's kernel, by owners and modes, or the server, to which all users are one
+    /// Who checks permissions: this machine's kernel, by owners and modes, or the server, which
+    /// sees all users as one
     #[arg(long, value_name = "WHO", default_value = "local", help_heading = FILES)]
     pub permissions: PermissionsName,
 
-    /// Let nothing be changed
+    /// Allow no changes
     #[arg(long, help_heading = FILES)]
     pub read_only: bool,
 
@@ -66,23 +69,23 @@ pub struct MountArgs {
     #[arg(long)]
     pub background: bool,
 
-    /// Tell it on standard output when the directory is mounted
+    /// Write a line to standard output when the directory is mounted
     #[arg(long, hide = true)]
     pub tell: bool,
 
-    /// Where to mount it
+    /// The directory to mount on
     #[arg(value_name = "DIRECTORY")]
     pub mountpoint: PathBuf,
 }
 
-/// The first of the endpoints that mounts have, by their nodes: above those that a DVS has for its own, and those from 65 on are made
-/// known by a node's proxy itself.
+/// The endpoint of node 0's mount. Each node adds its id. The endpoints are above those that a DVS
+/// uses itself, and a node's proxy announces endpoints from 65 on by itself.
 const FIRST_NODE_ENDPOINT: i32 = 70;
-/// What a mount at a switch has, as the original client.
+/// The endpoint of a mount at a switch. The original client uses the same.
 const SWITCH_ENDPOINT: i32 = 10;
 
 impl MountArgs {
-    /// This mount's endpoint: what was typed, or one that no other node's mount has if nothing was typed there either.
+    /// This mount's endpoint: the option's, or the default of the node or switch.
     pub(super) fn client(&self) -> Endpoint {
         let by_node = self
             .server_addr
@@ -93,7 +96,7 @@ impl MountArgs {
     }
 }
 
-/// Servers by name.
+/// The kinds of server by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ServerName {
     /// `gangplank-dvk serve`
@@ -102,16 +105,16 @@ pub enum ServerName {
     Original,
 }
 
-/// Owners of new files by name.
+/// The owners of new files by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OwnerName {
-    /// Who makes them
+    /// The user that creates them
     Caller,
-    /// Whom the server makes them for
+    /// The user that the server runs as
     Server,
 }
 
-/// Who decides, by name.
+/// Who checks permissions, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PermissionsName {
     /// This machine's kernel

@@ -1,49 +1,49 @@
-//! Why a call of rhostfs failed.
+//! The error of an rhostfs call.
 
 use rustix::io::Errno;
 
 use super::rpc::RpcError;
 
-/// Why a call did not do what it should.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// The server says no.
+    /// The server refused the call.
     #[error("the server refused {call}: {errno}")]
     Refused {
         /// The call.
         call: &'static str,
-        /// Why.
+        /// The server's error.
         errno: Errno,
     },
-    /// There is no answer.
+    /// The server did not answer.
     #[error("{call} got no answer")]
     Rpc {
         /// The call.
         call: &'static str,
-        /// Why.
+        /// The reason.
         #[source]
         cause: RpcError,
     },
-    /// The answer cannot be.
+    /// The answer is invalid.
     #[error("the server's answer to {call} makes no sense: {what}")]
     Garbled {
         /// The call.
         call: &'static str,
-        /// What about it.
+        /// What is invalid.
         what: &'static str,
     },
-    /// The server cannot do it, or the protocol cannot say it.
+    /// The server or the protocol does not support the operation.
     #[error("{what}")]
     Impossible {
-        /// What cannot be done.
+        /// The operation and the reason.
         what: &'static str,
-        /// What the caller is told.
+        /// The error for the caller.
         errno: Errno,
     },
 }
 
 impl CallError {
-    /// What the caller of a file operation is told.
+    /// The error for the caller of a file operation.
     pub(crate) fn errno(&self) -> Errno {
         match self {
             Self::Refused { errno, .. } | Self::Impossible { errno, .. } => *errno,
@@ -52,7 +52,7 @@ impl CallError {
         }
     }
 
-    /// Whether the server refused for the reason `errno`.
+    /// Whether the server refused with `errno`.
     pub(crate) fn is(&self, errno: Errno) -> bool {
         matches!(self, Self::Refused { errno: told, .. } if *told == errno)
     }

@@ -1,4 +1,5 @@
-//! The calls of rhostfs, as functions: names and numbers go out, what the server answers comes back examined.
+//! The calls of rhostfs as functions. They send names and handles, and check what the server
+//! answers.
 
 use log::debug;
 use rustix::io::Errno;
@@ -13,32 +14,32 @@ use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Arm, M1, M2, M7, Message};
 use crate::endpoint::SharedBuffers;
 
-/// A root path with its NUL is no longer (the original's buffer).
+/// Limit of a root path with its NUL in bytes: the size of the original server's buffer.
 const ROOT_PATH_SIZE: usize = 4097;
-/// A link's target with its NUL is no longer.
+/// Limit of a link's target with its NUL in bytes.
 const LINK_TARGET_SIZE: usize = 4096;
 
 type Result<T> = std::result::Result<T, CallError>;
 
-/// A file by its path, without NUL, or by a handle that the server gave.
+/// A file by its path, without NUL, or by the server's handle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target<'a> {
-    /// By path, from the server's root.
+    /// A path from the server's root.
     Path(&'a [u8]),
-    /// By handle.
+    /// A handle.
     Handle(i32),
 }
 
-/// The server's calls, one at a time.
+/// The server's calls. One is made at a time.
 pub(crate) struct Calls {
     rpc: RpcClient,
     dialect: Dialect,
-    /// Marks each question, so that an answer to an earlier one is known for what it is.
+    /// Number of the last request. It marks each request, to detect an answer to an earlier one.
     stamp: i32,
 }
 
 impl Calls {
-    /// The calls of the server at the end of `rpc`, which has the habits of `dialect`.
+    /// The calls of the server behind `rpc`, which speaks `dialect`.
     pub(crate) const fn new(rpc: RpcClient, dialect: Dialect) -> Self {
         Self {
             rpc,
@@ -47,17 +48,18 @@ impl Calls {
         }
     }
 
-    /// The server's habits.
+    /// The server's dialect.
     pub(crate) const fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// How often the server was lost; handles from before count as gone.
+    /// How often the server was lost. A loss makes earlier handles invalid.
     pub(crate) fn losses(&self) -> u64 {
         self.rpc.losses()
     }
 
-    /// Tells the server that a client has begun, and asks for the name of the directory that it serves.
+    /// Tells the server that a client starts, and asks for the name of the directory that it
+    /// serves.
     pub(crate) fn root_path(&mut self) -> Result<Vec<u8>> {
         let mut buffer = vec![0; ROOT_PATH_SIZE];
         let mut buffers = SharedBuffers::new();
@@ -70,7 +72,7 @@ impl Calls {
         Ok(buffer)
     }
 
-    /// A file's attributes; a symbolic link's own.
+    /// A file's attributes. A symbolic link is not followed.
     pub(crate) fn stat(&mut self, target: Target<'_>) -> Result<UsrStat> {
         let mut stat = UsrStat::new_zeroed();
         let call = match target {
@@ -100,9 +102,9 @@ impl Calls {
             }
         };
         if self.dialect == Dialect::Original {
-            // What its compiler left there.
+            // The original's compiler leaves arbitrary data there.
             stat.pad0 = 0;
-            // A device, and not what tells files apart.
+            // The original puts a device there, which does not tell files apart.
             stat.dev = 0;
         }
         if stat.mode == 0 {
@@ -114,7 +116,8 @@ impl Calls {
         Ok(stat)
     }
 
-    /// Opens a file with i386's flags; returns the server's handle. `mode` is that of a file that this makes.
+    /// Opens a file with i386's flags and returns the server's handle. `mode` applies to a file
+    /// that the call creates.
     pub(crate) fn open(&mut self, path: &[u8], flags: i32, mode: u32) -> Result<i32> {
         let name = Name::new(path);
         let mut buffers = SharedBuffers::new();
@@ -133,7 +136,8 @@ impl Calls {
         self.by_handle(syscall_nr::CLOSE, handle, 0, 0)
     }
 
-    /// Reads one piece of a file at `position`, no longer than the dialect's; less at the file's end.
+    /// Reads at `position`, at most one piece of the dialect. The result is shorter at the end of
+    /// the file.
     pub(crate) fn read_piece(
         &mut self,
         handle: i32,
@@ -150,7 +154,7 @@ impl Calls {
         self.dialect.read_result(told, asked)
     }
 
-    /// Writes one piece of a file at `position`, no longer than the dialect's.
+    /// Writes at `position`, at most one piece of the dialect.
     pub(crate) fn write_piece(&mut self, handle: i32, position: u64, from: &[u8]) -> Result<usize> {
         let mut buffers = SharedBuffers::new();
         let arm = M2 {
@@ -161,8 +165,8 @@ impl Calls {
         self.dialect.write_result(told, from.len())
     }
 
-    /// Asks what of the data that was written by the handle the server could not write. It is the
-    /// call that makes one handle mean what another does, for a handle and itself.
+    /// Asks for the error of earlier writes through the handle. The call is `dup2` of the handle to
+    /// itself.
     pub(crate) fn flush(&mut self, handle: i32) -> Result<()> {
         self.by_handle(syscall_nr::DUP2, handle, handle, 0)
     }
@@ -172,12 +176,12 @@ impl Calls {
         self.by_names(syscall_nr::LINK, old, new)
     }
 
-    /// Makes the symbolic link `path` with the text `target`.
+    /// Creates the symbolic link `path` with the text `target`.
     pub(crate) fn symlink(&mut self, target: &[u8], path: &[u8]) -> Result<()> {
         self.by_names(syscall_nr::S_IFLNK, target, path)
     }
 
-    /// Renames `old` to `new`, with Linux's flags for it.
+    /// Renames `old` to `new` with Linux's rename flags.
     pub(crate) fn rename(&mut self, old: &[u8], new: &[u8], flags: u32) -> Result<()> {
         if flags == 0 && !self.dialect.renames_by_flags_alone() {
             return self.by_names(syscall_nr::RENAME, old, new);
@@ -195,7 +199,7 @@ impl Calls {
         self.ask(syscall_nr::RENAMEAT2, &arm, buffers).map(drop)
     }
 
-    /// Removes a name that is no directory's.
+    /// Removes a name that is not a directory's.
     pub(crate) fn unlink(&mut self, path: &[u8]) -> Result<()> {
         self.by_name(syscall_nr::UNLINK, path, 0, 0)
     }
@@ -205,12 +209,13 @@ impl Calls {
         self.by_name(syscall_nr::RMDIR, path, 0, 0)
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     pub(crate) fn mkdir(&mut self, path: &[u8], mode: u32) -> Result<()> {
         self.by_name(syscall_nr::MKDIR, path, mode.cast_signed(), 0)
     }
 
-    /// Makes a file of any kind but a directory or a link; `mode` has its kind, `dev` is encoded as Linux's `new_encode_dev`.
+    /// Creates a file of any kind except a directory or a link. `mode` includes the kind. `dev` is
+    /// encoded as by Linux's `new_encode_dev`.
     pub(crate) fn mknod(&mut self, path: &[u8], mode: u32, dev: u32) -> Result<()> {
         self.by_name(
             syscall_nr::MKNOD,
@@ -230,7 +235,7 @@ impl Calls {
         }
     }
 
-    /// Sets owner and group; what is not given stays.
+    /// Sets owner and group. `None` keeps the old one.
     pub(crate) fn chown(
         &mut self,
         target: Target<'_>,
@@ -245,7 +250,7 @@ impl Calls {
         }
     }
 
-    /// Sets a file's size, which is no larger than the dialect's largest.
+    /// Sets a file's size, which must not exceed the dialect's largest.
     pub(crate) fn truncate(&mut self, target: Target<'_>, size: u64) -> Result<()> {
         let [a, b, c, d, e, f, g, h] = size.to_le_bytes();
         let arm = M2 {
@@ -311,7 +316,7 @@ impl Calls {
         Ok(())
     }
 
-    /// Asks whether the server may read (4), write (2), execute (1) the file.
+    /// Asks whether the server may read (4), write (2) or execute (1) the file.
     pub(crate) fn access(&mut self, path: &[u8], mask: i32) -> Result<()> {
         self.by_name(syscall_nr::ACCESS, path, mask, 0)
     }
@@ -329,7 +334,7 @@ impl Calls {
             ..M1::default()
         };
         self.ask(syscall_nr::READLINK, &arm, buffers)?;
-        // What was copied counts, not what was answered: the original answers what its copy returned.
+        // Only the copied text counts, because the original answers its copy's result.
         if !buffer.contains(&0) {
             return Err(CallError::Impossible {
                 what: "a link's text is longer than Linux has any",
@@ -346,7 +351,7 @@ impl Calls {
         Ok(buffer)
     }
 
-    /// The state of the file system that `path` is in.
+    /// The state of the file system of `path`.
     pub(crate) fn statfs(&mut self, path: &[u8]) -> Result<Statfs64> {
         let name = Name::new(path);
         let mut state = Statfs64::new_zeroed();
@@ -361,7 +366,8 @@ impl Calls {
         Ok(state)
     }
 
-    /// Puts a file's data on stable storage, and with `data_only` what it takes to find them.
+    /// Puts a file's data on stable storage. With `data_only`, only metadata that reading the data
+    /// needs is stored too.
     pub(crate) fn sync(&mut self, handle: i32, data_only: bool) -> Result<()> {
         let syscall_nr = if data_only {
             syscall_nr::FDATASYNC
@@ -371,7 +377,7 @@ impl Calls {
         self.by_handle(syscall_nr, handle, 0, 0)
     }
 
-    /// Opens a directory for listing; returns a handle of its own kind.
+    /// Opens a directory for listing and returns its handle. Files have handles of another kind.
     pub(crate) fn open_directory(&mut self, path: &[u8]) -> Result<u32> {
         let name = Name::new(path);
         let mut buffers = SharedBuffers::new();
@@ -389,7 +395,7 @@ impl Calls {
         }
     }
 
-    /// Goes to the position `cookie` of a directory, zero for its start.
+    /// Moves to the position `cookie` of a directory. Zero is the start.
     pub(crate) fn seek(&mut self, directory: u32, cookie: i32) -> Result<()> {
         let arm = M2 {
             l1: cookie,
@@ -400,7 +406,7 @@ impl Calls {
             .map(drop)
     }
 
-    /// The next entry; nothing at the end.
+    /// The next entry. `None` at the end.
     pub(crate) fn next_entry(&mut self, directory: u32) -> Result<Option<UsrDirent>> {
         let mut entry = UsrDirent::new_zeroed();
         let mut buffers = SharedBuffers::new();
@@ -423,7 +429,7 @@ impl Calls {
             .map(drop)
     }
 
-    /// A call with one name and two numbers.
+    /// Makes a call with one name and two numbers.
     fn by_name(&mut self, syscall_nr: i32, path: &[u8], i2: i32, i3: i32) -> Result<()> {
         let name = Name::new(path);
         let mut buffers = SharedBuffers::new();
@@ -437,7 +443,7 @@ impl Calls {
         self.ask(syscall_nr, &arm, buffers).map(drop)
     }
 
-    /// A call with two names.
+    /// Makes a call with two names.
     fn by_names(&mut self, syscall_nr: i32, one: &[u8], two: &[u8]) -> Result<()> {
         let (one, two) = (Name::new(one), Name::new(two));
         let mut buffers = SharedBuffers::new();
@@ -451,7 +457,7 @@ impl Calls {
         self.ask(syscall_nr, &arm, buffers).map(drop)
     }
 
-    /// A call with a handle and two numbers.
+    /// Makes a call with a handle and two numbers.
     fn by_handle(&mut self, syscall_nr: i32, handle: i32, i2: i32, i3: i32) -> Result<()> {
         let arm = M1 {
             i1: handle,
@@ -462,7 +468,7 @@ impl Calls {
         self.ask(syscall_nr, &arm, SharedBuffers::new()).map(drop)
     }
 
-    /// Asks, and takes the answer apart: a negative result is an error.
+    /// Makes a call and checks the answer. A negative result is an error.
     fn ask(
         &mut self,
         syscall_nr: i32,

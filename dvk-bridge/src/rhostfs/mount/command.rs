@@ -1,4 +1,4 @@
-//! `mount` as a program: from its command line to a directory, and until that is unmounted.
+//! `mount` as a program, from its command line to the end of the mount.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -19,44 +19,46 @@ use crate::cli_types::PeerName;
 use crate::endpoint::Carrier;
 use crate::server_addr::ServerAddr;
 
-/// What is told when the directory is mounted.
+/// The line that reports the mount.
 const MOUNTED: &str = "mounted";
 
-/// Why a directory was not mounted, or not to the end.
+/// Why `mount` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// This process cannot be a node.
+    /// This process cannot become a node.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// There is no way to the switch.
+    /// The switch cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// Nothing says how.
+    /// The command line names no way to reach the server.
     #[error("cannot reach a server without a peer and a node, or a switch")]
     NoServer,
-    /// There is no mount.
+    /// The mount failed.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// The system refuses what the program needs.
+    /// The system refused an operation.
     #[error("cannot {what}")]
     System {
-        /// What it needs.
+        /// The operation.
         what: &'static str,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The process in the background has said what is wrong.
+    /// The background process failed, and has printed the reason.
     #[error("the directory was not mounted")]
     Background,
 }
 
-/// Mounts the directory, and serves it until it is unmounted; or, if so told, leaves that to a process in the background.
+/// Mounts the directory and serves it until it is unmounted. With `--background`, a background
+/// process serves it.
 ///
-/// To be called before any other thread is started.
+/// It must run before any other thread starts.
 ///
 /// # Errors
-/// When the directory cannot be mounted, or not be served to the end.
+///
+/// [`CommandError`].
 pub fn run(args: &MountArgs) -> Result<(), CommandError> {
     if args.background {
         return run_in_background();
@@ -85,13 +87,13 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         })?;
     if args.tell {
         let mut out = io::stdout().lock();
-        // Whoever wanted to know may have gone.
+        // The reader may have exited.
         let _ = writeln!(out, "{MOUNTED}").and_then(|()| out.flush());
     }
     Ok(session.run()?)
 }
 
-/// Starts this program once more without `--background`, and waits for what it tells.
+/// Starts this program again without `--background`, and waits for its report.
 fn run_in_background() -> Result<(), CommandError> {
     let failed = |source| CommandError::System {
         what: "start a process in the background",
@@ -108,26 +110,27 @@ fn run_in_background() -> Result<(), CommandError> {
         .map_err(failed)?;
     let mut told = String::new();
     if let Some(out) = child.stdout.take() {
-        // Nothing is told when it ends without a mount.
+        // Without a mount, the process ends and prints nothing.
         BufReader::new(out).read_line(&mut told).map_err(failed)?;
     }
     if told.trim_end() == MOUNTED {
         Ok(())
     } else {
-        // It is about to end; it has said why itself.
+        // The process ends soon and has printed the reason itself.
         let _ = child.wait();
         Err(CommandError::Background)
     }
 }
 
-/// Keeps the signals that are to unmount from ending the process; so too in all threads that are started from now on.
+/// Blocks the signals that unmount, for this thread and all that it starts, so that they do not
+/// kill the process.
 fn block_signals() -> io::Result<SigSet> {
     let set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     set.thread_block()?;
     Ok(set)
 }
 
-/// What takes messages to the server.
+/// The carrier to the server.
 fn carrier(
     args: &MountArgs,
     server_addr: ServerAddr<'_>,

@@ -1,5 +1,5 @@
-//! A server for the tests of this module: a directory of the host behind a carrier in memory, right or with the original's
-//! faults.
+//! A server for the tests: it serves a directory of the host through a carrier in memory, with or
+//! without the original's faults.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -26,29 +26,29 @@ use crate::endpoint::{
     BoundEndpoint, Carrier, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
 };
 
-/// What the tests and the server both see.
+/// The state that tests and server share.
 #[derive(Default)]
 pub(super) struct State {
-    /// The number of each call that came, in order.
+    /// The numbers of the calls, in order.
     pub(super) asked: Vec<i32>,
     /// How many of the next calls get no answer.
     pub(super) silent: u32,
-    /// The longest read or write that came.
+    /// The longest read or write in bytes.
     pub(super) longest: usize,
-    /// Answers each call with the answer to the one before, if there is one.
+    /// Whether each call gets the answer to the one before, if there is one.
     pub(super) late: bool,
-    /// What it tells of open files beside their number; the original tells a device there.
+    /// The mark in the attributes of open files. The original reports a device there.
     pub(super) mark: u32,
-    /// How often a connection to it was lost.
+    /// How often a connection was lost.
     pub(super) losses: u64,
-    /// How often a client's endpoint was bound, and given up.
+    /// How often a client's endpoint was bound, and released.
     pub(super) bound: u32,
     pub(super) given_up: u32,
-    /// The most bytes that it reads or writes of a call, if not all.
+    /// Limit of bytes that a read or write transfers.
     pub(super) most: Option<usize>,
-    /// Answers those calls with those errors, after so many more of them have succeeded.
+    /// By call, how many more times it succeeds, and the error after that.
     pub(super) failing: HashMap<i32, (u32, i32)>,
-    /// What it says that every symbolic link has in it, if not what is there.
+    /// The target to report for every symbolic link, instead of the real one.
     pub(super) target: Option<Vec<u8>>,
     held: Option<Message>,
     files: HashMap<i32, (File, PathBuf)>,
@@ -57,19 +57,19 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Forgets all that clients hold, as a server that starts again does.
+    /// Drops all handles, as a restart of the server does.
     pub(super) fn restart(&mut self) {
         self.files.clear();
         self.directories.clear();
         self.next = 0;
     }
 
-    /// Closes all directories, as a server does to whoever has too many open.
+    /// Closes all directories, as the server does when a client has too many open.
     pub(super) fn close_directories(&mut self) {
         self.directories.clear();
     }
 
-    /// The error that a call is to fail with now.
+    /// The error that a call must fail with now.
     fn fault(&mut self, call: i32) -> Option<i32> {
         let (succeed, errno) = self.failing.get_mut(&call)?;
         match succeed.checked_sub(1) {
@@ -81,12 +81,12 @@ impl State {
         }
     }
 
-    /// How much of a read or write of `count` bytes is done.
+    /// How many of the `count` bytes of a read or write to transfer.
     fn part(&self, count: usize) -> usize {
         self.most.map_or(count, |most| most.min(count))
     }
 
-    /// How many handles there are, of both kinds.
+    /// The number of handles of both kinds.
     pub(super) fn handles(&self) -> usize {
         self.files.len() + self.directories.len()
     }
@@ -101,7 +101,7 @@ pub(super) struct FakeServer {
 }
 
 impl FakeServer {
-    /// One that serves `root` as the server of `dialect` does.
+    /// A server of the kind `dialect` that serves `root`.
     pub(super) fn new(root: PathBuf, dialect: Dialect) -> Self {
         Self {
             root,
@@ -110,7 +110,7 @@ impl FakeServer {
         }
     }
 
-    /// A line to it.
+    /// A connection to it.
     pub(super) fn rpc(&self) -> RpcClient {
         let endpoints = RpcEndpoints {
             dc: DcId::new(0).unwrap(),
@@ -125,7 +125,7 @@ impl FakeServer {
         self.dialect == Dialect::Original
     }
 
-    /// The name of `length` bytes at `address`, on the host.
+    /// The host's path for the name of `length` bytes at `address`.
     fn path(&self, buffers: &SharedBuffers<'_>, address: u32, length: i32) -> PathBuf {
         let name = text(buffers, address, length);
         let relative = name.strip_prefix(b"/").expect("names are absolute");
@@ -419,7 +419,7 @@ fn position(arm: &M2) -> u64 {
     u64::from(arm.l2.cast_unsigned()) << 32 | u64::from(arm.l1.cast_unsigned())
 }
 
-/// A text of `length` bytes with its NUL, which has to be where it belongs.
+/// The text of `length` bytes at `address`, whose last byte must be its NUL.
 fn text(buffers: &SharedBuffers<'_>, address: u32, length: i32) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(length).unwrap()];
     buffers.read(address, &mut bytes).expect("a name is lent");
@@ -428,7 +428,7 @@ fn text(buffers: &SharedBuffers<'_>, address: u32, length: i32) -> Vec<u8> {
     bytes
 }
 
-/// A length of 64 bits from who says so, else of 32.
+/// The length of a truncate: 64 bits if the client says so, else 32.
 fn length(arm: &M2) -> u64 {
     match arm.i2 {
         WHOLE_SIZES => position(arm),

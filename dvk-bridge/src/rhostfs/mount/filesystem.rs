@@ -1,4 +1,4 @@
-//! The kernel's requests, handed to the view and answered with what it says.
+//! Passes the kernel's requests to [`InodeOps`] and answers them.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,18 +19,20 @@ use super::attributes::file_attr;
 use super::inode_ops::{Changes, Creator, Extent, InodeOps};
 use crate::abi::rhostfs::UsrStat;
 
-/// The most that the kernel sends or asks for at once. It becomes many calls; more of it would only keep others waiting.
+/// Limit of a request's data in bytes. A request becomes many calls, and a longer one would delay
+/// the others.
 const MAX_IO_SIZE: u32 = 1 << 20;
 
-/// A view with the kernel in front of it.
+/// [`InodeOps`] behind the kernel's requests.
 pub(crate) struct Mounted {
     ops: Mutex<InodeOps>,
-    /// How long the kernel may believe what it was told of names and attributes.
+    /// How long the kernel may cache names and attributes.
     cache_timeout: Duration,
 }
 
 impl Mounted {
-    /// Shows `ops`, which may change without the kernel's doing; it believes what it was told for as long as `cache_timeout`.
+    /// Serves `ops`, whose files may change on the server. The kernel caches names and attributes
+    /// for `cache_timeout`.
     pub(crate) const fn new(ops: InodeOps, cache_timeout: Duration) -> Self {
         Self {
             ops: Mutex::new(ops),
@@ -38,7 +40,7 @@ impl Mounted {
         }
     }
 
-    /// The view. A request that panicked has left it as good as any error would.
+    /// Locks the operations. A panic in a request leaves them as consistent as an error does.
     fn ops(&self) -> MutexGuard<'_, InodeOps> {
         self.ops.lock()
     }
@@ -67,7 +69,8 @@ impl Mounted {
 
 impl Filesystem for Mounted {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // What the kernel cannot do is done without: it drops its pages less often, or sends less at once.
+        // These features are optional. Without them the kernel drops pages less often or sends less
+        // at once.
         for wanted in [
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_BIG_WRITES,
@@ -78,7 +81,8 @@ impl Filesystem for Mounted {
             }
         }
         let _ = config.set_max_write(MAX_IO_SIZE);
-        // rhostfs tells whole seconds. The kernel then keeps no more itself, and no time is ever seen to jump back.
+        // rhostfs reports whole seconds. The kernel then keeps no fractions either, and times never
+        // jump back.
         let _ = config.set_time_granularity(Duration::from_secs(1));
         Ok(())
     }
@@ -256,9 +260,9 @@ impl Filesystem for Mounted {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        // The kernel asks for no more than it was told to.
+        // The kernel requests at most what was agreed.
         let size = usize::try_from(size.min(MAX_IO_SIZE)).unwrap_or(0);
-        // Only a read past the page cache is some process's own.
+        // Only a read past the page cache belongs to a process.
         let extent = match lock_owner {
             Some(_) => Extent::Any,
             None => Extent::Whole,
@@ -292,8 +296,8 @@ impl Filesystem for Mounted {
         }
     }
 
-    /// Every write has reached the server when it returns. Closing tells what the server found out
-    /// since.
+    /// Every write reaches the server before it returns. A close reports the errors that the server
+    /// found since.
     fn flush(
         &self,
         _: &Request,
@@ -361,7 +365,7 @@ impl Filesystem for Mounted {
                     position = entry.next;
                 }
                 Ok(None) => break,
-                // What is in the answer already goes out; the error is met again behind it.
+                // The entries so far are sent first, and the next request meets the error again.
                 Err(_) if position > offset => break,
                 Err(error) => return reply.error(errno(error)),
             }

@@ -1,12 +1,13 @@
-//! How a call's arguments lie in its message, and the stamp that ties an answer to its request.
+//! The layout of a call's arguments in its message, and the stamp that ties an answer to its
+//! request.
 
 use super::syscall_nr;
 use crate::abi::{M1, M2, Message};
 
-/// A path as the server takes it.
+/// A path for the server.
 pub(super) struct Name {
     pub(super) bytes: Vec<u8>,
-    /// With the NUL.
+    /// Length with the NUL.
     pub(super) length: i32,
 }
 
@@ -15,13 +16,13 @@ impl Name {
         let mut bytes = Vec::with_capacity(path.len() + 1);
         bytes.extend_from_slice(path);
         bytes.push(0);
-        // Longer ones the server refuses; this one would be refused as well.
+        // The server refuses longer paths, and refuses this length too.
         let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
         Self { bytes, length }
     }
 }
 
-/// What reading and writing have in common: the position's low word first.
+/// The common arguments of read and write, the position's low word first.
 pub(super) fn data_arm(handle: i32, position: u64, count: usize) -> M2 {
     let [a, b, c, d, e, f, g, h] = position.to_le_bytes();
     M2 {
@@ -34,7 +35,7 @@ pub(super) fn data_arm(handle: i32, position: u64, count: usize) -> M2 {
     }
 }
 
-/// How much of `buffer` comes before a NUL.
+/// The length of the text in `buffer` before its NUL.
 pub(super) fn text_length(buffer: &[u8]) -> usize {
     buffer
         .iter()
@@ -42,7 +43,7 @@ pub(super) fn text_length(buffer: &[u8]) -> usize {
         .unwrap_or(buffer.len())
 }
 
-/// Whether a call's third integer is taken, so that its stamp goes into the third address.
+/// Whether the call uses the third integer, so that its stamp must go to the third address.
 const fn third_integer_is_taken(syscall_nr: i32) -> bool {
     matches!(
         syscall_nr,
@@ -50,8 +51,9 @@ const fn third_integer_is_taken(syscall_nr: i32) -> bool {
     )
 }
 
-/// Marks a question in a number that the call leaves free. Servers answer with the message they were asked with, so the
-/// answer has the mark as well. The third integer is at the same place in every shape of message that rhostfs has.
+/// Puts a stamp into a field that the call does not use. Servers answer with the request's message,
+/// so the answer has the stamp too. All message layouts of rhostfs have the third integer at the
+/// same offset.
 pub(super) fn put_stamp(request: &mut Message, stamp: i32) {
     let mut arm: M1 = request.arm();
     if third_integer_is_taken(request.kind) {
@@ -62,7 +64,7 @@ pub(super) fn put_stamp(request: &mut Message, stamp: i32) {
     request.set_arm(&arm);
 }
 
-/// The mark in the answer to the call `syscall_nr`.
+/// The stamp in the answer to the call `syscall_nr`.
 pub(super) fn stamp_of(syscall_nr: i32, answer: &Message) -> i32 {
     let arm: M1 = answer.arm();
     if third_integer_is_taken(syscall_nr) {

@@ -1,8 +1,9 @@
-//! The client's side of rhostfs as a FUSE mount: for machines that have neither virtio nor a kernel that knows DVK.
+//! The client of rhostfs as a FUSE mount, for machines that have neither virtio nor a kernel with
+//! DVK.
 //!
 //! ```text
-//! kernel ── /dev/fuse ── filesystem ── view ── calls ── line ── endpoint ── carrier ── the server
-//!                        (replies)    (nodes)  (messages)
+//! kernel ── /dev/fuse ── filesystem ── inode_ops ── calls ── rpc ── endpoint ── carrier ── server
+//!                        (replies)    (nodes)      (messages)
 //! ```
 
 mod args;

@@ -1,4 +1,4 @@
-//! The way to the server: one bound endpoint, and what is known of whether the server is there.
+//! Requests to the server through a bound endpoint, with the state of the server.
 
 use std::mem;
 use std::sync::Arc;
@@ -10,53 +10,53 @@ use rustix::io::Errno;
 use crate::abi::{Code, DcId, Endpoint, Message};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, SharedBuffers};
 
-/// How long calls fail at once after the server was lost, before one is let through again.
+/// How long calls fail at once after a loss of the server, before one is sent again.
 const RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Whom to ask, and as whom.
+/// The endpoints of server and client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RpcEndpoints {
-    /// The container both are in.
+    /// The container of both.
     pub(crate) dc: DcId,
-    /// Our endpoint.
+    /// The client's endpoint.
     pub(crate) client: Endpoint,
-    /// The server's.
+    /// The server's endpoint.
     pub(crate) server: Endpoint,
-    /// How long an answer may take.
+    /// How long to wait for an answer.
     pub(crate) limit: Duration,
 }
 
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum RpcError {
-    /// The carrier says no, or nothing came.
+    /// The carrier failed, or no answer came in time.
     #[error("no answer from the server")]
     Failed(#[source] EndpointError),
-    /// The server was lost a moment ago.
+    /// The server was lost less than [`RETRY_BACKOFF`] ago.
     #[error("the server was lost, and is tried again in a moment")]
     Down,
-    /// The answer belongs to an earlier question.
+    /// The answer belongs to an earlier request.
     #[error("the server's answer belongs to an earlier question")]
     OutOfStep,
 }
 
-/// The endpoint and what became of it.
+/// The endpoint and its state.
 pub(crate) struct RpcClient {
     carrier: Box<dyn Carrier>,
     endpoints: RpcEndpoints,
     bound: Option<Arc<dyn BoundEndpoint>>,
-    /// When the next attempt may be made, while the server is lost.
+    /// The time of the next attempt, while the server is lost.
     retry_at: Option<Instant>,
-    /// How often the server was lost, but for what the bound endpoint counts.
+    /// How often the server was lost, without the losses that the bound endpoint counts.
     losses: u64,
-    /// The last question had no answer.
+    /// Whether the last request had no answer.
     fails: bool,
-    /// There was an answer once.
+    /// Whether any answer came.
     answered: bool,
 }
 
 impl RpcClient {
-    /// A line that binds its endpoint when first used.
+    /// A client that binds its endpoint on first use.
     pub(crate) fn new(carrier: Box<dyn Carrier>, endpoints: RpcEndpoints) -> Self {
         Self {
             carrier,
@@ -69,27 +69,30 @@ impl RpcClient {
         }
     }
 
-    /// Grows whenever the server may have been lost, by ourselves or with a connection: what it held for us before is gone, or
-    /// is as good as gone.
+    /// Grows when the server may have been lost, or its connection. The server has then dropped
+    /// this client's handles, or they must not be used.
     pub(crate) fn losses(&self) -> u64 {
         let server = self.endpoints.server;
         let counted = self.bound.as_ref().map(|endpoint| endpoint.losses(server));
         self.losses + counted.unwrap_or(0)
     }
 
-    /// Binds the endpoint, if it is not bound.
+    /// Binds the endpoint unless it is bound.
     ///
     /// # Errors
-    /// As the carrier says.
+    ///
+    /// [`EndpointError`] of the carrier.
     pub(crate) fn bind(&mut self) -> Result<(), EndpointError> {
         self.bound().map(drop)
     }
 
-    /// Asks the server; it may copy from and to what is `buffers` meanwhile.
+    /// Sends a request, and waits for the answer. The server may copy from and to `buffers`
+    /// meanwhile.
     ///
     /// # Errors
-    /// When there is no answer within the limit. For a moment every call fails at once then, so that programs that wait one
-    /// behind another do not each wait the limit.
+    ///
+    /// [`RpcError`]. After the limit has passed, every call fails at once for [`RETRY_BACKOFF`], so
+    /// that queued programs do not wait for the limit one after another.
     pub(crate) fn ask(
         &mut self,
         message: &Message,
@@ -117,19 +120,20 @@ impl RpcClient {
                 Ok(answer)
             }
             Err(error) => {
-                // One that was never there is waited for.
+                // The client waits again for a server that never answered.
                 if mem::replace(&mut self.fails, true) || !self.answered {
                     debug!("no answer yet: {error}");
                 } else {
                     warn!("no answer: {error}");
                 }
-                // Before the first answer nobody waits but who mounts, and that is to be there as soon as the server is.
+                // Before the first answer only the mount itself waits, and it must notice the
+                // server at once.
                 if self.answered {
                     self.retry_at = Some(Instant::now() + RETRY_BACKOFF);
                 }
                 match error {
-                    // It may never answer, and another question would wait for that; bound anew, none does. Should it answer
-                    // yet, the carrier or the stamp in its message tells that from what is asked then.
+                    // The server may never answer, and another request would wait for that. A newly
+                    // bound endpoint does not. The carrier or the stamp detects a late answer.
                     EndpointError::TimedOut { .. } | EndpointError::Unbound { .. } => self.unbind(),
                     _ => self.losses += 1,
                 }
@@ -138,7 +142,7 @@ impl RpcClient {
         }
     }
 
-    /// Gives the endpoint up, since what comes on it next may answer a question that nobody asks any more.
+    /// Releases the endpoint, because the next message on it may answer an old request.
     pub(crate) fn out_of_step(&mut self) -> RpcError {
         warn!(
             "endpoint {} answered an earlier question; starting anew",
@@ -170,7 +174,7 @@ impl RpcClient {
 }
 
 impl RpcError {
-    /// What the caller of a file operation is told: nothing there to talk to, or something went wrong on the way.
+    /// The error for the caller of a file operation: ENOTCONN if the server is missing, else EIO.
     pub(crate) fn errno(&self) -> Errno {
         match self {
             Self::Down => Errno::NOTCONN,

@@ -1,4 +1,4 @@
-//! From a server's endpoint to a mounted directory, and to its end.
+//! Mounts a server's tree, and serves the mount until its end.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -22,40 +22,42 @@ use super::rpc::{RpcClient, RpcEndpoints};
 use crate::abi::{DcId, Endpoint};
 use crate::endpoint::{Carrier, EndpointError};
 
-/// Threads that take requests from the kernel: one asks the server, the other copies meanwhile.
+/// Number of threads that take the kernel's requests: one asks the server, and the other copies
+/// meanwhile.
 const REQUEST_THREADS: usize = 2;
 
-/// Between two attempts to reach a server that is not there yet.
+/// Time between two attempts to reach a server that is not available yet.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What to mount, where and how.
+/// What to mount, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where.
+    /// The directory to mount on.
     pub mountpoint: PathBuf,
-    /// What `/proc/mounts` shows as the source.
+    /// The source that `/proc/mounts` shows.
     pub source: String,
-    /// The container that both endpoints are in.
+    /// The container of both endpoints.
     pub dc: DcId,
-    /// Our endpoint.
+    /// The client's endpoint.
     pub client: Endpoint,
     /// The server's endpoint.
     pub server: Endpoint,
-    /// How long an answer may take, and how long the server may take to appear.
+    /// How long to wait for an answer, and for the server to appear.
     pub limit: Duration,
-    /// Which server it is.
+    /// The kind of server.
     pub dialect: Dialect,
-    /// To whom new files belong.
+    /// The owner of new files.
     pub owner: Owner,
-    /// How long names and attributes are believed.
+    /// How long the kernel may cache names and attributes.
     pub cache_timeout: Duration,
-    /// Whether this machine's kernel decides who may do what, by owners and modes; else the server's answer counts, whoever asks.
+    /// Whether this machine's kernel checks permissions by owners and modes. Otherwise the server's
+    /// answer counts for all users.
     pub local_permissions: bool,
-    /// Whether nothing may be changed.
+    /// Whether the mount is read-only.
     pub read_only: bool,
 }
 
-/// Why there is no mount.
+/// Why the mount failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The server does not answer.
@@ -65,41 +67,42 @@ pub enum MountError {
         server: Endpoint,
         /// Its container.
         dc: DcId,
-        /// What the attempt came to.
+        /// The error of the last attempt.
         #[source]
         source: io::Error,
     },
-    /// Another has the mount's endpoint, or it is not for us.
+    /// The mount's endpoint is in use, or the carrier refuses it.
     #[error("cannot be a client of an rhostfs server")]
     Endpoint(#[source] EndpointError),
-    /// The directory to mount on is none.
+    /// The directory cannot be mounted on.
     #[error("cannot mount on {}", mountpoint.display())]
     Mountpoint {
         /// The directory.
         mountpoint: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The kernel has no FUSE, or not for us.
+    /// The kernel has no FUSE, or this process may not use it.
     #[error("cannot open /dev/fuse (is the module 'fuse' loaded?)")]
     Device(#[source] io::Error),
-    /// The kernel and we do not get on.
+    /// The requests of the kernel cannot be served.
     #[error("cannot serve the kernel's file requests")]
     Kernel(#[source] io::Error),
 }
 
-/// A mount that is there.
+/// An active mount.
 pub struct MountSession {
     fuse: fuser::Session<Mounted>,
     mountpoint: PathBuf,
 }
 
 impl MountSession {
-    /// Reaches the server through `carrier`, and mounts what it has.
+    /// Reaches the server through `carrier` and mounts its tree.
     ///
     /// # Errors
-    /// When the server does not answer in time, or there can be no mount.
+    ///
+    /// [`MountError`] if the server does not answer in time, or the mount fails.
     pub fn start(options: &Options, carrier: Box<dyn Carrier>) -> Result<Self, MountError> {
         let endpoints = RpcEndpoints {
             dc: options.dc,
@@ -147,7 +150,7 @@ impl MountSession {
         }
     }
 
-    /// What ends the mount, from any thread.
+    /// A handle that ends the mount from any thread.
     #[must_use]
     pub fn unmounter(&self) -> Unmounter {
         Unmounter {
@@ -155,10 +158,11 @@ impl MountSession {
         }
     }
 
-    /// Serves until the mount is gone: by `umount`, or by [`Self::unmounter`].
+    /// Serves the mount until `umount` or [`Self::unmounter`] ends it.
     ///
     /// # Errors
-    /// When the kernel's requests cannot be read any more; the mount is taken away then.
+    ///
+    /// [`MountError`] if the kernel's requests can no longer be read. The mount is removed then.
     pub fn run(self) -> Result<(), MountError> {
         let served = self.fuse.run();
         if served.is_err() {
@@ -176,7 +180,7 @@ pub struct Unmounter {
 }
 
 impl Unmounter {
-    /// Takes the mount away, whoever uses it: programs that have files open there get errors from then on.
+    /// Removes the mount even if it is in use. Programs with open files get errors from then on.
     pub fn unmount(&self) {
         match rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
@@ -189,7 +193,8 @@ impl Unmounter {
     }
 }
 
-/// Binds our endpoint, until `end` if its carrier is not there yet. If it is refused, waiting does not help.
+/// Binds the client's endpoint, and retries until `end` while its carrier is not available. A
+/// refused endpoint is not retried.
 fn bind(rpc: &mut RpcClient, end: Instant) -> Result<(), MountError> {
     loop {
         match rpc.bind() {
@@ -203,7 +208,7 @@ fn bind(rpc: &mut RpcClient, end: Instant) -> Result<(), MountError> {
     }
 }
 
-/// Greets the server, until `end` if it is not there yet.
+/// Registers at the server, and retries until `end` while the server is not available.
 fn reach(ops: &mut InodeOps, end: Instant) -> Result<(), Errno> {
     loop {
         match ops.register() {
@@ -215,7 +220,8 @@ fn reach(ops: &mut InodeOps, end: Instant) -> Result<(), Errno> {
     }
 }
 
-/// Mounts what the kernel asks `device` for. Only root may; nobody else could serve other users.
+/// Mounts the kernel's side of `device`. It needs root, because no other user could serve all
+/// users.
 fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::Result<()> {
     let mut data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},allow_other",
@@ -227,7 +233,7 @@ fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::
     if options.local_permissions {
         data.push_str(",default_permissions");
     }
-    // As for any file system from elsewhere: what its server calls a device or set-user-id is none here.
+    // As on any network file system, the server's devices and set-user-id bits have no effect here.
     let mut flags = MountFlags::NODEV | MountFlags::NOSUID;
     if options.read_only {
         flags |= MountFlags::RDONLY;
@@ -243,7 +249,7 @@ fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::
     Ok(())
 }
 
-/// Ends whatever waits on the mount, and takes it from where it is.
+/// Ends the requests that wait on the mount, and removes it from its directory.
 fn detach(mountpoint: &Path) {
     let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     if let Err(error) = rustix::mount::unmount(mountpoint, flags) {
@@ -259,7 +265,7 @@ mod tests {
     use super::super::fake_server::FakeServer;
     use super::*;
 
-    /// A directory, and the same served by the double and mounted.
+    /// A directory, and a mount of it through the fake server.
     struct Fixture {
         served: tempfile::TempDir,
         mounted: tempfile::TempDir,
@@ -284,7 +290,7 @@ mod tests {
         }
     }
 
-    /// Nothing, loudly, where nobody may mount.
+    /// A fixture, or `None` with a message if the user may not mount.
     fn fixture(dialect: Dialect) -> Option<Fixture> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: takes root and /dev/fuse");
@@ -373,7 +379,7 @@ mod tests {
             let mut state = fixture.server.state.lock();
             state.failing.insert(call, (after, 5));
         };
-        // A name that the kernel has no pages of.
+        // The kernel has no cached pages of this name.
         fs::copy(
             fixture.served.path().join("file"),
             fixture.served.path().join("other"),

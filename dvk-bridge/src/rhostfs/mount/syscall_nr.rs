@@ -1,4 +1,4 @@
-//! The numbers of the calls that a client makes: Linux's as the original server's dispatch table has them, and five
+//! The numbers of the client's calls: Linux's as in the original server's dispatch table, and five
 //! private ones.
 
 pub(super) const OPEN: i32 = 5;
@@ -28,7 +28,7 @@ pub(super) const FSTAT64: i32 = 197;
 pub(super) const STATFS64: i32 = 268;
 pub(super) const UTIMES: i32 = 271;
 pub(super) const FUTIMES: i32 = 299;
-/// SuperH's; i386 has 353, which the original does not know.
+/// SuperH's number. i386 has 353, which the original does not know.
 pub(super) const RENAMEAT2: i32 = 371;
 pub(super) const OPENDIR: i32 = 0x1000;
 pub(super) const SEEKDIR: i32 = 0x1001;
@@ -36,7 +36,7 @@ pub(super) const READDIR: i32 = 0x1002;
 pub(super) const CLOSEDIR: i32 = 0x1003;
 pub(super) const GET_ROOTPATH: i32 = 0x1004;
 
-/// The call's name, for logs.
+/// The call's name for logs.
 pub(super) fn name(syscall_nr: i32) -> &'static str {
     match syscall_nr {
         OPEN => "open",

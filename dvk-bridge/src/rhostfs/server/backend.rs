@@ -1,8 +1,8 @@
 //! Connects to the daemon, watches the connection, and connects again when it is lost.
 //!
 //! ```text
-//!   no daemon ── connected, root found ──> linked ── a call finds it lost ──> no daemon
-//!       └── failed: wait, twice as long each time, up to a limit ──┘
+//!   no daemon ── root found ──> connected ── a call finds it lost ──> no daemon
+//!       └── failed: wait, twice as long each time, up to a limit ──> no daemon
 //! ```
 //!
 //! One thread does this. Calls do not wait for it: they fail at once while there is no daemon.

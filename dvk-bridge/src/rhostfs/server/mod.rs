@@ -2,14 +2,14 @@
 //! daemon.
 //!
 //! ```text
-//!   endpoint ─> serve     takes requests, knows clients, hands out work and sends answers
-//!            ─> pool      one request of each client at a time, those of different clients at once
-//!            ─> call      the message as a call
-//!            ─> work      does it: path names copied from the client's memory,
-//!               tree      looked up beneath the root with a cache of directories,
-//!               handle, stream, cookies   numbers that mean something to this client alone,
-//!               link      asked of the daemon, which may come and go
-//!            ─> endpoint  results copied to the client's memory; then the answer
+//!   endpoint ─> serve     receives requests, keeps clients, queues work and sends answers
+//!            ─> pool      runs one request of each client at a time, and clients in parallel
+//!            ─> call      decodes the message
+//!            ─> request_context   copies path names from the client's memory
+//!               resolver, path_cache      look paths up beneath the root
+//!               handle, dir_handles, cookies   keep the numbers of this client
+//!               backend   sends requests to the daemon, which may stop and restart
+//!            ─> endpoint  copies results to the client's memory, then answers
 //! ```
 //!
 //! Every request is answered, because a client without an answer takes uninitialised memory for

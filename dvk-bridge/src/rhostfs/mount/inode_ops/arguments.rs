@@ -1,8 +1,8 @@
-//! Arguments of the operations.
+//! The arguments of the operations.
 
 use fuser::TimeOrNow;
 
-/// What is to be changed of a file.
+/// The changes of a file's attributes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Changes {
     /// Permission bits.
@@ -11,7 +11,7 @@ pub(crate) struct Changes {
     pub(crate) uid: Option<u32>,
     /// Group.
     pub(crate) gid: Option<u32>,
-    /// Bytes.
+    /// Size in bytes.
     pub(crate) size: Option<u64>,
     /// Time of last access.
     pub(crate) atime: Option<TimeOrNow>,
@@ -19,17 +19,17 @@ pub(crate) struct Changes {
     pub(crate) mtime: Option<TimeOrNow>,
 }
 
-/// How much of a read or write has to be done.
+/// Whether a read or write may be partial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// A part will do: who asked sees how much it was, and goes on behind it.
+    /// A part is enough. The caller sees its length and continues after it.
     Any,
-    /// All of it, or it is an error. The kernel's page cache takes a short read for the end of the
-    /// file, and does not look at how much of a page was written.
+    /// Everything or an error. The kernel's page cache takes a short read for the end of the file,
+    /// and ignores how much of a page was written.
     Whole,
 }
 
-/// Who makes a file.
+/// The creator of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Creator {
     /// Owner.
@@ -38,11 +38,12 @@ pub(crate) struct Creator {
     pub(crate) gid: u32,
 }
 
-/// To whom new files belong.
+/// The owner of new files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// To who makes them, as on any file system: given to them right after, where the server may do that.
+    /// The creator, as on any file system. A `chown` follows the creation, if the server may do
+    /// that.
     Caller,
-    /// To whom the server makes them for.
+    /// The user that the server runs as.
     Server,
 }

@@ -1,4 +1,4 @@
-//! What files are, and changing it.
+//! Lookup and attributes of files.
 
 use std::ffi::OsStr;
 use std::time::SystemTime;
@@ -14,7 +14,8 @@ use super::{InodeOps, Result};
 use crate::abi::rhostfs::{Statfs64, UsrStat};
 
 impl InodeOps {
-    /// Looks `name` up in the directory `parent`; the kernel is told of the node that is returned.
+    /// Looks up `name` in the directory `parent`. The caller passes the returned node to the
+    /// kernel.
     pub(crate) fn look_up(&mut self, parent: u64, name: &OsStr) -> Result<(u64, UsrStat)> {
         let path = self.path_of(parent, name)?;
         match self.calls.stat(Target::Path(&path)) {
@@ -32,7 +33,7 @@ impl InodeOps {
         }
     }
 
-    /// Notes that the kernel has forgotten the node `times` times.
+    /// Records that the kernel forgot `times` lookups of the node.
     pub(crate) fn forget(&mut self, node: u64, times: u64) {
         self.nodes.forget(node, times);
     }
@@ -51,7 +52,7 @@ impl InodeOps {
             })?,
         };
         if node != ROOT && !self.is(node, &stat) {
-            // Another file has its name now.
+            // The name belongs to another file now.
             self.nodes.unbind_all(node);
             return Err(Errno::STALE);
         }
@@ -59,7 +60,8 @@ impl InodeOps {
         Ok(stat)
     }
 
-    /// Changes the node; returns what it is then. An open file is named where the caller did.
+    /// Changes the node's attributes and returns the new ones. The call uses the open file if the
+    /// caller has one.
     pub(crate) fn change(
         &mut self,
         node: u64,
@@ -67,7 +69,7 @@ impl InodeOps {
         changes: &Changes,
     ) -> Result<UsrStat> {
         if let Some(size) = changes.size {
-            // What the protocol has no room for would silently be cut off.
+            // The protocol would cut a larger size silently.
             if size > self.calls.dialect().largest() {
                 return Err(Errno::FBIG);
             }
@@ -90,7 +92,8 @@ impl InodeOps {
         self.stat(node, fh)
     }
 
-    /// Sets both times, as the call does; one that is to stay is set to what it is, in whole seconds as it is told.
+    /// Sets both times in one call. A time that must not change is set to its value, in the whole
+    /// seconds that the server reports.
     fn set_times(&mut self, node: u64, fh: Option<u64>, changes: &Changes) -> Result<()> {
         let now = SystemTime::now();
         let (atime, mtime) = match (changes.atime, changes.mtime) {
@@ -107,7 +110,7 @@ impl InodeOps {
         self.on_file_or_node(node, fh, |calls, target| calls.utimes(target, atime, mtime))
     }
 
-    /// Asks the server whether it may read (4), write (2), execute (1) the node.
+    /// Asks whether the server may read (4), write (2) or execute (1) the node.
     pub(crate) fn access(&mut self, node: u64, mask: i32) -> Result<()> {
         let path = self.path(node)?;
         Ok(self.calls.access(&path, mask)?)
@@ -119,7 +122,7 @@ impl InodeOps {
         Ok(self.calls.read_link(&path)?)
     }
 
-    /// The state of the file system that the node is in.
+    /// The state of the node's file system.
     pub(crate) fn file_system(&mut self, node: u64) -> Result<Statfs64> {
         let path = match self.path(node) {
             Err(Errno::STALE) => b"/".to_vec(),

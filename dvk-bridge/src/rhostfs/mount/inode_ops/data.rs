@@ -1,4 +1,4 @@
-//! Open files, and what is in them.
+//! Open files and their data.
 
 use std::ffi::OsStr;
 
@@ -12,7 +12,7 @@ use super::arguments::{Creator, Extent};
 use super::{InodeOps, Result, identity};
 use crate::abi::rhostfs::UsrStat;
 
-/// i386's flags of `open`, as far as a server needs them.
+/// Flags of `open` that a server needs, as i386 numbers.
 const O_ACCMODE: i32 = 0o3;
 const O_CREAT: i32 = 0o100;
 const O_EXCL: i32 = 0o200;
@@ -21,14 +21,15 @@ const O_WRONLY: i32 = 1;
 const O_TRUNC: i32 = 0o1000;
 
 impl InodeOps {
-    /// Opens a file. `flags` are Linux's; they are the same on i386 as far as they matter.
+    /// Opens a file. `flags` are Linux's, and those that matter are the same on i386.
     pub(crate) fn open(&mut self, node: u64, flags: i32) -> Result<u64> {
         let flags = flags & (O_ACCMODE | O_APPEND);
         let (handle, losses, size) = self.open_node(node, flags)?;
         Ok(self.add_file(node, handle, flags, losses, size))
     }
 
-    /// Makes and opens a file. Where somebody else was quicker, and the caller does not mind, theirs is opened.
+    /// Creates and opens a file. If another client created it first and `flags` allow that, it is
+    /// opened.
     pub(crate) fn create(
         &mut self,
         parent: u64,
@@ -43,7 +44,7 @@ impl InodeOps {
         let (handle, is_new) = match self.calls.open(&path, kept | O_CREAT | O_EXCL, mode) {
             Ok(handle) => (handle, true),
             Err(error) if error.is(Errno::EXIST) && flags & O_EXCL == 0 => {
-                // The kernel takes the file for new, and empties it no more.
+                // The kernel takes the file for new and does not truncate it again.
                 let flags = kept | O_CREAT | flags & O_TRUNC;
                 (self.calls.open(&path, flags, mode)?, false)
             }
@@ -70,8 +71,8 @@ impl InodeOps {
         Ok((node, stat, self.add_file(node, handle, kept, losses, size)))
     }
 
-    /// Reads up to `size` bytes from `position`; less at the end of the file, and with
-    /// [`Extent::Any`] also where an error follows.
+    /// Reads up to `size` bytes from `position`. The result is shorter at the end of the file, and
+    /// with [`Extent::Any`] also before an error.
     pub(crate) fn read(
         &mut self,
         fh: u64,
@@ -103,13 +104,13 @@ impl InodeOps {
                 Ok(0) => break,
                 Ok(got) => {
                     done += got;
-                    // A short count is the end only where the file is known to end: asked behind
-                    // it, the server tells the end by nothing, or why it stopped before.
+                    // A short count is the end only at the known size of the file. Otherwise the
+                    // next read returns nothing at the end, or the error.
                     if got < length && offset(position, done) >= self.files.size(node) {
                         break;
                     }
                 }
-                // What has come is good; the rest is asked for again, and the error told then.
+                // The data so far is valid. A read of the rest meets the error again.
                 Err(_) if done > 0 && extent == Extent::Any => break,
                 Err(error) => return Err(error),
             }
@@ -118,7 +119,8 @@ impl InodeOps {
         Ok(data)
     }
 
-    /// Writes `data` at `position`; returns how much of it. With [`Extent::Whole`] that is all.
+    /// Writes `data` at `position` and returns the count, which is all of it with
+    /// [`Extent::Whole`].
     pub(crate) fn write(
         &mut self,
         fh: u64,
@@ -126,7 +128,7 @@ impl InodeOps {
         data: &[u8],
         extent: Extent,
     ) -> Result<usize> {
-        // A larger file could not be looked at any more.
+        // A larger file could not be read.
         let room = self.calls.dialect().largest().saturating_sub(position);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         if data.len() > room && (room == 0 || extent == Extent::Whole) {
@@ -144,8 +146,8 @@ impl InodeOps {
         })
     }
 
-    /// Writes a page of a mapping where it belongs. By the handle of a file that was opened to
-    /// append, the server would put it at the end.
+    /// Writes a page of a mapping at its position. The server would append data through a handle
+    /// that was opened to append.
     fn write_page(&mut self, fh: u64, file: OpenFile, position: u64, data: &[u8]) -> Result<usize> {
         let (handle, ..) = self.open_node(file.node, O_WRONLY)?;
         let written = self.write_pieces(data, Extent::Whole, |ops, done, piece| {
@@ -154,14 +156,14 @@ impl InodeOps {
             ops.files.wrote(fh, offset(at, written));
             Ok(written)
         });
-        // What the server says when it closes belongs to what was written.
+        // An error of this close belongs to the written data.
         let closed = self.calls.close(handle);
         let written = written?;
         closed?;
         Ok(written)
     }
 
-    /// Writes all of `data` piece by piece, whatever the server takes of each at once.
+    /// Writes `data` piece by piece, and repeats after partial writes.
     fn write_pieces(
         &mut self,
         data: &[u8],
@@ -173,13 +175,13 @@ impl InodeOps {
         while let Some(rest @ [_, ..]) = data.get(done..) {
             let piece = rest.get(..longest).unwrap_or(rest);
             let written = match write(self, done, piece) {
-                // No file system does that, and asking again might never end.
+                // No file system answers zero, and a repetition might never end.
                 Ok(0) => Err(Errno::IO),
                 written => written,
             };
             match written {
                 Ok(written) => done += written,
-                // What is written is told; the error is met again by who writes the rest.
+                // The count so far is returned. A write of the rest meets the error again.
                 Err(_) if done > 0 && extent == Extent::Any => break,
                 Err(error) => return Err(error),
             }
@@ -187,12 +189,12 @@ impl InodeOps {
         Ok(done)
     }
 
-    /// Asks the server what it could not write, if data was written through the open file `fh`
-    /// since it was last asked.
+    /// Asks the server for write errors, if data was written through the open file `fh` since the
+    /// last question.
     ///
     /// # Errors
-    /// EIO if the server was lost with data that it had not put on stable storage, until
-    /// [`Self::sync`] has said so.
+    ///
+    /// EIO if the server was lost with unsynced data, until [`Self::sync`] has reported it.
     pub(crate) fn flush(&mut self, fh: u64) -> Result<()> {
         let file = self.files.get(fh).ok_or(Errno::BADF)?;
         let lost = file.losses != self.calls.losses();
@@ -203,7 +205,7 @@ impl InodeOps {
             return Ok(());
         }
         match self.calls.flush(file.handle) {
-            // A server that has started again knows no handle.
+            // A restarted server does not know the handle.
             Err(error) if error.is(Errno::BADF) => {
                 if file.unsynced {
                     Err(Errno::IO)
@@ -223,8 +225,8 @@ impl InodeOps {
     pub(crate) fn sync(&mut self, fh: u64, data_only: bool) -> Result<()> {
         self.with_file(fh, |calls, handle| calls.sync(handle, data_only))?;
         if self.files.synced(fh) {
-            // The server was lost since data was written. It may have been with its machine and
-            // what that had not written yet, which nobody else reports.
+            // The server was lost after data was written. Its machine may have crashed with
+            // unwritten data, which only this error reports.
             return Err(Errno::IO);
         }
         Ok(())
@@ -239,7 +241,8 @@ impl InodeOps {
         self.nodes.closed(file.node);
     }
 
-    /// Does `call` with the handle of the open file `fh`; with a new one if the server has lost the old.
+    /// Runs `call` with the handle of the open file `fh`, or with a new handle if the server lost
+    /// the old one.
     pub(super) fn with_file<T>(
         &mut self,
         fh: u64,
@@ -249,7 +252,7 @@ impl InodeOps {
         let file = self.files.get(fh).ok_or(Errno::BADF)?;
         if file.losses == self.calls.losses() {
             match call(&mut self.calls, file.handle) {
-                // A server that has started again between two calls knows no handle.
+                // A server that restarted between two calls does not know the handle.
                 Err(error) if error.is(Errno::BADF) => {}
                 done => return Ok(done?),
             }
@@ -261,8 +264,8 @@ impl InodeOps {
         Ok(call(&mut self.calls, handle)?)
     }
 
-    /// Opens a file that is known, and makes sure that it is still the one: the handle, how often
-    /// the server had been lost when it was asked for, and the file's size.
+    /// Opens a known file, and checks that it is still the same one. Returns the handle, the count
+    /// of losses before the open, and the file's size.
     fn open_node(&mut self, node: u64, flags: i32) -> Result<(i32, u64, u64)> {
         let path = self.path(node)?;
         let losses = self.calls.losses();
@@ -286,7 +289,7 @@ impl InodeOps {
                 self.close_handle(handle);
                 self.nodes.unbind_all(node);
                 if self.nodes.identity(node) == Some(identity(&stat)) {
-                    // Its number is given to another, so that it is nowhere any more.
+                    // Its inode number belongs to another file, so the file no longer exists.
                     self.nodes.end(node);
                 }
                 Err(Errno::STALE)
@@ -313,20 +316,22 @@ impl InodeOps {
         fh
     }
 
-    /// Closes an open file's handle. A server that was lost may hold it all the same; one that does not knows no such handle,
-    /// but for the original, which may have given its number to another file.
+    /// Closes the handle of an open file after a possible loss of the server. A server that kept it
+    /// closes it. Another answers that it does not know the handle. The original is not asked,
+    /// because it may have reused the number.
     fn close_lost_or_not(&mut self, file: &OpenFile) {
         if file.losses == self.calls.losses() || self.calls.dialect().tells_handles_apart() {
             self.close_handle(file.handle);
         }
     }
 
-    /// Closes a handle; that it could not be closed is nobody's concern but the log's.
+    /// Closes a handle, and logs an error.
     fn close_handle(&mut self, handle: i32) {
         match self.calls.close(handle) {
             Ok(()) => {}
             Err(error @ CallError::Refused { .. }) if !error.is(Errno::BADF) => {
-                // A mapping was written to after its file was closed, and no program asks any more.
+                // A program wrote to a mapping after it closed the file. No program asks for that
+                // error.
                 warn!("closing handle {handle} reports what could not be written: {error}");
             }
             Err(error) => debug!("handle {handle} was not closed: {error}"),
@@ -334,7 +339,7 @@ impl InodeOps {
     }
 }
 
-/// The position `done` bytes behind `position`.
+/// The position `done` bytes after `position`.
 fn offset(position: u64, done: usize) -> u64 {
     position.saturating_add(u64::try_from(done).unwrap_or(u64::MAX))
 }

@@ -1,4 +1,4 @@
-//! Open directories, and what is in them.
+//! Open directories and their entries.
 
 use std::ffi::{OsStr, OsString};
 
@@ -14,10 +14,10 @@ use super::super::nodes::ROOT;
 use super::{InodeOps, Result};
 use crate::abi::rhostfs::UsrDirent;
 
-/// Entries of a directory that name itself and the one above.
+/// Number of entries before the server's: `.` and `..`.
 const DOTS: usize = 2;
 
-/// An entry as the kernel is told of it.
+/// An entry for the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// Inode number.
@@ -26,7 +26,7 @@ pub(crate) struct Listed {
     pub(crate) kind: FileType,
     /// Name.
     pub(crate) name: OsString,
-    /// The position behind it.
+    /// The position after it.
     pub(crate) next: u64,
 }
 
@@ -52,8 +52,8 @@ impl InodeOps {
         }))
     }
 
-    /// The entry at `position` of an open directory, the first two being the directory itself and the one above; nothing at
-    /// the end.
+    /// The entry at `position` of an open directory. The first two are `.` and `..`. `None` at the
+    /// end.
     pub(crate) fn entry(&mut self, fh: u64, position: u64) -> Result<Option<Listed>> {
         let node = self.directories.get_mut(fh).ok_or(Errno::BADF)?.node;
         let next = position.saturating_add(1);
@@ -75,7 +75,7 @@ impl InodeOps {
             }
         };
         Ok(Some(Listed {
-            // The one above is known to the kernel if anybody asks.
+            // The kernel looks the parent up itself if a program asks.
             ino: if node == ROOT {
                 ROOT
             } else {
@@ -87,7 +87,7 @@ impl InodeOps {
         }))
     }
 
-    /// Starts the list anew, so that it has what has changed since.
+    /// Rewinds the list, so that it shows later changes.
     pub(crate) fn rewind(&mut self, fh: u64) -> Result<()> {
         self.register()?;
         let losses = self.calls.losses();
@@ -106,7 +106,7 @@ impl InodeOps {
                 self.calls.open_directory(&path)?
             }
         };
-        // Only now: a list that was not started anew goes on where it was.
+        // The list changes only after the server has rewound. Otherwise it continues where it was.
         let directory = self.directory(fh)?;
         (directory.handle, directory.losses) = (handle, losses);
         directory.entries.clear();
@@ -127,7 +127,8 @@ impl InodeOps {
         self.nodes.closed(directory.node);
     }
 
-    /// Puts a directory's entries on stable storage. The protocol does that for files; a directory can be opened as one.
+    /// Puts a directory's entries on stable storage. The protocol syncs files, and a directory can
+    /// be opened as one.
     pub(crate) fn sync_directory(&mut self, node: u64, data_only: bool) -> Result<()> {
         let path = self.path(node)?;
         let handle = self.calls.open(&path, 0, 0)?;
@@ -138,7 +139,7 @@ impl InodeOps {
         Ok(synced?)
     }
 
-    /// Fetches one more entry; whether there was one.
+    /// Fetches one more entry. Returns whether there was one.
     fn fetch(&mut self, fh: u64) -> Result<bool> {
         let losses = self.calls.losses();
         let directory = self.directory(fh)?;
@@ -146,7 +147,8 @@ impl InodeOps {
             return Ok(false);
         }
         if directory.losses != losses {
-            // In the middle of a list there is no telling what another would have in which order.
+            // Another file system may list entries in another order, so a list cannot continue
+            // there.
             return Err(Errno::STALE);
         }
         if directory.entries.len() >= MAX_ENTRIES {
@@ -172,8 +174,8 @@ impl InodeOps {
         Err(Errno::IO)
     }
 
-    /// The server's next entry. A server that keeps few directories open may have closed this one
-    /// meanwhile; opened again, it goes on behind the last entry.
+    /// The server's next entry. A server that keeps few directories open may have closed this one.
+    /// It is then opened again, and the list continues after the last entry.
     fn next_entry(&mut self, fh: u64) -> Result<Option<UsrDirent>> {
         let losses = self.calls.losses();
         let directory = self.directory(fh)?;
@@ -212,8 +214,8 @@ impl InodeOps {
         })
     }
 
-    /// The kind of what a list names without telling it. If the server refuses to tell, since it has
-    /// gone meanwhile or leads nowhere, any will do.
+    /// The kind of an entry that the server lists without one. If the server refuses to tell,
+    /// because the file was removed or a link is broken, any kind will do.
     fn kind_of(&mut self, parent: u64, name: &OsStr) -> Result<FileType> {
         let path = match self.path_of(parent, name) {
             Err(Errno::STALE | Errno::NAMETOOLONG) => return Ok(FileType::RegularFile),

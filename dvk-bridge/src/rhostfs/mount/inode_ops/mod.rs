@@ -1,12 +1,12 @@
-//! The far tree as the kernel sees it: file operations by node and handle, done by calls that know names.
+//! File operations of the mount by node and handle, made of the server's calls, which use names.
 //!
-//! One call is out at a time, since an endpoint asks one question at a time; so all of this is one value behind one lock, and
-//! no name changes under way.
+//! One call runs at a time, because an endpoint sends one request at a time. All state is therefore
+//! one value behind one lock, and no name changes during an operation.
 //!
-//! - `attributes`: what files are, and changing it.
-//! - `names`: making, moving and removing names.
-//! - `data`: open files, and what is in them.
-//! - `listing`: open directories, and what is in those.
+//! - `attributes`: lookup and attributes of files.
+//! - `names`: creates, renames and removes names.
+//! - `data`: open files and their data.
+//! - `listing`: open directories and their entries.
 
 mod arguments;
 mod attributes;
@@ -33,21 +33,21 @@ pub(crate) use arguments::{Changes, Creator, Extent};
 
 type Result<T> = std::result::Result<T, Errno>;
 
-/// All that the kernel knows of the mount.
+/// The state behind all nodes and handles that the kernel knows.
 pub(crate) struct InodeOps {
     calls: Calls,
     owner: Owner,
     nodes: Nodes,
     files: Files,
     directories: Directories,
-    /// How often the server had been lost when it was told that we are here.
+    /// The count of losses when this client last registered.
     registered: Option<u64>,
-    /// Whether it is known that the server cannot give files away.
+    /// Whether the server is known to be unable to change owners.
     chown_refused: bool,
 }
 
 impl InodeOps {
-    /// The tree that `calls` reach.
+    /// Operations on the tree that `calls` reach.
     pub(crate) fn new(calls: Calls, owner: Owner) -> Self {
         Self {
             calls,
@@ -60,10 +60,12 @@ impl InodeOps {
         }
     }
 
-    /// Tells the server that we are here, unless it knows. It frees what an earlier client of our endpoint has left.
+    /// Registers this client at the server unless that is done. The server frees what an earlier
+    /// client of the endpoint left.
     ///
     /// # Errors
-    /// When it does not answer.
+    ///
+    /// [`CallError`] of the registration.
     pub(crate) fn register(&mut self) -> Result<()> {
         if self.registered == Some(self.calls.losses()) {
             return Ok(());
@@ -85,19 +87,19 @@ impl InodeOps {
         Ok(())
     }
 
-    /// The path of `node`, for a call.
+    /// The path of `node` for a call.
     fn path(&mut self, node: u64) -> Result<Vec<u8>> {
         self.register()?;
         Ok(self.nodes.path(node)?)
     }
 
-    /// The path of `name` in the directory `parent`, for a call.
+    /// The path of `name` in the directory `parent` for a call.
     fn path_of(&mut self, parent: u64, name: &OsStr) -> Result<Vec<u8>> {
         self.register()?;
         Ok(self.nodes.path_of(parent, name)?)
     }
 
-    /// Does `call` on the node, by path or, if it has none that leads to it any more, by the handle of an open file.
+    /// Runs `call` on the node by path, or, if no path leads to it, by the handle of an open file.
     fn on_node<T>(
         &mut self,
         node: u64,
@@ -105,8 +107,8 @@ impl InodeOps {
     ) -> Result<T> {
         match self.path(node) {
             Ok(path) => match call(&mut self.calls, Target::Path(&path)) {
-                // Somebody else has removed or moved it, or a directory on the way. The kernel looks for it when told so, and
-                // if it is found, its name is set right.
+                // Another client removed or moved the file, or a directory of its path. After this
+                // error the kernel looks it up again, and a success corrects the name.
                 Err(error) if error.is(Errno::NOENT) || error.is(Errno::NOTDIR) => {
                     debug!("node {node:#x} is gone from where it was");
                 }
@@ -119,7 +121,8 @@ impl InodeOps {
         self.with_file(fh, |calls, handle| call(calls, Target::Handle(handle)))
     }
 
-    /// The node that `name` in `parent` is, having the attributes `stat`; one that is known already if it is the same file.
+    /// The node of `name` in `parent` with the attributes `stat`. A known node is returned if it is
+    /// the same file.
     fn adopt(&mut self, parent: u64, name: &OsStr, stat: &UsrStat) -> u64 {
         let identity = identity(stat);
         let known = self
@@ -130,7 +133,7 @@ impl InodeOps {
             Some(known) => known,
             None => match self.nodes.candidate(identity, stat.dev) {
                 Some(candidate) => {
-                    // Held, so that losing its name does not end it.
+                    // The count keeps the node when it loses its name.
                     self.nodes.opened(candidate);
                     let node = if self.is_same(candidate, stat) {
                         candidate
@@ -152,11 +155,13 @@ impl InodeOps {
         node
     }
 
-    /// Whether a file with the attributes `stat`, found under a new name, is the known node `node`, whose inode number is the
-    /// same. It is if both names lead to it, and if only the new one does any more.
+    /// Whether the file with the attributes `stat`, found under a new name, is the known node
+    /// `node` with the same inode number. It is if both names lead to it, or if only the new one
+    /// still does.
     fn is_same(&mut self, node: u64, stat: &UsrStat) -> bool {
         let Ok(path) = self.nodes.path(node) else {
-            // Without a name but open: as long as it is, the server gives its number to no other.
+            // The file has no name but is open, and the server does not reuse its inode number
+            // while it is.
             return true;
         };
         match self.calls.stat(Target::Path(&path)) {
@@ -175,7 +180,7 @@ impl InodeOps {
         }
     }
 
-    /// Whether `node` is the file that has the attributes `stat`, as far as they tell.
+    /// Whether `node` may be the file with the attributes `stat`.
     fn is(&self, node: u64, stat: &UsrStat) -> bool {
         self.nodes.identity(node) == Some(identity(stat))
             && self.nodes.may_match_mark(node, stat.dev)
@@ -188,7 +193,7 @@ impl InodeOps {
     }
 }
 
-/// What tells the file from others.
+/// The identity of a file with these attributes.
 fn identity(stat: &UsrStat) -> FileIdentity {
     FileIdentity {
         ino: stat.ino,
@@ -196,8 +201,8 @@ fn identity(stat: &UsrStat) -> FileIdentity {
     }
 }
 
-/// Whether two looks at what may be one file saw the same; looking may have changed its time of access, and only at open files the
-/// mark is seen.
+/// Whether two results of `stat` are equal except for the time of access and the mark. A lookup may
+/// change that time, and only open files show the mark.
 fn same_but_for_atime(one: &UsrStat, other: &UsrStat) -> bool {
     UsrStat {
         atime: other.atime,

@@ -1,4 +1,4 @@
-//! Making, moving and removing names.
+//! Creates, renames and removes names.
 
 use std::ffi::OsStr;
 
@@ -11,18 +11,18 @@ use super::arguments::{Creator, Owner};
 use super::{InodeOps, Result, identity};
 use crate::abi::rhostfs::UsrStat;
 
-/// A set-group-id directory gives its group to what is made in it.
+/// Set-group-id bit. A directory with it gives its group to new entries.
 const S_ISGID: u32 = 0o2000;
-/// The bits that changing the owner takes away.
+/// The bits that a change of owner clears.
 const SET_IDS: u32 = 0o6000;
 const S_IFLNK: u32 = 0o120_000;
 
-/// Linux's flags of renameat2 that the protocol has.
+/// Flags of renameat2 that the protocol supports.
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
 
 impl InodeOps {
-    /// Makes a directory.
+    /// Creates a directory.
     pub(crate) fn make_directory(
         &mut self,
         parent: u64,
@@ -35,7 +35,7 @@ impl InodeOps {
         self.made(parent, name, &path, mode, creator)
     }
 
-    /// Makes a file of another kind than directory and link. `mode` has its kind.
+    /// Creates a file that is neither a directory nor a link. `mode` includes the kind.
     pub(crate) fn make_node(
         &mut self,
         parent: u64,
@@ -49,7 +49,7 @@ impl InodeOps {
         self.made(parent, name, &path, mode, creator)
     }
 
-    /// Makes a symbolic link with the text `target`.
+    /// Creates a symbolic link with the text `target`.
     pub(crate) fn make_link(
         &mut self,
         parent: u64,
@@ -79,7 +79,7 @@ impl InodeOps {
         Ok((node, stat))
     }
 
-    /// Removes a name that is no directory's.
+    /// Removes a name that is not a directory's.
     pub(crate) fn unlink(&mut self, parent: u64, name: &OsStr) -> Result<()> {
         let path = self.path_of(parent, name)?;
         self.calls.unlink(&path)?;
@@ -95,7 +95,7 @@ impl InodeOps {
         Ok(())
     }
 
-    /// Renames, with Linux's flags for it.
+    /// Renames with Linux's rename flags.
     pub(crate) fn rename(
         &mut self,
         old: (u64, &OsStr),
@@ -112,7 +112,7 @@ impl InodeOps {
         Ok(())
     }
 
-    /// What has just been made at `path`, given to its creator and known to the kernel from now on.
+    /// The node of the new file at `path`, after a change of owner to its creator.
     fn made(
         &mut self,
         parent: u64,
@@ -128,7 +128,7 @@ impl InodeOps {
         Ok((node, stat))
     }
 
-    /// Gives what was just made in `parent` to its creator, if that is how it is to be.
+    /// Changes the owner of the new file in `parent` to its creator, if the mount does that.
     pub(super) fn give(
         &mut self,
         target: Target<'_>,
@@ -146,7 +146,7 @@ impl InodeOps {
             return;
         }
         let given = self.calls.chown(target, uid, gid).and_then(|()| {
-            // Changing the owner took these bits from all but directories.
+            // The change of owner cleared these bits, except on directories.
             if mode & SET_IDS != 0 && stat.mode & S_IFMT != S_IFDIR {
                 self.calls.chmod(target, mode & 0o7777)
             } else {

@@ -1,4 +1,4 @@
-//! File operations against the fake server.
+//! Tests of the file operations against the fake server.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,7 +20,7 @@ mod recovery;
 const O_RDWR: i32 = 2;
 const O_EXCL: i32 = 0o200;
 
-/// A view of a temporary directory, and the server in between.
+/// Operations on a temporary directory behind the fake server.
 struct Fixture {
     ops: InodeOps,
     server: FakeServer,
@@ -57,7 +57,7 @@ impl Fixture {
     }
 }
 
-/// Whoever runs the tests, so that files need not be given away.
+/// The user of the test run, so that no owner has to change.
 fn us() -> Creator {
     Creator {
         uid: rustix::process::geteuid().as_raw(),
@@ -248,7 +248,7 @@ fn two_names_of_a_file_are_one_node() {
     let (node, _, fh) = fixture.create("one", O_RDWR).unwrap();
     let (linked, stat) = fixture.ops.link(node, ROOT, "two".as_ref()).unwrap();
     assert_eq!((linked, stat.nlink), (node, 2));
-    // Made by somebody else.
+    // Another client creates it.
     fs::hard_link(fixture.host("one"), fixture.host("three")).unwrap();
     assert_eq!(fixture.look("three").unwrap().0, node);
     fixture.ops.unlink(ROOT, "one".as_ref()).unwrap();
@@ -296,7 +296,8 @@ fn a_directory_lists_once_and_anew_after_a_rewind() {
     fs::create_dir(fixture.host("d")).unwrap();
     assert_eq!(fixture.names(fh), [".", "..", "a", "b", "c"]);
     fixture.ops.rewind(fh).unwrap();
-    // The double lists when a directory is opened, so its old list starts again, and a new one takes a new open.
+    // The fake server lists a directory when it is opened, so the old list repeats, and only a new
+    // open shows new entries.
     assert_eq!(fixture.names(fh), [".", "..", "a", "b", "c"]);
     fixture.server.state.lock().restart();
     fixture.ops.rewind(fh).unwrap();
@@ -326,7 +327,7 @@ fn a_new_file_is_given_to_who_makes_it() {
         .unwrap();
     assert_eq!((stat.uid, stat.gid), (12, 34));
 
-    // A directory with the set-group-id bit gives its group itself.
+    // A directory with the set-group-id bit passes on its own group.
     fs::set_permissions(fixture.dir.path(), fs::Permissions::from_mode(0o2755)).unwrap();
     fixture.ops.stat(ROOT, None).unwrap();
     let (_, stat) = fixture

@@ -1,4 +1,4 @@
-//! Paths, numbers and lifetimes of nodes.
+//! Tests of paths, numbers and lifetimes of nodes.
 
 use super::*;
 
@@ -39,7 +39,7 @@ fn a_node_has_the_servers_inode_number_and_another_if_that_is_taken() {
     let other = add(&mut nodes, ROOT, "b", 77, FILE);
     assert_eq!(other & 0xffff_ffff, 77);
     assert!(other > 0xffff_ffff);
-    // The root's number is not given away either.
+    // No other file gets the root's number.
     assert!(add(&mut nodes, ROOT, "c", 1, FILE) > 0xffff_ffff);
     assert!(add(&mut nodes, ROOT, "d", 0, FILE) > 0xffff_ffff);
 }
@@ -127,7 +127,7 @@ fn a_path_longer_than_the_protocol_carries_is_refused() {
     for ino in 10..26 {
         at = add(&mut nodes, at, &long, ino, S_IFDIR);
     }
-    // 16 names with their slashes: 4016 bytes.
+    // 16 names with their slashes have 4016 bytes.
     assert_eq!(nodes.path(at).map(|path| path.len()), Ok(4016));
     assert_eq!(
         nodes

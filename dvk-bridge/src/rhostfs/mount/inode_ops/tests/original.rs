@@ -1,4 +1,4 @@
-//! What is done differently for the original server.
+//! Tests of the differences for the original server.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn sizes_beyond_the_originals_are_refused_and_never_cut_by_it() {
         fixture.ops.write(fh, (1 << 32) - 1, b"x", Extent::Any),
         Err(Errno::FBIG)
     );
-    // One that was made larger elsewhere is told as what it is: too large.
+    // A file that grew beyond the limit elsewhere is reported as too large.
     let host = fs::File::options().write(true).open(fixture.host("file"));
     host.unwrap().set_len(1 << 33).unwrap();
     assert_eq!(fixture.look("file"), Err(Errno::OVERFLOW));
@@ -37,7 +37,7 @@ fn d1_a_file_is_opened_for_writing_by_either_field() {
             size: Some(7),
             ..Changes::default()
         };
-        // Only a handle that can be written is of use here.
+        // Only a writable handle can do this.
         fixture.ops.change(node, Some(fh), &changes).unwrap();
         assert_eq!(fs::metadata(fixture.host("file")).unwrap().len(), 7);
     }

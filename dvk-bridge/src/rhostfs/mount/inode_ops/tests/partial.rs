@@ -1,4 +1,4 @@
-//! Calls that do a part of their work, or fail in the middle of it.
+//! Tests of calls that do a part of their work, or fail in the middle.
 
 use super::super::super::directories::{Entry, MAX_ENTRIES};
 use super::*;
@@ -6,7 +6,7 @@ use super::*;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// A file with 2.5 MB of numbers, open, so that it takes three reads or writes of the longest piece.
+/// An open file with 2.5 MB of numbers, which takes three reads or writes of the longest piece.
 fn large(fixture: &mut Fixture) -> (u64, Vec<u8>) {
     let data: Vec<u8> = (0..2_500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
     fs::write(fixture.host("file"), &data).unwrap();
@@ -36,7 +36,7 @@ fn a_short_read_before_the_end_is_gone_on_with() {
     }
 }
 
-/// Keeps the promise that reading to the end of a file costs no call more than it must.
+/// Keeps the promise that reading to the end of a file makes no unnecessary call.
 #[test]
 fn a_short_read_at_the_end_is_the_end() {
     let mut fixture = fixture(Dialect::Ours);
@@ -54,8 +54,8 @@ fn a_short_read_at_the_end_is_the_end() {
     assert_eq!(read, b"content and more");
 }
 
-/// Keeps the promise that an error is never taken for the end of a file: the kernel's page cache
-/// takes a short reply for that.
+/// Keeps the promise that an error is never taken for the end of a file. The kernel's page cache
+/// takes a short reply for the end.
 #[test]
 fn a_page_cache_read_that_fails_in_the_middle_is_an_error() {
     let mut fixture = fixture(Dialect::Ours);
@@ -77,8 +77,8 @@ fn a_page_cache_read_that_fails_in_the_middle_is_an_error() {
     );
 }
 
-/// Keeps the promise that a page of a mapping is written whole or reported: the kernel does not look
-/// at how much of it was.
+/// Keeps the promise that a page of a mapping is written whole or reported. The kernel ignores how
+/// much of it was written.
 #[test]
 fn a_page_cache_write_that_fails_in_the_middle_is_an_error() {
     let mut fixture = fixture(Dialect::Ours);
@@ -94,7 +94,7 @@ fn a_page_cache_write_that_fails_in_the_middle_is_an_error() {
     );
 }
 
-/// Keeps the promise that what the server leaves of a write is written as well, or reported.
+/// Keeps the promise that the rest after a partial write is written too, or reported.
 #[test]
 fn a_short_write_is_gone_on_with_until_nothing_is_taken() {
     let mut fixture = fixture(Dialect::Ours);
@@ -114,7 +114,7 @@ fn a_short_write_is_gone_on_with_until_nothing_is_taken() {
     assert_eq!(written, Err(Errno::FBIG), "a part of a page would be lost");
 }
 
-/// Keeps the promise that a page of a mapping is written where it belongs, although the file was
+/// Keeps the promise that a page of a mapping is written at its position, although the file was
 /// opened to append.
 #[test]
 fn a_page_of_a_file_that_is_appended_to_stays_in_its_place() {
@@ -129,8 +129,8 @@ fn a_page_of_a_file_that_is_appended_to_stays_in_its_place() {
     assert_eq!(fixture.server.state.lock().handles(), 1);
 }
 
-/// Keeps the promise that close reports what the server could not write, and costs nothing where
-/// nothing was written.
+/// Keeps the promise that a close reports the server's write errors, and makes no call if nothing
+/// was written.
 #[test]
 fn closing_asks_the_server_what_it_could_not_write() {
     let mut fixture = fixture(Dialect::Ours);
@@ -150,8 +150,8 @@ fn closing_asks_the_server_what_it_could_not_write() {
     assert_eq!(count(&fixture, syscall_nr::DUP2), 2, "it was told already");
 }
 
-/// Keeps the promise that data which was acknowledged and may be missing is reported: a server that
-/// was lost may have been so with its machine.
+/// Keeps the promise that acknowledged data which may be missing is reported: a lost server's
+/// machine may have crashed.
 #[test]
 fn a_server_lost_with_unsynced_data_is_reported_by_close_and_fsync() {
     for reopened in [false, true] {
@@ -195,7 +195,7 @@ fn an_error_in_a_listing_is_no_end_of_it() {
         fixture.ops.entry(fh, position).unwrap();
     }
     assert_eq!(fixture.ops.entry(fh, 5), Err(Errno::IO));
-    // The server goes nowhere, so that what it has told must not be forgotten.
+    // The server does not rewind, so the entries so far must be kept.
     fail(&fixture, syscall_nr::SEEKDIR, 0, EIO);
     assert_eq!(fixture.ops.rewind(fh), Err(Errno::IO));
     assert_eq!(fixture.ops.rewind(fh), Err(Errno::IO));
@@ -232,7 +232,8 @@ fn a_link_with_more_text_than_fits_is_an_error() {
     assert_eq!(fixture.ops.read_link(node).unwrap().len(), 4095);
 }
 
-/// Keeps the promise that a listing goes on where it was when the server has closed the directory.
+/// Keeps the promise that a listing continues at its position when the server has closed the
+/// directory.
 #[test]
 fn a_directory_that_the_server_has_closed_is_listed_on() {
     let mut fixture = fixture(Dialect::Ours);
@@ -249,7 +250,7 @@ fn a_directory_that_the_server_has_closed_is_listed_on() {
     assert_eq!(fixture.names(fh), expected);
 }
 
-/// Keeps the promise that a file is as it was asked for when somebody else was quicker to make it.
+/// Keeps the promise that a file has the requested attributes when another client created it first.
 #[test]
 fn create_empties_what_somebody_else_was_quicker_with_if_asked_to() {
     let mut fixture = fixture(Dialect::Ours);

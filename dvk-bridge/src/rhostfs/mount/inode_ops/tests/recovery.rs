@@ -1,4 +1,4 @@
-//! A server that is lost, starts again, or answers late.
+//! Tests with a server that is lost, restarts or answers late.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
         state.restart();
     }
     assert!(fixture.ops.read(fh, 0, 9, Extent::Any).is_err());
-    // For a moment nobody waits for a limit again.
+    // Until the backoff ends, no other call waits for the limit.
     assert_eq!(fixture.ops.read(fh, 0, 9, Extent::Any), Err(Errno::NOTCONN));
     assert_eq!(fixture.look("file"), Err(Errno::NOTCONN));
     std::thread::sleep(Duration::from_millis(1050));
@@ -60,7 +60,7 @@ fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() {
     {
         let mut state = fixture.server.state.lock();
         state.restart();
-        // As if the name were another file's by now, with the same number.
+        // As if the name belonged to another file with the same number.
         state.mark = 2;
     }
     assert_eq!(
