@@ -22,9 +22,9 @@ impl FromStr for PeerName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (host, id) = text
             .rsplit_once(':')
-            .ok_or("a host and a node's id with a colon between them")?;
+            .ok_or("expected a host and a node's id with a colon between them")?;
         if host.is_empty() {
-            return Err("no host before the colon");
+            return Err("the host before the colon is missing");
         }
         Ok(Self {
             host: host.to_owned(),
@@ -95,7 +95,7 @@ pub(crate) fn parse_endpoint(text: &str) -> Result<Endpoint, &'static str> {
         .ok()
         .map(Endpoint::from_raw)
         .filter(|endpoint| DcLimits::USUAL.contains(*endpoint))
-        .ok_or("no container has such an endpoint")
+        .ok_or("the number is not an endpoint of a container")
 }
 
 pub(crate) fn parse_seconds(text: &str) -> Result<Duration, &'static str> {

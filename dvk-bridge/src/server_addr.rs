@@ -17,26 +17,54 @@ pub(crate) const SERVER: &str = "Server";
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerAddrArgs {
     /// The server's node: its host, and its id in the DVS
-    #[arg(long, value_name = "HOST:ID", required_unless_present = "switch", requires = "node", help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "HOST:ID",
+        required_unless_present = "switch",
+        requires = "node",
+        help_heading = SERVER
+    )]
     pub peer: Option<PeerName>,
 
     /// The node id of this program; the server's configuration lists it as a peer, and this
     /// machine's DVS does not use it
-    #[arg(long, value_name = "ID", requires = "peer", value_parser = parse_node, help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "ID",
+        requires = "peer",
+        value_parser = parse_node,
+        help_heading = SERVER
+    )]
     pub node: Option<NodeId>,
 
     /// The socket of a switch on this host that the server uses (rhs_carrier local), instead of a
     /// node
-    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["peer", "node", "address", "ports", "generation"], help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        conflicts_with_all = ["peer", "node", "address", "ports", "generation"],
+        help_heading = SERVER
+    )]
     pub switch: Option<PathBuf>,
 
     /// Id of a user that the switch may run as, besides root and this program's own user
-    #[arg(long, value_name = "UID", requires = "switch", conflicts_with = "peer", help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "UID",
+        requires = "switch",
+        conflicts_with = "peer",
+        help_heading = SERVER
+    )]
     pub switch_uid: Option<u32>,
 
     /// The address to listen on and to connect from. Any sender at the server's address counts as
     /// the server
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "IP",
+        default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST),
+        help_heading = SERVER
+    )]
     pub address: IpAddr,
 
     /// The first port of this node, and the server's; a real DVS always has 3000

@@ -30,7 +30,7 @@ pub trait Report: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// The socket cannot be created.
-    #[error("cannot tell the status at {}", path.display())]
+    #[error("cannot report the status at {}", path.display())]
     Listen {
         /// The socket.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum StatusError {
         source: io::Error,
     },
     /// Another program serves its status there.
-    #[error("another program tells its status at {}", .0.display())]
+    #[error("another program reports its status at {}", .0.display())]
     Used(PathBuf),
     /// The status cannot be read.
     #[error("cannot ask {} for a status", path.display())]
@@ -111,7 +111,7 @@ fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
         if let Err(error) = tell(listener, &text)
             && backoff.failed(&error)
         {
-            log::debug!("cannot tell the status: {error}");
+            log::debug!("cannot report the status: {error}");
         }
     }
 }

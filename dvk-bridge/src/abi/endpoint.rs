@@ -48,12 +48,14 @@ impl Endpoint {
     /// Index in the container's process table (`_ENDPOINT_P`), negative for tasks.
     pub fn slot(self) -> i32 {
         let slot = (i64::from(self.0) + TASKS) % GENERATION_SIZE - TASKS;
-        i32::try_from(slot).unwrap_or(self.0) // the remainder of a division by a smaller number fits
+        // The remainder fits, because the divisor does.
+        i32::try_from(slot).unwrap_or(self.0)
     }
 
     /// How often the slot was used before (`_ENDPOINT_G`).
     pub fn generation(self) -> i32 {
-        i32::try_from((i64::from(self.0) + TASKS) / GENERATION_SIZE).unwrap_or(0) // a quotient fits
+        // The quotient fits.
+        i32::try_from((i64::from(self.0) + TASKS) / GENERATION_SIZE).unwrap_or(0)
     }
 }
 
@@ -211,8 +213,8 @@ mod tests {
         #[test]
         fn any_number_has_a_slot_and_a_generation(raw: i32) {
             let endpoint = Endpoint::from_raw(raw);
-            let back = i64::from(endpoint.generation()) * GENERATION_SIZE + i64::from(endpoint.slot());
-            prop_assert_eq!(back, i64::from(raw));
+            let base = i64::from(endpoint.generation()) * GENERATION_SIZE;
+            prop_assert_eq!(base + i64::from(endpoint.slot()), i64::from(raw));
             let _ = (endpoint.to_string(), DcLimits::USUAL.is_system(endpoint));
         }
     }

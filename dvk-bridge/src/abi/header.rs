@@ -1,9 +1,12 @@
 //! The header of a command between nodes, in its three generations.
 //!
 //! ```text
-//! current  cmd dcid src dst snode dnode rcode len pid batch flags snd ack time  message(36) copy(24)   120 bytes
-//! legacy   cmd dcid src dst snode dnode rcode len     batch flags snd ack time  message(76) | copy     132 bytes
-//! early    the same as legacy                                                   message(36) | copy      92 bytes
+//! current  cmd dcid src dst snode dnode rcode len pid batch flags snd ack time
+//!          message(36) copy(24)     120 bytes
+//! legacy   cmd dcid src dst snode dnode rcode len     batch flags snd ack time
+//!          message(76) | copy       132 bytes
+//! early    the same as legacy, but with
+//!          message(36) | copy        92 bytes
 //! ```
 //!
 //! There is no magic number, version or checksum. The generation of a peer is configured.
@@ -181,7 +184,7 @@ pub enum HeaderError {
         wanted: usize,
     },
     /// An unknown command.
-    #[error("there is no command {0:#x}")]
+    #[error("unknown command {0:#x}")]
     Command(i32),
     /// An invalid length.
     #[error("{len} bytes cannot follow a {command}")]
@@ -200,7 +203,7 @@ pub enum HeaderError {
         len: i32,
     },
     /// The source node is not the peer.
-    #[error("it is from node {got}, and the peer is node {wanted}")]
+    #[error("the message is from node {got}, but the peer is node {wanted}")]
     SourceNode {
         /// The node in the header.
         got: i32,
@@ -208,7 +211,7 @@ pub enum HeaderError {
         wanted: NodeId,
     },
     /// The destination node is not this node.
-    #[error("it is for node {got}, and this is node {wanted}")]
+    #[error("the message is for node {got}, but this is node {wanted}")]
     DestinationNode {
         /// The node in the header.
         got: i32,
@@ -216,7 +219,7 @@ pub enum HeaderError {
         wanted: NodeId,
     },
     /// An invalid container.
-    #[error("there is no container {0}")]
+    #[error("unknown container {0}")]
     Container(i32),
 }
 

@@ -315,7 +315,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_decoded_encodes_to_the_same(bytes: [[u8; 38]; 2], length in prop::sample::select(vec![36, 76])) {
+        fn a_decoded_message_encodes_to_the_same_bytes(
+            bytes: [[u8; 38]; 2],
+            length in prop::sample::select(vec![36, 76]),
+        ) {
             let bytes = bytes.as_flattened().get(..length).unwrap();
             let message = Message::decode(bytes).unwrap();
             let mut back = vec![0; length];

@@ -91,7 +91,7 @@ impl<'a, W: Write> Conversations<'a, W> {
     pub(super) fn end(mut self) -> Result<(), DumpError> {
         if self.known.is_empty() {
             let (first, last) = (self.ports.start(), self.ports.end());
-            log::warn!("there is no connection to a port from {first} to {last} in it");
+            log::warn!("the capture has no connection to a port from {first} to {last}");
         }
         for it in self.known.values_mut() {
             it.end(&mut self.output)?;

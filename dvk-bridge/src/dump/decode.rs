@@ -76,7 +76,7 @@ impl Decoder {
         if self.bytes.is_empty() {
             return Ok(());
         }
-        let left = format!("{} bytes of a command that does not end", self.bytes.len());
+        let left = format!("{} bytes of an incomplete command", self.bytes.len());
         line(&left)
     }
 

@@ -35,7 +35,7 @@ pub enum DumpError {
         source: io::Error,
     },
     /// The bytes are not a command.
-    #[error("byte {at}: no command of the {generation} generation")]
+    #[error("byte {at} does not start a command of the {generation} generation")]
     NoCommand {
         /// The position in the input.
         at: u64,
@@ -46,7 +46,7 @@ pub enum DumpError {
         source: HeaderError,
     },
     /// The layout cannot be guessed.
-    #[error("the layout cannot be found out: say it with --generation")]
+    #[error("cannot detect the layout: give it with --generation")]
     Layout,
     /// The output cannot be written.
     #[error("cannot write")]

@@ -30,9 +30,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "A capture is what tcpdump or Wireshark writes (pcap or pcapng), or the bytes of one of the two connections of \
-                  a pair, without packets' headers, as tcpflow writes them. With --listen and --connect, a proxy that is told to \
-                  connect to the first is passed through to the second, one connection at a time.\n\n\
+    after_help = "A capture is a file of tcpdump or Wireshark (pcap or pcapng), or the bytes of \
+                  one of the two connections of a pair, without packet headers, as tcpflow \
+                  writes them. With --listen and --connect, a proxy that connects to the first \
+                  address is forwarded to the second, one connection at a time.\n\n\
                   tcpdump -U -w - tcp portrange 3000-3031 | gangplank-dvk dump -"
 )]
 pub struct DumpArgs {
@@ -126,17 +127,17 @@ fn relay(
         let mut receiver = match TcpStream::connect_timeout(&connect, CONNECT_TIMEOUT) {
             Ok(receiver) => receiver,
             Err(error) => {
-                log::error!("{address} is turned away: cannot connect to {connect}: {error}");
+                log::error!("refused {address}: cannot connect to {connect}: {error}");
                 continue;
             }
         };
-        log::info!("{address} is passed on to {connect}");
+        log::info!("forwarding {address} to {connect}");
         match pass_on(&mut sender, &mut receiver, generation, to) {
             Err(RelayError::Write(error)) => return Err(DumpError::Write(error)),
             Err(RelayError::Connection(error)) => {
-                log::error!("the connection from {address} is given up: {error}");
+                log::error!("closed the connection from {address}: {error}");
             }
-            Ok(()) => log::info!("{address} has closed the connection"),
+            Ok(()) => log::info!("{address} closed the connection"),
         }
     }
 }
@@ -172,7 +173,7 @@ fn pass_on(
                 Err(DumpError::Write(error)) => return Err(RelayError::Write(error)),
                 Err(error) => {
                     log::error!(
-                        "the rest is passed on and not shown: {}",
+                        "the rest is forwarded and not shown: {}",
                         error_chain(&error)
                     );
                 }

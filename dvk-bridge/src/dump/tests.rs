@@ -36,7 +36,8 @@ fn a_call_is_shown_line_by_line() {
     assert_eq!(
         dumped(&capture.concat(), None).unwrap(),
         "SNDREC_MSG 10@0 -> 1@1 type 33 (0x21) [0x3 0x1 0x0 0x47d11000 0x0 0x0] pid 1357\n\
-         COPYOUT_DATA 10@0 -> 1@1 result 0 copy 3 bytes from 10:0x47d11000 to 1:0x0 pid 1357 data \"//\\x00\"\n\
+         COPYOUT_DATA 10@0 -> 1@1 result 0 copy 3 bytes from 10:0x47d11000 to 1:0x0 pid 1357 \
+         data \"//\\x00\"\n\
          SEND_ACK 10@0 -> 1@1 result 0 pid 1357\n"
     );
 }
@@ -76,11 +77,11 @@ fn what_is_no_command_ends_it_with_its_place() {
     let error = dumped(&capture, Some(Generation::Current)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "byte 120: no command of the current generation"
+        "byte 120 does not start a command of the current generation"
     );
     assert!(matches!(dumped(&[0x55; 400], None), Err(DumpError::Layout)));
     let text = dumped(&capture[..119], Some(Generation::Current)).unwrap();
-    assert_eq!(text, "119 bytes of a command that does not end\n");
+    assert_eq!(text, "119 bytes of an incomplete command\n");
 }
 
 #[test]
@@ -280,7 +281,7 @@ mod packets {
             segment(400, false, &[0x55; 400]),
         ];
         let text = shown(&pcap(101, &packets)).unwrap();
-        let line = "10.0.0.1:40000 > 10.0.0.2:3000: the layout cannot be found out";
+        let line = "10.0.0.1:40000 > 10.0.0.2:3000: cannot detect the layout";
         assert_lines(&text, &[("0.500000", line)]);
     }
 

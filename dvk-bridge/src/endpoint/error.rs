@@ -92,7 +92,7 @@ pub enum EndpointError {
         code: Code,
     },
     /// The time limit has passed.
-    #[error("cannot {operation}: nothing came within {limit:?}")]
+    #[error("cannot {operation}: no answer within {limit:?}")]
     TimedOut {
         /// The operation.
         operation: Operation,
@@ -100,13 +100,13 @@ pub enum EndpointError {
         limit: Duration,
     },
     /// The partner is not connected, or the connection was lost.
-    #[error("cannot {operation}: there is no connection to its node")]
+    #[error("cannot {operation}: its node is not connected")]
     NotConnected {
         /// The operation.
         operation: Operation,
     },
     /// The endpoint was given up.
-    #[error("cannot {operation}: the endpoint is not bound any more")]
+    #[error("cannot {operation}: the endpoint is no longer bound")]
     Unbound {
         /// The operation.
         operation: Operation,

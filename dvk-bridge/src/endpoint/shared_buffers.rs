@@ -64,7 +64,7 @@ impl Bytes<'_> {
 
 /// A copy to or from memory that is not shared, or not shared for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes at {address:#x} are not lent for that")]
+#[error("{bytes} bytes at {address:#x} are not shared for this access")]
 pub struct NotShared {
     /// The address.
     pub address: u32,

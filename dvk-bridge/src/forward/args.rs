@@ -12,8 +12,9 @@ use crate::server_addr::ServerAddrArgs;
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Needs root, and to be a 32-bit program, as DVK's kernels are. Stays until SIGTERM or SIGINT ends it. The endpoint is bound \
-                  at once, whether or not the server is there, so that rhostfs' clients find it when they boot."
+    after_help = "Needs root and the 32-bit program, because DVK's kernels have 32 bits. Runs \
+                  until SIGTERM or SIGINT ends it. The endpoint is bound at once, even if the \
+                  server is not available, so that clients of rhostfs find it when they boot."
 )]
 pub struct ForwardArgs {
     /// DVK's device
@@ -21,7 +22,13 @@ pub struct ForwardArgs {
     pub device: PathBuf,
 
     /// The endpoint, here and at the server
-    #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "EP",
+        default_value = "1",
+        value_parser = parse_endpoint,
+        allow_negative_numbers = true
+    )]
     pub endpoint: Endpoint,
 
     /// Its container

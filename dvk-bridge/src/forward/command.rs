@@ -36,10 +36,10 @@ pub enum ForwardError {
     #[error(transparent)]
     Status(#[from] StatusError),
     /// The command line names no server.
-    #[error("nothing says where the server is: --peer and --node do, or --switch")]
+    #[error("no server is given: use --peer and --node, or --switch")]
     NoServer,
     /// The endpoint was taken away.
-    #[error("the endpoint was taken away")]
+    #[error("the endpoint was removed")]
     Unbound,
     /// The system refused an operation.
     #[error("cannot {what}")]
@@ -92,7 +92,7 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
             source,
         })?;
     log::info!(
-        "endpoint {} of container {} is passed on to {}",
+        "forwarding endpoint {} of container {} to {}",
         args.endpoint,
         args.dc,
         there.name(args)

@@ -67,9 +67,9 @@ impl Forward {
                 request, message, ..
             } => self.pass(request, message),
             Delivery::Message { client, message } => {
-                log::debug!("{client} has sent {message:?}, and does not wait for an answer");
+                log::debug!("{client} sent {message:?} without waiting for an answer");
             }
-            Delivery::Notification { source } => log::debug!("{source} has notified"),
+            Delivery::Notification { source } => log::debug!("{source} sent a notification"),
             Delivery::Gone { client, reason } => {
                 log::debug!("{client}: {reason:?}");
                 if let Some(proxy) = self.proxies.lock().get(&client) {

@@ -2,7 +2,7 @@
 //! elsewhere.
 //!
 //! ```text
-//!   client ── /dev/dvk ── endpoint 1 ─┬─ proxy client 10 ── TCP or switch ── the server's endpoint 1
+//!   client ── /dev/dvk ── endpoint 1 ─┬─ proxy client 10 ── TCP or switch ── server's endpoint 1
 //!   client ───────────────┘           └─ proxy client 11 ──┘
 //! ```
 //!

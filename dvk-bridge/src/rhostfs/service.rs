@@ -56,9 +56,7 @@ pub enum ServeError {
     #[error(transparent)]
     Local(#[from] LocalError),
     /// The kernel's DVK is not available.
-    #[error(
-        "{server}: its rhs_carrier, device, cannot be had; it is what is meant where there is none"
-    )]
+    #[error("{server}: cannot use rhs_carrier device, which is the default")]
     Device {
         /// The first server that needs it.
         server: String,
@@ -70,13 +68,13 @@ pub enum ServeError {
     #[error(transparent)]
     Status(#[from] StatusError),
     /// A server needs a carrier that was not started.
-    #[error("{server}: nothing was started to reach it by its rhs_carrier")]
+    #[error("{server}: the carrier for its rhs_carrier was not started")]
     NoCarrier {
         /// The server.
         server: String,
     },
     /// A server's endpoint cannot be bound.
-    #[error("{server}: its endpoint cannot be had")]
+    #[error("{server}: cannot bind its endpoint")]
     Bind {
         /// The server.
         server: String,
@@ -94,7 +92,7 @@ pub enum ServeError {
         source: StartError,
     },
     /// A server's endpoint was taken away.
-    #[error("{server}: its endpoint was taken away")]
+    #[error("{server}: its endpoint was removed")]
     Unbound {
         /// The server.
         server: String,
@@ -166,7 +164,7 @@ fn tell(config: &Config) -> Result<(), ServeError> {
     for block in &config.servers {
         let told = writeln!(io::stdout(), "{}", described(block));
         told.map_err(|source| ServeError::System {
-            what: "say what would be served",
+            what: "print what would be served",
             source,
         })?;
         if block.carrier_kind == CarrierKind::Device
@@ -183,7 +181,7 @@ fn tell(config: &Config) -> Result<(), ServeError> {
 fn await_signals(signals: SigSet, tell: Sender<Option<ServeError>>) -> Result<(), ServeError> {
     start("signals", move || {
         if let Ok(signal) = signals.wait() {
-            info!("{signal}: ending; another ends it at once");
+            info!("{signal}: ending; another signal ends at once");
             let _ = tell.send(None);
             if signals.thread_unblock().is_ok() {
                 loop {
@@ -320,7 +318,7 @@ fn bind(
             Ok(endpoint) => return Ok(Some(endpoint)),
             Err(error @ (EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. })) => {
                 if !complained {
-                    warn!("{}: {error}; it is tried again", block.name);
+                    warn!("{}: {error}; retrying", block.name);
                 }
                 complained = true;
                 thread::sleep(BIND_RETRY_INTERVAL);

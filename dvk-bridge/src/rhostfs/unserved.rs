@@ -15,8 +15,8 @@ pub struct ServeArgs {
 pub enum ServeError {
     /// The virtio-fs driver needs a 64-bit machine to map memory.
     #[error(
-        "a share is served by the 64-bit gangplank-dvk, on another machine where this one is of 32 bits; \
-         `gangplank-dvk forward` passes on to it what the processes of this machine's DVK ask"
+        "a 32-bit gangplank-dvk cannot serve a share: run the 64-bit one on a 64-bit machine, and \
+         `gangplank-dvk forward` here to forward the requests of this machine's DVK to it"
     )]
     Narrow,
 }

@@ -14,7 +14,7 @@ pub struct Admission {
 
 /// An invalid rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no rule such as 1000 (any endpoint) or 1000=1,10..20")]
+#[error("{0:?} is not a rule such as 1000 (any endpoint) or 1000=1,10..20")]
 pub struct AdmissionError(String);
 
 /// One user and its slots, in the syntax `UID` or `UID=SLOT,FIRST..LAST`.

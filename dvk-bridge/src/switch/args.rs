@@ -12,7 +12,8 @@ use crate::cli_types::parse_dc;
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Programs of the same user may bind every endpoint, those of others what --allow says. Stays until it is ended."
+    after_help = "Programs of the same user may bind every endpoint. Programs of other users may \
+                  bind those of --allow. The switch runs until SIGTERM or SIGINT ends it."
 )]
 pub struct SwitchArgs {
     /// The socket to listen at

@@ -56,7 +56,7 @@ pub enum SwitchError {
         source: io::Error,
     },
     /// Another switch uses the socket.
-    #[error("there is a switch at {} already", .0.display())]
+    #[error("a switch already runs at {}", .0.display())]
     Used(PathBuf),
     /// The status socket cannot be created.
     #[error(transparent)]

@@ -143,7 +143,7 @@ impl Switch {
             && let Err(error) = status::tell(listener, &self.report())
             && self.backoff.failed(&error)
         {
-            log::warn!("cannot tell the status: {error}");
+            log::warn!("cannot report the status: {error}");
         }
     }
 

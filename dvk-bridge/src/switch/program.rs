@@ -15,15 +15,15 @@ use crate::carrier::stream::{FrameError, Frames};
 /// Why a program is dropped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DropReason {
-    #[error("it has closed the connection")]
+    #[error("the program closed the connection")]
     Closed,
     #[error("{0}")]
     Io(#[from] Errno),
-    #[error("it breaks the rules: {0}")]
+    #[error("the program violates the protocol: {0}")]
     Rules(#[from] FrameError),
-    #[error("it breaks the rules: batches and compression are for nodes")]
+    #[error("the program violates the protocol: only nodes send batches and compression")]
     Packed,
-    #[error("it breaks the rules: {0} is not for programs to send")]
+    #[error("the program violates the protocol: only nodes send {0}")]
     Command(Command),
     #[error("{0}")]
     QueueError(#[from] QueueError),

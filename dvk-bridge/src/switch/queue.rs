@@ -62,9 +62,9 @@ struct FullSince {
 /// Why a program is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueueError {
-    #[error("it has not read {FULL_SIZE} of the bytes that wait for it within {0:?}")]
+    #[error("the program has not read {FULL_SIZE} of its queued bytes within {0:?}")]
     Slow(Duration),
-    #[error("it does not read: {MAX_QUEUED} bytes wait for it")]
+    #[error("the program does not read: {MAX_QUEUED} bytes are queued for it")]
     Overrun,
 }
 

@@ -188,7 +188,7 @@ fn silence_ends_at_the_limit_and_others_are_served() {
     let error = server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot copy 3 bytes from 0x47d11000 of 10: nothing came within 800ms"
+        "cannot copy 3 bytes from 0x47d11000 of 10: no answer within 800ms"
     );
     assert!(peer.lost().iter().all(|lost| lost.reason == Reason::Copy));
     peer.ask(11, SERVER, &access(11, Layout::Current), name());

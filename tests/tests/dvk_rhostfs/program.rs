@@ -177,7 +177,7 @@ fn several_servers_wait_for_their_switch_and_serve_what_is_theirs() -> Result<()
     );
     let program = Program::start(&config, &[])?;
     crate::scene::wait_until("the servers look for the switch", || {
-        program.text("log").contains("there is no switch")
+        program.text("log").contains("cannot connect to the switch")
     })?;
     let switch = Switching::start_at(&switch)?;
     let clients = switch.join()?;

@@ -38,17 +38,17 @@ fn a_peers_header_passes() {
 fn what_cannot_be_is_named() {
     assert_eq!(
         refusal(|header| header.command = Command::from_raw(0x77)),
-        "there is no command 0x77"
+        "unknown command 0x77"
     );
     assert_eq!(
         refusal(|header| header.snode = 2),
-        "it is from node 2, and the peer is node 0"
+        "the message is from node 2, but the peer is node 0"
     );
     assert_eq!(
         refusal(|header| header.dnode = 0),
-        "it is for node 0, and this is node 1"
+        "the message is for node 0, but this is node 1"
     );
-    assert_eq!(refusal(|header| header.dc = 32), "there is no container 32");
+    assert_eq!(refusal(|header| header.dc = 32), "unknown container 32");
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl BoundEndpoint for DeviceEndpoint {
         self.queue.stop();
         if !self.queue.wait_for_end(STOP_TIMEOUT) {
             log::warn!(
-                "endpoint {} is given up as soon as the kernel has done what it was told last",
+                "endpoint {} is released when the kernel finishes its last call",
                 self.endpoint()
             );
         }

@@ -82,7 +82,7 @@ impl EndpointThread {
             }
             if let Err(code) = self.driver.unbind(self.dc, self.endpoint) {
                 // The end of the thread unbinds the endpoint as well.
-                log::debug!("cannot give endpoint {} up: {code}", self.endpoint);
+                log::debug!("cannot release endpoint {}: {code}", self.endpoint);
             }
         }
     }
@@ -107,7 +107,7 @@ impl EndpointThread {
     fn test_wakeup(&mut self) {
         if let Err(code) = self.driver.wake(self.dc, self.endpoint) {
             log::info!(
-                "endpoint {}: a receive cannot be interrupted, and is done by the moment: {code}",
+                "endpoint {}: the kernel cannot interrupt receives, so each is short: {code}",
                 self.endpoint
             );
             return;
@@ -125,7 +125,7 @@ impl EndpointThread {
             }
         }
         log::info!(
-            "endpoint {}: a receive is not interrupted by notifications, and is done by the moment",
+            "endpoint {}: notifications do not interrupt receives, so each is short",
             self.endpoint
         );
     }

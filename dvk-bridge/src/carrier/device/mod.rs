@@ -77,8 +77,9 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum DeviceError {
     /// The program is not a 32-bit program for i386.
     #[error(
-        "cannot use {}: DVK's calls are for 32-bit programs of i386 alone, and this is none; let `gangplank-dvk forward` of the i686 \
-         build run on the machine with the device", path.display()
+        "cannot use {}: DVK's calls need a 32-bit program for i386; run `gangplank-dvk forward` \
+         of the i686 build on the machine with the device",
+        path.display()
     )]
     Width {
         /// The device.
@@ -86,7 +87,9 @@ pub enum DeviceError {
     },
     /// The device does not exist.
     #[error(
-        "there is no {}: load DVK's module (insmod dvk.ko) and make the device (mknod {0} c {MAJOR} 0)", path.display()
+        "{} does not exist: load DVK's module (insmod dvk.ko) and make the device \
+         (mknod {0} c {MAJOR} 0)",
+        path.display()
     )]
     Missing {
         /// The device.
@@ -102,7 +105,11 @@ pub enum DeviceError {
         source: io::Error,
     },
     /// It is another device.
-    #[error("{} does not know DVK's calls: it is another device, or its kernel takes them from programs of another width", path.display())]
+    #[error(
+        "{} does not support DVK's calls: it is another device, or its kernel has another word \
+         size",
+        path.display()
+    )]
     Other {
         /// The device.
         path: PathBuf,
@@ -114,7 +121,7 @@ pub enum DeviceError {
         path: PathBuf,
     },
     /// The kernel refuses.
-    #[error("{} cannot be asked for the DVS: {code}", path.display())]
+    #[error("cannot read the DVS from {}: {code}", path.display())]
     Refused {
         /// The device.
         path: PathBuf,

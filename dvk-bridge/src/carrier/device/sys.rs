@@ -1,5 +1,6 @@
 //! The ioctls of the kernel's DVK.
-#![allow(unsafe_code)] // the ioctls: their arguments are addresses, in blocks that have addresses in them
+// The arguments of the ioctls are addresses of blocks that contain addresses.
+#![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};

@@ -120,7 +120,8 @@ impl WorkQueue {
             Ok(_) | Err(Code::EDVSOVERRUN) => state.woken = true,
             Err(code) => {
                 log::warn!(
-                    "endpoint {}: a receive cannot be interrupted any more, and is done by the moment: {code}",
+                    "endpoint {}: the kernel no longer interrupts receives, so each is short: \
+                     {code}",
                     self.endpoint
                 );
                 state.wakeable = false;

@@ -152,10 +152,10 @@ impl EndpointState {
         if self.conflict_log.admit().is_some() {
             let owner = self.mailbox.owner_of(endpoint);
             log::warn!(
-                "{endpoint} of node {} is refused by {}: that is a process of node {}, which is connected; each process of a \
-                 container needs an endpoint of its own",
-                peer.0,
+                "{} refuses {endpoint} of node {}: node {}, which is connected, has a process with \
+                 that endpoint; each process of a container needs its own",
                 self.endpoint,
+                peer.0,
                 owner.map_or("another".to_owned(), |owner| owner.0.to_string())
             );
         }
@@ -204,7 +204,7 @@ impl EndpointState {
             return;
         }
         log::debug!(
-            "{} from {} to {} with result {} was not waited for",
+            "unexpected {} from {} to {} with result {}",
             header.command,
             header.src,
             header.dst,

@@ -256,7 +256,8 @@ impl PeerChannel {
             Err(ExchangeError::TimedOut) if !state.stuck => {
                 state.stuck = true;
                 log::warn!(
-                    "{command} to {partner} was not acknowledged in time: its node may lose what we send until it does"
+                    "{command} to {partner} was not acknowledged in time: its node may lose \
+                     messages until it is"
                 );
             }
             Ok(_) if state.stuck => {
@@ -295,7 +296,8 @@ impl PeerChannel {
             state.held_acks.push_back((header, payload.to_vec()));
         } else {
             log::warn!(
-                "{MAX_HELD_ACKS} acknowledgements wait for {}'s node to finish one exchange: {} is dropped",
+                "{MAX_HELD_ACKS} acknowledgements wait for {}'s node to finish one exchange: \
+                 {} is dropped",
                 header.dst,
                 header.command
             );

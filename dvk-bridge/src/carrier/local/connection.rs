@@ -20,11 +20,11 @@ use crate::endpoint::Gone;
 enum ConnectionError {
     #[error("{0}")]
     Io(#[from] Errno),
-    #[error("it runs as user {0}, who is not trusted")]
+    #[error("the switch runs as user {0}, who is not trusted")]
     User(u32),
     #[error("{0}")]
     SendError(#[from] SendError),
-    #[error("it breaks the rules: {0}")]
+    #[error("the switch violates the protocol: {0}")]
     Rules(#[from] FrameError),
 }
 
@@ -43,10 +43,10 @@ pub(super) fn run(shared: &Shared) {
                 }
                 shared.lost();
             }
-            Err(end) if reported => log::debug!("there is no switch at {path}: {end}"),
+            Err(end) if reported => log::debug!("cannot connect to the switch at {path}: {end}"),
             Err(end) => {
                 reported = true;
-                log::info!("there is no switch at {path}, and it will be tried again: {end}");
+                log::info!("cannot connect to the switch at {path}, retrying: {end}");
             }
         }
         let mut stop = [PollFd::new(&shared.stop, PollFlags::IN)];

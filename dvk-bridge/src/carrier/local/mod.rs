@@ -78,7 +78,7 @@ impl LocalConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     /// The system has no thread or descriptor left.
-    #[error("cannot start what talks to the switch")]
+    #[error("cannot start the thread of the switch's connection")]
     Start(#[source] std::io::Error),
 }
 

@@ -59,7 +59,7 @@ pub(super) fn accept_from(listener: &OwnedFd, host: &Host) -> io::Result<(OwnedF
         .and_then(SocketAddr::try_from)?;
     if !host.is_at(address.ip()) {
         let text = format!(
-            "{} is not {}, whose port this is",
+            "the peer at {} is not {}, which the port is for",
             address.ip(),
             host.name()
         );
@@ -79,7 +79,10 @@ pub(super) fn connect_to(
     let port = peer.port_base.saturating_add(offset(config.id));
     let addresses = host.resolve()?;
     let deadline = Instant::now() + config.limits.connect;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address of our kind");
+    let mut last = io::Error::new(
+        io::ErrorKind::NotFound,
+        "the host has no address of this node's family",
+    );
     for address in addresses {
         // Connections come from the configured address, so both must be of the same family.
         if address.is_ipv4() != config.address.is_ipv4() {

@@ -26,15 +26,15 @@ const ANSWERABLE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
-    #[error("it has closed the connection")]
+    #[error("the peer closed the connection")]
     Closed,
     #[error("{0}")]
     Io(#[from] Errno),
-    #[error("it breaks the rules: {0}")]
+    #[error("the peer violates the protocol: {0}")]
     Rules(#[from] FrameError),
     #[error("it breaks off: {0}")]
     Half(String),
-    #[error("it has connected again")]
+    #[error("the peer connected again")]
     Replaced,
 }
 
@@ -201,7 +201,8 @@ fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
         handle_proxy_message(peer, header);
     } else if header.flags.contains(HeaderFlags::LZ4) {
         log::warn!(
-            "{peer} compresses, which is not understood here: configure its proxy with compress NO ({} from {} is refused)",
+            "{peer} sends compressed data, which is not supported: configure its proxy with \
+             compress NO ({} from {} is refused)",
             header.command,
             header.src
         );

@@ -29,7 +29,7 @@ pub(super) fn run(shared: &Shared, peer: &Peer) {
             Err(error) => {
                 reported = true;
                 let retry = shared.config.limits.retry;
-                log::info!("cannot connect to {peer}, and will try every {retry:?}: {error}");
+                log::info!("cannot connect to {peer}, retrying every {retry:?}: {error}");
             }
         }
         if let Err(error) = wait_before_retry(shared, peer) {

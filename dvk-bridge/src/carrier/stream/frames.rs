@@ -20,7 +20,11 @@ pub(crate) struct Frames {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
     /// An invalid header.
-    #[error("{error}, as a header of {} bytes ({generation}) has it{}", generation.header_size(), hint(candidates))]
+    #[error(
+        "{error} in a header of {} bytes ({generation}){}",
+        generation.header_size(),
+        hint(candidates)
+    )]
     Header {
         /// The reason.
         error: HeaderError,
@@ -30,7 +34,7 @@ pub(crate) enum FrameError {
         candidates: Vec<Generation>,
     },
     /// A batch contains a command that cannot be batched.
-    #[error("a batch has a {0} in it, which cannot be")]
+    #[error("a batch cannot contain {0}")]
     Batched(Command),
 }
 
@@ -40,7 +44,7 @@ fn hint(candidates: &[Generation]) -> String {
         .map(|it| format!("{} bytes ({it})", it.header_size()))
         .collect();
     match sizes.as_slice() {
-        [] => "; and it would fit no other generation".to_owned(),
+        [] => "; it fits no other generation".to_owned(),
         sizes => format!("; it would fit {}", sizes.join(" or ")),
     }
 }
@@ -86,7 +90,7 @@ impl Frames {
         let bytes = self.rest();
         let candidates = self.others(bytes);
         format!(
-            "{} bytes of a command and no more, where a header has {} bytes ({}){}",
+            "only {} bytes of a command, but a header has {} bytes ({}){}",
             bytes.len(),
             self.generation.header_size(),
             self.generation,

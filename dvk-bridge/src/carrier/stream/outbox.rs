@@ -81,13 +81,13 @@ pub(crate) enum SendError {
     #[error("{0}")]
     Io(#[from] Errno),
     /// The peer does not read.
-    #[error("it does not read: {MAX_UNSENT} bytes wait for it")]
+    #[error("the peer does not read: {MAX_UNSENT} bytes are queued for it")]
     Full,
     /// The peer has not read for a long time.
-    #[error("it has not read for {0:?}")]
+    #[error("the peer has not read for {0:?}")]
     Slow(std::time::Duration),
     /// The peer has closed the connection.
-    #[error("it has closed the connection")]
+    #[error("the peer closed the connection")]
     Closed,
 }
 
@@ -137,7 +137,7 @@ impl Outbox {
     #[cfg(test)]
     pub(crate) fn cut(&self) {
         let state = self.state.lock();
-        let stream = state.stream.as_ref().expect("there is a connection");
+        let stream = state.stream.as_ref().expect("the connection exists");
         rustix::net::shutdown(stream, rustix::net::Shutdown::Both).expect("it can be broken");
     }
 

@@ -103,16 +103,14 @@ pub(super) fn check(
         .and_then(|entries| local(entries, faults));
     for (block, at) in &servers {
         let lacks = match block.carrier_kind {
-            CarrierKind::Node if blocks.node.is_none() => "a block `node` says which node this is",
-            CarrierKind::Local if blocks.local.is_none() => {
-                "a block `local` says where the switch is"
-            }
+            CarrierKind::Node if blocks.node.is_none() => "a block `node` that defines this node",
+            CarrierKind::Local if blocks.local.is_none() => "a block `local` that names the switch",
             _ => continue,
         };
         faults.push(Fault::new(
             at,
             block.name.clone(),
-            format!("{lacks}; there is none"),
+            format!("its carrier needs {lacks}"),
         ));
     }
     if blocks.servers.is_empty() && faults.is_empty() {
@@ -120,7 +118,11 @@ pub(super) fn check(
             file: file.into(),
             line: 1,
         };
-        faults.push(Fault::new(&at, "rhs", "no block says what is to be served"));
+        faults.push(Fault::new(
+            &at,
+            "rhs",
+            "no block `rhs` defines a share to serve",
+        ));
     }
     if let Some(node) = &mut node {
         node.dcs = dimensions(&servers, &dcs);
@@ -143,7 +145,7 @@ fn sort(lines: &[Line], faults: &mut Vec<Fault>) -> Blocks {
         let word = first_word(line);
         let once = |known: &Option<Entries<'static>>, faults: &mut Vec<Fault>| {
             if let Some(known) = known {
-                let what = format!("there is one in line {} already", known.at.line);
+                let what = format!("line {} already has one", known.at.line);
                 faults.push(Fault::new(&line.at, word.clone(), what));
             }
         };
@@ -165,7 +167,7 @@ fn sort(lines: &[Line], faults: &mut Vec<Fault>) -> Blocks {
                 blocks.local = Entries::read(line, LOCAL_KEYS, &[], faults);
             }
             _ => {
-                let what = "a file has blocks rhs, node, peer, local, dc, and includes";
+                let what = "unknown block: use rhs, node, peer, local, dc or include";
                 faults.push(Fault::new(&line.at, word, what));
             }
         }
@@ -189,13 +191,13 @@ fn containers(blocks: &[Entries<'_>], faults: &mut Vec<Fault>) -> HashMap<DcId, 
             sysprocs: number("dc_sysprocs", usual.sysprocs),
         };
         if limits.sysprocs <= limits.tasks {
-            entries.wrong("dc_sysprocs", "more than dc_tasks is right", faults);
+            entries.wrong("dc_sysprocs", "must be more than dc_tasks", faults);
         }
         let Some(dc) = dc_id(entries, "dc_id", faults) else {
             continue;
         };
         if dcs.insert(dc, limits).is_some() {
-            entries.wrong("dc_id", "another block is about the same container", faults);
+            entries.wrong("dc_id", "another block has the same container", faults);
         }
     }
     dcs
@@ -288,7 +290,7 @@ fn server(
             true => ("rhs_uid", "rhs_gid"),
             false => ("rhs_gid", "rhs_uid"),
         };
-        entries.wrong(there, format!("it goes with {lacking}"), faults);
+        entries.wrong(there, format!("it requires {lacking}"), faults);
     }
     let mut amount = |key, most, to: &mut usize| {
         let number = entries.number(key, 1, most, faults);
@@ -324,13 +326,13 @@ fn node(blocks: &Blocks, faults: &mut Vec<Fault>) -> Option<NodeConfig> {
             continue;
         };
         if peers.iter().any(|known: &PeerConfig| known.id == peer.id) {
-            entries.wrong("peer_id", "another block is about the same node", faults);
+            entries.wrong("peer_id", "another block has the same node", faults);
         }
         peers.push(peer);
     }
     let Some(entries) = &blocks.node else {
         if let Some(peer) = blocks.peers.first() {
-            let what = "a block `node` says which node has it as a peer; there is none";
+            let what = "no block `node` defines the node that it is a peer of";
             faults.push(Fault::new(&peer.at, peer.name.clone(), what));
         }
         return None;
@@ -340,14 +342,14 @@ fn node(blocks: &Blocks, faults: &mut Vec<Fault>) -> Option<NodeConfig> {
     if let Some(address) = entries.word("node_address") {
         match address.parse::<IpAddr>() {
             Ok(address) => config.address = address,
-            Err(_) => entries.wrong("node_address", "an address of this host is right", faults),
+            Err(_) => entries.wrong("node_address", "must be an address of this host", faults),
         }
     }
     if let Some(base) = port_base(entries, "node_port_base", faults) {
         config.port_base = base;
     }
     if peers.is_empty() {
-        let what = "blocks `peer` say whom it serves; there is none";
+        let what = "no block `peer` defines a node to serve";
         faults.push(Fault::new(&entries.at, entries.name.clone(), what));
     }
     config.peers = peers;
@@ -362,7 +364,7 @@ fn peer(entries: &Entries<'_>, faults: &mut Vec<Fault>) -> Option<PeerConfig> {
     let host = entries.word("peer_host");
     match host {
         None => entries.missing("peer_host", faults),
-        Some("") => entries.wrong("peer_host", "a host's name or address is right", faults),
+        Some("") => entries.wrong("peer_host", "must be a host's name or address", faults),
         Some(_) => {}
     }
     let generation = entries.choice("peer_generation", GENERATIONS, faults);

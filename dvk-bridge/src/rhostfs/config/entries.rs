@@ -29,12 +29,12 @@ impl<'a> Entries<'a> {
         faults: &mut Vec<Fault>,
     ) -> Option<Self> {
         let [kind, name, block, extra @ ..] = line.items.as_slice() else {
-            let what = "a block is right: a name, and keys in braces";
+            let what = "expected a block: a name, and keys in braces";
             faults.push(Fault::new(&line.at, first_word(line), what));
             return None;
         };
         let (Item::Word(name), Item::Block(lines, _)) = (name, block) else {
-            let what = "a block is right: a name, and keys in braces";
+            let what = "expected a block: a name, and keys in braces";
             faults.push(Fault::new(kind.at(), kind.written(), what));
             return None;
         };
@@ -67,11 +67,11 @@ impl<'a> Entries<'a> {
         let alias = aliases.iter().find(|(alias, _)| *alias == written);
         let wanted = alias.map_or(written.as_str(), |(_, key)| key);
         let Some(key) = keys.iter().find(|key| **key == wanted) else {
-            let what = format!("there is no such key here, but {}", keys.join(", "));
+            let what = format!("unknown key; the block's keys are {}", keys.join(", "));
             return fault(&line.at, &written, what);
         };
         let [Item::Word(value), extra @ ..] = line.items.get(1..).unwrap_or_default() else {
-            return fault(&line.at, &written, "one value is right".to_owned());
+            return fault(&line.at, &written, "expected one value".to_owned());
         };
         if let Some(extra) = extra.first() {
             let what = format!(
@@ -80,7 +80,7 @@ impl<'a> Entries<'a> {
             fault(extra.at(), &extra.written(), what);
         }
         if let Some(before) = self.values.insert(key, value.clone()) {
-            let what = format!("it was given in line {} already", before.at.line);
+            let what = format!("line {} already has it", before.at.line);
             fault(&line.at, &written, what);
         }
     }
@@ -125,7 +125,7 @@ impl<'a> Entries<'a> {
         if number.is_none() {
             self.wrong(
                 key,
-                format!("a number from {least} to {most} is right"),
+                format!("must be a number from {least} to {most}"),
                 faults,
             );
         }
@@ -143,7 +143,7 @@ impl<'a> Entries<'a> {
         let found = choice.iter().find(|(word, _)| *word == text(value));
         if found.is_none() {
             let words: Vec<&str> = choice.iter().map(|(word, _)| *word).collect();
-            self.wrong(key, format!("one of {} is right", words.join(", ")), faults);
+            self.wrong(key, format!("must be one of {}", words.join(", ")), faults);
         }
         found.map(|(_, meaning)| *meaning)
     }
@@ -153,7 +153,7 @@ impl<'a> Entries<'a> {
         match &self.values.get(key)?.kind {
             Kind::Text(text) if !text.is_empty() => Some(text),
             _ => {
-                self.wrong(key, "a string in quotes is right", faults);
+                self.wrong(key, "must be a string in quotes", faults);
                 None
             }
         }

@@ -95,7 +95,7 @@ impl Reader {
         let mut tokens = split(&name, bytes, &mut self.parser.faults).into();
         let lines = self.lines(&mut tokens, depth, 0);
         if let Some(Token { kind, at }) = tokens.front() {
-            let what = "there is no block that it could end";
+            let what = "it ends no block";
             self.fault(at, kind.written(), what);
         }
         lines
@@ -162,7 +162,7 @@ impl Reader {
             ] => {
                 lines.extend(self.include(&at, file, depth));
             }
-            _ => self.fault(&at, "include", "one file is right: include FILE;"),
+            _ => self.fault(&at, "include", "expected one file: include FILE;"),
         }
     }
 
@@ -176,7 +176,7 @@ impl Reader {
         match bytes_of(&path) {
             Ok(bytes) => self.file(&path, &bytes, depth + 1),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let what = "the file is not there, and counts as empty";
+                let what = "the file does not exist and counts as empty";
                 self.parser.missing.push(Fault::new(at, file, what));
                 Vec::new()
             }
@@ -204,7 +204,7 @@ fn bytes_of(file: &Path) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > MAX_FILE_SIZE {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "it is longer than a configuration can be",
+            "it is too long for a configuration",
         ));
     }
     Ok(bytes)

@@ -112,7 +112,7 @@ pub(super) fn split(file: &Arc<Path>, bytes: &[u8], faults: &mut Vec<Fault>) -> 
             }
             _ => {
                 let shown = first.escape_ascii().to_string();
-                let what = "the character can stand in strings only";
+                let what = "the character is allowed in strings only";
                 faults.push(Fault::new(&at, shown, what));
                 rest = behind;
             }

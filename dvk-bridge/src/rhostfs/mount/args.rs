@@ -16,9 +16,11 @@ const FILES: &str = "Files";
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Stays until the directory is unmounted, or SIGTERM, SIGINT or SIGHUP tells it to unmount it; with --background it returns \
-                  when the directory is mounted. Needs root, and a kernel with FUSE; no fusermount.\n\
-                  Exit status: 0 unmounted (mounted, with --background), 1 not mounted, or not to the end, 2 wrong command line."
+    after_help = "Runs until the directory is unmounted, or SIGTERM, SIGINT or SIGHUP unmounts \
+                  it. With --background it returns when the directory is mounted. Needs root and \
+                  a kernel with FUSE, but no fusermount.\n\
+                  Exit status: 0 unmounted (mounted, with --background), 1 not mounted, or the \
+                  mount failed later, 2 wrong command line."
 )]
 pub struct MountArgs {
     /// How to reach the server.
@@ -26,30 +28,67 @@ pub struct MountArgs {
     pub server_addr: ServerAddrArgs,
 
     /// The server's endpoint
-    #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "EP",
+        default_value = "1",
+        value_parser = parse_endpoint,
+        allow_negative_numbers = true,
+        help_heading = SERVER
+    )]
     pub endpoint: Endpoint,
 
     /// This mount's endpoint, which no other client of the server may use, on any machine; by
     /// default 70 plus the node's id, or 10 at a switch
-    #[arg(long, value_name = "EP", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "EP",
+        value_parser = parse_endpoint,
+        allow_negative_numbers = true,
+        help_heading = SERVER
+    )]
     pub client_endpoint: Option<Endpoint>,
 
     /// The container of both endpoints
-    #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc, help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value = "0",
+        value_parser = parse_dc,
+        help_heading = SERVER
+    )]
     pub dc: DcId,
 
     /// The kind of server: gangplank's, or the original rhostfsd, whose faults the mount works
     /// around
-    #[arg(long, value_name = "NAME", default_value = "ours", conflicts_with = "switch", help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "ours",
+        conflicts_with = "switch",
+        help_heading = SERVER
+    )]
     pub server: ServerName,
 
     /// How long to wait for an answer, in seconds with fractions; also how long to wait for the
     /// server to appear
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = parse_seconds, help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value = "30",
+        value_parser = parse_seconds,
+        help_heading = SERVER
+    )]
     pub limit: Duration,
 
     /// How long to keep names and attributes before asking again, in seconds with fractions
-    #[arg(long, value_name = "SECS", default_value = "1", value_parser = parse_seconds, help_heading = FILES)]
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value = "1",
+        value_parser = parse_seconds,
+        help_heading = FILES
+    )]
     pub timeout: Duration,
 
     /// The owner of new files: the user that creates them, or the user that the server runs as

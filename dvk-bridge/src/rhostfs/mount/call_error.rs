@@ -25,7 +25,7 @@ pub(crate) enum CallError {
         cause: RpcError,
     },
     /// The answer is invalid.
-    #[error("the server's answer to {call} makes no sense: {what}")]
+    #[error("the server's answer to {call} is invalid: {what}")]
     Garbled {
         /// The call.
         call: &'static str,

@@ -110,7 +110,7 @@ impl Calls {
         if stat.mode == 0 {
             return Err(CallError::Garbled {
                 call,
-                what: "it left no attributes",
+                what: "it has no attributes",
             });
         }
         Ok(stat)
@@ -287,7 +287,7 @@ impl Calls {
     ) -> Result<()> {
         if !self.dialect.sets_times() {
             return Err(CallError::Impossible {
-                what: "the original server sets times to whatever is on its stack; none are sent to it",
+                what: "the original server cannot set times",
                 errno: Errno::OPNOTSUPP,
             });
         }
@@ -337,7 +337,7 @@ impl Calls {
         // Only the copied text counts, because the original answers its copy's result.
         if !buffer.contains(&0) {
             return Err(CallError::Impossible {
-                what: "a link's text is longer than Linux has any",
+                what: "the link's text exceeds Linux's limit",
                 errno: Errno::NAMETOOLONG,
             });
         }

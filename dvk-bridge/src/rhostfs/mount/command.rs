@@ -32,7 +32,7 @@ pub enum CommandError {
     #[error(transparent)]
     Local(#[from] LocalError),
     /// The command line names no way to reach the server.
-    #[error("cannot reach a server without a peer and a node, or a switch")]
+    #[error("no server is given: use --peer and --node, or --switch")]
     NoServer,
     /// The mount failed.
     #[error(transparent)]

@@ -116,7 +116,7 @@ impl Dialect {
             (Self::Ours, Ok(told)) if told <= asked => Ok(told),
             (Self::Ours, _) => Err(CallError::Garbled {
                 call: "pread64",
-                what: "more than was asked for",
+                what: "it has more data than requested",
             }),
         }
     }

@@ -33,10 +33,10 @@ pub(crate) enum RpcError {
     #[error("no answer from the server")]
     Failed(#[source] EndpointError),
     /// The server was lost less than [`RETRY_BACKOFF`] ago.
-    #[error("the server was lost, and is tried again in a moment")]
+    #[error("the server was lost; retrying soon")]
     Down,
     /// The answer belongs to an earlier request.
-    #[error("the server's answer belongs to an earlier question")]
+    #[error("the server's answer belongs to an earlier request")]
     OutOfStep,
 }
 
@@ -145,7 +145,7 @@ impl RpcClient {
     /// Releases the endpoint, because the next message on it may answer an old request.
     pub(crate) fn out_of_step(&mut self) -> RpcError {
         warn!(
-            "endpoint {} answered an earlier question; starting anew",
+            "endpoint {} answered an earlier request; binding it again",
             self.endpoints.server
         );
         self.retry_at = Some(Instant::now() + RETRY_BACKOFF);

@@ -185,10 +185,13 @@ impl Unmounter {
         match rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::BUSY) => {
-                info!("{} is in use; it is taken away", self.mountpoint.display());
+                info!(
+                    "{} is in use; unmounting it anyway",
+                    self.mountpoint.display()
+                );
                 detach(&self.mountpoint);
             }
-            Err(error) => debug!("unmounting {}: {error}", self.mountpoint.display()),
+            Err(error) => debug!("cannot unmount {}: {error}", self.mountpoint.display()),
         }
     }
 }
@@ -253,7 +256,10 @@ fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::
 fn detach(mountpoint: &Path) {
     let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     if let Err(error) = rustix::mount::unmount(mountpoint, flags) {
-        debug!("taking {} away: {error}", mountpoint.display());
+        debug!(
+            "cannot remove the mount at {}: {error}",
+            mountpoint.display()
+        );
     }
 }
 

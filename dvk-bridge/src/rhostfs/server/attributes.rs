@@ -149,7 +149,7 @@ impl RequestContext<'_> {
         let found = self.resolver().find(&path, Last::Follow)?;
         let st = self.session.statfs(found.id())?;
         self.copy_to(
-            "a file system's figures",
+            "the file system's statistics",
             buffer,
             wire::statfs(&st).as_bytes(),
         )?;

@@ -171,7 +171,7 @@ impl Shared {
             let (socket, root) = (self.target.socket.display(), &self.target.root_name);
             match self.connect(number) {
                 Ok(backend) => {
-                    info!("{socket}: in use, {root} of its share is served");
+                    info!("{socket}: connected, serving {root} of its share");
                     (wait, complained) = (MIN_RETRY_WAIT, false);
                     let backend = Arc::new(backend);
                     self.publish(Some(Arc::clone(&backend)));
@@ -180,12 +180,12 @@ impl Shared {
                     if ending {
                         return;
                     }
-                    warn!("{socket}: the daemon has gone; requests fail until it is back");
+                    warn!("{socket}: the daemon is lost; requests fail until it returns");
                 }
                 Err(reason) if complained => debug!("{socket}: {}", error_chain(&reason)),
                 Err(reason) => {
                     warn!(
-                        "{socket}: {root} of its share cannot be served, and is tried again: {}",
+                        "{socket}: cannot serve {root} of its share, retrying: {}",
                         error_chain(&reason)
                     );
                     complained = true;

@@ -84,7 +84,10 @@ impl Client {
         let idle = self.handles().least_used(open - enough);
         for file in idle {
             if let Err(failure) = file.park(backend) {
-                debug!("client {}: an open file stays so: {failure}", self.endpoint);
+                debug!(
+                    "client {}: cannot close an open file: {failure}",
+                    self.endpoint
+                );
             }
         }
         // Files that cannot be parked are not tried every time.
@@ -174,7 +177,7 @@ impl Clients {
         if let Some(client) = client {
             client.gone.store(true, Ordering::Release);
             let files = client.handles().count();
-            debug!("client {endpoint} has gone; {files} open files are closed");
+            debug!("client {endpoint} is gone; closing its {files} open files");
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) enum Failure {
     #[error("asking the daemon")]
     Daemon(#[from] driver::Error),
     /// The daemon is not connected.
-    #[error("the daemon is not there")]
+    #[error("the daemon is not available")]
     NoDaemon,
     /// A copy from or to the client's memory failed.
     #[error("copying {what} {direction} the client's memory")]

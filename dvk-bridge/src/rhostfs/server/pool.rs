@@ -132,12 +132,12 @@ impl<J: Send + 'static> Shared<J> {
             }
             Err(error) if state.running > 0 => {
                 warn!(
-                    "cannot start another thread, {} go on: {error}",
+                    "cannot start another thread, continuing with {}: {error}",
                     state.running
                 );
             }
             // The next request starts a thread, which serves this one as well.
-            Err(error) => warn!("cannot start a thread to serve with: {error}"),
+            Err(error) => warn!("cannot start a thread for requests: {error}"),
         }
     }
 

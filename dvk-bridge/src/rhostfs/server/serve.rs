@@ -95,7 +95,7 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The root is not a valid path.
-    #[error("{root:?} is no directory that a share can have: {why}")]
+    #[error("{root:?} is not a valid directory of a share: {why}")]
     Root {
         /// The path as given.
         root: String,
@@ -103,20 +103,20 @@ pub enum StartError {
         why: &'static str,
     },
     /// The host refuses a thread.
-    #[error("cannot start the thread that keeps in touch with the daemon")]
+    #[error("cannot start the thread of the daemon's connection")]
     Thread(#[source] io::Error),
 }
 
 /// Checks that `root` is a path that the root of a share can have.
 pub(in crate::rhostfs) fn check_root(root: &str) -> std::result::Result<(), &'static str> {
     if !root.starts_with('/') {
-        return Err("it is a path from the share's root on, and begins with a slash");
+        return Err("it must start with a slash");
     }
     if root.split('/').any(|name| matches!(name, "." | "..")) {
-        return Err("it leads through . or ..");
+        return Err("it contains . or ..");
     }
     if root.contains('\0') || root.len() >= super::path::PATH_MAX {
-        return Err("no path is so long, or holds a NUL");
+        return Err("it is too long, or contains a NUL");
     }
     Ok(())
 }
@@ -287,9 +287,9 @@ impl Shared {
                 pool.submit(client, job);
             }
             Delivery::Message { client, message } => {
-                debug!("{client} has sent {message:?}, and does not wait for an answer");
+                debug!("{client} sent {message:?} without waiting for an answer");
             }
-            Delivery::Notification { source } => debug!("{source} has notified"),
+            Delivery::Notification { source } => debug!("{source} sent a notification"),
             Delivery::Gone { client, reason } => {
                 debug!("{client}: {reason:?}");
                 self.clients.gone(client);
@@ -308,7 +308,7 @@ impl Shared {
             // Clients can cause this as often as they like.
             if times.is_power_of_two() {
                 warn!(
-                    "client {} is turned away, as there are too many: for the {times}th time",
+                    "refusing client {} because there are too many: refusal number {times}",
                     job.request.client()
                 );
             }
@@ -354,7 +354,7 @@ impl Shared {
             }
             Err(DecodeError::Unknown) => {
                 debug!(
-                    "client {}: there is no call {}",
+                    "client {}: unknown call {}",
                     job.request.client(),
                     message.kind
                 );

@@ -84,7 +84,7 @@ fn a_machine_without_a_dvs_says_so() {
     let kernel = FakeKernel::new();
     for (answer, text) in [
         (Code::EPERM, "no DVS is initialised"),
-        (Code::ENOTTY, "does not know DVK's calls"),
+        (Code::ENOTTY, "does not support DVK's calls"),
         (Code::EDVSPRIVILEGES, "EDVSPRIVILEGES"),
     ] {
         kernel.state.lock().dvs = Err(answer);

@@ -45,7 +45,7 @@ impl InodeOps {
             Some(fh) => self.with_file(fh, |calls, handle| calls.stat(Target::Handle(handle)))?,
             None => self.on_node(node, |calls, target| match target {
                 Target::Handle(_) if !handles => Err(CallError::Impossible {
-                    what: "the original server does not tell what an open file without a name is",
+                    what: "the original server does not report an open file without a name",
                     errno: Errno::STALE,
                 }),
                 _ => calls.stat(target),

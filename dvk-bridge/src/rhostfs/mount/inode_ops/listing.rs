@@ -170,7 +170,7 @@ impl InodeOps {
                 None => break,
             }
         }
-        warn!("the server listed what cannot be a name");
+        warn!("the server listed an invalid name");
         Err(Errno::IO)
     }
 

@@ -74,7 +74,10 @@ impl InodeOps {
         let path = self.calls.root_path()?;
         let root = self.calls.stat(Target::Path(b"/"))?;
         if root.mode & S_IFMT != S_IFDIR {
-            warn!("the server's root is no directory (mode {:o})", root.mode);
+            warn!(
+                "the server's root is not a directory (mode {:o})",
+                root.mode
+            );
             return Err(Errno::NOTDIR);
         }
         self.nodes.set_root(identity(&root));
@@ -110,7 +113,7 @@ impl InodeOps {
                 // Another client removed or moved the file, or a directory of its path. After this
                 // error the kernel looks it up again, and a success corrects the name.
                 Err(error) if error.is(Errno::NOENT) || error.is(Errno::NOTDIR) => {
-                    debug!("node {node:#x} is gone from where it was");
+                    debug!("the name of node {node:#x} is gone");
                 }
                 done => return Ok(done?),
             },

@@ -159,11 +159,11 @@ impl InodeOps {
                 stat.gid = gid.unwrap_or(stat.gid);
             }
             Err(error) if error.is(Errno::PERM) => {
-                warn!("the server cannot give files away; new ones belong to whom it works for");
+                warn!("the server cannot change owners; new files belong to the server's user");
                 self.chown_refused = true;
             }
             Err(error) => warn!(
-                "a new file could not be given to user {}: {error}",
+                "cannot change the owner of a new file to user {}: {error}",
                 creator.uid
             ),
         }
