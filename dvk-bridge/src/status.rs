@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn all_parts_are_told_in_their_order_to_everyone_who_asks() {
+    fn every_client_gets_all_parts_in_order() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("status");
         // A socket that an earlier run has left.
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_left_alone() {
+    fn other_files_are_not_removed() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("notes");
         std::fs::write(&path, "precious").unwrap();

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_without_words() {
+    fn every_code_has_a_text() {
         for number in [0, 41, 322, 4711, i32::MAX, i32::MIN] {
             let text = Code::new(number).to_string();
             assert!(text.contains(&number.to_string()), "{text}");

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_waited_for_is_told_to_fail() {
+    fn only_awaited_commands_have_a_failure() {
         assert_eq!(Command::SNDREC_MSG.failure(), Some(Command::SNDREC_ACK));
         assert_eq!(Command::REPLY_MSG.failure(), Some(Command::SEND_ACK));
         assert_eq!(Command::NTFY_MSG.failure(), None);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_say_what_a_kernel_takes() {
+    fn processes_send_only_commands_that_a_kernel_accepts() {
         let theirs = (0..0x3000)
             .map(Command::from_raw)
             .filter(|command| command.is_between_processes())

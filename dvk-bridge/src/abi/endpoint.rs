@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_endpoint_is_made_of_numbers_out_of_range() {
+    fn numbers_out_of_range_are_not_endpoints() {
         assert_eq!(Endpoint::new(-1, 0), None);
         assert_eq!(Endpoint::new(60_373, 0), None);
         assert_eq!(Endpoint::new(0, -36), None);

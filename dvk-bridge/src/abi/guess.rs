@@ -5,7 +5,7 @@ use super::generation::Generation;
 use super::header::{Header, HeaderError};
 
 /// Bytes of a header that [`Header::check`] examines, batches aside. The same in every generation.
-const EXAMINED: usize = 32;
+const EXAMINED_SIZE: usize = 32;
 
 impl Generation {
     /// The generations in which `bytes`, from node `peer` to node `here`, start with a valid header
@@ -24,7 +24,7 @@ impl Generation {
             };
             let behind = generation.header_size() + first.payload(*generation).unwrap_or(0);
             match bytes.get(behind..) {
-                Some(rest) if rest.len() >= EXAMINED => {
+                Some(rest) if rest.len() >= EXAMINED_SIZE => {
                     let mut second = rest.to_vec();
                     second.resize(generation.header_size().max(rest.len()), 0);
                     can_be(&second, *generation).is_ok()

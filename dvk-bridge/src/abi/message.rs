@@ -16,7 +16,7 @@ use super::endpoint::Endpoint;
 use super::wire::wire_struct;
 
 /// Bytes before the arm.
-const PREFIX: usize = 8;
+const ARM_OFFSET: usize = 8;
 /// Bytes of the longest arm: [`MBLegacy`].
 const MAX_ARM_SIZE: usize = 68;
 
@@ -163,7 +163,7 @@ macro_rules! arms {
         impl sealed::Sealed for $name {}
         impl Arm for $name {}
 
-        const _: () = assert!($size <= MAX_ARM_SIZE && PREFIX == 8);
+        const _: () = assert!($size <= MAX_ARM_SIZE && ARM_OFFSET == 8);
     )* };
 }
 
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_changes_the_kind_alone() {
+    fn an_answer_changes_only_the_kind() {
         let arm = M1 {
             i1: 3,
             p1: 0x47d1_1000,
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_is_told_by_its_source() {
+    fn a_notification_is_detected_by_its_source() {
         let mut message = Message::notification(Endpoint::from_raw(4), &M9::default());
         assert_eq!(message.kind, 0x1004);
         assert!(message.is_notification());

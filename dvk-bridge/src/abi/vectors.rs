@@ -162,9 +162,9 @@ fn read<T: FromBytes>(bytes: &[u8]) -> T {
 }
 
 #[test]
-fn every_vector_decodes_to_what_it_says_and_encodes_to_the_same() {
+fn every_vector_decodes_and_encodes_to_the_same_bytes() {
     for vector in vectors() {
-        eprintln!("{}", vector["name"]); // for whoever looks at a failure
+        eprintln!("{}", vector["name"]);
         let bytes = bytes(&vector);
         let decoded = &vector["decoded"];
         assert_eq!(number(&vector, "size"), i64::try_from(bytes.len()).unwrap());
@@ -231,7 +231,7 @@ fn every_vector_decodes_to_what_it_says_and_encodes_to_the_same() {
 }
 
 #[test]
-fn the_notification_that_looks_like_a_request_is_told() {
+fn the_notification_that_looks_like_a_request_is_detected() {
     let vectors = vectors();
     let vector = |name| {
         let found = vectors.iter().find(|vector| vector["name"] == name);

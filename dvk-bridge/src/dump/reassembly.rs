@@ -161,26 +161,26 @@ mod tests {
     }
 
     #[test]
-    fn segments_come_in_order_whatever_order_they_were_captured_in() {
+    fn segments_captured_in_any_order_come_in_order() {
         assert_eq!(ordered(&[(0, b"abc"), (3, b"def")]), "abcdef");
         assert_eq!(ordered(&[(3, b"def"), (0, b"abc")]), "abcdef");
         assert_eq!(ordered(&[(4, b"ef"), (2, b"cd"), (0, b"ab")]), "abcdef");
     }
 
     #[test]
-    fn what_is_sent_again_is_given_once() {
+    fn retransmitted_data_is_returned_once() {
         assert_eq!(ordered(&[(0, b"abc"), (0, b"abc"), (1, b"bcde")]), "abcde");
         assert_eq!(ordered(&[(2, b"c"), (2, b"cde"), (0, b"abcd")]), "abcde");
         assert_eq!(ordered(&[(0, b"abc"), (0, b""), (3, b"d")]), "abcd");
     }
 
     #[test]
-    fn what_was_not_captured_is_told() {
+    fn missing_bytes_are_reported() {
         assert_eq!(ordered(&[(0, b"ab"), (5, b"fg"), (9, b"j")]), "ab???fg??j");
     }
 
     #[test]
-    fn no_more_is_kept_than_the_limit() {
+    fn the_stored_data_has_a_limit() {
         let mut reassembly = Reassembly::default();
         let mut missing = 0;
         let mut came = 0;

@@ -43,7 +43,7 @@ fn a_call_is_shown_line_by_line() {
 }
 
 #[test]
-fn failures_are_named() {
+fn failures_show_their_names() {
     let text = dumped(&vector("wire_sndrec_error"), Some(Generation::Current)).unwrap();
     assert_eq!(
         text,
@@ -52,7 +52,7 @@ fn failures_are_named() {
 }
 
 #[test]
-fn the_layout_is_found_out() {
+fn the_layout_is_detected() {
     let capture = [vector("legacy132_sndrec"), vector("legacy132_sndrec")].concat();
     assert_eq!(decode::guess(&capture), Some(Generation::Legacy));
     let text = dumped(&capture, None).unwrap();
@@ -60,7 +60,7 @@ fn the_layout_is_found_out() {
 }
 
 #[test]
-fn a_batch_is_shown_with_what_is_in_it() {
+fn a_batch_is_shown_with_its_commands() {
     let request = vector("wire_1_sndrec_request");
     let capture = [vector("wire_batch_header"), request.clone(), request].concat();
     let text = dumped(&capture, Some(Generation::Current)).unwrap();
@@ -71,7 +71,7 @@ fn a_batch_is_shown_with_what_is_in_it() {
 }
 
 #[test]
-fn what_is_no_command_ends_it_with_its_place() {
+fn an_invalid_command_ends_the_dump_with_its_offset() {
     let mut capture = vector("wire_1_sndrec_request");
     capture.extend([0x55; 120]);
     let error = dumped(&capture, Some(Generation::Current)).unwrap_err();
@@ -85,7 +85,7 @@ fn what_is_no_command_ends_it_with_its_place() {
 }
 
 #[test]
-fn what_is_passed_on_is_so_whether_it_is_understood_or_not() {
+fn all_bytes_are_forwarded_even_if_they_are_not_commands() {
     let request = vector("wire_1_sndrec_request");
     let nonsense = [request.clone(), vec![0x55; 1000], request].concat();
     let (mut through, mut to) = (Vec::new(), Vec::new());
@@ -202,7 +202,7 @@ mod packets {
     }
 
     #[test]
-    fn commands_are_shown_whatever_link_and_format_they_were_captured_in() {
+    fn commands_of_every_link_type_and_capture_format_are_shown() {
         let stream = stream();
         let (first, second) = stream.split_at(250);
         let plain = [
@@ -243,7 +243,7 @@ mod packets {
     }
 
     #[test]
-    fn what_was_not_captured_is_said_and_what_follows_is_shown() {
+    fn missing_bytes_are_reported_and_later_commands_are_shown() {
         let request = vector("wire_1_sndrec_request");
         let packets = [
             segment(0, true, &[]),
@@ -269,7 +269,7 @@ mod packets {
     }
 
     #[test]
-    fn other_packets_are_passed_over_and_what_is_not_understood_is_said_once() {
+    fn other_packets_are_skipped_and_invalid_data_is_reported_once() {
         let mut other = Vec::new();
         let udp = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(3000, 3000);
         udp.write(&mut other, &[1, 2, 3]).unwrap();
@@ -286,7 +286,7 @@ mod packets {
     }
 
     #[test]
-    fn a_file_that_ends_or_is_broken_anywhere_is_read_to_there() {
+    fn a_truncated_or_broken_file_is_read_up_to_the_fault() {
         let stream = stream();
         let packets = [segment(0, true, &[]), segment(0, false, &stream)];
         for file in [pcap(101, &packets), pcapng(&packets)] {
@@ -321,7 +321,7 @@ impl Read for Interrupted<'_> {
 
 /// Keeps the promise that a relayed connection ends with its peers, and not with a signal.
 #[test]
-fn a_signal_ends_nothing() {
+fn a_signal_does_not_end_the_relay() {
     let sent = vector("wire_1_sndrec_request");
     let (mut through, mut shown) = (Vec::new(), Vec::new());
     let passed = pass_on(

@@ -105,7 +105,7 @@ pub enum EndpointError {
         /// The operation.
         operation: Operation,
     },
-    /// The endpoint was given up.
+    /// The endpoint was released.
     #[error("cannot {operation}: the endpoint is no longer bound")]
     Unbound {
         /// The operation.

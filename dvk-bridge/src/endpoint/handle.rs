@@ -21,12 +21,12 @@ mod ring {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// The first handle.
-    const FIRST: u64 = 0x1000_0000;
+    const FIRST_ADDRESS: u64 = 0x1000_0000;
     /// The number of handles: all but those of the last page, so that no address in a buffer
     /// overflows.
-    pub(super) const ROOM: u64 = 0xffff_f000 - FIRST;
+    pub(super) const ADDRESS_SPACE: u64 = 0xffff_f000 - FIRST_ADDRESS;
     /// The alignment of handles, and the minimum gap between two buffers.
-    pub(super) const PAGE: u64 = 4096;
+    pub(super) const PAGE_SIZE: u64 = 4096;
 
     /// The handles that are used in this round of the ring. All threads of the process share the
     /// ring, as they would share addresses.
@@ -47,7 +47,7 @@ mod ring {
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return u32::try_from(FIRST + start).unwrap_or(u32::MAX),
+                Ok(_) => return u32::try_from(FIRST_ADDRESS + start).unwrap_or(u32::MAX),
                 Err(now) => used = now,
             }
         }
@@ -56,30 +56,35 @@ mod ring {
     /// The handles that a buffer of `bytes` bytes occupies.
     pub(super) fn size(bytes: usize) -> Option<u64> {
         let bytes = u64::try_from(bytes).ok()?;
-        let size = bytes.checked_next_multiple_of(PAGE)?.checked_add(PAGE)?;
-        (size <= ROOM).then_some(size)
+        let size = bytes
+            .checked_next_multiple_of(PAGE_SIZE)?
+            .checked_add(PAGE_SIZE)?;
+        (size <= ADDRESS_SPACE).then_some(size)
     }
 
     /// The position of a buffer that occupies `size` handles when `used` are taken.
     pub(super) fn start(used: u64, size: u64) -> u64 {
-        if used + size > ROOM { 0 } else { used }
+        if used + size > ADDRESS_SPACE { 0 } else { used }
     }
 }
 
 #[cfg(all(test, not(target_pointer_width = "32")))]
 mod tests {
-    use super::ring::{PAGE, ROOM, size, start};
+    use super::ring::{ADDRESS_SPACE, PAGE_SIZE, size, start};
 
     #[test]
-    fn room_that_is_used_up_is_used_again_from_its_beginning() {
-        assert_eq!(start(ROOM - 2 * PAGE, 2 * PAGE), ROOM - 2 * PAGE);
-        assert_eq!(start(ROOM - PAGE, 2 * PAGE), 0);
+    fn addresses_are_reused_from_the_start() {
+        assert_eq!(
+            start(ADDRESS_SPACE - 2 * PAGE_SIZE, 2 * PAGE_SIZE),
+            ADDRESS_SPACE - 2 * PAGE_SIZE
+        );
+        assert_eq!(start(ADDRESS_SPACE - PAGE_SIZE, 2 * PAGE_SIZE), 0);
     }
 
     #[test]
-    fn a_loan_takes_its_pages_and_one_more() {
-        assert_eq!(size(0), Some(PAGE));
-        assert_eq!(size(4097), Some(3 * PAGE));
+    fn a_buffer_takes_its_pages_and_a_guard_page() {
+        assert_eq!(size(0), Some(PAGE_SIZE));
+        assert_eq!(size(4097), Some(3 * PAGE_SIZE));
         assert_eq!(size(usize::MAX), None);
     }
 }

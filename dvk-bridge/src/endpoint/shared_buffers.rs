@@ -27,8 +27,8 @@ pub trait RemoteMemory: Sync {
 impl fmt::Debug for SharedBuffers<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lent")
-            .field("loans", &self.buffers)
-            .field("others", &self.remote.is_some())
+            .field("buffers", &self.buffers)
+            .field("remote", &self.remote.is_some())
             .finish()
     }
 }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_of_an_earlier_question_reaches_nothing_of_the_next() {
+    fn a_handle_of_an_earlier_call_reaches_no_buffer_of_the_next() {
         let mut buffer = [0; 8];
         let earlier = SharedBuffers::new().writable(&mut [0; 8]);
         let mut buffers = SharedBuffers::new();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_reach_what_is_lent_and_no_further() {
+    fn copies_reach_shared_buffers_only() {
         let name = *b"//\0";
         let mut buffer = [0; 8];
         let mut buffers = SharedBuffers::new();
@@ -179,12 +179,15 @@ mod tests {
             let refused = NotShared { address, bytes };
             assert_eq!(buffers.read(address, &mut vec![0; bytes]), Err(refused));
         }
-        assert!(buffers.write(name_at, &[0]).is_err(), "lent to be read");
+        assert!(
+            buffers.write(name_at, &[0]).is_err(),
+            "shared for reading only"
+        );
         assert_eq!(buffer, [0, 0, 0, 0, 0, 0, 1, 2]);
     }
 
     #[test]
-    fn loans_do_not_touch() {
+    fn buffers_are_not_adjacent() {
         let bytes = vec![0; 3 * 4096 + 1];
         let mut buffers = SharedBuffers::new();
         let first = buffers.read_only(&bytes);

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_add_up_and_nothing_else_is_allowed() {
+    fn rules_add_up_and_everything_else_is_refused() {
         let mut admission = Admission::only(0);
         admission.add("1000=1,10..12".parse().unwrap());
         admission.add("1000=-2".parse().unwrap());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_is_refused() {
+    fn invalid_rules_are_refused() {
         for text in ["", "root", "1000=", "1000=a", "1000=1..", "-1", "1000=1,,2"] {
             let error = text.parse::<Rule>().unwrap_err();
             assert!(error.to_string().contains("1000=1,10..20"), "{text}");

@@ -100,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_allowed_something_can_connect() {
+    fn every_allowed_user_can_connect() {
         assert_eq!(parse("--socket s --allow 1000=10").unwrap().mode, 0o666);
         let grouped = parse("--socket s --allow 1000 --mode 660").unwrap();
         assert_eq!(grouped.mode, 0o660);
     }
 
     #[test]
-    fn wrong_values_say_what_would_be_right() {
+    fn errors_name_the_right_values() {
         for (line, right) in [
             ("--socket s --mode 888", "such as 660"),
             ("--socket s --dc 32", "from 0 to 31"),

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_nobodys_any_more() {
+    fn taken_bytes_are_removed() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut queue = Queue::default();
         fill(&mut queue, Some(PAIR), |it| !it.is_pair_full(&PAIR));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_takes_little_has_no_more_time_than_one_who_takes_nothing() {
+    fn reading_a_little_does_not_extend_the_time() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut queue = Queue::default();
         fill(&mut queue, None, |it| it.unsent() <= 2 * FULL_SIZE);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_may_be_is_not_kept() {
+    fn the_queue_has_a_limit() {
         let mut queue = Queue::default();
         fill(&mut queue, None, |it| it.overdue(READ_TIMEOUT).is_none());
         assert_eq!(queue.overdue(READ_TIMEOUT), Some(QueueError::Overrun));

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_sends_as_another() {
+    fn a_program_cannot_send_as_another() {
         let mut table = table();
         table.bind(7, 0, Endpoint::from_raw(1), "a").unwrap();
         table.bind(8, 0, Endpoint::from_raw(2), "b").unwrap();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_leaves_nothing_bound() {
+    fn an_exit_releases_all_endpoints() {
         let mut table = table();
         table.bind(7, 0, Endpoint::from_raw(1), "a").unwrap();
         table.bind(7, 0, Endpoint::from_raw(-2), "b").unwrap();

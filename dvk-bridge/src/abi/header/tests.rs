@@ -35,7 +35,7 @@ fn a_peers_header_passes() {
 }
 
 #[test]
-fn what_cannot_be_is_named() {
+fn invalid_headers_are_refused_with_the_reason() {
     assert_eq!(
         refusal(|header| header.command = Command::from_raw(0x77)),
         "unknown command 0x77"
@@ -77,7 +77,7 @@ fn lengths_have_a_limit() {
 }
 
 #[test]
-fn a_sign_of_life_may_hold_what_was_sent_last() {
+fn a_hello_may_contain_old_data() {
     let stale = check(|header| {
         header.command = Command::NONE;
         header.flags = HeaderFlags::BATCH;
@@ -98,14 +98,14 @@ fn two_headers_tell_their_generation() {
 }
 
 #[test]
-fn rubbish_is_of_no_generation() {
+fn random_bytes_match_no_generation() {
     assert_eq!(Generation::guess(&[0x55; 300], node(0), node(1)), []);
     assert_eq!(Generation::guess(&[], node(0), node(1)), []);
 }
 
 proptest! {
     #[test]
-    fn whatever_is_decoded_encodes_to_the_same(
+    fn a_decoded_header_encodes_to_the_same_bytes(
         bytes: [[u8; 22]; 6],
         generation in prop::sample::select(Generation::ALL.to_vec()),
     ) {
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn less_than_a_header_is_told(length in 0..92usize) {
+    fn an_incomplete_header_is_an_error(length in 0..92usize) {
         let error = Header::decode(&vec![0; length], Generation::Early).unwrap_err();
         prop_assert_eq!(error, HeaderError::Short { got: length, wanted: 92 });
     }

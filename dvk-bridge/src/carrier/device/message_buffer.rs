@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::abi::{Code, Generation, Message};
 
 /// Bytes of the longest message of any build of DVK: the legacy one on a 64-bit machine.
-const LONGEST: usize = 144;
+const MAX_MESSAGE_SIZE: usize = 144;
 
 /// The value of bytes that nothing was written to.
 const FILL_BYTE: u8 = 0xa5;
@@ -16,20 +16,20 @@ const FILL_BYTE: u8 = 0xa5;
 #[derive(Clone)]
 #[repr(C, align(8))]
 pub(super) struct MessageBuffer {
-    bytes: [u8; LONGEST],
+    bytes: [u8; MAX_MESSAGE_SIZE],
 }
 
 impl MessageBuffer {
     /// A buffer to receive into, filled with [`FILL_BYTE`] so that written bytes can be told apart.
     pub(super) fn blank() -> Self {
         Self {
-            bytes: [FILL_BYTE; LONGEST],
+            bytes: [FILL_BYTE; MAX_MESSAGE_SIZE],
         }
     }
 
     /// A buffer to send from, with `message` in the longest form that a kernel may read.
     pub(super) fn with_message(message: &Message) -> Self {
-        let mut bytes = [0; LONGEST];
+        let mut bytes = [0; MAX_MESSAGE_SIZE];
         message.encode(&mut bytes);
         Self { bytes }
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_seen_in_what_is_written() {
+    fn the_written_bytes_show_the_size() {
         let message = Message::new(33, &M1::default());
         for (size, text) in [(36, "messages of 36 bytes"), (76, "messages of 76 bytes")] {
             let seen = MessageSize::default();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_touched_is_no_message() {
+    fn an_unwritten_buffer_is_not_a_message() {
         let seen = MessageSize::default();
         assert_eq!(seen.received(&MessageBuffer::blank()), Ok(None));
         assert_eq!(seen.to_string(), "messages of a length not seen yet");

@@ -95,20 +95,20 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_nobody_takes_is_given_up_and_not_taken_later() {
+    fn a_call_that_is_not_taken_is_cancelled_at_its_limit() {
         let call = call(Duration::from_millis(10));
         assert_eq!(call.wait(), Err(Code::EDVSTIMEDOUT));
         assert_eq!(call.take(), None);
     }
 
     #[test]
-    fn a_question_that_was_taken_is_waited_for_beyond_its_limit() {
+    fn a_taken_call_is_awaited_beyond_its_limit() {
         let call = Arc::new(call(Duration::from_millis(10)));
         assert!(call.take().is_some());
         let (waits, asked) = (call.clone(), call);
         let waiting = thread::spawn(move || waits.wait());
         thread::sleep(Duration::from_millis(50));
-        assert!(!waiting.is_finished(), "what is lent is still the kernel's");
+        assert!(!waiting.is_finished(), "the kernel still uses the buffers");
         asked.end(Ok(Message::default()));
         assert_eq!(waiting.join().unwrap(), Ok(Message::default()));
     }

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_never_none_and_never_for_ever() {
+    fn a_limit_is_never_zero_and_never_infinite() {
         assert_eq!(millis(Duration::ZERO), 1);
         assert_eq!(millis(Duration::from_micros(1500)), 1);
         assert_eq!(millis(Duration::from_secs(30)), 30_000);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dvk_knows_no_call() {
+    fn other_devices_refuse_the_calls() {
         let kernel = Kernel::open(Path::new("/dev/null")).unwrap();
         assert_eq!(kernel.dvs(), Err(Code::ENOTTY));
         let dc = DcId::FIRST;

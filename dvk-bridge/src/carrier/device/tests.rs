@@ -51,7 +51,7 @@ fn code<T: std::fmt::Debug>(result: Result<T, EndpointError>) -> Code {
 }
 
 #[test]
-fn a_request_is_received_copied_for_and_answered_whatever_messages_are_long() {
+fn a_request_is_received_copied_and_answered_with_either_message_size() {
     for size in [36, 76] {
         let kernel = FakeKernel::new();
         kernel.state.lock().size = size;
@@ -182,7 +182,7 @@ fn an_answer_does_not_wait_behind_a_receive() {
 }
 
 #[test]
-fn where_nobody_can_be_woken_a_receive_is_short() {
+fn without_notifications_a_receive_is_short() {
     let kernel = FakeKernel::new();
     kernel.state.lock().wake = Err(Code::EDVSPRIVILEGES);
     let server = bind(&kernel, SERVER).unwrap();
@@ -197,7 +197,7 @@ fn where_nobody_can_be_woken_a_receive_is_short() {
 }
 
 #[test]
-fn a_notification_is_told_from_a_call_of_the_same_number() {
+fn a_notification_differs_from_a_call_of_the_same_number() {
     let kernel = FakeKernel::new();
     let server = bind(&kernel, SERVER).unwrap();
     // The type looks like get_rootpath from endpoint 4.
@@ -227,7 +227,7 @@ fn a_message_that_comes_as_the_limit_passes_is_not_lost() {
 }
 
 #[test]
-fn a_client_that_has_gone_is_missed() {
+fn the_exit_of_a_client_is_detected() {
     let kernel = FakeKernel::new();
     let server = bind(&kernel, SERVER).unwrap();
     let client = kernel.client(10, Some(77));
@@ -248,7 +248,7 @@ fn a_client_that_has_gone_is_missed() {
 }
 
 #[test]
-fn who_takes_a_clients_place_gets_neither_its_answer_nor_its_copies() {
+fn the_next_process_in_a_slot_gets_neither_answer_nor_copies_of_the_previous() {
     let kernel = FakeKernel::new();
     let server = bind(&kernel, SERVER).unwrap();
     let first = kernel.client(10, Some(77));
@@ -292,7 +292,7 @@ fn copies_are_whole_or_fail() {
 }
 
 #[test]
-fn a_copy_with_another_node_tells_no_number() {
+fn a_copy_with_another_node_reports_no_count() {
     let kernel = FakeKernel::new();
     let server = bind(&kernel, SERVER).unwrap();
     let client = kernel.client(70, None);
@@ -326,7 +326,7 @@ fn an_interrupted_client_gets_the_answer_to_its_newest_request() {
 }
 
 #[test]
-fn an_endpoint_asks_and_is_answered() {
+fn an_endpoint_sends_a_request_and_gets_the_answer() {
     let kernel = FakeKernel::new();
     let endpoint = bind(&kernel, 10).unwrap();
     let server = kernel.client(SERVER, Some(77));
@@ -345,7 +345,7 @@ fn an_endpoint_asks_and_is_answered() {
 }
 
 #[test]
-fn a_question_ends_with_its_limit_and_with_its_partner() {
+fn a_call_ends_at_its_limit_and_with_its_partner() {
     let kernel = FakeKernel::new();
     let endpoint = bind(&kernel, 10).unwrap();
     let to = Endpoint::from_raw(SERVER);
@@ -388,7 +388,7 @@ fn an_endpoint_sends_and_notifies() {
 
 #[cfg(target_pointer_width = "64")]
 #[test]
-fn an_rhostfs_server_answers_here_as_everywhere() {
+fn an_rhostfs_server_answers_through_the_device() {
     use crate::rhostfs::server::{Options, Server};
 
     let kernel = FakeKernel::new();

@@ -232,7 +232,7 @@ impl EndpointState {
         }
     }
 
-    /// Fails all exchanges, since the endpoint is given up. Returns the clients that wait.
+    /// Fails all exchanges, because the endpoint is released. Returns the clients that wait.
     pub(super) fn close(&self) -> Vec<WaitingClient> {
         self.pending_call.close();
         for channel in self.all_channels(|_| true) {

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_too_late_does_not_hold_up_the_next() {
+    fn a_waiter_that_times_out_does_not_block_the_next() {
         let fair_lock = FairLock::default();
         let first = fair_lock.take(soon()).unwrap();
         assert!(fair_lock.take(soon()).is_none());
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn they_come_in_their_order() {
+    fn waiters_get_the_lock_in_order() {
         let fair_lock = Arc::new(FairLock::default());
         let order = Arc::new(Mutex::new(Vec::new()));
         let first = fair_lock.take(late()).unwrap();

@@ -74,7 +74,7 @@ pub(super) enum Received {
     Event(Delivery, Option<ReplyRoute>),
     /// Nothing arrived in time.
     Nothing,
-    /// The endpoint was given up.
+    /// The endpoint was released.
     Closed,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct ReplyRoute {
 pub(super) enum NotServing {
     /// The client does not wait for its answer.
     NotWaiting,
-    /// The endpoint was given up.
+    /// The endpoint was released.
     Unbound,
 }
 
@@ -99,7 +99,7 @@ pub(super) struct MailboxGuard<'a> {
     _state: MutexGuard<'a, State>,
 }
 
-/// A client that waited when the endpoint was given up.
+/// A client that waited when the endpoint was released.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WaitingClient {
     pub(super) endpoint: Endpoint,
@@ -238,7 +238,7 @@ impl Mailbox {
         (it.endpoint == client).then(|| RequestId::new(client, request.number))
     }
 
-    /// Whether the endpoint was given up.
+    /// Whether the endpoint was released.
     pub(super) fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
@@ -292,14 +292,14 @@ impl Mailbox {
             .filter_map(|it| {
                 // A client with a newer request waits for the answer to that one alone.
                 let again = it.asks_again.map(|(from, _)| from.ack_seq);
-                let question = again.or(it.asks.map(|request| request.ack_seq));
+                let request = again.or(it.asks.map(|request| request.ack_seq));
                 Some(WaitingClient {
                     endpoint: it.endpoint,
                     route: ReplyRoute {
                         peer: it.peer,
-                        ack_seq: question.or(it.sends)?,
+                        ack_seq: request.or(it.sends)?,
                     },
-                    asks: question.is_some(),
+                    asks: request.is_some(),
                 })
             })
             .collect()

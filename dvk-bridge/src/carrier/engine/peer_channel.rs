@@ -19,7 +19,7 @@ use crate::abi::{Code, Command, Endpoint, Header};
 /// and sends nothing else meanwhile.
 const MAX_HELD_ACKS: usize = 1024;
 
-/// Interval at which a thread that waits for a connection checks whether the endpoint was given up.
+/// Interval at which a thread that waits for a connection checks whether the endpoint was released.
 const CLOSED_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why an exchange failed.
@@ -27,11 +27,11 @@ const CLOSED_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) enum ExchangeError {
     /// The peer refused.
     Refused(Code),
-    /// The acknowledgement, or the channel's turn, did not come in time.
+    /// The acknowledgement, or the channel, was not available in time.
     TimedOut,
     /// The peer is not connected, or the connection was lost.
     NotConnected,
-    /// The endpoint was given up.
+    /// The endpoint was released.
     Unbound,
 }
 
@@ -91,14 +91,14 @@ struct State {
     held_acks: VecDeque<(Header, Vec<u8>)>,
     /// The last exchange timed out.
     stuck: bool,
-    /// The endpoint was given up.
+    /// The endpoint was released.
     closed: bool,
     /// A partner whose acknowledgement is overdue, and until when the channel waits for it.
     late: Option<(Endpoint, Instant)>,
 }
 
 impl State {
-    /// Records an exchange that is about to be sent, unless the endpoint was given up.
+    /// Records an exchange that is about to be sent, unless the endpoint was released.
     fn begin(&mut self, header: &Header, expected: ExpectedAck) -> Result<(), ExchangeError> {
         if self.closed {
             return Err(ExchangeError::Unbound);
@@ -138,7 +138,7 @@ impl PeerChannel {
         }
     }
 
-    /// Waits until the peer is connected, `deadline` passes, or the endpoint is given up.
+    /// Waits until the peer is connected, `deadline` passes, or the endpoint is released.
     pub(super) fn wait_for_transport(&self, deadline: Instant) {
         let mut now = Instant::now();
         while now < deadline && !self.state.lock().closed {
@@ -171,7 +171,7 @@ impl PeerChannel {
             .take(deadline)
             .ok_or(ExchangeError::TimedOut)?;
         self.wait_out_late_ack(header.dst);
-        // A command that waited long for its turn still gets half of its time.
+        // A command that waited long for the channel still gets half of its time.
         let deadline = deadline.max(Instant::now() + limit / 2);
         let mut backoff = RetryBackoff::default();
         loop {
@@ -344,7 +344,8 @@ impl PeerChannel {
         self.fail(ExchangeError::NotConnected, |_| true);
     }
 
-    /// Fails the current exchange and all that wait for their turn, since the endpoint is given up.
+    /// Fails the current exchange and all that wait for the channel, because the endpoint is
+    /// released.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();

@@ -212,7 +212,7 @@ impl PendingCall {
         self.arrived.notify_all();
     }
 
-    /// The endpoint is given up.
+    /// The endpoint is released.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.arrived.notify_all();
@@ -231,7 +231,7 @@ pub(super) enum Next {
     Event(CallEvent),
     /// Nothing arrived in time.
     Nothing,
-    /// The endpoint was given up.
+    /// The endpoint was released.
     Closed,
 }
 

@@ -113,7 +113,7 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), ConnectionError> {
 struct Ready {
     /// The socket can be read.
     read: bool,
-    /// Something could not be sent at once, or the connection is given up.
+    /// Something could not be sent at once, or the connection is dropped.
     send: bool,
 }
 

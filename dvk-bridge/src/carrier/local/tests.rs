@@ -79,7 +79,7 @@ fn next_request(server: &dyn BoundEndpoint) -> (RequestId, Option<i32>, Message)
 }
 
 #[test]
-fn a_question_is_answered_with_copies() {
+fn a_call_is_answered_with_copies() {
     let directory = TempDir::new().unwrap();
     let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
@@ -138,7 +138,7 @@ fn a_slot_is_bound_once_and_free_again() {
 }
 
 #[test]
-fn containers_have_the_same_endpoints_and_different_processes() {
+fn containers_have_the_same_endpoints_with_different_processes() {
     let directory = TempDir::new().unwrap();
     let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
@@ -161,7 +161,7 @@ fn containers_have_the_same_endpoints_and_different_processes() {
 }
 
 #[test]
-fn a_program_that_goes_is_told_to_who_knows_it() {
+fn the_exit_of_a_program_is_reported_to_its_partners() {
     let directory = TempDir::new().unwrap();
     let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
@@ -197,7 +197,7 @@ fn a_program_that_goes_is_told_to_who_knows_it() {
 }
 
 #[test]
-fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() {
+fn answers_and_copies_for_an_exited_process_do_not_reach_the_next_at_its_endpoint() {
     let directory = TempDir::new().unwrap();
     let _switch = RunningSwitch::start(&directory, everything());
     let right = program(&directory);
@@ -223,7 +223,7 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
     };
     let first = ask(1);
     let (gone, _, _) = next_request(&*server);
-    assert!(first.join().unwrap().0.is_err(), "it gives up and goes");
+    assert!(first.join().unwrap().0.is_err(), "the program gives up");
     let reason = Gone::Unbound;
     let client = CLIENT;
     assert_eq!(
@@ -247,7 +247,7 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
 }
 
 #[test]
-fn a_message_to_one_that_is_served_is_its_answer() {
+fn a_message_to_a_served_client_is_its_answer() {
     let directory = TempDir::new().unwrap();
     let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
@@ -265,7 +265,7 @@ fn a_message_to_one_that_is_served_is_its_answer() {
 }
 
 #[test]
-fn an_endpoint_that_is_given_up_does_nothing_any_more() {
+fn a_released_endpoint_refuses_all_operations() {
     let directory = TempDir::new().unwrap();
     let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
@@ -318,7 +318,7 @@ fn endpoints_outlive_the_switch() {
 }
 
 #[test]
-fn the_status_names_endpoints_and_who_waits() {
+fn the_status_names_endpoints_and_waiting_clients() {
     let directory = TempDir::new().unwrap();
     let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
@@ -375,7 +375,7 @@ fn many_clients_are_served_at_once() {
 }
 
 #[test]
-fn who_may_bind_nothing_is_not_let_in() {
+fn a_user_without_permissions_is_refused() {
     let directory = TempDir::new().unwrap();
     let mut admission = Admission::only(4_000_000);
     let own = rustix::process::geteuid().as_raw();
@@ -392,7 +392,7 @@ fn who_may_bind_nothing_is_not_let_in() {
 }
 
 #[test]
-fn nobody_at_the_socket_is_told_after_the_limit() {
+fn a_missing_switch_is_an_error_after_the_limit() {
     let directory = TempDir::new().unwrap();
     let mut config = LocalConfig::new(directory.path().join("switch"));
     config.answer = Duration::from_millis(50);

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_different_from_each_other_and_from_us() {
+    fn peer_ids_are_unique_and_not_our_own() {
         let mut config = NodeConfig::new(node(1));
         config.peers = vec![PeerConfig::new(node(0), "a"), PeerConfig::new(node(2), "b")];
         assert!(config.check().is_ok());

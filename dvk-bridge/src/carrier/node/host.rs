@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn name_is_known_once_it_was_asked_for_and_stays_so() {
+    fn a_name_is_resolved_once() {
         let host = Host::new("localhost");
         let loopback = IpAddr::from([127, 0, 0, 1]);
         assert!(!host.is_known() && !host.is_at(loopback));

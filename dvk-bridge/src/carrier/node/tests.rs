@@ -60,7 +60,7 @@ fn serve_once(server: &dyn BoundEndpoint) {
 }
 
 #[test]
-fn a_question_is_answered_with_copies_in_every_generation() {
+fn a_call_is_answered_with_copies_in_every_generation() {
     for (net, generation) in [
         (1, Generation::Current),
         (2, Generation::Legacy),
@@ -96,7 +96,7 @@ fn a_question_is_answered_with_copies_in_every_generation() {
 }
 
 #[test]
-fn a_peer_that_connects_is_connected_to_at_once() {
+fn a_connection_from_a_peer_triggers_one_to_it() {
     let day = Duration::from_secs(86_400);
     let early = node_that_retries(day, 60, 0, 1, Generation::Current);
     // Long enough for the first attempt to fail. Nothing else shows that it has.
@@ -107,7 +107,7 @@ fn a_peer_that_connects_is_connected_to_at_once() {
 }
 
 #[test]
-fn large_copies_are_done_in_pieces() {
+fn large_copies_are_split() {
     let (left, right) = (
         node(4, 0, 1, Generation::Current),
         node(4, 1, 0, Generation::Current),
@@ -156,7 +156,7 @@ fn large_copies_are_done_in_pieces() {
 }
 
 #[test]
-fn nobody_there_is_told_at_once() {
+fn a_missing_peer_is_an_error_at_once() {
     let (left, right) = (
         node(5, 0, 1, Generation::Current),
         node(5, 1, 0, Generation::Current),
@@ -219,7 +219,7 @@ fn clients_of_a_lost_node_are_reported_gone() {
 }
 
 #[test]
-fn who_waits_is_told_when_the_server_goes() {
+fn a_waiting_client_is_told_when_the_server_exits() {
     let (left, right) = (
         node(7, 0, 1, Generation::Current),
         node(7, 1, 0, Generation::Current),
@@ -356,7 +356,7 @@ fn a_peer_may_be_known_by_its_name() {
 }
 
 #[test]
-fn to_be_told_more_is_not_to_take_it() {
+fn queueing_more_does_not_extend_the_transfer_limit() {
     let address = IpAddr::from([127, 0, 30, 2]);
     let deaf = std::net::TcpListener::bind((address, 3000)).unwrap();
     let mut config = NodeConfig::new(NodeId::new(0).unwrap());

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_would_happen_again_at_once_shuts_the_door() {
+    fn only_errors_that_would_repeat_at_once_pause_accepting() {
         let mut backoff = AcceptBackoff::default();
         assert!(backoff.failed(&Errno::CONNABORTED.into()));
         assert_eq!(backoff.interest(), PollFlags::IN);

@@ -29,7 +29,7 @@ pub(crate) struct Outbox {
     /// This process's id for headers.
     pid: i32,
     state: Mutex<State>,
-    /// Signalled when data waits or the connection is given up.
+    /// Signalled when data waits or the connection is dropped.
     wake: OwnedFd,
     /// Notified when the peer can be reached.
     usable: Condvar,

@@ -139,7 +139,7 @@ fn ask(client: &dyn BoundEndpoint, seed: usize) -> i32 {
 }
 
 #[test]
-fn clients_are_served_from_elsewhere_each_as_itself() {
+fn clients_are_served_by_a_remote_server_under_their_own_endpoints() {
     let fixture = Fixture::start();
     let Bound(server, _program) = fixture.there.bind(SERVER);
     let clients: Vec<_> = (10..14)
@@ -164,7 +164,7 @@ fn clients_are_served_from_elsewhere_each_as_itself() {
 }
 
 #[test]
-fn a_copy_that_the_client_does_not_lend_fails_there() {
+fn a_copy_outside_the_clients_memory_fails() {
     let fixture = Fixture::start();
     let Bound(server, _program) = fixture.there.bind(SERVER);
     let Bound(client, _own) = fixture.here.bind(Endpoint::from_raw(10));
@@ -187,7 +187,7 @@ fn a_copy_that_the_client_does_not_lend_fails_there() {
 }
 
 #[test]
-fn a_client_that_goes_is_gone_for_the_server_too_and_can_come_again() {
+fn the_exit_of_a_client_reaches_the_server_and_the_client_can_return() {
     let fixture = Fixture::start();
     let Bound(server, _program) = fixture.there.bind(SERVER);
     let endpoint = Endpoint::from_raw(10);
@@ -208,7 +208,7 @@ fn a_client_that_goes_is_gone_for_the_server_too_and_can_come_again() {
 }
 
 #[test]
-fn without_a_server_clients_are_answered_all_the_same_and_served_when_it_comes() {
+fn without_a_server_clients_get_errors_and_are_served_once_it_starts() {
     let fixture = Fixture::start();
     let Bound(client, _own) = fixture.here.bind(Endpoint::from_raw(10));
     assert_eq!(ask(&*client, 1), EIO_RESULT);
@@ -222,7 +222,7 @@ fn without_a_server_clients_are_answered_all_the_same_and_served_when_it_comes()
 }
 
 #[test]
-fn it_ends_while_a_client_is_being_served() {
+fn the_forwarder_ends_during_a_request() {
     let fixture = Fixture::start();
     let Bound(server, _program) = fixture.there.bind(SERVER);
     let Bound(client, _own) = fixture.here.bind(Endpoint::from_raw(10));

@@ -47,7 +47,7 @@ const ORIGINAL: &str = "# this is a comment\nrhs SERVER1 {\n    rhs_dcid  0;\n  
                         rhs_ep    1;\n    rhs_dir   \"/some/dir\"\n};\n";
 
 #[test]
-fn the_originals_file_is_taken_as_it_is_with_a_socket_from_elsewhere() {
+fn the_originals_file_is_accepted_with_a_socket_from_the_command_line() {
     for text in [ORIGINAL.to_owned(), ORIGINAL.replace("rhs_dcid", "dcid")] {
         let place = place(&[("rhostfs.cfg", &text)]);
         let socket = Path::new("/run/fs.sock");
@@ -81,7 +81,7 @@ rhs B { rhs_dcid 0; rhs_ep 0; rhs_dir '/sub/dir'; rhs_socket '/run/b.sock'; rhs_
 "#;
 
 #[test]
-fn several_servers_are_served_each_in_its_own_way() {
+fn several_servers_have_their_own_options() {
     let config = load(WHOLE).unwrap();
     let [a, b] = config.servers.as_slice() else {
         panic!("{config:?}");
@@ -142,7 +142,7 @@ fn missing_keys_are_named() {
 }
 
 #[test]
-fn what_a_forgotten_semicolon_hides_is_told() {
+fn a_missing_semicolon_is_reported() {
     assert_faults(
         "rhs A { rhs_dcid 0\n rhs_ep 1;\n rhs_dir \"/\"; rhs_socket 's'; };",
         &[
@@ -279,7 +279,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn the_example_is_taken() {
+fn the_example_is_accepted() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/rhostfs.cfg");
     let config = Config::load(&file, None).unwrap();
     assert!(config.warnings.is_empty());

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn words_strings_and_punctuation_are_told_apart() {
+    fn words_strings_and_punctuation_are_distinguished() {
         let (tokens, faults) = words("rhs S-1 {\n rhs_dir '/a b#c'; x#y\n}; # end\nz");
         assert_eq!(
             tokens,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_word_holds_is_named_with_its_line() {
+    fn invalid_characters_are_reported_with_their_line() {
         let (_, faults) = words("a\n(b) 'no end\n\\n \"x\\t\"");
         let starts = [
             "f:2: (: the character",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_have_an_end() {
+    fn tokenizing_any_bytes_ends() {
         let mut faults = Vec::new();
         let file: Arc<Path> = Path::new("f").into();
         let bytes: Vec<u8> = (0..=255).collect();

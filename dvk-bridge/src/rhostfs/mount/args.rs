@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_takes_the_place_of_a_peer_and_a_node() {
+    fn a_switch_replaces_peer_and_node() {
         let args = parse("--switch /run/dvk.sock --client-endpoint 11 /mnt").unwrap();
         assert_eq!(
             args.server_addr.server_addr(),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_nodes_does_not_go_with_a_switch() {
+    fn node_options_conflict_with_a_switch() {
         for line in [
             "--peer far:3 --node 2",
             "--node 2",
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_values_are_refused() {
         for line in [
             "/mnt",
             "--node 2 /mnt",

@@ -107,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn times_go_out_with_microseconds() {
+    fn times_are_sent_with_microseconds() {
         assert_eq!(set(UNIX_EPOCH + Duration::new(5, 1_999)), (5, 1));
         assert_eq!(set(UNIX_EPOCH - Duration::from_millis(250)), (-1, 750_000));
         assert_eq!(set(UNIX_EPOCH - Duration::from_secs(3)), (-3, 0));
     }
 
     #[test]
-    fn times_beyond_the_protocols_range_are_cut_to_it() {
+    fn times_beyond_the_protocols_range_are_clamped() {
         assert_eq!(set(UNIX_EPOCH + Duration::from_secs(1 << 40)).0, i32::MAX);
         assert_eq!(set(UNIX_EPOCH - Duration::from_secs(1 << 40)).0, i32::MIN);
     }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_modes_kind_and_permissions_are_taken_apart() {
+    fn a_mode_is_split_into_kind_and_permissions() {
         let stat = UsrStat {
             mode: 0o102_755,
             size: u32::MAX,

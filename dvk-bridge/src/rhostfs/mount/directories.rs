@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_name_is_no_entry() {
+    fn an_invalid_name_is_not_an_entry() {
         assert_eq!(Entry::from_wire(&wire(b"")), None);
         assert_eq!(Entry::from_wire(&wire(b"../etc")), None);
         assert_eq!(Entry::from_wire(&wire(&[b'x'; 256])), None);

@@ -422,7 +422,9 @@ fn position(arm: &M2) -> u64 {
 /// The text of `length` bytes at `address`, whose last byte must be its NUL.
 fn text(buffers: &SharedBuffers<'_>, address: u32, length: i32) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(length).unwrap()];
-    buffers.read(address, &mut bytes).expect("a name is lent");
+    buffers
+        .read(address, &mut bytes)
+        .expect("the name is shared");
     assert_eq!(bytes.pop(), Some(0), "names end in NUL");
     assert!(!bytes.contains(&0), "and have no other");
     bytes

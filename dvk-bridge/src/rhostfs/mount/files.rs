@@ -133,7 +133,7 @@ mod tests {
 
     /// Keeps the promise that a short read means the end of a file only where the file ends.
     #[test]
-    fn the_size_of_an_open_node_follows_what_is_told_and_written() {
+    fn the_size_of_an_open_node_follows_reports_and_writes() {
         let mut files = Files::default();
         files.note_size(5, 9);
         assert_eq!(files.size(5), 0, "it is not open");
@@ -151,7 +151,7 @@ mod tests {
 
     /// Keeps the promise that data which a lost server may have lost is reported once.
     #[test]
-    fn a_loss_is_doubtful_only_with_unsynced_data_and_is_said_once() {
+    fn a_loss_with_unsynced_data_is_reported_once() {
         let mut files = Files::default();
         let fh = files.add(file(5, 2));
         files.reopened(fh, 4, 1);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn of_node_prefers_a_file_that_can_be_written() {
+    fn of_node_prefers_a_writable_file() {
         let mut files = Files::default();
         let read = files.add(file(5, 0));
         assert_eq!(files.of_node(5), Some(read));

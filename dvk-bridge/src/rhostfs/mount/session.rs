@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_use_is_taken_away_when_the_program_is_told_to_end() {
+    fn a_directory_in_use_is_unmounted_when_the_program_is_told_to_end() {
         let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_server_fails_what_is_asked_and_unmounting_works() {
+    fn calls_to_a_silent_server_fail_and_unmounting_works() {
         let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_no_mount() {
+    fn a_missing_server_fails_the_mount() {
         if !rustix::process::geteuid().is_root() {
             return;
         }

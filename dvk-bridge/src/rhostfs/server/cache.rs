@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_believed_longer_than_the_daemon_and_the_operator_allow() {
+    fn nothing_is_cached_longer_than_the_daemon_and_the_operator_allow() {
         let cache = cache(10);
         cache.put(parent(), b"never", &Arc::new(1), Duration::ZERO);
         assert_eq!(cache.get(parent(), b"never"), None);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_stays_and_what_is_not_is_let_go() {
+    fn used_entries_stay_and_unused_ones_are_forgotten() {
         let cache = cache(10);
         let used = Arc::new(1);
         let unused = Arc::new(2);

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_a_node_that_acknowledges_nothing_take_nobodys_turn() {
+    fn clients_of_a_stuck_node_do_not_block_others() {
         let (endpoint, (event, answers, waits)) = Silent::new();
         let mut options = Options::new(PathBuf::from("/nonexistent/fs.sock"));
         options.workers = 2;
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_copies_leaves_its_place_to_others_and_takes_it_again() {
+    fn a_copy_releases_its_permit_and_takes_it_again() {
         let (endpoint, (_event, _answers, waits)) = Silent::new();
         let semaphore = Arc::new(Semaphore::new(1));
         let releasing = Arc::new(ReleasingEndpoint::new(endpoint.clone(), semaphore.clone()));
@@ -324,7 +324,7 @@ mod tests {
         waits.recv_timeout(LIMIT).unwrap();
         let permit = semaphore.acquire();
         endpoint.unbind();
-        assert!(!copying.is_finished(), "there is no place to go on at");
+        assert!(!copying.is_finished(), "no permit is available");
         drop(permit);
         let (copied, free) = copying.join().unwrap();
         assert!(copied.is_err());

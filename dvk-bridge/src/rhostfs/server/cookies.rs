@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 /// The first cookie that differs from its position.
-const FIRST: u64 = 1 << 30;
+const FIRST_ASSIGNED: u64 = 1 << 30;
 
 /// Positions that one client can return to, in all directories together. A directory that is being
 /// listed needs its latest only.
@@ -42,27 +42,27 @@ impl Cookies {
     /// The cookie of a position in the directory with inode number `ino`. No cookie is zero, which
     /// is the start.
     pub(super) fn cookie(&mut self, ino: u64, position: u64) -> i32 {
-        if (1..FIRST).contains(&position) {
+        if (1..FIRST_ASSIGNED).contains(&position) {
             return i32::try_from(position).unwrap_or(i32::MAX);
         }
         let known = self.directory(ino).by_position.get(&position).copied();
         let number = known.unwrap_or_else(|| self.add(ino, position));
         // Numbers repeat after 2^30 entries of one directory, long after the old positions were
         // dropped.
-        i32::try_from(FIRST + number % FIRST).unwrap_or(i32::MAX)
+        i32::try_from(FIRST_ASSIGNED + number % FIRST_ASSIGNED).unwrap_or(i32::MAX)
     }
 
     /// The position of a cookie. `None` for an unknown cookie.
     pub(super) fn position(&mut self, ino: u64, cookie: i32) -> Option<u64> {
         let cookie = u64::try_from(cookie).ok()?;
-        if cookie < FIRST {
+        if cookie < FIRST_ASSIGNED {
             return Some(cookie);
         }
         if !self.directories.contains_key(&ino) {
             return None;
         }
         let positions = self.directory(ino);
-        let past = (cookie - FIRST).wrapping_sub(positions.first) % FIRST;
+        let past = (cookie - FIRST_ASSIGNED).wrapping_sub(positions.first) % FIRST_ASSIGNED;
         positions
             .by_cookie
             .get(usize::try_from(past).ok()?)
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_cookies_stand_for_nothing() {
+    fn unknown_cookies_have_no_position() {
         let mut cookies = Cookies::default();
         let known = cookies.cookie(5, u64::MAX);
         for (ino, cookie) in [(6, known), (5, known + 1), (5, i32::MAX), (5, -1)] {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn all_directories_together_take_no_more_than_one_could() {
+    fn all_directories_together_share_one_limit() {
         let mut cookies = Cookies::default();
         for ino in 0..3 {
             for entry in 0..40_000 {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_let_go_when_there_are_many() {
+    fn the_oldest_directories_are_dropped_beyond_the_limit() {
         let mut cookies = Cookies::default();
         let first = cookies.cookie(0, u64::MAX);
         for ino in 1..=MAX_DIRECTORIES as u64 {

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn root_executes_only_what_anybody_may() {
+    fn root_executes_only_files_with_an_execute_bit() {
         assert!(
             ROOT.check(&attr(0o100_000, 7, 7), Access::READ.and(Access::WRITE))
                 .is_ok()
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_change_what_is_theirs() {
+    fn owners_change_their_files() {
         assert!(USER.check_owner(&attr(0, 7, 0)).is_ok());
         assert_eq!(USER.check_owner(&attr(0o777, 1, 70)), Err(Errno::PERM));
         assert!(USER.check_give(&attr(0, 7, 1), Some(7), Some(70)).is_ok());
@@ -235,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn set_group_id_is_for_groups_of_ones_own() {
+    fn set_group_id_requires_membership() {
         assert_eq!(USER.mode(&attr(0, 7, 70), 0o102_755), 0o2755);
         assert_eq!(USER.mode(&attr(0, 7, 1), 0o2755), 0o755);
         assert_eq!(ROOT.mode(&attr(0, 7, 1), 0o2755), 0o2755);
     }
 
     #[test]
-    fn names_of_others_stay_in_a_sticky_directory() {
+    fn names_of_others_cannot_be_removed_from_a_sticky_directory() {
         let directory = attr(0o041_777, 1, 1);
         assert_eq!(
             USER.check_sticky(&directory, &attr(0, 1, 1)),

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_daemon_there_is_eio() {
+    fn without_a_daemon_the_error_is_eio() {
         assert_eq!(Failure::NoDaemon.errno(), 5);
         assert_eq!(Failure::Refused(Errno::NOTDIR).errno(), 20);
         assert!(daemon(2).is(Errno::NOENT));

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bits of a number. It is never negative.
-const BITS: u32 = 31;
+const NUMBER_BITS: u32 = 31;
 
 /// Bits of the index of a client's file at most.
 const MAX_INDEX_BITS: u32 = 20;
@@ -62,9 +62,9 @@ impl FdRange {
     }
 }
 
-/// A random number of [`BITS`] bits, or the process id if the kernel has no random numbers.
+/// A random number of [`NUMBER_BITS`] bits, or the process id if the kernel has no random numbers.
 pub(super) fn random_number() -> u32 {
-    getrandom::u32().unwrap_or_else(|_| std::process::id()) >> (u32::BITS - BITS)
+    getrandom::u32().unwrap_or_else(|_| std::process::id()) >> (u32::BITS - NUMBER_BITS)
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_number_is_two_clients() {
+    fn clients_do_not_share_numbers() {
         let numbers = FdNumbers::new(16_384);
         let ranges: Vec<_> = (0..200).map(|_| numbers.range()).collect();
         for (at, range) in ranges.iter().enumerate() {
@@ -93,13 +93,13 @@ mod tests {
         for files in [0, 1, 2, 3, 16_384, 1 << 20, usize::MAX] {
             let range = FdNumbers::new(files).range();
             let last = files.clamp(1, 1 << 20) - 1;
-            let number = range.number(last).expect("there are as many as allowed");
+            let number = range.number(last).expect("the limit is not reached");
             assert_eq!(range.index(number), Some(last));
         }
     }
 
     #[test]
-    fn a_server_that_starts_again_begins_elsewhere() {
+    fn a_restarted_server_starts_at_another_number() {
         let starts: Vec<_> = (0..20).map(|_| FdNumbers::new(16_384).range()).collect();
         let same = starts.iter().filter(|range| Some(*range) == starts.first());
         assert!(same.count() < 3, "{starts:?}");

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_two_times_that_are_known_tell_files_apart() {
+    fn only_known_times_tell_files_apart() {
         let (one, other) = (Some(BirthTime(5, 6)), Some(BirthTime(5, 7)));
         assert!(!BirthTime::may_be_same(one, other));
         for (then, now) in [(one, one), (one, None), (None, other), (None, None)] {

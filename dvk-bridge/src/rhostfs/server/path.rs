@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_resolved_by_their_text_and_never_above_the_root() {
+    fn paths_are_resolved_as_text_and_never_above_the_root() {
         assert_eq!(names("//a/b"), parts(&["a", "b"], Ending::Name));
         assert_eq!(names("/a//./b/"), parts(&["a", "b"], Ending::Slash));
         assert_eq!(names("//"), parts(&[], Ending::Dot));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_moves_with_what_it_leads_through() {
+    fn a_path_moves_with_its_directories() {
         let path = |text: &[u8]| Path::parse(text).unwrap();
         let file = path(b"/a/b/c\0");
         assert_eq!(

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_paths_take_no_more_than_their_amount() {
+    fn a_clients_paths_have_a_limit() {
         let memory = PathMemory::default();
         let long = path(&"/name".repeat(800));
         let mut kept = Vec::new();
@@ -112,13 +112,13 @@ mod tests {
         assert_eq!(refused, Errno::MFILE);
         assert_eq!(kept.len(), MAX_PATH_BYTES / long.len());
         kept.pop();
-        assert!(memory.remember(long).is_ok(), "there is room again");
+        assert!(memory.remember(long).is_ok(), "the limit is not reached");
         drop(kept);
         assert_eq!(memory.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn a_path_that_renames_make_too_long_leads_nowhere_and_takes_nothing() {
+    fn a_path_that_renames_make_too_long_is_dropped() {
         let memory = PathMemory::default();
         let mut file = memory.remember(path("/a/file")).unwrap();
         let long = path(&"/name".repeat(800));

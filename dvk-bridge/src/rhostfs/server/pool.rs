@@ -182,7 +182,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     #[test]
-    fn requests_of_different_clients_are_done_at_once() {
+    fn requests_of_different_clients_run_in_parallel() {
         let (entered, inside) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_requests_are_done_in_turn_and_given_up_ones_not_at_all() {
+    fn a_clients_requests_run_in_order_and_cancelled_ones_do_not() {
         let (entered, inside) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
@@ -217,16 +217,16 @@ mod tests {
         assert_eq!(inside.recv_timeout(LIMIT), Ok(1));
         pool.submit(client, 2);
         pool.submit(client, 3);
-        assert!(inside.try_recv().is_err(), "the first is being done");
+        assert!(inside.try_recv().is_err(), "the first is running");
         open.send(()).unwrap();
         assert_eq!(inside.recv_timeout(LIMIT), Ok(3));
         open.send(()).unwrap();
         drop(pool);
-        assert!(inside.recv().is_err(), "nothing else was done");
+        assert!(inside.recv().is_err(), "nothing else ran");
     }
 
     #[test]
-    fn what_only_waits_is_not_begun_when_all_is_to_end() {
+    fn queued_requests_do_not_start_after_the_end() {
         let (entered, inside) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
@@ -239,11 +239,11 @@ mod tests {
         }
         pool.submit(Endpoint::from_raw(0), 4);
         assert_eq!(inside.recv_timeout(LIMIT), Ok(0));
-        assert!(!pool.finish(Duration::from_millis(1)), "one is being done");
+        assert!(!pool.finish(Duration::from_millis(1)), "one is running");
         open.send(()).unwrap();
         assert!(pool.finish(LIMIT));
         drop(pool);
-        assert!(inside.recv().is_err(), "nothing else was done");
+        assert!(inside.recv().is_err(), "nothing else ran");
     }
 
     #[test]

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn d5_attributes_that_fit_are_told_and_a_size_that_does_not_is_refused() {
+    fn d5_attributes_are_cut_where_harmless_and_a_large_size_is_refused() {
         let attr = Attr {
             ino: 77,
             size: u32::MAX.into(),

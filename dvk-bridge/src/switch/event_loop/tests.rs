@@ -99,7 +99,7 @@ fn start_with(directory: &TempDir, read_timeout: Duration) -> (Stop, thread::Joi
 }
 
 #[test]
-fn who_does_not_read_is_dropped_and_its_partners_go_on() {
+fn a_program_that_does_not_read_is_dropped_and_its_partners_continue() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start(&directory);
     let [mut deaf, mut partner, mut other] = [2, 3, 4].map(|endpoint| {
@@ -135,7 +135,7 @@ fn who_does_not_read_is_dropped_and_its_partners_go_on() {
 }
 
 #[test]
-fn who_reads_slowly_is_waited_for() {
+fn a_slow_reader_is_not_dropped() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start_with(&directory, LIMIT / 10);
     let [mut slow, mut partner] = [2, 3].map(|endpoint| {
@@ -185,7 +185,7 @@ fn the_status_says_whose_partner_does_not_read() {
 }
 
 #[test]
-fn nobody_but_the_switch_says_what_the_switch_says() {
+fn programs_cannot_send_commands_of_the_switch() {
     for command in [
         Command::PROCBIND_ACK,
         Command::PROCUNBIND_ACK,
@@ -221,7 +221,7 @@ fn nobody_but_the_switch_says_what_the_switch_says() {
 }
 
 #[test]
-fn a_server_is_read_however_much_waits_for_one_that_it_answers() {
+fn a_server_is_read_even_if_a_client_does_not_read() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start_with(&directory, 10 * LIMIT);
     let [mut server, mut deaf, mut client] = [1, 20, 10].map(|endpoint| {
@@ -255,8 +255,8 @@ fn a_server_is_read_however_much_waits_for_one_that_it_answers() {
         deaf.send(flood, &[]).unwrap();
     }
     for _ in 0..4 {
-        let question = to_server(10, Command::SNDREC_MSG);
-        client.send(question, &[]).unwrap();
+        let request = to_server(10, Command::SNDREC_MSG);
+        client.send(request, &[]).unwrap();
         assert_eq!(client.receive().command, Command::REPLY_MSG);
     }
     // The server does not handle notifications and ends.
@@ -269,7 +269,7 @@ fn a_server_is_read_however_much_waits_for_one_that_it_answers() {
 }
 
 #[test]
-fn who_reads_a_few_bytes_now_and_then_is_dropped() {
+fn a_program_that_reads_too_little_is_dropped() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start(&directory);
     let [mut sly, mut partner] = [2, 3].map(|endpoint| {
@@ -294,7 +294,7 @@ fn who_reads_a_few_bytes_now_and_then_is_dropped() {
 }
 
 #[test]
-fn who_does_not_read_what_it_has_brought_about_is_dropped() {
+fn a_program_that_does_not_read_answers_is_dropped() {
     let directory = TempDir::new().unwrap();
     let (stop, thread) = start(&directory);
     let mut deaf = RawProgram::connect(&directory);
@@ -350,14 +350,14 @@ fn a_thousand_endpoints_are_bound_and_free_again_when_their_programs_go() {
 }
 
 #[test]
-fn no_other_user_takes_all_places() {
+fn other_users_cannot_take_all_connections() {
     assert_eq!(max_programs(1000, 1000), MAX_PROGRAMS);
     assert!(max_programs(1000, 0) <= MAX_PROGRAMS / 4);
     assert!(max_programs(0, 1000) <= MAX_PROGRAMS / 4);
 }
 
 #[test]
-fn there_are_so_many_programs_and_no_more() {
+fn the_number_of_programs_has_a_limit() {
     let directory = TempDir::new().unwrap();
     let switch = Switch::new(SwitchConfig::new(directory.path().join("switch")));
     let mut switch = switch.unwrap();

@@ -1,9 +1,9 @@
-//! Endpoints that are bound, given up, taken away, or refused.
+//! Tests of endpoints that are bound, released, lost or refused.
 
 use super::*;
 
 #[test]
-fn an_endpoint_that_is_given_up_wakes_who_waits_and_can_be_bound_again() {
+fn a_released_endpoint_wakes_its_waiters_and_can_be_bound_again() {
     let kernel = FakeKernel::new();
     let server = bind(&kernel, SERVER).unwrap();
     std::thread::scope(|scope| {
@@ -54,7 +54,7 @@ fn an_endpoint_that_the_kernel_takes_away_is_lost() {
 }
 
 #[test]
-fn what_cannot_be_bound_says_why() {
+fn a_failed_bind_returns_the_reason() {
     let kernel = FakeKernel::new();
     kernel.client(SERVER, Some(1));
     assert_eq!(code(bind(&kernel, SERVER).map(drop)), Code::EDVSSLOTUSED);
@@ -69,7 +69,7 @@ fn what_cannot_be_bound_says_why() {
 }
 
 #[test]
-fn an_endpoint_below_zero_is_no_error() {
+fn a_negative_endpoint_can_be_bound() {
     let kernel = FakeKernel::new();
     let task = bind(&kernel, -2).unwrap();
     assert!(kernel.has(-2));
@@ -80,7 +80,7 @@ fn an_endpoint_below_zero_is_no_error() {
 }
 
 #[test]
-fn a_machine_without_a_dvs_says_so() {
+fn a_machine_without_a_dvs_is_reported() {
     let kernel = FakeKernel::new();
     for (answer, text) in [
         (Code::EPERM, "no DVS is initialised"),
@@ -94,7 +94,7 @@ fn a_machine_without_a_dvs_says_so() {
 }
 
 #[test]
-fn a_program_that_cannot_use_the_device_says_what_can() {
+fn the_error_names_the_program_that_can_use_the_device() {
     let error = Device::open(Path::new("/dev/no-such-device"))
         .err()
         .unwrap();

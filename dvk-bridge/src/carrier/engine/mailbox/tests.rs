@@ -58,7 +58,7 @@ fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), NotServing> {
 }
 
 #[test]
-fn requests_are_received_in_their_order_and_answered_once() {
+fn requests_are_received_in_order_and_answered_once() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     mailbox.request(from(11), message(2)).unwrap();
@@ -74,7 +74,7 @@ fn requests_are_received_in_their_order_and_answered_once() {
 }
 
 #[test]
-fn who_asks_again_gets_the_answer_to_the_newest() {
+fn a_client_gets_the_answer_to_its_newest_request() {
     let mailbox = Mailbox::default();
     for kind in 1..=3 {
         mailbox.request(from(10), message(kind)).unwrap();
@@ -92,7 +92,7 @@ fn who_asks_again_gets_the_answer_to_the_newest() {
 }
 
 #[test]
-fn nothing_is_done_for_an_answered_request_when_its_client_asks_the_next() {
+fn an_answered_request_ends_when_its_client_sends_the_next() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     receive(&mailbox);
@@ -127,7 +127,7 @@ fn an_answer_is_sent_again_until_its_client_asks_the_next_or_goes() {
 }
 
 #[test]
-fn nothing_is_done_for_one_that_has_gone_when_another_has_its_endpoint() {
+fn requests_of_a_process_end_when_another_has_its_endpoint() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     receive(&mailbox);
@@ -141,7 +141,7 @@ fn nothing_is_done_for_one_that_has_gone_when_another_has_its_endpoint() {
 }
 
 #[test]
-fn what_is_served_is_known_by_its_client() {
+fn a_request_is_found_by_its_client() {
     let mailbox = Mailbox::default();
     let client = Endpoint::from_raw(10);
     mailbox.request(from(10), message(1)).unwrap();
@@ -181,7 +181,7 @@ fn notifications_are_merged() {
 }
 
 #[test]
-fn who_goes_takes_along_what_was_not_received() {
+fn the_unreceived_messages_of_an_exited_process_are_dropped() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     assert_eq!(receive(&mailbox), request(10, 0, 1));
@@ -208,7 +208,7 @@ fn another_in_the_same_slot_replaces_the_first() {
 }
 
 #[test]
-fn a_slot_is_one_peers_as_long_as_that_is_there() {
+fn a_slot_belongs_to_one_peer_while_it_is_connected() {
     let mailbox = Mailbox::default();
     let elsewhere = Sender {
         peer: PeerId(4),
@@ -238,7 +238,7 @@ fn a_slot_is_one_peers_as_long_as_that_is_there() {
 }
 
 #[test]
-fn giving_up_names_those_who_wait() {
+fn releasing_returns_the_waiting_clients() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     mailbox.message(from(2), message(5)).unwrap();
@@ -257,7 +257,7 @@ fn giving_up_names_those_who_wait() {
 }
 
 #[test]
-fn one_who_waits_is_woken_by_what_comes() {
+fn a_message_wakes_a_waiter() {
     let mailbox = std::sync::Arc::new(Mailbox::default());
     let here = mailbox.clone();
     let waiting =

@@ -119,7 +119,7 @@ fn the_next_command_waits_for_the_acknowledgement() {
 }
 
 #[test]
-fn data_of_an_earlier_copy_is_not_taken_for_this_ones() {
+fn data_of_an_earlier_copy_is_ignored() {
     let (transport, channel) = channel();
     let copy = start(
         &channel,
@@ -166,7 +166,7 @@ fn less_than_was_asked_for_is_a_failure() {
 }
 
 #[test]
-fn silence_ends_at_the_limit_and_not_the_lane() {
+fn a_missing_acknowledgement_times_out_and_the_channel_stays_usable() {
     let (transport, channel) = channel();
     let late = channel.exchange(
         to_client(Command::REPLY_MSG),
@@ -184,7 +184,7 @@ fn silence_ends_at_the_limit_and_not_the_lane() {
 }
 
 #[test]
-fn a_lost_connection_ends_what_goes_on() {
+fn a_lost_connection_ends_the_exchange() {
     let (transport, channel) = channel();
     let copy = start(&channel, Command::REPLY_MSG, ExpectedAck::Sent);
     transport.sent(1);
@@ -208,7 +208,7 @@ fn a_lost_connection_ends_what_goes_on() {
 }
 
 #[test]
-fn nothing_is_sent_for_an_endpoint_that_was_given_up() {
+fn nothing_is_sent_for_a_released_endpoint() {
     let (transport, channel) = channel();
     let first = start(&channel, Command::REPLY_MSG, ExpectedAck::Sent);
     transport.sent(1);
@@ -225,7 +225,7 @@ fn nothing_is_sent_for_an_endpoint_that_was_given_up() {
 }
 
 #[test]
-fn an_acknowledgement_that_comes_a_moment_too_late_is_not_taken_for_the_next() {
+fn a_late_acknowledgement_is_not_taken_for_the_next() {
     let (transport, channel) = channel();
     let limit = Duration::from_secs(3);
     let reply = to_client(Command::REPLY_MSG);
@@ -256,7 +256,7 @@ fn an_acknowledgement_that_comes_a_moment_too_late_is_not_taken_for_the_next() {
 }
 
 #[test]
-fn what_is_sent_again_while_its_partner_moves_is_permitted_again() {
+fn a_repeated_command_is_checked_again() {
     let (transport, channel) = channel();
     let here = channel.clone();
     let moving = thread::spawn(move || {
@@ -277,7 +277,7 @@ fn what_is_sent_again_while_its_partner_moves_is_permitted_again() {
 }
 
 #[test]
-fn what_is_not_to_be_sent_any_more_when_its_turn_comes_is_not() {
+fn a_cancelled_command_is_not_sent() {
     let (transport, channel) = channel();
     let header = to_client(Command::REPLY_MSG);
     let refused = ExchangeError::Refused(Code::EDVSPROCSTS);
@@ -291,7 +291,7 @@ fn what_is_not_to_be_sent_any_more_when_its_turn_comes_is_not() {
 }
 
 #[test]
-fn an_acknowledgement_of_another_mark_is_not_taken_for_this_ones() {
+fn an_acknowledgement_with_another_mark_is_ignored() {
     let transport = Arc::new(Kept::default());
     let channel = Arc::new(PeerChannel::new(transport.clone(), true));
     let here = channel.clone();

@@ -25,7 +25,7 @@ fn is_answer(next: &Next, kind: i32) -> bool {
 }
 
 #[test]
-fn the_answer_comes_to_who_asked() {
+fn the_caller_gets_the_answer() {
     let pending_call = PendingCall::new(false);
     let mut call = pending_call.ask(SERVER, PEER, now()).unwrap();
     assert_eq!(
@@ -70,7 +70,7 @@ fn a_late_answer_is_not_taken_for_the_next() {
 }
 
 #[test]
-fn a_lost_peer_owes_nothing() {
+fn a_lost_peer_has_no_late_answer() {
     let pending_call = PendingCall::new(false);
     drop(pending_call.ask(SERVER, PEER, now()).unwrap());
     pending_call.peer_lost(PeerId(4));
@@ -82,14 +82,14 @@ fn a_lost_peer_owes_nothing() {
 }
 
 #[test]
-fn what_was_never_asked_is_not_owed() {
+fn a_call_that_was_not_sent_has_no_late_answer() {
     let pending_call = PendingCall::new(false);
     pending_call.ask(SERVER, PEER, now()).unwrap().never_asked();
     assert!(pending_call.ask(SERVER, PEER, now()).is_some());
 }
 
 #[test]
-fn what_is_said_of_another_question_is_not_taken() {
+fn results_of_another_call_are_ignored() {
     let pending_call = PendingCall::new(true);
     let given_up = pending_call.ask(SERVER, PEER, now()).unwrap();
     let late = given_up.ack_seq();
@@ -118,7 +118,7 @@ fn what_is_said_of_another_question_is_not_taken() {
 }
 
 #[test]
-fn one_asks_at_a_time() {
+fn one_call_runs_at_a_time() {
     let pending_call = PendingCall::new(false);
     let first = pending_call.ask(SERVER, PEER, now()).unwrap();
     assert!(
@@ -130,7 +130,7 @@ fn one_asks_at_a_time() {
 }
 
 #[test]
-fn an_endpoint_that_is_given_up_asks_no_more() {
+fn a_released_endpoint_sends_no_call() {
     let pending_call = PendingCall::new(false);
     let mut call = pending_call.ask(SERVER, PEER, now()).unwrap();
     pending_call.close();
@@ -138,7 +138,7 @@ fn an_endpoint_that_is_given_up_asks_no_more() {
 }
 
 #[test]
-fn another_peers_process_of_the_same_number_answers_nothing() {
+fn a_process_of_another_peer_with_the_same_number_cannot_answer() {
     for has_ack_seq in [false, true] {
         let pending_call = PendingCall::new(has_ack_seq);
         let mut call = pending_call.ask(SERVER, PEER, now()).unwrap();

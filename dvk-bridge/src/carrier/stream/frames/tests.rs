@@ -46,7 +46,7 @@ fn feed(frames: &mut Frames, mut bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>,
 }
 
 #[test]
-fn a_batch_is_taken_apart_in_its_order() {
+fn a_batch_is_split_in_order() {
     let generation = Generation::Legacy;
     let notify = header(Command::NTFY_MSG, 0);
     let send = header(Command::SEND_MSG, 0);
@@ -63,7 +63,7 @@ fn a_batch_is_taken_apart_in_its_order() {
 }
 
 #[test]
-fn what_has_data_cannot_be_batched() {
+fn a_command_with_data_cannot_be_batched() {
     let generation = Generation::Current;
     let inner = bytes(generation, &header(Command::COPYIN_DATA, 5), &[]);
     let outer = Header {
@@ -84,7 +84,7 @@ fn another_generation_is_named() {
 }
 
 #[test]
-fn a_length_of_two_gigabytes_is_refused_before_anything_is_kept_for_it() {
+fn a_length_of_two_gigabytes_is_refused_before_allocation() {
     let huge = bytes(Generation::Current, &header(Command::COPYIN_DATA, i32::MAX), &[]);
     let error = feed(&mut frames(Generation::Current), &huge).unwrap_err().to_string();
     assert!(error.starts_with("2147483647 bytes cannot follow a COPYIN_DATA"), "{error}");
@@ -106,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn commands_come_out_however_they_are_cut(
+    fn commands_are_decoded_from_any_pieces(
         payloads in prop::collection::vec(0..70_000usize, 1..12),
         cut in 1..80_000usize,
         generation in prop::sample::select(Generation::ALL.to_vec()),
@@ -131,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn rubbish_ends_in_an_error_or_in_nothing(bytes: Vec<u8>) {
+    fn random_bytes_end_in_an_error_or_no_command(bytes: Vec<u8>) {
         let _ = feed(&mut frames(Generation::Current), &bytes);
     }
 }

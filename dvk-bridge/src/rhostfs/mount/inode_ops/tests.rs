@@ -86,7 +86,7 @@ fn files_are_created_written_read_and_found_again() {
 }
 
 #[test]
-fn large_data_goes_in_pieces_of_the_longest_copy_there_is() {
+fn large_data_is_split_into_pieces_of_the_longest_copy() {
     let mut fixture = fixture(Dialect::Ours);
     let (_, _, fh) = fixture.create("file", O_RDWR).unwrap();
     let data: Vec<u8> = (0..2_500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
@@ -102,7 +102,7 @@ fn large_data_goes_in_pieces_of_the_longest_copy_there_is() {
 }
 
 #[test]
-fn create_opens_what_somebody_else_was_quicker_with_unless_that_is_excluded() {
+fn create_opens_a_file_of_another_client_unless_exclusive() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "theirs").unwrap();
     assert_eq!(fixture.create("file", O_RDWR | O_EXCL), Err(Errno::EXIST));
@@ -112,7 +112,7 @@ fn create_opens_what_somebody_else_was_quicker_with_unless_that_is_excluded() {
 }
 
 #[test]
-fn sizes_beyond_the_originals_are_told_and_set() {
+fn sizes_beyond_the_originals_are_reported_and_set() {
     let mut fixture = fixture(Dialect::Ours);
     let (node, _, fh) = fixture.create("file", O_RDWR).unwrap();
     let to = |size| Changes {
@@ -167,7 +167,7 @@ fn attributes_change_by_name_and_by_handle() {
 }
 
 #[test]
-fn an_unlinked_file_lives_on_in_its_handle() {
+fn an_unlinked_file_stays_usable_by_its_handle() {
     let mut fixture = fixture(Dialect::Ours);
     let (node, _, fh) = fixture.create("file", O_RDWR).unwrap();
     fixture.ops.unlink(ROOT, "file".as_ref()).unwrap();
@@ -187,7 +187,7 @@ fn an_unlinked_file_lives_on_in_its_handle() {
 }
 
 #[test]
-fn names_are_made_moved_and_removed() {
+fn names_are_created_renamed_and_removed() {
     let mut fixture = fixture(Dialect::Ours);
     let (dir, stat) = fixture
         .ops
@@ -257,7 +257,7 @@ fn two_names_of_a_file_are_one_node() {
 }
 
 #[test]
-fn what_somebody_else_moved_keeps_its_node() {
+fn a_file_moved_by_another_client_keeps_its_node() {
     let mut fixture = fixture(Dialect::Ours);
     fs::create_dir(fixture.host("dir")).unwrap();
     fs::write(fixture.host("dir/file"), "").unwrap();
@@ -271,7 +271,7 @@ fn what_somebody_else_moved_keeps_its_node() {
 }
 
 #[test]
-fn what_somebody_else_replaced_is_stale_and_then_another_node() {
+fn a_file_replaced_by_another_client_is_stale_and_then_another_node() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "old").unwrap();
     fs::write(fixture.host("new"), "newer").unwrap();
@@ -308,7 +308,7 @@ fn a_directory_lists_once_and_anew_after_a_rewind() {
 }
 
 #[test]
-fn a_new_file_is_given_to_who_makes_it() {
+fn a_new_file_belongs_to_its_creator() {
     if !rustix::process::geteuid().is_root() {
         return;
     }

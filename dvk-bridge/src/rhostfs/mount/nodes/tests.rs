@@ -45,7 +45,7 @@ fn a_node_has_the_servers_inode_number_and_another_if_that_is_taken() {
 }
 
 #[test]
-fn a_forgotten_node_goes_and_its_number_is_free() {
+fn a_forgotten_node_is_removed_and_its_number_is_free() {
     let mut nodes = Nodes::new();
     let file = add(&mut nodes, ROOT, "file", 5, FILE);
     nodes.looked_up(file);
@@ -57,7 +57,7 @@ fn a_forgotten_node_goes_and_its_number_is_free() {
 }
 
 #[test]
-fn a_directory_stays_as_long_as_a_path_leads_through_it() {
+fn a_directory_stays_while_a_path_needs_it() {
     let mut nodes = Nodes::new();
     let dir = add(&mut nodes, ROOT, "dir", 10, S_IFDIR);
     let file = add(&mut nodes, dir, "file", 11, FILE);
@@ -80,7 +80,7 @@ fn an_open_node_outlives_its_name() {
 }
 
 #[test]
-fn a_second_name_serves_when_the_first_is_gone() {
+fn a_second_name_is_used_when_the_first_is_gone() {
     let mut nodes = Nodes::new();
     let file = add(&mut nodes, ROOT, "one", 5, FILE);
     nodes.bind(ROOT, name("two"), file);

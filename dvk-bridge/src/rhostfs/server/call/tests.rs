@@ -194,7 +194,7 @@ fn the_originals_requests_are_understood() {
 
 proptest! {
     #[test]
-    fn any_message_is_a_call_or_none(kind: i32, bytes: [u8; 28]) {
+    fn any_message_is_a_call_or_refused(kind: i32, bytes: [u8; 28]) {
         let mut message = Message::default();
         message.kind = kind;
         message.set_arm(&crate::abi::M6 { ca1: bytes });

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn sizes_beyond_the_originals_are_refused_and_never_cut_by_it() {
+fn sizes_beyond_the_originals_are_refused_and_never_cut() {
     let mut fixture = fixture(Dialect::Original);
     fs::write(fixture.host("file"), "content").unwrap();
     let (node, _) = fixture.look("file").unwrap();
@@ -62,7 +62,7 @@ fn d2_the_originals_reads_end_where_the_file_does_and_its_lost_writes_are_errors
 }
 
 #[test]
-fn d4_the_originals_open_files_are_looked_at_by_name() {
+fn d4_the_originals_open_files_are_examined_by_name() {
     let mut fixture = fixture(Dialect::Original);
     let (node, _, fh) = fixture.create("file", O_RDWR).unwrap();
     assert!(fixture.ops.stat(node, Some(fh)).is_ok());
@@ -103,7 +103,7 @@ fn d9_d10_d13_links_state_and_lists_of_the_original_are_read() {
 }
 
 #[test]
-fn d11_the_original_is_sent_no_times() {
+fn d11_times_are_not_sent_to_the_original() {
     let mut fixture = fixture(Dialect::Original);
     fs::write(fixture.host("file"), "").unwrap();
     let (node, _) = fixture.look("file").unwrap();

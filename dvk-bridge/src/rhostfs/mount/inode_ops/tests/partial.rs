@@ -26,7 +26,7 @@ fn count(fixture: &Fixture, call: i32) -> usize {
 
 /// Keeps the promise that a short count is never taken for the end of a file.
 #[test]
-fn a_short_read_before_the_end_is_gone_on_with() {
+fn a_short_read_before_the_end_is_continued() {
     let mut fixture = fixture(Dialect::Ours);
     let (fh, data) = large(&mut fixture);
     fixture.server.state.lock().most = Some(70_000);
@@ -96,7 +96,7 @@ fn a_page_cache_write_that_fails_in_the_middle_is_an_error() {
 
 /// Keeps the promise that the rest after a partial write is written too, or reported.
 #[test]
-fn a_short_write_is_gone_on_with_until_nothing_is_taken() {
+fn a_short_write_is_continued_until_nothing_is_written() {
     let mut fixture = fixture(Dialect::Ours);
     let (fh, data) = large(&mut fixture);
     fixture.server.state.lock().most = Some(600_000);
@@ -117,7 +117,7 @@ fn a_short_write_is_gone_on_with_until_nothing_is_taken() {
 /// Keeps the promise that a page of a mapping is written at its position, although the file was
 /// opened to append.
 #[test]
-fn a_page_of_a_file_that_is_appended_to_stays_in_its_place() {
+fn a_page_of_an_appended_file_is_written_at_its_position() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "content").unwrap();
     let (node, _) = fixture.look("file").unwrap();
@@ -132,7 +132,7 @@ fn a_page_of_a_file_that_is_appended_to_stays_in_its_place() {
 /// Keeps the promise that a close reports the server's write errors, and makes no call if nothing
 /// was written.
 #[test]
-fn closing_asks_the_server_what_it_could_not_write() {
+fn closing_asks_the_server_for_write_errors() {
     let mut fixture = fixture(Dialect::Ours);
     let (_, _, fh) = fixture.create("file", O_RDWR).unwrap();
     fixture.ops.flush(fh).unwrap();
@@ -184,7 +184,7 @@ fn a_server_lost_with_unsynced_data_is_reported_by_close_and_fsync() {
 
 /// Keeps the promise that a listing has all entries or ends in an error.
 #[test]
-fn an_error_in_a_listing_is_no_end_of_it() {
+fn an_error_in_a_listing_is_not_its_end() {
     let mut fixture = fixture(Dialect::Ours);
     for number in 0..9 {
         fs::write(fixture.host(&format!("file-{number}")), "").unwrap();
@@ -235,7 +235,7 @@ fn a_link_with_more_text_than_fits_is_an_error() {
 /// Keeps the promise that a listing continues at its position when the server has closed the
 /// directory.
 #[test]
-fn a_directory_that_the_server_has_closed_is_listed_on() {
+fn the_listing_of_a_directory_closed_by_the_server_continues() {
     let mut fixture = fixture(Dialect::Ours);
     for number in 0..9 {
         fs::write(fixture.host(&format!("file-{number}")), "").unwrap();
@@ -252,7 +252,7 @@ fn a_directory_that_the_server_has_closed_is_listed_on() {
 
 /// Keeps the promise that a file has the requested attributes when another client created it first.
 #[test]
-fn create_empties_what_somebody_else_was_quicker_with_if_asked_to() {
+fn create_truncates_a_file_of_another_client_if_requested() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "theirs").unwrap();
     let (_, stat, _) = fixture.create("file", O_RDWR | 0o1000).unwrap();

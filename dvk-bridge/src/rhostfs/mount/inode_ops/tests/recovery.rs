@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
+fn a_lost_server_is_reached_again_and_files_stay_open() {
     let mut fixture = fixture(Dialect::Ours);
     let (_, _, fh) = fixture.create("file", O_RDWR).unwrap();
     fixture.ops.write(fh, 0, b"before", Extent::Any).unwrap();
@@ -23,7 +23,7 @@ fn a_server_that_was_lost_is_found_again_and_files_stay_open() {
 }
 
 #[test]
-fn a_server_that_started_again_unnoticed_gets_files_opened_again() {
+fn files_are_reopened_after_an_unnoticed_restart() {
     let mut fixture = fixture(Dialect::Ours);
     let (_, _, kept) = fixture.create("kept", O_RDWR).unwrap();
     let (_, _, gone) = fixture.create("gone", O_RDWR).unwrap();
@@ -37,7 +37,7 @@ fn a_server_that_started_again_unnoticed_gets_files_opened_again() {
 }
 
 #[test]
-fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another() {
+fn a_new_server_reuses_handles_and_files_are_not_confused() {
     let mut fixture = fixture(Dialect::Ours);
     let (_, _, one) = fixture.create("one", O_RDWR).unwrap();
     let (_, _, two) = fixture.create("two", O_RDWR).unwrap();
@@ -53,7 +53,7 @@ fn a_new_server_gives_out_the_old_ones_handles_and_no_file_is_taken_for_another(
 }
 
 #[test]
-fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() {
+fn a_new_file_with_an_old_number_is_another_node() {
     let mut fixture = fixture(Dialect::Ours);
     fixture.server.state.lock().mark = 1;
     let (node, _, fh) = fixture.create("file", O_RDWR).unwrap();
@@ -75,7 +75,7 @@ fn a_new_file_with_an_old_ones_number_is_not_taken_for_it() {
 }
 
 #[test]
-fn a_server_that_was_thought_lost_keeps_no_file_open_twice() {
+fn a_server_after_a_timeout_keeps_no_file_open_twice() {
     let mut fixture = fixture(Dialect::Ours);
     let (_, _, used) = fixture.create("used", O_RDWR).unwrap();
     let (_, _, closed) = fixture.create("closed", O_RDWR).unwrap();
@@ -87,7 +87,7 @@ fn a_server_that_was_thought_lost_keeps_no_file_open_twice() {
 }
 
 #[test]
-fn a_question_without_an_answer_keeps_no_other_from_being_asked() {
+fn a_call_without_an_answer_does_not_block_others() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "").unwrap();
     fixture.look("file").unwrap();
@@ -100,7 +100,7 @@ fn a_question_without_an_answer_keeps_no_other_from_being_asked() {
 }
 
 #[test]
-fn an_answer_to_an_earlier_question_is_no_answer() {
+fn an_answer_to_an_earlier_call_is_refused() {
     let mut fixture = fixture(Dialect::Ours);
     fs::write(fixture.host("file"), "").unwrap();
     fixture.look("file").unwrap();
