@@ -121,7 +121,7 @@ impl Conversation {
     fn joined(segment: &Segment<'_>, generation: Option<Generation>) -> Self {
         let mut it = Self::new(segment, generation);
         if let Some(decoder) = &mut it.decoder {
-            decoder.miss(0);
+            decoder.skip(0);
         }
         it
     }
@@ -170,7 +170,7 @@ fn show(
     let shown = match part {
         Part::Bytes(bytes) => it.take(bytes, &mut line),
         Part::Missing(bytes) => {
-            it.miss(*bytes);
+            it.skip(*bytes);
             line(&format!("{bytes} bytes were not captured"))
         }
     };

@@ -30,7 +30,7 @@ impl Decoder {
     }
 
     /// Notes that bytes are missing here.
-    pub(super) fn miss(&mut self, bytes: u64) {
+    pub(super) fn skip(&mut self, bytes: u64) {
         let unshown = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         self.at = self.at.saturating_add(unshown).saturating_add(bytes);
         self.bytes.clear();
@@ -56,7 +56,7 @@ impl Decoder {
         }
         self.bytes.extend_from_slice(new);
         if self.generation.is_none() && self.bytes.len() >= GUESS_SIZE {
-            self.find_out()?;
+            self.detect_layout()?;
         }
         self.show(line)
     }
@@ -70,7 +70,7 @@ impl Decoder {
             return Ok(());
         }
         if self.generation.is_none() {
-            self.find_out()?;
+            self.detect_layout()?;
         }
         self.show(&mut line)?;
         if self.bytes.is_empty() {
@@ -80,7 +80,7 @@ impl Decoder {
         line(&left)
     }
 
-    fn find_out(&mut self) -> Result<(), DumpError> {
+    fn detect_layout(&mut self) -> Result<(), DumpError> {
         self.generation = Some(guess(&self.bytes).ok_or(DumpError::Layout)?);
         Ok(())
     }

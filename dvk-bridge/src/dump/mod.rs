@@ -132,7 +132,7 @@ fn relay(
             }
         };
         log::info!("forwarding {address} to {connect}");
-        match pass_on(&mut sender, &mut receiver, generation, to) {
+        match forward(&mut sender, &mut receiver, generation, to) {
             Err(RelayError::Write(error)) => return Err(DumpError::Write(error)),
             Err(RelayError::Connection(error)) => {
                 log::error!("closed the connection from {address}: {error}");
@@ -149,7 +149,7 @@ enum RelayError {
 }
 
 /// Relays bytes and shows the commands in them. Bytes that cannot be decoded are relayed as well.
-fn pass_on(
+fn forward(
     from: &mut impl Read,
     through: &mut impl Write,
     generation: Option<Generation>,

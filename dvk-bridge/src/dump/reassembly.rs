@@ -27,14 +27,14 @@ pub(super) enum Part<'a> {
 }
 
 impl Reassembly {
-    /// Takes the segment that starts at `sequence` and passes what is in order to `give`. `begins`
+    /// Takes the segment that starts at `sequence` and passes what is in order to `emit`. `begins`
     /// marks the first segment of a connection.
     pub(super) fn take<E>(
         &mut self,
         sequence: u32,
         begins: bool,
         data: &[u8],
-        mut give: impl FnMut(Part<'_>) -> Result<(), E>,
+        mut emit: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if begins {
             // The SYN of a new connection occupies one sequence number.
@@ -52,31 +52,31 @@ impl Reassembly {
         }
         let ahead = sequence.wrapping_sub(next).cast_signed();
         match u64::try_from(ahead) {
-            Ok(0) => self.give(data, &mut give)?,
+            Ok(0) => self.emit(data, &mut emit)?,
             Ok(ahead) => {
                 self.keep(self.base + ahead, data);
-                return self.jump_if_full(give);
+                return self.skip_gap_if_full(emit);
             }
             // A retransmission, which may end with new bytes.
             Err(_) => {
                 let old = usize::try_from(ahead.unsigned_abs()).unwrap_or(usize::MAX);
                 let new = data.get(old..).unwrap_or_default();
-                self.give(new, &mut give)?;
+                self.emit(new, &mut emit)?;
             }
         }
-        self.catch_up(give)
+        self.emit_early(emit)
     }
 
-    fn give<E>(
+    fn emit<E>(
         &mut self,
         data: &[u8],
-        give: &mut impl FnMut(Part<'_>) -> Result<(), E>,
+        emit: &mut impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if data.is_empty() {
             return Ok(());
         }
         self.advance(u64::try_from(data.len()).unwrap_or(0));
-        give(Part::Bytes(data))
+        emit(Part::Bytes(data))
     }
 
     fn advance(&mut self, bytes: u64) {
@@ -95,42 +95,45 @@ impl Reassembly {
     }
 
     /// Passes on early segments that are now in order.
-    fn catch_up<E>(&mut self, mut give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn emit_early<E>(&mut self, mut emit: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
         while let Some(entry) = self.early.first_entry()
             && *entry.key() <= self.base
         {
             let (at, data) = entry.remove_entry();
             self.kept -= data.len();
             let old = usize::try_from(self.base - at).unwrap_or(usize::MAX);
-            self.give(data.get(old..).unwrap_or_default(), &mut give)?;
+            self.emit(data.get(old..).unwrap_or_default(), &mut emit)?;
         }
         Ok(())
     }
 
     /// Gives up on missing bytes once the limit of early bytes is reached.
-    fn jump_if_full<E>(&mut self, give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn skip_gap_if_full<E>(
+        &mut self,
+        emit: impl FnMut(Part<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         if self.kept <= MAX_EARLY {
             return Ok(());
         }
-        self.jump(give)
+        self.skip_gap(emit)
     }
 
-    fn jump<E>(&mut self, mut give: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn skip_gap<E>(&mut self, mut emit: impl FnMut(Part<'_>) -> Result<(), E>) -> Result<(), E> {
         if let Some((&at, _)) = self.early.first_key_value() {
             let missing = at.saturating_sub(self.base);
             self.advance(missing);
-            give(Part::Missing(missing))?;
+            emit(Part::Missing(missing))?;
         }
-        self.catch_up(give)
+        self.emit_early(emit)
     }
 
     /// Ends the capture. Passes on what follows the missing bytes.
     pub(super) fn end<E>(
         &mut self,
-        mut give: impl FnMut(Part<'_>) -> Result<(), E>,
+        mut emit: impl FnMut(Part<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         while !self.early.is_empty() {
-            self.jump(&mut give)?;
+            self.skip_gap(&mut emit)?;
         }
         Ok(())
     }
@@ -144,19 +147,19 @@ mod tests {
     fn ordered(segments: &[(u32, &[u8])]) -> String {
         let mut reassembly = Reassembly::default();
         let mut text = String::new();
-        let mut give = |part: Part<'_>| {
+        let mut emit = |part: Part<'_>| {
             match part {
                 Part::Bytes(bytes) => text.push_str(str::from_utf8(bytes).unwrap()),
                 Part::Missing(bytes) => (0..bytes).for_each(|_| text.push('?')),
             }
             Ok::<_, ()>(())
         };
-        reassembly.take(u32::MAX - 2, true, &[], &mut give).unwrap();
+        reassembly.take(u32::MAX - 2, true, &[], &mut emit).unwrap();
         for (sequence, data) in segments {
             let sequence = sequence.wrapping_sub(2);
-            reassembly.take(sequence, false, data, &mut give).unwrap();
+            reassembly.take(sequence, false, data, &mut emit).unwrap();
         }
-        reassembly.end(&mut give).unwrap();
+        reassembly.end(&mut emit).unwrap();
         text
     }
 

@@ -89,7 +89,7 @@ fn all_bytes_are_forwarded_even_if_they_are_not_commands() {
     let request = vector("wire_1_sndrec_request");
     let nonsense = [request.clone(), vec![0x55; 1000], request].concat();
     let (mut through, mut to) = (Vec::new(), Vec::new());
-    let passed = pass_on(
+    let passed = forward(
         &mut &*nonsense,
         &mut through,
         Some(Generation::Current),
@@ -324,7 +324,7 @@ impl Read for Interrupted<'_> {
 fn a_signal_does_not_end_the_relay() {
     let sent = vector("wire_1_sndrec_request");
     let (mut through, mut shown) = (Vec::new(), Vec::new());
-    let passed = pass_on(
+    let passed = forward(
         &mut Interrupted(true, &sent),
         &mut through,
         Some(Generation::Current),

@@ -55,14 +55,14 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Typed {
+    struct TestCommand {
         #[command(flatten)]
         args: ForwardArgs,
     }
 
     fn parse(line: &str) -> Result<ForwardArgs, String> {
         let words = std::iter::once("forward").chain(line.split_whitespace());
-        let parsed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
+        let parsed = TestCommand::try_parse_from(words).map_err(|error| error.to_string())?;
         Ok(parsed.args)
     }
 

@@ -80,14 +80,14 @@ mod tests {
     use crate::switch::Admission;
 
     #[derive(Parser)]
-    struct Typed {
+    struct TestCommand {
         #[command(flatten)]
         args: SwitchArgs,
     }
 
     fn parse(line: &str) -> Result<SwitchConfig, String> {
         let words = std::iter::once("switch").chain(line.split_whitespace());
-        let parsed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
+        let parsed = TestCommand::try_parse_from(words).map_err(|error| error.to_string())?;
         Ok((&parsed.args).into())
     }
 

@@ -97,7 +97,7 @@ impl Switch {
                 self.accept();
             }
             if ready.status {
-                self.tell_status();
+                self.report_status();
             }
         }
     }
@@ -138,7 +138,7 @@ impl Switch {
     }
 
     /// Sends the state to a program at the status socket.
-    fn tell_status(&mut self) {
+    fn report_status(&mut self) {
         if let Some(listener) = &self.status
             && let Err(error) = status::tell(listener, &self.report())
             && self.backoff.failed(&error)
@@ -199,14 +199,14 @@ impl Switch {
             return;
         };
         let done = program.send().and_then(|()| program.read(events));
-        if let Err(end) = done.and_then(|()| self.pass_on(id)) {
+        if let Err(end) = done.and_then(|()| self.forward(id)) {
             self.remove(id, &end);
         }
     }
 
     /// Routes the complete commands of program `id`, until too much of them waits for one
     /// destination.
-    fn pass_on(&mut self, id: u64) -> Result<(), DropReason> {
+    fn forward(&mut self, id: u64) -> Result<(), DropReason> {
         loop {
             let Some(program) = self.programs.get_mut(&id) else {
                 return Ok(());
@@ -351,7 +351,7 @@ impl Switch {
             if let Some(program) = self.programs.get_mut(&id) {
                 program.unpause();
             }
-            if let Err(end) = self.pass_on(id) {
+            if let Err(end) = self.forward(id) {
                 self.remove(id, &end);
             }
         }

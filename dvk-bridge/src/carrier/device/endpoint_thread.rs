@@ -355,7 +355,7 @@ impl Drop for EndpointThread {
     /// Wakes all waiting threads, however this thread ends.
     fn drop(&mut self) {
         self.queue.end();
-        self.table.give_up(self.dc, self.endpoint);
+        self.table.release(self.dc, self.endpoint);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::endpoint_state::EndpointState;
 use super::endpoint_table::EndpointTable;
-use super::mailbox::{NotServing, Received};
+use super::mailbox::{Received, RequestEnded};
 use super::peer_channel::{ExchangeError, ExpectedAck, PeerChannel};
 use super::peer_transport::PeerId;
 use crate::abi::{
@@ -30,11 +30,11 @@ impl From<Code> for ExchangeError {
     }
 }
 
-impl From<NotServing> for ExchangeError {
-    fn from(reason: NotServing) -> Self {
+impl From<RequestEnded> for ExchangeError {
+    fn from(reason: RequestEnded) -> Self {
         match reason {
-            NotServing::NotWaiting => Self::Refused(Code::EDVSPROCSTS),
-            NotServing::Unbound => Self::Unbound,
+            RequestEnded::NotWaiting => Self::Refused(Code::EDVSPROCSTS),
+            RequestEnded::Unbound => Self::Unbound,
         }
     }
 }

@@ -129,7 +129,7 @@ impl EndpointTable {
     }
 
     /// Unbinds `endpoint`. Returns whether it was bound.
-    pub(crate) fn give_up(&self, dc: DcId, endpoint: Endpoint) -> bool {
+    pub(crate) fn release(&self, dc: DcId, endpoint: Endpoint) -> bool {
         let entry = self
             .state
             .lock()

@@ -87,7 +87,7 @@ pub(super) struct ReplyRoute {
 
 /// Why a request cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotServing {
+pub(super) enum RequestEnded {
     /// The client does not wait for its answer.
     NotWaiting,
     /// The endpoint was released.
@@ -173,7 +173,7 @@ impl Mailbox {
     }
 
     /// The route to the client of `request`. The client may have sent a newer request since.
-    pub(super) fn route(&self, request: RequestId) -> Result<ReplyRoute, NotServing> {
+    pub(super) fn route(&self, request: RequestId) -> Result<ReplyRoute, RequestEnded> {
         let state = self.own()?;
         let (client, ack_seq) = state.call_of(request)?;
         let peer = client.peer;
@@ -181,11 +181,11 @@ impl Mailbox {
     }
 
     /// Locks the mailbox if the client of `request` waits for its answer, and so allows copies.
-    pub(super) fn serving(&self, request: RequestId) -> Result<MailboxGuard<'_>, NotServing> {
+    pub(super) fn serving(&self, request: RequestId) -> Result<MailboxGuard<'_>, RequestEnded> {
         let state = self.own()?;
         let (client, _) = state.call_of(request)?;
         if client.asks_again.is_some() {
-            return Err(NotServing::NotWaiting);
+            return Err(RequestEnded::NotWaiting);
         }
         Ok(MailboxGuard { _state: state })
     }
@@ -195,11 +195,11 @@ impl Mailbox {
     pub(super) fn answer(
         &self,
         request: RequestId,
-    ) -> Result<Option<MailboxGuard<'_>>, NotServing> {
+    ) -> Result<Option<MailboxGuard<'_>>, RequestEnded> {
         let mut state = self.own()?;
         state.call_of(request)?;
         let client = state.clients.get_mut(&request.client().slot());
-        let client = client.ok_or(NotServing::NotWaiting)?;
+        let client = client.ok_or(RequestEnded::NotWaiting)?;
         client.asks = None;
         client.answered = Some(request.number());
         let Some((from, message)) = client.asks_again.take() else {
@@ -215,7 +215,7 @@ impl Mailbox {
     pub(super) fn answered(
         &self,
         request: RequestId,
-    ) -> Result<Option<MailboxGuard<'_>>, NotServing> {
+    ) -> Result<Option<MailboxGuard<'_>>, RequestEnded> {
         let state = self.own()?;
         let client = state.clients.get(&request.client().slot());
         let waits = client.is_some_and(|it| {
@@ -226,7 +226,7 @@ impl Mailbox {
         if waits {
             Ok(Some(MailboxGuard { _state: state }))
         } else {
-            Err(NotServing::NotWaiting)
+            Err(RequestEnded::NotWaiting)
         }
     }
 
@@ -315,10 +315,10 @@ impl Mailbox {
     }
 
     /// Locks the state for an operation of the endpoint itself.
-    fn own(&self) -> Result<MutexGuard<'_, State>, NotServing> {
+    fn own(&self) -> Result<MutexGuard<'_, State>, RequestEnded> {
         let state = self.state.lock();
         if state.closed {
-            return Err(NotServing::Unbound);
+            return Err(RequestEnded::Unbound);
         }
         Ok(state)
     }
@@ -359,13 +359,13 @@ impl State {
     }
 
     /// The client of `request` and the number of its command, if it was not answered yet.
-    fn call_of(&self, request: RequestId) -> Result<(&Client, u32), NotServing> {
+    fn call_of(&self, request: RequestId) -> Result<(&Client, u32), RequestEnded> {
         let client = self.clients.get(&request.client().slot());
         let client = client.filter(|it| it.endpoint == request.client());
-        let client = client.ok_or(NotServing::NotWaiting)?;
+        let client = client.ok_or(RequestEnded::NotWaiting)?;
         match &client.asks {
             Some(asks) if asks.number == request.number() => Ok((client, asks.ack_seq)),
-            _ => Err(NotServing::NotWaiting),
+            _ => Err(RequestEnded::NotWaiting),
         }
     }
 

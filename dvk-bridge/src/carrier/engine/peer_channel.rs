@@ -170,7 +170,7 @@ impl PeerChannel {
             .send_lock
             .take(deadline)
             .ok_or(ExchangeError::TimedOut)?;
-        self.wait_out_late_ack(header.dst);
+        self.wait_for_late_ack(header.dst);
         // A command that waited long for the channel still gets half of its time.
         let deadline = deadline.max(Instant::now() + limit / 2);
         let mut backoff = RetryBackoff::default();
@@ -212,7 +212,7 @@ impl PeerChannel {
 
     /// Waits a moment if an acknowledgement of `partner` without a number is overdue and may still
     /// arrive. It would be taken for that of the next command.
-    fn wait_out_late_ack(&self, partner: Endpoint) {
+    fn wait_for_late_ack(&self, partner: Endpoint) {
         let mut state = self.state.lock();
         let mut over = false;
         while let Some((_, until)) = state.late.filter(|(late, _)| *late == partner)

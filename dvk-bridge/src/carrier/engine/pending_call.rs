@@ -60,12 +60,12 @@ struct State {
     ack_seq: u32,
     /// Partners that still owe an answer to an abandoned call, keyed by slot. Their next answer is
     /// that one.
-    owed: BTreeMap<i32, OwedReply>,
+    overdue: BTreeMap<i32, OverdueReply>,
     closed: bool,
 }
 
 /// The answer that a partner owes.
-struct OwedReply {
+struct OverdueReply {
     peer: PeerId,
     ack_seq: u32,
 }
@@ -122,9 +122,9 @@ impl PendingCall {
     ) -> Option<CallHandle<'_>> {
         let call_lock = self.call_lock.take(deadline)?;
         let mut state = self.state.lock();
-        while state.owed.contains_key(&to.slot()) && !state.closed {
+        while state.overdue.contains_key(&to.slot()) && !state.closed {
             let late = self.arrived.wait_until(&mut state, deadline).timed_out();
-            if late && state.owed.contains_key(&to.slot()) {
+            if late && state.overdue.contains_key(&to.slot()) {
                 return None;
             }
         }
@@ -169,9 +169,9 @@ impl PendingCall {
         let mut state = self.state.lock();
         let due = |of: PeerId, its: u32| of == peer && (!self.has_ack_seq || its == ack_seq);
         let ends = matches!(event, CallEvent::Answer(_) | CallEvent::Failed(_));
-        let owed = state.owed.get(&from.slot());
-        if ends && owed.is_some_and(|owed| due(owed.peer, owed.ack_seq)) {
-            state.owed.remove(&from.slot());
+        let overdue = state.overdue.get(&from.slot());
+        if ends && overdue.is_some_and(|overdue| due(overdue.peer, overdue.ack_seq)) {
+            state.overdue.remove(&from.slot());
             first();
             self.arrived.notify_all();
             return Disposition::Late;
@@ -195,7 +195,7 @@ impl PendingCall {
     /// `partner` is gone and answers nothing any more.
     pub(super) fn partner_gone(&self, partner: Endpoint, code: Code) {
         let mut state = self.state.lock();
-        state.owed.remove(&partner.slot());
+        state.overdue.remove(&partner.slot());
         if let Some(asked) = state.asked.as_mut().filter(|it| it.to == partner) {
             asked.events.push_back(CallEvent::Failed(code));
         }
@@ -205,7 +205,7 @@ impl PendingCall {
     /// The connection to `peer` is lost, and with it all answers that are owed.
     pub(super) fn peer_lost(&self, peer: PeerId) {
         let mut state = self.state.lock();
-        state.owed.retain(|_, owed| owed.peer != peer);
+        state.overdue.retain(|_, overdue| overdue.peer != peer);
         if let Some(asked) = state.asked.as_mut().filter(|it| it.peer == peer) {
             asked.events.push_back(CallEvent::Lost);
         }
@@ -273,12 +273,12 @@ impl CallHandle<'_> {
     }
 
     /// Continues the call after an event that looked like its end.
-    pub(super) fn goes_on(&mut self) {
+    pub(super) fn resume(&mut self) {
         self.finished = false;
     }
 
     /// Ends a call whose request was not sent, so that no answer is owed.
-    pub(super) fn never_asked(mut self) {
+    pub(super) fn cancel_unsent(mut self) {
         self.finished = true;
     }
 }
@@ -293,8 +293,8 @@ impl Drop for CallHandle<'_> {
         if !self.finished && !events.iter().any(ended) {
             let (peer, ack_seq) = (self.peer, self.ack_seq);
             state
-                .owed
-                .insert(self.to.slot(), OwedReply { peer, ack_seq });
+                .overdue
+                .insert(self.to.slot(), OverdueReply { peer, ack_seq });
         }
     }
 }

@@ -25,7 +25,7 @@ impl EngineEndpoint {
         let mut header = self.carrying(Command::SNDREC_MSG, to, message);
         header.ack_seq = call.ack_seq();
         if let Err(failure) = channel.send(header, &[], deadline) {
-            call.never_asked();
+            call.cancel_unsent();
             return Err(failure);
         }
         self.answered(&mut call, &channel, &header, buffers, deadline)
@@ -53,7 +53,7 @@ impl EngineEndpoint {
                 Next::Event(CallEvent::Failed(Code::EDVSMIGRATE))
                     if let Some(time) = backoff.until(deadline) =>
                 {
-                    call.goes_on();
+                    call.resume();
                     again = Some(time);
                 }
                 Next::Event(CallEvent::Failed(code)) => return Err(code.into()),

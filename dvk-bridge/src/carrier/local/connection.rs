@@ -190,7 +190,7 @@ impl Shared {
         // The endpoint was bound before the switch was lost, and another program has bound it
         // since.
         if let Some(code) = code
-            && self.table.give_up(dc, header.dst)
+            && self.table.release(dc, header.dst)
         {
             log::error!("cannot bind endpoint {} again: {code}", header.dst);
         }

@@ -183,7 +183,7 @@ impl Calls {
 
     /// Renames `old` to `new` with Linux's rename flags.
     pub(crate) fn rename(&mut self, old: &[u8], new: &[u8], flags: u32) -> Result<()> {
-        if flags == 0 && !self.dialect.renames_by_flags_alone() {
+        if flags == 0 && !self.dialect.needs_rename_flags() {
             return self.by_names(syscall_nr::RENAME, old, new);
         }
         let (old, new) = (Name::new(old), Name::new(new));
@@ -484,7 +484,7 @@ impl Calls {
             .ask(&request, &mut buffers)
             .map_err(|cause| CallError::Rpc { call, cause })?;
         if stamp_of(syscall_nr, &answer) != self.stamp {
-            let cause = self.rpc.out_of_step();
+            let cause = self.rpc.release_stale();
             return Err(CallError::Rpc { call, cause });
         }
         debug!("{call}: {}", answer.kind);

@@ -36,25 +36,25 @@ impl Dialect {
     }
 
     /// Whether the server returns attributes by handle. The original does not serve fstat64.
-    pub(crate) const fn stats_handles(self) -> bool {
+    pub(crate) const fn has_fstat(self) -> bool {
         matches!(self, Self::Ours)
     }
 
     /// Whether handles are never reused for another file, even after a restart. The original's
     /// handles are its file descriptors.
-    pub(crate) const fn tells_handles_apart(self) -> bool {
+    pub(crate) const fn has_unique_handles(self) -> bool {
         matches!(self, Self::Ours)
     }
 
     /// Whether a read beyond the end of the file returns less than asked for. The original always
     /// answers with the requested count.
-    pub(crate) const fn tells_end(self) -> bool {
+    pub(crate) const fn reports_end(self) -> bool {
         matches!(self, Self::Ours)
     }
 
     /// Whether a directory position stays valid when the directory is opened again. The original
     /// cuts positions to 32 bits.
-    pub(crate) const fn keeps_cookies(self) -> bool {
+    pub(crate) const fn has_stable_cookies(self) -> bool {
         matches!(self, Self::Ours)
     }
 
@@ -71,12 +71,12 @@ impl Dialect {
 
     /// Whether every rename must use the call with flags. The original's plain rename reads both
     /// names from the first name's address.
-    pub(crate) const fn renames_by_flags_alone(self) -> bool {
+    pub(crate) const fn needs_rename_flags(self) -> bool {
         matches!(self, Self::Original)
     }
 
     /// Whether changing owners by name changes a link itself, and not its target.
-    pub(crate) const fn owns_links(self) -> bool {
+    pub(crate) const fn can_chown_links(self) -> bool {
         matches!(self, Self::Ours)
     }
 

@@ -37,7 +37,7 @@ pub(crate) enum RpcError {
     Down,
     /// The answer belongs to an earlier request.
     #[error("the server's answer belongs to an earlier request")]
-    OutOfStep,
+    StaleAnswer,
 }
 
 /// The endpoint and its state.
@@ -143,14 +143,14 @@ impl RpcClient {
     }
 
     /// Releases the endpoint, because the next message on it may answer an old request.
-    pub(crate) fn out_of_step(&mut self) -> RpcError {
+    pub(crate) fn release_stale(&mut self) -> RpcError {
         warn!(
             "endpoint {} answered an earlier request; binding it again",
             self.endpoints.server
         );
         self.retry_at = Some(Instant::now() + RETRY_BACKOFF);
         self.unbind();
-        RpcError::OutOfStep
+        RpcError::StaleAnswer
     }
 
     fn unbind(&mut self) {
@@ -182,7 +182,7 @@ impl RpcError {
                 Code::EDVSNOTCONN | Code::EDVSDSTDIED | Code::EDVSNOTBIND => Errno::NOTCONN,
                 _ => Errno::IO,
             },
-            Self::OutOfStep => Errno::IO,
+            Self::StaleAnswer => Errno::IO,
         }
     }
 }

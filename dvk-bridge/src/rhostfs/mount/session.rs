@@ -114,7 +114,7 @@ impl MountSession {
         let mut rpc = RpcClient::new(carrier, endpoints);
         bind(&mut rpc, end)?;
         let mut ops = InodeOps::new(Calls::new(rpc, options.dialect), options.owner);
-        reach(&mut ops, end).map_err(|error| MountError::Server {
+        register_until(&mut ops, end).map_err(|error| MountError::Server {
             server: options.server,
             dc: options.dc,
             source: error.into(),
@@ -212,7 +212,7 @@ fn bind(rpc: &mut RpcClient, end: Instant) -> Result<(), MountError> {
 }
 
 /// Registers at the server, and retries until `end` while the server is not available.
-fn reach(ops: &mut InodeOps, end: Instant) -> Result<(), Errno> {
+fn register_until(ops: &mut InodeOps, end: Instant) -> Result<(), Errno> {
     loop {
         match ops.register() {
             Err(Errno::NOTCONN | Errno::IO) if Instant::now() + RETRY_INTERVAL < end => {

@@ -13,7 +13,7 @@ use super::call::{File, Name, Sizes};
 use super::credentials::Access;
 use super::failure::Result;
 use super::file_identity::BirthTime;
-use super::request_context::{Answer, RequestContext, Subject};
+use super::request_context::{Answer, CallTarget, RequestContext};
 use super::resolver::{Found, Last};
 use super::wire;
 use crate::abi::rhostfs::Utimes;
@@ -177,14 +177,14 @@ impl RequestContext<'_> {
     /// The target of a call, with its current attributes.
     fn subject(&self, file: File, last: Last) -> Result<AttrTarget> {
         match self.file(file, last)? {
-            Subject::Found(found) => Ok(AttrTarget {
+            CallTarget::Found(found) => Ok(AttrTarget {
                 node: found.id(),
                 fh: None,
                 attr: found.attr,
                 writable: false,
                 _node_ref: NodeRef::Found(found),
             }),
-            Subject::Open(file) => {
+            CallTarget::Open(file) => {
                 let backend_file = file.backend_file(self.backend)?;
                 let fh = backend_file.fh();
                 let attr = self.session.getattr(backend_file.id(), fh)?.attr;

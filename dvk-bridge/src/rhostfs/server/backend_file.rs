@@ -25,7 +25,7 @@ pub(super) enum Content {
         /// Whether closing requires a FLUSH.
         flush: bool,
         /// Counts the file for its client.
-        _counted: One,
+        _counted: FileCount,
     },
     /// A regular file that is closed until its next use.
     Parked,
@@ -42,17 +42,17 @@ impl OpenCount {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn one(&self) -> One {
+    fn one(&self) -> FileCount {
         self.0.fetch_add(1, Ordering::Relaxed);
-        One(Arc::clone(&self.0))
+        FileCount(Arc::clone(&self.0))
     }
 }
 
 /// One counted file.
 #[derive(Debug)]
-pub(super) struct One(Arc<AtomicUsize>);
+pub(super) struct FileCount(Arc<AtomicUsize>);
 
-impl Drop for One {
+impl Drop for FileCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

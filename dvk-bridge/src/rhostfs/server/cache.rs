@@ -22,21 +22,21 @@ pub(super) struct CacheLimits {
 }
 
 #[derive(Debug)]
-struct Known<T> {
+struct CacheEntry<T> {
     found: T,
     until: Instant,
 }
 
 /// Entries by directory and name.
-type Names<T> = HashMap<NodeId, HashMap<Box<[u8]>, Known<T>>>;
+type Names<T> = HashMap<NodeId, HashMap<Box<[u8]>, CacheEntry<T>>>;
 
 #[derive(Debug)]
-struct Half<T> {
+struct CacheHalf<T> {
     names: Names<T>,
     count: usize,
 }
 
-impl<T> Default for Half<T> {
+impl<T> Default for CacheHalf<T> {
     fn default() -> Self {
         Self {
             names: HashMap::new(),
@@ -45,12 +45,17 @@ impl<T> Default for Half<T> {
     }
 }
 
-impl<T> Half<T> {
-    fn get(&self, parent: NodeId, name: &[u8]) -> Option<&Known<T>> {
+impl<T> CacheHalf<T> {
+    fn get(&self, parent: NodeId, name: &[u8]) -> Option<&CacheEntry<T>> {
         self.names.get(&parent)?.get(name)
     }
 
-    fn insert(&mut self, parent: NodeId, name: &[u8], known: Known<T>) -> Option<Known<T>> {
+    fn insert(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        known: CacheEntry<T>,
+    ) -> Option<CacheEntry<T>> {
         let names = self.names.entry(parent).or_default();
         let before = names.insert(name.into(), known);
         if before.is_none() {
@@ -59,7 +64,7 @@ impl<T> Half<T> {
         before
     }
 
-    fn remove(&mut self, parent: NodeId, name: &[u8]) -> Option<Known<T>> {
+    fn remove(&mut self, parent: NodeId, name: &[u8]) -> Option<CacheEntry<T>> {
         let names = self.names.get_mut(&parent)?;
         let known = names.remove(name)?;
         self.count = self.count.saturating_sub(1);
@@ -71,25 +76,25 @@ impl<T> Half<T> {
 }
 
 #[derive(Debug)]
-struct Halves<T> {
-    young: Half<T>,
-    old: Half<T>,
+struct CacheHalves<T> {
+    young: CacheHalf<T>,
+    old: CacheHalf<T>,
 }
 
 /// Directories by name.
 #[derive(Debug)]
 pub(super) struct Cache<T> {
     limits: CacheLimits,
-    halves: Mutex<Halves<T>>,
+    halves: Mutex<CacheHalves<T>>,
 }
 
 impl<T: Clone> Cache<T> {
     pub(super) fn new(limits: CacheLimits) -> Self {
         Self {
             limits,
-            halves: Mutex::new(Halves {
-                young: Half::default(),
-                old: Half::default(),
+            halves: Mutex::new(CacheHalves {
+                young: CacheHalf::default(),
+                old: CacheHalf::default(),
             }),
         }
     }
@@ -107,10 +112,10 @@ impl<T: Clone> Cache<T> {
             return None;
         }
         let found = known.found.clone();
-        let let_go = self.insert_young(&mut halves, parent, name, known);
+        let evicted = self.insert_recent(&mut halves, parent, name, known);
         // Forgetting nodes may wait for the daemon, so no lock is held.
         drop(halves);
-        drop(let_go);
+        drop(evicted);
         Some(found)
     }
 
@@ -120,15 +125,15 @@ impl<T: Clone> Cache<T> {
         if valid.is_zero() || self.limits.directories == 0 {
             return;
         }
-        let known = Known {
+        let known = CacheEntry {
             found: found.clone(),
             until: Instant::now() + valid,
         };
         let mut halves = self.lock();
         let before = halves.old.remove(parent, name);
-        let let_go = self.insert_young(&mut halves, parent, name, known);
+        let evicted = self.insert_recent(&mut halves, parent, name, known);
         drop(halves);
-        drop((before, let_go));
+        drop((before, evicted));
     }
 
     /// Drops the entry for `name` in `parent`.
@@ -142,23 +147,23 @@ impl<T: Clone> Cache<T> {
         drop(known);
     }
 
-    fn insert_young(
+    fn insert_recent(
         &self,
-        halves: &mut Halves<T>,
+        halves: &mut CacheHalves<T>,
         parent: NodeId,
         name: &[u8],
-        known: Known<T>,
-    ) -> (Option<Known<T>>, Option<Half<T>>) {
-        let let_go = if halves.young.count.saturating_mul(2) >= self.limits.directories {
+        known: CacheEntry<T>,
+    ) -> (Option<CacheEntry<T>>, Option<CacheHalf<T>>) {
+        let evicted = if halves.young.count.saturating_mul(2) >= self.limits.directories {
             let young = std::mem::take(&mut halves.young);
             Some(std::mem::replace(&mut halves.old, young))
         } else {
             None
         };
-        (halves.young.insert(parent, name, known), let_go)
+        (halves.young.insert(parent, name, known), evicted)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Halves<T>> {
+    fn lock(&self) -> MutexGuard<'_, CacheHalves<T>> {
         self.halves.lock()
     }
 }

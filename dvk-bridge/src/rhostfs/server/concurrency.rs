@@ -170,7 +170,7 @@ mod tests {
 
     /// An endpoint whose clients from 30 on are at a node that acknowledges nothing, until it is
     /// unbound.
-    struct Silent {
+    struct StuckEndpoint {
         events: Mutex<Receiver<Delivery>>,
         answered: Sender<Endpoint>,
         waiting: Sender<()>,
@@ -178,10 +178,10 @@ mod tests {
         changed: Condvar,
     }
 
-    type Heard = (Sender<Delivery>, Receiver<Endpoint>, Receiver<()>);
+    type StuckChannels = (Sender<Delivery>, Receiver<Endpoint>, Receiver<()>);
 
-    impl Silent {
-        fn new() -> (Arc<Self>, Heard) {
+    impl StuckEndpoint {
+        fn new() -> (Arc<Self>, StuckChannels) {
             let (event, events) = mpsc::channel();
             let (answered, answers) = mpsc::channel();
             let (waiting, waits) = mpsc::channel();
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    impl BoundEndpoint for Silent {
+    impl BoundEndpoint for StuckEndpoint {
         fn dc(&self) -> DcId {
             DcId::FIRST
         }
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn clients_of_a_stuck_node_do_not_block_others() {
-        let (endpoint, (event, answers, waits)) = Silent::new();
+        let (endpoint, (event, answers, waits)) = StuckEndpoint::new();
         let mut options = Options::new(PathBuf::from("/nonexistent/fs.sock"));
         options.workers = 2;
         let server = Server::start(endpoint.clone(), &options).unwrap();
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_copy_releases_its_permit_and_takes_it_again() {
-        let (endpoint, (_event, _answers, waits)) = Silent::new();
+        let (endpoint, (_event, _answers, waits)) = StuckEndpoint::new();
         let semaphore = Arc::new(Semaphore::new(1));
         let releasing = Arc::new(ReleasingEndpoint::new(endpoint.clone(), semaphore.clone()));
         let here = (releasing.clone(), semaphore.clone());

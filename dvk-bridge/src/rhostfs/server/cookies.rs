@@ -72,12 +72,12 @@ impl Cookies {
     /// Records a position in a directory that was just used. Drops others if necessary.
     fn add(&mut self, ino: u64, position: u64) -> u64 {
         while self.count >= MAX_POSITIONS && self.directories.len() > 1 {
-            self.let_go_of_least_used();
+            self.forget_least_used();
         }
         let full = self.count >= MAX_POSITIONS;
         let positions = self.directory(ino);
         if full {
-            positions.let_go_of_oldest();
+            positions.forget_oldest();
         }
         let number = positions.add(position);
         if !full {
@@ -86,7 +86,7 @@ impl Cookies {
         number
     }
 
-    fn let_go_of_least_used(&mut self) {
+    fn forget_least_used(&mut self) {
         let least = self.directories.iter().min_by_key(|(_, it)| it.used);
         if let Some(ino) = least.map(|(ino, _)| *ino)
             && let Some(positions) = self.directories.remove(&ino)
@@ -98,7 +98,7 @@ impl Cookies {
     fn directory(&mut self, ino: u64) -> &mut Positions {
         self.clock = self.clock.saturating_add(1);
         if self.directories.len() >= MAX_DIRECTORIES && !self.directories.contains_key(&ino) {
-            self.let_go_of_least_used();
+            self.forget_least_used();
         }
         let positions = self.directories.entry(ino).or_default();
         positions.used = self.clock;
@@ -107,7 +107,7 @@ impl Cookies {
 }
 
 impl Positions {
-    fn let_go_of_oldest(&mut self) {
+    fn forget_oldest(&mut self) {
         if let Some(oldest) = self.by_cookie.pop_front() {
             self.by_position.remove(&oldest);
             self.first = self.first.saturating_add(1);

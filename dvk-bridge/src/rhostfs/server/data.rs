@@ -104,7 +104,7 @@ impl RequestContext<'_> {
             target.file.wrote();
         }
         loop {
-            while progress.goes_on() && sent < count && flight.len() < pieces {
+            while progress.can_continue() && sent < count && flight.len() < pieces {
                 let want = piece.min(count - sent);
                 match self.send(&target, sent, want, buffer) {
                     Ok(pending) => {
@@ -212,7 +212,7 @@ struct WriteProgress {
 }
 
 impl WriteProgress {
-    const fn goes_on(&self) -> bool {
+    const fn can_continue(&self) -> bool {
         !self.gap && self.failed.is_none()
     }
 

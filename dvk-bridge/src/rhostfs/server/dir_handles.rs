@@ -69,7 +69,7 @@ impl DirHandle {
     }
 
     /// Takes the last entry back, which was not delivered to the client.
-    pub(super) fn put_back(&mut self, entry: Entry) {
+    pub(super) fn return_entry(&mut self, entry: Entry) {
         self.fetched.push_front(entry);
     }
 

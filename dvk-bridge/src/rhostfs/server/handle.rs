@@ -45,7 +45,7 @@ pub(super) struct OpenFile {
     /// Data was written since the last sync.
     unsynced: AtomicBool,
     /// An error of the daemon that the client was not told yet.
-    owed: Mutex<Option<Errno>>,
+    deferred_error: Mutex<Option<Errno>>,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl OpenFile {
             count: count.clone(),
             used: AtomicU64::new(0),
             unsynced: AtomicBool::new(false),
-            owed: Mutex::default(),
+            deferred_error: Mutex::default(),
         }
     }
 
@@ -155,7 +155,7 @@ impl OpenFile {
         }
         if let Err(failure) = settled {
             if !failure.is_daemon_lost() {
-                self.owe(&failure);
+                self.defer_error(&failure);
             }
             return Err(failure);
         }
@@ -170,9 +170,9 @@ impl OpenFile {
     }
 
     /// Keeps an error of the daemon for the client's next request.
-    pub(super) fn owe(&self, failure: &Failure) {
+    pub(super) fn defer_error(&self, failure: &Failure) {
         let errno = Errno::from_raw_os_error(failure.errno());
-        self.owed().get_or_insert(errno);
+        self.deferred_error().get_or_insert(errno);
     }
 
     /// Reports failed writes, as close does, once.
@@ -183,7 +183,7 @@ impl OpenFile {
         } else {
             Ok(())
         };
-        flushed.and(self.owed_is_told())
+        flushed.and(self.take_deferred_error())
     }
 
     /// Syncs the file.
@@ -195,15 +195,17 @@ impl OpenFile {
             self.unsynced.fetch_or(unsynced, Ordering::Relaxed);
             return Err(error);
         }
-        self.owed_is_told()
+        self.take_deferred_error()
     }
 
-    fn owed_is_told(&self) -> Result<()> {
-        self.owed().take().map_or(Ok(()), |errno| Err(errno.into()))
+    fn take_deferred_error(&self) -> Result<()> {
+        self.deferred_error()
+            .take()
+            .map_or(Ok(()), |errno| Err(errno.into()))
     }
 
-    fn owed(&self) -> MutexGuard<'_, Option<Errno>> {
-        self.owed.lock()
+    fn deferred_error(&self) -> MutexGuard<'_, Option<Errno>> {
+        self.deferred_error.lock()
     }
 
     fn is_open(&self) -> bool {
@@ -253,7 +255,7 @@ impl Handles {
     ///
     /// EMFILE if `limit` files are open.
     pub(super) fn insert(&mut self, file: OpenFile, limit: usize) -> Result<i32> {
-        let (at, number) = self.room(limit)?;
+        let (at, number) = self.free_number(limit)?;
         self.clock = self.clock.saturating_add(1);
         file.used.store(self.clock, Ordering::Relaxed);
         let file = Some(Arc::new(file));
@@ -272,7 +274,7 @@ impl Handles {
     /// # Errors
     ///
     /// EMFILE if `limit` files are open.
-    pub(super) fn room(&self, limit: usize) -> Result<(usize, i32)> {
+    pub(super) fn free_number(&self, limit: usize) -> Result<(usize, i32)> {
         let at = self.free.peek().map_or(self.files.len(), |free| free.0);
         let number = self.numbers.number(at).filter(|_| at < limit);
         Ok((at, number.ok_or(Errno::MFILE)?))

@@ -65,7 +65,7 @@ impl RequestContext<'_> {
             && let Ok(dir_handle) = self.client.listing().dir_handles.get(dir_handle)
         {
             // The client may repeat the request and must get this entry.
-            dir_handle.put_back(raw);
+            dir_handle.return_entry(raw);
         }
         copied?;
         Ok(Answer::Entry(true))

@@ -39,7 +39,7 @@ impl RequestContext<'_> {
         }
         let (parent, name) = self.parent_for_new(&new, TrailingSlash::Refused)?;
         let entry = self.session.link(found.id(), parent.id(), name)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
     pub(super) fn unlink(&self, name: Name) -> Result<Answer> {
@@ -90,7 +90,7 @@ impl RequestContext<'_> {
             ..MknodIn::default()
         };
         let entry = self.session.mknod(parent.id(), name, args)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
     pub(super) fn mkdir(&self, name: Name, mode: u32) -> Result<Answer> {
@@ -101,7 +101,7 @@ impl RequestContext<'_> {
             umask: 0,
         };
         let entry = self.session.mkdir(parent.id(), name, args)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
     /// The target may be any text. The server follows links beneath the root only.
@@ -114,7 +114,7 @@ impl RequestContext<'_> {
         let path = self.path(link)?;
         let (parent, name) = self.parent_for_new(&path, TrailingSlash::Refused)?;
         let entry = self.session.symlink(parent.id(), name, &target)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
     /// An unpatched client does not say where its buffer is. A copy to the apparent address would
@@ -211,7 +211,7 @@ impl RequestContext<'_> {
     }
 
     /// Drops the reference that came with a new file.
-    fn made(&self, entry: &EntryOut) -> Result<Answer> {
+    fn finish_create(&self, entry: &EntryOut) -> Result<Answer> {
         drop(self.resolver().found(entry));
         Ok(Answer::DONE)
     }

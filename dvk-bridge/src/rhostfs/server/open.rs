@@ -41,7 +41,7 @@ impl RequestContext<'_> {
         }
         let path = self.path(name)?;
         // Checked before a file is created or truncated.
-        self.client.handles().room(self.settings.handles)?;
+        self.client.handles().free_number(self.settings.handles)?;
         let file = if creates {
             self.create(path, flags, mode)?
         } else {
@@ -178,7 +178,7 @@ impl RequestContext<'_> {
         // The client continues with `new` as the same file, and gets this error with its next
         // request.
         if let Err(failure) = before.flush(self.backend) {
-            file.owe(&failure);
+            file.defer_error(&failure);
         }
         Ok(Answer::Result(new))
     }

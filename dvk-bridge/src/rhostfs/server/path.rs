@@ -11,7 +11,7 @@ pub(super) const PATH_MAX: usize = 4096;
 
 /// The end of a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Ending {
+pub(super) enum PathEnd {
     /// A name.
     Name,
     /// A name and a slash, which must be a directory.
@@ -25,7 +25,7 @@ pub(super) enum Ending {
 pub(super) struct Path {
     /// The names, each with its NUL.
     names: Arc<[u8]>,
-    end: Ending,
+    end: PathEnd,
 }
 
 /// A sequence of names.
@@ -61,23 +61,23 @@ impl Path {
             return Err(Errno::INVAL);
         }
         let mut names = Vec::with_capacity(bytes.len());
-        let mut end = Ending::Dot;
+        let mut end = PathEnd::Dot;
         for name in path.split(|byte| *byte == b'/') {
             match name {
                 b"" => {
-                    if end == Ending::Name {
-                        end = Ending::Slash;
+                    if end == PathEnd::Name {
+                        end = PathEnd::Slash;
                     }
                 }
-                b"." => end = Ending::Dot,
+                b"." => end = PathEnd::Dot,
                 b".." => {
                     names.truncate(split(&names).map_or(0, |(before, _)| before.len()));
-                    end = Ending::Dot;
+                    end = PathEnd::Dot;
                 }
                 name => {
                     names.extend_from_slice(name);
                     names.push(0);
-                    end = Ending::Name;
+                    end = PathEnd::Name;
                 }
             }
         }
@@ -99,19 +99,19 @@ impl Path {
 
     /// Whether the path must be a directory.
     pub(super) const fn means_directory(&self) -> bool {
-        !matches!(self.end, Ending::Name)
+        !matches!(self.end, PathEnd::Name)
     }
 
     /// The last name and the names before it, for calls about a name. `None` if the path does not
     /// end in a name.
     pub(super) fn split_last(&self) -> Option<(Names<'_>, &CStr)> {
         match self.end {
-            Ending::Name | Ending::Slash => {
+            PathEnd::Name | PathEnd::Slash => {
                 let (before, last) = split(&self.names)?;
                 let last = CStr::from_bytes_with_nul(last).ok()?;
                 Some((Names(before), last))
             }
-            Ending::Dot => None,
+            PathEnd::Dot => None,
         }
     }
 
@@ -145,28 +145,28 @@ mod tests {
 
     use super::*;
 
-    fn names(path: &str) -> (Vec<String>, Ending) {
+    fn names(path: &str) -> (Vec<String>, PathEnd) {
         let path = Path::parse(format!("{path}\0").as_bytes()).unwrap();
         let names = path.names().iter();
         let names = names.map(|name| name.to_str().unwrap().to_owned());
         (names.collect(), path.end)
     }
 
-    fn parts(names: &[&str], end: Ending) -> (Vec<String>, Ending) {
+    fn parts(names: &[&str], end: PathEnd) -> (Vec<String>, PathEnd) {
         (names.iter().map(|name| (*name).to_owned()).collect(), end)
     }
 
     #[test]
     fn paths_are_resolved_as_text_and_never_above_the_root() {
-        assert_eq!(names("//a/b"), parts(&["a", "b"], Ending::Name));
-        assert_eq!(names("/a//./b/"), parts(&["a", "b"], Ending::Slash));
-        assert_eq!(names("//"), parts(&[], Ending::Dot));
+        assert_eq!(names("//a/b"), parts(&["a", "b"], PathEnd::Name));
+        assert_eq!(names("/a//./b/"), parts(&["a", "b"], PathEnd::Slash));
+        assert_eq!(names("//"), parts(&[], PathEnd::Dot));
         assert_eq!(
             names("//../../etc/passwd"),
-            parts(&["etc", "passwd"], Ending::Name)
+            parts(&["etc", "passwd"], PathEnd::Name)
         );
-        assert_eq!(names("//a/../../b/.."), parts(&[], Ending::Dot));
-        assert_eq!(names("a/."), parts(&["a"], Ending::Dot));
+        assert_eq!(names("//a/../../b/.."), parts(&[], PathEnd::Dot));
+        assert_eq!(names("a/."), parts(&["a"], PathEnd::Dot));
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl PathMemory {
         self.0.fetch_update(set, fetch, more).is_ok()
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -76,7 +76,7 @@ impl CachedPath {
         let Some(moved) = path.moved(from, to) else {
             return;
         };
-        self.memory.give_back(path.len());
+        self.memory.release(path.len());
         let fits = moved.len() <= PATH_MAX && self.memory.take(moved.len());
         self.path = fits.then_some(moved);
     }
@@ -85,7 +85,7 @@ impl CachedPath {
 impl Drop for CachedPath {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            self.memory.give_back(path.len());
+            self.memory.release(path.len());
         }
     }
 }

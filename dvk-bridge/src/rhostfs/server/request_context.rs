@@ -185,22 +185,22 @@ impl RequestContext<'_> {
     }
 
     /// The file of a name, or the open file of a handle.
-    pub(super) fn file(&self, file: File, last: Last) -> Result<Subject> {
+    pub(super) fn file(&self, file: File, last: Last) -> Result<CallTarget> {
         match file {
             File::Name(name) => {
                 let path = self.path(name)?;
-                Ok(Subject::Found(self.resolver().find(&path, last)?))
+                Ok(CallTarget::Found(self.resolver().find(&path, last)?))
             }
             File::Handle(handle) => {
                 let file = self.client.handles().get(handle)?;
-                Ok(Subject::Open(file))
+                Ok(CallTarget::Open(file))
             }
         }
     }
 }
 
 /// The file of a call.
-pub(super) enum Subject {
+pub(super) enum CallTarget {
     Found(Found),
     Open(std::sync::Arc<OpenFile>),
 }

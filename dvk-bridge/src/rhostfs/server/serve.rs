@@ -145,11 +145,11 @@ struct Counts {
     /// Those of them that were refused.
     refused: AtomicU64,
     /// Requests of clients beyond the limit.
-    turned_away: AtomicU64,
+    refused_clients: AtomicU64,
 }
 
 /// A request to be served.
-struct Job {
+struct QueuedRequest {
     /// `None` if there are too many clients.
     client: Option<Arc<Client>>,
     request: RequestId,
@@ -258,7 +258,7 @@ impl Report for Server {
             "{} requests answered, {} of them refused; {} turned away",
             count(&counts.answered),
             count(&counts.refused),
-            count(&counts.turned_away)
+            count(&counts.refused_clients)
         );
         to.push_str(&format!("  daemon {daemon}\n  {numbers}\n"));
         clients.report(to);
@@ -266,7 +266,7 @@ impl Report for Server {
 }
 
 impl Shared {
-    fn take(&self, pool: &Pool<Job>, delivery: Delivery) {
+    fn take(&self, pool: &Pool<QueuedRequest>, delivery: Delivery) {
         match delivery {
             Delivery::Request {
                 request,
@@ -279,7 +279,7 @@ impl Shared {
                 if let Some(known) = &known {
                     known.begin_request();
                 }
-                let job = Job {
+                let job = QueuedRequest {
                     request,
                     client: known,
                     message,
@@ -298,11 +298,11 @@ impl Shared {
     }
 
     /// Serves a request and answers it.
-    fn serve(&self, job: &Job) {
+    fn serve(&self, job: &QueuedRequest) {
         let Some(client) = &job.client else {
             let times = self
                 .counts
-                .turned_away
+                .refused_clients
                 .fetch_add(1, Ordering::Relaxed)
                 .saturating_add(1);
             // Clients can cause this as often as they like.
@@ -331,14 +331,14 @@ impl Shared {
         self.reply(job, &answer);
     }
 
-    fn reply(&self, job: &Job, answer: &Message) {
+    fn reply(&self, job: &QueuedRequest, answer: &Message) {
         if let Err(error) = self.endpoint.reply(job.request, answer) {
             debug!("{}", error_chain(&error));
         }
     }
 
     /// The answer to a request.
-    fn answer(&self, job: &Job, client: &Client) -> Message {
+    fn answer(&self, job: &QueuedRequest, client: &Client) -> Message {
         let message = &job.message;
         let refuse = |errno: Errno| message.answer(-errno.raw_os_error());
         let call = match Call::decode(message) {
@@ -378,7 +378,7 @@ impl Shared {
         }
     }
 
-    fn execute(&self, job: &Job, client: &Client, call: &Call) -> Result<Answer> {
+    fn execute(&self, job: &QueuedRequest, client: &Client, call: &Call) -> Result<Answer> {
         let backend = self.connector.current()?;
         let slot = usize::try_from(job.request.client().slot()).unwrap_or_default();
         let queue = 1 + slot % backend.queues.max(1);

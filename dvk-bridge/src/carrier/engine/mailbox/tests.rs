@@ -49,11 +49,11 @@ fn gone(client: i32, reason: Gone) -> Received {
 }
 
 /// Whether the answer to `request` is to be sent.
-fn answer(mailbox: &Mailbox, request: RequestId) -> Result<bool, NotServing> {
+fn answer(mailbox: &Mailbox, request: RequestId) -> Result<bool, RequestEnded> {
     mailbox.answer(request).map(|held| held.is_some())
 }
 
-fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), NotServing> {
+fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), RequestEnded> {
     mailbox.serving(request).map(|_| ())
 }
 
@@ -69,8 +69,8 @@ fn requests_are_received_in_order_and_answered_once() {
     assert_eq!(mailbox.route(first), Ok(ROUTE));
     assert_eq!(serving(&mailbox, first), Ok(()));
     assert_eq!(answer(&mailbox, first), Ok(true));
-    assert_eq!(answer(&mailbox, first), Err(NotServing::NotWaiting));
-    assert_eq!(serving(&mailbox, first), Err(NotServing::NotWaiting));
+    assert_eq!(answer(&mailbox, first), Err(RequestEnded::NotWaiting));
+    assert_eq!(serving(&mailbox, first), Err(RequestEnded::NotWaiting));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_client_gets_the_answer_to_its_newest_request() {
     assert_eq!(receive(&mailbox), Received::Nothing, "one at a time");
     assert_eq!(
         serving(&mailbox, id(10, 0)),
-        Err(NotServing::NotWaiting),
+        Err(RequestEnded::NotWaiting),
         "no copies for the old one"
     );
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(false));
@@ -99,8 +99,8 @@ fn an_answered_request_ends_when_its_client_sends_the_next() {
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
     mailbox.request(from(10), message(2)).unwrap();
     receive(&mailbox);
-    assert_eq!(serving(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
     assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
 }
 
@@ -112,18 +112,18 @@ fn an_answer_is_sent_again_until_its_client_asks_the_next_or_goes() {
     receive(&mailbox);
     assert_eq!(
         again(&mailbox, 0),
-        Err(NotServing::NotWaiting),
+        Err(RequestEnded::NotWaiting),
         "not answered"
     );
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
     assert_eq!(again(&mailbox, 0), Ok(()));
     mailbox.request(from(10), message(2)).unwrap();
-    assert_eq!(again(&mailbox, 0), Err(NotServing::NotWaiting));
+    assert_eq!(again(&mailbox, 0), Err(RequestEnded::NotWaiting));
     receive(&mailbox);
     assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
     assert_eq!(again(&mailbox, 1), Ok(()));
     mailbox.gone(Endpoint::from_raw(10), Gone::Unbound);
-    assert_eq!(again(&mailbox, 1), Err(NotServing::NotWaiting));
+    assert_eq!(again(&mailbox, 1), Err(RequestEnded::NotWaiting));
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn requests_of_a_process_end_when_another_has_its_endpoint() {
     mailbox.request(from(10), message(2)).unwrap();
     assert_eq!(receive(&mailbox), gone(10, Gone::Unbound));
     assert_eq!(receive(&mailbox), request(10, 1, 2));
-    assert_eq!(serving(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
     assert_eq!(serving(&mailbox, id(10, 1)), Ok(()));
 }
 
@@ -204,7 +204,7 @@ fn another_in_the_same_slot_replaces_the_first() {
     mailbox.request(from(later), message(2)).unwrap();
     assert_eq!(receive(&mailbox), gone(10, Gone::Replaced));
     assert_eq!(receive(&mailbox), request(later, 1, 2));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(NotServing::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
 }
 
 #[test]

@@ -84,7 +84,10 @@ fn a_lost_peer_has_no_late_answer() {
 #[test]
 fn a_call_that_was_not_sent_has_no_late_answer() {
     let pending_call = PendingCall::new(false);
-    pending_call.ask(SERVER, PEER, now()).unwrap().never_asked();
+    pending_call
+        .ask(SERVER, PEER, now())
+        .unwrap()
+        .cancel_unsent();
     assert!(pending_call.ask(SERVER, PEER, now()).is_some());
 }
 

@@ -40,7 +40,7 @@ impl InodeOps {
 
     /// The node's attributes.
     pub(crate) fn stat(&mut self, node: u64, fh: Option<u64>) -> Result<UsrStat> {
-        let handles = self.calls.dialect().stats_handles();
+        let handles = self.calls.dialect().has_fstat();
         let stat = match fh.filter(|_| handles) {
             Some(fh) => self.with_file(fh, |calls, handle| calls.stat(Target::Handle(handle)))?,
             None => self.on_node(node, |calls, target| match target {

@@ -50,7 +50,7 @@ impl InodeOps {
             }
             Err(error) => return Err(error.into()),
         };
-        let told = if self.calls.dialect().stats_handles() {
+        let told = if self.calls.dialect().has_fstat() {
             self.calls.stat(Target::Handle(handle))
         } else {
             self.calls.stat(Target::Path(&path))
@@ -63,7 +63,7 @@ impl InodeOps {
             }
         };
         if is_new {
-            self.give(Target::Handle(handle), parent, &mut stat, mode, creator);
+            self.change_owner(Target::Handle(handle), parent, &mut stat, mode, creator);
         }
         let node = self.adopt(parent, name, &stat);
         self.nodes.looked_up(node);
@@ -83,7 +83,7 @@ impl InodeOps {
         let dialect = self.calls.dialect();
         let node = self.files.get(fh).ok_or(Errno::BADF)?.node;
         let mut size = size;
-        if !dialect.tells_end() {
+        if !dialect.reports_end() {
             let end = self.stat(node, None)?.whole_size();
             let left = usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX);
             size = size.min(left);
@@ -275,7 +275,7 @@ impl InodeOps {
             }
             handle => handle?,
         };
-        let told = if self.calls.dialect().stats_handles() {
+        let told = if self.calls.dialect().has_fstat() {
             self.calls.stat(Target::Handle(handle))
         } else {
             self.calls.stat(Target::Path(&path))
@@ -320,7 +320,7 @@ impl InodeOps {
     /// closes it. Another answers that it does not know the handle. The original is not asked,
     /// because it may have reused the number.
     fn close_lost_or_not(&mut self, file: &OpenFile) {
-        if file.losses == self.calls.losses() || self.calls.dialect().tells_handles_apart() {
+        if file.losses == self.calls.losses() || self.calls.dialect().has_unique_handles() {
             self.close_handle(file.handle);
         }
     }

@@ -182,7 +182,7 @@ impl InodeOps {
         let (node, handle, cookie) = (directory.node, directory.handle, directory.cookie);
         let started = !directory.entries.is_empty();
         match self.calls.next_entry(handle) {
-            Err(error) if error.is(Errno::BADF) && self.calls.dialect().keeps_cookies() => {}
+            Err(error) if error.is(Errno::BADF) && self.calls.dialect().has_stable_cookies() => {}
             entry => return Ok(entry?),
         }
         if started && cookie == 0 {

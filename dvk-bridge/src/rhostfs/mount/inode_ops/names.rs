@@ -32,7 +32,7 @@ impl InodeOps {
     ) -> Result<(u64, UsrStat)> {
         let path = self.path_of(parent, name)?;
         self.calls.mkdir(&path, mode & 0o7777)?;
-        self.made(parent, name, &path, mode, creator)
+        self.finish_create(parent, name, &path, mode, creator)
     }
 
     /// Creates a file that is neither a directory nor a link. `mode` includes the kind.
@@ -46,7 +46,7 @@ impl InodeOps {
     ) -> Result<(u64, UsrStat)> {
         let path = self.path_of(parent, name)?;
         self.calls.mknod(&path, mode, dev)?;
-        self.made(parent, name, &path, mode, creator)
+        self.finish_create(parent, name, &path, mode, creator)
     }
 
     /// Creates a symbolic link with the text `target`.
@@ -59,7 +59,7 @@ impl InodeOps {
     ) -> Result<(u64, UsrStat)> {
         let path = self.path_of(parent, name)?;
         self.calls.symlink(target, &path)?;
-        self.made(parent, name, &path, 0, creator)
+        self.finish_create(parent, name, &path, 0, creator)
     }
 
     /// Gives the node another name.
@@ -113,7 +113,7 @@ impl InodeOps {
     }
 
     /// The node of the new file at `path`, after a change of owner to its creator.
-    fn made(
+    fn finish_create(
         &mut self,
         parent: u64,
         name: &OsStr,
@@ -122,14 +122,14 @@ impl InodeOps {
         creator: Creator,
     ) -> Result<(u64, UsrStat)> {
         let mut stat = self.calls.stat(Target::Path(path))?;
-        self.give(Target::Path(path), parent, &mut stat, mode, creator);
+        self.change_owner(Target::Path(path), parent, &mut stat, mode, creator);
         let node = self.adopt(parent, name, &stat);
         self.nodes.looked_up(node);
         Ok((node, stat))
     }
 
     /// Changes the owner of the new file in `parent` to its creator, if the mount does that.
-    pub(super) fn give(
+    pub(super) fn change_owner(
         &mut self,
         target: Target<'_>,
         parent: u64,
@@ -141,7 +141,7 @@ impl InodeOps {
         let uid = (stat.uid != creator.uid).then_some(creator.uid);
         let gid = (groups && stat.gid != creator.gid).then_some(creator.gid);
         let wanted = self.owner == Owner::Caller && !self.chown_refused;
-        let possible = stat.mode & S_IFMT != S_IFLNK || self.calls.dialect().owns_links();
+        let possible = stat.mode & S_IFMT != S_IFLNK || self.calls.dialect().can_chown_links();
         if !wanted || !possible || (uid, gid) == (None, None) {
             return;
         }

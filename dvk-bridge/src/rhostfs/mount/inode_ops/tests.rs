@@ -44,7 +44,8 @@ impl Fixture {
     }
 
     fn create(&mut self, name: &str, flags: i32) -> Result<(u64, UsrStat, u64)> {
-        self.ops.create(ROOT, name.as_ref(), 0o640, flags, us())
+        self.ops
+            .create(ROOT, name.as_ref(), 0o640, flags, test_user())
     }
 
     fn names(&mut self, fh: u64) -> Vec<String> {
@@ -58,7 +59,7 @@ impl Fixture {
 }
 
 /// The user of the test run, so that no owner has to change.
-fn us() -> Creator {
+fn test_user() -> Creator {
     Creator {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
@@ -191,18 +192,18 @@ fn names_are_created_renamed_and_removed() {
     let mut fixture = fixture(Dialect::Ours);
     let (dir, stat) = fixture
         .ops
-        .make_directory(ROOT, "dir".as_ref(), 0o750, us())
+        .make_directory(ROOT, "dir".as_ref(), 0o750, test_user())
         .unwrap();
     assert_eq!(stat.mode, 0o040_750);
     let (link, stat) = fixture
         .ops
-        .make_link(dir, "link".as_ref(), b"../target", us())
+        .make_link(dir, "link".as_ref(), b"../target", test_user())
         .unwrap();
     assert_eq!(stat.mode & S_IFMT, 0o120_000);
     assert_eq!(fixture.ops.read_link(link).unwrap(), b"../target");
     let (pipe, stat) = fixture
         .ops
-        .make_node(ROOT, "pipe".as_ref(), 0o010_644, 0, us())
+        .make_node(ROOT, "pipe".as_ref(), 0o010_644, 0, test_user())
         .unwrap();
     assert_eq!(stat.mode, 0o010_644);
 
@@ -334,5 +335,5 @@ fn a_new_file_belongs_to_its_creator() {
         .ops
         .make_directory(ROOT, "dir".as_ref(), 0o755, creator)
         .unwrap();
-    assert_eq!((stat.uid, stat.gid), (12, us().gid));
+    assert_eq!((stat.uid, stat.gid), (12, test_user().gid));
 }
