@@ -1,4 +1,4 @@
-//! The command line as typed.
+//! The command line of `gangplank-dvk`.
 
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
@@ -10,7 +10,7 @@ use crate::rhostfs::service::ServeArgs;
 use crate::status::StatusArgs;
 use crate::switch::SwitchArgs;
 
-/// Everything typed.
+/// The command line.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "gangplank-dvk",
@@ -19,27 +19,27 @@ use crate::switch::SwitchArgs;
     arg_required_else_help = true
 )]
 pub struct Args {
-    /// What to log: off, error, warn, info, debug or trace; RUST_LOG says it more finely
+    /// What to log: off, error, warn, info, debug or trace; RUST_LOG selects by module
     #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
     pub log_level: LevelFilter,
 
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Mount a far rhostfs on a directory of this machine
+    /// Mount a remote rhostfs on a directory of this machine
     Mount(MountArgs),
     /// Serve a share to DVS machines, as their rhostfs
     Serve(ServeArgs),
     /// Let a server elsewhere serve the processes of this machine's DVK
     Forward(ForwardArgs),
-    /// Let programs of this host bind endpoints and reach each other's
+    /// Connect programs of this host by endpoints
     Switch(SwitchArgs),
-    /// Show what nodes say to each other
+    /// Show the commands between nodes
     Dump(DumpArgs),
     /// Show the state of a running switch or server
     Status(StatusArgs),

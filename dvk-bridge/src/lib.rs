@@ -1,17 +1,18 @@
-//! `gangplank-dvk`'s library: DVK endpoints, and what gangplank shares with machines that speak nothing else.
+//! The library of `gangplank-dvk`: DVK endpoints, and the shared directory for machines that speak
+//! nothing else.
 //!
-//! DVK is the message passing of a Distributed Virtualization System (DVS): processes bind endpoints, exchange small
-//! messages of fixed size, and let their partners copy from and to their memory meanwhile.
+//! DVK is the message passing of a Distributed Virtualization System (DVS). Processes bind
+//! endpoints, exchange small messages of fixed size, and let a called process copy to and from
+//! their memory.
 
 pub mod abi;
 pub mod args;
 pub mod carrier;
-mod chance;
+pub mod cli_types;
 pub mod dump;
 pub mod endpoint;
 pub mod forward;
 pub mod rhostfs;
+pub mod server_addr;
 pub mod status;
 pub mod switch;
-pub mod typed;
-pub mod way;

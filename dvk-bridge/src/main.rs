@@ -1,4 +1,4 @@
-//! `gangplank-dvk`: parse and run.
+//! `gangplank-dvk`: parses the command line and runs the command.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -34,17 +34,17 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &str) -> ExitCode {
-    // If standard error cannot be written, the error has no other place to go.
+    // If standard error cannot be written, there is no other place for the error.
     let _ = writeln!(io::stderr(), "gangplank-dvk: error: {error}");
     ExitCode::FAILURE
 }
 
-/// Logs to standard error what the arguments or `RUST_LOG` ask for.
+/// Starts logging to standard error, as the arguments and `RUST_LOG` say.
 fn start_logging(args: &Args) -> Result<(), logging::Error> {
     logging::start(&logging::Options {
         filter: std::env::var("RUST_LOG").ok(),
-        // fuser warns of each request that a file system does not have, such as for extended
-        // attributes, and nothing can be done about it.
+        // fuser warns of each request that a file system does not implement, such as for extended
+        // attributes. The warnings are of no use here.
         modules: vec![("fuser", args.log_level.min(LevelFilter::Error))],
         ..logging::Options::new("gangplank-dvk", args.log_level)
     })

@@ -1,4 +1,4 @@
-//! The state of a running program, told as text to who connects to its status socket.
+//! The status socket: shows the state of a running program to each program that connects.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,54 +12,54 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 
-use crate::carrier::stream::{Door, NAP, poll_for};
+use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 
-/// How long who asks may take, and who is asked.
-const LIMIT: Duration = Duration::from_secs(5);
+/// Time limit to read a status.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest status that is read.
-const LONGEST: u64 = 4 << 20;
+/// Longest status that is read, in bytes.
+const MAX_STATUS_SIZE: u64 = 4 << 20;
 
-/// Something with a state to tell.
+/// A part of a program that reports its state.
 pub trait Report: Send + Sync {
-    /// Adds what there is to tell, as lines.
+    /// Appends its state as lines.
     fn report(&self, to: &mut String);
 }
 
-/// Why a status cannot be told or had.
+/// Why a status cannot be served or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// The socket cannot be had.
-    #[error("cannot tell the status at {}", path.display())]
+    /// The socket cannot be created.
+    #[error("cannot report the status at {}", path.display())]
     Listen {
-        /// Where.
+        /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Another program tells its status there.
-    #[error("another program tells its status at {}", .0.display())]
+    /// Another program serves its status there.
+    #[error("another program reports its status at {}", .0.display())]
     Used(PathBuf),
-    /// Nobody answers.
+    /// The status cannot be read.
     #[error("cannot ask {} for a status", path.display())]
     Ask {
-        /// Where.
+        /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
-/// A thread that tells the status until this is dropped.
+/// A thread that serves the status until this is dropped.
 pub struct StatusServer {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl StatusServer {
-    /// Tells the state of all `parts`, in their order, to each who connects to `path`.
+    /// Serves the state of all `parts`, in order, at `path`.
     pub fn start(path: &Path, parts: Vec<Arc<dyn Report>>) -> Result<Self, StatusError> {
         let listener = listen(path)?;
         let failed = |source| StatusError::Listen {
@@ -80,23 +80,23 @@ impl StatusServer {
 
 impl Drop for StatusServer {
     fn drop(&mut self) {
-        // A counter that is full wakes as well.
+        // An eventfd whose counter is full wakes the thread as well.
         let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // It has nothing to say but the status.
+            // The thread returns nothing.
             let _ = thread.join();
         }
     }
 }
 
 fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
-    let mut door = Door::default();
+    let mut backoff = AcceptBackoff::default();
     loop {
         let mut ready = [
             PollFd::new(stop, PollFlags::IN),
-            PollFd::new(listener, door.interest()),
+            PollFd::new(listener, backoff.interest()),
         ];
-        let waited = poll_for(&mut ready, door.shut_for().unwrap_or(NAP));
+        let waited = poll_for(&mut ready, backoff.paused_for().unwrap_or(MAX_POLL_WAIT));
         let [stopped, asked] = &ready;
         if waited.is_err() || !stopped.revents().is_empty() {
             return;
@@ -109,14 +109,14 @@ fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
             part.report(&mut text);
         }
         if let Err(error) = tell(listener, &text)
-            && door.failed(&error)
+            && backoff.failed(&error)
         {
-            log::debug!("cannot tell the status: {error}");
+            log::debug!("cannot report the status: {error}");
         }
     }
 }
 
-/// Listens at `path`, for the program's own user alone. A socket that nobody listens at any more is replaced.
+/// Listens at `path`, for the program's own user alone. Replaces a socket without a listener.
 pub(crate) fn listen(path: &Path) -> Result<OwnedListener, StatusError> {
     let mode = Mode::RUSR | Mode::WUSR;
     OwnedListener::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
@@ -128,20 +128,21 @@ pub(crate) fn listen(path: &Path) -> Result<OwnedListener, StatusError> {
     })
 }
 
-/// Tells `text` to who is at the door, as far as it takes it at once: whoever waits with that is not waited for.
+/// Sends `text` to the next connection, as far as it is accepted at once, so that a slow reader
+/// delays nobody.
 pub(crate) fn tell(listener: &OwnedListener, text: &str) -> io::Result<()> {
     let (mut who, _) = listener.accept()?;
     who.set_nonblocking(true)?;
     who.write_all(text.as_bytes())
 }
 
-/// The status of the program whose status socket is at `path`.
+/// Reads the status of the program with the status socket `path`.
 pub fn ask(path: &Path) -> Result<String, StatusError> {
     let ask = || {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
         let mut text = Vec::new();
-        stream.take(LONGEST).read_to_end(&mut text)?;
+        stream.take(MAX_STATUS_SIZE).read_to_end(&mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     };
     ask().map_err(|source| StatusError::Ask {
@@ -150,7 +151,7 @@ pub fn ask(path: &Path) -> Result<String, StatusError> {
     })
 }
 
-/// `status`: what another of these programs does at the moment.
+/// `status`: shows the state of another program.
 #[derive(Clone, Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub struct StatusArgs {
@@ -159,10 +160,10 @@ pub struct StatusArgs {
     pub socket: PathBuf,
 }
 
-/// Shows a program's status.
+/// Prints a program's status.
 pub fn run(args: &StatusArgs, to: &mut impl Write) -> Result<(), StatusError> {
     let text = ask(&args.socket)?;
-    // Whoever reads has seen enough.
+    // The reader may have closed its end early.
     let _ = to.write_all(text.as_bytes());
     Ok(())
 }
@@ -184,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn all_parts_are_told_in_their_order_to_everyone_who_asks() {
+    fn every_client_gets_all_parts_in_order() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("status");
-        // Of an earlier life.
+        // A socket that an earlier run has left.
         drop(UnixListener::bind(&path).unwrap());
         let parts: Vec<Arc<dyn Report>> = vec![Arc::new(Part("one\n")), Arc::new(Part("two\n"))];
         let server = StatusServer::start(&path, parts).unwrap();
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_left_alone() {
+    fn other_files_are_not_removed() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("notes");
         std::fs::write(&path, "precious").unwrap();

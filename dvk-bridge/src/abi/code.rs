@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why DVK, or a peer that speaks for one, did not do a thing; any number, known or not.
+/// Why DVK, or a peer that acts for one, failed. The number may be unknown.
 ///
 /// The number is positive here. Results and replies carry it negated: see [`Self::from_result`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,11 +18,11 @@ macro_rules! codes {
                 pub const $name: Self = Self($number);
             )*
 
-            /// All that have a name.
+            /// All named codes.
             #[cfg(test)]
             const KNOWN: &[Self] = &[ $( Self::$name, )* ];
 
-            /// How DVK's headers spell it; nothing for a number that they do not have.
+            /// The spelling in DVK's headers. Returns `None` for a number that they do not have.
             pub fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $( $number => Some(stringify!($name)), )*
@@ -30,7 +30,7 @@ macro_rules! codes {
                 }
             }
 
-            /// What it means, in words that follow a colon.
+            /// The meaning, in words that can follow a colon.
             pub fn meaning(self) -> &'static str {
                 match self.0 {
                     $( $number => $meaning, )*
@@ -178,12 +178,12 @@ codes! {
 }
 
 impl Code {
-    /// The code `number`, whether there is such a one or not.
+    /// The code `number`, known or not.
     pub const fn new(number: i32) -> Self {
         Self(number)
     }
 
-    /// The code in a result: nothing if that is not negative, and so no failure.
+    /// The code in a result. Returns `None` if the result is not negative, and so no failure.
     pub fn from_result(result: i32) -> Option<Self> {
         (result < 0).then(|| Self(result.saturating_neg()))
     }
@@ -193,7 +193,7 @@ impl Code {
         self.0
     }
 
-    /// The result that says so: negative.
+    /// The negative result for this code.
     pub const fn result(self) -> i32 {
         self.0.saturating_neg()
     }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_without_words() {
+    fn every_code_has_a_text() {
         for number in [0, 41, 322, 4711, i32::MAX, i32::MIN] {
             let text = Code::new(number).to_string();
             assert!(text.contains(&number.to_string()), "{text}");

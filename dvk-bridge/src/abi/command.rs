@@ -1,8 +1,8 @@
-//! What a header on the wire between nodes can ask for, and what answers it.
+//! The commands in headers between nodes, and their acknowledgements.
 
 use std::fmt;
 
-/// A command by its number; those beyond the named ones exist, and nobody understands them.
+/// A command by its number. Numbers without a name exist, and no peer understands them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Command(i32);
@@ -13,7 +13,8 @@ macro_rules! commands {
         impl Command {
             $( $(#[$meta])* pub const $name: Self = Self($number); )*
 
-            /// How DVK's headers spell it, without `CMD_`; nothing for a number that they do not have.
+            /// The spelling in DVK's headers without `CMD_`. Returns `None` for a number that they
+            /// do not have.
             pub fn name(self) -> Option<&'static str> {
                 match self {
                     $( Self::$name => Some(stringify!($name)), )*
@@ -25,23 +26,23 @@ macro_rules! commands {
 }
 
 commands! {
-    /// Sign of life, sometimes with a message for the other proxy.
+    /// A hello, sometimes with a message for the other proxy.
     NONE = 0,
-    /// A message; acknowledged when it is received.
+    /// A message, acknowledged when it is received.
     SEND_MSG = 1,
-    /// A notification; not acknowledged.
+    /// A notification, not acknowledged.
     NTFY_MSG = 2,
-    /// A message whose sender waits for another; acknowledged by nothing but that, or by an error.
+    /// A request, whose sender waits for an answer. Only the answer or an error acknowledges it.
     SNDREC_MSG = 3,
-    /// The answer to [`Self::SNDREC_MSG`]; acknowledged by [`Self::SEND_ACK`].
+    /// The answer to [`Self::SNDREC_MSG`], acknowledged by [`Self::SEND_ACK`].
     REPLY_MSG = 4,
     /// Data for a process's memory, as payload.
     COPYIN_DATA = 5,
-    /// A question for data of a process's memory.
+    /// Requests data of a process's memory.
     COPYOUT_RQST = 6,
-    /// A copy between two processes of the asked node.
+    /// A copy between two processes of the receiving node.
     COPYLCL_RQST = 7,
-    /// A copy between processes of the asked node and of a third.
+    /// A copy between a process of the receiving node and one of a third node.
     COPYRMT_RQST = 8,
     /// The second leg of [`Self::COPYRMT_RQST`].
     COPYIN_RQST = 9,
@@ -59,7 +60,7 @@ commands! {
     SEND_ACK = 0x2001,
     /// Defined, never sent.
     NTFY_ACK = 0x2002,
-    /// Says that a [`Self::SNDREC_MSG`] has failed.
+    /// Reports the failure of a [`Self::SNDREC_MSG`].
     SNDREC_ACK = 0x2003,
     /// Defined, never sent.
     REPLY_ACK = 0x2004,
@@ -80,10 +81,10 @@ commands! {
 }
 
 impl Command {
-    /// Bit that acknowledgements have.
+    /// The bit that marks acknowledgements.
     const ACK: i32 = 0x2000;
 
-    /// The number `raw`, unexamined.
+    /// The command with the number `raw`, unchecked.
     pub const fn from_raw(raw: i32) -> Self {
         Self(raw)
     }
@@ -93,12 +94,13 @@ impl Command {
         self.0
     }
 
-    /// Whether it acknowledges another.
+    /// Whether it acknowledges another command.
     pub const fn is_ack(self) -> bool {
         self.0 & Self::ACK != 0
     }
 
-    /// What a failure of this command is told with; nothing where the sender waits for nothing.
+    /// The command that reports a failure of this one. Returns `None` if the sender waits for
+    /// nothing.
     pub fn failure(self) -> Option<Self> {
         match self {
             Self::SEND_MSG | Self::REPLY_MSG => Some(Self::SEND_ACK),
@@ -111,8 +113,8 @@ impl Command {
         }
     }
 
-    /// Whether it goes from one process to another: all that a DVK puts into a container's processes, and nothing that proxies
-    /// say to each other or that nobody sends.
+    /// Whether it goes from one process to another: every command that a DVK delivers to processes,
+    /// and none that proxies exchange or nobody sends.
     pub fn is_between_processes(self) -> bool {
         matches!(
             self,
@@ -134,7 +136,8 @@ impl Command {
         )
     }
 
-    /// Whether it is about a copy: generations whose header has one place for a message and a copy have a copy there.
+    /// Whether it is about a copy. The headers of two generations have one place for message and
+    /// copy, which then holds a copy.
     pub fn is_copy(self) -> bool {
         matches!(
             Self(self.0 & !Self::ACK),
@@ -161,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_waited_for_is_told_to_fail() {
+    fn only_awaited_commands_have_a_failure() {
         assert_eq!(Command::SNDREC_MSG.failure(), Some(Command::SNDREC_ACK));
         assert_eq!(Command::REPLY_MSG.failure(), Some(Command::SEND_ACK));
         assert_eq!(Command::NTFY_MSG.failure(), None);
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_say_what_a_kernel_takes() {
+    fn processes_send_only_commands_that_a_kernel_accepts() {
         let theirs = (0..0x3000)
             .map(Command::from_raw)
             .filter(|command| command.is_between_processes())

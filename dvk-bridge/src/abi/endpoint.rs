@@ -9,27 +9,29 @@ const GENERATION_SIZE: i64 = 35_570;
 /// Highest generation (`_ENDPOINT_MAX_GENERATION`).
 const LAST_GENERATION: i64 = i32::MAX as i64 / GENERATION_SIZE - 1;
 
-/// An address within a distributed container: a slot of its process table, and how often that slot was used before.
+/// An address within a distributed container: a slot of its process table, and how often that slot
+/// was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Endpoint(i32);
 
 impl Endpoint {
-    /// The caller itself.
+    /// The caller.
     pub const SELF: Self = Self(0x8ace);
-    /// Whoever sends.
+    /// Any sender.
     pub const ANY: Self = Self(0x7ace);
-    /// Nobody.
+    /// No endpoint.
     pub const NONE: Self = Self(0x6ace);
     /// The source of notifications that no process sent.
     pub const HARDWARE: Self = Self(-1);
 
-    /// The number `raw`, unexamined.
+    /// The endpoint with the number `raw`, unchecked.
     pub const fn from_raw(raw: i32) -> Self {
         Self(raw)
     }
 
-    /// Slot `slot` in generation `generation` (`_ENDPOINT`); nothing if there is no such endpoint.
+    /// Slot `slot` in generation `generation` (`_ENDPOINT`). Returns `None` if there is no such
+    /// endpoint.
     pub fn new(generation: i32, slot: i32) -> Option<Self> {
         let (generation, slot) = (i64::from(generation), i64::from(slot));
         let fits = (0..=LAST_GENERATION).contains(&generation)
@@ -46,12 +48,14 @@ impl Endpoint {
     /// Index in the container's process table (`_ENDPOINT_P`), negative for tasks.
     pub fn slot(self) -> i32 {
         let slot = (i64::from(self.0) + TASKS) % GENERATION_SIZE - TASKS;
-        i32::try_from(slot).unwrap_or(self.0) // the remainder of a division by a smaller number fits
+        // The remainder fits, because the divisor does.
+        i32::try_from(slot).unwrap_or(self.0)
     }
 
     /// How often the slot was used before (`_ENDPOINT_G`).
     pub fn generation(self) -> i32 {
-        i32::try_from((i64::from(self.0) + TASKS) / GENERATION_SIZE).unwrap_or(0) // a quotient fits
+        // The quotient fits.
+        i32::try_from((i64::from(self.0) + TASKS) / GENERATION_SIZE).unwrap_or(0)
     }
 }
 
@@ -79,15 +83,15 @@ macro_rules! index {
             /// Number 0.
             pub const FIRST: Self = Self(0);
 
-            /// How many there can be: the compile-time limit of every DVK.
+            /// The number of values: the compile-time limit of every DVK.
             pub const COUNT: u8 = 32;
 
-            /// Number `raw`; nothing if there can be none of that number.
+            /// Number `raw`. Returns `None` if it is out of range.
             pub fn new(raw: i32) -> Option<Self> {
                 u8::try_from(raw).ok().filter(|&index| index < Self::COUNT).map(Self)
             }
 
-            /// The number as headers have it.
+            /// The number in headers.
             pub fn raw(self) -> i32 {
                 i32::from(self.0)
             }
@@ -102,7 +106,7 @@ macro_rules! index {
 }
 
 index! {
-    /// A node of a DVS: one machine's DVK, or a program that plays one.
+    /// A node of a DVS: one machine's DVK, or a program that acts as one.
     NodeId
 }
 
@@ -118,25 +122,27 @@ pub struct DcLimits {
     pub procs: i32,
     /// Slots below zero.
     pub tasks: i32,
-    /// How many slots, the tasks' included, belong to system processes: those that may serve.
+    /// Slots that belong to system processes, the tasks' slots included. Only system processes may
+    /// serve.
     pub sysprocs: i32,
 }
 
 impl DcLimits {
-    /// Those of the usual container.
+    /// The dimensions of the usual container.
     pub const USUAL: Self = Self {
         procs: 221,
         tasks: 34,
         sysprocs: 64,
     };
 
-    /// Whether the container has such a slot.
+    /// Whether the container has the slot of `endpoint`.
     pub fn contains(&self, endpoint: Endpoint) -> bool {
         let slot = endpoint.slot();
         slot >= self.tasks.saturating_neg() && slot < self.procs
     }
 
-    /// Whether the slot is a system process's: only such may receive requests and copy.
+    /// Whether the slot belongs to a system process. Only system processes may receive requests and
+    /// copy.
     pub fn is_system(&self, endpoint: Endpoint) -> bool {
         self.contains(endpoint) && endpoint.slot().saturating_add(self.tasks) < self.sysprocs
     }
@@ -180,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_endpoint_is_made_of_numbers_out_of_range() {
+    fn numbers_out_of_range_are_not_endpoints() {
         assert_eq!(Endpoint::new(-1, 0), None);
         assert_eq!(Endpoint::new(60_373, 0), None);
         assert_eq!(Endpoint::new(0, -36), None);
@@ -207,8 +213,8 @@ mod tests {
         #[test]
         fn any_number_has_a_slot_and_a_generation(raw: i32) {
             let endpoint = Endpoint::from_raw(raw);
-            let back = i64::from(endpoint.generation()) * GENERATION_SIZE + i64::from(endpoint.slot());
-            prop_assert_eq!(back, i64::from(raw));
+            let base = i64::from(endpoint.generation()) * GENERATION_SIZE;
+            prop_assert_eq!(base + i64::from(endpoint.slot()), i64::from(raw));
             let _ = (endpoint.to_string(), DcLimits::USUAL.is_system(endpoint));
         }
     }

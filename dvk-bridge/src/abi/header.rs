@@ -1,78 +1,37 @@
-//! The header of a command on the wire between nodes, in its three generations.
+//! The header of a command between nodes, in its three generations.
 //!
 //! ```text
-//! current  cmd dcid src dst snode dnode rcode len pid batch flags snd ack time  message(36) copy(24)   120 bytes
-//! legacy   cmd dcid src dst snode dnode rcode len     batch flags snd ack time  message(76) | copy     132 bytes
-//! early    the same as legacy                                                   message(36) | copy      92 bytes
+//! current  cmd dcid src dst snode dnode rcode len pid batch flags snd ack time
+//!          message(36) copy(24)     120 bytes
+//! legacy   cmd dcid src dst snode dnode rcode len     batch flags snd ack time
+//!          message(76) | copy       132 bytes
+//! early    the same as legacy, but with
+//!          message(36) | copy        92 bytes
 //! ```
 //!
-//! No magic number, version or checksum: which generation a peer speaks is configured. [`Header::check`] finds what cannot
-//! be a header, and [`Generation::guess`] which generation it may be one of.
-
-use std::fmt;
+//! There is no magic number, version or checksum. The generation of a peer is configured.
+//! [`Header::check`] detects an invalid header, and [`Generation::guess`] finds the generations
+//! that would fit.
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::command::Command;
 use super::endpoint::{DcId, Endpoint, NodeId};
+use super::generation::Generation;
 use super::message::Message;
 use super::wire::wire_struct;
 
-/// Most bytes that may follow a header: a copy is done in such pieces (`MAXCOPYBUF`).
+/// Bytes that may follow a header at most. A copy is done in pieces of this size (`MAXCOPYBUF`).
 pub const MAX_PAYLOAD: usize = 65_536;
 
-/// Most headers that may follow another: more than any proxy is known to gather.
+/// Headers in a batch at most: more than any known proxy collects.
 pub const MAX_BATCH: usize = 1024;
 
-/// A binary layout of messages and headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Generation {
-    /// Early 2019: messages of 36 bytes, headers of 92.
-    Early,
-    /// 2019 to January 2022: messages of 76 bytes, headers of 132.
-    Legacy,
-    /// From January 2022 on: messages of 36 bytes, headers of 120.
-    #[default]
-    Current,
-}
-
-impl Generation {
-    /// All of them, the likeliest first.
-    pub const ALL: [Self; 3] = [Self::Current, Self::Legacy, Self::Early];
-
-    /// Bytes of a message.
-    pub const fn message_size(self) -> usize {
-        match self {
-            Self::Early | Self::Current => 36,
-            Self::Legacy => 76,
-        }
-    }
-
-    /// Bytes of a header.
-    pub const fn header_size(self) -> usize {
-        match self {
-            Self::Early => 92,
-            Self::Legacy => 132,
-            Self::Current => 120,
-        }
-    }
-}
-
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Early => "early",
-            Self::Legacy => "legacy",
-            Self::Current => "current",
-        })
-    }
-}
-
 bitflags::bitflags! {
-    /// What else there is to know of a command.
+    /// Properties of a command.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct HeaderFlags: u32 {
-        /// The payload is further headers.
+        /// The payload consists of further headers.
         const BATCH = 1;
         /// The payload is an LZ4 frame.
         const LZ4 = 1 << 1;
@@ -83,15 +42,15 @@ bitflags::bitflags! {
 }
 
 wire_struct! {
-    /// Which bytes are copied.
+    /// The range of a copy.
     pub CopyBlock = "vcopy_t", 24 bytes from 0 {
-        /// Endpoint whose memory is read.
+        /// The endpoint whose memory is read.
         #[doc(alias = "v_src")]
         src: i32 => 0,
-        /// Endpoint whose memory is written.
+        /// The endpoint whose memory is written.
         #[doc(alias = "v_dst")]
         dst: i32 => 4,
-        /// Endpoint that wants it.
+        /// The endpoint that requests the copy.
         #[doc(alias = "v_rqtr")]
         requester: i32 => 8,
         /// Address in the source's memory.
@@ -100,7 +59,7 @@ wire_struct! {
         /// Address in the destination's memory.
         #[doc(alias = "v_daddr")]
         dst_address: u32 => 16,
-        /// How many.
+        /// Number of bytes.
         #[doc(alias = "v_bytes")]
         bytes: i32 => 20,
     }
@@ -175,96 +134,97 @@ wire_struct! {
     }
 }
 
-/// A command between nodes, whatever the generation that carries it.
+/// A command between nodes, independent of the generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What it asks for or acknowledges.
+    /// The command.
     pub command: Command,
-    /// In which container.
+    /// The container.
     pub dc: i32,
-    /// Whose command it is: the requester of a copy, the answering side of an acknowledgement.
+    /// The source: the requester of a copy, or the sender of an acknowledgement.
     pub src: Endpoint,
-    /// Whom it is for.
+    /// The destination.
     pub dst: Endpoint,
     /// Node of the source.
     pub snode: i32,
     /// Node of the destination.
     pub dnode: i32,
-    /// How it went; of a notification the update bit or -1.
+    /// The result. In a notification the update bit or -1.
     pub rcode: i32,
-    /// Bytes that follow.
+    /// Bytes of the payload.
     pub len: i32,
-    /// Process id of the source on its node, 0 where the generation has none.
+    /// The process id of the source on its node. 0 where the generation has none.
     pub pid: i32,
-    /// How many headers follow as payload.
+    /// Headers in the payload.
     pub batch_nr: i32,
-    /// How to read what follows.
+    /// How to read the payload.
     pub flags: HeaderFlags,
-    /// Counts what was sent; information only.
+    /// Counts sent commands, for information only.
     pub snd_seq: u32,
-    /// Counts what was received; information only.
+    /// Counts received commands, for information only between nodes. The switch's programs put the
+    /// number of their call here.
     pub ack_seq: u32,
-    /// When it was sent; information only.
+    /// Time of sending, for information only.
     pub timestamp: Timestamp,
-    /// The message. Where the generation has one place for both, what is read of a copy's block is here too.
+    /// The message. Generations with one place for both read the bytes of a copy here as well.
     pub message: Message,
-    /// The copy. Where the generation has one place for both, what is read of a message is here too.
+    /// The copy. Generations with one place for both read the bytes of a message here as well.
     pub copy: CopyBlock,
 }
 
-/// Why bytes cannot be a header from the peer they came from.
+/// Why a header is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// Less than a header.
+    /// Fewer bytes than a header has.
     #[error("{got} bytes where a header has {wanted}")]
     Short {
-        /// How many there are.
+        /// Bytes that there are.
         got: usize,
-        /// How many it takes.
+        /// Bytes of a header.
         wanted: usize,
     },
-    /// A command that nobody knows.
-    #[error("there is no command {0:#x}")]
+    /// An unknown command.
+    #[error("unknown command {0:#x}")]
     Command(i32),
-    /// A length that cannot be.
+    /// An invalid length.
     #[error("{len} bytes cannot follow a {command}")]
     Length {
         /// The length.
         len: i32,
-        /// Whose.
+        /// The command.
         command: Command,
     },
-    /// A batch that does not add up.
+    /// The length of a batch does not match its number of headers.
     #[error("a batch of {batch_nr} headers cannot be {len} bytes")]
     Batch {
-        /// How many headers.
+        /// Number of headers.
         batch_nr: i32,
-        /// How many bytes.
+        /// Number of bytes.
         len: i32,
     },
-    /// A source node other than the peer.
-    #[error("it is from node {got}, and the peer is node {wanted}")]
+    /// The source node is not the peer.
+    #[error("the message is from node {got}, but the peer is node {wanted}")]
     SourceNode {
-        /// By the header.
+        /// The node in the header.
         got: i32,
-        /// By the configuration.
+        /// The configured node.
         wanted: NodeId,
     },
-    /// A destination node other than this.
-    #[error("it is for node {got}, and this is node {wanted}")]
+    /// The destination node is not this node.
+    #[error("the message is for node {got}, but this is node {wanted}")]
     DestinationNode {
-        /// By the header.
+        /// The node in the header.
         got: i32,
-        /// By the configuration.
+        /// The configured node.
         wanted: NodeId,
     },
-    /// A container that cannot be.
-    #[error("there is no container {0}")]
+    /// An invalid container.
+    #[error("unknown container {0}")]
     Container(i32),
 }
 
 impl Header {
-    /// A header of `command`, all else zero.
+    /// A header of `command`, with zeros elsewhere.
     pub fn new(command: Command) -> Self {
         Self {
             command,
@@ -286,7 +246,8 @@ impl Header {
         }
     }
 
-    /// The acknowledgement `command` of this one, with its result: back to who sent it, about the same copy.
+    /// The acknowledgement `command` of this command with the result `rcode`: back to the sender,
+    /// about the same copy.
     #[must_use]
     pub fn answer(&self, command: Command, rcode: i32) -> Self {
         Self {
@@ -300,7 +261,7 @@ impl Header {
         }
     }
 
-    /// Reads a header of `generation` from the first of `bytes`.
+    /// Decodes a header of `generation` from the start of `bytes`.
     pub fn decode(bytes: &[u8], generation: Generation) -> Result<Self, HeaderError> {
         match generation {
             Generation::Current => Current::read_from_prefix(bytes)
@@ -317,7 +278,7 @@ impl Header {
         })
     }
 
-    /// The header as `generation` has it, behind what is in `bytes`.
+    /// Appends the header to `bytes` in the layout of `generation`.
     pub fn encode(&self, generation: Generation, bytes: &mut Vec<u8>) {
         match generation {
             Generation::Current => bytes.extend_from_slice(Current::from(self).as_bytes()),
@@ -326,9 +287,11 @@ impl Header {
         }
     }
 
-    /// Examines what a receiver depends on, of a header of `generation` that node `peer` sent to node `here`.
+    /// Checks the fields that a receiver relies on, in a header of `generation` from node `peer` to
+    /// node `here`.
     ///
-    /// A sign of life ([`Command::NONE`]) is examined less: some peers leave in it whatever they sent last.
+    /// A hello ([`Command::NONE`]) is checked less, because some peers leave the fields of their
+    /// last command in it.
     pub fn check(
         &self,
         generation: Generation,
@@ -345,7 +308,7 @@ impl Header {
         self.check_addresses(peer, here)
     }
 
-    fn check_addresses(&self, peer: NodeId, here: NodeId) -> Result<(), HeaderError> {
+    pub(super) fn check_addresses(&self, peer: NodeId, here: NodeId) -> Result<(), HeaderError> {
         if self.snode != peer.raw() {
             return Err(HeaderError::SourceNode {
                 got: self.snode,
@@ -364,8 +327,8 @@ impl Header {
         Ok(())
     }
 
-    /// How many bytes follow; an error if it cannot be so many. At most [`MAX_PAYLOAD`], or [`MAX_BATCH`] headers, whatever
-    /// the header says.
+    /// The length of the payload: at most [`MAX_PAYLOAD`], or [`MAX_BATCH`] headers. Fails for any
+    /// other length.
     pub fn payload(&self, generation: Generation) -> Result<usize, HeaderError> {
         let (command, len) = (self.command, self.len);
         if self.is_batch() {
@@ -385,41 +348,9 @@ impl Header {
         }
     }
 
-    /// Whether its payload is further headers. Signs of life may have the flag left from an earlier command.
+    /// Whether the payload consists of headers. A hello may carry the flag of an earlier command.
     pub fn is_batch(&self) -> bool {
         self.flags.contains(HeaderFlags::BATCH) && self.command != Command::NONE
-    }
-}
-
-/// Bytes from a header's first to the last that [`Header::check`] looks at, batches aside; the same in every generation.
-const EXAMINED: usize = 32;
-
-impl Generation {
-    /// The generations by which `bytes`, from node `peer` to node `here`, begin with something that can be a header and
-    /// are followed by another that can.
-    pub fn guess(bytes: &[u8], peer: NodeId, here: NodeId) -> Vec<Self> {
-        // Much that is no header passes for a sign of life, so those are examined as all others here.
-        let can_be = |bytes: &[u8], generation| {
-            let header = Header::decode(bytes, generation)?;
-            header.check(generation, peer, here)?;
-            header.check_addresses(peer, here)?;
-            Ok::<_, HeaderError>(header)
-        };
-        let fits = |generation: &Self| {
-            let Ok(first) = can_be(bytes, *generation) else {
-                return false;
-            };
-            let behind = generation.header_size() + first.payload(*generation).unwrap_or(0);
-            match bytes.get(behind..) {
-                Some(rest) if rest.len() >= EXAMINED => {
-                    let mut second = rest.to_vec();
-                    second.resize(generation.header_size().max(rest.len()), 0);
-                    can_be(&second, *generation).is_ok()
-                }
-                _ => true,
-            }
-        };
-        Self::ALL.into_iter().filter(fits).collect()
     }
 }
 
@@ -471,7 +402,7 @@ impl From<&Header> for Current {
     }
 }
 
-/// The two generations whose message and copy share a place, and which tell no process id.
+/// The two generations that have one place for message and copy, and no process id.
 macro_rules! shared_place {
     ($wire:ident, $size:literal) => {
         impl From<$wire> for Header {
@@ -501,10 +432,10 @@ macro_rules! shared_place {
         impl From<&Header> for $wire {
             fn from(header: &Header) -> Self {
                 let mut content = [0; $size];
-                // What lies behind a copy is of no meaning, and comes back as it came.
+                // The bytes behind a copy have no meaning and are kept.
                 header.message.encode(&mut content);
                 if header.command.is_copy() {
-                    // The place is longer than the copy.
+                    // The place is longer than a copy.
                     let _ = header.copy.write_to_prefix(&mut content);
                 }
                 Self {

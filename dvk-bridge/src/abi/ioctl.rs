@@ -1,12 +1,14 @@
-//! The calls of `/dev/dvk`: their numbers and argument blocks, of 32-bit machines as there are no others.
+//! The calls of `/dev/dvk`: their numbers and argument blocks, for 32-bit machines, the only ones
+//! that DVK supports.
 //!
-//! A call's number carries 4 as the size of its argument whatever that is. Addresses in blocks are the caller's.
+//! A call's number contains 4 as the size of its argument, whatever the real size is. Addresses in
+//! blocks are the caller's.
 
 use super::wire::wire_struct;
 
-/// Type of all the calls.
+/// The ioctl type of all calls.
 const TYPE: u32 = 0xe3;
-/// Size that every number carries: of an `int`.
+/// The size in every number, that of an `int`.
 const SIZE: u32 = 4;
 const NONE: u32 = 0;
 const WRITE: u32 = 1;
@@ -15,7 +17,7 @@ const READ: u32 = 2;
 /// Major number of the device.
 pub const MAJOR: u32 = 33;
 
-/// One call of the device, by the number that `ioctl` takes.
+/// One call of the device, identified by its ioctl number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Call(u32);
@@ -26,7 +28,7 @@ impl Call {
         Self(direction << 30 | size << 16 | TYPE << 8 | number)
     }
 
-    /// What `ioctl` takes.
+    /// The ioctl number.
     pub const fn code(self) -> u32 {
         self.0
     }
@@ -38,7 +40,7 @@ macro_rules! calls {
         impl Call {
             $( $(#[$meta])* pub const $name: Self = Self::new($direction, $number); )*
 
-            /// How DVK's headers spell it, without `DVK_`; nothing for what is no call.
+            /// The spelling in DVK's headers without `DVK_`. Returns `None` for an unknown number.
             pub fn name(self) -> Option<&'static str> {
                 match self {
                     $( Self::$name => Some(stringify!($name)), )*
@@ -61,9 +63,9 @@ calls! {
     RECEIVE = WRITE 3,
     /// Notifies: [`Notify`].
     NOTIFY = WRITE 4,
-    /// Asks: [`Ipc`].
+    /// Sends a request and waits for the answer: [`Ipc`].
     SENDREC = WRITE 5,
-    /// Receives but notifications.
+    /// Receives anything but notifications.
     RCVRQST = WRITE 6,
     /// Answers: [`Ipc`].
     REPLY = WRITE 7,
@@ -71,7 +73,7 @@ calls! {
     DCEND = WRITE 8,
     /// Binds: [`Bind`].
     BIND = WRITE 9,
-    /// Gives an endpoint up: [`Unbind`].
+    /// Unbinds: [`Unbind`].
     UNBIND = WRITE 10,
     /// Reads privileges.
     GETPRIV = READ 11,
@@ -91,13 +93,13 @@ calls! {
     PROXYUNBIND = WRITE 18,
     /// Describes a node.
     GETNODEINFO = READ 19,
-    /// Hands in a command of another node.
+    /// Delivers a command of another node.
     PUT2LCL = WRITE 20,
     /// Fetches a command for another node.
     GET2RMT = READ 21,
     /// Adds a node to a container.
     ADDNODE = WRITE 22,
-    /// Takes a node out of a container.
+    /// Removes a node from a container.
     DELNODE = WRITE 23,
     /// Initialises the DVS.
     DVSINIT = WRITE 24,
@@ -107,9 +109,9 @@ calls! {
     GETEP = READ 26,
     /// Describes the DVS: [`DvsUsr`].
     GETDVSINFO = READ 27,
-    /// Says that a proxy is connected, or no longer.
+    /// Reports that a proxy is connected or disconnected.
     PROXYCONN = WRITE 28,
-    /// Waits to be bound, or for another to be.
+    /// Waits for a bind.
     WAIT4BIND = WRITE 29,
     /// Moves a process.
     MIGRATE = WRITE 30,
@@ -119,7 +121,7 @@ calls! {
     NODEDOWN = WRITE 32,
     /// Describes a pair of proxies.
     GETPROXYINFO = READ 33,
-    /// Wakes up one that receives.
+    /// Wakes a receiving process.
     WAKEUPEP = WRITE 34,
 }
 
@@ -130,7 +132,7 @@ wire_struct! {
         ep: i32 => 0,
         /// Address of the message.
         message: u32 => 4,
-        /// Milliseconds; negative for ever, 0 not at all.
+        /// Milliseconds. Negative: no limit. 0: no waiting.
         timeout: i32 => 8,
     }
 }
@@ -138,9 +140,9 @@ wire_struct! {
 wire_struct! {
     /// Argument of [`Call::NOTIFY`].
     pub Notify = "parm_notify_t", 12 bytes from 0 {
-        /// On whose behalf.
+        /// The source.
         src: i32 => 0,
-        /// To whom.
+        /// The destination.
         dst: i32 => 4,
         /// Update bit, or -1.
         value: i32 => 8,
@@ -154,11 +156,11 @@ wire_struct! {
         cmd: i32 => 0,
         /// Container.
         dcid: i32 => 4,
-        /// Process, -1 for the caller; of a remote one the address of its name.
+        /// Process, -1 for the caller. For a remote process the address of its name.
         pid: i32 => 8,
         /// Endpoint.
         ep: i32 => 12,
-        /// Node of a remote one, else -1.
+        /// Node of a remote process, else -1.
         nodeid: i32 => 16,
     }
 }
@@ -200,7 +202,8 @@ wire_struct! {
     }
 }
 
-/// Bytes that a kernel may write behind [`DcUsr`] and [`ProcUsr`], and says nothing with.
+/// Bytes of the CPU mask that a kernel may write behind [`DcUsr`] and [`ProcUsr`], without meaning
+/// here.
 pub const CPU_MASK: usize = 128;
 
 wire_struct! {
@@ -218,15 +221,15 @@ wire_struct! {
         nr_tasks: i32 => 28,
         /// Slots of system processes.
         nr_sysprocs: i32 => 32,
-        /// Bytes that are copied at once.
+        /// Bytes of one piece of a copy.
         max_copybuf: i32 => 36,
-        /// Bytes that one copy may have.
+        /// Bytes of one copy.
         max_copylen: i32 => 40,
         /// What the kernel logs.
         dbglvl: u32 => 44,
         /// 202202 in later builds of the current generation.
         version: i32 => 48,
-        /// What it was built with.
+        /// Build options.
         flags: u32 => 52,
         /// Bytes of a process's descriptor.
         size_proc: i32 => 56,
@@ -250,9 +253,9 @@ wire_struct! {
         nr_nodes: i32 => 20,
         /// Nodes it has, a bit each.
         nodes: u32 => 24,
-        /// Whom to tell of unbindings.
+        /// Process that is told of unbinds.
         warn2proc: i32 => 28,
-        /// With which message.
+        /// The message for it.
         warnmsg: i32 => 32,
         /// Process that holds its namespace.
         pid: i32 => 36,
@@ -270,7 +273,7 @@ wire_struct! {
         endpoint: i32 => 4,
         /// Container.
         dcid: i32 => 8,
-        /// State: 0 running, [`SLOT_FREE`] none.
+        /// State: 0 running, [`SLOT_FREE`] unused.
         rts_flags: u32 => 12,
         /// Process on this machine.
         lpid: i32 => 16,
@@ -280,15 +283,15 @@ wire_struct! {
         nodeid: i32 => 24,
         /// Nodes that know it.
         nodemap: u32 => 28,
-        /// What else there is.
+        /// Further flags.
         misc_flags: u32 => 32,
-        /// From whom it receives.
+        /// Endpoint that it receives from.
         getfrom: i32 => 36,
-        /// To whom it sends.
+        /// Endpoint that it sends to.
         sendto: i32 => 40,
-        /// Whose migration it waits for.
+        /// Endpoint whose migration it waits for.
         waitmigr: i32 => 44,
-        /// Whose end it waits for.
+        /// Endpoint whose unbind it waits for.
         waitunbind: i32 => 48,
         /// Pair of proxies that serves it.
         proxy: i32 => 52,
@@ -305,13 +308,13 @@ wire_struct! {
     }
 }
 
-/// [`ProcUsr::rts_flags`] of a slot that nobody has.
+/// [`ProcUsr::rts_flags`] of an unused slot.
 pub const SLOT_FREE: u32 = 1;
-/// [`ProcUsr::rts_flags`] of one that waits for a message.
+/// [`ProcUsr::rts_flags`] of a process that waits for a message.
 pub const RECEIVING: u32 = 8;
-/// [`ProcUsr::rts_flags`] of one that a copy is under way with.
+/// [`ProcUsr::rts_flags`] of a process with a copy in progress.
 pub const ONCOPY: u32 = 0x400;
-/// [`ProcUsr::rts_flags`] of one that is on another node.
+/// [`ProcUsr::rts_flags`] of a process on another node.
 pub const REMOTE: u32 = 0x1000;
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
-//! The message: who sent it, what it is, and one of thirteen shapes of a few numbers.
+//! The message: its source, its type, and one of thirteen layouts of a few numbers.
 //!
 //! ```text
 //!  0        4        8                                    36          76
 //!  m_source m_type   the arm ...                          (legacy only)
 //! ```
 //!
-//! Messages of 36 bytes (early and current) and of 76 (legacy) differ in nothing but what one arm has beyond the 36.
+//! Messages of 36 bytes (early and current) and of 76 (legacy) differ only in the one arm that is
+//! longer than 36 bytes allow.
 
 use std::fmt;
 
@@ -15,34 +16,35 @@ use super::endpoint::Endpoint;
 use super::wire::wire_struct;
 
 /// Bytes before the arm.
-const PREFIX: usize = 8;
+const ARM_OFFSET: usize = 8;
 /// Bytes of the longest arm: [`MBLegacy`].
-const LONGEST_ARM: usize = 68;
+const MAX_ARM_SIZE: usize = 68;
 
-/// One message, whatever the generation that carries it.
+/// One message, independent of the generation.
 ///
-/// What a generation is too short for is all zero in a message that came from it, and is left behind by it.
+/// The part that a shorter generation lacks is zero when decoded, and dropped when encoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Message {
-    /// Who sent it. Carriers fill it in on the way out and vouch for it on the way in.
+    /// The source. Carriers fill it in when sending and vouch for it when receiving.
     #[doc(alias = "m_source")]
     pub source: Endpoint,
-    /// What it is: a request's number, or a reply's result.
+    /// The type: the number of a request, or the result of a reply.
     #[doc(alias = "m_type")]
     pub kind: i32,
-    arm: [u8; LONGEST_ARM],
+    arm: [u8; MAX_ARM_SIZE],
 }
 
 impl Message {
-    /// Bit of [`Self::kind`] that notifications have, beside their source's slot.
+    /// The bit of [`Self::kind`] in notifications, next to the slot of the source.
     const NOTIFY: i32 = 0x1000;
 
-    /// A message of `kind` with the numbers `arm`, and zeros behind them. Its source is filled in by who carries it.
+    /// A message of `kind` with the numbers `arm` and zeros behind them. The carrier fills in the
+    /// source.
     pub fn new(kind: i32, arm: &impl Arm) -> Self {
         let mut message = Self {
             source: Endpoint::NONE,
             kind,
-            arm: [0; LONGEST_ARM],
+            arm: [0; MAX_ARM_SIZE],
         };
         message.set_arm(arm);
         message
@@ -54,13 +56,13 @@ impl Message {
         A::read_from_prefix(&self.arm).map_or_else(|_| A::new_zeroed(), |(arm, _)| arm)
     }
 
-    /// Puts `arm` over its numbers, and leaves what lies beyond alone.
+    /// Replaces the numbers by `arm` and keeps the bytes behind it.
     pub fn set_arm(&mut self, arm: &impl Arm) {
         // An arm is no longer than the longest.
         let _ = arm.write_to_prefix(&mut self.arm);
     }
 
-    /// The answer `result` to this message, as DVK's servers give it: all else is as it came.
+    /// The answer with `result`, as DVK's servers send it: everything else stays as it came.
     pub fn answer(&self, result: i32) -> Self {
         Self {
             kind: result,
@@ -68,8 +70,8 @@ impl Message {
         }
     }
 
-    /// Whether it is a notification. A request of the same number cannot be told from one if its sender's slot is the
-    /// number's low part.
+    /// Whether it is a notification. A request of the same number looks like one if its sender's
+    /// slot is the low part of the number.
     pub fn is_notification(&self) -> bool {
         self.kind & !0xfff == Self::NOTIFY && self.kind & 0xfff == self.source.slot() & 0xfff
     }
@@ -82,11 +84,12 @@ impl Message {
         }
     }
 
-    /// Reads as much of a message as there is in `bytes`; nothing if that is less than its source and kind.
+    /// Decodes as much of a message as `bytes` holds. Returns `None` if source and type are
+    /// missing.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (source, rest) = i32::read_from_prefix(bytes).ok()?;
         let (kind, rest) = i32::read_from_prefix(rest).ok()?;
-        let mut arm = [0; LONGEST_ARM];
+        let mut arm = [0; MAX_ARM_SIZE];
         for (to, from) in arm.iter_mut().zip(rest) {
             *to = *from;
         }
@@ -97,7 +100,8 @@ impl Message {
         })
     }
 
-    /// Fills `bytes`, of a length that a generation has, with the message; what is beyond 76 bytes stays.
+    /// Encodes the message into `bytes`, whose length is that of a generation. Bytes beyond 76
+    /// stay.
     pub fn encode(&self, bytes: &mut [u8]) {
         let source = self.source.raw().to_le_bytes();
         let kind = self.kind.to_le_bytes();
@@ -114,7 +118,7 @@ impl Default for Message {
         Self {
             source: Endpoint::from_raw(0),
             kind: 0,
-            arm: [0; LONGEST_ARM],
+            arm: [0; MAX_ARM_SIZE],
         }
     }
 }
@@ -137,14 +141,14 @@ impl fmt::Debug for Message {
     }
 }
 
-/// One shape of a message's numbers.
+/// One layout of a message's numbers.
 pub trait Arm: FromBytes + IntoBytes + Immutable + sealed::Sealed {}
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// Declares the arms; offsets count from the message's first byte.
+/// Declares the arms. Offsets count from the message's first byte.
 macro_rules! arms {
     ($( $(#[$meta:meta])* $name:ident = $c_name:literal, $size:literal bytes {
         $( $(#[$field_meta:meta])* $field:ident: $ty:ty => $offset:literal, )*
@@ -159,7 +163,7 @@ macro_rules! arms {
         impl sealed::Sealed for $name {}
         impl Arm for $name {}
 
-        const _: () = assert!($size <= LONGEST_ARM && PREFIX == 8);
+        const _: () = assert!($size <= MAX_ARM_SIZE && ARM_OFFSET == 8);
     )* };
 }
 
@@ -230,7 +234,7 @@ arms! {
         p3: u32 => 24,
         p4: u32 => 28,
     }
-    /// An integer, a long, a time: what notifications have.
+    /// An integer, a long, a time: the arm of notifications.
     M9 = "mess_9", 16 bytes {
         i1: i32 => 8,
         l1: i32 => 12,
@@ -243,12 +247,12 @@ arms! {
         nr: i32 => 12,
         ia: [i32; 4] => 16,
     }
-    /// A count and a checksum, as the generations with messages of 36 bytes have it.
+    /// A count and a checksum, in the generations with messages of 36 bytes.
     MB = "mess_B", 20 bytes {
         nr: i32 => 8,
         md5: [u8; 16] => 12,
     }
-    /// The same as the generation with messages of 76 bytes has it.
+    /// A count and a checksum, in the generation with messages of 76 bytes.
     MBLegacy = "mess_B", 68 bytes {
         nr: i32 => 8,
         md5: [i32; 16] => 12,
@@ -271,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_changes_the_kind_alone() {
+    fn an_answer_changes_only_the_kind() {
         let arm = M1 {
             i1: 3,
             p1: 0x47d1_1000,
@@ -283,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_is_told_by_its_source() {
+    fn a_notification_is_detected_by_its_source() {
         let mut message = Message::notification(Endpoint::from_raw(4), &M9::default());
         assert_eq!(message.kind, 0x1004);
         assert!(message.is_notification());
@@ -311,7 +315,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_decoded_encodes_to_the_same(bytes: [[u8; 38]; 2], length in prop::sample::select(vec![36, 76])) {
+        fn a_decoded_message_encodes_to_the_same_bytes(
+            bytes: [[u8; 38]; 2],
+            length in prop::sample::select(vec![36, 76]),
+        ) {
             let bytes = bytes.as_flattened().get(..length).unwrap();
             let message = Message::decode(bytes).unwrap();
             let mut back = vec![0; length];

@@ -1,4 +1,5 @@
-//! What rhostfs puts into its client's memory: attributes, directory entries, the state of a file system, times.
+//! The structures that rhostfs copies to its client: attributes, directory entries, the state of a
+//! file system, times.
 
 use zerocopy::little_endian::{I64, U64};
 
@@ -7,7 +8,8 @@ use super::wire::wire_struct;
 wire_struct! {
     /// A file's attributes.
     pub UsrStat = "struct USR_stat", 68 bytes from 0 {
-        /// Device the file is on. Our server tells here, for open files, what tells one from a later one with its inode number.
+        /// Device of the file. Our server puts a mark here for open files, which tells a file from
+        /// a later one with its inode number.
         dev: u32 => 0,
         /// Inode number.
         ino: u32 => 4,
@@ -21,7 +23,7 @@ wire_struct! {
         gid: u32 => 20,
         /// Zero, or the upper half of the size ([`WHOLE_SIZES`]).
         pad0: u32 => 24,
-        /// Device the file is, in glibc's encoding cut to 32 bits.
+        /// Device number of a device file, in glibc's encoding cut to 32 bits.
         rdev: u32 => 28,
         /// Bytes.
         size: u32 => 32,
@@ -38,19 +40,20 @@ wire_struct! {
     }
 }
 
-/// What our client says in the second integer of a stat, where the original leaves rubbish: that it takes the upper half of a size
-/// in [`UsrStat::pad0`]. In that of a truncate: that it gives the upper half of the length in the second long. Odd, as no address
-/// on anybody's stack is.
+/// A value by which our client and server recognise each other's 64-bit sizes. In the second
+/// integer of a stat, where the original client leaves uninitialised memory: the client reads the
+/// upper half of the size from [`UsrStat::pad0`]. In that of a truncate: the second long has the
+/// upper half of the length. The value is odd, which no address on a stack is.
 pub const WHOLE_SIZES: i32 = 0x676c_6b67;
 
 impl UsrStat {
-    /// The file's size, if both ends have agreed on [`WHOLE_SIZES`].
+    /// The file's size, if both ends use [`WHOLE_SIZES`].
     #[must_use]
     pub fn whole_size(&self) -> u64 {
         u64::from(self.pad0) << 32 | u64::from(self.size)
     }
 
-    /// Sets the size, both halves.
+    /// Sets both halves of the size.
     pub fn set_whole_size(&mut self, size: u64) {
         let [a, b, c, d, e, f, g, h] = size.to_le_bytes();
         self.size = u32::from_le_bytes([a, b, c, d]);
@@ -87,7 +90,7 @@ wire_struct! {
         blocks: U64 => 8,
         /// Free blocks.
         bfree: U64 => 16,
-        /// Free blocks that are not root's alone.
+        /// Free blocks for users other than root.
         bavail: U64 => 24,
         /// Inodes.
         files: U64 => 32,
@@ -117,7 +120,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// What `utimes` and `futimes` are given.
+    /// Argument of `utimes` and `futimes`.
     pub Utimes = "struct timeval[2]", 16 bytes from 0 {
         /// Last access.
         atime: Timeval => 0,

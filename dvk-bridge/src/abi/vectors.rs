@@ -1,4 +1,5 @@
-//! The golden vectors: bytes that a compiler for i386 made of DVK's declarations, decoded and encoded again.
+//! The golden vectors: bytes that an i386 compiler produced from DVK's declarations, decoded and
+//! encoded again.
 
 use serde_json::Value;
 use zerocopy::{FromBytes, IntoBytes};
@@ -24,7 +25,7 @@ fn bytes(vector: &Value) -> Vec<u8> {
         .collect()
 }
 
-/// The number that is `key` in `value`: plain, in hexadecimal or octal.
+/// The number `key` in `value`: decimal, hexadecimal or octal.
 fn number(value: &Value, key: &str) -> i64 {
     match &value[key] {
         Value::Number(number) => number.as_i64().unwrap(),
@@ -37,7 +38,7 @@ fn number(value: &Value, key: &str) -> i64 {
     }
 }
 
-/// Asserts of each listed field that it is what the vector's decoding says.
+/// Asserts that each listed field equals the vector's decoding.
 macro_rules! assert_fields {
     ($value:expr, $($key:literal => $field:expr),* $(,)?) => {
         $( assert_eq!(i64::from($field), number($value, $key), "{}", $key); )*
@@ -49,18 +50,29 @@ fn assert_message(message: &Message, decoded: &Value) {
     let fields = decoded.as_object().unwrap();
     if fields.contains_key("m1_i1") {
         let arm: M1 = message.arm();
-        assert_fields!(decoded, "m1_i1" => arm.i1, "m1_i2" => arm.i2, "m1_i3" => arm.i3, "m1_p1" => arm.p1);
+        assert_fields!(
+            decoded,
+            "m1_i1" => arm.i1, "m1_i2" => arm.i2, "m1_i3" => arm.i3, "m1_p1" => arm.p1,
+        );
         if fields.contains_key("m1_p2") {
             assert_fields!(decoded, "m1_p2" => arm.p2, "m1_p3" => arm.p3);
         }
     }
     if fields.contains_key("m2_i1") {
         let arm: M2 = message.arm();
-        assert_fields!(decoded, "m2_i1" => arm.i1, "m2_i2" => arm.i2, "m2_i3" => arm.i3, "m2_l1" => arm.l1, "m2_l2" => arm.l2, "m2_p1" => arm.p1);
+        assert_fields!(
+            decoded,
+            "m2_i1" => arm.i1, "m2_i2" => arm.i2, "m2_i3" => arm.i3, "m2_l1" => arm.l1,
+            "m2_l2" => arm.l2, "m2_p1" => arm.p1,
+        );
     }
     if fields.contains_key("m7_i1") {
         let arm: M7 = message.arm();
-        assert_fields!(decoded, "m7_i1" => arm.i1, "m7_i2" => arm.i2, "m7_i3" => arm.i3, "m7_i4" => arm.i4, "m7_p1" => arm.p1, "m7_p2" => arm.p2);
+        assert_fields!(
+            decoded,
+            "m7_i1" => arm.i1, "m7_i2" => arm.i2, "m7_i3" => arm.i3, "m7_i4" => arm.i4,
+            "m7_p1" => arm.p1, "m7_p2" => arm.p2,
+        );
     }
     if fields.contains_key("m9_i1") {
         let arm: M9 = message.arm();
@@ -92,7 +104,10 @@ fn assert_header(bytes: &[u8], generation: Generation, decoded: &Value) {
     let Timestamp { sec, nsec } = header.timestamp;
     assert_eq!(decoded["c_timestamp"], serde_json::json!([sec, nsec]));
     if !decoded["c_pid"].is_null() {
-        assert_fields!(decoded, "c_pid" => header.pid, "c_snd_seq" => header.snd_seq, "c_ack_seq" => header.ack_seq);
+        assert_fields!(
+            decoded,
+            "c_pid" => header.pid, "c_snd_seq" => header.snd_seq, "c_ack_seq" => header.ack_seq,
+        );
     }
     if !decoded["c_msg"].is_null() {
         assert_message(&header.message, &decoded["c_msg"]);
@@ -116,10 +131,13 @@ fn assert_header(bytes: &[u8], generation: Generation, decoded: &Value) {
 fn assert_stat(stat: &UsrStat, decoded: &Value) {
     assert_fields!(
         decoded,
-        "ust_dev" => stat.dev, "ust_ino" => stat.ino, "ust_mode" => stat.mode, "ust_nlink" => stat.nlink,
-        "ust_uid" => stat.uid, "ust_gid" => stat.gid, "ust_pad0" => stat.pad0, "ust_rdev" => stat.rdev,
+        "ust_dev" => stat.dev, "ust_ino" => stat.ino, "ust_mode" => stat.mode,
+        "ust_nlink" => stat.nlink,
+        "ust_uid" => stat.uid, "ust_gid" => stat.gid, "ust_pad0" => stat.pad0,
+        "ust_rdev" => stat.rdev,
         "ust_size" => stat.size, "ust_blksize" => stat.blksize, "ust_blocks" => stat.blocks,
-        "ust_atime" => stat.atime.get(), "ust_mtime" => stat.mtime.get(), "ust_ctime" => stat.ctime.get(),
+        "ust_atime" => stat.atime.get(), "ust_mtime" => stat.mtime.get(),
+        "ust_ctime" => stat.ctime.get(),
     );
 }
 
@@ -128,7 +146,8 @@ fn assert_statfs(statfs: &Statfs64, decoded: &Value) {
     assert_fields!(
         decoded,
         "f_type" => statfs.kind, "f_bsize" => statfs.bsize, "f_blocks" => wide(statfs.blocks),
-        "f_bfree" => wide(statfs.bfree), "f_bavail" => wide(statfs.bavail), "f_files" => wide(statfs.files),
+        "f_bfree" => wide(statfs.bfree), "f_bavail" => wide(statfs.bavail),
+        "f_files" => wide(statfs.files),
         "f_ffree" => wide(statfs.ffree), "f_namelen" => statfs.namelen, "f_frsize" => statfs.frsize,
         "f_flags" => statfs.flags,
     );
@@ -137,15 +156,15 @@ fn assert_statfs(statfs: &Statfs64, decoded: &Value) {
     assert_eq!(statfs.spare, [0; 4]);
 }
 
-/// The bytes as `T`, which they fill.
+/// Reads `T` from exactly these bytes.
 fn read<T: FromBytes>(bytes: &[u8]) -> T {
     T::read_from_bytes(bytes).ok().unwrap()
 }
 
 #[test]
-fn every_vector_decodes_to_what_it_says_and_encodes_to_the_same() {
+fn every_vector_decodes_and_encodes_to_the_same_bytes() {
     for vector in vectors() {
-        eprintln!("{}", vector["name"]); // for whoever looks at a failure
+        eprintln!("{}", vector["name"]);
         let bytes = bytes(&vector);
         let decoded = &vector["decoded"];
         assert_eq!(number(&vector, "size"), i64::try_from(bytes.len()).unwrap());
@@ -166,7 +185,11 @@ fn every_vector_decodes_to_what_it_says_and_encodes_to_the_same() {
             }
             "USR_dirent" => {
                 let entry: UsrDirent = read(&bytes);
-                assert_fields!(decoded, "d_ino" => entry.ino, "d_off" => entry.off, "d_reclen" => entry.reclen, "d_type" => entry.kind);
+                assert_fields!(
+                    decoded,
+                    "d_ino" => entry.ino, "d_off" => entry.off, "d_reclen" => entry.reclen,
+                    "d_type" => entry.kind,
+                );
                 let name = decoded["d_name"].as_str().unwrap().as_bytes();
                 assert_eq!(entry.name.split(|&byte| byte == 0).next(), Some(name));
                 assert_eq!(entry.as_bytes(), bytes);
@@ -183,7 +206,11 @@ fn every_vector_decodes_to_what_it_says_and_encodes_to_the_same() {
             }
             "parm_ipc" => {
                 let block: ioctl::Ipc = read(&bytes);
-                assert_fields!(decoded, "parm_ep" => block.ep, "parm_mptr" => block.message, "parm_tout" => block.timeout);
+                assert_fields!(
+                    decoded,
+                    "parm_ep" => block.ep, "parm_mptr" => block.message,
+                    "parm_tout" => block.timeout,
+                );
             }
             "parm_bind" => {
                 let block: ioctl::Bind = read(&bytes);
@@ -204,7 +231,7 @@ fn every_vector_decodes_to_what_it_says_and_encodes_to_the_same() {
 }
 
 #[test]
-fn the_notification_that_looks_like_a_request_is_told() {
+fn the_notification_that_looks_like_a_request_is_detected() {
     let vectors = vectors();
     let vector = |name| {
         let found = vectors.iter().find(|vector| vector["name"] == name);

@@ -1,12 +1,12 @@
-//! How a structure of the wire is declared: each field with its offset, checked when compiled.
+//! Declares wire structures, with field offsets that the compiler checks.
 
 #[cfg(target_endian = "big")]
 compile_error!("DVK's structures are little-endian, and are used here as they lie in memory");
 
 /// Declares a `#[repr(C)]` structure with its C name, its size and the offset of every field.
 ///
-/// The offsets are restated on purpose: a field of the wrong width moves its neighbours, and the build fails. Implicit
-/// padding cannot occur, since deriving `IntoBytes` refuses it.
+/// The offsets are repeated on purpose: a field of the wrong width moves its neighbours, and the
+/// build fails. Deriving `IntoBytes` rejects implicit padding.
 macro_rules! wire_struct {
     (
         $(#[$meta:meta])*

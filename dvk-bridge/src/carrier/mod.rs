@@ -1,9 +1,9 @@
-//! Carriers: the ways in which an endpoint's messages get to other processes.
+//! Carriers: how an endpoint's messages reach other processes.
 //!
-//! - [`device`]: the kernel's own DVK, where it has one.
-//! - [`local`]: programs on one host meet at a switch.
-//! - [`node`]: this process is a node of a DVS, and its peers are reached over TCP.
-//! - `engine` does for all what does not depend on how commands travel, `stream` puts them onto connections.
+//! - [`device`]: the kernel's own DVK.
+//! - [`local`]: a switch that connects programs on one host.
+//! - [`node`]: this process is a node of a DVS and reaches its peers over TCP.
+//! - `engine` is what all carriers have in common, `stream` sends commands over connections.
 
 pub mod device;
 pub(crate) mod engine;

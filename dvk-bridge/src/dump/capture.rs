@@ -1,4 +1,4 @@
-//! What tcpdump and Wireshark write: TCP segments out of files of packets, pcap and pcapng.
+//! Reads capture files of tcpdump and Wireshark (pcap and pcapng) and extracts TCP segments.
 
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
@@ -8,15 +8,16 @@ use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use pcap_parser::data::{PacketData, get_packetdata};
 use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 
-use super::DumpError;
+use super::error::DumpError;
 
-/// More than the longest block that there is in practice: a packet as long as it can be captured.
-const BUFFER: usize = 1 << 20;
+/// The longest block that is read. Longer than any captured packet.
+const MAX_BLOCK_SIZE: usize = 1 << 20;
 
-/// Most interfaces of a capture.
-const MOST_INTERFACES: usize = 1024;
+/// The interfaces of a capture that are recorded. Packets of others are skipped.
+const MAX_INTERFACES: usize = 1024;
 
-/// How a file of packets begins: either byte order, microseconds and nanoseconds, and the newer format.
+/// The first bytes of capture files: pcap in both byte orders with microseconds and nanoseconds,
+/// and pcapng.
 const MAGIC: [[u8; 4]; 5] = [
     0xa1b2_c3d4u32.to_le_bytes(),
     0xa1b2_c3d4u32.to_be_bytes(),
@@ -25,7 +26,7 @@ const MAGIC: [[u8; 4]; 5] = [
     0x0a0d_0d0au32.to_le_bytes(),
 ];
 
-/// Whether what begins with these bytes is a file of packets.
+/// Whether a file that starts with `begin` is a capture.
 pub(super) fn is_capture(begin: &[u8]) -> bool {
     MAGIC.iter().any(|magic| begin.starts_with(magic))
 }
@@ -33,7 +34,7 @@ pub(super) fn is_capture(begin: &[u8]) -> bool {
 /// A TCP segment.
 #[derive(Debug)]
 pub(super) struct Segment<'a> {
-    /// When it was captured, since some time.
+    /// Time of capture since an arbitrary start.
     pub(super) time: Duration,
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
@@ -51,16 +52,17 @@ struct Interface {
     resolution: u64,
 }
 
-/// Gives the TCP segments in `file` to `take`: whether the file is whole. Other packets are passed over.
+/// Passes the TCP segments in `file` to `take` and skips other packets. Returns whether the file is
+/// complete.
 pub(super) fn read(
     file: impl Read + Send,
     what: &str,
     take: impl FnMut(&Segment<'_>) -> Result<(), DumpError>,
 ) -> Result<bool, DumpError> {
-    read_within(BUFFER, file, what, take)
+    read_within(MAX_BLOCK_SIZE, file, what, take)
 }
 
-/// The same with no block longer than `buffer`.
+/// As [`read`], with `buffer` as the longest block.
 pub(super) fn read_within(
     buffer: usize,
     file: impl Read + Send,
@@ -84,7 +86,7 @@ pub(super) fn read_within(
                 length
             }
             Err(PcapError::Eof) => return Ok(true),
-            // Whoever wrote it was ended.
+            // The writing program was stopped.
             Err(PcapError::UnexpectedEof) => return Ok(false),
             Err(PcapError::Incomplete(_)) => {
                 reader.refill().map_err(no_capture)?;
@@ -96,7 +98,7 @@ pub(super) fn read_within(
     }
 }
 
-/// The packet in `block`, if there is one, and when it came.
+/// The packet in `block` with its time, if there is one.
 fn packet<'a>(
     block: &'a PcapBlockOwned<'_>,
     interfaces: &mut Vec<Interface>,
@@ -128,7 +130,7 @@ fn packet<'a>(
             None
         }
         PcapBlockOwned::NG(Block::InterfaceDescription(it)) => {
-            if interfaces.len() < MOST_INTERFACES {
+            if interfaces.len() < MAX_INTERFACES {
                 interfaces.push(Interface {
                     link: it.linktype,
                     resolution: it.ts_resolution().unwrap_or(1_000_000),
@@ -150,21 +152,21 @@ fn packet<'a>(
     }
 }
 
-/// So many seconds and units of a clock that has `resolution` of those in a second.
+/// Converts a time of `seconds` and `units` of a clock with `resolution` units per second.
 fn time(seconds: u64, units: u64, resolution: u64) -> Duration {
     let nanoseconds = u128::from(units) * 1_000_000_000 / u128::from(resolution.max(1));
     let nanoseconds = u32::try_from(nanoseconds).unwrap_or(0);
     Duration::new(seconds, nanoseconds.min(999_999_999))
 }
 
-/// What the interface's own header is followed by.
+/// The packet behind the header of the interface.
 fn payload(data: &[u8], captured: u32, interface: Interface) -> Option<PacketData<'_>> {
     let captured = usize::try_from(captured).ok()?;
     let data = data.get(..captured)?;
     get_packetdata(data, interface.link, captured)
 }
 
-/// The TCP segment in a packet, if that is one.
+/// The TCP segment of a packet, if it has one.
 fn segment<'a>(time: Duration, packet: PacketData<'a>) -> Option<Segment<'a>> {
     let sliced = match packet {
         PacketData::L2(data) => LaxSlicedPacket::from_ethernet(data).ok()?,

@@ -1,4 +1,4 @@
-//! The connections between nodes that a capture has segments of, each shown as its commands become whole.
+//! The connections between nodes in a capture. Each command is shown as soon as it is complete.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,43 +8,43 @@ use std::time::Duration;
 
 use gangplank_service::error_chain;
 
-use super::DumpError;
 use super::capture::Segment;
 use super::decode::Decoder;
-use super::stream::{Part, Stream};
+use super::error::DumpError;
+use super::reassembly::{Part, Reassembly};
 use crate::abi::Generation;
 
-/// Most connections. A node has two with each of 31 others.
-const MOST: usize = 4096;
+/// Connections at most. A node has two with each of 31 others.
+const MAX_CONVERSATIONS: usize = 4096;
 
-/// All of them.
+/// All connections of a capture.
 pub(super) struct Conversations<'a, W> {
     generation: Option<Generation>,
     ports: RangeInclusive<u16>,
     output: Output<'a, W>,
     known: BTreeMap<(SocketAddr, SocketAddr), Conversation>,
-    /// Segments of connections beyond the most that there can be.
+    /// Segments of connections beyond the limit.
     passed_over: u64,
 }
 
-/// Where lines go, and when what they are about was captured.
+/// The output, and the time of the captured segment.
 struct Output<'a, W> {
     to: &'a mut W,
     first: Option<Duration>,
     now: Duration,
 }
 
-/// One of them: who sends commands to whom.
+/// One direction of a connection, which carries commands.
 struct Conversation {
     from: SocketAddr,
     to: SocketAddr,
-    stream: Stream,
-    /// None once its commands are not understood.
+    reassembly: Reassembly,
+    /// `None` once the commands could not be decoded.
     decoder: Option<Decoder>,
 }
 
 impl<'a, W: Write> Conversations<'a, W> {
-    /// Those to a port of `ports`, shown on `to`.
+    /// Connections to a port in `ports`, shown on `to`.
     pub(super) fn new(
         generation: Option<Generation>,
         ports: RangeInclusive<u16>,
@@ -63,7 +63,7 @@ impl<'a, W: Write> Conversations<'a, W> {
         }
     }
 
-    /// Takes what was captured next.
+    /// Handles the next captured segment.
     pub(super) fn take(&mut self, segment: &Segment<'_>) -> Result<(), DumpError> {
         if !self.ports.contains(&segment.to.port()) {
             return Ok(());
@@ -71,7 +71,7 @@ impl<'a, W: Write> Conversations<'a, W> {
         self.output.first.get_or_insert(segment.time);
         self.output.now = segment.time;
         let key = (segment.from, segment.to);
-        if !self.known.contains_key(&key) && self.known.len() >= MOST {
+        if !self.known.contains_key(&key) && self.known.len() >= MAX_CONVERSATIONS {
             self.passed_over += 1;
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl<'a, W: Write> Conversations<'a, W> {
         let known = self.known.entry(key);
         let it = known.or_insert_with(|| Conversation::joined(segment, generation));
         if segment.begins {
-            // The one before, of the same ports, is over.
+            // An earlier connection with the same ports has ended.
             it.end(&mut self.output)?;
             *it = Conversation::new(segment, generation);
         }
@@ -87,18 +87,18 @@ impl<'a, W: Write> Conversations<'a, W> {
         self.output.flush()
     }
 
-    /// Nothing more was captured.
+    /// Ends the capture.
     pub(super) fn end(mut self) -> Result<(), DumpError> {
         if self.known.is_empty() {
             let (first, last) = (self.ports.start(), self.ports.end());
-            log::warn!("there is no connection to a port from {first} to {last} in it");
+            log::warn!("the capture has no connection to a port from {first} to {last}");
         }
         for it in self.known.values_mut() {
             it.end(&mut self.output)?;
         }
         if self.passed_over > 0 {
             self.output.note(&format!(
-                "{} segments are not shown: they are of more than {MOST} connections",
+                "{} segments are not shown: they are of more than {MAX_CONVERSATIONS} connections",
                 self.passed_over
             ))?;
         }
@@ -107,21 +107,21 @@ impl<'a, W: Write> Conversations<'a, W> {
 }
 
 impl Conversation {
-    /// One whose beginning is there.
+    /// A connection whose start was captured.
     fn new(segment: &Segment<'_>, generation: Option<Generation>) -> Self {
         Self {
             from: segment.from,
             to: segment.to,
-            stream: Stream::default(),
+            reassembly: Reassembly::default(),
             decoder: Some(Decoder::new(generation)),
         }
     }
 
-    /// One that was there before the capture.
+    /// A connection that existed before the capture.
     fn joined(segment: &Segment<'_>, generation: Option<Generation>) -> Self {
         let mut it = Self::new(segment, generation);
         if let Some(decoder) = &mut it.decoder {
-            decoder.miss(0);
+            decoder.skip(0);
         }
         it
     }
@@ -134,10 +134,10 @@ impl Conversation {
         let Self {
             from,
             to,
-            stream,
+            reassembly,
             decoder,
         } = self;
-        stream.take(segment.sequence, segment.begins, segment.data, |part| {
+        reassembly.take(segment.sequence, segment.begins, segment.data, |part| {
             show(decoder, &part, |line| output.put(*from, *to, line))
         })
     }
@@ -146,11 +146,11 @@ impl Conversation {
         let Self {
             from,
             to,
-            stream,
+            reassembly,
             decoder,
         } = self;
         let mut line = |line: &str| output.put(*from, *to, line);
-        stream.end(|part| show(decoder, &part, &mut line))?;
+        reassembly.end(|part| show(decoder, &part, &mut line))?;
         match decoder.take() {
             Some(mut it) => understood(it.end(&mut line), line).map(|_| ()),
             None => Ok(()),
@@ -158,7 +158,7 @@ impl Conversation {
     }
 }
 
-/// Shows a part of a conversation, as long as its commands are understood.
+/// Shows a part of a connection while its commands can be decoded.
 fn show(
     decoder: &mut Option<Decoder>,
     part: &Part<'_>,
@@ -170,7 +170,7 @@ fn show(
     let shown = match part {
         Part::Bytes(bytes) => it.take(bytes, &mut line),
         Part::Missing(bytes) => {
-            it.miss(*bytes);
+            it.skip(*bytes);
             line(&format!("{bytes} bytes were not captured"))
         }
     };
@@ -180,7 +180,7 @@ fn show(
     Ok(())
 }
 
-/// Whether commands were understood; a line says so if they were not.
+/// Returns whether commands could be decoded, and writes a line if not.
 fn understood(
     shown: Result<(), DumpError>,
     mut line: impl FnMut(&str) -> Result<(), DumpError>,
@@ -202,7 +202,7 @@ impl<W: Write> Output<'_, W> {
         writeln!(self.to, "{seconds}.{micros:06} {from} > {to}: {line}").map_err(DumpError::Write)
     }
 
-    /// A line about no connection.
+    /// Writes a line that belongs to no connection.
     fn note(&mut self, line: &str) -> Result<(), DumpError> {
         writeln!(self.to, "{line}").map_err(DumpError::Write)
     }
@@ -216,12 +216,12 @@ impl<W: Write> Output<'_, W> {
 mod tests {
     use super::*;
 
-    /// Keeps the promise that what is not shown is said.
+    /// Keeps the promise that segments which are not shown are reported.
     #[test]
     fn segments_of_too_many_connections_are_counted() {
         let mut shown = Vec::new();
         let mut conversations = Conversations::new(None, 3000..=3031, &mut shown);
-        for number in 0..MOST + 2 {
+        for number in 0..MAX_CONVERSATIONS + 2 {
             let port = u16::try_from(number).unwrap();
             let segment = Segment {
                 time: Duration::ZERO,

@@ -1,25 +1,25 @@
-//! The bytes that one node sends another, as they come, made into lines.
+//! Turns the bytes from one node to another into lines.
 
-use super::DumpError;
-use super::line::describe;
+use super::describe::describe;
+use super::error::DumpError;
 use crate::abi::{Generation, Header, HeaderError, MAX_BATCH, NodeId};
 
-/// Takes bytes and gives lines.
+/// Decodes bytes into lines.
 pub(super) struct Decoder {
     generation: Option<Generation>,
-    /// What is not shown yet.
+    /// Bytes that were not shown yet.
     bytes: Vec<u8>,
-    /// How many bytes came before those.
+    /// Number of bytes before those.
     at: u64,
-    /// Bytes are missing, or the beginning is: the next that are given begin a command, or are skipped.
+    /// Bytes are missing. Input is skipped until it starts with a command.
     lost: bool,
 }
 
-/// So many bytes tell all layouts apart: two of the longest headers.
-const ENOUGH: usize = 2 * 132;
+/// Bytes that suffice to tell the layouts apart: two of the longest headers.
+const GUESS_SIZE: usize = 2 * 132;
 
 impl Decoder {
-    /// For commands of `generation`, or of one that is found out.
+    /// Decodes `generation`, or the generation that it guesses.
     pub(super) fn new(generation: Option<Generation>) -> Self {
         Self {
             generation,
@@ -29,15 +29,15 @@ impl Decoder {
         }
     }
 
-    /// Some bytes are missing here.
-    pub(super) fn miss(&mut self, bytes: u64) {
+    /// Notes that bytes are missing here.
+    pub(super) fn skip(&mut self, bytes: u64) {
         let unshown = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         self.at = self.at.saturating_add(unshown).saturating_add(bytes);
         self.bytes.clear();
         self.lost = true;
     }
 
-    /// Takes what comes next, and gives the lines of what is whole to `line`.
+    /// Decodes the next bytes and passes the lines of complete commands to `line`.
     pub(super) fn take(
         &mut self,
         new: &[u8],
@@ -55,13 +55,13 @@ impl Decoder {
             self.lost = false;
         }
         self.bytes.extend_from_slice(new);
-        if self.generation.is_none() && self.bytes.len() >= ENOUGH {
-            self.find_out()?;
+        if self.generation.is_none() && self.bytes.len() >= GUESS_SIZE {
+            self.detect_layout()?;
         }
         self.show(line)
     }
 
-    /// Nothing more comes: the lines of what is left.
+    /// Ends the input and passes the remaining lines to `line`.
     pub(super) fn end(
         &mut self,
         mut line: impl FnMut(&str) -> Result<(), DumpError>,
@@ -70,22 +70,22 @@ impl Decoder {
             return Ok(());
         }
         if self.generation.is_none() {
-            self.find_out()?;
+            self.detect_layout()?;
         }
         self.show(&mut line)?;
         if self.bytes.is_empty() {
             return Ok(());
         }
-        let left = format!("{} bytes of a command that does not end", self.bytes.len());
+        let left = format!("{} bytes of an incomplete command", self.bytes.len());
         line(&left)
     }
 
-    fn find_out(&mut self) -> Result<(), DumpError> {
+    fn detect_layout(&mut self) -> Result<(), DumpError> {
         self.generation = Some(guess(&self.bytes).ok_or(DumpError::Layout)?);
         Ok(())
     }
 
-    /// Shows the commands that are whole.
+    /// Shows the complete commands.
     fn show(
         &mut self,
         mut line: impl FnMut(&str) -> Result<(), DumpError>,
@@ -126,7 +126,7 @@ impl Decoder {
     }
 }
 
-/// The likeliest layout of `bytes`, by the nodes that every layout has in the same place.
+/// The most likely layout of `bytes`, by the node ids, which every layout has in the same place.
 pub(super) fn guess(bytes: &[u8]) -> Option<Generation> {
     let word = |at: usize| {
         let word = bytes.get(at..at.checked_add(4)?)?;

@@ -1,10 +1,12 @@
-//! Commands between nodes as lines for people: from a file with what was captured, or from a connection passed through.
+//! Shows the commands between nodes as text: from a capture file, or from a connection that it
+//! relays.
 
 mod capture;
 mod conversations;
 mod decode;
-mod line;
-mod stream;
+mod describe;
+mod error;
+mod reassembly;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,27 +14,30 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::abi::{Generation, HeaderError};
+use crate::abi::Generation;
 use crate::carrier::node::PORT_BASE;
-use crate::typed::GenerationName;
+use crate::cli_types::GenerationName;
+pub use error::DumpError;
+
 use conversations::Conversations;
 use decode::Decoder;
 use gangplank_service::error_chain;
 
-/// How long a connection to what is listened for may take to be made.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Time limit for the connection to the receiver of a relayed connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `dump`: what nodes say to each other.
+/// `dump`: shows the commands between nodes.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "A capture is what tcpdump or Wireshark writes (pcap or pcapng), or the bytes of one of the two connections of \
-                  a pair, without packets' headers, as tcpflow writes them. With --listen and --connect, a proxy that is told to \
-                  connect to the first is passed through to the second, one connection at a time.\n\n\
+    after_help = "A capture is a file of tcpdump or Wireshark (pcap or pcapng), or the bytes of \
+                  one of the two connections of a pair, without packet headers, as tcpflow \
+                  writes them. With --listen and --connect, a proxy that connects to the first \
+                  address is forwarded to the second, one connection at a time.\n\n\
                   tcpdump -U -w - tcp portrange 3000-3031 | gangplank-dvk dump -"
 )]
 pub struct DumpArgs {
-    /// The layout of the commands; found out if it is not given
+    /// The layout of the commands; guessed if not given
     #[arg(long, value_name = "NAME")]
     pub generation: Option<GenerationName>,
 
@@ -45,68 +50,20 @@ pub struct DumpArgs {
     )]
     pub listen: Option<SocketAddr>,
 
-    /// Where to pass on what it sends
+    /// Where to relay its connection to
     #[arg(long, value_name = "ADDRESS:PORT", requires = "listen")]
     pub connect: Option<SocketAddr>,
 
-    /// Of a capture of packets, the first of the 32 ports that nodes listen at
+    /// The first of the 32 ports that nodes listen on, for a capture of packets
     #[arg(long, value_name = "PORT", default_value_t = PORT_BASE)]
     pub port_base: u16,
 
-    /// A capture, - for standard input
+    /// The capture file, or - for standard input
     #[arg(value_name = "FILE", required_unless_present = "listen")]
     pub file: Option<PathBuf>,
 }
 
-/// Why nothing more can be shown.
-#[derive(Debug, thiserror::Error)]
-pub enum DumpError {
-    /// The capture cannot be read.
-    #[error("cannot read {what}")]
-    Read {
-        /// Which.
-        what: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The capture is of a kind that is not understood.
-    #[error("cannot read {what} as packets: {why}")]
-    Capture {
-        /// Which.
-        what: String,
-        /// Why not.
-        why: String,
-    },
-    /// Nobody can connect.
-    #[error("cannot listen at {listen}")]
-    Listen {
-        /// Where.
-        listen: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// What is read is no command.
-    #[error("byte {at}: no command of the {generation} generation")]
-    NoCommand {
-        /// Where in what was read.
-        at: u64,
-        /// As which it was read.
-        generation: Generation,
-        /// Why not.
-        #[source]
-        source: HeaderError,
-    },
-    /// The layout cannot be found out.
-    #[error("the layout cannot be found out: say it with --generation")]
-    Layout,
-    /// The lines cannot be written.
-    #[error("cannot write")]
-    Write(#[source] io::Error),
-}
-
-/// Shows what there is, until it ends.
+/// Shows the input until its end.
 pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
     let generation = args.generation.map(Generation::from);
     if let (Some(listen), Some(connect)) = (args.listen, args.connect) {
@@ -124,11 +81,11 @@ pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
         Box::new(File::open(&path).map_err(failed)?)
     };
     let mut begin = Vec::new();
-    fill(&mut input, &mut begin, MAGIC).map_err(failed)?;
+    fill(&mut input, &mut begin, MAGIC_SIZE).map_err(failed)?;
     if !capture::is_capture(&begin) {
         return show(&mut begin.chain(input), generation, to, failed);
     }
-    fill(&mut input, &mut begin, FIRST_BLOCK).map_err(failed)?;
+    fill(&mut input, &mut begin, FIRST_BLOCK_SIZE).map_err(failed)?;
     let ports = args.port_base..=args.port_base.saturating_add(31);
     let mut conversations = Conversations::new(generation, ports, to);
     let whole = capture::read(begin.chain(input), &what, |segment| {
@@ -141,20 +98,20 @@ pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
     Ok(())
 }
 
-/// So many bytes tell a file of packets from others.
-const MAGIC: usize = 4;
+/// Bytes that identify a capture file.
+const MAGIC_SIZE: usize = 4;
 
-/// So many bytes have the first block of a file of packets, all of which the first look at it needs.
-const FIRST_BLOCK: usize = 24;
+/// Bytes of the first block of a capture file, which the reader needs at once.
+const FIRST_BLOCK_SIZE: usize = 24;
 
-/// Adds to `bytes` until there are `least`, or nothing comes any more.
+/// Reads until `bytes` has `least` bytes or the input ends.
 fn fill(from: &mut impl Read, bytes: &mut Vec<u8>, least: usize) -> io::Result<()> {
     let missing = least.saturating_sub(bytes.len());
     let missing = u64::try_from(missing).unwrap_or(u64::MAX);
     from.by_ref().take(missing).read_to_end(bytes).map(|_| ())
 }
 
-/// Shows connection after connection, while they are passed on.
+/// Relays one connection after another and shows it.
 fn relay(
     listen: SocketAddr,
     connect: SocketAddr,
@@ -167,43 +124,43 @@ fn relay(
         let accepted = listener.accept();
         let (mut sender, address) =
             accepted.map_err(|source| DumpError::Listen { listen, source })?;
-        let mut receiver = match TcpStream::connect_timeout(&connect, CONNECT) {
+        let mut receiver = match TcpStream::connect_timeout(&connect, CONNECT_TIMEOUT) {
             Ok(receiver) => receiver,
             Err(error) => {
-                log::error!("{address} is turned away: cannot connect to {connect}: {error}");
+                log::error!("refused {address}: cannot connect to {connect}: {error}");
                 continue;
             }
         };
-        log::info!("{address} is passed on to {connect}");
-        match pass_on(&mut sender, &mut receiver, generation, to) {
-            Err(Passing::Write(error)) => return Err(DumpError::Write(error)),
-            Err(Passing::Connection(error)) => {
-                log::error!("the connection from {address} is given up: {error}");
+        log::info!("forwarding {address} to {connect}");
+        match forward(&mut sender, &mut receiver, generation, to) {
+            Err(RelayError::Write(error)) => return Err(DumpError::Write(error)),
+            Err(RelayError::Connection(error)) => {
+                log::error!("closed the connection from {address}: {error}");
             }
-            Ok(()) => log::info!("{address} has closed the connection"),
+            Ok(()) => log::info!("{address} closed the connection"),
         }
     }
 }
 
-/// Why nothing is passed on any more.
-enum Passing {
+/// Why a relayed connection ended.
+enum RelayError {
     Connection(io::Error),
     Write(io::Error),
 }
 
-/// Passes bytes on, and shows the commands in them. What cannot be shown is passed on all the same.
-fn pass_on(
+/// Relays bytes and shows the commands in them. Bytes that cannot be decoded are relayed as well.
+fn forward(
     from: &mut impl Read,
     through: &mut impl Write,
     generation: Option<Generation>,
     to: &mut impl Write,
-) -> Result<(), Passing> {
+) -> Result<(), RelayError> {
     let mut decoder = Some(Decoder::new(generation));
-    let mut room = vec![0; ROOM];
+    let mut room = vec![0; READ_SIZE];
     loop {
-        let read = read_some(from, &mut room).map_err(Passing::Connection)?;
+        let read = read_some(from, &mut room).map_err(RelayError::Connection)?;
         let new = room.get(..read).unwrap_or_default();
-        through.write_all(new).map_err(Passing::Connection)?;
+        through.write_all(new).map_err(RelayError::Connection)?;
         if let Some(mut it) = decoder.take() {
             let write = |line: &str| writeln!(to, "{line}").map_err(DumpError::Write);
             let shown = if new.is_empty() {
@@ -213,15 +170,15 @@ fn pass_on(
             };
             match shown {
                 Ok(()) => decoder = Some(it),
-                Err(DumpError::Write(error)) => return Err(Passing::Write(error)),
+                Err(DumpError::Write(error)) => return Err(RelayError::Write(error)),
                 Err(error) => {
                     log::error!(
-                        "the rest is passed on and not shown: {}",
+                        "the rest is forwarded and not shown: {}",
                         error_chain(&error)
                     );
                 }
             }
-            to.flush().map_err(Passing::Write)?;
+            to.flush().map_err(RelayError::Write)?;
         }
         if new.is_empty() {
             return Ok(());
@@ -229,7 +186,7 @@ fn pass_on(
     }
 }
 
-/// Reads once, and again if only a signal came.
+/// Reads once, and again after a signal.
 fn read_some(from: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     loop {
         match from.read(room) {
@@ -239,8 +196,8 @@ fn read_some(from: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Bytes that are read at once at most.
-const ROOM: usize = 64 << 10;
+/// Bytes that are read at once.
+const READ_SIZE: usize = 64 << 10;
 
 /// Shows the commands in `from`, one direction of a connection.
 fn show(
@@ -250,7 +207,7 @@ fn show(
     failed: impl Fn(io::Error) -> DumpError,
 ) -> Result<(), DumpError> {
     let mut decoder = Decoder::new(generation);
-    let mut room = vec![0; ROOM];
+    let mut room = vec![0; READ_SIZE];
     loop {
         let read = read_some(from, &mut room).map_err(&failed)?;
         let new = room.get(..read).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Captures made of the golden vectors, and what is none.
+//! Captures made of the golden vectors, and other input.
 
 use super::*;
 
@@ -36,13 +36,14 @@ fn a_call_is_shown_line_by_line() {
     assert_eq!(
         dumped(&capture.concat(), None).unwrap(),
         "SNDREC_MSG 10@0 -> 1@1 type 33 (0x21) [0x3 0x1 0x0 0x47d11000 0x0 0x0] pid 1357\n\
-         COPYOUT_DATA 10@0 -> 1@1 result 0 copy 3 bytes from 10:0x47d11000 to 1:0x0 pid 1357 data \"//\\x00\"\n\
+         COPYOUT_DATA 10@0 -> 1@1 result 0 copy 3 bytes from 10:0x47d11000 to 1:0x0 pid 1357 \
+         data \"//\\x00\"\n\
          SEND_ACK 10@0 -> 1@1 result 0 pid 1357\n"
     );
 }
 
 #[test]
-fn failures_are_named() {
+fn failures_show_their_names() {
     let text = dumped(&vector("wire_sndrec_error"), Some(Generation::Current)).unwrap();
     assert_eq!(
         text,
@@ -51,7 +52,7 @@ fn failures_are_named() {
 }
 
 #[test]
-fn the_layout_is_found_out() {
+fn the_layout_is_detected() {
     let capture = [vector("legacy132_sndrec"), vector("legacy132_sndrec")].concat();
     assert_eq!(decode::guess(&capture), Some(Generation::Legacy));
     let text = dumped(&capture, None).unwrap();
@@ -59,7 +60,7 @@ fn the_layout_is_found_out() {
 }
 
 #[test]
-fn a_batch_is_shown_with_what_is_in_it() {
+fn a_batch_is_shown_with_its_commands() {
     let request = vector("wire_1_sndrec_request");
     let capture = [vector("wire_batch_header"), request.clone(), request].concat();
     let text = dumped(&capture, Some(Generation::Current)).unwrap();
@@ -70,25 +71,25 @@ fn a_batch_is_shown_with_what_is_in_it() {
 }
 
 #[test]
-fn what_is_no_command_ends_it_with_its_place() {
+fn an_invalid_command_ends_the_dump_with_its_offset() {
     let mut capture = vector("wire_1_sndrec_request");
     capture.extend([0x55; 120]);
     let error = dumped(&capture, Some(Generation::Current)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "byte 120: no command of the current generation"
+        "byte 120 does not start a command of the current generation"
     );
     assert!(matches!(dumped(&[0x55; 400], None), Err(DumpError::Layout)));
     let text = dumped(&capture[..119], Some(Generation::Current)).unwrap();
-    assert_eq!(text, "119 bytes of a command that does not end\n");
+    assert_eq!(text, "119 bytes of an incomplete command\n");
 }
 
 #[test]
-fn what_is_passed_on_is_so_whether_it_is_understood_or_not() {
+fn all_bytes_are_forwarded_even_if_they_are_not_commands() {
     let request = vector("wire_1_sndrec_request");
     let nonsense = [request.clone(), vec![0x55; 1000], request].concat();
     let (mut through, mut to) = (Vec::new(), Vec::new());
-    let passed = pass_on(
+    let passed = forward(
         &mut &*nonsense,
         &mut through,
         Some(Generation::Current),
@@ -100,16 +101,16 @@ fn what_is_passed_on_is_so_whether_it_is_understood_or_not() {
     assert_eq!(text.lines().count(), 1, "{text}");
 }
 
-/// What has been captured, as files of packets have it.
+/// Packets as capture files contain them.
 mod packets {
     use etherparse::PacketBuilder;
 
     use super::*;
 
-    /// A segment from node 0 to node 1, from byte `at` of the stream on.
+    /// A segment from node 0 to node 1 at byte `at` of the stream.
     fn segment(at: u32, syn: bool, data: &[u8]) -> Vec<u8> {
         let ip = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-        // The SYN has a number of its own.
+        // The SYN occupies one sequence number.
         let mut tcp = ip.tcp(40_000, 3000, 1000 + at + u32::from(!syn), 64_240);
         if syn {
             tcp = tcp.syn();
@@ -134,7 +135,7 @@ mod packets {
         u32::try_from(bytes.len()).unwrap()
     }
 
-    /// A file of microseconds, a packet each half of a second.
+    /// A pcap file with microseconds and a packet every half second.
     fn pcap(link: u32, packets: &[Vec<u8>]) -> Vec<u8> {
         let mut file = words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, link]);
         for (index, packet) in (0u32..).zip(packets) {
@@ -145,7 +146,7 @@ mod packets {
         file
     }
 
-    /// The same in the newer format, with a clock of nanoseconds.
+    /// The same as pcapng, with nanoseconds.
     fn pcapng(packets: &[Vec<u8>]) -> Vec<u8> {
         let mut file = words(&[0x0a0d_0d0a, 28, 0x1a2b_3c4d, 1, u32::MAX, u32::MAX, 28]);
         // if_tsresol 9, end of options.
@@ -174,7 +175,7 @@ mod packets {
         Ok(String::from_utf8(to).unwrap())
     }
 
-    /// A request, the data that is copied for it, and the acknowledgement.
+    /// A request, the data of its copy, and the acknowledgement.
     fn stream() -> Vec<u8> {
         [
             vector("wire_1_sndrec_request"),
@@ -191,7 +192,7 @@ mod packets {
         "10.0.0.1:40000 > 10.0.0.2:3000: SEND_ACK 10@0 -> 1@1",
     ];
 
-    /// Asserts that `text` has those lines at those times.
+    /// Asserts that `text` has these lines at these times.
     fn assert_lines(text: &str, expected: &[(&str, &str)]) {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), expected.len(), "{text}");
@@ -201,7 +202,7 @@ mod packets {
     }
 
     #[test]
-    fn commands_are_shown_whatever_link_and_format_they_were_captured_in() {
+    fn commands_of_every_link_type_and_capture_format_are_shown() {
         let stream = stream();
         let (first, second) = stream.split_at(250);
         let plain = [
@@ -210,7 +211,8 @@ mod packets {
             segment(250, false, second),
         ];
         let framed = plain.clone().map(|packet| ethernet(&packet));
-        // As of any interface (LINUX_SLL2): protocol, reserved, index, kind, direction, address.
+        // The link header of the interface `any` (LINUX_SLL2): protocol, reserved, index, kind,
+        // direction, address.
         let any = plain.clone().map(|packet| {
             let link = [8, 0, 0, 0, 0, 0, 0, 1, 3, 4, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0];
             [&link, packet.as_slice()].concat()
@@ -241,7 +243,7 @@ mod packets {
     }
 
     #[test]
-    fn what_was_not_captured_is_said_and_what_follows_is_shown() {
+    fn missing_bytes_are_reported_and_later_commands_are_shown() {
         let request = vector("wire_1_sndrec_request");
         let packets = [
             segment(0, true, &[]),
@@ -267,7 +269,7 @@ mod packets {
     }
 
     #[test]
-    fn other_packets_are_passed_over_and_what_is_not_understood_is_said_once() {
+    fn other_packets_are_skipped_and_invalid_data_is_reported_once() {
         let mut other = Vec::new();
         let udp = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(3000, 3000);
         udp.write(&mut other, &[1, 2, 3]).unwrap();
@@ -279,17 +281,17 @@ mod packets {
             segment(400, false, &[0x55; 400]),
         ];
         let text = shown(&pcap(101, &packets)).unwrap();
-        let line = "10.0.0.1:40000 > 10.0.0.2:3000: the layout cannot be found out";
+        let line = "10.0.0.1:40000 > 10.0.0.2:3000: cannot detect the layout";
         assert_lines(&text, &[("0.500000", line)]);
     }
 
     #[test]
-    fn a_file_that_ends_or_is_broken_anywhere_is_read_to_there() {
+    fn a_truncated_or_broken_file_is_read_up_to_the_fault() {
         let stream = stream();
         let packets = [segment(0, true, &[]), segment(0, false, &stream)];
         for file in [pcap(101, &packets), pcapng(&packets)] {
             for end in 24..file.len() {
-                // Whatever comes of it.
+                // It must end, with any result.
                 let _ = shown(&file[..end]);
             }
             for at in 4..file.len() {
@@ -305,7 +307,7 @@ mod packets {
     }
 }
 
-/// Gives what it has behind one signal.
+/// A reader that a signal interrupts once.
 struct Interrupted<'a>(bool, &'a [u8]);
 
 impl Read for Interrupted<'_> {
@@ -317,12 +319,12 @@ impl Read for Interrupted<'_> {
     }
 }
 
-/// Keeps the promise that a connection passed through ends with its peers, and not with a signal.
+/// Keeps the promise that a relayed connection ends with its peers, and not with a signal.
 #[test]
-fn a_signal_ends_nothing() {
+fn a_signal_does_not_end_the_relay() {
     let sent = vector("wire_1_sndrec_request");
     let (mut through, mut shown) = (Vec::new(), Vec::new());
-    let passed = pass_on(
+    let passed = forward(
         &mut Interrupted(true, &sent),
         &mut through,
         Some(Generation::Current),

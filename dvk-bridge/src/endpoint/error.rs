@@ -5,54 +5,54 @@ use std::time::Duration;
 
 use crate::abi::{Code, DcId, Endpoint};
 
-/// What was being done.
+/// The operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Binding an endpoint.
+    /// Bind an endpoint.
     Bind {
-        /// Of this container.
+        /// Its container.
         dc: DcId,
-        /// This one.
+        /// Its number.
         endpoint: Endpoint,
     },
-    /// Waiting for somebody.
+    /// Receive.
     Receive,
-    /// Answering a request.
+    /// Answer a request.
     Reply {
-        /// Whose.
+        /// The client.
         client: Endpoint,
     },
-    /// Sending a message.
+    /// Send a message.
     Send {
-        /// To whom.
+        /// The destination.
         to: Endpoint,
     },
-    /// Asking and waiting for the answer.
+    /// Send a request and wait for the answer.
     SendRec {
-        /// Whom.
+        /// The destination.
         to: Endpoint,
     },
-    /// Notifying.
+    /// Notify an endpoint.
     Notify {
-        /// Whom.
+        /// The destination.
         to: Endpoint,
     },
-    /// Copying from a client's memory.
+    /// Copy from a client's memory.
     CopyFrom {
-        /// Whose.
+        /// The client.
         client: Endpoint,
-        /// Where.
+        /// The address in its memory.
         address: u32,
-        /// How much.
+        /// Number of bytes.
         bytes: usize,
     },
-    /// Copying to a client's memory.
+    /// Copy to a client's memory.
     CopyTo {
-        /// Whose.
+        /// The client.
         client: Endpoint,
-        /// Where.
+        /// The address in its memory.
         address: u32,
-        /// How much.
+        /// Number of bytes.
         bytes: usize,
     },
 }
@@ -83,38 +83,38 @@ impl fmt::Display for Operation {
 /// Why an endpoint's operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// DVK's rules, or the partner, say no.
+    /// DVK's rules forbid it, or the partner refused.
     #[error("cannot {operation}: {code}")]
     Refused {
-        /// What was being done.
+        /// The operation.
         operation: Operation,
-        /// Why not.
+        /// The reason.
         code: Code,
     },
-    /// It took too long.
-    #[error("cannot {operation}: nothing came within {limit:?}")]
+    /// The time limit has passed.
+    #[error("cannot {operation}: no answer within {limit:?}")]
     TimedOut {
-        /// What was being done.
+        /// The operation.
         operation: Operation,
-        /// How long it might have taken.
+        /// The time limit.
         limit: Duration,
     },
-    /// There is no connection to the partner, or it was lost meanwhile.
-    #[error("cannot {operation}: there is no connection to its node")]
+    /// The partner is not connected, or the connection was lost.
+    #[error("cannot {operation}: its node is not connected")]
     NotConnected {
-        /// What was being done.
+        /// The operation.
         operation: Operation,
     },
-    /// The endpoint was given up.
-    #[error("cannot {operation}: the endpoint is not bound any more")]
+    /// The endpoint was released.
+    #[error("cannot {operation}: the endpoint is no longer bound")]
     Unbound {
-        /// What was being done.
+        /// The operation.
         operation: Operation,
     },
 }
 
 impl EndpointError {
-    /// The code that a DVK has for it.
+    /// The code that a DVK returns for this error.
     pub fn code(&self) -> Code {
         match self {
             Self::Refused { code, .. } => *code,
@@ -124,7 +124,7 @@ impl EndpointError {
         }
     }
 
-    /// What was being done.
+    /// The operation that failed.
     pub fn operation(&self) -> Operation {
         match self {
             Self::Refused { operation, .. }

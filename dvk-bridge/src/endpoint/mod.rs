@@ -1,37 +1,39 @@
-//! Endpoints: what a process of a container can do, whichever carrier takes its messages.
+//! Endpoints: what a process of a container can do, independent of the carrier.
 //!
-//! A [`Carrier`] binds an endpoint; the [`BoundEndpoint`] receives, answers, sends and copies. The semantics are DVK's:
+//! A [`Carrier`] binds an endpoint. The [`BoundEndpoint`] receives, replies, sends and copies. The
+//! semantics are those of DVK:
 //!
-//! - Who asks ([`BoundEndpoint::sendrec`]) is blocked until it is answered, and only so long may the one who serves it copy
-//!   to and from its memory.
-//! - Memory is named by addresses of 32 bits in the asking process. Here they are labels of what it lends for the time of
-//!   its question ([`Lent`]).
-//! - A request has a name of its own ([`RequestId`]), by which it is answered and copied for. One whose client has gone, has
-//!   been replaced or has asked again since is not served any more: nothing is sent for it from then on, not even to another
-//!   that has bound the same endpoint. What was sent before can still be on its way; carriers whose two ends are ours tell
-//!   it from what is due, a DVK cannot.
-//! - A notification has no content worth speaking of, and is merged with others from the same source.
+//! - A process that calls another ([`BoundEndpoint::sendrec`]) is blocked until the answer arrives.
+//!   Only meanwhile may the called process copy to and from its memory.
+//! - Memory is addressed by 32 bits in the calling process. Here these are handles of the buffers
+//!   that it shares for the time of the call ([`SharedBuffers`]).
+//! - A request has an id of its own ([`RequestId`]) for its answer and copies. Once its client has
+//!   gone, was replaced or has sent another request, nothing is sent for the request any more, not
+//!   even to another process at the same endpoint. A command that was sent before may still arrive.
+//!   Carriers with our code at both ends recognise such a command, a DVK cannot.
+//! - A notification carries no data, and notifications from one source are merged.
 //!
-//! What a carrier has to keep to, such as one exchange at a time with a peer, it keeps to by itself: every method may be
-//! called from any thread at any time.
+//! A carrier enforces its own restrictions, such as one exchange at a time with a peer. Every
+//! method may be called from any thread at any time.
 
 mod error;
-mod label;
-mod lent;
+mod handle;
 mod request;
+mod shared_buffers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{EndpointError, Operation};
-pub use lent::{Lent, Memory, NotLent};
 pub use request::RequestId;
+pub use shared_buffers::{NotShared, RemoteMemory, SharedBuffers};
 
 use crate::abi::{DcId, DcLimits, Endpoint, Message};
 
-/// A way for messages to get to other processes.
+/// Carries messages to and from other processes.
 pub trait Carrier: Send + Sync {
-    /// Binds `endpoint` of container `dc` to this process. `name`, of which others may see 15 bytes, is for people.
+    /// Binds `endpoint` of container `dc` to this process. `name` is shown to people; other
+    /// machines see its first 15 bytes.
     fn bind(
         &self,
         dc: DcId,
@@ -40,7 +42,7 @@ pub trait Carrier: Send + Sync {
     ) -> Result<Arc<dyn BoundEndpoint>, EndpointError>;
 }
 
-/// An endpoint that is bound to this process, until it is dropped.
+/// An endpoint that is bound to this process. Dropping it unbinds it.
 pub trait BoundEndpoint: Send + Sync {
     /// Its container.
     fn dc(&self) -> DcId;
@@ -51,41 +53,44 @@ pub trait BoundEndpoint: Send + Sync {
     /// The dimensions of its container.
     fn limits(&self) -> DcLimits;
 
-    /// Waits for the next event, no longer than `limit`: then [`EndpointError::TimedOut`]. Several threads may wait; each
-    /// event goes to one of them.
+    /// Waits for the next event. Fails with [`EndpointError::TimedOut`] after `limit`. Several
+    /// threads may wait, and each event goes to one of them.
     fn receive(&self, limit: Duration) -> Result<Delivery, EndpointError>;
 
-    /// Answers `request` with `message`, whose source is filled in. To be done once for each [`Delivery::Request`], after all
-    /// copies for it. Fails with [`crate::abi::Code::EDVSPROCSTS`] if its client does not wait for it any more; if that has
-    /// asked again, it succeeds, and the newer request is received next.
+    /// Answers `request` with `message`, whose source is filled in. The server calls it once for
+    /// each [`Delivery::Request`], after all copies. Fails with [`crate::abi::Code::EDVSPROCSTS`]
+    /// if the client no longer waits. Succeeds if the client has sent a newer request, which is
+    /// received next.
     fn reply(&self, request: RequestId, message: &Message) -> Result<(), EndpointError>;
 
-    /// Sends `message` to `to`, and returns when it has been received, at most after `limit`. To one whose request is being
-    /// served it is the answer.
+    /// Sends `message` to `to` and returns when it was received, at most after `limit`. A message
+    /// to a client whose request is being served is the answer to that request.
     fn send(&self, to: Endpoint, message: &Message, limit: Duration) -> Result<(), EndpointError>;
 
-    /// Asks `to`, and waits at most `limit` for the answer. Meanwhile `to` may copy to and from what is `lent`, and from
-    /// and to nothing else; none of it is touched any more when this returns. One question is out at a time: another
-    /// thread's waits for its turn, on its own limit.
+    /// Sends the request `message` to `to` and waits up to `limit` for the answer. Meanwhile `to`
+    /// may copy to and from `buffers` and nothing else. Nobody accesses them after this returns.
+    /// One call is in progress at a time: the calls of other threads wait for their turn within
+    /// their own limits.
     fn sendrec(
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError>;
 
-    /// How often what `of` held for this endpoint may have been lost, since this was bound: `of` went, or a connection to where
-    /// it is was lost, in whichever direction. The number says nothing but that: if it is another than before, something was.
-    /// It has grown before anything can be sent to whoever is there next.
+    /// How often `of` may have lost what it held for this endpoint, since the endpoint was bound:
+    /// `of` went away, or a connection to its node was lost in either direction. Only a change of
+    /// the number has a meaning. The number grows before anything can be sent to the next process
+    /// at `of`.
     fn losses(&self, of: Endpoint) -> u64;
 
-    /// Notifies `to`, without waiting and without hearing whether it came.
+    /// Notifies `to`, without waiting and without an acknowledgement.
     fn notify(&self, to: Endpoint) -> Result<(), EndpointError>;
 
-    /// Copies from `address` in the memory of the client of `request`, which waits for our answer, until `into` is full: all
-    /// or an error, [`crate::abi::Code::EDVSPROCSTS`] if the client does not wait for that answer any more. Nothing to copy
-    /// is no exchange, and succeeds.
+    /// Copies from `address` in the memory of the client of `request` until `into` is full. Fails
+    /// with [`crate::abi::Code::EDVSPROCSTS`] if the client does not wait for the answer to
+    /// `request` any more. An empty copy succeeds without an exchange.
     fn copy_from(
         &self,
         request: RequestId,
@@ -93,55 +98,55 @@ pub trait BoundEndpoint: Send + Sync {
         into: &mut [u8],
     ) -> Result<(), EndpointError>;
 
-    /// Copies all of `from` to `address` in the memory of the client of `request`, as [`Self::copy_from`] does the other way.
-    /// An error may leave a part copied.
+    /// Copies all of `from` to `address` in the memory of the client of `request`, with the errors
+    /// of [`Self::copy_from`]. An error may leave a part copied.
     fn copy_to(&self, request: RequestId, address: u32, from: &[u8]) -> Result<(), EndpointError>;
 
-    /// Gives the endpoint up: whoever waits on it, or tries anything later, gets [`EndpointError::Unbound`]. Dropping the
-    /// endpoint does the same.
+    /// Gives the endpoint up. Every operation in progress or later fails with
+    /// [`EndpointError::Unbound`]. Dropping the endpoint does the same.
     fn unbind(&self);
 }
 
-/// What [`BoundEndpoint::receive`] waits for.
+/// An event that [`BoundEndpoint::receive`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Somebody asks, and waits for [`BoundEndpoint::reply`].
+    /// A request, whose sender waits for [`BoundEndpoint::reply`].
     Request {
-        /// Who asks, and what to name it by.
+        /// The id of the request, with its client.
         request: RequestId,
-        /// The asking process's id on its own machine, where the carrier knows. Another one than before is another process that
-        /// bound the same endpoint.
+        /// The client's process id on its own machine, if the carrier knows it. Another id than
+        /// before means another process at the same endpoint.
         pid: Option<i32>,
-        /// What; its source is the client.
+        /// The message, with the client as source.
         message: Message,
     },
-    /// Somebody sent, and does not wait.
+    /// A message, whose sender does not wait for an answer.
     Message {
-        /// Who.
+        /// The sender.
         client: Endpoint,
-        /// What; its source is `client`.
+        /// The message, with `client` as source.
         message: Message,
     },
-    /// Somebody wants attention.
+    /// A notification.
     Notification {
-        /// Who, or [`Endpoint::HARDWARE`].
+        /// The source, or [`Endpoint::HARDWARE`].
         source: Endpoint,
     },
-    /// One that was heard of before has gone, and will not come back as the same.
+    /// A process that has sent something before is gone for good.
     Gone {
-        /// Who.
+        /// Its endpoint.
         client: Endpoint,
-        /// How that is known.
+        /// The reason.
         reason: Gone,
     },
 }
 
-/// How it is known that somebody has gone.
+/// Why a process counts as gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// It gave up its endpoint, or its process ended.
+    /// It unbound its endpoint, or it ended.
     Unbound,
-    /// The connection to its node, or to whoever joins us with it, was lost.
+    /// The connection to its node or to the switch was lost.
     NodeLost,
     /// Another process has bound its endpoint since.
     Replaced,

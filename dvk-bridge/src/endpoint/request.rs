@@ -1,9 +1,9 @@
-//! What a request is named by while it is served.
+//! The id of a request that is being served.
 
 use crate::abi::Endpoint;
 
-/// One request that was received, among all that ever are: answers and copies are for it and for no other, whoever has its
-/// client's endpoint by then.
+/// One received request. Answers and copies are for this request and no other, whichever process
+/// has the client's endpoint by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId {
     client: Endpoint,
@@ -11,17 +11,17 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// A request of `client`. `number` is the carrier's: no two requests to an endpoint have the same.
+    /// A request of `client`. The carrier never uses a `number` twice for one endpoint.
     pub fn new(client: Endpoint, number: u64) -> Self {
         Self { client, number }
     }
 
-    /// Who asks.
+    /// The client.
     pub fn client(self) -> Endpoint {
         self.client
     }
 
-    /// Which of the requests that ever came for the endpoint it is.
+    /// The number of the request among all requests to the endpoint.
     pub fn number(self) -> u64 {
         self.number
     }

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use crate::abi::{DcId, Endpoint};
 use crate::carrier::device;
-use crate::typed::{parse_dc, parse_endpoint, parse_seconds};
-use crate::way::WayArgs;
+use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
+use crate::server_addr::ServerAddrArgs;
 
-/// `forward`: a server elsewhere for the processes of this machine's DVK.
+/// `forward`: lets a server elsewhere serve the processes of this machine's DVK.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Needs root, and to be a 32-bit program, as DVK's kernels are. Stays until SIGTERM or SIGINT ends it. The endpoint is bound \
-                  at once, whether or not the server is there, so that rhostfs' clients find it when they boot."
+    after_help = "Needs root and the 32-bit program, because DVK's kernels have 32 bits. Runs \
+                  until SIGTERM or SIGINT ends it. The endpoint is bound at once, even if the \
+                  server is not available, so that clients of rhostfs find it when they boot."
 )]
 pub struct ForwardArgs {
     /// DVK's device
@@ -21,24 +22,30 @@ pub struct ForwardArgs {
     pub device: PathBuf,
 
     /// The endpoint, here and at the server
-    #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "EP",
+        default_value = "1",
+        value_parser = parse_endpoint,
+        allow_negative_numbers = true
+    )]
     pub endpoint: Endpoint,
 
     /// Its container
     #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc)]
     pub dc: DcId,
 
-    /// How long the server may take for a request, in seconds with fractions
+    /// Time limit of the server for a request, in seconds with fractions
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
     pub limit: Duration,
 
-    /// Tell the state to each who connects to this socket
+    /// Show the state to each program that connects to this socket
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
 
-    /// How the server is reached.
+    /// The server's address.
     #[command(flatten)]
-    pub way: WayArgs,
+    pub server_addr: ServerAddrArgs,
 }
 
 #[cfg(test)]
@@ -48,21 +55,21 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Typed {
+    struct TestCommand {
         #[command(flatten)]
         args: ForwardArgs,
     }
 
     fn parse(line: &str) -> Result<ForwardArgs, String> {
         let words = std::iter::once("forward").chain(line.split_whitespace());
-        let typed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
-        Ok(typed.args)
+        let parsed = TestCommand::try_parse_from(words).map_err(|error| error.to_string())?;
+        Ok(parsed.args)
     }
 
     #[test]
     fn a_server_is_at_a_node_or_at_a_switch() {
         let args = parse("--peer far:1 --node 5 --address 10.0.0.5").unwrap();
-        assert_eq!(args.way.peer.map(|peer| peer.node.raw()), Some(1));
+        assert_eq!(args.server_addr.peer.map(|peer| peer.node.raw()), Some(1));
         assert_eq!((args.endpoint.raw(), args.dc), (1, DcId::FIRST));
         assert!(parse("--switch /run/dvk.sock --switch-uid 5").is_ok());
         for (line, what) in [

@@ -1,4 +1,4 @@
-//! `forward` as a program: from its command line to an endpoint, and until it is ended.
+//! `forward` as a program: from its command line to its end.
 
 use std::io;
 use std::sync::Arc;
@@ -7,56 +7,59 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use super::{Forward, ForwardArgs};
+use super::args::ForwardArgs;
+use super::forwarder::Forward;
 use crate::abi::DcLimits;
 use crate::carrier::device::{Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
 use crate::carrier::node::{Node, NodeError};
 use crate::endpoint::{Carrier, EndpointError};
+use crate::server_addr::ServerAddr;
 use crate::status::{Report, StatusError, StatusServer};
-use crate::way::Way;
 
-/// Why nothing is passed on, or no longer.
+/// Why `forward` did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The kernel's DVK cannot be had.
+    /// The kernel's DVK is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The endpoint cannot be had.
+    /// The endpoint cannot be bound.
     #[error(transparent)]
     Bind(EndpointError),
     /// This process cannot be a node.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// There is no way to the switch.
+    /// The switch cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// There is nowhere to tell the status.
+    /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// It is not said where the server is.
-    #[error("nothing says where the server is: --peer and --node do, or --switch")]
+    /// The command line names no server.
+    #[error("no server is given: use --peer and --node, or --switch")]
     NoServer,
     /// The endpoint was taken away.
-    #[error("the endpoint was taken away")]
+    #[error("the endpoint was removed")]
     Unbound,
-    /// The system refuses something.
+    /// The system refused an operation.
     #[error("cannot {what}")]
     System {
-        /// What.
+        /// The operation.
         what: &'static str,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
-/// Passes on what is asked of the endpoint, until SIGTERM or SIGINT.
+/// Passes on the requests to the endpoint until SIGTERM or SIGINT.
 ///
 /// # Errors
+///
 /// [`ForwardError`].
 pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
-    // Before any thread is there, so that all of them leave the signals to the one that waits for them.
+    // Before any thread starts, so that all threads leave the signals to the one that waits for
+    // them.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals
         .thread_block()
@@ -67,7 +70,7 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
     let device = Arc::new(Device::open(&args.device)?);
     let here = device.bind(args.dc, args.endpoint, "forward");
     let here = here.map_err(ForwardError::Bind)?;
-    let there = There::start(args, here.limits())?;
+    let there = ServerCarrier::start(args, here.limits())?;
     let forward = Arc::new(Forward::new(here, there.carrier(), args.limit));
     let parts: Vec<Arc<dyn Report>> = vec![forward.clone(), device, there.report()];
     let status = args.status.as_ref();
@@ -89,7 +92,7 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
             source,
         })?;
     log::info!(
-        "endpoint {} of container {} is passed on to {}",
+        "forwarding endpoint {} of container {} to {}",
         args.endpoint,
         args.dc,
         there.name(args)
@@ -102,25 +105,31 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
     }
 }
 
-/// Where the server is.
-enum There {
+/// The carrier to the server.
+enum ServerCarrier {
     Node(Arc<Node>),
     Switch(Arc<Local>),
 }
 
-impl There {
+impl ServerCarrier {
     fn start(args: &ForwardArgs, limits: DcLimits) -> Result<Self, ForwardError> {
         let dcs = [(args.dc, limits)].into();
-        Ok(match args.way.way().ok_or(ForwardError::NoServer)? {
-            Way::Switch(socket) => {
-                Self::Switch(Arc::new(Local::start(args.way.at_switch(socket, dcs))?))
-            }
-            Way::Node(node, server) => {
-                let known = (args.dc, args.endpoint);
-                let config = args.way.as_node(node, server, known, dcs);
-                Self::Node(Arc::new(Node::start(config)?))
-            }
-        })
+        Ok(
+            match args
+                .server_addr
+                .server_addr()
+                .ok_or(ForwardError::NoServer)?
+            {
+                ServerAddr::Switch(socket) => Self::Switch(Arc::new(Local::start(
+                    args.server_addr.at_switch(socket, dcs),
+                )?)),
+                ServerAddr::Node(node, server) => {
+                    let known = (args.dc, args.endpoint);
+                    let config = args.server_addr.as_node(node, server, known, dcs);
+                    Self::Node(Arc::new(Node::start(config)?))
+                }
+            },
+        )
     }
 
     fn carrier(&self) -> Arc<dyn Carrier> {
@@ -138,9 +147,9 @@ impl There {
     }
 
     fn name(&self, args: &ForwardArgs) -> String {
-        match args.way.way() {
-            Some(Way::Node(_, peer)) => format!("node {} at {}", peer.node, peer.host),
-            Some(Way::Switch(socket)) => format!("the switch at {}", socket.display()),
+        match args.server_addr.server_addr() {
+            Some(ServerAddr::Node(_, peer)) => format!("node {} at {}", peer.node, peer.host),
+            Some(ServerAddr::Switch(socket)) => format!("the switch at {}", socket.display()),
             None => String::new(),
         }
     }

@@ -1,168 +1,23 @@
-//! `gangplank-dvk forward`: what is asked of an endpoint here is asked of the same endpoint elsewhere.
+//! `gangplank-dvk forward`: passes the requests to an endpoint here on to the same endpoint
+//! elsewhere.
 //!
 //! ```text
-//!   client ── /dev/dvk ── endpoint 1 ─┬─ visitor 10 ── TCP, or a switch ── endpoint 1, the server
-//!   client ───────────────┘           └─ visitor 11 ──┘
+//!   client ── /dev/dvk ── endpoint 1 ─┬─ proxy client 10 ── TCP or switch ── server's endpoint 1
+//!   client ───────────────┘           └─ proxy client 11 ──┘
 //! ```
 //!
-//! DVK's kernels are of 32 bits, a virtio-fs daemon and the server in front of it of 64, so a share gets to the processes of such
-//! a kernel from another machine. For each client a visitor binds the client's endpoint there, and asks in its place. It lends
-//! what it has not: a copy to or from a client's memory becomes one of the endpoint here. When a client has gone, so does its
-//! visitor, and the server frees what it held.
+//! DVK's kernels have 32 bits, a virtio-fs daemon and the server in front of it 64. So the share of
+//! such a kernel's processes is on another machine. For each client a proxy client binds the
+//! client's endpoint there and sends its requests. A copy to or from the client's memory there
+//! becomes a copy at the endpoint here. When a client has gone, its proxy client ends, and the
+//! server frees what the client held.
 
 mod args;
 mod command;
-#[cfg(test)]
-mod tests;
-mod visitor;
-
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
+mod context;
+mod forwarder;
+mod proxy_client;
 
 pub use args::ForwardArgs;
 pub use command::{ForwardError, run};
-
-use self::visitor::Visitor;
-use crate::abi::{Endpoint, Message};
-use crate::carrier::engine::lock;
-use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, RequestId};
-use crate::status::Report;
-
-/// How long to wait for a request before looking whether to stop.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Wait after the endpoint has failed to receive, so that one that keeps failing is not asked all the time.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
-
-/// What a client is answered that cannot be served: EIO of Linux on i386. One that is not answered takes its own rubbish for
-/// success.
-const NO_ANSWER: i32 = -5;
-
-/// An endpoint here whose clients a server elsewhere serves.
-pub struct Forward {
-    shared: Arc<Shared>,
-    visitors: Mutex<HashMap<Endpoint, Visitor>>,
-}
-
-/// What all visitors have in common.
-struct Shared {
-    here: Arc<dyn BoundEndpoint>,
-    there: Arc<dyn Carrier>,
-    /// How long the server may take for a request.
-    limit: Duration,
-    answered: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl Forward {
-    /// What is asked of `here` is asked of the endpoint of the same number that `there` leads to.
-    pub fn new(here: Arc<dyn BoundEndpoint>, there: Arc<dyn Carrier>, limit: Duration) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                here,
-                there,
-                limit,
-                answered: AtomicU64::new(0),
-                failed: AtomicU64::new(0),
-            }),
-            visitors: Mutex::default(),
-        }
-    }
-
-    /// Passes on until `stop` is set: then it ends within a second, and with an answer to each client; or until the endpoint here is given up.
-    pub fn run(&self, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
-            match self.shared.here.receive(PATIENCE) {
-                Ok(delivery) => self.take(delivery),
-                Err(EndpointError::TimedOut { .. }) => {}
-                Err(EndpointError::Unbound { .. }) => break,
-                Err(error) => {
-                    log::warn!("{error}");
-                    thread::sleep(AFTER_FAILURE);
-                }
-            }
-        }
-        let visitors = std::mem::take(&mut *lock(&self.visitors));
-        // All at once, before the first is waited for. Who is being served is told that this was not to be.
-        visitors.values().for_each(Visitor::end);
-        visitors.into_values().for_each(Visitor::wait);
-    }
-
-    fn take(&self, delivery: Delivery) {
-        match delivery {
-            Delivery::Request {
-                request, message, ..
-            } => self.pass(request, message),
-            Delivery::Message { client, message } => {
-                log::debug!("{client} has sent {message:?}, and does not wait for an answer");
-            }
-            Delivery::Notification { source } => log::debug!("{source} has notified"),
-            Delivery::Gone { client, reason } => {
-                log::debug!("{client}: {reason:?}");
-                if let Some(visitor) = lock(&self.visitors).get(&client) {
-                    visitor.end();
-                }
-            }
-        }
-    }
-
-    /// Has the client's visitor ask.
-    fn pass(&self, request: RequestId, message: Message) {
-        let client = request.client();
-        let mut visitors = lock(&self.visitors);
-        let mut visitor = visitors.remove(&client);
-        // One that has ended is waited for by the next, which takes its endpoint there.
-        if visitor.as_ref().is_none_or(Visitor::has_ended) {
-            let started = Visitor::start(self.shared.clone(), client, visitor);
-            match started {
-                Ok(started) => visitor = Some(started),
-                Err(error) => {
-                    log::error!("cannot start a thread for client {client}: {error}");
-                    drop(visitors);
-                    self.shared.refuse(request, &message);
-                    return;
-                }
-            }
-        }
-        let taken = visitor.as_ref().is_some_and(|it| it.ask(request, message));
-        visitors.extend(visitor.map(|visitor| (client, visitor)));
-        drop(visitors);
-        if !taken {
-            self.shared.refuse(request, &message);
-        }
-    }
-}
-
-impl Shared {
-    /// Answers what cannot be passed on.
-    fn refuse(&self, request: RequestId, message: &Message) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        self.answer(request, &message.answer(NO_ANSWER));
-    }
-
-    fn answer(&self, request: RequestId, answer: &Message) {
-        // A client that has gone, or asked anew, waits for it no more.
-        if let Err(error) = self.here.reply(request, answer) {
-            log::debug!("{error}");
-        }
-    }
-}
-
-impl Report for Forward {
-    fn report(&self, to: &mut String) {
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let visitors = lock(&self.visitors);
-        let there = visitors.values().filter(|visitor| !visitor.has_ended());
-        to.push_str(&format!(
-            "endpoint {} of container {} is passed on: {} clients, {} requests answered, {} not\n",
-            self.shared.here.endpoint(),
-            self.shared.here.dc(),
-            there.count(),
-            count(&self.shared.answered),
-            count(&self.shared.failed)
-        ));
-    }
-}
+pub use forwarder::Forward;

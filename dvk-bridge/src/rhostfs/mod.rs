@@ -1,4 +1,5 @@
-//! rhostfs: a file system's calls as DVK messages, for the machines whose kernel knows that and nothing newer.
+//! rhostfs: file system calls as DVK messages, for machines whose kernel knows no other shared file
+//! system.
 
 #[cfg(target_pointer_width = "64")]
 pub mod config;

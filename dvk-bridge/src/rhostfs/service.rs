@@ -1,4 +1,4 @@
-//! `gangplank-dvk serve`: a configuration's servers, from their carriers to their end.
+//! `gangplank-dvk serve`: starts and ends the servers of a configuration.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use gangplank_service::error_chain;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::config::{Block, Carriage, Config, ConfigError};
+use super::config::{Block, CarrierKind, Config, ConfigError};
 use super::server::{Server, StartError};
 use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
@@ -20,99 +20,98 @@ use crate::carrier::node::{Node, NodeError};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
 use crate::status::{Report, StatusError, StatusServer};
 
-/// Wait between two attempts to bind an endpoint whose carrier is not there yet.
-const RETRY: Duration = Duration::from_secs(1);
+/// Wait before the next bind of an endpoint whose carrier is not available yet.
+const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// `serve`: a share for DVS machines.
+/// `serve`: serves a share to DVS machines.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// What is served, and to whom: an rhostfs.cfg
+    /// The configuration: what to serve to which clients (an rhostfs.cfg)
     #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
 
-    /// The virtio-fs daemon's socket, for servers whose block names none (rhs_socket)
+    /// The virtio-fs daemon's socket, for servers whose block has none (rhs_socket)
     #[arg(long, short, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
-    /// Tell the state of carriers, servers and clients to each who connects to this socket
+    /// Show the state of carriers, servers and clients to each program that connects to this socket
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
 
-    /// Only examine the configuration, and say what would be served
+    /// Only check the configuration and print what would be served
     #[arg(long)]
     pub check: bool,
 }
 
-/// Why nothing is served, or no longer.
+/// Why `serve` did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The configuration is wrong.
+    /// The configuration has errors.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The node does not start.
+    /// The node cannot start.
     #[error("cannot become a node")]
     Node(#[from] NodeError),
-    /// There is no way to the switch.
+    /// The switch cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// The kernel's DVK cannot be had.
-    #[error(
-        "{server}: its rhs_carrier, device, cannot be had; it is what is meant where there is none"
-    )]
+    /// The kernel's DVK is not available.
+    #[error("{server}: cannot use rhs_carrier device, which is the default")]
     Device {
-        /// The first server that is to be reached so.
+        /// The first server that needs it.
         server: String,
-        /// Why not.
+        /// The reason.
         #[source]
         source: DeviceError,
     },
-    /// There is nowhere to tell the status.
+    /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// A server is to be reached in a way that was not started.
-    #[error("{server}: nothing was started to reach it by its rhs_carrier")]
+    /// A server needs a carrier that was not started.
+    #[error("{server}: the carrier for its rhs_carrier was not started")]
     NoCarrier {
         /// The server.
         server: String,
     },
-    /// A server's endpoint cannot be had.
-    #[error("{server}: its endpoint cannot be had")]
+    /// A server's endpoint cannot be bound.
+    #[error("{server}: cannot bind its endpoint")]
     Bind {
         /// The server.
         server: String,
-        /// Why not.
+        /// The reason.
         #[source]
         source: EndpointError,
     },
-    /// A server does not start.
+    /// A server cannot start.
     #[error("{server}")]
     Start {
         /// The server.
         server: String,
-        /// Why not.
+        /// The reason.
         #[source]
         source: StartError,
     },
     /// A server's endpoint was taken away.
-    #[error("{server}: its endpoint was taken away")]
+    #[error("{server}: its endpoint was removed")]
     Unbound {
         /// The server.
         server: String,
     },
-    /// The system refuses something.
+    /// The system refused an operation.
     #[error("cannot {what}")]
     System {
-        /// What.
+        /// The operation.
         what: &'static str,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
-/// Serves what the configuration says until SIGTERM or SIGINT.
+/// Serves the configuration until SIGTERM or SIGINT.
 ///
 /// # Errors
+///
 /// [`ServeError`].
 pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let config = Config::load(&args.config, args.socket.as_deref())?;
@@ -122,7 +121,8 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     if args.check {
         return tell(&config);
     }
-    // Before any thread is there, so that all of them leave the signals to the one that waits for them.
+    // Before any thread starts, so that all threads leave the signals to the one that waits for
+    // them.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().map_err(|errno| ServeError::System {
         what: "take over signals",
@@ -145,7 +145,7 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
         let (carriers, stop, tell) = (Arc::clone(&carriers), Arc::clone(&stop), tell.clone());
         threads.push(start("rhostfs", move || {
             let served = server.serve(&carriers, &stop);
-            // Nobody listens any more when all is to end.
+            // The receiver is gone when the program ends.
             let _ = tell.send(served.err());
         })?);
     }
@@ -153,21 +153,21 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let ended = told.recv().ok().flatten();
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
-        // It has panicked, which is logged, or ended.
+        // The thread has ended, or panicked, which is logged.
         let _ = thread.join();
     }
     ended.map_or(Ok(()), Err)
 }
 
-/// Says what would be served, and what could not be.
+/// Prints what would be served, and warns of what could not.
 fn tell(config: &Config) -> Result<(), ServeError> {
     for block in &config.servers {
         let told = writeln!(io::stdout(), "{}", described(block));
         told.map_err(|source| ServeError::System {
-            what: "say what would be served",
+            what: "print what would be served",
             source,
         })?;
-        if block.carriage == Carriage::Device
+        if block.carrier_kind == CarrierKind::Device
             && let Err(error) = Device::open(Path::new(device::PATH))
         {
             warn!("{}: {}", block.name, error_chain(&error));
@@ -176,12 +176,12 @@ fn tell(config: &Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// A thread that tells of a signal, and leaves the next to do what it does to any program. It is not joined: without one it waits
-/// for ever.
+/// Starts a thread that reports the first signal and restores the default action for the next. The
+/// thread is not joined, because without a signal it waits for ever.
 fn await_signals(signals: SigSet, tell: Sender<Option<ServeError>>) -> Result<(), ServeError> {
     start("signals", move || {
         if let Ok(signal) = signals.wait() {
-            info!("{signal}: ending; another ends it at once");
+            info!("{signal}: ending; another signal ends at once");
             let _ = tell.send(None);
             if signals.thread_unblock().is_ok() {
                 loop {
@@ -204,7 +204,7 @@ fn start(
     })
 }
 
-/// The ways to servers' endpoints.
+/// The carriers of the servers.
 struct Carriers {
     node: Option<Arc<Node>>,
     local: Option<Arc<Local>>,
@@ -212,13 +212,13 @@ struct Carriers {
 }
 
 impl Carriers {
-    /// Those that the configuration's servers need.
+    /// Starts the carriers that the configuration's servers need.
     fn start(config: &Config) -> Result<Self, ServeError> {
-        let wanted = |carriage| {
+        let wanted = |carrier_kind| {
             let mut servers = config.servers.iter();
-            servers.find(|block| block.carriage == carriage)
+            servers.find(|block| block.carrier_kind == carrier_kind)
         };
-        let device = wanted(Carriage::Device).map(|block| {
+        let device = wanted(CarrierKind::Device).map(|block| {
             let device = Device::open(Path::new(device::PATH));
             device.map_err(|source| ServeError::Device {
                 server: block.name.clone(),
@@ -227,9 +227,9 @@ impl Carriers {
         });
         let device = device.transpose()?;
         let node = config.node.clone();
-        let node = node.filter(|_| wanted(Carriage::Node).is_some());
+        let node = node.filter(|_| wanted(CarrierKind::Node).is_some());
         let local = config.local.clone();
-        let local = local.filter(|_| wanted(Carriage::Local).is_some());
+        let local = local.filter(|_| wanted(CarrierKind::Local).is_some());
         Ok(Self {
             node: node.map(Node::start).transpose()?.map(Arc::new),
             local: local.map(Local::start).transpose()?.map(Arc::new),
@@ -238,17 +238,17 @@ impl Carriers {
     }
 
     fn get(&self, block: &Block) -> Result<&dyn Carrier, ServeError> {
-        let carrier = match block.carriage {
-            Carriage::Node => self.node.as_deref().map(|node| node as &dyn Carrier),
-            Carriage::Local => self.local.as_deref().map(|local| local as &dyn Carrier),
-            Carriage::Device => self.device.as_deref().map(|device| device as &dyn Carrier),
+        let carrier = match block.carrier_kind {
+            CarrierKind::Node => self.node.as_deref().map(|node| node as &dyn Carrier),
+            CarrierKind::Local => self.local.as_deref().map(|local| local as &dyn Carrier),
+            CarrierKind::Device => self.device.as_deref().map(|device| device as &dyn Carrier),
         };
         carrier.ok_or_else(|| ServeError::NoCarrier {
             server: block.name.clone(),
         })
     }
 
-    /// Those that have a state to tell.
+    /// The carriers that report a state.
     fn parts(&self) -> impl Iterator<Item = Arc<dyn Report>> {
         let node = self.node.clone().map(|node| node as Arc<dyn Report>);
         let local = self.local.clone().map(|local| local as Arc<dyn Report>);
@@ -257,10 +257,10 @@ impl Carriers {
     }
 }
 
-/// One server, from its block to its end.
+/// One server of the configuration.
 struct Served {
     block: Block,
-    /// There once its endpoint is bound.
+    /// Set once its endpoint is bound.
     server: OnceLock<Server>,
 }
 
@@ -272,7 +272,7 @@ impl Served {
         }
     }
 
-    /// A thread.
+    /// Runs the server in its thread.
     fn serve(&self, carriers: &Carriers, stop: &AtomicBool) -> Result<(), ServeError> {
         let block = &self.block;
         let Some(endpoint) = bind(block, carriers.get(block)?, stop)? else {
@@ -305,7 +305,8 @@ impl Report for Served {
     }
 }
 
-/// Binds a server's endpoint, as soon as its carrier is there; none if all is to end before.
+/// Binds a server's endpoint as soon as its carrier is available. Returns `None` if the program
+/// ends before.
 fn bind(
     block: &Block,
     carrier: &dyn Carrier,
@@ -317,10 +318,10 @@ fn bind(
             Ok(endpoint) => return Ok(Some(endpoint)),
             Err(error @ (EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. })) => {
                 if !complained {
-                    warn!("{}: {error}; it is tried again", block.name);
+                    warn!("{}: {error}; retrying", block.name);
                 }
                 complained = true;
-                thread::sleep(RETRY);
+                thread::sleep(BIND_RETRY_INTERVAL);
             }
             Err(source) => {
                 let server = block.name.clone();
@@ -331,7 +332,7 @@ fn bind(
     Ok(None)
 }
 
-/// What a server does, in a line.
+/// Describes a server in a line.
 fn described(block: &Block) -> String {
     format!(
         "{}: endpoint {} of container {} serves {} of {}",

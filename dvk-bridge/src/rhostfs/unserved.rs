@@ -1,29 +1,30 @@
-//! `gangplank-dvk serve` on machines of 32 bits: there is none, and what there is instead.
+//! `gangplank-dvk serve` on 32-bit machines: it only says what to use instead.
 
 use std::ffi::OsString;
 
-/// `serve`: a share for DVS machines.
+/// `serve`: serves a share to DVS machines.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Whatever is typed: nothing of it is looked at
+    /// Any arguments, which are ignored
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     pub rest: Vec<OsString>,
 }
 
-/// Why nothing is served.
+/// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The virtio-fs driver maps memory as only machines of 64 bits can.
+    /// The virtio-fs driver needs a 64-bit machine to map memory.
     #[error(
-        "a share is served by the 64-bit gangplank-dvk, on another machine where this one is of 32 bits; \
-         `gangplank-dvk forward` passes on to it what the processes of this machine's DVK ask"
+        "a 32-bit gangplank-dvk cannot serve a share: run the 64-bit one on a 64-bit machine, and \
+         `gangplank-dvk forward` here to forward the requests of this machine's DVK to it"
     )]
     Narrow,
 }
 
-/// Says that there is no server here.
+/// Fails, because there is no server on 32-bit machines.
 ///
 /// # Errors
+///
 /// [`ServeError::Narrow`], always.
 pub fn run(_: &ServeArgs) -> Result<(), ServeError> {
     Err(ServeError::Narrow)

@@ -6,18 +6,18 @@ use std::str::FromStr;
 
 use crate::abi::Endpoint;
 
-/// Users, and the slots that each may have; nothing else is admitted.
+/// The users and the slots that each may bind. All others are refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
     users: BTreeMap<u32, Vec<RangeInclusive<i32>>>,
 }
 
-/// A rule that cannot be understood.
+/// An invalid rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no rule such as 1000 (any endpoint) or 1000=1,10..20")]
+#[error("{0:?} is not a rule such as 1000 (any endpoint) or 1000=1,10..20")]
 pub struct AdmissionError(String);
 
-/// One user and its slots, as typed: `UID` or `UID=SLOT,FIRST..LAST`.
+/// One user and its slots, in the syntax `UID` or `UID=SLOT,FIRST..LAST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     uid: u32,
@@ -49,14 +49,14 @@ impl FromStr for Rule {
 }
 
 impl Admission {
-    /// Nobody but user `uid`, who may bind everything.
+    /// User `uid` alone, with all endpoints.
     pub fn only(uid: u32) -> Self {
         Self {
             users: BTreeMap::from([(uid, vec![i32::MIN..=i32::MAX])]),
         }
     }
 
-    /// Adds a rule. Several for the same user add up.
+    /// Adds a rule. The rules of a user add up.
     pub fn add(&mut self, rule: Rule) {
         self.users.entry(rule.uid).or_default().extend(rule.slots);
     }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_add_up_and_nothing_else_is_allowed() {
+    fn rules_add_up_and_everything_else_is_refused() {
         let mut admission = Admission::only(0);
         admission.add("1000=1,10..12".parse().unwrap());
         admission.add("1000=-2".parse().unwrap());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_is_refused() {
+    fn invalid_rules_are_refused() {
         for text in ["", "root", "1000=", "1000=a", "1000=1..", "-1", "1000=1,,2"] {
             let error = text.parse::<Rule>().unwrap_err();
             assert!(error.to_string().contains("1000=1,10..20"), "{text}");

@@ -1,35 +1,40 @@
-//! `switch`'s command line: as typed, and what it means.
+//! The command line of `switch`.
 
 use std::path::PathBuf;
 
-use super::{Rule, Switch, SwitchConfig, SwitchError};
+use super::admission::Rule;
+use super::config::{SwitchConfig, SwitchError};
+use super::event_loop::Switch;
 use crate::abi::{DcId, DcLimits};
-use crate::typed::parse_dc;
+use crate::cli_types::parse_dc;
 
-/// `switch`: a meeting place for the programs of one host.
+/// `switch`: connects the programs of one host.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Programs of the same user may bind every endpoint, those of others what --allow says. Stays until it is ended."
+    after_help = "Programs of the same user may bind every endpoint. Programs of other users may \
+                  bind those of --allow. The switch runs until SIGTERM or SIGINT ends it."
 )]
 pub struct SwitchArgs {
-    /// Where programs connect
+    /// The socket to listen at
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
 
-    /// Permission bits of the socket, octal: 600, or with --allow 666, since that says who may do anything there
+    /// Permission bits of the socket, octal; 600 by default, 666 with --allow, which limits the
+    /// users itself
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     pub mode: Option<u32>,
 
-    /// A user whose programs may bind endpoints: all, or those listed, such as 1000=1,10..20
+    /// A user whose programs may bind endpoints: all endpoints, or those listed, such as
+    /// 1000=1,10..20
     #[arg(long, value_name = "UID[=EP,EP..EP]")]
     pub allow: Vec<Rule>,
 
-    /// A container there is; container 0 if none is given
+    /// A container; container 0 by default
     #[arg(long = "dc", value_name = "ID", value_parser = parse_dc)]
     pub dcs: Vec<DcId>,
 
-    /// Tell the state to who connects here
+    /// Show the state to each program that connects to this socket
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
 }
@@ -51,7 +56,7 @@ impl From<&SwitchArgs> for SwitchConfig {
             let given = args.dcs.iter();
             config.dcs = given.map(|&dc| (dc, DcLimits::USUAL)).collect();
         }
-        // Others cannot be allowed anything at a socket that they cannot connect to.
+        // Other users need write permission on the socket to connect.
         let usual = if args.allow.is_empty() { 0o600 } else { 0o666 };
         config.mode = args.mode.unwrap_or(usual);
         config.status.clone_from(&args.status);
@@ -59,7 +64,7 @@ impl From<&SwitchArgs> for SwitchConfig {
     }
 }
 
-/// Runs a switch until the process is ended.
+/// Runs a switch until the process ends.
 pub fn run(args: &SwitchArgs) -> Result<(), SwitchError> {
     let switch = Switch::new(args.into())?;
     log::info!("switch at {}", args.socket.display());
@@ -75,15 +80,15 @@ mod tests {
     use crate::switch::Admission;
 
     #[derive(Parser)]
-    struct Typed {
+    struct TestCommand {
         #[command(flatten)]
         args: SwitchArgs,
     }
 
     fn parse(line: &str) -> Result<SwitchConfig, String> {
         let words = std::iter::once("switch").chain(line.split_whitespace());
-        let typed = Typed::try_parse_from(words).map_err(|error| error.to_string())?;
-        Ok((&typed.args).into())
+        let parsed = TestCommand::try_parse_from(words).map_err(|error| error.to_string())?;
+        Ok((&parsed.args).into())
     }
 
     #[test]
@@ -95,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_allowed_something_can_connect() {
+    fn every_allowed_user_can_connect() {
         assert_eq!(parse("--socket s --allow 1000=10").unwrap().mode, 0o666);
         let grouped = parse("--socket s --allow 1000 --mode 660").unwrap();
         assert_eq!(grouped.mode, 0o660);
     }
 
     #[test]
-    fn wrong_values_say_what_would_be_right() {
+    fn errors_name_the_right_values() {
         for (line, right) in [
             ("--socket s --mode 888", "such as 660"),
             ("--socket s --dc 32", "from 0 to 31"),

@@ -1,4 +1,4 @@
-//! One program at the switch: its connection, and who it is.
+//! One program at the switch: its connection and its user.
 
 use std::fmt;
 
@@ -7,51 +7,52 @@ use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::queue::{Pair, Queue, TooMuch};
+use super::queue::{Pair, Queue, QueueError};
 use crate::abi::{Command, Header, HeaderFlags};
 use crate::carrier::local::{GENERATION, no_node};
 use crate::carrier::stream::{FrameError, Frames};
 
 /// Why a program is dropped.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum End {
-    #[error("it has closed the connection")]
+pub(super) enum DropReason {
+    #[error("the program closed the connection")]
     Closed,
     #[error("{0}")]
     Io(#[from] Errno),
-    #[error("it breaks the rules: {0}")]
+    #[error("the program violates the protocol: {0}")]
     Rules(#[from] FrameError),
-    #[error("it breaks the rules: batches and compression are for nodes")]
+    #[error("the program violates the protocol: only nodes send batches and compression")]
     Packed,
-    #[error("it breaks the rules: {0} is not for programs to send")]
+    #[error("the program violates the protocol: only nodes send {0}")]
     Command(Command),
     #[error("{0}")]
-    TooMuch(#[from] TooMuch),
+    QueueError(#[from] QueueError),
 }
 
-/// Why a program is not read: of what its endpoint says to another's, too much waits for that.
+/// Why a program is not read: too much of what one of its endpoints sends to another one waits
+/// there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pause {
-    /// Whose program has not read it.
+    /// The program that has not read it.
     pub(super) full: u64,
-    /// Who says what to whom.
+    /// Source and destination.
     pub(super) pair: Pair,
 }
 
-/// The program.
+/// A connected program.
 pub(super) struct Program {
     socket: OwnedFd,
     uid: u32,
-    /// None if the process is in a pid namespace that the switch does not see into.
+    /// `None` if the process is in a pid namespace that the switch cannot see.
     pid: Option<i32>,
     frames: Frames,
-    /// What waits for it.
+    /// The commands that wait for it.
     pub(super) queue: Queue,
     paused_for: Option<Pause>,
 }
 
 impl Program {
-    /// Whoever is at the other end of `socket`.
+    /// The program at the other end of `socket`.
     pub(super) fn new(socket: OwnedFd) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let peer = PeerCred::of(&socket)?;
@@ -69,7 +70,7 @@ impl Program {
         self.uid
     }
 
-    /// Its process, or what stands for one that is not known in headers.
+    /// Its process id in headers. 0 if it is unknown.
     pub(super) fn pid(&self) -> i32 {
         self.pid.unwrap_or(0)
     }
@@ -78,7 +79,7 @@ impl Program {
         &self.socket
     }
 
-    /// What its connection is waited for.
+    /// The poll events to wait for on its connection.
     pub(super) fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::IN, self.paused_for.is_none());
@@ -98,7 +99,7 @@ impl Program {
         self.paused_for
     }
 
-    /// How it stands with it.
+    /// Describes its state.
     pub(super) fn state(&self) -> String {
         let paused = if self.paused_for.is_some() {
             ", not read until a partner of its reads"
@@ -108,42 +109,52 @@ impl Program {
         format!("{} bytes wait for it{paused}", self.queue.unsent())
     }
 
-    /// Reads what there is by `events`, unless it is paused. One that goes while it is paused has nothing more to say.
-    pub(super) fn read(&mut self, events: PollFlags) -> Result<(), End> {
+    /// Reads what `events` announces, unless the program is paused. A program that ends while it is
+    /// paused loses the rest of its commands.
+    pub(super) fn read(&mut self, events: PollFlags) -> Result<(), DropReason> {
         if self.paused_for.is_some() {
             let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
-            return if gone { Err(End::Closed) } else { Ok(()) };
+            return if gone {
+                Err(DropReason::Closed)
+            } else {
+                Ok(())
+            };
         }
         match self
             .frames
             .fill(|room| rustix::io::read(&self.socket, room))
         {
-            Ok(0) => Err(End::Closed),
+            Ok(0) => Err(DropReason::Closed),
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The next command that has come whole.
-    pub(super) fn next(&mut self) -> Result<Option<(Header, Vec<u8>)>, End> {
+    /// The next complete command.
+    pub(super) fn next(&mut self) -> Result<Option<(Header, Vec<u8>)>, DropReason> {
         let mut next = None;
         let mut packed = false;
         self.frames.next(|header, payload| {
             packed |= next.is_some() || header.flags.contains(HeaderFlags::LZ4);
             next = Some((*header, payload.to_vec()));
         })?;
-        if packed { Err(End::Packed) } else { Ok(next) }
+        if packed {
+            Err(DropReason::Packed)
+        } else {
+            Ok(next)
+        }
     }
 
-    /// Puts a command behind what waits, as one of `pair`'s if it is anybody's, and sends as much as it takes.
+    /// Queues a command, counted for `pair` if it belongs to one, and sends as much as the program
+    /// accepts.
     pub(super) fn put(&mut self, pair: Option<Pair>, header: Header, payload: &[u8]) {
         self.queue.put(pair, header, payload);
-        // Whatever goes wrong is found when the connection is served next.
+        // The next round finds any error of the connection.
         let _ = self.queue.send(&self.socket);
     }
 
-    /// Sends what waits, as far as the program takes it.
-    pub(super) fn send(&mut self) -> Result<(), End> {
+    /// Sends waiting commands as far as the program accepts them.
+    pub(super) fn send(&mut self) -> Result<(), DropReason> {
         Ok(self.queue.send(&self.socket)?)
     }
 }

@@ -1,4 +1,5 @@
-//! What waits for a program: whole commands in their order, who says them to whom, and since when they are too much.
+//! The commands that wait for a program: their order, their source and destination, and the time
+//! since the queue is full.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
@@ -10,68 +11,69 @@ use rustix::net::{SendFlags, send};
 use crate::abi::{Endpoint, Header, MAX_PAYLOAD};
 use crate::carrier::local::{GENERATION, no_node};
 
-/// So many bytes waiting for a program are too much: it has to take as many within the switch's patience, or all but half.
-pub(super) const FULL: usize = 1 << 20;
+/// Bytes from which a queue is full. The program must read as many within the switch's read
+/// timeout, or all but half of them.
+pub(super) const FULL_SIZE: usize = 1 << 20;
 
-/// So many bytes of one endpoint's that wait for another are enough. Whoever has so many waiting is full, although a command
-/// that is half sent still counts as a whole.
-const ENOUGH: usize = FULL + 2 * MAX_PAYLOAD;
+/// Bytes from one endpoint to another that may wait. A queue with as many is full, although a
+/// command that is half sent counts as a whole.
+const PAIR_LIMIT: usize = FULL_SIZE + 2 * MAX_PAYLOAD;
 
-/// Most bytes that wait for a program: one copy for each endpoint of a container, and some more.
-const MOST: usize = 16 << 20;
+/// Bytes that may wait for a program: one copy for each endpoint of a container, and some more.
+const MAX_QUEUED: usize = 16 << 20;
 
-/// Who says something to whom: container, source and destination. Between two endpoints there is one exchange at a time, of
-/// at most one copy.
+/// Container, source and destination. Two endpoints have one exchange at a time, with at most one
+/// copy.
 pub(super) type Pair = (i32, Endpoint, Endpoint);
 
-/// What waits.
+/// The queue of one program.
 #[derive(Default)]
 pub(super) struct Queue {
     bytes: Vec<u8>,
     /// Bytes of `bytes` that are sent.
     sent: usize,
-    /// Bytes that were ever put here, and that were ever taken.
+    /// Bytes that were ever queued, and ever sent.
     put: u64,
     taken: u64,
-    /// What of `bytes` is whose, in its order.
+    /// The commands in `bytes` that count for a pair, in order.
     parts: VecDeque<Part>,
-    /// Bytes that wait, by whose they are.
+    /// Waiting bytes by pair.
     pairs: HashMap<Pair, usize>,
-    full: Option<Full>,
-    /// More was to be put here than there may be.
+    full: Option<FullSince>,
+    /// The queue has exceeded its limit.
     overrun: bool,
 }
 
 struct Part {
     pair: Pair,
     bytes: usize,
-    /// What is put here before its end, ever.
+    /// The value of `put` at its end.
     end: u64,
 }
 
-/// The program has to take some.
+/// The program must read some.
 #[derive(Clone, Copy)]
-struct Full {
+struct FullSince {
     since: Instant,
-    /// What it had taken by then.
+    /// The value of `taken` at that time.
     taken: u64,
 }
 
-/// Why a program's queue is given up.
+/// Why a program is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TooMuch {
-    #[error("it has not read {FULL} of the bytes that wait for it within {0:?}")]
+pub(super) enum QueueError {
+    #[error("the program has not read {FULL_SIZE} of its queued bytes within {0:?}")]
     Slow(Duration),
-    #[error("it does not read: {MOST} bytes wait for it")]
+    #[error("the program does not read: {MAX_QUEUED} bytes are queued for it")]
     Overrun,
 }
 
 impl Queue {
-    /// Puts a command behind what waits, as one of `pair`'s if it is anybody's. What would be too much is lost, and
-    /// [`Self::too_much`] from then on.
+    /// Queues a command, counted for `pair` if it belongs to one. Beyond the limit the command is
+    /// dropped, and [`Self::overdue`] reports it from then on.
     pub(super) fn put(&mut self, pair: Option<Pair>, header: Header, payload: &[u8]) {
         let bytes = GENERATION.header_size() + payload.len();
-        if self.overrun || self.unsent() + bytes > MOST {
+        if self.overrun || self.unsent() + bytes > MAX_QUEUED {
             self.overrun = true;
             return;
         }
@@ -92,7 +94,7 @@ impl Queue {
         self.note_full();
     }
 
-    /// Sends what the program takes at once.
+    /// Sends what the program accepts at once.
     pub(super) fn send(&mut self, socket: impl AsFd) -> Result<(), Errno> {
         while let Some(rest @ [_, ..]) = self.bytes.get(self.sent..) {
             match send(&socket, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -106,11 +108,11 @@ impl Queue {
             }
         }
         if self.unsent() == 0 {
-            // What was needed once is not kept.
+            // Memory from a peak is given back.
             self.bytes.clear();
-            self.bytes.shrink_to(FULL);
+            self.bytes.shrink_to(FULL_SIZE);
             self.sent = 0;
-        } else if self.sent > FULL {
+        } else if self.sent > FULL_SIZE {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
@@ -131,47 +133,50 @@ impl Queue {
         self.bytes.len().saturating_sub(self.sent)
     }
 
-    /// Whether more of `pair` waits than two that keep to the rules can have there.
-    pub(super) fn has_enough_of(&self, pair: &Pair) -> bool {
-        self.pairs.get(pair).is_some_and(|&bytes| bytes > ENOUGH)
+    /// Whether more of `pair` waits than two endpoints that follow the rules can have in progress.
+    pub(super) fn is_pair_full(&self, pair: &Pair) -> bool {
+        self.pairs
+            .get(pair)
+            .is_some_and(|&bytes| bytes > PAIR_LIMIT)
     }
 
-    /// When it has to be looked at again although nothing happens.
-    pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
+    /// When the queue must be checked again without an event.
+    pub(super) fn deadline(&self, read_timeout: Duration) -> Option<Instant> {
         if self.overrun {
             return Some(Instant::now());
         }
-        self.full.map(|full| full.since + patience)
+        self.full.map(|full| full.since + read_timeout)
     }
 
-    /// Whether the program has let more wait than it may.
-    pub(super) fn too_much(&self, patience: Duration) -> Option<TooMuch> {
+    /// The error if the program has not read in time.
+    pub(super) fn overdue(&self, read_timeout: Duration) -> Option<QueueError> {
         if self.overrun {
-            return Some(TooMuch::Overrun);
+            return Some(QueueError::Overrun);
         }
         let full = self.full?;
-        (full.since.elapsed() >= patience).then_some(TooMuch::Slow(patience))
+        (full.since.elapsed() >= read_timeout).then_some(QueueError::Slow(read_timeout))
     }
 
-    /// Begins anew to wait for the program to take some, if it has taken that or must.
+    /// Starts the time limit anew if the program has read enough, or if the queue has become full.
     fn note_full(&mut self) {
-        // Not as soon as there is room for a few more, or one for which there is always more would never have to take it.
-        if self.unsent() <= FULL / 2 {
+        // Room for a few bytes is not enough. A program for which more keeps arriving would never
+        // have to read the rest.
+        if self.unsent() <= FULL_SIZE / 2 {
             self.full = None;
         }
         let taken = self.taken;
         let begins = match self.full {
-            Some(full) => taken - full.taken >= count(FULL),
-            None => self.unsent() > FULL,
+            Some(full) => taken - full.taken >= count(FULL_SIZE),
+            None => self.unsent() > FULL_SIZE,
         };
         if begins {
             let since = Instant::now();
-            self.full = Some(Full { since, taken });
+            self.full = Some(FullSince { since, taken });
         }
     }
 }
 
-/// A size as a count of bytes that nothing ever takes away from.
+/// A size as a 64-bit count.
 fn count(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
@@ -184,10 +189,10 @@ mod tests {
     use super::*;
     use crate::abi::Command;
 
-    const PATIENCE: Duration = Duration::from_secs(3600);
+    const READ_TIMEOUT: Duration = Duration::from_secs(3600);
     const PAIR: Pair = (0, Endpoint::from_raw(1), Endpoint::from_raw(2));
 
-    /// Puts commands of `pair` into `queue` while `more`.
+    /// Puts commands of `pair` into `queue` while `more` holds.
     fn fill(queue: &mut Queue, pair: Option<Pair>, more: impl Fn(&Queue) -> bool) {
         while more(queue) {
             let header = Header::new(Command::COPYIN_DATA);
@@ -196,11 +201,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_nobodys_any_more() {
+    fn taken_bytes_are_removed() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut queue = Queue::default();
-        fill(&mut queue, Some(PAIR), |it| !it.has_enough_of(&PAIR));
-        assert!(queue.deadline(PATIENCE).is_some());
+        fill(&mut queue, Some(PAIR), |it| !it.is_pair_full(&PAIR));
+        assert!(queue.deadline(READ_TIMEOUT).is_some());
         let mut left = queue.unsent();
         let mut room = vec![0; MAX_PAYLOAD];
         while left > 0 {
@@ -208,41 +213,41 @@ mod tests {
             left -= there.read(&mut room).unwrap();
         }
         assert_eq!((queue.unsent(), queue.pairs.len()), (0, 0));
-        assert_eq!(queue.deadline(PATIENCE), None);
-        assert!(queue.bytes.capacity() <= FULL);
+        assert_eq!(queue.deadline(READ_TIMEOUT), None);
+        assert!(queue.bytes.capacity() <= FULL_SIZE);
     }
 
     #[test]
-    fn one_who_takes_little_has_no_more_time_than_one_who_takes_nothing() {
+    fn reading_a_little_does_not_extend_the_time() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut queue = Queue::default();
-        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL);
-        let deadline = queue.deadline(PATIENCE);
+        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL_SIZE);
+        let deadline = queue.deadline(READ_TIMEOUT);
         queue.send(&here).unwrap();
-        // As little as lets it take some more.
+        // Just enough for the system to accept some more.
         let mut few = [0; MAX_PAYLOAD];
         let before = queue.taken;
         while queue.taken == before {
             assert!(there.read(&mut few).unwrap() > 0);
             queue.send(&here).unwrap();
         }
-        assert_eq!(queue.deadline(PATIENCE), deadline);
-        while queue.taken < count(FULL) {
+        assert_eq!(queue.deadline(READ_TIMEOUT), deadline);
+        while queue.taken < count(FULL_SIZE) {
             assert!(there.read(&mut few).unwrap() > 0);
             queue.send(&here).unwrap();
         }
-        assert!(queue.deadline(PATIENCE) > deadline || queue.unsent() <= FULL);
-        assert_eq!(queue.too_much(PATIENCE), None);
-        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL);
-        let slow = TooMuch::Slow(Duration::ZERO);
-        assert_eq!(queue.too_much(Duration::ZERO), Some(slow));
+        assert!(queue.deadline(READ_TIMEOUT) > deadline || queue.unsent() <= FULL_SIZE);
+        assert_eq!(queue.overdue(READ_TIMEOUT), None);
+        fill(&mut queue, None, |it| it.unsent() <= 2 * FULL_SIZE);
+        let slow = QueueError::Slow(Duration::ZERO);
+        assert_eq!(queue.overdue(Duration::ZERO), Some(slow));
     }
 
     #[test]
-    fn more_than_there_may_be_is_not_kept() {
+    fn the_queue_has_a_limit() {
         let mut queue = Queue::default();
-        fill(&mut queue, None, |it| it.too_much(PATIENCE).is_none());
-        assert_eq!(queue.too_much(PATIENCE), Some(TooMuch::Overrun));
-        assert!(queue.unsent() <= MOST && queue.unsent() > MOST - 2 * MAX_PAYLOAD);
+        fill(&mut queue, None, |it| it.overdue(READ_TIMEOUT).is_none());
+        assert_eq!(queue.overdue(READ_TIMEOUT), Some(QueueError::Overrun));
+        assert!(queue.unsent() <= MAX_QUEUED && queue.unsent() > MAX_QUEUED - 2 * MAX_PAYLOAD);
     }
 }

@@ -1,20 +1,20 @@
-//! Which program has bound which endpoint.
+//! The bound endpoints and their programs.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::abi::{Code, DcId, DcLimits, Endpoint, Header};
 
-/// One endpoint that is bound.
+/// A bound endpoint.
 struct Entry {
     program: u64,
     endpoint: Endpoint,
     name: String,
 }
 
-/// The table.
+/// All bound endpoints.
 pub(super) struct Table {
     dcs: HashMap<DcId, DcLimits>,
-    /// By container and slot.
+    /// Keyed by container and slot.
     entries: BTreeMap<(i32, i32), Entry>,
 }
 
@@ -26,8 +26,8 @@ impl Table {
         }
     }
 
-    /// Binds `endpoint` of container `dc` for `program`. To bind again what it has bound changes nothing: a program that
-    /// connects while it binds may say so twice.
+    /// Binds `endpoint` of container `dc` for `program`. A second bind by the same program changes
+    /// nothing, since a program that connects while it binds may send it twice.
     pub(super) fn bind(
         &mut self,
         program: u64,
@@ -57,7 +57,7 @@ impl Table {
         Ok(())
     }
 
-    /// Gives `endpoint` up, if it is `program`'s.
+    /// Unbinds `endpoint` if `program` has it. Returns whether it had.
     pub(super) fn unbind(&mut self, program: u64, dc: i32, endpoint: Endpoint) -> bool {
         let key = (dc, endpoint.slot());
         let entry = self.entries.get(&key);
@@ -67,7 +67,7 @@ impl Table {
         self.entries.remove(&key).is_some()
     }
 
-    /// Gives up all that is `program`'s: what that was.
+    /// Unbinds all endpoints of `program` and returns them.
     pub(super) fn unbind_all(&mut self, program: u64) -> Vec<(i32, Endpoint)> {
         let theirs = self.entries.iter().filter(|(_, it)| it.program == program);
         let theirs: Vec<_> = theirs.map(|(&(dc, _), it)| (dc, it.endpoint)).collect();
@@ -75,7 +75,7 @@ impl Table {
         theirs
     }
 
-    /// The program that a command of `program` is for, if its source is that program's.
+    /// The program that a command of `program` is for, if `program` has its source.
     pub(super) fn receiver(&self, program: u64, header: &Header) -> Result<u64, Code> {
         let find = |endpoint: Endpoint| {
             let entry = self.entries.get(&(header.dc, endpoint.slot()));
@@ -88,7 +88,7 @@ impl Table {
         Ok(receiver.program)
     }
 
-    /// What is bound: container, endpoint, program, name.
+    /// The bound endpoints: container, endpoint, program, name.
     pub(super) fn entries(&self) -> impl Iterator<Item = (i32, Endpoint, u64, &str)> {
         let entries = self.entries.iter();
         entries.map(|(&(dc, _), it)| (dc, it.endpoint, it.program, it.name.as_str()))
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_sends_as_another() {
+    fn a_program_cannot_send_as_another() {
         let mut table = table();
         table.bind(7, 0, Endpoint::from_raw(1), "a").unwrap();
         table.bind(8, 0, Endpoint::from_raw(2), "b").unwrap();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_leaves_nothing_bound() {
+    fn an_exit_releases_all_endpoints() {
         let mut table = table();
         table.bind(7, 0, Endpoint::from_raw(1), "a").unwrap();
         table.bind(7, 0, Endpoint::from_raw(-2), "b").unwrap();

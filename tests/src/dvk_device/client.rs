@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use gangplank_dvk::endpoint::{
-    BoundEndpoint, Carrier, Delivery, EndpointError, Lent, Operation, RequestId,
+    BoundEndpoint, Carrier, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
 };
 
 use super::EmulatedDevice;
@@ -55,7 +55,7 @@ impl Client {
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        lent: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, Code> {
         let deadline = Instant::now() + limit;
@@ -79,7 +79,7 @@ impl Client {
     }
 }
 
-fn copied(copy: Copy, lent: &mut Lent<'_>) -> Result<Vec<u8>, Code> {
+fn copied(copy: Copy, lent: &mut SharedBuffers<'_>) -> Result<Vec<u8>, Code> {
     let copied = match copy.bytes {
         Bytes::Out(bytes) => {
             let mut data = vec![0; bytes];
@@ -120,7 +120,7 @@ impl BoundEndpoint for Client {
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        lent: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
         let answer = self.ask(to, message, lent, limit);

@@ -1,4 +1,4 @@
-//! Headers that cannot be, and those that can be of another generation.
+//! Invalid headers, and headers of another generation.
 
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn check(change: impl FnOnce(&mut Header)) -> Result<(), HeaderError> {
     header.check(Generation::Current, node(0), node(1))
 }
 
-/// Why a request that was changed so is none.
+/// The error of a request after `change`.
 fn refusal(change: impl FnOnce(&mut Header)) -> String {
     check(change).unwrap_err().to_string()
 }
@@ -35,20 +35,20 @@ fn a_peers_header_passes() {
 }
 
 #[test]
-fn what_cannot_be_is_named() {
+fn invalid_headers_are_refused_with_the_reason() {
     assert_eq!(
         refusal(|header| header.command = Command::from_raw(0x77)),
-        "there is no command 0x77"
+        "unknown command 0x77"
     );
     assert_eq!(
         refusal(|header| header.snode = 2),
-        "it is from node 2, and the peer is node 0"
+        "the message is from node 2, but the peer is node 0"
     );
     assert_eq!(
         refusal(|header| header.dnode = 0),
-        "it is for node 0, and this is node 1"
+        "the message is for node 0, but this is node 1"
     );
-    assert_eq!(refusal(|header| header.dc = 32), "there is no container 32");
+    assert_eq!(refusal(|header| header.dc = 32), "unknown container 32");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn lengths_have_a_limit() {
 }
 
 #[test]
-fn a_sign_of_life_may_hold_what_was_sent_last() {
+fn a_hello_may_contain_old_data() {
     let stale = check(|header| {
         header.command = Command::NONE;
         header.flags = HeaderFlags::BATCH;
@@ -98,14 +98,14 @@ fn two_headers_tell_their_generation() {
 }
 
 #[test]
-fn rubbish_is_of_no_generation() {
+fn random_bytes_match_no_generation() {
     assert_eq!(Generation::guess(&[0x55; 300], node(0), node(1)), []);
     assert_eq!(Generation::guess(&[], node(0), node(1)), []);
 }
 
 proptest! {
     #[test]
-    fn whatever_is_decoded_encodes_to_the_same(
+    fn a_decoded_header_encodes_to_the_same_bytes(
         bytes: [[u8; 22]; 6],
         generation in prop::sample::select(Generation::ALL.to_vec()),
     ) {
@@ -114,13 +114,13 @@ proptest! {
         let mut back = Vec::new();
         header.encode(generation, &mut back);
         prop_assert_eq!(&back, bytes);
-        // Neither of them trusts what the header says of itself.
+        // Neither depends on the header being valid.
         let _ = header.check(generation, node(0), node(1));
         prop_assert!(header.payload(generation).unwrap_or(0) <= MAX_BATCH * 132);
     }
 
     #[test]
-    fn less_than_a_header_is_told(length in 0..92usize) {
+    fn an_incomplete_header_is_an_error(length in 0..92usize) {
         let error = Header::decode(&vec![0; length], Generation::Early).unwrap_err();
         prop_assert_eq!(error, HeaderError::Short { got: length, wanted: 92 });
     }

@@ -1,63 +1,67 @@
-//! The calls of `/dev/dvk` that endpoints need, whoever answers them.
+//! The calls of `/dev/dvk` that endpoints need.
 
 use std::time::Duration;
 
-use super::slate::Slate;
+use super::message_buffer::MessageBuffer;
 use crate::abi::ioctl::{DcUsr, ProcUsr};
 use crate::abi::{Code, DcId, Endpoint};
 
-/// Which way a message is sent.
+/// How a message is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sending {
-    /// Until it is received.
+    /// Waits until the message is received.
     Send,
-    /// To one that waits for it, or not at all.
+    /// Fails unless the destination waits for the message.
     Reply,
-    /// Until it is answered: the answer takes its place.
+    /// Waits for the answer, which replaces the message.
     SendRec,
 }
 
-/// Who answers the calls: the kernel, or a test that plays it.
+/// Carries out the calls: the kernel, or the fake kernel of the tests.
 ///
-/// Those that are an endpoint's take it to be that of the calling thread. A call that succeeds gives a number that is not
-/// negative; one that fails, a code.
+/// A call of an endpoint acts for the endpoint of the calling thread. A successful call returns a
+/// number that is not negative, a failed one a code.
 pub(super) trait Driver: Send + Sync {
-    /// Asks whether there is a DVS: the number of this node.
+    /// Returns the number of this node in the DVS.
     fn dvs(&self) -> Result<i32, Code>;
 
     /// Describes a container.
     fn container(&self, dc: DcId) -> Result<DcUsr, Code>;
 
-    /// Describes who is in a slot, or that nobody is.
+    /// Describes the process in a slot, or an empty slot.
     fn process(&self, dc: DcId, slot: i32) -> Result<ProcUsr, Code>;
 
-    /// Binds the calling thread: the endpoint's number. One below zero comes as the code of that number.
+    /// Binds the calling thread and returns the endpoint's number. A negative number comes back as
+    /// the code of that number.
     fn bind(&self, dc: DcId, endpoint: Endpoint) -> Result<i32, Code>;
 
-    /// Gives up an endpoint.
+    /// Unbinds an endpoint.
     fn unbind(&self, dc: DcId, endpoint: Endpoint) -> Result<i32, Code>;
 
-    /// Receives from anybody, and waits no longer than `limit`: then [`Code::EDVSTIMEDOUT`].
-    fn receive(&self, slate: &mut Slate, limit: Duration) -> Result<i32, Code>;
+    /// Receives from any endpoint. Fails with [`Code::EDVSTIMEDOUT`] after `limit`.
+    fn receive(&self, buffer: &mut MessageBuffer, limit: Duration) -> Result<i32, Code>;
 
-    /// Sends what is on `slate`, and waits no longer than `limit`.
+    /// Sends the message in `buffer` and waits up to `limit`.
     fn send(
         &self,
         sending: Sending,
         to: Endpoint,
-        slate: &mut Slate,
+        buffer: &mut MessageBuffer,
         limit: Duration,
     ) -> Result<i32, Code>;
 
     /// Notifies another endpoint.
     fn notify(&self, to: Endpoint) -> Result<i32, Code>;
 
-    /// Notifies an endpoint of this machine, which may be the caller's, in the name of the hardware. Any thread may.
+    /// Notifies an endpoint of this machine in the name of the hardware, possibly the caller's own.
+    /// Any thread may call it.
     fn wake(&self, dc: DcId, endpoint: Endpoint) -> Result<i32, Code>;
 
-    /// Copies from `address` in another's memory: how many bytes, or zero if it is on another node.
+    /// Copies from `address` in another process's memory. Returns the number of bytes, or zero if
+    /// the process is on another node.
     fn copy_from(&self, from: Endpoint, address: u32, into: &mut [u8]) -> Result<i32, Code>;
 
-    /// Copies to `address` in another's memory: how many bytes, or zero if it is on another node.
+    /// Copies to `address` in another process's memory. Returns the number of bytes, or zero if the
+    /// process is on another node.
     fn copy_to(&self, to: Endpoint, address: u32, from: &[u8]) -> Result<i32, Code>;
 }

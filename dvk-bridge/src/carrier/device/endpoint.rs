@@ -1,21 +1,23 @@
-//! An endpoint of the kernel's: the engine's, but for questions.
+//! An endpoint of the kernel: the engine's endpoint with a sendrec of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::question::Question;
-use super::way::{Way, Work};
+use super::queued_call::QueuedCall;
+use super::work_queue::{Work, WorkQueue};
 use crate::abi::{Code, DcId, DcLimits, Endpoint, Message};
-use crate::carrier::engine::Bound;
-use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Lent, Operation, RequestId};
+use crate::carrier::engine::EngineEndpoint;
+use crate::endpoint::{
+    BoundEndpoint, Delivery, EndpointError, Operation, RequestId, SharedBuffers,
+};
 
-/// How long the end of the endpoint's thread is waited for. Only what the kernel has for another node takes longer.
-const ENDING: Duration = Duration::from_secs(2);
+/// How long unbinding waits for the endpoint's thread. Only a call to another node takes longer.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The endpoint, bound until this is dropped.
+/// A bound endpoint. Dropping it unbinds it.
 pub(super) struct DeviceEndpoint {
-    pub(super) bound: Bound,
-    pub(super) way: Arc<Way>,
+    pub(super) bound: EngineEndpoint,
+    pub(super) queue: Arc<WorkQueue>,
 }
 
 impl BoundEndpoint for DeviceEndpoint {
@@ -43,22 +45,23 @@ impl BoundEndpoint for DeviceEndpoint {
         self.bound.send(to, message, limit)
     }
 
-    /// The engine's question would be over before the kernel's is, which can touch what is lent until then.
+    /// Calls through the kernel. The engine's call would end before the kernel's, and the kernel
+    /// may access the shared buffers until its own call ends.
     fn sendrec(
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        buffers: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
         let operation = Operation::SendRec { to };
-        let question = Arc::new(Question::new(to, *message, limit));
-        if self.way.put(Work::Question(question.clone())).is_err() {
+        let call = Arc::new(QueuedCall::new(to, *message, limit));
+        if self.queue.put(Work::QueuedCall(call.clone())).is_err() {
             return Err(EndpointError::Unbound { operation });
         }
-        let outcome = question.wait();
-        // The kernel may have changed it, at the addresses that were told.
-        std::hint::black_box(lent);
+        let outcome = call.wait();
+        // The kernel may have changed the buffers through their addresses.
+        std::hint::black_box(buffers);
         outcome.map_err(|code| match code {
             Code::EDVSTIMEDOUT => EndpointError::TimedOut { operation, limit },
             Code::EDVSNOTCONN => EndpointError::NotConnected { operation },
@@ -90,10 +93,10 @@ impl BoundEndpoint for DeviceEndpoint {
 
     fn unbind(&self) {
         self.bound.unbind();
-        self.way.stop();
-        if !self.way.wait_for_end(ENDING) {
+        self.queue.stop();
+        if !self.queue.wait_for_end(STOP_TIMEOUT) {
             log::warn!(
-                "endpoint {} is given up as soon as the kernel has done what it was told last",
+                "endpoint {} is released when the kernel finishes its last call",
                 self.endpoint()
             );
         }

@@ -1,114 +1,131 @@
-//! Endpoints of the kernel's own DVK, by the calls of `/dev/dvk`.
+//! Endpoints of the kernel's own DVK, through the calls of `/dev/dvk`.
 //!
-//! To the kernel an endpoint is a thread. So each has one that makes all its calls, and it would be asleep in RECEIVE when a
-//! client is to be answered or copied with:
+//! The kernel identifies an endpoint by its thread. So each endpoint has one thread that makes all
+//! its calls. That thread must not sleep in RECEIVE while a client needs an answer or a copy:
 //!
 //! ```text
-//!   engine ── way ──> thread ── RECEIVE, REPLY, VCOPY ... ──> /dev/dvk
-//!              └──── NOTIFY, in the hardware's name ──────────────┘
+//!   engine ── work queue ──> thread ── RECEIVE, REPLY, VCOPY ... ──> /dev/dvk
+//!                 └──── NOTIFY, in the name of the hardware ────────────┘
 //! ```
 //!
-//! The thread alternates. Whoever hands something over has the kernel notify the endpoint, as any thread of root's may in the
-//! name of the hardware; that ends its RECEIVE, and if the thread is not in it yet, the notification waits for it there. So
-//! nothing is slept over, no signal is needed, and no client waits behind a receive. Several endpoints for several threads would
-//! not do, since a client takes an answer from the one alone that it has asked. What is parallel so is all that takes long, the
-//! daemon's work; what is not, is the kernel's copying, and the half minute that it allows another node to acknowledge one.
-//! Where the hardware's notifications do not work, the thread receives by the moment, a few milliseconds each.
+//! The thread alternates between both. A thread that queues work has the kernel notify the endpoint
+//! in the name of the hardware, as any thread of root may. The notification ends RECEIVE, or waits
+//! for the next RECEIVE. So no work is missed, no signal is needed, and no client waits behind a
+//! receive. Several endpoints for several threads would not help: a client accepts an answer only
+//! from the endpoint that it has called. The daemon's work, which takes most of the time, runs in
+//! parallel. The kernel's copies do not, nor does the half minute that it grants another node to
+//! acknowledge one. Where hardware notifications do not work, each RECEIVE lasts a few
+//! milliseconds.
 //!
-//! To the engine all that is a peer that acknowledges each command when its call is done. Beyond it, this carrier
+//! To the engine the kernel is a peer that acknowledges each command when its call returns. Beyond
+//! that, this carrier
 //!
-//! - takes each message for a request, since a kernel does not tell who only sends, and one that is not answered hangs;
-//! - looks from time to time whether those who have asked are there, since a kernel does not tell that either;
-//! - asks by itself: what is lent is the kernel's to touch until the call is over, whatever the limit.
+//! - treats each message as a request, because the kernel does not tell a send from a sendrec and a
+//!   caller without an answer hangs;
+//! - checks from time to time whether its partners still exist, because the kernel does not report
+//!   it;
+//! - does sendrec itself, because the kernel may access the shared buffers until the call ends,
+//!   whatever the time limit.
 //!
-//! DVK and its structures are those of i386 and have no counterpart for other programs, so this is for programs of that kind.
+//! DVK and its structures exist for i386 alone, so this carrier works in 32-bit programs for i386
+//! only.
 
 mod driver;
 mod endpoint;
+mod endpoint_thread;
 #[cfg(test)]
-mod fake;
-mod question;
-mod slate;
+mod fake_kernel;
+mod message_buffer;
+mod queued_call;
 mod sys;
 #[cfg(test)]
 mod tests;
-mod thread;
-mod way;
+mod work_queue;
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use self::driver::Driver;
 use self::endpoint::DeviceEndpoint;
-use self::slate::MessageSize;
+use self::endpoint_thread::{EndpointThread, Partners};
+use self::message_buffer::MessageSize;
 use self::sys::Kernel;
-use self::thread::{Caller, Partners};
-use self::way::Way;
-use super::engine::{Bound, Kind, PeerId, Station, Tuning, lock};
+use self::work_queue::WorkQueue;
+use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind};
 use crate::abi::ioctl::{DcUsr, MAJOR};
 use crate::abi::{Code, DcId, DcLimits, Endpoint};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Operation};
 use crate::status::Report;
 
-/// Where the device is, unless it was made elsewhere.
+/// The usual path of the device.
 pub const PATH: &str = "/dev/dvk";
 
-/// How long the kernel may take for anything: a little longer than it allows other nodes, so that it says itself what is wrong.
-const EXCHANGE: Duration = Duration::from_secs(35);
+/// Time limit for an exchange. It exceeds the 30 s that the kernel grants other nodes, so that the
+/// kernel's own error is reported.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// How long it may take to bind.
-const BINDING: Duration = Duration::from_secs(5);
+/// Time limit for a bind.
+const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there are no endpoints of the kernel's.
+/// Why the kernel's DVK is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// This program is of another kind than the kernel's calls.
+    /// The program is not a 32-bit program for i386.
     #[error(
-        "cannot use {}: DVK's calls are for 32-bit programs of i386 alone, and this is none; let `gangplank-dvk forward` of the i686 \
-         build run on the machine with the device", path.display()
+        "cannot use {}: DVK's calls need a 32-bit program for i386; run `gangplank-dvk forward` \
+         of the i686 build on the machine with the device",
+        path.display()
     )]
     Width {
         /// The device.
         path: PathBuf,
     },
-    /// There is no device.
+    /// The device does not exist.
     #[error(
-        "there is no {}: load DVK's module (insmod dvk.ko) and make the device (mknod {0} c {MAJOR} 0)", path.display()
+        "{} does not exist: load DVK's module (insmod dvk.ko) and make the device \
+         (mknod {0} c {MAJOR} 0)",
+        path.display()
     )]
     Missing {
-        /// Where it was looked for.
+        /// The device.
         path: PathBuf,
     },
-    /// The device is there and cannot be opened.
+    /// The device exists and cannot be opened.
     #[error("cannot open {}", path.display())]
     Open {
         /// The device.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
     /// It is another device.
-    #[error("{} does not know DVK's calls: it is another device, or its kernel takes them from programs of another width", path.display())]
+    #[error(
+        "{} does not support DVK's calls: it is another device, or its kernel has another word \
+         size",
+        path.display()
+    )]
     Other {
         /// The device.
         path: PathBuf,
     },
-    /// There is no DVS.
+    /// The machine is not part of a DVS.
     #[error("{}: no DVS is initialised on this machine", path.display())]
     NoDvs {
         /// The device.
         path: PathBuf,
     },
     /// The kernel refuses.
-    #[error("{} cannot be asked for the DVS: {code}", path.display())]
+    #[error("cannot read the DVS from {}: {code}", path.display())]
     Refused {
         /// The device.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         code: Code,
     },
 }
@@ -117,11 +134,11 @@ pub enum DeviceError {
 pub struct Device {
     driver: Arc<dyn Driver>,
     path: PathBuf,
-    /// This machine's number in the DVS.
+    /// This machine's node id in the DVS.
     node: i32,
     size: Arc<MessageSize>,
-    /// One for each endpoint that was bound.
-    stations: Mutex<Vec<Weak<Station>>>,
+    /// One table for each bound endpoint.
+    tables: Mutex<Vec<Weak<EndpointTable>>>,
 }
 
 impl Device {
@@ -149,7 +166,7 @@ impl Device {
             let path = path.clone();
             match code {
                 Code::ENOTTY => DeviceError::Other { path },
-                // What is said is the number of this node, and that is -1.
+                // The call returns the number of this node, which is -1 here.
                 Code::EPERM | Code::EDVSDVSINIT => DeviceError::NoDvs { path },
                 code => DeviceError::Refused { path, code },
             }
@@ -159,7 +176,7 @@ impl Device {
             path,
             node,
             size: Arc::default(),
-            stations: Mutex::default(),
+            tables: Mutex::default(),
         })
     }
 
@@ -191,42 +208,42 @@ impl Device {
         let operation = Operation::Bind { dc, endpoint };
         let refused = |code| EndpointError::Refused { operation, code };
         let limits = self.limits(dc).map_err(refused)?;
-        let station = Arc::new(Station::new(Tuning {
-            kind: Kind::Nodes,
-            exchange_limit: EXCHANGE,
+        let table = Arc::new(EndpointTable::new(EngineConfig {
+            kind: PeerKind::Nodes,
+            exchange_limit: EXCHANGE_TIMEOUT,
             dcs: HashMap::from([(dc, limits)]),
         }));
-        let way = Arc::new(Way::new(self.driver.clone(), dc, endpoint));
+        let queue = Arc::new(WorkQueue::new(self.driver.clone(), dc, endpoint));
         let kernel = PeerId(self.node);
-        station.add_peer(kernel, way.clone());
-        // What comes as soon as it is bound finds it there.
-        let bound = Bound::new(station.clone(), dc, endpoint, name)?;
-        let caller = Caller {
+        table.add_peer(kernel, queue.clone());
+        // The state must exist before the kernel can deliver messages to the endpoint.
+        let bound = EngineEndpoint::new(table.clone(), dc, endpoint, name)?;
+        let endpoint_thread = EndpointThread {
             driver: self.driver.clone(),
             dc,
             endpoint,
-            station: station.clone(),
+            table: table.clone(),
             kernel,
-            way: way.clone(),
+            queue: queue.clone(),
             size: self.size.clone(),
             partners: Partners::default(),
         };
         let (tell, told) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("dvk_{endpoint}"));
-        let started = thread.spawn(move || caller.run(&tell));
+        let started = thread.spawn(move || endpoint_thread.run(&tell));
         started.map_err(|_| refused(Code::EAGAIN))?;
-        match told.recv_timeout(BINDING) {
+        match told.recv_timeout(BIND_TIMEOUT) {
             Ok(outcome) => outcome.map_err(refused)?,
             Err(_) => {
-                way.stop();
-                let limit = BINDING;
+                queue.stop();
+                let limit = BIND_TIMEOUT;
                 return Err(EndpointError::TimedOut { operation, limit });
             }
         }
-        let mut stations = lock(&self.stations);
-        stations.retain(|station| station.strong_count() > 0);
-        stations.push(Arc::downgrade(&station));
-        Ok(DeviceEndpoint { bound, way })
+        let mut tables = self.tables.lock();
+        tables.retain(|table| table.strong_count() > 0);
+        tables.push(Arc::downgrade(&table));
+        Ok(DeviceEndpoint { bound, queue })
     }
 }
 
@@ -249,9 +266,9 @@ impl Report for Device {
             self.node,
             self.size
         ));
-        let stations = lock(&self.stations).clone();
-        for station in stations.iter().filter_map(Weak::upgrade) {
-            station.report(to);
+        let tables = self.tables.lock().clone();
+        for table in tables.iter().filter_map(Weak::upgrade) {
+            table.report(to);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The calls as the kernel takes them.
-#![allow(unsafe_code)] // the ioctls: their arguments are addresses, in blocks that have addresses in them
+//! The ioctls of the kernel's DVK.
+// The arguments of the ioctls are addresses of blocks that contain addresses.
+#![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -12,17 +13,17 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use zerocopy::FromBytes;
 
 use super::driver::{Driver, Sending};
-use super::slate::Slate;
+use super::message_buffer::MessageBuffer;
 use crate::abi::ioctl::{
     Bind, CPU_MASK, Call, DcUsr, DvsUsr, GetDcInfo, GetProcInfo, Ipc, Notify, ProcUsr, SELF_BIND,
     Unbind,
 };
 use crate::abi::{Code, CopyBlock, DcId, Endpoint};
 
-/// A notification that updates nothing in particular.
+/// A notification that sets no update bit.
 const NO_UPDATE: i32 = -1;
 
-/// How long an endpoint's end is waited for.
+/// Time limit for the kernel to unbind an endpoint.
 const UNBIND_LIMIT: Duration = Duration::from_secs(1);
 
 /// The kernel's DVK.
@@ -33,7 +34,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // Only ioctls work on it, whatever it was opened for.
+        // The device supports ioctls only, in any open mode.
         let device = OpenOptions::new().read(true).open(path)?;
         Ok(Self { device })
     }
@@ -41,10 +42,13 @@ impl Kernel {
     /// Makes `call` with `block`.
     ///
     /// # Safety
-    /// What `block` has the addresses of is there until this returns, for the kernel to read and write as `call` does.
+    ///
+    /// All memory that `block` points to must be valid until this returns, for the kernel to read
+    /// and write as `call` does.
     unsafe fn call<T>(&self, call: Call, block: &mut T) -> Result<i32, Code> {
         let argument = Argument { call, block };
-        // SAFETY: the block is as the call takes it, and what it refers to is there by this function's own contract.
+        // SAFETY: the block has the type that the call takes, and the caller vouches for the memory
+        // that it points to.
         outcome(unsafe { ioctl(&self.device, argument) })
     }
 
@@ -52,22 +56,24 @@ impl Kernel {
         &self,
         call: Call,
         with: Endpoint,
-        slate: &mut Slate,
+        buffer: &mut MessageBuffer,
         limit: Duration,
     ) -> Result<i32, Code> {
         let mut block = Ipc {
             ep: with.raw(),
-            message: address(slate.bytes_mut().as_mut_ptr())?,
+            message: address(buffer.bytes_mut().as_mut_ptr())?,
             timeout: millis(limit),
         };
-        // SAFETY: the kernel reads and writes one message of its own, and a slate has room for the longest there is.
+        // SAFETY: the kernel reads and writes one message of its own size, and the buffer has room
+        // for the longest.
         unsafe { self.call(call, &mut block) }
     }
 
     fn copy(&self, mut block: CopyBlock, bytes: usize) -> Result<i32, Code> {
         block.bytes = i32::try_from(bytes).map_err(|_| Code::EDVSBADRANGE)?;
-        // SAFETY: the one address of this process is that of a slice of as many bytes, which both callers hold until this
-        // returns, mutably where the kernel writes. The other is another process's.
+        // SAFETY: the one address of this process is that of a slice with this many bytes, which
+        // both callers hold until this returns, mutably where the kernel writes. The other address
+        // is another process's.
         unsafe { self.call(Call::VCOPY, &mut block) }
     }
 }
@@ -77,7 +83,8 @@ struct Argument<'a, T> {
     block: &'a mut T,
 }
 
-// SAFETY: each call is made with the block that its number takes, and reads and writes no more of it than there is.
+// SAFETY: each call is made with the block type of its number, and accesses no more than that
+// block.
 unsafe impl<T> Ioctl for Argument<'_, T> {
     type Output = i32;
 
@@ -96,7 +103,7 @@ unsafe impl<T> Ioctl for Argument<'_, T> {
     }
 }
 
-/// A result as the kernel gives it: a failure is an errno, whose number is the code.
+/// Converts the kernel's result. A failure is an errno, whose number is the code.
 fn outcome(result: Result<i32, Errno>) -> Result<i32, Code> {
     match result {
         Ok(number) => Code::from_result(number).map_or(Ok(number), Err),
@@ -104,12 +111,13 @@ fn outcome(result: Result<i32, Errno>) -> Result<i32, Code> {
     }
 }
 
-/// The address of what is handed to the kernel, which has 32 bits for it.
+/// The 32-bit address of memory that the kernel is to access.
 fn address(pointer: *mut u8) -> Result<u32, Code> {
     u32::try_from(pointer.expose_provenance()).map_err(|_| Code::EFAULT)
 }
 
-/// A limit in the kernel's unit. Zero would be no waiting at all, and anything negative waiting for ever.
+/// A time limit in milliseconds, the kernel's unit. Zero would mean no waiting, and a negative
+/// number no limit.
 fn millis(limit: Duration) -> i32 {
     i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)
 }
@@ -117,7 +125,7 @@ fn millis(limit: Duration) -> i32 {
 impl Driver for Kernel {
     fn dvs(&self) -> Result<i32, Code> {
         let mut dvs = DvsUsr::default();
-        // SAFETY: the kernel writes one of these, and it has no addresses in it.
+        // SAFETY: the kernel writes one of these structures, which holds no addresses.
         unsafe { self.call(Call::GETDVSINFO, &mut dvs) }
     }
 
@@ -127,7 +135,7 @@ impl Driver for Kernel {
             dcid: dc.raw(),
             info: address(info.as_mut_ptr())?,
         };
-        // SAFETY: `info` has room for the structure with the longest mask that a kernel has.
+        // SAFETY: `info` has room for the structure with the longest CPU mask of any kernel.
         unsafe { self.call(Call::GETDCINFO, &mut block) }?;
         let read = DcUsr::read_from_prefix(&info);
         read.map(|(info, _)| info).map_err(|_| Code::EIO)
@@ -140,7 +148,7 @@ impl Driver for Kernel {
             p_nr: slot,
             info: address(info.as_mut_ptr())?,
         };
-        // SAFETY: `info` has room for the structure with the longest mask that a kernel has.
+        // SAFETY: `info` has room for the structure with the longest CPU mask of any kernel.
         unsafe { self.call(Call::GETPROCINFO, &mut block) }?;
         let read = ProcUsr::read_from_prefix(&info);
         read.map(|(info, _)| info).map_err(|_| Code::EIO)
@@ -154,7 +162,8 @@ impl Driver for Kernel {
             ep: endpoint.raw(),
             nodeid: -1,
         };
-        // SAFETY: there are no addresses in it: the pid is one only where another node's process is bound.
+        // SAFETY: the block holds no addresses. The pid is an address only when a process of
+        // another node is bound.
         unsafe { self.call(Call::BIND, &mut block) }
     }
 
@@ -164,19 +173,19 @@ impl Driver for Kernel {
             ep: endpoint.raw(),
             timeout: millis(UNBIND_LIMIT),
         };
-        // SAFETY: there are no addresses in it.
+        // SAFETY: the block holds no addresses.
         unsafe { self.call(Call::UNBIND, &mut block) }
     }
 
-    fn receive(&self, slate: &mut Slate, limit: Duration) -> Result<i32, Code> {
-        self.ipc(Call::RECEIVE, Endpoint::ANY, slate, limit)
+    fn receive(&self, buffer: &mut MessageBuffer, limit: Duration) -> Result<i32, Code> {
+        self.ipc(Call::RECEIVE, Endpoint::ANY, buffer, limit)
     }
 
     fn send(
         &self,
         sending: Sending,
         to: Endpoint,
-        slate: &mut Slate,
+        buffer: &mut MessageBuffer,
         limit: Duration,
     ) -> Result<i32, Code> {
         let call = match sending {
@@ -184,7 +193,7 @@ impl Driver for Kernel {
             Sending::Reply => Call::REPLY,
             Sending::SendRec => Call::SENDREC,
         };
-        self.ipc(call, to, slate, limit)
+        self.ipc(call, to, buffer, limit)
     }
 
     fn notify(&self, to: Endpoint) -> Result<i32, Code> {
@@ -193,7 +202,7 @@ impl Driver for Kernel {
             dst: to.raw(),
             value: NO_UPDATE,
         };
-        // SAFETY: there are no addresses in it.
+        // SAFETY: the block holds no addresses.
         unsafe { self.call(Call::NOTIFY, &mut block) }
     }
 
@@ -201,10 +210,10 @@ impl Driver for Kernel {
         let mut block = Notify {
             src: Endpoint::HARDWARE.raw(),
             dst: endpoint.raw(),
-            // The hardware is in no container, so it is said which.
+            // The hardware is in no container, so the value names the container.
             value: dc.raw(),
         };
-        // SAFETY: there are no addresses in it.
+        // SAFETY: the block holds no addresses.
         unsafe { self.call(Call::NOTIFY, &mut block) }
     }
 
@@ -223,7 +232,7 @@ impl Driver for Kernel {
         let block = CopyBlock {
             src: Endpoint::SELF.raw(),
             dst: to.raw(),
-            // Read only.
+            // The kernel only reads there.
             src_address: address(from.as_ptr().cast_mut())?,
             dst_address: at,
             ..CopyBlock::default()
@@ -247,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_never_none_and_never_for_ever() {
+    fn a_limit_is_never_zero_and_never_infinite() {
         assert_eq!(millis(Duration::ZERO), 1);
         assert_eq!(millis(Duration::from_micros(1500)), 1);
         assert_eq!(millis(Duration::from_secs(30)), 30_000);
@@ -255,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dvk_knows_no_call() {
+    fn other_devices_refuse_the_calls() {
         let kernel = Kernel::open(Path::new("/dev/null")).unwrap();
         assert_eq!(kernel.dvs(), Err(Code::ENOTTY));
         let dc = DcId::FIRST;
@@ -265,9 +274,9 @@ mod tests {
         } else {
             Code::EFAULT
         };
-        // On the heap, beyond what 32 bits can name.
-        let mut slate = Box::new(Slate::blank());
-        let received = kernel.receive(&mut slate, Duration::from_millis(1));
+        // On the heap, whose addresses exceed 32 bits on a 64-bit machine.
+        let mut buffer = Box::new(MessageBuffer::blank());
+        let received = kernel.receive(&mut buffer, Duration::from_millis(1));
         assert_eq!(received, Err(narrow));
         let copied = kernel.copy_from(Endpoint::from_raw(10), 0, &mut [0; 8]);
         assert_eq!(copied, Err(narrow));

@@ -1,48 +1,49 @@
-//! What has come for an endpoint and was not received yet, and who waits for its answer.
+//! What has arrived for an endpoint and was not received yet, and which clients wait for an answer.
 //!
-//! A process of DVK is blocked while it asks or sends, so there is at most one thing of each kind from each. One that asks
-//! again was interrupted, and waits for the answer to its newest question: the older one is finished without an answer, and
-//! only then is the newer one delivered, so that a client's requests never run into each other.
+//! DVK blocks a process while it calls or sends, so at most one request and one message of each
+//! client are here. A client that sends a second request was interrupted and waits for the answer
+//! to the newer one. The mailbox finishes the older request without an answer before it delivers
+//! the newer one, so two requests of a client never overlap.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::line::PeerId;
-use super::sync::{lock, wait_until};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::peer_transport::PeerId;
 use crate::abi::{Code, Endpoint, Message};
 use crate::endpoint::{Delivery, Gone, RequestId};
 
-/// Who something comes from.
+/// The sender of a command.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller {
+pub(super) struct Sender {
     pub(super) endpoint: Endpoint,
     pub(super) peer: PeerId,
     pub(super) pid: Option<i32>,
-    /// The number that it has given to what it says, to be told with all that belongs to that.
-    pub(super) mark: u32,
+    /// The number of the command (`c_ack_seq`), which every command about it repeats.
+    pub(super) ack_seq: u32,
 }
 
-/// A request, as far as it matters until it is answered.
+/// A request that was not answered yet.
 struct Request {
     number: u64,
-    mark: u32,
+    ack_seq: u32,
     received: bool,
 }
 
-/// What is known of one that something came from.
+/// A process that has sent something.
 struct Client {
     endpoint: Endpoint,
     peer: PeerId,
-    /// Something of it was received, so that it matters if it goes.
+    /// The endpoint has received something from it, and so learns of its end.
     known: bool,
-    /// It waits for an answer.
+    /// The request whose answer it waits for.
     asks: Option<Request>,
-    /// The last of its requests that was answered.
+    /// The number of its last answered request.
     answered: Option<u64>,
-    /// The same, again, while its older question is still being served.
-    asks_again: Option<(Caller, Message)>,
-    /// It waits for its message, of this mark, to be received.
+    /// A newer request, which arrived while the older one is being served.
+    asks_again: Option<(Sender, Message)>,
+    /// The number of its message that was not received yet.
     sends: Option<u32>,
     /// Its notification was not received yet.
     notifies: bool,
@@ -52,63 +53,64 @@ struct Client {
 struct State {
     closed: bool,
     events: VecDeque<Delivery>,
-    /// Requests that ever came.
+    /// Counts all requests.
     requests: u64,
-    /// By slot: a slot has one process at a time, so this cannot grow beyond a container's dimensions.
+    /// Keyed by slot. A slot has one process at a time, so the size is bounded by the container's
+    /// dimensions.
     clients: BTreeMap<i32, Client>,
 }
 
-/// The mailbox.
+/// The mailbox of one endpoint.
 #[derive(Default)]
 pub(super) struct Mailbox {
     state: Mutex<State>,
     arrived: Condvar,
 }
 
-/// What [`Mailbox::receive`] found.
+/// The result of [`Mailbox::receive`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// This, and whom to tell that its message was received.
-    Event(Delivery, Option<Way>),
-    /// Nothing in time.
+    /// An event, and where to acknowledge it if its sender waits for that.
+    Event(Delivery, Option<ReplyRoute>),
+    /// Nothing arrived in time.
     Nothing,
-    /// The endpoint was given up.
+    /// The endpoint was released.
     Closed,
 }
 
-/// How a client is reached, and the number it has given to what is answered.
+/// The peer of a client, and the number of the client's command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct ReplyRoute {
     pub(super) peer: PeerId,
-    pub(super) mark: u32,
+    pub(super) ack_seq: u32,
 }
 
-/// Why nothing is done for a request.
+/// Why a request cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Idle {
-    /// Its client does not wait for it.
+pub(super) enum RequestEnded {
+    /// The client does not wait for its answer.
     NotWaiting,
-    /// The endpoint was given up.
+    /// The endpoint was released.
     Unbound,
 }
 
-/// The mailbox as it is: as long as this is held, nobody goes, comes or asks again.
-pub(super) struct Held<'a> {
+/// Locks the mailbox: no client leaves, arrives or sends another request meanwhile.
+pub(super) struct MailboxGuard<'a> {
     _state: MutexGuard<'a, State>,
 }
 
-/// One that waited when the endpoint was given up.
+/// A client that waited when the endpoint was released.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(super) struct WaitingClient {
     pub(super) endpoint: Endpoint,
-    pub(super) way: Way,
-    /// For an answer, or else for its message to be received.
+    pub(super) route: ReplyRoute,
+    /// Waits for an answer. Otherwise it waits until its message is received.
     pub(super) asks: bool,
 }
 
 impl Mailbox {
-    /// A question came.
-    pub(super) fn request(&self, from: Caller, message: Message) -> Result<(), Code> {
+    /// Accepts a request.
+    pub(super) fn request(&self, from: Sender, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
         if client.asks.is_some() {
@@ -121,14 +123,14 @@ impl Mailbox {
         Ok(())
     }
 
-    /// A message came, whose sender waits for it to be received.
-    pub(super) fn message(&self, from: Caller, message: Message) -> Result<(), Code> {
+    /// Accepts a message, whose sender waits until it is received.
+    pub(super) fn message(&self, from: Sender, message: Message) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
         if client.sends.is_some() {
             return Err(Code::EDVSENQUEUED);
         }
-        client.sends = Some(from.mark);
+        client.sends = Some(from.ack_seq);
         state.events.push_back(Delivery::Message {
             client: from.endpoint,
             message,
@@ -137,8 +139,8 @@ impl Mailbox {
         Ok(())
     }
 
-    /// A notification came.
-    pub(super) fn notification(&self, from: Caller) -> Result<(), Code> {
+    /// Accepts a notification.
+    pub(super) fn notification(&self, from: Sender) -> Result<(), Code> {
         let mut state = self.open()?;
         let client = state.client(from)?;
         if !client.notifies {
@@ -151,62 +153,69 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Waits for what comes next, at most until `deadline`.
+    /// Waits for the next event until `deadline`.
     pub(super) fn receive(&self, deadline: Instant) -> Received {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut late = false;
         loop {
             if state.closed {
                 return Received::Closed;
             }
             if let Some(event) = state.events.pop_front() {
-                let told = state.received(&event);
-                return Received::Event(event, told);
+                let route_of_sender = state.received(&event);
+                return Received::Event(event, route_of_sender);
             }
             if late {
                 return Received::Nothing;
             }
-            (state, late) = wait_until(&self.arrived, state, deadline);
+            late = self.arrived.wait_until(&mut state, deadline).timed_out();
         }
     }
 
-    /// The way to the client of `request`, which may have asked again.
-    pub(super) fn way(&self, request: RequestId) -> Result<Way, Idle> {
+    /// The route to the client of `request`. The client may have sent a newer request since.
+    pub(super) fn route(&self, request: RequestId) -> Result<ReplyRoute, RequestEnded> {
         let state = self.own()?;
-        let (client, mark) = state.asking(request)?;
+        let (client, ack_seq) = state.call_of(request)?;
         let peer = client.peer;
-        Ok(Way { peer, mark })
+        Ok(ReplyRoute { peer, ack_seq })
     }
 
-    /// Holds the mailbox if the client of `request` waits for the answer to that and so may be copied with.
-    pub(super) fn serving(&self, request: RequestId) -> Result<Held<'_>, Idle> {
+    /// Locks the mailbox if the client of `request` waits for its answer, and so allows copies.
+    pub(super) fn serving(&self, request: RequestId) -> Result<MailboxGuard<'_>, RequestEnded> {
         let state = self.own()?;
-        let (client, _) = state.asking(request)?;
+        let (client, _) = state.call_of(request)?;
         if client.asks_again.is_some() {
-            return Err(Idle::NotWaiting);
+            return Err(RequestEnded::NotWaiting);
         }
-        Ok(Held { _state: state })
+        Ok(MailboxGuard { _state: state })
     }
 
-    /// Ends `request`: holds the mailbox if its client is to get the answer, and has nothing to hold if that has asked again
-    /// and waits for another.
-    pub(super) fn answer(&self, request: RequestId) -> Result<Option<Held<'_>>, Idle> {
+    /// Ends `request`. Locks the mailbox if the answer is to be sent, and returns `None` if the
+    /// client waits for the answer to a newer request.
+    pub(super) fn answer(
+        &self,
+        request: RequestId,
+    ) -> Result<Option<MailboxGuard<'_>>, RequestEnded> {
         let mut state = self.own()?;
-        state.asking(request)?;
+        state.call_of(request)?;
         let client = state.clients.get_mut(&request.client().slot());
-        let client = client.ok_or(Idle::NotWaiting)?;
+        let client = client.ok_or(RequestEnded::NotWaiting)?;
         client.asks = None;
         client.answered = Some(request.number());
         let Some((from, message)) = client.asks_again.take() else {
-            return Ok(Some(Held { _state: state }));
+            return Ok(Some(MailboxGuard { _state: state }));
         };
         state.ask(from, message);
         self.arrived.notify_one();
         Ok(None)
     }
 
-    /// Holds the mailbox if `request` was answered and its client has not asked since, so that the same answer can be sent again.
-    pub(super) fn answered(&self, request: RequestId) -> Result<Option<Held<'_>>, Idle> {
+    /// Locks the mailbox if `request` was answered and its client has sent no request since, so
+    /// that the same answer can be sent again.
+    pub(super) fn answered(
+        &self,
+        request: RequestId,
+    ) -> Result<Option<MailboxGuard<'_>>, RequestEnded> {
         let state = self.own()?;
         let client = state.clients.get(&request.client().slot());
         let waits = client.is_some_and(|it| {
@@ -215,41 +224,41 @@ impl Mailbox {
                 && it.asks.is_none()
         });
         if waits {
-            Ok(Some(Held { _state: state }))
+            Ok(Some(MailboxGuard { _state: state }))
         } else {
-            Err(Idle::NotWaiting)
+            Err(RequestEnded::NotWaiting)
         }
     }
 
-    /// The request of `client` that is being served, if one is.
+    /// The request of `client` that is being served.
     pub(super) fn served(&self, client: Endpoint) -> Option<RequestId> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let it = state.clients.get(&client.slot())?;
         let request = it.asks.as_ref().filter(|request| request.received)?;
         (it.endpoint == client).then(|| RequestId::new(client, request.number))
     }
 
-    /// Whether the endpoint was given up.
+    /// Whether the endpoint was released.
     pub(super) fn is_closed(&self) -> bool {
-        lock(&self.state).closed
+        self.state.lock().closed
     }
 
-    /// The peer of `endpoint`, if anything ever came from that.
+    /// The peer of `endpoint`, if `endpoint` has ever sent anything.
     pub(super) fn peer_of(&self, endpoint: Endpoint) -> Option<PeerId> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let client = state.clients.get(&endpoint.slot())?;
         (client.endpoint == endpoint).then_some(client.peer)
     }
 
-    /// The peer whose process has `endpoint`'s slot, if anything ever came from one.
+    /// The peer whose process has the slot of `endpoint`, if one has ever sent anything.
     pub(super) fn owner_of(&self, endpoint: Endpoint) -> Option<PeerId> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.clients.get(&endpoint.slot()).map(|it| it.peer)
     }
 
-    /// `endpoint` has gone.
+    /// `endpoint` is gone.
     pub(super) fn gone(&self, endpoint: Endpoint, reason: Gone) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let slot = endpoint.slot();
         if state
             .clients
@@ -261,9 +270,9 @@ impl Mailbox {
         }
     }
 
-    /// All that came by `peer` have gone.
+    /// All clients at `peer` are gone.
     pub(super) fn peer_lost(&self, peer: PeerId) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let theirs = state.clients.iter().filter(|(_, it)| it.peer == peer);
         let slots: Vec<i32> = theirs.map(|(&slot, _)| slot).collect();
         for slot in slots {
@@ -272,51 +281,51 @@ impl Mailbox {
         self.arrived.notify_all();
     }
 
-    /// The endpoint is given up: those who wait.
-    pub(super) fn close(&self) -> Vec<Waiting> {
-        let mut state = lock(&self.state);
+    /// Gives the endpoint up. Returns the clients that wait.
+    pub(super) fn close(&self) -> Vec<WaitingClient> {
+        let mut state = self.state.lock();
         state.closed = true;
         state.events.clear();
         self.arrived.notify_all();
         let clients = std::mem::take(&mut state.clients).into_values();
         clients
             .filter_map(|it| {
-                // Who has asked again waits for the answer to that alone.
-                let again = it.asks_again.map(|(from, _)| from.mark);
-                let question = again.or(it.asks.map(|request| request.mark));
-                Some(Waiting {
+                // A client with a newer request waits for the answer to that one alone.
+                let again = it.asks_again.map(|(from, _)| from.ack_seq);
+                let request = again.or(it.asks.map(|request| request.ack_seq));
+                Some(WaitingClient {
                     endpoint: it.endpoint,
-                    way: Way {
+                    route: ReplyRoute {
                         peer: it.peer,
-                        mark: question.or(it.sends)?,
+                        ack_seq: request.or(it.sends)?,
                     },
-                    asks: question.is_some(),
+                    asks: request.is_some(),
                 })
             })
             .collect()
     }
 
-    /// Those that something came from, and whether they wait for an answer.
+    /// All clients, and whether each waits for an answer.
     pub(super) fn clients(&self) -> Vec<(Endpoint, PeerId, bool)> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let clients = state.clients.values();
         clients
             .map(|it| (it.endpoint, it.peer, it.asks.is_some()))
             .collect()
     }
 
-    /// The state, for what the endpoint itself does.
-    fn own(&self) -> Result<MutexGuard<'_, State>, Idle> {
-        let state = lock(&self.state);
+    /// Locks the state for an operation of the endpoint itself.
+    fn own(&self) -> Result<MutexGuard<'_, State>, RequestEnded> {
+        let state = self.state.lock();
         if state.closed {
-            return Err(Idle::Unbound);
+            return Err(RequestEnded::Unbound);
         }
         Ok(state)
     }
 
-    /// The state, for what comes.
+    /// Locks the state for a command that arrives.
     fn open(&self) -> Result<MutexGuard<'_, State>, Code> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if state.closed {
             return Err(Code::EDVSDSTDIED);
         }
@@ -325,9 +334,9 @@ impl Mailbox {
 }
 
 impl State {
-    /// The record of `from`. Another generation of its slot is another process, which has replaced the first. The same slot
-    /// on another peer is nobody: as long as the first peer is there, the slot is in use.
-    fn client(&mut self, from: Caller) -> Result<&mut Client, Code> {
+    /// The record of `from`. Another generation of the slot is another process and replaces the
+    /// first. The same slot at another peer is refused while the first peer is connected.
+    fn client(&mut self, from: Sender) -> Result<&mut Client, Code> {
         let slot = from.endpoint.slot();
         if let Some(other) = self.clients.get(&slot) {
             if other.peer != from.peer {
@@ -349,26 +358,26 @@ impl State {
         }))
     }
 
-    /// The client of `request`, and the mark of that, if it was not answered yet.
-    fn asking(&self, request: RequestId) -> Result<(&Client, u32), Idle> {
+    /// The client of `request` and the number of its command, if it was not answered yet.
+    fn call_of(&self, request: RequestId) -> Result<(&Client, u32), RequestEnded> {
         let client = self.clients.get(&request.client().slot());
         let client = client.filter(|it| it.endpoint == request.client());
-        let client = client.ok_or(Idle::NotWaiting)?;
+        let client = client.ok_or(RequestEnded::NotWaiting)?;
         match &client.asks {
-            Some(asks) if asks.number == request.number() => Ok((client, asks.mark)),
-            _ => Err(Idle::NotWaiting),
+            Some(asks) if asks.number == request.number() => Ok((client, asks.ack_seq)),
+            _ => Err(RequestEnded::NotWaiting),
         }
     }
 
-    /// Has what `from`, whose record there is, asks received in its turn.
-    fn ask(&mut self, from: Caller, message: Message) {
+    /// Queues a request of `from`, whose record exists.
+    fn ask(&mut self, from: Sender, message: Message) {
         let Some(client) = self.clients.get_mut(&from.endpoint.slot()) else {
             return;
         };
         let number = self.requests;
         client.asks = Some(Request {
             number,
-            mark: from.mark,
+            ack_seq: from.ack_seq,
             received: false,
         });
         self.requests += 1;
@@ -379,7 +388,7 @@ impl State {
         });
     }
 
-    /// Forgets the client in `slot`, and what came from it and was not received.
+    /// Removes the client in `slot` with everything of it that was not received.
     fn remove(&mut self, slot: i32, reason: Gone) {
         let Some(client) = self.clients.remove(&slot) else {
             return;
@@ -399,8 +408,8 @@ impl State {
         }
     }
 
-    /// Notes that `event` was received: whom to tell.
-    fn received(&mut self, event: &Delivery) -> Option<Way> {
+    /// Notes that `event` was received. Returns where to acknowledge it.
+    fn received(&mut self, event: &Delivery) -> Option<ReplyRoute> {
         let from = match event {
             Delivery::Request { request, .. } => request.client(),
             Delivery::Message { client, .. } => *client,
@@ -411,9 +420,9 @@ impl State {
         match event {
             Delivery::Message { .. } => {
                 client.known = true;
-                let mark = client.sends.take()?;
+                let ack_seq = client.sends.take()?;
                 let peer = client.peer;
-                Some(Way { peer, mark })
+                Some(ReplyRoute { peer, ack_seq })
             }
             Delivery::Notification { .. } => {
                 client.notifies = false;

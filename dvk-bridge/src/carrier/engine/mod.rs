@@ -1,29 +1,31 @@
-//! What an endpoint does with the commands that come for it and what it sends, whoever carries them.
+//! The carrier-independent part of an endpoint: what it does with the commands that arrive for it,
+//! and which commands it sends.
 //!
 //! ```text
-//!   a thread in receive, reply, copy ...        a thread in sendrec
-//!        │ mailbox   │ lane                         │ question
-//!   ─────┴───────────┴──────── desk ────────────────┴─────────
-//!                      station: a desk for each endpoint
-//!                     deliver │            │ line
+//!   a thread in receive, reply, copy ...     a thread in sendrec
+//!        │ Mailbox   │ PeerChannel               │ PendingCall
+//!   ─────┴───────────┴───── EndpointState ───────┴─────────
+//!                EndpointTable: one EndpointState per endpoint
+//!                     deliver │            │ PeerTransport
 //!                        a carrier's connection to a peer
 //! ```
 //!
-//! A carrier gives every command that comes to [`Station::deliver`], in the order in which they come, and makes a [`Line`]
-//! for each peer. Nothing in `deliver` waits, so one thread can read many connections.
+//! A carrier passes every command that arrives to [`EndpointTable::deliver`], in order of arrival,
+//! and implements [`PeerTransport`] for each peer. `deliver` never waits, so one thread can read
+//! many connections.
 
-mod asking;
-mod bound;
-mod desk;
-mod lane;
-mod line;
+mod config;
+mod endpoint;
+mod endpoint_state;
+mod endpoint_table;
+mod fair_lock;
 mod mailbox;
-mod question;
-mod station;
-mod sync;
-mod turn;
+mod peer_channel;
+mod peer_transport;
+mod pending_call;
+mod sendrec;
 
-pub(crate) use bound::Bound;
-pub(crate) use line::{Line, NotConnected, PeerId};
-pub(crate) use station::{Kind, Station, Tuning};
-pub(crate) use sync::{lock, wait_until};
+pub(crate) use config::{EngineConfig, PeerKind};
+pub(crate) use endpoint::EngineEndpoint;
+pub(crate) use endpoint_table::EndpointTable;
+pub(crate) use peer_transport::{NotConnected, PeerId, PeerTransport};

@@ -1,4 +1,5 @@
-//! The thread that keeps the connection to the switch: makes it, binds what is bound, reads, sends what is left.
+//! The thread that keeps the connection to the switch: it connects, binds, reads, and sends what
+//! could not be sent at once.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,42 +12,41 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::{GENERATION, SWITCH, Shared, binding, name_bytes, no_node};
 use crate::abi::{Code, Command, DcId, Endpoint, Header};
-use crate::carrier::engine::lock;
-use crate::carrier::stream::{Broken, FrameError, Frames, NAP, poll_for};
+use crate::carrier::stream::{FrameError, Frames, MAX_POLL_WAIT, SendError, poll_for};
 use crate::endpoint::Gone;
 
-/// Why there is no connection, or no longer.
+/// Why the connection failed.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum ConnectionError {
     #[error("{0}")]
     Io(#[from] Errno),
-    #[error("it runs as user {0}, who is not trusted")]
+    #[error("the switch runs as user {0}, who is not trusted")]
     User(u32),
     #[error("{0}")]
-    Broken(#[from] Broken),
-    #[error("it breaks the rules: {0}")]
+    SendError(#[from] SendError),
+    #[error("the switch violates the protocol: {0}")]
     Rules(#[from] FrameError),
 }
 
-/// Connects and serves until the program has no use for it any more.
+/// Connects and serves until the program is done with the switch.
 pub(super) fn run(shared: &Shared) {
     let path = shared.config.socket.display();
-    // Said once for each time that it goes away.
-    let mut said = false;
+    // Reported once for each loss.
+    let mut reported = false;
     while !shared.is_stopping() {
         match connect_to_switch(shared) {
             Ok(socket) => {
-                said = false;
+                reported = false;
                 log::debug!("connected to the switch at {path}");
                 if let Err(end) = serve(shared, &socket) {
                     log::warn!("the switch at {path} is lost: {end}");
                 }
                 shared.lost();
             }
-            Err(end) if said => log::debug!("there is no switch at {path}: {end}"),
+            Err(end) if reported => log::debug!("cannot connect to the switch at {path}: {end}"),
             Err(end) => {
-                said = true;
-                log::info!("there is no switch at {path}, and it will be tried again: {end}");
+                reported = true;
+                log::info!("cannot connect to the switch at {path}, retrying: {end}");
             }
         }
         let mut stop = [PollFd::new(&shared.stop, PollFlags::IN)];
@@ -57,7 +57,7 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
-fn connect_to_switch(shared: &Shared) -> Result<OwnedFd, End> {
+fn connect_to_switch(shared: &Shared) -> Result<OwnedFd, ConnectionError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(&shared.config.socket)?)?;
@@ -65,42 +65,42 @@ fn connect_to_switch(shared: &Shared) -> Result<OwnedFd, End> {
     if peer.is_root_or_own() || shared.config.switch_uid == Some(peer.user) {
         Ok(socket)
     } else {
-        Err(End::User(peer.user))
+        Err(ConnectionError::User(peer.user))
     }
 }
 
-fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), End> {
+fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), ConnectionError> {
     let outbox = &shared.outbox;
     let duplicate = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
     outbox.connect(duplicate);
-    for (dc, endpoint, name) in shared.station.bound() {
-        // If there is no connection any more, that is noticed below.
-        let _ = outbox.tell(binding(dc, endpoint), name_bytes(&name));
+    for (dc, endpoint, name) in shared.table.bound() {
+        // The loop below notices a lost connection.
+        let _ = outbox.post_unanswered(binding(dc, endpoint), name_bytes(&name));
     }
-    outbox.set_heard(true);
+    outbox.set_inbound_up(true);
     let mut frames = Frames::new(no_node(), no_node(), GENERATION);
     let mut progress = Instant::now();
-    let mut taken = outbox.taken();
+    let mut sent_total = outbox.sent_total();
     let mut waiting = 0;
     while !shared.is_stopping() {
         let limit = if waiting > 0 {
             shared.config.answer.saturating_sub(progress.elapsed())
         } else {
-            NAP
+            MAX_POLL_WAIT
         };
         if limit.is_zero() {
-            return Err(Broken::Slow(shared.config.answer).into());
+            return Err(SendError::Slow(shared.config.answer).into());
         }
         let ready = wait(shared, socket, waiting > 0, limit)?;
         if ready.read {
             read(shared, socket, &mut frames)?;
         }
-        // Most of what is sent goes at once, and by whom it is from.
+        // Usually the sending thread has sent everything itself.
         if ready.send || waiting > 0 {
             outbox.flush()?;
-            let now = outbox.taken();
-            if waiting == 0 || now != taken {
-                taken = now;
+            let now = outbox.sent_total();
+            if waiting == 0 || now != sent_total {
+                sent_total = now;
                 progress = Instant::now();
             }
             waiting = outbox.unsent();
@@ -109,15 +109,15 @@ fn serve(shared: &Shared, socket: &OwnedFd) -> Result<(), End> {
     Ok(())
 }
 
-/// What there is to do.
+/// The events that are ready.
 struct Ready {
-    /// There is something to read.
+    /// The socket can be read.
     read: bool,
-    /// Something could not be sent at once, or the connection is given up.
+    /// Something could not be sent at once, or the connection is dropped.
     send: bool,
 }
 
-/// Waits until there is something to do.
+/// Waits for the next event.
 fn wait(shared: &Shared, socket: &OwnedFd, sending: bool, limit: Duration) -> Result<Ready, Errno> {
     let room = if sending {
         PollFlags::OUT
@@ -137,9 +137,9 @@ fn wait(shared: &Shared, socket: &OwnedFd, sending: bool, limit: Duration) -> Re
     })
 }
 
-fn read(shared: &Shared, socket: &OwnedFd, frames: &mut Frames) -> Result<(), End> {
+fn read(shared: &Shared, socket: &OwnedFd, frames: &mut Frames) -> Result<(), ConnectionError> {
     match frames.fill(|room| rustix::io::read(socket, room)) {
-        Ok(0) => return Err(Broken::Closed.into()),
+        Ok(0) => return Err(SendError::Closed.into()),
         Ok(_) => {}
         Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
         Err(error) => return Err(error.into()),
@@ -153,43 +153,44 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// All that was reached by the switch is gone for us.
+    /// Handles the loss of the switch, and of every endpoint behind it.
     fn lost(&self) {
-        self.outbox.set_heard(false);
+        self.outbox.set_inbound_up(false);
         self.outbox.disconnect();
-        lock(&self.verdicts).clear();
-        self.decided.notify_all();
-        self.station.peer_lost(SWITCH);
+        self.bind_results.lock().clear();
+        self.bind_done.notify_all();
+        self.table.peer_lost(SWITCH);
     }
 
     fn deliver(&self, header: &Header, payload: &[u8]) {
         match header.command {
-            Command::PROCBIND_ACK if header.src == Endpoint::NONE => self.decide(header),
+            Command::PROCBIND_ACK if header.src == Endpoint::NONE => self.on_bind_result(header),
             Command::PROCUNBIND => {
                 if let Some(dc) = DcId::new(header.dc) {
-                    self.station.partner_gone(dc, header.src, Gone::Unbound);
+                    self.table.partner_gone(dc, header.src, Gone::Unbound);
                 }
             }
-            _ => self.station.deliver(SWITCH, header, payload),
+            _ => self.table.deliver(SWITCH, header, payload),
         }
     }
 
-    /// What the switch says to a binding.
-    fn decide(&self, header: &Header) {
+    /// Handles the switch's answer to a bind.
+    fn on_bind_result(&self, header: &Header) {
         let Some(dc) = DcId::new(header.dc) else {
             return;
         };
         let code = Code::from_result(header.rcode);
-        let mut verdicts = lock(&self.verdicts);
-        if let Some(verdict) = verdicts.get_mut(&(dc, header.dst.slot())) {
-            *verdict = Some(code.map_or(Ok(()), Err));
-            self.decided.notify_all();
+        let mut bind_results = self.bind_results.lock();
+        if let Some(bind_result) = bind_results.get_mut(&(dc, header.dst.slot())) {
+            *bind_result = Some(code.map_or(Ok(()), Err));
+            self.bind_done.notify_all();
             return;
         }
-        drop(verdicts);
-        // One that was bound before the switch was lost, and that another has bound since.
+        drop(bind_results);
+        // The endpoint was bound before the switch was lost, and another program has bound it
+        // since.
         if let Some(code) = code
-            && self.station.give_up(dc, header.dst)
+            && self.table.release(dc, header.dst)
         {
             log::error!("cannot bind endpoint {} again: {code}", header.dst);
         }

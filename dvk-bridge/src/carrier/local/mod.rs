@@ -1,9 +1,11 @@
-//! Endpoints of programs on one host, which meet at a switch: DVK without the kernel's module, and without nodes.
+//! Endpoints of programs on one host that meet at a switch: DVK without its kernel module, and
+//! without nodes.
 //!
-//! Each program has one connection to the switch's Unix socket, on which commands travel both ways in the current
-//! generation's layout. Three commands that nodes define and never use are put to use here: a program says PROCBIND and
-//! PROCUNBIND of its endpoints, and the switch tells PROCUNBIND of those of others. The switch fills in who sends, and each
-//! side examines the other's user id.
+//! Each program has one connection to the switch's Unix socket. Commands travel both ways on it in
+//! the layout of the current generation. Nodes define three commands that they never use, and the
+//! switch uses them: a program sends PROCBIND and PROCUNBIND for its endpoints, and the switch
+//! sends PROCUNBIND for those of others. The switch fills in the sender, and each side checks the
+//! user id of the other.
 
 mod connection;
 #[cfg(test)]
@@ -11,28 +13,31 @@ mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::engine::{Bound, Kind, Line, NotConnected, PeerId, Station, Tuning, lock, wait_until};
+use super::engine::{
+    EndpointTable, EngineConfig, EngineEndpoint, NotConnected, PeerId, PeerKind, PeerTransport,
+};
 use super::stream::Outbox;
 use crate::abi::{Code, Command, DcId, DcLimits, Endpoint, Generation, Header, NodeId};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError, Operation};
 use crate::status::Report;
 
-/// The switch, as a peer.
+/// The switch as a peer.
 const SWITCH: PeerId = PeerId(-1);
 
-/// The generation that is spoken on the socket.
+/// The generation of the commands on the socket.
 pub(crate) const GENERATION: Generation = Generation::Current;
 
-/// What stands where nodes have their ids: there are none.
+/// The node id in headers on the socket, where there are no nodes.
 pub(crate) fn no_node() -> NodeId {
     NodeId::FIRST
 }
@@ -40,17 +45,17 @@ pub(crate) fn no_node() -> NodeId {
 /// How a program reaches the switch.
 #[derive(Clone, Debug)]
 pub struct LocalConfig {
-    /// The switch's socket.
+    /// The socket of the switch.
     pub socket: PathBuf,
-    /// The containers, and their dimensions.
+    /// The containers and their dimensions.
     pub dcs: HashMap<DcId, DcLimits>,
-    /// User that the switch may run as, beside root and the program's own.
+    /// A user that the switch may run as, besides root and the program's own user.
     pub switch_uid: Option<u32>,
-    /// How long a partner may take for an acknowledgement.
+    /// Time limit for an acknowledgement.
     pub exchange: Duration,
-    /// How long the switch may take to bind an endpoint, or to take what is sent.
+    /// Time limit for the switch to bind an endpoint or to read what is sent.
     pub answer: Duration,
-    /// Until the next try, after there was no switch or it was lost.
+    /// Wait before the next attempt to connect.
     pub retry: Duration,
 }
 
@@ -69,15 +74,16 @@ impl LocalConfig {
     }
 }
 
-/// Why a program cannot have endpoints on a switch.
+/// Why a program cannot use a switch.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     /// The system has no thread or descriptor left.
-    #[error("cannot start what talks to the switch")]
+    #[error("cannot start the thread of the switch's connection")]
     Start(#[source] std::io::Error),
 }
 
-/// A program's connection to the switch, made again whenever it is lost. Dropping it ends it.
+/// A program's connection to the switch, which is restored whenever it is lost. Dropping it ends
+/// it.
 pub struct Local {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -86,37 +92,37 @@ pub struct Local {
 /// What the program's threads share.
 struct Shared {
     config: LocalConfig,
-    station: Arc<Station>,
+    table: Arc<EndpointTable>,
     outbox: Arc<Outbox>,
     stopping: AtomicBool,
-    /// Readable for ever once the connection is to end.
+    /// Readable from the moment the connection is to end.
     stop: OwnedFd,
-    /// What the switch says to bindings that are waited for.
-    verdicts: Mutex<HashMap<(DcId, i32), Verdict>>,
-    decided: Condvar,
+    /// The switch's answers to the binds that threads wait for.
+    bind_results: Mutex<HashMap<(DcId, i32), BindResult>>,
+    bind_done: Condvar,
 }
 
 impl Local {
-    /// Starts to connect to the switch, which need not be there yet.
+    /// Starts to connect to the switch. The switch may start later.
     pub fn start(config: LocalConfig) -> Result<Self, LocalError> {
         let failed = |error: Errno| LocalError::Start(error.into());
-        let station = Arc::new(Station::new(Tuning {
-            kind: Kind::Switch,
+        let table = Arc::new(EndpointTable::new(EngineConfig {
+            kind: PeerKind::Switch,
             exchange_limit: config.exchange,
             dcs: config.dcs.clone(),
         }));
         let outbox = Outbox::new(no_node(), no_node(), GENERATION).map_err(failed)?;
         let outbox = Arc::new(outbox);
-        station.add_peer(SWITCH, outbox.clone());
+        table.add_peer(SWITCH, outbox.clone());
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let shared = Arc::new(Shared {
             config,
-            station,
+            table,
             outbox,
             stopping: AtomicBool::new(false),
             stop: stop.map_err(failed)?,
-            verdicts: Mutex::default(),
-            decided: Condvar::new(),
+            bind_results: Mutex::default(),
+            bind_done: Condvar::new(),
         });
         let running = shared.clone();
         let thread = thread::Builder::new().name("local_switch".to_owned());
@@ -127,49 +133,52 @@ impl Local {
         })
     }
 
-    /// Asks the switch for `endpoint`, and waits for what it says.
-    fn ask(&self, dc: DcId, endpoint: Endpoint, name: &str) -> Result<(), Refusal> {
+    /// Sends a bind of `endpoint` to the switch and waits for the answer.
+    fn request_bind(&self, dc: DcId, endpoint: Endpoint, name: &str) -> Result<(), BindError> {
         let shared = &self.shared;
         let deadline = Instant::now() + shared.config.answer;
         if !shared.outbox.wait(deadline) {
-            return Err(Refusal::NotConnected);
+            return Err(BindError::NotConnected);
         }
         let key = (dc, endpoint.slot());
-        let mut verdicts = lock(&shared.verdicts);
-        verdicts.insert(key, None);
+        let mut bind_results = shared.bind_results.lock();
+        bind_results.insert(key, None);
         shared
             .outbox
             .post(binding(dc, endpoint), name_bytes(name))?;
         let mut late = false;
         loop {
-            match verdicts.get(&key) {
+            match bind_results.get(&key) {
                 Some(None) if !late => {
-                    (verdicts, late) = wait_until(&shared.decided, verdicts, deadline);
+                    late = shared
+                        .bind_done
+                        .wait_until(&mut bind_results, deadline)
+                        .timed_out();
                 }
                 Some(Some(_)) => {
-                    let verdict = verdicts.remove(&key).flatten();
-                    return verdict.unwrap_or(Ok(())).map_err(Refusal::Code);
+                    let bind_result = bind_results.remove(&key).flatten();
+                    return bind_result.unwrap_or(Ok(())).map_err(BindError::Code);
                 }
-                // The connection was lost, or the switch is silent.
+                // The connection was lost, or the switch did not answer.
                 _ => {
-                    verdicts.remove(&key);
-                    return Err(Refusal::NotConnected);
+                    bind_results.remove(&key);
+                    return Err(BindError::NotConnected);
                 }
             }
         }
     }
 }
 
-/// What the switch says to a binding, once it does.
-type Verdict = Option<Result<(), Code>>;
+/// The switch's answer to a bind, once it has arrived.
+type BindResult = Option<Result<(), Code>>;
 
-/// Why the switch does not bind an endpoint.
-enum Refusal {
+/// Why the switch did not bind an endpoint.
+enum BindError {
     Code(Code),
     NotConnected,
 }
 
-impl From<NotConnected> for Refusal {
+impl From<NotConnected> for BindError {
     fn from(_: NotConnected) -> Self {
         Self::NotConnected
     }
@@ -184,7 +193,7 @@ fn binding(dc: DcId, endpoint: Endpoint) -> Header {
     }
 }
 
-/// As much of a name as others may see.
+/// The part of a name that other programs may see.
 fn name_bytes(name: &str) -> &[u8] {
     let bytes = name.as_bytes();
     bytes.get(..15).unwrap_or(bytes)
@@ -197,13 +206,13 @@ impl Carrier for Local {
         endpoint: Endpoint,
         name: &str,
     ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
-        // What comes for it as soon as the switch has it finds it there.
-        let bound = Bound::new(self.shared.station.clone(), dc, endpoint, name)?;
+        // The state must exist before the switch can deliver commands to the endpoint.
+        let bound = EngineEndpoint::new(self.shared.table.clone(), dc, endpoint, name)?;
         let operation = Operation::Bind { dc, endpoint };
-        match self.ask(dc, endpoint, name) {
+        match self.request_bind(dc, endpoint, name) {
             Ok(()) => Ok(Arc::new(bound)),
-            Err(Refusal::Code(code)) => Err(EndpointError::Refused { operation, code }),
-            Err(Refusal::NotConnected) => Err(EndpointError::NotConnected { operation }),
+            Err(BindError::Code(code)) => Err(EndpointError::Refused { operation, code }),
+            Err(BindError::NotConnected) => Err(EndpointError::NotConnected { operation }),
         }
     }
 }
@@ -218,17 +227,17 @@ impl Report for Local {
         let socket = self.shared.config.socket.display();
         let sent = self.shared.outbox.counters();
         to.push_str(&format!("switch {socket}: {connected}, sent {sent}\n"));
-        self.shared.station.report(to);
+        self.shared.table.report(to);
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        // A counter that is full wakes as well.
+        // An eventfd whose counter is full wakes the thread as well.
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // It has said on its way why it ended.
+            // The thread has logged why it ended.
             let _ = thread.join();
         }
     }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::abi::{M1, Message};
-use crate::endpoint::{Delivery, Gone, Lent, RequestId};
+use crate::endpoint::{Delivery, Gone, RequestId, SharedBuffers};
 use crate::switch::{Admission, Stop, Switch, SwitchConfig};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -21,13 +21,13 @@ fn second_dc() -> DcId {
     DcId::new(7).unwrap()
 }
 
-/// A switch, until it is dropped.
-struct Running {
+/// A switch that stops when it is dropped.
+struct RunningSwitch {
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Running {
+impl RunningSwitch {
     fn start(directory: &TempDir, admission: Admission) -> Self {
         let switch = Switch::new(SwitchConfig {
             admission,
@@ -43,7 +43,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningSwitch {
     fn drop(&mut self) {
         self.stop.stop();
         let ended = self.thread.take().map(JoinHandle::join);
@@ -79,9 +79,9 @@ fn next_request(server: &dyn BoundEndpoint) -> (RequestId, Option<i32>, Message)
 }
 
 #[test]
-fn a_question_is_answered_with_copies() {
+fn a_call_is_answered_with_copies() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
@@ -97,8 +97,8 @@ fn a_question_is_answered_with_copies() {
     });
     let data: Vec<u8> = (0..200_000u32).map(|index| (index % 241) as u8).collect();
     let mut buffer = vec![0; data.len()];
-    let mut lent = Lent::new();
-    let (p1, p2) = (lent.read_only(&data), lent.writable(&mut buffer));
+    let mut buffers = SharedBuffers::new();
+    let (p1, p2) = (buffers.read_only(&data), buffers.writable(&mut buffer));
     let request = Message::new(
         1,
         &M1 {
@@ -107,7 +107,9 @@ fn a_question_is_answered_with_copies() {
             ..M1::default()
         },
     );
-    let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+    let answer = client
+        .sendrec(SERVER, &request, &mut buffers, LIMIT)
+        .unwrap();
     assert_eq!(answer.kind, 0);
     assert!(buffer.iter().rev().eq(&data));
     let pid = serving.join().unwrap();
@@ -121,7 +123,7 @@ fn a_question_is_answered_with_copies() {
 #[test]
 fn a_slot_is_bound_once_and_free_again() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let first = left.bind(dc(), SERVER, "first").unwrap();
     let error = right.bind(dc(), SERVER, "second").err().unwrap();
@@ -136,15 +138,16 @@ fn a_slot_is_bound_once_and_free_again() {
 }
 
 #[test]
-fn containers_have_the_same_endpoints_and_different_processes() {
+fn containers_have_the_same_endpoints_with_different_processes() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let both = [dc(), second_dc()].map(|dc| {
         let server = right.bind(dc, SERVER, "server").unwrap();
         let client = left.bind(dc, CLIENT, "client").unwrap();
-        let asking =
-            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+        let asking = thread::spawn(move || {
+            client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT)
+        });
         (dc, server, asking)
     });
     for (dc, server, asking) in both {
@@ -158,13 +161,14 @@ fn containers_have_the_same_endpoints_and_different_processes() {
 }
 
 #[test]
-fn a_program_that_goes_is_told_to_who_knows_it() {
+fn the_exit_of_a_program_is_reported_to_its_partners() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     next_request(&*server);
     drop(left);
     assert_eq!(
@@ -182,7 +186,8 @@ fn a_program_that_goes_is_told_to_who_knows_it() {
 
     let left = program(&directory);
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     next_request(&*server);
     drop((server, right));
     assert_eq!(
@@ -192,9 +197,9 @@ fn a_program_that_goes_is_told_to_who_knows_it() {
 }
 
 #[test]
-fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() {
+fn answers_and_copies_for_an_exited_process_do_not_reach_the_next_at_its_endpoint() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let right = program(&directory);
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let ask = |kind| {
@@ -202,8 +207,8 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
         thread::spawn(move || {
             let client = left.bind(dc(), CLIENT, "client").unwrap();
             let mut buffer = [0; 4];
-            let mut lent = Lent::new();
-            let p1 = lent.writable(&mut buffer);
+            let mut buffers = SharedBuffers::new();
+            let p1 = buffers.writable(&mut buffer);
             let message = Message::new(
                 kind,
                 &M1 {
@@ -212,13 +217,13 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
                 },
             );
             let limit = if kind == 1 { LIMIT / 100 } else { LIMIT };
-            let answer = client.sendrec(SERVER, &message, &mut lent, limit);
+            let answer = client.sendrec(SERVER, &message, &mut buffers, limit);
             (answer, buffer)
         })
     };
     let first = ask(1);
     let (gone, _, _) = next_request(&*server);
-    assert!(first.join().unwrap().0.is_err(), "it gives up and goes");
+    assert!(first.join().unwrap().0.is_err(), "the program gives up");
     let reason = Gone::Unbound;
     let client = CLIENT;
     assert_eq!(
@@ -242,16 +247,17 @@ fn what_is_done_for_one_that_has_gone_does_not_reach_the_next_at_its_endpoint() 
 }
 
 #[test]
-fn a_message_to_one_that_is_served_is_its_answer() {
+fn a_message_to_a_served_client_is_its_answer() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
     for kind in [5, 6] {
         let client = client.clone();
-        let asking =
-            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+        let asking = thread::spawn(move || {
+            client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT)
+        });
         let (_, _, message) = next_request(&*server);
         server.send(CLIENT, &message.answer(kind), LIMIT).unwrap();
         assert_eq!(asking.join().unwrap().unwrap().kind, kind);
@@ -259,13 +265,14 @@ fn a_message_to_one_that_is_served_is_its_answer() {
 }
 
 #[test]
-fn an_endpoint_that_is_given_up_does_nothing_any_more() {
+fn a_released_endpoint_refuses_all_operations() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     let (request, _, message) = next_request(&*server);
     server.unbind();
     let refused = [
@@ -274,7 +281,7 @@ fn an_endpoint_that_is_given_up_does_nothing_any_more() {
         server.send(CLIENT, &message, LIMIT).unwrap_err(),
         server.notify(CLIENT).unwrap_err(),
         server
-            .sendrec(CLIENT, &message, &mut Lent::new(), LIMIT)
+            .sendrec(CLIENT, &message, &mut SharedBuffers::new(), LIMIT)
             .unwrap_err(),
     ];
     for error in refused {
@@ -289,19 +296,19 @@ fn an_endpoint_that_is_given_up_does_nothing_any_more() {
 #[test]
 fn endpoints_outlive_the_switch() {
     let directory = TempDir::new().unwrap();
-    let switch = Running::start(&directory, everything());
+    let switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
     drop(switch);
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let serving = thread::spawn(move || {
         let (request, _, message) = next_request(&*server);
         server.reply(request, &message.answer(5)).unwrap();
     });
     let answer = loop {
-        // Until both have come back.
-        match client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT) {
+        // Until both programs are connected again.
+        match client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT) {
             Ok(answer) => break answer,
             Err(_) => thread::yield_now(),
         }
@@ -311,13 +318,14 @@ fn endpoints_outlive_the_switch() {
 }
 
 #[test]
-fn the_status_names_endpoints_and_who_waits() {
+fn the_status_names_endpoints_and_waiting_clients() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let client = left.bind(dc(), CLIENT, "client").unwrap();
-    let asking = thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT));
+    let asking =
+        thread::spawn(move || client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT));
     let (request, _, message) = next_request(&*server);
 
     let text = crate::status::ask(&directory.path().join("status")).unwrap();
@@ -343,16 +351,18 @@ fn the_status_names_endpoints_and_who_waits() {
 #[test]
 fn many_clients_are_served_at_once() {
     let directory = TempDir::new().unwrap();
-    let _switch = Running::start(&directory, everything());
+    let _switch = RunningSwitch::start(&directory, everything());
     let (left, right) = (program(&directory), program(&directory));
     let server = right.bind(dc(), SERVER, "server").unwrap();
     let asking: Vec<_> = (30..220)
         .map(|slot| {
             let client = left.bind(dc(), Endpoint::from_raw(slot), "client").unwrap();
-            thread::spawn(move || client.sendrec(SERVER, &request(), &mut Lent::new(), LIMIT))
+            thread::spawn(move || {
+                client.sendrec(SERVER, &request(), &mut SharedBuffers::new(), LIMIT)
+            })
         })
         .collect();
-    // All ask before one is answered: nobody's question holds up another's.
+    // All calls are pending before the first is answered, so none delays another.
     let asked: Vec<_> = asking.iter().map(|_| next_request(&*server)).collect();
     for (request, _, message) in asked.into_iter().rev() {
         server
@@ -365,24 +375,24 @@ fn many_clients_are_served_at_once() {
 }
 
 #[test]
-fn who_may_bind_nothing_is_not_let_in() {
+fn a_user_without_permissions_is_refused() {
     let directory = TempDir::new().unwrap();
     let mut admission = Admission::only(4_000_000);
     let own = rustix::process::geteuid().as_raw();
-    let switch = Running::start(&directory, admission.clone());
+    let switch = RunningSwitch::start(&directory, admission.clone());
     let program = program(&directory);
     assert!(program.bind(dc(), SERVER, "server").is_err());
     drop(switch);
 
     admission.add(format!("{own}=10").parse().unwrap());
-    let _switch = Running::start(&directory, admission);
+    let _switch = RunningSwitch::start(&directory, admission);
     let error = program.bind(dc(), SERVER, "server").err().unwrap();
     assert_eq!(error.code(), Code::EACCES);
     program.bind(dc(), CLIENT, "client").unwrap();
 }
 
 #[test]
-fn nobody_at_the_socket_is_told_after_the_limit() {
+fn a_missing_switch_is_an_error_after_the_limit() {
     let directory = TempDir::new().unwrap();
     let mut config = LocalConfig::new(directory.path().join("switch"));
     config.answer = Duration::from_millis(50);

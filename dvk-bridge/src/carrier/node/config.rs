@@ -1,4 +1,4 @@
-//! What a node is told before it starts: who it is, whom it talks to, how long it waits.
+//! A node's configuration: its id, its peers and its time limits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
 
-/// First port of the proxies: a node listens for peer R at this and R, and connects to this and its own id.
+/// First port of the proxies. A node listens for peer R at this port plus R, and connects to the
+/// peer's first port plus its own id.
 pub const PORT_BASE: u16 = 3000;
 
 /// A node.
@@ -14,15 +15,15 @@ pub const PORT_BASE: u16 = 3000;
 pub struct NodeConfig {
     /// Its id.
     pub id: NodeId,
-    /// Address that it listens on and connects from. There is no authentication between nodes but that of addresses.
+    /// Address to listen on and to connect from. Nodes authenticate each other by address alone.
     pub address: IpAddr,
-    /// First port of its own: [`PORT_BASE`] for every DVK.
+    /// First of its own ports: [`PORT_BASE`] for every DVK.
     pub port_base: u16,
     /// The containers that it is in, and their dimensions.
     pub dcs: HashMap<DcId, DcLimits>,
-    /// The nodes that it talks to. Nobody else is listened to.
+    /// The nodes that it talks to. It accepts no others.
     pub peers: Vec<PeerConfig>,
-    /// How long everything may take.
+    /// The time limits.
     pub limits: NodeLimits,
 }
 
@@ -33,28 +34,29 @@ pub struct PeerConfig {
     pub id: NodeId,
     /// Its host, by name or address.
     pub host: String,
-    /// First port of its own: [`PORT_BASE`] for every DVK.
+    /// First of its own ports: [`PORT_BASE`] for every DVK.
     pub port_base: u16,
-    /// Layout of what it sends and understands.
+    /// The layout of its messages.
     pub generation: Generation,
-    /// Endpoints that are known to be there before they have sent anything. Of a sole peer they need not be listed.
+    /// Endpoints that are known to be there before they have sent anything. They need not be listed
+    /// if there is one peer only.
     pub endpoints: Vec<(DcId, Endpoint)>,
-    /// Whether it is a proxy that can be told to bind our endpoints (multi_proxy), and so is told.
+    /// Whether it is a proxy that binds our endpoints on request (multi_proxy).
     pub announce: bool,
 }
 
-/// How long a node waits.
+/// The time limits of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeLimits {
     /// For an acknowledgement.
     pub exchange: Duration,
-    /// For the rest of a command that has begun to come, and for a peer to take what we send.
+    /// For the rest of a command that has begun to arrive, and for a peer to read what was sent.
     pub transfer: Duration,
-    /// For a connection to be made.
+    /// For a connection attempt.
     pub connect: Duration,
-    /// Until the next try, after a connection was not made or was lost.
+    /// Wait before the next connection attempt.
     pub retry: Duration,
-    /// Until a sign of life is sent, when nothing else was.
+    /// Interval of the hello commands on an idle connection.
     pub hello: Duration,
 }
 
@@ -65,7 +67,7 @@ impl Default for NodeLimits {
             transfer: Duration::from_secs(30),
             connect: Duration::from_secs(10),
             retry: Duration::from_secs(2),
-            // A third of what the least patient of the proxies allows.
+            // A third of the shortest time limit among the proxies.
             hello: Duration::from_secs(10),
         }
     }
@@ -85,7 +87,7 @@ impl NodeConfig {
         }
     }
 
-    /// Checks what does not go together: several peers of one id, or of ours.
+    /// Checks that no peer has the id of another, or of the node itself.
     pub fn check(&self) -> Result<(), NodeError> {
         for (index, peer) in self.peers.iter().enumerate() {
             if peer.id == self.id {
@@ -122,34 +124,34 @@ impl PeerConfig {
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// A peer with the node's own id.
+    /// A peer has the node's own id.
     #[error("node {0} cannot be its own peer")]
     OwnId(NodeId),
-    /// Two peers of one id.
+    /// Two peers have the same id.
     #[error("node {0} is listed twice")]
     SameId(NodeId),
-    /// No room for the nodes' ports.
+    /// The 32 ports of the nodes do not fit.
     #[error("there are no 32 ports from {0} on")]
     Ports(u16),
-    /// A peer's port cannot be listened on.
+    /// The node cannot listen on a peer's port.
     #[error("cannot listen for node {peer} at {address} port {port}")]
     Listen {
-        /// For whom.
+        /// The peer.
         peer: NodeId,
-        /// Where.
+        /// The address.
         address: IpAddr,
-        /// Where there.
+        /// The port.
         port: u16,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// A thread cannot be had.
+    /// A thread or descriptor could not be created.
     #[error("cannot start a thread for node {peer}")]
     Thread {
-        /// For whom.
+        /// The peer.
         peer: NodeId,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_different_from_each_other_and_from_us() {
+    fn peer_ids_are_unique_and_not_our_own() {
         let mut config = NodeConfig::new(node(1));
         config.peers = vec![PeerConfig::new(node(0), "a"), PeerConfig::new(node(2), "b")];
         assert!(config.check().is_ok());

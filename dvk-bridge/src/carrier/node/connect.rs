@@ -1,4 +1,4 @@
-//! Connections made and accepted, with limits.
+//! Connects and accepts, with time limits.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,8 @@ use super::config::{NodeConfig, NodeError, PeerConfig};
 use super::host::Host;
 use crate::carrier::stream::poll_for;
 
-/// A dead host is noticed in about a minute, although proxies may be silent for ever.
+/// TCP keepalive reports a dead host after about a minute (30 s + 3 * 10 s), although proxies may
+/// be silent for ever.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -32,7 +33,7 @@ pub(super) fn listen_for(config: &NodeConfig, peer: &PeerConfig) -> Result<Owned
     let address = SocketAddr::new(config.address, port);
     let try_listen = || -> Result<OwnedFd, Errno> {
         let socket = tcp(address.ip())?;
-        // Connections of an earlier life of this node do not hold the port.
+        // Connections of an earlier run of this node do not block the port.
         set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &address)?;
         listen(&socket, 1)?;
@@ -50,7 +51,7 @@ fn offset(id: crate::abi::NodeId) -> u16 {
     u16::try_from(id.raw()).unwrap_or(0) // at most 31
 }
 
-/// Accepts who is at the door of the peer at `host`, if that is the peer by its address.
+/// Accepts a connection at the port of the peer at `host`, if it comes from the peer's address.
 pub(super) fn accept_from(listener: &OwnedFd, host: &Host) -> io::Result<(OwnedFd, SocketAddr)> {
     let socket = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let address = getpeername(&socket)?
@@ -58,7 +59,7 @@ pub(super) fn accept_from(listener: &OwnedFd, host: &Host) -> io::Result<(OwnedF
         .and_then(SocketAddr::try_from)?;
     if !host.is_at(address.ip()) {
         let text = format!(
-            "{} is not {}, whose port this is",
+            "the peer at {} is not {}, which the port is for",
             address.ip(),
             host.name()
         );
@@ -68,7 +69,7 @@ pub(super) fn accept_from(listener: &OwnedFd, host: &Host) -> io::Result<(OwnedF
     Ok((socket, address))
 }
 
-/// Connects to `peer` at `host`, at most for as long as the configuration allows, or until `stop` is readable.
+/// Connects to `peer` at `host`, until the configured time limit or until `stop` is readable.
 pub(super) fn connect_to(
     config: &NodeConfig,
     peer: &PeerConfig,
@@ -78,9 +79,12 @@ pub(super) fn connect_to(
     let port = peer.port_base.saturating_add(offset(config.id));
     let addresses = host.resolve()?;
     let deadline = Instant::now() + config.limits.connect;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address of our kind");
+    let mut last = io::Error::new(
+        io::ErrorKind::NotFound,
+        "the host has no address of this node's family",
+    );
     for address in addresses {
-        // We can only come from where we are expected to.
+        // Connections come from the configured address, so both must be of the same family.
         if address.is_ipv4() != config.address.is_ipv4() {
             continue;
         }
@@ -133,7 +137,7 @@ fn tcp(address: IpAddr) -> Result<OwnedFd, Errno> {
 }
 
 fn prepare(socket: impl AsFd) -> Result<(), Errno> {
-    // Commands are short and waited for.
+    // Commands are short, and the peer waits for them.
     set_tcp_nodelay(&socket, true)?;
     set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
     set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;

@@ -1,13 +1,12 @@
-//! Where a peer is: its host by name or address, and what the name has come to.
+//! A peer's host, by name or address, and the addresses that its name resolves to.
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::Mutex;
 
-use crate::carrier::engine::lock;
+use parking_lot::Mutex;
 
-/// A peer's host. Names are asked for when the peer is connected to, by the thread that does nothing else then, and remembered
-/// to know the peer by: strangers at its port have nobody asked.
+/// A peer's host. The thread that connects to the peer resolves its name, and the addresses then
+/// identify the peer. A connection from a stranger causes no look-up.
 pub(super) struct Host {
     name: String,
     addresses: Mutex<Vec<IpAddr>>,
@@ -22,32 +21,33 @@ impl Host {
         }
     }
 
-    /// As it is configured.
+    /// The name or address from the configuration.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its addresses, asked for if it has a name. May take long, and be different from one time to the next.
+    /// Its addresses, resolved if it has a name. May take long, and may change from one time to the
+    /// next.
     pub(super) fn resolve(&self) -> io::Result<Vec<IpAddr>> {
         if self.name.parse::<IpAddr>().is_err() {
             let found = (self.name.as_str(), 0).to_socket_addrs()?;
             let found: Vec<_> = found.map(|address| address.ip()).collect();
             if !found.is_empty() {
-                *lock(&self.addresses) = found;
+                *self.addresses.lock() = found;
             }
         }
-        Ok(lock(&self.addresses).clone())
+        Ok(self.addresses.lock().clone())
     }
 
-    /// Whether it has an address, or its name has ever come to one.
+    /// Whether it has an address, or its name has ever been resolved.
     pub(super) fn is_known(&self) -> bool {
-        !lock(&self.addresses).is_empty()
+        !self.addresses.lock().is_empty()
     }
 
-    /// Whether it is at `address`, by what is known.
+    /// Whether `address` is one of its known addresses.
     pub(super) fn is_at(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let addresses = lock(&self.addresses);
+        let addresses = self.addresses.lock();
         addresses.iter().any(|it| it.to_canonical() == address)
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn name_is_known_once_it_was_asked_for_and_stays_so() {
+    fn a_name_is_resolved_once() {
         let host = Host::new("localhost");
         let loopback = IpAddr::from([127, 0, 0, 1]);
         assert!(!host.is_known() && !host.is_at(loopback));

@@ -1,4 +1,5 @@
-//! This process as a node of a DVS: its endpoints are reached by the proxies of real nodes, or by others like it, over TCP.
+//! This process as a node of a DVS. Proxies of real nodes, or other processes like this one, reach
+//! its endpoints over TCP.
 //!
 //! ```text
 //!   node L                                   node R
@@ -6,8 +7,9 @@
 //!   writes               ───── commands ───> listens at 3000 + L
 //! ```
 //!
-//! Each of the two connections goes one way. Two threads per peer: one listens and reads, the other connects and sends
-//! what could not be sent at once. Nothing of this is secured: whoever can send from a peer's address is the peer.
+//! Each of the two connections carries commands one way. Each peer has two threads: one listens and
+//! reads, the other connects and sends what could not be sent at once. Nothing is authenticated or
+//! encrypted: a host that can send from a peer's address is the peer.
 
 mod config;
 mod connect;
@@ -19,10 +21,11 @@ mod writer;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 
@@ -30,8 +33,8 @@ pub use config::{NodeConfig, NodeError, NodeLimits, PORT_BASE, PeerConfig};
 
 use host::Host;
 
-use super::engine::{Bound, Kind, PeerId, Station, Tuning, lock};
-use super::stream::{Outbox, Traffic, proxys};
+use super::engine::{EndpointTable, EngineConfig, EngineEndpoint, PeerId, PeerKind};
+use super::stream::{Outbox, Traffic, proxy_command};
 use crate::abi::{DcId, Endpoint, M3, Message};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
 use crate::status::Report;
@@ -45,19 +48,19 @@ pub struct Node {
 /// What a node's threads share.
 struct Shared {
     config: NodeConfig,
-    station: Arc<Station>,
+    table: Arc<EndpointTable>,
     stopping: AtomicBool,
-    /// Readable for ever once the node is to stop.
+    /// Readable from the moment the node is to stop.
     stop: OwnedFd,
     peers: Vec<Arc<Peer>>,
 }
 
-/// One peer, with what is known of it.
+/// A peer and its connections.
 struct Peer {
     config: PeerConfig,
     host: Host,
     outbox: Arc<Outbox>,
-    /// Where it has connected from, if it has.
+    /// The address that it has connected from.
     incoming: Mutex<Option<SocketAddr>>,
     received: Mutex<Traffic>,
 }
@@ -67,12 +70,12 @@ impl Peer {
         PeerId(self.config.id.raw())
     }
 
-    /// Both connections are there.
+    /// Whether both connections are up.
     fn is_up(&self) -> bool {
-        lock(&self.incoming).is_some() && self.outbox.is_connected()
+        self.incoming.lock().is_some() && self.outbox.is_connected()
     }
 
-    /// Says so, once the second of the two connections is there.
+    /// Logs once the second of the two connections is up.
     fn note_up(&self) {
         if self.is_up() {
             log::info!("{self} is connected both ways");
@@ -87,11 +90,12 @@ impl fmt::Display for Peer {
 }
 
 impl Node {
-    /// Starts the node: it listens for its peers when this returns, and connects to them for as long as it lives.
+    /// Starts the node. It listens for its peers when this returns, and connects to them as long as
+    /// it lives.
     pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
         config.check()?;
-        let station = Arc::new(Station::new(Tuning {
-            kind: Kind::Nodes,
+        let table = Arc::new(EndpointTable::new(EngineConfig {
+            kind: PeerKind::Nodes,
             exchange_limit: config.limits.exchange,
             dcs: config.dcs.clone(),
         }));
@@ -104,9 +108,9 @@ impl Node {
             let outbox = Outbox::new(config.id, peer.id, peer.generation).map_err(thread)?;
             let outbox = Arc::new(outbox);
             let id = PeerId(peer.id.raw());
-            station.add_peer(id, outbox.clone());
+            table.add_peer(id, outbox.clone());
             for &(dc, endpoint) in &peer.endpoints {
-                station.add_route(dc, endpoint, id);
+                table.add_route(dc, endpoint, id);
             }
             peers.push(Arc::new(Peer {
                 config: peer.clone(),
@@ -124,14 +128,14 @@ impl Node {
         let mut node = Self {
             shared: Arc::new(Shared {
                 config,
-                station,
+                table,
                 stopping: AtomicBool::new(false),
                 stop,
                 peers,
             }),
             threads: Vec::new(),
         };
-        // Whoever cannot be listened for ends the node again, with the threads that it has.
+        // If listening fails for one peer, dropping the node ends the threads of the others.
         for peer in node.shared.peers.clone() {
             node.start_peer(peer)?;
         }
@@ -164,18 +168,18 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Asks a proxy that can to bind what is bound here.
+    /// Asks a proxy that supports it to bind our endpoints.
     fn announce(&self, peer: &Peer) {
         if !peer.config.announce {
             return;
         }
-        for (dc, endpoint, name) in self.station.bound() {
+        for (dc, endpoint, name) in self.table.bound() {
             announce(&self.config, peer, dc, endpoint, &name);
         }
     }
 }
 
-/// A message's kind between proxies: please bind an endpoint as a remote process.
+/// A message type between proxies: a request to bind an endpoint as a remote process.
 const REMOTE_BIND: i32 = 7;
 
 fn announce(config: &NodeConfig, peer: &Peer, dc: DcId, endpoint: Endpoint, name: &str) {
@@ -191,8 +195,8 @@ fn announce(config: &NodeConfig, peer: &Peer, dc: DcId, endpoint: Endpoint, name
     }
     let mut message = Message::new(REMOTE_BIND, &arm);
     message.source = Endpoint::from_raw(config.id.raw());
-    // When there is a connection, it is announced then.
-    let _ = peer.outbox.tell(proxys(message), &[]);
+    // Without a connection, the endpoint is announced when there is one.
+    let _ = peer.outbox.post_unanswered(proxy_command(message), &[]);
 }
 
 impl Carrier for Node {
@@ -202,7 +206,7 @@ impl Carrier for Node {
         endpoint: Endpoint,
         name: &str,
     ) -> Result<Arc<dyn BoundEndpoint>, EndpointError> {
-        let bound = Bound::new(self.shared.station.clone(), dc, endpoint, name)?;
+        let bound = EngineEndpoint::new(self.shared.table.clone(), dc, endpoint, name)?;
         for peer in self.shared.peers.iter().filter(|it| it.config.announce) {
             announce(&self.shared.config, peer, dc, endpoint, name);
         }
@@ -215,7 +219,7 @@ impl Report for Node {
         let config = &self.shared.config;
         to.push_str(&format!("node {} at {}\n", config.id, config.address));
         for peer in &self.shared.peers {
-            let incoming = *lock(&peer.incoming);
+            let incoming = *peer.incoming.lock();
             let incoming =
                 incoming.map_or("not connected".to_owned(), |it| format!("connected ({it})"));
             let outgoing = if peer.outbox.is_connected() {
@@ -226,25 +230,25 @@ impl Report for Node {
             to.push_str(&format!(
                 "  {peer}, {}: from it {incoming}, {}; to it {outgoing}, {}\n",
                 peer.config.generation,
-                *lock(&peer.received),
+                *peer.received.lock(),
                 peer.outbox.counters()
             ));
         }
-        self.shared.station.report(to);
+        self.shared.table.report(to);
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        // A counter that is full wakes as well.
+        // An eventfd whose counter is full wakes the threads as well.
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
         for thread in self.threads.drain(..) {
-            // It has said on its way why it ended.
+            // The thread has logged why it ended.
             let _ = thread.join();
         }
         for peer in &self.shared.peers {
-            self.shared.station.peer_lost(peer.id());
+            self.shared.table.peer_lost(peer.id());
         }
     }
 }

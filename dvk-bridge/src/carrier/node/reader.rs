@@ -10,41 +10,41 @@ use rustix::io::Errno;
 use super::connect::accept_from;
 use super::{Peer, Shared};
 use crate::abi::{Code, Command, Header, HeaderFlags, M1};
-use crate::carrier::engine::lock;
-use crate::carrier::stream::{Door, FrameError, Frames, NAP, poll_for};
+use crate::carrier::stream::{AcceptBackoff, FrameError, Frames, MAX_POLL_WAIT, poll_for};
 
 /// The connection of a peer.
 struct Incoming {
     socket: OwnedFd,
     frames: Frames,
-    /// When the command began that is not whole yet.
+    /// When the command began that has not arrived completely.
     since: Option<Instant>,
 }
 
-/// How often it is looked whether there is a connection to answer by.
-const NOT_YET: Duration = Duration::from_millis(50);
+/// Interval at which the reader checks whether it can answer the peer, or knows its address.
+const ANSWERABLE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why a connection is given up.
+/// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
-    #[error("it has closed the connection")]
+enum ConnectionError {
+    #[error("the peer closed the connection")]
     Closed,
     #[error("{0}")]
     Io(#[from] Errno),
-    #[error("it breaks the rules: {0}")]
+    #[error("the peer violates the protocol: {0}")]
     Rules(#[from] FrameError),
     #[error("it breaks off: {0}")]
     Half(String),
-    #[error("it has connected again")]
+    #[error("the peer connected again")]
     Replaced,
 }
 
 /// Listens and reads until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
     let mut incoming: Option<Incoming> = None;
-    let mut door = Door::default();
+    let mut backoff = AcceptBackoff::default();
     while !shared.is_stopping() {
-        let (knocked, readable) = match wait(shared, peer, listener, &door, incoming.as_ref()) {
+        let (connecting, readable) = match wait(shared, peer, listener, &backoff, incoming.as_ref())
+        {
             Ok(ready) => ready,
             Err(error) => {
                 log::error!("cannot wait for {peer}: {error}");
@@ -57,9 +57,9 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
             lost(shared, peer, &end);
             incoming = None;
         }
-        if knocked && let Some(socket) = admit(peer, listener, &mut door) {
+        if connecting && let Some(socket) = accept(peer, listener, &mut backoff) {
             if incoming.take().is_some() {
-                lost(shared, peer, &End::Replaced);
+                lost(shared, peer, &ConnectionError::Replaced);
             }
             incoming = Some(Incoming::new(shared, peer, socket));
             if !peer.outbox.is_connected() {
@@ -70,15 +70,16 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
     }
 }
 
-/// Waits for the door or the connection: whether there is something to do at either.
+/// Waits for a new connection or for data. Returns whether each is ready.
 ///
-/// While nothing can be answered nothing is read, but its end: whoever asked would wait for ever. And as long as it is not
-/// known who the peer is, nobody is looked at: proxies do not come back when they are refused.
+/// While no answer can be sent, the reader reads nothing and only watches for the end of the
+/// connection: a caller without an answer would wait for ever. And while the peer's address is
+/// unknown, the reader accepts nothing, because proxies do not come back after a refusal.
 fn wait(
     shared: &Shared,
     peer: &Peer,
     listener: &OwnedFd,
-    door: &Door,
+    backoff: &AcceptBackoff,
     incoming: Option<&Incoming>,
 ) -> Result<(bool, bool), Errno> {
     let answerable = peer.outbox.is_connected();
@@ -88,38 +89,38 @@ fn wait(
         PollFlags::RDHUP
     };
     let known = peer.host.is_known();
-    let knocks = if known {
-        door.interest()
+    let accept_interest = if known {
+        backoff.interest()
     } else {
         PollFlags::empty()
     };
     let mut ready = vec![
         PollFd::new(&shared.stop, PollFlags::IN),
-        PollFd::new(listener, knocks),
+        PollFd::new(listener, accept_interest),
     ];
     ready.extend(incoming.map(|it| PollFd::new(&it.socket, interest)));
     let limit = match incoming {
-        _ if !known => NOT_YET,
-        Some(_) if !answerable => NOT_YET,
-        Some(incoming) => incoming.patience(shared),
-        None => NAP,
+        _ if !known => ANSWERABLE_CHECK_INTERVAL,
+        Some(_) if !answerable => ANSWERABLE_CHECK_INTERVAL,
+        Some(incoming) => incoming.time_left(shared),
+        None => MAX_POLL_WAIT,
     };
-    let limit = door.shut_for().map_or(limit, |shut| limit.min(shut));
+    let limit = backoff.paused_for().map_or(limit, |shut| limit.min(shut));
     poll_for(&mut ready, limit)?;
     let is_ready = |index: usize| ready.get(index).is_some_and(|it| !it.revents().is_empty());
     Ok((is_ready(1), is_ready(2)))
 }
 
-fn admit(peer: &Peer, listener: &OwnedFd, door: &mut Door) -> Option<OwnedFd> {
+fn accept(peer: &Peer, listener: &OwnedFd, backoff: &mut AcceptBackoff) -> Option<OwnedFd> {
     match accept_from(listener, &peer.host) {
         Ok((socket, address)) => {
             log::debug!("{peer} has connected from {address}");
-            note(peer, Some(address));
+            set_incoming(peer, Some(address));
             Some(socket)
         }
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
         Err(error) => {
-            if door.failed(&error) {
+            if backoff.failed(&error) {
                 log::warn!("a connection at the port of {peer} is refused: {error}");
             }
             None
@@ -127,18 +128,18 @@ fn admit(peer: &Peer, listener: &OwnedFd, door: &mut Door) -> Option<OwnedFd> {
     }
 }
 
-fn note(peer: &Peer, address: Option<SocketAddr>) {
-    peer.outbox.set_heard(address.is_some());
-    *lock(&peer.incoming) = address;
+fn set_incoming(peer: &Peer, address: Option<SocketAddr>) {
+    peer.outbox.set_inbound_up(address.is_some());
+    *peer.incoming.lock() = address;
 }
 
-/// All that `peer` has is gone for us.
-fn lost(shared: &Shared, peer: &Peer, end: &End) {
-    if !matches!(end, End::Replaced) {
-        note(peer, None);
+/// Handles the loss of the connection from `peer`, and of all its processes.
+fn lost(shared: &Shared, peer: &Peer, end: &ConnectionError) {
+    if !matches!(end, ConnectionError::Replaced) {
+        set_incoming(peer, None);
     }
     log::warn!("the connection from {peer} is lost: {end}");
-    shared.station.peer_lost(peer.id());
+    shared.table.peer_lost(peer.id());
 }
 
 impl Incoming {
@@ -150,21 +151,26 @@ impl Incoming {
         }
     }
 
-    /// How long it may take until something has to be done about it.
-    fn patience(&self, shared: &Shared) -> Duration {
+    /// Time until the reader has to act without data.
+    fn time_left(&self, shared: &Shared) -> Duration {
         let limit = shared.config.limits.transfer;
         self.since
-            .map_or(NAP, |since| limit.saturating_sub(since.elapsed()))
+            .map_or(MAX_POLL_WAIT, |since| limit.saturating_sub(since.elapsed()))
     }
 
-    /// Does what came.
-    fn serve(&mut self, shared: &Shared, peer: &Peer, readable: bool) -> Result<(), End> {
+    /// Handles the data that arrived, or a command that does not end.
+    fn serve(
+        &mut self,
+        shared: &Shared,
+        peer: &Peer,
+        readable: bool,
+    ) -> Result<(), ConnectionError> {
         if readable {
             let read = self
                 .frames
                 .fill(|room| rustix::io::read(&self.socket, room));
             match read {
-                Ok(0) => return Err(End::Closed),
+                Ok(0) => return Err(ConnectionError::Closed),
                 Ok(_) => {}
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -181,23 +187,27 @@ impl Incoming {
         } else if self.since.get_or_insert_with(Instant::now).elapsed()
             >= shared.config.limits.transfer
         {
-            return Err(End::Half(self.frames.describe_rest()));
+            return Err(ConnectionError::Half(self.frames.describe_rest()));
         }
         Ok(())
     }
 }
 
 fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
-    lock(&peer.received).count(peer.config.generation.header_size() + payload.len());
+    peer.received
+        .lock()
+        .count(peer.config.generation.header_size() + payload.len());
     if header.command == Command::NONE {
-        proxys_own(peer, header);
+        handle_proxy_message(peer, header);
     } else if header.flags.contains(HeaderFlags::LZ4) {
         log::warn!(
-            "{peer} compresses, which is not understood here: configure its proxy with compress NO ({} from {} is refused)",
+            "{peer} sends compressed data, which is not supported: configure its proxy with \
+             compress NO ({} from {} is refused)",
             header.command,
             header.src
         );
-        // As it would be without its data: what is waited for fails, what is new is answered.
+        // Passes the command on as if it had no data: an awaited command fails, and a new one is
+        // answered.
         let refused = Header {
             rcode: if header.command.is_ack() {
                 Code::ENOSYS.result()
@@ -208,21 +218,21 @@ fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
             flags: HeaderFlags::empty(),
             ..*header
         };
-        shared.station.deliver(peer.id(), &refused, &[]);
+        shared.table.deliver(peer.id(), &refused, &[]);
     } else {
-        shared.station.deliver(peer.id(), header, payload);
+        shared.table.deliver(peer.id(), header, payload);
     }
 }
 
-/// A message's kind between proxies: what became of a request to bind.
+/// A message type between proxies: the result of a request to bind.
 const REMOTE_BIND_DONE: i32 = 0x1007;
 
-/// A message from proxy to proxy, or a sign of life.
-fn proxys_own(peer: &Peer, header: &Header) {
+/// Handles a message from proxy to proxy, or a hello.
+fn handle_proxy_message(peer: &Peer, header: &Header) {
     if header.dc == -1 && header.message.kind == REMOTE_BIND_DONE {
         let result = header.message.arm::<M1>().i1;
         match Code::from_result(result) {
-            // The endpoints of tasks are negative too.
+            // The endpoints of tasks are negative as well.
             Some(code) if code > Code::EDVSERRCODE => {
                 log::warn!("{peer} could not bind our endpoint: {code}");
             }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::abi::{Code, Generation, M1, NodeId};
-use crate::carrier::engine::Line;
-use crate::endpoint::{Delivery, Gone, Lent};
+use crate::carrier::engine::PeerTransport;
+use crate::endpoint::{Delivery, Gone, SharedBuffers};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SERVER: Endpoint = Endpoint::from_raw(1);
@@ -17,7 +17,7 @@ fn dc() -> DcId {
     DcId::new(0).unwrap()
 }
 
-/// Node `id` at 127.0.`net`.`id + 1`, with node `peer` beside it.
+/// Node `id` at 127.0.`net`.`id + 1`, whose peer is node `peer`.
 fn node(net: u8, id: u8, peer: u8, generation: Generation) -> Node {
     node_that_retries(Duration::from_millis(20), net, id, peer, generation)
 }
@@ -35,13 +35,14 @@ fn node_that_retries(retry: Duration, net: u8, id: u8, peer: u8, generation: Gen
     Node::start(config).unwrap()
 }
 
-/// Waits until `from` can talk to its peer.
+/// Waits until `from` is connected to its peer.
 fn connected(from: &Node) {
     let deadline = std::time::Instant::now() + LIMIT;
     assert!(from.shared.peers[0].outbox.wait(deadline));
 }
 
-/// Answers one request: reads three bytes of the client, writes them back doubled, answers how many.
+/// Answers one request: reads three bytes of the client, writes them back doubled, and returns
+/// their number.
 fn serve_once(server: &dyn BoundEndpoint) {
     let Delivery::Request {
         request, message, ..
@@ -59,7 +60,7 @@ fn serve_once(server: &dyn BoundEndpoint) {
 }
 
 #[test]
-fn a_question_is_answered_with_copies_in_every_generation() {
+fn a_call_is_answered_with_copies_in_every_generation() {
     for (net, generation) in [
         (1, Generation::Current),
         (2, Generation::Legacy),
@@ -72,8 +73,8 @@ fn a_question_is_answered_with_copies_in_every_generation() {
         let serving = thread::spawn(move || serve_once(&*server));
 
         let mut buffer = [0; 8];
-        let mut lent = Lent::new();
-        let (p1, p2) = (lent.read_only(b"abc"), lent.writable(&mut buffer));
+        let mut buffers = SharedBuffers::new();
+        let (p1, p2) = (buffers.read_only(b"abc"), buffers.writable(&mut buffer));
         let request = Message::new(
             33,
             &M1 {
@@ -83,7 +84,9 @@ fn a_question_is_answered_with_copies_in_every_generation() {
                 ..M1::default()
             },
         );
-        let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+        let answer = client
+            .sendrec(SERVER, &request, &mut buffers, LIMIT)
+            .unwrap();
 
         assert_eq!((answer.source, answer.kind), (SERVER, 6));
         assert_eq!(answer.arm::<M1>(), request.arm());
@@ -93,10 +96,10 @@ fn a_question_is_answered_with_copies_in_every_generation() {
 }
 
 #[test]
-fn a_peer_that_connects_is_connected_to_at_once() {
+fn a_connection_from_a_peer_triggers_one_to_it() {
     let day = Duration::from_secs(86_400);
     let early = node_that_retries(day, 60, 0, 1, Generation::Current);
-    // Its first try has failed once it says so; there is nobody to hear it, and nothing to see but time.
+    // Long enough for the first attempt to fail. Nothing else shows that it has.
     thread::sleep(Duration::from_millis(200));
     let late = node_that_retries(day, 60, 1, 0, Generation::Current);
     connected(&late);
@@ -104,7 +107,7 @@ fn a_peer_that_connects_is_connected_to_at_once() {
 }
 
 #[test]
-fn large_copies_are_done_in_pieces() {
+fn large_copies_are_split() {
     let (left, right) = (
         node(4, 0, 1, Generation::Current),
         node(4, 1, 0, Generation::Current),
@@ -134,8 +137,8 @@ fn large_copies_are_done_in_pieces() {
             .unwrap();
     });
     let mut buffer = vec![0; length];
-    let mut lent = Lent::new();
-    let (p1, p2) = (lent.read_only(&data), lent.writable(&mut buffer));
+    let mut buffers = SharedBuffers::new();
+    let (p1, p2) = (buffers.read_only(&data), buffers.writable(&mut buffer));
     let request = Message::new(
         1,
         &M1 {
@@ -144,14 +147,16 @@ fn large_copies_are_done_in_pieces() {
             ..M1::default()
         },
     );
-    let answer = client.sendrec(SERVER, &request, &mut lent, LIMIT).unwrap();
+    let answer = client
+        .sendrec(SERVER, &request, &mut buffers, LIMIT)
+        .unwrap();
     serving.join().unwrap();
     assert_eq!(answer.kind, Code::EFAULT.result());
     assert_eq!(buffer, data);
 }
 
 #[test]
-fn nobody_there_is_told_at_once() {
+fn a_missing_peer_is_an_error_at_once() {
     let (left, right) = (
         node(5, 0, 1, Generation::Current),
         node(5, 1, 0, Generation::Current),
@@ -160,7 +165,7 @@ fn nobody_there_is_told_at_once() {
     let request = Message::new(1, &M1::default());
     connected(&left);
     let error = client
-        .sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        .sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -169,7 +174,7 @@ fn nobody_there_is_told_at_once() {
 
     drop(right);
     while client
-        .sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        .sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
         .unwrap_err()
         .code()
         != Code::EDVSNOTCONN
@@ -189,7 +194,7 @@ fn clients_of_a_lost_node_are_reported_gone() {
     connected(&left);
     let asking = thread::spawn(move || {
         let request = Message::new(1, &M1::default());
-        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
     });
     let Delivery::Request {
         request, message, ..
@@ -214,7 +219,7 @@ fn clients_of_a_lost_node_are_reported_gone() {
 }
 
 #[test]
-fn who_waits_is_told_when_the_server_goes() {
+fn a_waiting_client_is_told_when_the_server_exits() {
     let (left, right) = (
         node(7, 0, 1, Generation::Current),
         node(7, 1, 0, Generation::Current),
@@ -224,7 +229,7 @@ fn who_waits_is_told_when_the_server_goes() {
     connected(&left);
     let asking = thread::spawn(move || {
         let request = Message::new(1, &M1::default());
-        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
     });
     server.receive(LIMIT).unwrap();
     server.unbind();
@@ -266,7 +271,7 @@ fn messages_and_notifications_come_to_system_processes() {
     assert_eq!(user.receive(LIMIT).unwrap_err().code(), Code::EDVSBADCALL);
 }
 
-/// A client that only ever asks, and may not receive, learns so that what the server held for it is gone.
+/// A client that only calls, and may not receive, learns that the server has dropped its files.
 #[test]
 fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
     let (left, right) = (
@@ -277,7 +282,7 @@ fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
     let client = left.bind(dc(), Endpoint::from_raw(70), "client").unwrap();
     let ask = || {
         let request = Message::new(1, &M1::default());
-        client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT)
+        client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT)
     };
     let answer = || {
         let Delivery::Request {
@@ -303,7 +308,8 @@ fn each_lost_connection_to_the_server_is_counted_in_either_direction() {
     });
     let before = client.losses(SERVER);
 
-    // The server's node loses what we send by: it frees all that we had, and nothing else happens.
+    // The server's node loses the connection that we send by, and drops our files. Nothing else
+    // happens.
     left.shared.peers[0].outbox.cut();
     grows(before);
     connected(&left);
@@ -344,13 +350,13 @@ fn a_peer_may_be_known_by_its_name() {
         server.reply(request, &message.answer(5)).unwrap();
     });
     let request = Message::new(1, &M1::default());
-    let answer = client.sendrec(SERVER, &request, &mut Lent::new(), LIMIT);
+    let answer = client.sendrec(SERVER, &request, &mut SharedBuffers::new(), LIMIT);
     assert_eq!(answer.unwrap().kind, 5);
     serving.join().unwrap();
 }
 
 #[test]
-fn to_be_told_more_is_not_to_take_it() {
+fn queueing_more_does_not_extend_the_transfer_limit() {
     let address = IpAddr::from([127, 0, 30, 2]);
     let deaf = std::net::TcpListener::bind((address, 3000)).unwrap();
     let mut config = NodeConfig::new(NodeId::new(0).unwrap());
@@ -370,9 +376,9 @@ fn to_be_told_more_is_not_to_take_it() {
         thread::yield_now();
     }
     let data = crate::abi::Header::new(crate::abi::Command::COPYIN_DATA);
-    // So much that what the system has room for makes no difference.
+    // More than the sockets can buffer.
     while outbox.unsent() < 2 << 20 {
-        outbox.tell(data, &[0; 65_536]).unwrap();
+        outbox.post_unanswered(data, &[0; 65_536]).unwrap();
     }
     while outbox.is_connected() {
         assert!(std::time::Instant::now() < deadline, "it is waited for");

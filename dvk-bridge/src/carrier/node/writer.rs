@@ -1,4 +1,5 @@
-//! The thread that connects to a peer, sends what could not be sent at once, and gives signs of life.
+//! The thread that connects to a peer, sends what could not be sent at once, and sends hello
+//! commands.
 
 use std::time::{Duration, Instant};
 
@@ -8,50 +9,51 @@ use rustix::io::Errno;
 
 use super::connect::connect_to;
 use super::{Peer, Shared};
-use crate::carrier::stream::{Broken, poll_for};
+use crate::carrier::stream::{SendError, poll_for};
 
 /// Connects and sends until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer) {
-    // Said once for each time that it goes away.
-    let mut said = false;
+    // Reported once for each loss.
+    let mut reported = false;
     while !shared.is_stopping() {
         match connect_to(&shared.config, &peer.config, &peer.host, &shared.stop) {
             Ok(socket) => {
-                said = false;
+                reported = false;
                 if let Err(end) = serve(shared, peer, socket) {
                     log::warn!("the connection to {peer} is lost: {end}");
                 }
                 peer.outbox.disconnect();
-                shared.station.interrupted(peer.id());
+                shared.table.interrupted(peer.id());
             }
-            Err(error) if said => log::debug!("cannot connect to {peer}: {error}"),
+            Err(error) if reported => log::debug!("cannot connect to {peer}: {error}"),
             Err(error) => {
-                said = true;
+                reported = true;
                 let retry = shared.config.limits.retry;
-                log::info!("cannot connect to {peer}, and will try every {retry:?}: {error}");
+                log::info!("cannot connect to {peer}, retrying every {retry:?}: {error}");
             }
         }
-        if let Err(error) = rest(shared, peer) {
+        if let Err(error) = wait_before_retry(shared, peer) {
             log::error!("cannot wait for {peer}: {error}");
             return;
         }
     }
 }
 
-/// Sleeps until the next try, which is at once when the peer connects and so is there, or the node's end.
-fn rest(shared: &Shared, peer: &Peer) -> Result<(), Errno> {
+/// Waits for the next attempt. The peer's own connection ends the wait, since the peer is there,
+/// and so does the end of the node.
+fn wait_before_retry(shared: &Shared, peer: &Peer) -> Result<(), Errno> {
     let mut ready = [
         PollFd::new(&shared.stop, PollFlags::IN),
         PollFd::new(peer.outbox.wake(), PollFlags::IN),
     ];
     poll_for(&mut ready, shared.config.limits.retry)?;
-    // There is nothing to send by. It is what woke us that is taken back.
+    // There is no connection to send on. This only resets the eventfd.
     let _ = peer.outbox.flush();
     Ok(())
 }
 
-/// Sends by `socket` until it breaks or the node stops.
-fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), Broken> {
+/// Sends on `socket` until the connection breaks or the node stops.
+fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), SendError> {
     let outbox = &peer.outbox;
     outbox.connect(
         socket
@@ -61,43 +63,43 @@ fn serve(shared: &Shared, peer: &Peer, socket: OwnedFd) -> Result<(), Broken> {
     peer.note_up();
     shared.announce(peer);
     let limits = &shared.config.limits;
-    let mut taken = outbox.taken();
+    let mut sent_total = outbox.sent_total();
     let mut active = Instant::now();
     let mut waiting = false;
     while !shared.is_stopping() {
-        // While something waits for the peer, only its taking some of it counts.
+        // While data waits, only data that the peer accepts counts as activity.
         let limit = if waiting {
             limits.transfer
         } else {
             limits.hello
         };
-        let patience = limit.saturating_sub(active.elapsed());
-        if patience.is_zero() {
+        let left = limit.saturating_sub(active.elapsed());
+        if left.is_zero() {
             if waiting {
-                return Err(Broken::Slow(limit));
+                return Err(SendError::Slow(limit));
             }
-            // If there is no connection any more, that is noticed below.
+            // The loop below notices a lost connection.
             let _ = outbox.hello();
         }
-        wait(shared, peer, &socket, waiting, patience)?;
+        wait(shared, peer, &socket, waiting, left)?;
         let waited = std::mem::replace(&mut waiting, outbox.flush()?);
-        let now = outbox.taken();
-        if now != taken || (waiting && !waited) {
-            taken = now;
+        let now = outbox.sent_total();
+        if now != sent_total || (waiting && !waited) {
+            sent_total = now;
             active = Instant::now();
         }
     }
     Ok(())
 }
 
-/// Waits until there is something to send and room for it, or the peer closes.
+/// Waits until there is data and the socket accepts it, or the peer closes.
 fn wait(
     shared: &Shared,
     peer: &Peer,
     socket: &OwnedFd,
     waiting: bool,
     limit: Duration,
-) -> Result<(), Broken> {
+) -> Result<(), SendError> {
     let room = if waiting {
         PollFlags::OUT
     } else {
@@ -114,10 +116,10 @@ fn wait(
         .revents()
         .intersects(PollFlags::IN | PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     {
-        // Nothing ever comes here but its end.
+        // The peer never sends on this connection. Only its end arrives here.
         let mut byte = [0; 64];
         return match rustix::io::read(socket, &mut byte) {
-            Ok(0) => Err(Broken::Closed),
+            Ok(0) => Err(SendError::Closed),
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         };

@@ -1,36 +1,40 @@
-//! A peer's bytes taken apart into commands, each examined before anything is done for it.
+//! Splits a peer's bytes into commands and checks each command first.
 
 use crate::abi::{Command, Generation, Header, HeaderError, HeaderFlags, MAX_BATCH, NodeId};
 
-/// The bytes of a connection that are not commands yet.
+/// The bytes of a connection that do not form a command yet.
 #[derive(Debug)]
 pub(crate) struct Frames {
     here: NodeId,
     peer: NodeId,
     generation: Generation,
-    /// As long as can be needed, whatever comes.
+    /// Fixed in size, with room for the longest command.
     room: Box<[u8]>,
-    /// Bytes at the front that are done with.
+    /// Bytes at the front that were delivered.
     done: usize,
-    /// Bytes at the front that came, the done ones included.
+    /// Bytes at the front that are filled, including the delivered ones.
     filled: usize,
 }
 
-/// Something that is not the protocol, or not this generation of it.
+/// Bytes that are not the protocol, or not this generation of it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// A header that cannot be.
-    #[error("{error}, as a header of {} bytes ({generation}) has it{}", generation.header_size(), hint(candidates))]
+    /// An invalid header.
+    #[error(
+        "{error} in a header of {} bytes ({generation}){}",
+        generation.header_size(),
+        hint(candidates)
+    )]
     Header {
-        /// Why.
+        /// The reason.
         error: HeaderError,
-        /// As which it was read.
+        /// The generation by which it was read.
         generation: Generation,
-        /// As which it could be.
+        /// The generations by which it would be valid.
         candidates: Vec<Generation>,
     },
-    /// A batch with something in it that cannot be batched.
-    #[error("a batch has a {0} in it, which cannot be")]
+    /// A batch contains a command that cannot be batched.
+    #[error("a batch cannot contain {0}")]
     Batched(Command),
 }
 
@@ -40,13 +44,13 @@ fn hint(candidates: &[Generation]) -> String {
         .map(|it| format!("{} bytes ({it})", it.header_size()))
         .collect();
     match sizes.as_slice() {
-        [] => "; and it would fit no other generation".to_owned(),
+        [] => "; it fits no other generation".to_owned(),
         sizes => format!("; it would fit {}", sizes.join(" or ")),
     }
 }
 
-/// Room for the longest command, a batch, and as much again to read ahead.
-const ROOM: usize = 2 * MAX_BATCH * 132;
+/// Room for the longest command, which is a batch, and as much again to read ahead.
+const BUFFER_SIZE: usize = 2 * MAX_BATCH * 132;
 
 impl Frames {
     pub(crate) fn new(here: NodeId, peer: NodeId, generation: Generation) -> Self {
@@ -54,18 +58,18 @@ impl Frames {
             here,
             peer,
             generation,
-            room: vec![0; ROOM].into_boxed_slice(),
+            room: vec![0; BUFFER_SIZE].into_boxed_slice(),
             done: 0,
             filled: 0,
         }
     }
 
-    /// Adds what `read` puts into the room that it is given, of which it says how much.
+    /// Appends the bytes that `read` stores in the room it is given. `read` returns their number.
     pub(crate) fn fill<E>(
         &mut self,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        if self.done == self.filled || self.filled > ROOM / 2 {
+        if self.done == self.filled || self.filled > BUFFER_SIZE / 2 {
             self.room.copy_within(self.done..self.filled, 0);
             self.filled -= self.done;
             self.done = 0;
@@ -81,12 +85,12 @@ impl Frames {
         self.done < self.filled
     }
 
-    /// What can be said of a command that does not end.
+    /// Describes a command that does not end.
     pub(crate) fn describe_rest(&self) -> String {
         let bytes = self.rest();
         let candidates = self.others(bytes);
         format!(
-            "{} bytes of a command and no more, where a header has {} bytes ({}){}",
+            "only {} bytes of a command, but a header has {} bytes ({}){}",
             bytes.len(),
             self.generation.header_size(),
             self.generation,
@@ -98,8 +102,8 @@ impl Frames {
         self.room.get(self.done..self.filled).unwrap_or_default()
     }
 
-    /// Gives the next command that is whole to `deliver`, with its payload, or those of a batch one by one; whether there
-    /// was one.
+    /// Passes the next complete command and its payload to `deliver`, or the commands of a batch
+    /// one by one. Returns whether there was a complete command.
     pub(crate) fn next(
         &mut self,
         mut deliver: impl FnMut(&Header, &[u8]),
@@ -136,7 +140,7 @@ impl Frames {
         Ok(true)
     }
 
-    /// The header in `head`, which is the beginning of `bytes`.
+    /// Decodes and checks the header `head`, at the start of `bytes`.
     fn examined(&self, head: &[u8], bytes: &[u8]) -> Result<Header, FrameError> {
         let header = Header::decode(head, self.generation);
         let header = header.and_then(|header| {
@@ -165,7 +169,7 @@ impl Frames {
 }
 
 impl Frames {
-    /// The other generations that `bytes` would fit.
+    /// The other generations that match `bytes`.
     fn others(&self, bytes: &[u8]) -> Vec<Generation> {
         let mut candidates = Generation::guess(bytes, self.peer, self.here);
         candidates.retain(|&candidate| candidate != self.generation);

@@ -1,11 +1,11 @@
-//! Commands on a stream of bytes, whether that goes to a node or to the switch.
+//! Commands on a byte stream, to a node or to the switch.
 
-mod door;
+mod accept_backoff;
 mod frames;
 mod outbox;
 mod poll;
 
-pub(crate) use door::Door;
+pub(crate) use accept_backoff::AcceptBackoff;
 pub(crate) use frames::{FrameError, Frames};
-pub(crate) use outbox::{Broken, Outbox, Traffic, proxys};
-pub(crate) use poll::{NAP, poll_for};
+pub(crate) use outbox::{Outbox, SendError, Traffic, proxy_command};
+pub(crate) use poll::{MAX_POLL_WAIT, poll_for};

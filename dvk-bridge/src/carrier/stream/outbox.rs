@@ -1,56 +1,57 @@
-//! What is on its way to a peer: whole commands in their order, sent by whoever can without waiting, the rest by a thread.
+//! The commands on their way to a peer. The thread that posts a command sends it if the socket
+//! accepts it; the connection's thread sends the rest.
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::{Condvar, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use crate::abi::{Command, Endpoint, Generation, Header, M1, Message, NodeId, Timestamp};
-use crate::carrier::engine::{Line, NotConnected, lock, wait_until};
+use crate::carrier::engine::{NotConnected, PeerTransport};
 
-/// Most bytes that wait for a peer to take them. Nobody sends more than a few exchanges ahead, so that one who lets so much
-/// wait asks for copies and does not read them.
-const MOST_WAITING: usize = 8 << 20;
+/// Bytes that may wait for a peer. Nobody sends more than a few exchanges ahead, so a peer with
+/// this much waiting requests copies and does not read them.
+const MAX_UNSENT: usize = 8 << 20;
 
-/// Most bytes that are kept although they are sent, to save moving the rest.
-const SENT_KEPT: usize = 1 << 20;
+/// Sent bytes that stay in the buffer, to avoid moving the rest often.
+const COMPACT_THRESHOLD: usize = 1 << 20;
 
 /// The outgoing half of a pair of connections.
 pub(crate) struct Outbox {
     here: NodeId,
     peer: NodeId,
     generation: Generation,
-    /// This process's id, for headers.
+    /// This process's id for headers.
     pid: i32,
     state: Mutex<State>,
-    /// Signalled when something waits, or the connection is given up.
+    /// Signalled when data waits or the connection is dropped.
     wake: OwnedFd,
-    /// Notified when the peer can be talked to.
+    /// Notified when the peer can be reached.
     usable: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     stream: Option<OwnedFd>,
-    /// The other half is there: what the peer answers will come.
-    heard: bool,
+    /// The peer's own connection is up, so its answers can arrive.
+    inbound_up: bool,
     waiting: Vec<u8>,
     /// Bytes of `waiting` that are sent.
     sent: usize,
-    /// Bytes that were ever sent.
-    taken: u64,
-    /// Given up by a sender: why.
-    broken: Option<Broken>,
+    /// Bytes that were sent on all connections.
+    sent_total: u64,
+    /// Why a sender has given the connection up.
+    send_error: Option<SendError>,
     sequence: u32,
     counters: Traffic,
 }
 
-/// What was sent to a peer, or came from it.
+/// Commands that were sent to a peer or received from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
     /// Commands.
@@ -60,7 +61,7 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// Counts a command of so many bytes.
+    /// Counts a command of `bytes` bytes.
     pub(crate) fn count(&mut self, bytes: usize) {
         self.commands += 1;
         self.bytes += u64::try_from(bytes).unwrap_or(0);
@@ -73,20 +74,20 @@ impl fmt::Display for Traffic {
     }
 }
 
-/// Why nothing more can be sent on a connection.
+/// Why a connection cannot be used any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Broken {
-    /// The system says so.
+pub(crate) enum SendError {
+    /// The system reports an error.
     #[error("{0}")]
     Io(#[from] Errno),
-    /// It does not read.
-    #[error("it does not read: {MOST_WAITING} bytes wait for it")]
+    /// The peer does not read.
+    #[error("the peer does not read: {MAX_UNSENT} bytes are queued for it")]
     Full,
-    /// It does not read, for a long time.
-    #[error("it has not read for {0:?}")]
+    /// The peer has not read for a long time.
+    #[error("the peer has not read for {0:?}")]
     Slow(std::time::Duration),
-    /// It has closed.
-    #[error("it has closed the connection")]
+    /// The peer has closed the connection.
+    #[error("the peer closed the connection")]
     Closed,
 }
 
@@ -103,72 +104,74 @@ impl Outbox {
         })
     }
 
-    /// Sends from now on by `stream`, which does not block.
+    /// Sends on `stream`, which is non-blocking, from now on.
     pub(crate) fn connect(&self, stream: OwnedFd) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.stream = Some(stream);
         state.waiting.clear();
         state.sent = 0;
-        state.broken = None;
+        state.send_error = None;
         self.usable.notify_all();
     }
 
-    /// Notes whether the peer's half of the pair is there. Without it nobody is asked anything, since no answer can come.
-    pub(crate) fn set_heard(&self, heard: bool) {
-        lock(&self.state).heard = heard;
+    /// Notes whether the peer's own connection is up. Without it no command is posted, since no
+    /// answer could arrive.
+    pub(crate) fn set_inbound_up(&self, inbound_up: bool) {
+        self.state.lock().inbound_up = inbound_up;
         self.usable.notify_all();
     }
 
-    /// Sends nothing any more. What was waiting is lost.
+    /// Stops sending and drops what waits.
     pub(crate) fn disconnect(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.stream = None;
         state.waiting = Vec::new();
         state.sent = 0;
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        lock(&self.state).stream.is_some()
+        self.state.lock().stream.is_some()
     }
 
-    /// Breaks the connection, as a network does.
+    /// Breaks the connection, as a network failure does.
     #[cfg(test)]
     pub(crate) fn cut(&self) {
-        let state = lock(&self.state);
-        let stream = state.stream.as_ref().expect("there is a connection");
+        let state = self.state.lock();
+        let stream = state.stream.as_ref().expect("the connection exists");
         rustix::net::shutdown(stream, rustix::net::Shutdown::Both).expect("it can be broken");
     }
 
     pub(crate) fn counters(&self) -> Traffic {
-        lock(&self.state).counters
+        self.state.lock().counters
     }
 
-    /// What becomes readable when [`Self::flush`] is to be called.
+    /// Becomes readable when [`Self::flush`] is to be called.
     pub(crate) fn wake(&self) -> &OwnedFd {
         &self.wake
     }
 
-    /// Sends what waits, as far as the peer takes it: whether some is left.
-    pub(crate) fn flush(&self) -> Result<bool, Broken> {
+    /// Sends waiting data as far as the peer accepts it. Returns whether some is left.
+    pub(crate) fn flush(&self) -> Result<bool, SendError> {
         let mut counter = [0; 8];
-        // Nothing to read is as well.
+        // The eventfd may not be signalled.
         let _ = rustix::io::read(&self.wake, &mut counter);
-        let mut state = lock(&self.state);
-        state.push()?;
+        let mut state = self.state.lock();
+        state.send_now()?;
         Ok(!state.waiting.is_empty())
     }
 
-    /// Bytes that the peer, or the system for it, ever took: as long as this stays the same, nothing goes on.
-    pub(crate) fn taken(&self) -> u64 {
-        lock(&self.state).taken
+    /// Bytes that the peer's socket has ever accepted. The connection makes no progress while this
+    /// stays the same.
+    pub(crate) fn sent_total(&self) -> u64 {
+        self.state.lock().sent_total
     }
 
     /// Bytes that wait for the peer.
     pub(crate) fn unsent(&self) -> usize {
-        lock(&self.state).unsent()
+        self.state.lock().unsent()
     }
 
-    /// A sign of life, as proxies tell their load: none, every 30 seconds.
+    /// Posts a hello: a load report as proxies send it, of load zero every 30 seconds.
     pub(crate) fn hello(&self) -> Result<(), NotConnected> {
         let load = M1 {
             i3: 30,
@@ -176,21 +179,21 @@ impl Outbox {
         };
         let mut message = Message::new(LOAD_LEVEL, &load);
         message.source = Endpoint::from_raw(self.here.raw());
-        self.tell(proxys(message), &[])
+        self.post_unanswered(proxy_command(message), &[])
     }
 
-    /// Has whoever waits for [`Self::wake`] look what there is to do.
+    /// Wakes the thread that waits for [`Self::wake`].
     pub(crate) fn wake_up(&self) {
-        // A counter that is full wakes as well.
+        // An eventfd whose counter is full wakes the thread as well.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 }
 
-/// A message's kind between proxies: how much the sender's machine has to do.
+/// A message type between proxies: the load of the sender's machine.
 const LOAD_LEVEL: i32 = 5;
 
-/// A command from one proxy to another: no process's.
-pub(crate) fn proxys(message: Message) -> Header {
+/// A command from proxy to proxy, which belongs to no process.
+pub(crate) fn proxy_command(message: Message) -> Header {
     Header {
         dc: -1,
         src: Endpoint::NONE,
@@ -200,33 +203,37 @@ pub(crate) fn proxys(message: Message) -> Header {
     }
 }
 
-impl Line for Outbox {
+impl PeerTransport for Outbox {
     fn post(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
-        let mut state = lock(&self.state);
-        if !state.heard {
+        let mut state = self.state.lock();
+        if !state.inbound_up {
             return Err(NotConnected);
         }
         self.put(&mut state, header, payload)
     }
 
     fn wait(&self, deadline: Instant) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut late = false;
         while !state.is_usable() && !late {
-            (state, late) = wait_until(&self.usable, state, deadline);
+            late = self.usable.wait_until(&mut state, deadline).timed_out();
         }
         state.is_usable()
     }
 }
 
 impl Outbox {
-    /// The same as [`Line::post`] for what is not to be answered.
-    pub(crate) fn tell(&self, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
-        self.put(&mut lock(&self.state), header, payload)
+    /// As [`PeerTransport::post`], for commands that need no answer.
+    pub(crate) fn post_unanswered(
+        &self,
+        header: Header,
+        payload: &[u8],
+    ) -> Result<(), NotConnected> {
+        self.put(&mut self.state.lock(), header, payload)
     }
 
     fn put(&self, state: &mut State, header: Header, payload: &[u8]) -> Result<(), NotConnected> {
-        if state.stream.is_none() || state.broken.is_some() {
+        if state.stream.is_none() || state.send_error.is_some() {
             return Err(NotConnected);
         }
         state.sequence = state.sequence.wrapping_add(1);
@@ -244,15 +251,15 @@ impl Outbox {
         state.waiting.extend_from_slice(payload);
         let bytes = state.waiting.len() - before;
         state.counters.count(bytes);
-        // Whoever is in the middle of a command goes on with it before this one.
+        // If a command is partly sent, the connection's thread finishes it before this one.
         if before == 0 {
-            if let Err(broken) = state.push() {
-                state.broken = Some(broken);
+            if let Err(send_error) = state.send_now() {
+                state.send_error = Some(send_error);
             }
-        } else if state.unsent() > MOST_WAITING {
-            state.broken = Some(Broken::Full);
+        } else if state.unsent() > MAX_UNSENT {
+            state.send_error = Some(SendError::Full);
         }
-        if state.broken.is_some() || state.unsent() > 0 {
+        if state.send_error.is_some() || state.unsent() > 0 {
             self.wake_up();
         }
         Ok(())
@@ -261,20 +268,20 @@ impl Outbox {
 
 impl State {
     fn is_usable(&self) -> bool {
-        self.heard && self.stream.is_some() && self.broken.is_none()
+        self.inbound_up && self.stream.is_some() && self.send_error.is_none()
     }
 
     fn unsent(&self) -> usize {
         self.waiting.len().saturating_sub(self.sent)
     }
 
-    /// Sends what the peer takes at once.
-    fn push(&mut self) -> Result<(), Broken> {
-        if let Some(broken) = &self.broken {
-            return Err(broken.clone());
+    /// Sends what the peer accepts at once.
+    fn send_now(&mut self) -> Result<(), SendError> {
+        if let Some(send_error) = &self.send_error {
+            return Err(send_error.clone());
         }
         let Some(stream) = &self.stream else {
-            return Err(Broken::Closed);
+            return Err(SendError::Closed);
         };
         while let Some(rest @ [_, ..]) = self.waiting.get(self.sent..) {
             match send(
@@ -284,10 +291,10 @@ impl State {
             ) {
                 Ok(sent) => {
                     self.sent += sent;
-                    self.taken += u64::try_from(sent).unwrap_or(0);
+                    self.sent_total += u64::try_from(sent).unwrap_or(0);
                 }
                 Err(Errno::AGAIN) => {
-                    if self.sent > SENT_KEPT {
+                    if self.sent > COMPACT_THRESHOLD {
                         self.waiting.drain(..self.sent);
                         self.sent = 0;
                     }
@@ -303,7 +310,7 @@ impl State {
     }
 }
 
-/// The time in a header, which has 32 bits for it.
+/// The time for a header, in 32 bits.
 fn now() -> Timestamp {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.unwrap_or_default();

@@ -1,14 +1,16 @@
-//! Waiting for descriptors.
+//! Waits for descriptors.
 
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 
-/// How long a thread sleeps when nothing happens. It is woken for everything, so this only bounds mistakes.
-pub(crate) const NAP: Duration = Duration::from_secs(60);
+/// Longest wait of a thread without an event. Every event wakes the thread, so this only bounds the
+/// effect of a bug.
+pub(crate) const MAX_POLL_WAIT: Duration = Duration::from_secs(60);
 
-/// Waits until one of `ready` is, at most for `limit`: how many are. Signals do not end it early.
+/// Waits up to `limit` until one of `ready` is ready. Returns the number of ready descriptors.
+/// Signals do not end the wait.
 pub(crate) fn poll_for(ready: &mut [PollFd<'_>], limit: Duration) -> Result<usize, Errno> {
     let deadline = Instant::now() + limit;
     loop {

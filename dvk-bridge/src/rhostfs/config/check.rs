@@ -1,4 +1,4 @@
-//! From what the files say to what they mean, or to all that is wrong with them.
+//! Checks the lines of a configuration and converts them, or reports everything that is wrong.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::entries::{Choice, Entries, YES_NO, first_word};
-use super::fault::{At, Fault};
-use super::tree::Line;
-use super::{Block, Carriage, Config};
+use super::fault::{Fault, Location};
+use super::parser::Line;
+use super::{Block, CarrierKind, Config};
 use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
 use crate::carrier::local::LocalConfig;
 use crate::carrier::node::{NodeConfig, PeerConfig};
-use crate::rhostfs::server::{self, Links};
+use crate::rhostfs::server::{self, SymlinkPolicy};
 
 const SERVER_KEYS: &[&str] = &[
     "rhs_dcid",
@@ -31,7 +31,7 @@ const SERVER_KEYS: &[&str] = &[
     "rhs_cache_ms",
     "rhs_limit_s",
 ];
-/// `dcid` is what the key was called in 2019.
+/// The key `rhs_dcid` was called `dcid` in 2019.
 const SERVER_ALIASES: &[(&str, &str)] = &[("dcid", "rhs_dcid")];
 const NODE_KEYS: &[&str] = &["node_id", "node_address", "node_port_base"];
 const PEER_KEYS: &[&str] = &[
@@ -44,15 +44,15 @@ const PEER_KEYS: &[&str] = &[
 const LOCAL_KEYS: &[&str] = &["local_socket", "local_switch_uid"];
 const DC_KEYS: &[&str] = &["dc_id", "dc_procs", "dc_tasks", "dc_sysprocs"];
 
-const CARRIAGES: Choice<'static, Carriage> = &[
-    ("node", Carriage::Node),
-    ("local", Carriage::Local),
-    ("device", Carriage::Device),
+const CARRIER_KINDS: Choice<'static, CarrierKind> = &[
+    ("node", CarrierKind::Node),
+    ("local", CarrierKind::Local),
+    ("device", CarrierKind::Device),
 ];
-const LINKS: Choice<'static, Links> = &[
-    ("refuse", Links::Refuse),
-    ("follow", Links::Follow),
-    ("patched", Links::Patched),
+const SYMLINK_POLICIES: Choice<'static, SymlinkPolicy> = &[
+    ("refuse", SymlinkPolicy::Refuse),
+    ("follow", SymlinkPolicy::Follow),
+    ("patched", SymlinkPolicy::Patched),
 ];
 const GENERATIONS: Choice<'static, Generation> = &[
     ("current", Generation::Current),
@@ -60,9 +60,9 @@ const GENERATIONS: Choice<'static, Generation> = &[
     ("early", Generation::Early),
 ];
 
-/// Most processes, tasks or system processes of a container: no DVK has more.
-const MOST_PROCS: u32 = 4096;
-/// Last port that 32 nodes' ports can begin with.
+/// Limit of a container's processes, tasks and system processes, which no DVK exceeds.
+const MAX_PROCS: u32 = 4096;
+/// The highest first port that leaves room for the ports of 32 nodes.
 const LAST_PORT_BASE: u32 = 65_535 - 31;
 
 /// The blocks of a file by kind.
@@ -75,7 +75,7 @@ struct Blocks {
     local: Option<Entries<'static>>,
 }
 
-/// What the lines of `file` mean. `socket` is the daemon's where a server names none.
+/// Converts the lines of `file`. Servers without a daemon's socket take `socket`.
 pub(super) fn check(
     file: &Path,
     lines: &[Line],
@@ -102,23 +102,27 @@ pub(super) fn check(
         .as_ref()
         .and_then(|entries| local(entries, faults));
     for (block, at) in &servers {
-        let lacks = match block.carriage {
-            Carriage::Node if blocks.node.is_none() => "a block `node` says which node this is",
-            Carriage::Local if blocks.local.is_none() => "a block `local` says where the switch is",
+        let lacks = match block.carrier_kind {
+            CarrierKind::Node if blocks.node.is_none() => "a block `node` that defines this node",
+            CarrierKind::Local if blocks.local.is_none() => "a block `local` that names the switch",
             _ => continue,
         };
         faults.push(Fault::new(
             at,
             block.name.clone(),
-            format!("{lacks}; there is none"),
+            format!("its carrier needs {lacks}"),
         ));
     }
     if blocks.servers.is_empty() && faults.is_empty() {
-        let at = At {
+        let at = Location {
             file: file.into(),
             line: 1,
         };
-        faults.push(Fault::new(&at, "rhs", "no block says what is to be served"));
+        faults.push(Fault::new(
+            &at,
+            "rhs",
+            "no block `rhs` defines a share to serve",
+        ));
     }
     if let Some(node) = &mut node {
         node.dcs = dimensions(&servers, &dcs);
@@ -141,7 +145,7 @@ fn sort(lines: &[Line], faults: &mut Vec<Fault>) -> Blocks {
         let word = first_word(line);
         let once = |known: &Option<Entries<'static>>, faults: &mut Vec<Fault>| {
             if let Some(known) = known {
-                let what = format!("there is one in line {} already", known.at.line);
+                let what = format!("line {} already has one", known.at.line);
                 faults.push(Fault::new(&line.at, word.clone(), what));
             }
         };
@@ -163,7 +167,7 @@ fn sort(lines: &[Line], faults: &mut Vec<Fault>) -> Blocks {
                 blocks.local = Entries::read(line, LOCAL_KEYS, &[], faults);
             }
             _ => {
-                let what = "a file has blocks rhs, node, peer, local, dc, and includes";
+                let what = "unknown block: use rhs, node, peer, local, dc or include";
                 faults.push(Fault::new(&line.at, word, what));
             }
         }
@@ -176,7 +180,7 @@ fn containers(blocks: &[Entries<'_>], faults: &mut Vec<Fault>) -> HashMap<DcId, 
     for entries in blocks {
         let usual = DcLimits::USUAL;
         let mut number = |key, otherwise| {
-            let number = entries.number(key, 1, MOST_PROCS, faults);
+            let number = entries.number(key, 1, MAX_PROCS, faults);
             number
                 .and_then(|number| i32::try_from(number).ok())
                 .unwrap_or(otherwise)
@@ -187,19 +191,19 @@ fn containers(blocks: &[Entries<'_>], faults: &mut Vec<Fault>) -> HashMap<DcId, 
             sysprocs: number("dc_sysprocs", usual.sysprocs),
         };
         if limits.sysprocs <= limits.tasks {
-            entries.wrong("dc_sysprocs", "more than dc_tasks is right", faults);
+            entries.wrong("dc_sysprocs", "must be more than dc_tasks", faults);
         }
         let Some(dc) = dc_id(entries, "dc_id", faults) else {
             continue;
         };
         if dcs.insert(dc, limits).is_some() {
-            entries.wrong("dc_id", "another block is about the same container", faults);
+            entries.wrong("dc_id", "another block has the same container", faults);
         }
     }
     dcs
 }
 
-/// The containers that are served in, with the dimensions that they have unless told otherwise.
+/// The dimensions of the servers' containers, [`DcLimits::USUAL`] unless configured.
 fn dimensions<A>(servers: &[(Block, A)], dcs: &HashMap<DcId, DcLimits>) -> HashMap<DcId, DcLimits> {
     let limits = |dc: DcId| dcs.get(&dc).copied().unwrap_or(DcLimits::USUAL);
     servers
@@ -233,7 +237,7 @@ fn server(
     dcs: &HashMap<DcId, DcLimits>,
     socket: Option<&Path>,
     faults: &mut Vec<Fault>,
-) -> Option<(Block, At)> {
+) -> Option<(Block, Location)> {
     let dc = dc_id(entries, "rhs_dcid", faults);
     let limits = dc
         .and_then(|dc| dcs.get(&dc))
@@ -244,7 +248,7 @@ fn server(
             entries.missing(key, faults);
         }
     }
-    // A user process could not copy from and to its clients.
+    // A user process may not copy from and to its clients.
     let last = limits
         .sysprocs
         .saturating_sub(limits.tasks)
@@ -265,28 +269,28 @@ fn server(
     if socket.is_none() && !entries.has("rhs_socket") {
         entries.missing("rhs_socket", faults);
     }
-    let carriage = entries.choice("rhs_carrier", CARRIAGES, faults);
+    let carrier_kind = entries.choice("rhs_carrier", CARRIER_KINDS, faults);
     let mut options = server::Options::new(socket.clone().unwrap_or_default());
     options.root = root.unwrap_or("/").to_owned();
-    if let Some(links) = entries.choice("rhs_links", LINKS, faults) {
-        options.links = links;
+    if let Some(symlinks) = entries.choice("rhs_links", SYMLINK_POLICIES, faults) {
+        options.symlinks = symlinks;
     }
     if let Some(read_only) = entries.choice("rhs_readonly", YES_NO, faults) {
         options.read_only = read_only;
     }
-    // The last number stands for none.
+    // The last number stands for no user.
     if let Some(uid) = entries.number("rhs_uid", 0, u32::MAX - 1, faults) {
-        options.identity.uid = uid;
+        options.credentials.uid = uid;
     }
     if let Some(gid) = entries.number("rhs_gid", 0, u32::MAX - 1, faults) {
-        options.identity.gid = gid;
+        options.credentials.gid = gid;
     }
     if entries.has("rhs_uid") != entries.has("rhs_gid") {
         let (there, lacking) = match entries.has("rhs_uid") {
             true => ("rhs_uid", "rhs_gid"),
             false => ("rhs_gid", "rhs_uid"),
         };
-        entries.wrong(there, format!("it goes with {lacking}"), faults);
+        entries.wrong(there, format!("it requires {lacking}"), faults);
     }
     let mut amount = |key, most, to: &mut usize| {
         let number = entries.number(key, 1, most, faults);
@@ -299,7 +303,7 @@ fn server(
     amount("rhs_open", 1 << 20, &mut options.open);
     amount("rhs_threads", 256, &mut options.workers);
     if let Some(ms) = entries.number("rhs_cache_ms", 0, 3_600_000, faults) {
-        options.believed = Duration::from_millis(ms.into());
+        options.cache_timeout = Duration::from_millis(ms.into());
     }
     if let Some(seconds) = entries.number("rhs_limit_s", 1, 3600, faults) {
         options.limit = Duration::from_secs(seconds.into());
@@ -308,8 +312,8 @@ fn server(
         name: entries.name.clone(),
         dc: dc?,
         endpoint: endpoint?,
-        // What the original has.
-        carriage: carriage.unwrap_or(Carriage::Device),
+        // The original's carrier.
+        carrier_kind: carrier_kind.unwrap_or(CarrierKind::Device),
         options,
     };
     socket.and(root).map(|_| (block, entries.at.clone()))
@@ -322,13 +326,13 @@ fn node(blocks: &Blocks, faults: &mut Vec<Fault>) -> Option<NodeConfig> {
             continue;
         };
         if peers.iter().any(|known: &PeerConfig| known.id == peer.id) {
-            entries.wrong("peer_id", "another block is about the same node", faults);
+            entries.wrong("peer_id", "another block has the same node", faults);
         }
         peers.push(peer);
     }
     let Some(entries) = &blocks.node else {
         if let Some(peer) = blocks.peers.first() {
-            let what = "a block `node` says which node has it as a peer; there is none";
+            let what = "no block `node` defines the node that it is a peer of";
             faults.push(Fault::new(&peer.at, peer.name.clone(), what));
         }
         return None;
@@ -338,14 +342,14 @@ fn node(blocks: &Blocks, faults: &mut Vec<Fault>) -> Option<NodeConfig> {
     if let Some(address) = entries.word("node_address") {
         match address.parse::<IpAddr>() {
             Ok(address) => config.address = address,
-            Err(_) => entries.wrong("node_address", "an address of this host is right", faults),
+            Err(_) => entries.wrong("node_address", "must be an address of this host", faults),
         }
     }
     if let Some(base) = port_base(entries, "node_port_base", faults) {
         config.port_base = base;
     }
     if peers.is_empty() {
-        let what = "blocks `peer` say whom it serves; there is none";
+        let what = "no block `peer` defines a node to serve";
         faults.push(Fault::new(&entries.at, entries.name.clone(), what));
     }
     config.peers = peers;
@@ -360,7 +364,7 @@ fn peer(entries: &Entries<'_>, faults: &mut Vec<Fault>) -> Option<PeerConfig> {
     let host = entries.word("peer_host");
     match host {
         None => entries.missing("peer_host", faults),
-        Some("") => entries.wrong("peer_host", "a host's name or address is right", faults),
+        Some("") => entries.wrong("peer_host", "must be a host's name or address", faults),
         Some(_) => {}
     }
     let generation = entries.choice("peer_generation", GENERATIONS, faults);

@@ -1,27 +1,27 @@
-//! A block's lines as keys and values: each key known, at most once, with one value.
+//! Reads a block as keys and values. Each key is known, occurs once, and has one value.
 
 use std::collections::HashMap;
 
-use super::fault::{At, Fault};
-use super::tree::{Item, Line};
-use super::words::{Kind, Token};
+use super::fault::{Fault, Location};
+use super::parser::{Item, Line};
+use super::tokenizer::{Kind, Token};
 
 /// A block of a file: `KIND NAME { KEY VALUE; ... };`
 pub(super) struct Entries<'a> {
-    /// What the operator calls it.
+    /// The block's name.
     pub(super) name: String,
-    pub(super) at: At,
+    pub(super) at: Location,
     values: HashMap<&'a str, Token>,
 }
 
-/// A choice of words for a value, and what each means.
+/// The words that a value may be, and their meanings.
 pub(super) type Choice<'a, T> = &'a [(&'a str, T)];
 
 /// Yes and no.
 pub(super) const YES_NO: Choice<'static, bool> = &[("yes", true), ("no", false)];
 
 impl<'a> Entries<'a> {
-    /// Reads a block that may have `keys`. An alias stands for the key behind it.
+    /// Reads a block with the known `keys`. An alias stands for the key behind it.
     pub(super) fn read(
         line: &Line,
         keys: &[&'a str],
@@ -29,12 +29,12 @@ impl<'a> Entries<'a> {
         faults: &mut Vec<Fault>,
     ) -> Option<Self> {
         let [kind, name, block, extra @ ..] = line.items.as_slice() else {
-            let what = "a block is right: a name, and keys in braces";
+            let what = "expected a block: a name, and keys in braces";
             faults.push(Fault::new(&line.at, first_word(line), what));
             return None;
         };
         let (Item::Word(name), Item::Block(lines, _)) = (name, block) else {
-            let what = "a block is right: a name, and keys in braces";
+            let what = "expected a block: a name, and keys in braces";
             faults.push(Fault::new(kind.at(), kind.written(), what));
             return None;
         };
@@ -63,15 +63,15 @@ impl<'a> Entries<'a> {
     ) {
         let written = first_word(line);
         let mut fault =
-            |at: &At, token: &str, what: String| faults.push(Fault::new(at, token, what));
+            |at: &Location, token: &str, what: String| faults.push(Fault::new(at, token, what));
         let alias = aliases.iter().find(|(alias, _)| *alias == written);
         let wanted = alias.map_or(written.as_str(), |(_, key)| key);
         let Some(key) = keys.iter().find(|key| **key == wanted) else {
-            let what = format!("there is no such key here, but {}", keys.join(", "));
+            let what = format!("unknown key; the block's keys are {}", keys.join(", "));
             return fault(&line.at, &written, what);
         };
         let [Item::Word(value), extra @ ..] = line.items.get(1..).unwrap_or_default() else {
-            return fault(&line.at, &written, "one value is right".to_owned());
+            return fault(&line.at, &written, "expected one value".to_owned());
         };
         if let Some(extra) = extra.first() {
             let what = format!(
@@ -80,30 +80,30 @@ impl<'a> Entries<'a> {
             fault(extra.at(), &extra.written(), what);
         }
         if let Some(before) = self.values.insert(key, value.clone()) {
-            let what = format!("it was given in line {} already", before.at.line);
+            let what = format!("line {} already has it", before.at.line);
             fault(&line.at, &written, what);
         }
     }
 
-    /// Where a key is, or else the block.
-    pub(super) fn at(&self, key: &str) -> &At {
+    /// The location of a key, or else of the block.
+    pub(super) fn at(&self, key: &str) -> &Location {
         self.values.get(key).map_or(&self.at, |value| &value.at)
     }
 
-    /// Notes that a key is missing.
+    /// Reports that a key is missing.
     pub(super) fn missing(&self, key: &str, faults: &mut Vec<Fault>) {
         let what = format!("it is missing in {}", self.name);
         faults.push(Fault::new(&self.at, key, what));
     }
 
-    /// Notes what is wrong with a key's value.
+    /// Reports what is wrong with a key's value.
     pub(super) fn wrong(&self, key: &str, what: impl Into<String>, faults: &mut Vec<Fault>) {
         let written = self.values.get(key).map(|value| value.kind.written());
         let token = format!("{key} {}", written.unwrap_or_default());
         faults.push(Fault::new(self.at(key), token.trim_end(), what));
     }
 
-    /// Whether a key is there.
+    /// Whether the block has the key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
@@ -125,7 +125,7 @@ impl<'a> Entries<'a> {
         if number.is_none() {
             self.wrong(
                 key,
-                format!("a number from {least} to {most} is right"),
+                format!("must be a number from {least} to {most}"),
                 faults,
             );
         }
@@ -143,17 +143,17 @@ impl<'a> Entries<'a> {
         let found = choice.iter().find(|(word, _)| *word == text(value));
         if found.is_none() {
             let words: Vec<&str> = choice.iter().map(|(word, _)| *word).collect();
-            self.wrong(key, format!("one of {} is right", words.join(", ")), faults);
+            self.wrong(key, format!("must be one of {}", words.join(", ")), faults);
         }
         found.map(|(_, meaning)| *meaning)
     }
 
-    /// A string in quotes, that is not empty.
+    /// A non-empty string in quotes.
     pub(super) fn quoted(&self, key: &str, faults: &mut Vec<Fault>) -> Option<&str> {
         match &self.values.get(key)?.kind {
             Kind::Text(text) if !text.is_empty() => Some(text),
             _ => {
-                self.wrong(key, "a string in quotes is right", faults);
+                self.wrong(key, "must be a string in quotes", faults);
                 None
             }
         }
@@ -165,7 +165,7 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// What a line begins with, as written.
+/// The first word of a line, as written.
 pub(super) fn first_word(line: &Line) -> String {
     line.items.first().map(Item::written).unwrap_or_default()
 }

@@ -1,11 +1,11 @@
-//! What is wrong with a configuration.
+//! The errors of a configuration.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why there is no configuration.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
@@ -13,11 +13,11 @@ pub enum ConfigError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The files cannot be meant so: a line for each fault.
+    /// The files have errors. The text has a line for each.
     #[error("{}", lines(faults))]
     Faults {
         /// At least one.
@@ -25,34 +25,34 @@ pub enum ConfigError {
     },
 }
 
-/// A place in a file.
+/// A line of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct At {
-    /// The file, as it was named.
+pub struct Location {
+    /// The file, as it was named in the configuration or on the command line.
     pub file: Arc<Path>,
     /// The line, from 1.
     pub line: u32,
 }
 
-impl fmt::Display for At {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file.display(), self.line)
     }
 }
 
-/// One thing that is wrong in a file.
+/// One error in a configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fault {
-    /// Where it is, or where the block begins that lacks something.
-    pub at: At,
-    /// The word to blame, as written.
+    /// The location, or the start of the block that lacks something.
+    pub at: Location,
+    /// The word in question, as written.
     pub token: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and what is expected.
     pub what: String,
 }
 
 impl Fault {
-    pub(super) fn new(at: &At, token: impl Into<String>, what: impl Into<String>) -> Self {
+    pub(super) fn new(at: &Location, token: impl Into<String>, what: impl Into<String>) -> Self {
         Self {
             at: at.clone(),
             token: token.into(),

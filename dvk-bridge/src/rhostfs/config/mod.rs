@@ -1,4 +1,4 @@
-//! The server's configuration: the original's `rhostfs.cfg`, with keys of our own.
+//! The server's configuration: the original's `rhostfs.cfg` with additional keys.
 //!
 //! ```text
 //!   rhs NAME { rhs_dcid 0; rhs_ep 1; rhs_dir "/"; rhs_socket "/run/fs.sock"; rhs_carrier node; };
@@ -6,81 +6,85 @@
 //!   peer NAME { peer_id 0; peer_host "dvs0"; };
 //! ```
 //!
-//! Where the original goes on with half of what was meant, this reports it: keys that are missing or given twice, words behind
-//! a forgotten `;`, numbers that are none. Each `rhs` block is a server of its own.
+//! The original ignores parts of a faulty configuration. This reports them: keys that are missing
+//! or repeated, words behind a forgotten `;`, invalid numbers. Each `rhs` block is a server of its
+//! own.
 //!
-//! `words` makes words of bytes, `tree` lines and blocks of those, `entries` keys and values, `check` what they mean.
+//! `tokenizer` splits bytes into tokens, `parser` tokens into lines and blocks, `entries` blocks
+//! into keys and values. `check` converts them.
 
 mod check;
 mod entries;
 mod fault;
+mod parser;
 #[cfg(test)]
 mod tests;
-mod tree;
-mod words;
+mod tokenizer;
 
 use std::collections::HashMap;
 use std::path::Path;
 
-pub use fault::{At, ConfigError, Fault};
+pub use fault::{ConfigError, Fault, Location};
 
 use crate::abi::{DcId, DcLimits, Endpoint};
 use crate::carrier::local::LocalConfig;
 use crate::carrier::node::NodeConfig;
 use crate::rhostfs::server;
 
-/// What a configuration means.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What is to be served: at least one.
+    /// The servers, at least one.
     pub servers: Vec<Block>,
-    /// The node that this process is, if any server is to be reached so.
+    /// This process's node, if a server uses a node.
     pub node: Option<NodeConfig>,
-    /// The switch on this host, if any server is to be reached so.
+    /// The switch on this host, if a server uses it.
     pub local: Option<LocalConfig>,
-    /// The containers that are served in, and their dimensions.
+    /// The containers of the servers and their dimensions.
     pub dcs: HashMap<DcId, DcLimits>,
-    /// What is odd and was taken all the same.
+    /// Oddities that are no errors.
     pub warnings: Vec<Fault>,
 }
 
 /// A server: a block `rhs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// What the operator calls it.
+    /// The block's name.
     pub name: String,
     /// Its container.
     pub dc: DcId,
     /// Its endpoint there.
     pub endpoint: Endpoint,
-    /// How it is reached.
-    pub carriage: Carriage,
-    /// What it serves, and how.
+    /// Its carrier.
+    pub carrier_kind: CarrierKind,
+    /// What it serves.
     pub options: server::Options,
 }
 
 /// How a server's endpoint is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carriage {
+pub enum CarrierKind {
     /// This process is a node, and its peers are reached over TCP.
     Node,
-    /// By a switch on this host.
+    /// Over a switch on this host.
     Local,
-    /// By the kernel's DVK, `/dev/dvk`.
+    /// Through the kernel's DVK, `/dev/dvk`.
     Device,
 }
 
 impl Config {
-    /// Reads `file` and what it includes. Servers that name no daemon's socket take `socket`.
+    /// Reads `file` and the files that it includes. Servers without a daemon's socket take
+    /// `socket`.
     ///
     /// # Errors
-    /// [`ConfigError`]: the file cannot be read, or all that is wrong in it.
+    ///
+    /// [`ConfigError`]: a file cannot be read, or the configuration has errors.
     pub fn load(file: &Path, socket: Option<&Path>) -> Result<Self, ConfigError> {
-        let tree::Tree {
+        let parser::ParsedFiles {
             lines,
             mut faults,
             missing,
-        } = tree::read(file)?;
+        } = parser::read(file)?;
         let config = check::check(file, &lines, socket, &mut faults);
         if faults.is_empty() {
             return Ok(Self {
@@ -88,7 +92,7 @@ impl Config {
                 ..config
             });
         }
-        // An included file that is missing may be what the rest is about.
+        // The missing file may be the reason for other errors.
         faults.extend(missing);
         faults.sort_by_key(|fault| (fault.at.file.clone(), fault.at.line));
         Err(ConfigError::Faults { faults })

@@ -4,9 +4,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::abi::{Generation, NodeId};
-use crate::rhostfs::server::{Identity, Links};
+use crate::rhostfs::server::{Credentials, SymlinkPolicy};
 
-/// A directory with files; `rhostfs.cfg` is the first.
+/// A directory with files. `rhostfs.cfg` is the first.
 fn place(files: &[(&str, &str)]) -> TempDir {
     let place = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -20,7 +20,7 @@ fn load(text: &str) -> Result<Config, ConfigError> {
     Config::load(&place.path().join("rhostfs.cfg"), None)
 }
 
-/// What is wrong, without the name of the directory.
+/// The errors without the name of the directory.
 fn faults(text: &str) -> Vec<String> {
     match load(text) {
         Err(ConfigError::Faults { faults }) => faults
@@ -43,11 +43,11 @@ fn assert_faults(text: &str, starts: &[&str]) {
     }
 }
 
-const ORIGINAL: &str = "# this is a comment\nrhs SERVER1 {\n    rhs_dcid  0;\n    rhs_ep    1;\n    \
-                        rhs_dir   \"/some/dir\"\n};\n";
+const ORIGINAL: &str = "# this is a comment\nrhs SERVER1 {\n    rhs_dcid  0;\n    \
+                        rhs_ep    1;\n    rhs_dir   \"/some/dir\"\n};\n";
 
 #[test]
-fn the_originals_file_is_taken_as_it_is_with_a_socket_from_elsewhere() {
+fn the_originals_file_is_accepted_with_a_socket_from_the_command_line() {
     for text in [ORIGINAL.to_owned(), ORIGINAL.replace("rhs_dcid", "dcid")] {
         let place = place(&[("rhostfs.cfg", &text)]);
         let socket = Path::new("/run/fs.sock");
@@ -60,7 +60,7 @@ fn the_originals_file_is_taken_as_it_is_with_a_socket_from_elsewhere() {
             (server.dc, server.endpoint),
             (DcId::new(0).unwrap(), Endpoint::from_raw(1))
         );
-        assert_eq!(server.carriage, Carriage::Device);
+        assert_eq!(server.carrier_kind, CarrierKind::Device);
         assert_eq!(server.options.root, "/some/dir");
         assert_eq!(server.options.socket, socket);
     }
@@ -74,30 +74,33 @@ local HERE { local_socket "/run/switch"; local_switch_uid 7; };
 dc BIG { dc_id 3; dc_procs 300; dc_tasks 35; dc_sysprocs 70 };
 rhs A {
     rhs_dcid 3; rhs_ep 34; rhs_dir "/"; rhs_socket "/run/a.sock"; rhs_carrier node;
-    rhs_links follow; rhs_uid 1000; rhs_gid 100; rhs_readonly yes; rhs_clients 5; rhs_files 6; rhs_open 4;
-    rhs_threads 7; rhs_cache_ms 0; rhs_limit_s 9
+    rhs_links follow; rhs_uid 1000; rhs_gid 100; rhs_readonly yes;
+    rhs_clients 5; rhs_files 6; rhs_open 4; rhs_threads 7; rhs_cache_ms 0; rhs_limit_s 9
 };
 rhs B { rhs_dcid 0; rhs_ep 0; rhs_dir '/sub/dir'; rhs_socket '/run/b.sock'; rhs_carrier local };
 "#;
 
 #[test]
-fn several_servers_are_served_each_in_its_own_way() {
+fn several_servers_have_their_own_options() {
     let config = load(WHOLE).unwrap();
     let [a, b] = config.servers.as_slice() else {
         panic!("{config:?}");
     };
     let options = &a.options;
-    assert_eq!((a.carriage, b.carriage), (Carriage::Node, Carriage::Local));
     assert_eq!(
-        options.identity,
-        Identity {
+        (a.carrier_kind, b.carrier_kind),
+        (CarrierKind::Node, CarrierKind::Local)
+    );
+    assert_eq!(
+        options.credentials,
+        Credentials {
             uid: 1000,
             gid: 100
         }
     );
     assert_eq!(
-        (options.links, b.options.links),
-        (Links::Follow, Links::Refuse)
+        (options.symlinks, b.options.symlinks),
+        (SymlinkPolicy::Follow, SymlinkPolicy::Refuse)
     );
     assert!(options.read_only && !b.options.read_only);
     assert_eq!(
@@ -105,7 +108,7 @@ fn several_servers_are_served_each_in_its_own_way() {
         (5, 6, 7)
     );
     assert_eq!(
-        (options.believed.as_millis(), options.limit.as_secs()),
+        (options.cache_timeout.as_millis(), options.limit.as_secs()),
         (0, 9)
     );
     assert_eq!((options.open, b.options.open), (4, 512));
@@ -132,14 +135,14 @@ fn missing_keys_are_named() {
             "1: rhs_socket: it is missing in A",
             "3: peer_id: it is missing in B",
             "3: peer_host: it is missing in B",
-            "3: B: a block `node` says",
+            "3: B: no block `node` defines",
             "4: local_socket: it is missing in C",
         ],
     );
 }
 
 #[test]
-fn what_a_forgotten_semicolon_hides_is_told() {
+fn a_missing_semicolon_is_reported() {
     assert_faults(
         "rhs A { rhs_dcid 0\n rhs_ep 1;\n rhs_dir \"/\"; rhs_socket 's'; };",
         &[
@@ -161,34 +164,46 @@ fn values_are_checked_with_file_line_and_token() {
         format!("rhs A {{\nrhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"s\";\n{keys}\n}};")
     };
     for (keys, start) in [
-        ("rhs_ep 2;", "3: rhs_ep: it was given in line 2"),
-        ("rhs_color red;", "3: rhs_color: there is no such key"),
+        ("rhs_ep 2;", "3: rhs_ep: line 2 already has it"),
+        ("rhs_color red;", "3: rhs_color: unknown key"),
         (
             "rhs_links some;",
-            "3: rhs_links some: one of refuse, follow, patched",
+            "3: rhs_links some: must be one of refuse, follow, patched",
         ),
-        ("rhs_threads 0;", "3: rhs_threads 0: a number from 1"),
-        ("rhs_threads 1x;", "3: rhs_threads 1x: a number"),
-        ("rhs_threads -1;", "3: rhs_threads -1: a number"),
+        (
+            "rhs_threads 0;",
+            "3: rhs_threads 0: must be a number from 1",
+        ),
+        ("rhs_threads 1x;", "3: rhs_threads 1x: must be a number"),
+        ("rhs_threads -1;", "3: rhs_threads -1: must be a number"),
         ("rhs_threads 99999999999999999999;", "3: rhs_threads 999"),
-        ("rhs_threads \"3\";", "3: rhs_threads \"3\": a number"),
-        ("rhs_readonly;", "3: rhs_readonly: one value is right"),
-        ("rhs_uid 0;", "3: rhs_uid 0: it goes with rhs_gid"),
-        ("rhs_carrier node;", "1: A: a block `node` says"),
-        ("rhs_carrier local;", "1: A: a block `local` says"),
-        ("rhs_clients { };", "3: rhs_clients: one value is right"),
+        (
+            "rhs_threads \"3\";",
+            "3: rhs_threads \"3\": must be a number",
+        ),
+        ("rhs_readonly;", "3: rhs_readonly: expected one value"),
+        ("rhs_uid 0;", "3: rhs_uid 0: it requires rhs_gid"),
+        (
+            "rhs_carrier node;",
+            "1: A: its carrier needs a block `node`",
+        ),
+        (
+            "rhs_carrier local;",
+            "1: A: its carrier needs a block `local`",
+        ),
+        ("rhs_clients { };", "3: rhs_clients: expected one value"),
     ] {
         assert_faults(&with(keys), &[start]);
     }
     for (dir, start) in [
         (
             "\"some/dir\"",
-            "1: rhs_dir \"some/dir\": it is a path from the share's root on",
+            "1: rhs_dir \"some/dir\": it must start with a slash",
         ),
-        ("\"/a/../b\"", "1: rhs_dir \"/a/../b\": it leads through"),
+        ("\"/a/../b\"", "1: rhs_dir \"/a/../b\": it contains"),
         (
             "/some/dir",
-            "1: rhs_dir /some/dir: a string in quotes is right",
+            "1: rhs_dir /some/dir: must be a string in quotes",
         ),
     ] {
         let text = format!("rhs A {{ rhs_dcid 0; rhs_ep 1; rhs_dir {dir}; rhs_socket 's' }};");
@@ -202,18 +217,21 @@ fn an_endpoint_is_a_system_process_and_served_once() {
         format!("rhs {name} {{ rhs_dcid 0; rhs_ep {ep}; rhs_dir '/'; rhs_socket 's' }};\n")
     };
     assert!(load(&block("A", 29)).is_ok());
-    assert_faults(&block("A", 30), &["1: rhs_ep 30: a number from 0 to 29"]);
+    assert_faults(
+        &block("A", 30),
+        &["1: rhs_ep 30: must be a number from 0 to 29"],
+    );
     let small = format!("dc D {{ dc_id 0; dc_sysprocs 36 }};\n{}", block("A", 2));
-    assert_faults(&small, &["2: rhs_ep 2: a number from 0 to 1"]);
+    assert_faults(&small, &["2: rhs_ep 2: must be a number from 0 to 1"]);
     let twice = block("A", 1) + &block("B", 1);
     assert_faults(&twice, &["2: B: A has the same container and endpoint"]);
 }
 
 #[test]
 fn a_file_has_blocks_and_nothing_else() {
-    assert_faults("", &["1: rhs: no block says what is to be served"]);
-    assert_faults("rhs;", &["1: rhs: a block is right"]);
-    assert_faults("rhs A 1;", &["1: rhs: a block is right"]);
+    assert_faults("", &["1: rhs: no block `rhs` defines a share to serve"]);
+    assert_faults("rhs;", &["1: rhs: expected a block"]);
+    assert_faults("rhs A 1;", &["1: rhs: expected a block"]);
 }
 
 #[test]
@@ -232,7 +250,7 @@ fn files_include_others_and_a_missing_one_is_empty() {
     assert!(
         config.warnings[0]
             .to_string()
-            .contains("none.cfg: the file is not there")
+            .contains("none.cfg: the file does not exist")
     );
 
     fs::write(place.path().join("sub.cfg"), "include sub.cfg;").unwrap();
@@ -248,10 +266,10 @@ fn files_include_others_and_a_missing_one_is_empty() {
 #[test]
 fn braces_that_do_not_match_are_found() {
     assert!(faults("rhs A { rhs_dcid 0;")[0].starts_with("1: {: the block has no end"));
-    assert!(faults("rhs A };")[0].starts_with("1: }: there is no block"));
+    assert!(faults("rhs A };")[0].starts_with("1: }: it ends no block"));
     let deep = "x {".repeat(100_000);
     assert!(faults(&deep)[0].contains("nested too deep"));
-    assert!(faults("verb A { };")[0].starts_with("1: verb: a file has blocks"));
+    assert!(faults("verb A { };")[0].starts_with("1: verb: unknown block"));
 }
 
 #[test]
@@ -261,7 +279,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn the_example_is_taken() {
+fn the_example_is_accepted() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/rhostfs.cfg");
     let config = Config::load(&file, None).unwrap();
     assert!(config.warnings.is_empty());
@@ -271,7 +289,8 @@ fn the_example_is_taken() {
 fn a_peer_has_a_host() {
     let config = |host: &str| {
         format!(
-            "rhs A {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"/s\"; rhs_carrier node; }};\n\
+            "rhs A {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"/s\"; \
+             rhs_carrier node; }};\n\
              node N {{ node_id 1; }};\n\
              peer P {{ peer_id 2; {host} }};\n"
         )

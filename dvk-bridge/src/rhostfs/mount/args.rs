@@ -1,4 +1,4 @@
-//! `mount`'s command line as typed.
+//! The command line of `mount`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,59 +6,101 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::abi::{DcId, Endpoint};
-use crate::typed::{parse_dc, parse_endpoint, parse_seconds};
-use crate::way::{SERVER, WayArgs};
+use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
+use crate::server_addr::{SERVER, ServerAddrArgs};
 
-/// Heading of the options that say what the mount is like.
+/// Help heading of the options about files.
 const FILES: &str = "Files";
 
-/// `mount`: a far rhostfs as a directory.
+/// `mount`: mounts an rhostfs server's tree on a directory.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Stays until the directory is unmounted, or SIGTERM, SIGINT or SIGHUP tells it to unmount it; with --background it returns \
-                  when the directory is mounted. Needs root, and a kernel with FUSE; no fusermount.\n\
-                  Exit status: 0 unmounted (mounted, with --background), 1 not mounted, or not to the end, 2 wrong command line."
+    after_help = "Runs until the directory is unmounted, or SIGTERM, SIGINT or SIGHUP unmounts \
+                  it. With --background it returns when the directory is mounted. Needs root and \
+                  a kernel with FUSE, but no fusermount.\n\
+                  Exit status: 0 unmounted (mounted, with --background), 1 not mounted, or the \
+                  mount failed later, 2 wrong command line."
 )]
 pub struct MountArgs {
-    /// How the server is reached.
+    /// How to reach the server.
     #[command(flatten)]
-    pub way: WayArgs,
+    pub server_addr: ServerAddrArgs,
 
     /// The server's endpoint
-    #[arg(long, value_name = "EP", default_value = "1", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
+    #[arg(
+        long,
+        value_name = "EP",
+        default_value = "1",
+        value_parser = parse_endpoint,
+        allow_negative_numbers = true,
+        help_heading = SERVER
+    )]
     pub endpoint: Endpoint,
 
-    /// This mount's endpoint, which no other client of the server may have, wherever it is; by default 70 and the node's id, or 10 at
-    /// a switch
-    #[arg(long, value_name = "EP", value_parser = parse_endpoint, allow_negative_numbers = true, help_heading = SERVER)]
+    /// This mount's endpoint, which no other client of the server may use, on any machine; by
+    /// default 70 plus the node's id, or 10 at a switch
+    #[arg(
+        long,
+        value_name = "EP",
+        value_parser = parse_endpoint,
+        allow_negative_numbers = true,
+        help_heading = SERVER
+    )]
     pub client_endpoint: Option<Endpoint>,
 
-    /// The container that both are in
-    #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc, help_heading = SERVER)]
+    /// The container of both endpoints
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value = "0",
+        value_parser = parse_dc,
+        help_heading = SERVER
+    )]
     pub dc: DcId,
 
-    /// Which server it is: gangplank's, or the original rhostfsd, whose faults are worked around
-    #[arg(long, value_name = "NAME", default_value = "ours", conflicts_with = "switch", help_heading = SERVER)]
+    /// The kind of server: gangplank's, or the original rhostfsd, whose faults the mount works
+    /// around
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "ours",
+        conflicts_with = "switch",
+        help_heading = SERVER
+    )]
     pub server: ServerName,
 
-    /// How long an answer may take, in seconds with fractions; also how long the server may take to appear
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = parse_seconds, help_heading = SERVER)]
+    /// How long to wait for an answer, in seconds with fractions; also how long to wait for the
+    /// server to appear
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value = "30",
+        value_parser = parse_seconds,
+        help_heading = SERVER
+    )]
     pub limit: Duration,
 
-    /// How long names and attributes are believed without asking again, in seconds with fractions
-    #[arg(long, value_name = "SECS", default_value = "1", value_parser = parse_seconds, help_heading = FILES)]
+    /// How long to keep names and attributes before asking again, in seconds with fractions
+    #[arg(
+        long,
+        value_name = "SECS",
+        default_value = "1",
+        value_parser = parse_seconds,
+        help_heading = FILES
+    )]
     pub timeout: Duration,
 
-    /// To whom new files belong: to who makes them, or to whom the server makes them for
+    /// The owner of new files: the user that creates them, or the user that the server runs as
     #[arg(long, value_name = "WHO", default_value = "caller", help_heading = FILES)]
     pub owner: OwnerName,
 
-    /// Who decides what is allowed: this machine's kernel, by owners and modes, or the server, to which all users are one
+    /// Who checks permissions: this machine's kernel, by owners and modes, or the server, which
+    /// sees all users as one
     #[arg(long, value_name = "WHO", default_value = "local", help_heading = FILES)]
     pub permissions: PermissionsName,
 
-    /// Let nothing be changed
+    /// Allow no changes
     #[arg(long, help_heading = FILES)]
     pub read_only: bool,
 
@@ -66,31 +108,34 @@ pub struct MountArgs {
     #[arg(long)]
     pub background: bool,
 
-    /// Tell it on standard output when the directory is mounted
+    /// Write a line to standard output when the directory is mounted
     #[arg(long, hide = true)]
     pub tell: bool,
 
-    /// Where to mount it
+    /// The directory to mount on
     #[arg(value_name = "DIRECTORY")]
     pub mountpoint: PathBuf,
 }
 
-/// The first of the endpoints that mounts have, by their nodes: above those that a DVS has for its own, and those from 65 on are made
-/// known by a node's proxy itself.
-const FIRST_OF_NODES: i32 = 70;
-/// What a mount at a switch has, as the original client.
-const AT_A_SWITCH: i32 = 10;
+/// The endpoint of node 0's mount. Each node adds its id. The endpoints are above those that a DVS
+/// uses itself, and a node's proxy announces endpoints from 65 on by itself.
+const FIRST_NODE_ENDPOINT: i32 = 70;
+/// The endpoint of a mount at a switch. The original client uses the same.
+const SWITCH_ENDPOINT: i32 = 10;
 
 impl MountArgs {
-    /// This mount's endpoint: what was typed, or one that no other node's mount has if nothing was typed there either.
+    /// This mount's endpoint: the option's, or the default of the node or switch.
     pub(super) fn client(&self) -> Endpoint {
-        let by_node = self.way.node.map(|node| FIRST_OF_NODES + node.raw());
-        let usual = Endpoint::from_raw(by_node.unwrap_or(AT_A_SWITCH));
+        let by_node = self
+            .server_addr
+            .node
+            .map(|node| FIRST_NODE_ENDPOINT + node.raw());
+        let usual = Endpoint::from_raw(by_node.unwrap_or(SWITCH_ENDPOINT));
         self.client_endpoint.unwrap_or(usual)
     }
 }
 
-/// Servers by name.
+/// The kinds of server by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ServerName {
     /// `gangplank-dvk serve`
@@ -99,16 +144,16 @@ pub enum ServerName {
     Original,
 }
 
-/// Owners of new files by name.
+/// The owners of new files by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OwnerName {
-    /// Who makes them
+    /// The user that creates them
     Caller,
-    /// Whom the server makes them for
+    /// The user that the server runs as
     Server,
 }
 
-/// Who decides, by name.
+/// Who checks permissions, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PermissionsName {
     /// This machine's kernel
@@ -125,8 +170,8 @@ mod tests {
 
     use super::*;
     use crate::abi::DcLimits;
-    use crate::typed::Ports;
-    use crate::way::Way;
+    use crate::cli_types::Ports;
+    use crate::server_addr::ServerAddr;
 
     #[derive(Debug, Parser)]
     struct Program {
@@ -142,7 +187,7 @@ mod tests {
     #[test]
     fn the_shortest_line_names_a_peer_a_node_and_a_directory() {
         let args = parse("--peer far.example:3 --node 2 /mnt").unwrap();
-        let Some(Way::Node(node, peer)) = args.way.way() else {
+        let Some(ServerAddr::Node(node, peer)) = args.server_addr.server_addr() else {
             panic!("{args:?}");
         };
         assert_eq!((peer.host.as_str(), peer.node.raw()), ("far.example", 3));
@@ -151,9 +196,9 @@ mod tests {
         let other = parse("--peer far.example:3 --node 31 /mnt").unwrap();
         assert_eq!(other.client().raw(), 101, "no two nodes have the same");
         assert!(DcLimits::USUAL.contains(other.client()));
-        assert!(args.way.address.is_loopback());
+        assert!(args.server_addr.address.is_loopback());
         assert_eq!(
-            args.way.ports,
+            args.server_addr.ports,
             Ports {
                 own: 3000,
                 peer: 3000
@@ -167,7 +212,7 @@ mod tests {
         let args = parse("--peer localhost:0 --node 1 --ports 4000:5000 --client-endpoint -5 /mnt")
             .unwrap();
         assert_eq!(
-            args.way.ports,
+            args.server_addr.ports,
             Ports {
                 own: 4000,
                 peer: 5000
@@ -177,19 +222,22 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_takes_the_place_of_a_peer_and_a_node() {
+    fn a_switch_replaces_peer_and_node() {
         let args = parse("--switch /run/dvk.sock --client-endpoint 11 /mnt").unwrap();
         assert_eq!(
-            args.way.way(),
-            Some(Way::Switch(Path::new("/run/dvk.sock")))
+            args.server_addr.server_addr(),
+            Some(ServerAddr::Switch(Path::new("/run/dvk.sock")))
         );
         assert_eq!((args.endpoint.raw(), args.client().raw()), (1, 11));
         let args = parse("--switch /run/dvk.sock --switch-uid 7 /mnt").unwrap();
-        assert_eq!((args.way.switch_uid, args.client().raw()), (Some(7), 10));
+        assert_eq!(
+            (args.server_addr.switch_uid, args.client().raw()),
+            (Some(7), 10)
+        );
     }
 
     #[test]
-    fn what_is_of_nodes_does_not_go_with_a_switch() {
+    fn node_options_conflict_with_a_switch() {
         for line in [
             "--peer far:3 --node 2",
             "--node 2",
@@ -206,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_values_are_refused() {
         for line in [
             "/mnt",
             "--node 2 /mnt",

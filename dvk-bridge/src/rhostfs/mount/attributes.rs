@@ -1,10 +1,10 @@
-//! Attributes and times as the kernel takes them, from what rhostfs has.
+//! Converts rhostfs attributes and times to the kernel's.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
-use super::nodes::KIND;
+use super::nodes::S_IFMT;
 use crate::abi::rhostfs::{Timeval, UsrStat};
 
 /// The attributes `stat` of the node `node`.
@@ -18,7 +18,7 @@ pub(crate) fn file_attr(node: u64, stat: &UsrStat) -> FileAttr {
         ctime: time(stat.ctime.get()),
         crtime: UNIX_EPOCH,
         kind: kind_of_mode(stat.mode),
-        // Twelve bits.
+        // The mask leaves twelve bits.
         perm: u16::try_from(stat.mode & 0o7777).unwrap_or(0),
         nlink: stat.nlink,
         uid: stat.uid,
@@ -32,13 +32,13 @@ pub(crate) fn file_attr(node: u64, stat: &UsrStat) -> FileAttr {
     }
 }
 
-/// The kind of file that a mode tells; what no mode tells is taken for a regular file.
+/// The kind of file of a mode. An unknown kind becomes a regular file.
 pub(crate) fn kind_of_mode(mode: u32) -> FileType {
-    // The four bits of a kind in a mode are those of a directory entry's type.
-    kind_of_entry(u8::try_from((mode & KIND) >> 12).unwrap_or(0)).unwrap_or(FileType::RegularFile)
+    // The kind bits of a mode, shifted by twelve, are a directory entry's type.
+    kind_of_entry(u8::try_from((mode & S_IFMT) >> 12).unwrap_or(0)).unwrap_or(FileType::RegularFile)
 }
 
-/// The kind of file that a directory entry tells; nothing if it tells none.
+/// The kind of file of a directory entry. `None` if the entry does not tell.
 pub(crate) fn kind_of_entry(kind: u8) -> Option<FileType> {
     Some(match kind {
         1 => FileType::NamedPipe,
@@ -52,8 +52,8 @@ pub(crate) fn kind_of_entry(kind: u8) -> Option<FileType> {
     })
 }
 
-/// A time that is to be set, as the protocol takes it: 32 bits of seconds. What lies beyond is cut to the nearest there is, as
-/// Linux does for file systems with short times.
+/// A time to set, in the protocol's 32-bit seconds. A time out of range is clamped, as Linux clamps
+/// it for file systems with short times.
 pub(crate) fn timeval(time: TimeOrNow, now: SystemTime) -> Timeval {
     let time = match time {
         TimeOrNow::SpecificTime(time) => time,
@@ -75,18 +75,18 @@ pub(crate) fn timeval(time: TimeOrNow, now: SystemTime) -> Timeval {
     };
     let cut = seconds.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
     Timeval {
-        // Clamped to that range; and a million fits.
+        // The seconds are clamped to 32 bits, and microseconds are below a million.
         sec: i32::try_from(cut).unwrap_or(i32::MAX),
         usec: i32::try_from(micros).unwrap_or(0),
     }
 }
 
-/// Seconds as they are told, for a time that is to stay as it is.
+/// A time that keeps its value, from the seconds that the server reported.
 pub(crate) fn timeval_of_seconds(seconds: i64) -> Timeval {
     timeval(TimeOrNow::SpecificTime(time(seconds)), UNIX_EPOCH)
 }
 
-/// Seconds since 1970 as a time; the epoch for what no clock can show.
+/// Seconds since 1970 as a time. The epoch if `SystemTime` cannot represent them.
 fn time(seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 {
@@ -107,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn times_go_out_with_microseconds() {
+    fn times_are_sent_with_microseconds() {
         assert_eq!(set(UNIX_EPOCH + Duration::new(5, 1_999)), (5, 1));
         assert_eq!(set(UNIX_EPOCH - Duration::from_millis(250)), (-1, 750_000));
         assert_eq!(set(UNIX_EPOCH - Duration::from_secs(3)), (-3, 0));
     }
 
     #[test]
-    fn times_beyond_the_protocols_range_are_cut_to_it() {
+    fn times_beyond_the_protocols_range_are_clamped() {
         assert_eq!(set(UNIX_EPOCH + Duration::from_secs(1 << 40)).0, i32::MAX);
         assert_eq!(set(UNIX_EPOCH - Duration::from_secs(1 << 40)).0, i32::MIN);
     }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_modes_kind_and_permissions_are_taken_apart() {
+    fn a_mode_is_split_into_kind_and_permissions() {
         let stat = UsrStat {
             mode: 0o102_755,
             size: u32::MAX,

@@ -1,191 +1,143 @@
-//! The calls of rhostfs, as functions: names and numbers go out, what the server answers comes back examined.
+//! The calls of rhostfs as functions. They send names and handles, and check what the server
+//! answers.
 
 use log::debug;
 use rustix::io::Errno;
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::call_error::CallError;
 use super::dialect::Dialect;
-use super::line::{Line, LineError};
-use super::number;
+use super::message_fields::{Name, data_arm, put_stamp, stamp_of, text_length};
+use super::rpc::RpcClient;
+use super::syscall_nr;
 use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 use crate::abi::{Arm, M1, M2, M7, Message};
-use crate::endpoint::Lent;
+use crate::endpoint::SharedBuffers;
 
-/// A root path with its NUL is no longer (the original's buffer).
-const ROOT_PATH: usize = 4097;
-/// A link's target with its NUL is no longer.
-const TARGET: usize = 4096;
-
-/// Why a call did not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
-    /// The server says no.
-    #[error("the server refused {call}: {errno}")]
-    Refused {
-        /// The call.
-        call: &'static str,
-        /// Why.
-        errno: Errno,
-    },
-    /// There is no answer.
-    #[error("{call} got no answer")]
-    Line {
-        /// The call.
-        call: &'static str,
-        /// Why.
-        #[source]
-        cause: LineError,
-    },
-    /// The answer cannot be.
-    #[error("the server's answer to {call} makes no sense: {what}")]
-    Garbled {
-        /// The call.
-        call: &'static str,
-        /// What about it.
-        what: &'static str,
-    },
-    /// The server cannot do it, or the protocol cannot say it.
-    #[error("{what}")]
-    Impossible {
-        /// What cannot be done.
-        what: &'static str,
-        /// What the caller is told.
-        errno: Errno,
-    },
-}
-
-impl CallError {
-    /// What the caller of a file operation is told.
-    pub(crate) fn errno(&self) -> Errno {
-        match self {
-            Self::Refused { errno, .. } | Self::Impossible { errno, .. } => *errno,
-            Self::Line { cause, .. } => cause.errno(),
-            Self::Garbled { .. } => Errno::IO,
-        }
-    }
-
-    /// Whether the server refused for the reason `errno`.
-    pub(crate) fn is(&self, errno: Errno) -> bool {
-        matches!(self, Self::Refused { errno: told, .. } if *told == errno)
-    }
-}
+/// Limit of a root path with its NUL in bytes: the size of the original server's buffer.
+const ROOT_PATH_SIZE: usize = 4097;
+/// Limit of a link's target with its NUL in bytes.
+const LINK_TARGET_SIZE: usize = 4096;
 
 type Result<T> = std::result::Result<T, CallError>;
 
-/// A file by its path, without NUL, or by a handle that the server gave.
+/// A file by its path, without NUL, or by the server's handle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target<'a> {
-    /// By path, from the server's root.
+    /// A path from the server's root.
     Path(&'a [u8]),
-    /// By handle.
+    /// A handle.
     Handle(i32),
 }
 
-/// The server's calls, one at a time.
+/// The server's calls. One is made at a time.
 pub(crate) struct Calls {
-    line: Line,
+    rpc: RpcClient,
     dialect: Dialect,
-    /// Marks each question, so that an answer to an earlier one is known for what it is.
+    /// Number of the last request. It marks each request, to detect an answer to an earlier one.
     stamp: i32,
 }
 
 impl Calls {
-    /// The calls of the server at the end of `line`, which has the habits of `dialect`.
-    pub(crate) const fn new(line: Line, dialect: Dialect) -> Self {
+    /// The calls of the server behind `rpc`, which speaks `dialect`.
+    pub(crate) const fn new(rpc: RpcClient, dialect: Dialect) -> Self {
         Self {
-            line,
+            rpc,
             dialect,
             stamp: 0,
         }
     }
 
-    /// The server's habits.
+    /// The server's dialect.
     pub(crate) const fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// How often the server was lost; handles from before count as gone.
+    /// How often the server was lost. A loss makes earlier handles invalid.
     pub(crate) fn losses(&self) -> u64 {
-        self.line.losses()
+        self.rpc.losses()
     }
 
-    /// Tells the server that a client has begun, and asks for the name of the directory that it serves.
+    /// Tells the server that a client starts, and asks for the name of the directory that it
+    /// serves.
     pub(crate) fn root_path(&mut self) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; ROOT_PATH];
-        let mut lent = Lent::new();
+        let mut buffer = vec![0; ROOT_PATH_SIZE];
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
-            p1: lent.writable(&mut buffer),
+            p1: buffers.writable(&mut buffer),
             ..M1::default()
         };
-        self.ask(number::GET_ROOTPATH, &arm, lent)?;
+        self.ask(syscall_nr::GET_ROOTPATH, &arm, buffers)?;
         buffer.truncate(text_length(&buffer));
         Ok(buffer)
     }
 
-    /// A file's attributes; a symbolic link's own.
+    /// A file's attributes. A symbolic link is not followed.
     pub(crate) fn stat(&mut self, target: Target<'_>) -> Result<UsrStat> {
         let mut stat = UsrStat::new_zeroed();
         let call = match target {
             Target::Path(path) => {
                 let name = Name::new(path);
-                let mut lent = Lent::new();
+                let mut buffers = SharedBuffers::new();
                 let arm = M1 {
                     i1: name.length,
                     i2: self.dialect.sizes(),
-                    p1: lent.read_only(&name.bytes),
-                    p2: lent.writable(stat.as_mut_bytes()),
+                    p1: buffers.read_only(&name.bytes),
+                    p2: buffers.writable(stat.as_mut_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::LSTAT64, &arm, lent)?;
+                self.ask(syscall_nr::LSTAT64, &arm, buffers)?;
                 "lstat64"
             }
             Target::Handle(handle) => {
-                let mut lent = Lent::new();
+                let mut buffers = SharedBuffers::new();
                 let arm = M1 {
                     i1: handle,
                     i2: self.dialect.sizes(),
-                    p1: lent.writable(stat.as_mut_bytes()),
+                    p1: buffers.writable(stat.as_mut_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::FSTAT64, &arm, lent)?;
+                self.ask(syscall_nr::FSTAT64, &arm, buffers)?;
                 "fstat64"
             }
         };
         if self.dialect == Dialect::Original {
-            // What its compiler left there.
+            // The original's compiler leaves arbitrary data there.
             stat.pad0 = 0;
-            // A device, and not what tells files apart.
+            // The original puts a device there, which does not tell files apart.
             stat.dev = 0;
         }
         if stat.mode == 0 {
             return Err(CallError::Garbled {
                 call,
-                what: "it left no attributes",
+                what: "it has no attributes",
             });
         }
         Ok(stat)
     }
 
-    /// Opens a file with i386's flags; returns the server's handle. `mode` is that of a file that this makes.
+    /// Opens a file with i386's flags and returns the server's handle. `mode` applies to a file
+    /// that the call creates.
     pub(crate) fn open(&mut self, path: &[u8], flags: i32, mode: u32) -> Result<i32> {
         let name = Name::new(path);
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
             i2: flags,
             i3: self.dialect.open_mode(flags, mode),
-            p1: lent.read_only(&name.bytes),
+            p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        Ok(self.ask(number::OPEN, &arm, lent)?.kind)
+        Ok(self.ask(syscall_nr::OPEN, &arm, buffers)?.kind)
     }
 
     /// Closes a handle.
     pub(crate) fn close(&mut self, handle: i32) -> Result<()> {
-        self.by_handle(number::CLOSE, handle, 0, 0)
+        self.by_handle(syscall_nr::CLOSE, handle, 0, 0)
     }
 
-    /// Reads one piece of a file at `position`, no longer than the dialect's; less at the file's end.
+    /// Reads at `position`, at most one piece of the dialect. The result is shorter at the end of
+    /// the file.
     pub(crate) fn read_piece(
         &mut self,
         handle: i32,
@@ -193,89 +145,97 @@ impl Calls {
         into: &mut [u8],
     ) -> Result<usize> {
         let asked = into.len();
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M2 {
-            p1: lent.writable(into),
+            p1: buffers.writable(into),
             ..data_arm(handle, position, asked)
         };
-        let told = self.ask(number::PREAD64, &arm, lent)?.kind;
+        let told = self.ask(syscall_nr::PREAD64, &arm, buffers)?.kind;
         self.dialect.read_result(told, asked)
     }
 
-    /// Writes one piece of a file at `position`, no longer than the dialect's.
+    /// Writes at `position`, at most one piece of the dialect.
     pub(crate) fn write_piece(&mut self, handle: i32, position: u64, from: &[u8]) -> Result<usize> {
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M2 {
-            p1: lent.read_only(from),
+            p1: buffers.read_only(from),
             ..data_arm(handle, position, from.len())
         };
-        let told = self.ask(number::PWRITE64, &arm, lent)?.kind;
+        let told = self.ask(syscall_nr::PWRITE64, &arm, buffers)?.kind;
         self.dialect.write_result(told, from.len())
     }
 
-    /// Asks what of the data that was written by the handle the server could not write. It is the
-    /// call that makes one handle mean what another does, for a handle and itself.
+    /// Asks for the error of earlier writes through the handle. The call is `dup2` of the handle to
+    /// itself.
     pub(crate) fn flush(&mut self, handle: i32) -> Result<()> {
-        self.by_handle(number::DUP2, handle, handle, 0)
+        self.by_handle(syscall_nr::DUP2, handle, handle, 0)
     }
 
     /// Makes `new` another name of `old`.
     pub(crate) fn link(&mut self, old: &[u8], new: &[u8]) -> Result<()> {
-        self.by_names(number::LINK, old, new)
+        self.by_names(syscall_nr::LINK, old, new)
     }
 
-    /// Makes the symbolic link `path` with the text `target`.
+    /// Creates the symbolic link `path` with the text `target`.
     pub(crate) fn symlink(&mut self, target: &[u8], path: &[u8]) -> Result<()> {
-        self.by_names(number::SYMLINK, target, path)
+        self.by_names(syscall_nr::S_IFLNK, target, path)
     }
 
-    /// Renames `old` to `new`, with Linux's flags for it.
+    /// Renames `old` to `new` with Linux's rename flags.
     pub(crate) fn rename(&mut self, old: &[u8], new: &[u8], flags: u32) -> Result<()> {
-        if flags == 0 && !self.dialect.renames_by_flags_alone() {
-            return self.by_names(number::RENAME, old, new);
+        if flags == 0 && !self.dialect.needs_rename_flags() {
+            return self.by_names(syscall_nr::RENAME, old, new);
         }
         let (old, new) = (Name::new(old), Name::new(new));
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M7 {
             i1: old.length,
             i2: new.length,
             i4: flags.cast_signed(),
-            p1: lent.read_only(&old.bytes),
-            p2: lent.read_only(&new.bytes),
+            p1: buffers.read_only(&old.bytes),
+            p2: buffers.read_only(&new.bytes),
             ..M7::default()
         };
-        self.ask(number::RENAMEAT2, &arm, lent).map(drop)
+        self.ask(syscall_nr::RENAMEAT2, &arm, buffers).map(drop)
     }
 
-    /// Removes a name that is no directory's.
+    /// Removes a name that is not a directory's.
     pub(crate) fn unlink(&mut self, path: &[u8]) -> Result<()> {
-        self.by_name(number::UNLINK, path, 0, 0)
+        self.by_name(syscall_nr::UNLINK, path, 0, 0)
     }
 
     /// Removes an empty directory.
     pub(crate) fn rmdir(&mut self, path: &[u8]) -> Result<()> {
-        self.by_name(number::RMDIR, path, 0, 0)
+        self.by_name(syscall_nr::RMDIR, path, 0, 0)
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     pub(crate) fn mkdir(&mut self, path: &[u8], mode: u32) -> Result<()> {
-        self.by_name(number::MKDIR, path, mode.cast_signed(), 0)
+        self.by_name(syscall_nr::MKDIR, path, mode.cast_signed(), 0)
     }
 
-    /// Makes a file of any kind but a directory or a link; `mode` has its kind, `dev` is encoded as Linux's `new_encode_dev`.
+    /// Creates a file of any kind except a directory or a link. `mode` includes the kind. `dev` is
+    /// encoded as by Linux's `new_encode_dev`.
     pub(crate) fn mknod(&mut self, path: &[u8], mode: u32, dev: u32) -> Result<()> {
-        self.by_name(number::MKNOD, path, mode.cast_signed(), dev.cast_signed())
+        self.by_name(
+            syscall_nr::MKNOD,
+            path,
+            mode.cast_signed(),
+            dev.cast_signed(),
+        )
     }
 
     /// Sets permission bits.
     pub(crate) fn chmod(&mut self, target: Target<'_>, mode: u32) -> Result<()> {
         match target {
-            Target::Path(path) => self.by_name(number::CHMOD, path, mode.cast_signed(), 0),
-            Target::Handle(handle) => self.by_handle(number::FCHMOD, handle, mode.cast_signed(), 0),
+            Target::Path(path) => self.by_name(syscall_nr::CHMOD, path, mode.cast_signed(), 0),
+            Target::Handle(handle) => {
+                self.by_handle(syscall_nr::FCHMOD, handle, mode.cast_signed(), 0)
+            }
         }
     }
 
-    /// Sets owner and group; what is not given stays.
+    /// Sets owner and group. `None` keeps the old one.
     pub(crate) fn chown(
         &mut self,
         target: Target<'_>,
@@ -285,12 +245,12 @@ impl Calls {
         let uid = uid.map_or(-1, u32::cast_signed);
         let gid = gid.map_or(-1, u32::cast_signed);
         match target {
-            Target::Path(path) => self.by_name(number::CHOWN, path, uid, gid),
-            Target::Handle(handle) => self.by_handle(number::FCHOWN, handle, uid, gid),
+            Target::Path(path) => self.by_name(syscall_nr::CHOWN, path, uid, gid),
+            Target::Handle(handle) => self.by_handle(syscall_nr::FCHOWN, handle, uid, gid),
         }
     }
 
-    /// Sets a file's size, which is no larger than the dialect's largest.
+    /// Sets a file's size, which must not exceed the dialect's largest.
     pub(crate) fn truncate(&mut self, target: Target<'_>, size: u64) -> Result<()> {
         let [a, b, c, d, e, f, g, h] = size.to_le_bytes();
         let arm = M2 {
@@ -302,17 +262,17 @@ impl Calls {
         match target {
             Target::Path(path) => {
                 let name = Name::new(path);
-                let mut lent = Lent::new();
+                let mut buffers = SharedBuffers::new();
                 let arm = M2 {
                     i1: name.length,
-                    p1: lent.read_only(&name.bytes),
+                    p1: buffers.read_only(&name.bytes),
                     ..arm
                 };
-                self.ask(number::TRUNCATE, &arm, lent)?;
+                self.ask(syscall_nr::TRUNCATE, &arm, buffers)?;
             }
             Target::Handle(handle) => {
                 let arm = M2 { i1: handle, ..arm };
-                self.ask(number::FTRUNCATE, &arm, Lent::new())?;
+                self.ask(syscall_nr::FTRUNCATE, &arm, SharedBuffers::new())?;
             }
         }
         Ok(())
@@ -327,57 +287,57 @@ impl Calls {
     ) -> Result<()> {
         if !self.dialect.sets_times() {
             return Err(CallError::Impossible {
-                what: "the original server sets times to whatever is on its stack; none are sent to it",
+                what: "the original server cannot set times",
                 errno: Errno::OPNOTSUPP,
             });
         }
         let times = Utimes { atime, mtime };
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         match target {
             Target::Path(path) => {
                 let name = Name::new(path);
                 let arm = M1 {
                     i1: name.length,
-                    p1: lent.read_only(&name.bytes),
-                    p2: lent.read_only(times.as_bytes()),
+                    p1: buffers.read_only(&name.bytes),
+                    p2: buffers.read_only(times.as_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::UTIMES, &arm, lent)?;
+                self.ask(syscall_nr::UTIMES, &arm, buffers)?;
             }
             Target::Handle(handle) => {
                 let arm = M1 {
                     i1: handle,
-                    p1: lent.read_only(times.as_bytes()),
+                    p1: buffers.read_only(times.as_bytes()),
                     ..M1::default()
                 };
-                self.ask(number::FUTIMES, &arm, lent)?;
+                self.ask(syscall_nr::FUTIMES, &arm, buffers)?;
             }
         }
         Ok(())
     }
 
-    /// Asks whether the server may read (4), write (2), execute (1) the file.
+    /// Asks whether the server may read (4), write (2) or execute (1) the file.
     pub(crate) fn access(&mut self, path: &[u8], mask: i32) -> Result<()> {
-        self.by_name(number::ACCESS, path, mask, 0)
+        self.by_name(syscall_nr::ACCESS, path, mask, 0)
     }
 
     /// A symbolic link's text.
     pub(crate) fn read_link(&mut self, path: &[u8]) -> Result<Vec<u8>> {
         let name = Name::new(path);
-        let mut buffer = vec![0; TARGET];
-        let mut lent = Lent::new();
+        let mut buffer = vec![0; LINK_TARGET_SIZE];
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
-            i2: i32::try_from(TARGET).unwrap_or(i32::MAX),
-            p1: lent.read_only(&name.bytes),
-            p2: lent.writable(&mut buffer),
+            i2: i32::try_from(LINK_TARGET_SIZE).unwrap_or(i32::MAX),
+            p1: buffers.read_only(&name.bytes),
+            p2: buffers.writable(&mut buffer),
             ..M1::default()
         };
-        self.ask(number::READLINK, &arm, lent)?;
-        // What was copied counts, not what was answered: the original answers what its copy returned.
+        self.ask(syscall_nr::READLINK, &arm, buffers)?;
+        // Only the copied text counts, because the original answers its copy's result.
         if !buffer.contains(&0) {
             return Err(CallError::Impossible {
-                what: "a link's text is longer than Linux has any",
+                what: "the link's text exceeds Linux's limit",
                 errno: Errno::NAMETOOLONG,
             });
         }
@@ -391,41 +351,42 @@ impl Calls {
         Ok(buffer)
     }
 
-    /// The state of the file system that `path` is in.
+    /// The state of the file system of `path`.
     pub(crate) fn statfs(&mut self, path: &[u8]) -> Result<Statfs64> {
         let name = Name::new(path);
         let mut state = Statfs64::new_zeroed();
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
-            p1: lent.read_only(&name.bytes),
-            p2: lent.writable(state.as_mut_bytes()),
+            p1: buffers.read_only(&name.bytes),
+            p2: buffers.writable(state.as_mut_bytes()),
             ..M1::default()
         };
-        self.ask(number::STATFS64, &arm, lent)?;
+        self.ask(syscall_nr::STATFS64, &arm, buffers)?;
         Ok(state)
     }
 
-    /// Puts a file's data on stable storage, and with `data_only` what it takes to find them.
+    /// Puts a file's data on stable storage. With `data_only`, only metadata that reading the data
+    /// needs is stored too.
     pub(crate) fn sync(&mut self, handle: i32, data_only: bool) -> Result<()> {
-        let number = if data_only {
-            number::FDATASYNC
+        let syscall_nr = if data_only {
+            syscall_nr::FDATASYNC
         } else {
-            number::FSYNC
+            syscall_nr::FSYNC
         };
-        self.by_handle(number, handle, 0, 0)
+        self.by_handle(syscall_nr, handle, 0, 0)
     }
 
-    /// Opens a directory for listing; returns a handle of its own kind.
+    /// Opens a directory for listing and returns its handle. Files have handles of another kind.
     pub(crate) fn open_directory(&mut self, path: &[u8]) -> Result<u32> {
         let name = Name::new(path);
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
-            p1: lent.read_only(&name.bytes),
+            p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        match self.ask(number::OPENDIR, &arm, lent)?.arm::<M1>().p2 {
+        match self.ask(syscall_nr::OPENDIR, &arm, buffers)?.arm::<M1>().p2 {
             0 => Err(CallError::Garbled {
                 call: "opendir",
                 what: "it gave no handle",
@@ -434,26 +395,27 @@ impl Calls {
         }
     }
 
-    /// Goes to the position `cookie` of a directory, zero for its start.
+    /// Moves to the position `cookie` of a directory. Zero is the start.
     pub(crate) fn seek(&mut self, directory: u32, cookie: i32) -> Result<()> {
         let arm = M2 {
             l1: cookie,
             p1: directory,
             ..M2::default()
         };
-        self.ask(number::SEEKDIR, &arm, Lent::new()).map(drop)
+        self.ask(syscall_nr::SEEKDIR, &arm, SharedBuffers::new())
+            .map(drop)
     }
 
-    /// The next entry; nothing at the end.
+    /// The next entry. `None` at the end.
     pub(crate) fn next_entry(&mut self, directory: u32) -> Result<Option<UsrDirent>> {
         let mut entry = UsrDirent::new_zeroed();
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             p1: directory,
-            p2: lent.writable(entry.as_mut_bytes()),
+            p2: buffers.writable(entry.as_mut_bytes()),
             ..M1::default()
         };
-        let answer = self.ask(number::READDIR, &arm, lent)?;
+        let answer = self.ask(syscall_nr::READDIR, &arm, buffers)?;
         Ok((answer.arm::<M1>().p3 != 0).then_some(entry))
     }
 
@@ -463,61 +425,67 @@ impl Calls {
             p1: directory,
             ..M1::default()
         };
-        self.ask(number::CLOSEDIR, &arm, Lent::new()).map(drop)
+        self.ask(syscall_nr::CLOSEDIR, &arm, SharedBuffers::new())
+            .map(drop)
     }
 
-    /// A call with one name and two numbers.
-    fn by_name(&mut self, number: i32, path: &[u8], i2: i32, i3: i32) -> Result<()> {
+    /// Makes a call with one name and two numbers.
+    fn by_name(&mut self, syscall_nr: i32, path: &[u8], i2: i32, i3: i32) -> Result<()> {
         let name = Name::new(path);
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: name.length,
             i2,
             i3,
-            p1: lent.read_only(&name.bytes),
+            p1: buffers.read_only(&name.bytes),
             ..M1::default()
         };
-        self.ask(number, &arm, lent).map(drop)
+        self.ask(syscall_nr, &arm, buffers).map(drop)
     }
 
-    /// A call with two names.
-    fn by_names(&mut self, number: i32, one: &[u8], two: &[u8]) -> Result<()> {
+    /// Makes a call with two names.
+    fn by_names(&mut self, syscall_nr: i32, one: &[u8], two: &[u8]) -> Result<()> {
         let (one, two) = (Name::new(one), Name::new(two));
-        let mut lent = Lent::new();
+        let mut buffers = SharedBuffers::new();
         let arm = M1 {
             i1: one.length,
             i2: two.length,
-            p1: lent.read_only(&one.bytes),
-            p2: lent.read_only(&two.bytes),
+            p1: buffers.read_only(&one.bytes),
+            p2: buffers.read_only(&two.bytes),
             ..M1::default()
         };
-        self.ask(number, &arm, lent).map(drop)
+        self.ask(syscall_nr, &arm, buffers).map(drop)
     }
 
-    /// A call with a handle and two numbers.
-    fn by_handle(&mut self, number: i32, handle: i32, i2: i32, i3: i32) -> Result<()> {
+    /// Makes a call with a handle and two numbers.
+    fn by_handle(&mut self, syscall_nr: i32, handle: i32, i2: i32, i3: i32) -> Result<()> {
         let arm = M1 {
             i1: handle,
             i2,
             i3,
             ..M1::default()
         };
-        self.ask(number, &arm, Lent::new()).map(drop)
+        self.ask(syscall_nr, &arm, SharedBuffers::new()).map(drop)
     }
 
-    /// Asks, and takes the answer apart: a negative result is an error.
-    fn ask(&mut self, number: i32, arm: &impl Arm, mut lent: Lent<'_>) -> Result<Message> {
-        let call = number::name(number);
+    /// Makes a call and checks the answer. A negative result is an error.
+    fn ask(
+        &mut self,
+        syscall_nr: i32,
+        arm: &impl Arm,
+        mut buffers: SharedBuffers<'_>,
+    ) -> Result<Message> {
+        let call = syscall_nr::name(syscall_nr);
         self.stamp = self.stamp.wrapping_add(1);
-        let mut question = Message::new(number, arm);
-        put_stamp(&mut question, self.stamp);
+        let mut request = Message::new(syscall_nr, arm);
+        put_stamp(&mut request, self.stamp);
         let answer = self
-            .line
-            .ask(&question, &mut lent)
-            .map_err(|cause| CallError::Line { call, cause })?;
-        if stamp_of(number, &answer) != self.stamp {
-            let cause = self.line.out_of_step();
-            return Err(CallError::Line { call, cause });
+            .rpc
+            .ask(&request, &mut buffers)
+            .map_err(|cause| CallError::Rpc { call, cause })?;
+        if stamp_of(syscall_nr, &answer) != self.stamp {
+            let cause = self.rpc.release_stale();
+            return Err(CallError::Rpc { call, cause });
         }
         debug!("{call}: {}", answer.kind);
         match answer.kind {
@@ -527,74 +495,5 @@ impl Calls {
                 errno: self.dialect.errno(result),
             }),
         }
-    }
-}
-
-/// A path as the server takes it.
-struct Name {
-    bytes: Vec<u8>,
-    /// With the NUL.
-    length: i32,
-}
-
-impl Name {
-    fn new(path: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(path.len() + 1);
-        bytes.extend_from_slice(path);
-        bytes.push(0);
-        // Longer ones the server refuses; this one would be refused as well.
-        let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-        Self { bytes, length }
-    }
-}
-
-/// What reading and writing have in common: the position's low word first.
-fn data_arm(handle: i32, position: u64, count: usize) -> M2 {
-    let [a, b, c, d, e, f, g, h] = position.to_le_bytes();
-    M2 {
-        i1: handle,
-        // Pieces are far shorter.
-        i2: i32::try_from(count).unwrap_or(i32::MAX),
-        l1: i32::from_le_bytes([a, b, c, d]),
-        l2: i32::from_le_bytes([e, f, g, h]),
-        ..M2::default()
-    }
-}
-
-/// How much of `buffer` comes before a NUL.
-fn text_length(buffer: &[u8]) -> usize {
-    buffer
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(buffer.len())
-}
-
-/// Whether a call's third integer is taken, so that its stamp goes into the third address.
-const fn third_integer_is_taken(number: i32) -> bool {
-    matches!(
-        number,
-        number::OPEN | number::MKNOD | number::CHOWN | number::FCHOWN
-    )
-}
-
-/// Marks a question in a number that the call leaves free. Servers answer with the message they were asked with, so the
-/// answer has the mark as well. The third integer is at the same place in every shape of message that rhostfs has.
-fn put_stamp(question: &mut Message, stamp: i32) {
-    let mut arm: M1 = question.arm();
-    if third_integer_is_taken(question.kind) {
-        arm.p3 = stamp.cast_unsigned();
-    } else {
-        arm.i3 = stamp;
-    }
-    question.set_arm(&arm);
-}
-
-/// The mark in the answer to the call `number`.
-fn stamp_of(number: i32, answer: &Message) -> i32 {
-    let arm: M1 = answer.arm();
-    if third_integer_is_taken(number) {
-        arm.p3.cast_signed()
-    } else {
-        arm.i3
     }
 }

@@ -1,4 +1,4 @@
-//! `mount` as a program: from its command line to a directory, and until that is unmounted.
+//! `mount` as a program, from its command line to the end of the mount.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,52 +11,54 @@ use log::info;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::args::{MountArgs, OwnerName, PermissionsName, ServerName};
-use super::{Dialect, MountError, Options, Owner, Session};
+use super::{Dialect, MountError, MountSession, Options, Owner};
 use crate::abi::{DcId, DcLimits, NodeId};
 use crate::carrier::local::{Local, LocalConfig, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
+use crate::cli_types::PeerName;
 use crate::endpoint::Carrier;
-use crate::typed::PeerName;
-use crate::way::Way;
+use crate::server_addr::ServerAddr;
 
-/// What is told when the directory is mounted.
+/// The line that reports the mount.
 const MOUNTED: &str = "mounted";
 
-/// Why a directory was not mounted, or not to the end.
+/// Why `mount` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// This process cannot be a node.
+    /// This process cannot become a node.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// There is no way to the switch.
+    /// The switch cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// Nothing says how.
-    #[error("cannot reach a server without a peer and a node, or a switch")]
-    NoWay,
-    /// There is no mount.
+    /// The command line names no way to reach the server.
+    #[error("no server is given: use --peer and --node, or --switch")]
+    NoServer,
+    /// The mount failed.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// The system refuses what the program needs.
+    /// The system refused an operation.
     #[error("cannot {what}")]
     System {
-        /// What it needs.
+        /// The operation.
         what: &'static str,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The process in the background has said what is wrong.
+    /// The background process failed, and has printed the reason.
     #[error("the directory was not mounted")]
     Background,
 }
 
-/// Mounts the directory, and serves it until it is unmounted; or, if so told, leaves that to a process in the background.
+/// Mounts the directory and serves it until it is unmounted. With `--background`, a background
+/// process serves it.
 ///
-/// To be called before any other thread is started.
+/// It must run before any other thread starts.
 ///
 /// # Errors
-/// When the directory cannot be mounted, or not be served to the end.
+///
+/// [`CommandError`].
 pub fn run(args: &MountArgs) -> Result<(), CommandError> {
     if args.background {
         return run_in_background();
@@ -65,8 +67,11 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         what: "take over signals",
         source,
     })?;
-    let way = args.way.way().ok_or(CommandError::NoWay)?;
-    let session = Session::start(&options(args, way), carrier(args, way)?)?;
+    let server_addr = args
+        .server_addr
+        .server_addr()
+        .ok_or(CommandError::NoServer)?;
+    let session = MountSession::start(&options(args, server_addr), carrier(args, server_addr)?)?;
     let unmounter = session.unmounter();
     thread::Builder::new()
         .name("signals".to_owned())
@@ -82,13 +87,13 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         })?;
     if args.tell {
         let mut out = io::stdout().lock();
-        // Whoever wanted to know may have gone.
+        // The reader may have exited.
         let _ = writeln!(out, "{MOUNTED}").and_then(|()| out.flush());
     }
     Ok(session.run()?)
 }
 
-/// Starts this program once more without `--background`, and waits for what it tells.
+/// Starts this program again without `--background`, and waits for its report.
 fn run_in_background() -> Result<(), CommandError> {
     let failed = |source| CommandError::System {
         what: "start a process in the background",
@@ -105,35 +110,39 @@ fn run_in_background() -> Result<(), CommandError> {
         .map_err(failed)?;
     let mut told = String::new();
     if let Some(out) = child.stdout.take() {
-        // Nothing is told when it ends without a mount.
+        // Without a mount, the process ends and prints nothing.
         BufReader::new(out).read_line(&mut told).map_err(failed)?;
     }
     if told.trim_end() == MOUNTED {
         Ok(())
     } else {
-        // It is about to end; it has said why itself.
+        // The process ends soon and has printed the reason itself.
         let _ = child.wait();
         Err(CommandError::Background)
     }
 }
 
-/// Keeps the signals that are to unmount from ending the process; so too in all threads that are started from now on.
+/// Blocks the signals that unmount, for this thread and all that it starts, so that they do not
+/// kill the process.
 fn block_signals() -> io::Result<SigSet> {
     let set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     set.thread_block()?;
     Ok(set)
 }
 
-/// What takes messages to the server.
-fn carrier(args: &MountArgs, way: Way<'_>) -> Result<Box<dyn Carrier>, CommandError> {
-    Ok(match way {
-        Way::Node(node, peer) => Box::new(Node::start(node_config(args, node, peer))?),
-        Way::Switch(socket) => Box::new(Local::start(local_config(args, socket))?),
+/// The carrier to the server.
+fn carrier(
+    args: &MountArgs,
+    server_addr: ServerAddr<'_>,
+) -> Result<Box<dyn Carrier>, CommandError> {
+    Ok(match server_addr {
+        ServerAddr::Node(node, peer) => Box::new(Node::start(node_config(args, node, peer))?),
+        ServerAddr::Switch(socket) => Box::new(Local::start(local_config(args, socket))?),
     })
 }
 
 fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {
-    let config = args.way.at_switch(socket, containers(args));
+    let config = args.server_addr.at_switch(socket, containers(args));
     LocalConfig {
         exchange: args.limit,
         answer: config.answer.min(args.limit),
@@ -143,7 +152,9 @@ fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {
 
 fn node_config(args: &MountArgs, node: NodeId, server: &PeerName) -> NodeConfig {
     let known = (args.dc, args.endpoint);
-    let mut config = args.way.as_node(node, server, known, containers(args));
+    let mut config = args
+        .server_addr
+        .as_node(node, server, known, containers(args));
     config.limits.exchange = args.limit;
     config
 }
@@ -152,10 +163,10 @@ fn containers(args: &MountArgs) -> HashMap<DcId, DcLimits> {
     [(args.dc, DcLimits::USUAL)].into()
 }
 
-fn options(args: &MountArgs, way: Way<'_>) -> Options {
-    let server = match way {
-        Way::Node(_, peer) => format!("{}:{}", peer.host, peer.node),
-        Way::Switch(socket) => socket.display().to_string(),
+fn options(args: &MountArgs, server_addr: ServerAddr<'_>) -> Options {
+    let server = match server_addr {
+        ServerAddr::Node(_, peer) => format!("{}:{}", peer.host, peer.node),
+        ServerAddr::Switch(socket) => socket.display().to_string(),
     };
     Options {
         mountpoint: args.mountpoint.clone(),
@@ -172,7 +183,7 @@ fn options(args: &MountArgs, way: Way<'_>) -> Options {
             OwnerName::Caller => Owner::Caller,
             OwnerName::Server => Owner::Server,
         },
-        believe: args.timeout,
+        cache_timeout: args.timeout,
         local_permissions: args.permissions == PermissionsName::Local,
         read_only: args.read_only,
     }

@@ -1,23 +1,23 @@
-//! The two servers there are, and what has to be done differently for the one with faults.
+//! The differences between the two kinds of server.
 //!
-//! What the original server gets wrong is known from its source alone. Where there is another way to the same end it is
-//! taken; where there is none, the operation is refused with the reason, rather than reported done.
+//! The faults of the original server are known from its source only. The mount avoids them where it
+//! can. Otherwise it refuses the operation with the reason, and does not report success.
 
 use rustix::io::Errno;
 
-use super::calls::CallError;
+use super::call_error::CallError;
 use crate::abi::rhostfs::WHOLE_SIZES;
 
-/// Longest piece that a copy between two processes takes, in every DVK (`MAXCOPYLEN`).
-const LONGEST_COPY: usize = 1 << 20;
-/// What the original client reads and writes at once, and so all that the original server was ever asked for.
-const PAGE: usize = 4096;
+/// Limit of a copy between two processes in bytes, in every DVK (`MAXCOPYLEN`).
+const MAX_COPY: usize = 1 << 20;
+/// Bytes of a read or write of the original client. The original server was never used with more.
+const ORIGINAL_PIECE: usize = 4096;
 
-/// i386's flags of `open`, as far as they are sent.
+/// Flags of `open` that the mount sends, as i386 numbers.
 const O_CREAT: i32 = 0x40;
 const O_ACCMODE_APPEND: i32 = 0x403;
 
-/// Which server is asked.
+/// The kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `gangplank-dvk serve`.
@@ -27,60 +27,60 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The longest piece of data that is asked for or sent at once.
+    /// Limit of a single read or write in bytes.
     pub(crate) const fn piece(self) -> usize {
         match self {
-            Self::Ours => LONGEST_COPY,
-            Self::Original => PAGE,
+            Self::Ours => MAX_COPY,
+            Self::Original => ORIGINAL_PIECE,
         }
     }
 
-    /// Whether a handle's attributes can be asked for. The original does not serve fstat64.
-    pub(crate) const fn stats_handles(self) -> bool {
+    /// Whether the server returns attributes by handle. The original does not serve fstat64.
+    pub(crate) const fn has_fstat(self) -> bool {
         matches!(self, Self::Ours)
     }
 
-    /// Whether a handle is never given out again for another file, by the server or by the one after it. The original's are
-    /// its file descriptors.
-    pub(crate) const fn tells_handles_apart(self) -> bool {
+    /// Whether handles are never reused for another file, even after a restart. The original's
+    /// handles are its file descriptors.
+    pub(crate) const fn has_unique_handles(self) -> bool {
         matches!(self, Self::Ours)
     }
 
-    /// Whether a read beyond the file's end tells where the end is. The original copies and answers what it was asked for,
-    /// whatever it has read.
-    pub(crate) const fn tells_end(self) -> bool {
+    /// Whether a read beyond the end of the file returns less than asked for. The original always
+    /// answers with the requested count.
+    pub(crate) const fn reports_end(self) -> bool {
         matches!(self, Self::Ours)
     }
 
-    /// Whether a position in a directory means the same when the directory is opened again. The
-    /// original cuts it to 32 bits.
-    pub(crate) const fn keeps_cookies(self) -> bool {
+    /// Whether a directory position stays valid when the directory is opened again. The original
+    /// cuts positions to 32 bits.
+    pub(crate) const fn has_stable_cookies(self) -> bool {
         matches!(self, Self::Ours)
     }
 
-    /// Whether a handle that is made to mean what it means already has the server tell what it could
-    /// not write. To the original's kernel that is no close, and tells nothing.
+    /// Whether `dup2` of a handle to itself returns the error of earlier writes. The original's
+    /// kernel does not treat it as a close, and returns none.
     pub(crate) const fn flushes(self) -> bool {
         matches!(self, Self::Ours)
     }
 
-    /// Whether the call for setting times sets those it is given.
+    /// Whether the call that sets times sets the given times.
     pub(crate) const fn sets_times(self) -> bool {
         matches!(self, Self::Ours)
     }
 
-    /// Whether renaming takes the call with flags even without any: the original's plain rename takes both names from the
-    /// first one's address.
-    pub(crate) const fn renames_by_flags_alone(self) -> bool {
+    /// Whether every rename must use the call with flags. The original's plain rename reads both
+    /// names from the first name's address.
+    pub(crate) const fn needs_rename_flags(self) -> bool {
         matches!(self, Self::Original)
     }
 
-    /// Whether changing a link's owner by name changes the link's, rather than its target's.
-    pub(crate) const fn owns_links(self) -> bool {
+    /// Whether changing owners by name changes a link itself, and not its target.
+    pub(crate) const fn can_chown_links(self) -> bool {
         matches!(self, Self::Ours)
     }
 
-    /// What the server is told of how much of a size is taken.
+    /// The value that tells the server how many bits of a size count.
     pub(crate) const fn sizes(self) -> i32 {
         match self {
             Self::Ours => WHOLE_SIZES,
@@ -88,8 +88,8 @@ impl Dialect {
         }
     }
 
-    /// The largest size of a file, and so the highest position that can be read or written. Both have 64 bits for a position; the
-    /// original uses 32.
+    /// The largest size of a file, and thus the highest position. Both protocols have 64 bits for a
+    /// position, but the original uses 32.
     pub(crate) const fn largest(self) -> u64 {
         match self {
             Self::Ours => i64::MAX as u64,
@@ -97,8 +97,8 @@ impl Dialect {
         }
     }
 
-    /// The mode field of an open. Without O_CREAT it has the access mode once more, where the original client puts it; a
-    /// server that goes by the flags finds it there as well.
+    /// The mode field of an open. Without O_CREAT it repeats the access mode, where the original
+    /// client puts it. A server that reads the flags finds it there too.
     pub(crate) fn open_mode(self, flags: i32, mode: u32) -> i32 {
         if flags & O_CREAT == 0 {
             flags & O_ACCMODE_APPEND
@@ -107,20 +107,21 @@ impl Dialect {
         }
     }
 
-    /// How much a read of `asked` bytes that was answered with `told` has brought.
+    /// The bytes that a read of `asked` bytes returned, if the server answered `told`.
     pub(crate) fn read_result(self, told: i32, asked: usize) -> Result<usize, CallError> {
         match (self, usize::try_from(told)) {
-            // It answers what its copy returned: nothing if the client is remote, else what was asked for.
+            // The original answers its copy's result: zero for a remote client, else the requested
+            // count.
             (Self::Original, _) => Ok(asked),
             (Self::Ours, Ok(told)) if told <= asked => Ok(told),
             (Self::Ours, _) => Err(CallError::Garbled {
                 call: "pread64",
-                what: "more than was asked for",
+                what: "it has more data than requested",
             }),
         }
     }
 
-    /// How much a write of `asked` bytes that was answered with `told` has written.
+    /// The bytes that a write of `asked` bytes wrote, if the server answered `told`.
     pub(crate) fn write_result(self, told: i32, asked: usize) -> Result<usize, CallError> {
         match (self, usize::try_from(told)) {
             (Self::Original, Ok(0)) if asked > 0 => Err(CallError::Impossible {
@@ -135,16 +136,16 @@ impl Dialect {
         }
     }
 
-    /// The error that a negative result means. Numbers are those of Linux on i386, which are the same everywhere; DVK's own,
-    /// which a server should not let through, mean that something went wrong on its side.
+    /// The error of a negative result. Numbers up to Linux's highest are i386's, which are the same
+    /// on all machines that matter. DVK's own numbers mean a failure on the server's side.
     pub(crate) fn errno(self, result: i32) -> Errno {
-        /// Linux's highest.
-        const LAST: i32 = 133;
+        /// Linux's highest error number.
+        const MAX_ERRNO: i32 = 133;
         const ENOTCONN: i32 = 107;
         match result.checked_neg() {
-            // For calls that it does not have.
+            // The original's answer to calls that it does not support.
             Some(ENOTCONN) if self == Self::Original => Errno::NOSYS,
-            Some(errno @ 1..=LAST) => Errno::from_raw_os_error(errno),
+            Some(errno @ 1..=MAX_ERRNO) => Errno::from_raw_os_error(errno),
             _ => Errno::IO,
         }
     }

@@ -1,8 +1,9 @@
-//! Open directories: entries as they came from the server, so that a place in the list means the same again.
+//! Open directories. They keep the entries that the server sent, so that a position in the list
+//! keeps its meaning.
 //!
-//! The server gives one entry a call, and positions that the original cuts to 32 bits. The kernel's positions are therefore
-//! our own: how many entries came before. Entries are fetched when they are first wanted, and kept until the list is
-//! started anew or the directory closed.
+//! The server returns one entry a call, and the original cuts positions to 32 bits. The kernel's
+//! positions are therefore indices into the list. Entries are fetched on demand, and kept until the
+//! list is rewound or the directory is closed.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -10,22 +11,22 @@ use std::os::unix::ffi::OsStringExt;
 
 use crate::abi::rhostfs::UsrDirent;
 
-/// More entries than this are no directory but a fault: some 100 MiB of names.
-pub(crate) const MOST_ENTRIES: usize = 1 << 20;
+/// Limit of entries in a directory, about 100 MiB of names. A server that sends more is faulty.
+pub(crate) const MAX_ENTRIES: usize = 1 << 20;
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// The server's inode number.
     pub(crate) ino: u32,
-    /// `DT_*`; 0 if the server does not tell.
+    /// `DT_*`, or 0 if the server does not tell.
     pub(crate) kind: u8,
-    /// Its name.
+    /// The name.
     pub(crate) name: OsString,
 }
 
 impl Entry {
-    /// The server's entry; nothing if it has no name that could be one.
+    /// Converts the server's entry. `None` if its name is invalid.
     pub(crate) fn from_wire(entry: &UsrDirent) -> Option<Self> {
         let length = entry.name.iter().position(|byte| *byte == 0)?;
         let name = entry.name.get(..length)?;
@@ -39,30 +40,30 @@ impl Entry {
         })
     }
 
-    /// Whether it is the directory itself or the one above.
+    /// Whether the entry is `.` or `..`.
     pub(crate) fn is_dot(&self) -> bool {
         self.name == "." || self.name == ".."
     }
 }
 
-/// One open directory.
+/// An open directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
     /// Its node.
     pub(crate) node: u64,
     /// The server's handle.
     pub(crate) handle: u32,
-    /// How often the server had been lost when it was opened.
+    /// The count of losses when the directory was opened.
     pub(crate) losses: u64,
-    /// What has come so far.
+    /// The entries so far.
     pub(crate) entries: Vec<Entry>,
-    /// Whether that is all.
+    /// Whether the entries are all.
     pub(crate) complete: bool,
-    /// The server's position behind the last entry that came; zero at the start.
+    /// The server's position after the last entry. Zero at the start.
     pub(crate) cookie: i32,
 }
 
-/// All open directories, by what the kernel calls them.
+/// All open directories by the kernel's handle.
 #[derive(Debug, Default)]
 pub(crate) struct Directories {
     directories: HashMap<u64, Directory>,
@@ -70,19 +71,19 @@ pub(crate) struct Directories {
 }
 
 impl Directories {
-    /// Adds one; returns what the kernel is to call it.
+    /// Adds a directory and returns the kernel's handle.
     pub(crate) fn add(&mut self, directory: Directory) -> u64 {
         self.next += 1;
         self.directories.insert(self.next, directory);
         self.next
     }
 
-    /// The open directory that the kernel calls `fh`.
+    /// The directory of the kernel's handle `fh`.
     pub(crate) fn get_mut(&mut self, fh: u64) -> Option<&mut Directory> {
         self.directories.get_mut(&fh)
     }
 
-    /// Takes one away.
+    /// Removes a directory.
     pub(crate) fn remove(&mut self, fh: u64) -> Option<Directory> {
         self.directories.remove(&fh)
     }
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_name_is_no_entry() {
+    fn an_invalid_name_is_not_an_entry() {
         assert_eq!(Entry::from_wire(&wire(b"")), None);
         assert_eq!(Entry::from_wire(&wire(b"../etc")), None);
         assert_eq!(Entry::from_wire(&wire(&[b'x'; 256])), None);

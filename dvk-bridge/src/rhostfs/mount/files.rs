@@ -1,24 +1,24 @@
-//! Open files: what the kernel calls them, and what the server does.
+//! Open files by the kernel's handle, with the server's.
 
 use std::collections::HashMap;
 use std::mem;
 
-/// One open of a file.
+/// An open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenFile {
     /// Its node.
     pub(crate) node: u64,
     /// The server's handle.
     pub(crate) handle: i32,
-    /// Access mode and O_APPEND as it was opened with, to do it again.
+    /// Access mode and O_APPEND of the open, to repeat it.
     pub(crate) flags: i32,
-    /// How often the server had been lost by then. Handles do not outlive that.
+    /// The count of losses when the handle was opened. A loss makes handles invalid.
     pub(crate) losses: u64,
-    /// Data was written since the server last put the file on stable storage.
+    /// Whether data was written since the last successful sync.
     pub(crate) unsynced: bool,
-    /// Data was written since the server was last asked what it could not write.
+    /// Whether data was written since the server last reported write errors.
     pub(crate) unflushed: bool,
-    /// The server was lost with data that it had not yet put on stable storage.
+    /// Whether the server was lost with unsynced data.
     pub(crate) doubtful: bool,
 }
 
@@ -27,13 +27,13 @@ pub(crate) struct OpenFile {
 pub(crate) struct Files {
     files: HashMap<u64, OpenFile>,
     by_node: HashMap<u64, Vec<u64>>,
-    /// The size of each node that is open, as the server last told it or writes have extended it.
+    /// The size of each open node, as the server last reported it or writes extended it.
     sizes: HashMap<u64, u64>,
     next: u64,
 }
 
 impl Files {
-    /// Adds one; returns what the kernel is to call it.
+    /// Adds a file and returns the kernel's handle.
     pub(crate) fn add(&mut self, file: OpenFile) -> u64 {
         self.next += 1;
         self.by_node.entry(file.node).or_default().push(self.next);
@@ -41,12 +41,12 @@ impl Files {
         self.next
     }
 
-    /// The open file that the kernel calls `fh`.
+    /// The open file of the kernel's handle `fh`.
     pub(crate) fn get(&self, fh: u64) -> Option<OpenFile> {
         self.files.get(&fh).copied()
     }
 
-    /// Notes the handle that the file has now, after the server was lost.
+    /// Records the file's new handle after a loss of the server.
     pub(crate) fn reopened(&mut self, fh: u64, handle: i32, losses: u64) {
         if let Some(file) = self.files.get_mut(&fh) {
             (file.handle, file.losses) = (handle, losses);
@@ -55,7 +55,7 @@ impl Files {
         }
     }
 
-    /// Notes that data up to `end` was written through the open file `fh`.
+    /// Records a write up to `end` through `fh`.
     pub(crate) fn wrote(&mut self, fh: u64, end: u64) {
         if let Some(file) = self.files.get_mut(&fh) {
             (file.unsynced, file.unflushed) = (true, true);
@@ -64,15 +64,14 @@ impl Files {
         }
     }
 
-    /// Notes that the server has told what it could not write.
+    /// Records that the server has reported its write errors.
     pub(crate) fn flushed(&mut self, fh: u64) {
         if let Some(file) = self.files.get_mut(&fh) {
             file.unflushed = false;
         }
     }
 
-    /// Notes that the file is on stable storage. Returns whether data from before may be missing
-    /// there, which is said once.
+    /// Records a sync. Returns whether earlier data may be missing, which it reports once.
     pub(crate) fn synced(&mut self, fh: u64) -> bool {
         let Some(file) = self.files.get_mut(&fh) else {
             return false;
@@ -81,19 +80,19 @@ impl Files {
         mem::take(&mut file.doubtful)
     }
 
-    /// Notes the size of a node, if it is open.
+    /// Records the size of a node if it is open.
     pub(crate) fn note_size(&mut self, node: u64, size: u64) {
         if self.by_node.contains_key(&node) {
             self.sizes.insert(node, size);
         }
     }
 
-    /// The size of a node that is open.
+    /// The size of an open node.
     pub(crate) fn size(&self, node: u64) -> u64 {
         self.sizes.get(&node).copied().unwrap_or_default()
     }
 
-    /// Takes one away.
+    /// Removes a file.
     pub(crate) fn remove(&mut self, fh: u64) -> Option<OpenFile> {
         let file = self.files.remove(&fh)?;
         if let Some(same) = self.by_node.get_mut(&file.node) {
@@ -106,7 +105,7 @@ impl Files {
         Some(file)
     }
 
-    /// An open file of the node, one that can be written if there is such.
+    /// An open file of the node, preferably a writable one.
     pub(crate) fn of_node(&self, node: u64) -> Option<u64> {
         let all = self.by_node.get(&node)?;
         let writable = all
@@ -132,9 +131,9 @@ mod tests {
         }
     }
 
-    /// Keeps the promise that a short read is taken for the end of a file only where the file ends.
+    /// Keeps the promise that a short read means the end of a file only where the file ends.
     #[test]
-    fn the_size_of_an_open_node_follows_what_is_told_and_written() {
+    fn the_size_of_an_open_node_follows_reports_and_writes() {
         let mut files = Files::default();
         files.note_size(5, 9);
         assert_eq!(files.size(5), 0, "it is not open");
@@ -152,7 +151,7 @@ mod tests {
 
     /// Keeps the promise that data which a lost server may have lost is reported once.
     #[test]
-    fn a_loss_is_doubtful_only_with_unsynced_data_and_is_said_once() {
+    fn a_loss_with_unsynced_data_is_reported_once() {
         let mut files = Files::default();
         let fh = files.add(file(5, 2));
         files.reopened(fh, 4, 1);
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn of_node_prefers_a_file_that_can_be_written() {
+    fn of_node_prefers_a_writable_file() {
         let mut files = Files::default();
         let read = files.add(file(5, 0));
         assert_eq!(files.of_node(5), Some(read));

@@ -1,10 +1,9 @@
-//! The kernel's requests, handed to the view and answered with what it says.
+//! Passes the kernel's requests to [`InodeOps`] and answers them.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -14,39 +13,42 @@ use fuser::{
     WriteFlags,
 };
 use log::warn;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::attributes::file_attr;
-use super::view::{Changes, Creator, Extent, View};
+use super::inode_ops::{Changes, Creator, Extent, InodeOps};
 use crate::abi::rhostfs::UsrStat;
 
-/// The most that the kernel sends or asks for at once. It becomes many calls; more of it would only keep others waiting.
-const LARGEST: u32 = 1 << 20;
+/// Limit of a request's data in bytes. A request becomes many calls, and a longer one would delay
+/// the others.
+const MAX_IO_SIZE: u32 = 1 << 20;
 
-/// A view with the kernel in front of it.
+/// [`InodeOps`] behind the kernel's requests.
 pub(crate) struct Mounted {
-    view: Mutex<View>,
-    /// How long the kernel may believe what it was told of names and attributes.
-    believe: Duration,
+    ops: Mutex<InodeOps>,
+    /// How long the kernel may cache names and attributes.
+    cache_timeout: Duration,
 }
 
 impl Mounted {
-    /// Shows `view`, which may change without the kernel's doing; it believes what it was told for as long as `believe`.
-    pub(crate) const fn new(view: View, believe: Duration) -> Self {
+    /// Serves `ops`, whose files may change on the server. The kernel caches names and attributes
+    /// for `cache_timeout`.
+    pub(crate) const fn new(ops: InodeOps, cache_timeout: Duration) -> Self {
         Self {
-            view: Mutex::new(view),
-            believe,
+            ops: Mutex::new(ops),
+            cache_timeout,
         }
     }
 
-    /// The view. A request that panicked has left it as good as any error would.
-    fn view(&self) -> MutexGuard<'_, View> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the operations. A panic in a request leaves them as consistent as an error does.
+    fn ops(&self) -> MutexGuard<'_, InodeOps> {
+        self.ops.lock()
     }
 
     fn answer_entry(&self, reply: ReplyEntry, done: Result<(u64, UsrStat), rustix::io::Errno>) {
         match done {
             Ok((node, stat)) => {
-                reply.entry(&self.believe, &file_attr(node, &stat), Generation(0));
+                reply.entry(&self.cache_timeout, &file_attr(node, &stat), Generation(0));
             }
             Err(error) => reply.error(errno(error)),
         }
@@ -59,7 +61,7 @@ impl Mounted {
         done: Result<UsrStat, rustix::io::Errno>,
     ) {
         match done {
-            Ok(stat) => reply.attr(&self.believe, &file_attr(node.0, &stat)),
+            Ok(stat) => reply.attr(&self.cache_timeout, &file_attr(node.0, &stat)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -67,7 +69,8 @@ impl Mounted {
 
 impl Filesystem for Mounted {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // What the kernel cannot do is done without: it drops its pages less often, or sends less at once.
+        // These features are optional. Without them the kernel drops pages less often or sends less
+        // at once.
         for wanted in [
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_BIG_WRITES,
@@ -77,22 +80,23 @@ impl Filesystem for Mounted {
                 warn!("this kernel's FUSE lacks {lacking:?}");
             }
         }
-        let _ = config.set_max_write(LARGEST);
-        // rhostfs tells whole seconds. The kernel then keeps no more itself, and no time is ever seen to jump back.
+        let _ = config.set_max_write(MAX_IO_SIZE);
+        // rhostfs reports whole seconds. The kernel then keeps no fractions either, and times never
+        // jump back.
         let _ = config.set_time_granularity(Duration::from_secs(1));
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer_entry(reply, self.view().look_up(parent.0, name));
+        self.answer_entry(reply, self.ops().look_up(parent.0, name));
     }
 
     fn forget(&self, _: &Request, node: INodeNo, times: u64) {
-        self.view().forget(node.0, times);
+        self.ops().forget(node.0, times);
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer_attr(reply, node, self.view().stat(node.0, fh.map(|fh| fh.0)));
+        self.answer_attr(reply, node, self.ops().stat(node.0, fh.map(|fh| fh.0)));
     }
 
     fn setattr(
@@ -121,12 +125,12 @@ impl Filesystem for Mounted {
             atime,
             mtime,
         };
-        let done = self.view().change(node.0, fh.map(|fh| fh.0), &changes);
+        let done = self.ops().change(node.0, fh.map(|fh| fh.0), &changes);
         self.answer_attr(reply, node, done);
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
-        match self.view().read_link(node.0) {
+        match self.ops().read_link(node.0) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
         }
@@ -143,7 +147,7 @@ impl Filesystem for Mounted {
         reply: ReplyEntry,
     ) {
         let done = self
-            .view()
+            .ops()
             .make_node(parent.0, name, mode, rdev, creator(request));
         self.answer_entry(reply, done);
     }
@@ -158,17 +162,17 @@ impl Filesystem for Mounted {
         reply: ReplyEntry,
     ) {
         let done = self
-            .view()
+            .ops()
             .make_directory(parent.0, name, mode, creator(request));
         self.answer_entry(reply, done);
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.view().unlink(parent.0, name));
+        answer(reply, self.ops().unlink(parent.0, name));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.view().remove_directory(parent.0, name));
+        answer(reply, self.ops().remove_directory(parent.0, name));
     }
 
     fn symlink(
@@ -181,7 +185,7 @@ impl Filesystem for Mounted {
     ) {
         let target = target.as_os_str().as_bytes();
         let done = self
-            .view()
+            .ops()
             .make_link(parent.0, name, target, creator(request));
         self.answer_entry(reply, done);
     }
@@ -197,7 +201,7 @@ impl Filesystem for Mounted {
         reply: ReplyEmpty,
     ) {
         let done = self
-            .view()
+            .ops()
             .rename((parent.0, name), (new_parent.0, new_name), flags.bits());
         answer(reply, done);
     }
@@ -210,7 +214,7 @@ impl Filesystem for Mounted {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.answer_entry(reply, self.view().link(node.0, new_parent.0, new_name));
+        self.answer_entry(reply, self.ops().link(node.0, new_parent.0, new_name));
     }
 
     fn create(
@@ -224,11 +228,11 @@ impl Filesystem for Mounted {
         reply: ReplyCreate,
     ) {
         let done = self
-            .view()
+            .ops()
             .create(parent.0, name, mode, flags, creator(request));
         match done {
             Ok((node, stat, fh)) => reply.created(
-                &self.believe,
+                &self.cache_timeout,
                 &file_attr(node, &stat),
                 Generation(0),
                 FileHandle(fh),
@@ -239,7 +243,7 @@ impl Filesystem for Mounted {
     }
 
     fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.view().open(node.0, flags.0) {
+        match self.ops().open(node.0, flags.0) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(error) => reply.error(errno(error)),
         }
@@ -256,14 +260,14 @@ impl Filesystem for Mounted {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        // The kernel asks for no more than it was told to.
-        let size = usize::try_from(size.min(LARGEST)).unwrap_or(0);
-        // Only a read past the page cache is some process's own.
+        // The kernel requests at most what was agreed.
+        let size = usize::try_from(size.min(MAX_IO_SIZE)).unwrap_or(0);
+        // Only a read past the page cache belongs to a process.
         let extent = match lock_owner {
             Some(_) => Extent::Any,
             None => Extent::Whole,
         };
-        match self.view().read(fh.0, offset, size, extent) {
+        match self.ops().read(fh.0, offset, size, extent) {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(errno(error)),
         }
@@ -286,14 +290,14 @@ impl Filesystem for Mounted {
         } else {
             Extent::Any
         };
-        match self.view().write(fh.0, offset, data, extent) {
+        match self.ops().write(fh.0, offset, data, extent) {
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         }
     }
 
-    /// Every write has reached the server when it returns. Closing tells what the server found out
-    /// since.
+    /// Every write reaches the server before it returns. A close reports the errors that the server
+    /// found since.
     fn flush(
         &self,
         _: &Request,
@@ -302,7 +306,7 @@ impl Filesystem for Mounted {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        answer(reply, self.view().flush(fh.0));
+        answer(reply, self.ops().flush(fh.0));
     }
 
     fn release(
@@ -315,7 +319,7 @@ impl Filesystem for Mounted {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.view().close(fh.0);
+        self.ops().close(fh.0);
         reply.ok();
     }
 
@@ -327,11 +331,11 @@ impl Filesystem for Mounted {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        answer(reply, self.view().sync(fh.0, datasync));
+        answer(reply, self.ops().sync(fh.0, datasync));
     }
 
     fn opendir(&self, _: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.view().open_directory(node.0) {
+        match self.ops().open_directory(node.0) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(error) => reply.error(errno(error)),
         }
@@ -345,15 +349,15 @@ impl Filesystem for Mounted {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let mut view = self.view();
+        let mut ops = self.ops();
         if offset == 0
-            && let Err(error) = view.rewind(fh.0)
+            && let Err(error) = ops.rewind(fh.0)
         {
             return reply.error(errno(error));
         }
         let mut position = offset;
         loop {
-            match view.entry(fh.0, position) {
+            match ops.entry(fh.0, position) {
                 Ok(Some(entry)) => {
                     if reply.add(INodeNo(entry.ino), entry.next, entry.kind, &entry.name) {
                         break;
@@ -361,12 +365,12 @@ impl Filesystem for Mounted {
                     position = entry.next;
                 }
                 Ok(None) => break,
-                // What is in the answer already goes out; the error is met again behind it.
+                // The entries so far are sent first, and the next request meets the error again.
                 Err(_) if position > offset => break,
                 Err(error) => return reply.error(errno(error)),
             }
         }
-        drop(view);
+        drop(ops);
         reply.ok();
     }
 
@@ -378,7 +382,7 @@ impl Filesystem for Mounted {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.view().close_directory(fh.0);
+        self.ops().close_directory(fh.0);
         reply.ok();
     }
 
@@ -390,11 +394,11 @@ impl Filesystem for Mounted {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        answer(reply, self.view().sync_directory(node.0, datasync));
+        answer(reply, self.ops().sync_directory(node.0, datasync));
     }
 
     fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
-        match self.view().file_system(node.0) {
+        match self.ops().file_system(node.0) {
             Ok(state) => reply.statfs(
                 state.blocks.get(),
                 state.bfree.get(),
@@ -410,7 +414,7 @@ impl Filesystem for Mounted {
     }
 
     fn access(&self, _: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        answer(reply, self.view().access(node.0, mask.bits()));
+        answer(reply, self.ops().access(node.0, mask.bits()));
     }
 }
 

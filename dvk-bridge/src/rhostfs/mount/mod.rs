@@ -1,28 +1,31 @@
-//! The client's side of rhostfs as a FUSE mount: for machines that have neither virtio nor a kernel that knows DVK.
+//! The client of rhostfs as a FUSE mount, for machines that have neither virtio nor a kernel with
+//! DVK.
 //!
 //! ```text
-//! kernel ── /dev/fuse ── filesystem ── view ── calls ── line ── endpoint ── carrier ── the server
-//!                        (replies)    (nodes)  (messages)
+//! kernel ── /dev/fuse ── filesystem ── inode_ops ── calls ── rpc ── endpoint ── carrier ── server
+//!                        (replies)    (nodes)      (messages)
 //! ```
 
 mod args;
 mod attributes;
+mod call_error;
 mod calls;
 mod command;
 mod dialect;
 mod directories;
 #[cfg(test)]
-mod double;
+mod fake_server;
 mod files;
 mod filesystem;
-mod line;
+mod inode_ops;
+mod message_fields;
 mod nodes;
-mod number;
+mod rpc;
 mod session;
-mod view;
+mod syscall_nr;
 
 pub use args::{MountArgs, OwnerName, PermissionsName, ServerName};
 pub use command::{CommandError, run};
 pub use dialect::Dialect;
-pub use session::{MountError, Options, Session};
-pub use view::Owner;
+pub use inode_ops::Owner;
+pub use session::{MountError, MountSession, Options};

@@ -1,59 +1,60 @@
-//! What the kernel knows of the far tree: a number for each file, and the names under which the server has it.
+//! The nodes that the kernel knows: the number of each file, and its names on the server.
 //!
-//! The server knows names alone, the kernel numbers. A number is the server's own 32-bit inode number, so that programs
-//! see the same one for as long as the file lives; where two files that are known at once have the same (the server
-//! folds larger ones), the later gets a number above 32 bits.
+//! The server uses names, and the kernel uses numbers. A node's number is the server's 32-bit inode
+//! number, so that programs see the same number for the life of a file. The server folds larger
+//! numbers, so two known files may share one. The later file then gets a number above 32 bits.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-/// The root's number on the kernel's side.
+/// The root's node number.
 pub(crate) const ROOT: u64 = 1;
 
-/// The bits of a mode that tell the kind of file.
-pub(crate) const KIND: u32 = 0o170_000;
-/// Those of a directory.
-pub(crate) const DIRECTORY: u32 = 0o040_000;
+/// Mask of a mode's kind of file.
+pub(crate) const S_IFMT: u32 = 0o170_000;
+/// Kind of a directory.
+pub(crate) const S_IFDIR: u32 = 0o040_000;
 
-/// Longest path with its NUL that the protocol carries.
-const LONGEST_PATH: usize = 4096;
+/// Limit of a path with its NUL in bytes: the protocol's.
+const PATH_MAX: usize = 4096;
 
-/// What tells a file from others, as far as the server tells it.
+/// The identity of a file, as far as the server reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct FileIdentity {
     /// The server's inode number.
     pub(crate) ino: u32,
-    /// Its kind, the [`KIND`] bits of its mode.
+    /// The kind: the [`S_IFMT`] bits of the mode.
     pub(crate) kind: u32,
 }
 
 /// Why a node has no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoPath {
-    /// The kernel named a node that it was never told of.
+pub(crate) enum PathError {
+    /// The kernel was never given this node.
     Unknown,
     /// Its last known name is gone.
     Unnamed,
-    /// Longer than the protocol carries.
+    /// The path is longer than the protocol allows.
     TooLong,
 }
 
 /// A file that the kernel knows.
 #[derive(Debug)]
 struct Node {
-    identity: Identity,
-    /// What tells it from a later file with its identity, once it was open; zero if that is not known.
+    identity: FileIdentity,
+    /// The mark that tells the file from a later one with the same identity. Zero until the file is
+    /// opened.
     mark: u32,
-    /// Its permission bits when last seen.
+    /// The last known permission bits.
     permissions: u32,
-    /// How often the kernel was told of it and has not forgotten.
+    /// The kernel's lookups of the node that it has not forgotten.
     lookups: u64,
-    /// Open files and directories of it.
+    /// Number of open files and directories of the node.
     open: u64,
-    /// Where it is, as far as is known: directory and name. More than one for hard links.
+    /// The known names: directory and name. Hard links have several.
     names: Vec<(u64, OsString)>,
-    /// What is known below it.
+    /// The known nodes in the directory.
     children: BTreeMap<OsString, u64>,
 }
 
@@ -61,19 +62,19 @@ struct Node {
 #[derive(Debug)]
 pub(crate) struct Nodes {
     nodes: HashMap<u64, Node>,
-    /// Nodes of each of the server's inode numbers, the root's excepted.
+    /// Nodes by the server's inode number, without the root.
     by_ino: HashMap<u32, Vec<u64>>,
-    /// The next number's upper half, for inode numbers that are taken.
+    /// The next number's upper half, for inode numbers in use.
     next_upper: u64,
 }
 
 impl Nodes {
-    /// The root and nothing else.
+    /// A table with the root only.
     pub(crate) fn new() -> Self {
         let root = Node {
-            identity: Identity {
+            identity: FileIdentity {
                 ino: 0,
-                kind: DIRECTORY,
+                kind: S_IFDIR,
             },
             mark: 0,
             permissions: 0,
@@ -89,14 +90,14 @@ impl Nodes {
         }
     }
 
-    /// How many there are, the root included.
+    /// The number of nodes with the root.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
 
     /// The path of `node` from the server's root: `/a/b`, without NUL.
-    pub(crate) fn path(&self, node: u64) -> Result<Vec<u8>, NoPath> {
+    pub(crate) fn path(&self, node: u64) -> Result<Vec<u8>, PathError> {
         let mut parts: Vec<&OsStr> = Vec::new();
         let mut length = 1;
         let mut at = node;
@@ -104,14 +105,14 @@ impl Nodes {
             let (parent, name) = self
                 .nodes
                 .get(&at)
-                .ok_or(NoPath::Unknown)?
+                .ok_or(PathError::Unknown)?
                 .names
                 .first()
-                .ok_or(NoPath::Unnamed)?;
+                .ok_or(PathError::Unnamed)?;
             length += 1 + name.len();
-            // Also ends the walk should directories ever contain each other.
-            if length > LONGEST_PATH {
-                return Err(NoPath::TooLong);
+            // The check also ends the walk if directories ever contain each other.
+            if length > PATH_MAX {
+                return Err(PathError::TooLong);
             }
             parts.push(name);
             at = *parent;
@@ -120,63 +121,63 @@ impl Nodes {
     }
 
     /// The path of `name` in the directory `parent`.
-    pub(crate) fn path_of(&self, parent: u64, name: &OsStr) -> Result<Vec<u8>, NoPath> {
+    pub(crate) fn path_of(&self, parent: u64, name: &OsStr) -> Result<Vec<u8>, PathError> {
         let mut path = self.path(parent)?;
         if path.last() != Some(&b'/') {
             path.push(b'/');
         }
         path.extend_from_slice(name.as_bytes());
-        if path.len() >= LONGEST_PATH {
-            return Err(NoPath::TooLong);
+        if path.len() >= PATH_MAX {
+            return Err(PathError::TooLong);
         }
         Ok(path)
     }
 
-    /// The node that `name` in `parent` was when last looked up.
+    /// The node of `name` in `parent` at the last lookup.
     pub(crate) fn child(&self, parent: u64, name: &OsStr) -> Option<u64> {
         self.nodes.get(&parent)?.children.get(name).copied()
     }
 
-    /// What the node is.
-    pub(crate) fn identity(&self, node: u64) -> Option<Identity> {
+    /// The node's identity.
+    pub(crate) fn identity(&self, node: u64) -> Option<FileIdentity> {
         Some(self.nodes.get(&node)?.identity)
     }
 
-    /// Whether the node can be a file with this mark. Where one of the two is not known, it can.
-    pub(crate) fn may_have(&self, node: u64, mark: u32) -> bool {
+    /// Whether the node can be a file with this mark. An unknown mark matches any.
+    pub(crate) fn may_match_mark(&self, node: u64, mark: u32) -> bool {
         let known = self.nodes.get(&node).map_or(0, |node| node.mark);
         known == 0 || mark == 0 || known == mark
     }
 
-    /// Notes the node's mark, if it is one.
+    /// Records the node's mark if `mark` is not zero.
     pub(crate) fn set_mark(&mut self, node: u64, mark: u32) {
         if let Some(node) = self.nodes.get_mut(&node).filter(|_| mark != 0) {
             node.mark = mark;
         }
     }
 
-    /// Notes what the root is on the server.
-    pub(crate) fn set_root(&mut self, identity: Identity) {
+    /// Records the root's identity.
+    pub(crate) fn set_root(&mut self, identity: FileIdentity) {
         if let Some(root) = self.nodes.get_mut(&ROOT) {
             root.identity = identity;
         }
     }
 
-    /// Notes the node's permission bits.
+    /// Records the node's permission bits.
     pub(crate) fn set_permissions(&mut self, node: u64, permissions: u32) {
         if let Some(node) = self.nodes.get_mut(&node) {
             node.permissions = permissions;
         }
     }
 
-    /// The node's permission bits when last seen.
+    /// The node's last known permission bits.
     pub(crate) fn permissions(&self, node: u64) -> u32 {
         self.nodes.get(&node).map_or(0, |node| node.permissions)
     }
 
-    /// Another node with this identity that has a name or is open: either the same file, by a second name or after it was
-    /// moved by somebody else, or one that the server cannot tell from it.
-    pub(crate) fn candidate(&self, identity: Identity, mark: u32) -> Option<u64> {
+    /// Another node with this identity that has a name or is open. It is the same file, with a
+    /// second name or moved by another client, or a file that the server cannot tell from it.
+    pub(crate) fn candidate(&self, identity: FileIdentity, mark: u32) -> Option<u64> {
         self.by_ino
             .get(&identity.ino)?
             .iter()
@@ -184,11 +185,11 @@ impl Nodes {
             .find(|number| {
                 self.nodes.get(number).is_some_and(|node| {
                     node.identity == identity && (node.open > 0 || !node.names.is_empty())
-                }) && self.may_have(*number, mark)
+                }) && self.may_match_mark(*number, mark)
             })
     }
 
-    /// Notes that `name` in `parent` is `node` now, and no longer what it was.
+    /// Records that `name` in `parent` is `node` now, and not its previous node.
     pub(crate) fn bind(&mut self, parent: u64, name: &OsStr, node: u64) {
         match self.child(parent, name) {
             Some(known) if known == node => return,
@@ -207,7 +208,7 @@ impl Nodes {
         }
     }
 
-    /// Notes that `name` in `parent` is gone.
+    /// Records that `name` in `parent` is gone.
     pub(crate) fn unbind(&mut self, parent: u64, name: &OsStr) {
         let Some(directory) = self.nodes.get_mut(&parent) else {
             return;
@@ -223,7 +224,7 @@ impl Nodes {
         self.release_unused(parent);
     }
 
-    /// Notes that the node is under none of its names any more.
+    /// Records that all names of the node are gone.
     pub(crate) fn unbind_all(&mut self, node: u64) {
         let names = self.nodes.get(&node).map(|node| node.names.clone());
         for (parent, name) in names.unwrap_or_default() {
@@ -231,7 +232,7 @@ impl Nodes {
         }
     }
 
-    /// Notes that the file is no more: none that is found is the node.
+    /// Records that the file no longer exists. No file found later is this node.
     pub(crate) fn end(&mut self, node: u64) {
         let ino = self.nodes.get(&node).map(|node| node.identity.ino);
         if let Some(same) = ino.and_then(|ino| self.by_ino.get_mut(&ino)) {
@@ -239,13 +240,14 @@ impl Nodes {
         }
     }
 
-    /// A new node without a name, known to the kernel once [`Self::looked_up`] says so.
-    pub(crate) fn create(&mut self, identity: Identity) -> u64 {
+    /// Creates a node without a name. The kernel knows it after [`Self::looked_up`].
+    pub(crate) fn create(&mut self, identity: FileIdentity) -> u64 {
         let mut number = u64::from(identity.ino);
-        // Numbers 0 and 1 are nobody's and the root's.
+        // Number 0 is invalid, and 1 is the root's.
         if number <= ROOT || self.nodes.contains_key(&number) {
             number |= self.next_upper << 32;
-            // A 32-bit counter that starts again meets nodes that are long forgotten; the loop makes sure.
+            // A 32-bit counter that wraps meets numbers of nodes that were forgotten long before.
+            // The loop skips those in use.
             while self.nodes.contains_key(&number) {
                 self.next_upper = next_upper(self.next_upper);
                 number = u64::from(identity.ino) | self.next_upper << 32;
@@ -268,14 +270,14 @@ impl Nodes {
         number
     }
 
-    /// Notes that the kernel was told of the node once more.
+    /// Records a lookup by the kernel.
     pub(crate) fn looked_up(&mut self, node: u64) {
         if let Some(node) = self.nodes.get_mut(&node) {
             node.lookups = node.lookups.saturating_add(1);
         }
     }
 
-    /// Notes that the kernel has forgotten the node `times` times.
+    /// Records that the kernel forgot `times` lookups of the node.
     pub(crate) fn forget(&mut self, node: u64, times: u64) {
         if let Some(known) = self.nodes.get_mut(&node) {
             known.lookups = known.lookups.saturating_sub(times);
@@ -283,14 +285,14 @@ impl Nodes {
         self.release_unused(node);
     }
 
-    /// Notes that the node was opened once more.
+    /// Records an open of the node.
     pub(crate) fn opened(&mut self, node: u64) {
         if let Some(node) = self.nodes.get_mut(&node) {
             node.open = node.open.saturating_add(1);
         }
     }
 
-    /// Notes that one of its open files was closed.
+    /// Records a close of the node.
     pub(crate) fn closed(&mut self, node: u64) {
         if let Some(known) = self.nodes.get_mut(&node) {
             known.open = known.open.saturating_sub(1);
@@ -298,15 +300,16 @@ impl Nodes {
         self.release_unused(node);
     }
 
-    /// Notes a rename that the server has done; what was at the new name is gone, or, with `exchange`, at the old.
+    /// Records a rename that the server has done. The node at the new name loses that name, or,
+    /// with `exchange`, gets the old one.
     pub(crate) fn renamed(&mut self, old: (u64, &OsStr), new: (u64, &OsStr), exchange: bool) {
         let moved = self.child(old.0, old.1);
         let replaced = self.child(new.0, new.1);
-        // Renaming one of a file's names to another of them does nothing.
+        // A rename of a file's name to another of its names does nothing.
         if moved.is_some() && moved == replaced {
             return;
         }
-        // Neither may vanish for want of a name on the way, nor the directories that they are known in.
+        // The counts keep the nodes and their directories while a node on the path has no name.
         let held = [moved, replaced, Some(old.0), Some(new.0)];
         for node in held.into_iter().flatten() {
             self.opened(node);
@@ -324,7 +327,7 @@ impl Nodes {
         }
     }
 
-    /// Lets go of `node` if nobody needs it, and then of directories that were needed for its path alone.
+    /// Removes `node` if it is unused, and then directories that only its path needed.
     fn release_unused(&mut self, node: u64) {
         let mut unsure = vec![node];
         while let Some(number) = unsure.pop() {
@@ -363,7 +366,7 @@ fn next_upper(upper: u64) -> u64 {
     }
 }
 
-/// `/a/b` of `a` and `b`; `/` of nothing.
+/// `/a/b` for `a` and `b`, and `/` for no parts.
 fn joined<'a>(parts: impl Iterator<Item = &'a OsStr>) -> Vec<u8> {
     let mut path = Vec::new();
     for part in parts {
@@ -377,147 +380,4 @@ fn joined<'a>(parts: impl Iterator<Item = &'a OsStr>) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE: u32 = 0o100_000;
-
-    fn name(text: &str) -> &OsStr {
-        OsStr::new(text)
-    }
-
-    fn add(nodes: &mut Nodes, parent: u64, text: &str, ino: u32, kind: u32) -> u64 {
-        let node = nodes.create(Identity { ino, kind });
-        nodes.bind(parent, name(text), node);
-        nodes.looked_up(node);
-        node
-    }
-
-    fn path(nodes: &Nodes, node: u64) -> String {
-        String::from_utf8(nodes.path(node).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn paths_follow_a_renamed_directory() {
-        let mut nodes = Nodes::new();
-        let dir = add(&mut nodes, ROOT, "dir", 10, DIRECTORY);
-        let file = add(&mut nodes, dir, "file", 11, FILE);
-        assert_eq!(path(&nodes, ROOT), "/");
-        assert_eq!(path(&nodes, file), "/dir/file");
-        nodes.renamed((ROOT, name("dir")), (ROOT, name("moved")), false);
-        assert_eq!(path(&nodes, file), "/moved/file");
-        assert_eq!(nodes.path_of(dir, name("x")).unwrap(), b"/moved/x");
-        assert_eq!(nodes.path_of(ROOT, name("x")).unwrap(), b"/x");
-    }
-
-    #[test]
-    fn a_node_has_the_servers_inode_number_and_another_if_that_is_taken() {
-        let mut nodes = Nodes::new();
-        assert_eq!(add(&mut nodes, ROOT, "a", 77, FILE), 77);
-        let other = add(&mut nodes, ROOT, "b", 77, FILE);
-        assert_eq!(other & 0xffff_ffff, 77);
-        assert!(other > 0xffff_ffff);
-        // The root's number is not given away either.
-        assert!(add(&mut nodes, ROOT, "c", 1, FILE) > 0xffff_ffff);
-        assert!(add(&mut nodes, ROOT, "d", 0, FILE) > 0xffff_ffff);
-    }
-
-    #[test]
-    fn a_forgotten_node_goes_and_its_number_is_free() {
-        let mut nodes = Nodes::new();
-        let file = add(&mut nodes, ROOT, "file", 5, FILE);
-        nodes.looked_up(file);
-        nodes.forget(file, 1);
-        assert_eq!(nodes.len(), 2);
-        nodes.forget(file, 1);
-        assert_eq!((nodes.len(), nodes.child(ROOT, name("file"))), (1, None));
-        assert_eq!(add(&mut nodes, ROOT, "other", 5, FILE), 5);
-    }
-
-    #[test]
-    fn a_directory_stays_as_long_as_a_path_leads_through_it() {
-        let mut nodes = Nodes::new();
-        let dir = add(&mut nodes, ROOT, "dir", 10, DIRECTORY);
-        let file = add(&mut nodes, dir, "file", 11, FILE);
-        nodes.forget(dir, 1);
-        assert_eq!(path(&nodes, file), "/dir/file");
-        nodes.forget(file, 1);
-        assert_eq!(nodes.len(), 1);
-    }
-
-    #[test]
-    fn an_open_node_outlives_its_name() {
-        let mut nodes = Nodes::new();
-        let file = add(&mut nodes, ROOT, "file", 5, FILE);
-        nodes.opened(file);
-        nodes.unbind(ROOT, name("file"));
-        nodes.forget(file, 1);
-        assert_eq!(nodes.path(file), Err(NoPath::Unnamed));
-        nodes.closed(file);
-        assert_eq!(nodes.path(file), Err(NoPath::Unknown));
-    }
-
-    #[test]
-    fn a_second_name_serves_when_the_first_is_gone() {
-        let mut nodes = Nodes::new();
-        let file = add(&mut nodes, ROOT, "one", 5, FILE);
-        nodes.bind(ROOT, name("two"), file);
-        let identity = Identity { ino: 5, kind: FILE };
-        assert_eq!(nodes.candidate(identity, 0), Some(file));
-        nodes.set_mark(file, 7);
-        assert_eq!(nodes.candidate(identity, 0), Some(file));
-        assert_eq!(nodes.candidate(identity, 7), Some(file));
-        assert_eq!(nodes.candidate(identity, 8), None, "a later file");
-        nodes.unbind(ROOT, name("one"));
-        assert_eq!(path(&nodes, file), "/two");
-    }
-
-    #[test]
-    fn a_rename_onto_a_file_leaves_that_file_nameless() {
-        let mut nodes = Nodes::new();
-        let one = add(&mut nodes, ROOT, "one", 5, FILE);
-        let two = add(&mut nodes, ROOT, "two", 6, FILE);
-        nodes.renamed((ROOT, name("one")), (ROOT, name("two")), false);
-        assert_eq!(path(&nodes, one), "/two");
-        assert_eq!(nodes.path(two), Err(NoPath::Unnamed));
-        assert_eq!(nodes.child(ROOT, name("one")), None);
-    }
-
-    #[test]
-    fn an_exchange_swaps_the_names() {
-        let mut nodes = Nodes::new();
-        let dir = add(&mut nodes, ROOT, "dir", 4, DIRECTORY);
-        let one = add(&mut nodes, dir, "one", 5, FILE);
-        let two = add(&mut nodes, ROOT, "two", 6, FILE);
-        nodes.forget(dir, 1);
-        nodes.renamed((dir, name("one")), (ROOT, name("two")), true);
-        assert_eq!(
-            (path(&nodes, one), path(&nodes, two)),
-            ("/two".into(), "/dir/one".into())
-        );
-    }
-
-    #[test]
-    fn a_path_longer_than_the_protocol_carries_is_refused() {
-        let mut nodes = Nodes::new();
-        let long = "n".repeat(250);
-        let mut at = ROOT;
-        for ino in 10..26 {
-            at = add(&mut nodes, at, &long, ino, DIRECTORY);
-        }
-        // 16 names with their slashes: 4016 bytes.
-        assert_eq!(nodes.path(at).map(|path| path.len()), Ok(4016));
-        assert_eq!(
-            nodes
-                .path_of(at, name(&"x".repeat(78)))
-                .map(|path| path.len()),
-            Ok(4095)
-        );
-        assert_eq!(
-            nodes.path_of(at, name(&"x".repeat(79))),
-            Err(NoPath::TooLong)
-        );
-        let deeper = add(&mut nodes, at, &long, 99, DIRECTORY);
-        assert_eq!(nodes.path(deeper), Err(NoPath::TooLong));
-    }
-}
+mod tests;

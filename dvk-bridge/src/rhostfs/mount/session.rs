@@ -1,4 +1,4 @@
-//! From a server's endpoint to a mounted directory, and to its end.
+//! Mounts a server's tree, and serves the mount until its end.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -17,45 +17,47 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use super::calls::Calls;
 use super::dialect::Dialect;
 use super::filesystem::Mounted;
-use super::line::{Line, Parties};
-use super::view::{Owner, View};
+use super::inode_ops::{InodeOps, Owner};
+use super::rpc::{RpcClient, RpcEndpoints};
 use crate::abi::{DcId, Endpoint};
 use crate::endpoint::{Carrier, EndpointError};
 
-/// Threads that take requests from the kernel: one asks the server, the other copies meanwhile.
-const THREADS: usize = 2;
+/// Number of threads that take the kernel's requests: one asks the server, and the other copies
+/// meanwhile.
+const REQUEST_THREADS: usize = 2;
 
-/// Between two attempts to reach a server that is not there yet.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Time between two attempts to reach a server that is not available yet.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What to mount, where and how.
+/// What to mount, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where.
+    /// The directory to mount on.
     pub mountpoint: PathBuf,
-    /// What `/proc/mounts` shows as the source.
+    /// The source that `/proc/mounts` shows.
     pub source: String,
-    /// The container that both endpoints are in.
+    /// The container of both endpoints.
     pub dc: DcId,
-    /// Our endpoint.
+    /// The client's endpoint.
     pub client: Endpoint,
     /// The server's endpoint.
     pub server: Endpoint,
-    /// How long an answer may take, and how long the server may take to appear.
+    /// How long to wait for an answer, and for the server to appear.
     pub limit: Duration,
-    /// Which server it is.
+    /// The kind of server.
     pub dialect: Dialect,
-    /// To whom new files belong.
+    /// The owner of new files.
     pub owner: Owner,
-    /// How long names and attributes are believed.
-    pub believe: Duration,
-    /// Whether this machine's kernel decides who may do what, by owners and modes; else the server's answer counts, whoever asks.
+    /// How long the kernel may cache names and attributes.
+    pub cache_timeout: Duration,
+    /// Whether this machine's kernel checks permissions by owners and modes. Otherwise the server's
+    /// answer counts for all users.
     pub local_permissions: bool,
-    /// Whether nothing may be changed.
+    /// Whether the mount is read-only.
     pub read_only: bool,
 }
 
-/// Why there is no mount.
+/// Why the mount failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The server does not answer.
@@ -65,53 +67,54 @@ pub enum MountError {
         server: Endpoint,
         /// Its container.
         dc: DcId,
-        /// What the attempt came to.
+        /// The error of the last attempt.
         #[source]
         source: io::Error,
     },
-    /// Another has the mount's endpoint, or it is not for us.
+    /// The mount's endpoint is in use, or the carrier refuses it.
     #[error("cannot be a client of an rhostfs server")]
     Endpoint(#[source] EndpointError),
-    /// The directory to mount on is none.
+    /// The directory cannot be mounted on.
     #[error("cannot mount on {}", mountpoint.display())]
     Mountpoint {
         /// The directory.
         mountpoint: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The kernel has no FUSE, or not for us.
+    /// The kernel has no FUSE, or this process may not use it.
     #[error("cannot open /dev/fuse (is the module 'fuse' loaded?)")]
     Device(#[source] io::Error),
-    /// The kernel and we do not get on.
+    /// The requests of the kernel cannot be served.
     #[error("cannot serve the kernel's file requests")]
     Kernel(#[source] io::Error),
 }
 
-/// A mount that is there.
-pub struct Session {
+/// An active mount.
+pub struct MountSession {
     fuse: fuser::Session<Mounted>,
     mountpoint: PathBuf,
 }
 
-impl Session {
-    /// Reaches the server through `carrier`, and mounts what it has.
+impl MountSession {
+    /// Reaches the server through `carrier` and mounts its tree.
     ///
     /// # Errors
-    /// When the server does not answer in time, or there can be no mount.
+    ///
+    /// [`MountError`] if the server does not answer in time, or the mount fails.
     pub fn start(options: &Options, carrier: Box<dyn Carrier>) -> Result<Self, MountError> {
-        let parties = Parties {
+        let endpoints = RpcEndpoints {
             dc: options.dc,
             client: options.client,
             server: options.server,
             limit: options.limit,
         };
         let end = Instant::now() + options.limit;
-        let mut line = Line::new(carrier, parties);
-        bind(&mut line, end)?;
-        let mut view = View::new(Calls::new(line, options.dialect), options.owner);
-        reach(&mut view, end).map_err(|error| MountError::Server {
+        let mut rpc = RpcClient::new(carrier, endpoints);
+        bind(&mut rpc, end)?;
+        let mut ops = InodeOps::new(Calls::new(rpc, options.dialect), options.owner);
+        register_until(&mut ops, end).map_err(|error| MountError::Server {
             server: options.server,
             dc: options.dc,
             source: error.into(),
@@ -131,8 +134,8 @@ impl Session {
         mount(options, &mountpoint, metadata.mode(), &device).map_err(wrong)?;
 
         let mut config = Config::default();
-        config.n_threads = Some(THREADS);
-        let mounted = Mounted::new(view, options.believe);
+        config.n_threads = Some(REQUEST_THREADS);
+        let mounted = Mounted::new(ops, options.cache_timeout);
         let served =
             fuser::Session::from_fd(mounted, OwnedFd::from(device), SessionACL::All, config);
         match served {
@@ -147,7 +150,7 @@ impl Session {
         }
     }
 
-    /// What ends the mount, from any thread.
+    /// A handle that ends the mount from any thread.
     #[must_use]
     pub fn unmounter(&self) -> Unmounter {
         Unmounter {
@@ -155,10 +158,11 @@ impl Session {
         }
     }
 
-    /// Serves until the mount is gone: by `umount`, or by [`Self::unmounter`].
+    /// Serves the mount until `umount` or [`Self::unmounter`] ends it.
     ///
     /// # Errors
-    /// When the kernel's requests cannot be read any more; the mount is taken away then.
+    ///
+    /// [`MountError`] if the kernel's requests can no longer be read. The mount is removed then.
     pub fn run(self) -> Result<(), MountError> {
         let served = self.fuse.run();
         if served.is_err() {
@@ -176,44 +180,51 @@ pub struct Unmounter {
 }
 
 impl Unmounter {
-    /// Takes the mount away, whoever uses it: programs that have files open there get errors from then on.
+    /// Removes the mount even if it is in use. Programs with open files get errors from then on.
     pub fn unmount(&self) {
         match rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::BUSY) => {
-                info!("{} is in use; it is taken away", self.mountpoint.display());
+                info!(
+                    "{} is in use; unmounting it anyway",
+                    self.mountpoint.display()
+                );
                 detach(&self.mountpoint);
             }
-            Err(error) => debug!("unmounting {}: {error}", self.mountpoint.display()),
+            Err(error) => debug!("cannot unmount {}: {error}", self.mountpoint.display()),
         }
     }
 }
 
-/// Binds our endpoint, until `end` if its carrier is not there yet. If it is refused, waiting does not help.
-fn bind(line: &mut Line, end: Instant) -> Result<(), MountError> {
+/// Binds the client's endpoint, and retries until `end` while its carrier is not available. A
+/// refused endpoint is not retried.
+fn bind(rpc: &mut RpcClient, end: Instant) -> Result<(), MountError> {
     loop {
-        match line.bind() {
+        match rpc.bind() {
             Err(EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. })
-                if Instant::now() + PAUSE < end =>
+                if Instant::now() + RETRY_INTERVAL < end =>
             {
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_INTERVAL);
             }
             done => return done.map_err(MountError::Endpoint),
         }
     }
 }
 
-/// Greets the server, until `end` if it is not there yet.
-fn reach(view: &mut View, end: Instant) -> Result<(), Errno> {
+/// Registers at the server, and retries until `end` while the server is not available.
+fn register_until(ops: &mut InodeOps, end: Instant) -> Result<(), Errno> {
     loop {
-        match view.greet() {
-            Err(Errno::NOTCONN | Errno::IO) if Instant::now() + PAUSE < end => thread::sleep(PAUSE),
+        match ops.register() {
+            Err(Errno::NOTCONN | Errno::IO) if Instant::now() + RETRY_INTERVAL < end => {
+                thread::sleep(RETRY_INTERVAL)
+            }
             done => return done,
         }
     }
 }
 
-/// Mounts what the kernel asks `device` for. Only root may; nobody else could serve other users.
+/// Mounts the kernel's side of `device`. It needs root, because no other user could serve all
+/// users.
 fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::Result<()> {
     let mut data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},allow_other",
@@ -225,7 +236,7 @@ fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::
     if options.local_permissions {
         data.push_str(",default_permissions");
     }
-    // As for any file system from elsewhere: what its server calls a device or set-user-id is none here.
+    // As on any network file system, the server's devices and set-user-id bits have no effect here.
     let mut flags = MountFlags::NODEV | MountFlags::NOSUID;
     if options.read_only {
         flags |= MountFlags::RDONLY;
@@ -241,11 +252,14 @@ fn mount(options: &Options, mountpoint: &Path, mode: u32, device: &File) -> io::
     Ok(())
 }
 
-/// Ends whatever waits on the mount, and takes it from where it is.
+/// Ends the requests that wait on the mount, and removes it from its directory.
 fn detach(mountpoint: &Path) {
     let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     if let Err(error) = rustix::mount::unmount(mountpoint, flags) {
-        debug!("taking {} away: {error}", mountpoint.display());
+        debug!(
+            "cannot remove the mount at {}: {error}",
+            mountpoint.display()
+        );
     }
 }
 
@@ -254,14 +268,14 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::sync::mpsc;
 
-    use super::super::double::Double;
+    use super::super::fake_server::FakeServer;
     use super::*;
 
-    /// A directory, and the same served by the double and mounted.
-    struct Bench {
+    /// A directory, and a mount of it through the fake server.
+    struct Fixture {
         served: tempfile::TempDir,
         mounted: tempfile::TempDir,
-        server: Double,
+        server: FakeServer,
         unmounter: Unmounter,
         ended: mpsc::Receiver<Result<(), MountError>>,
     }
@@ -276,26 +290,26 @@ mod tests {
             limit,
             dialect,
             owner: Owner::Caller,
-            believe: Duration::ZERO,
+            cache_timeout: Duration::ZERO,
             local_permissions: true,
             read_only: false,
         }
     }
 
-    /// Nothing, loudly, where nobody may mount.
-    fn bench(dialect: Dialect) -> Option<Bench> {
+    /// A fixture, or `None` with a message if the user may not mount.
+    fn fixture(dialect: Dialect) -> Option<Fixture> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: takes root and /dev/fuse");
             return None;
         }
         let (served, mounted) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let server = Double::new(served.path().to_owned(), dialect);
+        let server = FakeServer::new(served.path().to_owned(), dialect);
         let options = options(mounted.path(), dialect, Duration::from_secs(5));
-        let session = Session::start(&options, Box::new(server.clone())).unwrap();
+        let session = MountSession::start(&options, Box::new(server.clone())).unwrap();
         let unmounter = session.unmounter();
         let (sender, ended) = mpsc::channel();
         thread::spawn(move || sender.send(session.run()));
-        Some(Bench {
+        Some(Fixture {
             served,
             mounted,
             server,
@@ -304,14 +318,14 @@ mod tests {
         })
     }
 
-    impl Bench {
+    impl Fixture {
         fn ends(&self) {
             let ended = self.ended.recv_timeout(Duration::from_secs(10));
             ended.expect("the session ends").expect("and well");
         }
     }
 
-    impl Drop for Bench {
+    impl Drop for Fixture {
         fn drop(&mut self) {
             self.unmounter.unmount();
         }
@@ -319,10 +333,10 @@ mod tests {
 
     #[test]
     fn a_mounted_directory_is_the_served_one() {
-        let Some(bench) = bench(Dialect::Ours) else {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        let (here, there) = (bench.mounted.path(), bench.served.path());
+        let (here, there) = (fixture.mounted.path(), fixture.served.path());
         fs::create_dir(here.join("dir")).unwrap();
         fs::write(here.join("dir/file"), "ahoy").unwrap();
         fs::rename(here.join("dir/file"), here.join("moved")).unwrap();
@@ -348,39 +362,39 @@ mod tests {
         let kind = rustix::fs::statfs(here).unwrap();
         assert_eq!((kind.f_blocks, kind.f_namelen), (1000, 255));
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let line = format!("double {} fuse.rhostfs rw,nosuid,nodev", here.display());
-        assert!(mounts.contains(&line), "{line} in {mounts}");
-        bench.unmounter.unmount();
-        bench.ends();
-        assert_eq!(bench.server.state.lock().unwrap().handles(), 0);
+        let rpc = format!("double {} fuse.rhostfs rw,nosuid,nodev", here.display());
+        assert!(mounts.contains(&rpc), "{rpc} in {mounts}");
+        fixture.unmounter.unmount();
+        fixture.ends();
+        assert_eq!(fixture.server.state.lock().handles(), 0);
     }
 
     /// Keeps the promise that programs see all of a file, or an error, through the page cache.
     #[test]
     fn programs_read_and_write_all_or_see_an_error() {
-        let Some(bench) = bench(Dialect::Ours) else {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        let file = bench.mounted.path().join("file");
+        let file = fixture.mounted.path().join("file");
         let data: Vec<u8> = (0..500_001_u32).map(|at| at.to_le_bytes()[1]).collect();
-        bench.server.state.lock().unwrap().most = Some(5000);
+        fixture.server.state.lock().most = Some(5000);
         fs::write(&file, &data).unwrap();
-        assert!(fs::read(bench.served.path().join("file")).unwrap() == data);
+        assert!(fs::read(fixture.served.path().join("file")).unwrap() == data);
         assert!(fs::read(&file).unwrap() == data);
         let fail = |call, after| {
-            let mut state = bench.server.state.lock().unwrap();
+            let mut state = fixture.server.state.lock();
             state.failing.insert(call, (after, 5));
         };
-        // A name that the kernel has no pages of.
+        // The kernel has no cached pages of this name.
         fs::copy(
-            bench.served.path().join("file"),
-            bench.served.path().join("other"),
+            fixture.served.path().join("file"),
+            fixture.served.path().join("other"),
         )
         .unwrap();
-        fail(super::super::number::PREAD64, 30);
-        let read = fs::read(bench.mounted.path().join("other"));
+        fail(super::super::syscall_nr::PREAD64, 30);
+        let read = fs::read(fixture.mounted.path().join("other"));
         assert_eq!(read.unwrap_err().raw_os_error(), Some(5));
-        fail(super::super::number::DUP2, 0);
+        fail(super::super::syscall_nr::DUP2, 0);
         let written = File::options().write(true).open(&file).unwrap();
         written.write_all_at(b"x", 0).unwrap();
         let closed = nix::unistd::close(written);
@@ -388,38 +402,38 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_use_is_taken_away_when_the_program_is_told_to_end() {
-        let Some(bench) = bench(Dialect::Ours) else {
+    fn a_directory_in_use_is_unmounted_when_the_program_is_told_to_end() {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        let held = File::create(bench.mounted.path().join("held")).unwrap();
-        bench.unmounter.unmount();
-        bench.ends();
+        let held = File::create(fixture.mounted.path().join("held")).unwrap();
+        fixture.unmounter.unmount();
+        fixture.ends();
         assert!(held.write_at(b"x", 0).is_err());
-        assert_eq!(fs::read_dir(bench.mounted.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(fixture.mounted.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_silent_server_fails_what_is_asked_and_unmounting_works() {
-        let Some(bench) = bench(Dialect::Ours) else {
+    fn calls_to_a_silent_server_fail_and_unmounting_works() {
+        let Some(fixture) = fixture(Dialect::Ours) else {
             return;
         };
-        bench.server.state.lock().unwrap().silent = u32::MAX;
-        assert!(fs::read_dir(bench.mounted.path()).is_err());
-        assert!(fs::metadata(bench.mounted.path().join("x")).is_err());
-        rustix::mount::unmount(bench.mounted.path(), UnmountFlags::NOFOLLOW).unwrap();
-        bench.ends();
+        fixture.server.state.lock().silent = u32::MAX;
+        assert!(fs::read_dir(fixture.mounted.path()).is_err());
+        assert!(fs::metadata(fixture.mounted.path().join("x")).is_err());
+        rustix::mount::unmount(fixture.mounted.path(), UnmountFlags::NOFOLLOW).unwrap();
+        fixture.ends();
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_no_mount() {
+    fn a_missing_server_fails_the_mount() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let server = Double::new(dir.path().join("missing"), Dialect::Ours);
+        let server = FakeServer::new(dir.path().join("missing"), Dialect::Ours);
         let options = options(dir.path(), Dialect::Ours, Duration::from_millis(50));
-        let refused = Session::start(&options, Box::new(server)).map(drop);
+        let refused = MountSession::start(&options, Box::new(server)).map(drop);
         assert!(
             matches!(refused, Err(MountError::Server { .. })),
             "{refused:?}"

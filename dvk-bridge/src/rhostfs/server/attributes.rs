@@ -8,42 +8,45 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
-use super::birth::Birth;
+use super::backend_file::BackendFile;
 use super::call::{File, Name, Sizes};
+use super::credentials::Access;
 use super::failure::Result;
-use super::identity::Access;
-use super::opened::Opened;
-use super::tree::{Found, Last};
+use super::file_identity::BirthTime;
+use super::request_context::{Answer, CallTarget, RequestContext};
+use super::resolver::{Found, Last};
 use super::wire;
-use super::work::{Answer, Subject, Work};
 use crate::abi::rhostfs::Utimes;
 
-/// What changes a node's attributes.
-struct Changing {
+/// A node whose attributes a call changes or shows.
+struct AttrTarget {
     node: NodeId,
     fh: Option<Handle>,
     attr: Attr,
-    /// Whether it is open for writing: then that was allowed when it was opened.
+    /// Whether it is open for writing. The permission was checked when it was opened.
     writable: bool,
-    /// Keeps the node.
-    _held: Held,
+    /// Keeps the node known to the daemon.
+    _node_ref: NodeRef,
 }
 
-/// What keeps a node known to the daemon.
-enum Held {
+/// A reference that keeps a node known to the daemon.
+enum NodeRef {
     Found(#[allow(dead_code, reason = "held, not used")] Found),
-    Open(#[allow(dead_code, reason = "held, not used")] Arc<Opened>),
+    Open(#[allow(dead_code, reason = "held, not used")] Arc<BackendFile>),
 }
 
-impl Work<'_> {
+impl RequestContext<'_> {
     pub(super) fn stat(&self, file: File, buffer: u32, sizes: Sizes) -> Result<Answer> {
         let (attr, mark) = match file {
             File::Name(name) => (self.look(name)?.attr, 0),
             File::Handle(handle) => {
                 let file = self.client.handles().get(handle)?;
-                let opened = file.opened(self.link)?;
-                let attr = self.session.getattr(opened.id(), opened.fh())?.attr;
-                (attr, file.birth().map_or(0, Birth::mark))
+                let backend_file = file.backend_file(self.backend)?;
+                let attr = self
+                    .session
+                    .getattr(backend_file.id(), backend_file.fh())?
+                    .attr;
+                (attr, file.birth_time().map_or(0, BirthTime::mark))
             }
         };
         let stat = wire::stat(&attr, mark, sizes)?;
@@ -51,15 +54,16 @@ impl Work<'_> {
         Ok(Answer::DONE)
     }
 
-    /// What a client is shown under a name: what a link leads to where links are followed, and the link if that is nothing.
+    /// The file that a client sees under a name: the target of a link where links are followed, and
+    /// the link itself if it has no target.
     fn look(&self, name: Name) -> Result<Found> {
         let path = self.path(name)?;
-        let missing = match self.tree().find(&path, Last::Follow) {
-            Err(failure) if self.tree().follows() && !failure.is_daemon_lost() => failure,
+        let missing = match self.resolver().find(&path, Last::Follow) {
+            Err(failure) if self.resolver().follows() && !failure.is_daemon_lost() => failure,
             found => return found,
         };
-        match self.tree().find(&path, Last::Keep) {
-            // So that it can be removed.
+        match self.resolver().find(&path, Last::Keep) {
+            // The client must be able to remove a dangling link.
             Ok(link) if link.kind() == FileType::Symlink => Ok(link),
             _ => Err(missing),
         }
@@ -71,42 +75,42 @@ impl Work<'_> {
         if self.settings.read_only && wanted.writes() {
             return Err(Errno::ROFS.into());
         }
-        self.settings.identity.check(&found.attr, wanted)?;
+        self.settings.credentials.check(&found.attr, wanted)?;
         Ok(Answer::DONE)
     }
 
     pub(super) fn chmod(&self, file: File, mode: u32) -> Result<Answer> {
-        let changing = self.subject(file, Last::Follow)?;
-        let identity = self.settings.identity;
-        identity.check_owner(&changing.attr)?;
-        let mode = identity.mode(&changing.attr, mode);
-        self.set(&changing, SetattrValid::MODE, |args| {
+        let target = self.subject(file, Last::Follow)?;
+        let credentials = self.settings.credentials;
+        credentials.check_owner(&target.attr)?;
+        let mode = credentials.mode(&target.attr, mode);
+        self.set(&target, SetattrValid::MODE, |args| {
             args.mode = mode;
         })
     }
 
-    /// An id of -1 stays as it is.
+    /// An id of -1 leaves the owner or group unchanged.
     pub(super) fn chown(&self, file: File, uid: i32, gid: i32) -> Result<Answer> {
         let given = |id: i32| (id != -1).then_some(id.cast_unsigned());
         let (uid, gid) = (given(uid), given(gid));
-        // Where links are shown as such, their owner is what is meant.
-        let changing = self.subject(file, Last::Follow)?;
+        // Where links are shown as links, the call changes the link's owner.
+        let target = self.subject(file, Last::Follow)?;
         self.settings
-            .identity
-            .check_give(&changing.attr, uid, gid)?;
+            .credentials
+            .check_give(&target.attr, uid, gid)?;
         let mut valid = SetattrValid::empty();
         valid.set(SetattrValid::UID, uid.is_some());
         valid.set(SetattrValid::GID, gid.is_some());
-        self.set(&changing, valid, |args| {
+        self.set(&target, valid, |args| {
             args.uid = uid.unwrap_or_default();
             args.gid = gid.unwrap_or_default();
         })
     }
 
-    /// The original client has cut the length to 32 bits, of which none is a sign.
+    /// The original client has cut the length to 32 bits without a sign.
     pub(super) fn truncate(&self, file: File, length: u64) -> Result<Answer> {
-        let changing = self.subject(file, Last::Follow)?;
-        match FileType::from_raw_mode(changing.attr.mode) {
+        let target = self.subject(file, Last::Follow)?;
+        match FileType::from_raw_mode(target.attr.mode) {
             FileType::RegularFile => {}
             FileType::Directory => return Err(Errno::ISDIR.into()),
             _ => return Err(Errno::INVAL.into()),
@@ -114,16 +118,16 @@ impl Work<'_> {
         if i64::try_from(length).is_err() {
             return Err(Errno::INVAL.into());
         }
-        if !changing.writable {
+        if !target.writable {
             self.settings
-                .identity
-                .check(&changing.attr, Access::WRITE)?;
+                .credentials
+                .check(&target.attr, Access::WRITE)?;
         }
         if let File::Handle(handle) = file {
-            // What is left of the last page is written as well.
+            // The kernel also writes the rest of the last page.
             self.client.handles().get(handle)?.wrote();
         }
-        self.set(&changing, SetattrValid::SIZE, |args| {
+        self.set(&target, SetattrValid::SIZE, |args| {
             args.size = length;
         })
     }
@@ -131,25 +135,21 @@ impl Work<'_> {
     pub(super) fn utimes(&self, file: File, times: u32) -> Result<Answer> {
         let times: Utimes = self.value("times", times)?;
         let [accessed, modified] = wire::times(&times)?;
-        // "No link following": the name of a link means the link, unless the client is not to see any.
-        let changing = self.subject(file, Last::Follow)?;
-        self.settings.identity.check_owner(&changing.attr)?;
-        self.set(
-            &changing,
-            SetattrValid::ATIME | SetattrValid::MTIME,
-            |args| {
-                (args.atime, args.atimensec) = (accessed.0.cast_unsigned(), accessed.1);
-                (args.mtime, args.mtimensec) = (modified.0.cast_unsigned(), modified.1);
-            },
-        )
+        // Where links are shown as links, the call changes the link's times.
+        let target = self.subject(file, Last::Follow)?;
+        self.settings.credentials.check_owner(&target.attr)?;
+        self.set(&target, SetattrValid::ATIME | SetattrValid::MTIME, |args| {
+            (args.atime, args.atimensec) = (accessed.0.cast_unsigned(), accessed.1);
+            (args.mtime, args.mtimensec) = (modified.0.cast_unsigned(), modified.1);
+        })
     }
 
     pub(super) fn statfs(&self, name: Name, buffer: u32) -> Result<Answer> {
         let path = self.path(name)?;
-        let found = self.tree().find(&path, Last::Follow)?;
+        let found = self.resolver().find(&path, Last::Follow)?;
         let st = self.session.statfs(found.id())?;
         self.copy_to(
-            "a file system's figures",
+            "the file system's statistics",
             buffer,
             wire::statfs(&st).as_bytes(),
         )?;
@@ -158,43 +158,43 @@ impl Work<'_> {
 
     fn set(
         &self,
-        changing: &Changing,
+        target: &AttrTarget,
         valid: SetattrValid,
         fill: impl FnOnce(&mut SetattrIn),
     ) -> Result<Answer> {
         let mut args = SetattrIn::default();
         fill(&mut args);
         let mut valid = valid;
-        if let Some(fh) = changing.fh {
+        if let Some(fh) = target.fh {
             valid |= SetattrValid::FH;
             args.fh = fh.get();
         }
         args.valid = valid.bits();
-        self.session.call(call::setattr(changing.node, args))?;
+        self.session.call(call::setattr(target.node, args))?;
         Ok(Answer::DONE)
     }
 
-    /// What is to be changed or shown, with its attributes as they are now.
-    fn subject(&self, file: File, last: Last) -> Result<Changing> {
+    /// The target of a call, with its current attributes.
+    fn subject(&self, file: File, last: Last) -> Result<AttrTarget> {
         match self.file(file, last)? {
-            Subject::Found(found) => Ok(Changing {
+            CallTarget::Found(found) => Ok(AttrTarget {
                 node: found.id(),
                 fh: None,
                 attr: found.attr,
                 writable: false,
-                _held: Held::Found(found),
+                _node_ref: NodeRef::Found(found),
             }),
-            Subject::Open(file) => {
-                let opened = file.opened(self.link)?;
-                let fh = opened.fh();
-                let attr = self.session.getattr(opened.id(), fh)?.attr;
-                Ok(Changing {
-                    node: opened.id(),
-                    // The client sets sizes by handles that only read, too.
+            CallTarget::Open(file) => {
+                let backend_file = file.backend_file(self.backend)?;
+                let fh = backend_file.fh();
+                let attr = self.session.getattr(backend_file.id(), fh)?.attr;
+                Ok(AttrTarget {
+                    node: backend_file.id(),
+                    // The client sets sizes through read-only handles as well.
                     fh: fh.filter(|_| file.writes()),
                     attr,
                     writable: file.writes(),
-                    _held: Held::Open(opened),
+                    _node_ref: NodeRef::Open(backend_file),
                 })
             }
         }

@@ -1,41 +1,42 @@
-//! Directories that are known by name, so that a path is not looked up from the root on each time.
+//! Caches directories by name, so that a path need not be looked up from the root each time.
 //!
-//! What is in it is believed for the time that the daemon allows, and no longer than [`Limits::longest`]. Only directories on
-//! the way are found here; what a path is about is looked up each time. Two halves take turns: when the younger is full, the
-//! older is let go, and what was found in it meanwhile has moved to the younger. So the least used half goes, and the nodes in
-//! it are forgotten.
+//! An entry is valid for the time that the daemon allows, and up to [`CacheLimits::max_age`]. The
+//! cache serves the directories on the way to a file. The last name of a path is always looked up.
+//! The cache has two halves. When the younger is full, it replaces the older, whose entries are
+//! dropped. An entry that is used moves to the younger half. So the least used entries are dropped,
+//! and their nodes forgotten.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::NodeId;
+use parking_lot::{Mutex, MutexGuard};
 
-/// How much is remembered, and for how long.
+/// The size and age limits of the cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Limits {
-    /// Directories.
+pub(super) struct CacheLimits {
+    /// Number of directories.
     pub(super) directories: usize,
-    /// Longest time, whatever the daemon allows.
-    pub(super) longest: Duration,
+    /// Longest validity, whatever the daemon allows.
+    pub(super) max_age: Duration,
 }
 
 #[derive(Debug)]
-struct Known<T> {
+struct CacheEntry<T> {
     found: T,
     until: Instant,
 }
 
-/// Names in directories, by the directories' nodes.
-type Names<T> = HashMap<NodeId, HashMap<Box<[u8]>, Known<T>>>;
+/// Entries by directory and name.
+type Names<T> = HashMap<NodeId, HashMap<Box<[u8]>, CacheEntry<T>>>;
 
 #[derive(Debug)]
-struct Half<T> {
+struct CacheHalf<T> {
     names: Names<T>,
     count: usize,
 }
 
-impl<T> Default for Half<T> {
+impl<T> Default for CacheHalf<T> {
     fn default() -> Self {
         Self {
             names: HashMap::new(),
@@ -44,12 +45,17 @@ impl<T> Default for Half<T> {
     }
 }
 
-impl<T> Half<T> {
-    fn get(&self, parent: NodeId, name: &[u8]) -> Option<&Known<T>> {
+impl<T> CacheHalf<T> {
+    fn get(&self, parent: NodeId, name: &[u8]) -> Option<&CacheEntry<T>> {
         self.names.get(&parent)?.get(name)
     }
 
-    fn insert(&mut self, parent: NodeId, name: &[u8], known: Known<T>) -> Option<Known<T>> {
+    fn insert(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        known: CacheEntry<T>,
+    ) -> Option<CacheEntry<T>> {
         let names = self.names.entry(parent).or_default();
         let before = names.insert(name.into(), known);
         if before.is_none() {
@@ -58,7 +64,7 @@ impl<T> Half<T> {
         before
     }
 
-    fn remove(&mut self, parent: NodeId, name: &[u8]) -> Option<Known<T>> {
+    fn remove(&mut self, parent: NodeId, name: &[u8]) -> Option<CacheEntry<T>> {
         let names = self.names.get_mut(&parent)?;
         let known = names.remove(name)?;
         self.count = self.count.saturating_sub(1);
@@ -70,30 +76,30 @@ impl<T> Half<T> {
 }
 
 #[derive(Debug)]
-struct Halves<T> {
-    young: Half<T>,
-    old: Half<T>,
+struct CacheHalves<T> {
+    young: CacheHalf<T>,
+    old: CacheHalf<T>,
 }
 
 /// Directories by name.
 #[derive(Debug)]
 pub(super) struct Cache<T> {
-    limits: Limits,
-    halves: Mutex<Halves<T>>,
+    limits: CacheLimits,
+    halves: Mutex<CacheHalves<T>>,
 }
 
 impl<T: Clone> Cache<T> {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: CacheLimits) -> Self {
         Self {
             limits,
-            halves: Mutex::new(Halves {
-                young: Half::default(),
-                old: Half::default(),
+            halves: Mutex::new(CacheHalves {
+                young: CacheHalf::default(),
+                old: CacheHalf::default(),
             }),
         }
     }
 
-    /// The directory `name` in `parent`, if it is known and still believed.
+    /// The directory `name` in `parent`, if it is cached and valid.
     pub(super) fn get(&self, parent: NodeId, name: &[u8]) -> Option<T> {
         let now = Instant::now();
         let mut halves = self.lock();
@@ -106,31 +112,31 @@ impl<T: Clone> Cache<T> {
             return None;
         }
         let found = known.found.clone();
-        let let_go = self.insert_young(&mut halves, parent, name, known);
-        // Nodes are forgotten, which may wait for the daemon, with nothing locked.
+        let evicted = self.insert_recent(&mut halves, parent, name, known);
+        // Forgetting nodes may wait for the daemon, so no lock is held.
         drop(halves);
-        drop(let_go);
+        drop(evicted);
         Some(found)
     }
 
-    /// Remembers that `name` in `parent` is a directory, for as long as the daemon says it may be `valid`.
+    /// Caches the directory `name` in `parent` for `valid`, the time that the daemon allows.
     pub(super) fn put(&self, parent: NodeId, name: &[u8], found: &T, valid: Duration) {
-        let valid = valid.min(self.limits.longest);
+        let valid = valid.min(self.limits.max_age);
         if valid.is_zero() || self.limits.directories == 0 {
             return;
         }
-        let known = Known {
+        let known = CacheEntry {
             found: found.clone(),
             until: Instant::now() + valid,
         };
         let mut halves = self.lock();
         let before = halves.old.remove(parent, name);
-        let let_go = self.insert_young(&mut halves, parent, name, known);
+        let evicted = self.insert_recent(&mut halves, parent, name, known);
         drop(halves);
-        drop((before, let_go));
+        drop((before, evicted));
     }
 
-    /// Forgets what `name` in `parent` is.
+    /// Drops the entry for `name` in `parent`.
     pub(super) fn forget(&self, parent: NodeId, name: &[u8]) {
         let mut halves = self.lock();
         let known = (
@@ -141,24 +147,24 @@ impl<T: Clone> Cache<T> {
         drop(known);
     }
 
-    fn insert_young(
+    fn insert_recent(
         &self,
-        halves: &mut Halves<T>,
+        halves: &mut CacheHalves<T>,
         parent: NodeId,
         name: &[u8],
-        known: Known<T>,
-    ) -> (Option<Known<T>>, Option<Half<T>>) {
-        let let_go = if halves.young.count.saturating_mul(2) >= self.limits.directories {
+        known: CacheEntry<T>,
+    ) -> (Option<CacheEntry<T>>, Option<CacheHalf<T>>) {
+        let evicted = if halves.young.count.saturating_mul(2) >= self.limits.directories {
             let young = std::mem::take(&mut halves.young);
             Some(std::mem::replace(&mut halves.old, young))
         } else {
             None
         };
-        (halves.young.insert(parent, name, known), let_go)
+        (halves.young.insert(parent, name, known), evicted)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Halves<T>> {
-        self.halves.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CacheHalves<T>> {
+        self.halves.lock()
     }
 }
 
@@ -171,10 +177,10 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     fn cache(directories: usize) -> Cache<Arc<u32>> {
-        let longest = LONG;
-        Cache::new(Limits {
+        let max_age = LONG;
+        Cache::new(CacheLimits {
             directories,
-            longest,
+            max_age,
         })
     }
 
@@ -196,23 +202,23 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_believed_longer_than_the_daemon_and_the_operator_allow() {
+    fn nothing_is_cached_longer_than_the_daemon_and_the_operator_allow() {
         let cache = cache(10);
         cache.put(parent(), b"never", &Arc::new(1), Duration::ZERO);
         assert_eq!(cache.get(parent(), b"never"), None);
         cache.put(parent(), b"short", &Arc::new(1), Duration::from_millis(1));
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(cache.get(parent(), b"short"), None);
-        let operators = Cache::new(Limits {
+        let operators = Cache::new(CacheLimits {
             directories: 10,
-            longest: Duration::ZERO,
+            max_age: Duration::ZERO,
         });
         operators.put(parent(), b"a", &1, LONG);
         assert_eq!(operators.get(parent(), b"a"), None);
     }
 
     #[test]
-    fn what_is_used_stays_and_what_is_not_is_let_go() {
+    fn used_entries_stay_and_unused_ones_are_forgotten() {
         let cache = cache(10);
         let used = Arc::new(1);
         let unused = Arc::new(2);

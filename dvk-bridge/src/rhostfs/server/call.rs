@@ -1,39 +1,40 @@
-//! A request's message as a call: which, and where its arguments are.
+//! Decodes a request's message as a call with its arguments.
 //!
-//! Numbers are those of Linux' SuperH table, which both ends of rhostfs were compiled with, and of i386 where that differs.
-//! Whatever field a call does not use is rubbish in the message, and is not looked at.
+//! Call numbers are those of Linux on SuperH, with which both ends of rhostfs were compiled, and of
+//! i386 where they differ. Fields that a call does not use are uninitialised in the message and are
+//! not read.
 
 use crate::abi::rhostfs::WHOLE_SIZES;
 use crate::abi::{M1, M2, M7, Message};
 
-/// The number of the call that a client mounts with.
+/// The call that a client sends when it mounts.
 const ROOT_PATH: i32 = 0x1004;
 
 /// A path name in the client's memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Name {
-    /// Bytes, the NUL included; unchecked.
+    /// Length in bytes with the NUL, not checked.
     pub(super) len: i32,
     pub(super) address: u32,
 }
 
-/// What stands for a file: a name, or a handle.
+/// A file by name or by handle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum File {
     Name(Name),
     Handle(i32),
 }
 
-/// How much of a size a client takes.
+/// The part of a size that a client reads and sends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Sizes {
-    /// 32 bits, as the original.
+    /// 32 bits, as the original client.
     Half,
-    /// All of it, as ours.
+    /// 64 bits, as our client.
     Whole,
 }
 
-/// A call with its arguments, as sent. Addresses are the client's.
+/// A call with its arguments as sent. Addresses are the client's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Call {
     Open {
@@ -131,35 +132,36 @@ pub(super) enum Call {
         name: Name,
     },
     Seekdir {
-        stream: u32,
+        dir_handle: u32,
         cookie: i32,
     },
     Readdir {
-        stream: u32,
+        dir_handle: u32,
         buffer: u32,
     },
     Closedir {
-        stream: u32,
+        dir_handle: u32,
     },
     RootPath {
         buffer: u32,
     },
 }
 
-/// Why a message is no call.
+/// Why a message is not a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum NoCall {
-    /// Zero: a request that was interrupted when its answer was there already, and sent again with the answer in it.
+pub(super) enum DecodeError {
+    /// The number is zero: the request was interrupted after its answer had arrived, and was sent
+    /// again with the answer in it.
     Again,
-    /// Negative: no call has such a number.
+    /// The number is negative, which no call's is.
     Negative,
-    /// There is no such call, or none that can be served.
+    /// The call is unknown, or cannot be served.
     Unknown,
 }
 
 impl Call {
-    /// Reads a request.
-    pub(super) fn decode(message: &Message) -> Result<Self, NoCall> {
+    /// Decodes a request.
+    pub(super) fn decode(message: &Message) -> Result<Self, DecodeError> {
         let M1 {
             i1, i2, i3, p1, p2, ..
         } = message.arm();
@@ -186,8 +188,8 @@ impl Call {
         };
         let length = u64::from(upper) << 32 | u64::from(m2.l1.cast_unsigned());
         Ok(match message.kind {
-            0 => return Err(NoCall::Again),
-            ..0 => return Err(NoCall::Negative),
+            0 => return Err(DecodeError::Again),
+            ..0 => return Err(DecodeError::Negative),
             5 => Self::Open {
                 name,
                 flags: first,
@@ -227,7 +229,7 @@ impl Call {
                 buffer: p2,
             },
             92 => {
-                // This one has its name where the other shape has it.
+                // In this call the name is where M2 has it.
                 let name = Name {
                     len: m2.i1,
                     address: m2.p1,
@@ -316,25 +318,25 @@ impl Call {
             }
             0x1000 => Self::Opendir { name },
             0x1001 => Self::Seekdir {
-                stream: m2.p1,
+                dir_handle: m2.p1,
                 cookie: m2.l1,
             },
             0x1002 => Self::Readdir {
-                stream: p1,
+                dir_handle: p1,
                 buffer: p2,
             },
-            0x1003 => Self::Closedir { stream: p1 },
+            0x1003 => Self::Closedir { dir_handle: p1 },
             ROOT_PATH => Self::RootPath { buffer: p1 },
-            _ => return Err(NoCall::Unknown),
+            _ => return Err(DecodeError::Unknown),
         })
     }
 
-    /// Whether a request is one that a client begins with: it asks for the root's path when it mounts.
+    /// Whether a client sends this request when it mounts.
     pub(super) const fn begins(message: &Message) -> bool {
         message.kind == ROOT_PATH
     }
 
-    /// Whether it can change something in the share, so that a read-only server refuses it.
+    /// Whether the call can change the share. A read-only server refuses it then.
     pub(super) const fn changes(&self) -> bool {
         match self {
             Self::Chmod { .. }
@@ -349,7 +351,7 @@ impl Call {
             | Self::Rmdir { .. }
             | Self::Symlink { .. }
             | Self::Rename { .. } => true,
-            // Opening depends on its flags.
+            // Depends on the flags of the open.
             Self::Open { .. }
             | Self::Close { .. }
             | Self::Dup2 { .. }
@@ -368,7 +370,7 @@ impl Call {
     }
 }
 
-/// Handle, count, position, buffer of the calls that move data.
+/// Handle, count, position and buffer of pread and pwrite.
 fn transfer(m2: &M2) -> (i32, i32, u64, u32) {
     let low = u64::from(m2.l1.cast_unsigned());
     let high = u64::from(m2.l2.cast_unsigned());

@@ -1,106 +1,110 @@
-//! What one client holds, and who the clients are.
+//! The clients of a server and what each of them holds.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::debug;
+use parking_lot::{Mutex, MutexGuard};
 
+use super::backend::Backend;
+use super::backend_file::OpenCount;
 use super::cookies::Cookies;
+use super::dir_handles::DirHandles;
+use super::fd_numbers::{FdNumbers, FdRange};
 use super::handle::Handles;
-use super::link::Link;
-use super::numbers::{Numbers, Range};
-use super::opened::OpenCount;
 use super::path::Path;
-use super::remembered::Memory;
-use super::stream::Streams;
+use super::path_cache::PathMemory;
 use crate::abi::{Endpoint, Message};
 
-/// A client, from its first request until it goes. What it holds is freed with it.
+/// A client, from its first request to its end. Dropping it frees what it holds.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) endpoint: Endpoint,
-    /// Its process on its own machine, where that is known.
+    /// Its process on its own machine, if known.
     pid: Option<i32>,
     handles: Mutex<Handles>,
-    /// How many of those the daemon has open, and how many it may before some are parked.
+    /// Files of it that the daemon has open, and the number at which idle ones are parked.
     pub(super) open: OpenCount,
     park_at: AtomicUsize,
-    /// What the paths of its open files take.
-    pub(super) memory: Memory,
+    /// The memory that the paths of its open files occupy.
+    pub(super) memory: PathMemory,
     listing: Mutex<Listing>,
-    /// The last answer, in case that it asks for it again.
+    /// The last answer, which it may request again.
     last: Mutex<Option<Message>>,
-    /// Requests of it that were taken and not answered yet.
-    asks: AtomicUsize,
-    /// It has gone: nobody waits for an answer, and its memory may be somebody else's.
+    /// Requests that were received and not answered yet.
+    pending_requests: AtomicUsize,
+    /// The client has gone. Nobody waits for an answer, and its memory may be another process's.
     gone: AtomicBool,
 }
 
 /// A client's open directories and its positions in directories.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub(super) streams: Streams,
+    pub(super) dir_handles: DirHandles,
     pub(super) cookies: Cookies,
 }
 
 impl Client {
-    fn new(endpoint: Endpoint, pid: Option<i32>, numbers: Range) -> Self {
+    fn new(endpoint: Endpoint, pid: Option<i32>, numbers: FdRange) -> Self {
         Self {
             endpoint,
             pid,
             handles: Mutex::new(Handles::new(numbers)),
             open: OpenCount::default(),
             park_at: AtomicUsize::new(0),
-            memory: Memory::default(),
+            memory: PathMemory::default(),
             listing: Mutex::default(),
             last: Mutex::default(),
-            asks: AtomicUsize::new(0),
+            pending_requests: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
         }
     }
 
     pub(super) fn handles(&self) -> MutexGuard<'_, Handles> {
-        lock(&self.handles)
+        self.handles.lock()
     }
 
     pub(super) fn listing(&self) -> MutexGuard<'_, Listing> {
-        lock(&self.listing)
+        self.listing.lock()
     }
 
     pub(super) fn last(&self) -> Option<Message> {
-        *lock(&self.last)
+        *self.last.lock()
     }
 
-    /// Parks what was used least, if more than `most` files are open.
-    pub(super) fn park_idle(&self, link: &Link, most: usize) {
+    /// Parks the least used files if more than `most` are open.
+    pub(super) fn park_idle(&self, backend: &Backend, most: usize) {
         let open = self.open.get();
         if open <= most.max(self.park_at.load(Ordering::Relaxed)) {
             return;
         }
         let enough = most - most / 4;
-        // Without the handles locked: the daemon is asked.
+        // The handles are not locked while the daemon is asked.
         let idle = self.handles().least_used(open - enough);
         for file in idle {
-            if let Err(failure) = file.park(link) {
-                debug!("client {}: an open file stays so: {failure}", self.endpoint);
+            if let Err(failure) = file.park(backend) {
+                debug!(
+                    "client {}: cannot close an open file: {failure}",
+                    self.endpoint
+                );
             }
         }
-        // Those that cannot be parked are not tried each time.
+        // Files that cannot be parked are not tried every time.
         let left = self.open.get();
         let next = if left > most { left + most / 4 } else { 0 };
         self.park_at.store(next, Ordering::Relaxed);
     }
 
-    /// A request of it was taken.
-    pub(super) fn asks(&self) {
-        self.asks.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request that was received.
+    pub(super) fn begin_request(&self) {
+        self.pending_requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its request is about to be answered.
-    pub(super) fn settle(&self, answer: &Message) {
-        *lock(&self.last) = Some(*answer);
-        self.asks.fetch_sub(1, Ordering::Relaxed);
+    /// Counts a request that is about to be answered.
+    pub(super) fn finish_request(&self, answer: &Message) {
+        *self.last.lock() = Some(*answer);
+        self.pending_requests.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether it has gone.
@@ -108,11 +112,12 @@ impl Client {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Whether it waits for nothing and has nothing open.
+    /// Whether it waits for nothing and has no file open.
     fn is_idle(&self) -> bool {
-        // One whose files are being looked at is left alone, and not waited for.
+        // A client whose handles are locked counts as busy.
         let handles = self.handles.try_lock();
-        self.asks.load(Ordering::Relaxed) == 0 && handles.is_ok_and(|handles| handles.count() == 0)
+        self.pending_requests.load(Ordering::Relaxed) == 0
+            && handles.is_some_and(|handles| handles.count() == 0)
     }
 }
 
@@ -120,30 +125,31 @@ impl Client {
 #[derive(Debug)]
 pub(super) struct Clients {
     most: usize,
-    numbers: Numbers,
+    numbers: FdNumbers,
     known: Mutex<HashMap<Endpoint, Arc<Client>>>,
 }
 
 impl Clients {
-    /// Nobody; at most `most` later, each with up to `files` open files.
+    /// No clients yet. Up to `most` later, each with up to `files` open files.
     pub(super) fn new(most: usize, files: usize) -> Self {
         Self {
             most,
-            numbers: Numbers::new(files),
+            numbers: FdNumbers::new(files),
             known: Mutex::default(),
         }
     }
 
-    /// Who asks. If it `begins`, and is another process than the one before at the same endpoint, it is another client, and what
-    /// the one before held is freed: so a machine that boots again is known. None if there are too many; one that holds
-    /// nothing makes way, though.
-    pub(super) fn meet(
+    /// The client at `endpoint`. If the request `begins` a mount and comes from another process
+    /// than before, it is a new client, and what the old one held is freed: its machine has booted
+    /// again. Returns `None` if there are too many clients. A client that holds nothing is replaced
+    /// first.
+    pub(super) fn get_or_create(
         &self,
         endpoint: Endpoint,
         pid: Option<i32>,
         begins: bool,
     ) -> Option<Arc<Client>> {
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         let mut gone = None;
         if let Some(client) = known.get(&endpoint) {
             let another = matches!((pid, client.pid), (Some(now), Some(then)) if now != then);
@@ -167,21 +173,21 @@ impl Clients {
 
     /// Frees what a client held.
     pub(super) fn gone(&self, endpoint: Endpoint) {
-        let client = lock(&self.known).remove(&endpoint);
+        let client = self.known.lock().remove(&endpoint);
         if let Some(client) = client {
             client.gone.store(true, Ordering::Release);
             let files = client.handles().count();
-            debug!("client {endpoint} has gone; {files} open files are closed");
+            debug!("client {endpoint} is gone; closing its {files} open files");
         }
     }
 
-    /// Tells of each, as lines.
+    /// Describes each client in a line.
     pub(super) fn report(&self, to: &mut String) {
-        let mut clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        let mut clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         clients.sort_unstable_by_key(|client| client.endpoint);
         for client in clients {
             let files = client.handles().count();
-            let state = match client.asks.load(Ordering::Relaxed) {
+            let state = match client.pending_requests.load(Ordering::Relaxed) {
                 0 => "idle",
                 _ => "being served",
             };
@@ -192,27 +198,23 @@ impl Clients {
         }
     }
 
-    /// An inode may lose its last name: what of it is parked is opened, and so outlives that.
-    pub(super) fn wake(&self, ino: u64, link: &Link) {
-        let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+    /// Opens the parked files of inode `ino`, which may lose its last name.
+    pub(super) fn reopen_parked(&self, ino: u64, backend: &Backend) {
+        let clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         for client in clients {
             let parked = client.handles().parked(ino);
             for file in parked {
-                // One that cannot be opened now will fail its client when it is used.
-                drop(file.opened(link));
+                // A file that cannot be opened now fails when its client uses it.
+                drop(file.backend_file(backend));
             }
         }
     }
 
-    /// Something was renamed: open files are found again by where they are now.
+    /// Updates the paths of open files after a rename.
     pub(super) fn moved(&self, from: &Path, to: &Path) {
-        let clients: Vec<_> = lock(&self.known).values().map(Arc::clone).collect();
+        let clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
         for client in clients {
             client.handles().moved(from, to);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,79 +1,83 @@
-//! Positions in directories as a client keeps them: 31 bits that outlive the listing they come from.
+//! Directory positions for a client: 31 bits that outlive the listing.
 //!
-//! A daemon's positions have 64 bits, most of which the host's file system may use. Those below 2^30 are told as they are. The
-//! others get a number from 2^30 on, by directory; the client opens the directory anew for every few entries, and then wants to
-//! go on from such a number. Counting entries instead would lose some whenever others are removed in between.
+//! A daemon's positions have 64 bits, most of which the host's file system may use. A position
+//! below 2^30 is its own cookie. Any other gets a number from 2^30 on, for each directory. The
+//! client opens a directory again for every few entries and then continues from a cookie. A count
+//! of entries would not do, since some would be lost when others are removed meanwhile.
 
 use std::collections::HashMap;
 
-/// First cookie that stands for a position it is not.
-const FIRST: u64 = 1 << 30;
+/// The first cookie that differs from its position.
+const FIRST_ASSIGNED: u64 = 1 << 30;
 
-/// Positions that one client can come back to, in all directories together. A directory being listed needs its latest only.
-const MOST: usize = 1 << 16;
+/// Positions that one client can return to, in all directories together. A directory that is being
+/// listed needs its latest only.
+const MAX_POSITIONS: usize = 1 << 16;
 
-/// Directories whose positions are remembered.
-const MOST_DIRECTORIES: usize = 64;
+/// Directories with recorded positions.
+const MAX_DIRECTORIES: usize = 64;
 
 /// A client's positions in directories.
 #[derive(Debug, Default)]
 pub(super) struct Cookies {
-    /// By inode number.
+    /// Keyed by inode number.
     directories: HashMap<u64, Positions>,
-    /// Counts uses, to tell the least recent.
+    /// Counts uses, to find the least recently used directory.
     clock: u64,
-    /// Positions that are remembered.
+    /// Number of recorded positions.
     count: usize,
 }
 
 #[derive(Debug, Default)]
 struct Positions {
-    /// Positions by cookie, beginning with that of `first`.
+    /// Positions in the order of their numbers, the first of which is `first`.
     by_cookie: std::collections::VecDeque<u64>,
-    /// The number of positions that were let go.
+    /// Number of positions that were dropped.
     first: u64,
     by_position: HashMap<u64, u64>,
     used: u64,
 }
 
 impl Cookies {
-    /// The cookie of a position in the directory with inode number `ino`. Zero is the beginning, and no cookie is.
+    /// The cookie of a position in the directory with inode number `ino`. No cookie is zero, which
+    /// is the start.
     pub(super) fn cookie(&mut self, ino: u64, position: u64) -> i32 {
-        if (1..FIRST).contains(&position) {
+        if (1..FIRST_ASSIGNED).contains(&position) {
             return i32::try_from(position).unwrap_or(i32::MAX);
         }
         let known = self.directory(ino).by_position.get(&position).copied();
         let number = known.unwrap_or_else(|| self.add(ino, position));
-        // Numbers begin anew behind 2^30 entries of one directory: then the oldest, long let go, are given again.
-        i32::try_from(FIRST + number % FIRST).unwrap_or(i32::MAX)
+        // Numbers repeat after 2^30 entries of one directory, long after the old positions were
+        // dropped.
+        i32::try_from(FIRST_ASSIGNED + number % FIRST_ASSIGNED).unwrap_or(i32::MAX)
     }
 
-    /// The position that a cookie stands for; none for a cookie that is not known.
+    /// The position of a cookie. `None` for an unknown cookie.
     pub(super) fn position(&mut self, ino: u64, cookie: i32) -> Option<u64> {
         let cookie = u64::try_from(cookie).ok()?;
-        if cookie < FIRST {
+        if cookie < FIRST_ASSIGNED {
             return Some(cookie);
         }
         if !self.directories.contains_key(&ino) {
             return None;
         }
         let positions = self.directory(ino);
-        let past = (cookie - FIRST).wrapping_sub(positions.first) % FIRST;
+        let past = (cookie - FIRST_ASSIGNED).wrapping_sub(positions.first) % FIRST_ASSIGNED;
         positions
             .by_cookie
             .get(usize::try_from(past).ok()?)
             .copied()
     }
 
-    /// A new number for a position in a directory that was just used. There is room for it, if others are let go.
+    /// Records a position in a directory that was just used. Drops others if necessary.
     fn add(&mut self, ino: u64, position: u64) -> u64 {
-        while self.count >= MOST && self.directories.len() > 1 {
-            self.let_go_of_least_used();
+        while self.count >= MAX_POSITIONS && self.directories.len() > 1 {
+            self.forget_least_used();
         }
-        let full = self.count >= MOST;
+        let full = self.count >= MAX_POSITIONS;
         let positions = self.directory(ino);
         if full {
-            positions.let_go_of_oldest();
+            positions.forget_oldest();
         }
         let number = positions.add(position);
         if !full {
@@ -82,7 +86,7 @@ impl Cookies {
         number
     }
 
-    fn let_go_of_least_used(&mut self) {
+    fn forget_least_used(&mut self) {
         let least = self.directories.iter().min_by_key(|(_, it)| it.used);
         if let Some(ino) = least.map(|(ino, _)| *ino)
             && let Some(positions) = self.directories.remove(&ino)
@@ -93,8 +97,8 @@ impl Cookies {
 
     fn directory(&mut self, ino: u64) -> &mut Positions {
         self.clock = self.clock.saturating_add(1);
-        if self.directories.len() >= MOST_DIRECTORIES && !self.directories.contains_key(&ino) {
-            self.let_go_of_least_used();
+        if self.directories.len() >= MAX_DIRECTORIES && !self.directories.contains_key(&ino) {
+            self.forget_least_used();
         }
         let positions = self.directories.entry(ino).or_default();
         positions.used = self.clock;
@@ -103,7 +107,7 @@ impl Cookies {
 }
 
 impl Positions {
-    fn let_go_of_oldest(&mut self) {
+    fn forget_oldest(&mut self) {
         if let Some(oldest) = self.by_cookie.pop_front() {
             self.by_position.remove(&oldest);
             self.first = self.first.saturating_add(1);
@@ -143,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_cookies_stand_for_nothing() {
+    fn unknown_cookies_have_no_position() {
         let mut cookies = Cookies::default();
         let known = cookies.cookie(5, u64::MAX);
         for (ino, cookie) in [(6, known), (5, known + 1), (5, i32::MAX), (5, -1)] {
@@ -164,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn all_directories_together_take_no_more_than_one_could() {
+    fn all_directories_together_share_one_limit() {
         let mut cookies = Cookies::default();
         for ino in 0..3 {
             for entry in 0..40_000 {
                 cookies.cookie(ino, (1 << 40) + entry);
                 let kept = cookies.directories.values();
                 let kept: usize = kept.map(|positions| positions.by_cookie.len()).sum();
-                assert!(kept == cookies.count && kept <= MOST);
+                assert!(kept == cookies.count && kept <= MAX_POSITIONS);
             }
         }
         let last = (1 << 40) + 39_999;
@@ -180,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_let_go_when_there_are_many() {
+    fn the_oldest_directories_are_dropped_beyond_the_limit() {
         let mut cookies = Cookies::default();
         let first = cookies.cookie(0, u64::MAX);
-        for ino in 1..=MOST_DIRECTORIES as u64 {
+        for ino in 1..=MAX_DIRECTORIES as u64 {
             cookies.cookie(ino, u64::MAX);
         }
         assert_eq!(cookies.position(0, first), None);
-        assert_eq!(cookies.directories.len(), MOST_DIRECTORIES);
+        assert_eq!(cookies.directories.len(), MAX_DIRECTORIES);
     }
 }

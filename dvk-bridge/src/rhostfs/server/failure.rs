@@ -1,7 +1,8 @@
-//! Why a call is answered with an errno, and which.
+//! The errors of a call and their errno values.
 //!
-//! Clients hand the number to their kernel, so it is always one of Linux' on i386. Those from 1 to 133 are the same on every
-//! architecture that a daemon runs on; whatever else turns up, DVK's codes among them, becomes EIO.
+//! Clients pass the number on to their kernel, so it must be one of Linux on i386. The numbers 1 to
+//! 133 are the same on every architecture of a daemon. Any other number, including DVK's codes,
+//! becomes EIO.
 
 use gangplank_driver as driver;
 use rustix::io::Errno;
@@ -9,32 +10,32 @@ use rustix::io::Errno;
 use crate::abi::Code;
 use crate::endpoint::EndpointError;
 
-/// Largest number that Linux has on i386 (`EHWPOISON`, include/uapi/asm-generic/errno.h).
+/// The largest errno of Linux on i386 (`EHWPOISON`, include/uapi/asm-generic/errno.h).
 const LARGEST_ERRNO: i32 = 133;
 
-/// The result of a part of a call.
+/// The result of a step of a call.
 pub(super) type Result<T> = std::result::Result<T, Failure>;
 
-/// Why a call does not do what was asked.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The request itself asks for something that cannot be.
+    /// The request is invalid or not permitted.
     #[error("{0}")]
     Refused(Errno),
-    /// The daemon says no, or says nothing.
+    /// The daemon has refused, or has not answered.
     #[error("asking the daemon")]
     Daemon(#[from] driver::Error),
-    /// There is no daemon at the moment.
-    #[error("the daemon is not there")]
+    /// The daemon is not connected.
+    #[error("the daemon is not available")]
     NoDaemon,
-    /// What was to be copied from or to the client's memory could not be.
-    #[error("copying {what} {way} the client's memory")]
+    /// A copy from or to the client's memory failed.
+    #[error("copying {what} {direction} the client's memory")]
     Copy {
-        /// What.
+        /// The data.
         what: &'static str,
-        /// From or to.
-        way: &'static str,
-        /// Why not.
+        /// "from" or "to".
+        direction: &'static str,
+        /// The error of the copy.
         #[source]
         source: EndpointError,
     },
@@ -44,7 +45,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The number that the client is answered with, positive.
+    /// The errno for the client, positive.
     pub(super) fn errno(&self) -> i32 {
         let errno = match self {
             Self::Refused(errno) => *errno,
@@ -83,7 +84,8 @@ impl From<Errno> for Failure {
     }
 }
 
-/// What a failed copy is to the client: its own fault if its kernel or its node says that the address is bad, ours otherwise.
+/// The errno of a failed copy: EFAULT if the client's kernel or node reports a bad address, EIO
+/// otherwise.
 fn copy_errno(error: &EndpointError) -> Errno {
     match error {
         EndpointError::Refused { code, .. } if *code == Code::EFAULT => Errno::FAULT,
@@ -124,7 +126,7 @@ mod tests {
         for number in 1..=512 {
             let failure = Failure::Copy {
                 what: "a name",
-                way: "from",
+                direction: "from",
                 source: EndpointError::Refused {
                     operation,
                     code: Code::new(number),
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_daemon_there_is_eio() {
+    fn without_a_daemon_the_error_is_eio() {
         assert_eq!(Failure::NoDaemon.errno(), 5);
         assert_eq!(Failure::Refused(Errno::NOTDIR).errno(), 20);
         assert!(daemon(2).is(Errno::NOENT));

@@ -1,78 +1,82 @@
-//! A client's open files, by numbers of its own.
+//! A client's open files by number.
 //!
-//! No number means anything to another client, or to the process. Two numbers may name the same open file (dup2); it is
-//! closed with the last. A file that was open when the daemon went is opened again by its name, if that still names the same
-//! inode; its client cannot do so, having bound the number to an inode of its own kernel.
+//! A number has no meaning for other clients. Two numbers may stand for one open file (dup2), which
+//! is closed with the last of them. If the daemon was lost, its files are opened again by name, if
+//! the name still leads to the same inode. The client cannot do that, since its kernel has bound
+//! the number to an inode.
 //!
-//! That kernel closes a file when it has no more memory for the inode, which may be never. So what has not been used for long is
-//! parked: closed with the daemon, whose descriptors are everybody's, and opened again when it is used.
+//! The client's kernel closes a file when it evicts the inode, which may be never. So a file that
+//! was not used for long is parked: closed at the daemon, whose descriptors are shared by all, and
+//! opened again when it is used.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangplank_fuse::Attr;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::birth::Birth;
+use super::backend::Backend;
+use super::backend_file::{BackendFile, OpenCount};
 use super::failure::{Failure, Result};
-use super::link::Link;
-use super::numbers::Range;
-use super::opened::{OpenCount, Opened, flag};
+use super::fd_numbers::FdRange;
+use super::file_identity::BirthTime;
+use super::open_flags as flag;
 use super::path::Path;
-use super::remembered::Remembered;
-use super::tree::Last;
+use super::path_cache::CachedPath;
+use super::resolver::Last;
 
-/// An open file, whatever the connection.
+/// An open file, independent of the connection to the daemon.
 #[derive(Debug)]
 pub(super) struct OpenFile {
-    /// Flags that it is opened with again: access mode and `O_APPEND`.
+    /// The flags for opening it again: access mode and `O_APPEND`.
     flags: u32,
     ino: u64,
     kind: FileType,
-    birth: Option<Birth>,
+    birth_time: Option<BirthTime>,
     state: Mutex<State>,
-    /// Its client's count.
+    /// The count of its client.
     count: OpenCount,
-    /// When it was used last, by its client's clock.
+    /// The time of its last use, by its client's clock.
     used: AtomicU64,
-    /// Data was written since it was last put on stable storage.
+    /// Data was written since the last sync.
     unsynced: AtomicBool,
-    /// What the daemon said could not be written when the client had not asked.
-    owed: Mutex<Option<Errno>>,
+    /// An error of the daemon that the client was not told yet.
+    deferred_error: Mutex<Option<Errno>>,
 }
 
 #[derive(Debug)]
 struct State {
-    path: Remembered,
-    opened: Arc<Opened>,
+    path: CachedPath,
+    backend_file: Arc<BackendFile>,
 }
 
 impl OpenFile {
-    /// What `opened` is, found at `path`.
+    /// The file `backend_file`, which was found at `path`.
     pub(super) fn new(
-        path: Remembered,
+        path: CachedPath,
         attr: &Attr,
-        birth: Option<Birth>,
+        birth_time: Option<BirthTime>,
         flags: u32,
-        opened: Opened,
+        backend_file: BackendFile,
         count: &OpenCount,
     ) -> Self {
         Self {
             flags: flags & (flag::ACCESS | flag::APPEND),
             ino: attr.ino,
             kind: FileType::from_raw_mode(attr.mode),
-            birth,
+            birth_time,
             state: Mutex::new(State {
                 path,
-                opened: Arc::new(opened),
+                backend_file: Arc::new(backend_file),
             }),
             count: count.clone(),
             used: AtomicU64::new(0),
             unsynced: AtomicBool::new(false),
-            owed: Mutex::default(),
+            deferred_error: Mutex::default(),
         }
     }
 
@@ -80,9 +84,9 @@ impl OpenFile {
         self.kind
     }
 
-    /// When it was made, if that is known.
-    pub(super) const fn birth(&self) -> Option<Birth> {
-        self.birth
+    /// Its birth time, if known.
+    pub(super) const fn birth_time(&self) -> Option<BirthTime> {
+        self.birth_time
     }
 
     pub(super) const fn reads(&self) -> bool {
@@ -97,24 +101,29 @@ impl OpenFile {
         self.flags & flag::APPEND != 0
     }
 
-    /// Flags of open(2), as far as they still count.
+    /// The flags of open(2) that still matter.
     pub(super) const fn flags(&self) -> u32 {
         self.flags
     }
 
-    /// The file as it is open in `link`.
+    /// The file as it is open in `backend`.
     ///
     /// # Errors
-    /// ESTALE: it was open in another, and its name means something else now.
-    pub(super) fn opened(&self, link: &Link) -> Result<Arc<Opened>> {
+    ///
+    /// ESTALE if it was open in another connection, and its name now leads to another file.
+    pub(super) fn backend_file(&self, backend: &Backend) -> Result<Arc<BackendFile>> {
         let mut state = self.lock();
-        if state.opened.is_of(link) {
-            if let Some(opened) = state.opened.reopen(link, self.flags, &self.count)? {
-                state.opened = Arc::new(opened);
+        if state.backend_file.is_of(backend) {
+            if let Some(backend_file) =
+                state
+                    .backend_file
+                    .reopen(backend, self.flags, &self.count)?
+            {
+                state.backend_file = Arc::new(backend_file);
             }
-            return Ok(Arc::clone(&state.opened));
+            return Ok(Arc::clone(&state.backend_file));
         }
-        let found = match link.tree.find(state.path.path()?, Last::Follow) {
+        let found = match backend.resolver.find(state.path.path()?, Last::Follow) {
             Err(failure) if failure.is(Errno::NOENT) || failure.is(Errno::NOTDIR) => {
                 return Err(Errno::STALE.into());
             }
@@ -123,113 +132,115 @@ impl OpenFile {
         if (found.attr.ino, found.kind()) != (self.ino, self.kind) {
             return Err(Errno::STALE.into());
         }
-        let birth = link.births.ask(&link.session, found.id());
-        let opened = Arc::new(Opened::open(link, &found, self.flags, &self.count)?);
-        // An inode number may be given to a new file as soon as the old one is removed.
-        if !Birth::may_be_same(self.birth, birth.wait()) {
+        let birth_time = backend.birth_times.ask(&backend.session, found.id());
+        let backend_file = Arc::new(BackendFile::open(backend, &found, self.flags, &self.count)?);
+        // A new file may get the inode number of one that was just removed.
+        if !BirthTime::may_be_same(self.birth_time, birth_time.wait()) {
             return Err(Errno::STALE.into());
         }
-        state.opened = Arc::clone(&opened);
-        Ok(opened)
+        state.backend_file = Arc::clone(&backend_file);
+        Ok(backend_file)
     }
 
-    /// Has the daemon close it until it is used again. What was written is put on stable storage
-    /// before: a file that is opened again learns nothing of what failed for an earlier one.
-    pub(super) fn park(&self, link: &Link) -> Result<()> {
+    /// Closes the file at the daemon until its next use. Syncs written data first, because a file
+    /// that is opened again does not report earlier errors.
+    pub(super) fn park(&self, backend: &Backend) -> Result<()> {
         let mut state = self.lock();
-        if !state.opened.is_of(link) || !state.opened.can_be_parked(link)? {
+        if !state.backend_file.is_of(backend) || !state.backend_file.can_be_parked(backend)? {
             return Ok(());
         }
-        let mut settled = state.opened.flush();
+        let mut settled = state.backend_file.flush();
         if settled.is_ok() && self.unsynced.load(Ordering::Relaxed) {
-            settled = state.opened.sync(true);
+            settled = state.backend_file.sync(true);
         }
         if let Err(failure) = settled {
             if !failure.is_daemon_lost() {
-                self.owe(&failure);
+                self.defer_error(&failure);
             }
             return Err(failure);
         }
         self.unsynced.store(false, Ordering::Relaxed);
-        state.opened = Arc::new(state.opened.parked(link));
+        state.backend_file = Arc::new(state.backend_file.parked(backend));
         Ok(())
     }
 
-    /// Data is about to be written.
+    /// Notes that data is about to be written.
     pub(super) fn wrote(&self) {
         self.unsynced.store(true, Ordering::Relaxed);
     }
 
-    /// Keeps what the daemon said for when the client asks.
-    pub(super) fn owe(&self, failure: &Failure) {
+    /// Keeps an error of the daemon for the client's next request.
+    pub(super) fn defer_error(&self, failure: &Failure) {
         let errno = Errno::from_raw_os_error(failure.errno());
-        self.owed().get_or_insert(errno);
+        self.deferred_error().get_or_insert(errno);
     }
 
-    /// Tells what the daemon could not write, as close does: once.
-    pub(super) fn flush(&self, link: &Link) -> Result<()> {
-        let opened = Arc::clone(&self.lock().opened);
-        let flushed = if opened.is_of(link) {
-            opened.flush()
+    /// Reports failed writes, as close does, once.
+    pub(super) fn flush(&self, backend: &Backend) -> Result<()> {
+        let backend_file = Arc::clone(&self.lock().backend_file);
+        let flushed = if backend_file.is_of(backend) {
+            backend_file.flush()
         } else {
             Ok(())
         };
-        flushed.and(self.owed_is_told())
+        flushed.and(self.take_deferred_error())
     }
 
-    /// Puts the file on stable storage.
-    pub(super) fn sync(&self, link: &Link, data_only: bool) -> Result<()> {
-        let opened = self.opened(link)?;
-        // Before the sync, so that a write that comes meanwhile counts.
+    /// Syncs the file.
+    pub(super) fn sync(&self, backend: &Backend, data_only: bool) -> Result<()> {
+        let backend_file = self.backend_file(backend)?;
+        // Before the sync, so that a write in the meantime counts.
         let unsynced = self.unsynced.swap(false, Ordering::Relaxed);
-        if let Err(error) = opened.sync(data_only) {
+        if let Err(error) = backend_file.sync(data_only) {
             self.unsynced.fetch_or(unsynced, Ordering::Relaxed);
             return Err(error);
         }
-        self.owed_is_told()
+        self.take_deferred_error()
     }
 
-    fn owed_is_told(&self) -> Result<()> {
-        self.owed().take().map_or(Ok(()), |errno| Err(errno.into()))
+    fn take_deferred_error(&self) -> Result<()> {
+        self.deferred_error()
+            .take()
+            .map_or(Ok(()), |errno| Err(errno.into()))
     }
 
-    fn owed(&self) -> MutexGuard<'_, Option<Errno>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deferred_error(&self) -> MutexGuard<'_, Option<Errno>> {
+        self.deferred_error.lock()
     }
 
     fn is_open(&self) -> bool {
-        self.lock().opened.is_open()
+        self.lock().backend_file.is_open()
     }
 
     fn is_parked(&self) -> bool {
-        self.lock().opened.is_parked()
+        self.lock().backend_file.is_parked()
     }
 
-    /// What its name leads through was renamed.
+    /// Updates the path after a rename.
     fn moved(&self, from: &Path, to: &Path) {
         self.lock().path.moved(from, to);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
-/// A client's numbers.
+/// The open files of one client.
 #[derive(Debug)]
 pub(super) struct Handles {
-    numbers: Range,
-    /// By index.
+    numbers: FdRange,
+    /// Keyed by index.
     files: Vec<Option<Arc<OpenFile>>>,
-    /// Indices in between that mean nothing, the lowest first.
+    /// Unused indices below the length of `files`, lowest first.
     free: BinaryHeap<Reverse<usize>>,
     /// Counts uses.
     clock: u64,
 }
 
 impl Handles {
-    /// None yet.
-    pub(super) const fn new(numbers: Range) -> Self {
+    /// No open files.
+    pub(super) const fn new(numbers: FdRange) -> Self {
         Self {
             numbers,
             files: Vec::new(),
@@ -241,9 +252,10 @@ impl Handles {
     /// Gives a file the lowest free number.
     ///
     /// # Errors
-    /// EMFILE: `limit` files are open.
+    ///
+    /// EMFILE if `limit` files are open.
     pub(super) fn insert(&mut self, file: OpenFile, limit: usize) -> Result<i32> {
-        let (at, number) = self.room(limit)?;
+        let (at, number) = self.free_number(limit)?;
         self.clock = self.clock.saturating_add(1);
         file.used.store(self.clock, Ordering::Relaxed);
         let file = Some(Arc::new(file));
@@ -257,19 +269,21 @@ impl Handles {
         Ok(number)
     }
 
-    /// The index and the number that the next file gets.
+    /// The index and number of the next file.
     ///
     /// # Errors
-    /// EMFILE: `limit` files are open.
-    pub(super) fn room(&self, limit: usize) -> Result<(usize, i32)> {
+    ///
+    /// EMFILE if `limit` files are open.
+    pub(super) fn free_number(&self, limit: usize) -> Result<(usize, i32)> {
         let at = self.free.peek().map_or(self.files.len(), |free| free.0);
         let number = self.numbers.number(at).filter(|_| at < limit);
         Ok((at, number.ok_or(Errno::MFILE)?))
     }
 
-    /// The file of that number.
+    /// The file with this number.
     ///
     /// # Errors
+    ///
     /// EBADF.
     pub(super) fn get(&mut self, number: i32) -> Result<Arc<OpenFile>> {
         self.clock = self.clock.saturating_add(1);
@@ -280,18 +294,20 @@ impl Handles {
         Ok(file)
     }
 
-    /// Makes `new` mean what `old` does; what it meant is closed if nothing else means it.
+    /// Makes `new` stand for the file of `old`. Returns the file that `new` stood for.
     ///
     /// # Errors
-    /// EBADF: one of them means nothing.
+    ///
+    /// EBADF if one of the numbers is unused.
     pub(super) fn duplicate(&mut self, old: i32, new: i32) -> Result<Arc<OpenFile>> {
         let file = self.get(old)?;
         self.replace(new, Some(file))
     }
 
-    /// Frees a number: what it meant.
+    /// Removes and returns the file with this number.
     ///
     /// # Errors
+    ///
     /// EBADF.
     pub(super) fn remove(&mut self, number: i32) -> Result<Arc<OpenFile>> {
         let file = self.replace(number, None)?;
@@ -307,13 +323,13 @@ impl Handles {
         Ok(before.ok_or(Errno::BADF)?)
     }
 
-    /// How many mean something.
+    /// Number of open files.
     pub(super) fn count(&self) -> usize {
         self.files.len().saturating_sub(self.free.len())
     }
 
-    /// `count` of the files that the daemon has open: those first that need not be put on stable
-    /// storage to be parked, and of them those that were used least.
+    /// `count` of the files that are open at the daemon: first those that parking need not sync,
+    /// and of them the least recently used.
     pub(super) fn least_used(&self, count: usize) -> Vec<Arc<OpenFile>> {
         let open = self.files.iter().flatten().filter(|file| file.is_open());
         let mut open: Vec<_> = open.map(Arc::clone).collect();
@@ -325,14 +341,14 @@ impl Handles {
         open
     }
 
-    /// The parked files of that inode.
+    /// The parked files of inode `ino`.
     pub(super) fn parked(&self, ino: u64) -> Vec<Arc<OpenFile>> {
         let files = self.files.iter().flatten();
         let parked = files.filter(|file| file.ino == ino && file.is_parked());
         parked.map(Arc::clone).collect()
     }
 
-    /// Something was renamed.
+    /// Updates all paths after a rename.
     pub(super) fn moved(&self, from: &Path, to: &Path) {
         for file in self.files.iter().flatten() {
             file.moved(from, to);

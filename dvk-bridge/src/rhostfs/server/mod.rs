@@ -1,59 +1,49 @@
-//! The rhostfs server: a DVK endpoint whose clients' calls become requests to a virtio-fs daemon.
+//! The rhostfs server: a DVK endpoint that turns its clients' calls into requests to a virtio-fs
+//! daemon.
 //!
 //! ```text
-//!   endpoint ─> serve     takes requests, knows clients, hands out work and sends answers
-//!            ─> pool      one request of each client at a time, those of different clients at once
-//!            ─> call      the message as a call
-//!            ─> work      does it: path names copied from the client's memory,
-//!               tree      looked up beneath the root with a cache of directories,
-//!               handle, stream, cookies   numbers that mean something to this client alone,
-//!               link      asked of the daemon, which may come and go
-//!            ─> endpoint  results copied to the client's memory; then the answer
+//!   endpoint ─> serve     receives requests, keeps clients, queues work and sends answers
+//!            ─> pool      runs one request of each client at a time, and clients in parallel
+//!            ─> call      decodes the message
+//!            ─> request_context   copies path names from the client's memory
+//!               resolver, path_cache      look paths up beneath the root
+//!               handle, dir_handles, cookies   keep the numbers of this client
+//!               backend   sends requests to the daemon, which may stop and restart
+//!            ─> endpoint  copies results to the client's memory, then answers
 //! ```
 //!
-//! Whatever a client sends is answered, since one that is not takes its own rubbish for success.
+//! Every request is answered, because a client without an answer takes uninitialised memory for
+//! success.
 
-mod aside;
 mod attributes;
-mod birth;
+mod backend;
+mod backend_file;
 mod cache;
 mod call;
 mod client;
+mod concurrency;
 mod cookies;
+mod credentials;
 mod data;
+mod dir_handles;
 mod failure;
+mod fd_numbers;
+mod file_identity;
 mod handle;
-mod identity;
-mod link;
 mod listing;
 mod names;
-mod numbers;
 mod open;
-mod opened;
+mod open_flags;
 mod path;
+mod path_cache;
 mod pool;
-mod remembered;
+mod request_context;
+mod resolver;
 mod serve;
-mod stream;
-mod tree;
+mod settings;
 mod wire;
-mod work;
 
-pub use identity::Identity;
+pub use credentials::Credentials;
+pub use resolver::SymlinkPolicy;
 pub(super) use serve::check_root;
 pub use serve::{Options, Server, StartError};
-pub use tree::Links;
-
-/// What the operator has chosen, as far as calls depend on it.
-#[derive(Clone, Debug)]
-struct Settings {
-    identity: Identity,
-    links: Links,
-    read_only: bool,
-    /// Open files of one client.
-    handles: usize,
-    /// Those of them that the daemon has open at once.
-    open: usize,
-    /// The root's path, as the client is told it.
-    root_name: String,
-}

@@ -7,13 +7,13 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::call::Name;
+use super::credentials::Access;
 use super::failure::Result;
-use super::identity::Access;
 use super::path::Path;
-use super::tree::{Found, Last, Links};
-use super::work::{Answer, Work};
+use super::request_context::{Answer, RequestContext};
+use super::resolver::{Found, Last, SymlinkPolicy};
 
-/// Both names change places (`RENAME_EXCHANGE`).
+/// The two names are exchanged (`RENAME_EXCHANGE`).
 const EXCHANGE: u32 = 2;
 /// The new name must not exist (`RENAME_NOREPLACE`).
 const NO_REPLACE: u32 = 1;
@@ -22,38 +22,38 @@ const NO_REPLACE: u32 = 1;
 const TYPE_BITS: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
 
-/// Whether a name that ends in a slash can be meant.
+/// Whether a name may end in a slash.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Slash {
+enum TrailingSlash {
     Allowed,
-    /// What is to be made is no directory.
+    /// The new file is not a directory.
     Refused,
 }
 
-impl Work<'_> {
+impl RequestContext<'_> {
     pub(super) fn link(&self, old: Name, new: Name) -> Result<Answer> {
         let (old, new) = (self.path(old)?, self.path(new)?);
-        let found = self.tree().find(&old, Last::Keep)?;
+        let found = self.resolver().find(&old, Last::Keep)?;
         if found.is_directory() {
             return Err(Errno::PERM.into());
         }
-        let (parent, name) = self.place(&new, Slash::Refused)?;
+        let (parent, name) = self.parent_for_new(&new, TrailingSlash::Refused)?;
         let entry = self.session.link(found.id(), parent.id(), name)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
     pub(super) fn unlink(&self, name: Name) -> Result<Answer> {
         let path = self.path(name)?;
-        let (parent, name) = self.tree().parent(&path, Errno::ISDIR)?;
+        let (parent, name) = self.resolver().parent(&path, Errno::ISDIR)?;
         let found = self.removable(&parent, name)?;
         match (path.means_directory(), found.is_directory()) {
             (_, true) => return Err(Errno::ISDIR.into()),
             (true, false) => return Err(Errno::NOTDIR.into()),
             (false, false) => {}
         }
-        self.clients.wake(found.attr.ino, self.link);
+        self.clients.reopen_parked(found.attr.ino, self.backend);
         self.session.unlink(parent.id(), name)?;
-        self.tree().changed(&parent, name);
+        self.resolver().changed(&parent, name);
         Ok(Answer::DONE)
     }
 
@@ -64,19 +64,19 @@ impl Work<'_> {
         } else {
             Errno::INVAL
         };
-        let (parent, name) = self.tree().parent(&path, root_or_dot)?;
+        let (parent, name) = self.resolver().parent(&path, root_or_dot)?;
         let found = self.removable(&parent, name)?;
         if !found.is_directory() {
             return Err(Errno::NOTDIR.into());
         }
         self.session.rmdir(parent.id(), name)?;
-        self.tree().changed(&parent, name);
+        self.resolver().changed(&parent, name);
         Ok(Answer::DONE)
     }
 
     pub(super) fn mknod(&self, name: Name, mode: u32, device: u32) -> Result<Answer> {
         let path = self.path(name)?;
-        let (parent, name) = self.place(&path, Slash::Refused)?;
+        let (parent, name) = self.parent_for_new(&path, TrailingSlash::Refused)?;
         let kind = match mode & TYPE_BITS {
             0 => REGULAR,
             kind => kind,
@@ -90,21 +90,21 @@ impl Work<'_> {
             ..MknodIn::default()
         };
         let entry = self.session.mknod(parent.id(), name, args)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
     pub(super) fn mkdir(&self, name: Name, mode: u32) -> Result<Answer> {
         let path = self.path(name)?;
-        let (parent, name) = self.place(&path, Slash::Allowed)?;
+        let (parent, name) = self.parent_for_new(&path, TrailingSlash::Allowed)?;
         let args = MkdirIn {
             mode: mode & 0o7777,
             umask: 0,
         };
         let entry = self.session.mkdir(parent.id(), name, args)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
-    /// The link's text is as the client wants it, wherever it may lead: links are followed beneath the root alone.
+    /// The target may be any text. The server follows links beneath the root only.
     pub(super) fn symlink(&self, target: Name, link: Name) -> Result<Answer> {
         let target = self.text(target, "a link's target")?;
         let target = CString::from_vec_with_nul(target).map_err(|_| Errno::INVAL)?;
@@ -112,20 +112,21 @@ impl Work<'_> {
             return Err(Errno::NOENT.into());
         }
         let path = self.path(link)?;
-        let (parent, name) = self.place(&path, Slash::Refused)?;
+        let (parent, name) = self.parent_for_new(&path, TrailingSlash::Refused)?;
         let entry = self.session.symlink(parent.id(), name, &target)?;
-        self.made(&entry)
+        self.finish_create(&entry)
     }
 
-    /// An unpatched client does not say where its buffer is, and copying to where it seems to be would ruin its kernel.
+    /// An unpatched client does not say where its buffer is. A copy to the apparent address would
+    /// corrupt its kernel.
     pub(super) fn readlink(&self, name: Name, size: i32, buffer: u32) -> Result<Answer> {
-        if self.settings.links != Links::Patched {
+        if self.settings.symlinks != SymlinkPolicy::Patched {
             return Err(Errno::IO.into());
         }
         let room = usize::try_from(size).ok().filter(|size| *size > 0);
         let room = room.ok_or(Errno::INVAL)?;
         let path = self.path(name)?;
-        let found = self.tree().find(&path, Last::Keep)?;
+        let found = self.resolver().find(&path, Last::Keep)?;
         if found.kind() != FileType::Symlink {
             return Err(Errno::INVAL.into());
         }
@@ -144,22 +145,22 @@ impl Work<'_> {
             return Err(Errno::INVAL.into());
         }
         let (old, new) = (self.path(old)?, self.path(new)?);
-        let (old_parent, old_name) = self.tree().parent(&old, Errno::BUSY)?;
+        let (old_parent, old_name) = self.resolver().parent(&old, Errno::BUSY)?;
         let moving = self.removable(&old_parent, old_name)?;
-        let (new_parent, new_name) = self.tree().parent(&new, Errno::BUSY)?;
+        let (new_parent, new_name) = self.resolver().parent(&new, Errno::BUSY)?;
         self.check_change(&new_parent)?;
         if moving.is_directory() && old_parent.id() != new_parent.id() {
-            // Its `..` changes.
-            self.tree().check(&moving, Access::WRITE)?;
+            // A move to another directory changes its `..`.
+            self.resolver().check(&moving, Access::WRITE)?;
         }
         if (old.means_directory() || new.means_directory()) && !moving.is_directory() {
             return Err(Errno::NOTDIR.into());
         }
-        if let Some(there) = self.tree().child(&new_parent, new_name)? {
+        if let Some(there) = self.resolver().child(&new_parent, new_name)? {
             self.settings
-                .identity
+                .credentials
                 .check_sticky(&new_parent.attr, &there.attr)?;
-            self.clients.wake(there.attr.ino, self.link);
+            self.clients.reopen_parked(there.attr.ino, self.backend);
         }
         let (from, to) = (old_parent.id(), new_parent.id());
         if flags == 0 {
@@ -167,47 +168,51 @@ impl Work<'_> {
         } else {
             self.session.rename2(from, old_name, to, new_name, flags)?;
         }
-        self.tree().changed(&old_parent, old_name);
-        self.tree().changed(&new_parent, new_name);
+        self.resolver().changed(&old_parent, old_name);
+        self.resolver().changed(&new_parent, new_name);
         if flags & EXCHANGE == 0 {
             self.clients.moved(&old, &new);
         }
         Ok(Answer::DONE)
     }
 
-    /// Where something is to be made: nothing may be there, which the daemon makes sure of.
-    fn place<'a>(&self, path: &'a Path, slash: Slash) -> Result<(Found, &'a CStr)> {
-        let (parent, name) = self.tree().parent(path, Errno::EXIST)?;
-        if path.means_directory() && slash == Slash::Refused {
+    /// The parent directory and name of a new file. The daemon checks that the name is free.
+    fn parent_for_new<'a>(
+        &self,
+        path: &'a Path,
+        slash: TrailingSlash,
+    ) -> Result<(Found, &'a CStr)> {
+        let (parent, name) = self.resolver().parent(path, Errno::EXIST)?;
+        if path.means_directory() && slash == TrailingSlash::Refused {
             return Err(Errno::NOENT.into());
         }
         match self.check_change(&parent) {
             Ok(()) => Ok((parent, name)),
-            // What is there already is the better reason.
-            Err(refused) => match self.tree().child(&parent, name)? {
+            // An existing file is the better reason.
+            Err(refused) => match self.resolver().child(&parent, name)? {
                 Some(_) => Err(Errno::EXIST.into()),
                 None => Err(refused),
             },
         }
     }
 
-    /// What `name` is, if it may be taken out of its directory.
+    /// The file `name`, if the user may remove it from its directory.
     fn removable(&self, parent: &Found, name: &CStr) -> Result<Found> {
-        let found = self.tree().child(parent, name)?.ok_or(Errno::NOENT)?;
+        let found = self.resolver().child(parent, name)?.ok_or(Errno::NOENT)?;
         self.check_change(parent)?;
         self.settings
-            .identity
+            .credentials
             .check_sticky(&parent.attr, &found.attr)?;
         Ok(found)
     }
 
     pub(super) fn check_change(&self, directory: &Found) -> Result<()> {
-        self.tree().check(directory, Access::CHANGE)
+        self.resolver().check(directory, Access::CHANGE)
     }
 
-    /// Gives back the reference that came with what was made.
-    fn made(&self, entry: &EntryOut) -> Result<Answer> {
-        drop(self.tree().found(entry));
+    /// Drops the reference that came with a new file.
+    fn finish_create(&self, entry: &EntryOut) -> Result<Answer> {
+        drop(self.resolver().found(entry));
         Ok(Answer::DONE)
     }
 }

@@ -6,43 +6,46 @@ use gangplank_fuse::{CreateIn, FsyncIn, OpenIn, ReleaseIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::backend_file::{BackendFile, DATA_ONLY};
 use super::call::Name;
+use super::credentials::Access;
 use super::failure::Result;
 use super::handle::OpenFile;
-use super::identity::Access;
-use super::opened::{DATA_ONLY, Opened, flag};
+use super::open_flags as flag;
 use super::path::Path;
-use super::tree::{Found, Last};
-use super::work::{Answer, Work};
+use super::request_context::{Answer, RequestContext};
+use super::resolver::{Found, Last};
 
-/// Attempts to make a file that others make and remove at the same time.
-const ATTEMPTS: usize = 8;
+/// Attempts to create a file that others create and remove meanwhile.
+const MAX_CREATE_ATTEMPTS: usize = 8;
 
-/// What of `mode` is an access mode where the client puts it there: `O_ACCMODE` and `O_APPEND`.
-const MISPLACED: u32 = flag::ACCESS | flag::APPEND;
+/// The bits of `mode` that are an access mode where the client puts it there: `O_ACCMODE` and
+/// `O_APPEND`.
+const MODE_ACCESS_BITS: u32 = flag::ACCESS | flag::APPEND;
 
-/// Flags that reach the daemon.
-const HANDED_ON: u32 = flag::ACCESS | flag::APPEND | flag::TRUNCATE;
+/// The flags that are passed to the daemon.
+const FORWARDED_FLAGS: u32 = flag::ACCESS | flag::APPEND | flag::TRUNCATE;
 
-impl Work<'_> {
-    /// Opens a file, or makes it. For a file that is there the client says in `mode` how, and nothing in `flags`.
+impl RequestContext<'_> {
+    /// Opens or creates a file. For an existing file the client puts the access mode into `mode`
+    /// and nothing into `flags`.
     pub(super) fn open(&self, name: Name, flags: u32, mode: u32) -> Result<Answer> {
         let creates = flags & flag::CREATE != 0;
         let flags = if creates {
             flags
         } else {
-            flags | mode & MISPLACED
+            flags | mode & MODE_ACCESS_BITS
         };
         if flags & flag::ACCESS == flag::ACCESS {
             return Err(Errno::INVAL.into());
         }
         let path = self.path(name)?;
-        // Before anything is made or emptied.
-        self.client.handles().room(self.settings.handles)?;
+        // Checked before a file is created or truncated.
+        self.client.handles().free_number(self.settings.handles)?;
         let file = if creates {
             self.create(path, flags, mode)?
         } else {
-            let found = self.tree().find(&path, Last::Follow)?;
+            let found = self.resolver().find(&path, Last::Follow)?;
             self.open_found(path, &found, flags)?
         };
         let number = self.client.handles().insert(file, self.settings.handles)?;
@@ -54,14 +57,14 @@ impl Work<'_> {
             return Err(Errno::ISDIR.into());
         }
         let exclusive = flags & flag::EXCLUSIVE != 0;
-        for _ in 0..ATTEMPTS {
-            let (parent, name) = self.tree().parent(&path, Errno::ISDIR)?;
-            if let Some(found) = self.tree().child(&parent, name)? {
+        for _ in 0..MAX_CREATE_ATTEMPTS {
+            let (parent, name) = self.resolver().parent(&path, Errno::ISDIR)?;
+            if let Some(found) = self.resolver().child(&parent, name)? {
                 if exclusive {
                     return Err(Errno::EXIST.into());
                 }
                 let found = if found.kind() == FileType::Symlink {
-                    self.tree().find(&path, Last::Follow)?
+                    self.resolver().find(&path, Last::Follow)?
                 } else {
                     found
                 };
@@ -71,7 +74,7 @@ impl Work<'_> {
                 return self.open_found(path, &found, flags);
             }
             match self.make(&path, &parent, name, flags, mode) {
-                // Somebody was faster. It is what is to be opened.
+                // Another process was faster. Its file is opened.
                 Err(failure)
                     if !exclusive && (failure.is(Errno::EXIST) || failure.is(Errno::STALE)) => {}
                 made => return made,
@@ -92,24 +95,24 @@ impl Work<'_> {
             return Err(Errno::ROFS.into());
         }
         self.check_change(parent)?;
-        let remembered = self.client.memory.remember(path.clone())?;
+        let cached_path = self.client.memory.remember(path.clone())?;
         let args = CreateIn {
-            flags: flags & HANDED_ON | flag::CREATE | flag::EXCLUSIVE,
+            flags: flags & FORWARDED_FLAGS | flag::CREATE | flag::EXCLUSIVE,
             mode: 0o100_000 | mode & 0o7777,
             umask: 0,
             open_flags: 0,
         };
         let (entry, open) = self.session.create(parent.id(), name, args)?;
-        let found = self.tree().found(&entry);
+        let found = self.resolver().found(&entry);
         let count = &self.client.open;
-        let birth = self.link.births.ask(&self.session, found.id());
-        let opened = Opened::file(self.link, found.node, &open, count);
+        let birth_time = self.backend.birth_times.ask(&self.session, found.id());
+        let backend_file = BackendFile::file(self.backend, found.node, &open, count);
         Ok(OpenFile::new(
-            remembered,
+            cached_path,
             &found.attr,
-            birth.wait(),
+            birth_time.wait(),
             flags,
-            opened,
+            backend_file,
             count,
         ))
     }
@@ -126,7 +129,7 @@ impl Work<'_> {
             FileType::Directory if writes => return Err(Errno::ISDIR.into()),
             FileType::Symlink => return Err(Errno::LOOP.into()),
             FileType::RegularFile | FileType::Directory => {}
-            // The client's kernel opens these itself.
+            // The client's kernel opens these files itself.
             _ => return Err(Errno::NXIO.into()),
         }
         let access = match flags & flag::ACCESS {
@@ -139,42 +142,43 @@ impl Work<'_> {
         } else {
             access
         };
-        self.settings.identity.check(&found.attr, access)?;
+        self.settings.credentials.check(&found.attr, access)?;
         let path = self.client.memory.remember(path)?;
         let count = &self.client.open;
-        let birth = self.link.births.ask(&self.session, found.id());
-        let opened = Opened::open(self.link, found, flags & HANDED_ON, count)?;
+        let birth_time = self.backend.birth_times.ask(&self.session, found.id());
+        let backend_file = BackendFile::open(self.backend, found, flags & FORWARDED_FLAGS, count)?;
         Ok(OpenFile::new(
             path,
             &found.attr,
-            birth.wait(),
+            birth_time.wait(),
             flags,
-            opened,
+            backend_file,
             count,
         ))
     }
 
-    /// Closes a handle. What the daemon could not write is told, whether or not another handle means
-    /// the same file: each close does so on Linux.
+    /// Closes a handle. Reports failed writes even if another handle stands for the same file, as
+    /// each close does on Linux.
     pub(super) fn close(&self, handle: i32) -> Result<Answer> {
-        // Not with the client's handles locked: the daemon has a say.
+        // The handles are not locked while the daemon is asked.
         let file = self.client.handles().remove(handle)?;
-        file.flush(self.link)?;
+        file.flush(self.backend)?;
         Ok(Answer::DONE)
     }
 
-    /// Makes `new` mean what `old` does. For a handle and itself, tells what the daemon could not
-    /// write: a client asks so when a program closes a file that it keeps open.
+    /// Makes `new` stand for the file of `old`. If both are equal, reports failed writes: a client
+    /// sends that when a program closes a file that stays open.
     pub(super) fn dup2(&self, old: i32, new: i32) -> Result<Answer> {
         let file = self.client.handles().get(old)?;
         if old == new {
-            file.flush(self.link)?;
+            file.flush(self.backend)?;
             return Ok(Answer::Result(new));
         }
         let before = self.client.handles().duplicate(old, new)?;
-        // The client goes on with `new` as the same file, and learns of this when it asks.
-        if let Err(failure) = before.flush(self.link) {
-            file.owe(&failure);
+        // The client continues with `new` as the same file, and gets this error with its next
+        // request.
+        if let Err(failure) = before.flush(self.backend) {
+            file.defer_error(&failure);
         }
         Ok(Answer::Result(new))
     }
@@ -182,24 +186,24 @@ impl Work<'_> {
     pub(super) fn sync(&self, handle: i32, data_only: bool) -> Result<Answer> {
         let file = self.client.handles().get(handle)?;
         if file.kind() != FileType::Directory {
-            file.sync(self.link, data_only)?;
+            file.sync(self.backend, data_only)?;
             return Ok(Answer::DONE);
         }
-        let opened = file.opened(self.link)?;
-        let open = self.session.opendir(opened.id(), OpenIn::default())?;
+        let backend_file = file.backend_file(self.backend)?;
+        let open = self.session.opendir(backend_file.id(), OpenIn::default())?;
         let sync = FsyncIn {
             fh: open.fh,
             fsync_flags: if data_only { DATA_ONLY } else { 0 },
             ..FsyncIn::default()
         };
-        let synced = self.session.fsyncdir(opened.id(), sync);
+        let synced = self.session.fsyncdir(backend_file.id(), sync);
         let release = ReleaseIn {
             fh: open.fh,
             ..ReleaseIn::default()
         };
-        let released = self.session.releasedir(opened.id(), release);
+        let released = self.session.releasedir(backend_file.id(), release);
         match synced {
-            // A daemon that writes nothing behind.
+            // The daemon buffers no writes.
             Err(error) if error.errno() == Some(Errno::NOSYS) => {}
             synced => synced?,
         }

@@ -1,4 +1,4 @@
-//! A client's path name: checked, and resolved as far as that takes no look at the share.
+//! A client's path name, checked and normalised without looking at the share.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -6,29 +6,29 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-/// Longest path name with its NUL, in bytes (Linux: `PATH_MAX`).
-pub(super) const LONGEST: usize = 4096;
+/// Longest path name with its NUL, in bytes (`PATH_MAX` of Linux).
+pub(super) const PATH_MAX: usize = 4096;
 
-/// How a path ends.
+/// The end of a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum End {
-    /// In a name.
+pub(super) enum PathEnd {
+    /// A name.
     Name,
-    /// In a name and a slash: a directory is meant.
+    /// A name and a slash, which must be a directory.
     Slash,
-    /// In `.` or `..`, or in nothing: a directory is meant, and none of its names.
+    /// `.` or `..` or nothing, which must be a directory and has no name.
     Dot,
 }
 
-/// A path beneath the root: names without `.` and `..`. It is one piece of memory, which copies share.
+/// A path beneath the root without `.` and `..`. Copies share its memory.
 #[derive(Clone, Eq, PartialEq)]
 pub(super) struct Path {
-    /// Names, each with the NUL that ends it.
+    /// The names, each with its NUL.
     names: Arc<[u8]>,
-    end: End,
+    end: PathEnd,
 }
 
-/// Names one after another.
+/// A sequence of names.
 #[derive(Clone, Copy)]
 pub(super) struct Names<'a>(&'a [u8]);
 
@@ -44,11 +44,12 @@ impl<'a> Names<'a> {
 }
 
 impl Path {
-    /// Reads a path as the client sends it, with the NUL that ends it. `..` takes away the name before it, and at the root
-    /// nothing: there is no way out.
+    /// Parses a path that the client sends with its NUL. `..` removes the name before it, and
+    /// nothing at the root, so no path leads out of the root.
     ///
     /// # Errors
-    /// EINVAL unless the only NUL is at the end, ENOENT for a path of nothing.
+    ///
+    /// EINVAL unless the only NUL is at the end, ENOENT for an empty path.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Errno> {
         let [path @ .., 0] = bytes else {
             return Err(Errno::INVAL);
@@ -60,23 +61,23 @@ impl Path {
             return Err(Errno::INVAL);
         }
         let mut names = Vec::with_capacity(bytes.len());
-        let mut end = End::Dot;
+        let mut end = PathEnd::Dot;
         for name in path.split(|byte| *byte == b'/') {
             match name {
                 b"" => {
-                    if end == End::Name {
-                        end = End::Slash;
+                    if end == PathEnd::Name {
+                        end = PathEnd::Slash;
                     }
                 }
-                b"." => end = End::Dot,
+                b"." => end = PathEnd::Dot,
                 b".." => {
                     names.truncate(split(&names).map_or(0, |(before, _)| before.len()));
-                    end = End::Dot;
+                    end = PathEnd::Dot;
                 }
                 name => {
                     names.extend_from_slice(name);
                     names.push(0);
-                    end = End::Name;
+                    end = PathEnd::Name;
                 }
             }
         }
@@ -86,36 +87,37 @@ impl Path {
         })
     }
 
-    /// The names, from the root on.
+    /// The names from the root on.
     pub(super) fn names(&self) -> Names<'_> {
         Names(&self.names)
     }
 
-    /// Bytes that it takes.
+    /// Bytes that the names occupy.
     pub(super) fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Whether only a directory can be meant.
+    /// Whether the path must be a directory.
     pub(super) const fn means_directory(&self) -> bool {
-        !matches!(self.end, End::Name)
+        !matches!(self.end, PathEnd::Name)
     }
 
-    /// The last name and those before it, for calls that are about a name; none if the path ends in no name.
+    /// The last name and the names before it, for calls about a name. `None` if the path does not
+    /// end in a name.
     pub(super) fn split_last(&self) -> Option<(Names<'_>, &CStr)> {
         match self.end {
-            End::Name | End::Slash => {
+            PathEnd::Name | PathEnd::Slash => {
                 let (before, last) = split(&self.names)?;
                 let last = CStr::from_bytes_with_nul(last).ok()?;
                 Some((Names(before), last))
             }
-            End::Dot => None,
+            PathEnd::Dot => None,
         }
     }
 
-    /// The same with what `from` is replaced by `to`; none if it does not lead through `from`.
+    /// The path after a rename of `from` to `to`. `None` if it does not lead through `from`.
     pub(super) fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
-        // Each name has its end with it, so that none is taken for the beginning of another.
+        // Each name ends in a NUL, so no name matches the beginning of another.
         let rest = self.names.strip_prefix(&*from.names)?;
         Some(Self {
             names: [&to.names, rest].concat().into(),
@@ -124,7 +126,7 @@ impl Path {
     }
 }
 
-/// The last name with its NUL, and all that is before it.
+/// The names before the last, and the last name with its NUL.
 fn split(names: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_, without_nul) = names.split_last()?;
     let before = without_nul.iter().rposition(|byte| *byte == 0);
@@ -143,28 +145,28 @@ mod tests {
 
     use super::*;
 
-    fn names(path: &str) -> (Vec<String>, End) {
+    fn names(path: &str) -> (Vec<String>, PathEnd) {
         let path = Path::parse(format!("{path}\0").as_bytes()).unwrap();
         let names = path.names().iter();
         let names = names.map(|name| name.to_str().unwrap().to_owned());
         (names.collect(), path.end)
     }
 
-    fn parts(names: &[&str], end: End) -> (Vec<String>, End) {
+    fn parts(names: &[&str], end: PathEnd) -> (Vec<String>, PathEnd) {
         (names.iter().map(|name| (*name).to_owned()).collect(), end)
     }
 
     #[test]
-    fn paths_are_resolved_by_their_text_and_never_above_the_root() {
-        assert_eq!(names("//a/b"), parts(&["a", "b"], End::Name));
-        assert_eq!(names("/a//./b/"), parts(&["a", "b"], End::Slash));
-        assert_eq!(names("//"), parts(&[], End::Dot));
+    fn paths_are_resolved_as_text_and_never_above_the_root() {
+        assert_eq!(names("//a/b"), parts(&["a", "b"], PathEnd::Name));
+        assert_eq!(names("/a//./b/"), parts(&["a", "b"], PathEnd::Slash));
+        assert_eq!(names("//"), parts(&[], PathEnd::Dot));
         assert_eq!(
             names("//../../etc/passwd"),
-            parts(&["etc", "passwd"], End::Name)
+            parts(&["etc", "passwd"], PathEnd::Name)
         );
-        assert_eq!(names("//a/../../b/.."), parts(&[], End::Dot));
-        assert_eq!(names("a/."), parts(&["a"], End::Dot));
+        assert_eq!(names("//a/../../b/.."), parts(&[], PathEnd::Dot));
+        assert_eq!(names("a/."), parts(&["a"], PathEnd::Dot));
     }
 
     #[test]
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_moves_with_what_it_leads_through() {
+    fn a_path_moves_with_its_directories() {
         let path = |text: &[u8]| Path::parse(text).unwrap();
         let file = path(b"/a/b/c\0");
         assert_eq!(

@@ -1,21 +1,23 @@
-//! The threads that do the work: as many as there is work for, up to a limit.
+//! The threads that serve requests, as many as there are requests, up to a limit.
 //!
-//! Each client's requests are done one after another, those of different clients at once. A client waits for one answer at most;
-//! if another request comes from its endpoint before, that is another process, and of several in waiting only the latest is.
+//! Requests of one client run one after another, those of different clients in parallel. A client
+//! waits for one answer at a time. If another request arrives from its endpoint, it is from a new
+//! process, and only the latest waiting request counts.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use log::warn;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::abi::Endpoint;
 
-/// How long a thread without work stays.
-const IDLE: Duration = Duration::from_secs(10);
+/// Time after which an idle thread ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The threads.
+/// A pool of threads.
 pub(super) struct Pool<J> {
     shared: Arc<Shared<J>>,
 }
@@ -28,10 +30,10 @@ struct Shared<J> {
 }
 
 struct State<J> {
-    /// What can be done now, and for whom.
+    /// Jobs that can start, with their clients.
     ready: VecDeque<(Endpoint, J)>,
-    /// Clients with a request that is ready or being done, and the one behind it.
-    behind: HashMap<Endpoint, Option<J>>,
+    /// Clients with a ready or running job, and the job behind it.
+    queued: HashMap<Endpoint, Option<J>>,
     idle: usize,
     threads: Vec<JoinHandle<()>>,
     running: usize,
@@ -39,7 +41,7 @@ struct State<J> {
 }
 
 impl<J: Send + 'static> Pool<J> {
-    /// At most `most` threads, which do `work`.
+    /// A pool of up to `most` threads that run `work`.
     pub(super) fn new(most: usize, work: impl Fn(J) + Send + Sync + 'static) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -47,7 +49,7 @@ impl<J: Send + 'static> Pool<J> {
                 work: Box::new(work),
                 state: Mutex::new(State {
                     ready: VecDeque::new(),
-                    behind: HashMap::new(),
+                    queued: HashMap::new(),
                     idle: 0,
                     threads: Vec::new(),
                     running: 0,
@@ -58,19 +60,19 @@ impl<J: Send + 'static> Pool<J> {
         }
     }
 
-    /// Has `job` done for `client`, after what is being done for it, and instead of what waits for that.
+    /// Queues `job` for `client` behind its running job. Replaces a job that waits behind it.
     pub(super) fn submit(&self, client: Endpoint, job: J) {
         let mut state = self.shared.lock();
         if state.ending {
             return;
         }
-        if let Some(behind) = state.behind.get_mut(&client) {
-            let given_up = behind.replace(job);
+        if let Some(queued) = state.queued.get_mut(&client) {
+            let given_up = queued.replace(job);
             drop(state);
             drop(given_up);
             return;
         }
-        state.behind.insert(client, None);
+        state.queued.insert(client, None);
         state.ready.push_back((client, job));
         if state.ready.len() > state.idle && state.running < self.shared.most {
             self.shared.start(&mut state);
@@ -81,34 +83,32 @@ impl<J: Send + 'static> Pool<J> {
 }
 
 impl<J> Pool<J> {
-    /// Has nothing begun any more, and waits until what is being done is done, at most `limit`: whether it is.
+    /// Starts no more jobs and waits up to `limit` for the running ones. Returns whether all have
+    /// ended.
     pub(super) fn finish(&self, limit: Duration) -> bool {
         let mut state = self.shared.lock();
         state.ending = true;
         let given_up = (
             std::mem::take(&mut state.ready),
-            std::mem::take(&mut state.behind),
+            std::mem::take(&mut state.queued),
         );
         drop(state);
         drop(given_up);
         self.shared.changed.notify_all();
-        let state = self.shared.lock();
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(state, limit, |state| state.running > 0)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.lock();
+        let changed = &self.shared.changed;
+        changed.wait_while_for(&mut state, |state| state.running > 0, limit);
         state.running == 0
     }
 }
 
 impl<J> Drop for Pool<J> {
-    /// Ends when what is being done is done.
+    /// Waits for the running jobs.
     fn drop(&mut self) {
         self.finish(Duration::ZERO);
         let threads = std::mem::take(&mut self.shared.lock().threads);
         for thread in threads {
-            // It has panicked, which is logged, or ended.
+            // The thread has ended, or panicked, which is logged.
             let _ = thread.join();
         }
     }
@@ -116,7 +116,7 @@ impl<J> Drop for Pool<J> {
 
 impl<J> Shared<J> {
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -132,16 +132,16 @@ impl<J: Send + 'static> Shared<J> {
             }
             Err(error) if state.running > 0 => {
                 warn!(
-                    "cannot start another thread, {} go on: {error}",
+                    "cannot start another thread, continuing with {}: {error}",
                     state.running
                 );
             }
-            // The next request tries again, and serves this one, too.
-            Err(error) => warn!("cannot start a thread to serve with: {error}"),
+            // The next request starts a thread, which serves this one as well.
+            Err(error) => warn!("cannot start a thread for requests: {error}"),
         }
     }
 
-    /// A thread.
+    /// The loop of a thread.
     fn serve(&self) {
         let mut state = self.lock();
         loop {
@@ -149,10 +149,10 @@ impl<J: Send + 'static> Shared<J> {
                 drop(state);
                 (self.work)(job);
                 state = self.lock();
-                match state.behind.get_mut(&client).and_then(Option::take) {
+                match state.queued.get_mut(&client).and_then(Option::take) {
                     Some(next) => state.ready.push_back((client, next)),
                     None => {
-                        state.behind.remove(&client);
+                        state.queued.remove(&client);
                     }
                 }
                 continue;
@@ -161,11 +161,7 @@ impl<J: Send + 'static> Shared<J> {
                 break;
             }
             state.idle = state.idle.saturating_add(1);
-            let (now, waited) = self
-                .changed
-                .wait_timeout(state, IDLE)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = now;
+            let waited = self.changed.wait_for(&mut state, IDLE_TIMEOUT);
             state.idle = state.idle.saturating_sub(1);
             if waited.timed_out() && state.ready.is_empty() {
                 break;
@@ -186,13 +182,13 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     #[test]
-    fn requests_of_different_clients_are_done_at_once() {
+    fn requests_of_different_clients_run_in_parallel() {
         let (entered, inside) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
         let pool = Pool::new(3, move |job: i32| {
             entered.send(job).unwrap();
-            gate.lock().unwrap().recv().unwrap();
+            gate.lock().recv().unwrap();
         });
         for client in 0..3 {
             pool.submit(Endpoint::from_raw(client), client);
@@ -208,46 +204,46 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_requests_are_done_in_turn_and_given_up_ones_not_at_all() {
+    fn a_clients_requests_run_in_order_and_cancelled_ones_do_not() {
         let (entered, inside) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
         let pool = Pool::new(3, move |job: i32| {
             entered.send(job).unwrap();
-            gate.lock().unwrap().recv().unwrap();
+            gate.lock().recv().unwrap();
         });
         let client = Endpoint::from_raw(10);
         pool.submit(client, 1);
         assert_eq!(inside.recv_timeout(LIMIT), Ok(1));
         pool.submit(client, 2);
         pool.submit(client, 3);
-        assert!(inside.try_recv().is_err(), "the first is being done");
+        assert!(inside.try_recv().is_err(), "the first is running");
         open.send(()).unwrap();
         assert_eq!(inside.recv_timeout(LIMIT), Ok(3));
         open.send(()).unwrap();
         drop(pool);
-        assert!(inside.recv().is_err(), "nothing else was done");
+        assert!(inside.recv().is_err(), "nothing else ran");
     }
 
     #[test]
-    fn what_only_waits_is_not_begun_when_all_is_to_end() {
+    fn queued_requests_do_not_start_after_the_end() {
         let (entered, inside) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
         let pool = Pool::new(1, move |job: i32| {
             entered.send(job).unwrap();
-            gate.lock().unwrap().recv().unwrap();
+            gate.lock().recv().unwrap();
         });
         for client in 0..3 {
             pool.submit(Endpoint::from_raw(client), client);
         }
         pool.submit(Endpoint::from_raw(0), 4);
         assert_eq!(inside.recv_timeout(LIMIT), Ok(0));
-        assert!(!pool.finish(Duration::from_millis(1)), "one is being done");
+        assert!(!pool.finish(Duration::from_millis(1)), "one is running");
         open.send(()).unwrap();
         assert!(pool.finish(LIMIT));
         drop(pool);
-        assert!(inside.recv().is_err(), "nothing else was done");
+        assert!(inside.recv().is_err(), "nothing else ran");
     }
 
     #[test]
@@ -255,12 +251,12 @@ mod tests {
         let (done, results) = mpsc::channel();
         let at_once = Mutex::new((0, 0));
         let pool = Pool::new(4, move |job: i32| {
-            let mut counts = at_once.lock().unwrap();
+            let mut counts = at_once.lock();
             counts.0 += 1;
             counts.1 = counts.0.max(counts.1);
             drop(counts);
             thread::yield_now();
-            let mut counts = at_once.lock().unwrap();
+            let mut counts = at_once.lock();
             counts.0 -= 1;
             done.send((job, counts.1)).unwrap();
         });

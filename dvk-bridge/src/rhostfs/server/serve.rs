@@ -1,4 +1,4 @@
-//! From requests to answers: who asks, when it is done, and what comes back.
+//! The server: receives requests, has them served by threads, and sends the answers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -11,61 +11,62 @@ use gangplank_service::error_chain;
 use log::{debug, error, warn};
 use rustix::io::Errno;
 
-use super::Settings;
-use super::aside::{Aside, Places};
-use super::cache::Limits;
-use super::call::{Call, NoCall};
+use super::backend::{BackendConnector, BackendTarget};
+use super::cache::CacheLimits;
+use super::call::{Call, DecodeError};
 use super::client::{Client, Clients};
+use super::concurrency::{ReleasingEndpoint, Semaphore};
+use super::credentials::Credentials;
 use super::failure::{Failure, Result};
-use super::identity::Identity;
-use super::link::{self, Target};
 use super::path::Path;
 use super::pool::Pool;
-use super::tree::{Links, Rules};
-use super::work::{Answer, Work};
+use super::request_context::{Answer, RequestContext};
+use super::resolver::{LookupRules, SymlinkPolicy};
+use super::settings::Settings;
 use crate::abi::{M7, Message};
 use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
-/// How long to wait for a request before looking whether to stop.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Time limit of one receive, after which the loop checks whether to stop.
+const RECV_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Threads at most, if not more requests are to be served at once: more than a container has clients, each of which can have one
-/// wait for it.
-const MOST_THREADS: usize = 256;
+/// Threads at most, unless more workers are configured. A container has fewer clients, each of
+/// which can make one thread wait for it.
+const MAX_THREADS: usize = 256;
 
-/// How long requests that are being served have when all is to end.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// Time that running requests get when the server stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// Wait after an endpoint has failed to receive, so that one that keeps failing is not asked all the time.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// Pause after a failed receive, so that an endpoint that keeps failing causes no busy loop.
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How a server serves.
+/// The options of a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
     /// The daemon's vhost-user socket.
     pub socket: PathBuf,
-    /// The directory of the share that clients have as their root, from the share's own root on.
+    /// The directory of the share that clients see as root, as a path from the share's root.
     pub root: String,
-    /// On whose behalf all is done.
-    pub identity: Identity,
-    /// What becomes of symbolic links.
-    pub links: Links,
-    /// Nothing may be changed.
+    /// The user and group that the server acts for.
+    pub credentials: Credentials,
+    /// How symbolic links are served.
+    pub symlinks: SymlinkPolicy,
+    /// Whether the share is read-only for clients.
     pub read_only: bool,
-    /// Clients at once.
+    /// Limit of clients.
     pub clients: usize,
-    /// Open files of one client.
+    /// Limit of a client's open files.
     pub handles: usize,
-    /// Those of them that the daemon has open at once. The others are opened again when they are used.
+    /// Limit of a client's files that are open at the daemon at once. The others are opened again
+    /// when they are used.
     pub open: usize,
-    /// Requests that are served at once, not counting those that wait for their clients.
+    /// Limit of requests that are served at once, except those that wait for their clients.
     pub workers: usize,
-    /// Directories that are remembered by name.
+    /// Limit of cached directories.
     pub directories: usize,
-    /// How long at most they are believed to be where they were.
-    pub believed: Duration,
-    /// How long the daemon may take for a request.
+    /// Longest validity of a cached directory.
+    pub cache_timeout: Duration,
+    /// Time limit of the daemon for a request.
     pub limit: Duration,
 }
 
@@ -76,46 +77,46 @@ impl Options {
         Self {
             socket,
             root: "/".to_owned(),
-            identity: Identity::own(),
-            links: Links::default(),
+            credentials: Credentials::own(),
+            symlinks: SymlinkPolicy::default(),
             read_only: false,
             clients: 1024,
             handles: 16_384,
             open: 512,
             workers: 64,
             directories: 4096,
-            believed: Duration::from_secs(1),
+            cache_timeout: Duration::from_secs(1),
             limit: Duration::from_secs(30),
         }
     }
 }
 
-/// Why a server does not come about.
+/// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The root can be in no share.
-    #[error("{root:?} is no directory that a share can have: {why}")]
+    /// The root is not a valid path.
+    #[error("{root:?} is not a valid directory of a share: {why}")]
     Root {
-        /// As given.
+        /// The path as given.
         root: String,
-        /// Why not.
+        /// The reason.
         why: &'static str,
     },
     /// The host refuses a thread.
-    #[error("cannot start the thread that keeps in touch with the daemon")]
+    #[error("cannot start the thread of the daemon's connection")]
     Thread(#[source] io::Error),
 }
 
-/// Whether `root` can name a directory of a share, from the share's own root on.
+/// Checks that `root` is a path that the root of a share can have.
 pub(in crate::rhostfs) fn check_root(root: &str) -> std::result::Result<(), &'static str> {
     if !root.starts_with('/') {
-        return Err("it is a path from the share's root on, and begins with a slash");
+        return Err("it must start with a slash");
     }
     if root.split('/').any(|name| matches!(name, "." | "..")) {
-        return Err("it leads through . or ..");
+        return Err("it contains . or ..");
     }
-    if root.contains('\0') || root.len() >= super::path::LONGEST {
-        return Err("no path is so long, or holds a NUL");
+    if root.contains('\0') || root.len() >= super::path::PATH_MAX {
+        return Err("it is too long, or contains a NUL");
     }
     Ok(())
 }
@@ -127,16 +128,16 @@ pub struct Server {
 }
 
 struct Shared {
-    /// What is copied by it is done aside of the places.
+    /// Copies through it release the caller's permit.
     endpoint: Arc<dyn BoundEndpoint>,
-    places: Arc<Places>,
+    semaphore: Arc<Semaphore>,
     settings: Settings,
     clients: Clients,
-    links: link::Links,
+    connector: BackendConnector,
     counts: Counts,
 }
 
-/// What was done so far.
+/// Counters of the status.
 #[derive(Debug, Default)]
 struct Counts {
     /// Requests that were answered.
@@ -144,21 +145,22 @@ struct Counts {
     /// Those of them that were refused.
     refused: AtomicU64,
     /// Requests of clients beyond the limit.
-    turned_away: AtomicU64,
+    refused_clients: AtomicU64,
 }
 
 /// A request to be served.
-struct Job {
-    /// None if there are too many clients already.
+struct QueuedRequest {
+    /// `None` if there are too many clients.
     client: Option<Arc<Client>>,
     request: RequestId,
     message: Message,
 }
 
 impl Server {
-    /// A server behind `endpoint`. It begins to connect to the daemon, and serves when [`Server::run`].
+    /// A server at `endpoint`. It starts to connect to the daemon. [`Server::run`] serves.
     ///
     /// # Errors
+    ///
     /// [`StartError`].
     pub fn start(
         endpoint: Arc<dyn BoundEndpoint>,
@@ -171,35 +173,35 @@ impl Server {
         check_root(&options.root).map_err(bad_root)?;
         let root = Path::parse(format!("{}\0", options.root).as_bytes());
         let root = root.map_err(|_| bad_root("it is no path"))?;
-        let target = Target {
+        let target = BackendTarget {
             socket: options.socket.clone(),
             root,
             root_name: options.root.clone(),
-            rules: Rules {
-                identity: options.identity,
-                links: options.links,
-                cache: Limits {
+            rules: LookupRules {
+                credentials: options.credentials,
+                symlinks: options.symlinks,
+                cache: CacheLimits {
                     directories: options.directories,
-                    longest: options.believed,
+                    max_age: options.cache_timeout,
                 },
             },
             limit: options.limit,
             workers: options.workers,
         };
-        let places = Arc::new(Places::new(options.workers));
+        let semaphore = Arc::new(Semaphore::new(options.workers));
         let shared = Shared {
-            endpoint: Arc::new(Aside::new(endpoint, places.clone())),
-            places,
+            endpoint: Arc::new(ReleasingEndpoint::new(endpoint, semaphore.clone())),
+            semaphore,
             settings: Settings {
-                identity: options.identity,
-                links: options.links,
+                credentials: options.credentials,
+                symlinks: options.symlinks,
                 read_only: options.read_only,
                 handles: options.handles,
                 open: options.open.max(1),
                 root_name: options.root.clone(),
             },
             clients: Clients::new(options.clients, options.handles),
-            links: link::Links::start(target).map_err(StartError::Thread)?,
+            connector: BackendConnector::start(target).map_err(StartError::Thread)?,
             counts: Counts::default(),
         };
         Ok(Self {
@@ -208,33 +210,33 @@ impl Server {
         })
     }
 
-    /// Waits until the daemon is in use, at most `limit`: whether it is.
+    /// Waits up to `limit` until the daemon is connected. Returns whether it is.
     #[must_use]
     pub fn wait_for_daemon(&self, limit: Duration) -> bool {
-        self.shared.links.wait(limit)
+        self.shared.connector.wait(limit)
     }
 
-    /// Serves until `stop` is set, or until the endpoint is given up. What is being done then has a moment to come to its end;
-    /// who waits for more is told that there is nobody. It ends within two seconds, or when the daemon has answered what it was
-    /// asked.
+    /// Serves until `stop` is set or the endpoint is unbound. Running requests get a moment to end,
+    /// and waiting clients are told that the endpoint is gone. It ends within two seconds, or when
+    /// the daemon has answered.
     pub fn run(&self, stop: &AtomicBool) {
-        let pool = Pool::new(self.workers.max(MOST_THREADS), {
+        let pool = Pool::new(self.workers.max(MAX_THREADS), {
             let shared = Arc::clone(&self.shared);
             move |job| shared.serve(&job)
         });
         while !stop.load(Ordering::Relaxed) {
-            match self.shared.endpoint.receive(PATIENCE) {
+            match self.shared.endpoint.receive(RECV_TIMEOUT) {
                 Ok(delivery) => self.shared.take(&pool, delivery),
                 Err(EndpointError::TimedOut { .. }) => {}
                 Err(EndpointError::Unbound { .. }) => break,
                 Err(error) => {
                     warn!("{}", error_chain(&error));
-                    thread::sleep(AFTER_FAILURE);
+                    thread::sleep(FAILURE_PAUSE);
                 }
             }
         }
-        pool.finish(LAST_MOMENT);
-        // Whatever is exchanged with a client is over with this.
+        pool.finish(SHUTDOWN_GRACE);
+        // This ends all exchanges with clients.
         self.shared.endpoint.unbind();
     }
 }
@@ -242,13 +244,13 @@ impl Server {
 impl Report for Server {
     fn report(&self, to: &mut String) {
         let Shared {
-            links,
+            connector,
             clients,
             counts,
             ..
         } = &*self.shared;
-        let daemon = match links.current() {
-            Ok(link) => format!("in use, by connection {}", link.number),
+        let daemon = match connector.current() {
+            Ok(backend) => format!("in use, by connection {}", backend.number),
             Err(failure) => failure.to_string(),
         };
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -256,7 +258,7 @@ impl Report for Server {
             "{} requests answered, {} of them refused; {} turned away",
             count(&counts.answered),
             count(&counts.refused),
-            count(&counts.turned_away)
+            count(&counts.refused_clients)
         );
         to.push_str(&format!("  daemon {daemon}\n  {numbers}\n"));
         clients.report(to);
@@ -264,7 +266,7 @@ impl Report for Server {
 }
 
 impl Shared {
-    fn take(&self, pool: &Pool<Job>, delivery: Delivery) {
+    fn take(&self, pool: &Pool<QueuedRequest>, delivery: Delivery) {
         match delivery {
             Delivery::Request {
                 request,
@@ -273,11 +275,11 @@ impl Shared {
             } => {
                 let client = request.client();
                 let begins = Call::begins(&message);
-                let known = self.clients.meet(client, pid, begins);
+                let known = self.clients.get_or_create(client, pid, begins);
                 if let Some(known) = &known {
-                    known.asks();
+                    known.begin_request();
                 }
-                let job = Job {
+                let job = QueuedRequest {
                     request,
                     client: known,
                     message,
@@ -285,9 +287,9 @@ impl Shared {
                 pool.submit(client, job);
             }
             Delivery::Message { client, message } => {
-                debug!("{client} has sent {message:?}, and does not wait for an answer");
+                debug!("{client} sent {message:?} without waiting for an answer");
             }
-            Delivery::Notification { source } => debug!("{source} has notified"),
+            Delivery::Notification { source } => debug!("{source} sent a notification"),
             Delivery::Gone { client, reason } => {
                 debug!("{client}: {reason:?}");
                 self.clients.gone(client);
@@ -295,33 +297,33 @@ impl Shared {
         }
     }
 
-    /// Does a request and answers it.
-    fn serve(&self, job: &Job) {
+    /// Serves a request and answers it.
+    fn serve(&self, job: &QueuedRequest) {
         let Some(client) = &job.client else {
             let times = self
                 .counts
-                .turned_away
+                .refused_clients
                 .fetch_add(1, Ordering::Relaxed)
                 .saturating_add(1);
-            // They can come as often as they like.
+            // Clients can cause this as often as they like.
             if times.is_power_of_two() {
                 warn!(
-                    "client {} is turned away, as there are too many: for the {times}th time",
+                    "refusing client {} because there are too many: refusal number {times}",
                     job.request.client()
                 );
             }
             self.reply(job, &job.message.answer(-Errno::NFILE.raw_os_error()));
             return;
         };
-        // Whatever happens, the client is not left without an answer.
-        let place = self.places.enter();
+        // The client gets an answer even after a panic.
+        let permit = self.semaphore.acquire();
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(job, client)));
-        drop(place);
+        drop(permit);
         let answer = answer.unwrap_or_else(|_| {
             error!("serving {:?} failed", job.message);
             job.message.answer(-Errno::IO.raw_os_error())
         });
-        client.settle(&answer);
+        client.finish_request(&answer);
         self.counts.answered.fetch_add(1, Ordering::Relaxed);
         if answer.kind < 0 {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -329,34 +331,37 @@ impl Shared {
         self.reply(job, &answer);
     }
 
-    fn reply(&self, job: &Job, answer: &Message) {
+    fn reply(&self, job: &QueuedRequest, answer: &Message) {
         if let Err(error) = self.endpoint.reply(job.request, answer) {
             debug!("{}", error_chain(&error));
         }
     }
 
     /// The answer to a request.
-    fn answer(&self, job: &Job, client: &Client) -> Message {
+    fn answer(&self, job: &QueuedRequest, client: &Client) -> Message {
         let message = &job.message;
         let refuse = |errno: Errno| message.answer(-errno.raw_os_error());
         let call = match Call::decode(message) {
             Ok(call) => call,
-            Err(NoCall::Again) => return client.last().unwrap_or_else(|| refuse(Errno::NOSYS)),
-            Err(NoCall::Negative) => {
-                // As with zero, it may be an answer that is sent back as a request; nothing else looks like that.
+            Err(DecodeError::Again) => {
+                return client.last().unwrap_or_else(|| refuse(Errno::NOSYS));
+            }
+            Err(DecodeError::Negative) => {
+                // As with zero, it may be an answer that is sent back as a request. No other
+                // request looks like it.
                 let last = client.last().filter(|last| is_same(message, last));
                 return last.unwrap_or_else(|| refuse(Errno::INVAL));
             }
-            Err(NoCall::Unknown) => {
+            Err(DecodeError::Unknown) => {
                 debug!(
-                    "client {}: there is no call {}",
+                    "client {}: unknown call {}",
                     job.request.client(),
                     message.kind
                 );
                 return refuse(Errno::NOSYS);
             }
         };
-        match self.work(job, client, &call) {
+        match self.execute(job, client, &call) {
             Ok(answer) => {
                 debug!("client {}: {call:?}: {answer:?}", job.request.client());
                 answer.to(message)
@@ -373,38 +378,38 @@ impl Shared {
         }
     }
 
-    fn work(&self, job: &Job, client: &Client, call: &Call) -> Result<Answer> {
-        let link = self.links.current()?;
+    fn execute(&self, job: &QueuedRequest, client: &Client, call: &Call) -> Result<Answer> {
+        let backend = self.connector.current()?;
         let slot = usize::try_from(job.request.client().slot()).unwrap_or_default();
-        let queue = 1 + slot % link.queues.max(1);
-        let done = link
+        let queue = 1 + slot % backend.queues.max(1);
+        let done = backend
             .session
             .on_queue(queue)
             .map_err(Failure::from)
             .and_then(|session| {
-                let work = Work {
+                let context = RequestContext {
                     settings: &self.settings,
                     endpoint: &*self.endpoint,
                     clients: &self.clients,
                     client,
                     request: job.request,
-                    link: &link,
+                    backend: &backend,
                     session,
                 };
-                let answer = work.run(call);
-                client.park_idle(&link, self.settings.open);
+                let answer = context.run(call);
+                client.park_idle(&backend, self.settings.open);
                 answer
             });
         if let Err(failure) = &done
             && failure.is_daemon_lost()
         {
-            self.links.lost(&link);
+            self.connector.lost(&backend);
         }
         done
     }
 }
 
-/// Whether a request is what its client was answered last.
+/// Whether a request equals the last answer to its client.
 fn is_same(message: &Message, last: &Message) -> bool {
     last.kind == message.kind && last.arm::<M7>() == message.arm()
 }

@@ -1,5 +1,5 @@
-//! What a daemon tells, in the structures that a client takes: narrower than the daemon's, and so cut where that does no harm
-//! and refused where it would.
+//! Converts the daemon's structures to the client's, which are narrower: values are cut where that
+//! is harmless, and refused elsewhere.
 
 use gangplank_driver::DirEntry;
 use gangplank_fuse::{Attr, Kstatfs};
@@ -12,23 +12,25 @@ use crate::abi::rhostfs::{Statfs64, Timeval, UsrDirent, UsrStat, Utimes};
 const FUSE_MAGIC: u32 = 0x6573_5546;
 
 /// Bytes of an entry before its name, as its length counts them.
-const ENTRY_HEAD: usize = 12;
+const DIRENT_HEADER: usize = 12;
 
 /// Longest name of an entry, in bytes without the NUL.
-const LONGEST_NAME: usize = 255;
+const NAME_MAX: usize = 255;
 
-/// An inode number of 64 bits in 32: itself where it fits, and never zero, which the client takes for none.
+/// A 64-bit inode number folded to 32 bits. A number that fits stays. The result is never zero,
+/// which the client takes for no inode.
 pub(super) const fn ino(ino: u64) -> u32 {
     #[allow(clippy::cast_possible_truncation, reason = "both halves count")]
     let folded = (ino ^ ino >> 32) as u32;
     if folded == 0 { u32::MAX } else { folded }
 }
 
-/// A file's attributes. `mark` tells it from others that had its inode number, and is zero if nobody knows; it is where no client
-/// of the original looks.
+/// A file's attributes. `mark` tells it from other files with its inode number, and is zero if
+/// unknown. The original client does not read that field.
 ///
 /// # Errors
-/// EOVERFLOW: its size does not fit into what the client takes.
+///
+/// EOVERFLOW if the client cannot read a size this large.
 pub(super) fn stat(attr: &Attr, mark: u32, sizes: Sizes) -> Result<UsrStat, Errno> {
     if sizes == Sizes::Half && u32::try_from(attr.size).is_err() {
         return Err(Errno::OVERFLOW);
@@ -53,7 +55,7 @@ pub(super) fn stat(attr: &Attr, mark: u32, sizes: Sizes) -> Result<UsrStat, Errn
     Ok(stat)
 }
 
-/// A file system's figures. Its id is zero, as FUSE has none.
+/// The figures of a file system. The id is zero, because FUSE has none.
 pub(super) fn statfs(st: &Kstatfs) -> Statfs64 {
     Statfs64 {
         kind: FUSE_MAGIC,
@@ -71,16 +73,16 @@ pub(super) fn statfs(st: &Kstatfs) -> Statfs64 {
     }
 }
 
-/// A directory's entry; none if its name is too long for it. `kind` is its `DT_*`.
+/// A directory entry. `None` if its name is too long. `kind` is its `DT_*`.
 pub(super) fn dirent(entry: &DirEntry, cookie: i32, kind: u32) -> Option<UsrDirent> {
-    if entry.name.len() > LONGEST_NAME {
+    if entry.name.len() > NAME_MAX {
         return None;
     }
-    let mut name = [0; LONGEST_NAME + 1];
+    let mut name = [0; NAME_MAX + 1];
     for (to, from) in name.iter_mut().zip(&entry.name) {
         *to = *from;
     }
-    let length = (ENTRY_HEAD + entry.name.len()).next_multiple_of(4);
+    let length = (DIRENT_HEADER + entry.name.len()).next_multiple_of(4);
     Some(UsrDirent {
         ino: ino(entry.ino),
         off: cookie,
@@ -94,7 +96,8 @@ pub(super) fn dirent(entry: &DirEntry, cookie: i32, kind: u32) -> Option<UsrDire
 /// Access and modification time as seconds and nanoseconds.
 ///
 /// # Errors
-/// EINVAL for microseconds that are none.
+///
+/// EINVAL for invalid microseconds.
 pub(super) fn times(times: &Utimes) -> Result<[(i64, u32); 2], Errno> {
     let time = |time: &Timeval| -> Result<(i64, u32), Errno> {
         let microseconds = u32::try_from(time.usec)
@@ -119,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn d5_attributes_that_fit_are_told_and_a_size_that_does_not_is_refused() {
+    fn d5_attributes_are_cut_where_harmless_and_a_large_size_is_refused() {
         let attr = Attr {
             ino: 77,
             size: u32::MAX.into(),

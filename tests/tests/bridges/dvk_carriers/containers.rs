@@ -5,7 +5,7 @@ use std::thread;
 
 use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Lent};
+use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, SharedBuffers};
 use gangplank_tests::dvk_peer::{Field, Layout, Outcome, Peer, Reason};
 
 use crate::fixture::{CLIENT, LIMIT, NAME_AT, Net, SERVER, access, connect, name, next_request};
@@ -128,7 +128,7 @@ fn what_we_send_in_a_container_that_the_other_is_not_in_is_lost_and_ends_at_the_
     let asked = client.sendrec(
         Endpoint::from_raw(2),
         &Message::default(),
-        &mut Lent::new(),
+        &mut SharedBuffers::new(),
         LIMIT / 100,
     );
     assert_eq!(asked.unwrap_err().code(), Code::EDVSTIMEDOUT);

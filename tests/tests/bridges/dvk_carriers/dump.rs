@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{DcId, Endpoint, Message};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
-use gangplank_dvk::endpoint::{Carrier, Lent};
+use gangplank_dvk::endpoint::{Carrier, SharedBuffers};
 use gangplank_tests::{process, tools};
 use tempfile::TempDir;
 
@@ -96,7 +96,7 @@ fn what_nodes_say_is_shown_while_it_is_passed_on() {
     let serving = thread::spawn(move || serve_access(&*server));
     let deadline = Instant::now() + LIMIT;
     loop {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let p1 = lent.read_only(b"//\0");
         let arm = gangplank_dvk::abi::M1 {
             p1,

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, Endpoint, Message};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, Lent, RequestId};
+use gangplank_dvk::endpoint::{
+    BoundEndpoint, Delivery, EndpointError, Gone, RequestId, SharedBuffers,
+};
 use gangplank_tests::dvk_peer::{Field, Frame, Layout, Outcome, Peer, Reason};
 
 use crate::fixture::{
@@ -120,7 +122,7 @@ fn goes_while_it_is_asked(net: Net, received: bool) {
         let client = client.clone();
         thread::spawn(move || {
             let to = Endpoint::from_raw(2);
-            client.sendrec(to, &Message::default(), &mut Lent::new(), LIMIT)
+            client.sendrec(to, &Message::default(), &mut SharedBuffers::new(), LIMIT)
         })
     };
     let asking = ask();
@@ -186,7 +188,7 @@ fn silence_ends_at_the_limit_and_others_are_served() {
     let error = server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot copy 3 bytes from 0x47d11000 of 10: nothing came within 800ms"
+        "cannot copy 3 bytes from 0x47d11000 of 10: no answer within 800ms"
     );
     assert!(peer.lost().iter().all(|lost| lost.reason == Reason::Copy));
     peer.ask(11, SERVER, &access(11, Layout::Current), name());

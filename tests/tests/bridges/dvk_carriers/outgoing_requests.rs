@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gangplank_dvk::abi::{Code, DcId, Endpoint, M1, Message};
 use gangplank_dvk::carrier::node::Node;
-use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, Lent};
+use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, SharedBuffers};
 use gangplank_tests::dvk_peer::{Autobind, Field, Frame, Layout, Peer, PeerSetup, Reason};
 
 use crate::fixture::{LIMIT, Net, SERVER, connect};
@@ -42,7 +42,7 @@ fn ask(client: &Arc<dyn BoundEndpoint>, limit: Duration) -> JoinHandle<Asked> {
     let client = client.clone();
     thread::spawn(move || {
         let mut buffer = [0; 4];
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let (p1, p2) = (lent.read_only(b"name"), lent.writable(&mut buffer));
         let arm = M1 {
             p1,

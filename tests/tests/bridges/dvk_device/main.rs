@@ -292,16 +292,20 @@ fn refusals() -> Result<()> {
         (
             &narrow,
             &missing[..],
-            "there is no /dev/no-such-device: load DVK's module",
+            "/dev/no-such-device does not exist: load DVK's module",
         ),
-        (&narrow, &other[..], "/dev/null does not know DVK's calls"),
-        (&wide, &missing[..], "of the i686 build"),
         (
-            &wide,
-            &serve[..],
-            "SERVER1: its rhs_carrier, device, cannot be had",
+            &narrow,
+            &other[..],
+            "/dev/null does not support DVK's calls",
         ),
-        (&narrow, &serve[..], "is served by the 64-bit gangplank-dvk"),
+        (&wide, &missing[..], "of the i686 build"),
+        (&wide, &serve[..], "SERVER1: cannot use rhs_carrier device"),
+        (
+            &narrow,
+            &serve[..],
+            "run the 64-bit one on a 64-bit machine",
+        ),
     ] {
         let (well, said) = run(program, arguments)?;
         ensure!(!well && said.contains(text), "{arguments:?}: {said}");

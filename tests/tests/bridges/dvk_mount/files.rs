@@ -50,7 +50,7 @@ pub(crate) fn cross_both_ways(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Links of both kinds, pipes, devices, directories; times and modes.
+/// SymlinkPolicy of both kinds, pipes, devices, directories; times and modes.
 pub(crate) fn are_of_every_kind(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.here("file"), "content")?;
     fs::hard_link(fixture.here("file"), fixture.here("linked"))?;

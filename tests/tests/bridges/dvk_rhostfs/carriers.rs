@@ -12,7 +12,7 @@ use gangplank_driver::{Driver, InitOptions, Options};
 use gangplank_dvk::abi::{Endpoint, Generation, Message, NodeId};
 use gangplank_dvk::carrier::local::{Local, LocalConfig};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
-use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Lent};
+use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, SharedBuffers};
 use gangplank_dvk::switch::{Stop, Switch, SwitchConfig};
 use gangplank_fuse::{Handle, NodeId as FuseNode, OpenIn};
 use gangplank_tests::daemon::{self, Daemon};
@@ -121,7 +121,7 @@ fn reached(client: &dyn BoundEndpoint, server: Endpoint) -> Result<()> {
     let nonsense = Message::new(19, &STACK_1);
     wait_until("the server is reached", || {
         client
-            .sendrec(server, &nonsense, &mut Lent::new(), LIMIT)
+            .sendrec(server, &nonsense, &mut SharedBuffers::new(), LIMIT)
             .is_ok()
     })
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use gangplank_dvk::abi::{Endpoint, M7, Message};
-use gangplank_dvk::endpoint::Lent;
-use gangplank_dvk::rhostfs::server::Links;
+use gangplank_dvk::endpoint::SharedBuffers;
+use gangplank_dvk::rhostfs::server::SymlinkPolicy;
 use gangplank_tests::{daemon, tools};
 use rustix::io::Errno;
 
@@ -145,7 +145,7 @@ fn rubbish_in_every_field_is_answered_and_does_no_harm() -> Result<()> {
     ];
     let outside = tempfile::tempdir()?;
     fs::write(outside.path().join("victim"), b"unharmed")?;
-    let fixture = Fixture::with(&[], |options| options.links = Links::Patched)?;
+    let fixture = Fixture::with(&[], |options| options.symlinks = SymlinkPolicy::Patched)?;
     std::os::unix::fs::symlink(outside.path(), fixture.path("out"))?;
     let client = fixture.client();
     let mut numbers = Numbers(1);
@@ -153,7 +153,7 @@ fn rubbish_in_every_field_is_answered_and_does_no_harm() -> Result<()> {
     for _ in 0..4000 {
         let mut memory = vec![0xee; 5000];
         memory[..name.len()].copy_from_slice(name);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let address = i32::from_ne_bytes(lent.writable(&mut memory).to_ne_bytes());
         let length = i32::try_from(name.len())?;
         let odd = [
@@ -225,7 +225,9 @@ fn a_daemon_that_others_wrote_is_served_from_as_well() -> Result<()> {
     let options = daemon::Options::new(share.path())
         .program(&program)
         .arguments(&["--sandbox=none"]);
-    let fixture = Fixture::behind(share, &options, |options| options.links = Links::Follow)?;
+    let fixture = Fixture::behind(share, &options, |options| {
+        options.symlinks = SymlinkPolicy::Follow
+    })?;
     crate::carriers::work(&fixture.client(), "//work");
     std::os::unix::fs::symlink("/file", fixture.path("link"))?;
     fixture.put("file", b"contents")?;

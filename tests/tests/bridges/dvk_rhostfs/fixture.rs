@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_dvk::abi::{DcId, Endpoint};
 use gangplank_dvk::endpoint::Carrier;
-use gangplank_dvk::rhostfs::server::{Identity, Options, Server};
+use gangplank_dvk::rhostfs::server::{Credentials, Options, Server};
 use gangplank_tests::daemon::{self, Daemon};
 use tempfile::TempDir;
 
@@ -141,7 +141,7 @@ impl Fixture {
 /// The default options of servers here.
 pub(crate) fn options(socket: &Path) -> Options {
     Options {
-        identity: Identity { uid: 0, gid: 0 },
+        credentials: Credentials { uid: 0, gid: 0 },
         ..Options::new(socket.to_owned())
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_dvk::abi::{Code, DcId, DcLimits, Endpoint, Message};
 use gangplank_dvk::endpoint::{
-    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Lent, Operation, RequestId,
+    BoundEndpoint, Carrier, Delivery, EndpointError, Gone, Operation, RequestId, SharedBuffers,
 };
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -190,7 +190,7 @@ impl BoundEndpoint for Bound {
         &self,
         to: Endpoint,
         message: &Message,
-        lent: &mut Lent<'_>,
+        lent: &mut SharedBuffers<'_>,
         limit: Duration,
     ) -> Result<Message, EndpointError> {
         let operation = Operation::SendRec { to };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_dvk::abi::{Endpoint, M1, Message, NodeId};
 use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
-use gangplank_dvk::endpoint::{Carrier, Lent};
+use gangplank_dvk::endpoint::{Carrier, SharedBuffers};
 use gangplank_dvk::status;
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::dvk_peer::{Layout, Peer, PeerSetup};
@@ -179,7 +179,7 @@ fn several_servers_wait_for_their_switch_and_serve_what_is_theirs() -> Result<()
     );
     let program = Program::start(&config, &[])?;
     crate::fixture::wait_until("the servers look for the switch", || {
-        program.text("log").contains("there is no switch")
+        program.text("log").contains("cannot connect to the switch")
     })?;
     let switch = Switching::start_at(&switch)?;
     let clients = switch.join()?;
@@ -261,7 +261,7 @@ fn a_second_signal_ends_the_program_at_once() -> Result<()> {
     let bound = clients.bind(dc(), CLIENT, "client")?;
     daemon.signal_all(Signal::STOP)?;
     let asking = thread::spawn(move || {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let opendir = M1 {
             i1: 3,
             p1: lent.read_only(b"//\0"),

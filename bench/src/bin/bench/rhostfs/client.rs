@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_dvk::abi::rhostfs::UsrStat;
 use gangplank_dvk::abi::{DcId, Endpoint, M1, M2, Message};
-use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, Lent};
+use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, SharedBuffers};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{FileAccess, whole};
@@ -53,7 +53,7 @@ impl Client {
         };
         let name = format!("{path}\0");
         let opened = until(deadline, || {
-            let mut lent = Lent::new();
+            let mut lent = SharedBuffers::new();
             let arm = M1 {
                 i1: i32::try_from(name.len())?,
                 i3: O_RDWR,
@@ -66,7 +66,7 @@ impl Client {
         Ok(client)
     }
 
-    fn ask(&self, message: &Message, lent: &mut Lent<'_>) -> Result<i32> {
+    fn ask(&self, message: &Message, lent: &mut SharedBuffers<'_>) -> Result<i32> {
         let answer = self.endpoint.sendrec(self.server, message, lent, LIMIT)?;
         ensure!(answer.kind >= 0, "it was refused: {}", answer.kind);
         Ok(answer.kind)
@@ -79,7 +79,7 @@ impl Client {
         at: u64,
         size: usize,
         address: u32,
-        lent: &mut Lent<'_>,
+        lent: &mut SharedBuffers<'_>,
     ) -> Result<()> {
         let arm = M2 {
             i1: self.handle,
@@ -106,7 +106,7 @@ fn until<T>(deadline: Instant, attempt: impl Fn() -> Result<T>) -> Result<T> {
 impl FileAccess for Client {
     fn look(&mut self) -> Result<()> {
         let mut stat = UsrStat::new_zeroed();
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: self.handle,
             p1: lent.writable(stat.as_mut_bytes()),
@@ -119,13 +119,13 @@ impl FileAccess for Client {
 
     fn read(&mut self, at: u64, into: &mut [u8]) -> Result<()> {
         let size = into.len();
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let address = lent.writable(into);
         self.transfer(PREAD64, at, size, address, &mut lent)
     }
 
     fn write(&mut self, at: u64, from: &[u8]) -> Result<()> {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let address = lent.read_only(from);
         self.transfer(PWRITE64, at, from.len(), address, &mut lent)
     }

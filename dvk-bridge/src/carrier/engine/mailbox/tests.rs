@@ -1,4 +1,4 @@
-//! What comes in which order, and what becomes of it when somebody asks again or goes.
+//! The order of events, and what happens when a client sends a newer request or leaves.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use super::*;
 use crate::abi::M1;
 
 const PEER: PeerId = PeerId(3);
-const MARK: u32 = 5;
-const WAY: Way = Way {
+const ACK_SEQ: u32 = 5;
+const ROUTE: ReplyRoute = ReplyRoute {
     peer: PEER,
-    mark: MARK,
+    ack_seq: ACK_SEQ,
 };
 
-fn from(raw: i32) -> Caller {
-    Caller {
+fn from(raw: i32) -> Sender {
+    Sender {
         endpoint: Endpoint::from_raw(raw),
         peer: PEER,
         pid: Some(77),
-        mark: MARK,
+        ack_seq: ACK_SEQ,
     }
 }
 
@@ -25,7 +25,7 @@ fn message(kind: i32) -> Message {
     Message::new(kind, &M1::default())
 }
 
-/// What is there, without waiting.
+/// The next event, without waiting.
 fn receive(mailbox: &Mailbox) -> Received {
     mailbox.receive(Instant::now())
 }
@@ -49,16 +49,16 @@ fn gone(client: i32, reason: Gone) -> Received {
 }
 
 /// Whether the answer to `request` is to be sent.
-fn answer(mailbox: &Mailbox, request: RequestId) -> Result<bool, Idle> {
+fn answer(mailbox: &Mailbox, request: RequestId) -> Result<bool, RequestEnded> {
     mailbox.answer(request).map(|held| held.is_some())
 }
 
-fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), Idle> {
+fn serving(mailbox: &Mailbox, request: RequestId) -> Result<(), RequestEnded> {
     mailbox.serving(request).map(|_| ())
 }
 
 #[test]
-fn requests_are_received_in_their_order_and_answered_once() {
+fn requests_are_received_in_order_and_answered_once() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     mailbox.request(from(11), message(2)).unwrap();
@@ -66,15 +66,15 @@ fn requests_are_received_in_their_order_and_answered_once() {
     assert_eq!(receive(&mailbox), request(11, 1, 2));
     assert_eq!(receive(&mailbox), Received::Nothing);
     let first = id(10, 0);
-    assert_eq!(mailbox.way(first), Ok(WAY));
+    assert_eq!(mailbox.route(first), Ok(ROUTE));
     assert_eq!(serving(&mailbox, first), Ok(()));
     assert_eq!(answer(&mailbox, first), Ok(true));
-    assert_eq!(answer(&mailbox, first), Err(Idle::NotWaiting));
-    assert_eq!(serving(&mailbox, first), Err(Idle::NotWaiting));
+    assert_eq!(answer(&mailbox, first), Err(RequestEnded::NotWaiting));
+    assert_eq!(serving(&mailbox, first), Err(RequestEnded::NotWaiting));
 }
 
 #[test]
-fn who_asks_again_gets_the_answer_to_the_newest() {
+fn a_client_gets_the_answer_to_its_newest_request() {
     let mailbox = Mailbox::default();
     for kind in 1..=3 {
         mailbox.request(from(10), message(kind)).unwrap();
@@ -83,7 +83,7 @@ fn who_asks_again_gets_the_answer_to_the_newest() {
     assert_eq!(receive(&mailbox), Received::Nothing, "one at a time");
     assert_eq!(
         serving(&mailbox, id(10, 0)),
-        Err(Idle::NotWaiting),
+        Err(RequestEnded::NotWaiting),
         "no copies for the old one"
     );
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(false));
@@ -92,15 +92,15 @@ fn who_asks_again_gets_the_answer_to_the_newest() {
 }
 
 #[test]
-fn nothing_is_done_for_an_answered_request_when_its_client_asks_the_next() {
+fn an_answered_request_ends_when_its_client_sends_the_next() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     receive(&mailbox);
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
     mailbox.request(from(10), message(2)).unwrap();
     receive(&mailbox);
-    assert_eq!(serving(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
     assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
 }
 
@@ -110,20 +110,24 @@ fn an_answer_is_sent_again_until_its_client_asks_the_next_or_goes() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     receive(&mailbox);
-    assert_eq!(again(&mailbox, 0), Err(Idle::NotWaiting), "not answered");
+    assert_eq!(
+        again(&mailbox, 0),
+        Err(RequestEnded::NotWaiting),
+        "not answered"
+    );
     assert_eq!(answer(&mailbox, id(10, 0)), Ok(true));
     assert_eq!(again(&mailbox, 0), Ok(()));
     mailbox.request(from(10), message(2)).unwrap();
-    assert_eq!(again(&mailbox, 0), Err(Idle::NotWaiting));
+    assert_eq!(again(&mailbox, 0), Err(RequestEnded::NotWaiting));
     receive(&mailbox);
     assert_eq!(answer(&mailbox, id(10, 1)), Ok(true));
     assert_eq!(again(&mailbox, 1), Ok(()));
     mailbox.gone(Endpoint::from_raw(10), Gone::Unbound);
-    assert_eq!(again(&mailbox, 1), Err(Idle::NotWaiting));
+    assert_eq!(again(&mailbox, 1), Err(RequestEnded::NotWaiting));
 }
 
 #[test]
-fn nothing_is_done_for_one_that_has_gone_when_another_has_its_endpoint() {
+fn requests_of_a_process_end_when_another_has_its_endpoint() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     receive(&mailbox);
@@ -131,13 +135,13 @@ fn nothing_is_done_for_one_that_has_gone_when_another_has_its_endpoint() {
     mailbox.request(from(10), message(2)).unwrap();
     assert_eq!(receive(&mailbox), gone(10, Gone::Unbound));
     assert_eq!(receive(&mailbox), request(10, 1, 2));
-    assert_eq!(serving(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(serving(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
     assert_eq!(serving(&mailbox, id(10, 1)), Ok(()));
 }
 
 #[test]
-fn what_is_served_is_known_by_its_client() {
+fn a_request_is_found_by_its_client() {
     let mailbox = Mailbox::default();
     let client = Endpoint::from_raw(10);
     mailbox.request(from(10), message(1)).unwrap();
@@ -160,7 +164,7 @@ fn a_sender_is_told_when_its_message_is_received() {
         client: Endpoint::from_raw(2),
         message: message(5),
     };
-    assert_eq!(receive(&mailbox), Received::Event(delivery, Some(WAY)));
+    assert_eq!(receive(&mailbox), Received::Event(delivery, Some(ROUTE)));
     mailbox.message(from(2), message(6)).unwrap();
 }
 
@@ -177,7 +181,7 @@ fn notifications_are_merged() {
 }
 
 #[test]
-fn who_goes_takes_along_what_was_not_received() {
+fn the_unreceived_messages_of_an_exited_process_are_dropped() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     assert_eq!(receive(&mailbox), request(10, 0, 1));
@@ -200,19 +204,19 @@ fn another_in_the_same_slot_replaces_the_first() {
     mailbox.request(from(later), message(2)).unwrap();
     assert_eq!(receive(&mailbox), gone(10, Gone::Replaced));
     assert_eq!(receive(&mailbox), request(later, 1, 2));
-    assert_eq!(answer(&mailbox, id(10, 0)), Err(Idle::NotWaiting));
+    assert_eq!(answer(&mailbox, id(10, 0)), Err(RequestEnded::NotWaiting));
 }
 
 #[test]
-fn a_slot_is_one_peers_as_long_as_that_is_there() {
+fn a_slot_belongs_to_one_peer_while_it_is_connected() {
     let mailbox = Mailbox::default();
-    let elsewhere = Caller {
+    let elsewhere = Sender {
         peer: PeerId(4),
         ..from(10)
     };
     mailbox.request(from(10), message(1)).unwrap();
     assert_eq!(receive(&mailbox), request(10, 0, 1));
-    let later = Caller {
+    let later = Sender {
         endpoint: Endpoint::new(1, 10).unwrap(),
         ..elsewhere
     };
@@ -234,7 +238,7 @@ fn a_slot_is_one_peers_as_long_as_that_is_there() {
 }
 
 #[test]
-fn giving_up_names_those_who_wait() {
+fn releasing_returns_the_waiting_clients() {
     let mailbox = Mailbox::default();
     mailbox.request(from(10), message(1)).unwrap();
     mailbox.message(from(2), message(5)).unwrap();
@@ -253,7 +257,7 @@ fn giving_up_names_those_who_wait() {
 }
 
 #[test]
-fn one_who_waits_is_woken_by_what_comes() {
+fn a_message_wakes_a_waiter() {
     let mailbox = std::sync::Arc::new(Mailbox::default());
     let here = mailbox.clone();
     let waiting =

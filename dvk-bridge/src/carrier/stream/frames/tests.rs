@@ -1,4 +1,4 @@
-//! Bytes that are commands, in pieces and batches, and bytes that are not.
+//! Valid commands, in pieces and batches, and invalid bytes.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn bytes(generation: Generation, header: &Header, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Adds `bytes`, as much at once as is taken.
+/// Feeds `bytes` in portions of the room that there is.
 fn feed(frames: &mut Frames, mut bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>, FrameError> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -40,16 +40,17 @@ fn feed(frames: &mut Frames, mut bytes: &[u8]) -> Result<Vec<(Header, Vec<u8>)>,
             Ok::<_, ()>(taken)
         });
         bytes = &bytes[taken.unwrap()..];
-        while frames.next(|header, payload| found.push((*header, payload.to_vec())))? {}
+        while frames.next(|header, payload| found.send_now((*header, payload.to_vec())))? {}
     }
     Ok(found)
 }
 
 #[test]
-fn a_batch_is_taken_apart_in_its_order() {
+fn a_batch_is_split_in_order() {
     let generation = Generation::Legacy;
     let notify = header(Command::NTFY_MSG, 0);
-    let inner = [bytes(generation, &notify, &[]), bytes(generation, &header(Command::SEND_MSG, 0), &[])].concat();
+    let send = header(Command::SEND_MSG, 0);
+    let inner = [bytes(generation, &notify, &[]), bytes(generation, &send, &[])].concat();
     let outer = Header {
         flags: HeaderFlags::BATCH,
         batch_nr: 2,
@@ -62,7 +63,7 @@ fn a_batch_is_taken_apart_in_its_order() {
 }
 
 #[test]
-fn what_has_data_cannot_be_batched() {
+fn a_command_with_data_cannot_be_batched() {
     let generation = Generation::Current;
     let inner = bytes(generation, &header(Command::COPYIN_DATA, 5), &[]);
     let outer = Header {
@@ -83,7 +84,7 @@ fn another_generation_is_named() {
 }
 
 #[test]
-fn a_length_of_two_gigabytes_is_refused_before_anything_is_kept_for_it() {
+fn a_length_of_two_gigabytes_is_refused_before_allocation() {
     let huge = bytes(Generation::Current, &header(Command::COPYIN_DATA, i32::MAX), &[]);
     let error = feed(&mut frames(Generation::Current), &huge).unwrap_err().to_string();
     assert!(error.starts_with("2147483647 bytes cannot follow a COPYIN_DATA"), "{error}");
@@ -96,7 +97,8 @@ fn half_a_header_is_described() {
     assert!(feed(&mut frames, &whole).unwrap().is_empty());
     assert!(frames.is_inside());
     let text = frames.describe_rest();
-    assert!(text.starts_with("92 bytes of a command and no more, where a header has 132 bytes (legacy)"), "{text}");
+    let start = "only 92 bytes of a command, but a header has 132 bytes (legacy)";
+    assert!(text.starts_with(start), "{text}");
     assert!(text.contains("92 bytes (early)"), "{text}");
 }
 
@@ -104,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn commands_come_out_however_they_are_cut(
+    fn commands_are_decoded_from_any_pieces(
         payloads in prop::collection::vec(0..70_000usize, 1..12),
         cut in 1..80_000usize,
         generation in prop::sample::select(Generation::ALL.to_vec()),
@@ -122,12 +124,14 @@ proptest! {
         }
         let lengths: Vec<usize> = found.iter().map(|(_, payload)| payload.len()).collect();
         prop_assert_eq!(lengths, payloads);
-        prop_assert!(found.iter().all(|(_, payload)| payload.iter().all(|&byte| byte == payload.len() as u8)));
+        for (_, payload) in &found {
+            prop_assert!(payload.iter().all(|&byte| byte == payload.len() as u8));
+        }
         prop_assert!(!frames.is_inside());
     }
 
     #[test]
-    fn rubbish_ends_in_an_error_or_in_nothing(bytes: Vec<u8>) {
+    fn random_bytes_end_in_an_error_or_no_command(bytes: Vec<u8>) {
         let _ = feed(&mut frames(Generation::Current), &bytes);
     }
 }

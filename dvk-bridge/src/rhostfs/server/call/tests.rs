@@ -122,18 +122,18 @@ fn the_originals_requests_are_understood() {
         (
             "seekdir_request",
             Call::Seekdir {
-                stream: 0x101,
+                dir_handle: 0x101,
                 cookie: 685_728_586,
             },
         ),
         (
             "readdir_request",
             Call::Readdir {
-                stream: 0x101,
+                dir_handle: 0x101,
                 buffer: 0x0843_2660,
             },
         ),
-        ("closedir_request", Call::Closedir { stream: 0x101 }),
+        ("closedir_request", Call::Closedir { dir_handle: 0x101 }),
         (
             "rename_request",
             Call::Rename {
@@ -188,21 +188,21 @@ fn the_originals_requests_are_understood() {
     }
     assert_eq!(
         Call::decode(&vector("lseek_19_request")),
-        Err(NoCall::Unknown)
+        Err(DecodeError::Unknown)
     );
 }
 
 proptest! {
     #[test]
-    fn any_message_is_a_call_or_none(kind: i32, bytes: [u8; 28]) {
+    fn any_message_is_a_call_or_refused(kind: i32, bytes: [u8; 28]) {
         let mut message = Message::default();
         message.kind = kind;
         message.set_arm(&crate::abi::M6 { ca1: bytes });
         match Call::decode(&message) {
             Ok(_) => prop_assert!(kind > 0),
-            Err(NoCall::Again) => prop_assert_eq!(kind, 0),
-            Err(NoCall::Negative) => prop_assert!(kind < 0),
-            Err(NoCall::Unknown) => prop_assert!(kind > 0),
+            Err(DecodeError::Again) => prop_assert_eq!(kind, 0),
+            Err(DecodeError::Negative) => prop_assert!(kind < 0),
+            Err(DecodeError::Unknown) => prop_assert!(kind > 0),
         }
     }
 }

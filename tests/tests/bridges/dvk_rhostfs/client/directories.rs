@@ -2,7 +2,7 @@
 
 use gangplank_dvk::abi::rhostfs::UsrDirent;
 use gangplank_dvk::abi::{M1, M2, Message};
-use gangplank_dvk::endpoint::Lent;
+use gangplank_dvk::endpoint::SharedBuffers;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Answer, Client, Entry, STACK_1, STACK_2, done, length, nothing, text};
@@ -11,7 +11,7 @@ impl Client {
     /// The handle is in the reply, in a field that the request left uninitialised.
     pub(crate) fn opendir(&self, name: &str) -> Answer<u32> {
         let name = text(name);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -34,7 +34,7 @@ impl Client {
     pub(crate) fn readdir(&self, directory: u32) -> Answer<Option<Entry>> {
         let mut entry = UsrDirent::new_zeroed();
         entry.as_mut_bytes().fill(0xee);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             p1: directory,
             p2: lent.writable(entry.as_mut_bytes()),

@@ -2,7 +2,7 @@
 
 use gangplank_dvk::abi::rhostfs::UsrStat;
 use gangplank_dvk::abi::{M1, M2, Message};
-use gangplank_dvk::endpoint::Lent;
+use gangplank_dvk::endpoint::SharedBuffers;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 impl Client {
     pub(crate) fn fstat_by(&self, kind: i32, handle: i32) -> Answer<UsrStat> {
         let mut stat = UsrStat::new_zeroed();
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: handle,
             p1: lent.writable(stat.as_mut_bytes()),
@@ -63,7 +63,7 @@ impl Client {
 
     pub(crate) fn pread(&self, handle: i32, count: usize, position: u64) -> Answer<Vec<u8>> {
         let mut buffer = vec![0xee; count];
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = transfer(handle, count, position, lent.writable(&mut buffer));
         let read = result(&self.ask(&Message::new(180, &arm), &mut lent))?;
         let read = usize::try_from(read).unwrap();
@@ -76,7 +76,7 @@ impl Client {
     }
 
     pub(crate) fn pwrite(&self, handle: i32, data: &[u8], position: u64) -> Answer<usize> {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = transfer(handle, data.len(), position, lent.read_only(data));
         let written = result(&self.ask(&Message::new(181, &arm), &mut lent))?;
         Ok(usize::try_from(written).unwrap())
@@ -93,7 +93,7 @@ impl Client {
 
     pub(crate) fn futimes(&self, handle: i32, times: [(i32, i32); 2]) -> Answer<()> {
         let times = timevals(times);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: handle,
             p1: lent.read_only(times.as_bytes()),

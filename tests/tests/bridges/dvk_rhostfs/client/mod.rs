@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gangplank_dvk::abi::rhostfs::{Timeval, UsrDirent, Utimes};
 use gangplank_dvk::abi::{Arm, Endpoint, M1, M2, Message};
-use gangplank_dvk::endpoint::{BoundEndpoint, Lent};
+use gangplank_dvk::endpoint::{BoundEndpoint, SharedBuffers};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Limit for a reply.
@@ -64,19 +64,19 @@ impl Client {
     }
 
     /// Sends a request. Returns the unparsed reply.
-    pub(crate) fn ask(&self, message: &Message, lent: &mut Lent<'_>) -> Message {
+    pub(crate) fn ask(&self, message: &Message, lent: &mut SharedBuffers<'_>) -> Message {
         let answer = self.endpoint.sendrec(self.server, message, lent, LIMIT);
         answer.expect("every request is answered")
     }
 
     /// Sends a request without shared buffers.
     pub(crate) fn call(&self, kind: i32, arm: &impl Arm) -> Answer<i32> {
-        result(&self.ask(&Message::new(kind, arm), &mut Lent::new()))
+        result(&self.ask(&Message::new(kind, arm), &mut SharedBuffers::new()))
     }
 
     /// Sends a request with one name, in the fields of the first shape.
     pub(crate) fn named(&self, kind: i32, name: &[u8], arm: M1) -> Answer<i32> {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(name),
             p1: lent.read_only(name),
@@ -88,7 +88,7 @@ impl Client {
     /// Sends a request with two names.
     pub(crate) fn named_twice(&self, kind: i32, first: &str, second: &str) -> Answer<()> {
         let (first, second) = (text(first), text(second));
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&first),
             i2: length(&second),

@@ -2,7 +2,7 @@
 
 use gangplank_dvk::abi::rhostfs::{Statfs64, UsrStat};
 use gangplank_dvk::abi::{M1, M2, M7, Message};
-use gangplank_dvk::endpoint::Lent;
+use gangplank_dvk::endpoint::SharedBuffers;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Answer, Client, STACK_1, STACK_2, done, length, low, nothing, result, text, timevals};
@@ -15,7 +15,7 @@ impl Client {
     pub(crate) fn stat_by(&self, kind: i32, name: &str) -> Answer<UsrStat> {
         let name = text(name);
         let mut stat = UsrStat::new_zeroed();
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -100,7 +100,7 @@ impl Client {
     /// renameat2 by one of its two numbers. The directory fields are uninitialised.
     pub(crate) fn renameat2(&self, kind: i32, old: &str, new: &str, flags: i32) -> Answer<()> {
         let (old, new) = (text(old), text(new));
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M7 {
             i1: length(&old),
             i2: length(&new),
@@ -115,7 +115,7 @@ impl Client {
     /// Truncates to a length, of which the client sends 32 bits.
     pub(crate) fn truncate(&self, name: &str, length_wanted: u64) -> Answer<()> {
         let name = text(name);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M2 {
             i1: length(&name),
             l1: low(length_wanted),
@@ -127,7 +127,7 @@ impl Client {
 
     pub(crate) fn utimes(&self, name: &str, times: [(i32, i32); 2]) -> Answer<()> {
         let (name, times) = (text(name), timevals(times));
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -141,7 +141,7 @@ impl Client {
         let name = text(name);
         let mut figures = Statfs64::new_zeroed();
         figures.as_mut_bytes().fill(0xee);
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             p1: lent.read_only(&name),
@@ -154,7 +154,7 @@ impl Client {
 
     pub(crate) fn root_path(&self) -> Answer<String> {
         let mut buffer = vec![0xee; 4097];
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             p1: lent.writable(&mut buffer),
             ..STACK_1
@@ -170,7 +170,7 @@ impl Client {
     pub(crate) fn readlink(&self, name: &str, size: usize) -> Answer<(i32, Vec<u8>)> {
         let name = text(name);
         let mut buffer = vec![0xee; size];
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: length(&name),
             i2: i32::try_from(size).unwrap(),

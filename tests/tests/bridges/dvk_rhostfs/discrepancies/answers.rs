@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use anyhow::{Result, ensure};
 use gangplank_dvk::abi::{Endpoint, M1, M2, Message};
-use gangplank_dvk::endpoint::Lent;
+use gangplank_dvk::endpoint::SharedBuffers;
 use zerocopy::IntoBytes;
 
 use super::{EEXIST, EINVAL, ENOSYS, is};
@@ -58,7 +58,7 @@ fn d16_an_answer_sent_back_as_a_request_comes_again() -> Result<()> {
     );
     let name = text("//made");
     let ask = |kind, mode| {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: i32::try_from(name.len()).unwrap(),
             i2: mode,
@@ -69,11 +69,11 @@ fn d16_an_answer_sent_back_as_a_request_comes_again() -> Result<()> {
     };
     let made = ask(39, 0o700);
     ensure!(made.kind == 0);
-    let again = client.ask(&made, &mut Lent::new());
+    let again = client.ask(&made, &mut SharedBuffers::new());
     ensure!(again == made, "and the directory is not made again");
     let exists = ask(39, 0o700);
     ensure!(exists.kind == -EEXIST);
-    ensure!(client.ask(&exists, &mut Lent::new()) == exists);
+    ensure!(client.ask(&exists, &mut SharedBuffers::new()) == exists);
     let other = fixture.client_at(Endpoint::from_raw(11), 101);
     ensure!(
         other.call(0, &STACK_1) == Err(ENOSYS),
@@ -102,7 +102,7 @@ fn d20_a_client_that_has_gone_holds_nobody_up() -> Result<()> {
         .bind_as(crate::fixture::dc(), Endpoint::from_raw(12), 7);
     let name = text("//file");
     for _ in 0..200 {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let arm = M1 {
             i1: i32::try_from(name.len()).unwrap(),
             i2: 4,
@@ -130,7 +130,7 @@ fn an_answer_leaves_the_other_fields_as_they_came() -> Result<()> {
     let client = fixture.client();
     let name = CString::new("//")?;
     let mut buffer = [0_u8; 68];
-    let mut lent = Lent::new();
+    let mut lent = SharedBuffers::new();
     let arm = M1 {
         i1: 3,
         p1: lent.read_only(name.as_bytes_with_nul()),

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use anyhow::{Result, ensure};
 use gangplank_dvk::abi::M1;
 use gangplank_dvk::abi::rhostfs::UsrStat;
-use gangplank_dvk::rhostfs::server::Identity;
+use gangplank_dvk::rhostfs::server::Credentials;
 use gangplank_tests::process::User;
 use rustix::io::Errno;
 
@@ -124,7 +124,7 @@ fn d21_all_is_done_by_one_user() -> Result<()> {
         return Ok(());
     }
     let fixture = Fixture::with(&[], |options| {
-        options.identity = Identity {
+        options.credentials = Credentials {
             uid: 1234,
             gid: 5678,
         }

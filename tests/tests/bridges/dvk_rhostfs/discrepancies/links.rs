@@ -4,16 +4,16 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use anyhow::{Result, ensure};
-use gangplank_dvk::rhostfs::server::Links;
+use gangplank_dvk::rhostfs::server::SymlinkPolicy;
 
 use super::{EINVAL, EIO, ELOOP, ENOENT, READ, is};
 use crate::fixture::Fixture;
 
 /// A share with links of all kinds.
-fn with_links(links: Links) -> Result<Fixture> {
+fn with_links(links: SymlinkPolicy) -> Result<Fixture> {
     let outside = tempfile::tempdir()?;
     fs::write(outside.path().join("secret"), b"secret")?;
-    let fixture = Fixture::with(&[], |options| options.links = links)?;
+    let fixture = Fixture::with(&[], |options| options.symlinks = links)?;
     fixture.put("file", b"contents")?;
     fs::create_dir(fixture.path("sub"))?;
     symlink("file", fixture.path("near"))?;
@@ -31,7 +31,7 @@ const TYPE: u32 = 0o170_000;
 
 #[test]
 fn d9_readlink_never_writes_where_the_client_has_not_said() -> Result<()> {
-    for links in [Links::Refuse, Links::Follow] {
+    for links in [SymlinkPolicy::Refuse, SymlinkPolicy::Follow] {
         let fixture = with_links(links)?;
         let client = fixture.client();
         // The message is the patched client's, and so the buffer would be there.
@@ -42,7 +42,7 @@ fn d9_readlink_never_writes_where_the_client_has_not_said() -> Result<()> {
 
 #[test]
 fn d9_links_are_shown_as_links_where_they_are_refused() -> Result<()> {
-    let fixture = with_links(Links::Refuse)?;
+    let fixture = with_links(SymlinkPolicy::Refuse)?;
     let client = fixture.client();
     ensure!(client.lstat64("//near").unwrap().mode & TYPE == LINK);
     ensure!(client.open("//near", READ) == Err(ELOOP));
@@ -57,7 +57,7 @@ fn d9_links_are_shown_as_links_where_they_are_refused() -> Result<()> {
 
 #[test]
 fn d9_followed_links_are_what_they_lead_to_beneath_the_root() -> Result<()> {
-    let fixture = with_links(Links::Follow)?;
+    let fixture = with_links(SymlinkPolicy::Follow)?;
     let client = fixture.client();
     let file = client.lstat64("//file").unwrap();
     for name in [
@@ -94,7 +94,7 @@ fn d9_followed_links_are_what_they_lead_to_beneath_the_root() -> Result<()> {
 
 #[test]
 fn d9_a_patched_client_reads_links() -> Result<()> {
-    let fixture = with_links(Links::Patched)?;
+    let fixture = with_links(SymlinkPolicy::Patched)?;
     let client = fixture.client();
     let (length, buffer) = client.readlink("//near", 16).unwrap();
     ensure!(length == 4 && buffer[..5] == *b"file\0" && buffer[5..] == [0xee; 11]);

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 
 use anyhow::{Result, ensure};
 use gangplank_dvk::abi::{M1, Message};
-use gangplank_dvk::endpoint::Lent;
+use gangplank_dvk::endpoint::SharedBuffers;
 use rustix::io::Errno;
 
 use super::{EEXIST, EFAULT, EINVAL, ENAMETOOLONG, ENOENT, WRITE, is};
@@ -77,7 +77,7 @@ fn d17_names_are_checked_and_never_lead_out() -> Result<()> {
     let client = fixture.client();
     fixture.put("file", b"")?;
     let stat_of = |bytes: &[u8], claimed: i32| {
-        let mut lent = Lent::new();
+        let mut lent = SharedBuffers::new();
         let mut buffer = [0; 68];
         let arm = M1 {
             i1: claimed,
