@@ -20,7 +20,7 @@ pub struct User {
 }
 
 impl User {
-    /// `nobody`, the user every Debian system has and nothing belongs to.
+    /// `nobody`, which every Debian system has and which owns no files.
     pub const NOBODY: Self = Self {
         uid: 65534,
         gid: 65534,

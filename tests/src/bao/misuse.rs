@@ -154,8 +154,8 @@ fn attach(file: RawFd, abi: Abi) -> Result<Request> {
 
 fn call<T>(file: RawFd, number: u32, argument: &mut T) -> Result<i32> {
     let (number, argument) = (u64::from(number), std::ptr::from_mut(argument));
-    // SAFETY: whatever the call is, it is answered by the test, which writes no further than its
-    // argument is long. (The C libraries do not agree on the type of the number.)
+    // SAFETY: the test answers every call, and writes no further than the argument's length. (The C
+    // libraries do not agree on the type of the number.)
     let value = unsafe { libc::syscall(libc::SYS_ioctl, file, number, argument) };
     match i32::try_from(value) {
         Ok(value @ 0..) => Ok(value),
@@ -165,7 +165,7 @@ fn call<T>(file: RawFd, number: u32, argument: &mut T) -> Result<i32> {
 
 fn map(file: RawFd, offset: i64) -> Result<()> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping, at an address of the kernel's choice, that nobody uses.
+    // SAFETY: a new mapping, at an unused address that the kernel chooses.
     let mapped = unsafe {
         libc::mmap(
             std::ptr::null_mut(),

@@ -227,7 +227,7 @@ impl Fixture {
     /// Waits until the daemon holds no more than before the first connection.
     ///
     /// # Errors
-    /// It goes on holding more.
+    /// It keeps holding more.
     pub fn wait_until_idle(&self) -> Result<()> {
         let deadline = Instant::now() + FREEING;
         loop {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   Device::access ── queue ── ATTACH ──> in hand ── COMPLETE ──> answered
-//!        │                                   └ as long as it takes, whoever dies meanwhile
+//!        │                                   └ even if the device model dies meanwhile
 //!        └ in the range of an ioeventfd: the kernel's own client, at once
 //! ```
 
@@ -179,7 +179,7 @@ impl Device {
     /// the operation.
     ///
     /// # Errors
-    /// Nobody has completed it.
+    /// No device model has completed it.
     pub fn access(
         &self,
         address: u64,
@@ -279,7 +279,7 @@ impl Device {
     /// Waits until a thread waits for an access.
     ///
     /// # Errors
-    /// Nobody does within `limit`.
+    /// No thread does within `limit`.
     pub fn until_attached(&self, limit: Duration) -> Result<()> {
         self.until(limit, "a wait for accesses", |state| {
             state.attached.as_ref().is_some_and(Caller::is_waiting)

@@ -137,7 +137,7 @@ pub(crate) fn reopen_and_fsync(directory: &Path, case: &Case, trace: &mut Trace)
 
 /// Write, ask whether the whole file system is written, close.
 pub(crate) fn write_and_syncfs(directory: &Path, case: &Case, trace: &mut Trace) -> Result<()> {
-    // Errors of other files are reported to whoever asks first.
+    // The kernel reports errors of other files to the first caller.
     let whole = open(directory, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
     let _ = syncfs(&whole);
     write_and(directory, case, trace, OFlags::empty(), |trace, file| {

@@ -14,8 +14,7 @@ fn dc(id: i32) -> DcId {
     DcId::new(id).unwrap()
 }
 
-/// Our node in containers `ours`, with a node that has the server of containers `theirs` bound to
-/// it.
+/// Our node in containers `ours`, beside a node that has bound the server of containers `theirs`.
 fn nodes(net: Net, layout: Layout, ours: &[i32], theirs: &[i32]) -> (Node, Peer) {
     let mut config = net.config(layout, &[0]);
     config.dcs = ours
@@ -32,7 +31,7 @@ fn nodes(net: Net, layout: Layout, ours: &[i32], theirs: &[i32]) -> (Node, Peer)
     (node, peer)
 }
 
-/// Answers the next request with the container's number, having copied it into its name.
+/// Replies to the next request with the container's number, after copying it into its name.
 fn serve(server: &dyn BoundEndpoint) {
     let (request, message) = next_request(server);
     let number = server.dc().raw();
@@ -99,7 +98,7 @@ fn who_asks_in_a_container_that_we_are_not_in_is_told() {
         let code = Code::EDVSBADDCID.result();
         assert_eq!(peer.outcome((5, CLIENT)), Outcome::Failed(code));
         assert_eq!(peer.wait_for(0x2003, 1)[0].get(Field::Dc), 5);
-        // The same process of a container that we are in.
+        // The same process in a container that we are in.
         peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
         serve(&*server);
         assert!(matches!(peer.outcome(CLIENT), Outcome::Reply(_)));
@@ -123,7 +122,7 @@ fn what_we_send_in_a_container_that_the_other_is_not_in_is_lost_and_ends_at_the_
         .unwrap_err();
     assert_eq!(error.code(), Code::EDVSTIMEDOUT);
     peer.wait_lost(Reason::NoContainer);
-    // It knows of the container now, but not that we are in it.
+    // It knows the container now, but not that we are in it.
     peer.add_container(9, &[0]);
     let asked = client.sendrec(
         Endpoint::from_raw(2),
@@ -145,7 +144,7 @@ fn a_thousand_clients_of_a_node_are_served() {
             let server = node.bind(dc(id), Endpoint::from_raw(SERVER), "server");
             let server = server.unwrap();
             thread::spawn(move || {
-                // All ask before one is answered.
+                // All send a request before one gets a reply.
                 let asked: Vec<_> = (30..220).map(|_| next_request(&*server)).collect();
                 for (request, message) in asked {
                     server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap();

@@ -35,7 +35,7 @@ impl Dump {
         Self { child, place }
     }
 
-    /// Waits until its lines are as `wanted`: they.
+    /// Waits until its lines are as `wanted`. Returns them.
     fn wait(&self, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -55,7 +55,7 @@ impl Drop for Dump {
     }
 }
 
-/// The first of 32 ports that nobody listens at, by its first two.
+/// The first of 32 ports of which the first two are free.
 fn free_ports() -> u16 {
     loop {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -87,7 +87,7 @@ fn what_nodes_say_is_shown_while_it_is_passed_on() {
         format!("--connect=127.0.0.1:{servers}"),
     ]);
     let server_node = start(1, servers, clients);
-    // It is told that the other listens where the program does.
+    // The other node's ports in its configuration are the program's.
     let client_node = start(0, clients, between);
     let server = server_node.bind(DcId::FIRST, Endpoint::from_raw(SERVER), "server");
     let server = server.unwrap();
@@ -103,7 +103,7 @@ fn what_nodes_say_is_shown_while_it_is_passed_on() {
             ..gangplank_dvk::abi::M1::default()
         };
         let to = Endpoint::from_raw(SERVER);
-        // Until both connections are there.
+        // Until both connections exist.
         match client.sendrec(to, &Message::new(33, &arm), &mut lent, LIMIT) {
             Ok(answer) => break assert_eq!(answer.kind, 0),
             Err(error) => assert!(Instant::now() < deadline, "{error}"),

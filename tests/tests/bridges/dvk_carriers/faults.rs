@@ -183,7 +183,7 @@ fn silence_ends_at_the_limit_and_others_are_served() {
     let peer = net.peer(Layout::Current);
     ask(&peer);
     let (request, _) = next_request(&*server);
-    // A process that runs: the kernel's handler says nothing.
+    // The process is running: the kernel's handler reports nothing.
     peer.interrupt(CLIENT);
     let error = server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap_err();
     assert_eq!(
@@ -196,7 +196,7 @@ fn silence_ends_at_the_limit_and_others_are_served() {
     assert!(matches!(peer.outcome(11), Outcome::Reply(_)));
 }
 
-/// A request said to be followed by so many others, in so many bytes.
+/// A request that announces this many others, in this many bytes.
 fn batch(peer: &Peer, headers: i32, bytes: usize) -> Frame {
     let mut frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
     let at = frame.layout.batch_at();
@@ -228,7 +228,7 @@ fn a_peer_that_breaks_the_rules_is_dropped_and_another_is_served() {
         (54, |peer| {
             peer.send_bytes(&[3, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0])
         }),
-        // Half of the data that it speaks of.
+        // Half of the announced data.
         (55, |peer| {
             let frame = peer.asked(CLIENT, SERVER, &[0; 36], name());
             peer.send(&frame.with_payload(&[0; 10]).with(Field::Length, 20));
@@ -294,7 +294,7 @@ fn strangers_are_not_let_in() {
     let node = net.node(Layout::Current);
     let server = bind(&node);
     let port = SocketAddr::from((net.of(1), 3000));
-    // From the machine's usual loopback address, which is no peer's.
+    // From the machine's loopback address, which is no peer's.
     let mut stranger = TcpStream::connect(port).unwrap();
     stranger.set_read_timeout(Some(LIMIT)).unwrap();
     let ended = std::io::Read::read(&mut stranger, &mut [0; 1]);

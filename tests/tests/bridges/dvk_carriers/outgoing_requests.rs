@@ -37,7 +37,7 @@ fn bind(node: &Node, endpoint: i32) -> Arc<dyn BoundEndpoint> {
 
 type Asked = (Result<Message, EndpointError>, [u8; 4]);
 
-/// Asks the server in a thread, with four bytes lent to be read and four to be written.
+/// Sends a request to the server in a thread, with four readable and four writable bytes.
 fn ask(client: &Arc<dyn BoundEndpoint>, limit: Duration) -> JoinHandle<Asked> {
     let client = client.clone();
     thread::spawn(move || {
@@ -79,14 +79,14 @@ fn a_question_is_answered_with_copies() {
         let (name, buffer) = addresses(&request);
         assert_eq!(peer.copy_from(SERVER, USER, name, 4), Ok(b"name".to_vec()));
         assert_eq!(peer.copy_to(SERVER, USER, buffer, b"data"), Ok(4));
-        // Beyond what is lent, the wrong way, nothing at all.
+        // Outside the buffers, in the wrong direction, and without a buffer.
         assert_eq!(peer.copy_from(SERVER, USER, name + 1, 4), Err(-14));
         assert_eq!(peer.copy_to(SERVER, USER, name, b"data"), Err(-14));
         assert_eq!(peer.copy_from(SERVER, USER, name, 0), Err(-338));
         assert_eq!(peer.reply(SERVER, USER, &message(layout, 6)), 0);
         let (answer, buffer) = asking.join().unwrap();
         assert_eq!((answer.unwrap().kind, &buffer), (6, b"data"));
-        // It waits for nothing any more.
+        // It no longer waits.
         assert_eq!(peer.copy_from(SERVER, USER, name, 4), Err(-1));
         assert_eq!(peer.reply(SERVER, USER, &message(layout, 6)), -324);
         assert_eq!(peer.lost(), []);
@@ -117,7 +117,7 @@ fn nobody_there_and_somebody_who_goes_are_told_as_of_a_message() {
         assert_eq!(answer.unwrap_err().code(), Code::EDVSSRCDIED);
         let (answer, _) = ask(&client, LIMIT).join().unwrap();
         assert_eq!(answer.unwrap_err().code(), Code::EDVSDSTDIED);
-        // One that has its endpoint next is asked as if nothing had been.
+        // A later process with its endpoint gets requests as usual.
         peer.bind(SERVER);
         let asking = ask(&client, LIMIT);
         peer.receive(SERVER);
@@ -172,7 +172,7 @@ fn a_proxy_that_binds_when_it_is_told_to_knows_us_from_then_on() {
         let mut config = net.config(layout, &[0]);
         config.peers[0].announce = true;
         let node = Node::start(config).unwrap();
-        // Before there is a connection, and while there is.
+        // Without a connection, and with one.
         let early = bind(&node, 10);
         let peer = Peer::start(PeerSetup {
             binds_when_told: true,
@@ -199,13 +199,13 @@ fn what_we_may_not_do_is_told_or_lost() {
     assert_eq!(peer.bind_remote(2, 1), 2);
     let client = bind(&node, 2);
     let to = Endpoint::from_raw(SERVER);
-    // Not to it at all: told.
+    // Any request to it is refused with a code.
     peer.deny(2, &[], &[SERVER]);
     let error = ask(&client, LIMIT).join().unwrap().0.unwrap_err();
     assert_eq!(error.code(), Code::EDVSTRAPDENIED);
     let error = client.send(to, &Message::default(), LIMIT).unwrap_err();
     assert_eq!(error.code(), Code::EDVSTRAPDENIED);
-    // Not so: lost without a word, and given up at the limit.
+    // This request is lost silently, and ends at the limit.
     peer.deny(2, &[1], &[]);
     let error = client.send(to, &Message::default(), SHORT).unwrap_err();
     assert_eq!(error.code(), Code::EDVSTIMEDOUT);
@@ -225,14 +225,14 @@ fn one_that_moves_to_another_node_is_asked_again_until_it_has_settled() {
         peer.set_migrating(SERVER, true);
         let client = bind(&node, 2);
         let asking = ask(&client, LIMIT);
-        // Refused, and tried again.
+        // Refused, and repeated.
         peer.wait_for(3, 2);
         assert!(!asking.is_finished());
         peer.set_migrating(SERVER, false);
         peer.receive(SERVER);
         peer.reply(SERVER, 2, &message(layout, 0));
         asking.join().unwrap().0.unwrap();
-        // It has another node now: whoever knows where asks there.
+        // The process is on another node now; a request to that node reaches it.
         peer.exit(SERVER);
         assert_eq!(peer.bind_remote(SERVER, 0), SERVER);
         let error = ask(&client, LIMIT).join().unwrap().0.unwrap_err();
@@ -247,7 +247,7 @@ fn one_that_never_settles_is_given_up_at_the_limit() {
     peer.set_migrating(SERVER, true);
     let client = bind(&node, 2);
     let to = Endpoint::from_raw(SERVER);
-    // What was tried last may be on its way when the limit comes.
+    // The last repetition may be in flight when the limit comes.
     let at_the_limit = |error: EndpointError| {
         let code = error.code();
         assert!(

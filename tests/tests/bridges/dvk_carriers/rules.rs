@@ -124,7 +124,7 @@ fn nodes_are_served_beside_each_other() {
     }
     let first = next_request(&*server);
     let second = next_request(&*server);
-    // One waits for the acknowledgement of the other's copy only if they are of the same node.
+    // One waits for the acknowledgement of the other's copy only if both are of the same node.
     for (request, message) in [second, first] {
         server.copy_from(request, NAME_AT, &mut [0; 3]).unwrap();
         server
@@ -207,7 +207,7 @@ fn a_client_that_was_interrupted_and_asks_again_gets_the_newer_answer() {
     again[4] = 40;
     peer.ask(CLIENT, SERVER, &again, name());
     while server.copy_from(request, NAME_AT, &mut [0; 3]).is_ok() {
-        // Until the second has come.
+        // Until the second has arrived.
     }
     server.reply(request, &message.answer(-4)).unwrap();
     let (newer, message) = next_request(&*server);
@@ -258,13 +258,13 @@ fn what_the_server_may_not_do_is_told_or_lost_and_others_are_served() {
     peer.wait_connected();
     peer.ask(CLIENT, SERVER, &access(CLIENT, Layout::Current), name());
     let (request, message) = next_request(&*server);
-    // Not to that client at all: told, with the copy block of some earlier copy.
+    // Nothing may go to that client: refused with a code, and the copy block of an earlier copy.
     peer.deny(SERVER, &[], &[CLIENT]);
     let error = server.copy_from(request, NAME_AT, &mut [0; 3]);
     assert_eq!(error.unwrap_err().code(), Code::EDVSTRAPDENIED);
     let error = server.copy_to(request, NAME_AT, &[0; 3]);
     assert_eq!(error.unwrap_err().code(), Code::EDVSTRAPDENIED);
-    // Not that call: lost.
+    // That call is not permitted: lost.
     peer.deny(SERVER, &[6], &[]);
     let error = server.copy_from(request, NAME_AT, &mut [0; 3]);
     assert_eq!(error.unwrap_err().code(), Code::EDVSTIMEDOUT);
@@ -290,15 +290,14 @@ fn a_descriptor_that_an_answer_is_stuck_on_is_used_again_when_its_process_receiv
         peer.ask(11, SERVER, &access(11, layout), name());
         let (request, message) = next_request(&*server);
         let (other, other_message) = next_request(&*server);
-        // It does not wait any more: what it is answered stays queued on it, and the server's
-        // descriptor with it.
+        // It no longer waits: the reply stays queued on it, and the server's descriptor is busy.
         peer.interrupt(CLIENT);
         let error = server.reply(request, &message.answer(-4)).unwrap_err();
         assert_eq!(error.code(), Code::EDVSTIMEDOUT);
         let error = server.copy_from(other, NAME_AT, &mut [0; 3]).unwrap_err();
         assert_eq!(error.code(), Code::EDVSTIMEDOUT);
         peer.wait_lost(Reason::Enqueued);
-        // Its next question receives the answer to the one before.
+        // Its next request gets the reply to the one before.
         peer.ask(CLIENT, SERVER, &access(CLIENT, layout), name());
         let Outcome::Reply(reply) = peer.outcome(CLIENT) else {
             panic!("no reply");
@@ -407,7 +406,7 @@ fn commands_that_are_defined_and_that_nobody_sends_do_nothing() {
     for command in [10, 11, 12, 13, 14, 0x2002, 0x2004, 0x200c, 0x200d, 0x200e] {
         peer.send(&frame.clone().with(Field::Command, command));
     }
-    // Acknowledgements that nobody waits for, of whatever there is.
+    // Acknowledgements of every kind that no process waits for.
     for command in [0x2001, 0x2003, 0x2005, 0x2006, 0x2007, 0x2008] {
         for code in [0, -38, i32::MIN] {
             let ack = frame.clone().with(Field::Command, command);

@@ -222,11 +222,11 @@ fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() ->
     crate::fixture::wait_until("the share is there", || {
         status::ask(&status).is_ok_and(|told| told.contains("daemon in use"))
     })?;
-    // Its threads would be waited for as long as it is silent.
+    // The program would wait for its threads as long as the daemon is silent.
     let silent = ManuallyDrop::new(silent);
     let clients = 10..90;
     for client in clients.clone() {
-        // access("//", X_OK): the name is asked for, and never comes.
+        // access("//", X_OK): the server requests the name, which never comes.
         let words = [client, 33, 3, 1, 0, NAME_AT.cast_signed(), 0, 0, 0];
         let request: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
         let memory = BTreeMap::from([(NAME_AT, b"//\0".to_vec())]);
@@ -247,7 +247,7 @@ fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() ->
     Ok(())
 }
 
-/// Only a daemon that does not answer is waited for, and nobody has to.
+/// The program waits for a silent daemon only, and that wait can be avoided.
 #[test]
 fn a_second_signal_ends_the_program_at_once() -> Result<()> {
     let share = tempfile::tempdir()?;

@@ -20,7 +20,7 @@ fn d13_directories_are_listed_across_reopening_while_names_go() -> Result<()> {
     }
     ensure!(client.names("//many").unwrap() == expected);
 
-    // As rm -r: what was listed is removed before listing goes on.
+    // Like rm -r: listed names are removed before the listing continues.
     let (mut seen, mut position) = (Vec::new(), 0);
     loop {
         let entries = client.getdents("//many", position, 40).unwrap();
