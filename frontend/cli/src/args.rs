@@ -8,15 +8,15 @@ use gangplank_driver::file_client::args::FsArgs;
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "gangplank-frontend",
-    about = "The driver's side of virtio-fs over vhost-user: a device model for hypervisors that \
-             have none, and a file client.\n\n\
+    about = "The driver's side of virtio-fs over vhost-user: a device model for hypervisors \
+             without one, a relay, and a file client.\n\n\
              With --config, serves the devices of a configuration to their guests.",
     version,
     arg_required_else_help = true,
     args_conflicts_with_subcommands = true,
     after_help = "Exit status: 0 done, or told to end by SIGTERM, SIGINT or SIGHUP; \
-                  1 a device could not be served, or not to the end; \
-                  2 wrong command line or configuration. SIGUSR1 has the status written to the log."
+                  1 a device could not be served, or ended early; \
+                  2 wrong command line or configuration. SIGUSR1 writes the status to the log."
 )]
 pub(crate) struct Args {
     /// What to do instead of serving devices.

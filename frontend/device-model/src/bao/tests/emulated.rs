@@ -40,7 +40,7 @@ pub(super) struct State {
     /// What COMPLETE has got, shortened to its structure.
     pub(super) completed: Vec<Vec<u8>>,
     /// What COMPLETE answers.
-    pub(super) refusal: Option<Errno>,
+    pub(super) complete_error: Option<Errno>,
     /// The eventfd, address and data of each entry.
     pub(super) ioeventfds: Vec<(u32, u64, u64)>,
     pub(super) irqfds: Vec<RawFd>,
@@ -129,7 +129,7 @@ impl EmulatedDriver {
         let len = self.abi.complete.size();
         state.completed.push(argument[..len].to_vec());
         self.shared.changed.notify_all();
-        state.refusal.map_or(Ok(0), Err)
+        state.complete_error.map_or(Ok(0), Err)
     }
 
     fn ioeventfd(&self, argument: &[u8]) -> Result<i32, Errno> {

@@ -206,7 +206,7 @@ fn refused_completion_is_told_and_never_repeated() {
     for (_, emulated) in every_generation() {
         let port = port(&emulated);
         for errno in [Errno::PERM, Errno::NOENT, Errno::SRCH, Errno::INTR] {
-            emulated.state().refusal = Some(errno);
+            emulated.state().complete_error = Some(errno);
             emulated.ask(Ok(request(1, 0)));
             let pending = Pending::next(&port).unwrap();
             let refused = pending.answer(|_| 1);
