@@ -32,7 +32,7 @@ enum ConnectionError {
     Io(#[from] Errno),
     #[error("the peer violates the protocol: {0}")]
     Rules(#[from] FrameError),
-    #[error("it breaks off: {0}")]
+    #[error("the connection ended within a command: {0}")]
     Half(String),
     #[error("the peer connected again")]
     Replaced,

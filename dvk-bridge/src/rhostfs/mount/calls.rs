@@ -345,7 +345,7 @@ impl Calls {
         if buffer.is_empty() {
             return Err(CallError::Garbled {
                 call: "readlink",
-                what: "it left no text",
+                what: "it has no text",
             });
         }
         Ok(buffer)
@@ -389,7 +389,7 @@ impl Calls {
         match self.ask(syscall_nr::OPENDIR, &arm, buffers)?.arm::<M1>().p2 {
             0 => Err(CallError::Garbled {
                 call: "opendir",
-                what: "it gave no handle",
+                what: "it has no handle",
             }),
             handle => Ok(handle),
         }

@@ -172,7 +172,7 @@ impl Server {
         };
         check_root(&options.root).map_err(bad_root)?;
         let root = Path::parse(format!("{}\0", options.root).as_bytes());
-        let root = root.map_err(|_| bad_root("it is no path"))?;
+        let root = root.map_err(|_| bad_root("it is not a path"))?;
         let target = BackendTarget {
             socket: options.socket.clone(),
             root,
