@@ -17,6 +17,9 @@ use parking_lot::{Condvar, Mutex};
 /// terminal accepts in a line.
 const PIECE: usize = 1200;
 
+/// How often a command is sent again that the console has mutilated.
+const MAX_RESENDS: usize = 5;
+
 /// Number of console lines in an error message.
 const TAIL_LINES: usize = 40;
 
@@ -102,6 +105,7 @@ impl Console {
             .with_context(|| format!("sending the guest the command: {command}"))?;
         let mut encoded = String::new();
         let mut lines = 0_usize;
+        let mut resends = 0;
         loop {
             let frame = self
                 .frame(deadline)
@@ -130,6 +134,14 @@ impl Console {
                         text: String::from_utf8_lossy(&bytes).into_owned(),
                     });
                 }
+                (Some("lost"), Some(of)) if of == id && resends < MAX_RESENDS => {
+                    resends += 1;
+                    self.send(command, &id)?;
+                }
+                (Some("lost"), Some(of)) if of == id => bail!(
+                    "the console has mutilated a command {resends} times: {command}\n{}",
+                    self.tail()
+                ),
                 (Some("ready"), _) => bail!("the guest rebooted while running: {command}"),
                 _ => {}
             }
@@ -168,7 +180,8 @@ impl Console {
             self.input.write_all(piece)?;
             self.input.write_all(b"\n")?;
         }
-        self.input.write_all(format!("x {id}\n").as_bytes())?;
+        let len = command.len();
+        self.input.write_all(format!("x {id} {len}\n").as_bytes())?;
         self.input.flush()?;
         Ok(())
     }
