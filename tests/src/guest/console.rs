@@ -135,6 +135,7 @@ impl Console {
                     });
                 }
                 (Some("lost"), Some(of)) if of == id && resends < MAX_RESENDS => {
+                    eprintln!("the guest's console mutilated a command; it is sent again");
                     resends += 1;
                     self.send(command, &id)?;
                 }
