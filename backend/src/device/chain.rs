@@ -4,13 +4,14 @@ use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
 };
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MemoryRegionAddress,
 };
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::sys::buffers::Segments;
+use crate::sys::volatile::read_slice;
 
 /// Descriptors copied out of an indirect table at a time. One copy covers most tables, and a table
 /// that a driver claims to be long costs no more than the part in use.
@@ -208,13 +209,18 @@ impl<'a> Regions<'a> {
 
     /// Copies `bytes.len()` bytes from guest address `address`. `None` if guest memory ends before.
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Option<()> {
-        let (region, offset) = self.region_of(address)?;
-        if let Ok(slice) = region.get_slice(MemoryRegionAddress(offset), bytes.len()) {
-            slice.copy_to(bytes);
-            return Some(());
-        }
+        let (mut address, mut bytes) = (address, bytes);
         // The bytes may continue in the next region.
-        self.memory.read_slice(bytes, GuestAddress(address)).ok()
+        while !bytes.is_empty() {
+            let (region, offset) = self.region_of(address)?;
+            let left = usize::try_from(region.len() - offset).unwrap_or(usize::MAX);
+            let (part, rest) = bytes.split_at_mut(left.min(bytes.len()));
+            let slice = region.get_slice(MemoryRegionAddress(offset), part.len());
+            let copied = read_slice(&slice.ok()?, part);
+            address = address.checked_add(u64::try_from(copied).ok()?)?;
+            bytes = rest;
+        }
+        Some(())
     }
 
     /// Appends `len` bytes at guest address `address`. They may span several memory regions.
@@ -260,180 +266,4 @@ impl<'a> Regions<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[allow(clippy::cast_possible_truncation)] // bindgen gives 16-bit flags as u32
-    const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-    #[allow(clippy::cast_possible_truncation)]
-    const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-    #[allow(clippy::cast_possible_truncation)]
-    const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
-
-    /// Guest address of an indirect table that spans both regions.
-    const TABLE: u64 = 0xff80;
-
-    /// Address, length, flags, next.
-    type Parts = (u64, u32, u16, u16);
-
-    /// A guest with two adjacent regions of 64 KiB.
-    fn guest() -> GuestMemoryMmap {
-        let regions = [(GuestAddress(0), 0x10000), (GuestAddress(0x10000), 0x10000)];
-        GuestMemoryMmap::from_ranges(&regions).expect("memory")
-    }
-
-    fn put(memory: &GuestMemoryMmap, table: u64, descriptors: &[Parts]) {
-        for (index, (address, len, flags, next)) in descriptors.iter().enumerate() {
-            let descriptor = Descriptor {
-                address: U64::new(*address),
-                len: U32::new(*len),
-                flags: U16::new(*flags),
-                next: U16::new(*next),
-            };
-            let at = GuestAddress(table + 16 * index as u64);
-            let written = memory.write_slice(descriptor.as_bytes(), at);
-            written.expect("in memory");
-        }
-    }
-
-    fn chain_of(memory: &GuestMemoryMmap) -> Result<(Segments, Segments), MalformedChain> {
-        let table = Table {
-            address: 0,
-            entries: 16,
-        };
-        let (mut readable, mut writable) = (Segments::default(), Segments::default());
-        Translator::default().translate(
-            Chain { head: 0, table },
-            memory,
-            &mut readable,
-            &mut writable,
-        )?;
-        Ok((readable, writable))
-    }
-
-    /// Puts the descriptors into a ring's table and translates the chain at index 0. Returns its
-    /// readable and writable bytes.
-    fn translated(descriptors: &[Parts]) -> Result<(usize, usize), MalformedChain> {
-        let memory = guest();
-        put(&memory, 0, descriptors);
-        chain_of(&memory).map(|(readable, writable)| (readable.total(), writable.total()))
-    }
-
-    /// The same with the descriptors in an indirect table of `len` bytes.
-    fn translated_indirectly(
-        descriptors: &[Parts],
-        len: u32,
-    ) -> Result<(usize, usize), MalformedChain> {
-        let memory = guest();
-        put(&memory, TABLE, descriptors);
-        put(&memory, 0, &[(TABLE, len, INDIRECT, 0)]);
-        chain_of(&memory).map(|(readable, writable)| (readable.total(), writable.total()))
-    }
-
-    #[test]
-    fn a_table_of_its_own_may_be_long_and_in_any_order() {
-        // Longer than a block, with the even descriptors first and the odd ones after them.
-        let count = 150_u16;
-        let next = |index: u16| match index + 2 {
-            next if next < count => next,
-            _ if index.is_multiple_of(2) => 1,
-            _ => 0,
-        };
-        let last = |index| index == count - 1;
-        let descriptors: Vec<Parts> = (0..count)
-            .map(|index| {
-                let more = if last(index) { 0 } else { NEXT };
-                (0x3000, 8, more, next(index))
-            })
-            .collect();
-        let len = 16 * u32::from(count);
-        assert_eq!(translated_indirectly(&descriptors, len), Ok((1200, 0)));
-        assert_eq!(
-            translated_indirectly(&descriptors, len - 16),
-            Err(MalformedChain::Unterminated),
-            "a table that ends before its chain"
-        );
-    }
-
-    #[test]
-    fn impossible_tables_are_refused() {
-        let one = [(0x3000, 8, 0, 0)];
-        assert_eq!(translated_indirectly(&one, 16), Ok((8, 0)));
-        for len in [0, 8, 24, 16 << 16, u32::MAX] {
-            let refused = translated_indirectly(&one, len);
-            assert_eq!(refused, Err(MalformedChain::Unterminated), "{len}");
-        }
-        let nested = [(0x3000, 16, INDIRECT, 0)];
-        let refused = translated_indirectly(&nested, 16);
-        assert_eq!(refused, Err(MalformedChain::Unterminated));
-        let looped = [(0x3000, 8, NEXT, 0)];
-        let refused = translated_indirectly(&looped, 16);
-        assert_eq!(refused, Err(MalformedChain::Unterminated));
-    }
-
-    #[test]
-    fn adjacent_descriptors_are_one_segment_and_regions_are_not() {
-        let memory = guest();
-        let chain = [
-            (0x3000, 0x1000, NEXT, 1),
-            (0x4000, 0x1000, NEXT, 2),
-            (0x6000, 0x1000, 0, 0),
-        ];
-        put(&memory, 0, &chain);
-        let (readable, _) = chain_of(&memory).expect("a good chain");
-        assert_eq!((readable.total(), readable.count()), (0x3000, 2));
-    }
-
-    #[test]
-    fn more_than_a_chain_may_hold_is_refused() {
-        let chain = [(0x3000, 8, NEXT, 1), (0x3000, u32::MAX, 0, 0)];
-        assert_eq!(translated(&chain), Err(MalformedChain::Unterminated));
-    }
-
-    #[test]
-    fn a_chain_is_split_into_readable_and_writable_segments() {
-        let chain = [
-            (0x3000, 40, NEXT, 1),
-            (0x4000, 8, NEXT, 2),
-            (0x5000, 16, NEXT | WRITE, 3),
-            (0x6000, 4096, WRITE, 0),
-        ];
-        assert_eq!(translated(&chain), Ok((48, 4112)));
-    }
-
-    #[test]
-    fn a_descriptor_may_span_two_regions() {
-        assert_eq!(translated(&[(0xff00, 0x200, 0, 0)]), Ok((0x200, 0)));
-    }
-
-    #[test]
-    fn a_looped_chain_is_refused() {
-        let chain = [(0x3000, 40, NEXT, 1), (0x4000, 8, NEXT, 0)];
-        assert_eq!(translated(&chain), Err(MalformedChain::Unterminated));
-    }
-
-    #[test]
-    fn a_chain_that_leaves_its_table_is_refused() {
-        assert_eq!(
-            translated(&[(0x3000, 40, NEXT, 16)]),
-            Err(MalformedChain::Unterminated)
-        );
-    }
-
-    #[test]
-    fn addresses_outside_guest_memory_are_refused() {
-        for (address, len) in [(0x1ffff, 2), (0x20000, 1), (u64::MAX, 2), (0, u32::MAX)] {
-            let refused = translated(&[(address, len, WRITE, 0)]);
-            assert_eq!(refused, Err(MalformedChain::OutsideMemory { address, len }));
-        }
-    }
-
-    #[test]
-    fn readable_after_writable_is_refused() {
-        let chain = [(0x3000, 40, NEXT | WRITE, 1), (0x4000, 8, 0, 0)];
-        assert_eq!(
-            translated(&chain),
-            Err(MalformedChain::ReadableAfterWritable)
-        );
-    }
-}
+mod tests;

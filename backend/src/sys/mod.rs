@@ -14,4 +14,5 @@ pub mod namespace_ops;
 pub mod process;
 pub mod signal;
 pub mod thread;
+pub mod volatile;
 pub mod xattr;

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Cursor, byte_count, segment_count};
+use crate::sys::volatile::copy_from_guest;
 
 /// The readable part of a request: bytes from the guest.
 pub struct Reader<'a>(pub(super) Cursor<'a>);
@@ -27,7 +28,7 @@ impl Reader<'_> {
             let target = buffer[filled..filled + chunk].as_mut_ptr();
             // SAFETY: the caller of `Segments::reader` keeps the segment mapped; `target` has room
             // for `chunk` bytes and, as a Rust buffer, does not overlap guest memory.
-            unsafe { std::ptr::copy_nonoverlapping(first.iov_base.cast::<u8>(), target, chunk) };
+            unsafe { copy_from_guest(first.iov_base.cast::<u8>(), target, chunk) };
             filled += chunk;
             self.0.advance(chunk);
         }
@@ -41,14 +42,15 @@ impl Reader<'_> {
             return None;
         }
         // A value is rarely split, and this copy has a constant length.
+        let mut value = T::new_zeroed();
         if let Some(base) = self.0.contiguous(size_of::<T>()) {
-            // SAFETY: the caller of `Segments::reader` keeps the segment mapped, and it holds
-            // enough bytes for a `T`, which any bytes form.
-            let value = unsafe { base.cast::<T>().read_unaligned() };
+            let target = value.as_mut_bytes().as_mut_ptr();
+            // SAFETY: the caller of `Segments::reader` keeps the segment mapped, and it holds as
+            // many bytes as the value.
+            unsafe { copy_from_guest(base, target, size_of::<T>()) };
             self.0.advance(size_of::<T>());
             return Some(value);
         }
-        let mut value = T::new_zeroed();
         (self.read(value.as_mut_bytes()) == size_of::<T>()).then_some(value)
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{Cursor, MAX_SEGMENTS_PER_CALL, byte_count, segment_count};
+use crate::sys::volatile::copy_to_guest;
 
 /// The kernel's limit of bytes per call (`MAX_RW_COUNT`), for pages of up to 64 KiB.
 const MAX_BYTES_PER_CALL: usize = 0x7fff_0000;
@@ -31,7 +32,7 @@ impl<'a> Writer<'a> {
             let source = bytes[done..done + chunk].as_ptr();
             // SAFETY: the caller of `Segments::writer` keeps the segment mapped and free of Rust
             // references; `source` has `chunk` bytes and, as a Rust slice, does not overlap it.
-            unsafe { std::ptr::copy_nonoverlapping(source, first.iov_base.cast::<u8>(), chunk) };
+            unsafe { copy_to_guest(source, first.iov_base.cast::<u8>(), chunk) };
             done += chunk;
             self.0.advance(chunk);
         }
@@ -45,7 +46,7 @@ impl<'a> Writer<'a> {
             let bytes = value.as_bytes().as_ptr();
             // SAFETY: the caller of `Segments::writer` keeps the segment mapped and free of Rust
             // references, and it has room for the value.
-            unsafe { std::ptr::copy_nonoverlapping(bytes, base, size_of::<T>()) };
+            unsafe { copy_to_guest(bytes, base, size_of::<T>()) };
             self.0.advance(size_of::<T>());
             return true;
         }
@@ -140,7 +141,7 @@ impl<const N: usize> Reserved<'_, N> {
             Room::Contiguous(base) => {
                 // SAFETY: the caller of `Segments::writer` keeps the segment mapped, and it has `N`
                 // bytes from this address.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, N) };
+                unsafe { copy_to_guest(bytes.as_ptr(), base, N) };
             }
             Room::Scattered(targets) => {
                 for (target, byte) in targets.into_iter().zip(bytes) {
