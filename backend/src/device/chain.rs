@@ -17,6 +17,13 @@ use crate::sys::volatile::read_slice;
 /// that a driver claims to be long costs no more than the part in use.
 const BLOCK: usize = 64;
 
+/// Descriptors that a chain may have however small its ring is.
+///
+/// A chain is at most as long as its ring (virtio 1.2, 2.7.5.3.1), but Linux kernels before 5.13
+/// exceed rings of 128, QEMU's default, by indirect tables: the pages of one request
+/// (`FUSE_MAX_MAX_PAGES`, 256) and 4 headers (`FUSE_HEADER_OVERHEAD`, `fs/fuse/virtio_fs.c`).
+const MIN_CHAIN_LIMIT: u16 = 256 + 4;
+
 /// One descriptor (virtio 1.2, 2.7.5).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -59,6 +66,12 @@ pub(super) enum MalformedChain {
     /// The chain loops, leaves its table, or its table cannot be read.
     #[error("it loops, leaves its table or lies outside guest memory")]
     Unterminated,
+    /// The chain has more descriptors than its ring permits, or room for them in its table.
+    #[error("it is longer than {limit} descriptors, the most that its ring permits")]
+    TooLong {
+        /// The most descriptors of a chain.
+        limit: u16,
+    },
     /// A descriptor names an address outside guest memory.
     #[error("a descriptor names {len} bytes at {address:#x}, outside guest memory")]
     OutsideMemory {
@@ -108,6 +121,7 @@ impl Translator {
     ) -> Result<(), MalformedChain> {
         let mut regions = Regions::new(memory);
         let (mut table, mut index) = (chain.table, chain.head);
+        let limit = table.entries.max(MIN_CHAIN_LIMIT);
         let (mut left, mut is_indirect) = (table.entries, false);
         let mut bytes = 0_u32;
         // The block is for indirect tables alone: in a ring's own table, the descriptors behind one
@@ -128,7 +142,12 @@ impl Translator {
                 if is_indirect {
                     return Err(MalformedChain::Unterminated);
                 }
+                // The descriptors in the ring count, except the one that names the table.
+                let before = table.entries - left;
                 table = indirect(&descriptor).ok_or(MalformedChain::Unterminated)?;
+                if table.entries > limit - before {
+                    return Err(MalformedChain::TooLong { limit });
+                }
                 (index, left, is_indirect) = (0, table.entries, true);
                 continue;
             }

@@ -38,9 +38,17 @@ fn put(memory: &GuestMemoryMmap, table: u64, descriptors: &[Parts]) {
 }
 
 fn chain_of(memory: &GuestMemoryMmap) -> Result<(Segments, Segments), MalformedChain> {
+    chain_in(memory, 16)
+}
+
+/// Translates the chain at index 0 of a ring with `entries` entries.
+fn chain_in(
+    memory: &GuestMemoryMmap,
+    entries: u16,
+) -> Result<(Segments, Segments), MalformedChain> {
     let table = Table {
         address: 0,
-        entries: 16,
+        entries,
     };
     let (mut readable, mut writable) = (Segments::default(), Segments::default());
     Translator::default().translate(
@@ -94,6 +102,43 @@ fn a_table_of_its_own_may_be_long_and_in_any_order() {
         Err(MalformedChain::Unterminated),
         "a table that ends before its chain"
     );
+}
+
+#[test]
+fn an_indirect_table_is_no_longer_than_its_ring_or_the_pages_of_a_request() {
+    let chain = |len: u16| -> Vec<Parts> {
+        let more = |index| if index + 1 < len { NEXT } else { 0 };
+        (0..len)
+            .map(|index| (0x3000, 8, more(index), index + 1))
+            .collect()
+    };
+    let translated = |ring: u16, table: u16, chain: &[Parts]| {
+        let memory = guest();
+        put(&memory, TABLE, chain);
+        put(&memory, 0, &[(TABLE, 16 * u32::from(table), INDIRECT, 0)]);
+        chain_in(&memory, ring).map(|(readable, _)| readable.total())
+    };
+    for (ring, most) in [(16, 260), (128, 260), (256, 260), (512, 512)] {
+        let bytes = 8 * usize::from(most);
+        assert_eq!(translated(ring, most, &chain(most)), Ok(bytes));
+        let refused = Err(MalformedChain::TooLong { limit: most });
+        assert_eq!(translated(ring, most + 1, &chain(most + 1)), refused);
+        assert_eq!(translated(ring, u16::MAX, &chain(1)), refused);
+    }
+}
+
+#[test]
+fn the_descriptors_before_an_indirect_table_count() {
+    let translated = |entries: u16| {
+        let memory = guest();
+        put(&memory, TABLE, &[(0x3000, 8, 0, 0)]);
+        let indirect = (TABLE, 16 * u32::from(entries), INDIRECT, 0);
+        put(&memory, 0, &[(0x3000, 8, NEXT, 1), indirect]);
+        chain_of(&memory).map(|(readable, _)| readable.total())
+    };
+    assert_eq!(translated(259), Ok(16));
+    let limit = 260;
+    assert_eq!(translated(260), Err(MalformedChain::TooLong { limit }));
 }
 
 #[test]
