@@ -192,6 +192,16 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub rlimit_nofile: Option<u64>,
 
+    /// Most memory that a guest may have, in bytes or with one of the suffixes K, M, G, T
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "8T",
+          help_heading = LIMITS)]
+    pub max_guest_memory: u64,
+
+    /// Most regions that a guest's memory may have, 1 to 509
+    #[arg(long, value_name = "N", default_value = "509", help_heading = LIMITS,
+          value_parser = clap::value_parser!(u16).range(1..=MAX_MEMORY_REGIONS))]
+    pub max_memory_regions: u16,
+
     /// Least severe messages to log: off, error, warn, info, debug, trace; RUST_LOG overrides it
     #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, default_value = "info",
           help_heading = LOGGING)]
@@ -305,6 +315,7 @@ fn command() -> Command {
 }
 
 const MAX_REQUEST_QUEUES: i64 = device::Options::MAX_REQUEST_QUEUES as i64;
+const MAX_MEMORY_REGIONS: i64 = device::Options::MAX_MEMORY_REGIONS as i64;
 const MAX_TAG_LEN: usize = device::Options::MAX_TAG_LEN;
 const MAX_QUEUE_SIZE: u16 = device::Options::MAX_QUEUE_SIZE;
 
@@ -323,6 +334,22 @@ fn parse_queue_size(text: &str) -> Result<u16, String> {
         .ok()
         .filter(|size| size.is_power_of_two() && (2..=MAX_QUEUE_SIZE).contains(size))
         .ok_or_else(|| format!("expected a power of two from 2 to {MAX_QUEUE_SIZE}"))
+}
+
+/// Parses a number of bytes, at least 1, with an optional suffix for a power of 1024.
+fn parse_size(text: &str) -> Result<u64, &'static str> {
+    let suffixes = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let suffixed = suffixes.iter().find_map(|(suffix, shift)| {
+        let digits = text.strip_suffix([*suffix, suffix.to_ascii_lowercase()])?;
+        Some((digits, *shift))
+    });
+    let (digits, shift) = suffixed.unwrap_or((text, 0));
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .filter(|bytes| *bytes > 0)
+        .ok_or("expected a number of bytes, such as 8T, 512G or 1048576")
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
@@ -362,6 +389,23 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_suffixes_for_powers_of_1024() {
+        let table = [
+            ("7", 7),
+            ("2K", 2048),
+            ("3m", 3 << 20),
+            ("5G", 5 << 30),
+            ("8T", 8 << 40),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "K", "-1", "1.5G", "1KB", "G1"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn command_definition_is_consistent() {
         command().debug_assert();
     }
@@ -390,6 +434,10 @@ mod tests {
             ("--modcaps=chown", "+capability or -capability"),
             (long_tag.as_str(), "at most 36 bytes, this one has 37"),
             ("--tag=", "at least one byte"),
+            ("--max-guest-memory=much", "such as 8T, 512G"),
+            ("--max-guest-memory=0", "such as 8T, 512G"),
+            ("--max-guest-memory=99999999T", "such as 8T, 512G"),
+            ("--max-memory-regions=510", "1..=509"),
             ("--frobnicate", "--frobnicate"),
         ];
         for (line, hint) in table {

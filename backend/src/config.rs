@@ -90,6 +90,8 @@ impl Config {
                 max_queue_size: args.queue_size,
                 thread_pool_size: args.thread_pool_size,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
+                max_guest_memory: args.max_guest_memory,
+                max_memory_regions: args.max_memory_regions,
             },
             passthrough: passthrough::Options {
                 cache: args.cache,
@@ -248,7 +250,7 @@ mod tests {
     fn each_option_reaches_its_layer() {
         let config = with(
             "--tag=t --num-request-queues 4 --queue-size 256 --thread-pool-size=8 --xattr \
-             --busy-poll=30 \
+             --busy-poll=30 --max-guest-memory=16G --max-memory-regions=32 \
              --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
              --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
@@ -263,6 +265,8 @@ mod tests {
                 max_queue_size: 256,
                 thread_pool_size: 8,
                 busy_poll: Duration::from_micros(30),
+                max_guest_memory: 16 << 30,
+                max_memory_regions: 32,
             }
         );
         assert_eq!(

@@ -18,6 +18,7 @@ use vmm_sys_util::event::{EventConsumer, EventNotifier};
 use super::config_space::ConfigSpace;
 use super::exit_event::ExitEvents;
 use super::memory::MemoryCell;
+use super::memory_limits::MemoryLimits;
 use super::options::Options;
 use super::request::Handler;
 use super::scheduling::DeviceScheduler;
@@ -49,7 +50,7 @@ impl FsBackend {
                 .num_request_queues
                 .clamp(Options::MIN_REQUEST_QUEUES, Options::MAX_REQUEST_QUEUES),
         );
-        let memory = Arc::new(MemoryCell::default());
+        let memory = Arc::new(MemoryCell::new(MemoryLimits::from(options)));
         let stopping = Arc::new(AtomicBool::new(false));
         let scheduler = DeviceScheduler::new(options, &handler, &stopping)?;
         let workers = (0..=request_queues)

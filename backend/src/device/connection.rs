@@ -22,6 +22,7 @@ use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::backend::FsBackend;
+use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
 use super::quirks::trim_memory_table;
 use super::request::Handler;
@@ -40,7 +41,10 @@ pub enum Error {
     Start(DaemonError),
     /// The frontend broke the protocol, or the socket failed.
     #[error("the vhost-user connection failed")]
-    Receive(#[source] MessageError),
+    Receive(#[from] MessageError),
+    /// The guest has more memory than permitted.
+    #[error(transparent)]
+    Memory(#[from] LimitExceeded),
     /// vhost-user-backend refused a message.
     #[error("the frontend violated the vhost-user protocol: {0}")]
     Protocol(DaemonError),
@@ -68,7 +72,8 @@ pub fn serve(
         .start(&mut Listener::from(listener))
         .map_err(Error::Start)?;
 
-    let forwarded = forward_messages(frontend, &private);
+    let mut memory = MemoryCheck::new(MemoryLimits::from(options));
+    let forwarded = forward_messages(frontend, &private, &mut memory);
     // vhost-user-backend ends when it reads the end of its socket. If it hung up first, `wait`
     // returns why.
     drop(private);
@@ -82,8 +87,7 @@ pub fn serve(
     handler.reset();
     match (forwarded, served) {
         (_, Err(error)) if !is_hang_up(&error) => Err(Error::Protocol(error)),
-        (Err(error), _) => Err(Error::Receive(error)),
-        _ => Ok(()),
+        (forwarded, _) => forwarded,
     }
 }
 
@@ -130,7 +134,11 @@ fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
 ///
 /// Reads a message from one side only when the other has room for it, so a frontend that does not
 /// read its replies blocks only itself.
-fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), MessageError> {
+fn forward_messages(
+    frontend: &UnixStream,
+    backend: &OwnedFd,
+    memory: &mut MemoryCheck,
+) -> Result<(), Error> {
     let (frontend, backend) = (frontend.as_fd(), backend.as_fd());
     let (mut from_frontend, mut from_backend) = (PollFlags::IN, PollFlags::IN);
     loop {
@@ -143,7 +151,11 @@ fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), Mess
         (from_frontend, from_backend) = (PollFlags::IN, PollFlags::IN);
         if is_readable(frontend_ready) {
             if has_room(backend)? {
-                if !forward_one(frontend, backend, trim_memory_table)? {
+                let forwarded = forward_one(frontend, backend, |message| {
+                    trim_memory_table(message);
+                    memory.check(message.request, &message.payload)
+                });
+                if !forwarded? {
                     return Ok(());
                 }
             } else {
@@ -153,7 +165,11 @@ fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), Mess
         }
         if is_readable(backend_ready) {
             if has_room(frontend)? {
-                if !forward_one(backend, frontend, |_| ())? {
+                let forwarded = forward_one(backend, frontend, |message| {
+                    memory.limit_slots(message.request, &mut message.payload);
+                    Ok(())
+                });
+                if !forwarded? {
                     return Ok(());
                 }
             } else if is_closed(frontend_ready) {
@@ -166,25 +182,26 @@ fn forward_messages(frontend: &UnixStream, backend: &OwnedFd) -> Result<(), Mess
     }
 }
 
-/// Forwards one message, corrected by `correct`. Returns false if `from` or `to` has hung up.
+/// Forwards one message, checked and corrected by `correct`. Returns false if `from` or `to` has
+/// hung up.
 fn forward_one(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    correct: impl FnOnce(&mut Message),
-) -> Result<bool, MessageError> {
+    correct: impl FnOnce(&mut Message) -> Result<(), LimitExceeded>,
+) -> Result<bool, Error> {
     let mut message = match Inbox::default().wait(from, Deadline::NONE) {
         Err(MessageError::HungUp) => return Ok(false),
         message => message?,
     };
-    correct(&mut message);
+    correct(&mut message)?;
     let descriptors = message.borrowed_descriptors();
     match message.send(to, &descriptors, Deadline::NONE) {
         Err(MessageError::HungUp) => Ok(false),
-        sent => sent.map(|()| true),
+        sent => Ok(sent.map(|()| true)?),
     }
 }
 
-fn has_room(socket: BorrowedFd<'_>) -> io::Result<bool> {
+fn has_room(socket: BorrowedFd<'_>) -> Result<bool, MessageError> {
     let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
     wait(&mut ready, Some(&Timespec::default()))?;
     Ok(!ready[0].revents().is_empty())
@@ -198,10 +215,10 @@ fn is_closed(ready: PollFlags) -> bool {
     ready.intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
-fn wait(descriptors: &mut [PollFd<'_>], limit: Option<&Timespec>) -> io::Result<()> {
+fn wait(descriptors: &mut [PollFd<'_>], limit: Option<&Timespec>) -> Result<(), MessageError> {
     match poll(descriptors, limit) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(MessageError::Socket(error.into())),
     }
 }
 
@@ -229,9 +246,13 @@ mod tests {
     }
 
     fn connect() -> (UnixStream, JoinHandle<Result<(), Error>>) {
+        connect_with(Options::default())
+    }
+
+    fn connect_with(options: Options) -> (UnixStream, JoinHandle<Result<(), Error>>) {
         let (near, far) = UnixStream::pair().expect("a socket pair");
         let handler: Arc<dyn Handler> = Arc::new(Idle);
-        let served = thread::spawn(move || serve(&far, &Options::default(), &handler));
+        let served = thread::spawn(move || serve(&far, &options, &handler));
         (near, served)
     }
 
@@ -282,6 +303,41 @@ mod tests {
             served.join().expect("no panic"),
             Err(Error::Threads(_) | Error::PrivateSocket(_))
         ));
+    }
+
+    #[test]
+    fn a_frontend_with_more_memory_than_permitted_is_dropped_before_it_is_mapped() {
+        // Guest address, size, user address, file offset.
+        let regions = |regions: &[[u64; 4]]| -> Vec<u8> {
+            let words = regions.iter().flatten();
+            words.flat_map(|word| word.to_le_bytes()).collect()
+        };
+        let table = |count: u64| {
+            let list: Vec<_> = (0..count).map(|at| [at << 32, 1 << 32, 0, 0]).collect();
+            [count.to_le_bytes().to_vec(), regions(&list)].concat()
+        };
+        let much = [vec![0; 8], regions(&[[0, (8 << 40) + 1, 0, 0]])].concat();
+        // No message has a descriptor, so vhost-user-backend would refuse each for that.
+        for (request, payload, option) in [
+            (5_u32, table(9), "--max-memory-regions"),
+            (
+                5,
+                [vec![1, 0, 0, 0, 0, 0, 0, 0], much[8..].to_vec()].concat(),
+                "--max-guest-memory",
+            ),
+            (37, much, "--max-guest-memory"),
+        ] {
+            let options = Options {
+                max_memory_regions: 8,
+                ..Options::default()
+            };
+            let (frontend, served) = connect_with(options);
+            let message = Message::new(request, payload);
+            let sent = message.send(frontend.as_fd(), &[], Deadline::NONE);
+            sent.expect("sent");
+            let error = served.join().expect("no panic").expect_err("dropped");
+            assert!(error.to_string().contains(option), "{error}");
+        }
     }
 
     #[test]

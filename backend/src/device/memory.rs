@@ -2,28 +2,26 @@
 
 use std::io;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
+use super::memory_limits::MemoryLimits;
 use crate::sys::guest_memory::Guarded;
 
-/// Most memory regions of one guest: vhost-user-backend's reply to GET_MAX_MEM_SLOTS.
-const MAX_REGIONS: usize = 509;
-
-/// Most regions of one guest under guard at a time: those of the current table, and those of older
-/// tables that requests in flight still use.
-const MAX_GUARDED_REGIONS: usize = 3 * MAX_REGIONS;
+/// How often the limits of a guest's memory may be reached at a time: by the current table, and by
+/// older tables that requests in flight still use.
+const MAX_TABLES: u64 = 3;
 
 /// One guest's current memory.
 ///
 /// vhost-user-backend keeps an atomic of its own, but puts a new table in use there before the
 /// device can check it.
-#[derive(Default)]
 pub(super) struct MemoryCell {
     current: RwLock<Arc<GuardedMemory>>,
-    guarded_regions: Arc<AtomicUsize>,
+    limits: MemoryLimits,
+    in_use: Arc<InUse>,
 }
 
 /// The memory of one memory table.
@@ -32,17 +30,34 @@ pub(super) struct GuardedMemory {
     // Fields drop in this order: a guard that outlived its mapping would cover the next mapping at
     // that address.
     guards: Vec<Guarded>,
-    _count: Option<RegionCount>,
+    _share: Option<InUseShare>,
     mmap: Arc<GuestMemoryMmap>,
 }
 
-/// Counts a table's regions in the guest's total until it is dropped.
-struct RegionCount {
-    total: Arc<AtomicUsize>,
-    own: usize,
+/// What all tables of a guest have mapped, older ones that requests in flight use included.
+#[derive(Default)]
+struct InUse {
+    regions: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// One table's share in [`InUse`], until it is dropped.
+struct InUseShare {
+    total: Arc<InUse>,
+    regions: u64,
+    bytes: u64,
 }
 
 impl MemoryCell {
+    /// No memory yet. [`super::memory_limits`] checks each table; the cell checks all in use.
+    pub(super) fn new(limits: MemoryLimits) -> Self {
+        Self {
+            current: RwLock::default(),
+            limits,
+            in_use: Arc::default(),
+        }
+    }
+
     /// The current memory. A request in flight keeps it alive.
     pub(super) fn current(&self) -> Arc<GuardedMemory> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
@@ -51,8 +66,8 @@ impl MemoryCell {
     /// Checks and guards `mmap`, and makes it the current memory.
     ///
     /// # Errors
-    /// A region extends past the end of its file, or there are too many regions. The previous
-    /// memory stays in use.
+    /// A region extends past the end of its file, or requests in flight still use too many older
+    /// tables. The previous memory stays in use.
     pub(super) fn replace(&self, mmap: Arc<GuestMemoryMmap>) -> io::Result<()> {
         if let Some(region) = mmap.iter().find(|region| !is_backed(region)) {
             let (address, len) = (region.start_addr().0, region.len());
@@ -60,12 +75,12 @@ impl MemoryCell {
                 "the memory region of {len} bytes at {address:#x} extends past the end of its file"
             )));
         }
-        let regions = mmap.num_regions();
-        let count = RegionCount::new(&self.guarded_regions, regions);
-        if regions > MAX_REGIONS || count.total.load(Ordering::Relaxed) > MAX_GUARDED_REGIONS {
-            return Err(io::Error::other(format!(
-                "a guest sets {regions} memory regions; at most {MAX_REGIONS} are supported"
-            )));
+        let share = InUseShare::new(&self.in_use, &mmap);
+        if self.in_use.exceeds(self.limits) {
+            return Err(io::Error::other(
+                "requests in flight still use too many older memory tables; raise \
+                 --max-guest-memory or --max-memory-regions if that is not enough",
+            ));
         }
         let guards = mmap
             .iter()
@@ -76,7 +91,7 @@ impl MemoryCell {
             .collect::<io::Result<Vec<_>>>()?;
         let memory = Arc::new(GuardedMemory {
             guards,
-            _count: Some(count),
+            _share: Some(share),
             mmap,
         });
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = memory;
@@ -99,19 +114,36 @@ impl Deref for GuardedMemory {
     }
 }
 
-impl RegionCount {
-    fn new(total: &Arc<AtomicUsize>, own: usize) -> Self {
-        total.fetch_add(own, Ordering::Relaxed);
+impl InUse {
+    /// Whether it is more than [`MAX_TABLES`] tables may have.
+    fn exceeds(&self, limits: MemoryLimits) -> bool {
+        let regions = u64::try_from(limits.regions).unwrap_or(u64::MAX);
+        self.regions.load(Ordering::Relaxed) > regions.saturating_mul(MAX_TABLES)
+            || self.bytes.load(Ordering::Relaxed) > limits.bytes.saturating_mul(MAX_TABLES)
+    }
+}
+
+impl InUseShare {
+    fn new(total: &Arc<InUse>, mmap: &GuestMemoryMmap) -> Self {
+        let regions = u64::try_from(mmap.num_regions()).unwrap_or(u64::MAX);
+        // The mapped regions fit into the address space, and so does their sum.
+        let bytes = mmap.iter().map(GuestMemoryRegion::len).sum();
+        total.regions.fetch_add(regions, Ordering::Relaxed);
+        total.bytes.fetch_add(bytes, Ordering::Relaxed);
         Self {
             total: Arc::clone(total),
-            own,
+            regions,
+            bytes,
         }
     }
 }
 
-impl Drop for RegionCount {
+impl Drop for InUseShare {
     fn drop(&mut self) {
-        self.total.fetch_sub(self.own, Ordering::Relaxed);
+        self.total
+            .regions
+            .fetch_sub(self.regions, Ordering::Relaxed);
+        self.total.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -142,25 +174,47 @@ mod tests {
         Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("mapped"))
     }
 
-    #[test]
-    fn memory_in_use_outlives_its_table_and_counts_until_it_is_dropped() {
-        let cell = MemoryCell::default();
-        cell.replace(memory(2)).expect("taken");
-        let in_use = cell.current();
-        cell.replace(memory(3)).expect("taken");
-        assert_eq!((in_use.num_regions(), cell.current().num_regions()), (2, 3));
-        assert_eq!(cell.guarded_regions.load(Ordering::Relaxed), 5);
-        drop(in_use);
-        assert_eq!(cell.guarded_regions.load(Ordering::Relaxed), 3);
+    fn cell(bytes: u64, regions: usize) -> MemoryCell {
+        MemoryCell::new(MemoryLimits { bytes, regions })
+    }
+
+    fn in_use(cell: &MemoryCell) -> (u64, u64) {
+        let InUse { regions, bytes } = &*cell.in_use;
+        (
+            regions.load(Ordering::Relaxed),
+            bytes.load(Ordering::Relaxed),
+        )
     }
 
     #[test]
-    fn too_many_regions_are_refused_and_the_previous_memory_stays() {
-        let cell = MemoryCell::default();
-        cell.replace(memory(1)).expect("taken");
-        assert!(cell.replace(memory(510)).is_err());
-        assert_eq!(cell.current().num_regions(), 1);
-        assert_eq!(cell.guarded_regions.load(Ordering::Relaxed), 1);
+    fn memory_in_use_outlives_its_table_and_counts_until_it_is_dropped() {
+        let cell = cell(u64::MAX, 509);
+        cell.replace(memory(2)).expect("taken");
+        let current = cell.current();
+        cell.replace(memory(3)).expect("taken");
+        assert_eq!(
+            (current.num_regions(), cell.current().num_regions()),
+            (2, 3)
+        );
+        assert_eq!(in_use(&cell), (5, 0x5000));
+        drop(current);
+        assert_eq!(in_use(&cell), (3, 0x3000));
+    }
+
+    #[test]
+    fn requests_in_flight_keep_no_more_than_three_tables() {
+        for cell in [cell(u64::MAX, 2), cell(0x2000, 509)] {
+            let mut used = Vec::new();
+            for _ in 0..3 {
+                cell.replace(memory(2)).expect("taken");
+                used.push(cell.current());
+            }
+            assert!(cell.replace(memory(1)).is_err());
+            assert_eq!(cell.current().num_regions(), 2, "the memory before stays");
+            assert_eq!(in_use(&cell), (6, 0x6000));
+            used.clear();
+            cell.replace(memory(1)).expect("taken");
+        }
     }
 
     #[test]
@@ -171,7 +225,7 @@ mod tests {
         let mmap =
             GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), 0x2000, Some(backing))]);
         file.set_len(0x1000).expect("cut");
-        let refused = MemoryCell::default().replace(Arc::new(mmap.expect("mapped")));
+        let refused = cell(u64::MAX, 509).replace(Arc::new(mmap.expect("mapped")));
         assert!(refused.is_err_and(|error| error.to_string().contains("past the end of its file")));
     }
 }

@@ -16,6 +16,7 @@ mod config_space;
 pub mod connection;
 mod exit_event;
 mod memory;
+mod memory_limits;
 mod options;
 mod quirks;
 pub mod request;

@@ -18,6 +18,10 @@ pub struct Options {
     pub thread_pool_size: usize,
     /// How long a queue worker polls for a likely next request before it sleeps; zero never polls.
     pub busy_poll: Duration,
+    /// Most bytes of guest memory that the frontend may have mapped.
+    pub max_guest_memory: u64,
+    /// Most regions of guest memory, 1 to [`Options::MAX_MEMORY_REGIONS`].
+    pub max_memory_regions: u16,
 }
 
 impl Options {
@@ -43,6 +47,13 @@ impl Options {
         u64::from(request_queues) + 1
     }
 
+    /// Default of [`Options::max_guest_memory`]: 8 TiB, a sixteenth of a process's address space on
+    /// x86-64 with 4 levels of page tables.
+    pub const MAX_GUEST_MEMORY: u64 = 8 << 40;
+
+    /// Most regions that a device supports: vhost-user-backend's reply to GET_MAX_MEM_SLOTS.
+    pub const MAX_MEMORY_REGIONS: u16 = 509;
+
     /// Largest ring a split virtqueue can have (virtio 1.2, 2.7).
     pub const MAX_QUEUE_SIZE: u16 = 32768;
 }
@@ -55,6 +66,8 @@ impl Default for Options {
             max_queue_size: 1024,
             thread_pool_size: 0,
             busy_poll: Duration::from_micros(200),
+            max_guest_memory: Self::MAX_GUEST_MEMORY,
+            max_memory_regions: Self::MAX_MEMORY_REGIONS,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Protection against guest memory whose file is truncated.
 //!
 //! Guest memory is a mapped file that belongs to the virtual machine monitor. If the monitor
-//! truncates the file, an access beyond the new end raises SIGBUS, which would kill the daemon and
-//! the service of all other guests. So a table lists each mapping. The signal handler maps an
+//! truncates the file, an access beyond the new end raises SIGBUS, which would kill the guest's
+//! worker without a word in the log. So a table lists each mapping. The signal handler maps an
 //! anonymous page over a faulting address inside one of them and marks the mapping as truncated.
 //! Any other SIGBUS kills the process as usual.
 //!
@@ -13,9 +13,9 @@ use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// Limit of mappings of all guests together: enough for 257 guests with the maximum of 509 regions
-/// each.
-const SLOTS: usize = 1 << 17;
+/// Limit of mappings: enough for three memory tables of one guest with the maximum of 509 regions
+/// each, those that requests in flight still use included.
+const SLOTS: usize = 2048;
 
 /// All mappings. A signal handler must not take a lock, so each slot consists of atomics.
 static TABLE: [Slot; SLOTS] = [const { Slot::empty() }; SLOTS];
