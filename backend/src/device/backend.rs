@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -39,6 +39,8 @@ pub(super) struct FsBackend {
     exit_events: ExitEvents,
     /// One per ring; each ring has a thread of its own.
     workers: Vec<Mutex<Worker>>,
+    /// The rings that vhost-user-backend created, from their first event on.
+    rings: Vec<OnceLock<Vring>>,
 }
 
 impl FsBackend {
@@ -72,12 +74,19 @@ impl FsBackend {
             frontend: Mutex::new(None),
             exit_events: ExitEvents::new(request_queues + 1)?,
             workers,
+            rings: (0..=request_queues).map(|_| OnceLock::new()).collect(),
         })
     }
 
     /// Stops the workers from taking requests off their rings, so that their threads can end.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// The rings that have had an event: all that may have requests in flight.
+    pub(super) fn rings(&self) -> Vec<Vring> {
+        let rings = self.rings.iter().filter_map(OnceLock::get);
+        rings.cloned().collect()
     }
 
     /// Ends the ring threads after vhost-user-backend started only some of them.
@@ -152,6 +161,9 @@ impl VhostUserBackend for FsBackend {
         let (Some(worker), Some(ring)) = (self.workers.get(thread), vrings.first()) else {
             return Err(io::Error::other(format!("thread {thread} has no ring")));
         };
+        if let Some(known) = self.rings.get(thread) {
+            known.get_or_init(|| ring.clone());
+        }
         // Only the ring's own thread locks its worker, so it never waits here.
         worker
             .lock()

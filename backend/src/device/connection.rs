@@ -26,6 +26,7 @@ use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
 use super::quirks::trim_memory_table;
 use super::request::Handler;
+use super::wake_blocked::WakeBlocked;
 
 /// Why a connection ended, other than by the frontend's hang-up.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +81,16 @@ pub fn serve(
     // A request that waits for a lock would keep its ring's thread from ending. All other requests
     // run to their end before the guest's state is freed.
     handler.end_waits();
+    // Neither does a thread that signals a frontend which leaves no room for the signal.
+    let waking = WakeBlocked::start(backend.rings());
+    if let Err(error) = &waking {
+        log::warn!("cannot start a thread that wakes a guest's blocked threads: {error}");
+    }
     let served = daemon.wait();
     backend.stop();
     drop(daemon);
     drop(backend);
+    drop(waking);
     handler.reset();
     match (forwarded, served) {
         (_, Err(error)) if !is_hang_up(&error) => Err(Error::Protocol(error)),
@@ -158,6 +165,9 @@ fn forward_messages(
                 if !forwarded? {
                     return Ok(());
                 }
+            } else if is_closed(frontend_ready) {
+                // The frontend has gone, and vhost-user-backend may wait for it.
+                return Ok(());
             } else {
                 (from_frontend, from_backend) =
                     (PollFlags::empty(), PollFlags::IN | PollFlags::OUT);

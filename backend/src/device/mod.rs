@@ -17,11 +17,13 @@ pub mod connection;
 mod exit_event;
 mod memory;
 mod memory_limits;
+mod notifier;
 mod options;
 mod quirks;
 pub mod request;
 mod scheduling;
 mod vring;
+mod wake_blocked;
 mod worker;
 
 pub use options::Options;

@@ -4,7 +4,7 @@
 //! | frontend | what it does | what is done about it |
 //! | --- | --- | --- |
 //! | User Mode Linux (`arch/um/drivers/virtio_uml.c`) | SET_MEM_TABLE always carries two region slots, also when it counts only one | [`trim_memory_table`] |
-//! | User Mode Linux | the call descriptor is a pipe, which may be full | a ring's descriptors never block, and a full one counts as signalled (`vring`) |
+//! | User Mode Linux | the call descriptor is a socket, which may be full | a full one counts as signalled (`notifier`) |
 //! | User Mode Linux | takes the closing of the backend's request channel for the end of the daemon | the channel is kept as long as the device (`backend`) |
 //! | User Mode Linux | reads the configuration space from the start, one byte more each time | any size is answered (`config_space`) |
 //! | User Mode Linux | resets a device by disabling its rings, without any message for it | disabling a ring drains it (`vring`) |

@@ -1,21 +1,23 @@
 //! A ring as the device uses it: vhost-user-backend's ring, drained when it stops, and with
-//! descriptors that never block.
+//! descriptors whose status flags stay as the frontend set them.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, IoSliceMut};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use gangplank_service::rate_limited;
-use rustix::fs::OFlags;
+use rustix::event::PollFlags;
+use rustix::io::{Errno, ReadWriteFlags};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::chain::{Chain, Table};
 use super::memory::GuardedMemory;
-use crate::sys::interrupt::Interruption;
+use super::notifier::{NO_OFFSET, Notifier, is_ready};
+use crate::sys::interrupt::{BlockedThread, Interruption};
 
 /// The guest's memory as vhost-user-backend keeps it. The device's rings use a
 /// [`super::memory::MemoryCell`] instead.
@@ -35,8 +37,12 @@ struct Inner {
     broken: AtomicBool,
     /// The last size that the frontend set is not a power of two.
     size_refused: AtomicBool,
+    /// The descriptor of SET_VRING_CALL, on which the device reports used chains.
+    call: Notifier,
     /// The descriptor of SET_VRING_ERR, on which the device reports a broken ring.
-    error: Mutex<Option<File>>,
+    error: Notifier,
+    /// The ring's thread while it reads the kick descriptor.
+    reading_kick: BlockedThread,
 }
 
 #[derive(Default)]
@@ -110,7 +116,7 @@ impl Vring {
         // Under the ring's lock: from now on the driver may offer these chains again.
         self.discard(used.len());
         match added.and_then(|()| queue.needs_notification(&**memory)) {
-            Ok(true) => notify(&state),
+            Ok(true) => self.0.call.signal(),
             Ok(false) => {}
             Err(error) => {
                 self.set_broken(&format!("its used ring cannot be written: {error}"));
@@ -158,14 +164,26 @@ impl Vring {
             return;
         }
         rate_limited!(error, "a ring is stopped: {reason}");
-        if let Some(error) = &*self.0.error.lock().unwrap_or_else(PoisonError::into_inner) {
-            // The write fails if the frontend has closed its end, and then nobody reads the report.
-            let _ = rustix::io::write(error, &1u64.to_ne_bytes());
-        }
+        self.0.error.signal();
     }
 
     pub(super) fn is_broken(&self) -> bool {
         self.0.broken.load(Ordering::Relaxed)
+    }
+
+    /// The connection ends: a notification that would wait for the frontend is dropped. The thread
+    /// that already waits needs [`Vring::wake_blocked`], until the ring's threads have ended.
+    pub(super) fn end_notifications(&self) {
+        self.0.call.end();
+        self.0.error.end();
+    }
+
+    /// Wakes the threads that wait for room in one of the frontend's descriptors, or for a kick that
+    /// another process took.
+    pub(super) fn wake_blocked(&self) {
+        self.0.call.wake();
+        self.0.error.wake();
+        self.0.reading_kick.wake();
     }
 
     pub(super) fn add_interruption(&self, interruption: Arc<Interruption>) {
@@ -229,7 +247,9 @@ impl VringT<Memory> for Vring {
             drained: Condvar::new(),
             broken: AtomicBool::new(false),
             size_refused: AtomicBool::new(false),
-            error: Mutex::new(None),
+            call: Notifier::default(),
+            error: Notifier::default(),
+            reading_kick: BlockedThread::default(),
         })))
     }
 
@@ -246,7 +266,8 @@ impl VringT<Memory> for Vring {
     }
 
     fn signal_used_queue(&self) -> io::Result<()> {
-        self.0.state.signal_used_queue()
+        self.0.call.signal();
+        Ok(())
     }
 
     fn enable_notification(&self) -> Result<bool, QueueError> {
@@ -321,29 +342,33 @@ impl VringT<Memory> for Vring {
     }
 
     fn set_kick(&self, file: Option<File>) {
-        self.0.state.set_kick(file.map(non_blocking));
+        self.0.state.set_kick(file);
     }
 
     /// A kick that another read has consumed already is no error; an unreadable descriptor is one.
     fn read_kick(&self) -> io::Result<bool> {
-        match self.0.state.read_kick() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(self.0.state.get_ref().is_enabled())
-            }
+        let state = self.0.state.get_ref();
+        let is_enabled = state.is_enabled();
+        let read = state.get_kick().as_ref().map_or(Ok(0), |kick| {
+            let _reading = self.0.reading_kick.enter();
+            kick_fd::with(kick, read_kick)
+        });
+        drop(state);
+        match read {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(is_enabled),
             Err(error) => {
                 self.set_broken(&format!("its kick descriptor cannot be read: {error}"));
-                Err(error)
+                Err(error.into())
             }
-            enabled => enabled,
         }
     }
 
     fn set_call(&self, file: Option<File>) {
-        self.0.state.set_call(file.map(non_blocking));
+        self.0.call.set(file);
     }
 
     fn set_err(&self, file: Option<File>) {
-        *self.0.error.lock().unwrap_or_else(PoisonError::into_inner) = file.map(non_blocking);
+        self.0.error.set(file);
     }
 }
 
@@ -356,31 +381,34 @@ fn is_available(queue: &Queue, memory: &GuestMemoryMmap) -> Result<bool, QueueEr
 /// How often `drain` interrupts requests that began to wait for a lock meanwhile.
 const DRAIN_RECHECK: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Signals the call descriptor.
+/// Reads a kick, if there is one, by one system call where the kernel can.
 ///
-/// User Mode Linux uses a pipe as the call descriptor. A full pipe already holds a signal. A closed
-/// one means that the guest has gone, and then its connection ends as well.
-fn notify(state: &VringState<Memory>) {
-    match state.signal_used_queue() {
-        Ok(()) => {}
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::BrokenPipe
-            ) => {}
-        Err(error) => log::debug!("cannot notify the driver: {error}"),
+/// The frontend may have replaced the descriptor since it became readable, so a plain read might
+/// wait, with the ring locked.
+fn read_kick(kick: BorrowedFd<'_>) -> rustix::io::Result<usize> {
+    let mut count = [0; size_of::<u64>()];
+    let mut part = [IoSliceMut::new(&mut count)];
+    match rustix::io::preadv2(kick, &mut part, NO_OFFSET, ReadWriteFlags::NOWAIT) {
+        // Eventfds permit this since Linux 5.8, pipes and sockets since 6.4.
+        Err(Errno::OPNOTSUPP) if is_ready(kick, PollFlags::IN)? => {
+            rustix::io::read(kick, &mut count)
+        }
+        Err(Errno::OPNOTSUPP) => Err(Errno::AGAIN),
+        read => read,
     }
 }
 
-/// Makes a descriptor from the frontend non-blocking, so that it cannot block a worker.
-fn non_blocking(file: File) -> File {
-    let set = rustix::fs::fcntl_getfl(file.as_fd())
-        .and_then(|flags| rustix::fs::fcntl_setfl(file.as_fd(), flags | OFlags::NONBLOCK));
-    if let Err(error) = set {
-        rate_limited!(
-            warn,
-            "cannot make a ring's kick, call or error descriptor non-blocking: {error}"
-        );
+/// The only place that makes a descriptor of vhost-user-backend's kick.
+mod kick_fd {
+    #![allow(unsafe_code)] // vmm-sys-util gives the descriptor as a number only
+
+    use std::os::fd::{AsRawFd, BorrowedFd};
+
+    use vmm_sys_util::event::EventConsumer;
+
+    /// Calls `read` with the kick's descriptor.
+    pub(super) fn with<T>(kick: &EventConsumer, read: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        // SAFETY: the consumer owns the descriptor and is borrowed until `read` returns.
+        read(unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) })
     }
-    file
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // installs a signal handler and sends a signal to one thread
 
 use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -43,13 +44,11 @@ impl Interruption {
     /// Makes the current or next call of [`Interruption::run`] fail with EINTR. Returns when that
     /// has happened.
     pub fn interrupt(&self) {
-        let process = getpid().as_raw_nonzero().get();
         let mut state = self.state();
         state.interrupted = true;
         while let Some(thread) = state.thread {
-            // SAFETY: tgkill takes no pointers. The thread is alive, because it cannot leave `run`
-            // without the lock held here, and the signal has a handler, because `run` installed it.
-            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, WAKE_SIGNAL) };
+            // The thread is alive, because it cannot leave `run` without the lock held here.
+            send_wake_signal(thread);
             state = self
                 .left
                 .wait_timeout(state, RETRY)
@@ -65,7 +64,7 @@ impl Interruption {
     /// EINTR if interrupted; else those of `blocking`.
     pub fn run<T>(&self, mut blocking: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         install_handler();
-        let thread = gettid().as_raw_nonzero().get();
+        let thread = own_thread();
         {
             let mut state = self.state();
             if state.interrupted {
@@ -80,8 +79,12 @@ impl Interruption {
                 result => break result,
             }
         };
-        self.state().thread = None;
-        self.left.notify_all();
+        let mut state = self.state();
+        state.thread = None;
+        if state.interrupted {
+            self.left.notify_all();
+        }
+        drop(state);
         result
     }
 
@@ -89,6 +92,58 @@ impl Interruption {
         // Each of the two plain fields is valid whenever the lock is free, so poisoning is ignored.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which thread is inside a system call that may block, so that others can make it return.
+///
+/// Unlike an [`Interruption`], it serves any number of calls, one after another, and entering it
+/// makes no system call. [`BlockedThread::wake`] must be repeated until the call has returned: a
+/// signal just before the call has no effect.
+#[derive(Debug, Default)]
+pub struct BlockedThread(AtomicI32);
+
+impl BlockedThread {
+    /// Announces that the calling thread enters a system call, until the returned value is dropped.
+    /// A call that fails with EINTR may have been woken. Only one thread may be inside.
+    pub fn enter(&self) -> Entered<'_> {
+        self.0.store(own_thread(), Ordering::SeqCst);
+        Entered(self)
+    }
+
+    /// Makes the call of the thread inside, if any, fail with EINTR.
+    pub fn wake(&self) {
+        let thread = self.0.load(Ordering::SeqCst);
+        if thread != 0 {
+            // A thread that has left meanwhile gets a signal that does nothing.
+            send_wake_signal(thread);
+        }
+    }
+}
+
+/// A thread inside a [`BlockedThread`].
+#[derive(Debug)]
+pub struct Entered<'a>(&'a BlockedThread);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(0, Ordering::SeqCst);
+    }
+}
+
+/// The calling thread's id. Asks the kernel once per thread.
+fn own_thread() -> libc::pid_t {
+    thread_local! {
+        static OWN: libc::pid_t = gettid().as_raw_nonzero().get();
+    }
+    OWN.with(|own| *own)
+}
+
+/// Interrupts the system call of a thread of this process.
+fn send_wake_signal(thread: libc::pid_t) {
+    install_handler();
+    let process = getpid().as_raw_nonzero().get();
+    // SAFETY: tgkill takes no pointers, and the signal has a handler.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, WAKE_SIGNAL) };
 }
 
 extern "C" fn do_nothing(_signal: libc::c_int) {}

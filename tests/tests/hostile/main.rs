@@ -2,5 +2,7 @@
 
 mod chains;
 mod isolation;
+mod memory_limits;
 mod messages;
 mod requests;
+mod shared_descriptors;

@@ -96,12 +96,16 @@ fn name_of(call: &str) -> Option<String> {
     }
     // An event is the number 1 in 8 bytes: a kick that is read, a call that is written.
     let event = arguments.contains(r#""\1\0\0\0\0\0\0\0", 8"#);
+    // A descriptor without an offset that must not block: a kick, or a call that is a pipe.
+    let without_blocking = arguments.contains("-1, RWF_NOWAIT");
     Some(match name {
         "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "ppoll" | "poll" | "sched_yield" => {
             "(wait)".to_owned()
         }
         "read" if event => "(kick)".to_owned(),
+        "preadv2" if without_blocking => "(kick)".to_owned(),
         "write" if event => "(call)".to_owned(),
+        "pwritev2" if without_blocking => "(call)".to_owned(),
         // Split: the other half has the bytes that were read.
         "read" if arguments.contains("<unfinished") => "(kick)".to_owned(),
         name => name.to_owned(),
