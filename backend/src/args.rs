@@ -2,6 +2,8 @@
 // The comments are the help text, and its brackets are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod size;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -14,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 
+use self::size::parse_size;
 use crate::device;
 use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
 use crate::sandbox::options::{ModCaps, Mode, Seccomp};
@@ -192,6 +195,12 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub rlimit_nofile: Option<u64>,
 
+    /// Most threads for a guest besides those of its queues: --thread-pool-size, requests that wait
+    /// for a disk, and requests that wait for a lock; those beyond it take turns
+    /// [default: 64, or --thread-pool-size and 32 more]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub max_threads: Option<usize>,
+
     /// Most memory that a guest may have, in bytes or with one of the suffixes K, M, G, T
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "8T",
           help_heading = LIMITS)]
@@ -336,22 +345,6 @@ fn parse_queue_size(text: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("expected a power of two from 2 to {MAX_QUEUE_SIZE}"))
 }
 
-/// Parses a number of bytes, at least 1, with an optional suffix for a power of 1024.
-fn parse_size(text: &str) -> Result<u64, &'static str> {
-    let suffixes = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
-    let suffixed = suffixes.iter().find_map(|(suffix, shift)| {
-        let digits = text.strip_suffix([*suffix, suffix.to_ascii_lowercase()])?;
-        Some((digits, *shift))
-    });
-    let (digits, shift) = suffixed.unwrap_or((text, 0));
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .filter(|bytes| *bytes > 0)
-        .ok_or("expected a number of bytes, such as 8T, 512G or 1048576")
-}
-
 fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
     text.parse::<f64>()
         .ok()
@@ -386,23 +379,6 @@ mod tests {
 
     fn parse(line: &str) -> Result<Args, EarlyExit> {
         Args::from_command_line(std::iter::once("gangplankd").chain(line.split_whitespace()))
-    }
-
-    #[test]
-    fn sizes_have_suffixes_for_powers_of_1024() {
-        let table = [
-            ("7", 7),
-            ("2K", 2048),
-            ("3m", 3 << 20),
-            ("5G", 5 << 30),
-            ("8T", 8 << 40),
-        ];
-        for (text, bytes) in table {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "K", "-1", "1.5G", "1KB", "G1"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
     }
 
     #[test]

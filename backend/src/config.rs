@@ -57,6 +57,18 @@ pub enum Error {
          --inode-file-handles=never or keep the capability"
     )]
     HandlesWithoutCapability(&'static str),
+    /// `--max-threads` without room for those that each guest needs.
+    #[error(
+        "--max-threads={given} is too small: with --thread-pool-size={pool}, a guest needs {least}"
+    )]
+    TooFewThreads {
+        /// As typed.
+        given: usize,
+        /// `--thread-pool-size`.
+        pool: usize,
+        /// The smallest value.
+        least: usize,
+    },
     /// An invalid `-o` option.
     #[error(transparent)]
     Compat(#[from] compat::Error),
@@ -74,6 +86,7 @@ impl Config {
 
         let socket = socket_source(&args)?;
         check_handles(&args)?;
+        let max_threads = max_threads(&args)?;
         let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
@@ -89,6 +102,7 @@ impl Config {
                 num_request_queues: args.num_request_queues,
                 max_queue_size: args.queue_size,
                 thread_pool_size: args.thread_pool_size,
+                max_threads,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
                 max_guest_memory: args.max_guest_memory,
                 max_memory_regions: args.max_memory_regions,
@@ -129,6 +143,16 @@ impl Config {
             },
             deprecations,
         })
+    }
+}
+
+fn max_threads(args: &Args) -> Result<usize, Error> {
+    let pool = args.thread_pool_size;
+    let least = device::Options::min_threads(pool);
+    match args.max_threads {
+        Some(given) if given < least => Err(Error::TooFewThreads { given, pool, least }),
+        Some(given) => Ok(given),
+        None => Ok(device::Options::default_threads(pool)),
     }
 }
 
@@ -250,7 +274,7 @@ mod tests {
     fn each_option_reaches_its_layer() {
         let config = with(
             "--tag=t --num-request-queues 4 --queue-size 256 --thread-pool-size=8 --xattr \
-             --busy-poll=30 --max-guest-memory=16G --max-memory-regions=32 \
+             --busy-poll=30 --max-guest-memory=16G --max-memory-regions=32 --max-threads=20 \
              --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
              --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
@@ -264,6 +288,7 @@ mod tests {
                 num_request_queues: 4,
                 max_queue_size: 256,
                 thread_pool_size: 8,
+                max_threads: 20,
                 busy_poll: Duration::from_micros(30),
                 max_guest_memory: 16 << 30,
                 max_memory_regions: 32,
@@ -377,6 +402,10 @@ mod tests {
             (
                 "--shared-dir /srv --socket-path s --modcaps=-dac_read_search",
                 "--inode-file-handles=never",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --thread-pool-size=8 --max-threads=10",
+                "a guest needs 11",
             ),
         ];
         for (line, hint) in table {

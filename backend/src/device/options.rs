@@ -16,6 +16,10 @@ pub struct Options {
     /// Threads that serve the requests of one device in place of its queue workers; 0 serves each
     /// request on the worker of its queue.
     pub thread_pool_size: usize,
+    /// Most threads of the device beside those of its rings and the few that manage it, at least
+    /// [`Options::min_threads`]: those of the pool, those for requests that would make others wait
+    /// for a disk, and those that wait for locks.
+    pub max_threads: usize,
     /// How long a queue worker polls for a likely next request before it sleeps; zero never polls.
     pub busy_poll: Duration,
     /// Most bytes of guest memory that the frontend may have mapped.
@@ -47,6 +51,44 @@ impl Options {
         u64::from(request_queues) + 1
     }
 
+    /// Most threads for requests that would make others wait for a disk. This is the number of
+    /// requests that a disk gets at a time, whatever the number of CPUs.
+    const BLOCKING_THREADS: usize = 16;
+
+    /// Least [`Options::max_threads`] with a pool of this size: a thread for disks, one that waits
+    /// for a lock and one that tries the locks of further requests.
+    #[must_use]
+    pub const fn min_threads(thread_pool_size: usize) -> usize {
+        thread_pool_size.saturating_add(3)
+    }
+
+    /// Default of [`Options::max_threads`] with a pool of this size: 64, or as many more as leave
+    /// half of them to requests that wait.
+    #[must_use]
+    pub const fn default_threads(thread_pool_size: usize) -> usize {
+        const DEFAULT: usize = 64;
+        if thread_pool_size > DEFAULT / 2 {
+            thread_pool_size.saturating_add(DEFAULT / 2)
+        } else {
+            DEFAULT
+        }
+    }
+
+    /// Threads for requests that would make others wait for a disk; at least one.
+    #[must_use]
+    pub fn blocking_threads(&self) -> usize {
+        let rest = self.max_threads.saturating_sub(self.thread_pool_size);
+        (rest / 2).clamp(1, Self::BLOCKING_THREADS)
+    }
+
+    /// Threads that wait for locks, without the one that tries the locks of further requests; at
+    /// least one.
+    #[must_use]
+    pub fn lock_threads(&self) -> usize {
+        let others = self.thread_pool_size + self.blocking_threads() + 1;
+        self.max_threads.saturating_sub(others).max(1)
+    }
+
     /// Default of [`Options::max_guest_memory`]: 8 TiB, a sixteenth of a process's address space on
     /// x86-64 with 4 levels of page tables.
     pub const MAX_GUEST_MEMORY: u64 = 8 << 40;
@@ -65,9 +107,41 @@ impl Default for Options {
             num_request_queues: 1,
             max_queue_size: 1024,
             thread_pool_size: 0,
+            max_threads: Self::default_threads(0),
             busy_poll: Duration::from_micros(200),
             max_guest_memory: Self::MAX_GUEST_MEMORY,
             max_memory_regions: Self::MAX_MEMORY_REGIONS,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threads_of_all_kinds_are_no_more_than_permitted() {
+        for thread_pool_size in [0, 1, 8, 32, 33, 1000] {
+            let default = Options::default_threads(thread_pool_size);
+            for max_threads in [
+                Options::min_threads(thread_pool_size),
+                default,
+                default + 100,
+            ] {
+                let options = Options {
+                    thread_pool_size,
+                    max_threads,
+                    ..Options::default()
+                };
+                let (blocking, locks) = (options.blocking_threads(), options.lock_threads());
+                assert!(blocking > 0 && locks > 0, "{options:?}");
+                assert_eq!(thread_pool_size + blocking + locks + 1, max_threads);
+            }
+        }
+        let options = Options::default();
+        assert_eq!(
+            (options.blocking_threads(), options.lock_threads()),
+            (16, 47)
+        );
     }
 }

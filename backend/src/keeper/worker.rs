@@ -101,7 +101,8 @@ fn serve_guest(
     let options = config.passthrough.clone();
     let share = Share::new(worker.root, worker.proc_self_fd, options, abilities)?;
     let session = Session::new(PassthroughFs::new(share));
-    let handler: Arc<dyn Handler> = Arc::new(SessionHandler::new(session));
+    let handler: Arc<dyn Handler> =
+        Arc::new(SessionHandler::new(session, config.device.lock_threads()));
     connection::serve(connection, &config.device, &handler)?;
     log::info!("guest {number} has gone");
     Ok(())

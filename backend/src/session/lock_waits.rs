@@ -1,17 +1,16 @@
-//! Requests that wait for a lock, each on a thread of its own, until INTERRUPT ends the wait.
+//! Requests that wait for a lock, until INTERRUPT or the end of the session ends the wait.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gangplank_fuse::{LkIn, NodeId, Unique};
 
 use super::file_system::{FileSystem, LockWait};
+use super::is_would_block;
 use crate::sys::interrupt::Interruption;
-
-/// Most requests of one guest that wait for a lock at a time. Each occupies a thread.
-const MAX_LOCK_WAITS: usize = 256;
 
 /// A request that waits for a lock.
 #[derive(Debug)]
@@ -21,30 +20,34 @@ pub struct LockRequest {
     pub(super) args: LkIn,
 }
 
-/// The requests of one session that wait for a lock.
+/// The requests of one session that wait for a lock. Their number is limited by the sizes of the
+/// guest's rings.
 #[derive(Default)]
-pub(super) struct LockWaits(Mutex<State>);
+pub(super) struct LockWaits {
+    state: Mutex<State>,
+    /// Signalled when requests are interrupted.
+    interrupted: Condvar,
+}
 
 #[derive(Default)]
 struct State {
     /// The connection ends: no request may begin to wait.
     closed: bool,
     requests: HashMap<Unique, Arc<Interruption>>,
+    /// Whether a request was interrupted since [`LockWaits::wait_for_interrupt`] returned.
+    has_interrupts: bool,
 }
 
 impl LockWaits {
     /// Registers a request that is about to wait, so that INTERRUPT finds it.
     ///
     /// # Errors
-    /// The errno for its reply. EINTR: the connection ends. ENOLCK: [`MAX_LOCK_WAITS`] requests
-    /// wait already. EINVAL: a request with the same number waits already.
+    /// The errno for its reply. EINTR: the connection ends. EINVAL: a request with the same number
+    /// waits already.
     pub(super) fn register(&self, unique: Unique) -> Result<(), i32> {
         let mut state = self.lock();
         if state.closed {
             return Err(libc::EINTR);
-        }
-        if state.requests.len() >= MAX_LOCK_WAITS {
-            return Err(libc::ENOLCK);
         }
         match state.requests.entry(unique) {
             Entry::Occupied(_) => Err(libc::EINVAL),
@@ -65,12 +68,38 @@ impl LockWaits {
     /// # Errors
     /// EINTR if interrupted; otherwise the file system's error.
     pub(super) fn wait(&self, lock: &LockRequest, file_system: &impl FileSystem) -> io::Result<()> {
-        let interruption = self
-            .interruption(lock.unique)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINTR))?;
+        let interruption = self.interruption(lock.unique).ok_or_else(interrupted)?;
         let result = file_system.setlk(lock.node, &lock.args, LockWait::UntilFree(&interruption));
         self.unregister(lock.unique);
         result
+    }
+
+    /// Takes the lock if it is free. If not, the request waits on.
+    ///
+    /// # Errors
+    /// EAGAIN if the request waits on; EINTR if interrupted; otherwise the file system's error.
+    pub(super) fn retry(
+        &self,
+        lock: &LockRequest,
+        file_system: &impl FileSystem,
+    ) -> io::Result<()> {
+        let interruption = self.interruption(lock.unique).ok_or_else(interrupted)?;
+        // Whoever interrupts the request waits until it is out of the file system.
+        let result = interruption.run(|| file_system.setlk(lock.node, &lock.args, LockWait::No));
+        if !is_would_block(&result) {
+            self.unregister(lock.unique);
+        }
+        result
+    }
+
+    /// Waits for `limit`, or until a request is interrupted.
+    pub(super) fn wait_for_interrupt(&self, limit: Duration) {
+        let mut state = self
+            .interrupted
+            .wait_timeout_while(self.lock(), limit, |state| !state.has_interrupts)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+        state.has_interrupts = false;
     }
 
     /// Removes a request that no longer waits.
@@ -82,10 +111,12 @@ impl LockWaits {
     pub(super) fn interrupt(&self, unique: Unique) -> bool {
         // `interrupt` waits for the thread, and the thread locks the map to unregister itself, so
         // this must not hold the lock.
-        let found = self.interruption(unique);
-        found
-            .inspect(|interruption| interruption.interrupt())
-            .is_some()
+        let Some(interruption) = self.interruption(unique) else {
+            return false;
+        };
+        interruption.interrupt();
+        self.announce_interrupts();
+        true
     }
 
     /// Ends all waits and refuses new ones.
@@ -98,10 +129,20 @@ impl LockWaits {
     pub(super) fn interrupt_all(&self) {
         let all: Vec<_> = self.lock().requests.values().cloned().collect();
         all.iter().for_each(|interruption| interruption.interrupt());
+        self.announce_interrupts();
+    }
+
+    fn announce_interrupts(&self) {
+        self.lock().has_interrupts = true;
+        self.interrupted.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No thread leaves the map half changed when it panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn interrupted() -> io::Error {
+    io::Error::from_raw_os_error(libc::EINTR)
 }

@@ -7,6 +7,7 @@
 mod dispatch;
 pub mod file_system;
 pub mod handler;
+mod lock_threads;
 mod lock_waits;
 mod name;
 mod negotiation;
@@ -128,6 +129,13 @@ impl<F: FileSystem> Session<F> {
     pub fn wait_for_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> usize {
         let result = self.lock_waits.wait(lock, &self.file_system);
         put_lock_reply(reply, lock.unique, result)
+    }
+
+    /// Takes the lock of a request that waits, if it is free, and writes the reply. Returns the
+    /// reply's length in bytes, or `None` if the request waits on.
+    pub fn retry_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> Option<usize> {
+        let result = self.lock_waits.retry(lock, &self.file_system);
+        (!is_would_block(&result)).then(|| put_lock_reply(reply, lock.unique, result))
     }
 
     /// Ends the session: fails all waits for locks, and frees everything the guest holds.

@@ -2,6 +2,7 @@
 
 mod chains;
 mod isolation;
+mod lock_waits;
 mod memory_limits;
 mod messages;
 mod requests;

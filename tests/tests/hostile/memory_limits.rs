@@ -26,6 +26,8 @@ fn frontend(fixture: &Fixture) -> Result<Peer> {
 
     let mut peer = Peer::connect(fixture.socket())?;
     peer.tell(message::SET_OWNER, &[], &[])?;
+    peer.ask_u64(message::GET_FEATURES)?;
+    peer.ask_u64(message::GET_PROTOCOL_FEATURES)?;
     peer.tell(
         message::SET_FEATURES,
         &words(&[1 << 32 | PROTOCOL_FEATURES]),

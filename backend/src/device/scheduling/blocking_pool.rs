@@ -8,12 +8,9 @@ use gangplank_service::rate_limited;
 use super::thread_pool::ThreadPool;
 use crate::device::request::{Handler, Request};
 
-/// Threads of the pool. They wait for disks, so this is the number of requests that a disk gets at
-/// a time, whatever the number of CPUs.
-const THREADS: usize = 16;
-
 /// A pool that most guests never start: they seldom read uncached data while other requests wait.
 pub(super) struct BlockingPool {
+    threads: usize,
     handler: Arc<dyn Handler>,
     stopping: Arc<AtomicBool>,
     /// `Some(None)`: no thread could be started.
@@ -21,9 +18,14 @@ pub(super) struct BlockingPool {
 }
 
 impl BlockingPool {
-    /// A pool without threads yet. Once `stopping` is set, it discards queued requests.
-    pub(super) fn new(handler: Arc<dyn Handler>, stopping: Arc<AtomicBool>) -> Self {
+    /// A pool that will have `threads` threads. Once `stopping` is set, it discards queued requests.
+    pub(super) fn new(
+        threads: usize,
+        handler: Arc<dyn Handler>,
+        stopping: Arc<AtomicBool>,
+    ) -> Self {
         Self {
+            threads,
             handler,
             stopping,
             pool: OnceLock::new(),
@@ -34,7 +36,7 @@ impl BlockingPool {
     /// the queue is full or no thread can be started.
     pub(super) fn try_submit(&self, request: Box<Request>) -> Result<(), Box<Request>> {
         let started = self.pool.get_or_init(|| {
-            ThreadPool::new(THREADS, &self.handler, &self.stopping)
+            ThreadPool::new(self.threads, &self.handler, &self.stopping)
                 .inspect_err(|error| {
                     rate_limited!(
                         warn,

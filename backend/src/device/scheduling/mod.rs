@@ -82,7 +82,11 @@ impl DeviceScheduler {
             // Its flag is never set: when the device ends, it runs what is queued.
             size => Some(Arc::new(ThreadPool::new(size, handler, &Arc::default())?)),
         };
-        let blocking_pool = BlockingPool::new(Arc::clone(handler), Arc::clone(stopping));
+        let blocking_pool = BlockingPool::new(
+            options.blocking_threads(),
+            Arc::clone(handler),
+            Arc::clone(stopping),
+        );
         Ok(Self {
             handler: Arc::clone(handler),
             pool,

@@ -1,5 +1,7 @@
 //! Requests that wait for a lock or a disk.
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -56,24 +58,61 @@ fn an_interrupt_of_a_request_that_has_not_come_yet_is_asked_for_again() {
     );
 }
 
-#[test]
-fn no_more_requests_wait_than_there_are_threads_for() {
-    let mut guest = Guest::new();
-    let mut waiting = 0;
-    for unique in 0..300u64 {
-        let mut bytes = encode(
-            Operation::Setlkw(LkIn::default()),
-            Extensions::default(),
-            &[],
-        );
-        bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
-        match guest.send(&mut bytes, 16, 4096).0 {
-            Served::WaitsForLock(_) => waiting += 1,
-            Served::Replied(len) => assert_eq!(len, 16),
-            Served::WouldBlock => panic!("the request may block"),
-        }
+/// A SETLKW with this number, which waits.
+fn wait_for_lock(guest: &mut Guest, unique: u64) -> LockRequest {
+    let mut bytes = encode(
+        Operation::Setlkw(LkIn::default()),
+        Extensions::default(),
+        &[],
+    );
+    bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
+    match guest.send(&mut bytes, 16, 4096).0 {
+        Served::WaitsForLock(lock) => lock,
+        served => panic!("request {unique} does not wait: {served:?}"),
     }
-    assert_eq!(waiting, 256);
+}
+
+/// Tries a lock again; the reply's header if the request is finished.
+fn retry(guest: &Guest, lock: &LockRequest) -> Option<OutHeader> {
+    let mut reply = [0; 16];
+    let mut segments = Segments::default();
+    assert!(segments.push_slice(&mut reply));
+    #[allow(unsafe_code)]
+    // SAFETY: `reply` outlives the writer.
+    let mut writer = unsafe { segments.writer() };
+    let written = guest.session.retry_lock(lock, &mut writer)?;
+    assert_eq!(written, 16);
+    Some(OutHeader::read_from_bytes(&reply[..]).expect("a header"))
+}
+
+#[test]
+fn any_number_of_requests_waits() {
+    let mut guest = Guest::new();
+    for unique in 1..=2000 {
+        wait_for_lock(&mut guest, unique);
+    }
+}
+
+#[test]
+fn a_lock_that_is_tried_again_waits_on_until_interrupted() {
+    let mut guest = Guest::new();
+    let locks = [1, 2, 3].map(|unique| wait_for_lock(&mut guest, unique));
+    for lock in &locks {
+        assert_eq!(retry(&guest, lock), None);
+    }
+    guest
+        .call(Operation::Interrupt(InterruptIn { unique: 2 }))
+        .expect("it waits");
+    // Returns at once: the thread that tries the locks looks at all of them.
+    guest.session.lock_waits.wait_for_interrupt(Duration::MAX);
+    let interrupted = |unique| Some(OutHeader::error(Unique::new(unique), libc::EINTR));
+    assert_eq!(retry(&guest, &locks[0]), None);
+    assert_eq!(retry(&guest, &locks[1]), interrupted(2));
+    guest.session.lock_waits.close();
+    assert_eq!(retry(&guest, &locks[2]), interrupted(3));
+    assert_eq!(retry(&guest, &locks[0]), interrupted(1));
+    // Both are forgotten.
+    assert_eq!(retry(&guest, &locks[0]), interrupted(1));
 }
 
 #[test]
