@@ -22,8 +22,8 @@ use crate::device::request::Request;
 /// Shortest pause between two rounds in which the locks of the queue are tried.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Longest pause. It doubles with each round in which no lock was free; 1,000 requests in the queue
-/// then cost about 2 % of a CPU.
+/// Longest pause. It doubles with each round in which no lock was free. 1,000 requests in the queue
+/// then cost 2 to 3 % of a CPU.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_millis(64);
 
 /// A request and the lock that it waits for.

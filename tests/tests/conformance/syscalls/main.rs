@@ -145,7 +145,14 @@ fn operations_make_no_more_system_calls_than_aimed_at() -> Result<()> {
     tree(&mut counter)?;
     directories(&mut counter)?;
     let trace = strace.finish()?;
-    report(&counter.sections, &sections(&trace))?;
+    let counted = sections(&trace);
+    ensure!(
+        counted.len() == counter.sections.len(),
+        "the trace has {} sections of {}",
+        counted.len(),
+        counter.sections.len()
+    );
+    report(&counter.sections, &counted)?;
     drop(counter);
     fixture.survive(&[])
 }

@@ -91,6 +91,11 @@ fn indirect_tables_that_break_the_rules_stop_their_ring() -> Result<()> {
             Ok(guest.offer_table(1, &[entry(at.table, len, INDIRECT, 0)])?)
         })?;
     }
+    assert_stops("an indirect table longer than its ring", |guest, at| {
+        let inner = entry(at.request, 56, 0, 0).to_bytes();
+        guest.memory.write(at.table, &inner);
+        Ok(guest.offer_table(1, &[entry(at.table, 16 * 261, INDIRECT, 0)])?)
+    })?;
     assert_stops("an indirect table outside memory", |guest, at| {
         Ok(guest.offer_table(1, &[entry(at.end, 32, INDIRECT, 0)])?)
     })?;

@@ -227,10 +227,13 @@ fn a_read_into_a_thousand_segments_gets_every_byte() -> Result<()> {
 
 #[test]
 fn more_segments_than_the_kernel_takes_at_once_are_a_short_read_at_worst() -> Result<()> {
-    let fixture = Fixture::new(&[])?;
+    let fixture = Fixture::new(&["--queue-size=4096"])?;
     let content = vec![7; 4000];
     std::fs::write(fixture.share().join("file"), &content)?;
-    let mut guest = fixture.guest(&SETUP)?;
+    let mut guest = fixture.guest(&Setup {
+        ring_size: 4096,
+        ..SETUP
+    })?;
     let node = NodeId::new(guest.lookup(NodeId::ROOT, c"file")?.nodeid);
     let file = guest.open(node, rustix::fs::OFlags::RDONLY)?;
     let args = ReadIn {
