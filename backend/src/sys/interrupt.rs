@@ -130,7 +130,8 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// The calling thread's id. Asks the kernel once per thread.
+/// The calling thread's id. Asks the kernel once per thread, so a process that forks must not have
+/// called it on the forking thread.
 fn own_thread() -> libc::pid_t {
     thread_local! {
         static OWN: libc::pid_t = gettid().as_raw_nonzero().get();
