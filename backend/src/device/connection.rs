@@ -81,7 +81,7 @@ pub fn serve(
     // A request that waits for a lock would keep its ring's thread from ending. All other requests
     // run to their end before the guest's state is freed.
     handler.end_waits();
-    // Neither does a thread that signals a frontend which leaves no room for the signal.
+    // A thread that signals a frontend without room for the signal would not end either.
     let waking = WakeBlocked::start(backend.rings());
     if let Err(error) = &waking {
         log::warn!("cannot start a thread that wakes a guest's blocked threads: {error}");

@@ -1,8 +1,8 @@
 //! The limits of one guest's memory, checked before anything is mapped.
 //!
 //! vhost-user-backend maps the regions of a message before the device can check them. So the
-//! forwarder checks SET_MEM_TABLE and ADD_MEM_REG as they pass, and keeps count of what the messages
-//! so far have set up.
+//! forwarder checks SET_MEM_TABLE and ADD_MEM_REG as they pass, and counts what the messages so far
+//! have set up.
 //!
 //! vhost-user-backend may refuse a message that takes memory away, and go on if the frontend asked
 //! for an acknowledgement. So such memory counts until the acknowledgement has passed.

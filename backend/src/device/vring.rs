@@ -178,8 +178,8 @@ impl Vring {
         self.0.error.end();
     }
 
-    /// Wakes the threads that wait for room in one of the frontend's descriptors, or for a kick that
-    /// another process took.
+    /// Wakes the threads that wait for room in one of the frontend's descriptors, or for a kick
+    /// that another process took.
     pub(super) fn wake_blocked(&self) {
         self.0.call.wake();
         self.0.error.wake();

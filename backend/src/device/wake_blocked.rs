@@ -19,7 +19,8 @@ pub(super) struct WakeBlocked {
 }
 
 impl WakeBlocked {
-    /// Drops notifications of `rings` that would wait, from now on, and wakes the threads that wait.
+    /// From now on, drops notifications of `rings` that would wait, and wakes the threads that
+    /// wait.
     ///
     /// # Errors
     /// The thread cannot be started. Threads that wait already then go on waiting.

@@ -18,8 +18,8 @@ pub struct SessionHandler<F> {
 }
 
 impl<F: FileSystem + 'static> SessionHandler<F> {
-    /// A handler that serves requests with `session`. At most `lock_threads` threads wait for locks,
-    /// and one more tries those of further requests from time to time.
+    /// A handler that serves requests with `session`. At most `lock_threads` threads wait for
+    /// locks, and one more tries those of further requests from time to time.
     pub fn new(session: Session<F>, lock_threads: usize) -> Self {
         let session = Arc::new(session);
         Self {

@@ -18,7 +18,8 @@ pub(super) struct BlockingPool {
 }
 
 impl BlockingPool {
-    /// A pool that will have `threads` threads. Once `stopping` is set, it discards queued requests.
+    /// A pool that will have `threads` threads. Once `stopping` is set, it discards queued
+    /// requests.
     pub(super) fn new(
         threads: usize,
         handler: Arc<dyn Handler>,

@@ -1,8 +1,8 @@
 //! The scattered memory of a request, and transfers between it and files.
 //!
 //! The segments usually lie in guest memory, which the guest can change at any time. So they are
-//! raw addresses and never Rust references: bytes are copied out once, by volatile accesses, and only
-//! the copy is used.
+//! raw addresses and never Rust references: bytes are copied out once, by volatile accesses, and
+//! only the copy is used.
 #![allow(unsafe_code)] // the only module that accesses guest memory by raw addresses
 
 mod reader;
