@@ -122,12 +122,10 @@ impl PassthroughFs {
         if node.file_type != FileType::Regular {
             return Err(not_openable(node.file_type, true));
         }
-        let _permit = self.share.acquire_permit()?;
+        let _permit = self.acquire_inode_permit()?;
         let flags = libc::O_WRONLY | libc::O_NONBLOCK;
         let proc = self.share.proc_self_fd();
-        let file = self
-            .share
-            .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
+        let file = self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
         truncate(file.as_fd())
     }
 }

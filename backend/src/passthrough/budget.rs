@@ -1,147 +1,172 @@
-//! The descriptor budget: how many descriptors each guest and all guests together may hold.
+//! The descriptor budget: how many descriptors the guest may hold.
 //!
-//! Most descriptors can be evicted when another guest needs one. Descriptors of open files, of
-//! locks and of inodes that cannot be reopened are pinned. A guest may pin more descriptors while
-//! it has fewer than [`PINNED_TO_FREE`] times the number that all guests' pinned descriptors leave
-//! free. So a guest that is alone gets most of the budget, idle guests cost the others nothing, and
-//! a new guest always gets some.
+//! Descriptors of most inodes can be evicted when another one is needed. Those of open files, of
+//! locks and of inodes that cannot be reopened stay until the guest gives them up. Open files may
+//! not take a small reserve, so that look-ups go on, by evicting, when the guest has opened all the
+//! files that it may.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Limit of a guest's pinned descriptors, as a multiple of the free ones. With 4, a guest that is
-/// alone can pin four fifths of the budget.
-const PINNED_TO_FREE: u64 = 4;
-
-/// The number of descriptors held for guests, and its limit.
+/// The number of descriptors held for the guest, and its limits.
 #[derive(Debug)]
 pub(super) struct Budget {
-    held: AtomicU64,
-    pinned: AtomicU64,
-    limit: u64,
-}
-
-/// One guest's pinned descriptors.
-#[derive(Debug, Default)]
-pub(super) struct Account {
-    pinned: AtomicU64,
-    /// The pinned descriptors that belong to inodes.
+    held: Count,
+    /// The descriptors of open files and locks among them.
+    files: Count,
+    /// The descriptors of inodes that cannot be evicted among them.
     pinned_inodes: AtomicU64,
 }
 
-/// Why a descriptor is pinned.
+/// A number with a limit.
+#[derive(Debug)]
+struct Count {
+    now: AtomicU64,
+    limit: u64,
+}
+
+/// What a descriptor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PinFor {
+pub(super) enum PermitFor {
     /// An open file or a lock.
     File,
-    /// An inode.
+    /// An inode, or a file that is open during one request.
     Inode,
+}
+
+/// Why there is no permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exhausted {
+    /// The guest has opened all the files that it may.
+    Files,
+    /// All descriptors are in use.
+    Budget,
 }
 
 /// The right to hold one descriptor. Dropping it returns it to the budget.
 #[derive(Debug)]
 pub(super) struct Permit {
-    budget: Arc<Budget>,
-    pinned: OnceLock<(Arc<Account>, PinFor)>,
+    budget: Option<Arc<Budget>>,
+    used_for: PermitFor,
+    is_pinned: AtomicBool,
+}
+
+impl Count {
+    fn new(limit: u64) -> Self {
+        Self {
+            now: AtomicU64::new(0),
+            limit,
+        }
+    }
+
+    /// Adds one unless the limit is reached.
+    fn add(&self) -> bool {
+        let add = |now| (now < self.limit).then_some(now + 1);
+        self.now
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .is_ok()
+    }
+
+    fn subtract(&self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
 }
 
 impl Budget {
     /// Creates an unused budget of at least 1.
     pub(super) fn new(limit: u64) -> Arc<Self> {
+        let limit = limit.max(1);
         Arc::new(Self {
-            held: AtomicU64::new(0),
-            pinned: AtomicU64::new(0),
-            limit: limit.max(1),
+            held: Count::new(limit),
+            files: Count::new(limit - reserve(limit)),
+            pinned_inodes: AtomicU64::new(0),
         })
     }
 
     /// Limit of descriptors.
     pub(super) fn limit(&self) -> u64 {
-        self.limit
+        self.held.limit
     }
 
     /// Number of descriptors held.
     pub(super) fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.held.get()
     }
 
-    /// Whether a guest may pin one more open file.
-    pub(super) fn may_pin_file(&self, account: &Account) -> bool {
-        self.allows(account.pinned())
+    /// Number of descriptors held for open files and locks.
+    pub(super) fn files(&self) -> u64 {
+        self.files.get()
     }
 
-    /// Whether a guest may hold one more inode that may turn out to be pinned. Its open files do
-    /// not count.
-    pub(super) fn may_pin_inode(&self, account: &Account) -> bool {
-        let pinned_inodes = account.pinned_inodes.load(Ordering::Relaxed);
-        pinned_inodes == 0 || self.allows(pinned_inodes)
+    /// Number of descriptors held for inodes that cannot be evicted.
+    pub(super) fn pinned_inodes(&self) -> u64 {
+        self.pinned_inodes.load(Ordering::Relaxed)
     }
 
-    fn allows(&self, pinned: u64) -> bool {
-        let free = self
-            .limit
-            .saturating_sub(self.pinned.load(Ordering::Relaxed));
-        pinned < free.saturating_mul(PINNED_TO_FREE)
-    }
-
-    /// Acquires a permit; `None` if the limit is reached.
-    pub(super) fn acquire(self: &Arc<Self>) -> Option<Permit> {
-        let taken = self
-            .held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                (held < self.limit).then_some(held + 1)
-            });
-        taken.is_ok().then(|| Permit {
-            budget: Arc::clone(self),
-            pinned: OnceLock::new(),
+    /// Acquires a permit.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub(super) fn acquire(self: &Arc<Self>, used_for: PermitFor) -> Result<Permit, Exhausted> {
+        if used_for == PermitFor::File && !self.files.add() {
+            return Err(Exhausted::Files);
+        }
+        if !self.held.add() {
+            if used_for == PermitFor::File {
+                self.files.subtract();
+            }
+            return Err(Exhausted::Budget);
+        }
+        Ok(Permit {
+            budget: Some(Arc::clone(self)),
+            used_for,
+            is_pinned: AtomicBool::new(false),
         })
     }
 }
 
-impl Account {
-    /// Number of the guest's pinned descriptors.
-    pub(super) fn pinned(&self) -> u64 {
-        self.pinned.load(Ordering::Relaxed)
-    }
+/// Descriptors out of `limit` that open files may not take: a sixteenth, from 8 up to 1024. At most
+/// half.
+fn reserve(limit: u64) -> u64 {
+    (limit / 16).clamp(8, 1024).min(limit / 2)
 }
 
 impl Permit {
     /// A permit that does not count against any budget.
     pub(super) fn uncounted() -> Self {
         Self {
-            budget: Arc::new(Budget {
-                held: AtomicU64::new(1),
-                pinned: AtomicU64::new(0),
-                limit: 1,
-            }),
-            pinned: OnceLock::new(),
+            budget: None,
+            used_for: PermitFor::Inode,
+            is_pinned: AtomicBool::new(false),
         }
     }
 
-    /// Counts the descriptor as pinned from now on.
-    pub(super) fn pin(&self, account: &Arc<Account>, reason: PinFor) {
-        if self.pinned.set((Arc::clone(account), reason)).is_err() {
-            return;
-        }
-        self.budget.pinned.fetch_add(1, Ordering::Relaxed);
-        account.pinned.fetch_add(1, Ordering::Relaxed);
-        if reason == PinFor::Inode {
-            account.pinned_inodes.fetch_add(1, Ordering::Relaxed);
+    fn pin(&self) {
+        if !self.is_pinned.swap(true, Ordering::Relaxed)
+            && let Some(budget) = &self.budget
+        {
+            budget.pinned_inodes.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some((account, reason)) = self.pinned.get() {
-            self.budget.pinned.fetch_sub(1, Ordering::Relaxed);
-            account.pinned.fetch_sub(1, Ordering::Relaxed);
-            if *reason == PinFor::Inode {
-                account.pinned_inodes.fetch_sub(1, Ordering::Relaxed);
-            }
+        let Some(budget) = &self.budget else {
+            return;
+        };
+        if self.is_pinned.load(Ordering::Relaxed) {
+            budget.pinned_inodes.fetch_sub(1, Ordering::Relaxed);
         }
-        self.budget.held.fetch_sub(1, Ordering::Relaxed);
+        if self.used_for == PermitFor::File {
+            budget.files.subtract();
+        }
+        budget.held.subtract();
     }
 }
 
@@ -159,13 +184,13 @@ impl Descriptor {
     }
 
     /// Counts the descriptor as pinned because its inode cannot be reopened.
-    pub(super) fn pin(&self, account: &Arc<Account>) {
-        self.permit.pin(account, PinFor::Inode);
+    pub(super) fn pin(&self) {
+        self.permit.pin();
     }
 
     /// Whether the descriptor is pinned.
     pub(super) fn is_pinned(&self) -> bool {
-        self.permit.pinned.get().is_some()
+        self.permit.is_pinned.load(Ordering::Relaxed)
     }
 }
 
@@ -179,61 +204,52 @@ impl AsFd for Descriptor {
 mod tests {
     use super::*;
 
-    /// Acquires pinned permits for a guest until the budget denies one.
-    fn take_all(budget: &Arc<Budget>, account: &Arc<Account>) -> Vec<Permit> {
+    fn take_all(budget: &Arc<Budget>, used_for: PermitFor) -> (Vec<Permit>, Exhausted) {
         let mut taken = Vec::new();
-        while budget.may_pin_file(account) {
-            let permit = budget.acquire().expect("less than the limit");
-            permit.pin(account, PinFor::File);
-            taken.push(permit);
+        loop {
+            match budget.acquire(used_for) {
+                Ok(permit) => taken.push(permit),
+                Err(exhausted) => return (taken, exhausted),
+            }
         }
-        taken
     }
 
     #[test]
-    fn however_many_are_greedy_something_is_left() {
-        let budget = Budget::new(1000);
-        let accounts: Vec<_> = (0..3).map(|_| Arc::new(Account::default())).collect();
-        let first = take_all(&budget, &accounts[0]);
-        assert_eq!(first.len(), 800);
-        let second = take_all(&budget, &accounts[1]);
-        assert_eq!(second.len(), 160);
-        assert_eq!(take_all(&budget, &accounts[2]).len(), 32);
-        // The second guest has pinned less, so it may use the returned permits.
-        drop(first);
-        assert_eq!(accounts[0].pinned(), 0);
-        assert!(budget.may_pin_file(&accounts[1]));
-        drop(second);
-        assert_eq!(budget.pinned.load(Ordering::Relaxed), 0);
+    fn open_files_leave_the_reserve_to_inodes() {
+        for (limit, reserve) in [(8, 4), (64, 8), (1600, 100), (1_000_000, 1024)] {
+            let budget = Budget::new(limit);
+            let (files, exhausted) = take_all(&budget, PermitFor::File);
+            assert_eq!(files.len() as u64, limit - reserve);
+            assert_eq!(exhausted, Exhausted::Files);
+            let (inodes, exhausted) = take_all(&budget, PermitFor::Inode);
+            assert_eq!(inodes.len() as u64, reserve);
+            assert_eq!(exhausted, Exhausted::Budget);
+            drop(files);
+            assert_eq!((budget.held(), budget.files()), (reserve, 0));
+        }
     }
 
     #[test]
-    fn open_files_keep_no_inode_out_and_inodes_do() {
-        let budget = Budget::new(10);
-        let account = Arc::new(Account::default());
-        let files = take_all(&budget, &account);
-        assert!(budget.may_pin_inode(&account));
-        drop(files);
-        let inodes: Vec<_> = (0..8).filter_map(|_| budget.acquire()).collect();
-        inodes
-            .iter()
-            .for_each(|permit| permit.pin(&account, PinFor::Inode));
-        assert!(!budget.may_pin_inode(&account) && !budget.may_pin_file(&account));
-        assert!(budget.may_pin_inode(&Account::default()));
-        drop(inodes);
-        assert!(budget.may_pin_inode(&account));
+    fn a_refused_permit_counts_nowhere() {
+        let budget = Budget::new(16);
+        let (inodes, _) = take_all(&budget, PermitFor::Inode);
+        assert_eq!(inodes.len(), 16);
+        let refused = budget.acquire(PermitFor::File).map(drop);
+        assert_eq!(refused, Err(Exhausted::Budget));
+        assert_eq!((budget.held(), budget.files()), (16, 0));
     }
 
     #[test]
-    fn the_limit_holds_and_permits_come_back() {
+    fn a_pinned_descriptor_counts_once_and_until_it_is_closed() {
         let budget = Budget::new(2);
-        let first = budget.acquire().expect("one of two");
-        let second = budget.acquire().expect("two of two");
-        assert!(budget.acquire().is_none());
-        drop(first);
-        assert_eq!(budget.held(), 1);
-        let _third = budget.acquire().expect("given back");
-        drop(second);
-        assert_eq!(budget.held(), 1);
+        let file = std::fs::File::open("/dev/null").expect("opened");
+        let permit = budget.acquire(PermitFor::Inode).expect("one of two");
+        let descriptor = Descriptor::new(file.into(), permit);
+        descriptor.pin();
+        descriptor.pin();
+        assert!(descriptor.is_pinned());
+        assert_eq!(budget.pinned_inodes(), 1);
+        drop(descriptor);
+        assert_eq!((budget.held(), budget.pinned_inodes()), (0, 0));
     }
 }

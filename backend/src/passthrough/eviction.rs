@@ -1,28 +1,29 @@
 //! Evicting descriptors when they run short.
 //!
-//! This happens when the guests' budget is used up or when the process or the system has no
-//! descriptor left. The inodes that were not used recently are evicted first, from the guest that
-//! holds the most descriptors.
+//! This happens when the guest's budget is used up or when the process or the system has no
+//! descriptor left. The inodes that were not used recently are evicted first. Those that have no
+//! name any more are evicted last, because the guest cannot reach them afterwards.
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use gangplank_service::rate_limited;
 
-use super::budget::Permit;
+use super::budget::{Exhausted, Permit, PermitFor};
 use super::errno::descriptors_exhausted;
+use super::fs::PassthroughFs;
+use super::inode_eviction::EvictionCandidate;
 use super::inode_ref::InodeRef;
 use super::inode_shard::SHARDS;
-use super::inode_table::InodeTable;
 use super::options::InodeFileHandles;
 use super::reopen::NotReopenable;
 use super::share::Share;
 use crate::sys::file;
 
-/// Number of descriptors to evict at a time, so that not every request scans the tables.
-const EVICTION_BATCH: u64 = 256;
+/// Number of descriptors to evict at a time, so that not every request scans the table.
+const EVICTION_BATCH: usize = 256;
 
 /// Number of shards to scan in one attempt: each twice, because the first scan only clears the
 /// `used` flags.
@@ -30,13 +31,6 @@ const EVICTION_VISITS: usize = 2 * SHARDS + 1;
 
 /// Pause after an attempt that evicted nothing.
 const EVICTION_BACKOFF: Duration = Duration::from_millis(20);
-
-/// Whether only inodes with a name may be evicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Names {
-    Required,
-    Optional,
-}
 
 impl Share {
     /// Whether descriptors of inodes may be evicted.
@@ -47,25 +41,70 @@ impl Share {
             InodeFileHandles::Mandatory => self.abilities.can_open_by_handle,
         }
     }
+}
 
-    /// Acquires the right to open one descriptor for a guest; evicts others if necessary.
+impl PassthroughFs {
+    /// Acquires the right to hold one open file, or another descriptor that cannot be evicted.
     ///
     /// # Errors
-    /// ENFILE if no descriptor can be freed.
-    pub(super) fn acquire_permit(&self) -> io::Result<Permit> {
-        if let Some(permit) = self.budget.acquire() {
+    /// ENFILE if the guest has opened all the files that it may, or no descriptor is available.
+    pub(super) fn acquire_file_permit(&self) -> io::Result<Permit> {
+        self.acquire(PermitFor::File)
+            .map_err(|exhausted| self.report(exhausted))
+    }
+
+    /// Acquires the right to hold one more inode by a descriptor, or to open a file for one request.
+    ///
+    /// # Errors
+    /// ENFILE if no descriptor is available.
+    pub(super) fn acquire_inode_permit(&self) -> io::Result<Permit> {
+        self.try_acquire_inode_permit()
+            .map_err(|exhausted| self.report(exhausted))
+    }
+
+    /// [`Self::acquire_inode_permit`] for a caller that can do without.
+    pub(super) fn try_acquire_inode_permit(&self) -> Result<Permit, Exhausted> {
+        self.acquire(PermitFor::Inode)
+    }
+
+    /// Acquires a permit; closes cached descriptors and evicts inodes if necessary.
+    fn acquire(&self, used_for: PermitFor) -> Result<Permit, Exhausted> {
+        let acquire = || self.share.budget.acquire(used_for);
+        let exhausted = match acquire() {
+            Ok(permit) => return Ok(permit),
+            Err(exhausted) => exhausted,
+        };
+        if self.state.inodes.fd_cache().clear() > 0
+            && let Ok(permit) = acquire()
+        {
             return Ok(permit);
         }
-        self.free_descriptors();
-        self.budget.acquire().ok_or_else(|| {
-            let limit = self.budget.limit();
-            rate_limited!(
+        // Cached descriptors count as files, inodes do not.
+        if exhausted == Exhausted::Budget {
+            self.evict_inodes();
+        }
+        acquire()
+    }
+
+    fn report(&self, exhausted: Exhausted) -> io::Error {
+        let budget = &self.share.budget;
+        match exhausted {
+            Exhausted::Files => rate_limited!(
                 error,
-                "all {limit} descriptors for guests are in use and none can be evicted, so guests \
-                 get ENFILE; raise --rlimit-nofile"
-            );
-            descriptors_exhausted()
-        })
+                "the guest has {} files open, all that it may, so it gets ENFILE; raise \
+                 --rlimit-nofile",
+                budget.files()
+            ),
+            Exhausted::Budget => rate_limited!(
+                error,
+                "all {} descriptors for the guest's files are in use: {} by open files and {} by \
+                 inodes that cannot be reopened; the guest gets ENFILE; raise --rlimit-nofile",
+                budget.limit(),
+                budget.files(),
+                budget.pinned_inodes()
+            ),
+        }
+        descriptors_exhausted()
     }
 
     /// Calls `open`. If the process or the system has no descriptor left, frees some and calls
@@ -73,17 +112,22 @@ impl Share {
     ///
     /// # Errors
     /// Those of `open`; ENFILE if no descriptor is left for the second call either.
-    pub(super) fn open<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn open_or_evict<T>(
+        &self,
+        mut open: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
         match open() {
             Err(error) if out_of_descriptors(&error) => {
-                self.free_descriptors();
+                if self.state.inodes.fd_cache().clear() == 0 {
+                    self.evict_inodes();
+                }
                 open().map_err(|error| {
                     if !out_of_descriptors(&error) {
                         return error;
                     }
                     rate_limited!(
                         error,
-                        "cannot open a file for a guest: {error}; raise --rlimit-nofile or the \
+                        "cannot open a file for the guest: {error}; raise --rlimit-nofile or the \
                          system's limit (fs.file-max)"
                     );
                     descriptors_exhausted()
@@ -93,88 +137,94 @@ impl Share {
         }
     }
 
-    /// Closes cached descriptors, or evicts inodes if there are none. Evicts nothing within
-    /// [`EVICTION_BACKOFF`] of a failed attempt, because a guest must not be able to make the
-    /// daemon scan all the time.
-    fn free_descriptors(&self) {
-        let guests = self.registered();
-        if guests
-            .iter()
-            .map(|guest| guest.fd_cache().clear())
-            .sum::<usize>()
-            > 0
-        {
-            return;
-        }
+    /// Evicts inodes. Evicts nothing within [`EVICTION_BACKOFF`] of an attempt that evicted nothing,
+    /// because the guest must not be able to make the daemon scan all the time.
+    fn evict_inodes(&self) {
         let recently = |last: &Instant| last.elapsed() < EVICTION_BACKOFF;
         let last_failed = || {
-            let last = self.last_failed_eviction.lock();
+            let last = self.state.last_failed_eviction.lock();
             last.unwrap_or_else(PoisonError::into_inner)
         };
-        if !self.may_evict() || last_failed().as_ref().is_some_and(recently) {
+        if !self.share.may_evict() || last_failed().as_ref().is_some_and(recently) {
             return;
         }
-        let freed = self.evict_descriptors();
+        let freed = self.evict_batch();
         *last_failed() = (freed == 0).then(Instant::now);
     }
 
-    /// Evicts inodes, first from the guest that holds the most descriptors, and returns how many.
-    fn evict_descriptors(&self) -> u64 {
-        let mut guests: Vec<Arc<InodeTable>> = self.registered();
-        guests.sort_by_key(|guest| std::cmp::Reverse(guest.descriptors()));
-        let wanted = EVICTION_BATCH.min(self.budget.limit() / 4).max(1);
+    /// Evicts up to [`EVICTION_BATCH`] inodes and returns how many.
+    fn evict_batch(&self) -> usize {
+        let quarter = usize::try_from(self.share.budget.limit() / 4).unwrap_or(usize::MAX);
+        let wanted = quarter.clamp(1, EVICTION_BATCH);
+        let inodes = &self.state.inodes;
         let mut freed = 0;
-        // An inode without a name that is not open either exists only through its descriptor. Such
-        // inodes are evicted last and give ESTALE afterwards.
-        for names in [Names::Required, Names::Optional] {
-            for guest in &guests {
-                for _ in 0..EVICTION_VISITS {
-                    if freed >= wanted {
-                        return freed;
-                    }
-                    freed += self.evict(guest, wanted - freed, names);
-                }
+        let mut nameless = Vec::new();
+        for _ in 0..EVICTION_VISITS {
+            if freed >= wanted {
+                return freed;
             }
-            if freed > 0 {
+            if nameless.len() >= wanted {
                 break;
             }
-        }
-        freed
-    }
-
-    /// Evicts up to `wanted` descriptors of one shard of a guest's table and returns how many.
-    fn evict(&self, guest: &InodeTable, wanted: u64, names: Names) -> u64 {
-        let mut freed = 0;
-        for candidate in guest.eviction_candidates(usize::try_from(wanted).unwrap_or(usize::MAX)) {
-            let file = candidate.descriptor.as_fd();
-            let has_name = file::stat(file).is_ok_and(|stat| stat.stx_nlink > 0);
-            if names == Names::Required && !has_name {
-                continue;
-            }
-            let inode_ref = if candidate.has_stable_ref {
-                None
-            } else {
-                match self.inode_ref(
-                    candidate.identity,
-                    file,
-                    candidate.file_type.can_be_opened(),
-                ) {
-                    Ok(inode_ref) => Some(inode_ref),
-                    Err(_) if !has_name => Some(InodeRef::Unlinked),
-                    Err(NotReopenable::Temporarily) => continue,
-                    Err(NotReopenable::Permanently) => {
-                        // Pinned, so that later scans skip it and the guest's account counts it.
-                        candidate.descriptor.pin(guest.account());
-                        continue;
-                    }
+            for candidate in inodes.eviction_candidates(wanted - freed) {
+                if !has_name(&candidate) {
+                    nameless.push(candidate);
+                } else if self.evict(candidate) {
+                    freed += 1;
                 }
-            };
-            if guest.evict(candidate, inode_ref) {
+            }
+        }
+        // An inode without a name that is not open either exists only through its descriptor, and
+        // gives ESTALE afterwards.
+        for candidate in nameless {
+            if freed >= wanted {
+                break;
+            }
+            if self.evict_nameless(candidate) {
                 freed += 1;
             }
         }
         freed
     }
+
+    /// Evicts an inode that has a name, if it can be reopened. Returns whether that freed its
+    /// descriptor.
+    fn evict(&self, candidate: EvictionCandidate) -> bool {
+        if candidate.has_stable_ref {
+            return self.state.inodes.evict(candidate, None);
+        }
+        match self.reference_to(&candidate) {
+            Ok(inode_ref) => self.state.inodes.evict(candidate, Some(inode_ref)),
+            Err(NotReopenable::Temporarily) => false,
+            Err(NotReopenable::Permanently) => {
+                // Pinned, so that later scans skip it and the log tells the number.
+                candidate.descriptor.pin();
+                false
+            }
+        }
+    }
+
+    /// Evicts an inode that has no name. Returns whether that freed its descriptor.
+    fn evict_nameless(&self, candidate: EvictionCandidate) -> bool {
+        let inode_ref = match candidate.has_stable_ref {
+            true => None,
+            // Open files keep the inode in existence, so a handle can still lead to it.
+            false => Some(self.reference_to(&candidate).unwrap_or(InodeRef::Unlinked)),
+        };
+        self.state.inodes.evict(candidate, inode_ref)
+    }
+
+    fn reference_to(&self, candidate: &EvictionCandidate) -> Result<InodeRef, NotReopenable> {
+        self.share.inode_ref(
+            candidate.identity,
+            candidate.descriptor.as_fd(),
+            candidate.file_type.can_be_opened(),
+        )
+    }
+}
+
+fn has_name(candidate: &EvictionCandidate) -> bool {
+    file::stat(candidate.descriptor.as_fd()).is_ok_and(|stat| stat.stx_nlink > 0)
 }
 
 fn out_of_descriptors(error: &io::Error) -> bool {

@@ -19,7 +19,7 @@ use gangplank_service::rate_limited;
 
 use super::budget::Descriptor;
 
-/// Limit of cached descriptors per guest.
+/// Limit of cached descriptors.
 const MAX_CACHED: usize = 64;
 
 /// Number of recently closed nodes that are remembered, to recognise those that are reopened.
@@ -184,7 +184,7 @@ impl Shared {
 mod tests {
     use std::fs::File;
 
-    use super::super::budget::Budget;
+    use super::super::budget::{Budget, PermitFor};
     use super::*;
 
     fn node(number: u64) -> NodeId {
@@ -193,7 +193,9 @@ mod tests {
 
     fn descriptor(budget: &Arc<Budget>) -> Arc<Descriptor> {
         let file = File::open("/dev/null").expect("opened");
-        let permit = budget.acquire().expect("less than the limit");
+        let permit = budget
+            .acquire(PermitFor::File)
+            .expect("less than the limit");
         Arc::new(Descriptor::new(file.into(), permit))
     }
 

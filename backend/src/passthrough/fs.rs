@@ -5,11 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use gangplank_fuse::{InitFlags, NodeId};
-use gangplank_service::rate_limited;
 
-use super::budget::{Descriptor, Permit, PinFor};
+use super::budget::Descriptor;
 use super::credentials::Impersonation;
-use super::errno::descriptors_exhausted;
 use super::file_type::FileType;
 use super::guest_state::GuestState;
 use super::inode_ref::InodeRef;
@@ -44,7 +42,6 @@ impl PassthroughFs {
     #[must_use]
     pub fn new(share: Arc<Share>) -> Self {
         let state = GuestState::new(&share.options);
-        share.register(&state.inodes);
         Self { share, state }
     }
 
@@ -95,10 +92,8 @@ impl PassthroughFs {
     /// # Errors
     /// ESTALE if the inode no longer exists; ENFILE.
     fn reopen(&self, identity: Identity, inode_ref: &InodeRef) -> io::Result<Arc<Descriptor>> {
-        let permit = self.share.acquire_permit()?;
-        let fd = self
-            .share
-            .open(|| self.share.open_inode_ref(identity, inode_ref))?;
+        let permit = self.acquire_inode_permit()?;
+        let fd = self.open_or_evict(|| self.share.open_inode_ref(identity, inode_ref))?;
         Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 
@@ -121,60 +116,6 @@ impl PassthroughFs {
             return Ok(node);
         }
         Err(io::Error::from_raw_os_error(libc::ENOTDIR))
-    }
-
-    /// Acquires the right to hold one open file, or another descriptor that cannot be evicted.
-    ///
-    /// # Errors
-    /// ENFILE if the guest has used up its budget or no descriptor is available.
-    pub(super) fn acquire_file_permit(&self) -> io::Result<Permit> {
-        self.acquire_pinned_permit(PinFor::File)
-    }
-
-    /// Whether the guest's budget allows one more inode.
-    pub(super) fn may_look_up_new(&self) -> bool {
-        let (budget, account) = (&self.share.budget, self.state.inodes.account());
-        if self.share.may_evict() {
-            budget.may_pin_inode(account)
-        } else {
-            budget.may_pin_file(account)
-        }
-    }
-
-    /// Acquires the right to hold one more inode by a descriptor.
-    ///
-    /// # Errors
-    /// ENFILE if the guest has used up its budget with inodes that cannot be evicted, or no
-    /// descriptor is available.
-    pub(super) fn acquire_inode_permit(&self) -> io::Result<Permit> {
-        if !self.share.may_evict() {
-            return self.acquire_pinned_permit(PinFor::Inode);
-        }
-        if !self.share.budget.may_pin_inode(self.state.inodes.account()) {
-            return Err(self.out_of_budget());
-        }
-        self.share.acquire_permit()
-    }
-
-    fn acquire_pinned_permit(&self, reason: PinFor) -> io::Result<Permit> {
-        let account = self.state.inodes.account();
-        let may_pin_file = || self.share.budget.may_pin_file(account);
-        if !may_pin_file() && (self.state.inodes.fd_cache().clear() == 0 || !may_pin_file()) {
-            return Err(self.out_of_budget());
-        }
-        let permit = self.share.acquire_permit()?;
-        permit.pin(account, reason);
-        Ok(permit)
-    }
-
-    fn out_of_budget(&self) -> io::Error {
-        rate_limited!(
-            error,
-            "a guest has {} descriptors in use that cannot be evicted, its share of the budget, so \
-             it gets ENFILE; raise --rlimit-nofile",
-            self.state.inodes.account().pinned()
-        );
-        descriptors_exhausted()
     }
 
     /// Rejects a change of a read-only share.

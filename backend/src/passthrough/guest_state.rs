@@ -1,6 +1,7 @@
 //! The state of one guest's session.
 
-use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Instant;
 
 use super::ctime_stability::CtimeStability;
 use super::dir_stream::PendingCount;
@@ -19,8 +20,10 @@ use super::syncfs_directories::SyncfsDirectories;
 pub(super) struct GuestState {
     /// The flags that INIT negotiated.
     pub(super) negotiated: NegotiatedFlags,
-    /// The inodes that the guest knows. The share evicts descriptors from them.
-    pub(super) inodes: Arc<InodeTable>,
+    /// The inodes that the guest knows.
+    pub(super) inodes: InodeTable,
+    /// Time of the last eviction that freed no descriptor; `None` if the last one freed some.
+    pub(super) last_failed_eviction: Mutex<Option<Instant>>,
     /// The files and directories that the guest has open.
     pub(super) files: OpenFiles,
     /// Number of open directories that keep entries for the next READDIR.
@@ -44,7 +47,8 @@ impl GuestState {
     pub(super) fn new(options: &Options) -> Self {
         Self {
             negotiated: NegotiatedFlags::default(),
-            inodes: Arc::default(),
+            inodes: InodeTable::default(),
+            last_failed_eviction: Mutex::default(),
             files: OpenFiles::default(),
             pending_listings: PendingCount::default(),
             posix_locks: PosixLocks::default(),

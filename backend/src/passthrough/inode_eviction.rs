@@ -46,8 +46,9 @@ impl InodeTable {
             let Some(descriptor) = &inode.descriptor else {
                 continue;
             };
-            // An earlier attempt found that the inode cannot be reopened.
-            if descriptor.is_pinned() {
+            // An earlier attempt found that the inode cannot be reopened, or a request uses the
+            // descriptor.
+            if descriptor.is_pinned() || Arc::strong_count(descriptor) > 1 {
                 continue;
             }
             if inode.used.swap(false, Ordering::Relaxed) {
@@ -70,8 +71,9 @@ impl InodeTable {
         found
     }
 
-    /// Takes an inode's descriptor; its next use has to reopen it. Returns false if the guest has
-    /// forgotten the inode in the meantime, or if there is no reference to reopen it.
+    /// Takes an inode's descriptor; its next use has to reopen it. Returns false if that frees no
+    /// descriptor: the guest has forgotten the inode in the meantime, a request uses it, or there is
+    /// no reference to reopen it.
     pub(super) fn evict(&self, candidate: EvictionCandidate, inode_ref: Option<InodeRef>) -> bool {
         let Ok((shard_index, key)) = decode_node_id(candidate.id) else {
             return false;
@@ -81,6 +83,10 @@ impl InodeTable {
             let Some(inode) = shard.slab.get_mut(key) else {
                 return false;
             };
+            // The table's and the candidate's. More cannot be made while the shard is locked.
+            if Arc::strong_count(&candidate.descriptor) > 2 {
+                return false;
+            }
             if let Some(inode_ref) = inode_ref {
                 inode.inode_ref = Some(Box::new(inode_ref));
             }
@@ -89,9 +95,6 @@ impl InodeTable {
             }
             inode.descriptor.take()
         };
-        if taken.is_some() {
-            self.descriptors.fetch_sub(1, Ordering::Relaxed);
-        }
         taken.is_some()
     }
 }

@@ -17,7 +17,7 @@ use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
 use hashbrown::DefaultHashBuilder;
 
-use super::budget::{Account, Descriptor};
+use super::budget::Descriptor;
 use super::errno::stale;
 use super::fd_cache::FdCache;
 use super::file_type::FileType;
@@ -35,10 +35,6 @@ const SHARD_CAPACITY: usize = 1 << 20;
 pub(super) struct InodeTable {
     shards: [RwLock<Shard>; SHARDS],
     hasher: DefaultHashBuilder,
-    /// The guest's descriptors that cannot be evicted.
-    account: Arc<Account>,
-    /// Number of descriptors that the table holds.
-    pub(super) descriptors: AtomicU64,
     /// Index of the shard that is scanned for eviction next.
     pub(super) next_shard: AtomicUsize,
     /// Descriptors of closed files, kept for the next open.
@@ -47,9 +43,7 @@ pub(super) struct InodeTable {
 
 impl fmt::Debug for InodeTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InodeTable")
-            .field("descriptors", &self.descriptors)
-            .finish_non_exhaustive()
+        f.debug_struct("InodeTable").finish_non_exhaustive()
     }
 }
 
@@ -96,8 +90,6 @@ impl Default for InodeTable {
         Self {
             shards: Default::default(),
             hasher: DefaultHashBuilder::default(),
-            account: Arc::default(),
-            descriptors: AtomicU64::new(0),
             next_shard: AtomicUsize::new(0),
             fd_cache: FdCache::default(),
         }
@@ -110,19 +102,9 @@ impl InodeTable {
         (0..SHARDS).map(|shard| self.read(shard).slab.len()).sum()
     }
 
-    /// The guest's descriptors that cannot be evicted: of inodes in this table and of open files.
-    pub(super) fn account(&self) -> &Arc<Account> {
-        &self.account
-    }
-
     /// Descriptors of closed files. Forgetting an inode closes its descriptors here.
     pub(super) fn fd_cache(&self) -> &FdCache {
         &self.fd_cache
-    }
-
-    /// Number of descriptors that the table holds.
-    pub(super) fn descriptors(&self) -> u64 {
-        self.descriptors.load(Ordering::Relaxed)
     }
 
     /// Finds the inode of a node id.
@@ -246,7 +228,6 @@ impl InodeTable {
                     .filter(|inode| inode.descriptor.is_none())
                 {
                     inode.descriptor = Some(Arc::clone(descriptor));
-                    self.descriptors.fetch_add(1, Ordering::Relaxed);
                 }
                 return Some(Ok((encode_node_id(shard_index, key), IsNew::No)));
             }
@@ -277,7 +258,6 @@ impl InodeTable {
             Ok(key) => key,
             Err(full) => return Some(Err(full.into())),
         };
-        self.descriptors.fetch_add(1, Ordering::Relaxed);
         let (slab, hasher) = (&shard.slab, &self.hasher);
         shard.by_identity.insert_unique(hash, key.index(), |index| {
             slab.at(*index)
@@ -337,9 +317,6 @@ impl InodeTable {
         let hash = hash_of(&self.hasher, inode.identity);
         shard.unindex(hash, key);
         let inode = shard.slab.remove(key)?;
-        if inode.descriptor.is_some() {
-            self.descriptors.fetch_sub(1, Ordering::Relaxed);
-        }
         shard.shrink(&self.hasher);
         // The caller drops the inode, so its descriptor is closed without the lock.
         Some(inode)
@@ -409,20 +386,15 @@ impl InodeTable {
             return Ok(Arc::clone(present));
         }
         inode.descriptor = Some(Arc::clone(&descriptor));
-        self.descriptors.fetch_add(1, Ordering::Relaxed);
         Ok(descriptor)
     }
 
     /// Removes all inodes.
     pub(super) fn clear(&self) {
         for shard_index in 0..SHARDS {
+            // Dropped without the lock, because close may block.
             let old = std::mem::take(&mut *self.write(shard_index));
-            let held = old
-                .slab
-                .iter_from(0)
-                .filter(|(_, inode)| inode.descriptor.is_some())
-                .count();
-            self.descriptors.fetch_sub(held as u64, Ordering::Relaxed);
+            drop(old);
         }
         self.fd_cache.clear();
     }

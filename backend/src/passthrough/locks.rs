@@ -110,8 +110,7 @@ impl PassthroughFs {
         let open = |mode| {
             let flags = mode | libc::O_NONBLOCK;
             let proc = self.share.proc_self_fd();
-            self.share
-                .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))
+            self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags))
         };
         if self.share.options.readonly {
             return open(libc::O_RDONLY);

@@ -47,8 +47,7 @@ impl PassthroughFs {
     pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
         // If the budget is used up, inodes that the guest knows must still be found.
         if self.state.lookup_predictor.predicts_new()
-            && self.may_look_up_new()
-            && let Ok(permit) = self.acquire_inode_permit()
+            && let Ok(permit) = self.try_acquire_inode_permit()
         {
             let found = self.look_up_with(permit, parent, name);
             if found.is_err() {
@@ -88,7 +87,7 @@ impl PassthroughFs {
         parent: &Node,
         name: &CStr,
     ) -> io::Result<EntryOut> {
-        let file = self.share.open(|| file::open_path(parent.as_fd(), name))?;
+        let file = self.open_or_evict(|| file::open_path(parent.as_fd(), name))?;
         // The name may have changed its meaning since; the opened inode counts.
         let stat = file::stat(file.as_fd())?;
         self.insert(parent.identity.mount, file, permit, &stat)

@@ -1,18 +1,19 @@
 //! The host directory as a FUSE file system.
 //!
-//! [`Share`] is the state that all guests share; [`PassthroughFs`] is one guest's file system on
-//! it: a `Share` and a `GuestState`. Each module depends only on those above it in this list:
+//! A worker serves one guest. [`Share`] is what the worker knows of the directory: options, mounts,
+//! descriptor budget. [`PassthroughFs`] is the guest's file system: a `Share`, and a `GuestState`
+//! that a new session replaces. Each module depends only on those above it in this list:
 //!
 //! | modules | content |
 //! | --- | --- |
 //! | `options`, `file_type`, `errno`, `id_map` | what all others use |
 //! | `budget`, `slab` | counted descriptors; a table with unique keys |
 //! | `mount_handles`, `mounts`, `inode_ref` | mounts, identity of an inode, how to reopen it |
-//! | `inode`, `inode_shard`, `fd_cache`, `inode_table`, `inode_eviction` | a guest's inodes |
-//! | `credentials`, `cache_timeouts`, `share`, `reopen`, `eviction` | what all guests share |
+//! | `inode`, `inode_shard`, `fd_cache`, `inode_table`, `inode_eviction` | the guest's inodes |
+//! | `credentials`, `cache_timeouts`, `share`, `reopen` | the directory, reopening its inodes |
 //! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
-//! | `guest_state`, `fs` | all state of a guest; node ids, permits |
+//! | `guest_state`, `fs`, `eviction` | all state of the guest; node ids, permits |
 //! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `fallocate_copy`, `xattr`, `locks` | operations |

@@ -59,7 +59,7 @@ impl Files for PassthroughFs {
         let permits = (self.acquire_inode_permit()?, self.acquire_file_permit()?);
         let flags = creation_flags(request) | libc::O_CREAT | libc::O_EXCL;
         // Evicting descriptors must not run under the caller's credentials, so it is outside.
-        let created = self.share.open(|| {
+        let created = self.open_or_evict(|| {
             self.impersonation().create(creator, args.mode, |mode| {
                 file::open_at(parent.as_fd(), name, flags, mode)
             })
@@ -89,7 +89,7 @@ impl Files for PassthroughFs {
             // With O_EXCL the file can never be linked to a name.
             flags |= libc::O_EXCL;
         }
-        let created = self.share.open(|| {
+        let created = self.open_or_evict(|| {
             self.impersonation().create(creator, args.mode, |mode| {
                 file::open_at(parent.as_fd(), c".", flags, mode)
             })
@@ -201,9 +201,8 @@ impl PassthroughFs {
         // The inode gets its own `O_PATH` descriptor. With the opened one the file would count as
         // open for writing on the host until the guest forgets it.
         let proc = self.share.proc_self_fd();
-        let path = self
-            .share
-            .open(|| file::reopen_through_proc(proc, created.as_fd(), libc::O_PATH))?;
+        let path =
+            self.open_or_evict(|| file::reopen_through_proc(proc, created.as_fd(), libc::O_PATH))?;
         let entry = self.insert(parent.identity.mount, path, permits.0, &stat)?;
         let id = NodeId::new(entry.nodeid);
         let opened = Arc::new(Descriptor::new(created, permits.1));

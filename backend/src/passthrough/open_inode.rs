@@ -69,10 +69,8 @@ impl PassthroughFs {
     /// Opens an inode; on a read-only share without updating its access time.
     fn open_inode(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
         let proc = self.share.proc_self_fd();
-        let open = |flags| {
-            self.share
-                .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))
-        };
+        let open =
+            |flags| self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags));
         let noatime_flags = if self.share.options.readonly {
             flags | libc::O_NOATIME
         } else {

@@ -143,8 +143,8 @@ pub struct Options {
     pub locks: Locks,
     /// The guests' architecture; `None` detects it for each guest.
     pub guest_arch: Option<GuestArch>,
-    /// Limit of descriptors held for all guests together, including open files. Set after the
-    /// process limits are set.
+    /// Limit of descriptors held for the guest, including open files. Set after the process limits
+    /// are set.
     pub fd_budget: u64,
 }
 

@@ -1,9 +1,8 @@
-//! The state that all guests share: the directory, the options, the descriptor budget.
+//! The directory that a guest sees: its root, options, mounts and descriptor budget.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::Arc;
 
 use gangplank_service::rate_limited;
 
@@ -12,7 +11,6 @@ use super::cache_timeouts::CacheTimeouts;
 use super::errno::stale;
 use super::file_type::FileType;
 use super::id_map::IdMap;
-use super::inode_table::InodeTable;
 use super::mount_handles::OpenableHandle;
 use super::mounts::{Identity, Mount, MountIndex, Mounts};
 use super::options::{InodeFileHandles, Options};
@@ -44,7 +42,8 @@ pub enum ShareError {
     NoHandles,
 }
 
-/// The shared directory and its state. The daemon creates one, after it is confined.
+/// The shared directory as one guest's process sees it. Each worker creates one, after it is
+/// confined.
 #[derive(Debug)]
 pub struct Share {
     pub(super) root: Arc<Descriptor>,
@@ -56,9 +55,6 @@ pub struct Share {
     pub(super) id_map: IdMap,
     pub(super) mounts: Mounts,
     pub(super) budget: Arc<Budget>,
-    guests: Mutex<Vec<Weak<InodeTable>>>,
-    /// Time of the last eviction that freed no descriptor; `None` if the last one freed some.
-    pub(super) last_failed_eviction: Mutex<Option<Instant>>,
 }
 
 impl Share {
@@ -91,7 +87,7 @@ impl Share {
                 return Err(ShareError::NoHandles);
             }
         }
-        // The root's descriptor does not count against the guests' budget.
+        // The root's descriptor does not count against the guest's budget.
         let permit = Permit::uncounted();
         Ok(Arc::new(Self {
             root: Arc::new(Descriptor::new(root, permit)),
@@ -106,8 +102,6 @@ impl Share {
             abilities,
             id_map: IdMap,
             mounts,
-            guests: Mutex::default(),
-            last_failed_eviction: Mutex::default(),
         }))
     }
 
@@ -117,7 +111,7 @@ impl Share {
         &self.options
     }
 
-    /// Number of descriptors that all guests together hold now.
+    /// Number of descriptors that the guest holds now.
     #[must_use]
     pub fn held_descriptors(&self) -> u64 {
         self.budget.held()
@@ -125,19 +119,6 @@ impl Share {
 
     pub(super) fn proc_self_fd(&self) -> BorrowedFd<'_> {
         self.proc_self_fd.as_fd()
-    }
-
-    /// Adds a guest's inode table to those from which descriptors can be evicted.
-    pub(super) fn register(&self, inodes: &Arc<InodeTable>) {
-        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.retain(|guest| guest.strong_count() > 0);
-        guests.push(Arc::downgrade(inodes));
-    }
-
-    /// The inode tables of all guests.
-    pub(super) fn registered(&self) -> Vec<Arc<InodeTable>> {
-        let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// A file handle of `file`, if handles are enabled and the file system has them.

@@ -100,9 +100,7 @@ impl PassthroughFs {
             other => return Err(not_openable(other, false)),
         };
         let proc = self.share.proc_self_fd();
-        let fd = self
-            .share
-            .open(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
+        let fd = self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
         Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 }

@@ -103,21 +103,3 @@ fn many_threads_agree_on_node_ids_and_counts() {
         (0, 0)
     );
 }
-
-#[test]
-fn two_guests_see_each_others_files_and_not_each_others_nodes() {
-    let first = Guest::new();
-    let second = Guest {
-        fs: PassthroughFs::new(Arc::clone(&first.fs.share)),
-        directory: Arc::clone(&first.directory),
-    };
-    second.fs.init(InitFlags::all());
-    let node = first.mkdir(ROOT, c"directory");
-    assert_eq!(errno(second.fs.getattr(node, None)), Some(libc::ESTALE));
-    let theirs = second.find(ROOT, c"directory");
-    second.mkdir(theirs, c"inner");
-    first.find(node, c"inner");
-    assert_eq!(first.fs.share.held_descriptors(), 4);
-    drop(second);
-    assert_eq!(first.fs.share.held_descriptors(), 2);
-}

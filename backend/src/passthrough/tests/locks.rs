@@ -29,15 +29,13 @@ fn lock(handle: Handle, owner: u64, kind: i32, start: u64, end: u64) -> LkIn {
 
 /// Two guests that have the same file open.
 fn pair() -> [(Guest, NodeId, Handle); 2] {
-    let first = Guest::with(Options {
+    let options = Options {
         locks: Locks::Host,
         ..Options::default()
-    });
-    std::fs::write(first.path("file"), b"0123456789").expect("written");
-    let second = Guest {
-        fs: PassthroughFs::new(Arc::clone(&first.fs.share)),
-        directory: Arc::clone(&first.directory),
     };
+    let first = Guest::with(options.clone());
+    std::fs::write(first.path("file"), b"0123456789").expect("written");
+    let second = Guest::in_directory(Arc::clone(&first.directory), options);
     let agreed = second.fs.init(InitFlags::all());
     assert!(agreed.contains(InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS));
     [first, second].map(|guest| {
