@@ -1,4 +1,4 @@
-//! The limit of open descriptors (RLIMIT_NOFILE), and the file system's share of it.
+//! The limit of a guest's open descriptors (RLIMIT_NOFILE), and how many its files may hold.
 
 use std::cmp;
 
@@ -11,6 +11,13 @@ pub const DEFAULT_OPEN_FILES: u64 = 1_000_000;
 
 /// Lowest usable limit: the queues, memory regions and sockets of one guest take dozens.
 pub const MIN_OPEN_FILES: u64 = 256;
+
+/// Descriptors of a ring: an epoll instance, two exit events, and the kick, call and error events.
+const DESCRIPTORS_PER_RING: u64 = 6;
+
+/// Descriptors of a worker that belong to no ring and no region: standard streams, log, sockets, the
+/// share's root, `/proc`, and some mounts, whose file handles need one each.
+const OWN_DESCRIPTORS: u64 = 64;
 
 /// Assumed limit of the kernel if `/proc/sys/fs/nr_open` cannot be read: the kernel's default
 /// (`fs/file.c`).
@@ -57,12 +64,15 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
     Ok(limit)
 }
 
-/// Descriptors out of `limit` that the file system may hold. The rest is for queues, guest memory
-/// and connections: a quarter, from 128 up to 16384.
+/// Descriptors out of `limit` that the file system may hold. The rest is for the guest's `rings`,
+/// its `memory_regions` and what the process itself uses.
+///
+/// At least half of the limit: hardly a frontend sends as many regions as it may, and the file
+/// system evicts descriptors when the process has none left.
 #[must_use]
-pub fn fd_budget(limit: u64) -> u64 {
-    let reserve = (limit / 4).clamp(MIN_OPEN_FILES / 2, 16384);
-    limit.saturating_sub(reserve)
+pub fn fd_budget(limit: u64, rings: u64, memory_regions: u64) -> u64 {
+    let taken = OWN_DESCRIPTORS + rings * DESCRIPTORS_PER_RING + memory_regions;
+    limit.saturating_sub(taken).max(limit / 2)
 }
 
 /// The limit to set; `None` to leave it alone.
@@ -117,9 +127,11 @@ mod tests {
     }
 
     #[test]
-    fn budget_leaves_room_for_the_rest_of_the_daemon() {
-        assert_eq!(fd_budget(MIN_OPEN_FILES), MIN_OPEN_FILES / 2);
-        assert_eq!(fd_budget(1024), 768);
-        assert_eq!(fd_budget(1_000_000), 983_616);
+    fn budget_leaves_room_for_the_rings_and_regions_of_one_guest() {
+        assert_eq!(fd_budget(1_000_000, 9, 509), 1_000_000 - 64 - 54 - 509);
+        assert_eq!(fd_budget(1_000_000, 64, 32), 1_000_000 - 64 - 384 - 32);
+        assert_eq!(fd_budget(4096, 9, 509), 3469);
+        assert_eq!(fd_budget(1024, 9, 509), 512);
+        assert_eq!(fd_budget(MIN_OPEN_FILES, 9, 509), MIN_OPEN_FILES / 2);
     }
 }
