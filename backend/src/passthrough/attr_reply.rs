@@ -6,7 +6,7 @@ use gangplank_fuse::{Attr, AttrOut, EntryOut, InitFlags, NodeId, StatxOut, SxTim
 
 use super::file_type::FileType;
 use super::fs::PassthroughFs;
-use super::mounts::{Identity, MountIndex};
+use super::mounts::MountIndex;
 use crate::session::file_system::{GuestGid, GuestUid};
 use crate::sys::file::{self, Statx, StatxTimestamp};
 use crate::sys::ids::{HostGid, HostUid};
@@ -68,7 +68,7 @@ impl PassthroughFs {
 
     /// Records that the guest receives this size.
     fn record_known_size(&self, id: NodeId, stat: &Statx) {
-        if FileType::from_mode(u32::from(stat.stx_mode)) == FileType::Regular {
+        if FileType::of(stat) == FileType::Regular {
             self.state
                 .inodes
                 .with_known_size(id, |known| known.raise(stat.stx_size));
@@ -80,7 +80,7 @@ impl PassthroughFs {
         if self.state.negotiated.has(InitFlags::SUBMOUNTS) {
             return ino;
         }
-        self.state.inode_numbers.guest_ino(Identity { mount, ino })
+        self.state.inode_numbers.guest_ino(mount, ino)
     }
 
     /// The owner and group that the guest sees.

@@ -123,9 +123,7 @@ impl PassthroughFs {
             return Err(not_openable(node.file_type, true));
         }
         let _permit = self.acquire_inode_permit()?;
-        let flags = libc::O_WRONLY | libc::O_NONBLOCK;
-        let proc = self.share.proc_self_fd();
-        let file = self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
+        let file = self.reopen_file(node, libc::O_WRONLY)?;
         truncate(file.as_fd())
     }
 }

@@ -25,6 +25,6 @@ pub(super) fn not_openable(file_type: FileType, write: bool) -> io::Error {
     io::Error::from_raw_os_error(match file_type {
         FileType::Directory if write => libc::EISDIR,
         FileType::Symlink => libc::ELOOP,
-        FileType::Directory | FileType::Regular | FileType::Special => libc::ENXIO,
+        _ => libc::ENXIO,
     })
 }

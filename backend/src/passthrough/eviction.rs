@@ -215,11 +215,8 @@ impl PassthroughFs {
     }
 
     fn reference_to(&self, candidate: &EvictionCandidate) -> Result<InodeRef, NotReopenable> {
-        self.share.inode_ref(
-            candidate.identity,
-            candidate.descriptor.as_fd(),
-            candidate.file_type.can_be_opened(),
-        )
+        self.share
+            .inode_ref(candidate.identity, candidate.descriptor.as_fd())
     }
 }
 

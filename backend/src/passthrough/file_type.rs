@@ -1,7 +1,9 @@
 //! File types.
 
-/// The type of a file, as far as the daemon treats types differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use crate::sys::file::Statx;
+
+/// The type of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum FileType {
     /// A regular file.
     Regular,
@@ -9,8 +11,14 @@ pub(super) enum FileType {
     Directory,
     /// A symbolic link.
     Symlink,
-    /// A device node, FIFO or socket. The daemon never opens one.
-    Special,
+    /// A FIFO. The daemon never opens one.
+    Fifo,
+    /// A socket. The daemon never opens one.
+    Socket,
+    /// A character device. The daemon never opens one.
+    CharacterDevice,
+    /// A block device, or a type that this daemon does not know. The daemon never opens one.
+    BlockDevice,
 }
 
 impl FileType {
@@ -20,8 +28,16 @@ impl FileType {
             libc::S_IFREG => Self::Regular,
             libc::S_IFDIR => Self::Directory,
             libc::S_IFLNK => Self::Symlink,
-            _ => Self::Special,
+            libc::S_IFIFO => Self::Fifo,
+            libc::S_IFSOCK => Self::Socket,
+            libc::S_IFCHR => Self::CharacterDevice,
+            _ => Self::BlockDevice,
         }
+    }
+
+    /// The type in the attributes of a file.
+    pub(super) fn of(stat: &Statx) -> Self {
+        Self::from_mode(stat.stx_mode.into())
     }
 
     /// Whether opening a file of this type has no side effect.

@@ -81,7 +81,7 @@ impl PassthroughFs {
         };
         Ok(Node {
             id,
-            file_type: known.file_type,
+            file_type: known.identity.file_type,
             identity: known.identity,
             descriptor,
         })

@@ -7,16 +7,13 @@ use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
 
 use super::budget::Descriptor;
-use super::file_type::FileType;
 use super::inode_ref::InodeRef;
 use super::mounts::Identity;
 
 /// One inode. At least one of `descriptor` and `inode_ref` is set.
 pub(super) struct Inode {
-    /// Mount and inode number.
+    /// Mount, inode number and type.
     pub(super) identity: Identity,
-    /// Type of the file.
-    pub(super) file_type: FileType,
     /// Referenced since the clock hand last passed (CLOCK page replacement).
     pub(super) used: AtomicBool,
     /// Number of the guest's open files on this inode.

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use gangplank_fuse::NodeId;
 
 use super::budget::Descriptor;
-use super::file_type::FileType;
 use super::inode_ref::InodeRef;
 use super::inode_shard::{SHARDS, decode_node_id, encode_node_id};
 use super::inode_table::InodeTable;
@@ -15,11 +14,9 @@ use super::mounts::Identity;
 /// An inode whose descriptor can be evicted.
 pub(super) struct EvictionCandidate {
     id: NodeId,
-    /// Type of the file.
-    pub(super) file_type: FileType,
     /// The descriptor to evict.
     pub(super) descriptor: Arc<Descriptor>,
-    /// Mount and inode number.
+    /// Mount, inode number and type.
     pub(super) identity: Identity,
     /// Whether the inode has a reference that stays valid when the file is renamed.
     pub(super) has_stable_ref: bool,
@@ -56,7 +53,6 @@ impl InodeTable {
             }
             found.push(EvictionCandidate {
                 id: encode_node_id(shard_index, key),
-                file_type: inode.file_type,
                 identity: inode.identity,
                 descriptor: Arc::clone(descriptor),
                 has_stable_ref: inode

@@ -13,7 +13,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::mounts::{Identity, MountIndex};
+use super::mounts::MountIndex;
 
 /// Set in each number that is computed here. Only stacked file systems use this bit themselves.
 const SYNTHETIC: u64 = 1 << 63;
@@ -36,15 +36,14 @@ pub(super) struct InodeNumbers {
 impl InodeNumbers {
     /// The inode number for the guest: the same for each use of an inode, and distinct within the
     /// share.
-    pub(super) fn guest_ino(&self, identity: Identity) -> u64 {
-        let Identity { mount, ino } = identity;
+    pub(super) fn guest_ino(&self, mount: MountIndex, ino: u64) -> u64 {
         if mount == MountIndex::ROOT && ino & SYNTHETIC == 0 {
             return ino;
         }
         if mount != MountIndex::ROOT && mount.0 < MAX_MOUNTS && ino >> INO_BITS == 0 {
             return SYNTHETIC | u64::from(mount.0) << INO_BITS | ino;
         }
-        SYNTHETIC | HASHED | self.hasher.hash_one(identity)
+        SYNTHETIC | HASHED | self.hasher.hash_one((mount, ino))
     }
 }
 
@@ -61,25 +60,20 @@ mod tests {
         let inos = [1, 2, (1 << 48) - 1, 1 << 48, 1 << 62, 1 << 63, u64::MAX];
         let mounts = [0, 1, 2, MAX_MOUNTS - 1, MAX_MOUNTS, u32::MAX];
         let all = || {
-            mounts.iter().flat_map(|mount| {
-                inos.iter().map(|ino| Identity {
-                    mount: MountIndex(*mount),
-                    ino: *ino,
-                })
-            })
+            mounts
+                .iter()
+                .flat_map(|mount| inos.iter().map(|ino| (MountIndex(*mount), *ino)))
         };
-        for identity in all() {
-            assert!(seen.insert(numbers.guest_ino(identity)), "{identity:?}");
+        for (mount, ino) in all() {
+            let number = numbers.guest_ino(mount, ino);
+            assert!(seen.insert(number), "{mount:?} {ino}");
         }
-        assert!(all().all(|identity| !seen.insert(numbers.guest_ino(identity))));
+        assert!(all().all(|(mount, ino)| !seen.insert(numbers.guest_ino(mount, ino))));
     }
 
     #[test]
     fn the_roots_own_file_system_keeps_its_numbers() {
-        let identity = Identity {
-            mount: MountIndex::ROOT,
-            ino: 12,
-        };
-        assert_eq!(InodeNumbers::default().guest_ino(identity), 12);
+        let number = InodeNumbers::default().guest_ino(MountIndex::ROOT, 12);
+        assert_eq!(number, 12);
     }
 }

@@ -9,7 +9,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::errno::stale;
 use super::inode::Inode;
-use super::mounts::Identity;
+use super::mounts::{Identity, MountIndex};
 use super::slab::{KEY_BITS, Key, Slab};
 
 /// Number of shards: the bits of a node id above a [`Key`] select the shard.
@@ -75,7 +75,8 @@ impl Shard {
 /// The hash under which the index stores an identity.
 pub(super) fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
     let mut state = hasher.build_hasher();
-    state.write_u32(identity.mount.0);
+    let MountIndex(mount) = identity.mount;
+    state.write_u32(mount);
     state.write_u64(identity.ino);
     state.finish()
 }

@@ -20,7 +20,6 @@ use hashbrown::DefaultHashBuilder;
 use super::budget::Descriptor;
 use super::errno::stale;
 use super::fd_cache::FdCache;
-use super::file_type::FileType;
 use super::inode::{Inode, KnownSize};
 use super::inode_ref::{InodeFingerprint, InodeRef};
 use super::inode_shard::{SHARDS, Shard, decode_node_id, encode_node_id, hash_of};
@@ -57,9 +56,7 @@ pub(super) enum Access {
 
 /// What the table knows about a node id.
 pub(super) struct ResolvedInode {
-    /// Type of the file.
-    pub(super) file_type: FileType,
-    /// Mount and inode number.
+    /// Mount, inode number and type.
     pub(super) identity: Identity,
     /// How to reach the inode.
     pub(super) access: Access,
@@ -122,7 +119,6 @@ impl InodeTable {
             (None, None) => return Err(stale()),
         };
         Ok(ResolvedInode {
-            file_type: inode.file_type,
             identity: inode.identity,
             access,
         })
@@ -179,7 +175,6 @@ impl InodeTable {
     pub(super) fn insert(
         &self,
         identity: Identity,
-        file_type: FileType,
         size: u64,
         descriptor: &Arc<Descriptor>,
         fingerprint: impl Fn() -> InodeFingerprint,
@@ -190,9 +185,7 @@ impl InodeTable {
             Found::New => None,
         };
         loop {
-            if let Some(inserted) =
-                self.try_insert(identity, file_type, size, descriptor, known.as_ref())
-            {
+            if let Some(inserted) = self.try_insert(identity, size, descriptor, known.as_ref()) {
                 return inserted;
             }
             // Another thread inserted the inode and evicted its descriptor since the lookup.
@@ -204,7 +197,6 @@ impl InodeTable {
     fn try_insert(
         &self,
         identity: Identity,
-        file_type: FileType,
         size: u64,
         descriptor: &Arc<Descriptor>,
         fingerprint: Option<&InodeFingerprint>,
@@ -244,7 +236,6 @@ impl InodeTable {
         }
         let inserted = shard.slab.insert(Inode {
             identity,
-            file_type,
             used: AtomicBool::new(true),
             open_count: AtomicU32::new(0),
             ctime: AtomicI64::new(0),

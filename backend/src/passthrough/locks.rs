@@ -19,7 +19,6 @@ use super::fs::{Node, PassthroughFs};
 use super::options::Locks;
 use crate::session::LockWait;
 use crate::session::file_system::FileLocks;
-use crate::sys::file;
 use crate::sys::file_lock::{self, LockKind, RangeLock};
 
 /// Last byte of a lock that extends to the end of the file (`OFFSET_MAX`, `linux/fs.h`).
@@ -107,11 +106,7 @@ impl PassthroughFs {
     /// Opens a node for reading and writing, because read and write locks each need their access
     /// mode. Falls back to one of the modes.
     fn open_lock_file(&self, node: &Node) -> io::Result<OwnedFd> {
-        let open = |mode| {
-            let flags = mode | libc::O_NONBLOCK;
-            let proc = self.share.proc_self_fd();
-            self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags))
-        };
+        let open = |mode| self.reopen_file(node, mode);
         if self.share.options.readonly {
             return open(libc::O_RDONLY);
         }

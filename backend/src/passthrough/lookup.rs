@@ -57,10 +57,7 @@ impl PassthroughFs {
         }
         let stat = file::stat_at(parent.as_fd(), name)?;
         if let Some(mount) = self.share.mounts.find(&stat, parent.identity.mount) {
-            let identity = Identity {
-                mount,
-                ino: stat.stx_ino,
-            };
+            let identity = Identity::new(mount, &stat);
             let found = match self.state.inodes.look_up(identity, stat.stx_size) {
                 Found::Same(id) => Some(id),
                 Found::NeedsVerification => {
@@ -102,22 +99,15 @@ impl PassthroughFs {
         stat: &Statx,
     ) -> io::Result<EntryOut> {
         let mount = self.share.mount_of_new(stat, file.as_fd())?;
-        let file_type = FileType::from_mode(u32::from(stat.stx_mode));
-        let identity = Identity {
-            mount,
-            ino: stat.stx_ino,
-        };
+        let identity = Identity::new(mount, stat);
         let descriptor = Arc::new(Descriptor::new(file, permit));
         let fingerprint = || self.share.fingerprint(mount, descriptor.as_fd(), stat);
-        let (id, is_new) = self.state.inodes.insert(
-            identity,
-            file_type,
-            stat.stx_size,
-            &descriptor,
-            fingerprint,
-        )?;
+        let (id, is_new) =
+            self.state
+                .inodes
+                .insert(identity, stat.stx_size, &descriptor, fingerprint)?;
         self.state.lookup_predictor.record(is_new);
-        if mount != parent && is_new == IsNew::Yes && file_type == FileType::Directory {
+        if mount != parent && is_new == IsNew::Yes && identity.file_type == FileType::Directory {
             let is_announced = self.state.negotiated.has(InitFlags::SUBMOUNTS);
             let directories = &self.state.syncfs_directories;
             directories.register(mount, id, is_announced);

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::file_type::FileType;
 use super::mount_handles::MountHandles;
 use crate::sys::file::{self, Statx};
 
@@ -26,16 +27,30 @@ impl MountIndex {
     pub(super) const ROOT: Self = Self(0);
 }
 
-/// Identifies an inode as long as it exists.
+/// Identifies an inode as long as it exists. A file system may give the number to a new inode
+/// afterwards; one of another type is another inode in any case.
 ///
-/// The type is packed to 12 bytes because a guest may know millions of inodes.
+/// The type is packed to 13 bytes because a guest may know millions of inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(Rust, packed(4))]
+#[repr(Rust, packed)]
 pub(super) struct Identity {
     /// Mount and device.
     pub(super) mount: MountIndex,
     /// Inode number.
     pub(super) ino: u64,
+    /// Type of the file.
+    pub(super) file_type: FileType,
+}
+
+impl Identity {
+    /// The identity of the inode with these attributes.
+    pub(super) fn new(mount: MountIndex, stat: &Statx) -> Self {
+        Self {
+            mount,
+            ino: stat.stx_ino,
+            file_type: FileType::of(stat),
+        }
+    }
 }
 
 /// Classes of file systems with different guarantees.

@@ -1,4 +1,8 @@
 //! Opening descriptors of inodes, or reusing cached ones.
+//!
+//! Only regular files and directories are opened. Each descriptor in the inode table was checked by
+//! `statx(2)` to be of the type that its node has, so the type of a node is the type of the file
+//! that [`PassthroughFs::reopen_file`] opens.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,6 +11,7 @@ use std::sync::Arc;
 use super::budget::Descriptor;
 use super::credentials::without_set_id;
 use super::dir_stream::DirStream;
+use super::errno::not_openable;
 use super::fs::{Node, PassthroughFs};
 use super::open_files::OpenFile;
 use super::open_flags::OpenFlags;
@@ -66,11 +71,30 @@ impl PassthroughFs {
         options.locks != Locks::Host && options.cache != CachePolicy::Never
     }
 
-    /// Opens an inode; on a read-only share without updating its access time.
-    fn open_inode(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
+    /// Opens the file behind a node's descriptor, which must be a regular file or a directory.
+    ///
+    /// With `O_NONBLOCK`, whatever the guest's flags say: an open never waits for another process,
+    /// except for one that holds a lease on the file.
+    pub(super) fn reopen_file(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
+        if !node.file_type.can_be_opened() {
+            return Err(not_openable(node.file_type, false));
+        }
         let proc = self.share.proc_self_fd();
         let open =
             |flags| self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags));
+        match open(flags | libc::O_NONBLOCK) {
+            // The kernel has told the holder of the lease to give it up, and waits for that at most
+            // /proc/sys/fs/lease-break-time (fcntl(2), F_SETLEASE).
+            Err(error) if error.raw_os_error() == Some(libc::EWOULDBLOCK) => {
+                open(flags & !libc::O_NONBLOCK)
+            }
+            result => result,
+        }
+    }
+
+    /// Opens an inode; on a read-only share without updating its access time.
+    fn open_inode(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
+        let open = |flags| self.reopen_file(node, flags);
         let noatime_flags = if self.share.options.readonly {
             flags | libc::O_NOATIME
         } else {

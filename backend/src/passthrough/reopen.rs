@@ -2,7 +2,7 @@
 //!
 //! The daemon prefers a file handle, if it may open handles and the file system has them. Otherwise
 //! it remembers the path inside the share and the birth time; it walks the path one component at a
-//! time and accepts the inode if number and birth time match. An inode that was renamed in the
+//! time and accepts the inode if type, number and birth time match. An inode that was renamed in the
 //! meantime gives ESTALE. The guest's kernel then repeats the lookup, which finds the inode and
 //! returns its old node id.
 
@@ -77,9 +77,8 @@ impl Share {
         &self,
         identity: Identity,
         file: BorrowedFd<'_>,
-        can_be_opened: bool,
     ) -> Result<InodeRef, NotReopenable> {
-        if let Some(handle) = self.openable_handle(identity, file, can_be_opened) {
+        if let Some(handle) = self.openable_handle(identity, file) {
             return Ok(InodeRef::Handle(handle));
         }
         if self.options.inode_file_handles != InodeFileHandles::Prefer {
@@ -103,7 +102,8 @@ impl Share {
         Ok(InodeRef::Path { path, birth_time })
     }
 
-    /// Opens a referenced inode (`O_PATH`).
+    /// Opens a referenced inode (`O_PATH`), and checks that it is that inode, above all its type: the
+    /// caller opens the file behind the descriptor.
     ///
     /// # Errors
     /// ESTALE if the inode is not found.
@@ -113,7 +113,14 @@ impl Share {
         inode_ref: &InodeRef,
     ) -> io::Result<OwnedFd> {
         match inode_ref {
-            InodeRef::Handle(handle) => handle.open(),
+            InodeRef::Handle(handle) => {
+                let file = handle.open()?;
+                let stat = file::stat(file.as_fd())?;
+                if !self.is_identity_of(identity, &stat) {
+                    return Err(stale());
+                }
+                Ok(file)
+            }
             InodeRef::Path { path, birth_time } => self.walk(path, identity, *birth_time),
             InodeRef::Unlinked => Err(stale()),
         }
@@ -158,14 +165,16 @@ impl Share {
         }
         let reached = reached.ok_or_else(stale)?;
         let stat = file::stat(reached.as_fd())?;
-        let mount = self.mounts.find(&stat, identity.mount);
-        if mount == Some(identity.mount)
-            && stat.stx_ino == identity.ino
-            && birth_time(&stat) == Some(expected_birth)
-        {
+        if self.is_identity_of(identity, &stat) && birth_time(&stat) == Some(expected_birth) {
             return Ok(reached);
         }
         Err(stale())
+    }
+
+    fn is_identity_of(&self, identity: Identity, stat: &Statx) -> bool {
+        self.mounts
+            .find(stat, identity.mount)
+            .is_some_and(|mount| Identity::new(mount, stat) == identity)
     }
 }
 

@@ -70,7 +70,7 @@ impl Share {
         abilities: Abilities,
     ) -> Result<Arc<Self>, ShareError> {
         let stat = file::stat(root.as_fd()).map_err(ShareError::Attributes)?;
-        if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFDIR {
+        if FileType::of(&stat) != FileType::Directory {
             return Err(ShareError::NotDirectory);
         }
         let mounts = Mounts::default();
@@ -91,10 +91,7 @@ impl Share {
         let permit = Permit::uncounted();
         Ok(Arc::new(Self {
             root: Arc::new(Descriptor::new(root, permit)),
-            root_identity: Identity {
-                mount: mount.index(),
-                ino: stat.stx_ino,
-            },
+            root_identity: Identity::new(mount.index(), &stat),
             proc_self_fd,
             budget: Budget::new(options.fd_budget),
             timeouts: CacheTimeouts::new(&options),
@@ -126,7 +123,6 @@ impl Share {
         &self,
         identity: Identity,
         file: BorrowedFd<'_>,
-        can_be_opened: bool,
     ) -> Option<OpenableHandle> {
         let mount = self
             .uses_file_handles()
@@ -136,7 +132,7 @@ impl Share {
         // anyway.
         let source = match identity.mount {
             MountIndex::ROOT => Some(self.root.as_fd()),
-            _ => can_be_opened.then_some(file),
+            _ => identity.file_type.can_be_opened().then_some(file),
         };
         mount
             .handles()
@@ -172,15 +168,8 @@ impl Share {
         }
         let mount = self.mounts.find_or_add(stat, file)?;
         if self.options.inode_file_handles == InodeFileHandles::Mandatory {
-            let file_type = FileType::from_mode(u32::from(stat.stx_mode));
-            let identity = Identity {
-                mount: mount.index(),
-                ino: stat.stx_ino,
-            };
-            if self
-                .openable_handle(identity, file, file_type.can_be_opened())
-                .is_none()
-            {
+            let identity = Identity::new(mount.index(), stat);
+            if self.openable_handle(identity, file).is_none() {
                 rate_limited!(
                     error,
                     "--inode-file-handles=mandatory, but a file system in the share has no file \

@@ -70,7 +70,7 @@ impl PassthroughFs {
     pub(super) fn prepare_syncfs(&self, node: &Node) {
         let directories = &self.state.syncfs_directories;
         let mount = node.identity.mount;
-        let is_root = mount == self.share.root_identity.mount;
+        let is_root = mount == MountIndex::ROOT;
         if is_root && directories.root_tried.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -96,11 +96,10 @@ impl PassthroughFs {
         let flags = match node.file_type {
             FileType::Directory => libc::O_RDONLY | libc::O_DIRECTORY,
             // A file on which another file system is mounted.
-            FileType::Regular => libc::O_RDONLY | libc::O_NONBLOCK,
+            FileType::Regular => libc::O_RDONLY,
             other => return Err(not_openable(other, false)),
         };
-        let proc = self.share.proc_self_fd();
-        let fd = self.open_or_evict(|| file::reopen_through_proc(proc, node.as_fd(), flags))?;
+        let fd = self.reopen_file(node, flags)?;
         Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 }

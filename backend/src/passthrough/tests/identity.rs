@@ -1,8 +1,14 @@
 //! Tests of node ids and of their lifetime.
 
 use std::collections::HashSet;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::passthrough::file_type::FileType;
+use crate::passthrough::inode_ref::{InodeRef, birth_time};
+use crate::passthrough::mounts::Identity;
+use crate::sys::file;
 
 const ROOT: NodeId = NodeId::ROOT;
 
@@ -102,4 +108,122 @@ fn many_threads_agree_on_node_ids_and_counts() {
         (guest.fs.held_inodes(), guest.fs.share.held_descriptors()),
         (0, 0)
     );
+}
+
+/// A file system may give an inode number to another file at once, and with a coarse clock the birth
+/// time is the same too.
+#[test]
+fn a_fifo_with_the_number_and_birth_time_of_a_file_is_not_that_file() {
+    let guest = Guest::new();
+    let fifo = guest.path("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o644),
+        0,
+    )
+    .expect("made");
+    let share = &guest.fs.share;
+    let opened = file::open_path(share.root.as_fd(), c"fifo").expect("opened");
+    let stat = file::stat(opened.as_fd()).expect("attributes");
+    let Some(birth_time) = birth_time(&stat) else {
+        eprintln!("SKIPPED: no birth times in {}", fifo.display());
+        return;
+    };
+    let fifo = Identity::new(share.root_identity.mount, &stat);
+    let file = Identity {
+        file_type: FileType::Regular,
+        ..fifo
+    };
+    let inode_ref = InodeRef::Path {
+        path: Box::from(*b"fifo"),
+        birth_time,
+    };
+    share.open_inode_ref(fifo, &inode_ref).expect("the FIFO");
+    let found = share.open_inode_ref(file, &inode_ref);
+    assert_eq!(errno(found), Some(libc::ESTALE));
+}
+
+/// The same through the guest's requests, on file systems that use the lowest free number.
+#[test]
+fn a_removed_file_does_not_come_back_as_a_fifo() {
+    let options = Options {
+        fd_budget: 4,
+        ..Options::default()
+    };
+    for can_open_by_handle in [false, is_root()] {
+        let abilities = Abilities {
+            can_open_by_handle,
+            ..abilities()
+        };
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let guest = Guest::able(directory, options.clone(), abilities);
+        let mut reused = 0;
+        for n in 0..50 {
+            let (name, path) = (format!("file{n}"), guest.path(&format!("file{n}")));
+            std::fs::write(&path, b"").expect("written");
+            let node = guest.find(ROOT, &c_string(name));
+            for other in 0..8 {
+                let other = format!("other{n}-{other}");
+                std::fs::write(guest.path(&other), b"").expect("written");
+                guest.find(ROOT, &c_string(other));
+            }
+            let number = std::fs::metadata(&path).expect("there").ino();
+            std::fs::remove_file(&path).expect("removed");
+            let made = rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::from_raw_mode(0o644),
+                0,
+            );
+            made.expect("made");
+            reused += usize::from(std::fs::metadata(&path).expect("there").ino() == number);
+            assert_ne!(guest.find(ROOT, &c_string(format!("file{n}"))), node);
+            let opened = errno(guest.open(node, libc::O_RDWR));
+            assert!(
+                opened.is_none() || opened == Some(libc::ESTALE),
+                "{opened:?}"
+            );
+        }
+        eprintln!("{reused} of 50 numbers were reused");
+    }
+}
+
+/// A host program that holds a lease gives it up when the guest opens the file; the guest waits for
+/// that, and does not see EAGAIN.
+#[test]
+fn an_open_waits_for_a_lease_on_the_host() {
+    let guest = Guest::new();
+    std::fs::write(guest.path("file"), b"content").expect("written");
+    let node = guest.find(ROOT, c"file");
+    let holder = File::options()
+        .read(true)
+        .open(guest.path("file"))
+        .expect("opened");
+    #[allow(unsafe_code)]
+    let lease = |command: i32, argument: i32| {
+        // SAFETY: these commands take a number and access no memory of the process.
+        unsafe { libc::fcntl(holder.as_raw_fd(), command, argument) }
+    };
+    for flags in [libc::O_RDWR, libc::O_RDWR | libc::O_NONBLOCK] {
+        // `F_SETSIG` (`asm-generic/fcntl.h`), to a signal that is ignored unless somebody handles
+        // it. Giving up the lease resets it.
+        assert_eq!(lease(10, libc::SIGURG), 0);
+        if lease(libc::F_SETLEASE, libc::F_RDLCK) != 0 {
+            eprintln!("SKIPPED: no leases in {}", guest.path("file").display());
+            return;
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while lease(libc::F_GETLEASE, 0) == libc::F_RDLCK {
+                    std::thread::yield_now();
+                }
+                assert_eq!(lease(libc::F_SETLEASE, libc::F_UNLCK), 0);
+            });
+            let handle = guest.open(node, flags).expect("opened");
+            guest.release(node, handle);
+        });
+    }
 }
