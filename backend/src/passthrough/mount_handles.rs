@@ -64,70 +64,73 @@ impl MountHandles {
     }
 
     /// A handle of `file` that can be opened; `None` if handles do not work or the mount has no
-    /// descriptor yet. `source` is a file or directory on the mount from which the descriptor can
-    /// be opened for reading.
+    /// descriptor yet and no `source`, a file or directory on the mount from which the descriptor
+    /// can be opened for reading.
+    ///
+    /// # Errors
+    /// A failure that says nothing about handles, such as EMFILE: a later attempt may succeed.
     pub(super) fn openable_handle(
         &self,
         proc_self_fd: BorrowedFd<'_>,
         file: BorrowedFd<'_>,
         source: Option<BorrowedFd<'_>>,
-    ) -> Option<OpenableHandle> {
+    ) -> io::Result<Option<OpenableHandle>> {
         if self.state.load(Ordering::Acquire) == FAILED {
-            return None;
+            return Ok(None);
         }
-        let mount = self.mount(proc_self_fd, source)?;
+        let Some(mount) = self.mount(proc_self_fd, source)? else {
+            return Ok(None);
+        };
         let handle = match FileHandle::of(file) {
             Ok(handle) => OpenableHandle { handle, mount },
-            Err(error) => {
-                self.note_failure(&error);
-                return None;
-            }
+            Err(error) => return self.note_failure(error).map(|()| None),
         };
         if self.state.load(Ordering::Acquire) == UNKNOWN {
             match verify_round_trip(&handle, file) {
                 Ok(()) => self.state.store(WORKING, Ordering::Release),
-                Err(error) => {
-                    self.note_failure(&error);
-                    return None;
-                }
+                Err(error) => return self.note_failure(error).map(|()| None),
             }
         }
-        Some(handle)
+        Ok(Some(handle))
     }
 
-    /// The mount's descriptor; opens one if there is none.
+    /// The mount's descriptor; opens one if there is none. `None` without a source.
+    ///
+    /// # Errors
+    /// The source cannot be opened.
     fn mount(
         &self,
         proc_self_fd: BorrowedFd<'_>,
         source: Option<BorrowedFd<'_>>,
-    ) -> Option<Arc<OwnedFd>> {
+    ) -> io::Result<Option<Arc<OwnedFd>>> {
         let lock = || self.mount.lock().unwrap_or_else(PoisonError::into_inner);
         let found = lock().upgrade();
-        if found.is_some() {
-            return found;
-        }
+        let (None, Some(source)) = (&found, source) else {
+            return Ok(found);
+        };
         let flags = libc::O_RDONLY | libc::O_NONBLOCK;
-        let opened = Arc::new(file::reopen_through_proc(proc_self_fd, source?, flags).ok()?);
+        let opened = Arc::new(file::reopen_through_proc(proc_self_fd, source, flags)?);
         let mut mount = lock();
         // Another thread may have been faster.
-        Some(mount.upgrade().unwrap_or_else(|| {
+        Ok(Some(mount.upgrade().unwrap_or_else(|| {
             *mount = Arc::downgrade(&opened);
             opened
-        }))
+        })))
     }
 
-    fn note_failure(&self, error: &io::Error) {
-        // These errors do not mean that handles do not work.
+    /// Notes that handles do not work, or returns an error that does not mean that.
+    fn note_failure(&self, error: io::Error) -> io::Result<()> {
         let transient = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
         if error
             .raw_os_error()
             .is_some_and(|errno| transient.contains(&errno))
         {
-            return;
+            return Err(error);
         }
         if self.state.swap(FAILED, Ordering::AcqRel) != FAILED {
             log::info!("file handles do not work on a file system in the share: {error}");
         }
+        Ok(())
     }
 }
 
@@ -164,10 +167,12 @@ mod tests {
         assert!(
             handles
                 .openable_handle(proc_self_fd.as_fd(), path.as_fd(), None)
+                .expect("no error")
                 .is_none()
         );
-        let Some(handle) =
-            handles.openable_handle(proc_self_fd.as_fd(), path.as_fd(), Some(path.as_fd()))
+        let Some(handle) = handles
+            .openable_handle(proc_self_fd.as_fd(), path.as_fd(), Some(path.as_fd()))
+            .expect("no error")
         else {
             eprintln!("SKIPPED: handles do not work here");
             return;
@@ -179,11 +184,27 @@ mod tests {
         let mount = Arc::downgrade(&handle.mount);
         let second = handles
             .openable_handle(proc_self_fd.as_fd(), path.as_fd(), None)
+            .expect("no error")
             .expect("a handle");
         drop(handle);
         second.open().expect("opened");
         drop(second);
         assert!(mount.upgrade().is_none());
+    }
+
+    #[test]
+    fn a_mount_that_cannot_be_opened_now_is_an_error_and_not_a_mount_without_handles() {
+        let file = tempfile::tempfile().expect("a file");
+        let handles = MountHandles::default();
+        // A `/proc/self/fd` without the source stands for an open(2) that fails.
+        let empty = tempfile::tempdir().expect("a directory");
+        let empty = File::open(empty.path()).expect("opened");
+        let failed = handles.openable_handle(empty.as_fd(), file.as_fd(), Some(file.as_fd()));
+        assert!(failed.is_err());
+        let proc_self_fd = File::open("/proc/self/fd").expect("opened");
+        handles
+            .openable_handle(proc_self_fd.as_fd(), file.as_fd(), Some(file.as_fd()))
+            .expect("no error");
     }
 
     #[test]
@@ -194,6 +215,7 @@ mod tests {
         assert!(
             handles
                 .openable_handle(proc_self_fd.as_fd(), file.as_fd(), Some(file.as_fd()))
+                .expect("no error")
                 .is_none()
         );
         assert!(handles.handle_of(file.as_fd()).is_none());

@@ -78,8 +78,10 @@ impl Share {
         identity: Identity,
         file: BorrowedFd<'_>,
     ) -> Result<InodeRef, NotReopenable> {
-        if let Some(handle) = self.openable_handle(identity, file) {
-            return Ok(InodeRef::Handle(handle));
+        match self.openable_handle(identity, file) {
+            Ok(Some(handle)) => return Ok(InodeRef::Handle(handle)),
+            Ok(None) => {}
+            Err(_) => return Err(NotReopenable::Temporarily),
         }
         if self.options.inode_file_handles != InodeFileHandles::Prefer {
             return Err(NotReopenable::Temporarily);

@@ -83,7 +83,7 @@ impl Share {
                 root.as_fd(),
                 Some(root.as_fd()),
             );
-            if !abilities.can_open_by_handle || handle.is_none() {
+            if !abilities.can_open_by_handle || !matches!(handle, Ok(Some(_))) {
                 return Err(ShareError::NoHandles);
             }
         }
@@ -119,15 +119,18 @@ impl Share {
     }
 
     /// A file handle of `file`, if handles are enabled and the file system has them.
+    ///
+    /// # Errors
+    /// Those of [`MountHandles::openable_handle`](super::mount_handles::MountHandles).
     pub(super) fn openable_handle(
         &self,
         identity: Identity,
         file: BorrowedFd<'_>,
-    ) -> Option<OpenableHandle> {
-        let mount = self
-            .uses_file_handles()
-            .then(|| self.mount(identity.mount).ok())
-            .flatten()?;
+    ) -> io::Result<Option<OpenableHandle>> {
+        if !self.uses_file_handles() {
+            return Ok(None);
+        }
+        let mount = self.mount(identity.mount)?;
         // The source descriptor may stay open for long and pin its inode. The root is pinned
         // anyway.
         let source = match identity.mount {
@@ -169,7 +172,7 @@ impl Share {
         let mount = self.mounts.find_or_add(stat, file)?;
         if self.options.inode_file_handles == InodeFileHandles::Mandatory {
             let identity = Identity::new(mount.index(), stat);
-            if self.openable_handle(identity, file).is_none() {
+            if self.openable_handle(identity, file)?.is_none() {
                 rate_limited!(
                     error,
                     "--inode-file-handles=mandatory, but a file system in the share has no file \
