@@ -221,7 +221,7 @@ impl PassthroughFs {
 }
 
 fn has_name(candidate: &EvictionCandidate) -> bool {
-    file::stat(candidate.descriptor.as_fd()).is_ok_and(|stat| stat.stx_nlink > 0)
+    file::identity(candidate.descriptor.as_fd()).is_ok_and(|stat| stat.stx_nlink > 0)
 }
 
 fn out_of_descriptors(error: &io::Error) -> bool {

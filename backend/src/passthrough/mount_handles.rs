@@ -136,8 +136,8 @@ impl MountHandles {
 
 /// Verifies that a handle opens the inode it was made from.
 fn verify_round_trip(handle: &OpenableHandle, file: BorrowedFd<'_>) -> io::Result<()> {
-    let found = file::stat(handle.open()?.as_fd())?;
-    let meant = file::stat(file)?;
+    let found = file::identity(handle.open()?.as_fd())?;
+    let meant = file::identity(file)?;
     let device = |stat: &file::Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id);
     if device(&found) == device(&meant) && found.stx_ino == meant.stx_ino {
         return Ok(());

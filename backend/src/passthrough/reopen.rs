@@ -86,7 +86,7 @@ impl Share {
         if self.options.inode_file_handles != InodeFileHandles::Prefer {
             return Err(NotReopenable::Temporarily);
         }
-        let stat = file::stat(file).map_err(|_| NotReopenable::Temporarily)?;
+        let stat = file::identity(file).map_err(|_| NotReopenable::Temporarily)?;
         let birth_time = birth_time(&stat).ok_or(NotReopenable::Permanently)?;
         let path = self.path_in_share(file).map_err(|error| {
             if error.raw_os_error() == Some(libc::ENAMETOOLONG) {
@@ -117,7 +117,7 @@ impl Share {
         match inode_ref {
             InodeRef::Handle(handle) => {
                 let file = handle.open()?;
-                let stat = file::stat(file.as_fd())?;
+                let stat = file::identity(file.as_fd())?;
                 if !self.is_identity_of(identity, &stat) {
                     return Err(stale());
                 }
@@ -166,7 +166,7 @@ impl Share {
             reached = Some(file::open_path(from, name.as_c_str()).map_err(missing_is_stale)?);
         }
         let reached = reached.ok_or_else(stale)?;
-        let stat = file::stat(reached.as_fd())?;
+        let stat = file::identity(reached.as_fd())?;
         if self.is_identity_of(identity, &stat) && birth_time(&stat) == Some(expected_birth) {
             return Ok(reached);
         }

@@ -17,6 +17,13 @@ const LOOKUP_MASK: StatxFlags = StatxFlags::BASIC_STATS
     .union(StatxFlags::BTIME)
     .union(StatxFlags::from_bits_retain(MOUNT));
 
+/// The attributes that tell an inode from all others, and its number of names.
+const IDENTITY_MASK: StatxFlags = StatxFlags::TYPE
+    .union(StatxFlags::INO)
+    .union(StatxFlags::NLINK)
+    .union(StatxFlags::BTIME)
+    .union(StatxFlags::from_bits_retain(MOUNT));
+
 /// Requests the mount id from `statx(2)`: the unique one (`STATX_MNT_ID_UNIQUE`, `linux/stat.h`) on
 /// Linux 6.8 and later, else the id that the kernel reuses after an unmount.
 pub const MOUNT: u32 = libc::STATX_MNT_ID | 0x4000;
@@ -70,6 +77,16 @@ pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Statx> {
 /// Those of `statx(2)`.
 pub fn stat(file: BorrowedFd<'_>) -> io::Result<Statx> {
     stat_with(file, LOOKUP_MASK.bits(), 0)
+}
+
+/// Type, numbers, birth time and number of names of an open file, as the kernel knows them: a
+/// network file system does not ask its server, so the call does not wait for one.
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub fn identity(file: BorrowedFd<'_>) -> io::Result<Statx> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(file, c"", flags, IDENTITY_MASK)?)
 }
 
 /// The attributes of an open file that `mask` (`STATX_*`) selects, with `AT_STATX_*` flags.
@@ -269,6 +286,19 @@ mod tests {
                 Ok(number.to_string().as_str())
             );
         }
+    }
+
+    #[test]
+    fn an_identity_is_the_same_with_and_without_asking_a_server() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let (asked, known) = (stat(file.as_fd()), identity(file.as_fd()));
+        let of = |stat: io::Result<Statx>| {
+            let stat = stat.expect("attributes");
+            let born = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+            let numbers = (stat.stx_mnt_id, stat.stx_ino, stat.stx_nlink, born);
+            (u32::from(stat.stx_mode) & libc::S_IFMT, numbers)
+        };
+        assert_eq!(of(asked), of(known));
     }
 
     #[test]
