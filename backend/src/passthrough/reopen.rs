@@ -24,6 +24,10 @@ const MAX_DEPTH: usize = 64;
 /// The longest path that the kernel returns, in bytes (`PATH_MAX`, `linux/limits.h`).
 const PATH_MAX: usize = 4096;
 
+/// What the kernel appends to the path of a descriptor whose name was removed (`d_path`,
+/// `fs/d_path.c`).
+const DELETED: &[u8] = b" (deleted)";
+
 /// Why an inode cannot be reopened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotReopenable {
@@ -99,8 +103,15 @@ impl Share {
         // `/proc/self/fd` appends remarks like " (deleted)", and file names may look like one. So
         // the path is walked once to verify it. The walk may fail because names change at this
         // moment or because no descriptor is left.
-        self.walk(&path, identity, birth_time)
-            .map_err(|_| NotReopenable::Temporarily)?;
+        self.walk(&path, identity, birth_time).map_err(|_| {
+            // The name by which the descriptor was opened is gone, though the inode has another.
+            // The kernel never gives the descriptor a new name.
+            if path.ends_with(DELETED) {
+                NotReopenable::Permanently
+            } else {
+                NotReopenable::Temporarily
+            }
+        })?;
         Ok(InodeRef::Path { path, birth_time })
     }
 

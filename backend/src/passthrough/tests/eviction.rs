@@ -422,6 +422,34 @@ fn removed_files_that_are_not_forgotten_take_no_descriptors_for_ever() {
     }
 }
 
+/// The kernel knows the descriptor's name as removed, so no path leads to the inode, though it has
+/// another name.
+#[test]
+fn an_inode_whose_first_name_is_gone_keeps_its_descriptor_and_is_counted() {
+    for reopen_by in [ReopenBy::Handle, ReopenBy::Path] {
+        let test = "an_inode_whose_first_name_is_gone_keeps_its_descriptor";
+        let Some((guest, nodes)) = crowded(test, reopen_by) else {
+            return;
+        };
+        std::fs::write(guest.path("first"), b"content").expect("written");
+        let node = guest.find(ROOT, c"first");
+        guest.fs.link(node, ROOT, checked(c"second")).expect("made");
+        guest.fs.unlink(ROOT, checked(c"first")).expect("removed");
+        for node in nodes {
+            guest.fs.getattr(node, None).expect("reopened");
+        }
+        let pinned = u64::from(reopen_by == ReopenBy::Path);
+        assert_eq!(guest.fs.share.budget.pinned_inodes(), pinned);
+        assert_eq!(guest.find(ROOT, c"second"), node);
+        let handle = guest.open(node, libc::O_RDONLY).expect("opened");
+        let mut buffer = [0; 8];
+        assert_eq!(guest.read(node, handle, 0, &mut buffer).expect("read"), 7);
+        guest.release(node, handle);
+        guest.fs.forget(node, u64::MAX);
+        assert_eq!(guest.fs.share.budget.pinned_inodes(), 0);
+    }
+}
+
 /// Evicting an inode that a request uses frees no descriptor.
 #[test]
 fn an_inode_in_use_is_not_evicted() {
