@@ -211,6 +211,12 @@ pub struct Args {
           value_parser = clap::value_parser!(u16).range(1..=MAX_MEMORY_REGIONS))]
     pub max_memory_regions: u16,
 
+    /// Most memory that the files a guest knows of may take, such as 512M; the guest gets ENOMEM
+    /// beyond that
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "2G",
+          help_heading = LIMITS)]
+    pub max_inode_memory: u64,
+
     /// Least severe messages to log: off, error, warn, info, debug, trace; RUST_LOG overrides it
     #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, default_value = "info",
           help_heading = LOGGING)]
@@ -403,6 +409,7 @@ mod tests {
             ("--queue-size=1", "power of two from 2 to 32768"),
             ("--num-request-queues=0", "1..=63"),
             ("--num-request-queues=64", "1..=63"),
+            ("--max-inode-memory=lots", "such as 4096, 512M or 2G"),
             ("--timeout=-1", "expected seconds"),
             ("--timeout=soon", "expected seconds"),
             ("--negative-timeout=inf", "expected seconds"),

@@ -123,6 +123,7 @@ impl Config {
                 killpriv_v2: args.killpriv_v2,
                 locks: args.locks,
                 guest_arch: args.guest_arch.0,
+                max_inode_memory: args.max_inode_memory,
                 ..passthrough::Options::default()
             },
             sandbox: sandbox::Options {
@@ -279,7 +280,7 @@ mod tests {
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
              --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
-             --rlimit-nofile=4096 --log-level=trace --syslog --socket-group=kvm",
+             --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog --socket-group=kvm",
         );
         assert_eq!(
             config.device,
@@ -311,6 +312,7 @@ mod tests {
                 killpriv_v2: true,
                 locks: Locks::Host,
                 guest_arch: Some(GuestArch::Aarch64),
+                max_inode_memory: 64 << 20,
                 ..passthrough::Options::default()
             }
         );

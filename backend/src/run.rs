@@ -7,7 +7,6 @@ use thiserror::Error;
 
 use crate::acceptor::{self, HostLimits};
 use crate::config::Config;
-use crate::device;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, Role, rlimit};
@@ -72,7 +71,7 @@ fn prepare(mut config: Config) -> Result<u8, Error> {
     }
 
     let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
-    let regions = device::Options::MAX_MEMORY_REGIONS;
+    let regions = config.device.max_memory_regions.into();
     config.passthrough.fd_budget = rlimit::fd_budget(limit, config.device.rings(), regions);
     log::debug!(
         "each guest's limit of open descriptors is {limit}, its files may hold {} of them",

@@ -1,22 +1,24 @@
-//! Sizes on the command line.
+//! Sizes in bytes on the command line.
 
-/// Parses a number of bytes, at least 1, with an optional suffix for a power of 1024.
+/// Parses a number of bytes, at least 1, with an optional suffix: K, M, G or T, each 1024 times the one before.
 ///
 /// # Errors
-/// Says what a size looks like.
+/// What is expected, for the operator.
 pub(super) fn parse_size(text: &str) -> Result<u64, &'static str> {
-    let suffixes = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
-    let suffixed = suffixes.iter().find_map(|(suffix, shift)| {
-        let digits = text.strip_suffix([*suffix, suffix.to_ascii_lowercase()])?;
-        Some((digits, *shift))
-    });
-    let (digits, shift) = suffixed.unwrap_or((text, 0));
+    const EXPECTED: &str = "expected a number of bytes, such as 4096, 512M or 2G";
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (text.get(..text.len() - 1), 10),
+        Some(b'M' | b'm') => (text.get(..text.len() - 1), 20),
+        Some(b'G' | b'g') => (text.get(..text.len() - 1), 30),
+        Some(b'T' | b't') => (text.get(..text.len() - 1), 40),
+        _ => (Some(text), 0),
+    };
+    let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
     digits
-        .parse::<u64>()
-        .ok()
+        .and_then(|digits| digits.parse::<u64>().ok())
         .and_then(|number| number.checked_mul(1 << shift))
         .filter(|bytes| *bytes > 0)
-        .ok_or("expected a number of bytes, such as 8T, 512G or 1048576")
+        .ok_or(EXPECTED)
 }
 
 #[cfg(test)]
@@ -24,18 +26,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_suffixes_for_powers_of_1024() {
-        let table = [
-            ("7", 7),
-            ("2K", 2048),
-            ("3m", 3 << 20),
-            ("5G", 5 << 30),
-            ("8T", 8 << 40),
-        ];
-        for (text, bytes) in table {
+    fn a_size_is_a_number_with_at_most_one_suffix() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("1K", 1024),
+            ("512m", 512 << 20),
+            ("2G", 2 << 30),
+            ("16T", 16 << 40),
+        ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "K", "-1", "1.5G", "1KB", "G1"] {
+        for text in [
+            "",
+            "0",
+            "G",
+            "-1",
+            "+1",
+            "1.5G",
+            "1 G",
+            "2GB",
+            "0x10",
+            "16777216T",
+            "\u{ff}",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

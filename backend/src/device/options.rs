@@ -42,10 +42,6 @@ impl Options {
     /// of queues from an option of its own and refuses to start if the daemon has fewer.
     pub const MIN_REQUEST_QUEUES: u16 = 8;
 
-    /// Most memory regions of one guest, a descriptor each: vhost-user-backend's reply to
-    /// GET_MAX_MEM_SLOTS.
-    pub const MAX_MEMORY_REGIONS: u64 = 509;
-
     /// Number of rings of each device, the high-priority queue included.
     #[must_use]
     pub fn rings(&self) -> u64 {

@@ -53,18 +53,31 @@ impl PassthroughFs {
             .map_err(|exhausted| self.report(exhausted))
     }
 
-    /// Acquires the right to hold one more inode by a descriptor, or to open a file for one request.
+    /// Acquires the right to hold an inode that the guest may not know yet.
+    ///
+    /// # Errors
+    /// ENOMEM if the guest may know no more inodes; ENFILE if no descriptor is available.
+    pub(super) fn acquire_new_inode_permit(&self) -> io::Result<Permit> {
+        let memory = self.state.inodes.memory();
+        if !memory.has_room() {
+            return Err(memory.exhausted());
+        }
+        self.acquire_inode_permit()
+    }
+
+    /// [`Self::acquire_new_inode_permit`] for a caller that can do without.
+    pub(super) fn try_acquire_new_inode_permit(&self) -> Option<Permit> {
+        let has_room = self.state.inodes.memory().has_room();
+        has_room.then(|| self.acquire(PermitFor::Inode).ok())?
+    }
+
+    /// Acquires the right to hold an inode by a descriptor again, or to open a file for one request.
     ///
     /// # Errors
     /// ENFILE if no descriptor is available.
     pub(super) fn acquire_inode_permit(&self) -> io::Result<Permit> {
-        self.try_acquire_inode_permit()
-            .map_err(|exhausted| self.report(exhausted))
-    }
-
-    /// [`Self::acquire_inode_permit`] for a caller that can do without.
-    pub(super) fn try_acquire_inode_permit(&self) -> Result<Permit, Exhausted> {
         self.acquire(PermitFor::Inode)
+            .map_err(|exhausted| self.report(exhausted))
     }
 
     /// Acquires a permit; closes cached descriptors and evicts inodes if necessary.
@@ -215,8 +228,7 @@ impl PassthroughFs {
     }
 
     fn reference_to(&self, candidate: &EvictionCandidate) -> Result<InodeRef, NotReopenable> {
-        self.share
-            .inode_ref(candidate.identity, candidate.descriptor.as_fd())
+        self.inode_ref(candidate.identity, candidate.descriptor.as_fd())
     }
 }
 

@@ -93,7 +93,7 @@ impl PassthroughFs {
     /// ESTALE if the inode no longer exists; ENFILE.
     fn reopen(&self, identity: Identity, inode_ref: &InodeRef) -> io::Result<Arc<Descriptor>> {
         let permit = self.acquire_inode_permit()?;
-        let fd = self.open_or_evict(|| self.share.open_inode_ref(identity, inode_ref))?;
+        let fd = self.open_or_evict(|| self.open_inode_ref(identity, inode_ref))?;
         Ok(Arc::new(Descriptor::new(fd, permit)))
     }
 

@@ -47,7 +47,7 @@ impl GuestState {
     pub(super) fn new(options: &Options) -> Self {
         Self {
             negotiated: NegotiatedFlags::default(),
-            inodes: InodeTable::default(),
+            inodes: InodeTable::new(options.max_inode_memory),
             last_failed_eviction: Mutex::default(),
             files: OpenFiles::default(),
             pending_listings: PendingCount::default(),

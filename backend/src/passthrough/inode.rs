@@ -7,6 +7,7 @@ use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
 
 use super::budget::Descriptor;
+use super::inode_memory::INODE_BYTES;
 use super::inode_ref::InodeRef;
 use super::mounts::Identity;
 
@@ -87,6 +88,15 @@ impl Inode {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Bytes that count as the inode's memory.
+    pub(super) fn bytes(&self) -> u64 {
+        let extra = self
+            .inode_ref
+            .as_ref()
+            .map_or(0, |known| known.extra_bytes());
+        INODE_BYTES + extra
     }
 
     /// Subtracts `count` lookups and returns whether none are left.

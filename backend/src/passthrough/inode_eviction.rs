@@ -84,7 +84,12 @@ impl InodeTable {
                 return false;
             }
             if let Some(inode_ref) = inode_ref {
-                inode.inode_ref = Some(Box::new(inode_ref));
+                if self.memory().take(inode_ref.extra_bytes()).is_err() {
+                    return false;
+                }
+                let old = inode.inode_ref.replace(Box::new(inode_ref));
+                self.memory()
+                    .give_back(old.map_or(0, |old| old.extra_bytes()));
             }
             if inode.inode_ref.is_none() {
                 return false;

@@ -1,6 +1,8 @@
 //! References by which an inode can be reopened.
 
+use super::inode_memory::INCLUDED_BYTES;
 use super::mount_handles::OpenableHandle;
+use super::remembered_names::RememberedName;
 use crate::sys::file::Statx;
 use crate::sys::file_handle::FileHandle;
 
@@ -9,10 +11,10 @@ use crate::sys::file_handle::FileHandle;
 pub(super) enum InodeRef {
     /// By file handle.
     Handle(OpenableHandle),
-    /// By path.
-    Path {
-        /// Path relative to the share's root, without a `/` at either end.
-        path: Box<[u8]>,
+    /// By name.
+    Name {
+        /// The name and the directory that holds it.
+        name: RememberedName,
         /// The inode's birth time.
         birth_time: BirthTime,
     },
@@ -20,8 +22,15 @@ pub(super) enum InodeRef {
     Unlinked,
 }
 
-/// Seconds since the epoch, and nanoseconds.
-pub(super) type BirthTime = (i64, u32);
+/// When an inode was made. Packed to 12 bytes because a guest may know millions of inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(Rust, packed(4))]
+pub(super) struct BirthTime {
+    /// Since the epoch.
+    seconds: i64,
+    /// Below 1,000,000,000.
+    nanoseconds: u32,
+}
 
 /// Distinguishes an inode from a later one with the same number.
 #[derive(Debug, Clone)]
@@ -37,7 +46,7 @@ impl InodeRef {
     pub(super) fn matches(&self, fingerprint: &InodeFingerprint) -> bool {
         match self {
             Self::Handle(handle) => fingerprint.handle.as_ref() == Some(handle.handle()),
-            Self::Path { birth_time, .. } => fingerprint.birth_time == Some(*birth_time),
+            Self::Name { birth_time, .. } => fingerprint.birth_time == Some(*birth_time),
             Self::Unlinked => false,
         }
     }
@@ -46,10 +55,23 @@ impl InodeRef {
     pub(super) fn survives_rename(&self) -> bool {
         matches!(self, Self::Handle(_))
     }
+
+    /// Bytes of a name or handle that is longer than an inode's memory includes.
+    pub(super) fn extra_bytes(&self) -> u64 {
+        let length = match self {
+            Self::Handle(handle) => handle.handle().len(),
+            Self::Name { name, .. } => name.len(),
+            Self::Unlinked => 0,
+        };
+        length.saturating_sub(INCLUDED_BYTES) as u64
+    }
 }
 
 /// The birth time in `stat`, if the file system has one.
 pub(super) fn birth_time(stat: &Statx) -> Option<BirthTime> {
     let known = stat.stx_mask & libc::STATX_BTIME != 0;
-    known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
+    known.then_some(BirthTime {
+        seconds: stat.stx_btime.tv_sec,
+        nanoseconds: stat.stx_btime.tv_nsec,
+    })
 }

@@ -21,19 +21,21 @@ use super::budget::Descriptor;
 use super::errno::stale;
 use super::fd_cache::FdCache;
 use super::inode::{Inode, KnownSize};
+use super::inode_memory::{INODE_BYTES, InodeMemory};
 use super::inode_ref::{InodeFingerprint, InodeRef};
 use super::inode_shard::{SHARDS, Shard, decode_node_id, encode_node_id, hash_of};
 use super::mounts::Identity;
-use super::slab::{Full, Key};
-
-/// Limit of inodes per shard: 16 million inodes in all shards, about two gigabytes. The limit
-/// bounds the memory of a guest that never forgets.
-const SHARD_CAPACITY: usize = 1 << 20;
+use super::remembered_names::RememberedDirs;
+use super::slab::Key;
 
 /// All inodes that one guest knows, except the root.
 pub(super) struct InodeTable {
     shards: [RwLock<Shard>; SHARDS],
     hasher: DefaultHashBuilder,
+    /// The memory that inodes and remembered directories take.
+    memory: Arc<InodeMemory>,
+    /// The directories by which inodes without a descriptor are found again.
+    dirs: RememberedDirs,
     /// Index of the shard that is scanned for eviction next.
     pub(super) next_shard: AtomicUsize,
     /// Descriptors of closed files, kept for the next open.
@@ -82,18 +84,20 @@ pub(super) enum IsNew {
     Yes,
 }
 
-impl Default for InodeTable {
-    fn default() -> Self {
+impl InodeTable {
+    /// An empty table whose inodes may take `max_bytes` of memory.
+    pub(super) fn new(max_bytes: u64) -> Self {
+        let memory = InodeMemory::new(max_bytes);
         Self {
             shards: Default::default(),
             hasher: DefaultHashBuilder::default(),
+            dirs: RememberedDirs::new(Arc::clone(&memory)),
+            memory,
             next_shard: AtomicUsize::new(0),
             fd_cache: FdCache::default(),
         }
     }
-}
 
-impl InodeTable {
     /// Number of inodes.
     pub(super) fn len(&self) -> usize {
         (0..SHARDS).map(|shard| self.read(shard).slab.len()).sum()
@@ -102,6 +106,25 @@ impl InodeTable {
     /// Descriptors of closed files. Forgetting an inode closes its descriptors here.
     pub(super) fn fd_cache(&self) -> &FdCache {
         &self.fd_cache
+    }
+
+    /// The memory that inodes and remembered directories take.
+    pub(super) fn memory(&self) -> &InodeMemory {
+        &self.memory
+    }
+
+    /// The directories by which inodes without a descriptor are found again.
+    pub(super) fn remembered_dirs(&self) -> &RememberedDirs {
+        &self.dirs
+    }
+
+    /// The descriptor of an inode that has one.
+    pub(super) fn descriptor_of(&self, identity: Identity) -> Option<Arc<Descriptor>> {
+        let (hash, shard_index) = self.locate(identity);
+        let shard = self.read(shard_index);
+        let (_, inode) = shard.find(hash, identity)?;
+        inode.touch();
+        inode.descriptor.as_ref().map(Arc::clone)
     }
 
     /// Finds the inode of a node id.
@@ -171,7 +194,7 @@ impl InodeTable {
     /// descriptor, to tell whether both are the same inode.
     ///
     /// # Errors
-    /// ENFILE if the table is full.
+    /// ENOMEM if the guest's inodes take all the memory that they may; ENFILE if the table is full.
     pub(super) fn insert(
         &self,
         identity: Identity,
@@ -227,12 +250,8 @@ impl InodeTable {
             // ESTALE.
             shard.unindex(hash, key);
         }
-        if shard.slab.len() >= SHARD_CAPACITY {
-            rate_limited!(
-                error,
-                "a guest holds 16 million inodes, the limit, so it gets ENFILE"
-            );
-            return Some(Err(Full.into()));
+        if let Err(error) = self.memory.take_inode() {
+            return Some(Err(error));
         }
         let inserted = shard.slab.insert(Inode {
             identity,
@@ -247,7 +266,10 @@ impl InodeTable {
         });
         let key = match inserted {
             Ok(key) => key,
-            Err(full) => return Some(Err(full.into())),
+            Err(full) => {
+                self.memory.give_back(INODE_BYTES);
+                return Some(Err(full.into()));
+            }
         };
         let (slab, hasher) = (&shard.slab, &self.hasher);
         shard.by_identity.insert_unique(hash, key.index(), |index| {
@@ -309,6 +331,7 @@ impl InodeTable {
         shard.unindex(hash, key);
         let inode = shard.slab.remove(key)?;
         shard.shrink(&self.hasher);
+        self.memory.give_back(inode.bytes());
         // The caller drops the inode, so its descriptor is closed without the lock.
         Some(inode)
     }
@@ -385,6 +408,8 @@ impl InodeTable {
         for shard_index in 0..SHARDS {
             // Dropped without the lock, because close may block.
             let old = std::mem::take(&mut *self.write(shard_index));
+            let bytes = old.slab.iter_from(0).map(|(_, inode)| inode.bytes());
+            self.memory.give_back(bytes.sum());
             drop(old);
         }
         self.fd_cache.clear();
@@ -434,6 +459,6 @@ mod tests {
                 decode_node_id(NodeId::new(raw)).map(|(shard, key)| encode_node_id(shard, key));
             assert!(found.is_err() || found.is_ok_and(|id| id.get() == raw));
         }
-        assert!(InodeTable::default().get(NodeId::ROOT).is_err());
+        assert!(InodeTable::new(0).get(NodeId::ROOT).is_err());
     }
 }

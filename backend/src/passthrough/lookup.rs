@@ -47,7 +47,7 @@ impl PassthroughFs {
     pub(super) fn look_up_in(&self, parent: &Node, name: &CStr) -> io::Result<EntryOut> {
         // If the budget is used up, inodes that the guest knows must still be found.
         if self.state.lookup_predictor.predicts_new()
-            && let Ok(permit) = self.try_acquire_inode_permit()
+            && let Some(permit) = self.try_acquire_new_inode_permit()
         {
             let found = self.look_up_with(permit, parent, name);
             if found.is_err() {
@@ -56,11 +56,13 @@ impl PassthroughFs {
             return found;
         }
         let stat = file::stat_at(parent.as_fd(), name)?;
+        let mut may_be_known = false;
         if let Some(mount) = self.share.mounts.find(&stat, parent.identity.mount) {
             let identity = Identity::new(mount, &stat);
             let found = match self.state.inodes.look_up(identity, stat.stx_size) {
                 Found::Same(id) => Some(id),
                 Found::NeedsVerification => {
+                    may_be_known = true;
                     let dir = parent.as_fd();
                     let fingerprint = self.share.fingerprint_at(mount, dir, name, &stat);
                     self.state
@@ -74,7 +76,12 @@ impl PassthroughFs {
                 return Ok(self.entry(id, parent.identity.mount, mount, &stat));
             }
         }
-        self.look_up_with(self.acquire_inode_permit()?, parent, name)
+        // If the guest knows the inode, it takes no more memory.
+        let permit = match may_be_known {
+            true => self.acquire_inode_permit()?,
+            false => self.acquire_new_inode_permit()?,
+        };
+        self.look_up_with(permit, parent, name)
     }
 
     /// Looks up a name whose inode the guest does not know, with a permit for its descriptor.

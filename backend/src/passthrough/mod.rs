@@ -7,13 +7,15 @@
 //! | modules | content |
 //! | --- | --- |
 //! | `options`, `file_type`, `errno`, `id_map` | what all others use |
-//! | `budget`, `slab` | counted descriptors; a table with unique keys |
-//! | `mount_handles`, `mounts`, `inode_ref` | mounts, identity of an inode, how to reopen it |
+//! | `budget`, `inode_memory`, `slab` | counted descriptors and bytes; a table with unique keys |
+//! | `mount_handles`, `mounts` | mounts, their file handles, identity of an inode |
+//! | `inode_ref`, `remembered_names` | how to reopen an inode |
 //! | `inode`, `inode_shard`, `fd_cache`, `inode_table`, `inode_eviction` | the guest's inodes |
-//! | `credentials`, `cache_timeouts`, `share`, `reopen` | the directory, reopening its inodes |
+//! | `credentials`, `cache_timeouts`, `share` | the directory |
 //! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
-//! | `guest_state`, `fs`, `eviction` | all state of the guest; node ids, permits |
+//! | `guest_state`, `fs` | all state of the guest; node ids |
+//! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
 //! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `fallocate_copy`, `xattr`, `locks` | operations |
@@ -37,6 +39,7 @@ mod guest_state;
 mod id_map;
 mod inode;
 mod inode_eviction;
+mod inode_memory;
 mod inode_numbers;
 mod inode_ref;
 mod inode_shard;
@@ -58,6 +61,7 @@ mod open_inode;
 mod posix_locks;
 mod read_write;
 mod readdir;
+mod remembered_names;
 mod reopen;
 mod share;
 mod slab;

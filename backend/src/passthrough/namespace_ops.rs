@@ -27,7 +27,7 @@ impl Namespace for PassthroughFs {
         let name = name.as_c_str();
         // Acquired first: after the object exists, the request must not fail for lack of a
         // descriptor.
-        let permit = self.acquire_inode_permit()?;
+        let permit = self.acquire_new_inode_permit()?;
         self.impersonation().create(creator, mode, |mode| {
             namespace_ops::make_directory(parent.as_fd(), name, mode)
         })?;
@@ -46,7 +46,7 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permit = self.acquire_inode_permit()?;
+        let permit = self.acquire_new_inode_permit()?;
         let (major, minor) = decode_dev(rdev);
         self.impersonation().create(creator, mode, |mode| {
             namespace_ops::make_node(parent.as_fd(), name, mode, major, minor)
@@ -65,7 +65,7 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permit = self.acquire_inode_permit()?;
+        let permit = self.acquire_new_inode_permit()?;
         self.impersonation().create(creator, 0o777, |_| {
             namespace_ops::make_symlink(target, parent.as_fd(), name)
         })?;

@@ -56,7 +56,10 @@ impl Files for PassthroughFs {
         let request = self.decode_flags(args.flags)?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let permits = (self.acquire_inode_permit()?, self.acquire_file_permit()?);
+        let permits = (
+            self.acquire_new_inode_permit()?,
+            self.acquire_file_permit()?,
+        );
         let flags = creation_flags(request) | libc::O_CREAT | libc::O_EXCL;
         // Evicting descriptors must not run under the caller's credentials, so it is outside.
         let created = self.open_or_evict(|| {
@@ -83,7 +86,10 @@ impl Files for PassthroughFs {
         self.check_writable()?;
         let request = self.decode_flags(args.flags)?;
         let parent = self.directory(parent)?;
-        let permits = (self.acquire_inode_permit()?, self.acquire_file_permit()?);
+        let permits = (
+            self.acquire_new_inode_permit()?,
+            self.acquire_file_permit()?,
+        );
         let mut flags = creation_flags(request) | libc::O_TMPFILE;
         if request.exclusive {
             // With O_EXCL the file can never be linked to a name.

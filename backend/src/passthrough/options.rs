@@ -143,12 +143,18 @@ pub struct Options {
     pub locks: Locks,
     /// The guests' architecture; `None` detects it for each guest.
     pub guest_arch: Option<GuestArch>,
+    /// Limit of the memory in bytes that the guest's inodes take, those without a descriptor
+    /// included.
+    pub max_inode_memory: u64,
     /// Limit of descriptors held for the guest, including open files. Set after the process limits
     /// are set.
     pub fd_budget: u64,
 }
 
 impl Options {
+    /// Default limit of the memory of a guest's inodes, in bytes: 11 million inodes.
+    pub const DEFAULT_MAX_INODE_MEMORY: u64 = 2 << 30;
+
     /// The timeout in force for entries and attributes: the operator's, else the policy's.
     #[must_use]
     pub fn timeout(&self) -> Duration {
@@ -174,6 +180,7 @@ impl Default for Options {
             killpriv_v2: false,
             locks: Locks::Guest,
             guest_arch: None,
+            max_inode_memory: Self::DEFAULT_MAX_INODE_MEMORY,
             fd_budget: 512,
         }
     }

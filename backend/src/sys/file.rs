@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, SeekFrom, StatxFlags};
 
 pub use rustix::fs::{StatFs, StatVfs, Statx, StatxTimestamp};
 
@@ -89,6 +89,16 @@ pub fn identity(file: BorrowedFd<'_>) -> io::Result<Statx> {
     Ok(rustix::fs::statx(file, c"", flags, IDENTITY_MASK)?)
 }
 
+/// [`identity`] of `name` in `dir`. Does not follow a symbolic link and does not trigger an
+/// automount.
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub fn identity_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Statx> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(dir, name, flags, IDENTITY_MASK)?)
+}
+
 /// The attributes of an open file that `mask` (`STATX_*`) selects, with `AT_STATX_*` flags.
 ///
 /// # Errors
@@ -109,6 +119,17 @@ pub fn stat_with(file: BorrowedFd<'_>, mask: u32, flags: u32) -> io::Result<Stat
 /// Those of `openat(2)`.
 pub fn open_path(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     open_at(dir, name, libc::O_PATH, 0)
+}
+
+/// Opens the directory at `path` below `dir` as an `O_PATH` descriptor. Follows no link and leaves
+/// `dir` at no point.
+///
+/// # Errors
+/// Those of `openat2(2)`: ENOSYS before Linux 5.6.
+pub fn open_dir_beneath(dir: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    retry(|| rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve))
 }
 
 /// Opens `name` in `dir` with `O_*` flags, `O_CLOEXEC` and `O_NOFOLLOW`.
@@ -316,6 +337,31 @@ mod tests {
         assert_eq!(&target[..length], b"/etc/passwd");
         let error = open_at(dir.as_fd(), c"link", libc::O_RDONLY, 0).expect_err("not followed");
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn a_path_is_opened_below_its_directory_and_over_no_link() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(directory.path().join("a/b")).expect("made");
+        std::os::unix::fs::symlink("a", directory.path().join("link")).expect("a link");
+        std::fs::write(directory.path().join("file"), b"").expect("written");
+        let dir = File::open(directory.path()).expect("opened");
+        if let Err(error) = open_dir_beneath(dir.as_fd(), b"a/b") {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
+            eprintln!("SKIPPED: this kernel has no openat2");
+            return;
+        }
+        for path in [
+            &b"link/b"[..],
+            b"link",
+            b"../x",
+            b"a/../..",
+            b"/",
+            b"file",
+            b"a/x",
+        ] {
+            assert!(open_dir_beneath(dir.as_fd(), path).is_err(), "{path:?}");
+        }
     }
 
     #[test]

@@ -41,6 +41,12 @@ impl FileHandle {
         Self::name_to_handle_at(dir, name, 0)
     }
 
+    /// Length in bytes, at most 128.
+    #[allow(clippy::len_without_is_empty)] // no handle is empty
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
     fn name_to_handle_at(
         file: BorrowedFd<'_>,
         name: &CStr,

@@ -8,6 +8,7 @@ use super::*;
 use crate::passthrough::file_type::FileType;
 use crate::passthrough::inode_ref::{InodeRef, birth_time};
 use crate::passthrough::mounts::Identity;
+use crate::passthrough::remembered_names::RememberedName;
 use crate::sys::file;
 
 const ROOT: NodeId = NodeId::ROOT;
@@ -136,12 +137,14 @@ fn a_fifo_with_the_number_and_birth_time_of_a_file_is_not_that_file() {
         file_type: FileType::Regular,
         ..fifo
     };
-    let inode_ref = InodeRef::Path {
-        path: Box::from(*b"fifo"),
-        birth_time,
+    let name = RememberedName {
+        dir: None,
+        name: c"fifo".into(),
     };
-    share.open_inode_ref(fifo, &inode_ref).expect("the FIFO");
-    let found = share.open_inode_ref(file, &inode_ref);
+    let inode_ref = InodeRef::Name { name, birth_time };
+    let open = |identity| guest.fs.open_inode_ref(identity, &inode_ref);
+    open(fifo).expect("the FIFO");
+    let found = open(file);
     assert_eq!(errno(found), Some(libc::ESTALE));
 }
 

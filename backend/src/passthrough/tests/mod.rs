@@ -9,10 +9,12 @@ mod hostile;
 mod identity;
 mod keep_cache;
 mod locks;
+mod memory;
 mod namespace_ops;
 mod no_open;
 mod read_write;
 mod readdir;
+mod remembered;
 mod submounts;
 
 use std::ffi::{CStr, CString};
