@@ -71,7 +71,7 @@ impl PassthroughFs {
         has_room.then(|| self.acquire(PermitFor::Inode).ok())?
     }
 
-    /// Acquires the right to hold an inode by a descriptor again, or to open a file for one request.
+    /// Acquires the right to hold a known inode by a descriptor, or to open a file for one request.
     ///
     /// # Errors
     /// ENFILE if no descriptor is available.
@@ -150,7 +150,7 @@ impl PassthroughFs {
         }
     }
 
-    /// Evicts inodes. Evicts nothing within [`EVICTION_BACKOFF`] of an attempt that evicted nothing,
+    /// Evicts inodes, but nothing within [`EVICTION_BACKOFF`] of an attempt that evicted nothing,
     /// because the guest must not be able to make the daemon scan all the time.
     fn evict_inodes(&self) {
         let recently = |last: &Instant| last.elapsed() < EVICTION_BACKOFF;

@@ -68,8 +68,8 @@ impl InodeTable {
     }
 
     /// Takes an inode's descriptor; its next use has to reopen it. Returns false if that frees no
-    /// descriptor: the guest has forgotten the inode in the meantime, a request uses it, or there is
-    /// no reference to reopen it.
+    /// descriptor: the guest has forgotten the inode in the meantime, a request uses it, or there
+    /// is no reference to reopen it or no memory for one.
     pub(super) fn evict(&self, candidate: EvictionCandidate, inode_ref: Option<InodeRef>) -> bool {
         let Ok((shard_index, key)) = decode_node_id(candidate.id) else {
             return false;

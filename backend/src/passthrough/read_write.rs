@@ -14,12 +14,13 @@
 //! A WRITE can stall while the kernel copies from guest memory: the memory may be a file on a slow
 //! or malicious file system, or pages that a `userfaultfd(2)` handler never provides. On most local
 //! file systems the kernel copies under the inode's lock (`i_rwsem`, `generic_file_write_iter`), so
-//! meanwhile other guests and host programs wait when they write, truncate or lock the *same* file;
-//! on XFS also when they read it. Nothing else of theirs waits: each guest has its own threads, and
-//! the daemon holds no lock of its own during the call. The wait is as long as the page fault: it
-//! ends when the page arrives, or when the process that should provide it ends or its FUSE connection
-//! is aborted. Killing the guest's worker ends a wait for `userfaultfd(2)`, but not one for a request
-//! that a FUSE server has taken (`request_wait_answer`, `fs/fuse/dev.c`).
+//! meanwhile other guests and host programs wait when they write to the *same* file, truncate it or
+//! change its attributes; on XFS also when they read it. Nothing else of theirs waits: each guest
+//! has its own threads, and the daemon holds no lock of its own during the call. The wait is as
+//! long as the page fault: it ends when the page arrives, or when the process that should provide
+//! it ends or its FUSE connection is aborted. Killing the guest's worker ends a wait for
+//! `userfaultfd(2)`, but not one for a request that a FUSE server has taken (`request_wait_answer`,
+//! `fs/fuse/dev.c`).
 
 use std::io;
 use std::os::fd::AsFd;

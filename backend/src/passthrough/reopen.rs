@@ -4,8 +4,8 @@
 //! it remembers the inode's name and directory (`remembered_names`), and finds it by those: it goes
 //! up to the nearest directory that is open for the guest, or to the share's root, and from there
 //! down one component at a time. Each directory on the way, and the inode itself, must have the
-//! remembered type, number and birth time. So a directory that was renamed still leads to what is in
-//! it, as long as it is open. If it is not, or if the inode itself was renamed, the guest gets
+//! remembered type, number and birth time. So a directory that was renamed still leads to what is
+//! in it, as long as it is open. If it is not, or if the inode itself was renamed, the guest gets
 //! ESTALE. The guest's kernel then repeats the lookup, which finds the inode and returns its old
 //! node id.
 
@@ -138,16 +138,16 @@ impl PassthroughFs {
         let path = path.ok_or(NotReopenable::Permanently)?;
         match self.remember_name(&path, identity, birth_time) {
             Ok(name) => Ok(InodeRef::Name { name, birth_time }),
-            // The name by which the descriptor was opened is gone, though the inode has another. The
-            // kernel never gives the descriptor a new name.
+            // The name by which the descriptor was opened is gone, though the inode has another.
+            // The kernel never gives the descriptor a new name.
             Err(_) if path.ends_with(DELETED) => Err(NotReopenable::Permanently),
             // Names change at this moment, or no descriptor or memory is left.
             Err(_) => Err(NotReopenable::Temporarily),
         }
     }
 
-    /// Opens a referenced inode (`O_PATH`), and checks that it is that inode, above all its type: the
-    /// caller opens the file behind the descriptor.
+    /// Opens a referenced inode (`O_PATH`), and checks that it is that inode, above all its type:
+    /// the caller opens the file behind the descriptor.
     ///
     /// # Errors
     /// ESTALE if the inode is not found.
@@ -230,8 +230,8 @@ impl PassthroughFs {
     /// Remembers the directory at `path`, and those on the way, and opens it.
     fn remember_dir(&self, path: &[u8]) -> io::Result<(Arc<RememberedDir>, OwnedFd)> {
         let dirs = self.state.inodes.remembered_dirs();
-        // Usually many inodes of a directory are evicted, so it is remembered. Without openat2(2) it
-        // is opened step by step each time.
+        // Usually many inodes of a directory are evicted, so it is remembered. Without openat2(2)
+        // it is opened step by step each time.
         if let Ok(opened) = file::open_dir_beneath(self.share.root.as_fd(), path) {
             let (identity, birth_time) = self.identify(opened.as_fd())?;
             if let Some(known) = dirs.find(identity)

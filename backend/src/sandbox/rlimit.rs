@@ -15,8 +15,8 @@ pub const MIN_OPEN_FILES: u64 = 256;
 /// Descriptors of a ring: an epoll instance, two exit events, and the kick, call and error events.
 const DESCRIPTORS_PER_RING: u64 = 6;
 
-/// Descriptors of a worker that belong to no ring and no region: standard streams, log, sockets, the
-/// share's root, `/proc`, and some mounts, whose file handles need one each.
+/// Descriptors of a worker that belong to no ring and no region: standard streams, log, sockets,
+/// the share's root, `/proc`, and some mounts, whose file handles need one each.
 const OWN_DESCRIPTORS: u64 = 64;
 
 /// Assumed limit of the kernel if `/proc/sys/fs/nr_open` cannot be read: the kernel's default

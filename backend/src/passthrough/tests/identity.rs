@@ -111,8 +111,8 @@ fn many_threads_agree_on_node_ids_and_counts() {
     );
 }
 
-/// A file system may give an inode number to another file at once, and with a coarse clock the birth
-/// time is the same too.
+/// A file system may give an inode number to another file at once, and with a coarse clock the
+/// birth time is the same too.
 #[test]
 fn a_fifo_with_the_number_and_birth_time_of_a_file_is_not_that_file() {
     let guest = Guest::new();

@@ -90,8 +90,8 @@ fn a_remembered_file_takes_little_memory_however_deep_it_is() {
     }
 }
 
-/// A guest that looks up files without end is refused new ones, keeps what it has, and goes on after
-/// it has forgotten some.
+/// A guest that looks up files without end is refused new ones, keeps what it has, and goes on
+/// after it has forgotten some.
 #[test]
 fn a_guest_that_uses_up_its_memory_gets_enomem() {
     for can_open_by_handle in [false, is_root()] {

@@ -33,8 +33,8 @@ fn directory_with_file(guest: &Guest) -> (NodeId, NodeId) {
     (directory, guest.find(directory, c"file"))
 }
 
-/// Has the guest look up other files until its descriptors of `nodes` are evicted. False if the file
-/// system has no birth times, so that nothing is.
+/// Has the guest look up other files until its descriptors of `nodes` are evicted. False if the
+/// file system has no birth times, so that nothing is.
 fn evict(guest: &Guest, nodes: &[NodeId]) -> bool {
     for n in 0..200 {
         let name = format!("other{n}");
