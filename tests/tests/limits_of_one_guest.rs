@@ -1,0 +1,133 @@
+//! A guest that takes all that it may is refused more, and no other guest notices.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use gangplank_fuse::{MknodIn, NodeId, Operation};
+use gangplank_tests::daemon::{Daemon, Options};
+use gangplank_tests::driver::neighbour::Neighbour;
+use gangplank_tests::driver::{Driver, Setup};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use tempfile::TempDir;
+
+/// How long the daemon may take to start.
+const STARTING: Duration = Duration::from_secs(20);
+
+/// A daemon with further `arguments`, a guest, and a neighbour that works all the time.
+struct Scene {
+    guest: Driver,
+    neighbour: Neighbour,
+    daemon: Daemon,
+    share: TempDir,
+}
+
+impl Scene {
+    fn new(arguments: &[&str]) -> Result<Self> {
+        let share = tempfile::tempdir()?;
+        let daemon = Daemon::start(&Options::new(share.path()).arguments(arguments))?;
+        // The socket's file is there before the daemon listens.
+        let deadline = Instant::now() + STARTING;
+        while !daemon.log().contains("waiting for guests") {
+            ensure!(Instant::now() < deadline, "{}", daemon.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Self {
+            neighbour: Neighbour::start(daemon.socket(), "neighbour")?,
+            guest: Driver::mount(daemon.socket(), &Setup::default())?,
+            daemon,
+            share,
+        })
+    }
+
+    /// The guest is served, the neighbour too, and a third guest finds its way in.
+    fn end(mut self) -> Result<()> {
+        self.neighbour.wait_for_rounds(20)?;
+        self.guest.getattr(NodeId::ROOT, None)?;
+        let mut third = Driver::mount(self.daemon.socket(), &Setup::default())?;
+        third.mkdir(NodeId::ROOT, c"third")?;
+        self.neighbour.stop()?;
+        Ok(())
+    }
+
+    fn log_has(&self, text: &str) -> Result<()> {
+        let log = self.daemon.log();
+        ensure!(log.contains(text), "no {text:?} in the log:\n{log}");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_guest_that_removes_files_and_forgets_none_keeps_no_descriptors() -> Result<()> {
+    let mut scene = Scene::new(&["--rlimit-nofile=512"])?;
+    for n in 0..3000 {
+        let name = CString::new(format!("file{n}"))?;
+        let mknod = Operation::Mknod {
+            args: MknodIn {
+                mode: libc::S_IFREG | 0o644,
+                ..MknodIn::default()
+            },
+            name: &name,
+        };
+        let made = scene.guest.call(NodeId::ROOT, mknod, &[], 4096);
+        made.with_context(|| format!("file {n}"))?;
+        scene.guest.unlink(NodeId::ROOT, &name)?;
+    }
+    scene.end()
+}
+
+#[test]
+fn a_guest_that_opens_files_without_end_gets_enfile_and_can_look_up_others() -> Result<()> {
+    let mut scene = Scene::new(&["--rlimit-nofile=512"])?;
+    for n in 0..1000 {
+        File::create(scene.share.path().join(format!("file{n}")))?;
+    }
+    let file = NodeId::new(scene.guest.lookup(NodeId::ROOT, c"file0")?.nodeid);
+    let mut opened = 0;
+    let refused = loop {
+        match scene.guest.open(file, OFlags::RDONLY) {
+            Ok(_) => opened += 1,
+            Err(error) => break error.errno(),
+        }
+        ensure!(opened < 512, "more files are open than the limit permits");
+    };
+    ensure!(refused == Some(Errno::NFILE), "{refused:?}");
+    ensure!(opened > 128, "only {opened} files could be opened");
+    for n in 0..1000 {
+        let name = CString::new(format!("file{n}"))?;
+        scene.guest.lookup(NodeId::ROOT, &name)?;
+    }
+    scene.log_has("raise --rlimit-nofile")?;
+    scene.end()
+}
+
+#[test]
+fn a_guest_that_looks_up_files_without_end_gets_enomem() -> Result<()> {
+    let mut scene = Scene::new(&["--max-inode-memory=256K"])?;
+    for n in 0..4000 {
+        File::create(scene.share.path().join(format!("file{n}")))?;
+    }
+    let mut found = Vec::new();
+    let refused = loop {
+        let name = CString::new(format!("file{}", found.len()))?;
+        match scene.guest.lookup(NodeId::ROOT, &name) {
+            Ok(entry) => found.push(NodeId::new(entry.nodeid)),
+            Err(error) => break error.errno(),
+        }
+    };
+    ensure!(refused == Some(Errno::NOMEM), "{refused:?}");
+    ensure!(found.len() > 1000, "only {} files were found", found.len());
+    if scene.guest.mkdir(NodeId::ROOT, c"new").is_ok() {
+        bail!("a directory was made that the guest may not know");
+    }
+    ensure!(fs::symlink_metadata(scene.share.path().join("new")).is_err());
+    scene.log_has("raise --max-inode-memory")?;
+    for node in found.iter().take(100) {
+        scene.guest.forget(*node, 1)?;
+    }
+    scene.guest.mkdir(NodeId::ROOT, c"new")?;
+    scene.end()
+}
