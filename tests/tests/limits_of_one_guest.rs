@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::os::unix::fs::chown;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use gangplank_fuse::{MknodIn, NodeId, Operation};
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::neighbour::Neighbour;
 use gangplank_tests::driver::{Driver, Setup};
+use gangplank_tests::process::User;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -27,8 +29,18 @@ struct Scene {
 
 impl Scene {
     fn new(arguments: &[&str]) -> Result<Self> {
+        Self::run_by(None, arguments)
+    }
+
+    /// The same with the daemon run by another user, to whom the share then belongs.
+    fn run_by(user: Option<User>, arguments: &[&str]) -> Result<Self> {
         let share = tempfile::tempdir()?;
-        let daemon = Daemon::start(&Options::new(share.path()).arguments(arguments))?;
+        let mut options = Options::new(share.path()).arguments(arguments);
+        if let Some(user) = user {
+            chown(share.path(), Some(user.uid), Some(user.gid))?;
+            options = options.user(user);
+        }
+        let daemon = Daemon::start(&options)?;
         // The socket's file is there before the daemon listens.
         let deadline = Instant::now() + STARTING;
         while !daemon.log().contains("waiting for guests") {
@@ -129,5 +141,40 @@ fn a_guest_that_looks_up_files_without_end_gets_enomem() -> Result<()> {
         scene.guest.forget(*node, 1)?;
     }
     scene.guest.mkdir(NodeId::ROOT, c"new")?;
+    scene.end()
+}
+
+/// An ordinary user may not open files by handle, so the daemon finds them by name.
+#[test]
+fn a_guest_of_an_ordinary_users_daemon_may_know_more_files_than_there_are_descriptors() -> Result<()>
+{
+    let user = User {
+        uid: 65534,
+        gid: 65534,
+    };
+    let mut scene = Scene::run_by(Some(user), &["--rlimit-nofile=512"])?;
+    let dir = scene.share.path().join("a/b/c");
+    fs::create_dir_all(&dir)?;
+    let mut parent = NodeId::ROOT;
+    for name in [c"a", c"b", c"c"] {
+        parent = NodeId::new(scene.guest.lookup(parent, name)?.nodeid);
+    }
+    let mut found = Vec::new();
+    for n in 0..3000 {
+        fs::write(dir.join(format!("file{n}")), vec![0; n])?;
+        let name = CString::new(format!("file{n}"))?;
+        let entry = scene.guest.lookup(parent, &name)?;
+        found.push(NodeId::new(entry.nodeid));
+    }
+    fs::rename(
+        scene.share.path().join("a"),
+        scene.share.path().join("renamed"),
+    )?;
+    scene.guest.lookup(NodeId::ROOT, c"renamed")?;
+    scene.guest.getattr(parent, None)?;
+    for (n, node) in found.iter().enumerate() {
+        let size = scene.guest.getattr(*node, None)?.attr.size;
+        ensure!(usize::try_from(size)? == n, "file{n} has {size} bytes");
+    }
     scene.end()
 }
