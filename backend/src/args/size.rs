@@ -5,7 +5,7 @@
 /// # Errors
 /// What is expected, for the operator.
 pub(super) fn parse_size(text: &str) -> Result<u64, &'static str> {
-    const EXPECTED: &str = "expected a number of bytes, such as 4096, 512M or 2G";
+    const EXPECTED: &str = "expected a number of bytes, such as 8T, 512G or 1048576";
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (text.get(..text.len() - 1), 10),
         Some(b'M' | b'm') => (text.get(..text.len() - 1), 20),

@@ -2,6 +2,7 @@
 
 mod chains;
 mod isolation;
+mod limits_of_one_guest;
 mod lock_waits;
 mod memory_limits;
 mod messages;
