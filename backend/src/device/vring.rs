@@ -412,3 +412,23 @@ mod kick_fd {
         read(unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::fs::inotify;
+
+    use super::*;
+
+    #[test]
+    fn a_kick_that_another_read_has_consumed_does_not_block() {
+        let kick = eventfd(3, EventfdFlags::CLOEXEC).expect("an eventfd");
+        assert_eq!(read_kick(kick.as_fd()), Ok(8));
+        assert_eq!(read_kick(kick.as_fd()), Err(Errno::AGAIN));
+        // It does not permit RWF_NOWAIT, as eventfds do not before Linux 5.8.
+        let old = inotify::init(inotify::CreateFlags::CLOEXEC).expect("an inotify descriptor");
+        assert_eq!(read_kick(old.as_fd()), Err(Errno::AGAIN));
+    }
+}
