@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use gangplank_vhost_user::Deadline;
-use gangplank_vhost_user::message::{Inbox, Message, MessageError, NEED_REPLY};
+use gangplank_vhost_user::message::{Inbox, Message, MessageError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
@@ -22,7 +22,7 @@ use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::backend::FsBackend;
-use super::memory_limits::{Acknowledged, LimitExceeded, MemoryCheck, MemoryLimits};
+use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
 use super::quirks::trim_memory_table;
 use super::request::Handler;
@@ -160,7 +160,7 @@ fn forward_messages(
             if has_room(backend)? {
                 let forwarded = forward_one(frontend, backend, |message| {
                     trim_memory_table(message);
-                    memory.check(message.request, acknowledged(message), &message.payload)
+                    memory.check(message.request, &message.payload)
                 });
                 if !forwarded? {
                     return Ok(());
@@ -176,7 +176,7 @@ fn forward_messages(
         if is_readable(backend_ready) {
             if has_room(frontend)? {
                 let forwarded = forward_one(backend, frontend, |message| {
-                    memory.reply(message.request, &mut message.payload);
+                    memory.limit_slots(message.request, &mut message.payload);
                     Ok(())
                 });
                 if !forwarded? {
@@ -208,14 +208,6 @@ fn forward_one(
     match message.send(to, &descriptors, Deadline::NONE) {
         Err(MessageError::HungUp) => Ok(false),
         sent => Ok(sent.map(|()| true)?),
-    }
-}
-
-/// Whether the frontend wants the message acknowledged.
-fn acknowledged(message: &Message) -> Acknowledged {
-    match message.flags & NEED_REPLY {
-        0 => Acknowledged::No,
-        _ => Acknowledged::Yes,
     }
 }
 

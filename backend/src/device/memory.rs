@@ -7,8 +7,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-use super::memory_limits::{MAX_TABLES, MemoryLimits};
+use super::memory_limits::MemoryLimits;
 use crate::sys::guest_memory::Guarded;
+
+/// How often the limits of a guest's memory may be reached at a time: by the current table, and by
+/// older tables that requests in flight still use.
+const MAX_TABLES: u64 = 3;
 
 /// One guest's current memory.
 ///
@@ -114,8 +118,8 @@ impl InUse {
     /// Whether it is more than [`MAX_TABLES`] tables may have.
     fn exceeds(&self, limits: MemoryLimits) -> bool {
         let regions = u64::try_from(limits.regions).unwrap_or(u64::MAX);
-        self.regions.load(Ordering::Relaxed) > regions.saturating_mul(MAX_TABLES.into())
-            || self.bytes.load(Ordering::Relaxed) > limits.bytes.saturating_mul(MAX_TABLES.into())
+        self.regions.load(Ordering::Relaxed) > regions.saturating_mul(MAX_TABLES)
+            || self.bytes.load(Ordering::Relaxed) > limits.bytes.saturating_mul(MAX_TABLES)
     }
 }
 

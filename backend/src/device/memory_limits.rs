@@ -2,10 +2,8 @@
 //!
 //! vhost-user-backend maps the regions of a message before the device can check them. So the
 //! forwarder checks SET_MEM_TABLE and ADD_MEM_REG as they pass, and counts what the messages so far
-//! have set up.
-//!
-//! vhost-user-backend may refuse a message that takes memory away, and go on if the frontend asked
-//! for an acknowledgement. So such memory counts until the acknowledgement has passed.
+//! have set up. It need not see their acknowledgements: vhost-user-backend 0.24 ends the connection
+//! after the first message that it refuses.
 
 use super::options::Options;
 
@@ -20,10 +18,6 @@ const ADD_MEM_REG: u32 = 37;
 
 /// Request number of `VHOST_USER_REM_MEM_REG`.
 const REM_MEM_REG: u32 = 38;
-
-/// How often the limits may be reached at a time: by the current table, and by older ones that
-/// requests in flight still use or that nobody has confirmed to be gone.
-pub(super) const MAX_TABLES: u16 = 3;
 
 /// Bytes before the regions of each of these messages: their number, or padding.
 const REGIONS_OFFSET: usize = 8;
@@ -79,17 +73,6 @@ pub(super) struct MemoryCheck {
     limits: MemoryLimits,
     /// The regions that are mapped once the messages so far have been carried out.
     regions: Vec<Region>,
-    /// The regions that are mapped still if messages were refused that take them away.
-    unconfirmed: Vec<Region>,
-    /// Acknowledgements to come for messages that take regions away.
-    acknowledgements: usize,
-}
-
-/// Whether the frontend wants a message acknowledged (vhost-user, `VHOST_USER_F_NEED_REPLY`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Acknowledged {
-    No,
-    Yes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,91 +89,62 @@ impl MemoryCheck {
         Self {
             limits,
             regions: Vec::new(),
-            unconfirmed: Vec::new(),
-            acknowledgements: 0,
         }
     }
 
     /// Checks a message of the frontend.
     ///
+    /// Messages of a wrong length change nothing here; vhost-user-backend refuses them.
+    ///
     /// # Errors
     /// The guest would have more memory or regions than permitted. The message must not be carried
     /// out.
-    pub(super) fn check(
-        &mut self,
-        request: u32,
-        acknowledged: Acknowledged,
-        payload: &[u8],
-    ) -> Result<(), LimitExceeded> {
-        let removed = match request {
-            SET_MEM_TABLE => std::mem::take(&mut self.regions),
-            REM_MEM_REG => {
-                let removed: Vec<_> = regions_of(payload).collect();
-                let is_removed = |region: &mut Region| removed.contains(region);
-                self.regions.extract_if(.., is_removed).collect()
-            }
-            ADD_MEM_REG => Vec::new(),
-            _ => return Ok(()),
-        };
-        // Without an acknowledgement, vhost-user-backend ends the connection if it refuses.
-        if acknowledged == Acknowledged::Yes && request != ADD_MEM_REG {
-            self.unconfirmed.extend(removed);
-            self.acknowledgements += 1;
-        }
-        if request != REM_MEM_REG {
-            self.regions.extend(regions_of(payload));
-        }
-        self.check_total()
-    }
-
-    /// Looks at a reply of vhost-user-backend. Lowers the number in the reply to GET_MAX_MEM_SLOTS
-    /// to the limit, so that the frontend knows it.
-    pub(super) fn reply(&mut self, request: u32, payload: &mut [u8]) {
-        let Some(value) = payload.first_chunk_mut() else {
-            return;
-        };
+    pub(super) fn check(&mut self, request: u32, payload: &[u8]) -> Result<(), LimitExceeded> {
         match request {
-            GET_MAX_MEM_SLOTS => {
-                let limit = u64::try_from(self.limits.regions).unwrap_or(u64::MAX);
-                *value = u64::from_le_bytes(*value).min(limit).to_le_bytes();
+            SET_MEM_TABLE => {
+                self.regions.clear();
+                self.add(payload)
             }
-            SET_MEM_TABLE | REM_MEM_REG => {
-                self.acknowledgements = self.acknowledgements.saturating_sub(1);
-                if self.acknowledgements == 0 && u64::from_le_bytes(*value) == 0 {
-                    self.unconfirmed.clear();
+            ADD_MEM_REG => self.add(payload),
+            REM_MEM_REG => {
+                for removed in regions_of(payload) {
+                    self.regions.retain(|region| *region != removed);
                 }
+                Ok(())
             }
-            _ => {}
+            _ => Ok(()),
         }
     }
 
-    fn check_total(&self) -> Result<(), LimitExceeded> {
+    /// Lowers the number in vhost-user-backend's reply to GET_MAX_MEM_SLOTS to the limit, so that
+    /// the frontend knows it.
+    pub(super) fn limit_slots(&self, request: u32, payload: &mut [u8]) {
+        if request == GET_MAX_MEM_SLOTS
+            && let Some(slots) = payload.first_chunk_mut()
+        {
+            let limit = u64::try_from(self.limits.regions).unwrap_or(u64::MAX);
+            *slots = u64::from_le_bytes(*slots).min(limit).to_le_bytes();
+        }
+    }
+
+    fn add(&mut self, payload: &[u8]) -> Result<(), LimitExceeded> {
+        self.regions.extend(regions_of(payload));
         let MemoryLimits { bytes, regions } = self.limits;
-        let (current, others) = (&self.regions, &self.unconfirmed);
-        let exceeds_tables =
-            current.len() + others.len() > regions.saturating_mul(MAX_TABLES.into());
-        if current.len() > regions || exceeds_tables {
+        if self.regions.len() > regions {
             return Err(LimitExceeded::Regions {
-                regions: current.len() + others.len(),
+                regions: self.regions.len(),
                 limit: regions,
             });
         }
-        let is_within = |total: Option<u64>, limit| total.is_some_and(|total| total <= limit);
-        let current = total(current);
-        let all = current
-            .zip(total(others))
-            .and_then(|(current, others)| current.checked_add(others));
-        if !is_within(current, bytes) || !is_within(all, bytes.saturating_mul(MAX_TABLES.into())) {
+        let mut total = Some(0_u64);
+        for region in &self.regions {
+            total = total.and_then(|total| total.checked_add(region.len));
+        }
+        if total.is_none_or(|total| total > bytes) {
             return Err(LimitExceeded::Bytes { limit: bytes });
         }
         Ok(())
     }
-}
-
-/// Bytes of all regions together; `None` if 64 bits cannot hold the sum.
-fn total(regions: &[Region]) -> Option<u64> {
-    let mut lengths = regions.iter().map(|region| region.len);
-    lengths.try_fold(0_u64, u64::checked_add)
 }
 
 /// The regions in a message's payload.
@@ -224,72 +178,36 @@ mod tests {
         MemoryCheck::new(MemoryLimits { bytes, regions })
     }
 
-    fn send(check: &mut MemoryCheck, request: u32, regions: &[(u64, u64)]) -> bool {
-        let checked = check.check(request, Acknowledged::No, &payload(regions));
-        checked.is_ok()
-    }
-
     #[test]
     fn a_table_replaces_the_one_before_and_further_regions_add_to_it() {
         let mut check = check(100, 3);
-        let table = [(0, 60), (60, 40)];
-        for _ in 0..10 {
-            assert!(send(&mut check, SET_MEM_TABLE, &table));
-        }
-        let refused = check.check(ADD_MEM_REG, Acknowledged::No, &payload(&[(100, 1)]));
-        assert_eq!(refused, Err(LimitExceeded::Bytes { limit: 100 }));
+        let table = payload(&[(0, 60), (60, 40)]);
+        assert_eq!(check.check(SET_MEM_TABLE, &table), Ok(()));
+        assert_eq!(check.check(SET_MEM_TABLE, &table), Ok(()));
+        let exceeded = Err(LimitExceeded::Bytes { limit: 100 });
+        assert_eq!(check.check(ADD_MEM_REG, &payload(&[(100, 1)])), exceeded);
     }
 
     #[test]
     fn a_region_that_is_removed_makes_room() {
         let mut check = check(100, 1);
-        assert!(send(&mut check, ADD_MEM_REG, &[(0, 60)]));
+        let region = payload(&[(0, 60)]);
+        assert_eq!(check.check(ADD_MEM_REG, &region), Ok(()));
         // Removes nothing, because there is no such region.
-        assert!(send(&mut check, REM_MEM_REG, &[(0, 61)]));
-        assert!(send(&mut check, REM_MEM_REG, &[(0, 60)]));
-        assert!(send(&mut check, ADD_MEM_REG, &[(0, 100)]));
+        assert_eq!(check.check(REM_MEM_REG, &payload(&[(0, 61)])), Ok(()));
+        assert_eq!(check.check(REM_MEM_REG, &region), Ok(()));
+        assert_eq!(check.check(ADD_MEM_REG, &payload(&[(0, 100)])), Ok(()));
         let (regions, limit) = (2, 1);
         assert_eq!(
-            check.check(ADD_MEM_REG, Acknowledged::No, &payload(&[(100, 0)])),
+            check.check(ADD_MEM_REG, &payload(&[(100, 0)])),
             Err(LimitExceeded::Regions { regions, limit })
         );
     }
 
     #[test]
-    fn memory_counts_until_it_is_confirmed_to_be_gone() {
-        for request in [SET_MEM_TABLE, REM_MEM_REG] {
-            let mut check = check(100, 10);
-            // Refused each time, so that the memory stays.
-            let sent = (0..10).take_while(|_| {
-                let removed = check.check(request, Acknowledged::Yes, &payload(&[(0, 100)]));
-                check.reply(request, &mut 1_u64.to_le_bytes());
-                removed.is_ok()
-                    && (request == SET_MEM_TABLE || send(&mut check, ADD_MEM_REG, &[(0, 100)]))
-            });
-            assert_eq!(sent.count(), 3);
-        }
-    }
-
-    #[test]
-    fn memory_that_is_confirmed_to_be_gone_does_not_count() {
-        let mut check = check(100, 10);
-        let table = payload(&[(0, 100)]);
-        for replies in [1, 2, 1, 2, 1, 2] {
-            for _ in 0..replies {
-                let taken = check.check(SET_MEM_TABLE, Acknowledged::Yes, &table);
-                assert_eq!(taken, Ok(()));
-            }
-            for _ in 0..replies {
-                check.reply(SET_MEM_TABLE, &mut 0_u64.to_le_bytes());
-            }
-            assert_eq!((check.regions.len(), check.unconfirmed.len()), (1, 0));
-        }
-    }
-
-    #[test]
     fn lengths_whose_sum_overflows_are_too_much() {
         let table = payload(&[(0, u64::MAX), (0, u64::MAX)]);
-        let refused = check(u64::MAX, 8).check(SET_MEM_TABLE, Acknowledged::No, &table);
+        let refused = check(u64::MAX, 8).check(SET_MEM_TABLE, &table);
         assert_eq!(refused, Err(LimitExceeded::Bytes { limit: u64::MAX }));
     }
 
@@ -297,10 +215,8 @@ mod tests {
     fn messages_without_regions_pass() {
         let mut check = check(0, 0);
         for request in 0..64 {
-            for payload in [&[][..], &[0xff; 39]] {
-                let passed = check.check(request, Acknowledged::No, payload);
-                assert_eq!(passed, Ok(()));
-            }
+            assert_eq!(check.check(request, &[]), Ok(()));
+            assert_eq!(check.check(request, &[0xff; 39]), Ok(()));
         }
     }
 
@@ -308,7 +224,7 @@ mod tests {
     fn the_frontend_learns_the_limit_of_regions() {
         for (limit, told) in [(8, 8), (1000, 509)] {
             let mut slots = 509_u64.to_le_bytes();
-            check(0, limit).reply(GET_MAX_MEM_SLOTS, &mut slots);
+            check(0, limit).limit_slots(GET_MAX_MEM_SLOTS, &mut slots);
             assert_eq!(u64::from_le_bytes(slots), told);
         }
     }

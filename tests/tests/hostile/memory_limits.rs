@@ -95,6 +95,31 @@ fn memory_that_may_be_replaced_is_not_counted_twice() -> Result<()> {
     fixture.survive(&[])
 }
 
+/// Else memory that a refused message takes away would still be mapped, and not counted.
+#[test]
+fn a_refused_message_ends_the_connection() -> Result<()> {
+    let arena = Arena::new(&[])?;
+    let memory = sparse(1 << 20)?;
+    let (len, beyond) = (1 << 20, u64::MAX - 4095);
+    for request in [message::SET_MEM_TABLE, message::REM_MEM_REG] {
+        let peer = frontend(&arena)?;
+        let table = memory_table(&[[0, len, 0, 0]]);
+        peer.tell(message::SET_MEM_TABLE, &table, &[memory.as_fd()])?;
+        let refused = match request {
+            // There is no such region.
+            message::REM_MEM_REG => peer.tell(request, &words(&[0, len, len, len, 0]), &[]),
+            // The region's user addresses overflow.
+            _ => {
+                let table = memory_table(&[[0, len, beyond, 0]]);
+                peer.tell(request, &table, &[memory.as_fd()])
+            }
+        };
+        ensure!(refused.is_err(), "message {request} is carried out");
+        peer.wait_for_hang_up()?;
+    }
+    arena.survive(&[])
+}
+
 #[test]
 fn terabytes_of_many_frontends_leave_other_guests_alone() -> Result<()> {
     let mut fixture = Fixture::new(&[])?;
