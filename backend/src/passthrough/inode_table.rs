@@ -194,17 +194,18 @@ impl InodeTable {
     /// descriptor, to tell whether both are the same inode.
     ///
     /// # Errors
-    /// ENOMEM if the guest's inodes take all the memory that they may; ENFILE if the table is full.
+    /// Those of `fingerprint`; ENOMEM if the guest's inodes take all the memory that they may; ENFILE
+    /// if the table is full.
     pub(super) fn insert(
         &self,
         identity: Identity,
         size: u64,
         descriptor: &Arc<Descriptor>,
-        fingerprint: impl Fn() -> InodeFingerprint,
+        fingerprint: impl Fn() -> io::Result<InodeFingerprint>,
     ) -> io::Result<(NodeId, IsNew)> {
         let mut known = match self.look_up(identity, size) {
             Found::Same(id) => return Ok((id, IsNew::No)),
-            Found::NeedsVerification => Some(fingerprint()),
+            Found::NeedsVerification => Some(fingerprint()?),
             Found::New => None,
         };
         loop {
@@ -212,7 +213,7 @@ impl InodeTable {
                 return inserted;
             }
             // Another thread inserted the inode and evicted its descriptor since the lookup.
-            known = Some(fingerprint());
+            known = Some(fingerprint()?);
         }
     }
 

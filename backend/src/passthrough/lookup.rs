@@ -64,7 +64,7 @@ impl PassthroughFs {
                 Found::NeedsVerification => {
                     may_be_known = true;
                     let dir = parent.as_fd();
-                    let fingerprint = self.share.fingerprint_at(mount, dir, name, &stat);
+                    let fingerprint = self.share.fingerprint_at(mount, dir, name, &stat)?;
                     self.state
                         .inodes
                         .verify(identity, stat.stx_size, &fingerprint)

@@ -48,18 +48,43 @@ impl OpenableHandle {
 
 impl MountHandles {
     /// The handle of `file`, if handles are known to work on its mount.
-    pub(super) fn handle_of(&self, file: BorrowedFd<'_>) -> Option<FileHandle> {
-        match self.state.load(Ordering::Acquire) {
-            WORKING => FileHandle::of(file).ok(),
-            _ => None,
-        }
+    ///
+    /// # Errors
+    /// Those of `name_to_handle_at(2)` that do not mean that the inode has no handle.
+    pub(super) fn handle_of(&self, file: BorrowedFd<'_>) -> io::Result<Option<FileHandle>> {
+        self.handle(|| FileHandle::of(file))
     }
 
     /// The handle of `name` in `dir`, if handles are known to work on this mount.
-    pub(super) fn handle_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<FileHandle> {
-        match self.state.load(Ordering::Acquire) {
-            WORKING => FileHandle::at(dir, name).ok(),
-            _ => None,
+    ///
+    /// # Errors
+    /// As for [`MountHandles::handle_of`]; ENOENT if there is no such name.
+    pub(super) fn handle_at(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> io::Result<Option<FileHandle>> {
+        self.handle(|| FileHandle::at(dir, name))
+    }
+
+    fn handle(
+        &self,
+        make: impl FnOnce() -> io::Result<FileHandle>,
+    ) -> io::Result<Option<FileHandle>> {
+        if self.state.load(Ordering::Acquire) != WORKING {
+            return Ok(None);
+        }
+        match make().map(Some) {
+            // Some inodes of a file system may have none.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EOPNOTSUPP | libc::EOVERFLOW)
+                ) =>
+            {
+                Ok(None)
+            }
+            result => result,
         }
     }
 
@@ -177,10 +202,10 @@ mod tests {
             eprintln!("SKIPPED: handles do not work here");
             return;
         };
-        assert_eq!(
-            handles.handle_of(path.as_fd()).as_ref(),
-            Some(handle.handle())
-        );
+        let found = handles.handle_of(path.as_fd()).expect("no error");
+        assert_eq!(found.as_ref(), Some(handle.handle()));
+        let missing = handles.handle_at(proc_self_fd.as_fd(), c"missing");
+        assert!(missing.is_err(), "an error is no inode without a handle");
         let mount = Arc::downgrade(&handle.mount);
         let second = handles
             .openable_handle(proc_self_fd.as_fd(), path.as_fd(), None)
@@ -218,6 +243,7 @@ mod tests {
                 .expect("no error")
                 .is_none()
         );
-        assert!(handles.handle_of(file.as_fd()).is_none());
+        let handle = handles.handle_of(file.as_fd()).expect("no error");
+        assert!(handle.is_none());
     }
 }

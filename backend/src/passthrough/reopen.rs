@@ -42,38 +42,40 @@ pub(super) enum NotReopenable {
 
 impl Share {
     /// The fingerprint of the inode that `file` refers to.
+    ///
+    /// # Errors
+    /// The file handle cannot be read.
     pub(super) fn fingerprint(
         &self,
         mount: MountIndex,
         file: BorrowedFd<'_>,
         stat: &Statx,
-    ) -> InodeFingerprint {
-        let mount = self
-            .uses_file_handles()
-            .then(|| self.mount(mount).ok())
-            .flatten();
-        InodeFingerprint {
-            handle: mount.and_then(|mount| mount.handles().handle_of(file)),
-            birth_time: birth_time(stat),
-        }
+    ) -> io::Result<InodeFingerprint> {
+        let handle = match self.uses_file_handles() {
+            true => self.mount(mount)?.handles().handle_of(file)?,
+            false => None,
+        };
+        let birth_time = birth_time(stat);
+        Ok(InodeFingerprint { handle, birth_time })
     }
 
     /// The fingerprint of the inode at `name` in `dir`, whose attributes are `stat`.
+    ///
+    /// # Errors
+    /// The file handle cannot be read; ENOENT if the name is gone.
     pub(super) fn fingerprint_at(
         &self,
         mount: MountIndex,
         dir: BorrowedFd<'_>,
         name: &CStr,
         stat: &Statx,
-    ) -> InodeFingerprint {
-        let mount = self
-            .uses_file_handles()
-            .then(|| self.mount(mount).ok())
-            .flatten();
-        InodeFingerprint {
-            handle: mount.and_then(|mount| mount.handles().handle_at(dir, name)),
-            birth_time: birth_time(stat),
-        }
+    ) -> io::Result<InodeFingerprint> {
+        let handle = match self.uses_file_handles() {
+            true => self.mount(mount)?.handles().handle_at(dir, name)?,
+            false => None,
+        };
+        let birth_time = birth_time(stat);
+        Ok(InodeFingerprint { handle, birth_time })
     }
 
     /// Whether these are the attributes of the inode.
