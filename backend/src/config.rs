@@ -280,7 +280,8 @@ mod tests {
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
              --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
-             --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog --socket-group=kvm",
+             --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
+             --socket-group=kvm",
         );
         assert_eq!(
             config.device,

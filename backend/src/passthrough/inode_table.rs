@@ -194,8 +194,8 @@ impl InodeTable {
     /// descriptor, to tell whether both are the same inode.
     ///
     /// # Errors
-    /// Those of `fingerprint`; ENOMEM if the guest's inodes take all the memory that they may; ENFILE
-    /// if the table is full.
+    /// Those of `fingerprint`; ENOMEM if the guest's inodes take all the memory that they may;
+    /// ENFILE if the table is full.
     pub(super) fn insert(
         &self,
         identity: Identity,

@@ -3,8 +3,8 @@
 //! `syncfs(2)` reports a writeback error once per open file description, if the error came after
 //! the open or was not reported to anyone before (`errseq_t`, `file_sample_sb_err`). A file opened
 //! for this request alone would miss an error that another guest or program has already seen. So a
-//! session opens a directory of each mount before it first writes there, and keeps it until the guest
-//! uses nothing there any more.
+//! session opens a directory of each mount before it first writes there, and keeps it until the
+//! guest uses nothing there any more.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -39,8 +39,8 @@ impl Superblock for PassthroughFs {
         })
     }
 
-    /// Writes the file system of a node to stable storage, and all mounts that the guest has written
-    /// to without knowing that they are mounts.
+    /// Writes the file system of a node to stable storage, and all mounts that the guest has
+    /// written to without knowing that they are mounts.
     ///
     /// # Errors
     /// The first error of opening a mount and of `syncfs(2)`, after all mounts were tried.
@@ -65,8 +65,8 @@ impl Superblock for PassthroughFs {
 }
 
 impl PassthroughFs {
-    /// Opens the mount of `node` for SYNCFS before the guest first opens a file on it for writing. If
-    /// this fails, the next SYNCFS tries again, and may miss an error.
+    /// Opens the mount of `node` for SYNCFS before the guest first opens a file on it for writing.
+    /// If this fails, the next SYNCFS tries again, and may miss an error.
     pub(super) fn prepare_syncfs(&self, node: &Node) {
         let directories = &self.state.syncfs_directories;
         let mount = node.identity.mount;

@@ -137,8 +137,7 @@ fn a_guest_that_looks_up_files_without_end_gets_enomem() -> Result<()> {
 
 /// An ordinary user may not open files by handle, so the daemon finds them by name.
 #[test]
-fn a_guest_of_an_ordinary_users_daemon_may_know_more_files_than_there_are_descriptors() -> Result<()>
-{
+fn an_ordinary_users_daemon_finds_more_files_than_it_has_descriptors() -> Result<()> {
     if !User::is_root() {
         return Ok(());
     }

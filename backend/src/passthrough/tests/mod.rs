@@ -15,6 +15,7 @@ mod no_open;
 mod read_write;
 mod readdir;
 mod remembered;
+mod set_id_bits;
 mod submounts;
 
 use std::ffi::{CStr, CString};
