@@ -98,11 +98,11 @@ fn memory_that_may_be_replaced_is_not_counted_twice() -> Result<()> {
 /// Else memory that a refused message takes away would still be mapped, and not counted.
 #[test]
 fn a_refused_message_ends_the_connection() -> Result<()> {
-    let arena = Arena::new(&[])?;
+    let fixture = Fixture::new(&[])?;
     let memory = sparse(1 << 20)?;
     let (len, beyond) = (1 << 20, u64::MAX - 4095);
     for request in [message::SET_MEM_TABLE, message::REM_MEM_REG] {
-        let peer = frontend(&arena)?;
+        let peer = frontend(&fixture)?;
         let table = memory_table(&[[0, len, 0, 0]]);
         peer.tell(message::SET_MEM_TABLE, &table, &[memory.as_fd()])?;
         let refused = match request {
@@ -117,7 +117,7 @@ fn a_refused_message_ends_the_connection() -> Result<()> {
         ensure!(refused.is_err(), "message {request} is carried out");
         peer.wait_for_hang_up()?;
     }
-    arena.survive(&[])
+    fixture.survive(&[])
 }
 
 #[test]
