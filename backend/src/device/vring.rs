@@ -349,12 +349,17 @@ impl VringT<Memory> for Vring {
     fn read_kick(&self) -> io::Result<bool> {
         let state = self.0.state.get_ref();
         let is_enabled = state.is_enabled();
-        let read = state.get_kick().as_ref().map_or(Ok(0), |kick| {
+        let read = state.get_kick().as_ref().map(|kick| {
             let _reading = self.0.reading_kick.enter();
             kick_fd::with(kick, read_kick)
         });
         drop(state);
-        match read {
+        match read.unwrap_or(Err(Errno::AGAIN)) {
+            // A descriptor at its end stays readable, and the thread would never sleep again.
+            Ok(0) => {
+                self.set_broken("the other end of its kick descriptor is closed");
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(is_enabled),
             Err(error) => {
                 self.set_broken(&format!("its kick descriptor cannot be read: {error}"));

@@ -47,6 +47,7 @@ pub struct Fixture {
     idle: Footprint,
     acceptor: u32,
     peak: PeakMemory,
+    max_virtual_kb: u64,
 }
 
 /// The resources of the daemon's acceptor, keepers and workers.
@@ -130,6 +131,7 @@ impl Fixture {
             neighbour: None,
             acceptor,
             peak: PeakMemory::watch(acceptor)?,
+            max_virtual_kb: MAX_VIRTUAL_KB,
         })
     }
 
@@ -205,6 +207,12 @@ impl Fixture {
         Ok(())
     }
 
+    /// Permits each process another peak of its address space, in bytes, for guests with much
+    /// memory.
+    pub const fn permit_address_space(&mut self, bytes: u64) {
+        self.max_virtual_kb = bytes / 1024;
+    }
+
     /// Connects a guest and mounts.
     ///
     /// # Errors
@@ -274,7 +282,7 @@ impl Fixture {
             "a process of the daemon used {resident} KiB"
         );
         ensure!(
-            virtual_size < MAX_VIRTUAL_KB,
+            virtual_size < self.max_virtual_kb,
             "a process of the daemon mapped {virtual_size} KiB"
         );
         let (status, log) = self.daemon.stop()?;

@@ -123,6 +123,7 @@ fn a_refused_message_ends_the_connection() -> Result<()> {
 #[test]
 fn terabytes_of_many_frontends_leave_other_guests_alone() -> Result<()> {
     let mut fixture = Fixture::new(&[])?;
+    fixture.permit_address_space(6 * TIB);
     let memory = sparse(5 * TIB)?;
     let mut peers = Vec::new();
     // More than one process could map.

@@ -3,13 +3,18 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::vhost_user::{Peer, VERSION, encode, message};
 use gangplank_tests::driver::{Driver, Setup};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::LIMIT;
+
+/// Limit of the acceptor's descriptors, of which each guest takes one. Its workers have the same
+/// limit, which suffices for one guest.
+const ACCEPTOR_DESCRIPTORS: u64 = 120;
 
 #[test]
 fn a_frontend_that_never_reads_its_answers_blocks_nobody_else() -> Result<()> {
@@ -60,11 +65,17 @@ fn connections_by_the_hundred_leave_nothing_behind() -> Result<()> {
 }
 
 #[test]
-fn a_guest_without_descriptors_left_is_not_served_and_the_next_is() -> Result<()> {
-    let fixture = Fixture::quiet(&["--rlimit-nofile=512"])?;
+fn guests_beyond_the_acceptors_descriptors_wait_and_the_others_are_served() -> Result<()> {
+    let mut fixture = Fixture::new(&[])?;
+    let limit = Rlimit {
+        current: Some(ACCEPTOR_DESCRIPTORS),
+        maximum: Some(ACCEPTOR_DESCRIPTORS),
+    };
+    let acceptor = Pid::from_raw(fixture.acceptor().try_into()?).context("a process id")?;
+    prlimit(Some(acceptor), Resource::Nofile, limit)?;
     let mut peers = Vec::new();
     let mut refused = 0;
-    for _ in 0..200 {
+    for _ in 0..ACCEPTOR_DESCRIPTORS {
         let Ok(peer) = Peer::connect(fixture.socket()) else {
             break;
         };
@@ -81,8 +92,12 @@ fn a_guest_without_descriptors_left_is_not_served_and_the_next_is() -> Result<()
     }
     ensure!(
         refused > 0,
-        "200 guests have found descriptors although 512 are the limit"
+        "{ACCEPTOR_DESCRIPTORS} guests have found as many descriptors"
     );
+    fixture.neighbour_goes_on()?;
+    for peer in &peers {
+        peer.ask_u64(message::GET_FEATURES)?;
+    }
     drop(peers);
     // The next guest is served.
     let deadline = std::time::Instant::now() + LIMIT;
@@ -98,5 +113,5 @@ fn a_guest_without_descriptors_left_is_not_served_and_the_next_is() -> Result<()
             ),
         }
     }
-    fixture.survive(&[])
+    fixture.survive(&["cannot accept"])
 }
