@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The forwarder passes on vhost-user messages, a few dozen when a guest starts, and corrects
-//! [`super::quirks`]. Requests and file data go through the rings.
+//! `super::quirks`. Requests and file data go through the rings.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
