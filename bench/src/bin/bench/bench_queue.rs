@@ -4,9 +4,9 @@
 //! The ring of `gangplank-driver` would slow what is measured. Its `publish` ends with a full
 //! memory fence and a look at the daemon's event index for each chain, where [`BenchQueue::kick`]
 //! does both once for all chains since the last kick, as Linux does. Its memory is an allocator of
-//! whole pages behind a lock, and its public interface ([`gangplank_driver::Session`]) adds a lock,
-//! a slot and a wake-up to each request. The reference workload `virtio-fs` of `--rhostfs` measures
-//! that driver.
+//! whole pages behind a lock, and its public interface ([`gangplank_driver::FuseSession`]) adds a
+//! lock, a slot and a wake-up to each request. The reference workload `virtio-fs` of `--rhostfs`
+//! measures that driver.
 
 use std::sync::atomic::{Ordering, fence};
 
