@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserBackend;
@@ -140,7 +141,7 @@ impl VhostUserBackend for FsBackend {
     }
 
     fn set_backend_req_fd(&self, frontend: Backend) {
-        *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = Some(frontend);
+        *self.frontend.lock() = Some(frontend);
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {
@@ -165,10 +166,7 @@ impl VhostUserBackend for FsBackend {
             known.get_or_init(|| ring.clone());
         }
         // Only the ring's own thread locks its worker, so it never waits here.
-        worker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .serve(ring);
+        worker.lock().serve(ring);
         Ok(())
     }
 }

@@ -3,8 +3,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
@@ -45,10 +45,7 @@ impl ExitEvents {
     /// Only for `VhostUserBackend::exit_event`: this type closes the consumer's descriptor.
     pub(super) fn take(&self, thread: usize) -> Option<(EventConsumer, EventNotifier)> {
         let consumer = self.events.get(thread)?.as_raw_fd();
-        let mut notifiers = self
-            .notifiers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut notifiers = self.notifiers.lock();
         let notifier = notifiers.get_mut(thread)?.take()?.into_raw_fd();
         // SAFETY: the descriptor is open until `self` drops, and vhost-user-backend turns the
         // consumer into a number again instead of closing it.

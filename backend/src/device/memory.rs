@@ -2,9 +2,10 @@
 
 use std::io;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
+use parking_lot::RwLock;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use super::memory_limits::MemoryLimits;
@@ -60,7 +61,7 @@ impl MemoryCell {
 
     /// The current memory. A request in flight keeps it alive.
     pub(super) fn current(&self) -> Arc<GuardedMemory> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read())
     }
 
     /// Checks and guards `mmap`, and makes it the current memory.
@@ -94,7 +95,7 @@ impl MemoryCell {
             _share: Some(share),
             mmap,
         });
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = memory;
+        *self.current.write() = memory;
         Ok(())
     }
 }

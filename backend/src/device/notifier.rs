@@ -8,9 +8,9 @@
 use std::fs::File;
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use gangplank_service::rate_limited;
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -54,13 +54,13 @@ impl Notifier {
             write_mode: write_mode(&file),
             file,
         });
-        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        *self.target.lock() = target;
     }
 
     /// Signals once, if there is a descriptor. Waits while an eventfd has no room, until
     /// [`Notifier::end`].
     pub(super) fn signal(&self) {
-        let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut target = self.target.lock();
         let Some(target) = &mut *target else { return };
         let _writing = self.writing.enter();
         loop {
@@ -174,7 +174,7 @@ mod tests {
             let before = flags(&far);
             let notifier = notifier(far.try_clone().expect("cloned"));
             for mode in [WriteMode::NoWait, WriteMode::PollFirst] {
-                if let Some(target) = &mut *notifier.target.lock().expect("no panic before") {
+                if let Some(target) = &mut *notifier.target.lock() {
                     assert_ne!(target.write_mode, WriteMode::Plain);
                     target.write_mode = mode;
                 }

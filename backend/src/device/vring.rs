@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard as StdMutexGuard};
 
 use gangplank_service::rate_limited;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::PollFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
@@ -210,31 +211,23 @@ impl Vring {
                 in_flight = self.in_flight();
                 continue;
             }
-            in_flight = self
-                .0
-                .drained
-                .wait_timeout(in_flight, DRAIN_RECHECK)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.0.drained.wait_for(&mut in_flight, DRAIN_RECHECK);
         }
         in_flight.drainers -= 1;
     }
 
     fn in_flight(&self) -> MutexGuard<'_, InFlight> {
         // No thread leaves the fields inconsistent when it panics.
-        self.0
-            .in_flight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.in_flight.lock()
     }
 }
 
 impl<'a> VringStateGuard<'a, Memory> for Vring {
-    type G = MutexGuard<'a, VringState<Memory>>;
+    type G = StdMutexGuard<'a, VringState<Memory>>;
 }
 
 impl<'a> VringStateMutGuard<'a, Memory> for Vring {
-    type G = MutexGuard<'a, VringState<Memory>>;
+    type G = StdMutexGuard<'a, VringState<Memory>>;
 }
 
 /// The interface to vhost-user-backend. Its own ring does everything but stopping, descriptors and
@@ -253,11 +246,11 @@ impl VringT<Memory> for Vring {
         })))
     }
 
-    fn get_ref(&self) -> MutexGuard<'_, VringState<Memory>> {
+    fn get_ref(&self) -> StdMutexGuard<'_, VringState<Memory>> {
         self.0.state.get_ref()
     }
 
-    fn get_mut(&self) -> MutexGuard<'_, VringState<Memory>> {
+    fn get_mut(&self) -> StdMutexGuard<'_, VringState<Memory>> {
         self.0.state.get_mut()
     }
 

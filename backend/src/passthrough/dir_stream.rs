@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::mounts::MountIndex;
 use crate::sys::file;
@@ -90,7 +92,7 @@ impl DirStream {
         cookie: u64,
         mut emit: impl FnMut(HostDirent<'_>) -> Emit,
     ) -> io::Result<()> {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.progress.lock();
         let progress = &mut *progress;
         if progress.cookie != cookie {
             progress.pending = None;

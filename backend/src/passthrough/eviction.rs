@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use gangplank_service::rate_limited;
@@ -154,10 +153,7 @@ impl PassthroughFs {
     /// because the guest must not be able to make the daemon scan all the time.
     fn evict_inodes(&self) {
         let recently = |last: &Instant| last.elapsed() < EVICTION_BACKOFF;
-        let last_failed = || {
-            let last = self.state.last_failed_eviction.lock();
-            last.unwrap_or_else(PoisonError::into_inner)
-        };
+        let last_failed = || self.state.last_failed_eviction.lock();
         if !self.share.may_evict() || last_failed().as_ref().is_some_and(recently) {
             return;
         }

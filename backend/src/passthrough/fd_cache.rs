@@ -9,13 +9,14 @@
 //! forgetting an inode removes its descriptors.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, mem, thread};
 
 use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Descriptor;
 
@@ -176,7 +177,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The state of one guest's session.
 
-use std::sync::Mutex;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::ctime_stability::CtimeStability;
 use super::dir_stream::PendingCount;

@@ -7,15 +7,16 @@
 //! Locks: each shard has its own lock. A thread holds at most one shard lock at a time and makes no
 //! system call while it holds a write lock.
 
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::{fmt, io};
 
 use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
 use hashbrown::DefaultHashBuilder;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::budget::Descriptor;
 use super::errno::stale;
@@ -423,20 +424,14 @@ impl InodeTable {
         (hash, usize::try_from(hash >> 48).unwrap_or(0) % SHARDS)
     }
 
-    // A panic cannot leave a shard half changed, because each change is a single step; so poisoning
-    // is ignored.
     /// Locks a shard for reading.
     pub(super) fn read(&self, shard_index: usize) -> RwLockReadGuard<'_, Shard> {
-        self.shards[shard_index % SHARDS]
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard_index % SHARDS].read()
     }
 
     /// Locks a shard for writing.
     pub(super) fn write(&self, shard_index: usize) -> RwLockWriteGuard<'_, Shard> {
-        self.shards[shard_index % SHARDS]
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard_index % SHARDS].write()
     }
 }
 

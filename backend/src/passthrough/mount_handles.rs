@@ -7,7 +7,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use crate::sys::file;
 use crate::sys::file_handle::FileHandle;
@@ -128,7 +130,7 @@ impl MountHandles {
         proc_self_fd: BorrowedFd<'_>,
         source: Option<BorrowedFd<'_>>,
     ) -> io::Result<Option<Arc<OwnedFd>>> {
-        let lock = || self.mount.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.mount.lock();
         let found = lock().upgrade();
         let (None, Some(source)) = (&found, source) else {
             return Ok(found);

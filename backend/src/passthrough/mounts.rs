@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use super::file_type::FileType;
 use super::mount_handles::MountHandles;
@@ -124,7 +126,7 @@ impl Mounts {
     /// The mount that `stat` comes from, if it is known. `guess` is tried first.
     pub(super) fn find(&self, stat: &Statx, guess: MountIndex) -> Option<MountIndex> {
         let key = key_of(stat);
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         match table.list.get(guess.0 as usize) {
             Some((guessed, _)) if *guessed == key => Some(guess),
             _ => table.index.get(&key).copied(),
@@ -140,16 +142,11 @@ impl Mounts {
             return Ok(mount);
         }
         let key = key_of(stat);
-        let count = self
-            .table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .list
-            .len();
+        let count = self.table.read().list.len();
         let number =
             u32::try_from(count).map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?;
         let mount = Arc::new(Mount::new(MountIndex(number), file));
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         if let Some(index) = table.index.get(&key).copied() {
             return self.mount_at(&table, index);
         }
@@ -175,7 +172,7 @@ impl Mounts {
 
     /// The mount at an index.
     pub(super) fn get(&self, index: MountIndex) -> Option<Arc<Mount>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         table
             .list
             .get(index.0 as usize)

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use gangplank_fuse::{Handle, NodeId};
+use parking_lot::RwLock;
 
 use super::budget::Descriptor;
 use super::dir_stream::DirStream;
@@ -104,11 +105,7 @@ impl OpenFiles {
     /// ENFILE if the table is full.
     pub(super) fn insert(&self, file: OpenFile) -> io::Result<Handle> {
         let file = Arc::new(file);
-        let key = self
-            .table
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(file)?;
+        let key = self.table.write().insert(file)?;
         Ok(Handle::new(key.raw()))
     }
 
@@ -117,7 +114,7 @@ impl OpenFiles {
     /// # Errors
     /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn get(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         let file = Key::from_raw(handle.get()).and_then(|key| table.get(key));
         file.filter(|file| file.node == node)
             .cloned()
@@ -130,7 +127,7 @@ impl OpenFiles {
     /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn remove(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
         let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         if table.get(key).is_none_or(|file| file.node != node) {
             return Err(bad_handle());
         }
@@ -139,7 +136,7 @@ impl OpenFiles {
 
     /// A descriptor of any open file on a node. Scans the whole table.
     pub(super) fn any_of(&self, node: NodeId) -> Option<Arc<Descriptor>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.read();
         let mut files = table.iter_from(0).map(|(_, file)| file);
         let file = files.find(|file| file.node == node)?;
         Some(Arc::clone(&file.descriptor))
@@ -147,16 +144,13 @@ impl OpenFiles {
 
     /// Closes all files.
     pub(super) fn clear(&self) {
-        let old = std::mem::take(&mut *self.table.write().unwrap_or_else(PoisonError::into_inner));
+        let old = std::mem::take(&mut *self.table.write());
         // Without the lock, because close may block.
         drop(old);
     }
 
     /// Number of open files.
     pub(super) fn len(&self) -> usize {
-        self.table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.table.read().len()
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use gangplank_fuse::NodeId;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Descriptor;
 use crate::sys::file_lock::{self, LockKind, RangeLock};
@@ -62,9 +63,7 @@ impl PosixLocks {
 
     /// Locks the table.
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Arc<Descriptor>>> {
-        self.lock_files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.lock_files.lock()
     }
 }
 
@@ -77,10 +76,10 @@ mod tests {
         let locks = PosixLocks::default();
         let mut was_free = true;
         locks.release_with_last(NodeId::new(99), || {
-            was_free = locks.lock_files.try_lock().is_ok();
+            was_free = locks.lock_files.try_lock().is_some();
             0
         });
         assert!(!was_free);
-        assert!(locks.lock_files.try_lock().is_ok());
+        assert!(locks.lock_files.try_lock().is_some());
     }
 }

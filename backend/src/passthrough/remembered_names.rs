@@ -13,7 +13,9 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::inode_memory::InodeMemory;
 use super::inode_ref::BirthTime;
@@ -159,7 +161,7 @@ impl RememberedDirs {
 
     // Under this lock no directory is dropped, and nothing else is locked.
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

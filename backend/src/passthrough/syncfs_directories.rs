@@ -1,10 +1,11 @@
 //! The directories that a session keeps open for SYNCFS, one for each mount that it writes to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangplank_fuse::NodeId;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Descriptor;
 use super::mounts::MountIndex;
@@ -138,6 +139,6 @@ impl SyncfsDirectories {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<MountIndex, SyncfsMount>> {
-        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mounts.lock()
     }
 }

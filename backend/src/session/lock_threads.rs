@@ -10,9 +10,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Session;
 use super::file_system::FileSystem;
@@ -162,6 +164,6 @@ impl<F: FileSystem> Shared<F> {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No thread leaves the fields inconsistent when it panics.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

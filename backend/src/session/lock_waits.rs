@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gangplank_fuse::{LkIn, NodeId, Unique};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::file_system::{FileSystem, LockWait};
 use super::is_would_block;
@@ -94,11 +95,9 @@ impl LockWaits {
 
     /// Waits for `limit`, or until a request is interrupted.
     pub(super) fn wait_for_interrupt(&self, limit: Duration) {
-        let mut state = self
-            .interrupted
-            .wait_timeout_while(self.lock(), limit, |state| !state.has_interrupts)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
+        let mut state = self.lock();
+        let is_quiet = |state: &mut State| !state.has_interrupts;
+        self.interrupted.wait_while_for(&mut state, is_quiet, limit);
         state.has_interrupts = false;
     }
 
@@ -139,7 +138,7 @@ impl LockWaits {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No thread leaves the map half changed when it panics.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

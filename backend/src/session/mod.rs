@@ -17,10 +17,10 @@ mod reply;
 mod tests;
 
 use std::io;
-use std::sync::{PoisonError, RwLock};
 
 use gangplank_fuse::{Dialect, InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
 use gangplank_service::rate_limited;
+use parking_lot::RwLock;
 
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use lock_waits::LockRequest;
@@ -81,7 +81,7 @@ impl<F: FileSystem> Session<F> {
             }
         };
         let (unique, node) = (header.unique(), header.node());
-        let dialect = *self.dialect.read().unwrap_or_else(PoisonError::into_inner);
+        let dialect = *self.dialect.read();
         let decoded = Operation::decode(&header, &scratch.input, dialect.unwrap_or_default());
         let decoded = match decoded {
             Ok(decoded) => decoded,
@@ -140,11 +140,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Ends the session: fails all waits for locks, and frees everything the guest holds.
     pub fn end(&self) {
-        let ended = self
-            .dialect
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let ended = self.dialect.write().take();
         self.lock_waits.interrupt_all();
         if ended.is_some() {
             self.file_system.destroy();
@@ -177,7 +173,7 @@ impl<F: FileSystem> Session<F> {
         self.end();
         let wanted = self.file_system.init(offer.features());
         let reply = negotiation::accept(offer, wanted);
-        *self.dialect.write().unwrap_or_else(PoisonError::into_inner) = Some(reply.dialect(offer));
+        *self.dialect.write() = Some(reply.dialect(offer));
         Ok(reply)
     }
 

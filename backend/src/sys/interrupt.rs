@@ -2,10 +2,11 @@
 #![allow(unsafe_code)] // installs a signal handler and sends a signal to one thread
 
 use std::io;
+use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::process::getpid;
 use rustix::thread::gettid;
 
@@ -49,11 +50,7 @@ impl Interruption {
         while let Some(thread) = state.thread {
             // The thread is alive, because it cannot leave `run` without the lock held here.
             send_wake_signal(thread);
-            state = self
-                .left
-                .wait_timeout(state, RETRY)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.left.wait_for(&mut state, RETRY);
         }
     }
 
@@ -89,8 +86,8 @@ impl Interruption {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each of the two plain fields is valid whenever the lock is free, so poisoning is ignored.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        // Each of the two plain fields is valid whenever the lock is free, whatever panicked.
+        self.state.lock()
     }
 }
 

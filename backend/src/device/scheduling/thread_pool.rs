@@ -1,12 +1,13 @@
 //! A fixed number of threads that run requests from one queue.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use gangplank_service::rate_limited;
+use parking_lot::Mutex;
 
 use super::run::run_to_end;
 use crate::device::request::{Handler, Request};
@@ -98,10 +99,7 @@ fn run_queued(
     stopping: &AtomicBool,
 ) {
     loop {
-        let next = requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recv();
+        let next = requests.lock().recv();
         let Ok(request) = next else { return };
         if stopping.load(Ordering::Relaxed) {
             request.discard();
