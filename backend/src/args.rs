@@ -409,7 +409,7 @@ mod tests {
             ("--queue-size=1", "power of two from 2 to 32768"),
             ("--num-request-queues=0", "1..=63"),
             ("--num-request-queues=64", "1..=63"),
-            ("--max-inode-memory=lots", "such as 4096, 512M or 2G"),
+            ("--max-inode-memory=lots", "such as 8T, 512G"),
             ("--timeout=-1", "expected seconds"),
             ("--timeout=soon", "expected seconds"),
             ("--negative-timeout=inf", "expected seconds"),

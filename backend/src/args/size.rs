@@ -1,6 +1,7 @@
 //! Sizes in bytes on the command line.
 
-/// Parses a number of bytes, at least 1, with an optional suffix: K, M, G or T, each 1024 times the one before.
+/// Parses a number of bytes, at least 1, with an optional suffix: K, M, G or T, each 1024 times the
+/// one before.
 ///
 /// # Errors
 /// What is expected, for the operator.
