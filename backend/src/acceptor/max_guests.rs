@@ -26,8 +26,8 @@ pub struct HostLimits {
 }
 
 impl HostLimits {
-    /// The smallest limits of the host, the control group and the user. Must be called while `/proc`
-    /// and `/sys` are in reach.
+    /// The smallest limits of the host, the control group and the user. Must be called while
+    /// `/proc` and `/sys` are in reach.
     #[must_use]
     pub fn read() -> Self {
         let mem_total = fs::read_to_string("/proc/meminfo").ok();

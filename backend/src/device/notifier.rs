@@ -1,9 +1,9 @@
 //! A descriptor of the frontend that the device signals through: a ring's call or error descriptor.
 //!
 //! Its status flags belong to the frontend as well: with O_NONBLOCK set by the device, a driver
-//! that sleeps in read(2) on its call eventfd would fail with EAGAIN. So the flags stay as they are,
-//! and a descriptor without room blocks the thread that signals. That is a thread of the guest's
-//! own worker process. Once the connection ends, no signal waits for room any more.
+//! that sleeps in read(2) on its call eventfd would fail with EAGAIN. So the flags stay as they
+//! are, and a descriptor without room blocks the thread that signals. That is a thread of the
+//! guest's own worker process. Once the connection ends, no signal waits for room any more.
 
 use std::fs::File;
 use std::io::IoSlice;

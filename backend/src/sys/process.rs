@@ -53,9 +53,9 @@ pub fn fork() -> io::Result<Forked> {
 /// Those of clone(2).
 pub fn clone_sharing_descriptors() -> io::Result<Forked> {
     let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
-    // SAFETY: without CLONE_VM the copy has memory of its own, and with a null stack it goes on with
-    // its copy of the caller's, as after fork. The process has a single thread by this function's
-    // contract.
+    // SAFETY: without CLONE_VM the copy has memory of its own, and with a null stack it goes on
+    // with its copy of the caller's, as after fork. The process has a single thread by this
+    // function's contract.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match i32::try_from(pid).ok().and_then(Pid::from_raw) {
         None => Ok(Forked::Child),

@@ -1,4 +1,5 @@
-//! Any number of requests may wait for locks (`--locks=host`): the guest's threads are limited, its patience is not.
+//! Any number of requests may wait for locks (`--locks=host`): the guest's threads are limited, its
+//! patience is not.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -199,7 +200,8 @@ fn a_guest_with_a_thousand_waits_may_go_and_takes_no_lock() -> Result<()> {
     fixture.survive(&[])
 }
 
-/// All threads wait for one lock, and a request beyond them for another: it must not wait for theirs.
+/// All threads wait for one lock, and a request beyond them for another: it must not wait for
+/// theirs.
 #[test]
 fn a_request_without_a_thread_gets_its_lock() -> Result<()> {
     // One thread that waits, and one for the requests beyond it.

@@ -1,4 +1,5 @@
-//! A frontend has no more memory mapped than the operator permits, and what it has mapped is no other guest's concern.
+//! A frontend has no more memory mapped than the operator permits, and what it has mapped is no
+//! other guest's concern.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -1,5 +1,5 @@
-//! The descriptors that a frontend shares with the daemon stay as they are, and one that is full blocks nobody but the
-//! guest that it belongs to.
+//! The descriptors that a frontend shares with the daemon stay as they are, and one that is full
+//! blocks nobody but the guest that it belongs to.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
@@ -14,7 +14,8 @@ use gangplank_tests::driver::{Driver, Setup, Ticket};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-/// How long the daemon may take to end with a guest that blocks it: less than it waits for requests in flight.
+/// How long the daemon may take to end with a guest that blocks it: less than it waits for requests
+/// in flight.
 const ENDING: Duration = Duration::from_secs(5);
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {

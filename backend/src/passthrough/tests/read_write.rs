@@ -373,8 +373,8 @@ fn the_known_size_follows_attributes_and_writes() {
     assert_eq!(known(), None);
 }
 
-/// Attributes that were read before a write of another thread do not make the guest's size too small
-/// after it: a read error at the old end would be taken for the end of the file.
+/// Attributes that were read before a write of another thread do not make the guest's size too
+/// small after it: a read error at the old end would be taken for the end of the file.
 #[test]
 fn attributes_that_race_with_a_write_never_lower_the_known_size() {
     let guest = Guest::new();

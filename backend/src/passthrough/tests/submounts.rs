@@ -110,8 +110,8 @@ fn a_mount_is_let_go_with_the_guests_last_inode_of_it() {
     }
 }
 
-/// What a guest has written to a mount that it does not know of is synced with the share, also after
-/// the guest has forgotten the mount.
+/// What a guest has written to a mount that it does not know of is synced with the share, also
+/// after the guest has forgotten the mount.
 #[test]
 fn an_unannounced_mount_that_was_written_to_stays_for_syncfs() {
     let Some(mounted) = Mounted::new(

@@ -200,8 +200,8 @@ pub(super) fn check_expected(
 /// Whether the guest's lines are the expected ones, except that one fsync repeats the error of the
 /// fsync before it.
 ///
-/// The guest's kernel writes pages back when it likes. If it does so at the moment of an fsync, both
-/// the writeback and the fsync record the error, and the next fsync tells the second record.
+/// The guest's kernel writes pages back when it likes. If it does so at the moment of an fsync,
+/// both the writeback and the fsync record the error, and the next fsync tells the second record.
 fn tells_once_more(guest: &[String], expected: &[String]) -> bool {
     let (guest, expected) = (unfolded(guest), unfolded(expected));
     let mut repeated = 0;
