@@ -15,14 +15,14 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 /// A daemon with further `arguments`, a guest, and a neighbour that works all the time.
-struct Scene {
+struct LimitedGuest {
     guest: Driver,
     neighbour: Neighbour,
     daemon: Daemon,
     share: TempDir,
 }
 
-impl Scene {
+impl LimitedGuest {
     fn new(arguments: &[&str]) -> Result<Self> {
         Self::run_by(None, arguments)
     }
@@ -65,7 +65,7 @@ impl Scene {
 
 #[test]
 fn a_guest_that_removes_files_and_forgets_none_keeps_no_descriptors() -> Result<()> {
-    let mut scene = Scene::new(&["--rlimit-nofile=512"])?;
+    let mut limited = LimitedGuest::new(&["--rlimit-nofile=512"])?;
     for n in 0..3000 {
         let name = CString::new(format!("file{n}"))?;
         let mknod = Operation::Mknod {
@@ -75,23 +75,23 @@ fn a_guest_that_removes_files_and_forgets_none_keeps_no_descriptors() -> Result<
             },
             name: &name,
         };
-        let made = scene.guest.call(NodeId::ROOT, mknod, &[], 4096);
+        let made = limited.guest.call(NodeId::ROOT, mknod, &[], 4096);
         made.with_context(|| format!("file {n}"))?;
-        scene.guest.unlink(NodeId::ROOT, &name)?;
+        limited.guest.unlink(NodeId::ROOT, &name)?;
     }
-    scene.end()
+    limited.end()
 }
 
 #[test]
 fn a_guest_that_opens_files_without_end_gets_enfile_and_can_look_up_others() -> Result<()> {
-    let mut scene = Scene::new(&["--rlimit-nofile=512"])?;
+    let mut limited = LimitedGuest::new(&["--rlimit-nofile=512"])?;
     for n in 0..1000 {
-        File::create(scene.share.path().join(format!("file{n}")))?;
+        File::create(limited.share.path().join(format!("file{n}")))?;
     }
-    let file = NodeId::new(scene.guest.lookup(NodeId::ROOT, c"file0")?.nodeid);
+    let file = NodeId::new(limited.guest.lookup(NodeId::ROOT, c"file0")?.nodeid);
     let mut opened = 0;
     let refused = loop {
-        match scene.guest.open(file, OFlags::RDONLY) {
+        match limited.guest.open(file, OFlags::RDONLY) {
             Ok(_) => opened += 1,
             Err(error) => break error.errno(),
         }
@@ -101,38 +101,38 @@ fn a_guest_that_opens_files_without_end_gets_enfile_and_can_look_up_others() -> 
     ensure!(opened > 128, "only {opened} files could be opened");
     for n in 0..1000 {
         let name = CString::new(format!("file{n}"))?;
-        scene.guest.lookup(NodeId::ROOT, &name)?;
+        limited.guest.lookup(NodeId::ROOT, &name)?;
     }
-    scene.log_has("raise --rlimit-nofile")?;
-    scene.end()
+    limited.log_has("raise --rlimit-nofile")?;
+    limited.end()
 }
 
 #[test]
 fn a_guest_that_looks_up_files_without_end_gets_enomem() -> Result<()> {
-    let mut scene = Scene::new(&["--max-inode-memory=256K"])?;
+    let mut limited = LimitedGuest::new(&["--max-inode-memory=256K"])?;
     for n in 0..4000 {
-        File::create(scene.share.path().join(format!("file{n}")))?;
+        File::create(limited.share.path().join(format!("file{n}")))?;
     }
     let mut found = Vec::new();
     let refused = loop {
         let name = CString::new(format!("file{}", found.len()))?;
-        match scene.guest.lookup(NodeId::ROOT, &name) {
+        match limited.guest.lookup(NodeId::ROOT, &name) {
             Ok(entry) => found.push(NodeId::new(entry.nodeid)),
             Err(error) => break error.errno(),
         }
     };
     ensure!(refused == Some(Errno::NOMEM), "{refused:?}");
     ensure!(found.len() > 1000, "only {} files were found", found.len());
-    if scene.guest.mkdir(NodeId::ROOT, c"new").is_ok() {
+    if limited.guest.mkdir(NodeId::ROOT, c"new").is_ok() {
         bail!("a directory was made that the guest may not know");
     }
-    ensure!(fs::symlink_metadata(scene.share.path().join("new")).is_err());
-    scene.log_has("raise --max-inode-memory")?;
+    ensure!(fs::symlink_metadata(limited.share.path().join("new")).is_err());
+    limited.log_has("raise --max-inode-memory")?;
     for node in found.iter().take(100) {
-        scene.guest.forget(*node, 1)?;
+        limited.guest.forget(*node, 1)?;
     }
-    scene.guest.mkdir(NodeId::ROOT, c"new")?;
-    scene.end()
+    limited.guest.mkdir(NodeId::ROOT, c"new")?;
+    limited.end()
 }
 
 /// An ordinary user may not open files by handle, so the daemon finds them by name.
@@ -141,29 +141,29 @@ fn an_ordinary_users_daemon_finds_more_files_than_it_has_descriptors() -> Result
     if !User::is_root() {
         return Ok(());
     }
-    let mut scene = Scene::run_by(Some(User::NOBODY), &["--rlimit-nofile=512"])?;
-    let dir = scene.share.path().join("a/b/c");
+    let mut limited = LimitedGuest::run_by(Some(User::NOBODY), &["--rlimit-nofile=512"])?;
+    let dir = limited.share.path().join("a/b/c");
     fs::create_dir_all(&dir)?;
     let mut parent = NodeId::ROOT;
     for name in [c"a", c"b", c"c"] {
-        parent = NodeId::new(scene.guest.lookup(parent, name)?.nodeid);
+        parent = NodeId::new(limited.guest.lookup(parent, name)?.nodeid);
     }
     let mut found = Vec::new();
     for n in 0..3000 {
         fs::write(dir.join(format!("file{n}")), vec![0; n])?;
         let name = CString::new(format!("file{n}"))?;
-        let entry = scene.guest.lookup(parent, &name)?;
+        let entry = limited.guest.lookup(parent, &name)?;
         found.push(NodeId::new(entry.nodeid));
     }
     fs::rename(
-        scene.share.path().join("a"),
-        scene.share.path().join("renamed"),
+        limited.share.path().join("a"),
+        limited.share.path().join("renamed"),
     )?;
-    scene.guest.lookup(NodeId::ROOT, c"renamed")?;
-    scene.guest.getattr(parent, None)?;
+    limited.guest.lookup(NodeId::ROOT, c"renamed")?;
+    limited.guest.getattr(parent, None)?;
     for (n, node) in found.iter().enumerate() {
-        let size = scene.guest.getattr(*node, None)?.attr.size;
+        let size = limited.guest.getattr(*node, None)?.attr.size;
         ensure!(usize::try_from(size)? == n, "file{n} has {size} bytes");
     }
-    scene.end()
+    limited.end()
 }
