@@ -1,6 +1,7 @@
 /*
- * Bao's configuration for one file system between two Linux VMs on QEMU's aarch64 "virt" machine, for bao-hypervisor's branch
- * of May to August 2024, with its older names. Goes with linux-backend-a.dts, linux-frontend.dts and config-fs.yaml.
+ * Bao's configuration for one file system between two Linux VMs on QEMU's aarch64 "virt" machine,
+ * for bao-hypervisor's branch of May to August 2024, with its older names. It belongs to
+ * linux-backend-a.dts, linux-frontend.dts and config-fs.yaml.
  */
 #include <config.h>
 
@@ -30,7 +31,7 @@ struct config config = {
             .platform = {
                 .cpu_num = 1,
 
-                /* Where it believes to be: QEMU's virtio devices know no other addresses. */
+                /* At the VM's own addresses: QEMU's virtio devices know no others. */
                 .region_num = 1,
                 .regions = (struct vm_mem_region[]) {
                     {
@@ -43,7 +44,10 @@ struct config config = {
 
                 .remote_io_dev_num = 1,
                 .remote_io_pooling = false,
-                /* The place in this list is the id that the device model's YAML gives; id only pairs the two sides. */
+                /*
+                 * The position in this list is the id in the device model's YAML. id only
+                 * pairs the two sides.
+                 */
                 .remote_io_devs = (struct remote_io_dev[]) {
                     {
                         .id = 0,
@@ -85,7 +89,10 @@ struct config config = {
             .platform = {
                 .cpu_num = 1,
 
-                /* Above the backend VM, so that both fit into 4 GiB whatever Bao and its images take below. */
+                /*
+                 * Above the backend VM, so that both fit into 4 GiB, whatever Bao and its images
+                 * take below.
+                 */
                 .region_num = 1,
                 .regions = (struct vm_mem_region[]) {
                     {

@@ -1,6 +1,7 @@
 /*
- * Bao's configuration for the two file systems of config-fs-full.yaml between two Linux VMs on QEMU's aarch64 "virt" machine:
- * bao-hypervisor as of October 2024 and later. Goes with linux-backend-full.dts and linux-frontend-full.dts.
+ * Bao's configuration for the two file systems of config-fs-full.yaml between two Linux VMs on
+ * QEMU's aarch64 "virt" machine, for bao-hypervisor since October 2024. It belongs to
+ * linux-backend-full.dts and linux-frontend-full.dts.
  */
 #include <config.h>
 
@@ -31,7 +32,7 @@ struct config config = {
             .platform = {
                 .cpu_num = 1,
 
-                /* Where it believes to be: QEMU's virtio devices know no other addresses. */
+                /* At the VM's own addresses: QEMU's virtio devices know no others. */
                 .region_num = 1,
                 .regions = (struct vm_mem_region[]) {
                     {
@@ -43,7 +44,10 @@ struct config config = {
                 },
 
                 .remio_dev_num = 2,
-                /* The place in this list is the id that the device model's YAML gives; bind_key only pairs the two sides. */
+                /*
+                 * The position in this list is the id in the device model's YAML. bind_key only
+                 * pairs the two sides.
+                 */
                 .remio_devs = (struct remio_dev[]) {
                     {
                         .bind_key = 0,
@@ -91,7 +95,10 @@ struct config config = {
             .platform = {
                 .cpu_num = 1,
 
-                /* Above the backend VM, so that both fit into 4 GiB whatever Bao and its images take below. */
+                /*
+                 * Above the backend VM, so that both fit into 4 GiB, whatever Bao and its images
+                 * take below.
+                 */
                 .region_num = 1,
                 .regions = (struct vm_mem_region[]) {
                     {

@@ -1,6 +1,7 @@
 /*
- * Bao's configuration for one file system between two Linux VMs on QEMU's aarch64 "virt" machine: bao-hypervisor as of
- * October 2024 and later. Goes with linux-backend.dts, linux-frontend.dts and config-fs-dm.yaml.
+ * Bao's configuration for one file system between two Linux VMs on QEMU's aarch64 "virt" machine,
+ * for bao-hypervisor since October 2024. It belongs to linux-backend.dts, linux-frontend.dts and
+ * config-fs-dm.yaml.
  */
 #include <config.h>
 
@@ -30,7 +31,7 @@ struct config config = {
             .platform = {
                 .cpu_num = 1,
 
-                /* Where it believes to be: QEMU's virtio devices know no other addresses. */
+                /* At the VM's own addresses: QEMU's virtio devices know no others. */
                 .region_num = 1,
                 .regions = (struct vm_mem_region[]) {
                     {
@@ -42,7 +43,10 @@ struct config config = {
                 },
 
                 .remio_dev_num = 1,
-                /* The place in this list is the id that the device model's YAML gives; bind_key only pairs the two sides. */
+                /*
+                 * The position in this list is the id in the device model's YAML. bind_key only
+                 * pairs the two sides.
+                 */
                 .remio_devs = (struct remio_dev[]) {
                     {
                         .bind_key = 0,
@@ -84,7 +88,10 @@ struct config config = {
             .platform = {
                 .cpu_num = 1,
 
-                /* Above the backend VM, so that both fit into 4 GiB whatever Bao and its images take below. */
+                /*
+                 * Above the backend VM, so that both fit into 4 GiB, whatever Bao and its images
+                 * take below.
+                 */
                 .region_num = 1,
                 .regions = (struct vm_mem_region[]) {
                     {
