@@ -2,7 +2,10 @@
 //!
 //! The session copies a request's header and arguments out of guest memory once and uses only the
 //! copy. File data moves straight between guest memory and the file. A guest that sends an invalid
-//! request gets an error reply, and no other guest is affected.
+//! request gets an error reply.
+//!
+//! INIT starts a session and ends the one before. DESTROY, a reset of the device and the end of the
+//! connection end it.
 
 mod dispatch;
 pub mod file_system;

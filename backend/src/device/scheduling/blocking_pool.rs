@@ -1,4 +1,8 @@
 //! A thread pool for requests that would block, started with the first of them.
+//!
+//! READ asks the kernel for cached data only (`RWF_NOWAIT`, where the file system supports it), and
+//! runs here if there is none. FSYNC and the like always wait. If the queue is full, the ring's
+//! thread runs the next request itself.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +12,7 @@ use gangplank_service::rate_limited;
 use super::thread_pool::ThreadPool;
 use crate::device::request::{Handler, Request};
 
-/// A pool that most guests never start: they seldom read uncached data while other requests wait.
+/// A pool that most guests never start: they rarely read uncached data while other requests wait.
 pub(super) struct BlockingPool {
     threads: usize,
     handler: Arc<dyn Handler>,

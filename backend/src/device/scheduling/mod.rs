@@ -10,6 +10,9 @@
 //! notifications ([`interrupt_coalescing`]). A request that would make others of its ring wait for
 //! a disk runs on the [`blocking_pool`].
 //!
+//! The high-priority ring carries FORGET and INTERRUPT, which thereby never wait behind a slow
+//! request.
+//!
 //! A [`DeviceScheduler`] owns the pools that the rings of a device share. Each ring's worker owns a
 //! [`RingScheduler`].
 

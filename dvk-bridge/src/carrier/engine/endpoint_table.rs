@@ -1,4 +1,7 @@
 //! The endpoints that this process has bound on one carrier, and the carrier's peers.
+//!
+//! An endpoint belongs to one node while that node is connected: the same number at another node is
+//! refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
