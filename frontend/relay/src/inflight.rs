@@ -4,8 +4,8 @@
 //! seen only from entries that are not overwritten yet. Most daemons complete chains in the order
 //! in which they took them; then the last ones are in flight. For others, [`Window`] counts for
 //! each chain how often it was made available and how often it was used, from an entry on that no
-//! request was in flight across. Where that leaves a doubt, the relay closes the guest's connection,
-//! because a wrong reply would break the guest's driver.
+//! request was in flight across. Where that leaves a doubt, the relay closes the guest's
+//! connection, because a wrong reply would break the guest's driver.
 
 use std::collections::HashMap;
 

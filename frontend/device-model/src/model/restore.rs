@@ -1,7 +1,7 @@
 //! Continues as the successor of another device model.
 //!
-//! The guest gets one interrupt, because the predecessor may have taken an interrupt off its eventfd
-//! without passing it on.
+//! The guest gets one interrupt, because the predecessor may have taken an interrupt off its
+//! eventfd without passing it on.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
