@@ -12,6 +12,5 @@ pub mod interrupt;
 pub mod mount;
 pub mod namespace_ops;
 pub mod process;
-pub mod signal;
 pub mod thread;
 pub mod xattr;
