@@ -9,6 +9,7 @@ pub mod error_chain;
 pub mod fnv;
 pub mod logging;
 pub mod output;
+pub mod owned_file;
 pub mod peer_cred;
 pub mod rate_limit;
 pub mod readiness;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gangplank_service::rate_limit::RateLimit;
-use gangplank_service::unix_listener::{OwnedListener, is_in_use};
+use gangplank_service::unix_listener::OwnedListener;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -431,15 +431,8 @@ struct Ready {
 }
 
 fn listen(config: &SwitchConfig) -> Result<OwnedListener, SwitchError> {
-    let path = &config.socket;
     let mode = Mode::from_raw_mode(config.mode);
-    OwnedListener::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
-        true => SwitchError::Used(path.clone()),
-        false => SwitchError::Listen {
-            path: path.clone(),
-            source,
-        },
-    })
+    Ok(OwnedListener::bind(&config.socket, Some(mode))?)
 }
 
 #[cfg(test)]

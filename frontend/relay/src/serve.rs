@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_service::logging;
 use gangplank_service::signals::{Signal, Signals};
-use gangplank_service::unix_listener::OwnedListener;
+use gangplank_service::unix_listener::{BindError, OwnedListener};
 use log::{debug, error, info, warn};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -32,14 +32,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A socket cannot be created.
-    #[error("cannot listen at {}", path.display())]
-    Listen {
-        /// The socket's path.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] BindError),
     /// poll failed.
     #[error("cannot wait for guests")]
     Wait(#[source] io::Error),
