@@ -4,6 +4,8 @@
 //! on 32-bit machines too.
 
 pub mod broken_pipe;
+#[cfg(feature = "captured-log")]
+pub mod captured_log;
 pub mod connect_timeout;
 pub mod error_chain;
 pub mod fnv;
