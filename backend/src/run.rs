@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 
+use gangplank_service::signals::{Signal, Signals, TERMINATION};
 use gangplank_service::{error_chain, logging};
 use thiserror::Error;
 
@@ -11,7 +12,7 @@ use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, Role, rlimit};
 use crate::socket::{self, Listening, Source};
-use crate::sys::signal::{self, Signals};
+use crate::sys::process;
 
 /// Why the daemon does not start, or stops.
 #[derive(Debug, Error)]
@@ -78,8 +79,9 @@ fn prepare(mut config: Config) -> Result<u8, Error> {
         config.passthrough.fd_budget
     );
 
-    signal::ignore_file_size_signal();
-    let signals = Signals::block().map_err(Error::Signals)?;
+    process::ignore_file_size_signal();
+    let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);
+    let signals = Signals::block(wanted).map_err(Error::Signals)?;
     let listening = match (inherited, &config.socket) {
         (Some(listening), _) => listening,
         (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,

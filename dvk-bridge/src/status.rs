@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gangplank_service::unix_listener::{OwnedListener, is_in_use};
+use gangplank_service::unix_listener::{BindError, OwnedListener};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -30,17 +30,17 @@ pub trait Report: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// The socket cannot be created.
+    #[error("cannot report the status")]
+    Listen(#[from] BindError),
+    /// The thread that reports the status does not start.
     #[error("cannot report the status at {}", path.display())]
-    Listen {
+    Start {
         /// The socket.
         path: PathBuf,
         /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Another program serves its status there.
-    #[error("another program reports its status at {}", .0.display())]
-    Used(PathBuf),
     /// The status cannot be read.
     #[error("cannot ask {} for a status", path.display())]
     Ask {
@@ -62,7 +62,7 @@ impl StatusServer {
     /// Serves the state of all `parts`, in order, at `path`.
     pub fn start(path: &Path, parts: Vec<Arc<dyn Report>>) -> Result<Self, StatusError> {
         let listener = listen(path)?;
-        let failed = |source| StatusError::Listen {
+        let failed = |source| StatusError::Start {
             path: path.to_owned(),
             source,
         };
@@ -119,13 +119,7 @@ fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
 /// Listens at `path`, for the program's own user alone. Replaces a socket without a listener.
 pub(crate) fn listen(path: &Path) -> Result<OwnedListener, StatusError> {
     let mode = Mode::RUSR | Mode::WUSR;
-    OwnedListener::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
-        true => StatusError::Used(path.to_owned()),
-        false => StatusError::Listen {
-            path: path.to_owned(),
-            source,
-        },
-    })
+    Ok(OwnedListener::bind(path, Some(mode))?)
 }
 
 /// Sends `text` to the next connection, as far as it is accepted at once, so that a slow reader
@@ -196,7 +190,10 @@ mod tests {
             assert_eq!(ask(&path).unwrap(), "one\ntwo\n");
         }
         let second = StatusServer::start(&path, Vec::new());
-        assert!(matches!(second, Err(StatusError::Used(_))));
+        assert!(matches!(
+            second,
+            Err(StatusError::Listen(BindError::InUse { .. }))
+        ));
         drop(server);
         assert!(matches!(ask(&path), Err(StatusError::Ask { .. })));
     }
@@ -207,7 +204,7 @@ mod tests {
         let path = directory.path().join("notes");
         std::fs::write(&path, "precious").unwrap();
         let refused = StatusServer::start(&path, Vec::new());
-        assert!(matches!(refused, Err(StatusError::Listen { .. })));
+        assert!(matches!(refused, Err(StatusError::Listen(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

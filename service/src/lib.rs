@@ -4,11 +4,14 @@
 //! on 32-bit machines too.
 
 pub mod broken_pipe;
+#[cfg(feature = "captured-log")]
+pub mod captured_log;
 pub mod connect_timeout;
 pub mod error_chain;
 pub mod fnv;
 pub mod logging;
 pub mod output;
+pub mod owned_file;
 pub mod peer_cred;
 pub mod rate_limit;
 pub mod readiness;

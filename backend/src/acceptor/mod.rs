@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_service::rate_limited;
+use gangplank_service::signals::{Signal, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, wait};
@@ -22,7 +23,6 @@ use crate::config::Config;
 use crate::keeper;
 use crate::sandbox::Confined;
 use crate::sys::process::{self, Forked};
-use crate::sys::signal::{self, Signals};
 
 /// Pause before the next accept after one fails for lack of descriptors or memory.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -91,8 +91,8 @@ pub fn accept_guests(
         let mut is_stopping = false;
         let mut has_exited = false;
         while let Some(signal) = signals.take().map_err(Error::Signals)? {
-            is_stopping |= signal != signal::CHILD;
-            has_exited |= signal == signal::CHILD;
+            is_stopping |= signal != Signal::SIGCHLD;
+            has_exited |= signal == Signal::SIGCHLD;
         }
         if is_stopping {
             break;

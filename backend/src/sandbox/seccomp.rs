@@ -100,13 +100,17 @@ mod tests {
     use std::io;
     use std::net::UdpSocket;
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::process::Command;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
 
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
     use rustix::io::Errno;
     use rustix::thread::UnshareFlags;
 
     use super::*;
+
+    /// The variable by which a test tells its own program to abort, as which process.
+    const ABORTING_PROCESS: &str = "GANGPLANK_TEST_ABORTING_PROCESS";
 
     /// Runs `body` in a thread under the filters, which fail calls outside the list with EDOM.
     fn with_filter(body: impl FnOnce() + Send + 'static) {
@@ -222,6 +226,47 @@ mod tests {
                 .sum();
             assert_eq!(numbers, 6);
         });
+    }
+
+    /// Not a test: what a child process of the next test does.
+    #[test]
+    fn aborting_process() {
+        let process = match std::env::var(ABORTING_PROCESS).as_deref() {
+            Ok("Acceptor") => Process::Acceptor,
+            Ok("Keeper") => Process::Keeper,
+            Ok("Worker") => Process::Worker,
+            _ => return,
+        };
+        install(Seccomp::Kill, process).unwrap();
+        std::process::abort();
+    }
+
+    /// The keeper tells by the signal what its worker died of. glibc and musl abort with different
+    /// calls.
+    #[test]
+    fn abort_ends_a_confined_process_with_sigabrt() {
+        for process in [Process::Acceptor, Process::Keeper, Process::Worker] {
+            let ended = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "sandbox::seccomp::tests::aborting_process"])
+                .env(ABORTING_PROCESS, format!("{process:?}"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
+            assert_eq!(ended.signal(), Some(libc::SIGABRT), "{process:?}");
+        }
+    }
+
+    /// Without landlock's scopes (before Linux 6.12), a worker reaches other guests' threads.
+    #[test]
+    fn only_an_abort_is_sent_to_a_thread_of_unknown_process() {
+        for process in [Process::Keeper, Process::Worker] {
+            let rows = calls::conditional(process);
+            let mut tkill = rows.iter().filter(|row| row.call == libc::SYS_tkill);
+            let abort = u64::from(libc::SIGABRT.cast_unsigned());
+            assert!(tkill.all(|row| (row.argument, row.value) == (1, abort)));
+            assert!(!calls::allowed(process).concat().contains(&libc::SYS_tkill));
+        }
     }
 
     #[test]

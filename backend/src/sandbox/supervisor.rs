@@ -2,17 +2,17 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gangplank_service::signals::{Signal, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal,
+    self as rustix_process, Pid, PidfdFlags, WaitOptions, pidfd_open, pidfd_send_signal,
     set_parent_process_death_signal, waitpid,
 };
 
 use super::capabilities;
 use super::error::Error;
 use crate::sys::process::{self, Forked};
-use crate::sys::signal::{self, Signals};
 
 /// Added to a signal's number for the exit status of a process that it ended, as shells do.
 const SIGNAL_STATUS_BASE: i32 = 128;
@@ -35,7 +35,8 @@ pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
             Ok(Some(Supervisor { child, handle }))
         }
         Forked::Child => {
-            set_parent_process_death_signal(Some(Signal::KILL)).map_err(fork_failed)?;
+            set_parent_process_death_signal(Some(rustix_process::Signal::KILL))
+                .map_err(fork_failed)?;
             // The parent may have died before that call. Its process id says nothing in another
             // process namespace, but its pidfd is readable once it has died.
             let mut fds = [PollFd::new(&parent, PollFlags::IN)];
@@ -66,11 +67,11 @@ impl Supervisor {
                 Err(error) => return Err(Error::Supervise(error.into())),
             }
             while let Some(signal) = signals.take().map_err(Error::Supervise)? {
-                if signal == signal::CHILD {
+                if signal == Signal::SIGCHLD {
                     continue;
                 }
                 log::debug!("forwarding signal {signal} to the confined process as SIGTERM");
-                match pidfd_send_signal(&self.handle, Signal::TERM) {
+                match pidfd_send_signal(&self.handle, rustix_process::Signal::TERM) {
                     // SRCH: the process has ended, and `status` fetches its exit status.
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(error) => return Err(Error::Supervise(error.into())),

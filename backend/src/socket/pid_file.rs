@@ -1,15 +1,16 @@
 //! The lock that keeps two daemons from one socket name: `<socket>.pid`, as virtiofsd has it.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use gangplank_service::owned_file::{FileId, OwnedFile, directory_of, open_directory_of};
+use gangplank_service::unix_listener::BindError;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Error, identity};
+use super::Error;
 
 /// How often the file may vanish between opening and locking before that is an error.
 const ATTEMPTS: u32 = 16;
@@ -18,37 +19,35 @@ const ATTEMPTS: u32 = 16;
 #[derive(Debug)]
 pub(super) struct PidFile {
     _lock: File,
-    name: OsString,
-    identity: (u64, u64),
+    file: OwnedFile,
 }
 
 impl PidFile {
-    pub(super) fn name(&self) -> &OsStr {
-        &self.name
-    }
-
-    /// Device and inode number.
-    pub(super) fn identity(&self) -> (u64, u64) {
-        self.identity
+    /// Removes the file, and then unlocks it.
+    pub(super) fn remove(self) {
+        self.file.remove();
     }
 }
 
-/// Locks the name of `socket` (its last component is `socket_name`, in `directory`) and writes this
-/// process's number into the lock file.
-pub(super) fn lock(
-    directory: BorrowedFd<'_>,
-    socket: &Path,
-    socket_name: &OsStr,
-) -> Result<PidFile, Error> {
-    let mut name = socket_name.to_owned();
+/// Locks the name of `socket` and writes this process's number into the lock file.
+pub(super) fn lock(socket: &Path) -> Result<PidFile, Error> {
+    let mut name = socket
+        .file_name()
+        .ok_or_else(|| BindError::NoFileName(socket.to_owned()))?
+        .to_owned();
     name.push(".pid");
+    let directory = open_directory_of(socket).map_err(|source| BindError::Directory {
+        what: "open",
+        directory: directory_of(socket).to_owned(),
+        source,
+    })?;
     let failed = |what| {
         let path = pid_path(socket);
         move |source: io::Error| Error::PidFile { what, path, source }
     };
     for _ in 0..ATTEMPTS {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)
+        let file = rustix::fs::openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| failed("open")(error.into()))?;
         let mut file = File::from(file);
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -62,12 +61,12 @@ pub(super) fn lock(
             Err(error) => return Err(failed("lock")(error.into())),
         }
         let locked = rustix::fs::fstat(&file).map_err(|error| failed("look at")(error.into()))?;
-        let named = rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW);
-        if named.is_ok_and(|named| identity(&named) == identity(&locked)) {
+        let named = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW);
+        let id = FileId::from(&locked);
+        if named.is_ok_and(|named| FileId::from(&named) == id) {
             write_pid(&mut file).map_err(failed("write"))?;
             return Ok(PidFile {
-                identity: identity(&locked),
-                name,
+                file: OwnedFile::new(directory.as_fd(), &name, id).map_err(failed("keep"))?,
                 _lock: file,
             });
         }

@@ -12,7 +12,6 @@ pub mod interrupt;
 pub mod mount;
 pub mod namespace_ops;
 pub mod process;
-pub mod signal;
 pub mod thread;
 pub mod volatile;
 pub mod xattr;

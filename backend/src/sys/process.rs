@@ -1,7 +1,7 @@
-//! The process: forking, namespaces, inherited descriptors, group names.
+//! The process: forking, namespaces, inherited descriptors, ignored signals, group names.
 #![allow(
     unsafe_code,
-    reason = "fork, unshare and descriptors given by number have no safe wrapper"
+    reason = "fork, unshare, signal and descriptors given by number have no safe wrapper"
 )]
 
 use std::ffi::CStr;
@@ -94,6 +94,13 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open, and by this function's contract nothing in the program owns
     // it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes a write beyond the limit of file sizes (`RLIMIT_FSIZE`) fail with EFBIG, instead of ending
+/// the process. Processes that it forks inherit this.
+pub fn ignore_file_size_signal() {
+    // SAFETY: an ignored signal runs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// The id of the group `name`; `None` if it does not exist.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
 use super::context::Context;
@@ -50,7 +51,7 @@ impl Forward {
                 Err(EndpointError::TimedOut { .. }) => {}
                 Err(EndpointError::Unbound { .. }) => break,
                 Err(error) => {
-                    log::warn!("{error}");
+                    rate_limited!(warn, "{error}");
                     thread::sleep(FAILURE_PAUSE);
                 }
             }
@@ -90,7 +91,11 @@ impl Forward {
             match started {
                 Ok(started) => proxy = Some(started),
                 Err(error) => {
-                    log::error!("cannot start a thread for client {client}: {error}");
+                    rate_limited!(
+                        peer = u64::from(client.raw().cast_unsigned()),
+                        error,
+                        "cannot start a thread for client {client}: {error}"
+                    );
                     drop(proxies);
                     self.context.refuse(request, &message);
                     return;

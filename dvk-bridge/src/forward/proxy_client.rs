@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use gangplank_service::rate_limit::RateLimit;
+use gangplank_service::rate_limit::set_thread_peer;
+use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
 use super::context::Context;
@@ -47,6 +48,7 @@ impl ProxyClient {
         let there = remote.clone();
         let thread = thread::Builder::new().name(format!("forward_{client}"));
         let thread = thread.spawn(move || {
+            set_thread_peer(u64::from(client.raw().cast_unsigned()));
             former.into_iter().for_each(Self::wait);
             run(&context, client, &there, &taken);
         })?;
@@ -90,7 +92,6 @@ fn run(
     remote: &RemoteEndpoint,
     requests: &Receiver<(RequestId, Message)>,
 ) {
-    let complaints = RateLimit::once();
     while let Ok((request, message)) = requests.recv() {
         match pass(context, client, remote, request, &message) {
             Ok(answer) => {
@@ -98,8 +99,8 @@ fn run(
                 context.answer(request, &answer);
             }
             Err(error) => {
-                if !remote.0.lock().ended && complaints.admit().is_some() {
-                    log::warn!("client {client} is not served: {error}");
+                if !remote.0.lock().ended {
+                    rate_limited!(warn, "client {client} is not served: {error}");
                 }
                 context.refuse(request, &message);
             }

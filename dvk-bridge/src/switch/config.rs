@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gangplank_service::unix_listener::BindError;
 use rustix::process::geteuid;
 
 use super::admission::Admission;
@@ -47,17 +48,8 @@ impl SwitchConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
     /// The socket cannot be created.
-    #[error("cannot listen at {}", path.display())]
-    Listen {
-        /// The socket.
-        path: PathBuf,
-        /// The error of the system.
-        #[source]
-        source: io::Error,
-    },
-    /// Another switch uses the socket.
-    #[error("a switch already runs at {}", .0.display())]
-    Used(PathBuf),
+    #[error(transparent)]
+    Listen(#[from] BindError),
     /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gangplank_service::rate_limit::RateLimit;
-use gangplank_service::unix_listener::{OwnedListener, is_in_use};
+use gangplank_service::rate_limited;
+use gangplank_service::unix_listener::OwnedListener;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -33,8 +33,6 @@ pub struct Switch {
     listener: OwnedListener,
     status: Option<OwnedListener>,
     backoff: AcceptBackoff,
-    /// Limits the warnings about refused programs, which a program can cause as often as it likes.
-    warning_limit: RateLimit,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
     next: u64,
@@ -66,7 +64,6 @@ impl Switch {
             listener,
             status,
             backoff: AcceptBackoff::default(),
-            warning_limit: RateLimit::once(),
             stop: Arc::new(stop),
             programs: BTreeMap::new(),
             next: 0,
@@ -161,16 +158,19 @@ impl Switch {
         match Program::new(socket.into()) {
             Ok(program) => match self.refusal_reason(program.uid()) {
                 None => {
-                    log::info!("{program} has connected");
+                    rate_limited!(peer = program.uid().into(), info, "{program} has connected");
                     self.programs.insert(self.next, program);
                     self.next += 1;
                 }
-                Some(why) if self.warning_limit.admit().is_some() => {
-                    log::warn!("{program} is refused: {why}");
+                Some(why) => {
+                    rate_limited!(
+                        peer = program.uid().into(),
+                        warn,
+                        "{program} is refused: {why}"
+                    );
                 }
-                Some(why) => log::debug!("{program} is refused: {why}"),
             },
-            Err(error) => log::warn!("a program is refused: {error}"),
+            Err(error) => rate_limited!(warn, "a program is refused: {error}"),
         }
     }
 
@@ -286,9 +286,12 @@ impl Switch {
     fn bind(&mut self, id: u64, header: &Header, name: &[u8]) -> Result<(), Code> {
         let program = self.programs.get(&id).ok_or(Code::EDVSNOTBIND)?;
         if !self.config.admission.allows(program.uid(), header.src) {
-            if self.warning_limit.admit().is_some() {
-                log::warn!("{program} may not bind endpoint {}", header.src);
-            }
+            rate_limited!(
+                peer = program.uid().into(),
+                warn,
+                "{program} may not bind endpoint {}",
+                header.src
+            );
             return Err(Code::EACCES);
         }
         let name = String::from_utf8_lossy(name.get(..15).unwrap_or(name)).into_owned();
@@ -376,8 +379,16 @@ impl Switch {
             return;
         };
         match end {
-            DropReason::Closed => log::info!("{program} has gone"),
-            end => log::warn!("{program} is dropped: {end}"),
+            DropReason::Closed => {
+                rate_limited!(peer = program.uid().into(), info, "{program} has gone");
+            }
+            end => {
+                rate_limited!(
+                    peer = program.uid().into(),
+                    warn,
+                    "{program} is dropped: {end}"
+                );
+            }
         }
         let gone = self.table.unbind_all(id);
         self.announce_unbound(&gone);
@@ -431,15 +442,8 @@ struct Ready {
 }
 
 fn listen(config: &SwitchConfig) -> Result<OwnedListener, SwitchError> {
-    let path = &config.socket;
     let mode = Mode::from_raw_mode(config.mode);
-    OwnedListener::bind(path, Some(mode)).map_err(|source| match is_in_use(&source, path) {
-        true => SwitchError::Used(path.clone()),
-        false => SwitchError::Listen {
-            path: path.clone(),
-            source,
-        },
-    })
+    Ok(OwnedListener::bind(&config.socket, Some(mode))?)
 }
 
 #[cfg(test)]

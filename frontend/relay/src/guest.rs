@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use gangplank_service::error_chain;
+use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::Deadline;
 use gangplank_vhost_user::message::payload::{self, NO_DESCRIPTOR, VRING_INDEX_MASK};
 use gangplank_vhost_user::message::{
     Config, FrontendReq, Inbox, Message, MessageError, ProtocolFeatures, VringState,
 };
-use log::{debug, error, info, warn};
+use log::{debug, error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -192,7 +192,8 @@ impl Guest {
             Err(MessageFault::Malformed) => return Err(GuestError::Malformed(message.request)),
             Err(MessageFault::Refused(RequestError::Fatal(fatal))) => return Err(fatal.into()),
             Err(MessageFault::Refused(refusal)) => {
-                warn!(
+                rate_limited!(
+                    warn,
                     "message {} of guest {} is refused: {}",
                     message.request,
                     self.device.guest(),
@@ -344,7 +345,8 @@ impl Guest {
         let Some(config) = self.device.config().map_err(RequestError::from)? else {
             // User Mode Linux asks for each byte of the tag.
             if !std::mem::replace(&mut self.is_tag_missed, true) {
-                warn!(
+                rate_limited!(
+                    warn,
                     "guest {} asks for the tag, which no daemon tells: set it by --tag",
                     self.device.guest()
                 );
@@ -451,7 +453,7 @@ fn acknowledgement(message: &Message, code: u64) -> Option<Vec<u8>> {
 pub(super) fn run(guest: &mut Guest, commands: &Receiver<GuestCommand>, wakeup: &OwnedFd) {
     let number = guest.device.guest();
     match guest.serve(commands, wakeup) {
-        Ok(()) => info!("guest {number} has gone"),
-        Err(error) => error!("guest {number} is dropped: {}", error_chain(&error)),
+        Ok(()) => rate_limited!(info, "guest {number} has gone"),
+        Err(error) => rate_limited!(error, "guest {number} is dropped: {}", error_chain(&error)),
     }
 }

@@ -29,7 +29,6 @@ mod serve;
 mod split_queue;
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 pub use args::{RelayAction, RelayArgs};
@@ -101,12 +100,6 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         },
         tag_wait: TAG_WAIT,
     };
-    let listening = |path: &Path, mode| {
-        OwnedListener::bind(path, mode).map_err(|source| Error::Listen {
-            path: path.to_owned(),
-            source,
-        })
-    };
     logging::start(&logging::Options {
         filter: filter.map(str::to_owned),
         // A guest's thread has its number in the name.
@@ -117,9 +110,9 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     let signals =
         Signals::block(TERMINATION.into_iter().chain([Signal::SIGUSR1])).map_err(Error::Wait)?;
     let control = args.control.as_deref();
-    let control = control.map(|path| listening(path, Some(Mode::RUSR | Mode::WUSR)));
+    let control = control.map(|path| OwnedListener::bind(path, Some(Mode::RUSR | Mode::WUSR)));
     let control = control.transpose()?;
-    let listener = listening(listen, None)?;
+    let listener = OwnedListener::bind(listen, None)?;
     info!(
         "guests connect at {}, to the daemon at {}",
         listen.display(),

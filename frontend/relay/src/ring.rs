@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gangplank_service::rate_limited;
 use gangplank_vhost_user::message::{VringAddr, payload};
-use log::warn;
 use rustix::fs::OFlags;
 
 use super::memory::Memory;
@@ -155,7 +155,10 @@ fn make_non_blocking(descriptor: &OwnedFd) {
     let set = rustix::fs::fcntl_getfl(descriptor)
         .and_then(|flags| rustix::fs::fcntl_setfl(descriptor, flags | OFlags::NONBLOCK));
     if let Err(error) = set {
-        warn!("cannot make a guest's notification descriptor non-blocking: {error}");
+        rate_limited!(
+            warn,
+            "cannot make a guest's notification descriptor non-blocking: {error}"
+        );
     }
 }
 

@@ -9,10 +9,12 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use gangplank_service::logging;
+use gangplank_service::peer_cred::PeerCred;
+use gangplank_service::rate_limit::{self, set_thread_peer};
 use gangplank_service::signals::{Signal, Signals};
-use gangplank_service::unix_listener::OwnedListener;
-use log::{debug, error, info, warn};
+use gangplank_service::unix_listener::{BindError, OwnedListener};
+use gangplank_service::{logging, rate_limited};
+use log::{debug, info};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -32,14 +34,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A socket cannot be created.
-    #[error("cannot listen at {}", path.display())]
-    Listen {
-        /// The socket's path.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] BindError),
     /// poll failed.
     #[error("cannot wait for guests")]
     Wait(#[source] io::Error),
@@ -133,18 +129,34 @@ impl Relay {
 
     fn take(&mut self, stream: UnixStream) {
         if self.guests.len() >= MAX_GUESTS {
-            error!("a guest is refused: {MAX_GUESTS} guests are connected, which is the most");
+            rate_limited!(
+                peer = log_key(&stream),
+                error,
+                "a guest is refused: {MAX_GUESTS} guests are connected, which is the most"
+            );
             return;
         }
         self.count += 1;
         let number = self.count;
-        match self.start(number, stream) {
+        let log_key = log_key(&stream);
+        match self.start(number, stream, log_key) {
             Ok(served) => self.guests.push(served),
-            Err(error) => error!("cannot serve guest {number}: {error}"),
+            Err(error) => {
+                rate_limited!(
+                    peer = log_key,
+                    error,
+                    "cannot serve guest {number}: {error}"
+                );
+            }
         }
     }
 
-    fn start(&self, number: u64, stream: UnixStream) -> io::Result<Served> {
+    fn start(
+        &self,
+        number: u64,
+        stream: UnixStream,
+        log_key: rate_limit::Peer,
+    ) -> io::Result<Served> {
         stream.set_nonblocking(true)?;
         let wakeup = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (commands, inbox) = mpsc::channel();
@@ -155,7 +167,8 @@ impl Relay {
             .name(format!("guest_{number}"))
             .spawn(move || {
                 // Connecting to the daemon takes time, so it is done on the guest's thread.
-                info!("guest {number} has connected");
+                set_thread_peer(log_key);
+                rate_limited!(info, "guest {number} has connected");
                 let mut guest = Guest::new(stream, Device::new(number, options, backend));
                 guest::run(&mut guest, &inbox, &woken);
             })?;
@@ -176,7 +189,10 @@ impl Relay {
             Ok(Some(command)) => command,
             Ok(None) => return answer(&stream, Err("the relay has no such command".to_owned())),
             Err(error) => {
-                warn!("cannot read a command from the control socket: {error}");
+                rate_limited!(
+                    warn,
+                    "cannot read a command from the control socket: {error}"
+                );
                 return;
             }
         };
@@ -216,7 +232,10 @@ impl Relay {
                 }));
             });
         if let Err(error) = started {
-            error!("cannot start the thread that waits for the guests' answers: {error}");
+            rate_limited!(
+                error,
+                "cannot start the thread that waits for the guests' answers: {error}"
+            );
         }
     }
 
@@ -226,6 +245,17 @@ impl Relay {
         let limits = self.options.limits;
         limits.connect + limits.state * 2 + limits.answer * 4
     }
+}
+
+/// The peer whose messages a rate limit counts: the process that has connected, or its user where
+/// process ids are hidden. The number of the guest would be a new one with each connection.
+fn log_key(stream: &UnixStream) -> rate_limit::Peer {
+    /// Set in keys that are user ids, so that they are no process's.
+    const IS_USER: rate_limit::Peer = 1 << 32;
+    PeerCred::of(stream).map_or(IS_USER - 1, |peer| match peer.process {
+        Some(process) => process.get().into(),
+        None => IS_USER | rate_limit::Peer::from(peer.user),
+    })
 }
 
 /// Collects the answers of `count` guests for `command_limit`.
@@ -276,7 +306,10 @@ fn answer(mut stream: &UnixStream, done: Result<String, String>) {
     // One write, because an answer that is cut off between two writes may look whole.
     let answer = format!("{word}\n{}\n", text.trim_end());
     if let Err(error) = stream.write_all(answer.as_bytes()) {
-        warn!("cannot answer a command on the control socket: {error}");
+        rate_limited!(
+            warn,
+            "cannot answer a command on the control socket: {error}"
+        );
     }
 }
 
@@ -286,7 +319,7 @@ fn accept(listener: &OwnedListener) -> Option<UnixStream> {
         Ok((stream, _)) => Some(stream),
         Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => None,
         Err(error) => {
-            error!("cannot accept a connection: {error}");
+            rate_limited!(error, "cannot accept a connection: {error}");
             thread::sleep(ACCEPT_RETRY);
             None
         }
@@ -316,4 +349,52 @@ pub(super) fn switch(socket: &Path, without_state: bool) -> io::Result<Command> 
             false => Files::Kept,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use gangplank_service::captured_log;
+    use gangplank_service::rate_limit::BURST;
+    use gangplank_service::rlimit::raise_descriptor_limit;
+
+    use super::*;
+    use crate::daemon::Limits;
+
+    /// Guests that connect in the test: as many as are served, and as many that are refused.
+    const CONNECTIONS: usize = 2 * MAX_GUESTS;
+
+    #[test]
+    fn a_process_that_connects_again_and_again_fills_no_log() {
+        captured_log::start();
+        raise_descriptor_limit();
+        let limit = Duration::from_secs(10);
+        let options = DeviceOptions {
+            tag: Some("tag".to_owned()),
+            num_request_queues: None,
+            limits: Limits {
+                connect: limit,
+                answer: limit,
+                state: limit,
+            },
+            tag_wait: limit,
+        };
+        let mut relay = Relay::new(options, "/nonexistent".into());
+        let mut frontends = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let (frontend, stream) = UnixStream::pair().unwrap();
+            relay.take(stream);
+            frontends.push(frontend);
+        }
+        assert_eq!(relay.guests.len(), MAX_GUESTS);
+        drop(frontends);
+        for guest in relay.guests {
+            guest.thread.join().unwrap();
+        }
+        // Two intervals at most.
+        let most = 2 * usize::try_from(BURST).unwrap();
+        for text in ["a guest is refused", "has connected", "has gone"] {
+            let count = captured_log::count(text);
+            assert!((1..=most).contains(&count), "{text}: {count}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Hostile frontends and guests: malformed messages, descriptor chains and FUSE requests.
 
+mod aborting;
 mod chains;
 mod isolation;
 mod limits_of_one_guest;

@@ -280,8 +280,6 @@ const SIGNALS: &[c_long] = &[
     libc::SYS_rt_sigtimedwait,
     libc::SYS_sigaltstack,
     libc::SYS_signalfd4,
-    // musl raises signals, such as abort's, with it.
-    libc::SYS_tkill,
 ];
 
 /// Older calls that only x86 has and that C libraries still make there.
@@ -366,6 +364,8 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     // Names of threads and of memory areas.
     rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_NAME));
     rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_VMA));
+    // musl's abort(). A thread's number says nothing about its process, so the signal must do.
+    rows.push(int(libc::SYS_tkill, 1, libc::SIGABRT));
     if process != Process::Acceptor {
         // Signals to threads of this process.
         let this_process = rustix::process::getpid().as_raw_nonzero().get();

@@ -5,6 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limited;
+
 use super::driver::{Driver, Sending};
 use super::message_buffer::{MessageBuffer, MessageSize};
 use super::queued_call::QueuedCall;
@@ -158,7 +160,11 @@ impl EndpointThread {
                             return;
                         }
                         Err(code) => {
-                            log::warn!("endpoint {} cannot receive: {code}", self.endpoint);
+                            rate_limited!(
+                                warn,
+                                "endpoint {} cannot receive: {code}",
+                                self.endpoint
+                            );
                             thread::sleep(FAILURE_PAUSE);
                         }
                     }

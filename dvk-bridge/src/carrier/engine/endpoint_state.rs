@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use gangplank_service::rate_limit::RateLimit;
+use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
 use super::config::PeerKind;
@@ -25,8 +25,6 @@ pub(super) struct EndpointState {
     kind: PeerKind,
     channels: Mutex<HashMap<(PeerId, i32), Arc<PeerChannel>>>,
     losses: Mutex<Losses>,
-    /// Limits the warnings about slots that two peers use.
-    conflict_log: RateLimit,
 }
 
 /// How often peers and partners were lost.
@@ -55,7 +53,6 @@ impl EndpointState {
             kind,
             channels: Mutex::default(),
             losses: Mutex::default(),
-            conflict_log: RateLimit::once(),
         }
     }
 
@@ -149,16 +146,16 @@ impl EndpointState {
 
     /// Warns that `peer` has used the endpoint of another peer's process, which is refused.
     fn log_slot_conflict(&self, peer: PeerId, endpoint: Endpoint) {
-        if self.conflict_log.admit().is_some() {
-            let owner = self.mailbox.owner_of(endpoint);
-            log::warn!(
-                "{} refuses {endpoint} of node {}: node {}, which is connected, has a process with \
-                 that endpoint; each process of a container needs its own",
-                self.endpoint,
-                peer.0,
-                owner.map_or("another".to_owned(), |owner| owner.0.to_string())
-            );
-        }
+        let owner = self.mailbox.owner_of(endpoint);
+        rate_limited!(
+            peer = u64::from(peer.0.cast_unsigned()),
+            warn,
+            "{} refuses {endpoint} of node {}: node {}, which is connected, has a process with \
+             that endpoint; each process of a container needs its own",
+            self.endpoint,
+            peer.0,
+            owner.map_or("another".to_owned(), |owner| owner.0.to_string())
+        );
     }
 
     /// Acknowledges a reply and passes it to the caller, if there is one.

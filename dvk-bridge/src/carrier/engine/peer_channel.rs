@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gangplank_service::{rate_limit, rate_limited};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::fair_lock::FairLock;
@@ -255,14 +256,20 @@ impl PeerChannel {
         match outcome {
             Err(ExchangeError::TimedOut) if !state.stuck => {
                 state.stuck = true;
-                log::warn!(
+                rate_limited!(
+                    peer = log_key(partner),
+                    warn,
                     "{command} to {partner} was not acknowledged in time: its node may lose \
                      messages until it is"
                 );
             }
             Ok(_) if state.stuck => {
                 state.stuck = false;
-                log::info!("{partner}'s node acknowledges again");
+                rate_limited!(
+                    peer = log_key(partner),
+                    info,
+                    "{partner}'s node acknowledges again"
+                );
             }
             _ => {}
         }
@@ -295,7 +302,9 @@ impl PeerChannel {
         } else if state.held_acks.len() < MAX_HELD_ACKS {
             state.held_acks.push_back((header, payload.to_vec()));
         } else {
-            log::warn!(
+            rate_limited!(
+                peer = log_key(header.dst),
+                warn,
                 "{MAX_HELD_ACKS} acknowledgements wait for {}'s node to finish one exchange: \
                  {} is dropped",
                 header.dst,
@@ -423,6 +432,11 @@ fn outcome(
 /// The partner copied less than requested: its memory ended.
 fn short() -> ExchangeError {
     ExchangeError::Refused(Code::EFAULT)
+}
+
+/// The peer whose messages a rate limit counts.
+fn log_key(partner: Endpoint) -> rate_limit::Peer {
+    u64::from(partner.raw().cast_unsigned())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gangplank_service::peer_cred::PeerCred;
+use gangplank_service::rate_limited;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -39,14 +40,17 @@ pub(super) fn run(shared: &Shared) {
                 reported = false;
                 log::debug!("connected to the switch at {path}");
                 if let Err(end) = serve(shared, &socket) {
-                    log::warn!("the switch at {path} is lost: {end}");
+                    rate_limited!(warn, "the switch at {path} is lost: {end}");
                 }
                 shared.lost();
             }
             Err(end) if reported => log::debug!("cannot connect to the switch at {path}: {end}"),
             Err(end) => {
                 reported = true;
-                log::info!("cannot connect to the switch at {path}, retrying: {end}");
+                rate_limited!(
+                    info,
+                    "cannot connect to the switch at {path}, retrying: {end}"
+                );
             }
         }
         let mut stop = [PollFd::new(&shared.stop, PollFlags::IN)];

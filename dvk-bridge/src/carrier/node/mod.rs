@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
@@ -78,7 +79,7 @@ impl Peer {
     /// Logs once the second of the two connections is up.
     fn note_up(&self) {
         if self.is_up() {
-            log::info!("{self} is connected both ways");
+            rate_limited!(info, "{self} is connected both ways");
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limit::{self, set_thread_peer};
+use gangplank_service::rate_limited;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -40,6 +42,7 @@ enum ConnectionError {
 
 /// Listens and reads until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
+    set_thread_peer(log_key(peer));
     let mut incoming: Option<Incoming> = None;
     let mut backoff = AcceptBackoff::default();
     while !shared.is_stopping() {
@@ -68,6 +71,11 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
             peer.note_up();
         }
     }
+}
+
+/// The peer whose messages a rate limit counts.
+pub(super) fn log_key(peer: &Peer) -> rate_limit::Peer {
+    u64::from(peer.config.id.raw().cast_unsigned())
 }
 
 /// Waits for a new connection or for data. Returns whether each is ready.
@@ -138,7 +146,7 @@ fn lost(shared: &Shared, peer: &Peer, end: &ConnectionError) {
     if !matches!(end, ConnectionError::Replaced) {
         set_incoming(peer, None);
     }
-    log::warn!("the connection from {peer} is lost: {end}");
+    rate_limited!(warn, "the connection from {peer} is lost: {end}");
     shared.table.peer_lost(peer.id());
 }
 
@@ -200,7 +208,8 @@ fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
     if header.command == Command::NONE {
         handle_proxy_message(peer, header);
     } else if header.flags.contains(HeaderFlags::LZ4) {
-        log::warn!(
+        rate_limited!(
+            warn,
             "{peer} sends compressed data, which is not supported: configure its proxy with \
              compress NO ({} from {} is refused)",
             header.command,
@@ -234,9 +243,45 @@ fn handle_proxy_message(peer: &Peer, header: &Header) {
         match Code::from_result(result) {
             // The endpoints of tasks are negative as well.
             Some(code) if code > Code::EDVSERRCODE => {
-                log::warn!("{peer} could not bind our endpoint: {code}");
+                rate_limited!(warn, "{peer} could not bind our endpoint: {code}");
             }
-            _ => log::info!("{peer} has bound our endpoint {result}"),
+            _ => rate_limited!(info, "{peer} has bound our endpoint {result}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use gangplank_service::captured_log;
+    use gangplank_service::rate_limit::BURST;
+
+    use super::*;
+    use crate::abi::Generation;
+    use crate::carrier::node::tests::node;
+
+    #[test]
+    fn a_peer_that_compresses_fills_no_log_and_hides_no_other_peer_that_does() {
+        captured_log::start();
+        let burst = usize::try_from(BURST).unwrap();
+        for (net, peer) in [(61, 27), (62, 28)] {
+            let node = node(net, 0, peer, Generation::Current);
+            let shared = node.shared.clone();
+            let reading = thread::spawn(move || {
+                let peer = &shared.peers[0];
+                set_thread_peer(log_key(peer));
+                let compressed = Header {
+                    flags: HeaderFlags::LZ4,
+                    ..Header::new(Command::SEND_MSG)
+                };
+                for _ in 0..1000 {
+                    deliver(&shared, peer, &compressed, &[0; 8]);
+                }
+            });
+            reading.join().unwrap();
+            let text = format!("node {peer} (127.0.{net}.{}) sends compressed", peer + 1);
+            assert_eq!(captured_log::count(&text), burst, "{text}");
         }
     }
 }

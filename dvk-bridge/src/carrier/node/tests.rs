@@ -18,7 +18,7 @@ fn dc() -> DcId {
 }
 
 /// Node `id` at 127.0.`net`.`id + 1`, whose peer is node `peer`.
-fn node(net: u8, id: u8, peer: u8, generation: Generation) -> Node {
+pub(super) fn node(net: u8, id: u8, peer: u8, generation: Generation) -> Node {
     node_that_retries(Duration::from_millis(20), net, id, peer, generation)
 }
 

@@ -3,16 +3,20 @@
 
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limit::set_thread_peer;
+use gangplank_service::rate_limited;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use super::connect::connect_to;
+use super::reader::log_key;
 use super::{Peer, Shared};
 use crate::carrier::stream::{SendError, poll_for};
 
 /// Connects and sends until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer) {
+    set_thread_peer(log_key(peer));
     // Reported once for each loss.
     let mut reported = false;
     while !shared.is_stopping() {
@@ -20,7 +24,7 @@ pub(super) fn run(shared: &Shared, peer: &Peer) {
             Ok(socket) => {
                 reported = false;
                 if let Err(end) = serve(shared, peer, socket) {
-                    log::warn!("the connection to {peer} is lost: {end}");
+                    rate_limited!(warn, "the connection to {peer} is lost: {end}");
                 }
                 peer.outbox.disconnect();
                 shared.table.interrupted(peer.id());
@@ -29,7 +33,10 @@ pub(super) fn run(shared: &Shared, peer: &Peer) {
             Err(error) => {
                 reported = true;
                 let retry = shared.config.limits.retry;
-                log::info!("cannot connect to {peer}, retrying every {retry:?}: {error}");
+                rate_limited!(
+                    info,
+                    "cannot connect to {peer}, retrying every {retry:?}: {error}"
+                );
             }
         }
         if let Err(error) = wait_before_retry(shared, peer) {

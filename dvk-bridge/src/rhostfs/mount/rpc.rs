@@ -4,7 +4,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use gangplank_service::rate_limited;
+use log::debug;
 use rustix::io::Errno;
 
 use crate::abi::{Code, DcId, Endpoint, Message};
@@ -115,7 +116,7 @@ impl RpcClient {
                 let failed = mem::take(&mut self.fails);
                 let is_first = !mem::replace(&mut self.answered, true);
                 if failed && !is_first {
-                    info!("endpoint {} answers again", self.endpoints.server);
+                    rate_limited!(info, "endpoint {} answers again", self.endpoints.server);
                 }
                 Ok(answer)
             }
@@ -124,7 +125,7 @@ impl RpcClient {
                 if mem::replace(&mut self.fails, true) || !self.answered {
                     debug!("no answer yet: {error}");
                 } else {
-                    warn!("no answer: {error}");
+                    rate_limited!(warn, "no answer: {error}");
                 }
                 // Before the first answer only the mount itself waits, and it must notice the
                 // server at once.
@@ -144,7 +145,8 @@ impl RpcClient {
 
     /// Releases the endpoint, because the next message on it may answer an old request.
     pub(crate) fn release_stale(&mut self) -> RpcError {
-        warn!(
+        rate_limited!(
+            warn,
             "endpoint {} answered an earlier request; binding it again",
             self.endpoints.server
         );

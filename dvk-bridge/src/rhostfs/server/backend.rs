@@ -14,8 +14,8 @@ use std::time::Duration;
 use std::{io, thread};
 
 use gangplank_driver::{self as driver, Driver, FuseSession, InitOptions};
-use gangplank_service::error_chain;
-use log::{debug, info, warn};
+use gangplank_service::{error_chain, rate_limited};
+use log::debug;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use super::failure::{Failure, Result};
@@ -171,7 +171,7 @@ impl Shared {
             let (socket, root) = (self.target.socket.display(), &self.target.root_name);
             match self.connect(number) {
                 Ok(backend) => {
-                    info!("{socket}: connected, serving {root} of its share");
+                    rate_limited!(info, "{socket}: connected, serving {root} of its share");
                     (wait, complained) = (MIN_RETRY_WAIT, false);
                     let backend = Arc::new(backend);
                     self.publish(Some(Arc::clone(&backend)));
@@ -180,11 +180,15 @@ impl Shared {
                     if ending {
                         return;
                     }
-                    warn!("{socket}: the daemon is lost; requests fail until it returns");
+                    rate_limited!(
+                        warn,
+                        "{socket}: the daemon is lost; requests fail until it returns"
+                    );
                 }
                 Err(reason) if complained => debug!("{socket}: {}", error_chain(&reason)),
                 Err(reason) => {
-                    warn!(
+                    rate_limited!(
+                        warn,
                         "{socket}: cannot serve {root} of its share, retrying: {}",
                         error_chain(&reason)
                     );

@@ -1,6 +1,6 @@
 //! opendir, seekdir, readdir, closedir, and the root's path.
 
-use log::warn;
+use gangplank_service::rate_limited;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -57,7 +57,11 @@ impl RequestContext<'_> {
             };
             match wire::dirent(&entry, cookie, kind) {
                 Some(wire) => break (entry, wire),
-                None => warn!("a name of {} bytes cannot be listed", entry.name.len()),
+                None => rate_limited!(
+                    warn,
+                    "a name of {} bytes cannot be listed",
+                    entry.name.len()
+                ),
             }
         };
         let copied = self.copy_to("a directory's entry", buffer, entry.as_bytes());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use log::warn;
+use gangplank_service::rate_limited;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::abi::Endpoint;
@@ -131,13 +131,14 @@ impl<J: Send + 'static> Shared<J> {
                 state.threads.push(thread);
             }
             Err(error) if state.running > 0 => {
-                warn!(
+                rate_limited!(
+                    warn,
                     "cannot start another thread, continuing with {}: {error}",
                     state.running
                 );
             }
             // The next request starts a thread, which serves this one as well.
-            Err(error) => warn!("cannot start a thread for requests: {error}"),
+            Err(error) => rate_limited!(warn, "cannot start a thread for requests: {error}"),
         }
     }
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
-use gangplank_service::error_chain;
-use log::{debug, error, warn};
+use gangplank_service::rate_limit::set_thread_peer;
+use gangplank_service::{error_chain, rate_limited};
+use log::{debug, warn};
 use rustix::io::Errno;
 
 use super::backend::{BackendConnector, BackendTarget};
@@ -230,7 +231,7 @@ impl Server {
                 Err(EndpointError::TimedOut { .. }) => {}
                 Err(EndpointError::Unbound { .. }) => break,
                 Err(error) => {
-                    warn!("{}", error_chain(&error));
+                    rate_limited!(warn, "{}", error_chain(&error));
                     thread::sleep(FAILURE_PAUSE);
                 }
             }
@@ -299,6 +300,7 @@ impl Shared {
 
     /// Serves a request and answers it.
     fn serve(&self, job: &QueuedRequest) {
+        set_thread_peer(u64::from(job.request.client().raw().cast_unsigned()));
         let Some(client) = &job.client else {
             let times = self
                 .counts
@@ -320,7 +322,7 @@ impl Shared {
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(job, client)));
         drop(permit);
         let answer = answer.unwrap_or_else(|_| {
-            error!("serving {:?} failed", job.message);
+            rate_limited!(error, "serving {:?} failed", job.message);
             job.message.answer(-Errno::IO.raw_os_error())
         });
         client.finish_request(&answer);

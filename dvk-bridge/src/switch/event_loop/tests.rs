@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::captured_log;
+use gangplank_service::rate_limit::BURST;
 use tempfile::TempDir;
 
 use super::*;
@@ -373,4 +375,22 @@ fn the_number_of_programs_has_a_limit() {
     assert_eq!(refusal_reason, "there are 512 programs already");
     let stranger = switch.refusal_reason(own.wrapping_add(1)).unwrap();
     assert_eq!(stranger, "its user may bind nothing (--allow)");
+}
+
+#[test]
+fn a_user_that_connects_again_and_again_fills_no_log() {
+    captured_log::start();
+    let directory = TempDir::new().unwrap();
+    let (stop, thread) = start(&directory);
+    for _ in 0..200 {
+        let mut program = RawProgram::connect(&directory);
+        program.bind(2);
+    }
+    stop.stop();
+    thread.join().unwrap();
+    // Two intervals at most.
+    let most = 2 * usize::try_from(BURST).unwrap();
+    for text in ["has connected", "has gone"] {
+        assert!(captured_log::count(text) <= most, "{text}");
+    }
 }

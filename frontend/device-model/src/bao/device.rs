@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limited;
 use log::{debug, info};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -279,7 +280,8 @@ impl<D: Driver> BaoPort<D> {
         for mut request in self.journal.uncertain() {
             let memory = zerocopy::IntoBytes::as_mut_bytes(&mut request).into();
             let given = fd::exchange(&self.driver, &*self.device, self.abi.complete, memory);
-            info!(
+            rate_limited!(
+                info,
                 "an uncertain access {}",
                 match given {
                     Ok(()) => "is completed now".to_owned(),

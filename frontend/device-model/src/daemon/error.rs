@@ -1,9 +1,9 @@
 //! Why no device was served.
 
 use std::io;
-use std::path::PathBuf;
 
 use gangplank_service::logging;
+use gangplank_service::unix_listener::BindError;
 
 use crate::config::ConfigError;
 use crate::fd_store::FdStoreError;
@@ -22,14 +22,8 @@ pub enum Error {
     #[error(transparent)]
     Logging(#[from] logging::Error),
     /// The status socket cannot be made.
-    #[error("cannot listen on {} for status requests", path.display())]
-    Status {
-        /// Its path.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot report the status")]
+    Status(#[from] BindError),
     /// No hypervisor's driver can be opened.
     #[error(transparent)]
     Hypervisor(#[from] HypervisorError),

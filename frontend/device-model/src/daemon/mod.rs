@@ -67,10 +67,7 @@ pub fn run(
     })?;
     let status = match &args.status_socket {
         None => None,
-        Some(path) => Some(StatusSocket::bind(path).map_err(|source| Error::Status {
-            path: path.clone(),
-            source,
-        })?),
+        Some(path) => Some(StatusSocket::bind(path)?),
     };
     raise_descriptor_limit();
     let mut devices = Devices::start(&config, args.holder.as_deref())?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use gangplank_service::unix_listener::OwnedListener;
+use gangplank_service::unix_listener::{BindError, OwnedListener};
 use log::debug;
 
 /// Pause after a connection that could not be accepted.
@@ -18,7 +18,7 @@ pub(super) struct StatusSocket(OwnedListener);
 
 impl StatusSocket {
     /// Listens at `path`. Fails as [`OwnedListener::bind`].
-    pub(super) fn bind(path: &Path) -> io::Result<Self> {
+    pub(super) fn bind(path: &Path) -> Result<Self, BindError> {
         OwnedListener::bind(path, None).map(Self)
     }
 
@@ -86,7 +86,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let _first = StatusSocket::bind(&path).unwrap();
         let second = StatusSocket::bind(&path).unwrap_err();
-        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        assert!(matches!(second, BindError::InUse { .. }), "{second}");
     }
 
     #[test]

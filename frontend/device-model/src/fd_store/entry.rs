@@ -5,8 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gangplank_service::error_chain;
-use log::warn;
+use gangplank_service::{error_chain, rate_limited};
 use parking_lot::{Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -79,7 +78,8 @@ impl Entry {
         self.kept().insert(slot, duplicate(descriptor)?);
         if let Err(error) = self.fd_store.put(self.device, slot, descriptor) {
             self.is_pending.store(true, Ordering::Relaxed);
-            warn!(
+            rate_limited!(
+                warn,
                 "device {} is not kept over a restart yet: {}",
                 self.device,
                 error_chain(&error)

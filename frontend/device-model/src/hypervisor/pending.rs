@@ -1,6 +1,6 @@
 //! An access that is completed exactly once.
 
-use log::warn;
+use gangplank_service::rate_limited;
 
 use super::{Access, Port, PortError};
 
@@ -37,9 +37,15 @@ impl<P: Port + ?Sized> Drop for Pending<'_, P> {
     fn drop(&mut self) {
         if let Some(access) = self.access.take() {
             let address = access.address;
-            warn!("the access to {address:#x} was not handled; it is completed with 0");
+            rate_limited!(
+                warn,
+                "the access to {address:#x} was not handled; it is completed with 0"
+            );
             if let Err(error) = self.port.complete(access, 0) {
-                warn!("the access to {address:#x} could not be completed: {error}");
+                rate_limited!(
+                    warn,
+                    "the access to {address:#x} could not be completed: {error}"
+                );
             }
         }
     }

@@ -32,7 +32,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use log::error;
+use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
@@ -199,7 +199,10 @@ impl Journal {
             }
             Some(Phase::Waiting | Phase::Free) => None,
             None => {
-                error!("the journal is damaged: the request's phase is {word:#x}");
+                rate_limited!(
+                    error,
+                    "the journal is damaged: the request's phase is {word:#x}"
+                );
                 (request[op::WORD] != op::ASK).then_some(Unfinished::Uncertain(request))
             }
         }
@@ -215,7 +218,8 @@ impl Journal {
             .iter()
             .find(|at| self.read::<UncertainRequest>(**at).set == 0);
         let at = *free.unwrap_or_else(|| {
-            error!(
+            rate_limited!(
+                error,
                 "the journal has no room for another uncertain request, one is dropped: {:x?}",
                 self.read::<UncertainRequest>(UNCERTAIN[0]).request
             );

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use gangplank_service::rate_limited;
 use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{Backend, Deadlines, Facts, Messages, Socket};
-use log::{debug, error, info, warn};
+use log::{debug, error};
 use parking_lot::Mutex;
 
 use super::fs_device::{Change, FsDevice, FsError};
@@ -93,8 +94,10 @@ pub fn maintain<C: Connector>(
             ready();
             match stop.wait(Some(&connection), None) {
                 Ok(WaitEnd::Stopped) => return,
-                Ok(WaitEnd::HungUp | WaitEnd::TimedOut) => warn!("the daemon has gone"),
-                Err(error) => error!("cannot watch the daemon's connection: {error}"),
+                Ok(WaitEnd::HungUp | WaitEnd::TimedOut) => {
+                    rate_limited!(warn, "the daemon has gone")
+                }
+                Err(error) => rate_limited!(error, "cannot watch the daemon's connection: {error}"),
             }
             let mut transport = transport.lock();
             let change = transport.device_mut().detach();
@@ -127,7 +130,7 @@ fn connect<C: Connector>(
             if *absent {
                 debug!("still no daemon: {error}");
             } else {
-                info!("no daemon answers yet, waiting for one: {error}");
+                rate_limited!(info, "no daemon answers yet, waiting for one: {error}");
             }
             *absent = error.is_absence();
             None
@@ -147,11 +150,11 @@ fn attach<M: Messages + Send>(
         .attach(session, Arc::clone(&connection))
     {
         Ok(change) => {
-            info!("a daemon is connected");
+            rate_limited!(info, "a daemon is connected");
             change
         }
         Err(error) => {
-            warn!("the daemon does not serve this device: {error}");
+            rate_limited!(warn, "the daemon does not serve this device: {error}");
             match error {
                 FsError::Start(_) => transport.device_mut().on_backend_lost(),
                 FsError::Queues { .. } | FsError::NoTag => Change::None,
@@ -170,7 +173,10 @@ pub(super) fn notify_guest<M: Messages + Send>(
         Change::None => {}
         Change::Config => transport.config_changed(),
         Change::NeedsReset => {
-            warn!("the guest must reset the device: its open files were lost with the daemon");
+            rate_limited!(
+                warn,
+                "the guest must reset the device: its open files were lost with the daemon"
+            );
             transport.needs_reset();
         }
     }

@@ -4,12 +4,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use gangplank_service::rate_limited;
 use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{
     Backend, CONFIG_LEN, Messages, Region, RingAddresses, RingSetup, TAG_LEN,
 };
 use gangplank_vhost_user::feature;
-use log::{debug, warn};
+use log::debug;
 use rustix::net::Shutdown;
 
 use super::handover::Handover;
@@ -370,7 +371,10 @@ impl<M: Messages + Send> Device for FsDevice<M> {
                 driver.queues.retain(|queue| queue.index != index);
             }
         } else if let Err(error) = self.stop_one(index) {
-            warn!("the daemon did not stop queue {index}, its connection is closed: {error}");
+            rate_limited!(
+                warn,
+                "the daemon did not stop queue {index}, its connection is closed: {error}"
+            );
             self.disconnect();
         }
     }
@@ -383,7 +387,10 @@ impl<M: Messages + Send> Device for FsDevice<M> {
                 backend.session.reset()
             })
         {
-            warn!("the daemon did not reset, its connection is closed: {error}");
+            rate_limited!(
+                warn,
+                "the daemon did not reset, its connection is closed: {error}"
+            );
             self.disconnect();
         }
         if self.backend.is_none()

@@ -3,9 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use gangplank_service::error_chain;
+use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::client::Facts;
-use log::warn;
 
 use crate::fd_store::{Entry, FdStoreError, Slot};
 use crate::hypervisor::{Port, PortError};
@@ -105,7 +104,8 @@ impl Handover {
 
     fn warn_not_saved(&self, error: &FdStoreError) {
         let device = self.entry.device();
-        warn!(
+        rate_limited!(
+            warn,
             "device {device}: a successor may not find its state: {}",
             error_chain(error)
         );

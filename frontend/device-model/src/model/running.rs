@@ -8,6 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
+use gangplank_service::rate_limit::set_thread_peer;
 use gangplank_vhost_user::client::Messages;
 use log::{error, info, warn};
 use parking_lot::Mutex;
@@ -167,6 +168,7 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
             let stop = Arc::clone(&stop);
             let connections = Arc::clone(&connections);
             Builder::new().name(format!("daemon {id}")).spawn(move || {
+                set_thread_peer(id.into());
                 maintain(
                     &connector,
                     connection,
@@ -191,7 +193,11 @@ impl<P: Port + ?Sized + 'static, M: Messages + Send + 'static> RunningDevice<P, 
             _ended: SetOnDrop(Arc::clone(&ended)),
         };
         let thread = Builder::new().name(format!("guest {id}"));
-        thread.spawn(move || guest.run()).map_err(|source| {
+        let thread = thread.spawn(move || {
+            set_thread_peer(id.into());
+            guest.run();
+        });
+        thread.map_err(|source| {
             stop.set();
             system("start a thread")(source)
         })?;

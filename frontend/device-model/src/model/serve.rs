@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use gangplank_service::error_chain;
 use gangplank_service::rate_limit::RateLimit;
-use log::{error, warn};
+use gangplank_service::{error_chain, rate_limited};
+use log::warn;
 use parking_lot::Mutex;
 
 use crate::hypervisor::{Pending, Port, PortError};
@@ -100,7 +100,10 @@ fn answer<P: Port + ?Sized, D: Device>(
         counters.accesses.fetch_add(1, Ordering::Relaxed);
         let mut transport = transport.lock();
         catch_unwind(AssertUnwindSafe(|| transport.handle(access))).unwrap_or_else(|_| {
-            error!("handling a guest's access panicked; the device needs a reset");
+            rate_limited!(
+                error,
+                "handling a guest's access panicked; the device needs a reset"
+            );
             counters.faults.fetch_add(1, Ordering::Relaxed);
             transport.needs_reset();
             0

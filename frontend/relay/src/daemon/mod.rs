@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gangplank_service::connect_timeout::connect_timeout;
+use gangplank_service::rate_limited;
 use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig};
 use gangplank_vhost_user::connection::{CallError, Connection, check_acknowledgement};
 use gangplank_vhost_user::feature;
@@ -18,7 +19,6 @@ use gangplank_vhost_user::message::{
     Config, ConfigFlags, FrontendReq, Message, MessageError, ProtocolFeatures, VringState,
     request_name,
 };
-use log::warn;
 
 pub(super) use self::error::DaemonError;
 use super::memory::Memory;
@@ -319,7 +319,8 @@ impl Daemon {
                 Err(DaemonError::Wire {
                     source: MessageError::Late(limit),
                     ..
-                }) => warn!(
+                }) => rate_limited!(
+                    warn,
                     "the daemon at {} has not answered {} for {limit:?}: requests are in flight",
                     self.path.display(),
                     request_name(request)

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use gangplank_service::error_chain;
-use log::{debug, info};
+use gangplank_service::{error_chain, rate_limited};
+use log::debug;
 
 use super::{Device, Fatal, Phase, Retry};
 use crate::daemon::{Daemon, DaemonError};
@@ -63,7 +63,8 @@ impl Device {
             .and_then(|daemon| self.start(daemon));
         match started {
             Ok(()) => {
-                info!(
+                rate_limited!(
+                    info,
                     "guest {} is served by the daemon at {}",
                     self.guest,
                     self.backend.display()
@@ -79,7 +80,8 @@ impl Device {
                         error_chain(&error)
                     );
                 } else {
-                    info!(
+                    rate_limited!(
+                        info,
                         "guest {} waits for a daemon: {}",
                         self.guest,
                         error_chain(&error)

@@ -1,8 +1,7 @@
 //! The loss of a daemon: error replies to the requests that it had, and to all that come after
 //! them.
 
-use gangplank_service::error_chain;
-use log::{error, info, warn};
+use gangplank_service::{error_chain, rate_limited};
 
 use super::{Device, Fatal, Phase, Retry};
 use crate::daemon::DaemonError;
@@ -15,7 +14,8 @@ impl Device {
         match &mut self.phase {
             Phase::Paused { daemon, state } if state.is_some() => {
                 *daemon = None;
-                info!(
+                rate_limited!(
+                    info,
                     "the daemon of guest {}, which is paused, has gone; its state is kept",
                     self.guest
                 );
@@ -53,10 +53,11 @@ impl Device {
         self.phase = Phase::Waiting;
         self.retry = Retry::now();
         if !was_started && !was_paused {
-            warn!("the daemon of guest {} has gone: {why}", self.guest);
+            rate_limited!(warn, "the daemon of guest {} has gone: {why}", self.guest);
             return Ok(());
         }
-        error!(
+        rate_limited!(
+            error,
             "guest {} has lost its daemon, and its requests fail until it mounts anew: {why}",
             self.guest
         );
@@ -124,7 +125,8 @@ impl Device {
                 Ok(Progress::UpToInit) => is_session_opened = true,
                 Err(error @ QueueError::Memory(_)) => return Err(error.into()),
                 Err(error) => {
-                    error!(
+                    rate_limited!(
+                        error,
                         "ring {index} of guest {} is stopped: {}",
                         self.guest,
                         error_chain(&error)
@@ -135,7 +137,7 @@ impl Device {
             }
         }
         if is_session_opened {
-            info!("guest {} mounts anew", self.guest);
+            rate_limited!(info, "guest {} mounts anew", self.guest);
             self.phase = Phase::Waiting;
             self.retry = Retry::now();
         }

@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 
-use log::{debug, warn};
+use gangplank_service::rate_limited;
+use log::debug;
 use rustix::io::Errno;
 
 use super::super::call_error::CallError;
@@ -332,7 +333,10 @@ impl InodeOps {
             Err(error @ CallError::Refused { .. }) if !error.is(Errno::BADF) => {
                 // A program wrote to a mapping after it closed the file. No program asks for that
                 // error.
-                warn!("closing handle {handle} reports what could not be written: {error}");
+                rate_limited!(
+                    warn,
+                    "closing handle {handle} reports what could not be written: {error}"
+                );
             }
             Err(error) => debug!("handle {handle} was not closed: {error}"),
         }

@@ -3,7 +3,8 @@
 use std::ffi::{OsStr, OsString};
 
 use fuser::FileType;
-use log::{debug, warn};
+use gangplank_service::rate_limited;
+use log::debug;
 use rustix::io::Errno;
 
 use super::super::attributes::{kind_of_entry, kind_of_mode};
@@ -152,7 +153,10 @@ impl InodeOps {
             return Err(Errno::STALE);
         }
         if directory.entries.len() >= MAX_ENTRIES {
-            warn!("a directory has more than {MAX_ENTRIES} entries, which cannot be listed");
+            rate_limited!(
+                warn,
+                "a directory has more than {MAX_ENTRIES} entries, which cannot be listed"
+            );
             return Err(Errno::OVERFLOW);
         }
         for _ in 0..=DOTS {
@@ -170,7 +174,7 @@ impl InodeOps {
                 None => break,
             }
         }
-        warn!("the server listed an invalid name");
+        rate_limited!(warn, "the server listed an invalid name");
         Err(Errno::IO)
     }
 

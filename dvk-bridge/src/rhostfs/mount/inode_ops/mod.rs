@@ -18,7 +18,8 @@ mod tests;
 
 use std::ffi::OsStr;
 
-use log::{debug, info, warn};
+use gangplank_service::rate_limited;
+use log::debug;
 use rustix::io::Errno;
 
 use super::call_error::CallError;
@@ -74,7 +75,8 @@ impl InodeOps {
         let path = self.calls.root_path()?;
         let root = self.calls.stat(Target::Path(b"/"))?;
         if root.mode & S_IFMT != S_IFDIR {
-            warn!(
+            rate_limited!(
+                warn,
                 "the server's root is not a directory (mode {:o})",
                 root.mode
             );
@@ -82,7 +84,8 @@ impl InodeOps {
         }
         self.nodes.set_root(identity(&root));
         self.note(ROOT, &root);
-        info!(
+        rate_limited!(
+            info,
             "the server has {}",
             String::from_utf8_lossy(&path).escape_debug()
         );

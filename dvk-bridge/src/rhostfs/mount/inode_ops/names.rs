@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use gangplank_service::rate_limited;
 use log::warn;
 use rustix::io::Errno;
 
@@ -162,7 +163,8 @@ impl InodeOps {
                 warn!("the server cannot change owners; new files belong to the server's user");
                 self.chown_refused = true;
             }
-            Err(error) => warn!(
+            Err(error) => rate_limited!(
+                warn,
                 "cannot change the owner of a new file to user {}: {error}",
                 creator.uid
             ),
